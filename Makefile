@@ -1,0 +1,58 @@
+# The contributor's whole interface. `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+IMAGE ?=
+PYTEST_ARGS ?=
+STORE := .dermserve/store
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format proto bench constraints clean
+
+help:  ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/pip: 
+	@echo "creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dermserve needs Python 3.11 or later: make PYTHON=python3.11 …")'
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/local: $(VENV)/pip pyproject.toml constraints.txt
+	@echo "installing what serving needs (TensorFlow is 0.6 GB: a minute or two)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[local]'
+	@touch $@
+
+$(VENV)/dev: $(VENV)/local
+	@echo "installing what tests and checks need"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/local  ## Serve both models on this machine and classify a picture (IMAGE=photo.jpg for your own)
+	@$(BIN)/dermserve demo --store $(STORE) $(if $(IMAGE),"$(IMAGE)")
+
+test: $(VENV)/dev  ## Run the tests (PYTEST_ARGS=... to choose)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/dev  ## Formatting, lint, types, import layers, fresh stubs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/stubs.py --check
+
+format: $(VENV)/dev  ## Format the code and mend what lint can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: $(VENV)/dev  ## Generate the stubs in proto/gen
+	$(BIN)/python scripts/stubs.py
+
+bench: $(VENV)/dev  ## Compare the gateway with a direct Predict
+	$(BIN)/python benchmarks/gateway.py
+
+constraints: $(VENV)/dev  ## Write constraints.txt from what is installed
+	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
+
+clean:  ## Remove the environment, the local store and caches
+	rm -rf $(VENV) .dermserve build .mypy_cache .pytest_cache .ruff_cache .hypothesis

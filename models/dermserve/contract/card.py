@@ -1,0 +1,82 @@
+"""Reading, writing and checking a version's card.
+
+The card is a `dermserve.v1.Card`; inside a SavedModel it is that message's proto3 JSON
+(https://protobuf.dev/programming-guides/json/).
+"""
+
+import math
+
+from google.protobuf import json_format
+
+from dermserve.v1 import card_pb2
+
+SCHEMA_VERSION = 1
+"""Version of the card schema this code writes, and the highest it reads."""
+
+
+class CardError(ValueError):
+    """A card that can't be trusted to describe its model. The message says which field and why."""
+
+
+def render_card(card: card_pb2.Card) -> str:
+    """Render a valid card as the JSON a version carries.
+
+    Raises:
+        CardError: the card is not valid.
+    """
+    validate_card(card)
+    return json_format.MessageToJson(card, preserving_proto_field_name=True, indent=None, sort_keys=True)
+
+
+def parse_card(text: str | bytes) -> card_pb2.Card:
+    """Parse and check the JSON a version carries. Fields of a later minor revision are ignored.
+
+    Raises:
+        CardError: not JSON, not a card, or not valid.
+    """
+    try:
+        card = json_format.Parse(text, card_pb2.Card(), ignore_unknown_fields=True)
+    except (json_format.ParseError, UnicodeDecodeError) as error:
+        raise CardError(f"the card is not a dermserve.v1.Card in JSON: {error}") from error
+    validate_card(card)
+    return card
+
+
+def validate_card(card: card_pb2.Card) -> None:
+    """Check what a reader relies on.
+
+    Raises:
+        CardError: the first field that is wrong.
+    """
+    if not 1 <= card.schema_version <= SCHEMA_VERSION:
+        raise CardError(f"schema_version is {card.schema_version}; this dermserve reads 1 to {SCHEMA_VERSION}")
+    if not card.model:
+        raise CardError("model is empty")
+    _validate_classes(card)
+    if card.input.height < 1 or card.input.width < 1 or card.input.fit != card_pb2.FIT_CENTER_CROP:
+        raise CardError("input needs a height, a width and a fit this dermserve knows (FIT_CENTER_CROP)")
+    if not card.views or card.views[0] != "identity":
+        raise CardError('views must begin with "identity"')
+    if card.HasField("calibration"):
+        _validate_calibration(card.calibration)
+
+
+def _validate_classes(card: card_pb2.Card) -> None:
+    codes = [info.code for info in card.classes]
+    if len(codes) < 2:
+        raise CardError("classes must name at least two classes")
+    if not all(codes) or len(set(codes)) != len(codes):
+        raise CardError("classes must have codes, all different")
+    if not all(info.name for info in card.classes):
+        raise CardError("classes must have full names")
+
+
+def _validate_calibration(calibration: card_pb2.Calibration) -> None:
+    if not (math.isfinite(calibration.temperature) and calibration.temperature > 0):
+        raise CardError(f"calibration.temperature must be a positive number, not {calibration.temperature}")
+    for field in ("min_confidence", "max_view_std", "adaptive_margin"):
+        value = getattr(calibration, field)
+        if calibration.HasField(field) and not 0 <= value <= 1:
+            raise CardError(f"calibration.{field} must lie in 0..1, not {value}")
+    if calibration.HasField("max_ood_score") and not math.isfinite(calibration.max_ood_score):
+        raise CardError("calibration.max_ood_score must be finite")

@@ -1,0 +1,40 @@
+"""Names of the signatures of a version and of their tensors (docs/architecture.md, "The model contract")."""
+
+from enum import StrEnum
+
+
+class Signature(StrEnum):
+    """Signature keys of every version."""
+
+    SERVING_DEFAULT = "serving_default"
+    """uint8 pixels in; the gateway's fast path."""
+    ENCODED = "encoded"
+    """JPEG or PNG files in; decode, fit and normalise in graph."""
+    TTA = "tta"
+    """uint8 pixels in; the mean over the standard views, made in graph."""
+    DESCRIBE = "describe"
+    """Nothing in; the card."""
+
+
+class Input(StrEnum):
+    """Input names."""
+
+    IMAGES = "images"
+    """uint8 [N, height, width, 3], RGB."""
+    IMAGE_BYTES = "image_bytes"
+    """string [N], one JPEG or PNG file each."""
+
+
+class Output(StrEnum):
+    """Output names."""
+
+    PROBABILITIES = "probabilities"
+    """float32 [N, C], calibrated; each row sums to 1."""
+    LOGITS = "logits"
+    """float32 [N, C], before the temperature."""
+    OOD_SCORE = "ood_score"
+    """float32 [N], out-of-distribution score: the higher, the less a photo looks like the training data."""
+    VIEW_PROBABILITIES = "view_probabilities"
+    """float32 [N, V, C], of the `tta` signature alone."""
+    CARD = "card"
+    """string [], proto3 JSON of dermserve.v1.Card."""

@@ -1,0 +1,107 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Fit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FIT_UNSPECIFIED: _ClassVar[Fit]
+    FIT_CENTER_CROP: _ClassVar[Fit]
+
+class Training(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TRAINING_UNSPECIFIED: _ClassVar[Training]
+    TRAINING_NONE: _ClassVar[Training]
+    TRAINING_TRAINED: _ClassVar[Training]
+FIT_UNSPECIFIED: Fit
+FIT_CENTER_CROP: Fit
+TRAINING_UNSPECIFIED: Training
+TRAINING_NONE: Training
+TRAINING_TRAINED: Training
+
+class Card(_message.Message):
+    __slots__ = ("schema_version", "model", "classes", "input", "views", "parameters", "weights_digest", "provenance", "calibration")
+    SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    VIEWS_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PROVENANCE_FIELD_NUMBER: _ClassVar[int]
+    CALIBRATION_FIELD_NUMBER: _ClassVar[int]
+    schema_version: int
+    model: str
+    classes: _containers.RepeatedCompositeFieldContainer[ClassInfo]
+    input: InputSpec
+    views: _containers.RepeatedScalarFieldContainer[str]
+    parameters: int
+    weights_digest: str
+    provenance: Provenance
+    calibration: Calibration
+    def __init__(self, schema_version: _Optional[int] = ..., model: _Optional[str] = ..., classes: _Optional[_Iterable[_Union[ClassInfo, _Mapping]]] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ..., views: _Optional[_Iterable[str]] = ..., parameters: _Optional[int] = ..., weights_digest: _Optional[str] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., calibration: _Optional[_Union[Calibration, _Mapping]] = ...) -> None: ...
+
+class ClassInfo(_message.Message):
+    __slots__ = ("code", "name", "malignant")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MALIGNANT_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    name: str
+    malignant: bool
+    def __init__(self, code: _Optional[str] = ..., name: _Optional[str] = ..., malignant: _Optional[bool] = ...) -> None: ...
+
+class InputSpec(_message.Message):
+    __slots__ = ("height", "width", "fit")
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    FIT_FIELD_NUMBER: _ClassVar[int]
+    height: int
+    width: int
+    fit: Fit
+    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., fit: _Optional[_Union[Fit, str]] = ...) -> None: ...
+
+class Provenance(_message.Message):
+    __slots__ = ("training", "initialization", "data", "license", "exported_at", "exporter", "metrics")
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    TRAINING_FIELD_NUMBER: _ClassVar[int]
+    INITIALIZATION_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    LICENSE_FIELD_NUMBER: _ClassVar[int]
+    EXPORTED_AT_FIELD_NUMBER: _ClassVar[int]
+    EXPORTER_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    training: Training
+    initialization: str
+    data: str
+    license: str
+    exported_at: str
+    exporter: str
+    metrics: _containers.ScalarMap[str, float]
+    def __init__(self, training: _Optional[_Union[Training, str]] = ..., initialization: _Optional[str] = ..., data: _Optional[str] = ..., license: _Optional[str] = ..., exported_at: _Optional[str] = ..., exporter: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+
+class Calibration(_message.Message):
+    __slots__ = ("temperature", "min_confidence", "max_view_std", "adaptive_margin", "max_ood_score", "method")
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    MIN_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    MAX_VIEW_STD_FIELD_NUMBER: _ClassVar[int]
+    ADAPTIVE_MARGIN_FIELD_NUMBER: _ClassVar[int]
+    MAX_OOD_SCORE_FIELD_NUMBER: _ClassVar[int]
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    temperature: float
+    min_confidence: float
+    max_view_std: float
+    adaptive_margin: float
+    max_ood_score: float
+    method: str
+    def __init__(self, temperature: _Optional[float] = ..., min_confidence: _Optional[float] = ..., max_view_std: _Optional[float] = ..., adaptive_margin: _Optional[float] = ..., max_ood_score: _Optional[float] = ..., method: _Optional[str] = ...) -> None: ...

@@ -1,0 +1,193 @@
+from dermserve.v1 import card_pb2 as _card_pb2
+from google.api import annotations_pb2 as _annotations_pb2
+from google.rpc import status_pb2 as _status_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class TtaMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    TTA_MODE_UNSPECIFIED: _ClassVar[TtaMode]
+    TTA_MODE_NONE: _ClassVar[TtaMode]
+    TTA_MODE_FULL: _ClassVar[TtaMode]
+
+class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VERDICT_UNSPECIFIED: _ClassVar[Verdict]
+    VERDICT_CONFIDENT: _ClassVar[Verdict]
+    VERDICT_UNCERTAIN: _ClassVar[Verdict]
+    VERDICT_REJECTED: _ClassVar[Verdict]
+
+class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    REASON_UNSPECIFIED: _ClassVar[Reason]
+    REASON_UNTRAINED_MODEL: _ClassVar[Reason]
+    REASON_UNCALIBRATED_MODEL: _ClassVar[Reason]
+    REASON_LOW_CONFIDENCE: _ClassVar[Reason]
+    REASON_VIEW_DISAGREEMENT: _ClassVar[Reason]
+    REASON_NOT_SKIN: _ClassVar[Reason]
+
+class VersionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    VERSION_STATE_UNSPECIFIED: _ClassVar[VersionState]
+    VERSION_STATE_START: _ClassVar[VersionState]
+    VERSION_STATE_LOADING: _ClassVar[VersionState]
+    VERSION_STATE_AVAILABLE: _ClassVar[VersionState]
+    VERSION_STATE_UNLOADING: _ClassVar[VersionState]
+    VERSION_STATE_END: _ClassVar[VersionState]
+TTA_MODE_UNSPECIFIED: TtaMode
+TTA_MODE_NONE: TtaMode
+TTA_MODE_FULL: TtaMode
+VERDICT_UNSPECIFIED: Verdict
+VERDICT_CONFIDENT: Verdict
+VERDICT_UNCERTAIN: Verdict
+VERDICT_REJECTED: Verdict
+REASON_UNSPECIFIED: Reason
+REASON_UNTRAINED_MODEL: Reason
+REASON_UNCALIBRATED_MODEL: Reason
+REASON_LOW_CONFIDENCE: Reason
+REASON_VIEW_DISAGREEMENT: Reason
+REASON_NOT_SKIN: Reason
+VERSION_STATE_UNSPECIFIED: VersionState
+VERSION_STATE_START: VersionState
+VERSION_STATE_LOADING: VersionState
+VERSION_STATE_AVAILABLE: VersionState
+VERSION_STATE_UNLOADING: VersionState
+VERSION_STATE_END: VersionState
+
+class ModelSelector(_message.Message):
+    __slots__ = ("name", "version", "label")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    version: int
+    label: str
+    def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., label: _Optional[str] = ...) -> None: ...
+
+class ClassifyRequest(_message.Message):
+    __slots__ = ("model", "image", "tta")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    TTA_FIELD_NUMBER: _ClassVar[int]
+    model: ModelSelector
+    image: bytes
+    tta: TtaMode
+    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., image: _Optional[bytes] = ..., tta: _Optional[_Union[TtaMode, str]] = ...) -> None: ...
+
+class ClassifyResponse(_message.Message):
+    __slots__ = ("request_id", "model", "version", "classes", "verdict", "reasons", "views_asked", "views_used", "timings", "notice")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CLASSES_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    VIEWS_ASKED_FIELD_NUMBER: _ClassVar[int]
+    VIEWS_USED_FIELD_NUMBER: _ClassVar[int]
+    TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    model: str
+    version: int
+    classes: _containers.RepeatedCompositeFieldContainer[ClassScore]
+    verdict: Verdict
+    reasons: _containers.RepeatedScalarFieldContainer[Reason]
+    views_asked: int
+    views_used: int
+    timings: Timings
+    notice: str
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[ClassScore, _Mapping]]] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., reasons: _Optional[_Iterable[_Union[Reason, str]]] = ..., views_asked: _Optional[int] = ..., views_used: _Optional[int] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., notice: _Optional[str] = ...) -> None: ...
+
+class ClassScore(_message.Message):
+    __slots__ = ("code", "name", "probability", "std")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    STD_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    name: str
+    probability: float
+    std: float
+    def __init__(self, code: _Optional[str] = ..., name: _Optional[str] = ..., probability: _Optional[float] = ..., std: _Optional[float] = ...) -> None: ...
+
+class Timings(_message.Message):
+    __slots__ = ("decode_ms", "plan_ms", "predict_ms", "reduce_ms", "total_ms")
+    DECODE_MS_FIELD_NUMBER: _ClassVar[int]
+    PLAN_MS_FIELD_NUMBER: _ClassVar[int]
+    PREDICT_MS_FIELD_NUMBER: _ClassVar[int]
+    REDUCE_MS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_MS_FIELD_NUMBER: _ClassVar[int]
+    decode_ms: float
+    plan_ms: float
+    predict_ms: float
+    reduce_ms: float
+    total_ms: float
+    def __init__(self, decode_ms: _Optional[float] = ..., plan_ms: _Optional[float] = ..., predict_ms: _Optional[float] = ..., reduce_ms: _Optional[float] = ..., total_ms: _Optional[float] = ...) -> None: ...
+
+class ClassifyStreamRequest(_message.Message):
+    __slots__ = ("id", "request")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    request: ClassifyRequest
+    def __init__(self, id: _Optional[str] = ..., request: _Optional[_Union[ClassifyRequest, _Mapping]] = ...) -> None: ...
+
+class ClassifyStreamResponse(_message.Message):
+    __slots__ = ("id", "response", "error")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    response: ClassifyResponse
+    error: _status_pb2.Status
+    def __init__(self, id: _Optional[str] = ..., response: _Optional[_Union[ClassifyResponse, _Mapping]] = ..., error: _Optional[_Union[_status_pb2.Status, _Mapping]] = ...) -> None: ...
+
+class ListModelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListModelsResponse(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedCompositeFieldContainer[Model]
+    def __init__(self, models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ...) -> None: ...
+
+class GetModelRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class GetModelResponse(_message.Message):
+    __slots__ = ("model",)
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    model: Model
+    def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ...) -> None: ...
+
+class Model(_message.Message):
+    __slots__ = ("name", "versions")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    versions: _containers.RepeatedCompositeFieldContainer[ModelVersion]
+    def __init__(self, name: _Optional[str] = ..., versions: _Optional[_Iterable[_Union[ModelVersion, _Mapping]]] = ...) -> None: ...
+
+class ModelVersion(_message.Message):
+    __slots__ = ("version", "state", "labels", "card", "ready")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    CARD_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    state: VersionState
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    card: _card_pb2.Card
+    ready: bool
+    def __init__(self, version: _Optional[int] = ..., state: _Optional[_Union[VersionState, str]] = ..., labels: _Optional[_Iterable[str]] = ..., card: _Optional[_Union[_card_pb2.Card, _Mapping]] = ..., ready: _Optional[bool] = ...) -> None: ...

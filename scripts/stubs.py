@@ -1,0 +1,84 @@
+"""Generate the protobuf stubs in proto/gen from proto/, or check that the committed ones are fresh.
+
+Run by `make proto` and, with `--check`, by `make check`, which also lints the protos with buf.
+"""
+
+import argparse
+import filecmp
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from google.api import http_pb2
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROTO = ROOT / "proto"
+COMMITTED = PROTO / "gen"
+
+
+def protoc(*arguments: str) -> None:
+    """Run grpc_tools' protoc over every proto of ours, with googleapis-common-protos on its path."""
+    sources = sorted(str(path.relative_to(PROTO)) for path in (PROTO / "dermserve").rglob("*.proto"))
+    googleapis = pathlib.Path(http_pb2.__file__).parent.parent.parent
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO}", f"-I{googleapis}", *arguments, *sources]
+    subprocess.run(command, check=True)  # noqa: S603
+
+
+def generate(target: pathlib.Path) -> None:
+    """Write all stubs below `target`."""
+    target.mkdir(parents=True, exist_ok=True)
+    protoc(f"--python_out={target}", f"--pyi_out={target}", f"--grpc_python_out={target}")
+    for path in target.rglob("*_pb2_grpc.py"):
+        if "Stub" not in path.read_text():  # no service in that proto: the file says nothing
+            path.unlink()
+    for package in {path.parent for path in target.rglob("*_pb2.py")}:
+        (package / "py.typed").touch()
+
+
+def stale(committed: pathlib.Path) -> list[str]:
+    """Name the stubs that differ from what the protos now give."""
+    with tempfile.TemporaryDirectory() as scratch:
+        fresh = pathlib.Path(scratch)
+        generate(fresh)
+        names = {
+            str(path.relative_to(base))
+            for base in (fresh, committed)
+            for path in base.rglob("*")
+            if path.is_file() and path.suffix != ".pyc"
+        }
+        return sorted(
+            name
+            for name in names
+            if not ((fresh / name).exists() and (committed / name).exists())
+            or not filecmp.cmp(fresh / name, committed / name, shallow=False)
+        )
+
+
+def lint() -> int:
+    """Lint the protos with buf; return its exit code."""
+    with tempfile.TemporaryDirectory() as scratch:
+        image = f"{scratch}/dermserve.binpb"
+        protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={image}")
+        buf = str(pathlib.Path(sys.executable).parent / "buf")
+        command = [buf, "lint", image, "--config", str(ROOT / "buf.yaml"), "--path", "dermserve"]
+        return subprocess.run(command, check=False).returncode  # noqa: S603
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit 1 when stubs are stale or buf complains"
+    )
+    if not parser.parse_args().check:
+        generate(COMMITTED)
+        return 0
+    outdated = stale(COMMITTED)
+    for name in outdated:
+        sys.stderr.write(f"stale stub: proto/gen/{name} (run `make proto` and commit)\n")
+    return 1 if outdated or lint() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

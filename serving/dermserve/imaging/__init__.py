@@ -1,0 +1,33 @@
+"""From a photo's bytes to the pixels a model sees, the same way in the gateway, in training and in evaluation.
+
+Needs Pillow and numpy; never TensorFlow.
+"""
+
+from dermserve.imaging.decode import Limits, Photo, decode, fit
+from dermserve.imaging.errors import (
+    EmptyPhotoError,
+    PhotoError,
+    TooManyBytesError,
+    TooManyPixelsError,
+    TooSmallError,
+    UndecodablePhotoError,
+    UnsupportedFormatError,
+)
+from dermserve.imaging.views import IDENTITY, STANDARD_VIEWS, make_views
+
+__all__ = [
+    "IDENTITY",
+    "STANDARD_VIEWS",
+    "EmptyPhotoError",
+    "Limits",
+    "Photo",
+    "PhotoError",
+    "TooManyBytesError",
+    "TooManyPixelsError",
+    "TooSmallError",
+    "UndecodablePhotoError",
+    "UnsupportedFormatError",
+    "decode",
+    "fit",
+    "make_views",
+]

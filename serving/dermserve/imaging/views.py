@@ -1,0 +1,70 @@
+"""The standard views of test-time augmentation: eight dihedral views and two brightness steps, all exact.
+
+No view interpolates, and brightness is integer arithmetic, so that the gateway's numpy and the `tta` signature's graph
+make the same pixels to the bit. The idea: Ayhan & Berens, "Test-time data augmentation for estimation of heteroscedastic
+aleatoric uncertainty in deep neural networks", MIDL 2018; rotation and brightness as in the MobileNetV3 paper.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels: TypeAlias = NDArray[np.uint8]
+
+IDENTITY = "identity"
+BRIGHTNESS_STEP = 10
+"""Brightness views scale each value by 1 ± 1/BRIGHTNESS_STEP."""
+
+_LEVELS = np.arange(256, dtype=np.int32)
+
+
+def _scaled(numerator: int) -> Pixels:
+    rounded = (_LEVELS * numerator + BRIGHTNESS_STEP // 2) // BRIGHTNESS_STEP
+    return np.minimum(rounded, 255).astype(np.uint8)
+
+
+_DARKER = _scaled(BRIGHTNESS_STEP - 1)
+_BRIGHTER = _scaled(BRIGHTNESS_STEP + 1)
+
+_VIEWS: Mapping[str, Callable[[Pixels], Pixels]] = MappingProxyType(
+    {
+        IDENTITY: lambda pixels: pixels,
+        "rot90": lambda pixels: np.rot90(pixels, 1),
+        "rot180": lambda pixels: np.rot90(pixels, 2),
+        "rot270": lambda pixels: np.rot90(pixels, 3),
+        "flip": lambda pixels: pixels[:, ::-1],
+        "flip_rot90": lambda pixels: np.rot90(pixels[:, ::-1], 1),
+        "flip_rot180": lambda pixels: np.rot90(pixels[:, ::-1], 2),
+        "flip_rot270": lambda pixels: np.rot90(pixels[:, ::-1], 3),
+        "darker": lambda pixels: _DARKER[pixels],
+        "brighter": lambda pixels: _BRIGHTER[pixels],
+    }
+)
+
+STANDARD_VIEWS: tuple[str, ...] = tuple(_VIEWS)
+"""Names of the ten standard views, in order. `rotN` turns counter-clockwise; `flip` mirrors left and right, first."""
+
+
+def make_views(pixels: Pixels, names: Sequence[str]) -> Pixels:
+    """Make the named views of one square image.
+
+    Args:
+        pixels: uint8 [S, S, 3].
+        names: among STANDARD_VIEWS.
+
+    Returns:
+        uint8 [V, S, S, 3], C-contiguous, in the order of `names`.
+
+    Raises:
+        KeyError: a name is not a standard view.
+        ValueError: the image is not square, so that a turned view would have another shape.
+    """
+    if pixels.shape[0] != pixels.shape[1]:
+        raise ValueError(f"views need a square image, not {pixels.shape[0]}×{pixels.shape[1]}")
+    views = np.empty((len(names), *pixels.shape), np.uint8)
+    for index, name in enumerate(names):
+        views[index] = _VIEWS[name](pixels)
+    return views
