@@ -1,8 +1,9 @@
 """The standard views of test-time augmentation: eight dihedral views and two brightness steps, all exact.
 
-No view interpolates, and brightness is integer arithmetic, so that the gateway's numpy and the `tta` signature's graph
-make the same pixels to the bit. The idea: Ayhan & Berens, "Test-time data augmentation for estimation of heteroscedastic
-aleatoric uncertainty in deep neural networks", MIDL 2018; rotation and brightness as in the MobileNetV3 paper.
+No view interpolates, and brightness is integer arithmetic, so that the numpy of the gateway and the graph of the `tta`
+signature make the same pixels to the bit. The idea: Ayhan & Berens, "Test-time data augmentation for estimation of
+heteroscedastic aleatoric uncertainty in deep neural networks", MIDL 2018; rotation and brightness as in the MobileNetV3
+paper.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,0 +1,78 @@
+"""The two networks, as the papers built them, in Keras.
+
+Each takes float32 RGB in 0..255 and normalises as its own backbone wants it, and gives raw logits and the pooled features
+that an out-of-distribution score looks at. The softmax, with its temperature, is put on at export.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import keras
+
+from dermserve.models.catalogue import SPECS
+
+# Means of ImageNet in BGR order, which keras.applications.resnet.preprocess_input subtracts.
+_CAFFE_MEANS = (103.939, 116.779, 123.68)
+
+
+def build(name: str, *, backbone_weights: str | None = None, dropout: float | None = None, l2: float = 0.01) -> keras.Model:
+    """Build a network.
+
+    Args:
+        name: a key of SPECS.
+        backbone_weights: "imagenet" (Keras downloads them), a file of backbone weights, or None for random ones.
+        dropout: rate before the logits; the paper's when None.
+        l2: weight penalty of the hidden dense layer; matters in training alone.
+
+    Returns:
+        float32 [N, 224, 224, 3] RGB in 0..255 → {"logits": float32 [N, C], "features": float32 [N, F]}. The backbone is
+        the layer called "backbone".
+
+    Raises:
+        KeyError: no such architecture.
+        OSError: the weights can't be had.
+    """
+    network = _BUILDERS[name](backbone_weights, dropout, l2)
+    assert network.count_params() == SPECS[name].parameters, (name, network.count_params())
+    assert network.get_layer("backbone").count_params() == SPECS[name].backbone_parameters
+    return network
+
+
+def _resnet50(backbone_weights: str | None, dropout: float | None, l2: float) -> keras.Model:
+    rate = 0.4 if dropout is None else dropout
+    side = SPECS["resnet50"].input_side
+    backbone = keras.applications.ResNet50(
+        include_top=False, weights=backbone_weights, input_shape=(side, side, 3), name="backbone"
+    )
+    images = keras.Input((side, side, 3), name="rgb")
+    bgr = keras.ops.flip(images, axis=-1)
+    # A Normalization with its mean given holds no weights, so the paper's parameter count stands.
+    x = keras.layers.Normalization(mean=_CAFFE_MEANS, variance=(1.0, 1.0, 1.0), name="preprocess")(bgr)
+    features = keras.layers.GlobalAveragePooling2D(name="features")(backbone(x))
+    x = keras.layers.Dropout(rate, name="features_dropout")(features)
+    x = keras.layers.Dense(1024, "relu", kernel_regularizer=keras.regularizers.L2(l2), name="hidden")(x)
+    x = keras.layers.Dropout(rate, name="hidden_dropout")(x)
+    logits = keras.layers.Dense(len(SPECS["resnet50"].classes), name="logits")(x)
+    return keras.Model(images, {"logits": logits, "features": features}, name="resnet50")
+
+
+def _mobilenet_v3_small(backbone_weights: str | None, dropout: float | None, l2: float) -> keras.Model:
+    side = SPECS["mobilenet_v3_small"].input_side
+    # include_preprocessing: this backbone rescales 0..255 to -1..1 itself.
+    backbone = keras.applications.MobileNetV3Small(
+        include_top=False, weights=backbone_weights, input_shape=(side, side, 3), name="backbone"
+    )
+    images = keras.Input((side, side, 3), name="rgb")
+    features = keras.layers.GlobalAveragePooling2D(name="features")(backbone(images))
+    x = keras.layers.BatchNormalization(name="features_norm")(features)
+    x = keras.layers.Dropout(0.3, name="features_dropout")(x)
+    x = keras.layers.Dense(256, "relu", kernel_regularizer=keras.regularizers.L2(l2), name="hidden")(x)
+    x = keras.layers.Dropout(0.4 if dropout is None else dropout, name="hidden_dropout")(x)
+    logits = keras.layers.Dense(len(SPECS["mobilenet_v3_small"].classes), name="logits")(x)
+    return keras.Model(images, {"logits": logits, "features": features}, name="mobilenet_v3_small")
+
+
+_BUILDERS: Mapping[str, Callable[[str | None, float | None, float], keras.Model]] = MappingProxyType(
+    {"resnet50": _resnet50, "mobilenet_v3_small": _mobilenet_v3_small}
+)
+assert set(_BUILDERS) == set(SPECS)

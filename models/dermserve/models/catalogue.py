@@ -1,0 +1,66 @@
+"""What the two architectures are called and which classes they tell apart, without importing TensorFlow."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class LesionClass:
+    """A class a model tells apart."""
+
+    code: str
+    """Short code, as in the data set."""
+    name: str
+    """Full name."""
+    malignant: bool
+    """Cancer or its precursor."""
+
+
+_AKIEC = LesionClass("akiec", "actinic keratosis or intraepithelial carcinoma (Bowen's disease)", malignant=True)
+_BCC = LesionClass("bcc", "basal cell carcinoma", malignant=True)
+_BKL = LesionClass("bkl", "benign keratosis-like lesion", malignant=False)
+_DF = LesionClass("df", "dermatofibroma", malignant=False)
+_MEL = LesionClass("mel", "melanoma", malignant=True)
+_NV = LesionClass("nv", "melanocytic nevus", malignant=False)
+_VASC = LesionClass("vasc", "vascular lesion", malignant=False)
+_SCC = LesionClass("scc", "squamous cell carcinoma", malignant=True)
+_NORMAL = LesionClass("normal", "normal skin", malignant=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What is fixed about a model before it is built."""
+
+    name: str
+    """Model name, also in the store and on the wire."""
+    classes: tuple[LesionClass, ...]
+    """In the order of the outputs."""
+    backbone_parameters: int
+    """Of the Keras application without its top."""
+    parameters: int
+    """In all."""
+    input_side: int = 224
+    """Height and width of the input, in pixels."""
+
+
+SPECS: Mapping[str, Spec] = MappingProxyType(
+    {
+        spec.name: spec
+        for spec in (
+            Spec(
+                name="resnet50",
+                classes=(_AKIEC, _BCC, _BKL, _DF, _MEL, _NV, _VASC),
+                backbone_parameters=23_587_712,
+                parameters=25_693_063,
+            ),
+            Spec(
+                name="mobilenet_v3_small",
+                classes=(_BCC, _SCC, _NORMAL),
+                backbone_parameters=939_120,
+                parameters=1_089_907,
+            ),
+        )
+    }
+)
+"""By name. HAM10000's seven classes: Tschandl et al., Sci. Data 5:180161 (2018)."""
