@@ -1,6 +1,6 @@
 """The two networks, as the papers built them, in Keras.
 
-Each takes float32 RGB in 0..255 and normalises as its own backbone wants it, and gives raw logits and the pooled features
+Each takes float32 RGB in 0..255, normalises as its own backbone wants it, and gives raw logits and the pooled features
 that an out-of-distribution score looks at. The softmax, with its temperature, is put on at export.
 """
 
@@ -10,12 +10,15 @@ from types import MappingProxyType
 import keras
 
 from dermserve.models.catalogue import SPECS
+from dermserve.models.weights import fitting
 
 # Means of ImageNet in BGR order, which keras.applications.resnet.preprocess_input subtracts.
 _CAFFE_MEANS = (103.939, 116.779, 123.68)
 
 
-def build(name: str, *, backbone_weights: str | None = None, dropout: float | None = None, l2: float = 0.01) -> keras.Model:
+def build(
+    name: str, *, backbone_weights: str | None = None, dropout: float | None = None, l2: float = 0.01
+) -> keras.Model:
     """Build a network.
 
     Args:
@@ -30,9 +33,10 @@ def build(name: str, *, backbone_weights: str | None = None, dropout: float | No
 
     Raises:
         KeyError: no such architecture.
-        OSError: the weights can't be had.
+        WeightsError: the weights can't be had or don't fit.
     """
-    network = _BUILDERS[name](backbone_weights, dropout, l2)
+    with fitting(str(backbone_weights), name):
+        network = _BUILDERS[name](backbone_weights, dropout, l2)
     assert network.count_params() == SPECS[name].parameters, (name, network.count_params())
     assert network.get_layer("backbone").count_params() == SPECS[name].backbone_parameters
     return network

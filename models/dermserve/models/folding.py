@@ -16,8 +16,8 @@ _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 def fold_batch_norm(network: keras.Model) -> keras.Model:
     """Copy a network with every batch normalisation that directly follows a convolution folded into it.
 
-    Nested models are folded too. Others, such as one before a dense layer, stay as they are. The copy computes the same in
-    inference, to rounding; it is of no use in training.
+    Nested models are folded too. Others, such as one before a dense layer, stay as they are. The copy computes the same
+    in inference, to rounding; it is of no use in training.
     """
     folded = _foldable(network)
     by_convolution = {convolution.name: norm for norm, convolution in folded.items()}

@@ -1,0 +1,178 @@
+"""The served graph: one frozen core, and the four signatures that call it.
+
+Freezing (variables to constants, batch norm folded) is what TensorFlow Serving runs fastest, and what keeps a Keras 3
+model loadable there at all: its variables are not found by the C++ loader. All signatures call one function, so the
+weights are on disk once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from dermserve.contract import Input, Output, Signature
+from dermserve.imaging.views import BRIGHTNESS_STEP
+from dermserve.models.folding import fold_batch_norm
+
+Tensor: TypeAlias = Any
+Core: TypeAlias = Callable[[Tensor], dict[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureDistance:
+    """An out-of-distribution score: squared Mahalanobis distance of the features to the nearest class mean.
+
+    Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS
+    2018, with the precision matrix factored: score = min over c of |projection · (features - centers[c])|².
+    """
+
+    centers: NDArray[np.float32]
+    """float32 [C, F]."""
+    projection: NDArray[np.float32]
+    """float32 [F, K]; projection · projectionᵀ is the precision matrix, or its best rank K."""
+
+
+def freeze_core(network: keras.Model, *, temperature: float = 1.0, distance: FeatureDistance | None = None) -> Core:
+    """Freeze a network into a function of constants alone.
+
+    Args:
+        network: what architectures.build returns.
+        temperature: the logits are divided by it before the softmax (Guo et al., "On Calibration of Modern Neural
+            Networks", ICML 2017).
+        distance: the out-of-distribution score. When None it is the energy, -log Σ exp(logits) (Liu et al.,
+            "Energy-based Out-of-distribution Detection", NeurIPS 2020).
+
+    Returns:
+        uint8 [N, H, W, 3] → {probabilities f32 [N, C], logits f32 [N, C], ood_score f32 [N]}.
+    """
+    folded = fold_batch_norm(network)
+    height, width = network.inputs[0].shape[1:3]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, height, width, 3], tf.uint8, name=Input.IMAGES)])
+    def infer(images: Tensor) -> dict[str, Tensor]:
+        outputs = folded(tf.cast(images, tf.float32), training=False)
+        logits = outputs["logits"]
+        score = -tf.reduce_logsumexp(logits, axis=-1) if distance is None else _distance(outputs["features"], distance)
+        return {
+            Output.PROBABILITIES.value: tf.nn.softmax(logits / temperature),
+            Output.LOGITS.value: logits,
+            Output.OOD_SCORE.value: score,
+        }
+
+    concrete = infer.get_concrete_function()
+    frozen = convert_variables_to_constants_v2(concrete)
+    names = sorted(concrete.structured_outputs)  # tf.nest flattens a dict in the order of its keys
+
+    def core(images: Tensor) -> dict[str, Tensor]:
+        return dict(zip(names, frozen(images), strict=True))
+
+    core.frozen = frozen  # type: ignore[attr-defined]  # a SavedModel must track the function it calls
+    return core
+
+
+def _distance(features: Tensor, distance: FeatureDistance) -> Tensor:
+    differences = features[:, tf.newaxis, :] - distance.centers[tf.newaxis]
+    whitened = tf.einsum("ncf,fk->nck", differences, distance.projection)
+    return tf.reduce_min(tf.reduce_sum(whitened**2, axis=-1), axis=-1)
+
+
+def signatures(core: Core, *, side: int, views: Sequence[str], card: str) -> dict[str, Any]:
+    """Build the four signatures of the model contract around a core.
+
+    Args:
+        core: what freeze_core returns.
+        side: height and width of the input in pixels.
+        views: names of the standard views, for `tta`.
+        card: JSON that `describe` returns.
+
+    Returns:
+        ConcreteFunctions by signature name.
+    """
+    pixels = tf.TensorSpec([None, side, side, 3], tf.uint8, name=Input.IMAGES)
+    files = tf.TensorSpec([None], tf.string, name=Input.IMAGE_BYTES)
+
+    @tf.function(input_signature=[pixels])
+    def serving_default(images: Tensor) -> dict[str, Tensor]:
+        return core(images)
+
+    @tf.function(input_signature=[files])
+    def encoded(image_bytes: Tensor) -> dict[str, Tensor]:
+        spec = tf.TensorSpec([side, side, 3], tf.uint8)
+        return core(tf.map_fn(lambda data: _decode(data, side), image_bytes, fn_output_signature=spec))
+
+    @tf.function(input_signature=[pixels])
+    def tta(images: Tensor) -> dict[str, Tensor]:
+        stacked = tf.stack([_VIEWS[name](images) for name in views], axis=1)
+        outputs = core(tf.reshape(stacked, [-1, side, side, 3]))
+        each = {
+            name: tf.reshape(value, tf.concat([[-1, len(views)], tf.shape(value)[1:]], 0))
+            for name, value in outputs.items()
+        }
+        averaged = {name: tf.reduce_mean(value, axis=1) for name, value in each.items()}
+        return {**averaged, Output.VIEW_PROBABILITIES.value: each[Output.PROBABILITIES.value]}
+
+    @tf.function(input_signature=[])
+    def describe() -> dict[str, Tensor]:
+        return {Output.CARD.value: tf.constant(card)}
+
+    return {
+        Signature.SERVING_DEFAULT.value: serving_default.get_concrete_function(),
+        Signature.ENCODED.value: encoded.get_concrete_function(),
+        Signature.TTA.value: tta.get_concrete_function(),
+        Signature.DESCRIBE.value: describe.get_concrete_function(),
+    }
+
+
+def _decode(data: Tensor, side: int) -> Tensor:
+    """Decode one file and fit it as dermserve.imaging.fit does. In graph nothing applies EXIF orientation."""
+    image = tf.io.decode_image(data, channels=3, expand_animations=False)
+    size = tf.cast(tf.shape(image)[:2], tf.float32)
+    square = tf.reduce_min(size)
+    scale = tf.repeat(side / square, 2)
+    resized = tf.raw_ops.ScaleAndTranslate(
+        images=tf.cast(image, tf.float32)[tf.newaxis],
+        size=[side, side],
+        scale=scale,
+        translation=-(size - square) / 2 * scale,
+        kernel_type="triangle",
+        antialias=True,
+    )
+    return tf.cast(tf.clip_by_value(tf.round(resized[0]), 0, 255), tf.uint8)
+
+
+def _turned(images: Tensor, quarter_turns: int) -> Tensor:
+    """Turn counter-clockwise, as np.rot90 does."""
+    if quarter_turns == 2:
+        return tf.reverse(images, [1, 2])
+    return tf.reverse(tf.transpose(images, [0, 2, 1, 3]), [1 if quarter_turns == 1 else 2])
+
+
+def _flipped(images: Tensor) -> Tensor:
+    return tf.reverse(images, [2])
+
+
+def _scaled(images: Tensor, numerator: int) -> Tensor:
+    scaled = (tf.cast(images, tf.int32) * numerator + BRIGHTNESS_STEP // 2) // BRIGHTNESS_STEP
+    return tf.cast(tf.minimum(scaled, 255), tf.uint8)
+
+
+_VIEWS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {
+        "identity": lambda images: images,
+        "rot90": lambda images: _turned(images, 1),
+        "rot180": lambda images: _turned(images, 2),
+        "rot270": lambda images: _turned(images, 3),
+        "flip": _flipped,
+        "flip_rot90": lambda images: _turned(_flipped(images), 1),
+        "flip_rot180": lambda images: _turned(_flipped(images), 2),
+        "flip_rot270": lambda images: _turned(_flipped(images), 3),
+        "darker": lambda images: _scaled(images, BRIGHTNESS_STEP - 1),
+        "brighter": lambda images: _scaled(images, BRIGHTNESS_STEP + 1),
+    }
+)

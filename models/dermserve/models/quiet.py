@@ -1,0 +1,33 @@
+"""Keeping TensorFlow's start-up chatter off a person's terminal, without losing it when something goes wrong."""
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def native_stderr_held(*, unless: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Hold back what native code writes to file descriptor 2, and show it if the block raises.
+
+    Errors of the types in `unless` say enough by themselves and show nothing more.
+
+    TensorFlow logs hints about CPUs and GPUs there before any setting of its own can stop it.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except unless:
+            raise
+        except BaseException:
+            held.seek(0)
+            os.write(saved, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)

@@ -1,0 +1,86 @@
+"""Writing a version: network in, checked SavedModel in the store out."""
+
+import datetime
+import importlib.metadata
+import pathlib
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+
+from dermserve.contract import SCHEMA_VERSION, render_card
+from dermserve.imaging import STANDARD_VIEWS
+from dermserve.models.catalogue import SPECS, Spec
+from dermserve.models.graph import FeatureDistance, freeze_core, signatures
+from dermserve.models.store import publish, staged
+from dermserve.models.verify import verify
+from dermserve.models.warmup import write_warmup_records
+from dermserve.models.weights import weights_digest
+from dermserve.v1 import card_pb2
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Content:
+    """Everything a version is made from."""
+
+    network: keras.Model
+    """What architectures.build returns, with its weights; its name is the model's."""
+    provenance: card_pb2.Provenance
+    """Where the weights come from; `exported_at` and `exporter` are filled in."""
+    calibration: card_pb2.Calibration | None = None
+    """Temperature and thresholds, once fitted."""
+    distance: FeatureDistance | None = None
+    """Out-of-distribution score; the energy when None."""
+    tflite: bytes | None = None
+    """model.tflite, to lie beside the SavedModel."""
+
+
+def write_version(content: Content, base: pathlib.Path) -> int:
+    """Export a version into a store. It appears only once every signature has been checked.
+
+    Returns:
+        The version.
+
+    Raises:
+        CardError: the content does not make a valid card.
+        VerificationError: the export does not keep the model contract.
+        OSError: the store can't be written.
+    """
+    spec = SPECS[content.network.name]
+    card = make_card(content, spec)
+    with staged(base, spec.name) as staging:
+        _save(content, card, spec, staging)
+        write_warmup_records(staging, model=spec.name, side=spec.input_side)
+        if content.tflite is not None:
+            (staging / "model.tflite").write_bytes(content.tflite)
+        verify(staging)
+        return publish(staging, base, spec.name)
+
+
+def make_card(content: Content, spec: Spec) -> card_pb2.Card:
+    """Make the card of a version."""
+    side = spec.input_side
+    card = card_pb2.Card(
+        schema_version=SCHEMA_VERSION,
+        model=spec.name,
+        classes=[card_pb2.ClassInfo(code=c.code, name=c.name, malignant=c.malignant) for c in spec.classes],
+        input=card_pb2.InputSpec(height=side, width=side, fit=card_pb2.FIT_CENTER_CROP),
+        views=STANDARD_VIEWS,
+        parameters=content.network.count_params(),
+        weights_digest=weights_digest(content.network),
+        provenance=content.provenance,
+        calibration=content.calibration,
+    )
+    now = datetime.datetime.now(datetime.UTC)
+    card.provenance.exported_at = now.isoformat(timespec="seconds").replace("+00:00", "Z")
+    card.provenance.exporter = f"dermserve {importlib.metadata.version('dermserve')}"
+    return card
+
+
+def _save(content: Content, card: card_pb2.Card, spec: Spec, folder: pathlib.Path) -> None:
+    temperature = content.calibration.temperature if content.calibration else 1.0
+    core = freeze_core(content.network, temperature=temperature, distance=content.distance)
+    module = tf.Module()
+    module.core = core.frozen  # type: ignore[attr-defined]  # what the signatures call must be tracked
+    functions = signatures(core, side=spec.input_side, views=card.views, card=render_card(card))
+    tf.saved_model.save(module, str(folder), signatures=functions)
