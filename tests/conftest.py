@@ -1,0 +1,43 @@
+"""What several folders of tests need: the shared photos, a store with both models, and pictures made on the spot."""
+
+import io
+import os
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder of real photos and recordings that lies beside the checkout where the project is developed."""
+    folder = pathlib.Path(os.environ.get("DERMSERVE_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"needs the project's shared folder, which is not at {folder} (set DERMSERVE_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A store with version 1 of both models, exported as a user without weights would."""
+    from dermserve.models.exporter import export_model
+
+    base = tmp_path_factory.mktemp("store")
+    for model in ("resnet50", "mobilenet_v3_small"):
+        export_model(model, base)
+    return base
+
+
+@pytest.fixture(scope="session")
+def photo() -> bytes:
+    """A JPEG of 600×450, smooth enough that re-encoding changes little."""
+    rows, columns = np.mgrid[0:450, 0:600] / 600
+    rgb = np.stack([0.8 - 0.3 * columns, 0.6 - 0.2 * rows, 0.5 + 0.2 * columns * rows], -1)
+    blob = np.exp(-((columns - 0.45) ** 2 + (rows - 0.4) ** 2) / 0.02)[..., np.newaxis]
+    image = Image.fromarray((255 * np.clip(rgb - 0.4 * blob, 0, 1)).astype(np.uint8))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=92)
+    return file.getvalue()

@@ -1,0 +1,61 @@
+import pytest
+
+from dermserve.contract import CardError, parse_card, render_card, validate_card
+from dermserve.v1 import card_pb2
+
+
+@pytest.fixture
+def card() -> card_pb2.Card:
+    return card_pb2.Card(
+        schema_version=1,
+        model="resnet50",
+        classes=[card_pb2.ClassInfo(code="a", name="class a"), card_pb2.ClassInfo(code="b", name="class b")],
+        input=card_pb2.InputSpec(height=224, width=224, fit=card_pb2.FIT_CENTER_CROP),
+        views=["identity", "rot90"],
+        calibration=card_pb2.Calibration(temperature=1.5, min_confidence=0.6),
+    )
+
+
+def test_a_card_survives_the_round_trip(card: card_pb2.Card) -> None:
+    assert parse_card(render_card(card)) == card
+
+
+def test_a_threshold_that_was_not_fitted_stays_absent(card: card_pb2.Card) -> None:
+    read = parse_card(render_card(card))
+    assert read.calibration.HasField("min_confidence")
+    assert not read.calibration.HasField("max_view_std")
+
+
+def test_fields_of_a_later_revision_are_ignored(card: card_pb2.Card) -> None:
+    assert parse_card(render_card(card)[:-1] + ', "from_the_future": 1}') == card
+
+
+@pytest.mark.parametrize("text", ["", "no json", "[]", '{"model": 3}', b"\xff\xfe"])
+def test_what_is_no_card_is_refused(text: str | bytes) -> None:
+    with pytest.raises(CardError):
+        parse_card(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda c: setattr(c, "schema_version", 0), "schema_version"),
+        (lambda c: setattr(c, "schema_version", 2), "schema_version"),
+        (lambda c: setattr(c, "model", ""), "model"),
+        (lambda c: c.classes.pop(), "classes"),
+        (lambda c: setattr(c.classes[0], "code", "b"), "classes"),
+        (lambda c: setattr(c.classes[0], "name", ""), "classes"),
+        (lambda c: setattr(c.input, "fit", 0), "input"),
+        (lambda c: setattr(c.input, "height", 0), "input"),
+        (lambda c: c.views.insert(0, "rot90"), "views"),
+        (lambda c: setattr(c.calibration, "temperature", 0), "temperature"),
+        (lambda c: setattr(c.calibration, "temperature", float("nan")), "temperature"),
+        (lambda c: setattr(c.calibration, "min_confidence", 1.5), "min_confidence"),
+        (lambda c: setattr(c.calibration, "max_view_std", float("nan")), "max_view_std"),
+        (lambda c: setattr(c.calibration, "max_ood_score", float("inf")), "max_ood_score"),
+    ],
+)
+def test_a_card_that_cannot_be_trusted_names_its_fault(card: card_pb2.Card, change, named: str) -> None:
+    change(card)
+    with pytest.raises(CardError, match=named):
+        validate_card(card)

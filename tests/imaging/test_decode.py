@@ -1,0 +1,174 @@
+import contextlib
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dermserve.imaging import (
+    EmptyPhotoError,
+    Limits,
+    PhotoError,
+    TooManyBytesError,
+    TooManyPixelsError,
+    TooSmallError,
+    UndecodablePhotoError,
+    UnsupportedFormatError,
+    decode,
+)
+
+_SIDE = 64
+_NOISE = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+
+# How the pixels of an upright photo lie in a file with each EXIF orientation.
+_STORED = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+def _file(image: Image.Image, image_format: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, image_format, **options)
+    return file.getvalue()
+
+
+def _pixels(data: bytes) -> np.ndarray:
+    return decode(data, height=_SIDE, width=_SIDE).pixels
+
+
+def test_a_photo_becomes_its_centre_square() -> None:
+    expected = Image.fromarray(_NOISE[:, 15:105]).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
+    pixels = _pixels(_file(Image.fromarray(_NOISE), "PNG"))
+    inside = slice(1, -1)  # at its sides the filter sees what lies beyond the square
+    assert (pixels[:, inside] == np.asarray(expected)[:, inside]).all()
+
+
+@pytest.mark.parametrize("shape", [(91, 120), (120, 91), (97, 33), (32, 5000), (64, 64)])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_exif_orientation_of_a_photo_gives_the_same_pixels(shape: tuple[int, int], orientation: int) -> None:
+    upright = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8))
+    method = _STORED[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = upright if method is None else upright.transpose(method)
+    assert (_pixels(_file(stored, "PNG", exif=exif)) == _pixels(_file(upright, "PNG"))).all()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        _file(Image.fromarray(_NOISE), "JPEG", progressive=True),
+        _file(Image.fromarray(_NOISE).convert("CMYK"), "JPEG"),
+        _file(Image.fromarray(_NOISE).convert("L"), "JPEG"),
+        _file(Image.fromarray(_NOISE), "WEBP", lossless=True),
+        _file(Image.fromarray(_NOISE).convert("P"), "PNG"),
+        _file(Image.fromarray(_NOISE).convert("RGBA"), "PNG"),
+        _file(Image.fromarray(_NOISE).convert("LA"), "PNG"),
+        _file(Image.fromarray(_NOISE).convert("1"), "PNG"),
+        _file(Image.fromarray(_NOISE[..., 0].astype(np.uint16) * 257), "PNG"),
+        _file(Image.fromarray(_NOISE), "PNG", save_all=True, append_images=[Image.fromarray(_NOISE[::-1])]),
+        _file(Image.fromarray(_NOISE), "JPEG") + b"trailing junk",
+        _file(Image.fromarray(_NOISE), "JPEG", exif=b"Exif\0\0garbage"),
+        _file(Image.fromarray(_NOISE), "JPEG", icc_profile=b"x" * 500_000),
+    ],
+    ids=[
+        "progressive", "cmyk", "gray", "webp", "palette", "rgba", "gray_alpha", "bilevel", "gray16", "apng",
+        "trailing_junk", "corrupt_exif", "huge_icc",
+    ],
+)  # fmt: skip
+def test_every_usual_kind_of_photo_is_decoded(data: bytes) -> None:
+    pixels = _pixels(data)
+    assert pixels.shape == (_SIDE, _SIDE, 3)
+    assert pixels.dtype == np.uint8
+    assert abs(float(pixels.mean()) - float(_NOISE.mean())) < 12
+
+
+def test_sixteen_bit_gray_is_scaled_not_clipped() -> None:
+    gray = Image.fromarray(np.full((64, 64), 0x8000, np.uint16))
+    assert (_pixels(_file(gray, "PNG")) == 0x80).all()
+
+
+def test_transparency_lies_over_white() -> None:
+    assert (_pixels(_file(Image.new("RGBA", (64, 64), (0, 0, 0, 0)), "PNG")) == 255).all()
+
+
+def test_a_large_jpeg_decoded_at_a_fraction_looks_as_if_decoded_whole(photo: bytes) -> None:
+    large = Image.open(io.BytesIO(photo)).resize((2400, 1800), Image.Resampling.BICUBIC)
+    scaled = decode(_file(large, "JPEG", quality=95), height=224, width=224).pixels.astype(int)
+    whole = decode(_file(large, "PNG"), height=224, width=224).pixels
+    assert np.abs(scaled - whole).max() <= 6
+
+
+def _png_claiming(width: int, height: int) -> bytes:
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = b"IDAT" + zlib.compress(b"")
+    chunks = b"".join(struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, body))
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.mark.parametrize(("width", "height"), [(8000, 7000), (10_000, 10_000), (65_500, 65_500)])
+def test_a_header_over_the_pixel_limit_is_refused_before_any_pixel(width: int, height: int) -> None:
+    with pytest.raises(TooManyPixelsError, match="50 megapixels"):
+        _pixels(_png_claiming(width, height))
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        (b"", EmptyPhotoError, "empty"),
+        (b"hello, this is no image at all", UnsupportedFormatError, "not an image"),
+        (_file(Image.fromarray(_NOISE), "GIF"), UnsupportedFormatError, "GIF"),
+        (_file(Image.fromarray(_NOISE), "BMP"), UnsupportedFormatError, "BMP"),
+        (_file(Image.fromarray(_NOISE), "TIFF"), UnsupportedFormatError, "TIFF"),
+        (b"\0\0\0\x18ftypheic" + b"\0" * 40, UnsupportedFormatError, "HEIC"),
+        (b"%PDF-1.7", UnsupportedFormatError, "PDF"),
+        (b"\xff\xd8", PhotoError, "JPEG"),
+        (_file(Image.fromarray(_NOISE[:1, :1]), "PNG"), TooSmallError, "1×1"),
+        (_png_claiming(120, 90), UndecodablePhotoError, "truncated or damaged"),
+    ],
+)
+def test_a_bad_photo_is_refused_with_what_is_wrong(data: bytes, error: type[PhotoError], words: str) -> None:
+    with pytest.raises(error, match=words):
+        _pixels(data)
+
+
+def test_a_file_over_the_byte_limit_is_refused_unread() -> None:
+    with pytest.raises(TooManyBytesError, match="1,001 bytes, over the limit of 1,000"):
+        decode(b"x" * 1001, height=_SIDE, width=_SIDE, limits=Limits(max_bytes=1000))
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
+def test_a_photo_truncated_anywhere_is_refused_or_decoded_but_never_crashes(image_format: str) -> None:
+    data = _file(Image.fromarray(_NOISE), image_format)
+    outcomes = set()
+    for length in range(0, len(data) - 1, max(1, len(data) // 200)):
+        try:
+            _pixels(data[:length])
+            outcomes.add("decoded")
+        except PhotoError:
+            outcomes.add("refused")
+    assert "refused" in outcomes
+    with pytest.raises(PhotoError):
+        _pixels(data[: len(data) // 2])
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_damaged_files_raise_nothing_but_photo_errors(data: st.DataObject) -> None:
+    image_format = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP"]))
+    file = bytearray(_file(Image.fromarray(_NOISE), image_format))
+    for _ in range(data.draw(st.integers(1, 8))):
+        file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(PhotoError):
+        _pixels(bytes(file))
