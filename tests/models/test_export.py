@@ -1,0 +1,70 @@
+import pathlib
+
+import pytest
+import tensorflow as tf
+from click.testing import CliRunner
+
+from dermserve.models.architectures import build
+from dermserve.models.export import export
+from dermserve.models.exporter import export_model
+from dermserve.models.store import versions
+from dermserve.models.verify import VerificationError, verify
+
+
+def test_a_store_that_has_the_models_is_left_alone(store: pathlib.Path) -> None:
+    result = CliRunner().invoke(export, ["--store", str(store)])
+    assert result.exit_code == 0
+    assert versions(store, "resnet50") == [1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "vgg16"], "vgg16"),
+        (["--imagenet", "--weights", __file__], "exclude each other"),
+        (["--weights", __file__], "--model"),
+        (["--weights", "missing.h5", "--model", "resnet50"], "does not exist"),
+    ],
+)
+def test_wrong_usage_says_what_is_wrong(arguments: list[str], words: str, tmp_path: pathlib.Path) -> None:
+    result = CliRunner().invoke(export, ["--store", str(tmp_path), *arguments])
+    assert result.exit_code == 2
+    assert words in result.output
+
+
+def test_weights_that_are_none_fail_and_leave_the_store_empty(tmp_path: pathlib.Path) -> None:
+    arguments = ["--store", str(tmp_path / "store"), "--model", "mobilenet_v3_small", "--weights", __file__]
+    result = CliRunner().invoke(export, arguments)
+    assert result.exit_code == 1
+    assert "do not fit mobilenet_v3_small" in result.output
+    assert versions(tmp_path / "store", "mobilenet_v3_small") == []
+
+
+def test_a_weights_file_becomes_a_new_version_that_still_counts_as_untrained(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "some.weights.h5"
+    build("mobilenet_v3_small").save_weights(file)
+    assert export_model("mobilenet_v3_small", tmp_path, weights=file) == 1
+    assert export_model("mobilenet_v3_small", tmp_path, weights=file) == 2
+    card = verify(tmp_path / "mobilenet_v3_small" / "2")
+    assert card.provenance.initialization == "file some.weights.h5"
+
+
+def test_backbone_weights_alone_leave_a_random_head(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "backbone.weights.h5"
+    source = build("mobilenet_v3_small").get_layer("backbone")
+    source.save_weights(file)
+    network = build("mobilenet_v3_small", backbone_weights=str(file))
+    kernels = [layer.get_weights()[0] for layer in (source, network.get_layer("backbone"))]
+    assert (kernels[0] == kernels[1]).all()
+
+
+def test_a_saved_model_that_breaks_the_contract_is_refused(tmp_path: pathlib.Path) -> None:
+    class Liar(tf.Module):
+        @tf.function(input_signature=[])
+        def describe(self) -> dict[str, tf.Tensor]:
+            return {"card": tf.constant('{"schema_version": 1}')}
+
+    liar = Liar()
+    tf.saved_model.save(liar, str(tmp_path / "1"), signatures={"describe": liar.describe})
+    with pytest.raises(VerificationError, match="describe: model is empty"):
+        verify(tmp_path / "1")

@@ -1,0 +1,163 @@
+"""The served graph, through the session loader that TensorFlow Serving uses."""
+
+import io
+import pathlib
+from collections.abc import Iterator, Mapping
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.typing import NDArray
+from PIL import Image
+
+from dermserve.contract import parse_card
+from dermserve.imaging import STANDARD_VIEWS, decode, make_views
+from dermserve.models.architectures import build
+from dermserve.models.catalogue import SPECS
+from dermserve.models.folding import fold_batch_norm
+from dermserve.models.graph import FeatureDistance, freeze_core
+from dermserve.models.weights import WeightsError, load_weights
+from dermserve.v1 import card_pb2
+
+
+class Served:
+    """A version, run as TensorFlow Serving runs it."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.session = tf.compat.v1.Session(graph=tf.Graph())
+        with self.session.graph.as_default():
+            loaded = tf.compat.v1.saved_model.load(self.session, ["serve"], str(folder))
+        self.signatures = loaded.signature_def
+
+    def run(self, signature: str, **inputs: NDArray) -> Mapping[str, NDArray]:
+        definition = self.signatures[signature]
+        fetches = {name: info.name for name, info in definition.outputs.items()}
+        return self.session.run(fetches, {definition.inputs[k].name: v for k, v in inputs.items()})
+
+
+@pytest.fixture(scope="module", params=list(SPECS))
+def served(request: pytest.FixtureRequest, store: pathlib.Path) -> Iterator[Served]:
+    version = Served(store / request.param / "1")
+    yield version
+    version.session.close()
+
+
+@pytest.fixture(scope="module")
+def pixels(photo: bytes) -> NDArray[np.uint8]:
+    return decode(photo, height=224, width=224).pixels
+
+
+@pytest.mark.parametrize("name", list(SPECS))
+def test_the_networks_have_the_papers_parameter_counts(name: str) -> None:
+    network = build(name)
+    assert network.count_params() == {"resnet50": 25_693_063, "mobilenet_v3_small": 1_089_907}[name]
+    backbone = network.get_layer("backbone")
+    assert backbone.count_params() == {"resnet50": 23_587_712, "mobilenet_v3_small": 939_120}[name]
+
+
+def _disturb_batch_norm(network: keras.Model) -> None:
+    rng = np.random.default_rng(0)
+    for layer in [*network.layers, *network.get_layer("backbone").layers]:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            around_one, around_zero = (
+                rng.uniform(0.5, 1.5, (2, *layer.gamma.shape)),
+                rng.normal(0, 0.1, (2, *layer.gamma.shape)),
+            )
+            layer.set_weights([around_one[0], around_zero[0], around_zero[1], around_one[1]])
+
+
+@pytest.mark.parametrize("name", list(SPECS))
+def test_folding_batch_norm_changes_nothing_but_the_graph(name: str) -> None:
+    network = build(name)
+    _disturb_batch_norm(network)
+    folded = fold_batch_norm(network)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 224, 224, 3)).astype(np.float32)
+    expected, actual = network(images, training=False), folded(images, training=False)
+    for output in ("logits", "features"):
+        scale = np.abs(expected[output]).max()
+        np.testing.assert_allclose(actual[output] / scale, expected[output] / scale, atol=1e-5)
+    left = [
+        layer for layer in folded.get_layer("backbone").layers if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    assert left == []
+
+
+def test_the_signatures_are_those_of_the_contract(served: Served) -> None:
+    names = {"serving_default", "encoded", "tta", "describe"}
+    assert names <= set(served.signatures)
+    assert served.signatures["serving_default"].inputs["images"].dtype == tf.uint8.as_datatype_enum
+    assert served.signatures["encoded"].inputs["image_bytes"].dtype == tf.string.as_datatype_enum
+    assert not served.signatures["describe"].inputs
+
+
+def test_probabilities_sum_to_one_and_are_the_softmax_of_the_logits(served: Served, pixels: NDArray[np.uint8]) -> None:
+    outputs = served.run("serving_default", images=pixels[np.newaxis])
+    np.testing.assert_allclose(outputs["probabilities"].sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(tf.nn.softmax(outputs["logits"]), outputs["probabilities"], atol=1e-6)
+
+
+def test_tta_is_the_mean_over_the_views_that_the_gateway_makes(served: Served, pixels: NDArray[np.uint8]) -> None:
+    views = served.run("serving_default", images=make_views(pixels, STANDARD_VIEWS))
+    tta = served.run("tta", images=pixels[np.newaxis])
+    np.testing.assert_allclose(tta["view_probabilities"][0], views["probabilities"], atol=1e-5)
+    np.testing.assert_allclose(tta["probabilities"][0], views["probabilities"].mean(0), atol=1e-5)
+
+
+def test_encoded_sees_what_the_gateway_sees(served: Served, photo: bytes, pixels: NDArray[np.uint8]) -> None:
+    file = io.BytesIO()
+    Image.open(io.BytesIO(photo)).save(file, "PNG")
+    files = np.array([photo, file.getvalue()], object)
+    encoded = served.run("encoded", image_bytes=files)["probabilities"]
+    expected = served.run("serving_default", images=pixels[np.newaxis])["probabilities"]
+    np.testing.assert_allclose(encoded, np.repeat(expected, 2, 0), atol=0.01)
+
+
+def test_the_card_describes_the_version(served: Served) -> None:
+    card = parse_card(np.asarray(served.run("describe")["card"]).item())
+    spec = SPECS[card.model]
+    assert [info.code for info in card.classes] == [info.code for info in spec.classes]
+    assert card.parameters == spec.parameters
+    assert tuple(card.views) == STANDARD_VIEWS
+    assert card.provenance.training == card_pb2.TRAINING_NONE
+    assert card.provenance.initialization == "random (seed 0)"
+    assert len(card.weights_digest) == 64
+
+
+def test_a_version_holds_its_weights_once(store: pathlib.Path) -> None:
+    size = sum(path.stat().st_size for path in (store / "resnet50" / "1").rglob("*") if path.is_file())
+    assert size < 1.1 * 4 * SPECS["resnet50"].parameters
+
+
+def test_warm_up_records_ask_for_one_view_and_for_ten(store: pathlib.Path) -> None:
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    for model in SPECS:
+        file = store / model / "1" / "assets.extra" / "tf_serving_warmup_requests"
+        logs = [prediction_log_pb2.PredictionLog.FromString(r.numpy()) for r in tf.data.TFRecordDataset(str(file))]
+        requests = [log.predict_log.request for log in logs]
+        assert [tf.make_ndarray(request.inputs["images"]).shape[0] for request in requests] == [1, 10]
+        assert {request.model_spec.name for request in requests} == {model}
+
+
+def test_temperature_softens_and_feature_distance_scores() -> None:
+    network = build("mobilenet_v3_small")
+    rng = np.random.default_rng(0)
+    logits = network.get_layer("logits")
+    logits.set_weights([logits.get_weights()[0], np.array([1.0, 2.0, 3.0])])
+    centers, projection = rng.normal(size=(3, 576)), rng.normal(size=(576, 8))
+    distance = FeatureDistance(centers=centers.astype(np.float32), projection=projection.astype(np.float32))
+    images = rng.integers(0, 256, (2, 224, 224, 3), np.uint8)
+    outputs = freeze_core(network, temperature=2.0, distance=distance)(tf.constant(images))
+    raw = network(images.astype(np.float32), training=False)
+    np.testing.assert_allclose(outputs["probabilities"], tf.nn.softmax(raw["logits"] / 2), atol=1e-5)
+    features = np.asarray(raw["features"], np.float64)
+    expected = [(((f - centers) @ projection) ** 2).sum(-1).min() for f in features]
+    np.testing.assert_allclose(outputs["ood_score"], expected, rtol=1e-4)
+
+
+def test_weights_of_another_network_are_refused_in_one_line(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "small.weights.h5"
+    build("mobilenet_v3_small").save_weights(file)
+    with pytest.raises(WeightsError, match=r"do not fit resnet50: [^\n]*\Z"):
+        load_weights(build("resnet50"), file)
