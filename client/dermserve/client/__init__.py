@@ -1,0 +1,61 @@
+"""The Python client of a dermserve gateway: photos of skin lesions in, typed predictions out.
+
+Needs grpcio and protobuf alone: neither TensorFlow, numpy nor Pillow. Every prediction is a screening aid, never a
+diagnosis.
+
+    with Client("gateway.example:50051") as client:
+        prediction = client.classify("photo.jpg", model="resnet50", tta="full")
+        print(prediction.verdict, prediction.top.name, prediction.top.probability)
+"""
+
+from dermserve.client._answer import Answer
+from dermserve.client._async_client import AsyncClient
+from dermserve.client._catalog import Model, ModelVersion, VersionState
+from dermserve.client._client import Client
+from dermserve.client._connection import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Retry
+from dermserve.client._errors import (
+    AccessDeniedError,
+    DeadlineExceededError,
+    DermserveError,
+    InternalError,
+    InvalidPhotoError,
+    InvalidRequestError,
+    NotFoundError,
+    NotReadyError,
+    OverloadedError,
+    UnavailableError,
+    UnreadablePhotoError,
+)
+from dermserve.client._prediction import ClassScore, Prediction, Reason, Timings, Verdict
+from dermserve.client._request import Photo, TtaMode
+
+__all__ = [
+    "DEFAULT_DEADLINE",
+    "DEFAULT_TARGET",
+    "TLS",
+    "AccessDeniedError",
+    "Answer",
+    "AsyncClient",
+    "ClassScore",
+    "Client",
+    "DeadlineExceededError",
+    "DermserveError",
+    "InternalError",
+    "InvalidPhotoError",
+    "InvalidRequestError",
+    "Model",
+    "ModelVersion",
+    "NotFoundError",
+    "NotReadyError",
+    "OverloadedError",
+    "Photo",
+    "Prediction",
+    "Reason",
+    "Retry",
+    "Timings",
+    "TtaMode",
+    "UnavailableError",
+    "UnreadablePhotoError",
+    "Verdict",
+    "VersionState",
+]

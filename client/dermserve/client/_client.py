@@ -1,0 +1,236 @@
+"""The synchronous client."""
+
+import contextlib
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+import grpc
+
+from dermserve.client._answer import Answer
+from dermserve.client._batch import DEFAULT_IN_FLIGHT, Batch, Item, identify
+from dermserve.client._catalog import Model, read_model
+from dermserve.client._connection import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Connection, Retry, check_deadline
+from dermserve.client._errors import DermserveError, UnreadablePhotoError, read_call
+from dermserve.client._prediction import Prediction, read_prediction
+from dermserve.client._request import Photo, TtaMode, make_request_id, preparer, read_photo
+from dermserve.client._stream import Stream, StreamCall
+from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
+
+
+class Client:
+    """Asks a gateway, from any number of threads. Use it as a context manager, or call `close`.
+
+    Args:
+        target: HOST:PORT, or any gRPC target (dns:///name:port balances over all addresses of the name).
+        tls: transport security; plaintext when None.
+        deadline: seconds a call may take unless it says otherwise.
+        retry: when gRPC sends a call again by itself.
+        metadata: sent with every call, for example a token that an edge proxy asks for.
+
+    Raises:
+        ValueError: an option can't be.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        tls: TLS | None = None,
+        deadline: float = DEFAULT_DEADLINE,
+        retry: Retry = Retry(),  # noqa: B008 - frozen
+        metadata: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._connection = Connection(target=target, tls=tls, deadline=deadline, retry=retry, metadata=metadata)
+        self._channel = _open_channel(self._connection)
+        self._stub = classifier_pb2_grpc.ClassifierStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the channel and cancel the calls in flight."""
+        self._channel.close()
+
+    def classify(
+        self,
+        photo: Photo,
+        *,
+        model: str,
+        version: int | None = None,
+        label: str | None = None,
+        tta: TtaMode | str = TtaMode.NONE,
+        deadline: float | None = None,
+        request_id: str | None = None,
+    ) -> Prediction:
+        """Classify one photo.
+
+        Args:
+            photo: bytes of a JPEG, PNG or WebP file, or the path of one.
+            model: model name.
+            version: version to ask; the latest when neither this nor `label` is given.
+            label: label to ask, for example "stable".
+            tta: "none" or "full", or a TtaMode.
+            deadline: seconds the call may take; the client's default when None.
+            request_id: 1 to 64 characters of A-Z a-z 0-9 . _ - to find the request by in logs; made when None.
+
+        Raises:
+            DermserveError: the photo can't be classified, or not now.
+            ValueError: an argument can't be.
+        """
+        prepare = preparer(model=model, version=version, label=label, tta=tta)
+        request_id = make_request_id(request_id)
+        timeout = check_deadline(self._connection.deadline if deadline is None else deadline)
+        metadata = self._connection.call_metadata(request_id)
+        with self._translated(request_id):
+            response: classifier_pb2.ClassifyResponse = self._stub.Classify(
+                prepare(read_photo(photo)), timeout=timeout, metadata=metadata
+            )
+        return read_prediction(response)
+
+    def classify_many(
+        self,
+        photos: Iterable[Item],
+        *,
+        model: str,
+        version: int | None = None,
+        label: str | None = None,
+        tta: TtaMode | str = TtaMode.NONE,
+        deadline: float | None = None,
+        in_flight: int = DEFAULT_IN_FLIGHT,
+    ) -> Generator[Answer, None, None]:
+        """Classify many photos over one stream, and yield an answer for each as it comes, in any order.
+
+        Photos are read when there is room for them, `in_flight` at a time, and a stream that breaks under way is opened
+        again. Nothing is raised for a photo that fails: its answer holds the error.
+
+        Args:
+            photos: photos, or pairs of an id and a photo.
+            model: model name.
+            version: version to ask; the latest when neither this nor `label` is given.
+            label: label to ask, for example "stable".
+            tta: "none" or "full", or a TtaMode.
+            deadline: seconds without any answer after which the photos in flight are given up; the client's when None.
+            in_flight: photos sent and not answered, at most.
+
+        Raises:
+            ValueError: an argument can't be.
+        """
+        prepare = preparer(model=model, version=version, label=label, tta=tta)
+        timeout = check_deadline(self._connection.deadline if deadline is None else deadline)
+        return _Many(self, Batch(prepare, in_flight=in_flight), deadline=timeout).answers(photos)
+
+    def models(self, *, deadline: float | None = None) -> tuple[Model, ...]:
+        """List the models the gateway serves, without their cards.
+
+        Raises:
+            DermserveError: no answer.
+        """
+        timeout = check_deadline(self._connection.deadline if deadline is None else deadline)
+        with self._translated():
+            response: classifier_pb2.ListModelsResponse = self._stub.ListModels(
+                classifier_pb2.ListModelsRequest(), timeout=timeout, metadata=self._connection.call_metadata()
+            )
+        return tuple(read_model(model) for model in response.models)
+
+    def model(self, name: str, *, deadline: float | None = None) -> Model:
+        """Return one model, with the card of every version that can answer.
+
+        Raises:
+            NotFoundError: no such model.
+            DermserveError: no answer.
+        """
+        timeout = check_deadline(self._connection.deadline if deadline is None else deadline)
+        with self._translated():
+            response: classifier_pb2.GetModelResponse = self._stub.GetModel(
+                classifier_pb2.GetModelRequest(name=name), timeout=timeout, metadata=self._connection.call_metadata()
+            )
+        return read_model(response.model)
+
+    @contextlib.contextmanager
+    def _translated(self, request_id: str | None = None) -> Iterator[None]:
+        try:
+            yield
+        except grpc.RpcError as error:
+            raise read_call(error, target=self._connection.target, request_id=request_id) from error  # type: ignore[arg-type]
+
+    def _open_stream(self, *, wait_for_ready: bool) -> Stream:
+        def method(requests: Iterator[classifier_pb2.ClassifyStreamRequest]) -> StreamCall:
+            call: StreamCall = self._stub.ClassifyStream(
+                requests, metadata=self._connection.call_metadata(), wait_for_ready=wait_for_ready
+            )
+            return call
+
+        return Stream(method, target=self._connection.target)
+
+
+class _Many:
+    """Drives a batch over the streams of a client."""
+
+    def __init__(self, client: Client, batch: Batch, *, deadline: float) -> None:
+        self._client = client
+        self._batch = batch
+        self._deadline = deadline
+        self._stream: Stream | None = None
+        self._reopened = False
+
+    def answers(self, photos: Iterable[Item]) -> Generator[Answer, None, None]:
+        """Yield an answer for each photo."""
+        items = enumerate(photos)
+        try:
+            while True:
+                yield from self._fill(items)
+                if not self._batch.requests:
+                    return
+                yield from self._receive()
+        finally:
+            self._close()
+
+    def _fill(self, items: Iterator[tuple[int, Item]]) -> Iterator[Answer]:
+        """Send photos while there is room; answer at once for those that can't be sent."""
+        while self._batch.has_room and (item := next(items, None)) is not None:
+            photo_id, photo = identify(item[1], position=item[0])
+            if self._batch.over is not None:
+                yield Answer(photo_id, error=self._batch.over)
+                continue
+            try:
+                request = self._batch.add(photo_id, read_photo(photo))
+            except UnreadablePhotoError as error:
+                yield Answer(photo_id, error=error)
+            else:
+                self._open().send(request)
+
+    def _receive(self) -> Iterator[Answer]:
+        try:
+            message = self._open().receive(self._deadline)
+        except DermserveError as error:
+            self._close()
+            yield from self._batch.broken(error)
+            for request in self._batch.requests:
+                self._open().send(request)
+        else:
+            yield from self._batch.settle(message)
+
+    def _open(self) -> Stream:
+        """Return the stream. One opened again waits for the gateway to come back, within the deadline."""
+        if self._stream is None:
+            self._stream = self._client._open_stream(wait_for_ready=self._reopened)
+            self._reopened = True
+        return self._stream
+
+    def _close(self) -> None:
+        if self._stream is not None:
+            self._stream.close(finished=not self._batch.requests)
+            self._stream = None
+
+
+def _open_channel(connection: Connection) -> grpc.Channel:
+    credentials, options = connection.credentials(), connection.options()
+    if credentials is None:
+        return grpc.insecure_channel(connection.target, options=options)
+    return grpc.secure_channel(connection.target, credentials, options=options)

@@ -1,0 +1,177 @@
+"""How a client reaches a gateway: frozen options, and the channel arguments gRPC makes of them."""
+
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import grpc
+
+DEFAULT_TARGET = "localhost:50051"
+DEFAULT_DEADLINE = 30.0
+"""Seconds."""
+
+_SERVICE = "dermserve.v1.Classifier"
+_LOOPBACK = ("localhost", "127.", "[::1]")
+_RETRY_BUFFER = 64 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TLS:
+    """Transport security. `TLS()` trusts gRPC's own root certificates and shows no client certificate.
+
+    Raises:
+        ValueError: a client certificate without its key, or a key without its certificate.
+    """
+
+    root_certificates: bytes | None = None
+    """PEM: authorities trusted to sign the server's certificate; gRPC's own when None."""
+    certificate_chain: bytes | None = None
+    """PEM: this client's certificate, for mutual TLS."""
+    private_key: bytes | None = field(default=None, repr=False)
+    """PEM: its key."""
+    authority: str | None = None
+    """Name to expect in the server's certificate, where it differs from the target's host."""
+
+    def __post_init__(self) -> None:
+        if (self.certificate_chain is None) != (self.private_key is None):
+            raise ValueError("a client certificate and its key go together: give both, or neither")
+
+    @classmethod
+    def from_files(
+        cls,
+        *,
+        root_certificates: str | os.PathLike[str] | None = None,
+        certificate_chain: str | os.PathLike[str] | None = None,
+        private_key: str | os.PathLike[str] | None = None,
+        authority: str | None = None,
+    ) -> Self:
+        """Read PEM files.
+
+        Raises:
+            OSError: a file can't be read.
+            ValueError: a client certificate without its key, or a key without its certificate.
+        """
+        return cls(
+            root_certificates=_read(root_certificates),
+            certificate_chain=_read(certificate_chain),
+            private_key=_read(private_key),
+            authority=authority,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Retry:
+    """When gRPC sends a call again by itself: on UNAVAILABLE alone, which promises that trying again may help.
+
+    A throttle stops retries while most calls fail, so that clients don't keep a struggling gateway down.
+
+    Raises:
+        ValueError: fewer than one attempt or more than gRPC's own cap of five; back-offs out of order or below 10 ms.
+    """
+
+    max_attempts: int = 4
+    """Attempts in all; 1 never sends again."""
+    initial_backoff: float = 0.1
+    """Mean pause before the second attempt, in seconds; each further one is twice as long."""
+    max_backoff: float = 2.0
+    """Longest pause, in seconds."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_attempts <= 5:
+            raise ValueError(f"max_attempts must lie in 1..5, not {self.max_attempts}")
+        # grpcio 1.85.1 hangs instead of sending again after a pause that its jitter rounds to 0 ms (measured at 1 ms).
+        if not 0.01 <= self.initial_backoff <= self.max_backoff:
+            raise ValueError("back-offs must be 0.01 s or more, the initial one no longer than the longest")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Connection:
+    """Everything a client was told about reaching its gateway.
+
+    Raises:
+        ValueError: an empty target or a deadline that is not positive.
+    """
+
+    target: str = DEFAULT_TARGET
+    """HOST:PORT, or any gRPC target: dns:///name:port balances over all addresses of the name."""
+    tls: TLS | None = None
+    """Plaintext when None."""
+    deadline: float = DEFAULT_DEADLINE
+    """Seconds a call may take unless it says otherwise."""
+    retry: Retry = Retry()
+    """When to send again."""
+    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Sent with every call, for example a token that an edge proxy asks for."""
+
+    def __post_init__(self) -> None:
+        if not self.target:
+            raise ValueError(f"the target is empty: give HOST:PORT, for example {DEFAULT_TARGET}")
+        check_deadline(self.deadline)
+
+    def credentials(self) -> grpc.ChannelCredentials | None:
+        """Make channel credentials; None for plaintext."""
+        if self.tls is None:
+            return None
+        return grpc.ssl_channel_credentials(
+            self.tls.root_certificates, self.tls.private_key, self.tls.certificate_chain
+        )
+
+    def options(self) -> list[tuple[str, Any]]:
+        """Make channel arguments."""
+        options: list[tuple[str, Any]] = [
+            ("grpc.service_config", json.dumps(self._service_config())),
+            # The gateway limits photos, and says so better than the transport would.
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", -1),
+            # gRPC only retries what it still holds, and holds 256 KiB by default: less than a photo.
+            ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER),
+            # Servers by default send GOAWAY to who pings more often than every 300 s (grpc#33661).
+            ("grpc.keepalive_time_ms", 330_000),
+            ("grpc.keepalive_timeout_ms", 20_000),
+            # A gateway that restarted is found again within seconds; the default waits up to two minutes.
+            ("grpc.max_reconnect_backoff_ms", 5_000),
+        ]
+        if self.target.startswith(_LOOPBACK):  # no proxy knows our own loopback
+            options.append(("grpc.enable_http_proxy", 0))
+        if self.tls is not None and self.tls.authority is not None:
+            options.append(("grpc.ssl_target_name_override", self.tls.authority))
+        return options
+
+    def call_metadata(self, request_id: str | None = None) -> tuple[tuple[str, str], ...]:
+        """Make a call's metadata."""
+        own = () if request_id is None else (("x-request-id", request_id),)
+        return (*self.metadata.items(), *own)
+
+    def _service_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+        if self.retry.max_attempts > 1:
+            config["retryThrottling"] = {"maxTokens": 10, "tokenRatio": 0.1}
+            config["methodConfig"] = [{"name": [{"service": _SERVICE}], "retryPolicy": self._retry_policy()}]
+        return config
+
+    def _retry_policy(self) -> dict[str, Any]:
+        return {
+            "maxAttempts": self.retry.max_attempts,
+            "initialBackoff": f"{self.retry.initial_backoff}s",
+            "maxBackoff": f"{self.retry.max_backoff}s",
+            "backoffMultiplier": 2,
+            "retryableStatusCodes": ["UNAVAILABLE"],
+        }
+
+
+def check_deadline(seconds: float) -> float:
+    """Return a deadline that can be kept.
+
+    Raises:
+        ValueError: not positive.
+    """
+    if not seconds > 0:
+        raise ValueError(f"the deadline must be a positive number of seconds, not {seconds}")
+    return seconds
+
+
+def _read(path: str | os.PathLike[str] | None) -> bytes | None:
+    return None if path is None else pathlib.Path(path).read_bytes()

@@ -1,0 +1,89 @@
+"""From what a caller gives to the wire's requests, each argument checked on the way."""
+
+import errno
+import os
+import pathlib
+import re
+import uuid
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TypeAlias
+
+from dermserve.client._errors import UnreadablePhotoError
+from dermserve.v1 import classifier_pb2
+
+Photo: TypeAlias = bytes | str | os.PathLike[str]
+"""A photo: the bytes of a JPEG, PNG or WebP file, or the path of one."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_REASONS = {errno.ENOENT: "FILE_NOT_FOUND", errno.EISDIR: "IS_A_DIRECTORY"}
+
+
+class TtaMode(StrEnum):
+    """Test-time augmentation: how many views of a photo the model sees."""
+
+    NONE = "none"
+    """The photo as it is."""
+    FULL = "full"
+    """All ten standard views, averaged."""
+
+
+_TTA = {TtaMode.NONE: classifier_pb2.TTA_MODE_NONE, TtaMode.FULL: classifier_pb2.TTA_MODE_FULL}
+
+
+def make_selector(*, model: str, version: int | None, label: str | None) -> classifier_pb2.ModelSelector:
+    """Name a model and, where given, which version of it.
+
+    Raises:
+        ValueError: no model, both a version and a label, or a version below 1.
+    """
+    if not model:
+        raise ValueError('name a model, for example model="resnet50"')
+    if version is not None and label is not None:
+        raise ValueError("give a version or a label, not both")
+    if version is not None and version < 1:
+        raise ValueError(f"versions count from 1, not {version}")
+    return classifier_pb2.ModelSelector(name=model, version=version, label=label)
+
+
+Prepare: TypeAlias = Callable[[bytes], classifier_pb2.ClassifyRequest]
+
+
+def preparer(*, model: str, version: int | None, label: str | None, tta: TtaMode | str) -> Prepare:
+    """Check what all photos of a call share, and return what makes a request of each.
+
+    Raises:
+        ValueError: as `make_selector`, or a TTA mode that does not exist.
+    """
+    selector = make_selector(model=model, version=version, label=label)
+    mode = _TTA[TtaMode(tta)]
+    return lambda image: classifier_pb2.ClassifyRequest(model=selector, image=image, tta=mode)
+
+
+def read_photo(photo: Photo) -> bytes:
+    """Return a photo's bytes.
+
+    Raises:
+        UnreadablePhotoError: its file can't be read.
+    """
+    if isinstance(photo, bytes):
+        return photo
+    path = pathlib.Path(photo)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        reason = _REASONS.get(error.errno or 0, "UNREADABLE_FILE")
+        raise UnreadablePhotoError(f"can't read {path}: {error.strerror or error}", reason=reason) from error
+
+
+def make_request_id(given: str | None) -> str:
+    """Return the caller's request id, or a new one: known on this side too when no answer comes.
+
+    Raises:
+        ValueError: not 1 to 64 characters of A-Z a-z 0-9 . _ -
+    """
+    if given is None:
+        return uuid.uuid4().hex
+    if not _REQUEST_ID.fullmatch(given):
+        raise ValueError(f"a request id is 1 to 64 characters of A-Z a-z 0-9 . _ - and not {given!r}")
+    return given

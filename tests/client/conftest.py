@@ -1,0 +1,20 @@
+import pathlib
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+import fake_gateway
+
+
+@pytest.fixture
+def gateway() -> fake_gateway.FakeGateway:
+    return fake_gateway.FakeGateway()
+
+
+@pytest.fixture
+def target(gateway: fake_gateway.FakeGateway) -> Iterator[str]:
+    with fake_gateway.serving(gateway) as port:
+        yield f"127.0.0.1:{port}"

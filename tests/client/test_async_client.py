@@ -1,0 +1,178 @@
+"""The asyncio client keeps the same promises."""
+
+import asyncio
+import threading
+
+import grpc
+import pytest
+from fake_gateway import abort, answer, rich_status
+from google.rpc import code_pb2
+
+from dermserve.client import (
+    AsyncClient,
+    Client,
+    DeadlineExceededError,
+    NotFoundError,
+    OverloadedError,
+    Retry,
+    UnavailableError,
+    UnreadablePhotoError,
+)
+
+ONCE = Retry(max_attempts=1)
+
+
+def test_it_offers_what_the_synchronous_client_offers():
+    import inspect
+
+    def surface(client_class):
+        methods = inspect.getmembers(client_class, inspect.isfunction)
+        return {name: list(inspect.signature(method).parameters) for name, method in methods if name[0] != "_"}
+
+    assert surface(AsyncClient) == surface(Client)
+    assert inspect.signature(AsyncClient.__init__).parameters.keys() == inspect.signature(Client).parameters.keys() | {
+        "self"
+    }
+
+
+def test_calls_give_the_same_values_as_the_synchronous_client(target):
+    async def ask():
+        async with AsyncClient(target) as client:
+            return (
+                await client.classify(b"1", model="resnet50", tta="full"),
+                await client.models(),
+                await client.model("resnet50"),
+            )
+
+    with Client(target) as client:
+        expected = client.classify(b"1", model="resnet50", tta="full"), client.models(), client.model("resnet50")
+    assert asyncio.run(ask()) == expected
+
+
+def test_many_calls_run_at_once(gateway, target):
+    together = threading.Barrier(4, timeout=30)
+
+    def meet(request, context):
+        together.wait()
+        return answer(request)
+
+    gateway.classify = meet
+
+    async def ask():
+        async with AsyncClient(target) as client:
+            return await asyncio.gather(*(client.classify(b"1", model="m") for _ in range(4)))
+
+    assert len(asyncio.run(ask())) == 4
+
+
+def test_errors_are_the_same(gateway, target):
+    async def ask(call):
+        async with AsyncClient(target, retry=ONCE) as client:
+            await call(client)
+
+    with pytest.raises(NotFoundError, match="there are: resnet50"):
+        asyncio.run(ask(lambda client: client.model("vgg")))
+    with pytest.raises(UnreadablePhotoError, match=r"no-such\.jpg"):
+        asyncio.run(ask(lambda client: client.classify("no-such.jpg", model="m")))
+    status = rich_status(code_pb2.RESOURCE_EXHAUSTED, "busy", reason="OVERLOADED", retry_after=1.5, request_id="r-9")
+    gateway.classify = lambda request, context: abort(context, status)
+    with pytest.raises(OverloadedError) as caught:
+        asyncio.run(ask(lambda client: client.classify(b"1", model="m")))
+    assert (caught.value.retry_after, caught.value.reason, caught.value.request_id) == (1.5, "OVERLOADED", "r-9")
+
+
+def test_no_server_is_unavailable():
+    async def ask():
+        async with AsyncClient("127.0.0.1:1", retry=ONCE) as client:
+            await client.classify(b"1", model="m")
+
+    with pytest.raises(UnavailableError, match="no gateway answers"):
+        asyncio.run(ask())
+
+
+def test_cancelling_a_call_cancels_it_in_the_gateway(gateway, target):
+    arrived = threading.Event()
+
+    def held(request, context):
+        context.add_callback(gateway.cancelled.set)
+        arrived.set()
+        gateway.cancelled.wait(30)
+        return answer(request)
+
+    gateway.classify = held
+
+    async def ask():
+        async with AsyncClient(target) as client:
+            call = asyncio.create_task(client.classify(b"1", model="m"))
+            await asyncio.to_thread(arrived.wait, 30)
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            assert await asyncio.to_thread(gateway.cancelled.wait, 10)
+
+    asyncio.run(ask())
+
+
+async def _several(target, photos, *, retry=ONCE, **arguments):
+    async with AsyncClient(target, retry=retry) as client:
+        return [answer async for answer in client.classify_many(photos, model="m", **arguments)]
+
+
+async def _slowly(photos):
+    for photo in photos:
+        await asyncio.sleep(0)
+        yield photo
+
+
+@pytest.mark.parametrize("wrap", [list, _slowly])
+def test_every_photo_gets_its_own_answer(target, wrap):
+    photos = [(f"id {n}", f"{n}".encode()) for n in range(20)]
+    answers = asyncio.run(_several(target, wrap(photos)))
+    assert {answer.id: answer.result().request_id for answer in answers} == {f"id {n}": f"r-{n}" for n in range(20)}
+
+
+def test_a_bad_photo_fails_alone(target):
+    answers = {a.id: a for a in asyncio.run(_several(target, [b"bad", b"good", "missing.jpg"]))}
+    assert answers["0"].error.reason == "UNDECODABLE_IMAGE"
+    assert answers["1"].error is None
+    assert answers["missing.jpg"].error.reason == "FILE_NOT_FOUND"
+
+
+def test_a_stream_that_breaks_under_way_loses_no_photo(gateway, target):
+    def fragile(requests, context):
+        for count, request in enumerate(requests):
+            if count == 3:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
+            yield gateway.item(request)
+
+    gateway.stream = fragile
+    answers = asyncio.run(_several(target, [str(n).encode() for n in range(20)], in_flight=4))
+    assert sorted(int(answer.id) for answer in answers) == list(range(20))
+    assert all(answer.error is None for answer in answers)
+
+
+def test_a_silent_server_is_given_up_after_the_deadline(gateway, target):
+    def silent(requests, context):
+        context.add_callback(gateway.cancelled.set)
+        gateway.cancelled.wait(30)
+        yield from ()
+
+    gateway.stream = silent
+    answers = asyncio.run(_several(target, [b"1"] * 6, deadline=0.2))
+    assert [type(answer.error) for answer in answers] == [DeadlineExceededError] * 6
+
+
+def test_without_a_server_every_photo_says_so():
+    answers = asyncio.run(_several("127.0.0.1:1", [b"1"] * 5))
+    assert [type(answer.error) for answer in answers] == [UnavailableError] * 5
+
+
+def test_leaving_early_cancels_the_stream(gateway, target):
+    async def ask():
+        async with AsyncClient(target) as client:
+            answers = client.classify_many([b"1"] * 100, model="m")
+            await anext(answers)
+            await answers.aclose()
+            assert await asyncio.to_thread(gateway.cancelled.wait, 10)
+
+    asyncio.run(ask())

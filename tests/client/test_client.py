@@ -1,0 +1,276 @@
+"""One photo, one answer: the synchronous client against a real server."""
+
+import pathlib
+
+import grpc
+import pytest
+from fake_gateway import NOTICE, abort, answer, rich_status, serving
+from google.rpc import code_pb2
+
+from dermserve.client import (
+    Client,
+    DeadlineExceededError,
+    DermserveError,
+    InternalError,
+    InvalidPhotoError,
+    NotFoundError,
+    OverloadedError,
+    Reason,
+    Retry,
+    TtaMode,
+    UnavailableError,
+    UnreadablePhotoError,
+    Verdict,
+    VersionState,
+)
+from dermserve.v1 import classifier_pb2
+
+ONCE = Retry(max_attempts=1)
+
+
+def test_a_photo_gets_a_typed_prediction(target):
+    with Client(target) as client:
+        prediction = client.classify(b"jpeg", model="resnet50", tta="full")
+    assert (prediction.model, prediction.version) == ("resnet50", 3)
+    assert (prediction.top.code, prediction.top.name, prediction.top.probability) == ("mel", "melanoma", 0.75)
+    assert prediction.probabilities == {"mel": 0.75, "nv": 0.25}
+    assert prediction.verdict is Verdict.UNCERTAIN
+    assert not prediction.confident
+    assert prediction.reasons == (Reason.LOW_CONFIDENCE,)
+    assert (prediction.views_asked, prediction.views_used) == (10, 9)
+    assert prediction.timings.predict == 20
+    assert prediction.notice == NOTICE
+    with pytest.raises(AttributeError):
+        prediction.model = "another"
+
+
+def test_to_dict_has_the_documented_keys(target):
+    with Client(target) as client:
+        values = client.classify(b"jpeg", model="resnet50").to_dict()
+    assert list(values) == [
+        "model", "version", "classes", "verdict", "reasons", "views_used", "views_asked", "timings_ms", "request_id",
+        "notice",
+    ]  # fmt: skip
+    assert values["classes"][0] == {"code": "mel", "name": "melanoma", "probability": 0.75, "std": 0.0}
+    assert values["timings_ms"] == {"decode": 1.5, "plan": 0.5, "predict": 20, "reduce": 0.25, "total": 23}
+    assert type(values["verdict"]) is str
+
+
+@pytest.mark.parametrize("make", [str, pathlib.Path])
+def test_a_path_is_read(gateway, target, tmp_path, make):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"the photo")
+    with Client(target) as client:
+        client.classify(make(path), model="resnet50")
+    assert gateway.requests[0].image == b"the photo"
+
+
+def test_the_request_says_what_was_asked(gateway, target):
+    with Client(target, metadata={"authorization": "Bearer t"}) as client:
+        client.classify(b"1", model="resnet50", version=7, tta=TtaMode.FULL, request_id="mine-1")
+        client.classify(b"2", model="resnet50", label="canary")
+    first, second = gateway.requests
+    assert first.model == classifier_pb2.ModelSelector(name="resnet50", version=7)
+    assert first.tta == classifier_pb2.TTA_MODE_FULL
+    assert second.model == classifier_pb2.ModelSelector(name="resnet50", label="canary")
+    assert second.tta == classifier_pb2.TTA_MODE_NONE
+    assert gateway.metadata[0]["x-request-id"] == "mine-1"
+    assert gateway.metadata[0]["authorization"] == "Bearer t"
+    assert len(gateway.metadata[1]["x-request-id"]) == 32
+
+
+def test_the_deadline_goes_with_the_call(gateway, target):
+    with Client(target, deadline=50) as client:
+        client.classify(b"1", model="resnet50")
+        client.classify(b"1", model="resnet50", deadline=5)
+    assert 40 < gateway.remaining[0] < 51
+    assert 3 < gateway.remaining[1] < 6
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"model": ""},
+        {"model": "m", "version": 1, "label": "stable"},
+        {"model": "m", "version": 0},
+        {"model": "m", "tta": "some"},
+        {"model": "m", "deadline": 0},
+        {"model": "m", "deadline": float("nan")},
+        {"model": "m", "request_id": "not good"},
+    ],
+)
+def test_an_impossible_argument_is_refused_before_the_wire(gateway, target, arguments):
+    with Client(target) as client, pytest.raises(ValueError, match=r"\w"):
+        client.classify(b"1", **arguments)
+    assert gateway.requests == []
+
+
+def test_a_missing_file_says_so():
+    with Client("127.0.0.1:1") as client, pytest.raises(UnreadablePhotoError, match="no-such") as caught:
+        client.classify("no-such.jpg", model="resnet50")
+    assert (caught.value.status, caught.value.reason) == ("INVALID_ARGUMENT", "FILE_NOT_FOUND")
+    assert isinstance(caught.value.__cause__, FileNotFoundError)
+
+
+def test_a_verdict_and_a_reason_of_a_newer_server_survive(gateway, target):
+    def newer(request, context):
+        message = answer(request)
+        message.verdict = 17
+        message.reasons.append(99)
+        return message
+
+    gateway.classify = newer
+    with Client(target) as client:
+        prediction = client.classify(b"1", model="resnet50")
+    assert isinstance(prediction.verdict, Verdict)
+    assert prediction.verdict == "UNKNOWN_17"
+    assert not prediction.confident
+    assert prediction.reasons == (Reason.LOW_CONFIDENCE, "UNKNOWN_99")
+    assert prediction.to_dict()["reasons"] == ["LOW_CONFIDENCE", "UNKNOWN_99"]
+    with pytest.raises(ValueError, match="bogus"):
+        Verdict("bogus")
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "error_class"),
+    [
+        ("INVALID_ARGUMENT", "UNDECODABLE_IMAGE", InvalidPhotoError),
+        ("RESOURCE_EXHAUSTED", "IMAGE_TOO_LARGE", InvalidPhotoError),
+        ("NOT_FOUND", "MODEL_NOT_FOUND", NotFoundError),
+        ("RESOURCE_EXHAUSTED", "QUEUE_FULL", OverloadedError),
+        ("DEADLINE_EXCEEDED", "BUDGET_SPENT", DeadlineExceededError),
+        ("UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", UnavailableError),
+        ("INTERNAL", "INTERNAL", InternalError),
+        ("DATA_LOSS", "SOMETHING_NEW", InternalError),
+    ],
+)
+def test_a_rich_status_becomes_the_matching_error(gateway, target, code, reason, error_class):
+    status = rich_status(code_pb2.Code.Value(code), "what to do", reason=reason, request_id="r-7")
+    gateway.classify = lambda request, context: abort(context, status)
+    with Client(target, retry=ONCE) as client, pytest.raises(DermserveError) as caught:
+        client.classify(b"1", model="resnet50")
+    error = caught.value
+    assert type(error) is error_class
+    assert (error.status, error.reason, error.message, error.request_id) == (code, reason, "what to do", "r-7")
+    assert error.to_dict() == {"status": code, "reason": reason, "message": "what to do"}
+
+
+def test_overload_says_when_to_come_back(gateway, target):
+    status = rich_status(code_pb2.RESOURCE_EXHAUSTED, "busy", reason="OVERLOADED", retry_after=0.25)
+    gateway.classify = lambda request, context: abort(context, status)
+    with Client(target) as client, pytest.raises(OverloadedError) as caught:
+        client.classify(b"1", model="resnet50")
+    assert caught.value.retry_after == 0.25
+
+
+@pytest.mark.parametrize("name", [code.name for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
+def test_every_bare_status_becomes_an_error_with_its_name(gateway, target, name):
+    gateway.classify = lambda request, context: context.abort(grpc.StatusCode[name], "because")
+    with Client(target, retry=ONCE) as client, pytest.raises(DermserveError) as caught:
+        client.classify(b"1", model="resnet50", request_id="mine")
+    assert (caught.value.status, caught.value.reason, caught.value.request_id) == (name, name, "mine")
+
+
+def test_a_mangled_status_falls_back_to_the_bare_one(gateway, target):
+    def mangled(request, context):
+        context.set_trailing_metadata((("grpc-status-details-bin", b"\xff\xff"),))
+        context.abort(grpc.StatusCode.NOT_FOUND, "gone")
+
+    gateway.classify = mangled
+    with Client(target) as client, pytest.raises(NotFoundError, match="gone"):
+        client.classify(b"1", model="resnet50")
+
+
+def test_a_photo_over_the_transport_limit_gets_a_hint(gateway):
+    limited = (("grpc.max_receive_message_length", 1000),)
+    with (
+        serving(gateway, options=limited) as port,
+        Client(f"127.0.0.1:{port}") as client,
+        pytest.raises(InvalidPhotoError, match="smaller") as caught,
+    ):
+        client.classify(bytes(2000), model="resnet50")
+    assert (caught.value.status, caught.value.reason) == ("RESOURCE_EXHAUSTED", "MESSAGE_TOO_LARGE")
+
+
+def test_messages_over_four_megabytes_pass(gateway, target):
+    with Client(target) as client:
+        client.classify(bytes(21_000_000), model="resnet50")
+    assert len(gateway.requests[0].image) == 21_000_000
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000])
+def test_unavailable_is_tried_again_whatever_the_photo_size(gateway, target, size):
+    def once(request, context):
+        if len(gateway.requests) < 3:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "restarting")
+        return answer(request)
+
+    gateway.classify = once
+    with Client(target, retry=Retry(initial_backoff=0.01)) as client:
+        client.classify(bytes(size), model="resnet50")
+    assert len(gateway.requests) == 3
+
+
+def test_other_errors_are_not_tried_again(gateway, target):
+    gateway.classify = lambda request, context: context.abort(grpc.StatusCode.INTERNAL, "internal error")
+    with Client(target) as client, pytest.raises(InternalError):
+        client.classify(b"1", model="resnet50")
+    assert len(gateway.requests) == 1
+
+
+def test_no_server_is_unavailable_and_names_the_target():
+    with Client("127.0.0.1:1") as client, pytest.raises(UnavailableError, match=r"127\.0\.0\.1:1 "):
+        client.classify(b"1", model="resnet50")
+
+
+def test_a_server_that_is_something_else_gets_a_hint():
+    from concurrent import futures
+
+    with futures.ThreadPoolExecutor(1) as pool:
+        server = grpc.server(pool)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        with Client(f"127.0.0.1:{port}") as client, pytest.raises(InternalError, match="not a dermserve gateway"):
+            client.classify(b"1", model="resnet50")
+        server.stop(None).wait()
+
+
+def test_a_silent_server_meets_the_deadline(gateway, target):
+    def silent(request, context):
+        context.add_callback(gateway.cancelled.set)
+        gateway.cancelled.wait(30)
+        return answer(request)
+
+    gateway.classify = silent
+    with Client(target) as client, pytest.raises(DeadlineExceededError, match="in time"):
+        client.classify(b"1", model="resnet50", deadline=0.2)
+
+
+def test_models_come_with_versions_labels_and_states(target):
+    with Client(target) as client:
+        (model,) = client.models()
+    assert (model.name, model.ready) == ("resnet50", True)
+    loading, available = model.versions
+    assert (loading.version, loading.state, loading.ready) == (4, VersionState.LOADING, False)
+    assert (available.version, available.state, available.labels) == (3, VersionState.AVAILABLE, ("stable",))
+    assert available.card is None
+
+
+def test_one_model_comes_with_its_card(target):
+    with Client(target) as client:
+        model = client.model("resnet50")
+        assert model.versions[1].card.parameters == 25693063
+        assert model.to_dict()["versions"][1]["card"]["provenance"]["training"] == "TRAINING_NONE"
+        assert "card" not in model.to_dict()["versions"][0]
+        with pytest.raises(NotFoundError, match="there are: resnet50"):
+            client.model("vgg")
+
+
+def test_errors_survive_pickling():
+    import pickle
+
+    error = OverloadedError("busy", reason="QUEUE_FULL", request_id="r")
+    error.retry_after = 2.0
+    copy = pickle.loads(pickle.dumps(error))
+    assert (type(copy), copy.message, copy.reason, copy.request_id) == (OverloadedError, "busy", "QUEUE_FULL", "r")
+    assert copy.retry_after == 2.0

@@ -1,0 +1,97 @@
+"""Options are checked where they are given, and TLS is what it says."""
+
+import json
+import subprocess
+
+import grpc
+import pytest
+from fake_gateway import FakeGateway, serving
+
+from dermserve.client import TLS, Client, Retry, UnavailableError
+from dermserve.client._connection import Connection
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """A self-signed certificate for "gateway.test", made by the openssl command."""
+    folder = tmp_path_factory.mktemp("tls")
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=gateway.test"]
+    command += [
+        "-addext",
+        "subjectAltName=DNS:gateway.test",
+        "-keyout",
+        folder / "key.pem",
+        "-out",
+        folder / "cert.pem",
+    ]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("the openssl command isn't here to make a certificate")
+    return folder
+
+
+def test_tls_with_a_private_authority_and_a_client_certificate(certificates):
+    key, cert = (certificates / "key.pem").read_bytes(), (certificates / "cert.pem").read_bytes()
+    server = grpc.ssl_server_credentials([(key, cert)], root_certificates=cert, require_client_auth=True)
+    tls = TLS.from_files(
+        root_certificates=certificates / "cert.pem",
+        certificate_chain=certificates / "cert.pem",
+        private_key=certificates / "key.pem",
+        authority="gateway.test",
+    )
+    with serving(FakeGateway(), credentials=server) as port:
+        target = f"127.0.0.1:{port}"
+        with Client(target, tls=tls) as client:
+            assert client.classify(b"1", model="m").top.code == "mel"
+        without = TLS(root_certificates=cert, authority="gateway.test")
+        once = Retry(max_attempts=1)
+        for stranger in (Client(target, tls=without, retry=once), Client(target, retry=once)):
+            with stranger, pytest.raises(UnavailableError):
+                stranger.classify(b"1", model="m")
+
+
+def test_a_key_without_its_certificate_is_refused():
+    with pytest.raises(ValueError, match="go together"):
+        TLS(private_key=b"key")
+
+
+def test_secrets_are_not_in_the_repr():
+    tls = TLS(certificate_chain=b"chain", private_key=b"SECRET")
+    connection = Connection(tls=tls, metadata={"authorization": "SECRET"})
+    assert "SECRET" not in repr(connection)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"max_attempts": 0}, {"max_attempts": 6}, {"initial_backoff": 0.001}, {"initial_backoff": 3, "max_backoff": 2}],
+)
+def test_an_impossible_retry_is_refused(arguments):
+    with pytest.raises(ValueError, match="must"):
+        Retry(**arguments)
+
+
+@pytest.mark.parametrize("arguments", [{"target": ""}, {"deadline": 0}])
+def test_an_impossible_connection_is_refused(arguments):
+    with pytest.raises(ValueError, match=r"empty|positive"):
+        Connection(**arguments)
+
+
+def test_pings_stay_above_what_servers_punish():
+    options = dict(Connection().options())
+    assert options["grpc.keepalive_time_ms"] > 300_000
+
+
+def test_the_service_config_balances_and_retries_with_a_throttle():
+    config = json.loads(dict(Connection().options())["grpc.service_config"])
+    assert config["loadBalancingConfig"] == [{"round_robin": {}}]
+    assert config["methodConfig"][0]["retryPolicy"]["maxAttempts"] == 4
+    assert config["methodConfig"][0]["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+    assert config["retryThrottling"]["maxTokens"] > 0
+
+
+def test_no_proxy_is_asked_for_the_loopback(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with serving(FakeGateway()) as port, Client(f"127.0.0.1:{port}", retry=Retry(max_attempts=1)) as client:
+        assert client.classify(b"1", model="m").version == 3

@@ -1,0 +1,65 @@
+"""What users may rely on, and what importing it costs."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import dermserve.client
+
+PUBLIC = {
+    "DEFAULT_DEADLINE", "DEFAULT_TARGET", "TLS", "AccessDeniedError", "Answer", "AsyncClient", "ClassScore", "Client",
+    "DeadlineExceededError", "DermserveError", "InternalError", "InvalidPhotoError", "InvalidRequestError", "Model",
+    "ModelVersion", "NotFoundError", "NotReadyError", "OverloadedError", "Photo", "Prediction", "Reason", "Retry",
+    "Timings", "TtaMode", "UnavailableError", "UnreadablePhotoError", "Verdict", "VersionState",
+}  # fmt: skip
+
+
+def test_the_public_names_are_these_and_no_others():
+    assert set(dermserve.client.__all__) == PUBLIC
+    visible = {name for name in vars(dermserve.client) if not name.startswith("_")}
+    assert visible == PUBLIC
+
+
+@pytest.mark.parametrize("module", ["dermserve.client", "dermserve.cli"])
+def test_importing_it_loads_nothing_heavy(module):
+    code = f"import sys, json, {module}; print(json.dumps(sorted(sys.modules)))"
+    loaded = set(json.loads(subprocess.check_output([sys.executable, "-c", code])))
+    assert module in loaded
+    assert not loaded & {"numpy", "tensorflow", "PIL", "pydantic", "structlog"}
+
+
+def test_every_error_is_drawn_in_the_tree():
+    from dermserve.client import _errors
+
+    def walk(error_class):
+        yield error_class.__name__
+        for child in error_class.__subclasses__():
+            yield from walk(child)
+
+    names = set(walk(dermserve.client.DermserveError))
+    assert names - {"StreamBrokeError"} == {name for name in PUBLIC if name.endswith("Error")}
+    assert all(name in _errors.__doc__ for name in names - {"StreamBrokeError"})
+
+
+def test_the_photo_reasons_are_those_of_the_decoder():
+    from dermserve.client._errors import PHOTO_REASONS
+    from dermserve.imaging import PhotoError
+
+    assert {error.reason for error in PhotoError.__subclasses__()} | {"MESSAGE_TOO_LARGE"} == PHOTO_REASONS
+
+
+def test_the_enums_know_every_number_of_the_proto():
+    from dermserve.client import Reason, TtaMode, Verdict, VersionState
+    from dermserve.v1 import classifier_pb2
+
+    for enum, wrapper, prefix in [
+        (Verdict, classifier_pb2.Verdict, "VERDICT_"),
+        (Reason, classifier_pb2.Reason, "REASON_"),
+        (VersionState, classifier_pb2.VersionState, "VERSION_STATE_"),
+    ]:
+        names = {name.removeprefix(prefix) for name in wrapper.keys()} - {"UNSPECIFIED"}  # noqa: SIM118
+        assert {member.value for member in enum} == names
+    modes = {name.removeprefix("TTA_MODE_").lower() for name in classifier_pb2.TtaMode.keys()}  # noqa: SIM118
+    assert {mode.value for mode in TtaMode} == modes - {"unspecified"}
