@@ -1,0 +1,168 @@
+"""Start, serve, stop: the life of the process, in one place."""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+
+from dermserve.modelserver import _library, _protos, services
+from dermserve.modelserver.config import read_config, single_model_config
+from dermserve.modelserver.core import Core
+from dermserve.modelserver.errors import ServingError, StartError, invalid_argument
+from dermserve.modelserver.flags import Flags, channel_arguments, parse_flags
+from dermserve.modelserver.manager import LoadOptions, Manager
+from dermserve.modelserver.servable import Servable, ServableOptions, load, session_config
+
+_logger = logging.getLogger(__name__)
+_SPARE_THREADS = 8  # They answer the calls that are turned away while all others run.
+_DRAIN_S = 30.0
+_START_FAILED = 255
+
+
+class _Stop(BaseException):
+    """SIGTERM or SIGINT: leave whatever the main thread waits for."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the model server until SIGTERM or SIGINT; give the exit code.
+
+    A first signal lets the calls in flight finish (at most 30 s), a second one ends the process at once.
+    """
+    logging.basicConfig(
+        format="%(asctime)s: %(levelname).1s %(name)s:%(lineno)d] %(message)s", level=logging.INFO, stream=sys.stderr
+    )
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        with _signals():
+            flags = parse_flags(sys.argv[1:] if argv is None else argv)
+            if flags.version:
+                sys.stdout.write(f"dermserve.modelserver, a stand-in\nTensorFlow Library: {_library.version()}\n")
+                return 0
+            _serve(flags)
+    except ServingError as error:
+        sys.stderr.write(f"Failed to start server. Error: {error}\n")
+        return _START_FAILED
+    except _Stop:
+        return 0
+    return 0
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        for again in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(again, signal.SIG_DFL)
+        raise _Stop
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _serve(flags: Flags) -> None:
+    config = _initial_config(flags)
+    core = _build_core(flags)
+    server = None
+    try:
+        core.start(config.model_config_list, initial_threads=flags.grpc_max_threads)
+        server = _listen(core, flags)
+        _poll_config(core, flags)
+    finally:
+        _stop(server, core)
+
+
+def _initial_config(flags: Flags) -> Any:
+    if flags.model_config_file:
+        config = read_config(Path(flags.model_config_file))
+        if config.WhichOneof("config") == "custom_model_config":
+            raise _start_error("custom_model_config is not served by this stand-in; list models in model_config_list")
+        return config
+    if flags.model_base_path:
+        return single_model_config(flags.model_name, base_path=flags.model_base_path)
+    raise _start_error("Both server_options.model_base_path and server_options.model_config_file are empty!")
+
+
+def _build_core(flags: Flags) -> Core:
+    parallelism = flags.tensorflow_session_parallelism
+    options = ServableOptions(
+        session=session_config(
+            intra_op=flags.tensorflow_intra_op_parallelism or parallelism,
+            inter_op=flags.tensorflow_inter_op_parallelism or parallelism,
+        ),
+        tags=tuple(flags.saved_model_tags.split(",")),
+        warmup=flags.enable_model_warmup,
+        warmup_iterations=flags.num_request_iterations_for_warmup,
+        as_content=flags.enable_serialization_as_tensor_content,
+    )
+
+    def load_version(model: str, version: int, path: Path) -> Servable:
+        _logger.info("Loading servable version {name: %s version: %d} from %s", model, version, path)
+        return load(path, options=options)
+
+    retries = LoadOptions(
+        threads=flags.num_load_threads,
+        retries=flags.max_num_load_retries,
+        retry_interval_s=flags.load_retry_interval_micros / 1e6,
+    )
+    return Core(
+        Manager(load=load_version, options=retries),
+        poll_wait_s=flags.file_system_poll_wait_seconds,
+        allow_unavailable_labels=flags.allow_version_labels_for_unavailable_models,
+    )
+
+
+def _listen(core: Core, flags: Flags) -> grpc.Server:
+    options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
+    pool = ThreadPoolExecutor(flags.grpc_max_threads + _SPARE_THREADS, "grpc")
+    server = grpc.server(pool, options=[*options, *channel_arguments(flags.grpc_channel_arguments)])
+    slots = services.Slots(flags.grpc_max_threads)
+    prediction, model = services.PredictionService(core, slots=slots), services.ModelService(core, slots=slots)
+    _protos.prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, server)
+    _protos.model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
+    if flags.enable_grpc_healthcheck_service:
+        health_pb2_grpc.add_HealthServicer_to_server(services.HealthService(), server)
+    try:
+        port = server.add_insecure_port(f"{flags.host}:{flags.port}")
+    except RuntimeError as error:
+        raise _start_error(f"can't listen on {flags.host}:{flags.port}: is the port taken? ({error})") from error
+    server.start()
+    _logger.info("Running gRPC ModelServer at %s:%d ...", flags.host, port)
+    return server
+
+
+def _poll_config(core: Core, flags: Flags) -> None:
+    """Read the configuration again and again, if that is asked for; else wait. Ends by a signal."""
+    waiting = threading.Event()
+    period = flags.model_config_file_poll_wait_seconds
+    while not waiting.wait(period if period > 0 and flags.model_config_file else None):
+        try:
+            core.reload(read_config(Path(flags.model_config_file)).model_config_list)
+        except ServingError as error:
+            _logger.error("PollFilesystemAndReloadConfig failed to ReloadConfig: %s", error)
+
+
+def _stop(server: grpc.Server | None, core: Core) -> None:
+    _logger.info("Stopping: calls in flight may finish within %.0f s", _DRAIN_S)
+    ended = server.stop(_DRAIN_S) if server else None
+    core.let_go()
+    if ended:
+        ended.wait()
+    core.stop()
+
+
+def _start_error(message: str) -> StartError:
+    error = invalid_argument(message)
+    return StartError(error.code, error.message)

@@ -1,0 +1,45 @@
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+import golden
+import server_process
+
+
+@pytest.fixture(scope="session")
+def recordings(shared: pathlib.Path) -> pathlib.Path:
+    return shared / "tfs-golden"
+
+
+@pytest.fixture(scope="session")
+def golden_models(recordings: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The small models that were served when the cases were recorded, made anew by the recorded script."""
+    folder = tmp_path_factory.mktemp("golden-models")
+    script = recordings / "make_models.py"
+    subprocess.run([sys.executable, script, folder], check=True, capture_output=True, timeout=300)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_server(
+    recordings: pathlib.Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[server_process.Caller]:
+    """The server of recordings 01 to 03: the stand-in, or the one at DERMSERVE_TFS_ADDRESS."""
+    address = os.environ.get("DERMSERVE_TFS_ADDRESS")
+    if address:
+        with server_process.Caller(address) as caller:
+            yield caller
+        return
+    models = request.getfixturevalue("golden_models")
+    meta = golden.Recording(recordings / "01_predict.json", models=models).meta
+    config = tmp_path_factory.mktemp("golden-config") / "models.config"
+    config.write_text(meta["config"])
+    flags = [flag for flag in meta["flags"] if "port" not in flag and "config_file" not in flag]
+    with server_process.serving(f"--model_config_file={config}", *flags) as (_, caller):
+        yield caller
