@@ -1,0 +1,130 @@
+"""RPCs in flight: each gets a name and a budget, ends in an answer or an intended error, and leaves one log line."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, TypeVar
+
+import grpc.aio
+import structlog
+from google.protobuf.message import Message
+
+from dermserve.gateway.budget import Budget, Clock, open_budget
+from dermserve.gateway.errors import GatewayError, InternalError
+from dermserve.gateway.request_id import read_request_id
+from dermserve.gateway.status import REQUEST_ID_KEY, abort
+from dermserve.v1 import classifier_pb2
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+
+_log = structlog.get_logger(__name__)
+_T = TypeVar("_T", bound=Message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """Time a request may take, in seconds."""
+
+    default: float
+    """For one whose caller set no deadline, and for each photo of a stream."""
+    cap: float
+    """For any other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One RPC, or one photo of a stream."""
+
+    method: str
+    request_id: str
+    budget: Budget
+
+
+class Calls:
+    """All RPCs in flight."""
+
+    def __init__(self, allowance: Allowance, *, clock: Clock) -> None:
+        self._allowance = allowance
+        self._clock = clock
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until none is in flight."""
+        await self._idle.wait()
+
+    async def respond(self, method: str, context: Context, work: Callable[[Call], Awaitable[_T]]) -> _T:
+        """Answer an RPC by some work.
+
+        Raises:
+            grpc.aio.AbortError: after the caller was sent the error that the work ended in.
+        """
+        call = self._open(method, context)
+        context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
+        with self._counted():
+            answer = await self.settle(call, work)
+        if isinstance(answer, GatewayError):
+            await abort(context, answer, request_id=call.request_id)
+            raise AssertionError("abort raises")
+        return answer
+
+    async def settle(self, call: Call, work: Callable[[Call], Awaitable[_T]]) -> _T | GatewayError:
+        """Do some work and log how it ended; whatever it raises becomes an error meant for the caller."""
+        try:
+            answer = await work(call)
+        except GatewayError as error:
+            _log.info("refused", **_names(call), code=error.status.name, reason=error.reason, cause=_cause(error))
+            return error
+        except Exception:
+            _log.exception("failed", **_names(call), code="INTERNAL")
+            return InternalError()
+        _log.info("answered", **_names(call), code="OK", **_facts(answer))
+        return answer
+
+    def part(self, call: Call, number: int) -> Call:
+        """Make the call of one photo of a stream: it has a name and a budget of its own, within the stream's."""
+        ends = min(self._clock() + self._allowance.default, call.budget.ends)
+        return replace(call, request_id=f"{call.request_id}.{number}", budget=Budget(ends, self._clock))
+
+    def _open(self, method: str, context: Context) -> Call:
+        request_id = read_request_id(context.invocation_metadata() or ())
+        asked = context.time_remaining()  # None without a deadline, whatever its type says
+        budget = open_budget(self._clock, asked=asked, default=self._allowance.default, cap=self._allowance.cap)
+        return Call(method, request_id, budget)
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._in_flight += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+
+
+def _names(call: Call) -> dict[str, str]:
+    return {"method": call.method, "request_id": call.request_id}
+
+
+def _cause(error: GatewayError) -> str | None:
+    """Say what lay behind an error, for the log: gRPC's own message, or the exception's."""
+    cause = error.__cause__
+    if isinstance(cause, grpc.aio.AioRpcError):
+        return f"{cause.code().name}: {cause.details()}"
+    return None if cause is None else f"{type(cause).__name__}: {cause}"
+
+
+def _facts(answer: Message) -> dict[str, object]:
+    if not isinstance(answer, classifier_pb2.ClassifyResponse):
+        return {}
+    return {
+        "model": answer.model,
+        "version": answer.version,
+        "verdict": classifier_pb2.Verdict.Name(answer.verdict),
+        "views": answer.views_used,
+        "total_ms": round(answer.timings.total_ms, 1),
+    }

@@ -1,0 +1,259 @@
+"""Every error a caller can meet, with its gRPC status and machine-readable reason.
+
+GatewayError
+├── InvalidRequestError            INVALID_ARGUMENT
+│   ├── MissingModelError              MODEL_REQUIRED
+│   ├── InvalidVersionError            INVALID_VERSION
+│   ├── InvalidLabelError              INVALID_LABEL
+│   ├── InvalidTtaModeError            INVALID_TTA_MODE
+│   ├── InvalidPhotoError              the PhotoError's own reason
+│   └── InvalidItemIdError             INVALID_ID (of a stream's photo)
+├── NotFoundError                  NOT_FOUND
+│   ├── UnknownModelError              MODEL_NOT_FOUND
+│   ├── UnknownVersionError            VERSION_NOT_FOUND
+│   └── UnknownLabelError              LABEL_NOT_FOUND
+├── ExhaustedError                 RESOURCE_EXHAUSTED
+│   ├── LargePhotoError                the PhotoError's own reason
+│   └── ModelServerBusyError           MODEL_SERVER_BUSY, with RetryInfo
+├── UnavailableError               UNAVAILABLE, with RetryInfo
+│   ├── ModelServerUnreachableError    MODEL_SERVER_UNREACHABLE
+│   └── ModelNotAvailableError         MODEL_NOT_AVAILABLE
+├── InvalidCardError               FAILED_PRECONDITION, INVALID_CARD
+├── BudgetSpentError               DEADLINE_EXCEEDED, DEADLINE_EXCEEDED
+└── InternalError                  INTERNAL, INTERNAL: anything unintended
+    ├── InvalidModelOutputError        INVALID_MODEL_OUTPUT
+    └── ModelServerFailedError         MODEL_SERVER_FAILED
+"""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+import grpc
+
+from dermserve.imaging import PhotoError, TooManyBytesError
+
+_SHOWN = 64
+"""Characters of a caller's own text that an error repeats; trailing metadata has room for 8 kB in all."""
+_LISTED = 20
+"""Names an error lists."""
+
+
+class GatewayError(Exception):
+    """An error that is meant for the caller: the message says what is wrong and what to do."""
+
+    status: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+    """Code of the RPC."""
+    reason: str = "UNKNOWN"
+    """Machine-readable and stable: ErrorInfo.reason."""
+    retry_after: ClassVar[float | None] = None
+    """Seconds after which trying again makes sense (RetryInfo); None when trying again changes nothing."""
+
+
+class InvalidRequestError(GatewayError):
+    """The request itself is wrong; sending it again changes nothing."""
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "INVALID_REQUEST"
+
+
+class MissingModelError(InvalidRequestError):
+    """No model name."""
+
+    reason = "MODEL_REQUIRED"
+
+    def __init__(self) -> None:
+        super().__init__("no model named: set model.name; ListModels says which there are")
+
+
+class InvalidVersionError(InvalidRequestError):
+    """A version that can't exist."""
+
+    reason = "INVALID_VERSION"
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"version {version} can't exist, versions start at 1: leave it out for the latest")
+
+
+class InvalidLabelError(InvalidRequestError):
+    """An empty label."""
+
+    reason = "INVALID_LABEL"
+
+    def __init__(self) -> None:
+        super().__init__('the label is empty: name one, for example "stable", or leave it out for the latest version')
+
+
+class InvalidTtaModeError(InvalidRequestError):
+    """A TTA mode this gateway does not know."""
+
+    reason = "INVALID_TTA_MODE"
+
+    def __init__(self, mode: int, known: Iterable[str]) -> None:
+        super().__init__(f"TTA mode {mode} is not known here: send one of {listed(known)}")
+
+
+class InvalidPhotoError(InvalidRequestError):
+    """A photo that can't be decoded or is not taken."""
+
+    reason = "INVALID_PHOTO"
+
+    def __init__(self, error: PhotoError) -> None:
+        super().__init__(str(error))
+        self.reason = error.reason
+
+
+class InvalidItemIdError(InvalidRequestError):
+    """A photo of a stream whose id can't tell it from the others."""
+
+    reason = "INVALID_ID"
+
+
+class NotFoundError(GatewayError):
+    """Something named that is not there."""
+
+    status = grpc.StatusCode.NOT_FOUND
+    reason = "NOT_FOUND"
+
+
+class UnknownModelError(NotFoundError):
+    """A model this gateway does not serve."""
+
+    reason = "MODEL_NOT_FOUND"
+
+    def __init__(self, model: str, known: Iterable[str]) -> None:
+        super().__init__(f"model {shown(model)} is not served here: there is {listed(known)}")
+
+
+class UnknownVersionError(NotFoundError):
+    """A version that can't answer, or never existed."""
+
+    reason = "VERSION_NOT_FOUND"
+
+    def __init__(self, model: str, version: int, known: Iterable[int]) -> None:
+        super().__init__(f"version {version} of {shown(model)} is not available: there is {listed(known)}")
+
+
+class UnknownLabelError(NotFoundError):
+    """A label the model server does not know."""
+
+    reason = "LABEL_NOT_FOUND"
+
+    def __init__(self, model: str, label: str, known: Iterable[str]) -> None:
+        super().__init__(f"label {shown(label)} of {shown(model)} does not exist: there is {listed(known)}")
+
+
+class ExhaustedError(GatewayError):
+    """More than the service takes."""
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "EXHAUSTED"
+
+
+class LargePhotoError(ExhaustedError):
+    """A photo over the byte limit."""
+
+    reason = TooManyBytesError.reason
+
+    def __init__(self, error: PhotoError) -> None:
+        super().__init__(str(error))
+
+
+class ModelServerBusyError(ExhaustedError):
+    """The model server refused the call because it is full."""
+
+    reason = "MODEL_SERVER_BUSY"
+    retry_after = 0.5
+
+    def __init__(self) -> None:
+        super().__init__("the model server is full: try again a little later")
+
+
+class UnavailableError(GatewayError):
+    """Not now; the same request may succeed later."""
+
+    status = grpc.StatusCode.UNAVAILABLE
+    reason = "UNAVAILABLE"
+    retry_after = 1.0
+
+
+class ModelServerUnreachableError(UnavailableError):
+    """The model server does not answer."""
+
+    reason = "MODEL_SERVER_UNREACHABLE"
+
+    def __init__(self) -> None:
+        super().__init__("the model server can't be reached: try again in a moment")
+
+
+class ModelNotAvailableError(UnavailableError):
+    """A model this gateway serves has no version that can answer."""
+
+    reason = "MODEL_NOT_AVAILABLE"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"no version of {shown(model)} is available at the moment: try again, or another model")
+
+
+class InvalidCardError(GatewayError):
+    """A version whose card can't be trusted, so that nothing it says can be."""
+
+    status = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "INVALID_CARD"
+
+    def __init__(self, model: str, version: int, fault: str) -> None:
+        super().__init__(f"version {version} of {shown(model)} has no valid card ({fault}): choose another version")
+
+
+class BudgetSpentError(GatewayError):
+    """No time left for the request."""
+
+    status = grpc.StatusCode.DEADLINE_EXCEEDED
+    reason = "DEADLINE_EXCEEDED"
+
+    def __init__(self, stage: str) -> None:
+        super().__init__(f"the request's time ran out ({stage}): allow it more, or ask for fewer views")
+
+
+class InternalError(GatewayError):
+    """Anything unintended. The detail is in the log under the request id, never in the message."""
+
+    status = grpc.StatusCode.INTERNAL
+    reason = "INTERNAL"
+
+    def __init__(self, message: str = "internal error") -> None:
+        super().__init__(message)
+
+
+class InvalidModelOutputError(InternalError):
+    """The model server's answer is not one a classifier can give."""
+
+    reason = "INVALID_MODEL_OUTPUT"
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(f"the model server's answer can't be used: {fault}")
+
+
+class ModelServerFailedError(InternalError):
+    """The model server failed to compute an answer."""
+
+    reason = "MODEL_SERVER_FAILED"
+
+    def __init__(self) -> None:
+        super().__init__("the model server failed on this request: its operator finds the cause in the gateway's log")
+
+
+def refusal(error: PhotoError) -> GatewayError:
+    """Turn what the decoder says into what the caller gets."""
+    return LargePhotoError(error) if isinstance(error, TooManyBytesError) else InvalidPhotoError(error)
+
+
+def shown(text: str) -> str:
+    """Quote a caller's own text for a message, shortened."""
+    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
+
+
+def listed(names: Iterable[object]) -> str:
+    """List what exists for a message, shortened."""
+    texts = [str(name) for name in names]
+    more = [f"… ({len(texts)} in all)"] if len(texts) > _LISTED else []
+    return ", ".join([*texts[:_LISTED], *more]) or "none"

@@ -1,0 +1,130 @@
+"""Everything of the gateway that has state, built, started and stopped in one place and one order."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import grpc.aio
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from dermserve.gateway.calls import Allowance, Calls
+from dermserve.gateway.cards import Cards
+from dermserve.gateway.catalog import Catalog, Pace
+from dermserve.gateway.config import Config
+from dermserve.gateway.decode import ThreadedDecoder
+from dermserve.gateway.health import SERVICE, Health
+from dermserve.gateway.pipeline import Pipeline
+from dermserve.gateway.service import ClassifierService
+from dermserve.gateway.tfserving import TfServing, open_channel
+from dermserve.gateway.workers import Workers
+from dermserve.v1 import classifier_pb2_grpc
+
+_log = structlog.get_logger(__name__)
+
+_MESSAGE_ROOM = 12_000_000
+"""Bytes a message may be over the photo limit, so that a photo that is too large gets our message, not gRPC's."""
+
+
+class ListenError(OSError):
+    """The address can't be listened on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A running gateway."""
+
+    address: str
+    """HOST:PORT it listens on, the port resolved."""
+    hurry: asyncio.Event
+    """Set it to stop without waiting for requests in flight."""
+
+
+@contextlib.asynccontextmanager
+async def lifespan(config: Config) -> AsyncIterator[Gateway]:
+    """Run the gateway while the block lasts.
+
+    On the way out: health says NOT_SERVING, no RPC is accepted, those in flight have the grace to finish, then
+    the polling stops, the channel closes and the threads end.
+
+    Raises:
+        ListenError: the address is taken or wrong.
+    """
+    clock, health, hurry = time.monotonic, Health(), asyncio.Event()
+    async with contextlib.AsyncExitStack() as stack:
+        workers = Workers(config.decoders, stuck_after=config.decoder_stuck_seconds, clock=clock)
+        stack.callback(workers.close)
+        channel = await stack.enter_async_context(open_channel(config.tfs))
+        catalog = _build_catalog(config, TfServing(channel))
+        await stack.enter_async_context(_running(catalog, health))
+        decoder = ThreadedDecoder(workers, limits=config.limits)
+        pipeline = Pipeline(catalog=catalog, decoder=decoder, predictor=TfServing(channel), clock=clock)
+        allowance = Allowance(default=config.default_deadline_seconds, cap=config.max_deadline_seconds)
+        calls = Calls(allowance, clock=clock)
+        service = ClassifierService(pipeline, calls=calls, stream_at_once=config.stream_at_once)
+        server = _build_server(config, service, health)
+        address = _bind(server, config.listen)
+        await server.start()
+        stack.push_async_callback(_drain, server, calls, health, config.grace_seconds, hurry)
+        _log.info("listening", address=address, tfs=config.tfs, models=config.models)
+        yield Gateway(address, hurry)
+
+
+def _build_catalog(config: Config, server: TfServing) -> Catalog:
+    pace = Pace(steady=config.poll_seconds, waiting=config.poll_waiting_seconds, patience=config.poll_timeout_seconds)
+    cards = Cards(server, patience=config.poll_timeout_seconds, clock=time.monotonic)
+    return Catalog(server, cards, models=config.models, labels=config.labels, pace=pace, clock=time.monotonic)
+
+
+@contextlib.asynccontextmanager
+async def _running(catalog: Catalog, health: Health) -> AsyncIterator[None]:
+    """Keep the catalog and health up to date while the block lasts."""
+    await health.report(False)
+    task = asyncio.create_task(catalog.follow(health.report))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _build_server(config: Config, service: ClassifierService, health: Health) -> grpc.aio.Server:
+    options = (
+        ("grpc.max_receive_message_length", config.max_image_bytes + _MESSAGE_ROOM),
+        ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server that gets half the calls
+    )
+    server = grpc.aio.server(options=options)
+    classifier_pb2_grpc.add_ClassifierServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    if config.reflection:
+        names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+    return server
+
+
+def _bind(server: grpc.aio.Server, listen: str) -> str:
+    """Bind HOST:PORT and return it with the port that was got."""
+    try:
+        port = server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise ListenError(f"can't listen on {listen}: is it taken, or not an address of this machine?") from error
+    return f"{listen.rpartition(':')[0]}:{port}"
+
+
+async def _drain(server: grpc.aio.Server, calls: Calls, health: Health, grace: float, hurry: asyncio.Event) -> None:
+    """Accept nothing more, and stop as soon as nothing is in flight, the grace is over, or there is a hurry.
+
+    gRPC's own graceful stop would wait for health watchers, who never leave.
+    """
+    await health.stop()
+    stopping = asyncio.create_task(server.stop(grace))
+    over = [asyncio.create_task(calls.idle()), asyncio.create_task(hurry.wait())]
+    await asyncio.wait([stopping, *over], return_when=asyncio.FIRST_COMPLETED)
+    for task in over:
+        task.cancel()
+    await server.stop(None)
+    await stopping
+    _log.info("stopped")

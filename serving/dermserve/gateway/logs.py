@@ -1,0 +1,33 @@
+"""JSON lines on stderr, one an event. Bytes never get in: whatever is not text or a number shows as its type."""
+
+import logging
+import sys
+
+import structlog
+from structlog.typing import EventDict, WrappedLogger
+
+LEVELS = ("debug", "info", "warning", "error")
+
+
+def configure_logs(level: str) -> None:
+    """Send this process's events of a level of LEVELS and above to stderr."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _without_bytes,
+            structlog.processors.JSONRenderer(default=lambda value: type(value).__name__),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _without_bytes(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {key: _shown(value) for key, value in event.items()}
+
+
+def _shown(value: object) -> object:
+    return f"{len(value)} bytes" if isinstance(value, bytes | bytearray | memoryview) else value
