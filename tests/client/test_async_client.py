@@ -11,12 +11,12 @@ from google.rpc import code_pb2
 from dermserve.client import (
     AsyncClient,
     Client,
-    DeadlineExceededError,
-    NotFoundError,
-    OverloadedError,
+    DeadlineExceeded,
+    NotFound,
+    Overloaded,
     Retry,
-    UnavailableError,
-    UnreadablePhotoError,
+    Unavailable,
+    UnreadablePhoto,
 )
 
 ONCE = Retry(max_attempts=1)
@@ -70,13 +70,13 @@ def test_errors_are_the_same(gateway, target):
         async with AsyncClient(target, retry=ONCE) as client:
             await call(client)
 
-    with pytest.raises(NotFoundError, match="there are: resnet50"):
+    with pytest.raises(NotFound, match="there are: resnet50"):
         asyncio.run(ask(lambda client: client.model("vgg")))
-    with pytest.raises(UnreadablePhotoError, match=r"no-such\.jpg"):
+    with pytest.raises(UnreadablePhoto, match=r"no-such\.jpg"):
         asyncio.run(ask(lambda client: client.classify("no-such.jpg", model="m")))
     status = rich_status(code_pb2.RESOURCE_EXHAUSTED, "busy", reason="OVERLOADED", retry_after=1.5, request_id="r-9")
     gateway.classify = lambda request, context: abort(context, status)
-    with pytest.raises(OverloadedError) as caught:
+    with pytest.raises(Overloaded) as caught:
         asyncio.run(ask(lambda client: client.classify(b"1", model="m")))
     assert (caught.value.retry_after, caught.value.reason, caught.value.request_id) == (1.5, "OVERLOADED", "r-9")
 
@@ -86,7 +86,7 @@ def test_no_server_is_unavailable():
         async with AsyncClient("127.0.0.1:1", retry=ONCE) as client:
             await client.classify(b"1", model="m")
 
-    with pytest.raises(UnavailableError, match="no gateway answers"):
+    with pytest.raises(Unavailable, match="no gateway answers"):
         asyncio.run(ask())
 
 
@@ -159,12 +159,12 @@ def test_a_silent_server_is_given_up_after_the_deadline(gateway, target):
 
     gateway.stream = silent
     answers = asyncio.run(_several(target, [b"1"] * 6, deadline=0.2))
-    assert [type(answer.error) for answer in answers] == [DeadlineExceededError] * 6
+    assert [type(answer.error) for answer in answers] == [DeadlineExceeded] * 6
 
 
 def test_without_a_server_every_photo_says_so():
     answers = asyncio.run(_several("127.0.0.1:1", [b"1"] * 5))
-    assert [type(answer.error) for answer in answers] == [UnavailableError] * 5
+    assert [type(answer.error) for answer in answers] == [Unavailable] * 5
 
 
 def test_leaving_early_cancels_the_stream(gateway, target):

@@ -9,11 +9,11 @@ from google.rpc import code_pb2
 
 from dermserve.client import (
     Client,
-    DeadlineExceededError,
-    InvalidPhotoError,
+    DeadlineExceeded,
+    InvalidPhoto,
     Retry,
-    UnavailableError,
-    UnreadablePhotoError,
+    Unavailable,
+    UnreadablePhoto,
 )
 from dermserve.v1 import classifier_pb2
 
@@ -53,8 +53,8 @@ def test_a_bad_photo_fails_alone(target, tmp_path):
     assert answers["0"].error.reason == "UNDECODABLE_IMAGE"
     assert answers["0"].error.request_id == "r-bad"
     assert answers[str(good)].result().top.code == "mel"
-    assert type(answers[str(missing)].error) is UnreadablePhotoError
-    with pytest.raises(InvalidPhotoError):
+    assert type(answers[str(missing)].error) is UnreadablePhoto
+    with pytest.raises(InvalidPhoto):
         answers["0"].result()
 
 
@@ -146,7 +146,7 @@ def test_without_a_server_every_photo_says_so_at_once():
     with Client("127.0.0.1:1", retry=ONCE) as client:
         answers = list(client.classify_many(photos(), model="m"))
     assert len(answers) == 100
-    assert all(type(answer.error) is UnavailableError for answer in answers)
+    assert all(type(answer.error) is Unavailable for answer in answers)
 
 
 def test_a_silent_server_is_given_up_after_the_deadline(gateway, target):
@@ -158,7 +158,7 @@ def test_a_silent_server_is_given_up_after_the_deadline(gateway, target):
     gateway.stream = silent
     with Client(target) as client:
         answers = list(client.classify_many([b"1"] * 10, model="m", deadline=0.2))
-    assert [type(answer.error) for answer in answers] == [DeadlineExceededError] * 10
+    assert [type(answer.error) for answer in answers] == [DeadlineExceeded] * 10
 
 
 def test_one_photo_that_never_answers_costs_only_itself(gateway, target):
@@ -171,7 +171,7 @@ def test_one_photo_that_never_answers_costs_only_itself(gateway, target):
     photos = [("a", b"1"), ("lost", b"lost"), ("b", b"2"), ("c", b"3")]
     with Client(target) as client:
         answers = {a.id: a for a in client.classify_many(photos, model="m", deadline=0.3, in_flight=2)}
-    assert type(answers.pop("lost").error) is DeadlineExceededError
+    assert type(answers.pop("lost").error) is DeadlineExceeded
     assert set(answers) == {"a", "b", "c"}
     assert all(answer.error is None for answer in answers.values())
 
@@ -180,7 +180,7 @@ def test_a_stream_ended_early_is_unavailable(gateway, target):
     gateway.stream = lambda requests, context: iter(())
     with Client(target, retry=ONCE) as client:
         (answer,) = client.classify_many([b"1"], model="m")
-    assert type(answer.error) is UnavailableError
+    assert type(answer.error) is Unavailable
 
 
 def test_an_answer_for_no_photo_is_ignored(gateway, target):

@@ -9,17 +9,17 @@ from google.rpc import code_pb2
 
 from dermserve.client import (
     Client,
-    DeadlineExceededError,
+    DeadlineExceeded,
     DermserveError,
-    InternalError,
-    InvalidPhotoError,
-    NotFoundError,
-    OverloadedError,
+    Internal,
+    InvalidPhoto,
+    NotFound,
+    Overloaded,
     Reason,
     Retry,
     TtaMode,
-    UnavailableError,
-    UnreadablePhotoError,
+    Unavailable,
+    UnreadablePhoto,
     Verdict,
     VersionState,
 )
@@ -38,7 +38,7 @@ def test_a_photo_gets_a_typed_prediction(target):
     assert not prediction.confident
     assert prediction.reasons == (Reason.LOW_CONFIDENCE,)
     assert (prediction.views_asked, prediction.views_used) == (10, 9)
-    assert prediction.timings.predict == 20
+    assert prediction.timings.predict_ms == 20
     assert prediction.notice == NOTICE
     with pytest.raises(AttributeError):
         prediction.model = "another"
@@ -106,7 +106,7 @@ def test_an_impossible_argument_is_refused_before_the_wire(gateway, target, argu
 
 
 def test_a_missing_file_says_so():
-    with Client("127.0.0.1:1") as client, pytest.raises(UnreadablePhotoError, match="no-such") as caught:
+    with Client("127.0.0.1:1") as client, pytest.raises(UnreadablePhoto, match="no-such") as caught:
         client.classify("no-such.jpg", model="resnet50")
     assert (caught.value.status, caught.value.reason) == ("INVALID_ARGUMENT", "FILE_NOT_FOUND")
     assert isinstance(caught.value.__cause__, FileNotFoundError)
@@ -134,14 +134,14 @@ def test_a_verdict_and_a_reason_of_a_newer_server_survive(gateway, target):
 @pytest.mark.parametrize(
     ("code", "reason", "error_class"),
     [
-        ("INVALID_ARGUMENT", "UNDECODABLE_IMAGE", InvalidPhotoError),
-        ("RESOURCE_EXHAUSTED", "IMAGE_TOO_LARGE", InvalidPhotoError),
-        ("NOT_FOUND", "MODEL_NOT_FOUND", NotFoundError),
-        ("RESOURCE_EXHAUSTED", "QUEUE_FULL", OverloadedError),
-        ("DEADLINE_EXCEEDED", "BUDGET_SPENT", DeadlineExceededError),
-        ("UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", UnavailableError),
-        ("INTERNAL", "INTERNAL", InternalError),
-        ("DATA_LOSS", "SOMETHING_NEW", InternalError),
+        ("INVALID_ARGUMENT", "UNDECODABLE_IMAGE", InvalidPhoto),
+        ("RESOURCE_EXHAUSTED", "IMAGE_TOO_LARGE", InvalidPhoto),
+        ("NOT_FOUND", "MODEL_NOT_FOUND", NotFound),
+        ("RESOURCE_EXHAUSTED", "QUEUE_FULL", Overloaded),
+        ("DEADLINE_EXCEEDED", "BUDGET_SPENT", DeadlineExceeded),
+        ("UNAVAILABLE", "MODEL_SERVER_UNAVAILABLE", Unavailable),
+        ("INTERNAL", "INTERNAL", Internal),
+        ("DATA_LOSS", "SOMETHING_NEW", Internal),
     ],
 )
 def test_a_rich_status_becomes_the_matching_error(gateway, target, code, reason, error_class):
@@ -158,7 +158,7 @@ def test_a_rich_status_becomes_the_matching_error(gateway, target, code, reason,
 def test_overload_says_when_to_come_back(gateway, target):
     status = rich_status(code_pb2.RESOURCE_EXHAUSTED, "busy", reason="OVERLOADED", retry_after=0.25)
     gateway.classify = lambda request, context: abort(context, status)
-    with Client(target) as client, pytest.raises(OverloadedError) as caught:
+    with Client(target) as client, pytest.raises(Overloaded) as caught:
         client.classify(b"1", model="resnet50")
     assert caught.value.retry_after == 0.25
 
@@ -177,7 +177,7 @@ def test_a_mangled_status_falls_back_to_the_bare_one(gateway, target):
         context.abort(grpc.StatusCode.NOT_FOUND, "gone")
 
     gateway.classify = mangled
-    with Client(target) as client, pytest.raises(NotFoundError, match="gone"):
+    with Client(target) as client, pytest.raises(NotFound, match="gone"):
         client.classify(b"1", model="resnet50")
 
 
@@ -186,7 +186,7 @@ def test_a_photo_over_the_transport_limit_gets_a_hint(gateway):
     with (
         serving(gateway, options=limited) as port,
         Client(f"127.0.0.1:{port}") as client,
-        pytest.raises(InvalidPhotoError, match="smaller") as caught,
+        pytest.raises(InvalidPhoto, match="smaller") as caught,
     ):
         client.classify(bytes(2000), model="resnet50")
     assert (caught.value.status, caught.value.reason) == ("RESOURCE_EXHAUSTED", "MESSAGE_TOO_LARGE")
@@ -213,13 +213,13 @@ def test_unavailable_is_tried_again_whatever_the_photo_size(gateway, target, siz
 
 def test_other_errors_are_not_tried_again(gateway, target):
     gateway.classify = lambda request, context: context.abort(grpc.StatusCode.INTERNAL, "internal error")
-    with Client(target) as client, pytest.raises(InternalError):
+    with Client(target) as client, pytest.raises(Internal):
         client.classify(b"1", model="resnet50")
     assert len(gateway.requests) == 1
 
 
 def test_no_server_is_unavailable_and_names_the_target():
-    with Client("127.0.0.1:1") as client, pytest.raises(UnavailableError, match=r"127\.0\.0\.1:1 "):
+    with Client("127.0.0.1:1") as client, pytest.raises(Unavailable, match=r"127\.0\.0\.1:1 "):
         client.classify(b"1", model="resnet50")
 
 
@@ -230,7 +230,7 @@ def test_a_server_that_is_something_else_gets_a_hint():
         server = grpc.server(pool)
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
-        with Client(f"127.0.0.1:{port}") as client, pytest.raises(InternalError, match="not a dermserve gateway"):
+        with Client(f"127.0.0.1:{port}") as client, pytest.raises(Internal, match="not a dermserve gateway"):
             client.classify(b"1", model="resnet50")
         server.stop(None).wait()
 
@@ -242,7 +242,7 @@ def test_a_silent_server_meets_the_deadline(gateway, target):
         return answer(request)
 
     gateway.classify = silent
-    with Client(target) as client, pytest.raises(DeadlineExceededError, match="in time"):
+    with Client(target) as client, pytest.raises(DeadlineExceeded, match="in time"):
         client.classify(b"1", model="resnet50", deadline=0.2)
 
 
@@ -262,15 +262,15 @@ def test_one_model_comes_with_its_card(target):
         assert model.versions[1].card.parameters == 25693063
         assert model.to_dict()["versions"][1]["card"]["provenance"]["training"] == "TRAINING_NONE"
         assert "card" not in model.to_dict()["versions"][0]
-        with pytest.raises(NotFoundError, match="there are: resnet50"):
+        with pytest.raises(NotFound, match="there are: resnet50"):
             client.model("vgg")
 
 
 def test_errors_survive_pickling():
     import pickle
 
-    error = OverloadedError("busy", reason="QUEUE_FULL", request_id="r")
+    error = Overloaded("busy", reason="QUEUE_FULL", request_id="r")
     error.retry_after = 2.0
     copy = pickle.loads(pickle.dumps(error))
-    assert (type(copy), copy.message, copy.reason, copy.request_id) == (OverloadedError, "busy", "QUEUE_FULL", "r")
+    assert (type(copy), copy.message, copy.reason, copy.request_id) == (Overloaded, "busy", "QUEUE_FULL", "r")
     assert copy.retry_after == 2.0

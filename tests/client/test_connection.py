@@ -7,7 +7,7 @@ import grpc
 import pytest
 from fake_gateway import FakeGateway, serving
 
-from dermserve.client import TLS, Client, Retry, UnavailableError
+from dermserve.client import TLS, Client, Retry, Unavailable
 from dermserve.client._connection import Connection
 
 
@@ -47,7 +47,7 @@ def test_tls_with_a_private_authority_and_a_client_certificate(certificates):
         without = TLS(root_certificates=cert, authority="gateway.test")
         once = Retry(max_attempts=1)
         for stranger in (Client(target, tls=without, retry=once), Client(target, retry=once)):
-            with stranger, pytest.raises(UnavailableError):
+            with stranger, pytest.raises(Unavailable):
                 stranger.classify(b"1", model="m")
 
 

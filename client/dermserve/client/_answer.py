@@ -10,8 +10,10 @@ from dermserve.client._prediction import Prediction
 class Answer:
     """What became of one photo of `classify_many`: exactly one of `prediction` and `error` is set."""
 
+    index: int
+    """The photo's place in what was given, from 0."""
     id: str
-    """The caller's id; for a path given without one, the path; for bytes, their place in the order, from "0"."""
+    """The caller's id; for a path given without one, the path; for bytes, their index."""
     prediction: Prediction | None = None
     """What the model says."""
     error: DermserveError | None = None

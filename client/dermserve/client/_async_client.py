@@ -9,24 +9,14 @@ from typing import Any, Self
 import grpc
 
 from dermserve.client._answer import Answer
-from dermserve.client._batch import DEFAULT_IN_FLIGHT, Batch, Item, StreamBrokeError, identify
+from dermserve.client._async_stream import AsyncStream, AsyncStreamCall
+from dermserve.client._batch import DEFAULT_IN_FLIGHT, Batch, Item, identify
 from dermserve.client._catalog import Model, read_model
 from dermserve.client._connection import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Connection, Retry, check_deadline
-from dermserve.client._errors import (
-    DeadlineExceededError,
-    DermserveError,
-    UnavailableError,
-    UnreadablePhotoError,
-    read_call,
-)
+from dermserve.client._errors import DermserveError, UnreadablePhoto, read_call
 from dermserve.client._prediction import Prediction, read_prediction
 from dermserve.client._request import Photo, TtaMode, make_request_id, preparer, read_photo
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
-
-# What grpc.aio says, in the place of the call's true status, where a stream breaks while a message is being written.
-_LOST_STATUS = "Internal error from Core"
-
-_CLOSE_GRACE = 5.0
 
 
 class AsyncClient:
@@ -154,7 +144,7 @@ class AsyncClient:
         """Return one model, with the card of every version that can answer.
 
         Raises:
-            NotFoundError: no such model.
+            NotFound: no such model.
             DermserveError: no answer.
         """
         timeout = check_deadline(self._connection.deadline if deadline is None else deadline)
@@ -176,6 +166,15 @@ class AsyncClient:
         except grpc.aio.AioRpcError as error:
             raise read_call(error, target=self._connection.target, request_id=request_id) from error
 
+    def _open_stream(self, *, wait_for_ready: bool) -> AsyncStream:
+        def method(requests: AsyncIterable[classifier_pb2.ClassifyStreamRequest]) -> AsyncStreamCall:
+            call: AsyncStreamCall = self._stub().ClassifyStream(
+                requests, metadata=self._connection.call_metadata(), wait_for_ready=wait_for_ready
+            )
+            return call
+
+        return AsyncStream(method, target=self._connection.target)
+
 
 class _Many:
     """Drives a batch over the streams of a client."""
@@ -184,7 +183,7 @@ class _Many:
         self._client = client
         self._batch = batch
         self._deadline = deadline
-        self._stream: _Stream | None = None
+        self._stream: AsyncStream | None = None
         self._reopened = False
 
     async def answers(self, photos: Iterable[Item] | AsyncIterable[Item]) -> AsyncGenerator[Answer, None]:
@@ -205,16 +204,16 @@ class _Many:
     async def _fill(self, items: AsyncIterator[tuple[int, Item]]) -> AsyncIterator[Answer]:
         """Send photos while there is room; answer at once for those that can't be sent."""
         while self._batch.has_room and (item := await anext(items, None)) is not None:
-            photo_id, photo = identify(item[1], position=item[0])
+            key, photo = identify(*item)
             if self._batch.over is not None:
-                yield Answer(photo_id, error=self._batch.over)
+                yield Answer(*key, error=self._batch.over)
                 continue
             try:
                 image = await asyncio.to_thread(read_photo, photo)
-            except UnreadablePhotoError as error:
-                yield Answer(photo_id, error=error)
+            except UnreadablePhoto as error:
+                yield Answer(*key, error=error)
             else:
-                self._open().send(self._batch.add(photo_id, image))
+                self._open().send(self._batch.add(key, image))
 
     async def _receive(self) -> Iterable[Answer]:
         try:
@@ -227,10 +226,10 @@ class _Many:
             return answers
         return self._batch.settle(message)
 
-    def _open(self) -> "_Stream":
+    def _open(self) -> AsyncStream:
         """Return the stream. One opened again waits for the gateway to come back, within the deadline."""
         if self._stream is None:
-            self._stream = _Stream(self._client, wait_for_ready=self._reopened)
+            self._stream = self._client._open_stream(wait_for_ready=self._reopened)
             self._reopened = True
         return self._stream
 
@@ -238,73 +237,6 @@ class _Many:
         stream, self._stream = self._stream, None
         if stream is not None:
             await stream.close(finished=not self._batch.requests)
-
-
-class _Stream:
-    """One ClassifyStream: photos go in without waiting, answers come out with a time limit."""
-
-    def __init__(self, client: AsyncClient, *, wait_for_ready: bool) -> None:
-        connection = client._connection
-        self._target = connection.target
-        self._requests = _Outgoing()
-        self._call: Any = client._stub().ClassifyStream(
-            self._requests, metadata=connection.call_metadata(), wait_for_ready=wait_for_ready
-        )
-        # Not call.read(): once the stream has broken, that raises before the answers that had come in.
-        self._answers: AsyncIterator[classifier_pb2.ClassifyStreamResponse] = aiter(self._call)
-
-    def send(self, request: classifier_pb2.ClassifyStreamRequest) -> None:
-        """Send a photo when the transport has room for it."""
-        self._requests.put(request)
-
-    async def receive(self, deadline: float) -> classifier_pb2.ClassifyStreamResponse:
-        """Wait up to `deadline` seconds for the next answer.
-
-        Raises:
-            DermserveError: the stream broke, ended, or said nothing in time. Close it.
-        """
-        try:
-            async with asyncio.timeout(deadline):
-                return await anext(self._answers)
-        except TimeoutError:
-            raise DeadlineExceededError(
-                f"no answer from {self._target} within {deadline:g} s: allow more time, or ask for fewer views"
-            ) from None
-        except grpc.aio.AioRpcError as error:
-            if error.details() == _LOST_STATUS:
-                raise StreamBrokeError(f"the stream to {self._target} broke while a photo was sent") from error
-            raise read_call(error, target=self._target) from error
-        except StopAsyncIteration:
-            raise UnavailableError(f"{self._target} ended the stream before answering every photo") from None
-
-    async def close(self, *, finished: bool) -> None:
-        """Close the stream: by its end when all answers are in, else by cancelling it."""
-        self._requests.put(None)
-        if finished:
-            with contextlib.suppress(grpc.aio.AioRpcError, TimeoutError):
-                async with asyncio.timeout(_CLOSE_GRACE):
-                    async for _ in self._answers:
-                        pass
-        self._call.cancel()
-
-
-class _Outgoing:
-    """What gRPC pulls requests from; None ends it. No generator: the loop's end could find one still running."""
-
-    def __init__(self) -> None:
-        self._queue: asyncio.Queue[classifier_pb2.ClassifyStreamRequest | None] = asyncio.Queue()
-
-    def put(self, request: classifier_pb2.ClassifyStreamRequest | None) -> None:
-        self._queue.put_nowait(request)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> classifier_pb2.ClassifyStreamRequest:
-        request = await self._queue.get()
-        if request is None:
-            raise StopAsyncIteration
-        return request
 
 
 async def _numbered(photos: Iterable[Item] | AsyncIterable[Item]) -> AsyncGenerator[tuple[int, Item], None]:

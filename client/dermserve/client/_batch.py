@@ -3,12 +3,11 @@
 Both clients drive this: every photo gets exactly one answer, however often the stream below it breaks.
 """
 
-import itertools
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from dermserve.client._answer import Answer
-from dermserve.client._errors import DermserveError, UnavailableError, read_status
+from dermserve.client._errors import DermserveError, StreamBroke, Unavailable, read_status
 from dermserve.client._prediction import read_prediction
 from dermserve.client._request import Photo, Prepare
 from dermserve.v1 import classifier_pb2
@@ -16,12 +15,16 @@ from dermserve.v1 import classifier_pb2
 Item: TypeAlias = Photo | tuple[str, Photo]
 """A photo, or the caller's id for it and the photo."""
 
+
+class Key(NamedTuple):
+    """Which photo an answer is for."""
+
+    position: int
+    id: str
+
+
 DEFAULT_IN_FLIGHT = 4
 _MOST_FRUITLESS = 3
-
-
-class StreamBrokeError(UnavailableError):
-    """A stream broke, and why got lost."""
 
 
 class Batch:
@@ -37,8 +40,7 @@ class Batch:
             raise ValueError(f"in_flight must be at least 1, not {in_flight}")
         self._prepare = prepare
         self._room = in_flight
-        self._numbers = itertools.count()
-        self._flying: dict[str, tuple[str, classifier_pb2.ClassifyStreamRequest]] = {}
+        self._flying: dict[str, tuple[Key, classifier_pb2.ClassifyStreamRequest]] = {}
         self._progress = False
         self._fruitless = 0
         self.over: DermserveError | None = None
@@ -54,39 +56,38 @@ class Batch:
         """What is in flight, oldest first."""
         return [request for _, request in self._flying.values()]
 
-    def add(self, photo_id: str, image: bytes) -> classifier_pb2.ClassifyStreamRequest:
-        """Take a photo in; return what to send. On the wire it has a number, as callers' ids may be long or repeat."""
-        number = str(next(self._numbers))
-        request = classifier_pb2.ClassifyStreamRequest(id=number, request=self._prepare(image))
-        self._flying[number] = photo_id, request
+    def add(self, key: Key, image: bytes) -> classifier_pb2.ClassifyStreamRequest:
+        """Take a photo in; return what to send. Its id on the wire is its position: callers' ids may repeat."""
+        request = classifier_pb2.ClassifyStreamRequest(id=str(key.position), request=self._prepare(image))
+        self._flying[request.id] = key, request
         return request
 
     def settle(self, message: classifier_pb2.ClassifyStreamResponse) -> Iterable[Answer]:
         """Match an answer with its photo; nothing when it matches none."""
         if message.id not in self._flying:
             return
-        photo_id, _ = self._flying.pop(message.id)
+        key, _ = self._flying.pop(message.id)
         self._progress = True
         if message.HasField("response"):
-            yield Answer(photo_id, prediction=read_prediction(message.response))
+            yield Answer(*key, prediction=read_prediction(message.response))
         else:
-            yield Answer(photo_id, error=read_status(message.error))
+            yield Answer(*key, error=read_status(message.error))
 
     def broken(self, error: DermserveError) -> Iterable[Answer]:
         """Note that the stream broke: answer for what can't be sent again."""
         progress, self._progress = self._progress, False
         self._fruitless = 0 if progress else self._fruitless + 1
-        lost = isinstance(error, StreamBrokeError) and self._fruitless < _MOST_FRUITLESS
-        if lost or (progress and isinstance(error, UnavailableError)):
+        lost = isinstance(error, StreamBroke) and self._fruitless < _MOST_FRUITLESS
+        if lost or (progress and isinstance(error, Unavailable)):
             return
         if not progress:
             self.over = error
         given_up, self._flying = self._flying, {}
-        yield from (Answer(photo_id, error=error) for photo_id, _ in given_up.values())
+        yield from (Answer(*key, error=error) for key, _ in given_up.values())
 
 
-def identify(item: Item, *, position: int) -> tuple[str, Photo]:
-    """Return a photo's id and the photo."""
+def identify(index: int, item: Item) -> tuple[Key, Photo]:
+    """Return which photo this is, and the photo."""
     if isinstance(item, tuple):
-        return item
-    return (str(position) if isinstance(item, bytes) else str(item)), item
+        return Key(index, item[0]), item[1]
+    return Key(index, str(index) if isinstance(item, bytes) else str(item)), item

@@ -11,7 +11,7 @@ from dermserve.client._answer import Answer
 from dermserve.client._batch import DEFAULT_IN_FLIGHT, Batch, Item, identify
 from dermserve.client._catalog import Model, read_model
 from dermserve.client._connection import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Connection, Retry, check_deadline
-from dermserve.client._errors import DermserveError, UnreadablePhotoError, read_call
+from dermserve.client._errors import DermserveError, UnreadablePhoto, read_call
 from dermserve.client._prediction import Prediction, read_prediction
 from dermserve.client._request import Photo, TtaMode, make_request_id, preparer, read_photo
 from dermserve.client._stream import Stream, StreamCall
@@ -142,7 +142,7 @@ class Client:
         """Return one model, with the card of every version that can answer.
 
         Raises:
-            NotFoundError: no such model.
+            NotFound: no such model.
             DermserveError: no answer.
         """
         timeout = check_deadline(self._connection.deadline if deadline is None else deadline)
@@ -194,14 +194,14 @@ class _Many:
     def _fill(self, items: Iterator[tuple[int, Item]]) -> Iterator[Answer]:
         """Send photos while there is room; answer at once for those that can't be sent."""
         while self._batch.has_room and (item := next(items, None)) is not None:
-            photo_id, photo = identify(item[1], position=item[0])
+            key, photo = identify(*item)
             if self._batch.over is not None:
-                yield Answer(photo_id, error=self._batch.over)
+                yield Answer(*key, error=self._batch.over)
                 continue
             try:
-                request = self._batch.add(photo_id, read_photo(photo))
-            except UnreadablePhotoError as error:
-                yield Answer(photo_id, error=error)
+                request = self._batch.add(key, read_photo(photo))
+            except UnreadablePhoto as error:
+                yield Answer(*key, error=error)
             else:
                 self._open().send(request)
 

@@ -1,17 +1,20 @@
 """What can go wrong when a photo is classified, and how the wire's errors become these.
 
 DermserveError
-├── InvalidRequestError        INVALID_ARGUMENT: mend the request
-│   └── InvalidPhotoError      the photo: empty, too large, damaged, in another format
-│       └── UnreadablePhotoError   its file can't be read on this side
-├── NotFoundError              NOT_FOUND: no such model, version or label
-├── NotReadyError              FAILED_PRECONDITION: the version is there and can't answer
-├── AccessDeniedError          UNAUTHENTICATED, PERMISSION_DENIED
-├── OverloadedError            RESOURCE_EXHAUSTED: try again after `retry_after` seconds
-├── DeadlineExceededError      DEADLINE_EXCEEDED: no answer in time
-├── UnavailableError           UNAVAILABLE: no gateway, or nothing behind it; try again later
-└── InternalError              anything else: a defect, to be reported with `request_id`
+├── InvalidRequest             INVALID_ARGUMENT: mend the request
+│   └── InvalidPhoto           the photo: empty, too large, damaged, in another format
+│       └── UnreadablePhoto    its file can't be read on this side
+├── NotFound                   NOT_FOUND: no such model, version or label
+├── NotReady                   FAILED_PRECONDITION: the version is there and can't answer
+├── AccessDenied               UNAUTHENTICATED, PERMISSION_DENIED
+├── Overloaded                 RESOURCE_EXHAUSTED: try again after `retry_after` seconds
+├── DeadlineExceeded           DEADLINE_EXCEEDED: no answer in time
+├── Unavailable                UNAVAILABLE: no gateway, or nothing behind it; try again later
+│   └── StreamBroke            a stream broke, and why got lost
+└── Internal                   anything else: a defect, to be reported with `request_id`
 """
+
+# ruff: noqa: N818 - each is caught by the gRPC status it stands for, as everywhere in gRPC's world
 
 from collections.abc import Iterable, Mapping
 from typing import Protocol, TypeAlias
@@ -48,39 +51,39 @@ class DermserveError(Exception):
         return {"status": self.status, "reason": self.reason, "message": self.message}
 
 
-class InvalidRequestError(DermserveError):
+class InvalidRequest(DermserveError):
     """The request can't be served as it is."""
 
     status = "INVALID_ARGUMENT"
 
 
-class InvalidPhotoError(InvalidRequestError):
+class InvalidPhoto(InvalidRequest):
     """The photo can't be classified; the message says why and what to send instead."""
 
 
-class UnreadablePhotoError(InvalidPhotoError):
+class UnreadablePhoto(InvalidPhoto):
     """The photo's file can't be read. `__cause__` is the OSError."""
 
 
-class NotFoundError(DermserveError):
+class NotFound(DermserveError):
     """No such model, version or label; the message names those there are."""
 
     status = "NOT_FOUND"
 
 
-class NotReadyError(DermserveError):
+class NotReady(DermserveError):
     """The version is known and can't answer."""
 
     status = "FAILED_PRECONDITION"
 
 
-class AccessDeniedError(DermserveError):
+class AccessDenied(DermserveError):
     """The caller isn't known, or isn't allowed."""
 
     status = "PERMISSION_DENIED"
 
 
-class OverloadedError(DermserveError):
+class Overloaded(DermserveError):
     """The gateway has more work than it can finish in time."""
 
     status = "RESOURCE_EXHAUSTED"
@@ -88,36 +91,40 @@ class OverloadedError(DermserveError):
     """Seconds to wait before trying again; None where the server didn't say."""
 
 
-class DeadlineExceededError(DermserveError):
+class DeadlineExceeded(DermserveError):
     """No answer in time."""
 
     status = "DEADLINE_EXCEEDED"
 
 
-class UnavailableError(DermserveError):
+class Unavailable(DermserveError):
     """No gateway answers, or no model server answers it."""
 
     status = "UNAVAILABLE"
 
 
-class InternalError(DermserveError):
+class StreamBroke(Unavailable):
+    """A stream broke, and why got lost."""
+
+
+class Internal(DermserveError):
     """A defect: report it with the request id."""
 
     status = "INTERNAL"
 
 
 _BY_STATUS: Mapping[str, type[DermserveError]] = {
-    "INVALID_ARGUMENT": InvalidRequestError,
-    "OUT_OF_RANGE": InvalidRequestError,
-    "NOT_FOUND": NotFoundError,
-    "FAILED_PRECONDITION": NotReadyError,
-    "UNAUTHENTICATED": AccessDeniedError,
-    "PERMISSION_DENIED": AccessDeniedError,
-    "RESOURCE_EXHAUSTED": OverloadedError,
-    "DEADLINE_EXCEEDED": DeadlineExceededError,
-    "UNAVAILABLE": UnavailableError,
-    "CANCELLED": UnavailableError,  # not by us: the server or a proxy let go of the call
-    "ABORTED": UnavailableError,
+    "INVALID_ARGUMENT": InvalidRequest,
+    "OUT_OF_RANGE": InvalidRequest,
+    "NOT_FOUND": NotFound,
+    "FAILED_PRECONDITION": NotReady,
+    "UNAUTHENTICATED": AccessDenied,
+    "PERMISSION_DENIED": AccessDenied,
+    "RESOURCE_EXHAUSTED": Overloaded,
+    "DEADLINE_EXCEEDED": DeadlineExceeded,
+    "UNAVAILABLE": Unavailable,
+    "CANCELLED": Unavailable,  # not by us: the server or a proxy let go of the call
+    "ABORTED": Unavailable,
 }
 
 PHOTO_REASONS = frozenset(
@@ -165,14 +172,14 @@ def read_status(status: status_pb2.Status, *, request_id: str | None = None) -> 
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in status.details:
         _ = detail.Unpack(info) or detail.Unpack(retry)
-    error_class = InvalidPhotoError if info.reason in PHOTO_REASONS else _BY_STATUS.get(name, InternalError)
+    error_class = InvalidPhoto if info.reason in PHOTO_REASONS else _BY_STATUS.get(name, Internal)
     error = error_class(
         status.message,
         status=name,
         reason=info.reason,
         request_id=info.metadata.get("request_id") or request_id,
     )
-    if isinstance(error, OverloadedError) and retry.HasField("retry_delay"):
+    if isinstance(error, Overloaded) and retry.HasField("retry_delay"):
         error.retry_after = retry.retry_delay.ToTimedelta().total_seconds()
     return error
 
@@ -190,7 +197,7 @@ def _parse_status(details: str | bytes | None) -> status_pb2.Status | None:
 def _transport_error(name: str, details: str, *, target: str, request_id: str | None) -> DermserveError:
     """Make an error that gRPC or a proxy made, not the gateway."""
     if name == "RESOURCE_EXHAUSTED" and "message larger than max" in details.lower():
-        return InvalidPhotoError(
+        return InvalidPhoto(
             f"the photo is larger than a message may be ({details}): send a smaller or more compressed one",
             status=name,
             reason="MESSAGE_TOO_LARGE",
@@ -201,4 +208,4 @@ def _transport_error(name: str, details: str, *, target: str, request_id: str | 
         "DEADLINE_EXCEEDED": f"no answer from {target} in time: allow more time, or ask for fewer views",
         "UNIMPLEMENTED": f"{target} answers and is not a dermserve gateway ({details}): is the address right?",
     }.get(name, details or f"the call failed with {name}")
-    return _BY_STATUS.get(name, InternalError)(message, status=name, request_id=request_id)
+    return _BY_STATUS.get(name, Internal)(message, status=name, request_id=request_id)

@@ -50,17 +50,17 @@ class ClassScore:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Wall time of each stage in the gateway, in milliseconds."""
+    """Wall time of each stage in the gateway."""
 
-    decode: float
+    decode_ms: float
     """Photo bytes to pixels, waiting for a decoder included."""
-    plan: float
+    plan_ms: float
     """Making the views."""
-    predict: float
+    predict_ms: float
     """Asking TensorFlow Serving, the network between it and the gateway included."""
-    reduce: float
+    reduce_ms: float
     """Mean, standard deviation and verdict."""
-    total: float
+    total_ms: float
     """From the request's arrival at the gateway to its answer."""
 
 
@@ -109,7 +109,7 @@ class Prediction:
             "reasons": [str(reason) for reason in self.reasons],
             "views_used": self.views_used,
             "views_asked": self.views_asked,
-            "timings_ms": asdict(self.timings),
+            "timings_ms": {name.removesuffix("_ms"): value for name, value in asdict(self.timings).items()},
             "request_id": self.request_id,
             "notice": self.notice,
         }

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import TypeAlias
 
-from dermserve.client._errors import UnreadablePhotoError
+from dermserve.client._errors import UnreadablePhoto
 from dermserve.v1 import classifier_pb2
 
 Photo: TypeAlias = bytes | str | os.PathLike[str]
@@ -64,7 +64,7 @@ def read_photo(photo: Photo) -> bytes:
     """Return a photo's bytes.
 
     Raises:
-        UnreadablePhotoError: its file can't be read.
+        UnreadablePhoto: its file can't be read.
     """
     if isinstance(photo, bytes):
         return photo
@@ -73,7 +73,7 @@ def read_photo(photo: Photo) -> bytes:
         return path.read_bytes()
     except OSError as error:
         reason = _REASONS.get(error.errno or 0, "UNREADABLE_FILE")
-        raise UnreadablePhotoError(f"can't read {path}: {error.strerror or error}", reason=reason) from error
+        raise UnreadablePhoto(f"can't read {path}: {error.strerror or error}", reason=reason) from error
 
 
 def make_request_id(given: str | None) -> str:

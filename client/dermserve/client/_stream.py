@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 import grpc
 
-from dermserve.client._errors import DeadlineExceededError, DermserveError, UnavailableError, read_call
+from dermserve.client._errors import DeadlineExceeded, DermserveError, Unavailable, read_call
 from dermserve.v1 import classifier_pb2
 
 _CLOSE_GRACE = 5.0
@@ -52,7 +52,7 @@ class Stream:
         try:
             answer = self._answers.get(timeout=deadline)
         except queue.Empty:
-            raise DeadlineExceededError(
+            raise DeadlineExceeded(
                 f"no answer from {self._target} within {deadline:g} s: allow more time, or ask for fewer views"
             ) from None
         if isinstance(answer, DermserveError):
@@ -71,7 +71,7 @@ class Stream:
         try:
             for response in self._call:
                 self._answers.put(response)
-            end: DermserveError = UnavailableError(f"{self._target} ended the stream before answering every photo")
+            end: DermserveError = Unavailable(f"{self._target} ended the stream before answering every photo")
         except grpc.RpcError as error:
             end = read_call(error, target=self._target)  # type: ignore[arg-type]  # it is a grpc.Call as well
         self._answers.put(end)
