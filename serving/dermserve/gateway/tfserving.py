@@ -100,10 +100,10 @@ class TfServing:
 
     async def predict(self, target: Target, *, views: NDArray[np.uint8], budget: Budget) -> Scores:
         """See Predictor."""
+        # No output_filter: TensorFlow optimises, and keeps in memory, a graph for each set of outputs that is asked for,
+        # and the warm-up records ask for all.
         request = serving_pb2.PredictRequest(
-            model_spec=_spec(target, Signature.SERVING_DEFAULT),
-            inputs={Input.IMAGES.value: uint8_tensor(views)},
-            output_filter=[Output.PROBABILITIES.value, Output.OOD_SCORE.value],
+            model_spec=_spec(target, Signature.SERVING_DEFAULT), inputs={Input.IMAGES.value: uint8_tensor(views)}
         )
         response = await _answer(self._predict, request, budget=budget)
         return Scores(
