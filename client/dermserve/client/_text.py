@@ -1,10 +1,12 @@
 """A prediction in plain words, for people at a terminal."""
 
+import textwrap
 from collections.abc import Iterator
 
 from dermserve.client._prediction import ClassScore, Prediction, Reason, Timings, Verdict
 
 _BAR = 24
+_WIDTH = 100
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
 _VERDICTS = {
@@ -32,18 +34,16 @@ def _lines(prediction: Prediction) -> Iterator[str]:
     yield f"  verdict: {_VERDICTS.get(prediction.verdict, f'{prediction.verdict}: take it for uncertain')}"
     for reason in prediction.reasons:
         yield f"    because {_REASONS.get(reason, str(reason))} ({reason})"
-    width = max((len(score.name) + len(score.code) + 3 for score in prediction.classes), default=0)
     for score in prediction.classes:
-        yield _class_line(score, width=width, spread=prediction.views_used > 1)
+        yield _class_line(score, spread=prediction.views_used > 1)
     yield f"  time: {_times(prediction.timings)}"
     yield f"  request: {prediction.request_id}"
-    yield f"  {prediction.notice}"
+    yield textwrap.fill(prediction.notice, _WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
-def _class_line(score: ClassScore, *, width: int, spread: bool) -> str:
-    name = f"{score.name} ({score.code})"
+def _class_line(score: ClassScore, *, spread: bool) -> str:
     deviation = f" ± {score.std * 100:4.1f}" if spread else ""
-    return f"  {name:<{width}} {_bar(score.probability)} {score.probability * 100:5.1f} %{deviation}"
+    return f"  {_bar(score.probability)} {score.probability * 100:5.1f} %{deviation}  {score.name} ({score.code})"
 
 
 def _bar(share: float) -> str:

@@ -1,0 +1,143 @@
+"""One child process: its own session, its log, the line that says it is ready, and a stop that always succeeds."""
+
+import collections
+import contextlib
+import os
+import pathlib
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+from dermserve.local.errors import ChildDiedError, NotReadyInTimeError
+
+_LEASH = pathlib.Path(__file__).with_name("leash.py")
+_KEPT_LINES = 20
+
+
+class Child:
+    """A running child.
+
+    It leads a session and process group of its own, so that Ctrl-C in a terminal reaches the launcher alone, which then
+    stops its children in order. `leash` ends it when the launcher is killed.
+
+    Args:
+        command: program and arguments.
+        name: what messages call it.
+        log: takes each line it writes, without the line's end, in a thread of its own.
+        ready: pattern of the line that says it is ready.
+        env: variables to add to this process's own.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        name: str,
+        log: Callable[[str], None],
+        ready: re.Pattern[str] | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self._log = log
+        self._pattern = ready
+        self._ready: queue.SimpleQueue[re.Match[str] | None] = queue.SimpleQueue()
+        self._lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
+        self._lock = threading.Lock()
+        self._watchers: list[Callable[[], object]] = []
+        self._over = False
+        self._process = subprocess.Popen(  # noqa: S603 - the launcher's own command line
+            [sys.executable, "-IS", str(_LEASH), str(os.getpid()), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+        )
+        self._pump = threading.Thread(target=self._follow, name=f"{name}-log", daemon=True)
+        self._pump.start()
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    @property
+    def last_lines(self) -> Sequence[str]:
+        """The last lines it wrote."""
+        return tuple(self._lines)
+
+    def died(self) -> ChildDiedError | None:
+        """Say how it ended; None while it runs."""
+        code = self._process.poll()
+        return None if code is None else ChildDiedError(self.name, code, self.last_lines)
+
+    def wait_ready(self, *, timeout: float) -> re.Match[str]:
+        """Wait for the line that says it is ready; return the match.
+
+        Raises:
+            ChildDiedError: it ended first.
+            NotReadyInTimeError: `timeout` seconds went by.
+        """
+        try:
+            match = self._ready.get(timeout=timeout)
+        except queue.Empty:
+            raise NotReadyInTimeError(self.name, timeout, self.last_lines) from None
+        if match is None:
+            raise ChildDiedError(self.name, self._process.wait(), self.last_lines)
+        return match
+
+    def wait(self) -> int:
+        """Wait until it has ended and its last line is logged; return its status, negative for a signal."""
+        self._pump.join()
+        return self._process.wait()
+
+    def on_exit(self, call: Callable[[], object]) -> None:
+        """Call something, in another thread, once it has ended; at once when it has."""
+        with self._lock:
+            if not self._over:
+                self._watchers.append(call)
+                return
+        call()
+
+    def stop(self, *, grace: float) -> None:
+        """Stop it: SIGTERM, and SIGKILL for its whole group after `grace` seconds or a second signal."""
+        try:
+            if self._process.poll() is None:
+                self._process.terminate()
+                self._process.wait(grace)
+        except subprocess.TimeoutExpired:
+            self._log(f"launcher: the {self.name} did not stop within {grace:g} s and was killed")
+        finally:
+            self._kill()
+
+    def _kill(self) -> None:
+        """End whatever is left of its group, and see it gone."""
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._pump.join()
+
+    def _follow(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                self._take(line.rstrip("\n"))
+        self._process.wait()
+        self._ready.put(None)
+        with self._lock:
+            self._over = True
+        for call in self._watchers:
+            call()
+
+    def _take(self, line: str) -> None:
+        self._lines.append(line)
+        self._log(line)
+        if self._pattern is not None and (match := self._pattern.search(line)):
+            self._ready.put(match)

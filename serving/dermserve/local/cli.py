@@ -1,0 +1,114 @@
+"""`dermserve up` and `dermserve demo`."""
+
+import pathlib
+import time
+from collections.abc import Callable
+
+import click
+
+from dermserve.client import Client, DermserveError, TtaMode, render_text
+from dermserve.local import DEFAULT_MODELS, DEFAULT_PORT, DEFAULT_STORE, DEFAULT_TFS_PORT, Stack, StackError
+from dermserve.local.signals import ends_by_interrupt
+
+_PORT = click.IntRange(0, 65535)
+_DEADLINE = 60.0
+_store_option = click.option(
+    "--store",
+    type=click.Path(file_okay=False, path_type=pathlib.Path),
+    default=DEFAULT_STORE,
+    envvar="DERMSERVE_STORE",
+    show_default=True,
+    show_envvar=True,
+    help="Folder of the versioned store; built when it lacks a model.",
+)
+_verbose_option = click.option(
+    "--verbose", is_flag=True, help="Show the servers' logs here, not in files in `logs` beside the store."
+)
+
+
+@click.command()
+@_store_option
+@click.option("--port", type=_PORT, default=DEFAULT_PORT, show_default=True, help="Gateway's port; 0 takes a free one.")
+@click.option(
+    "--tfs-port", type=_PORT, default=DEFAULT_TFS_PORT, show_default=True, help="Model server's; 0 takes a free one."
+)
+@click.option(
+    "--model", "models", multiple=True, default=DEFAULT_MODELS, show_default=True, help="Model to serve; repeatable."
+)
+@_verbose_option
+def up(store: pathlib.Path, port: int, tfs_port: int, models: tuple[str, ...], verbose: bool) -> None:
+    """Serve the models on this machine until Ctrl-C: the local model server, and the gateway in front of it.
+
+    Both listen on the loopback alone. Ctrl-C and SIGTERM let requests in flight finish; a second one stops at once.
+    """
+    if port == tfs_port != 0:
+        raise click.UsageError("--port and --tfs-port must differ")
+    stack = Stack(store=store, models=models, port=port, tfs_port=tfs_port, say=_progress(), verbose=verbose)
+    with ends_by_interrupt():
+        _serve(stack, models[0])
+
+
+def _serve(stack: Stack, model: str) -> None:
+    """Run until something ends it. Being asked to end once ready is success; before that, it is an interruption."""
+    ready = False
+    try:
+        with stack:
+            ready = True
+            click.echo(f"ready: dermserve classify PHOTO --model {model} --server {stack.gateway_address}")
+            click.echo("Ctrl-C stops it")
+            stack.wait()
+    except KeyboardInterrupt:
+        if not ready:
+            raise
+    except StackError as error:
+        raise click.ClickException(str(error)) from error
+
+
+@click.command()
+@click.argument("image", required=False, type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path))
+@_store_option
+@_verbose_option
+def demo(image: pathlib.Path | None, store: pathlib.Path, verbose: bool) -> None:
+    """Classify one picture with both models, as it is and over ten views, then stop everything.
+
+    IMAGE is a JPEG, PNG or WebP file; without one, a made-up lesion is drawn.
+    """
+    photo = _picture(image)
+    with ends_by_interrupt():
+        try:
+            with Stack(store=store, port=0, tfs_port=0, say=_progress(), verbose=verbose) as stack:
+                _show_answers(stack.gateway_address, photo)
+        except (StackError, DermserveError) as error:
+            raise click.ClickException(str(error)) from error
+
+
+def _picture(image: pathlib.Path | None) -> bytes:
+    """Read or draw the picture; refuse one that can't be classified before anything starts."""
+    from dermserve.imaging import PhotoError, decode
+
+    if image is None:
+        from dermserve.local.picture import draw_lesion
+
+        click.echo("picture: a made-up lesion, drawn by this program; no photo of anyone's skin")
+        return draw_lesion()
+    try:
+        photo = image.read_bytes()
+        decode(photo, height=224, width=224)
+    except (OSError, PhotoError) as error:
+        raise click.BadParameter(f"{image}: {error}", param_hint="IMAGE") from error
+    click.echo(f"picture: {image}")
+    return photo
+
+
+def _show_answers(address: str, photo: bytes) -> None:
+    with Client(address, deadline=_DEADLINE) as client:
+        for model in DEFAULT_MODELS:
+            for tta in (TtaMode.NONE, TtaMode.FULL):
+                click.echo(f"\n{render_text(client.classify(photo, model=model, tta=tta))}")
+    click.echo()
+
+
+def _progress() -> Callable[[str], None]:
+    """Make a printer of lines on stderr, each with the seconds since now before it."""
+    started = time.monotonic()
+    return lambda line: click.echo(f"[{time.monotonic() - started:5.1f} s] {line}", err=True)

@@ -1,0 +1,49 @@
+"""What can keep the local stack from running.
+
+StackError
+├── PortInUseError       before anything was started
+├── StoreError           the store can't be built or used
+├── ChildDiedError       a server ended, with its last log lines
+└── NotReadyInTimeError  a server runs and doesn't become ready
+"""
+
+from collections.abc import Sequence
+
+
+class StackError(Exception):
+    """Base. Each message says what is wrong and what to do."""
+
+
+class PortInUseError(StackError):
+    """Something listens on the port already."""
+
+    def __init__(self, port: int, *, option: str) -> None:
+        super().__init__(
+            f"port {port} is in use: stop what listens there, or choose another with {option} (0: any free)"
+        )
+
+
+class StoreError(StackError):
+    """The store can't be built or used."""
+
+
+class ChildDiedError(StackError):
+    """A child ended by itself."""
+
+    def __init__(self, name: str, code: int, last_lines: Sequence[str]) -> None:
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+        super().__init__("\n".join((f"the {name} {how}; its last words:", *indented(last_lines))))
+
+
+class NotReadyInTimeError(StackError):
+    """A child runs and doesn't become ready."""
+
+    def __init__(self, name: str, seconds: float, last_lines: Sequence[str]) -> None:
+        super().__init__(
+            "\n".join((f"the {name} isn't ready after {seconds:g} s; its last words:", *indented(last_lines)))
+        )
+
+
+def indented(lines: Sequence[str]) -> list[str]:
+    """Indent log lines for a message; say so when there are none."""
+    return [f"  {line}" for line in lines] or ["  (it logged nothing)"]

@@ -1,0 +1,24 @@
+"""Where children's lines go: a file each beside the store, or this terminal."""
+
+import contextlib
+import pathlib
+import sys
+from collections.abc import Callable, Iterator
+
+_LARGE = 10_000_000
+
+
+@contextlib.contextmanager
+def log_to_file(path: pathlib.Path) -> Iterator[Callable[[str], None]]:
+    """Append lines to a file, which is put aside as `.old` when it has grown large."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size > _LARGE:
+        path.replace(path.with_suffix(".log.old"))
+    with path.open("a", encoding="utf-8", buffering=1) as file:
+        yield lambda line: print(line, file=file)
+
+
+@contextlib.contextmanager
+def log_to_stderr(name: str) -> Iterator[Callable[[str], None]]:
+    """Show lines on stderr, each with the child's name before it."""
+    yield lambda line: print(f"[{name}] {line}", file=sys.stderr, flush=True)  # noqa: T201

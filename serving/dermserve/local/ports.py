@@ -1,0 +1,25 @@
+"""Whether a port is free, asked before anything starts: gRPC's own answer comes late, or never (SO_REUSEPORT)."""
+
+import socket
+
+from dermserve.local.errors import PortInUseError
+
+HOST = "127.0.0.1"
+
+
+def check_free(port: int, *, option: str) -> None:
+    """Check that nothing listens on a loopback port; 0 always passes.
+
+    Args:
+        port: TCP port.
+        option: the option that chooses it, for the message.
+
+    Raises:
+        PortInUseError: something listens there.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger don't count
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise PortInUseError(port, option=option) from error

@@ -1,0 +1,153 @@
+"""The order in which the local stack starts and stops, written once."""
+
+import contextlib
+import pathlib
+import queue
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType, TracebackType
+from typing import Self
+
+from dermserve.local.child import Child
+from dermserve.local.health import wait_serving
+from dermserve.local.logfile import log_to_file, log_to_stderr
+from dermserve.local.ports import HOST, check_free
+from dermserve.local.store import ensure_models, write_config
+
+DEFAULT_MODELS = ("resnet50", "mobilenet_v3_small")
+DEFAULT_STORE = pathlib.Path(".dermserve/store")
+DEFAULT_PORT = 50051
+DEFAULT_TFS_PORT = 8500
+
+_TFS_READY = re.compile(r"Running gRPC ModelServer at (\S+:\d+)")
+_GATEWAY_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"')
+# The gateway lets requests in flight finish within 10 s of its own; the model server has none left by then.
+_GATEWAY_GRACE = 15.0
+_TFS_GRACE = 15.0
+
+
+class Stack:
+    """A model server and a gateway in front of it, on the loopback, while the block lasts.
+
+    In: ports are checked, the store is built where it lacks a model, the model server starts and loads, the gateway
+    starts and says SERVING. Out, in whatever way: the gateway drains and stops, then the model server. A child that
+    doesn't stop is killed, and all are killed by the kernel when this process is (on Linux). Enter it in a thread that
+    lives as long as the stack should.
+
+    Args:
+        store: folder of the versioned store.
+        models: models to serve.
+        port: the gateway's; 0 takes a free one.
+        tfs_port: the model server's; 0 takes a free one.
+        ready_timeout: seconds for the model server to load, and again for the gateway to be ready.
+        say: takes a line of progress.
+        verbose: show the children's logs on stderr, instead of appending them to files in `logs` beside the store.
+        program: gives the command line of "modelserver" and "gateway", to which their flags are added.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: pathlib.Path = DEFAULT_STORE,
+        models: Sequence[str] = DEFAULT_MODELS,
+        port: int = DEFAULT_PORT,
+        tfs_port: int = DEFAULT_TFS_PORT,
+        ready_timeout: float = 180.0,
+        say: Callable[[str], None] = lambda line: None,
+        verbose: bool = False,
+        program: Callable[[str], Sequence[str]] = lambda name: (sys.executable, "-m", f"dermserve.{name}"),
+    ) -> None:
+        self._store = pathlib.Path(store)
+        self._models = tuple(models)
+        self._port = port
+        self._tfs_port = tfs_port
+        self._timeout = ready_timeout
+        self._say = say
+        self._verbose = verbose
+        self._program = program
+        self._children: dict[str, Child] = {}
+        self._ended: queue.SimpleQueue[Child] = queue.SimpleQueue()
+        self._exit = contextlib.ExitStack()
+        self.gateway_address = ""
+        """HOST:PORT of the gateway, once entered."""
+        self.tfs_address = ""
+        """HOST:PORT of the model server, once entered."""
+
+    @property
+    def pids(self) -> Mapping[str, int]:
+        """Process ids by name: "modelserver" and "gateway"."""
+        return MappingProxyType({name: child.pid for name, child in self._children.items()})
+
+    def __enter__(self) -> Self:
+        """Start everything.
+
+        Raises:
+            StackError: a port is taken, the store can't be built, or a server doesn't come up. Nothing is left running.
+        """
+        check_free(self._port, option="--port")
+        check_free(self._tfs_port, option="--tfs-port")
+        ensure_models(self._store, self._models, say=self._say)
+        with contextlib.ExitStack() as undo:
+            self._start_model_server(undo)
+            self._start_gateway(undo)
+            self._exit = undo.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the gateway, then the model server."""
+        self._exit.__exit__(kind, error, trace)
+
+    def wait(self) -> None:
+        """Wait, for ever if need be, until a child ends by itself.
+
+        Raises:
+            ChildDiedError: one did.
+        """
+        died = self._ended.get().died()
+        assert died is not None
+        raise died
+
+    def _start_model_server(self, undo: contextlib.ExitStack) -> None:
+        config = write_config(self._store, self._models)
+        arguments = (f"--port={self._tfs_port}", f"--model_config_file={config}", "--file_system_poll_wait_seconds=1")
+        self._say(f"starting the model server ({', '.join(self._models)})")
+        # One malloc arena: frozen graphs otherwise cost twice the memory (docs/architecture.md).
+        server = self._start("modelserver", arguments, undo, ready=_TFS_READY, grace=_TFS_GRACE, MALLOC_ARENA_MAX="1")
+        started = time.monotonic()
+        self.tfs_address = server.wait_ready(timeout=self._timeout)[1]
+        self._say(f"model server ready at {self.tfs_address} after {time.monotonic() - started:.1f} s")
+
+    def _start_gateway(self, undo: contextlib.ExitStack) -> None:
+        models = [f"--model={model}" for model in self._models]
+        arguments = ("--listen", f"{HOST}:{self._port}", "--tfs", self.tfs_address, *models)
+        gateway = self._start("gateway", arguments, undo, ready=_GATEWAY_READY, grace=_GATEWAY_GRACE)
+        started = time.monotonic()
+        self.gateway_address = gateway.wait_ready(timeout=self._timeout)[1]
+        children = (gateway, self._children["modelserver"])
+        wait_serving(self.gateway_address, timeout=self._timeout, children=children)
+        self._say(f"gateway ready at {self.gateway_address} after {time.monotonic() - started:.1f} s")
+
+    def _start(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        undo: contextlib.ExitStack,
+        *,
+        ready: re.Pattern[str],
+        grace: float,
+        **env: str,
+    ) -> Child:
+        logs = self._store.resolve().parent / "logs"
+        log = undo.enter_context(log_to_stderr(name) if self._verbose else log_to_file(logs / f"{name}.log"))
+        child = Child(
+            [*self._program(name), *arguments], name=name, log=log, ready=ready, env={**env, "PYTHONUNBUFFERED": "1"}
+        )
+        undo.callback(child.stop, grace=grace)
+        undo.callback(self._say, f"stopping the {name}")
+        child.on_exit(lambda: self._ended.put(child))
+        self._children[name] = child
+        return child

@@ -1,0 +1,155 @@
+"""What starts first stops last, and no ending leaves a process behind."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+
+import psutil
+import pytest
+
+from dermserve.local import ChildDiedError, NotReadyInTimeError, Stack
+
+PROGRAMS = pathlib.Path(__file__).with_name("programs.py")
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store that looks complete."""
+    folder = tmp_path / "store"
+    (folder / "m" / "1").mkdir(parents=True)
+    return folder
+
+
+def make(store, *, modelserver="good", gateway="good", **options):
+    modes = {"modelserver": modelserver, "gateway": gateway}
+    return Stack(
+        store=store,
+        models=("m",),
+        port=0,
+        tfs_port=0,
+        program=lambda name: (sys.executable, str(PROGRAMS), name, modes[name]),
+        **options,
+    )
+
+
+def log(store, name):
+    return (store.parent / "logs" / f"{name}.log").read_text().splitlines()
+
+
+def running():
+    return [process for process in psutil.Process().children() if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def test_the_gateway_starts_last_and_stops_first(store):
+    said = []
+    with make(store, say=said.append) as stack:
+        assert stack.tfs_address == "127.0.0.1:1"
+        assert set(stack.pids) == {"modelserver", "gateway"}
+        assert {process.pid for process in running()} == set(stack.pids.values())
+    assert running() == []
+    steps = [line.split(" at ")[0] for line in said]
+    assert steps == [
+        "starting the model server (m)", "model server ready", "gateway ready", "stopping the gateway",
+        "stopping the modelserver",
+    ]  # fmt: skip
+    assert log(store, "modelserver")[-1] == log(store, "gateway")[-1] == "asked to stop"
+
+
+def test_the_model_server_gets_its_flags(store):
+    with make(store):
+        pass
+    flags = log(store, "modelserver")[0]
+    assert f"--model_config_file={store}/models.config" in flags
+    assert "--port=0" in flags
+    assert "--file_system_poll_wait_seconds=1" in flags
+
+
+@pytest.mark.parametrize(
+    ("modes", "words"),
+    [
+        ({"modelserver": "broken"}, "no version can be loaded"),
+        ({"gateway": "broken"}, "wrong configuration"),
+        ({"modelserver": "fleeting", "gateway": "unready"}, "modelserver ended with status 7"),
+    ],
+)
+def test_a_server_that_does_not_come_up_is_named_and_the_other_stopped(store, modes, words):
+    with pytest.raises(ChildDiedError, match=words):
+        make(store, **modes).__enter__()
+    assert running() == []
+
+
+def test_a_gateway_that_never_serves_is_not_waited_for_for_ever(store):
+    with pytest.raises(NotReadyInTimeError, match="gateway isn't ready after 1 s"):
+        make(store, gateway="unready", ready_timeout=1).__enter__()
+    assert running() == []
+
+
+@pytest.mark.parametrize("name", ["gateway", "modelserver"])
+def test_a_server_that_dies_later_ends_the_wait(store, name):
+    with make(store) as stack:
+        os.kill(stack.pids[name], signal.SIGKILL)
+        with pytest.raises(ChildDiedError, match=f"{name} was killed by signal 9"):
+            stack.wait()
+    assert running() == []
+
+
+LAUNCHER = """
+import pathlib, sys
+from dermserve.local import Stack
+from dermserve.local.cli import _serve
+from dermserve.local.signals import ends_by_interrupt
+store, programs = pathlib.Path(sys.argv[1]), sys.argv[2]
+program = lambda name: (sys.executable, programs, name, sys.argv[3])
+with ends_by_interrupt():
+    _serve(Stack(store=store, models=("m",), port=0, tfs_port=0, say=print, program=program), "m")
+"""
+
+
+def launch(store, mode="good"):
+    """Run `dermserve up`'s own loop over the stand-ins, as a process group of its own, as a terminal would."""
+    command = [sys.executable, "-uc", LAUNCHER, str(store), str(PROGRAMS), mode]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_the_whole_group_stops_both_in_order(store, sent):
+    with launch(store) as up:
+        while not up.stdout.readline().startswith("Ctrl-C"):
+            pass
+        children = psutil.Process(up.pid).children()
+        os.killpg(up.pid, sent)
+        rest, errors = up.communicate(timeout=60)
+    assert (up.returncode, errors) == (0, "")
+    assert rest.splitlines() == ["stopping the gateway", "stopping the modelserver"]
+    assert len(children) == 2
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert log(store, "modelserver")[-1] == log(store, "gateway")[-1] == "asked to stop"
+
+
+def test_a_second_signal_does_not_wait(store):
+    with launch(store, "stubborn") as up:
+        while not up.stdout.readline().startswith("Ctrl-C"):
+            pass
+        children = psutil.Process(up.pid).children()
+        os.killpg(up.pid, signal.SIGINT)
+        while "not yet" not in log(store, "modelserver"):
+            threading.Event().wait(0.02)
+        os.killpg(up.pid, signal.SIGINT)
+        up.communicate(timeout=10)  # and not the 15 s of grace
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+def test_a_child_that_dies_fails_the_launcher_with_its_last_words(store):
+    with launch(store) as up:
+        while not up.stdout.readline().startswith("Ctrl-C"):
+            pass
+        children = psutil.Process(up.pid).children()
+        next(child for child in children if "modelserver" in child.cmdline()).kill()
+        _, errors = up.communicate(timeout=60)
+    assert up.returncode != 0
+    assert "the modelserver was killed by signal 9" in errors
+    assert "Running gRPC ModelServer" in errors
+    assert psutil.wait_procs(children, timeout=10)[1] == []

@@ -1,0 +1,118 @@
+"""The stack's own promises, with small stand-ins where the order is what matters. The real servers are in tests/e2e."""
+
+import pathlib
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from dermserve.local import PortInUseError, Stack, StoreError
+from dermserve.local.logfile import log_to_file
+from dermserve.local.store import ensure_models, write_config
+
+
+@pytest.fixture
+def listener():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield taken.getsockname()[1]
+
+
+@pytest.mark.parametrize("option", ["port", "tfs_port"])
+def test_a_port_in_use_is_refused_before_anything_starts(tmp_path, listener, option):
+    ports = {"port": 0, "tfs_port": 0} | {option: listener}
+    with pytest.raises(PortInUseError, match=f"port {listener} is in use.*--{option.replace('_', '-')}"):
+        Stack(store=tmp_path / "store", **ports).__enter__()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_shared_by_grpc_counts_as_in_use(tmp_path):
+    from concurrent import futures
+
+    import grpc
+
+    with futures.ThreadPoolExecutor(1) as pool:
+        server = grpc.server(pool)  # listens with SO_REUSEPORT, as it does by default
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        with pytest.raises(PortInUseError):
+            Stack(store=tmp_path / "store", port=port, tfs_port=0).__enter__()
+        server.stop(None).wait()
+
+
+def test_the_launcher_loads_neither_tensorflow_nor_pillow():
+    code = "import sys, dermserve.local.cli; print({'tensorflow', 'keras', 'PIL'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+def test_a_store_that_has_the_models_is_left_alone(tmp_path):
+    (tmp_path / "resnet50" / "3").mkdir(parents=True)
+    said = []
+    ensure_models(tmp_path, ["resnet50"], say=said.append)
+    assert said == []
+
+
+def test_a_model_that_cannot_be_built_says_why(tmp_path):
+    with pytest.raises(StoreError, match="no_such_model"):
+        ensure_models(tmp_path, ["no_such_model"], say=lambda line: None)
+
+
+def test_the_config_is_what_tensorflow_serving_reads(tmp_path):
+    from google.protobuf import text_format
+    from tensorflow_serving.config import model_server_config_pb2
+
+    store = tmp_path / 'a "quoted" näme'
+    store.mkdir()
+    path = write_config(store, ["resnet50", "other"])
+    config = text_format.Parse(path.read_text(encoding="utf-8"), model_server_config_pb2.ModelServerConfig())
+    assert [(entry.name, entry.base_path, entry.model_platform) for entry in config.model_config_list.config] == [
+        ("resnet50", str(store / "resnet50"), "tensorflow"),
+        ("other", str(store / "other"), "tensorflow"),
+    ]
+    assert list(store.iterdir()) == [path]
+
+
+def test_a_store_that_cannot_be_written_says_so(tmp_path):
+    with pytest.raises(StoreError, match=re.escape(str(tmp_path / "none" / "models.config"))):
+        write_config(tmp_path / "none", ["resnet50"])
+
+
+def test_logs_are_appended_and_put_aside_when_large(tmp_path, monkeypatch):
+    path = tmp_path / "logs" / "gateway.log"
+    for line in ("first", "second"):
+        with log_to_file(path) as log:
+            log(line)
+    assert path.read_text() == "first\nsecond\n"
+    monkeypatch.setattr("dermserve.local.logfile._LARGE", 5)
+    with log_to_file(path) as log:
+        log("third")
+    assert path.read_text() == "third\n"
+    assert path.with_name("gateway.log.old").read_text() == "first\nsecond\n"
+
+
+def test_the_drawn_picture_is_always_the_same_and_can_be_classified():
+    from dermserve.imaging import decode
+    from dermserve.local.picture import draw_lesion
+
+    picture = draw_lesion()
+    assert picture == draw_lesion() != draw_lesion(seed=1)
+    photo = decode(picture, height=224, width=224)
+    assert (photo.format, photo.width, photo.height) == ("JPEG", 600, 450)
+    middle, corner = photo.pixels[100:124, 90:114].mean(), photo.pixels[:24, :24].mean()
+    assert middle < corner - 40
+
+
+def test_the_shape_of_a_log_line_decides_what_the_gateway_listens_on():
+    from dermserve.local.stack import _GATEWAY_READY, _TFS_READY
+
+    for line in ('{"address": "127.0.0.1:5", "event": "listening"}', '{"event":"listening","address":"127.0.0.1:5"}'):
+        assert _GATEWAY_READY.search(line)[1] == "127.0.0.1:5"
+    assert not _GATEWAY_READY.search('{"event": "answered", "address": "127.0.0.1:5"}')
+    assert _TFS_READY.search("2026-01-01 I Running gRPC ModelServer at 127.0.0.1:8500 ...")[1] == "127.0.0.1:8500"
+
+
+def test_stores_may_be_named_by_text():
+    assert Stack(store=str(pathlib.Path("x")), port=0).pids == {}
