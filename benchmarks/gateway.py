@@ -3,8 +3,8 @@
     make bench                              # starts the local stack, all four cases
     python benchmarks/gateway.py --json     # the same for machines
 
-For each model and TTA mode, rounds alternate between the three, so that a noisy machine disturbs all alike. `direct` sends the
-same pixels the gateway would; the ratio is the gateway's median over direct's plus decode's.
+For each model and TTA mode, rounds alternate between the three, so that a noisy machine disturbs all alike. `direct`
+sends the same pixels the gateway would; the ratio is the gateway's median over direct's plus decode's.
 """
 
 import dataclasses
@@ -82,17 +82,21 @@ def _measure(channel: grpc.Channel, client: Client, model: str, tta: str, photo:
 
 def _print_table(cases: list[Case], resident: float, photo: bytes, rounds: int) -> None:
     click.echo(f"photo of {len(photo) / 1000:.0f} kB, {rounds} alternating rounds a row, milliseconds\n")
-    click.echo("| model | TTA | direct p50 | direct p99 | decode p50 | gateway p50 | gateway p99 | gateway / (direct + decode) |")
+    click.echo("| model | TTA | direct p50 | direct p99 | decode p50 | gateway p50 | gateway p99 | ratio |")
     click.echo("|---|---|---|---|---|---|---|---|")
     for case in cases:
         times = (case.direct_p50, case.direct_p99, case.decode_p50, case.gateway_p50, case.gateway_p99)
         row = [case.model, case.tta.upper(), *(f"{value:.1f}" for value in times), f"{case.ratio:.2f}"]
         click.echo(f"| {' | '.join(row)} |")
-    click.echo(f"\ngateway process afterwards: {resident:.0f} MB resident")
+    click.echo(
+        f"\ngateway process afterwards: {resident:.0f} MB resident; ratio is gateway p50 / (direct p50 + decode p50)"
+    )
 
 
 @click.command()
-@click.option("--store", type=click.Path(path_type=pathlib.Path), default=pathlib.Path(".dermserve/store"), show_default=True)
+@click.option(
+    "--store", type=click.Path(path_type=pathlib.Path), default=pathlib.Path(".dermserve/store"), show_default=True
+)
 @click.option("--photo", "photo_file", type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path))
 @click.option("--rounds", type=click.IntRange(10), default=100, show_default=True, help="Of each row.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a row.")

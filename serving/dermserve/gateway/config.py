@@ -58,8 +58,8 @@ class Config(BaseSettings):
     """Threads that decode photos."""
     decoder_stuck_seconds: PositiveFloat = 30.0
     """A thread that has been at one photo for longer is given up and replaced."""
-    stream_at_once: PositiveInt = 8
-    """Photos of one ClassifyStream in flight."""
+    stream_at_once: PositiveInt = 4
+    """Photos of one ClassifyStream in flight. More than the model server computes at once only wait, on their budgets."""
 
     poll_seconds: PositiveFloat = 2.0
     """Between looks at the model server's versions while every model is ready."""

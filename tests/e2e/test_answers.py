@@ -1,0 +1,102 @@
+"""Photos in, honest answers out, through the real gateway and the real model server."""
+
+import grpc
+import numpy as np
+import psutil
+import pytest
+from predicting import predict
+
+from dermserve.client import Client, Prediction, Reason, Verdict
+from dermserve.imaging import STANDARD_VIEWS, decode, make_views
+from dermserve.local import Stack
+
+MODELS = ("resnet50", "mobilenet_v3_small")
+
+
+def _probabilities(prediction: Prediction, codes: list[str]) -> np.ndarray:
+    by_code = {score.code: score.probability for score in prediction.classes}
+    return np.array([by_code[code] for code in codes])
+
+
+def _codes(client: Client, model: str) -> list[str]:
+    (version,) = client.model(model).versions
+    assert version.card is not None
+    return [info.code for info in version.card.classes]
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(("tta", "views"), [("none", 1), ("full", 10)])
+def test_an_answer_names_everything_a_caller_needs(
+    client: Client, photo: bytes, model: str, tta: str, views: int
+) -> None:
+    prediction = client.classify(photo, model=model, tta=tta, request_id="my-request")
+    assert (prediction.model, prediction.version) == (model, 1)
+    assert (prediction.views_asked, prediction.views_used) == (views, views)
+    assert sorted(score.code for score in prediction.classes) == sorted(_codes(client, model))
+    probabilities = [score.probability for score in prediction.classes]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1, abs=1e-4)
+    assert prediction.request_id == "my-request"
+    assert "not a diagnosis" in prediction.notice
+    assert prediction.timings.total_ms > 0
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_an_untrained_model_never_sounds_confident(client: Client, photo: bytes, model: str) -> None:
+    for tta in ("none", "full"):
+        prediction = client.classify(photo, model=model, tta=tta)
+        assert prediction.verdict == Verdict.UNCERTAIN
+        assert Reason.UNTRAINED_MODEL in prediction.reasons
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_single_view_is_what_a_direct_predict_says(
+    client: Client, tfs: grpc.Channel, photo: bytes, model: str
+) -> None:
+    pixels = decode(photo, height=224, width=224).pixels
+    direct = predict(tfs, model, pixels[np.newaxis])["probabilities"][0]
+    answer = _probabilities(client.classify(photo, model=model), _codes(client, model))
+    np.testing.assert_allclose(answer, direct, atol=1e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_full_tta_is_the_mean_of_ten_single_predicts_and_the_models_own_tta(
+    client: Client, tfs: grpc.Channel, photo: bytes, model: str
+) -> None:
+    pixels = decode(photo, height=224, width=224).pixels
+    singles = [predict(tfs, model, view[np.newaxis])["probabilities"][0] for view in make_views(pixels, STANDARD_VIEWS)]
+    prediction = client.classify(photo, model=model, tta="full")
+    codes = _codes(client, model)
+    np.testing.assert_allclose(_probabilities(prediction, codes), np.mean(singles, 0), atol=1e-5)
+    own = predict(tfs, model, pixels[np.newaxis], "tta")["probabilities"][0]
+    np.testing.assert_allclose(_probabilities(prediction, codes), own, atol=1e-4)
+    deviation = {score.code: score.std for score in prediction.classes}
+    np.testing.assert_allclose([deviation[code] for code in codes], np.std(singles, 0), atol=1e-5)
+
+
+def test_many_photos_over_one_stream_come_back_under_their_ids(client: Client, photo: bytes) -> None:
+    photos = [(f"photo-{index}", photo if index % 5 else b"broken") for index in range(20)]
+    answers = list(client.classify_many(photos, model="mobilenet_v3_small"))
+    assert sorted(answer.id for answer in answers) == sorted(name for name, _ in photos)
+    assert {answer.id for answer in answers if answer.error} == {"photo-0", "photo-5", "photo-10", "photo-15"}
+
+
+def test_models_and_their_cards_are_listed(client: Client) -> None:
+    assert [model.name for model in client.models()] == list(MODELS)
+    (version,) = client.model("resnet50").versions
+    assert version.version == 1
+    assert version.ready
+    assert version.card is not None
+    assert len(version.card.classes) == 7
+
+
+def _resident_mb(stack: Stack) -> float:
+    return psutil.Process(stack.pids["gateway"]).memory_info().rss / 1e6
+
+
+def test_the_gateway_stays_small_and_never_loads_tensorflow(stack: Stack, client: Client, photo: bytes) -> None:
+    for index in range(500):
+        client.classify(photo, model="mobilenet_v3_small", tta="full" if index % 10 == 0 else "none")
+    assert _resident_mb(stack) < 150
+    libraries = {mapping.path for mapping in psutil.Process(stack.pids["gateway"]).memory_maps()}
+    assert not [path for path in libraries if "tensorflow" in path]

@@ -1,0 +1,113 @@
+"""`dermserve` as a person runs it."""
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from dermserve.local import Stack
+
+DERMSERVE = str(pathlib.Path(sys.executable).parent / "dermserve")
+MODEL = "mobilenet_v3_small"
+
+
+def _run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([DERMSERVE, *arguments], capture_output=True, text=True, timeout=120, check=False, **options)
+
+
+@pytest.fixture
+def photo_file(photo: bytes, tmp_path: pathlib.Path) -> pathlib.Path:
+    file = tmp_path / "photo.jpg"
+    file.write_bytes(photo)
+    return file
+
+
+def test_json_has_one_object_a_line_and_the_promised_keys(stack: Stack, photo_file: pathlib.Path) -> None:
+    done = _run(
+        "classify", str(photo_file), str(photo_file), "--model", MODEL, "--json", "--server", stack.gateway_address
+    )
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(answers) == 2
+    promised = {"file", "model", "version", "classes", "verdict", "reasons", "timings_ms", "request_id"}
+    promised |= {"views_used", "views_asked"}
+    for answer in answers:
+        assert promised <= set(answer)
+        assert answer["file"] == str(photo_file)
+        assert answer["verdict"] == "UNCERTAIN"
+        assert answer["reasons"] == ["UNTRAINED_MODEL"]
+        assert all(set(entry) == {"code", "name", "probability", "std"} for entry in answer["classes"])
+
+
+def test_one_bad_photo_of_a_folder_fails_alone(stack: Stack, photo_file: pathlib.Path) -> None:
+    (photo_file.parent / "bad.jpg").write_bytes(b"no photo")
+    done = _run("classify", str(photo_file.parent), "--model", MODEL, "--json", "--server", stack.gateway_address)
+    assert done.returncode == 1
+    answers = {pathlib.Path(a["file"]).name: a for a in map(json.loads, done.stdout.splitlines())}
+    assert answers["bad.jpg"]["error"]["status"] == "INVALID_ARGUMENT"
+    assert answers["bad.jpg"]["error"]["reason"] == "UNSUPPORTED_FORMAT"
+    assert "verdict" in answers["photo.jpg"]
+
+
+def test_exit_codes_tell_wrong_usage_from_no_server(photo_file: pathlib.Path) -> None:
+    assert _run("classify", "--tta", "sometimes", str(photo_file)).returncode == 2
+    assert _run("classify", str(photo_file), "--server", "127.0.0.1:1").returncode == 3
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    return process.children(recursive=True)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_up_serves_until_a_signal_and_leaves_nothing_running(
+    store: pathlib.Path, photo_file: pathlib.Path, tmp_path: pathlib.Path, sent: signal.Signals
+) -> None:
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    command = [DERMSERVE, "up", "--store", str(store), "--model", MODEL, "--port", "0", "--tfs-port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "TMPDIR": str(scratch)}
+    ) as up:
+        assert up.stdout is not None
+        address = _address_of(up)
+        assert _run("classify", str(photo_file), "--model", MODEL, "--server", address).returncode == 0
+        children = _children(psutil.Process(up.pid))
+        assert len(children) >= 2
+        up.send_signal(sent)
+        up.communicate(timeout=60)
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert list(scratch.iterdir()) == []
+
+
+def _address_of(up: subprocess.Popen[str]) -> str:
+    assert up.stdout is not None
+    for line in up.stdout:
+        if match := re.search(r"--server (\S+:\d+)", line):
+            return match[1]
+    raise AssertionError(f"dermserve up ended with {up.wait()} before it was ready")
+
+
+def test_demo_answers_with_both_models_and_leaves_nothing(store: pathlib.Path, photo_file: pathlib.Path) -> None:
+    before = {process.pid for process in psutil.process_iter()}
+    done = _run("demo", str(photo_file), "--store", str(store))
+    assert done.returncode == 0, done.stderr
+    for words in ("resnet50", "mobilenet_v3_small", "melanoma", "10 of 10", "not a diagnosis"):
+        assert words in done.stdout, done.stdout
+    left = [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if p.pid not in before and "dermserve" in " ".join(p.info["cmdline"] or [])
+    ]
+    assert left == []
+
+
+def test_demo_refuses_a_missing_picture_before_starting_anything(tmp_path: pathlib.Path) -> None:
+    done = _run("demo", str(tmp_path / "none.jpg"), "--store", str(tmp_path / "store"))
+    assert done.returncode == 2
+    assert not (tmp_path / "store").exists()

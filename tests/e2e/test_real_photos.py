@@ -1,0 +1,94 @@
+"""The real photos beside the checkout, as clients send them and as clients mangle them."""
+
+import io
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dermserve.client import Client, Prediction
+
+pytestmark = pytest.mark.shared_data
+MODELS = ("resnet50", "mobilenet_v3_small")
+
+# How the pixels of an upright photo lie in a file with each EXIF orientation.
+_STORED = {
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.fixture(scope="module")
+def photos(shared: pathlib.Path) -> list[bytes]:
+    files = sorted((shared / "data" / "ham10000_600x450_sample").rglob("*.jpg"))
+    assert len(files) == 25
+    return [file.read_bytes() for file in files]
+
+
+def _encoded(image: Image.Image, image_format: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, image_format, **options)
+    return file.getvalue()
+
+
+def _turned(photo: bytes, orientation: int, image_format: str) -> bytes:
+    image = Image.open(io.BytesIO(photo)).convert("RGB")
+    method = _STORED[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95, "subsampling": 0} if image_format == "JPEG" else {}
+    return _encoded(image if method is None else image.transpose(method), image_format, exif=exif, **options)
+
+
+def _probabilities(prediction: Prediction) -> np.ndarray:
+    return np.array([score.probability for score in sorted(prediction.classes, key=lambda score: score.code)])
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("tta", ["none", "full"])
+def test_every_photo_is_answered_as_it_is(client: Client, photos: list[bytes], model: str, tta: str) -> None:
+    answers = list(client.classify_many(photos, model=model, tta=tta, deadline=120))
+    assert [answer.error for answer in answers] == [None] * 25
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_orientation_gives_the_same_answer(client: Client, photos: list[bytes], model: str) -> None:
+    for photo in photos[::5]:
+        upright = _probabilities(client.classify(photo, model=model))
+        for orientation in range(1, 9):
+            exact = _probabilities(client.classify(_turned(photo, orientation, "PNG"), model=model))
+            recoded = _probabilities(client.classify(_turned(photo, orientation, "JPEG"), model=model))
+            np.testing.assert_allclose(exact, upright, atol=1e-3)
+            np.testing.assert_allclose(recoded, upright, atol=0.02)
+
+
+def _enlarged(image: Image.Image) -> bytes:
+    return _encoded(image.resize((4000, 3000), Image.Resampling.BICUBIC), "JPEG", quality=95)
+
+
+_RECODINGS: dict[str, tuple[Callable[[Image.Image], bytes], float]] = {
+    "png": (lambda image: _encoded(image, "PNG"), 1e-3),
+    "webp": (lambda image: _encoded(image, "WEBP", quality=95), 0.05),
+    "progressive": (lambda image: _encoded(image, "JPEG", quality=95, progressive=True), 0.02),
+    "cmyk": (lambda image: _encoded(image.convert("CMYK"), "JPEG", quality=95), 0.05),
+    "gray": (lambda image: _encoded(image.convert("L"), "JPEG", quality=95), 1.0),
+    "12_megapixels": (_enlarged, 0.05),
+}
+
+
+@pytest.mark.parametrize("kind", list(_RECODINGS))
+def test_every_photo_is_answered_however_it_is_encoded(client: Client, photos: list[bytes], kind: str) -> None:
+    recode, tolerance = _RECODINGS[kind]
+    for photo in photos:
+        recoded = recode(Image.open(io.BytesIO(photo)).convert("RGB"))
+        answer = _probabilities(client.classify(recoded, model="mobilenet_v3_small"))
+        original = _probabilities(client.classify(photo, model="mobilenet_v3_small"))
+        np.testing.assert_allclose(answer, original, atol=tolerance)
