@@ -5,6 +5,7 @@ import json
 import math
 import pathlib
 import re
+import time
 from typing import Any
 
 from server_process import Caller, Reply
@@ -38,6 +39,8 @@ def replay(caller: Caller, case: dict[str, Any]) -> None:
 def assert_answer(reply: Reply, case: dict[str, Any]) -> None:
     assert reply.code == case["code"], f"{case['case']}: {reply}"
     if case["code"] == "OK":
+        for response in (reply.response, case["response"]):
+            response.get("metric", []).sort(key=lambda one: one["name"])  # Unordered in TF Serving.
         assert_same(reply.response, case["response"], where=case["case"])
     elif case["message"] not in _CORE_MESSAGES:
         assert plain(reply.message) == plain(case["message"]), case["case"]
@@ -84,3 +87,46 @@ def _content(tensor: dict[str, Any]) -> bytes:
     rows = sizes[0] if len(sizes) == 4 else 1
     one = row if len(sizes) == 4 else math.prod(sizes) * element
     return bytes(one) + b"\xff" * (one * (rows - 1))
+
+
+def replay_until(caller: Caller, case: dict[str, Any], *, within_s: float = 20) -> None:
+    """Replay a case until the answer is the recorded one: it follows a change that takes a moment."""
+    end = time.monotonic() + within_s
+    while True:
+        try:
+            return replay(caller, case)
+        except AssertionError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+
+
+def observe(caller: Caller, model: str, *, until: dict[int, str], within_s: float = 20) -> list[dict[int, str]]:
+    """Poll a model's states until they are these; give every distinct picture on the way."""
+    seen: list[dict[int, str]] = []
+    end = time.monotonic() + within_s
+    while not seen or seen[-1] != until:
+        states = caller.states(model)
+        if not seen or states != seen[-1]:
+            seen.append(states)
+        assert time.monotonic() < end, seen
+        time.sleep(0.005)
+    return seen
+
+
+def last_states(case: dict[str, Any]) -> dict[int, str]:
+    """The states at the end of a recorded observation."""
+    return {int(one["version"]): one["state"] for one in case["transitions"][-1]["status"]["model_version_status"]}
+
+
+def stays(caller: Caller, model: str, states: dict[int, str], *, for_s: float = 2.5) -> None:
+    """Watch that nothing changes while the file system is looked at twice."""
+    end = time.monotonic() + for_s
+    while time.monotonic() < end:
+        assert caller.states(model) == states
+        time.sleep(0.05)
+
+
+def status_of(case: dict[str, Any]) -> dict[int, str]:
+    """The states a recorded GetModelStatus gave."""
+    return {int(one["version"]): one["state"] for one in case["response"]["model_version_status"]}

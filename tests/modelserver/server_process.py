@@ -4,6 +4,7 @@ import collections
 import contextlib
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -176,3 +177,11 @@ def write_config(path: pathlib.Path, *models: str) -> str:
     """Write a models.config from the text of its `config { ... }` entries; give the flag for it."""
     path.write_text("model_config_list {\n" + "\n".join(f"config {{ {model} }}" for model in models) + "\n}\n")
     return f"--model_config_file={path}"
+
+
+def publish(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Put a version in place whole: copied beside its model's directory, then renamed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.parent.parent / f"staging-{target.parent.name}-{target.name}"
+    shutil.copytree(source, staging)
+    staging.rename(target)

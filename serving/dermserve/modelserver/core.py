@@ -52,8 +52,8 @@ class Core:
         if failed:
             raise _unavailable("servable", failed)
 
-    def reload(self, models: Any) -> None:
-        """Serve another ModelConfigList; return when each model that is new in it has a version.
+    def reload(self, models: Any) -> int:
+        """Serve another ModelConfigList; when each model that is new in it has a version, give how many were loaded.
 
         A model that never gets one holds the caller, and every later reload, until the server stops: TF Serving's way.
 
@@ -71,6 +71,7 @@ class Core:
             failed = fresh.wait_settled({model.name for model in models.config} - known)
         if failed:
             raise _unavailable("model", failed)
+        return fresh.count(State.AVAILABLE)
 
     @contextlib.contextmanager
     def borrow(self, spec: Any) -> Iterator[tuple[int, Servable]]:

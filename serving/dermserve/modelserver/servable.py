@@ -2,14 +2,15 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dermserve.modelserver._protos import config_pb2, predict_pb2
+from dermserve.modelserver.batching import Batching
 from dermserve.modelserver.errors import ServingError, not_found
-from dermserve.modelserver.predict import Runner, predict
+from dermserve.modelserver.predict import predict
 from dermserve.modelserver.session import Session
 from dermserve.modelserver.tensors import Tensor, Value
 from dermserve.modelserver.warmup import read_requests
@@ -27,6 +28,7 @@ class ServableOptions:
     tags: tuple[str, ...]
     warmup: bool
     warmup_iterations: int
+    batching: Batching | None
     as_content: bool
     """Answer in `tensor_content` rather than in `float_val` and its kin."""
 
@@ -34,13 +36,11 @@ class ServableOptions:
 class Servable:
     """A loaded version. Any number of threads may call `predict`; `close` comes after the last of them."""
 
-    def __init__(
-        self, session: Session, *, options: ServableOptions, wrap: Callable[[Runner], Runner] | None = None
-    ) -> None:
+    def __init__(self, session: Session, *, directory: Path, options: ServableOptions) -> None:
         self.signatures: Mapping[str, Any] = session.signatures
         self._session = session
         self._options = options
-        self._run = wrap(self._run_session) if wrap else self._run_session
+        self._batcher = options.batching.wrap(self._run_session, directory=directory) if options.batching else None
 
     def predict(self, request: Any, *, timeout_ms: int, into: Any) -> None:
         """Answer a PredictRequest into the PredictResponse `into`, all but the model's name and version.
@@ -51,7 +51,7 @@ class Servable:
         predict(
             request,
             signatures=self.signatures,
-            run=self._run,
+            run=self._batcher or self._run_session,
             timeout_ms=timeout_ms,
             as_content=self._options.as_content,
             into=into,
@@ -74,6 +74,8 @@ class Servable:
 
     def close(self) -> None:
         """Free the session."""
+        if self._batcher:
+            self._batcher.close()
         self._session.close()
 
     def _replay(self, log: Any) -> None:
@@ -98,12 +100,13 @@ def load(path: Path, *, options: ServableOptions) -> Servable:
             "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
             f"`saved_model.pb`)\nSpecified file path: {path}"
         )
-    servable = Servable(Session(path, tags=options.tags, config=options.session), options=options)
+    session = Session(path, tags=options.tags, config=options.session)
     try:
+        servable = Servable(session, directory=path, options=options)
         if options.warmup:
             servable.warm_up(path)
     except ServingError:
-        servable.close()
+        session.close()
         raise
     return servable
 

@@ -16,6 +16,8 @@ import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from dermserve.modelserver import _library, _protos, services
+from dermserve.modelserver.batching import Batching
+from dermserve.modelserver.batching_parameters import read_parameters
 from dermserve.modelserver.config import read_config, single_model_config
 from dermserve.modelserver.core import Core
 from dermserve.modelserver.errors import ServingError, StartError, invalid_argument
@@ -74,14 +76,15 @@ def _signals() -> Iterator[None]:
 
 def _serve(flags: Flags) -> None:
     config = _initial_config(flags)
-    core = _build_core(flags)
+    batching = _build_batching(flags)
+    core = _build_core(flags, batching)
     server = None
     try:
         core.start(config.model_config_list, initial_threads=flags.grpc_max_threads)
         server = _listen(core, flags)
         _poll_config(core, flags)
     finally:
-        _stop(server, core)
+        _stop(server, core, batching)
 
 
 def _initial_config(flags: Flags) -> Any:
@@ -95,7 +98,14 @@ def _initial_config(flags: Flags) -> Any:
     raise _start_error("Both server_options.model_base_path and server_options.model_config_file are empty!")
 
 
-def _build_core(flags: Flags) -> Core:
+def _build_batching(flags: Flags) -> Batching | None:
+    if not flags.enable_batching:
+        return None
+    path = Path(flags.batching_parameters_file) if flags.batching_parameters_file else None
+    return Batching(read_parameters(path), per_model=flags.enable_per_model_batching_parameters)
+
+
+def _build_core(flags: Flags, batching: Batching | None) -> Core:
     parallelism = flags.tensorflow_session_parallelism
     options = ServableOptions(
         session=session_config(
@@ -105,6 +115,7 @@ def _build_core(flags: Flags) -> Core:
         tags=tuple(flags.saved_model_tags.split(",")),
         warmup=flags.enable_model_warmup,
         warmup_iterations=flags.num_request_iterations_for_warmup,
+        batching=batching,
         as_content=flags.enable_serialization_as_tensor_content,
     )
 
@@ -154,12 +165,14 @@ def _poll_config(core: Core, flags: Flags) -> None:
             _logger.error("PollFilesystemAndReloadConfig failed to ReloadConfig: %s", error)
 
 
-def _stop(server: grpc.Server | None, core: Core) -> None:
+def _stop(server: grpc.Server | None, core: Core, batching: Batching | None) -> None:
     _logger.info("Stopping: calls in flight may finish within %.0f s", _DRAIN_S)
     ended = server.stop(_DRAIN_S) if server else None
     core.let_go()
     if ended:
         ended.wait()
+    if batching:
+        batching.stop()
     core.stop()
 
 

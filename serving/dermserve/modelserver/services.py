@@ -22,6 +22,7 @@ from dermserve.modelserver.errors import ServingError, invalid_argument
 
 _logger = logging.getLogger(__name__)
 _SIGNATURE_DEF = "signature_def"
+_READ_COUNT = "/tensorflow/core/saved_model/read/count"
 _LONGEST_TIMEOUT_MS = 2**31 - 1
 Answer = TypeVar("Answer")
 Handler = Callable[[Any, Any, grpc.ServicerContext], Answer]
@@ -132,17 +133,17 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore
 
     @_answering
     def HandleReloadConfigRequest(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        """Serve another list of models. Metrics asked for are answered, all of them unchanged: there are none here."""
+        """Serve another list of models. Of the metrics that may be asked for, the count of models read is kept."""
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid_argument(
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. "
                 "Only ModelConfigList is currently supported"
             )
-        self._core.reload(request.config.model_config_list)
+        loaded = self._core.reload(request.config.model_config_list)
         response = model_management_pb2.ReloadConfigResponse()
         _set_status(response.status, None)
         for name in sorted(set(request.metric_names)):
-            response.metric.add(name=name, int64_value_increase=0)
+            response.metric.add(name=name, int64_value_increase=loaded if name == _READ_COUNT else 0)
         return response
 
 

@@ -63,6 +63,11 @@ class Monitor:
             settled = [self._settled(name) for name in sorted(names)]
         return [state for state in settled if state and state.state is not State.AVAILABLE]
 
+    def count(self, state: State) -> int:
+        """Count the versions in a state."""
+        with self._changed:
+            return sum(one.state is state for versions in self._states.values() for one in versions.values())
+
     def close(self) -> None:
         """Let go everybody who waits: the server stops."""
         with self._changed:

@@ -60,12 +60,14 @@ class Tensor:
 
     def value(self) -> Value:
         """Copy the content out."""
-        tf = library()
-        dtype, size = tf.TF_TensorType(self.handle), tf.TF_TensorByteSize(self.handle)
-        address = tf.TF_TensorData(self.handle)
+        tf, shape = library(), self.shape
+        dtype = tf.TF_TensorType(self.handle)
+        if 0 in shape:  # It may have no buffer, and asking a tensor without one for its size ends the process.
+            return Value(dtype, shape, [] if dtype == types_pb2.DT_STRING else b"")
+        size, address = tf.TF_TensorByteSize(self.handle), tf.TF_TensorData(self.handle)
         if dtype == types_pb2.DT_STRING:
-            return Value(dtype, self.shape, [_string_at(address + at) for at in range(0, size, _STRING_BYTES)])
-        return Value(dtype, self.shape, ctypes.string_at(address, size) if size else b"")
+            return Value(dtype, shape, [_string_at(address + at) for at in range(0, size, _STRING_BYTES)])
+        return Value(dtype, shape, ctypes.string_at(address, size))
 
 
 def _string_at(address: int) -> bytes:

@@ -1,0 +1,193 @@
+"""Starting with wrong flags, wrong files and warm-up records goes as on a real TensorFlow Serving 2.20."""
+
+import base64
+import pathlib
+import re
+import subprocess
+import sys
+from typing import Any
+
+import grpc
+import pytest
+from golden import Recording, plain, replay
+from server_process import PREDICTION, Caller, publish, running, serving, write_config
+
+pytestmark = pytest.mark.shared_data
+
+WARMUP = pathlib.Path("assets.extra") / "tf_serving_warmup_requests"
+
+
+@pytest.fixture(scope="session")
+def live(golden_models: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The directories and files that the recorded flags name."""
+    folder, source = tmp_path_factory.mktemp("live"), golden_models / "half_plus_two"
+    (folder / "empty").mkdir()
+    publish(source / "1", folder / "bad" / "1")
+    (folder / "bad" / "1" / "saved_model.pb").write_bytes(b"garbage")
+    tensorflow = 'model_platform: "tensorflow"'
+    labels = 'version_labels { key: "stable" value: 3 }'
+    good = f'base_path: "{source}"'
+    (folder / "bad.config").write_text("model_config_list { config { name: }")
+    write_config(
+        folder / "two.config", f'name: "a" {good} {tensorflow}', f'name: "b" base_path: "{folder}/bad" {tensorflow}'
+    )
+    write_config(folder / "lab.config", f'name: "a" {good} {tensorflow} {labels}')
+    write_config(folder / "pl.config", f'name: "a" {good} model_platform: "nope"')
+    write_config(folder / "npl.config", f'name: "a" {good}')
+    specific = "model_version_policy { specific { versions: 99 } }"
+    write_config(folder / "sp.config", f'name: "a" {good} {tensorflow} {specific}')
+    return folder
+
+
+def last_error(lines: list[str]) -> str:
+    return next(plain(line).strip() for line in reversed(lines) if line.startswith("Failed to start server. Error: "))
+
+
+def test_every_recorded_start_ends_as_recorded(
+    recordings: pathlib.Path, golden_models: pathlib.Path, live: pathlib.Path, subtests: pytest.Subtests
+) -> None:
+    recording = Recording(recordings / "07_startup.json", live=live, models=golden_models)
+    for case in recording.cases:
+        if case["case"] == "port_zero":
+            continue  # A deliberate difference; see test_differences.py.
+        with subtests.test(case["case"]), running("--port=0", *case["flags"]) as server:
+            if case["port_open_after_s"]:
+                server.wait_serving()
+            elif case["exit_code"] == 255:
+                assert server.wait_exit() == 255
+                assert last_error(server.log) == last_error(case["log_lines"])
+            else:
+                line = plain(case["log_lines"][-1].partition("] ")[2])
+                for _ in range(2):  # It waits and looks again, and does not open its port.
+                    server.wait_log(re.escape(line))
+                    server.log.clear()
+                assert server.process.poll() is None
+                assert not server.find("Running gRPC ModelServer")
+
+
+@pytest.fixture(scope="session")
+def warm(golden_models: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Copies of a model with warm-up files of all kinds, written by TensorFlow."""
+    folder = tmp_path_factory.mktemp("warm")
+    for name in ("wok", "wbad", "wgarb", "wnot", "wmany", "wname"):
+        publish(golden_models / "half_plus_two" / "1", folder / name / "1")
+        (folder / name / "1" / WARMUP.parent).mkdir()
+    subprocess.run([sys.executable, "-c", _WRITE_RECORDS, folder, WARMUP], check=True, capture_output=True, timeout=300)
+    (folder / "wgarb" / "1" / WARMUP).write_bytes(b"this is no TFRecord file, and was never one")
+    return folder
+
+
+_WRITE_RECORDS = """
+import pathlib, sys
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+def log(model, alias):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    request.inputs[alias].CopyFrom(tf.make_tensor_proto([1.0, 2.0]))
+    return prediction_log_pb2.PredictionLog(
+        predict_log=prediction_log_pb2.PredictLog(request=request)).SerializeToString()
+
+records = {
+    "wok": [log("w", "x")] * 2, "wbad": [log("w", "zzz")], "wnot": [b"\\xff\\xfe\\xfd"],
+    "wmany": [log("w", "x")] * 1001, "wname": [log("another", "x")],
+}
+for name, values in records.items():
+    with tf.io.TFRecordWriter(str(pathlib.Path(sys.argv[1]) / name / "1" / sys.argv[2])) as writer:
+        for value in values:
+            writer.write(value)
+"""
+
+
+@pytest.mark.parametrize(
+    ("case", "model"),
+    [
+        ("warmup_ok_2_records", "wok"),
+        ("warmup_request_invalid_input_name", "wbad"),
+        ("warmup_file_garbage_bytes", "wgarb"),
+        ("warmup_record_not_a_predictionlog", "wnot"),
+        ("warmup_over_1000_records", "wmany"),
+        ("warmup_disabled_flag_with_bad_file", "wbad"),
+        ("warmup_unknown_model_name_in_request_is_ignored", "wname"),
+    ],
+)
+def test_warm_up_records(recordings: pathlib.Path, warm: pathlib.Path, case: str, model: str) -> None:
+    recorded = Recording(recordings / "13_warmup_and_misc.json", live=warm)[case]
+    flags = ["--port=0", "--model_name=w", f"--model_base_path={warm / model}", "--max_num_load_retries=0"]
+    with running(*flags, f"--enable_model_warmup={str('disabled' not in case).lower()}") as server:
+        if recorded["exit_code"] == 255:
+            assert server.wait_exit() == 255
+            assert last_error(server.log) == last_error(recorded["log"])
+            return
+        server.wait_serving()
+        with Caller(server.address) as caller:
+            assert caller.states("w") == {1: "AVAILABLE"}
+        assert bool(server.find("records in")) == ("disabled" not in case)
+
+
+def test_flags_that_change_answers(
+    recordings: pathlib.Path, golden_models: pathlib.Path, subtests: pytest.Subtests
+) -> None:
+    recording = Recording(recordings / "13_warmup_and_misc.json")
+    base = f"--model_base_path={golden_models}/half_plus_two"
+    content, health = "--enable_serialization_as_tensor_content", "--enable_grpc_healthcheck_service"
+    with (
+        serving(base) as (_, plain_caller),
+        serving("--model_name=half_plus_two", base, content, health) as (_, caller),
+    ):
+        for name, target in (
+            ("default_model_name_is_default", plain_caller),
+            ("enable_serialization_as_tensor_content", caller),
+        ):
+            with subtests.test(name):
+                replay(target, recording[name])
+        checks = {"health_overall": "", "health_PredictionService": "PredictionService", "health_unknown_service": "x"}
+        for name, service in checks.items():
+            with subtests.test(name):
+                _check_raw(
+                    caller, recording[name], b"\n" + bytes([len(service)]) + service.encode() if service else b""
+                )
+        for name, request in {
+            "unknown_method": b"",
+            "unknown_service": b"",
+            "session_service_not_registered": b"",
+            "unparsable_request_bytes": b"\xff\xff\xff",
+            "health_without_flag": b"",
+        }.items():
+            with subtests.test(name):
+                _check_raw(plain_caller, recording[name], request)
+
+
+def _check_raw(caller: Caller, case: dict[str, Any], request: bytes) -> None:
+    try:
+        response, code, message = caller.raw(case["rpc"], request), "OK", ""
+    except grpc.RpcError as error:
+        response, code, message = b"", error.code().name, error.details()
+    assert code == case["code"]
+    assert response.hex() == case.get("response_hex", "")
+    assert not case.get("message") or message == case["message"]
+
+
+def test_messages_have_no_limit_on_the_server(golden_models: pathlib.Path) -> None:
+    rows = 6_000_000
+    with serving("--model_name=h", f"--model_base_path={golden_models}/half_plus_two") as (server, caller):
+        tensor = {"dtype": "DT_FLOAT", "tensor_shape": {"dim": [{"size": rows}]}}
+        tensor["tensor_content"] = base64.b64encode(bytes(4 * rows)).decode()
+        assert len(caller.predict("h", x=tensor).response["outputs"]["y"]["float_val"]) == rows
+        channel = grpc.insecure_channel(server.address)
+        limited = channel.unary_unary(f"{PREDICTION}/Predict")
+        request = _request_bytes("h", rows)
+        with channel, pytest.raises(grpc.RpcError) as caught:
+            limited(request, timeout=60)
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # The caller's own limit of 4 MB.
+
+
+def _request_bytes(model: str, rows: int) -> bytes:
+    from dermserve.modelserver import _protos
+
+    request = _protos.predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    request.inputs["x"].dtype = 1
+    request.inputs["x"].tensor_shape.dim.add().size = rows
+    return bytes(request.SerializeToString())
