@@ -59,7 +59,7 @@ class Config(BaseSettings):
     decoder_stuck_seconds: PositiveFloat = 30.0
     """A thread that has been at one photo for longer is given up and replaced."""
     stream_at_once: PositiveInt = 4
-    """Photos of one ClassifyStream in flight. More than the model server computes at once only wait, on their budgets."""
+    """Photos of one ClassifyStream in flight. More than the model server computes at once would only wait."""
 
     poll_seconds: PositiveFloat = 2.0
     """Between looks at the model server's versions while every model is ready."""
