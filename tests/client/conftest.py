@@ -1,12 +1,7 @@
-import pathlib
-import sys
 from collections.abc import Iterator
 
-import pytest
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-
 import fake_gateway
+import pytest
 
 
 @pytest.fixture

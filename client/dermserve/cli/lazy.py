@@ -1,0 +1,113 @@
+"""A click group whose commands are lines in a table until one is called, and whose exit codes are those of `exits`."""
+
+import importlib
+import importlib.util
+import io
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from dermserve.cli.exits import Exit
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """An extra of the distribution, and how to see that it is installed."""
+
+    name: str
+    """As in pip install 'dermserve[name]'."""
+    modules: tuple[str, ...]
+    """Top-level modules it brings; looked for, not imported."""
+
+    def missing(self) -> list[str]:
+        """Name the modules that aren't there."""
+        return [module for module in self.modules if importlib.util.find_spec(module) is None]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One command, before it is loaded."""
+
+    target: str
+    """Where it is: "module:attribute"."""
+    help: str
+    """One line."""
+    extra: Extra | None = None
+    """What it needs beyond the bare install."""
+
+    def load(self, name: str) -> click.Command:
+        """Import the command.
+
+        Raises:
+            click.UsageError: its extra is not installed.
+        """
+        if self.extra is not None and (missing := self.extra.missing()):
+            raise click.UsageError(
+                f"`dermserve {name}` needs more than the bare install (missing: {', '.join(missing)}):"
+                f" pip install 'dermserve[{self.extra.name}]'"
+            )
+        if self.extra is None:  # a client: what gRPC has to say is in the errors, and needn't be on stderr as well
+            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        module, attribute = self.target.split(":")
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+
+class LazyGroup(click.Group):
+    """A group over a table of entries."""
+
+    def __init__(self, *args: Any, entries: Mapping[str, Entry], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.entries = entries
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands, in the table's order."""
+        return list(self.entries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load a command; None when there is none of that name."""
+        entry = self.entries.get(cmd_name)
+        return None if entry is None else entry.load(cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table, without loading them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in self.entries.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; end quietly when whoever reads the output has gone, as `head` does."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+            raise click.exceptions.Exit(Exit.PIPE_CLOSED) from None
+        return result
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run as a program: like click's own, and Ctrl-C gives 130."""
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # bars on a terminal that has no such characters
+        try:
+            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(error.exit_code)
+        except click.Abort:
+            sys.exit(Exit.INTERRUPTED)
+        sys.exit(code if isinstance(code, int) else Exit.ANSWERED)

@@ -1,0 +1,33 @@
+"""The table of commands."""
+
+import click
+
+from dermserve.cli.lazy import Entry, Extra, LazyGroup
+
+_GATEWAY = ("grpc_health", "grpc_reflection", "grpc_status", "numpy", "PIL", "pydantic_settings", "structlog")
+_MODELS = ("numpy", "PIL", "tensorflow", "tensorflow_serving")
+
+GATEWAY = Extra("gateway", _GATEWAY)
+MODELS = Extra("models", _MODELS)
+LOCAL = Extra("local", tuple(sorted({*_GATEWAY, *_MODELS})))
+
+ENTRIES = {
+    "classify": Entry("dermserve.cli.classify:classify", "Classify photos, or all photos of a folder."),
+    "models": Entry("dermserve.cli.models:models", "List the models a gateway serves, or show one."),
+    "up": Entry("dermserve.local.cli:up", "Serve the models on this machine until Ctrl-C.", LOCAL),
+    "demo": Entry("dermserve.local.cli:demo", "Serve, classify one picture with both models, stop.", LOCAL),
+    "gateway": Entry("dermserve.gateway.cli:gateway", "Run the gateway in front of TensorFlow Serving.", GATEWAY),
+    "modelserver": Entry(
+        "dermserve.cli.modelserver:modelserver", "Run the local stand-in for TensorFlow Serving.", LOCAL
+    ),
+    "export": Entry("dermserve.models.export:export", "Put versions of the models into a store.", MODELS),
+}
+
+
+@click.group(cls=LazyGroup, entries=ENTRIES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="dermserve", prog_name="dermserve")
+def main() -> None:
+    """Skin-lesion classifiers behind TensorFlow Serving: a screening aid, never a diagnosis.
+
+    Exit codes: 0 all answered, 1 some failed, 2 wrong usage, 3 no server, 130 interrupted.
+    """

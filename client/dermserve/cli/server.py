@@ -1,0 +1,80 @@
+"""The options that say which gateway to ask, and the client made of them."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from dermserve.client import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Client
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_FILE = click.Path(exists=True, dir_okay=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Server:
+    """Which gateway to ask, and how."""
+
+    target: str
+    deadline: float
+    tls: bool
+    tls_ca: str | None
+    tls_cert: str | None
+    tls_key: str | None
+    tls_authority: str | None
+
+    def client(self) -> Client:
+        """Make a client.
+
+        Raises:
+            click.UsageError: the options don't go together.
+        """
+        try:
+            return Client(self.target, tls=self._tls(), deadline=self.deadline)
+        except (OSError, ValueError) as error:
+            raise click.UsageError(str(error)) from error
+
+    def _tls(self) -> TLS | None:
+        files = (self.tls_ca, self.tls_cert, self.tls_key, self.tls_authority)
+        if not self.tls and not any(files):
+            return None
+        return TLS.from_files(
+            root_certificates=self.tls_ca,
+            certificate_chain=self.tls_cert,
+            private_key=self.tls_key,
+            authority=self.tls_authority,
+        )
+
+
+_OPTIONS = (
+    click.option(
+        "--server", "target", metavar="HOST:PORT", default=DEFAULT_TARGET, envvar="DERMSERVE_SERVER",
+        show_default=True, show_envvar=True, help="Gateway to ask.",
+    ),
+    click.option(
+        "--deadline", type=click.FloatRange(0, min_open=True), default=DEFAULT_DEADLINE, show_default=True,
+        metavar="SECONDS", help="How long to wait for the next answer.",
+    ),
+    click.option("--tls", is_flag=True, help="Use TLS; the options below imply it."),
+    click.option("--tls-ca", type=_FILE, help="Authorities to trust (PEM), in place of the built-in ones."),
+    click.option("--tls-cert", type=_FILE, help="Client certificate (PEM), for mutual TLS."),
+    click.option("--tls-key", type=_FILE, help="Its key (PEM)."),
+    click.option("--tls-authority", metavar="NAME", help="Name to expect in the server's certificate."),
+)  # fmt: skip
+_NAMES = ("target", "deadline", "tls", "tls_ca", "tls_cert", "tls_key", "tls_authority")
+
+
+def server_options(function: _F) -> Callable[..., Any]:
+    """Add the options to a command, which gets them as one `server`."""
+
+    @functools.wraps(function)
+    def gathered(**values: Any) -> Any:
+        server = Server(**{name: values.pop(name) for name in _NAMES})
+        return function(server=server, **values)
+
+    command: Callable[..., Any] = gathered
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command

@@ -1,0 +1,58 @@
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import fake_gateway
+import pytest
+
+DERMSERVE = (sys.executable, "-c", "from dermserve.cli import main; main(prog_name='dermserve')")
+
+
+@pytest.fixture
+def gateway() -> fake_gateway.FakeGateway:
+    return fake_gateway.FakeGateway()
+
+
+@pytest.fixture
+def target(gateway: fake_gateway.FakeGateway) -> Iterator[str]:
+    with fake_gateway.serving(gateway) as port:
+        yield f"127.0.0.1:{port}"
+
+
+@pytest.fixture
+def start(target: str) -> Callable[..., "subprocess.Popen[str]"]:
+    """Start `dermserve ARGUMENTS` as a process that asks the fake gateway."""
+
+    def call(*arguments: str | pathlib.Path, **options: object) -> "subprocess.Popen[str]":
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        environment = {**os.environ, "DERMSERVE_SERVER": target}
+        command = [*DERMSERVE, *map(str, arguments)]
+        return subprocess.Popen(command, env=environment, **{**streams, **options})
+
+    return call
+
+
+@pytest.fixture
+def run(start: Callable[..., "subprocess.Popen[str]"]) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run `dermserve ARGUMENTS` to its end."""
+
+    def call(*arguments: str | pathlib.Path, **options: object) -> "subprocess.CompletedProcess[str]":
+        given = options.pop("input", None)
+        with start(*arguments, **({"stdin": subprocess.PIPE} if given is not None else {}), **options) as process:
+            out, err = process.communicate(given, timeout=60)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Three photos at two depths, and a file that is none."""
+    photos = tmp_path / "photos"
+    (photos / "deeper").mkdir(parents=True)
+    for name in ("b.JPG", "a.png", "deeper/c.webp"):
+        (photos / name).write_bytes(name.encode())
+    (photos / "notes.txt").write_text("no photo")
+    return photos

@@ -1,0 +1,228 @@
+"""`dermserve classify` as a person and as a script run it."""
+
+import json
+import os
+import pty
+import signal
+import threading
+
+import pytest
+from fake_gateway import NOTICE, abort, rich_status
+from google.rpc import code_pb2
+
+KEYS = {
+    "file", "model", "version", "classes", "verdict", "reasons", "views_used", "views_asked", "timings_ms",
+    "request_id", "notice",
+}  # fmt: skip
+
+
+def lines(done):
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_json_has_one_object_a_line_with_the_promised_keys(run, folder):
+    done = run("classify", folder / "a.png", folder / "b.JPG", "--model", "m", "--tta", "full", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    answers = lines(done)
+    assert {answer["file"] for answer in answers} == {str(folder / "a.png"), str(folder / "b.JPG")}
+    for answer in answers:
+        assert set(answer) == KEYS
+        assert [set(entry) for entry in answer["classes"]] == [{"code", "name", "probability", "std"}] * 2
+        assert answer["classes"][0]["probability"] > answer["classes"][1]["probability"]
+        assert (answer["verdict"], answer["reasons"]) == ("UNCERTAIN", ["LOW_CONFIDENCE"])
+        assert (answer["views_used"], answer["views_asked"]) == (9, 10)
+        assert set(answer["timings_ms"]) == {"decode", "plan", "predict", "reduce", "total"}
+
+
+def test_one_photo_is_told_in_words(run, folder):
+    done = run("classify", folder / "a.png", "--model", "m")
+    assert done.returncode == 0
+    for words in ("a.png\n", "m version 3, 1 of 1 view", "melanoma (mel)", "75.0 %", "uncertain", NOTICE):
+        assert words in done.stdout
+
+
+def test_the_request_says_what_was_asked(run, gateway, folder):
+    run("classify", folder / "a.png", "--model", "m", "--version", "4", "--tta", "full", "--deadline", "7")
+    run("classify", folder / "a.png", "--label", "stable")
+    first, second = gateway.requests
+    assert (first.model.name, first.model.version, first.tta, first.image) == ("m", 4, 2, b"a.png")
+    assert (second.model.name, second.model.label) == ("resnet50", "stable")
+    assert 5 < gateway.remaining[0] < 8
+
+
+def test_a_folder_means_all_photos_in_it(run, folder):
+    done = run("classify", folder, "--json")
+    assert done.returncode == 0
+    names = {os.path.relpath(answer["file"], folder) for answer in lines(done)}
+    assert names == {"a.png", "b.JPG", os.path.join("deeper", "c.webp")}
+
+
+def test_a_folder_without_photos_is_wrong_usage(run, gateway, tmp_path):
+    done = run("classify", tmp_path)
+    assert done.returncode == 2
+    assert f"no photos in {tmp_path}" in done.stderr
+    assert gateway.streams == 0
+
+
+def test_what_fails_gets_a_line_of_its_own_and_exit_code_1(run, folder):
+    (folder / "bad.jpg").write_bytes(b"bad")
+    done = run("classify", folder, folder / "missing.jpg", "--json")
+    assert (done.returncode, done.stderr) == (1, "")
+    answers = {os.path.basename(answer["file"]): answer for answer in lines(done)}
+    assert len(answers) == 5
+    assert answers["bad.jpg"] == {
+        "file": str(folder / "bad.jpg"),
+        "error": {"status": "INVALID_ARGUMENT", "reason": "UNDECODABLE_IMAGE", "message": "damaged: send it again"},
+    }
+    assert answers["missing.jpg"]["error"]["reason"] == "FILE_NOT_FOUND"
+    assert "verdict" in answers["a.png"]
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_missing_file_alone_is_a_failure_not_a_crash(run, tmp_path, as_json):
+    done = run("classify", tmp_path / "missing.jpg", *(["--json"] if as_json else []))
+    assert done.returncode == 1
+    assert "missing.jpg" in (done.stdout if as_json else done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+def test_errors_in_words_go_to_stderr(run, folder):
+    (folder / "bad.jpg").write_bytes(b"bad")
+    done = run("classify", folder / "bad.jpg", folder / "a.png")
+    assert done.returncode == 1
+    assert done.stderr == f"{folder / 'bad.jpg'}: damaged: send it again (UNDECODABLE_IMAGE)\n"
+    assert "bad.jpg" not in done.stdout
+
+
+def test_a_dash_reads_standard_input(run, gateway):
+    done = run("classify", "-", "--json", input="from stdin")
+    assert done.returncode == 0
+    assert lines(done)[0]["file"] == "-"
+    assert gateway.requests[0].image == b"from stdin"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("x.jpg", "--tta", "sometimes"),
+        ("x.jpg", "--deadline", "0"),
+        ("x.jpg", "--version", "0"),
+        ("x.jpg", "--version", "1", "--label", "stable"),
+        ("x.jpg", "--in-flight", "0"),
+        ("x.jpg", "--server", ""),
+        ("x.jpg", "--model", ""),
+        ("x.jpg", "--tls-ca", "no-such.pem"),
+        ("-", "-"),
+        ("x.jpg", "--no-such-option"),
+    ],
+)
+def test_wrong_usage_is_2_and_says_what_is_wrong(run, arguments):
+    done = run("classify", *arguments)
+    assert done.returncode == 2, done
+    assert "Error:" in done.stderr
+    assert done.stdout == ""
+
+
+def test_a_client_certificate_without_its_key_is_wrong_usage(run, tmp_path):
+    (tmp_path / "cert.pem").write_text("cert")
+    done = run("classify", "x.jpg", "--tls-cert", tmp_path / "cert.pem")
+    assert (done.returncode, "go together" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("names", [("a.png",), ("a.png", "b.JPG")])
+def test_no_server_is_3(run, folder, names):
+    done = run("classify", *(folder / name for name in names), "--json", "--server", "127.0.0.1:1")
+    assert done.returncode == 3
+    assert [answer["error"]["status"] for answer in lines(done)] == ["UNAVAILABLE"] * len(names)
+    assert done.stderr == ""
+
+
+def test_a_gateway_without_a_model_server_is_3_too(run, gateway, folder):
+    status = rich_status(code_pb2.UNAVAILABLE, "no model server", reason="MODEL_SERVER_UNREACHABLE")
+    gateway.classify = lambda request, context: abort(context, status)
+    done = run("classify", folder / "a.png")
+    assert (done.returncode, done.stderr) == (3, f"{folder / 'a.png'}: no model server (MODEL_SERVER_UNREACHABLE)\n")
+
+
+def test_each_line_is_there_as_soon_as_its_answer(start, gateway, folder):
+    printed = threading.Event()
+
+    def held(requests, context):
+        yield gateway.item(next(requests))
+        printed.wait(30)
+        for request in requests:
+            yield gateway.item(request)
+
+    gateway.stream = held
+    with start("classify", folder, "--json") as process:
+        assert json.loads(process.stdout.readline())
+        printed.set()
+        rest, _ = process.communicate(timeout=30)
+    assert len(rest.splitlines()) == 2
+
+
+def test_ctrl_c_is_130_and_clean(start, gateway, folder):
+    def held(requests, context):
+        yield gateway.item(next(requests))
+        gateway.cancelled.wait(30)
+
+    gateway.stream = held
+    with start("classify", folder, "--json") as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err.strip()) == (130, "", "")
+    assert gateway.cancelled.wait(10)
+
+
+def test_a_reader_that_leaves_ends_it_quietly(start, gateway, folder):
+    left = threading.Event()
+
+    def held(requests, context):
+        yield gateway.item(next(requests))
+        left.wait(30)
+        for request in requests:
+            yield gateway.item(request)
+
+    gateway.stream = held
+    with start("classify", folder, "--json") as process:
+        process.stdout.readline()
+        process.stdout.close()
+        left.set()
+        err = process.stderr.read()
+        process.wait(timeout=30)
+    assert (process.returncode, err) == (141, "")
+
+
+def test_a_bar_stands_on_stderr_when_it_is_a_terminal(run, folder):
+    terminal, end = pty.openpty()
+    try:
+        done = run("classify", folder, "--json", stderr=end)
+        shown = os.read(terminal, 65536).decode()
+    finally:
+        os.close(terminal)
+        os.close(end)
+    assert done.returncode == 0
+    assert "0 of 3" in shown
+    assert "2 of 3" in shown
+    assert shown.endswith("\r\x1b[K")
+    assert len(lines(done)) == 3
+
+
+def test_odd_file_names_are_no_trouble(run, folder):
+    with open(os.fsencode(folder / "a.png") + b"\xff.png", "wb") as file:
+        file.write(b"odd")
+    for option in ([], ["--json"]):
+        done = run("classify", folder, *option)
+        assert done.returncode == 0, done.stderr
+    assert len(lines(done)) == 4
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
+def test_a_terminal_of_few_characters_gets_what_it_can_show(run, folder, monkeypatch, encoding):
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    done = run("classify", folder / "a.png")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("█" in done.stdout) == (encoding == "utf-8")
+    assert "75.0 %" in done.stdout

@@ -1,0 +1,44 @@
+"""`dermserve models`."""
+
+import json
+
+
+def test_models_are_listed_with_versions_labels_and_states(run):
+    done = run("models")
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        "resnet50",
+        "  version 4: LOADING, not ready",
+        "  version 3: AVAILABLE, ready [stable]",
+    ]
+
+
+def test_one_model_is_shown_with_its_card(run):
+    done = run("models", "resnet50")
+    for words in (
+        "melanoma (mel, malignant)",
+        "25,693,063",
+        "never: its predictions mean nothing",
+        "calibration: none",
+    ):
+        assert words in done.stdout
+
+
+def test_json_is_one_object_a_line(run):
+    (listed,) = [json.loads(line) for line in run("models", "--json").stdout.splitlines()]
+    assert (listed["name"], listed["ready"]) == ("resnet50", True)
+    assert listed["versions"][1] == {"version": 3, "state": "AVAILABLE", "labels": ["stable"], "ready": True}
+    shown = json.loads(run("models", "resnet50", "--json").stdout)
+    assert shown["versions"][1]["card"]["parameters"] == "25693063"
+
+
+def test_an_unknown_model_is_1_and_says_which_there_are(run):
+    done = run("models", "vgg")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "no model has that name; there are: resnet50 (MODEL_NOT_FOUND)\n"
+
+
+def test_no_server_is_3(run):
+    done = run("models", "--server", "127.0.0.1:1")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "no gateway answers at 127.0.0.1:1" in done.stderr

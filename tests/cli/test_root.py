@@ -1,0 +1,129 @@
+"""The root command: what it lists, what it loads, and what it says when something isn't installed."""
+
+import importlib.metadata
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from dermserve.cli import main
+from dermserve.cli.lazy import Entry, Extra, LazyGroup
+from dermserve.cli.root import ENTRIES, GATEWAY, LOCAL, MODELS
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def test_help_lists_every_command_and_the_exit_codes():
+    done = CliRunner().invoke(main, ["--help"])
+    assert done.exit_code == 0
+    for name, entry in ENTRIES.items():
+        assert re.search(rf"^  {name} +{re.escape(entry.help)}$", done.output, re.M)
+    assert "3 no" in done.output
+
+
+def test_help_loads_no_command():
+    code = """
+import sys
+from dermserve.cli import main
+try: main(["--help"])
+except SystemExit: pass
+import json; print(json.dumps(sorted(sys.modules)), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    loaded = set(json.loads(done.stderr))
+    heavy = {"grpc", "google.protobuf", "numpy", "PIL", "tensorflow", "dermserve.client", "dermserve.gateway"}
+    assert not loaded & heavy
+
+
+def test_the_version_is_the_distributions():
+    done = CliRunner().invoke(main, ["--version"])
+    assert done.output == f"dermserve, version {importlib.metadata.version('dermserve')}\n"
+
+
+@pytest.mark.parametrize("name", [name for name in ENTRIES if name != "modelserver"])
+def test_every_command_loads_and_has_help_of_its_own(name):
+    done = CliRunner().invoke(main, [name, "--help"])
+    assert done.exit_code == 0, done.output
+    assert f"Usage: main {name}" in done.output
+
+
+def test_an_unknown_command_is_wrong_usage():
+    done = CliRunner().invoke(main, ["clasify"])
+    assert done.exit_code == 2
+    assert "No such command" in done.output
+
+
+def group(entry):
+    return LazyGroup(name="dermserve", entries={"thing": entry})
+
+
+def test_a_missing_extra_says_what_to_install():
+    extra = Extra("gateway", ("json", "no_such_module_of_ours"))
+    done = CliRunner().invoke(group(Entry("dermserve.cli.no_such:command", "A thing.", extra)), ["thing"])
+    assert done.exit_code == 2
+    assert "missing: no_such_module_of_ours" in done.output
+    assert "pip install 'dermserve[gateway]'" in done.output
+
+
+@pytest.mark.parametrize("extra", [GATEWAY, MODELS, LOCAL], ids=lambda extra: extra.name)
+def test_an_extra_is_looked_for_by_what_it_requires(extra):
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    modules = {}
+    for module, distributions in importlib.metadata.packages_distributions().items():
+        for distribution in distributions:
+            modules.setdefault(distribution.lower().replace("_", "-"), set()).add(module)
+
+    def required(name):
+        for requirement in extras[name]:
+            distribution, listed = re.match(r"([\w-]+)(?:\[([\w,]+)\])?", requirement).groups()
+            if distribution == "dermserve":
+                for other in listed.split(","):
+                    yield from required(other)
+            else:
+                yield distribution
+
+    for distribution in required(extra.name):
+        assert modules[distribution] & set(extra.modules), f"{distribution} is not looked for"
+    assert extra.missing() == []
+
+
+def test_a_commands_exit_code_is_the_programs():
+    @click.command()
+    @click.pass_context
+    def seven(ctx):
+        ctx.exit(7)
+
+    class Loaded(Entry):
+        def load(self, name):
+            return seven
+
+    assert CliRunner().invoke(group(Loaded("", "")), ["thing"]).exit_code == 7
+
+
+@pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 141)])
+def test_interruptions_have_the_codes_of_shells(raised, code):
+    program = f"""
+import click
+from dermserve.cli.lazy import Entry, LazyGroup
+@click.command()
+def thing(): raise {raised.__name__}
+class Loaded(Entry):
+    def load(self, name): return thing
+LazyGroup(name="dermserve", entries={{"thing": Loaded("", "")}})(["thing"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (code, b"")
+
+
+def test_flags_of_the_model_server_pass_through():
+    code = "from dermserve.cli import main; main(['modelserver', '--version'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    direct = [sys.executable, "-m", "dermserve.modelserver", "--version"]
+    expected = subprocess.run(direct, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (expected.returncode, expected.stdout)
