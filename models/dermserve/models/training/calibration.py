@@ -1,0 +1,154 @@
+"""Fitting the numbers a card carries, all on validation photos and never on test photos.
+
+- temperature: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017;
+- prior shift: Saerens, Latinne & Decaestecker, "Adjusting the outputs of a classifier to new a priori probabilities",
+  Neural Computation 14 (2002), for training on balanced draws;
+- thresholds: quantiles and sweeps, each with its rule in its function's docstring.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
+
+Floats: TypeAlias = NDArray[np.floating]
+Labels: TypeAlias = NDArray[np.int64]
+
+_BINS = 15
+
+
+def softmax(logits: Floats) -> NDArray[np.float64]:
+    """Turn logits [..., C] into probabilities."""
+    exponents = np.exp(logits - logits.max(axis=-1, keepdims=True).astype(np.float64))
+    return np.asarray(exponents / exponents.sum(axis=-1, keepdims=True))
+
+
+def negative_log_likelihood(probabilities: Floats, labels: Labels) -> float:
+    """Mean of -log p(true class)."""
+    return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean())
+
+
+def expected_calibration_error(probabilities: Floats, labels: Labels, *, bins: int = _BINS) -> float:
+    """Mean gap between top probability and accuracy, over equal-width bins, weighted by their photos (Guo et al.)."""
+    confidence, hits = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    counts = np.bincount(index, minlength=bins)
+    gaps = np.bincount(index, weights=hits - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / counts.sum())
+
+
+def fit_temperature(logits: Floats, labels: Labels) -> float:
+    """Find the temperature with the lowest likelihood loss; between 0.05 and 20.
+
+    Args:
+        logits: float [N, C] of one view a photo, or [N, V, C], whose probabilities are then averaged over the views.
+        labels: int64 [N].
+    """
+
+    def loss(log_temperature: float) -> float:
+        return negative_log_likelihood(mean_probabilities(logits, float(np.exp(log_temperature))), labels)
+
+    found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded", options={"xatol": 1e-4})
+    return float(np.exp(found.x))
+
+
+def mean_probabilities(logits: Floats, temperature: float) -> NDArray[np.float64]:
+    """Turn logits [N, C] or [N, V, C] into probabilities [N, C], averaged over views where there are."""
+    probabilities = softmax(logits / temperature)
+    return probabilities if probabilities.ndim == 2 else np.asarray(probabilities.mean(axis=1))
+
+
+def fit_prior_shift(logits: Floats, labels: Labels, shift: Floats) -> float:
+    """Find how much of a prior shift to add to the logits: the share in 0..1 that serves both accuracies best.
+
+    Args:
+        logits: float [N, C].
+        labels: int64 [N].
+        shift: float [C], log of the prior in use over the prior in training.
+    """
+    shares = np.linspace(0, 1, 21)
+    scores = [_both_accuracies((logits + share * shift).argmax(axis=1), labels) for share in shares]
+    best = [share for share, score in zip(shares, scores, strict=True) if score >= max(scores) - 1e-9]
+    return float(best[len(best) // 2])
+
+
+def fit_min_confidence(probabilities: Floats, labels: Labels, malignant: NDArray[np.bool_], *, recall: float) -> float:
+    """Find the confidence below which to abstain so that few malignant lesions are confidently called benign.
+
+    A malignant photo is missed when the answer is a benign class and confident. The threshold is the lowest at which
+    the share of malignant photos that are not missed reaches `recall`.
+
+    Args:
+        probabilities: float [N, C].
+        labels: int64 [N].
+        malignant: bool [C].
+        recall: wanted share, 0..1.
+    """
+    confidence, answer = probabilities.max(axis=1), probabilities.argmax(axis=1)
+    ill = malignant[labels]
+    wrongly_benign = np.sort(confidence[ill & ~malignant[answer]])[::-1]
+    allowed = int(np.floor(ill.sum() * (1 - recall) + 1e-9))
+    if len(wrongly_benign) <= allowed:
+        return 0.0
+    return float(min(1.0, np.nextafter(wrongly_benign[allowed], 2.0)))
+
+
+def fit_max_view_std(view_probabilities: Floats, *, quantile: float = 0.95) -> float:
+    """Find the disagreement of the views above which to abstain: a quantile of validation photos.
+
+    Args:
+        view_probabilities: float [N, V, C].
+        quantile: share of the photos that stay below.
+    """
+    return float(np.quantile(top_class_std(view_probabilities), quantile))
+
+
+def top_class_std(view_probabilities: Floats) -> NDArray[np.float64]:
+    """Standard deviation over the views of the class that wins on average; [N]."""
+    winners = view_probabilities.mean(axis=1).argmax(axis=1)
+    return np.asarray(view_probabilities.std(axis=1)[np.arange(len(winners)), winners])
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """What comes of stopping early at a margin."""
+
+    margin: float
+    """Between the two top probabilities of the identity view, from which no further view is asked for."""
+    agreement: float
+    """Share of photos whose answer is that of all views."""
+    saved: float
+    """Share of the views that are not asked for."""
+
+
+def fit_adaptive_margin(view_probabilities: Floats, *, agreement: float = 0.995) -> Stopping:
+    """Find the lowest margin at which stopping early agrees with all views often enough.
+
+    Args:
+        view_probabilities: float [N, V, C]; the first view is the identity.
+        agreement: wanted share of photos with the same top class.
+    """
+    margins = np.sort(_margins(view_probabilities[:, 0]))
+    candidates = (stop_early(view_probabilities, float(margin)) for margin in np.concatenate(([0.0], margins, [1.0])))
+    return next((found for found in candidates if found.agreement >= agreement), stop_early(view_probabilities, 1.0))
+
+
+def stop_early(view_probabilities: Floats, margin: float) -> Stopping:
+    """Measure what stopping at a margin does."""
+    identity, views = view_probabilities[:, 0], view_probabilities.shape[1]
+    stopped = _margins(identity) >= margin
+    everything = view_probabilities.mean(axis=1).argmax(axis=1)
+    answer = np.where(stopped, identity.argmax(axis=1), everything)
+    return Stopping(margin, float((answer == everything).mean()), float(stopped.mean() * (views - 1) / views))
+
+
+def _margins(probabilities: Floats) -> Floats:
+    top = np.sort(probabilities, axis=1)
+    return np.asarray(top[:, -1] - top[:, -2])
+
+
+def _both_accuracies(answers: Labels, labels: Labels) -> float:
+    hits = answers == labels
+    return float(hits.mean() + np.mean([hits[labels == label].mean() for label in np.unique(labels)]))

@@ -1,0 +1,166 @@
+"""`dermserve train`, `evaluate`, `pack` and `scenarios`."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dermserve.models.catalogue import SPECS
+from dermserve.models.training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from dermserve.models.training.loop import Epoch
+
+_DATA = click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    required=True,
+    help="Folder of the photos: HAM10000 as ISIC or Kaggle ships it, a folder a class, or labels.csv.",
+)
+_CACHE = click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".dermserve/cache"),
+    show_default=True,
+    help="Where decoded photos are kept.",
+)
+_PRECISION = click.option(
+    "--precision",
+    type=click.Choice(["float32", "mixed_bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Arithmetic; mixed_bfloat16 is about twice as fast on a CPU that knows it.",
+)
+_RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+
+
+@click.command()
+@click.argument("model", type=click.Choice(list(SPECS)))
+@_DATA
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the run.")
+@click.option("--experiment", help="One of dermserve's experiments or a .toml file; the paper's when not given.")
+@click.option("--weights", help='Initial backbone: "imagenet" (Keras downloads it), a file, or "random".')
+@_CACHE
+def train(model: str, data: Path, out: Path, experiment: str | None, weights: str | None, cache: Path) -> None:
+    """Train a model on labelled photos. Stopped with Ctrl-C, the same command goes on from the last epoch."""
+    with _said():
+        from dermserve.models.training.experiment import load_experiment
+        from dermserve.models.training.run import prepare, run_training
+
+        chosen = load_experiment(experiment or model)
+        if chosen.model != model:
+            raise click.UsageError(f"experiment {chosen.name} is for {chosen.model}, not {model}")
+        click.echo(f"{chosen.name}: reading {data}", err=True)
+        prepared = prepare(chosen, data, cache=cache)
+        run_training(chosen, prepared, out, backbone=_backbone(weights), progress=_progress(), report=_report_epoch)
+        click.echo(f"finished: dermserve evaluate {out} --data {data}", err=True)
+
+
+@click.command()
+@_RUN
+@_DATA
+@click.option(
+    "--other", metavar="NAME", help="Data is not the run's own: measure on it under this name, calibrate nothing."
+)
+@click.option(
+    "--paper",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A random-by-image run to set beside.",
+)
+@_PRECISION
+@_CACHE
+def evaluate(run: Path, data: Path, other: str | None, paper: Path | None, precision: str, cache: Path) -> None:
+    """Calibrate a run on its validation photos, measure it on its test photos, and write RUN/report."""
+    with _said():
+        from dermserve.models.training import evaluate as evaluation
+        from dermserve.models.training.finished import FinishedRun
+        from dermserve.models.training.report import write_report
+
+        finished = FinishedRun(run)
+        options: dict[str, Any] = {"cache": cache, "precision": precision, "progress": _progress()}
+        if other is not None:
+            measured = evaluation.evaluate_other(finished, data, name=other, **options)
+            _say_figures(other, measured)
+            return
+        result = evaluation.evaluate_own(finished, data, **options)
+        page = write_report(finished, result["figures"], paper=None if paper is None else FinishedRun(paper))
+        _say_figures("test", result["metrics"]["test"])
+        click.echo(str(page))
+
+
+@click.command()
+@_RUN
+@_DATA
+@_CACHE
+def pack(run: Path, data: Path, cache: Path) -> None:
+    """Make a run's weights compact (int8 kernels) and measure what that costs. Evaluate the run again afterwards."""
+    with _said():
+        from dermserve.models.training.finished import FinishedRun
+        from dermserve.models.training.pack import pack as pack_run
+
+        found = pack_run(FinishedRun(run), data, cache=cache, progress=_progress())
+        click.echo(
+            f"{found['bytes'] / 1e6:.1f} MB; accuracy {found['accuracy_full']:.4f} → {found['accuracy_compact']:.4f}, "
+            f"the same answer for {found['agreement']:.2%}"
+        )
+
+
+@contextlib.contextmanager
+def _said() -> Iterator[None]:
+    """Turn intended errors into one line, and Ctrl-C into advice."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        yield
+    except TrainingError as error:
+        raise click.ClickException(str(error)) from error
+    except KeyboardInterrupt:
+        raise click.ClickException("interrupted: the same command goes on from the last epoch") from None
+
+
+def _backbone(weights: str | None) -> Path | str | None:
+    if weights in (None, "random"):
+        return None
+    if weights == "imagenet":
+        return weights
+    path = Path(str(weights))
+    if not path.is_file():
+        raise click.BadParameter(f"{path}: no such file", param_hint="--weights")
+    return path
+
+
+def _progress() -> Callable[[str, int, int], None]:
+    """Make a progress function that draws one bar after another on stderr, on a terminal alone."""
+    bar: Any = None
+
+    def advance(what: str, done: int, whole: int) -> None:
+        nonlocal bar
+        if bar is None or bar.label != what:
+            bar = click.progressbar(length=whole, label=what, file=sys.stderr)
+            bar.render_progress()
+        bar.update(done - bar.pos)
+        if done >= whole:
+            bar.render_finish()
+
+    return advance
+
+
+def _report_epoch(epoch: "Epoch") -> None:
+    click.echo(
+        f"{epoch.stage} {epoch.epoch}: loss {epoch.loss:.3f}, accuracy {epoch.accuracy:.3f}; validation loss "
+        f"{epoch.validation_loss:.3f}, accuracy {epoch.validation_accuracy:.3f}, balanced "
+        f"{epoch.validation_balanced_accuracy:.3f}; {epoch.seconds:.0f} s",
+        err=True,
+    )
+
+
+def _say_figures(name: str, measured: dict[str, Any]) -> None:
+    for views, key in (("one view", "single"), ("ten views", "tta")):
+        found = measured[key]
+        click.echo(
+            f"{name}, {views}: accuracy {found['accuracy']:.4f}, balanced {found['balanced_accuracy']:.4f}, "
+            f"ECE {found['ece']:.4f} on {found['photos']} photos"
+        )

@@ -1,0 +1,58 @@
+"""Weights in a quarter of the space: kernels as int8 with a scale for each output channel, the rest as float32.
+
+Symmetric per-channel quantisation as in Jacob et al., CVPR 2018, of the weights alone; loading gives float32 again, so
+the network computes as before. What that costs in accuracy is measured when a run is packed.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from dermserve.models.training.errors import RunError
+
+_LARGE = 4096
+"""Arrays with fewer values, and vectors, stay float32: they weigh little and matter much."""
+
+
+def save_compact(network: keras.Model, file: Path) -> None:
+    """Write a network's weights, in model order, as a compressed .npz."""
+    arrays: dict[str, Any] = {}
+    for index, variable in enumerate(network.weights):
+        value = np.asarray(variable, np.float32)
+        if value.ndim >= 2 and value.size >= _LARGE:
+            arrays[f"{index}.int8"], arrays[f"{index}.scale"] = quantize(value)
+        else:
+            arrays[f"{index}"] = value
+    partial = file.with_suffix(".partial")
+    with partial.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
+    partial.replace(file)
+
+
+def load_compact(network: keras.Model, file: Path) -> None:
+    """Set a network's weights from what `save_compact` wrote.
+
+    Raises:
+        RunError: the file is missing, damaged or of another architecture.
+    """
+    try:
+        with np.load(file) as arrays:
+            network.set_weights([_restored(arrays, index) for index in range(len(network.weights))])
+    except (OSError, KeyError, ValueError) as error:
+        raise RunError(f"{file} does not hold compact weights of {network.name}: {error}") from error
+
+
+def quantize(value: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Quantise [..., C] to int8 in -127..127 with a float32 scale [C]."""
+    largest = np.abs(value).reshape(-1, value.shape[-1]).max(axis=0)
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    return np.rint(value / scale).astype(np.int8), scale
+
+
+def _restored(arrays: "np.lib.npyio.NpzFile", index: int) -> NDArray[np.float32]:
+    if f"{index}" in arrays:
+        return np.asarray(arrays[f"{index}"], np.float32)
+    return np.asarray(arrays[f"{index}.int8"] * arrays[f"{index}.scale"], np.float32)

@@ -1,0 +1,47 @@
+"""From a finished and calibrated run to what the exporter makes a version of."""
+
+from pathlib import Path
+
+from dermserve.models.training.evaluate import summary
+from dermserve.models.training.finished import FinishedRun
+from dermserve.models.version import Content
+from dermserve.v1 import card_pb2
+
+_DATA = {
+    "resnet50": "HAM10000 (Tschandl et al., Sci. Data 5:180161, 2018; CC BY-NC 4.0)",
+    "mobilenet_v3_small": "crops of HAM10000 (CC BY-NC 4.0), SCC by ISIC 2019 labels (CC BY-NC 4.0)",
+}
+_LICENSE = "CC BY-NC 4.0: trained on non-commercial data"
+
+
+def run_content(folder: Path) -> Content:
+    """Read a run into what `version.write_version` takes: network, provenance, calibration, out-of-distribution score.
+
+    Provenance names the data dermserve's own experiments train on; for a run on other data, write "data" and "license"
+    into its run.json.
+
+    Raises:
+        RunError: no finished run, or one that was not evaluated.
+    """
+    run = FinishedRun(folder)
+    calibration = run.calibration
+    facts = run.summary
+    provenance = card_pb2.Provenance(
+        training=card_pb2.TRAINING_TRAINED,
+        initialization=facts["initialization"],
+        data=facts.get("data", _DATA[run.model]),
+        license=facts.get("license", _LICENSE),
+        metrics=_metrics(run),
+    )
+    return Content(
+        network=run.network(),
+        provenance=provenance,
+        calibration=card_pb2.Calibration(**calibration),
+        distance=run.distance,
+        tflite=run.tflite.read_bytes() if run.tflite.is_file() else None,
+    )
+
+
+def _metrics(run: FinishedRun) -> dict[str, float]:
+    split = "grouped" if run.experiment.protocol == "lesion" else "by_image"
+    return {f"{name}_{split}": value for name, value in summary(run.summary["metrics"]["test"]).items()}

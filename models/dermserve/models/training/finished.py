@@ -1,0 +1,144 @@
+"""A finished run, read back: its network, split and calibration, for evaluation, packing and export."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from dermserve.models.architectures import build
+from dermserve.models.catalogue import SPECS
+from dermserve.models.graph import FeatureDistance
+from dermserve.models.training.compact import load_compact
+from dermserve.models.training.errors import RunError
+from dermserve.models.training.experiment import Experiment, parse_record
+from dermserve.models.training.layouts import Sample
+from dermserve.models.training.ood import load_distance, save_distance
+from dermserve.models.training.run import EXPERIMENT, HISTORY, SPLIT, SUMMARY, WEIGHTS
+from dermserve.models.training.splits import Part, read_split
+
+COMPACT = "weights.npz"
+DISTANCE = "distance.npz"
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A folder that `dermserve train` has finished writing."""
+
+    folder: Path
+    """Of the run."""
+
+    def __post_init__(self) -> None:
+        """Refuse folders that hold no finished run."""
+        missing = [name for name in (EXPERIMENT, SPLIT, SUMMARY) if not (self.folder / name).is_file()]
+        if missing or not (self.compact.is_file() or (self.folder / WEIGHTS).is_file()):
+            what = missing[0] if missing else WEIGHTS
+            raise RunError(f"{self.folder} lacks {what}: pass the folder of a run that `dermserve train` has finished")
+
+    @property
+    def compact(self) -> Path:
+        """Where compact weights lie, once packed; they are used instead of the full ones."""
+        return self.folder / COMPACT
+
+    @property
+    def tflite(self) -> Path:
+        """Where the run's TensorFlow Lite model lies, once converted."""
+        return self.folder / "model.tflite"
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """What the run did."""
+        return parse_record(json.loads((self.folder / EXPERIMENT).read_text(encoding="utf-8")), str(self.folder))
+
+    @property
+    def model(self) -> str:
+        """Key of SPECS."""
+        return self.experiment.model
+
+    @cached_property
+    def split(self) -> dict[str, tuple[str, Part]]:
+        """Image id → (lesion id, part)."""
+        return read_split(self.folder / SPLIT)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """run.json."""
+        return dict(json.loads((self.folder / SUMMARY).read_text(encoding="utf-8")))
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Every epoch."""
+        return list(json.loads((self.folder / HISTORY).read_text(encoding="utf-8")))
+
+    @property
+    def calibration(self) -> dict[str, Any]:
+        """Temperature and thresholds.
+
+        Raises:
+            RunError: not fitted yet.
+        """
+        if "calibration" not in self.summary:
+            raise RunError(f"{self.folder} is not calibrated: run `dermserve evaluate` on the data it was trained from")
+        return dict(self.summary["calibration"])
+
+    @property
+    def shift(self) -> NDArray[np.float64]:
+        """What is added to the logits for the classes' real frequencies; float64 [C]."""
+        return np.asarray(self.summary.get("prior_shift", np.zeros(len(SPECS[self.model].classes))))
+
+    @property
+    def distance(self) -> FeatureDistance:
+        """The out-of-distribution score."""
+        return load_distance(self.folder / DISTANCE)
+
+    def network(self, *, shifted: bool = True, full: bool = False) -> keras.Model:
+        """Build the network with the run's weights, compact ones where there are.
+
+        Args:
+            shifted: with the prior shift in the last bias, as exported.
+            full: the full weights even where there are compact ones.
+        """
+        network = build(self.model, dropout=self.experiment.dropout, l2=self.experiment.l2)
+        if self.compact.is_file() and not full:
+            load_compact(network, self.compact)
+        else:
+            network.load_weights(self.folder / WEIGHTS)
+        if shifted:
+            bias = network.get_layer("logits").bias
+            bias.assign(np.asarray(bias) + self.shift.astype(np.float32))
+        return network
+
+    def unseen(self, sample: Sample) -> bool:
+        """Tell whether the run has trained or validated on no photo of a sample's lesion, nor on the photo itself."""
+        if sample.name in self.split:
+            return self.split[sample.name][1] is Part.TEST and self._tests(self.split[sample.name][0])
+        return self._tests(sample.lesion)
+
+    def save_calibration(
+        self, calibration: dict[str, Any], *, shift: NDArray[np.float64], distance: FeatureDistance, metrics: Any
+    ) -> None:
+        """Write what calibration found into the run."""
+        save_distance(distance, self.folder / DISTANCE)
+        self.update(calibration=calibration, prior_shift=shift.tolist(), metrics=metrics)
+
+    def save_other(self, name: str, measured: dict[str, Any]) -> None:
+        """Write the figures of another data set into the run."""
+        self.update(other={**self.summary.get("other", {}), name: measured})
+
+    def update(self, **values: Any) -> None:
+        """Replace entries of run.json."""
+        text = json.dumps({**self.summary, **values}, indent=1, sort_keys=True)
+        partial = self.folder / f"{SUMMARY}.partial"
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(self.folder / SUMMARY)
+
+    @cached_property
+    def _used_lesions(self) -> frozenset[str]:
+        return frozenset(lesion for lesion, part in self.split.values() if part is not Part.TEST)
+
+    def _tests(self, lesion: str) -> bool:
+        return lesion not in self._used_lesions

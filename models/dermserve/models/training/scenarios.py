@@ -1,0 +1,185 @@
+"""The papers' tables: accuracy and minutes over a grid of settings (IV, V), and over backbones.
+
+In full, each cell is a training of its own. Reduced to fit a machine without a GPU, the backbone stays frozen as a whole,
+its pooled features are computed once, and each cell trains the head on them.
+"""
+
+import csv
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from dermserve.models.catalogue import SPECS
+from dermserve.models.training.experiment import Experiment
+from dermserve.models.training.finished import FinishedRun
+from dermserve.models.training.loop import Labelled, Progress
+from dermserve.models.training.predict import predict
+from dermserve.models.training.run import Data, run_training
+from dermserve.models.training.splits import Part, split
+
+SHARES = (0.7, 0.8)
+DROPOUTS = (0.4, 0.5, 0.6)
+BATCHES = (16, 32, 64)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """One training of the grid."""
+
+    training_share: float
+    """Of the photos; the rest is divided evenly into validation and test."""
+    dropout: float
+    batch: int
+    accuracy: float
+    """On the test photos, one view."""
+    balanced_accuracy: float
+    """Mean recall over the classes."""
+    minutes: float
+    """Of training, without the features that all cells share."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Pooled features of every photo, of a frozen backbone."""
+
+    values: NDArray[np.float32]
+    """float32 [N, F], in the order of the samples."""
+    labels: NDArray[np.int64]
+
+
+def compute_features(network: keras.Model, data: Data, *, precision: str, progress: Progress) -> Features:
+    """Run the frozen backbone over every photo once, at the serving preprocessing."""
+    labels = np.asarray([sample.label for sample in data.samples], np.int64)
+    photos = Labelled(data.pixels, np.arange(len(labels)), labels)
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("features", done, len(labels))
+
+    outputs = predict(network, photos, views=("identity",), precision=precision, progress=advance)
+    return Features(outputs.features, labels)
+
+
+def run_reduced(
+    experiment: Experiment, data: Data, features: Features, *, report: Callable[[Cell], None]
+) -> list[Cell]:
+    """Train the head of every cell on features of the frozen backbone."""
+    cells = []
+    for share, dropout, batch in _settings():
+        parts = _divide(experiment, data, share)
+        keras.utils.set_random_seed(experiment.seed)
+        started = time.monotonic()
+        head = _head(experiment, features.values.shape[1], dropout)
+        train_head(head, features, parts, batch=batch, epochs=experiment.stages[0].epochs)
+        minutes = (time.monotonic() - started) / 60
+        answers = np.asarray(head(features.values[parts[Part.TEST]])).argmax(axis=1)
+        cells.append(_cell(share, dropout, batch, answers, features.labels[parts[Part.TEST]], minutes))
+        report(cells[-1])
+    return cells
+
+
+def run_full(
+    experiment: Experiment,
+    data: Data,
+    folder: Path,
+    *,
+    backbone: Path | str | None,
+    progress: Progress,
+    report: Callable[[Cell], None],
+) -> list[Cell]:
+    """Train every cell as a run of its own, in a folder each; finished ones are read, not trained again."""
+    cells = []
+    for share, dropout, batch in _settings():
+        rest = (1 - share) / 2
+        stages = tuple(dataclasses.replace(stage, batch=batch) for stage in experiment.stages)
+        changed = dataclasses.replace(experiment, dropout=dropout, stages=stages, validation=rest, test=rest)
+        out = folder / f"share{share:.0%}-dropout{dropout}-batch{batch}"
+        parts = split(data.samples, protocol=changed.protocol, validation=rest, test=rest, seed=changed.seed)
+        divided = dataclasses.replace(data, parts=parts)
+        if not (out / "run.json").is_file():
+            run_training(changed, divided, out, backbone=backbone, progress=progress, report=lambda _: None)
+        run, test = FinishedRun(out), divided.part(Part.TEST)
+        answers = predict(run.network(), test, views=("identity",)).logits[:, 0].argmax(axis=1)
+        cells.append(_cell(share, dropout, batch, answers, test.labels, run.summary["training_minutes"]))
+        report(cells[-1])
+    return cells
+
+
+def train_head(
+    head: keras.Model, features: Features, parts: dict[Part, NDArray[np.int64]], *, batch: int, epochs: int
+) -> None:
+    """Train a head with Adam at 1e-4 and early stopping, as the paper does the whole."""
+    head.compile(keras.optimizers.Adam(1e-4), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    train, validation = parts[Part.TRAIN], parts[Part.VALIDATION]
+    head.fit(
+        features.values[train],
+        features.labels[train],
+        validation_data=(features.values[validation], features.labels[validation]),
+        batch_size=batch,
+        epochs=epochs,
+        verbose=0,
+        callbacks=[keras.callbacks.EarlyStopping(patience=4, restore_best_weights=True)],
+    )
+
+
+def write_table(cells: Sequence[Cell], path: Path) -> None:
+    """Write cells as CSV."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Cell)])
+        writer.writeheader()
+        writer.writerows(dataclasses.asdict(cell) for cell in cells)
+
+
+def _settings() -> Iterator[tuple[float, float, int]]:
+    yield from itertools.product(SHARES, DROPOUTS, BATCHES)
+
+
+def _divide(experiment: Experiment, data: Data, share: float) -> dict[Part, NDArray[np.int64]]:
+    rest = (1 - share) / 2
+    parts = split(data.samples, protocol=experiment.protocol, validation=rest, test=rest, seed=experiment.seed)
+    return {
+        part: np.asarray([index for index, sample in enumerate(data.samples) if parts[sample] is part], np.int64)
+        for part in Part
+    }
+
+
+def _head(experiment: Experiment, width: int, dropout: float) -> keras.Model:
+    """Build the head of DESIGN's ResNet-50 on its own."""
+    return keras.Sequential(
+        [
+            keras.Input((width,)),
+            keras.layers.Dropout(dropout),
+            keras.layers.Dense(1024, "relu", kernel_regularizer=keras.regularizers.L2(experiment.l2)),
+            keras.layers.Dropout(dropout),
+            keras.layers.Dense(len(SPECS[experiment.model].classes)),
+        ]
+    )
+
+
+def _cell(
+    share: float,
+    dropout: float,
+    batch: int,
+    answers: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    minutes: float,
+) -> Cell:
+    hits = answers == labels
+    recalls = [hits[labels == label].mean() for label in np.unique(labels)]
+    return Cell(
+        training_share=share,
+        dropout=dropout,
+        batch=batch,
+        accuracy=round(float(hits.mean()), 4),
+        balanced_accuracy=round(float(np.mean(recalls)), 4),
+        minutes=round(minutes, 2),
+    )

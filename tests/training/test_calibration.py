@@ -1,0 +1,79 @@
+"""Fitting temperature and thresholds."""
+
+import numpy as np
+import pytest
+
+from dermserve.models.training import calibration as fit
+
+RNG = np.random.default_rng(0)
+LABELS = RNG.integers(0, 3, 4000)
+# Logits whose softmax at temperature 1 is right: the label is drawn from it.
+LOGITS = RNG.normal(0, 2, (4000, 3))
+DRAWN = np.array([RNG.choice(3, p=row) for row in fit.softmax(LOGITS)])
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
+def test_the_temperature_that_was_applied_is_found(temperature: float) -> None:
+    assert fit.fit_temperature(LOGITS * temperature, DRAWN) == pytest.approx(temperature, rel=0.06)
+
+
+def test_temperature_mends_the_calibration_error() -> None:
+    sharp = LOGITS * 3
+    before = fit.expected_calibration_error(fit.softmax(sharp), DRAWN)
+    after = fit.expected_calibration_error(fit.softmax(sharp / fit.fit_temperature(sharp, DRAWN)), DRAWN)
+    assert before > 0.1
+    assert after < 0.03
+
+
+def test_the_calibration_error_of_sure_and_half_right_answers_is_a_half() -> None:
+    probabilities = np.tile((1.0, 0.0), (100, 1))
+    assert fit.expected_calibration_error(probabilities, np.arange(100) % 2) == pytest.approx(0.5)
+
+
+def test_min_confidence_is_the_lowest_that_reaches_the_recall() -> None:
+    malignant = np.array([True, False])
+    labels = np.zeros(100, np.int64)
+    benign = np.concatenate((np.full(90, 0.2), np.linspace(0.6, 0.95, 10)))  # ten answers are wrongly benign
+    probabilities = np.stack((1 - benign, benign), axis=1)
+    found = fit.fit_min_confidence(probabilities, labels, malignant, recall=0.95)
+    missed = (benign > 0.5) & (benign >= found)
+    assert missed.sum() == 5
+    lower = np.nextafter(found, 0)
+    assert ((benign > 0.5) & (benign >= lower)).sum() == 6
+
+
+def test_min_confidence_is_zero_where_nothing_is_missed() -> None:
+    probabilities = np.tile((0.9, 0.1), (50, 1))
+    assert fit.fit_min_confidence(probabilities, np.zeros(50, np.int64), np.array([True, False]), recall=0.95) == 0
+
+
+def test_the_adaptive_margin_is_the_lowest_with_the_agreement() -> None:
+    top = np.linspace(0.5, 1, 200)
+    identity = np.stack((top, 1 - top), axis=1)
+    others = identity.copy()
+    others[:20] = others[:20, ::-1] - np.array((0.2, -0.2))  # the closest twenty change their mind
+    views = np.stack((identity, others, others), axis=1)
+    found = fit.fit_adaptive_margin(views, agreement=0.995)
+    assert found.agreement >= 0.995
+    closest = np.sort(2 * top - 1)
+    below = closest[closest < found.margin][-1]
+    assert fit.stop_early(views, float(below)).agreement < 0.995
+    assert found.saved == pytest.approx(2 / 3 * 0.905, abs=0.01)
+
+
+def test_stopping_never_agrees_always_and_saves_nothing() -> None:
+    views = fit.softmax(RNG.normal(0, 1, (50, 10, 3)))
+    assert fit.stop_early(views, 1.1) == fit.Stopping(1.1, 1.0, 0.0)
+
+
+def test_view_disagreement_is_that_of_the_winning_class() -> None:
+    views = np.array([[[0.9, 0.1], [0.7, 0.3]]])
+    assert fit.top_class_std(views) == pytest.approx([0.1])
+
+
+def test_the_prior_shift_is_taken_where_it_helps() -> None:
+    labels = np.repeat((0, 1), (900, 100))
+    rng = np.random.default_rng(0)
+    logits = np.stack((np.zeros(1000), np.where(labels == 1, 2.0, -0.2) + rng.normal(0, 0.5, 1000)), axis=1)
+    assert fit.fit_prior_shift(logits, labels, np.array((0.0, -1.0))) > 0.3
+    assert fit.fit_prior_shift(logits, labels, np.array((0.0, 9.0))) < 0.1

@@ -1,0 +1,55 @@
+"""Experiment files."""
+
+from pathlib import Path
+
+import pytest
+
+from dermserve.models.training.errors import ExperimentError
+from dermserve.models.training.experiment import experiment_names, load_experiment, parse_experiment
+
+MINIMAL = 'model = "resnet50"\n[[stages]]\nname = "head"\nepochs = 1\n'
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_every_packaged_experiment_loads(name: str) -> None:
+    assert load_experiment(name).name == name
+
+
+def test_the_papers_settings_are_the_default_experiments() -> None:
+    resnet50 = load_experiment("resnet50")
+    (stage,) = resnet50.stages
+    assert (resnet50.dropout, resnet50.l2, stage.rate, stage.batch, stage.epochs) == (0.4, 0.01, 1e-4, 64, 20)
+    assert (resnet50.validation, resnet50.test) == (0.15, 0.15)
+    first, second = load_experiment("mobilenet_v3_small").stages
+    assert (first.epochs, first.trainable, second.epochs, second.trainable) == (15, "head", 25, "top:60")
+    assert second.rate < first.rate
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MINIMAL + "epoch = 2\n", "no field 'epoch'"),
+        (MINIMAL + "epochs_ = 2\n", "no field 'epochs_'"),
+        (MINIMAL.replace("epochs = 1", 'epochs = "1"'), "stages.epochs is '1', which is not a int"),
+        (MINIMAL.replace("resnet50", "resnet18"), "'resnet18' is not one of"),
+        ('model = "resnet50"\nstages = []\n', "at least one"),
+        ('model = "resnet50"\n', "lacks 'stages'"),
+        ("validation = 0.9\ntest = 0.2\n" + MINIMAL, "leave photos to train on"),
+        ('protocol = "patient"\n' + MINIMAL, "'patient', not one of lesion, image"),
+        ("nonsense", "is not TOML"),
+        (MINIMAL + "zoom = [1.0]\n", "needs 2 values, not 1"),
+    ],
+)
+def test_what_is_wrong_is_named(text: str, message: str) -> None:
+    with pytest.raises(ExperimentError, match=message):
+        parse_experiment(text, name="test")
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(ExperimentError, match="resnet50_shipped"):
+        load_experiment("vgg")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ExperimentError, match=r"absent\.toml can't be read"):
+        load_experiment(tmp_path / "absent.toml")

@@ -1,0 +1,226 @@
+"""Training copies, initial weights, augmentation and compact weights, on the real architectures."""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+from dermserve.models.architectures import build
+from dermserve.models.training.augment import augment
+from dermserve.models.training.compact import load_compact, quantize, save_compact
+from dermserve.models.training.errors import ExperimentError, RunError
+from dermserve.models.training.experiment import Augmentation
+from dermserve.models.training.imagenet import load_backbone
+from dermserve.models.training.network import copy_back, estimate_batch_norm, select_trainable, training_copy
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3)).astype(np.uint8)
+MEAN, DEVIATION = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))
+
+
+@pytest.fixture(scope="module")
+def mobilenet() -> keras.Model:
+    """Random weights, with batch norm that does something."""
+    keras.utils.set_random_seed(1)
+    network = build("mobilenet_v3_small")
+    rng = np.random.default_rng(1)
+    for layer in network.get_layer("backbone").layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
+    return network
+
+
+def logits(network: keras.Model) -> np.ndarray:
+    return np.asarray(network(PIXELS.astype(np.float32), training=False)["logits"])
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_copy_computes_the_same_and_gives_back_what_it_was_given(mobilenet: keras.Model, folded: bool) -> None:
+    before = logits(mobilenet)
+    copy = training_copy(mobilenet, folded=folded, precision="float32")
+    np.testing.assert_allclose(logits(copy), before, atol=1e-4)
+    target = build("mobilenet_v3_small")
+    copy_back(copy, target)
+    np.testing.assert_allclose(logits(target), before, atol=1e-4)
+
+
+def test_a_copy_takes_crops_of_another_side_and_answers_in_float32(mobilenet: keras.Model) -> None:
+    copy = training_copy(mobilenet, folded=True, precision="mixed_bfloat16")
+    answer = copy(PIXELS[:, :96, :96].astype(np.float32), training=True)
+    assert answer["logits"].shape == (2, 3)
+    assert answer["logits"].dtype == "float32"
+    assert all(variable.dtype == "float32" for variable in copy.trainable_variables)
+
+
+def test_estimating_batch_norm_changes_the_statistics_and_not_the_answer() -> None:
+    keras.utils.set_random_seed(2)
+    network = build("mobilenet_v3_small")
+    before = logits(network)
+    estimate_batch_norm(network, PIXELS)
+    np.testing.assert_allclose(logits(network), before, atol=1e-4)
+    norm = next(x for x in network.get_layer("backbone").layers if isinstance(x, keras.layers.BatchNormalization))
+    assert not np.allclose(norm.moving_mean, 0)
+
+
+def test_estimated_batch_norm_is_about_the_same_in_training_mode() -> None:
+    keras.utils.set_random_seed(3)
+    network = build("mobilenet_v3_small")
+    estimate_batch_norm(network, PIXELS)
+    backbone = network.get_layer("backbone")
+    first = keras.Model(backbone.input, backbone.layers[4].output)
+    pixels = PIXELS.astype(np.float32)
+    np.testing.assert_allclose(first(pixels, training=True), first(pixels, training=False), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("trainable", "count"), [("head", 0), ("all", None), ("top:5", 5), ("from:expanded_conv_10", None)]
+)
+def test_stages_choose_their_layers(mobilenet: keras.Model, trainable: str, count: int | None) -> None:
+    copy = training_copy(mobilenet, folded=True, precision="float32")
+    select_trainable(copy, trainable, batch_norm="frozen")
+    chosen = [layer.trainable for layer in copy.get_layer("backbone").layers]
+    assert copy.get_layer("logits").trainable
+    assert count is None or sum(chosen) == count
+    assert chosen == sorted(chosen)  # once trainable, trainable to the top
+    assert trainable == "head" or any(chosen)
+
+
+@pytest.mark.parametrize("trainable", ["none", "top:x", "from:absent", "all:1"])
+def test_a_choice_of_layers_that_is_none_is_refused(mobilenet: keras.Model, trainable: str) -> None:
+    with pytest.raises(ExperimentError, match=trainable):
+        select_trainable(mobilenet, trainable, batch_norm="frozen")
+
+
+def folded_resnet50(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Make random arrays of the folded torch layout, of a size that keeps activations alive."""
+    arrays: dict[str, np.ndarray] = {}
+
+    def add(name: str, out: int, inner: int, side: int) -> None:
+        arrays[f"{name}.weight"] = rng.normal(0, (1 / (inner * side**2)) ** 0.5, (out, inner, side, side))
+        arrays[f"{name}.bias"] = rng.normal(0, 0.1, out)
+
+    add("1.conv1", 64, 3, 7)
+    inner = 64
+    for stage, (blocks, width) in enumerate(zip((3, 4, 6, 3), (64, 128, 256, 512), strict=True), start=1):
+        add(f"1.layer{stage}.0.downsample.0", 4 * width, inner, 1)
+        for block in range(blocks):
+            add(f"1.layer{stage}.{block}.conv1", width, inner, 1)
+            add(f"1.layer{stage}.{block}.conv2", width, width, 3)
+            add(f"1.layer{stage}.{block}.conv3", 4 * width, width, 1)
+            inner = 4 * width
+    return arrays
+
+
+def conv1(arrays: dict[str, np.ndarray], images: np.ndarray) -> np.ndarray:
+    """The first convolution as torch would compute it; [N, out, h, w] → [N, h, w, out], interior alone."""
+    normalised = (images / 255 - MEAN) / DEVIATION
+    patches = np.lib.stride_tricks.sliding_window_view(normalised, (7, 7), axis=(1, 2))[:, ::16, ::16]
+    return np.asarray(np.einsum("nhwcij,ocij->nhwo", patches, arrays["1.conv1.weight"]) + arrays["1.conv1.bias"])
+
+
+@pytest.fixture(scope="module")
+def resnet50(tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, dict[str, np.ndarray]]:
+    arrays = folded_resnet50(np.random.default_rng(0))
+    file = tmp_path_factory.mktemp("weights") / "folded.npz"
+    np.savez(file, **arrays)
+    network = build("resnet50")
+    load_backbone(network, file)
+    return network, arrays
+
+
+def test_folded_resnet50_weights_see_the_same_photo(resnet50: tuple[keras.Model, dict[str, np.ndarray]]) -> None:
+    network, arrays = resnet50
+    backbone = network.get_layer("backbone")
+    convolution = keras.Model(backbone.input, backbone.get_layer("conv1_bn").output)
+    caffe = PIXELS[..., ::-1].astype(np.float32) - np.array((103.939, 116.779, 123.68), np.float32)
+    found = np.asarray(convolution(caffe))[
+        :, 2::8, 2::8
+    ]  # stride 2 over 3 pixels of padding: output 2 begins at input 1
+    expected = conv1(arrays, PIXELS[:, 1:, 1:].astype(np.float64))
+    inside = slice(0, min(found.shape[1], expected.shape[1]))
+    np.testing.assert_allclose(found[:, inside, inside], expected[:, inside, inside], atol=2e-4)
+
+
+def test_every_convolution_of_a_folded_resnet50_is_set(resnet50: tuple[keras.Model, dict[str, np.ndarray]]) -> None:
+    network, arrays = resnet50
+    convolutions = [x for x in network.get_layer("backbone").layers if isinstance(x, keras.layers.Conv2D)]
+    assert len(convolutions) == len(arrays) / 2 == 53
+    for layer in convolutions[1:]:
+        kernel = layer.get_weights()[0].transpose(3, 2, 0, 1)
+        assert any(kernel.shape == a.shape and np.allclose(kernel, a, atol=1e-6) for a in arrays.values()), layer.name
+
+
+@pytest.mark.shared_data
+def test_the_shared_resnet50_weights_load_and_see_the_same(shared: pathlib.Path) -> None:
+    network = build("resnet50")
+    file = shared / "weights" / "resnet50_v1_folded_sparse.npz"
+    load_backbone(network, file)
+    reference = keras.applications.ResNet50(weights=None, include_top=False, pooling="avg")
+    with np.load(file) as arrays:
+        backbone = network.get_layer("backbone")
+        for layer in reference.layers:
+            if layer.weights:
+                layer.set_weights(backbone.get_layer(layer.name).get_weights())
+        kernel = arrays["1.conv1.weight"].transpose(2, 3, 1, 0)
+        reference.get_layer("conv1_conv").set_weights([kernel, arrays["1.conv1.bias"]])
+    expected = np.asarray(reference(((PIXELS / 255 - MEAN) / DEVIATION).astype(np.float32)))
+    found = np.asarray(network(PIXELS.astype(np.float32))["features"])
+    assert np.abs(found - expected).max() < 0.01 * np.abs(expected).max()  # conv1's zero padding is another gray
+
+
+def test_weights_of_another_backbone_are_named(tmp_path: pathlib.Path, mobilenet: keras.Model) -> None:
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    with pytest.raises(RunError, match=r"other\.npz does not hold weights for the backbone of mobilenet_v3_small"):
+        load_backbone(mobilenet, tmp_path / "other.npz")
+
+
+def test_compact_weights_come_back_within_half_a_step(mobilenet: keras.Model, tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "weights.npz"
+    save_compact(mobilenet, file)
+    other = build("mobilenet_v3_small")
+    load_compact(other, file)
+    for mine, theirs in zip(mobilenet.get_weights(), other.get_weights(), strict=True):
+        step = np.abs(mine).max() / 127 if mine.ndim > 1 else 0
+        assert np.abs(mine - theirs).max() <= step / 2 + 1e-6
+    assert file.stat().st_size < 1.5e6  # 4.4 MB as float32
+
+
+def test_quantisation_keeps_empty_channels_and_extremes() -> None:
+    value = np.array([[0.0, -2.0, 1.0], [0.0, 1.0, 0.5]], np.float32)
+    steps, scale = quantize(value)
+    np.testing.assert_allclose(steps * scale, value, atol=0.01)
+    assert steps[0].tolist() == [0, -127, 127]
+
+
+def test_compact_weights_of_another_network_are_refused(mobilenet: keras.Model, tmp_path: pathlib.Path) -> None:
+    np.savez(tmp_path / "w.npz", a=np.zeros(3))
+    with pytest.raises(RunError, match="does not hold compact weights of mobilenet_v3_small"):
+        load_compact(mobilenet, tmp_path / "w.npz")
+
+
+def test_augmentation_of_nothing_changes_nothing() -> None:
+    found = augment(PIXELS, Augmentation(), side=224, seed=(0, 0))
+    np.testing.assert_allclose(found, PIXELS, atol=1e-3)
+
+
+EVERYTHING = Augmentation(
+    rotation=180.0, zoom=(0.8, 1.2), shift=0.1, shear=5.0, flip=True, brightness=0.2, channel_gain=0.1,
+    contrast=0.2, saturation=0.2, sharpness=0.9,
+)  # fmt: skip
+
+
+def test_augmentation_follows_from_its_seed_and_varies_each_photo() -> None:
+    twins = np.repeat(PIXELS[:1], 3, axis=0)
+    found = np.asarray(augment(twins, EVERYTHING, side=160, seed=(1, 2)))
+    assert found.shape == (3, 160, 160, 3)
+    assert found.min() >= 0
+    assert found.max() <= 255
+    np.testing.assert_array_equal(found, augment(twins, EVERYTHING, side=160, seed=(1, 2)))
+    assert not np.allclose(found, augment(twins, EVERYTHING, side=160, seed=(1, 3)))
+    assert not np.allclose(found[0], found[1])
+
+
+def test_a_small_crop_keeps_the_magnification() -> None:
+    gradient = np.tile(np.arange(224, dtype=np.uint8), (1, 224, 1))[..., None].repeat(3, axis=-1)
+    crop = np.asarray(augment(gradient, Augmentation(), side=100, seed=(4, 4)))
+    np.testing.assert_allclose(np.diff(crop[0, 50, :, 0]), 1, atol=1e-3)

@@ -1,0 +1,218 @@
+"""Whole runs on tiny data: resuming, evaluating, packing, reporting, exporting."""
+
+import json
+import pathlib
+import shutil
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from dermserve.models.training import cli
+from dermserve.models.training.errors import RunError
+from dermserve.models.training.experiment import Experiment, parse_experiment
+from dermserve.models.training.finished import FinishedRun
+from dermserve.models.training.loop import Epoch
+from dermserve.models.training.run import prepare, run_training
+
+from .conftest import draw
+
+EXPERIMENT = """
+model = "mobilenet_v3_small"
+validation = 0.25
+test = 0.25
+balance = 0.5
+fold_batch_norm = true
+[augmentation]
+rotation = 180.0
+flip = true
+[[stages]]
+name = "head"
+epochs = 1
+trainable = "head"
+rate = 1e-3
+batch = 8
+side = 64
+[[stages]]
+name = "all"
+epochs = 2
+batch = 8
+side = 64
+weight_decay = 0.01
+average = 0.9
+"""
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    base = tmp_path_factory.mktemp("photos")
+    for label, code in enumerate(("bcc", "scc", "normal")):
+        for index in range(12):
+            draw(base / code / f"{code}_{index:02}.png", label=label, seed=100 * label + index)
+    return base
+
+
+@pytest.fixture(scope="module")
+def experiment() -> Experiment:
+    return parse_experiment(EXPERIMENT, name="tiny")
+
+
+class StoppedError(Exception):
+    """Stands for Ctrl-C."""
+
+
+def start(experiment: Experiment, photos: pathlib.Path, out: pathlib.Path, *, stop_after: int | None = None) -> None:
+    """Train; raise in the middle of the epoch after `stop_after` whole ones."""
+    whole = 0
+
+    def report(_: Epoch) -> None:
+        nonlocal whole
+        whole += 1
+
+    def progress(what: str, done: int, steps: int) -> None:
+        if stop_after is not None and whole > stop_after - 1 and done > 1:
+            raise StoppedError
+
+    data = prepare(experiment, photos, cache=photos.parent / "cache")
+    run_training(experiment, data, out, backbone=None, progress=progress, report=report)
+
+
+@pytest.fixture(scope="module")
+def whole(experiment: Experiment, photos: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    start(experiment, photos, out)
+    return out
+
+
+def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
+    experiment: Experiment, photos: pathlib.Path, whole: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        start(experiment, photos, out, stop_after=2)
+    start(experiment, photos, out)
+    expected, found = FinishedRun(whole).network().get_weights(), FinishedRun(out).network().get_weights()
+    for mine, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, other, atol=2e-4)
+    assert [epoch["epoch"] for epoch in FinishedRun(out).history] == [1, 1, 2]
+
+
+def test_training_changes_every_layer(experiment: Experiment, photos: pathlib.Path, whole: pathlib.Path) -> None:
+    import keras
+
+    from dermserve.models.training.run import initial_network
+
+    keras.utils.set_random_seed(experiment.seed)
+    before = initial_network(experiment, None)
+    after = FinishedRun(whole).network()
+    for old, new in zip(before.weights, after.weights, strict=True):
+        assert not np.array_equal(old, new), old.path
+
+
+def test_a_finished_run_is_not_overwritten(experiment: Experiment, photos: pathlib.Path, whole: pathlib.Path) -> None:
+    with pytest.raises(RunError, match="holds a finished run"):
+        start(experiment, photos, whole)
+
+
+def test_a_checkpoint_of_another_experiment_is_refused(
+    experiment: Experiment, photos: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises(StoppedError):
+        start(experiment, photos, tmp_path, stop_after=1)
+    other = parse_experiment("seed = 5\n" + EXPERIMENT, name="tiny")
+    with pytest.raises(RunError, match="of another experiment"):
+        start(other, photos, tmp_path)
+
+
+def test_a_folder_without_a_finished_run_is_named(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(RunError, match=r"lacks experiment\.json"):
+        FinishedRun(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def evaluated(whole: pathlib.Path, photos: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A copy of the run, packed and evaluated by the commands."""
+    out = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(whole, out)
+    options = ["--data", str(photos), "--cache", str(photos.parent / "cache")]
+    for command in (cli.pack, cli.evaluate):
+        result = CliRunner().invoke(command, [str(out), *options])
+        assert result.exit_code == 0, result.output
+    return out
+
+
+def test_evaluation_calibrates_and_measures(evaluated: pathlib.Path) -> None:
+    run = FinishedRun(evaluated)
+    assert set(run.calibration) == {
+        "temperature", "min_confidence", "max_view_std", "adaptive_margin", "max_ood_score", "method",
+    }  # fmt: skip
+    test = run.summary["metrics"]["test"]
+    assert test["single"]["photos"] == 9
+    assert test["adaptive"]["agreement"] >= 0
+    low, high = test["tta"]["accuracy_95"]
+    assert low <= test["tta"]["accuracy"] <= high
+
+
+def test_packing_keeps_the_answers(evaluated: pathlib.Path) -> None:
+    packed = FinishedRun(evaluated).summary["packed"]
+    assert packed["bytes"] == (evaluated / "weights.npz").stat().st_size
+    assert packed["agreement"] >= 8 / 9
+
+
+class _Images(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sources: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "img":
+            self.sources += [value for name, value in attrs if name == "src" and value]
+
+
+def test_the_report_has_its_figures_and_numbers(evaluated: pathlib.Path) -> None:
+    report = evaluated / "report"
+    images = _Images()
+    images.feed((report / "index.html").read_text())
+    assert sorted(images.sources) == ["confusion.png", "curves.png", "reliability.png", "roc.png"]
+    for name in images.sources:
+        with Image.open(report / name) as image:
+            assert min(image.size) > 300
+    numbers = json.loads((report / "report.json").read_text())
+    assert (
+        numbers["metrics"]["test"]["tta"]["accuracy"]
+        == FinishedRun(evaluated).summary["metrics"]["test"]["tta"]["accuracy"]
+    )
+
+
+def test_other_data_is_measured_without_what_was_trained_on(
+    evaluated: pathlib.Path, photos: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(photos, other)
+    draw(other / "bcc" / "new.png", label=0, seed=77)
+    options = ["--data", str(other), "--cache", str(tmp_path / "cache"), "--other", "clinic"]
+    result = CliRunner().invoke(cli.evaluate, [str(evaluated), *options])
+    assert result.exit_code == 0, result.output
+    assert FinishedRun(evaluated).summary["other"]["clinic"]["single"]["photos"] == 9 + 1
+
+
+def test_an_evaluated_run_is_exported_with_its_calibration(evaluated: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    from dermserve.models.training.content import run_content
+    from dermserve.models.version import write_version
+
+    content = run_content(evaluated)
+    assert content.calibration is not None
+    assert content.calibration.temperature == FinishedRun(evaluated).calibration["temperature"]
+    assert write_version(content, tmp_path) == 1
+
+
+def test_an_intended_error_is_one_line(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "cats").mkdir()
+    result = CliRunner().invoke(
+        cli.train, ["resnet50", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--cache", str(tmp_path)]
+    )
+    assert result.exit_code == 1
+    assert "no layout dermserve knows" in result.output
+    assert not (tmp_path / "out").exists()
