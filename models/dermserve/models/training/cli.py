@@ -1,4 +1,4 @@
-"""`dermserve train`, `evaluate`, `pack` and `scenarios`."""
+"""`dermserve train`, `evaluate`, `pack`, `tflite` and `scenarios`."""
 
 import contextlib
 import os
@@ -14,6 +14,7 @@ from dermserve.models.training.errors import TrainingError
 
 if TYPE_CHECKING:
     from dermserve.models.training.loop import Epoch
+    from dermserve.models.training.scenarios import Cell
 
 _DATA = click.option(
     "--data",
@@ -109,6 +110,58 @@ def pack(run: Path, data: Path, cache: Path) -> None:
         )
 
 
+@click.command()
+@_RUN
+@_DATA
+@_CACHE
+def tflite(run: Path, data: Path, cache: Path) -> None:
+    """Convert an evaluated run to TensorFlow Lite, float16 and int8, and compare both with it on its test photos."""
+    with _said():
+        from dermserve.models.training.finished import FinishedRun
+        from dermserve.models.training.lite import convert_run
+        from dermserve.models.training.run import finished_data
+        from dermserve.models.training.splits import Part
+
+        finished = FinishedRun(run)
+        photos = finished_data(finished.experiment, data, finished.split, cache=cache)
+        found = convert_run(finished, photos.part(Part.TRAIN), photos.part(Part.TEST), progress=_progress())
+        for kind, row in found.items():
+            click.echo(
+                f"{kind}: {row['bytes'] / 1e6:.1f} MB, the same answer for {row['agreement']:.2%}, "
+                f"accuracy {row['accuracy']:.4f}, {row['milliseconds']:.1f} ms a photo"
+            )
+
+
+@click.command()
+@_DATA
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the table.")
+@click.option("--experiment", default="resnet50", show_default=True, help="What to vary.")
+@click.option("--weights", help='Initial backbone: "imagenet" (Keras downloads it), a file, or "random".')
+@click.option("--full", is_flag=True, help="Train every cell whole: days without a GPU. Else heads on frozen features.")
+@_PRECISION
+@_CACHE
+def scenarios(
+    data: Path, out: Path, experiment: str, weights: str | None, full: bool, precision: str, cache: Path
+) -> None:
+    """Train over the papers' grid: training share 70 and 80 %, dropout 0.4 to 0.6, batches of 16, 32 and 64."""
+    with _said():
+        from dermserve.models.training import scenarios as grid
+        from dermserve.models.training.experiment import load_experiment
+        from dermserve.models.training.run import initial_network, prepare
+
+        chosen, backbone = load_experiment(experiment), _backbone(weights)
+        prepared = prepare(chosen, data, cache=cache)
+        out.mkdir(parents=True, exist_ok=True)
+        if full:
+            cells = grid.run_full(chosen, prepared, out, backbone=backbone, progress=_progress(), report=_report_cell)
+        else:
+            network = initial_network(chosen, backbone)
+            features = grid.compute_features(network, prepared, precision=precision, progress=_progress())
+            cells = grid.run_reduced(chosen, prepared, features, report=_report_cell)
+        grid.write_table(cells, out / "scenarios.csv")
+        click.echo(str(out / "scenarios.csv"))
+
+
 @contextlib.contextmanager
 def _said() -> Iterator[None]:
     """Turn intended errors into one line, and Ctrl-C into advice."""
@@ -118,7 +171,8 @@ def _said() -> Iterator[None]:
     except TrainingError as error:
         raise click.ClickException(str(error)) from error
     except KeyboardInterrupt:
-        raise click.ClickException("interrupted: the same command goes on from the last epoch") from None
+        click.echo("interrupted: the same command goes on from the last epoch", err=True)
+        raise click.Abort from None
 
 
 def _backbone(weights: str | None) -> Path | str | None:
@@ -153,6 +207,14 @@ def _report_epoch(epoch: "Epoch") -> None:
         f"{epoch.stage} {epoch.epoch}: loss {epoch.loss:.3f}, accuracy {epoch.accuracy:.3f}; validation loss "
         f"{epoch.validation_loss:.3f}, accuracy {epoch.validation_accuracy:.3f}, balanced "
         f"{epoch.validation_balanced_accuracy:.3f}; {epoch.seconds:.0f} s",
+        err=True,
+    )
+
+
+def _report_cell(cell: "Cell") -> None:
+    click.echo(
+        f"{cell.training_share:.0%} training, dropout {cell.dropout}, batch {cell.batch}: "
+        f"accuracy {cell.accuracy:.4f}, balanced {cell.balanced_accuracy:.4f}, {cell.minutes:.1f} min",
         err=True,
     )
 

@@ -1,6 +1,6 @@
 """Evaluating a run: calibrate on its validation photos, measure on its test photos and on data it has not seen."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from dermserve.models.training.errors import DataError
 from dermserve.models.training.experiment import Experiment
 from dermserve.models.training.finished import FinishedRun
 from dermserve.models.training.layouts import Sample, read_samples
-from dermserve.models.training.loop import Labelled
+from dermserve.models.training.loop import Labelled, Progress
 from dermserve.models.training.metrics import measure
 from dermserve.models.training.predict import Outputs, predict
+from dermserve.models.training.run import finished_data
 from dermserve.models.training.splits import Part
 
 MALIGNANT_RECALL = 0.95
@@ -31,8 +32,6 @@ AGREEMENT = 0.995
 
 _DISTANCE_RANK = 256
 _DISTANCE_PHOTOS = 4000
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +59,12 @@ def evaluate_own(run: FinishedRun, data: Path, *, cache: Path, precision: str, p
     Raises:
         DataError: the data set lacks photos of the run's split.
     """
-    samples = _own_samples(run, data)
-    pixels = load_pixels(samples, folder=cache, side=SPECS[run.model].input_side)
+    photos = finished_data(run.experiment, data, run.split, cache=cache)
     network = run.network(shifted=False)
 
     def judge(part: Part, views: Sequence[str] = STANDARD_VIEWS, most: int | None = None) -> _Judged:
-        chosen = [index for index, sample in enumerate(samples) if run.split[sample.name][1] is part]
-        return _judge(
-            network, samples, pixels, chosen[:: _stride(chosen, most)], part.value, views, precision, progress
-        )
+        chosen = photos.part(part).thinned(most)
+        return _judge(network, chosen, photos.samples, part.value, views, precision, progress)
 
     validation = judge(Part.VALIDATION)
     shift = _prior_shift(run, validation)
@@ -98,48 +94,32 @@ def evaluate_other(
     if not samples:
         raise DataError(f"the run has trained or validated on every lesion in {data}: nothing is left to measure on")
     pixels = load_pixels(samples, folder=cache, side=SPECS[run.model].input_side)
-    judged = _judge(
-        run.network(shifted=False), samples, pixels, range(len(samples)), name, STANDARD_VIEWS, precision, progress
-    )
+    labels = np.asarray([sample.label for sample in samples], np.int64)
+    photos = Labelled(pixels, np.arange(len(samples)), labels)
+    judged = _judge(run.network(shifted=False), photos, samples, name, STANDARD_VIEWS, precision, progress)
     measured = _measures(run, judged, run.shift, run.calibration, run.distance)
     run.save_other(name, measured)
     return measured
 
 
-def _own_samples(run: FinishedRun, data: Path) -> list[Sample]:
-    samples = read_samples(data, [item.code for item in SPECS[run.model].classes])
-    names = {sample.name for sample in samples}
-    missing = [name for name in run.split if name not in names]
-    if missing:
-        raise DataError(f"{data} lacks {len(missing)} photos of the run's split, such as {missing[0]}: pass its data")
-    return [sample for sample in samples if sample.name in run.split]
-
-
 def _judge(
     network: keras.Model,
+    photos: Labelled,
     samples: Sequence[Sample],
-    pixels: NDArray[np.uint8],
-    chosen: Sequence[int],
     what: str,
     views: Sequence[str],
     precision: str,
     progress: Progress,
 ) -> _Judged:
-    labels = np.asarray([samples[index].label for index in chosen], np.int64)
-    photos = Labelled(pixels, np.asarray(chosen, np.int64), labels)
     done = 0
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
-        progress(what, done, len(chosen))
+        progress(what, done, len(photos))
 
     outputs = predict(network, photos, views=views, precision=precision, progress=advance)
-    return _Judged(outputs, labels, [samples[index].lesion for index in chosen])
-
-
-def _stride(chosen: Sequence[int], most: int | None) -> int:
-    return 1 if most is None else max(1, -(-len(chosen) // most))
+    return _Judged(outputs, photos.labels, [samples[row].lesion for row in photos.rows])
 
 
 def _features(judged: _Judged) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

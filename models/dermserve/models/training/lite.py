@@ -110,7 +110,7 @@ def convert_run(
         this machine); also in run.json. The files are RUN/model-KIND.tflite, and RUN/model.tflite the shipped kind.
     """
     network, temperature = run.network(), run.calibration["temperature"]
-    rows = training.rows[:: max(1, len(training) // examples)][:examples]
+    rows = training.thinned(examples).rows
     expected = predict(network, test, views=("identity",)).logits[:, 0]
     found: dict[str, Any] = {}
     for kind in KINDS:

@@ -40,6 +40,11 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def thinned(self, most: int | None) -> "Labelled":
+        """Keep at most so many photos, evenly spread; all of them when None."""
+        step = 1 if most is None else max(1, -(-len(self) // most))
+        return Labelled(self.images, self.rows[::step], self.labels[::step])
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Epoch:

@@ -3,16 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from dermserve.models.catalogue import SPECS
-from dermserve.models.training.cache import load_pixels
 from dermserve.models.training.compact import save_compact
-from dermserve.models.training.errors import DataError
 from dermserve.models.training.finished import FinishedRun
-from dermserve.models.training.layouts import read_samples
-from dermserve.models.training.loop import Labelled, Progress
+from dermserve.models.training.loop import Progress
 from dermserve.models.training.predict import predict
+from dermserve.models.training.run import finished_data
 from dermserve.models.training.splits import Part
 
 
@@ -25,15 +20,9 @@ def pack(run: FinishedRun, data: Path, *, cache: Path, progress: Progress) -> di
         JSON values: bytes, accuracy before and after, and the share of equal answers; also in run.json.
 
     Raises:
-        DataError: none of the run's test photos is in the data.
+        DataError: the data set lacks photos of the run's split.
     """
-    codes = [item.code for item in SPECS[run.model].classes]
-    tested = [s for s in read_samples(data, codes) if run.split.get(s.name, ("", None))[1] is Part.TEST]
-    if not tested:
-        raise DataError(f"{data} holds none of the run's test photos: pass the data it was trained from")
-    labels = np.asarray([sample.label for sample in tested], np.int64)
-    pixels = load_pixels(tested, folder=cache, side=SPECS[run.model].input_side)
-    photos = Labelled(pixels, np.arange(len(tested)), labels)
+    photos = finished_data(run.experiment, data, run.split, cache=cache).part(Part.TEST)
     full = run.network(full=True)
     save_compact(full, run.compact)
     answers = []
@@ -48,8 +37,8 @@ def pack(run: FinishedRun, data: Path, *, cache: Path, progress: Progress) -> di
         answers.append(predict(network, photos, views=("identity",), progress=advance).logits[:, 0].argmax(axis=1))
     found = {
         "bytes": run.compact.stat().st_size,
-        "accuracy_full": float((answers[0] == labels).mean()),
-        "accuracy_compact": float((answers[1] == labels).mean()),
+        "accuracy_full": float((answers[0] == photos.labels).mean()),
+        "accuracy_compact": float((answers[1] == photos.labels).mean()),
         "agreement": float((answers[0] == answers[1]).mean()),
     }
     run.update(packed=found)

@@ -23,7 +23,7 @@ from dermserve.models.architectures import build
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training import checkpoint
 from dermserve.models.training.cache import load_pixels
-from dermserve.models.training.errors import RunError
+from dermserve.models.training.errors import DataError, RunError
 from dermserve.models.training.experiment import Experiment
 from dermserve.models.training.imagenet import load_backbone
 from dermserve.models.training.layouts import Sample, count_classes, read_samples, require_samples
@@ -81,6 +81,26 @@ def prepare(
     return Data(samples, pixels, parts)
 
 
+def finished_data(
+    experiment: Experiment, directory: Path, recorded: Mapping[str, tuple[str, Part]], *, cache: Path
+) -> Data:
+    """Read a run's data again, divided as its split.csv says.
+
+    Raises:
+        DataError: the data set lacks photos of the split.
+    """
+    spec = SPECS[experiment.model]
+    found = read_samples(directory, [item.code for item in spec.classes])
+    samples = [sample for sample in found if sample.name in recorded]
+    missing = recorded.keys() - {sample.name for sample in samples}
+    if missing:
+        raise DataError(
+            f"{directory} lacks {len(missing)} photos of the run's split, such as {min(missing)}: pass its data"
+        )
+    parts = {sample: recorded[sample.name][1] for sample in samples}
+    return Data(samples, load_pixels(samples, folder=cache, side=spec.input_side), parts)
+
+
 def run_training(
     experiment: Experiment,
     data: Data,
@@ -125,7 +145,8 @@ def run_training(
     )
     copy_back(copy, network)
     if experiment.fold_batch_norm:
-        estimate_batch_norm(network, _sample_pixels(training))
+        few = training.thinned(_STATISTICS_PHOTOS)
+        estimate_batch_norm(network, np.asarray(few.images[few.rows]))
     _write_json(folder / HISTORY, [asdict(epoch) for epoch in history])
     summary = {
         "model": experiment.model,
@@ -160,12 +181,6 @@ def _describe_backbone(backbone: Path | str | None, seed: int) -> str:
     if backbone is None:
         return f"random (seed {seed})"
     return f"imagenet backbone ({backbone if isinstance(backbone, str) else backbone.name}), random head (seed {seed})"
-
-
-def _sample_pixels(training: Labelled) -> NDArray[np.uint8]:
-    """Take photos evenly from the training part."""
-    chosen = np.linspace(0, len(training) - 1, min(len(training), _STATISTICS_PHOTOS)).astype(int)
-    return np.asarray(training.images[training.rows[chosen]])
 
 
 def _write_json(path: Path, value: Any) -> None:

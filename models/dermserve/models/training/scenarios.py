@@ -1,7 +1,7 @@
 """The papers' tables: accuracy and minutes over a grid of settings (IV, V), and over backbones.
 
-In full, each cell is a training of its own. Reduced to fit a machine without a GPU, the backbone stays frozen as a whole,
-its pooled features are computed once, and each cell trains the head on them.
+In full, each cell is a training of its own. Reduced to fit a machine without a GPU, the backbone stays frozen as a
+whole, its pooled features are computed once, and each cell trains the head on them.
 """
 
 import csv
