@@ -1,15 +1,10 @@
 import asyncio
 import contextlib
 import inspect
-import pathlib
-import sys
 from collections.abc import AsyncIterator
 
-import pytest
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-
 import gateways
+import pytest
 from fake_tfserving import FakeTfServing
 
 

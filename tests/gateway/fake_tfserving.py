@@ -83,7 +83,8 @@ class FakeTfServing:
     """Called on each such answer before it is sent."""
     predicts: list[serving_pb2.PredictRequest] = field(default_factory=list)
     describes: list[tuple[str, int]] = field(default_factory=list)
-    cancelled: int = 0
+    looks: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
+    """The model of each GetModelStatus."""
     in_flight: int = 0
     most_in_flight: int = 0
 
@@ -135,9 +136,6 @@ class FakeTfServing:
         try:
             if self.on_predict and asyncio.iscoroutine(waiting := self.on_predict(request)):
                 await waiting
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
         finally:
             self.in_flight -= 1
         pixels = pixels_of(request)
@@ -150,6 +148,7 @@ class FakeTfServing:
     async def _status(
         self, request: serving_pb2.GetModelStatusRequest, context: grpc.aio.ServicerContext
     ) -> serving_pb2.GetModelStatusResponse:
+        self.looks.put_nowait(request.model_spec.name)
         await self._fail("GetModelStatus", context)
         if request.model_spec.name not in self.models:
             text = f"Could not find any versions of model {request.model_spec.name}"

@@ -1,8 +1,7 @@
 """RPCs in flight: each gets a name and a budget, ends in an answer or an intended error, and leaves one log line."""
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
@@ -11,7 +10,7 @@ import structlog
 from google.protobuf.message import Message
 
 from dermserve.gateway.budget import Budget, Clock, open_budget
-from dermserve.gateway.errors import GatewayError, InternalError
+from dermserve.gateway.errors import GatewayError, InternalError, StoppingError
 from dermserve.gateway.request_id import read_request_id
 from dermserve.gateway.status import REQUEST_ID_KEY, abort
 from dermserve.v1 import classifier_pb2
@@ -48,11 +47,13 @@ class Calls:
         self._allowance = allowance
         self._clock = clock
         self._in_flight = 0
+        self._stopping = False
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def idle(self) -> None:
-        """Wait until none is in flight."""
+    async def finish(self) -> None:
+        """Refuse new RPCs from now on; return when those in flight are answered."""
+        self._stopping = True
         await self._idle.wait()
 
     async def respond(self, method: str, context: Context, work: Callable[[Call], Awaitable[_T]]) -> _T:
@@ -63,7 +64,10 @@ class Calls:
         """
         call = self._open(method, context)
         context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
-        with self._counted():
+        if self._stopping:
+            answer: _T | GatewayError = StoppingError()
+        else:
+            self._count(context)
             answer = await self.settle(call, work)
         if isinstance(answer, GatewayError):
             await abort(context, answer, request_id=call.request_id)
@@ -94,16 +98,16 @@ class Calls:
         budget = open_budget(self._clock, asked=asked, default=self._allowance.default, cap=self._allowance.cap)
         return Call(method, request_id, budget)
 
-    @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _count(self, context: Context) -> None:
+        """Count an RPC as in flight until gRPC has sent its answer, which is after the handler has returned it."""
         self._in_flight += 1
         self._idle.clear()
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            if not self._in_flight:
-                self._idle.set()
+        context.add_done_callback(lambda _: self._uncount())
+
+    def _uncount(self) -> None:
+        self._in_flight -= 1
+        if not self._in_flight:
+            self._idle.set()
 
 
 def _names(call: Call) -> dict[str, str]:

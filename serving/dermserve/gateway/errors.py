@@ -17,7 +17,8 @@ GatewayError
 │   └── ModelServerBusyError           MODEL_SERVER_BUSY, with RetryInfo
 ├── UnavailableError               UNAVAILABLE, with RetryInfo
 │   ├── ModelServerUnreachableError    MODEL_SERVER_UNREACHABLE
-│   └── ModelNotAvailableError         MODEL_NOT_AVAILABLE
+│   ├── ModelNotAvailableError         MODEL_NOT_AVAILABLE
+│   └── StoppingError                  GATEWAY_STOPPING
 ├── InvalidCardError               FAILED_PRECONDITION, INVALID_CARD
 ├── BudgetSpentError               DEADLINE_EXCEEDED, DEADLINE_EXCEEDED
 └── InternalError                  INTERNAL, INTERNAL: anything unintended
@@ -75,12 +76,12 @@ class InvalidVersionError(InvalidRequestError):
 
 
 class InvalidLabelError(InvalidRequestError):
-    """An empty label."""
+    """A label that can't exist."""
 
     reason = "INVALID_LABEL"
 
     def __init__(self) -> None:
-        super().__init__('the label is empty: name one, for example "stable", or leave it out for the latest version')
+        super().__init__('a label has 1 to 128 characters, for example "stable": leave it out for the latest version')
 
 
 class InvalidTtaModeError(InvalidRequestError):
@@ -192,6 +193,15 @@ class ModelNotAvailableError(UnavailableError):
 
     def __init__(self, model: str) -> None:
         super().__init__(f"no version of {shown(model)} is available at the moment: try again, or another model")
+
+
+class StoppingError(UnavailableError):
+    """This gateway finishes what it has accepted and takes nothing new."""
+
+    reason = "GATEWAY_STOPPING"
+
+    def __init__(self) -> None:
+        super().__init__("this gateway is stopping: try again, another one or its successor will answer")
 
 
 class InvalidCardError(GatewayError):

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import grpc.aio
-import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -17,13 +16,12 @@ from dermserve.gateway.catalog import Catalog, Pace
 from dermserve.gateway.config import Config
 from dermserve.gateway.decode import ThreadedDecoder
 from dermserve.gateway.health import SERVICE, Health
+from dermserve.gateway.logs import announce
 from dermserve.gateway.pipeline import Pipeline
 from dermserve.gateway.service import ClassifierService
 from dermserve.gateway.tfserving import TfServing, open_channel
 from dermserve.gateway.workers import Workers
 from dermserve.v1 import classifier_pb2_grpc
-
-_log = structlog.get_logger(__name__)
 
 _MESSAGE_ROOM = 12_000_000
 """Bytes a message may be over the photo limit, so that a photo that is too large gets our message, not gRPC's."""
@@ -69,7 +67,7 @@ async def lifespan(config: Config) -> AsyncIterator[Gateway]:
         address = _bind(server, config.listen)
         await server.start()
         stack.push_async_callback(_drain, server, calls, health, config.grace_seconds, hurry)
-        _log.info("listening", address=address, tfs=config.tfs, models=config.models)
+        announce("listening", address=address, tfs=config.tfs, models=config.models)
         yield Gateway(address, hurry)
 
 
@@ -115,16 +113,15 @@ def _bind(server: grpc.aio.Server, listen: str) -> str:
 
 
 async def _drain(server: grpc.aio.Server, calls: Calls, health: Health, grace: float, hurry: asyncio.Event) -> None:
-    """Accept nothing more, and stop as soon as nothing is in flight, the grace is over, or there is a hurry.
+    """Stop as soon as nothing is in flight, the grace is over, or there is a hurry.
 
-    gRPC's own graceful stop would wait for health watchers, who never leave.
+    gRPC's own graceful stop is not used: it would wait for health watchers, who never leave, and calls that reach it
+    too late end CANCELLED, which nobody tries again, instead of UNAVAILABLE.
     """
     await health.stop()
-    stopping = asyncio.create_task(server.stop(grace))
-    over = [asyncio.create_task(calls.idle()), asyncio.create_task(hurry.wait())]
-    await asyncio.wait([stopping, *over], return_when=asyncio.FIRST_COMPLETED)
-    for task in over:
+    either = [asyncio.create_task(calls.finish()), asyncio.create_task(hurry.wait())]
+    await asyncio.wait(either, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+    for task in either:
         task.cancel()
     await server.stop(None)
-    await stopping
-    _log.info("stopped")
+    announce("stopped")

@@ -25,6 +25,12 @@ def configure_logs(level: str) -> None:
     )
 
 
+def announce(event: str, **facts: object) -> None:
+    """Log an event that launchers wait for, whatever the level: it is no noise but the process's interface."""
+    anything = structlog.make_filtering_bound_logger(logging.NOTSET)
+    structlog.wrap_logger(structlog.PrintLogger(sys.stderr), wrapper_class=anything).info(event, **facts)
+
+
 def _without_bytes(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     return {key: _shown(value) for key, value in event.items()}
 

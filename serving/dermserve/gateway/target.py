@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from dermserve.gateway.errors import InvalidLabelError, InvalidVersionError, MissingModelError
 from dermserve.v1 import classifier_pb2
 
+_MAX_LABEL = 128
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -19,7 +21,7 @@ def read_target(selector: classifier_pb2.ModelSelector) -> Target:
     """Check a caller's choice.
 
     Raises:
-        InvalidRequestError: no model, a version below 1, or an empty label.
+        InvalidRequestError: no model, a version below 1, or a label empty or too long.
     """
     if not selector.name:
         raise MissingModelError
@@ -29,7 +31,7 @@ def read_target(selector: classifier_pb2.ModelSelector) -> Target:
             raise InvalidVersionError(selector.version)
         return Target(selector.name, version=selector.version)
     if choice == "label":
-        if not selector.label:
+        if not 0 < len(selector.label) <= _MAX_LABEL:  # TF Serving would send it back in a header too large to arrive
             raise InvalidLabelError
         return Target(selector.name, label=selector.label)
     return Target(selector.name)

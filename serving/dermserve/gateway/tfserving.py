@@ -16,6 +16,7 @@ from dermserve.gateway.budget import Budget
 from dermserve.gateway.errors import (
     BudgetSpentError,
     GatewayError,
+    InvalidModelOutputError,
     ModelServerBusyError,
     ModelServerFailedError,
     ModelServerUnreachableError,
@@ -100,12 +101,14 @@ class TfServing:
 
     async def predict(self, target: Target, *, views: NDArray[np.uint8], budget: Budget) -> Scores:
         """See Predictor."""
-        # No output_filter: TensorFlow optimises, and keeps in memory, a graph for each set of outputs that is asked for,
-        # and the warm-up records ask for all.
+        # No output_filter: TensorFlow optimises, and keeps in memory, a graph for each set of outputs that is asked
+        # for, and the warm-up records ask for all.
         request = serving_pb2.PredictRequest(
             model_spec=_spec(target, Signature.SERVING_DEFAULT), inputs={Input.IMAGES.value: uint8_tensor(views)}
         )
         response = await _answer(self._predict, request, budget=budget)
+        if response.model_spec.version.value < 1:
+            raise InvalidModelOutputError("it names no version")
         return Scores(
             version=response.model_spec.version.value,
             probabilities=float_array(response.outputs[Output.PROBABILITIES.value], name=Output.PROBABILITIES.value),

@@ -1,0 +1,180 @@
+"""The gateway as a process: what it loads, what it holds, how it starts and stops, what it logs."""
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+
+import grpc.aio
+import psutil
+import pytest
+from gateways import NOT_SERVING, PHOTO, SERVING, World, ask, reason_of
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from dermserve.gateway.lifespan import Gateway
+from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
+
+
+class Process:
+    """A gateway process, its log read line by line."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.log: list[dict[str, object]] = []
+
+    async def until_event(self, event: str) -> dict[str, object]:
+        assert self.process.stderr
+        while line := await asyncio.wait_for(self.process.stderr.readline(), 20):
+            with contextlib.suppress(ValueError):  # gRPC's own lines are not JSON
+                self.log.append(json.loads(line))
+                if self.log[-1]["event"] == event:
+                    return self.log[-1]
+        raise AssertionError(f"no {event!r} in {self.log}")
+
+    async def ended(self) -> int:
+        with contextlib.suppress(AssertionError):
+            await self.until_event("never")
+        return await asyncio.wait_for(self.process.wait(), 20)
+
+
+@contextlib.asynccontextmanager
+async def _process(tfs_address: str, *options: str) -> AsyncIterator[tuple[Process, World]]:
+    arguments = ["-m", "dermserve.gateway", "--listen", "127.0.0.1:0", "--tfs", tfs_address, *options]
+    started = await asyncio.create_subprocess_exec(sys.executable, *arguments, stderr=asyncio.subprocess.PIPE)
+    process = Process(started)
+    try:
+        address = str((await process.until_event("listening"))["address"])
+        async with grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            stub = classifier_pb2_grpc.ClassifierStub(channel)
+            world = World(Gateway(address, asyncio.Event()), channel, stub)
+            await asyncio.wait_for(world.until_health(SERVING), 20)
+            yield process, world
+    finally:
+        if started.returncode is None:
+            started.kill()
+        await started.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_lets_accepted_work_finish_and_takes_no_more(tfs, number):
+    arrived, release = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        arrived.set()
+        await release.wait()
+
+    async with tfs.serving() as address, _process(address) as (process, world):
+        tfs.on_predict = lambda _: hold()
+        accepted = asyncio.ensure_future(world.stub.Classify(ask(), timeout=20))
+        await asyncio.wait_for(arrived.wait(), 20)
+        watching = asyncio.create_task(world.until_health(NOT_SERVING))
+        await asyncio.sleep(0.1)  # for the watch to be on its way: nothing here tells when it has arrived
+        process.process.send_signal(number)
+        await asyncio.wait_for(watching, 20)
+        assert reason_of(await world.refusal(ask())) == "GATEWAY_STOPPING"
+        release.set()
+        assert (await accepted).classes
+        assert await process.ended() == 0
+        assert process.log[-1]["event"] == "stopped"
+
+
+async def test_the_grace_is_a_limit_and_a_second_signal_ends_it_at_once(tfs):
+    for options, signals in ((("--grace", "0.2"), 1), (("--grace", "600"), 2)):
+        arrived = asyncio.Event()
+
+        async def hold(arrived: asyncio.Event = arrived) -> None:
+            arrived.set()
+            await asyncio.Event().wait()
+
+        async with tfs.serving() as address, _process(address, *options) as (process, world):
+            tfs.on_predict = lambda _, hold=hold: hold()
+            accepted = asyncio.ensure_future(world.stub.Classify(ask(), timeout=20))
+            await asyncio.wait_for(arrived.wait(), 20)
+            for _ in range(signals):
+                process.process.send_signal(signal.SIGTERM)
+                await asyncio.sleep(0.1)  # two pending signals of one kind would be one
+            assert await process.ended() == 0
+            with pytest.raises(grpc.aio.AioRpcError):
+                await accepted
+
+
+async def test_the_process_is_small_and_loads_no_tensorflow(tfs):
+    async with tfs.serving() as address, _process(address, "--log-level", "warning") as (process, world):
+        for _ in range(100):
+            await world.stub.Classify(ask(tta=classifier_pb2.TTA_MODE_FULL), timeout=20)
+        running = psutil.Process(process.process.pid)
+        assert running.memory_info().rss < 120e6
+        assert not [entry.path for entry in running.memory_maps() if "tensorflow" in entry.path]
+
+
+async def test_importing_the_gateway_loads_neither_tensorflow_nor_models():
+    script = "import sys, dermserve.gateway.cli; print([m for m in sys.modules if 'tensorflow' in m or 'keras' in m])"
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    assert output.decode().strip() == "[]"
+
+
+async def test_the_log_is_json_names_each_request_and_holds_nothing_of_the_photo(tfs):
+    async with tfs.serving() as address, _process(address) as (process, world):
+        await world.stub.Classify(ask(), timeout=20, metadata=(("x-request-id", "good-1"),))
+        answered = await process.until_event("answered")
+        await world.refusal(ask(b"SECRET" + PHOTO), metadata=(("x-request-id", "bad-1"),))
+        refused = await process.until_event("refused")
+    assert (answered["request_id"], answered["code"], answered["model"], answered["version"]) == (
+        "good-1",
+        "OK",
+        "resnet50",
+        1,
+    )
+    assert (refused["request_id"], refused["code"], refused["reason"]) == (
+        "bad-1",
+        "INVALID_ARGUMENT",
+        "UNSUPPORTED_FORMAT",
+    )
+    assert "SECRET" not in json.dumps(process.log)
+    assert max(len(json.dumps(line)) for line in process.log) < 1000
+
+
+async def test_a_taken_port_is_an_error_that_names_it(tfs):
+    async with tfs.serving() as address:
+        taken = ["-m", "dermserve.gateway", "--listen", address]
+        process = await asyncio.create_subprocess_exec(sys.executable, *taken, stderr=asyncio.subprocess.PIPE)
+        _, text = await process.communicate()
+        assert process.returncode == 1
+        assert f"can't listen on {address}" in text.decode()
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"DERMSERVE_LISTN": "x"}, "did you mean DERMSERVE_LISTEN?"),
+        ({"DERMSERVE_GRACE_SECONDS": "soon"}, "grace_seconds"),
+        ({"DERMSERVE_MODELS": ","}, "models"),
+        ({"DERMSERVE_DECODERS": "0"}, "decoders"),
+    ],
+)
+async def test_a_wrong_setting_is_refused_by_name(environment, words, monkeypatch):
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    command = [sys.executable, "-m", "dermserve.gateway", "--listen", "127.0.0.1:0"]
+    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
+    _, text = await process.communicate()
+    assert process.returncode == 2
+    assert words in text.decode()
+
+
+@pytest.mark.parametrize("on", [False, True])
+async def test_reflection_is_there_only_when_asked_for(tfs, on):
+    async with tfs.serving() as address, _process(address, *(["--reflection"] if on else [])) as (_, world):
+        listing = reflection_pb2_grpc.ServerReflectionStub(world.channel).ServerReflectionInfo
+        requests = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+        if not on:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await anext(aiter(listing(requests, timeout=20)))
+            assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+            return
+        response = await anext(aiter(listing(requests, timeout=20)))
+        names = [service.name for service in response.list_services_response.service]
+        assert "dermserve.v1.Classifier" in names

@@ -1,0 +1,113 @@
+"""Many photos over one stream: matched by id, as they finish, a bounded number at once."""
+
+import asyncio
+
+from gateways import ask, make_photo, reason_of
+
+from dermserve.v1 import classifier_pb2
+
+Item = classifier_pb2.ClassifyStreamRequest
+
+
+def _item(item_id: str, request: classifier_pb2.ClassifyRequest | None = None) -> Item:
+    return Item(id=item_id, request=request or ask())
+
+
+async def test_each_photo_is_answered_under_its_id_and_a_bad_one_ends_nothing(running):
+    async with running() as world:
+        items = [_item(str(n), ask(b"broken") if n % 3 == 0 else None) for n in range(12)]
+        answers = {answer.id: answer async for answer in world.stub.ClassifyStream(iter(items), timeout=30)}
+    assert sorted(answers) == sorted(str(n) for n in range(12))
+    for n in range(12):
+        answer = answers[str(n)]
+        if n % 3 == 0:
+            assert reason_of(answer.error) == "UNSUPPORTED_FORMAT"
+            assert answer.error.code == 3
+        else:
+            assert len(answer.response.classes) == 7
+    ids = {answer.response.request_id for answer in answers.values() if answer.HasField("response")}
+    assert len(ids) == 8
+
+
+async def test_answers_come_as_they_finish(running, tfs):
+    arrived, release = asyncio.Event(), asyncio.Event()
+    slow = make_photo(size=(64, 64))
+
+    async def hold(request: object) -> None:
+        if len(tfs.predicts) == 1:
+            arrived.set()
+            await release.wait()
+
+    async with running() as world:
+        tfs.on_predict = hold
+        stream = world.stub.ClassifyStream(timeout=30)
+        await stream.write(_item("slow", ask(slow)))
+        await asyncio.wait_for(arrived.wait(), 20)
+        await stream.write(_item("quick"))
+        assert (await stream.read()).id == "quick"
+        release.set()
+        assert (await stream.read()).id == "slow"
+        await stream.done_writing()
+
+
+async def test_no_more_than_the_bound_are_in_flight(running, tfs):
+    full = asyncio.Event()
+
+    async def hold(_: object) -> None:
+        if tfs.in_flight == 3:
+            full.set()
+        await full.wait()
+
+    async with running(stream_at_once=3) as world:
+        tfs.on_predict = hold
+        items = [_item(str(n)) for n in range(30)]
+        answers = [answer.id async for answer in world.stub.ClassifyStream(iter(items), timeout=30)]
+    assert len(answers) == 30
+    assert tfs.most_in_flight == 3
+
+
+async def test_an_id_that_does_not_tell_photos_apart_is_an_error_of_that_photo(running, tfs):
+    release = asyncio.Event()
+    async with running() as world:
+        tfs.on_predict = lambda _: release.wait()
+        stream = world.stub.ClassifyStream(timeout=30)
+        await stream.write(_item("twice"))
+        for bad in ("twice", "", "x" * 129, "ü" * 65):
+            await stream.write(_item(bad))
+            answer = await stream.read()
+            assert (answer.id, reason_of(answer.error)) == (bad, "INVALID_ID")
+        release.set()
+        assert (await stream.read()).response.classes
+        await stream.write(_item("twice"))  # no longer in flight
+        assert (await stream.read()).response.classes
+        await stream.done_writing()
+
+
+async def test_a_stream_that_is_cancelled_cancels_its_photos(running, tfs):
+    cancelled = asyncio.Event()
+    arrived = asyncio.Event()
+
+    async def hold(_: object) -> None:
+        arrived.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    async with running() as world:
+        tfs.on_predict = hold
+        stream = world.stub.ClassifyStream(timeout=30)
+        await stream.write(_item("a"))
+        await asyncio.wait_for(arrived.wait(), 20)
+        stream.cancel()
+        await asyncio.wait_for(cancelled.wait(), 20)
+        tfs.on_predict = None
+        assert (await world.stub.Classify(ask(), timeout=20)).classes
+
+
+async def test_each_photo_has_a_deadline_of_its_own(running, tfs):
+    never = asyncio.Event()
+    async with running(default_deadline_seconds=0.3) as world:
+        tfs.on_predict = lambda _: never.wait()
+        answers = [answer async for answer in world.stub.ClassifyStream(iter([_item("a")]), timeout=30)]
+        assert reason_of(answers[0].error) == "DEADLINE_EXCEEDED"
