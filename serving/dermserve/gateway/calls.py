@@ -102,7 +102,7 @@ class Calls:
         """Count an RPC as in flight until gRPC has sent its answer, which is after the handler has returned it."""
         self._in_flight += 1
         self._idle.clear()
-        context.add_done_callback(lambda _: self._uncount())
+        context.add_done_callback(lambda _: self._uncount())  # type: ignore[arg-type]  # stubs want a Protocol
 
     def _uncount(self) -> None:
         self._in_flight -= 1
