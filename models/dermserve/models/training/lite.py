@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.calibration import softmax
@@ -51,14 +52,18 @@ def convert(network: keras.Model, *, temperature: float, kind: Kind, examples: N
         logits = folded(tf.cast(images, tf.float32), training=False)["logits"]
         return {"probabilities": tf.nn.softmax(logits / temperature)}
 
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([infer.get_concrete_function()], folded)
+    # Frozen first: the converter leaves a Keras 3 model's variables in the graph, uninitialised.
+    frozen = convert_variables_to_constants_v2(infer.get_concrete_function())
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if kind == "float16":
         converter.target_spec.supported_types = [tf.float16]
     else:
         converter.representative_dataset = lambda: _one_by_one(examples)
     labels = [item.code for item in SPECS[network.name].classes]
-    return with_labels(converter.convert(), labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of inputs that stay uint8, for which no statistics are asked
+        return with_labels(converter.convert(), labels)
 
 
 def with_labels(model: bytes, labels: list[str]) -> bytes:

@@ -8,7 +8,7 @@ import csv
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,8 @@ from dermserve.models.training.splits import Part, split
 SHARES = (0.7, 0.8)
 DROPOUTS = (0.4, 0.5, 0.6)
 BATCHES = (16, 32, 64)
+GRID: tuple[tuple[float, float, int], ...] = tuple(itertools.product(SHARES, DROPOUTS, BATCHES))
+"""Training share, dropout and batch of every cell."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,11 +72,16 @@ def compute_features(network: keras.Model, data: Data, *, precision: str, progre
 
 
 def run_reduced(
-    experiment: Experiment, data: Data, features: Features, *, report: Callable[[Cell], None]
+    experiment: Experiment,
+    data: Data,
+    features: Features,
+    *,
+    report: Callable[[Cell], None],
+    grid: Sequence[tuple[float, float, int]] = GRID,
 ) -> list[Cell]:
     """Train the head of every cell on features of the frozen backbone."""
     cells = []
-    for share, dropout, batch in _settings():
+    for share, dropout, batch in grid:
         parts = _divide(experiment, data, share)
         keras.utils.set_random_seed(experiment.seed)
         started = time.monotonic()
@@ -95,10 +102,11 @@ def run_full(
     backbone: Path | str | None,
     progress: Progress,
     report: Callable[[Cell], None],
+    grid: Sequence[tuple[float, float, int]] = GRID,
 ) -> list[Cell]:
     """Train every cell as a run of its own, in a folder each; finished ones are read, not trained again."""
     cells = []
-    for share, dropout, batch in _settings():
+    for share, dropout, batch in grid:
         rest = (1 - share) / 2
         stages = tuple(dataclasses.replace(stage, batch=batch) for stage in experiment.stages)
         changed = dataclasses.replace(experiment, dropout=dropout, stages=stages, validation=rest, test=rest)
@@ -137,10 +145,6 @@ def write_table(cells: Sequence[Cell], path: Path) -> None:
         writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Cell)])
         writer.writeheader()
         writer.writerows(dataclasses.asdict(cell) for cell in cells)
-
-
-def _settings() -> Iterator[tuple[float, float, int]]:
-    yield from itertools.product(SHARES, DROPOUTS, BATCHES)
 
 
 def _divide(experiment: Experiment, data: Data, share: float) -> dict[Part, NDArray[np.int64]]:

@@ -1,0 +1,122 @@
+"""Metrics, the not-skin score, TensorFlow Lite and the grid."""
+
+import csv
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+from dermserve.models.architectures import build
+from dermserve.models.training import lite, ood, scenarios
+from dermserve.models.training.calibration import softmax
+from dermserve.models.training.experiment import parse_experiment
+from dermserve.models.training.layouts import Sample
+from dermserve.models.training.metrics import balanced, bootstrap, measure
+from dermserve.models.training.run import Data
+
+RNG = np.random.default_rng(0)
+CODES = ("a", "b", "c")
+
+
+def test_figures_of_known_answers() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 2])
+    answers = np.array([0, 0, 1, 1, 1, 2])
+    found = measure(np.eye(3)[answers], labels, list("uvwxyz"), CODES)
+    assert found["accuracy"] == pytest.approx(5 / 6)
+    assert found["balanced_accuracy"] == pytest.approx((2 / 3 + 1 + 1) / 3)
+    assert found["confusion"] == [[2, 1, 0], [0, 2, 0], [0, 0, 1]]
+    assert found["classes"]["b"]["precision"] == pytest.approx(2 / 3)
+    assert found["classes"]["c"]["auc"] == 1
+
+
+def test_a_class_that_is_absent_has_no_auc_and_does_not_count() -> None:
+    labels = np.array([0, 0, 1, 1])
+    found = measure(np.eye(3)[[0, 2, 1, 1]], labels, list("uvwx"), CODES)
+    assert found["classes"]["c"]["auc"] is None
+    assert found["balanced_accuracy"] == pytest.approx(0.75)
+
+
+def test_the_interval_draws_lesions_and_not_photos() -> None:
+    labels = np.zeros(200, np.int64)
+    answers = np.repeat(np.arange(20) % 2, 10)  # a lesion's ten photos are right or wrong together
+    by_lesion = [f"lesion{index // 10}" for index in range(200)]
+    by_photo = [f"photo{index}" for index in range(200)]
+
+    def accuracy(truth: np.ndarray, answer: np.ndarray) -> float:
+        return float((truth == answer).mean())
+
+    low, high = bootstrap(accuracy, labels, answers, by_lesion, seed=0)
+    narrow_low, narrow_high = bootstrap(accuracy, labels, answers, by_photo, seed=0)
+    assert low < 0.5 < high
+    assert high - low > 2 * (narrow_high - narrow_low)
+
+
+def test_balanced_accuracy_is_the_mean_recall() -> None:
+    assert balanced(np.array([0, 0, 0, 1]), np.array([0, 0, 0, 2])) == pytest.approx(0.5)
+
+
+def clusters(count: int) -> tuple[np.ndarray, np.ndarray]:
+    labels = np.arange(count) % 3
+    spread = np.array((1.0, 0.1, 3.0, 0.5, 0.5))
+    return (10 * np.eye(3, 5)[labels] + RNG.normal(0, 1, (count, 5)) * spread).astype(np.float32), labels
+
+
+def test_strange_features_score_higher_in_units_of_their_spread() -> None:
+    distance = ood.fit_distance(*clusters(900), rank=5)
+    usual = ood.scores(distance, clusters(300)[0])
+    assert usual.mean() == pytest.approx(5, rel=0.2)  # as many as there are directions
+    centre = distance.centers[0]
+    narrow, wide = centre + np.eye(5)[1], centre + np.eye(5)[2]
+    assert ood.scores(distance, narrow[None])[0] > 50 > ood.scores(distance, wide[None])[0]
+
+
+def test_the_gate_rejects_the_share_it_is_fitted_to() -> None:
+    distance = ood.fit_distance(*clusters(900), rank=5)
+    found = ood.scores(distance, clusters(1000)[0])
+    threshold = ood.fit_max_score(found, false_rejections=0.01)
+    assert (found > threshold).mean() == pytest.approx(0.01, abs=0.002)
+
+
+def test_a_distance_comes_back_from_its_file(tmp_path: pathlib.Path) -> None:
+    features, labels = clusters(900)
+    distance = ood.fit_distance(features, labels, rank=4)
+    ood.save_distance(distance, tmp_path / "distance.npz")
+    loaded = ood.load_distance(tmp_path / "distance.npz")
+    np.testing.assert_allclose(ood.scores(loaded, features), ood.scores(distance, features), rtol=0.02, atol=0.05)
+
+
+@pytest.mark.parametrize("kind", lite.KINDS)
+def test_a_tflite_model_answers_as_the_network_and_knows_its_labels(kind: lite.Kind) -> None:
+    keras.utils.set_random_seed(0)
+    network = build("mobilenet_v3_small")
+    photos = RNG.integers(0, 256, (8, 224, 224, 3)).astype(np.uint8)
+    model = lite.convert(network, temperature=0.5, kind=kind, examples=photos)
+    assert lite.read_labels(model) == ["bcc", "scc", "normal"]
+    run = lite.runner(model)
+    expected = softmax(np.asarray(network(photos.astype(np.float32))["logits"]) / 0.5)
+    found = np.stack([run(photo) for photo in photos])
+    np.testing.assert_allclose(found, expected, atol=0.01 if kind == "float16" else 0.1)
+    assert len(model) < (2.5e6 if kind == "float16" else 1.7e6)
+
+
+def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: pathlib.Path) -> None:
+    experiment = parse_experiment(
+        'model = "resnet50"\n[[stages]]\nname = "x"\nepochs = 40\ntrainable = "head"\n', name="tiny"
+    )
+    labels = np.arange(280) % 7
+    samples = [Sample(pathlib.Path(f"{index}.png"), int(label), str(index)) for index, label in enumerate(labels)]
+    values = (20 * np.eye(7, 16)[labels] + RNG.normal(0, 0.1, (280, 16))).astype(np.float32)
+    data = Data(samples, np.zeros((280, 1, 1, 3), np.uint8), {})
+    cells = scenarios.run_reduced(
+        experiment,
+        data,
+        scenarios.Features(values, labels),
+        report=lambda _: None,
+        grid=((0.7, 0.4, 16), (0.8, 0.5, 32)),
+    )
+    assert [(cell.training_share, cell.dropout, cell.batch) for cell in cells] == [(0.7, 0.4, 16), (0.8, 0.5, 32)]
+    assert all(cell.accuracy > 0.9 for cell in cells)
+    scenarios.write_table(cells, tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open() as file:
+        assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [cell.accuracy for cell in cells]
