@@ -1,10 +1,15 @@
 # The contributor's whole interface. `make help` lists the targets.
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 IMAGE ?=
 PYTEST_ARGS ?=
 STORE := .dermserve/store
+# Says what pip is at, a line a package, and nothing else.
+INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
+	-e '.[$(1)]' | awk '/^(Collecting|Installing)/ { print "  " substr($$0, 1, 76); fflush() }'
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check format proto bench constraints clean
@@ -20,12 +25,12 @@ $(VENV)/pip:
 
 $(VENV)/local: $(VENV)/pip pyproject.toml constraints.txt
 	@echo "installing what serving needs (TensorFlow is 0.6 GB: a minute or two)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[local]'
+	@$(call INSTALL,local)
 	@touch $@
 
 $(VENV)/dev: $(VENV)/local
 	@echo "installing what tests and checks need"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar on -c constraints.txt -e '.[dev]'
+	@$(call INSTALL,dev)
 	@touch $@
 
 demo: $(VENV)/local  ## Serve both models on this machine and classify a picture (IMAGE=photo.jpg for your own)

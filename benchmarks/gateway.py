@@ -10,6 +10,9 @@ sends the same pixels the gateway would; the ratio is the gateway's median over 
 import dataclasses
 import json
 import pathlib
+import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -22,11 +25,13 @@ from dermserve.client import Client
 from dermserve.contract import Input, Signature
 from dermserve.imaging import STANDARD_VIEWS, decode, make_views
 from dermserve.local import Stack
+from dermserve.local.health import wait_serving
 from dermserve.local.picture import draw_lesion
 from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
 
 _SIDE = 224
 _WARM_UP = 5
+_STARTS = 5
 _UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
 
@@ -80,7 +85,23 @@ def _measure(channel: grpc.Channel, client: Client, model: str, tta: str, photo:
     return Case(model, tta, p50[0], p99[0], p50[1], p50[2], p99[2])
 
 
-def _print_table(cases: list[Case], resident: float, photo: bytes, rounds: int) -> None:
+def _start_seconds(tfs_address: str, models: tuple[str, ...]) -> float:
+    """Start one more gateway before a model server that is ready; return the seconds until it says SERVING."""
+    chosen = [f"--model={model}" for model in models]
+    command = [sys.executable, "-m", "dermserve.gateway", "--listen", "127.0.0.1:0", "--tfs", tfs_address, *chosen]
+    started = time.perf_counter()
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        events = (json.loads(line) for line in process.stderr)
+        address = next(event["address"] for event in events if event["event"] == "listening")
+        wait_serving(address, timeout=30, children=())
+        seconds = time.perf_counter() - started
+        process.terminate()
+        process.communicate()
+    return seconds
+
+
+def _print_table(cases: list[Case], starts: list[float], resident: float, photo: bytes, rounds: int) -> None:
     click.echo(f"photo of {len(photo) / 1000:.0f} kB, {rounds} alternating rounds a row, milliseconds\n")
     click.echo("| model | TTA | direct p50 | direct p99 | decode p50 | gateway p50 | gateway p99 | ratio |")
     click.echo("|---|---|---|---|---|---|---|---|")
@@ -110,12 +131,13 @@ def main(store: pathlib.Path, photo_file: pathlib.Path | None, rounds: int, as_j
         Client(stack.gateway_address) as client,
     ):
         cases = [_measure(channel, client, model, tta, photo, rounds) for model in models for tta in ("none", "full")]
+        starts = [_start_seconds(stack.tfs_address, models) for _ in range(_STARTS)]
         resident = psutil.Process(stack.pids["gateway"]).memory_info().rss / 1e6
     if as_json:
         for case in cases:
             click.echo(json.dumps({**dataclasses.asdict(case), "ratio": case.ratio, "rounds": rounds}))
     else:
-        _print_table(cases, resident, photo, rounds)
+        _print_table(cases, starts, resident, photo, rounds)
 
 
 if __name__ == "__main__":
