@@ -9,6 +9,7 @@ _MODELS = ("numpy", "PIL", "tensorflow", "tensorflow_serving")
 
 GATEWAY = Extra("gateway", _GATEWAY)
 MODELS = Extra("models", _MODELS)
+TRAIN = Extra("train", (*_MODELS, "matplotlib", "sklearn"))
 LOCAL = Extra("local", tuple(sorted({*_GATEWAY, *_MODELS})))
 
 ENTRIES = {
@@ -21,6 +22,13 @@ ENTRIES = {
         "dermserve.cli.modelserver:modelserver", "Run the local stand-in for TensorFlow Serving.", LOCAL
     ),
     "export": Entry("dermserve.models.export:export", "Put versions of the models into a store.", MODELS),
+    "train": Entry("dermserve.models.training.cli:train", "Train a model on labelled photos.", TRAIN),
+    "pack": Entry("dermserve.models.training.cli:pack", "Make a run's weights compact.", TRAIN),
+    "evaluate": Entry(
+        "dermserve.models.training.cli:evaluate", "Calibrate and measure a run; write its report.", TRAIN
+    ),
+    "tflite": Entry("dermserve.models.training.cli:tflite", "Convert a run to TensorFlow Lite.", TRAIN),
+    "scenarios": Entry("dermserve.models.training.cli:scenarios", "Train over the papers' grid of settings.", TRAIN),
 }
 
 
