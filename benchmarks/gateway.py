@@ -109,8 +109,9 @@ def _print_table(cases: list[Case], starts: list[float], resident: float, photo:
         times = (case.direct_p50, case.direct_p99, case.decode_p50, case.gateway_p50, case.gateway_p99)
         row = [case.model, case.tta.upper(), *(f"{value:.1f}" for value in times), f"{case.ratio:.2f}"]
         click.echo(f"| {' | '.join(row)} |")
+    click.echo(f"\ngateway SERVING {statistics.median(starts):.2f} s after its start (median of {len(starts)})")
     click.echo(
-        f"\ngateway process afterwards: {resident:.0f} MB resident; ratio is gateway p50 / (direct p50 + decode p50)"
+        f"gateway process afterwards: {resident:.0f} MB resident; ratio is gateway p50 / (direct p50 + decode p50)"
     )
 
 
