@@ -60,7 +60,7 @@ def test_a_split_of_the_data_set_is_kept() -> None:
 
 def test_a_split_is_read_as_it_was_written(tmp_path: Path) -> None:
     parts = divide(SAMPLES)
-    write_split(tmp_path / "split.csv", parts, ("a", "b", "c"))
+    write_split(tmp_path / "split.csv", parts)
     assert read_split(tmp_path / "split.csv") == {s.name: (s.lesion, part) for s, part in parts.items()}
 
 

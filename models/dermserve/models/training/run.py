@@ -1,7 +1,7 @@
 """The run folder: everything one training leaves behind, and the order in which it comes about.
 
 RUN/experiment.json   the experiment, every field
-RUN/split.csv         which photo was for what: image_id, lesion_id, label, part
+RUN/split.csv         which photo was for what: image_id, lesion_id, part
 RUN/checkpoint.npz    where an unfinished training goes on from
 RUN/history.json      every epoch
 RUN/run.json          data, times, seeds; later metrics and calibration
@@ -132,7 +132,7 @@ def run_training(
     copy = training_copy(network, folded=experiment.fold_batch_norm, precision=experiment.precision)
     (folder / EXPERIMENT).write_text(checkpoint.fingerprint(experiment) + "\n", encoding="utf-8")
     codes = [item.code for item in SPECS[experiment.model].classes]
-    write_split(folder / SPLIT, data.parts, codes)
+    write_split(folder / SPLIT, data.parts)
     training = data.part(Part.TRAIN)
     history = train(
         copy,

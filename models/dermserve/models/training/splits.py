@@ -58,13 +58,13 @@ def split(
     return parts
 
 
-def write_split(path: Path, parts: Mapping[Sample, Part], classes: Sequence[str]) -> None:
-    """Write a split as CSV: image_id, lesion_id, label, part."""
+def write_split(path: Path, parts: Mapping[Sample, Part]) -> None:
+    """Write a split as CSV: image_id, lesion_id, part."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(("image_id", "lesion_id", "label", "part"))
+        writer.writerow(("image_id", "lesion_id", "part"))
         for sample, part in sorted(parts.items(), key=lambda item: item[0].name):
-            writer.writerow((sample.name, sample.lesion, classes[sample.label], part.value))
+            writer.writerow((sample.name, sample.lesion, part.value))
 
 
 def read_split(path: Path) -> dict[str, tuple[str, Part]]:
