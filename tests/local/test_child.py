@@ -18,9 +18,9 @@ SERVER = "import time, sys; print('starting'); print('ready at here'); time.slee
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + SERVER
 
 
-def start(code, *, lines=None, ready=READY, env=None):
+def start(code, *, lines=None, ready=READY, **options):
     log = (lambda line: None) if lines is None else lines.append
-    return Child([sys.executable, "-uc", code], name="server", log=log, ready=ready, env=env)
+    return Child([sys.executable, "-uc", code], name="server", log=log, ready=ready, **options)
 
 
 def gone(pid):
@@ -84,6 +84,16 @@ def test_it_is_asked_first():
     child.wait_ready(timeout=30)
     child.stop(grace=30)
     assert lines[-1] == "bye"
+
+
+def test_it_may_be_asked_as_ctrl_c_asks():
+    lines = []
+    tidy = "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    tidy += "try: print('ready at here'); time.sleep(600)\nexcept KeyboardInterrupt: print('tidied up')"
+    child = start(tidy, lines=lines, asking=signal.SIGINT)
+    child.wait_ready(timeout=30)
+    child.stop(grace=30)
+    assert lines[-1] == "tidied up"
 
 
 def test_one_that_ignores_the_question_is_killed():

@@ -9,7 +9,7 @@ _MODELS = ("numpy", "PIL", "tensorflow", "tensorflow_serving")
 
 GATEWAY = Extra("gateway", _GATEWAY)
 MODELS = Extra("models", _MODELS)
-TRAIN = Extra("train", (*_MODELS, "matplotlib", "sklearn"))
+TRAIN = Extra("train", tuple(sorted({*_GATEWAY, *_MODELS, "matplotlib", "sklearn"})))
 LOCAL = Extra("local", tuple(sorted({*_GATEWAY, *_MODELS})))
 
 ENTRIES = {

@@ -30,6 +30,7 @@ class Child:
         log: takes each line it writes, without the line's end, in a thread of its own.
         ready: pattern of the line that says it is ready.
         env: variables to add to this process's own.
+        asking: the signal that asks it to stop.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class Child:
         log: Callable[[str], None],
         ready: re.Pattern[str] | None = None,
         env: Mapping[str, str] | None = None,
+        asking: signal.Signals = signal.SIGTERM,
     ) -> None:
         self.name = name
+        self._asking = asking
         self._log = log
         self._pattern = ready
         self._ready: queue.SimpleQueue[re.Match[str] | None] = queue.SimpleQueue()
@@ -106,10 +109,10 @@ class Child:
         call()
 
     def stop(self, *, grace: float) -> None:
-        """Stop it: SIGTERM, and SIGKILL for its whole group after `grace` seconds or a second signal."""
+        """Stop it: ask, and SIGKILL for its whole group after `grace` seconds or a second signal."""
         try:
             if self._process.poll() is None:
-                self._process.terminate()
+                self._process.send_signal(self._asking)
                 self._process.wait(grace)
         except subprocess.TimeoutExpired:
             self._log(f"launcher: the {self.name} did not stop within {grace:g} s and was killed")

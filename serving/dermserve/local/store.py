@@ -2,13 +2,16 @@
 
 import os
 import pathlib
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 
 from dermserve.local.child import Child
 from dermserve.local.errors import StoreError, indented
 from dermserve.models.store import versions
 
+_GRACE = 10.0
 _MODEL = """  config {{
     name: {name}
     base_path: {path}
@@ -32,15 +35,23 @@ def ensure_models(store: pathlib.Path, models: Sequence[str], *, say: Callable[[
     if not lacking:
         return
     say(f"building {store}: {', '.join(lacking)}")
-    arguments = [argument for model in lacking for argument in ("--model", model)]
-    command = [sys.executable, "-m", "dermserve.models.export", "--store", str(store), *arguments]
-    export = Child(command, name="export", log=say, env={"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"})
+    interrupted = threading.Event()  # from then on, what it says is no progress
+    export = _start_export(store, lacking, log=lambda line: None if interrupted.is_set() else say(line))
     try:
         code = export.wait()
     finally:
-        export.stop(grace=0)
+        interrupted.set()
+        export.stop(grace=_GRACE)
     if code != 0:
         raise StoreError("\n".join((f"the store {store} can't be built:", *indented(export.last_lines))))
+
+
+def _start_export(store: pathlib.Path, models: Sequence[str], *, log: Callable[[str], None]) -> Child:
+    arguments = [argument for model in models for argument in ("--model", model)]
+    command = [sys.executable, "-m", "dermserve.models.export", "--store", str(store), *arguments]
+    environment = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
+    # Asked to stop as Ctrl-C asks, it removes what it was writing.
+    return Child(command, name="export", log=log, env=environment, asking=signal.SIGINT)
 
 
 def write_config(store: pathlib.Path, models: Sequence[str]) -> pathlib.Path:
