@@ -4,11 +4,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import pytest
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-
 import golden
+import pytest
 import server_process
 
 
@@ -43,3 +40,12 @@ def golden_server(
     flags = [flag for flag in meta["flags"] if "port" not in flag and "config_file" not in flag]
     with server_process.serving(f"--model_config_file={config}", *flags) as (_, caller):
         yield caller
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Small models of our own: `line` (1 to 3), `echo`, `slow`, `defaults`, `warm`, `lite`."""
+    folder = tmp_path_factory.mktemp("small-models")
+    script = pathlib.Path(__file__).parent / "make_small_models.py"
+    subprocess.run([sys.executable, script, folder], check=True, capture_output=True, timeout=300)
+    return folder

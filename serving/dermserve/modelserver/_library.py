@@ -78,7 +78,8 @@ def library() -> Any:
     suffix = ".2.dylib" if sys.platform == "darwin" else ".so.2"
     names = [f"libtensorflow_framework{suffix}", f"libtensorflow_cc{suffix}"]
     directory = _protos.tensorflow_directory()
-    loaded = [ctypes.CDLL(str(directory / name), mode=ctypes.RTLD_GLOBAL) for name in names][-1]
+    # No RTLD_GLOBAL: it carries an OpenSSL of its own, and Python's hashlib would crash on that.
+    loaded = [ctypes.CDLL(str(directory / name)) for name in names][-1]
     for name, (result, arguments) in _PROTOTYPES.items():
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments

@@ -8,7 +8,7 @@ request has waited for `batch_timeout_micros`. All queues share `num_batch_threa
 import collections
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -217,7 +217,7 @@ class Batcher:
         self._queues: dict[tuple[tuple[str, ...], tuple[str, ...]], _Queue] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, feeds: Mapping[str, Tensor], *, fetches: list[str], timeout_ms: int) -> list[Value]:
+    def __call__(self, feeds: Mapping[str, Tensor], *, fetches: Sequence[str], timeout_ms: int) -> list[Value]:
         """Feed tensors by name and fetch others, together with other requests.
 
         Raises:

@@ -1,6 +1,6 @@
 """Predict: from a request to the tensors its signature feeds, and from what it fetches to the answer."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from dermserve.modelserver.errors import failed_precondition, invalid_argument
@@ -12,7 +12,7 @@ DEFAULT_SIGNATURE = "serving_default"
 class Runner(Protocol):
     """Runs a graph: the session itself, or the batcher before it."""
 
-    def __call__(self, feeds: Mapping[str, Tensor], *, fetches: list[str], timeout_ms: int) -> list[Value]:
+    def __call__(self, feeds: Mapping[str, Tensor], *, fetches: Sequence[str], timeout_ms: int) -> list[Value]:
         """Feed tensors by name and fetch others, in the order asked. A timeout of 0 waits for ever."""
 
 

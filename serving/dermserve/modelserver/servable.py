@@ -10,9 +10,9 @@ from typing import Any
 from dermserve.modelserver._protos import config_pb2, predict_pb2
 from dermserve.modelserver.batching import Batching
 from dermserve.modelserver.errors import ServingError, not_found
+from dermserve.modelserver.lite import MODEL_FILE, LiteSession
 from dermserve.modelserver.predict import predict
 from dermserve.modelserver.session import Session
-from dermserve.modelserver.tensors import Tensor, Value
 from dermserve.modelserver.warmup import read_requests
 
 _logger = logging.getLogger(__name__)
@@ -29,6 +29,8 @@ class ServableOptions:
     warmup: bool
     warmup_iterations: int
     batching: Batching | None
+    prefer_lite: bool
+    """Run `model.tflite` of a version that has one."""
     as_content: bool
     """Answer in `tensor_content` rather than in `float_val` and its kin."""
 
@@ -36,11 +38,11 @@ class ServableOptions:
 class Servable:
     """A loaded version. Any number of threads may call `predict`; `close` comes after the last of them."""
 
-    def __init__(self, session: Session, *, directory: Path, options: ServableOptions) -> None:
+    def __init__(self, session: Session | LiteSession, *, directory: Path, options: ServableOptions) -> None:
         self.signatures: Mapping[str, Any] = session.signatures
         self._session = session
         self._options = options
-        self._batcher = options.batching.wrap(self._run_session, directory=directory) if options.batching else None
+        self._batcher = options.batching.wrap(self._session.run, directory=directory) if options.batching else None
 
     def predict(self, request: Any, *, timeout_ms: int, into: Any) -> None:
         """Answer a PredictRequest into the PredictResponse `into`, all but the model's name and version.
@@ -51,7 +53,7 @@ class Servable:
         predict(
             request,
             signatures=self.signatures,
-            run=self._batcher or self._run_session,
+            run=self._batcher or self._session.run,
             timeout_ms=timeout_ms,
             as_content=self._options.as_content,
             into=into,
@@ -85,9 +87,6 @@ class Servable:
         else:
             _logger.warning("skipping a warm-up record of kind %s: only Predict is served here", kind)
 
-    def _run_session(self, feeds: Mapping[str, Tensor], *, fetches: list[str], timeout_ms: int) -> list[Value]:
-        return [tensor.value() for tensor in self._session.run(feeds, fetches=fetches, timeout_ms=timeout_ms)]
-
 
 def load(path: Path, *, options: ServableOptions) -> Servable:
     """Load the version in a directory and warm it up.
@@ -95,12 +94,7 @@ def load(path: Path, *, options: ServableOptions) -> Servable:
     Raises:
         ServingError: it can't be loaded, with the code and message TF Serving gives.
     """
-    if not any((path / name).exists() for name in _MODEL_FILES):
-        raise not_found(
-            "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
-            f"`saved_model.pb`)\nSpecified file path: {path}"
-        )
-    session = Session(path, tags=options.tags, config=options.session)
+    session = _load_session(path, options=options)
     try:
         servable = Servable(session, directory=path, options=options)
         if options.warmup:
@@ -109,6 +103,17 @@ def load(path: Path, *, options: ServableOptions) -> Servable:
         session.close()
         raise
     return servable
+
+
+def _load_session(path: Path, *, options: ServableOptions) -> Session | LiteSession:
+    if options.prefer_lite and (path / MODEL_FILE).exists():
+        return LiteSession(path / MODEL_FILE, threads=options.session.intra_op_parallelism_threads)
+    if not any((path / name).exists() for name in _MODEL_FILES):
+        raise not_found(
+            "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
+            f"`saved_model.pb`)\nSpecified file path: {path}"
+        )
+    return Session(path, tags=options.tags, config=options.session)
 
 
 def session_config(*, intra_op: int, inter_op: int) -> Any:

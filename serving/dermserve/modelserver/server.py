@@ -116,6 +116,7 @@ def _build_core(flags: Flags, batching: Batching | None) -> Core:
         warmup=flags.enable_model_warmup,
         warmup_iterations=flags.num_request_iterations_for_warmup,
         batching=batching,
+        prefer_lite=flags.prefer_tflite_model,
         as_content=flags.enable_serialization_as_tensor_content,
     )
 

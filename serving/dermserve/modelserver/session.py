@@ -9,7 +9,7 @@ from typing import Any
 from dermserve.modelserver._library import Buffer, Output, Status, buffer_of, library
 from dermserve.modelserver._protos import config_pb2, meta_graph_pb2
 from dermserve.modelserver.errors import ServingError, invalid_argument
-from dermserve.modelserver.tensors import Tensor
+from dermserve.modelserver.tensors import Tensor, Value
 
 
 class Session:
@@ -31,7 +31,7 @@ class Session:
         self._outputs: dict[str, Output] = {}
         self._lock = threading.Lock()
 
-    def run(self, feeds: Mapping[str, Tensor], *, fetches: Sequence[str], timeout_ms: int = 0) -> list[Tensor]:
+    def run(self, feeds: Mapping[str, Tensor], *, fetches: Sequence[str], timeout_ms: int = 0) -> list[Value]:
         """Feed tensors by name and fetch others, in the order asked. A timeout of 0 waits for ever.
 
         Raises:
@@ -47,7 +47,7 @@ class Session:
                 *(self._session, byref(buffer_of(options)), inputs, tensors, len(feeds)),
                 *(outputs, results, len(fetches), None, 0, None, status),
             )
-        return [Tensor(handle) for handle in results if handle is not None]
+        return [Tensor(handle).value() for handle in results if handle is not None]
 
     def close(self) -> None:
         """Free the session and its graph."""

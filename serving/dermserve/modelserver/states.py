@@ -53,9 +53,10 @@ class Monitor:
             return dict(sorted(self._states.get(model, {}).items(), reverse=True))
 
     def wait_settled(self, models: Iterable[str]) -> list[VersionState]:
-        """Wait until each model has a version that is AVAILABLE or at its END; give the failed ones.
+        """Wait until each model has an AVAILABLE version, or all of its versions are at their END; give the failed.
 
-        Waits for ever when a model has no version at all, as TF Serving does.
+        Waits for ever when a model has no version at all, as TF Serving does. (Of several versions TF Serving takes the
+        first to settle for the model's fate; here a broken one does not outweigh a good one.)
         """
         names = set(models)
         with self._changed:
@@ -75,8 +76,10 @@ class Monitor:
             self._changed.notify_all()
 
     def _settled(self, model: str) -> VersionState | None:
-        states = sorted(self._states.get(model, {}).items(), reverse=True)
-        return next((state for _, state in states if state.state in {State.AVAILABLE, State.END}), None)
+        states = [state for _, state in sorted(self._states.get(model, {}).items(), reverse=True)]
+        available = next((state for state in states if state.state is State.AVAILABLE), None)
+        ended = states[0] if states and all(state.state is State.END for state in states) else None
+        return available or ended
 
 
 class Phase(enum.Enum):

@@ -1,6 +1,7 @@
 """TensorProto in, TensorProto out: TensorFlow reads the one, this module writes the other in TF Serving's two forms."""
 
 import ctypes
+import math
 import weakref
 from ctypes import c_void_p
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from dermserve.modelserver._protos import tensor_pb2, types_pb2
 from dermserve.modelserver.errors import ServingError, invalid_argument
 
 _STRING_BYTES = 24  # sizeof(TF_TString), fixed by TensorFlow's ABI
+_MAX_ELEMENTS = 2**29  # TF Serving would fill terabytes for a message of twenty bytes.
 _FIELDS: dict[int, tuple[str, str]] = {
     types_pb2.DT_FLOAT: ("<f4", "float_val"),
     types_pb2.DT_DOUBLE: ("<f8", "double_val"),
@@ -79,8 +81,11 @@ def parse(proto: Any, *, alias: str) -> Tensor:
     """Read a TensorProto as TensorFlow reads it: values missing at the end repeat the last one, too many are dropped.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, it is no tensor (no dtype, a negative dimension, content of the wrong length).
+        ServingError: INVALID_ARGUMENT, it is no tensor (no dtype, a negative dimension, content of the wrong length),
+            or one so large that only the repetition of its last value could fill it.
     """
+    if math.prod(max(dim.size, 0) for dim in proto.tensor_shape.dim) > _MAX_ELEMENTS:
+        raise invalid_argument(f"tensor parsing error: {alias}")
     tf = library()
     tensor = Tensor(tf.TF_AllocateTensor(types_pb2.DT_FLOAT, None, 0, 4))
     serialized = proto.SerializeToString()

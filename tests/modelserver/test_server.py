@@ -1,0 +1,322 @@
+"""What the model server does that needs no recording to know, with real processes."""
+
+import base64
+import json
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from server_process import PREDICTION, Caller, floats, publish, running, serving, wait_until, write_config
+
+TENSORFLOW = 'model_platform: "tensorflow"'
+VALUES: dict[str, tuple[str, list[Any]]] = {
+    "float32": ("float_val", [1.5, -2.0]),
+    "float64": ("double_val", [1.5, -2.0]),
+    "float16": ("half_val", [0x3C00, 0xC000]),
+    "bfloat16": ("half_val", [0x3F80, 0xC000]),
+    "complex64": ("scomplex_val", [1.0, 2.0, 3.0, 4.0]),
+    "complex128": ("dcomplex_val", [1.0, 2.0, 3.0, 4.0]),
+    "bool": ("bool_val", [True, False]),
+    "int8": ("int_val", [-128, 127]),
+    "uint8": ("int_val", [0, 255]),
+    "int16": ("int_val", [-(2**15), 2**15 - 1]),
+    "uint16": ("int_val", [0, 2**16 - 1]),
+    "int32": ("int_val", [-(2**31), 2**31 - 1]),
+    "uint32": ("uint32_val", [0, 2**32 - 1]),
+    "int64": ("int64_val", [str(-(2**63)), str(2**63 - 1)]),
+    "uint64": ("uint64_val", ["0", str(2**64 - 1)]),
+    "string": ("string_val", ["", base64.b64encode(bytes(range(256)) * 3).decode()]),
+}
+NAMES = {"float32": "DT_FLOAT", "float64": "DT_DOUBLE", "float16": "DT_HALF"}
+
+
+@pytest.fixture(scope="module")
+def caller(models: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
+    """One server with all the small models."""
+    names = ("line", "echo", "slow", "defaults", "warm")
+    entries = [f'name: "{name}" base_path: "{models}/{name}" {TENSORFLOW}' for name in names]
+    flag = write_config(tmp_path_factory.mktemp("config") / "models.config", *entries)
+    with serving(flag, "--grpc_max_threads=4") as (_, found):
+        yield found
+
+
+def test_a_signature_without_inputs_is_served(caller: Caller) -> None:
+    reply = caller.predict("line", spec={"signature_name": "describe"})
+    assert reply.code == "OK"
+    (card,) = reply.response["outputs"]["card"]["string_val"]
+    assert json.loads(base64.b64decode(card)) == {"model": "line"}
+    assert reply.response["outputs"]["card"]["tensor_shape"] == {}
+
+
+@pytest.mark.parametrize("dtype", VALUES)
+def test_tensors_of_every_dtype_go_in_and_come_out(caller: Caller, dtype: str) -> None:
+    field, values = VALUES[dtype]
+    tensor = {"dtype": NAMES.get(dtype, f"DT_{dtype.upper()}"), "tensor_shape": {"dim": [{"size": "2"}]}, field: values}
+    reply = caller.predict("echo", spec={"signature_name": dtype}, x=tensor)
+    assert reply.code == "OK", reply
+    assert reply.response["outputs"]["x"] == tensor
+
+
+def test_numbers_and_strings_are_read_from_tensor_content(caller: Caller) -> None:
+    shape = {"dim": [{"size": "2"}]}
+    numbers = {"dtype": "DT_INT64", "tensor_shape": shape}
+    numbers["tensor_content"] = base64.b64encode(np.array([1, -1], "<i8").tobytes()).decode()
+    reply = caller.predict("echo", spec={"signature_name": "int64"}, x=numbers)
+    assert reply.response["outputs"]["x"]["int64_val"] == ["1", "-1"]
+    words = {"dtype": "DT_STRING", "tensor_shape": shape, "tensor_content": base64.b64encode(b"\x01\x02abc").decode()}
+    reply = caller.predict("echo", spec={"signature_name": "string"}, x=words)
+    assert reply.response["outputs"]["x"]["string_val"] == [base64.b64encode(word).decode() for word in (b"a", b"bc")]
+
+
+def test_content_is_what_the_flag_makes_of_every_answer(models: pathlib.Path) -> None:
+    flags = ("--model_name=echo", f"--model_base_path={models}/echo", "--enable_serialization_as_tensor_content")
+    long = b"x" * 300
+    with serving(*flags) as (_, content):
+        words = {"dtype": "DT_STRING", "tensor_shape": {"dim": [{"size": "2"}]}}
+        words["string_val"] = [base64.b64encode(word).decode() for word in (b"ab", long)]
+        answer = content.predict("echo", spec={"signature_name": "string"}, x=words).response["outputs"]["x"]
+        assert base64.b64decode(answer["tensor_content"]) == b"\x02\xac\x02ab" + long
+        # What it writes, it reads.
+        again = content.predict("echo", spec={"signature_name": "string"}, x=answer).response["outputs"]["x"]
+        assert again == answer
+
+
+def test_an_input_with_a_default_may_be_left_out(caller: Caller) -> None:
+    assert caller.predict("defaults").response["outputs"]["y"]["float_val"] == [42.0]
+    assert caller.predict("defaults", x=floats(1.0)).response["outputs"]["y"]["float_val"] == [2.0]
+    reply = caller.predict("defaults", zzz=floats(1.0))
+    assert (reply.code, reply.message) == (
+        "INVALID_ARGUMENT",
+        "Inputs contains invalid name. Used request inputs: , request input: zzz",
+    )
+
+
+def test_two_names_for_one_output_both_get_it(caller: Caller) -> None:
+    outputs = caller.predict("defaults", x=floats(1.0)).response["outputs"]
+    assert outputs["y"] == outputs["again"]
+
+
+def test_an_output_asked_for_twice_is_refused(caller: Caller) -> None:
+    request = {"model_spec": {"name": "line"}, "inputs": {"x": floats(1.0)}, "output_filter": ["y", "y"]}
+    reply = caller.call(f"{PREDICTION}/Predict", request)
+    assert (reply.code, reply.message) == ("INVALID_ARGUMENT", "duplicate output tensor alias: y")
+
+
+@pytest.mark.parametrize(
+    ("signature", "message"),
+    [("lost", "Tensor lost:0, specified in either feed_devices or fetch_devices was not found"), ("gone", "y:7")],
+)
+def test_a_signature_that_names_what_the_graph_lacks_fails_the_call_alone(
+    caller: Caller, signature: str, message: str
+) -> None:
+    reply = caller.predict("defaults", spec={"signature_name": signature}, x=floats(1.0))
+    assert reply.code == "INVALID_ARGUMENT"
+    assert message in reply.message
+    assert caller.predict("defaults", x=floats(1.0)).code == "OK"
+
+
+def test_only_a_timeout_of_its_own_ends_a_call(caller: Caller) -> None:
+    assert caller.predict("slow", deadline_s=0.05, x=floats(1.0)).code == "DEADLINE_EXCEEDED"
+    assert caller.predict("slow", x=floats(1.0)).code == "OK"
+
+
+def test_calls_beyond_the_limit_are_turned_away_at_once_and_the_others_answered(caller: Caller) -> None:
+    with ThreadPoolExecutor(12) as pool:
+        replies = list(pool.map(lambda _: caller.predict("slow", x=floats(1.0)), range(12)))
+    outcomes = {(reply.code, reply.message) for reply in replies}
+    assert outcomes == {("OK", ""), ("RESOURCE_EXHAUSTED", "Server Threadpool Exhausted")}
+    assert sum(reply.code == "OK" for reply in replies) >= 4
+    assert caller.predict("line", x=floats(1.0)).code == "OK"
+
+
+def test_warm_up_records_written_by_tensorflow_are_replayed(models: pathlib.Path) -> None:
+    flags = ("--model_name=warm", f"--model_base_path={models}/warm", "--num_request_iterations_for_warmup=2")
+    with serving(*flags) as (server, _):
+        assert server.find(r"Warmed .*warm/1 up: 3 records")
+
+
+def test_a_truncated_or_damaged_warm_up_file_fails_the_load(models: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    path = pathlib.Path("assets.extra") / "tf_serving_warmup_requests"
+    whole = (models / "warm" / "1" / path).read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 1
+    for name, content, error in (
+        ("cut", whole[:-3], "DATA_LOSS: truncated record at"),
+        ("damaged", bytes(damaged), "DATA_LOSS: corrupted record at"),
+    ):
+        publish(models / "warm" / "1", tmp_path / name / "1")
+        (tmp_path / name / "1" / path).write_bytes(content)
+        flags = ("--port=0", f"--model_base_path={tmp_path / name}", "--max_num_load_retries=0")
+        with running(*flags) as server:
+            assert server.wait_exit() == 255
+            assert error in server.find("Failed to start server")
+
+
+def test_a_version_is_unloaded_when_its_last_call_has_ended(models: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    publish(models / "slow" / "1", tmp_path / "m" / "1")
+    flags = ("--model_name=m", f"--model_base_path={tmp_path}/m", "--file_system_poll_wait_seconds=1")
+    with serving(*flags, "--grpc_max_threads=16") as (_, caller), ThreadPoolExecutor(8) as pool:
+        stop = threading.Event()
+        answers: list[list[str]] = [[], []]
+        calls = [pool.submit(_call_until, caller, stop, into) for into in answers]
+        publish(models / "line" / "2", tmp_path / "m" / "2")
+        seen = set()
+        while (states := caller.states("m")).get(1) != "END":
+            seen.add(states[1])
+        wait_until(lambda: all(len(set(answered)) == 2 for answered in answers))
+        stop.set()
+        assert seen <= {"AVAILABLE", "UNLOADING"}
+        assert states == {2: "AVAILABLE", 1: "END"}
+        # Calls went on all the while, and once the new version answered, the old one did no more.
+        for call, versions in zip(calls, answers, strict=True):
+            call.result()
+            assert versions == sorted(versions)
+
+
+def _call_until(caller: Caller, stop: threading.Event, into: list[str]) -> None:
+    while not stop.is_set():
+        reply = caller.predict("m", x=floats(1.0))
+        assert reply.code == "OK", reply
+        into.append(reply.response["model_spec"]["version"])
+
+
+def test_no_call_is_lost_while_versions_come_and_go(models: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    base = tmp_path / "m"
+    publish(models / "line" / "1", base / "1")
+    flags = ("--model_name=m", f"--model_base_path={base}", "--file_system_poll_wait_seconds=1")
+    with serving(*flags, "--grpc_max_threads=64") as (_, caller), ThreadPoolExecutor(6) as pool:
+        stop = threading.Event()
+        calls = [pool.submit(_answers_until, caller, stop) for _ in range(6)]
+        for version in (2, 3):
+            publish(models / "line" / str(version), base / str(version))
+            wait_until(lambda version=version: caller.states("m").get(version) == "AVAILABLE")
+        shutil.rmtree(base / "3")
+        wait_until(lambda: caller.states("m") == {3: "END", 2: "AVAILABLE", 1: "END"})
+        stop.set()
+        answers = [answer for call in calls for answer in call.result()]
+    assert {version for version, _ in answers} == {"1", "2", "3"}
+    assert all(y == int(version) + 2.0 for version, y in answers)
+
+
+def _answers_until(caller: Caller, stop: threading.Event) -> list[tuple[str, float]]:
+    answers = []
+    while not stop.is_set():
+        reply = caller.predict("m", x=floats(1.0))
+        assert reply.code == "OK", reply
+        answers.append((reply.response["model_spec"]["version"], reply.response["outputs"]["y"]["float_val"][0]))
+    return answers
+
+
+def test_one_broken_version_does_not_keep_the_others_from_serving(models: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    publish(models / "line" / "1", tmp_path / "m" / "1")
+    (tmp_path / "m" / "2").mkdir()
+    every = "model_version_policy { all {} }"
+    entries = [f'name: "m" base_path: "{tmp_path}/m" {TENSORFLOW} {every}']
+    config = write_config(tmp_path / "models.config", *entries)
+    with serving(config, "--max_num_load_retries=0", "--num_load_threads=2") as (server, caller):
+        assert caller.states("m") == {2: "END", 1: "AVAILABLE"}
+        assert server.find(r"Servable {name: m version: 2} cannot be loaded: NOT_FOUND")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_calls_in_flight_finish_and_then_ends_the_process(models: pathlib.Path, number: int) -> None:
+    flags = ("--model_name=slow", f"--model_base_path={models}/slow")
+    with serving(*flags) as (server, caller), ThreadPoolExecutor(1) as pool:
+        caller.predict("slow", x=floats(1.0))
+        waiting = pool.submit(caller.predict, "slow", x=floats(1.0))
+        time.sleep(0.1)  # It is on its way: the call takes ten times as long.
+        server.process.send_signal(number)
+        assert waiting.result().code == "OK"
+        assert server.wait_exit() == 0
+
+
+def test_a_signal_ends_a_server_that_still_waits_for_its_models(tmp_path: pathlib.Path) -> None:
+    with running("--port=0", f"--model_base_path={tmp_path}") as server:
+        server.wait_log("No versions of servable default found")
+        server.process.terminate()
+        assert server.wait_exit() == 0
+
+
+def test_a_reload_that_waits_for_ever_does_not_keep_the_server_from_stopping(models: pathlib.Path) -> None:
+    with serving(f"--model_base_path={models}/line") as (server, caller):
+        lost = {"name": "lost", "base_path": "/nowhere", "model_platform": "tensorflow"}
+        assert caller.reload(lost, deadline_s=0.5).code == "DEADLINE_EXCEEDED"
+        server.process.terminate()
+        assert server.wait_exit(within_s=10) == 0
+
+
+def test_a_taken_port_is_said_to_be_taken(models: pathlib.Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with running(f"--port={port}", f"--model_base_path={models}/line") as server:
+            assert server.wait_exit() == 255
+            assert f"can't listen on 127.0.0.1:{port}" in server.text
+
+
+def test_the_configuration_file_is_read_again(models: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "models.config"
+    line = f'name: "line" base_path: "{models}/line" {TENSORFLOW}'
+    flag = write_config(path, line)
+    polls = ("--model_config_file_poll_wait_seconds=1", "--file_system_poll_wait_seconds=1")
+    with serving(flag, *polls) as (server, caller):
+        path.write_text("nonsense")
+        server.wait_log("failed to ReloadConfig: INVALID_ARGUMENT: Invalid protobuf file")
+        write_config(path, line, f'name: "echo" base_path: "{models}/echo" {TENSORFLOW}')
+        wait_until(lambda: caller.states("echo") == {1: "AVAILABLE"})
+        assert caller.states("line") == {3: "AVAILABLE"}
+
+
+def test_a_version_that_comes_back_is_loaded_afresh(models: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    base = tmp_path / "m"
+    publish(models / "line" / "1", base / "1")
+    flags = ("--model_name=m", f"--model_base_path={base}", "--file_system_poll_wait_seconds=1")
+    with serving(*flags) as (_, caller):
+        shutil.rmtree(base / "1")
+        wait_until(lambda: caller.states("m") == {1: "END"})
+        publish(models / "line" / "3", base / "1")
+        wait_until(lambda: caller.states("m") == {1: "AVAILABLE"})
+        assert caller.predict("m", x=floats(1.0)).response["outputs"]["y"]["float_val"] == [5.0]
+
+
+def test_a_tflite_model_is_preferred_where_the_flag_says_so(models: pathlib.Path) -> None:
+    flags = ("--model_name=lite", f"--model_base_path={models}/lite")
+    with serving(*flags, "--prefer_tflite_model") as (_, caller):
+        reply = caller.predict("lite", x=floats(1.0, 2.0))
+        assert reply.response["outputs"]["y"]["float_val"] == [11.0, 20.0]
+        assert caller.predict("lite", x=floats(1.0)).response["outputs"]["y"]["float_val"] == [11.0]
+        wrong = {"dtype": "DT_INT32", "tensor_shape": {"dim": [{"size": 1}]}, "int_val": [1]}
+        assert caller.predict("lite", x=wrong).code == "INVALID_ARGUMENT"
+        assert caller.predict("lite").code == "INVALID_ARGUMENT"
+    with serving(*flags) as (_, caller):
+        assert caller.predict("lite", x=floats(1.0)).response["outputs"]["y"]["float_val"] == [9.0]
+
+
+def test_the_server_runs_without_tensorflows_python_and_beside_it() -> None:
+    code = """
+import sys
+import dermserve.modelserver.server
+from dermserve.modelserver import _library
+assert "tensorflow" not in sys.modules
+_library.library()
+import hashlib, ssl  # They crash when TensorFlow's OpenSSL gets in their way.
+import tensorflow as tf
+assert tf.constant([1.0]).numpy().tolist() == [1.0]
+assert _library.version() == tf.__version__
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+
+
+def test_the_version_is_printed(models: pathlib.Path) -> None:
+    command = [sys.executable, "-m", "dermserve.modelserver", "--version"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+    assert "TensorFlow Library: 2." in said
