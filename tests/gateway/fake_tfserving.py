@@ -85,6 +85,8 @@ class FakeTfServing:
     describes: list[tuple[str, int]] = field(default_factory=list)
     looks: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     """The model of each GetModelStatus."""
+    refused: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a fault has been served."""
     in_flight: int = 0
     most_in_flight: int = 0
 
@@ -168,6 +170,7 @@ class FakeTfServing:
 
     async def _fail(self, method: str, context: grpc.aio.ServicerContext) -> None:
         if method in self.faults:
+            self.refused.set()
             await context.abort(*self.faults[method])
 
 

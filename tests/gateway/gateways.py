@@ -83,7 +83,9 @@ class World:
 
 @contextlib.asynccontextmanager
 async def running(*, tfs_address: str, ready: bool = True, **settings: object) -> AsyncIterator[World]:
-    config = Config(**{"listen": "127.0.0.1:0", "tfs": tfs_address, "poll_seconds": 0.1, **settings})
+    config = Config(
+        **{"listen": "127.0.0.1:0", "tfs": tfs_address, "poll_seconds": 0.1, "tfs_in_flight": 32, **settings}
+    )
     async with lifespan(config) as gateway:
         options = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
         async with grpc.aio.insecure_channel(gateway.address, options=options) as channel:

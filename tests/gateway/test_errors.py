@@ -17,7 +17,7 @@ from dermserve.imaging import EmptyPhotoError, PhotoError, TooManyBytesError, Un
 
 EXAMPLES = {
     "model": "resnet50", "label": "x", "version": 3, "mode": 9, "stage": "decoding", "fault": "it is not finite",
-    "known": ["a", "b"], "seconds": 1.0,
+    "known": ["a", "b"], "seconds": 1.5,
 }  # fmt: skip
 
 

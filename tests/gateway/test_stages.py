@@ -81,7 +81,7 @@ def test_every_reason_has_a_way_to_be_given():
 
 def test_ties_are_ranked_in_the_cards_order_and_the_identity_gives_the_ood_score():
     probabilities = np.array([[0.25, 0.25, 0.25, 0.25], [0.1, 0.4, 0.1, 0.4]], np.float32)
-    reduced = reduce_views(Scores(1, probabilities, np.array([2.0, 7.0], np.float32)))
+    reduced = reduce_views(Scores(2, 1, probabilities, np.array([2.0, 7.0], np.float32)))
     assert reduced.ranking == (1, 3, 0, 2)
     assert (reduced.ood_score, reduced.views) == (2.0, 2)
     np.testing.assert_allclose(reduced.std, [0.075] * 4, atol=1e-7)

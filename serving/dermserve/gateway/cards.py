@@ -58,7 +58,8 @@ class Cards:
             task = self._reading[key] = asyncio.create_task(self._read(model, version))
             task.add_done_callback(lambda done: self._finish(key, done))
         try:
-            return await asyncio.wait_for(asyncio.shield(task), budget.require("reading the card"))
+            async with asyncio.timeout(budget.require("reading the card")):
+                return await asyncio.shield(task)
         except TimeoutError as error:
             raise BudgetSpentError("reading the card") from error
 

@@ -14,7 +14,7 @@ from dermserve.gateway.logs import LEVELS, configure_logs
 
 @click.command()
 @click.option("--listen", metavar="HOST:PORT", help="Address to serve on; port 0 takes a free one.")
-@click.option("--tfs", metavar="HOST:PORT", help="Address of TensorFlow Serving.")
+@click.option("--tfs", metavar="HOST:PORT", multiple=True, help="Address of TensorFlow Serving; repeat it for more.")
 @click.option("--model", "models", metavar="NAME", multiple=True, help="Model to serve; repeat it for more.")
 @click.option("--reflection/--no-reflection", default=None, help="Serve gRPC reflection.")
 @click.option("--grace", "grace_seconds", type=float, metavar="SECONDS", help="For requests to finish on SIGTERM.")

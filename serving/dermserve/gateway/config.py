@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from dermserve.gateway.admission import Bounds
 from dermserve.imaging import Limits
 
 PREFIX = "DERMSERVE_"
@@ -30,8 +31,18 @@ class Config(BaseSettings):
 
     listen: str = "127.0.0.1:50051"
     """HOST:PORT to serve dermserve.v1 on; port 0 takes a free one."""
-    tfs: str = "127.0.0.1:8500"
-    """HOST:PORT of TensorFlow Serving."""
+    tfs: Annotated[Names, Field(min_length=1)] = ("127.0.0.1:8500",)
+    """HOST:PORT of each TensorFlow Serving. A DNS name may stand for many, which gRPC then takes turns with."""
+    tfs_in_flight: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
+    """Predict calls at each of these addresses at once. Best near the cores it has: more only wait inside it, and with
+    default flags it refuses beyond four times its cores."""
+    at_once: PositiveInt | None = None
+    """Requests worked on at once, for each method and model; twice what `tfs_in_flight` allows in all when not set."""
+    queue: Annotated[int, Field(ge=0)] | None = None
+    """Requests that wait for it, for each model; further ones are refused. As many as `at_once` when not set: less
+    makes answers under overload quicker, more takes larger bursts."""
+    stream_queue: PositiveInt = 256
+    """Photos of all streams that wait, for each model. A stream sends no more than `stream_at_once` ahead."""
     models: Annotated[Names, Field(min_length=1)] = ("resnet50", "mobilenet_v3_small")
     """Models to serve, by their names in TensorFlow Serving, which has no call that lists them."""
     labels: Names = ("stable", "canary")
@@ -67,6 +78,17 @@ class Config(BaseSettings):
     """Between looks while none is."""
     poll_timeout_seconds: PositiveFloat = 2.0
     """For one such call; a server that is late three times in a row counts as gone."""
+
+    @property
+    def unary(self) -> Bounds:
+        """What Classify admits for each model."""
+        at_once = self.at_once or 2 * self.tfs_in_flight * len(self.tfs)
+        return Bounds(at_once=at_once, queue=at_once if self.queue is None else self.queue)
+
+    @property
+    def stream(self) -> Bounds:
+        """What ClassifyStream admits for each model."""
+        return Bounds(at_once=self.unary.at_once, queue=self.stream_queue)
 
     @property
     def limits(self) -> Limits:

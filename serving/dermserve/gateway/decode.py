@@ -19,7 +19,7 @@ class Prepared:
     """A photo as the model is to see it."""
 
     views: NDArray[np.uint8]
-    """uint8 [V, H, W, 3]; the first is the identity."""
+    """uint8 [V, H, W, 3]; when they come from a file, the first is the identity."""
     plan_ms: float
     """Wall time that making the views took."""
 
@@ -38,6 +38,14 @@ class Decoder(Protocol):
         """
         ...
 
+    async def vary(self, pixels: NDArray[np.uint8], *, views: Sequence[str], budget: Budget) -> Prepared:
+        """Make further views of an identity view, uint8 [H, W, 3].
+
+        Raises:
+            BudgetSpentError: they were not made in time.
+        """
+        ...
+
 
 class ThreadedDecoder:
     """The Decoder that works in a bounded pool of threads; Pillow and numpy let go of the interpreter lock."""
@@ -53,8 +61,16 @@ class ThreadedDecoder:
 
         def work() -> Prepared:
             photo = decode(image, height=spec.height, width=spec.width, limits=self._limits)
-            start = time.perf_counter()
-            batch = make_views(photo.pixels, views)
-            return Prepared(batch, (time.perf_counter() - start) * 1e3)
+            return _vary(photo.pixels, views)
 
         return await self._workers.run(work, budget=budget)
+
+    async def vary(self, pixels: NDArray[np.uint8], *, views: Sequence[str], budget: Budget) -> Prepared:
+        """See Decoder."""
+        return await self._workers.run(lambda: _vary(pixels, views), budget=budget)
+
+
+def _vary(pixels: NDArray[np.uint8], views: Sequence[str]) -> Prepared:
+    start = time.perf_counter()
+    batch = make_views(pixels, views)
+    return Prepared(batch, (time.perf_counter() - start) * 1e3)

@@ -14,6 +14,7 @@ GatewayError
 │   └── UnknownLabelError              LABEL_NOT_FOUND
 ├── ExhaustedError                 RESOURCE_EXHAUSTED
 │   ├── LargePhotoError                the PhotoError's own reason
+│   ├── OverloadedError                OVERLOADED, with RetryInfo
 │   └── ModelServerBusyError           MODEL_SERVER_BUSY, with RetryInfo
 ├── UnavailableError               UNAVAILABLE, with RetryInfo
 │   ├── ModelServerUnreachableError    MODEL_SERVER_UNREACHABLE
@@ -46,7 +47,7 @@ class GatewayError(Exception):
     """Code of the RPC."""
     reason: str = "UNKNOWN"
     """Machine-readable and stable: ErrorInfo.reason."""
-    retry_after: ClassVar[float | None] = None
+    retry_after: float | None = None
     """Seconds after which trying again makes sense (RetryInfo); None when trying again changes nothing."""
 
 
@@ -157,6 +158,16 @@ class LargePhotoError(ExhaustedError):
 
     def __init__(self, error: PhotoError) -> None:
         super().__init__(str(error))
+
+
+class OverloadedError(ExhaustedError):
+    """More requests than this gateway works on and lets wait, or a wait longer than the request's budget."""
+
+    reason = "OVERLOADED"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"too many requests at the moment: try again in {seconds:.2f} s or later")
+        self.retry_after = seconds
 
 
 class ModelServerBusyError(ExhaustedError):

@@ -3,18 +3,21 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from dermserve.gateway.admission import Admission
+from dermserve.gateway.backends import Backend, Backends
 from dermserve.gateway.calls import Allowance, Calls
 from dermserve.gateway.cards import Cards
 from dermserve.gateway.catalog import Catalog, Pace
 from dermserve.gateway.config import Config
 from dermserve.gateway.decode import ThreadedDecoder
+from dermserve.gateway.gate import Gate
 from dermserve.gateway.health import SERVICE, Health
 from dermserve.gateway.logs import announce
 from dermserve.gateway.pipeline import Pipeline
@@ -55,11 +58,13 @@ async def lifespan(config: Config) -> AsyncIterator[Gateway]:
     async with contextlib.AsyncExitStack() as stack:
         workers = Workers(config.decoders, stuck_after=config.decoder_stuck_seconds, clock=clock)
         stack.callback(workers.close)
-        channel = await stack.enter_async_context(open_channel(config.tfs))
-        catalog = _build_catalog(config, TfServing(channel))
+        channels = [await stack.enter_async_context(open_channel(address)) for address in config.tfs]
+        backends = _build_backends(config, channels)
+        catalog = _build_catalog(config, backends)
         await stack.enter_async_context(_running(catalog, health))
         decoder = ThreadedDecoder(workers, limits=config.limits)
-        pipeline = Pipeline(catalog=catalog, decoder=decoder, predictor=TfServing(channel), clock=clock)
+        admission = Admission(config.models, unary=config.unary, stream=config.stream, clock=clock)
+        pipeline = Pipeline(admission=admission, catalog=catalog, decoder=decoder, predictor=backends, clock=clock)
         allowance = Allowance(default=config.default_deadline_seconds, cap=config.max_deadline_seconds)
         calls = Calls(allowance, clock=clock)
         service = ClassifierService(pipeline, calls=calls, stream_at_once=config.stream_at_once)
@@ -71,7 +76,15 @@ async def lifespan(config: Config) -> AsyncIterator[Gateway]:
         yield Gateway(address, hurry)
 
 
-def _build_catalog(config: Config, server: TfServing) -> Catalog:
+def _build_backends(config: Config, channels: Sequence[grpc.aio.Channel]) -> Backends:
+    backends = [
+        Backend(address, TfServing(channel), Gate(at_once=config.tfs_in_flight, queue=None, clock=time.monotonic))
+        for address, channel in zip(config.tfs, channels, strict=True)
+    ]
+    return Backends(backends, clock=time.monotonic)
+
+
+def _build_catalog(config: Config, server: Backends) -> Catalog:
     pace = Pace(steady=config.poll_seconds, waiting=config.poll_waiting_seconds, patience=config.poll_timeout_seconds)
     cards = Cards(server, patience=config.poll_timeout_seconds, clock=time.monotonic)
     return Catalog(server, cards, models=config.models, labels=config.labels, pace=pace, clock=time.monotonic)

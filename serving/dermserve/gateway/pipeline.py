@@ -1,8 +1,11 @@
-"""A request's way: decode → plan → predict → reduce → verdict → answer, one direction, within its budget."""
+"""A request's way: admit → decode → plan → predict → reduce → verdict → answer, one direction, within its budget."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
+
+from dermserve.gateway.admission import Admission
 from dermserve.gateway.answer import write_answer
 from dermserve.gateway.budget import Budget, Clock
 from dermserve.gateway.catalog import Catalog
@@ -10,7 +13,7 @@ from dermserve.gateway.check import check_scores
 from dermserve.gateway.choose import Choice, absent, choose, find_model
 from dermserve.gateway.decode import Decoder, Prepared
 from dermserve.gateway.errors import BudgetSpentError, refusal
-from dermserve.gateway.plan import plan_views, read_mode
+from dermserve.gateway.plan import is_settled, plan_views, read_mode
 from dermserve.gateway.reduce import reduce_views
 from dermserve.gateway.target import Target, read_target
 from dermserve.gateway.tfserving import Predictor, Scores, ServableNotFoundError
@@ -30,78 +33,111 @@ class _MovedError(Exception):
 class Pipeline:
     """Answers one request at a time, many of them at once."""
 
+    admission: Admission
     catalog: Catalog
     decoder: Decoder
     predictor: Predictor
     clock: Clock
 
     async def classify(
-        self, request: classifier_pb2.ClassifyRequest, *, budget: Budget
+        self, request: classifier_pb2.ClassifyRequest, *, method: str, budget: Budget
     ) -> classifier_pb2.ClassifyResponse:
-        """Answer one request; `request_id` is left to the caller.
+        """Answer one request to a method; `request_id` is left to the caller.
 
         Raises:
-            GatewayError: what is wrong with the request, the photo, the model server or the time.
+            GatewayError: what is wrong with the request, the photo, the model server, the load or the time.
         """
-        target, mode, watch = read_target(request.model), read_mode(request.tta), Watch(self.clock)
+        job = _Job(self, request.image, read_target(request.model), read_mode(request.tta), budget, Watch(self.clock))
+        find_model(self.catalog, job.target.model)
         try:
-            async with asyncio.timeout(budget.require("on arrival")):
-                return await self._settle(request.image, target=target, mode=mode, budget=budget, watch=watch)
+            async with (
+                asyncio.timeout(budget.require("on arrival")),
+                self.admission.enter(method, job.target.model, budget=budget),
+            ):
+                return await job.settle()
         except TimeoutError as error:
             raise BudgetSpentError("on the way") from error
         except PhotoError as error:
             raise refusal(error) from error
 
-    async def _settle(
-        self, image: bytes, *, target: Target, mode: int, budget: Budget, watch: Watch
-    ) -> classifier_pb2.ClassifyResponse:
-        for _ in range(_ATTEMPTS):
-            choice = await choose(target, catalog=self.catalog, budget=budget)
-            try:
-                return await self._attempt(image, choice=choice, mode=mode, budget=budget, watch=watch)
-            except _MovedError:
-                if target.version is not None:
-                    break
-                await self.catalog.poll()
-        raise absent(target, find_model(self.catalog, target.model))
 
-    async def _attempt(
-        self, image: bytes, *, choice: Choice, mode: int, budget: Budget, watch: Watch
-    ) -> classifier_pb2.ClassifyResponse:
-        views = plan_views(mode, choice.card)
-        prepared = await self._prepare(image, choice=choice, views=views, budget=budget, watch=watch)
-        with watch.stage("predict"):
-            scores = await self._predict(prepared, choice=choice, budget=budget)
-            card = await self._card_of(scores, choice=choice, budget=budget)
-        with watch.stage("reduce"):
-            reduced = reduce_views(check_scores(scores, views=len(views), card=card))
-            answer = write_answer(reduced, card=card)
-        answer.model, answer.version, answer.views_asked = choice.target.model, scores.version, len(views)
-        answer.timings.CopyFrom(watch.timings())
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One admitted request."""
+
+    line: Pipeline
+    image: bytes
+    target: Target
+    mode: int
+    budget: Budget
+    watch: Watch
+
+    async def settle(self) -> classifier_pb2.ClassifyResponse:
+        for _ in range(_ATTEMPTS):
+            choice = await choose(self.target, catalog=self.line.catalog, budget=self.budget)
+            try:
+                return await self._attempt(choice)
+            except _MovedError:
+                if self.target.version is not None:
+                    break
+                await self.line.catalog.poll()
+        raise absent(self.target, find_model(self.line.catalog, self.target.model))
+
+    async def _attempt(self, choice: Choice) -> classifier_pb2.ClassifyResponse:
+        plan = plan_views(self.mode, choice.card)
+        prepared, asked = await self._prepare(choice, plan.first), len(plan.first)
+        scores, card = await self._predict(prepared, choice=choice)
+        if plan.rest and not is_settled(scores, card):
+            asked += len(plan.rest)
+            scores = await self._predict_rest(scores, prepared, plan.rest, card=card)
+        with self.watch.stage("reduce"):
+            answer = write_answer(reduce_views(scores), card=card)
+        answer.model, answer.version, answer.views_asked = self.target.model, scores.version, asked
+        answer.timings.CopyFrom(self.watch.timings())
         return answer
 
-    async def _prepare(
-        self, image: bytes, *, choice: Choice, views: tuple[str, ...], budget: Budget, watch: Watch
-    ) -> Prepared:
-        with watch.stage("decode"):
-            prepared = await self.decoder.prepare(image, spec=choice.card.input, views=views, budget=budget)
-        watch.move("plan", prepared.plan_ms, out_of="decode")
+    async def _prepare(self, choice: Choice, views: tuple[str, ...]) -> Prepared:
+        with self.watch.stage("decode"):
+            prepared = await self.line.decoder.prepare(
+                self.image, spec=choice.card.input, views=views, budget=self.budget
+            )
+        self.watch.move("plan", prepared.plan_ms, out_of="decode")
         return prepared
 
-    async def _predict(self, prepared: Prepared, *, choice: Choice, budget: Budget) -> Scores:
-        try:
-            return await self.predictor.predict(choice.target, views=prepared.views, budget=budget)
-        except ServableNotFoundError as error:
-            raise _MovedError from error
+    async def _predict(self, prepared: Prepared, *, choice: Choice) -> tuple[Scores, card_pb2.Card]:
+        """Ask for views; return sound scores and the card of the version that answered, by which they are read."""
+        with self.watch.stage("predict"):
+            try:
+                scores = await self.line.predictor.predict(choice.target, views=prepared.views, budget=self.budget)
+                card = await self._card_of(scores, choice)
+            except ServableNotFoundError as error:
+                raise _MovedError from error
+        return check_scores(scores, card=card), card
 
-    async def _card_of(self, scores: Scores, *, choice: Choice, budget: Budget) -> card_pb2.Card:
-        """Return the card of the version that answered, by which its answer is read."""
+    async def _card_of(self, scores: Scores, choice: Choice) -> card_pb2.Card:
         if scores.version == choice.version:
             return choice.card
-        try:
-            card = await self.catalog.cards.get(choice.target.model, scores.version, budget=budget)
-        except ServableNotFoundError as error:
-            raise _MovedError from error
+        card = await self.line.catalog.cards.get(self.target.model, scores.version, budget=self.budget)
         if (card.input.height, card.input.width) != (choice.card.input.height, choice.card.input.width):
             raise _MovedError
         return card
+
+    async def _predict_rest(
+        self, first: Scores, prepared: Prepared, views: tuple[str, ...], *, card: card_pb2.Card
+    ) -> Scores:
+        """Ask the version that answered for the remaining views, too. Without time for them the first have to do."""
+        pinned = Choice(Target(self.target.model, version=first.version), first.version, card)
+        with self.watch.stage("plan"):
+            more = await self.line.decoder.vary(prepared.views[0], views=views, budget=self.budget)
+        try:
+            rest, _ = await self._predict(more, choice=pinned)
+        except BudgetSpentError:
+            if self.budget.left() <= 0:
+                raise
+            return first
+        return replace(
+            first,
+            views=first.views + rest.views,
+            probabilities=np.concatenate([first.probabilities, rest.probabilities]),
+            ood_scores=np.concatenate([first.ood_scores, rest.ood_scores]),
+        )

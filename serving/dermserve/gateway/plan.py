@@ -1,10 +1,23 @@
-"""Stage *plan*: which views of a photo the model sees, in order."""
+"""Stage *plan*: which views of a photo the model sees, in order, and whether it needs to see more of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
 
 from dermserve.gateway.errors import InvalidTtaModeError
+from dermserve.gateway.tfserving import Scores
 from dermserve.imaging import IDENTITY
 from dermserve.v1 import card_pb2, classifier_pb2
 
-_MODES = (classifier_pb2.TTA_MODE_NONE, classifier_pb2.TTA_MODE_FULL)
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The ordered views of a request, in up to two stages."""
+
+    first: tuple[str, ...]
+    """Asked for at once; the first is the identity, by which the not-skin gate judges."""
+    rest: tuple[str, ...] = ()
+    """Asked for only if the first leave the class open."""
 
 
 def read_mode(mode: int) -> int:
@@ -13,13 +26,21 @@ def read_mode(mode: int) -> int:
     Raises:
         InvalidTtaModeError: no mode of this gateway's.
     """
-    if mode == classifier_pb2.TTA_MODE_UNSPECIFIED:
-        return classifier_pb2.TTA_MODE_NONE
-    if mode not in _MODES:
-        raise InvalidTtaModeError(mode, [classifier_pb2.TtaMode.Name(known) for known in _MODES])
-    return mode
+    if mode not in classifier_pb2.TtaMode.values():
+        raise InvalidTtaModeError(mode, classifier_pb2.TtaMode.keys()[1:])
+    return mode or classifier_pb2.TTA_MODE_NONE
 
 
-def plan_views(mode: int, card: card_pb2.Card) -> tuple[str, ...]:
-    """Name the views a TTA mode calls for; the first is always the identity, by which the not-skin gate judges."""
-    return tuple(card.views) if mode == classifier_pb2.TTA_MODE_FULL else (IDENTITY,)
+def plan_views(mode: int, card: card_pb2.Card) -> Plan:
+    """Plan the views a TTA mode calls for."""
+    if mode == classifier_pb2.TTA_MODE_NONE:
+        return Plan((IDENTITY,))
+    if mode == classifier_pb2.TTA_MODE_ADAPTIVE and card.calibration.HasField("adaptive_margin"):
+        return Plan((IDENTITY,), tuple(card.views[1:]))
+    return Plan(tuple(card.views))  # without a fitted margin nothing says when one view is enough
+
+
+def is_settled(scores: Scores, card: card_pb2.Card) -> bool:
+    """Tell from one checked view whether the card's fitted margin says that further views change nothing."""
+    second, top = np.sort(scores.probabilities[0])[-2:]
+    return bool(top - second >= card.calibration.adaptive_margin)

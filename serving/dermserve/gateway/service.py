@@ -4,6 +4,7 @@ from collections.abc import AsyncIterable
 
 from google.protobuf import empty_pb2
 
+from dermserve.gateway.admission import CLASSIFY, CLASSIFY_STREAM
 from dermserve.gateway.calls import Call, Calls, Context
 from dermserve.gateway.choose import find_model
 from dermserve.gateway.errors import GatewayError, MissingModelError
@@ -27,7 +28,7 @@ class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
         self, request: classifier_pb2.ClassifyRequest, context: Context
     ) -> classifier_pb2.ClassifyResponse:
         """Classify one photo."""
-        return await self._calls.respond("Classify", context, lambda call: self._classify(request, call))
+        return await self._calls.respond(CLASSIFY, context, lambda call: self._classify(request, call))
 
     async def ClassifyStream(  # noqa: N802
         self, request_iterator: AsyncIterable[classifier_pb2.ClassifyStreamRequest], context: Context
@@ -41,7 +42,7 @@ class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
             )
             return empty_pb2.Empty()
 
-        await self._calls.respond("ClassifyStream", context, work)
+        await self._calls.respond(CLASSIFY_STREAM, context, work)
 
     async def ListModels(  # noqa: N802
         self, request: classifier_pb2.ListModelsRequest, context: Context
@@ -69,7 +70,7 @@ class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
         return await self._calls.respond("GetModel", context, work)
 
     async def _classify(self, request: classifier_pb2.ClassifyRequest, call: Call) -> classifier_pb2.ClassifyResponse:
-        answer = await self._pipeline.classify(request, budget=call.budget)
+        answer = await self._pipeline.classify(request, method=call.method, budget=call.budget)
         answer.request_id = call.request_id
         return answer
 

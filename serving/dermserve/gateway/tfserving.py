@@ -53,6 +53,8 @@ class ServableNotFoundError(LookupError):
 class Scores:
     """What a version says of a batch of views."""
 
+    views: int
+    """Views it was asked about: the first so many of those the caller wanted."""
     version: int
     """Version that answered."""
     probabilities: NDArray[np.float32]
@@ -65,7 +67,9 @@ class Predictor(Protocol):
     """The port through which the gateway asks for probabilities."""
 
     async def predict(self, target: Target, *, views: NDArray[np.uint8], budget: Budget) -> Scores:
-        """Ask for all views, uint8 [V, H, W, 3], in one call that ends with the budget.
+        """Ask for views, uint8 [V, H, W, 3], in one call that ends with the budget.
+
+        A Predictor may leave the last views out, but never the first, when the budget has no time for them.
 
         Raises:
             ServableNotFoundError: the model server has no such model, version or label.
@@ -110,6 +114,7 @@ class TfServing:
         if response.model_spec.version.value < 1:
             raise InvalidModelOutputError("it names no version")
         return Scores(
+            views=len(views),
             version=response.model_spec.version.value,
             probabilities=float_array(response.outputs[Output.PROBABILITIES.value], name=Output.PROBABILITIES.value),
             ood_scores=float_array(response.outputs[Output.OOD_SCORE.value], name=Output.OOD_SCORE.value),

@@ -40,7 +40,8 @@ class Workers:
         future: Future[_T] = Future()
         self._jobs.put(lambda: _fulfil(future, work))
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), left)
+            async with asyncio.timeout(left):
+                return await asyncio.wrap_future(future)
         except TimeoutError as error:
             raise BudgetSpentError("decoding") from error
 

@@ -15,6 +15,7 @@ class TtaMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TTA_MODE_UNSPECIFIED: _ClassVar[TtaMode]
     TTA_MODE_NONE: _ClassVar[TtaMode]
     TTA_MODE_FULL: _ClassVar[TtaMode]
+    TTA_MODE_ADAPTIVE: _ClassVar[TtaMode]
 
 class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -43,6 +44,7 @@ class VersionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 TTA_MODE_UNSPECIFIED: TtaMode
 TTA_MODE_NONE: TtaMode
 TTA_MODE_FULL: TtaMode
+TTA_MODE_ADAPTIVE: TtaMode
 VERDICT_UNSPECIFIED: Verdict
 VERDICT_CONFIDENT: Verdict
 VERDICT_UNCERTAIN: Verdict

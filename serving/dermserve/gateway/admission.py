@@ -1,0 +1,41 @@
+"""Stage *admit*: how many requests are worked on, and how many wait, by method and model.
+
+Never gRPC's `maximum_concurrent_rpcs`, which turns health checks away, too. Health, ListModels and GetModel don't pass
+here: they cost nothing and an overloaded service must still be seen to live.
+"""
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dermserve.gateway.budget import Budget, Clock
+from dermserve.gateway.gate import Gate
+
+CLASSIFY = "Classify"
+CLASSIFY_STREAM = "ClassifyStream"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """Of one method and model."""
+
+    at_once: int
+    """Requests worked on."""
+    queue: int
+    """Requests that wait for it."""
+
+
+class Admission:
+    """A gate for each method and model, so that none fills the queue of another."""
+
+    def __init__(self, models: Iterable[str], *, unary: Bounds, stream: Bounds, clock: Clock) -> None:
+        bounds = {CLASSIFY: unary, CLASSIFY_STREAM: stream}
+        self.gates = {
+            (method, model): Gate(at_once=bound.at_once, queue=bound.queue, clock=clock)
+            for method, bound in bounds.items()
+            for model in models
+        }
+
+    def enter(self, method: str, model: str, *, budget: Budget) -> contextlib.AbstractAsyncContextManager[None]:
+        """Admit a request to a method for a configured model; see Gate.enter."""
+        return self.gates[method, model].enter(budget)

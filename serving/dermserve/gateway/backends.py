@@ -1,0 +1,173 @@
+"""Several TensorFlow Servings as one: the least busy that answers is asked, and another when it fails.
+
+gRPC balances and reconnects within one address (a DNS name may stand for many). What it can't do is done here: calls in
+flight are bounded for each address, because TensorFlow Serving refuses what is beyond its threads and slows down well
+before; and an address that hangs is left alone until it answers the catalog again. Predict changes nothing on the
+server, so asking twice is safe.
+"""
+
+import asyncio
+import itertools
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dermserve.gateway.budget import Budget, Clock
+from dermserve.gateway.errors import (
+    BudgetSpentError,
+    GatewayError,
+    ModelServerBusyError,
+    ModelServerUnreachableError,
+)
+from dermserve.gateway.gate import Gate
+from dermserve.gateway.speeds import Speeds
+from dermserve.gateway.target import Target
+from dermserve.gateway.tfserving import Scores, ServableNotFoundError, TfServing
+from dermserve.tfserving.v1 import serving_pb2
+
+_PATIENCE = 1.0
+"""Seconds a call may take at least before another address is asked."""
+_SLOW = 5.0
+"""Times what a call is expected to take, after which an address counts as hanging."""
+_BACK_OFF = 0.02
+"""Seconds to wait, doubled and jittered each time, when every address is full."""
+
+_T = TypeVar("_T")
+
+
+@dataclass(eq=False, slots=True)
+class Backend:
+    """One address."""
+
+    address: str
+    server: TfServing
+    gate: Gate
+    """Bounds its calls in flight."""
+    alive: bool = True
+    """Whether it answered when last asked."""
+
+    @property
+    def load(self) -> int:
+        """Calls in flight and waiting."""
+        return self.gate.passing + self.gate.waiting
+
+
+class Backends:
+    """The Predictor over all addresses, and what the catalog asks of them together."""
+
+    def __init__(self, backends: Sequence[Backend], *, clock: Clock) -> None:
+        self._backends = list(backends)
+        self._clock = clock
+        self._speeds = Speeds()
+        self._turn = itertools.count()
+
+    async def predict(self, target: Target, *, views: NDArray[np.uint8], budget: Budget) -> Scores:
+        """See Predictor. Asks for as many of the views, from the first on, as the budget has time for."""
+        failed: dict[Backend, Exception] = {}
+        for round_ in itertools.count():
+            backend = self._pick(failed)
+            try:
+                return await self._ask(backend, target, views=views, budget=budget)
+            except ModelServerBusyError:
+                await _back_off(round_, budget)
+            except (ModelServerUnreachableError, BudgetSpentError, ServableNotFoundError) as error:
+                failed[backend] = error
+                if len(failed) == len(self._backends) or budget.left() <= 0:
+                    raise
+        raise AssertionError("the loop ends by return or raise")
+
+    async def describe(self, model: str, *, version: int, budget: Budget) -> bytes:
+        """Read a card from whichever has the version."""
+        return await self._first(lambda server: server.describe(model, version=version, budget=budget))
+
+    async def labelled(self, model: str, *, label: str, budget: Budget) -> int:
+        """Return the version a label points at, as the first that knows it says."""
+        return await self._first(lambda server: server.labelled(model, label=label, budget=budget))
+
+    async def versions(self, model: str, *, budget: Budget) -> Sequence[serving_pb2.ModelVersionStatus]:
+        """List the versions of a model on any address, newest first; one available anywhere is available."""
+        answers = await asyncio.gather(*(self._look(backend, model, budget) for backend in self._backends))
+        good = [answer for answer in answers if not isinstance(answer, Exception)]
+        failures = [answer for answer in answers if isinstance(answer, Exception)]
+        if not good:
+            raise max(failures, key=lambda failure: isinstance(failure, ServableNotFoundError | ModelServerBusyError))
+        merged: dict[int, serving_pb2.ModelVersionStatus] = {}
+        for status in itertools.chain.from_iterable(good):
+            if status.version not in merged or status.state == serving_pb2.ModelVersionStatus.STATE_AVAILABLE:
+                merged[status.version] = status
+        return [merged[number] for number in sorted(merged, reverse=True)]
+
+    async def _look(
+        self, backend: Backend, model: str, budget: Budget
+    ) -> Sequence[serving_pb2.ModelVersionStatus] | GatewayError | ServableNotFoundError:
+        """Ask one address for its versions, and learn whether it is alive."""
+        try:
+            answer = await backend.server.versions(model, budget=budget)
+        except (GatewayError, ServableNotFoundError) as error:
+            backend.alive = isinstance(error, ServableNotFoundError | ModelServerBusyError)
+            return error
+        backend.alive = True
+        return answer
+
+    async def _ask(self, backend: Backend, target: Target, *, views: NDArray[np.uint8], budget: Budget) -> Scores:
+        async with backend.gate.enter(budget):
+            if not backend.alive and self._others(backend):
+                raise ModelServerUnreachableError  # it died while this request waited for it
+            count = self._speeds.fit(target.model, len(views), left=budget.left())
+            if not count:
+                raise BudgetSpentError("too little is left for the model")
+            return await self._timed(backend, target, views=views[:count], budget=budget)
+
+    async def _timed(self, backend: Backend, target: Target, *, views: NDArray[np.uint8], budget: Budget) -> Scores:
+        start = self._clock()
+        expected = self._speeds.expect(target.model, len(views))
+        patience = max(_PATIENCE, expected * _SLOW) if self._others(backend) else budget.left()
+        try:
+            scores = await backend.server.predict(
+                target, views=views, budget=Budget(min(budget.ends, start + patience), self._clock)
+            )
+        except (BudgetSpentError, ModelServerUnreachableError) as error:
+            backend.alive = isinstance(error, BudgetSpentError) and budget.left() <= 0
+            if backend.alive:
+                self._speeds.note(target.model, len(views), self._clock() - start, late=True)
+            raise
+        self._speeds.note(target.model, len(views), self._clock() - start)
+        return scores
+
+    def _others(self, backend: Backend) -> bool:
+        return any(other.alive for other in self._backends if other is not backend)
+
+    def _pick(self, failed: dict[Backend, Exception]) -> Backend:
+        """Choose the least busy that is alive and has not failed this request; in turn where that leaves a choice."""
+        turn = next(self._turn) % len(self._backends)
+        rotated = [backend for backend in self._backends[turn:] + self._backends[:turn] if backend not in failed]
+        return min(rotated, key=lambda backend: (not backend.alive, backend.load))
+
+    async def _first(self, ask: Callable[[TfServing], Awaitable[_T]]) -> _T:
+        """Return the first answer; when nobody has one, raise the absence rather than the failure of another."""
+        absent: ServableNotFoundError | None = None
+        failure: GatewayError = ModelServerUnreachableError()
+        for backend in sorted(self._backends, key=lambda backend: not backend.alive):
+            try:
+                return await ask(backend.server)
+            except ServableNotFoundError as error:
+                absent = error
+            except GatewayError as error:
+                failure = error
+        raise absent or failure
+
+
+async def _back_off(round_: int, budget: Budget) -> None:
+    """Wait for a full server.
+
+    Raises:
+        ModelServerBusyError: there is no time for that.
+    """
+    delay = _BACK_OFF * 2 ** min(round_, 5) * random.uniform(0.5, 1.5)  # noqa: S311
+    if delay >= budget.left():
+        raise ModelServerBusyError
+    await asyncio.sleep(delay)

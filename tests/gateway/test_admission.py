@@ -1,0 +1,220 @@
+"""Overload: a bounded number is worked on, a bounded number waits in order, the rest is told when to try again."""
+
+import asyncio
+import contextlib
+import time
+
+import grpc
+import grpc.aio
+import pytest
+from gateways import SERVING, ask, reason_of, status_of
+from google.rpc import error_details_pb2
+
+from dermserve.gateway.budget import Budget
+from dermserve.gateway.errors import BudgetSpentError, OverloadedError
+from dermserve.gateway.gate import Gate
+from dermserve.gateway.speeds import Speeds
+from dermserve.v1 import classifier_pb2
+
+
+def _budget(seconds: float = 20.0) -> Budget:
+    return Budget(time.monotonic() + seconds, time.monotonic)
+
+
+class Passage:
+    """A task that passes a gate and stays until it is told to go."""
+
+    def __init__(
+        self, gate: Gate, order: list[str] | None = None, name: str = "", budget: Budget | None = None
+    ) -> None:
+        self.inside, self.leave = asyncio.Event(), asyncio.Event()
+        self._order, self._name = order, name
+        self.task = asyncio.create_task(self._pass(gate, budget or _budget()))
+
+    async def _pass(self, gate: Gate, budget: Budget) -> None:
+        async with gate.enter(budget):
+            if self._order is not None:
+                self._order.append(self._name)
+            self.inside.set()
+            await self.leave.wait()
+
+
+async def _settled() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_the_queue_is_first_come_first_served():
+    gate, order = Gate(at_once=1, queue=None, clock=time.monotonic), []
+    passages = []
+    for name in "abcd":
+        passages.append(Passage(gate, order, name))
+        await _settled()
+    for passage in passages:
+        await asyncio.wait_for(passage.inside.wait(), 20)
+        assert gate.passing == 1
+        passage.leave.set()
+    await asyncio.gather(*(passage.task for passage in passages))
+    assert order == list("abcd")
+    assert (gate.passing, gate.waiting) == (0, 0)
+
+
+async def test_beyond_the_queue_is_refused_at_once_with_a_time_to_retry():
+    gate = Gate(at_once=1, queue=1, clock=time.monotonic)
+    first, second = Passage(gate), Passage(gate)
+    await _settled()
+    with pytest.raises(OverloadedError) as refused:
+        async with gate.enter(_budget()):
+            pass
+    assert refused.value.retry_after > 0
+    for passage in (first, second):
+        passage.leave.set()
+        await passage.task
+    async with gate.enter(_budget()):
+        pass
+
+
+async def test_who_gives_up_waiting_gives_its_place_to_the_next():
+    gate = Gate(at_once=1, queue=None, clock=time.monotonic)
+    first = Passage(gate)
+    await first.inside.wait()
+    impatient = Passage(gate, budget=_budget(0.05))
+    cancelled, last = Passage(gate), Passage(gate)
+    await _settled()
+    cancelled.task.cancel()
+    with pytest.raises(BudgetSpentError):
+        await impatient.task
+    assert gate.waiting == 1
+    first.leave.set()
+    await asyncio.wait_for(last.inside.wait(), 20)
+    last.leave.set()
+    await last.task
+    assert gate.passing == 0
+
+
+async def test_a_turn_that_comes_in_the_moment_its_owner_is_cancelled_is_not_lost():
+    gate = Gate(at_once=1, queue=None, clock=time.monotonic)
+    first, second, third = Passage(gate), Passage(gate), Passage(gate)
+    await _settled()
+    first.leave.set()
+    await first.task  # the turn of the second is set, but it has not run yet
+    second.task.cancel()
+    await asyncio.wait_for(third.inside.wait(), 20)
+    third.leave.set()
+    await asyncio.gather(first.task, second.task, third.task, return_exceptions=True)
+    assert gate.passing == 0
+
+
+async def test_a_wait_longer_than_the_budget_is_refused_on_arrival():
+    now = 0.0
+    gate = Gate(at_once=1, queue=None, clock=lambda: now)
+    async with gate.enter(Budget(100, lambda: now)):
+        now = 10.0
+    holder = Passage(gate, budget=Budget(1000, lambda: now))
+    await holder.inside.wait()
+    with pytest.raises(OverloadedError) as refused:
+        async with gate.enter(Budget(19, lambda: now)):
+            pass
+    assert refused.value.retry_after == pytest.approx(10)
+    holder.leave.set()
+    await holder.task
+
+
+async def test_ten_times_too_many_requests_are_answered_or_refused_and_health_stays_green(running, tfs):
+    async def work(_: object) -> None:
+        await asyncio.sleep(0.02)
+
+    async with running(tfs_in_flight=2) as world:
+        tfs.on_predict = work
+        calls = [world.stub.Classify(ask(), timeout=20) for _ in range(80)]
+        gathering = asyncio.gather(*calls, return_exceptions=True)
+        assert await world.health() == SERVING
+        listed = await world.stub.ListModels(classifier_pb2.ListModelsRequest(), timeout=5)
+        assert listed.models
+        results = await gathering
+        refused = [result for result in results if isinstance(result, grpc.aio.AioRpcError)]
+        answered = [result for result in results if not isinstance(result, Exception)]
+        assert len(answered) >= 8
+        assert len(refused) + len(answered) == 80
+        for error in refused:
+            assert (error.code(), reason_of(error)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+            retry = error_details_pb2.RetryInfo()
+            assert status_of(error).details[1].Unpack(retry)
+            assert retry.retry_delay.ToTimedelta().total_seconds() > 0
+        assert tfs.most_in_flight <= 2
+        assert (await world.stub.Classify(ask(), timeout=20)).classes
+
+
+async def test_a_full_queue_of_one_model_is_no_queue_of_another(running, tfs):
+    arrived, release = asyncio.Event(), asyncio.Event()
+
+    async def hold(request: object) -> None:
+        if request.model_spec.name == "resnet50":
+            arrived.set()
+            await release.wait()
+
+    async with running(at_once=1, queue=0) as world:
+        tfs.on_predict = hold
+        first = asyncio.ensure_future(world.stub.Classify(ask(), timeout=20))
+        await asyncio.wait_for(arrived.wait(), 20)
+        assert reason_of(await world.refusal(ask())) == "OVERLOADED"
+        assert (await world.stub.Classify(ask(model="mobilenet_v3_small"), timeout=20)).classes
+        release.set()
+        assert (await first).classes
+
+
+async def test_a_cancelled_request_frees_its_place(running, tfs):
+    arrived = asyncio.Event()
+
+    async def hold(_: object) -> None:
+        arrived.set()
+        await asyncio.Event().wait()
+
+    async with running(at_once=1, queue=0) as world:
+        tfs.on_predict = hold
+        call = world.stub.Classify(ask(), timeout=20)
+        sending = asyncio.ensure_future(call)
+        await asyncio.wait_for(arrived.wait(), 20)
+        call.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        tfs.on_predict = None
+        answer = None
+        while answer is None:  # the cancellation travels on its own: refused until it has arrived
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                answer = await world.stub.Classify(ask(), timeout=20)
+
+
+async def test_a_full_model_server_is_asked_again_within_the_budget(running, tfs):
+    async with running() as world:
+        tfs.faults["Predict"] = (grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+        asking = asyncio.ensure_future(world.stub.Classify(ask(), timeout=20))
+        await asyncio.wait_for(tfs.refused.wait(), 20)
+        del tfs.faults["Predict"]
+        assert (await asking).classes
+
+
+def test_speeds_fit_as_many_views_as_the_time_left_allows():
+    speeds = Speeds()
+    assert speeds.fit("m", 10, left=0.001) == 10  # nothing known: try
+    speeds.note("m", 10, 1.0)
+    assert speeds.fit("m", 10, left=2.0) == 10
+    assert speeds.fit("m", 10, left=0.5) == 4
+    assert speeds.fit("m", 10, left=0.06) == 1
+    assert speeds.fit("m", 10, left=0.01) == 0
+    assert speeds.expect("other", 1) == 0.0
+
+
+def test_a_refusal_fades_what_it_was_based_on():
+    speeds = Speeds()
+    speeds.note("m", 1, 10.0)
+    refusals = 0
+    while not speeds.fit("m", 1, left=1.0):
+        refusals += 1
+    assert 10 < refusals < 200
+
+
+def test_an_answer_that_did_not_come_teaches_at_least_how_long_it_was_waited_for():
+    speeds = Speeds()
+    speeds.note("m", 1, 0.1)
+    speeds.note("m", 1, 2.0, late=True)
+    assert speeds.expect("m", 1) == 2.0

@@ -1,0 +1,127 @@
+"""Time that runs out costs views before it costs the answer; ADAPTIVE spends views only where they can matter."""
+
+import asyncio
+
+import grpc
+import numpy as np
+import pytest
+from fake_tfserving import CODES, Version, make_card, pixels_of
+from gateways import PHOTO, ask, reason_of
+
+from dermserve.imaging import STANDARD_VIEWS, decode, make_views
+from dermserve.v1 import classifier_pb2
+
+FULL, ADAPTIVE = classifier_pb2.TTA_MODE_FULL, classifier_pb2.TTA_MODE_ADAPTIVE
+
+
+def _margin(margin: float):
+    """Scores whose two top classes are `margin` apart."""
+    rest = (1 - margin) / 2
+    row = [rest + margin, rest, 0, 0, 0, 0, 0]
+    return lambda pixels: np.tile(row, (len(pixels), 1))
+
+
+async def test_views_that_do_not_fit_the_budget_are_dropped_and_the_answer_says_so(running, tfs):
+    async def slow(request: object) -> None:
+        await asyncio.sleep(0.04 * len(pixels_of(request)))
+
+    async with running() as world:
+        tfs.on_predict = slow
+        learned = await world.stub.Classify(ask(tta=FULL), timeout=20)
+        assert (learned.views_asked, learned.views_used) == (10, 10)
+        short = await world.stub.Classify(ask(tta=FULL), timeout=0.3)
+        assert short.views_asked == 10
+        assert 1 <= short.views_used < 10
+        identity = decode(PHOTO, height=224, width=224).pixels
+        np.testing.assert_array_equal(pixels_of(tfs.predicts[-1])[0], identity)
+
+
+async def test_a_request_that_can_not_make_it_is_refused_before_the_model_server_works(running, tfs):
+    async with running() as world:
+        tfs.on_predict = lambda _: asyncio.sleep(1.0)
+        await world.stub.Classify(ask(), timeout=20)
+        before = len(tfs.predicts)
+        refused = await world.refusal(ask(), timeout=0.3)
+        assert (refused.code(), reason_of(refused)) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
+        assert len(tfs.predicts) == before
+
+
+@pytest.mark.parametrize(("margin", "views"), [(0.8, 1), (0.5, 1), (0.49, 10), (0.0, 10)])
+async def test_adaptive_looks_again_only_below_the_cards_margin(running, tfs, margin, views):
+    tfs.models["resnet50"][1] = Version(make_card(min_confidence=0.1, adaptive_margin=0.5), scores=_margin(margin))
+    async with running() as world:
+        answer = await world.stub.Classify(ask(tta=ADAPTIVE), timeout=20)
+    assert (answer.views_asked, answer.views_used) == (views, views)
+    assert [len(pixels_of(request)) for request in tfs.predicts] == ([1] if views == 1 else [1, 9])
+
+
+async def test_adaptive_that_looks_again_says_what_full_says_of_the_same_pixels(running, tfs):
+    def scores(pixels: np.ndarray) -> np.ndarray:
+        rows = pixels.reshape(len(pixels), -1)[:, :7].astype(float) + 100
+        return rows / rows.sum(1, keepdims=True)
+
+    card = make_card(min_confidence=0.1, adaptive_margin=1.0)
+    tfs.models["resnet50"][1] = Version(card, scores=scores)
+    async with running() as world:
+        adaptive = await world.stub.Classify(ask(tta=ADAPTIVE), timeout=20)
+        sent = np.concatenate([pixels_of(request) for request in tfs.predicts])
+        full = await world.stub.Classify(ask(tta=FULL), timeout=20)
+    np.testing.assert_array_equal(sent, make_views(decode(PHOTO, height=224, width=224).pixels, STANDARD_VIEWS))
+    for ours, theirs in zip(adaptive.classes, full.classes, strict=True):
+        assert (ours.code, ours.probability, ours.std) == (
+            theirs.code,
+            pytest.approx(theirs.probability),
+            pytest.approx(theirs.std),
+        )
+
+
+async def test_adaptive_without_a_fitted_margin_is_full(running, tfs):
+    async with running() as world:
+        answer = await world.stub.Classify(ask(tta=ADAPTIVE), timeout=20)
+    assert (answer.views_asked, answer.views_used, len(tfs.predicts)) == (10, 10, 1)
+
+
+async def test_both_stages_of_adaptive_ask_the_same_version(running, tfs):
+    card = make_card(min_confidence=0.1, adaptive_margin=1.0)
+    tfs.models["resnet50"][1] = Version(card)
+
+    def publish(request: object) -> None:
+        tfs.models["resnet50"][2] = Version(card)
+
+    async with running() as world:
+        tfs.on_predict = publish
+        answer = await world.stub.Classify(ask(tta=ADAPTIVE), timeout=20)
+    assert answer.version == 1
+    assert [request.model_spec.version.value for request in tfs.predicts] == [0, 1]
+
+
+async def test_a_version_unloaded_between_the_stages_fails_no_request(running, tfs):
+    card = make_card(min_confidence=0.1, adaptive_margin=1.0)
+    tfs.models["resnet50"][1] = Version(card)
+
+    def swap(_: object) -> None:
+        if len(tfs.predicts) == 1:
+            asyncio.get_running_loop().call_soon(_replace)
+
+    def _replace() -> None:
+        tfs.models["resnet50"] = {2: Version(card)}
+
+    async with running() as world:
+        tfs.on_predict = swap
+        answer = await world.stub.Classify(ask(tta=ADAPTIVE), timeout=20)
+    assert (answer.version, answer.views_used) == (2, 10)
+
+
+async def test_adaptive_without_time_for_more_answers_with_the_one_view(running, tfs):
+    tfs.models["resnet50"][1] = Version(make_card(min_confidence=0.1, adaptive_margin=1.0))
+
+    async def slow(request: object) -> None:
+        await asyncio.sleep(0.2)
+
+    async with running() as world:
+        tfs.on_predict = slow
+        for _ in range(2):
+            await world.stub.Classify(ask(tta=ADAPTIVE), timeout=20)
+        answer = await world.stub.Classify(ask(tta=ADAPTIVE), timeout=0.29)
+    assert (answer.views_asked, answer.views_used) == (10, 1)
+    assert len(answer.classes) == len(CODES["resnet50"])
