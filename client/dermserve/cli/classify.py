@@ -22,7 +22,7 @@ DEFAULT_MODEL = "resnet50"
     type=click.Choice([mode.value for mode in TtaMode]),
     default=TtaMode.NONE.value,
     show_default=True,
-    help="Test-time augmentation: one view of each photo, or all ten.",
+    help="Test-time augmentation: one view of each photo, all ten, or ten where it matters.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line and photo.")
 @click.option(

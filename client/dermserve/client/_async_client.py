@@ -77,7 +77,7 @@ class AsyncClient:
             model: model name.
             version: version to ask; the latest when neither this nor `label` is given.
             label: label to ask, for example "stable".
-            tta: "none" or "full", or a TtaMode.
+            tta: "none", "full" or "adaptive", or a TtaMode.
             deadline: seconds the call may take; the client's default when None.
             request_id: 1 to 64 characters of A-Z a-z 0-9 . _ - to find the request by in logs; made when None.
 
@@ -115,7 +115,7 @@ class AsyncClient:
             model: model name.
             version: version to ask; the latest when neither this nor `label` is given.
             label: label to ask, for example "stable".
-            tta: "none" or "full", or a TtaMode.
+            tta: "none", "full" or "adaptive", or a TtaMode.
             deadline: seconds without any answer after which the photos in flight are given up; the client's when None.
             in_flight: photos sent and not answered, at most.
 

@@ -26,9 +26,8 @@ class TtaMode(StrEnum):
     """The photo as it is."""
     FULL = "full"
     """All ten standard views, averaged."""
-
-
-_TTA = {TtaMode.NONE: classifier_pb2.TTA_MODE_NONE, TtaMode.FULL: classifier_pb2.TTA_MODE_FULL}
+    ADAPTIVE = "adaptive"
+    """The photo as it is; all ten views where the model's card says that they may change the answer."""
 
 
 def make_selector(*, model: str, version: int | None, label: str | None) -> classifier_pb2.ModelSelector:
@@ -56,7 +55,7 @@ def preparer(*, model: str, version: int | None, label: str | None, tta: TtaMode
         ValueError: as `make_selector`, or a TTA mode that does not exist.
     """
     selector = make_selector(model=model, version=version, label=label)
-    mode = _TTA[TtaMode(tta)]
+    mode = f"TTA_MODE_{TtaMode(tta).name}"
     return lambda image: classifier_pb2.ClassifyRequest(model=selector, image=image, tta=mode)
 
 
