@@ -3,6 +3,8 @@
 import json
 import pathlib
 import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -216,3 +218,8 @@ def test_an_intended_error_is_one_line(tmp_path: pathlib.Path) -> None:
     assert result.exit_code == 1
     assert "no layout dermserve knows" in result.output
     assert not (tmp_path / "out").exists()
+
+
+def test_exporting_a_run_needs_no_scikit_learn() -> None:
+    code = "import sys; import dermserve.models.training.content; sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0

@@ -1,10 +1,10 @@
 """From a finished and calibrated run to what the exporter makes a version of."""
 
 from pathlib import Path
+from typing import Any
 
-from dermserve.models.training.evaluate import summary
 from dermserve.models.training.finished import FinishedRun
-from dermserve.models.version import Content
+from dermserve.models.version import Content, write_version
 from dermserve.v1 import card_pb2
 
 _DATA = {
@@ -42,6 +42,34 @@ def run_content(folder: Path) -> Content:
     )
 
 
+def export_run(folder: Path, store: Path) -> int:
+    """Write a run into a store as a new version; needs TensorFlow alone, not scikit-learn.
+
+    Returns:
+        The version.
+
+    Raises:
+        RunError: no finished run, or one that was not evaluated.
+        VerificationError: the export does not keep the model contract.
+    """
+    return write_version(run_content(folder), store)
+
+
 def _metrics(run: FinishedRun) -> dict[str, float]:
     split = "grouped" if run.experiment.protocol == "lesion" else "by_image"
-    return {f"{name}_{split}": value for name, value in summary(run.summary["metrics"]["test"]).items()}
+    return {f"{name}_{split}": value for name, value in _summary(run.summary["metrics"]["test"]).items()}
+
+
+def _summary(metrics: dict[str, Any]) -> dict[str, float]:
+    """Name the figures of the test part that go into a card."""
+    single, tta = metrics["single"], metrics["tta"]
+    return {
+        "accuracy": single["accuracy"],
+        "accuracy_low": single["accuracy_95"][0],
+        "accuracy_high": single["accuracy_95"][1],
+        "balanced_accuracy": single["balanced_accuracy"],
+        "accuracy_tta": tta["accuracy"],
+        "balanced_accuracy_tta": tta["balanced_accuracy"],
+        "ece": single["ece"],
+        "abstained": metrics["verdict"]["abstained"],
+    }

@@ -210,18 +210,3 @@ def _figures(test: _Judged, shift: NDArray[np.float64], temperature: float) -> d
         "single": fit.softmax(single / temperature),
         "tta": fit.mean_probabilities(test.outputs.logits + shift, temperature),
     }
-
-
-def summary(metrics: dict[str, Any]) -> dict[str, float]:
-    """Name the figures of the test part that go into a card."""
-    single, tta = metrics["single"], metrics["tta"]
-    return {
-        "accuracy": single["accuracy"],
-        "accuracy_low": single["accuracy_95"][0],
-        "accuracy_high": single["accuracy_95"][1],
-        "balanced_accuracy": single["balanced_accuracy"],
-        "accuracy_tta": tta["accuracy"],
-        "balanced_accuracy_tta": tta["balanced_accuracy"],
-        "ece": single["ece"],
-        "abstained": metrics["verdict"]["abstained"],
-    }

@@ -14,10 +14,10 @@ from dermserve.models.architectures import build
 from dermserve.models.catalogue import SPECS
 from dermserve.models.graph import FeatureDistance
 from dermserve.models.training.compact import load_compact
+from dermserve.models.training.distance import load_distance, save_distance
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.experiment import Experiment, parse_record
 from dermserve.models.training.layouts import Sample
-from dermserve.models.training.ood import load_distance, save_distance
 from dermserve.models.training.run import EXPERIMENT, HISTORY, SPLIT, SUMMARY, WEIGHTS
 from dermserve.models.training.splits import Part, read_split
 

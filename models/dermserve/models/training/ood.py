@@ -5,8 +5,6 @@ Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Sample
 directions.
 """
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
@@ -40,19 +38,3 @@ def scores(distance: FeatureDistance, features: NDArray[np.float32]) -> NDArray[
 def fit_max_score(found: NDArray[np.float32], *, false_rejections: float = 0.01) -> float:
     """Find the score that a share of validation photos exceeds."""
     return float(np.quantile(found, 1 - false_rejections))
-
-
-def save_distance(distance: FeatureDistance, file: Path) -> None:
-    """Write a distance as float16: a quarter of a per cent of error in a score that spans decades."""
-    with file.open("wb") as stream:
-        np.savez_compressed(
-            stream, centers=distance.centers.astype(np.float16), projection=distance.projection.astype(np.float16)
-        )
-
-
-def load_distance(file: Path) -> FeatureDistance:
-    """Read what `save_distance` wrote."""
-    with np.load(file) as arrays:
-        return FeatureDistance(
-            centers=arrays["centers"].astype(np.float32), projection=arrays["projection"].astype(np.float32)
-        )
