@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -187,3 +188,15 @@ def _add(server: grpc.aio.Server, service: str, methods: dict[str, Callable[...,
         for name, method in methods.items()
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
+
+
+async def _main(port: int, seconds: float) -> None:
+    fake = FakeTfServing(on_predict=lambda _: asyncio.sleep(seconds))
+    async with fake.serving(port) as address:
+        sys.stdout.write(f"{address}\n")
+        sys.stdout.flush()
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(int(sys.argv[1]), float(sys.argv[2])))

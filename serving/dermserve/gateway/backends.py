@@ -9,11 +9,12 @@ server, so asking twice is safe.
 import asyncio
 import itertools
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from dermserve.gateway.budget import Budget, Clock
@@ -37,6 +38,7 @@ _BACK_OFF = 0.02
 """Seconds to wait, doubled and jittered each time, when every address is full."""
 
 _T = TypeVar("_T")
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(eq=False, slots=True)
@@ -54,6 +56,12 @@ class Backend:
     def load(self) -> int:
         """Calls in flight and waiting."""
         return self.gate.passing + self.gate.waiting
+
+    def mark(self, *, alive: bool) -> None:
+        """Remember whether it answers."""
+        if alive != self.alive:
+            _log.warning("model server back" if alive else "model server lost", address=self.address)
+        self.alive = alive
 
 
 class Backends:
@@ -77,16 +85,16 @@ class Backends:
             except (ModelServerUnreachableError, BudgetSpentError, ServableNotFoundError) as error:
                 failed[backend] = error
                 if len(failed) == len(self._backends) or budget.left() <= 0:
-                    raise
+                    raise _gravest(failed.values()) from error
         raise AssertionError("the loop ends by return or raise")
 
     async def describe(self, model: str, *, version: int, budget: Budget) -> bytes:
         """Read a card from whichever has the version."""
-        return await self._first(lambda server: server.describe(model, version=version, budget=budget))
+        return await self._first(lambda server, part: server.describe(model, version=version, budget=part), budget)
 
     async def labelled(self, model: str, *, label: str, budget: Budget) -> int:
         """Return the version a label points at, as the first that knows it says."""
-        return await self._first(lambda server: server.labelled(model, label=label, budget=budget))
+        return await self._first(lambda server, part: server.labelled(model, label=label, budget=part), budget)
 
     async def versions(self, model: str, *, budget: Budget) -> Sequence[serving_pb2.ModelVersionStatus]:
         """List the versions of a model on any address, newest first; one available anywhere is available."""
@@ -108,9 +116,9 @@ class Backends:
         try:
             answer = await backend.server.versions(model, budget=budget)
         except (GatewayError, ServableNotFoundError) as error:
-            backend.alive = isinstance(error, ServableNotFoundError | ModelServerBusyError)
+            backend.mark(alive=isinstance(error, ServableNotFoundError | ModelServerBusyError))
             return error
-        backend.alive = True
+        backend.mark(alive=True)
         return answer
 
     async def _ask(self, backend: Backend, target: Target, *, views: NDArray[np.uint8], budget: Budget) -> Scores:
@@ -131,9 +139,10 @@ class Backends:
                 target, views=views, budget=Budget(min(budget.ends, start + patience), self._clock)
             )
         except (BudgetSpentError, ModelServerUnreachableError) as error:
-            backend.alive = isinstance(error, BudgetSpentError) and budget.left() <= 0
-            if backend.alive:
+            if isinstance(error, BudgetSpentError) and budget.left() <= 0:
                 self._speeds.note(target.model, len(views), self._clock() - start, late=True)
+            else:
+                backend.mark(alive=False)
             raise
         self._speeds.note(target.model, len(views), self._clock() - start)
         return scores
@@ -147,18 +156,25 @@ class Backends:
         rotated = [backend for backend in self._backends[turn:] + self._backends[:turn] if backend not in failed]
         return min(rotated, key=lambda backend: (not backend.alive, backend.load))
 
-    async def _first(self, ask: Callable[[TfServing], Awaitable[_T]]) -> _T:
+    async def _first(self, ask: Callable[[TfServing, Budget], Awaitable[_T]], budget: Budget) -> _T:
         """Return the first answer; when nobody has one, raise the absence rather than the failure of another."""
         absent: ServableNotFoundError | None = None
         failure: GatewayError = ModelServerUnreachableError()
-        for backend in sorted(self._backends, key=lambda backend: not backend.alive):
+        order = sorted(self._backends, key=lambda backend: not backend.alive)
+        for still, backend in zip(range(len(order), 0, -1), order, strict=True):
+            part = Budget(self._clock() + budget.left() / still, self._clock)  # one that hangs leaves time for the next
             try:
-                return await ask(backend.server)
+                return await ask(backend.server, part)
             except ServableNotFoundError as error:
                 absent = error
             except GatewayError as error:
                 failure = error
         raise absent or failure
+
+
+def _gravest(failures: Iterable[Exception]) -> Exception:
+    """Choose what to say when every address failed: one that has no such version says nothing about the others."""
+    return min(failures, key=lambda failure: isinstance(failure, ServableNotFoundError))
 
 
 async def _back_off(round_: int, budget: Budget) -> None:
