@@ -111,3 +111,17 @@ async def test_each_photo_has_a_deadline_of_its_own(running, tfs):
         tfs.on_predict = lambda _: never.wait()
         answers = [answer async for answer in world.stub.ClassifyStream(iter([_item("a")]), timeout=30)]
         assert reason_of(answers[0].error) == "DEADLINE_EXCEEDED"
+
+
+async def test_a_stream_may_last_longer_than_a_photo_may(running):
+    """Each photo has a budget of its own: neither the default nor the cap is the stream's."""
+
+    async def trickled():
+        for n in range(6):
+            yield _item(str(n))
+            await asyncio.sleep(0.3)
+
+    async with running(default_deadline_seconds=1.0, max_deadline_seconds=1.0) as world:
+        answers = {answer.id: answer async for answer in world.stub.ClassifyStream(trickled())}
+    assert sorted(answers) == ["0", "1", "2", "3", "4", "5"]
+    assert [id_ for id_, answer in answers.items() if answer.HasField("error")] == []

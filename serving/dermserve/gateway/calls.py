@@ -1,6 +1,7 @@
 """RPCs in flight: each gets a name and a budget, ends in an answer or an intended error, and leaves one log line."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
@@ -56,13 +57,17 @@ class Calls:
         self._stopping = True
         await self._idle.wait()
 
-    async def respond(self, method: str, context: Context, work: Callable[[Call], Awaitable[_T]]) -> _T:
+    async def respond(
+        self, method: str, context: Context, work: Callable[[Call], Awaitable[_T]], *, streaming: bool = False
+    ) -> _T:
         """Answer an RPC by some work.
+
+        A stream may take as long as its caller likes: each photo of it has a budget of its own.
 
         Raises:
             grpc.aio.AbortError: after the caller was sent the error that the work ended in.
         """
-        call = self._open(method, context)
+        call = self._open(method, context, streaming=streaming)
         context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
         if self._stopping:
             answer: _T | GatewayError = StoppingError()
@@ -92,10 +97,11 @@ class Calls:
         ends = min(self._clock() + self._allowance.default, call.budget.ends)
         return replace(call, request_id=f"{call.request_id}.{number}", budget=Budget(ends, self._clock))
 
-    def _open(self, method: str, context: Context) -> Call:
+    def _open(self, method: str, context: Context, *, streaming: bool) -> Call:
         request_id = read_request_id(context.invocation_metadata() or ())
         asked = context.time_remaining()  # None without a deadline, whatever its type says
-        budget = open_budget(self._clock, asked=asked, default=self._allowance.default, cap=self._allowance.cap)
+        default, cap = (math.inf, math.inf) if streaming else (self._allowance.default, self._allowance.cap)
+        budget = open_budget(self._clock, asked=asked, default=default, cap=cap)
         return Call(method, request_id, budget)
 
     def _count(self, context: Context) -> None:

@@ -42,7 +42,7 @@ class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
             )
             return empty_pb2.Empty()
 
-        await self._calls.respond(CLASSIFY_STREAM, context, work)
+        await self._calls.respond(CLASSIFY_STREAM, context, work, streaming=True)
 
     async def ListModels(  # noqa: N802
         self, request: classifier_pb2.ListModelsRequest, context: Context
