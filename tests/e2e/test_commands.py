@@ -1,5 +1,6 @@
 """`dermserve` as a person runs it."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -93,18 +94,27 @@ def _address_of(up: subprocess.Popen[str]) -> str:
     raise AssertionError(f"dermserve up ended with {up.wait()} before it was ready")
 
 
-def test_demo_answers_with_both_models_and_leaves_nothing(store: pathlib.Path, photo_file: pathlib.Path) -> None:
-    before = {process.pid for process in psutil.process_iter()}
-    done = _run("demo", str(photo_file), "--store", str(store))
+def _started_with(scratch: pathlib.Path) -> list[psutil.Process]:
+    """Find the processes that inherited a TMPDIR of ours."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("TMPDIR") == str(scratch):
+                found.append(process)
+    return found
+
+
+def test_demo_answers_with_both_models_and_leaves_nothing(
+    store: pathlib.Path, photo_file: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    scratch = tmp_path / "tmp"
+    scratch.mkdir()
+    done = _run("demo", str(photo_file), "--store", str(store), env={**os.environ, "TMPDIR": str(scratch)})
     assert done.returncode == 0, done.stderr
     for words in ("resnet50", "mobilenet_v3_small", "melanoma", "10 of 10", "not a diagnosis"):
         assert words in done.stdout, done.stdout
-    left = [
-        p
-        for p in psutil.process_iter(["cmdline"])
-        if p.pid not in before and "dermserve" in " ".join(p.info["cmdline"] or [])
-    ]
-    assert left == []
+    assert _started_with(scratch) == []
+    assert list(scratch.iterdir()) == []
 
 
 def test_demo_refuses_a_missing_picture_before_starting_anything(tmp_path: pathlib.Path) -> None:
