@@ -94,6 +94,7 @@ def save_warm() -> None:
     with tf.io.TFRecordWriter(str(folder / "assets.extra" / "tf_serving_warmup_requests")) as writer:
         for _ in range(3):
             writer.write(log.SerializeToString())
+        writer.write(prediction_log_pb2.PredictionLog(regress_log=prediction_log_pb2.RegressLog()).SerializeToString())
 
 
 def save_lite() -> None:

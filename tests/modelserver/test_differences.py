@@ -47,9 +47,13 @@ def test_a_tensor_that_only_repetition_could_fill_is_refused(line: tuple[ServerP
     assert (reply.code, reply.message) == ("INVALID_ARGUMENT", "tensor parsing error: x")
 
 
-def test_of_the_metrics_only_the_models_read_are_counted(line: tuple[ServerProcess, Caller]) -> None:
+def test_of_the_metrics_only_the_models_read_are_counted(
+    line: tuple[ServerProcess, Caller], models: pathlib.Path
+) -> None:
     request = model_management_pb2.ReloadConfigRequest(metric_names=["/tensorflow/serving/request_count"])
-    request.config.model_config_list.SetInParent()
+    request.config.model_config_list.config.add(
+        name="line", base_path=str(models / "line"), model_platform="tensorflow"
+    )
     answer = line[1].raw("/tensorflow.serving.ModelService/HandleReloadConfigRequest", request.SerializeToString())
     (metric,) = model_management_pb2.ReloadConfigResponse.FromString(answer).metric
     assert (metric.name, metric.int64_value_increase) == ("/tensorflow/serving/request_count", 0)
@@ -83,6 +87,12 @@ def test_a_largest_batch_of_nothing_is_an_error_and_not_a_crash(models: pathlib.
     with running("--port=0", f"--model_base_path={models}/line", *flags) as server:
         assert server.wait_exit() == 255
         assert "INVALID_ARGUMENT: max_batch_size must be positive; was 0" in server.text
+
+
+def test_base_paths_are_local() -> None:
+    with running("--port=0", "--model_base_path=gs://bucket/model") as server:
+        server.wait_log("Could not find base path gs://bucket/model")
+        assert server.process.poll() is None
 
 
 def test_it_stops_on_sigterm_with_exit_code_0(models: pathlib.Path) -> None:

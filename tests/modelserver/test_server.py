@@ -142,7 +142,8 @@ def test_calls_beyond_the_limit_are_turned_away_at_once_and_the_others_answered(
 def test_warm_up_records_written_by_tensorflow_are_replayed(models: pathlib.Path) -> None:
     flags = ("--model_name=warm", f"--model_base_path={models}/warm", "--num_request_iterations_for_warmup=2")
     with serving(*flags) as (server, _):
-        assert server.find(r"Warmed .*warm/1 up: 3 records")
+        assert server.find(r"Warmed .*warm/1 up: 4 records")
+        assert server.find("skipping a warm-up record of kind regress_log")
 
 
 def test_a_truncated_or_damaged_warm_up_file_fails_the_load(models: pathlib.Path, tmp_path: pathlib.Path) -> None:
