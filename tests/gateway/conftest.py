@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import inspect
+import socket
 from collections.abc import AsyncIterator
 
 import gateways
@@ -22,6 +23,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 def tfs() -> FakeTfServing:
     """A model server with both models, version 1 each; starts when `gateways.running` does."""
     return FakeTfServing()
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 @pytest.fixture

@@ -1,14 +1,20 @@
 """The gateway's whole configuration: frozen, each field documented here, unknown keys refused.
 
-Every field can be set by an environment variable, DERMSERVE_ and its name in capitals; lists are separated by commas.
+Every field can be set in a TOML file by its name, and in the environment by DERMSERVE_ and its name in capitals, where
+commas separate a list.
 """
 
+import contextlib
 import difflib
+import ipaddress
 import os
+import pathlib
+import tomllib
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt
+from pydantic import BeforeValidator, Field, FilePath, PositiveFloat, PositiveInt, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from dermserve.gateway.admission import Bounds
@@ -43,6 +49,18 @@ class Config(BaseSettings):
     makes answers under overload quicker, more takes larger bursts."""
     stream_queue: PositiveInt = 256
     """Photos of all streams that wait, for each model. A stream sends no more than `stream_at_once` ahead."""
+    tls_certificate: FilePath | None = None
+    """PEM file of this server's certificate chain; with `tls_key`, callers need TLS. Read anew when it changes."""
+    tls_key: FilePath | None = None
+    """PEM file of its private key."""
+    tls_client_ca: FilePath | None = None
+    """PEM file of the authorities whose certificates callers must show (mTLS)."""
+    insecure: bool = False
+    """Whether it may listen beyond the loopback without TLS, because something in front of it encrypts."""
+    health_listen: str | None = None
+    """HOST:PORT for grpc.health.v1 alone, always without TLS, for an orchestrator's probes."""
+    max_connection_age_seconds: PositiveFloat | None = None
+    """A connection is closed gracefully after so long, and its caller finds the replicas that came meanwhile."""
     models: Annotated[Names, Field(min_length=1)] = ("resnet50", "mobilenet_v3_small")
     """Models to serve, by their names in TensorFlow Serving, which has no call that lists them."""
     labels: Names = ("stable", "canary")
@@ -79,6 +97,19 @@ class Config(BaseSettings):
     poll_timeout_seconds: PositiveFloat = 2.0
     """For one such call; a server that is late three times in a row counts as gone."""
 
+    @model_validator(mode="after")
+    def _check_encryption(self) -> Self:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise ValueError("tls_certificate and tls_key need each other")
+        if self.tls_client_ca and not self.tls_certificate:
+            raise ValueError("tls_client_ca needs tls_certificate and tls_key")
+        if not (self.tls_certificate or self.insecure or is_loopback(self.listen)):
+            raise ValueError(
+                f"listen is {self.listen}, which others can reach, without TLS: set tls_certificate and tls_key, "
+                "or insecure if something in front encrypts"
+            )
+        return self
+
     @property
     def unary(self) -> Bounds:
         """What Classify admits for each model."""
@@ -94,6 +125,14 @@ class Config(BaseSettings):
     def limits(self) -> Limits:
         """What a photo may be."""
         return Limits(max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels, min_side=self.min_image_side)
+
+
+def is_loopback(listen: str) -> bool:
+    """Tell whether only this machine can reach HOST:PORT; a name other than localhost counts as reachable by others."""
+    host = listen.rpartition(":")[0].strip("[]")
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost" or listen.startswith("unix:")
 
 
 def misspelt(environment: Mapping[str, str]) -> list[str]:
@@ -113,12 +152,38 @@ def misspelt(environment: Mapping[str, str]) -> list[str]:
     return found
 
 
-def load_config(overrides: Mapping[str, Any]) -> Config:
-    """Read the configuration: `overrides` first, then the environment, then the defaults.
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration and where each of its values comes from."""
+
+    config: Config
+    sources: Mapping[str, str]
+    """By field: "option", the environment variable, the file, or "default"."""
+
+
+def load_config(options: Mapping[str, Any], *, file: pathlib.Path | None = None) -> Loaded:
+    """Read the configuration: options first, then the environment, then a TOML file, then the defaults.
 
     Raises:
         ValueError: a key or a value that is not right; the message names it.
+        OSError: the file can't be read.
     """
     if wrong := misspelt(os.environ):
         raise ValueError("\n".join(wrong))
-    return Config(**overrides)
+    filed = tomllib.loads(file.read_text()) if file else {}
+    if unknown := sorted(set(filed) - set(Config.model_fields)):
+        raise ValueError(f"{file} sets {', '.join(unknown)}, which this gateway does not know")
+    variables = {name: PREFIX + name.upper() for name in Config.model_fields if PREFIX + name.upper() in os.environ}
+    sources = dict.fromkeys(Config.model_fields, "default")
+    sources |= {name: str(file) for name in filed} | variables | dict.fromkeys(options, "option")
+    return Loaded(
+        _checked({name: value for name, value in filed.items() if name not in variables} | dict(options)), sources
+    )
+
+
+def _checked(values: Mapping[str, Any]) -> Config:
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        faults = (f"{'.'.join(map(str, fault['loc']))} {fault['msg']}".strip() for fault in error.errors())
+        raise ValueError("\n".join(faults)) from error

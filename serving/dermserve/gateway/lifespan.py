@@ -21,17 +21,11 @@ from dermserve.gateway.gate import Gate
 from dermserve.gateway.health import SERVICE, Health
 from dermserve.gateway.logs import announce
 from dermserve.gateway.pipeline import Pipeline
+from dermserve.gateway.ports import bind, build_server, read_credentials
 from dermserve.gateway.service import ClassifierService
-from dermserve.gateway.tfserving import TfServing, open_channel
+from dermserve.gateway.tfserving import Predictor, TfServing, open_channel
 from dermserve.gateway.workers import Workers
 from dermserve.v1 import classifier_pb2_grpc
-
-_MESSAGE_ROOM = 12_000_000
-"""Bytes a message may be over the photo limit, so that a photo that is too large gets our message, not gRPC's."""
-
-
-class ListenError(OSError):
-    """The address can't be listened on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +46,24 @@ async def lifespan(config: Config) -> AsyncIterator[Gateway]:
     the polling stops, the channel closes and the threads end.
 
     Raises:
-        ListenError: the address is taken or wrong.
+        ListenError: an address is taken or wrong.
+        OSError: a certificate can't be read.
     """
     clock, health, hurry = time.monotonic, Health(), asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
         workers = Workers(config.decoders, stuck_after=config.decoder_stuck_seconds, clock=clock)
         stack.callback(workers.close)
+        await _start_health(config, health, stack)
         channels = [await stack.enter_async_context(open_channel(address)) for address in config.tfs]
         backends = _build_backends(config, channels)
         catalog = _build_catalog(config, backends)
         await stack.enter_async_context(_running(catalog, health))
-        decoder = ThreadedDecoder(workers, limits=config.limits)
-        admission = Admission(config.models, unary=config.unary, stream=config.stream, clock=clock)
-        pipeline = Pipeline(admission=admission, catalog=catalog, decoder=decoder, predictor=backends, clock=clock)
+        pipeline = _build_pipeline(config, workers, catalog, backends)
         allowance = Allowance(default=config.default_deadline_seconds, cap=config.max_deadline_seconds)
         calls = Calls(allowance, clock=clock)
         service = ClassifierService(pipeline, calls=calls, stream_at_once=config.stream_at_once)
         server = _build_server(config, service, health)
-        address = _bind(server, config.listen)
+        address = bind(server, config.listen, credentials=read_credentials(config))
         await server.start()
         stack.push_async_callback(_drain, server, calls, health, config.grace_seconds, hurry)
         announce("listening", address=address, tfs=config.tfs, models=config.models)
@@ -90,6 +84,16 @@ def _build_catalog(config: Config, server: Backends) -> Catalog:
     return Catalog(server, cards, models=config.models, labels=config.labels, pace=pace, clock=time.monotonic)
 
 
+def _build_pipeline(config: Config, workers: Workers, catalog: Catalog, predictor: Predictor) -> Pipeline:
+    return Pipeline(
+        admission=Admission(config.models, unary=config.unary, stream=config.stream, clock=time.monotonic),
+        catalog=catalog,
+        decoder=ThreadedDecoder(workers, limits=config.limits),
+        predictor=predictor,
+        clock=time.monotonic,
+    )
+
+
 @contextlib.asynccontextmanager
 async def _running(catalog: Catalog, health: Health) -> AsyncIterator[None]:
     """Keep the catalog and health up to date while the block lasts."""
@@ -103,11 +107,7 @@ async def _running(catalog: Catalog, health: Health) -> AsyncIterator[None]:
 
 
 def _build_server(config: Config, service: ClassifierService, health: Health) -> grpc.aio.Server:
-    options = (
-        ("grpc.max_receive_message_length", config.max_image_bytes + _MESSAGE_ROOM),
-        ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server that gets half the calls
-    )
-    server = grpc.aio.server(options=options)
+    server = build_server(config)
     classifier_pb2_grpc.add_ClassifierServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     if config.reflection:
@@ -116,13 +116,16 @@ def _build_server(config: Config, service: ClassifierService, health: Health) ->
     return server
 
 
-def _bind(server: grpc.aio.Server, listen: str) -> str:
-    """Bind HOST:PORT and return it with the port that was got."""
-    try:
-        port = server.add_insecure_port(listen)
-    except RuntimeError as error:
-        raise ListenError(f"can't listen on {listen}: is it taken, or not an address of this machine?") from error
-    return f"{listen.rpartition(':')[0]}:{port}"
+async def _start_health(config: Config, health: Health, stack: contextlib.AsyncExitStack) -> None:
+    """Serve health alone on a port of its own, to the very end, so that probes see NOT_SERVING while draining."""
+    if config.health_listen is None:
+        return
+    server = build_server(config)
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    address = bind(server, config.health_listen)
+    await server.start()
+    stack.push_async_callback(server.stop, None)
+    announce("health listening", address=address)
 
 
 async def _drain(server: grpc.aio.Server, calls: Calls, health: Health, grace: float, hurry: asyncio.Event) -> None:

@@ -39,6 +39,9 @@ _CHANNEL_OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.use_local_subchannel_pool", 1),
+    # A name with many addresses: a connection to each, in turn; pick_first, the default, would load one pod alone.
+    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
+    ("grpc.dns_min_time_between_resolutions_ms", 5000),
 )
 
 _Request = TypeVar("_Request", bound=Message)

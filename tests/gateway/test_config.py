@@ -1,0 +1,107 @@
+"""Where settings come from, which are refused, and that the docs name every one."""
+
+import pathlib
+import re
+
+import pytest
+
+from dermserve.gateway import errors
+from dermserve.gateway.config import Config, is_loopback, load_config
+from dermserve.imaging import PhotoError
+
+DOCS = pathlib.Path(__file__).resolve().parent.parent.parent / "docs" / "gateway.md"
+
+
+def test_options_go_before_the_environment_and_that_before_the_file(tmp_path, monkeypatch):
+    file = tmp_path / "gateway.toml"
+    file.write_text('listen = "127.0.0.1:1"\ngrace_seconds = 1\nqueue = 1\nmodels = ["a", "b"]\n')
+    monkeypatch.setenv("DERMSERVE_GRACE_SECONDS", "2")
+    monkeypatch.setenv("DERMSERVE_LISTEN", "127.0.0.1:2")
+    monkeypatch.setenv("DERMSERVE_LABELS", "x, y")
+    loaded = load_config({"listen": "127.0.0.1:3"}, file=file)
+    config = loaded.config
+    assert (config.listen, config.grace_seconds, config.queue) == ("127.0.0.1:3", 2.0, 1)
+    assert (config.models, config.labels) == (("a", "b"), ("x", "y"))
+    assert loaded.sources["listen"] == "option"
+    assert loaded.sources["grace_seconds"] == "DERMSERVE_GRACE_SECONDS"
+    assert loaded.sources["queue"] == str(file)
+    assert loaded.sources["poll_seconds"] == "default"
+    assert set(loaded.sources) == set(Config.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("listne = 1", "listne"),
+        ("queue = -1", "queue"),
+        ("queue = ", "Invalid value"),
+        ('tls_certificate = "/nonexistent.pem"', "tls_certificate"),
+        ("poll_seconds = 0", "poll_seconds"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_the_key_and_the_reason(tmp_path, text, words):
+    file = tmp_path / "gateway.toml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=words) as refused:
+        load_config({}, file=file)
+    assert "pydantic" not in str(refused.value)
+
+
+def test_an_option_that_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="nonsense"):
+        load_config({"nonsense": 1})
+
+
+def test_variables_of_other_parts_and_of_kubernetes_are_left_alone(monkeypatch):
+    for key in ("DERMSERVE_STORE", "DERMSERVE_SERVICE_HOST", "DERMSERVE_PORT_50051_TCP_ADDR", "DERMSERVE_SHARED"):
+        monkeypatch.setenv(key, "x")
+    assert load_config({}).config == Config()
+
+
+@pytest.mark.parametrize(
+    ("listen", "loopback"),
+    [
+        ("127.0.0.1:1", True),
+        ("127.1.2.3:1", True),
+        ("[::1]:1", True),
+        ("localhost:1", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("10.0.0.7:1", False),
+        ("gateway.example:1", False),
+        (":1", False),
+    ],
+)
+def test_beyond_the_loopback_it_listens_only_with_tls_or_when_told(listen, loopback):
+    assert is_loopback(listen) == loopback
+    assert load_config({"listen": listen, "insecure": True}).config.listen == listen
+    if loopback:
+        assert load_config({"listen": listen}).config.listen == listen
+    else:
+        with pytest.raises(ValueError, match="without TLS"):
+            load_config({"listen": listen})
+
+
+def test_half_a_tls_setting_is_refused(tmp_path):
+    file = tmp_path / "x.pem"
+    file.touch()
+    for half in ("tls_certificate", "tls_key", "tls_client_ca"):
+        with pytest.raises(ValueError, match=r"need(s)? "):
+            load_config({half: file})
+
+
+def test_a_configuration_can_not_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        Config().queue = 7
+
+
+def test_the_docs_name_every_setting_and_every_reason():
+    text = DOCS.read_text()
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == list(Config.model_fields)
+
+    def leaves(base: type) -> set[type]:
+        return set().union(*(leaves(child) for child in base.__subclasses__())) or {base}
+
+    relayed = {errors.InvalidPhotoError, errors.LargePhotoError}
+    reasons = {kind.reason for kind in leaves(errors.GatewayError) - relayed | leaves(PhotoError)}
+    assert not {reason for reason in reasons if f"`{reason}`" not in text}
