@@ -174,15 +174,29 @@ def test_weights_of_another_backbone_are_named(tmp_path: pathlib.Path, mobilenet
         load_backbone(mobilenet, tmp_path / "other.npz")
 
 
-def test_compact_weights_come_back_within_half_a_step(mobilenet: keras.Model, tmp_path: pathlib.Path) -> None:
+def test_int8_weights_come_back_within_half_a_step(mobilenet: keras.Model, tmp_path: pathlib.Path) -> None:
     file = tmp_path / "weights.npz"
-    save_compact(mobilenet, file)
+    save_compact(mobilenet, file, kind="int8")
     other = build("mobilenet_v3_small")
     load_compact(other, file)
     for mine, theirs in zip(mobilenet.get_weights(), other.get_weights(), strict=True):
         step = np.abs(mine).max() / 127 if mine.ndim > 1 else 0
         assert np.abs(mine - theirs).max() <= step / 2 + 1e-6
     assert file.stat().st_size < 1.5e6  # 4.4 MB as float32
+
+
+def test_float16_weights_come_back_nearly(mobilenet: keras.Model, tmp_path: pathlib.Path) -> None:
+    save_compact(mobilenet, tmp_path / "weights.npz", kind="float16")
+    other = build("mobilenet_v3_small")
+    load_compact(other, tmp_path / "weights.npz")
+    for mine, theirs in zip(mobilenet.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(theirs, mine, rtol=1e-3, atol=1e-6)
+
+
+def test_every_channel_of_a_depthwise_kernel_has_its_own_scale() -> None:
+    value = np.stack((np.full((3, 3), 100.0), np.full((3, 3), 0.01)), axis=-1)[..., None].astype(np.float32)
+    steps, scale = quantize(value)
+    np.testing.assert_allclose(steps * scale, value, rtol=1e-2)
 
 
 def test_quantisation_keeps_empty_channels_and_extremes() -> None:

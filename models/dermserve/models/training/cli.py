@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -97,13 +97,20 @@ def evaluate(run: Path, data: Path, other: str | None, paper: Path | None, preci
 @_RUN
 @_DATA
 @_CACHE
-def pack(run: Path, data: Path, cache: Path) -> None:
-    """Make a run's weights compact (int8 kernels) and measure what that costs. Evaluate the run again afterwards."""
+@click.option(
+    "--kind",
+    type=click.Choice(["int8", "float16"]),
+    default="int8",
+    show_default=True,
+    help="What kernels become; int8 is too coarse for MobileNet's.",
+)
+def pack(run: Path, data: Path, cache: Path, kind: Literal["int8", "float16"]) -> None:
+    """Make a run's weights compact and measure what that costs. Evaluate the run again afterwards."""
     with _said():
         from dermserve.models.training.finished import FinishedRun
         from dermserve.models.training.pack import pack as pack_run
 
-        found = pack_run(FinishedRun(run), data, cache=cache, progress=_progress())
+        found = pack_run(FinishedRun(run), data, kind=kind, cache=cache, progress=_progress())
         click.echo(
             f"{found['bytes'] / 1e6:.1f} MB; accuracy {found['accuracy_full']:.4f} → {found['accuracy_compact']:.4f}, "
             f"the same answer for {found['agreement']:.2%}"

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from dermserve.models.training.compact import save_compact
+from dermserve.models.training.compact import Kind, save_compact
 from dermserve.models.training.finished import FinishedRun
 from dermserve.models.training.loop import Progress
 from dermserve.models.training.predict import predict
@@ -11,7 +11,7 @@ from dermserve.models.training.run import finished_data
 from dermserve.models.training.splits import Part
 
 
-def pack(run: FinishedRun, data: Path, *, cache: Path, progress: Progress) -> dict[str, Any]:
+def pack(run: FinishedRun, data: Path, *, kind: Kind, cache: Path, progress: Progress) -> dict[str, Any]:
     """Write a run's compact weights, and measure them against the full ones on its test photos, one view, float32.
 
     From then on the compact weights are the run's: evaluate it again, so that its calibration is of what ships.
@@ -24,7 +24,7 @@ def pack(run: FinishedRun, data: Path, *, cache: Path, progress: Progress) -> di
     """
     photos = finished_data(run.experiment, data, run.split, cache=cache).part(Part.TEST)
     full = run.network(full=True)
-    save_compact(full, run.compact)
+    save_compact(full, run.compact, kind=kind)
     answers = []
     for name, network in (("full", full), ("compact", run.network())):
         done = 0
@@ -36,6 +36,7 @@ def pack(run: FinishedRun, data: Path, *, cache: Path, progress: Progress) -> di
 
         answers.append(predict(network, photos, views=("identity",), progress=advance).logits[:, 0].argmax(axis=1))
     found = {
+        "kind": kind,
         "bytes": run.compact.stat().st_size,
         "accuracy_full": float((answers[0] == photos.labels).mean()),
         "accuracy_compact": float((answers[1] == photos.labels).mean()),
