@@ -139,13 +139,6 @@ async def test_a_message_over_grpcs_own_limit_is_refused(running):
         assert (await world.stub.Classify(ask(), timeout=20)).classes
 
 
-async def test_a_message_that_is_no_request_is_refused(running):
-    async with running() as world:
-        with pytest.raises(grpc.aio.AioRpcError):
-            await world.channel.unary_unary("/dermserve.v1.Classifier/Classify")(b"\xff\xff\xff", timeout=20)
-        assert (await world.stub.Classify(ask(), timeout=20)).classes
-
-
 async def test_oversized_and_binary_metadata_is_survived(running):
     async with running() as world:
         await world.refusal(ask(), metadata=(("x-large", "x" * 100_000),))

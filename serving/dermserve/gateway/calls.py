@@ -11,8 +11,9 @@ import structlog
 from google.protobuf.message import Message
 
 from dermserve.gateway.budget import Budget, Clock, open_budget
+from dermserve.gateway.canary import read_caller
 from dermserve.gateway.errors import GatewayError, InternalError, StoppingError
-from dermserve.gateway.request_id import read_request_id
+from dermserve.gateway.request_id import read_request_id, read_trace_id
 from dermserve.gateway.status import REQUEST_ID_KEY, abort
 from dermserve.v1 import classifier_pb2
 
@@ -38,6 +39,10 @@ class Call:
 
     method: str
     request_id: str
+    trace_id: str | None
+    """Of the caller's W3C traceparent."""
+    caller: str
+    """Tells callers apart, for the canary share; never logged."""
     budget: Budget
 
 
@@ -98,11 +103,13 @@ class Calls:
         return replace(call, request_id=f"{call.request_id}.{number}", budget=Budget(ends, self._clock))
 
     def _open(self, method: str, context: Context, *, streaming: bool) -> Call:
-        request_id = read_request_id(context.invocation_metadata() or ())
+        metadata = list(context.invocation_metadata() or ())
+        request_id = read_request_id(metadata)
         asked = context.time_remaining()  # None without a deadline, whatever its type says
         default, cap = (math.inf, math.inf) if streaming else (self._allowance.default, self._allowance.cap)
         budget = open_budget(self._clock, asked=asked, default=default, cap=cap)
-        return Call(method, request_id, budget)
+        caller = read_caller(metadata, otherwise=request_id)
+        return Call(method, request_id, read_trace_id(metadata), caller, budget)
 
     def _count(self, context: Context) -> None:
         """Count an RPC as in flight until gRPC has sent its answer, which is after the handler has returned it."""
@@ -117,7 +124,8 @@ class Calls:
 
 
 def _names(call: Call) -> dict[str, str]:
-    return {"method": call.method, "request_id": call.request_id}
+    names = {"method": call.method, "request_id": call.request_id}
+    return names | ({"trace_id": call.trace_id} if call.trace_id else {})
 
 
 def _cause(error: GatewayError) -> str | None:

@@ -23,11 +23,24 @@ from dermserve.imaging import Limits
 PREFIX = "DERMSERVE_"
 
 
-def _split(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+def _read_names(value: object) -> object:
+    return _split(value) if isinstance(value, str) else value
+
+
+def _read_shares(value: object) -> object:
+    """Read NAME=SHARE,NAME=SHARE; a part without "=" keeps no share, which is then no number."""
+    return (
+        {part.partition("=")[0]: part.partition("=")[2] for part in _split(value)} if isinstance(value, str) else value
+    )
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_read_names)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Shares = Annotated[dict[str, Share], NoDecode, BeforeValidator(_read_shares)]
 
 
 class Config(BaseSettings):
@@ -65,6 +78,9 @@ class Config(BaseSettings):
     """Models to serve, by their names in TensorFlow Serving, which has no call that lists them."""
     labels: Names = ("stable", "canary")
     """Labels to show in ListModels. Others can be asked for, too, if TensorFlow Serving knows them."""
+    canary_shares: Shares = {}
+    """MODEL=SHARE of the callers who name no version that the label `canary` answers, the others `stable`; sticky by
+    the metadata `x-caller-key`."""
     reflection: bool = False
     """Whether to serve gRPC reflection, which shows the whole API to anyone who connects."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -108,6 +124,12 @@ class Config(BaseSettings):
                 f"listen is {self.listen}, which others can reach, without TLS: set tls_certificate and tls_key, "
                 "or insecure if something in front encrypts"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> Self:
+        if strange := sorted(set(self.canary_shares) - set(self.models)):
+            raise ValueError(f"canary_shares names {', '.join(strange)}, which models does not")
         return self
 
     @property

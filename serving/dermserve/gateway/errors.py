@@ -2,6 +2,7 @@
 
 GatewayError
 ├── InvalidRequestError            INVALID_ARGUMENT
+│   ├── MalformedRequestError          MALFORMED_REQUEST
 │   ├── MissingModelError              MODEL_REQUIRED
 │   ├── InvalidVersionError            INVALID_VERSION
 │   ├── InvalidLabelError              INVALID_LABEL
@@ -56,6 +57,15 @@ class InvalidRequestError(GatewayError):
 
     status = grpc.StatusCode.INVALID_ARGUMENT
     reason = "INVALID_REQUEST"
+
+
+class MalformedRequestError(InvalidRequestError):
+    """Bytes that are not the method's message."""
+
+    reason = "MALFORMED_REQUEST"
+
+    def __init__(self) -> None:
+        super().__init__("the request is not a message of this method: was it made from another version of the API?")
 
 
 class MissingModelError(InvalidRequestError):

@@ -18,6 +18,7 @@ from dermserve.gateway.catalog import Catalog, Pace
 from dermserve.gateway.config import Config
 from dermserve.gateway.decode import ThreadedDecoder
 from dermserve.gateway.gate import Gate
+from dermserve.gateway.handlers import add_classifier
 from dermserve.gateway.health import SERVICE, Health
 from dermserve.gateway.logs import announce
 from dermserve.gateway.pipeline import Pipeline
@@ -25,7 +26,6 @@ from dermserve.gateway.ports import bind, build_server, read_credentials
 from dermserve.gateway.service import ClassifierService
 from dermserve.gateway.tfserving import Predictor, TfServing, open_channel
 from dermserve.gateway.workers import Workers
-from dermserve.v1 import classifier_pb2_grpc
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,7 @@ def _build_catalog(config: Config, server: Backends) -> Catalog:
 def _build_pipeline(config: Config, workers: Workers, catalog: Catalog, predictor: Predictor) -> Pipeline:
     return Pipeline(
         admission=Admission(config.models, unary=config.unary, stream=config.stream, clock=time.monotonic),
+        canary_shares=config.canary_shares,
         catalog=catalog,
         decoder=ThreadedDecoder(workers, limits=config.limits),
         predictor=predictor,
@@ -108,7 +109,7 @@ async def _running(catalog: Catalog, health: Health) -> AsyncIterator[None]:
 
 def _build_server(config: Config, service: ClassifierService, health: Health) -> grpc.aio.Server:
     server = build_server(config)
-    classifier_pb2_grpc.add_ClassifierServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    add_classifier(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     if config.reflection:
         names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)

@@ -1,6 +1,7 @@
 """JSON lines on stderr, one an event. Bytes never get in: whatever is not text or a number shows as its type."""
 
 import logging
+import os
 import sys
 
 import structlog
@@ -10,7 +11,8 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 def configure_logs(level: str) -> None:
-    """Send this process's events of a level of LEVELS and above to stderr."""
+    """Send this process's events of a level of LEVELS and above to stderr; of gRPC's own, no JSON, only errors."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

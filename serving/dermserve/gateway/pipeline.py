@@ -1,6 +1,7 @@
 """A request's way: admit → decode → plan → predict → reduce → verdict → answer, one direction, within its budget."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from dermserve.gateway.admission import Admission
 from dermserve.gateway.answer import write_answer
 from dermserve.gateway.budget import Budget, Clock
+from dermserve.gateway.canary import route
 from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.check import check_scores
 from dermserve.gateway.choose import Choice, absent, choose, find_model
@@ -34,20 +36,23 @@ class Pipeline:
     """Answers one request at a time, many of them at once."""
 
     admission: Admission
+    canary_shares: Mapping[str, float]
+    """By model; see `canary`."""
     catalog: Catalog
     decoder: Decoder
     predictor: Predictor
     clock: Clock
 
     async def classify(
-        self, request: classifier_pb2.ClassifyRequest, *, method: str, budget: Budget
+        self, request: classifier_pb2.ClassifyRequest, *, method: str, caller: str, budget: Budget
     ) -> classifier_pb2.ClassifyResponse:
         """Answer one request to a method; `request_id` is left to the caller.
 
         Raises:
             GatewayError: what is wrong with the request, the photo, the model server, the load or the time.
         """
-        job = _Job(self, request.image, read_target(request.model), read_mode(request.tta), budget, Watch(self.clock))
+        target, mode = read_target(request.model), read_mode(request.tta)
+        job = _Job(self, request.image, target, mode, caller, budget, Watch(self.clock))
         find_model(self.catalog, job.target.model)
         try:
             async with (
@@ -69,12 +74,13 @@ class _Job:
     image: bytes
     target: Target
     mode: int
+    caller: str
     budget: Budget
     watch: Watch
 
     async def settle(self) -> classifier_pb2.ClassifyResponse:
         for _ in range(_ATTEMPTS):
-            choice = await choose(self.target, catalog=self.line.catalog, budget=self.budget)
+            choice = await choose(self._route(), catalog=self.line.catalog, budget=self.budget)
             try:
                 return await self._attempt(choice)
             except _MovedError:
@@ -82,6 +88,11 @@ class _Job:
                     break
                 await self.line.catalog.poll()
         raise absent(self.target, find_model(self.line.catalog, self.target.model))
+
+    def _route(self) -> Target:
+        labels = find_model(self.line.catalog, self.target.model).labels
+        share = self.line.canary_shares.get(self.target.model, 0.0)
+        return route(self.target, share=share, caller=self.caller, labels=labels)
 
     async def _attempt(self, choice: Choice) -> classifier_pb2.ClassifyResponse:
         plan = plan_views(self.mode, choice.card)

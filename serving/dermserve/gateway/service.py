@@ -1,22 +1,37 @@
 """The Classifier service: each RPC to the pipeline or the catalog."""
 
 from collections.abc import AsyncIterable
+from typing import TypeVar
 
 from google.protobuf import empty_pb2
+from google.protobuf.message import Message
 
 from dermserve.gateway.admission import CLASSIFY, CLASSIFY_STREAM
 from dermserve.gateway.calls import Call, Calls, Context
 from dermserve.gateway.choose import find_model
-from dermserve.gateway.errors import GatewayError, MissingModelError
+from dermserve.gateway.errors import GatewayError, MalformedRequestError, MissingModelError
 from dermserve.gateway.listing import write_model
 from dermserve.gateway.pipeline import Pipeline
 from dermserve.gateway.status import to_status
 from dermserve.gateway.stream import answer_stream
-from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
+from dermserve.v1 import classifier_pb2
+
+_T = TypeVar("_T", bound=Message)
 
 
-class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
-    """dermserve.v1.Classifier."""
+def read(request: _T | None) -> _T:
+    """Return a request that could be parsed; `handlers` gives None for one that could not.
+
+    Raises:
+        MalformedRequestError: it could not.
+    """
+    if request is None:
+        raise MalformedRequestError
+    return request
+
+
+class ClassifierService:
+    """dermserve.v1.Classifier; `handlers` ties it to gRPC."""
 
     def __init__(self, pipeline: Pipeline, *, calls: Calls, stream_at_once: int) -> None:
         self._pipeline = pipeline
@@ -25,13 +40,13 @@ class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
         self._stream_at_once = stream_at_once
 
     async def Classify(  # noqa: N802
-        self, request: classifier_pb2.ClassifyRequest, context: Context
+        self, request: classifier_pb2.ClassifyRequest | None, context: Context
     ) -> classifier_pb2.ClassifyResponse:
         """Classify one photo."""
-        return await self._calls.respond(CLASSIFY, context, lambda call: self._classify(request, call))
+        return await self._calls.respond(CLASSIFY, context, lambda call: self._classify(read(request), call))
 
     async def ClassifyStream(  # noqa: N802
-        self, request_iterator: AsyncIterable[classifier_pb2.ClassifyStreamRequest], context: Context
+        self, request_iterator: AsyncIterable[classifier_pb2.ClassifyStreamRequest | None], context: Context
     ) -> None:
         """Classify many photos."""
 
@@ -45,32 +60,33 @@ class ClassifierService(classifier_pb2_grpc.ClassifierServicer):
         await self._calls.respond(CLASSIFY_STREAM, context, work, streaming=True)
 
     async def ListModels(  # noqa: N802
-        self, request: classifier_pb2.ListModelsRequest, context: Context
+        self, request: classifier_pb2.ListModelsRequest | None, context: Context
     ) -> classifier_pb2.ListModelsResponse:
         """List all models."""
-        del request
 
         async def work(_: Call) -> classifier_pb2.ListModelsResponse:
+            read(request)
             models = [write_model(model, cards=False) for model in self._catalog.models.values()]
             return classifier_pb2.ListModelsResponse(models=models)
 
         return await self._calls.respond("ListModels", context, work)
 
     async def GetModel(  # noqa: N802
-        self, request: classifier_pb2.GetModelRequest, context: Context
+        self, request: classifier_pb2.GetModelRequest | None, context: Context
     ) -> classifier_pb2.GetModelResponse:
         """Return one model with its cards."""
 
         async def work(_: Call) -> classifier_pb2.GetModelResponse:
-            if not request.name:
+            name = read(request).name
+            if not name:
                 raise MissingModelError
-            model = find_model(self._catalog, request.name)
+            model = find_model(self._catalog, name)
             return classifier_pb2.GetModelResponse(model=write_model(model, cards=True))
 
         return await self._calls.respond("GetModel", context, work)
 
     async def _classify(self, request: classifier_pb2.ClassifyRequest, call: Call) -> classifier_pb2.ClassifyResponse:
-        answer = await self._pipeline.classify(request, method=call.method, budget=call.budget)
+        answer = await self._pipeline.classify(request, method=call.method, caller=call.caller, budget=call.budget)
         answer.request_id = call.request_id
         return answer
 

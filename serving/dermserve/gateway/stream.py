@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable
 
-from dermserve.gateway.errors import GatewayError, InvalidItemIdError
+from dermserve.gateway.errors import GatewayError, InvalidItemIdError, MalformedRequestError
 from dermserve.v1 import classifier_pb2
 
 _MAX_ID_BYTES = 128
@@ -16,15 +16,27 @@ Write = Callable[[classifier_pb2.ClassifyStreamResponse], Awaitable[None]]
 
 
 async def answer_stream(
-    requests: AsyncIterable[classifier_pb2.ClassifyStreamRequest], *, respond: Respond, write: Write, at_once: int
+    requests: AsyncIterable[classifier_pb2.ClassifyStreamRequest | None],
+    *,
+    respond: Respond,
+    write: Write,
+    at_once: int,
 ) -> None:
-    """Answer every photo of a stream. Reads no further while `at_once` are in flight, so gRPC holds the sender back."""
-    stream = _Stream(respond, write, at_once)
+    """Answer every photo of a stream. Reads no further while `at_once` are in flight, so gRPC holds the sender back.
+
+    Raises:
+        MalformedRequestError: something came that is no photo of a stream; those before it are answered.
+    """
+    stream, malformed = _Stream(respond, write, at_once), False
     async with asyncio.TaskGroup() as tasks:
         async for item in requests:
+            if malformed := item is None:
+                break
             await stream.slots.acquire()
             fault = stream.admit(item.id)
             tasks.create_task(stream.answer(item, fault))
+    if malformed:
+        raise MalformedRequestError
 
 
 class _Stream:
