@@ -3,12 +3,19 @@
 import io
 import os
 import pathlib
+import signal
 
 import numpy as np
 import pytest
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def pytest_configure() -> None:
+    # A shell without job control starts background jobs with SIGINT ignored, and so are their children; tests send it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -61,10 +61,6 @@ def test_exit_codes_tell_wrong_usage_from_no_server(photo_file: pathlib.Path) ->
     assert _run("classify", str(photo_file), "--server", "127.0.0.1:1").returncode == 3
 
 
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    return process.children(recursive=True)
-
-
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_up_serves_until_a_signal_and_leaves_nothing_running(
     store: pathlib.Path, photo_file: pathlib.Path, tmp_path: pathlib.Path, sent: signal.Signals
@@ -75,13 +71,15 @@ def test_up_serves_until_a_signal_and_leaves_nothing_running(
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "TMPDIR": str(scratch)}
     ) as up:
-        assert up.stdout is not None
-        address = _address_of(up)
-        assert _run("classify", str(photo_file), "--model", MODEL, "--server", address).returncode == 0
-        children = _children(psutil.Process(up.pid))
-        assert len(children) >= 2
-        up.send_signal(sent)
-        up.communicate(timeout=60)
+        try:
+            address = _address_of(up)
+            assert _run("classify", str(photo_file), "--model", MODEL, "--server", address).returncode == 0
+            children = psutil.Process(up.pid).children(recursive=True)
+            assert len(children) >= 2
+            up.send_signal(sent)
+            up.communicate(timeout=60)
+        finally:
+            up.kill()
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
     assert list(scratch.iterdir()) == []
 
