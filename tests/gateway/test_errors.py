@@ -68,6 +68,11 @@ async def test_every_error_arrives_with_status_reason_and_message(kind):
     assert arrived.details() == str(error)
     assert reason_of(arrived) == error.reason
     assert ("x-request-id", "r-1") in list(arrived.trailing_metadata())
+    pushback = dict(arrived.trailing_metadata()).get("grpc-retry-pushback-ms")
+    exhausted = issubclass(kind, errors.ExhaustedError)
+    assert (pushback is not None) == exhausted
+    if exhausted:
+        assert int(pushback) == (-1 if error.retry_after is None else int(error.retry_after * 1000))
     kinds = [detail.TypeName() for detail in status_of(arrived).details]
     assert ("google.rpc.RetryInfo" in kinds) == (error.retry_after is not None)
     if error.retry_after is not None:

@@ -56,10 +56,11 @@ class Config(BaseSettings):
     """Predict calls at each of these addresses at once. Best near the cores it has: more only wait inside it, and with
     default flags it refuses beyond four times its cores."""
     at_once: PositiveInt | None = None
-    """Requests worked on at once, for each method and model; twice what `tfs_in_flight` allows in all when not set."""
+    """Requests worked on at once, for each method and model. When not set, one more than all addresses may have in
+    flight, so that the next photo is decoded meanwhile."""
     queue: Annotated[int, Field(ge=0)] | None = None
-    """Requests that wait for it, for each model; further ones are refused. As many as `at_once` when not set: less
-    makes answers under overload quicker, more takes larger bursts."""
+    """Requests that wait for it, for each model; further ones are refused. When not set, as many as all addresses may
+    have in flight: less makes answers under overload quicker, more takes larger bursts."""
     stream_queue: PositiveInt = 256
     """Photos of all streams that wait, for each model. A stream sends no more than `stream_at_once` ahead."""
     tls_certificate: FilePath | None = None
@@ -135,8 +136,8 @@ class Config(BaseSettings):
     @property
     def unary(self) -> Bounds:
         """What Classify admits for each model."""
-        at_once = self.at_once or 2 * self.tfs_in_flight * len(self.tfs)
-        return Bounds(at_once=at_once, queue=at_once if self.queue is None else self.queue)
+        in_flight = self.tfs_in_flight * len(self.tfs)
+        return Bounds(at_once=self.at_once or in_flight + 1, queue=in_flight if self.queue is None else self.queue)
 
     @property
     def stream(self) -> Bounds:
