@@ -68,3 +68,15 @@ def test_a_saved_model_that_breaks_the_contract_is_refused(tmp_path: pathlib.Pat
     tf.saved_model.save(liar, str(tmp_path / "1"), signatures={"describe": liar.describe})
     with pytest.raises(VerificationError, match="describe: model is empty"):
         verify(tmp_path / "1")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: pathlib.Path) -> None:
+    result = CliRunner().invoke(export, [str(tmp_path), "--store", str(tmp_path / "store")])
+    assert result.exit_code == 1
+    assert "lacks experiment.json" in result.output
+
+
+def test_the_sources_of_weights_exclude_each_other(tmp_path: pathlib.Path) -> None:
+    result = CliRunner().invoke(export, [str(tmp_path), "--random", "--store", str(tmp_path / "store")])
+    assert result.exit_code == 2
+    assert "RUN and --random exclude each other" in result.output

@@ -42,9 +42,9 @@ def test_min_confidence_is_the_lowest_that_reaches_the_recall() -> None:
     assert ((benign > 0.5) & (benign >= lower)).sum() == 6
 
 
-def test_min_confidence_is_zero_where_nothing_is_missed() -> None:
+def test_an_answer_less_likely_than_not_is_never_confident() -> None:
     probabilities = np.tile((0.9, 0.1), (50, 1))
-    assert fit.fit_min_confidence(probabilities, np.zeros(50, np.int64), np.array([True, False]), recall=0.95) == 0
+    assert fit.fit_min_confidence(probabilities, np.zeros(50, np.int64), np.array([True, False]), recall=0.95) == 0.5
 
 
 def test_the_adaptive_margin_is_the_lowest_with_the_agreement() -> None:

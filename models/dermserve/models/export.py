@@ -1,19 +1,25 @@
 """`dermserve export`, also `python -m dermserve.models.export`: put versions of the models into a store."""
 
+import functools
 import pathlib
 import time
+from collections.abc import Callable
 
 import click
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.exporter import ExportError, export_model
+from dermserve.models.exporter import ExportError, export_model, export_run
 from dermserve.models.quiet import native_stderr_held
 from dermserve.models.store import versions
+
+SHIPPED = pathlib.Path(__file__).parent / "shipped"
+"""Folder of the runs whose weights dermserve ships, by model."""
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 
 
 @click.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path), required=False)
 @click.option(
     "--store",
     type=click.Path(file_okay=False, path_type=pathlib.Path),
@@ -26,47 +32,60 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 @click.option("--weights", type=_FILE, help="Weights of the whole network (.weights.h5 or .keras).")
 @click.option("--init-weights", type=_FILE, help="ImageNet weights of the backbone alone; the head is random.")
 @click.option("--imagenet", is_flag=True, help="Like --init-weights, with the weights Keras downloads.")
+@click.option("--random", "random_weights", is_flag=True, help="Random weights, for trying things out.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is random.")
 @click.option("--new-version", is_flag=True, help="Export even where the store has a version already.")
 def export(
+    run: pathlib.Path | None,
     store: pathlib.Path,
     models: tuple[str, ...],
     weights: pathlib.Path | None,
     init_weights: pathlib.Path | None,
     imagenet: bool,
+    random_weights: bool,
     seed: int,
     new_version: bool,
 ) -> None:
     """Export models as SavedModels that TensorFlow Serving can load, each checked before it appears.
 
-    Without a source of weights, models that the store lacks get seeded random ones, which their card says: such a model
-    is served, and answers "uncertain" to everything.
+    With RUN, the folder of a finished and evaluated `dermserve train`, export what it trained. Otherwise models that
+    the store lacks get the weights that dermserve ships, or random ones where it ships none. A model whose weights were
+    not trained on skin lesions says so in its card: it is served, and answers "uncertain" to everything.
     """
-    given = [name for name, value in (("--weights", weights), ("--init-weights", init_weights)) if value]
-    given += ["--imagenet"] if imagenet else []
+    flags: dict[str, object] = {"RUN": run, "--weights": weights, "--init-weights": init_weights}
+    flags |= {"--imagenet": imagenet, "--random": random_weights}
+    given = [name for name, value in flags.items() if value]
     if len(given) > 1:
         raise click.UsageError(f"{' and '.join(given)} exclude each other")
+    if run is not None:
+        if models:
+            raise click.UsageError("--model is for models without a RUN: the run knows its own")
+        _report(run.name, store, functools.partial(export_run, run, store))
+        return
     if (weights or init_weights) and len(models) != 1:
         raise click.UsageError(f"{given[0]} is for one model: say which with --model")
     for model in models or tuple(SPECS):
         present = versions(store, model)
         if present and not (given or new_version):
             click.echo(f"{model}: version {present[-1]} is in {store}", err=True)
-            continue
-        _export(model, store, weights, init_weights or ("imagenet" if imagenet else None), seed)
+        elif not given and (SHIPPED / model).is_dir():
+            _report(model, store, functools.partial(export_run, SHIPPED / model, store))
+        else:
+            backbone = init_weights or ("imagenet" if imagenet else None)
+            make = functools.partial(export_model, model, store, weights=weights, backbone_weights=backbone, seed=seed)
+            _report(model, store, make)
 
 
-def _export(
-    model: str, store: pathlib.Path, weights: pathlib.Path | None, backbone: pathlib.Path | str | None, seed: int
-) -> None:
+def _report(what: str, store: pathlib.Path, make: Callable[[], int]) -> None:
+    """Make a version, saying so before and after, and show nothing of TensorFlow's chatter unless it fails."""
     started = time.monotonic()
-    click.echo(f"{model}: exporting (TensorFlow takes a while to start)", err=True)
+    click.echo(f"{what}: exporting (TensorFlow takes a while to start)", err=True)
     try:
         with native_stderr_held(unless=(ExportError, OSError)):
-            version = export_model(model, store, weights=weights, backbone_weights=backbone, seed=seed)
+            version = make()
     except (ExportError, OSError) as error:
         raise click.ClickException(str(error)) from error
-    click.echo(f"{model}: version {version} written to {store} in {time.monotonic() - started:.0f} s", err=True)
+    click.echo(f"{what}: version {version} written to {store} in {time.monotonic() - started:.0f} s", err=True)
 
 
 if __name__ == "__main__":

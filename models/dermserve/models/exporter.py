@@ -57,6 +57,34 @@ def export_model(
         raise ExportError(f"{model}: {error}") from error
 
 
+def export_run(run: pathlib.Path, store: pathlib.Path) -> int:
+    """Write what a run trained into the store as a new version.
+
+    Args:
+        run: folder of a finished and evaluated `dermserve train`.
+        store: folder of the store.
+
+    Returns:
+        The version.
+
+    Raises:
+        ExportError: no such run, or the export does not keep the model contract.
+    """
+    import tensorflow as tf
+
+    from dermserve.contract import CardError
+    from dermserve.models.training.content import run_content
+    from dermserve.models.training.errors import TrainingError
+    from dermserve.models.verify import VerificationError
+    from dermserve.models.version import write_version
+
+    tf.get_logger().setLevel(logging.ERROR)
+    try:
+        return write_version(run_content(run), store)
+    except (TrainingError, CardError, VerificationError) as error:
+        raise ExportError(str(error)) from error
+
+
 def _initialization(weights: pathlib.Path | None, backbone: pathlib.Path | str | None, seed: int) -> str:
     if weights is not None:
         return f"file {weights.name}"

@@ -17,6 +17,7 @@ Floats: TypeAlias = NDArray[np.floating]
 Labels: TypeAlias = NDArray[np.int64]
 
 _BINS = 15
+_LEAST_CONFIDENCE = 0.5
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:
@@ -78,7 +79,8 @@ def fit_min_confidence(probabilities: Floats, labels: Labels, malignant: NDArray
     """Find the confidence below which to abstain so that few malignant lesions are confidently called benign.
 
     A malignant photo is missed when the answer is a benign class and confident. The threshold is the lowest at which
-    the share of malignant photos that are not missed reaches `recall`.
+    the share of malignant photos that are not missed reaches `recall`, and at least one half: where validation photos
+    ask for no threshold the model would otherwise be confident of answers that are more likely wrong than right.
 
     Args:
         probabilities: float [N, C].
@@ -91,8 +93,8 @@ def fit_min_confidence(probabilities: Floats, labels: Labels, malignant: NDArray
     wrongly_benign = np.sort(confidence[ill & ~malignant[answer]])[::-1]
     allowed = int(np.floor(ill.sum() * (1 - recall) + 1e-9))
     if len(wrongly_benign) <= allowed:
-        return 0.0
-    return float(min(1.0, np.nextafter(wrongly_benign[allowed], 2.0)))
+        return _LEAST_CONFIDENCE
+    return float(np.clip(np.nextafter(wrongly_benign[allowed], 2.0), _LEAST_CONFIDENCE, 1.0))
 
 
 def fit_max_view_std(view_probabilities: Floats, *, quantile: float = 0.95) -> float:
