@@ -139,8 +139,8 @@ def evaluated(whole: pathlib.Path, photos: pathlib.Path, tmp_path_factory: pytes
     out = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(whole, out)
     options = ["--data", str(photos), "--cache", str(photos.parent / "cache")]
-    for command in (cli.pack, cli.evaluate):
-        result = CliRunner().invoke(command, [str(out), *options])
+    for command, extra in ((cli.pack, ["--kind", "float16"]), (cli.evaluate, [])):
+        result = CliRunner().invoke(command, [str(out), *options, *extra])
         assert result.exit_code == 0, result.output
     return out
 

@@ -83,10 +83,10 @@ def read_labels(model: bytes) -> list[str]:
 
 def runner(model: bytes) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """Load a model into an interpreter: uint8 [S, S, 3] → float32 [C]."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TensorFlow announces that its interpreter will move to another package
-        interpreter = tf.lite.Interpreter(model_content=model, num_threads=_THREADS)
-    interpreter.allocate_tensors()
+    try:
+        interpreter = _interpreter(model, tf.lite.experimental.OpResolverType.AUTO)
+    except RuntimeError:  # XNNPACK refuses scales beyond its range, which channels that are nearly zero have
+        interpreter = _interpreter(model, tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
     (entry,), (answer,) = interpreter.get_input_details(), interpreter.get_output_details()
 
     def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -96,6 +96,16 @@ def runner(model: bytes) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
         return found
 
     return run
+
+
+def _interpreter(model: bytes, resolver: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorFlow announces that its interpreter will move to another package
+        interpreter = tf.lite.Interpreter(
+            model_content=model, num_threads=_THREADS, experimental_op_resolver_type=resolver
+        )
+    interpreter.allocate_tensors()
+    return interpreter
 
 
 def convert_run(
