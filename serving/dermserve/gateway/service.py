@@ -1,6 +1,6 @@
 """The Classifier service: each RPC to the pipeline or the catalog."""
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import TypeVar
 
 from google.protobuf import empty_pb2
@@ -17,6 +17,7 @@ from dermserve.gateway.stream import answer_stream
 from dermserve.v1 import classifier_pb2
 
 _T = TypeVar("_T", bound=Message)
+_Classify = Callable[[classifier_pb2.ClassifyRequest, Call], Awaitable[classifier_pb2.ClassifyResponse]]
 
 
 def read(request: _T | None) -> _T:
@@ -51,7 +52,7 @@ class ClassifierService:
         """Classify many photos."""
 
         async def work(call: Call) -> empty_pb2.Empty:
-            photos = _StreamedPhotos(self, call)
+            photos = _StreamedPhotos(self._calls, call, self._classify)
             await answer_stream(
                 request_iterator, respond=photos.respond, write=context.write, at_once=self._stream_at_once
             )
@@ -94,23 +95,24 @@ class ClassifierService:
 class _StreamedPhotos:
     """The photos of one stream, each answered as a call of its own."""
 
-    def __init__(self, service: ClassifierService, stream: Call) -> None:
-        self._service = service
+    def __init__(self, calls: Calls, stream: Call, classify: _Classify) -> None:
+        self._calls = calls
         self._stream = stream
+        self._classify = classify
         self._count = 0
 
     async def respond(
         self, item: classifier_pb2.ClassifyStreamRequest, fault: GatewayError | None
     ) -> classifier_pb2.ClassifyStreamResponse:
         self._count += 1
-        call = self._service._calls.part(self._stream, self._count)
+        call = self._calls.part(self._stream, self._count)
 
         async def work(part: Call) -> classifier_pb2.ClassifyResponse:
             if fault is not None:
                 raise fault
-            return await self._service._classify(item.request, part)
+            return await self._classify(item.request, part)
 
-        answer = await self._service._calls.settle(call, work)
+        answer = await self._calls.settle(call, work)
         if isinstance(answer, GatewayError):
             error = to_status(answer, request_id=call.request_id)
             return classifier_pb2.ClassifyStreamResponse(id=item.id, error=error)

@@ -1,5 +1,7 @@
 """From an error to what travels: a google.rpc.Status with ErrorInfo and, where trying again helps, RetryInfo."""
 
+from typing import NoReturn
+
 import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
@@ -26,7 +28,9 @@ def to_status(error: GatewayError, *, request_id: str) -> status_pb2.Status:
     return status_pb2.Status(code=error.status.value[0], message=str(error), details=details)
 
 
-async def abort(context: "grpc.aio.ServicerContext[Message, Message]", error: GatewayError, *, request_id: str) -> None:
+async def abort(
+    context: "grpc.aio.ServicerContext[Message, Message]", error: GatewayError, *, request_id: str
+) -> NoReturn:
     """End an RPC with an error.
 
     Raises:
