@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from dermserve.models.training.finished import FinishedRun
-from dermserve.models.version import Content, write_version
+from dermserve.models.version import Content
 from dermserve.v1 import card_pb2
 
 _DATA = {
@@ -40,19 +40,6 @@ def run_content(folder: Path) -> Content:
         distance=run.distance,
         tflite=run.tflite.read_bytes() if run.tflite.is_file() else None,
     )
-
-
-def export_run(folder: Path, store: Path) -> int:
-    """Write a run into a store as a new version; needs TensorFlow alone, not scikit-learn.
-
-    Returns:
-        The version.
-
-    Raises:
-        RunError: no finished run, or one that was not evaluated.
-        VerificationError: the export does not keep the model contract.
-    """
-    return write_version(run_content(folder), store)
 
 
 def _metrics(run: FinishedRun) -> dict[str, float]:
