@@ -15,10 +15,10 @@ from server_process import Caller, Reply, floats, publish, running, serving
 pytestmark = pytest.mark.shared_data
 
 FILES = ("11_batching.json", "11b_batching_extra.json")
-MERGING = "max_batch_size { value: 8 } batch_timeout_micros { value: 400000 } num_batch_threads { value: 2 }"
-ALLOWED = "max_batch_size { value: 8 } batch_timeout_micros { value: 20000 } "
+ALONE, TOGETHER = 50_000, 1_500_000  # Microseconds a batch waits: long enough for two requests on a busy machine.
+MERGING = "max_batch_size { value: 8 } num_batch_threads { value: 2 } "
 SPLITTING = (
-    "max_batch_size { value: 16 } batch_timeout_micros { value: 50000 } num_batch_threads { value: 1 } "
+    "max_batch_size { value: 16 } num_batch_threads { value: 1 } "
     "enable_large_batch_splitting { value: true } max_execution_batch_size { value: 4 }"
 )
 Cases = dict[str, dict[str, Any]]
@@ -29,7 +29,11 @@ def cases(recordings: pathlib.Path) -> Cases:
     return {case["case"]: case for name in reversed(FILES) for case in Recording(recordings / name).cases}
 
 
-def batching(models: pathlib.Path, folder: pathlib.Path, parameters: str | None, *, model: str = "probe") -> Any:
+def batching(
+    models: pathlib.Path, folder: pathlib.Path, parameters: str | None, *, wait: int = 0, model: str = "probe"
+) -> Any:
+    if parameters is not None:
+        parameters += f" batch_timeout_micros {{ value: {wait} }}"
     flags = [f"--model_name={model}", f"--model_base_path={models}/{model}", "--enable_batching"]
     return serving(*flags, *_file(folder, parameters), "--grpc_max_threads=32")
 
@@ -85,7 +89,7 @@ def _flat(values: Any) -> list[float]:
 def test_requests_merge_up_to_the_largest_batch(
     cases: Cases, golden_models: pathlib.Path, tmp_path: pathlib.Path, subtests: pytest.Subtests
 ) -> None:
-    with batching(golden_models, tmp_path, MERGING) as (_, caller):
+    with batching(golden_models, tmp_path, MERGING, wait=ALONE) as (_, caller):
         for name in (
             "single_request_2rows_waits_batch_timeout_200ms",
             "full_batch_8rows_no_wait",
@@ -98,6 +102,7 @@ def test_requests_merge_up_to_the_largest_batch(
         ):
             with subtests.test(name):
                 replay(caller, cases[name])
+    with batching(golden_models, tmp_path, MERGING, wait=TOGETHER) as (_, caller):
         for name in (
             "two_requests_2_and_3_rows_merge",
             "three_requests_4_4_4_rows",
@@ -118,7 +123,7 @@ def test_requests_merge_up_to_the_largest_batch(
 def test_a_request_of_no_rows_waits_for_company(
     cases: Cases, golden_models: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    with batching(golden_models, tmp_path, MERGING) as (_, caller), ThreadPoolExecutor(1) as pool:
+    with batching(golden_models, tmp_path, MERGING, wait=ALONE) as (_, caller), ThreadPoolExecutor(1) as pool:
         replay(caller, {**cases["zero_rows_alone_5s"], "client_deadline_s": 1})
         empty = cases["zero_rows_alone_5s"]["request"]
         waiting = pool.submit(caller.call, "/tensorflow.serving.PredictionService/Predict", empty)
@@ -143,19 +148,25 @@ def test_batches_are_filled_up_to_an_allowed_size(
     sizes = " ".join(f"allowed_batch_sizes: {size}" for size in allowed)
     wanted = [name for name in cases if name.startswith(prefix)]
     assert len(wanted) > 4
-    with batching(golden_models, tmp_path, ALLOWED.replace("20000", "200000") + sizes) as (_, caller):
+    with batching(golden_models, tmp_path, MERGING + sizes, wait=ALONE) as (_, caller):
         for name in wanted:
             with subtests.test(name):
                 replay(caller, cases[name])
-        if allowed == (2, 4, 8):
-            case = cases["allowed_2_4_8_two_requests_1_and_2_rows"]
-            assert_as_recorded(together(caller, case), case)
+
+
+def test_requests_merge_before_the_batch_is_filled_up(
+    cases: Cases, golden_models: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    sizes = "allowed_batch_sizes: [2, 4, 8]"
+    with batching(golden_models, tmp_path, MERGING + sizes, wait=TOGETHER) as (_, caller):
+        case = cases["allowed_2_4_8_two_requests_1_and_2_rows"]
+        assert_as_recorded(together(caller, case), case)
 
 
 def test_large_requests_are_split(
     cases: Cases, golden_models: pathlib.Path, tmp_path: pathlib.Path, subtests: pytest.Subtests
 ) -> None:
-    with batching(golden_models, tmp_path, SPLITTING.replace("50000", "400000")) as (_, caller):
+    with batching(golden_models, tmp_path, SPLITTING, wait=TOGETHER) as (_, caller):
         for name in [name for name in cases if name.startswith("split_exec4_max16_request")]:
             with subtests.test(name):
                 replay(caller, cases[name])
@@ -184,8 +195,7 @@ def test_defaults_without_a_file_and_parameters_beside_a_version(
 @pytest.mark.parametrize("limit", [1, 2])
 def test_a_full_queue_refuses(cases: Cases, golden_models: pathlib.Path, tmp_path: pathlib.Path, limit: int) -> None:
     parameters = (
-        "max_batch_size { value: 2 } batch_timeout_micros { value: 0 } num_batch_threads { value: 1 } "
-        f"max_enqueued_batches {{ value: {limit} }}"
+        f"max_batch_size {{ value: 2 }} num_batch_threads {{ value: 1 }} max_enqueued_batches {{ value: {limit} }}"
     )
     recorded = cases[f"overflow_max_enqueued_batches_{limit}_12_concurrent_2row_requests"]
     with batching(golden_models, tmp_path, parameters, model="slow") as (_, caller), ThreadPoolExecutor(12) as pool:
@@ -199,7 +209,7 @@ def test_a_full_queue_refuses(cases: Cases, golden_models: pathlib.Path, tmp_pat
 
 
 def test_the_deadline_counts_in_the_queue(cases: Cases, golden_models: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    parameters = "max_batch_size { value: 2 } batch_timeout_micros { value: 0 } num_batch_threads { value: 1 }"
+    parameters = "max_batch_size { value: 2 } num_batch_threads { value: 1 }"
     with batching(golden_models, tmp_path, parameters, model="slow") as (_, caller), ThreadPoolExecutor(8) as pool:
         caller.predict("slow", x=floats(1.0))
         replies = list(pool.map(lambda _: caller.predict("slow", deadline_s=0.3, x=floats(1.0, 1.0)), range(8)))
@@ -211,7 +221,7 @@ def test_the_deadline_counts_in_the_queue(cases: Cases, golden_models: pathlib.P
 def test_outputs_and_inputs_that_have_no_rows_to_share(
     cases: Cases, golden_models: pathlib.Path, tmp_path: pathlib.Path, subtests: pytest.Subtests
 ) -> None:
-    with batching(golden_models, tmp_path, MERGING, model="half_plus_two") as (_, caller):
+    with batching(golden_models, tmp_path, MERGING, wait=ALONE, model="half_plus_two") as (_, caller):
         for name in (
             "output_without_batch_dim_signature_two",
             "output_without_batch_dim_filtered_out",
@@ -222,14 +232,15 @@ def test_outputs_and_inputs_that_have_no_rows_to_share(
 
 
 def test_pictures(cases: Cases, golden_models: pathlib.Path, tmp_path: pathlib.Path, subtests: pytest.Subtests) -> None:
-    with batching(golden_models, tmp_path, MERGING, model="image") as (_, caller):
+    with batching(golden_models, tmp_path, MERGING, wait=TOGETHER, model="image") as (_, caller):
         with subtests.test("image_two_different_heights_same_window"):
             case = cases["image_two_different_heights_same_window"]
             assert_as_recorded(together(caller, case), case)
         with subtests.test("image_different_signatures_same_window"):
             case = cases["image_different_signatures_same_window"]
             assert_as_recorded(together(caller, case, signatures=("", "embed")), case)
-    with batching(golden_models, tmp_path, MERGING + " pad_variable_length_inputs: true", model="image") as (_, caller):
+    padding = MERGING + "pad_variable_length_inputs: true"
+    with batching(golden_models, tmp_path, padding, wait=TOGETHER, model="image") as (_, caller):
         case = cases["pad_variable_length_inputs_two_heights_same_window"]
         assert_as_recorded(together(caller, case), case)
 

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from dermserve.modelserver.errors import not_found
+from dermserve.modelserver.errors import ServingError, not_found
 from dermserve.modelserver.states import (
     Action,
     Monitor,
@@ -105,8 +105,16 @@ def test_a_broken_version_does_not_outweigh_a_good_one() -> None:
 
 def test_closing_lets_go_who_waits() -> None:
     monitor = Monitor()
-    waiter = threading.Thread(target=monitor.wait_settled, args=(["never"],))
+    caught: list[ServingError] = []
+
+    def wait() -> None:
+        try:
+            monitor.wait_settled(["never"])
+        except ServingError as error:
+            caught.append(error)
+
+    waiter = threading.Thread(target=wait)
     waiter.start()
     monitor.close()
     waiter.join(10)
-    assert not waiter.is_alive()
+    assert [error.code.name for error in caught] == ["UNAVAILABLE"]

@@ -8,7 +8,7 @@ request has waited for `batch_timeout_micros`. All queues share `num_batch_threa
 import collections
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import grpc
 
 from dermserve.modelserver.batching_parameters import BatchingParameters, read_parameters
-from dermserve.modelserver.errors import ServingError, invalid_argument
+from dermserve.modelserver.errors import ServingError, internal, invalid_argument, stopping
 from dermserve.modelserver.merging import concatenate, count_rows, merge, padded_size, part, part_rows
 from dermserve.modelserver.predict import Runner
 from dermserve.modelserver.tensors import Tensor, Value, parse, proto_of
@@ -86,11 +86,12 @@ class _Queue:
         try:
             answers = self._answers(batch)
         except ServingError as error:
-            for task in batch.tasks:
-                task.answer.set_exception(error)
-            return
-        for task, answer in zip(batch.tasks, answers, strict=True):
-            task.answer.set_result(answer)
+            _fail(batch.tasks, error)
+        except Exception as error:
+            _fail(batch.tasks, internal(error))
+        else:
+            for task, answer in zip(batch.tasks, answers, strict=True):
+                task.answer.set_result(answer)
 
     def _answers(self, batch: _Batch) -> list[list[Value]]:
         remaining = max(task.deadline for task in batch.tasks) - time.monotonic()
@@ -161,8 +162,7 @@ class BatchScheduler:
             self._stopped = True
             waiting = [task for queue in self._queues for batch in queue.batches for task in batch.tasks]
             self._changed.notify_all()
-        for task in waiting:
-            task.answer.set_exception(ServingError(grpc.StatusCode.UNAVAILABLE, "the server is stopping"))
+        _fail(waiting, stopping())
 
     def watch(self, queue: _Queue) -> None:
         """Look after a queue."""
@@ -178,9 +178,11 @@ class BatchScheduler:
         """Queue a request; give the parts it was split into.
 
         Raises:
-            ServingError: it is too large or the queue is full.
+            ServingError: it is too large, the queue is full, or the server stops.
         """
         with self._changed:
+            if self._stopped:
+                raise stopping()
             parts = queue.add(task)
             self._changed.notify()
             return parts
@@ -275,6 +277,11 @@ class Batching:
     def stop(self) -> None:
         """End the threads; requests that still wait fail."""
         self._scheduler.stop()
+
+
+def _fail(tasks: Iterable[_Task], error: ServingError) -> None:
+    for task in tasks:
+        task.answer.set_exception(error)
 
 
 def _timed_out() -> ServingError:

@@ -1,7 +1,6 @@
 """BatchingParameters: the text format of TF Serving, whose own message its Python package does not carry."""
 
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, wr
 
 from dermserve.modelserver.config import read_text_proto
 from dermserve.modelserver.errors import invalid_argument
+from dermserve.modelserver.flags import cores
 
 _FIELDS = (
     ("max_batch_size", ".google.protobuf.Int64Value"),
@@ -32,7 +32,7 @@ class BatchingParameters:
     batch_timeout_s: float = 0.0
     """How long the first request of a batch waits for others."""
     max_enqueued_batches: int = 10
-    num_batch_threads: int = os.cpu_count() or 1
+    num_batch_threads: int = field(default_factory=cores)
     allowed_batch_sizes: tuple[int, ...] = ()
     """Sizes a batch is filled up to; any size when there are none."""
     pad_variable_length_inputs: bool = False
@@ -96,13 +96,12 @@ def read_parameters(path: Path | None) -> BatchingParameters:
 
 def _message() -> Any:
     """Build an empty message of the fields of tensorflow.serving.BatchingParameters."""
-    name = wrappers_pb2.DESCRIPTOR.name
     file = descriptor_pb2.FileDescriptorProto(name="batching_parameters.proto", package="dermserve.modelserver")
     file.syntax, types = "proto3", descriptor_pb2.FieldDescriptorProto
-    file.dependency.append(name)
+    file.dependency.append(wrappers_pb2.DESCRIPTOR.name)
     fields = file.message_type.add(name="BatchingParameters").field
-    for number, (field, kind) in enumerate(_FIELDS, start=1):
-        added = fields.add(name=field, number=number, label=types.LABEL_REPEATED if kind == "repeated" else 1)
+    for number, (name, kind) in enumerate(_FIELDS, start=1):
+        added = fields.add(name=name, number=number, label=types.LABEL_REPEATED if kind == "repeated" else 1)
         if kind.startswith("."):
             added.type, added.type_name = types.TYPE_MESSAGE, kind
         else:

@@ -7,7 +7,7 @@ from typing import Any
 from google.protobuf import text_format
 
 from dermserve.modelserver._protos import model_server_config_pb2
-from dermserve.modelserver.errors import invalid_argument, not_found
+from dermserve.modelserver.errors import failed_precondition, invalid_argument, not_found
 
 PLATFORM = "tensorflow"
 _logger = logging.getLogger(__name__)
@@ -37,6 +37,19 @@ def read_config(path: Path) -> Any:
     config = model_server_config_pb2.ModelServerConfig()
     read_text_proto(path, into=config)
     return config
+
+
+def listed_models(config: Any) -> Any:
+    """Take the ModelConfigList out of a ModelServerConfig that is to follow another.
+
+    Raises:
+        ServingError: FAILED_PRECONDITION, it has none.
+    """
+    if config.WhichOneof("config") != "model_config_list":
+        raise failed_precondition(
+            "Cannot transition to requested config. It is only legal to transition from one ModelConfigList to another."
+        )
+    return config.model_config_list
 
 
 def single_model_config(name: str, *, base_path: str) -> Any:

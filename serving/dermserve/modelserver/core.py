@@ -10,7 +10,7 @@ import grpc
 
 from dermserve.modelserver._protos import model_server_config_pb2
 from dermserve.modelserver.config import check_models, check_platforms, check_transition
-from dermserve.modelserver.errors import ServingError, failed_precondition, invalid_argument
+from dermserve.modelserver.errors import ServingError, failed_precondition, invalid_argument, stopping
 from dermserve.modelserver.manager import Manager
 from dermserve.modelserver.servable import Servable
 from dermserve.modelserver.source import poll
@@ -58,10 +58,12 @@ class Core:
         A model that never gets one holds the caller, and every later reload, until the server stops: TF Serving's way.
 
         Raises:
-            ServingError: the list breaks a rule, or a new model failed to load.
+            ServingError: the list breaks a rule, a new model failed to load, or the server stops.
         """
         fresh = Monitor()
         with self._reloading, self._subscribed(fresh):
+            if self._stopping.is_set():
+                raise stopping()
             self._accept(models)
             known = {model.name for model in self._served.config}
             with self._sources:

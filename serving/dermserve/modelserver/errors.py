@@ -7,8 +7,11 @@
 Status codes of TensorFlow, TF Serving and gRPC are the same numbers with the same names.
 """
 
+import logging
+
 import grpc
 
+_logger = logging.getLogger(__name__)
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -32,6 +35,17 @@ class StartError(ServingError):
 def from_code(code: int, message: str) -> ServingError:
     """Build the error for a status code of TensorFlow's C library."""
     return ServingError(_CODES.get(code, grpc.StatusCode.UNKNOWN), message)
+
+
+def internal(error: Exception) -> ServingError:
+    """Stand for a fault of the server's own: the detail goes to the log, not to the caller."""
+    _logger.error("internal error", exc_info=error)
+    return ServingError(grpc.StatusCode.INTERNAL, "internal error")
+
+
+def stopping() -> ServingError:
+    """Answer what waited when the server was told to stop."""
+    return ServingError(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
 
 
 def invalid_argument(message: str) -> ServingError:

@@ -23,7 +23,8 @@ _REFUSED = {"grpc_socket_path", "platform_config_file", "ssl_config_file", "tens
 """Real flags whose absence would be dangerous or surprising, so they are refused rather than ignored."""
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Count the processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -53,7 +54,7 @@ class Flags:
     """Threads that load; 0 loads on the manager's thread, one version after the other."""
     num_unload_threads: int = 0
     """Accepted; unloading happens on the manager's thread."""
-    grpc_max_threads: int = dataclasses.field(default_factory=lambda: 4 * _cores())
+    grpc_max_threads: int = dataclasses.field(default_factory=lambda: 4 * cores())
     """Calls in flight beyond this many are refused with RESOURCE_EXHAUSTED."""
     grpc_channel_arguments: str = ""
     """Comma-separated `name=value` options for the gRPC server, such as grpc.max_connection_age_ms=2000."""

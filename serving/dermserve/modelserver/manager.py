@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dermserve.modelserver.errors import ServingError, not_found
+from dermserve.modelserver.errors import ServingError, internal, not_found
 from dermserve.modelserver.servable import Servable
 from dermserve.modelserver.states import Action, Monitor, Phase, Snapshot, State, VersionState, next_action
 
@@ -183,7 +183,7 @@ class Manager:
         retry = 0
         while True:
             try:
-                return self._load_servable(harness.model, harness.version, harness.path)
+                return self._attempt(harness)
             except ServingError as error:
                 _logger.error(
                     "Loading servable: {name: %s version: %d} failed: %s", harness.model, harness.version, error
@@ -192,6 +192,14 @@ class Manager:
                 if retry > self._options.retries or self._give_up(harness):
                     raise
             _logger.info("Retrying of servable {name: %s version: %d} retry: %d", harness.model, harness.version, retry)
+
+    def _attempt(self, harness: _Harness) -> Servable:
+        try:
+            return self._load_servable(harness.model, harness.version, harness.path)
+        except ServingError:
+            raise
+        except Exception as error:  # Whatever a version does, the manager must go on.
+            raise internal(error) from error
 
     def _give_up(self, harness: _Harness) -> bool:
         """Pause before a retry; True when it is not wanted any more."""
@@ -205,8 +213,11 @@ class Manager:
         with self._changed:
             self._changed.wait_for(lambda: harness.borrowed == 0)
             servable, harness.servable = harness.servable, None
-        if servable:
-            servable.close()
+        try:
+            if servable:
+                servable.close()
+        except ServingError:
+            _logger.exception("Could not free {name: %s version: %d}", harness.model, harness.version)
         harness.phase = Phase.ENDED
         self._publish(harness, State.END)
         _logger.info("Done unloading servable version {name: %s version: %d}", harness.model, harness.version)

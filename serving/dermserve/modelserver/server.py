@@ -18,10 +18,10 @@ from grpc_health.v1 import health_pb2_grpc
 from dermserve.modelserver import _library, _protos, services
 from dermserve.modelserver.batching import Batching
 from dermserve.modelserver.batching_parameters import read_parameters
-from dermserve.modelserver.config import read_config, single_model_config
+from dermserve.modelserver.config import listed_models, read_config, single_model_config
 from dermserve.modelserver.core import Core
 from dermserve.modelserver.errors import ServingError, StartError, invalid_argument
-from dermserve.modelserver.flags import Flags, channel_arguments, parse_flags
+from dermserve.modelserver.flags import Flags, channel_arguments, cores, parse_flags
 from dermserve.modelserver.manager import LoadOptions, Manager
 from dermserve.modelserver.servable import Servable, ServableOptions, load, session_config
 
@@ -80,7 +80,7 @@ def _serve(flags: Flags) -> None:
     core = _build_core(flags, batching)
     server = None
     try:
-        core.start(config.model_config_list, initial_threads=flags.grpc_max_threads)
+        core.start(config.model_config_list, initial_threads=4 * cores())
         server = _listen(core, flags)
         _poll_config(core, flags)
     finally:
@@ -161,7 +161,7 @@ def _poll_config(core: Core, flags: Flags) -> None:
     period = flags.model_config_file_poll_wait_seconds
     while not waiting.wait(period if period > 0 and flags.model_config_file else None):
         try:
-            core.reload(read_config(Path(flags.model_config_file)).model_config_list)
+            core.reload(listed_models(read_config(Path(flags.model_config_file))))
         except ServingError as error:
             _logger.error("PollFilesystemAndReloadConfig failed to ReloadConfig: %s", error)
 

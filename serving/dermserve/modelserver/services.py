@@ -1,7 +1,6 @@
 """The gRPC services: each call finds its version, is answered, and errors leave as TF Serving words them."""
 
 import functools
-import logging
 import threading
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar, cast
@@ -18,9 +17,8 @@ from dermserve.modelserver._protos import (
     prediction_service_pb2_grpc,
 )
 from dermserve.modelserver.core import Core
-from dermserve.modelserver.errors import ServingError, invalid_argument
+from dermserve.modelserver.errors import ServingError, internal, invalid_argument
 
-_logger = logging.getLogger(__name__)
 _SIGNATURE_DEF = "signature_def"
 _READ_COUNT = "/tensorflow/core/saved_model/read/count"
 _LONGEST_TIMEOUT_MS = 2**31 - 1
@@ -43,7 +41,7 @@ class Slots:
 
 
 def _answering(handler: Handler[Answer]) -> Handler[Answer]:
-    """Take a slot for the call and turn a ServingError into its status."""
+    """Take a slot for the call and turn an error into its status."""
 
     @functools.wraps(handler)
     def answer(self: Any, request: Any, context: grpc.ServicerContext) -> Answer:
@@ -51,9 +49,10 @@ def _answering(handler: Handler[Answer]) -> Handler[Answer]:
             with self.slots:
                 return handler(self, request, context)
         except ServingError as error:
-            _logger.debug("%s failed: %s", handler.__name__, error)
-            # Bytes that are no UTF-8 can come from a request; a status message must be.
-            context.abort(error.code, error.message.encode("utf-8", "replace").decode("utf-8"))
+            failure = error
+        except Exception as error:
+            failure = internal(error)
+        return context.abort(failure.code, failure.message)
 
     return answer
 

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dermserve.modelserver.errors import ServingError
+from dermserve.modelserver.errors import ServingError, stopping
 
 
 class State(enum.IntEnum):
@@ -57,11 +57,16 @@ class Monitor:
 
         Waits for ever when a model has no version at all, as TF Serving does. (Of several versions TF Serving takes the
         first to settle for the model's fate; here a broken one does not outweigh a good one.)
+
+        Raises:
+            ServingError: UNAVAILABLE, the monitor was closed first.
         """
         names = set(models)
         with self._changed:
             self._changed.wait_for(lambda: self._closed or all(self._settled(name) for name in names))
             settled = [self._settled(name) for name in sorted(names)]
+        if not all(settled):
+            raise stopping()
         return [state for state in settled if state and state.state is not State.AVAILABLE]
 
     def count(self, state: State) -> int:
