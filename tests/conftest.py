@@ -13,9 +13,12 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def pytest_configure() -> None:
-    # A shell without job control starts background jobs with SIGINT ignored, and so are their children; tests send it.
+    # A shell without job control starts background jobs with SIGINT ignored, and nohup with SIGHUP; so would their
+    # children be started, and tests send both. A handler is not inherited.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,9 @@ def log(store, name):
 
 
 def running():
-    return [process for process in psutil.Process().children() if process.status() != psutil.STATUS_ZOMBIE]
+    """Our programs among the children of this process, which has those of other tests, too."""
+    alive = [process for process in psutil.Process().children() if process.status() != psutil.STATUS_ZOMBIE]
+    return [process for process in alive if str(PROGRAMS) in process.cmdline()]
 
 
 def test_the_gateway_starts_last_and_stops_first(store):
