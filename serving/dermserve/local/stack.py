@@ -26,6 +26,7 @@ _GATEWAY_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"
 # The gateway lets requests in flight finish within 10 s of its own; the model server has none left by then.
 _GATEWAY_GRACE = 15.0
 _TFS_GRACE = 15.0
+_SIGNAL_SLICE = 0.2
 
 
 class Stack:
@@ -107,9 +108,16 @@ class Stack:
         Raises:
             ChildDiedError: one did.
         """
-        died = self._ended.get().died()
+        died = self._next_end().died()
         assert died is not None
         raise died
+
+    def _next_end(self) -> Child:
+        # In slices: Python runs handlers of signals between steps of its own, so one that arrives just before a wait
+        # without an end would not be noticed.
+        while True:
+            with contextlib.suppress(queue.Empty):
+                return self._ended.get(timeout=_SIGNAL_SLICE)
 
     def _start_model_server(self, undo: contextlib.ExitStack) -> None:
         config = write_config(self._store, self._models)
