@@ -5,10 +5,11 @@ import tensorflow as tf
 from click.testing import CliRunner
 
 from dermserve.models.architectures import build
-from dermserve.models.export import export
+from dermserve.models.export import SHIPPED, export
 from dermserve.models.exporter import export_model
 from dermserve.models.store import versions
 from dermserve.models.verify import VerificationError, verify
+from dermserve.v1 import card_pb2
 
 
 def test_a_store_that_has_the_models_is_left_alone(store: pathlib.Path) -> None:
@@ -80,3 +81,15 @@ def test_the_sources_of_weights_exclude_each_other(tmp_path: pathlib.Path) -> No
     result = CliRunner().invoke(export, [str(tmp_path), "--random", "--store", str(tmp_path / "store")])
     assert result.exit_code == 2
     assert "RUN and --random exclude each other" in result.output
+
+
+@pytest.mark.parametrize("model", sorted(path.name for path in SHIPPED.iterdir()))
+def test_what_is_exported_by_default_was_trained_and_calibrated(model: str, tmp_path: pathlib.Path) -> None:
+    result = CliRunner().invoke(export, ["--model", model, "--store", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    card = verify(tmp_path / model / "1")
+    assert card.provenance.training == card_pb2.TRAINING_TRAINED
+    assert "NC" in card.provenance.license
+    for threshold in ("min_confidence", "max_view_std", "adaptive_margin", "max_ood_score"):
+        assert card.calibration.HasField(threshold), threshold
+    assert card.calibration.min_confidence >= 0.5
