@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 IMAGE ?=
 PYTEST_ARGS ?=
 STORE := .dermserve/store
+SCRATCH := $(CURDIR)/build/tmp
 # Says what pip is at, a line a package, and nothing else.
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
 	-e '.[$(1)]' | awk '/^(Collecting|Installing)/ { print "  " substr($$0, 1, 76); fflush() }'
@@ -37,7 +38,8 @@ demo: $(VENV)/local  ## Serve both models on this machine and classify a picture
 	@$(BIN)/dermserve demo --store $(STORE) $(if $(IMAGE),"$(IMAGE)")
 
 test: $(VENV)/dev  ## Run the tests (PYTEST_ARGS=... to choose)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@rm -rf $(SCRATCH) && mkdir -p $(SCRATCH)
+	@TMPDIR=$(SCRATCH) $(BIN)/python -m pytest --basetemp=$(SCRATCH)/pytest $(PYTEST_ARGS); code=$$?; rm -rf $(SCRATCH); exit $$code
 
 check: $(VENV)/dev  ## Formatting, lint, types, import layers, fresh stubs
 	$(BIN)/ruff format --check .

@@ -54,7 +54,9 @@ def freeze_core(network: keras.Model, *, temperature: float = 1.0, distance: Fea
     folded = fold_batch_norm(network)
     height, width = network.inputs[0].shape[1:3]
 
-    @tf.function(input_signature=[tf.TensorSpec([None, height, width, 3], tf.uint8, name=Input.IMAGES)])
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, height, width, 3], tf.uint8, name=Input.IMAGES)], autograph=False
+    )
     def infer(images: Tensor) -> dict[str, Tensor]:
         outputs = folded(tf.cast(images, tf.float32), training=False)
         logits = outputs["logits"]
@@ -97,16 +99,16 @@ def signatures(core: Core, *, side: int, views: Sequence[str], card: str) -> dic
     pixels = tf.TensorSpec([None, side, side, 3], tf.uint8, name=Input.IMAGES)
     files = tf.TensorSpec([None], tf.string, name=Input.IMAGE_BYTES)
 
-    @tf.function(input_signature=[pixels])
+    @tf.function(input_signature=[pixels], autograph=False)
     def serving_default(images: Tensor) -> dict[str, Tensor]:
         return core(images)
 
-    @tf.function(input_signature=[files])
+    @tf.function(input_signature=[files], autograph=False)
     def encoded(image_bytes: Tensor) -> dict[str, Tensor]:
         spec = tf.TensorSpec([side, side, 3], tf.uint8)
         return core(tf.map_fn(lambda data: _decode(data, side), image_bytes, fn_output_signature=spec))
 
-    @tf.function(input_signature=[pixels])
+    @tf.function(input_signature=[pixels], autograph=False)
     def tta(images: Tensor) -> dict[str, Tensor]:
         stacked = tf.stack([_VIEWS[name](images) for name in views], axis=1)
         outputs = core(tf.reshape(stacked, [-1, side, side, 3]))
@@ -117,7 +119,7 @@ def signatures(core: Core, *, side: int, views: Sequence[str], card: str) -> dic
         averaged = {name: tf.reduce_mean(value, axis=1) for name, value in each.items()}
         return {**averaged, Output.VIEW_PROBABILITIES.value: each[Output.PROBABILITIES.value]}
 
-    @tf.function(input_signature=[])
+    @tf.function(input_signature=[], autograph=False)
     def describe() -> dict[str, Tensor]:
         return {Output.CARD.value: tf.constant(card)}
 

@@ -1,4 +1,4 @@
-"""Keeping TensorFlow's start-up chatter off a person's terminal, without losing it when something goes wrong."""
+"""Keeping what TensorFlow does on the side from a person: its chatter, and what it leaves in the temporary folder."""
 
 import contextlib
 import os
@@ -31,3 +31,14 @@ def native_stderr_held(*, unless: tuple[type[Exception], ...] = ()) -> Iterator[
             sys.stderr.flush()
             os.dup2(saved, 2)
             os.close(saved)
+
+
+@contextlib.contextmanager
+def no_bytecode() -> Iterator[None]:
+    """Keep AutoGraph, which imports modules that it writes into TMPDIR and removes, from leaving a __pycache__ there."""
+    before = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before

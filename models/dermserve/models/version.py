@@ -12,6 +12,7 @@ from dermserve.contract import SCHEMA_VERSION, render_card
 from dermserve.imaging import STANDARD_VIEWS
 from dermserve.models.catalogue import SPECS, Spec
 from dermserve.models.graph import FeatureDistance, freeze_core, signatures
+from dermserve.models.quiet import no_bytecode
 from dermserve.models.store import publish, staged
 from dermserve.models.verify import verify
 from dermserve.models.warmup import write_warmup_records
@@ -48,7 +49,7 @@ def write_version(content: Content, base: pathlib.Path) -> int:
     """
     spec = SPECS[content.network.name]
     card = make_card(content, spec)
-    with staged(base, spec.name) as staging:
+    with staged(base, spec.name) as staging, no_bytecode():
         _save(content, card, spec, staging)
         write_warmup_records(staging, model=spec.name, side=spec.input_side)
         if content.tflite is not None:
