@@ -35,7 +35,7 @@ def native_stderr_held(*, unless: tuple[type[Exception], ...] = ()) -> Iterator[
 
 @contextlib.contextmanager
 def no_bytecode() -> Iterator[None]:
-    """Keep AutoGraph, which imports modules that it writes into TMPDIR and removes, from leaving a __pycache__ there."""
+    """Keep AutoGraph, which imports modules that it writes into TMPDIR, from leaving a __pycache__ there."""
     before = sys.dont_write_bytecode
     sys.dont_write_bytecode = True
     try:
