@@ -55,8 +55,11 @@ class Stage:
     trainable: str = "all"
     """"all", "head" (all but the backbone), "top:N" (head and the backbone's last N layers) or "from:NAME" (head and
     the backbone from that layer on)."""
+    optimizer: Literal["adamw", "lamb"] = "adamw"
+    """AdamW, or LAMB (You et al. 2020), whose steps are as large as `rate` times the norm of the weights they change: for
+    folded kernels, which are small and of very different sizes."""
     rate: float = 1e-4
-    """Learning rate of Adam, after the warm-up."""
+    """Learning rate of the optimizer, after the warm-up."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Whether the rate stays or falls to zero along a half cosine."""
     warmup: float = 0.0

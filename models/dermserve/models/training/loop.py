@@ -117,6 +117,9 @@ def train(
     return history
 
 
+_OPTIMIZERS = {"adamw": keras.optimizers.AdamW, "lamb": keras.optimizers.Lamb}
+
+
 class _StageRun:
     """One stage under way: the optimiser, the moving average, and the best weights so far."""
 
@@ -133,9 +136,10 @@ class _StageRun:
         self._stage: Stage = experiment.stages[index]
         self._training, self._validation, self._progress = training, validation, progress
         select_trainable(network, self._stage.trainable, batch_norm=self._stage.batch_norm)
-        self._optimizer = keras.optimizers.AdamW(1e-4, weight_decay=self._stage.weight_decay)
+        self._optimizer = _OPTIMIZERS[self._stage.optimizer](1e-4, weight_decay=self._stage.weight_decay)
         self._optimizer.build(network.trainable_variables)
-        self._averages = [tf.Variable(variable) for variable in network.trainable_variables]
+        self._averaged = _changing(network)
+        self._averages = [tf.Variable(variable) for variable in self._averaged]
         self._best: list[NDArray[Any]] | None = None
         self._best_loss, self._best_epoch, self._done, self._finished = math.inf, 0, 0, False
         self._sampling = _sampling(training.labels, experiment.balance)
@@ -237,7 +241,7 @@ class _StageRun:
             # A young average forgets faster, so that it does not hang on to where the stage began.
             count = tf.cast(self._optimizer.iterations, tf.float32)
             decay = tf.minimum(stage.average, (1 + count) / (10 + count))
-            for average, variable in zip(self._averages, variables, strict=True):
+            for average, variable in zip(self._averages, self._averaged, strict=True):
                 average.assign_sub((1 - decay) * (average - variable))
         return loss, tf.reduce_mean(tf.cast(tf.argmax(logits, -1) == labels, tf.float32))
 
@@ -254,7 +258,7 @@ class _StageRun:
         """Exchange the weights and their averages; without averaging there is nothing to exchange."""
         if not self._stage.average:
             return
-        for average, variable in zip(self._averages, self._network.trainable_variables, strict=True):
+        for average, variable in zip(self._averages, self._averaged, strict=True):
             value = tf.identity(variable)
             variable.assign(average)
             average.assign(value)
@@ -279,6 +283,13 @@ def _rate(stage: Stage, done: float) -> float:
     if stage.schedule == "constant":
         return stage.rate
     return stage.rate * 0.5 * (1 + math.cos(math.pi * (done - stage.warmup) / (1 - stage.warmup)))
+
+
+def _changing(network: keras.Model) -> list[Any]:
+    """List the weights that a stage changes: those it trains, and the statistics of the batch norm it trains."""
+    norms = [layer for layer in network.get_layer("backbone").layers if layer.trainable]
+    statistics = [weight for norm in norms for weight in norm.non_trainable_weights]
+    return [*network.trainable_variables, *statistics]
 
 
 def _class_sizes(labels: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -129,11 +129,14 @@ def run_training(
     started = time.monotonic()
     keras.utils.set_random_seed(experiment.seed)
     network = initial_network(experiment, backbone)
+    training = data.part(Part.TRAIN)
+    statistics = training.thinned(_STATISTICS_PHOTOS)
+    if not experiment.fold_batch_norm and any(stage.batch_norm == "train" for stage in experiment.stages):
+        estimate_batch_norm(network, np.asarray(statistics.images[statistics.rows]))
     copy = training_copy(network, folded=experiment.fold_batch_norm, precision=experiment.precision)
     (folder / EXPERIMENT).write_text(checkpoint.fingerprint(experiment) + "\n", encoding="utf-8")
     codes = [item.code for item in SPECS[experiment.model].classes]
     write_split(folder / SPLIT, data.parts)
-    training = data.part(Part.TRAIN)
     history = train(
         copy,
         experiment,
@@ -145,8 +148,7 @@ def run_training(
     )
     copy_back(copy, network)
     if experiment.fold_batch_norm:
-        few = training.thinned(_STATISTICS_PHOTOS)
-        estimate_batch_norm(network, np.asarray(few.images[few.rows]))
+        estimate_batch_norm(network, np.asarray(statistics.images[statistics.rows]))
     _write_json(folder / HISTORY, [asdict(epoch) for epoch in history])
     summary = {
         "model": experiment.model,
