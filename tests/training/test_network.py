@@ -8,6 +8,7 @@ import pytest
 
 from dermserve.models.architectures import build
 from dermserve.models.training.augment import augment
+from dermserve.models.training.batch_norm import FusedBatchNormalization
 from dermserve.models.training.compact import load_compact, quantize, save_compact
 from dermserve.models.training.errors import ExperimentError, RunError
 from dermserve.models.training.experiment import Augmentation
@@ -238,3 +239,27 @@ def test_a_small_crop_keeps_the_magnification() -> None:
     gradient = np.tile(np.arange(224, dtype=np.uint8), (1, 224, 1))[..., None].repeat(3, axis=-1)
     crop = np.asarray(augment(gradient, Augmentation(), side=100, seed=(4, 4)))
     np.testing.assert_allclose(np.diff(crop[0, 50, :, 0]), 1, atol=1e-3)
+
+
+def test_fused_batch_norm_is_what_keras_computes_in_both_modes() -> None:
+    rng = np.random.default_rng(0)
+    maps = rng.normal(3, 2, (4, 5, 5, 6)).astype(np.float32)
+    ours = FusedBatchNormalization(name="norm", momentum=0.9, epsilon=1e-3)
+    theirs = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-3)
+    for layer in (ours, theirs):
+        layer.build(maps.shape)
+    theirs.set_weights([rng.uniform(0.5, 2, 6).astype(np.float32) for _ in range(4)])
+    ours.set_weights(theirs.get_weights())
+    for training in (False, True):
+        np.testing.assert_allclose(ours(maps, training=training), theirs(maps, training=training), atol=1e-4)
+    # TensorFlow's takes the unbiased variance into the moving one, Keras's the biased one: n/(n-1), with n = 100.
+    np.testing.assert_allclose(ours.moving_mean, theirs.moving_mean, rtol=1e-5)
+    np.testing.assert_allclose(ours.moving_variance, theirs.moving_variance, rtol=0.02)
+
+
+def test_frozen_batch_norm_keeps_its_statistics_in_training() -> None:
+    layer = FusedBatchNormalization(name="norm", momentum=0.5, epsilon=1e-3)
+    layer.build((None, None, None, 2))
+    layer.trainable = False
+    layer(np.full((1, 4, 4, 2), 9, np.float32), training=True)
+    assert np.asarray(layer.moving_mean).tolist() == [0, 0]

@@ -113,6 +113,20 @@ def test_training_changes_every_layer(experiment: Experiment, photos: pathlib.Pa
         assert not np.array_equal(old, new), old.path
 
 
+def test_batch_norm_in_train_mode_learns_statistics_that_the_averaged_weights_keep(
+    photos: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    head, _, stage = EXPERIMENT.replace("fold_batch_norm = true\n", "").rpartition("[[stages]]")
+    text = f'{head}[[stages]]{stage}batch_norm = "train"\noptimizer = "lamb"\n'
+    start(parse_experiment(text, name="trained"), photos, tmp_path / "run")
+    backbone = FinishedRun(tmp_path / "run").network().get_layer("backbone")
+    norms = [layer for layer in backbone.layers if layer.__class__.__name__ == "BatchNormalization"]
+    assert len(norms) > 20
+    for norm in norms:
+        assert np.asarray(norm.moving_mean).any()
+        assert np.isfinite(np.asarray(norm.moving_variance)).all()
+
+
 def test_a_finished_run_is_not_overwritten(experiment: Experiment, photos: pathlib.Path, whole: pathlib.Path) -> None:
     with pytest.raises(RunError, match="holds a finished run"):
         start(experiment, photos, whole)

@@ -29,6 +29,7 @@ ENTRIES = {
     ),
     "tflite": Entry("dermserve.models.training.cli:tflite", "Convert a run to TensorFlow Lite.", TRAIN),
     "scenarios": Entry("dermserve.models.training.cli:scenarios", "Train over the papers' grid of settings.", TRAIN),
+    "backbones": Entry("dermserve.models.training.cli:backbones", "Compare backbones on the same photos.", TRAIN),
 }
 
 

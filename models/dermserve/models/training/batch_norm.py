@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 
-class FusedBatchNormalization(keras.layers.BatchNormalization):
+class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
     """A keras.layers.BatchNormalization over the last axis, with the same weights and the same results."""
 
     def __init__(self, **config: Any) -> None:

@@ -1,4 +1,4 @@
-"""`dermserve train`, `evaluate`, `pack`, `tflite` and `scenarios`."""
+"""`dermserve train`, `evaluate`, `pack`, `tflite`, `scenarios` and `backbones`."""
 
 import contextlib
 import os
@@ -167,6 +167,51 @@ def scenarios(
             cells = grid.run_reduced(chosen, prepared, features, report=_report_cell)
         grid.write_table(cells, out / "scenarios.csv")
         click.echo(str(out / "scenarios.csv"))
+
+
+@click.command()
+@_DATA
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the table.")
+@click.option("--experiment", default="resnet50", show_default=True, help="Whose head and split to take.")
+@click.option(
+    "--weights",
+    metavar="NAME=WEIGHTS",
+    multiple=True,
+    help='A backbone to compare: mobilenet, inception_v3, resnet50 or mobilenet_v3_small, and "imagenet" (Keras '
+    'downloads it), a file, or "random". Repeatable; all four with imagenet when not given.',
+)
+@_CACHE
+def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], cache: Path) -> None:
+    """Compare backbones: the same head on the frozen features of each."""
+    with _said():
+        from dermserve.models.training import backbones as comparison
+        from dermserve.models.training.experiment import load_experiment
+        from dermserve.models.training.run import prepare
+
+        names = list(comparison.BACKBONES)
+        asked = [_named(item, names) for item in weights] or [(name, "imagenet") for name in names]
+        chosen = load_experiment(experiment)
+        side = SPECS[chosen.model].input_side
+        networks = [comparison.load(name, _backbone(source), side=side) for name, source in asked]
+        rows = comparison.compare(chosen, prepare(chosen, data, cache=cache), networks, progress=_progress())
+        out.mkdir(parents=True, exist_ok=True)
+        comparison.write_table(rows, out / "backbones.csv")
+        for row in rows:
+            click.echo(
+                f"{row.backbone}: accuracy {row.accuracy:.4f}, balanced {row.balanced_accuracy:.4f}; features "
+                f"{row.features_minutes:.1f} min, head {row.head_minutes:.1f} min",
+                err=True,
+            )
+        click.echo(str(out / "backbones.csv"))
+
+
+def _named(item: str, names: list[str]) -> tuple[str, str]:
+    """Split NAME=WEIGHTS."""
+    name, _, source = item.partition("=")
+    if name not in names or not source:
+        known = ", ".join(names)
+        raise click.BadParameter(f"{item!r} is not NAME=WEIGHTS with a NAME of {known}", param_hint="--weights")
+    return name, source
 
 
 @contextlib.contextmanager

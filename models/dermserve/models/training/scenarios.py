@@ -1,4 +1,4 @@
-"""The papers' tables: accuracy and minutes over a grid of settings (IV, V), and over backbones.
+"""The papers' tables IV and V: accuracy and minutes over a grid of settings.
 
 In full, each cell is a training of its own. Reduced to fit a machine without a GPU, the backbone stays frozen as a
 whole, its pooled features are computed once, and each cell trains the head on them.
@@ -85,7 +85,7 @@ def run_reduced(
         parts = _divide(experiment, data, share)
         keras.utils.set_random_seed(experiment.seed)
         started = time.monotonic()
-        head = _head(experiment, features.values.shape[1], dropout)
+        head = build_head(experiment, features.values.shape[1], dropout)
         train_head(head, features, parts, batch=batch, epochs=experiment.stages[0].epochs)
         minutes = (time.monotonic() - started) / 60
         answers = np.asarray(head(features.values[parts[Part.TEST]])).argmax(axis=1)
@@ -156,7 +156,7 @@ def _divide(experiment: Experiment, data: Data, share: float) -> dict[Part, NDAr
     }
 
 
-def _head(experiment: Experiment, width: int, dropout: float) -> keras.Model:
+def build_head(experiment: Experiment, width: int, dropout: float) -> keras.Model:
     """Build the head of DESIGN's ResNet-50 on its own."""
     return keras.Sequential(
         [
