@@ -59,3 +59,32 @@ def test_a_card_that_cannot_be_trusted_names_its_fault(card: card_pb2.Card, chan
     change(card)
     with pytest.raises(CardError, match=named):
         validate_card(card)
+
+
+def _profile(**changes: object) -> card_pb2.Profile:
+    histogram = card_pb2.Histogram(edges=[0.5], shares=[0.25, 0.75], mean=0.6)
+    usual = {"class_shares": [0.5, 0.5], "confidence": histogram, "brightness": histogram, "sharpness": histogram}
+    return card_pb2.Profile(photos=8, **(usual | changes))
+
+
+def test_a_profile_survives_the_round_trip(card: card_pb2.Card) -> None:
+    card.profile.CopyFrom(_profile())
+    assert parse_card(render_card(card)) == card
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"class_shares": [1.0]}, "class_shares"),
+        ({"class_shares": [0.5, 0.6]}, "class_shares"),
+        ({"class_shares": [-0.5, 1.5]}, "class_shares"),
+        ({"brightness": card_pb2.Histogram()}, "brightness"),
+        ({"brightness": card_pb2.Histogram(edges=[2, 1], shares=[0, 1, 0])}, "brightness"),
+        ({"sharpness": card_pb2.Histogram(edges=[float("nan")], shares=[0, 1])}, "sharpness"),
+        ({"confidence": card_pb2.Histogram(edges=[1], shares=[float("nan"), 1])}, "confidence"),
+    ],
+)
+def test_a_profile_that_cannot_be_compared_with_is_refused(card: card_pb2.Card, changes, named: str) -> None:
+    card.profile.CopyFrom(_profile(**changes))
+    with pytest.raises(CardError, match=named):
+        validate_card(card)

@@ -221,6 +221,9 @@ def test_an_evaluated_run_is_exported_with_its_calibration(evaluated: pathlib.Pa
     content = run_content(evaluated)
     assert content.calibration is not None
     assert content.calibration.temperature == FinishedRun(evaluated).calibration["temperature"]
+    assert content.profile is not None
+    assert content.profile.photos > 0
+    assert 0 < content.profile.brightness.edges[0] < content.profile.brightness.edges[-1] < 255
     assert write_version(content, tmp_path) == 1
 
 

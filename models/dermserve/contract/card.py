@@ -5,6 +5,7 @@ The card is a `dermserve.v1.Card`; inside a SavedModel it is that message's prot
 """
 
 import math
+from collections.abc import Sequence
 
 from google.protobuf import json_format
 
@@ -12,6 +13,7 @@ from dermserve.v1 import card_pb2
 
 SCHEMA_VERSION = 1
 """Version of the card schema this code writes, and the highest it reads."""
+_SUM_TOLERANCE = 1e-6
 
 
 class CardError(ValueError):
@@ -59,6 +61,8 @@ def validate_card(card: card_pb2.Card) -> None:
         raise CardError('views must begin with "identity"')
     if card.HasField("calibration"):
         _validate_calibration(card.calibration)
+    if card.HasField("profile"):
+        _validate_profile(card)
 
 
 def _validate_classes(card: card_pb2.Card) -> None:
@@ -80,3 +84,22 @@ def _validate_calibration(calibration: card_pb2.Calibration) -> None:
             raise CardError(f"calibration.{field} must lie in 0..1, not {value}")
     if calibration.HasField("max_ood_score") and not math.isfinite(calibration.max_ood_score):
         raise CardError("calibration.max_ood_score must be finite")
+
+
+def _validate_profile(card: card_pb2.Card) -> None:
+    if len(card.profile.class_shares) != len(card.classes):
+        raise CardError(f"profile.class_shares must have {len(card.classes)} shares, one for each class")
+    _validate_shares(card.profile.class_shares, "class_shares")
+    for field in ("confidence", "brightness", "sharpness"):
+        histogram = getattr(card.profile, field)
+        edges = list(histogram.edges)
+        if len(histogram.shares) != len(edges) + 1:
+            raise CardError(f"profile.{field} needs one share more than edges")
+        if not all(map(math.isfinite, [histogram.mean, *edges])) or edges != sorted(set(edges)):
+            raise CardError(f"profile.{field} needs finite numbers, and edges that ascend")
+        _validate_shares(histogram.shares, f"{field}.shares")
+
+
+def _validate_shares(shares: Sequence[float], field: str) -> None:
+    if not all(0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > _SUM_TOLERANCE:
+        raise CardError(f"profile.{field} must lie in 0..1 and sum to 1")

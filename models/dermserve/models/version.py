@@ -30,6 +30,8 @@ class Content:
     """Where the weights come from; `exported_at` and `exporter` are filled in."""
     calibration: card_pb2.Calibration | None = None
     """Temperature and thresholds, once fitted."""
+    profile: card_pb2.Profile | None = None
+    """What photos and answers looked like at calibration, once measured."""
     distance: FeatureDistance | None = None
     """Out-of-distribution score; the energy when None."""
     tflite: bytes | None = None
@@ -71,6 +73,7 @@ def make_card(content: Content, spec: Spec) -> card_pb2.Card:
         weights_digest=weights_digest(content.network),
         provenance=content.provenance,
         calibration=content.calibration,
+        profile=content.profile,
     )
     now = datetime.datetime.now(datetime.UTC)
     card.provenance.exported_at = now.isoformat(timespec="seconds").replace("+00:00", "Z")

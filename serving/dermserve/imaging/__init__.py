@@ -13,6 +13,7 @@ from dermserve.imaging.errors import (
     UndecodablePhotoError,
     UnsupportedFormatError,
 )
+from dermserve.imaging.measure import Measures, measure
 from dermserve.imaging.views import IDENTITY, STANDARD_VIEWS, make_views
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "STANDARD_VIEWS",
     "EmptyPhotoError",
     "Limits",
+    "Measures",
     "Photo",
     "PhotoError",
     "TooManyBytesError",
@@ -30,4 +32,5 @@ __all__ = [
     "decode",
     "fit",
     "make_views",
+    "measure",
 ]

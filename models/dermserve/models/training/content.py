@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from google.protobuf import json_format
+
 from dermserve.models.training.finished import FinishedRun
 from dermserve.models.version import Content
 from dermserve.v1 import card_pb2
@@ -37,6 +39,7 @@ def run_content(folder: Path) -> Content:
         network=run.network(),
         provenance=provenance,
         calibration=card_pb2.Calibration(**calibration),
+        profile=json_format.ParseDict(facts["profile"], card_pb2.Profile()) if "profile" in facts else None,
         distance=run.distance,
         tflite=run.tflite.read_bytes() if run.tflite.is_file() else None,
     )

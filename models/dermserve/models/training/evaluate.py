@@ -21,6 +21,7 @@ from dermserve.models.training.layouts import Sample, read_samples
 from dermserve.models.training.loop import Labelled, Progress
 from dermserve.models.training.metrics import measure
 from dermserve.models.training.predict import Outputs, predict
+from dermserve.models.training.profile import measure_profile
 from dermserve.models.training.run import finished_data
 from dermserve.models.training.splits import Part
 
@@ -76,6 +77,8 @@ def evaluate_own(run: FinishedRun, data: Path, *, cache: Path, precision: str, p
         "test": _measures(run, test, shift, found, distance),
     }
     run.save_calibration(found, shift=shift, distance=distance, metrics=metrics)
+    identity = fit.softmax((validation.outputs.logits[:, 0] + shift) / found["temperature"])
+    run.update(profile=measure_profile(photos.part(Part.VALIDATION), identity))
     return {"calibration": found, "metrics": metrics, "figures": _figures(test, shift, found["temperature"])}
 
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x64\x65rmserve/v1/card.proto\x12\x0c\x64\x65rmserve.v1\"\x98\x02\n\x04\x43\x61rd\x12\x16\n\x0eschema_version\x18\x01 \x01(\x05\x12\r\n\x05model\x18\x02 \x01(\t\x12(\n\x07\x63lasses\x18\x03 \x03(\x0b\x32\x17.dermserve.v1.ClassInfo\x12&\n\x05input\x18\x04 \x01(\x0b\x32\x17.dermserve.v1.InputSpec\x12\r\n\x05views\x18\x05 \x03(\t\x12\x12\n\nparameters\x18\x06 \x01(\x03\x12\x16\n\x0eweights_digest\x18\x07 \x01(\t\x12,\n\nprovenance\x18\x08 \x01(\x0b\x32\x18.dermserve.v1.Provenance\x12.\n\x0b\x63\x61libration\x18\t \x01(\x0b\x32\x19.dermserve.v1.Calibration\":\n\tClassInfo\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tmalignant\x18\x03 \x01(\x08\"J\n\tInputSpec\x12\x0e\n\x06height\x18\x01 \x01(\x05\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x1e\n\x03\x66it\x18\x03 \x01(\x0e\x32\x11.dermserve.v1.Fit\"\xfc\x01\n\nProvenance\x12(\n\x08training\x18\x01 \x01(\x0e\x32\x16.dermserve.v1.Training\x12\x16\n\x0einitialization\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\t\x12\x0f\n\x07license\x18\x04 \x01(\t\x12\x13\n\x0b\x65xported_at\x18\x05 \x01(\t\x12\x10\n\x08\x65xporter\x18\x06 \x01(\t\x12\x36\n\x07metrics\x18\x07 \x03(\x0b\x32%.dermserve.v1.Provenance.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xee\x01\n\x0b\x43\x61libration\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\x1b\n\x0emin_confidence\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0cmax_view_std\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x1c\n\x0f\x61\x64\x61ptive_margin\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x1a\n\rmax_ood_score\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x0e\n\x06method\x18\x06 \x01(\tB\x11\n\x0f_min_confidenceB\x0f\n\r_max_view_stdB\x12\n\x10_adaptive_marginB\x10\n\x0e_max_ood_score*/\n\x03\x46it\x12\x13\n\x0f\x46IT_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x46IT_CENTER_CROP\x10\x01*M\n\x08Training\x12\x18\n\x14TRAINING_UNSPECIFIED\x10\x00\x12\x11\n\rTRAINING_NONE\x10\x01\x12\x14\n\x10TRAINING_TRAINED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x64\x65rmserve/v1/card.proto\x12\x0c\x64\x65rmserve.v1\"\xc0\x02\n\x04\x43\x61rd\x12\x16\n\x0eschema_version\x18\x01 \x01(\x05\x12\r\n\x05model\x18\x02 \x01(\t\x12(\n\x07\x63lasses\x18\x03 \x03(\x0b\x32\x17.dermserve.v1.ClassInfo\x12&\n\x05input\x18\x04 \x01(\x0b\x32\x17.dermserve.v1.InputSpec\x12\r\n\x05views\x18\x05 \x03(\t\x12\x12\n\nparameters\x18\x06 \x01(\x03\x12\x16\n\x0eweights_digest\x18\x07 \x01(\t\x12,\n\nprovenance\x18\x08 \x01(\x0b\x32\x18.dermserve.v1.Provenance\x12.\n\x0b\x63\x61libration\x18\t \x01(\x0b\x32\x19.dermserve.v1.Calibration\x12&\n\x07profile\x18\n \x01(\x0b\x32\x15.dermserve.v1.Profile\":\n\tClassInfo\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tmalignant\x18\x03 \x01(\x08\"J\n\tInputSpec\x12\x0e\n\x06height\x18\x01 \x01(\x05\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x1e\n\x03\x66it\x18\x03 \x01(\x0e\x32\x11.dermserve.v1.Fit\"\xfc\x01\n\nProvenance\x12(\n\x08training\x18\x01 \x01(\x0e\x32\x16.dermserve.v1.Training\x12\x16\n\x0einitialization\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\t\x12\x0f\n\x07license\x18\x04 \x01(\t\x12\x13\n\x0b\x65xported_at\x18\x05 \x01(\t\x12\x10\n\x08\x65xporter\x18\x06 \x01(\t\x12\x36\n\x07metrics\x18\x07 \x03(\x0b\x32%.dermserve.v1.Provenance.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xee\x01\n\x0b\x43\x61libration\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\x1b\n\x0emin_confidence\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0cmax_view_std\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x1c\n\x0f\x61\x64\x61ptive_margin\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x1a\n\rmax_ood_score\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x0e\n\x06method\x18\x06 \x01(\tB\x11\n\x0f_min_confidenceB\x0f\n\r_max_view_stdB\x12\n\x10_adaptive_marginB\x10\n\x0e_max_ood_score\"\xb5\x01\n\x07Profile\x12\x0e\n\x06photos\x18\x01 \x01(\x03\x12\x14\n\x0c\x63lass_shares\x18\x02 \x03(\x01\x12+\n\nconfidence\x18\x03 \x01(\x0b\x32\x17.dermserve.v1.Histogram\x12+\n\nbrightness\x18\x04 \x01(\x0b\x32\x17.dermserve.v1.Histogram\x12*\n\tsharpness\x18\x05 \x01(\x0b\x32\x17.dermserve.v1.Histogram\"8\n\tHistogram\x12\r\n\x05\x65\x64ges\x18\x01 \x03(\x01\x12\x0e\n\x06shares\x18\x02 \x03(\x01\x12\x0c\n\x04mean\x18\x03 \x01(\x01*/\n\x03\x46it\x12\x13\n\x0f\x46IT_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x46IT_CENTER_CROP\x10\x01*M\n\x08Training\x12\x18\n\x14TRAINING_UNSPECIFIED\x10\x00\x12\x11\n\rTRAINING_NONE\x10\x01\x12\x14\n\x10TRAINING_TRAINED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,20 +33,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROVENANCE_METRICSENTRY']._loaded_options = None
   _globals['_PROVENANCE_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_FIT']._serialized_start=956
-  _globals['_FIT']._serialized_end=1003
-  _globals['_TRAINING']._serialized_start=1005
-  _globals['_TRAINING']._serialized_end=1082
+  _globals['_FIT']._serialized_start=1238
+  _globals['_FIT']._serialized_end=1285
+  _globals['_TRAINING']._serialized_start=1287
+  _globals['_TRAINING']._serialized_end=1364
   _globals['_CARD']._serialized_start=42
-  _globals['_CARD']._serialized_end=322
-  _globals['_CLASSINFO']._serialized_start=324
-  _globals['_CLASSINFO']._serialized_end=382
-  _globals['_INPUTSPEC']._serialized_start=384
-  _globals['_INPUTSPEC']._serialized_end=458
-  _globals['_PROVENANCE']._serialized_start=461
-  _globals['_PROVENANCE']._serialized_end=713
-  _globals['_PROVENANCE_METRICSENTRY']._serialized_start=667
-  _globals['_PROVENANCE_METRICSENTRY']._serialized_end=713
-  _globals['_CALIBRATION']._serialized_start=716
-  _globals['_CALIBRATION']._serialized_end=954
+  _globals['_CARD']._serialized_end=362
+  _globals['_CLASSINFO']._serialized_start=364
+  _globals['_CLASSINFO']._serialized_end=422
+  _globals['_INPUTSPEC']._serialized_start=424
+  _globals['_INPUTSPEC']._serialized_end=498
+  _globals['_PROVENANCE']._serialized_start=501
+  _globals['_PROVENANCE']._serialized_end=753
+  _globals['_PROVENANCE_METRICSENTRY']._serialized_start=707
+  _globals['_PROVENANCE_METRICSENTRY']._serialized_end=753
+  _globals['_CALIBRATION']._serialized_start=756
+  _globals['_CALIBRATION']._serialized_end=994
+  _globals['_PROFILE']._serialized_start=997
+  _globals['_PROFILE']._serialized_end=1178
+  _globals['_HISTOGRAM']._serialized_start=1180
+  _globals['_HISTOGRAM']._serialized_end=1236
 # @@protoc_insertion_point(module_scope)

@@ -24,7 +24,7 @@ TRAINING_NONE: Training
 TRAINING_TRAINED: Training
 
 class Card(_message.Message):
-    __slots__ = ("schema_version", "model", "classes", "input", "views", "parameters", "weights_digest", "provenance", "calibration")
+    __slots__ = ("schema_version", "model", "classes", "input", "views", "parameters", "weights_digest", "provenance", "calibration", "profile")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
@@ -34,6 +34,7 @@ class Card(_message.Message):
     WEIGHTS_DIGEST_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     CALIBRATION_FIELD_NUMBER: _ClassVar[int]
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     model: str
     classes: _containers.RepeatedCompositeFieldContainer[ClassInfo]
@@ -43,7 +44,8 @@ class Card(_message.Message):
     weights_digest: str
     provenance: Provenance
     calibration: Calibration
-    def __init__(self, schema_version: _Optional[int] = ..., model: _Optional[str] = ..., classes: _Optional[_Iterable[_Union[ClassInfo, _Mapping]]] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ..., views: _Optional[_Iterable[str]] = ..., parameters: _Optional[int] = ..., weights_digest: _Optional[str] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., calibration: _Optional[_Union[Calibration, _Mapping]] = ...) -> None: ...
+    profile: Profile
+    def __init__(self, schema_version: _Optional[int] = ..., model: _Optional[str] = ..., classes: _Optional[_Iterable[_Union[ClassInfo, _Mapping]]] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ..., views: _Optional[_Iterable[str]] = ..., parameters: _Optional[int] = ..., weights_digest: _Optional[str] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., calibration: _Optional[_Union[Calibration, _Mapping]] = ..., profile: _Optional[_Union[Profile, _Mapping]] = ...) -> None: ...
 
 class ClassInfo(_message.Message):
     __slots__ = ("code", "name", "malignant")
@@ -105,3 +107,27 @@ class Calibration(_message.Message):
     max_ood_score: float
     method: str
     def __init__(self, temperature: _Optional[float] = ..., min_confidence: _Optional[float] = ..., max_view_std: _Optional[float] = ..., adaptive_margin: _Optional[float] = ..., max_ood_score: _Optional[float] = ..., method: _Optional[str] = ...) -> None: ...
+
+class Profile(_message.Message):
+    __slots__ = ("photos", "class_shares", "confidence", "brightness", "sharpness")
+    PHOTOS_FIELD_NUMBER: _ClassVar[int]
+    CLASS_SHARES_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    BRIGHTNESS_FIELD_NUMBER: _ClassVar[int]
+    SHARPNESS_FIELD_NUMBER: _ClassVar[int]
+    photos: int
+    class_shares: _containers.RepeatedScalarFieldContainer[float]
+    confidence: Histogram
+    brightness: Histogram
+    sharpness: Histogram
+    def __init__(self, photos: _Optional[int] = ..., class_shares: _Optional[_Iterable[float]] = ..., confidence: _Optional[_Union[Histogram, _Mapping]] = ..., brightness: _Optional[_Union[Histogram, _Mapping]] = ..., sharpness: _Optional[_Union[Histogram, _Mapping]] = ...) -> None: ...
+
+class Histogram(_message.Message):
+    __slots__ = ("edges", "shares", "mean")
+    EDGES_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    MEAN_FIELD_NUMBER: _ClassVar[int]
+    edges: _containers.RepeatedScalarFieldContainer[float]
+    shares: _containers.RepeatedScalarFieldContainer[float]
+    mean: float
+    def __init__(self, edges: _Optional[_Iterable[float]] = ..., shares: _Optional[_Iterable[float]] = ..., mean: _Optional[float] = ...) -> None: ...
