@@ -9,6 +9,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+# MobileNetV3's 0.999 would need more steps than a small data set has in all its epochs.
+_MOST_MOMENTUM = 0.99
+
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
     """A keras.layers.BatchNormalization over the last axis, with the same weights and the same results."""
@@ -19,7 +22,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
     @classmethod
     def like(cls, layer: keras.layers.BatchNormalization) -> "FusedBatchNormalization":
         """Make one of a layer's name and constants; float32 weights, activations of any type."""
-        return cls(name=layer.name, momentum=layer.momentum, epsilon=layer.epsilon, dtype="float32")
+        return cls(
+            name=layer.name, momentum=min(layer.momentum, _MOST_MOMENTUM), epsilon=layer.epsilon, dtype="float32"
+        )
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Normalise [N, H, W, C]; in training by the batch, which the moving statistics take note of."""
