@@ -3,6 +3,7 @@
 import io
 import pathlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -129,14 +130,19 @@ def test_a_version_holds_its_weights_once(store: pathlib.Path) -> None:
     assert size < 1.1 * 4 * SPECS["resnet50"].parameters
 
 
-def test_warm_up_records_ask_for_one_view_and_for_ten(store: pathlib.Path) -> None:
+def _images(request: Any) -> int | None:
+    return tf.make_ndarray(request.inputs["images"]).shape[0] if request.inputs else None
+
+
+def test_warm_up_records_ask_for_one_view_for_ten_and_for_the_card(store: pathlib.Path) -> None:
     from tensorflow_serving.apis import prediction_log_pb2
 
     for model in SPECS:
         file = store / model / "1" / "assets.extra" / "tf_serving_warmup_requests"
         logs = [prediction_log_pb2.PredictionLog.FromString(r.numpy()) for r in tf.data.TFRecordDataset(str(file))]
         requests = [log.predict_log.request for log in logs]
-        assert [tf.make_ndarray(request.inputs["images"]).shape[0] for request in requests] == [1, 10]
+        asked = [(request.model_spec.signature_name, _images(request)) for request in requests]
+        assert asked == [("serving_default", 1), ("serving_default", 10), ("describe", None)]
         assert {request.model_spec.name for request in requests} == {model}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from google.protobuf import text_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
@@ -15,11 +16,15 @@ from tensorflow.core.framework import tensor_shape_pb2 as real_shape
 from tensorflow.core.framework import types_pb2 as real_types
 from tensorflow_serving.apis import get_model_metadata_pb2 as real_metadata
 from tensorflow_serving.apis import get_model_status_pb2 as real_status
+from tensorflow_serving.apis import model_management_pb2 as real_management
 from tensorflow_serving.apis import model_pb2 as real_model
 from tensorflow_serving.apis import predict_pb2 as real_predict
+from tensorflow_serving.apis import prediction_log_pb2 as real_log
 from tensorflow_serving.apis import status_pb2 as real_util_status
+from tensorflow_serving.config import model_server_config_pb2 as real_config
 
 from dermserve.gateway.tensors import float_array, uint8_tensor
+from dermserve.tfserving.v1 import management_pb2 as our_management
 from dermserve.tfserving.v1 import serving_pb2 as ours
 from dermserve.tfserving.v1 import tensor_pb2 as our_tensor
 
@@ -33,6 +38,11 @@ PAIRS: list[tuple[type[Message], type[Message]]] = [
     (ours.StatusProto, real_util_status.StatusProto),
     (ours.GetModelMetadataRequest, real_metadata.GetModelMetadataRequest),
     (ours.GetModelMetadataResponse, real_metadata.GetModelMetadataResponse),
+    (our_management.ModelServerConfig, real_config.ModelServerConfig),
+    (our_management.ModelConfig, real_config.ModelConfig),
+    (our_management.ReloadConfigRequest, real_management.ReloadConfigRequest),
+    (our_management.ReloadConfigResponse, real_management.ReloadConfigResponse),
+    (our_management.PredictionLog, real_log.PredictionLog),
     (our_tensor.TensorProto, real_tensor.TensorProto),
     (our_tensor.TensorShapeProto, real_shape.TensorShapeProto),
     (our_tensor.TensorShapeProto.Dim, real_shape.TensorShapeProto.Dim),
@@ -139,6 +149,18 @@ def test_every_field_has_the_number_type_and_oneof_of_the_real_one(our: type[Mes
         assert len(types) == 1 or types == {FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_ENUM}
         assert (mine.number, mine.is_repeated) == (theirs.number, theirs.is_repeated)
         assert (mine.containing_oneof is None) == (theirs.containing_oneof is None)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_a_models_config_we_write_is_read_by_tensorflow_serving_and_back(data: st.DataObject) -> None:
+    written = data.draw(st.composite(_fill)(our_management.ModelServerConfig()))
+    written.ClearField("custom_model_config")  # text format expands an Any, whose type must be known
+    for model in written.model_config_list.config:
+        model.logging_config.ClearField("custom_logging_config")
+    read = text_format.Parse(text_format.MessageToString(written), real_config.ModelServerConfig())
+    assert _values(read) == _values(written)
+    assert text_format.Parse(text_format.MessageToString(read), our_management.ModelServerConfig()) == written
 
 
 def test_enum_numbers_are_the_real_ones() -> None:

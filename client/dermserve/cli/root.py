@@ -22,6 +22,9 @@ ENTRIES = {
         "dermserve.cli.modelserver:modelserver", "Run the local stand-in for TensorFlow Serving.", LOCAL
     ),
     "export": Entry("dermserve.models.export:export", "Put versions of the models into a store.", MODELS),
+    "model": Entry(
+        "dermserve.models.lifecycle.cli:model", "Publish, verify, promote, roll back and retire versions.", MODELS
+    ),
     "train": Entry("dermserve.models.training.cli:train", "Train a model on labelled photos.", TRAIN),
     "pack": Entry("dermserve.models.training.cli:pack", "Make a run's weights compact.", TRAIN),
     "evaluate": Entry(

@@ -9,8 +9,9 @@ import click
 
 from dermserve.models.catalogue import SPECS
 from dermserve.models.exporter import ExportError, export_model, export_run
+from dermserve.models.lifecycle.errors import LifecycleError
+from dermserve.models.lifecycle.stores import open_store
 from dermserve.models.quiet import native_stderr_held
-from dermserve.models.store import versions
 
 SHIPPED = pathlib.Path(__file__).parent / "shipped"
 """Folder of the runs whose weights dermserve ships, by model."""
@@ -22,11 +23,11 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path), required=False)
 @click.option(
     "--store",
-    type=click.Path(file_okay=False, path_type=pathlib.Path),
-    default=pathlib.Path(".dermserve/store"),
+    metavar="BASE",
+    default=".dermserve/store",
     envvar="DERMSERVE_STORE",
     show_default=True,
-    help="Folder of the versioned store.",
+    help="The versioned store: a folder, or s3://… or gs://….",
 )
 @click.option("--model", "models", type=click.Choice(list(SPECS)), multiple=True, help="Which; all when not given.")
 @click.option("--weights", type=_FILE, help="Weights of the whole network (.weights.h5 or .keras).")
@@ -37,7 +38,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 @click.option("--new-version", is_flag=True, help="Export even where the store has a version already.")
 def export(
     run: pathlib.Path | None,
-    store: pathlib.Path,
+    store: str,
     models: tuple[str, ...],
     weights: pathlib.Path | None,
     init_weights: pathlib.Path | None,
@@ -65,7 +66,7 @@ def export(
     if (weights or init_weights) and len(models) != 1:
         raise click.UsageError(f"{given[0]} is for one model: say which with --model")
     for model in models or tuple(SPECS):
-        present = versions(store, model)
+        present = _present(store, model)
         if present and not (given or new_version):
             click.echo(f"{model}: version {present[-1]} is in {store}", err=True)
         elif not given and (SHIPPED / model).is_dir():
@@ -76,7 +77,14 @@ def export(
             _report(model, store, make)
 
 
-def _report(what: str, store: pathlib.Path, make: Callable[[], int]) -> None:
+def _present(store: str, model: str) -> list[int]:
+    try:
+        return open_store(store).versions(model)
+    except (LifecycleError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _report(what: str, store: str, make: Callable[[], int]) -> None:
     """Make a version, saying so before and after, and show nothing of TensorFlow's chatter unless it fails."""
     started = time.monotonic()
     click.echo(f"{what}: exporting (TensorFlow takes a while to start)", err=True)

@@ -12,7 +12,7 @@ class ExportError(RuntimeError):
 
 def export_model(
     model: str,
-    store: pathlib.Path,
+    store: pathlib.Path | str,
     *,
     weights: pathlib.Path | None = None,
     backbone_weights: pathlib.Path | str | None = None,
@@ -22,7 +22,7 @@ def export_model(
 
     Args:
         model: a key of SPECS.
-        store: folder of the store.
+        store: path or URL of the store.
         weights: weights of the whole network; its card says that nothing is known of their training.
         backbone_weights: a file with weights of the backbone alone, or "imagenet".
         seed: of what is random.
@@ -38,6 +38,7 @@ def export_model(
 
     from dermserve.contract import CardError
     from dermserve.models.architectures import build
+    from dermserve.models.lifecycle.errors import LifecycleError
     from dermserve.models.verify import VerificationError
     from dermserve.models.version import Content, write_version
     from dermserve.models.weights import WeightsError, load_weights
@@ -53,16 +54,16 @@ def export_model(
             initialization=_initialization(weights, backbone_weights, seed),
         )
         return write_version(Content(network=network, provenance=origin), store)
-    except (WeightsError, CardError, VerificationError) as error:
+    except (WeightsError, CardError, VerificationError, LifecycleError) as error:
         raise ExportError(f"{model}: {error}") from error
 
 
-def export_run(run: pathlib.Path, store: pathlib.Path) -> int:
+def export_run(run: pathlib.Path, store: pathlib.Path | str) -> int:
     """Write what a run trained into the store as a new version.
 
     Args:
         run: folder of a finished and evaluated `dermserve train`.
-        store: folder of the store.
+        store: path or URL of the store.
 
     Returns:
         The version.
@@ -73,6 +74,7 @@ def export_run(run: pathlib.Path, store: pathlib.Path) -> int:
     import tensorflow as tf
 
     from dermserve.contract import CardError
+    from dermserve.models.lifecycle.errors import LifecycleError
     from dermserve.models.training.content import run_content
     from dermserve.models.training.errors import TrainingError
     from dermserve.models.verify import VerificationError
@@ -81,7 +83,7 @@ def export_run(run: pathlib.Path, store: pathlib.Path) -> int:
     tf.get_logger().setLevel(logging.ERROR)
     try:
         return write_version(run_content(run), store)
-    except (TrainingError, CardError, VerificationError) as error:
+    except (TrainingError, CardError, VerificationError, LifecycleError) as error:
         raise ExportError(str(error)) from error
 
 

@@ -3,9 +3,10 @@
 `tf.saved_model.load` would not do: a SavedModel can work there and fail every Predict in TensorFlow Serving.
 """
 
+import contextlib
 import io
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -41,13 +42,7 @@ def verify(version_folder: pathlib.Path) -> card_pb2.Card:
     Raises:
         VerificationError: a signature is missing, does not run or disagrees with another.
     """
-    with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        # Deprecated in name only: it is the loader whose C++ twin TensorFlow Serving runs.
-        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(version_folder))
-
-        def run(signature: Signature, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-            return _run(session, loaded.signature_def, signature, inputs)
-
+    with open_version(version_folder) as run:
         card = _check_describe(run)
         images = np.random.default_rng(0).integers(0, 256, (_BATCH, card.input.height, card.input.width, 3), np.uint8)
         single = run(Signature.SERVING_DEFAULT, {Input.IMAGES: images})
@@ -55,6 +50,19 @@ def verify(version_folder: pathlib.Path) -> card_pb2.Card:
         _check_encoded(run, images, single)
         _check_tta(run, images, card)
     return card
+
+
+@contextlib.contextmanager
+def open_version(version_folder: pathlib.Path) -> Iterator[Run]:
+    """Load a SavedModel as TensorFlow Serving does; give what runs its signatures."""
+    with tf.compat.v1.Session(graph=tf.Graph()) as session:
+        # Deprecated in name only: it is the loader whose C++ twin TensorFlow Serving runs.
+        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(version_folder))
+
+        def run(signature: Signature, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+            return _run(session, loaded.signature_def, signature, inputs)
+
+        yield run
 
 
 def _run(
@@ -97,11 +105,12 @@ def _check_scores(signature: Signature, outputs: Mapping[str, Array], *, classes
 
 
 def _check_encoded(run: Run, images: NDArray[np.uint8], single: Mapping[str, Array]) -> None:
-    files = np.array([_png(image) for image in images], object)
+    files = np.array([png(image) for image in images], object)
     _check_close(Signature.ENCODED, run(Signature.ENCODED, {Input.IMAGE_BYTES: files}), single)
 
 
-def _png(image: NDArray[np.uint8]) -> bytes:
+def png(image: NDArray[np.uint8]) -> bytes:
+    """Encode RGB pixels, uint8 [H, W, 3], as a PNG file."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     return file.getvalue()

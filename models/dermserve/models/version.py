@@ -12,8 +12,11 @@ from dermserve.contract import SCHEMA_VERSION, render_card
 from dermserve.imaging import STANDARD_VIEWS
 from dermserve.models.catalogue import SPECS, Spec
 from dermserve.models.graph import FeatureDistance, freeze_core, signatures
+from dermserve.models.lifecycle import audit
+from dermserve.models.lifecycle.manifest import Manifest, write_manifest
+from dermserve.models.lifecycle.recording import write_golden_predictions
+from dermserve.models.lifecycle.stores import open_store
 from dermserve.models.quiet import no_bytecode
-from dermserve.models.store import publish, staged
 from dermserve.models.verify import verify
 from dermserve.models.warmup import write_warmup_records
 from dermserve.models.weights import weights_digest
@@ -38,8 +41,12 @@ class Content:
     """model.tflite, to lie beside the SavedModel."""
 
 
-def write_version(content: Content, base: pathlib.Path) -> int:
+def write_version(content: Content, base: pathlib.Path | str) -> int:
     """Export a version into a store. It appears only once every signature has been checked.
+
+    Args:
+        content: what it is made from.
+        base: path or URL of the store.
 
     Returns:
         The version.
@@ -47,17 +54,34 @@ def write_version(content: Content, base: pathlib.Path) -> int:
     Raises:
         CardError: the content does not make a valid card.
         VerificationError: the export does not keep the model contract.
+        LifecycleError: the store can't be used.
         OSError: the store can't be written.
     """
     spec = SPECS[content.network.name]
+    store = open_store(base)
     card = make_card(content, spec)
-    with staged(base, spec.name) as staging, no_bytecode():
+    with store.staged(spec.name) as staging, no_bytecode():
         _save(content, card, spec, staging)
         write_warmup_records(staging, model=spec.name, side=spec.input_side)
         if content.tflite is not None:
             (staging / "model.tflite").write_bytes(content.tflite)
         verify(staging)
-        return publish(staging, base, spec.name)
+        write_golden_predictions(staging, model=spec.name, side=spec.input_side)
+        manifest = _write_manifest(staging, card)
+        version = store.publish(staging, spec.name)
+    more = {"digest": manifest.digest, "weights_digest": card.weights_digest}
+    audit.note(store, audit.Entry(what=audit.PUBLISH, model=spec.name, before=None, after=version, more=more))
+    return version
+
+
+def _write_manifest(staging: pathlib.Path, card: card_pb2.Card) -> Manifest:
+    about = {
+        "exported_at": card.provenance.exported_at,
+        "exporter": card.provenance.exporter,
+        "training": card_pb2.Training.Name(card.provenance.training).removeprefix("TRAINING_"),
+        "weights_digest": card.weights_digest,
+    }
+    return write_manifest(staging, model=card.model, about=about)
 
 
 def make_card(content: Content, spec: Spec) -> card_pb2.Card:

@@ -1,10 +1,11 @@
 """Warm-up records: what TensorFlow Serving replays when it loads a version, so that no user waits for the first answer.
 
 https://www.tensorflow.org/tfx/serving/saved_model_warmup. TensorFlow optimises a graph once for each set of outputs
-asked for, and the records ask for what the gateway asks for: all of them, with one view and with ten.
+asked for, and the records ask for what the gateway asks for: all of them, with one view and with ten, and the card.
 """
 
 import pathlib
+from typing import Any
 
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
@@ -27,10 +28,17 @@ def write_warmup_records(version_folder: pathlib.Path, *, model: str, side: int)
     file.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(file)) as writer:
         for size in BATCH_SIZES:
-            request = predict_pb2.PredictRequest()
-            request.model_spec.name = model
-            request.model_spec.signature_name = Signature.SERVING_DEFAULT
             gray = tf.fill([size, side, side, 3], tf.constant(127, tf.uint8))
-            request.inputs[Input.IMAGES].CopyFrom(tf.make_tensor_proto(gray))
-            log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
-            writer.write(log.SerializeToString())
+            writer.write(_record(model, Signature.SERVING_DEFAULT, {Input.IMAGES: gray}))
+        writer.write(_record(model, Signature.DESCRIBE, {}))
+
+
+def _record(model: str, signature: Signature, inputs: dict[str, Any]) -> bytes:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = model
+    request.model_spec.signature_name = signature
+    for name, value in inputs.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+    record: bytes = log.SerializeToString()
+    return record

@@ -1,6 +1,7 @@
 """The order in which the local stack starts and stops, written once."""
 
 import contextlib
+import os
 import pathlib
 import queue
 import re
@@ -14,7 +15,7 @@ from dermserve.local.child import Child
 from dermserve.local.health import wait_serving
 from dermserve.local.logfile import log_to_file, log_to_stderr
 from dermserve.local.ports import HOST, check_free
-from dermserve.local.store import ensure_models, write_config
+from dermserve.local.store import canary_shares, ensure_models, write_config
 
 DEFAULT_MODELS = ("resnet50", "mobilenet_v3_small")
 DEFAULT_STORE = pathlib.Path(".dermserve/store")
@@ -27,6 +28,7 @@ _GATEWAY_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"
 _GATEWAY_GRACE = 15.0
 _TFS_GRACE = 15.0
 _SIGNAL_SLICE = 0.2
+_SHARES = "DERMSERVE_CANARY_SHARES"
 
 
 class Stack:
@@ -121,7 +123,13 @@ class Stack:
 
     def _start_model_server(self, undo: contextlib.ExitStack) -> None:
         config = write_config(self._store, self._models)
-        arguments = (f"--port={self._tfs_port}", f"--model_config_file={config}", "--file_system_poll_wait_seconds=1")
+        arguments = (
+            f"--port={self._tfs_port}",
+            f"--model_config_file={config}",
+            "--file_system_poll_wait_seconds=1",
+            # Labels in the file of a server that starts are on versions that are not loaded yet.
+            "--allow_version_labels_for_unavailable_models=true",
+        )
         self._say(f"starting the model server ({', '.join(self._models)})")
         # One malloc arena: frozen graphs otherwise cost twice the memory (docs/architecture.md).
         server = self._start("modelserver", arguments, undo, ready=_TFS_READY, grace=_TFS_GRACE, MALLOC_ARENA_MAX="1")
@@ -132,7 +140,9 @@ class Stack:
     def _start_gateway(self, undo: contextlib.ExitStack) -> None:
         models = [f"--model={model}" for model in self._models]
         arguments = ("--listen", f"{HOST}:{self._port}", "--tfs", self.tfs_address, *models)
-        gateway = self._start("gateway", arguments, undo, ready=_GATEWAY_READY, grace=_GATEWAY_GRACE)
+        shares = ",".join(f"{model}={share}" for model, share in canary_shares(self._store, self._models).items())
+        env = {_SHARES: shares} if shares and _SHARES not in os.environ else {}
+        gateway = self._start("gateway", arguments, undo, ready=_GATEWAY_READY, grace=_GATEWAY_GRACE, **env)
         started = time.monotonic()
         self.gateway_address = gateway.wait_ready(timeout=self._timeout)[1]
         children = (gateway, self._children["modelserver"])

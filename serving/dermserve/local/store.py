@@ -1,5 +1,6 @@
 """The store the stack serves: built where it lacks a model, and described to the model server."""
 
+import errno
 import os
 import pathlib
 import signal
@@ -9,15 +10,15 @@ from collections.abc import Callable, Sequence
 
 from dermserve.local.child import Child
 from dermserve.local.errors import StoreError, indented
+from dermserve.models.lifecycle.desk import read_shares
+from dermserve.models.lifecycle.errors import LifecycleError
+from dermserve.models.lifecycle.local_store import LocalStore
+from dermserve.models.lifecycle.server_config import CONFIG, ServerConfig
 from dermserve.models.store import versions
 
 _GRACE = 10.0
-_MODEL = """  config {{
-    name: {name}
-    base_path: {path}
-    model_platform: "tensorflow"
-  }}
-"""
+_UNSERVED = "models.config.unserved"
+"""What is known of models that are not served this time."""
 
 
 def ensure_models(store: pathlib.Path, models: Sequence[str], *, say: Callable[[str], None]) -> None:
@@ -57,24 +58,65 @@ def _start_export(store: pathlib.Path, models: Sequence[str], *, log: Callable[[
 def write_config(store: pathlib.Path, models: Sequence[str]) -> pathlib.Path:
     """Write `models.config`, TensorFlow Serving's list of models, into a store, whole or not at all.
 
+    Labels and pinned versions stay, those of models that are not served this time in a file of their own.
+
     Returns:
         Its path.
 
     Raises:
-        StoreError: it can't be written.
+        StoreError: it can't be written, can't be understood, or pins or labels versions that the store lacks.
     """
-    path = store / "models.config"
-    entries = "".join(_MODEL.format(name=_quoted(name), path=_quoted(str(store.resolve() / name))) for name in models)
-    fresh = path.with_name(f".models.config.{os.getpid()}")
+    held = LocalStore(store)
     try:
-        fresh.write_text(f"model_config_list {{\n{entries}}}\n", encoding="utf-8")
-        fresh.replace(path)
+        if not store.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        with held.locked():
+            known = _read(held, CONFIG).joined(_read(held, _UNSERVED))
+            served = known.served_from({name: str(store.resolve() / name) for name in models})
+            for name in models:
+                _check_present(held, served, name)
+            held.write_text(CONFIG, served.render())
+            _keep_unserved(held, known.without(models))
     except OSError as error:
-        raise StoreError(f"can't write {path}: {error.strerror}") from error
-    return path
+        raise StoreError(f"can't write {store / CONFIG}: {error.strerror}") from error
+    except LifecycleError as error:
+        raise StoreError(str(error)) from error
+    return store / CONFIG
 
 
-def _quoted(text: str) -> str:
-    """Quote a string for protobuf's text format."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{escaped}"'
+def canary_shares(store: pathlib.Path, models: Sequence[str]) -> dict[str, float]:
+    """Read the share of callers that `dermserve model canary` gave each of some models; models without are left out.
+
+    Raises:
+        StoreError: the file can't be understood.
+    """
+    try:
+        shares = read_shares(LocalStore(store))
+    except LifecycleError as error:
+        raise StoreError(str(error)) from error
+    return {model: share for model, share in shares.items() if model in models}
+
+
+def _read(store: LocalStore, name: str) -> ServerConfig:
+    try:
+        return ServerConfig.parse(store.read_text(name), where=f"{store.base}/{name}")
+    except FileNotFoundError:
+        return ServerConfig()
+
+
+def _keep_unserved(store: LocalStore, rest: ServerConfig) -> None:
+    if rest.models:
+        store.write_text(_UNSERVED, rest.render())
+    else:
+        (store.folder / _UNSERVED).unlink(missing_ok=True)
+
+
+def _check_present(store: LocalStore, config: ServerConfig, model: str) -> None:
+    """Refuse what the model server would wait for in vain."""
+    needed = {*config.labels(model).values(), *(config.pins(model) or ())}
+    lacking = sorted(needed - set(store.versions(model)))
+    if lacking:
+        raise StoreError(
+            f"{store.base}/{CONFIG} asks for version {', '.join(map(str, lacking))} of {model}, which the store does"
+            " not have: put it back, or take the model's entry out of that file to serve the newest"
+        )

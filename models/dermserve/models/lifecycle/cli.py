@@ -1,0 +1,360 @@
+"""`dermserve model`: the commands for the life of a version."""
+
+import contextlib
+import functools
+import json
+import pathlib
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import click
+
+from dermserve.models.lifecycle import audit, moves, view
+from dermserve.models.lifecycle.desk import CANARY_FILE, Desk
+from dermserve.models.lifecycle.errors import LifecycleError, NoServerError
+from dermserve.models.lifecycle.pull import pull_versions
+from dermserve.models.lifecycle.replay import TOLERANCE, Check, verify_version
+from dermserve.models.lifecycle.servers import Servers
+from dermserve.models.lifecycle.stores import open_store
+
+DEFAULT_STORE = ".dermserve/store"
+DEFAULT_TFS = "127.0.0.1:8500"
+FAILED, NO_SERVER = 1, 3
+"""Exit codes, as dermserve.cli.exits has them."""
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_store_option = click.option(
+    "--store", "base", metavar="BASE", default=DEFAULT_STORE, envvar="DERMSERVE_STORE", show_default=True,
+    show_envvar=True, help="The versioned store: a folder, or s3://… or gs://….",
+)  # fmt: skip
+_tfs_option = click.option(
+    "--tfs", metavar="HOST:PORT", multiple=True, envvar=["DERMSERVE_TFS", "DERMSERVE_TFS_ADDRESS"], show_envvar=True,
+    help=f"Every model server that serves the store; repeatable.  [default: {DEFAULT_TFS}]",
+)  # fmt: skip
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+_config_option = click.option(
+    "--config", "config_file", type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    help="The servers' list of models, where it is not models.config in the store.",
+)  # fmt: skip
+_timeout_option = click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, metavar="SECONDS",
+    help="How long a version may take to load.",
+)  # fmt: skip
+_note_option = click.option("--note", default="", metavar="TEXT", help="Why; kept in the audit log.")
+_version = click.IntRange(1)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def model() -> None:
+    """Publish, verify, promote, roll back and retire versions of the models.
+
+    A store holds versions; model servers serve them; the labels `stable` and `canary` say which is for whom. What a
+    command changes goes to the servers, to models.config, so that a restart keeps it, and to the store's audit log.
+    docs/versions.md tells more.
+
+    Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 a model server does not answer.
+    """
+
+
+def _fails_clearly(command: _F) -> _F:
+    """Print what went wrong, without a trace, and end with the code that says whether trying again may help."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except (LifecycleError, OSError) as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(NO_SERVER if isinstance(error, NoServerError) else FAILED)
+
+    return run  # type: ignore[return-value]  # the same signature
+
+
+def _servers(tfs: tuple[str, ...]) -> Servers:
+    """Open the servers; the gateway's variable separates them by commas, ours by spaces too."""
+    addresses = [part for text in tfs for part in re.split(r"[,\s]+", text) if part]
+    return Servers(addresses or [DEFAULT_TFS])
+
+
+@model.command()
+@click.argument("run", metavar="RUN", type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path))
+@_store_option
+@_json_option
+@_fails_clearly
+def publish(run: pathlib.Path, base: str, as_json: bool) -> None:
+    """Export what RUN trained as a new version, checked before it appears.
+
+    RUN is the folder of a finished and evaluated `dermserve train`. Servers that follow the newest version load it at
+    once; those with a stable version keep that until `promote` or `canary`.
+    """
+    from dermserve.models.exporter import ExportError, export_run
+    from dermserve.models.quiet import native_stderr_held
+
+    click.echo(f"exporting {run} (TensorFlow takes a while to start)", err=True)
+    store = open_store(base)
+    try:
+        with native_stderr_held(unless=(ExportError, OSError, LifecycleError)):
+            version = export_run(run, base)
+    except ExportError as error:
+        raise click.ClickException(str(error)) from error
+    name = _published_name(base, version)
+    digest = moves.digest_of(store, name, version)
+    if as_json:
+        click.echo(json.dumps({"model": name, "version": version, "store": base, "digest": digest}))
+    else:
+        click.echo(f"{name}: version {version} published to {base} (sha256 {digest})")
+        click.echo(f"next: dermserve model promote {name} {version}, or canary first", err=True)
+
+
+def _published_name(base: str, version: int) -> str:
+    """Read back from the log which model the run was of."""
+    published = [entry for entry in audit.entries(open_store(base)) if entry.what == audit.PUBLISH]
+    return next(entry.model for entry in reversed(published) if entry.after == version)
+
+
+@model.command(name="list")
+@click.argument("name", metavar="MODEL", required=False)
+@_store_option
+@_config_option
+@_json_option
+@_fails_clearly
+def list_versions(name: str | None, base: str, config_file: pathlib.Path | None, as_json: bool) -> None:
+    """List the versions in a store, with labels, pins and digests. No server is asked."""
+    store = open_store(base)
+    rows = list(view.stored(store, config_file, name))
+    if not rows and name is not None:
+        raise LifecycleError(
+            f"{base} has no version of {name}; it has {', '.join(store.models()) or 'no model at all'}"
+        )
+    for row in rows:
+        click.echo(json.dumps(row) if as_json else view.stored_line(row))
+
+
+@model.command()
+@click.argument("name", metavar="MODEL", required=False)
+@_store_option
+@_config_option
+@_tfs_option
+@_json_option
+@_fails_clearly
+def status(name: str | None, base: str, config_file: pathlib.Path | None, tfs: tuple[str, ...], as_json: bool) -> None:
+    """Show what the servers say now: the state of each version, and where the labels lead.
+
+    Exit code 1 when a server has no version of a model that can answer, or its labels are not those in models.config.
+    """
+    with _servers(tfs) as servers:
+        rows = list(view.live(open_store(base), servers, config_file, name))
+    for row in rows:
+        click.echo(json.dumps(row) if as_json else view.live_text(row))
+    if not all(row["ok"] for row in rows):
+        sys.exit(FAILED)
+
+
+@model.command()
+@click.argument("name", metavar="MODEL")
+@click.argument("version", type=_version, required=False)
+@_store_option
+@_tfs_option
+@click.option(
+    "--tolerance", type=click.FloatRange(0), default=TOLERANCE, show_default=True,
+    help="Largest difference from a golden prediction, relative to its largest value or 1.",
+)  # fmt: skip
+@_json_option
+@_fails_clearly
+def verify(name: str, version: int | None, base: str, tfs: tuple[str, ...], tolerance: float, as_json: bool) -> None:
+    """Replay a version's warm-up and golden predictions against live servers, and check its files by their digests.
+
+    VERSION is the newest in the store when it is not given. The servers must have it loaded.
+    """
+    store = open_store(base)
+    present = store.versions(name)
+    if version is None and not present:
+        raise LifecycleError(
+            f"{base} has no version of {name}; it has {', '.join(store.models()) or 'no model at all'}"
+        )
+    failed = 0
+    with _servers(tfs) as servers:
+        for check in verify_version(store, servers, name, version or present[-1], tolerance=tolerance):
+            failed += not check.ok
+            click.echo(json.dumps(_check_dict(check)) if as_json else _check_line(check))
+    if failed:
+        click.echo(f"{failed} checks failed", err=True)
+        sys.exit(FAILED)
+
+
+def _check_dict(check: Check) -> dict[str, Any]:
+    values = {"server": check.server or None, "what": check.what, "ok": check.ok, "problem": check.problem or None}
+    return {**values, "difference": check.difference}
+
+
+def _check_line(check: Check) -> str:
+    how = check.problem or ("ok" if not check.difference else f"ok, differs by {check.difference:.1g}")
+    return f"{check.server or 'store':<22} {check.what}: {how}"
+
+
+def _moving(command: _F) -> Any:
+    """Add what the commands share that move labels."""
+    options = (_store_option, _config_option, _tfs_option, _timeout_option, _note_option, _json_option)
+    decorated: Any = _fails_clearly(command)
+    for option in reversed(options):
+        decorated = option(decorated)
+    return decorated
+
+
+@model.command()
+@click.argument("name", metavar="MODEL")
+@click.argument("version", type=_version, required=False)
+@_moving
+def promote(name: str, version: int | None, note: str, as_json: bool, **where: Any) -> None:
+    """Make a version the stable one on every server: the newest in the store when none is given.
+
+    It is loaded beside the one that serves; then the label moves; then the old one is unloaded. No request fails.
+    """
+    with _desk(**where) as desk:
+        _print_moved(moves.promote(desk, name, version, note=note), as_json)
+
+
+@model.command()
+@click.argument("name", metavar="MODEL")
+@click.option("--to", "version", type=_version, metavar="VERSION", help="Which; by default the stable one before.")
+@_moving
+def rollback(name: str, version: int | None, note: str, as_json: bool, **where: Any) -> None:
+    """Make the version stable again that was so before the last promotion."""
+    with _desk(**where) as desk:
+        _print_moved(moves.rollback(desk, name, version, note=note), as_json)
+
+
+class _Share(click.ParamType[float]):
+    """5% or 0.05, between 0 and 1."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See click."""
+        if isinstance(value, float):
+            return value
+        try:
+            share = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+        except ValueError:
+            self.fail(f"{value!r} is no share: write 5% or 0.05", param, ctx)
+        if not 0 < share < 1:
+            self.fail(f"{value} is not between 0% and 100%", param, ctx)
+        return share
+
+
+@model.command()
+@click.argument("name", metavar="MODEL")
+@click.argument("version", type=_version, required=False)
+@click.option("--share", type=_Share(), metavar="SHARE", help="Of the callers who name no version: 5% or 0.05.")
+@click.option("--off", is_flag=True, help="End the canary: everybody gets the stable version.")
+@_moving
+def canary(
+    name: str, version: int | None, share: float | None, off: bool, note: str, as_json: bool, **where: Any
+) -> None:
+    """Give a share of the callers another version beside the stable one: the newest when none is given.
+
+    This loads it and points the label `canary` at it. The share is the gateway's setting `canary_shares`, which this
+    command writes to canary.toml in the store and prints: `dermserve up` takes it from there when it starts, other
+    gateways need it in their settings. Set it there first: a gateway without it goes on asking for the newest version
+    loaded, which is now the canary.
+    """
+    if off == (share is not None) or (off and version is not None):
+        raise click.UsageError("give --share SHARE to begin a canary, or --off alone to end it")
+    with _desk(**where) as desk:
+        if off:
+            _print_moved(moves.end_canary(desk, name, note=note), as_json)
+            return
+        assert share is not None
+        moved = moves.canary(desk, name, version, share=share, note=note)
+        _print_moved(moved, as_json)
+        click.echo(
+            f"gateways need DERMSERVE_CANARY_SHARES={name}={moved.share:g} and a restart to send it that share;"
+            f" `dermserve up` reads it from {desk.store.base}/{CANARY_FILE} when it starts",
+            err=True,
+        )
+
+
+@model.command()
+@click.argument("name", metavar="MODEL")
+@_moving
+def unpin(name: str, note: str, as_json: bool, **where: Any) -> None:
+    """Take a model's labels off: its servers follow the newest version again, as before the first promotion."""
+    with _desk(**where) as desk:
+        _print_moved(moves.unpin(desk, name, note=note), as_json)
+
+
+@model.command()
+@click.argument("name", metavar="MODEL")
+@click.option("--keep", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Newest to keep.")
+@click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
+@click.option("--offline", is_flag=True, help="Don't ask servers what they have loaded; go by models.config alone.")
+@_moving
+def retire(name: str, keep: int, dry_run: bool, offline: bool, note: str, as_json: bool, **where: Any) -> None:
+    """Delete the oldest versions, but for the newest N and all that are labelled, pinned or loaded."""
+    with _desk(**where) as desk:
+        gone = moves.retire(desk, name, keep=keep, offline=offline, dry=dry_run, note=note)
+        left = [version for version in desk.store.versions(name) if version not in gone]
+    if as_json:
+        click.echo(json.dumps({"model": name, "retired": gone, "left": left, "dry_run": dry_run}))
+    else:
+        what = ", ".join(map(str, gone)) or "nothing"
+        click.echo(f"{name}: {'would delete' if dry_run else 'deleted'} {what}; left: {', '.join(map(str, left))}")
+
+
+@model.command()
+@click.argument("name", metavar="MODEL", required=False)
+@_store_option
+@_json_option
+@_fails_clearly
+def log(name: str | None, base: str, as_json: bool) -> None:
+    """Show the audit log, oldest first: when, who, what, from, to."""
+    for entry in audit.entries(open_store(base), name):
+        values = {"when": entry.when, "who": entry.who, "what": entry.what, "model": entry.model}
+        changed = {"from": entry.before, "to": entry.after, **entry.more}
+        if as_json:
+            click.echo(json.dumps({**values, **changed}))
+        else:
+            told = f"{json.dumps(entry.before)} → {json.dumps(entry.after)}"
+            why = f"  ({entry.more['note']})" if "note" in entry.more else ""
+            click.echo(f"{entry.when}  {entry.who}  {entry.what:<8} {entry.model}  {told}{why}")
+
+
+@model.command()
+@click.argument("names", metavar="[MODEL]...", nargs=-1)
+@_store_option
+@click.option("--to", "target", required=True, metavar="DIR", type=click.Path(file_okay=False, path_type=pathlib.Path),
+              help="Folder of the local store to fill.")  # fmt: skip
+@click.option(
+    "--latest", type=click.IntRange(1), metavar="N", help="Only the newest N of each model, and labelled ones."
+)
+@_json_option
+@_fails_clearly
+def pull(names: tuple[str, ...], base: str, target: pathlib.Path, latest: int | None, as_json: bool) -> None:
+    """Copy the versions of a store that a local one lacks, each checked by its digests before it appears.
+
+    For what TensorFlow Serving can't read itself, such as s3://: run it before the server starts (an init container).
+    """
+    for name, version in pull_versions(open_store(base), target, models=names, latest=latest):
+        click.echo(json.dumps({"model": name, "version": version}) if as_json else f"{name}: version {version} copied")
+
+
+@contextlib.contextmanager
+def _desk(*, base: str, config_file: pathlib.Path | None, tfs: tuple[str, ...], timeout: float) -> Iterator[Desk]:
+    """Open what the commands that move labels work with."""
+    with _servers(tfs) as servers:
+        yield Desk(store=open_store(base), servers=servers, config_file=config_file, timeout=timeout)
+
+
+def _print_moved(moved: moves.Moved, as_json: bool) -> None:
+    if as_json:
+        values = {"model": moved.model, "from": dict(moved.before), "to": dict(moved.after)}
+        click.echo(json.dumps({**values, **({"share": moved.share} if moved.share else {})}))
+        return
+    click.echo(f"{moved.model}: {_labels(moved.before)} → {_labels(moved.after)}")
+
+
+def _labels(labels: Any) -> str:
+    return ", ".join(f"{label} {version}" for label, version in sorted(labels.items())) or "the newest, no labels"

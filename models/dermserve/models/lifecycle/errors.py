@@ -1,0 +1,33 @@
+"""What can go wrong in the life of a version.
+
+LifecycleError
+├── StoreError        the store can't be used, or doesn't hold what was asked for
+├── ConfigError       models.config is missing or can't be understood
+├── RefusedError      what was asked for would break something
+└── ServerError       a model server refused or failed
+    └── NoServerError   it does not answer
+"""
+
+
+class LifecycleError(Exception):
+    """Base. Each message says what is wrong and what to do."""
+
+
+class StoreError(LifecycleError):
+    """The store can't be used, or doesn't hold what was asked for."""
+
+
+class ConfigError(LifecycleError):
+    """models.config is missing or can't be understood."""
+
+
+class RefusedError(LifecycleError):
+    """What was asked for would break something; nothing was changed."""
+
+
+class ServerError(LifecycleError):
+    """A model server refused or failed."""
+
+
+class NoServerError(ServerError):
+    """A model server does not answer."""

@@ -1,0 +1,202 @@
+"""A store in object storage (s3://, gs://, …) through fsspec.
+
+Nothing can be renamed there, so a version's manifest is uploaded last, and a version without one does not count.
+Numbers are claimed by an object that is created only if there is none yet (a conditional put), which two can't both do.
+"""
+
+import contextlib
+import datetime
+import functools
+import os
+import pathlib
+import secrets
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar
+
+from dermserve.models.lifecycle.errors import StoreError
+from dermserve.models.lifecycle.manifest import MANIFEST
+from dermserve.models.lifecycle.stores import LOCK_SECONDS
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_PAUSE = 0.5
+_GRAPH = "saved_model.pb"
+
+
+def _naming_store(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Turn what the storage's client raises into a StoreError that names the store."""
+
+    @functools.wraps(method)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        try:
+            return method(*args, **kwargs)
+        except (FileNotFoundError, StoreError):
+            raise
+        except Exception as error:  # each client has errors of its own
+            base = getattr(args[0], "base", "the store")
+            raise StoreError(f"{base} can't be used: {type(error).__name__}: {error}") from error
+
+    return run
+
+
+class ObjectStore:
+    """The Store in object storage.
+
+    Raises:
+        StoreError: nothing here speaks the URL's protocol.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.base = url.rstrip("/")
+        self._files, self._root = _open(self.base)
+
+    @_naming_store
+    def models(self) -> list[str]:
+        """See Store."""
+        names = sorted({key.split("/")[0] for key in self._keys("") if "/" in key and not key.startswith(".")})
+        return [name for name in names if self.versions(name)]
+
+    @_naming_store
+    def versions(self, model: str) -> list[int]:
+        """See Store."""
+        marks = (key.partition("/") for key in self._keys(model))
+        return sorted(int(number) for number, _, name in marks if number.isdecimal() and name == MANIFEST)
+
+    @contextlib.contextmanager
+    def staged(self, model: str) -> Iterator[pathlib.Path]:
+        """See Store."""
+        with tempfile.TemporaryDirectory(prefix=f"dermserve-{model}-") as folder:
+            yield pathlib.Path(folder)
+
+    @_naming_store
+    def publish(self, staging: pathlib.Path, model: str) -> int:
+        """See Store. A number whose upload fails is never used again."""
+        if not (staging / MANIFEST).is_file():
+            raise StoreError(f"{staging} has no {MANIFEST}, by which {self.base} would know that it is whole")
+        number = self._claim(model)
+        folder = self._path(model, str(number))
+        names = [path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()]
+        try:
+            for name in sorted(names, key=lambda name: (name == MANIFEST, name == _GRAPH, name)):
+                self._files.put_file(str(staging / name), f"{folder}/{name}")
+        except BaseException:
+            with contextlib.suppress(Exception):  # what is left of it does not count
+                self._files.rm(folder, recursive=True)
+            raise
+        return number
+
+    @_naming_store
+    def read(self, model: str, version: int, name: str) -> bytes:
+        """See Store."""
+        return bytes(self._files.cat_file(self._path(model, str(version), name)))
+
+    @_naming_store
+    def fetch(self, model: str, version: int, into: pathlib.Path) -> None:
+        """See Store."""
+        for name in self._keys(model, str(version)):
+            target = into / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._files.get_file(self._path(model, str(version), name), str(target))
+
+    @_naming_store
+    def remove(self, model: str, version: int) -> None:
+        """See Store."""
+        self._files.rm_file(self._path(model, str(version), MANIFEST))
+        self._files.rm(self._path(model, str(version)), recursive=True)
+
+    @_naming_store
+    def read_text(self, name: str) -> str:
+        """See Store."""
+        return bytes(self._files.cat_file(self._path(name))).decode()
+
+    @_naming_store
+    def write_text(self, name: str, text: str) -> None:
+        """See Store: a put is whole or nothing."""
+        self._files.pipe_file(self._path(name), text.encode())
+
+    @_naming_store
+    def append_audit(self, line: str) -> None:
+        """See Store: an object a line, since objects can't grow. Their names sort by time."""
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        self._create(self._path(".audit", f"{now}-{secrets.token_hex(4)}.json"), line)
+
+    @_naming_store
+    def audit(self) -> Iterator[str]:
+        """See Store."""
+        return iter([self.read_text(f".audit/{name}") for name in self._keys(".audit")])
+
+    @contextlib.contextmanager
+    def locked(self, wait: float = LOCK_SECONDS) -> Iterator[None]:
+        """See Store. A lock whose holder was killed stays, and the message says how to remove it.
+
+        Raises:
+            StoreError: somebody else holds it for `wait` seconds.
+        """
+        self._take_lock(until=time.monotonic() + wait)
+        try:
+            yield
+        finally:
+            self._files.rm_file(self._path(".lock"))
+
+    @_naming_store
+    def _take_lock(self, *, until: float) -> None:
+        mine = f"{socket.gethostname()}, process {os.getpid()}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M}Z"
+        while True:
+            with contextlib.suppress(FileExistsError):
+                return self._create(self._path(".lock"), mine)
+            if time.monotonic() >= until:
+                raise StoreError(
+                    f"{self.base} is being changed by {self._holder()}; if that is dead, delete {self.base}/.lock"
+                )
+            time.sleep(_PAUSE)
+
+    def _holder(self) -> str:
+        try:
+            return self.read_text(".lock")
+        except FileNotFoundError:
+            return "another command"
+
+    def _claim(self, model: str) -> int:
+        """Reserve the next number, above all that were ever used."""
+        used = [int(key.partition("/")[0]) for key in self._keys(model) if key.partition("/")[0].isdecimal()]
+        claimed = [int(key) for key in self._keys(".claims", model)]
+        number = max([0, *used, *claimed]) + 1
+        while True:
+            with contextlib.suppress(FileExistsError):
+                self._create(self._path(".claims", model, str(number)), socket.gethostname())
+                return number
+            number += 1
+
+    def _create(self, path: str, text: str) -> None:
+        """Put an object that must not exist yet.
+
+        Raises:
+            FileExistsError: it does.
+        """
+        self._files.pipe_file(path, text.encode(), mode="create")
+
+    def _path(self, *parts: str) -> str:
+        return "/".join((self._root, *parts))
+
+    def _keys(self, *parts: str) -> list[str]:
+        """List the keys below a prefix, without it, in order; none where there is nothing."""
+        prefix = self._path(*(part for part in parts if part)) + "/"
+        self._files.invalidate_cache()
+        return sorted(key.removeprefix(prefix) for key in self._files.find(prefix) if key.startswith(prefix))
+
+
+def _open(url: str) -> tuple[Any, str]:
+    protocol = url.partition("://")[0]
+    try:
+        import fsspec  # type: ignore[import-untyped]  # ships no types
+
+        files, root = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        extra = "pip install 'dermserve[s3]'" if protocol == "s3" else "pip install gcsfs" if protocol == "gs" else ""
+        raise StoreError(f"{url} needs a package that is not installed ({error}) {extra}".rstrip()) from error
+    except ValueError as error:
+        raise StoreError(f"{url} is no store: {error}") from error
+    return files, str(root).rstrip("/")

@@ -1,0 +1,191 @@
+"""The model servers, asked and told over TensorFlow Serving's own API."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from google.protobuf.message import Message
+
+from dermserve.models.lifecycle.errors import NoServerError, ServerError
+from dermserve.models.lifecycle.server_config import ServerConfig
+from dermserve.tfserving.v1 import management_pb2, serving_pb2
+
+_PREDICT = "/tensorflow.serving.PredictionService/Predict"
+_METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
+_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
+_RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
+_OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+]
+_AVAILABLE = serving_pb2.ModelVersionStatus.STATE_AVAILABLE
+_END = serving_pb2.ModelVersionStatus.STATE_END
+_PAUSE = 0.1
+_SETTLE = 5.0
+"""Seconds for which a version may still show the failure of an earlier try."""
+_GONE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
+class Server:
+    """One model server."""
+
+    def __init__(self, address: str, *, timeout: float = 30.0) -> None:
+        self.address = address
+        self._timeout = timeout
+        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def states(self, model: str) -> list[serving_pb2.ModelVersionStatus]:
+        """Return every version the server has known, newest first; none of a model it does not serve."""
+        request = serving_pb2.GetModelStatusRequest(model_spec=serving_pb2.ModelSpec(name=model))
+        try:
+            answer = self._call(_STATUS, request, serving_pb2.GetModelStatusResponse)
+        except _NotFoundError:
+            return []
+        return sorted(answer.model_version_status, key=lambda state: state.version, reverse=True)
+
+    def available(self, model: str) -> set[int]:
+        """Return the versions that can answer."""
+        return {state.version for state in self.states(model) if state.state == _AVAILABLE}
+
+    def label(self, model: str, label: str) -> int | None:
+        """Return the version a label leads to; None when the label is not known or its version can't answer."""
+        spec = serving_pb2.ModelSpec(name=model, version_label=label)
+        request = serving_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
+        try:
+            answer = self._call(_METADATA, request, serving_pb2.GetModelMetadataResponse)
+        except _NotFoundError:
+            return None
+        return int(answer.model_spec.version.value)
+
+    def reload(self, config: ServerConfig) -> None:
+        """Tell the server what to serve from now on.
+
+        Raises:
+            ServerError: it refuses, and serves on as before.
+        """
+        request = management_pb2.ReloadConfigRequest(config=config.message())
+        status = self._call(_RELOAD, request, management_pb2.ReloadConfigResponse).status
+        if status.error_code:
+            raise ServerError(f"{self.address} refused the list of models: {status.error_message}")
+
+    def predict(self, request: serving_pb2.PredictRequest) -> serving_pb2.PredictResponse:
+        """Ask for a prediction.
+
+        Raises:
+            ServerError: it failed.
+        """
+        answer: serving_pb2.PredictResponse = self._call(_PREDICT, request, serving_pb2.PredictResponse)
+        return answer
+
+    def wait_available(self, model: str, versions: set[int], *, timeout: float) -> None:
+        """Wait until versions can answer.
+
+        Raises:
+            ServerError: one failed to load, or `timeout` seconds went by.
+        """
+        started = time.monotonic()
+        while True:
+            states = {state.version: state for state in self.states(model)}
+            lacking = sorted(v for v in versions if v not in states or states[v].state != _AVAILABLE)
+            if not lacking:
+                return
+            waited = time.monotonic() - started
+            failed = [states[v] for v in lacking if v in states and _failed(states[v])]
+            if failed and waited > _SETTLE:
+                raise ServerError(
+                    f"{self.address} can't load version {failed[0].version} of {model}:"
+                    f" {failed[0].status.error_message}"
+                )
+            if waited > timeout:
+                said = state_name(states[lacking[0]].state) if lacking[0] in states else "not seen by it"
+                raise ServerError(
+                    f"{self.address} has not loaded version {lacking[0]} of {model} in {timeout:g} s ({said}); does it"
+                    " see the store's files under the base_path in models.config?"
+                )
+            time.sleep(_PAUSE)
+
+    def _call(self, path: str, request: Message, answer: Any) -> Any:
+        method: Any = self._channel.unary_unary(
+            path,
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=answer.FromString,
+        )
+        try:
+            return method(request, timeout=self._timeout)
+        except grpc.RpcError as error:
+            raise _translated(self.address, error) from error
+
+
+class _NotFoundError(ServerError):
+    """No such model, version or label."""
+
+
+class Servers:
+    """All the model servers that serve a store; closed at the end of the block."""
+
+    def __init__(self, addresses: Sequence[str], *, timeout: float = 30.0) -> None:
+        self.addresses = tuple(addresses)
+        self._timeout = timeout
+        self._servers: list[Server] = []
+
+    def __enter__(self) -> Self:
+        self._servers = [Server(address, timeout=self._timeout) for address in self.addresses]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for server in self._servers:
+            server.close()
+
+    def __iter__(self) -> Iterator[Server]:
+        return iter(self._servers)
+
+    def available(self, model: str) -> dict[str, set[int]]:
+        """Return, by address, the versions that can answer; asks every server, so a dead one is noticed here.
+
+        Raises:
+            NoServerError: one does not answer.
+        """
+        return {server.address: server.available(model) for server in self}
+
+    def reload(self, configs: Mapping[str, ServerConfig]) -> None:
+        """Tell every server, each its own list; those already told are told the former one should a later one refuse.
+
+        Raises:
+            ServerError: one refused.
+        """
+        for server in self:
+            server.reload(configs[server.address])
+
+    def restore(self, configs: Mapping[str, ServerConfig]) -> None:
+        """Tell every server that answers what it served before."""
+        for server in self:
+            with contextlib.suppress(ServerError):
+                server.reload(configs[server.address])
+
+
+def _translated(address: str, error: grpc.RpcError) -> ServerError:
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.NOT_FOUND or details.startswith("Unrecognized servable version label"):
+        return _NotFoundError(f"{address}: {details}")
+    if code in _GONE:
+        return NoServerError(f"the model server {address} does not answer ({code.name}): is it running there? (--tfs)")
+    return ServerError(f"the model server {address} answered {code.name}: {details}")
+
+
+def _failed(state: serving_pb2.ModelVersionStatus) -> bool:
+    return state.state == _END and state.status.error_code != 0
+
+
+def state_name(state: int) -> str:
+    """Name a state as TensorFlow Serving does: AVAILABLE and so on."""
+    return serving_pb2.ModelVersionStatus.State.Name(state).removeprefix("STATE_")
