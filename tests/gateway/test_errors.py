@@ -13,6 +13,8 @@ from structlog.testing import capture_logs
 from dermserve.gateway import errors
 from dermserve.gateway.budget import Budget
 from dermserve.gateway.calls import Allowance, Calls
+from dermserve.gateway.metrics import Metrics
+from dermserve.gateway.tracing import NoTracing
 from dermserve.imaging import EmptyPhotoError, PhotoError, TooManyBytesError, UnsupportedFormatError
 
 EXAMPLES = {
@@ -38,7 +40,8 @@ def _example(kind: type[errors.GatewayError]) -> errors.GatewayError:
 
 async def _over_the_wire(raised: Exception) -> grpc.aio.AioRpcError:
     """Raise it in a handler of a real server, as our service does, and return what a real client gets."""
-    calls = Calls(Allowance(default=5, cap=5), clock=asyncio.get_running_loop().time)
+    clock, metrics = asyncio.get_running_loop().time, Metrics(())
+    calls = Calls(Allowance(default=5, cap=5), metrics=metrics, tracing=NoTracing(), clock=clock)
 
     async def handler(_request: bytes, context: grpc.aio.ServicerContext) -> bytes:
         async def work(_call: object) -> bytes:

@@ -4,8 +4,11 @@ import click
 
 from dermserve.cli.lazy import Entry, Extra, LazyGroup
 
-_GATEWAY = ("grpc_health", "grpc_reflection", "grpc_status", "numpy", "PIL", "pydantic_settings", "structlog")
-_MODELS = ("numpy", "PIL", "tensorflow", "tensorflow_serving")
+_GATEWAY = (
+    "cryptography", "grpc_health", "grpc_reflection", "grpc_status", "numpy", "PIL", "prometheus_client",
+    "pydantic_settings", "structlog",
+)  # fmt: skip
+_MODELS = ("fsspec", "numpy", "PIL", "tensorflow", "tensorflow_serving")
 
 GATEWAY = Extra("gateway", _GATEWAY)
 MODELS = Extra("models", _MODELS)
@@ -18,6 +21,11 @@ ENTRIES = {
     "up": Entry("dermserve.local.cli:up", "Serve the models on this machine until Ctrl-C.", LOCAL),
     "demo": Entry("dermserve.local.cli:demo", "Serve, classify one picture with both models, stop.", LOCAL),
     "gateway": Entry("dermserve.gateway.cli:gateway", "Run the gateway in front of TensorFlow Serving.", GATEWAY),
+    "config": Entry("dermserve.gateway.cli:config", "Print the gateway's settings in effect, and from where.", GATEWAY),
+    "doctor": Entry(
+        "dermserve.gateway.doctor.cli:doctor", "Check the gateway's settings: what is unsafe or won't work.", GATEWAY
+    ),
+    "edge": Entry("dermserve.edge.cli:edge", "Write what an Envoy in front of the gateway needs."),
     "modelserver": Entry(
         "dermserve.cli.modelserver:modelserver", "Run the local stand-in for TensorFlow Serving.", LOCAL
     ),

@@ -51,6 +51,10 @@ class Backend:
     """Bounds its calls in flight."""
     alive: bool = True
     """Whether it answered when last asked."""
+    ejections: int = 0
+    """Times it was found not to answer."""
+    passed_over: int = 0
+    """Requests that it failed and another was asked for."""
 
     @property
     def load(self) -> int:
@@ -61,6 +65,7 @@ class Backend:
         """Remember whether it answers."""
         if alive != self.alive:
             _log.warning("model server back" if alive else "model server lost", address=self.address)
+            self.ejections += not alive
         self.alive = alive
 
 
@@ -68,7 +73,7 @@ class Backends:
     """The Predictor over all addresses, and what the catalog asks of them together."""
 
     def __init__(self, backends: Sequence[Backend], *, clock: Clock) -> None:
-        self._backends = list(backends)
+        self.all = self._backends = list(backends)
         self._clock = clock
         self._speeds = Speeds()
         self._turn = itertools.count()
@@ -86,6 +91,7 @@ class Backends:
                 failed[backend] = error
                 if len(failed) == len(self._backends) or budget.left() <= 0:
                     raise _gravest(failed.values()) from error
+                backend.passed_over += 1
         raise AssertionError("the loop ends by return or raise")
 
     async def describe(self, model: str, *, version: int, budget: Budget) -> bytes:

@@ -13,8 +13,10 @@ from google.protobuf.message import Message
 from dermserve.gateway.budget import Budget, Clock, open_budget
 from dermserve.gateway.canary import read_caller
 from dermserve.gateway.errors import GatewayError, InternalError, StoppingError
+from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.request_id import read_request_id, read_trace_id
 from dermserve.gateway.status import REQUEST_ID_KEY, abort
+from dermserve.gateway.tracing import Tracing
 from dermserve.v1 import classifier_pb2
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -44,13 +46,21 @@ class Call:
     caller: str
     """Tells callers apart, for the canary share; never logged."""
     budget: Budget
+    started: float
+    """When the clock showed this, it arrived."""
+    model: str | None
+    """As the caller wrote it, "" for none; None for a stream, whose photos are counted instead."""
+    parent: Any = None
+    """The caller's trace context; see Tracing."""
 
 
 class Calls:
     """All RPCs in flight."""
 
-    def __init__(self, allowance: Allowance, *, clock: Clock) -> None:
+    def __init__(self, allowance: Allowance, *, metrics: Metrics, tracing: Tracing, clock: Clock) -> None:
         self._allowance = allowance
+        self._metrics = metrics
+        self._tracing = tracing
         self._clock = clock
         self._in_flight = 0
         self._stopping = False
@@ -63,19 +73,20 @@ class Calls:
         await self._idle.wait()
 
     async def respond(
-        self, method: str, context: Context, work: Callable[[Call], Awaitable[_T]], *, streaming: bool = False
+        self, method: str, context: Context, work: Callable[[Call], Awaitable[_T]], *, model: str | None = ""
     ) -> _T:
         """Answer an RPC by some work.
 
-        A stream may take as long as its caller likes: each photo of it has a budget of its own.
+        A stream, whose model is None, may take as long as its caller likes: each photo of it has its own budget.
 
         Raises:
             grpc.aio.AbortError: after the caller was sent the error that the work ended in.
         """
-        call = self._open(method, context, streaming=streaming)
+        call = self._open(method, context, model=model)
         context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
         if self._stopping:
             answer: _T | GatewayError = StoppingError()
+            self._meter(call, answer)
         else:
             self._count(context)
             answer = await self.settle(call, work)
@@ -84,31 +95,65 @@ class Calls:
         return answer
 
     async def settle(self, call: Call, work: Callable[[Call], Awaitable[_T]]) -> _T | GatewayError:
-        """Do some work and log how it ended; whatever it raises becomes an error meant for the caller."""
+        """Do some work, log and count how it ended; whatever it raises becomes an error meant for the caller."""
+        with self._tracing.span(
+            call.method, kind="SERVER", parent=call.parent, **{"rpc.system": "grpc", "request_id": call.request_id}
+        ):
+            try:
+                answer = await self._settle(call, work)
+            except asyncio.CancelledError:
+                self._meter(call, None)
+                raise
+            self._meter(call, answer)
+            code = answer.status.name if isinstance(answer, GatewayError) else "OK"
+            self._tracing.end(code=code, **_facts(answer))
+            return answer
+
+    async def _settle(self, call: Call, work: Callable[[Call], Awaitable[_T]]) -> _T | GatewayError:
         try:
             answer = await work(call)
         except GatewayError as error:
-            _log.info("refused", **_names(call), code=error.status.name, reason=error.reason, cause=_cause(error))
+            _log.info("refused", **self._names(call), code=error.status.name, reason=error.reason, cause=_cause(error))
             return error
         except Exception:
-            _log.exception("failed", **_names(call), code="INTERNAL")
+            _log.exception("failed", **self._names(call), code="INTERNAL")
             return InternalError()
-        _log.info("answered", **_names(call), code="OK", **_facts(answer))
+        _log.info("answered", **self._names(call), code="OK", **_facts(answer))
         return answer
 
-    def part(self, call: Call, number: int) -> Call:
+    def part(self, call: Call, number: int, *, model: str) -> Call:
         """Make the call of one photo of a stream: it has a name and a budget of its own, within the stream's."""
-        ends = min(self._clock() + self._allowance.default, call.budget.ends)
-        return replace(call, request_id=f"{call.request_id}.{number}", budget=Budget(ends, self._clock))
+        now = self._clock()
+        budget = Budget(min(now + self._allowance.default, call.budget.ends), self._clock)
+        name = f"{call.request_id}.{number}"
+        return replace(call, request_id=name, budget=budget, started=now, model=model, parent=None)
 
-    def _open(self, method: str, context: Context, *, streaming: bool) -> Call:
+    def _open(self, method: str, context: Context, *, model: str | None) -> Call:
         metadata = list(context.invocation_metadata() or ())
         request_id = read_request_id(metadata)
         asked = context.time_remaining()  # None without a deadline, whatever its type says
-        default, cap = (math.inf, math.inf) if streaming else (self._allowance.default, self._allowance.cap)
-        budget = open_budget(self._clock, asked=asked, default=default, cap=cap)
-        caller = read_caller(metadata, otherwise=request_id)
-        return Call(method, request_id, read_trace_id(metadata), caller, budget)
+        default, cap = (math.inf, math.inf) if model is None else (self._allowance.default, self._allowance.cap)
+        return Call(
+            method,
+            request_id,
+            read_trace_id(metadata),
+            read_caller(metadata, otherwise=request_id),
+            open_budget(self._clock, asked=asked, default=default, cap=cap),
+            self._clock(),
+            model,
+            self._tracing.parent(metadata),
+        )
+
+    def _meter(self, call: Call, ended: object) -> None:
+        if call.model is None:
+            self._metrics.stream(ended)
+        else:
+            self._metrics.request(call.method, call.model, ended=ended, seconds=self._clock() - call.started)
+
+    def _names(self, call: Call) -> dict[str, str]:
+        names = {"method": call.method, "request_id": call.request_id}
+        trace_id = call.trace_id or self._tracing.trace_id()
+        return names | ({"trace_id": trace_id} if trace_id else {})
 
     def _count(self, context: Context) -> None:
         """Count an RPC as in flight until gRPC has sent its answer, which is after the handler has returned it."""
@@ -122,11 +167,6 @@ class Calls:
             self._idle.set()
 
 
-def _names(call: Call) -> dict[str, str]:
-    names = {"method": call.method, "request_id": call.request_id}
-    return names | ({"trace_id": call.trace_id} if call.trace_id else {})
-
-
 def _cause(error: GatewayError) -> str | None:
     """Say what lay behind an error, for the log: gRPC's own message, or the exception's."""
     cause = error.__cause__
@@ -135,7 +175,7 @@ def _cause(error: GatewayError) -> str | None:
     return None if cause is None else f"{type(cause).__name__}: {cause}"
 
 
-def _facts(answer: Message) -> dict[str, object]:
+def _facts(answer: object) -> dict[str, Any]:
     if not isinstance(answer, classifier_pb2.ClassifyResponse):
         return {}
     return {

@@ -1,52 +1,60 @@
-"""`dermserve gateway`: the options, the signals, and the exit code."""
+"""`dermserve gateway` and `dermserve config`: the signals, the output, and the exit code."""
 
 import asyncio
-import pathlib
+import json
 import signal
-from typing import Any
+from collections.abc import Callable
 
 import click
 
-from dermserve.gateway.config import Config, Loaded, load_config
+from dermserve.gateway.config import Config, Loaded
 from dermserve.gateway.lifespan import lifespan
-from dermserve.gateway.logs import LEVELS, configure_logs
+from dermserve.gateway.logs import configure_logs
+from dermserve.gateway.options import config_options, loaded
 
 
 @click.command()
-@click.option("--config", "file", type=click.Path(path_type=pathlib.Path), help="TOML file with settings.")
-@click.option("--show-config", is_flag=True, help="Print the settings in effect and where they come from, and exit.")
-@click.option("--listen", metavar="HOST:PORT", help="Address to serve on; port 0 takes a free one.")
-@click.option("--tfs", metavar="HOST:PORT", multiple=True, help="Address of TensorFlow Serving; repeat it for more.")
-@click.option("--model", "models", metavar="NAME", multiple=True, help="Model to serve; repeat it for more.")
-@click.option("--insecure", is_flag=True, default=None, help="Listen beyond the loopback without TLS.")
-@click.option("--reflection/--no-reflection", default=None, help="Serve gRPC reflection.")
-@click.option("--grace", "grace_seconds", type=float, metavar="SECONDS", help="For requests to finish on SIGTERM.")
-@click.option("--log-level", type=click.Choice(LEVELS), help="Least severe events to log.")
-def gateway(*, file: pathlib.Path | None, show_config: bool, **options: Any) -> None:
+@config_options
+@click.option("--show-config", is_flag=True, help="Print the settings in effect, as `dermserve config` does, and exit.")
+def gateway(*, load: Callable[[], Loaded], show_config: bool) -> None:
     """Run the gateway in front of TensorFlow Serving, until SIGTERM or Ctrl-C.
 
     Every setting can also come from a file, or from the environment as DERMSERVE_ and its name in capitals;
     docs/gateway.md lists them. Options go before the environment, and that before the file.
     """
-    given = {name: value for name, value in options.items() if value not in (None, ())}
-    try:
-        loaded = load_config(given, file=file)
-    except (ValueError, OSError) as error:
-        raise click.UsageError(str(error)) from error
+    settings = loaded(load)
     if show_config:
-        click.echo(_shown(loaded))
+        click.echo(_shown(settings))
         return
-    configure_logs(loaded.config.log_level)
+    configure_logs(settings.config.log_level)
     try:
-        asyncio.run(_serve(loaded.config))
+        asyncio.run(_serve(settings.config))
     except OSError as error:
         raise click.ClickException(str(error)) from error
 
 
-def _shown(loaded: Loaded) -> str:
+@click.command()
+@config_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: each setting's value and source.")
+def config(*, load: Callable[[], Loaded], as_json: bool) -> None:
+    """Print the gateway's settings in effect here, and where each comes from.
+
+    Takes what `dermserve gateway` takes and reads the same file and environment. Exit codes: 0, or 2 when a setting is
+    not right.
+    """
+    settings = loaded(load)
+    if not as_json:
+        click.echo(_shown(settings))
+        return
+    values = settings.config.model_dump(mode="json")
+    both = {name: {"value": values[name], "source": source} for name, source in settings.sources.items()}
+    click.echo(json.dumps(both))
+
+
+def _shown(settings: Loaded) -> str:
     """List every setting in effect; there are no secrets among them, only the files that hold some."""
-    values = loaded.config.model_dump(mode="json")
-    return "\n".join(f"{name} = {values[name]}  # {source}" for name, source in loaded.sources.items())
+    values = settings.config.model_dump(mode="json")
+    return "\n".join(f"{name} = {values[name]}  # {source}" for name, source in settings.sources.items())
 
 
 async def _serve(config: Config) -> None:

@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, FilePath, PositiveFloat, PositiveIn
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from dermserve.gateway.admission import Bounds
+from dermserve.gateway.tfserving import Tls
 from dermserve.imaging import Limits
 
 PREFIX = "DERMSERVE_"
@@ -52,6 +53,15 @@ class Config(BaseSettings):
     """HOST:PORT to serve dermserve.v1 on; port 0 takes a free one."""
     tfs: Annotated[Names, Field(min_length=1)] = ("127.0.0.1:8500",)
     """HOST:PORT of each TensorFlow Serving. A DNS name may stand for many, which gRPC then takes turns with."""
+    tfs_tls_ca: FilePath | None = None
+    """PEM file of the authorities that TensorFlow Serving's certificate must come from; without it, calls to it are not
+    encrypted. It and the next two are read at the start only."""
+    tfs_tls_certificate: FilePath | None = None
+    """PEM file of the certificate to show it, where it asks for one (`client_verify` in its ssl_config_file)."""
+    tfs_tls_key: FilePath | None = None
+    """PEM file of that certificate's private key."""
+    tfs_tls_name: str | None = None
+    """Name to expect in TensorFlow Serving's certificate. When not set, the host of its address."""
     tfs_in_flight: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
     """Predict calls at each of these addresses at once. Best near the cores it has: more only wait inside it, and with
     default flags it refuses beyond four times its cores."""
@@ -59,8 +69,8 @@ class Config(BaseSettings):
     """Requests worked on at once, for each method and model. When not set, one more than all addresses may have in
     flight, so that the next photo is decoded meanwhile."""
     queue: Annotated[int, Field(ge=0)] | None = None
-    """Requests that wait for it, for each model; further ones are refused. When not set, as many as all addresses may
-    have in flight: less makes answers under overload quicker, more takes larger bursts."""
+    """Requests that wait for it, for each model; further ones are refused. When not set, one less than all addresses
+    may have in flight: less makes answers under overload quicker, more takes larger bursts."""
     stream_queue: PositiveInt = 256
     """Photos of all streams that wait, for each model. A stream sends no more than `stream_at_once` ahead."""
     tls_certificate: FilePath | None = None
@@ -73,6 +83,8 @@ class Config(BaseSettings):
     """Whether it may listen beyond the loopback without TLS, because something in front of it encrypts."""
     health_listen: str | None = None
     """HOST:PORT for grpc.health.v1 alone, always without TLS, for an orchestrator's probes."""
+    metrics_listen: str | None = None
+    """HOST:PORT for Prometheus at /metrics, always without TLS; port 0 takes a free one."""
     max_connection_age_seconds: PositiveFloat | None = None
     """A connection is closed gracefully after so long, and its caller finds the replicas that came meanwhile."""
     models: Annotated[Names, Field(min_length=1)] = ("resnet50", "mobilenet_v3_small")
@@ -128,6 +140,14 @@ class Config(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _check_tfs_encryption(self) -> Self:
+        if (self.tfs_tls_certificate is None) != (self.tfs_tls_key is None):
+            raise ValueError("tfs_tls_certificate and tfs_tls_key need each other")
+        if (self.tfs_tls_certificate or self.tfs_tls_name) and not self.tfs_tls_ca:
+            raise ValueError("tfs_tls_certificate and tfs_tls_name need tfs_tls_ca")
+        return self
+
+    @model_validator(mode="after")
     def _check_shares(self) -> Self:
         if strange := sorted(set(self.canary_shares) - set(self.models)):
             raise ValueError(f"canary_shares names {', '.join(strange)}, which models does not")
@@ -137,12 +157,26 @@ class Config(BaseSettings):
     def unary(self) -> Bounds:
         """What Classify admits for each model."""
         in_flight = self.tfs_in_flight * len(self.tfs)
-        return Bounds(at_once=self.at_once or in_flight + 1, queue=in_flight if self.queue is None else self.queue)
+        return Bounds(at_once=self.at_once or in_flight + 1, queue=in_flight - 1 if self.queue is None else self.queue)
 
     @property
     def stream(self) -> Bounds:
         """What ClassifyStream admits for each model."""
         return Bounds(at_once=self.unary.at_once, queue=self.stream_queue)
+
+    @property
+    def tfs_tls(self) -> Tls | None:
+        """How the way to TensorFlow Serving is encrypted, if it is."""
+        if self.tfs_tls_ca is None:
+            return None
+        own = {"certificate": self.tfs_tls_certificate, "key": self.tfs_tls_key}
+        return Tls(ca=self.tfs_tls_ca, name=self.tfs_tls_name, **own)
+
+    @property
+    def certificates(self) -> dict[str, pathlib.Path]:
+        """Certificate files by the setting that names them."""
+        names = ("tls_certificate", "tls_client_ca", "tfs_tls_ca", "tfs_tls_certificate")
+        return {name: file for name in names if (file := getattr(self, name)) is not None}
 
     @property
     def limits(self) -> Limits:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dermserve.gateway.budget import Budget
 from dermserve.gateway.workers import Workers
-from dermserve.imaging import Limits, decode, make_views
+from dermserve.imaging import Limits, Measures, decode, make_views, measure
 from dermserve.v1 import card_pb2
 
 
@@ -22,15 +22,17 @@ class Prepared:
     """uint8 [V, H, W, 3]; when they come from a file, the first is the identity."""
     plan_ms: float
     """Wall time that making the views took."""
+    measures: Measures | None = None
+    """Of the identity view, if asked for."""
 
 
 class Decoder(Protocol):
     """The port through which the pipeline turns bytes into views."""
 
     async def prepare(
-        self, image: bytes, *, spec: card_pb2.InputSpec, views: Sequence[str], budget: Budget
+        self, image: bytes, *, spec: card_pb2.InputSpec, views: Sequence[str], measured: bool, budget: Budget
     ) -> Prepared:
-        """Decode a photo at a model's input size and make the named views of it.
+        """Decode a photo at a model's input size, make the named views of it, and measure it if need be.
 
         Raises:
             PhotoError: the photo can't be used.
@@ -55,13 +57,14 @@ class ThreadedDecoder:
         self._limits = limits
 
     async def prepare(
-        self, image: bytes, *, spec: card_pb2.InputSpec, views: Sequence[str], budget: Budget
+        self, image: bytes, *, spec: card_pb2.InputSpec, views: Sequence[str], measured: bool, budget: Budget
     ) -> Prepared:
         """See Decoder."""
 
         def work() -> Prepared:
             photo = decode(image, height=spec.height, width=spec.width, limits=self._limits)
-            return _vary(photo.pixels, views)
+            prepared = _vary(photo.pixels, views)
+            return replace(prepared, measures=measure(photo.pixels)) if measured else prepared
 
         return await self._workers.run(work, budget=budget)
 

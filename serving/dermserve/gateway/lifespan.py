@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import grpc.aio
@@ -17,14 +18,18 @@ from dermserve.gateway.cards import Cards
 from dermserve.gateway.catalog import Catalog, Pace
 from dermserve.gateway.config import Config
 from dermserve.gateway.decode import ThreadedDecoder
+from dermserve.gateway.drift import Drift
 from dermserve.gateway.gate import Gate
 from dermserve.gateway.handlers import add_classifier
 from dermserve.gateway.health import SERVICE, Health
 from dermserve.gateway.logs import announce
+from dermserve.gateway.metrics import Metrics, serving_metrics
 from dermserve.gateway.pipeline import Pipeline
 from dermserve.gateway.ports import bind, build_server, read_credentials
 from dermserve.gateway.service import ClassifierService
+from dermserve.gateway.snapshot import Snapshot
 from dermserve.gateway.tfserving import Predictor, TfServing, open_channel
+from dermserve.gateway.tracing import Tracing, open_tracing
 from dermserve.gateway.workers import Workers
 
 
@@ -36,6 +41,8 @@ class Gateway:
     """HOST:PORT it listens on, the port resolved."""
     hurry: asyncio.Event
     """Set it to stop without waiting for requests in flight."""
+    metrics_address: str | None = None
+    """HOST:PORT of the metrics, if they are served."""
 
 
 @contextlib.asynccontextmanager
@@ -54,28 +61,31 @@ async def lifespan(config: Config) -> AsyncIterator[Gateway]:
         workers = Workers(config.decoders, stuck_after=config.decoder_stuck_seconds, clock=clock)
         stack.callback(workers.close)
         await _start_health(config, health, stack)
-        channels = [await stack.enter_async_context(open_channel(address)) for address in config.tfs]
-        backends = _build_backends(config, channels)
+        tracing = open_tracing(os.environ)
+        stack.push_async_callback(asyncio.to_thread, tracing.close)
+        backends = Backends(
+            [await _open_backend(config, address, tracing, stack) for address in config.tfs], clock=clock
+        )
         catalog = _build_catalog(config, backends)
         await stack.enter_async_context(_running(catalog, health))
-        pipeline = _build_pipeline(config, workers, catalog, backends)
+        metrics = Metrics(config.models)
+        pipeline = _build_pipeline(config, workers, catalog, backends, metrics, tracing)
+        metrics_address = await _start_metrics(config, metrics, pipeline, backends, workers, stack)
         allowance = Allowance(default=config.default_deadline_seconds, cap=config.max_deadline_seconds)
-        calls = Calls(allowance, clock=clock)
+        calls = Calls(allowance, metrics=metrics, tracing=tracing, clock=clock)
         service = ClassifierService(pipeline, calls=calls, stream_at_once=config.stream_at_once)
         server = _build_server(config, service, health)
         address = bind(server, config.listen, credentials=read_credentials(config))
         await server.start()
         stack.push_async_callback(_drain, server, calls, health, config.grace_seconds, hurry)
         announce("listening", address=address, tfs=config.tfs, models=config.models)
-        yield Gateway(address, hurry)
+        yield Gateway(address, hurry, metrics_address)
 
 
-def _build_backends(config: Config, channels: Sequence[grpc.aio.Channel]) -> Backends:
-    backends = [
-        Backend(address, TfServing(channel), Gate(at_once=config.tfs_in_flight, queue=None, clock=time.monotonic))
-        for address, channel in zip(config.tfs, channels, strict=True)
-    ]
-    return Backends(backends, clock=time.monotonic)
+async def _open_backend(config: Config, address: str, tracing: Tracing, stack: contextlib.AsyncExitStack) -> Backend:
+    channel = await stack.enter_async_context(open_channel(address, tls=config.tfs_tls))
+    gate = Gate(at_once=config.tfs_in_flight, queue=None, clock=time.monotonic)
+    return Backend(address, TfServing(channel, address=address, tracing=tracing), gate)
 
 
 def _build_catalog(config: Config, server: Backends) -> Catalog:
@@ -84,15 +94,45 @@ def _build_catalog(config: Config, server: Backends) -> Catalog:
     return Catalog(server, cards, models=config.models, labels=config.labels, pace=pace, clock=time.monotonic)
 
 
-def _build_pipeline(config: Config, workers: Workers, catalog: Catalog, predictor: Predictor) -> Pipeline:
+def _build_pipeline(
+    config: Config, workers: Workers, catalog: Catalog, predictor: Predictor, metrics: Metrics, tracing: Tracing
+) -> Pipeline:
     return Pipeline(
         admission=Admission(config.models, unary=config.unary, stream=config.stream, clock=time.monotonic),
         canary_shares=config.canary_shares,
         catalog=catalog,
         decoder=ThreadedDecoder(workers, limits=config.limits),
         predictor=predictor,
+        metrics=metrics,
+        drift=Drift() if config.metrics_listen else None,
+        tracing=tracing,
         clock=time.monotonic,
     )
+
+
+async def _start_metrics(
+    config: Config,
+    metrics: Metrics,
+    pipeline: Pipeline,
+    backends: Backends,
+    workers: Workers,
+    stack: contextlib.AsyncExitStack,
+) -> str | None:
+    """Serve the metrics until everything else has stopped; returns their address."""
+    if config.metrics_listen is None:
+        return None
+    snapshot = Snapshot(
+        admission=pipeline.admission,
+        backends=backends,
+        catalog=pipeline.catalog,
+        workers=workers,
+        drift=pipeline.drift,
+        certificates=config.certificates,
+    )
+    metrics.registry.register(snapshot)
+    address = await stack.enter_async_context(serving_metrics(metrics.registry, config.metrics_listen))
+    announce("metrics listening", address=address)
+    return address
 
 
 @contextlib.asynccontextmanager

@@ -1,6 +1,7 @@
 """A request's way: admit → decode → plan → predict → reduce → verdict → answer, one direction, within its budget."""
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -14,11 +15,14 @@ from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.check import check_scores
 from dermserve.gateway.choose import Choice, absent, choose, find_model
 from dermserve.gateway.decode import Decoder, Prepared
+from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import BudgetSpentError, refusal
-from dermserve.gateway.plan import is_settled, plan_views, read_mode
+from dermserve.gateway.metrics import Metrics
+from dermserve.gateway.plan import is_settled, plan_views, read_mode, weigh
 from dermserve.gateway.reduce import reduce_views
 from dermserve.gateway.target import Target, read_target
 from dermserve.gateway.tfserving import Predictor, Scores, ServableNotFoundError
+from dermserve.gateway.tracing import Tracing
 from dermserve.gateway.watch import Watch
 from dermserve.imaging import PhotoError
 from dermserve.v1 import card_pb2, classifier_pb2
@@ -41,6 +45,10 @@ class Pipeline:
     catalog: Catalog
     decoder: Decoder
     predictor: Predictor
+    metrics: Metrics
+    drift: Drift | None
+    """Takes note of answers by cards that have a profile; None where nobody asks for metrics."""
+    tracing: Tracing
     clock: Clock
 
     async def classify(
@@ -52,18 +60,21 @@ class Pipeline:
             GatewayError: what is wrong with the request, the photo, the model server, the load or the time.
         """
         target, mode = read_target(request.model), read_mode(request.tta)
-        job = _Job(self, request.image, target, mode, caller, budget, Watch(self.clock))
-        find_model(self.catalog, job.target.model)
+        watch = Watch(self.clock, tracing=self.tracing)
+        job = _Job(self, request.image, target, mode, caller, budget, watch)
+        find_model(self.catalog, target.model)
         try:
-            async with (
-                asyncio.timeout(budget.require("on arrival")),
-                self.admission.enter(method, job.target.model, budget=budget),
-            ):
+            async with asyncio.timeout(budget.require("on arrival")), contextlib.AsyncExitStack() as place:
+                with watch.stage("admit"):
+                    await place.enter_async_context(self.admission.enter(method, target.model, budget=budget))
                 return await job.settle()
         except TimeoutError as error:
             raise BudgetSpentError("on the way") from error
         except PhotoError as error:
             raise refusal(error) from error
+        finally:
+            for stage, milliseconds in watch.spent.items():
+                self.metrics.stage(stage, target.model, milliseconds / 1e3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +116,29 @@ class _Job:
             answer = write_answer(reduce_views(scores), card=card)
         answer.model, answer.version, answer.views_asked = self.target.model, scores.version, asked
         answer.timings.CopyFrom(self.watch.timings())
+        self._note(scores, prepared, asked=asked, card=card)
         return answer
+
+    def _note(self, scores: Scores, prepared: Prepared, *, asked: int, card: card_pb2.Card) -> None:
+        """Tell the metrics what only the pipeline knows of an answer."""
+        self.line.metrics.outcome(self.target.model, weigh(self.mode, scores, asked=asked, card=card))
+        if self.line.drift and prepared.measures and card.HasField("profile"):
+            self.line.drift.note(
+                self.target.model,
+                scores.version,
+                card=card,
+                probabilities=scores.probabilities[0].tolist(),
+                measures=prepared.measures,
+            )
 
     async def _prepare(self, choice: Choice, views: tuple[str, ...]) -> Prepared:
         with self.watch.stage("decode"):
             prepared = await self.line.decoder.prepare(
-                self.image, spec=choice.card.input, views=views, budget=self.budget
+                self.image,
+                spec=choice.card.input,
+                views=views,
+                measured=self.line.drift is not None and choice.card.HasField("profile"),
+                budget=self.budget,
             )
         self.watch.move("plan", prepared.plan_ms, out_of="decode")
         return prepared

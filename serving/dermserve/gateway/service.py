@@ -31,6 +31,10 @@ def read(request: _T | None) -> _T:
     return request
 
 
+def _model(request: classifier_pb2.ClassifyRequest | None) -> str:
+    return request.model.name if request else ""
+
+
 class ClassifierService:
     """dermserve.v1.Classifier; `handlers` ties it to gRPC."""
 
@@ -44,7 +48,9 @@ class ClassifierService:
         self, request: classifier_pb2.ClassifyRequest | None, context: Context
     ) -> classifier_pb2.ClassifyResponse:
         """Classify one photo."""
-        return await self._calls.respond(CLASSIFY, context, lambda call: self._classify(read(request), call))
+        return await self._calls.respond(
+            CLASSIFY, context, lambda call: self._classify(read(request), call), model=_model(request)
+        )
 
     async def ClassifyStream(  # noqa: N802
         self, request_iterator: AsyncIterable[classifier_pb2.ClassifyStreamRequest | None], context: Context
@@ -58,7 +64,7 @@ class ClassifierService:
             )
             return empty_pb2.Empty()
 
-        await self._calls.respond(CLASSIFY_STREAM, context, work, streaming=True)
+        await self._calls.respond(CLASSIFY_STREAM, context, work, model=None)
 
     async def ListModels(  # noqa: N802
         self, request: classifier_pb2.ListModelsRequest | None, context: Context
@@ -84,7 +90,7 @@ class ClassifierService:
             model = find_model(self._catalog, name)
             return classifier_pb2.GetModelResponse(model=write_model(model, cards=True))
 
-        return await self._calls.respond("GetModel", context, work)
+        return await self._calls.respond("GetModel", context, work, model=request.name if request else "")
 
     async def _classify(self, request: classifier_pb2.ClassifyRequest, call: Call) -> classifier_pb2.ClassifyResponse:
         answer = await self._pipeline.classify(request, method=call.method, caller=call.caller, budget=call.budget)
@@ -105,7 +111,7 @@ class _StreamedPhotos:
         self, item: classifier_pb2.ClassifyStreamRequest, fault: GatewayError | None
     ) -> classifier_pb2.ClassifyStreamResponse:
         self._count += 1
-        call = self._calls.part(self._stream, self._count)
+        call = self._calls.part(self._stream, self._count, model=_model(item.request))
 
         async def work(part: Call) -> classifier_pb2.ClassifyResponse:
             if fault is not None:

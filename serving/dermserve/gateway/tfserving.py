@@ -1,5 +1,6 @@
 """TensorFlow Serving, called by path through our subset of its protos."""
 
+import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -23,6 +24,7 @@ from dermserve.gateway.errors import (
 )
 from dermserve.gateway.target import Target
 from dermserve.gateway.tensors import float_array, string_scalar, uint8_tensor
+from dermserve.gateway.tracing import Tracing
 from dermserve.tfserving.v1 import serving_pb2
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -50,6 +52,20 @@ _Answer = TypeVar("_Answer", bound=Message)
 
 class ServableNotFoundError(LookupError):
     """TensorFlow Serving has no such model, version or label. Whoever asked knows what the caller should hear."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """How the way to TensorFlow Serving is encrypted."""
+
+    ca: pathlib.Path
+    """PEM file of the authorities that its certificate must come from."""
+    certificate: pathlib.Path | None = None
+    """PEM file of our own, where it asks for one."""
+    key: pathlib.Path | None = None
+    """PEM file of its private key."""
+    name: str | None = None
+    """To expect in its certificate, when not the host of the address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +97,27 @@ class Predictor(Protocol):
         ...
 
 
-def open_channel(address: str) -> grpc.aio.Channel:
-    """Open the channel to TensorFlow Serving at HOST:PORT; it connects and reconnects by itself."""
-    return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+def open_channel(address: str, *, tls: Tls | None = None) -> grpc.aio.Channel:
+    """Open the channel to TensorFlow Serving at HOST:PORT; it connects and reconnects by itself.
+
+    Raises:
+        OSError: a file of the TLS can't be read.
+    """
+    if tls is None:
+        return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+    own = (tls.key.read_bytes(), tls.certificate.read_bytes()) if tls.key and tls.certificate else (None, None)
+    name = (("grpc.ssl_target_name_override", tls.name),) if tls.name else ()
+    return grpc.aio.secure_channel(
+        address, grpc.ssl_channel_credentials(tls.ca.read_bytes(), *own), options=(*_CHANNEL_OPTIONS, *name)
+    )
 
 
 class TfServing:
     """The Predictor over gRPC, and what the catalog asks besides."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *, address: str, tracing: Tracing) -> None:
+        self._address = address
+        self._tracing = tracing
         self._predict = channel.unary_unary(
             _PREDICT,
             request_serializer=serving_pb2.PredictRequest.SerializeToString,
@@ -113,7 +141,8 @@ class TfServing:
         request = serving_pb2.PredictRequest(
             model_spec=_spec(target, Signature.SERVING_DEFAULT), inputs={Input.IMAGES.value: uint8_tensor(views)}
         )
-        response = await _answer(self._predict, request, budget=budget)
+        with self._tracing.span("Predict", kind="CLIENT", **{"rpc.system": "grpc", "server.address": self._address}):
+            response = await _answer(self._predict, request, budget=budget, metadata=self._tracing.outgoing())
         if response.model_spec.version.value < 1:
             raise InvalidModelOutputError("it names no version")
         return Scores(
@@ -169,10 +198,14 @@ def _spec(target: Target, signature: Signature | None) -> serving_pb2.ModelSpec:
 
 
 async def _answer(
-    method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Answer]", request: _Request, *, budget: Budget
+    method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Answer]",
+    request: _Request,
+    *,
+    budget: Budget,
+    metadata: tuple[tuple[str, str], ...] = (),
 ) -> _Answer:
     try:
-        return await method(request, timeout=budget.require("before asking the model server"))
+        return await method(request, timeout=budget.require("before asking the model server"), metadata=metadata)
     except grpc.aio.AioRpcError as error:
         raise _translated(error) from error
 

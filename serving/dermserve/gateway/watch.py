@@ -1,17 +1,19 @@
-"""Wall time of each stage of a request."""
+"""Wall time of each stage of a request, and its span."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from dermserve.gateway.budget import Clock
+from dermserve.gateway.tracing import Tracing
 from dermserve.v1 import classifier_pb2
 
 
 class Watch:
     """Adds up the milliseconds of named stages, from the moment it is made."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, tracing: Tracing) -> None:
         self._clock = clock
+        self._tracing = tracing
         self._start = clock()
         self._spent: dict[str, float] = {}
 
@@ -20,7 +22,8 @@ class Watch:
         """Time a block as (part of) a stage."""
         start = self._clock()
         try:
-            yield
+            with self._tracing.span(name):
+                yield
         finally:
             self.move(name, (self._clock() - start) * 1e3)
 
@@ -29,6 +32,11 @@ class Watch:
         self._spent[to] = self._spent.get(to, 0.0) + milliseconds
         if out_of is not None:
             self._spent[out_of] = max(0.0, self._spent.get(out_of, 0.0) - milliseconds)
+
+    @property
+    def spent(self) -> Mapping[str, float]:
+        """Milliseconds by stage."""
+        return self._spent
 
     def timings(self) -> classifier_pb2.Timings:
         """Return what was measured until now."""

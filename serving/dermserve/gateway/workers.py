@@ -26,6 +26,8 @@ class Workers:
         self._stuck_after = stuck_after
         self._clock = clock
         self._since: dict[threading.Thread, float | None] = {}
+        self.replaced = 0
+        """Threads given up so far."""
         for _ in range(count):
             self._hire()
 
@@ -68,6 +70,7 @@ class Workers:
         for thread, since in list(self._since.items()):
             if since is not None and since < oldest:
                 del self._since[thread]
+                self.replaced += 1
                 self._hire()
 
 

@@ -1,0 +1,1 @@
+"""`dermserve doctor`: what of a configuration is unsafe or will not work. No part of the request path."""

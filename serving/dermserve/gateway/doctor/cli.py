@@ -1,0 +1,64 @@
+"""`dermserve doctor`: what of a configuration is unsafe or won't work, why, and what to do about it."""
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Iterable
+
+import click
+
+from dermserve.gateway.config import Loaded
+from dermserve.gateway.doctor.findings import Finding, Severity
+from dermserve.gateway.doctor.models import look_at_models
+from dermserve.gateway.doctor.settings import look_at_settings
+from dermserve.gateway.options import config_options
+
+_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+
+
+@click.command()
+@config_options
+@click.option("--offline", is_flag=True, help="Leave out what only the model servers can tell.")
+@click.option("--strict", is_flag=True, help="Let warnings fail, too.")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, metavar="SECONDS",
+              help="For each model server to answer.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a finding.")
+@click.pass_context
+def doctor(
+    context: click.Context, *, load: Callable[[], Loaded], offline: bool, strict: bool, timeout: float, as_json: bool
+) -> None:
+    """Check a gateway's configuration: what is unsafe, what won't work, and what to do about it.
+
+    Takes what `dermserve gateway` takes, reads the same file and environment, and asks the model servers it names. An
+    error keeps the gateway or some of its answers from working; a warning is unsafe or unwise; a note is good to know.
+
+    Exit codes: 0 nothing to mend, 1 errors (with --strict, or warnings), 2 wrong usage.
+    """
+    findings = sorted(_examine(load, offline=offline, timeout=timeout), key=lambda finding: finding.severity.value)
+    for finding in findings:
+        click.echo(json.dumps(finding.as_json()) if as_json else _written(finding))
+    worst = {finding.severity for finding in findings}
+    if not as_json:
+        click.echo(_summary(findings, offline=offline))
+    context.exit(1 if Severity.ERROR in worst or (strict and Severity.WARNING in worst) else 0)
+
+
+def _examine(load: Callable[[], Loaded], *, offline: bool, timeout: float) -> Iterable[Finding]:
+    try:
+        config = load().config
+    except (ValueError, OSError) as error:
+        remedy = "set it right; `dermserve config` shows what is read from where, docs/gateway.md every setting"
+        return [Finding(Severity.ERROR, "SETTING", line, remedy) for line in str(error).splitlines()]
+    found = list(look_at_settings(config, environment=os.environ))
+    return found if offline else [*found, *asyncio.run(look_at_models(config, patience=timeout))]
+
+
+def _written(finding: Finding) -> str:
+    severity = click.style(f"{finding.severity.name.lower():8}", fg=_COLOURS[finding.severity], bold=True)
+    return f"{severity} {finding.what} [{finding.code}]\n         → {finding.remedy}"
+
+
+def _summary(findings: list[Finding], *, offline: bool) -> str:
+    counts = {severity: sum(finding.severity is severity for finding in findings) for severity in Severity}
+    told = ", ".join(f"{count} {severity.name.lower()}{'s' * (count != 1)}" for severity, count in counts.items())
+    return told + (" (model servers not asked)" if offline else "")

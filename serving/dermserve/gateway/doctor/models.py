@@ -1,0 +1,111 @@
+"""What the doctor learns from the model servers: whether they answer, and what their versions are worth."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+
+from dermserve.contract import CardError
+from dermserve.gateway.backends import Backend, Backends
+from dermserve.gateway.budget import Budget
+from dermserve.gateway.canary import CANARY, STABLE
+from dermserve.gateway.cards import Cards
+from dermserve.gateway.catalog import Catalog, KnownModel, KnownVersion, Pace
+from dermserve.gateway.config import Config
+from dermserve.gateway.doctor.findings import Finding, Severity
+from dermserve.gateway.errors import GatewayError
+from dermserve.gateway.gate import Gate
+from dermserve.gateway.tfserving import ServableNotFoundError, TfServing, open_channel
+from dermserve.gateway.tracing import NoTracing
+from dermserve.v1 import card_pb2
+
+_ERROR, _WARNING, _NOTE = Severity
+
+
+async def look_at_models(config: Config, *, patience: float) -> list[Finding]:
+    """Ask every model server, `patience` seconds a call, and find what keeps answers from being given or good."""
+    return [
+        finding
+        for findings in await asyncio.gather(*(_look_at(config, address, patience) for address in config.tfs))
+        for finding in findings
+    ]
+
+
+async def _look_at(config: Config, address: str, patience: float) -> list[Finding]:
+    try:
+        channel = open_channel(address, tls=config.tfs_tls)
+    except (OSError, ValueError) as error:
+        return [Finding(_ERROR, "TFS_TLS", f"the TLS to {address} can't be set up: {error}", "check the tfs_tls files")]
+    async with channel:
+        server = TfServing(channel, address=address, tracing=NoTracing())
+        try:
+            await server.versions(config.models[0], budget=Budget(time.monotonic() + patience, time.monotonic))
+        except ServableNotFoundError:
+            pass  # it answers
+        except GatewayError as error:
+            return [_unreachable(config, address, error)]
+        catalog = _catalog(
+            config, Backend(address, server, Gate(at_once=1, queue=None, clock=time.monotonic)), patience
+        )
+        await catalog.poll()
+    return [finding for model in catalog.models.values() for finding in _look_at_model(config, address, model, catalog)]
+
+
+def _catalog(config: Config, backend: Backend, patience: float) -> Catalog:
+    backends = Backends([backend], clock=time.monotonic)
+    cards = Cards(backends, patience=patience, clock=time.monotonic)
+    pace = Pace(steady=patience, waiting=patience, patience=patience)
+    return Catalog(backends, cards, models=config.models, labels=config.labels, pace=pace, clock=time.monotonic)
+
+
+def _unreachable(config: Config, address: str, error: GatewayError) -> Finding:
+    cause = error.__cause__
+    details = getattr(cause, "details", lambda: None)() or str(error)
+    remedy = "start it, or correct tfs; it speaks gRPC on --port, not REST on --rest_api_port"
+    if config.tfs_tls_ca:
+        remedy += "; TLS fails like this, too: check tfs_tls_ca, and tfs_tls_name against its certificate"
+    return Finding(_ERROR, "TFS_UNREACHABLE", f"{address} does not answer: {details}", remedy)
+
+
+def _look_at_model(config: Config, address: str, model: KnownModel, catalog: Catalog) -> Iterator[Finding]:
+    here = f"{model.name} at {address}"
+    if not model.versions:
+        text, remedy = (
+            f"{here}: there is no such model",
+            "add it to the model server's models.config, or correct models",
+        )
+        yield Finding(_ERROR, "MODEL_MISSING", text, remedy)
+        return
+    for version in model.available:
+        yield from _look_at_version(here, version, catalog.cards.peek(model.name, version.number))
+    if not model.ready:
+        states = "none of its versions is available with a valid card"
+        yield Finding(_ERROR, "MODEL_NOT_READY", f"{here}: {states}", "see the model server's log; export it again")
+    if config.canary_shares.get(model.name):
+        yield from _look_at_labels(config, here, model)
+
+
+def _look_at_version(here: str, version: KnownVersion, known: card_pb2.Card | CardError | None) -> Iterator[Finding]:
+    name = f"{here}, version {version.number}"
+    if version.card is None:
+        text = f"{name}: {known or 'its card could not be read'}; it answers nothing"
+        yield Finding(_ERROR, "INVALID_CARD", text, "export it by `dermserve export`, which writes and checks the card")
+        return
+    if version.card.provenance.training != card_pb2.TRAINING_TRAINED:
+        text = f"{name} was never trained on skin lesions: every answer is UNCERTAIN"
+        yield Finding(_WARNING, "UNTRAINED_MODEL", text, "train one (docs/training.md) and export it")
+    elif not version.card.calibration.HasField("min_confidence"):
+        text = f"{name} has no fitted confidence threshold: every answer is UNCERTAIN"
+        yield Finding(_WARNING, "UNCALIBRATED_MODEL", text, "run `dermserve evaluate` on its run and export it again")
+    elif not version.card.HasField("profile"):
+        text = f"{name} has no profile: there are no drift metrics for it"
+        yield Finding(_NOTE, "NO_PROFILE", text, "run `dermserve evaluate` on its run and export it again")
+
+
+def _look_at_labels(config: Config, here: str, model: KnownModel) -> Iterator[Finding]:
+    wanted = [label for label in (STABLE, CANARY) if label in config.labels and label not in model.labels]
+    if wanted:
+        text = f"{here}: canary_shares is set, but it knows no label {' and no '.join(wanted)}"
+        remedy = (
+            "add version_labels to its models.config (--allow_version_labels_for_unavailable_models at first start)"
+        )
+        yield Finding(_WARNING, "LABELS_MISSING", f"{text}: the share has no effect", remedy)
