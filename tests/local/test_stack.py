@@ -10,7 +10,7 @@ import pytest
 
 from dermserve.local import PortInUseError, Stack, StoreError
 from dermserve.local.logfile import log_to_file
-from dermserve.local.store import ensure_models, write_config
+from dermserve.local.store import canary_shares, ensure_models, write_config
 
 
 @pytest.fixture
@@ -72,7 +72,39 @@ def test_the_config_is_what_tensorflow_serving_reads(tmp_path):
         ("resnet50", str(store / "resnet50"), "tensorflow"),
         ("other", str(store / "other"), "tensorflow"),
     ]
-    assert list(store.iterdir()) == [path]
+    assert [entry for entry in store.iterdir() if entry.name != ".lock"] == [path]
+
+
+def _label(config, *, version):
+    pin = f"model_version_policy {{ specific {{ versions: {version} }} }}"
+    entry = f'{pin} version_labels {{ key: "stable" value: {version} }}'
+    config.write_text(config.read_text().replace('"tensorflow"', f'"tensorflow" {entry}', 1))
+
+
+def test_labels_and_pins_survive_a_restart_of_everything(tmp_path):
+    for model in ("resnet50", "other"):
+        (tmp_path / model / "3").mkdir(parents=True)
+    config = write_config(tmp_path, ["resnet50"])
+    _label(config, version=3)
+    pinned = write_config(tmp_path, ["resnet50"]).read_text()
+    assert "versions: 3" in pinned
+    assert 'key: "stable"' in pinned
+    assert "versions: 3" not in write_config(tmp_path, ["other"]).read_text()  # served without that model for a while
+    assert write_config(tmp_path, ["resnet50"]).read_text() == pinned
+
+
+def test_a_pin_on_a_version_that_is_gone_is_an_error_and_not_a_long_wait(tmp_path):
+    (tmp_path / "resnet50" / "3").mkdir(parents=True)
+    config = write_config(tmp_path, ["resnet50"])
+    _label(config, version=2)
+    with pytest.raises(StoreError, match="asks for version 2 of resnet50, which the store does not have"):
+        write_config(tmp_path, ["resnet50"])
+
+
+def test_only_the_shares_of_models_that_are_served_reach_the_gateway(tmp_path):
+    assert canary_shares(tmp_path, ["a"]) == {}
+    (tmp_path / "canary.toml").write_text("[canary_shares]\na = 0.05\nb = 0.5\n")
+    assert canary_shares(tmp_path, ["a"]) == {"a": 0.05}
 
 
 def test_a_store_that_cannot_be_written_says_so(tmp_path):

@@ -119,7 +119,7 @@ def unpin(desk: Desk, model: str, *, note: str = "") -> Moved:
         desk.servers.available(model)  # all must answer before anything changes
         wide = _wide(desk, config, model, {newest})
         _load(desk, wide, config, model, {newest})
-        _settle(desk, config.labelled(model, {}).pinned(model, ()), former=wide, model=model)
+        _settle(desk, config.labelled(model, {}).pinned(model, ()), {newest}, former=wide, model=model)
         write_shares(desk.store, {**read_shares(desk.store), model: 0.0})
         _note(desk, audit.UNPIN, model, before=labels, after={}, note=note)
         return Moved(model=model, before=labels, after={})
@@ -186,7 +186,8 @@ def _move(desk: Desk, config: ServerConfig, model: str, labels: Mapping[str, int
     except ServerError:
         desk.servers.restore(_former(desk, config))
         raise
-    _settle(desk, config.labelled(model, labels).pinned(model, labels.values()), former=wide, model=model)
+    final, needed = config.labelled(model, labels), set(labels.values())
+    _settle(desk, final.pinned(model, needed), needed, former=wide, model=model)
 
 
 def _wide(desk: Desk, config: ServerConfig, model: str, versions: set[int]) -> dict[str, ServerConfig]:
@@ -220,14 +221,21 @@ def _load(desk: Desk, wide: dict[str, ServerConfig], config: ServerConfig, model
         raise
 
 
-def _settle(desk: Desk, config: ServerConfig, *, former: dict[str, ServerConfig], model: str) -> None:
-    """Write models.config and make it what is served. From here on a restarted server comes back as it is to be."""
+def _settle(
+    desk: Desk, config: ServerConfig, needed: set[int], *, former: dict[str, ServerConfig], model: str
+) -> None:
+    """Write models.config and make it what is served. From here on a restarted server comes back as it is to be.
+
+    Waits until the rest is unloaded: the next move must not take for loaded what is about to go.
+    """
     try:
         desk.write_config(config)
     except StoreError:
         desk.servers.restore(former)
         raise
     desk.servers.reload(dict.fromkeys(desk.servers.addresses, config))
+    for server in desk.servers:
+        server.wait_only(model, needed, timeout=desk.timeout)
 
 
 def _needed(desk: Desk, model: str, *, offline: bool) -> set[int]:

@@ -184,8 +184,12 @@ class ObjectStore:
     def _keys(self, *parts: str) -> list[str]:
         """List the keys below a prefix, without it, in order; none where there is nothing."""
         prefix = self._path(*(part for part in parts if part)) + "/"
-        self._files.invalidate_cache()
-        return sorted(key.removeprefix(prefix) for key in self._files.find(prefix) if key.startswith(prefix))
+        self._files.invalidate_cache()  # somebody else may have written
+        try:
+            found = self._files.find(prefix)
+        except FileNotFoundError as error:  # of a prefix without keys it would have said so
+            raise StoreError(f"{self.base} can't be used: {error}") from error
+        return sorted(key.removeprefix(prefix) for key in found if key.startswith(prefix))
 
 
 def _open(url: str) -> tuple[Any, str]:

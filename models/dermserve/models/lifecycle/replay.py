@@ -1,6 +1,8 @@
 """Replaying a version's warm-up and golden predictions against live servers: do they serve what was exported?"""
 
 import math
+import pathlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from dermserve.models.lifecycle.errors import NoServerError, ServerError, StoreError
 from dermserve.models.lifecycle.manifest import MANIFEST, changes, parse_manifest
 from dermserve.models.lifecycle.records import GOLDEN, WARMUP, read_records
-from dermserve.models.lifecycle.servers import Server, Servers
+from dermserve.models.lifecycle.servers import Server, Servers, state_name
 from dermserve.models.lifecycle.stores import Store, known_version
 from dermserve.tfserving.v1 import management_pb2, serving_pb2, tensor_pb2
 
@@ -50,16 +52,21 @@ def verify_version(
     yield _files(store, model, version)
     warmup, golden = (_records(store, model, version, name) for name in (WARMUP, GOLDEN))
     for server in servers:
+        if (state := _state(server, model, version)) != "AVAILABLE":
+            yield Check(server.address, f"version {version} of {model}", f"{state}: promote it first, or canary it")
+            continue
         for record in warmup:
             yield _replay(server, record, model, version, kind="warm-up", tolerance=math.inf)
         for record in golden:
             yield _replay(server, record, model, version, kind="golden", tolerance=tolerance)
 
 
-def _files(store: Store, model: str, version: int) -> Check:
-    import pathlib
-    import tempfile
+def _state(server: Server, model: str, version: int) -> str:
+    states = {state.version: state_name(state.state) for state in server.states(model)}
+    return states.get(version, "not known to this server")
 
+
+def _files(store: Store, model: str, version: int) -> Check:
     name = f"{store.base}/{model}/{version}"
     manifest = parse_manifest(_read(store, model, version, MANIFEST), where=f"{name}/{MANIFEST}")
     with tempfile.TemporaryDirectory(prefix="dermserve-") as scratch:

@@ -112,6 +112,15 @@ class Server:
                 )
             time.sleep(_PAUSE)
 
+    def wait_only(self, model: str, versions: set[int], *, timeout: float) -> bool:
+        """Wait until no other versions are loaded; tell whether that came true in `timeout` seconds."""
+        until = time.monotonic() + timeout
+        while not all(state.version in versions or state.state == _END for state in self.states(model)):
+            if time.monotonic() > until:
+                return False
+            time.sleep(_PAUSE)
+        return True
+
     def _call(self, path: str, request: Message, answer: Any) -> Any:
         method: Any = self._channel.unary_unary(
             path,

@@ -1,0 +1,54 @@
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+from versions_at_hand import MODEL
+
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@pytest.fixture
+def fresh_store(store: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """A store of one's own, with version 1 of the smaller model."""
+    target = tmp_path / "store"
+    shutil.copytree(store / MODEL / "1", target / MODEL / "1")
+    return target
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[None]:
+    """A local S3 server in a process of its own, which this process and its children use."""
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **CREDENTIALS}) as process:
+        assert process.stderr is not None
+        address = next(found[0] for line in process.stderr if (found := re.search(r"http://127\S+:\d+", line)))
+        drain = threading.Thread(target=process.stderr.read)  # a full pipe would stop it
+        drain.start()
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": address}.items():
+                patch.setenv(name, value)
+            yield
+        process.terminate()
+        drain.join()
+
+
+@pytest.fixture
+def bucket(s3: None, request: pytest.FixtureRequest) -> str:
+    import boto3
+
+    name = re.sub(r"[^a-z0-9]+", "-", f"b-{request.node.name.lower()}-{os.urandom(3).hex()}")[-60:].strip("-")
+    client = boto3.client("s3")
+    client.create_bucket(Bucket=name)
+    client.close()
+    return f"s3://{name}/models"

@@ -1,0 +1,206 @@
+"""What every store promises, in a folder and in object storage alike."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from versions_at_hand import make_version
+
+from dermserve.models.lifecycle import audit
+from dermserve.models.lifecycle.errors import StoreError
+from dermserve.models.lifecycle.manifest import MANIFEST, changes, parse_manifest, write_manifest
+from dermserve.models.lifecycle.pull import pull_versions
+from dermserve.models.lifecycle.stores import Store, open_store
+
+PUBLISHERS, EACH = 4, 5
+_PUBLISHER = """
+import pathlib, sys
+from versions_at_hand import make_version
+from dermserve.models.lifecycle import audit
+from dermserve.models.lifecycle.stores import open_store
+base, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+store = open_store(base)
+sys.stdin.readline()  # all begin together
+for turn in range(count):
+    with store.staged("m") as staging:
+        make_version(staging, content=f"{name} {turn}".encode())
+        number = store.publish(staging, "m")
+    audit.note(store, audit.Entry(what=audit.PUBLISH, model="m", before=None, after=number))
+    print(number, name, turn, flush=True)
+"""
+
+
+@pytest.fixture(params=["folder", "s3"])
+def base(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> str:
+    return str(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("bucket")
+
+
+def _publish(store: Store, content: bytes = b"graph") -> int:
+    with store.staged("m") as staging:
+        return store.publish(make_version(staging, content=content), "m")
+
+
+def test_an_empty_store_has_nothing(base: str) -> None:
+    store = open_store(base)
+    assert (store.models(), store.versions("m"), list(store.audit())) == ([], [], [])
+    with pytest.raises(FileNotFoundError):
+        store.read_text("models.config")
+
+
+def test_what_is_published_can_be_read_copied_and_removed(base: str, tmp_path: pathlib.Path) -> None:
+    store = open_store(base)
+    assert [_publish(store), _publish(store, b"second")] == [1, 2]
+    assert (store.models(), store.versions("m")) == (["m"], [1, 2])
+    assert store.read("m", 2, "saved_model.pb") == b"second"
+    manifest = parse_manifest(store.read("m", 2, MANIFEST), where="here")
+    (tmp_path / "copy").mkdir()
+    store.fetch("m", 2, tmp_path / "copy")
+    assert changes(tmp_path / "copy", manifest) == []
+    store.remove("m", 1)
+    assert store.versions("m") == [2]
+    with pytest.raises(FileNotFoundError):
+        store.read("m", 1, "saved_model.pb")
+
+
+def test_publishers_in_processes_of_their_own_never_share_a_number_or_mix_their_files(base: str) -> None:
+    command = [sys.executable, "-c", _PUBLISHER, base]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    processes = [subprocess.Popen([*command, f"p{index}", str(EACH)], env=env, **pipes) for index in range(PUBLISHERS)]
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [line for process in processes for line in process.communicate(timeout=120)[0].splitlines()]
+    assert [process.returncode for process in processes] == [0] * PUBLISHERS
+    store = open_store(base)
+    numbers = sorted(int(line.split()[0]) for line in said)
+    assert numbers == list(range(1, PUBLISHERS * EACH + 1)) == store.versions("m")
+    for line in said:
+        number, content = line.split(maxsplit=1)
+        assert store.read("m", int(number), "saved_model.pb").decode() == content
+    assert sorted(entry.after for entry in audit.entries(store, "m")) == numbers
+
+
+def test_a_removed_number_that_was_not_the_newest_is_not_used_again(base: str) -> None:
+    store = open_store(base)
+    _publish(store)
+    _publish(store)
+    store.remove("m", 1)
+    assert _publish(store) == 3
+
+
+def test_the_log_keeps_who_when_from_and_to_in_order(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DERMSERVE_WHO", "ann@ci")
+    store = open_store(base)
+    for version in (1, 2):
+        entry = audit.Entry(what=audit.PROMOTE, model="m", before=version - 1, after=version, more={"note": "why"})
+        audit.note(store, entry)
+    lines = [json.loads(line) for line in store.audit()]
+    assert [(line["from"], line["to"], line["who"], line["note"]) for line in lines] == [
+        (0, 1, "ann@ci", "why"),
+        (1, 2, "ann@ci", "why"),
+    ]
+    assert lines[0]["when"] <= lines[1]["when"]
+    assert audit.former_stable(store, "m", 2) == 1
+
+
+def test_a_rollback_is_not_undone_by_the_next_rollback(tmp_path: pathlib.Path) -> None:
+    store = open_store(tmp_path)
+    for what, before, after in ((audit.PROMOTE, None, 1), (audit.PROMOTE, 1, 2), (audit.ROLLBACK, 2, 1)):
+        audit.note(store, audit.Entry(what=what, model="m", before=before, after=after))
+    assert audit.former_stable(store, "m", 1) is None
+
+
+def test_small_files_are_replaced_whole(base: str) -> None:
+    store = open_store(base)
+    for text in ("first", "second"):
+        store.write_text("models.config", text)
+        assert store.read_text("models.config") == text
+
+
+def test_a_second_change_waits_and_then_gives_up_with_a_reason(base: str) -> None:
+    store, other = open_store(base), open_store(base)
+    with store.locked(), pytest.raises(StoreError, match="is being changed by"), other.locked(wait=0.2):
+        pass
+    with other.locked(wait=5):
+        pass
+
+
+def test_a_version_whose_upload_did_not_finish_is_not_there(bucket: str, tmp_path: pathlib.Path) -> None:
+    store = open_store(bucket)
+    _publish(store)
+    make_version(tmp_path / "half")
+    uploads: list[str] = []
+
+    def fail_before_the_manifest(source: str, target: str) -> None:
+        if target.endswith(MANIFEST):
+            assert store.versions("m") == [1]
+            raise ConnectionError("cut")
+        uploads.append(target.partition("/m/")[2])
+        put(source, target)
+
+    put, store._files.put_file = store._files.put_file, fail_before_the_manifest
+    try:
+        with pytest.raises(StoreError, match="cut"):
+            store.publish(tmp_path / "half", "m")
+    finally:
+        store._files.put_file = put
+    assert uploads[-1] == "2/saved_model.pb"
+    assert store.versions("m") == [1]
+    assert _publish(store) == 3  # a number is used once, whatever became of it
+
+
+def test_a_bucket_that_does_not_exist_is_named(s3: None) -> None:
+    with pytest.raises(StoreError, match=r"s3://no-such-bucket-here/x can't be used"):
+        _publish(open_store("s3://no-such-bucket-here/x"))
+
+
+def test_a_protocol_nobody_speaks_is_named() -> None:
+    with pytest.raises(StoreError, match="ftq://x"):
+        open_store("ftq://x")
+
+
+def test_a_manifest_notices_every_kind_of_change(tmp_path: pathlib.Path) -> None:
+    folder = make_version(tmp_path / "v")
+    manifest = parse_manifest((folder / MANIFEST).read_bytes(), where="here")
+    assert changes(folder, manifest) == []
+    (folder / "saved_model.pb").write_bytes(b"other")
+    (folder / "assets.extra" / "other").unlink()
+    (folder / "more").write_bytes(b"")
+    assert changes(folder, manifest) == [
+        "assets.extra/other is missing",
+        "more was added",
+        "saved_model.pb was changed",
+    ]
+
+
+def test_a_manifest_that_was_tampered_with_is_refused(tmp_path: pathlib.Path) -> None:
+    manifest = write_manifest(make_version(tmp_path / "v"), model="m", about={})
+    text = (tmp_path / "v" / MANIFEST).read_text().replace(manifest.files["saved_model.pb"], "0" * 64)
+    with pytest.raises(StoreError, match="its own digest"):
+        parse_manifest(text.encode(), where="here")
+
+
+def test_a_store_is_copied_whole_version_by_version(base: str, tmp_path: pathlib.Path) -> None:
+    store, target = open_store(base), tmp_path / "local"
+    for content in (b"1", b"2", b"3"):
+        _publish(store, content)
+    text = 'model_config_list { config { name: "m" base_path: "/models/m" version_labels { key: "stable" value: 1 } } }'
+    store.write_text("models.config", text)
+    assert list(pull_versions(store, target, latest=1)) == [("m", 1), ("m", 3)]  # the labelled one is needed, too
+    assert list(pull_versions(store, target)) == [("m", 2)]
+    assert (target / "models.config").read_text() == text
+    assert open_store(target).read("m", 3, "saved_model.pb") == b"3"
+    assert not [path for path in target.iterdir() if path.name.startswith(".staging")]
+
+
+def test_a_copy_that_differs_from_its_manifest_never_appears(tmp_path: pathlib.Path) -> None:
+    store = open_store(tmp_path / "store")
+    _publish(store)
+    (tmp_path / "store" / "m" / "1" / "saved_model.pb").write_bytes(b"bad")
+    with pytest.raises(StoreError, match=r"saved_model.pb was changed"):
+        list(pull_versions(store, tmp_path / "local"))
+    assert open_store(tmp_path / "local").versions("m") == []

@@ -1,0 +1,38 @@
+"""Stores and servers for the tests of this folder."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+
+from server_process import ServerProcess, running
+
+from dermserve.models.lifecycle.local_store import LocalStore
+from dermserve.models.lifecycle.manifest import write_manifest
+
+MODEL = "mobilenet_v3_small"
+
+
+def make_version(folder: pathlib.Path, *, content: bytes = b"graph", model: str = "m") -> pathlib.Path:
+    """A version that no server could load, but a store can hold."""
+    (folder / "assets.extra").mkdir(parents=True, exist_ok=True)
+    (folder / "saved_model.pb").write_bytes(content)
+    (folder / "assets.extra" / "other").write_bytes(b"x" * 1000)
+    write_manifest(folder, model=model, about={})
+    return folder
+
+
+def republish(store: pathlib.Path, model: str = MODEL) -> int:
+    """Publish version 1 of a store once more."""
+    held = LocalStore(store)
+    with held.staged(model) as staging:
+        held.fetch(model, 1, staging)
+        return held.publish(staging, model)
+
+
+@contextlib.contextmanager
+def model_server(store: pathlib.Path, *, port: int | str = 0) -> Iterator[ServerProcess]:
+    """A real model server on the store's models.config."""
+    flags = (f"--port={port}", f"--model_config_file={store / 'models.config'}", "--max_num_load_retries=0")
+    with running(*flags, "--allow_version_labels_for_unavailable_models=true") as server:
+        server.wait_serving()
+        yield server
