@@ -52,8 +52,9 @@ format: $(VENV)/dev  ## Format the code and mend what lint can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-proto: $(VENV)/dev  ## Generate the stubs in proto/gen
+proto: $(VENV)/dev  ## Generate the stubs in proto/gen and the OpenAPI document
 	$(BIN)/python scripts/stubs.py
+	$(BIN)/python scripts/openapi.py
 
 bench: $(VENV)/dev  ## Compare the gateway with a direct Predict
 	$(BIN)/python benchmarks/gateway.py

@@ -1,13 +1,17 @@
 """`dermserve up` and `dermserve demo`."""
 
+import contextlib
 import pathlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 import click
 
 from dermserve.client import Client, DermserveError, TtaMode, render_text
 from dermserve.local import DEFAULT_MODELS, DEFAULT_PORT, DEFAULT_STORE, DEFAULT_TFS_PORT, Stack, StackError
+from dermserve.local.edge import Edge
+from dermserve.local.edge_options import chosen_edge, edge_options
 from dermserve.local.signals import ends_by_interrupt
 
 _PORT = click.IntRange(0, 65535)
@@ -35,25 +39,35 @@ _verbose_option = click.option(
 @click.option(
     "--model", "models", multiple=True, default=DEFAULT_MODELS, show_default=True, help="Model to serve; repeatable."
 )
+@edge_options
 @_verbose_option
-def up(store: pathlib.Path, port: int, tfs_port: int, models: tuple[str, ...], verbose: bool) -> None:
+def up(
+    store: pathlib.Path, port: int, tfs_port: int, models: tuple[str, ...], verbose: bool, **edge_choices: Any
+) -> None:
     """Serve the models on this machine until Ctrl-C: the local model server, and the gateway in front of it.
 
-    Both listen on the loopback alone. Ctrl-C and SIGTERM let requests in flight finish; a second one stops at once.
+    With --edge, Envoy is in front of both, for plain HTTP and JSON, and serves the page. All listen on the loopback
+    alone. Ctrl-C and SIGTERM let requests in flight finish; a second one stops at once.
     """
     if port == tfs_port != 0:
         raise click.UsageError("--port and --tfs-port must differ")
+    make_edge = chosen_edge(**edge_choices, store=store, say=_progress(), verbose=verbose)
     stack = Stack(store=store, models=models, port=port, tfs_port=tfs_port, say=_progress(), verbose=verbose)
     with ends_by_interrupt():
-        _serve(stack, models[0])
+        _serve(stack, models[0], make_edge)
 
 
-def _serve(stack: Stack, model: str) -> None:
+def _serve(stack: Stack, model: str, make_edge: Callable[[str], Edge] | None) -> None:
     """Run until something ends it. Being asked to end once ready is success; before that, it is an interruption."""
     ready = False
     try:
-        with stack:
+        with contextlib.ExitStack() as running:
+            running.enter_context(stack)
+            edge = running.enter_context(make_edge(stack.gateway_address)) if make_edge else None
             ready = True
+            if edge is not None:
+                stack.watch(edge.child)
+                click.echo(f"page:  {edge.url}/app/")
             click.echo(f"ready: dermserve classify PHOTO --model {model} --server {stack.gateway_address}")
             click.echo("Ctrl-C stops it")
             stack.wait()

@@ -114,6 +114,10 @@ class Stack:
         assert died is not None
         raise died
 
+    def watch(self, child: Child) -> None:
+        """Let `wait` end with another child, too."""
+        child.on_exit(lambda: self._ended.put(child))
+
     def _next_end(self) -> Child:
         # In slices: Python runs handlers of signals between steps of its own, so one that arrives just before a wait
         # without an end would not be noticed.
@@ -166,6 +170,6 @@ class Stack:
         )
         undo.callback(child.stop, grace=grace)
         undo.callback(self._say, f"stopping the {name}")
-        child.on_exit(lambda: self._ended.put(child))
+        self.watch(child)
         self._children[name] = child
         return child
