@@ -22,22 +22,24 @@ def add_classifier(service: ClassifierService, server: grpc.aio.Server) -> None:
     """Serve the Classifier."""
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         "Classify": grpc.unary_unary_rpc_method_handler(
-            service.Classify, _parser(classifier_pb2.ClassifyRequest), _render
+            service.Classify, parser(classifier_pb2.ClassifyRequest), _render
         ),
         "ClassifyStream": grpc.stream_stream_rpc_method_handler(
-            service.ClassifyStream, _parser(classifier_pb2.ClassifyStreamRequest), _render
+            service.ClassifyStream, parser(classifier_pb2.ClassifyStreamRequest), _render
         ),
         "ListModels": grpc.unary_unary_rpc_method_handler(
-            service.ListModels, _parser(classifier_pb2.ListModelsRequest), _render
+            service.ListModels, parser(classifier_pb2.ListModelsRequest), _render
         ),
         "GetModel": grpc.unary_unary_rpc_method_handler(
-            service.GetModel, _parser(classifier_pb2.GetModelRequest), _render
+            service.GetModel, parser(classifier_pb2.GetModelRequest), _render
         ),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
 
-def _parser(message: type[_T]) -> Callable[[bytes], _T | None]:
+def parser(message: type[_T]) -> Callable[[bytes], _T | None]:
+    """Make what parses a message; None when the bytes are not one."""
+
     def parse(data: bytes) -> _T | None:
         try:
             return message.FromString(data)

@@ -1,0 +1,79 @@
+"""Fuzz target: whatever arrives as a request or its metadata is read, or refused by an error meant for the caller."""
+
+from collections.abc import Iterator
+
+import fuzzing
+
+with fuzzing.instrumented():
+    from dermserve.gateway.canary import read_caller, route
+    from dermserve.gateway.errors import GatewayError, InvalidRequestError, UnknownLabelError, UnknownModelError
+    from dermserve.gateway.handlers import parser
+    from dermserve.gateway.plan import read_mode
+    from dermserve.gateway.request_id import read_request_id, read_trace_id
+    from dermserve.gateway.status import to_status
+    from dermserve.gateway.target import read_target
+    from dermserve.v1 import classifier_pb2
+
+
+_MOST_STATUS = 4096
+"""Bytes of an error's details; it travels in a header, which has room for 8 kB in all."""
+_MESSAGES = (
+    classifier_pb2.ClassifyRequest,
+    classifier_pb2.ClassifyStreamRequest,
+    classifier_pb2.ListModelsRequest,
+    classifier_pb2.GetModelRequest,
+)
+_PARSERS = tuple(parser(message) for message in _MESSAGES)
+
+
+def target(data: bytes) -> None:
+    """Read it as each method's message, and its text as metadata."""
+    for parse in _PARSERS:
+        message = parse(data)
+        if isinstance(message, classifier_pb2.ClassifyStreamRequest):
+            message = message.request
+        if isinstance(message, classifier_pb2.ClassifyRequest):
+            _read(message)
+    _read_metadata(data.decode("latin-1"))
+
+
+def _read(request: classifier_pb2.ClassifyRequest) -> None:
+    try:
+        found = read_target(request.model)
+        assert read_mode(request.tta) in classifier_pb2.TtaMode.values()
+    except InvalidRequestError as error:
+        _write(error)
+        return
+    routed = route(found, share=0.5, caller=found.model, labels={"canary": 2, "stable": 1})
+    assert routed.model == found.model
+    _write(UnknownModelError(found.model, ["a"] * 1000))
+    _write(UnknownLabelError(found.model, found.label or "", ["a"] * 1000))
+
+
+def _write(error: GatewayError) -> None:
+    assert len(to_status(error, request_id="x" * 64).SerializeToString()) < _MOST_STATUS
+
+
+def _read_metadata(text: str) -> None:
+    metadata = [("x-request-id", text), ("traceparent", text), ("x-caller-key", text), ("x-request-id", b"\xff")]
+    assert 1 <= len(read_request_id(metadata)) <= 64
+    trace_id = read_trace_id(metadata)
+    assert trace_id is None or len(trace_id) == 32
+    assert read_caller(metadata, otherwise="") == text
+
+
+def seeds() -> Iterator[bytes]:
+    """Make requests of every kind, and metadata."""
+    for choice in ({}, {"version": 3}, {"label": "stable"}, {"version": -1}, {"label": "é" * 200}):
+        for mode in (0, 1, 3, 77):
+            selector = classifier_pb2.ModelSelector(name="resnet50", **choice)
+            request = classifier_pb2.ClassifyRequest(model=selector, image=b"\xff\xd8photo", tta=mode)
+            yield request.SerializeToString()
+            yield classifier_pb2.ClassifyStreamRequest(id="1", request=request).SerializeToString()
+    yield classifier_pb2.GetModelRequest(name="resnet50").SerializeToString()
+    yield b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    yield from (b"", b"\xff", b"request-1")
+
+
+if __name__ == "__main__":
+    fuzzing.run(target, seeds())
