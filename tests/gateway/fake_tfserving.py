@@ -83,6 +83,8 @@ class FakeTfServing:
     mend: Callable[[serving_pb2.PredictResponse], None] | None = None
     """Called on each such answer before it is sent."""
     predicts: list[serving_pb2.PredictRequest] = field(default_factory=list)
+    metadata: list[dict[str, str]] = field(default_factory=list)
+    """Of each of these."""
     describes: list[tuple[str, int]] = field(default_factory=list)
     looks: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     """The model of each GetModelStatus."""
@@ -92,12 +94,13 @@ class FakeTfServing:
     most_in_flight: int = 0
 
     @contextlib.asynccontextmanager
-    async def serving(self, port: int = 0) -> AsyncIterator[str]:
+    async def serving(self, port: int = 0, *, credentials: grpc.ServerCredentials | None = None) -> AsyncIterator[str]:
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)])
         predict = {"Predict": self._predict, "GetModelMetadata": self._metadata}
         _add(server, "tensorflow.serving.PredictionService", predict)
         _add(server, "tensorflow.serving.ModelService", {"GetModelStatus": self._status})
-        bound = server.add_insecure_port(f"127.0.0.1:{port}")
+        address = f"127.0.0.1:{port}"
+        bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
         await server.start()
         try:
             yield f"127.0.0.1:{bound}"
@@ -128,6 +131,7 @@ class FakeTfServing:
             response.outputs["card"].dtype = tensor_pb2.DATA_TYPE_STRING
             response.outputs["card"].string_val.append(text.encode())
             return response
+        self.metadata.append(dict(context.invocation_metadata() or ()))
         return await self._score(request, version, response)
 
     async def _score(

@@ -3,10 +3,14 @@
 import asyncio
 import contextlib
 import pathlib
+import re
 import shutil
 import subprocess
+import time
+import urllib.request
 from collections.abc import AsyncIterator
 
+import gateways
 import grpc
 import grpc.aio
 import pytest
@@ -106,3 +110,56 @@ async def test_probes_have_a_plain_port_that_answers_nothing_but_health(tfs, tmp
             check = health_pb2_grpc.HealthStub(channel).Check
             assert (await check(health_pb2.HealthCheckRequest(), timeout=20)).status == SERVING
         assert await _call(probes, trusting=None) is grpc.StatusCode.UNIMPLEMENTED
+
+
+def _server_credentials(certificate: pathlib.Path, client_ca: pathlib.Path | None) -> grpc.ServerCredentials:
+    own = (certificate.with_suffix(".key").read_bytes(), certificate.read_bytes())
+    return grpc.ssl_server_credentials([own], client_ca.read_bytes() if client_ca else None, client_ca is not None)
+
+
+async def test_the_way_to_the_model_server_is_encrypted_and_its_certificate_checked(tfs, tmp_path):
+    server, stranger = _certificate(tmp_path, "server"), _certificate(tmp_path, "stranger")
+    async with tfs.serving(credentials=_server_credentials(server, None)) as address:
+        named = {"tfs_address": address, "tfs_tls_name": "localhost"}
+        async with gateways.running(**named, tfs_tls_ca=server) as world:
+            assert (await world.stub.Classify(ask(), timeout=20)).classes
+        for wrong in ({**named, "tfs_tls_ca": stranger}, {"tfs_address": address, "tfs_tls_ca": server}):
+            async with gateways.running(**wrong, ready=False) as world:
+                assert gateways.reason_of(await world.refusal(ask())) == "MODEL_SERVER_UNREACHABLE"
+        async with gateways.running(tfs_address=address, ready=False) as world:
+            assert gateways.reason_of(await world.refusal(ask())) == "MODEL_SERVER_UNREACHABLE"
+    assert len(tfs.predicts) == 1
+
+
+async def test_a_model_server_that_asks_for_a_certificate_is_shown_ours(tfs, tmp_path):
+    server, client = _certificate(tmp_path, "server"), _certificate(tmp_path, "client")
+    async with tfs.serving(credentials=_server_credentials(server, client)) as address:
+        trusting = {"tfs_address": address, "tfs_tls_name": "localhost", "tfs_tls_ca": server}
+        own = {"tfs_tls_certificate": client, "tfs_tls_key": client.with_suffix(".key")}
+        async with gateways.running(**trusting, **own) as world:
+            assert (await world.stub.Classify(ask(), timeout=20)).classes
+        async with gateways.running(**trusting, ready=False) as world:
+            assert gateways.reason_of(await world.refusal(ask())) == "MODEL_SERVER_UNREACHABLE"
+
+
+async def test_metrics_say_when_certificates_end(tfs, tmp_path):
+    server, tfs_ca = _certificate(tmp_path, "server"), _certificate(tmp_path, "tfs")
+    config = Config(
+        listen="localhost:0",
+        tfs="127.0.0.1:1",
+        tls_certificate=server,
+        tls_key=server.with_suffix(".key"),
+        tfs_tls_ca=tfs_ca,
+        metrics_listen="localhost:0",
+    )
+    async with lifespan(config) as gateway:
+        text = await asyncio.to_thread(_fetch, f"http://{gateway.metrics_address}/metrics")
+    expiry = "dermserve_gateway_certificate_expiry_timestamp_seconds"
+    found = dict(re.findall(rf'^{expiry}{{use="(\w+)"}} (\S+)$', text, re.MULTILINE))
+    assert set(found) == {"tls_certificate", "tfs_tls_ca"}
+    assert all(0 < float(ends) - time.time() < 2 * 86400 + 60 for ends in found.values())
+
+
+def _fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=20) as response:
+        return response.read().decode()
