@@ -3,6 +3,7 @@
 TensorFlow's C library has no entry to its interpreter, so this part alone imports TensorFlow's Python (some five s).
 """
 
+import logging
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from dermserve.modelserver.errors import invalid_argument
 from dermserve.modelserver.tensors import Tensor, Value, layout_of
 
 MODEL_FILE = "model.tflite"
+_logger = logging.getLogger(__name__)
 
 
 class LiteSession:
@@ -61,12 +63,24 @@ class LiteSession:
 def _interpreter(path: Path, *, threads: int) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # It announces that it will move to another package.
-        from tensorflow.lite.python.interpreter import Interpreter
+        from tensorflow.lite.python.interpreter import OpResolverType
 
         try:
-            return Interpreter(str(path), num_threads=threads or None)
-        except ValueError as error:
-            raise invalid_argument(f"{path}: {error}") from error
+            return _allocated(path, threads=threads, resolver=OpResolverType.AUTO)
+        except RuntimeError as error:  # XNNPACK refuses the scales of some int8 models; TensorFlow's own kernels don't.
+            _logger.warning("%s runs without XNNPACK, which says: %s", path, error)
+            return _allocated(path, threads=threads, resolver=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+
+
+def _allocated(path: Path, *, threads: int, resolver: Any) -> Any:
+    from tensorflow.lite.python.interpreter import Interpreter
+
+    try:
+        interpreter = Interpreter(str(path), num_threads=threads or None, experimental_op_resolver_type=resolver)
+    except ValueError as error:
+        raise invalid_argument(f"{path}: {error}") from error
+    interpreter.allocate_tensors()
+    return interpreter
 
 
 def _signature(name: str, runner: Any) -> Any:
