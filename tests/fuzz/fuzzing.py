@@ -34,5 +34,5 @@ def run(target: Target, seeds: Iterable[bytes]) -> None:
             (pathlib.Path(folder) / f"seed-{number}").write_bytes(seed)
         given = sys.argv[1:]
         replays = any(pathlib.Path(argument).is_file() for argument in given)
-        atheris.Setup([sys.argv[0], *given, *([] if replays else [folder])], target)
+        atheris.Setup([sys.argv[0], "-len_control=0", *given, *([] if replays else [folder])], target)
         atheris.Fuzz()

@@ -1,0 +1,151 @@
+"""The docs, the dashboard and the alerts speak of the metrics that there are, by the labels that they have."""
+
+import json
+import pathlib
+import re
+import time
+
+import pytest
+import yaml
+from prometheus_client import ProcessCollector
+
+from dermserve.gateway.admission import Admission, Bounds
+from dermserve.gateway.backends import Backends
+from dermserve.gateway.cards import Cards
+from dermserve.gateway.catalog import Catalog, Pace
+from dermserve.gateway.drift import Drift
+from dermserve.gateway.metrics import Metrics
+from dermserve.gateway.snapshot import Snapshot
+from dermserve.gateway.workers import Workers
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+DOCS = ROOT / "docs" / "observability.md"
+MONITORING = ROOT / "k8s" / "components" / "monitoring"
+PROMETHEUS = {"namespace", "pod"}
+"""Labels that Prometheus adds in Kubernetes."""
+
+
+def _families() -> dict[str, tuple[str, tuple[str, ...], str]]:
+    """Return help, label names and type by name, as documented: counters with their _total."""
+    metrics, bounds = Metrics(("m",)), Bounds(at_once=1, queue=0)
+    backends = Backends([], clock=time.monotonic)
+    workers = Workers(0, stuck_after=1, clock=time.monotonic)
+    pace = Pace(steady=1, waiting=1, patience=1)
+    cards = Cards(backends, patience=1, clock=time.monotonic)
+    catalog = Catalog(backends, cards, models=["m"], labels=(), pace=pace, clock=time.monotonic)
+    admission = Admission(["m"], unary=bounds, stream=bounds, clock=time.monotonic)
+    snapshot = Snapshot(
+        admission=admission, backends=backends, catalog=catalog, workers=workers, drift=Drift(), certificates={}
+    )
+    own = [
+        collector for collector in metrics.registry._collector_to_names if not isinstance(collector, ProcessCollector)
+    ]
+    found = {metric._name: (metric._documentation, metric._labelnames, metric._type) for metric in own}
+    found |= {
+        family.name: (family.documentation, tuple(family._labelnames), family.type) for family in snapshot.collect()
+    }
+    found |= {
+        family.name: (family.documentation, (), family.type) for family in ProcessCollector(registry=None).collect()
+    }
+    return {name + "_total" * (facts[2] == "counter"): facts for name, facts in found.items()}
+
+
+FAMILIES = _families()
+
+
+def _series() -> dict[str, set[str]]:
+    """Return the labels of each series that can be asked for."""
+    series = {}
+    for name, (_, labels, kind) in FAMILIES.items():
+        if kind == "histogram":
+            series |= {f"{name}_bucket": {*labels, "le"}, f"{name}_sum": {*labels}, f"{name}_count": {*labels}}
+        else:
+            series[name] = set(labels)
+    return series
+
+
+SERIES = _series()
+
+
+def _expressions() -> dict[str, tuple[str, str]]:
+    """Return every expression of the dashboard and the alerts, with the text that shows its labels."""
+    dashboard = json.loads((MONITORING / "dashboard.json").read_text())
+    found = {}
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", ()):
+            found[f"{panel['title']} {target['refId']}"] = (target["expr"], target["legendFormat"])
+    for rule in _alerts():
+        found[rule["alert"]] = (rule["expr"], " ".join(rule["annotations"].values()))
+    for variable in dashboard["templating"]["list"]:
+        if variable["type"] == "query":
+            found[f"${variable['name']}"] = (variable["definition"].removeprefix("label_values("), "")
+    return found
+
+
+def _alerts() -> list[dict]:
+    (group,) = yaml.safe_load((MONITORING / "alerts.yaml").read_text())["spec"]["groups"]
+    return group["rules"]
+
+
+EXPRESSIONS = _expressions()
+
+
+@pytest.mark.parametrize("name", EXPRESSIONS)
+def test_an_expression_asks_for_series_and_labels_that_there_are(name):
+    expression, shown = EXPRESSIONS[name]
+    asked = re.findall(r"\b((?:dermserve|process)_\w+)(?:\{([^}]*)\})?", expression)
+    assert asked
+    for series, selector in asked:
+        assert series in SERIES
+        assert set(re.findall(r"(\w+)\s*[=!]~?", selector)) <= SERIES[series] | PROMETHEUS
+    held = set().union(*(SERIES[series] for series, _ in asked)) | PROMETHEUS
+    kept = {label for group in re.findall(r"\b(?:by|on) \(([^)]*)\)", expression) for label in group.split(", ")}
+    assert kept <= held
+    visible = set(re.findall(r"\{\{ ?(?:\$labels\.)?(\w+) ?\}\}", shown))
+    assert visible <= (kept or held)
+
+
+def test_every_metric_of_the_gateway_is_on_the_dashboard():
+    drawn = " ".join(expression for expression, _ in EXPRESSIONS.values())
+    own = [name for name in FAMILIES if name.startswith("dermserve")]
+    assert not [name for name in own if name not in drawn]
+
+
+@pytest.mark.parametrize("rule", _alerts(), ids=lambda rule: rule["alert"])
+def test_an_alert_says_how_bad_it_is_what_it_means_and_what_to_do(rule):
+    assert rule["labels"]["severity"] in {"critical", "warning"}
+    words = re.sub(r"(?<!^)(?=[A-Z])", "-", rule["alert"]).lower()
+    assert rule["annotations"]["runbook_url"] == f"k8s/README.md#alert-{words}"
+    assert all(rule["annotations"][text].endswith(".") for text in ("summary", "description"))
+    assert re.fullmatch(r"\d+[mh]", rule["for"])
+
+
+def test_the_panels_of_the_dashboard_have_ids_of_their_own_and_do_not_overlap():
+    panels = json.loads((MONITORING / "dashboard.json").read_text())["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken = [
+        (column, line)
+        for panel in panels
+        for at in [panel["gridPos"]]
+        for column in range(at["x"], at["x"] + at["w"])
+        for line in range(at["y"], at["y"] + at["h"])
+    ]
+    assert len(set(taken)) == len(taken)
+    assert max(column for column, _ in taken) < 24
+
+
+def rows() -> list[str]:
+    """Write the rows of the docs' table; `python tests/gateway/test_observability.py` prints them."""
+    return [
+        f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {text} |"
+        for name, (text, labels, kind) in FAMILIES.items()
+    ]
+
+
+def test_the_docs_have_every_metric_with_its_labels_and_meaning():
+    documented = [line for line in DOCS.read_text().splitlines() if re.match(r"\| `(dermserve|process)_", line)]
+    assert documented == rows()
+
+
+if __name__ == "__main__":
+    print("\n".join(rows()))  # noqa: T201
