@@ -34,6 +34,7 @@ _GRPC_METHODS = ("Classify", "ListModels", "GetModel")
 def route_configuration(settings: Settings) -> Json:
     """Make the whole route table; the first route that matches has it."""
     routes = [
+        _preflight(settings),
         *_with_auth(settings, _photo(settings)),
         *_with_auth(settings, _json(settings)),
         *_with_auth(settings, _api(settings, {"safe_regex": {"regex": MODELS}}, "GET")),
@@ -60,6 +61,13 @@ def route_configuration(settings: Settings) -> Json:
     }
 
 
+def _preflight(settings: Settings) -> Json:
+    """What a browser asks first for another page; the CORS filter answers it, and does so on such routes alone."""
+    asks = {"name": "access-control-request-method", "present_match": True}
+    match = {"prefix": "/", "headers": [_method("OPTIONS"), {"name": "origin", "present_match": True}, asks]}
+    return {"match": match, "route": _to_gateway(settings), **_open(settings)}
+
+
 def _caller(settings: Settings) -> Json:
     """Tell clients apart, for the rate limit."""
     if settings.authenticates:
@@ -75,6 +83,7 @@ def _cors(settings: Settings) -> Json:
         allow_headers=", ".join(_ALLOWED),
         expose_headers=", ".join(_EXPOSED),
         max_age="86400",
+        forward_not_matching_preflights=False,
     )
 
 

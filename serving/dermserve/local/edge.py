@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import socket
 import tempfile
 import time
 from collections.abc import Callable
@@ -89,7 +90,7 @@ class Edge:
 
     def _start(self, command: pathlib.Path, scratch: pathlib.Path, undo: contextlib.ExitStack) -> None:
         found = gather(scratch / "www", store=self._store)
-        settings = dataclasses.replace(self._settings, admin=f"{HOST}:0", www=scratch / "www")
+        settings = dataclasses.replace(self._settings, admin=f"{HOST}:{_free_port()}", www=scratch / "www")
         config, admin = scratch / "envoy.json", scratch / "admin"
         config.touch(mode=0o600)  # it may hold keys
         config.write_text(json.dumps(bootstrap(settings)), encoding="utf-8")
@@ -137,6 +138,13 @@ class Edge:
         finally:
             connection.close()
         return json.loads(text) if method == "GET" else None
+
+
+def _free_port() -> int:
+    """Choose a port for the admin interface, which the metrics listener must know beforehand."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
 
 
 def envoy() -> pathlib.Path:

@@ -1,0 +1,63 @@
+// Builds the page into what Envoy serves: types from the OpenAPI document, one script, one on-device script, the shell.
+// `node build.mjs` also fetches nothing: what it needs is in node_modules. `--runtime` copies LiteRT.js, which is 19 MB.
+import { build } from "esbuild";
+import { createHash } from "node:crypto";
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+const here = dirname(fileURLToPath(import.meta.url));
+const edge = join(here, "../../serving/dermserve/edge");
+const flags = process.argv.slice(2);
+const out = flags.find((flag) => !flag.startsWith("--")) ?? join(edge, "site/app");
+
+function typeOf(schema) {
+  if (schema.$ref) return schema.$ref.split("/").pop();
+  if (schema.enum) return schema.enum.map((value) => JSON.stringify(value)).join(" | ");
+  if (schema.type === "array") return `${typeOf(schema.items)}[]`;
+  if (schema.type === "object" && schema.additionalProperties) {
+    return `Record<string, ${typeOf(schema.additionalProperties)}>`;
+  }
+  return { integer: "number", number: "number", boolean: "boolean", string: "string" }[schema.type] ?? "unknown";
+}
+
+function declaration([name, schema]) {
+  if (schema.enum) return `export type ${name} = ${typeOf(schema)};\n`;
+  const fields = Object.entries(schema.properties ?? {}).map(
+    ([field, inner]) => `  ${JSON.stringify(field)}?: ${typeOf(inner)};\n`,
+  );
+  return `export interface ${name} {\n${fields.join("")}}\n`;
+}
+
+const document = JSON.parse(readFileSync(join(edge, "site/openapi.json"), "utf8"));
+const types = Object.entries(document.components.schemas).map(declaration).join("");
+writeFileSync(join(here, "src/api.gen.ts"), `// Generated from openapi.json by build.mjs.\n${types}`);
+
+rmSync(out, { recursive: true, force: true });
+mkdirSync(out, { recursive: true });
+cpSync(join(here, "public"), out, { recursive: true });
+const common = { bundle: true, minify: true, target: "es2022", legalComments: "none", charset: "utf8", absWorkingDir: here };
+await build({ ...common, entryPoints: ["src/main.ts"], outfile: join(out, "app.js"), format: "esm", external: ["./device.js"] });
+await build({ ...common, entryPoints: ["src/device.ts"], outfile: join(out, "device.js"), format: "esm" });
+await build({ ...common, entryPoints: ["src/app.css"], outfile: join(out, "app.css") });
+
+// The service worker's cache is named after what it holds, so that a new page replaces the old one at once.
+const shell = readdirSync(out).sort();
+const digest = createHash("sha256");
+for (const name of shell) digest.update(name).update(readFileSync(join(out, name)));
+const define = {
+  SHELL: JSON.stringify(shell.filter((name) => name !== "index.html")),
+  BUILD: JSON.stringify(digest.digest("hex").slice(0, 16)),
+};
+await build({ ...common, entryPoints: ["src/sw.ts"], outfile: join(out, "sw.js"), format: "iife", define });
+
+if (flags.includes("--runtime")) {
+  const source = join(here, "node_modules/@litertjs/core/wasm");
+  const target = join(edge, "litert");
+  if (!existsSync(source)) throw new Error("no @litertjs/core in node_modules: run npm ci in client/web");
+  rmSync(target, { recursive: true, force: true });
+  mkdirSync(target);
+  for (const name of ["litert_wasm_internal", "litert_wasm_compat_internal"]) {
+    for (const ending of ["js", "wasm"]) cpSync(join(source, `${name}.${ending}`), join(target, `${name}.${ending}`));
+  }
+}

@@ -1,0 +1,117 @@
+// Generated from openapi.json by build.mjs.
+export interface Calibration {
+  "temperature"?: number;
+  "minConfidence"?: number;
+  "maxViewStd"?: number;
+  "adaptiveMargin"?: number;
+  "maxOodScore"?: number;
+  "method"?: string;
+}
+export interface Card {
+  "schemaVersion"?: number;
+  "model"?: string;
+  "classes"?: ClassInfo[];
+  "input"?: InputSpec;
+  "views"?: string[];
+  "parameters"?: string;
+  "weightsDigest"?: string;
+  "provenance"?: Provenance;
+  "calibration"?: Calibration;
+  "profile"?: Profile;
+}
+export interface ClassInfo {
+  "code"?: string;
+  "name"?: string;
+  "malignant"?: boolean;
+}
+export interface ClassScore {
+  "code"?: string;
+  "name"?: string;
+  "probability"?: number;
+  "std"?: number;
+}
+export interface ClassifyResponse {
+  "requestId"?: string;
+  "model"?: string;
+  "version"?: string;
+  "classes"?: ClassScore[];
+  "verdict"?: Verdict;
+  "reasons"?: Reason[];
+  "viewsAsked"?: number;
+  "viewsUsed"?: number;
+  "timings"?: Timings;
+  "notice"?: string;
+}
+export interface Detail {
+  "@type"?: string;
+  "reason"?: string;
+  "domain"?: string;
+  "metadata"?: Record<string, string>;
+  "retryDelay"?: string;
+}
+export type Fit = "FIT_UNSPECIFIED" | "FIT_CENTER_CROP";
+export interface GetModelResponse {
+  "model"?: Model;
+}
+export interface Histogram {
+  "edges"?: number[];
+  "shares"?: number[];
+  "mean"?: number;
+}
+export interface InputSpec {
+  "height"?: number;
+  "width"?: number;
+  "fit"?: Fit;
+}
+export interface ListModelsResponse {
+  "models"?: Model[];
+}
+export interface Model {
+  "name"?: string;
+  "versions"?: ModelVersion[];
+}
+export interface ModelSelector {
+  "name"?: string;
+  "version"?: string;
+  "label"?: string;
+}
+export interface ModelVersion {
+  "version"?: string;
+  "state"?: VersionState;
+  "labels"?: string[];
+  "card"?: Card;
+  "ready"?: boolean;
+}
+export interface Profile {
+  "photos"?: string;
+  "classShares"?: number[];
+  "confidence"?: Histogram;
+  "brightness"?: Histogram;
+  "sharpness"?: Histogram;
+}
+export interface Provenance {
+  "training"?: Training;
+  "initialization"?: string;
+  "data"?: string;
+  "license"?: string;
+  "exportedAt"?: string;
+  "exporter"?: string;
+  "metrics"?: Record<string, number>;
+}
+export type Reason = "REASON_UNSPECIFIED" | "REASON_UNTRAINED_MODEL" | "REASON_UNCALIBRATED_MODEL" | "REASON_LOW_CONFIDENCE" | "REASON_VIEW_DISAGREEMENT" | "REASON_NOT_SKIN";
+export interface Status {
+  "code"?: number;
+  "message"?: string;
+  "details"?: Detail[];
+}
+export interface Timings {
+  "decodeMs"?: number;
+  "planMs"?: number;
+  "predictMs"?: number;
+  "reduceMs"?: number;
+  "totalMs"?: number;
+}
+export type Training = "TRAINING_UNSPECIFIED" | "TRAINING_NONE" | "TRAINING_TRAINED";
+export type TtaMode = "TTA_MODE_UNSPECIFIED" | "TTA_MODE_NONE" | "TTA_MODE_FULL" | "TTA_MODE_ADAPTIVE";
+export type Verdict = "VERDICT_UNSPECIFIED" | "VERDICT_CONFIDENT" | "VERDICT_UNCERTAIN" | "VERDICT_REJECTED";
+export type VersionState = "VERSION_STATE_UNSPECIFIED" | "VERSION_STATE_START" | "VERSION_STATE_LOADING" | "VERSION_STATE_AVAILABLE" | "VERSION_STATE_UNLOADING" | "VERSION_STATE_END";

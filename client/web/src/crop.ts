@@ -1,0 +1,123 @@
+// Framing the spot: a square over the photo, moved by finger, mouse or keys.
+
+import { h, icon } from "./dom";
+import { drawFrame, type Frame, wholeFrame } from "./pixels";
+import { t } from "./strings";
+
+const SHOWN = 640;
+const MOST_ZOOM = 8;
+const KEY_STEP = 0.05;
+const ZOOM_STEP = 1.15;
+
+export interface Cropper {
+  element: HTMLElement;
+  frame: Frame;
+}
+
+/** Make the square and its controls over a photo. */
+export function makeCropper(bitmap: ImageBitmap): Cropper {
+  const frame = wholeFrame(bitmap);
+  const whole = frame.side;
+  const canvas = h("canvas", {
+    width: SHOWN,
+    height: SHOWN,
+    tabIndex: 0,
+    role: "img",
+    className: "crop",
+    "aria-label": t("cropLabel"),
+    "aria-describedby": "crop-hint",
+  });
+  const zoom = h("input", { type: "range", min: "1", max: String(MOST_ZOOM), step: "0.05", value: "1", id: "zoom" });
+  const draw = () => drawFrame(bitmap, frame, canvas);
+
+  const move = (dx: number, dy: number) => {
+    // Screen to photo: undo the turns.
+    const angle = (-frame.turns * Math.PI) / 2;
+    frame.x += dx * Math.cos(angle) - dy * Math.sin(angle);
+    frame.y += dx * Math.sin(angle) + dy * Math.cos(angle);
+    keepInside();
+    draw();
+  };
+  const keepInside = () => {
+    const half = frame.side / 2;
+    frame.x = Math.min(bitmap.width - half, Math.max(half, frame.x));
+    frame.y = Math.min(bitmap.height - half, Math.max(half, frame.y));
+  };
+  const zoomTo = (factor: number) => {
+    const kept = Math.min(MOST_ZOOM, Math.max(1, factor));
+    frame.side = Math.max(Math.min(32, whole), whole / kept);
+    zoom.value = String(kept);
+    keepInside();
+    draw();
+  };
+  const turn = () => {
+    frame.turns = (frame.turns + 1) % 4;
+    draw();
+  };
+
+  zoom.addEventListener("input", () => zoomTo(Number(zoom.value)));
+  canvas.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    zoomTo((whole / frame.side) * (event.deltaY < 0 ? ZOOM_STEP : 1 / ZOOM_STEP));
+  });
+  canvas.addEventListener("keydown", (event) => {
+    const step = frame.side * KEY_STEP;
+    const moves: Record<string, () => void> = {
+      ArrowLeft: () => move(-step, 0),
+      ArrowRight: () => move(step, 0),
+      ArrowUp: () => move(0, -step),
+      ArrowDown: () => move(0, step),
+      "+": () => zoomTo((whole / frame.side) * ZOOM_STEP),
+      "-": () => zoomTo(whole / frame.side / ZOOM_STEP),
+      r: turn,
+      R: turn,
+    };
+    const act = moves[event.key];
+    if (act) {
+      event.preventDefault();
+      act();
+    }
+  });
+  followFingers(canvas, (dx, dy) => move((-dx * frame.side) / canvas.clientWidth, (-dy * frame.side) / canvas.clientWidth), (by) =>
+    zoomTo((whole / frame.side) * by),
+  );
+  draw();
+
+  const element = h(
+    "div",
+    { className: "cropper" },
+    h("div", { className: "crop-frame" }, canvas),
+    h("p", { className: "hint", id: "crop-hint" }, t("cropHint")),
+    h(
+      "div",
+      { className: "row" },
+      h("label", { for: "zoom", className: "grow" }, h("span", {}, t("zoom")), zoom),
+      h("button", { type: "button", className: "quiet", onclick: turn }, icon("rotate"), t("rotate")),
+    ),
+  );
+  return { element, frame };
+}
+
+/** Tell of drags with one finger or the mouse, and of pinches with two. */
+function followFingers(target: HTMLElement, drag: (dx: number, dy: number) => void, pinch: (by: number) => void): void {
+  const fingers = new Map<number, { x: number; y: number }>();
+  const span = () => {
+    const [a, b] = [...fingers.values()];
+    return a && b ? Math.hypot(a.x - b.x, a.y - b.y) : 0;
+  };
+  target.addEventListener("pointerdown", (event) => {
+    target.setPointerCapture(event.pointerId);
+    fingers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+  });
+  target.addEventListener("pointermove", (event) => {
+    const before = fingers.get(event.pointerId);
+    if (!before) return;
+    const wide = span();
+    fingers.set(event.pointerId, { x: event.clientX, y: event.clientY });
+    if (fingers.size === 1) drag(event.clientX - before.x, event.clientY - before.y);
+    else if (wide > 0) pinch(span() / wide);
+  });
+  for (const end of ["pointerup", "pointercancel"]) {
+    target.addEventListener(end, (event) => fingers.delete((event as PointerEvent).pointerId));
+  }
+}

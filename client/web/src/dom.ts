@@ -1,0 +1,52 @@
+// The little that replaces a framework.
+
+type Child = Node | string | null | undefined | false;
+type Props = Record<string, unknown>;
+
+/** Make an element: properties, `on…` listeners, attributes (with a dash, or role), and children. */
+export function h<K extends keyof HTMLElementTagNameMap>(
+  tag: K,
+  props: Props = {},
+  ...children: Child[]
+): HTMLElementTagNameMap[K] {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(props)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value as EventListener);
+    else if (name.includes("-") || name === "role" || name === "for") element.setAttribute(name, String(value));
+    else (element as unknown as Props)[name] = value;
+  }
+  element.append(...children.filter((child): child is Node | string => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+const PATHS: Record<string, string> = {
+  camera: "M4 8h3l2-3h6l2 3h3v11H4z M12 10a3.5 3.5 0 1 0 0 7 3.5 3.5 0 0 0 0-7z",
+  photo: "M4 5h16v14H4z M4 16l5-5 4 4 3-3 4 4 M15.5 9.5h.01",
+  history: "M12 7v5l3 2 M4.5 12a7.5 7.5 0 1 0 2.3-5.4 M4 4v4h4",
+  back: "M15 5l-7 7 7 7",
+  trash: "M5 7h14 M10 7V4h4v3 M7 7l1 13h8l1-13",
+  download: "M12 4v11 M7 11l5 5 5-5 M5 20h14",
+  rotate: "M19 8a8 8 0 1 0 1 6 M20 4v5h-5",
+  check: "M5 13l4 4L19 7",
+  alert: "M12 4l9 16H3z M12 10v4 M12 17h.01",
+  question: "M12 3.5a8.5 8.5 0 1 0 0 17 8.5 8.5 0 0 0 0-17z M9.6 9.5a2.5 2.5 0 1 1 3.6 2.2c-.8.4-1.2 1-1.2 1.9 M12 16.8h.01",
+  cross: "M6 6l12 12 M18 6L6 18",
+  shield: "M12 3l7 3v5c0 5-3 8.5-7 10-4-1.5-7-5-7-10V6z",
+  cloud: "M7 18a4 4 0 0 1 0-8 5.5 5.5 0 0 1 10.5 1.5A3.3 3.3 0 0 1 17 18z",
+  phone: "M8 3h8v18H8z M11 18h2",
+};
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/** A line icon; decoration, so hidden from screen readers. */
+export function icon(name: string): SVGSVGElement {
+  const svg = document.createElementNS(SVG, "svg");
+  svg.setAttribute("viewBox", "0 0 24 24");
+  svg.setAttribute("class", "icon");
+  svg.setAttribute("aria-hidden", "true");
+  const path = document.createElementNS(SVG, "path");
+  path.setAttribute("d", PATHS[name] ?? "");
+  svg.append(path);
+  return svg;
+}

@@ -1,0 +1,84 @@
+// Whether this device can answer by itself, and making it so.
+
+import type { Answer } from "./answer";
+import * as api from "./api";
+import type { Card } from "./api.gen";
+
+/** What the server offers for the device. */
+interface Offer {
+  runtime: boolean;
+  model?: string;
+  version?: string;
+}
+
+/** What this device has fetched. */
+export interface Prepared {
+  url: string;
+  version: string;
+  card: Card;
+}
+
+const SAVED = "dermserve.device";
+const CACHE = "dermserve-device";
+const RUNTIME = ["litert_wasm_internal.js", "litert_wasm_internal.wasm"];
+const COMPAT = ["litert_wasm_compat_internal.js", "litert_wasm_compat_internal.wasm"];
+
+type Device = typeof import("./device");
+const device = (): Promise<Device> => import("./device.js" as string) as Promise<Device>;
+
+export function prepared(): Prepared | null {
+  const saved = localStorage.getItem(SAVED);
+  return saved ? (JSON.parse(saved) as Prepared) : null;
+}
+
+/** The model on offer, unless this device has it already; null when there is none. */
+export async function offered(): Promise<{ model: string; version: string } | null> {
+  try {
+    const offer = (await (await fetch("/device/index.json")).json()) as Offer;
+    if (!offer.runtime || !offer.model || !offer.version || !("caches" in window)) return null;
+    if (prepared()?.version === offer.version) return null;
+    return { model: offer.model, version: offer.version };
+  } catch {
+    return null;
+  }
+}
+
+/** Fetch runtime, model and card, and try them once. */
+export async function prepare(offer: { model: string; version: string }, progress: (share: number) => void): Promise<void> {
+  const card = await cardOf(offer);
+  const url = `/device/${offer.model}/${offer.version}/model.tflite`;
+  const cache = await caches.open(CACHE);
+  const files = [url, ...(await runtimeFiles()).map((name) => `/app/litert/${name}`)];
+  let done = 0;
+  for (const file of files) {
+    const response = await fetch(file);
+    if (!response.ok) throw new Error(`${file}: ${response.status}`);
+    await cache.put(file, response);
+    progress(++done / files.length);
+  }
+  const runner = await device();
+  const model = await runner.load(url);
+  const side = card.input?.width ?? 224;
+  const found = await runner.infer(model, new Uint8Array(side * side * 3), side);
+  if (found.length !== card.classes?.length) throw new Error("the model does not fit its card");
+  localStorage.setItem(SAVED, JSON.stringify({ url, version: offer.version, card } satisfies Prepared));
+}
+
+async function cardOf(offer: { model: string; version: string }): Promise<Card> {
+  const model = (await api.models()).find(({ name }) => name === offer.model);
+  const card = model?.versions?.find(({ version }) => version === offer.version)?.card;
+  if (!card) throw new Error(`the server has no card for ${offer.model} ${offer.version}`);
+  return card;
+}
+
+/** Whether the browser has relaxed SIMD decides which of the two builds LiteRT.js loads. */
+async function runtimeFiles(): Promise<string[]> {
+  const probe = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 15, 1, 13, 0, 65, 1, 253, 15, 65, 2, 253, 15, 253, 128, 2, 11);
+  return WebAssembly.validate(probe) ? RUNTIME : COMPAT;
+}
+
+export async function answer(photo: HTMLCanvasElement, tta: "NONE" | "FULL"): Promise<Answer> {
+  const here = prepared();
+  if (!here) throw new Error("not prepared");
+  return (await device()).answer(photo, here.url, here.card, here.version, tta);
+}

@@ -1,0 +1,36 @@
+// The service worker: the page opens without a network, and a new one replaces it as soon as there is one.
+
+declare const SHELL: string[];
+declare const BUILD: string;
+declare const self: ServiceWorkerGlobalScope;
+export {};
+
+const SHELL_CACHE = `dermserve-shell-${BUILD}`;
+const DEVICE_CACHE = "dermserve-device";
+
+self.addEventListener("install", (event) => {
+  const files = ["/app/", ...SHELL.map((name) => `/app/${name}`)];
+  event.waitUntil(
+    caches
+      .open(SHELL_CACHE)
+      .then((cache) => cache.addAll(files))
+      .then(() => self.skipWaiting()),
+  );
+});
+
+self.addEventListener("activate", (event) => {
+  const kept = [SHELL_CACHE, DEVICE_CACHE];
+  event.waitUntil(
+    caches
+      .keys()
+      .then((names) => Promise.all(names.filter((name) => !kept.includes(name)).map((name) => caches.delete(name))))
+      .then(() => self.clients.claim()),
+  );
+});
+
+self.addEventListener("fetch", (event) => {
+  const url = new URL(event.request.url);
+  const ours = url.origin === self.location.origin && event.request.method === "GET";
+  if (!ours || url.pathname.startsWith("/v1/") || url.pathname === "/device/index.json") return;
+  event.respondWith(caches.match(event.request, { ignoreSearch: true }).then((found) => found ?? fetch(event.request)));
+});

@@ -1,0 +1,87 @@
+"""Starting an edge, and the keys and certificates that tests of it need."""
+
+import base64
+import contextlib
+import datetime
+import ipaddress
+import json
+import pathlib
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+from dermserve.edge import Jwt, Settings
+from dermserve.local import Stack
+from dermserve.local.edge import Edge
+
+ISSUER = "https://issuer.example"
+AUDIENCE = "dermserve"
+
+
+def run(gateway: Stack | str, store: pathlib.Path, **settings: Any) -> contextlib.AbstractContextManager[Edge]:
+    address = gateway if isinstance(gateway, str) else gateway.gateway_address
+    many = {"requests_per_minute": 600_000, "burst": 10_000}
+    return Edge(Settings(gateway=address, listen="127.0.0.1:0", **{**many, **settings}), store=store)
+
+
+def _encoded(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Who signs tokens."""
+
+    jwt: Jwt
+    private: rsa.RSAPrivateKey
+
+    def token(self, **claims: Any) -> str:
+        standard = {"iss": ISSUER, "aud": AUDIENCE, "sub": "carol", "exp": int(time.time()) + 600}
+        parts = [{"alg": "RS256", "kid": "one"}, {**standard, **claims}]
+        signed = ".".join(_encoded(json.dumps(part).encode()) for part in parts)
+        return f"{signed}.{_encoded(self.private.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
+
+
+def make_keys(folder: pathlib.Path) -> Keys:
+    private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    numbers = private.public_key().public_numbers()
+    jwk = {
+        "kty": "RSA",
+        "alg": "RS256",
+        "kid": "one",
+        "n": _encoded(numbers.n.to_bytes(256)),
+        "e": _encoded(numbers.e.to_bytes(3)),
+    }
+    path = folder / "jwks.json"
+    path.write_text(json.dumps({"keys": [jwk]}))
+    return Keys(Jwt(jwks=path, issuer=ISSUER, audiences=(AUDIENCE,)), private)
+
+
+def make_certificate(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:
+    private = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(private.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .sign(private, hashes.SHA256())
+    )
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    certificate.write_bytes(built.public_bytes(serialization.Encoding.PEM))
+    key.write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+    return certificate, key

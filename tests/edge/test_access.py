@@ -1,0 +1,111 @@
+"""Who may ask, and how often."""
+
+import grpc
+import pytest
+import requests
+from asking import CLASSIFY, ask, reason
+from envoys import Keys, make_keys
+
+from dermserve.client import Client, DermserveError
+from dermserve.local.edge import Edge
+
+DAY = 86400
+
+
+def test_a_key_lets_in(locked: Edge) -> None:
+    assert ask(locked.url, "/v1/models", x_api_key="key-a").status_code == 200
+
+
+def test_a_token_lets_in(locked: Edge, keys: Keys) -> None:
+    response = ask(locked.url, "/v1/models", authorization=f"Bearer {keys.token(sub='dora')}")
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"x_api_key": "key-c"},
+        {"x_api_key": ""},
+        {"authorization": "Bearer nonsense"},
+        {"authorization": "Basic a2V5LWE6"},
+        {"authorization": "bearer key-a"},
+        {"x_dermserve_client": "alice"},
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/models", CLASSIFY, "/dermserve.v1.Classifier/ListModels"])
+def test_nobody_else_gets_in(locked: Edge, headers: dict[str, str], path: str) -> None:
+    posts = path != "/v1/models"
+    response = ask(locked.url, path, body=b"x" if posts else None, **headers)
+    assert (response.status_code, reason(response)) == (401, "UNAUTHENTICATED")
+
+
+def test_a_token_must_be_signed_meant_for_us_and_in_time(locked: Edge, keys: Keys, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    good = keys.token()
+    bad = [
+        make_keys(tmp_path).token(),
+        keys.token(iss="https://other.example"),
+        keys.token(exp=DAY),
+        good[:-4] + "AAAA",
+    ]
+    for token in bad:
+        assert ask(locked.url, "/v1/models", authorization=f"Bearer {token}").status_code == 401
+    other = ask(locked.url, "/v1/models", authorization=f"Bearer {keys.token(aud='other')}")
+    assert other.status_code == 403
+
+
+def test_the_page_and_the_document_need_no_key(locked: Edge) -> None:
+    for path in ("/", "/app/", "/openapi.json", "/healthz"):
+        assert ask(locked.url, path).status_code == 200
+
+
+def test_a_client_that_asks_too_often_waits_and_others_do_not(locked: Edge, keys: Keys) -> None:
+    token = f"Bearer {keys.token(sub='eve')}"
+    codes = [ask(locked.url, "/v1/models", authorization=token).status_code for _ in range(7)]
+    assert codes[:5] == [200] * 5
+    assert codes[5:] == [429, 429]
+    refused = ask(locked.url, "/v1/models", authorization=token)
+    assert reason(refused) == "RATE_LIMITED"
+    assert int(refused.headers["x-ratelimit-reset"]) > 0
+    assert ask(locked.url, "/v1/models", x_api_key="key-b").status_code == 200
+
+
+def test_grpc_passes_with_a_key_and_says_what_is_wrong_without(locked: Edge, keys: Keys) -> None:
+    address = locked.url.removeprefix("http://")
+    with Client(address, metadata={"authorization": f"Bearer {keys.token(sub='fred')}"}) as client:
+        assert client.models()
+    with Client(address) as client, pytest.raises(DermserveError) as raised:
+        client.models()
+    assert raised.value.status == "UNAUTHENTICATED"
+
+
+def test_grpc_is_told_of_a_rate_limit_in_its_own_words(locked: Edge, keys: Keys) -> None:
+    address = locked.url.removeprefix("http://")
+    metadata = {"authorization": f"Bearer {keys.token(sub='gina')}"}
+    with Client(address, metadata=metadata) as client:
+        for _ in range(5):
+            client.models()
+        with pytest.raises(DermserveError) as raised:
+            client.models()
+    assert raised.value.status == "RESOURCE_EXHAUSTED"
+
+
+def test_tls_carries_http_and_grpc(secure: Edge, photo: bytes) -> None:
+    certificate = secure._settings.certificate
+    assert certificate is not None
+    response = requests.get(f"{secure.url}/v1/models", verify=str(certificate), timeout=30)
+    assert response.status_code == 200
+    assert "max-age" in response.headers["strict-transport-security"]
+    credentials = grpc.ssl_channel_credentials(certificate.read_bytes())
+    with grpc.secure_channel(secure.url.removeprefix("https://"), credentials) as channel:
+        call = channel.unary_unary("/dermserve.v1.Classifier/ListModels")
+        assert call(b"", timeout=30)
+
+
+def test_only_known_origins_may_ask_from_other_pages(edge: Edge) -> None:
+    asked = {"origin": "https://clinic.example", "access_control_request_method": "POST"}
+    allowed = ask(edge.url, CLASSIFY, method="OPTIONS", **asked)
+    assert allowed.headers["access-control-allow-origin"] == "https://clinic.example"
+    assert "x-api-key" in allowed.headers["access-control-allow-headers"]
+    refused = ask(edge.url, CLASSIFY, method="OPTIONS", **{**asked, "origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in refused.headers

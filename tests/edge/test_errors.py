@@ -1,0 +1,94 @@
+"""Every error of the gateway, as HTTP says it."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from asking import CLASSIFY, ask
+from envoys import run
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from dermserve.gateway.errors import GatewayError
+from dermserve.gateway.status import to_status
+from dermserve.local.edge import Edge
+from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
+
+HTTP = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "RESOURCE_EXHAUSTED": 429,
+    "CANCELLED": 499,
+    "INTERNAL": 500,
+    "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+
+
+def _all(kind: type[GatewayError]) -> Iterator[type[GatewayError]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from _all(child)
+
+
+ERRORS = {kind.__name__: kind for kind in _all(GatewayError) if getattr(kind, "reason", "")}
+
+
+def _made(kind: type[GatewayError]) -> GatewayError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, f"words of {kind.__name__}")
+    with contextlib.suppress(AttributeError):
+        error.retry_after = 2.0 if kind.__name__ == "OverloadedError" else None
+    return error
+
+
+class _Failing(classifier_pb2_grpc.ClassifierServicer):
+    """Fails with the error that is the model's name."""
+
+    def Classify(  # noqa: N802
+        self, request: classifier_pb2.ClassifyRequest, context: grpc.ServicerContext
+    ) -> classifier_pb2.ClassifyResponse:
+        status = to_status(_made(ERRORS[request.model.name]), request_id="one")
+        context.abort_with_status(rpc_status.to_status(status))
+        raise AssertionError
+
+
+@pytest.fixture(scope="module")
+def failing(store: pathlib.Path) -> Iterator[Edge]:
+    server = grpc.server(ThreadPoolExecutor(4))
+    classifier_pb2_grpc.add_ClassifierServicer_to_server(_Failing(), server)
+    healthy = health.HealthServicer()
+    healthy.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with run(f"127.0.0.1:{port}", store) as edge:
+        yield edge
+    server.stop(0).wait()
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_each_error_keeps_its_reason_and_gets_its_http_status(failing: Edge, name: str) -> None:
+    kind = ERRORS[name]
+    response = ask(failing.url, f"/v1/models/{name}:classify", body=b"photo")
+    assert response.status_code == HTTP[kind.status.name]
+    body = response.json()
+    assert body["code"] == kind.status.value[0]
+    assert body["message"] == f"words of {name}"
+    assert body["details"][0]["reason"] == kind.reason
+
+
+def test_without_a_gateway_it_says_that_none_can_answer(store: pathlib.Path) -> None:
+    with run("127.0.0.1:1", store) as edge:
+        response = ask(edge.url, CLASSIFY, body=b"photo")
+        assert response.status_code == 503
+        assert response.json()["details"][0]["reason"] == "UNAVAILABLE"
+        assert ask(edge.url, "/healthz").status_code == 503
+        assert ask(edge.url, "/app/").status_code == 200
