@@ -13,7 +13,7 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 	-e '.[$(1)]' | awk '/^(Collecting|Installing)/ { print "  " substr($$0, 1, 76); fflush() }'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format proto bench constraints clean
+.PHONY: help demo test check format proto bench loadtest comparison constraints clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,12 @@ proto: $(VENV)/dev  ## Generate the stubs in proto/gen and the OpenAPI document
 
 bench: $(VENV)/dev  ## Compare the gateway with a direct Predict
 	$(BIN)/python benchmarks/gateway.py
+
+loadtest: $(VENV)/dev  ## Two minutes of load on the local stack, and its thresholds (loadtest/slo.toml)
+	@$(BIN)/dermserve-loadtest run --local --store $(STORE) --users 4 --run-time 2m --warm-up 10s --slo loadtest/slo.toml
+
+comparison: $(VENV)/dev  ## Compare with other ways to serve the same weights (an hour or two; COMPARISON_ARGS=--quick to try)
+	$(BIN)/python -m benchmarks.comparison $(COMPARISON_ARGS)
 
 constraints: $(VENV)/dev  ## Write constraints.txt from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt

@@ -1,0 +1,8 @@
+"""The capacity command."""
+
+import click
+
+
+@click.command()
+def capacity() -> None:
+    """Find capacity."""

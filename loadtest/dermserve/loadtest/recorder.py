@@ -1,0 +1,144 @@
+"""What is kept of every call: a second's counts for each kind, in each generating process, gathered by the master."""
+
+import json
+import pathlib
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from dermserve.loadtest.calls import Call
+from dermserve.loadtest.histogram import Histogram
+from dermserve.loadtest.pacing import Pace
+
+Key = tuple[int, str, str, str]
+
+
+@dataclass(slots=True)
+class Cell:
+    """The calls of one kind that ended in one second."""
+
+    latency: Histogram = field(default_factory=Histogram)
+    """Of those that got an answer."""
+    statuses: Counter[str] = field(default_factory=Counter)
+    """Calls by the name of their status."""
+    stages: Counter[str] = field(default_factory=Counter)
+    """Milliseconds, summed over the answers."""
+    request_bytes: int = 0
+    response_bytes: int = 0
+
+    def add(self, call: Call) -> None:
+        """Count one call."""
+        self.statuses[call.status] += 1
+        self.request_bytes += call.request_bytes
+        self.response_bytes += call.response_bytes
+        if call.status == "OK":
+            self.latency.add(call.milliseconds)
+            self.stages.update(call.stages)
+
+    def merge(self, other: "Cell") -> None:
+        """Put another's counts to these."""
+        self.latency.counts.update(other.latency.counts)
+        self.statuses.update(other.statuses)
+        self.stages.update(other.stages)
+        self.request_bytes += other.request_bytes
+        self.response_bytes += other.response_bytes
+
+
+class Recorder:
+    """Counts calls; can be emptied into a message and filled from one."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything; a test starts now."""
+        self._cells: dict[Key, Cell] = {}
+        self._pace = Pace()
+        self._generators: list[dict[str, Any]] = []
+        self._messages: Counter[str] = Counter()
+        self.started = time.time()
+        self.ended: float | None = None
+
+    def note(self, call: Call) -> None:
+        """Count one call."""
+        key = (int(time.time()), call.method, call.model, call.mode)
+        self._cells.setdefault(key, Cell()).add(call)
+        if call.message and len(self._messages) < 100:
+            self._messages[f"{call.status}: {call.message}"[:300]] += 1
+
+    def note_pace(self, pace: Pace) -> None:
+        """Add how one user's open loop went."""
+        self._pace.add(pace)
+
+    def note_generator(self, name: str, *, cpu: float, lag: float) -> None:
+        """Note one second of a generating process: its share of one core, and how late its event loop was in ms."""
+        self._generators.append({"second": int(time.time()), "name": name, "cpu": cpu, "lag_ms": lag})
+
+    def drain(self) -> dict[str, Any]:
+        """Empty it into a message."""
+        message = self._contents()
+        started = self.started
+        self.clear()
+        self.started = started
+        return message
+
+    def absorb(self, message: dict[str, Any]) -> None:
+        """Take in another's message."""
+        for key, cell in read_cells(message["cells"]):
+            self._cells.setdefault(key, Cell()).merge(cell)
+        self._pace.add(Pace(**message["pace"]))
+        self._generators.extend(message["generators"])
+        self._messages.update(message["messages"])
+
+    def since(self, second: int) -> Cell:
+        """Put together all calls that ended in a second or later."""
+        whole = Cell()
+        for key, cell in self._cells.items():
+            if key[0] >= second:
+                whole.merge(cell)
+        return whole
+
+    def write(self, file: pathlib.Path) -> None:
+        """Write everything, whole or not at all."""
+        content = {"started": self.started, "ended": self.ended or time.time(), **self._contents()}
+        beside = file.with_name(file.name + ".part")
+        beside.write_text(json.dumps(content))
+        beside.replace(file)
+
+    def _contents(self) -> dict[str, Any]:
+        return {
+            "cells": [_written(key, cell) for key, cell in sorted(self._cells.items())],
+            "pace": asdict(self._pace),
+            "generators": self._generators,
+            "messages": dict(self._messages),
+        }
+
+
+def _written(key: Key, cell: Cell) -> dict[str, Any]:
+    second, method, model, mode = key
+    return {
+        "second": second,
+        "method": method,
+        "model": model,
+        "mode": mode,
+        "latency": {str(bucket): count for bucket, count in cell.latency.counts.items()},
+        "statuses": dict(cell.statuses),
+        "stages": dict(cell.stages),
+        "request_bytes": cell.request_bytes,
+        "response_bytes": cell.response_bytes,
+    }
+
+
+def read_cells(written: Iterable[dict[str, Any]]) -> Iterable[tuple[Key, Cell]]:
+    """Read what a recorder wrote of its calls."""
+    for each in written:
+        cell = Cell(
+            latency=Histogram(each["latency"]),
+            statuses=Counter(each["statuses"]),
+            stages=Counter(each["stages"]),
+            request_bytes=each["request_bytes"],
+            response_bytes=each["response_bytes"],
+        )
+        yield (each["second"], each["method"], each["model"], each["mode"]), cell
