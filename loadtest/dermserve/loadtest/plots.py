@@ -4,6 +4,7 @@ import base64
 import io
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib as mpl
@@ -15,12 +16,23 @@ from dermserve.loadtest.histogram import Histogram, middle_of
 from dermserve.loadtest.recorder import Cell
 from dermserve.loadtest.result import Result
 
-mpl.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True})
-mpl.rcParams.update({"grid.alpha": 0.3, "legend.frameon": False})
+_LOOK: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+}
 _QUANTILES = {0.5: "p50", 0.95: "p95", 0.99: "p99"}
 _POINTS = 120
 _OK = "#2a6f97"
 _BAD = "#c1121f"
+
+
+def settings() -> AbstractContextManager[None]:
+    """Set how plots look, while the block lasts."""
+    return mpl.rc_context(_LOOK)
 
 
 def png(figure: Figure) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import jinja2
 
-from dermserve.loadtest.plots import plots, png, stage_means
+from dermserve.loadtest.plots import plots, png, settings, stage_means
 from dermserve.loadtest.result import Result
 from dermserve.loadtest.slo import Finding
 
@@ -23,11 +23,13 @@ def write_report(result: Result, file: pathlib.Path, *, findings: Sequence[Findi
     """
     template = importlib.resources.files("dermserve.loadtest").joinpath("report.html.j2").read_text()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    with settings():
+        pictures = {title: png(figure) for title, figure in plots(result).items()}
     page = environment.from_string(template).render(
         result=result,
         rows=[*result.rows, result.all],
         findings=findings,
-        pictures={title: png(figure) for title, figure in plots(result).items()},
+        pictures=pictures,
         stages=stage_means(result),
         scenario=json.dumps(result.data["scenario"], indent=1),
         machine=result.data["machine"],
