@@ -2,19 +2,27 @@
 
     make bench                              # starts the local stack, all four cases
     python benchmarks/gateway.py --json     # the same for machines
+    python benchmarks/gateway.py --against 68ce87f      # and the CPU time of that revision's gateway, in the same run
 
 For each model and TTA mode, rounds alternate between the three, so that a noisy machine disturbs all alike. `direct`
-sends the same pixels the gateway would; the ratio is the gateway's median over direct's plus decode's.
+sends the same pixels the gateway would; the ratio is the gateway's median over direct's plus decode's. The CPU time is
+the gateway process's own, decoding included and the model server's not, which a busy machine disturbs least. The
+gateway serves metrics, as in production.
 """
 
+import contextlib
 import dataclasses
+import functools
 import json
+import os
 import pathlib
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import click
 import grpc
@@ -46,6 +54,10 @@ class Case:
     decode_p50: float
     gateway_p50: float
     gateway_p99: float
+    gateway_cpu: float
+    """Of the gateway's process, a request."""
+    against_cpu: float | None
+    """Of the other revision's, where there is one to compare with."""
 
     @property
     def ratio(self) -> float:
@@ -68,48 +80,103 @@ def _timed(call: Callable[[], object]) -> float:
     return (time.perf_counter() - started) * 1000
 
 
-def _measure(channel: grpc.Channel, client: Client, model: str, tta: str, photo: bytes, rounds: int) -> Case:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Asked:
+    """A gateway, and who it is to the kernel."""
+
+    client: Client
+    process: psutil.Process
+
+    def cpu(self) -> float:
+        """Return the CPU time it has used, in milliseconds."""
+        times = self.process.cpu_times()
+        return (times.user + times.system) * 1000
+
+
+def _measure(
+    channel: grpc.Channel, gateway: Asked, other: Asked | None, model: str, tta: str, photo: bytes, rounds: int
+) -> Case:
     predict = channel.unary_unary(
         "/tensorflow.serving.PredictionService/Predict",
         request_serializer=serving_pb2.PredictRequest.SerializeToString,
         response_deserializer=serving_pb2.PredictResponse.FromString,
     )
     request = _predict_request(model, photo, tta)
+    asked = [gateway, *([other] if other else [])]
     calls: tuple[Callable[[], object], ...] = (
         lambda: predict(request),
         lambda: decode(photo, height=_SIDE, width=_SIDE),
-        lambda: client.classify(photo, model=model, tta=tta),
+        *(functools.partial(one.client.classify, photo, model=model, tta=tta) for one in asked),
     )
-    times = np.array([[_timed(call) for call in calls] for _ in range(_WARM_UP + rounds)])[_WARM_UP:]
+    for call in calls * _WARM_UP:
+        call()
+    before = [one.cpu() for one in asked]
+    times = np.array([[_timed(call) for call in calls] for _ in range(rounds)])
+    cpu = [(one.cpu() - then) / rounds for one, then in zip(asked, before, strict=True)]
     p50, p99 = np.percentile(times, [50, 99], axis=0)
-    return Case(model, tta, p50[0], p99[0], p50[1], p50[2], p99[2])
+    return Case(model, tta, p50[0], p99[0], p50[1], p50[2], p99[2], cpu[0], cpu[1] if other else None)
+
+
+@contextlib.contextmanager
+def _gateway(tfs_address: str, models: tuple[str, ...], environment: dict[str, str]) -> Iterator[Asked]:
+    """Run one more gateway before a model server that is ready."""
+    chosen = [f"--model={model}" for model in models]
+    command = [sys.executable, "-m", "dermserve.gateway", "--listen", "127.0.0.1:0", "--tfs", tfs_address, *chosen]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment) as process:
+        assert process.stderr is not None
+        events = (json.loads(line) for line in process.stderr)
+        address = next(event["address"] for event in events if event["event"] == "listening")
+        threading.Thread(target=process.stderr.read, daemon=True).start()
+        wait_serving(address, timeout=30, children=())
+        with Client(address) as client:
+            yield Asked(client, psutil.Process(process.pid))
+        process.terminate()
+
+
+@contextlib.contextmanager
+def _revision(name: str, tfs_address: str, models: tuple[str, ...]) -> Iterator[Asked | None]:
+    """Run the gateway of another revision of this repository; none where git does not know it."""
+    root = pathlib.Path(__file__).resolve().parent.parent
+    archive = subprocess.run(["git", "-C", root, "archive", name], capture_output=True, check=False)
+    if archive.returncode:
+        click.echo(f"not compared with {name}: {archive.stderr.decode().strip()}", err=True)
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(["tar", "-x", "-C", folder], input=archive.stdout, check=True)
+        path = os.pathsep.join(f"{folder}/{part}" for part in ("client", "models", "proto/gen", "serving"))
+        with _gateway(tfs_address, models, {"PYTHONPATH": path}) as asked:
+            yield asked
 
 
 def _start_seconds(tfs_address: str, models: tuple[str, ...]) -> float:
     """Start one more gateway before a model server that is ready; return the seconds until it says SERVING."""
-    chosen = [f"--model={model}" for model in models]
-    command = [sys.executable, "-m", "dermserve.gateway", "--listen", "127.0.0.1:0", "--tfs", tfs_address, *chosen]
     started = time.perf_counter()
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        events = (json.loads(line) for line in process.stderr)
-        address = next(event["address"] for event in events if event["event"] == "listening")
-        wait_serving(address, timeout=30, children=())
-        seconds = time.perf_counter() - started
-        process.terminate()
-        process.communicate()
-    return seconds
+    with _gateway(tfs_address, models, {}):
+        return time.perf_counter() - started
 
 
-def _print_table(cases: list[Case], starts: list[float], resident: float, photo: bytes, rounds: int) -> None:
+def _print_table(
+    cases: list[Case], starts: list[float], resident: float, photo: bytes, rounds: int, against: str
+) -> None:
     click.echo(f"photo of {len(photo) / 1000:.0f} kB, {rounds} alternating rounds a row, milliseconds\n")
-    click.echo("| model | TTA | direct p50 | direct p99 | decode p50 | gateway p50 | gateway p99 | ratio |")
-    click.echo("|---|---|---|---|---|---|---|---|")
+    click.echo("| model | TTA | direct p50 | direct p99 | decode p50 | gateway p50 | gateway p99 | ratio | CPU |")
+    click.echo("|---|---|---|---|---|---|---|---|---|")
     for case in cases:
         times = (case.direct_p50, case.direct_p99, case.decode_p50, case.gateway_p50, case.gateway_p99)
-        row = [case.model, case.tta.upper(), *(f"{value:.1f}" for value in times), f"{case.ratio:.2f}"]
+        row = [
+            case.model,
+            case.tta.upper(),
+            *(f"{value:.1f}" for value in times),
+            f"{case.ratio:.2f}",
+            f"{case.gateway_cpu:.2f}",
+        ]
         click.echo(f"| {' | '.join(row)} |")
-    click.echo(f"\ngateway SERVING {statistics.median(starts):.2f} s after its start (median of {len(starts)})")
+    for case in [case for case in cases if case.against_cpu]:
+        both = f"{case.gateway_cpu:.2f} ms a request, {case.against_cpu:.2f} at {against}"
+        times = case.gateway_cpu / (case.against_cpu or 1)
+        click.echo(f"\nCPU of {case.model} {case.tta.upper()}: {both}: {times:.2f} times", nl=False)
+    click.echo(f"\n\ngateway SERVING {statistics.median(starts):.2f} s after its start (median of {len(starts)})")
     click.echo(
         f"gateway process afterwards: {resident:.0f} MB resident; ratio is gateway p50 / (direct p50 + decode p50)"
     )
@@ -121,24 +188,37 @@ def _print_table(cases: list[Case], starts: list[float], resident: float, photo:
 )
 @click.option("--photo", "photo_file", type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path))
 @click.option("--rounds", type=click.IntRange(10), default=100, show_default=True, help="Of each row.")
+@click.option("--against", metavar="REVISION", help="Compare the gateway's CPU time with that of another revision's.")
+@click.option("--model", "models", multiple=True, default=("resnet50", "mobilenet_v3_small"), show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a row.")
-def main(store: pathlib.Path, photo_file: pathlib.Path | None, rounds: int, as_json: bool) -> None:
-    """Compare the gateway with a direct Predict, for both models, single view and FULL."""
+def main(
+    store: pathlib.Path,
+    photo_file: pathlib.Path | None,
+    rounds: int,
+    against: str | None,
+    models: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Compare the gateway with a direct Predict, single view and FULL."""
     photo = photo_file.read_bytes() if photo_file else draw_lesion()
-    models = ("resnet50", "mobilenet_v3_small")
-    with (
-        Stack(store=store, models=models, port=0, tfs_port=0) as stack,
-        grpc.insecure_channel(stack.tfs_address, options=_UNLIMITED) as channel,
-        Client(stack.gateway_address) as client,
-    ):
-        cases = [_measure(channel, client, model, tta, photo, rounds) for model in models for tta in ("none", "full")]
+    os.environ.setdefault("DERMSERVE_METRICS_LISTEN", "127.0.0.1:0")
+    with contextlib.ExitStack() as running:
+        stack = running.enter_context(Stack(store=store, models=models, port=0, tfs_port=0))
+        del os.environ["DERMSERVE_METRICS_LISTEN"]  # the other revision may not know it
+        channel = running.enter_context(grpc.insecure_channel(stack.tfs_address, options=_UNLIMITED))
+        process = psutil.Process(stack.pids["gateway"])
+        gateway = Asked(running.enter_context(Client(stack.gateway_address)), process)
+        other = running.enter_context(_revision(against, stack.tfs_address, models)) if against else None
+        cases = [
+            _measure(channel, gateway, other, model, tta, photo, rounds) for model in models for tta in ("none", "full")
+        ]
         starts = [_start_seconds(stack.tfs_address, models) for _ in range(_STARTS)]
-        resident = psutil.Process(stack.pids["gateway"]).memory_info().rss / 1e6
+        resident = process.memory_info().rss / 1e6
     if as_json:
         for case in cases:
             click.echo(json.dumps({**dataclasses.asdict(case), "ratio": case.ratio, "rounds": rounds}))
     else:
-        _print_table(cases, starts, resident, photo, rounds)
+        _print_table(cases, starts, resident, photo, rounds, against or "")
 
 
 if __name__ == "__main__":

@@ -41,8 +41,8 @@ BATCHES = (1, 10)
 CALLERS = (1, 2, 8)
 _SIDE = 224
 _PATCHES = 7
-_PREDICT = "/tensorflow.serving.PredictionService/Predict"
-_UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 _READY = re.compile(r"Running gRPC ModelServer at (\S+:\d+)")
 _STARTING = 180.0
 _MEGABYTE = 1e6
@@ -198,7 +198,8 @@ def _images(count: int) -> NDArray[np.uint8]:
 
 
 @functools.cache
-def _request(model: str, batch: int) -> bytes:
+def predict_request(model: str, batch: int) -> bytes:
+    """Write a Predict on a batch of pictures, as bytes."""
     pixels = _images(batch)
     tensor = tensor_pb2.TensorProto(dtype=tensor_pb2.DATA_TYPE_UINT8, tensor_content=pixels.tobytes())
     tensor.tensor_shape.dim.extend(tensor_pb2.TensorShapeProto.Dim(size=size) for size in pixels.shape)
@@ -207,8 +208,8 @@ def _request(model: str, batch: int) -> bytes:
 
 
 def _probabilities(address: str, model: str) -> list[list[float]]:
-    with grpc.insecure_channel(address, options=_UNLIMITED) as channel:
-        answer = channel.unary_unary(_PREDICT)(_request(model, 2), timeout=_STARTING)
+    with grpc.insecure_channel(address, options=UNLIMITED) as channel:
+        answer = channel.unary_unary(PREDICT)(predict_request(model, 2), timeout=_STARTING)
     tensor = serving_pb2.PredictResponse.FromString(answer).outputs[Output.PROBABILITIES.value]
     values = np.frombuffer(tensor.tensor_content, "<f4") if tensor.tensor_content else np.array(tensor.float_val)
     return [[float(value) for value in row] for row in values.reshape(2, -1)]
@@ -216,13 +217,13 @@ def _probabilities(address: str, model: str) -> list[list[float]]:
 
 def _load(address: str, model: str, batch: int, callers: int, seconds: float) -> Cell:
     """Ask from several threads for some seconds, after each has asked once."""
-    request = _request(model, batch)
+    request = predict_request(model, batch)
     begin = threading.Barrier(callers + 1)
     times: list[list[float]] = [[] for _ in range(callers)]
 
     def ask(mine: list[float]) -> None:
-        with grpc.insecure_channel(address, options=[*_UNLIMITED, ("grpc.use_local_subchannel_pool", 1)]) as channel:
-            predict = channel.unary_unary(_PREDICT)
+        with grpc.insecure_channel(address, options=[*UNLIMITED, ("grpc.use_local_subchannel_pool", 1)]) as channel:
+            predict = channel.unary_unary(PREDICT)
             predict(request, timeout=_STARTING)
             begin.wait()
             until = time.perf_counter() + seconds

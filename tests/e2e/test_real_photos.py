@@ -6,24 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from orientation import stored
 from PIL import Image
 
 from dermserve.client import Client, Prediction
 
 pytestmark = pytest.mark.shared_data
 MODELS = ("resnet50", "mobilenet_v3_small")
-
-# How the pixels of an upright photo lie in a file with each EXIF orientation.
-_STORED = {
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +30,9 @@ def _encoded(image: Image.Image, image_format: str, **options: object) -> bytes:
 
 def _turned(photo: bytes, orientation: int, image_format: str) -> bytes:
     image = Image.open(io.BytesIO(photo)).convert("RGB")
-    method = _STORED[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
+    turned, exif = stored(image, orientation)
     options = {"quality": 95, "subsampling": 0} if image_format == "JPEG" else {}
-    return _encoded(image if method is None else image.transpose(method), image_format, exif=exif, **options)
+    return _encoded(turned, image_format, exif=exif, **options)
 
 
 def _probabilities(prediction: Prediction) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from orientation import stored
 from PIL import Image
 
 from dermserve.imaging import (
@@ -23,18 +24,6 @@ from dermserve.imaging import (
 
 _SIDE = 64
 _NOISE = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
-
-# How the pixels of an upright photo lie in a file with each EXIF orientation.
-_STORED = {
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
 
 
 def _file(image: Image.Image, image_format: str, **options: object) -> bytes:
@@ -58,11 +47,8 @@ def test_a_photo_becomes_its_centre_square() -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_exif_orientation_of_a_photo_gives_the_same_pixels(shape: tuple[int, int], orientation: int) -> None:
     upright = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8))
-    method = _STORED[orientation]
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    stored = upright if method is None else upright.transpose(method)
-    assert (_pixels(_file(stored, "PNG", exif=exif)) == _pixels(_file(upright, "PNG"))).all()
+    turned, exif = stored(upright, orientation)
+    assert (_pixels(_file(turned, "PNG", exif=exif)) == _pixels(_file(upright, "PNG"))).all()
 
 
 @pytest.mark.parametrize(
