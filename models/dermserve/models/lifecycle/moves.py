@@ -221,9 +221,7 @@ def _load(desk: Desk, wide: dict[str, ServerConfig], config: ServerConfig, model
         raise
 
 
-def _settle(
-    desk: Desk, config: ServerConfig, needed: set[int], *, former: dict[str, ServerConfig], model: str
-) -> None:
+def _settle(desk: Desk, config: ServerConfig, needed: set[int], *, former: dict[str, ServerConfig], model: str) -> None:
     """Write models.config and make it what is served. From here on a restarted server comes back as it is to be.
 
     Waits until the rest is unloaded: the next move must not take for loaded what is about to go.
