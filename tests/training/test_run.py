@@ -214,6 +214,20 @@ def test_other_data_is_measured_without_what_was_trained_on(
     assert FinishedRun(evaluated).summary["other"]["clinic"]["single"]["photos"] == 9 + 1
 
 
+def test_the_report_is_written_again_beside_another_run(
+    evaluated: pathlib.Path, whole: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(evaluated, run)
+    shutil.rmtree(run / "report")
+    result = CliRunner().invoke(cli.report, [str(run), "--paper", str(evaluated)])
+    assert result.exit_code == 0, result.output
+    assert "random by image (the paper&#x27;s protocol), one view" in (run / "report" / "index.html").read_text()
+    result = CliRunner().invoke(cli.report, [str(whole)])
+    assert result.exit_code == 1
+    assert "lacks figures.npz" in result.output
+
+
 def test_an_evaluated_run_is_exported_with_its_calibration(evaluated: pathlib.Path, tmp_path: pathlib.Path) -> None:
     from dermserve.models.training.content import run_content
     from dermserve.models.version import write_version

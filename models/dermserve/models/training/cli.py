@@ -1,4 +1,4 @@
-"""`dermserve train`, `evaluate`, `pack`, `tflite`, `scenarios` and `backbones`."""
+"""`dermserve train`, `evaluate`, `report`, `pack`, `tflite`, `scenarios` and `backbones`."""
 
 import contextlib
 import os
@@ -36,6 +36,11 @@ _PRECISION = click.option(
     show_default=True,
     help="Arithmetic; mixed_bfloat16 is about twice as fast on a CPU that knows it.",
 )
+_PAPER = click.option(
+    "--paper",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="An evaluated random-by-image run to set beside.",
+)
 _RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
 
@@ -67,11 +72,7 @@ def train(model: str, data: Path, out: Path, experiment: str | None, weights: st
 @click.option(
     "--other", metavar="NAME", help="Data is not the run's own: measure on it under this name, calibrate nothing."
 )
-@click.option(
-    "--paper",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="A random-by-image run to set beside.",
-)
+@_PAPER
 @_PRECISION
 @_CACHE
 def evaluate(run: Path, data: Path, other: str | None, paper: Path | None, precision: str, cache: Path) -> None:
@@ -79,7 +80,7 @@ def evaluate(run: Path, data: Path, other: str | None, paper: Path | None, preci
     with _said():
         from dermserve.models.training import evaluate as evaluation
         from dermserve.models.training.finished import FinishedRun
-        from dermserve.models.training.report import write_report
+        from dermserve.models.training.report import keep_figures, write_report
 
         finished = FinishedRun(run)
         options: dict[str, Any] = {"cache": cache, "precision": precision, "progress": _progress()}
@@ -88,9 +89,22 @@ def evaluate(run: Path, data: Path, other: str | None, paper: Path | None, preci
             _say_figures(other, measured)
             return
         result = evaluation.evaluate_own(finished, data, **options)
-        page = write_report(finished, result["figures"], paper=None if paper is None else FinishedRun(paper))
+        keep_figures(finished, result["figures"])
+        page = write_report(finished, paper=None if paper is None else FinishedRun(paper))
         _say_figures("test", result["metrics"]["test"])
         click.echo(str(page))
+
+
+@click.command()
+@_RUN
+@_PAPER
+def report(run: Path, paper: Path | None) -> None:
+    """Write RUN/report again: after measuring on other data, or with another run beside it."""
+    with _said():
+        from dermserve.models.training.finished import FinishedRun
+        from dermserve.models.training.report import write_report
+
+        click.echo(str(write_report(FinishedRun(run), paper=None if paper is None else FinishedRun(paper))))
 
 
 @click.command()

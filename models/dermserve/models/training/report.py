@@ -6,9 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dermserve.models.catalogue import SPECS
+from dermserve.models.training.errors import RunError
 from dermserve.models.training.finished import FinishedRun
 from dermserve.models.training.plots import draw_confusion, draw_history, draw_reliability, draw_roc
+
+_FIGURES = "figures.npz"
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
@@ -24,20 +29,28 @@ td:not(:first-child) {{ text-align: right; }} img {{ max-width: 100%; }}
 """
 
 
-def write_report(run: FinishedRun, figures: Mapping[str, Any], *, paper: FinishedRun | None = None) -> Path:
-    """Write a run's report.
+def keep_figures(run: FinishedRun, figures: Mapping[str, Any]) -> None:
+    """Keep what evaluate_own returns under "figures" in the run, so that its report can be written again."""
+    np.savez_compressed(run.folder / _FIGURES, **figures)
+
+
+def write_report(run: FinishedRun, *, paper: FinishedRun | None = None) -> Path:
+    """Write a run's report, from its numbers and the figures kept in it.
 
     Args:
-        run: calibrated.
-        figures: what evaluate_own returns under that name.
+        run: evaluated.
         paper: an evaluated run of the same model by the paper's protocol (random by image), to set beside it.
 
     Returns:
         The HTML page.
 
     Raises:
-        RunError: a run is not calibrated.
+        RunError: a run is not evaluated.
     """
+    if not (run.folder / _FIGURES).is_file():
+        raise RunError(f"{run.folder} lacks {_FIGURES}: run `dermserve evaluate` on the data it was trained from")
+    with np.load(run.folder / _FIGURES) as kept:
+        figures = dict(kept)
     folder = run.folder / "report"
     folder.mkdir(exist_ok=True)
     codes = [item.code for item in SPECS[run.model].classes]
