@@ -16,7 +16,7 @@ from dermserve.models.lifecycle.desk import CANARY_FILE, Desk
 from dermserve.models.lifecycle.errors import LifecycleError, NoServerError
 from dermserve.models.lifecycle.pull import pull_versions
 from dermserve.models.lifecycle.replay import TOLERANCE, Check, verify_version
-from dermserve.models.lifecycle.servers import Servers
+from dermserve.models.lifecycle.servers import Servers, every_address
 from dermserve.models.lifecycle.stores import open_store
 
 DEFAULT_STORE = ".dermserve/store"
@@ -32,7 +32,8 @@ _store_option = click.option(
 )  # fmt: skip
 _tfs_option = click.option(
     "--tfs", metavar="HOST:PORT", multiple=True, envvar=["DERMSERVE_TFS", "DERMSERVE_TFS_ADDRESS"], show_envvar=True,
-    help=f"Every model server that serves the store; repeatable.  [default: {DEFAULT_TFS}]",
+    help="Every model server that serves the store; repeatable. A DNS name stands for all its addresses."
+    f"  [default: {DEFAULT_TFS}]",
 )  # fmt: skip
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 _config_option = click.option(
@@ -76,7 +77,7 @@ def _fails_clearly(command: _F) -> _F:
 def _servers(tfs: tuple[str, ...]) -> Servers:
     """Open the servers; the gateway's variable separates them by commas, ours by spaces too."""
     addresses = [part for text in tfs for part in re.split(r"[,\s]+", text) if part]
-    return Servers(addresses or [DEFAULT_TFS])
+    return Servers(list(dict.fromkeys(one for address in addresses or [DEFAULT_TFS] for one in every_address(address))))
 
 
 @model.command()
@@ -92,6 +93,7 @@ def publish(run: pathlib.Path, base: str, as_json: bool) -> None:
     """
     from dermserve.models.exporter import ExportError, export_run
     from dermserve.models.quiet import native_stderr_held
+    from dermserve.models.training.finished import FinishedRun
 
     click.echo(f"exporting {run} (TensorFlow takes a while to start)", err=True)
     store = open_store(base)
@@ -100,19 +102,13 @@ def publish(run: pathlib.Path, base: str, as_json: bool) -> None:
             version = export_run(run, base)
     except ExportError as error:
         raise click.ClickException(str(error)) from error
-    name = _published_name(base, version)
+    name = FinishedRun(run).model
     digest = moves.digest_of(store, name, version)
     if as_json:
         click.echo(json.dumps({"model": name, "version": version, "store": base, "digest": digest}))
     else:
         click.echo(f"{name}: version {version} published to {base} (sha256 {digest})")
         click.echo(f"next: dermserve model promote {name} {version}, or canary first", err=True)
-
-
-def _published_name(base: str, version: int) -> str:
-    """Read back from the log which model the run was of."""
-    published = [entry for entry in audit.entries(open_store(base)) if entry.what == audit.PUBLISH]
-    return next(entry.model for entry in reversed(published) if entry.after == version)
 
 
 @model.command(name="list")

@@ -1,8 +1,10 @@
 """The model servers, asked and told over TensorFlow Serving's own API."""
 
 import contextlib
+import ipaddress
+import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -180,6 +182,22 @@ class Servers:
         for server in self:
             with contextlib.suppress(ServerError):
                 server.reload(configs[server.address])
+
+
+def every_address(address: str, *, resolve: Callable[..., Any] = socket.getaddrinfo) -> list[str]:
+    """Give all the servers a HOST:PORT stands for: a DNS name, such as a headless Service's, may have many.
+
+    A name that leads to this machine alone, or that can't be resolved, stays as it is.
+    """
+    host, _, port = address.rpartition(":")
+    try:
+        found = resolve(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return [address]
+    hosts = list(dict.fromkeys(ipaddress.ip_address(one[4][0]) for one in found))
+    if len(hosts) < 2 or all(one.is_loopback for one in hosts):
+        return [address]
+    return [f"[{one}]:{port}" if one.version == 6 else f"{one}:{port}" for one in hosts]
 
 
 def _translated(address: str, error: grpc.RpcError) -> ServerError:

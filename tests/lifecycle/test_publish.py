@@ -1,0 +1,59 @@
+"""From a run to a version in a store, by the command."""
+
+import json
+import pathlib
+
+import pytest
+from click.testing import CliRunner
+from versions_at_hand import MODEL
+
+from dermserve.cli import main
+from dermserve.models.export import SHIPPED
+from dermserve.models.lifecycle.manifest import MANIFEST, parse_manifest
+from dermserve.models.lifecycle.records import GOLDEN, WARMUP, read_records
+from dermserve.models.lifecycle.servers import every_address
+from dermserve.models.lifecycle.stores import open_store
+
+
+def test_a_run_becomes_a_version_in_object_storage_with_all_that_belongs_to_it(bucket: str) -> None:
+    done = CliRunner().invoke(main, ["model", "publish", str(SHIPPED / MODEL), "--store", bucket, "--json"])
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    store = open_store(bucket)
+    manifest = parse_manifest(store.read(MODEL, 1, MANIFEST), where="here")
+    assert said == {"model": MODEL, "version": 1, "store": bucket, "digest": manifest.digest}
+    assert {"saved_model.pb", GOLDEN, WARMUP} <= set(manifest.files)
+    golden = list(read_records(store.read(MODEL, 1, GOLDEN), where="here"))
+    assert [record.request.model_spec.signature_name for record in golden] == [
+        *("serving_default", "encoded", "tta", "describe")
+    ]
+    assert all(record.response.outputs for record in golden)
+    (line,) = map(
+        json.loads, CliRunner().invoke(main, ["model", "log", "--store", bucket, "--json"]).stdout.splitlines()
+    )
+    assert (line["what"], line["from"], line["to"], line["digest"]) == ("publish", None, 1, manifest.digest)
+
+
+def test_a_folder_that_is_no_run_publishes_nothing(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "run").mkdir()
+    done = CliRunner().invoke(main, ["model", "publish", str(tmp_path / "run"), "--store", str(tmp_path / "store")])
+    assert done.exit_code == 1
+    assert "lacks experiment.json" in done.output
+    assert not (tmp_path / "store").exists()
+
+
+def _resolver(*addresses: str):
+    return lambda host, port, **_: [(0, 0, 0, "", (address, int(port))) for address in addresses]
+
+
+@pytest.mark.parametrize(
+    ("addresses", "meant"),
+    [
+        (["10.0.0.1", "10.0.0.2", "10.0.0.1"], ["10.0.0.1:8500", "10.0.0.2:8500"]),
+        (["10.0.0.1", "fd00::1"], ["10.0.0.1:8500", "[fd00::1]:8500"]),
+        (["10.0.0.1"], ["tfs:8500"]),
+        (["127.0.0.1", "::1"], ["tfs:8500"]),
+    ],
+)
+def test_a_name_with_many_addresses_means_every_server(addresses: list[str], meant: list[str]) -> None:
+    assert every_address("tfs:8500", resolve=_resolver(*addresses)) == meant
