@@ -7,7 +7,7 @@ _INVALID, _DEADLINE, _NOT_FOUND, _DENIED, _EXHAUSTED, _UNAVAILABLE, _UNAUTHENTIC
     3, 4, 5, 7, 8, 14, 16, 13,
 )  # fmt: skip
 
-# HTTP status: gRPC's code, reason, message. Without a message it is Envoy's own, which says what was wrong.
+# HTTP status: gRPC's code, reason, message. Without a message, Envoy's own says what was wrong.
 _REPLIES: dict[int, tuple[int, str, str]] = {
     400: (_INVALID, "MALFORMED_REQUEST", ""),
     401: (_UNAUTHENTICATED, "UNAUTHENTICATED", "send a valid API key (x-api-key) or token (Authorization: Bearer …)"),
@@ -39,10 +39,10 @@ def _mapper(status: int, code: int, reason: str, message: str) -> Json:
         "domain": _DOMAIN,
         "metadata": {"request_id": "%REQ(X-REQUEST-ID)%"},
     }
-    body = {"code": code, "message": message or "%LOCAL_REPLY_BODY%", "details": [info]}
+    body = {"code": code, "message": message or "the request is malformed: %LOCAL_REPLY_BODY%", "details": [info]}
     return {
         "filter": {"and_filter": {"filters": [_status_is(status), _NOT_GRPC]}},
-        "body_format_override": {"json_format": body, "content_type": "application/json"},
+        "body_format_override": {"json_format": body, "content_type": "application/json", "omit_empty_values": True},
     }
 
 
