@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 IMAGE ?=
 PYTEST_ARGS ?=
+# Before the gateway had metrics and traces.
+AGAINST ?= 68ce87f
 STORE := .dermserve/store
 SCRATCH := $(CURDIR)/build/tmp
 # Says what pip is at, a line a package, and nothing else.
@@ -13,7 +15,7 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 	-e '.[$(1)]' | awk '/^(Collecting|Installing)/ { print "  " substr($$0, 1, 76); fflush() }'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format proto bench loadtest comparison constraints clean
+.PHONY: help demo test check format proto bench loadtest comparison web constraints clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,14 +58,17 @@ proto: $(VENV)/dev  ## Generate the stubs in proto/gen and the OpenAPI document
 	$(BIN)/python scripts/stubs.py
 	$(BIN)/python scripts/openapi.py
 
-bench: $(VENV)/dev  ## Compare the gateway with a direct Predict
-	$(BIN)/python benchmarks/gateway.py
+bench: $(VENV)/dev  ## Compare the gateway with a direct Predict, and its CPU time with an earlier revision's (AGAINST=…)
+	$(BIN)/python benchmarks/gateway.py --against $(AGAINST)
 
 loadtest: $(VENV)/dev  ## Two minutes of load on the local stack, and its thresholds (loadtest/slo.toml)
 	@$(BIN)/dermserve-loadtest run --local --store $(STORE) --users 4 --run-time 2m --warm-up 10s --slo loadtest/slo.toml
 
 comparison: $(VENV)/dev  ## Compare with other ways to serve the same weights (an hour or two; COMPARISON_ARGS=--quick to try)
 	$(BIN)/python -m benchmarks.comparison $(COMPARISON_ARGS)
+
+web:  ## Build the page and fetch its on-device runtime (needs Node.js 20)
+	cd client/web && npm ci --ignore-scripts --no-audit --no-fund && node build.mjs --runtime && npm run --silent check
 
 constraints: $(VENV)/dev  ## Write constraints.txt from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
