@@ -95,7 +95,8 @@ def capacity(
             raise ScenarioError("capacity is found for single calls: leave streams out of --mix")
         limit, milliseconds = _threshold(slo)
         aim = Aim(
-            limit=limit, milliseconds=milliseconds, confidence=confidence, precision=precision, probe_seconds=probe, probes=probes,
+            limit=limit, milliseconds=milliseconds, confidence=confidence, precision=precision,
+            probe_seconds=probe, probes=probes,
             callers=_counts(callers),
         )  # fmt: skip
         base = Scenario(

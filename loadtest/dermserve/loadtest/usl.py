@@ -6,12 +6,13 @@ everyone (coherence).
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import curve_fit
+from scipy.optimize import OptimizeWarning, curve_fit
 
 from dermserve.loadtest.errors import ScenarioError
 
@@ -60,7 +61,9 @@ def fit_law(callers: Sequence[float], rates: Sequence[float]) -> Law:
         raise ScenarioError("the scalability law needs at least three numbers of callers")
     counts, seen = np.asarray(callers, float), np.asarray(rates, float)
     start = (float(np.max(seen / counts)), 0.1, 1e-4)
-    found, _ = curve_fit(_law, counts, seen, p0=start, bounds=((0, 0, 0), (np.inf, 1, 1)), maxfev=20_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OptimizeWarning)  # of the covariance, which is not used
+        found, _ = curve_fit(_law, counts, seen, p0=start, bounds=((0, 0, 0), (np.inf, 1, 1)), maxfev=20_000)
     spread = float(((seen - seen.mean()) ** 2).sum())
     missed = float(((seen - _law(counts, *found)) ** 2).sum())
     rate, contention, coherence = map(float, found)

@@ -1,0 +1,212 @@
+"""The parts that need no server: timetables, histograms, shapes, scenarios, judgements and the scalability law."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+
+from dermserve.loadtest.bisect import Verdict, bisect, judge
+from dermserve.loadtest.capacity import Point, explain
+from dermserve.loadtest.errors import PhotosError, ScenarioError
+from dermserve.loadtest.histogram import Histogram
+from dermserve.loadtest.metrics import difference
+from dermserve.loadtest.pacing import Timeline
+from dermserve.loadtest.photos import load_photos
+from dermserve.loadtest.scenario import Part, Scenario, parse_mix, parse_seconds
+from dermserve.loadtest.shapes import SHAPES, users_at
+from dermserve.loadtest.usl import fit_law
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_user_that_keeps_its_timetable_is_never_late():
+    clock = Clock()
+    timeline = Timeline(10, clock=clock)
+    for _ in range(20):
+        clock.now += timeline.pause()
+        timeline.take()
+        clock.now += 0.03
+    pace = timeline.finish()
+    assert (pace.wanted, pace.started, pace.late, pace.off) == (20, 20, 0, 0)
+
+
+def test_after_a_stall_calls_are_timed_from_when_they_were_due_and_counted_late():
+    clock = Clock()
+    timeline = Timeline(10, clock=clock)
+    assert timeline.take() == 100.0
+    clock.now += 1.0  # the answer took ten slots
+    assert timeline.pause() == 0
+    assert [round(timeline.take(), 1) for _ in range(3)] == [100.1, 100.2, 100.3]
+    pace = timeline.finish()
+    assert pace.started == 4
+    assert pace.late == 3
+    assert pace.wanted == 10, "seven slots came due and were never used"
+    assert pace.worst == pytest.approx(0.9)
+    assert pace.off == pytest.approx((6 + 3) / 10)
+
+
+def test_lateness_during_the_warm_up_does_not_count():
+    clock = Clock()
+    timeline = Timeline(10, warm_up=1.0, clock=clock)
+    timeline.take()
+    clock.now += 0.95
+    while timeline.pause() == 0:
+        timeline.take()
+    clock.now += timeline.pause()
+    timeline.take()
+    pace = timeline.finish()
+    assert (pace.wanted, pace.started, pace.late) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.95, 0.99, 1.0])
+def test_quantiles_are_right_to_a_percent(share: float):
+    values = np.random.default_rng(1).lognormal(4, 1, 5000)
+    histogram = Histogram()
+    for value in values:
+        histogram.add(value)
+    assert histogram.quantile(share) == pytest.approx(np.quantile(values, share, method="inverted_cdf"), rel=0.006)
+    assert histogram.over(100) == pytest.approx((values > 100).sum(), abs=50)
+    again = Histogram({str(bucket): count for bucket, count in histogram.counts.items()})
+    assert Histogram.merged([again, histogram]).total == 10_000
+
+
+def test_a_histogram_of_nothing_has_no_quantile():
+    assert math.isnan(Histogram().quantile(0.5))
+
+
+def test_shapes_stay_within_the_peak_and_end():
+    for shape in SHAPES:
+        seen = [users_at(shape, seconds=second, run_time=100, peak=50) for second in range(100)]
+        assert max(seen) in range(49, 51), shape
+        assert min(seen) >= 1, shape
+        assert users_at(shape, seconds=100, run_time=100, peak=50) is None
+    spike = [users_at("spike", seconds=second, run_time=100, peak=50) for second in (10, 50, 90)]
+    assert spike == [10, 50, 10]
+    assert [users_at("step", seconds=second, run_time=100, peak=50) for second in (5, 25, 95)] == [10, 20, 50]
+
+
+def test_a_mix_is_read_and_survives_its_way_to_a_worker():
+    mix = parse_mix(["resnet50:full:16=0.5", "mobilenet_v3_small"])
+    assert mix == (
+        Part(model="resnet50", mode="FULL", stream=16, weight=0.5),
+        Part(model="mobilenet_v3_small", mode="NONE"),
+    )
+    scenario = Scenario(target="x:1", mix=mix, users=3, sides=(640,), metadata={"authorization": "secret"})
+    assert Scenario.from_json(scenario.to_json()) == scenario
+    assert "secret" not in str(scenario.public())
+    assert "secret" not in repr(scenario)
+    assert len(parse_mix(["all"])) == 6
+
+
+@pytest.mark.parametrize("text", ["", "a b", "resnet50:often", "resnet50=0", "resnet50=x", "resnet50:none:1:2"])
+def test_a_part_that_makes_no_sense_is_refused(text: str):
+    with pytest.raises(ScenarioError):
+        Part.parse(text)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"users": 0},
+        {"shape": "wave"},
+        {"rate": 0.0},
+        {"warm_up": 99.0},
+        {"mix": ()},
+        {"rate": 5.0, "mix": (Part(model="m", stream=2),)},
+    ],
+)
+def test_a_scenario_that_makes_no_sense_is_refused(wrong: dict):
+    with pytest.raises(ScenarioError):
+        Scenario(**{"target": "x:1", "mix": (Part(model="m"),), "users": 1, **wrong})
+
+
+def test_durations_are_read():
+    assert [parse_seconds(text) for text in ("500ms", "90s", "1m30s", "2h", "7")] == [0.5, 90, 90, 7200, 7]
+    for wrong in ("soon", "1x", "", "1m 2s"):
+        with pytest.raises(ScenarioError):
+            parse_seconds(wrong)
+
+
+def test_photos_are_drawn_scaled_and_checked(tmp_path):
+    from PIL import Image
+
+    drawn = load_photos("", (128, 300))
+    assert len(drawn) == 16
+    assert len(set(drawn)) == 16
+    (tmp_path / "a.jpg").write_bytes(drawn[1])
+    (tmp_path / "notes.txt").write_text("no photo")
+    assert load_photos(str(tmp_path)) == [drawn[1]]
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert max(image.size) == 300
+    (tmp_path / "b.jpg").write_bytes(b"no photo either")
+    with pytest.raises(PhotosError, match=r"b\.jpg"):
+        load_photos(str(tmp_path))
+    with pytest.raises(PhotosError):
+        load_photos(str(tmp_path / "none"))
+
+
+def test_few_calls_leave_a_p99_open_and_many_decide_it():
+    assert judge(100, 0, share=0.01, confidence=0.9) is Verdict.OPEN
+    assert judge(229, 0, share=0.01, confidence=0.9) is Verdict.OPEN
+    assert judge(230, 0, share=0.01, confidence=0.9) is Verdict.KEPT
+    assert judge(230, 10, share=0.01, confidence=0.9) is Verdict.BROKEN
+    assert judge(20, 20, share=0.01, confidence=0.9) is Verdict.BROKEN
+    assert judge(0, 0, share=0.01, confidence=0.9) is Verdict.OPEN
+
+
+@pytest.mark.parametrize(("edge", "most"), [(37.0, 1000.0), (300.0, 1000.0), (1.1, 100.0)])
+def test_bisection_closes_in_on_the_edge(edge: float, most: float):
+    found = bisect(lambda rate: Verdict.KEPT if rate <= edge else Verdict.BROKEN, start=50, precision=0.05, most=most)
+    assert found.kept <= edge < found.broken
+    assert found.broken - found.kept <= 0.05 * found.broken
+
+
+def test_bisection_ends_where_nothing_or_everything_is_kept():
+    assert bisect(lambda rate: Verdict.OPEN, start=50, precision=0.05, most=100).kept == 0
+    assert bisect(lambda rate: Verdict.KEPT, start=50, precision=0.05, most=100).kept == 100
+
+
+def test_the_law_is_found_again_in_its_own_points():
+    chance = random.Random(2)
+    callers = [1, 2, 4, 8, 16, 32, 64]
+    rates = [40 * n / (1 + 0.05 * (n - 1) + 0.002 * n * (n - 1)) * chance.uniform(0.99, 1.01) for n in callers]
+    law = fit_law(callers, rates)
+    assert law.rate == pytest.approx(40, rel=0.05)
+    assert law.contention == pytest.approx(0.05, abs=0.02)
+    assert law.coherence == pytest.approx(0.002, abs=0.0005)
+    assert law.peak == pytest.approx(math.sqrt(0.95 / 0.002), rel=0.1)
+    assert law.r_squared > 0.99
+    assert law.ceiling == pytest.approx(max(law.at(n) for n in range(1, 100)), rel=0.01)
+    with pytest.raises(ScenarioError):
+        fit_law([1, 2, 2], [1, 2, 2])
+
+
+@pytest.mark.parametrize(
+    ("cores", "says"),
+    [
+        ({"machine": 1.9, "modelserver": 1.6, "gateway": 0.2, "generator": 0.1}, "modelserver takes most"),
+        ({"machine": 1.4, "modelserver": 0.3, "gateway": 0.97, "generator": 0.2}, "a gateway is the limit"),
+        ({"machine": 1.5, "modelserver": 0.3, "gateway": 0.2, "generator": 0.98}, "load generator is the limit"),
+        ({"machine": 0.4, "modelserver": 0.1, "gateway": 0.1, "generator": 0.1}, "waiting is the limit"),
+        ({"machine": 2.0, "modelserver": 0.5, "gateway": 0.1, "generator": 0.1}, "no part of this"),
+    ],
+)
+def test_the_limit_is_named(cores: dict[str, float], says: str):
+    point = Point(rate=None, callers=8, gateways=1, answers=10, p50=1, p99=2, error_rate=0, cores=cores, kept_rate=True)
+    assert says in explain(point, cores=2)
+
+
+def test_stages_are_the_difference_between_two_looks():
+    name, labels = "dermserve_gateway_stage_duration_seconds", (("model", "m"), ("stage", "decode"))
+    before = {(f"{name}_sum", labels): 1.0, (f"{name}_count", labels): 10.0}
+    after = {(f"{name}_sum", labels): 1.6, (f"{name}_count", labels): 40.0}
+    assert difference(before, after) == [{"model": "m", "stage": "decode", "calls": 30, "mean_ms": pytest.approx(20)}]
+    assert difference(None, after) == []
+    assert difference(before, before) == []

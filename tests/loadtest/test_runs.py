@@ -1,0 +1,241 @@
+"""Whole runs: the command, Locust and its processes, against a gateway over real gRPC."""
+
+import contextlib
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+import fake_gateway
+import psutil
+import pytest
+
+from dermserve.v1 import classifier_pb2
+
+COMMAND = (sys.executable, "-m", "dermserve.loadtest")
+
+
+@pytest.fixture
+def gateway():
+    return fake_gateway.FakeGateway()
+
+
+@pytest.fixture
+def target(gateway):
+    with fake_gateway.serving(gateway) as port:
+        yield f"127.0.0.1:{port}"
+
+
+def run(*arguments: str, cwd: pathlib.Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*COMMAND, *arguments], check=False, cwd=cwd, capture_output=True, text=True, timeout=240)
+    assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+def quick(target: str, *arguments: str) -> tuple[str, ...]:
+    return ("run", "--server", target, "--run-time", "4s", "--warm-up", "1s", "--json", *arguments)
+
+
+def test_a_closed_loop_calls_by_its_mix_and_reports(target, gateway, tmp_path):
+    mix = ("--mix", "resnet50:full", "--mix", "resnet50:adaptive", "--mix", "resnet50:none:3")
+    done = run(*quick(target, *mix, "--users", "3", "--side", "80", "--side", "200"), cwd=tmp_path)
+    rows = {row["method"] + row["mode"]: row for row in json.loads(done.stdout)["calls"]}
+    assert set(rows) == {"ClassifyFULL", "ClassifyADAPTIVE", "ClassifyStreamNONE", ""}
+    result = json.loads((tmp_path / "build/loadtest/result.json").read_text())
+    counted = sum(sum(cell["statuses"].values()) for cell in result["cells"])
+    assert counted == len(gateway.requests), "each call is reported once"
+    assert {call.tta for call in gateway.requests} == {
+        classifier_pb2.TTA_MODE_FULL,
+        classifier_pb2.TTA_MODE_ADAPTIVE,
+        classifier_pb2.TTA_MODE_NONE,
+    }
+    assert len({call.image for call in gateway.requests}) > 8, "several photos, in both sizes"
+    page = (tmp_path / "build/loadtest/report.html").read_text()
+    assert page.count("data:image/png") == 5
+    assert "Classify resnet50 FULL" in page
+    assert result["machine"]["cores"] >= 1
+    # The same report can be made again, and gated then.
+    (tmp_path / "slo.toml").write_text('[[slo]]\np50 = "0.001ms"')
+    again = run("report", "build/loadtest/result.json", "--slo", "slo.toml", cwd=tmp_path, code=1)
+    assert "BREACHED" in again.stdout
+
+
+def test_an_open_loop_keeps_its_rate_and_passes_its_gate(target, gateway, tmp_path):
+    (tmp_path / "slo.toml").write_text("[[slo]]\nerror_rate = 0\nmin_rate = 3")
+    arguments = quick(target, "--mix", "resnet50", "--rate", "8", "--slo", "slo.toml")
+    done = subprocess.run(
+        [*COMMAND, *arguments], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=240
+    )
+    pace = json.loads((tmp_path / "build/loadtest/result.json").read_text())["pace"]
+    assert 20 <= pace["wanted"] <= 28, "eight a second for the three seconds that count"
+    # A machine with other work to do may be late, which must then be said.
+    assert done.returncode == (0 if json.loads(done.stdout)["kept_rate"] else 4), done.stderr
+
+
+def test_a_rate_that_is_not_kept_is_reported_and_is_no_success(target, gateway, tmp_path):
+    gateway.classify = lambda request, context: time.sleep(0.5) or fake_gateway.answer(request)
+    arguments = ("--mix", "resnet50", "--rate", "40", "--users", "2", "--slo", "slo.toml")
+    (tmp_path / "slo.toml").write_text("[[slo]]\nerror_rate = 0")
+    done = run(*quick(target, *arguments), cwd=tmp_path, code=4)
+    said = json.loads(done.stdout)
+    assert not said["kept_rate"]
+    assert "the rate was not kept" in said["warnings"][0]
+    assert said["calls"][0]["p99"] > 1000, "latency counts from when calls were due, not from when they could be made"
+
+
+def test_errors_are_counted_by_status_and_breach_the_gate(target, gateway, tmp_path):
+    def refuse(request, context):
+        fake_gateway.abort(context, fake_gateway.rich_status(8, "full: try again"))
+
+    gateway.classify = refuse
+    (tmp_path / "slo.toml").write_text("[[slo]]\nerror_rate = 0.1")
+    done = run(*quick(target, "--mix", "resnet50", "--users", "1", "--slo", "slo.toml"), cwd=tmp_path, code=1)
+    said = json.loads(done.stdout)
+    assert set(said["calls"][0]["statuses"]) == {"RESOURCE_EXHAUSTED"}
+    assert not said["slo"][0]["kept"]
+    assert "full: try again" in (tmp_path / "build/loadtest/report.html").read_text()
+
+
+def test_workers_send_everything_to_their_master(target, gateway, tmp_path):
+    run(*quick(target, "--mix", "resnet50", "--users", "4", "--processes", "2"), cwd=tmp_path)
+    result = json.loads((tmp_path / "build/loadtest/result.json").read_text())
+    assert sum(sum(cell["statuses"].values()) for cell in result["cells"]) == len(gateway.requests)
+    assert len({note["name"] for note in result["generators"]}) == 2
+
+
+def test_a_locustfile_of_ones_own_uses_our_user(target, gateway, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from locust import constant, task\n"
+        "from dermserve.loadtest import ClassifyUser\n"
+        "class Clinic(ClassifyUser):\n"
+        "    wait_time = constant(0.05)\n"
+        "    tasks = []\n"
+        "    @task\n"
+        "    def one(self):\n"
+        "        answer = self.classify(model='resnet50', mode='FULL')\n"
+        "        assert answer.views_asked == 10\n"
+    )
+    run(*quick(target, "--mix", "resnet50", "--users", "2", "-f", "mine.py"), cwd=tmp_path)
+    assert {call.tta for call in gateway.requests} == {classifier_pb2.TTA_MODE_FULL}
+    plain = [sys.executable, "-m", "locust", "-f", "mine.py", "--host", target, "--headless", "-u", "1", "-t", "2s"]
+    subprocess.run(plain, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+
+
+def test_the_web_ui_starts_a_test_and_ctrl_c_writes_the_report(target, gateway, tmp_path, unused_port):
+    address = f"127.0.0.1:{unused_port}"
+    arguments = ("run", "--server", target, "--mix", "resnet50", "--users", "1", "--web", address)
+    with interruptible(*arguments, cwd=tmp_path) as process:
+        wait_for(lambda: reachable(f"http://{address}/"))
+        data = b"user_count=1&spawn_rate=1"
+        urllib.request.urlopen(f"http://{address}/swarm", data, timeout=30).read()
+        wait_for(lambda: len(gateway.requests) > 3)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(120) in {0, 1}  # 1: nothing came after the warm-up
+    assert (tmp_path / "build/loadtest/report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("run", "--server", "127.0.0.1:1"), 3, "dermserve up"),
+        (("run",), 2, "--local"),
+        (("run", "--server", "x:1", "--mix", "resnet50:often"), 2, "part of a mix"),
+        (("run", "--server", "x:1", "--run-time", "2s"), 2, "warm-up"),
+        (("run", "--server", "x:1", "--slo", "slo.toml"), 2, "p98"),
+        (("worker", "nowhere"), 2, "HOST:PORT"),
+        (("report", "slo.toml"), 2, "no result"),
+        (("capacity", "--server", "x:1", "--slo", "fast"), 2, "p99=500ms"),
+        (("capacity", "--server", "x:1", "--gateways", "2"), 2, "--local"),
+    ],
+)
+def test_what_cannot_be_done_is_said(tmp_path, arguments, code, says):
+    (tmp_path / "slo.toml").write_text("[[slo]]\np98 = 3")
+    assert says in run(*arguments, cwd=tmp_path, code=code).stderr
+
+
+def test_a_model_the_gateway_lacks_is_said_before_anything_is_sent(target, gateway, tmp_path):
+    done = run(*quick(target, "--mix", "mobilenet_v3_small"), cwd=tmp_path, code=3)
+    assert "ready: resnet50" in done.stderr
+    assert not gateway.requests
+
+
+def test_capacity_is_found_and_drawn(target, gateway, tmp_path):
+    turn = threading.Semaphore(2)
+
+    def slowly(request, context):
+        with turn:
+            time.sleep(0.1)
+        return fake_gateway.answer(request)
+
+    gateway.classify = slowly
+    arguments = ("--mix", "resnet50", "--slo", "p50=5s", "--probe", "2s", "--warm-up", "0.5s", "--probes", "1")
+    sizes = ("--callers", "1,2,4", "--precision", "0.5", "--json")
+    done = run("capacity", "--server", target, *arguments, *sizes, cwd=tmp_path)
+    (found,) = json.loads(done.stdout)
+    assert 0 < max(point["answers"] for point in found["closed_points"]) <= 21, (
+        "two at a time, a tenth of a second each"
+    )
+    assert found["laws"]["1"]["rate"] > 0
+    assert found["why"]
+    assert (tmp_path / "build/capacity/capacity.png").stat().st_size > 10_000
+
+
+def test_ctrl_c_stops_the_local_stack_and_reports_what_there_is(store, tmp_path):
+    arguments = ("run", "--local", "--store", str(store), "--mix", "mobilenet_v3_small", "--mix", "resnet50:full:2")
+    with interruptible(*arguments, "--users", "2", "--warm-up", "1s", "--run-time", "10m", cwd=tmp_path) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "calls/s" in line and "p99" in line:
+                break
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 3, "model server, gateway, Locust"
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+        assert process.wait(120) == 0
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive
+    result = json.loads((tmp_path / "build/loadtest/result.json").read_text())
+    statuses = {status for cell in result["cells"] for status in cell["statuses"]}
+    assert statuses == {"OK"}
+    assert {"modelserver", "gateway"} <= set(result["server"]["samples"][-1]["processes"])
+    assert {stage["stage"] for stage in result["server"]["stages"]} >= {"decode", "predict"}
+
+
+@pytest.fixture
+def unused_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def interruptible(*arguments: str, cwd: pathlib.Path):
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def reachable(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5).read()
+    except OSError:
+        return False
+    return True
+
+
+def wait_for(condition, seconds: float = 90) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come about"
+        time.sleep(0.1)
