@@ -1,0 +1,13 @@
+# A store of models, and a cp to copy it with. Context: the store's own folder.
+#   docker build -f k8s/images/models.Dockerfile -t dermserve/models:1 .dermserve/store
+ARG BASE=busybox:1.37
+
+FROM ${BASE}
+ARG VERSION=unknown
+LABEL org.opencontainers.image.title="dermserve models" \
+      org.opencontainers.image.description="Versioned SavedModels; the licences of the weights are in each card" \
+      org.opencontainers.image.version="${VERSION}"
+COPY . /store
+USER 10001:10001
+# For an init container; as an image volume nothing of it runs.
+ENTRYPOINT ["cp", "-R", "/store/.", "/models/"]

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Makes stand-ins for the images' base images where no image registry can be reached: from Debian's packages, for podman.
+set -euo pipefail
+
+BUILD_BASE=localhost/dermserve-debian:12
+BASE=localhost/dermserve-python3-debian12
+# What gcr.io/distroless/python3-debian12 consists of.
+PACKAGES=(base-files ca-certificates libbz2-1.0 libc6 libcom-err2 libcrypt1 libdb5.3 libexpat1 libffi8 libgcc-s1 libgomp1
+    libgssapi-krb5-2 libk5crypto3 libkeyutils1 libkrb5-3 libkrb5support0 liblzma5 libncursesw6 libnsl2
+    libpython3.11-minimal libpython3.11-stdlib libreadline8 libsqlite3-0 libssl3 libstdc++6 libtinfo6 libtirpc3 libuuid1
+    netbase python3.11-minimal python3-distutils tzdata zlib1g)
+
+[[ ${1:-} == --help || ${1:-} == -h ]] && {
+    echo "usage: scripts/podman_bases.sh    (as root, on Debian 12, with podman and debootstrap)"
+    echo "Imports $BUILD_BASE (for debian:12-slim) and $BASE (for gcr.io/distroless/python3-debian12)."
+    exit 0
+}
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+cd "$scratch"
+if ! podman image exists "$BUILD_BASE"; then
+    debootstrap --variant=minbase bookworm root >debootstrap.log || { tail -n 5 debootstrap.log >&2; exit 1; }
+    tar -C root -c . | podman import --quiet - "$BUILD_BASE"
+fi
+if ! podman image exists "$BASE"; then
+    mkdir python debs
+    (cd debs && apt-get download -qq "${PACKAGES[@]}")
+    for package in debs/*.deb; do dpkg-deb -x "$package" python; done
+    ln -sf python3.11 python/usr/bin/python3
+    mkdir -p python/tmp python/etc && chmod 1777 python/tmp
+    printf 'root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin\n' >python/etc/passwd
+    rm -rf python/usr/share/doc python/usr/share/man
+    tar -C python -c . | podman import --quiet - "$BASE"
+fi
+podman images --format '{{.Repository}}:{{.Tag}} {{.Size}}' | grep dermserve >&2
