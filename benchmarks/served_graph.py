@@ -216,7 +216,7 @@ def _probabilities(address: str, model: str) -> list[list[float]]:
 
 
 def _load(address: str, model: str, batch: int, callers: int, seconds: float) -> Cell:
-    """Ask from several threads for some seconds, after each has asked once."""
+    """Ask from several threads for some seconds, at least once each."""
     request = predict_request(model, batch)
     begin = threading.Barrier(callers + 1)
     times: list[list[float]] = [[] for _ in range(callers)]
@@ -224,7 +224,9 @@ def _load(address: str, model: str, batch: int, callers: int, seconds: float) ->
     def ask(mine: list[float]) -> None:
         with grpc.insecure_channel(address, options=[*UNLIMITED, ("grpc.use_local_subchannel_pool", 1)]) as channel:
             predict = channel.unary_unary(PREDICT)
-            predict(request, timeout=_STARTING)
+            grpc.channel_ready_future(channel).result(_STARTING)
+            if callers == 1:  # the first load of a size warms the server for it
+                predict(request, timeout=_STARTING)
             begin.wait()
             until = time.perf_counter() + seconds
             while not mine or time.perf_counter() < until:
