@@ -136,7 +136,7 @@ def pack(run: Path, data: Path, cache: Path, kind: Literal["int8", "float16"]) -
 @_DATA
 @_CACHE
 def tflite(run: Path, data: Path, cache: Path) -> None:
-    """Convert an evaluated run to TensorFlow Lite, float16 and int8, and compare both with it on its test photos."""
+    """Convert an evaluated run to TensorFlow Lite, float16 and int8, and compare each with it on its test photos."""
     with _said():
         from dermserve.models.training.finished import FinishedRun
         from dermserve.models.training.lite import convert_run

@@ -24,8 +24,8 @@ from dermserve.models.training.loop import Labelled, Progress
 from dermserve.models.training.network import training_copy
 from dermserve.models.training.predict import predict
 
-Kind: TypeAlias = Literal["float16", "int8"]
-KINDS: tuple[Kind, ...] = ("float16", "int8")
+Kind: TypeAlias = Literal["float16", "int8", "dynamic"]
+KINDS: tuple[Kind, ...] = ("float16", "dynamic", "int8")
 SHIPPED: Kind = "float16"
 """Which of them goes into the version directory as model.tflite."""
 
@@ -38,7 +38,8 @@ def convert(network: keras.Model, *, temperature: float, kind: Kind, examples: N
     Args:
         network: what architectures.build returns.
         temperature: the logits are divided by it.
-        kind: "float16" weights, or "int8" weights and activations.
+        kind: "float16" weights; "int8" weights and activations, with ranges from the examples; or "dynamic": int8
+            weights, and activations quantised as they come.
         examples: uint8 [N, S, S, 3], photos to take the range of activations from; for int8 alone.
 
     Returns:
@@ -58,7 +59,7 @@ def convert(network: keras.Model, *, temperature: float, kind: Kind, examples: N
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if kind == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    else:
+    elif kind == "int8":
         converter.representative_dataset = lambda: _one_by_one(examples)
     labels = [item.code for item in SPECS[network.name].classes]
     with warnings.catch_warnings():
@@ -111,7 +112,7 @@ def _interpreter(model: bytes, resolver: Any) -> Any:
 def convert_run(
     run: FinishedRun, training: Labelled, test: Labelled, *, progress: Progress, examples: int = 200
 ) -> dict[str, Any]:
-    """Convert a run both ways, compare each with the network on test photos, and keep the shipped one.
+    """Convert a run in every way, compare each with the network on test photos, and keep the shipped one.
 
     Args:
         run: calibrated.
