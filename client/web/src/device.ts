@@ -6,6 +6,8 @@ import type { Answer, Score } from "./answer";
 import type { Card, Reason, Verdict } from "./api.gen";
 import { fit, type Pixels, view } from "./pixels";
 
+export { fit, view };
+
 let loading: Promise<CompiledModel> | undefined;
 
 /** Load the runtime and the model, once. */

@@ -18,7 +18,7 @@ const QUALITY = 0.92;
 export async function decode(file: Blob): Promise<ImageBitmap> {
   let bitmap: ImageBitmap;
   try {
-    bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
+    bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
   } catch {
     throw new WrongPhoto();
   }

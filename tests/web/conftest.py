@@ -1,0 +1,123 @@
+"""A real stack with the shipped weights, a real Envoy, and a real Chromium that looks at the page."""
+
+import json
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from page import App, write_video
+from playwright.sync_api import Browser, Playwright, sync_playwright
+
+from dermserve.edge import Settings
+from dermserve.edge.files import ON_DEVICE, RUNTIME
+from dermserve.local import Stack
+from dermserve.local.edge import Edge
+from dermserve.local.picture import draw_lesion
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SHOTS = ROOT / "build/screenshots"
+SHIPPED = ROOT / "models/dermserve/models/shipped" / ON_DEVICE
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--use-fake-device-for-media-stream"),
+]
+
+
+@pytest.fixture(scope="session")
+def trained_store(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A store with the shipped MobileNetV3Small, and model.tflite beside it."""
+    from dermserve.models.exporter import export_run
+    from dermserve.models.training.finished import FinishedRun
+    from dermserve.models.training.lite import convert
+
+    base = tmp_path_factory.mktemp("trained")
+    version = base / ON_DEVICE / str(export_run(SHIPPED, base))
+    if not (version / "model.tflite").exists():
+        run = FinishedRun(SHIPPED)
+        nothing = np.zeros((0, 224, 224, 3), np.uint8)
+        model = convert(run.network(), temperature=run.calibration["temperature"], kind="float16", examples=nothing)
+        (version / "model.tflite").write_bytes(model)
+    return base
+
+
+@pytest.fixture(scope="session")
+def served(trained_store: pathlib.Path) -> Iterator[str]:
+    """Where the page is."""
+    many = {"requests_per_minute": 600_000, "burst": 10_000}
+    with (
+        Stack(store=trained_store, models=[ON_DEVICE], port=0, tfs_port=0) as stack,
+        Edge(
+            Settings(gateway=stack.gateway_address, listen="127.0.0.1:0", **many),  # type: ignore[arg-type]
+            store=trained_store,
+        ) as edge,
+    ):
+        yield edge.url
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as running:
+        yield running
+
+
+def _launch(playwright: Playwright, *flags: str) -> Browser:
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("NOT TESTED: the page needs Chromium (apt-get install chromium)")
+    return playwright.chromium.launch(executable_path=chromium, headless=True, args=[*FLAGS, *flags])
+
+
+@pytest.fixture(scope="session")
+def browser(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One whose camera sees a drawn lesion, and may be used."""
+    video = tmp_path_factory.mktemp("camera") / "lesion.y4m"
+    write_video(video, draw_lesion(seed=3))
+    browser = _launch(playwright, "--use-fake-ui-for-media-stream", f"--use-file-for-fake-video-capture={video}")
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="session")
+def shy_browser(playwright: Playwright) -> Iterator[Browser]:
+    """One whose camera may not be used."""
+    browser = _launch(playwright, "--deny-permission-prompts")
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(params=["phone", "desktop"])
+def width(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def app(browser: Browser, served: str) -> Iterator[App]:
+    """The page on a phone."""
+    with App.opened(browser, served, shots=SHOTS) as app:
+        yield app
+
+
+@pytest.fixture
+def runtime() -> None:
+    if not RUNTIME.is_dir():
+        pytest.skip("NOT TESTED: answers on the device need the runtime (make web)")
+
+
+@pytest.fixture(scope="session")
+def lesion(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    path = tmp_path_factory.mktemp("photos") / "lesion.jpg"
+    path.write_bytes(draw_lesion())
+    return path
+
+
+@pytest.fixture(scope="session")
+def confident() -> dict[str, object]:
+    """An answer that is sure of a benign class."""
+    text = """{"requestId": "one", "model": "resnet50", "version": "3", "verdict": "VERDICT_CONFIDENT", "reasons": [],
+      "classes": [{"code": "nv", "name": "melanocytic nevus", "probability": 0.93, "std": 0.02},
+                  {"code": "mel", "name": "melanoma", "probability": 0.07, "std": 0.02}],
+      "viewsAsked": 10, "viewsUsed": 10, "timings": {"totalMs": 80.5}}"""
+    found: dict[str, object] = json.loads(text)
+    return found

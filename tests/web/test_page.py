@@ -1,0 +1,276 @@
+"""The papers' seven functions, and what happens when something is wrong."""
+
+import io
+import json
+import pathlib
+
+import pytest
+from page import App
+from PIL import Image
+from playwright.sync_api import Browser, expect
+
+
+def test_home_says_what_it_is_and_what_it_is_not(app: App) -> None:
+    assert app.heading() == "Skin check"
+    assert "screening aid" in app.words()
+    assert "A diagnosis. It can miss skin cancer" in app.words()
+
+
+def test_a_chosen_photo_is_analysed_and_the_result_says_everything(app: App, lesion: pathlib.Path) -> None:
+    result = app.classify(lesion)
+    words = result.inner_text()
+    for expected in (
+        "Basal cell carcinoma",
+        "%",
+        "over the views",
+        "10 of 10",
+        "mobilenet_v3_small 1",
+        "not a diagnosis",
+    ):
+        assert expected in words
+    assert "Answered by the server" in words
+    shares = [float(text.split()[0]) for text in result.locator(".value").all_inner_texts()]
+    assert shares == sorted(shares, reverse=True)
+    assert sum(shares) == pytest.approx(100, abs=0.5)
+
+
+def test_a_photo_is_taken_with_the_camera(app: App) -> None:
+    app.press("Take a photo")
+    app.until("document.querySelector('video')?.videoWidth > 0")
+    app.press("Take the photo")
+    assert app.page.locator("canvas.crop").is_visible()
+    app.press("Analyse")
+    assert "10 of 10" in app.result().inner_text()
+
+
+def test_the_camera_is_given_back(app: App) -> None:
+    app.press("Take a photo")
+    app.until("document.querySelector('video')?.videoWidth > 0")
+    app.page.evaluate("window.tracks = document.querySelector('video').srcObject.getTracks()")
+    app.press("Back")
+    assert app.page.evaluate("window.tracks.every((track) => track.readyState === 'ended')")
+
+
+def test_without_permission_for_the_camera_it_says_what_to_do(
+    shy_browser: Browser, served: str, tmp_path: pathlib.Path
+) -> None:
+    with App.opened(shy_browser, served, shots=tmp_path) as app:
+        app.press("Take a photo")
+        expect(app.page.get_by_role("alert")).to_contain_text("may not be used")
+
+
+def test_a_result_is_saved_opened_exported_and_deleted(app: App, lesion: pathlib.Path) -> None:
+    app.classify(lesion)
+    app.press("Save to history")
+    expect(app.page.locator(".entry")).to_have_count(1)
+    app.page.get_by_role("button", name="Open").click()
+    assert "mobilenet_v3_small 1" in app.words()
+    app.press("History")
+    with app.page.expect_download() as download:
+        app.press("Export")
+    exported = json.loads(pathlib.Path(download.value.path()).read_text())
+    (entry,) = exported["entries"]
+    assert entry["answer"]["model"] == "mobilenet_v3_small"
+    assert entry["picture"].startswith("data:image/jpeg;base64,")
+    app.page.reload()
+    app.press("History")
+    app.page.get_by_role("button", name="Delete:").click()
+    expect(app.page.locator(".entry")).to_have_count(0)
+    expect(app.page.locator("main")).to_contain_text("Nothing saved yet")
+
+
+def test_all_of_the_history_is_deleted_after_a_question(app: App, lesion: pathlib.Path) -> None:
+    for _ in range(2):
+        app.classify(lesion)
+        app.press("Save to history")
+        app.press("Home")
+    app.press("History")
+    app.page.once("dialog", lambda dialog: dialog.dismiss())
+    app.press("Delete all")
+    expect(app.page.locator(".entry")).to_have_count(2)
+    app.page.once("dialog", lambda dialog: dialog.accept())
+    app.press("Delete all")
+    expect(app.page.locator(".entry")).to_have_count(0)
+
+
+def test_closing_saves_nothing(app: App, lesion: pathlib.Path) -> None:
+    app.classify(lesion)
+    app.press("Close without saving")
+    app.press("History")
+    expect(app.page.locator("main")).to_contain_text("Nothing saved yet")
+
+
+def test_nothing_but_the_framed_square_leaves_the_device(
+    app: App, confident: dict[str, object], tmp_path: pathlib.Path
+) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "SecretCamera"
+    exif.get_ifd(0x8825)[1] = "N"
+    photo = tmp_path / "tagged.jpg"
+    Image.radial_gradient("L").convert("RGB").resize((800, 600)).save(photo, exif=exif, comment=b"SecretPlace")
+    sent = app.answer_with(confident)
+    app.classify(photo)
+    assert b"SecretCamera" in photo.read_bytes()
+    assert b"Secret" not in sent[0]
+    image = Image.open(io.BytesIO(sent[0]))
+    assert image.size == (600, 600)
+    assert not image.getexif()
+
+
+def test_the_photo_is_framed_and_turned_before_it_is_sent(
+    app: App, confident: dict[str, object], tmp_path: pathlib.Path
+) -> None:
+    picture = Image.new("RGB", (400, 400), "white")
+    picture.paste("black", (0, 0, 400, 200))  # black above
+    picture.save(tmp_path / "halves.png")
+    sent = app.answer_with(confident)
+    app.choose(tmp_path / "halves.png")
+    app.press("Turn")
+    app.press("Analyse")
+    app.result()
+    turned = Image.open(io.BytesIO(sent[0])).convert("L")
+    assert turned.getpixel((30, 200)) > 200  # a quarter clockwise: black on the right
+    assert turned.getpixel((370, 200)) < 50
+
+
+def test_the_frame_is_moved_with_the_keyboard(app: App, confident: dict[str, object], tmp_path: pathlib.Path) -> None:
+    picture = Image.new("RGB", (400, 400), "white")
+    picture.paste("black", (0, 0, 100, 400))
+    picture.save(tmp_path / "edge.png")
+    sent = app.answer_with(confident)
+    app.choose(tmp_path / "edge.png")
+    app.page.locator("canvas.crop").focus()
+    for key in ["+"] * 10 + ["ArrowLeft"] * 40:
+        app.page.keyboard.press(key)
+    app.press("Analyse")
+    app.result()
+    image = Image.open(io.BytesIO(sent[0])).convert("L")
+    assert image.width < 150
+    assert image.getpixel((image.width // 2, image.height // 2)) < 50
+
+
+@pytest.mark.parametrize(("name", "data"), [("notes.jpg", b"not a photo"), ("empty.png", b""), ("cut.jpg", None)])
+def test_a_wrong_file_is_named_as_such(
+    app: App, lesion: pathlib.Path, tmp_path: pathlib.Path, name: str, data: bytes | None
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(lesion.read_bytes()[:100] if data is None else data)
+    app.choose(path)
+    expect(app.page.get_by_role("alert")).to_contain_text("can't be read as a photo")
+
+
+def test_a_picture_that_is_too_small_is_refused(app: App, tmp_path: pathlib.Path) -> None:
+    Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
+    app.choose(tmp_path / "small.png")
+    expect(app.page.get_by_role("alert")).to_contain_text("too small")
+
+
+def test_a_lost_connection_keeps_the_photo_and_can_be_tried_again(app: App, lesion: pathlib.Path) -> None:
+    app.page.route("**/v1/models/*:classify*", lambda route: route.abort("connectionreset"))
+    app.choose(lesion)
+    app.press("Analyse")
+    expect(app.page.get_by_role("alert")).to_contain_text("connection was lost")
+    app.page.unroute("**/v1/models/*:classify*")
+    app.press("Try again")
+    assert "Answered by the server" in app.result().inner_text()
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(429, "busy"), (504, "in time"), (400, "words of the server"), (500, "words of the server")]
+)
+def test_what_the_server_refuses_is_said_in_words(app: App, lesion: pathlib.Path, status: int, words: str) -> None:
+    app.answer_with({"code": 3, "message": "words of the server", "details": []}, status=status)
+    app.choose(lesion)
+    app.press("Analyse")
+    expect(app.page.get_by_role("alert")).to_contain_text(words)
+    assert app.page.get_by_role("button", name="Try again").is_visible()
+
+
+def test_a_key_is_asked_for_and_used(app: App, lesion: pathlib.Path, confident: dict[str, object]) -> None:
+    app.answer_with({"code": 16, "message": "send a key", "details": []}, status=401)
+    app.choose(lesion)
+    app.press("Analyse")
+    app.page.get_by_label("Access key").fill("my-key")
+    app.page.unroute("**/v1/models/*:classify*")
+    with app.page.expect_request("**/v1/models/*:classify*") as request:
+        app.press("Use this key")
+    assert request.value.headers["x-api-key"] == "my-key"
+    app.result()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reasons", "title", "words"),
+    [
+        ("VERDICT_UNCERTAIN", ["REASON_UNTRAINED_MODEL"], "Uncertain: see a dermatologist", "numbers mean nothing"),
+        ("VERDICT_UNCERTAIN", ["REASON_LOW_CONFIDENCE"], "Uncertain: see a dermatologist", "stands out enough"),
+        ("VERDICT_REJECTED", ["REASON_NOT_SKIN"], "This doesn't look like a usable photo of skin", "unlike the photos"),
+        ("VERDICT_CONFIDENT", [], "Most like: melanocytic nevus", "If it changes, itches"),
+        ("VERDICT_OF_TOMORROW", ["REASON_OF_TOMORROW"], "Uncertain: see a dermatologist", "can't tell"),
+    ],
+)
+def test_a_verdict_is_said_in_plain_words(
+    app: App,
+    lesion: pathlib.Path,
+    confident: dict[str, object],
+    verdict: str,
+    reasons: list[str],
+    title: str,
+    words: str,
+) -> None:
+    app.answer_with({**confident, "verdict": verdict, "reasons": reasons})
+    result = app.classify(lesion)
+    assert result.locator("#verdict").inner_text() == title
+    assert words in result.inner_text()
+    assert ("Most like" in result.inner_text()) == (verdict == "VERDICT_CONFIDENT")
+
+
+def test_a_confident_sign_of_cancer_sends_to_a_dermatologist(
+    app: App, lesion: pathlib.Path, confident: dict[str, object]
+) -> None:
+    classes = [{"code": "mel", "name": "melanoma", "probability": 0.95, "std": 0.01}]
+    app.answer_with({**confident, "classes": classes})
+    assert "See a dermatologist soon" in app.classify(lesion).inner_text()
+
+
+def test_it_speaks_indonesian_and_remembers_it(
+    browser: Browser, served: str, lesion: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    with App.opened(browser, served, shots=tmp_path, locale="id-ID") as app:
+        assert app.heading() == "Periksa kulit"
+        assert app.page.locator("html").get_attribute("lang") == "id"
+        app.choose(lesion)
+        app.press("Periksa")
+        assert "karsinoma sel basal" in app.result().inner_text().lower()
+        app.page.get_by_label("Bahasa").select_option("en")
+        assert app.heading() == "Result"
+        app.page.reload()
+        app.page.wait_for_selector("details.options")
+        assert app.heading() == "Skin check"
+
+
+def test_each_screen_is_reached_with_the_keyboard_alone(app: App) -> None:
+    app.page.keyboard.press("Tab")  # from the heading, where the focus is, to the language
+    app.page.keyboard.press("Tab")
+    assert app.page.evaluate("document.activeElement.textContent") == "Take a photo"
+    app.page.keyboard.press("Enter")
+    app.page.wait_for_selector("video")
+    assert app.page.evaluate("document.activeElement.tagName") == "H1"
+
+
+def test_it_is_small_and_installable(app: App, served: str) -> None:
+    app.page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+    sizes = app.page.evaluate("performance.getEntriesByType('resource').map((one) => [one.name, one.decodedBodySize])")
+    assert any(name.endswith("/app/app.js") for name, _ in sizes)
+    assert sum(size for _, size in sizes) < 200_000
+    manifest = app.page.evaluate("fetch('/app/manifest.webmanifest').then((answer) => answer.json())")
+    assert {"192x192", "512x512"} <= {icon["sizes"] for icon in manifest["icons"]}
+    assert manifest["display"] == "standalone"
+
+
+def test_the_page_opens_again_without_a_network(app: App) -> None:
+    app.page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+    app.until("navigator.serviceWorker.controller !== null")
+    app.context.set_offline(True)
+    app.page.reload()
+    expect(app.page.get_by_role("status").first).to_contain_text("No connection")
+    assert app.page.get_by_role("button", name="Take a photo").is_visible()
