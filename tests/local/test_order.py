@@ -106,7 +106,7 @@ from dermserve.local.signals import ends_by_interrupt
 store, programs = pathlib.Path(sys.argv[1]), sys.argv[2]
 program = lambda name: (sys.executable, programs, name, sys.argv[3])
 with ends_by_interrupt():
-    _serve(Stack(store=store, models=("m",), port=0, tfs_port=0, say=print, program=program), "m")
+    _serve(Stack(store=store, models=("m",), port=0, tfs_port=0, say=print, program=program), "m", None)
 """
 
 
@@ -116,11 +116,18 @@ def launch(store, mode="good"):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
 
 
+def wait_ready(up):
+    """Read its lines up to the one that says it serves; fail with its errors when it ends before that."""
+    for line in iter(up.stdout.readline, ""):
+        if line.startswith("Ctrl-C"):
+            return
+    pytest.fail(up.stderr.read())
+
+
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_to_the_whole_group_stops_both_in_order(store, sent):
     with launch(store) as up:
-        while not up.stdout.readline().startswith("Ctrl-C"):
-            pass
+        wait_ready(up)
         children = psutil.Process(up.pid).children()
         os.killpg(up.pid, sent)
         rest, errors = up.communicate(timeout=60)
@@ -133,8 +140,7 @@ def test_a_signal_to_the_whole_group_stops_both_in_order(store, sent):
 
 def test_a_second_signal_does_not_wait(store):
     with launch(store, "stubborn") as up:
-        while not up.stdout.readline().startswith("Ctrl-C"):
-            pass
+        wait_ready(up)
         children = psutil.Process(up.pid).children()
         os.killpg(up.pid, signal.SIGINT)
         while "not yet" not in log(store, "modelserver"):
@@ -146,8 +152,7 @@ def test_a_second_signal_does_not_wait(store):
 
 def test_a_child_that_dies_fails_the_launcher_with_its_last_words(store):
     with launch(store) as up:
-        while not up.stdout.readline().startswith("Ctrl-C"):
-            pass
+        wait_ready(up)
         children = psutil.Process(up.pid).children()
         next(child for child in children if "modelserver" in child.cmdline()).kill()
         _, errors = up.communicate(timeout=60)
