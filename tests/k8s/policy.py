@@ -1,0 +1,259 @@
+"""The rules our pods keep. Each takes all manifests of a target and yields what breaks it, in words."""
+
+from collections.abc import Callable, Iterator
+
+from rendering import Manifest, containers, named, of_kind, pod, settings
+
+Rule = Callable[[list[Manifest]], Iterator[str]]
+RULES: list[Rule] = []
+WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
+
+
+def rule(check: Rule) -> Rule:
+    RULES.append(check)
+    return check
+
+
+def broken(manifests: list[Manifest]) -> dict[str, list[str]]:
+    """Give what breaks which rule."""
+    found = {check.__name__: list(check(manifests)) for check in RULES}
+    return {name: problems for name, problems in found.items() if problems}
+
+
+def _workloads(manifests: list[Manifest]) -> list[Manifest]:
+    return [manifest for kind in WORKLOADS for manifest in of_kind(manifests, kind)]
+
+
+def _each(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest, Manifest]]:
+    for workload in _workloads(manifests):
+        for container in containers(workload):
+            yield f"{workload['metadata']['name']}/{container['name']}", container, pod(workload)
+
+
+@rule
+def namespace_enforces_restricted(manifests: list[Manifest]) -> Iterator[str]:
+    for namespace in of_kind(manifests, "Namespace"):
+        for mode in ("enforce", "audit", "warn"):
+            if namespace["metadata"].get("labels", {}).get(f"pod-security.kubernetes.io/{mode}") != "restricted":
+                yield f"{namespace['metadata']['name']}: {mode}"
+    if not of_kind(manifests, "Namespace"):
+        yield "no namespace"
+
+
+@rule
+def runs_as_a_numeric_user_that_is_not_root(manifests: list[Manifest]) -> Iterator[str]:
+    for name, container, spec in _each(manifests):
+        context = spec.get("securityContext", {}) | container.get("securityContext", {})
+        user, group = context.get("runAsUser"), context.get("runAsGroup")
+        if context.get("runAsNonRoot") is not True or not isinstance(user, int) or user < 1000 or not group:
+            yield name
+
+
+@rule
+def cannot_gain_privileges(manifests: list[Manifest]) -> Iterator[str]:
+    for name, container, _ in _each(manifests):
+        context = container.get("securityContext", {})
+        if context.get("allowPrivilegeEscalation") is not False or context.get("privileged"):
+            yield name
+
+
+@rule
+def drops_all_capabilities(manifests: list[Manifest]) -> Iterator[str]:
+    for name, container, _ in _each(manifests):
+        capabilities = container.get("securityContext", {}).get("capabilities", {})
+        if capabilities.get("drop") != ["ALL"] or capabilities.get("add"):
+            yield name
+
+
+@rule
+def has_the_default_seccomp_profile(manifests: list[Manifest]) -> Iterator[str]:
+    for name, container, spec in _each(manifests):
+        context = spec.get("securityContext", {}) | container.get("securityContext", {})
+        if context.get("seccompProfile", {}).get("type") != "RuntimeDefault":
+            yield name
+
+
+@rule
+def has_a_read_only_root(manifests: list[Manifest]) -> Iterator[str]:
+    for name, container, _ in _each(manifests):
+        if container.get("securityContext", {}).get("readOnlyRootFilesystem") is not True:
+            yield name
+
+
+@rule
+def writes_only_to_bounded_volumes(manifests: list[Manifest]) -> Iterator[str]:
+    for workload in _workloads(manifests):
+        for volume in pod(workload).get("volumes", []):
+            where = f"{workload['metadata']['name']}: {volume['name']}"
+            if "hostPath" in volume:
+                yield f"{where} is the host's"
+            if "emptyDir" in volume and not volume["emptyDir"].get("sizeLimit"):
+                yield f"{where} has no sizeLimit"
+
+
+@rule
+def shares_nothing_with_its_host(manifests: list[Manifest]) -> Iterator[str]:
+    for workload in _workloads(manifests):
+        for key in ("hostNetwork", "hostPID", "hostIPC"):
+            if pod(workload).get(key):
+                yield f"{workload['metadata']['name']}: {key}"
+    for name, container, _ in _each(manifests):
+        if any("hostPort" in port for port in container.get("ports", [])):
+            yield f"{name}: hostPort"
+
+
+@rule
+def has_no_token_of_the_cluster(manifests: list[Manifest]) -> Iterator[str]:
+    accounts = {account["metadata"]["name"]: account for account in of_kind(manifests, "ServiceAccount")}
+    for workload in _workloads(manifests):
+        spec = pod(workload)
+        account = accounts.get(spec.get("serviceAccountName", ""), {})
+        if spec.get("automountServiceAccountToken") is not False or not account:
+            yield workload["metadata"]["name"]
+        if account.get("automountServiceAccountToken") is not False:
+            yield f"{workload['metadata']['name']}: its account"
+
+
+@rule
+def gets_no_variables_of_services(manifests: list[Manifest]) -> Iterator[str]:
+    for workload in _workloads(manifests):
+        if pod(workload).get("enableServiceLinks") is not False:
+            yield workload["metadata"]["name"]
+
+
+@rule
+def says_what_it_needs_and_may_take(manifests: list[Manifest]) -> Iterator[str]:
+    for name, container, _ in _each(manifests):
+        for kind in ("requests", "limits"):
+            for resource in ("cpu", "memory"):
+                if not container.get("resources", {}).get(kind, {}).get(resource):
+                    yield f"{name}: {kind}.{resource}"
+
+
+@rule
+def names_a_version_of_its_image(manifests: list[Manifest]) -> Iterator[str]:
+    for name, container, _ in _each(manifests):
+        tag = container["image"].rpartition("/")[2].partition(":")[2]
+        if tag in {"", "latest"} and "@sha256:" not in container["image"]:
+            yield f"{name}: {container['image']}"
+
+
+@rule
+def has_all_three_probes(manifests: list[Manifest]) -> Iterator[str]:
+    for workload in of_kind(manifests, "Deployment"):
+        for container in pod(workload)["containers"]:
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+                if probe not in container:
+                    yield f"{workload['metadata']['name']}/{container['name']}: {probe}"
+
+
+@rule
+def keeps_all_pods_during_a_rollout(manifests: list[Manifest]) -> Iterator[str]:
+    for workload in of_kind(manifests, "Deployment"):
+        if workload["spec"].get("strategy", {}).get("rollingUpdate", {}).get("maxUnavailable") != 0:
+            yield workload["metadata"]["name"]
+
+
+@rule
+def spreads_over_nodes_and_zones(manifests: list[Manifest]) -> Iterator[str]:
+    for workload in of_kind(manifests, "Deployment"):
+        keys = {each["topologyKey"] for each in pod(workload).get("topologySpreadConstraints", [])}
+        if keys != {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}:
+            yield workload["metadata"]["name"]
+
+
+@rule
+def stops_within_its_grace(manifests: list[Manifest]) -> Iterator[str]:
+    for workload in of_kind(manifests, "Deployment"):
+        for container in pod(workload)["containers"]:
+            sleep = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+            grace = pod(workload).get("terminationGracePeriodSeconds", 30)
+            name = workload["metadata"]["name"]
+            if not 0 < sleep < grace:
+                yield f"{name}: sleeps {sleep} s of {grace} s"
+            if name == "gateway":
+                own, longest = (float(settings(manifests)[f"DERMSERVE_{key}_SECONDS"]) for key in ("GRACE", "MAX_DEADLINE"))
+                if not longest <= own < grace - sleep:
+                    yield f"{name}: a request may take {longest} s, its grace is {own} s of {grace - sleep} s left"
+
+
+@rule
+def tells_tensorflow_serving_what_it_must_know(manifests: list[Manifest]) -> Iterator[str]:
+    (server,) = pod(named(manifests, "Deployment", "modelserver"))["containers"]
+    flags = dict(argument.removeprefix("--").split("=", 1) for argument in server["args"])
+    environment = {each["name"]: each.get("value") for each in server.get("env", [])}
+    if environment.get("MALLOC_ARENA_MAX") != "1" and "dermserve/local" not in server["image"]:
+        yield "MALLOC_ARENA_MAX"
+    if "tensorflow/serving" in server["image"] and server["command"] != ["/usr/bin/tensorflow_model_server"]:
+        yield "command"
+    if not 0 < int(flags.get("model_config_file_poll_wait_seconds", 0)) <= 60:
+        yield "does not read models.config again"
+    if int(flags["grpc_max_threads"]) < int(settings(manifests)["DERMSERVE_TFS_IN_FLIGHT"]):
+        yield "grpc_max_threads is below what one gateway sends"
+    cores = int(server["resources"]["limits"]["cpu"])
+    if int(flags["tensorflow_intra_op_parallelism"]) != 1 or int(flags["tensorflow_inter_op_parallelism"]) != cores:
+        yield f"threads do not match the limit of {cores} cores"
+    if "grpc.max_connection_age_ms=" not in flags.get("grpc_channel_arguments", ""):
+        yield "connections live for ever, and new pods are not found"
+    if "ssl_config_file" not in flags and flags.get("enable_grpc_healthcheck_service") != "true":
+        yield "no health for the probes"
+
+
+@rule
+def allows_just_the_edges_of_the_flow(manifests: list[Manifest]) -> Iterator[str]:
+    policies = {policy["metadata"]["name"]: policy["spec"] for policy in of_kind(manifests, "NetworkPolicy")}
+    default = policies.get("default-deny", {})
+    types = sorted(default.get("policyTypes", []))
+    if default.get("podSelector") != {} or types != ["Egress", "Ingress"] or default.keys() & {"ingress", "egress"}:
+        yield "no default-deny"
+    gateway = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "gateway"}}}
+    for name, policy in policies.items():
+        for direction, sides in (("ingress", "from"), ("egress", "to")):
+            for allowed in policy.get(direction, []):
+                if not allowed.get(sides) or not allowed.get("ports"):
+                    yield f"{name}: {direction} is open"
+        labels = policy["podSelector"].get("matchLabels", {})
+        if labels.get("app.kubernetes.io/name") == "modelserver":
+            peers = [peer for allowed in policy.get("ingress", []) for peer in allowed.get("from", [])]
+            if [_without_part_of(peer) for peer in peers] != [gateway] or policy.get("egress"):
+                yield f"{name}: others than the gateway reach TensorFlow Serving, or it reaches others"
+
+
+def _without_part_of(peer: Manifest) -> Manifest:
+    labels = {
+        key: value
+        for key, value in peer.get("podSelector", {}).get("matchLabels", {}).items()
+        if key != "app.kubernetes.io/part-of"
+    }
+    return {**peer, "podSelector": {"matchLabels": labels}} if labels else peer
+
+
+@rule
+def has_two_pods_that_scale_and_are_evicted_one_by_one(manifests: list[Manifest]) -> Iterator[str]:
+    if _is_local(manifests):
+        return
+    scalers = {each["spec"]["scaleTargetRef"]["name"]: each for each in of_kind(manifests, "HorizontalPodAutoscaler")}
+    budgets = {budget["metadata"]["name"] for budget in of_kind(manifests, "PodDisruptionBudget")}
+    for workload in of_kind(manifests, "Deployment"):
+        name = workload["metadata"]["name"]
+        scaler, fixed = scalers.get(name), workload["spec"].get("replicas")
+        if (scaler is None) == (fixed is None):
+            yield f"{name}: replicas and an autoscaler, or neither"
+        if (scaler["spec"].get("minReplicas", 1) if scaler else fixed or 0) < 2:
+            yield f"{name}: fewer than two pods"
+        if scaler and not {"scaleUp", "scaleDown"} <= scaler["spec"].get("behavior", {}).keys():
+            yield f"{name}: may flap"
+        if name not in budgets:
+            yield f"{name}: no PodDisruptionBudget"
+
+
+def _is_local(manifests: list[Manifest]) -> bool:
+    images = [container["image"] for _, container, _ in _each(manifests)]
+    return any("dermserve/local" in image for image in images)
+
+
+@rule
+def listens_to_others_only_encrypted(manifests: list[Manifest]) -> Iterator[str]:
+    values = settings(manifests)
+    if not _is_local(manifests) and ("DERMSERVE_TLS_CERTIFICATE" not in values or values.get("DERMSERVE_INSECURE")):
+        yield "the gateway's port is plain text"

@@ -1,0 +1,71 @@
+"""Every container of every target keeps every rule, and every rule catches what breaks it."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+from policy import RULES, broken
+from rendering import TARGETS, Manifest, containers, named, of_kind, pod, render
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_container_keeps_every_rule(target: str) -> None:
+    assert broken(render(target)) == {}
+
+
+def _first(manifests: list[Manifest]) -> Manifest:
+    """An init container: those are easily forgotten."""
+    return containers(named(manifests, "Deployment", "modelserver"))[0]
+
+
+def _gateway(manifests: list[Manifest]) -> Manifest:
+    return pod(named(manifests, "Deployment", "gateway"))
+
+
+def _server(manifests: list[Manifest]) -> Manifest:
+    server: Manifest = pod(named(manifests, "Deployment", "modelserver"))["containers"][0]
+    return server
+
+
+def _policy(manifests: list[Manifest], name: str) -> Manifest:
+    spec: Manifest = named(manifests, "NetworkPolicy", name)["spec"]
+    return spec
+
+
+def _set(place: Manifest, **values: object) -> None:
+    place.update(values)
+
+
+BREAKS: dict[str, Callable[[list[Manifest]], object]] = {
+    "namespace_enforces_restricted": lambda all_: of_kind(all_, "Namespace")[0]["metadata"]["labels"].clear(),
+    "runs_as_a_numeric_user_that_is_not_root": lambda all_: _set(_first(all_)["securityContext"], runAsUser=0),
+    "cannot_gain_privileges": lambda all_: _first(all_)["securityContext"].pop("allowPrivilegeEscalation"),
+    "drops_all_capabilities": lambda all_: _set(_first(all_)["securityContext"]["capabilities"], add=["NET_RAW"]),
+    "has_the_default_seccomp_profile": lambda all_: _gateway(all_)["securityContext"].pop("seccompProfile"),
+    "has_a_read_only_root": lambda all_: _first(all_)["securityContext"].pop("readOnlyRootFilesystem"),
+    "writes_only_to_bounded_volumes": lambda all_: _gateway(all_)["volumes"].append({"name": "x", "hostPath": {}}),
+    "shares_nothing_with_its_host": lambda all_: _set(_gateway(all_), hostNetwork=True),
+    "has_no_token_of_the_cluster": lambda all_: _gateway(all_).pop("automountServiceAccountToken"),
+    "gets_no_variables_of_services": lambda all_: _gateway(all_).pop("enableServiceLinks"),
+    "says_what_it_needs_and_may_take": lambda all_: _first(all_)["resources"]["limits"].pop("memory"),
+    "names_a_version_of_its_image": lambda all_: _set(_first(all_), image="registry:5000/dermserve/models"),
+    "has_all_three_probes": lambda all_: _server(all_).pop("startupProbe"),
+    "keeps_all_pods_during_a_rollout": lambda all_: named(all_, "Deployment", "gateway")["spec"].pop("strategy"),
+    "spreads_over_nodes_and_zones": lambda all_: _gateway(all_)["topologySpreadConstraints"].pop(),
+    "stops_within_its_grace": lambda all_: _set(_gateway(all_), terminationGracePeriodSeconds=30),
+    "tells_tensorflow_serving_what_it_must_know": lambda all_: _server(all_)["env"].clear(),
+    "allows_just_the_edges_of_the_flow": lambda all_: _policy(all_, "modelserver")["ingress"][0]["from"].append({}),
+    "has_two_pods_that_scale_and_are_evicted_one_by_one": lambda all_: all_.remove(
+        named(all_, "PodDisruptionBudget", "gateway")
+    ),
+    "listens_to_others_only_encrypted": lambda all_: _set(
+        next(m for m in of_kind(all_, "ConfigMap") if "DERMSERVE_LISTEN" in m["data"])["data"], DERMSERVE_INSECURE="true"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [check.__name__ for check in RULES])
+def test_a_rule_catches_what_breaks_it(name: str) -> None:
+    manifests = copy.deepcopy(render("production"))
+    BREAKS[name](manifests)
+    assert list(broken(manifests)) == [name]
