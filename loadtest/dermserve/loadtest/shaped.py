@@ -4,6 +4,7 @@ from locust import LoadTestShape
 
 from dermserve.loadtest.scenario import Scenario
 from dermserve.loadtest.shapes import users_at
+from dermserve.loadtest.users import ENDING
 
 
 class Shape(LoadTestShape):
@@ -11,6 +12,8 @@ class Shape(LoadTestShape):
 
     def tick(self) -> tuple[int, float] | None:
         """Give the users wanted now and how quickly to get there; None at the end."""
+        if ENDING.is_set():
+            return None
         assert self.runner is not None
         options = self.runner.environment.parsed_options
         assert options is not None

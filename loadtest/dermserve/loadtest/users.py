@@ -4,13 +4,15 @@ import itertools
 import json
 import pathlib
 import random
+import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import gevent
 import grpc
 import grpc.experimental.gevent as grpc_gevent
-from locust import User, events, task
+from locust import User, events
 
 from dermserve.client import TLS
 from dermserve.loadtest.calls import Call, ReportCalls
@@ -26,6 +28,8 @@ grpc_gevent.init_gevent()
 RECORDER = Recorder()
 """Of this process."""
 _LAST = "dermserve_last"
+ENDING = threading.Event()
+"""Set when this process was asked to end; the shape sees to it."""
 
 
 class _Shared:
@@ -94,6 +98,12 @@ class ClassifyUser(User):
     metadata: ClassVar[Mapping[str, str]] = {}
     """Sent with every call."""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        # Locust adds tasks up over base classes; ours is for users that have none of their own.
+        own = [task for task in cls.tasks if task is not ClassifyUser.classify_by_mix]
+        cls.tasks = own or [ClassifyUser.classify_by_mix]
+
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
         self._due: float | None = None
@@ -109,7 +119,6 @@ class ClassifyUser(User):
             raise ValueError("no gateway to call: give --host HOST:PORT, or set `host` in the locustfile")
         return self.host.removeprefix("http://").removeprefix("https://").rstrip("/")
 
-    @task
     def classify_by_mix(self) -> None:
         """Make one call of the mix."""
         self._due = self._take_due()
@@ -214,8 +223,6 @@ class ScenarioUser(ClassifyUser):
 
     def on_start(self) -> None:
         """Begin its timetable, if there is a rate, at a moment of its own, and wait for the first call to be due."""
-        import gevent
-
         if (rate := self._scenario.user_rate) is not None:
             phase = random.random()  # noqa: S311 - no secret
             self._timeline = Timeline(rate, phase=phase, warm_up=self._scenario.warm_up)
@@ -249,9 +256,16 @@ def _record(environment: Any, runner: Any, **_: Any) -> None:
     """Record on whatever this process is: alone, a worker, or the master that gathers."""
     from locust.runners import MasterRunner, WorkerRunner
 
+    options = environment.parsed_options
+    if options is not None and options.scenario:  # photos take a while, which is no part of the test
+        scenario = Scenario.from_json(options.scenario)
+        _SHARED.photos(scenario.photos, scenario.sides)
     worker = isinstance(runner, WorkerRunner)
     environment.events.test_start.add_listener(lambda **_: RECORDER.clear())
     watch(environment, RECORDER, generates=not isinstance(runner, MasterRunner), shows=not worker)
+    if runner is not None:
+        # Locust sets its own handler only once a shape has ended; until then SIGTERM would lose the result.
+        gevent.signal_handler(signal.SIGTERM, ENDING.set)
     if worker:
         environment.events.report_to_master.add_listener(
             lambda client_id, data, **_: data.update(dermserve=RECORDER.drain())
@@ -262,6 +276,5 @@ def _record(environment: Any, runner: Any, **_: Any) -> None:
     if isinstance(runner, MasterRunner):
         environment.events.worker_report.add_listener(lambda client_id, data, **_: RECORDER.absorb(data["dermserve"]))
         runner.register_message(_LAST, lambda msg, **_: RECORDER.absorb(msg.data))
-    options = environment.parsed_options
     if options is not None and options.result:
         environment.events.quitting.add_listener(lambda **_: RECORDER.write(pathlib.Path(options.result)))

@@ -1,0 +1,1 @@
+"""The gateway beside other ways to serve the same weights."""

@@ -1,0 +1,1 @@
+"""Servers that are compared; each runs in an environment of its own."""

@@ -1,0 +1,160 @@
+"""One contender in one round: its start, its answers checked, closed loops of callers, its memory."""
+
+import itertools
+import pathlib
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from benchmarks.comparison.calling import VIEWS, Call, caller
+from benchmarks.comparison.field import OURS, Contender
+from benchmarks.comparison.running import ContenderError, Running, running
+from dermserve.loadtest.histogram import Histogram
+
+TOLERANCE = 2e-3
+"""Between a contender's probabilities and the reference's: networks are compiled differently, not alike to the bit."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """How much to measure."""
+
+    callers: tuple[int, ...]
+    seconds: float
+    """Of each loop."""
+    warm_up: float
+    """Seconds of calls before each loop, not counted."""
+    photos: tuple[bytes, ...]
+    weights: pathlib.Path
+    environments: pathlib.Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loop:
+    """What a closed loop came to; milliseconds."""
+
+    answers: float
+    """A second."""
+    p50: float
+    p99: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Visit:
+    """One contender, one model, one round."""
+
+    contender: str
+    model: str
+    start_seconds: float
+    """From its start to its first answer."""
+    idle_mb: float
+    """After the first answers."""
+    loaded_mb: float
+    """After the loops."""
+    loops: Mapping[str, Loop] = field(default_factory=dict)
+    """By "KIND/CALLERS", for example "10/8"."""
+
+
+Reference = Mapping[tuple[str, str], Sequence[Sequence[float]]]
+"""Each photo's probabilities by model and kind."""
+
+
+def visit(contender: Contender, model: str, plan: Plan, reference: Reference, say: Callable[[str], None]) -> Visit:
+    """Start a contender, check it, measure it, stop it.
+
+    Raises:
+        ContenderError: it does not start, or answers something else than the reference.
+    """
+    with running(contender, model, weights=plan.weights, environments=plan.environments) as server:
+        caller(contender, server.address, model, "1")(plan.photos[0])
+        start = time.monotonic() - server.started
+        for kind in ("1", "10"):
+            _check(contender, server, model, kind, plan, reference)
+        idle = server.megabytes()
+        loops = {}
+        kinds = [kind for kind in VIEWS if kind != "adaptive" or contender.name == OURS]
+        for kind, callers in itertools.product(kinds, plan.callers):
+            loop = _loop(contender, server, model, kind, callers, plan)
+            loops[f"{kind}/{callers}"] = loop
+            say(f"    {kind} view(s), {callers} callers: {loop.answers:.1f}/s, {_times(loop)}")
+        return Visit(
+            contender=contender.name,
+            model=model,
+            start_seconds=start,
+            idle_mb=idle,
+            loaded_mb=server.megabytes(),
+            loops=loops,
+        )
+
+
+def _times(loop: Loop) -> str:
+    return f"p50 {loop.p50:.0f} ms, p99 {loop.p99:.0f} ms"
+
+
+def _check(contender: Contender, server: Running, model: str, kind: str, plan: Plan, reference: Reference) -> None:
+    call = caller(contender, server.address, model, kind)
+    for index, (photo, expected) in enumerate(zip(plan.photos, reference[model, kind], strict=True)):
+        off = float(np.abs(np.subtract(call(photo), expected)).max())
+        if off > TOLERANCE:
+            raise ContenderError(
+                f"{contender.title} answers something else for {model}, {kind} view(s), photo {index}: "
+                f"a probability is off by {off:.4f}; nothing it does can be compared"
+            )
+
+
+def _loop(contender: Contender, server: Running, model: str, kind: str, callers: int, plan: Plan) -> Loop:
+    """Let callers call again at once for a while."""
+    calls = [caller(contender, server.address, model, kind) for _ in range(callers)]
+    begin = time.perf_counter() + plan.warm_up
+    end = begin + plan.seconds
+    seen = [Histogram() for _ in calls]
+    faults: list[BaseException] = []
+    threads = [
+        threading.Thread(target=_call_on, args=(call, plan.photos, begin, end, histogram, offset, faults), daemon=True)
+        for offset, (call, histogram) in enumerate(zip(calls, seen, strict=True))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if faults:
+        raise ContenderError(f"{contender.title}, {model}, {kind} view(s), {callers} callers: {faults[0]}")
+    whole = Histogram.merged(seen)
+    return Loop(answers=whole.total / plan.seconds, p50=whole.quantile(0.5), p99=whole.quantile(0.99))
+
+
+def _call_on(
+    call: Call, photos: Sequence[bytes], begin: float, end: float, seen: Histogram, offset: int,
+    faults: list[BaseException],
+) -> None:  # fmt: skip
+    try:
+        for photo in itertools.islice(itertools.cycle(photos), offset % len(photos), None):
+            started = time.perf_counter()
+            if started >= end or faults:
+                return
+            call(photo)
+            ended = time.perf_counter()
+            if begin <= ended < end:
+                seen.add((ended - started) * 1000)
+    except BaseException as error:
+        faults.append(error)
+
+
+def references(plan: Plan, contender: Contender, models: Sequence[str]) -> Reference:
+    """Ask the reference, which is dermserve itself, for every photo's probabilities.
+
+    Raises:
+        ContenderError: its answers don't tell photos apart, so that they could not tell contenders apart either.
+    """
+    found: dict[tuple[str, str], list[list[float]]] = {}
+    for model in models:
+        with running(contender, model, weights=plan.weights, environments=plan.environments) as server:
+            for kind in ("1", "10"):
+                call = caller(contender, server.address, model, kind)
+                found[model, kind] = [call(photo) for photo in plan.photos]
+            if float(np.ptp(np.array(found[model, "1"]), axis=0).max()) < TOLERANCE:
+                raise ContenderError(f"{model} says the same of all photos: take others, or weights that were trained")
+    return found

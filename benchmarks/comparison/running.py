@@ -1,0 +1,141 @@
+"""Starting and stopping a contender's server."""
+
+import contextlib
+import http.client
+import os
+import pathlib
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import psutil
+
+from benchmarks.comparison.field import DIRECT, OURS, ROOT, Contender
+from dermserve.local import Stack
+from dermserve.local.child import Child
+
+_START = 300.0
+_LOOK = 0.05
+
+
+class ContenderError(Exception):
+    """A contender does not do what it should."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Running:
+    """A server that answers."""
+
+    address: str
+    """HOST:PORT."""
+    pids: tuple[int, ...]
+    started: float
+    """time.monotonic when it was asked to start."""
+
+    def megabytes(self) -> float:
+        """Give the memory of all its processes, shared pages counted once, in MB."""
+        whole = 0.0
+        for process in {each for pid in self.pids for each in _family(pid)}:
+            with contextlib.suppress(psutil.Error):
+                whole += process.memory_full_info().pss
+        return whole / 1e6
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    return []
+
+
+@contextlib.contextmanager
+def running(
+    contender: Contender, model: str, *, weights: pathlib.Path, environments: pathlib.Path
+) -> Iterator[Running]:
+    """Run a contender's server while the block lasts; it answers HTTP or gRPC once entered.
+
+    Raises:
+        ContenderError: it does not start.
+    """
+    started = time.monotonic()
+    if contender.name in {OURS, DIRECT}:
+        python = str(environments / contender.environment / "bin" / "python")
+        with Stack(
+            store=weights / "store", models=[model], port=0, tfs_port=0,
+            program=lambda name: (python, "-m", f"dermserve.{name}"),
+        ) as stack:  # fmt: skip
+            if contender.name == DIRECT:
+                yield Running(address=stack.tfs_address, pids=(stack.pids["modelserver"],), started=started)
+            else:
+                yield Running(address=stack.gateway_address, pids=tuple(stack.pids.values()), started=started)
+        return
+    with (
+        tempfile.TemporaryDirectory(prefix="cmp") as scratch,
+        _server(contender, model, weights, environments, pathlib.Path(scratch)) as (child, port),
+    ):
+        _wait(child, port, contender)
+        yield Running(address=f"127.0.0.1:{port}", pids=(child.pid,), started=started)
+
+
+@contextlib.contextmanager
+def _server(
+    contender: Contender, model: str, weights: pathlib.Path, environments: pathlib.Path, scratch: pathlib.Path
+) -> Iterator[tuple[Child, int]]:
+    cores = os.cpu_count() or 1
+    port = _free_port()
+    environment = {
+        "COMPARISON_SAVED_MODEL": str(_latest(weights / "store" / model)),
+        "COMPARISON_KERAS_FILE": str(weights / f"{model}.weights.h5"),
+        "COMPARISON_PORT": str(port),
+        "COMPARISON_CORES": str(cores),
+        "COMPARISON_SCRATCH": str(scratch),
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "serving"))),
+        "PATH": f"{environments / contender.environment / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "VIRTUAL_ENV": str(environments / contender.environment),
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "MALLOC_ARENA_MAX": "1",  # as the gateway's model server has it
+        "BENTOML_DO_NOT_TRACK": "True",
+        "BENTOML_HOME": str(scratch / "bentoml"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+    command = contender.arguments(environments, port=port, cores=cores)
+    child = Child(command, name=contender.title, log=lambda line: None, env=environment)
+    try:
+        yield child, port
+    finally:
+        left = _family(child.pid)
+        child.stop(grace=30)
+        for process in left:  # what it started and left behind
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+
+def _wait(child: Child, port: int, contender: Contender) -> None:
+    """Wait until it answers HTTP at all; contenders load their model before they do, or hold calls back until then."""
+    until = time.monotonic() + _START
+    while time.monotonic() < until:
+        if died := child.died():
+            raise ContenderError(str(died))
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_START)
+        try:
+            connection.request("GET", "/")
+            connection.getresponse().read()
+            return
+        except OSError:
+            time.sleep(_LOOK)
+        finally:
+            connection.close()
+    raise ContenderError(f"{contender.title} does not answer after {_START:.0f} s:\n" + "\n".join(child.last_lines))
+
+
+def _latest(folder: pathlib.Path) -> pathlib.Path:
+    return max((each for each in folder.iterdir() if each.name.isdigit()), key=lambda each: int(each.name))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
