@@ -45,7 +45,7 @@ async function refusal(response: Response): Promise<NoAnswer> {
 
 export async function classify(photo: Blob, model: string, tta: "NONE" | "FULL", cancel: AbortSignal): Promise<Answer> {
   const path = `/v1/models/${encodeURIComponent(model)}:classify?tta=${tta}`;
-  const init = { method: "POST", headers: { "content-type": "image/jpeg" }, body: photo };
+  const init = { method: "POST", headers: { "content-type": photo.type }, body: photo };
   return fromServer(await ask<ClassifyResponse>(path, init, cancel));
 }
 

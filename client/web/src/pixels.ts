@@ -12,7 +12,8 @@ export type Pixels = Uint8Array<ArrayBuffer>;
 
 const MIN_SIDE = 32;
 const SENT_SIDE = 1024;
-const QUALITY = 0.92;
+const QUALITY = 0.95;
+const LOSSLESS_SIDE = 448;
 
 /** Decode a photo file, upright. */
 export async function decode(file: Blob): Promise<ImageBitmap> {
@@ -71,8 +72,10 @@ export async function encode(canvas: HTMLCanvasElement, side = canvas.width): Pr
     context.imageSmoothingQuality = "high";
     context.drawImage(canvas, 0, 0, side, side);
   }
+  // What JPEG does to a small square shows in the probabilities once it is enlarged.
+  const type = source.width <= LOSSLESS_SIDE ? "image/png" : "image/jpeg";
   return new Promise((resolve, reject) =>
-    source.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("can't encode"))), "image/jpeg", QUALITY),
+    source.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("can't encode"))), type, QUALITY),
   );
 }
 

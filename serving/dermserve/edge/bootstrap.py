@@ -1,5 +1,6 @@
 """Envoy's whole configuration, written once for a laptop and for Kubernetes."""
 
+import pathlib
 from collections.abc import Iterator
 
 from dermserve.edge.filters import http_filters
@@ -44,12 +45,7 @@ def _edge(settings: Settings) -> Json:
             common_tls_context={
                 "alpn_protocols": ["h2", "http/1.1"],
                 "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
-                "tls_certificates": [
-                    {
-                        "certificate_chain": {"filename": str(settings.certificate)},
-                        "private_key": {"filename": str(settings.key)},
-                    }
-                ],
+                "tls_certificates": [_certificate(settings.certificate, settings.key)],
             },
         )
         chain["transport_socket_connect_timeout"] = "10s"
@@ -173,19 +169,32 @@ def _gateway(settings: Settings) -> Json:
         "ignore_health_on_host_removal": True,
     }
     if settings.gateway_tls_ca is not None:
-        host = settings.gateway.rpartition(":")[0]
-        cluster["transport_socket"] = named(
-            "envoy.transport_sockets.tls",
-            "transport_sockets.tls.v3.UpstreamTlsContext",
-            sni=host,
-            common_tls_context={
-                "validation_context": {
-                    "trusted_ca": {"filename": str(settings.gateway_tls_ca)},
-                    "match_typed_subject_alt_names": [{"san_type": "DNS", "matcher": {"exact": host}}],
-                }
-            },
-        )
+        cluster["transport_socket"] = _tls_to_gateway(settings)
     return cluster
+
+
+def _tls_to_gateway(settings: Settings) -> Json:
+    name = settings.gateway_tls_name or settings.gateway.rpartition(":")[0]
+    names = [{"san_type": "DNS", "matcher": {"exact": name}}]
+    context: Json = {
+        "alpn_protocols": ["h2"],
+        "validation_context": {
+            "trusted_ca": {"filename": str(settings.gateway_tls_ca)},
+            "match_typed_subject_alt_names": names,
+        },
+    }
+    if settings.gateway_tls_cert is not None:
+        context["tls_certificates"] = [_certificate(settings.gateway_tls_cert, settings.gateway_tls_key)]
+    return named(
+        "envoy.transport_sockets.tls",
+        "transport_sockets.tls.v3.UpstreamTlsContext",
+        sni=name,
+        common_tls_context=context,
+    )
+
+
+def _certificate(chain: pathlib.Path, key: pathlib.Path | None) -> Json:
+    return {"certificate_chain": {"filename": str(chain)}, "private_key": {"filename": str(key)}}
 
 
 def _http2() -> Json:

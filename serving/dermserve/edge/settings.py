@@ -71,12 +71,20 @@ class Settings:
     """Memory from which Envoy sheds load."""
     gateway_tls_ca: pathlib.Path | None = None
     """CA that signed the gateway's certificate, PEM; without it the gateway is spoken to in plaintext."""
+    gateway_tls_name: str | None = None
+    """Name in the gateway's certificate; the host of `gateway` when None."""
+    gateway_tls_cert: pathlib.Path | None = None
+    """Certificate to show to a gateway that asks for one, PEM."""
+    gateway_tls_key: pathlib.Path | None = None
+    """Its key, PEM."""
 
     def __post_init__(self) -> None:
         for name in ("gateway", "listen", "admin", *(("metrics",) if self.metrics else ())):
             split_address(getattr(self, name), name=name)
         if (self.certificate is None) != (self.key is None):
             raise SettingsError("a certificate needs its key, and a key its certificate: give both or neither")
+        if (self.gateway_tls_cert is None) != (self.gateway_tls_key is None):
+            raise SettingsError("gateway_tls_cert and gateway_tls_key go together: give both or neither")
         if not _is_loopback(self.admin):
             raise SettingsError(f"admin is {self.admin}: it can stop Envoy, so it stays on the loopback (127.0.0.1)")
         if not _is_loopback(self.listen):
