@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 IMAGE ?=
+DOCKER ?= docker
 PYTEST_ARGS ?=
 # Before the gateway had metrics and traces.
 AGAINST ?= 68ce87f
@@ -15,10 +16,10 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 	-e '.[$(1)]' | awk '/^(Collecting|Installing)/ { print "  " substr($$0, 1, 76); fflush() }'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format proto bench loadtest comparison web constraints clean
+.PHONY: help demo test check format proto bench loadtest comparison web images test-k8s constraints clean
 
 help:  ## Show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/pip: 
 	@echo "creating $(VENV) with $$($(PYTHON) --version)"
@@ -60,6 +61,7 @@ proto: $(VENV)/dev  ## Generate the stubs in proto/gen and the OpenAPI document
 
 bench: $(VENV)/dev  ## Compare the gateway with a direct Predict, and its CPU time with an earlier revision's (AGAINST=…)
 	$(BIN)/python benchmarks/gateway.py --against $(AGAINST)
+	$(BIN)/python benchmarks/edge.py
 
 loadtest: $(VENV)/dev  ## Two minutes of load on the local stack, and its thresholds (loadtest/slo.toml)
 	@$(BIN)/dermserve-loadtest run --local --store $(STORE) --users 4 --run-time 2m --warm-up 10s --slo loadtest/slo.toml
@@ -69,6 +71,15 @@ comparison: $(VENV)/dev  ## Compare with other ways to serve the same weights (a
 
 web:  ## Build the page and fetch its on-device runtime (needs Node.js 20)
 	cd client/web && npm ci --ignore-scripts --no-audit --no-fund && node build.mjs --runtime && npm run --silent check
+
+images: $(VENV)/local  ## Build the images for Kubernetes (DOCKER=podman, STORE=folder)
+	@test -d "$(STORE)" || $(BIN)/dermserve export --store "$(STORE)"
+	$(DOCKER) build -f k8s/images/gateway.Dockerfile -t dermserve/gateway:0.1.0 --build-arg REVISION=$$(git rev-parse HEAD) .
+	$(DOCKER) build -f k8s/images/local.Dockerfile -t dermserve/local:0.1.0 --build-arg REVISION=$$(git rev-parse HEAD) .
+	$(DOCKER) build -f k8s/images/models.Dockerfile -t dermserve/models:1 "$(STORE)"
+
+test-k8s: $(VENV)/dev  ## Apply the manifests to a real API server, built first: half an hour or more, once
+	@assets=$$(scripts/kube_apiserver.sh) && KUBEBUILDER_ASSETS=$$assets $(BIN)/python -m pytest tests/k8s $(PYTEST_ARGS)
 
 constraints: $(VENV)/dev  ## Write constraints.txt from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt

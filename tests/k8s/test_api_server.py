@@ -1,0 +1,70 @@
+"""A real API server accepts every target twice, changes nothing the second time, and refuses what is wrong.
+
+It runs with the binaries of KUBEBUILDER_ASSETS, which `make test-k8s` builds. There are no nodes: no pod starts.
+"""
+
+import pathlib
+from collections.abc import Iterator
+
+import pytest
+import yaml
+from api_server import Cluster, running
+from rendering import TARGETS, Manifest, containers, named, of_kind, render, rendered_text
+
+CRDS = pathlib.Path(__file__).parent / "crds" / "operators.yaml"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with running(tmp_path_factory.mktemp("cluster")) as started:
+        started.apply(CRDS.read_text())
+        waited = started.kubectl("wait", "--for=condition=Established", "--timeout=120s", "crd", "--all")
+        assert waited.returncode == 0, waited.stderr
+        started.apply(yaml.safe_dump(of_kind(render("production"), "Namespace")[0]))
+        yield started
+
+
+def _pod_of(deployment: Manifest) -> Manifest:
+    template = deployment["spec"]["template"]
+    metadata = {"name": "a-pod", "namespace": "dermserve", **template["metadata"]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
+
+
+def _versions(cluster: Cluster, text: str) -> list[str]:
+    got = cluster.kubectl("get", "-f", "-", "-o", "yaml", text=text)
+    assert got.returncode == 0, got.stderr
+    return [f"{each['kind']}/{each['metadata']['name']} {each['metadata']['resourceVersion']}"
+            for each in yaml.safe_load(got.stdout)["items"]]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_target_is_accepted_twice_and_the_second_time_changes_nothing(cluster: Cluster, target: str) -> None:
+    text = rendered_text(target)
+    assert len(cluster.apply(text, "--force-conflicts")) == len(render(target))
+    before = _versions(cluster, text)
+    cluster.apply(text)
+    assert _versions(cluster, text) == before
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_pods_are_admitted_where_restricted_is_enforced(cluster: Cluster, target: str) -> None:
+    for deployment in of_kind(render(target), "Deployment"):
+        pod = _pod_of(deployment)
+        pod["spec"].pop("priorityClassName", None)  # the class is not applied by every target
+        cluster.apply(yaml.safe_dump(pod), "--dry-run=server")
+
+
+def test_a_pod_with_a_privileged_init_container_is_refused(cluster: Cluster) -> None:
+    deployment = named(render("production"), "Deployment", "modelserver")
+    containers(deployment)[0]["securityContext"] = {"privileged": True}
+    refused = cluster.kubectl("create", "--dry-run=server", "-f", "-", text=yaml.safe_dump(_pod_of(deployment)))
+    assert refused.returncode != 0
+    assert 'violates PodSecurity "restricted' in refused.stderr
+
+
+def test_a_misspelt_field_is_refused(cluster: Cluster) -> None:
+    deployment = named(render("production"), "Deployment", "gateway")
+    deployment["spec"]["template"]["spec"]["terminationGracePeriod"] = 5
+    refused = cluster.kubectl("apply", "--server-side", "--validate=strict", "-f", "-", text=yaml.safe_dump(deployment))
+    assert refused.returncode != 0
+    assert "terminationGracePeriod" in refused.stderr

@@ -1,0 +1,132 @@
+"""What the manifests name exists in the code: settings, flags, ports, models, metrics, runbooks, files."""
+
+import json
+import pathlib
+import re
+import subprocess
+
+import pytest
+import yaml
+from google.protobuf import text_format
+from rendering import K8S, ROOT, TARGETS, containers, named, of_kind, pod, render, settings
+
+from dermserve.gateway.config import PREFIX, Config
+from dermserve.modelserver import flags
+from dermserve.tfserving.v1 import management_pb2
+
+METRIC = re.compile(r"\bdermserve_gateway_[a-z_]+")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_settings_are_the_gateways_and_it_accepts_them(
+    target: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in settings(render(target)).items():
+        assert name.removeprefix(PREFIX).lower() in Config.model_fields
+        if value.startswith("/"):  # a file, which is here somewhere else
+            (tmp_path / name).touch()
+            value = str(tmp_path / name)
+        monkeypatch.setenv(name, value)
+    config = Config()
+    assert config.listen.endswith(":50051")
+    (service,) = (s for s in of_kind(render(target), "Service") if s["metadata"]["name"] == "modelserver")
+    assert config.tfs == (f"modelserver:{service['spec']['ports'][0]['port']}",)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_flags_are_tensorflow_servings(target: str) -> None:
+    known = set(flags.Flags.__dataclass_fields__) | flags._IGNORED | flags._REFUSED
+    (server,) = pod(named(render(target), "Deployment", "modelserver"))["containers"]
+    names = [argument.removeprefix("--").partition("=")[0] for argument in server["args"]]
+    assert set(names) <= known - (set() if "dermserve/local" in server["image"] else {"host"})
+    assert "--port=8500" in server["args"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_ports_are_those_that_the_gateway_listens_on(target: str) -> None:
+    manifests = render(target)
+    (gateway,) = pod(named(manifests, "Deployment", "gateway"))["containers"]
+    ports = {port["name"]: port["containerPort"] for port in gateway["ports"]}
+    listens = {"grpc": "LISTEN", "health": "HEALTH_LISTEN", "metrics": "METRICS_LISTEN"}
+    assert {name: int(settings(manifests)[f"{PREFIX}{listens[name]}"].rpartition(":")[2]) for name in ports} == ports
+    assert gateway["readinessProbe"]["grpc"]["port"] == ports["health"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_models_config_serves_the_gateways_models_from_where_they_are_mounted(target: str) -> None:
+    manifests = render(target)
+    config = management_pb2.ModelServerConfig()
+    text_format.Parse(named(manifests, "ConfigMap", "models-config")["data"]["models.config"], config)
+    models = [model.name for model in config.model_config_list.config]
+    assert ",".join(models) == settings(manifests)["DERMSERVE_MODELS"]
+    mounts = [mount["mountPath"] for mount in containers(named(manifests, "Deployment", "modelserver"))[-1]["volumeMounts"]]
+    for model in config.model_config_list.config:
+        assert model.base_path == f"/models/{model.name}"
+        for label, version in model.version_labels.items():
+            assert version in model.model_version_policy.specific.versions, label
+    assert {"/models", "/config"} <= set(mounts)
+
+
+def test_a_canary_has_the_labels_that_the_gateway_asks_for() -> None:
+    manifests = render("production+canary")
+    text = named(manifests, "ConfigMap", "models-config")["data"]["models.config"]
+    config = text_format.Parse(text, management_pb2.ModelServerConfig())
+    model = settings(manifests)["DERMSERVE_CANARY_SHARES"].partition("=")[0]
+    (entry,) = (each for each in config.model_config_list.config if each.name == model)
+    assert set(entry.version_labels) == {"stable", "canary"}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_services_and_network_policies_name_ports_of_the_pods_they_select(target: str) -> None:
+    manifests = render(target)
+    for kind in ("gateway", "modelserver"):
+        opened = {port["containerPort"]: port["name"] for c in containers(named(manifests, "Deployment", kind))
+                  for port in c.get("ports", [])}  # fmt: skip
+        for service in of_kind(manifests, "Service"):
+            if service["spec"]["selector"].get("app.kubernetes.io/name") == kind:
+                assert {port["targetPort"] for port in service["spec"]["ports"]} <= set(opened.values())
+        for policy in of_kind(manifests, "NetworkPolicy"):
+            if policy["spec"]["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/name") == kind:
+                asked = {port["port"] for rule in policy["spec"].get("ingress", []) for port in rule["ports"]}
+                assert asked <= set(opened)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_volumes_and_mounts_belong_together(target: str) -> None:
+    for deployment in of_kind(render(target), "Deployment"):
+        volumes = {volume["name"] for volume in pod(deployment).get("volumes", [])}
+        mounted = {mount["name"] for c in containers(deployment) for mount in c.get("volumeMounts", [])}
+        assert mounted == volumes
+
+
+def test_alerts_and_the_dashboard_name_metrics_that_exist() -> None:
+    documented = (ROOT / "docs" / "observability.md").read_text()
+    known = set(METRIC.findall(documented))
+    folder = K8S / "components" / "monitoring"
+    alerts = yaml.safe_load((folder / "alerts.yaml").read_text())
+    rules = [rule for group in alerts["spec"]["groups"] for rule in group["rules"]]
+    used = {name for rule in rules for name in METRIC.findall(rule["expr"])}
+    used |= set(METRIC.findall(json.dumps(json.loads((folder / "dashboard.json").read_text()))))
+    assert used
+    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in used} <= known
+
+
+def test_every_alert_has_its_runbook() -> None:
+    headings = re.findall(r"^#+ (.*)$", (K8S / "README.md").read_text(), re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    alerts = yaml.safe_load((K8S / "components" / "monitoring" / "alerts.yaml").read_text())
+    for rule in (rule for group in alerts["spec"]["groups"] for rule in group["rules"]):
+        path, _, anchor = rule["annotations"]["runbook_url"].rpartition("#")
+        assert path.endswith("k8s/README.md")
+        assert anchor in anchors, rule["alert"]
+
+
+def test_the_ssl_config_that_the_init_container_writes_is_tensorflow_servings(tmp_path: pathlib.Path) -> None:
+    ssl_config_pb2 = pytest.importorskip("tensorflow_serving.config.ssl_config_pb2")
+    pem = "-----BEGIN CERTIFICATE-----\nMIIB+/=\n-----END CERTIFICATE-----\n"
+    for name in ("tls.key", "tls.crt", "ca.crt"):
+        (tmp_path / name).write_text(pem)
+    script = K8S / "components" / "cert-manager" / "ssl_config.sh"
+    subprocess.run(["sh", script, tmp_path, tmp_path], check=True)
+    written = text_format.Parse((tmp_path / "ssl.config").read_text(), ssl_config_pb2.SSLConfig())
+    assert (written.server_key, written.server_cert, written.custom_ca, written.client_verify) == (pem, pem, pem, True)
