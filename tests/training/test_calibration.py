@@ -44,7 +44,7 @@ def test_min_confidence_is_the_lowest_that_reaches_the_recall() -> None:
 
 def test_an_answer_less_likely_than_not_is_never_confident() -> None:
     probabilities = np.tile((0.9, 0.1), (50, 1))
-    assert fit.fit_min_confidence(probabilities, np.zeros(50, np.int64), np.array([True, False]), recall=0.95) == 0.5
+    assert fit.fit_min_confidence(probabilities, np.zeros(50, np.int64), np.array([True, False]), recall=0.95) == 0.75
 
 
 def test_the_adaptive_margin_is_the_lowest_with_the_agreement() -> None:

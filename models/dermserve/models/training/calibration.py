@@ -17,7 +17,7 @@ Floats: TypeAlias = NDArray[np.floating]
 Labels: TypeAlias = NDArray[np.int64]
 
 _BINS = 15
-_LEAST_CONFIDENCE = 0.5
+_LEAST_CONFIDENCE = 0.75
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:
@@ -79,8 +79,8 @@ def fit_min_confidence(probabilities: Floats, labels: Labels, malignant: NDArray
     """Find the confidence below which to abstain so that few malignant lesions are confidently called benign.
 
     A malignant photo is missed when the answer is a benign class and confident. The threshold is the lowest at which
-    the share of malignant photos that are not missed reaches `recall`, and at least one half: where validation photos
-    ask for no threshold the model would otherwise be confident of answers that are more likely wrong than right.
+    the share of malignant photos that are not missed reaches `recall`, and at least three quarters: where photos
+    ask for no threshold the model would otherwise be confident of answers that are wrong two times in five.
 
     Args:
         probabilities: float [N, C].

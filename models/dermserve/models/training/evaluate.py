@@ -163,7 +163,7 @@ def _method(photos: int) -> str:
     return (
         f"on {photos} validation photos, split as the run's split.csv: temperature by likelihood of the single view; "
         f"min_confidence so that at most {1 - MALIGNANT_RECALL:.0%} of malignant photos are confidently called benign "
-        f"over ten views, and at least one half; max_view_std at the {VIEW_STD_QUANTILE:.1%} quantile; "
+        f"over ten views, and at least three quarters; max_view_std at the {VIEW_STD_QUANTILE:.1%} quantile; "
         f"adaptive_margin for {AGREEMENT:.1%} agreement with ten views; "
         f"max_ood_score (Mahalanobis distance of pooled features) at {FALSE_REJECTIONS:.0%} false rejections"
     )
