@@ -6,6 +6,7 @@ import os
 import pathlib
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from dermserve.local.child import Child
 
 _START = 300.0
 _LOOK = 0.05
+_GRACE = 20.0
+_LAST = 3.0
 
 
 class ContenderError(Exception):
@@ -106,11 +109,20 @@ def _server(
     try:
         yield child, port
     finally:
-        left = _family(child.pid)
-        child.stop(grace=30)
-        for process in left:  # what it started and left behind
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        # Some leave workers behind, which keep its output open, so that a stop would wait for ever.
+        sweep = threading.Thread(target=_sweep, args=(_family(child.pid),), daemon=True)
+        sweep.start()
+        child.stop(grace=2 * _GRACE)
+        sweep.join()
+
+
+def _sweep(family: list[psutil.Process]) -> None:
+    """Give processes time to end by themselves, and end those that don't."""
+    _, alive = psutil.wait_procs(family[:1], timeout=_GRACE)
+    _, alive = psutil.wait_procs(family, timeout=0 if alive else _LAST)
+    for process in alive:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
 
 
 def _wait(child: Child, port: int, contender: Contender) -> None:

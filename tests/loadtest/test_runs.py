@@ -37,7 +37,7 @@ def run(*arguments: str, cwd: pathlib.Path, code: int = 0) -> subprocess.Complet
 
 
 def quick(target: str, *arguments: str) -> tuple[str, ...]:
-    return ("run", "--server", target, "--run-time", "4s", "--warm-up", "1s", "--json", *arguments)
+    return ("run", "--server", target, "--run-time", "5s", "--warm-up", "1s", "--json", *arguments)
 
 
 def test_a_closed_loop_calls_by_its_mix_and_reports(target, gateway, tmp_path):
@@ -71,7 +71,7 @@ def test_an_open_loop_keeps_its_rate_and_passes_its_gate(target, gateway, tmp_pa
         [*COMMAND, *arguments], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=240
     )
     pace = json.loads((tmp_path / "build/loadtest/result.json").read_text())["pace"]
-    assert 20 <= pace["wanted"] <= 28, "eight a second for the three seconds that count"
+    assert 26 <= pace["wanted"] <= 36, "eight a second for the four seconds that count"
     # A machine with other work to do may be late, which must then be said.
     assert done.returncode == (0 if json.loads(done.stdout)["kept_rate"] else 4), done.stderr
 

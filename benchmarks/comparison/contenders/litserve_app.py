@@ -1,8 +1,7 @@
 """LitServe and the SavedModel."""
 
-from typing import Any
-
 import litserve
+from fastapi import Request
 
 from benchmarks.comparison.contenders.shared import CORES, PORT, Model
 
@@ -14,9 +13,9 @@ class Classifier(litserve.LitAPI):
         """Load it."""
         self.model = Model()
 
-    def decode_request(self, request: Any) -> tuple[bytes, int]:
+    def decode_request(self, request: Request) -> tuple[bytes, int]:
         """Read the upload."""
-        return request["photo"].file.read(), int(request["views"])
+        return request["photo"].file.read(), int(request["views"])  # type: ignore[index]  # LitServe hands over the form
 
     def predict(self, x: tuple[bytes, int]) -> list[float]:
         """Classify."""
