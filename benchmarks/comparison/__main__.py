@@ -76,6 +76,8 @@ def main(
         counts = tuple(int(part) for part in callers.split(","))
     except ValueError:
         raise click.UsageError(f"--callers {callers}: write 1,2,8,32") from None
+    if check_only:
+        rounds = 1
     if quick:
         rounds, seconds, counts, models = 1, 1.0, (1, 2), models or ("mobilenet_v3_small",)
     contenders = [each for each in FIELD if not names or each.name in {*names, OURS}]

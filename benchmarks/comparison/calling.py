@@ -1,5 +1,6 @@
 """One caller: photo bytes in, probabilities in the model's own order out, over whatever a contender speaks."""
 
+import base64
 import functools
 import http.client
 import json
@@ -97,7 +98,7 @@ def _predict_request(photo: bytes, model: str, views: int) -> serving_pb2.Predic
 def _http(contender: Contender, address: str, views: int) -> Call:
     host, _, port = address.rpartition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=_TIMEOUT)
-    prepare = _multipart if contender.upload == "multipart" else _raw
+    prepare = {"raw": _raw, "multipart": _multipart, "json": _json}[contender.upload]
     made: dict[bytes, tuple[str, bytes, dict[str, str]]] = {}
 
     def call(photo: bytes) -> list[float]:
@@ -116,6 +117,11 @@ def _http(contender: Contender, address: str, views: int) -> Call:
 
 def _raw(photo: bytes, views: int) -> tuple[str, bytes, dict[str, str]]:
     return f"/classify?views={views}", photo, {"Content-Type": "image/jpeg"}
+
+
+def _json(photo: bytes, views: int) -> tuple[str, bytes, dict[str, str]]:
+    body = json.dumps({"photo": base64.b64encode(photo).decode(), "views": views})
+    return "/classify", body.encode(), {"Content-Type": "application/json"}
 
 
 def _multipart(photo: bytes, views: int) -> tuple[str, bytes, dict[str, str]]:

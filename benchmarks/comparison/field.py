@@ -25,7 +25,7 @@ class Contender:
     command: tuple[str, ...] = ()
     """Its server's, in its environment's bin; PORT and CORES are filled in. Empty for the local stack."""
     upload: str = "raw"
-    """How photos are sent: "raw" bodies or "multipart" forms over HTTP, or "grpc"."""
+    """How photos are sent: "raw" bodies, "multipart" forms or base64 in "json" over HTTP, or "grpc"."""
     versions: tuple[str, ...] = ()
     """Packages whose versions are worth a mention."""
 
@@ -80,10 +80,11 @@ FIELD: Sequence[Contender] = (
     Contender(
         name="litserve",
         title="LitServe",
-        configuration="the SavedModel in CORES workers of the CPU, one TensorFlow thread an operation",
+        configuration="the SavedModel in CORES workers of the CPU, photos as base64 in JSON, one TensorFlow thread an"
+        " operation",
         environment="litserve",
         command=("python", "-m", f"{_APPS}.litserve_app"),
-        upload="multipart",
+        upload="json",
         versions=("litserve", "tensorflow-cpu"),
     ),
     Contender(

@@ -14,6 +14,8 @@ from benchmarks.comparison.field import OURS, Contender
 from benchmarks.comparison.running import ContenderError, Running, running
 from dermserve.loadtest.histogram import Histogram
 
+_FIRST = 180.0
+_LOOK = 0.1
 TOLERANCE = 2e-3
 """Between a contender's probabilities and the reference's: networks are compiled differently, not alike to the bit."""
 
@@ -69,7 +71,7 @@ def visit(contender: Contender, model: str, plan: Plan, reference: Reference, sa
         ContenderError: it does not start, or answers something else than the reference.
     """
     with running(contender, model, weights=plan.weights, environments=plan.environments) as server:
-        caller(contender, server.address, model, "1")(plan.photos[0])
+        _answer_first(contender, server, model, plan.photos[0])
         start = time.monotonic() - server.started
         for kind in ("1", "10"):
             _check(contender, server, model, kind, plan, reference)
@@ -88,6 +90,18 @@ def visit(contender: Contender, model: str, plan: Plan, reference: Reference, sa
             loaded_mb=server.megabytes(),
             loops=loops,
         )
+
+
+def _answer_first(contender: Contender, server: Running, model: str, photo: bytes) -> None:
+    """Wait for the first answer; some listen before their model is there, and refuse calls until then."""
+    while True:
+        try:
+            caller(contender, server.address, model, "1")(photo)
+            return
+        except ContenderError:
+            if time.monotonic() - server.started > _FIRST:
+                raise
+            time.sleep(_LOOK)
 
 
 def _times(loop: Loop) -> str:
