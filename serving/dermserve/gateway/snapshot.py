@@ -13,7 +13,6 @@ from prometheus_client.registry import Collector
 from dermserve.gateway.admission import Admission
 from dermserve.gateway.backends import Backends
 from dermserve.gateway.catalog import Catalog
-from dermserve.gateway.certificates import read_expiry
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.metrics import NAMESPACE
 from dermserve.gateway.workers import Workers
@@ -91,6 +90,8 @@ class Snapshot(Collector):
 
     def _certificates(self) -> Iterator[Metric]:
         expiry = _gauge("certificate_expiry_timestamp_seconds", "When a certificate's file ends to be valid.", "use")
+        if self.certificates:
+            from dermserve.gateway.certificates import read_expiry  # only then: it brings 10 MB along
         for use, file in self.certificates.items():
             if (ends := read_expiry(file)) is not None:
                 expiry.add_metric([use], ends)
