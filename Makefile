@@ -81,6 +81,9 @@ images: $(VENV)/local  ## Build the images for Kubernetes (DOCKER=podman, STORE=
 test-k8s: $(VENV)/dev  ## Apply the manifests to a real API server, built first: half an hour or more, once
 	@assets=$$(scripts/kube_apiserver.sh) && KUBEBUILDER_ASSETS=$$assets $(BIN)/python -m pytest tests/k8s $(PYTEST_ARGS)
 
+web-tools:  ## Fetch what tests of the page need, and build nothing
+	cd client/web && npm ci --ignore-scripts --no-audit --no-fund && node build.mjs --runtime-only
+
 constraints: $(VENV)/dev  ## Write constraints.txt from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable > constraints.txt
 

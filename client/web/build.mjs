@@ -1,5 +1,6 @@
 // Builds the page into what Envoy serves: types from the OpenAPI document, one script, one on-device script, the shell.
-// `node build.mjs` also fetches nothing: what it needs is in node_modules. `--runtime` copies LiteRT.js, which is 19 MB.
+// It fetches nothing: what it needs is in node_modules. `--runtime` copies LiteRT.js, too, which is 19 MB, and
+// `--runtime-only` nothing else, so that a test can compare the page that is committed.
 import { build } from "esbuild";
 import { createHash } from "node:crypto";
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -29,29 +30,32 @@ function declaration([name, schema]) {
   return `export interface ${name} {\n${fields.join("")}}\n`;
 }
 
-const document = JSON.parse(readFileSync(join(edge, "site/openapi.json"), "utf8"));
-const types = Object.entries(document.components.schemas).map(declaration).join("");
-writeFileSync(join(here, "src/api.gen.ts"), `// Generated from openapi.json by build.mjs.\n${types}`);
+async function buildPage() {
+  const document = JSON.parse(readFileSync(join(edge, "site/openapi.json"), "utf8"));
+  const types = Object.entries(document.components.schemas).map(declaration).join("");
+  writeFileSync(join(here, "src/api.gen.ts"), `// Generated from openapi.json by build.mjs.\n${types}`);
 
-rmSync(out, { recursive: true, force: true });
-mkdirSync(out, { recursive: true });
-cpSync(join(here, "public"), out, { recursive: true });
-const common = { bundle: true, minify: true, target: "es2022", legalComments: "none", charset: "utf8", absWorkingDir: here };
-await build({ ...common, entryPoints: ["src/main.ts"], outfile: join(out, "app.js"), format: "esm", external: ["./device.js"] });
-await build({ ...common, entryPoints: ["src/device.ts"], outfile: join(out, "device.js"), format: "esm" });
-await build({ ...common, entryPoints: ["src/app.css"], outfile: join(out, "app.css") });
+  rmSync(out, { recursive: true, force: true });
+  mkdirSync(out, { recursive: true });
+  cpSync(join(here, "public"), out, { recursive: true });
+  const common = { bundle: true, minify: true, target: "es2022", legalComments: "none", charset: "utf8", absWorkingDir: here };
+  await build({ ...common, entryPoints: ["src/main.ts"], outfile: join(out, "app.js"), format: "esm", external: ["./device.js"] });
+  await build({ ...common, entryPoints: ["src/device.ts"], outfile: join(out, "device.js"), format: "esm" });
+  await build({ ...common, entryPoints: ["src/app.css"], outfile: join(out, "app.css") });
 
-// The service worker's cache is named after what it holds, so that a new page replaces the old one at once.
-const shell = readdirSync(out).sort();
-const digest = createHash("sha256");
-for (const name of shell) digest.update(name).update(readFileSync(join(out, name)));
-const define = {
-  SHELL: JSON.stringify(shell.filter((name) => name !== "index.html")),
-  BUILD: JSON.stringify(digest.digest("hex").slice(0, 16)),
-};
-await build({ ...common, entryPoints: ["src/sw.ts"], outfile: join(out, "sw.js"), format: "iife", define });
+  // The service worker's cache is named after what it holds, so that a new page replaces the old one at once.
+  const shell = readdirSync(out).sort();
+  const digest = createHash("sha256");
+  for (const name of shell) digest.update(name).update(readFileSync(join(out, name)));
+  const define = {
+    SHELL: JSON.stringify(shell.filter((name) => name !== "index.html")),
+    BUILD: JSON.stringify(digest.digest("hex").slice(0, 16)),
+  };
+  await build({ ...common, entryPoints: ["src/sw.ts"], outfile: join(out, "sw.js"), format: "iife", define });
+}
 
-if (flags.includes("--runtime")) {
+if (!flags.includes("--runtime-only")) await buildPage();
+if (flags.some((flag) => flag.startsWith("--runtime"))) {
   const source = join(here, "node_modules/@litertjs/core/wasm");
   const target = join(edge, "litert");
   if (!existsSync(source)) throw new Error("no @litertjs/core in node_modules: run npm ci in client/web");

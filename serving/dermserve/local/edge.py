@@ -99,10 +99,9 @@ class Edge:
         self._say("starting the edge (Envoy)")
         started = time.monotonic()
         arguments = ("-c", str(config), "--admin-address-path", str(admin), "--disable-hot-restart")
-        # Its log shows a request soon, not after ten seconds.
-        arguments = (*arguments, "--file-flush-interval-msec", "500")
-        workers = ("--concurrency", str(min(4, os.cpu_count() or 1)))
-        self.child = Child([str(command), *arguments, *workers], name="edge", log=log, ready=_READY)
+        # The second: its log shows a request soon, not after ten seconds.
+        more = ("--concurrency", str(min(4, os.cpu_count() or 1)), "--file-flush-interval-msec", "500")
+        self.child = Child([str(command), *arguments, *more], name="edge", log=log, ready=_READY)
         undo.callback(self.child.stop, grace=_GRACE)
         undo.callback(self._drain)
         undo.callback(self._say, "stopping the edge")

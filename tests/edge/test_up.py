@@ -1,0 +1,72 @@
+"""`dermserve up --edge`: one command for everything, and nothing left when it ends."""
+
+import contextlib
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psutil
+import pytest
+import requests
+from asking import CLASSIFY, ask
+from click.testing import CliRunner
+
+from dermserve.cli import main
+
+
+@contextlib.contextmanager
+def _up(store: pathlib.Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    ports = ["--port", "0", "--tfs-port", "0", "--edge", "--edge-port", "0"]
+    program = "from dermserve.cli import main; main()"
+    chosen = ["up", "--store", str(store), "--model", "mobilenet_v3_small", *ports, *options]
+    command = [sys.executable, "-c", program, *chosen]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            page = re.match(r"page:\s+(\S+)/app/", process.stdout.readline())
+            assert page is not None
+            yield process, page[1]
+        finally:
+            process.kill()
+
+
+def _children(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def test_one_command_serves_the_page_and_leaves_nothing(store: pathlib.Path, photo: bytes) -> None:
+    with _up(store) as (process, url):
+        assert ask(url, CLASSIFY, body=photo).status_code == 200
+        assert requests.get(f"{url}/app/", timeout=30).status_code == 200
+        children = _children(process)
+        assert any("envoy" in child.name() for child in children)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert not psutil.wait_procs(children, timeout=10)[1]
+
+
+def test_it_ends_when_envoy_does(store: pathlib.Path) -> None:
+    with _up(store) as (process, _):
+        (envoy,) = (child for child in _children(process) if "envoy" in child.name())
+        envoy.kill()
+        assert process.wait(60) == 1
+        assert process.stderr is not None
+        assert "the edge was killed by signal 9" in process.stderr.read()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--edge-keys", __file__], "need --edge"),
+        (["--edge", "--edge-tls-cert", __file__], "needs its key"),
+        (["--edge", "--edge-issuer", "x"], "go together"),
+        (["--edge", "--edge-keys", __file__], "not JSON"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_before_anything_starts(options: list[str], words: str) -> None:
+    result = CliRunner().invoke(main, ["up", *options])
+    assert result.exit_code == 2
+    assert words in result.output
