@@ -27,7 +27,7 @@ class Cluster:
 
     def kubectl(self, *arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
         command = [kubectl(), "--kubeconfig", str(self.kubeconfig), *arguments]
-        return subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=300)
+        return subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=900)
 
     def apply(self, text: str, *more: str) -> list[str]:
         """Apply on the server's side, strictly; gives a line for each object."""
@@ -108,7 +108,7 @@ def _wait(url: str, log: pathlib.Path) -> None:
     _until(answers, log)
 
 
-def _until(ready: object, log: pathlib.Path, seconds: float = 240) -> None:
+def _until(ready: object, log: pathlib.Path, seconds: float = 900) -> None:
     assert callable(ready)
     ends = time.monotonic() + seconds
     while not ready():
