@@ -56,13 +56,14 @@ def running(scratch: pathlib.Path) -> Iterator[Cluster]:
     client, peer, secure = _free_ports(3)
     with contextlib.ExitStack() as stack:
         etcd = [f"--listen-client-urls=http://127.0.0.1:{client}", f"--advertise-client-urls=http://127.0.0.1:{client}"]
-        etcd += [f"--listen-peer-urls=http://127.0.0.1:{peer}", f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}"]
+        etcd += [
+            f"--listen-peer-urls=http://127.0.0.1:{peer}",
+            f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
+        ]
         etcd += [f"--initial-cluster=default=http://127.0.0.1:{peer}", f"--data-dir={scratch / 'etcd'}"]
         stack.enter_context(_process(scratch / "etcd.log", str(folder / "etcd"), *etcd))
         _wait(f"http://127.0.0.1:{client}/health", scratch / "etcd.log")
-        subprocess.run(
-            ["openssl", "genrsa", "-out", scratch / "accounts.key", "2048"], check=True, capture_output=True
-        )
+        subprocess.run(["openssl", "genrsa", "-out", scratch / "accounts.key", "2048"], check=True, capture_output=True)
         (scratch / "tokens.csv").write_text(f'{TOKEN},admin,admin,"system:masters"\n')
         server = [f"--etcd-servers=http://127.0.0.1:{client}", f"--secure-port={secure}", "--bind-address=127.0.0.1"]
         server += [f"--cert-dir={scratch / 'certificates'}", f"--token-auth-file={scratch / 'tokens.csv'}"]

@@ -172,7 +172,9 @@ def stops_within_its_grace(manifests: list[Manifest]) -> Iterator[str]:
             if not 0 < sleep < grace:
                 yield f"{name}: sleeps {sleep} s of {grace} s"
             if name == "gateway":
-                own, longest = (float(settings(manifests)[f"DERMSERVE_{key}_SECONDS"]) for key in ("GRACE", "MAX_DEADLINE"))
+                own, longest = (
+                    float(settings(manifests)[f"DERMSERVE_{key}_SECONDS"]) for key in ("GRACE", "MAX_DEADLINE")
+                )
                 if not longest <= own < grace - sleep:
                     yield f"{name}: a request may take {longest} s, its grace is {own} s of {grace - sleep} s left"
 

@@ -4,10 +4,11 @@ import json
 import pathlib
 import re
 import subprocess
+from typing import Any
 
 import pytest
 import yaml
-from google.protobuf import text_format
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from rendering import K8S, ROOT, TARGETS, containers, named, of_kind, pod, render, settings
 
 from dermserve.gateway.config import PREFIX, Config
@@ -25,8 +26,7 @@ def test_settings_are_the_gateways_and_it_accepts_them(
         assert name.removeprefix(PREFIX).lower() in Config.model_fields
         if value.startswith("/"):  # a file, which is here somewhere else
             (tmp_path / name).touch()
-            value = str(tmp_path / name)
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, str(tmp_path / name) if value.startswith("/") else value)
     config = Config()
     assert config.listen.endswith(":50051")
     (service,) = (s for s in of_kind(render(target), "Service") if s["metadata"]["name"] == "modelserver")
@@ -59,7 +59,9 @@ def test_models_config_serves_the_gateways_models_from_where_they_are_mounted(ta
     text_format.Parse(named(manifests, "ConfigMap", "models-config")["data"]["models.config"], config)
     models = [model.name for model in config.model_config_list.config]
     assert ",".join(models) == settings(manifests)["DERMSERVE_MODELS"]
-    mounts = [mount["mountPath"] for mount in containers(named(manifests, "Deployment", "modelserver"))[-1]["volumeMounts"]]
+    mounts = [
+        mount["mountPath"] for mount in containers(named(manifests, "Deployment", "modelserver"))[-1]["volumeMounts"]
+    ]
     for model in config.model_config_list.config:
         assert model.base_path == f"/models/{model.name}"
         for label, version in model.version_labels.items():
@@ -121,12 +123,24 @@ def test_every_alert_has_its_runbook() -> None:
         assert anchor in anchors, rule["alert"]
 
 
+def _ssl_config() -> type[Any]:
+    """Make TensorFlow Serving's message SSLConfig, which no package on PyPI has."""
+    file = descriptor_pb2.FileDescriptorProto(name="ssl_config.proto", package="tensorflow.serving", syntax="proto3")
+    message = file.message_type.add(name="SSLConfig")
+    kinds = descriptor_pb2.FieldDescriptorProto
+    for number, name in enumerate(("server_key", "server_cert", "custom_ca", "client_verify"), start=1):
+        kind = kinds.TYPE_BOOL if name == "client_verify" else kinds.TYPE_STRING
+        message.field.add(name=name, number=number, type=kind, label=kinds.LABEL_OPTIONAL)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tensorflow.serving.SSLConfig"))
+
+
 def test_the_ssl_config_that_the_init_container_writes_is_tensorflow_servings(tmp_path: pathlib.Path) -> None:
-    ssl_config_pb2 = pytest.importorskip("tensorflow_serving.config.ssl_config_pb2")
     pem = "-----BEGIN CERTIFICATE-----\nMIIB+/=\n-----END CERTIFICATE-----\n"
     for name in ("tls.key", "tls.crt", "ca.crt"):
         (tmp_path / name).write_text(pem)
     script = K8S / "components" / "cert-manager" / "ssl_config.sh"
     subprocess.run(["sh", script, tmp_path, tmp_path], check=True)
-    written = text_format.Parse((tmp_path / "ssl.config").read_text(), ssl_config_pb2.SSLConfig())
+    written = text_format.Parse((tmp_path / "ssl.config").read_text(), _ssl_config()())
     assert (written.server_key, written.server_cert, written.custom_ca, written.client_verify) == (pem, pem, pem, True)

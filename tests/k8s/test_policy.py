@@ -59,7 +59,8 @@ BREAKS: dict[str, Callable[[list[Manifest]], object]] = {
         named(all_, "PodDisruptionBudget", "gateway")
     ),
     "listens_to_others_only_encrypted": lambda all_: _set(
-        next(m for m in of_kind(all_, "ConfigMap") if "DERMSERVE_LISTEN" in m["data"])["data"], DERMSERVE_INSECURE="true"
+        next(m for m in of_kind(all_, "ConfigMap") if "DERMSERVE_LISTEN" in m["data"])["data"],
+        DERMSERVE_INSECURE="true",
     ),
 }
 

@@ -30,7 +30,7 @@ def _schemas() -> dict[tuple[str, str], Manifest]:
 def _closed(schema: Manifest) -> Manifest:
     """Refuse what is not named, as the API server does when it validates strictly."""
     schema = {key: _closed(value) if key == "items" else value for key, value in schema.items()}
-    if "properties" in schema and schema["properties"]:
+    if schema.get("properties"):
         properties = {key: _closed(value) for key, value in schema["properties"].items()}
         schema |= {"properties": properties, "additionalProperties": False}
     return schema
