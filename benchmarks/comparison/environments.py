@@ -30,7 +30,7 @@ def requirements(name: str) -> pathlib.Path:
 
 def _make(name: str, folder: pathlib.Path) -> None:
     python = str(folder / "bin" / "python")
-    what = ["-c", str(requirements(name)), f"{ROOT}[local]"] if name == OURS else ["-r", str(requirements(name))]
+    what = ["-c", str(requirements(name)), "-e", f"{ROOT}[local]"] if name == OURS else ["-r", str(requirements(name))]
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
     command = ["nice", "-n", "10", python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what]
     subprocess.run(command, check=True)
