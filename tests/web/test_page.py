@@ -257,6 +257,20 @@ def test_each_screen_is_reached_with_the_keyboard_alone(app: App) -> None:
     assert app.page.evaluate("document.activeElement.tagName") == "H1"
 
 
+def test_the_phones_way_back_leads_home(app: App, lesion: pathlib.Path) -> None:
+    app.classify(lesion)
+    app.page.go_back()
+    expect(app.page.locator("h1")).to_have_text("Skin check")
+
+
+def test_the_skip_link_skips_and_stays(app: App, lesion: pathlib.Path) -> None:
+    app.choose(lesion)
+    app.page.locator(".skip").focus()
+    app.page.keyboard.press("Enter")
+    assert app.page.evaluate("document.activeElement.id") == "main"
+    assert app.heading() == "Frame the spot"
+
+
 def test_it_is_small_and_installable(app: App, served: str) -> None:
     app.page.evaluate("navigator.serviceWorker.ready.then(() => true)")
     sizes = app.page.evaluate("performance.getEntriesByType('resource').map((one) => [one.name, one.decodedBodySize])")

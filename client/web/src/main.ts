@@ -28,11 +28,15 @@ let repaint: () => void = () => void home();
 function show(title: string, content: (Node | false | null)[], { back = true }: { back?: boolean } = {}): void {
   leave();
   leave = () => {};
+  // The phone's own way back leads home, not out of the page.
+  if (back && !history.state?.inner) history.pushState({ inner: true }, "");
+  const skip = document.querySelector(".skip");
+  if (skip) skip.textContent = t("skip");
   const heading = h("h1", { tabIndex: -1 }, title);
   const button = h("button", { type: "button", className: "icon-button", "aria-label": t("back"), onclick: () => void home() }, icon("back"));
   root.replaceChildren(
     h("header", {}, back ? button : h("span", { className: "mark", "aria-hidden": "true" }, icon("shield")), heading, languages()),
-    h("main", { id: "main" }, ...content.filter((node): node is Node => Boolean(node))),
+    h("main", { id: "main", tabIndex: -1 }, ...content.filter((node): node is Node => Boolean(node))),
   );
   document.title = `${title} · ${t("appName")}`;
   say("");
@@ -154,7 +158,7 @@ function options(): HTMLElement {
 function offerCard(offer: { model: string; version: string }): HTMLElement {
   const words = h("p", {}, t("prepareWords", { mb: 12 }));
   const start = button(t("prepare"), "download", () => void go(), "quiet");
-  const card = h("section", { className: "card offer" }, words, start);
+  const card = h("section", { className: "card offer" }, words, h("p", { className: "hint" }, t("privacyLocal")), start);
   const go = async () => {
     start.disabled = true;
     try {
@@ -375,6 +379,11 @@ async function exportAll(): Promise<void> {
 
 // Everything else
 
+document.querySelector(".skip")?.addEventListener("click", (event) => {
+  event.preventDefault(); // a fragment in the address would be one more step back
+  document.getElementById("main")?.focus();
+});
+addEventListener("popstate", () => void home());
 document.addEventListener("dragover", (event) => event.preventDefault());
 document.addEventListener("drop", (event) => {
   event.preventDefault();
