@@ -28,13 +28,16 @@ def test_the_share_of_callers_is_what_was_asked_for_and_each_stays_with_its_vers
     [
         (Target("resnet50", version=1), 1.0, BOTH),
         (Target("resnet50", label="stable"), 1.0, BOTH),
-        (PLAIN, 0.0, BOTH),
         (PLAIN, 1.0, {"stable": 1}),
         (PLAIN, 1.0, {}),
     ],
 )
 def test_who_names_a_version_gets_it_and_without_a_canary_nothing_changes(target, share, labels):
     assert route(target, share=share, caller="x", labels=labels) == target
+
+
+def test_a_canary_without_a_share_answers_nobody_who_did_not_ask_for_it():
+    assert route(PLAIN, share=0.0, caller="x", labels=BOTH).label == "stable"
 
 
 def test_without_a_stable_label_the_others_get_the_newest():

@@ -19,9 +19,10 @@ def read_caller(metadata: "Iterable[tuple[str, str | bytes]]", *, otherwise: str
 def route(target: Target, *, share: float, caller: str, labels: Mapping[str, int]) -> Target:
     """Point a target that names neither version nor label at `canary` or `stable`.
 
-    Without a share, or while the model server knows no canary, the target stays as it is.
+    While the model server knows no canary, the target stays as it is: the newest version. With one, and no share, all
+    get the stable version: a canary is usually the newest, and nobody asked for it.
     """
-    if target.version is not None or target.label is not None or not share or CANARY not in labels:
+    if target.version is not None or target.label is not None or CANARY not in labels:
         return target
     if _draw(target.model, caller) < share:
         return replace(target, label=CANARY)
