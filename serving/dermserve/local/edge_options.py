@@ -59,8 +59,13 @@ def chosen_edge(
     if (edge_jwks is None) != (edge_issuer is None):
         raise click.UsageError("--edge-jwks and --edge-issuer go together")
 
+    # Without keys there is one client, and it is whoever sits here.
+    rate, burst = (120, 30) if edge_keys or edge_jwks else (60_000, 1_000)
+
     def settings(gateway: str) -> Settings:
         return Settings(
+            requests_per_minute=rate,
+            burst=burst,
             gateway=gateway,
             listen=f"{HOST}:{edge_port}",
             keys=read_keys(edge_keys) if edge_keys else (),
