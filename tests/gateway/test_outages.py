@@ -32,6 +32,7 @@ async def test_a_model_server_absent_at_start_is_unavailable_and_found_when_it_c
         refused = await world.refusal(ask())
         assert (refused.code(), reason_of(refused)) == (grpc.StatusCode.UNAVAILABLE, "MODEL_SERVER_UNREACHABLE")
         assert await world.health() == NOT_SERVING
+        assert await world.health("liveness") == SERVING
         async with tfs.serving(_port(address)):
             await asyncio.wait_for(world.until_health(SERVING), 20)
             assert (await world.stub.Classify(ask(), timeout=20)).classes

@@ -109,6 +109,7 @@ async def test_probes_have_a_plain_port_that_answers_nothing_but_health(tfs, tmp
         async with grpc.aio.insecure_channel(probes) as channel:
             check = health_pb2_grpc.HealthStub(channel).Check
             assert (await check(health_pb2.HealthCheckRequest(), timeout=20)).status == SERVING
+            assert (await check(health_pb2.HealthCheckRequest(service="liveness"), timeout=20)).status == SERVING
         assert await _call(probes, trusting=None) is grpc.StatusCode.UNIMPLEMENTED
 
 

@@ -6,6 +6,8 @@ from dermserve.v1 import classifier_pb2
 
 SERVICE = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name
 _NAMES = ("", SERVICE)
+LIVENESS = "liveness"
+"""SERVING for as long as the gateway runs: whether to start it again, rather than whether to send it requests."""
 
 
 class Health:
@@ -19,6 +21,7 @@ class Health:
         status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in _NAMES:
             await self.servicer.set(name, status)
+        await self.servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
 
     async def stop(self) -> None:
         """Say NOT_SERVING from now on."""
