@@ -176,9 +176,9 @@ def test_capacity_is_found_and_drawn(target, gateway, tmp_path):
     sizes = ("--callers", "1,2,4", "--precision", "0.5", "--json")
     done = run("capacity", "--server", target, *arguments, *sizes, cwd=tmp_path)
     (found,) = json.loads(done.stdout)
-    assert 0 < max(point["answers"] for point in found["closed_points"]) <= 21, (
-        "two at a time, a tenth of a second each"
-    )
+    # Two at a time, a tenth of a second each: 20 a second, and up to four more in two seconds that were on their way.
+    # Four callers who did not have to wait would get 40.
+    assert 0 < max(point["answers"] for point in found["closed_points"]) <= 26
     assert found["laws"]["1"]["rate"] > 0
     assert found["why"]
     assert (tmp_path / "build/capacity/capacity.png").stat().st_size > 10_000
