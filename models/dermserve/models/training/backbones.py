@@ -22,7 +22,7 @@ from dermserve.models.training import scenarios
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.experiment import Experiment
 from dermserve.models.training.imagenet import load_backbone
-from dermserve.models.training.loop import Progress
+from dermserve.models.training.loop import Progress, accuracies
 from dermserve.models.training.run import Data
 from dermserve.models.training.splits import Part
 
@@ -146,13 +146,12 @@ def _train(
     scenarios.train_head(head, features, parts, batch=stage.batch, epochs=stage.epochs)
     minutes = (time.monotonic() - started) / 60
     test = parts[Part.TEST]
-    hits = np.asarray(head(values[test])).argmax(axis=1) == features.labels[test]
-    recalls = [hits[features.labels[test] == label].mean() for label in np.unique(features.labels[test])]
+    accuracy, balanced = accuracies(np.asarray(head(values[test])).argmax(axis=1), features.labels[test])
     return Compared(
         backbone=network.name,
         parameters=network.get_layer("backbone").count_params(),
-        accuracy=round(float(hits.mean()), 4),
-        balanced_accuracy=round(float(np.mean(recalls)), 4),
+        accuracy=round(accuracy, 4),
+        balanced_accuracy=round(balanced, 4),
         features_minutes=features_minutes,
         head_minutes=round(minutes, 2),
     )

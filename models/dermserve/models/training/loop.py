@@ -250,9 +250,7 @@ class _StageRun:
         labels = self._validation.labels
         shifted = logits - logits.max(axis=1, keepdims=True)
         logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        hits = logits.argmax(axis=1) == labels
-        recalls = [hits[labels == label].mean() for label in np.unique(labels)]
-        return float(-logs[np.arange(len(labels)), labels].mean()), float(hits.mean()), float(np.mean(recalls))
+        return float(-logs[np.arange(len(labels)), labels].mean()), *accuracies(logits.argmax(axis=1), labels)
 
     def _swap_averages(self) -> None:
         """Exchange the weights and their averages; without averaging there is nothing to exchange."""
@@ -274,6 +272,13 @@ def predict_logits(infer: Callable[[Any], Tensor], photos: Labelled, *, batch: i
         np.asarray(infer(photos.images[photos.rows[start : start + batch]])) for start in range(0, len(photos), batch)
     ]
     return np.concatenate(parts).astype(np.float32)
+
+
+def accuracies(answers: NDArray[np.int64], labels: NDArray[np.int64]) -> tuple[float, float]:
+    """Give the share of right answers and the mean recall over the classes there are; both int64 [N]."""
+    hits = answers == labels
+    recalls = [hits[labels == label].mean() for label in np.unique(labels)]
+    return float(hits.mean()), float(np.mean(recalls))
 
 
 def _rate(stage: Stage, done: float) -> float:

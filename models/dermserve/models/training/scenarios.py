@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.experiment import Experiment
 from dermserve.models.training.finished import FinishedRun
-from dermserve.models.training.loop import Labelled, Progress
+from dermserve.models.training.loop import Labelled, Progress, accuracies
 from dermserve.models.training.predict import predict
 from dermserve.models.training.run import Data, run_training
 from dermserve.models.training.splits import Part, split
@@ -177,13 +177,12 @@ def _cell(
     labels: NDArray[np.int64],
     minutes: float,
 ) -> Cell:
-    hits = answers == labels
-    recalls = [hits[labels == label].mean() for label in np.unique(labels)]
+    accuracy, balanced = accuracies(answers, labels)
     return Cell(
         training_share=share,
         dropout=dropout,
         batch=batch,
-        accuracy=round(float(hits.mean()), 4),
-        balanced_accuracy=round(float(np.mean(recalls)), 4),
+        accuracy=round(accuracy, 4),
+        balanced_accuracy=round(balanced, 4),
         minutes=round(minutes, 2),
     )
