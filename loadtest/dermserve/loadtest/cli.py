@@ -30,6 +30,14 @@ _RESULT = "result.json"
 _REPORT = "report.html"
 
 
+_SLO = click.option(
+    "--slo",
+    "slo_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    help="TOML file of thresholds; a breach exits with 1.",
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="dermserve", prog_name="dermserve-loadtest")
 def main() -> None:
@@ -87,12 +95,7 @@ def main() -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
     help="A locustfile of your own, with users made from dermserve.loadtest.ClassifyUser; it ignores --mix and --rate.",
 )
-@click.option(
-    "--slo",
-    "slo_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
-    help="TOML file of thresholds; a breach exits with 1.",
-)
+@_SLO
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=pathlib.Path),
@@ -159,12 +162,7 @@ def worker(master: str, locustfile: pathlib.Path | None) -> None:
 
 @main.command()
 @click.argument("result_file", type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path))
-@click.option(
-    "--slo",
-    "slo_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
-    help="TOML file of thresholds; a breach exits with 1.",
-)
+@_SLO
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=pathlib.Path),
