@@ -76,6 +76,54 @@ async def test_beyond_the_queue_is_refused_at_once_with_a_time_to_retry():
         pass
 
 
+async def _refused(gate: Gate) -> OverloadedError:
+    with pytest.raises(OverloadedError) as refused:
+        async with gate.enter(_budget()):
+            pass
+    return refused.value
+
+
+async def test_a_burst_may_wait_until_one_has_to_be_refused_and_then_the_queue_is_short_for_a_while():
+    now = 0.0
+    gate = Gate(at_once=1, queue=1, burst=4, clock=lambda: now)
+    passages = [Passage(gate) for _ in range(5)]
+    await _settled()
+    assert (gate.passing, gate.waiting) == (1, 4)
+    await _refused(gate)
+    assert (gate.passing, gate.waiting) == (1, 1)
+    for late in passages[2:]:
+        with pytest.raises(OverloadedError) as sent_away:
+            await late.task
+        assert sent_away.value.retry_after > 0
+    now = 0.9
+    await _refused(gate)
+    now = 1.5  # a second after the first refusal, but not after the last
+    await _refused(gate)
+    now = 2.6
+    more = [Passage(gate) for _ in range(3)]
+    await _settled()
+    assert (gate.passing, gate.waiting) == (1, 4)
+    for passage in (*passages[:2], *more):
+        await asyncio.wait_for(passage.inside.wait(), 20)
+        passage.leave.set()
+        await passage.task
+    assert (gate.passing, gate.waiting) == (0, 0)
+
+
+async def test_a_burst_that_is_cut_leaves_no_place_behind_however_its_callers_leave():
+    gate = Gate(at_once=1, queue=0, burst=3, clock=time.monotonic)
+    first, *waiting = [Passage(gate) for _ in range(4)]
+    await _settled()
+    await _refused(gate)
+    for passage in waiting:  # sent away and cancelled in the same moment
+        passage.task.cancel()
+    await asyncio.gather(*(passage.task for passage in waiting), return_exceptions=True)
+    assert (gate.passing, gate.waiting) == (1, 0)
+    first.leave.set()
+    await first.task
+    assert gate.passing == 0
+
+
 async def test_who_gives_up_waiting_gives_its_place_to_the_next():
     gate = Gate(at_once=1, queue=None, clock=time.monotonic)
     first = Passage(gate)

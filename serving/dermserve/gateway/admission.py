@@ -22,7 +22,9 @@ class Bounds:
     at_once: int
     """Requests worked on."""
     queue: int
-    """Requests that wait for it."""
+    """Requests that wait for it while more come than can be answered."""
+    burst: int = 0
+    """Requests that wait for it otherwise; see `gate`."""
 
 
 class Admission:
@@ -31,7 +33,7 @@ class Admission:
     def __init__(self, models: Iterable[str], *, unary: Bounds, stream: Bounds, clock: Clock) -> None:
         bounds = {CLASSIFY: unary, CLASSIFY_STREAM: stream}
         self.gates = {
-            (method, model): Gate(at_once=bound.at_once, queue=bound.queue, clock=clock)
+            (method, model): Gate(at_once=bound.at_once, queue=bound.queue, burst=bound.burst, clock=clock)
             for method, bound in bounds.items()
             for model in models
         }

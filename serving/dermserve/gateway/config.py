@@ -22,6 +22,8 @@ from dermserve.gateway.tfserving import Tls
 from dermserve.imaging import Limits
 
 PREFIX = "DERMSERVE_"
+_BURST = 32
+"""Times the calls in flight: some two seconds' work where an answer takes a twentieth of one."""
 
 
 def _split(text: str) -> list[str]:
@@ -69,8 +71,11 @@ class Config(BaseSettings):
     """Requests worked on at once, for each method and model. When not set, one more than all addresses may have in
     flight, so that the next photo is decoded meanwhile."""
     queue: Annotated[int, Field(ge=0)] | None = None
-    """Requests that wait for it, for each model; further ones are refused. When not set, one less than all addresses
-    may have in flight: less makes answers under overload quicker, more takes larger bursts."""
+    """Requests that wait for it, for each model, while more come than can be answered; further ones are refused. When
+    not set, one less than all addresses may have in flight."""
+    burst: Annotated[int, Field(ge=0)] | None = None
+    """Requests that may wait for it, for each model, until one has to be refused: then `queue` holds until none had to
+    be for a second. When not set, 32 times what all addresses may have in flight, or `queue` where that is set."""
     stream_queue: PositiveInt = 256
     """Photos of all streams that wait, for each model. A stream sends no more than `stream_at_once` ahead."""
     tls_certificate: FilePath | None = None
@@ -157,7 +162,10 @@ class Config(BaseSettings):
     def unary(self) -> Bounds:
         """What Classify admits for each model."""
         in_flight = self.tfs_in_flight * len(self.tfs)
-        return Bounds(at_once=self.at_once or in_flight + 1, queue=in_flight - 1 if self.queue is None else self.queue)
+        queue, burst = (in_flight - 1, _BURST * in_flight) if self.queue is None else (self.queue, self.queue)
+        return Bounds(
+            at_once=self.at_once or in_flight + 1, queue=queue, burst=burst if self.burst is None else self.burst
+        )
 
     @property
     def stream(self) -> Bounds:

@@ -1,11 +1,16 @@
 """A bounded number of passages at once and a bounded queue before them, first come, first served.
 
+A burst may wait: it will be worked off. Where more keeps coming than can be answered, a long queue only makes every
+answer late. So once the room for a burst is full, the queue is cut to a short one until nobody had to be refused for a
+while. (The idea of controlled delay: Nichols & Jacobson, "Controlling Queue Delay", ACM Queue 10(5), 2012.)
+
 A request that would wait for longer than it has is refused on arrival: neither it nor the model server should spend
 anything on an answer that nobody will be there to read.
 """
 
 import asyncio
 import contextlib
+import math
 from collections import deque
 from collections.abc import AsyncIterator
 
@@ -16,15 +21,19 @@ _WEIGHT = 0.2
 """Of the newest passage in the running mean of how long one takes."""
 _LEAST_RETRY = 0.05
 """Seconds; sooner than that nothing has changed."""
+_CALM = 1.0
+"""Seconds without a refusal after which an overload is over."""
 
 
 class Gate:
-    """Lets `at_once` through and at most `queue` wait; any number when None."""
+    """Lets `at_once` through and at most `burst` wait, or `queue` while overloaded; any number when `queue` is None."""
 
-    def __init__(self, *, at_once: int, queue: int | None, clock: Clock) -> None:
+    def __init__(self, *, at_once: int, queue: int | None, burst: int = 0, clock: Clock) -> None:
         self._at_once = at_once
         self._free = at_once
         self._queue = queue
+        self._burst = burst
+        self._overloaded_until = -math.inf
         self._clock = clock
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._mean = 0.0
@@ -44,7 +53,7 @@ class Gate:
         """Pass, after a wait if need be, and be counted as passing while the block lasts.
 
         Raises:
-            OverloadedError: the queue is full, or longer than the budget.
+            OverloadedError: the queue is full, or longer than the budget, or was cut while this waited.
             BudgetSpentError: the budget ran out in the queue.
         """
         await self._enter(budget)
@@ -61,8 +70,9 @@ class Gate:
             self._free -= 1
             return
         wait = (self.waiting + 1) * self._mean / self._at_once
-        if (self._queue is not None and self.waiting >= self._queue) or wait > budget.left():
-            raise OverloadedError(max(wait, _LEAST_RETRY))
+        full = self._is_full()
+        if full or wait > budget.left():
+            raise self._cut(wait) if full else OverloadedError(max(wait, _LEAST_RETRY))
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
@@ -74,10 +84,26 @@ class Gate:
                 raise BudgetSpentError("waiting for its turn") from error
             raise
 
+    def _is_full(self) -> bool:
+        if self._queue is None:
+            return False
+        overloaded = self._clock() < self._overloaded_until
+        return self.waiting >= (self._queue if overloaded else max(self._queue, self._burst))
+
+    def _cut(self, wait: float) -> OverloadedError:
+        """Begin or prolong an overload, and send away the last of those who wait until the short queue is left."""
+        assert self._queue is not None
+        self._overloaded_until = self._clock() + _CALM
+        retry = max(wait, _LEAST_RETRY)
+        while len(self._waiting) > self._queue:
+            if not (turn := self._waiting.pop()).done():
+                turn.set_exception(OverloadedError(retry))
+        return OverloadedError(retry)
+
     def _leave_queue(self, turn: "asyncio.Future[None]") -> None:
         if turn in self._waiting:
             self._waiting.remove(turn)
-        elif not turn.cancelled():  # its turn came in the very moment it gave up: the next one's, then
+        elif not turn.cancelled() and turn.exception() is None:  # its turn came in the very moment it gave up
             self._let_in()
 
     def _let_in(self) -> None:
