@@ -22,7 +22,7 @@ def configure_logs(level: str) -> None:
             structlog.processors.JSONRenderer(default=lambda value: type(value).__name__),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # a line is one write; print makes it two
         cache_logger_on_first_use=True,
     )
 

@@ -40,6 +40,9 @@ _KNOWN_MAGIC = {
 
 # Decode JPEGs at no less than this many times the input size: below it DCT scaling shows in the probabilities.
 _GAP = 2.0
+# Average blocks of pixels to no less than this many times the input size before resizing: of 1024×768 pixels that takes
+# half the time, and moves a value by 0.3 of 255 on average.
+_REDUCING_GAP = 1.5
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -117,7 +120,7 @@ def fit(image: Image.Image, *, height: int, width: int) -> NDArray[np.uint8]:
     rows = min(float(image.height), image.width * height / width)
     left, top = (image.width - columns) / 2, (image.height - rows) / 2
     box = (left, top, image.width - left, image.height - top)
-    resized = image.resize((width, height), Image.Resampling.BILINEAR, box=box, reducing_gap=_GAP)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR, box=box, reducing_gap=_REDUCING_GAP)
     return np.asarray(resized)
 
 
