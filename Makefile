@@ -16,7 +16,7 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 	-e '.[$(1)]' | awk '/^(Collecting|Installing)/ { print "  " substr($$0, 1, 76); fflush() }'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format proto bench loadtest comparison web images test-k8s constraints clean
+.PHONY: help demo test check format proto bench regression loadtest comparison web images test-k8s constraints clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ proto: $(VENV)/dev  ## Generate the stubs in proto/gen and the OpenAPI document
 bench: $(VENV)/dev  ## Compare the gateway with a direct Predict, and its CPU time with an earlier revision's (AGAINST=…)
 	$(BIN)/python benchmarks/gateway.py --against $(AGAINST)
 	$(BIN)/python benchmarks/edge.py
+
+regression: $(VENV)/dev  ## Whether the gateway has become slower beside direct Predict (benchmarks/baseline.json)
+	@$(BIN)/python -m benchmarks.regression --store $(STORE)
 
 loadtest: $(VENV)/dev  ## Two minutes of load on the local stack, and its thresholds (loadtest/slo.toml)
 	@$(BIN)/dermserve-loadtest run --local --store $(STORE) --users 4 --run-time 2m --warm-up 10s --slo loadtest/slo.toml

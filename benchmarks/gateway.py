@@ -40,7 +40,7 @@ from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
 _SIDE = 224
 _WARM_UP = 5
 _STARTS = 5
-_UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,9 +93,10 @@ class Asked:
         return (times.user + times.system) * 1000
 
 
-def _measure(
+def measure(
     channel: grpc.Channel, gateway: Asked, other: Asked | None, model: str, tta: str, photo: bytes, rounds: int
 ) -> Case:
+    """Measure a row: direct Predict, decoding, the gateway and the other one, in alternating rounds."""
     predict = channel.unary_unary(
         "/tensorflow.serving.PredictionService/Predict",
         request_serializer=serving_pb2.PredictRequest.SerializeToString,
@@ -205,12 +206,12 @@ def main(
     with contextlib.ExitStack() as running:
         stack = running.enter_context(Stack(store=store, models=models, port=0, tfs_port=0))
         del os.environ["DERMSERVE_METRICS_LISTEN"]  # the other revision may not know it
-        channel = running.enter_context(grpc.insecure_channel(stack.tfs_address, options=_UNLIMITED))
+        channel = running.enter_context(grpc.insecure_channel(stack.tfs_address, options=UNLIMITED))
         process = psutil.Process(stack.pids["gateway"])
         gateway = Asked(running.enter_context(Client(stack.gateway_address)), process)
         other = running.enter_context(_revision(against, stack.tfs_address, models)) if against else None
         cases = [
-            _measure(channel, gateway, other, model, tta, photo, rounds) for model in models for tta in ("none", "full")
+            measure(channel, gateway, other, model, tta, photo, rounds) for model in models for tta in ("none", "full")
         ]
         starts = [_start_seconds(stack.tfs_address, models) for _ in range(_STARTS)]
         resident = process.memory_info().rss / 1e6
