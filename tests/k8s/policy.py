@@ -190,8 +190,12 @@ def tells_tensorflow_serving_what_it_must_know(manifests: list[Manifest]) -> Ite
         yield "command"
     if not 0 < int(flags.get("model_config_file_poll_wait_seconds", 0)) <= 60:
         yield "does not read models.config again"
-    if int(flags["grpc_max_threads"]) < int(settings(manifests)["DERMSERVE_TFS_IN_FLIGHT"]):
-        yield "grpc_max_threads is below what one gateway sends"
+    scalers = of_kind(manifests, "HorizontalPodAutoscaler")
+    gateways = max(
+        (each["spec"]["maxReplicas"] for each in scalers if each["metadata"]["name"] == "gateway"), default=1
+    )
+    if int(flags["grpc_max_threads"]) <= gateways * int(settings(manifests)["DERMSERVE_TFS_IN_FLIGHT"]):
+        yield "grpc_max_threads is below what all gateways may send"
     cores = int(server["resources"]["limits"]["cpu"])
     if int(flags["tensorflow_intra_op_parallelism"]) != 1 or int(flags["tensorflow_inter_op_parallelism"]) != cores:
         yield f"threads do not match the limit of {cores} cores"
@@ -199,6 +203,22 @@ def tells_tensorflow_serving_what_it_must_know(manifests: list[Manifest]) -> Ite
         yield "connections live for ever, and new pods are not found"
     if "ssl_config_file" not in flags and flags.get("enable_grpc_healthcheck_service") != "true":
         yield "no health for the probes"
+
+
+@rule
+def has_memory_for_the_photos_it_lets_wait(manifests: list[Manifest]) -> Iterator[str]:
+    values = {key.removeprefix("DERMSERVE_"): value for key, value in settings(manifests).items()}
+    at_work = 2 * (int(values["TFS_IN_FLIGHT"]) + 1)  # of single calls and of streams
+    waiting = int(values["BURST"]) + int(values["STREAM_QUEUE"])
+    photos = (waiting + at_work) * len(values["MODELS"].split(","))
+    needed = 91e6 + 150e6 * int(values["DECODERS"]) + 4e6 * photos
+    (gateway,) = pod(named(manifests, "Deployment", "gateway"))["containers"]
+    if _bytes(gateway["resources"]["limits"]["memory"]) < needed:
+        yield f"the gateway may need {needed / 1e6:.0f} MB for {photos} photos"
+
+
+def _bytes(quantity: str) -> int:
+    return int(quantity[:-2]) * {"Mi": 2**20, "Gi": 2**30}[quantity[-2:]]
 
 
 @rule

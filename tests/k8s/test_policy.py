@@ -32,6 +32,11 @@ def _policy(manifests: list[Manifest], name: str) -> Manifest:
     return spec
 
 
+def _settings(manifests: list[Manifest]) -> Manifest:
+    data: Manifest = next(m for m in of_kind(manifests, "ConfigMap") if "DERMSERVE_LISTEN" in m["data"])["data"]
+    return data
+
+
 def _set(place: Manifest, **values: object) -> None:
     place.update(values)
 
@@ -54,14 +59,12 @@ BREAKS: dict[str, Callable[[list[Manifest]], object]] = {
     "spreads_over_nodes_and_zones": lambda all_: _gateway(all_)["topologySpreadConstraints"].pop(),
     "stops_within_its_grace": lambda all_: _set(_gateway(all_), terminationGracePeriodSeconds=30),
     "tells_tensorflow_serving_what_it_must_know": lambda all_: _server(all_)["env"].clear(),
+    "has_memory_for_the_photos_it_lets_wait": lambda all_: _set(_settings(all_), DERMSERVE_BURST="256"),
     "allows_just_the_edges_of_the_flow": lambda all_: _policy(all_, "modelserver")["ingress"][0]["from"].append({}),
     "has_two_pods_that_scale_and_are_evicted_one_by_one": lambda all_: all_.remove(
         named(all_, "PodDisruptionBudget", "gateway")
     ),
-    "listens_to_others_only_encrypted": lambda all_: _set(
-        next(m for m in of_kind(all_, "ConfigMap") if "DERMSERVE_LISTEN" in m["data"])["data"],
-        DERMSERVE_INSECURE="true",
-    ),
+    "listens_to_others_only_encrypted": lambda all_: _set(_settings(all_), DERMSERVE_INSECURE="true"),
 }
 
 
