@@ -23,6 +23,7 @@ def _folders(kind: str) -> list[str]:
 COMPONENTS = _folders("components")
 OVERLAYS = _folders("overlays")
 TARGETS = [*OVERLAYS, *(f"production+{name}" for name in COMPONENTS), "production+all"]
+LOAD_TEST = "loadtest"
 
 
 def kubectl() -> str:
@@ -41,6 +42,8 @@ def kustomize(folder: pathlib.Path) -> str:
 
 @functools.cache
 def rendered_text(target: str) -> str:
+    if target == LOAD_TEST:
+        return kustomize(ROOT / "loadtest" / "k8s")
     overlay, _, component = target.partition("+")
     if not component:
         return kustomize(K8S / "overlays" / overlay)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 from api_server import Cluster, running
-from rendering import TARGETS, Manifest, containers, named, of_kind, render, rendered_text
+from rendering import LOAD_TEST, TARGETS, Manifest, containers, named, of_kind, render, rendered_text
 
 CRDS = pathlib.Path(__file__).parent / "crds" / "operators.yaml"
 
@@ -24,8 +24,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield started
 
 
-def _pod_of(deployment: Manifest) -> Manifest:
-    template = deployment["spec"]["template"]
+def _pod_of(workload: Manifest) -> Manifest:
+    template = workload["spec"]["template"]
     metadata = {"name": "a-pod", "namespace": "dermserve", **template["metadata"]}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
 
@@ -37,7 +37,7 @@ def _versions(cluster: Cluster, text: str) -> list[str]:
             for each in yaml.safe_load(got.stdout)["items"]]  # fmt: skip
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", [*TARGETS, LOAD_TEST])
 def test_a_target_is_accepted_twice_and_the_second_time_changes_nothing(cluster: Cluster, target: str) -> None:
     text = rendered_text(target)
     assert len(cluster.apply(text, "--force-conflicts")) == len(render(target))
@@ -46,10 +46,11 @@ def test_a_target_is_accepted_twice_and_the_second_time_changes_nothing(cluster:
     assert _versions(cluster, text) == before
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", [*TARGETS, LOAD_TEST])
 def test_pods_are_admitted_where_restricted_is_enforced(cluster: Cluster, target: str) -> None:
-    for deployment in of_kind(render(target), "Deployment"):
-        pod = _pod_of(deployment)
+    manifests = render(target)
+    for workload in of_kind(manifests, "Deployment") + of_kind(manifests, "Job"):
+        pod = _pod_of(workload)
         pod["spec"].pop("priorityClassName", None)  # the class is not applied by every target
         cluster.apply(yaml.safe_dump(pod), "--dry-run=server")
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
-from rendering import K8S, ROOT, TARGETS, containers, named, of_kind, pod, render, settings
+from rendering import K8S, LOAD_TEST, ROOT, TARGETS, containers, named, of_kind, pod, render, settings
 
 from dermserve.gateway.config import PREFIX, Config
 from dermserve.modelserver import flags
@@ -91,6 +91,16 @@ def test_services_and_network_policies_name_ports_of_the_pods_they_select(target
             if policy["spec"]["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/name") == kind:
                 asked = {port["port"] for rule in policy["spec"].get("ingress", []) for port in rule["ports"]}
                 assert asked <= set(opened)
+
+
+def test_load_tests_are_callers_whom_the_policies_let_out() -> None:
+    (policy,) = (
+        each for each in of_kind(render("production"), "NetworkPolicy") if each["metadata"]["name"] == "callers"
+    )
+    label = policy["spec"]["podSelector"]["matchLabels"].items()
+    jobs = of_kind(render(LOAD_TEST), "Job")
+    assert jobs
+    assert all(label <= job["spec"]["template"]["metadata"]["labels"].items() for job in jobs)
 
 
 @pytest.mark.parametrize("target", TARGETS)

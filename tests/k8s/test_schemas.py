@@ -12,7 +12,7 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from rendering import K8S, TARGETS, Manifest, named, render
+from rendering import K8S, LOAD_TEST, TARGETS, Manifest, named, render
 
 MINORS = ("1.31", "1.33", "1.35")
 CRDS = pathlib.Path(__file__).parent / "crds" / "operators.yaml"
@@ -46,7 +46,7 @@ def _check(manifest: Manifest, minor: str) -> None:
 
 
 @pytest.mark.parametrize("minor", MINORS)
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", [*TARGETS, LOAD_TEST])
 def test_manifests_are_valid_strictly(target: str, minor: str) -> None:
     for manifest in render(target):
         _check(manifest, minor)
