@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
+import pytest
 from google.protobuf import json_format
 
 from dermserve.modelserver import _protos
@@ -144,15 +145,17 @@ class ServerProcess:
             self._grew.notify_all()
 
     def close(self) -> None:
+        """Ask it to stop, and see it gone in any case; fail with its log when it had to be killed."""
         if self.process.poll() is None:
             self.process.terminate()
         try:
             self.process.wait(60)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            raise
+            pytest.fail(f"it did not stop within 60 s of SIGTERM:\n{self.text}")
         finally:
-            self._reader.join(10)
+            self.process.kill()  # Does nothing to one that has ended.
+            self.process.wait()
+            self._reader.join()
             self.process.stderr.close()
 
 

@@ -1,21 +1,18 @@
 """Start, serve, stop: the life of the process, in one place."""
 
-import contextlib
 import logging
 import os
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2_grpc
 
 from dermserve.modelserver import _library, _protos, services
+from dermserve.modelserver._signals import Stop
 from dermserve.modelserver.batching import Batching
 from dermserve.modelserver.batching_parameters import read_parameters
 from dermserve.modelserver.config import listed_models, read_config, single_model_config
@@ -31,58 +28,35 @@ _DRAIN_S = 30.0
 _START_FAILED = 255
 
 
-class _Stop(BaseException):
-    """SIGTERM or SIGINT: leave whatever the main thread waits for."""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the model server until SIGTERM or SIGINT; give the exit code.
-
-    A first signal lets the calls in flight finish (at most 30 s), a second one ends the process at once.
-    """
+def run(argv: Sequence[str], *, stop: Stop) -> int:
+    """Run the model server until it is asked to stop; give the exit code: 0 once it was, 255 if it could not start."""
     logging.basicConfig(
         format="%(asctime)s: %(levelname).1s %(name)s:%(lineno)d] %(message)s", level=logging.INFO, stream=sys.stderr
     )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        with _signals():
-            flags = parse_flags(sys.argv[1:] if argv is None else argv)
-            if flags.version:
-                sys.stdout.write(f"dermserve.modelserver, a stand-in\nTensorFlow Library: {_library.version()}\n")
-                return 0
-            _serve(flags)
+        flags = parse_flags(argv)
+        if flags.version:
+            sys.stdout.write(f"dermserve.modelserver, a stand-in\nTensorFlow Library: {_library.version()}\n")
+            return 0
+        _serve(flags, stop=stop)
     except ServingError as error:
-        sys.stderr.write(f"Failed to start server. Error: {error}\n")
-        return _START_FAILED
-    except _Stop:
-        return 0
+        if not stop.asked.is_set():
+            sys.stderr.write(f"Failed to start server. Error: {error}\n")
+            return _START_FAILED
     return 0
 
 
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    def stop(number: int, frame: FrameType | None) -> None:
-        for again in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(again, signal.SIG_DFL)
-        raise _Stop
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _serve(flags: Flags) -> None:
+def _serve(flags: Flags, *, stop: Stop) -> None:
     config = _initial_config(flags)
     batching = _build_batching(flags)
     core = _build_core(flags, batching)
+    stop.then(core.let_go)
     server = None
     try:
         core.start(config.model_config_list, initial_threads=4 * cores())
         server = _listen(core, flags)
-        _poll_config(core, flags)
+        _poll_config(core, flags, stop=stop)
     finally:
         _stop(server, core, batching)
 
@@ -155,11 +129,10 @@ def _listen(core: Core, flags: Flags) -> grpc.Server:
     return server
 
 
-def _poll_config(core: Core, flags: Flags) -> None:
-    """Read the configuration again and again, if that is asked for; else wait. Ends by a signal."""
-    waiting = threading.Event()
+def _poll_config(core: Core, flags: Flags, *, stop: Stop) -> None:
+    """Read the configuration again and again, if that is asked for, until asked to stop."""
     period = flags.model_config_file_poll_wait_seconds
-    while not waiting.wait(period if period > 0 and flags.model_config_file else None):
+    while not stop.asked.wait(period if period > 0 and flags.model_config_file else None):
         try:
             core.reload(listed_models(read_config(Path(flags.model_config_file))))
         except ServingError as error:
