@@ -72,7 +72,7 @@ class Config(BaseSettings):
     flight, so that the next photo is decoded meanwhile."""
     queue: Annotated[int, Field(ge=0)] | None = None
     """Requests that wait for it, for each model, while more come than can be answered; further ones are refused. When
-    not set, one less than all addresses may have in flight."""
+    not set, half of what all addresses may have in flight, less one."""
     burst: Annotated[int, Field(ge=0)] | None = None
     """Requests that may wait for it, for each model, until one has to be refused: then `queue` holds until none had to
     be for a second. When not set, 32 times what all addresses may have in flight, or `queue` where that is set."""
@@ -162,9 +162,11 @@ class Config(BaseSettings):
     def unary(self) -> Bounds:
         """What Classify admits for each model."""
         in_flight = self.tfs_in_flight * len(self.tfs)
-        queue, burst = (in_flight - 1, _BURST * in_flight) if self.queue is None else (self.queue, self.queue)
+        usual = _BURST * in_flight if self.queue is None else self.queue
         return Bounds(
-            at_once=self.at_once or in_flight + 1, queue=queue, burst=burst if self.burst is None else self.burst
+            at_once=self.at_once or in_flight + 1,
+            queue=max(0, in_flight // 2 - 1) if self.queue is None else self.queue,
+            burst=usual if self.burst is None else self.burst,
         )
 
     @property

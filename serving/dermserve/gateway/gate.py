@@ -1,8 +1,9 @@
 """A bounded number of passages at once and a bounded queue before them, first come, first served.
 
 A burst may wait: it will be worked off. Where more keeps coming than can be answered, a long queue only makes every
-answer late. So once the room for a burst is full, the queue is cut to a short one until nobody had to be refused for a
-while. (The idea of controlled delay: Nichols & Jacobson, "Controlling Queue Delay", ACM Queue 10(5), 2012.)
+answer late. So once the room for a burst is full, or waits have become longer than someone has, the queue is cut to a
+short one until nobody had to be refused for a while. (The idea of controlled delay: Nichols & Jacobson, "Controlling
+Queue Delay", ACM Queue 10(5), 2012.)
 
 A request that would wait for longer than it has is refused on arrival: neither it nor the model server should spend
 anything on an answer that nobody will be there to read.
@@ -21,6 +22,8 @@ _WEIGHT = 0.2
 """Of the newest passage in the running mean of how long one takes."""
 _LEAST_RETRY = 0.05
 """Seconds; sooner than that nothing has changed."""
+_LONG = 1.0
+"""Seconds; a shorter wait is no sign of overload, even if someone has less than that."""
 _CALM = 1.0
 """Seconds without a refusal after which an overload is over."""
 
@@ -70,9 +73,12 @@ class Gate:
             self._free -= 1
             return
         wait = (self.waiting + 1) * self._mean / self._at_once
-        full = self._is_full()
-        if full or wait > budget.left():
-            raise self._cut(wait) if full else OverloadedError(max(wait, _LEAST_RETRY))
+        late = wait > budget.left()
+        if self._is_full() or (late and wait > _LONG):
+            self._cut(wait)
+            late = True
+        if late:
+            raise OverloadedError(max(wait, _LEAST_RETRY))
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
@@ -90,15 +96,12 @@ class Gate:
         overloaded = self._clock() < self._overloaded_until
         return self.waiting >= (self._queue if overloaded else max(self._queue, self._burst))
 
-    def _cut(self, wait: float) -> OverloadedError:
+    def _cut(self, wait: float) -> None:
         """Begin or prolong an overload, and send away the last of those who wait until the short queue is left."""
-        assert self._queue is not None
         self._overloaded_until = self._clock() + _CALM
-        retry = max(wait, _LEAST_RETRY)
-        while len(self._waiting) > self._queue:
+        while self._queue is not None and len(self._waiting) > self._queue:
             if not (turn := self._waiting.pop()).done():
-                turn.set_exception(OverloadedError(retry))
-        return OverloadedError(retry)
+                turn.set_exception(OverloadedError(max(wait, _LEAST_RETRY)))
 
     def _leave_queue(self, turn: "asyncio.Future[None]") -> None:
         if turn in self._waiting:

@@ -1,0 +1,254 @@
+"""Ten times more requests than can be answered: what becomes of answers, refusals, health and memory.
+
+    python benchmarks/overload.py --model resnet50 --seconds 30
+    python benchmarks/overload.py --times 3 --json
+
+The local stack runs both servers as processes. First as many callers as the gateway has calls in flight call again at
+once: what that gives is the capacity, and its latencies are the uncongested ones. Then requests come at `--times` that
+rate, each with a deadline, whatever becomes of those before (an open loop). Latencies under overload are those that
+callers see; how long a refusal takes is shown both as callers see it and as the gateway's own metric has it, because
+caller, gateway and model server share the cores here.
+
+Goals (issue 4): goodput at least 90 % of capacity; the p99 of accepted requests at most twice the uncongested one;
+refusals in under 10 ms; health green throughout; memory flat. Exit codes: 0 all met, 1 not (the last lines say what).
+"""
+
+import asyncio
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import socket
+import statistics
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import click
+import grpc
+import grpc.aio
+import numpy as np
+import psutil
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from dermserve.local import Stack
+from dermserve.local.picture import draw_lesion
+from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
+
+_WARM_UP = 2.0
+_DEADLINE = 10.0
+_PROBE_EVERY = 0.2
+_MORE_BYTES = 10e6
+_SUM = re.compile(
+    r'^dermserve_gateway_request_duration_seconds_(sum|count)\{code="RESOURCE_EXHAUSTED".*\} (\S+)$', re.M
+)
+
+
+@dataclasses.dataclass(slots=True)
+class Seen:
+    """What callers saw; milliseconds."""
+
+    answered: list[float] = dataclasses.field(default_factory=list)
+    refused: list[float] = dataclasses.field(default_factory=list)
+    failed: list[str] = dataclasses.field(default_factory=list)
+    late: int = 0
+    """Requests that started over 20 ms after they were due."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """The figures; milliseconds, answers a second, bytes."""
+
+    capacity: float
+    calm_p50: float
+    calm_p99: float
+    offered: float
+    goodput: float
+    accepted_p50: float
+    accepted_p99: float
+    refused: int
+    refusal_p50: float
+    refusal_p99: float
+    refusal_in_gateway: float
+    """Mean from arrival in the gateway to its refusal."""
+    failed: int
+    late: float
+    """Share of the requests that the generator sent late."""
+    probes: int
+    probes_red: int
+    grown: float
+    """Of the gateway's memory, from the second third of the overload to the last."""
+
+    def faults(self) -> list[str]:
+        """Name the goals that were missed."""
+        checks = {
+            f"goodput is {self.goodput / self.capacity:.0%} of capacity": self.goodput >= 0.9 * self.capacity,
+            f"p99 of accepted is {self.accepted_p99 / self.calm_p99:.1f} times the uncongested":
+                self.accepted_p99 <= 2 * self.calm_p99,
+            f"refusals take {self.refusal_in_gateway:.1f} ms in the gateway": self.refusal_in_gateway < 10,
+            f"{self.failed} requests ended otherwise": not self.failed,
+            f"{self.probes_red} of {self.probes} health probes failed": self.probes > 0 and not self.probes_red,
+            f"memory grew by {self.grown / 1e6:.0f} MB": self.grown < _MORE_BYTES,
+        }  # fmt: skip
+        return [text for text, kept in checks.items() if not kept]
+
+
+class Load:
+    """Requests for one model, and what became of them."""
+
+    def __init__(self, address: str, model: str) -> None:
+        self._channel = grpc.aio.insecure_channel(address)
+        self._stub = classifier_pb2_grpc.ClassifierStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+        self._request = classifier_pb2.ClassifyRequest(
+            model=classifier_pb2.ModelSelector(name=model), image=draw_lesion(), tta=classifier_pb2.TTA_MODE_NONE
+        )
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._channel.close()
+
+    async def closed(self, callers: int, seconds: float) -> Seen:
+        """Let callers call again at once for so long, after a warm-up."""
+        begin = time.perf_counter() + _WARM_UP
+        seen, ends = Seen(), begin + seconds
+
+        async def caller() -> None:
+            while time.perf_counter() < ends:
+                await self._ask(seen if time.perf_counter() >= begin else Seen(), due=time.perf_counter())
+
+        await asyncio.gather(*(caller() for _ in range(callers)))
+        return seen
+
+    async def open(self, rate: float, seconds: float) -> Seen:
+        """Send requests at a rate, whatever becomes of them."""
+        seen, begin = Seen(), time.perf_counter()
+        tasks = []
+        for number in range(int(rate * seconds)):
+            due = begin + number / rate
+            if (wait := due - time.perf_counter()) > 0:
+                await asyncio.sleep(wait)
+            seen.late += time.perf_counter() - due > 0.02
+            tasks.append(asyncio.create_task(self._ask(seen, due=time.perf_counter())))
+        await asyncio.gather(*tasks)
+        return seen
+
+    async def _ask(self, seen: Seen, *, due: float) -> None:
+        try:
+            await self._stub.Classify(self._request, timeout=_DEADLINE)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                seen.refused.append((time.perf_counter() - due) * 1e3)
+            else:
+                seen.failed.append(f"{error.code().name}: {error.details()}")
+        else:
+            seen.answered.append((time.perf_counter() - due) * 1e3)
+
+    async def probe(self, work: Coroutine[Any, Any, Seen], memory: Callable[[], int]) -> tuple[Seen, list[int], int]:
+        """Ask for health while some work lasts; gives what came of it, memory at each probe, and how many failed."""
+        task, held, red = asyncio.create_task(work), [], 0
+        while not task.done():
+            await asyncio.sleep(_PROBE_EVERY)
+            held.append(memory())
+            try:
+                answer = await self._health.Check(health_pb2.HealthCheckRequest(), timeout=2)
+                red += answer.status != health_pb2.HealthCheckResponse.SERVING
+            except grpc.aio.AioRpcError:
+                red += 1
+        return await task, held, red
+
+
+def _refusals(metrics: str) -> tuple[float, float]:
+    """Read the seconds that refusals took in the gateway, and how many there were."""
+    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=10) as answer:
+        found = {kind: float(value) for kind, value in _SUM.findall(answer.read().decode())}
+    return found.get("sum", 0.0), found.get("count", 0.0)
+
+
+async def _measure(
+    address: str,
+    model: str,
+    *,
+    callers: int,
+    times: float,
+    seconds: float,
+    refusals: Callable[[], tuple[float, float]],
+    memory: Callable[[], int],
+) -> Outcome:
+    load = Load(address, model)
+    calm = await load.closed(callers, seconds)
+    capacity = len(calm.answered) / seconds
+    started = time.perf_counter()
+    seen, held, red = await load.probe(load.open(capacity * times, seconds), memory)
+    took = time.perf_counter() - started
+    await load.close()
+    spent, count = refusals()
+    for text in sorted(set(calm.failed + seen.failed)):
+        click.echo(text, err=True)
+    calm_p50, calm_p99 = np.percentile(calm.answered, [50, 99])
+    p50, p99 = np.percentile(seen.answered, [50, 99])
+    refused = np.percentile(seen.refused or [0.0], [50, 99])
+    third = max(1, len(held) // 3)
+    return Outcome(
+        capacity=capacity, calm_p50=calm_p50, calm_p99=calm_p99, offered=capacity * times,
+        goodput=len(seen.answered) / took,
+        accepted_p50=p50, accepted_p99=p99, refused=len(seen.refused), refusal_p50=refused[0], refusal_p99=refused[1],
+        refusal_in_gateway=spent / count * 1e3 if count else 0.0, failed=len(seen.failed),
+        late=seen.late / (capacity * times * seconds), probes=len(held), probes_red=red,
+        grown=statistics.median(held[-third:]) - statistics.median(held[third : 2 * third]),
+    )  # fmt: skip
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--store", type=click.Path(path_type=pathlib.Path), default=pathlib.Path(".dermserve/store"), show_default=True
+)
+@click.option("--model", default="resnet50", show_default=True)
+@click.option("--times", type=click.FloatRange(1.5), default=10.0, show_default=True, help="Of the capacity.")
+@click.option("--seconds", type=click.FloatRange(2), default=30.0, show_default=True, help="Of each of the two parts.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def main(store: pathlib.Path, model: str, times: float, seconds: float, as_json: bool) -> None:
+    """Put a gateway under several times the load it can carry, and judge what becomes of it."""
+    metrics = f"127.0.0.1:{_free_port()}"
+    os.environ["DERMSERVE_METRICS_LISTEN"] = metrics
+    with Stack(store=store, models=[model], port=0, tfs_port=0) as stack:
+        gateway = psutil.Process(stack.pids["gateway"])
+        outcome = asyncio.run(
+            _measure(
+                stack.gateway_address, model, callers=os.cpu_count() or 1, times=times, seconds=seconds,
+                refusals=lambda: _refusals(metrics), memory=lambda: gateway.memory_info().rss,
+            )
+        )  # fmt: skip
+    faults = outcome.faults()
+    if as_json:
+        click.echo(json.dumps({**dataclasses.asdict(outcome), "faults": faults}))
+    else:
+        _print(outcome, model)
+        click.echo("\n".join(faults) or "all goals met")
+    sys.exit(bool(faults))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _print(outcome: Outcome, model: str) -> None:
+    click.echo(
+        f"{model}: {outcome.capacity:.1f} answers/s uncongested, p50 {outcome.calm_p50:.0f} ms, "
+        f"p99 {outcome.calm_p99:.0f} ms\n"
+        f"offered {outcome.offered:.0f}/s ({outcome.late:.1%} sent late): {outcome.goodput:.1f} answers/s "
+        f"({outcome.goodput / outcome.capacity:.0%}), p50 {outcome.accepted_p50:.0f} ms, "
+        f"p99 {outcome.accepted_p99:.0f} ms ({outcome.accepted_p99 / outcome.calm_p99:.2f} times)\n"
+        f"{outcome.refused} refused: {outcome.refusal_in_gateway:.2f} ms in the gateway on average; callers saw p50 "
+        f"{outcome.refusal_p50:.1f} ms, p99 {outcome.refusal_p99:.1f} ms\n"
+        f"{outcome.probes} health probes, {outcome.probes_red} red; memory {outcome.grown / 1e6:+.1f} MB"
+    )
+
+
+if __name__ == "__main__":
+    main()
