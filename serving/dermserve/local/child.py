@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from dermserve.local.errors import ChildDiedError, NotReadyInTimeError
+from dermserve.local.signals import take
 
 _LEASH = pathlib.Path(__file__).with_name("leash.py")
 _KEPT_LINES = 20
@@ -88,7 +89,7 @@ class Child:
             NotReadyInTimeError: `timeout` seconds went by.
         """
         try:
-            match = self._ready.get(timeout=timeout)
+            match = take(self._ready, timeout=timeout)
         except queue.Empty:
             raise NotReadyInTimeError(self.name, timeout, self.last_lines) from None
         if match is None:
@@ -97,7 +98,9 @@ class Child:
 
     def wait(self) -> int:
         """Wait until it has ended and its last line is logged; return its status, negative for a signal."""
-        self._pump.join()
+        over: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self.on_exit(lambda: over.put(None))
+        take(over)
         return self._process.wait()
 
     def on_exit(self, call: Callable[[], object]) -> None:

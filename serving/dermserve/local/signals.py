@@ -1,10 +1,15 @@
 """One way out: what asks a program to end becomes KeyboardInterrupt, so that every `with` is left in order."""
 
 import contextlib
+import queue
 import signal
+import time
 from collections.abc import Iterator
+from typing import TypeVar
 
 _ASKING = (signal.SIGTERM, signal.SIGHUP)
+_SLICE = 0.2
+_Item = TypeVar("_Item")
 
 
 @contextlib.contextmanager
@@ -19,3 +24,19 @@ def ends_by_interrupt() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def take(items: queue.SimpleQueue[_Item], *, timeout: float = float("inf")) -> _Item:
+    """Take the next of a queue, and notice signals meanwhile.
+
+    In slices: Python runs handlers of signals between steps of its own, so one that arrives just before a long wait
+    would not be noticed until that is over.
+
+    Raises:
+        queue.Empty: none came in `timeout` seconds.
+    """
+    end = time.monotonic() + timeout
+    while (left := end - time.monotonic()) > _SLICE:
+        with contextlib.suppress(queue.Empty):
+            return items.get(timeout=_SLICE)
+    return items.get(timeout=max(left, 0))

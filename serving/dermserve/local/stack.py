@@ -15,6 +15,7 @@ from dermserve.local.child import Child
 from dermserve.local.health import wait_serving
 from dermserve.local.logfile import log_to_file, log_to_stderr
 from dermserve.local.ports import HOST, check_free
+from dermserve.local.signals import take
 from dermserve.local.store import canary_shares, ensure_models, write_config
 
 DEFAULT_MODELS = ("resnet50", "mobilenet_v3_small")
@@ -27,7 +28,6 @@ _GATEWAY_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"
 # The gateway lets requests in flight finish within 10 s of its own; the model server has none left by then.
 _GATEWAY_GRACE = 15.0
 _TFS_GRACE = 15.0
-_SIGNAL_SLICE = 0.2
 _SHARES = "DERMSERVE_CANARY_SHARES"
 
 
@@ -110,20 +110,13 @@ class Stack:
         Raises:
             ChildDiedError: one did.
         """
-        died = self._next_end().died()
+        died = take(self._ended).died()
         assert died is not None
         raise died
 
     def watch(self, child: Child) -> None:
         """Let `wait` end with another child, too."""
         child.on_exit(lambda: self._ended.put(child))
-
-    def _next_end(self) -> Child:
-        # In slices: Python runs handlers of signals between steps of its own, so one that arrives just before a wait
-        # without an end would not be noticed.
-        while True:
-            with contextlib.suppress(queue.Empty):
-                return self._ended.get(timeout=_SIGNAL_SLICE)
 
     def _start_model_server(self, undo: contextlib.ExitStack) -> None:
         config = write_config(self._store, self._models)
