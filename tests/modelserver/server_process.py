@@ -90,7 +90,7 @@ def floats(*values: float) -> dict[str, Any]:
     return {"dtype": "DT_FLOAT", "tensor_shape": {"dim": [{"size": len(values)}]}, "float_val": values}
 
 
-def wait_until(condition: Callable[[], bool], *, within_s: float = 30) -> None:
+def wait_until(condition: Callable[[], bool], *, within_s: float = 120) -> None:
     """Poll until something holds; fail loudly when it never does."""
     end = time.monotonic() + within_s
     while not condition():
