@@ -111,6 +111,24 @@ def test_volumes_and_mounts_belong_together(target: str) -> None:
         assert mounted == volumes
 
 
+@pytest.mark.parametrize("target", ["production+edge", "production+all"])
+def test_files_that_the_edges_configuration_names_are_mounted_where_envoy_runs(target: str) -> None:
+    manifests = render(target)
+    edge = pod(named(manifests, "Deployment", "edge"))
+    (config,) = (each for each in edge["initContainers"] if each["name"] == "config")
+    (source,) = config["envFrom"]
+    values = named(manifests, "ConfigMap", source["configMapRef"]["name"])["data"]
+    values |= {each["name"]: each["value"] for each in config.get("env", [])}
+    mounts = {mount["mountPath"]: mount["name"] for mount in edge["containers"][0]["volumeMounts"]}
+    volumes = {volume["name"]: volume for volume in edge["volumes"]}
+    found = {name: pathlib.PurePath(value) for name, value in values.items() if value.startswith("/")}
+    assert {mounts[next(str(up) for up in path.parents if str(up) in mounts)] for name, path in found.items()
+            if name != "DERMSERVE_EDGE_KEYS"} <= volumes.keys()  # fmt: skip
+    shown = mounts[str(found["DERMSERVE_EDGE_GATEWAY_TLS_CERT"].parent)]
+    asked = "DERMSERVE_TLS_CLIENT_CA" in settings(manifests)
+    assert volumes[shown]["secret"]["secretName"] == ("caller-tls" if asked else "edge-tls")
+
+
 def test_alerts_and_the_dashboard_name_metrics_that_exist() -> None:
     documented = (ROOT / "docs" / "observability.md").read_text()
     known = set(METRIC.findall(documented))
