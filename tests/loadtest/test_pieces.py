@@ -2,11 +2,12 @@
 
 import math
 import random
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from dermserve.loadtest.bisect import Verdict, bisect, judge
+from dermserve.loadtest.bisect import Verdict, bisect, calls_needed, judge
 from dermserve.loadtest.capacity import Point, explain
 from dermserve.loadtest.errors import PhotosError, ScenarioError
 from dermserve.loadtest.histogram import Histogram
@@ -161,16 +162,30 @@ def test_few_calls_leave_a_p99_open_and_many_decide_it():
     assert judge(0, 0, share=0.01, confidence=0.9) is Verdict.OPEN
 
 
+def _edge_at(edge: float) -> Callable[[float], Verdict]:
+    return lambda rate: Verdict.KEPT if rate <= edge else Verdict.BROKEN
+
+
 @pytest.mark.parametrize(("edge", "most"), [(37.0, 1000.0), (300.0, 1000.0), (1.1, 100.0)])
 def test_bisection_closes_in_on_the_edge(edge: float, most: float):
-    found = bisect(lambda rate: Verdict.KEPT if rate <= edge else Verdict.BROKEN, start=50, precision=0.05, most=most)
+    found = bisect(_edge_at(edge), start=50, precision=0.05, least=0.5, most=most)
     assert found.kept <= edge < found.broken
     assert found.broken - found.kept <= 0.05 * found.broken
 
 
 def test_bisection_ends_where_nothing_or_everything_is_kept():
-    assert bisect(lambda rate: Verdict.OPEN, start=50, precision=0.05, most=100).kept == 0
-    assert bisect(lambda rate: Verdict.KEPT, start=50, precision=0.05, most=100).kept == 100
+    tried = []
+    found = bisect(lambda rate: tried.append(rate) or Verdict.OPEN, start=50, precision=0.05, least=10, most=100)
+    assert found.kept == 0
+    assert tried == [50, 25, 12.5]
+    assert bisect(lambda rate: Verdict.KEPT, start=50, precision=0.05, least=1, most=100).kept == 100
+
+
+@pytest.mark.parametrize(("share", "confidence"), [(0.01, 0.9), (0.05, 0.9), (0.5, 0.95), (0.01, 0.99)])
+def test_a_verdict_needs_as_many_calls_as_it_says(share: float, confidence: float):
+    needed = calls_needed(share=share, confidence=confidence)
+    assert judge(needed, 0, share=share, confidence=confidence) is Verdict.KEPT
+    assert judge(needed - 1, 0, share=share, confidence=confidence) is Verdict.OPEN
 
 
 def test_the_law_is_found_again_in_its_own_points():

@@ -1,5 +1,6 @@
 """Bisection over noisy probes: each says, with confidence, whether a rate keeps a threshold, or that it can't tell."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -43,13 +44,19 @@ def judge(calls: int, slow: int, *, share: float, confidence: float) -> Verdict:
     return Verdict.BROKEN if least > share else Verdict.OPEN
 
 
-def bisect(probe: Callable[[float], Verdict], *, start: float, precision: float, most: float) -> Found:
+def calls_needed(*, share: float, confidence: float) -> int:
+    """Give how many calls, none of them slow, it takes to judge that at most `share` of all are."""
+    return math.ceil(math.log(1 - confidence) / math.log(1 - share))
+
+
+def bisect(probe: Callable[[float], Verdict], *, start: float, precision: float, least: float, most: float) -> Found:
     """Find the highest rate that a probe says is kept: by doubling or halving, then by halving the interval.
 
     Args:
         probe: judges a rate; a rate it leaves open counts as broken.
         start: first rate.
         precision: share of the rate to find it to.
+        least: no lower rate is tried.
         most: no higher rate is tried; reaching it ends the search.
     """
     kept, broken = 0.0, float("inf")
@@ -59,7 +66,7 @@ def bisect(probe: Callable[[float], Verdict], *, start: float, precision: float,
             kept = rate
         else:
             broken = rate
-        if kept >= most or broken < start / 256:
+        if kept >= most or (not kept and broken / 2 < least):
             break
         rate = min(kept * 2, most) if broken == float("inf") else (kept + broken) / 2 if kept else broken / 2
     return Found(kept, broken)

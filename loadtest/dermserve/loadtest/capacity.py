@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from dermserve.loadtest.bisect import Found, Verdict, bisect, judge
+from dermserve.loadtest.bisect import Found, Verdict, bisect, calls_needed, judge
 from dermserve.loadtest.drive import Generator, run
 from dermserve.loadtest.histogram import Histogram
 from dermserve.loadtest.local import Server
@@ -17,7 +17,11 @@ from dermserve.loadtest.usl import Law, fit_law
 SHARES = {"p50": 0.5, "p95": 0.05, "p99": 0.01}
 """Share of the calls that may be slower than the threshold, by its name."""
 _FULL = 0.85
+_LEAST = 1 / 16
+"""Of the most answers a second: what breaks the threshold below is not the load."""
 _MARGIN = 1.25
+_ROOM = 1.5
+"""Times the calls that a verdict needs: a few of them may be slow."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,7 +37,7 @@ class Aim:
     precision: float
     """Share of the rate to find it to."""
     probe_seconds: float
-    """Of one probe."""
+    """Of one probe, or longer where a low rate asks for it."""
     probes: int
     """At most, of one rate, before it counts as not kept."""
     callers: tuple[int, ...]
@@ -108,17 +112,18 @@ class Prober:
         laws = dict(self._laws(closed))
         opened: list[Point] = []
         alone = [point for point in closed if point.gateways == 1]
-        best = max(point.answers for point in alone)
-        found = Found(0.0, 0.0)
-        if best > 0:
-            start = max(best / 2, 0.1)
+        best = max(alone, key=lambda point: point.answers)
+        found, why = Found(0.0, 0.0), explain(best, cores=self._cores)
+        if hopeless := _hopeless(alone, aim):
+            why = f"{hopeless}; {why}"
+        elif best.answers > 0:
             found = bisect(
                 lambda rate: self._judge(part, aim, rate, opened),
-                start=start,
+                start=max(best.answers / 2, 0.1),
                 precision=aim.precision,
-                most=best * _MARGIN,
+                least=best.answers * _LEAST,
+                most=best.answers * _MARGIN,
             )
-        why = explain(max(alone, key=lambda point: point.answers), cores=self._cores)
         return Capacity(
             model=part.model,
             mode=part.mode,
@@ -139,7 +144,7 @@ class Prober:
         """Probe a rate until its verdict is sure; a rate the generator did not keep is not kept."""
         calls = slow = 0
         for _ in range(aim.probes):
-            result = self._run(replace(self._base, mix=(part,), rate=rate, users=0, run_time=self._time(aim)), 1)
+            result = self._run(replace(self._base, mix=(part,), rate=rate, users=0, run_time=self._time(aim, rate)), 1)
             points.append(_point(result, rate=rate, callers=0, gateways=1))
             since = math.floor(result.counted_from)
             latency = Histogram.merged(cell.latency for (second, *_), cell in result.cells if second >= since)
@@ -161,12 +166,24 @@ class Prober:
         self._say(f"  {callers} callers, {gateways} gateway(s): {point.answers:.2f}/s, p99 {point.p99:.0f} ms")
         return point
 
-    def _time(self, aim: Aim) -> float:
-        return aim.probe_seconds + self._base.warm_up
+    def _time(self, aim: Aim, rate: float = math.inf) -> float:
+        """Give the seconds of a probe: longer where a low rate would leave too few calls to judge it."""
+        needed = _ROOM * calls_needed(share=SHARES[aim.limit], confidence=aim.confidence) / rate / aim.probes
+        return max(aim.probe_seconds, needed) + self._base.warm_up
 
     def _run(self, scenario: Scenario, gateways: int) -> Result:
         server = self._servers[gateways]
         return run(replace(scenario, target=server.target), server, self._generator, say=lambda line: None)
+
+
+def _hopeless(points: Sequence[Point], aim: Aim) -> str:
+    """Say so where the fewest callers' calls mostly are slower than the threshold: no rate will keep it then."""
+    fewest = min(points, key=lambda point: point.callers)
+    if fewest.p50 <= aim.milliseconds:
+        return ""
+    return (
+        f"{fewest.callers} caller(s) already wait {fewest.p50:.0f} ms (p50), so no rate keeps {aim.milliseconds:.0f} ms"
+    )
 
 
 def explain(point: Point, *, cores: int) -> str:

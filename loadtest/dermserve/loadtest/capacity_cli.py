@@ -47,7 +47,13 @@ from dermserve.local.signals import ends_by_interrupt
     show_default=True,
     help="Share of the rate to find it to.",
 )
-@click.option("--probe", type=DURATION, default="20s", show_default=True, help="Length of one probe.")
+@click.option(
+    "--probe",
+    type=DURATION,
+    default="20s",
+    show_default=True,
+    help="Length of one probe; longer where a rate is so low that all its probes would not suffice to judge it.",
+)
 @click.option(
     "--probes",
     type=click.IntRange(1),
