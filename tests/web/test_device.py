@@ -51,15 +51,17 @@ _BLOB = "new Blob([Uint8Array.from(atob(photo), (c) => c.charCodeAt(0))])"
 
 
 def _assert_agree(app: App, photos: list[bytes], views: str) -> None:
-    """Chromium decodes JPEG a little differently than Pillow, which shows in a few photos near a border."""
+    """What is left is the model's weights, rounded to float16 on the device, and the pixels beside the centred square.
+
+    The server's resizing looks at those; the page cuts the square out first. Both decode JPEG to the same pixels.
+    """
     same, apart = 0, []
     for photo in photos:
         server, device = _both(app, photo, views)
         same += max(server, key=server.__getitem__) == max(device, key=device.__getitem__)
         apart.append(max(abs(server[code] - device[code]) for code in server))
     assert same >= 0.97 * len(photos)
-    assert sorted(apart)[int(0.95 * (len(apart) - 1))] <= 0.03
-    assert max(apart) <= 0.1
+    assert max(apart) <= 0.03
 
 
 @pytest.mark.parametrize("views", ["NONE", "FULL"])
