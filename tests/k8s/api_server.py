@@ -72,6 +72,7 @@ def running(scratch: pathlib.Path) -> Iterator[Cluster]:
         server += [f"--service-account-signing-key-file={scratch / 'accounts.key'}"]
         # It would wait for accounts and tokens that controllers make, and none run here.
         server += ["--disable-admission-plugins=ServiceAccount", "--endpoint-reconciler-type=none"]
+        server += ["--feature-gates=ImageVolume=true"]  # on by default from 1.35
         server += ["--allow-privileged=true"]  # so that it is Pod Security which refuses such pods
         stack.enter_context(_process(scratch / "kube-apiserver.log", str(folder / "kube-apiserver"), *server))
         kubeconfig = _kubeconfig(scratch / "kubeconfig", secure)

@@ -132,10 +132,14 @@ def says_what_it_needs_and_may_take(manifests: list[Manifest]) -> Iterator[str]:
 
 @rule
 def names_a_version_of_its_image(manifests: list[Manifest]) -> Iterator[str]:
-    for name, container, _ in _each(manifests):
-        tag = container["image"].rpartition("/")[2].partition(":")[2]
-        if tag in {"", "latest"} and "@sha256:" not in container["image"]:
-            yield f"{name}: {container['image']}"
+    images = [(name, container["image"]) for name, container, _ in _each(manifests)]
+    for workload in _workloads(manifests):
+        volumes = pod(workload).get("volumes", [])
+        images += [(volume["name"], volume["image"]["reference"]) for volume in volumes if "image" in volume]
+    for name, image in images:
+        tag = image.rpartition("/")[2].partition(":")[2]
+        if tag in {"", "latest"} and "@sha256:" not in image:
+            yield f"{name}: {image}"
 
 
 @rule
