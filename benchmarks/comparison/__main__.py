@@ -22,6 +22,7 @@ import click
 
 from benchmarks.comparison.environments import make_environments, megabytes, versions
 from benchmarks.comparison.field import FIELD, MODELS, OURS, ROOT, Contender
+from benchmarks.comparison.journal import Journal
 from benchmarks.comparison.measuring import Plan, Reference, Visit, references, visit
 from benchmarks.comparison.outcome import draw, tables, to_json, write_docs
 from benchmarks.comparison.running import ContenderError
@@ -54,6 +55,7 @@ _DOCS = ROOT / "docs"
     help="Longer side in pixels to scale photos to; 1024 makes files of some 200 kB.",
 )
 @click.option("--quick", is_flag=True, help="One round of a second a cell, 1 and 2 callers, MobileNetV3Small alone.")
+@click.option("--resume", is_flag=True, help="Go on with a run of the same plan that ended early.")
 @click.option("--check-only", is_flag=True, help="Only whether everyone starts and answers alike.")
 @click.option(
     "--write-docs", "docs", is_flag=True, help="Put tables and plot into docs/comparison.md; not with --quick."
@@ -67,7 +69,7 @@ _DOCS = ROOT / "docs"
 )
 def main(
     names: tuple[str, ...], models: tuple[str, ...], rounds: int, seconds: float, callers: str, photos: str, side: int,
-    quick: bool, check_only: bool, docs: bool, out: pathlib.Path,
+    quick: bool, resume: bool, check_only: bool, docs: bool, out: pathlib.Path,
 ) -> None:  # fmt: skip
     """Compare dermserve with other ways to serve the same weights, on this machine."""
     if docs and (quick or check_only or names):
@@ -91,7 +93,8 @@ def main(
         _prepare(contenders, plan)
         about = _about(contenders, plan, rounds=rounds)
         try:
-            visits = _measure(contenders, models or MODELS, plan, rounds)
+            journal = Journal(out / "visits.jsonl", plan, resume=resume)
+            visits = _measure(contenders, models or MODELS, plan, rounds, journal)
         except (ContenderError, StackError) as error:
             raise click.ClickException(str(error)) from error
     _report(visits, about, out, docs=docs)
@@ -125,7 +128,9 @@ def _about(contenders: Sequence[Contender], plan: Plan, *, rounds: int) -> dict[
     }
 
 
-def _measure(contenders: Sequence[Contender], models: Sequence[str], plan: Plan, rounds: int) -> list[Visit]:
+def _measure(
+    contenders: Sequence[Contender], models: Sequence[str], plan: Plan, rounds: int, journal: Journal
+) -> list[Visit]:
     ours = next(each for each in contenders if each.name == OURS)
     _say("asking dermserve for the probabilities that all must give")
     reference: Reference = references(plan, ours, models)
@@ -136,7 +141,10 @@ def _measure(contenders: Sequence[Contender], models: Sequence[str], plan: Plan,
         for model in models:
             for contender in turned:
                 _say(f"round {index + 1} of {rounds}, {model}, {contender.title}")
-                visits.append(visit(contender, model, plan, reference, _say))
+                if (made := journal.find(index, model, contender.name)) is None:
+                    made = visit(contender, model, plan, reference, _say)
+                    journal.add(index, made)
+                visits.append(made)
     order = [contender.name for contender in contenders]
     return sorted(visits, key=lambda each: (list(models).index(each.model), order.index(each.contender)))
 

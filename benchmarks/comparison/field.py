@@ -41,8 +41,8 @@ FIELD: Sequence[Contender] = (
     Contender(
         name=DIRECT,
         title="direct Predict (the floor)",
-        configuration="pixels made beforehand, straight to dermserve's stand-in for TensorFlow Serving: no photo is"
-        " decoded",
+        configuration="pixels made beforehand, straight to dermserve's stand-in for TensorFlow Serving, with"
+        " --grpc_max_threads=64: no photo is decoded",
         environment=OURS,
         upload="grpc",
         versions=("tensorflow", "grpcio"),

@@ -68,6 +68,8 @@ def running(
         with Stack(
             store=weights / "store", models=[model], port=0, tfs_port=0,
             program=lambda name: (python, "-m", f"dermserve.{name}"),
+            # The gateway keeps its calls few; direct callers would be refused beyond four times the cores.
+            model_server_flags=("--grpc_max_threads=64",) if contender.name == DIRECT else (),
         ) as stack:  # fmt: skip
             if contender.name == DIRECT:
                 yield Running(address=stack.tfs_address, pids=(stack.pids["modelserver"],), started=started)

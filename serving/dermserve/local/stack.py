@@ -48,6 +48,7 @@ class Stack:
         say: takes a line of progress.
         verbose: show the children's logs on stderr, instead of appending them to files in `logs` beside the store.
         program: gives the command line of "modelserver" and "gateway", to which their flags are added.
+        model_server_flags: more flags for the model server.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Stack:
         say: Callable[[str], None] = lambda line: None,
         verbose: bool = False,
         program: Callable[[str], Sequence[str]] = lambda name: (sys.executable, "-m", f"dermserve.{name}"),
+        model_server_flags: Sequence[str] = (),
     ) -> None:
         self._store = pathlib.Path(store)
         self._models = tuple(models)
@@ -70,6 +72,7 @@ class Stack:
         self._say = say
         self._verbose = verbose
         self._program = program
+        self._model_server_flags = tuple(model_server_flags)
         self._children: dict[str, Child] = {}
         self._ended: queue.SimpleQueue[Child] = queue.SimpleQueue()
         self._exit = contextlib.ExitStack()
@@ -129,6 +132,7 @@ class Stack:
             # Requests side by side rather than one spread over all cores (docs/performance.md).
             "--tensorflow_intra_op_parallelism=1",
             f"--tensorflow_inter_op_parallelism={_cores()}",
+            *self._model_server_flags,
         )
         self._say(f"starting the model server ({', '.join(self._models)})")
         # One malloc arena: frozen graphs otherwise cost twice the memory (docs/architecture.md).
