@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 IMAGE ?=
 DOCKER ?= docker
+BUILD_ARGS ?=
+BUILD = $(DOCKER) build --build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_ARGS)
 PYTEST_ARGS ?=
 # Before the gateway had metrics and traces.
 AGAINST ?= 68ce87f
@@ -16,7 +18,7 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 	-e '.[$(1)]' | awk '/^(Collecting|Installing)/ { print "  " substr($$0, 1, 76); fflush() }'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format proto bench regression loadtest comparison web images test-k8s constraints clean
+.PHONY: help demo test check format proto bench regression loadtest comparison web images test-images test-k8s constraints clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,9 +79,16 @@ web:  ## Build the page and fetch its on-device runtime (needs Node.js 20)
 
 images: $(VENV)/local  ## Build the images for Kubernetes (DOCKER=podman, STORE=folder)
 	@test -d "$(STORE)" || $(BIN)/dermserve export --store "$(STORE)"
-	$(DOCKER) build -f k8s/images/gateway.Dockerfile -t dermserve/gateway:0.1.0 --build-arg REVISION=$$(git rev-parse HEAD) .
-	$(DOCKER) build -f k8s/images/local.Dockerfile -t dermserve/local:0.1.0 --build-arg REVISION=$$(git rev-parse HEAD) .
-	$(DOCKER) build -f k8s/images/models.Dockerfile -t dermserve/models:1 "$(STORE)"
+	$(BUILD) -f k8s/images/gateway.Dockerfile --target gateway -t dermserve/gateway:0.1.0 .
+	$(BUILD) -f k8s/images/gateway.Dockerfile --target edge -t dermserve/edge:0.1.0 .
+	$(BUILD) -f k8s/images/local.Dockerfile -t dermserve/local:0.1.0 .
+	models=$$($(BIN)/python scripts/pack_store.py "$(STORE)") && \
+	    $(BUILD) -f k8s/images/models.Dockerfile -t dermserve/models:1 --build-arg MODELS="$$models" "$(STORE)"
+
+test-images: $(VENV)/dev  ## Build the images, run them as Kubernetes would, and look (DOCKER=podman): ten minutes or more
+	@test -d "$(STORE)" || $(BIN)/dermserve export --store "$(STORE)"
+	DERMSERVE_TEST_IMAGES=$(DOCKER) DERMSERVE_STORE="$(abspath $(STORE))" \
+	    $(BIN)/python -m pytest tests/k8s/test_images.py $(PYTEST_ARGS)
 
 test-k8s: $(VENV)/dev  ## Apply the manifests to a real API server, built first: half an hour or more, once
 	@assets=$$(scripts/kube_apiserver.sh) && KUBEBUILDER_ASSETS=$$assets $(BIN)/python -m pytest tests/k8s $(PYTEST_ARGS)

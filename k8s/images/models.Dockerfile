@@ -1,12 +1,20 @@
-# A store of models, and a cp to copy it with. Context: the store's own folder.
+# A store of models, and a cp to copy it with. Context: the store's own folder, once `python scripts/pack_store.py` has
+# written there what is in it and what stays out.
 #   docker build -f k8s/images/models.Dockerfile -t dermserve/models:1 .dermserve/store
-ARG BASE=busybox:1.37
+ARG MODELS_BASE=busybox:1.37
 
-FROM ${BASE}
-ARG VERSION=unknown
+FROM ${MODELS_BASE}
+ARG MODELS_BASE
+ARG VERSION=1
+ARG REVISION=unknown
+# Each model's versions, as "resnet50/1 resnet50/2 …".
+ARG MODELS=unknown
 LABEL org.opencontainers.image.title="dermserve models" \
       org.opencontainers.image.description="Versioned SavedModels; the licences of the weights are in each card" \
-      org.opencontainers.image.version="${VERSION}"
+      org.opencontainers.image.base.name="${MODELS_BASE}" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      dev.dermserve.models="${MODELS}"
 COPY . /store
 USER 10001:10001
 # For an init container; as an image volume nothing of it runs.

@@ -1,0 +1,78 @@
+"""Make a store a build context for the models' image: write its sbom.cdx.json and its .dockerignore.
+
+The first is CycloneDX 1.6 with a component for each version, of type `machine-learning-model`, with the digest of its
+manifest; the same store gives the same file. The second keeps out what only those need who change the store. Prints the
+versions, as "mobilenet_v3_small/1 resnet50/1".
+
+    python scripts/pack_store.py .dermserve/store
+"""
+
+import json
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from dermserve.models.lifecycle.errors import StoreError
+from dermserve.models.lifecycle.manifest import MANIFEST, parse_manifest
+from dermserve.models.store import versions
+
+SBOM = "sbom.cdx.json"
+IGNORE = """# Half-made versions, the servers' list and shares, and the audit log, which names people.
+.*
+audit.jsonl
+canary.toml
+models.config
+"""
+
+
+def component(folder: pathlib.Path) -> dict[str, Any]:
+    """Describe a version; without digest if it is of other origin and has no manifest."""
+    name = f"{folder.parent.name}/{folder.name}"
+    found: dict[str, Any] = {
+        "type": "machine-learning-model",
+        "bom-ref": name,
+        "name": folder.parent.name,
+        "version": folder.name,
+    }
+    file = folder / MANIFEST
+    if file.exists():
+        manifest = parse_manifest(file.read_bytes(), where=str(file))
+        found["hashes"] = [{"alg": "SHA-256", "content": manifest.digest}]
+        found["properties"] = [
+            {"name": f"dermserve:{key}", "value": manifest.about[key]} for key in sorted(manifest.about)
+        ]
+    return found
+
+
+def components(store: pathlib.Path) -> Iterator[dict[str, Any]]:
+    """Describe every version of every model, in order."""
+    for model in sorted(path.name for path in store.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        for version in versions(store, model):
+            yield component(store / model / str(version))
+
+
+def main(store: pathlib.Path) -> None:
+    """Write both files."""
+    found = list(components(store))
+    if not found:
+        sys.exit(f"{store} holds no version of a model: export one first (dermserve export --store {store})")
+    sbom = {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "version": 1,
+        "metadata": {"component": {"type": "container", "bom-ref": "image", "name": "dermserve/models"}},
+        "components": found,
+    }
+    (store / SBOM).write_text(json.dumps(sbom, indent=1) + "\n", encoding="utf-8")
+    (store / ".dockerignore").write_text(IGNORE, encoding="utf-8")
+    sys.stdout.write(" ".join(each["bom-ref"] for each in found) + "\n")
+
+
+if __name__ == "__main__":
+    try:
+        main(pathlib.Path(sys.argv[1]))
+    except IndexError:
+        sys.exit(f"usage: {sys.argv[0]} STORE")
+    except (OSError, StoreError) as problem:
+        sys.exit(str(problem))
