@@ -15,6 +15,7 @@ from benchmarks.comparison.running import ContenderError, Running, running
 from dermserve.loadtest.histogram import Histogram
 
 _FIRST = 180.0
+_LEAST = 4
 _LOOK = 0.1
 TOLERANCE = 2e-3
 """Between a contender's probabilities and the reference's: networks are compiled differently, not alike to the bit."""
@@ -120,41 +121,59 @@ def _check(contender: Contender, server: Running, model: str, kind: str, plan: P
 
 
 def _loop(contender: Contender, server: Running, model: str, kind: str, callers: int, plan: Plan) -> Loop:
-    """Let callers call again at once for a while."""
+    """Let callers call again at once for a while, and for as long as it takes that each could have answered."""
     calls = [caller(contender, server.address, model, kind) for _ in range(callers)]
     begin = time.perf_counter() + plan.warm_up
-    end = begin + plan.seconds
-    seen = [Histogram() for _ in calls]
-    faults: list[BaseException] = []
+    work = _Work(begin=begin, end=begin + plan.seconds, least=max(callers, _LEAST), photos=plan.photos)
     threads = [
-        threading.Thread(target=_call_on, args=(call, plan.photos, begin, end, histogram, offset, faults), daemon=True)
-        for offset, (call, histogram) in enumerate(zip(calls, seen, strict=True))
+        threading.Thread(target=work.call_on, args=(call, number), daemon=True) for number, call in enumerate(calls)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    if faults:
-        raise ContenderError(f"{contender.title}, {model}, {kind} view(s), {callers} callers: {faults[0]}")
-    whole = Histogram.merged(seen)
-    return Loop(answers=whole.total / plan.seconds, p50=whole.quantile(0.5), p99=whole.quantile(0.99))
+    if work.faults:
+        raise ContenderError(f"{contender.title}, {model}, {kind} view(s), {callers} callers: {work.faults[0]}")
+    return work.outcome()
 
 
-def _call_on(
-    call: Call, photos: Sequence[bytes], begin: float, end: float, seen: Histogram, offset: int,
-    faults: list[BaseException],
-) -> None:  # fmt: skip
-    try:
-        for photo in itertools.islice(itertools.cycle(photos), offset % len(photos), None):
-            started = time.perf_counter()
-            if started >= end or faults:
-                return
-            call(photo)
-            ended = time.perf_counter()
-            if begin <= ended < end:
-                seen.add((ended - started) * 1000)
-    except BaseException as error:
-        faults.append(error)
+@dataclass(kw_only=True, slots=True)
+class _Work:
+    """What callers share."""
+
+    begin: float
+    """Of what counts; time.perf_counter."""
+    end: float
+    """Not before."""
+    least: int
+    """Answers to wait for beyond the end: a slow answer takes longer than the whole loop otherwise."""
+    photos: Sequence[bytes]
+    answered: list[tuple[float, float]] = field(default_factory=list)
+    """When, and seconds it took."""
+    faults: list[BaseException] = field(default_factory=list)
+
+    def call_on(self, call: Call, offset: int) -> None:
+        try:
+            for photo in itertools.islice(itertools.cycle(self.photos), offset % len(self.photos), None):
+                started = time.perf_counter()
+                if self.faults or (started >= self.end and len(self.answered) >= self.least):
+                    return
+                call(photo)
+                ended = time.perf_counter()
+                if ended >= self.begin:
+                    self.answered.append((ended, ended - started))
+        except BaseException as error:
+            self.faults.append(error)
+
+    def outcome(self) -> Loop:
+        """Count answers up to the end, or to the last that was waited for; later ones had fewer rivals."""
+        times = sorted(ended for ended, _ in self.answered)
+        end = max(self.end, times[self.least - 1])
+        seen = Histogram()
+        for ended, took in self.answered:
+            if ended <= end:
+                seen.add(took * 1000)
+        return Loop(answers=seen.total / (end - self.begin), p50=seen.quantile(0.5), p99=seen.quantile(0.99))
 
 
 def references(plan: Plan, contender: Contender, models: Sequence[str]) -> Reference:
