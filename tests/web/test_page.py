@@ -16,6 +16,13 @@ def test_home_says_what_it_is_and_what_it_is_not(app: App) -> None:
     assert "A diagnosis. It can miss skin cancer" in app.words()
 
 
+def test_a_service_without_an_on_device_runtime_says_that_it_answers_with_a_connection_alone(app: App) -> None:
+    app.page.route("**/device/index.json", lambda route: route.fulfill(json={"runtime": False}))
+    app.page.reload()
+    expect(app.page.locator("#ready")).to_contain_text("looked at on the server alone")
+    expect(app.page.get_by_role("button", name="Prepare for offline use")).to_have_count(0)
+
+
 def test_a_chosen_photo_is_analysed_and_the_result_says_everything(app: App, lesion: pathlib.Path) -> None:
     result = app.classify(lesion)
     words = result.inner_text()

@@ -114,12 +114,14 @@ async function paintExtras(place: HTMLElement): Promise<void> {
     return;
   }
   const offer = await offline.offered();
-  place.replaceChildren(...(known.length ? [options()] : [h("p", { className: "banner" }, t("noModel"))]), ...(offer ? [offerCard(offer)] : []), readyLine());
+  place.replaceChildren(...(known.length ? [options()] : [h("p", { className: "banner" }, t("noModel"))]), ...(offer ? [offerCard(offer)] : []), readyLine(offer !== null));
 }
 
-function readyLine(): HTMLElement {
+/** Whether this device can answer by itself; where it can't and can't be prepared either, that is said. */
+function readyLine(offered: boolean): HTMLElement {
   const here = offline.prepared();
-  const words = here ? t("prepared", { model: here.card.model ?? "", version: here.version }) : "";
+  const not = offered ? "" : t("onlineOnly");
+  const words = here ? t("prepared", { model: here.card.model ?? "", version: here.version }) : not;
   return h("p", { className: "hint", id: "ready" }, words);
 }
 
@@ -163,7 +165,7 @@ function offerCard(offer: { model: string; version: string }): HTMLElement {
     start.disabled = true;
     try {
       await offline.prepare(offer, (share) => (words.textContent = t("preparing", { p: Math.round(share * 100) })));
-      const ready = readyLine().textContent ?? "";
+      const ready = readyLine(true).textContent ?? "";
       card.replaceChildren(h("p", { id: "prepared" }, icon("check"), ready));
       say(ready);
     } catch (error) {

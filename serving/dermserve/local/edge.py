@@ -166,5 +166,5 @@ def envoy() -> pathlib.Path:
 
 def _lacking(found: dict[str, Any]) -> str:
     if not found["runtime"]:
-        return "`make web` fetches the on-device runtime"
+        return "the package comes without the on-device runtime, which `make web` fetches in a checkout (docs/edge.md)"
     return "the store holds no model.tflite"

@@ -1,0 +1,114 @@
+"""More than the edge can hold, and a gateway that fails though it says it is well."""
+
+import contextlib
+import json
+import pathlib
+import re
+import select
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import pytest
+from asking import CLASSIFY, ask
+from envoys import run
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from dermserve.edge import Settings, bootstrap
+from dermserve.local import Stack
+from dermserve.local.child import Child
+from dermserve.local.edge import envoy
+from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
+
+FAILURES = 5
+"""In a row, after which the configuration sets a gateway aside."""
+ENOUGH = 20
+"""Answers in a row that all came from the one of two gateways, and not by chance."""
+
+
+@pytest.mark.parametrize("path", ["/v1/models", CLASSIFY])
+def test_out_of_memory_it_refuses_new_requests_and_says_so(gateway: Stack, store: pathlib.Path, path: str) -> None:
+    with run(gateway, store, heap_bytes=1_000_000) as edge:
+        ends = time.monotonic() + 30
+        while (response := ask(edge.url, path, body=b"x" if path == CLASSIFY else None)).status_code != 503:
+            assert time.monotonic() < ends, response.text  # It looks at its memory four times a second.
+        assert response.json()["details"][0]["reason"] == "UNAVAILABLE"  # Without a request's name: it got none yet.
+        assert edge.child.died() is None
+
+
+def test_a_connection_too_many_is_closed_and_the_others_are_served(gateway: Stack, store: pathlib.Path) -> None:
+    with run(gateway, store, max_connections=2) as edge, contextlib.ExitStack() as stack:
+        host, port = edge.url.removeprefix("http://").split(":")
+        held = [stack.enter_context(socket.create_connection((host, int(port)), 60)) for _ in range(3)]
+        # Not always the third: each is taken by the thread that the kernel chooses.
+        (closed,), _, _ = select.select(held, [], [], 60)
+        assert closed.recv(1) == b""
+        for served in held:
+            if served is not closed:
+                served.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert served.recv(12) == b"HTTP/1.1 200"
+
+
+class _Gateway(classifier_pb2_grpc.ClassifierServicer):
+    """A gateway that says it is well, and answers or fails."""
+
+    def __init__(self, *, well: bool) -> None:
+        self.well = well
+        self.asked = 0
+
+    def ListModels(self, request: classifier_pb2.ListModelsRequest, context: grpc.ServicerContext) -> object:  # noqa: N802
+        self.asked += 1
+        if not self.well:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+        return classifier_pb2.ListModelsResponse()
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[int]:
+        """Serve on a free port while the block lasts."""
+        server = grpc.server(ThreadPoolExecutor(4))
+        servicer = health.HealthServicer()
+        servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+        classifier_pb2_grpc.add_ClassifierServicer_to_server(self, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        try:
+            yield port
+        finally:
+            server.stop(0).wait()
+
+
+@contextlib.contextmanager
+def _before(ports: list[int], folder: pathlib.Path) -> Iterator[str]:
+    """Envoy with the edge's configuration, but for the addresses of its gateways, which no name here stands for."""
+    many = {"requests_per_minute": 600_000, "burst": 10_000}
+    config = bootstrap(Settings(gateway="127.0.0.1:1", listen="127.0.0.1:0", admin="127.0.0.1:0", **many))
+    cluster = next(one for one in config["static_resources"]["clusters"] if one["name"] == "gateway")
+    places = [{"socket_address": {"address": "127.0.0.1", "port_value": port}} for port in ports]
+    cluster["load_assignment"]["endpoints"] = [{"lb_endpoints": [{"endpoint": {"address": one}} for one in places]}]
+    (folder / "envoy.json").write_text(json.dumps(config))
+    command = [str(envoy()), "-c", str(folder / "envoy.json"), "--admin-address-path", str(folder / "admin")]
+    ready = re.compile(r"all dependencies initialized\. starting workers")
+    child = Child([*command, "--disable-hot-restart"], name="edge", log=lambda line: None, ready=ready)
+    try:
+        child.wait_ready(timeout=60)
+        listeners = ask(f"http://{(folder / 'admin').read_text()}", "/listeners?format=json").json()
+        place = listeners["listener_statuses"][0]["local_address"]["socket_address"]
+        yield f"http://{place['address']}:{place['port_value']}"
+    finally:
+        child.stop(grace=10)
+
+
+def test_a_gateway_that_fails_and_says_it_is_well_is_set_aside(tmp_path: pathlib.Path) -> None:
+    sick, well = _Gateway(well=False), _Gateway(well=True)
+    with sick.serving() as one, well.serving() as other, _before([one, other], tmp_path) as url:
+        codes: list[int] = []
+        ends = time.monotonic() + 60
+        while codes[-ENOUGH:] != [200] * ENOUGH:  # Envoy gathers such changes for a second.
+            codes.append(ask(url, "/v1/models").status_code)
+            assert time.monotonic() < ends, (sick.asked, well.asked)
+        stats = ask(f"http://{(tmp_path / 'admin').read_text()}", "/stats?filter=outlier_detection").text
+    assert sick.asked == codes.count(503) >= FAILURES
+    assert "cluster.gateway.outlier_detection.ejections_enforced_consecutive_gateway_failure: 1\n" in stats
