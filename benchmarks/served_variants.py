@@ -78,7 +78,7 @@ def _save_frozen(network: keras.Model, folder: pathlib.Path) -> None:
         return core(images)
 
     module = tf.Module()
-    module.core = core.frozen
+    module.core = core.tracked
     tf.saved_model.save(module, str(folder), signatures={"serving_default": serving_default.get_concrete_function()})
 
 

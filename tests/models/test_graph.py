@@ -16,6 +16,7 @@ from dermserve.contract import parse_card
 from dermserve.imaging import STANDARD_VIEWS, decode, make_views
 from dermserve.models.architectures import build
 from dermserve.models.catalogue import SPECS
+from dermserve.models.exporter import export_model
 from dermserve.models.folding import fold_batch_norm
 from dermserve.models.graph import FeatureDistance, freeze_core
 from dermserve.models.weights import WeightsError, load_weights
@@ -55,6 +56,23 @@ def test_the_networks_have_the_papers_parameter_counts(name: str) -> None:
     assert network.count_params() == {"resnet50": 25_693_063, "mobilenet_v3_small": 1_089_907}[name]
     backbone = network.get_layer("backbone")
     assert backbone.count_params() == {"resnet50": 23_587_712, "mobilenet_v3_small": 939_120}[name]
+
+
+def test_variables_give_the_frozen_graphs_answers_and_are_on_disk_once(
+    store: pathlib.Path, tmp_path: pathlib.Path, pixels: NDArray[np.uint8]
+) -> None:
+    name = "mobilenet_v3_small"
+    export_model(name, tmp_path, graph="folded-variables")
+    folders = [base / name / "1" for base in (store, tmp_path)]
+    frozen, variables = [Served(folder) for folder in folders]
+    for signature in ("serving_default", "tta"):
+        expected, found = (one.run(signature, images=pixels[np.newaxis]) for one in (frozen, variables))
+        for output, value in expected.items():
+            np.testing.assert_allclose(found[output], value, rtol=1e-4, atol=1e-5)
+    weights = next((folders[1] / "variables").glob("*.data-*")).stat().st_size
+    assert weights == pytest.approx(4 * build(name).count_params(), rel=0.05)
+    for one in (frozen, variables):
+        one.session.close()
 
 
 def _disturb_batch_norm(network: keras.Model) -> None:

@@ -35,6 +35,13 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 @click.option("--imagenet", is_flag=True, help="Like --init-weights, with the weights Keras downloads.")
 @click.option("--random", "random_weights", is_flag=True, help="Random weights, for trying things out.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of what is random.")
+@click.option(
+    "--graph",
+    type=click.Choice(["frozen", "folded-variables"]),
+    default="frozen",
+    show_default=True,
+    help="Weights as constants, which is fastest, or as variables, which takes less memory.",
+)
 @click.option("--new-version", is_flag=True, help="Export even where the store has a version already.")
 def export(
     run: pathlib.Path | None,
@@ -45,6 +52,7 @@ def export(
     imagenet: bool,
     random_weights: bool,
     seed: int,
+    graph: str,
     new_version: bool,
 ) -> None:
     """Export models as SavedModels that TensorFlow Serving can load, each checked before it appears.
@@ -61,7 +69,7 @@ def export(
     if run is not None:
         if models:
             raise click.UsageError("--model is for models without a RUN: the run knows its own")
-        _report(run.name, store, functools.partial(export_run, run, store))
+        _report(run.name, store, functools.partial(export_run, run, store, graph=graph))
         return
     if (weights or init_weights) and len(models) != 1:
         raise click.UsageError(f"{given[0]} is for one model: say which with --model")
@@ -70,11 +78,11 @@ def export(
         if present and not (given or new_version):
             click.echo(f"{model}: version {present[-1]} is in {store}", err=True)
         elif not given and (SHIPPED / model).is_dir():
-            _report(model, store, functools.partial(export_run, SHIPPED / model, store))
+            _report(model, store, functools.partial(export_run, SHIPPED / model, store, graph=graph))
         else:
             backbone = init_weights or ("imagenet" if imagenet else None)
-            make = functools.partial(export_model, model, store, weights=weights, backbone_weights=backbone, seed=seed)
-            _report(model, store, make)
+            made = functools.partial(export_model, model, store, weights=weights, backbone_weights=backbone)
+            _report(model, store, functools.partial(made, seed=seed, graph=graph))
 
 
 def _present(store: str, model: str) -> list[int]:

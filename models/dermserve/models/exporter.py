@@ -1,5 +1,6 @@
 """Making a version from one of the sources of weights."""
 
+import dataclasses
 import logging
 import pathlib
 
@@ -17,6 +18,7 @@ def export_model(
     weights: pathlib.Path | None = None,
     backbone_weights: pathlib.Path | str | None = None,
     seed: int = 0,
+    graph: str = "frozen",
 ) -> int:
     """Build a model, give it weights and write it into the store as a new version.
 
@@ -26,6 +28,7 @@ def export_model(
         weights: weights of the whole network; its card says that nothing is known of their training.
         backbone_weights: a file with weights of the backbone alone, or "imagenet".
         seed: of what is random.
+        graph: how it holds its weights, a value of graph.Weights.
 
     Returns:
         The version.
@@ -38,6 +41,7 @@ def export_model(
 
     from dermserve.contract import CardError
     from dermserve.models.architectures import build
+    from dermserve.models.graph import Weights
     from dermserve.models.lifecycle.errors import LifecycleError
     from dermserve.models.verify import VerificationError
     from dermserve.models.version import Content, write_version
@@ -53,17 +57,18 @@ def export_model(
             training=card_pb2.TRAINING_NONE,
             initialization=_initialization(weights, backbone_weights, seed),
         )
-        return write_version(Content(network=network, provenance=origin), store)
+        return write_version(Content(network=network, provenance=origin, weights=Weights(graph)), store)
     except (WeightsError, CardError, VerificationError, LifecycleError) as error:
         raise ExportError(f"{model}: {error}") from error
 
 
-def export_run(run: pathlib.Path, store: pathlib.Path | str) -> int:
+def export_run(run: pathlib.Path, store: pathlib.Path | str, *, graph: str = "frozen") -> int:
     """Write what a run trained into the store as a new version.
 
     Args:
         run: folder of a finished and evaluated `dermserve train`.
         store: path or URL of the store.
+        graph: how it holds its weights, a value of graph.Weights.
 
     Returns:
         The version.
@@ -74,6 +79,7 @@ def export_run(run: pathlib.Path, store: pathlib.Path | str) -> int:
     import tensorflow as tf
 
     from dermserve.contract import CardError
+    from dermserve.models.graph import Weights
     from dermserve.models.lifecycle.errors import LifecycleError
     from dermserve.models.training.content import run_content
     from dermserve.models.training.errors import TrainingError
@@ -82,7 +88,7 @@ def export_run(run: pathlib.Path, store: pathlib.Path | str) -> int:
 
     tf.get_logger().setLevel(logging.ERROR)
     try:
-        return write_version(run_content(run), store)
+        return write_version(dataclasses.replace(run_content(run), weights=Weights(graph)), store)
     except (TrainingError, CardError, VerificationError, LifecycleError) as error:
         raise ExportError(str(error)) from error
 

@@ -1,10 +1,11 @@
-"""The served graph: one frozen core, and the four signatures that call it.
+"""The served graph: one core, and the four signatures that call it.
 
-Freezing (variables to constants, batch norm folded) is what TensorFlow Serving runs fastest, and what keeps a Keras 3
-model loadable there at all: its variables are not found by the C++ loader. All signatures call one function, so the
-weights are on disk once.
+Batch norm is folded. Freezing (variables to constants) is what TensorFlow Serving runs fastest; variables take less
+memory. The variables of a Keras 3 model are not found by the C++ loader, unless they are tracked by name. All
+signatures call one function, so the weights are on disk once.
 """
 
+import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -38,8 +39,23 @@ class FeatureDistance:
     """float32 [F, K]; projection · projectionᵀ is the precision matrix, or its best rank K."""
 
 
-def freeze_core(network: keras.Model, *, temperature: float = 1.0, distance: FeatureDistance | None = None) -> Core:
-    """Freeze a network into a function of constants alone.
+class Weights(enum.StrEnum):
+    """How a served graph holds its weights."""
+
+    FROZEN = "frozen"
+    """As constants: the fastest."""
+    VARIABLES = "folded-variables"
+    """As variables: they take less memory."""
+
+
+def freeze_core(
+    network: keras.Model,
+    *,
+    temperature: float = 1.0,
+    distance: FeatureDistance | None = None,
+    weights: Weights = Weights.FROZEN,
+) -> Core:
+    """Make a network a function, of constants alone unless it is to keep its variables.
 
     Args:
         network: what architectures.build returns.
@@ -47,9 +63,11 @@ def freeze_core(network: keras.Model, *, temperature: float = 1.0, distance: Fea
             Networks", ICML 2017).
         distance: the out-of-distribution score. When None it is the energy, -log Σ exp(logits) (Liu et al.,
             "Energy-based Out-of-distribution Detection", NeurIPS 2020).
+        weights: how it holds its weights.
 
     Returns:
-        uint8 [N, H, W, 3] → {probabilities f32 [N, C], logits f32 [N, C], ood_score f32 [N]}.
+        uint8 [N, H, W, 3] → {probabilities f32 [N, C], logits f32 [N, C], ood_score f32 [N]}; its attribute `tracked`
+        is what a SavedModel of it must track.
     """
     folded = fold_batch_norm(network)
     height, width = network.inputs[0].shape[1:3]
@@ -68,13 +86,18 @@ def freeze_core(network: keras.Model, *, temperature: float = 1.0, distance: Fea
         }
 
     concrete = infer.get_concrete_function()
+    if weights is Weights.VARIABLES:
+        return _tracking(concrete, [weight.value for weight in folded.weights])
     frozen = convert_variables_to_constants_v2(concrete)
     names = sorted(concrete.structured_outputs)  # tf.nest flattens a dict in the order of its keys
+    return _tracking(lambda images: dict(zip(names, frozen(images), strict=True)), frozen)
 
+
+def _tracking(call: Core, tracked: object) -> Core:
     def core(images: Tensor) -> dict[str, Tensor]:
-        return dict(zip(names, frozen(images), strict=True))
+        return call(images)
 
-    core.frozen = frozen  # type: ignore[attr-defined]  # a SavedModel must track the function it calls
+    core.tracked = tracked  # type: ignore[attr-defined]
     return core
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from dermserve.contract import SCHEMA_VERSION, render_card
 from dermserve.imaging import STANDARD_VIEWS
 from dermserve.models.catalogue import SPECS, Spec
-from dermserve.models.graph import FeatureDistance, freeze_core, signatures
+from dermserve.models.graph import FeatureDistance, Weights, freeze_core, signatures
 from dermserve.models.lifecycle import audit
 from dermserve.models.lifecycle.manifest import Manifest, write_manifest
 from dermserve.models.lifecycle.recording import write_golden_predictions
@@ -39,6 +39,8 @@ class Content:
     """Out-of-distribution score; the energy when None."""
     tflite: bytes | None = None
     """model.tflite, to lie beside the SavedModel."""
+    weights: Weights = Weights.FROZEN
+    """How the graph holds them."""
 
 
 def write_version(content: Content, base: pathlib.Path | str) -> int:
@@ -107,8 +109,8 @@ def make_card(content: Content, spec: Spec) -> card_pb2.Card:
 
 def _save(content: Content, card: card_pb2.Card, spec: Spec, folder: pathlib.Path) -> None:
     temperature = content.calibration.temperature if content.calibration else 1.0
-    core = freeze_core(content.network, temperature=temperature, distance=content.distance)
+    core = freeze_core(content.network, temperature=temperature, distance=content.distance, weights=content.weights)
     module = tf.Module()
-    module.core = core.frozen  # type: ignore[attr-defined]  # what the signatures call must be tracked
+    module.core = core.tracked  # type: ignore[attr-defined]  # what the signatures call must be tracked
     functions = signatures(core, side=spec.input_side, views=card.views, card=render_card(card))
     tf.saved_model.save(module, str(folder), signatures=functions)
