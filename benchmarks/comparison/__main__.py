@@ -20,6 +20,7 @@ from typing import Any
 
 import click
 
+from benchmarks.comparison.calling import VIEWS
 from benchmarks.comparison.environments import make_environments, megabytes, versions
 from benchmarks.comparison.field import FIELD, MODELS, OURS, ROOT, Contender
 from benchmarks.comparison.journal import Journal
@@ -46,6 +47,13 @@ _DOCS = ROOT / "docs"
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.5), default=10.0, show_default=True, help="Of each cell.")
 @click.option("--callers", default="1,2,8,32", show_default=True, help="Numbers of callers.")
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=click.Choice(list(VIEWS)),
+    help="Views a call asks for; repeatable. Visits that --resume finds stay as they are. [default: all]",
+)
 @click.option("--photos", default="", help="Folder of photos. [default: eight drawn ones]")
 @click.option(
     "--side",
@@ -68,7 +76,8 @@ _DOCS = ROOT / "docs"
     help="Folder for environments, weights and results.",
 )
 def main(
-    names: tuple[str, ...], models: tuple[str, ...], rounds: int, seconds: float, callers: str, photos: str, side: int,
+    names: tuple[str, ...], models: tuple[str, ...], rounds: int, seconds: float, callers: str, kinds: tuple[str, ...],
+    photos: str, side: int,
     quick: bool, resume: bool, check_only: bool, docs: bool, out: pathlib.Path,
 ) -> None:  # fmt: skip
     """Compare dermserve with other ways to serve the same weights, on this machine."""
@@ -85,7 +94,8 @@ def main(
     contenders = [each for each in FIELD if not names or each.name in {*names, OURS}]
     out = out.resolve()
     plan = Plan(
-        callers=() if check_only else counts, seconds=seconds, warm_up=min(2.0, seconds), weights=out / "weights",
+        callers=() if check_only else counts, kinds=kinds or tuple(VIEWS),
+        seconds=seconds, warm_up=min(2.0, seconds), weights=out / "weights",
         photos=tuple(load_photos(str(pathlib.Path(photos).resolve()) if photos else "", (side,))[:8]),
         environments=out / "venvs",
     )  # fmt: skip

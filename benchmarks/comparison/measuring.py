@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmarks.comparison.calling import VIEWS, Call, caller
+from benchmarks.comparison.calling import Call, caller
 from benchmarks.comparison.field import OURS, Contender
 from benchmarks.comparison.running import ContenderError, Running, running
 from dermserve.loadtest.histogram import Histogram
@@ -26,6 +26,8 @@ class Plan:
     """How much to measure."""
 
     callers: tuple[int, ...]
+    kinds: tuple[str, ...]
+    """Keys of VIEWS."""
     seconds: float
     """Of each loop."""
     warm_up: float
@@ -78,7 +80,7 @@ def visit(contender: Contender, model: str, plan: Plan, reference: Reference, sa
             _check(contender, server, model, kind, plan, reference)
         idle = server.megabytes()
         loops = {}
-        kinds = [kind for kind in VIEWS if kind != "adaptive" or contender.name == OURS]
+        kinds = [kind for kind in plan.kinds if kind != "adaptive" or contender.name == OURS]
         for kind, callers in itertools.product(kinds, plan.callers):
             loop = _loop(contender, server, model, kind, callers, plan)
             loops[f"{kind}/{callers}"] = loop

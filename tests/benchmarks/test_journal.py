@@ -8,6 +8,7 @@ from benchmarks.comparison.measuring import Loop, Plan, Visit
 
 _PLAN = Plan(
     callers=(1, 8),
+    kinds=("1", "10"),
     seconds=3.0,
     warm_up=1.0,
     photos=(b"a", b"b"),
