@@ -30,8 +30,8 @@ Progress: TypeAlias = Callable[[str, int, int], None]
 class Labelled:
     """Photos and their classes."""
 
-    images: NDArray[np.uint8]
-    """uint8 [M, S, S, 3]; may be memory-mapped."""
+    images: NDArray[Any]
+    """uint8 [M, S, S, 3], or float16 [M, ...] what frozen layers made of them; may be memory-mapped."""
     rows: NDArray[np.int64]
     """Which of the images, int64 [N]."""
     labels: NDArray[np.int64]
@@ -42,7 +42,10 @@ class Labelled:
 
     def thinned(self, most: int | None) -> "Labelled":
         """Keep at most so many photos, evenly spread; all of them when None."""
-        step = 1 if most is None else max(1, -(-len(self) // most))
+        return self.every(1 if most is None else max(1, -(-len(self) // most)))
+
+    def every(self, step: int) -> "Labelled":
+        """Keep every `step`-th photo."""
         return Labelled(self.images, self.rows[::step], self.labels[::step])
 
 
@@ -224,9 +227,7 @@ class _StageRun:
 
     def _train_step(self, images: Tensor, labels: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
         network, stage = self._network, self._stage
-        settings = self._experiment.augmentation
-        settings = settings if stage.zoom is None else replace(settings, zoom=stage.zoom)
-        photos = augment(images, settings, side=stage.side, seed=seed)
+        photos = self._varied(images, seed)
         classes = self._weights.shape[0]
         smoothing = self._experiment.label_smoothing
         targets = tf.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
@@ -244,6 +245,13 @@ class _StageRun:
             for average, variable in zip(self._averages, self._averaged, strict=True):
                 average.assign_sub((1 - decay) * (average - variable))
         return loss, tf.reduce_mean(tf.cast(tf.argmax(logits, -1) == labels, tf.float32))
+
+    def _varied(self, images: Tensor, seed: Tensor) -> Tensor:
+        if images.dtype != tf.uint8:
+            return tf.cast(images, tf.float32)  # of frozen layers, for experiments that vary nothing
+        settings, zoom = self._experiment.augmentation, self._stage.zoom
+        settings = settings if zoom is None else replace(settings, zoom=zoom)
+        return augment(images, settings, side=self._stage.side, seed=seed)
 
     def _judge(self) -> tuple[float, float, float]:
         logits = predict_logits(self._infer, self._validation, batch=64)

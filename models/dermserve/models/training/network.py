@@ -85,14 +85,19 @@ def select_trainable(copy: keras.Model, trainable: str, *, batch_norm: str) -> N
         ExperimentError: `trainable` is none of these, or names a layer the backbone does not have.
     """
     backbone = copy.get_layer("backbone")
-    first = _first_trainable(backbone, trainable)
+    first = first_trainable(backbone, trainable)
     copy.trainable = True
     for index, layer in enumerate(backbone.layers):
         norm = isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = index >= first and not (norm and batch_norm == "frozen")
 
 
-def _first_trainable(backbone: keras.Model, trainable: str) -> int:
+def first_trainable(backbone: keras.Model, trainable: str) -> int:
+    """Give the index of the first backbone layer that `trainable` names; the number of layers for the head alone.
+
+    Raises:
+        ExperimentError: `trainable` is none of what Stage knows, or names a layer the backbone does not have.
+    """
     kind, _, argument = trainable.partition(":")
     names = [layer.name for layer in backbone.layers]
     if kind in ("all", "head") and not argument:
@@ -158,7 +163,7 @@ def _moments(
     """Measure mean and variance of each batch norm's input, by channel, in inference mode."""
     backbone = network.get_layer("backbone")
     probe = keras.Model(backbone.input, [norm.input for norm in norms])
-    entry = keras.Model(network.input, _backbone_input(network))
+    entry = keras.Model(network.input, backbone_call(network)[0])
 
     @tf.function
     def sums(pixels: Any) -> Any:
@@ -174,8 +179,7 @@ def _moments(
     return [(mean, np.maximum(square - mean**2, 0)) for mean, square in means]
 
 
-def _backbone_input(network: keras.Model) -> Any:
-    """Return the tensor the network hands to its backbone: the preprocessed photo."""
-    backbone = network.get_layer("backbone")
-    node = backbone._inbound_nodes[-1]
-    return node.input_tensors[0]
+def backbone_call(network: keras.Model) -> tuple[Any, Any]:
+    """Return the tensor the network hands to its backbone (the preprocessed photo) and the one it gets back."""
+    node = network.get_layer("backbone")._inbound_nodes[-1]
+    return node.input_tensors[0], node.output_tensors[0]

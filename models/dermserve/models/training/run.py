@@ -3,6 +3,7 @@
 RUN/experiment.json   the experiment, every field
 RUN/split.csv         which photo was for what: image_id, lesion_id, part
 RUN/checkpoint.npz    where an unfinished training goes on from
+RUN/frozen.npy        what frozen layers made of the photos, while training lasts
 RUN/history.json      every epoch
 RUN/run.json          data, times, seeds; later metrics and calibration
 RUN/weights.weights.h5  the network's weights once training has ended
@@ -11,7 +12,7 @@ RUN/weights.weights.h5  the network's weights once training has ended
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from dermserve.models.training import checkpoint
 from dermserve.models.training.cache import load_pixels
 from dermserve.models.training.errors import DataError, RunError
 from dermserve.models.training.experiment import Experiment
+from dermserve.models.training.frozen import compute_frozen, forget_frozen, split_frozen
 from dermserve.models.training.imagenet import load_backbone
 from dermserve.models.training.layouts import Sample, count_classes, read_samples, require_samples
 from dermserve.models.training.loop import Epoch, Labelled, Progress, train
@@ -137,15 +139,7 @@ def run_training(
     (folder / EXPERIMENT).write_text(checkpoint.fingerprint(experiment) + "\n", encoding="utf-8")
     codes = [item.code for item in SPECS[experiment.model].classes]
     write_split(folder / SPLIT, data.parts)
-    history = train(
-        copy,
-        experiment,
-        training=training,
-        validation=data.part(Part.VALIDATION),
-        folder=folder,
-        progress=progress,
-        report=report,
-    )
+    history = _train(copy, experiment, data, folder, progress=progress, report=report)
     copy_back(copy, network)
     if experiment.fold_batch_norm:
         estimate_batch_norm(network, np.asarray(statistics.images[statistics.rows]))
@@ -164,6 +158,43 @@ def run_training(
     partial = folder / f"partial-{WEIGHTS}"
     network.save_weights(partial)
     partial.rename(folder / WEIGHTS)
+
+
+def _train(
+    copy: keras.Model,
+    experiment: Experiment,
+    data: Data,
+    folder: Path,
+    *,
+    progress: Progress,
+    report: Callable[[Epoch], None],
+) -> list[Epoch]:
+    """Train a copy, on what its frozen layers make of the photos where that is the same in every epoch."""
+    training, validation = data.part(Part.TRAIN), data.part(Part.VALIDATION)
+    halves = split_frozen(copy, experiment)
+    if halves is not None:
+        both = np.concatenate((training.rows, validation.rows))
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            progress("frozen layers", done, len(both))
+
+        photos, side = Labelled(data.pixels, both, both), SPECS[experiment.model].input_side
+        outputs = compute_frozen(halves.lower, photos, folder, side=side, progress=advance)
+        training, validation = replace(training, images=outputs), replace(validation, images=outputs)
+    history = train(
+        copy if halves is None else halves.upper,
+        experiment,
+        training=training,
+        validation=validation,
+        folder=folder,
+        progress=progress,
+        report=report,
+    )
+    forget_frozen(folder)
+    return history
 
 
 def initial_network(experiment: Experiment, backbone: Path | str | None) -> keras.Model:

@@ -1,0 +1,115 @@
+"""Running the frozen layers once: the same network in two halves, and the same training."""
+
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+from dermserve.models.architectures import build
+from dermserve.models.training import run as runs
+from dermserve.models.training.experiment import Experiment, parse_experiment
+from dermserve.models.training.finished import FinishedRun
+from dermserve.models.training.frozen import compute_frozen, split_frozen
+from dermserve.models.training.loop import Labelled
+from dermserve.models.training.network import training_copy
+from dermserve.models.training.run import prepare, run_training
+
+from .conftest import MakeFolders
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3)).astype(np.uint8)
+HEAD = """
+validation = 0.25
+test = 0.25
+fold_batch_norm = true
+[[stages]]
+name = "head"
+epochs = 2
+rate = 1e-3
+batch = 4
+"""
+
+
+def experiment(model: str, trainable: str, extra: str = "") -> Experiment:
+    return parse_experiment(f'model = "{model}"\n{HEAD}trainable = "{trainable}"\n{extra}', name="test")
+
+
+@pytest.mark.parametrize(
+    ("model", "trainable"),
+    [("resnet50", "from:conv5_block1"), ("resnet50", "head"), ("mobilenet_v3_small", "head")],
+)
+def test_the_halves_compute_what_the_whole_does(model: str, trainable: str) -> None:
+    keras.utils.set_random_seed(1)
+    copy = training_copy(build(model), folded=True, precision="float32")
+    halves = split_frozen(copy, experiment(model, trainable))
+    assert halves is not None
+    photos = PIXELS.astype(np.float32)
+    expected, found = copy(photos), halves.upper(halves.lower(photos))
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-4)
+    assert len(halves.upper.trainable_variables) < len(copy.trainable_variables)
+
+
+@pytest.mark.parametrize(
+    ("trainable", "extra"),
+    [("all", ""), ("head", "side = 96"), ("head", "[augmentation]\nflip = true"), ("top:2", "zoom = [0.5, 1.0]")],
+)
+def test_nothing_is_frozen_where_the_photos_vary_or_every_layer_learns(trainable: str, extra: str) -> None:
+    copy = training_copy(build("mobilenet_v3_small"), folded=True, precision="float32")
+    assert split_frozen(copy, experiment("mobilenet_v3_small", trainable, extra)) is None
+
+
+def test_frozen_layers_go_on_where_they_were_stopped(tmp_path: pathlib.Path) -> None:
+    calls: list[int] = []
+
+    def answer(images: np.ndarray) -> np.ndarray:
+        return keras.ops.mean(images, axis=(1, 2))
+
+    inputs = keras.Input((8, 8, 3))
+    lower = keras.Model(inputs, keras.layers.Lambda(answer, output_shape=(3,))(inputs))
+    images = np.random.default_rng(0).integers(0, 256, (150, 8, 8, 3)).astype(np.uint8)
+    photos = Labelled(images, np.arange(140), np.zeros(140, np.int64))
+
+    def stop(count: int) -> None:
+        calls.append(count)
+        if sum(calls) == 64:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compute_frozen(lower, photos, tmp_path, side=8, progress=stop)
+    calls.clear()
+    found = compute_frozen(lower, photos, tmp_path, side=8, progress=calls.append)
+    assert calls == [64, 64, 12]
+    np.testing.assert_allclose(found[:140], images[:140].mean(axis=(1, 2)), rtol=1e-3)
+    assert not found[140:].any()
+
+
+def unit_features(file: pathlib.Path, photos: np.ndarray) -> pathlib.Path:
+    """Save a backbone of random weights whose last batch norm gives features of unit size; as built they are 1e-8."""
+    keras.utils.set_random_seed(3)
+    backbone = build("mobilenet_v3_small").get_layer("backbone")
+    norm = [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)][-1]
+    found = np.asarray(keras.Model(backbone.input, norm.input)(photos.astype(np.float32)), np.float64)
+    mean, variance = found.mean(axis=(0, 1, 2)), found.var(axis=(0, 1, 2))
+    norm.set_weights([np.sqrt((variance + norm.epsilon) / variance), 0 * mean, mean, variance])
+    backbone.save_weights(file)
+    return file
+
+
+def test_training_on_frozen_outputs_learns_what_training_on_photos_does(
+    folders: MakeFolders, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = experiment("mobilenet_v3_small", "head")
+    data = prepare(chosen, folders({"bcc": 8, "scc": 8, "normal": 8}), cache=tmp_path / "cache")
+    backbone = unit_features(tmp_path / "backbone.weights.h5", data.pixels[::3])
+
+    def train(out: pathlib.Path) -> list[np.ndarray]:
+        run_training(chosen, data, out, backbone=backbone, progress=lambda *_: None, report=lambda _: None)
+        weights: list[np.ndarray] = FinishedRun(out).network().get_weights()
+        return weights
+
+    found = train(tmp_path / "frozen")
+    assert not (tmp_path / "frozen" / "frozen.npy").exists()
+    monkeypatch.setattr(runs, "split_frozen", lambda *_: None)
+    for mine, other in zip(found, train(tmp_path / "whole"), strict=True):
+        np.testing.assert_allclose(mine, other, atol=5e-3)
