@@ -100,7 +100,9 @@ def _server(
         "PATH": f"{environments / contender.environment / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "VIRTUAL_ENV": str(environments / contender.environment),
         "TF_CPP_MIN_LOG_LEVEL": "2",
-        "MALLOC_ARENA_MAX": "1",  # as the gateway's model server has it
+        # As the gateway's model server has them.
+        "MALLOC_ARENA_MAX": "1",
+        "TF_ENABLE_ONEDNN_OPTS": "1",
         "BENTOML_DO_NOT_TRACK": "True",
         "BENTOML_HOME": str(scratch / "bentoml"),
         "RAY_USAGE_STATS_ENABLED": "0",
