@@ -68,8 +68,8 @@ class Config(BaseSettings):
     """Predict calls at each of these addresses at once. Best near the cores it has: more only wait inside it, and with
     default flags it refuses beyond four times its cores."""
     at_once: PositiveInt | None = None
-    """Requests worked on at once, for each method and model. When not set, one more than all addresses may have in
-    flight, so that the next photo is decoded meanwhile."""
+    """Requests worked on at once, for each method and model. When not set, two more than all addresses may have in
+    flight: one whose photo is decoded meanwhile, and one whose answer is on its way."""
     queue: Annotated[int, Field(ge=0)] | None = None
     """Requests that wait for it, for each model, while more come than can be answered; further ones are refused. When
     not set, half of what all addresses may have in flight, less one."""
@@ -164,7 +164,7 @@ class Config(BaseSettings):
         in_flight = self.tfs_in_flight * len(self.tfs)
         usual = _BURST * in_flight if self.queue is None else self.queue
         return Bounds(
-            at_once=self.at_once or in_flight + 1,
+            at_once=self.at_once or in_flight + 2,
             queue=max(0, in_flight // 2 - 1) if self.queue is None else self.queue,
             burst=usual if self.burst is None else self.burst,
         )
