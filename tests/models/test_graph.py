@@ -164,18 +164,20 @@ def test_warm_up_records_ask_for_one_view_for_ten_and_for_the_card(store: pathli
         assert {request.model_spec.name for request in requests} == {model}
 
 
-def test_temperature_softens_and_feature_distance_scores() -> None:
+@pytest.mark.parametrize("unit", [False, True])
+def test_temperature_softens_and_feature_distance_scores(unit: bool) -> None:
     network = build("mobilenet_v3_small")
     rng = np.random.default_rng(0)
     logits = network.get_layer("logits")
     logits.set_weights([logits.get_weights()[0], np.array([1.0, 2.0, 3.0])])
     centers, projection = rng.normal(size=(3, 576)), rng.normal(size=(576, 8))
-    distance = FeatureDistance(centers=centers.astype(np.float32), projection=projection.astype(np.float32))
+    distance = FeatureDistance(centers=centers.astype(np.float32), projection=projection.astype(np.float32), unit=unit)
     images = rng.integers(0, 256, (2, 224, 224, 3), np.uint8)
     outputs = freeze_core(network, temperature=2.0, distance=distance)(tf.constant(images))
     raw = network(images.astype(np.float32), training=False)
     np.testing.assert_allclose(outputs["probabilities"], tf.nn.softmax(raw["logits"] / 2), atol=1e-5)
     features = np.asarray(raw["features"], np.float64)
+    features = features / np.linalg.norm(features, axis=1, keepdims=True) if unit else features
     expected = [(((f - centers) @ projection) ** 2).sum(-1).min() for f in features]
     np.testing.assert_allclose(outputs["ood_score"], expected, rtol=1e-4)
 

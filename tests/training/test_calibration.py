@@ -61,6 +61,56 @@ def test_the_adaptive_margin_is_the_lowest_with_the_agreement() -> None:
     assert found.saved == pytest.approx(2 / 3 * 0.905, abs=0.01)
 
 
+def test_turned_views_stand_for_photos_when_the_margin_is_fitted() -> None:
+    top = np.linspace(0.6, 1, 100)
+    agreeing = np.stack((top, 1 - top), axis=1)
+    turned = agreeing.copy()
+    turned[:10] = turned[:10, ::-1]
+    views = np.stack((agreeing, turned, agreeing, agreeing), axis=1)
+    assert fit.fit_adaptive_margin(views, agreement=0.99).margin == 0
+    found = fit.fit_adaptive_margin(views, agreement=0.99, firsts=2)
+    wrong = 2 * top[:10] - 1  # margins of the ten whose second view answers otherwise
+    assert (wrong >= found.margin).sum() == 2  # of two hundred first views
+    assert found.agreement == 1
+
+
+def test_a_temperature_for_views_lies_between_that_of_a_view_and_that_of_their_mean() -> None:
+    views = LOGITS[:, None] + RNG.normal(0, 1.5, (len(LOGITS), 10, 3))
+    one = fit.fit_temperature(views[:, 0], DRAWN)
+    both = fit.fit_temperature(views[:, 0], DRAWN, views=views, owners=DRAWN)
+    some = fit.fit_temperature(views[:, 0], DRAWN, views=views[::8], owners=DRAWN[::8])
+    means = np.linspace(0.3, 2, 200)
+    ten = means[np.argmin([fit.negative_log_likelihood(fit.mean_probabilities(views, t), DRAWN) for t in means])]
+    assert ten < both < one
+    assert some == pytest.approx(both, rel=0.05)
+
+
+def test_a_logit_is_raised_just_enough_for_the_recall() -> None:
+    labels = np.repeat((0, 1), (100, 100))
+    logits = np.zeros((200, 2))
+    logits[:100, 0], logits[100:, 1] = 1, np.linspace(-1, 1, 100)
+
+    def fitted(given: np.ndarray, recall: float, price: float = 1.0) -> float:
+        return fit.fit_recall_shift(given, labels, label=1, recall=recall, price=price)
+
+    def recall(shift: float) -> float:
+        return float(((logits + np.array((0, shift))).argmax(axis=1) == 1)[100:].mean())
+
+    found = fitted(logits, 0.75)
+    assert recall(found - 0.02) < 0.75 <= recall(found)
+    assert fitted(logits, 0.4) == 0
+
+
+def test_a_recall_is_not_bought_for_more_than_its_price() -> None:
+    labels = np.repeat((0, 1), (100, 10))
+    logits = np.zeros((110, 2))
+    logits[:100, 0] = np.linspace(0, 1, 100)
+    logits[100:, 0] = np.linspace(0.05, 0.95, 10)  # each that is gained costs ten of the others
+    shift = fit.fit_recall_shift(logits, labels, label=1, recall=1.0, price=0.05)
+    before, after = ((logits + np.array((0, raised))).argmax(axis=1) == labels for raised in (0, shift))
+    assert before.mean() - 0.05 <= after.mean() < before.mean()
+
+
 def test_stopping_never_agrees_always_and_saves_nothing() -> None:
     views = fit.softmax(RNG.normal(0, 1, (50, 10, 3)))
     assert fit.stop_early(views, 1.1) == fit.Stopping(1.1, 1.0, 0.0)

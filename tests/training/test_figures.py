@@ -15,6 +15,7 @@ from dermserve.models.training.experiment import parse_experiment
 from dermserve.models.training.layouts import Sample
 from dermserve.models.training.metrics import balanced, bootstrap, measure
 from dermserve.models.training.run import Data
+from dermserve.models.training.strangers import draw_strangers
 
 RNG = np.random.default_rng(0)
 CODES = ("a", "b", "c")
@@ -57,34 +58,52 @@ def test_balanced_accuracy_is_the_mean_recall() -> None:
     assert balanced(np.array([0, 0, 0, 1]), np.array([0, 0, 0, 2])) == pytest.approx(0.5)
 
 
+WIDTH = 8
+
+
 def clusters(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw features of three classes; the last two directions are the same for all of them."""
     labels = np.arange(count) % 3
-    spread = np.array((1.0, 0.1, 3.0, 0.5, 0.5))
-    return (10 * np.eye(3, 5)[labels] + RNG.normal(0, 1, (count, 5)) * spread).astype(np.float32), labels
+    spread = np.array((1.0, 0.1, 1.0, 1.0, 1.0, 1.0, 0.2, 0.2))
+    return (10 * np.eye(3, WIDTH)[labels] + RNG.normal(0, 1, (count, WIDTH)) * spread).astype(np.float32), labels
 
 
-def test_strange_features_score_higher_in_units_of_their_spread() -> None:
-    distance = ood.fit_distance(*clusters(900), rank=5)
-    usual = ood.scores(distance, clusters(300)[0])
-    assert usual.mean() == pytest.approx(5, rel=0.2)  # as many as there are directions
-    centre = distance.centers[0]
-    narrow, wide = centre + np.eye(5)[1], centre + np.eye(5)[2]
-    assert ood.scores(distance, narrow[None])[0] > 50 > ood.scores(distance, wide[None])[0]
+def strange(count: int) -> np.ndarray:
+    """Draw features like those of a class, but for one of the directions that all classes share."""
+    return (clusters(count)[0] + 3 * np.eye(WIDTH)[6]).astype(np.float32)
 
 
-def test_the_gate_rejects_the_share_it_is_fitted_to() -> None:
-    distance = ood.fit_distance(*clusters(900), rank=5)
-    found = ood.scores(distance, clusters(1000)[0])
-    threshold = ood.fit_max_score(found, false_rejections=0.01)
-    assert (found > threshold).mean() == pytest.approx(0.01, abs=0.002)
+def test_the_gate_rejects_the_share_it_is_fitted_to_and_what_is_strange() -> None:
+    distance = ood.fit_distance(*clusters(900), strangers=strange(50), rank=2)
+    threshold = ood.fit_max_score(ood.scores(distance, clusters(1000)[0]), false_rejections=0.01)
+    assert (ood.scores(distance, clusters(2000)[0]) > threshold).mean() == pytest.approx(0.01, abs=0.008)
+    assert (ood.scores(distance, strange(100)) > threshold).mean() > 0.99
+
+
+def test_the_size_of_features_does_not_matter_to_the_gate() -> None:
+    distance = ood.fit_distance(*clusters(900), strangers=strange(50), rank=2)
+    features = clusters(30)[0]
+    np.testing.assert_allclose(ood.scores(distance, 7 * features), ood.scores(distance, features), rtol=1e-3)
 
 
 def test_a_distance_comes_back_from_its_file(tmp_path: pathlib.Path) -> None:
     features, labels = clusters(900)
-    distance = ood.fit_distance(features, labels, rank=4)
+    distance = ood.fit_distance(features, labels, strangers=strange(50), rank=4)
     save_distance(distance, tmp_path / "distance.npz")
     loaded = load_distance(tmp_path / "distance.npz")
+    assert loaded.unit
     np.testing.assert_allclose(ood.scores(loaded, features), ood.scores(distance, features), rtol=1e-6)
+
+
+def test_pictures_without_skin_differ_and_follow_from_the_seed() -> None:
+    drawn, again, other = draw_strangers(64, each=3), draw_strangers(64, each=3), draw_strangers(64, each=3, seed=1)
+    assert len(drawn) > 5
+    for kind, images in drawn.items():
+        assert images.shape == (3, 64, 64, 3)
+        assert images.dtype == np.uint8
+        np.testing.assert_array_equal(images, again[kind])
+        assert not np.array_equal(images, other[kind])
+        assert not np.array_equal(images[0], images[1])
 
 
 @pytest.mark.parametrize("kind", lite.KINDS)

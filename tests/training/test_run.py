@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from dermserve.models.training import cli
+from dermserve.models.training import cli, outputs
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.experiment import Experiment, parse_experiment
 from dermserve.models.training.finished import FinishedRun
@@ -153,7 +153,7 @@ def evaluated(whole: pathlib.Path, photos: pathlib.Path, tmp_path_factory: pytes
     out = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(whole, out)
     options = ["--data", str(photos), "--cache", str(photos.parent / "cache")]
-    for command, extra in ((cli.pack, ["--kind", "float16"]), (cli.evaluate, [])):
+    for command, extra in ((cli.pack, ["--kind", "float16"]), (cli.evaluate, ["--thin", "2"])):
         result = CliRunner().invoke(command, [str(out), *options, *extra])
         assert result.exit_code == 0, result.output
     return out
@@ -165,10 +165,29 @@ def test_evaluation_calibrates_and_measures(evaluated: pathlib.Path) -> None:
         "temperature", "min_confidence", "max_view_std", "adaptive_margin", "max_ood_score", "method",
     }  # fmt: skip
     test = run.summary["metrics"]["test"]
-    assert test["single"]["photos"] == 9
+    assert (test["single"]["photos"], test["tta"]["photos"]) == (9, 5)
+    assert 0 <= run.summary["strangers_rejected"]["page of text"] <= 1
     assert test["adaptive"]["agreement"] >= 0
     low, high = test["tta"]["accuracy_95"]
     assert low <= test["tta"]["accuracy"] <= high
+
+
+def test_what_the_network_said_is_remembered(
+    evaluated: pathlib.Path, photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(evaluated, run)
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("the network was run again")
+
+    monkeypatch.setattr(outputs, "run_views", fail)
+    options = ["--data", str(photos), "--cache", str(photos.parent / "cache")]
+    result = CliRunner().invoke(cli.evaluate, [str(run), *options, "--thin", "2"])
+    assert result.exit_code == 0, result.output
+    assert FinishedRun(run).summary["metrics"] == FinishedRun(evaluated).summary["metrics"]
+    result = CliRunner().invoke(cli.evaluate, [str(run), *options, "--thin", "1"])
+    assert isinstance(result.exception, AssertionError)  # photos it has not seen ten views of
 
 
 def test_packing_keeps_the_answers(evaluated: pathlib.Path) -> None:

@@ -36,7 +36,9 @@ class FeatureDistance:
     centers: NDArray[np.float32]
     """float32 [C, F]."""
     projection: NDArray[np.float32]
-    """float32 [F, K]; projection · projectionᵀ is the precision matrix, or its best rank K."""
+    """float32 [F, K]; projection · projectionᵀ is the precision matrix, or a part of it of rank K."""
+    unit: bool = False
+    """Whether features are scaled to unit length first (Müller & Hein, "Mahalanobis++", ICML 2025)."""
 
 
 class Weights(enum.StrEnum):
@@ -102,6 +104,8 @@ def _tracking(call: Core, tracked: object) -> Core:
 
 
 def _distance(features: Tensor, distance: FeatureDistance) -> Tensor:
+    if distance.unit:
+        features = tf.math.l2_normalize(features, axis=-1)
     differences = features[:, tf.newaxis, :] - distance.centers[tf.newaxis]
     whitened = tf.einsum("ncf,fk->nck", differences, distance.projection)
     return tf.reduce_min(tf.reduce_sum(whitened**2, axis=-1), axis=-1)

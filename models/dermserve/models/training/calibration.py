@@ -40,16 +40,29 @@ def expected_calibration_error(probabilities: Floats, labels: Labels, *, bins: i
     return float(np.abs(gaps).sum() / counts.sum())
 
 
-def fit_temperature(logits: Floats, labels: Labels) -> float:
+def fit_temperature(
+    logits: Floats, labels: Labels, *, views: Floats | None = None, owners: Labels | None = None
+) -> float:
     """Find the temperature with the lowest likelihood loss; between 0.05 and 20.
 
+    A mean over views is less sure of itself than one view is, so that no temperature suits both exactly: with views,
+    the loss is the sum of both. Where some photos alone have views, the loss of the mean is taken to be that of one
+    view of all, and what the mean adds for those photos.
+
     Args:
-        logits: float [N, C] of one view a photo, or [N, V, C], whose probabilities are then averaged over the views.
+        logits: float [N, C], of one view a photo.
         labels: int64 [N].
+        views: float [M, V, C], of views of all photos or of some; the first is the one view.
+        owners: int64 [M], labels of those.
     """
 
     def loss(log_temperature: float) -> float:
-        return negative_log_likelihood(mean_probabilities(logits, float(np.exp(log_temperature))), labels)
+        temperature = float(np.exp(log_temperature))
+        one = negative_log_likelihood(mean_probabilities(logits, temperature), labels)
+        if views is None or owners is None:
+            return one
+        mean = negative_log_likelihood(mean_probabilities(views, temperature), owners)
+        return 2 * one + mean - negative_log_likelihood(mean_probabilities(views[:, 0], temperature), owners)
 
     found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded", options={"xatol": 1e-4})
     return float(np.exp(found.x))
@@ -73,6 +86,29 @@ def fit_prior_shift(logits: Floats, labels: Labels, shift: Floats) -> float:
     scores = [_both_accuracies((logits + share * shift).argmax(axis=1), labels) for share in shares]
     best = [share for share, score in zip(shares, scores, strict=True) if score >= max(scores) - 1e-9]
     return float(best[len(best) // 2])
+
+
+def fit_recall_shift(logits: Floats, labels: Labels, *, label: int, recall: float, price: float) -> float:
+    """Find the least that added to one class's logit lets it win a share of its photos, in steps of 0.01 up to 3.
+
+    The accuracy over all photos is what that is paid with: where the share can't be had for `price`, what can be had
+    for it is bought.
+
+    Args:
+        logits: float [N, C].
+        labels: int64 [N].
+        label: the class that is not to be missed.
+        recall: wanted share of its photos, 0..1.
+        price: how much lower the accuracy may become, 0..1.
+    """
+    raised, accuracies, shifts = np.eye(logits.shape[1])[label], [], np.arange(301) / 100
+    for shift in shifts:
+        hits = (logits + shift * raised).argmax(axis=1) == labels
+        accuracies.append(hits.mean())
+        if hits[labels == label].mean() >= recall:
+            break
+    paid = accuracies[0] - np.asarray(accuracies)
+    return float(shifts[np.flatnonzero(paid <= price + 1e-9)[-1]])
 
 
 def fit_min_confidence(probabilities: Floats, labels: Labels, malignant: NDArray[np.bool_], *, recall: float) -> float:
@@ -125,16 +161,25 @@ class Stopping:
     """Share of the views that are not asked for."""
 
 
-def fit_adaptive_margin(view_probabilities: Floats, *, agreement: float = 0.995) -> Stopping:
+def fit_adaptive_margin(view_probabilities: Floats, *, agreement: float = 0.995, firsts: int = 1) -> Stopping:
     """Find the lowest margin at which stopping early agrees with all views often enough.
 
     Args:
         view_probabilities: float [N, V, C]; the first view is the identity.
         agreement: wanted share of photos with the same top class.
+        firsts: how many of the views, from the first on, stand for a first view of a photo. A lesion has no upright,
+            so each of its turned and mirrored views might as well have been the photo: that many times as many cases
+            to fit to.
+
+    Returns:
+        The margin, with what stopping at it does to photos as they are.
     """
-    margins = np.sort(_margins(view_probabilities[:, 0]))
-    candidates = (stop_early(view_probabilities, float(margin)) for margin in np.concatenate(([0.0], margins, [1.0])))
-    return next((found for found in candidates if found.agreement >= agreement), stop_early(view_probabilities, 1.0))
+    everything = view_probabilities.mean(axis=1).argmax(axis=1)
+    first = view_probabilities[:, :firsts]
+    wrong = np.sort(_margins(first)[first.argmax(axis=-1) != everything[:, np.newaxis]])[::-1]
+    allowed = int(np.floor(len(first) * firsts * (1 - agreement) + 1e-9))
+    margin = 0.0 if len(wrong) <= allowed else min(1.0, float(np.nextafter(wrong[allowed], 2.0)))
+    return stop_early(view_probabilities, margin)
 
 
 def stop_early(view_probabilities: Floats, margin: float) -> Stopping:
@@ -147,8 +192,8 @@ def stop_early(view_probabilities: Floats, margin: float) -> Stopping:
 
 
 def _margins(probabilities: Floats) -> Floats:
-    top = np.sort(probabilities, axis=1)
-    return np.asarray(top[:, -1] - top[:, -2])
+    top = np.sort(probabilities, axis=-1)
+    return np.asarray(top[..., -1] - top[..., -2])
 
 
 def _both_accuracies(answers: Labels, labels: Labels) -> float:

@@ -27,7 +27,7 @@ _CACHE = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(".dermserve/cache"),
     show_default=True,
-    help="Where decoded photos are kept.",
+    help="Where decoded photos are kept, and what networks said of them.",
 )
 _PRECISION = click.option(
     "--precision",
@@ -73,9 +73,25 @@ def train(model: str, data: Path, out: Path, experiment: str | None, weights: st
     "--other", metavar="NAME", help="Data is not the run's own: measure on it under this name, calibrate nothing."
 )
 @_PAPER
+@click.option(
+    "--thin",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    show_default=True,
+    help="Take ten views of every Nth photo alone, and one of all: ten of all take ResNet-50 hours on two cores.",
+)
 @_PRECISION
 @_CACHE
-def evaluate(run: Path, data: Path, other: str | None, paper: Path | None, precision: str, cache: Path) -> None:
+def evaluate(
+    run: Path,
+    data: Path,
+    other: str | None,
+    paper: Path | None,
+    thin: int,
+    precision: str,
+    cache: Path,
+) -> None:
     """Calibrate a run on its validation photos, measure it on its test photos, and write RUN/report."""
     with _said():
         from dermserve.models.training import evaluate as evaluation
@@ -88,7 +104,7 @@ def evaluate(run: Path, data: Path, other: str | None, paper: Path | None, preci
             measured = evaluation.evaluate_other(finished, data, name=other, **options)
             _say_figures(other, measured)
             return
-        result = evaluation.evaluate_own(finished, data, **options)
+        result = evaluation.evaluate_own(finished, data, thin=thin, **options)
         keep_figures(finished, result["figures"])
         page = write_report(finished, paper=None if paper is None else FinishedRun(paper))
         _say_figures("test", result["metrics"]["test"])
@@ -177,7 +193,7 @@ def scenarios(
             cells = grid.run_full(chosen, prepared, out, backbone=backbone, progress=_progress(), report=_report_cell)
         else:
             network = initial_network(chosen, backbone)
-            features = grid.compute_features(network, prepared, precision=precision, progress=_progress())
+            features = grid.compute_features(network, prepared, cache=cache, precision=precision, progress=_progress())
             cells = grid.run_reduced(chosen, prepared, features, report=_report_cell)
         grid.write_table(cells, out / "scenarios.csv")
         click.echo(str(out / "scenarios.csv"))

@@ -10,10 +10,11 @@ from dermserve.models.graph import FeatureDistance
 def save_distance(distance: FeatureDistance, file: Path) -> None:
     """Write a distance."""
     with file.open("wb") as stream:
-        np.savez_compressed(stream, centers=distance.centers, projection=distance.projection)
+        np.savez_compressed(stream, centers=distance.centers, projection=distance.projection, unit=distance.unit)
 
 
 def load_distance(file: Path) -> FeatureDistance:
     """Read what `save_distance` wrote."""
     with np.load(file) as arrays:
-        return FeatureDistance(centers=arrays["centers"], projection=arrays["projection"])
+        unit = "unit" in arrays and bool(arrays["unit"])  # files from before there was a choice lack it
+        return FeatureDistance(centers=arrays["centers"], projection=arrays["projection"], unit=unit)

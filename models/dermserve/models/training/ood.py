@@ -1,8 +1,10 @@
 """The not-skin gate: how far a photo's features lie from those of the training photos.
 
-Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS
-2018: squared Mahalanobis distance to the nearest class mean under one covariance, here of the leading principal
-directions.
+Squared Mahalanobis distance to the nearest class mean under one covariance (Lee et al., "A Simple Unified Framework for
+Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018), of features scaled to unit length (Müller
+& Hein, "Mahalanobis++: Improving OOD Detection via Feature Normalization", ICML 2025), along the directions that
+pictures without skin tell (the idea of Hendrycks, Mazeika & Dietterich, "Deep Anomaly Detection with Outlier Exposure",
+ICLR 2019): along all of them, what makes one lesion unlike another drowns what makes a page of text unlike both.
 """
 
 import numpy as np
@@ -11,30 +13,49 @@ from sklearn.covariance import ledoit_wolf
 
 from dermserve.models.graph import FeatureDistance
 
+_Floats = NDArray[np.float32] | NDArray[np.float64]
 
-def fit_distance(features: NDArray[np.float32], labels: NDArray[np.int64], *, rank: int) -> FeatureDistance:
+
+def fit_distance(
+    features: NDArray[np.float32], labels: NDArray[np.int64], *, strangers: NDArray[np.float32], rank: int
+) -> FeatureDistance:
     """Fit the distance to training photos.
 
     Args:
         features: float32 [N, F].
         labels: int64 [N], every class of 0..C-1 present.
-        rank: principal directions to keep, at most F.
+        strangers: float32 [M, F], of pictures without skin.
+        rank: directions to keep, at most F.
     """
-    centers = np.stack([features[labels == label].mean(axis=0) for label in np.unique(labels)])
-    covariance, _ = ledoit_wolf((features - centers[labels]).astype(np.float64), assume_centered=True)
+    scaled = _unit(features)
+    centers = np.stack([scaled[labels == label].mean(axis=0) for label in np.unique(labels)])
+    covariance, _ = ledoit_wolf(scaled - centers[labels], assume_centered=True)
     variances, directions = np.linalg.eigh(covariance)
-    kept = slice(max(0, len(variances) - rank), None)
-    projection = directions[:, kept] / np.sqrt(np.maximum(variances[kept], 1e-12))
-    return FeatureDistance(centers=centers.astype(np.float32), projection=projection.astype(np.float32))
+    whitening = directions / np.sqrt(np.maximum(variances, 1e-12))
+    away = _unit(_from_nearest(_unit(strangers) @ whitening, centers @ whitening))
+    _, telling = np.linalg.eigh(away.T @ away)
+    projection = whitening @ telling[:, -rank:]
+    return FeatureDistance(centers=centers.astype(np.float32), projection=projection.astype(np.float32), unit=True)
 
 
 def scores(distance: FeatureDistance, features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Score photos as the served graph does; float32 [N], higher is stranger."""
-    projected, centers = features @ distance.projection, distance.centers @ distance.projection
-    squares = [((projected - center) ** 2).sum(axis=1) for center in centers]
-    return np.asarray(np.min(squares, axis=0), np.float32)
+    given = _unit(features).astype(np.float32) if distance.unit else features
+    away = _from_nearest(given @ distance.projection, distance.centers @ distance.projection)
+    return np.asarray((away**2).sum(axis=1), np.float32)
 
 
 def fit_max_score(found: NDArray[np.float32], *, false_rejections: float = 0.01) -> float:
     """Find the score that a share of validation photos exceeds."""
     return float(np.quantile(found, 1 - false_rejections))
+
+
+def _unit(vectors: _Floats) -> NDArray[np.float64]:
+    wide = vectors.astype(np.float64)
+    return np.asarray(wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12))
+
+
+def _from_nearest(points: _Floats, centers: _Floats) -> _Floats:
+    """Subtract from each point [N, K] the nearest of the centers [C, K]."""
+    squares = np.stack([((points - center) ** 2).sum(axis=1) for center in centers])
+    return np.asarray(points - centers[squares.argmin(axis=0)])

@@ -37,12 +37,12 @@ def draw_roc(path: Path, labels: Floats, probabilities: Floats, codes: Sequence[
     figure.savefig(path, dpi=110)
 
 
-def draw_reliability(path: Path, labels: Floats, curves: Mapping[str, Floats]) -> None:
-    """Draw accuracy over confidence, a curve for each set of probabilities."""
+def draw_reliability(path: Path, curves: Mapping[str, tuple[Floats, Floats]]) -> None:
+    """Draw accuracy over confidence, a curve for each pair of labels and probabilities."""
     figure = Figure(figsize=(6, 5.2), layout="constrained")
     axes = figure.subplots()
     axes.plot((0, 1), (0, 1), ":", color="gray", label="perfectly calibrated")
-    for name, probabilities in curves.items():
+    for name, (labels, probabilities) in curves.items():
         hits = probabilities.argmax(axis=1) == labels
         accuracy, confidence = calibration_curve(hits, probabilities.max(axis=1).clip(0, 1), n_bins=_BINS)
         axes.plot(confidence, accuracy, "o-", label=name)

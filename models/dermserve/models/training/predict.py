@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -13,6 +13,8 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from dermserve.imaging import STANDARD_VIEWS, make_views
 from dermserve.models.training.loop import Labelled
 from dermserve.models.training.network import training_copy
+
+Infer: TypeAlias = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,18 @@ def predict(
         batch: views at once, about.
         progress: called with the number of photos done since the last call.
     """
-    infer = frozen_function(network, precision=precision)
+    return run_views(frozen_function(network, precision=precision), photos, views=views, batch=batch, progress=progress)
+
+
+def run_views(
+    infer: Infer,
+    photos: Labelled,
+    *,
+    views: Sequence[str],
+    batch: int = 64,
+    progress: Callable[[int], None] | None = None,
+) -> Outputs:
+    """Run what `frozen_function` returns over views of photos, about `batch` views at once."""
     step = max(1, batch // len(views))
     logits, features = [], []
     for start in range(0, len(photos), step):
@@ -58,9 +71,7 @@ def predict(
     return Outputs(np.concatenate(logits), np.concatenate(features))
 
 
-def frozen_function(
-    network: keras.Model, *, precision: str = "float32"
-) -> Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]:
+def frozen_function(network: keras.Model, *, precision: str = "float32") -> Infer:
     """Freeze a network into a function from uint8 [N, S, S, 3] to {"logits", "features"}, float32."""
     copy = training_copy(network, folded=True, precision=precision)
     side = network.inputs[0].shape[1]

@@ -50,14 +50,20 @@ def write_report(run: FinishedRun, *, paper: FinishedRun | None = None) -> Path:
     if not (run.folder / _FIGURES).is_file():
         raise RunError(f"{run.folder} lacks {_FIGURES}: run `dermserve evaluate` on the data it was trained from")
     with np.load(run.folder / _FIGURES) as kept:
-        figures = dict(kept)
+        figures: dict[str, Any] = dict(kept)
     folder = run.folder / "report"
     folder.mkdir(exist_ok=True)
     codes = [item.code for item in SPECS[run.model].classes]
-    draw_confusion(folder / "confusion.png", figures["labels"], figures["tta"], codes)
-    draw_roc(folder / "roc.png", figures["labels"], figures["tta"], codes)
-    curves = {"before calibration": figures["before"], "calibrated": figures["single"], "ten views": figures["tta"]}
-    draw_reliability(folder / "reliability.png", figures["labels"], curves)
+    labels = figures["labels"]
+    tta_labels = figures.get("tta_labels", labels)
+    draw_confusion(folder / "confusion.png", tta_labels, figures["tta"], codes)
+    draw_roc(folder / "roc.png", tta_labels, figures["tta"], codes)
+    curves = {
+        "before calibration": (labels, figures["before"]),
+        "calibrated": (labels, figures["single"]),
+        "ten views": (tta_labels, figures["tta"]),
+    }
+    draw_reliability(folder / "reliability.png", curves)
     draw_history(folder / "curves.png", run.history)
     numbers = _numbers(run, paper)
     (folder / "report.json").write_text(json.dumps(numbers, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -108,6 +114,7 @@ def _headline(numbers: Mapping[str, Any]) -> Iterable[Sequence[str]]:
     honest = "grouped by lesion" if numbers["protocol"] == "lesion" else "random by image (the paper's protocol)"
     if "paper" in numbers:
         yield _figures_row("random by image (the paper's protocol), one view", numbers["paper"]["single"])
+        yield _figures_row("random by image (the paper's protocol), ten views", numbers["paper"]["tta"])
     yield _figures_row(f"{honest}, one view", numbers["metrics"]["test"]["single"])
     yield _figures_row(f"{honest}, ten views", numbers["metrics"]["test"]["tta"])
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.experiment import Experiment
 from dermserve.models.training.finished import FinishedRun
+from dermserve.models.training.judging import ONE_VIEW, Judge
 from dermserve.models.training.loop import Labelled, Progress, accuracies
 from dermserve.models.training.predict import predict
 from dermserve.models.training.run import Data, run_training
@@ -56,19 +57,12 @@ class Features:
     labels: NDArray[np.int64]
 
 
-def compute_features(network: keras.Model, data: Data, *, precision: str, progress: Progress) -> Features:
-    """Run the frozen backbone over every photo once, at the serving preprocessing."""
+def compute_features(network: keras.Model, data: Data, *, cache: Path, precision: str, progress: Progress) -> Features:
+    """Run the frozen backbone over every photo once, at the serving preprocessing, or read what an earlier run did."""
     labels = np.asarray([sample.label for sample in data.samples], np.int64)
-    photos = Labelled(data.pixels, np.arange(len(labels)), labels)
-    done = 0
-
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        progress("features", done, len(labels))
-
-    outputs = predict(network, photos, views=("identity",), precision=precision, progress=advance)
-    return Features(outputs.features, labels)
+    judge = Judge(network=network, cache=cache, precision=precision, progress=progress)
+    judged = judge.look(Labelled(data.pixels, np.arange(len(labels)), labels), data.samples, "features", views=ONE_VIEW)
+    return Features(judged.outputs.features, labels)
 
 
 def run_reduced(
