@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 IMAGE ?=
 DOCKER ?= docker
 BUILD_ARGS ?=
-BUILD = $(DOCKER) build --build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_ARGS)
+# Labels, not build arguments, whose change podman 4's cache does not see.
+BUILD = $(DOCKER) build --label org.opencontainers.image.revision=$$(git rev-parse HEAD) $(BUILD_ARGS)
 PYTEST_ARGS ?=
 # Before the gateway had metrics and traces.
 AGAINST ?= 68ce87f
@@ -83,12 +84,11 @@ images: $(VENV)/local  ## Build the images for Kubernetes (DOCKER=podman, STORE=
 	$(BUILD) -f k8s/images/gateway.Dockerfile --target edge -t dermserve/edge:0.1.0 .
 	$(BUILD) -f k8s/images/local.Dockerfile -t dermserve/local:0.1.0 .
 	models=$$($(BIN)/python scripts/pack_store.py "$(STORE)") && \
-	    $(BUILD) -f k8s/images/models.Dockerfile -t dermserve/models:1 --build-arg MODELS="$$models" "$(STORE)"
+	    $(BUILD) -f k8s/images/models.Dockerfile -t dermserve/models:1 --label dev.dermserve.models="$$models" "$(STORE)"
 
-test-images: $(VENV)/dev  ## Build the images, run them as Kubernetes would, and look (DOCKER=podman): ten minutes or more
-	@test -d "$(STORE)" || $(BIN)/dermserve export --store "$(STORE)"
+test-images: $(VENV)/dev images  ## Build the images and run them as Kubernetes would (DOCKER=podman): ten minutes or more
 	DERMSERVE_TEST_IMAGES=$(DOCKER) DERMSERVE_STORE="$(abspath $(STORE))" \
-	    $(BIN)/python -m pytest tests/k8s/test_images.py $(PYTEST_ARGS)
+	    $(BIN)/python -m pytest tests/k8s/test_images.py -rP $(PYTEST_ARGS)
 
 test-k8s: $(VENV)/dev  ## Apply the manifests to a real API server, built first: half an hour or more, once
 	@assets=$$(scripts/kube_apiserver.sh) && KUBEBUILDER_ASSETS=$$assets $(BIN)/python -m pytest tests/k8s $(PYTEST_ARGS)

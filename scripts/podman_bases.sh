@@ -12,9 +12,13 @@ PACKAGES=(base-files ca-certificates libbz2-1.0 libc6 libcom-err2 libcrypt1 libd
     netbase python3.11-minimal python3-distutils tzdata zlib1g)
 
 [[ ${1:-} == --help || ${1:-} == -h ]] && {
-    echo "usage: scripts/podman_bases.sh    (as root, on Debian 12, with podman and debootstrap)"
-    echo "Imports, where they are not there yet, $BUILD_BASE (for debian:12-slim),"
-    echo "$BASE (for gcr.io/distroless/python3-debian12) and $MODELS_BASE (for busybox)."
+    cat <<TEXT
+usage: make images DOCKER=podman BUILD_ARGS="\$(scripts/podman_bases.sh)"
+
+As root, on Debian 12, with podman and debootstrap. Imports, where they are not there yet, $BUILD_BASE
+(for debian:12-slim), $BASE (for gcr.io/distroless/python3-debian12) and
+$MODELS_BASE (for busybox), and prints the options that build on them.
+TEXT
     exit 0
 }
 
@@ -58,3 +62,9 @@ if ! podman image exists "$MODELS_BASE"; then
     import busybox "$MODELS_BASE"
 fi
 podman images --format '{{.Repository}}:{{.Tag}} {{.Size}}' | grep ^localhost/dermserve- >&2
+# Containers can't be given more than this shell has, and podman would by default.
+files=$(ulimit -Hn) processes=$(ulimit -Hu) most=$(</proc/sys/kernel/pid_max)
+[[ $files == unlimited ]] && files=1048576
+if [[ $processes == unlimited || $processes -gt $most ]]; then processes=$most; fi
+echo "--network=host --ulimit=nofile=$files:$files --ulimit=nproc=$processes:$processes" \
+    "--build-arg=BUILD_BASE=$BUILD_BASE --build-arg=PYTHON_BASE=$BASE --build-arg=MODELS_BASE=$MODELS_BASE"

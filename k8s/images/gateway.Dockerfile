@@ -29,13 +29,11 @@ RUN rm -r /opt/dermserve/lib/python3.11/site-packages/dermserve/models/shipped \
 FROM ${PYTHON_BASE} AS gateway
 ARG PYTHON_BASE
 ARG VERSION=0.1.0
-ARG REVISION=unknown
 LABEL org.opencontainers.image.title="dermserve gateway" \
       org.opencontainers.image.description="gRPC gateway in front of TensorFlow Serving: a screening aid, never a diagnosis" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="${PYTHON_BASE}" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.version="${VERSION}"
 COPY --from=build /opt/dermserve /opt/dermserve
 ENV PATH=/opt/dermserve/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 10001:10001

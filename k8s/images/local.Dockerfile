@@ -24,13 +24,11 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM ${BUILD_BASE}
 ARG BUILD_BASE
 ARG VERSION=0.1.0
-ARG REVISION=unknown
 LABEL org.opencontainers.image.title="dermserve local model server" \
       org.opencontainers.image.description="Stand-in for TensorFlow Serving on a laptop; not for production" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.base.name="${BUILD_BASE}" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.version="${VERSION}"
 RUN apt-get update && apt-get install -y --no-install-recommends python3 && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/dermserve /opt/dermserve
 ENV PATH=/opt/dermserve/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 MALLOC_ARENA_MAX=1

@@ -6,15 +6,10 @@ ARG MODELS_BASE=busybox:1.37
 FROM ${MODELS_BASE}
 ARG MODELS_BASE
 ARG VERSION=1
-ARG REVISION=unknown
-# Each model's versions, as "resnet50/1 resnet50/2 …".
-ARG MODELS=unknown
 LABEL org.opencontainers.image.title="dermserve models" \
       org.opencontainers.image.description="Versioned SavedModels; the licences of the weights are in each card" \
       org.opencontainers.image.base.name="${MODELS_BASE}" \
-      org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      dev.dermserve.models="${MODELS}"
+      org.opencontainers.image.version="${VERSION}"
 COPY . /store
 USER 10001:10001
 # For an init container; as an image volume nothing of it runs.

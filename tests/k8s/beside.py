@@ -8,6 +8,7 @@ import json
 import pathlib
 import sys
 import threading
+import time
 import uuid
 
 import grpc
@@ -19,11 +20,12 @@ CALLERS = 4
 
 
 def probe(address: str, service: str) -> None:
-    with grpc.insecure_channel(address) as channel:
-        request = health_pb2.HealthCheckRequest(service=service)
-        watch = health_pb2_grpc.HealthStub(channel).Watch(request, wait_for_ready=True, timeout=300)
-        next(update for update in watch if update.status == health_pb2.HealthCheckResponse.SERVING)
-        watch.cancel()
+    """Ask as the kubelet does, with Check again and again: the stand-in has no Watch."""
+    request = health_pb2.HealthCheckRequest(service=service)
+    with grpc.insecure_channel(address, options=[("grpc.max_reconnect_backoff_ms", 500)]) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        while check(request, wait_for_ready=True, timeout=300).status != health_pb2.HealthCheckResponse.SERVING:
+            time.sleep(0.2)
 
 
 def call(one: Client, two: Client, photo: bytes, found: dict[str, list[str]], loaded: threading.Semaphore) -> None:

@@ -7,21 +7,16 @@ import pathlib
 import resource
 import shutil
 import subprocess
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from rendering import ROOT, Manifest, containers, named, pod
+from rendering import Manifest, containers, named, pod
 
 ASK = "DERMSERVE_TEST_IMAGES"
 _UNITS = {"Mi": "m", "Gi": "g"}
-# What scripts/podman_bases.sh makes where there is no registry, by the Dockerfiles' names for what they stand for.
-_STAND_INS = {
-    "BUILD_BASE": "localhost/dermserve-debian:12",
-    "PYTHON_BASE": "localhost/dermserve-python3-debian12:latest",
-    "MODELS_BASE": "localhost/dermserve-busybox:latest",
-}
 
 
 @dataclass(frozen=True)
@@ -53,6 +48,17 @@ class Engine:
             self("rm", name)
         return to.read_text()
 
+    def run(self, *options: str, seconds: float = 300) -> str:
+        """Run a container to its end; gives what it printed. Not with --rm, which podman 4 may do too early."""
+        name = f"dermserve-test-{uuid.uuid4().hex}"
+        try:
+            return self("run", "--pull=never", f"--name={name}", *options, seconds=seconds)
+        finally:
+            self.remove(name)
+
+    def remove(self, name: str) -> None:
+        self("rm", "--force", "--time=0" if self.is_podman else "--volumes", name, check=False)
+
     @contextlib.contextmanager
     def running(self, name: str, *options: str) -> Iterator[str]:
         """Start a container, and remove it in the end."""
@@ -60,21 +66,11 @@ class Engine:
         try:
             yield name
         finally:
-            self("rm", "--force", "--time=0" if self.is_podman else "--volumes", name, check=False)
+            self.remove(name)
 
     @property
     def is_podman(self) -> bool:
         return pathlib.Path(self.program).name == "podman"
-
-    def build_options(self) -> list[str]:
-        """Give what `make images` needs here: stand-ins for bases where they were made, and our network."""
-        options = ["--network=host"]
-        if (
-            self.is_podman
-            and not subprocess.run([self.program, "image", "exists", _STAND_INS["PYTHON_BASE"]], check=False).returncode
-        ):
-            options += [f"--build-arg={name}={image}" for name, image in _STAND_INS.items()]
-        return options
 
 
 def find_engine(scratch: pathlib.Path) -> Engine:
@@ -101,10 +97,7 @@ def _containers_conf() -> str:
     most = int(pathlib.Path("/proc/sys/kernel/pid_max").read_text())
     processes = most if processes == resource.RLIM_INFINITY else min(processes, most)
     files = 1 << 20 if files == resource.RLIM_INFINITY else files
-    limits = f'default_ulimits = ["nofile={files}:{files}", "nproc={processes}:{processes}"]'
-    manager = "systemd" if pathlib.Path("/run/systemd/system").is_dir() else "cgroupfs"
-    runtime = next(name for name in ("crun", "runc") if shutil.which(name))
-    return f'[containers]\n{limits}\n[engine]\ncgroup_manager = "{manager}"\nruntime = "{runtime}"\n'
+    return f'[containers]\ndefault_ulimits = ["nofile={files}:{files}", "nproc={processes}:{processes}"]\n'
 
 
 @dataclass(frozen=True)
@@ -206,14 +199,3 @@ def empty_dir(folder: pathlib.Path) -> pathlib.Path:
     folder.mkdir()
     folder.chmod(0o777)
     return folder
-
-
-def make_images(engine: Engine, store: pathlib.Path) -> None:
-    """Do what `make images` does."""
-    options = " ".join(engine.build_options())
-    command = ["make", "-o", ".venv/local", "images", f"DOCKER={engine.program}", f"STORE={store}"]
-    done = subprocess.run(
-        [*command, f"BUILD_ARGS={options}"], cwd=ROOT, env=engine.environment, capture_output=True, text=True,
-        check=False, timeout=3600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -1,6 +1,6 @@
 """The images build, and run as the manifests say, each container with what the kubelet would give it.
 
-`make test-images` runs this; it takes an engine and ten minutes or more, so other runs skip it, and say so.
+`make test-images` builds them and runs this; that takes an engine and ten minutes or more, so other runs skip it aloud.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from engine import Container, Engine, empty_dir, find_engine, make_images
+from engine import Container, Engine, empty_dir, find_engine
 from rendering import ROOT, render
 
 from dermserve.models.lifecycle.manifest import MANIFEST, changes, parse_manifest
@@ -53,10 +53,10 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 @pytest.fixture(scope="module")
 def packed(engine: Engine) -> pathlib.Path:
-    """The store that is in the models' image; the images are built."""
-    folder = pathlib.Path(os.environ["DERMSERVE_STORE"])
-    make_images(engine, folder)
-    return folder
+    """The store that is in the models' image; `make images` has built them all."""
+    for image in IMAGES.values():
+        engine("image", "inspect", image)
+    return pathlib.Path(os.environ["DERMSERVE_STORE"])
 
 
 @pytest.fixture(scope="module")
@@ -65,17 +65,16 @@ def models(engine: Engine, packed: pathlib.Path, tmp_path_factory: pytest.TempPa
     scratch = tmp_path_factory.mktemp("models")
     volume = empty_dir(scratch / "volume")
     container = Container(render("local"), "modelserver", "models")
-    engine("run", "--rm", "--pull=never", "--network=none", *container.options(engine, scratch, {"models": volume}))
+    engine.run("--network=none", *container.options(engine, scratch, {"models": volume}))
     return volume
 
 
 @pytest.fixture(scope="module")
 def modelserver(engine: Engine, models: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The stand-in; whatever joins its network reaches it by its Service's name."""
+    """The stand-in, with a network of its own that others join."""
     scratch = tmp_path_factory.mktemp("modelserver")
     options = Container(render("local"), "modelserver", "modelserver").options(engine, scratch, {"models": models})
-    network = ["--network=none", "--add-host=modelserver:127.0.0.1"]
-    with engine.running(f"{NAME}-modelserver", *network, *options) as name:
+    with engine.running(f"{NAME}-modelserver", "--network=none", *options) as name:
         _probe(engine, name, "127.0.0.1:8500", "")
         yield name
 
@@ -84,7 +83,10 @@ def modelserver(engine: Engine, models: pathlib.Path, tmp_path_factory: pytest.T
 def _gateway(engine: Engine, modelserver: str, scratch: pathlib.Path, port: int) -> Iterator[str]:
     listens = {"DERMSERVE_LISTEN": f"0.0.0.0:{port}", "DERMSERVE_HEALTH_LISTEN": f"0.0.0.0:{port + 1}"}
     options = Container(render("local"), "gateway", "gateway").options(engine, scratch, {}, **listens)
-    with engine.running(f"{NAME}-gateway-{port}", f"--network=container:{modelserver}", *options) as name:
+    hosts = scratch / "hosts"  # what the cluster's DNS would know
+    hosts.write_text("127.0.0.1 localhost modelserver\n")
+    network = [f"--network=container:{modelserver}", f"--volume={hosts}:/etc/hosts:ro"]
+    with engine.running(f"{NAME}-gateway-{port}", *network, *options) as name:
         _probe(engine, modelserver, f"127.0.0.1:{port + 1}", "dermserve.v1.Classifier")
         yield name
 
@@ -99,13 +101,13 @@ def _beside(modelserver: str, *arguments: str, photo: pathlib.Path | None = None
     """Give what runs beside.py in a container of the gateway's image, on the servers' network."""
     here = pathlib.Path(__file__).parent
     mounts = [f"--volume={here / 'beside.py'}:/beside.py:ro", *([f"--volume={photo}:/photo.jpg:ro"] if photo else [])]
-    start = ["run", "--rm", "--pull=never", f"--network=container:{modelserver}", *mounts, f"--entrypoint={PYTHON}"]
+    start = [f"--network=container:{modelserver}", *mounts, f"--entrypoint={PYTHON}"]
     return [*start, IMAGES["gateway"], "/beside.py", *arguments]
 
 
 def _probe(engine: Engine, modelserver: str, address: str, service: str) -> None:
     try:
-        engine(*_beside(modelserver, "probe", address, service), seconds=400)
+        engine.run(*_beside(modelserver, "probe", address, service), seconds=400)
     except AssertionError as error:
         raise AssertionError(f"{error}\n{engine('logs', modelserver, check=False)[-3000:]}") from error
 
@@ -139,8 +141,8 @@ def test_an_image_says_what_it_is_and_is_not_roots(engine: Engine, image: str) -
 @pytest.mark.parametrize("image", ["gateway", "edge", "local"])
 def test_the_bill_of_materials_names_every_package(engine: Engine, image: str, tmp_path: pathlib.Path) -> None:
     sbom = json.loads(engine.read(IMAGES[image], "/opt/dermserve/sbom.cdx.json", tmp_path / "sbom.json"))
-    command = ["run", "--rm", "--pull=never", "--network=none", f"--entrypoint={PYTHON}", IMAGES[image], "-c", PACKAGES]
-    installed = {tuple(line.split()) for line in engine(*command).splitlines()}
+    printed = engine.run("--network=none", f"--entrypoint={PYTHON}", IMAGES[image], "-c", PACKAGES)
+    installed = {tuple(line.split()) for line in printed.splitlines()}
     named = {(each["name"], each["version"]) for each in [*sbom["components"], sbom["metadata"]["component"]]}
     assert installed <= named
     assert ("dermserve", importlib.metadata.version("dermserve")) in installed
@@ -186,15 +188,9 @@ def test_a_server_is_nobody_may_nothing_and_writes_only_to_tmp(
 def test_a_photo_is_classified(
     engine: Engine, gateway: str, modelserver: str, photo_file: pathlib.Path, model: str
 ) -> None:
-    command = [
-        "run",
-        "--rm",
-        "--pull=never",
-        f"--network=container:{modelserver}",
-        f"--volume={photo_file}:/photo.jpg:ro",
-    ]
-    answer = json.loads(engine(*command, IMAGES["gateway"], "classify", "/photo.jpg", "--json", f"--model={model}",
-                               "--tta=full", "--server=127.0.0.1:50051"))  # fmt: skip
+    client = ["classify", "/photo.jpg", "--json", f"--model={model}", "--tta=full", "--server=127.0.0.1:50051"]
+    place = [f"--network=container:{modelserver}", f"--volume={photo_file}:/photo.jpg:ro"]
+    answer = json.loads(engine.run(*place, IMAGES["gateway"], *client))
     assert (answer["model"], answer["version"], answer["views_used"]) == (model, 1, 10)
     assert abs(sum(each["probability"] for each in answer["classes"]) - 1) < 1e-3
 
@@ -206,8 +202,10 @@ def test_stopping_under_load_loses_no_request(
     with contextlib.ExitStack() as stack:
         stopped = stack.enter_context(_gateway(engine, modelserver, tmp_path, 50061))
         command = _beside(modelserver, "load", "127.0.0.1:50061", "127.0.0.1:50051", "/photo.jpg", photo=photo_file)
+        start = [engine.program, "run", "--pull=never", f"--name={NAME}-callers"]
+        stack.callback(engine.remove, f"{NAME}-callers")
         callers = stack.enter_context(
-            subprocess.Popen([engine.program, *command], env=engine.environment, stdout=subprocess.PIPE, text=True)
+            subprocess.Popen([*start, *command], env=engine.environment, stdout=subprocess.PIPE, text=True)
         )
         assert callers.stdout is not None
         assert callers.stdout.readline() == "under load\n"
@@ -218,7 +216,7 @@ def test_stopping_under_load_loses_no_request(
         state = engine.inspect(stopped)["State"]
         logs = subprocess.run([engine.program, "logs", stopped], env=engine.environment, capture_output=True, text=True,
                               check=True)  # fmt: skip
-    events = [json.loads(line) for line in (logs.stdout + logs.stderr).splitlines()]
+    events = [json.loads(line) for line in (logs.stdout + logs.stderr).splitlines() if line.startswith("{")]
     answered = {event["request_id"] for event in events if event["event"] == "answered"}
     sys.stdout.write(
         f"{len(answered)} answered by it, {len(found['refused'])} refused ({', '.join(set(found['reasons']))}) and "
@@ -240,7 +238,7 @@ def test_the_edges_files_are_the_page_its_runtime_and_a_model(
     (volumes["keys"] / "keys.json").write_text('{"clinic": "a key"}')
     for name in ("models", "files", "config"):
         options = Container(manifests, "edge", name).options(engine, tmp_path, volumes)
-        engine("run", "--rm", "--pull=never", "--network=none", *options)
+        engine.run("--network=none", *options)
     www = volumes["srv"] / "www"
     index = json.loads((www / "device/index.json").read_text())
     model = f"mobilenet_v3_small/{index['version']}/model.tflite"
