@@ -103,9 +103,13 @@ def _tracking(call: Core, tracked: object) -> Core:
     return core
 
 
+_LEAST_SQUARE = 1e-30
+"""Of a feature vector's length, squared: an untrained network's may be under TensorFlow's own bound of 1e-12."""
+
+
 def _distance(features: Tensor, distance: FeatureDistance) -> Tensor:
     if distance.unit:
-        features = tf.math.l2_normalize(features, axis=-1)
+        features = tf.math.l2_normalize(features, axis=-1, epsilon=_LEAST_SQUARE)
     differences = features[:, tf.newaxis, :] - distance.centers[tf.newaxis]
     whitened = tf.einsum("ncf,fk->nck", differences, distance.projection)
     return tf.reduce_min(tf.reduce_sum(whitened**2, axis=-1), axis=-1)
