@@ -39,6 +39,7 @@ from grpc_status import rpc_status
 from prometheus_client.parser import text_string_to_metric_families
 
 from dermserve.local.picture import draw_lesion
+from dermserve.local.ports import free_port
 from dermserve.tfserving.v1 import serving_pb2
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
@@ -412,7 +413,7 @@ async def _run(
         config.write_text(f"model_config_list {{ {entry} }}\n")
         servers = [Server(config, folder / f"{name}.log") for name in ("first", "second")]
         for server in servers:
-            server.port = _free_port()
+            server.port = free_port()
             stack.callback(server.clean_up)
         await asyncio.gather(*(server.start() for server in servers))
         proxy = Proxy(servers[1].address)
@@ -432,14 +433,6 @@ async def _run(
             failures += [f"{fault}: {failure}" for failure in result.failures]
         failures += await _alive(channel, photo, sent=sent, metrics=metrics)
     return failures
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _line(result: Result) -> str:

@@ -19,7 +19,6 @@ import json
 import os
 import pathlib
 import re
-import socket
 import statistics
 import sys
 import time
@@ -36,6 +35,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from dermserve.local import Stack
 from dermserve.local.picture import draw_lesion
+from dermserve.local.ports import free_port
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
 _WARM_UP = 2.0
@@ -212,7 +212,7 @@ async def _measure(
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def main(store: pathlib.Path, model: str, times: float, seconds: float, as_json: bool) -> None:
     """Put a gateway under several times the load it can carry, and judge what becomes of it."""
-    metrics = f"127.0.0.1:{_free_port()}"
+    metrics = f"127.0.0.1:{free_port()}"
     os.environ["DERMSERVE_METRICS_LISTEN"] = metrics
     with Stack(store=store, models=[model], port=0, tfs_port=0) as stack:
         gateway = psutil.Process(stack.pids["gateway"])
@@ -229,12 +229,6 @@ def main(store: pathlib.Path, model: str, times: float, seconds: float, as_json:
         _print(outcome, model)
         click.echo("\n".join(faults) or "all goals met")
     sys.exit(bool(faults))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _print(outcome: Outcome, model: str) -> None:

@@ -11,7 +11,6 @@ work, as py-spy samples them (`pip install py-spy`; on some systems it needs roo
 
 import json
 import pathlib
-import re
 import shutil
 import subprocess
 import sys
@@ -37,8 +36,6 @@ _MODES = {
 }
 _STARTED = 9
 """Frames of the main thread before its event loop."""
-_FOLDERS = re.compile(r"\((?:.*/)?(?:site-packages|serving/dermserve|python3\.\d+)/")
-_LINE = re.compile(r":\d+\)$")
 _WAITING = ("select (selectors.py", "_serve (gateway/workers.py", "wait (threading.py", "Thread.run (threading.py")
 """Frames at the end of a stack that mean that a thread waits."""
 
@@ -107,40 +104,17 @@ def _rows(spent: dict[str, Counter[str]], answers: int, decoding: float) -> dict
 def _profile(pid: int, seconds: float) -> Counter[tuple[str, ...]]:
     """Sample a process's Python stacks, outermost frame first, those that wait left out."""
     with tempfile.NamedTemporaryFile(suffix=".raw") as file:
-        command = [
-            "py-spy",
-            "record",
-            "-p",
-            str(pid),
-            "-d",
-            f"{seconds:.0f}",
-            "-r",
-            "200",
-            "-f",
-            "raw",
-            "-o",
-            file.name,
-        ]
-        subprocess.run([*command, "--threads", "--function"], check=True, capture_output=True)
+        command = f"py-spy record -p {pid} -d {seconds:.0f} -r 200 -f raw -o {file.name} --threads --function".split()
+        subprocess.run(command, check=True, capture_output=True)
         lines = pathlib.Path(file.name).read_text().splitlines()
     stacks: Counter[tuple[str, ...]] = Counter()
     for line in lines:
         frames, _, count = line.rpartition(" ")
-        stack = tuple(_short(frame) for frame in frames.split(";"))
+        stack = tuple(frames.split(";"))
         stack = (stack[0], *stack[_STARTED:]) if "MainThread" in stack[0] else stack
         if not any(waiting in stack[-1] for waiting in _WAITING):
             stacks[stack] += int(count)
     return stacks
-
-
-def _short(frame: str) -> str:
-    for folder in ("site-packages/", "/serving/", "/python3.11/"):
-        frame = (
-            frame.replace(frame[frame.find("(") + 1 : frame.find(folder) + len(folder)], "")
-            if folder in frame
-            else frame
-        )
-    return frame
 
 
 def _draw(stacks: Counter[tuple[str, ...]], title: str, file: pathlib.Path) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import os
 import pathlib
-import socket
 import tempfile
 import threading
 import time
@@ -16,6 +15,7 @@ import psutil
 from benchmarks.comparison.field import DIRECT, OURS, ROOT, Contender
 from dermserve.local import Stack
 from dermserve.local.child import Child
+from dermserve.local.ports import free_port
 
 _START = 300.0
 _LOOK = 0.05
@@ -89,7 +89,7 @@ def _server(
     contender: Contender, model: str, weights: pathlib.Path, environments: pathlib.Path, scratch: pathlib.Path
 ) -> Iterator[tuple[Child, int]]:
     cores = os.cpu_count() or 1
-    port = _free_port()
+    port = free_port()
     environment = {
         "COMPARISON_SAVED_MODEL": str(_latest(weights / "store" / model)),
         "COMPARISON_KERAS_FILE": str(weights / f"{model}.weights.h5"),
@@ -149,9 +149,3 @@ def _wait(child: Child, port: int, contender: Contender) -> None:
 
 def _latest(folder: pathlib.Path) -> pathlib.Path:
     return max((each for each in folder.iterdir() if each.name.isdigit()), key=lambda each: int(each.name))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dermserve.loadtest.bisect import Verdict, bisect, calls_needed, judge
-from dermserve.loadtest.capacity import Point, explain
+from dermserve.loadtest.capacity import Aim, Point, _hopeless, explain
 from dermserve.loadtest.errors import PhotosError, ScenarioError
 from dermserve.loadtest.histogram import Histogram
 from dermserve.loadtest.metrics import difference
@@ -225,3 +225,18 @@ def test_stages_are_the_difference_between_two_looks():
     assert difference(before, after) == [{"model": "m", "stage": "decode", "calls": 30, "mean_ms": pytest.approx(20)}]
     assert difference(None, after) == []
     assert difference(before, before) == []
+
+
+@pytest.mark.parametrize(("p50", "said"), [(499.0, False), (501.0, True), (math.nan, False)])
+def test_no_rate_is_tried_where_a_lone_caller_waits_too_long_already(p50: float, said: bool):
+    aim = Aim(
+        limit="p99", milliseconds=500, confidence=0.9, precision=0.05, probe_seconds=20, probes=6, callers=(1, 8)
+    )  # fmt: skip
+    points = [
+        Point(
+            rate=None, callers=callers, gateways=1, answers=1.0, p50=each, p99=each, error_rate=0.0, cores={},
+            kept_rate=True,
+        )
+        for callers, each in ((8, 9000.0), (1, p50))
+    ]  # fmt: skip
+    assert bool(_hopeless(points, aim)) is said

@@ -179,7 +179,7 @@ class Prober:
 def _hopeless(points: Sequence[Point], aim: Aim) -> str:
     """Say so where the fewest callers' calls mostly are slower than the threshold: no rate will keep it then."""
     fewest = min(points, key=lambda point: point.callers)
-    if fewest.p50 <= aim.milliseconds:
+    if not fewest.p50 > aim.milliseconds:  # nor where nothing was answered, so that there is no p50
         return ""
     return (
         f"{fewest.callers} caller(s) already wait {fewest.p50:.0f} ms (p50), so no rate keeps {aim.milliseconds:.0f} ms"

@@ -4,7 +4,6 @@ import contextlib
 import json
 import pathlib
 import queue
-import socket
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from dermserve.loadtest.result import SCHEMA, Result
 from dermserve.loadtest.sampling import Sampler
 from dermserve.loadtest.scenario import Scenario
 from dermserve.local.child import Child
+from dermserve.local.ports import free_port
 
 _HERE = pathlib.Path(__file__).parent
 _SLICE = 0.2
@@ -96,7 +96,7 @@ def _drive(scenario: Scenario, generator: Generator, file: pathlib.Path, *, say:
     """Start Locust, and its workers, and wait until it has ended."""
     environment = {"DERMSERVE_LOADTEST_SCENARIO": scenario.to_json(), "PYTHONUNBUFFERED": "1"}
     ended: queue.SimpleQueue[Child] = queue.SimpleQueue()
-    bind = generator.bind if generator.expect_workers else f"127.0.0.1:{_free_port()}"
+    bind = generator.bind if generator.expect_workers else f"127.0.0.1:{free_port()}"
     # Locust finishes the calls in flight first, when it is asked to stop.
     grace = scenario.deadline + _SPARE
     with contextlib.ExitStack() as undo:
@@ -151,9 +151,3 @@ def _main_command(scenario: Scenario, generator: Generator, file: pathlib.Path, 
         command += ["--master", f"--master-bind-host={host}", f"--master-bind-port={port}"]
         command += [f"--expect-workers={workers}"]
     return command
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import re
-import socket
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from dermserve.edge.files import gather
 from dermserve.local.child import Child
 from dermserve.local.errors import StackError
 from dermserve.local.logfile import log_to_file, log_to_stderr
-from dermserve.local.ports import HOST, check_free
+from dermserve.local.ports import HOST, check_free, free_port
 
 DEFAULT_EDGE_PORT = 8080
 
@@ -90,7 +89,7 @@ class Edge:
 
     def _start(self, command: pathlib.Path, scratch: pathlib.Path, undo: contextlib.ExitStack) -> None:
         found = gather(scratch / "www", store=self._store)
-        settings = dataclasses.replace(self._settings, admin=f"{HOST}:{_free_port()}", www=scratch / "www")
+        settings = dataclasses.replace(self._settings, admin=f"{HOST}:{free_port()}", www=scratch / "www")
         config, admin = scratch / "envoy.json", scratch / "admin"
         config.touch(mode=0o600)  # it may hold keys
         config.write_text(json.dumps(bootstrap(settings)), encoding="utf-8")
@@ -139,13 +138,6 @@ class Edge:
         finally:
             connection.close()
         return json.loads(text) if method == "GET" else None
-
-
-def _free_port() -> int:
-    """Choose a port for the admin interface, which the metrics listener must know beforehand."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def envoy() -> pathlib.Path:

@@ -1,10 +1,17 @@
-"""Whether a port is free, asked before anything starts: gRPC's own answer comes late, or never (SO_REUSEPORT)."""
+"""Which ports are free, asked before anything starts: gRPC's own answer comes late, or never (SO_REUSEPORT)."""
 
 import socket
 
 from dermserve.local.errors import PortInUseError
 
 HOST = "127.0.0.1"
+
+
+def free_port() -> int:
+    """Choose a loopback port that nothing listens on, for a server that others must know of beforehand."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
 
 
 def check_free(port: int, *, option: str) -> None:
