@@ -124,6 +124,50 @@ async def test_a_burst_that_is_cut_leaves_no_place_behind_however_its_callers_le
     assert gate.passing == 0
 
 
+async def test_a_burst_is_no_more_than_can_be_answered_in_a_second():
+    now = 0.0
+    gate = Gate(at_once=2, queue=0, burst=64, clock=lambda: now)
+    async with gate.enter(Budget(100, lambda: now)):
+        now = 0.5  # two in half a second: four in one
+    passages = [Passage(gate, budget=Budget(100, lambda: now)) for _ in range(6)]
+    await _settled()
+    assert (gate.passing, gate.waiting) == (2, 4)
+    await _refused(gate)
+    assert (gate.passing, gate.waiting) == (2, 0)
+    for passage in passages:
+        passage.leave.set()
+    await asyncio.gather(*(passage.task for passage in passages), return_exceptions=True)
+    assert gate.passing == 0
+
+
+async def test_under_overload_only_an_idle_model_server_gets_more_than_the_steady_number():
+    now, idle = 0.0, False
+    gate = Gate(at_once=3, queue=0, burst=1, steady=2, idle=lambda: idle, clock=lambda: now)
+    passages = [Passage(gate) for _ in range(4)]
+    await _settled()
+    assert (gate.passing, gate.waiting) == (3, 1)  # a burst fills every place
+    await _refused(gate)
+    for passage in passages[:2]:
+        passage.leave.set()
+        await passage.task
+    passages.append(Passage(gate))
+    await _settled()
+    assert (gate.passing, gate.is_free) == (2, False)
+    await _refused(gate)
+    idle = True
+    passages.append(Passage(gate))
+    await _settled()
+    assert gate.passing == 3
+    passages[-1].leave.set()
+    await passages[-1].task
+    idle, now = False, 1.1
+    assert gate.is_free  # the overload is over
+    for passage in passages:
+        passage.leave.set()
+    await asyncio.gather(*(passage.task for passage in passages), return_exceptions=True)
+    assert gate.passing == 0
+
+
 async def test_who_gives_up_waiting_gives_its_place_to_the_next():
     gate = Gate(at_once=1, queue=None, clock=time.monotonic)
     first = Passage(gate)

@@ -85,8 +85,9 @@ def _fill(draw: st.DrawFn, message: Message) -> Message:
 def _set(draw: st.DrawFn, message: Message, field: FieldDescriptor) -> None:
     target = getattr(message, field.name)
     if _is_map(field):
-        entry = field.message_type.fields_by_name["value"]
-        for key in draw(st.sets(st.text(max_size=5), max_size=3)):
+        key_type, entry = (field.message_type.fields_by_name[part] for part in ("key", "value"))
+        keys = st.text(max_size=5) if key_type.cpp_type == FieldDescriptor.CPPTYPE_STRING else _scalar(key_type)
+        for key in draw(st.sets(keys, max_size=3)):
             if entry.message_type is None:
                 target[key] = draw(_scalar(entry))
             else:

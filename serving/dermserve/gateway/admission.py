@@ -5,7 +5,7 @@ here: they cost nothing and an overloaded service must still be seen to live.
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dermserve.gateway.budget import Budget, Clock
@@ -25,16 +25,33 @@ class Bounds:
     """Requests that wait for it while more come than can be answered."""
     burst: int = 0
     """Requests that wait for it otherwise; see `gate`."""
+    steady: int | None = None
+    """Requests worked on while more come than can be answered, unless the model server is idle; None for at_once."""
 
 
 class Admission:
     """A gate for each method and model, so that none fills the queue of another."""
 
-    def __init__(self, models: Iterable[str], *, unary: Bounds, stream: Bounds, clock: Clock) -> None:
-        bounds = {CLASSIFY: unary, CLASSIFY_STREAM: stream}
+    def __init__(
+        self,
+        models: Iterable[str],
+        *,
+        unary: Bounds,
+        stream: Bounds,
+        idle: Callable[[], bool] = lambda: False,
+        clock: Clock,
+    ) -> None:
+        """Make the gates; `idle` says whether the model server could take another call at once."""
         self.gates = {
-            (method, model): Gate(at_once=bound.at_once, queue=bound.queue, burst=bound.burst, clock=clock)
-            for method, bound in bounds.items()
+            (method, model): Gate(
+                at_once=bound.at_once,
+                queue=bound.queue,
+                burst=bound.burst,
+                steady=bound.steady,
+                idle=idle,
+                clock=clock,
+            )
+            for method, bound in {CLASSIFY: unary, CLASSIFY_STREAM: stream}.items()
             for model in models
         }
 

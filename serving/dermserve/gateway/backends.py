@@ -78,6 +78,10 @@ class Backends:
         self._speeds = Speeds()
         self._turn = itertools.count()
 
+    def idle(self) -> bool:
+        """Say whether an address could take another call at once."""
+        return any(backend.alive and backend.gate.is_free for backend in self._backends)
+
     async def predict(self, target: Target, *, views: NDArray[np.uint8], budget: Budget) -> Scores:
         """See Predictor. Asks for as many of the views, from the first on, as the budget has time for."""
         failed: dict[Backend, Exception] = {}

@@ -75,7 +75,8 @@ class Config(BaseSettings):
     not set, half of what all addresses may have in flight, less one."""
     burst: Annotated[int, Field(ge=0)] | None = None
     """Requests that may wait for it, for each model, until one has to be refused: then `queue` holds until none had to
-    be for a second. When not set, 32 times what all addresses may have in flight, or `queue` where that is set."""
+    be for a second. When not set, 32 times what all addresses may have in flight, or `queue` where that is set. No more
+    than are answered in a second."""
     stream_queue: PositiveInt = 256
     """Photos of all streams that wait, for each model. A stream sends no more than `stream_at_once` ahead."""
     tls_certificate: FilePath | None = None
@@ -167,6 +168,7 @@ class Config(BaseSettings):
             at_once=self.at_once or in_flight + 2,
             queue=max(0, in_flight // 2 - 1) if self.queue is None else self.queue,
             burst=usual if self.burst is None else self.burst,
+            steady=in_flight + 1,
         )
 
     @property

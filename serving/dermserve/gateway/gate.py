@@ -3,7 +3,8 @@
 A burst may wait: it will be worked off. Where more keeps coming than can be answered, a long queue only makes every
 answer late. So once the room for a burst is full, or waits have become longer than someone has, the queue is cut to a
 short one until nobody had to be refused for a while. (The idea of controlled delay: Nichols & Jacobson, "Controlling
-Queue Delay", ACM Queue 10(5), 2012.)
+Queue Delay", ACM Queue 10(5), 2012.) Meanwhile no more than `steady` pass, either, who would only wait behind the gate,
+unless what is there has nothing to do.
 
 A request that would wait for longer than it has is refused on arrival: neither it nor the model server should spend
 anything on an answer that nobody will be there to read.
@@ -13,7 +14,7 @@ import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from dermserve.gateway.budget import Budget, Clock
 from dermserve.gateway.errors import BudgetSpentError, OverloadedError
@@ -26,16 +27,30 @@ _LONG = 1.0
 """Seconds; a shorter wait is no sign of overload, even if someone has less than that."""
 _CALM = 1.0
 """Seconds without a refusal after which an overload is over."""
+_WORKED_OFF = 1.0
+"""Seconds; what takes longer to work off is no burst."""
 
 
 class Gate:
     """Lets `at_once` through and at most `burst` wait, or `queue` while overloaded; any number when `queue` is None."""
 
-    def __init__(self, *, at_once: int, queue: int | None, burst: int = 0, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        at_once: int,
+        queue: int | None,
+        burst: int = 0,
+        steady: int | None = None,
+        idle: Callable[[], bool] = lambda: False,
+        clock: Clock,
+    ) -> None:
+        """Make a gate that lets `at_once` through, or `steady` while overloaded unless what is behind it is `idle`."""
         self._at_once = at_once
         self._free = at_once
         self._queue = queue
         self._burst = burst
+        self._steady = at_once if steady is None else steady
+        self._idle = idle
         self._overloaded_until = -math.inf
         self._clock = clock
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -50,6 +65,11 @@ class Gate:
     def waiting(self) -> int:
         """How many wait."""
         return len(self._waiting)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the next one passes at once."""
+        return self._free > 0 and not self._is_ahead()
 
     @contextlib.asynccontextmanager
     async def enter(self, budget: Budget) -> AsyncIterator[None]:
@@ -69,7 +89,7 @@ class Gate:
             self._let_in()
 
     async def _enter(self, budget: Budget) -> None:
-        if self._free:
+        if self.is_free:
             self._free -= 1
             return
         wait = (self.waiting + 1) * self._mean / self._at_once
@@ -90,11 +110,20 @@ class Gate:
                 raise BudgetSpentError("waiting for its turn") from error
             raise
 
+    def _is_overloaded(self) -> bool:
+        return self._clock() < self._overloaded_until
+
+    def _is_ahead(self) -> bool:
+        return self.passing >= self._steady and self._is_overloaded() and not self._idle()
+
     def _is_full(self) -> bool:
         if self._queue is None:
             return False
-        overloaded = self._clock() < self._overloaded_until
-        return self.waiting >= (self._queue if overloaded else max(self._queue, self._burst))
+        return self.waiting >= (self._queue if self._is_overloaded() else max(self._queue, self._room()))
+
+    def _room(self) -> float:
+        """Count who may wait in a burst."""
+        return min(self._burst, _WORKED_OFF * self._at_once / self._mean) if self._mean else self._burst
 
     def _cut(self, wait: float) -> None:
         """Begin or prolong an overload, and send away the last of those who wait until the short queue is left."""

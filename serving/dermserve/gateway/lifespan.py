@@ -28,7 +28,7 @@ from dermserve.gateway.pipeline import Pipeline
 from dermserve.gateway.ports import bind, build_server, read_credentials
 from dermserve.gateway.service import ClassifierService
 from dermserve.gateway.snapshot import Snapshot
-from dermserve.gateway.tfserving import Predictor, TfServing, open_channel
+from dermserve.gateway.tfserving import TfServing, open_channel
 from dermserve.gateway.tracing import Tracing, open_tracing
 from dermserve.gateway.workers import Workers
 
@@ -95,14 +95,16 @@ def _build_catalog(config: Config, server: Backends) -> Catalog:
 
 
 def _build_pipeline(
-    config: Config, workers: Workers, catalog: Catalog, predictor: Predictor, metrics: Metrics, tracing: Tracing
+    config: Config, workers: Workers, catalog: Catalog, backends: Backends, metrics: Metrics, tracing: Tracing
 ) -> Pipeline:
     return Pipeline(
-        admission=Admission(config.models, unary=config.unary, stream=config.stream, clock=time.monotonic),
+        admission=Admission(
+            config.models, unary=config.unary, stream=config.stream, idle=backends.idle, clock=time.monotonic
+        ),
         canary_shares=config.canary_shares,
         catalog=catalog,
         decoder=ThreadedDecoder(workers, limits=config.limits),
-        predictor=predictor,
+        predictor=backends,
         metrics=metrics,
         drift=Drift() if config.metrics_listen else None,
         tracing=tracing,
