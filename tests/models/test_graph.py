@@ -1,7 +1,11 @@
 """The served graph, through the session loader that TensorFlow Serving uses."""
 
 import io
+import os
 import pathlib
+import platform
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -86,11 +90,12 @@ def _disturb_batch_norm(network: keras.Model) -> None:
             layer.set_weights([around_one[0], around_zero[0], around_zero[1], around_one[1]])
 
 
+@pytest.mark.parametrize("fusible", [False, True])
 @pytest.mark.parametrize("name", list(SPECS))
-def test_folding_batch_norm_changes_nothing_but_the_graph(name: str) -> None:
+def test_folding_batch_norm_changes_nothing_but_the_graph(name: str, fusible: bool) -> None:
     network = build(name)
     _disturb_batch_norm(network)
-    folded = fold_batch_norm(network)
+    folded = fold_batch_norm(network, fusible=fusible)
     images = np.random.default_rng(0).uniform(0, 255, (2, 224, 224, 3)).astype(np.float32)
     expected, actual = network(images, training=False), folded(images, training=False)
     for output in ("logits", "features"):
@@ -100,6 +105,43 @@ def test_folding_batch_norm_changes_nothing_but_the_graph(name: str) -> None:
         layer for layer in folded.get_layer("backbone").layers if isinstance(layer, keras.layers.BatchNormalization)
     ]
     assert left == []
+
+
+def test_padding_that_same_would_add_goes_and_other_padding_stays() -> None:
+    def pads(name: str) -> int:
+        backbone = fold_batch_norm(build(name), fusible=True).get_layer("backbone")
+        return sum(isinstance(layer, keras.layers.ZeroPadding2D) for layer in backbone.layers)
+
+    assert (pads("mobilenet_v3_small"), pads("resnet50")) == (0, 2)
+
+
+_OPTIMISED = """
+import sys
+import numpy as np, tensorflow as tf
+v1 = tf.compat.v1
+session = v1.Session(graph=tf.Graph())
+with session.graph.as_default():
+    signature = v1.saved_model.load(session, ["serve"], sys.argv[1]).signature_def["serving_default"]
+pixels, probabilities = signature.inputs["images"].name, signature.outputs["probabilities"].name
+options, found = v1.RunOptions(output_partition_graphs=True), v1.RunMetadata()
+session.run(probabilities, {pixels: np.zeros((1, 224, 224, 3), np.uint8)}, options=options, run_metadata=found)
+nodes = [node for graph in found.partition_graphs for node in graph.node]
+print(sum(b"_FusedHardSwish" in node.attr["fused_ops"].list.s for node in nodes))
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN fuses this on x86 alone")
+def test_the_served_hard_swish_is_computed_within_the_convolution(tmp_path: pathlib.Path) -> None:
+    network = build("mobilenet_v3_small")
+    _disturb_batch_norm(network)  # a bias of zero is optimised away, and then there is nothing to look for
+    file = tmp_path / "network.weights.h5"
+    network.save_weights(file)
+    export_model(network.name, tmp_path / "store", weights=file)
+    done = subprocess.run(
+        [sys.executable, "-c", _OPTIMISED, str(tmp_path / "store" / network.name / "1")],
+        env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "1"}, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.split() == ["18"]
 
 
 def test_the_signatures_are_those_of_the_contract(served: Served) -> None:

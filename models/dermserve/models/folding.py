@@ -1,34 +1,50 @@
-"""Folding batch normalisation into the convolution before it, for inference.
+"""Folding layers into the convolution before or after them, for inference.
 
-Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018,
-section 3.2: with γ, β, μ, σ² fixed, BN(conv(x, W) + b) = conv(x, W·γ/σ) + (b - μ)·γ/σ + β.
+Batch normalisation: Jacob et al., "Quantization and Training of Neural Networks for Efficient
+Integer-Arithmetic-Only Inference", CVPR 2018, section 3.2: with γ, β, μ, σ² fixed,
+BN(conv(x, W) + b) = conv(x, W·γ/σ) + (b - μ)·γ/σ + β.
+
+Activations and padding: TensorFlow with oneDNN computes BiasAdd and hard swish within the convolution when the latter
+is written as its optimiser looks for it (tensorflow/core/grappler/optimizers/remapper.cc, `_FusedHardSwish`), which is
+not how Keras writes it; and padding by zeros costs nothing where the convolution's own "same" means the same.
 """
 
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 
 
-def fold_batch_norm(network: keras.Model) -> keras.Model:
+def fold_batch_norm(network: keras.Model, *, fusible: bool = False) -> keras.Model:
     """Copy a network with every batch normalisation that directly follows a convolution folded into it.
 
     Nested models are folded too. Others, such as one before a dense layer, stay as they are. The copy computes the same
     in inference, to rounding; it is of no use in training.
+
+    Args:
+        network: to copy.
+        fusible: whether hard swish and padding are written so that TensorFlow computes them with the convolution, too.
+            TensorFlow Lite fuses hard swish as Keras writes it, and not like this.
     """
     folded = _foldable(network)
     by_convolution = {convolution.name: norm for norm, convolution in folded.items()}
-    gone = {norm.name for norm in folded}
+    padded = _padded(network) if fusible else {}
+    gone = {norm.name for norm in folded} | set(padded.values())
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.Model):
-            return fold_batch_norm(layer)
+            return fold_batch_norm(layer, fusible=fusible)
         config = layer.get_config()
         if layer.name in by_convolution:
             config["use_bias"] = True
+        if layer.name in padded:
+            config["padding"] = "same"
+        if fusible and getattr(layer, "activation", None) is keras.activations.hard_silu:
+            config["activation"] = _hard_swish
         return layer.__class__.from_config(config)
 
     def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
@@ -50,6 +66,40 @@ def _foldable(network: keras.Model) -> dict[keras.layers.Layer, keras.layers.Lay
         if isinstance(before, _CONVOLUTIONS) and alone and before.activation is keras.activations.linear:
             pairs[layer] = before
     return pairs
+
+
+def _padded(network: keras.Model) -> dict[str, str]:
+    """Map each convolution that "same" would pad as the layer before it does to that layer."""
+    pairs = {}
+    for layer in network.layers:
+        if not isinstance(layer, _CONVOLUTIONS) or layer.padding != "valid":
+            continue
+        before = layer.input._keras_history.operation
+        alone = sum(len(node.outputs) for node in before._outbound_nodes) == 1
+        if isinstance(before, keras.layers.ZeroPadding2D) and alone:
+            sizes = before.input.shape[1:3]
+            if None not in sizes and tuple(before.padding) == _same_padding(sizes, layer.kernel_size, layer.strides):
+                pairs[layer.name] = before.name
+    return pairs
+
+
+def _same_padding(
+    sizes: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...]
+) -> tuple[tuple[int, int], ...]:
+    """Give the zeros before and after each side that "same" means (https://www.tensorflow.org/api_docs/python/tf/nn)."""
+    found = []
+    for size, extent, stride in zip(sizes, kernel, strides, strict=True):
+        whole = max((-(-size // stride) - 1) * stride + extent - size, 0)
+        found.append((whole // 2, whole - whole // 2))
+    return tuple(found)
+
+
+def _hard_swish(values: Any) -> Any:
+    """Compute x · min(max(x + 3, 0), 6) / 6 in the operations and the order that TensorFlow's optimiser looks for.
+
+    It sorts the factors of a product by name before it looks for x / 6 first: hence the names.
+    """
+    return tf.multiply(tf.multiply(values, 1 / 6, name="a_sixth"), tf.nn.relu6(values + 3.0, name="gate"))
 
 
 def _copy_weights(

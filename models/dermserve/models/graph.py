@@ -71,7 +71,7 @@ def freeze_core(
         uint8 [N, H, W, 3] → {probabilities f32 [N, C], logits f32 [N, C], ood_score f32 [N]}; its attribute `tracked`
         is what a SavedModel of it must track.
     """
-    folded = fold_batch_norm(network)
+    folded = fold_batch_norm(network, fusible=True)
     height, width = network.inputs[0].shape[1:3]
 
     @tf.function(
@@ -110,8 +110,8 @@ _LEAST_SQUARE = 1e-30
 def _distance(features: Tensor, distance: FeatureDistance) -> Tensor:
     if distance.unit:
         features = tf.math.l2_normalize(features, axis=-1, epsilon=_LEAST_SQUARE)
-    differences = features[:, tf.newaxis, :] - distance.centers[tf.newaxis]
-    whitened = tf.einsum("ncf,fk->nck", differences, distance.projection)
+    projected = distance.centers.astype(np.float64) @ distance.projection  # once, not for every photo
+    whitened = (features @ distance.projection)[:, tf.newaxis] - projected.astype(np.float32)[tf.newaxis]
     return tf.reduce_min(tf.reduce_sum(whitened**2, axis=-1), axis=-1)
 
 

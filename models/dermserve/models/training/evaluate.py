@@ -34,8 +34,8 @@ AGREEMENT = 0.999
 photos nobody has seen."""
 RECALLS: Mapping[str, float] = MappingProxyType({"mel": 0.65})
 """By class code, the share of its validation photos that is to be answered with it: melanoma is the one that kills."""
-PRICE = 0.01
-"""How much of the validation accuracy that may cost at most."""
+PRICE = 0.0
+"""How much of the validation accuracy that may cost; confident errors are abstained from anyway."""
 
 _TURNED = sum(name not in ("darker", "brighter") for name in STANDARD_VIEWS)
 _DISTANCE_RANK = 16
@@ -50,6 +50,7 @@ def evaluate_own(
     precision: str,
     progress: Progress,
     thin: int = 1,
+    price: float = PRICE,
 ) -> dict[str, Any]:
     """Calibrate and measure a run on the data it was trained from, and write both into the run.
 
@@ -60,6 +61,7 @@ def evaluate_own(
         precision: of the arithmetic; see predict.predict.
         progress: called with what is going on, photos done and photos in all.
         thin: N, to take ten views of every Nth photo alone, and one view of all.
+        price: how much of the validation accuracy, 0..1, the recall of the classes in RECALLS may cost at most.
 
     Returns:
         {"calibration", "metrics", "figures"}; the first two are also in run.json.
@@ -75,7 +77,7 @@ def evaluate_own(
 
     validation = see(Part.VALIDATION)
     distance = _fit_distance(judge, photos)
-    shift, found = _calibrate(run, validation, distance)
+    shift, found = _calibrate(run, validation, distance, price=price)
     test = see(Part.TEST)
     metrics = {
         "validation": _measures(run, validation, shift, found, distance),
@@ -125,11 +127,11 @@ def _rejected(
 
 
 def _calibrate(
-    run: FinishedRun, validation: Seen, distance: FeatureDistance
+    run: FinishedRun, validation: Seen, distance: FeatureDistance, *, price: float
 ) -> tuple[NDArray[np.float64], dict[str, Any]]:
     """Fit the shift of the logits, the temperature and the thresholds."""
     one, ten, classes = validation.one, validation.ten, SPECS[run.model].classes
-    shift = _shift(run, one)
+    shift = _shift(run, one, price=price)
     logits = one.outputs.logits[:, 0] + shift
     temperature = fit.fit_temperature(logits, one.labels, views=ten.outputs.logits + shift, owners=ten.labels)
     views, single = fit.softmax((ten.outputs.logits + shift) / temperature), fit.softmax(logits / temperature)
@@ -141,17 +143,17 @@ def _calibrate(
         "max_view_std": fit.fit_max_view_std(views, quantile=VIEW_STD_QUANTILE),
         "adaptive_margin": fit.fit_adaptive_margin(views, agreement=AGREEMENT, firsts=_TURNED).margin,
         "max_ood_score": ood.fit_max_score(scores, false_rejections=FALSE_REJECTIONS),
-        "method": _method(run.model, len(validation.one.labels), len(ten.labels)),
+        "method": _method(run.model, len(validation.one.labels), len(ten.labels), price=price),
     }
 
 
-def _shift(run: FinishedRun, one: Judged) -> NDArray[np.float64]:
+def _shift(run: FinishedRun, one: Judged, *, price: float) -> NDArray[np.float64]:
     """Fit what is added to the logits: for the classes' frequencies, then for the recall of those in RECALLS."""
     logits, classes = one.outputs.logits[:, 0].astype(np.float64), SPECS[run.model].classes
     shift = _prior_shift(run.experiment, logits, one.labels)
     for label, item in enumerate(classes):
         if item.code in RECALLS:
-            wanted: Any = {"label": label, "recall": RECALLS[item.code], "price": PRICE}
+            wanted: Any = {"label": label, "recall": RECALLS[item.code], "price": price}
             shift[label] += fit.fit_recall_shift(logits + shift, one.labels, **wanted)
     return shift
 
@@ -166,11 +168,11 @@ def _prior_shift(experiment: Experiment, logits: NDArray[np.float64], labels: ND
     return np.asarray(fit.fit_prior_shift(logits, labels, whole) * whole)
 
 
-def _method(model: str, one: int, ten: int) -> str:
+def _method(model: str, one: int, ten: int, *, price: float) -> str:
     raised = ", ".join(
         f"{code} {RECALLS[code]:.0%}" for code in (c.code for c in SPECS[model].classes) if code in RECALLS
     )
-    recall = f"logit raised for a recall of {raised}, for at most {PRICE:.0%} of accuracy; " if raised else ""
+    recall = f"logit raised for a recall of {raised}, for at most {price:.1%} of accuracy; " if raised and price else ""
     return (
         f"on {one} validation photos (ten views: {ten}), split as the run's split.csv: {recall}"
         "temperature by likelihood of one view and of the mean of ten; "
