@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from dermserve.models.training import cli, outputs
+from dermserve.models.training import cli, loop, outputs
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.experiment import Experiment, parse_experiment
 from dermserve.models.training.finished import FinishedRun
@@ -125,6 +125,25 @@ def test_batch_norm_in_train_mode_learns_statistics_that_the_averaged_weights_ke
     for norm in norms:
         assert np.asarray(norm.moving_mean).any()
         assert np.isfinite(np.asarray(norm.moving_variance)).all()
+
+
+@pytest.mark.parametrize(("monitor", "best"), [("loss", 2), ("accuracy", 3)])
+def test_the_best_epoch_is_handed_on_and_training_ends_when_none_better_comes(
+    photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, monitor: str, best: int
+) -> None:
+    judged = iter([(1.0, 0.3, 0.0), (0.5, 0.4, 0.0), (0.8, 0.6, 0.0), (0.9, 0.5, 0.0), (0.9, 0.5, 0.0)])
+    heads = []
+
+    def judge(stage: loop._StageRun) -> tuple[float, float, float]:
+        heads.append(np.asarray(stage._network.get_layer("logits").kernel))
+        return next(judged)
+
+    monkeypatch.setattr(loop._StageRun, "_judge", judge)
+    head, _, _ = EXPERIMENT.rpartition("[[stages]]")
+    text = head.replace("epochs = 1", f'epochs = 9\nkeep = "best"\npatience = 2\nmonitor = "{monitor}"')
+    start(parse_experiment(text, name="short"), photos, tmp_path / "run")
+    assert len(heads) == best + 2
+    np.testing.assert_array_equal(FinishedRun(tmp_path / "run").network().get_layer("logits").kernel, heads[best - 1])
 
 
 def test_a_finished_run_is_not_overwritten(experiment: Experiment, photos: pathlib.Path, whole: pathlib.Path) -> None:

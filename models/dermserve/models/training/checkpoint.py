@@ -29,8 +29,8 @@ class State:
     """Of the network, the optimiser and the moving average."""
     best: list[NDArray[Any]] | None
     """The network's weights after the best epoch, where the stage keeps those."""
-    best_loss: float
-    """Lowest validation loss of the stage."""
+    best_score: float
+    """Lowest validation loss of the stage so far, or its highest validation accuracy, negated: what it monitors."""
     best_epoch: int
     """When it was reached, from 1; 0 before."""
 
@@ -83,7 +83,7 @@ def asdict_shallow(state: State) -> dict[str, Any]:
         "stage": state.stage,
         "epoch": state.epoch,
         "history": state.history,
-        "best_loss": state.best_loss,
+        "best_score": state.best_score,
         "best_epoch": state.best_epoch,
         "variable_count": len(state.variables),
     }

@@ -77,9 +77,11 @@ class Stage:
     average: float = 0.0
     """Decay of the exponential moving average of the weights that the stage hands on; 0 for none."""
     patience: int | None = None
-    """Epochs without a better validation loss after which the stage ends; never when absent."""
+    """Epochs without a better one after which the stage ends; never when absent."""
     keep: Literal["best", "last"] = "last"
-    """Which epoch's weights the stage hands on: that of the best validation loss or the last."""
+    """Which epoch's weights the stage hands on: the best one's or the last's."""
+    monitor: Literal["loss", "accuracy"] = "loss"
+    """What of the validation photos says which epoch is the best."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

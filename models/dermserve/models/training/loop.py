@@ -144,7 +144,7 @@ class _StageRun:
         self._averaged = _changing(network)
         self._averages = [tf.Variable(variable) for variable in self._averaged]
         self._best: list[NDArray[Any]] | None = None
-        self._best_loss, self._best_epoch, self._done, self._finished = math.inf, 0, 0, False
+        self._best_score, self._best_epoch, self._done, self._finished = math.inf, 0, 0, False
         self._sampling = _sampling(training.labels, experiment.balance)
         self._weights = tf.constant(_class_weights(training.labels, experiment.class_weights), tf.float32)
         self._step = tf.function(self._train_step)
@@ -160,7 +160,7 @@ class _StageRun:
         """Go on from a checkpoint of this stage."""
         for variable, value in zip(self._saved_variables(), state.variables, strict=True):
             variable.assign(value)
-        self._best, self._best_loss = state.best, state.best_loss
+        self._best, self._best_score = state.best, state.best_score
         self._best_epoch, self._done = state.best_epoch, state.epoch
 
     def state(self, history: list[dict[str, Any]]) -> checkpoint.State:
@@ -171,7 +171,7 @@ class _StageRun:
             history=history,
             variables=[np.asarray(variable) for variable in self._saved_variables()],
             best=self._best,
-            best_loss=self._best_loss,
+            best_score=self._best_score,
             best_epoch=self._best_epoch,
         )
 
@@ -182,8 +182,9 @@ class _StageRun:
         self._done += 1
         self._swap_averages()
         judged = self._judge()
-        if judged[0] < self._best_loss:
-            self._best_loss, self._best_epoch = judged[0], self._done
+        score = judged[0] if self._stage.monitor == "loss" else -judged[1]
+        if score < self._best_score:
+            self._best_score, self._best_epoch = score, self._done
             if self._stage.keep == "best":
                 self._best = [np.asarray(variable) for variable in self._network.weights]
         self._swap_averages()
