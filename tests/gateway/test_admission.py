@@ -168,6 +168,27 @@ async def test_under_overload_only_an_idle_model_server_gets_more_than_the_stead
     assert gate.passing == 0
 
 
+async def test_after_an_overload_those_who_wait_pass_before_those_who_come():
+    now, order = 0.0, []
+    gate = Gate(at_once=3, queue=1, burst=1, steady=2, clock=lambda: now)
+    passages = [Passage(gate, order, name) for name in "abcd"]
+    await _settled()
+    await _refused(gate)
+    passages[0].leave.set()
+    await passages[0].task
+    await _settled()
+    assert (gate.passing, gate.waiting, gate.is_free) == (2, 1, False)
+    now = 1.1
+    passages.append(Passage(gate, order, "e"))
+    await _settled()
+    assert (gate.passing, gate.waiting) == (3, 1)
+    for passage in passages:
+        passage.leave.set()
+    await asyncio.gather(*(passage.task for passage in passages))
+    assert order == list("abcde")
+    assert gate.passing == 0
+
+
 async def test_who_gives_up_waiting_gives_its_place_to_the_next():
     gate = Gate(at_once=1, queue=None, clock=time.monotonic)
     first = Passage(gate)

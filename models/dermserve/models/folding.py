@@ -61,11 +61,16 @@ def _foldable(network: keras.Model) -> dict[keras.layers.Layer, keras.layers.Lay
     for layer in network.layers:
         if not isinstance(layer, keras.layers.BatchNormalization):
             continue
-        before = layer.input._keras_history.operation
-        alone = sum(len(node.outputs) for node in before._outbound_nodes) == 1
-        if isinstance(before, _CONVOLUTIONS) and alone and before.activation is keras.activations.linear:
+        before = _feeds_alone(layer)
+        if isinstance(before, _CONVOLUTIONS) and before.activation is keras.activations.linear:
             pairs[layer] = before
     return pairs
+
+
+def _feeds_alone(layer: keras.layers.Layer) -> keras.layers.Layer | None:
+    """Return the layer before one, where nothing else takes its output."""
+    before = layer.input._keras_history.operation
+    return before if sum(len(node.outputs) for node in before._outbound_nodes) == 1 else None
 
 
 def _padded(network: keras.Model) -> dict[str, str]:
@@ -74,9 +79,8 @@ def _padded(network: keras.Model) -> dict[str, str]:
     for layer in network.layers:
         if not isinstance(layer, _CONVOLUTIONS) or layer.padding != "valid":
             continue
-        before = layer.input._keras_history.operation
-        alone = sum(len(node.outputs) for node in before._outbound_nodes) == 1
-        if isinstance(before, keras.layers.ZeroPadding2D) and alone:
+        before = _feeds_alone(layer)
+        if isinstance(before, keras.layers.ZeroPadding2D):
             sizes = before.input.shape[1:3]
             if None not in sizes and tuple(before.padding) == _same_padding(sizes, layer.kernel_size, layer.strides):
                 pairs[layer.name] = before.name

@@ -24,11 +24,9 @@ _WEIGHT = 0.2
 _LEAST_RETRY = 0.05
 """Seconds; sooner than that nothing has changed."""
 _LONG = 1.0
-"""Seconds; a shorter wait is no sign of overload, even if someone has less than that."""
+"""Seconds; a shorter wait is no sign of overload, even if someone has less than that. A burst causes none longer."""
 _CALM = 1.0
 """Seconds without a refusal after which an overload is over."""
-_WORKED_OFF = 1.0
-"""Seconds; what takes longer to work off is no burst."""
 
 
 class Gate:
@@ -69,7 +67,7 @@ class Gate:
     @property
     def is_free(self) -> bool:
         """Whether the next one passes at once."""
-        return self._free > 0 and not self._is_ahead()
+        return self._free > 0 and not self._waiting and not self._is_ahead()
 
     @contextlib.asynccontextmanager
     async def enter(self, budget: Budget) -> AsyncIterator[None]:
@@ -89,6 +87,7 @@ class Gate:
             self._let_in()
 
     async def _enter(self, budget: Budget) -> None:
+        self._admit()  # an overload may have ended meanwhile
         if self.is_free:
             self._free -= 1
             return
@@ -123,7 +122,7 @@ class Gate:
 
     def _room(self) -> float:
         """Count who may wait in a burst."""
-        return min(self._burst, _WORKED_OFF * self._at_once / self._mean) if self._mean else self._burst
+        return min(self._burst, _LONG * self._at_once / self._mean) if self._mean else self._burst
 
     def _cut(self, wait: float) -> None:
         """Begin or prolong an overload, and send away the last of those who wait until the short queue is left."""
@@ -139,8 +138,12 @@ class Gate:
             self._let_in()
 
     def _let_in(self) -> None:
-        while self._waiting:
-            if not (turn := self._waiting.popleft()).done():
-                turn.set_result(None)
-                return
+        """Free a place, and let those pass who wait for one and may."""
         self._free += 1
+        self._admit()
+
+    def _admit(self) -> None:
+        while self._waiting and self._free and not self._is_ahead():
+            if not (turn := self._waiting.popleft()).done():
+                self._free -= 1
+                turn.set_result(None)

@@ -86,7 +86,7 @@ def train(model: str, data: Path, out: Path, experiment: str | None, weights: st
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="What of the accuracy on validation photos may be given for a melanoma recall of 0.65; 0.01 is a point.",
+    help="What of the accuracy on validation photos may be given for a melanoma recall of 0.65, as a share.",
 )
 @_PRECISION
 @_CACHE

@@ -34,8 +34,6 @@ AGREEMENT = 0.999
 photos nobody has seen."""
 RECALLS: Mapping[str, float] = MappingProxyType({"mel": 0.65})
 """By class code, the share of its validation photos that is to be answered with it: melanoma is the one that kills."""
-PRICE = 0.0
-"""How much of the validation accuracy that may cost; confident errors are abstained from anyway."""
 
 _TURNED = sum(name not in ("darker", "brighter") for name in STANDARD_VIEWS)
 _DISTANCE_RANK = 16
@@ -50,7 +48,7 @@ def evaluate_own(
     precision: str,
     progress: Progress,
     thin: int = 1,
-    price: float = PRICE,
+    price: float = 0.0,
 ) -> dict[str, Any]:
     """Calibrate and measure a run on the data it was trained from, and write both into the run.
 
@@ -172,7 +170,7 @@ def _method(model: str, one: int, ten: int, *, price: float) -> str:
     raised = ", ".join(
         f"{code} {RECALLS[code]:.0%}" for code in (c.code for c in SPECS[model].classes) if code in RECALLS
     )
-    recall = f"logit raised for a recall of {raised}, for at most {price:.1%} of accuracy; " if raised and price else ""
+    recall = f"logit raised for a recall of {raised}, for at most {price:.1%} of accuracy; " if raised else ""
     return (
         f"on {one} validation photos (ten views: {ten}), split as the run's split.csv: {recall}"
         "temperature by likelihood of one view and of the mean of ten; "

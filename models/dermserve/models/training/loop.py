@@ -144,7 +144,7 @@ class _StageRun:
         self._averaged = _changing(network)
         self._averages = [tf.Variable(variable) for variable in self._averaged]
         self._best: list[NDArray[Any]] | None = None
-        self._best_score, self._best_epoch, self._done, self._finished = math.inf, 0, 0, False
+        self._best_score, self._best_epoch, self._done = math.inf, 0, 0
         self._sampling = _sampling(training.labels, experiment.balance)
         self._weights = tf.constant(_class_weights(training.labels, experiment.class_weights), tf.float32)
         self._step = tf.function(self._train_step)
@@ -154,7 +154,7 @@ class _StageRun:
     def ended(self) -> bool:
         stage = self._stage
         waited = stage.patience is not None and self._done - self._best_epoch >= stage.patience
-        return self._finished or self._done >= stage.epochs or waited
+        return self._done >= stage.epochs or waited
 
     def restore(self, state: checkpoint.State) -> None:
         """Go on from a checkpoint of this stage."""
