@@ -54,7 +54,9 @@ class App:
         return self.page.locator("main").inner_text()
 
     def choose(self, path: pathlib.Path) -> None:
+        """Choose a file, and wait until the page has decoded it, or said that it can't."""
         self.page.set_input_files("#file", path)
+        self.page.wait_for_selector("canvas.crop, [role=alert]")
 
     def classify(self, path: pathlib.Path) -> Locator:
         """From a file to its result."""

@@ -45,7 +45,7 @@ def test_a_photo_is_taken_with_the_camera(app: App) -> None:
     app.press("Take a photo")
     app.until("document.querySelector('video')?.videoWidth > 0")
     app.press("Take the photo")
-    assert app.page.locator("canvas.crop").is_visible()
+    expect(app.page.locator("canvas.crop")).to_be_visible()
     app.press("Analyse")
     assert "10 of 10" in app.result().inner_text()
 
