@@ -11,7 +11,7 @@ def card() -> card_pb2.Card:
         model="resnet50",
         classes=[card_pb2.ClassInfo(code="a", name="class a"), card_pb2.ClassInfo(code="b", name="class b")],
         input=card_pb2.InputSpec(height=224, width=224, fit=card_pb2.FIT_CENTER_CROP),
-        views=["identity", "rot90"],
+        views=["identity", "rot90", "rot180"],
         calibration=card_pb2.Calibration(temperature=1.5, min_confidence=0.6),
     )
 
@@ -53,6 +53,10 @@ def test_what_is_no_card_is_refused(text: str | bytes) -> None:
         (lambda c: setattr(c.calibration, "min_confidence", 1.5), "min_confidence"),
         (lambda c: setattr(c.calibration, "max_view_std", float("nan")), "max_view_std"),
         (lambda c: setattr(c.calibration, "max_ood_score", float("inf")), "max_ood_score"),
+        (lambda c: c.calibration.adaptive_looks.add(views=1, margin=0.5), "adaptive_looks"),
+        (lambda c: c.calibration.adaptive_looks.add(views=3, margin=0.5), "adaptive_looks"),
+        (lambda c: [c.calibration.adaptive_looks.add(views=2, margin=0.5) for _ in range(2)], "adaptive_looks"),
+        (lambda c: c.calibration.adaptive_looks.add(views=2, margin=float("nan")), "margin"),
     ],
 )
 def test_a_card_that_cannot_be_trusted_names_its_fault(card: card_pb2.Card, change, named: str) -> None:

@@ -55,6 +55,23 @@ async def test_adaptive_looks_again_only_below_the_cards_margin(running, tfs, ma
     assert [len(pixels_of(request)) for request in tfs.predicts] == ([1] if views == 1 else [1, 9])
 
 
+@pytest.mark.parametrize(("margins", "batches"), [((0.6,), [1]), ((0.4, 0.6), [1, 2]), ((0.4, 0.1), [1, 2, 7])])
+async def test_adaptive_stops_at_the_first_look_that_is_clear_enough(running, tfs, margins, batches):
+    card = make_card(min_confidence=0.1, adaptive_margin=0.5, adaptive_looks=[{"views": 3, "margin": 0.45}])
+
+    def scores(pixels: np.ndarray) -> np.ndarray:
+        return _margin(margins[min(len(tfs.predicts), len(margins)) - 1])(pixels)
+
+    tfs.models["resnet50"][1] = Version(card, scores=scores)
+    async with running() as world:
+        answer = await world.stub.Classify(ask(tta=ADAPTIVE), timeout=20)
+    assert [len(pixels_of(request)) for request in tfs.predicts] == batches
+    assert (answer.views_asked, answer.views_used) == (sum(batches), sum(batches))
+    sent = np.concatenate([pixels_of(request) for request in tfs.predicts])
+    views = make_views(decode(PHOTO, height=224, width=224).pixels, STANDARD_VIEWS)
+    np.testing.assert_array_equal(sent, views[: len(sent)])
+
+
 async def test_adaptive_that_looks_again_says_what_full_says_of_the_same_pixels(running, tfs):
     def scores(pixels: np.ndarray) -> np.ndarray:
         rows = pixels.reshape(len(pixels), -1)[:, :7].astype(float) + 100
@@ -110,6 +127,22 @@ async def test_a_version_unloaded_between_the_stages_fails_no_request(running, t
         tfs.on_predict = swap
         answer = await world.stub.Classify(ask(tta=ADAPTIVE), timeout=20)
     assert (answer.version, answer.views_used) == (2, 10)
+
+
+async def test_adaptive_without_time_for_the_last_look_answers_with_what_it_saw(running, tfs):
+    card = make_card(min_confidence=0.1, adaptive_margin=1.0, adaptive_looks=[{"views": 3, "margin": 1.0}])
+    tfs.models["resnet50"][1] = Version(card)
+
+    async def slow(request: object) -> None:
+        await asyncio.sleep(0.05 * len(pixels_of(request)))
+
+    async with running() as world:
+        tfs.on_predict = slow
+        for _ in range(3):
+            await world.stub.Classify(ask(tta=ADAPTIVE), timeout=20)
+        answer = await world.stub.Classify(ask(tta=ADAPTIVE), timeout=0.3)
+    assert answer.views_asked == 10
+    assert 3 <= answer.views_used < 10
 
 
 async def test_adaptive_without_time_for_more_answers_with_the_one_view(running, tfs):

@@ -186,6 +186,22 @@ async def test_views_asked_used_saved_and_the_agreement_of_stopping_early(measur
     )
 
 
+async def test_a_full_answer_says_what_every_look_of_adaptive_would_have_said(measured, tfs):
+    def turncoat(pixels: np.ndarray) -> np.ndarray:  # the first three views say class 0, all together class 1
+        scores = np.full((len(pixels), 7), 0.02)
+        scores[:3, 0], scores[3:, 1] = 0.88, 0.88
+        return scores
+
+    for margin in (0.3, 1.0):  # the second look stops too early, and not
+        looks = [{"views": 3, "margin": margin}]
+        card = make_card(min_confidence=0.5, adaptive_margin=1.0, adaptive_looks=looks)
+        tfs.models["resnet50"] = {1: Version(card, scores=turncoat)}
+        async with measured() as world:
+            await world.stub.Classify(ask(tta=FULL), timeout=20)
+            seen = await until(world, lambda seen: seen.get("requests_total", code="OK", method="Classify") == 1)
+        assert seen.get("adaptive_agreement_total", agreed=str(margin == 1.0).lower()) == 1
+
+
 async def test_versions_labels_and_readiness_are_shown(measured, tfs):
     tfs.models["resnet50"][2] = Version("no card")
     tfs.labels["resnet50", "stable"] = 1

@@ -181,7 +181,8 @@ def evaluated(whole: pathlib.Path, photos: pathlib.Path, tmp_path_factory: pytes
 def test_evaluation_calibrates_and_measures(evaluated: pathlib.Path) -> None:
     run = FinishedRun(evaluated)
     assert set(run.calibration) == {
-        "temperature", "min_confidence", "max_view_std", "adaptive_margin", "max_ood_score", "method",
+        "temperature", "min_confidence", "max_view_std", "adaptive_margin", "adaptive_looks", "max_ood_score",
+        "method",
     }  # fmt: skip
     test = run.summary["metrics"]["test"]
     assert (test["single"]["photos"], test["tta"]["photos"]) == (9, 5)

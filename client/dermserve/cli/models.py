@@ -71,4 +71,5 @@ def _calibration_lines(card: card_pb2.Card) -> Iterator[str]:
         return
     fields = ("min_confidence", "max_view_std", "adaptive_margin", "max_ood_score")
     fitted = [f"{field} {getattr(card.calibration, field):.4g}" for field in fields if card.calibration.HasField(field)]
-    yield f"calibration: {', '.join((f'temperature {card.calibration.temperature:.4g}', *fitted))}"
+    looks = [f"margin {look.margin:.4g} at {look.views} views" for look in card.calibration.adaptive_looks]
+    yield f"calibration: {', '.join((f'temperature {card.calibration.temperature:.4g}', *fitted, *looks))}"

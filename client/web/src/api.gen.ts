@@ -6,6 +6,7 @@ export interface Calibration {
   "adaptiveMargin"?: number;
   "maxOodScore"?: number;
   "method"?: string;
+  "adaptiveLooks"?: Look[];
 }
 export interface Card {
   "schemaVersion"?: number;
@@ -65,6 +66,10 @@ export interface InputSpec {
 }
 export interface ListModelsResponse {
   "models"?: Model[];
+}
+export interface Look {
+  "views"?: number;
+  "margin"?: number;
 }
 export interface Model {
   "name"?: string;

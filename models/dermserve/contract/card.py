@@ -61,6 +61,7 @@ def validate_card(card: card_pb2.Card) -> None:
         raise CardError('views must begin with "identity"')
     if card.HasField("calibration"):
         _validate_calibration(card.calibration)
+        _validate_looks(card)
     if card.HasField("profile"):
         _validate_profile(card)
 
@@ -84,6 +85,14 @@ def _validate_calibration(calibration: card_pb2.Calibration) -> None:
             raise CardError(f"calibration.{field} must lie in 0..1, not {value}")
     if calibration.HasField("max_ood_score") and not math.isfinite(calibration.max_ood_score):
         raise CardError("calibration.max_ood_score must be finite")
+
+
+def _validate_looks(card: card_pb2.Card) -> None:
+    views = [look.views for look in card.calibration.adaptive_looks]
+    if views != sorted(set(views)) or not all(1 < count < len(card.views) for count in views):
+        raise CardError("calibration.adaptive_looks must ascend in views, after the first view and before the last")
+    if not all(0 <= look.margin <= 1 for look in card.calibration.adaptive_looks):
+        raise CardError("calibration.adaptive_looks: each margin must lie in 0..1")
 
 
 def _validate_profile(card: card_pb2.Card) -> None:

@@ -18,7 +18,7 @@ from dermserve.gateway.decode import Decoder, Prepared
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import BudgetSpentError, refusal
 from dermserve.gateway.metrics import Metrics
-from dermserve.gateway.plan import is_settled, plan_views, read_mode, weigh
+from dermserve.gateway.plan import plan_more, plan_views, read_mode, weigh
 from dermserve.gateway.reduce import reduce_views
 from dermserve.gateway.target import Target, read_target
 from dermserve.gateway.tfserving import Predictor, Scores, ServableNotFoundError
@@ -107,11 +107,11 @@ class _Job:
 
     async def _attempt(self, choice: Choice) -> classifier_pb2.ClassifyResponse:
         plan = plan_views(self.mode, choice.card)
-        prepared, asked = await self._prepare(choice, plan.first), len(plan.first)
+        prepared, asked = await self._prepare(choice, plan), len(plan)
         scores, card = await self._predict(prepared, choice=choice)
-        if plan.rest and not is_settled(scores, card):
-            asked += len(plan.rest)
-            scores = await self._predict_rest(scores, prepared, plan.rest, card=card)
+        while scores.views == asked and (more := plan_more(self.mode, scores, card)):
+            asked += len(more)
+            scores = await self._predict_more(scores, prepared, more, card=card)
         with self.watch.stage("reduce"):
             answer = write_answer(reduce_views(scores), card=card)
         answer.model, answer.version, answer.views_asked = self.target.model, scores.version, asked
@@ -161,22 +161,22 @@ class _Job:
             raise _MovedError
         return card
 
-    async def _predict_rest(
-        self, first: Scores, prepared: Prepared, views: tuple[str, ...], *, card: card_pb2.Card
+    async def _predict_more(
+        self, seen: Scores, prepared: Prepared, views: tuple[str, ...], *, card: card_pb2.Card
     ) -> Scores:
-        """Ask the version that answered for the remaining views, too. Without time for them the first have to do."""
-        pinned = Choice(Target(self.target.model, version=first.version), first.version, card)
+        """Ask the version that answered for further views. Without time for them those that were seen have to do."""
+        pinned = Choice(Target(self.target.model, version=seen.version), seen.version, card)
         with self.watch.stage("plan"):
             more = await self.line.decoder.vary(prepared.views[0], views=views, budget=self.budget)
         try:
-            rest, _ = await self._predict(more, choice=pinned)
+            further, _ = await self._predict(more, choice=pinned)
         except BudgetSpentError:
             if self.budget.left() <= 0:
                 raise
-            return first
+            return seen
         return replace(
-            first,
-            views=first.views + rest.views,
-            probabilities=np.concatenate([first.probabilities, rest.probabilities]),
-            ood_scores=np.concatenate([first.ood_scores, rest.ood_scores]),
+            seen,
+            views=seen.views + further.views,
+            probabilities=np.concatenate([seen.probabilities, further.probabilities]),
+            ood_scores=np.concatenate([seen.ood_scores, further.ood_scores]),
         )

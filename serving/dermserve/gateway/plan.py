@@ -1,23 +1,18 @@
-"""Stage *plan*: which views of a photo the model sees, in order, and whether it needs to see more of them."""
+"""Stage *plan*: which views of a photo the model sees, in order, and whether it needs to see more of them.
+
+ADAPTIVE is a sequential test with interim looks: it sees the identity, and more only while the views so far leave the
+class open, by margins that were fitted for agreement with all views.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dermserve.gateway.errors import InvalidTtaModeError
 from dermserve.gateway.tfserving import Scores
 from dermserve.imaging import IDENTITY
 from dermserve.v1 import card_pb2, classifier_pb2
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The ordered views of a request, in up to two stages."""
-
-    first: tuple[str, ...]
-    """Asked for at once; the first is the identity, by which the not-skin gate judges."""
-    rest: tuple[str, ...] = ()
-    """Asked for only if the first leave the class open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,19 +36,22 @@ def read_mode(mode: int) -> int:
     return mode or classifier_pb2.TTA_MODE_NONE
 
 
-def plan_views(mode: int, card: card_pb2.Card) -> Plan:
-    """Plan the views a TTA mode calls for."""
+def plan_views(mode: int, card: card_pb2.Card) -> tuple[str, ...]:
+    """Plan the views that a TTA mode asks for at once; the first is the identity, by which the not-skin gate judges."""
     if mode == classifier_pb2.TTA_MODE_NONE:
-        return Plan((IDENTITY,))
+        return (IDENTITY,)
     if mode == classifier_pb2.TTA_MODE_ADAPTIVE and card.calibration.HasField("adaptive_margin"):
-        return Plan((IDENTITY,), tuple(card.views[1:]))
-    return Plan(tuple(card.views))  # without a fitted margin nothing says when one view is enough
+        return (IDENTITY,)
+    return tuple(card.views)  # without a fitted margin nothing says when one view is enough
 
 
-def is_settled(scores: Scores, card: card_pb2.Card) -> bool:
-    """Tell from one checked view whether the card's fitted margin says that further views change nothing."""
-    second, top = np.sort(scores.probabilities[0])[-2:]
-    return bool(top - second >= card.calibration.adaptive_margin)
+def plan_more(mode: int, scores: Scores, card: card_pb2.Card) -> tuple[str, ...]:
+    """Plan what to ask for after checked scores of the card's first views; nothing where those say enough."""
+    seen = len(scores.probabilities)
+    if mode != classifier_pb2.TTA_MODE_ADAPTIVE or _stops_at(scores, card) <= seen:
+        return ()
+    until = min((views for views in _looks(card) if views > seen), default=len(card.views))
+    return tuple(card.views[seen:until])
 
 
 def weigh(mode: int, scores: Scores, *, asked: int, card: card_pb2.Card) -> Outcome:
@@ -64,5 +62,27 @@ def weigh(mode: int, scores: Scores, *, asked: int, card: card_pb2.Card) -> Outc
         return Outcome(saved=len(card.views) - asked)
     if mode != classifier_pb2.TTA_MODE_FULL:
         return Outcome()
-    first, mean = scores.probabilities[0], scores.probabilities.mean(axis=0)
-    return Outcome(agreed=not is_settled(scores, card) or bool(first.argmax() == mean.argmax()))
+    enough = _mean(scores, _stops_at(scores, card))
+    return Outcome(agreed=bool(enough.argmax() == _mean(scores, len(card.views)).argmax()))
+
+
+def _stops_at(scores: Scores, card: card_pb2.Card) -> int:
+    """Find the views, of those seen, at which the card says to stop; all of the card's where it does at none."""
+    for views, margin in _looks(card).items():
+        if views <= len(scores.probabilities):
+            second, top = np.sort(_mean(scores, views))[-2:]
+            if top - second >= margin:
+                return views
+    return len(card.views)
+
+
+def _looks(card: card_pb2.Card) -> dict[int, float]:
+    """Margins by the views after which they are looked at, ascending."""
+    fitted = card.calibration
+    if not fitted.HasField("adaptive_margin"):
+        return {}
+    return {1: fitted.adaptive_margin} | {look.views: look.margin for look in fitted.adaptive_looks}
+
+
+def _mean(scores: Scores, views: int) -> NDArray[np.float32]:
+    return np.asarray(scores.probabilities[:views].mean(axis=0))

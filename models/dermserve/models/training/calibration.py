@@ -6,7 +6,9 @@
 - thresholds: quantiles and sweeps, each with its rule in its function's docstring.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from typing import TypeAlias
 
 import numpy as np
@@ -150,45 +152,61 @@ def top_class_std(view_probabilities: Floats) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True, slots=True)
-class Stopping:
-    """What comes of stopping early at a margin."""
+class Look:
+    """A point at which ADAPTIVE may stop: a sequential test's interim look."""
 
+    views: int
+    """Seen by then."""
     margin: float
-    """Between the two top probabilities of the identity view, from which no further view is asked for."""
+    """Between the two top probabilities, averaged over those views, from which no further view is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """What comes of stopping early."""
+
     agreement: float
     """Share of photos whose answer is that of all views."""
     saved: float
     """Share of the views that are not asked for."""
 
 
-def fit_adaptive_margin(view_probabilities: Floats, *, agreement: float = 0.995, firsts: int = 1) -> Stopping:
-    """Find the lowest margin at which stopping early agrees with all views often enough.
+def fit_looks(
+    view_probabilities: Floats, *, agreement: float = 0.995, views: Sequence[int] = (1,), turned: int = 1
+) -> tuple[Look, ...]:
+    """Find, look by look, the lowest margin at which stopping early agrees with all views often enough.
 
     Args:
         view_probabilities: float [N, V, C]; the first view is the identity.
-        agreement: wanted share of photos with the same top class.
-        firsts: how many of the views, from the first on, stand for a first view of a photo. A lesion has no upright,
-            so each of its turned and mirrored views might as well have been the photo: that many times as many cases
-            to fit to.
-
-    Returns:
-        The margin, with what stopping at it does to photos as they are.
+        agreement: share of photos whose top class each look may not change; two looks may change twice the rest.
+        views: how many have been seen at each look, ascending.
+        turned: how many of the views, from the first on, stand for one another. A lesion has no upright, so each of its
+            turned and mirrored views might as well have been the photo, and any other the second: every order of them
+            is a case to fit to.
     """
-    everything = view_probabilities.mean(axis=1).argmax(axis=1)
-    first = view_probabilities[:, :firsts]
-    wrong = np.sort(_margins(first)[first.argmax(axis=-1) != everything[:, np.newaxis]])[::-1]
-    allowed = int(np.floor(len(first) * firsts * (1 - agreement) + 1e-9))
-    margin = 0.0 if len(wrong) <= allowed else min(1.0, float(np.nextafter(wrong[allowed], 2.0)))
-    return stop_early(view_probabilities, margin)
+    everything = view_probabilities.mean(axis=1).argmax(axis=1)[:, np.newaxis]
+    orders = np.asarray(list(permutations(range(turned), views[-1])))
+    open_ = np.ones((len(view_probabilities), len(orders)), bool)
+    allowed, looks = int(np.floor(open_.size * (1 - agreement) + 1e-9)), []
+    for count in views:
+        mean = np.mean([view_probabilities[:, orders[:, place]] for place in range(count)], axis=0)
+        margins = _margins(mean)
+        wrong = np.sort(margins[open_ & (mean.argmax(axis=-1) != everything)])[::-1]
+        margin = 0.0 if len(wrong) <= allowed else min(1.0, float(np.nextafter(wrong[allowed], 2.0)))
+        looks.append(Look(count, margin))
+        open_ &= margins < margin
+    return tuple(looks)
 
 
-def stop_early(view_probabilities: Floats, margin: float) -> Stopping:
-    """Measure what stopping at a margin does."""
-    identity, views = view_probabilities[:, 0], view_probabilities.shape[1]
-    stopped = _margins(identity) >= margin
+def stop_early(view_probabilities: Floats, looks: Sequence[Look]) -> Stopping:
+    """Measure what stopping at the looks does to photos as they are, views [N, V, C] in their order."""
     everything = view_probabilities.mean(axis=1).argmax(axis=1)
-    answer = np.where(stopped, identity.argmax(axis=1), everything)
-    return Stopping(margin, float((answer == everything).mean()), float(stopped.mean() * (views - 1) / views))
+    answers, seen = everything.copy(), np.full(len(everything), view_probabilities.shape[1])
+    for look in reversed(looks):
+        mean = view_probabilities[:, : look.views].mean(axis=1)
+        stopped = _margins(mean) >= look.margin
+        answers[stopped], seen[stopped] = mean.argmax(axis=1)[stopped], look.views
+    return Stopping(float((answers == everything).mean()), float(1 - seen.mean() / view_probabilities.shape[1]))
 
 
 def _margins(probabilities: Floats) -> Floats:

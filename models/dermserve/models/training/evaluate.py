@@ -30,8 +30,10 @@ MALIGNANT_RECALL = 0.95
 VIEW_STD_QUANTILE = 0.975
 FALSE_REJECTIONS = 0.01
 AGREEMENT = 0.999
-"""Share of validation photos whose answer stopping early may not change; stricter than the 99.5 % that is promised of
-photos nobody has seen."""
+"""Share of validation photos whose answer a look of ADAPTIVE may not change; stricter than the 99.5 % that is promised
+of photos nobody has seen."""
+LOOKS = (1, 3)
+"""Views after which ADAPTIVE may stop."""
 RECALLS: Mapping[str, float] = MappingProxyType({"mel": 0.65})
 """By class code, the share of its validation photos that is to be answered with it: melanoma is the one that kills."""
 
@@ -135,11 +137,13 @@ def _calibrate(
     views, single = fit.softmax((ten.outputs.logits + shift) / temperature), fit.softmax(logits / temperature)
     malignant = np.asarray([item.malignant for item in classes])
     scores = ood.scores(distance, one.outputs.features)
+    first, *later = fit.fit_looks(views, agreement=AGREEMENT, views=LOOKS, turned=_TURNED)
     return shift, {
         "temperature": temperature,
         "min_confidence": fit.fit_min_confidence(single, one.labels, malignant, recall=MALIGNANT_RECALL),
         "max_view_std": fit.fit_max_view_std(views, quantile=VIEW_STD_QUANTILE),
-        "adaptive_margin": fit.fit_adaptive_margin(views, agreement=AGREEMENT, firsts=_TURNED).margin,
+        "adaptive_margin": first.margin,
+        "adaptive_looks": [{"views": look.views, "margin": look.margin} for look in later],
         "max_ood_score": ood.fit_max_score(scores, false_rejections=FALSE_REJECTIONS),
         "method": _method(run.model, len(validation.one.labels), len(ten.labels), price=price),
     }
@@ -176,8 +180,8 @@ def _method(model: str, one: int, ten: int, *, price: float) -> str:
         "temperature by likelihood of one view and of the mean of ten; "
         f"min_confidence so that at most {1 - MALIGNANT_RECALL:.0%} of malignant photos are confidently called benign "
         f"by one view, and at least three quarters; max_view_std at the {VIEW_STD_QUANTILE:.1%} quantile; "
-        f"adaptive_margin for {AGREEMENT:.1%} agreement with ten views, any of the {_TURNED} turned and mirrored "
-        "views taken for the first; "
+        f"adaptive_margin and adaptive_looks each for {AGREEMENT:.1%} agreement with ten views, the {_TURNED} turned "
+        "and mirrored views taken in every order; "
         "max_ood_score (Mahalanobis distance of pooled features of unit length, along the directions that drawn "
         f"pictures without skin tell) at {FALSE_REJECTIONS:.0%} false rejections"
     )
@@ -192,7 +196,7 @@ def _measures(
     raw = fit.softmax(one.outputs.logits[:, 0])
     single = fit.softmax((one.outputs.logits[:, 0] + shift) / found["temperature"])
     views = fit.softmax((ten.outputs.logits + shift) / found["temperature"])
-    averaged, stopping = views.mean(axis=1), fit.stop_early(views, found["adaptive_margin"])
+    averaged, stopping = views.mean(axis=1), fit.stop_early(views, _looks(found))
     before = {"ece_before": fit.expected_calibration_error(raw, one.labels)}
     return {
         "single": measure(single, one.labels, one.lesions, codes) | before,
@@ -201,6 +205,10 @@ def _measures(
         "rejected": float((ood.scores(distance, one.outputs.features) > found["max_ood_score"]).mean()),
         "verdict": _verdicts(run.model, averaged, fit.top_class_std(views), ten.labels, found),
     }
+
+
+def _looks(found: dict[str, Any]) -> list[fit.Look]:
+    return [fit.Look(1, found["adaptive_margin"]), *(fit.Look(**look) for look in found.get("adaptive_looks", ()))]
 
 
 def _verdicts(

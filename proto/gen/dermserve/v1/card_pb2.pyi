@@ -93,20 +93,30 @@ class Provenance(_message.Message):
     def __init__(self, training: _Optional[_Union[Training, str]] = ..., initialization: _Optional[str] = ..., data: _Optional[str] = ..., license: _Optional[str] = ..., exported_at: _Optional[str] = ..., exporter: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Calibration(_message.Message):
-    __slots__ = ("temperature", "min_confidence", "max_view_std", "adaptive_margin", "max_ood_score", "method")
+    __slots__ = ("temperature", "min_confidence", "max_view_std", "adaptive_margin", "max_ood_score", "method", "adaptive_looks")
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     MIN_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     MAX_VIEW_STD_FIELD_NUMBER: _ClassVar[int]
     ADAPTIVE_MARGIN_FIELD_NUMBER: _ClassVar[int]
     MAX_OOD_SCORE_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
+    ADAPTIVE_LOOKS_FIELD_NUMBER: _ClassVar[int]
     temperature: float
     min_confidence: float
     max_view_std: float
     adaptive_margin: float
     max_ood_score: float
     method: str
-    def __init__(self, temperature: _Optional[float] = ..., min_confidence: _Optional[float] = ..., max_view_std: _Optional[float] = ..., adaptive_margin: _Optional[float] = ..., max_ood_score: _Optional[float] = ..., method: _Optional[str] = ...) -> None: ...
+    adaptive_looks: _containers.RepeatedCompositeFieldContainer[Look]
+    def __init__(self, temperature: _Optional[float] = ..., min_confidence: _Optional[float] = ..., max_view_std: _Optional[float] = ..., adaptive_margin: _Optional[float] = ..., max_ood_score: _Optional[float] = ..., method: _Optional[str] = ..., adaptive_looks: _Optional[_Iterable[_Union[Look, _Mapping]]] = ...) -> None: ...
+
+class Look(_message.Message):
+    __slots__ = ("views", "margin")
+    VIEWS_FIELD_NUMBER: _ClassVar[int]
+    MARGIN_FIELD_NUMBER: _ClassVar[int]
+    views: int
+    margin: float
+    def __init__(self, views: _Optional[int] = ..., margin: _Optional[float] = ...) -> None: ...
 
 class Profile(_message.Message):
     __slots__ = ("photos", "class_shares", "confidence", "brightness", "sharpness")
