@@ -24,8 +24,6 @@ from dermserve.client import Client, DermserveError, Prediction
 from dermserve.local import Stack
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-_FURTHER = 9
-"""Views of FULL after the first."""
 _METRICS = ("views_saved_total", "adaptive_answers_total", "adaptive_agreement_total")
 
 
@@ -35,8 +33,12 @@ class Tally:
 
     photos: int = 0
     failed: int = 0
-    early: int = 0
+    one_view: int = 0
     """Photos for which one view was enough."""
+    asked: int = 0
+    """Views that ADAPTIVE asked for."""
+    all_views: int = 0
+    """Views that FULL asked for."""
     same_class: int = 0
     """Photos whose most probable class is the same in both modes."""
     same_verdict: int = 0
@@ -44,7 +46,9 @@ class Tally:
     def add(self, full: Prediction, adaptive: Prediction) -> None:
         """Count one photo."""
         self.photos += 1
-        self.early += adaptive.views_asked == 1
+        self.one_view += adaptive.views_asked == 1
+        self.asked += adaptive.views_asked
+        self.all_views += full.views_asked
         self.same_class += full.top.code == adaptive.top.code
         self.same_verdict += full.verdict == adaptive.verdict
 
@@ -54,8 +58,8 @@ class Tally:
         return {
             "photos": self.photos,
             "failed": self.failed,
-            "views_saved": self.early * _FURTHER / (total * (_FURTHER + 1)),
-            "stopped_early": self.early / total,
+            "views_saved": 1 - self.asked / max(1, self.all_views),
+            "one_view": self.one_view / total,
             "agreement": self.same_class / total,
             "same_verdict": self.same_verdict / total,
         }
@@ -122,7 +126,7 @@ def main(folder: pathlib.Path, model: str, most: int | None, store: pathlib.Path
     else:
         click.echo(f"{model}, {tally.photos} photos below {folder} ({tally.failed} failed)")
         click.echo(
-            f"views saved    {report['views_saved']:7.1%}  (one view was enough for {report['stopped_early']:.1%})"
+            f"views saved    {report['views_saved']:7.1%}  (one view was enough for {report['one_view']:.1%})"
         )
         click.echo(f"same class     {report['agreement']:7.1%}  as FULL")
         click.echo(f"same verdict   {report['same_verdict']:7.1%}  as FULL")

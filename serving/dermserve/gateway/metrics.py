@@ -68,7 +68,7 @@ class Metrics:
         self._dropped = counter("views_dropped", "Views left out for want of time.", ["model"])
         self._saved = counter("views_saved", "Views that ADAPTIVE did not need.", ["model"])
         self._adaptive = counter(
-            "adaptive_answers", "ADAPTIVE answers; stopped early, after one view, or late.", ["model", "stopped"]
+            "adaptive_answers", "ADAPTIVE answers; stopped early, before the last view, or late.", ["model", "stopped"]
         )
         self._agreement = counter(
             "adaptive_agreement",
