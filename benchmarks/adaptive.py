@@ -125,9 +125,7 @@ def main(folder: pathlib.Path, model: str, most: int | None, store: pathlib.Path
         click.echo(json.dumps({"model": model, **report, "metrics": metrics}))
     else:
         click.echo(f"{model}, {tally.photos} photos below {folder} ({tally.failed} failed)")
-        click.echo(
-            f"views saved    {report['views_saved']:7.1%}  (one view was enough for {report['one_view']:.1%})"
-        )
+        click.echo(f"views saved    {report['views_saved']:7.1%}  (one view was enough for {report['one_view']:.1%})")
         click.echo(f"same class     {report['agreement']:7.1%}  as FULL")
         click.echo(f"same verdict   {report['same_verdict']:7.1%}  as FULL")
         click.echo("\n".join(f"{name} {value:g}" for name, value in metrics.items()))
