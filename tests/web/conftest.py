@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from page import App, write_video
-from playwright.sync_api import Browser, Playwright, sync_playwright
+from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 
 from dermserve.edge import Settings
 from dermserve.edge.files import ON_DEVICE, RUNTIME
@@ -16,6 +16,7 @@ from dermserve.local import Stack
 from dermserve.local.edge import Edge
 from dermserve.local.picture import draw_lesion
 
+expect.set_options(timeout=30_000)  # on a busy machine a page takes its time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "build/screenshots"
 SHIPPED = ROOT / "models/dermserve/models/shipped" / ON_DEVICE

@@ -107,6 +107,15 @@ def test_without_a_network_the_device_answers_and_the_page_says_so(app: App, les
     expect(app.page.locator(".entry")).to_have_count(1)
 
 
+def test_where_the_network_leads_nowhere_the_device_answers(app: App, lesion: pathlib.Path) -> None:
+    app.press("Prepare for offline use")
+    app.page.locator("#prepared").wait_for(timeout=60_000)
+    app.page.route("**/v1/**", lambda route: route.abort("addressunreachable"))
+    app.page.reload()
+    expect(app.page.locator(".banner")).to_contain_text("looked at on this device")
+    assert "Answered on this device" in app.classify(lesion).inner_text()
+
+
 def test_when_the_connection_is_lost_the_device_can_answer(app: App, lesion: pathlib.Path) -> None:
     app.press("Prepare for offline use")
     app.page.locator("#prepared").wait_for(timeout=60_000)

@@ -288,6 +288,17 @@ def test_it_is_small_and_installable(app: App, served: str) -> None:
     assert manifest["display"] == "standalone"
 
 
+def test_a_network_that_leads_nowhere_is_no_connection(app: App) -> None:
+    app.page.route("**/v1/models", lambda route: route.abort("addressunreachable"))
+    app.page.reload()
+    expect(app.page.get_by_role("status").first).to_contain_text("No connection")
+    assert app.page.evaluate("navigator.onLine")
+    app.page.unroute("**/v1/models")
+    app.press("History")
+    app.press("Home")
+    expect(app.page.locator("details.options")).to_be_visible()
+
+
 def test_the_page_opens_again_without_a_network(app: App) -> None:
     app.page.evaluate("navigator.serviceWorker.ready.then(() => true)")
     app.until("navigator.serviceWorker.controller !== null")

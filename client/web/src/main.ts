@@ -21,6 +21,7 @@ const KEPT_SIDE = 480;
 const root = document.getElementById("app") as HTMLElement;
 const live = document.getElementById("live") as HTMLElement;
 let known: Model[] = [];
+let reached = true;
 let leave: () => void = () => {};
 let repaint: () => void = () => void home();
 
@@ -103,14 +104,16 @@ function about(symbol: string, title: "isTitle" | "isNotTitle" | "privacyTitle",
 
 /** Options, and the way to answers without a network: what needs the server comes when it has answered. */
 async function paintExtras(place: HTMLElement): Promise<void> {
-  if (!navigator.onLine) {
-    place.replaceChildren(h("p", { className: "banner", role: "status" }, t(offline.prepared() ? "offlineReady" : "offline")));
-    return;
-  }
   try {
-    known = await api.models();
+    if (navigator.onLine) known = await api.models();
+    reached = navigator.onLine;
   } catch (error) {
     if (error instanceof NoAnswer && error.trouble === "key") place.replaceChildren(keyForm(() => void home()));
+    reached = !(error instanceof NoAnswer && error.trouble === "lost"); // "online" may be a network that leads nowhere
+    if (reached) return;
+  }
+  if (!reached) {
+    place.replaceChildren(h("p", { className: "banner", role: "status" }, t(offline.prepared() ? "offlineReady" : "offline")));
     return;
   }
   const offer = await offline.offered();
@@ -251,7 +254,7 @@ async function analyse(bitmap: ImageBitmap, frame: Frame, device = false): Promi
   repaint = () => {};
   const photo = cut(bitmap, frame);
   const cancel = new AbortController();
-  const here = device || (!navigator.onLine && offline.prepared() !== null);
+  const here = device || (!(navigator.onLine && reached) && offline.prepared() !== null);
   show(t("resultTitle"), [
     h("div", { className: "busy", role: "status" }, h("span", { className: "spinner", "aria-hidden": "true" }), h("p", {}, t(here ? "analysingDevice" : "analysing"))),
     button(t("cancel"), null, () => crop(bitmap), "quiet block"),
