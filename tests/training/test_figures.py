@@ -152,15 +152,16 @@ def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: pathlib.Path) -> N
     samples = [Sample(pathlib.Path(f"{index}.png"), int(label), str(index)) for index, label in enumerate(labels)]
     values = (20 * np.eye(7, 16)[labels] + RNG.normal(0, 0.1, (280, 16))).astype(np.float32)
     data = Data(samples, np.zeros((280, 1, 1, 3), np.uint8), {})
-    cells = scenarios.run_reduced(
-        experiment,
-        data,
-        scenarios.Features(values, labels),
-        report=lambda _: None,
-        grid=((0.7, 0.4, 16), (0.8, 0.5, 32)),
-    )
+    grid, reported, table = ((0.7, 0.4, 16), (0.8, 0.5, 32)), [], tmp_path / "table.csv"
+
+    def run(wanted: tuple[tuple[float, float, int], ...]) -> list[scenarios.Cell]:
+        features = scenarios.Features(values, labels)
+        return scenarios.run_reduced(experiment, data, features, table, report=reported.append, grid=wanted)
+
+    run(grid[:1])
+    cells = run(grid)
+    assert reported == cells  # the first is not trained again
     assert [(cell.training_share, cell.dropout, cell.batch) for cell in cells] == [(0.7, 0.4, 16), (0.8, 0.5, 32)]
     assert all(cell.accuracy > 0.9 for cell in cells)
-    scenarios.write_table(cells, tmp_path / "table.csv")
-    with (tmp_path / "table.csv").open() as file:
+    with table.open() as file:
         assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [cell.accuracy for cell in cells]

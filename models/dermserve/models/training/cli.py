@@ -188,7 +188,10 @@ def tflite(run: Path, data: Path, cache: Path) -> None:
 def scenarios(
     data: Path, out: Path, experiment: str, weights: str | None, full: bool, precision: str, cache: Path
 ) -> None:
-    """Train over the papers' grid: training share 70 and 80 %, dropout 0.4 to 0.6, batches of 16, 32 and 64."""
+    """Train over the papers' grid: training share 70 and 80 %, dropout 0.4 to 0.6, batches of 16, 32 and 64.
+
+    Goes on where it was stopped: cells that --out has already are not trained again.
+    """
     with _said():
         from dermserve.models.training import scenarios as grid
         from dermserve.models.training.experiment import load_experiment
@@ -197,14 +200,15 @@ def scenarios(
         chosen, backbone = load_experiment(experiment), _backbone(weights)
         prepared = prepare(chosen, data, cache=cache)
         out.mkdir(parents=True, exist_ok=True)
+        table = out / "scenarios.csv"
         if full:
             cells = grid.run_full(chosen, prepared, out, backbone=backbone, progress=_progress(), report=_report_cell)
+            grid.write_table(cells, table)
         else:
             network = initial_network(chosen, backbone)
             features = grid.compute_features(network, prepared, cache=cache, precision=precision, progress=_progress())
-            cells = grid.run_reduced(chosen, prepared, features, report=_report_cell)
-        grid.write_table(cells, out / "scenarios.csv")
-        click.echo(str(out / "scenarios.csv"))
+            grid.run_reduced(chosen, prepared, features, table, report=_report_cell)
+        click.echo(str(table))
 
 
 @click.command()

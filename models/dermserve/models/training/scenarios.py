@@ -69,13 +69,15 @@ def run_reduced(
     experiment: Experiment,
     data: Data,
     features: Features,
+    table: Path,
     *,
     report: Callable[[Cell], None],
     grid: Sequence[tuple[float, float, int]] = GRID,
 ) -> list[Cell]:
-    """Train the head of every cell on features of the frozen backbone."""
-    cells = []
-    for share, dropout, batch in grid:
+    """Train the head of every cell on features of the frozen backbone; those the table has are not trained again."""
+    cells = _read_table(table) if table.is_file() else []
+    done = {(cell.training_share, cell.dropout, cell.batch) for cell in cells}
+    for share, dropout, batch in (setting for setting in grid if setting not in done):
         parts = _divide(experiment, data, share)
         keras.utils.set_random_seed(experiment.seed)
         started = time.monotonic()
@@ -84,6 +86,7 @@ def run_reduced(
         minutes = (time.monotonic() - started) / 60
         answers = np.asarray(head(features.values[parts[Part.TEST]])).argmax(axis=1)
         cells.append(_cell(share, dropout, batch, answers, features.labels[parts[Part.TEST]], minutes))
+        write_table(cells, table)
         report(cells[-1])
     return cells
 
@@ -134,11 +137,19 @@ def train_head(
 
 
 def write_table(cells: Sequence[Cell], path: Path) -> None:
-    """Write cells as CSV."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    """Write cells as CSV, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Cell)])
         writer.writeheader()
         writer.writerows(dataclasses.asdict(cell) for cell in cells)
+    partial.replace(path)
+
+
+def _read_table(path: Path) -> list[Cell]:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    return [Cell(**row | {"batch": int(row["batch"])}) for row in rows]  # type: ignore[arg-type]
 
 
 def _divide(experiment: Experiment, data: Data, share: float) -> dict[Part, NDArray[np.int64]]:
