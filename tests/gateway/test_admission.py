@@ -124,11 +124,11 @@ async def test_a_burst_that_is_cut_leaves_no_place_behind_however_its_callers_le
     assert gate.passing == 0
 
 
-async def test_a_burst_is_no_more_than_can_be_answered_in_a_second():
+async def test_a_burst_is_no_more_than_can_be_answered_in_three_seconds():
     now = 0.0
     gate = Gate(at_once=2, queue=0, burst=64, clock=lambda: now)
     async with gate.enter(Budget(100, lambda: now)):
-        now = 0.5  # two in half a second: four in one
+        now = 1.5  # two in one and a half seconds: four in three
     passages = [Passage(gate, budget=Budget(100, lambda: now)) for _ in range(6)]
     await _settled()
     assert (gate.passing, gate.waiting) == (2, 4)

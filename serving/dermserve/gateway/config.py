@@ -76,7 +76,7 @@ class Config(BaseSettings):
     burst: Annotated[int, Field(ge=0)] | None = None
     """Requests that may wait for it, for each model, until one has to be refused: then `queue` holds until none had to
     be for a second. When not set, 32 times what all addresses may have in flight, or `queue` where that is set. No more
-    than are answered in a second."""
+    than are answered in three seconds."""
     stream_queue: PositiveInt = 256
     """Photos of all streams that wait, for each model. A stream sends no more than `stream_at_once` ahead."""
     tls_certificate: FilePath | None = None

@@ -23,7 +23,7 @@ _WEIGHT = 0.2
 """Of the newest passage in the running mean of how long one takes."""
 _LEAST_RETRY = 0.05
 """Seconds; sooner than that nothing has changed."""
-_LONG = 1.0
+_LONG = 3.0
 """Seconds; a shorter wait is no sign of overload, even if someone has less than that. A burst causes none longer."""
 _CALM = 1.0
 """Seconds without a refusal after which an overload is over."""

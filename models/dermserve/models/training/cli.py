@@ -79,7 +79,7 @@ def train(model: str, data: Path, out: Path, experiment: str | None, weights: st
     default=1,
     metavar="N",
     show_default=True,
-    help="Take ten views of every Nth photo alone, and one of all: ten of all take ResNet-50 half an hour on two cores.",
+    help="Take ten views of every Nth photo alone, and one of all: ten of all take ResNet-50 half an hour on a PC.",
 )
 @click.option(
     "--recall-price",
