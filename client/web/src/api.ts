@@ -15,6 +15,10 @@ export class NoAnswer extends Error {
   }
 }
 
+export function troubleOf(error: unknown): Trouble {
+  return error instanceof NoAnswer ? error.trouble : "failed";
+}
+
 const KEY = "dermserve.key";
 const PATIENCE_MS = 45_000;
 const TROUBLES: Record<number, Trouble> = { 400: "photo", 401: "key", 403: "key", 408: "lost", 413: "photo", 429: "busy", 504: "slow" };

@@ -2,7 +2,7 @@
 
 import type { Answer } from "./answer";
 import * as api from "./api";
-import { NoAnswer } from "./api";
+import { NoAnswer, troubleOf } from "./api";
 import type { Model } from "./api.gen";
 import { closeCamera, NoCamera, openCamera, snap } from "./camera";
 import { makeCropper } from "./crop";
@@ -108,8 +108,8 @@ async function paintExtras(place: HTMLElement): Promise<void> {
     if (navigator.onLine) known = await api.models();
     reached = navigator.onLine;
   } catch (error) {
-    if (error instanceof NoAnswer && error.trouble === "key") place.replaceChildren(keyForm(() => void home()));
-    reached = !(error instanceof NoAnswer && error.trouble === "lost"); // "online" may be a network that leads nowhere
+    if (troubleOf(error) === "key") place.replaceChildren(keyForm(() => void home()));
+    reached = troubleOf(error) !== "lost"; // "online" may be a network that leads nowhere
     if (reached) return;
   }
   if (!reached) {
@@ -279,7 +279,7 @@ async function someModel(): Promise<string> {
 
 function noAnswer(error: unknown, bitmap: ImageBitmap, frame: Frame): void {
   repaint = () => noAnswer(error, bitmap, frame);
-  const trouble = error instanceof NoAnswer ? error.trouble : "failed";
+  const trouble = troubleOf(error);
   const words = error instanceof Error ? error.message : String(error);
   const again = () => void analyse(bitmap, frame);
   const said = {

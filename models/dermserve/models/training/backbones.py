@@ -4,8 +4,6 @@ Each stays frozen with its ImageNet weights, its pooled features of every photo 
 is trained on them: the reduced setting of the grid, which takes minutes on two cores.
 """
 
-import csv
-import dataclasses
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -113,14 +111,6 @@ def compare(
         minutes = round((time.monotonic() - started) / 60, 2)
         rows.append(_train(experiment, data, network, features, minutes))
     return rows
-
-
-def write_table(rows: list[Compared], path: Path) -> None:
-    """Write rows as CSV."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Compared)])
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(row) for row in rows)
 
 
 def _features(network: keras.Model, data: Data, progress: Progress) -> scenarios.Features:

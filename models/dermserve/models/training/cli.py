@@ -229,6 +229,7 @@ def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], 
         from dermserve.models.training import backbones as comparison
         from dermserve.models.training.experiment import load_experiment
         from dermserve.models.training.run import prepare
+        from dermserve.models.training.scenarios import write_table
 
         names = list(comparison.BACKBONES)
         asked = [_named(item, names) for item in weights] or [(name, "imagenet") for name in names]
@@ -237,7 +238,7 @@ def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], 
         networks = [comparison.load(name, _backbone(source), side=side) for name, source in asked]
         rows = comparison.compare(chosen, prepare(chosen, data, cache=cache), networks, progress=_progress())
         out.mkdir(parents=True, exist_ok=True)
-        comparison.write_table(rows, out / "backbones.csv")
+        write_table(rows, out / "backbones.csv")
         for row in rows:
             click.echo(
                 f"{row.backbone}: accuracy {row.accuracy:.4f}, balanced {row.balanced_accuracy:.4f}; features "

@@ -1,5 +1,6 @@
 """Evaluating a run: calibrate on its validation photos, measure on its test photos and on data it has not seen."""
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -143,7 +144,7 @@ def _calibrate(
         "min_confidence": fit.fit_min_confidence(single, one.labels, malignant, recall=MALIGNANT_RECALL),
         "max_view_std": fit.fit_max_view_std(views, quantile=VIEW_STD_QUANTILE),
         "adaptive_margin": first.margin,
-        "adaptive_looks": [{"views": look.views, "margin": look.margin} for look in later],
+        "adaptive_looks": [dataclasses.asdict(look) for look in later],
         "max_ood_score": ood.fit_max_score(scores, false_rejections=FALSE_REJECTIONS),
         "method": _method(run.model, len(validation.one.labels), len(ten.labels), price=price),
     }

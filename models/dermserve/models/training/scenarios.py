@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -136,13 +137,13 @@ def train_head(
     )
 
 
-def write_table(cells: Sequence[Cell], path: Path) -> None:
-    """Write cells as CSV, whole or not at all."""
+def write_table(rows: Sequence[Any], path: Path) -> None:
+    """Write rows, dataclass instances of one kind and at least one, as CSV, whole or not at all."""
     partial = path.with_suffix(".partial")
     with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Cell)])
+        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(rows[0])])
         writer.writeheader()
-        writer.writerows(dataclasses.asdict(cell) for cell in cells)
+        writer.writerows(dataclasses.asdict(row) for row in rows)
     partial.replace(path)
 
 
