@@ -5,10 +5,11 @@
 
 The local stack runs both servers as processes. First as many callers as the gateway has calls in flight call again at
 once: what that gives is the capacity, and its latencies are the uncongested ones. Then requests come at `--times` that
-rate, each with a deadline, whatever becomes of those before (an open loop). Latencies under overload are those that
-callers see; how long a refusal takes is shown both as callers see it and as the gateway's own metric has it, because
-caller, gateway and model server share the cores here. What this program takes of the processor is no fault of the
-gateway: the goodput is judged by the capacity of what it left.
+rate, each with a deadline, whatever becomes of those before (an open loop). Both begin with two seconds that are not
+counted: what a burst is and what an overload shows only then, and the slowest answer meanwhile is shown by itself.
+Latencies under overload are those that callers see; how long a refusal takes is shown both as callers see it and as the
+gateway's own metric has it, because caller, gateway and model server share the cores here. What this program takes of
+the processor is no fault of the gateway: the goodput is judged by the capacity of what it left.
 
 Goals (issue 4): goodput at least 90 % of that capacity; the p99 of accepted requests at most twice the uncongested one;
 refusals in under 10 ms; health green throughout; memory flat. Exit codes: 0 all met, 1 not (the last lines say what).
@@ -74,6 +75,8 @@ class Outcome:
     """Share of the processor that asking left, of what it left before."""
     accepted_p50: float
     accepted_p99: float
+    onset: float
+    """The slowest answer to a request of the overload's first two seconds."""
     refused: int
     refusal_p50: float
     refusal_p99: float
@@ -133,13 +136,19 @@ class Load:
         await _noting_busy(seen, asyncio.gather(*(caller() for _ in range(callers))))
         return seen
 
-    async def open(self, rate: float, seconds: float) -> Seen:
-        """Send requests at a rate, whatever becomes of them."""
+    async def open(self, rate: float, seconds: float, *, onset: Seen, begin: Callable[[], None]) -> Seen:
+        """Send requests at a rate, whatever becomes of them; `begin` is called after a warm-up of the same."""
         seen = Seen()
-        await _noting_busy(seen, self._send(seen, rate, seconds))
+        warming = await self._send(onset, rate, _WARM_UP)
+        await asyncio.to_thread(begin)
+        await _noting_busy(seen, self._finish(seen, rate, seconds))
+        await asyncio.gather(*warming)
         return seen
 
-    async def _send(self, seen: Seen, rate: float, seconds: float) -> None:
+    async def _finish(self, seen: Seen, rate: float, seconds: float) -> None:
+        await asyncio.gather(*await self._send(seen, rate, seconds))
+
+    async def _send(self, seen: Seen, rate: float, seconds: float) -> list["asyncio.Task[None]"]:
         tasks, begin = [], time.perf_counter()
         for number in range(int(rate * seconds)):
             due = begin + number / rate
@@ -147,7 +156,7 @@ class Load:
                 await asyncio.sleep(wait)
             seen.late += time.perf_counter() - due > 0.02
             tasks.append(asyncio.create_task(self._ask(seen, due=time.perf_counter())))
-        await asyncio.gather(*tasks)
+        return tasks
 
     async def _ask(self, seen: Seen, *, due: float) -> None:
         try:
@@ -200,12 +209,18 @@ async def _measure(
     load = Load(address, model)
     calm = await load.closed(callers, seconds)
     capacity = len(calm.answered) / seconds
-    started = time.perf_counter()
-    seen, held, red = await load.probe(load.open(capacity * times, seconds), memory)
+    onset, before = Seen(), (0.0, 0.0)
+
+    def begin() -> None:
+        nonlocal before, started
+        before, started = refusals(), time.perf_counter()
+
+    started = 0.0
+    seen, held, red = await load.probe(load.open(capacity * times, seconds, onset=onset, begin=begin), memory)
     took = time.perf_counter() - started
     await load.close()
-    spent, count = refusals()
-    for text in sorted(set(calm.failed + seen.failed)):
+    spent, count = (now - then for now, then in zip(refusals(), before, strict=True))
+    for text in sorted(set(calm.failed + onset.failed + seen.failed)):
         click.echo(text, err=True)
     calm_p50, calm_p99 = np.percentile(calm.answered, [50, 99])
     p50, p99 = np.percentile(seen.answered, [50, 99])
@@ -214,8 +229,9 @@ async def _measure(
     return Outcome(
         capacity=capacity, calm_p50=calm_p50, calm_p99=calm_p99, offered=capacity * times,
         goodput=len(seen.answered) / took, left=(cores - seen.busy) / (cores - calm.busy),
-        accepted_p50=p50, accepted_p99=p99, refused=len(seen.refused), refusal_p50=refused[0], refusal_p99=refused[1],
-        refusal_in_gateway=spent / count * 1e3 if count else 0.0, failed=len(seen.failed),
+        accepted_p50=p50, accepted_p99=p99, onset=max(onset.answered, default=0.0),
+        refused=len(seen.refused), refusal_p50=refused[0], refusal_p99=refused[1],
+        refusal_in_gateway=spent / count * 1e3 if count else 0.0, failed=len(onset.failed + seen.failed),
         late=seen.late / (capacity * times * seconds), probes=len(held), probes_red=red,
         grown=statistics.median(held[-third:]) - statistics.median(held[third : 2 * third]),
     )  # fmt: skip
@@ -257,7 +273,8 @@ def _print(outcome: Outcome, model: str) -> None:
         f"offered {outcome.offered:.0f}/s ({outcome.late:.1%} sent late): {outcome.goodput:.1f} answers/s "
         f"({outcome.goodput / outcome.capacity:.0%} of capacity, {outcome.share:.0%} of that of what asking left), "
         f"p50 {outcome.accepted_p50:.0f} ms, "
-        f"p99 {outcome.accepted_p99:.0f} ms ({outcome.accepted_p99 / outcome.calm_p99:.2f} times)\n"
+        f"p99 {outcome.accepted_p99:.0f} ms ({outcome.accepted_p99 / outcome.calm_p99:.2f} times); "
+        f"up to {outcome.onset:.0f} ms in the first two seconds\n"
         f"{outcome.refused} refused: {outcome.refusal_in_gateway:.2f} ms in the gateway on average; callers saw p50 "
         f"{outcome.refusal_p50:.1f} ms, p99 {outcome.refusal_p99:.1f} ms\n"
         f"{outcome.probes} health probes, {outcome.probes_red} red; memory {outcome.grown / 1e6:+.1f} MB"

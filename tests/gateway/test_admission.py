@@ -140,9 +140,9 @@ async def test_a_burst_is_no_more_than_can_be_answered_in_three_seconds():
     assert gate.passing == 0
 
 
-async def test_under_overload_only_an_idle_model_server_gets_more_than_the_steady_number():
-    now, idle = 0.0, False
-    gate = Gate(at_once=3, queue=0, burst=1, steady=2, idle=lambda: idle, clock=lambda: now)
+async def test_under_overload_more_than_the_steady_number_pass_only_for_places_that_are_spare():
+    now, spare = 0.0, 0
+    gate = Gate(at_once=3, queue=0, burst=1, steady=2, spare=lambda: spare, clock=lambda: now)
     passages = [Passage(gate) for _ in range(4)]
     await _settled()
     assert (gate.passing, gate.waiting) == (3, 1)  # a burst fills every place
@@ -154,18 +154,37 @@ async def test_under_overload_only_an_idle_model_server_gets_more_than_the_stead
     await _settled()
     assert (gate.passing, gate.is_free) == (2, False)
     await _refused(gate)
-    idle = True
+    spare = 2
     passages.append(Passage(gate))
     await _settled()
-    assert gate.passing == 3
+    assert (gate.passing, gate.is_free) == (3, False)  # at_once holds nevertheless
     passages[-1].leave.set()
     await passages[-1].task
-    idle, now = False, 1.1
+    spare = -5  # more wait for places than there are
+    assert gate.places == 2
+    spare, now = 0, 1.1
     assert gate.is_free  # the overload is over
     for passage in passages:
         passage.leave.set()
     await asyncio.gather(*(passage.task for passage in passages), return_exceptions=True)
     assert gate.passing == 0
+
+
+async def test_those_who_are_asked_about_with_others_pass_besides():
+    now, further = 0.0, 2
+    gate = Gate(at_once=1, queue=0, burst=1, further=lambda: further, clock=lambda: now)
+    passages = [Passage(gate) for _ in range(4)]
+    await _settled()
+    assert (gate.places, gate.passing, gate.waiting) == (3, 3, 1)
+    await _refused(gate)
+    further = 0  # calls have become long
+    passages[0].leave.set()
+    await passages[0].task
+    assert (gate.passing, gate.is_free) == (2, False)
+    for passage in passages:
+        passage.leave.set()
+    await asyncio.gather(*(passage.task for passage in passages), return_exceptions=True)
+    assert gate.is_free
 
 
 async def test_after_an_overload_those_who_wait_pass_before_those_who_come():

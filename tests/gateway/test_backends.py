@@ -10,11 +10,18 @@ from collections.abc import AsyncIterator
 import fake_tfserving
 import grpc
 import grpc.aio
+import numpy as np
 import pytest
 from fake_tfserving import FakeTfServing, Version, make_card
 from gateways import World, ask, reason_of
 from gateways import running as gateway_before
 
+from dermserve.gateway.backends import Backend, Backends
+from dermserve.gateway.batch import Batch, Part
+from dermserve.gateway.budget import Budget
+from dermserve.gateway.gate import Gate
+from dermserve.gateway.target import Target
+from dermserve.gateway.tfserving import Scores
 from dermserve.v1 import classifier_pb2
 
 WORK_SECONDS = 0.02
@@ -149,3 +156,46 @@ async def test_killing_or_freezing_each_server_in_turn_under_load_loses_no_reque
     finally:
         for server in servers:
             await server.kill()
+
+
+async def test_a_place_is_spare_when_it_is_free_or_its_call_is_nearly_done():
+    now = 0.0
+    gate = Gate(at_once=3, queue=None, clock=lambda: now)
+    server = Held()
+    backends = Backends([backend := Backend("a", server, gate)], clock=lambda: now)
+    assert backends.spare() == 3
+    first = await server.ask(backends)
+    now = 1.0
+    server.release.set()
+    await first  # a call takes a second
+    server.release.clear()
+    calls = [await server.ask(backends) for _ in range(4)]
+    assert (backend.gate.passing, backend.gate.waiting) == (3, 1)
+    assert backends.spare() == -1
+    now = 1.8
+    assert backends.spare() == 2
+    backend.mark(alive=False)
+    assert backends.spare() == 0
+    server.release.set()
+    await asyncio.gather(*calls)
+    backend.mark(alive=True)
+    assert (backends.spare(), backend.soon, backend.calls, backend.views) == (3, [], 5, 5)
+
+
+class Held:
+    """A model server that answers when it is let."""
+
+    def __init__(self) -> None:
+        self.release = asyncio.Event()
+
+    async def predict(self, _: Target, *, views: np.ndarray, budget: Budget) -> Scores:
+        await self.release.wait()
+        return Scores(len(views), 1, np.ones((len(views), 1), np.float32), np.zeros(len(views), np.float32))
+
+    async def ask(self, backends: Backends) -> "asyncio.Task[Scores]":
+        """Begin a call for one view."""
+        part = Part(np.zeros((1, 2, 2, 3), np.uint8), Budget(100, lambda: 0.0))
+        task = asyncio.create_task(backends.predict(Target("m"), Batch(part)))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return task

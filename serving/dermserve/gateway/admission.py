@@ -5,6 +5,7 @@ here: they cost nothing and an overloaded service must still be seen to live.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -26,7 +27,8 @@ class Bounds:
     burst: int = 0
     """Requests that wait for it otherwise; see `gate`."""
     steady: int | None = None
-    """Requests worked on while more come than can be answered, unless the model server is idle; None for at_once."""
+    """Requests worked on while more come than can be answered, besides those for which there is a place at the model
+    servers, or will be by the time that they come to it; None for at_once."""
 
 
 class Admission:
@@ -38,17 +40,28 @@ class Admission:
         *,
         unary: Bounds,
         stream: Bounds,
-        idle: Callable[[], bool] = lambda: False,
+        spare: Callable[[], int] = lambda: 0,
+        further: Callable[[str], int] = lambda _: 0,
         clock: Clock,
     ) -> None:
-        """Make the gates; `idle` says whether the model server could take another call at once."""
+        """Make the gates.
+
+        Args:
+            models: those that are served.
+            unary: for Classify.
+            stream: for the photos of ClassifyStream.
+            spare: says how many more calls the model servers could take, at once or soon.
+            further: says how many more requests for a model may pass, because they are asked about with others.
+            clock: tells the time.
+        """
         self.gates = {
             (method, model): Gate(
                 at_once=bound.at_once,
                 queue=bound.queue,
                 burst=bound.burst,
                 steady=bound.steady,
-                idle=idle,
+                spare=spare,
+                further=functools.partial(further, model),
                 clock=clock,
             )
             for method, bound in {CLASSIFY: unary, CLASSIFY_STREAM: stream}.items()

@@ -10,13 +10,14 @@ import asyncio
 import itertools
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from dermserve.gateway.batch import Batch
 from dermserve.gateway.budget import Budget, Clock
 from dermserve.gateway.errors import (
     BudgetSpentError,
@@ -37,6 +38,11 @@ _SLOW = 5.0
 _BACK_OFF = 0.02
 """Seconds to wait, doubled and jittered each time, when every address is full."""
 
+_SOON = 0.02
+"""Seconds before its end at which a call counts as nearly done: a photo is decoded meanwhile."""
+_SOON_SHARE = 0.4
+"""Of what it is expected to take, if that is more: a call may take less."""
+
 _T = TypeVar("_T")
 _log = structlog.get_logger(__name__)
 
@@ -53,8 +59,20 @@ class Backend:
     """Whether it answered when last asked."""
     ejections: int = 0
     """Times it was found not to answer."""
+    calls: int = 0
+    """Predict calls that it answered."""
+    views: int = 0
+    """In these; more than there were calls where requests were asked about together."""
     passed_over: int = 0
     """Requests that it failed and another was asked for."""
+
+    soon: list[float] = field(default_factory=list)
+    """When each call in flight will be near its end, by the clock."""
+
+    def spare(self, now: float) -> int:
+        """Count the calls that there is a place for, or will be soon, beyond those that wait for one."""
+        free = self.gate.places - self.gate.passing
+        return free + sum(soon <= now for soon in self.soon) - self.gate.waiting
 
     @property
     def load(self) -> int:
@@ -70,7 +88,7 @@ class Backend:
 
 
 class Backends:
-    """The Predictor over all addresses, and what the catalog asks of them together."""
+    """All addresses as one, and what the catalog asks of them together."""
 
     def __init__(self, backends: Sequence[Backend], *, clock: Clock) -> None:
         self.all = self._backends = list(backends)
@@ -78,22 +96,37 @@ class Backends:
         self._speeds = Speeds()
         self._turn = itertools.count()
 
-    def idle(self) -> bool:
-        """Say whether an address could take another call at once."""
-        return any(backend.alive and backend.gate.is_free for backend in self._backends)
+    def spare(self) -> int:
+        """Count the calls that there is a place for, or will be soon, beyond those that wait for one."""
+        now = self._clock()
+        return sum(backend.spare(now) for backend in self._backends if backend.alive)
 
-    async def predict(self, target: Target, *, views: NDArray[np.uint8], budget: Budget) -> Scores:
-        """See Predictor. Asks for as many of the views, from the first on, as the budget has time for."""
+    @property
+    def places(self) -> int:
+        """How many calls may be in flight."""
+        return sum(backend.gate.places for backend in self._backends if backend.alive)
+
+    def expect(self, model: str, views: int) -> float:
+        """Return the seconds that a call is expected to take; 0 when nothing is known."""
+        return self._speeds.expect(model, views)
+
+    async def predict(self, target: Target, batch: Batch) -> Scores:
+        """Ask for a batch, which is closed when its turn has come: for as many of its views as there is time for.
+
+        Raises:
+            ServableNotFoundError: see Predictor.
+            GatewayError: see Predictor.
+        """
         failed: dict[Backend, Exception] = {}
         for round_ in itertools.count():
             backend = self._pick(failed)
             try:
-                return await self._ask(backend, target, views=views, budget=budget)
+                return await self._ask(backend, target, batch)
             except ModelServerBusyError:
-                await _back_off(round_, budget)
+                await _back_off(round_, batch.budget)
             except (ModelServerUnreachableError, BudgetSpentError, ServableNotFoundError) as error:
                 failed[backend] = error
-                if len(failed) == len(self._backends) or budget.left() <= 0:
+                if len(failed) == len(self._backends) or batch.budget.left() <= 0:
                     raise _gravest(failed.values()) from error
                 backend.passed_over += 1
         raise AssertionError("the loop ends by return or raise")
@@ -131,10 +164,11 @@ class Backends:
         backend.mark(alive=True)
         return answer
 
-    async def _ask(self, backend: Backend, target: Target, *, views: NDArray[np.uint8], budget: Budget) -> Scores:
-        async with backend.gate.enter(budget):
+    async def _ask(self, backend: Backend, target: Target, batch: Batch) -> Scores:
+        async with backend.gate.enter(batch.budget):
             if not backend.alive and self._others(backend):
                 raise ModelServerUnreachableError  # it died while this request waited for it
+            views, budget = batch.close(), batch.budget
             count = self._speeds.fit(target.model, len(views), left=budget.left())
             if not count:
                 raise BudgetSpentError("too little is left for the model")
@@ -144,6 +178,7 @@ class Backends:
         start = self._clock()
         expected = self._speeds.expect(target.model, len(views))
         patience = max(_PATIENCE, expected * _SLOW) if self._others(backend) else budget.left()
+        backend.soon.append(soon := start + expected - max(_SOON, expected * _SOON_SHARE))
         try:
             scores = await backend.server.predict(
                 target, views=views, budget=Budget(min(budget.ends, start + patience), self._clock)
@@ -154,7 +189,11 @@ class Backends:
             else:
                 backend.mark(alive=False)
             raise
+        finally:
+            backend.soon.remove(soon)
         self._speeds.note(target.model, len(views), self._clock() - start)
+        backend.calls += 1
+        backend.views += len(views)
         return scores
 
     def _others(self, backend: Backend) -> bool:

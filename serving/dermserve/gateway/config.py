@@ -67,9 +67,13 @@ class Config(BaseSettings):
     tfs_in_flight: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
     """Predict calls at each of these addresses at once. Best near the cores it has: more only wait inside it, and with
     default flags it refuses beyond four times its cores."""
+    batch_seconds: Annotated[float, Field(ge=0)] = 0.05
+    """Requests that come while calls are in flight are asked about together, up to ten views a call, as long as such a
+    call is not expected to take longer than this. 0: never."""
     at_once: PositiveInt | None = None
-    """Requests worked on at once, for each method and model. When not set, two more than all addresses may have in
-    flight: one whose photo is decoded meanwhile, and one whose answer is on its way."""
+    """Requests worked on at once, for each method and model, besides those that are asked about with others. When not
+    set, two more than all addresses may have in flight: one whose photo is decoded meanwhile, and one whose answer is
+    on its way."""
     queue: Annotated[int, Field(ge=0)] | None = None
     """Requests that wait for it, for each model, while more come than can be answered; further ones are refused. When
     not set, half of what all addresses may have in flight, less one."""
@@ -168,7 +172,7 @@ class Config(BaseSettings):
             at_once=self.at_once or in_flight + 2,
             queue=max(0, in_flight // 2 - 1) if self.queue is None else self.queue,
             burst=usual if self.burst is None else self.burst,
-            steady=in_flight + 1,
+            steady=in_flight,
         )
 
     @property

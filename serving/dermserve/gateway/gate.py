@@ -3,8 +3,8 @@
 A burst may wait: it will be worked off. Where more keeps coming than can be answered, a long queue only makes every
 answer late. So once the room for a burst is full, or waits have become longer than someone has, the queue is cut to a
 short one until nobody had to be refused for a while. (The idea of controlled delay: Nichols & Jacobson, "Controlling
-Queue Delay", ACM Queue 10(5), 2012.) Meanwhile no more than `steady` pass, either, who would only wait behind the gate,
-unless what is there has nothing to do.
+Queue Delay", ACM Queue 10(5), 2012.) Meanwhile nobody passes, either, who would only wait behind the gate: no more than
+what is there can do at once, or will be able to by the time that they have come to it.
 
 A request that would wait for longer than it has is refused on arrival: neither it nor the model server should spend
 anything on an answer that nobody will be there to read.
@@ -39,25 +39,37 @@ class Gate:
         queue: int | None,
         burst: int = 0,
         steady: int | None = None,
-        idle: Callable[[], bool] = lambda: False,
+        spare: Callable[[], int] = lambda: 0,
+        further: Callable[[], int] = lambda: 0,
         clock: Clock,
     ) -> None:
-        """Make a gate that lets `at_once` through, or `steady` while overloaded unless what is behind it is `idle`."""
+        """Make a gate that lets `at_once` through, or while overloaded `steady` and what is `spare` behind it.
+
+        `further` says how many more than that may pass, because those behind it take them along.
+        """
         self._at_once = at_once
-        self._free = at_once
+        self._passing = 0
         self._queue = queue
         self._burst = burst
         self._steady = at_once if steady is None else steady
-        self._idle = idle
+        self._spare = spare
+        self._further = further
         self._overloaded_until = -math.inf
         self._clock = clock
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._mean = 0.0
 
     @property
+    def places(self) -> int:
+        """How many may be through at once now."""
+        if not self._is_overloaded():
+            return self._at_once + self._further()
+        return min(self._at_once, self._steady + max(0, self._spare())) + self._further()
+
+    @property
     def passing(self) -> int:
         """How many are through and not yet done."""
-        return self._at_once - self._free
+        return self._passing
 
     @property
     def waiting(self) -> int:
@@ -67,7 +79,7 @@ class Gate:
     @property
     def is_free(self) -> bool:
         """Whether the next one passes at once."""
-        return self._free > 0 and not self._waiting and not self._is_ahead()
+        return not self._waiting and self._passing < self.places
 
     @contextlib.asynccontextmanager
     async def enter(self, budget: Budget) -> AsyncIterator[None]:
@@ -89,9 +101,9 @@ class Gate:
     async def _enter(self, budget: Budget) -> None:
         self._admit()  # an overload may have ended meanwhile
         if self.is_free:
-            self._free -= 1
+            self._passing += 1
             return
-        wait = (self.waiting + 1) * self._mean / self._at_once
+        wait = (self.waiting + 1) * self._mean / self.places
         late = wait > budget.left()
         if self._is_full() or (late and wait > _LONG):
             self._cut(wait)
@@ -112,9 +124,6 @@ class Gate:
     def _is_overloaded(self) -> bool:
         return self._clock() < self._overloaded_until
 
-    def _is_ahead(self) -> bool:
-        return self.passing >= self._steady and self._is_overloaded() and not self._idle()
-
     def _is_full(self) -> bool:
         if self._queue is None:
             return False
@@ -122,7 +131,7 @@ class Gate:
 
     def _room(self) -> float:
         """Count who may wait in a burst."""
-        return min(self._burst, _LONG * self._at_once / self._mean) if self._mean else self._burst
+        return min(self._burst, _LONG * self.places / self._mean) if self._mean else self._burst
 
     def _cut(self, wait: float) -> None:
         """Begin or prolong an overload, and send away the last of those who wait until the short queue is left."""
@@ -139,11 +148,11 @@ class Gate:
 
     def _let_in(self) -> None:
         """Free a place, and let those pass who wait for one and may."""
-        self._free += 1
+        self._passing -= 1
         self._admit()
 
     def _admit(self) -> None:
-        while self._waiting and self._free and not self._is_ahead():
+        while self._waiting and self._passing < self.places:
             if not (turn := self._waiting.popleft()).done():
-                self._free -= 1
+                self._passing += 1
                 turn.set_result(None)

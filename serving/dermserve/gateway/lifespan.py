@@ -13,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 
 from dermserve.gateway.admission import Admission
 from dermserve.gateway.backends import Backend, Backends
+from dermserve.gateway.batching import Batching
 from dermserve.gateway.calls import Allowance, Calls
 from dermserve.gateway.cards import Cards
 from dermserve.gateway.catalog import Catalog, Pace
@@ -97,14 +98,20 @@ def _build_catalog(config: Config, server: Backends) -> Catalog:
 def _build_pipeline(
     config: Config, workers: Workers, catalog: Catalog, backends: Backends, metrics: Metrics, tracing: Tracing
 ) -> Pipeline:
+    batching = Batching(backends, longest=config.batch_seconds)
     return Pipeline(
         admission=Admission(
-            config.models, unary=config.unary, stream=config.stream, idle=backends.idle, clock=time.monotonic
+            config.models,
+            unary=config.unary,
+            stream=config.stream,
+            spare=backends.spare,
+            further=batching.further,
+            clock=time.monotonic,
         ),
         canary_shares=config.canary_shares,
         catalog=catalog,
         decoder=ThreadedDecoder(workers, limits=config.limits),
-        predictor=backends,
+        predictor=batching,
         metrics=metrics,
         drift=Drift() if config.metrics_listen else None,
         tracing=tracing,

@@ -53,6 +53,8 @@ class Snapshot(Collector):
         up = _gauge("backend_up", "Whether a model server answered when last asked.", "backend")
         calls = _gauge("backend_calls_in_flight", "Predict calls at a model server.", "backend")
         waiting = _gauge("backend_calls_waiting", "Predict calls that wait for a place at it.", "backend")
+        answered = _counter("backend_calls", "Predict calls that it answered.", "backend")
+        views = _counter("backend_views", "Views in these.", "backend")
         ejected = _counter("backend_ejections", "Times a model server was found not to answer.", "backend")
         passed = _counter("backend_passed_over", "Requests that it failed and another was asked for.", "backend")
         for backend in self.backends.all:
@@ -60,9 +62,11 @@ class Snapshot(Collector):
             up.add_metric(label, backend.alive)
             calls.add_metric(label, backend.gate.passing)
             waiting.add_metric(label, backend.gate.waiting)
+            answered.add_metric(label, backend.calls)
+            views.add_metric(label, backend.views)
             ejected.add_metric(label, backend.ejections)
             passed.add_metric(label, backend.passed_over)
-        yield from (up, calls, waiting, ejected, passed)
+        yield from (up, calls, waiting, answered, views, ejected, passed)
 
     def _models(self) -> Iterator[Metric]:
         ready = _gauge("model_ready", "Whether some version of a model can answer.", "model")

@@ -1,0 +1,437 @@
+"""Requests that are asked about together: who goes with whom, whose answer is whose, and who is hurt by whom."""
+
+import asyncio
+import contextlib
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+from fake_tfserving import FakeTfServing, Version, make_card, pixels_of
+from gateways import World, ask, make_photo, reason_of
+
+from dermserve.gateway.batch import Batch, Part
+from dermserve.gateway.batching import MOST, Batching
+from dermserve.gateway.budget import Budget
+from dermserve.gateway.errors import BudgetSpentError, InvalidModelOutputError, ModelServerFailedError
+from dermserve.gateway.target import Target
+from dermserve.gateway.tfserving import Scores
+
+MODEL = Target("m")
+
+
+@dataclass
+class Servers:
+    """Backends whose calls last until the test lets them end; each view's score is the value of its pixels."""
+
+    places: int = 2
+    seconds: float = 0.001
+    """Expected for each view."""
+    calls: list[tuple[Target, list[int]]] = field(default_factory=list)
+    ends: list[asyncio.Future[None]] = field(default_factory=list)
+    answer: Callable[[np.ndarray], np.ndarray] = lambda values: values
+    most: int = 1000
+    """Views that there is time for."""
+    room: asyncio.Semaphore | None = None
+
+    def expect(self, _: str, views: int) -> float:
+        return self.seconds * views
+
+    async def predict(self, target: Target, batch: Batch) -> Scores:
+        async with self.room or contextlib.nullcontext():
+            values = batch.close()[:, 0, 0, 0].astype(np.float32)
+            self.calls.append((target, values.astype(int).tolist()))
+            self.ends.append(asyncio.get_running_loop().create_future())
+            await self.ends[-1]
+            seen = self.answer(values[: self.most])
+            return Scores(min(len(values), self.most), 1, seen[:, None], seen)
+
+    def end(self, error: Exception | None = None) -> None:
+        """End the oldest call."""
+        end = next(end for end in self.ends if not end.done())
+        end.set_exception(error) if error else end.set_result(None)
+
+
+def pixels(*values: int, side: int = 2) -> np.ndarray:
+    return np.stack([np.full((side, side, 3), value, np.uint8) for value in values])
+
+
+def budget(seconds: float = math.inf) -> Budget:
+    return Budget(time.monotonic() + seconds, time.monotonic)
+
+
+class Asking:
+    """Requests on their way."""
+
+    def __init__(self, servers: Servers, *, longest: float = 1.0) -> None:
+        self.batching = Batching(servers, longest=longest)
+
+    async def __call__(self, *values: int, target: Target = MODEL, seconds: float = math.inf, side: int = 2):
+        """Begin to ask about views of these values."""
+        views = pixels(*values, side=side)
+        task = asyncio.create_task(self.batching.predict(target, views=views, budget=budget(seconds)))
+        await settled()
+        return task
+
+
+async def settled() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def said(scores: Scores) -> list[int]:
+    assert len(scores.probabilities) == len(scores.ood_scores) == scores.views
+    return scores.ood_scores.astype(int).tolist()
+
+
+async def test_who_comes_during_a_call_goes_together_when_it_ends():
+    servers = Servers()
+    asking = Asking(servers)
+    tasks = [await asking(value) for value in range(4)]
+    assert servers.calls == [(MODEL, [0])]
+    servers.end()
+    await settled()
+    assert servers.calls[1:] == [(MODEL, [1, 2, 3])]
+    servers.end()
+    assert [said(await task) for task in tasks] == [[0], [1], [2], [3]]
+
+
+async def test_several_views_of_one_request_stay_together():
+    servers = Servers()
+    asking = Asking(servers)
+    tasks = [await asking(0), await asking(1, 2), await asking(3), await asking(4, 5, 6)]
+    servers.end()
+    await settled()
+    servers.end()
+    assert [said(await task) for task in tasks] == [[0], [1, 2], [3], [4, 5, 6]]
+    assert len(servers.calls) == 2
+
+
+async def test_half_of_the_places_are_taken_before_anyone_waits():
+    servers = Servers(places=5)
+    asking = Asking(servers)
+    for value in range(6):
+        await asking(value)
+    assert servers.calls == [(MODEL, [0]), (MODEL, [1]), (MODEL, [2])]
+
+
+async def test_nobody_waits_when_nothing_is_in_flight_and_every_address_is_lost():
+    servers = Servers(places=0)
+    asking = Asking(servers)
+    task = await asking(1)
+    servers.end()
+    assert said(await task) == [1]
+
+
+async def test_a_full_call_waits_for_nobody():
+    servers = Servers()
+    asking = Asking(servers)
+    tasks = [await asking(value) for value in range(2 * MOST + 2)]
+    assert [values for _, values in servers.calls] == [[0], [*range(1, MOST + 1)], [*range(MOST + 1, 2 * MOST + 1)]]
+    for _ in range(4):
+        servers.end()
+        await settled()
+    assert [said(await task) for task in tasks] == [[value] for value in range(2 * MOST + 2)]
+
+
+async def test_what_does_not_fit_any_more_goes_in_the_next_call():
+    servers = Servers()
+    asking = Asking(servers)
+    tasks = [await asking(0), await asking(*range(1, 9)), await asking(9, 10, 11)]
+    assert servers.calls[1:] == [(MODEL, [*range(1, 9)])]
+    servers.end()
+    await settled()
+    servers.end()
+    await settled()
+    servers.end()
+    assert [len(said(await task)) for task in tasks] == [1, 8, 3]
+
+
+async def test_a_full_call_may_wait_for_a_place_and_those_after_it_are_not_forgotten():
+    servers = Servers(room=asyncio.Semaphore(1))
+    asking = Asking(servers)
+    tasks = [await asking(value) for value in range(MOST + 3)]
+    for _ in range(3):
+        servers.end()
+        await settled()
+    assert [said(await task) for task in tasks] == [[value] for value in range(MOST + 3)]
+
+
+@pytest.mark.parametrize("longest", [0.0, 0.015])
+async def test_where_a_call_of_two_would_be_long_everyone_has_a_call(longest):
+    servers = Servers(seconds=0.01)
+    asking = Asking(servers, longest=longest)
+    for value in range(3):
+        await asking(value)
+    assert [values for _, values in servers.calls] == [[0], [1], [2]]
+
+
+async def test_while_nothing_is_known_of_a_model_everyone_has_a_call():
+    servers = Servers(seconds=0.0)
+    asking = Asking(servers)
+    for value in range(3):
+        await asking(value)
+    assert len(servers.calls) == 3
+
+
+async def test_a_call_is_no_longer_than_it_may_be():
+    servers = Servers(seconds=0.01)
+    asking = Asking(servers, longest=0.035)
+    for value in range(5):
+        await asking(value)
+    assert [values for _, values in servers.calls] == [[0], [1, 2, 3]]
+
+
+async def test_other_targets_and_other_sizes_go_by_themselves():
+    servers = Servers()
+    asking = Asking(servers)
+    other = Target("m", version=2)
+    for value, target, side in [(0, MODEL, 2), (1, other, 2), (2, MODEL, 4), (3, MODEL, 2), (4, other, 2)]:
+        await asking(value, target=target, side=side)
+    assert servers.calls == [(MODEL, [0]), (other, [1]), (MODEL, [2])]
+    for _ in range(3):
+        servers.end()
+        await settled()
+    assert sorted(servers.calls[3:], key=str) == sorted([(MODEL, [3]), (other, [4])], key=str)
+
+
+async def test_who_gives_up_before_the_call_is_not_asked_about():
+    servers = Servers()
+    asking = Asking(servers)
+    tasks = [await asking(value) for value in range(4)]
+    tasks[2].cancel()
+    await settled()
+    servers.end()
+    await settled()
+    assert servers.calls[1:] == [(MODEL, [1, 3])]
+    servers.end()
+    assert said(await tasks[3]) == [3]
+    assert tasks[2].cancelled()
+
+
+async def test_who_gives_up_during_the_call_takes_nobody_along():
+    servers = Servers()
+    asking = Asking(servers)
+    tasks = [await asking(value) for value in range(4)]
+    servers.end()
+    await settled()
+    tasks[1].cancel()
+    await settled()
+    servers.end()
+    assert [said(await task) for task in (tasks[2], tasks[3])] == [[2], [3]]
+
+
+async def test_when_all_give_up_their_call_ends_and_the_next_begins():
+    servers = Servers()
+    asking = Asking(servers)
+    tasks = [await asking(value) for value in range(3)]
+    servers.end()
+    await settled()
+    for task in tasks[1:]:
+        task.cancel()
+    await settled()
+    assert servers.ends[1].cancelled()
+    last = await asking(7)
+    servers.end()
+    assert said(await last) == [7]
+
+
+async def test_when_all_give_up_before_their_call_nobody_joins_what_is_left_of_it():
+    servers = Servers()
+    asking = Asking(servers)
+    first, given_up = await asking(0), await asking(1)
+    given_up.cancel()
+    late = asyncio.create_task(asking.batching.predict(MODEL, views=pixels(2), budget=budget()))
+    await settled()
+    servers.end()
+    await settled()
+    servers.end()
+    assert (said(await first), said(await late)) == ([0], [2])
+
+
+async def test_a_failure_is_everyones_who_was_asked_about():
+    servers = Servers()
+    asking = Asking(servers)
+    tasks = [await asking(value) for value in range(3)]
+    servers.end()
+    await settled()
+    servers.end(ModelServerFailedError())
+    for task in tasks[1:]:
+        with pytest.raises(ModelServerFailedError):
+            await task
+    after = await asking(5)
+    servers.end()
+    assert said(await after) == [5]
+
+
+@pytest.mark.parametrize("wrong", [lambda values: values[:1], lambda values: np.append(values, 0)])
+async def test_rows_that_are_missing_or_too_many_are_nobodys_answer(wrong):
+    servers = Servers()
+    asking = Asking(servers)
+    tasks = [await asking(value) for value in range(3)]
+    servers.end()
+    await tasks[0]
+    servers.answer = wrong
+    await settled()
+    servers.end()
+    for task in tasks[1:]:
+        with pytest.raises(InvalidModelOutputError):
+            await task
+
+
+async def test_who_was_left_out_for_want_of_time_is_asked_about_alone():
+    servers = Servers()
+    asking = Asking(servers)
+    tasks = [await asking(0), await asking(1), await asking(2, 3), await asking(4)]
+    servers.most = 2
+    servers.end()
+    await settled()
+    servers.end()
+    await settled()
+    assert servers.calls[2:] == [(MODEL, [4])]
+    servers.end()
+    assert [said(await task) for task in tasks] == [[0], [1], [2], [4]]
+
+
+async def test_time_that_others_lacked_is_not_what_one_with_time_is_refused_for():
+    servers = Servers()
+    asking = Asking(servers)
+    tasks = [await asking(0), await asking(1), await asking(2, seconds=-1)]
+    servers.end()
+    await settled()
+    servers.end(BudgetSpentError("waiting for the model server"))
+    await settled()
+    assert servers.calls[2:] == [(MODEL, [1])]
+    servers.end()
+    assert said(await tasks[1]) == [1]
+    with pytest.raises(BudgetSpentError):
+        await tasks[2]
+
+
+def test_a_batch_has_the_budget_of_who_has_longest():
+    short, long, middle = (Part(pixels(0), budget(seconds)) for seconds in (5, 9, 7))
+    batch = Batch(short)
+    batch.join(long)
+    batch.join(middle)
+    assert batch.budget is long.budget
+    assert batch.leave(long)
+    assert batch.budget is middle.budget
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_whatever_comes_and_goes_each_gets_its_own_answer(seed):
+    chance = random.Random(seed)
+    servers = Servers(places=chance.choice([1, 2, 4]), room=asyncio.Semaphore(chance.choice([1, 2, 4])))
+    asking = Asking(servers)
+    tasks: dict[asyncio.Task[Scores], list[int]] = {}
+    given_up = set()
+    for value in range(200):
+        values = [value] * chance.choice([1, 1, 1, 2, 7])
+        tasks[asyncio.create_task(asking.batching.predict(MODEL, views=pixels(*values), budget=budget()))] = values
+        if chance.random() < 0.2:
+            given_up.add(loser := chance.choice(list(tasks)))
+            loser.cancel()
+        for _ in range(chance.choice([0, 1, 3])):
+            await asyncio.sleep(0)
+        if chance.random() < 0.3 and any(not end.done() for end in servers.ends):
+            servers.end()
+    while not all(task.done() for task in tasks):
+        if any(not end.done() for end in servers.ends):
+            servers.end()
+        await asyncio.wait_for(settled(), 5)
+    for task, values in tasks.items():
+        if not task.cancelled():
+            assert said(task.result()) == values
+        else:
+            assert task in given_up
+    assert max(len(values) for _, values in servers.calls) <= MOST
+
+
+def _photos(count: int) -> list[bytes]:
+    """Photos by whose brightness the scores of `_by_brightness` tell them apart."""
+    return [make_photo(size=(64 + index, 64), quality=90 - index) for index in range(count)]
+
+
+def _by_brightness(views: np.ndarray) -> np.ndarray:
+    top = views.reshape(len(views), -1).mean(1) / 256
+    return np.stack([top, 1 - top, np.zeros_like(top)], 1)
+
+
+@pytest.fixture
+def joined(monkeypatch) -> asyncio.Semaphore:
+    """Released whenever a photo joins others."""
+    semaphore, join = asyncio.Semaphore(0), Batch.join
+
+    def joining(batch: Batch, part: Part) -> None:
+        join(batch, part)
+        semaphore.release()
+
+    monkeypatch.setattr(Batch, "join", joining)
+    return semaphore
+
+
+async def _gather(tfs: FakeTfServing, world: World, photos: list[bytes], joined: asyncio.Semaphore):
+    """Let a call be held, and further photos come meanwhile; gives all of them, and what lets the call go."""
+    requests = [ask(photo, model="mobilenet_v3_small") for photo in photos]
+    await world.stub.Classify(requests[0], timeout=20)  # from now on the gateway knows how long it takes
+    arrived, release = asyncio.Event(), asyncio.Event()
+
+    async def hold(_: object) -> None:
+        arrived.set()
+        await release.wait()
+
+    tfs.on_predict = hold
+    calls = [world.stub.Classify(requests[0], timeout=20)]
+    await asyncio.wait_for(arrived.wait(), 20)
+    tfs.predicts.clear()
+    calls += [world.stub.Classify(request, timeout=20) for request in requests[1:]]
+    for _ in photos[2:]:
+        await asyncio.wait_for(joined.acquire(), 20)
+    return calls, release
+
+
+async def test_photos_that_come_during_a_call_each_get_the_answer_to_their_own(running, tfs, joined):
+    tfs.models["mobilenet_v3_small"] = {1: Version(make_card("mobilenet_v3_small"), scores=_by_brightness)}
+    photos = _photos(8)
+    async with running(tfs_in_flight=2, batch_seconds=1) as world:
+        alone = [
+            (await world.stub.Classify(ask(photo, model="mobilenet_v3_small"), timeout=20)).classes for photo in photos
+        ]
+        calls, release = await _gather(tfs, world, photos, joined)
+        release.set()
+        together = [(await call).classes for call in calls]
+    assert [len(pixels_of(request)) for request in tfs.predicts] == [7]
+    assert together == alone
+    assert len({classes[0].probability for classes in alone}) == len(photos)
+
+
+async def test_a_row_that_is_no_probability_fails_its_own_photo_alone(running, tfs, joined):
+    def scores(views: np.ndarray) -> np.ndarray:
+        values = _by_brightness(views)
+        if len(values) > 1:
+            values[1] = np.nan
+        return values
+
+    tfs.models["mobilenet_v3_small"] = {1: Version(make_card("mobilenet_v3_small"), scores=scores)}
+    async with running(tfs_in_flight=2, batch_seconds=1) as world:
+        calls, release = await _gather(tfs, world, _photos(4), joined)
+        release.set()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+    errors = [result for result in results if isinstance(result, grpc.aio.AioRpcError)]
+    assert [reason_of(error) for error in errors] == ["INVALID_MODEL_OUTPUT"]
+    assert len(results) == 4
+
+
+async def test_one_with_little_time_ends_alone(running, tfs, joined):
+    async with running(tfs_in_flight=2, batch_seconds=1) as world:
+        calls, release = await _gather(tfs, world, _photos(3), joined)
+        error = await world.refusal(ask(model="mobilenet_v3_small"), timeout=0.4)
+        assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        release.set()
+        for call in calls:
+            assert (await call).classes
