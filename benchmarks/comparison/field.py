@@ -88,6 +88,15 @@ FIELD: Sequence[Contender] = (
         versions=("litserve", "tensorflow-cpu"),
     ),
     Contender(
+        name="litserve-batching",
+        title="LitServe, batching",
+        configuration="the same, and up to 10 photos that wait go in one call",
+        environment="litserve",
+        command=("python", "-m", f"{_APPS}.litserve_app", "10"),
+        upload="json",
+        versions=("litserve", "tensorflow-cpu"),
+    ),
+    Contender(
         name="bentoml",
         title="BentoML",
         configuration="the SavedModel in CORES workers, one TensorFlow thread an operation",

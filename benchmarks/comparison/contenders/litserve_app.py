@@ -1,6 +1,7 @@
-"""LitServe and the SavedModel."""
+"""LitServe and the SavedModel. With a number as argument, it batches up to so many photos that wait, as dermserve does."""
 
 import base64
+import sys
 
 import litserve
 from fastapi import Request
@@ -28,6 +29,24 @@ class Classifier(litserve.LitAPI):
         return {"probabilities": output}
 
 
+class Batched(Classifier):
+    """The same for several photos at once."""
+
+    def batch(self, inputs: list[tuple[bytes, int]]) -> list[tuple[bytes, int]]:
+        """Leave them a list."""
+        return inputs
+
+    def predict(self, x: list[tuple[bytes, int]]) -> list[list[float]]:  # type: ignore[override]
+        """Classify them in one call."""
+        return self.model.classify_all(x)
+
+    def unbatch(self, output: list[list[float]]) -> list[list[float]]:
+        """Leave them a list."""
+        return output
+
+
 if __name__ == "__main__":
-    server = litserve.LitServer(Classifier(api_path="/classify"), accelerator="cpu", workers_per_device=CORES)
+    together = int(sys.argv[1]) if len(sys.argv) > 1 else 1
+    api = Batched(max_batch_size=together, api_path="/classify") if together > 1 else Classifier(api_path="/classify")
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=CORES)
     server.run(host="127.0.0.1", port=PORT, generate_client_file=False, log_level="warning")
