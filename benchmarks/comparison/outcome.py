@@ -115,27 +115,46 @@ def _configurations(about: Mapping[str, Any]) -> list[str]:
 
 
 def draw(visits: Sequence[Visit], file: pathlib.Path) -> None:
-    """Draw throughput and p99 against callers, for each model and number of views."""
+    """Draw throughput and p99 against callers, for each model and number of views; ADAPTIVE beside the ten views."""
     models = list(dict.fromkeys(visit.model for visit in visits))
-    figure = Figure(figsize=(11, 3.4 * len(models) * 2), layout="constrained")
+    figure = Figure(figsize=(11, 3.4 * len(models) * 2 + 0.6), layout="constrained")
     axes = figure.subplots(len(models) * 2, 2, squeeze=False)
     rows = [(model, kind) for model in models for kind in ("1", "10")]
-    for (model, kind), (left, right) in zip(rows, axes, strict=True):
+    for (model, kind), pair in zip(rows, axes, strict=True):
+        present = [visit for visit in visits if visit.model == model]
         for contender in dict.fromkeys(visit.contender for visit in visits):
-            cells = [cell for visit in visits for cell in visit.loops if cell.startswith(f"{kind}/")]
-            cells = sorted(set(cells), key=lambda cell: int(cell.partition("/")[2]))
-            callers = [int(cell.partition("/")[2]) for cell in cells]
-            style = {"lw": 2.4 if contender == OURS else 1.2, "marker": "o", "ms": 3, "label": _TITLES[contender]}
-            for one, what in ((left, "answers"), (right, "p99")):
-                values = [loop_values(visits, contender, model, cell, what) for cell in cells]
-                one.plot(callers, [statistics.median(each) if each else math.nan for each in values], **style)
+            style = {"lw": 2.4 if contender == OURS else 1.2, "label": _TITLES[contender]}
+            _lines(pair, present, contender, kind, style)
+        if kind == "10":
+            _lines(
+                pair, present, OURS, "adaptive", {"lw": 2.4, "ls": "--", "color": "C1", "label": "dermserve, ADAPTIVE"}
+            )
         name = f"{model}, {'one view' if kind == '1' else 'ten views'}"
-        left.set(title=name, xlabel="callers", ylabel="answers a second", xscale="log", ylim=(0, None))
-        right.set(title=name, xlabel="callers", ylabel="p99, ms", xscale="log", yscale="log")
-        left.legend(fontsize=7)
-        for one in (left, right):
+        for one, label in zip(pair, ("answers a second", "p99, ms"), strict=True):
+            one.set(title=name, xlabel="callers", ylabel=label, xscale="log")
+            callers = sorted({_callers(cell) for visit in present for cell in visit.loops})
+            one.set_xticks(callers, labels=[str(each) for each in callers])
+            one.minorticks_off()
             one.grid(alpha=0.3)
+        pair[0].set_ylim(0, None)
+        pair[1].set_yscale("log")
+    handles, labels = axes[-1][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
     figure.savefig(file, dpi=100)
+
+
+def _lines(axes: Sequence[Any], visits: Sequence[Visit], contender: str, kind: str, style: Mapping[str, Any]) -> None:
+    """Draw medians of a contender's answers a second and p99."""
+    cells = {cell for visit in visits for cell in visit.loops if cell.startswith(f"{kind}/")}
+    ordered = sorted(cells, key=_callers)
+    for one, what in zip(axes, ("answers", "p99"), strict=True):
+        values = [loop_values(visits, contender, visits[0].model, cell, what) for cell in ordered]
+        medians = [statistics.median(each) if each else math.nan for each in values]
+        one.plot([_callers(cell) for cell in ordered], medians, marker="o", ms=3, **style)
+
+
+def _callers(cell: str) -> int:
+    return int(cell.partition("/")[2])
 
 
 def write_docs(page: pathlib.Path, text: str) -> None:

@@ -1,4 +1,4 @@
-"""LitServe and the SavedModel. With a number as argument, it batches up to so many photos that wait, as dermserve does."""
+"""LitServe and the SavedModel; with a number as argument, up to so many photos that wait go in one call."""
 
 import base64
 import sys
