@@ -14,6 +14,8 @@ from benchmarks.comparison.field import FIELD, OURS
 from benchmarks.comparison.measuring import Visit
 
 _TITLES = {contender.name: contender.title for contender in FIELD}
+_OURS = {"lw": 2.4, "color": "black"}
+"""How our lines look, whoever else is drawn."""
 _BEGIN = "<!-- comparison: begin, written by python -m benchmarks.comparison -->"
 _END = "<!-- comparison: end -->"
 
@@ -123,12 +125,10 @@ def draw(visits: Sequence[Visit], file: pathlib.Path) -> None:
     for (model, kind), pair in zip(rows, axes, strict=True):
         present = [visit for visit in visits if visit.model == model]
         for contender in dict.fromkeys(visit.contender for visit in visits):
-            style = {"lw": 2.4 if contender == OURS else 1.2, "label": _TITLES[contender]}
-            _lines(pair, present, contender, kind, style)
+            style = _OURS if contender == OURS else {"lw": 1.2}
+            _lines(pair, present, contender, kind, {**style, "label": _TITLES[contender]})
         if kind == "10":
-            _lines(
-                pair, present, OURS, "adaptive", {"lw": 2.4, "ls": "--", "color": "C1", "label": "dermserve, ADAPTIVE"}
-            )
+            _lines(pair, present, OURS, "adaptive", {**_OURS, "ls": "--", "label": "dermserve, ADAPTIVE"})
         name = f"{model}, {'one view' if kind == '1' else 'ten views'}"
         for one, label in zip(pair, ("answers a second", "p99, ms"), strict=True):
             one.set(title=name, xlabel="callers", ylabel=label, xscale="log")

@@ -56,6 +56,12 @@ class Servers:
         end = next(end for end in self.ends if not end.done())
         end.set_exception(error) if error else end.set_result(None)
 
+    async def ended(self, times: int = 1) -> None:
+        """End so many calls, one after the other, each with all that follows from it."""
+        for _ in range(times):
+            self.end()
+            await settled()
+
 
 def pixels(*values: int, side: int = 2) -> np.ndarray:
     return np.stack([np.full((side, side, 3), value, np.uint8) for value in values])
@@ -94,8 +100,7 @@ async def test_who_comes_during_a_call_goes_together_when_it_ends():
     asking = Asking(servers)
     tasks = [await asking(value) for value in range(4)]
     assert servers.calls == [(MODEL, [0])]
-    servers.end()
-    await settled()
+    await servers.ended()
     assert servers.calls[1:] == [(MODEL, [1, 2, 3])]
     servers.end()
     assert [said(await task) for task in tasks] == [[0], [1], [2], [3]]
@@ -105,8 +110,7 @@ async def test_several_views_of_one_request_stay_together():
     servers = Servers()
     asking = Asking(servers)
     tasks = [await asking(0), await asking(1, 2), await asking(3), await asking(4, 5, 6)]
-    servers.end()
-    await settled()
+    await servers.ended()
     servers.end()
     assert [said(await task) for task in tasks] == [[0], [1, 2], [3], [4, 5, 6]]
     assert len(servers.calls) == 2
@@ -133,9 +137,7 @@ async def test_a_full_call_waits_for_nobody():
     asking = Asking(servers)
     tasks = [await asking(value) for value in range(2 * MOST + 2)]
     assert [values for _, values in servers.calls] == [[0], [*range(1, MOST + 1)], [*range(MOST + 1, 2 * MOST + 1)]]
-    for _ in range(4):
-        servers.end()
-        await settled()
+    await servers.ended(4)
     assert [said(await task) for task in tasks] == [[value] for value in range(2 * MOST + 2)]
 
 
@@ -144,10 +146,7 @@ async def test_what_does_not_fit_any_more_goes_in_the_next_call():
     asking = Asking(servers)
     tasks = [await asking(0), await asking(*range(1, 9)), await asking(9, 10, 11)]
     assert servers.calls[1:] == [(MODEL, [*range(1, 9)])]
-    servers.end()
-    await settled()
-    servers.end()
-    await settled()
+    await servers.ended(2)
     servers.end()
     assert [len(said(await task)) for task in tasks] == [1, 8, 3]
 
@@ -156,9 +155,7 @@ async def test_a_full_call_may_wait_for_a_place_and_those_after_it_are_not_forgo
     servers = Servers(room=asyncio.Semaphore(1))
     asking = Asking(servers)
     tasks = [await asking(value) for value in range(MOST + 3)]
-    for _ in range(3):
-        servers.end()
-        await settled()
+    await servers.ended(3)
     assert [said(await task) for task in tasks] == [[value] for value in range(MOST + 3)]
 
 
@@ -194,9 +191,7 @@ async def test_other_targets_and_other_sizes_go_by_themselves():
     for value, target, side in [(0, MODEL, 2), (1, other, 2), (2, MODEL, 4), (3, MODEL, 2), (4, other, 2)]:
         await asking(value, target=target, side=side)
     assert servers.calls == [(MODEL, [0]), (other, [1]), (MODEL, [2])]
-    for _ in range(3):
-        servers.end()
-        await settled()
+    await servers.ended(3)
     assert sorted(servers.calls[3:], key=str) == sorted([(MODEL, [3]), (other, [4])], key=str)
 
 
@@ -206,8 +201,7 @@ async def test_who_gives_up_before_the_call_is_not_asked_about():
     tasks = [await asking(value) for value in range(4)]
     tasks[2].cancel()
     await settled()
-    servers.end()
-    await settled()
+    await servers.ended()
     assert servers.calls[1:] == [(MODEL, [1, 3])]
     servers.end()
     assert said(await tasks[3]) == [3]
@@ -218,8 +212,7 @@ async def test_who_gives_up_during_the_call_takes_nobody_along():
     servers = Servers()
     asking = Asking(servers)
     tasks = [await asking(value) for value in range(4)]
-    servers.end()
-    await settled()
+    await servers.ended()
     tasks[1].cancel()
     await settled()
     servers.end()
@@ -230,8 +223,7 @@ async def test_when_all_give_up_their_call_ends_and_the_next_begins():
     servers = Servers()
     asking = Asking(servers)
     tasks = [await asking(value) for value in range(3)]
-    servers.end()
-    await settled()
+    await servers.ended()
     for task in tasks[1:]:
         task.cancel()
     await settled()
@@ -248,8 +240,7 @@ async def test_when_all_give_up_before_their_call_nobody_joins_what_is_left_of_i
     given_up.cancel()
     late = asyncio.create_task(asking.batching.predict(MODEL, views=pixels(2), budget=budget()))
     await settled()
-    servers.end()
-    await settled()
+    await servers.ended()
     servers.end()
     assert (said(await first), said(await late)) == ([0], [2])
 
@@ -258,8 +249,7 @@ async def test_a_failure_is_everyones_who_was_asked_about():
     servers = Servers()
     asking = Asking(servers)
     tasks = [await asking(value) for value in range(3)]
-    servers.end()
-    await settled()
+    await servers.ended()
     servers.end(ModelServerFailedError())
     for task in tasks[1:]:
         with pytest.raises(ModelServerFailedError):
@@ -289,10 +279,7 @@ async def test_who_was_left_out_for_want_of_time_is_asked_about_alone():
     asking = Asking(servers)
     tasks = [await asking(0), await asking(1), await asking(2, 3), await asking(4)]
     servers.most = 2
-    servers.end()
-    await settled()
-    servers.end()
-    await settled()
+    await servers.ended(2)
     assert servers.calls[2:] == [(MODEL, [4])]
     servers.end()
     assert [said(await task) for task in tasks] == [[0], [1], [2], [4]]
@@ -302,8 +289,7 @@ async def test_time_that_others_lacked_is_not_what_one_with_time_is_refused_for(
     servers = Servers()
     asking = Asking(servers)
     tasks = [await asking(0), await asking(1), await asking(2, seconds=-1)]
-    servers.end()
-    await settled()
+    await servers.ended()
     servers.end(BudgetSpentError("waiting for the model server"))
     await settled()
     assert servers.calls[2:] == [(MODEL, [1])]

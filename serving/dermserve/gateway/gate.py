@@ -103,9 +103,10 @@ class Gate:
         if self.is_free:
             self._passing += 1
             return
-        wait = (self.waiting + 1) * self._mean / self.places
+        places = self.places
+        wait = (self.waiting + 1) * self._mean / places
         late = wait > budget.left()
-        if self._is_full() or (late and wait > _LONG):
+        if self._is_full(places) or (late and wait > _LONG):
             self._cut(wait)
             late = True
         if late:
@@ -124,14 +125,14 @@ class Gate:
     def _is_overloaded(self) -> bool:
         return self._clock() < self._overloaded_until
 
-    def _is_full(self) -> bool:
+    def _is_full(self, places: int) -> bool:
         if self._queue is None:
             return False
-        return self.waiting >= (self._queue if self._is_overloaded() else max(self._queue, self._room()))
+        return self.waiting >= (self._queue if self._is_overloaded() else max(self._queue, self._room(places)))
 
-    def _room(self) -> float:
+    def _room(self, places: int) -> float:
         """Count who may wait in a burst."""
-        return min(self._burst, _LONG * self.places / self._mean) if self._mean else self._burst
+        return min(self._burst, _LONG * places / self._mean) if self._mean else self._burst
 
     def _cut(self, wait: float) -> None:
         """Begin or prolong an overload, and send away the last of those who wait until the short queue is left."""
