@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from dermserve.gateway.budget import Budget
 from dermserve.gateway.errors import BudgetSpentError, OverloadedError
 from dermserve.gateway.gate import Gate
+from dermserve.gateway.sampling import Sampler
 from dermserve.gateway.speeds import Speeds
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
@@ -277,6 +278,54 @@ async def test_ten_times_too_many_requests_are_answered_or_refused_and_health_st
             assert retry.retry_delay.ToTimedelta().total_seconds() > 0
         assert tfs.most_in_flight <= 2
         assert (await world.stub.Classify(ask(), timeout=20)).classes
+
+
+async def test_of_the_lines_of_an_overload_one_a_second_is_written_and_none_of_other_refusals_is_left_out(running, tfs):
+    arrived, release = asyncio.Event(), asyncio.Event()
+
+    async def hold(_: object) -> None:
+        arrived.set()
+        await release.wait()
+
+    async with running(at_once=1, queue=0) as world:
+        tfs.on_predict = hold
+        first = asyncio.ensure_future(world.stub.Classify(ask(), timeout=20))
+        await asyncio.wait_for(arrived.wait(), 20)
+        with capture_logs() as log:
+            started = time.monotonic()
+            for _ in range(10):
+                assert reason_of(await world.refusal(ask())) == "OVERLOADED"
+            for _ in range(2):
+                assert reason_of(await world.refusal(ask(model="nobody"))) == "MODEL_NOT_FOUND"
+            took = time.monotonic() - started
+        release.set()
+        await first
+    lines = [entry for entry in log if entry.get("reason") == "OVERLOADED"]
+    assert 1 <= len(lines) <= 1 + took
+    assert lines[0]["unlogged"] == 0
+    assert [entry.get("reason") for entry in log].count("MODEL_NOT_FOUND") == 2
+
+
+def test_a_line_says_how_many_were_left_out_before_it():
+    now = 0.0
+    sampler = Sampler(lambda: now)
+    assert [sampler.sample() for _ in range(3)] == [0, None, None]
+    now = 0.99
+    assert sampler.sample() is None
+    now = 1.0
+    assert [sampler.sample() for _ in range(2)] == [3, None]
+    now = 60.0
+    assert [sampler.sample() for _ in range(2)] == [1, None]
+
+
+async def test_who_is_refused_on_arrival_is_refused_before_there_is_anything_to_await():
+    gate = Gate(at_once=1, queue=0, clock=time.monotonic)
+    holder = Passage(gate)
+    await _settled()
+    with pytest.raises(OverloadedError):
+        gate.enter(_budget())
+    holder.leave.set()
+    await holder.task
 
 
 async def test_a_grpc_client_that_retries_comes_back_when_it_was_told_to(running, tfs):

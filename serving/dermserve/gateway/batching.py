@@ -72,7 +72,9 @@ class Batching:
 
     def further(self, model: str) -> int:
         """Count the requests for a model that can be in flight besides those that have a call of their own."""
-        together = next((views for views in range(MOST, 1, -1) if self._is_short(model, views)), 1)
+        if not self._is_short(model, 2):
+            return 0
+        together = next(views for views in range(MOST, 1, -1) if self._is_short(model, views))
         return (together - 1) * self._backends.places
 
     def _is_short(self, model: str, views: int) -> bool:

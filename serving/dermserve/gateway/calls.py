@@ -1,4 +1,7 @@
-"""RPCs in flight: each gets a name and a budget, ends in an answer or an intended error, and leaves one log line."""
+"""RPCs in flight: each gets a name and a budget, ends in an answer or an intended error, and leaves one log line.
+
+But for those refused because there are too many: of their lines, one a second is written.
+"""
 
 import asyncio
 import math
@@ -12,9 +15,10 @@ from google.protobuf.message import Message
 
 from dermserve.gateway.budget import Budget, Clock, open_budget
 from dermserve.gateway.canary import read_caller
-from dermserve.gateway.errors import GatewayError, InternalError, StoppingError
+from dermserve.gateway.errors import GatewayError, InternalError, OverloadedError, StoppingError
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.request_id import read_request_id, read_trace_id
+from dermserve.gateway.sampling import Sampler
 from dermserve.gateway.status import REQUEST_ID_KEY, abort
 from dermserve.gateway.tracing import Tracing
 from dermserve.v1 import classifier_pb2
@@ -66,6 +70,7 @@ class Calls:
         self._stopping = False
         self._idle = asyncio.Event()
         self._idle.set()
+        self._overloads = Sampler(clock)
 
     async def finish(self) -> None:
         """Refuse new RPCs from now on; return when those in flight are answered."""
@@ -113,13 +118,24 @@ class Calls:
         try:
             answer = await work(call)
         except GatewayError as error:
-            _log.info("refused", **self._names(call), code=error.status.name, reason=error.reason, cause=_cause(error))
+            self._log_refusal(call, error)
             return error
         except Exception:
             _log.exception("failed", **self._names(call), code="INTERNAL")
             return InternalError()
         _log.info("answered", **self._names(call), code="OK", **_facts(answer))
         return answer
+
+    def _log_refusal(self, call: Call, error: GatewayError) -> None:
+        more = {}
+        if isinstance(error, OverloadedError):  # as many as there are too many: their lines would be more of a load
+            skipped = self._overloads.sample()
+            if skipped is None:
+                return
+            more = {"unlogged": skipped}
+        _log.info(
+            "refused", **self._names(call), code=error.status.name, reason=error.reason, cause=_cause(error), **more
+        )
 
     def part(self, call: Call, number: int, *, model: str) -> Call:
         """Make the call of one photo of a stream: it has a name and a budget of its own, within the stream's."""

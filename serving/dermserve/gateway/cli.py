@@ -1,6 +1,7 @@
 """`dermserve gateway` and `dermserve config`: the signals, the output, and the exit code."""
 
 import asyncio
+import gc
 import json
 import signal
 from collections.abc import Callable
@@ -63,6 +64,8 @@ async def _serve(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, None)
     async with lifespan(config) as running:
+        gc.collect()
+        gc.freeze()  # what is here stays: no full collection, which stops everything, need go through it again
         await signals.get()
         hurrying = asyncio.create_task(_hurry_on(signals, running.hurry))
     hurrying.cancel()

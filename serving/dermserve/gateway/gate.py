@@ -81,15 +81,22 @@ class Gate:
         """Whether the next one passes at once."""
         return not self._waiting and self._passing < self.places
 
-    @contextlib.asynccontextmanager
-    async def enter(self, budget: Budget) -> AsyncIterator[None]:
+    def enter(self, budget: Budget) -> contextlib.AbstractAsyncContextManager[None]:
         """Pass, after a wait if need be, and be counted as passing while the block lasts.
 
         Raises:
-            OverloadedError: the queue is full, or longer than the budget, or was cut while this waited.
+            OverloadedError: the queue is full or longer than the budget, at once, before the block is entered; or it
+                was cut while this waited.
             BudgetSpentError: the budget ran out in the queue.
         """
-        await self._enter(budget)
+        self._admit()  # an overload may have ended meanwhile
+        if not self.is_free:
+            self._refuse_who_would_wait_in_vain(budget)
+        return self._passage(budget)
+
+    @contextlib.asynccontextmanager
+    async def _passage(self, budget: Budget) -> AsyncIterator[None]:
+        await self._pass(budget)
         start = self._clock()
         try:
             yield
@@ -98,11 +105,7 @@ class Gate:
             self._mean += (taken - self._mean) * (_WEIGHT if self._mean else 1.0)
             self._let_in()
 
-    async def _enter(self, budget: Budget) -> None:
-        self._admit()  # an overload may have ended meanwhile
-        if self.is_free:
-            self._passing += 1
-            return
+    def _refuse_who_would_wait_in_vain(self, budget: Budget) -> None:
         places = self.places
         wait = (self.waiting + 1) * self._mean / places
         late = wait > budget.left()
@@ -111,6 +114,11 @@ class Gate:
             late = True
         if late:
             raise OverloadedError(max(wait, _LEAST_RETRY))
+
+    async def _pass(self, budget: Budget) -> None:
+        if self.is_free:
+            self._passing += 1
+            return
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:

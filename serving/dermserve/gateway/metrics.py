@@ -7,7 +7,8 @@ metrics are served by prometheus-client in a thread of its own, so they answer h
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
+from typing import Any, TypeVar
 
 from prometheus_client import (
     CollectorRegistry,
@@ -23,6 +24,8 @@ from dermserve.gateway.errors import GatewayError
 from dermserve.gateway.plan import Outcome
 from dermserve.gateway.ports import ListenError
 from dermserve.v1 import classifier_pb2
+
+_T = TypeVar("_T", Counter, Histogram)
 
 NAMESPACE = "dermserve_gateway"
 OTHER = "other"
@@ -40,8 +43,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._models = frozenset(models)
-        counter = functools.partial(Counter, namespace=NAMESPACE, registry=self.registry)
-        histogram = functools.partial(Histogram, namespace=NAMESPACE, registry=self.registry)
+        counter = functools.partial(_labelled, Counter, namespace=NAMESPACE, registry=self.registry)
+        histogram = functools.partial(_labelled, Histogram, namespace=NAMESPACE, registry=self.registry)
         self._requests = counter(
             "requests",
             "Requests and photos of streams that ended, by how. CANCELLED: the caller gave up.",
@@ -81,30 +84,30 @@ class Metrics:
         model, version, verdict = self._bounded(model), "", ""
         if isinstance(ended, classifier_pb2.ClassifyResponse):
             version, verdict = str(ended.version), classifier_pb2.Verdict.Name(ended.verdict)
-            self._asked.labels(model).inc(ended.views_asked)
-            self._used.labels(model).inc(ended.views_used)
-            self._dropped.labels(model).inc(ended.views_asked - ended.views_used)
+            self._asked(model).inc(ended.views_asked)
+            self._used(model).inc(ended.views_used)
+            self._dropped(model).inc(ended.views_asked - ended.views_used)
         code = _code(ended)
         if isinstance(ended, GatewayError):
-            self._refusals.labels(method, model, ended.reason).inc()
-        self._requests.labels(method, model, version, verdict, code).inc()
-        self._seconds.labels(method, model, code).observe(seconds)
+            self._refusals(method, model, ended.reason).inc()
+        self._requests(method, model, version, verdict, code).inc()
+        self._seconds(method, model, code).observe(seconds)
 
     def stream(self, ended: object) -> None:
         """Count a ClassifyStream call that ended in an answer, an error, or by its caller (None)."""
-        self._streams.labels(_code(ended)).inc()
+        self._streams(_code(ended)).inc()
 
     def stage(self, name: str, model: str, seconds: float) -> None:
         """Note how long a stage of a request for a configured model took."""
-        self._stages.labels(name, model).observe(seconds)
+        self._stages(name, model).observe(seconds)
 
     def outcome(self, model: str, outcome: Outcome) -> None:
         """Note what the plan of an answer of a configured model came to."""
         if outcome.saved is not None:
-            self._saved.labels(model).inc(outcome.saved)
-            self._adaptive.labels(model, "early" if outcome.saved else "late").inc()
+            self._saved(model).inc(outcome.saved)
+            self._adaptive(model, "early" if outcome.saved else "late").inc()
         if outcome.agreed is not None:
-            self._agreement.labels(model, str(outcome.agreed).lower()).inc()
+            self._agreement(model, str(outcome.agreed).lower()).inc()
 
     def _bounded(self, model: str) -> str:
         return model if not model or model in self._models else OTHER
@@ -129,6 +132,11 @@ async def serving_metrics(registry: Collector, listen: str) -> AsyncIterator[str
     finally:
         await asyncio.to_thread(server.shutdown)  # waits for its thread, which looks up twice a second
         server.server_close()
+
+
+def _labelled(kind: type[_T], *definition: Any, **options: Any) -> Callable[..., _T]:
+    """Define a metric; gives what finds the one of so many labels, whose sets are bounded."""
+    return functools.cache(kind(*definition, **options).labels)
 
 
 def _code(ended: object) -> str:

@@ -60,13 +60,15 @@ class Pipeline:
             GatewayError: what is wrong with the request, the photo, the model server, the load or the time.
         """
         target, mode = read_target(request.model), read_mode(request.tta)
+        find_model(self.catalog, target.model)
+        left = budget.require("on arrival")
+        passage = self.admission.enter(method, target.model, budget=budget)  # refuses first, while nothing is spent
         watch = Watch(self.clock, tracing=self.tracing)
         job = _Job(self, request.image, target, mode, caller, budget, watch)
-        find_model(self.catalog, target.model)
         try:
-            async with asyncio.timeout(budget.require("on arrival")), contextlib.AsyncExitStack() as place:
+            async with asyncio.timeout(left), contextlib.AsyncExitStack() as place:
                 with watch.stage("admit"):
-                    await place.enter_async_context(self.admission.enter(method, target.model, budget=budget))
+                    await place.enter_async_context(passage)
                 return await job.settle()
         except TimeoutError as error:
             raise BudgetSpentError("on the way") from error

@@ -14,6 +14,8 @@ from dermserve.gateway.tfserving import Scores
 from dermserve.imaging import IDENTITY
 from dermserve.v1 import card_pb2, classifier_pb2
 
+_MODES = frozenset(classifier_pb2.TtaMode.values())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -31,7 +33,7 @@ def read_mode(mode: int) -> int:
     Raises:
         InvalidTtaModeError: no mode of this gateway's.
     """
-    if mode not in classifier_pb2.TtaMode.values():
+    if mode not in _MODES:
         raise InvalidTtaModeError(mode, classifier_pb2.TtaMode.keys()[1:])
     return mode or classifier_pb2.TTA_MODE_NONE
 

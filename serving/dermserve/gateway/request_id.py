@@ -1,7 +1,7 @@
 """The name of a request in logs and answers: the caller's, if it is fit for a log line, or a new one."""
 
 import re
-import uuid
+import secrets
 from collections.abc import Iterable
 
 from dermserve.gateway.status import REQUEST_ID_KEY
@@ -15,7 +15,7 @@ def read_request_id(metadata: "Iterable[tuple[str, str | bytes]]") -> str:
     for key, value in metadata:
         if key == REQUEST_ID_KEY and isinstance(value, str) and _FIT.fullmatch(value):
             return value
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
 
 
 def read_trace_id(metadata: "Iterable[tuple[str, str | bytes]]") -> str | None:
