@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 
 import click
+import uvloop
 
 from dermserve.gateway.config import Config, Loaded
 from dermserve.gateway.lifespan import lifespan
@@ -29,7 +30,7 @@ def gateway(*, load: Callable[[], Loaded], show_config: bool) -> None:
         return
     configure_logs(settings.config.log_level)
     try:
-        asyncio.run(_serve(settings.config))
+        uvloop.run(_serve(settings.config))
     except OSError as error:
         raise click.ClickException(str(error)) from error
 
