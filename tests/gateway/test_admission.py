@@ -4,11 +4,12 @@ import asyncio
 import contextlib
 import json
 import time
+from collections.abc import AsyncIterator
 
 import grpc
 import grpc.aio
 import pytest
-from gateways import SERVING, ask, reason_of, status_of
+from gateways import MODEL, SERVING, World, ask, reason_of, status_of
 from google.rpc import error_details_pb2
 from structlog.testing import capture_logs
 
@@ -280,17 +281,27 @@ async def test_ten_times_too_many_requests_are_answered_or_refused_and_health_st
         assert (await world.stub.Classify(ask(), timeout=20)).classes
 
 
-async def test_of_the_lines_of_an_overload_one_a_second_is_written_and_none_of_other_refusals_is_left_out(running, tfs):
+@contextlib.asynccontextmanager
+async def _full(running, tfs) -> AsyncIterator[World]:
+    """Run a gateway that is at work on all it can be at work on for one model."""
     arrived, release = asyncio.Event(), asyncio.Event()
 
-    async def hold(_: object) -> None:
-        arrived.set()
-        await release.wait()
+    async def hold(request: object) -> None:
+        if request.model_spec.name == MODEL:
+            arrived.set()
+            await release.wait()
 
     async with running(at_once=1, queue=0) as world:
         tfs.on_predict = hold
         first = asyncio.ensure_future(world.stub.Classify(ask(), timeout=20))
         await asyncio.wait_for(arrived.wait(), 20)
+        yield world
+        release.set()
+        assert (await first).classes
+
+
+async def test_of_the_lines_of_an_overload_one_a_second_is_written_and_none_of_other_refusals_is_left_out(running, tfs):
+    async with _full(running, tfs) as world:
         with capture_logs() as log:
             started = time.monotonic()
             for _ in range(10):
@@ -298,8 +309,6 @@ async def test_of_the_lines_of_an_overload_one_a_second_is_written_and_none_of_o
             for _ in range(2):
                 assert reason_of(await world.refusal(ask(model="nobody"))) == "MODEL_NOT_FOUND"
             took = time.monotonic() - started
-        release.set()
-        await first
     lines = [entry for entry in log if entry.get("reason") == "OVERLOADED"]
     assert 1 <= len(lines) <= 1 + took
     assert lines[0]["unlogged"] == 0
@@ -361,21 +370,9 @@ async def test_a_grpc_client_that_retries_comes_back_when_it_was_told_to(running
 
 
 async def test_a_full_queue_of_one_model_is_no_queue_of_another(running, tfs):
-    arrived, release = asyncio.Event(), asyncio.Event()
-
-    async def hold(request: object) -> None:
-        if request.model_spec.name == "resnet50":
-            arrived.set()
-            await release.wait()
-
-    async with running(at_once=1, queue=0) as world:
-        tfs.on_predict = hold
-        first = asyncio.ensure_future(world.stub.Classify(ask(), timeout=20))
-        await asyncio.wait_for(arrived.wait(), 20)
+    async with _full(running, tfs) as world:
         assert reason_of(await world.refusal(ask())) == "OVERLOADED"
         assert (await world.stub.Classify(ask(model="mobilenet_v3_small"), timeout=20)).classes
-        release.set()
-        assert (await first).classes
 
 
 async def test_a_cancelled_request_frees_its_place(running, tfs):
