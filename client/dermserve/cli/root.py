@@ -6,7 +6,7 @@ from dermserve.cli.lazy import Entry, Extra, LazyGroup
 
 _GATEWAY = (
     "cryptography", "grpc_health", "grpc_reflection", "grpc_status", "numpy", "PIL", "prometheus_client",
-    "pydantic_settings", "structlog",
+    "pydantic_settings", "structlog", "uvloop",
 )  # fmt: skip
 _MODELS = ("fsspec", "numpy", "PIL", "tensorflow", "tensorflow_serving")
 
