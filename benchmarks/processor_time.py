@@ -36,7 +36,7 @@ _MODES = {
 }
 _STARTED = 9
 """Frames of the main thread before its event loop."""
-_WAITING = ("select (selectors.py", "_serve (gateway/workers.py", "wait (threading.py", "Thread.run (threading.py")
+_WAITING = ("_serve (gateway/workers.py", "wait (threading.py", "Thread.run (threading.py")
 """Frames at the end of a stack that mean that a thread waits."""
 
 

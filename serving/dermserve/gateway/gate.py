@@ -82,7 +82,7 @@ class Gate:
         return not self._waiting and self._passing < self.places
 
     def enter(self, budget: Budget) -> contextlib.AbstractAsyncContextManager[None]:
-        """Pass, after a wait if need be, and be counted as passing while the block lasts.
+        """Pass, after a wait if need be, and be counted as passing while the block lasts; begin it without awaiting.
 
         Raises:
             OverloadedError: the queue is full or longer than the budget, at once, before the block is entered; or it
