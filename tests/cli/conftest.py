@@ -4,8 +4,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 
-import fake_gateway
 import pytest
+
+from tests.client import fake_gateway
 
 DERMSERVE = (sys.executable, "-c", "from dermserve.cli import main; main(prog_name='dermserve')")
 

@@ -7,8 +7,9 @@ import signal
 import threading
 
 import pytest
-from fake_gateway import NOTICE, abort, rich_status
 from google.rpc import code_pb2
+
+from tests.client.fake_gateway import NOTICE, abort, rich_status
 
 KEYS = {
     "file", "model", "version", "classes", "verdict", "reasons", "views_used", "views_asked", "timings_ms",

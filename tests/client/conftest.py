@@ -1,7 +1,8 @@
 from collections.abc import Iterator
 
-import fake_gateway
 import pytest
+
+from tests.client import fake_gateway
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import threading
 
 import grpc
 import pytest
-from fake_gateway import abort, answer, rich_status
 from google.rpc import code_pb2
 
 from dermserve.client import (
@@ -18,6 +17,7 @@ from dermserve.client import (
     Unavailable,
     UnreadablePhoto,
 )
+from tests.client.fake_gateway import abort, answer, rich_status
 
 ONCE = Retry(max_attempts=1)
 

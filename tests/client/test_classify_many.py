@@ -4,7 +4,6 @@ import threading
 
 import grpc
 import pytest
-from fake_gateway import rich_status, serving
 from google.rpc import code_pb2
 
 from dermserve.client import (
@@ -16,6 +15,7 @@ from dermserve.client import (
     UnreadablePhoto,
 )
 from dermserve.v1 import classifier_pb2
+from tests.client.fake_gateway import rich_status, serving
 
 ONCE = Retry(max_attempts=1)
 
@@ -195,7 +195,7 @@ def test_an_answer_for_no_photo_is_ignored(gateway, target):
 
 
 def test_a_refused_stream_fails_every_photo_with_its_reason(gateway, target):
-    from fake_gateway import abort
+    from tests.client.fake_gateway import abort
 
     def refused(requests, context):
         abort(context, rich_status(code_pb2.UNAUTHENTICATED, "who are you", reason="NO_TOKEN"))

@@ -4,7 +4,6 @@ import pathlib
 
 import grpc
 import pytest
-from fake_gateway import NOTICE, abort, answer, rich_status, serving
 from google.rpc import code_pb2
 
 from dermserve.client import (
@@ -24,6 +23,7 @@ from dermserve.client import (
     VersionState,
 )
 from dermserve.v1 import classifier_pb2
+from tests.client.fake_gateway import NOTICE, abort, answer, rich_status, serving
 
 ONCE = Retry(max_attempts=1)
 

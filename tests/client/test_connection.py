@@ -5,10 +5,10 @@ import subprocess
 
 import grpc
 import pytest
-from fake_gateway import FakeGateway, serving
 
 from dermserve.client import TLS, Client, Retry, Unavailable
 from dermserve.client._connection import Connection
+from tests.client.fake_gateway import FakeGateway, serving
 
 
 @pytest.fixture(scope="module")

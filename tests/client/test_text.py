@@ -3,9 +3,9 @@
 import dataclasses
 
 import pytest
-from fake_gateway import NOTICE
 
 from dermserve.client import Client, Reason, Verdict, render_text
+from tests.client.fake_gateway import NOTICE
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import grpc
 import numpy as np
 import psutil
 import pytest
-from predicting import predict
 
 from dermserve.client import Client, Prediction, Reason, Verdict
 from dermserve.imaging import STANDARD_VIEWS, decode, make_views
 from dermserve.local import Stack
+from tests.e2e.predicting import predict
 
 MODELS = ("resnet50", "mobilenet_v3_small")
 

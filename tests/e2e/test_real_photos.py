@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from orientation import stored
 from PIL import Image
 
 from dermserve.client import Client, Prediction
+from tests.imaging.orientation import stored
 
 pytestmark = pytest.mark.shared_data
 MODELS = ("resnet50", "mobilenet_v3_small")

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from envoys import Keys, make_certificate, make_keys, run
 
 from dermserve.local import Stack
 from dermserve.local.edge import Edge
+from tests.edge.envoys import Keys, make_certificate, make_keys, run
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,11 @@
 import grpc
 import pytest
 import requests
-from asking import CLASSIFY, ask, reason
-from envoys import Keys, make_keys
 
 from dermserve.client import Client, DermserveError
 from dermserve.local.edge import Edge
+from tests.edge.asking import CLASSIFY, ask, reason
+from tests.edge.envoys import Keys, make_keys
 
 DAY = 86400
 

@@ -6,10 +6,10 @@ import subprocess
 
 import pytest
 from click.testing import CliRunner
-from envoys import make_certificate
 
 from dermserve.cli import main
 from dermserve.local.edge import envoy
+from tests.edge.envoys import make_certificate
 
 ENV = pathlib.Path(__file__).resolve().parents[2] / "k8s/components/edge/edge.env"
 

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import schemathesis
-from asking import ask
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
@@ -18,6 +17,7 @@ from schemathesis.specs.openapi.checks import (
 
 from dermserve.edge import SITE
 from dermserve.local.edge import Edge
+from tests.edge.asking import ask
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCHEMA = schemathesis.openapi.from_dict(json.loads((SITE / "openapi.json").read_text()))

@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-from asking import CLASSIFY, ask
-from envoys import run
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
@@ -16,6 +14,8 @@ from dermserve.gateway.errors import GatewayError
 from dermserve.gateway.status import to_status
 from dermserve.local.edge import Edge
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
+from tests.edge.asking import CLASSIFY, ask
+from tests.edge.envoys import run
 
 HTTP = {
     "INVALID_ARGUMENT": 400,

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 import requests
-from asking import MODEL
 
 from dermserve.client import Client, DermserveError
 from dermserve.local.edge import Edge
 from dermserve.v1 import classifier_pb2
+from tests.edge.asking import MODEL
 
 SERVICE = "/dermserve.v1.Classifier"
 _TRAILERS = 0x80

@@ -12,8 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-from asking import CLASSIFY, ask
-from envoys import run
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from dermserve.edge import Settings, bootstrap
@@ -21,6 +19,8 @@ from dermserve.local import Stack
 from dermserve.local.child import Child
 from dermserve.local.edge import envoy
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
+from tests.edge.asking import CLASSIFY, ask
+from tests.edge.envoys import run
 
 FAILURES = 5
 """In a row, after which the configuration sets a gateway aside."""

@@ -7,9 +7,9 @@ import urllib.parse
 
 import pytest
 import requests
-from asking import CLASSIFY, MODEL, ask, reason
 
 from dermserve.local.edge import Edge
+from tests.edge.asking import CLASSIFY, MODEL, ask, reason
 
 
 @pytest.mark.parametrize(("query", "views"), [("", 1), ("?tta=FULL", 10), ("?tta=none", 1), ("?tta=TTA_MODE_FULL", 10)])

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import psutil
 import pytest
 import requests
-from asking import CLASSIFY, ask
 from click.testing import CliRunner
 
 from dermserve.cli import main
+from tests.edge.asking import CLASSIFY, ask
 
 
 @contextlib.contextmanager

@@ -3,9 +3,10 @@
 import contextlib
 from collections.abc import Iterator
 
-import fuzzing
 import numpy as np
 from google.protobuf.message import DecodeError
+
+from tests.fuzz import fuzzing
 
 with fuzzing.instrumented():
     from dermserve.contract import CardError, parse_card, render_card

@@ -4,8 +4,9 @@ import contextlib
 import io
 from collections.abc import Iterator
 
-import fuzzing
 import numpy as np
+
+from tests.fuzz import fuzzing
 
 with fuzzing.instrumented():
     from PIL import Image

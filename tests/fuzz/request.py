@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-import fuzzing
+from tests.fuzz import fuzzing
 
 with fuzzing.instrumented():
     from dermserve.gateway.canary import read_caller, route

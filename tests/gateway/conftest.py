@@ -4,9 +4,10 @@ import inspect
 import socket
 from collections.abc import AsyncIterator
 
-import gateways
 import pytest
-from fake_tfserving import FakeTfServing
+
+from tests.gateway import gateways
+from tests.gateway.fake_tfserving import FakeTfServing
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 import grpc
 import grpc.aio
 import pytest
-from gateways import MODEL, SERVING, World, ask, reason_of, status_of
 from google.rpc import error_details_pb2
 from structlog.testing import capture_logs
 
@@ -19,6 +18,7 @@ from dermserve.gateway.gate import Gate
 from dermserve.gateway.sampling import Sampler
 from dermserve.gateway.speeds import Speeds
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
+from tests.gateway.gateways import MODEL, SERVING, World, ask, reason_of, status_of
 
 
 def _budget(seconds: float = 20.0) -> Budget:

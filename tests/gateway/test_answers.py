@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from fake_tfserving import CODES, Version, make_card, pixels_of
-from gateways import PHOTO, ask
 
 from dermserve.gateway.answer import NOTICE
 from dermserve.imaging import STANDARD_VIEWS, decode, make_views
 from dermserve.v1 import classifier_pb2
+from tests.gateway.fake_tfserving import CODES, Version, make_card, pixels_of
+from tests.gateway.gateways import PHOTO, ask
 
 FULL = classifier_pb2.TTA_MODE_FULL
 

@@ -7,14 +7,10 @@ import sys
 from collections import Counter
 from collections.abc import AsyncIterator
 
-import fake_tfserving
 import grpc
 import grpc.aio
 import numpy as np
 import pytest
-from fake_tfserving import FakeTfServing, Version, make_card
-from gateways import World, ask, reason_of
-from gateways import running as gateway_before
 
 from dermserve.gateway.backends import Backend, Backends
 from dermserve.gateway.batch import Batch, Part
@@ -23,6 +19,10 @@ from dermserve.gateway.gate import Gate
 from dermserve.gateway.target import Target
 from dermserve.gateway.tfserving import Scores
 from dermserve.v1 import classifier_pb2
+from tests.gateway import fake_tfserving
+from tests.gateway.fake_tfserving import FakeTfServing, Version, make_card
+from tests.gateway.gateways import World, ask, reason_of
+from tests.gateway.gateways import running as gateway_before
 
 WORK_SECONDS = 0.02
 

@@ -5,11 +5,11 @@ import asyncio
 import grpc
 import numpy as np
 import pytest
-from fake_tfserving import CODES, Version, make_card, pixels_of
-from gateways import PHOTO, ask, reason_of
 
 from dermserve.imaging import STANDARD_VIEWS, decode, make_views
 from dermserve.v1 import classifier_pb2
+from tests.gateway.fake_tfserving import CODES, Version, make_card, pixels_of
+from tests.gateway.gateways import PHOTO, ask, reason_of
 
 FULL, ADAPTIVE = classifier_pb2.TTA_MODE_FULL, classifier_pb2.TTA_MODE_ADAPTIVE
 

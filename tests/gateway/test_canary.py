@@ -1,13 +1,13 @@
 """A share of the callers gets the canary, always the same ones."""
 
 import pytest
-from fake_tfserving import Version, make_card
-from gateways import ask
 from structlog.testing import capture_logs
 
 from dermserve.gateway.canary import route
 from dermserve.gateway.config import load_config
 from dermserve.gateway.target import Target
+from tests.gateway.fake_tfserving import Version, make_card
+from tests.gateway.gateways import ask
 
 BOTH = {"stable": 1, "canary": 2}
 PLAIN = Target("resnet50")

@@ -11,7 +11,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from fake_tfserving import CODES, Version, make_card
 
 from dermserve.gateway.cli import config as config_command
 from dermserve.gateway.config import Config
@@ -21,6 +20,7 @@ from dermserve.gateway.doctor.models import look_at_models
 from dermserve.gateway.doctor.settings import look_at_settings
 from dermserve.gateway.tracing import is_installed
 from dermserve.v1 import card_pb2
+from tests.gateway.fake_tfserving import CODES, Version, make_card
 
 DAY = datetime.timedelta(days=1)
 

@@ -6,7 +6,6 @@ import inspect
 import grpc
 import grpc.aio
 import pytest
-from gateways import PHOTO, ask, reason_of, status_of
 from google.rpc import error_details_pb2
 from structlog.testing import capture_logs
 
@@ -16,6 +15,7 @@ from dermserve.gateway.calls import Allowance, Calls
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.tracing import NoTracing
 from dermserve.imaging import EmptyPhotoError, PhotoError, TooManyBytesError, UnsupportedFormatError
+from tests.gateway.gateways import PHOTO, ask, reason_of, status_of
 
 EXAMPLES = {
     "model": "resnet50", "label": "x", "version": 3, "mode": 9, "stage": "decoding", "fault": "it is not finite",

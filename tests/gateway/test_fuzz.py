@@ -7,7 +7,6 @@ from random import Random
 import grpc
 import grpc.aio
 import pytest
-from gateways import PHOTO, ask, make_photo, reason_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from dermserve.gateway.plan import read_mode
 from dermserve.gateway.target import read_target
 from dermserve.imaging import PhotoError, decode
 from dermserve.v1 import classifier_pb2
+from tests.gateway.gateways import PHOTO, ask, make_photo, reason_of
 
 PHOTOS = [make_photo(kind, size=(64, 48)) for kind in ("JPEG", "PNG", "WEBP")]
 BUDGET = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])

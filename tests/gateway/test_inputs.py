@@ -7,8 +7,9 @@ import zlib
 import grpc
 import numpy as np
 import pytest
-from gateways import PHOTO, ask, make_photo, reason_of
 from PIL import Image, ImageDraw, PngImagePlugin
+
+from tests.gateway.gateways import PHOTO, ask, make_photo, reason_of
 
 LIMIT = 200_000
 ANSWERED = "answered"

@@ -9,14 +9,14 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
-from fake_tfserving import FakeTfServing, Version, make_card
-from gateways import PHOTO, World, ask, make_photo, reason_of
 from prometheus_client.parser import text_string_to_metric_families
 
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.ports import ListenError
 from dermserve.imaging import Measures
 from dermserve.v1 import card_pb2, classifier_pb2
+from tests.gateway.fake_tfserving import FakeTfServing, Version, make_card
+from tests.gateway.gateways import PHOTO, World, ask, make_photo, reason_of
 
 FULL, ADAPTIVE = classifier_pb2.TTA_MODE_FULL, classifier_pb2.TTA_MODE_ADAPTIVE
 
@@ -219,7 +219,7 @@ async def test_versions_labels_and_readiness_are_shown(measured, tfs):
 
 
 async def test_a_model_server_that_fails_is_shown_as_ejected_and_passed_over():
-    import gateways
+    from tests.gateway import gateways
 
     first, second = FakeTfServing(), FakeTfServing()
     async with first.serving() as one, second.serving() as two:

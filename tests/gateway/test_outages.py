@@ -7,12 +7,12 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
-from fake_tfserving import FakeTfServing, Version, floats, make_card
-from gateways import NOT_SERVING, SERVING, ask, reason_of
-from gateways import running as gateway_before
 
 from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
 from dermserve.v1 import classifier_pb2
+from tests.gateway.fake_tfserving import FakeTfServing, Version, floats, make_card
+from tests.gateway.gateways import NOT_SERVING, SERVING, ask, reason_of
+from tests.gateway.gateways import running as gateway_before
 
 LOADING = serving_pb2.ModelVersionStatus.STATE_LOADING
 

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator
 import grpc.aio
 import psutil
 import pytest
-from gateways import NOT_SERVING, PHOTO, SERVING, World, ask, reason_of
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from dermserve.gateway.lifespan import Gateway
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
+from tests.gateway.gateways import NOT_SERVING, PHOTO, SERVING, World, ask, reason_of
 
 
 class Process:

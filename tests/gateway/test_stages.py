@@ -6,7 +6,6 @@ import time
 
 import numpy as np
 import pytest
-from fake_tfserving import floats, make_card
 
 from dermserve.gateway.budget import Budget
 from dermserve.gateway.errors import BudgetSpentError, InvalidModelOutputError
@@ -27,6 +26,7 @@ from dermserve.v1.classifier_pb2 import (
     VERDICT_REJECTED,
     VERDICT_UNCERTAIN,
 )
+from tests.gateway.fake_tfserving import floats, make_card
 
 SURE = {"min_confidence": 0.6, "max_view_std": 0.1, "max_ood_score": 5.0}
 

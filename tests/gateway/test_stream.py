@@ -2,9 +2,8 @@
 
 import asyncio
 
-from gateways import ask, make_photo, reason_of
-
 from dermserve.v1 import classifier_pb2
+from tests.gateway.gateways import ask, make_photo, reason_of
 
 Item = classifier_pb2.ClassifyStreamRequest
 

@@ -10,17 +10,17 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator
 
-import gateways
 import grpc
 import grpc.aio
 import pytest
-from gateways import SERVING, ask
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
 from dermserve.gateway.config import Config
 from dermserve.gateway.lifespan import lifespan
 from dermserve.v1 import classifier_pb2_grpc
+from tests.gateway import gateways
+from tests.gateway.gateways import SERVING, ask
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificates with openssl")
 

@@ -12,10 +12,10 @@ from collections.abc import AsyncIterator
 import grpc
 import grpc.aio
 import pytest
-from gateways import SERVING, World, ask
 
 from dermserve.gateway.lifespan import Gateway
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
+from tests.gateway.gateways import SERVING, World, ask
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = (("traceparent", f"00-{TRACE}-{SPAN}-01"), ("tracestate", "vendor=1"))

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from orientation import stored
 from PIL import Image
 
 from dermserve.imaging import (
@@ -21,6 +20,7 @@ from dermserve.imaging import (
     UnsupportedFormatError,
     decode,
 )
+from tests.imaging.orientation import stored
 
 _SIDE = 64
 _NOISE = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import pytest
 import yaml
-from rendering import kubectl
+
+from tests.k8s.rendering import kubectl
 
 TOKEN = "an-administrator-of-this-test-alone"
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from rendering import Manifest, containers, named, pod
+
+from tests.k8s.rendering import Manifest, containers, named, pod
 
 ASK = "DERMSERVE_TEST_IMAGES"
 _UNITS = {"Mi": "m", "Gi": "g"}

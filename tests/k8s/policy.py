@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from rendering import Manifest, containers, named, of_kind, pod, settings
+from tests.k8s.rendering import Manifest, containers, named, of_kind, pod, settings
 
 Rule = Callable[[list[Manifest]], Iterator[str]]
 RULES: list[Rule] = []

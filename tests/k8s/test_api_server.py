@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
-from api_server import Cluster, running
-from rendering import LOAD_TEST, TARGETS, Manifest, containers, named, of_kind, render, rendered_text
+
+from tests.k8s.api_server import Cluster, running
+from tests.k8s.rendering import LOAD_TEST, TARGETS, Manifest, containers, named, of_kind, render, rendered_text
 
 CRDS = pathlib.Path(__file__).parent / "crds" / "operators.yaml"
 

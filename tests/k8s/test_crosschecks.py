@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import yaml
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
-from rendering import K8S, LOAD_TEST, ROOT, TARGETS, containers, named, of_kind, pod, render, settings
 
 from dermserve.gateway.config import PREFIX, Config
 from dermserve.modelserver import flags
 from dermserve.tfserving.v1 import management_pb2
+from tests.k8s.rendering import K8S, LOAD_TEST, ROOT, TARGETS, containers, named, of_kind, pod, render, settings
 
 METRIC = re.compile(r"\bdermserve_gateway_[a-z_]+")
 

@@ -14,10 +14,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from engine import Container, Engine, empty_dir, find_engine
-from rendering import ROOT, render
 
 from dermserve.models.lifecycle.manifest import MANIFEST, changes, parse_manifest
+from tests.k8s.engine import Container, Engine, empty_dir, find_engine
+from tests.k8s.rendering import ROOT, render
 
 IMAGES = {
     "gateway": "dermserve/gateway:0.1.0",

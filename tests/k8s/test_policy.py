@@ -4,8 +4,9 @@ import copy
 from collections.abc import Callable
 
 import pytest
-from policy import RULES, broken
-from rendering import TARGETS, Manifest, containers, named, of_kind, pod, render
+
+from tests.k8s.policy import RULES, broken
+from tests.k8s.rendering import TARGETS, Manifest, containers, named, of_kind, pod, render
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -12,7 +12,8 @@ import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
-from rendering import K8S, LOAD_TEST, TARGETS, Manifest, named, render
+
+from tests.k8s.rendering import K8S, LOAD_TEST, TARGETS, Manifest, named, render
 
 MINORS = ("1.31", "1.33", "1.35")
 CRDS = pathlib.Path(__file__).parent / "crds" / "operators.yaml"

@@ -6,7 +6,8 @@ import runpy
 import types
 
 import pytest
-from rendering import ROOT
+
+from tests.k8s.rendering import ROOT
 
 sizing = types.SimpleNamespace(**runpy.run_path(str(ROOT / "scripts" / "sizing.py")))
 

@@ -8,7 +8,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from versions_at_hand import MODEL
+
+from tests.lifecycle.versions_at_hand import MODEL
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",

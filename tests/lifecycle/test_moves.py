@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from server_process import Caller, ServerProcess, wait_until
-from versions_at_hand import MODEL, model_server, republish
 
 from dermserve.cli import main
 from dermserve.local.store import canary_shares, write_config
@@ -20,6 +18,8 @@ from dermserve.models.lifecycle.moves import digest_of
 from dermserve.models.lifecycle.records import read_records
 from dermserve.models.lifecycle.stores import open_store
 from dermserve.tfserving.v1 import management_pb2
+from tests.lifecycle.versions_at_hand import MODEL, model_server, republish
+from tests.modelserver.server_process import Caller, ServerProcess, wait_until
 
 
 @dataclass

@@ -5,7 +5,6 @@ import pathlib
 
 import pytest
 from click.testing import CliRunner
-from versions_at_hand import MODEL
 
 from dermserve.cli import main
 from dermserve.models.export import SHIPPED
@@ -13,6 +12,7 @@ from dermserve.models.lifecycle.manifest import MANIFEST, parse_manifest
 from dermserve.models.lifecycle.records import GOLDEN, WARMUP, read_records
 from dermserve.models.lifecycle.servers import every_address
 from dermserve.models.lifecycle.stores import open_store
+from tests.lifecycle.versions_at_hand import MODEL
 
 
 def test_a_run_becomes_a_version_in_object_storage_with_all_that_belongs_to_it(bucket: str) -> None:

@@ -7,18 +7,18 @@ import subprocess
 import sys
 
 import pytest
-from versions_at_hand import make_version
 
 from dermserve.models.lifecycle import audit
 from dermserve.models.lifecycle.errors import StoreError
 from dermserve.models.lifecycle.manifest import MANIFEST, changes, parse_manifest, write_manifest
 from dermserve.models.lifecycle.pull import pull_versions
 from dermserve.models.lifecycle.stores import Store, open_store
+from tests.lifecycle.versions_at_hand import make_version
 
 PUBLISHERS, EACH = 4, 5
 _PUBLISHER = """
 import pathlib, sys
-from versions_at_hand import make_version
+from tests.lifecycle.versions_at_hand import make_version
 from dermserve.models.lifecycle import audit
 from dermserve.models.lifecycle.stores import open_store
 base, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])

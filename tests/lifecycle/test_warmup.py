@@ -4,12 +4,12 @@ import asyncio
 import pathlib
 
 import pytest
-from fake_tfserving import FakeTfServing, Version, make_card
-from gateways import ask, running
 
 from dermserve.models.lifecycle.records import WARMUP, read_records
 from dermserve.tfserving.v1 import serving_pb2
 from dermserve.v1 import classifier_pb2
+from tests.gateway.fake_tfserving import FakeTfServing, Version, make_card
+from tests.gateway.gateways import ask, running
 
 MODELS = ("resnet50", "mobilenet_v3_small")
 MODES = (classifier_pb2.TTA_MODE_NONE, classifier_pb2.TTA_MODE_FULL, classifier_pb2.TTA_MODE_ADAPTIVE)

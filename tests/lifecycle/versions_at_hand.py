@@ -4,10 +4,9 @@ import contextlib
 import pathlib
 from collections.abc import Iterator
 
-from server_process import ServerProcess, running
-
 from dermserve.models.lifecycle.local_store import LocalStore
 from dermserve.models.lifecycle.manifest import write_manifest
+from tests.modelserver.server_process import ServerProcess, running
 
 MODEL = "mobilenet_v3_small"
 

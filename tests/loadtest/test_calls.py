@@ -1,12 +1,12 @@
 """Each call is reported once, with its status, model, mode and sizes; over real gRPC."""
 
-import fake_gateway
 import grpc
 import pytest
 from google.rpc import code_pb2
 
 from dermserve.loadtest.calls import UNANSWERED, Call, ReportCalls
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
+from tests.client import fake_gateway
 
 
 @pytest.fixture

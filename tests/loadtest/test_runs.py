@@ -10,11 +10,11 @@ import threading
 import time
 import urllib.request
 
-import fake_gateway
 import psutil
 import pytest
 
 from dermserve.v1 import classifier_pb2
+from tests.client import fake_gateway
 
 COMMAND = (sys.executable, "-m", "dermserve.loadtest")
 

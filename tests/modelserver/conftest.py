@@ -4,9 +4,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import golden
 import pytest
-import server_process
+
+from tests.modelserver import golden, server_process
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import re
 import time
 from typing import Any
 
-from server_process import Caller, Reply
+from tests.modelserver.server_process import Caller, Reply
 
 # Written by gRPC's core, whose version differs.
 _CORE_MESSAGES = {"Deadline Exceeded", ""}

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
-from server_process import PREDICTION, Caller, ServerProcess, floats, running, serving
 
 from dermserve.modelserver._protos import model_management_pb2
+from tests.modelserver.server_process import PREDICTION, Caller, ServerProcess, floats, running, serving
 
 
 @pytest.fixture(scope="module")

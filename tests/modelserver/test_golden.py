@@ -7,8 +7,9 @@ of `make_models.py` under the recorded configuration.
 import pathlib
 
 import pytest
-from golden import Recording, replay
-from server_process import Caller
+
+from tests.modelserver.golden import Recording, replay
+from tests.modelserver.server_process import Caller
 
 pytestmark = pytest.mark.shared_data
 

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from golden import Recording, replay
-from server_process import Caller, Reply, floats, publish, running, serving
+
+from tests.modelserver.golden import Recording, replay
+from tests.modelserver.server_process import Caller, Reply, floats, publish, running, serving
 
 pytestmark = pytest.mark.shared_data
 

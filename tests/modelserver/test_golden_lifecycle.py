@@ -4,8 +4,9 @@ import pathlib
 import shutil
 
 import pytest
-from golden import Recording, last_states, observe, replay, replay_until, status_of, stays
-from server_process import floats, publish, serving, wait_until
+
+from tests.modelserver.golden import Recording, last_states, observe, replay, replay_until, status_of, stays
+from tests.modelserver.server_process import floats, publish, serving, wait_until
 
 pytestmark = pytest.mark.shared_data
 

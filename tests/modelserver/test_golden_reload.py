@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from golden import Recording, replay, replay_until, status_of, stays
-from server_process import Caller, publish, serving
+
+from tests.modelserver.golden import Recording, replay, replay_until, status_of, stays
+from tests.modelserver.server_process import Caller, publish, serving
 
 pytestmark = pytest.mark.shared_data
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import grpc
 import pytest
-from golden import Recording, plain, replay
-from server_process import PREDICTION, Caller, publish, running, serving, write_config
 
 from dermserve.modelserver import _protos
+from tests.modelserver.golden import Recording, plain, replay
+from tests.modelserver.server_process import PREDICTION, Caller, publish, running, serving, write_config
 
 pytestmark = pytest.mark.shared_data
 

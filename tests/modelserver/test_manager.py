@@ -7,7 +7,6 @@ from typing import Any
 
 import grpc
 import pytest
-from server_process import wait_until
 
 from dermserve.modelserver._protos import predict_pb2
 from dermserve.modelserver.batching import Batcher, BatchScheduler
@@ -17,6 +16,7 @@ from dermserve.modelserver.manager import LoadOptions, Manager
 from dermserve.modelserver.services import PredictionService, Slots
 from dermserve.modelserver.states import Monitor, State
 from dermserve.modelserver.tensors import Tensor, Value, parse, proto_of
+from tests.modelserver.server_process import wait_until
 
 NOWHERE = pathlib.Path("/nowhere")
 ONCE = LoadOptions(threads=0, retries=0, retry_interval_s=0.0)

@@ -16,7 +16,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from server_process import PREDICTION, Caller, floats, publish, running, serving, wait_until, write_config
+
+from tests.modelserver.server_process import (
+    PREDICTION,
+    Caller,
+    floats,
+    publish,
+    running,
+    serving,
+    wait_until,
+    write_config,
+)
 
 TENSORFLOW = 'model_platform: "tensorflow"'
 VALUES: dict[str, tuple[str, list[Any]]] = {

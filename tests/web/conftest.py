@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from page import App, write_video
 from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 
 from dermserve.edge import Settings
@@ -15,6 +14,7 @@ from dermserve.edge.files import ON_DEVICE, RUNTIME
 from dermserve.local import Stack
 from dermserve.local.edge import Edge
 from dermserve.local.picture import draw_lesion
+from tests.web.page import App, write_video
 
 expect.set_options(timeout=30_000)  # on a busy machine a page takes its time
 ROOT = pathlib.Path(__file__).resolve().parents[2]

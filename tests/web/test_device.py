@@ -5,12 +5,12 @@ import pathlib
 
 import pytest
 import requests
-from page import App
 from playwright.sync_api import expect
 
 from dermserve.edge.files import ON_DEVICE
 from dermserve.imaging import STANDARD_VIEWS, decode, make_views
 from dermserve.local.picture import draw_lesion
+from tests.web.page import App
 
 pytestmark = pytest.mark.usefixtures("runtime")
 

@@ -4,8 +4,9 @@ import pathlib
 from typing import Any
 
 import pytest
-from page import App
 from playwright.sync_api import Browser
+
+from tests.web.page import App
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 AXE = ROOT / "client/web/node_modules/axe-core/axe.min.js"

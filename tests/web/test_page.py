@@ -5,9 +5,10 @@ import json
 import pathlib
 
 import pytest
-from page import App
 from PIL import Image
 from playwright.sync_api import Browser, expect
+
+from tests.web.page import App
 
 
 def test_home_says_what_it_is_and_what_it_is_not(app: App) -> None:
