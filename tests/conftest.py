@@ -23,7 +23,7 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
-# Folders whose tests share no processes: their files go to whichever pytest-xdist worker is free. The tests of any other
+# Folders whose tests share no processes: their files go to whichever pytest-xdist worker is free. Tests of any other
 # folder run on one worker, so that what they share is started once.
 _SPREAD = frozenset({"gateway", "k8s", "loadtest", "models", "training"})
 
