@@ -110,8 +110,8 @@ _LEAST_SQUARE = 1e-30
 def _distance(features: Tensor, distance: FeatureDistance) -> Tensor:
     if distance.unit:
         features = tf.math.l2_normalize(features, axis=-1, epsilon=_LEAST_SQUARE)
-    projected = distance.centers.astype(np.float64) @ distance.projection  # once, not for every photo
-    whitened = (features @ distance.projection)[:, tf.newaxis] - projected.astype(np.float32)[tf.newaxis]
+    # Subtract first: the projection is large, and a difference of two large numbers would be mostly rounding.
+    whitened = (features[:, tf.newaxis] - distance.centers[np.newaxis]) @ distance.projection
     return tf.reduce_min(tf.reduce_sum(whitened**2, axis=-1), axis=-1)
 
 

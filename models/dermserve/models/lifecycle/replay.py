@@ -14,6 +14,7 @@ from dermserve.models.lifecycle.manifest import MANIFEST, changes, parse_manifes
 from dermserve.models.lifecycle.records import GOLDEN, WARMUP, read_records
 from dermserve.models.lifecycle.servers import Server, Servers, state_name
 from dermserve.models.lifecycle.stores import Store, known_version
+from dermserve.models.rounding import comparable
 from dermserve.tfserving.v1 import management_pb2, serving_pb2, tensor_pb2
 
 TOLERANCE = 1e-3
@@ -121,7 +122,7 @@ def _compared(
         return Check(check.server, check.what, f"outputs are {sorted(answer.outputs)}, not {sorted(golden.outputs)}")
     worst = 0.0
     for name, expected in golden.outputs.items():
-        difference = _difference(answer.outputs[name], expected)
+        difference = _difference(name, answer.outputs[name], expected)
         if not difference <= tolerance:
             how = "differs" if math.isinf(difference) else f"differs by {difference:.2g}, more than {tolerance:g}"
             return Check(check.server, check.what, f"{name} {how}", difference)
@@ -129,13 +130,13 @@ def _compared(
     return Check(check.server, check.what, difference=worst)
 
 
-def _difference(actual: tensor_pb2.TensorProto, expected: tensor_pb2.TensorProto) -> float:
+def _difference(name: str, actual: tensor_pb2.TensorProto, expected: tensor_pb2.TensorProto) -> float:
     """Largest difference, relative to the largest expected value or 1; infinite when they can't be compared."""
     if actual.dtype != expected.dtype or _shape(actual) != _shape(expected):
         return math.inf
     if expected.dtype == tensor_pb2.DATA_TYPE_STRING:
         return 0.0 if list(actual.string_val) == list(expected.string_val) else math.inf
-    ours, theirs = _floats(actual), _floats(expected)
+    ours, theirs = (comparable(name, _floats(tensor)) for tensor in (actual, expected))
     if ours.shape != theirs.shape or not np.isfinite(ours).all():
         return math.inf
     return float(np.abs(ours - theirs).max(initial=0.0) / max(1.0, np.abs(theirs).max(initial=0.0)))

@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 
 from dermserve.models.graph import FeatureDistance
+from dermserve.models.rounding import MAX_GAIN
+
+_LEAST_SPREAD = 1 / MAX_GAIN
+"""Standard deviation of unit features along a direction, at least: below it, a difference may be rounding."""
 
 _Floats = NDArray[np.float32] | NDArray[np.float64]
 
@@ -31,7 +35,7 @@ def fit_distance(
     centers = np.stack([scaled[labels == label].mean(axis=0) for label in np.unique(labels)])
     covariance, _ = ledoit_wolf(scaled - centers[labels], assume_centered=True)
     variances, directions = np.linalg.eigh(covariance)
-    whitening = directions / np.sqrt(np.maximum(variances, 1e-12))
+    whitening = directions / np.sqrt(np.maximum(variances, _LEAST_SPREAD**2))
     away = _unit(_from_nearest(_unit(strangers) @ whitening, centers @ whitening))
     _, telling = np.linalg.eigh(away.T @ away)
     projection = whitening @ telling[:, -rank:]
