@@ -12,6 +12,8 @@ BUILD = $(DOCKER) build --label org.opencontainers.image.revision=$$(git rev-par
 PYTEST_ARGS ?=
 # Before the gateway had metrics and traces.
 AGAINST ?= 68ce87f
+# What `make breaking` compares the API with.
+BASE ?= main
 STORE := .dermserve/store
 SCRATCH := $(CURDIR)/build/tmp
 # Says what pip is at, a line a package, and nothing else.
@@ -19,7 +21,7 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 	-e '.[$(1)]' | awk '/^(Collecting|Installing)/ { print "  " substr($$0, 1, 76); fflush() }'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format proto bench regression loadtest comparison web images test-images test-k8s constraints clean
+.PHONY: help demo test check format proto breaking bench regression loadtest comparison web images test-images test-k8s constraints clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,9 +60,12 @@ format: $(VENV)/dev  ## Format the code and mend what lint can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-proto: $(VENV)/dev  ## Generate the stubs in proto/gen and the OpenAPI document
+proto: $(VENV)/dev  ## Generate the stubs and dermserve.protoset in proto/gen, and the OpenAPI document
 	$(BIN)/python scripts/stubs.py
 	$(BIN)/python scripts/openapi.py
+
+breaking: $(VENV)/dev  ## Whether the API still fits BASE's on the wire and in JSON (BASE=main); for CI, once releases promise it
+	$(BIN)/buf breaking --against "$$(git rev-parse --path-format=absolute --git-common-dir)#ref=$$(git rev-parse $(BASE))"
 
 bench: $(VENV)/dev  ## Compare the gateway with a direct Predict, and its CPU time with an earlier revision's (AGAINST=…)
 	$(BIN)/python benchmarks/gateway.py --against $(AGAINST)
