@@ -13,7 +13,7 @@ PUBLIC = {
     "DEFAULT_DEADLINE", "DEFAULT_TARGET", "TLS", "AccessDenied", "Answer", "AsyncClient", "ClassScore", "Client",
     "DeadlineExceeded", "DermserveError", "Internal", "InvalidPhoto", "InvalidRequest", "Model",
     "ModelVersion", "NotFound", "NotReady", "Overloaded", "Photo", "Prediction", "Reason", "Retry", "StreamBroke",
-    "Timings", "TtaMode", "Unavailable", "UnreadablePhoto", "Verdict", "VersionState",
+    "Timings", "TooLarge", "TtaMode", "Unavailable", "UnreadablePhoto", "Verdict", "VersionState",
     "render_text",
 }  # fmt: skip
 
