@@ -25,7 +25,7 @@ ENTRIES = {
     "doctor": Entry(
         "dermserve.gateway.doctor.cli:doctor", "Check the gateway's settings: what is unsafe or won't work.", GATEWAY
     ),
-    "proto": Entry("dermserve.cli.proto:proto", "Write the API's .proto files and descriptors, for other languages."),
+    "proto": Entry("dermserve.cli.proto:proto", "Write the API as .proto files and descriptors."),
     "edge": Entry("dermserve.edge.cli:edge", "Write what an Envoy in front of the gateway needs."),
     "modelserver": Entry(
         "dermserve.cli.modelserver:modelserver", "Run the local stand-in for TensorFlow Serving.", LOCAL

@@ -10,7 +10,7 @@ import grpc.aio
 from dermserve.client._answer import Answer
 from dermserve.client._base import Base, first_alone
 from dermserve.client._batch import Batch, Item, Request, identify
-from dermserve.client._errors import DermserveError, StreamBroke, UnreadablePhoto
+from dermserve.client._errors import DermserveError, InvalidPhoto, StreamBroke
 from dermserve.client._request import read_photo
 
 # What grpc.aio says, in the place of the call's true status, where a stream breaks while a message is being written.
@@ -139,7 +139,7 @@ class AsyncMany:
         if stream is None:
             return
         stream.send(None)
-        if self._batch.idle:
+        if self._batch.done:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stream.over.wait(), _CLOSE_GRACE)
         stream.call.cancel()
@@ -206,5 +206,5 @@ def _or_end(pull: Callable[[], Any]) -> Any:
 def _read(photo: Any) -> bytes | DermserveError:
     try:
         return read_photo(photo)
-    except UnreadablePhoto as error:
+    except InvalidPhoto as error:
         return error

@@ -103,11 +103,6 @@ class Batch:
         return self._ended and not self._flights and not self._answers
 
     @property
-    def idle(self) -> bool:
-        """Whether the stream owes no answer."""
-        return not self._streaming()
-
-    @property
     def timeout(self) -> float | None:
         """Seconds until `overdue` or `due` has something to say; None when only an event can change that."""
         moments = [flight.due for flight in self._flights.values() if flight.due is not None]
@@ -140,7 +135,7 @@ class Batch:
         now = self._clock()
         for flight in list(self._flights.values()):
             if flight.due is not None and flight.due <= now:
-                if not flight.alone and self.idle:
+                if not flight.alone and not self._streaming():
                     self._heard = now
                 flight.due = None
                 yield flight.request, flight.alone

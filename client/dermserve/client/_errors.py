@@ -52,6 +52,11 @@ class DermserveError(Exception):
         self.reason = reason or self.status
         self.request_id = request_id
 
+    @property
+    def help(self) -> str:
+        """Where cause and remedy are written down."""
+        return f"docs/errors.md#{self.reason.lower()}"
+
     def to_dict(self) -> dict[str, str]:
         """Make plain JSON values, with the keys that `dermserve classify --json` prints under `error`."""
         return {"status": self.status, "reason": self.reason, "message": self.message}

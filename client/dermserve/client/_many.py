@@ -10,7 +10,7 @@ import grpc
 from dermserve.client._answer import Answer
 from dermserve.client._base import Base, first_alone
 from dermserve.client._batch import Batch, Item, Request, Response, identify
-from dermserve.client._errors import DermserveError, UnreadablePhoto
+from dermserve.client._errors import DermserveError, InvalidPhoto
 from dermserve.client._request import read_photo
 
 _CLOSE_GRACE = 5.0
@@ -91,7 +91,7 @@ class Many:
     def _close(self) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
-            stream.close(finished=self._batch.idle)
+            stream.close(finished=self._batch.done)
 
     def _ask_alone(self, request: Request) -> None:
         call = self._client._alone_call(request.request, self._batch.deadline)
@@ -200,5 +200,5 @@ class _Stream:
 def _read(photo: Any) -> bytes | DermserveError:
     try:
         return read_photo(photo)
-    except UnreadablePhoto as error:
+    except InvalidPhoto as error:
         return error
