@@ -22,9 +22,7 @@ ENTRIES = {
     "demo": Entry("dermserve.local.cli:demo", "Serve, classify one picture with both models, stop.", LOCAL),
     "gateway": Entry("dermserve.gateway.cli:gateway", "Run the gateway in front of TensorFlow Serving.", GATEWAY),
     "config": Entry("dermserve.gateway.cli:config", "Print the gateway's settings in effect, and from where.", GATEWAY),
-    "doctor": Entry(
-        "dermserve.gateway.doctor.cli:doctor", "Check the gateway's settings: what is unsafe or won't work.", GATEWAY
-    ),
+    "doctor": Entry("dermserve.cli.reachable:doctor", "Check the gateway's settings, or a running one (--target)."),
     "proto": Entry("dermserve.cli.proto:proto", "Write the API as .proto files and descriptors."),
     "edge": Entry("dermserve.edge.cli:edge", "Write what an Envoy in front of the gateway needs."),
     "modelserver": Entry(

@@ -39,7 +39,7 @@ def find_way(target: str, environment: Mapping[str, str] = os.environ) -> Way:
         target: HOST:PORT, or any gRPC target.
         environment: variables.
     """
-    host, port = _address(target)
+    host, port = host_and_port(target)
     if host is None or _is_loopback(host):
         plain = host == "localhost" and target == f"localhost:{port}"
         return Way(f"127.0.0.1:{port}", name="localhost") if plain else Way(target)
@@ -56,8 +56,8 @@ def _port(netloc: str) -> str:
     return _split(netloc.rpartition("@")[2])[1] or "80"
 
 
-def _address(target: str) -> tuple[str | None, str]:
-    """Take host and port out of a gRPC target; no host when it names none, as a socket's path."""
+def host_and_port(target: str) -> tuple[str | None, str]:
+    """Take host and port out of a gRPC target; no host when it names none, as a socket's path does not."""
     scheme, colon, rest = target.partition(":")
     if colon and (scheme in _NAMED or not rest.split(",")[0].isdecimal()) and not target.startswith("["):
         if scheme not in _NAMED:
