@@ -4,6 +4,7 @@ import contextlib
 import json
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import urllib.request
 import psutil
 import pytest
 
+from dermserve.local.picture import draw_lesion
 from dermserve.v1 import classifier_pb2
 from tests.client import fake_gateway
 
@@ -64,6 +66,7 @@ def test_a_closed_loop_calls_by_its_mix_and_reports(target, gateway, tmp_path):
     assert "BREACHED" in again.stdout
 
 
+@pytest.mark.slow
 def test_an_open_loop_keeps_its_rate_and_passes_its_gate(target, gateway, tmp_path):
     (tmp_path / "slo.toml").write_text("[[slo]]\nerror_rate = 0\nmin_rate = 3")
     arguments = quick(target, "--mix", "resnet50", "--rate", "8", "--slo", "slo.toml")
@@ -76,6 +79,7 @@ def test_an_open_loop_keeps_its_rate_and_passes_its_gate(target, gateway, tmp_pa
     assert done.returncode == (0 if json.loads(done.stdout)["kept_rate"] else 4), done.stderr
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_not_kept_is_reported_and_is_no_success(target, gateway, tmp_path):
     gateway.classify = lambda request, context: time.sleep(0.5) or fake_gateway.answer(request)
     arguments = ("--mix", "resnet50", "--rate", "40", "--users", "2", "--slo", "slo.toml")
@@ -87,6 +91,7 @@ def test_a_rate_that_is_not_kept_is_reported_and_is_no_success(target, gateway, 
     assert said["calls"][0]["p99"] > 1000, "latency counts from when calls were due, not from when they could be made"
 
 
+@pytest.mark.slow
 def test_errors_are_counted_by_status_and_breach_the_gate(target, gateway, tmp_path):
     def refuse(request, context):
         fake_gateway.abort(context, fake_gateway.rich_status(8, "full: try again"))
@@ -100,6 +105,7 @@ def test_errors_are_counted_by_status_and_breach_the_gate(target, gateway, tmp_p
     assert "full: try again" in (tmp_path / "build/loadtest/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_workers_send_everything_to_their_master(target, gateway, tmp_path):
     run(*quick(target, "--mix", "resnet50", "--users", "4", "--processes", "2"), cwd=tmp_path)
     result = json.loads((tmp_path / "build/loadtest/result.json").read_text())
@@ -107,6 +113,7 @@ def test_workers_send_everything_to_their_master(target, gateway, tmp_path):
     assert len({note["name"] for note in result["generators"]}) == 2
 
 
+@pytest.mark.slow
 def test_a_locustfile_of_ones_own_uses_our_user(target, gateway, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from locust import constant, task\n"
@@ -125,6 +132,7 @@ def test_a_locustfile_of_ones_own_uses_our_user(target, gateway, tmp_path):
     subprocess.run(plain, cwd=tmp_path, check=True, capture_output=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_the_web_ui_starts_a_test_and_ctrl_c_writes_the_report(target, gateway, tmp_path, unused_port):
     address = f"127.0.0.1:{unused_port}"
     arguments = ("run", "--server", target, "--mix", "resnet50", "--users", "1", "--web", address)
@@ -148,6 +156,9 @@ def test_the_web_ui_starts_a_test_and_ctrl_c_writes_the_report(target, gateway, 
         (("run", "--server", "x:1", "--slo", "slo.toml"), 2, "p98"),
         (("worker", "nowhere"), 2, "HOST:PORT"),
         (("report", "slo.toml"), 2, "no result"),
+        (("run", "--server", "x:1", "--photos", "nowhere"), 2, "nowhere is not a folder"),
+        (("capacity", "--server", "x:1", "--photos", "nowhere"), 2, "nowhere is not a folder"),
+        (("run", "--server", "x:1", "--tls-cert", "slo.toml"), 2, "--tls-cert and --tls-key together"),
         (("capacity", "--server", "x:1", "--slo", "fast"), 2, "p99=500ms"),
         (("capacity", "--server", "x:1", "--gateways", "2"), 2, "--local"),
     ],
@@ -163,6 +174,7 @@ def test_a_model_the_gateway_lacks_is_said_before_anything_is_sent(target, gatew
     assert not gateway.requests
 
 
+@pytest.mark.slow
 def test_capacity_is_found_and_drawn(target, gateway, tmp_path):
     turn = threading.Semaphore(2)
 
@@ -184,6 +196,7 @@ def test_capacity_is_found_and_drawn(target, gateway, tmp_path):
     assert (tmp_path / "build/capacity/capacity.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_local_stack_and_reports_what_there_is(store, tmp_path):
     arguments = ("run", "--local", "--store", str(store), "--mix", "mobilenet_v3_small", "--mix", "resnet50:full:2")
     with interruptible(*arguments, "--users", "2", "--warm-up", "1s", "--run-time", "10m", cwd=tmp_path) as process:
@@ -207,8 +220,6 @@ def test_ctrl_c_stops_the_local_stack_and_reports_what_there_is(store, tmp_path)
 
 @pytest.fixture
 def unused_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -239,3 +250,93 @@ def wait_for(condition, seconds: float = 90) -> None:
     while not condition():
         assert time.monotonic() < until, "it did not come about"
         time.sleep(0.1)
+
+
+def folder_of_photos(tmp_path: pathlib.Path, count: int) -> pathlib.Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(count):
+        (folder / f"{index}.jpg").write_bytes(draw_lesion(seed=index))
+    return folder
+
+
+@contextlib.contextmanager
+def master(target: str, *arguments: str, cwd: pathlib.Path, port: int):
+    """Start a `run` that waits for workers elsewhere."""
+    waiting = ("--expect-workers", "2", "--bind", f"127.0.0.1:{port}")
+    with interruptible(*quick(target, "--mix", "resnet50", *waiting, *arguments), cwd=cwd) as process:
+        yield process
+
+
+@pytest.mark.slow
+def test_workers_prepare_large_photos_first_and_then_send_everything(target, gateway, tmp_path, unused_port):
+    photos = folder_of_photos(tmp_path, 24)
+    large = ("--photos", str(photos), "--side", "4000", "--users", "4")
+    with master(target, *large, cwd=tmp_path, port=unused_port) as process, contextlib.ExitStack() as workers:
+        for _ in range(2):
+            workers.enter_context(interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path))
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    result = json.loads((tmp_path / "build/loadtest/result.json").read_text())
+    assert len({note["name"] for note in result["generators"]}) == 2
+    assert sum(sum(cell["statuses"].values()) for cell in result["cells"]) == len(gateway.requests) > 0
+    assert result["ended"] - result["started"] < 20, "preparing is no part of the test"
+    assert json.loads(out)["calls"][-1]["calls"] > 0
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_lost_is_named_and_fails_the_test(target, gateway, tmp_path, unused_port):
+    with (
+        master(target, "--run-time", "30s", "--users", "2", cwd=tmp_path, port=unused_port) as process,
+        interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path),
+        interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path) as lost,
+    ):
+        wait_for(lambda: len(gateway.requests) > 10)
+        lost.kill()
+        _, err = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert "was lost: its last calls are missing" in err
+
+
+@pytest.mark.slow
+def test_a_worker_without_the_photos_says_so_and_nothing_is_sent(target, gateway, tmp_path, unused_port):
+    with (
+        master(target, "--photos", "/nowhere", cwd=tmp_path, port=unused_port) as process,
+        interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path),
+        interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path),
+    ):
+        _, err = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert "/nowhere is not a folder" in err
+    assert not gateway.requests
+
+
+@pytest.mark.slow
+def test_a_master_without_workers_says_what_it_waits_for_and_stops_on_ctrl_c(target, tmp_path, unused_port):
+    with master(target, cwd=tmp_path, port=unused_port) as process:
+        assert any("waiting for workers: 0 of 2 connected" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+        assert process.wait(15) == 130
+
+
+@pytest.mark.slow
+def test_a_short_deadline_is_kept_and_its_failures_fail_the_test(target, gateway, tmp_path):
+    gateway.classify = lambda request, context: time.sleep(0.3) or fake_gateway.answer(request)
+    arguments = ("--mix", "resnet50", "--users", "1", "--deadline", "20ms")
+    done = run(*quick(target, *arguments, "--csv", "rows.csv"), cwd=tmp_path, code=1)
+    assert "of the calls failed; --max-error-rate allows 1.00%" in done.stderr
+    assert set(json.loads(done.stdout)["calls"][0]["statuses"]) == {"DEADLINE_EXCEEDED"}
+    assert (tmp_path / "rows.csv").read_text().splitlines()[-1].startswith("all,")
+
+
+def test_ctrl_c_before_the_first_call_is_130_without_a_traceback(tmp_path):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with interruptible("run", "--server", address, cwd=tmp_path) as process:
+            silent.accept()[0].close()
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=30)
+    assert (process.returncode, "Traceback" in err) == (130, False), err

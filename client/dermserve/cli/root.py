@@ -1,14 +1,16 @@
 """The table of commands."""
 
+import sys
+
 import click
 
 from dermserve.cli.lazy import Entry, Extra, LazyGroup
 
 _GATEWAY = (
     "cryptography", "grpc_health", "grpc_reflection", "grpc_status", "numpy", "PIL", "prometheus_client",
-    "pydantic_settings", "structlog", "uvloop",
+    "pydantic_settings", "structlog", *(() if sys.platform == "win32" else ("uvloop",)),
 )  # fmt: skip
-_MODELS = ("fsspec", "numpy", "PIL", "tensorflow", "tensorflow_serving")
+_MODELS = ("fsspec", "numpy", "PIL", "portalocker", "tensorflow", "tensorflow_serving")
 
 GATEWAY = Extra("gateway", _GATEWAY)
 MODELS = Extra("models", _MODELS)
