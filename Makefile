@@ -12,14 +12,20 @@ BUILD = $(DOCKER) build --label org.opencontainers.image.revision=$$(git rev-par
 PYTEST_ARGS ?=
 # Before the gateway had metrics and traces.
 AGAINST ?= 68ce87f
+# What `make breaking` compares the API with.
+BASE ?= main
 STORE := .dermserve/store
 SCRATCH := $(CURDIR)/build/tmp
-# Says what pip is at, a line a package, and nothing else.
+# Says what pip downloads, with its size, and how far it is with what is large (pip 24.1 and later tell).
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt \
-	-e '.[$(1)]' | awk '/^(Collecting|Installing)/ { print "  " substr($$0, 1, 76); fflush() }'
+	$$($(BIN)/python -m pip install --help | grep -q 'raw' && echo --progress-bar raw) -e '.[$(1)]' | awk ' \
+	/^ *(Downloading|Using cached) .*\(/ { sub(/^ */, ""); print "  " substr($$0, 1, 110); said = 0; fflush() } \
+	/^Progress/ && $$4 > 2e7 { tenth = int(10 * $$2 / $$4); \
+	    if (tenth > said) { said = tenth; printf "    %d %% of %d MB\n", 10 * tenth, $$4 / 1e6; fflush() } } \
+	/^Installing/ { print "  " substr($$0, 1, 76) " ..."; fflush() }'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format proto bench regression loadtest comparison web images test-images test-k8s constraints clean
+.PHONY: help demo test test-slow check format proto breaking bench regression loadtest comparison web images test-images test-k8s constraints clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +37,7 @@ $(VENV)/pip:
 	@touch $@
 
 $(VENV)/local: $(VENV)/pip pyproject.toml constraints.txt
-	@echo "installing what serving needs (TensorFlow is 0.6 GB: a minute or two)"
+	@echo "installing what serving needs: about 0.8 GB to download, most of it TensorFlow, and 2.5 GB on disk"
 	@$(call INSTALL,local)
 	@touch $@
 
@@ -40,8 +46,8 @@ $(VENV)/dev: $(VENV)/local
 	@$(call INSTALL,dev)
 	@touch $@
 
-demo: $(VENV)/local  ## Serve both models on this machine and classify a picture (IMAGE=photo.jpg for your own)
-	@$(BIN)/dermserve demo --store $(STORE) $(if $(IMAGE),"$(IMAGE)")
+demo: $(VENV)/local  ## Serve the models on this machine and classify a picture (IMAGE=photo.jpg, MODEL=mobilenet_v3_small)
+	@$(BIN)/dermserve demo --store $(STORE) $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),"$(IMAGE)")
 
 # Tests share the machine: at most four workers, each with what its folders need.
 PYTEST = rm -rf $(SCRATCH) && mkdir -p $(SCRATCH) && { TMPDIR=$(SCRATCH) $(BIN)/python -m pytest \
@@ -65,9 +71,12 @@ format: $(VENV)/dev  ## Format the code and mend what lint can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-proto: $(VENV)/dev  ## Generate the stubs in proto/gen and the OpenAPI document
+proto: $(VENV)/dev  ## Generate the stubs and dermserve.protoset in proto/gen, and the OpenAPI document
 	$(BIN)/python scripts/stubs.py
 	$(BIN)/python scripts/openapi.py
+
+breaking: $(VENV)/dev  ## Whether the API still fits BASE's on the wire and in JSON (BASE=main); for CI, once releases promise it
+	$(BIN)/buf breaking --against "$$(git rev-parse --path-format=absolute --git-common-dir)#ref=$$(git rev-parse $(BASE))"
 
 bench: $(VENV)/dev  ## Compare the gateway with a direct Predict, and its CPU time with an earlier revision's (AGAINST=…)
 	$(BIN)/python benchmarks/gateway.py --against $(AGAINST)

@@ -1,27 +1,29 @@
 """Generate the protobuf stubs in proto/gen from proto/, or check that the committed ones are fresh.
 
-Run by `make proto` and, with `--check`, by `make check`, which also lints the protos with buf.
+Beside the stubs of the public API go what `dermserve proto` writes: its .proto files, and `dermserve.protoset`, a
+FileDescriptorSet with all that they import, for clients without reflection. Run by `make proto` and, with `--check`, by
+`make check`, which also lints the protos with buf.
 """
 
 import argparse
 import filecmp
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
 
-from google.api import http_pb2
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROTO = ROOT / "proto"
 COMMITTED = PROTO / "gen"
+THIRD_PARTY = PROTO / "third_party"
+API = pathlib.PurePath("dermserve/v1")
 
 
-def protoc(*arguments: str) -> None:
-    """Run grpc_tools' protoc over every proto of ours, with googleapis-common-protos on its path."""
-    sources = sorted(str(path.relative_to(PROTO)) for path in (PROTO / "dermserve").rglob("*.proto"))
-    googleapis = pathlib.Path(http_pb2.__file__).parent.parent.parent
-    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO}", f"-I{googleapis}", *arguments, *sources]
+def protoc(*arguments: str, package: str = "dermserve") -> None:
+    """Run grpc_tools' protoc over every proto of a package of ours."""
+    sources = sorted(str(path.relative_to(PROTO)) for path in (PROTO / package).rglob("*.proto"))
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO}", f"-I{THIRD_PARTY}", *arguments, *sources]
     subprocess.run(command, check=True)  # noqa: S603
 
 
@@ -34,6 +36,10 @@ def generate(target: pathlib.Path) -> None:
             path.unlink()
     for package in {path.parent for path in target.rglob("*_pb2.py")}:
         (package / "py.typed").touch()
+    for path in (PROTO / API).glob("*.proto"):
+        shutil.copy(path, target / API)
+    image = target / API / "dermserve.protoset"
+    protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={image}", package=str(API))
 
 
 def stale(committed: pathlib.Path) -> list[str]:
@@ -57,12 +63,8 @@ def stale(committed: pathlib.Path) -> list[str]:
 
 def lint() -> int:
     """Lint the protos with buf; return its exit code."""
-    with tempfile.TemporaryDirectory() as scratch:
-        image = f"{scratch}/dermserve.binpb"
-        protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={image}")
-        buf = str(pathlib.Path(sys.executable).parent / "buf")
-        command = [buf, "lint", image, "--config", str(ROOT / "buf.yaml"), "--path", "dermserve"]
-        return subprocess.run(command, check=False).returncode  # noqa: S603
+    buf = str(pathlib.Path(sys.executable).parent / "buf")
+    return subprocess.run([buf, "lint", str(ROOT)], check=False).returncode  # noqa: S603
 
 
 def main() -> int:

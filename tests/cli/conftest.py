@@ -3,11 +3,15 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import pytest
+from click.testing import CliRunner
 
+from dermserve.cli import main
 from tests.client import fake_gateway
 
+Run: TypeAlias = Callable[..., "subprocess.CompletedProcess[str]"]
 DERMSERVE = (sys.executable, "-c", "from dermserve.cli import main; main(prog_name='dermserve')")
 
 
@@ -36,10 +40,16 @@ def start(target: str) -> Callable[..., "subprocess.Popen[str]"]:
 
 
 @pytest.fixture
-def run(start: Callable[..., "subprocess.Popen[str]"]) -> Callable[..., "subprocess.CompletedProcess[str]"]:
-    """Run `dermserve ARGUMENTS` to its end."""
+def run(
+    target: str, start: Callable[..., "subprocess.Popen[str]"]
+) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run `dermserve ARGUMENTS` to its end: in this process, or as one where its streams or environment are chosen."""
 
     def call(*arguments: str | pathlib.Path, **options: object) -> "subprocess.CompletedProcess[str]":
+        if not options:
+            runner = CliRunner(env={"DERMSERVE_SERVER": target})
+            done = runner.invoke(main, [str(argument) for argument in arguments], prog_name="dermserve")
+            return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
         given = options.pop("input", None)
         with start(*arguments, **({"stdin": subprocess.PIPE} if given is not None else {}), **options) as process:
             out, err = process.communicate(given, timeout=60)

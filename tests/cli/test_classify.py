@@ -91,7 +91,10 @@ def test_errors_in_words_go_to_stderr(run, folder):
     (folder / "bad.jpg").write_bytes(b"bad")
     done = run("classify", folder / "bad.jpg", folder / "a.png")
     assert done.returncode == 1
-    assert done.stderr == f"{folder / 'bad.jpg'}: damaged: send it again (UNDECODABLE_IMAGE)\n"
+    assert (
+        done.stderr
+        == f"{folder / 'bad.jpg'}: damaged: send it again (UNDECODABLE_IMAGE: docs/errors.md#undecodable_image)\n"
+    )
     assert "bad.jpg" not in done.stdout
 
 
@@ -143,7 +146,8 @@ def test_a_gateway_without_a_model_server_is_3_too(run, gateway, folder):
     status = rich_status(code_pb2.UNAVAILABLE, "no model server", reason="MODEL_SERVER_UNREACHABLE")
     gateway.classify = lambda request, context: abort(context, status)
     done = run("classify", folder / "a.png")
-    assert (done.returncode, done.stderr) == (3, f"{folder / 'a.png'}: no model server (MODEL_SERVER_UNREACHABLE)\n")
+    said = "no model server (MODEL_SERVER_UNREACHABLE: docs/errors.md#model_server_unreachable)"
+    assert (done.returncode, done.stderr) == (3, f"{folder / 'a.png'}: {said}\n")
 
 
 def test_each_line_is_there_as_soon_as_its_answer(start, gateway, folder):
@@ -223,7 +227,7 @@ def test_odd_file_names_are_no_trouble(run, folder):
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
 def test_a_terminal_of_few_characters_gets_what_it_can_show(run, folder, monkeypatch, encoding):
     monkeypatch.setenv("PYTHONIOENCODING", encoding)
-    done = run("classify", folder / "a.png")
+    done = run("classify", folder / "a.png", encoding=encoding)
     assert (done.returncode, done.stderr) == (0, "")
     assert ("█" in done.stdout) == (encoding == "utf-8")
     assert "75.0 %" in done.stdout

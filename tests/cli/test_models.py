@@ -35,7 +35,9 @@ def test_json_is_one_object_a_line(run):
 def test_an_unknown_model_is_1_and_says_which_there_are(run):
     done = run("models", "vgg")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "no model has that name; there are: resnet50 (MODEL_NOT_FOUND)\n"
+    assert (
+        done.stderr == "no model has that name; there are: resnet50 (MODEL_NOT_FOUND: docs/errors.md#model_not_found)\n"
+    )
 
 
 def test_no_server_is_3(run):

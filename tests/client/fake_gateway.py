@@ -148,6 +148,7 @@ def model(*, cards: bool) -> classifier_pb2.Model:
 def serving(
     gateway: classifier_pb2_grpc.ClassifierServicer,
     *,
+    host: str = "127.0.0.1",
     port: int = 0,
     credentials: grpc.ServerCredentials | None = None,
     options: tuple[tuple[str, Any], ...] = (("grpc.max_receive_message_length", -1),),
@@ -156,7 +157,7 @@ def serving(
     with futures.ThreadPoolExecutor(8) as pool:
         server = grpc.server(pool, options=options)
         classifier_pb2_grpc.add_ClassifierServicer_to_server(gateway, server)  # type: ignore[no-untyped-call]
-        address = f"127.0.0.1:{port}"
+        address = f"{host}:{port}"
         bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
         server.start()
         try:

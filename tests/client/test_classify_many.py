@@ -1,5 +1,6 @@
 """Many photos over one stream: every photo gets one answer, and only so many are in flight."""
 
+import asyncio
 import threading
 
 import grpc
@@ -7,17 +8,43 @@ import pytest
 from google.rpc import code_pb2
 
 from dermserve.client import (
+    AsyncClient,
     Client,
     DeadlineExceeded,
     InvalidPhoto,
+    Overloaded,
     Retry,
+    TooLarge,
     Unavailable,
     UnreadablePhoto,
 )
 from dermserve.v1 import classifier_pb2
-from tests.client.fake_gateway import rich_status, serving
+from tests.client.fake_gateway import abort, answer, rich_status, serving
 
 ONCE = Retry(max_attempts=1)
+KINDS = ["sync", "async"]
+
+
+def several(kind, target, photos, **arguments):
+    """Yield the answers of either client, as they come."""
+    arguments = {"model": "m", "retry": ONCE, **arguments}
+    retry = arguments.pop("retry")
+    if kind == "sync":
+        with Client(target, retry=retry) as client:
+            yield from client.classify_many(photos, **arguments)
+        return
+    with asyncio.Runner() as runner:
+        client = AsyncClient(target, retry=retry)
+        many = client.classify_many(photos, **arguments)
+        try:
+            while (found := runner.run(_next(many))) is not None:
+                yield found
+        finally:
+            runner.run(client.close())
+
+
+async def _next(many):
+    return await anext(many, None)
 
 
 def test_every_photo_gets_its_own_answer(target):
@@ -64,28 +91,141 @@ def test_ids_may_repeat_and_may_be_long(target):
     assert sorted(answer.id for answer in answers) == ["same", "same", "é" * 500]
 
 
-def test_no_more_photos_are_read_than_may_be_in_flight(gateway, target):
-    taken = []
-    release = threading.Event()
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_more_photos_are_taken_than_may_be_in_flight(gateway, target, kind):
+    taken, full = [], threading.Event()
 
     def held(requests, context):
-        yield gateway.item(next(requests))
-        release.wait(30)
+        first = [next(requests) for _ in range(3)]
+        full.set()
+        yield from map(gateway.item, first)
         for request in requests:
             yield gateway.item(request)
 
     def photos():
         for n in range(50):
+            assert len(taken) - len(answers) < 3
             taken.append(n)
             yield str(n).encode()
 
     gateway.stream = held
-    with Client(target) as client:
-        answers = client.classify_many(photos(), model="m", in_flight=3)
-        next(answers)
-        assert taken == [0, 1, 2]
-        release.set()
-        assert len(list(answers)) == 49
+    answers = []
+    for found in several(kind, target, photos(), in_flight=3):
+        assert full.is_set()  # it answers nobody before there are three
+        answers.append(found)
+    assert len(answers) == 50
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_producer_may_wait_for_the_answer_to_each_photo(target, kind):
+    answered = threading.Semaphore(0)
+
+    def photos():
+        for n in range(5):
+            yield str(n).encode()
+            assert answered.acquire(timeout=20), "no answer came before the next photo was asked for"
+
+    ids = []
+    for found in several(kind, target, photos(), in_flight=4):
+        ids.append(found.id)
+        answered.release()
+    assert ids == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_answer_is_given_before_the_second_photo_is_asked_for(target, kind):
+    answers = []
+
+    def photos():
+        yield b"0"
+        assert answers
+        yield b"1"
+
+    for found in several(kind, target, photos()):
+        answers.append(found)
+    assert [answer.error for answer in answers] == [None, None]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_iterable_raises_is_raised_after_the_answers_to_what_came_before(target, kind):
+    def photos():
+        yield b"1"
+        yield b"2"
+        raise OSError("camera gone")
+
+    answers = []
+    with pytest.raises(OSError, match="camera gone"):
+        answers.extend(several(kind, target, photos()))
+    assert sorted(answer.id for answer in answers) == ["0", "1"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_photo_that_an_overloaded_gateway_refuses_is_sent_again_when_it_says(gateway, target, kind):
+    refused = []
+
+    def moody(requests, context):
+        for request in requests:
+            if request.id not in refused:
+                refused.append(request.id)
+                status = rich_status(code_pb2.RESOURCE_EXHAUSTED, "busy", reason="OVERLOADED", retry_after=0.02)
+                yield classifier_pb2.ClassifyStreamResponse(id=request.id, error=status)
+            else:
+                yield gateway.item(request)
+
+    gateway.stream = moody
+    answers = list(several(kind, target, [str(n).encode() for n in range(6)]))
+    assert [answer.error for answer in answers] == [None] * 6
+    assert len(refused) == 6
+    refused.clear()
+    answers = list(several(kind, target, [b"1", b"2"], retry_overloaded=False))
+    assert [type(answer.error) for answer in answers] == [Overloaded] * 2
+    refused.clear()
+    answers = list(several(kind, target, [b"1", b"2"], deadline=0.01))  # no time for another try
+    assert {type(answer.error) for answer in answers} <= {Overloaded, DeadlineExceeded}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_that_an_overloaded_gateway_refuses_is_opened_again(gateway, target, kind):
+    def refused_once(requests, context):
+        if gateway.streams == 1:
+            abort(context, rich_status(code_pb2.RESOURCE_EXHAUSTED, "busy", reason="OVERLOADED", retry_after=0.02))
+        yield from gateway.in_order(requests, context)
+
+    gateway.stream = refused_once
+    answers = list(several(kind, target, [str(n).encode() for n in range(6)]))
+    assert [answer.error for answer in answers] == [None] * 6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_photo_too_large_for_a_message_fails_alone(gateway, kind):
+    photos = [("a", b"1"), ("large", bytes(5000)), ("b", b"2"), ("c", b"3"), ("d", b"4"), ("e", b"5")]
+    with serving(gateway, options=(("grpc.max_receive_message_length", 1000),)) as port:
+        answers = {answer.id: answer for answer in several(kind, f"127.0.0.1:{port}", photos)}
+    error = answers.pop("large").error
+    assert (type(error), error.reason) == (TooLarge, "MESSAGE_TOO_LARGE")
+    assert {name: answer.error for name, answer in answers.items()} == dict.fromkeys("abcde")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("code", ["INTERNAL", "UNKNOWN", "DATA_LOSS", "INVALID_ARGUMENT"])
+def test_a_photo_that_ends_every_stream_it_is_on_fails_alone(gateway, target, kind, code):
+    def fragile(requests, context):
+        for request in requests:
+            if request.request.image == b"poison":
+                context.abort(grpc.StatusCode[code], "broke")
+            yield gateway.item(request)
+
+    def classify(request, context):
+        if request.image == b"poison":
+            context.abort(grpc.StatusCode[code], "broke")
+        return answer(request)
+
+    gateway.stream, gateway.classify = fragile, classify
+    photos = [str(n).encode() for n in range(8)] + [b"poison"] + [str(n).encode() for n in range(9, 20)]
+    answers = {answer.id: answer for answer in several(kind, target, photos)}
+    assert answers.pop("8").error.status == code
+    assert len(answers) == 19
+    assert all(answer.error is None for answer in answers.values())
 
 
 def test_nothing_is_opened_when_nothing_can_be_sent(gateway, target):
@@ -195,8 +335,6 @@ def test_an_answer_for_no_photo_is_ignored(gateway, target):
 
 
 def test_a_refused_stream_fails_every_photo_with_its_reason(gateway, target):
-    from tests.client.fake_gateway import abort
-
     def refused(requests, context):
         abort(context, rich_status(code_pb2.UNAUTHENTICATED, "who are you", reason="NO_TOKEN"))
         yield

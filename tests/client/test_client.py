@@ -1,5 +1,6 @@
 """One photo, one answer: the synchronous client against a real server."""
 
+import asyncio
 import pathlib
 
 import grpc
@@ -7,6 +8,7 @@ import pytest
 from google.rpc import code_pb2
 
 from dermserve.client import (
+    AsyncClient,
     Client,
     DeadlineExceeded,
     DermserveError,
@@ -16,6 +18,7 @@ from dermserve.client import (
     Overloaded,
     Reason,
     Retry,
+    TooLarge,
     TtaMode,
     Unavailable,
     UnreadablePhoto,
@@ -135,7 +138,7 @@ def test_a_verdict_and_a_reason_of_a_newer_server_survive(gateway, target):
     ("code", "reason", "error_class"),
     [
         ("INVALID_ARGUMENT", "UNDECODABLE_IMAGE", InvalidPhoto),
-        ("RESOURCE_EXHAUSTED", "IMAGE_TOO_LARGE", InvalidPhoto),
+        ("RESOURCE_EXHAUSTED", "IMAGE_TOO_LARGE", TooLarge),
         ("NOT_FOUND", "MODEL_NOT_FOUND", NotFound),
         ("RESOURCE_EXHAUSTED", "QUEUE_FULL", Overloaded),
         ("DEADLINE_EXCEEDED", "BUDGET_SPENT", DeadlineExceeded),
@@ -161,6 +164,39 @@ def test_overload_says_when_to_come_back(gateway, target):
     with Client(target) as client, pytest.raises(Overloaded) as caught:
         client.classify(b"1", model="resnet50")
     assert caught.value.retry_after == 0.25
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_an_overloaded_gateway_is_asked_again_when_it_says_if_wanted(gateway, target, kind):
+    def classify(**arguments):
+        if kind == "sync":
+            with Client(target) as client:
+                return client.classify(b"1", model="m", **arguments)
+
+        async def asked():
+            async with AsyncClient(target) as client:
+                return await client.classify(b"1", model="m", **arguments)
+
+        return asyncio.run(asked())
+
+    def busy(request, context):
+        if len(gateway.requests) < 3:
+            abort(context, rich_status(code_pb2.RESOURCE_EXHAUSTED, "busy", reason="OVERLOADED", retry_after=0.02))
+        return answer(request)
+
+    gateway.classify = busy
+    assert classify(retry_overloaded=True).version == 3
+    assert len(gateway.requests) == 3
+    gateway.requests.clear()
+    with pytest.raises(Overloaded):
+        classify()
+    assert len(gateway.requests) == 1
+    status = rich_status(code_pb2.RESOURCE_EXHAUSTED, "busy", reason="OVERLOADED", retry_after=0.1)
+    gateway.classify = lambda request, context: abort(context, status)
+    gateway.requests.clear()
+    with pytest.raises(Overloaded):  # the deadline is for all tries together
+        classify(retry_overloaded=True, deadline=0.25)
+    assert 1 < len(gateway.requests) < 4
 
 
 @pytest.mark.parametrize("name", [code.name for code in grpc.StatusCode if code is not grpc.StatusCode.OK])

@@ -90,8 +90,23 @@ def test_the_service_config_balances_and_retries_with_a_throttle():
     assert config["retryThrottling"]["maxTokens"] > 0
 
 
-def test_no_proxy_is_asked_for_the_loopback(monkeypatch):
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    monkeypatch.delenv("no_proxy", raising=False)
-    with serving(FakeGateway()) as port, Client(f"127.0.0.1:{port}", retry=Retry(max_attempts=1)) as client:
-        assert client.classify(b"1", model="m").version == 3
+def test_the_authorities_of_ssl_cert_file_are_trusted(certificates, monkeypatch):
+    key, cert = (certificates / "key.pem").read_bytes(), (certificates / "cert.pem").read_bytes()
+    monkeypatch.delenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "cert.pem"))
+    with serving(FakeGateway(), credentials=grpc.ssl_server_credentials([(key, cert)])) as port:
+        with Client(f"127.0.0.1:{port}", tls=TLS(authority="gateway.test")) as client:
+            assert client.classify(b"1", model="m").version == 3
+        monkeypatch.delenv("SSL_CERT_FILE")
+        once = Retry(max_attempts=1)
+        stranger = Client(f"127.0.0.1:{port}", tls=TLS(authority="gateway.test"), retry=once)
+        with stranger, pytest.raises(Unavailable):
+            stranger.classify(b"1", model="m")
+
+
+def test_an_ssl_cert_file_that_cannot_be_read_is_named(monkeypatch):
+    monkeypatch.delenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file.pem")
+    with pytest.raises(ValueError, match=r"SSL_CERT_FILE names /no/such/file\.pem"):
+        Client("gateway.example:1", tls=TLS())
+    Client("gateway.example:1").close()  # plaintext needs none

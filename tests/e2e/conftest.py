@@ -1,5 +1,6 @@
 """A real model server and a real gateway, as processes, once for all tests of this folder."""
 
+import contextlib
 import pathlib
 from collections.abc import Iterator
 
@@ -12,10 +13,20 @@ from dermserve.local import Stack
 MODELS = ("resnet50", "mobilenet_v3_small")
 
 
+PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+
 @pytest.fixture(scope="session")
 def stack(store: pathlib.Path) -> Iterator[Stack]:
-    with Stack(store=store, models=MODELS, port=0, tfs_port=0) as running:
-        yield running
+    """Start both behind a proxy that is dead: nothing of ours may go through one to the loopback."""
+    with contextlib.ExitStack() as running:
+        with pytest.MonkeyPatch.context() as environment:
+            for name in PROXIES:
+                environment.setenv(name, "http://127.0.0.1:9")
+            for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
+                environment.delenv(name, raising=False)
+            started = running.enter_context(Stack(store=store, models=MODELS, port=0, tfs_port=0))
+        yield started
 
 
 @pytest.fixture(scope="session")

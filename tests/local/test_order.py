@@ -160,3 +160,31 @@ def test_a_child_that_dies_fails_the_launcher_with_its_last_words(store):
     assert "the modelserver was killed by signal 9" in errors
     assert "Running gRPC ModelServer" in errors
     assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+def test_a_server_that_takes_long_has_its_last_words_shown_early(store):
+    said = []
+    with pytest.raises(NotReadyInTimeError, match=r"the gateway isn't ready after 0\.5 s"):
+        make(store, gateway="unready", ready_timeout=0.5, tell_after=0.1, say=said.append).__enter__()
+    assert any("the gateway isn't ready after 0.1 s; its last words: " in line and "listening" in line for line in said)
+    assert running() == []
+
+
+def test_the_gateway_gets_the_flags_it_is_given(store):
+    with make(store, gateway_flags=["--reflection"]) as stack:
+        assert "--reflection" in psutil.Process(stack.pids["gateway"]).cmdline()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, "127.0.0.1,localhost,::1"),
+        ({"no_proxy": "a,b"}, "a,b,127.0.0.1,localhost,::1"),
+        ({"NO_PROXY": "a"}, "a,127.0.0.1,localhost,::1"),
+        ({"no_proxy": "*"}, "*,127.0.0.1,localhost,::1"),
+    ],
+)
+def test_children_reach_the_loopback_without_a_proxy_and_others_as_before(before, after):
+    from dermserve.local.ports import no_proxy
+
+    assert no_proxy(before) == {"no_proxy": after, "NO_PROXY": after}

@@ -1,15 +1,18 @@
 """`dermserve classify`."""
 
-from collections.abc import Iterator
+import pathlib
+from collections.abc import Iterator, Sequence
 
 import click
 
 from dermserve.cli.photos import expand, load
 from dermserve.cli.report import Report, print_json, print_text
+from dermserve.cli.results import Results
 from dermserve.cli.server import Server, server_options
 from dermserve.client import Answer, Client, DermserveError, TtaMode
 
 DEFAULT_MODEL = "resnet50"
+_FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
 
 
 @click.command()
@@ -28,6 +31,8 @@ DEFAULT_MODEL = "resnet50"
 @click.option(
     "--in-flight", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Photos to send at once."
 )
+@click.option("--csv", "table", type=_FILE, help="Write a row a photo to this file, at the end or on Ctrl-C.")
+@click.option("--resume", type=_FILE, help="Keep answers in this file, and go on from those that are in it.")
 @server_options
 @click.pass_context
 def classify(
@@ -41,23 +46,52 @@ def classify(
     tta: str,
     as_json: bool,
     in_flight: int,
+    table: pathlib.Path | None,
+    resume: pathlib.Path | None,
     server: Server,
 ) -> None:
-    """Classify photos: JPEG, PNG or WebP files, - for standard input, or folders with all photos in them.
+    """Classify photos: JPEG, PNG or WebP files, - for standard input, or folders with all files in them, at any depth.
 
-    Answers are printed as they come. Exit codes: 0 all answered, 1 some failed, 2 wrong usage, 3 no server.
+    Answers are printed as they come, and a summary of several in the end. Every file of a folder is answered, or named
+    with the reason; what macOS and Windows leave there is skipped. With --resume, a run that was stopped goes on where
+    it was: what has an answer is not asked again, what failed is. Exit codes: 0 all answered, 1 some failed, 2 wrong
+    usage, 3 no server.
     """
     if version is not None and label is not None:
         raise click.UsageError("give --version or --label, not both")
     if not model:
         raise click.BadParameter("it is empty", param_hint="--model")
-    files = expand(photos)
+    found = expand(photos)
+    for note in found.notes(all_files=not as_json):
+        click.echo(note, err=True)
     asked = {"model": model, "version": version, "label": label, "tta": tta}
     show = print_json if as_json else print_text
-    with server.client() as client, Report(show, total=len(files)) as report:
-        for answer in _ask(client, files, in_flight=in_flight, **asked):
-            report.add(answer)
+    with Results(asked, table=table, journal=resume) as results, server.client() as client:
+        files = results.remaining(found.photos)
+        if before := len(found.photos) - len(files):
+            click.echo(f"{resume} has the answers for {before} of {len(found.photos)} photos", err=True)
+        with Report(show, total=len(files) + len(found.refused)) as report:
+            for answer in _answers(client, files, found.refused, in_flight=in_flight, **asked):
+                results.add(answer)
+                report.add(answer)
+        if not as_json and len(found.photos) + len(found.refused) > 1:
+            click.echo(results.summary())
     ctx.exit(report.exit_code)
+
+
+def _answers(
+    client: Client,
+    files: list[str],
+    refused: Sequence[tuple[str, DermserveError]],
+    *,
+    in_flight: int,
+    **asked: object,
+) -> Iterator[Answer]:
+    """Say what is refused here, and ask for the rest."""
+    for position, (name, error) in enumerate(refused):
+        yield Answer(position, name, error=error)
+    if files:
+        yield from _ask(client, files, in_flight=in_flight, **asked)
 
 
 def _ask(client: Client, files: list[str], *, in_flight: int, **asked: object) -> Iterator[Answer]:

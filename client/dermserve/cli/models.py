@@ -25,7 +25,7 @@ def models(ctx: click.Context, /, *, name: str | None, as_json: bool, server: Se
         with server.client() as client:
             found = client.models() if name is None else (client.model(name),)
     except DermserveError as error:
-        click.echo(f"{error.message} ({error.reason})", err=True)
+        click.echo(f"{error.message} ({error.reason}: {error.help})", err=True)
         ctx.exit(Exit.NO_SERVER if isinstance(error, Unavailable) else Exit.FAILED)
     for model in found:
         click.echo(json.dumps(model.to_dict()) if as_json else "\n".join(_lines(model)))

@@ -35,7 +35,7 @@ def print_text(answer: Answer) -> None:
     if answer.error is None:
         click.echo(f"{name}\n{render_text(answer.result())}\n")
     else:
-        click.echo(f"{name}: {answer.error.message} ({answer.error.reason})", err=True)
+        click.echo(f"{name}: {answer.error.message} ({answer.error.reason}: {answer.error.help})", err=True)
 
 
 class Report:

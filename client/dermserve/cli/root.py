@@ -1,14 +1,16 @@
 """The table of commands."""
 
+import sys
+
 import click
 
 from dermserve.cli.lazy import Entry, Extra, LazyGroup
 
 _GATEWAY = (
     "cryptography", "grpc_health", "grpc_reflection", "grpc_status", "numpy", "PIL", "prometheus_client",
-    "pydantic_settings", "structlog", "uvloop",
+    "pydantic_settings", "structlog", *(() if sys.platform == "win32" else ("uvloop",)),
 )  # fmt: skip
-_MODELS = ("fsspec", "numpy", "PIL", "tensorflow", "tensorflow_serving")
+_MODELS = ("fsspec", "numpy", "PIL", "portalocker", "tensorflow", "tensorflow_serving")
 
 GATEWAY = Extra("gateway", _GATEWAY)
 MODELS = Extra("models", _MODELS)
@@ -22,9 +24,8 @@ ENTRIES = {
     "demo": Entry("dermserve.local.cli:demo", "Serve, classify one picture with both models, stop.", LOCAL),
     "gateway": Entry("dermserve.gateway.cli:gateway", "Run the gateway in front of TensorFlow Serving.", GATEWAY),
     "config": Entry("dermserve.gateway.cli:config", "Print the gateway's settings in effect, and from where.", GATEWAY),
-    "doctor": Entry(
-        "dermserve.gateway.doctor.cli:doctor", "Check the gateway's settings: what is unsafe or won't work.", GATEWAY
-    ),
+    "doctor": Entry("dermserve.cli.reachable:doctor", "Check the gateway's settings, or a running one (--target)."),
+    "proto": Entry("dermserve.cli.proto:proto", "Write the API as .proto files and descriptors."),
     "edge": Entry("dermserve.edge.cli:edge", "Write what an Envoy in front of the gateway needs."),
     "modelserver": Entry(
         "dermserve.cli.modelserver:modelserver", "Run the local stand-in for TensorFlow Serving.", LOCAL

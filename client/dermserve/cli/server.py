@@ -32,11 +32,17 @@ class Server:
             click.UsageError: the options don't go together.
         """
         try:
-            return Client(self.target, tls=self._tls(), deadline=self.deadline)
+            return Client(self.target, tls=self.tls_options(), deadline=self.deadline)
         except (OSError, ValueError) as error:
             raise click.UsageError(str(error)) from error
 
-    def _tls(self) -> TLS | None:
+    def tls_options(self) -> TLS | None:
+        """Make the client's TLS options; None for plaintext.
+
+        Raises:
+            OSError: a file can't be read.
+            ValueError: the options don't go together.
+        """
         files = (self.tls_ca, self.tls_cert, self.tls_key, self.tls_authority)
         if not self.tls and not any(files):
             return None
@@ -50,7 +56,7 @@ class Server:
 
 _OPTIONS = (
     click.option(
-        "--server", "target", metavar="HOST:PORT", default=DEFAULT_TARGET, envvar="DERMSERVE_SERVER",
+        "--server", "--target", "target", metavar="HOST:PORT", default=DEFAULT_TARGET, envvar="DERMSERVE_SERVER",
         show_default=True, show_envvar=True, help="Gateway to ask.",
     ),
     click.option(

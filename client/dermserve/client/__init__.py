@@ -24,6 +24,7 @@ from dermserve.client._errors import (
     NotReady,
     Overloaded,
     StreamBroke,
+    TooLarge,
     Unavailable,
     UnreadablePhoto,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "Retry",
     "StreamBroke",
     "Timings",
+    "TooLarge",
     "TtaMode",
     "Unavailable",
     "UnreadablePhoto",

@@ -1,24 +1,26 @@
 """The synchronous client."""
 
-import contextlib
-from collections.abc import Generator, Iterable, Iterator, Mapping
+import time
+from collections.abc import Generator, Iterable, Mapping
 from types import MappingProxyType, TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import grpc
 
 from dermserve.client._answer import Answer
-from dermserve.client._batch import DEFAULT_IN_FLIGHT, Batch, Item, identify
-from dermserve.client._catalog import Model, read_model
-from dermserve.client._connection import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Connection, Retry, check_deadline
-from dermserve.client._errors import DermserveError, UnreadablePhoto, read_call
-from dermserve.client._prediction import Prediction, read_prediction
-from dermserve.client._request import Photo, TtaMode, make_request_id, preparer, read_photo
-from dermserve.client._stream import Stream, StreamCall
-from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
+from dermserve.client._base import Base, Call
+from dermserve.client._batch import DEFAULT_IN_FLIGHT, Item
+from dermserve.client._catalog import Model
+from dermserve.client._connection import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Retry
+from dermserve.client._many import Many
+from dermserve.client._prediction import Prediction
+from dermserve.client._request import Photo, TtaMode, read_photo
+from dermserve.v1 import classifier_pb2_grpc
+
+T = TypeVar("T")
 
 
-class Client:
+class Client(Base):
     """Asks a gateway, from any number of threads. Use it as a context manager, or call `close`.
 
     Args:
@@ -41,9 +43,9 @@ class Client:
         retry: Retry = Retry(),  # noqa: B008 - frozen
         metadata: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self._connection = Connection(target=target, tls=tls, deadline=deadline, retry=retry, metadata=metadata)
-        self._channel = _open_channel(self._connection)
-        self._stub = classifier_pb2_grpc.ClassifierStub(self._channel)  # type: ignore[no-untyped-call]
+        super().__init__(target, tls=tls, deadline=deadline, retry=retry, metadata=metadata)
+        self._channel: grpc.Channel = self._open_channel(grpc)
+        self._stub: Any = classifier_pb2_grpc.ClassifierStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __enter__(self) -> Self:
         return self
@@ -67,6 +69,7 @@ class Client:
         tta: TtaMode | str = TtaMode.NONE,
         deadline: float | None = None,
         request_id: str | None = None,
+        retry_overloaded: bool = False,
     ) -> Prediction:
         """Classify one photo.
 
@@ -78,20 +81,17 @@ class Client:
             tta: "none", "full" or "adaptive", or a TtaMode.
             deadline: seconds the call may take; the client's default when None.
             request_id: 1 to 64 characters of A-Z a-z 0-9 . _ - to find the request by in logs; made when None.
+            retry_overloaded: whether to wait as long as an overloaded gateway says and try again, within the deadline.
 
         Raises:
             DermserveError: the photo can't be classified, or not now.
             ValueError: an argument can't be.
         """
-        prepare = preparer(model=model, version=version, label=label, tta=tta)
-        request_id = make_request_id(request_id)
-        timeout = check_deadline(self._connection.deadline if deadline is None else deadline)
-        metadata = self._connection.call_metadata(request_id)
-        with self._translated(request_id):
-            response: classifier_pb2.ClassifyResponse = self._stub.Classify(
-                prepare(read_photo(photo)), timeout=timeout, metadata=metadata
-            )
-        return read_prediction(response)
+        make = self._classify_call(
+            model=model, version=version, label=label, tta=tta, deadline=deadline, request_id=request_id,
+            retry_overloaded=retry_overloaded,
+        )  # fmt: skip
+        return self._ask(make(read_photo(photo)))
 
     def classify_many(
         self,
@@ -103,27 +103,33 @@ class Client:
         tta: TtaMode | str = TtaMode.NONE,
         deadline: float | None = None,
         in_flight: int = DEFAULT_IN_FLIGHT,
+        retry_overloaded: bool = True,
     ) -> Generator[Answer, None, None]:
         """Classify many photos over one stream, and yield an answer for each as it comes, in any order.
 
-        Photos are read when there is room for them, `in_flight` at a time, and a stream that breaks under way is opened
-        again. Nothing is raised for a photo that fails: its answer holds the error.
+        Photos are taken and read in a thread of their own, while there is room for them: one that comes late holds no
+        answer back, and an iterator may wait for the answers to its earlier photos. A stream that breaks under way is
+        opened again. Nothing is raised for a photo that fails: its answer holds the error.
 
         Args:
-            photos: photos, or pairs of an id and a photo.
+            photos: photos, or pairs of an id and a photo. What it raises is raised after the answers to those before.
             model: model name.
             version: version to ask; the latest when neither this nor `label` is given.
             label: label to ask, for example "stable".
             tta: "none", "full" or "adaptive", or a TtaMode.
             deadline: seconds without any answer after which the photos in flight are given up; the client's when None.
             in_flight: photos sent and not answered, at most.
+            retry_overloaded: whether a photo that an overloaded gateway refuses is sent again when that says, for up to
+                `deadline` seconds.
 
         Raises:
             ValueError: an argument can't be.
         """
-        prepare = preparer(model=model, version=version, label=label, tta=tta)
-        timeout = check_deadline(self._connection.deadline if deadline is None else deadline)
-        return _Many(self, Batch(prepare, in_flight=in_flight), deadline=timeout).answers(photos)
+        batch = self._batch(
+            model=model, version=version, label=label, tta=tta, deadline=deadline, in_flight=in_flight,
+            retry_overloaded=retry_overloaded,
+        )  # fmt: skip
+        return Many(self, self._stub, batch).answers(photos)
 
     def models(self, *, deadline: float | None = None) -> tuple[Model, ...]:
         """List the models the gateway serves, without their cards.
@@ -131,12 +137,7 @@ class Client:
         Raises:
             DermserveError: no answer.
         """
-        timeout = check_deadline(self._connection.deadline if deadline is None else deadline)
-        with self._translated():
-            response: classifier_pb2.ListModelsResponse = self._stub.ListModels(
-                classifier_pb2.ListModelsRequest(), timeout=timeout, metadata=self._connection.call_metadata()
-            )
-        return tuple(read_model(model) for model in response.models)
+        return self._ask(self._models_call(deadline))
 
     def model(self, name: str, *, deadline: float | None = None) -> Model:
         """Return one model, with the card of every version that can answer.
@@ -145,92 +146,17 @@ class Client:
             NotFound: no such model.
             DermserveError: no answer.
         """
-        timeout = check_deadline(self._connection.deadline if deadline is None else deadline)
-        with self._translated():
-            response: classifier_pb2.GetModelResponse = self._stub.GetModel(
-                classifier_pb2.GetModelRequest(name=name), timeout=timeout, metadata=self._connection.call_metadata()
-            )
-        return read_model(response.model)
+        return self._ask(self._model_call(name, deadline))
 
-    @contextlib.contextmanager
-    def _translated(self, request_id: str | None = None) -> Iterator[None]:
-        try:
-            yield
-        except grpc.RpcError as error:
-            raise read_call(error, target=self._connection.target, request_id=request_id) from error  # type: ignore[arg-type]
-
-    def _open_stream(self, *, wait_for_ready: bool) -> Stream:
-        def method(requests: Iterator[classifier_pb2.ClassifyStreamRequest]) -> StreamCall:
-            call: StreamCall = self._stub.ClassifyStream(
-                requests, metadata=self._connection.call_metadata(), wait_for_ready=wait_for_ready
-            )
-            return call
-
-        return Stream(method, target=self._connection.target)
-
-
-class _Many:
-    """Drives a batch over the streams of a client."""
-
-    def __init__(self, client: Client, batch: Batch, *, deadline: float) -> None:
-        self._client = client
-        self._batch = batch
-        self._deadline = deadline
-        self._stream: Stream | None = None
-        self._reopened = False
-
-    def answers(self, photos: Iterable[Item]) -> Generator[Answer, None, None]:
-        """Yield an answer for each photo."""
-        items = enumerate(photos)
-        try:
-            while True:
-                yield from self._fill(items)
-                if not self._batch.requests:
-                    return
-                yield from self._receive()
-        finally:
-            self._close()
-
-    def _fill(self, items: Iterator[tuple[int, Item]]) -> Iterator[Answer]:
-        """Send photos while there is room; answer at once for those that can't be sent."""
-        while self._batch.has_room and (item := next(items, None)) is not None:
-            key, photo = identify(*item)
-            if self._batch.over is not None:
-                yield Answer(*key, error=self._batch.over)
-                continue
+    def _ask(self, call: Call[T]) -> T:
+        """Make a call, again where it is patient and told when."""
+        metadata = self._connection.call_metadata(call.request_id)
+        while True:
             try:
-                request = self._batch.add(key, read_photo(photo))
-            except UnreadablePhoto as error:
-                yield Answer(*key, error=error)
-            else:
-                self._open().send(request)
-
-    def _receive(self) -> Iterator[Answer]:
-        try:
-            message = self._open().receive(self._deadline)
-        except DermserveError as error:
-            self._close()
-            yield from self._batch.broken(error)
-            for request in self._batch.requests:
-                self._open().send(request)
-        else:
-            yield from self._batch.settle(message)
-
-    def _open(self) -> Stream:
-        """Return the stream. One opened again waits for the gateway to come back, within the deadline."""
-        if self._stream is None:
-            self._stream = self._client._open_stream(wait_for_ready=self._reopened)
-            self._reopened = True
-        return self._stream
-
-    def _close(self) -> None:
-        if self._stream is not None:
-            self._stream.close(finished=not self._batch.requests)
-            self._stream = None
-
-
-def _open_channel(connection: Connection) -> grpc.Channel:
-    credentials, options = connection.credentials(), connection.options()
-    if credentials is None:
-        return grpc.insecure_channel(connection.target, options=options)
-    return grpc.secure_channel(connection.target, credentials, options=options)
+                return call.read(getattr(self._stub, call.method)(call.request, timeout=call.left, metadata=metadata))
+            except grpc.RpcError as error:
+                failure = self._failure(error, call.request_id)
+                pause = call.pause(failure)
+                if pause is None:
+                    raise failure from error
+            time.sleep(pause)

@@ -9,25 +9,27 @@ from typing import Any, Self
 
 import grpc
 
-DEFAULT_TARGET = "localhost:50051"
+from dermserve.client._proxies import Way, find_way
+
+DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_DEADLINE = 30.0
 """Seconds."""
 
 _SERVICE = "dermserve.v1.Classifier"
-_LOOPBACK = ("localhost", "127.", "[::1]")
 _RETRY_BUFFER = 64 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TLS:
-    """Transport security. `TLS()` trusts gRPC's own root certificates and shows no client certificate.
+    """Transport security. `TLS()` trusts the usual root certificates and shows no client certificate.
 
     Raises:
         ValueError: a client certificate without its key, or a key without its certificate.
     """
 
     root_certificates: bytes | None = None
-    """PEM: authorities trusted to sign the server's certificate; gRPC's own when None."""
+    """PEM: authorities trusted to sign the server's certificate; when None, those in the file that the environment's
+    SSL_CERT_FILE names, else gRPC's own."""
     certificate_chain: bytes | None = None
     """PEM: this client's certificate, for mutual TLS."""
     private_key: bytes | None = field(default=None, repr=False)
@@ -111,12 +113,21 @@ class Connection:
             raise ValueError(f"the target is empty: give HOST:PORT, for example {DEFAULT_TARGET}")
         check_deadline(self.deadline)
 
+    @property
+    def way(self) -> Way:
+        """How gRPC gets to the target."""
+        return find_way(self.target)
+
     def credentials(self) -> grpc.ChannelCredentials | None:
-        """Make channel credentials; None for plaintext."""
+        """Make channel credentials; None for plaintext.
+
+        Raises:
+            ValueError: SSL_CERT_FILE names a file that can't be read.
+        """
         if self.tls is None:
             return None
         return grpc.ssl_channel_credentials(
-            self.tls.root_certificates, self.tls.private_key, self.tls.certificate_chain
+            self.tls.root_certificates or _usual_roots(), self.tls.private_key, self.tls.certificate_chain
         )
 
     def options(self) -> list[tuple[str, Any]]:
@@ -134,10 +145,11 @@ class Connection:
             # A gateway that restarted is found again within seconds; the default waits up to two minutes.
             ("grpc.max_reconnect_backoff_ms", 5_000),
         ]
-        if self.target.startswith(_LOOPBACK):  # no proxy knows our own loopback
+        if self.way.proxy is None:
             options.append(("grpc.enable_http_proxy", 0))
-        if self.tls is not None and self.tls.authority is not None:
-            options.append(("grpc.ssl_target_name_override", self.tls.authority))
+        name = self.way.name if self.tls is None or self.tls.authority is None else self.tls.authority
+        if self.tls is not None and name is not None:
+            options.append(("grpc.ssl_target_name_override", name))
         return options
 
     def call_metadata(self, request_id: str | None = None) -> tuple[tuple[str, str], ...]:
@@ -171,6 +183,17 @@ def check_deadline(seconds: float) -> float:
     if not seconds > 0:
         raise ValueError(f"the deadline must be a positive number of seconds, not {seconds}")
     return seconds
+
+
+def _usual_roots() -> bytes | None:
+    """Read the authorities that OpenSSL's variable names; gRPC's own variable goes before it."""
+    path = os.environ.get("SSL_CERT_FILE")
+    if not path or os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"):
+        return None
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"SSL_CERT_FILE names {path}, which can't be read: {error.strerror}") from error
 
 
 def _read(path: str | os.PathLike[str] | None) -> bytes | None:

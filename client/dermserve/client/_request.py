@@ -9,12 +9,14 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import TypeAlias
 
-from dermserve.client._errors import UnreadablePhoto
+from dermserve.client._errors import UnreadablePhoto, too_large
 from dermserve.v1 import classifier_pb2
 
 Photo: TypeAlias = bytes | str | os.PathLike[str]
 """A photo: the bytes of a JPEG, PNG or WebP file, or the path of one."""
 
+_MOST_BYTES = 2**29
+"""Of a photo: far beyond what any gateway takes, and within what fits into memory and a message (2 GiB)."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REASONS = {errno.ENOENT: "FILE_NOT_FOUND", errno.EISDIR: "IS_A_DIRECTORY"}
 
@@ -64,15 +66,24 @@ def read_photo(photo: Photo) -> bytes:
 
     Raises:
         UnreadablePhoto: its file can't be read.
+        TooLarge: it can't be a photo.
     """
-    if isinstance(photo, bytes):
-        return photo
-    path = pathlib.Path(photo)
+    data = photo if isinstance(photo, bytes) else _read(pathlib.Path(photo))
+    if len(data) > _MOST_BYTES:
+        name = "it" if isinstance(photo, bytes) else os.fspath(photo)
+        raise too_large(f"{name} has more than {_MOST_BYTES >> 20} MiB")
+    return data
+
+
+def _read(path: pathlib.Path) -> bytes:
+    """Read a file, no further than what is too much anyway: it may be a device without an end."""
     try:
-        return path.read_bytes()
-    except OSError as error:
-        reason = _REASONS.get(error.errno or 0, "UNREADABLE_FILE")
-        raise UnreadablePhoto(f"can't read {path}: {error.strerror or error}", reason=reason) from error
+        with path.open("rb") as file:
+            return file.read(_MOST_BYTES + 1)
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        number, words = (error.errno, error.strerror) if isinstance(error, OSError) else (None, str(error))
+        reason = _REASONS.get(number or 0, "UNREADABLE_FILE")
+        raise UnreadablePhoto(f"can't read {path}: {words or error}", reason=reason) from error
 
 
 def make_request_id(given: str | None) -> str:

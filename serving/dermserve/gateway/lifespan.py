@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from dermserve.gateway.admission import Admission
 from dermserve.gateway.backends import Backend, Backends
@@ -27,6 +26,7 @@ from dermserve.gateway.logs import announce
 from dermserve.gateway.metrics import Metrics, serving_metrics
 from dermserve.gateway.pipeline import Pipeline
 from dermserve.gateway.ports import bind, build_server, read_credentials
+from dermserve.gateway.reflection import add_reflection
 from dermserve.gateway.service import ClassifierService
 from dermserve.gateway.snapshot import Snapshot
 from dermserve.gateway.tfserving import TfServing, open_channel
@@ -161,8 +161,7 @@ def _build_server(config: Config, service: ClassifierService, health: Health) ->
     add_classifier(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     if config.reflection:
-        names = (SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, server)
+        add_reflection((SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), server)
     return server
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -39,10 +39,17 @@ _verbose_option = click.option(
 @click.option(
     "--model", "models", multiple=True, default=DEFAULT_MODELS, show_default=True, help="Model to serve; repeatable."
 )
+@click.option("--reflection", is_flag=True, help="Let grpcurl and the like ask the gateway for the API.")
 @edge_options
 @_verbose_option
 def up(
-    store: pathlib.Path, port: int, tfs_port: int, models: tuple[str, ...], verbose: bool, **edge_choices: Any
+    store: pathlib.Path,
+    port: int,
+    tfs_port: int,
+    models: tuple[str, ...],
+    reflection: bool,
+    verbose: bool,
+    **edge_choices: Any,
 ) -> None:
     """Serve the models on this machine until Ctrl-C: the local model server, and the gateway in front of it.
 
@@ -52,7 +59,10 @@ def up(
     if port == tfs_port != 0:
         raise click.UsageError("--port and --tfs-port must differ")
     make_edge = chosen_edge(**edge_choices, store=store, say=_progress(), verbose=verbose)
-    stack = Stack(store=store, models=models, port=port, tfs_port=tfs_port, say=_progress(), verbose=verbose)
+    flags = ("--reflection",) if reflection else ()
+    stack = Stack(
+        store=store, models=models, port=port, tfs_port=tfs_port, say=_progress(), verbose=verbose, gateway_flags=flags
+    )
     with ends_by_interrupt():
         _serve(stack, models[0], make_edge)
 
@@ -81,17 +91,20 @@ def _serve(stack: Stack, model: str, make_edge: Callable[[str], Edge] | None) ->
 @click.command()
 @click.argument("image", required=False, type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path))
 @_store_option
+@click.option(
+    "--model", "models", multiple=True, default=DEFAULT_MODELS, show_default=True, help="Model to ask; repeatable."
+)
 @_verbose_option
-def demo(image: pathlib.Path | None, store: pathlib.Path, verbose: bool) -> None:
-    """Classify one picture with both models, as it is and over ten views, then stop everything.
+def demo(image: pathlib.Path | None, store: pathlib.Path, models: tuple[str, ...], verbose: bool) -> None:
+    """Classify one picture with each model, as it is and over ten views, then stop everything.
 
     IMAGE is a JPEG, PNG or WebP file; without one, a made-up lesion is drawn.
     """
     photo = _picture(image)
     with ends_by_interrupt():
         try:
-            with Stack(store=store, port=0, tfs_port=0, say=_progress(), verbose=verbose) as stack:
-                _show_answers(stack.gateway_address, photo)
+            with Stack(store=store, models=models, port=0, tfs_port=0, say=_progress(), verbose=verbose) as stack:
+                _show_answers(stack.gateway_address, models, photo)
         except (StackError, DermserveError) as error:
             raise click.ClickException(str(error)) from error
 
@@ -114,9 +127,9 @@ def _picture(image: pathlib.Path | None) -> bytes:
     return photo
 
 
-def _show_answers(address: str, photo: bytes) -> None:
+def _show_answers(address: str, models: Sequence[str], photo: bytes) -> None:
     with Client(address, deadline=_DEADLINE) as client:
-        for model in DEFAULT_MODELS:
+        for model in models:
             for tta in (TtaMode.NONE, TtaMode.FULL):
                 click.echo(f"\n{render_text(client.classify(photo, model=model, tta=tta))}")
     click.echo()

@@ -1,6 +1,11 @@
-"""Which ports are free, asked before anything starts: gRPC's own answer comes late, or never (SO_REUSEPORT)."""
+"""Which ports are free, asked before anything starts: gRPC's own answer comes late, or never (SO_REUSEPORT).
 
+And the way to them: never through a proxy.
+"""
+
+import os
 import socket
+from collections.abc import Mapping
 
 from dermserve.local.errors import PortInUseError
 
@@ -30,3 +35,12 @@ def check_free(port: int, *, option: str) -> None:
             probe.bind((HOST, port))
         except OSError as error:
             raise PortInUseError(port, option=option) from error
+
+
+def no_proxy(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Make the variables by which a child asks no proxy for the loopback, and those it asks for others stay."""
+    loopback = "127.0.0.1,localhost,::1"
+    return {
+        name: ",".join(filter(None, (environment.get("no_proxy") or environment.get("NO_PROXY"), loopback)))
+        for name in ("no_proxy", "NO_PROXY")
+    }

@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from dermserve.local.child import Child
+from dermserve.local.errors import NotReadyInTimeError
 from dermserve.local.health import wait_serving
 from dermserve.local.logfile import log_to_file, log_to_stderr
-from dermserve.local.ports import HOST, check_free
+from dermserve.local.ports import HOST, check_free, no_proxy
 from dermserve.local.signals import take
 from dermserve.local.store import canary_shares, ensure_models, write_config
 
@@ -29,6 +30,7 @@ _GATEWAY_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"
 _GATEWAY_GRACE = 15.0
 _TFS_GRACE = 15.0
 _SHARES = "DERMSERVE_CANARY_SHARES"
+_T = TypeVar("_T")
 
 
 class Stack:
@@ -49,6 +51,8 @@ class Stack:
         verbose: show the children's logs on stderr, instead of appending them to files in `logs` beside the store.
         program: gives the command line of "modelserver" and "gateway", to which their flags are added.
         model_server_flags: more flags for the model server.
+        gateway_flags: more flags for the gateway.
+        tell_after: seconds after which `say` gets the last words of a server that isn't ready.
     """
 
     def __init__(
@@ -63,6 +67,8 @@ class Stack:
         verbose: bool = False,
         program: Callable[[str], Sequence[str]] = lambda name: (sys.executable, "-m", f"dermserve.{name}"),
         model_server_flags: Sequence[str] = (),
+        gateway_flags: Sequence[str] = (),
+        tell_after: float = 15.0,
     ) -> None:
         self._store = pathlib.Path(store)
         self._models = tuple(models)
@@ -73,6 +79,8 @@ class Stack:
         self._verbose = verbose
         self._program = program
         self._model_server_flags = tuple(model_server_flags)
+        self._gateway_flags = tuple(gateway_flags)
+        self._tell_after = tell_after
         self._children: dict[str, Child] = {}
         self._ended: queue.SimpleQueue[Child] = queue.SimpleQueue()
         self._exit = contextlib.ExitStack()
@@ -138,20 +146,33 @@ class Stack:
         # One malloc arena: frozen graphs otherwise cost twice the memory (docs/architecture.md).
         server = self._start("modelserver", arguments, undo, ready=_TFS_READY, grace=_TFS_GRACE, MALLOC_ARENA_MAX="1")
         started = time.monotonic()
-        self.tfs_address = server.wait_ready(timeout=self._timeout)[1]
+        self.tfs_address = self._ready(server, lambda timeout: server.wait_ready(timeout=timeout))[1]
         self._say(f"model server ready at {self.tfs_address} after {time.monotonic() - started:.1f} s")
 
     def _start_gateway(self, undo: contextlib.ExitStack) -> None:
         models = [f"--model={model}" for model in self._models]
-        arguments = ("--listen", f"{HOST}:{self._port}", "--tfs", self.tfs_address, *models)
+        arguments = ("--listen", f"{HOST}:{self._port}", "--tfs", self.tfs_address, *models, *self._gateway_flags)
         shares = ",".join(f"{model}={share}" for model, share in canary_shares(self._store, self._models).items())
         env = {_SHARES: shares} if shares and _SHARES not in os.environ else {}
         gateway = self._start("gateway", arguments, undo, ready=_GATEWAY_READY, grace=_GATEWAY_GRACE, **env)
         started = time.monotonic()
-        self.gateway_address = gateway.wait_ready(timeout=self._timeout)[1]
-        children = (gateway, self._children["modelserver"])
-        wait_serving(self.gateway_address, timeout=self._timeout, children=children)
+        self.gateway_address = self._ready(gateway, lambda timeout: gateway.wait_ready(timeout=timeout))[1]
+        children, address = (gateway, self._children["modelserver"]), self.gateway_address
+        self._ready(gateway, lambda timeout: wait_serving(address, timeout=timeout, children=children))
         self._say(f"gateway ready at {self.gateway_address} after {time.monotonic() - started:.1f} s")
+
+    def _ready(self, child: Child, wait: Callable[[float], _T]) -> _T:
+        """Wait for a child; when that takes long, tell what it says meanwhile."""
+        early = min(self._tell_after, self._timeout)
+        try:
+            return wait(early)
+        except NotReadyInTimeError:
+            said = child.last_lines[-1:] or ("nothing yet",)
+            self._say(f"the {child.name} isn't ready after {early:g} s; its last words: {said[0]}")
+        try:
+            return wait(self._timeout - early)
+        except NotReadyInTimeError as error:
+            raise NotReadyInTimeError(child.name, self._timeout, child.last_lines) from error
 
     def _start(
         self,
@@ -166,7 +187,11 @@ class Stack:
         logs = self._store.resolve().parent / "logs"
         log = undo.enter_context(log_to_stderr(name) if self._verbose else log_to_file(logs / f"{name}.log"))
         child = Child(
-            [*self._program(name), *arguments], name=name, log=log, ready=ready, env={**env, "PYTHONUNBUFFERED": "1"}
+            [*self._program(name), *arguments],
+            name=name,
+            log=log,
+            ready=ready,
+            env={**env, **no_proxy(), "PYTHONUNBUFFERED": "1"},
         )
         undo.callback(child.stop, grace=grace)
         undo.callback(self._say, f"stopping the {name}")

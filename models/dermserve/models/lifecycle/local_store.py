@@ -1,12 +1,14 @@
 """A store in a folder: a rename makes a version appear and disappear, and the kernel locks."""
 
 import contextlib
-import fcntl
 import os
 import pathlib
 import shutil
 import time
 from collections.abc import Iterator
+from typing import IO
+
+import portalocker
 
 from dermserve.models import store as folders
 from dermserve.models.lifecycle.errors import StoreError
@@ -94,15 +96,15 @@ class LocalStore:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / ".lock").open("w") as file:
-            _lock(file.fileno(), until=time.monotonic() + wait, base=self.base)
+            _lock(file, until=time.monotonic() + wait, base=self.base)
             yield
 
 
-def _lock(descriptor: int, *, until: float, base: str) -> None:
+def _lock(file: IO[str], *, until: float, base: str) -> None:
     while True:
         try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            return portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
+        except portalocker.AlreadyLocked as error:
             if time.monotonic() >= until:
                 raise StoreError(f"{base} is being changed by another command: try again when that is done") from error
         time.sleep(_PAUSE)

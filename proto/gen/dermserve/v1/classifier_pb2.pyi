@@ -1,5 +1,6 @@
 from dermserve.v1 import card_pb2 as _card_pb2
 from google.api import annotations_pb2 as _annotations_pb2
+from google.rpc import error_details_pb2 as _error_details_pb2
 from google.rpc import status_pb2 as _status_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper

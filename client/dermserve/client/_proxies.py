@@ -1,0 +1,117 @@
+"""Whether an HTTP proxy stands between a client and its gateway, by the environment's variables.
+
+gRPC reads grpc_proxy, https_proxy and http_proxy. Its own no_proxy compares ends of names alone; this reads it as curl
+and Python do: names with all below them, `*`, ports, addresses and networks (10.0.0.0/8), in either case. The loopback
+is never behind a proxy.
+"""
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+_BYPASSES = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
+_NAMED = ("", "dns", "ipv4", "ipv6")
+"""Schemes of gRPC targets that name a host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a channel gets to a target."""
+
+    target: str
+    """What gRPC is given."""
+    proxy: str | None = None
+    """The proxy's address and the variable that names it, for messages; None without one."""
+    name: str | None = None
+    """Name to expect in a certificate, where `target` has another host."""
+
+
+def find_way(target: str, environment: Mapping[str, str] = os.environ) -> Way:
+    """Find out how to get to a target.
+
+    `localhost` becomes 127.0.0.1, where `dermserve up` listens: the name has two addresses, and another program may
+    have the port on the other. Write [::1] for that.
+
+    Args:
+        target: HOST:PORT, or any gRPC target.
+        environment: variables.
+    """
+    host, port = host_and_port(target)
+    if host is None or _is_loopback(host):
+        plain = host == "localhost" and target == f"localhost:{port}"
+        return Way(f"127.0.0.1:{port}", name="localhost") if plain else Way(target)
+    variable = next((name for name in _PROXIES if environment.get(name)), None)
+    if variable is None or _is_bypassed(host, port, environment):
+        return Way(target)
+    url = urlsplit(environment[variable])
+    if url.scheme != "http" or not url.hostname:  # which gRPC leaves aside
+        return Way(target)
+    return Way(target, proxy=f"{url.hostname}:{_port(url.netloc)} ({variable})")
+
+
+def _port(netloc: str) -> str:
+    return _split(netloc.rpartition("@")[2])[1] or "80"
+
+
+def host_and_port(target: str) -> tuple[str | None, str]:
+    """Take host and port out of a gRPC target; no host when it names none, as a socket's path does not."""
+    scheme, colon, rest = target.partition(":")
+    if colon and (scheme in _NAMED or not rest.split(",")[0].isdecimal()) and not target.startswith("["):
+        if scheme not in _NAMED:
+            return None, ""
+        target = rest.rpartition("/")[2]
+    host, port = _split(target.split(",")[0])
+    return host.lower().rstrip("."), port
+
+
+def _split(address: str) -> tuple[str, str]:
+    if address.startswith("["):
+        host, _, rest = address[1:].partition("]")
+        return host, rest.removeprefix(":")
+    if address.count(":") > 1:
+        return address, ""
+    host, _, port = address.partition(":")
+    return host, port
+
+
+def _is_loopback(host: str) -> bool:
+    address = _ip(host)
+    return address.is_loopback if address else host == "localhost" or host.endswith(".localhost")
+
+
+def _is_bypassed(host: str, port: str, environment: Mapping[str, str]) -> bool:
+    lists = next((found for name in _BYPASSES if (found := environment.get(name))), "")
+    return any(_covers(entry, host, port) for entry in lists.replace(",", " ").split())
+
+
+def _covers(entry: str, host: str, port: str) -> bool:
+    """Tell whether an entry of no_proxy covers an address."""
+    if entry == "*":
+        return True
+    if "/" in entry:
+        return _in_network(host, entry)
+    name, its_port = _split(entry.lower())
+    if its_port and its_port != port:
+        return False
+    if (address := _ip(host)) or _ip(name):
+        return address == _ip(name)
+    name = name.lstrip("*").strip(".")
+    return bool(name) and (host == name or host.endswith(f".{name}"))
+
+
+def _in_network(host: str, network: str) -> bool:
+    address = _ip(host)
+    try:
+        return address is not None and address in ipaddress.ip_network(network, strict=False)
+    except ValueError:
+        return False
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None

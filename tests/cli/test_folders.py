@@ -1,0 +1,189 @@
+"""Folders off phones, cameras and clinics: every file is answered or named, and a run goes on where it stopped."""
+
+import csv
+import json
+import os
+import pathlib
+import signal
+import threading
+
+import pytest
+
+from dermserve.cli.photos import SUFFIXES, expand
+
+
+def _lines(done):
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def _make(folder, *names, content=b"x"):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
+def _names(found, folder):
+    return [os.path.relpath(name, folder) for name in found.photos]
+
+
+@pytest.mark.parametrize("suffix", sorted(SUFFIXES))
+def test_what_its_name_makes_a_picture_is_sent_in_either_case(tmp_path, suffix):
+    _make(tmp_path, f"a{suffix}", f"b{suffix.upper()}")
+    assert _names(expand([str(tmp_path)]), tmp_path) == [f"a{suffix}", f"b{suffix.upper()}"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\xff\xd8\xff\xe0", b"\x89PNG\r\n", b"RIFF1234WEBP", b"\0\0\0\x18ftypheic", bytes(128) + b"DICM",
+        b"\xff\x0a", b"GIF89a", b"II*\0",
+    ],
+)  # fmt: skip
+def test_a_picture_without_a_picture_s_name_is_sent(tmp_path, head):
+    _make(tmp_path, "IM000001", content=head)
+    assert _names(expand([str(tmp_path)]), tmp_path) == ["IM000001"]
+
+
+@pytest.mark.parametrize("name", ["movie.mov", "report.pdf", "IMG_1", "a.jpg.crdownload", "setup.exe"])
+def test_what_is_no_picture_is_named_and_counted(run, folder, name):
+    _make(folder, name)
+    done = run("classify", folder, "--json")
+    assert done.returncode == 1
+    (refused,) = [answer for answer in _lines(done) if "error" in answer]
+    assert (refused["file"], refused["error"]["reason"]) == (str(folder / name), "NOT_A_PHOTO")
+    assert len(_lines(done)) == 4
+
+
+def test_what_macos_and_windows_leave_is_skipped_and_said(run, gateway, folder):
+    _make(folder, "._a.png", ".DS_Store", "Thumbs.db", "deeper/._c.webp")
+    done = run("classify", folder)
+    assert done.returncode == 0
+    for name in ("._a.png", ".DS_Store", "Thumbs.db", "notes.txt", "deeper/._c.webp"):
+        assert f"{folder / name}: skipped: " in done.stderr
+    assert len(gateway.requests) == 3
+    assert "._a.png: skipped" in run("classify", folder, "--json").stderr
+
+
+def test_a_folder_of_nothing_but_leftovers_has_no_photos(run, tmp_path):
+    _make(tmp_path, "._a.png", ".DS_Store")
+    done = run("classify", tmp_path)
+    assert (done.returncode, f"no photos in {tmp_path}" in done.stderr) == (2, True)
+
+
+def test_linked_folders_are_followed_and_loops_end(tmp_path):
+    photos, other = tmp_path / "photos", tmp_path / "other"
+    _make(photos, "a.jpg", "deeper/b.jpg")
+    _make(other, "c.jpg")
+    (photos / "linked").symlink_to(other, target_is_directory=True)
+    (other / "back").symlink_to(photos, target_is_directory=True)
+    (photos / "deeper" / "self").symlink_to(photos / "deeper", target_is_directory=True)
+    (photos / "file.jpg").symlink_to(other / "c.jpg")
+    assert _names(expand([str(photos)]), photos) == ["a.jpg", "deeper/b.jpg", "file.jpg", "linked/c.jpg"]
+
+
+def test_a_link_that_leads_nowhere_is_named_and_counted(run, folder):
+    (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    (folder / "gone").symlink_to(folder / "nowhere")
+    done = run("classify", folder, "--json")
+    assert done.returncode == 1
+    errors = {answer["file"]: answer["error"]["reason"] for answer in _lines(done) if "error" in answer}
+    assert errors == {str(folder / "gone.jpg"): "FILE_NOT_FOUND", str(folder / "gone"): "FILE_NOT_FOUND"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_folder_that_cannot_be_read_is_named_and_counted(run, folder):
+    (folder / "deeper").chmod(0)
+    try:
+        done = run("classify", folder, "--json")
+    finally:
+        (folder / "deeper").chmod(0o700)
+    assert done.returncode == 1
+    assert any(answer["file"] == str(folder / "deeper") for answer in _lines(done))
+
+
+def test_a_summary_ends_what_a_person_reads(run, folder):
+    _make(folder, "bad.jpg", content=b"bad")
+    done = run("classify", folder)
+    summary = done.stdout[done.stdout.index("4 photos: 3 answered, 1 failed") :].splitlines()
+    assert summary[1].split() == ["UNCERTAIN", "3", "mel", "3"]
+    assert summary[2].split() == ["UNDECODABLE_IMAGE", "1", "docs/errors.md#undecodable_image"]
+
+
+def test_the_table_has_a_row_for_every_file(run, folder, tmp_path):
+    _make(folder, "bad.jpg", content=b"bad")
+    odd = os.fsdecode(os.fsencode(folder) + b"/odd\xff,\n.jpg")
+    pathlib.Path(odd).write_bytes(b"odd")
+    table = tmp_path / "answers.csv"
+    done = run("classify", folder, "--csv", table)
+    assert done.returncode == 1
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    assert len(rows) == 5
+    good = rows[str(folder / "a.png")]
+    assert (good["class"], good["probability"], good["p_nv"], good["reasons"]) == (
+        "mel",
+        "0.75",
+        "0.25",
+        "LOW_CONFIDENCE",
+    )
+    assert (good["model"], good["version"], good["verdict"]) == ("resnet50", "3", "UNCERTAIN")
+    assert rows[str(folder / "bad.jpg")]["error_reason"] == "UNDECODABLE_IMAGE"
+    assert f"{folder}/odd\\udcff,\n.jpg" in rows
+    assert sorted(tmp_path.iterdir()) == [table, folder]
+
+
+@pytest.mark.parametrize("option", ["--csv", "--resume"])
+def test_a_file_that_cannot_be_written_is_refused_before_any_work(run, gateway, folder, tmp_path, option):
+    done = run("classify", folder, option, tmp_path / "no" / "such" / "file")
+    assert (done.returncode, "can't be written" in done.stderr, gateway.streams) == (2, True, 0)
+
+
+def test_a_run_goes_on_where_ctrl_c_stopped_it(start, run, gateway, folder, tmp_path):
+    held = threading.Event()
+
+    def one(requests, context):
+        yield gateway.item(next(requests))
+        held.wait(30)
+
+    journal, table = tmp_path / "journal", tmp_path / "table.csv"
+    gateway.stream = one
+    with start("classify", folder, "--json", "--resume", journal, "--csv", table) as process:
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    held.set()
+    assert process.returncode == 130
+    assert len(table.read_text().splitlines()) == 2
+    with journal.open("a") as file:
+        file.write('{"file": "cut o')  # as a power cut leaves it
+    gateway.stream, gateway.requests = gateway.in_order, []
+    done = run("classify", folder, "--json", "--resume", journal, "--csv", table)
+    assert (done.returncode, len(_lines(done)), len(gateway.requests)) == (0, 2, 2)
+    assert "has the answers for 1 of 3 photos" in done.stderr
+    assert len(table.read_text().splitlines()) == 4
+    assert all(json.loads(line) for line in journal.read_text().splitlines())
+    gateway.requests = []
+    assert run("classify", folder, "--resume", journal).returncode == 0
+    assert gateway.requests == []
+
+
+def test_what_failed_or_changed_is_asked_again(run, gateway, folder, tmp_path):
+    journal = tmp_path / "journal"
+    _make(folder, "bad.jpg", content=b"bad")
+    assert run("classify", folder, "--resume", journal).returncode == 1
+    _make(folder, "bad.jpg", content=b"good now")
+    _make(folder, "a.png", content=b"another photo")
+    gateway.requests = []
+    assert run("classify", folder, "--resume", journal).returncode == 0
+    assert {request.image for request in gateway.requests} == {b"good now", b"another photo"}
+
+
+@pytest.mark.parametrize("content", ["", '{"asked": {"model": "other"}}\n', "not a journal\n", "[1]\n", "cut off"])
+def test_a_journal_of_another_question_is_refused(run, gateway, folder, tmp_path, content):
+    journal = tmp_path / "journal"
+    journal.write_text(content)
+    done = run("classify", folder, "--resume", journal)
+    assert done.returncode == (2 if content else 0)
+    if content:
+        assert "another question" in done.stderr
+        assert (journal.read_text(), gateway.streams) == (content, 0)

@@ -1,0 +1,46 @@
+"""docs/errors.md has a cause and a remedy for every reason there is."""
+
+import pathlib
+import re
+
+import grpc
+import pytest
+
+from dermserve.client import DermserveError, _errors
+from dermserve.client._errors import PHOTO_REASONS
+
+PAGE = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "errors.md").read_text()
+# Bases in the gateway's tree, which are never raised themselves.
+ABSTRACT = {"EXHAUSTED", "INVALID_PHOTO", "INVALID_REQUEST", "PHOTO"}
+ON_THIS_SIDE = {"FILE_NOT_FOUND", "IS_A_DIRECTORY", "NOT_A_PHOTO", "UNREADABLE_FILE"}
+
+
+def _tree(error_class):
+    yield error_class
+    for child in error_class.__subclasses__():
+        yield from _tree(child)
+
+
+def reasons():
+    from dermserve.gateway.errors import GatewayError
+    from dermserve.imaging import PhotoError
+
+    found = {error.reason for base in (GatewayError, PhotoError) for error in _tree(base)}
+    found |= PHOTO_REASONS | ON_THIS_SIDE | {f"HTTP_{code}" for code in _errors._BY_HTTP if code != 413}
+    found |= {code.name for code in grpc.StatusCode if code is not grpc.StatusCode.OK}
+    return sorted(found - ABSTRACT)
+
+
+@pytest.mark.parametrize("reason", reasons())
+def test_every_reason_has_a_cause_and_a_remedy_where_its_link_leads(reason):
+    assert DermserveError("", reason=reason).help == f"docs/errors.md#{reason.lower()}"
+    section = re.search(rf"^### {reason}\n\n(.+?)\n(?:\n#|\Z)", PAGE, re.M | re.S)
+    assert section, f"docs/errors.md has no section {reason}"
+    cause, remedy = section[1].split("**Do:**")
+    assert len(cause) > 8
+    assert len(remedy) > 8
+
+
+def test_no_section_is_there_twice():
+    headings = re.findall(r"^### (\w+)", PAGE, re.M)
+    assert len(headings) == len(set(headings))

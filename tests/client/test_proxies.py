@@ -1,0 +1,127 @@
+"""Which way gRPC takes, by the environment's variables."""
+
+import asyncio
+
+import pytest
+
+from dermserve.client import AsyncClient, Client, Retry, Unavailable
+from dermserve.client._proxies import find_way
+from tests.client.fake_gateway import serving
+
+DEAD = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "127.0.0.1:1", "127.8.9.1:1", "[::1]:1", "localhost:1", "LOCALHOST:1", "dns:///localhost:1", "ipv4:127.0.0.1:1",
+        "ipv6:[::1]:1", "unix:/run/gateway", "unix:///run/gateway", "gateway.localhost:1",
+    ],
+)  # fmt: skip
+def test_the_loopback_is_never_behind_a_proxy(target):
+    assert find_way(target, {"http_proxy": DEAD, "https_proxy": DEAD, "grpc_proxy": DEAD}).proxy is None
+
+
+@pytest.mark.parametrize("variable", ["grpc_proxy", "https_proxy", "http_proxy"])
+@pytest.mark.parametrize("target", ["gateway.example:1", "dns:///gateway.example:1", "10.0.0.1:1", "[fd00::1]:1"])
+def test_others_are_by_the_variables_that_grpc_reads(target, variable):
+    assert find_way(target, {variable: "http://user:secret@proxy.example:3128/"}).proxy == (
+        f"proxy.example:3128 ({variable})"
+    )
+
+
+@pytest.mark.parametrize(
+    "environment", [{}, {"ALL_PROXY": DEAD}, {"HTTPS_PROXY": DEAD}, {"http_proxy": "socks5://a:1"}]
+)
+def test_what_grpc_does_not_read_names_no_proxy(environment):
+    assert find_way("gateway.example:1", environment).proxy is None
+
+
+@pytest.mark.parametrize("variable", ["no_proxy", "NO_PROXY", "no_grpc_proxy"])
+@pytest.mark.parametrize(
+    ("bypass", "target", "covered"),
+    [
+        ("*", "gateway.example:1", True),
+        ("gateway.example", "gateway.example:1", True),
+        ("GATEWAY.Example", "gateway.EXAMPLE:1", True),
+        ("other,gateway.example", "gateway.example:1", True),
+        ("other, gateway.example", "gateway.example:1", True),
+        ("example", "gateway.example:1", True),
+        (".example", "gateway.example:1", True),
+        ("*.example", "gateway.example:1", True),
+        (".gateway.example", "gateway.example:1", True),
+        ("ample", "gateway.example:1", False),
+        ("way.example", "gateway.example:1", False),
+        ("gateway.example:1", "gateway.example:1", True),
+        ("gateway.example:2", "gateway.example:1", False),
+        ("gateway.example:1", "dns:///gateway.example:1", True),
+        ("10.0.0.0/8", "10.9.9.9:1", True),
+        ("10.0.0.0/8", "11.9.9.9:1", False),
+        ("10.0.0.0/8", "gateway.example:1", False),
+        ("10.0.0.1", "10.0.0.1:1", True),
+        ("10.0.0.1:2", "10.0.0.1:1", False),
+        ("0.0.1", "10.0.0.1:1", False),
+        ("fd00::/8", "[fd00::1]:1", True),
+        ("[fd00::1]:1", "[fd00:0::1]:1", True),
+        ("not/a/network", "10.0.0.1:1", False),
+        ("", "gateway.example:1", False),
+        (",", "gateway.example:1", False),
+    ],
+)
+def test_no_proxy_is_read_as_elsewhere(variable, bypass, target, covered):
+    assert (find_way(target, {"https_proxy": DEAD, variable: bypass}).proxy is None) is covered
+
+
+def test_localhost_is_where_dermserve_listens():
+    assert find_way("localhost:50051").target == "127.0.0.1:50051"
+    assert find_way("localhost:50051").name == "localhost"  # in a certificate
+    assert find_way("[::1]:50051").target == "[::1]:50051"
+
+
+def test_localhost_does_not_reach_what_listens_on_its_other_address(gateway, target):
+    from tests.client.fake_gateway import FakeGateway
+
+    port = int(target.rpartition(":")[2])
+    other = FakeGateway()
+    try:
+        with serving(other, host="[::1]", port=port), Client(f"localhost:{port}") as client:
+            for _ in range(10):
+                client.classify(b"1", model="m")
+    except RuntimeError:
+        pytest.skip("no IPv6 loopback here")
+    assert (len(gateway.requests), other.requests) == (10, [])
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+def test_a_dead_proxy_is_named_when_it_fails_and_left_out_where_no_proxy_says(monkeypatch, kind):
+    monkeypatch.setenv("http_proxy", "http://user:secret@127.0.0.1:9")
+    for variable in ("https_proxy", "grpc_proxy", "no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+
+    def ask():
+        once = Retry(max_attempts=1)
+        if kind == "sync":
+            with Client("192.0.2.1:50051", retry=once) as client:
+                client.models()
+            return
+
+        async def asked():
+            async with AsyncClient("192.0.2.1:50051", retry=once) as client:
+                await client.models()
+
+        asyncio.run(asked())
+
+    with pytest.raises(Unavailable) as caught:
+        ask()
+    assert "through the proxy 127.0.0.1:9 (http_proxy)" in caught.value.message
+    assert "no_proxy" in caught.value.message
+    assert "secret" not in str(caught.value)
+
+
+def test_the_loopback_answers_whatever_the_variables_say(monkeypatch, target):
+    for variable in ("http_proxy", "https_proxy", "grpc_proxy", "ALL_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(variable, DEAD)
+    for variable in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    with Client(target, retry=Retry(max_attempts=1)) as client:
+        assert client.classify(b"1", model="m").version == 3

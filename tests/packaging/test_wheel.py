@@ -1,0 +1,140 @@
+"""The wheel, as a user has it: from any folder, without the checkout, on each platform it names."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import google.protobuf
+import pytest
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PLATFORMS = {
+    "win32": ["win_amd64"],
+    "darwin": ["macosx_11_0_arm64", "macosx_12_0_arm64", "macosx_13_0_arm64", "macosx_14_0_arm64"],
+    "linux": ["manylinux2014_x86_64", "manylinux_2_17_x86_64", "manylinux_2_27_x86_64", "manylinux_2_28_x86_64"],
+}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    out = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", out]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    (built,) = out.glob("*.whl")
+    with zipfile.ZipFile(built) as archive:
+        archive.extractall(out / "installed")
+    return out / "installed"
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory):
+    """Run `dermserve` from the wheel and its dependencies, in an empty folder, without the checkout on the path."""
+    site = pathlib.Path(google.protobuf.__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{wheel}{os.pathsep}{site}"}  # whose .pth files are not read this way
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+
+    def run(*arguments):
+        program = "import sys; from dermserve.cli import main; sys.argv[0] = 'dermserve'; main()"
+        command = [sys._base_executable, "-c", program, *arguments]
+        return subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_it_runs_from_any_folder(installed):
+    done = installed("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert installed("--version").stdout == f"dermserve, version {PROJECT['version']}\n"
+
+
+@pytest.mark.parametrize("command", ["classify", "models", "doctor", "proto", "edge", "gateway", "up", "export"])
+def test_its_commands_load(installed, command):
+    done = installed(command, "--help")
+    assert (done.returncode, "Usage:" in done.stdout) == (0, True), done.stderr
+
+
+def test_it_brings_the_protos(installed, tmp_path):
+    done = installed("proto", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "dermserve.protoset").stat().st_size > 10_000
+    assert (tmp_path / "google/api/annotations.proto").exists()
+
+
+def test_it_names_its_programs_and_no_file_outside_its_packages(wheel):
+    (info,) = wheel.glob("*.dist-info")
+    programs = (info / "entry_points.txt").read_text()
+    assert "dermserve = dermserve.cli:main" in programs
+    assert {path.name for path in wheel.iterdir()} == {"dermserve", info.name}
+    assert not [path for path in wheel.rglob("*") if "tests" in path.parts or path.suffix == ".pyc"]
+
+
+def _required(extra, platform, version):
+    """List what an extra requires there, markers applied."""
+    environment = {
+        **default_environment(),
+        "sys_platform": platform,
+        "platform_system": {"win32": "Windows", "darwin": "Darwin", "linux": "Linux"}[platform],
+        "os_name": "nt" if platform == "win32" else "posix",
+        "platform_machine": {"win32": "AMD64", "darwin": "arm64", "linux": "x86_64"}[platform],
+        "python_version": version,
+        "python_full_version": f"{version}.0",
+        "extra": "",
+    }
+    names = [extra] if extra else []
+    requirements = [*PROJECT["dependencies"]]
+    while names:
+        for text in PROJECT["optional-dependencies"][names.pop()]:
+            requirement = Requirement(text)
+            names += requirement.extras if requirement.name == "dermserve" else ()
+            requirements += [] if requirement.name == "dermserve" else [text]
+    found = [Requirement(text) for text in requirements]
+    return [f"{r.name}{r.specifier}" for r in found if r.marker is None or r.marker.evaluate(environment)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_client_and_gateway_have_wheels_everywhere(tmp_path, platform):
+    _resolve(tmp_path, _required("gateway", platform, "3.14"), platform, "3.14")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_the_models_have_wheels_where_they_say_so(tmp_path, platform):
+    _resolve(tmp_path, _required("local", platform, "3.13"), platform, "3.13")
+
+
+def _resolve(folder, requirements, platform, version):
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--disable-pip-version-check"]
+    command += ["--only-binary=:all:", "--target", folder, "--python-version", version, "--report", folder / "report"]
+    command += [part for tag in PLATFORMS[platform] for part in ("--platform", tag)]
+    done = subprocess.run([*command, *requirements], capture_output=True, text=True, check=False)
+    if "No matching distribution" not in done.stderr and "Connection" in done.stderr:
+        pytest.skip("no package index here")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((folder / "report").read_text())["install"]
+    names = {canonicalize_name(item["metadata"]["name"]) for item in found}
+    assert {canonicalize_name(Requirement(text).name) for text in requirements} <= names
+
+
+def test_nothing_that_windows_lacks_is_required_or_imported_there():
+    assert "uvloop>=0.22" in _required("gateway", "linux", "3.14")
+    assert not [name for name in _required("gateway", "win32", "3.14") if name.startswith("uvloop")]
+    for folder in ("client", "serving", "models", "loadtest"):
+        for path in (ROOT / folder).rglob("dermserve/**/*.py"):
+            assert "import fcntl" not in path.read_text(encoding="utf-8"), path
+
+
+def test_the_classifiers_say_what_the_metadata_requires():
+    versions = [text.rpartition(" ")[2] for text in PROJECT["classifiers"] if "Python :: 3." in text]
+    assert versions == ["3.11", "3.12", "3.13", "3.14"]
+    assert PROJECT["requires-python"] == ">=3.11"
+    tensorflow = [name for name in _required("models", "linux", "3.14") if name.startswith("tensorflow")]
+    assert tensorflow == []
