@@ -131,6 +131,7 @@ PHOTO_REASONS = frozenset(
     {
         "EMPTY_IMAGE",
         "IMAGE_TOO_LARGE",
+        "IMAGE_TOO_COMPLEX",
         "IMAGE_TOO_SMALL",
         "MESSAGE_TOO_LARGE",
         "TOO_MANY_PIXELS",

@@ -40,7 +40,7 @@ _GAP = 1.5
 _SCALES = (8, 4, 2, 1)
 """Divisors at which JPEGs are decoded. libjpeg-turbo has eighths between, too, but without SIMD code: 5/8 of 600×450
 takes longer than the whole."""
-_BAND = 1 << 20
+_BAND = 1 << 18
 """Pixels converted at once."""
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 """What codecs raise of damaged files. MemoryError and what only a fault of ours raises are not among them."""
@@ -68,7 +68,7 @@ class Limits:
     """Width × height, from the header."""
     min_side: int = 32
     """Shorter side in pixels."""
-    max_memory: int = 110_000_000
+    max_memory: int = 100_000_000
     """Bytes that decoding one photo may take, estimated from its header. It limits the pixels of formats that can't be
     reduced while they are decoded."""
 
@@ -136,8 +136,9 @@ def _check(header: Header, scale: int, limits: Limits) -> None:
         raise TooSmallError(header.width, header.height, limits.min_side)
     # A decoded JPEG is there twice for a moment, of three and of four bytes a pixel.
     each = header.pixel_bytes + (7 / scale**2 if header.format == "JPEG" else 0)
-    if pixels * each > limits.max_memory:
-        raise TooManyPixelsError(int(limits.max_memory / each), header.width, header.height, header.kind)
+    most = (limits.max_memory - len(header.data)) / each
+    if pixels > most:
+        raise TooManyPixelsError(max(0, int(most)), header.width, header.height, header.kind)
 
 
 def _load(header: Header, scale: int) -> Image.Image:
