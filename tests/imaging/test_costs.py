@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dermserve.imaging import Limits, TooComplexError, TooManyPixelsError, decode
+from dermserve.imaging import Limits, TooComplexError, TooManyPixelsError, UndecodablePhotoError, decode
 from dermserve.imaging.header import read_header
 from tests.imaging import files
 
@@ -139,6 +139,34 @@ _JPEG = files.saved(Image.linear_gradient("L").resize((90, 90)).convert("RGB"), 
 _PNG = files.saved(Image.linear_gradient("L").resize((90, 90)).convert("RGB"), "PNG")
 _WEBP = b"RIFF\0\0\0\0WEBPVP8X" + struct.pack("<I", 10) + bytes(10)
 _FRAME = b"ANMF" + struct.pack("<I", 16) + bytes(16)
+
+
+def _webp(*chunks: tuple[bytes, bytes]) -> bytes:
+    body = b"WEBP" + b"".join(
+        name + struct.pack("<I", len(data)) + data + bytes(len(data) % 2) for name, data in chunks
+    )
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+_SMALL_CANVAS = (b"VP8X", bytes(4) + b"\x63\0\0" * 2)
+_SMALL_FRAME = files.segment(0xC0, struct.pack(">BHHB", 8, 90, 90, 3) + b"\1\x22\0\2\x11\1\3\x11\1")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        files.png(90, 90, extra=files.png(12_000, 12_000)[8:33]),
+        files.png(90, 90, extra=files.png(30_000, 30_000)[8:33]),
+        _JPEG[:2] + _SMALL_FRAME + _JPEG[2:].replace(struct.pack(">HH", 90, 90), struct.pack(">HH", 12_000, 12_000), 1),
+        _webp(_SMALL_CANVAS, (b"VP8L", _FLAT_WEBP[20:])),
+        _webp((b"JUNK", b""), _SMALL_CANVAS, (b"VP8L", _FLAT_WEBP[20:])),
+        _webp((b"VP8L", _FLAT_WEBP[20:]), _SMALL_CANVAS),
+    ],
+    ids=["png", "png_bomb", "jpeg", "webp_canvas", "webp_junk_first", "webp_canvas_last"],
+)
+def test_a_photo_of_two_sizes_is_refused_by_the_larger_or_as_damaged(data: bytes) -> None:
+    with pytest.raises((TooManyPixelsError, UndecodablePhotoError)):
+        decode(data, height=32, width=32)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     return image.convert("RGB") if transform is None else transform.apply(image)
 
 
-@lru_cache(maxsize=32)  # phones send the same few
+@lru_cache(maxsize=8)  # phones send the same few; one of a printer takes up to 3 MB
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

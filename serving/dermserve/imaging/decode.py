@@ -42,7 +42,7 @@ _SCALES = (8, 4, 2, 1)
 takes longer than the whole."""
 _BAND = 1 << 18
 """Pixels converted at once."""
-_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 """What codecs raise of damaged files. MemoryError and what only a fault of ours raises are not among them."""
 
 _BILINEAR = simd and simd.ResizeAlg.convolution(simd.FilterType.bilinear)
@@ -152,6 +152,8 @@ def _load(header: Header, scale: int) -> Image.Image:
         except ValueError:  # of files that are damaged, and of odd ones: Pillow can tell
             pass
     image = Image.open(io.BytesIO(header.data), formats=[header.format.upper()])
+    if image.size != (header.width, header.height):
+        raise ValueError(f"{image.size} pixels, not those of the header")
     image.draft(None, (header.width // scale, header.height // scale))
     image.load()
     return image

@@ -76,7 +76,7 @@ def read_header(data: bytes) -> Header:
         if magic.match(data):
             try:
                 return read(data)
-            except (IndexError, struct.error) as error:  # it ends within the header
+            except (IndexError, KeyError, struct.error) as error:  # it ends within the header
                 raise UndecodablePhotoError(image_format) from error
     for name, magic in _KNOWN.items():
         if magic.match(data[:1024]):
@@ -107,7 +107,9 @@ def _jpeg(data: bytes) -> Header:
         if marker == _SOS:
             break
         if marker in _FRAMES:
-            frame = frame or bytes([marker]) + segment
+            if frame:  # decoders differ in which one they take
+                raise UndecodablePhotoError("JPEG")
+            frame = bytes([marker]) + segment
         if marker == 0xE1 and segment.startswith(b"Exif\0\0"):
             exif = exif or segment[6:]
         elif marker == 0xE2 and segment.startswith(b"ICC_PROFILE\0"):
@@ -139,6 +141,8 @@ def _png(data: bytes) -> Header:
     for _ in range(_MAX_PARTS):
         length, name = struct.unpack_from(">I4s", data, position)
         start, position = position, position + 12 + length
+        if (name == b"IHDR") != (start == 8):  # decoders differ in which one they take
+            raise UndecodablePhotoError("PNG")
         if name in _PNG_KEPT:
             kept.append(data[start:position])
         elif name == b"eXIf":
@@ -166,13 +170,15 @@ def _webp(data: bytes) -> Header:
         position += 8 + length + length % 2
     else:
         raise TooComplexError("WebP", f"{_MAX_PARTS:,} chunks")
-    if canvas := chunks.get(b"VP8X"):
+    first = next(iter(chunks), b"")  # says which form the file has
+    if first == b"VP8X":
+        canvas = chunks[first]
         width, height = (1 + int.from_bytes(canvas[at : at + 3], "little") for at in (4, 7))
-    elif lossless := chunks.get(b"VP8L"):
-        bits = int.from_bytes(lossless[1:5], "little")
+    elif first == b"VP8L":
+        bits = int.from_bytes(chunks[first][1:5], "little")
         width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
     else:
-        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", chunks.get(b"VP8 ", b""), 6))
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", chunks[b"VP8 "], 6))
     exif = chunks.get(b"EXIF", b"").removeprefix(b"Exif\0\0")
     return Header(
         "WebP", "WebP", "", width, height, data, 17, _orientation(exif), chunks.get(b"ICCP", b"")[:_MAX_PROFILE]
