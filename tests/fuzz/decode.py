@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tests.fuzz import fuzzing
+from tests.imaging import files
 
 with fuzzing.instrumented():
     from PIL import Image
@@ -14,7 +15,7 @@ with fuzzing.instrumented():
     from dermserve.imaging import STANDARD_VIEWS, Limits, PhotoError, decode, make_views, measure
 
 
-LIMITS = Limits(max_bytes=100_000, max_pixels=100_000, min_side=1)
+LIMITS = Limits(max_bytes=100_000, max_pixels=100_000, min_side=1, max_memory=4_000_000)
 """Like the gateway's, and small, so that many inputs are tried a second."""
 _SIDE = 16
 _ORIENTATION = 0x0112
@@ -41,6 +42,9 @@ def seeds() -> Iterator[bytes]:
         yield _saved(picture, "JPEG", exif=exif, quality=60)
     yield _saved(picture, "JPEG", progressive=True)
     yield _saved(picture, "JPEG", icc_profile=b"x" * 300, comment=b"hello")
+    for kind in ("JPEG", "PNG", "WEBP"):
+        yield _saved(picture, kind, icc_profile=files.DISPLAY_P3)
+    yield _saved(picture.convert("CMYK"), "JPEG", icc_profile=files.cmyk_profile(3))
     for mode in ("L", "CMYK"):
         yield _saved(picture.convert(mode), "JPEG")
     for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):

@@ -163,7 +163,7 @@ def signatures(core: Core, *, side: int, views: Sequence[str], card: str) -> dic
 
 
 def _decode(data: Tensor, side: int) -> Tensor:
-    """Decode one file and fit it as dermserve.imaging.fit does. In graph nothing applies EXIF orientation."""
+    """Decode one file and fit it as dermserve.imaging does, without EXIF orientation and colour profiles."""
     image = tf.io.decode_image(data, channels=3, expand_animations=False)
     size = tf.cast(tf.shape(image)[:2], tf.float32)
     square = tf.reduce_min(size)
