@@ -1,7 +1,7 @@
 """The edge: an Envoy in front of the gateway that speaks HTTP, JSON and gRPC-Web, and serves the page.
 
-This package writes Envoy's configuration, the same for one machine and for Kubernetes, and the OpenAPI document is beside it. It
-handles no request: Envoy does.
+This package writes Envoy's configuration, the same for one machine and for Kubernetes, and holds the files that are
+served. It handles no request: Envoy does.
 """
 
 from dermserve.edge.config import envoy_config
