@@ -11,10 +11,10 @@ import tempfile
 import tomllib
 
 from google.protobuf import descriptor_pb2
+from openapi_document import openapi
 from stubs import ROOT, protoc
 
 from dermserve.edge import SITE
-from dermserve.edge.openapi import openapi
 
 COMMITTED = SITE / "openapi.json"
 

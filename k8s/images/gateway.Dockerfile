@@ -16,7 +16,7 @@ WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip python3 -m venv --without-pip /opt/dermserve \
     && /opt/tools/bin/pip --python /opt/dermserve/bin/python install --no-compile --disable-pip-version-check \
-        -c constraints.txt '.[tracing]' \
+        -c constraints.txt '.[tracing]' jinja2 \
     && /opt/tools/bin/cyclonedx-py environment /opt/dermserve/bin/python --pyproject pyproject.toml --of JSON \
         -o /opt/dermserve/sbom.cdx.json
 # What runs needs neither the weights that exports are made of, nor the packages' tests and headers. Byte code is made

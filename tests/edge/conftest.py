@@ -1,15 +1,26 @@
 """A real gateway and model server, once, and a real Envoy before them for each way it is set up."""
 
-import contextlib
 import pathlib
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from dermserve.local import Stack
 from dermserve.local.edge import Edge
-from tests.edge.envoys import Keys, make_certificate, make_keys, run
+from tests.edge.envoys import Keys, make_certificate, make_keys, run, write_keys
+
+LENGTHS = (1, 55, 56, 63, 64, 119, 120, 256)
+"""Lengths of API keys at which SHA-256 pads differently, and the longest."""
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A store with the one model that these tests ask: exporting both takes a minute."""
+    from dermserve.models.exporter import export_model
+
+    base = tmp_path_factory.mktemp("store")
+    export_model("mobilenet_v3_small", base)
+    return base
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +32,7 @@ def gateway(store: pathlib.Path) -> Iterator[Stack]:
 @pytest.fixture(scope="session")
 def edge(gateway: Stack, store: pathlib.Path) -> Iterator[Edge]:
     """One that lets everybody ask."""
-    with run(gateway, store, metrics="127.0.0.1:0", origins=("https://clinic.example",)) as running:
+    with run(gateway, store, metrics="127.0.0.1:0", origin=("https://clinic.example",)) as running:
         yield running
 
 
@@ -31,10 +42,11 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 
 
 @pytest.fixture(scope="session")
-def locked(gateway: Stack, store: pathlib.Path, keys: Keys) -> Iterator[Edge]:
+def locked(gateway: Stack, store: pathlib.Path, keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     """One that asks for an API key or a token, and lets each client ask five times at once."""
-    settings: dict[str, Any] = {"keys": (("alice", "key-a"), ("bob", "key-b")), "jwt": keys.jwt}
-    with run(gateway, store, requests_per_minute=1, burst=5, **settings) as running:
+    many = {f"length-{size}": "k" * size for size in LENGTHS}
+    path = write_keys(tmp_path_factory.mktemp("keys") / "keys.json", alice="key-a", bob="key-b", **many)
+    with run(gateway, store, requests_per_minute=1, burst=5, keys=path, **keys.settings) as running:
         yield running
 
 
@@ -47,6 +59,8 @@ def tight(gateway: Stack, store: pathlib.Path) -> Iterator[Edge]:
 
 @pytest.fixture(scope="session")
 def secure(gateway: Stack, store: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    """One with TLS, and a rate limit that is no whole number a second."""
     certificate, key = make_certificate(tmp_path_factory.mktemp("tls"))
-    with contextlib.ExitStack() as stack:
-        yield stack.enter_context(run(gateway, store, certificate=certificate, key=key))
+    limits = {"requests_per_minute": 119, "burst": 3}
+    with run(gateway, store, tls_cert=certificate, tls_key=key, **limits) as running:
+        yield running

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import datetime
+import hashlib
 import ipaddress
 import json
 import pathlib
@@ -14,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from dermserve.edge import Jwt, Settings
+from dermserve.edge import Settings
 from dermserve.local import Stack
 from dermserve.local.edge import Edge
 
@@ -36,12 +37,18 @@ def _encoded(data: bytes) -> str:
 class Keys:
     """Who signs tokens."""
 
-    jwt: Jwt
+    jwks: pathlib.Path
     private: rsa.RSAPrivateKey
 
-    def token(self, **claims: Any) -> str:
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The edge's settings for their tokens."""
+        return {"jwks": self.jwks, "issuer": ISSUER, "audience": (AUDIENCE,)}
+
+    def token(self, *without: str, **claims: Any) -> str:
         standard = {"iss": ISSUER, "aud": AUDIENCE, "sub": "carol", "exp": int(time.time()) + 600}
-        parts = [{"alg": "RS256", "kid": "one"}, {**standard, **claims}]
+        claims = {name: value for name, value in {**standard, **claims}.items() if name not in without}
+        parts = [{"alg": "RS256", "kid": "one"}, claims]
         signed = ".".join(_encoded(json.dumps(part).encode()) for part in parts)
         return f"{signed}.{_encoded(self.private.sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
 
@@ -58,7 +65,14 @@ def make_keys(folder: pathlib.Path) -> Keys:
     }
     path = folder / "jwks.json"
     path.write_text(json.dumps({"keys": [jwk]}))
-    return Keys(Jwt(jwks=path, issuer=ISSUER, audiences=(AUDIENCE,)), private)
+    return Keys(path, private)
+
+
+def write_keys(path: pathlib.Path, **keys: str) -> pathlib.Path:
+    """Write a file of API keys' digests, made without the product's help."""
+    digests = {client: f"sha256:{hashlib.sha256(key.encode()).hexdigest()}" for client, key in keys.items()}
+    path.write_text(json.dumps(digests))
+    return path
 
 
 def make_certificate(folder: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path]:

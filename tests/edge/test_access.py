@@ -1,5 +1,8 @@
 """Who may ask, and how often."""
 
+import hashlib
+import time
+
 import grpc
 import pytest
 import requests
@@ -7,6 +10,7 @@ import requests
 from dermserve.client import Client, DermserveError
 from dermserve.local.edge import Edge
 from tests.edge.asking import CLASSIFY, ask, reason
+from tests.edge.conftest import LENGTHS
 from tests.edge.envoys import Keys, make_keys
 
 DAY = 86400
@@ -66,7 +70,10 @@ def test_a_client_that_asks_too_often_waits_and_others_do_not(locked: Edge, keys
     assert codes[5:] == [429, 429]
     refused = ask(locked.url, "/v1/models", authorization=token)
     assert reason(refused) == "RATE_LIMITED"
-    assert int(refused.headers["x-ratelimit-reset"]) > 0
+    assert int(refused.headers["retry-after"]) == int(refused.headers["x-ratelimit-reset"]) > 30
+    assert refused.headers["cache-control"] == "no-store"
+    form = requests.post(locked.url + CLASSIFY, files={"image": b"x"}, headers={"authorization": token}, timeout=30)
+    assert form.status_code == 429  # what is refused for another reason counts, too
     assert ask(locked.url, "/v1/models", x_api_key="key-b").status_code == 200
 
 
@@ -91,7 +98,7 @@ def test_grpc_is_told_of_a_rate_limit_in_its_own_words(locked: Edge, keys: Keys)
 
 
 def test_tls_carries_http_and_grpc(secure: Edge, photo: bytes) -> None:
-    certificate = secure._settings.certificate
+    certificate = secure._settings.tls_cert
     assert certificate is not None
     response = requests.get(f"{secure.url}/v1/models", verify=str(certificate), timeout=30)
     assert response.status_code == 200
@@ -109,3 +116,84 @@ def test_only_known_origins_may_ask_from_other_pages(edge: Edge) -> None:
     assert "x-api-key" in allowed.headers["access-control-allow-headers"]
     refused = ask(edge.url, CLASSIFY, method="OPTIONS", **{**asked, "origin": "https://evil.example"})
     assert "access-control-allow-origin" not in refused.headers
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_key_of_any_length_is_known_by_its_digest(locked: Edge, length: int) -> None:
+    assert ask(locked.url, "/v1/models", x_api_key="k" * length).status_code == 200
+
+
+@pytest.mark.parametrize("key", ["key-a", "k" * 257, "k" * 10_000])
+def test_neither_a_digest_nor_a_longer_key_lets_in(locked: Edge, key: str) -> None:
+    sent = hashlib.sha256(key.encode()).hexdigest() if key == "key-a" else key
+    assert ask(locked.url, "/v1/models", x_api_key=sent).status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("without", "claims"),
+    [
+        ("sub", {}),
+        ("", {"sub": ""}),
+        ("", {"sub": " "}),
+        ("", {"sub": "a\nb"}),
+        ("", {"sub": "a\x00b"}),
+        ("", {"sub": None}),
+        ("", {"sub": 5}),
+        ("", {"sub": ["a"]}),
+        ("exp", {}),
+        ("", {"exp": None}),
+        ("", {"exp": "soon"}),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/a", CLASSIFY, "/dermserve.v1.Classifier/ListModels"])
+def test_a_token_must_name_its_client_and_expire(
+    locked: Edge, keys: Keys, path: str, without: str, claims: dict[str, object]
+) -> None:
+    token = f"Bearer {keys.token(without, **claims)}"
+    body = None if path.startswith("/v1/models") and path != CLASSIFY else b"x"
+    response = ask(locked.url, path, body=body, authorization=token)
+    assert (response.status_code, reason(response)) == (401, "UNAUTHENTICATED")
+
+
+def test_who_is_refused_is_told_how_to_get_in(locked: Edge) -> None:
+    refused = ask(locked.url, "/v1/models").headers["www-authenticate"]
+    assert "Bearer" in refused
+    assert "x-api-key" in refused
+
+
+def test_a_token_in_the_query_does_not_let_in(locked: Edge, keys: Keys) -> None:
+    assert ask(locked.url, f"/v1/models?access_token={keys.token()}").status_code == 401
+
+
+def test_a_key_and_a_token_of_one_name_are_two_clients(locked: Edge, keys: Keys) -> None:
+    token = f"Bearer {keys.token(sub='length-1')}"
+    assert [ask(locked.url, "/v1/models", authorization=token).status_code for _ in range(6)][-1] == 429
+    assert ask(locked.url, "/v1/models", x_api_key="k").status_code == 200
+
+
+def test_no_token_without_a_limit_of_its_own(locked: Edge, keys: Keys) -> None:
+    for subject in ("x", "a b", "auth0|" + "5" * 2000, '{"a": 1}'):
+        token = f"Bearer {keys.token(sub=subject)}"
+        codes = [ask(locked.url, "/v1/models", authorization=token).status_code for _ in range(6)]
+        assert codes == [200] * 5 + [429]
+
+
+def test_the_rate_is_kept_to_the_request(secure: Edge) -> None:
+    """119 a minute is one every 504 ms, not one a second."""
+    with requests.Session() as session:
+
+        def admitted() -> float:
+            while (
+                session.get(f"{secure.url}/v1/models", verify=str(secure._settings.tls_cert), timeout=30).status_code
+                == 429
+            ):
+                pass
+            return time.monotonic()
+
+        while (
+            session.get(f"{secure.url}/v1/models", verify=str(secure._settings.tls_cert), timeout=30).status_code == 200
+        ):
+            pass
+        began = admitted()
+        times = [admitted() - began for _ in range(4)]
+    assert 1.9 < times[-1] < 3.0, times

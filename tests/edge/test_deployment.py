@@ -1,15 +1,15 @@
 """What the Kubernetes component sets is what the command takes, and Envoy takes what the command writes."""
 
-import json
 import pathlib
 import subprocess
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from dermserve.cli import main
 from dermserve.local.edge import envoy
-from tests.edge.envoys import make_certificate
+from tests.edge.envoys import make_certificate, write_keys
 
 ENV = pathlib.Path(__file__).resolve().parents[2] / "k8s/components/edge/edge.env"
 
@@ -20,7 +20,7 @@ def test_the_settings_of_the_component_give_a_configuration_that_envoy_takes(
 ) -> None:
     variables = dict(line.split("=", 1) for line in ENV.read_text().splitlines() if line and line[0] != "#")
     certificate, key = make_certificate(tmp_path)
-    (tmp_path / "keys.json").write_text('{"clinic": "one"}')
+    write_keys(tmp_path / "keys.json", clinic="one")
     places = {
         "/tls/tls.crt": certificate,
         "/tls/tls.key": key,
@@ -30,10 +30,10 @@ def test_the_settings_of_the_component_give_a_configuration_that_envoy_takes(
     }
     here = {name: str(places.get(value, value)) for name, value in variables.items()}
     assert CliRunner().invoke(main, ["edge", "files", str(tmp_path / "www")]).exit_code == 0
-    out = tmp_path / "envoy.json"
+    out = tmp_path / "envoy.yaml"
     result = CliRunner(env=here).invoke(main, ["edge", "config", "--out", str(out)])
     assert result.exit_code == 0, result.output
-    clusters = {cluster["name"]: cluster for cluster in json.loads(out.read_text())["static_resources"]["clusters"]}
+    clusters = {cluster["name"]: cluster for cluster in yaml.safe_load(out.read_text())["static_resources"]["clusters"]}
     assert ("transport_socket" in clusters["gateway"]) != plaintext
     assert out.stat().st_mode & 0o007 == 0
     checked = subprocess.run([envoy(), "--mode", "validate", "-c", out], check=False, capture_output=True, text=True)

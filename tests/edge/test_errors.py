@@ -83,6 +83,10 @@ def test_each_error_keeps_its_reason_and_gets_its_http_status(failing: Edge, nam
     assert body["code"] == kind.status.value[0]
     assert body["message"] == f"words of {name}"
     assert body["details"][0]["reason"] == kind.reason
+    told = [int(one["retryDelay"].rstrip("s")) for one in body["details"] if "retryDelay" in one]
+    retries = response.headers.get("retry-after")
+    assert retries == (str(*told or [1]) if response.status_code in {429, 503} else None)
+    assert response.headers["cache-control"] == "no-store"
 
 
 def test_without_a_gateway_it_says_that_none_can_answer(store: pathlib.Path) -> None:

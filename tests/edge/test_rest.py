@@ -1,6 +1,7 @@
 """Plain HTTP as people expect it: a photo as the body or in JSON, and errors that say what is wrong."""
 
 import base64
+import re
 import socket
 import time
 import urllib.parse
@@ -143,3 +144,67 @@ def test_the_log_has_no_photo_no_query_and_no_key(edge: Edge, photo: bytes) -> N
     lines = "\n".join(edge.child.last_lines)
     assert CLASSIFY in lines
     assert "secret-" not in lines
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/models", f"/v1/models/{MODEL}", "/healthz", "/app/", "/openapi.json", "/v1/models/x"]
+)
+def test_head_is_answered_where_get_is(edge: Edge, path: str) -> None:
+    got, head = ask(edge.url, path), ask(edge.url, path, method="HEAD")
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    assert head.headers.get("content-type") == got.headers.get("content-type")
+
+
+def test_a_file_is_sent_once_while_it_is_the_same(edge: Edge) -> None:
+    for path in ("/app/app.js", "/app/", "/openapi.json", "/app/icon-192.png"):
+        got = ask(edge.url, path)
+        tag = got.headers["etag"]
+        assert got.headers["cache-control"] == "no-cache"
+        for given in (tag, tag.removeprefix("W/"), f'"other", {tag}', "*"):
+            again = ask(edge.url, path, if_none_match=given)
+            assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+        assert ask(edge.url, path, if_none_match='"other"').content == got.content
+        assert ask(edge.url, path, method="POST").status_code == 405
+
+
+def test_answers_are_not_stored_and_say_nothing_of_grpc(edge: Edge, photo: bytes) -> None:
+    for path, body in (
+        ("/v1/models", None),
+        (CLASSIFY, photo),
+        (CLASSIFY, b"x"),
+        ("/v1/models/x", None),
+        ("/no", None),
+    ):
+        headers = ask(edge.url, path, body=body).headers
+        assert headers["cache-control"] == "no-store"
+        assert not any(name.startswith(("grpc-", "x-envoy", "x-dermserve")) for name in headers)
+
+
+@pytest.mark.parametrize("name", ["a b", "a" * 65, "a,b", "é", "a/b", "", "{}", '"', "a" * 20_000])
+def test_a_malformed_request_id_is_replaced(edge: Edge, name: str) -> None:
+    early = ask(edge.url, "/app/..%2f", x_request_id=name.encode().decode("latin-1"))
+    assert "x-request-id" not in early.headers  # refused before anything is checked
+    assert name[:65] not in early.text or len(name) < 65
+    for path in ("/v1/models", "/nowhere", "/v1/models/x"):
+        given = ask(edge.url, path, x_request_id=name.encode().decode("latin-1"))
+        assert re.fullmatch("[0-9a-f-]{36}", given.headers["x-request-id"])
+
+
+@pytest.mark.parametrize("name", ["a" * 64, "A.b_c-9"])
+def test_a_well_formed_request_id_is_kept(edge: Edge, name: str) -> None:
+    assert reason(ask(edge.url, "/v1/models/x", x_request_id=name)) == "MODEL_NOT_FOUND"
+    assert ask(edge.url, "/v1/models/x", x_request_id=name).headers["x-request-id"] == name
+
+
+def test_nobody_sets_the_edges_own_headers(edge: Edge) -> None:
+    own = {"x_dermserve_asked_id": "mine", "x_dermserve_body": "json", "x_dermserve_client": "a"}
+    response = ask(edge.url, "/v1/models?a=b", **own)
+    assert "mine" not in response.headers["x-request-id"]
+    assert "the request is malformed" in response.json()["message"]
+
+
+def test_a_person_at_a_wrong_address_is_shown_the_way(edge: Edge) -> None:
+    response = ask(edge.url, "/wrong", accept="text/html,*/*")
+    assert (response.status_code, response.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert 'href="/app/"' in response.text
+    assert ask(edge.url, "/favicon.ico").headers["content-type"] == "image/png"

@@ -61,7 +61,7 @@ def test_it_ends_when_envoy_does(store: pathlib.Path) -> None:
     ("options", "words"),
     [
         (["--edge-keys", __file__], "need --edge"),
-        (["--edge", "--edge-tls-cert", __file__], "needs its key"),
+        (["--edge", "--edge-tls-cert", __file__], "go together"),
         (["--edge", "--edge-issuer", "x"], "go together"),
         (["--edge", "--edge-keys", __file__], "not JSON"),
     ],

@@ -235,7 +235,7 @@ def test_the_edges_files_are_the_page_its_runtime_and_a_model(
     manifests = render("production+edge")
     volumes = {"srv": empty_dir(tmp_path / "srv"), "keys": tmp_path / "keys"}
     volumes["keys"].mkdir()
-    (volumes["keys"] / "keys.json").write_text('{"clinic": "a key"}')
+    (volumes["keys"] / "keys.json").write_text('{"clinic": "sha256:' + 64 * "0" + '"}')
     for name in ("models", "files", "config"):
         options = Container(manifests, "edge", name).options(engine, tmp_path, volumes)
         engine.run("--network=none", *options)
@@ -244,7 +244,7 @@ def test_the_edges_files_are_the_page_its_runtime_and_a_model(
     model = f"mobilenet_v3_small/{index['version']}/model.tflite"
     assert (index["runtime"], index["model"]) == (True, "mobilenet_v3_small")
     assert (www / "device" / model).read_bytes() == (packed / model).read_bytes()
-    config = (volumes["srv"] / "envoy.json").read_text()
+    config = (volumes["srv"] / "envoy.yaml").read_text()
     for file in ("litert_wasm_internal.wasm", "litert_wasm_compat_internal.js"):
         assert (www / "app/litert" / file).stat().st_size
         assert f"/srv/edge/www/app/litert/{file}" in config

@@ -1,12 +1,15 @@
-"""Everything an operator may choose about the edge: frozen, each field documented here."""
+"""Everything an operator may choose about the edge: each setting, its default and its help once, for both commands."""
 
 import ipaddress
 import json
 import pathlib
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields
 
 SITE = pathlib.Path(__file__).with_name("site")
 """What is served as files: openapi.json, and the built page in app/."""
+
+_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 class SettingsError(ValueError):
@@ -14,92 +17,83 @@ class SettingsError(ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Jwt:
-    """Who may ask with a JSON Web Token."""
-
-    jwks: pathlib.Path
-    """File with the keys (a JSON Web Key Set), as Envoy sees it; read again when Envoy starts."""
-    issuer: str
-    """What `iss` must say."""
-    audiences: tuple[str, ...] = ()
-    """What `aud` must hold one of; not looked at when empty."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The edge's settings. Paths are as Envoy sees them."""
+    """The edge's settings, which are the options of `dermserve edge config`. Paths are as Envoy sees them."""
 
-    gateway: str
-    """HOST:PORT of the gateway; a name is resolved again and again, and each of its addresses is used."""
-    listen: str = "127.0.0.1:8080"
-    """HOST:PORT to serve; port 0 takes a free one."""
-    admin: str = "127.0.0.1:9901"
-    """HOST:PORT of Envoy's admin interface, which can stop it: on the loopback alone."""
-    metrics: str | None = None
-    """HOST:PORT that gives Prometheus /stats/prometheus and probes /ready, and nothing else."""
-    www: pathlib.Path = SITE
-    """Folder whose files are served; its app/ holds the built page."""
-    www_seen: pathlib.Path | None = None
-    """Where Envoy sees that folder, when elsewhere."""
-    certificate: pathlib.Path | None = None
-    """TLS certificate chain, PEM."""
-    key: pathlib.Path | None = None
-    """Its key, PEM."""
-    keys: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    """API keys: (client, key) pairs."""
-    jwt: Jwt | None = None
-    """Tokens; either a key or a token is enough where both are set."""
-    open: bool = False
-    """Whether anyone may ask, without key or token, although others than this machine can reach it."""
-    origins: tuple[str, ...] = ()
-    """Origins of other pages that may ask (CORS), for example "https://clinic.example"."""
-    requests_per_minute: int = 120
-    """Of each client (key, token's subject, or address)."""
-    burst: int = 30
-    """How many of them at once, after a rest."""
-    max_photo_bytes: int = 20_000_000
-    """Of a photo; of JSON, where base64 makes it longer, correspondingly more."""
-    upload_seconds: float = 60.0
-    """Within which a request must have arrived; of a stream, its first answer must have begun."""
-    answer_seconds: float = 65.0
-    """Within which a request must be answered: more than the gateway's own cap of 60 s."""
-    max_connections: int = 1000
-    """From all clients together."""
-    max_streams: int = 100
-    """At once on one connection (HTTP/2)."""
-    heap_bytes: int = 512 * 1024 * 1024
-    """Memory from which Envoy sheds load."""
-    gateway_tls_ca: pathlib.Path | None = None
-    """CA that signed the gateway's certificate, PEM; without it the gateway is spoken to in plaintext."""
-    gateway_tls_name: str | None = None
-    """Name in the gateway's certificate; the host of `gateway` when None."""
-    gateway_tls_cert: pathlib.Path | None = None
-    """Certificate to show to a gateway that asks for one, PEM."""
-    gateway_tls_key: pathlib.Path | None = None
-    """Its key, PEM."""
+    gateway: str = field(metadata={"help": "HOST:PORT of the gateway; each address of the name is used."})
+    listen: str = field(default="127.0.0.1:8080", metadata={"help": "HOST:PORT to serve; port 0 takes a free one."})
+    admin: str = field(
+        default="127.0.0.1:9901", metadata={"help": "HOST:PORT of Envoy's admin interface, on the loopback."}
+    )
+    metrics: str | None = field(
+        default=None, metadata={"help": "HOST:PORT for Prometheus (/stats/prometheus) and probes (/ready)."}
+    )
+    www: pathlib.Path = field(
+        default=SITE, metadata={"help": "Folder to serve files from, made by `dermserve edge files`."}
+    )
+    www_seen: pathlib.Path | None = field(
+        default=None, metadata={"help": "Where Envoy sees that folder, if elsewhere."}
+    )
+    tls_cert: pathlib.Path | None = field(default=None, metadata={"help": "TLS certificate chain, PEM."})
+    tls_key: pathlib.Path | None = field(default=None, metadata={"help": "Its private key, PEM."})
+    keys: pathlib.Path | None = field(
+        default=None, metadata={"help": "File of API keys' digests, made by `dermserve edge key`."}
+    )
+    jwks: pathlib.Path | None = field(
+        default=None, metadata={"help": "File of the keys that sign tokens (a JSON Web Key Set)."}
+    )
+    issuer: str | None = field(default=None, metadata={"help": "What a token's iss must be."})
+    audience: tuple[str, ...] = field(
+        default=(), metadata={"help": "What a token's aud must include one of; repeatable."}
+    )
+    open: bool = field(default=False, metadata={"help": "Let anyone who can reach it ask, without key or token."})
+    origin: tuple[str, ...] = field(
+        default=(), metadata={"help": "Origin of another page that may ask (CORS); repeatable."}
+    )
+    requests_per_minute: int = field(
+        default=120, metadata={"help": "Of each client: API key, token's subject, or else address."}
+    )
+    burst: int = field(default=30, metadata={"help": "Requests at once of each client, after a pause."})
+    max_photo_bytes: int = field(
+        default=20_000_000, metadata={"help": "Of a photo; its base64 in JSON may be a third longer."}
+    )
+    upload_seconds: int = field(default=60, metadata={"help": "Timeout of receiving a request."})
+    answer_seconds: int = field(
+        default=65, metadata={"help": "Timeout of answering: above the gateway's own limit of 60."}
+    )
+    max_connections: int = field(default=1000, metadata={"help": "From all clients together."})
+    max_streams: int = field(default=100, metadata={"help": "At once on one HTTP/2 connection."})
+    heap_bytes: int = field(default=2**29, metadata={"help": "Memory near which Envoy sheds load."})
+    gateway_tls_ca: pathlib.Path | None = field(
+        default=None, metadata={"help": "CA of the gateway's certificate, PEM; plaintext without."}
+    )
+    gateway_tls_name: str | None = field(
+        default=None, metadata={"help": "Name in that certificate; the gateway's host by default."}
+    )
+    gateway_tls_cert: pathlib.Path | None = field(
+        default=None, metadata={"help": "Certificate to show to the gateway, PEM."}
+    )
+    gateway_tls_key: pathlib.Path | None = field(default=None, metadata={"help": "Its private key, PEM."})
 
     def __post_init__(self) -> None:
         for name in ("gateway", "listen", "admin", *(("metrics",) if self.metrics else ())):
             split_address(getattr(self, name), name=name)
-        if (self.certificate is None) != (self.key is None):
-            raise SettingsError("a certificate needs its key, and a key its certificate: give both or neither")
-        if (self.gateway_tls_cert is None) != (self.gateway_tls_key is None):
-            raise SettingsError("gateway_tls_cert and gateway_tls_key go together: give both or neither")
+        for one, other in (("tls_cert", "tls_key"), ("gateway_tls_cert", "gateway_tls_key"), ("jwks", "issuer")):
+            if (getattr(self, one) is None) != (getattr(self, other) is None):
+                names = f"{one} and {other}".replace("_", "-")
+                raise SettingsError(f"{names} go together: give both or neither")
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if setting.type is int and value < 1:
+                raise SettingsError(f"{setting.name} is {value}, and must be at least 1")
+        self._check_reach()
+        if self.keys:
+            read_keys(self.keys)
+
+    def _check_reach(self) -> None:
         if not _is_loopback(self.admin):
             raise SettingsError(f"admin is {self.admin}: it can stop Envoy, so it stays on the loopback (127.0.0.1)")
-        if not _is_loopback(self.listen):
-            self._check_public()
-        for name in ("requests_per_minute", "burst", "max_photo_bytes", "upload_seconds", "answer_seconds"):
-            if getattr(self, name) <= 0:
-                raise SettingsError(f"{name} is {getattr(self, name)}, and must be more than 0")
-        clients = [client for client, _ in self.keys]
-        if len({key for _, key in self.keys}) != len(self.keys):
-            raise SettingsError("two clients have the same API key: give each its own")
-        if any(not client or not key for client, key in self.keys):
-            raise SettingsError(f"an API key or its client is empty (clients: {', '.join(clients)})")
-
-    def _check_public(self) -> None:
-        if not self.authenticates and not self.open:
+        if not _is_loopback(self.listen) and not self.authenticates and not self.open:
             raise SettingsError(
                 f"listen is {self.listen}, which others can reach, and anyone could ask: set API keys or a JWKS, "
                 "or say that it is open on purpose"
@@ -108,11 +102,14 @@ class Settings:
     @property
     def authenticates(self) -> bool:
         """Whether a key or a token is asked for."""
-        return bool(self.keys) or self.jwt is not None
+        return self.keys is not None or self.jwks is not None
 
 
-def read_keys(path: pathlib.Path) -> tuple[tuple[str, str], ...]:
-    """Read API keys from a JSON object, {"client": "key", …}.
+def read_keys(path: pathlib.Path) -> dict[str, str]:
+    """Read the digests of API keys from a JSON object, {"client": "sha256:<64 hexadecimal digits>", …}.
+
+    Returns:
+        Each client's digest, 64 hexadecimal digits.
 
     Raises:
         SettingsError: it can't be read or is something else; the message holds no key.
@@ -122,9 +119,18 @@ def read_keys(path: pathlib.Path) -> tuple[tuple[str, str], ...]:
     except (OSError, ValueError) as error:
         what = error.strerror if isinstance(error, OSError) else "it is not JSON"
         raise SettingsError(f"can't read API keys from {path}: {what}") from None
-    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found.values()):
-        raise SettingsError(f'{path} must hold a JSON object with a key for each client: {{"clinic": "…"}}')
-    return tuple(found.items())
+    if not isinstance(found, dict) or not found or not all(found):
+        raise SettingsError(f'{path} must hold a JSON object of clients: {{"clinic": "sha256:…"}}')
+    digests = {client: _DIGEST.fullmatch(text) for client, text in found.items() if isinstance(text, str)}
+    if wrong := sorted(client for client in found if not digests.get(client)):
+        raise SettingsError(
+            f"{path} must hold digests, never keys: replace what it has for {', '.join(wrong)} by the output of "
+            "`dermserve edge key`"
+        )
+    keys = {client: match[1] for client, match in digests.items() if match}
+    if len(set(keys.values())) != len(keys):
+        raise SettingsError(f"two clients in {path} have the same API key: give each its own")
+    return keys
 
 
 def split_address(address: str, *, name: str) -> tuple[str, int]:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from dermserve.edge import Settings, bootstrap
+from dermserve.edge import Settings, envoy_config
 from dermserve.edge.files import gather
 from dermserve.local.child import Child
 from dermserve.local.errors import StackError
@@ -90,9 +90,9 @@ class Edge:
     def _start(self, command: pathlib.Path, scratch: pathlib.Path, undo: contextlib.ExitStack) -> None:
         found = gather(scratch / "www", store=self._store)
         settings = dataclasses.replace(self._settings, admin=f"{HOST}:{free_port()}", www=scratch / "www")
-        config, admin = scratch / "envoy.json", scratch / "admin"
-        config.touch(mode=0o600)  # it may hold keys
-        config.write_text(json.dumps(bootstrap(settings)), encoding="utf-8")
+        config, admin = scratch / "envoy.yaml", scratch / "admin"
+        config.touch(mode=0o600)
+        config.write_text(envoy_config(settings), encoding="utf-8")
         logs = self._store.resolve().parent / "logs"
         log = undo.enter_context(log_to_stderr("edge") if self._verbose else log_to_file(logs / "edge.log"))
         self._say("starting the edge (Envoy)")
@@ -115,7 +115,7 @@ class Edge:
         listeners = self._ask("/listeners?format=json")["listener_statuses"]
         places = {item["name"]: item["local_address"]["socket_address"] for item in listeners}
         addresses = {name: f"{place['address']}:{place['port_value']}" for name, place in places.items()}
-        self.url = f"{'https' if self._settings.certificate else 'http'}://{addresses['edge']}"
+        self.url = f"{'https' if self._settings.tls_cert else 'http'}://{addresses['edge']}"
         self.metrics = addresses.get("metrics", "")
 
     def _drain(self) -> None:

@@ -9,8 +9,7 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from dermserve.edge.descriptors import SERVICE
-
+_SERVICE = "dermserve.v1.Classifier"
 Json: TypeAlias = dict[str, Any]
 
 _TITLE = "dermserve"
@@ -25,7 +24,8 @@ _ERRORS = {
     404: "No such model, version or label.",
     408: "The request did not arrive in time.",
     413: "The photo is too large.",
-    429: "Too many requests, or too busy: try again later.",
+    415: "Not a photo as the whole body or JSON, or compressed.",
+    429: "Too many requests, or too busy: try again after the seconds in Retry-After.",
     500: "A defect, to be reported.",
     503: "Not ready, or no gateway: try again later.",
     504: "No answer in time.",
@@ -62,7 +62,7 @@ class _Writer:
         for file in files.file:
             pool.AddSerializedFile(file.SerializeToString())
             self._comments.update(_comments(file))
-        self._service = pool.FindServiceByName(SERVICE)
+        self._service = pool.FindServiceByName(_SERVICE)
         self._schemas: dict[str, Json] = {}
 
     def document(self, version: str) -> Json:
@@ -71,18 +71,19 @@ class _Writer:
             for verb, path, body in _bindings(method):
                 shown = _PATH_FIELD.sub(lambda match: "{" + _plain(match[1]) + "}", path)
                 paths.setdefault(shown, {})[verb] = self._operation(method, path, body)
+        paths["/healthz"] = _HEALTH
         return {
             "openapi": "3.1.0",
             "info": {
                 "title": _TITLE,
                 "version": version,
                 "summary": _NOTICE,
-                "description": self._comments.get(SERVICE, ""),
+                "description": self._comments.get(_SERVICE, ""),
                 "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
             },
             "servers": [{"url": "/"}],
             "security": [{}, {"key": []}, {"token": []}],
-            "tags": [{"name": self._service.name}],
+            "tags": [{"name": self._service.name}, {"name": "health"}],
             "paths": paths,
             "components": {
                 "schemas": dict(sorted((self._schemas | _STATUS).items())),
@@ -230,6 +231,19 @@ def _error(words: str) -> Json:
     }
 
 
+_HEALTH: Json = {
+    "get": {
+        "operationId": "Health",
+        "tags": ["health"],
+        "summary": "Says whether a gateway can answer",
+        "description": "For load balancers and probes: needs no key, and has no rate limit.",
+        "security": [{}],
+        "responses": {
+            "200": {"description": "A gateway can answer."},
+            "503": {"description": "No gateway can answer."},
+        },
+    }
+}
 _STATUS: dict[str, Json] = {
     "Status": {
         "type": "object",

@@ -1,0 +1,158 @@
+"""Envoy's configuration: the YAML templates beside this file, with the settings filled in."""
+
+import base64
+import functools
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jinja2
+from google.protobuf import descriptor_pb2
+from google.protobuf.descriptor import FileDescriptor
+from google.rpc import error_details_pb2
+
+from dermserve.edge.settings import Settings, read_keys, split_address
+from dermserve.v1 import classifier_pb2
+
+_TEMPLATES = pathlib.Path(__file__).with_name("templates")
+_JSON_OVERHEAD = 4096
+_CSP = (
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob: data:; "
+    "media-src 'self' blob:; connect-src 'self'; manifest-src 'self'; worker-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+_SECURITY = {
+    "content-security-policy": _CSP,
+    "cross-origin-opener-policy": "same-origin",
+    "permissions-policy": "camera=(self), geolocation=(), microphone=()",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+_STS = {"strict-transport-security": "max-age=31536000"}
+_CONTENT_TYPES = {
+    "css": "text/css; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+    "ico": "image/x-icon",
+    "js": "text/javascript; charset=utf-8",
+    "json": "application/json",
+    "png": "image/png",
+    "svg": "image/svg+xml",
+    "tflite": "application/octet-stream",
+    "wasm": "application/wasm",
+    "webmanifest": "application/manifest+json",
+}
+# What Envoy itself answers: HTTP status, gRPC status code, reason, message, and the kind of body if it is for one kind.
+# The first that fits is taken. No message repeats any of a request.
+_REPLIES = (
+    (
+        *(400, 3, "MALFORMED_REQUEST"),
+        'the JSON or the query is not a ClassifyRequest: send {"image": "<the photo as base64>", "tta": "FULL"}; '
+        "/openapi.json lists all fields and parameters",
+        "json",
+    ),
+    (
+        *(400, 3, "MALFORMED_REQUEST"),
+        "the query has an unknown parameter or a wrong value: it takes tta (NONE, FULL or ADAPTIVE), and version (a "
+        "number) or label",
+        "photo",
+    ),
+    (400, 3, "MALFORMED_REQUEST", "the request is malformed: /openapi.json lists paths, parameters and bodies", ""),
+    (401, 16, "UNAUTHENTICATED", "send a valid API key (x-api-key) or token (Authorization: Bearer …)", ""),
+    (403, 7, "PERMISSION_DENIED", "this key or token is not valid here", ""),
+    (404, 5, "NO_SUCH_ROUTE", "there is nothing at this path: /openapi.json lists what there is", ""),
+    (405, 3, "METHOD_NOT_ALLOWED", "this path takes another method: /openapi.json says which", ""),
+    (408, 4, "UPLOAD_TOO_SLOW", "the request did not arrive in time: send a smaller photo or try again", ""),
+    (413, 8, "IMAGE_TOO_LARGE", "the request is too large: send a smaller photo", ""),
+    (
+        *(415, 3, "UNSUPPORTED_MEDIA_TYPE"),
+        "send the photo as the whole body (curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg'), not as a form "
+        "and not compressed, or JSON with its base64 (Content-Type: application/json)",
+        "",
+    ),
+    (426, 3, "MALFORMED_REQUEST", "use HTTP/1.1 or HTTP/2", ""),
+    (429, 8, "RATE_LIMITED", "too many requests: try again after the seconds in Retry-After", ""),
+    (431, 3, "MALFORMED_REQUEST", "the request's headers are too large", ""),
+    (500, 13, "INTERNAL", "internal error", ""),
+    (502, 14, "UNAVAILABLE", "the gateway gave no valid answer: try again", ""),
+    (503, 14, "UNAVAILABLE", "no gateway can answer: try again after the seconds in Retry-After", ""),
+    (504, 4, "DEADLINE_EXCEEDED", "no answer in time: ask for fewer views or try again", ""),
+)
+
+
+def envoy_config(settings: Settings) -> str:
+    """Write the configuration as YAML, for `envoy -c FILE.yaml`.
+
+    Raises:
+        SettingsError: the file of API keys can't be used.
+    """
+    environment = jinja2.Environment(  # noqa: S701 - YAML; each value is quoted by `q`
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["q"] = functools.partial(json.dumps, default=str)
+    values = _values(settings)
+
+    def part(name: str, width: int) -> str:
+        return environment.get_template(name).render(values, part=part).strip().replace("\n", "\n" + " " * width)
+
+    return part("envoy.yaml", 0) + "\n"
+
+
+def _values(settings: Settings) -> dict[str, Any]:
+    return {
+        "s": settings,
+        "address": _address,
+        "authenticates": settings.authenticates,
+        "descriptors": base64.b64encode(descriptor_set().SerializeToString(deterministic=True)).decode(),
+        "files": list(_files(settings)),
+        "gateway_name": settings.gateway_tls_name or split_address(settings.gateway, name="gateway")[0],
+        "keys": read_keys(settings.keys) if settings.keys else {},
+        "max_json_bytes": (settings.max_photo_bytes + 2) // 3 * 4 + _JSON_OVERHEAD,
+        "replies": _REPLIES,
+        "schemes": [
+            *(['Bearer realm="dermserve"'] if settings.jwks else []),
+            *(['ApiKey realm="dermserve", header="x-api-key"'] if settings.keys else []),
+        ],
+        "security_headers": (_SECURITY | (_STS if settings.tls_cert else {})).items(),
+        "source": lambda name: (_TEMPLATES / name).read_text(encoding="utf-8"),
+    }
+
+
+def _address(text: str) -> str:
+    host, port = split_address(text, name="address")
+    return f"{{socket_address: {{address: {json.dumps(host)}, port_value: {port}}}}}"
+
+
+def _files(settings: Settings) -> Iterator[dict[str, str]]:
+    for path in sorted(settings.www.rglob("*")):
+        if not path.is_file() or path.suffix[1:] not in _CONTENT_TYPES:
+            continue
+        place = path.relative_to(settings.www).as_posix()
+        yield {
+            "path": f"/{place.removesuffix('index.html')}",
+            "shown": str(settings.www_seen / place if settings.www_seen else path),
+            "type": _CONTENT_TYPES[path.suffix[1:]],
+            "digest": hashlib.sha256(path.read_bytes()).hexdigest()[:32],
+        }
+
+
+def descriptor_set() -> descriptor_pb2.FileDescriptorSet:
+    """Collect the API's files, what they import, and the types in an error's details, imports first."""
+    found: dict[str, descriptor_pb2.FileDescriptorProto] = {}
+    for file in (classifier_pb2.DESCRIPTOR, error_details_pb2.DESCRIPTOR):
+        _collect(file, found)
+    return descriptor_pb2.FileDescriptorSet(file=found.values())
+
+
+def _collect(file: FileDescriptor, found: dict[str, descriptor_pb2.FileDescriptorProto]) -> None:
+    if file.name in found:
+        return
+    for dependency in file.dependencies:
+        _collect(dependency, found)
+    proto = descriptor_pb2.FileDescriptorProto()
+    file.CopyToProto(proto)
+    found[file.name] = proto
