@@ -21,9 +21,9 @@ class Line(tf.Module):
     def line(self, x):
         return {"y": x * self.slope + 2.0}
 
-    @tf.function(input_signature=[])
-    def describe(self):
-        return {"card": tf.constant('{"model": "line"}')}
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="query")])
+    def describe(self, query):
+        return {"card": tf.fill(tf.shape(query), '{"model": "line"}')}
 
 
 def echo(name: str):
@@ -97,13 +97,15 @@ def save_warm() -> None:
         writer.write(prediction_log_pb2.PredictionLog(regress_log=prediction_log_pb2.RegressLog()).SerializeToString())
 
 
-def save_lite() -> None:
-    folder = BASE / "lite" / "1"
-    module = Line(7.0)
-    tf.saved_model.save(module, str(folder), signatures={"serving_default": module.line})
-    other = Line(9.0)  # Another slope, so that the answer tells which of the two files was run.
-    converter = tf.lite.TFLiteConverter.from_concrete_functions([other.line.get_concrete_function()], other)
-    (folder / "model.tflite").write_bytes(converter.convert())
+@tf.function(input_signature=[tf.TensorSpec([None, None], tf.float32, name="x")])
+def picky(x):
+    return {"y": tf.ensure_shape(x, [None, 4])}
+
+
+def save_picky() -> None:
+    module = tf.Module()
+    module.picky = picky
+    tf.saved_model.save(module, str(BASE / "picky" / "1"), signatures={"serving_default": picky})
 
 
 save_lines()
@@ -111,4 +113,4 @@ save_echo()
 save_slow()
 save_defaults()
 save_warm()
-save_lite()
+save_picky()

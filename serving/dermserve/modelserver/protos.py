@@ -1,8 +1,9 @@
-"""TF Serving's own messages, imported without running TensorFlow's Python package.
+"""TensorFlow Serving's own messages, imported without running TensorFlow's Python package.
 
-The generated modules import `tensorflow.core...`, and with it the whole of TensorFlow's Python: five to eight seconds
-and some 300 MB that a server which calls TensorFlow's C library (`_library`) has no use for. While they are imported,
-the name `tensorflow` stands for a bare package with the same path; afterwards `import tensorflow` works as ever.
+The generated modules import `tensorflow.core...`, and with it all of TensorFlow's Python: five to eight seconds and
+some 300 MB that a server which calls TensorFlow's C library (`tensorflow_c`) does not need. While they are imported,
+the name `tensorflow` stands for a bare package with the same path. `import tensorflow` works as usual
+afterwards.
 """
 
 import contextlib
@@ -44,13 +45,12 @@ def _bare_tensorflow() -> Iterator[None]:
 
 
 with _bare_tensorflow():
-    from tensorflow.core.framework import tensor_pb2, types_pb2
+    from tensorflow.core.framework import types_pb2
     from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
     from tensorflow_serving.apis import (
         get_model_metadata_pb2,
         get_model_status_pb2,
         model_management_pb2,
-        model_pb2,
         model_service_pb2_grpc,
         predict_pb2,
         prediction_log_pb2,
@@ -59,19 +59,7 @@ with _bare_tensorflow():
     from tensorflow_serving.config import file_system_storage_path_source_pb2, model_server_config_pb2
 
 __all__ = [
-    "config_pb2",
-    "file_system_storage_path_source_pb2",
-    "get_model_metadata_pb2",
-    "get_model_status_pb2",
-    "meta_graph_pb2",
-    "model_management_pb2",
-    "model_pb2",
-    "model_server_config_pb2",
-    "model_service_pb2_grpc",
-    "predict_pb2",
-    "prediction_log_pb2",
-    "prediction_service_pb2_grpc",
-    "tensor_pb2",
-    "tensorflow_directory",
-    "types_pb2",
-]
+    "config_pb2", "file_system_storage_path_source_pb2", "get_model_metadata_pb2", "get_model_status_pb2",
+    "meta_graph_pb2", "model_management_pb2", "model_server_config_pb2", "model_service_pb2_grpc", "predict_pb2",
+    "prediction_log_pb2", "prediction_service_pb2_grpc", "tensorflow_directory", "types_pb2",
+]  # fmt: skip
