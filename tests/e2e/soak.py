@@ -1,30 +1,19 @@
-"""Hours of mixed work on one gateway: does its memory, its open files or its threads grow?
+"""Mixed work on one gateway: does its memory, its open files or its threads grow?
 
-    python benchmarks/soak.py --minutes 20
-    python benchmarks/soak.py --minutes 1 --json
-
-The local stack runs both servers as processes. Callers ask in every TTA mode, one by one and in streams, send photos
-that are none, name models that do not exist, give up, and allow too little time. The gateway's and the model server's
-memory, open files and threads are sampled every second. The first third is the warm-up; over the rest, the gateway's
-medians of the first and the last third are compared. The model server's are shown, and not judged: it is TensorFlow's.
-
-Exit codes: 0 flat and every request answered or cleanly refused, 1 not (the last lines say what).
+Callers ask in every TTA mode, one by one and in streams, send photos that are damaged, name models that do not exist,
+cancel, and allow too little time. The gateway is sampled every second. The first third is the warm-up; over the rest,
+its medians of the first and the last third are compared.
 """
 
 import asyncio
 import contextlib
 import dataclasses
-import itertools
-import json
-import pathlib
 import random
 import statistics
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
 
-import click
 import grpc
 import grpc.aio
 import psutil
@@ -124,17 +113,10 @@ def _name(error: BaseException) -> str:
     return error.code().name if intended else f"unclean {error.code().name}: {error.details()}"
 
 
-async def _sample(processes: dict[str, psutil.Process], taken: dict[str, list[Sample]], say: bool) -> None:
-    for second in itertools.count(1):
+async def _sample(process: psutil.Process, taken: list[Sample]) -> None:
+    while True:
         await asyncio.sleep(1)
-        for name, process in processes.items():
-            taken[name].append(_look(process))
-        if say and second % 30 == 0:
-            click.echo(f"{second:6} s  {_shown('gateway', taken['gateway'][-1])}", err=True)
-
-
-def _shown(name: str, sample: Sample) -> str:
-    return f"{name}: {sample.resident / 1e6:.1f} MB, {sample.files} files, {sample.threads} threads"
+        taken.append(_look(process))
 
 
 def _thirds(samples: list[Sample]) -> tuple[Sample, Sample]:
@@ -162,46 +144,13 @@ def _judge(taken: list[Sample], ended: Counter[str]) -> list[str]:
     return failures if ended["answered"] else [*failures, "nothing was answered"]
 
 
-async def _soak(
-    stack: Stack, models: tuple[str, ...], *, seconds: float, callers: int, seed: int, say: bool
-) -> tuple[Counter[str], dict[str, list[Sample]]]:
-    processes = {name: psutil.Process(pid) for name, pid in stack.pids.items()}
-    taken: dict[str, list[Sample]] = {name: [] for name in processes}
+async def soak(stack: Stack, models: tuple[str, ...], *, seconds: float, callers: int = 4, seed: int = 1) -> list[str]:
+    """Load a gateway for a while; give what grew, and the requests that did not end cleanly."""
+    taken: list[Sample] = []
     work = Work(stack.gateway_address, models, seed)
-    sampling = asyncio.create_task(_sample(processes, taken, say))
+    sampling = asyncio.create_task(_sample(psutil.Process(stack.pids["gateway"]), taken))
     await work.run(callers, seconds)
     sampling.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await sampling
-    return work.ended, taken
-
-
-@click.command()
-@click.option("--minutes", type=click.FloatRange(0.1), default=20.0, show_default=True)
-@click.option("--callers", type=click.IntRange(1), default=4, show_default=True)
-@click.option("--model", "models", multiple=True, default=("resnet50", "mobilenet_v3_small"), show_default=True)
-@click.option(
-    "--store", type=click.Path(path_type=pathlib.Path), default=pathlib.Path(".dermserve/store"), show_default=True
-)
-@click.option("--seed", default=1, show_default=True, help="Of what the callers choose.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def main(minutes: float, callers: int, models: tuple[str, ...], store: pathlib.Path, seed: int, as_json: bool) -> None:
-    """Let a gateway work, and see whether anything of it grows."""
-    with Stack(store=store, models=models, port=0, tfs_port=0) as stack:
-        run = _soak(stack, models, seconds=minutes * 60, callers=callers, seed=seed, say=not as_json)
-        ended, taken = asyncio.run(run)
-    failures = _judge(taken["gateway"], ended)
-    thirds = {name: _thirds(samples) for name, samples in taken.items()}
-    if as_json:
-        shown = {name: [dataclasses.asdict(sample) for sample in pair] for name, pair in thirds.items()}
-        click.echo(json.dumps({"ok": not failures, "failures": failures, "ended": ended, "medians": shown}))
-    else:
-        click.echo(", ".join(f"{count} {name}" for name, count in ended.most_common()))
-        for name, (before, after) in thirds.items():
-            click.echo(f"{_shown(name, before)}  →  {_shown('later', after)}")
-        click.echo("\n".join(["FAILED:", *failures]) if failures else "OK: flat")
-    sys.exit(1 if failures else 0)
-
-
-if __name__ == "__main__":
-    main()
+    return _judge(taken, work.ended)

@@ -1,43 +1,36 @@
-"""Change versions under load, and count what callers notice: nothing, if all is well.
+"""Version changes under load, and what callers notice of them.
 
-Two model servers, a gateway before them, and callers that never pause. Meanwhile versions are published, tried as a
-canary, promoted, rolled back and retired, and each server in turn is restarted, by SIGTERM and by SIGKILL, while the
-other serves. A request that fails counts, and so does an answer from a version that was not live while it was asked
-for. The callers don't try again by themselves.
-
-    python benchmarks/version_changes.py --minutes 2
+Two model servers, a gateway before them, and callers that never pause and never retry. Meanwhile versions are
+published, tried as a canary, promoted, rolled back and retired, and each server in turn is restarted, by SIGTERM and by
+SIGKILL, while the other serves. A request that fails counts, and so does an answer from a version that was not live
+while the request was on its way.
 """
 
 import collections
 import contextlib
 import dataclasses
 import itertools
-import json
 import os
 import pathlib
 import re
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-
-import click
 
 from dermserve.client import Client, DermserveError, Retry
 from dermserve.local.child import Child
 from dermserve.local.health import wait_serving
 from dermserve.local.picture import draw_lesion
-from dermserve.local.store import ensure_models, write_config
+from dermserve.local.ports import free_port
+from dermserve.local.store import write_config
 from dermserve.models.lifecycle import moves
 from dermserve.models.lifecycle.desk import Desk
 from dermserve.models.lifecycle.local_store import LocalStore
 from dermserve.models.lifecycle.servers import Servers
 
 _SERVER_READY = re.compile(r"Running gRPC ModelServer at (\S+):(\d+)")
-_GATEWAY_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"')
 _STARTING = 120.0
 _PAUSE = 0.5
 _SHARE = 0.3
@@ -134,10 +127,10 @@ class Site:
                 self.ports.append(int(self._servers[index].wait_ready(timeout=_STARTING)[2]))
             settings = {"DERMSERVE_CANARY_SHARES": f"{self.model}={_SHARE}", "DERMSERVE_POLL_SECONDS": "0.5"}
             tfs = [f"--tfs={address}" for address in self.addresses]
-            command = [sys.executable, "-m", "dermserve.gateway", "--listen=127.0.0.1:0", f"--model={self.model}", *tfs]
-            gateway = self._child("gateway", command, ready=_GATEWAY_READY, env=settings)
+            self.gateway = f"127.0.0.1:{free_port()}"
+            command = [sys.executable, "-m", "dermserve.gateway", f"--listen={self.gateway}", f"--model={self.model}"]
+            gateway = self._child("gateway", [*command, *tfs], ready=_SERVER_READY, env=settings)
             undo.callback(gateway.stop, grace=30)
-            self.gateway = gateway.wait_ready(timeout=_STARTING)[1]
             wait_serving(self.gateway, timeout=_STARTING, children=[gateway, *self._servers])
             self._exit = undo.pop_all()
         return self
@@ -182,10 +175,10 @@ class Site:
 class Changer:
     """Changes versions, one step after the other, and keeps book of what is live."""
 
-    def __init__(self, site: Site, desk: Desk, say: Callable[[str], None]) -> None:
+    def __init__(self, site: Site, desk: Desk) -> None:
         self.live, self.stable = Windows(), Windows()
         self.done: collections.Counter[str] = collections.Counter()
-        self._site, self._desk, self._say = site, desk, say
+        self._site, self._desk = site, desk
 
     def begin(self) -> None:
         """Make the first version the stable one, before anybody calls."""
@@ -207,12 +200,12 @@ class Changer:
         yield
         self._move("promote", lambda: moves.promote(desk, model, version), opens=version, stable=version)
         yield
-        gone = moves.retire(desk, model, keep=_KEEP)
-        self._count("retire", f"deleted {gone}")
+        moves.retire(desk, model, keep=_KEEP)
+        self.done["retire"] += 1
         yield
         how = signal.SIGTERM if turn // 2 % 2 == 0 else signal.SIGKILL
         self._site.restart(turn % 2, how)
-        self._count(f"restart by {how.name}", f"server {turn % 2}")
+        self.done[f"restart by {how.name}"] += 1
         yield
 
     def _publish(self) -> int:
@@ -221,7 +214,7 @@ class Changer:
         with store.staged(model) as staging:
             store.fetch(model, store.versions(model)[-1], staging)
             version = store.publish(staging, model)
-        self._count("publish", f"version {version}")
+        self.done["publish"] += 1
         return version
 
     def _move(self, what: str, move: Callable[[], moves.Moved], *, opens: int, stable: int | None = None) -> None:
@@ -231,11 +224,7 @@ class Changer:
         moved = move()
         self.live.keep(*moved.after.values())
         self.stable.keep(moved.after["stable"])
-        self._count(what, f"now {dict(moved.after)}")
-
-    def _count(self, what: str, how: str) -> None:
         self.done[what] += 1
-        self._say(f"{what}: {how}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,13 +244,11 @@ class Result:
     """The first ten."""
 
 
-def run(
-    store: pathlib.Path, *, model: str, seconds: float, callers: int, logs: pathlib.Path, say: Callable[[str], None]
-) -> Result:
+def run(store: pathlib.Path, *, model: str, seconds: float, callers: int, logs: pathlib.Path) -> Result:
     """Serve a store, load it, change it; for so many seconds and at least one cycle of changes."""
     write_config(store, [model])
     with Site(store, model, logs) as site, Servers(site.addresses) as servers:
-        changer = Changer(site, Desk(store=LocalStore(store), servers=servers), say)
+        changer = Changer(site, Desk(store=LocalStore(store), servers=servers))
         changer.begin()
         started = time.monotonic()
         with Callers(site.gateway, model=model, photo=draw_lesion(), count=callers) as asking:
@@ -291,50 +278,3 @@ def _result(asked: list[Asked], changer: Changer, seconds: float) -> Result:
 
 def _was_live(asked: Asked, changer: Changer) -> bool:
     return (changer.stable if asked.label else changer.live).had(asked.version, asked)
-
-
-@click.command()
-@click.option("--minutes", type=click.FloatRange(0), default=2.0, show_default=True, help="At least one cycle is run.")
-@click.option("--model", default="mobilenet_v3_small", show_default=True)
-@click.option(
-    "--store", type=click.Path(path_type=pathlib.Path), default=pathlib.Path(".dermserve/store"), show_default=True,
-    help="Where the model's newest version is copied from; built when it lacks one.",
-)  # fmt: skip
-@click.option("--callers", type=click.IntRange(1), default=8, show_default=True)
-@click.option("--logs", type=click.Path(file_okay=False, path_type=pathlib.Path), help="Keep the servers' logs there.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def main(
-    minutes: float, model: str, store: pathlib.Path, callers: int, logs: pathlib.Path | None, as_json: bool
-) -> None:
-    """Change versions under load; exit code 1 when a caller noticed."""
-    started = time.monotonic()
-
-    def say(line: str) -> None:
-        click.echo(f"[{time.monotonic() - started:6.1f} s] {line}", err=True)
-
-    ensure_models(store, [model], say=say)
-    with tempfile.TemporaryDirectory(prefix="dermserve-changes-") as scratch:
-        copy = pathlib.Path(scratch, "store")
-        newest = max(int(path.name) for path in (store / model).iterdir() if path.name.isdecimal())
-        shutil.copytree(store / model / str(newest), copy / model / "1")
-        kept = logs or pathlib.Path(scratch, "logs")
-        kept.mkdir(parents=True, exist_ok=True)
-        result = run(copy, model=model, seconds=minutes * 60, callers=callers, logs=kept, say=say)
-    if as_json:
-        click.echo(json.dumps(dataclasses.asdict(result)))
-    else:
-        _print(result, callers)
-    sys.exit(bool(result.failed or result.not_live))
-
-
-def _print(result: Result, callers: int) -> None:
-    changes = ", ".join(f"{count} × {what}" for what, count in result.changes.items())
-    click.echo(f"{result.requests} requests of {callers} callers in {result.seconds:.0f} s; meanwhile {changes}")
-    click.echo(f"failed: {result.failed}; answered by a version that was not live: {result.not_live}")
-    click.echo(f"{len(result.versions)} versions answered; the slowest request took {result.slowest_seconds} s")
-    for fault in result.faults:
-        click.echo(f"  {fault}")
-
-
-if __name__ == "__main__":
-    main()
