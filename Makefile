@@ -10,8 +10,6 @@ BUILD_ARGS ?=
 # Labels, not build arguments, whose change podman 4's cache does not see.
 BUILD = $(DOCKER) build --label org.opencontainers.image.revision=$$(git rev-parse HEAD) $(BUILD_ARGS)
 PYTEST_ARGS ?=
-# Before the gateway had metrics and traces.
-AGAINST ?= 68ce87f
 # What `make breaking` compares the API with.
 BASE ?= main
 STORE := .dermserve/store
@@ -78,17 +76,17 @@ proto: $(VENV)/dev  ## Generate the stubs and dermserve.protoset in proto/gen, a
 breaking: $(VENV)/dev  ## Whether the API still fits BASE's on the wire and in JSON (BASE=main); for CI, once releases promise it
 	$(BIN)/buf breaking --against "$$(git rev-parse --path-format=absolute --git-common-dir)#ref=$$(git rev-parse $(BASE))"
 
-bench: $(VENV)/dev  ## Compare the gateway with a direct Predict, and its CPU time with an earlier revision's (AGAINST=…)
-	$(BIN)/python benchmarks/gateway.py --against $(AGAINST)
-	$(BIN)/python benchmarks/edge.py
+bench: $(VENV)/dev  ## Compare the gateway with a direct Predict and with a relay without features, and the edge with both
+	$(BIN)/python -m benchmarks.gateway --store $(STORE)
+	$(BIN)/python -m benchmarks.edge --store $(STORE)
 
-regression: $(VENV)/dev  ## Whether the gateway has become slower beside direct Predict (benchmarks/baseline.json)
-	@$(BIN)/python -m benchmarks.regression --store $(STORE)
+regression: $(VENV)/dev  ## Whether the gateway is slower beside a direct Predict or a relay than its bounds (one run, any machine)
+	@$(BIN)/python -m benchmarks.gateway --check --rounds 60 --store $(STORE)
 
 loadtest: $(VENV)/dev  ## Two minutes of load on the local stack, and its thresholds (loadtest/slo.toml)
 	@$(BIN)/dermserve-loadtest run --local --store $(STORE) --users 4 --run-time 2m --warm-up 10s --slo loadtest/slo.toml
 
-comparison: $(VENV)/dev  ## Compare with other ways to serve the same weights (an hour or two; COMPARISON_ARGS=--quick to try)
+comparison: $(VENV)/dev  ## Compare with other ways to serve the same weights (hours; COMPARISON_ARGS=--quick to try)
 	$(BIN)/python -m benchmarks.comparison $(COMPARISON_ARGS)
 
 web:  ## Build the page and fetch its on-device runtime (needs Node.js 20)

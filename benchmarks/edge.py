@@ -1,10 +1,10 @@
 """What the edge adds to a call, and what an answer on the device costs, in one run.
 
     make bench                              # with the gateway's own
-    python benchmarks/edge.py --json        # the same for machines
+    python -m benchmarks.edge --json        # the same for machines
 
 Rounds alternate between gRPC straight to the gateway, gRPC through Envoy, a photo as an HTTP body and JSON with base64
-through Envoy, over connections that stay open, so that a noisy machine disturbs all alike. `adds` is a median over the
+through Envoy, over connections that stay open, so that a noisy machine disturbs all alike. `ratio` is a median over the
 first one's. With Chromium and the on-device runtime (`make web`), the page answers on this machine, too.
 """
 
@@ -13,17 +13,15 @@ import http.client
 import json
 import pathlib
 import shutil
-import statistics
-import time
 from collections.abc import Callable
 
 import click
 import numpy as np
 
+from benchmarks.serving import alternate, json_option, local_stack, store_option, table
 from dermserve.client import Client
 from dermserve.edge import Settings
 from dermserve.edge.files import RUNTIME
-from dermserve.local import Stack
 from dermserve.local.edge import Edge
 from dermserve.local.picture import draw_lesion
 
@@ -50,12 +48,6 @@ _DEVICE = """async ([photo, rounds]) => {
 }"""
 
 
-def _timed(call: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    call()
-    return (time.perf_counter() - started) * 1000
-
-
 def _poster(connection: http.client.HTTPConnection, body: bytes, kind: str) -> Callable[[], object]:
     def post() -> object:
         connection.request("POST", f"/v1/models/{_MODEL}:classify", body, {"content-type": kind})
@@ -78,15 +70,6 @@ def _calls(gateway: Client, through: Client, url: str, photo: bytes) -> dict[str
     }
 
 
-def _measure(calls: dict[str, Callable[[], object]], rounds: int) -> list[dict[str, object]]:
-    for call in list(calls.values()) * _WARM_UP:
-        call()
-    times = np.array([[_timed(call) for call in calls.values()] for _ in range(rounds)])
-    p50, p99 = np.percentile(times, [50, 99], axis=0)
-    names = enumerate(calls)
-    return [{"call": name, "p50": p50[i], "p99": p99[i], "adds": p50[i] - p50[0]} for i, name in names]
-
-
 def _on_device(url: str, photo: bytes) -> list[float]:
     """Return milliseconds of each view in the page; none where it can't be tried."""
     chromium = shutil.which("chromium")
@@ -103,35 +86,33 @@ def _on_device(url: str, photo: bytes) -> list[float]:
     return times
 
 
-@click.command()
-@click.option(
-    "--store", type=click.Path(path_type=pathlib.Path), default=pathlib.Path(".dermserve/store"), show_default=True
-)
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@store_option
 @click.option("--rounds", type=click.IntRange(10), default=300, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a row.")
+@json_option
 def main(store: pathlib.Path, rounds: int, as_json: bool) -> None:
     """Measure what the edge adds."""
     photo = draw_lesion()
     many = {"requests_per_minute": 6_000_000, "burst": 1_000_000}
     with (
-        Stack(store=store, models=[_MODEL], port=0, tfs_port=0) as stack,
+        local_stack(store, [_MODEL]) as (stack, _),
         Edge(Settings(gateway=stack.gateway_address, listen="127.0.0.1:0", **many), store=store) as edge,
         Client(stack.gateway_address) as gateway,
         Client(edge.url.removeprefix("http://")) as through,
     ):
-        rows = _measure(_calls(gateway, through, edge.url, photo), rounds)
+        calls = _calls(gateway, through, edge.url, photo)
+        p50, p99 = np.percentile(alternate(list(calls.values()), rounds, warm_up=10), [50, 99], axis=0)
         device = _on_device(edge.url, photo)
+    rows = [(name, p50[at], p99[at], f"{p50[at] / p50[0]:.2f}") for at, name in enumerate(calls)]
+    if device:
+        rows.append(("on the device, a view", *np.percentile(device, [50, 99]), f"{np.median(device) / p50[0]:.2f}"))
     if as_json:
-        for row in [*rows, {"call": "on the device", "p50": statistics.median(device) if device else None}]:
-            click.echo(json.dumps(row))
+        for name, middle, high, ratio in rows:
+            click.echo(json.dumps({"call": name, "p50": middle, "p99": high, "ratio": float(ratio)}))
         return
     click.echo(f"{_MODEL}, photo of {len(photo) / 1000:.0f} kB, {rounds} alternating rounds, milliseconds\n")
-    click.echo("| call | p50 | p99 | adds to p50 |\n|---|---|---|---|")
-    for row in rows:
-        click.echo(f"| {row['call']} | {row['p50']:.1f} | {row['p99']:.1f} | {row['adds']:.1f} |")
-    if device:
-        click.echo(f"\non the device, in Chromium: {statistics.median(device):.1f} ms a view (median of {len(device)})")
-    else:
+    click.echo(table(["call", "p50", "p99", "ratio of p50 to gRPC without the edge"], rows))
+    if not device:
         click.echo("\nnot tried on the device: that needs Chromium, `make web`, and a model.tflite in the store")
 
 

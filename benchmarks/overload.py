@@ -1,7 +1,7 @@
 """Ten times more requests than can be answered: what becomes of answers, refusals, health and memory.
 
-    python benchmarks/overload.py --model resnet50 --seconds 30
-    python benchmarks/overload.py --times 3 --json
+    python -m benchmarks.overload --model resnet50 --seconds 30
+    python -m benchmarks.overload --times 3 --json
 
 The local stack runs both servers as processes. First as many callers as the gateway has calls in flight call again at
 once: what that gives is the capacity, and its latencies are the uncongested ones. Then requests come at `--times` that
@@ -35,9 +35,8 @@ import numpy as np
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from dermserve.local import Stack
+from benchmarks.serving import json_option, local_stack, store_option
 from dermserve.local.picture import draw_lesion
-from dermserve.local.ports import free_port
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
 _WARM_UP = 2.0
@@ -56,8 +55,6 @@ class Seen:
     answered: list[float] = dataclasses.field(default_factory=list)
     refused: list[float] = dataclasses.field(default_factory=list)
     failed: list[str] = dataclasses.field(default_factory=list)
-    late: int = 0
-    """Requests that started over 20 ms after they were due."""
     busy: float = 0.0
     """Cores that this program kept busy meanwhile."""
 
@@ -83,8 +80,6 @@ class Outcome:
     refusal_in_gateway: float
     """Mean from arrival in the gateway to its refusal."""
     failed: int
-    late: float
-    """Share of the requests that the generator sent late."""
     probes: int
     probes_red: int
     grown: float
@@ -154,7 +149,6 @@ class Load:
             due = begin + number / rate
             if (wait := due - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
-            seen.late += time.perf_counter() - due > 0.02
             tasks.append(asyncio.create_task(self._ask(seen, due=time.perf_counter())))
         return tasks
 
@@ -232,24 +226,20 @@ async def _measure(
         accepted_p50=p50, accepted_p99=p99, onset=max(onset.answered, default=0.0),
         refused=len(seen.refused), refusal_p50=refused[0], refusal_p99=refused[1],
         refusal_in_gateway=spent / count * 1e3 if count else 0.0, failed=len(onset.failed + seen.failed),
-        late=seen.late / (capacity * times * seconds), probes=len(held), probes_red=red,
+        probes=len(held), probes_red=red,
         grown=statistics.median(held[-third:]) - statistics.median(held[third : 2 * third]),
     )  # fmt: skip
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--store", type=click.Path(path_type=pathlib.Path), default=pathlib.Path(".dermserve/store"), show_default=True
-)
+@store_option
 @click.option("--model", default="resnet50", show_default=True)
 @click.option("--times", type=click.FloatRange(1.5), default=10.0, show_default=True, help="Of the capacity.")
 @click.option("--seconds", type=click.FloatRange(2), default=30.0, show_default=True, help="Of each of the two parts.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def main(store: pathlib.Path, model: str, times: float, seconds: float, as_json: bool) -> None:
     """Put a gateway under several times the load it can carry, and judge what becomes of it."""
-    metrics = f"127.0.0.1:{free_port()}"
-    os.environ["DERMSERVE_METRICS_LISTEN"] = metrics
-    with Stack(store=store, models=[model], port=0, tfs_port=0) as stack:
+    with local_stack(store, [model]) as (stack, metrics):
         gateway = psutil.Process(stack.pids["gateway"])
         outcome = asyncio.run(
             _measure(
@@ -257,28 +247,13 @@ def main(store: pathlib.Path, model: str, times: float, seconds: float, as_json:
                 refusals=lambda: _refusals(metrics), memory=lambda: gateway.memory_info().rss,
             )
         )  # fmt: skip
-    faults = outcome.faults()
+    faults, figures = outcome.faults(), {**dataclasses.asdict(outcome), "share": outcome.share}
     if as_json:
-        click.echo(json.dumps({**dataclasses.asdict(outcome), "faults": faults}))
+        click.echo(json.dumps({"model": model, **figures, "faults": faults}))
     else:
-        _print(outcome, model)
+        click.echo("\n".join(f"{name:19} {value:10.2f}" for name, value in figures.items()))
         click.echo("\n".join(faults) or "all goals met")
     sys.exit(bool(faults))
-
-
-def _print(outcome: Outcome, model: str) -> None:
-    click.echo(
-        f"{model}: {outcome.capacity:.1f} answers/s uncongested, p50 {outcome.calm_p50:.0f} ms, "
-        f"p99 {outcome.calm_p99:.0f} ms\n"
-        f"offered {outcome.offered:.0f}/s ({outcome.late:.1%} sent late): {outcome.goodput:.1f} answers/s "
-        f"({outcome.goodput / outcome.capacity:.0%} of capacity, {outcome.share:.0%} of that of what asking left), "
-        f"p50 {outcome.accepted_p50:.0f} ms, "
-        f"p99 {outcome.accepted_p99:.0f} ms ({outcome.accepted_p99 / outcome.calm_p99:.2f} times); "
-        f"up to {outcome.onset:.0f} ms in the first two seconds\n"
-        f"{outcome.refused} refused: {outcome.refusal_in_gateway:.2f} ms in the gateway on average; callers saw p50 "
-        f"{outcome.refusal_p50:.1f} ms, p99 {outcome.refusal_p99:.1f} ms\n"
-        f"{outcome.probes} health probes, {outcome.probes_red} red; memory {outcome.grown / 1e6:+.1f} MB"
-    )
 
 
 if __name__ == "__main__":

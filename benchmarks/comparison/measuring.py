@@ -1,21 +1,28 @@
 """One contender in one round: its start, its answers checked, closed loops of callers, its memory."""
 
+import base64
+import http.client
 import itertools
+import json
 import pathlib
-import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmarks.comparison.calling import Call, caller
-from benchmarks.comparison.field import OURS, Contender
+from benchmarks.comparison.field import DIRECT, OURS, Contender
 from benchmarks.comparison.running import ContenderError, Running, running
-from dermserve.loadtest.histogram import Histogram
+from benchmarks.serving import Loop, closed_loop, direct_caller, gateway_caller
+from dermserve.models.catalogue import SPECS
 
+Answer = Callable[[bytes], list[float]]
+VIEWS = {"1": 1, "10": 10, "adaptive": 10}
+"""How many views each kind of call asks for at most."""
+_MODES = {"1": "none", "10": "full", "adaptive": "adaptive"}
 _FIRST = 180.0
-_LEAST = 4
+_TIMEOUT = 120.0
 _LOOK = 0.1
 TOLERANCE = 2e-3
 """Between a contender's probabilities and the reference's: networks are compiled differently, not alike to the bit."""
@@ -38,16 +45,6 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Loop:
-    """What a closed loop came to; milliseconds."""
-
-    answers: float
-    """A second."""
-    p50: float
-    p99: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Visit:
     """One contender, one model, one round."""
 
@@ -67,6 +64,17 @@ Reference = Mapping[tuple[str, str], Sequence[Sequence[float]]]
 """Each photo's probabilities by model and kind."""
 
 
+def kinds_of(contender: Contender, kinds: Sequence[str]) -> list[str]:
+    """Return what a contender can be asked: ADAPTIVE is ours alone, and so are the views of those as documented."""
+    if _ours(contender):
+        return list(kinds)
+    return [kind for kind in kinds if kind == "1" or (kind == "10" and not contender.documented)]
+
+
+def _ours(contender: Contender) -> bool:
+    return contender.name == OURS
+
+
 def visit(contender: Contender, model: str, plan: Plan, reference: Reference, say: Callable[[str], None]) -> Visit:
     """Start a contender, check it, measure it, stop it.
 
@@ -76,23 +84,21 @@ def visit(contender: Contender, model: str, plan: Plan, reference: Reference, sa
     with running(contender, model, weights=plan.weights, environments=plan.environments) as server:
         _answer_first(contender, server, model, plan.photos[0])
         start = time.monotonic() - server.started
-        for kind in ("1", "10"):
+        for kind in kinds_of(contender, ("1", "10")):
             _check(contender, server, model, kind, plan, reference)
-        idle = server.megabytes()
-        loops = {}
-        kinds = [kind for kind in plan.kinds if kind != "adaptive" or contender.name == OURS]
-        for kind, callers in itertools.product(kinds, plan.callers):
-            loop = _loop(contender, server, model, kind, callers, plan)
+        idle, loops = server.megabytes(), {}
+        for kind, callers in itertools.product(kinds_of(contender, plan.kinds), plan.callers):
+            calls = [caller(contender, server.address, model, kind) for _ in range(callers)]
+            loop = closed_loop(calls, plan.photos, seconds=plan.seconds, warm_up=plan.warm_up)
             loops[f"{kind}/{callers}"] = loop
-            say(f"    {kind} view(s), {callers} callers: {loop.answers:.1f}/s, {_times(loop)}")
+            say(
+                f"    {kind} view(s), {callers} callers: {loop.answers:.1f}/s, p50 {loop.p50:.0f} ms, "
+                f"p99 {loop.p99:.0f} ms"
+            )
         return Visit(
-            contender=contender.name,
-            model=model,
-            start_seconds=start,
-            idle_mb=idle,
-            loaded_mb=server.megabytes(),
+            contender=contender.name, model=model, start_seconds=start, idle_mb=idle, loaded_mb=server.megabytes(),
             loops=loops,
-        )
+        )  # fmt: skip
 
 
 def _answer_first(contender: Contender, server: Running, model: str, photo: bytes) -> None:
@@ -107,75 +113,17 @@ def _answer_first(contender: Contender, server: Running, model: str, photo: byte
             time.sleep(_LOOK)
 
 
-def _times(loop: Loop) -> str:
-    return f"p50 {loop.p50:.0f} ms, p99 {loop.p99:.0f} ms"
-
-
 def _check(contender: Contender, server: Running, model: str, kind: str, plan: Plan, reference: Reference) -> None:
+    """Compare answers with the reference; one with a decoder of its own must give probabilities, not the same ones."""
     call = caller(contender, server.address, model, kind)
     for index, (photo, expected) in enumerate(zip(plan.photos, reference[model, kind], strict=True)):
-        off = float(np.abs(np.subtract(call(photo), expected)).max())
-        if off > TOLERANCE:
+        found = call(photo)
+        off = abs(sum(found) - 1) if contender.documented else float(np.abs(np.subtract(found, expected)).max())
+        if off > TOLERANCE or len(found) != len(expected):
             raise ContenderError(
                 f"{contender.title} answers something else for {model}, {kind} view(s), photo {index}: "
                 f"a probability is off by {off:.4f}; nothing it does can be compared"
             )
-
-
-def _loop(contender: Contender, server: Running, model: str, kind: str, callers: int, plan: Plan) -> Loop:
-    """Let callers call again at once for a while, and for as long as it takes that each could have answered."""
-    calls = [caller(contender, server.address, model, kind) for _ in range(callers)]
-    begin = time.perf_counter() + plan.warm_up
-    work = _Work(begin=begin, end=begin + plan.seconds, least=max(callers, _LEAST), photos=plan.photos)
-    threads = [
-        threading.Thread(target=work.call_on, args=(call, number), daemon=True) for number, call in enumerate(calls)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if work.faults:
-        raise ContenderError(f"{contender.title}, {model}, {kind} view(s), {callers} callers: {work.faults[0]}")
-    return work.outcome()
-
-
-@dataclass(kw_only=True, slots=True)
-class _Work:
-    """What callers share."""
-
-    begin: float
-    """Of what counts; time.perf_counter."""
-    end: float
-    """Not before."""
-    least: int
-    """Answers to wait for beyond the end: a slow answer takes longer than the whole loop otherwise."""
-    photos: Sequence[bytes]
-    answered: list[tuple[float, float]] = field(default_factory=list)
-    """When, and seconds it took."""
-    faults: list[BaseException] = field(default_factory=list)
-
-    def call_on(self, call: Call, offset: int) -> None:
-        try:
-            for photo in itertools.islice(itertools.cycle(self.photos), offset % len(self.photos), None):
-                started = time.perf_counter()
-                if self.faults or (started >= self.end and len(self.answered) >= self.least):
-                    return
-                call(photo)
-                ended = time.perf_counter()
-                if ended >= self.begin:
-                    self.answered.append((ended, ended - started))
-        except BaseException as error:
-            self.faults.append(error)
-
-    def outcome(self) -> Loop:
-        """Count answers up to the end, or to the last that was waited for; later ones had fewer rivals."""
-        times = sorted(ended for ended, _ in self.answered)
-        end = max(self.end, times[self.least - 1])
-        seen = Histogram()
-        for ended, took in self.answered:
-            if ended <= end:
-                seen.add(took * 1000)
-        return Loop(answers=seen.total / (end - self.begin), p50=seen.quantile(0.5), p99=seen.quantile(0.99))
 
 
 def references(plan: Plan, contender: Contender, models: Sequence[str]) -> Reference:
@@ -193,3 +141,58 @@ def references(plan: Plan, contender: Contender, models: Sequence[str]) -> Refer
             if float(np.ptp(np.array(found[model, "1"]), axis=0).max()) < TOLERANCE:
                 raise ContenderError(f"{model} says the same of all photos: take others, or weights that were trained")
     return found
+
+
+def caller(contender: Contender, address: str, model: str, kind: str) -> Answer:
+    """Make a caller with a connection of its own: photo bytes in, probabilities in the model's own order out."""
+    if contender.name == DIRECT:
+        return direct_caller(address, model, VIEWS[kind])
+    if not _ours(contender):
+        return _http(contender, address, VIEWS[kind])
+    call, codes = gateway_caller(address, model, _MODES[kind]), [each.code for each in SPECS[model].classes]
+
+    def ask(photo: bytes) -> list[float]:
+        found = {each.code: each.probability for each in call(photo).classes}
+        return [found[code] for code in codes]
+
+    return ask
+
+
+def _http(contender: Contender, address: str, views: int) -> Answer:
+    host, _, port = address.rpartition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=_TIMEOUT)
+    prepare = {"raw": _raw, "multipart": _multipart, "json": _json}[contender.upload]
+    made: dict[bytes, tuple[str, bytes, dict[str, str]]] = {}
+
+    def call(photo: bytes) -> list[float]:
+        if photo not in made:
+            made[photo] = prepare(photo, views)
+        path, body, headers = made[photo]
+        connection.request("POST", path, body, headers)
+        response = connection.getresponse()
+        answer = response.read()
+        if response.status != http.client.OK:
+            raise ContenderError(f"{contender.title} answered {response.status}: {answer[:300]!r}")
+        return [float(value) for value in json.loads(answer)["probabilities"]]
+
+    return call
+
+
+def _raw(photo: bytes, views: int) -> tuple[str, bytes, dict[str, str]]:
+    return f"/classify?views={views}", photo, {"Content-Type": "image/jpeg"}
+
+
+def _json(photo: bytes, views: int) -> tuple[str, bytes, dict[str, str]]:
+    body = json.dumps({"photo": base64.b64encode(photo).decode(), "views": views})
+    return "/classify", body.encode(), {"Content-Type": "application/json"}
+
+
+def _multipart(photo: bytes, views: int) -> tuple[str, bytes, dict[str, str]]:
+    mark = uuid.uuid4().hex
+    head = (
+        f'--{mark}\r\nContent-Disposition: form-data; name="views"\r\n\r\n{views}\r\n'
+        f'--{mark}\r\nContent-Disposition: form-data; name="photo"; filename="photo.jpg"\r\n'
+        "Content-Type: image/jpeg\r\n\r\n"
+    )
+    body = head.encode() + photo + f"\r\n--{mark}--\r\n".encode()
+    return "/classify", body, {"Content-Type": f"multipart/form-data; boundary={mark}"}

@@ -1,23 +1,16 @@
-"""From visits to tables and a plot: medians over rounds, and ratios taken within a round, where noise is shared."""
+"""From visits to tables: medians over rounds, and ratios taken within a round, where noise is shared."""
 
+import dataclasses
 import datetime
 import json
-import math
-import pathlib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-from matplotlib.figure import Figure
 
 from benchmarks.comparison.field import FIELD, OURS
 from benchmarks.comparison.measuring import Visit
 
 _TITLES = {contender.name: contender.title for contender in FIELD}
-_OURS = {"lw": 2.4, "color": "black"}
-"""How our lines look, whoever else is drawn."""
-_BEGIN = "<!-- comparison: begin, written by python -m benchmarks.comparison -->"
-_END = "<!-- comparison: end -->"
 
 
 def loop_values(visits: Iterable[Visit], contender: str, model: str, cell: str, what: str) -> list[float]:
@@ -48,7 +41,7 @@ def tables(visits: Sequence[Visit], about: Mapping[str, Any], command: str) -> s
     for model in dict.fromkeys(visit.model for visit in visits):
         for kind in ("1", "10", "adaptive"):
             lines += _table(visits, model, kind)
-    return "\n".join([*lines, *_costs(visits, about), *_configurations(about)])
+    return "\n".join([*lines, *_costs(visits), *_configurations(about)])
 
 
 def _table(visits: Sequence[Visit], model: str, kind: str) -> list[str]:
@@ -81,19 +74,19 @@ def _cell(visits: Sequence[Visit], contender: str, model: str, cell: str) -> str
     if not rates:
         return ""
     p99 = statistics.median(loop_values(visits, contender, model, cell, "p99"))
-    text = f"{statistics.median(rates):.1f}/s, {'–' if math.isnan(p99) else f'{p99:.0f} ms'}"
+    text = f"{statistics.median(rates):.1f}/s, {p99:.0f} ms"
     if contender == OURS or not (found := ratios(visits, contender, model, cell)):
         return text
     return f"{text} ({statistics.median(found):.2f}, {min(found):.2f}–{max(found):.2f})"
 
 
-def _costs(visits: Sequence[Visit], about: Mapping[str, Any]) -> list[str]:
+def _costs(visits: Sequence[Visit]) -> list[str]:
     lines = [
         "**What each takes**: from start to first answer, memory of all its processes before and after load (shared"
-        " pages once), its environment on disk; medians",
+        " pages once); medians",
         "",
-        "| | model | first answer | memory idle | memory loaded | installed |",
-        "|---|---|---|---|---|---|",
+        "| | model | first answer | memory idle | memory loaded |",
+        "|---|---|---|---|---|",
     ]
     for contender, model in dict.fromkeys((visit.contender, visit.model) for visit in visits):
         those = [visit for visit in visits if (visit.contender, visit.model) == (contender, model)]
@@ -101,10 +94,7 @@ def _costs(visits: Sequence[Visit], about: Mapping[str, Any]) -> list[str]:
             statistics.median(getattr(visit, what) for visit in those)
             for what in ("start_seconds", "idle_mb", "loaded_mb")
         )
-        installed = about["contenders"][contender]["installed_mb"]
-        lines.append(
-            f"| {_TITLES[contender]} | {model} | {start:.1f} s | {idle:.0f} MB | {loaded:.0f} MB | {installed:.0f} MB |"
-        )
+        lines.append(f"| {_TITLES[contender]} | {model} | {start:.1f} s | {idle:.0f} MB | {loaded:.0f} MB |")
     return [*lines, ""]
 
 
@@ -116,75 +106,6 @@ def _configurations(about: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def draw(visits: Sequence[Visit], file: pathlib.Path) -> None:
-    """Draw throughput and p99 against callers, for each model and number of views; ADAPTIVE beside the ten views."""
-    models = list(dict.fromkeys(visit.model for visit in visits))
-    figure = Figure(figsize=(11, 3.4 * len(models) * 2 + 0.6), layout="constrained")
-    axes = figure.subplots(len(models) * 2, 2, squeeze=False)
-    rows = [(model, kind) for model in models for kind in ("1", "10")]
-    for (model, kind), pair in zip(rows, axes, strict=True):
-        present = [visit for visit in visits if visit.model == model]
-        for contender in dict.fromkeys(visit.contender for visit in visits):
-            style = _OURS if contender == OURS else {"lw": 1.2}
-            _lines(pair, present, contender, kind, {**style, "label": _TITLES[contender]})
-        if kind == "10":
-            _lines(pair, present, OURS, "adaptive", {**_OURS, "ls": "--", "label": "dermserve, ADAPTIVE"})
-        name = f"{model}, {'one view' if kind == '1' else 'ten views'}"
-        for one, label in zip(pair, ("answers a second", "p99, ms"), strict=True):
-            one.set(title=name, xlabel="callers", ylabel=label, xscale="log")
-            callers = sorted({_callers(cell) for visit in present for cell in visit.loops})
-            one.set_xticks(callers, labels=[str(each) for each in callers])
-            one.minorticks_off()
-            one.grid(alpha=0.3)
-        pair[0].set_ylim(0, None)
-        pair[1].set_yscale("log")
-    handles, labels = axes[-1][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8)
-    figure.savefig(file, dpi=100)
-
-
-def _lines(axes: Sequence[Any], visits: Sequence[Visit], contender: str, kind: str, style: Mapping[str, Any]) -> None:
-    """Draw medians of a contender's answers a second and p99."""
-    cells = {cell for visit in visits for cell in visit.loops if cell.startswith(f"{kind}/")}
-    ordered = sorted(cells, key=_callers)
-    for one, what in zip(axes, ("answers", "p99"), strict=True):
-        values = [loop_values(visits, contender, visits[0].model, cell, what) for cell in ordered]
-        medians = [statistics.median(each) if each else math.nan for each in values]
-        one.plot([_callers(cell) for cell in ordered], medians, marker="o", ms=3, **style)
-
-
-def _callers(cell: str) -> int:
-    return int(cell.partition("/")[2])
-
-
-def write_docs(page: pathlib.Path, text: str) -> None:
-    """Put a table between a page's markers.
-
-    Raises:
-        ValueError: the page has none.
-    """
-    before, begin, rest = page.read_text().partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        raise ValueError(f"{page} lacks the lines {_BEGIN} and {_END}")
-    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
-
-
 def to_json(visits: Sequence[Visit], about: Mapping[str, Any]) -> str:
     """Write everything for machines."""
-    flat = [
-        {
-            "contender": visit.contender, "model": visit.model, "start_seconds": visit.start_seconds,
-            "idle_mb": visit.idle_mb, "loaded_mb": visit.loaded_mb,
-            "loops": {
-                cell: {"answers": loop.answers, "p50": _number(loop.p50), "p99": _number(loop.p99)}
-                for cell, loop in visit.loops.items()
-            },
-        }
-        for visit in visits
-    ]  # fmt: skip
-    return json.dumps({"about": about, "visits": flat}, indent=1)
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return json.dumps({"about": about, "visits": [dataclasses.asdict(visit) for visit in visits]}, indent=1)

@@ -64,10 +64,8 @@ def running(
     """
     started = time.monotonic()
     if contender.name in {OURS, DIRECT}:
-        python = str(environments / contender.environment / "bin" / "python")
         with Stack(
             store=weights / "store", models=[model], port=0, tfs_port=0,
-            program=lambda name: (python, "-m", f"dermserve.{name}"),
             # The gateway keeps its calls few; direct callers would be refused beyond four times the cores.
             model_server_flags=("--grpc_max_threads=64",) if contender.name == DIRECT else (),
         ) as stack:  # fmt: skip
@@ -90,8 +88,13 @@ def _server(
 ) -> Iterator[tuple[Child, int]]:
     cores = os.cpu_count() or 1
     port = free_port()
+    saved_model = weights / "exported" / model if contender.documented else _latest(weights / "store" / model)
+    # As the gateway's model server has them.
+    ours = {"MALLOC_ARENA_MAX": "1", "TF_ENABLE_ONEDNN_OPTS": "1"}
     environment = {
-        "COMPARISON_SAVED_MODEL": str(_latest(weights / "store" / model)),
+        **({} if contender.documented else ours),
+        "COMPARISON_DOCUMENTED": str(int(contender.documented)),
+        "COMPARISON_SAVED_MODEL": str(saved_model),
         "COMPARISON_KERAS_FILE": str(weights / f"{model}.weights.h5"),
         "COMPARISON_PORT": str(port),
         "COMPARISON_CORES": str(cores),
@@ -100,9 +103,6 @@ def _server(
         "PATH": f"{environments / contender.environment / 'bin'}{os.pathsep}{os.environ['PATH']}",
         "VIRTUAL_ENV": str(environments / contender.environment),
         "TF_CPP_MIN_LOG_LEVEL": "2",
-        # As the gateway's model server has them.
-        "MALLOC_ARENA_MAX": "1",
-        "TF_ENABLE_ONEDNN_OPTS": "1",
         "BENTOML_DO_NOT_TRACK": "True",
         "BENTOML_HOME": str(scratch / "bentoml"),
         "RAY_USAGE_STATS_ENABLED": "0",

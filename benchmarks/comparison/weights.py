@@ -1,7 +1,7 @@
-"""The same weights for everyone: a version in a store, and the network with its softmax for Keras, weights in .h5.
+"""The same weights for everyone: a version in a store, and Keras's own forms of the network with its softmax.
 
-Run as `python -m benchmarks.comparison.weights FOLDER`, in the project's own environment. Shipped weights where there
-are any, random ones (seed 0) otherwise: how long an answer takes does not depend on them.
+Run as `python -m benchmarks.comparison.weights FOLDER MODEL...`, in the project's own environment. Shipped weights
+where there are any, random ones (seed 0) otherwise: how long an answer takes does not depend on them.
 """
 
 import pathlib
@@ -16,12 +16,10 @@ from dermserve.models.version import Content, write_version
 from dermserve.v1 import card_pb2
 
 
-def main(folder: pathlib.Path) -> None:
+def main(folder: pathlib.Path, models: list[str]) -> None:
     """Write what is lacking."""
-    for model in ("resnet50", "mobilenet_v3_small"):
+    for model in models:
         file = folder / f"{model}.weights.h5"
-        if file.exists():
-            continue
         content = _content(model)
         write_version(content, folder / "store")
         temperature = content.calibration.temperature if content.calibration else 1.0
@@ -35,6 +33,7 @@ def main(folder: pathlib.Path) -> None:
         file.with_name(f"{model}.json").write_text(network.to_json())
         beside = file.with_name(f"part-{file.name}")
         network.save_weights(beside)
+        network.export(folder / "exported" / model, verbose=False)
         beside.replace(file)
 
 
@@ -47,4 +46,4 @@ def _content(model: str) -> Content:
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    main(pathlib.Path(sys.argv[1]), sys.argv[2:])

@@ -204,3 +204,21 @@ def test_a_copy_that_differs_from_its_manifest_never_appears(tmp_path: pathlib.P
     with pytest.raises(StoreError, match=r"saved_model.pb was changed"):
         list(pull_versions(store, tmp_path / "local"))
     assert open_store(tmp_path / "local").versions("m") == []
+
+
+def test_a_version_folder_with_leading_zeros_is_that_version_and_one_beyond_int64_is_none(
+    tmp_path: pathlib.Path,
+) -> None:
+    """TensorFlow Serving serves `00000001` as version 1."""
+    make_version(tmp_path / "m" / "00000001", content=b"zeros")
+    for name in ("99999999999999999999", "\N{ARABIC-INDIC DIGIT THREE}"):
+        make_version(tmp_path / "m" / name)
+    store = open_store(str(tmp_path))
+    assert store.versions("m") == [1]
+    assert store.read("m", 1, "saved_model.pb") == b"zeros"
+    assert parse_manifest(store.read("m", 1, MANIFEST), where="here")
+    store.fetch("m", 1, tmp_path / "copy")
+    assert (tmp_path / "copy" / MANIFEST).exists()
+    assert _publish(store) == 2
+    store.remove("m", 1)
+    assert store.versions("m") == [2]

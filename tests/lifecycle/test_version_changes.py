@@ -1,22 +1,22 @@
-"""No request is lost while versions change: the benchmark's own program, for one cycle of changes."""
+"""No request is lost while versions change under load."""
 
-import json
 import pathlib
-import subprocess
-import sys
+import shutil
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+import pytest
+
+from tests.lifecycle.changes import run
+from tests.lifecycle.versions_at_hand import MODEL
 
 
+@pytest.mark.slow
 def test_callers_notice_nothing_of_any_change(store: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    program = [sys.executable, str(ROOT / "benchmarks" / "version_changes.py")]
-    arguments = ["--minutes", "0.1", "--store", str(store), "--logs", str(tmp_path), "--json"]
-    done = subprocess.run([*program, *arguments], check=False, capture_output=True, text=True, timeout=600)
-    assert done.stdout, done.stderr
-    result = json.loads(done.stdout)
-    assert (result["failed"], result["not_live"], result["faults"]) == (0, 0, []), done.stderr
-    assert done.returncode == 0
-    assert result["requests"] > 50
-    assert set(result["versions"]) == {"1", "2"}
+    copy, logs = tmp_path / "store", tmp_path / "logs"
+    shutil.copytree(store / MODEL / "1", copy / MODEL / "1")
+    logs.mkdir()
+    result = run(copy, model=MODEL, seconds=6, callers=8, logs=logs)
+    assert (result.failed, result.not_live, result.faults) == (0, 0, [])
+    assert result.requests > 50
+    assert set(result.versions) >= {1, 2}
     kinds = {"publish", "canary", "promote", "rollback", "retire", "restart by SIGTERM"}
-    assert kinds <= set(result["changes"])
+    assert kinds <= set(result.changes)

@@ -1,4 +1,4 @@
-"""What is replayed when a version loads is what the gateway will ask: TensorFlow prepares a graph for each such set."""
+"""A version's warm-up has what the gateway will ask: TensorFlow prepares a graph for each set of inputs and outputs."""
 
 import asyncio
 import pathlib
@@ -17,7 +17,9 @@ MODES = (classifier_pb2.TTA_MODE_NONE, classifier_pb2.TTA_MODE_FULL, classifier_
 
 def _kind(request: serving_pb2.PredictRequest) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
     spec = request.model_spec
-    return spec.name, spec.signature_name, tuple(sorted(request.inputs)), tuple(sorted(request.output_filter))
+    # What describe is asked is ignored by the graph.
+    inputs = () if spec.signature_name == "describe" else tuple(sorted(request.inputs))
+    return spec.name, spec.signature_name, inputs, tuple(sorted(request.output_filter))
 
 
 async def _asked_by_the_gateway() -> set[tuple[str, str, tuple[str, ...], tuple[str, ...]]]:

@@ -8,21 +8,37 @@ import pytest
 
 from tests.modelserver import golden, server_process
 
-
-@pytest.fixture(scope="session")
-def recordings(shared: pathlib.Path) -> pathlib.Path:
-    return shared / "tfs-golden"
+HERE = pathlib.Path(__file__).parent
 
 
 @pytest.fixture(scope="session")
-def golden_models(recordings: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """The small models that were served when the cases were recorded, made anew by the recorded script."""
+def recordings() -> pathlib.Path:
+    return HERE / "recordings"
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]:
+    """The folder of each script's models; one process writes both, because importing TensorFlow takes longest."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("recorded_models", "small_models")}
+    arguments = [part for name, folder in folders.items() for part in (HERE / f"{name}.py", folder)]
+    subprocess.run([sys.executable, "-c", RUN_ALL, *arguments], check=True, capture_output=True, timeout=300)
+    return folders
+
+
+RUN_ALL = """
+import runpy, sys
+for script, folder in list(zip(sys.argv[1::2], sys.argv[2::2])):
+    sys.argv = [script, folder]
+    runpy.run_path(script, run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="session")
+def golden_models(written: dict[str, pathlib.Path]) -> pathlib.Path:
+    """The small models that were served when the cases were recorded, made anew."""
     if "DERMSERVE_TFS_ADDRESS" in os.environ:
         pytest.skip("starts servers of its own; DERMSERVE_TFS_ADDRESS asks for the calls to that one alone")
-    folder = tmp_path_factory.mktemp("golden-models")
-    script = recordings / "make_models.py"
-    subprocess.run([sys.executable, script, folder], check=True, capture_output=True, timeout=300)
-    return folder
+    return written["recorded_models"]
 
 
 @pytest.fixture(scope="session")
@@ -39,14 +55,12 @@ def golden_server(
     config = tmp_path_factory.mktemp("golden-config") / "models.config"
     config.write_text(meta["config"])
     flags = [flag for flag in meta["flags"] if "port" not in flag and "config_file" not in flag]
-    with server_process.serving(f"--model_config_file={config}", *flags) as (_, caller):
+    # A process: some messages of kernels, as recorded, are oneDNN's, which only the program turns on.
+    with server_process.serving_process(f"--model_config_file={config}", *flags) as (_, caller):
         yield caller
 
 
 @pytest.fixture(scope="session")
-def models(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Small models of our own: `line` (1 to 3), `echo`, `slow`, `defaults`, `warm`, `lite`."""
-    folder = tmp_path_factory.mktemp("small-models")
-    script = pathlib.Path(__file__).parent / "make_small_models.py"
-    subprocess.run([sys.executable, script, folder], check=True, capture_output=True, timeout=300)
-    return folder
+def models(written: dict[str, pathlib.Path]) -> pathlib.Path:
+    """Small models of our own: `line` (1 to 3), `echo`, `slow`, `defaults`, `warm`, `picky`."""
+    return written["small_models"]

@@ -8,7 +8,7 @@ import re
 import time
 from typing import Any
 
-from tests.modelserver.server_process import Caller, Reply
+from tests.modelserver.server_process import POLL_S, Caller, Reply
 
 # Written by gRPC's core, whose version differs.
 _CORE_MESSAGES = {"Deadline Exceeded", ""}
@@ -125,8 +125,8 @@ def last_states(case: dict[str, Any]) -> dict[int, str]:
     return {int(one["version"]): one["state"] for one in case["transitions"][-1]["status"]["model_version_status"]}
 
 
-def stays(caller: Caller, model: str, states: dict[int, str], *, for_s: float = 2.5) -> None:
-    """Watch that nothing changes while the file system is looked at twice."""
+def stays(caller: Caller, model: str, states: dict[int, str], *, for_s: float = 5 * POLL_S) -> None:
+    """Watch that nothing changes while the file system is looked at several times."""
     end = time.monotonic() + for_s
     while time.monotonic() < end:
         assert caller.states(model) == states

@@ -1,7 +1,8 @@
-"""A real model server in a process of its own, and calls to whatever server listens at an address."""
+"""Model servers in a thread or a process of their own, and calls to whatever server listens at an address."""
 
 import collections
 import contextlib
+import logging
 import pathlib
 import re
 import shutil
@@ -16,25 +17,30 @@ import grpc
 import pytest
 from google.protobuf import json_format
 
-from dermserve.modelserver import _protos
+from dermserve.modelserver import protos, server
+from dermserve.modelserver.errors import ServingError
+from dermserve.modelserver.flags import parse_flags
 
 PREDICTION = "/tensorflow.serving.PredictionService"
 MODEL = "/tensorflow.serving.ModelService"
 _ANSWERS = {
-    "Predict": (_protos.predict_pb2.PredictRequest, _protos.predict_pb2.PredictResponse),
+    "Predict": (protos.predict_pb2.PredictRequest, protos.predict_pb2.PredictResponse),
     "GetModelMetadata": (
-        _protos.get_model_metadata_pb2.GetModelMetadataRequest,
-        _protos.get_model_metadata_pb2.GetModelMetadataResponse,
+        protos.get_model_metadata_pb2.GetModelMetadataRequest,
+        protos.get_model_metadata_pb2.GetModelMetadataResponse,
     ),
     "GetModelStatus": (
-        _protos.get_model_status_pb2.GetModelStatusRequest,
-        _protos.get_model_status_pb2.GetModelStatusResponse,
+        protos.get_model_status_pb2.GetModelStatusRequest,
+        protos.get_model_status_pb2.GetModelStatusResponse,
     ),
     "HandleReloadConfigRequest": (
-        _protos.model_management_pb2.ReloadConfigRequest,
-        _protos.model_management_pb2.ReloadConfigResponse,
+        protos.model_management_pb2.ReloadConfigRequest,
+        protos.model_management_pb2.ReloadConfigResponse,
     ),
 }
+_LOGGER = logging.getLogger("dermserve.modelserver")
+POLL_S = 0.1
+"""Stands for each second between two looks at the file system, of a server in a thread."""
 Reply = collections.namedtuple("Reply", "code message response")
 
 
@@ -159,21 +165,96 @@ class ServerProcess:
             self.process.stderr.close()
 
 
+class ServerThread(ServerProcess):
+    """The same server in a thread of the test, with its log: it starts in a tenth of a second."""
+
+    def __init__(self, *flags: str) -> None:
+        self.log: list[str] = []
+        self.address = ""
+        self._grew = threading.Condition()
+        self._stop = threading.Event()
+        self._code = 0
+        self._handler = _Lines(self._add)
+        _LOGGER.setLevel(logging.INFO)
+        _LOGGER.addHandler(self._handler)
+        self._reader = threading.Thread(target=self._serve, args=(flags,), daemon=True)
+        self._reader.start()
+
+    @property
+    def running(self) -> bool:
+        return self._reader.is_alive()
+
+    def wait_exit(self, *, within_s: float = 60) -> int:
+        self._reader.join(within_s)
+        assert not self.running, self.text
+        return self._code
+
+    def close(self) -> None:
+        self._stop.set()
+        try:
+            self.wait_exit()
+        finally:
+            _LOGGER.removeHandler(self._handler)
+
+    def _serve(self, flags: tuple[str, ...]) -> None:
+        try:
+            parsed = parse_flags(flags)
+            for name in ("file_system_poll_wait_seconds", "model_config_file_poll_wait_seconds"):
+                setattr(parsed, name, getattr(parsed, name) * POLL_S)
+            server.serve(parsed, stop=self._stop)
+        except ServingError as error:
+            self._code = 255
+            self._add(f"Failed to start server. Error: {error}\n")
+        with self._grew:
+            self._grew.notify_all()
+
+    def _add(self, line: str) -> None:
+        with self._grew:
+            self.log.append(line)
+            self._grew.notify_all()
+
+
+class _Lines(logging.Handler):
+    def __init__(self, add: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._add = add
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._add(f"{record.levelname[0]} {record.name}] {record.getMessage()}\n")
+
+
 @contextlib.contextmanager
 def running(*flags: str) -> Iterator[ServerProcess]:
     """A process that may or may not come to serve; terminated at the end."""
-    server = ServerProcess(*flags)
+    started = ServerProcess(*flags)
     try:
-        yield server
+        yield started
     finally:
-        server.close()
+        started.close()
 
 
 @contextlib.contextmanager
-def serving(*flags: str) -> Iterator[tuple[ServerProcess, Caller]]:
-    """A server that serves, on a free port."""
-    with running("--port=0", *flags) as server, Caller(server.wait_serving()) as caller:
-        yield server, caller
+def starting(*flags: str) -> Iterator[ServerThread]:
+    """A thread that may or may not come to serve; stopped at the end."""
+    started = ServerThread("--port=0", *flags)
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+@contextlib.contextmanager
+def serving(*flags: str) -> Iterator[tuple[ServerThread, Caller]]:
+    """A thread that serves, on a free port."""
+    with starting(*flags) as started, Caller(started.wait_serving()) as caller:
+        yield started, caller
+
+
+@contextlib.contextmanager
+def serving_process(*flags: str) -> Iterator[tuple[ServerProcess, Caller]]:
+    """A process that serves, on a free port."""
+    with running("--port=0", *flags) as started, Caller(started.wait_serving()) as caller:
+        yield started, caller
 
 
 def write_config(path: pathlib.Path, *models: str) -> str:

@@ -11,8 +11,6 @@ import pytest
 from tests.modelserver.golden import Recording, replay
 from tests.modelserver.server_process import Caller
 
-pytestmark = pytest.mark.shared_data
-
 FILES = ("01_predict.json", "02_get_model_metadata.json", "03_get_model_status.json")
 
 

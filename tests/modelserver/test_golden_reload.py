@@ -10,8 +10,6 @@ import pytest
 from tests.modelserver.golden import Recording, replay, replay_until, status_of, stays
 from tests.modelserver.server_process import Caller, publish, serving
 
-pytestmark = pytest.mark.shared_data
-
 FLAGS = ("--max_num_load_retries=0", "--file_system_poll_wait_seconds=1")
 RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 # These say that nothing changes, so they must still hold when two polls have gone by.

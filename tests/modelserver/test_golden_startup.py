@@ -2,18 +2,15 @@
 
 import pathlib
 import re
-import subprocess
-import sys
+import struct
 from typing import Any
 
 import grpc
 import pytest
 
-from dermserve.modelserver import _protos
+from dermserve.modelserver import protos, servable
 from tests.modelserver.golden import Recording, plain, replay
-from tests.modelserver.server_process import PREDICTION, Caller, publish, running, serving, write_config
-
-pytestmark = pytest.mark.shared_data
+from tests.modelserver.server_process import PREDICTION, Caller, publish, serving, starting, write_config
 
 WARMUP = pathlib.Path("assets.extra") / "tf_serving_warmup_requests"
 
@@ -51,7 +48,7 @@ def test_every_recorded_start_ends_as_recorded(
     for case in recording.cases:
         if case["case"] == "port_zero":
             continue  # A deliberate difference; see test_differences.py.
-        with subtests.test(case["case"]), running("--port=0", *case["flags"]) as server:
+        with subtests.test(case["case"]), starting(*case["flags"]) as server:
             if case["port_open_after_s"]:
                 server.wait_serving()
             elif case["exit_code"] == 255:
@@ -62,43 +59,46 @@ def test_every_recorded_start_ends_as_recorded(
                 for _ in range(2):  # It waits and looks again, and does not open its port.
                     server.wait_log(re.escape(line))
                     server.log.clear()
-                assert server.process.poll() is None
+                assert server.running
                 assert not server.find("Running gRPC ModelServer")
 
 
 @pytest.fixture(scope="session")
 def warm(golden_models: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Copies of a model with warm-up files of all kinds, written by TensorFlow."""
+    """Copies of a model with warm-up files of all kinds."""
     folder = tmp_path_factory.mktemp("warm")
     for name in ("wok", "wbad", "wgarb", "wnot", "wmany", "wname"):
         publish(golden_models / "half_plus_two" / "1", folder / name / "1")
         (folder / name / "1" / WARMUP.parent).mkdir()
-    subprocess.run([sys.executable, "-c", _WRITE_RECORDS, folder, WARMUP], check=True, capture_output=True, timeout=300)
+    for name, records in _records().items():
+        with (folder / name / "1" / WARMUP).open("wb") as file:
+            for record in records:
+                length = struct.pack("<Q", len(record))
+                file.write(b"".join((length, _checksum(length), record, _checksum(record))))
     (folder / "wgarb" / "1" / WARMUP).write_bytes(b"this is no TFRecord file, and was never one")
     return folder
 
 
-_WRITE_RECORDS = """
-import pathlib, sys
-import tensorflow as tf
-from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+def _records() -> dict[str, list[bytes]]:
+    """Warm-up records by model, none for `wgarb`. (That TensorFlow's own are read is for test_server.py.)"""
+    return {
+        "wok": [_log("w", "x")] * 2, "wbad": [_log("w", "zzz")], "wnot": [b"\xff\xfe\xfd"],
+        "wmany": [_log("w", "x")] * 1001, "wname": [_log("another", "x")],
+    }  # fmt: skip
 
-def log(model, alias):
-    request = predict_pb2.PredictRequest()
+
+def _log(model: str, alias: str) -> bytes:
+    log = protos.prediction_log_pb2.PredictionLog()
+    request = log.predict_log.request
     request.model_spec.name = model
-    request.inputs[alias].CopyFrom(tf.make_tensor_proto([1.0, 2.0]))
-    return prediction_log_pb2.PredictionLog(
-        predict_log=prediction_log_pb2.PredictLog(request=request)).SerializeToString()
+    request.inputs[alias].dtype = 1
+    request.inputs[alias].float_val.extend([1.0, 2.0])
+    request.inputs[alias].tensor_shape.dim.add().size = 2
+    return log.SerializeToString()
 
-records = {
-    "wok": [log("w", "x")] * 2, "wbad": [log("w", "zzz")], "wnot": [b"\\xff\\xfe\\xfd"],
-    "wmany": [log("w", "x")] * 1001, "wname": [log("another", "x")],
-}
-for name, values in records.items():
-    with tf.io.TFRecordWriter(str(pathlib.Path(sys.argv[1]) / name / "1" / sys.argv[2])) as writer:
-        for value in values:
-            writer.write(value)
-"""
+
+def _checksum(data: bytes) -> bytes:
+    return struct.pack("<I", servable._masked_crc(data))
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,8 @@ for name, values in records.items():
 )
 def test_warm_up_records(recordings: pathlib.Path, warm: pathlib.Path, case: str, model: str) -> None:
     recorded = Recording(recordings / "13_warmup_and_misc.json", live=warm)[case]
-    flags = ["--port=0", "--model_name=w", f"--model_base_path={warm / model}", "--max_num_load_retries=0"]
-    with running(*flags, f"--enable_model_warmup={str('disabled' not in case).lower()}") as server:
+    flags = ["--model_name=w", f"--model_base_path={warm / model}", "--max_num_load_retries=0"]
+    with starting(*flags, f"--enable_model_warmup={str('disabled' not in case).lower()}") as server:
         if recorded["exit_code"] == 255:
             assert server.wait_exit() == 255
             assert last_error(server.log) == last_error(recorded["log"])
@@ -146,9 +146,8 @@ def test_flags_that_change_answers(
         checks = {"health_overall": "", "health_PredictionService": "PredictionService", "health_unknown_service": "x"}
         for name, service in checks.items():
             with subtests.test(name):
-                _check_raw(
-                    caller, recording[name], b"\n" + bytes([len(service)]) + service.encode() if service else b""
-                )
+                case = recording[name] | {"message": ""}  # grpc_health has no words for an unknown service.
+                _check_raw(caller, case, b"\n" + bytes([len(service)]) + service.encode() if service else b"")
         for name, request in {
             "unknown_method": b"",
             "unknown_service": b"",
@@ -173,7 +172,7 @@ def _check_raw(caller: Caller, case: dict[str, Any], request: bytes) -> None:
 def test_messages_have_no_limit_on_the_server(golden_models: pathlib.Path) -> None:
     """Requests and answers of 24 MB pass; gRPC's default of 4 MB is the caller's own."""
     rows = 6_000_000
-    request = _protos.predict_pb2.PredictRequest()
+    request = protos.predict_pb2.PredictRequest()
     request.model_spec.name = "h"
     request.inputs["x"].dtype = 1
     request.inputs["x"].tensor_shape.dim.add().size = rows

@@ -1,6 +1,7 @@
-"""The manager, the batcher and the services go on whatever a version, a batch or a call does."""
+"""The manager and the services go on whatever a version or a call does."""
 
 import pathlib
+import shutil
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -8,18 +9,15 @@ from typing import Any
 import grpc
 import pytest
 
-from dermserve.modelserver._protos import predict_pb2
-from dermserve.modelserver.batching import Batcher, BatchScheduler
-from dermserve.modelserver.batching_parameters import BatchingParameters
+from dermserve.modelserver.config import list_models
 from dermserve.modelserver.errors import ServingError, invalid_argument, not_found
-from dermserve.modelserver.manager import LoadOptions, Manager
-from dermserve.modelserver.services import PredictionService, Slots
-from dermserve.modelserver.states import Monitor, State
-from dermserve.modelserver.tensors import Tensor, Value, parse, proto_of
+from dermserve.modelserver.manager import Manager, Options
+from dermserve.modelserver.protos import predict_pb2
+from dermserve.modelserver.services import PredictionService
+from dermserve.modelserver.versions import State
 from tests.modelserver.server_process import wait_until
 
-NOWHERE = pathlib.Path("/nowhere")
-ONCE = LoadOptions(threads=0, retries=0, retry_interval_s=0.0)
+ONCE = Options(poll_wait_s=0.02)
 
 
 class FakeServable:
@@ -40,44 +38,74 @@ class FakeLoader:
         self.versions = versions
         self.attempts: list[int] = []
 
-    def __call__(self, model: str, version: int, path: pathlib.Path) -> Any:
-        self.attempts.append(version)
-        outcome = self.versions[f"v{version}"]
+    def __call__(self, path: pathlib.Path) -> Any:
+        self.attempts.append(int(path.name))
+        outcome = self.versions[f"v{path.name}"]
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
 
 class Managed:
-    def __init__(self, loader: FakeLoader, options: LoadOptions = ONCE) -> None:
-        self.monitor = Monitor()
-        self.manager = Manager(load=loader, options=options)
-        self.manager.subscribe(self.monitor)
-        self.manager.start(initial_threads=1)
-        self.manager.settle()
+    """A manager of one model `m`, beside a good one that lets it start."""
+
+    def __init__(self, base: pathlib.Path, loader: FakeLoader, options: Options) -> None:
+        self._base = base
+        self.stop = threading.Event()
+        loader.versions["v99"] = FakeServable()
+        (base / "good" / "99").mkdir(parents=True)
+        (base / "m").mkdir()
+        self.manager = Manager(load=loader, options=options, stop=self.stop)
+        self.manager.start(list_models(good=str(base / "good")))
+        loader.attempts.clear()
+        threading.Thread(target=self._reload, daemon=True).start()
+
+    def _reload(self) -> None:
+        models = list_models(good=str(self._base / "good"), m=str(self._base / "m"))
+        models.config[1].model_version_policy.all.SetInParent()
+        try:
+            self.manager.reload(models)
+        except ServingError as error:
+            self.reload_error = error
 
     def want(self, *versions: int) -> None:
-        self.manager.aspire("m", dict.fromkeys(versions, NOWHERE))
+        """Have these versions in the base path, from one look at it to the next."""
+        beside = self._base / "beside"
+        beside.mkdir()
+        for version in versions:
+            (beside / str(version)).mkdir()
+        (self._base / "m").rename(self._base / "old")
+        beside.rename(self._base / "m")
+        shutil.rmtree(self._base / "old")
 
     def becomes(self, states: dict[int, State]) -> None:
-        wait_until(lambda: {number: one.state for number, one in self.monitor.versions("m").items()} == states)
+        wait_until(lambda: {one.number: one.state for one in self.manager.versions("m")} == states)
+
+    def lend(self, version: int | None = None) -> Any:
+        spec = predict_pb2.PredictRequest().model_spec
+        spec.name = "m"
+        if version is not None:
+            spec.version.value = version
+        return self.manager.borrow(spec)
 
 
 @pytest.fixture
-def managed(request: pytest.FixtureRequest) -> Iterator[Managed]:
-    found = Managed(*request.param)
+def managed(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Managed]:
+    loader, options = request.param if isinstance(request.param, tuple) else (request.param, ONCE)
+    found = Managed(tmp_path, loader, options)
     yield found
+    found.stop.set()
     found.manager.stop()
 
 
 BROKEN = FakeLoader(v1=FakeServable(), v2=RuntimeError("a secret of the inside"), v3=FakeServable())
 
 
-@pytest.mark.parametrize("managed", [(BROKEN,)], indirect=True)
+@pytest.mark.parametrize("managed", [BROKEN], indirect=True)
 def test_a_fault_in_loading_ends_that_version_alone(managed: Managed, caplog: pytest.LogCaptureFixture) -> None:
     managed.want(1, 2)
     managed.becomes({2: State.END, 1: State.AVAILABLE})
-    error = managed.monitor.versions("m")[2].error
+    error = managed.manager.versions("m")[0].error
     assert error is not None
     assert (error.code, error.message) == (grpc.StatusCode.INTERNAL, "internal error")
     assert "a secret of the inside" in caplog.text
@@ -88,7 +116,7 @@ def test_a_fault_in_loading_ends_that_version_alone(managed: Managed, caplog: py
 STUBBORN = FakeLoader(v1=FakeServable(fault=invalid_argument("no")), v2=FakeServable())
 
 
-@pytest.mark.parametrize("managed", [(STUBBORN,)], indirect=True)
+@pytest.mark.parametrize("managed", [STUBBORN], indirect=True)
 def test_a_fault_in_unloading_does_not_stop_the_next_load(managed: Managed) -> None:
     managed.want(1)
     managed.becomes({1: State.AVAILABLE})
@@ -99,19 +127,19 @@ def test_a_fault_in_unloading_does_not_stop_the_next_load(managed: Managed) -> N
 LENT = FakeLoader(v1=FakeServable(), v2=FakeServable())
 
 
-@pytest.mark.parametrize("managed", [(LENT,)], indirect=True)
+@pytest.mark.parametrize("managed", [LENT], indirect=True)
 def test_what_is_lent_is_not_unloaded_before_it_is_given_back(managed: Managed) -> None:
     managed.want(1)
     managed.becomes({1: State.AVAILABLE})
-    with managed.manager.borrow("m", version=None) as (version, servable):
+    with managed.lend() as (version, servable):
         assert version == 1
         managed.want(2)
         managed.becomes({2: State.AVAILABLE, 1: State.UNLOADING})
         assert not servable.closed.is_set()
-        with managed.manager.borrow("m", version=None) as (newest, _):
+        with managed.lend() as (newest, _):
             assert newest == 2
         with pytest.raises(ServingError, match=r"Servable not found for request: Specific\(m, 1\)"):
-            managed.manager.borrow("m", version=1).__enter__()
+            managed.lend(1).__enter__()
     managed.becomes({2: State.AVAILABLE, 1: State.END})
     assert servable.closed.is_set()
 
@@ -119,71 +147,26 @@ def test_what_is_lent_is_not_unloaded_before_it_is_given_back(managed: Managed) 
 RETRIED = FakeLoader(v1=not_found("not yet"), v2=FakeServable())
 
 
-@pytest.mark.parametrize("managed", [(RETRIED, LoadOptions(threads=0, retries=3, retry_interval_s=0))], indirect=True)
+@pytest.mark.parametrize("managed", [(RETRIED, Options(retries=3, poll_wait_s=0.02))], indirect=True)
 def test_a_load_is_retried_and_not_again_while_the_version_stays(managed: Managed) -> None:
     managed.want(1)
     managed.becomes({1: State.END})
     assert RETRIED.attempts == [1] * 4
-    managed.want(1)
     managed.want(1, 2)
     managed.becomes({2: State.AVAILABLE, 1: State.END})
     assert RETRIED.attempts == [1] * 4 + [2]
 
 
 PATIENT = FakeLoader(v1=not_found("never"), v2=FakeServable())
+FOR_EVER = Options(load_in_threads=True, retries=9999, retry_interval_s=0.01, poll_wait_s=0.02)
 
 
-@pytest.mark.parametrize(
-    "managed", [(PATIENT, LoadOptions(threads=2, retries=99, retry_interval_s=0.01))], indirect=True
-)
+@pytest.mark.parametrize("managed", [(PATIENT, FOR_EVER)], indirect=True)
 def test_with_load_threads_a_version_that_is_not_wanted_any_more_is_given_up(managed: Managed) -> None:
     managed.want(1)
     managed.becomes({1: State.LOADING})
     managed.want(2)
     managed.becomes({2: State.AVAILABLE, 1: State.END})
-
-
-def rows(*numbers: float) -> Tensor:
-    import numpy as np
-
-    return parse(proto_of(Value(1, (len(numbers),), np.array(numbers, "<f4").tobytes())), alias="x")
-
-
-def test_a_fault_in_a_batch_fails_its_requests_and_no_others() -> None:
-    faults: list[Exception | None] = [RuntimeError("a secret"), None]
-
-    def run(feeds: Any, *, fetches: Any, timeout_ms: int) -> list[Value]:
-        fault = faults.pop(0)
-        if fault:
-            raise fault
-        return [feeds["x"].value() for _ in fetches]
-
-    scheduler = BatchScheduler(threads=1)
-    batcher = Batcher(run, scheduler=scheduler, parameters=BatchingParameters())
-    with pytest.raises(ServingError, match="INTERNAL: internal error"):
-        batcher({"x": rows(1.0)}, fetches=["y"], timeout_ms=0)
-    assert batcher({"x": rows(1.0, 2.0)}, fetches=["y"], timeout_ms=0) == [rows(1.0, 2.0).value()]
-    batcher.close()
-    scheduler.stop()
-
-
-def test_stopping_fails_the_requests_that_wait_for_a_batch() -> None:
-    scheduler = BatchScheduler(threads=1)
-    patient = BatchingParameters(batch_timeout_s=1e6)
-    batcher = Batcher(lambda feeds, **_: [], scheduler=scheduler, parameters=patient)
-    caught: list[ServingError] = []
-
-    def ask() -> None:
-        try:
-            batcher({"x": rows(1.0)}, fetches=["y"], timeout_ms=0)
-        except ServingError as error:
-            caught.append(error)
-
-    waiter = threading.Thread(target=ask, daemon=True)
-    waiter.start()
-    scheduler.stop()  # Whether it waits by now or comes after this.
-    waiter.join(10)
-    assert [error.code for error in caught] == [grpc.StatusCode.UNAVAILABLE]
 
 
 class FakeContext:
@@ -196,13 +179,13 @@ class FakeContext:
         raise ServingError(code, details)
 
 
-class FaultyCore:
+class FaultyManager:
     def borrow(self, spec: Any) -> Any:
         raise RuntimeError("a secret of the inside")
 
 
 def test_a_fault_of_the_server_is_internal_and_keeps_its_secrets(caplog: pytest.LogCaptureFixture) -> None:
-    service = PredictionService(FaultyCore(), slots=Slots(1))
+    service = PredictionService(FaultyManager(), slots=threading.Semaphore(1))
     request = predict_pb2.PredictRequest()
     request.model_spec.name = "m"
     for _ in range(2):  # Its slot is free again.
@@ -210,3 +193,13 @@ def test_a_fault_of_the_server_is_internal_and_keeps_its_secrets(caplog: pytest.
             service.Predict(request, FakeContext())
         assert caught.value.code is grpc.StatusCode.INTERNAL
     assert "a secret of the inside" in caplog.text
+
+
+NONE = FakeLoader()
+
+
+@pytest.mark.parametrize("managed", [NONE], indirect=True)
+def test_a_reload_that_waits_for_a_version_is_let_go_when_the_server_stops(managed: Managed) -> None:
+    managed.stop.set()
+    wait_until(lambda: hasattr(managed, "reload_error"))
+    assert managed.reload_error.code is grpc.StatusCode.UNAVAILABLE

@@ -1,4 +1,4 @@
-"""What the model server does that needs no recording to know, with real processes."""
+"""What the model server does that needs no recording to know."""
 
 import base64
 import json
@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,6 +23,8 @@ from tests.modelserver.server_process import (
     publish,
     running,
     serving,
+    serving_process,
+    starting,
     wait_until,
     write_config,
 )
@@ -53,19 +54,29 @@ NAMES = {"float32": "DT_FLOAT", "float64": "DT_DOUBLE", "float16": "DT_HALF"}
 @pytest.fixture(scope="module")
 def caller(models: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
     """One server with all the small models."""
-    names = ("line", "echo", "slow", "defaults", "warm")
+    names = ("line", "echo", "slow", "defaults", "warm", "picky")
     entries = [f'name: "{name}" base_path: "{models}/{name}" {TENSORFLOW}' for name in names]
     flag = write_config(tmp_path_factory.mktemp("config") / "models.config", *entries)
     with serving(flag, "--grpc_max_threads=4") as (_, found):
         yield found
 
 
-def test_a_signature_without_inputs_is_served(caller: Caller) -> None:
-    reply = caller.predict("line", spec={"signature_name": "describe"})
-    assert reply.code == "OK"
-    (card,) = reply.response["outputs"]["card"]["string_val"]
-    assert json.loads(base64.b64decode(card)) == {"model": "line"}
-    assert reply.response["outputs"]["card"]["tensor_shape"] == {}
+def test_a_card_is_served_whatever_is_asked(caller: Caller) -> None:
+    query = {"dtype": "DT_STRING", "tensor_shape": {"dim": [{"size": "2"}]}, "string_val": ["", ""]}
+    reply = caller.predict("line", spec={"signature_name": "describe"}, query=query)
+    assert reply.code == "OK", reply
+    cards = reply.response["outputs"]["card"]["string_val"]
+    assert [json.loads(base64.b64decode(card)) for card in cards] == [{"model": "line"}] * 2
+
+
+@pytest.mark.parametrize("sizes", [(1, 3), (2, 5), (0, 1)])
+def test_what_a_graph_refuses_is_refused_with_the_graphs_own_status(caller: Caller, sizes: tuple[int, int]) -> None:
+    dims = [{"size": size} for size in sizes]
+    wrong = {"dtype": "DT_FLOAT", "tensor_shape": {"dim": dims}, "float_val": [1.0] * (sizes[0] * sizes[1])}
+    reply = caller.predict("picky", x=wrong)
+    assert reply.code == "INVALID_ARGUMENT"
+    assert f"[{sizes[0]},{sizes[1]}] is not compatible with expected shape [?,4]" in reply.message
+    assert caller.predict("picky", x={**wrong, "tensor_shape": {"dim": [{"size": 1}, {"size": 4}]}}).code == "OK"
 
 
 @pytest.mark.parametrize("dtype", VALUES)
@@ -167,8 +178,7 @@ def test_a_truncated_or_damaged_warm_up_file_fails_the_load(models: pathlib.Path
     ):
         publish(models / "warm" / "1", tmp_path / name / "1")
         (tmp_path / name / "1" / path).write_bytes(content)
-        flags = ("--port=0", f"--model_base_path={tmp_path / name}", "--max_num_load_retries=0")
-        with running(*flags) as server:
+        with starting(f"--model_base_path={tmp_path / name}", "--max_num_load_retries=0") as server:
             assert server.wait_exit() == 255
             assert error in server.find("Failed to start server")
 
@@ -242,10 +252,9 @@ def test_one_broken_version_does_not_keep_the_others_from_serving(models: pathli
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_calls_in_flight_finish_and_then_ends_the_process(models: pathlib.Path, number: int) -> None:
     flags = ("--model_name=slow", f"--model_base_path={models}/slow")
-    with serving(*flags) as (server, caller), ThreadPoolExecutor(1) as pool:
-        caller.predict("slow", x=floats(1.0))
+    with serving_process(*flags, "--grpc_max_threads=1") as (server, caller), ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(caller.predict, "slow", x=floats(1.0))
-        time.sleep(0.1)  # It is on its way: the call takes ten times as long.
+        wait_until(lambda: caller.predict("slow", deadline_s=0.1).code == "RESOURCE_EXHAUSTED")  # It is on its way.
         server.process.send_signal(number)
         assert waiting.result().code == "OK"
         assert server.wait_exit() == 0
@@ -259,7 +268,7 @@ def test_a_signal_ends_a_server_that_still_waits_for_its_models(tmp_path: pathli
 
 
 def test_reloads_that_wait_for_ever_do_not_keep_the_server_from_stopping(models: pathlib.Path) -> None:
-    with serving(f"--model_base_path={models}/line") as (server, caller):
+    with serving_process(f"--model_base_path={models}/line") as (server, caller):
         lost = {"name": "lost", "base_path": "/nowhere", "model_platform": "tensorflow"}
         for _ in range(2):  # The second waits for the first.
             assert caller.reload(lost, deadline_s=0.5).code == "DEADLINE_EXCEEDED"
@@ -270,7 +279,7 @@ def test_reloads_that_wait_for_ever_do_not_keep_the_server_from_stopping(models:
 def test_a_taken_port_is_said_to_be_taken(models: pathlib.Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with running(f"--port={port}", f"--model_base_path={models}/line") as server:
+        with starting(f"--port={port}", f"--model_base_path={models}/line") as server:
             assert server.wait_exit() == 255
             assert f"can't listen on 127.0.0.1:{port}" in server.text
 
@@ -300,30 +309,26 @@ def test_a_version_that_comes_back_is_loaded_afresh(models: pathlib.Path, tmp_pa
         assert caller.predict("m", x=floats(1.0)).response["outputs"]["y"]["float_val"] == [5.0]
 
 
-def test_a_tflite_model_is_preferred_where_the_flag_says_so(models: pathlib.Path) -> None:
-    flags = ("--model_name=lite", f"--model_base_path={models}/lite")
-    with serving(*flags, "--prefer_tflite_model") as (_, caller):
-        reply = caller.predict("lite", x=floats(1.0, 2.0))
-        assert reply.response["outputs"]["y"]["float_val"] == [11.0, 20.0]
-        assert caller.predict("lite", x=floats(1.0)).response["outputs"]["y"]["float_val"] == [11.0]
-        wrong = {"dtype": "DT_INT32", "tensor_shape": {"dim": [{"size": 1}]}, "int_val": [1]}
-        assert caller.predict("lite", x=wrong).code == "INVALID_ARGUMENT"
-        assert caller.predict("lite").code == "INVALID_ARGUMENT"
-    with serving(*flags) as (_, caller):
-        assert caller.predict("lite", x=floats(1.0)).response["outputs"]["y"]["float_val"] == [9.0]
+def test_a_version_folder_with_leading_zeros_is_served(models: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    publish(models / "line" / "1", tmp_path / "m" / "00000001")
+    (tmp_path / "m" / "99999999999999999999").mkdir()  # beyond int64
+    with serving("--model_name=m", f"--model_base_path={tmp_path}/m") as (_, caller):
+        assert caller.states("m") == {1: "AVAILABLE"}
+        reply = caller.predict("m", spec={"version": 1}, x=floats(1.0))
+        assert reply.response["model_spec"]["version"] == "1"
 
 
 def test_the_server_runs_without_tensorflows_python_and_beside_it() -> None:
     code = """
 import sys
 import dermserve.modelserver.server
-from dermserve.modelserver import _library
+from dermserve.modelserver import tensorflow_c
 assert "tensorflow" not in sys.modules
-_library.library()
+tensorflow_c.library()
 import hashlib, ssl  # They crash when TensorFlow's OpenSSL gets in their way.
 import tensorflow as tf
 assert tf.constant([1.0]).numpy().tolist() == [1.0]
-assert _library.version() == tf.__version__
+assert tensorflow_c.version() == tf.__version__
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
 

@@ -1,15 +1,16 @@
-"""FastAPI and the SavedModel."""
+"""FastAPI."""
 
 from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 
-from benchmarks.comparison.contenders.shared import Model
+from benchmarks.comparison.contenders.shared import load_model
 
 app = FastAPI()
-_model = Model()
+_model = load_model()
 
 
 @app.post("/classify")
 async def classify(request: Request, views: int = 1) -> dict[str, list[float]]:
     """Classify one photo; the work is done in a thread, so that the event loop stays free."""
-    return {"probabilities": await run_in_threadpool(_model.classify, await request.body(), views)}
+    (answer,) = await run_in_threadpool(_model.classify_all, [(await request.body(), views)])
+    return {"probabilities": answer}

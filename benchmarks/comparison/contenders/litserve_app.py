@@ -1,4 +1,4 @@
-"""LitServe and the SavedModel; with a number as argument, up to so many photos that wait go in one call."""
+"""LitServe; with a number as argument, up to so many photos that wait go in one call."""
 
 import base64
 import sys
@@ -6,7 +6,7 @@ import sys
 import litserve
 from fastapi import Request
 
-from benchmarks.comparison.contenders.shared import CORES, PORT, Model
+from benchmarks.comparison.contenders.shared import CORES, PORT, load_model
 
 
 class Classifier(litserve.LitAPI):
@@ -14,7 +14,7 @@ class Classifier(litserve.LitAPI):
 
     def setup(self, device: str) -> None:
         """Load it."""
-        self.model = Model()
+        self.model = load_model()
 
     def decode_request(self, request: Request) -> tuple[bytes, int]:
         """Read the JSON that LitServe passes on; an upload, it would have to pickle for its worker."""
@@ -22,7 +22,7 @@ class Classifier(litserve.LitAPI):
 
     def predict(self, x: tuple[bytes, int]) -> list[float]:
         """Classify."""
-        return self.model.classify(*x)
+        return self.model.classify_all([x])[0]
 
     def encode_response(self, output: list[float]) -> dict[str, list[float]]:
         """Answer."""

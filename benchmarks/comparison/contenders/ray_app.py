@@ -1,4 +1,4 @@
-"""Ray Serve and the SavedModel."""
+"""Ray Serve."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import ray
 from ray import serve
 from starlette.requests import Request
 
-from benchmarks.comparison.contenders.shared import CORES, PORT, Model
+from benchmarks.comparison.contenders.shared import CORES, PORT, load_model
 
 
 @serve.deployment(num_replicas=CORES, ray_actor_options={"num_cpus": 1}, max_ongoing_requests=32)
@@ -16,12 +16,13 @@ class Classifier:
     """One model a replica."""
 
     def __init__(self) -> None:
-        self._model = Model()
+        self._model = load_model()
 
     async def __call__(self, request: Request) -> dict[str, list[float]]:
         """Classify one photo."""
         photo = await request.body()
-        return {"probabilities": self._model.classify(photo, int(request.query_params.get("views", "1")))}
+        views = int(request.query_params.get("views", "1"))
+        return {"probabilities": self._model.classify_all([(photo, views)])[0]}
 
 
 def main() -> None:

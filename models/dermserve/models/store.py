@@ -10,13 +10,25 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
+_LARGEST = 2**63 - 1
+
 
 def versions(base: pathlib.Path, model: str) -> list[int]:
     """Return the versions of a model in a store, ascending; none where there is no store."""
-    folder = base / model
+    return sorted(_folders(base / model))
+
+
+def version_folder(base: pathlib.Path, model: str, version: int) -> pathlib.Path:
+    """Return the folder of a version, which TensorFlow Serving serves with leading zeros in its name, too."""
+    return _folders(base / model).get(version, base / model / str(version))
+
+
+def _folders(folder: pathlib.Path) -> dict[int, pathlib.Path]:
+    """Map versions to folders, as TensorFlow Serving does: int64 alone, and the last in byte order of two names."""
     if not folder.is_dir():
-        return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+        return {}
+    named = [path for path in sorted(folder.iterdir()) if path.name.isascii() and path.name.isdecimal()]
+    return {int(path.name): path for path in named if path.is_dir() and int(path.name) <= _LARGEST}
 
 
 @contextlib.contextmanager

@@ -1,257 +1,297 @@
-"""Loads the versions that are aspired, unloads the others, and lends the loaded ones to requests.
+"""The models that are served: the configuration, the labels, and the thread that loads and unloads versions.
 
-One thread does it, in TF Serving's order: act, forget what has ended, take the next wishes, about ten times a second.
-With `num_load_threads=0` (the default) a load happens on that thread, so a version that fails and is retried holds up
-every other change; that too is as in TF Serving.
+One thread looks at the file system and carries out the changes. With `num_load_threads=0` (the default) a load runs on
+that thread, so a version that fails and is retried holds up every other change, as in TensorFlow Serving.
 """
 
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from dermserve.modelserver.errors import ServingError, internal, not_found
+import grpc
+
+from dermserve.modelserver.config import check_models, check_platforms, check_transition, list_models
+from dermserve.modelserver.errors import ServingError, failed_precondition, internal, invalid_argument, not_found
 from dermserve.modelserver.servable import Servable
-from dermserve.modelserver.states import Action, Monitor, Phase, Snapshot, State, VersionState, next_action
+from dermserve.modelserver.versions import State, Version, find_versions, forbidden_label, next_change, settled
 
 _logger = logging.getLogger(__name__)
 _INTERVAL_S = 0.1
+_NO_VERSIONS = (
+    "No versions of servable %s found under base path %s. Did you forget to name your leaf directory as a number "
+    "(eg. '/1/')?"
+)
 
 
 @dataclass(frozen=True)
-class LoadOptions:
-    """How loading is done: threads besides the manager's own, retries after the first failure, pause between them."""
+class Options:
+    """How versions are looked for and loaded. At the start each is loaded on a thread of its own in any case."""
 
-    threads: int
-    retries: int
-    retry_interval_s: float
-
-
-@dataclass
-class _Harness:
-    """One version that is managed."""
-
-    model: str
-    version: int
-    path: Path
-    phase: Phase = Phase.NEW
-    aspired: bool = True
-    servable: Servable | None = None
-    borrowed: int = 0
-    unaspired: threading.Event = field(default_factory=threading.Event)
-
-    def snapshot(self) -> Snapshot:
-        return Snapshot(self.version, self.phase, self.aspired)
+    load_in_threads: bool = False
+    retries: int = 0
+    retry_interval_s: float = 0.0
+    poll_wait_s: float = 1.0  # 0 looks once
+    allow_unavailable_labels: bool = False
 
 
 class Manager:
-    """Owns every loaded version. Start it with `start`, tell it what is wanted with `aspire`."""
+    """Owns every loaded version.
 
-    def __init__(self, *, load: Callable[[str, int, Path], Servable], options: LoadOptions) -> None:
-        self._load_servable = load
+    Args:
+        load: loads the version in a directory and raises a `ServingError` when it can't.
+        options: how.
+        stop: set when the process is to stop; it ends every wait for a version.
+    """
+
+    def __init__(self, *, load: Callable[[Path], Servable], options: Options, stop: threading.Event) -> None:
+        self._load_path = load
         self._options = options
-        self._monitors: list[Monitor] = []
-        self._harnesses: dict[str, dict[int, _Harness]] = {}
-        self._wishes: dict[str, Mapping[int, Path]] = {}
+        self._stop = stop
+        self._ended = threading.Event()
+        self._versions: dict[str, dict[int, Version]] = {}
+        self._loads = 0
+        self._checked, self._served = list_models(), list_models()
+        self._labels: dict[str, dict[str, int]] = {}
+        self._reloading = threading.Lock()
         self._changed = threading.Condition()
-        self._stopping = threading.Event()
-        self._pool: ThreadPoolExecutor | None = None
+        self._look_at = 0.0
+        self._load_in_threads = True
+        self._loading: list[threading.Thread] = []
         self._thread = threading.Thread(target=self._run, name="manager", daemon=True)
 
-    def start(self, *, initial_threads: int) -> None:
-        """Begin managing, with this many threads for loading until `settle` is called."""
-        self._pool = ThreadPoolExecutor(initial_threads, "initial-load")
-        self._thread.start()
-
-    def settle(self) -> None:
-        """End the initial phase: from now on load as the options say."""
-        with self._changed:
-            initial, threads = self._pool, self._options.threads
-            self._pool = ThreadPoolExecutor(threads, "load") if threads else None
-        if initial:
-            initial.shutdown()
-
-    def stop(self) -> None:
-        """Stop managing and unload everything. Requests must have ended."""
-        self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
-        if self._pool:
-            self._pool.shutdown()
-        for model in list(self._harnesses):
-            for harness in list(self._harnesses[model].values()):
-                if harness.phase is Phase.READY:
-                    self._unload(harness)
-
-    @property
-    def monitors(self) -> list[Monitor]:
-        """Who is told of changes."""
-        return list(self._monitors)
-
-    def subscribe(self, monitor: Monitor) -> None:
-        """Tell a monitor of every change from now on."""
-        self._monitors.append(monitor)
-
-    def unsubscribe(self, monitor: Monitor) -> None:
-        """Stop telling a monitor."""
-        self._monitors.remove(monitor)
-
-    def aspire(self, model: str, versions: Mapping[int, Path]) -> None:
-        """Wish for exactly these versions of a model, from these paths."""
-        with self._changed:
-            self._wishes[model] = dict(versions)
-
-    @contextlib.contextmanager
-    def borrow(self, model: str, *, version: int | None) -> Iterator[tuple[int, Servable]]:
-        """Lend a loaded version, or the highest one; it is not unloaded before it is given back.
+    def start(self, models: Any) -> None:
+        """Serve a ModelConfigList. Return when each model has a version.
 
         Raises:
-            ServingError: NOT_FOUND, it is not loaded.
+            ServingError: the list breaks a rule, a model has no version that loads, or the server stops.
         """
-        harness = self._take(model, version=version)
+        with self._reloading:
+            self._accept(models)
+            self._served = models
+            self._thread.start()
+            self._wait_settled(models.config, what="servable")
+        self._load_in_threads = self._options.load_in_threads
+
+    def reload(self, models: Any) -> int:
+        """Serve another ModelConfigList. Return the number of loads when each model that is new has a version.
+
+        A model that never gets one holds the caller, and every later reload, until the server stops, as in TensorFlow
+        Serving.
+
+        Raises:
+            ServingError: the list breaks a rule, a new model failed to load, or the server stops.
+        """
+        with self._reloading:
+            before = self._loads
+            self._accept(models)
+            known = {model.name for model in self._served.config}
+            with self._changed:
+                for name in known - {model.name for model in models.config}:
+                    self._aspire(name, {})
+                self._served, self._look_at = models, 0.0
+            self._wait_settled([model for model in models.config if model.name not in known], what="model")
+            return self._loads - before
+
+    def stop(self) -> None:
+        """Unload everything. Calls must have ended."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        for thread in self._loading:
+            thread.join()
+        with self._changed:
+            managed = [version for versions in self._versions.values() for version in versions.values()]
+        for version in managed:
+            if version.state is State.AVAILABLE:
+                self._unload(version)
+
+    def versions(self, model: str) -> list[Version]:
+        """Return the versions of a model that were ever managed, the highest first; none of an unknown model."""
+        with self._changed:
+            return sorted(self._versions.get(model, {}).values(), key=lambda one: -one.number)
+
+    @contextlib.contextmanager
+    def borrow(self, spec: Any) -> Iterator[tuple[int, Servable]]:
+        """Lend the loaded version that a ModelSpec names; it is not unloaded before it is given back.
+
+        Raises:
+            ServingError: INVALID_ARGUMENT, no model or an unknown label; NOT_FOUND, it is not loaded.
+        """
+        version = self._take(spec.name, number=self._number(spec))
         try:
-            assert harness.servable is not None
-            yield harness.version, harness.servable
+            assert version.servable is not None
+            yield version.number, version.servable
         finally:
             with self._changed:
-                harness.borrowed -= 1
+                version.calls -= 1
                 self._changed.notify_all()
 
-    def _take(self, model: str, *, version: int | None) -> _Harness:
+    def _number(self, spec: Any) -> int | None:
+        if not spec.name:
+            raise invalid_argument("ModelSpec has no name specified.")
+        if spec.HasField("version"):
+            return int(spec.version.value)
+        if spec.WhichOneof("version_choice") != "version_label":
+            return None
+        labels = self._labels.get(spec.name, {})
+        if spec.version_label not in labels:
+            raise invalid_argument(f"Unrecognized servable version label: {spec.version_label}")
+        return labels[spec.version_label]
+
+    def _take(self, model: str, *, number: int | None) -> Version:
         with self._changed:
-            ready = {
-                number: harness
-                for number, harness in self._harnesses.get(model, {}).items()
-                if harness.phase is Phase.READY and version in {None, number}
-            }
-            if not ready:
-                request = f"Latest({model})" if version is None else f"Specific({model}, {version})"
+            found = self._versions.get(model, {}).values()
+            loaded = [one for one in found if one.state is State.AVAILABLE and number in {None, one.number}]
+            if not loaded:
+                request = f"Latest({model})" if number is None else f"Specific({model}, {number})"
                 raise not_found(f"Servable not found for request: {request}")
-            harness = ready[max(ready)]
-            harness.borrowed += 1
-            return harness
+            version = max(loaded, key=lambda one: one.number)
+            version.calls += 1
+            return version
+
+    def _accept(self, models: Any) -> None:
+        """Check a list in TensorFlow Serving's order: a list that fails late is what the next one is compared with."""
+        check_models(models)
+        check_transition(self._checked, new=models)
+        self._checked = models
+        self._labels = {model.name: self._checked_labels(model) for model in models.config}
+        check_platforms(models)
+
+    def _checked_labels(self, model: Any) -> dict[str, int]:
+        wanted = dict(model.version_labels)
+        forbidden = forbidden_label(
+            wanted,
+            current=self._labels.get(model.name, {}),
+            available={one.number for one in self.versions(model.name) if one.state is State.AVAILABLE},
+            allow_unavailable=self._options.allow_unavailable_labels,
+        )
+        if forbidden is not None:
+            raise failed_precondition(
+                f"Request to assign label to version {forbidden} of model {model.name}, "
+                "which is not currently available for inference"
+            )
+        return wanted
+
+    def _wait_settled(self, models: Any, *, what: str) -> None:
+        names = sorted(model.name for model in models)
+        with self._changed:
+            while not all(settled(self._versions.get(name, {}).values()) for name in names):
+                if self._stop.is_set():
+                    raise ServingError(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
+                self._changed.wait(_INTERVAL_S)
+            found = [settled(self._versions.get(name, {}).values()) for name in names]
+        failed = [one for one in found if one and one.state is not State.AVAILABLE]
+        if failed:
+            listed = "".join(f"{{{one} due to error: {one.error}}}, " for one in failed)
+            raise ServingError(
+                grpc.StatusCode.UNKNOWN, f"{len(failed)} {what}(s) did not become available: {{{listed}}}"
+            )
 
     def _run(self) -> None:
-        while not self._stopping.wait(_INTERVAL_S):
-            while self._act():
+        while not self._ended.is_set():
+            if time.monotonic() >= self._look_at:
+                self._look()
+            while self._change_one():
                 pass
-            self._forget()
-            self._take_wishes()
+            self._ended.wait(_INTERVAL_S)
 
-    def _act(self) -> bool:
-        """Do one thing, an unload before a load; False when there is nothing to do."""
-        actions: list[tuple[str, Action]] = []
-        for model, harnesses in self._harnesses.items():
-            action = next_action([harness.snapshot() for harness in harnesses.values()])
-            if action:
-                actions.append((model, action))
-        if not actions or self._stopping.is_set():
+    def _look(self) -> None:
+        """Look at every base path, and only then change what is aspired: an unreadable one changes nothing."""
+        wait_s = self._options.poll_wait_s
+        with self._changed:
+            self._look_at = time.monotonic() + (wait_s if wait_s > 0 else float("inf"))
+            models = self._served
+        try:
+            found = {model.name: find_versions(model) for model in models.config}
+        except ServingError as error:
+            _logger.error("FileSystemStoragePathSource encountered a filesystem access error: %s", error.message)
+            return
+        for model in models.config:
+            if not found[model.name]:
+                _logger.warning(_NO_VERSIONS, model.name, model.base_path)
+        with self._changed:
+            if models is self._served:
+                for name, versions in found.items():
+                    self._aspire(name, versions)
+
+    def _aspire(self, model: str, paths: Mapping[int, Path]) -> None:
+        """Serve exactly these versions from now on. One that had ended and comes back is loaded afresh."""
+        managed = self._versions.setdefault(model, {})
+        for number, version in managed.items():
+            version.aspired = version.aspired and number in paths
+        for number, path in paths.items():
+            old = managed.get(number)
+            if old is None or (not old.aspired and old.state in {State.START, State.END}):
+                managed[number] = Version(model, number, path)
+            else:
+                old.aspired = True
+        self._changed.notify_all()
+
+    def _change_one(self) -> bool:
+        """Load or unload one version, an unload first; False when there is nothing to do."""
+        with self._changed:
+            changes = [next_change(list(versions.values())) for versions in self._versions.values()]
+        due = sorted(filter(None, changes), key=lambda one: one.state is not State.AVAILABLE)
+        if not due or self._ended.is_set():
             return False
-        model, action = min(actions, key=lambda pair: pair[1].load)
-        harness = self._harnesses[model][action.version]
-        if action.load:
-            self._start_load(harness)
-        else:
-            self._unload(harness)
+        (self._unload if due[0].state is State.AVAILABLE else self._start_load)(due[0])
         return True
 
-    def _start_load(self, harness: _Harness) -> None:
-        harness.phase = Phase.LOADING
-        with self._changed:  # settle() must not shut the pool down between here and the submit
-            pooled = self._pool.submit(self._load, harness) if self._pool else None
-        if not pooled:
-            self._load(harness)
-
-    def _load(self, harness: _Harness) -> None:
-        self._publish(harness, State.LOADING)
-        try:
-            servable = self._load_with_retries(harness)
-        except ServingError as error:
-            _logger.error("Servable {name: %s version: %d} cannot be loaded: %s", harness.model, harness.version, error)
-            harness.phase = Phase.ENDED
-            self._publish(harness, State.END, error=error)
+    def _start_load(self, version: Version) -> None:
+        self._set(version, State.LOADING)
+        if not self._load_in_threads:
+            self._load(version)
             return
-        with self._changed:
-            harness.servable, harness.phase = servable, Phase.READY
-        _logger.info("Successfully loaded servable version {name: %s version: %d}", harness.model, harness.version)
-        self._publish(harness, State.AVAILABLE)
+        self._loading = [thread for thread in self._loading if thread.is_alive()]
+        self._loading.append(threading.Thread(target=self._load, args=(version,), name="load", daemon=True))
+        self._loading[-1].start()
 
-    def _load_with_retries(self, harness: _Harness) -> Servable:
-        retry = 0
-        while True:
-            try:
-                return self._attempt(harness)
-            except ServingError as error:
-                _logger.error(
-                    "Loading servable: {name: %s version: %d} failed: %s", harness.model, harness.version, error
-                )
-                retry += 1
-                if retry > self._options.retries or self._give_up(harness):
-                    raise
-            _logger.info("Retrying of servable {name: %s version: %d} retry: %d", harness.model, harness.version, retry)
-
-    def _attempt(self, harness: _Harness) -> Servable:
+    def _load(self, version: Version) -> None:
         try:
-            return self._load_servable(harness.model, harness.version, harness.path)
-        except ServingError:
-            raise
-        except Exception as error:  # Whatever a version does, the manager must go on.
-            raise internal(error) from error
-
-    def _give_up(self, harness: _Harness) -> bool:
-        """Pause before a retry; True when it is not wanted any more."""
-        self._stopping.wait(max(self._options.retry_interval_s, 0))
-        return self._stopping.is_set() or harness.unaspired.is_set()
-
-    def _unload(self, harness: _Harness) -> None:
+            version.servable = self._load_with_retries(version)
+        except ServingError as error:
+            _logger.error("Servable %s cannot be loaded: %s", version, error)
+            version.error = error
+            self._set(version, State.END)
+            return
+        _logger.info("Successfully loaded servable version %s", version)
         with self._changed:
-            harness.phase = Phase.UNLOADING
-        self._publish(harness, State.UNLOADING)
+            self._loads += 1
+        self._set(version, State.AVAILABLE)
+
+    def _load_with_retries(self, version: Version) -> Servable:
+        retries_left = self._options.retries
+        while True:
+            _logger.info("Loading servable version %s from %s", version, version.path)
+            try:
+                return self._load_path(version.path)
+            except Exception as error:  # The manager must go on, whatever a version does.
+                failure = error if isinstance(error, ServingError) else internal(error)
+            version.failures += 1
+            _logger.error("Loading servable: %s failed: %s", version, failure)
+            if not retries_left or self._ended.wait(self._options.retry_interval_s) or not version.aspired:
+                raise failure
+            retries_left -= 1
+
+    def _unload(self, version: Version) -> None:
+        self._set(version, State.UNLOADING)
         with self._changed:
-            self._changed.wait_for(lambda: harness.borrowed == 0)
-            servable, harness.servable = harness.servable, None
+            self._changed.wait_for(lambda: version.calls == 0)
+            servable, version.servable = version.servable, None
         try:
             if servable:
                 servable.close()
         except ServingError:
-            _logger.exception("Could not free {name: %s version: %d}", harness.model, harness.version)
-        harness.phase = Phase.ENDED
-        self._publish(harness, State.END)
-        _logger.info("Done unloading servable version {name: %s version: %d}", harness.model, harness.version)
+            _logger.exception("Could not free %s", version)
+        self._set(version, State.END)
+        _logger.info("Done unloading servable version %s", version)
 
-    def _forget(self) -> None:
-        for harnesses in self._harnesses.values():
-            for version, harness in list(harnesses.items()):
-                if not harness.aspired and harness.phase in {Phase.NEW, Phase.ENDED}:
-                    with self._changed:
-                        del harnesses[version]
-
-    def _take_wishes(self) -> None:
+    def _set(self, version: Version, state: State) -> None:
         with self._changed:
-            wishes = dict(self._wishes)
-        for model, versions in wishes.items():
-            self._take_wish(model, versions)
-
-    def _take_wish(self, model: str, versions: Mapping[int, Path]) -> None:
-        managed = self._harnesses.setdefault(model, {})
-        if any(not managed[version].aspired for version in versions if version in managed):
-            return  # It is being unloaded; when that has ended it is loaded afresh.
-        with self._changed:
-            if self._wishes.get(model) == versions:
-                del self._wishes[model]
-        for version, harness in managed.items():
-            if version not in versions:
-                harness.aspired = False
-                harness.unaspired.set()
-        for version in versions.keys() - managed.keys():
-            harness = _Harness(model, version, versions[version])
-            with self._changed:
-                managed[version] = harness
-            self._publish(harness, State.START)
-
-    def _publish(self, harness: _Harness, state: State, *, error: ServingError | None = None) -> None:
-        for monitor in self.monitors:
-            monitor.publish(VersionState(harness.model, harness.version, state, error))
+            version.state = state
+            self._changed.notify_all()

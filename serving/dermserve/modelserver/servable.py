@@ -1,121 +1,213 @@
-"""One version, loaded and warm: what a request is run against."""
+"""One version, loaded and warm: from a PredictRequest to the graph's inputs, and from its outputs to the answer."""
 
+import functools
 import logging
+import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from dermserve.modelserver._protos import config_pb2, predict_pb2
-from dermserve.modelserver.batching import Batching
-from dermserve.modelserver.errors import ServingError, not_found
-from dermserve.modelserver.lite import MODEL_FILE, LiteSession
-from dermserve.modelserver.predict import predict
-from dermserve.modelserver.session import Session
-from dermserve.modelserver.warmup import read_requests
+import grpc
+from google.protobuf.message import DecodeError
 
-_logger = logging.getLogger(__name__)
+from dermserve.modelserver.errors import ServingError, failed_precondition, invalid_argument, not_found
+from dermserve.modelserver.protos import config_pb2, predict_pb2, prediction_log_pb2
+from dermserve.modelserver.session import Session, Tensor, parse, render
+
+WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
+_DEFAULT_SIGNATURE = "serving_default"
+_MAX_RECORDS = 1000
 _MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ServableOptions:
     """How versions are loaded and run."""
 
-    session: Any
-    """The ConfigProto of their sessions."""
-    tags: tuple[str, ...]
-    warmup: bool
-    warmup_iterations: int
-    batching: Batching | None
-    prefer_lite: bool
-    """Run `model.tflite` of a version that has one."""
-    as_content: bool
-    """Answer in `tensor_content` rather than in `float_val` and its kin."""
+    intra_op: int = 0
+    """Threads that share one operation; 0 lets TensorFlow choose."""
+    inter_op: int = 0
+    """Threads that run operations side by side; 0 lets TensorFlow choose."""
+    tags: tuple[str, ...] = ("serve",)
+    warmup: bool = True
+    warmup_iterations: int = 1
+    as_content: bool = False
+    """Answer in `tensor_content` rather than in `float_val` and the like."""
 
 
 class Servable:
     """A loaded version. Any number of threads may call `predict`; `close` comes after the last of them."""
 
-    def __init__(self, session: Session | LiteSession, *, directory: Path, options: ServableOptions) -> None:
+    def __init__(self, session: Session, *, as_content: bool) -> None:
         self.signatures: Mapping[str, Any] = session.signatures
         self._session = session
-        self._options = options
-        self._batcher = options.batching.wrap(self._session.run, directory=directory) if options.batching else None
+        self._as_content = as_content
 
     def predict(self, request: Any, *, timeout_ms: int, into: Any) -> None:
         """Answer a PredictRequest into the PredictResponse `into`, all but the model's name and version.
 
-        Raises:
-            ServingError: the request does not fit the signature, or the graph failed.
-        """
-        predict(
-            request,
-            signatures=self.signatures,
-            run=self._batcher or self._session.run,
-            timeout_ms=timeout_ms,
-            as_content=self._options.as_content,
-            into=into,
-        )
+        A timeout of 0 waits for ever.
 
-    def warm_up(self, directory: Path) -> None:
-        """Replay the version's warm-up records. Only those of Predict: the other calls are not served here.
+        Raises:
+            ServingError: the request does not fit the signature, or the graph failed (with the graph's own status).
+        """
+        name = request.model_spec.signature_name or _DEFAULT_SIGNATURE
+        if name not in self.signatures:
+            raise failed_precondition(f'Serving signature key "{name}" not found.')
+        signature = self.signatures[name]
+        feeds = _feeds(request.inputs, signature)
+        aliases = _aliases(request.output_filter, signature)
+        fetches = [signature.outputs[alias].name for alias in aliases]
+        outputs = self._session.run(feeds, fetches=fetches, timeout_ms=timeout_ms)
+        for alias, output in zip(aliases, outputs, strict=True):
+            render(output, as_content=self._as_content, into=into.outputs[alias])
+        into.model_spec.signature_name = name
+
+    def warm_up(self, directory: Path, *, iterations: int) -> None:
+        """Replay the warm-up records of Predict; other calls are not served here.
 
         Raises:
             ServingError: a record is bad or fails.
         """
         count, started = 0, time.monotonic()
         for log in read_requests(directory):
-            for _ in range(max(self._options.warmup_iterations, 1)):
-                self._replay(log)
             count += 1
+            if log.WhichOneof("log_type") != "predict_log":
+                _logger.warning("skipping a warm-up record of kind %s", log.WhichOneof("log_type"))
+                continue
+            for _ in range(iterations):
+                self.predict(log.predict_log.request, timeout_ms=0, into=predict_pb2.PredictResponse())
         if count:
-            took = time.monotonic() - started
-            _logger.info("Warmed %s up: %d records in %.2f s", directory, count, took)
+            _logger.info("Warmed %s up: %d records in %.2f s", directory, count, time.monotonic() - started)
 
     def close(self) -> None:
         """Free the session."""
-        if self._batcher:
-            self._batcher.close()
         self._session.close()
-
-    def _replay(self, log: Any) -> None:
-        kind = log.WhichOneof("log_type")
-        if kind == "predict_log":
-            self.predict(log.predict_log.request, timeout_ms=0, into=predict_pb2.PredictResponse())
-        else:
-            _logger.warning("skipping a warm-up record of kind %s: only Predict is served here", kind)
 
 
 def load(path: Path, *, options: ServableOptions) -> Servable:
     """Load the version in a directory and warm it up.
 
     Raises:
-        ServingError: it can't be loaded, with the code and message TF Serving gives.
+        ServingError: it can't be loaded, with the code and the message of TensorFlow Serving.
     """
-    session = _load_session(path, options=options)
+    if not any((path / name).exists() for name in _MODEL_FILES):
+        raise not_found(
+            "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
+            f"`saved_model.pb`)\nSpecified file path: {path}"
+        )
+    config = config_pb2.ConfigProto(
+        intra_op_parallelism_threads=options.intra_op, inter_op_parallelism_threads=options.inter_op
+    )
+    session = Session(path, tags=options.tags, config=config)
     try:
-        servable = Servable(session, directory=path, options=options)
+        servable = Servable(session, as_content=options.as_content)
         if options.warmup:
-            servable.warm_up(path)
+            servable.warm_up(path, iterations=options.warmup_iterations)
     except ServingError:
         session.close()
         raise
     return servable
 
 
-def _load_session(path: Path, *, options: ServableOptions) -> Session | LiteSession:
-    if options.prefer_lite and (path / MODEL_FILE).exists():
-        return LiteSession(path / MODEL_FILE, threads=options.session.intra_op_parallelism_threads)
-    if not any((path / name).exists() for name in _MODEL_FILES):
-        raise not_found(
-            "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
-            f"`saved_model.pb`)\nSpecified file path: {path}"
+def _feeds(inputs: Mapping[str, Any], signature: Any) -> dict[str, Tensor]:
+    sent, expected = inputs.keys(), signature.inputs.keys()
+    if len(sent) > len(expected) or (len(sent) < len(expected) and not signature.defaults):
+        raise invalid_argument(
+            f"input size does not match signature: {len(sent)}!={len(expected)} len({_set(sent)}) != "
+            f"len({_set(expected)}). Sent extra: {_set(sent - expected)}. "
+            f"Missing but required: {_set(expected - sent)}."
         )
-    return Session(path, tags=options.tags, config=options.session)
+    given = {**signature.defaults, **inputs}
+    feeds = {}
+    for alias, info in sorted(signature.inputs.items()):
+        if alias not in given:
+            raise invalid_argument(
+                f"Signature input alias: {alias}(feed name: {info.name}) not found in request and no default value "
+                f"provided. Inputs expected to be in the request {_set(sent)}, or default input alias set: "
+                + ",".join(sorted(signature.defaults))
+            )
+        feeds[info.name] = parse(given[alias], alias=alias)
+    if sent - expected:
+        raise invalid_argument(
+            f"Inputs contains invalid name. Used request inputs: {','.join(sorted(sent & expected))}, "
+            f"request input: {','.join(sorted(sent))}"
+        )
+    return feeds
 
 
-def session_config(*, intra_op: int, inter_op: int) -> Any:
-    """Build the ConfigProto of every session. 0 threads lets TensorFlow choose."""
-    return config_pb2.ConfigProto(intra_op_parallelism_threads=intra_op, inter_op_parallelism_threads=inter_op)
+def _aliases(output_filter: Iterable[str], signature: Any) -> list[str]:
+    chosen = list(output_filter)
+    for alias in chosen:
+        if alias not in signature.outputs:
+            raise invalid_argument(
+                f"output tensor alias not found in signature: {alias} "
+                f"Outputs expected to be in the set {_set(signature.outputs)}."
+            )
+        if chosen.count(alias) > 1:
+            raise invalid_argument(f"duplicate output tensor alias: {alias}")
+    return chosen or sorted(signature.outputs)
+
+
+def _set(names: Iterable[str]) -> str:
+    return "{" + ",".join(sorted(names)) + "}"
+
+
+def read_requests(directory: Path) -> Iterator[Any]:
+    """Read the PredictionLogs in a version's warm-up file; none when there is no file.
+
+    The file is a TFRecord (https://www.tensorflow.org/tutorials/load_data/tfrecord): for each record its length, a
+    checksum, the content, a checksum, where a checksum is a masked CRC-32C.
+
+    Raises:
+        ServingError: DATA_LOSS, the file is no TFRecord; INVALID_ARGUMENT, a bad record or one too many.
+    """
+    path = directory / WARMUP_FILE
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, record in enumerate(_records(file), start=1):
+            try:
+                yield prediction_log_pb2.PredictionLog.FromString(record)
+            except DecodeError as error:
+                text = record.decode("utf-8", "replace")
+                raise invalid_argument(f"Failed to parse warmup record: {text} from {path}") from error
+            if number > _MAX_RECORDS:
+                raise invalid_argument(f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) at {path}")
+
+
+def _records(file: BinaryIO) -> Iterator[bytes]:
+    offset = 0
+    while length := file.read(12):
+        (size,) = struct.unpack("<Q", _checked(length, 8, offset=offset))
+        yield _checked(file.read(size + 4), size, offset=offset)
+        offset = file.tell()
+
+
+def _checked(data: bytes, size: int, *, offset: int) -> bytes:
+    """Return the content without the checksum that follows it."""
+    if len(data) == size + 4 and struct.unpack("<I", data[size:])[0] == _masked_crc(data[:size]):
+        return data[:size]
+    what = "truncated" if len(data) < size + 4 else "corrupted"
+    doubt = " (Is this even a TFRecord file?)" if offset == 0 else ""
+    message = f"{what} record at {offset}{doubt}. Please verify your warmup data is in TFRecord format."
+    raise ServingError(grpc.StatusCode.DATA_LOSS, message)
+
+
+def _masked_crc(data: bytes) -> int:
+    table, crc = _crc_table(), 0xFFFFFFFF
+    for byte in data:
+        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    crc ^= 0xFFFFFFFF
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+@functools.cache
+def _crc_table() -> list[int]:
+    table = list(range(256))
+    for _ in range(8):
+        table = [(crc >> 1) ^ (0x82F63B78 if crc & 1 else 0) for crc in table]
+    return table

@@ -1,26 +1,130 @@
-"""One loaded SavedModel: TF Serving's loader and session, and what its signatures are."""
+"""A loaded SavedModel and its tensors: TensorFlow's loader and session.
 
+TensorFlow reads a TensorProto itself; this module writes one, in the two forms that TensorFlow Serving answers in.
+"""
+
+import ctypes
+import math
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
-from ctypes import POINTER, byref, c_char_p, c_void_p, cast, string_at
+from ctypes import POINTER, byref, c_char_p, c_void_p
 from pathlib import Path
 from typing import Any
 
-from dermserve.modelserver._library import Buffer, Output, Status, buffer_of, library
-from dermserve.modelserver._protos import config_pb2, meta_graph_pb2
+import grpc
+import numpy as np
+
 from dermserve.modelserver.errors import ServingError, invalid_argument
-from dermserve.modelserver.tensors import Tensor, Value
+from dermserve.modelserver.protos import config_pb2, meta_graph_pb2, types_pb2
+from dermserve.modelserver.tensorflow_c import Buffer, Output, buffer_of, checked_status, library
+
+_STRING_BYTES = 24  # sizeof(TF_TString), fixed by TensorFlow's ABI
+_MAX_ELEMENTS = 2**29  # TensorFlow Serving would fill terabytes for a message of twenty bytes.
+_FIELDS: dict[int, tuple[str, str]] = {
+    types_pb2.DataType.Value(f"DT_{name}"): (layout, f"{field}_val")
+    for field, types in {
+        "float": {"FLOAT": "<f4"},
+        "double": {"DOUBLE": "<f8"},
+        "half": {"HALF": "<u2", "BFLOAT16": "<u2"},
+        "scomplex": {"COMPLEX64": "<f4"},
+        "dcomplex": {"COMPLEX128": "<f8"},
+        "bool": {"BOOL": "?"},
+        "int": {"INT8": "i1", "UINT8": "u1", "INT16": "<i2", "UINT16": "<u2", "INT32": "<i4"},
+        "int64": {"INT64": "<i8"},
+        "uint32": {"UINT32": "<u4"},
+        "uint64": {"UINT64": "<u8"},
+    }.items()
+    for name, layout in types.items()
+}
+"""For each dtype the layout of its elements in memory and the field of TensorProto that carries them."""
+
+
+class Tensor:
+    """One TF_Tensor, freed with this object."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle = c_void_p(handle)
+        weakref.finalize(self, library().TF_DeleteTensor, self.handle)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The size of each dimension."""
+        return tuple(library().TF_Dim(self.handle, axis) for axis in range(library().TF_NumDims(self.handle)))
+
+    def content(self) -> bytes:
+        """Copy the elements out, in memory order; of strings, what describes them."""
+        if 0 in self.shape:  # It may have no buffer, and asking a tensor without one for its size ends the process.
+            return b""
+        return ctypes.string_at(library().TF_TensorData(self.handle), library().TF_TensorByteSize(self.handle))
+
+    def strings(self) -> list[bytes]:
+        """Copy the strings out."""
+        tf, size = library(), len(self.content())
+        addresses = [tf.TF_TensorData(self.handle) + at for at in range(0, size, _STRING_BYTES)]
+        return [ctypes.string_at(tf.TF_StringGetDataPointer(at), tf.TF_StringGetSize(at)) for at in addresses]
+
+
+def parse(proto: Any, *, alias: str) -> Tensor:
+    """Read a TensorProto as TensorFlow reads it: values missing at the end repeat the last one, too many are dropped.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, it is no tensor (no dtype, a negative dimension, content of the wrong length),
+            or one so large that only the repetition of its last value could fill it.
+    """
+    if math.prod(max(dim.size, 0) for dim in proto.tensor_shape.dim) > _MAX_ELEMENTS:
+        raise invalid_argument(f"tensor parsing error: {alias}")
+    tf = library()
+    tensor = Tensor(tf.TF_AllocateTensor(types_pb2.DT_FLOAT, None, 0, 4))
+    serialized = proto.SerializeToString()
+    try:
+        with checked_status() as status:
+            tf.TF_TensorFromProto(byref(buffer_of(serialized)), tensor.handle, status)
+    except ServingError as error:
+        raise invalid_argument(f"tensor parsing error: {alias}") from error
+    return tensor
+
+
+def render(tensor: Tensor, *, as_content: bool, into: Any) -> None:
+    """Fill the TensorProto `into`, in `float_val` and the like, or in `tensor_content` when `as_content` is set.
+
+    Raises:
+        ServingError: UNIMPLEMENTED, a dtype that this module can't write.
+    """
+    into.dtype = library().TF_TensorType(tensor.handle)
+    into.tensor_shape.SetInParent()
+    for size in tensor.shape:
+        into.tensor_shape.dim.add().size = size
+    if into.dtype == types_pb2.DT_STRING:
+        items = tensor.strings()
+        if as_content:
+            into.tensor_content = b"".join([*(_varint(len(item)) for item in items), *items])
+        else:
+            into.string_val.extend(items)
+    elif as_content:
+        into.tensor_content = tensor.content()
+    else:
+        if into.dtype not in _FIELDS:
+            kind = types_pb2.DataType.Name(into.dtype)
+            raise ServingError(grpc.StatusCode.UNIMPLEMENTED, f"this local stand-in can't answer a tensor of {kind}")
+        layout, field = _FIELDS[into.dtype]
+        getattr(into, field).extend(np.frombuffer(tensor.content(), layout).tolist())
+
+
+def _varint(number: int) -> bytes:
+    parts = bytearray()
+    while number > 0x7F:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    parts.append(number)
+    return bytes(parts)
 
 
 class Session:
     """A SavedModel in memory. Any number of threads may `run` it; `close` comes after the last of them."""
 
     def __init__(self, path: Path, *, tags: Sequence[str], config: Any) -> None:
-        """Load the meta graph with these tags, restore its variables and run its initialisation.
-
-        Raises:
-            ServingError: with the code and the message of TensorFlow's loader.
-        """
+        """Load the meta graph with these tags; a `ServingError` has TensorFlow's code and message."""
         self._graph = c_void_p(library().TF_NewGraph())
         try:
             self._session, meta_graph = _load(path, tags=tags, config=config, graph=self._graph)
@@ -31,7 +135,7 @@ class Session:
         self._outputs: dict[str, Output] = {}
         self._lock = threading.Lock()
 
-    def run(self, feeds: Mapping[str, Tensor], *, fetches: Sequence[str], timeout_ms: int = 0) -> list[Value]:
+    def run(self, feeds: Mapping[str, Tensor], *, fetches: Sequence[str], timeout_ms: int = 0) -> list[Tensor]:
         """Feed tensors by name and fetch others, in the order asked. A timeout of 0 waits for ever.
 
         Raises:
@@ -42,18 +146,18 @@ class Session:
         outputs = (Output * len(fetches))(*[self._output(name) for name in fetches])
         results = (c_void_p * len(fetches))()
         options = config_pb2.RunOptions(timeout_in_ms=timeout_ms).SerializeToString()
-        with Status() as status:
+        with checked_status() as status:
             library().TF_SessionRun(
                 *(self._session, byref(buffer_of(options)), inputs, tensors, len(feeds)),
                 *(outputs, results, len(fetches), None, 0, None, status),
             )
-        return [Tensor(handle).value() for handle in results if handle is not None]
+        return [Tensor(handle) for handle in results if handle is not None]
 
     def close(self) -> None:
         """Free the session and its graph."""
-        with Status() as status:
+        with checked_status() as status:
             library().TF_CloseSession(self._session, status)
-        with Status() as status:
+        with checked_status() as status:
             library().TF_DeleteSession(self._session, status)
         library().TF_DeleteGraph(self._graph)
 
@@ -70,10 +174,10 @@ def _load(path: Path, *, tags: Sequence[str], config: Any, graph: c_void_p) -> t
     serialized = config.SerializeToString()
     options, meta_graph = c_void_p(tf.TF_NewSessionOptions()), tf.TF_NewBuffer()
     try:
-        with Status() as status:
+        with checked_status() as status:
             tf.TF_SetConfig(options, serialized, len(serialized), status)
         where = str(path).encode()
-        with Status() as status:
+        with checked_status() as status:
             session = tf.TF_LoadSessionFromSavedModel(options, None, where, names, len(tags), graph, meta_graph, status)
         return c_void_p(session), _signatures(meta_graph)
     finally:
@@ -82,8 +186,8 @@ def _load(path: Path, *, tags: Sequence[str], config: Any, graph: c_void_p) -> t
 
 
 def _signatures(buffer: Any) -> Any:
-    content = cast(buffer, POINTER(Buffer)).contents
-    whole = meta_graph_pb2.MetaGraphDef.FromString(string_at(content.data, content.length))
+    content = ctypes.cast(buffer, POINTER(Buffer)).contents
+    whole = meta_graph_pb2.MetaGraphDef.FromString(ctypes.string_at(content.data, content.length))
     # Only the signatures are kept: the graph in it is as large as the model.
     return meta_graph_pb2.MetaGraphDef(signature_def=whole.signature_def)
 
@@ -97,11 +201,6 @@ def _resolve(graph: c_void_p, name: str) -> Output:
         where = "specified in either feed_devices or fetch_devices was not found in the Graph"
         raise invalid_argument(f"Tensor {operation}:{index}, {where}")
     count = library().TF_OperationNumOutputs(found)
-    if count == 0:
-        raise invalid_argument(
-            f"Tried to fetch data for '{name}', which produces no output.  To run to a node but not fetch any data, "
-            f"pass '{name}' as an argument to the 'target_node_names' argument of the Session::Run API."
-        )
     if int(index) >= count:
         raise invalid_argument(f"FetchOutputs {name}: output index too large, must be < {count}")
     return Output(found, int(index))

@@ -46,16 +46,16 @@ class LocalStore:
 
     def read(self, model: str, version: int, name: str) -> bytes:
         """See Store."""
-        return (self.folder / model / str(version) / name).read_bytes()
+        return (folders.version_folder(self.folder, model, version) / name).read_bytes()
 
     def fetch(self, model: str, version: int, into: pathlib.Path) -> None:
         """See Store."""
-        shutil.copytree(self.folder / model / str(version), into, dirs_exist_ok=True)
+        shutil.copytree(folders.version_folder(self.folder, model, version), into, dirs_exist_ok=True)
 
     def remove(self, model: str, version: int) -> None:
         """See Store."""
         with folders.staged(self.folder, model) as bin_:
-            (self.folder / model / str(version)).rename(bin_ / str(version))
+            folders.version_folder(self.folder, model, version).rename(bin_ / str(version))
 
     def read_text(self, name: str) -> str:
         """See Store."""

@@ -1,0 +1,58 @@
+"""A gateway without features: decode in a pool of threads, one Predict, the probabilities. What the gateway is held to.
+
+Same RPC, decoder, event loop and gRPC as the gateway, and nothing else: no limits, admission, batching, verdict,
+metrics or log. `benchmarks.gateway` starts it.
+"""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import click
+import grpc.aio
+import uvloop
+
+from benchmarks.serving import CHANNEL, PREDICT, cores, pixels_of, predict_request, probabilities
+from dermserve.tfserving.v1 import serving_pb2
+from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
+
+
+class Relay(classifier_pb2_grpc.ClassifierServicer):
+    """Answers Classify with the first standard view, or ten for FULL."""
+
+    def __init__(self, tfs: str) -> None:
+        self._pool = ThreadPoolExecutor(cores())
+        self._predict = grpc.aio.insecure_channel(tfs, options=CHANNEL).unary_unary(
+            PREDICT, serving_pb2.PredictRequest.SerializeToString, serving_pb2.PredictResponse.FromString
+        )
+
+    async def Classify(self, request: classifier_pb2.ClassifyRequest, context: Any) -> classifier_pb2.ClassifyResponse:  # noqa: N802
+        """Decode, predict, answer."""
+        views = 10 if request.tta == classifier_pb2.TTA_MODE_FULL else 1
+        loop = asyncio.get_running_loop()
+        pixels = await loop.run_in_executor(self._pool, pixels_of, request.image, views)
+        answer = await self._predict(predict_request(request.model.name, pixels))
+        response = classifier_pb2.ClassifyResponse()
+        for index, probability in enumerate(probabilities(answer, views).mean(axis=0)):
+            response.classes.add(code=str(index), probability=float(probability))
+        return response
+
+
+async def _serve(listen: str, tfs: str) -> None:
+    server = grpc.aio.server(options=CHANNEL)
+    classifier_pb2_grpc.add_ClassifierServicer_to_server(Relay(tfs), server)
+    server.add_insecure_port(listen)
+    await server.start()
+    await server.wait_for_termination()
+
+
+@click.command()
+@click.option("--listen", required=True, help="HOST:PORT.")
+@click.option("--tfs", required=True, help="HOST:PORT of the model server.")
+def main(listen: str, tfs: str) -> None:
+    """Serve until the process is ended."""
+    uvloop.run(_serve(listen, tfs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""What the benchmarks share: starting servers, calling them, loading them, and measuring both sides."""
+
+import contextlib
+import itertools
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+import grpc
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from dermserve.contract import Input, Output, Signature
+from dermserve.imaging import STANDARD_VIEWS, decode, make_views
+from dermserve.local import Stack
+from dermserve.local.ports import free_port
+from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
+from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
+
+MODELS = ("resnet50", "mobilenet_v3_small")
+SIDE = 224
+PREDICT = "/tensorflow.serving.PredictionService/Predict"
+CHANNEL = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+)
+MODES = {
+    "none": classifier_pb2.TTA_MODE_NONE,
+    "full": classifier_pb2.TTA_MODE_FULL,
+    "adaptive": classifier_pb2.TTA_MODE_ADAPTIVE,
+}
+_TIMEOUT = 120.0
+_LEAST = 4
+Call = Callable[[bytes], object]
+"""Takes a photo, as bytes, to its answer."""
+
+store_option = click.option(
+    "--store", type=click.Path(path_type=pathlib.Path), default=pathlib.Path(".dermserve/store"), show_default=True
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a row.")
+
+
+def cores() -> int:
+    """Count the processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor_ms(pid: int) -> float:
+    """Return the processor time that a process and its children have used, in milliseconds."""
+    process = psutil.Process(pid)
+    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
+    return sum(each.user + each.system for each in times) * 1000
+
+
+@contextlib.contextmanager
+def environment(**changes: str | None) -> Iterator[None]:
+    """Change environment variables, or remove those that are None, while the block lasts."""
+    before = {name: os.environ.get(name) for name in changes}
+    _set(changes)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+
+
+@contextlib.contextmanager
+def local_stack(store: pathlib.Path, models: Sequence[str], **options: Any) -> Iterator[tuple[Stack, str]]:
+    """Run a model server and a gateway with metrics, as in production; gives them and the address of the metrics."""
+    metrics = f"127.0.0.1:{free_port()}"
+    with (
+        environment(DERMSERVE_METRICS_LISTEN=metrics),
+        Stack(store=store, models=models, port=0, tfs_port=0, **options) as stack,
+    ):
+        yield stack, metrics
+
+
+@contextlib.contextmanager
+def server_process(module: str, *flags: str) -> Iterator[tuple[int, str]]:
+    """Run `python -m module --listen=HOST:PORT`, a gRPC server; gives its process id and its address."""
+    address = f"127.0.0.1:{free_port()}"
+    with subprocess.Popen([sys.executable, "-m", module, f"--listen={address}", *flags]) as process:
+        try:
+            wait_listening(address)
+            yield process.pid, address
+        finally:
+            process.terminate()
+
+
+@contextlib.contextmanager
+def model_server(base_path: pathlib.Path, *flags: str) -> Iterator[tuple[int, str]]:
+    """Run the local model server for the model in a folder of versions; gives its process id and its address."""
+    port = free_port()
+    name = ("--model_name", base_path.name, "--model_base_path", str(base_path.resolve()))
+    command = [sys.executable, "-m", "dermserve.modelserver", f"--port={port}", *name, "--grpc_max_threads=64", *flags]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_listening(f"127.0.0.1:{port}")
+            yield process.pid, f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def wait_listening(address: str) -> None:
+    """Wait until a gRPC server accepts a connection."""
+    with grpc.insecure_channel(address, options=CHANNEL) as channel:
+        grpc.channel_ready_future(channel).result(_TIMEOUT)
+
+
+def predict_request(model: str, pixels: NDArray[np.uint8]) -> serving_pb2.PredictRequest:
+    """Build a Predict of uint8 pixels [N, 224, 224, 3], for all outputs: TensorFlow warms each set of them apart."""
+    tensor = tensor_pb2.TensorProto(dtype=tensor_pb2.DATA_TYPE_UINT8, tensor_content=pixels.tobytes())
+    tensor.tensor_shape.dim.extend(tensor_pb2.TensorShapeProto.Dim(size=size) for size in pixels.shape)
+    spec = serving_pb2.ModelSpec(name=model, signature_name=Signature.SERVING_DEFAULT)
+    return serving_pb2.PredictRequest(model_spec=spec, inputs={Input.IMAGES.value: tensor})
+
+
+def probabilities(response: serving_pb2.PredictResponse, rows: int) -> NDArray[np.float32]:
+    """Read float32 [rows, C] out of an answer."""
+    tensor = response.outputs[Output.PROBABILITIES.value]
+    values = np.frombuffer(tensor.tensor_content, "<f4") if tensor.tensor_content else np.array(tensor.float_val, "f4")
+    return values.reshape(rows, -1)
+
+
+def pixels_of(photo: bytes, views: int = 1) -> NDArray[np.uint8]:
+    """Decode a photo and make its first standard views: uint8 [views, 224, 224, 3]."""
+    return make_views(decode(photo, height=SIDE, width=SIDE).pixels, STANDARD_VIEWS[:views])
+
+
+def direct_caller(address: str, model: str, views: int, photos: Sequence[bytes] = ()) -> Callable[[bytes], list[float]]:
+    """Make a caller of Predict whose pixels are made at the first call, those of `photos` now."""
+    predict = grpc.insecure_channel(address, options=CHANNEL).unary_unary(
+        PREDICT, serving_pb2.PredictRequest.SerializeToString, serving_pb2.PredictResponse.FromString
+    )
+    made = {photo: predict_request(model, pixels_of(photo, views)) for photo in photos}
+
+    def call(photo: bytes) -> list[float]:
+        if photo not in made:
+            made[photo] = predict_request(model, pixels_of(photo, views))
+        means: list[float] = probabilities(predict(made[photo], timeout=_TIMEOUT), views).mean(axis=0).tolist()
+        return means
+
+    return call
+
+
+def gateway_caller(address: str, model: str, tta: str) -> Callable[[bytes], classifier_pb2.ClassifyResponse]:
+    """Make a caller of Classify, with a connection of its own."""
+    stub = classifier_pb2_grpc.ClassifierStub(  # type: ignore[no-untyped-call]
+        grpc.insecure_channel(address, options=CHANNEL)
+    )
+    selector = classifier_pb2.ModelSelector(name=model)
+
+    def call(photo: bytes) -> classifier_pb2.ClassifyResponse:
+        request = classifier_pb2.ClassifyRequest(model=selector, image=photo, tta=MODES[tta])
+        answer: classifier_pb2.ClassifyResponse = stub.Classify(request, timeout=_TIMEOUT)
+        return answer
+
+    return call
+
+
+def alternate(calls: Sequence[Callable[[], object]], rounds: int, *, warm_up: int = 5) -> NDArray[np.float64]:
+    """Time calls in alternating rounds, so that a noisy machine slows all alike: milliseconds [rounds, calls]."""
+    for call in [*calls] * warm_up:
+        call()
+    times = np.empty((rounds, len(calls)))
+    for index in np.ndindex(times.shape):
+        started = time.perf_counter()
+        calls[index[1]]()
+        times[index] = (time.perf_counter() - started) * 1000
+    return times
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loop:
+    """What a closed loop of callers came to."""
+
+    answers: float
+    """A second."""
+    p50: float
+    """Milliseconds."""
+    p99: float
+    processor: Mapping[int, float] = field(default_factory=dict)
+    """Milliseconds of a core an answer, by process id."""
+
+
+def closed_loop(
+    calls: Sequence[Call], photos: Sequence[bytes], *, seconds: float, warm_up: float = 1.0, pids: Sequence[int] = ()
+) -> Loop:
+    """Let each caller call again at once for some seconds, and for as long as it takes that a few are answered.
+
+    Raises:
+        Exception: what the first call that failed raised.
+    """
+    work = _Work(photos, threading.Event(), threading.Event())
+    threads = [threading.Thread(target=work.call_on, args=call, daemon=True) for call in enumerate(calls)]
+    for thread in threads:
+        thread.start()
+    work.failed.wait(warm_up)
+    before, first, started = [processor_ms(pid) for pid in pids], len(work.took), time.perf_counter()
+    while not work.failed.wait(seconds) and len(work.took) < first + _LEAST:
+        seconds = 0.05
+    took, spent = work.took[first:], [processor_ms(pid) for pid in pids]
+    elapsed = time.perf_counter() - started
+    work.stop.set()
+    for thread in threads:
+        thread.join()
+    if work.faults:
+        raise work.faults[0]
+    each = {pid: (now - then) / len(took) for pid, now, then in zip(pids, spent, before, strict=True)}
+    p50, p99 = np.percentile(took, [50, 99]) * 1000
+    return Loop(answers=len(took) / elapsed, p50=float(p50), p99=float(p99), processor=each)
+
+
+@dataclass(slots=True)
+class _Work:
+    photos: Sequence[bytes]
+    stop: threading.Event
+    failed: threading.Event
+    took: list[float] = field(default_factory=list)
+    """Seconds of each answer."""
+    faults: list[Exception] = field(default_factory=list)
+
+    def call_on(self, number: int, call: Call) -> None:
+        try:
+            for photo in itertools.islice(itertools.cycle(self.photos), number % len(self.photos), None):
+                if self.stop.is_set():
+                    return
+                started = time.perf_counter()
+                call(photo)
+                self.took.append(time.perf_counter() - started)
+        except Exception as error:
+            self.faults.append(error)
+            self.failed.set()
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Write a Markdown table; floats get one digit."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(_text(cell) for cell in line)} |" for line in lines)
+
+
+def _text(cell: object) -> str:
+    return f"{cell:.1f}" if isinstance(cell, float) else str(cell)

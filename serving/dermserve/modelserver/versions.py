@@ -1,0 +1,140 @@
+"""Versions of models: which ones to serve, what to load or unload next, where a label may point.
+
+Pure functions over a snapshot, each with its rule; `manager` carries them out.
+"""
+
+import enum
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dermserve.modelserver.errors import ServingError, invalid_argument, not_found
+
+if TYPE_CHECKING:
+    from dermserve.modelserver.servable import Servable
+
+_NUMBER = re.compile(r"\s*-?[0-9]+\s*", re.ASCII)
+_INT64 = range(-(2**63), 2**63)
+
+
+class State(enum.IntEnum):
+    """A version's state as GetModelStatus reports it; the numbers are those on the wire."""
+
+    START = 10
+    LOADING = 20
+    AVAILABLE = 30
+    UNLOADING = 40
+    END = 50
+
+
+@dataclass(eq=False)
+class Version:
+    """One version that is or was managed. The manager's lock guards it."""
+
+    model: str
+    number: int
+    path: Path
+    state: State = State.START
+    aspired: bool = True
+    """Whether it should be served. One that has ENDed and is aspired failed to load, and is not tried again."""
+    error: ServingError | None = None
+    failures: int = 0  # attempts to load it
+    servable: "Servable | None" = None
+    calls: int = 0
+    """Calls in flight, which must end before it is unloaded."""
+
+    def __str__(self) -> str:
+        """Render as TensorFlow Serving's log does."""
+        return f"{{name: {self.model} version: {self.number}}}"
+
+
+def index_versions(children: Iterable[str]) -> dict[int, str]:
+    """Map each version number to its directory's name.
+
+    Rule: a name that is a whole number in int64 is a version, also with leading zeros (`00000001` is version 1). Of two
+    names for one number the last in byte order is taken.
+    """
+    versions = {}
+    for child in sorted(children):
+        if _NUMBER.fullmatch(child) and int(child) in _INT64:
+            versions[int(child)] = child
+    return versions
+
+
+def aspired_versions(versions: Mapping[int, str], *, policy: Any) -> dict[int, str]:
+    """Choose the versions to serve under a `ServableVersionPolicy`.
+
+    Rule: `latest`, the default, wants the highest `num_versions`, at least one; `all` wants every one; `specific` wants
+    the listed ones that exist.
+    """
+    choice = policy.WhichOneof("policy_choice")
+    if choice == "all":
+        return dict(versions)
+    if choice == "specific":
+        return {version: versions[version] for version in policy.specific.versions if version in versions}
+    newest = sorted(versions, reverse=True)[: max(policy.latest.num_versions, 1)]
+    return {version: versions[version] for version in newest}
+
+
+def find_versions(model: Any) -> dict[int, Path]:
+    """Look at the base path of a ModelConfig and return the path of each version to serve.
+
+    Raises:
+        ServingError: INVALID_ARGUMENT, the base path can't be read. It is not taken for an empty one, which would
+            unload everything.
+    """
+    base = Path(model.base_path)
+    try:
+        versions = index_versions(child.name for child in base.iterdir())
+    except OSError as error:
+        why = not_found(f"{model.base_path} not found") if isinstance(error, FileNotFoundError) else error
+        raise invalid_argument(
+            f"Could not find base path {model.base_path} for servable {model.name} with error {why}"
+        ) from error
+    aspired = aspired_versions(versions, policy=model.model_version_policy)
+    return {version: base / name for version, name in aspired.items()}
+
+
+def next_change(versions: Sequence[Version]) -> Version | None:
+    """Choose the version of one model to load (it is at START) or unload (it is AVAILABLE) next, if any.
+
+    Rule: a model is not left without a version while there is one to serve. A version that is no longer aspired is
+    unloaded, the lowest first, once an aspired one is AVAILABLE, or when none is aspired at all, or while two of them
+    are AVAILABLE. Otherwise the highest aspired version at START is loaded.
+    """
+    aspired = [one for one in versions if one.aspired]
+    surplus = [one for one in versions if one.state is State.AVAILABLE and not one.aspired]
+    replaced = not aspired or any(one.state is State.AVAILABLE for one in aspired)
+    if surplus and (replaced or len(surplus) > 1):
+        return min(surplus, key=lambda one: one.number)
+    new = [one for one in aspired if one.state is State.START]
+    return max(new, key=lambda one: one.number, default=None)
+
+
+def settled(versions: Iterable[Version]) -> Version | None:
+    """Return the version that decides a model's start, or None while that is open.
+
+    Rule: the highest aspired version that has not failed, once it is AVAILABLE; the highest when all have ENDed.
+    """
+    aspired = sorted((one for one in versions if one.aspired), key=lambda one: -one.number)
+    hopeful = next((one for one in aspired if not one.failures), None)
+    if hopeful is None and all(one.state is State.END for one in aspired):
+        return aspired[0] if aspired else None
+    return hopeful if hopeful and hopeful.state is State.AVAILABLE else None
+
+
+def forbidden_label(
+    wanted: Mapping[str, int], *, current: Mapping[str, int], available: set[int], allow_unavailable: bool
+) -> int | None:
+    """Return the version that a label may not point to yet, or None when all labels may be set.
+
+    Rule: a label may only point to a version that is AVAILABLE. With `allow_unavailable` a label that is new, or stays
+    where it is, may point anywhere; one that moves may not.
+    """
+    for label, version in wanted.items():
+        free = allow_unavailable and current.get(label, version) == version
+        if not free and version not in available:
+            return version
+    return None

@@ -1,0 +1,93 @@
+"""The benchmarks' own judgement and load."""
+
+import dataclasses
+import itertools
+import json
+import pathlib
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from benchmarks.gateway import LATENCY_BOUND, PROCESSOR_BOUND, Latency, Processor, judge
+from benchmarks.serving import alternate, closed_loop, table
+
+TOOLS = ("adaptive", "comparison", "edge", "first_request", "gateway", "overload", "served_graph")
+MODEL = "mobilenet_v3_small"
+ROWS: list[Latency | Processor] = [
+    *(Latency(MODEL, tta, 4.0, 3.0, 8.0, 9.0, 12.0, bound) for tta, bound in LATENCY_BOUND.items()),
+    *(Processor(MODEL, many, 6.0, 5.0, 7.0, 90.0, 80.0, limit, 1.0, 9.9) for many, limit in PROCESSOR_BOUND.items()),
+]
+
+
+def test_ratios_within_their_bounds_pass() -> None:
+    assert judge(ROWS) == []
+
+
+@pytest.mark.parametrize("index", range(len(ROWS)))
+@pytest.mark.parametrize("times", [1.01, float("nan")])
+def test_a_ratio_over_its_bound_does_not_pass(index: int, times: float) -> None:
+    rows = list(ROWS)
+    rows[index] = dataclasses.replace(rows[index], ratio=rows[index].ratio * times)
+    (fault,) = judge(rows)
+    assert "is over" in fault
+
+
+def test_what_was_not_measured_does_not_pass() -> None:
+    assert len(judge([])) == len(ROWS)
+    assert len(judge([dataclasses.replace(row, model="resnet50") for row in ROWS])) == len(ROWS)
+    assert judge(ROWS[1:]) == ["not measured: none"]
+
+
+def test_callers_call_again_at_once_until_the_time_is_over_and_enough_were_answered() -> None:
+    counts = [itertools.count(1) for _ in range(3)]
+    loop = closed_loop(
+        [lambda photo, count=count: next(count) for count in counts], (b"a", b"b"), seconds=0.02, warm_up=0.01
+    )
+    assert all(next(count) > 2 for count in counts)
+    assert loop.answers > 100
+    assert 0 < loop.p50 <= loop.p99
+
+    opened = threading.Event()
+    threading.Timer(0.1, opened.set).start()
+    closed_loop([lambda photo: opened.wait()] * 2, (b"a",), seconds=0.01, warm_up=0)
+    assert opened.is_set()
+
+
+def test_a_call_that_fails_ends_the_loop_with_its_error() -> None:
+    def fail(photo: bytes) -> None:
+        raise ValueError(photo)
+
+    with pytest.raises(ValueError, match="photo"):
+        closed_loop([fail, lambda photo: None], (b"photo",), seconds=60)
+
+
+def test_rounds_alternate() -> None:
+    order: list[str] = []
+    times = alternate([lambda: order.append("a"), lambda: order.append("b")], 3, warm_up=1)
+    assert order == ["a", "b"] * 4
+    assert times.shape == (3, 2)
+
+
+def test_a_table_is_markdown() -> None:
+    assert table(["x", "y"], [["a", 1.26]]) == "| x | y |\n| --- | --- |\n| a | 1.3 |"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", TOOLS)
+def test_every_tool_has_help_and_json(tool: str) -> None:
+    command = [sys.executable, "-m", f"benchmarks.{tool}", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert "--json" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_gateway_is_measured_beside_direct_predict_and_the_relay(store: pathlib.Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gateway", "--rounds=10", "--seconds=0.5", f"--model={MODEL}", "--json"]
+    done = subprocess.run([*command, f"--store={store}"], capture_output=True, text=True, check=True, timeout=300)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["kind"], row.get("tta", row.get("callers"))) for row in rows] == [
+        ("latency", "none"), ("latency", "full"), ("processor", 2), ("processor", 8),
+    ]  # fmt: skip
+    assert all(row["ratio"] > 0.3 and row["relay"] > 0 for row in rows)

@@ -1,0 +1,156 @@
+"""Mixed work on one gateway: does its memory, its open files or its threads grow?
+
+Callers ask in every TTA mode, one by one and in streams, send photos that are damaged, name models that do not exist,
+cancel, and allow too little time. The gateway is sampled every second. The first third is the warm-up; over the rest,
+its medians of the first and the last third are compared.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import random
+import statistics
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import grpc
+import grpc.aio
+import psutil
+from grpc_status import rpc_status
+
+from dermserve.local import Stack
+from dermserve.local.picture import draw_lesion
+from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
+
+_MORE_BYTES = 5e6
+_MORE_SHARE = 0.03
+"""What the gateway's memory may grow by, whichever is more."""
+_MORE_FILES = 4
+_MORE_THREADS = 2
+_DISTURBED = (grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
+"""How calls end, without details, that this program gives up itself."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sample:
+    """What a process holds at a moment."""
+
+    resident: float
+    """Bytes."""
+    files: int
+    threads: int
+
+
+def _look(process: psutil.Process) -> Sample:
+    with process.oneshot():
+        return Sample(process.memory_info().rss, process.num_fds(), process.num_threads())
+
+
+class Work:
+    """Callers that do everything callers do, and what became of it."""
+
+    def __init__(self, address: str, models: tuple[str, ...], seed: int) -> None:
+        self.ended: Counter[str] = Counter()
+        self._random = random.Random(seed)
+        self._models = models
+        self._photo = draw_lesion()
+        self._channel = grpc.aio.insecure_channel(address, options=[("grpc.max_send_message_length", -1)])
+        self._stub = classifier_pb2_grpc.ClassifierStub(self._channel)
+
+    async def run(self, callers: int, seconds: float) -> None:
+        """Work for so long."""
+        ends = time.monotonic() + seconds
+        async with self._channel:
+            await asyncio.gather(*(self._caller(ends) for _ in range(callers)))
+
+    async def _caller(self, ends: float) -> None:
+        kinds = (self._classify, self._classify, self._classify, self._stream, self._give_up, self._hurry, self._err)
+        while time.monotonic() < ends:
+            try:
+                await self._random.choice(kinds)()
+                self.ended["answered"] += 1
+            except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+                self.ended[_name(error)] += 1
+
+    def _request(self, image: bytes | None = None, model: str | None = None) -> classifier_pb2.ClassifyRequest:
+        selector = classifier_pb2.ModelSelector(name=model or self._random.choice(self._models))
+        tta = self._random.choice(classifier_pb2.TtaMode.values())
+        return classifier_pb2.ClassifyRequest(model=selector, image=self._photo if image is None else image, tta=tta)
+
+    async def _classify(self) -> None:
+        await self._stub.Classify(self._request(), timeout=60)
+
+    async def _stream(self) -> None:
+        async def photos() -> AsyncIterator[classifier_pb2.ClassifyStreamRequest]:
+            for number in range(5):
+                yield classifier_pb2.ClassifyStreamRequest(id=str(number), request=self._request())
+
+        answers = [answer async for answer in self._stub.ClassifyStream(photos(), timeout=60)]
+        if len(answers) != 5:
+            raise AssertionError(f"{len(answers)} answers to 5 photos")
+
+    async def _give_up(self) -> None:
+        call = self._stub.Classify(self._request(), timeout=60)
+        await asyncio.sleep(self._random.uniform(0, 0.05))
+        call.cancel()
+        await call
+
+    async def _hurry(self) -> None:
+        await self._stub.Classify(self._request(), timeout=self._random.uniform(0.001, 0.05))
+
+    async def _err(self) -> None:
+        cut = self._photo[: self._random.randrange(len(self._photo))]
+        wrong = self._random.choice(({"image": cut}, {"image": b""}, {"model": f"none-{self._random.random()}"}))
+        await self._stub.Classify(self._request(**wrong), timeout=60)
+
+
+def _name(error: BaseException) -> str:
+    if not isinstance(error, grpc.aio.AioRpcError):
+        return "CANCELLED"
+    clean = error.code() in _DISTURBED or rpc_status.from_call(error) is not None
+    intended = clean and error.code() not in {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+    return error.code().name if intended else f"unclean {error.code().name}: {error.details()}"
+
+
+async def _sample(process: psutil.Process, taken: list[Sample]) -> None:
+    while True:
+        await asyncio.sleep(1)
+        taken.append(_look(process))
+
+
+def _thirds(samples: list[Sample]) -> tuple[Sample, Sample]:
+    """Return the medians of the first and the last third after the warm-up, which is a third, too."""
+    steady = samples[len(samples) // 3 :]
+    part = max(1, len(steady) // 3)
+    return _median(steady[:part]), _median(steady[-part:])
+
+
+def _median(samples: list[Sample]) -> Sample:
+    columns = zip(*(dataclasses.astuple(sample) for sample in samples), strict=True)
+    resident, files, threads = (statistics.median(column) for column in columns)
+    return Sample(resident, int(files), int(threads))
+
+
+def _judge(taken: list[Sample], ended: Counter[str]) -> list[str]:
+    before, after = _thirds(taken)
+    failures = [f"{count} requests ended {name}" for name, count in ended.items() if name.startswith("unclean")]
+    if after.resident - before.resident > max(_MORE_BYTES, _MORE_SHARE * before.resident):
+        failures.append(f"memory grew by {(after.resident - before.resident) / 1e6:.1f} MB")
+    if after.files - before.files > _MORE_FILES:
+        failures.append(f"open files grew from {before.files} to {after.files}")
+    if after.threads - before.threads > _MORE_THREADS:
+        failures.append(f"threads grew from {before.threads} to {after.threads}")
+    return failures if ended["answered"] else [*failures, "nothing was answered"]
+
+
+async def soak(stack: Stack, models: tuple[str, ...], *, seconds: float, callers: int = 4, seed: int = 1) -> list[str]:
+    """Load a gateway for a while; give what grew, and the requests that did not end cleanly."""
+    taken: list[Sample] = []
+    work = Work(stack.gateway_address, models, seed)
+    sampling = asyncio.create_task(_sample(psutil.Process(stack.pids["gateway"]), taken))
+    await work.run(callers, seconds)
+    sampling.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await sampling
+    return _judge(taken, work.ended)

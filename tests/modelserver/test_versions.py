@@ -1,0 +1,146 @@
+import pathlib
+
+import pytest
+
+from dermserve.modelserver.errors import ServingError
+from dermserve.modelserver.protos import file_system_storage_path_source_pb2, model_server_config_pb2
+from dermserve.modelserver.versions import (
+    State,
+    Version,
+    aspired_versions,
+    find_versions,
+    forbidden_label,
+    index_versions,
+    next_change,
+    settled,
+)
+
+Policy = file_system_storage_path_source_pb2.FileSystemStoragePathSourceConfig.ServableVersionPolicy
+VERSIONS = {1: "1", 2: "2", 9: "9", 10: "10"}
+
+
+@pytest.mark.parametrize(
+    ("children", "versions"),
+    [
+        (["1", "2", "10"], {1: "1", 2: "2", 10: "10"}),
+        (["tmp-export", "notanumber", "README", "2.5", "", "1_0", "+1", "0x1", "\N{ARABIC-INDIC DIGIT ONE}"], {}),
+        (["-3", " 4 "], {-3: "-3", 4: " 4 "}),
+        (["00000008", "00000001"], {8: "00000008", 1: "00000001"}),
+        (["8", "00000008"], {8: "8"}),
+        ([str(2**63 - 1), str(2**63)], {2**63 - 1: str(2**63 - 1)}),
+    ],
+)
+def test_a_version_is_a_child_whose_name_is_a_whole_number(children: list[str], versions: dict[int, str]) -> None:
+    assert index_versions(children) == versions
+
+
+@pytest.mark.parametrize(
+    ("policy", "aspired"),
+    [
+        (Policy(), [10]),
+        (Policy(latest=Policy.Latest()), [10]),
+        (Policy(latest=Policy.Latest(num_versions=2)), [10, 9]),
+        (Policy(latest=Policy.Latest(num_versions=99)), [10, 9, 2, 1]),
+        (Policy(all=Policy.All()), [1, 2, 9, 10]),
+        (Policy(specific=Policy.Specific(versions=[2, 7])), [2]),
+        (Policy(specific=Policy.Specific()), []),
+    ],
+)
+def test_the_policy_chooses_among_the_versions(policy: object, aspired: list[int]) -> None:
+    assert aspired_versions(VERSIONS, policy=policy) == {version: VERSIONS[version] for version in aspired}
+    assert aspired_versions({}, policy=policy) == {}
+
+
+def test_looking_gives_the_path_of_each_aspired_version(tmp_path: pathlib.Path) -> None:
+    for name in ("1", "007", "draft"):
+        (tmp_path / name).mkdir()
+    model = model_server_config_pb2.ModelConfig(name="m", base_path=str(tmp_path))
+    assert find_versions(model) == {7: tmp_path / "007"}
+
+
+def test_an_unreadable_base_path_is_an_error_and_not_an_empty_one(tmp_path: pathlib.Path) -> None:
+    model = model_server_config_pb2.ModelConfig(name="m", base_path=str(tmp_path / "gone"))
+    with pytest.raises(ServingError, match=r"Could not find base path .*gone for servable m with error NOT_FOUND: "):
+        find_versions(model)
+
+
+START, LOADING, AVAILABLE, UNLOADING, END = State
+WANTED, SURPLUS = True, False
+
+
+def version(number: int, state: State, aspired: bool = WANTED) -> Version:
+    return Version("m", number, pathlib.Path("/m"), state=state, aspired=aspired, failures=state is END)
+
+
+@pytest.mark.parametrize(
+    ("versions", "change"),
+    [
+        ([], None),
+        ([(1, START, WANTED), (2, START, WANTED)], 2),
+        ([(1, START, WANTED), (2, LOADING, WANTED)], 1),
+        ([(1, AVAILABLE, WANTED)], None),
+        ([(1, AVAILABLE, SURPLUS), (2, START, WANTED)], 2),
+        ([(1, AVAILABLE, SURPLUS), (2, LOADING, WANTED)], None),
+        ([(1, AVAILABLE, SURPLUS), (2, AVAILABLE, WANTED)], 1),
+        ([(1, AVAILABLE, SURPLUS), (2, END, WANTED)], None),
+        ([(1, AVAILABLE, SURPLUS), (2, AVAILABLE, SURPLUS), (3, START, WANTED)], 1),
+        ([(1, AVAILABLE, SURPLUS)], 1),
+        ([(1, UNLOADING, SURPLUS), (2, START, WANTED)], 2),
+        ([(1, START, SURPLUS), (2, END, SURPLUS)], None),
+    ],
+)
+def test_a_model_is_never_left_without_a_version_while_there_is_one(
+    versions: list[tuple[int, State, bool]], change: int | None
+) -> None:
+    found = next_change([version(*one) for one in versions])
+    assert (found and found.number) == change
+
+
+@pytest.mark.parametrize(
+    ("versions", "decides"),
+    [
+        ([], None),
+        ([(1, LOADING, WANTED)], None),
+        ([(1, AVAILABLE, WANTED)], 1),
+        ([(1, END, WANTED), (2, END, WANTED)], 2),
+        ([(1, START, WANTED), (2, END, WANTED)], None),
+        ([(1, AVAILABLE, WANTED), (2, END, WANTED)], 1),
+        ([(1, END, SURPLUS)], None),
+        ([(1, AVAILABLE, SURPLUS), (2, LOADING, WANTED)], None),
+        ([(1, AVAILABLE, WANTED), (2, LOADING, WANTED)], None),
+        ([(1, LOADING, WANTED), (2, AVAILABLE, WANTED)], 2),
+    ],
+)
+def test_a_model_has_settled_when_it_has_a_version_or_all_have_failed(
+    versions: list[tuple[int, State, bool]], decides: int | None
+) -> None:
+    found = settled(version(*one) for one in versions)
+    assert (found and found.number) == decides
+
+
+def test_a_version_that_is_retried_does_not_hold_up_the_start() -> None:
+    retried = version(2, LOADING)
+    retried.failures = 1
+    assert settled([retried]) is None
+    good = version(1, AVAILABLE)
+    assert settled([retried, good]) is good
+
+
+@pytest.mark.parametrize(
+    ("labels", "current", "allow", "forbidden"),
+    [
+        ({"stable": 1}, {}, False, None),
+        ({"stable": 2}, {}, False, 2),
+        ({"stable": 2}, {"stable": 2}, False, 2),
+        ({"stable": 2}, {}, True, None),
+        ({"stable": 2}, {"stable": 2}, True, None),
+        ({"stable": 2}, {"stable": 1}, True, 2),
+        ({"stable": 1}, {"stable": 2}, True, None),
+        ({"a": 1, "b": 1}, {}, False, None),
+        ({"a": 1, "b": 9}, {}, False, 9),
+    ],
+)
+def test_a_label_points_to_an_available_version_or_is_new_where_that_is_allowed(
+    labels: dict[str, int], current: dict[str, int], allow: bool, forbidden: int | None
+) -> None:
+    assert forbidden_label(labels, current=current, available={1}, allow_unavailable=allow) == forbidden
