@@ -80,7 +80,8 @@ def test_a_class_without_photos_in_a_part_is_refused_with_counts(count: int, eno
     rare = [Sample(Path(f"rare{i}.jpg"), 1, f"rare{i}") for i in range(count)]
     parts = divide([*SAMPLES[:200], *rare])
     if enough:
-        return require_parts(parts, ("nv", "df"), SHARES)
+        require_parts(parts, ("nv", "df"), SHARES)
+        return
     lesions = rf"df \({count} lesions\): at 15%, about 4 lesions of a class are needed"
     with pytest.raises(DataError, match=rf"validation has no photo of {lesions}; test has no photo of {lesions}"):
         require_parts(parts, ("nv", "df"), SHARES)
