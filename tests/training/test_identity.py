@@ -35,26 +35,38 @@ def files(folder: pathlib.Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.fixture
-def photos(tmp_path: pathlib.Path) -> pathlib.Path:
-    return draw_photos(tmp_path / "photos", each=8)
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return draw_photos(tmp_path_factory.mktemp("drawn") / "photos", each=8)
 
 
-@pytest.fixture
-def begun(photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+@pytest.fixture(scope="module")
+def stopped(drawn: pathlib.Path) -> pathlib.Path:
     """A run folder as Ctrl-C in its second epoch leaves it."""
-    out, experiment = tmp_path / "out", tiny(text=PLAIN)
+    out, experiment = drawn.parent / "out", tiny(text=PLAIN)
 
     def stop() -> None:
-        data = prepare(experiment, photos, cache=photos.parent / "cache")
+        data = prepare(experiment, drawn, cache=drawn.parent / "cache")
         checkpoint.save(out, checkpoint.fingerprint(experiment, data.parts, None), STATE)
         raise StoppedError
 
-    instead_of_training(monkeypatch, stop)
-    with pytest.raises(StoppedError):
-        start(experiment, photos, out)
-    instead_of_training(monkeypatch)
+    with pytest.MonkeyPatch.context() as patch:
+        instead_of_training(patch, stop)
+        with pytest.raises(StoppedError):
+            start(experiment, drawn, out)
     return out
+
+
+@pytest.fixture
+def photos(drawn: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(drawn, tmp_path / "photos"))
+
+
+@pytest.fixture
+def begun(stopped: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A copy of the stopped run; from here on, nothing trains."""
+    instead_of_training(monkeypatch)
+    return pathlib.Path(shutil.copytree(stopped, tmp_path / "out"))
 
 
 def add(photos: pathlib.Path) -> None:
@@ -211,13 +223,12 @@ def test_the_grids_cells_are_of_its_own_data(tmp_path: pathlib.Path) -> None:
     values = np.zeros((6, 4), np.float32)
     run(values, samples)
     run(values, samples)
-    for other, what in (
-        ((values + 1, samples), "features"),
-        ((values, samples[::-1][:5]), "photos"),
-        ((values, samples, "seed = 2\n"), "experiment"),
-    ):
-        with pytest.raises(RunError, match=f"of a training with another {what}"):
-            run(*other)
+    with pytest.raises(RunError, match="of a training with another features"):
+        run(values + 1, samples)
+    with pytest.raises(RunError, match="of a training with another photos"):
+        run(values, samples[:5])
+    with pytest.raises(RunError, match="of a training with another experiment"):
+        run(values, samples, "seed = 2\n")
     (tmp_path / "fingerprint.json").unlink()
     table.write_text("training_share,dropout,batch,accuracy,balanced_accuracy,minutes\n")
     with pytest.raises(RunError, match="does not say what"):
