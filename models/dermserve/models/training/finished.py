@@ -14,11 +14,11 @@ from dermserve.models.architectures import build
 from dermserve.models.catalogue import SPECS
 from dermserve.models.graph import FeatureDistance
 from dermserve.models.training.checkpoint import write_json
-from dermserve.models.training.compact import load_compact
 from dermserve.models.training.distance import load_distance, save_distance
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.experiment import Experiment, parse_record
 from dermserve.models.training.layouts import Sample
+from dermserve.models.training.pack import load_compact
 from dermserve.models.training.run import COMPACT, EXPERIMENT, HISTORY, SPLIT, SUMMARY, WEIGHTS
 from dermserve.models.training.splits import Part, Recorded, read_split
 
