@@ -1,5 +1,6 @@
 """What a run belongs to: its experiment, photos, split and initial weights, checked before anything is overwritten."""
 
+import importlib.metadata
 import pathlib
 import shutil
 from collections.abc import Callable
@@ -11,13 +12,14 @@ import pytest
 from click.testing import CliRunner
 
 from dermserve.models.architectures import build
-from dermserve.models.training import checkpoint, cli, scenarios
+from dermserve.models.training import cache, checkpoint, cli, outputs, scenarios
 from dermserve.models.training import run as runs
 from dermserve.models.training.errors import DataError, DivergedError, RunError
 from dermserve.models.training.finished import FinishedRun
 from dermserve.models.training.frozen import compute_frozen
 from dermserve.models.training.layouts import Sample
 from dermserve.models.training.loop import Labelled
+from dermserve.models.training.predict import Outputs
 from dermserve.models.training.provenance import read_provenance
 from dermserve.models.training.run import Data, finished_data, prepare
 from dermserve.models.training.splits import Part, read_split
@@ -299,3 +301,46 @@ def test_the_card_names_the_data_as_stated_and_never_another(
     card = run_content(run.folder).provenance
     assert card.data == ("Clinic (source not stated; licence not stated)" if stated else "not stated")
     assert card.license == "not stated"
+
+
+def test_the_version_of_pixels_changes_with_any_line_of_the_code_that_makes_them(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dermserve.imaging
+
+    code = pathlib.Path(shutil.copytree(dermserve.imaging.__path__[0], tmp_path / "imaging"))
+    versions = [cache.imaging_version.__wrapped__()]
+    monkeypatch.setattr(dermserve.imaging, "__path__", [str(code)])
+    versions.append(cache.imaging_version.__wrapped__())
+    for name in ("views.py", "decode.py"):
+        (code / name).write_text((code / name).read_text() + "\n")
+        versions.append(cache.imaging_version.__wrapped__())
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: f"another {name}")
+    versions.append(cache.imaging_version.__wrapped__())
+    assert versions[0] == versions[1]
+    assert len(set(versions)) == 4
+
+
+def test_predictions_by_other_view_code_are_not_taken(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def look(infer: object, photos: Labelled, **_: object) -> Outputs:
+        asked.append(len(photos))
+        return Outputs(np.zeros((len(photos), 1, 3), np.float32), np.zeros((len(photos), 2), np.float32))
+
+    monkeypatch.setattr(outputs, "run_views", look)
+    monkeypatch.setattr(outputs, "frozen_function", lambda *_, **__: None)
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    photos = Labelled(np.arange(3 * 12, dtype=np.uint8).reshape(3, 2, 2, 3), np.arange(3), np.zeros(3, np.int64))
+    how = {"folder": tmp_path, "views": ("identity",), "precision": "float32", "progress": lambda _: None}
+    for version in ("one", "one", "two"):
+        monkeypatch.setattr(outputs, "imaging_version", lambda version=version: version)
+        outputs.remembered(network, photos, **how)
+    assert asked == [3, 3]
+
+
+def test_only_what_measures_at_the_end_asks_for_test_photos() -> None:
+    """Splitting, evaluation and the papers' tables; nothing that chooses weights, thresholds or a conversion."""
+    folder = pathlib.Path(runs.__file__).parent
+    asking = {file.name for file in folder.glob("*.py") if "Part.TEST" in file.read_text()}
+    assert asking == {"backbones.py", "evaluate.py", "finished.py", "run.py", "scenarios.py", "splits.py"}

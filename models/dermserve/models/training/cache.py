@@ -7,6 +7,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ from dermserve.models.training.errors import DataError
 from dermserve.models.training.layouts import Sample
 
 _DECODERS = 2
+_IMPORTED = re.compile(r"^\s*(?:import|from) (\w+)", re.MULTILINE)
 
 
 def load_pixels(
@@ -58,12 +60,14 @@ def _digest(samples: Sequence[Sample], side: int) -> str:
 
 @functools.cache
 def imaging_version() -> str:
-    """Identify the code that makes pixels and views: dermserve.imaging itself, and Pillow."""
-    digest = hashlib.sha256(importlib.metadata.version("pillow").encode())
-    for folder in dermserve.imaging.__path__:
-        for file in sorted(Path(folder).rglob("*.py")):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
+    """Identify the code that makes pixels and views: that of dermserve.imaging, and the versions of what it imports."""
+    files = [file for folder in dermserve.imaging.__path__ for file in sorted(Path(folder).rglob("*.py"))]
+    code = [file.read_text(encoding="utf-8") for file in files]
+    modules = {name for text in code for name in _IMPORTED.findall(text)}
+    installed = importlib.metadata.packages_distributions()
+    packages = sorted({package for module in modules for package in installed.get(module, ())})
+    versions = [[package, importlib.metadata.version(package)] for package in packages]
+    return hashlib.sha256(json.dumps([code, versions]).encode()).hexdigest()[:16]
 
 
 def _decode_all(samples: Sequence[Sample], path: Path, side: int, progress: Callable[[int], None]) -> None:
