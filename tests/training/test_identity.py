@@ -3,6 +3,7 @@
 import importlib.metadata
 import pathlib
 import shutil
+from collections import Counter
 from collections.abc import Callable
 
 import click
@@ -344,3 +345,23 @@ def test_only_what_measures_at_the_end_asks_for_test_photos() -> None:
     folder = pathlib.Path(runs.__file__).parent
     asking = {file.name for file in folder.glob("*.py") if "Part.TEST" in file.read_text()}
     assert asking == {"backbones.py", "evaluate.py", "finished.py", "run.py", "scenarios.py", "splits.py"}
+
+
+def test_a_photo_that_was_used_is_known_again_by_its_bytes_its_name_or_its_lesion() -> None:
+    run = FinishedRun(pathlib.Path(runs.__file__).parents[1] / "shipped" / "mobilenet_v3_small")
+    stems = Counter(pathlib.PurePosixPath(name).stem for name in run.split)
+    used = {photo.lesion for photo in run.split.values() if photo.part is not Part.TEST}
+
+    def unseen(path: str, lesion: str = "", digest: str = "") -> bool:
+        return run.unseen(Sample(pathlib.Path(path), 0, lesion or path, "", path, digest))
+
+    once = {p.part: name for name, p in run.split.items() if stems[pathlib.PurePosixPath(name).stem] == 1}
+    for part in (Part.TRAIN, Part.VALIDATION):
+        photo = run.split[once[part]]
+        assert not unseen("elsewhere/renamed.jpg", digest=photo.digest)
+        assert not unseen(f"elsewhere/{pathlib.Path(once[part]).stem}.jpg")
+        assert not unseen("elsewhere/another.jpg", lesion=photo.lesion)
+    test = next(name for name, photo in run.split.items() if photo.part is Part.TEST and photo.lesion not in used)
+    assert unseen(f"elsewhere/{pathlib.Path(test).stem}.jpg")
+    assert unseen("elsewhere/another.jpg", lesion=run.split[test].lesion)
+    assert unseen("elsewhere/another.jpg")
