@@ -96,6 +96,7 @@ def unit_features(file: pathlib.Path, photos: np.ndarray) -> pathlib.Path:
     return file
 
 
+@pytest.mark.slow
 def test_training_on_frozen_outputs_learns_what_training_on_photos_does(
     folders: MakeFolders, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,54 +3,60 @@
 Every field of the file is a field here; a key that is none of them is refused, so that a typing error trains nothing.
 """
 
-import dataclasses
+import json
 import tomllib
-import types
-from dataclasses import dataclass, field
+from dataclasses import field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.errors import ExperimentError
 from dermserve.models.training.splits import Protocol
 
-_T = TypeVar("_T")
+_CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
+_Amount: TypeAlias = Annotated[float, Field(ge=0)]
+_Share: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+_Count: TypeAlias = Annotated[int, Field(ge=1)]
+_Magnification: TypeAlias = Annotated[float, Field(gt=0)]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, config=_CHECKED)
 class Augmentation:
     """How training photos are varied; every range is drawn from anew for each photo and epoch. Zeros vary nothing."""
 
-    rotation: float = 0.0
+    rotation: _Amount = 0.0
     """Largest turn to either side, in degrees; 180 is any."""
-    zoom: tuple[float, float] = (1.0, 1.0)
+    zoom: tuple[_Magnification, _Magnification] = (1.0, 1.0)
     """Smallest and largest magnification, relative to the serving preprocessing."""
-    shift: float = 0.0
+    shift: _Amount = 0.0
     """Largest shift along either axis, as a share of the photo's side."""
-    shear: float = 0.0
+    shear: _Amount = 0.0
     """Largest shear, in degrees."""
     flip: bool = False
     """Mirror half of the photos left to right."""
-    brightness: float = 0.0
+    brightness: _Amount = 0.0
     """Largest relative change of all channels."""
-    channel_gain: float = 0.0
+    channel_gain: _Amount = 0.0
     """Largest relative change of each channel on its own: what another camera or lamp does."""
-    contrast: float = 0.0
+    contrast: _Amount = 0.0
     """Largest relative change of the distance from the photo's mean."""
-    saturation: float = 0.0
+    saturation: _Amount = 0.0
     """Largest relative change of the distance from gray."""
-    sharpness: float = 0.0
+    sharpness: _Amount = 0.0
     """Largest share of the detail (photo minus its blur) taken away or added again: what another resolution does."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, config=_CHECKED)
 class Stage:
     """One stretch of training with one set of trainable layers."""
 
     name: str
     """For the logs and curves."""
-    epochs: int
+    epochs: _Count
     """At most; early stopping may end it before."""
     trainable: str = "all"
     """"all", "head" (all but the backbone), "top:N" (head and the backbone's last N layers) or "from:NAME" (head and
@@ -58,25 +64,25 @@ class Stage:
     optimizer: Literal["adamw", "lamb"] = "adamw"
     """AdamW, or LAMB (You et al. 2020), whose steps are `rate` times the norm of the weights they change: kernels whose
     batch norm was folded away once differ in size by a factor of 600."""
-    rate: float = 1e-4
+    rate: _Amount = 1e-4
     """Learning rate of the optimizer, after the warm-up."""
     schedule: Literal["constant", "cosine"] = "constant"
     """Whether the rate stays or falls to zero along a half cosine."""
-    warmup: float = 0.0
+    warmup: _Share = 0.0
     """Share of the stage over which the rate rises from zero."""
-    batch: int = 64
+    batch: _Count = 64
     """Photos a step."""
-    side: int = 224
+    side: _Count = 224
     """Height and width of the training crops, in pixels; validation uses the whole input."""
-    zoom: tuple[float, float] | None = None
+    zoom: tuple[_Magnification, _Magnification] | None = None
     """Smallest and largest magnification, where another than the augmentation's suits the crop."""
-    weight_decay: float = 0.0
+    weight_decay: _Amount = 0.0
     """Decoupled, as in AdamW."""
     batch_norm: Literal["frozen", "train"] = "frozen"
     """Whether the backbone's batch norm uses its stored statistics or those of the batch."""
-    average: float = 0.0
+    average: _Share = 0.0
     """Decay of the exponential moving average of the weights that the stage hands on; 0 for none."""
-    patience: int | None = None
+    patience: _Count | None = None
     """Epochs without a better one after which the stage ends; never when absent."""
     keep: Literal["best", "last"] = "last"
     """Which epoch's weights the stage hands on: the best one's or the last's."""
@@ -84,7 +90,7 @@ class Stage:
     """What of the validation photos says which epoch is the best."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, config=_CHECKED)
 class Experiment:
     """A whole training."""
 
@@ -100,19 +106,19 @@ class Experiment:
     """Share of the photos that validate."""
     test: float = 0.15
     """Share of the photos that test; unused where the data set says what tests."""
-    minimum: int = 3
+    minimum: _Count = 3
     """Fewest lesions a class may have."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2_000_000)] = 0
     """Of the split, the initial head, the order and the augmentation."""
-    dropout: float | None = None
+    dropout: _Share | None = None
     """Before the logits; the paper's when absent."""
-    l2: float = 0.01
+    l2: _Amount = 0.01
     """Weight penalty of the hidden dense layer."""
-    label_smoothing: float = 0.0
+    label_smoothing: _Share = 0.0
     """Share of each target spread over all classes."""
-    balance: float = 0.0
+    balance: _Amount = 0.0
     """Photos are drawn with weights (class size)^-balance: 0 as they come, 1 all classes alike, 0.5 in between."""
-    class_weights: float = 0.0
+    class_weights: _Amount = 0.0
     """Losses are weighted with (class size)^-class_weights, to mean 1: the other way to heed rare classes."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """How training photos are varied."""
@@ -159,7 +165,7 @@ def parse_experiment(text: str, *, name: str) -> Experiment:
         ExperimentError: not TOML, a key it does not know, or a value that can't be.
     """
     try:
-        return _record(Experiment, {"name": name, **tomllib.loads(text)}, name)
+        return parse_record({"name": name, **tomllib.loads(text)}, name)
     except tomllib.TOMLDecodeError as error:
         raise ExperimentError(f"{name} is not TOML: {error}") from error
 
@@ -170,7 +176,33 @@ def parse_record(values: dict[str, Any], where: str) -> Experiment:
     Raises:
         ExperimentError: an unknown field, or a value that can't be.
     """
-    return _record(Experiment, values, where)
+    try:
+        return _EXPERIMENT.validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        raise ExperimentError(f"{where}{_explain(error)}") from error
+    except TypeError as error:  # dates and times, which TOML has and JSON has not
+        raise ExperimentError(f"{where} holds a value that no field takes: {error}") from error
+
+
+_EXPERIMENT = TypeAdapter(Experiment)
+
+
+def _explain(error: ValidationError) -> str:
+    """Say of the first problem what is wrong, where, and what would be right."""
+    problem = error.errors(include_url=False)[0]
+    *path, last = problem["loc"]
+    above = "".join(f".{part}" for part in path if isinstance(part, str))
+    here = above if isinstance(last, int) else f"{above}.{last}"
+    value, kind = problem["input"], problem["type"]
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{above} has no field {last!r}"
+    if kind == "missing" and isinstance(last, int):
+        return f"{here} needs {last + 1} values, not {len(value)}"
+    if kind in ("missing", "missing_keyword_only_argument"):
+        return f"{above} lacks {last!r}"
+    if kind in ("literal_error", "enum"):
+        return f"{here} is {value!r}, not one of {problem['ctx']['expected']}"
+    return f"{here} is {value!r}: {problem['msg']}"
 
 
 def _folder() -> Any:
@@ -181,54 +213,3 @@ def _packaged(name: str) -> str:
     if name not in experiment_names():
         raise ExperimentError(f"no experiment {name!r}: pass a .toml file or one of {', '.join(experiment_names())}")
     return str(_folder().joinpath(f"{name}.toml").read_text(encoding="utf-8"))
-
-
-def _record(kind: type[_T], values: dict[str, Any], where: str) -> _T:
-    hints = get_type_hints(kind)
-    unknown = [key for key in values if key not in hints]
-    if unknown:
-        raise ExperimentError(f"{where} has no field {unknown[0]!r}; it knows {', '.join(hints)}")
-    converted = {key: _value(hints[key], value, f"{where}.{key}") for key, value in values.items()}
-    needed = [item.name for item in dataclasses.fields(kind) if _required(item)]  # type: ignore[arg-type]
-    missing = [key for key in needed if key not in values]
-    if missing:
-        raise ExperimentError(f"{where} lacks {missing[0]!r}")
-    return kind(**converted)
-
-
-def _required(item: "dataclasses.Field[Any]") -> bool:
-    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    """Convert a TOML value to what the field holds."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is not None:
-        return _composite(origin, arguments, value, where)
-    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        return _record(hint, value, where)  # type: ignore[arg-type]
-    if hint is Protocol:
-        return Protocol(_value(Literal["lesion", "image"], value, where))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise ExperimentError(f"{where} is {value!r}, which is not a {hint.__name__}")
-    return value
-
-
-def _composite(origin: Any, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
-    """Convert to a union with None, a literal or a tuple."""
-    if origin in (Union, types.UnionType):
-        if value is None:
-            return None
-        return _value(arguments[0], value, where)
-    if origin is Literal:
-        if value not in arguments:
-            raise ExperimentError(f"{where} is {value!r}, not one of {', '.join(map(str, arguments))}")
-        return value
-    if not isinstance(value, list | tuple):
-        raise ExperimentError(f"{where} is {value!r}, which is not a list")
-    kinds = [arguments[0]] * len(value) if arguments[-1] is ... else arguments
-    if len(kinds) != len(value):
-        raise ExperimentError(f"{where} needs {len(kinds)} values, not {len(value)}")
-    return tuple(_value(kind, item, where) for kind, item in zip(kinds, value, strict=True))

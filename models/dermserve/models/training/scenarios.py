@@ -6,6 +6,7 @@ whole, its pooled features are computed once, and each cell trains the head on t
 
 import csv
 import dataclasses
+import hashlib
 import itertools
 import time
 from collections.abc import Callable, Sequence
@@ -18,13 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermserve.models.catalogue import SPECS
+from dermserve.models.training import checkpoint
+from dermserve.models.training.errors import RunError
 from dermserve.models.training.experiment import Experiment
 from dermserve.models.training.finished import FinishedRun
 from dermserve.models.training.judging import ONE_VIEW, Judge
+from dermserve.models.training.layouts import Sample
 from dermserve.models.training.loop import Labelled, Progress, accuracies
 from dermserve.models.training.predict import predict
-from dermserve.models.training.run import Data, run_training
-from dermserve.models.training.splits import Part, split
+from dermserve.models.training.run import WEIGHTS, Data, run_training
+from dermserve.models.training.splits import Part, require_parts, split
 
 SHARES = (0.7, 0.8)
 DROPOUTS = (0.4, 0.5, 0.6)
@@ -75,7 +79,13 @@ def run_reduced(
     report: Callable[[Cell], None],
     grid: Sequence[tuple[float, float, int]] = GRID,
 ) -> list[Cell]:
-    """Train the head of every cell on features of the frozen backbone; those the table has are not trained again."""
+    """Train the head of every cell on features of the frozen backbone; those the table has are not trained again.
+
+    Raises:
+        DataError: a cell's split leaves a class without photos in a part.
+        RunError: the table is of another experiment, other photos or other features.
+    """
+    _claim(table, experiment, data, features)
     cells = _read_table(table) if table.is_file() else []
     done = {(cell.training_share, cell.dropout, cell.batch) for cell in cells}
     for share, dropout, batch in (setting for setting in grid if setting not in done):
@@ -102,16 +112,21 @@ def run_full(
     report: Callable[[Cell], None],
     grid: Sequence[tuple[float, float, int]] = GRID,
 ) -> list[Cell]:
-    """Train every cell as a run of its own, in a folder each; finished ones are read, not trained again."""
+    """Train every cell as a run of its own, in a folder each; finished ones are read, not trained again.
+
+    Raises:
+        DataError: a cell's split leaves a class without photos in a part.
+        RunError: a cell's folder holds a run of another experiment, other photos or other initial weights.
+    """
     cells = []
     for share, dropout, batch in grid:
         rest = (1 - share) / 2
         stages = tuple(dataclasses.replace(stage, batch=batch) for stage in experiment.stages)
         changed = dataclasses.replace(experiment, dropout=dropout, stages=stages, validation=rest, test=rest)
         out = folder / f"share{share:.0%}-dropout{dropout}-batch{batch}"
-        parts = split(data.samples, protocol=changed.protocol, validation=rest, test=rest, seed=changed.seed)
-        divided = dataclasses.replace(data, parts=parts)
-        if not (out / "run.json").is_file():
+        divided = dataclasses.replace(data, parts=_split(experiment, data, share))
+        checkpoint.claim(out, checkpoint.fingerprint(changed, divided.parts, backbone))
+        if not (out / WEIGHTS).is_file():
             run_training(changed, divided, out, backbone=backbone, progress=progress, report=lambda _: None)
         run, test = FinishedRun(out), divided.part(Part.TEST)
         answers = predict(run.network(), test, views=("identity",)).logits[:, 0].argmax(axis=1)
@@ -139,12 +154,10 @@ def train_head(
 
 def write_table(rows: Sequence[Any], path: Path) -> None:
     """Write rows, dataclass instances of one kind and at least one, as CSV, whole or not at all."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with checkpoint.replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(rows[0])])
         writer.writeheader()
         writer.writerows(dataclasses.asdict(row) for row in rows)
-    partial.replace(path)
 
 
 def _read_table(path: Path) -> list[Cell]:
@@ -153,9 +166,28 @@ def _read_table(path: Path) -> list[Cell]:
     return [Cell(**row | {"batch": int(row["batch"])}) for row in rows]  # type: ignore[arg-type]
 
 
-def _divide(experiment: Experiment, data: Data, share: float) -> dict[Part, NDArray[np.int64]]:
+def _claim(table: Path, experiment: Experiment, data: Data, features: Features) -> None:
+    """Check that a table's cells are of these features and photos, and write down that its further ones are."""
+    if table.is_file() and not (table.parent / checkpoint.FINGERPRINT).is_file():
+        raise RunError(f"{table.parent} does not say what {table.name} is of: pass another --out")
+    digest = hashlib.sha256(features.labels.tobytes())
+    digest.update(np.ascontiguousarray(features.values).tobytes())
+    mine = checkpoint.fingerprint(experiment, dict.fromkeys(data.samples, Part.TRAIN), None)
+    del mine["split"], mine["initial weights"]  # each cell has a split of its own; features follow from the weights
+    checkpoint.claim(table.parent, {**mine, "features": digest.hexdigest()})
+
+
+def _split(experiment: Experiment, data: Data, share: float) -> dict[Sample, Part]:
+    """Divide photos for a training share, the rest evenly into validation and test."""
     rest = (1 - share) / 2
     parts = split(data.samples, protocol=experiment.protocol, validation=rest, test=rest, seed=experiment.seed)
+    codes = [item.code for item in SPECS[experiment.model].classes]
+    require_parts(parts, codes, {Part.TRAIN: share, Part.VALIDATION: rest, Part.TEST: rest})
+    return parts
+
+
+def _divide(experiment: Experiment, data: Data, share: float) -> dict[Part, NDArray[np.int64]]:
+    parts = _split(experiment, data, share)
     return {
         part: np.asarray([index for index, sample in enumerate(data.samples) if parts[sample] is part], np.int64)
         for part in Part

@@ -1,0 +1,98 @@
+"""Runs for tests: a tiny data set, a tiny experiment, and a run that is finished without having trained."""
+
+import pathlib
+from collections.abc import Callable
+
+import pytest
+
+from dermserve.models.training import run
+from dermserve.models.training.experiment import Experiment, parse_experiment
+from dermserve.models.training.loop import Epoch
+from dermserve.models.training.run import prepare, run_training
+from tests.training.conftest import draw
+
+EXPERIMENT = """
+model = "mobilenet_v3_small"
+validation = 0.25
+test = 0.25
+balance = 0.5
+fold_batch_norm = true
+[augmentation]
+rotation = 180.0
+flip = true
+[[stages]]
+name = "head"
+epochs = 1
+trainable = "head"
+rate = 1e-3
+batch = 8
+side = 64
+[[stages]]
+name = "all"
+epochs = 2
+batch = 8
+side = 64
+weight_decay = 0.01
+average = 0.9
+"""
+EPOCH = Epoch(
+    stage="head",
+    epoch=1,
+    rate=1e-3,
+    loss=1.0,
+    accuracy=0.5,
+    validation_loss=1.0,
+    validation_accuracy=0.5,
+    validation_balanced_accuracy=0.5,
+    seconds=1.0,
+)
+
+
+class StoppedError(Exception):
+    """Stands for Ctrl-C."""
+
+
+def tiny(extra: str = "", text: str = EXPERIMENT) -> Experiment:
+    """Parse the tiny experiment, with fields before it."""
+    return parse_experiment(extra + text, name="tiny")
+
+
+def draw_photos(base: pathlib.Path, *, each: int = 12, seed: int = 0) -> pathlib.Path:
+    """Draw a folder a class."""
+    for label, code in enumerate(("bcc", "scc", "normal")):
+        for index in range(each):
+            draw(base / code / f"{code}_{index:02}.png", label=label, seed=seed + 100 * label + index)
+    return base
+
+
+def start(
+    experiment: Experiment,
+    photos: pathlib.Path,
+    out: pathlib.Path,
+    *,
+    stop_after: int | None = None,
+    backbone: pathlib.Path | None = None,
+) -> None:
+    """Train; raise in the middle of the epoch after `stop_after` whole ones."""
+    whole = 0
+
+    def report(_: Epoch) -> None:
+        nonlocal whole
+        whole += 1
+
+    def progress(what: str, done: int, steps: int) -> None:
+        if stop_after is not None and whole > stop_after - 1 and done > 1:
+            raise StoppedError
+
+    data = prepare(experiment, photos, cache=photos.parent / "cache")
+    run_training(experiment, data, out, backbone=backbone, progress=progress, report=report)
+
+
+def instead_of_training(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None] = lambda: None) -> None:
+    """Let runs do everything but train: `act` is called where epochs would be."""
+
+    def skip(*_: object, **__: object) -> list[Epoch]:
+        act()
+        return [EPOCH]
+
+    monkeypatch.setattr(run, "_train", skip)

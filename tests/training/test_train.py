@@ -1,0 +1,82 @@
+"""Training itself, on tiny data: resuming, what it changes, and which epoch it hands on."""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from dermserve.models.training import loop
+from dermserve.models.training.finished import FinishedRun
+from tests.training.runs import EXPERIMENT, StoppedError, draw_photos, start, tiny
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return draw_photos(tmp_path_factory.mktemp("photos") / "photos")
+
+
+@pytest.fixture(scope="module")
+def whole(photos: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    out = tmp_path_factory.mktemp("runs") / "whole"
+    start(tiny(), photos, out)
+    return out
+
+
+def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
+    photos: pathlib.Path, whole: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        start(tiny(), photos, out, stop_after=2)
+    start(tiny(), photos, out)
+    expected, found = FinishedRun(whole).network().get_weights(), FinishedRun(out).network().get_weights()
+    for mine, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(mine, other, atol=2e-4)
+    assert [epoch["epoch"] for epoch in FinishedRun(out).history] == [1, 1, 2]
+
+
+def test_training_changes_every_layer(photos: pathlib.Path, whole: pathlib.Path) -> None:
+    import keras
+
+    from dermserve.models.training.run import initial_network
+
+    keras.utils.set_random_seed(tiny().seed)
+    before = initial_network(tiny(), None)
+    after = FinishedRun(whole).network()
+    for old, new in zip(before.weights, after.weights, strict=True):
+        assert not np.array_equal(old, new), old.path
+
+
+def test_batch_norm_in_train_mode_learns_statistics_that_the_averaged_weights_keep(
+    photos: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    head, _, stage = EXPERIMENT.replace("fold_batch_norm = true\n", "").rpartition("[[stages]]")
+    text = f'{head}[[stages]]{stage}batch_norm = "train"\noptimizer = "lamb"\n'
+    start(tiny(text=text), photos, tmp_path / "run")
+    backbone = FinishedRun(tmp_path / "run").network().get_layer("backbone")
+    norms = [layer for layer in backbone.layers if layer.__class__.__name__ == "BatchNormalization"]
+    assert len(norms) > 20
+    for norm in norms:
+        assert np.asarray(norm.moving_mean).any()
+        assert np.isfinite(np.asarray(norm.moving_variance)).all()
+
+
+@pytest.mark.parametrize(("monitor", "best"), [("loss", 2), ("accuracy", 3)])
+def test_the_best_epoch_is_handed_on_and_training_ends_when_none_better_comes(
+    photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, monitor: str, best: int
+) -> None:
+    judged = iter([(1.0, 0.3, 0.0), (0.5, 0.4, 0.0), (0.8, 0.6, 0.0), (0.9, 0.5, 0.0), (0.9, 0.5, 0.0)])
+    heads = []
+
+    def judge(stage: loop._StageRun) -> tuple[float, float, float]:
+        heads.append(np.asarray(stage._network.get_layer("logits").kernel))
+        return next(judged)
+
+    monkeypatch.setattr(loop._StageRun, "_judge", judge)
+    head, _, _ = EXPERIMENT.rpartition("[[stages]]")
+    text = head.replace("epochs = 1", f'epochs = 9\nkeep = "best"\npatience = 2\nmonitor = "{monitor}"')
+    start(tiny(text=text), photos, tmp_path / "run")
+    assert len(heads) == best + 2
+    np.testing.assert_array_equal(FinishedRun(tmp_path / "run").network().get_layer("logits").kernel, heads[best - 1])
