@@ -19,7 +19,7 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 	-e '.[$(1)]' | awk '/^(Collecting|Installing)/ { print "  " substr($$0, 1, 76); fflush() }'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format proto bench regression loadtest comparison web images test-images test-k8s constraints clean
+.PHONY: help demo test test-slow check format proto bench regression loadtest comparison web images test-images test-k8s constraints clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,9 +43,16 @@ $(VENV)/dev: $(VENV)/local
 demo: $(VENV)/local  ## Serve both models on this machine and classify a picture (IMAGE=photo.jpg for your own)
 	@$(BIN)/dermserve demo --store $(STORE) $(if $(IMAGE),"$(IMAGE)")
 
-test: $(VENV)/dev  ## Run the tests (PYTEST_ARGS=... to choose)
-	@rm -rf $(SCRATCH) && mkdir -p $(SCRATCH)
-	@TMPDIR=$(SCRATCH) $(BIN)/python -m pytest --basetemp=$(SCRATCH)/pytest $(PYTEST_ARGS); code=$$?; rm -rf $(SCRATCH); exit $$code
+# Tests share the machine: at most four workers, each with what its folders need.
+PYTEST = rm -rf $(SCRATCH) && mkdir -p $(SCRATCH) && { TMPDIR=$(SCRATCH) $(BIN)/python -m pytest \
+	--numprocesses auto --maxprocesses 4 --dist loadgroup --basetemp=$(SCRATCH)/pytest -m $(1) $(PYTEST_ARGS); \
+	code=$$?; rm -rf $(SCRATCH); exit $$code; }
+
+test: $(VENV)/dev  ## Run the tests but the slow ones (PYTEST_ARGS=... to choose)
+	@$(call PYTEST,"not slow")
+
+test-slow: $(VENV)/dev  ## Run the tests that train networks, run Locust or Chromium for long, soak or build
+	@$(call PYTEST,slow)
 
 check: $(VENV)/dev  ## Formatting, lint, types, import layers, fresh stubs
 	$(BIN)/ruff format --check .

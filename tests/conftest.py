@@ -1,9 +1,11 @@
 """What several folders of tests need: the shared photos, a store with both models, and pictures made on the spot."""
 
+import fcntl
 import io
 import os
 import pathlib
 import signal
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -21,6 +23,32 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
+# Folders whose tests share no processes: their files go to whichever pytest-xdist worker is free. Tests of any other
+# folder run on one worker, so that what they share is started once.
+_SPREAD = frozenset({"gateway", "k8s", "loadtest", "models", "training"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group tests for `pytest -n N --dist loadgroup`."""
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        item.add_marker(pytest.mark.xdist_group(str(item.path) if folder in _SPREAD else folder))
+
+
+def once(factory: pytest.TempPathFactory, name: str, build: Callable[[pathlib.Path], None]) -> pathlib.Path:
+    """Build a folder once for all pytest-xdist workers; nobody may change it afterwards."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"shared-{name}"
+    with (folder.parent / f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            building = folder.with_name(f"{folder.name}.building")
+            building.mkdir()
+            build(building)
+            building.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def shared() -> pathlib.Path:
     """The folder of real photos and recordings that lies beside the checkout where the project is developed."""
@@ -32,13 +60,14 @@ def shared() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A store with version 1 of both models, exported as a user without weights would."""
+    """A store with version 1 of both models, with random weights."""
     from dermserve.models.exporter import export_model
 
-    base = tmp_path_factory.mktemp("store")
-    for model in ("resnet50", "mobilenet_v3_small"):
-        export_model(model, base)
-    return base
+    def build(folder: pathlib.Path) -> None:
+        for model in ("resnet50", "mobilenet_v3_small"):
+            export_model(model, folder)
+
+    return once(tmp_path_factory, "store", build)
 
 
 @pytest.fixture(scope="session")

@@ -64,6 +64,7 @@ def test_a_closed_loop_calls_by_its_mix_and_reports(target, gateway, tmp_path):
     assert "BREACHED" in again.stdout
 
 
+@pytest.mark.slow
 def test_an_open_loop_keeps_its_rate_and_passes_its_gate(target, gateway, tmp_path):
     (tmp_path / "slo.toml").write_text("[[slo]]\nerror_rate = 0\nmin_rate = 3")
     arguments = quick(target, "--mix", "resnet50", "--rate", "8", "--slo", "slo.toml")
@@ -76,6 +77,7 @@ def test_an_open_loop_keeps_its_rate_and_passes_its_gate(target, gateway, tmp_pa
     assert done.returncode == (0 if json.loads(done.stdout)["kept_rate"] else 4), done.stderr
 
 
+@pytest.mark.slow
 def test_a_rate_that_is_not_kept_is_reported_and_is_no_success(target, gateway, tmp_path):
     gateway.classify = lambda request, context: time.sleep(0.5) or fake_gateway.answer(request)
     arguments = ("--mix", "resnet50", "--rate", "40", "--users", "2", "--slo", "slo.toml")
@@ -87,6 +89,7 @@ def test_a_rate_that_is_not_kept_is_reported_and_is_no_success(target, gateway, 
     assert said["calls"][0]["p99"] > 1000, "latency counts from when calls were due, not from when they could be made"
 
 
+@pytest.mark.slow
 def test_errors_are_counted_by_status_and_breach_the_gate(target, gateway, tmp_path):
     def refuse(request, context):
         fake_gateway.abort(context, fake_gateway.rich_status(8, "full: try again"))
@@ -100,6 +103,7 @@ def test_errors_are_counted_by_status_and_breach_the_gate(target, gateway, tmp_p
     assert "full: try again" in (tmp_path / "build/loadtest/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_workers_send_everything_to_their_master(target, gateway, tmp_path):
     run(*quick(target, "--mix", "resnet50", "--users", "4", "--processes", "2"), cwd=tmp_path)
     result = json.loads((tmp_path / "build/loadtest/result.json").read_text())
@@ -107,6 +111,7 @@ def test_workers_send_everything_to_their_master(target, gateway, tmp_path):
     assert len({note["name"] for note in result["generators"]}) == 2
 
 
+@pytest.mark.slow
 def test_a_locustfile_of_ones_own_uses_our_user(target, gateway, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from locust import constant, task\n"
@@ -125,6 +130,7 @@ def test_a_locustfile_of_ones_own_uses_our_user(target, gateway, tmp_path):
     subprocess.run(plain, cwd=tmp_path, check=True, capture_output=True, timeout=120)
 
 
+@pytest.mark.slow
 def test_the_web_ui_starts_a_test_and_ctrl_c_writes_the_report(target, gateway, tmp_path, unused_port):
     address = f"127.0.0.1:{unused_port}"
     arguments = ("run", "--server", target, "--mix", "resnet50", "--users", "1", "--web", address)
@@ -163,6 +169,7 @@ def test_a_model_the_gateway_lacks_is_said_before_anything_is_sent(target, gatew
     assert not gateway.requests
 
 
+@pytest.mark.slow
 def test_capacity_is_found_and_drawn(target, gateway, tmp_path):
     turn = threading.Semaphore(2)
 
@@ -184,6 +191,7 @@ def test_capacity_is_found_and_drawn(target, gateway, tmp_path):
     assert (tmp_path / "build/capacity/capacity.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_local_stack_and_reports_what_there_is(store, tmp_path):
     arguments = ("run", "--local", "--store", str(store), "--mix", "mobilenet_v3_small", "--mix", "resnet50:full:2")
     with interruptible(*arguments, "--users", "2", "--warm-up", "1s", "--run-time", "10m", cwd=tmp_path) as process:

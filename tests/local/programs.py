@@ -4,14 +4,16 @@
 
 import signal
 import sys
-import threading
 from concurrent import futures
 
 
+def block_sigterm() -> None:
+    """Have SIGTERM wait for `wait_for_sigterm`, so that none that comes early is lost; call it before any thread."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
 def wait_for_sigterm() -> None:
-    asked = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: asked.set())
-    asked.wait()
+    signal.sigwait({signal.SIGTERM})
     print("asked to stop", flush=True)
 
 
@@ -19,10 +21,11 @@ def modelserver(mode: str) -> None:
     print("loading", *sys.argv[3:], flush=True)
     if mode == "broken":
         sys.exit("no version can be loaded")
+    block_sigterm()
     print("Running gRPC ModelServer at 127.0.0.1:1 ...", flush=True)
     if mode == "stubborn":
-        signal.signal(signal.SIGTERM, lambda *_: print("not yet", flush=True))
-        threading.Event().wait()
+        while signal.sigwait({signal.SIGTERM}):
+            print("not yet", flush=True)
     if mode == "fleeting":
         sys.exit(7)
     wait_for_sigterm()
@@ -34,6 +37,7 @@ def gateway(mode: str) -> None:
 
     if mode == "broken":
         sys.exit("wrong configuration")
+    block_sigterm()
     status = health_pb2.HealthCheckResponse.NOT_SERVING if mode == "unready" else health_pb2.HealthCheckResponse.SERVING
     with futures.ThreadPoolExecutor(4) as pool:
         server = grpc.server(pool)

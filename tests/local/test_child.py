@@ -14,7 +14,9 @@ from dermserve.local import ChildDiedError, NotReadyInTimeError
 from dermserve.local.child import Child
 
 READY = re.compile(r"ready at (\S+)")
-SERVER = "import time, sys; print('starting'); print('ready at here'); time.sleep(600)"
+# Short sleeps: a signal that comes just before a sleep is handled by Python after it.
+_FOREVER = "[time.sleep(0.05) for _ in iter(int, 1)]"
+SERVER = f"import time, sys; print('starting'); print('ready at here'); {_FOREVER}"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" + SERVER
 
 
@@ -89,7 +91,7 @@ def test_it_is_asked_first():
 def test_it_may_be_asked_as_ctrl_c_asks():
     lines = []
     tidy = "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    tidy += "try: print('ready at here'); time.sleep(600)\nexcept KeyboardInterrupt: print('tidied up')"
+    tidy += f"try: print('ready at here'); {_FOREVER}\nexcept KeyboardInterrupt: print('tidied up')"
     child = start(tidy, lines=lines, asking=signal.SIGINT)
     child.wait_ready(timeout=30)
     child.stop(grace=30)
