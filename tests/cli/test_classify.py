@@ -13,7 +13,7 @@ from tests.client.fake_gateway import NOTICE, abort, rich_status
 
 KEYS = {
     "file", "model", "version", "classes", "verdict", "reasons", "views_used", "views_asked", "timings_ms",
-    "request_id", "notice",
+    "request_id", "notice", "malignancy", "named_class", "weights_digest", "gateway_version",
 }  # fmt: skip
 
 
@@ -28,7 +28,9 @@ def test_json_has_one_object_a_line_with_the_promised_keys(run, folder):
     assert {answer["file"] for answer in answers} == {str(folder / "a.png"), str(folder / "b.JPG")}
     for answer in answers:
         assert set(answer) == KEYS
-        assert [set(entry) for entry in answer["classes"]] == [{"code", "name", "probability", "std"}] * 2
+        assert [set(entry) for entry in answer["classes"]] == [
+            {"code", "name", "common_name", "malignant", "probability", "std"}
+        ] * 2
         assert answer["classes"][0]["probability"] > answer["classes"][1]["probability"]
         assert (answer["verdict"], answer["reasons"]) == ("UNCERTAIN", ["LOW_CONFIDENCE"])
         assert (answer["views_used"], answer["views_asked"]) == (9, 10)

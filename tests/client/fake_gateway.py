@@ -22,8 +22,12 @@ def answer(request: classifier_pb2.ClassifyRequest, *, request_id: str = "r-1") 
         model=request.model.name,
         version=request.model.version or 3,
         classes=[
-            classifier_pb2.ClassScore(code="mel", name="melanoma", probability=0.75, std=0.05 if full else 0),
-            classifier_pb2.ClassScore(code="nv", name="melanocytic nevus", probability=0.25, std=0.05 if full else 0),
+            classifier_pb2.ClassScore(
+                code="mel", name="melanoma", malignant=True, probability=0.75, std=0.05 if full else 0
+            ),
+            classifier_pb2.ClassScore(
+                code="nv", name="melanocytic nevus", common_name="mole", probability=0.25, std=0.05 if full else 0
+            ),
         ],
         verdict=classifier_pb2.VERDICT_UNCERTAIN,
         reasons=[classifier_pb2.REASON_LOW_CONFIDENCE],
@@ -31,6 +35,11 @@ def answer(request: classifier_pb2.ClassifyRequest, *, request_id: str = "r-1") 
         views_used=9 if full else 1,
         timings=classifier_pb2.Timings(decode_ms=1.5, plan_ms=0.5, predict_ms=20, reduce_ms=0.25, total_ms=23),
         notice=NOTICE,
+        malignancy=classifier_pb2.MalignancyRisk(
+            level=classifier_pb2.RISK_LEVEL_INTERMEDIATE, probability=0.75, std=0.05 if full else 0
+        ),
+        weights_digest="0123456789abcdef",
+        gateway_version="0.1.0",
     )
 
 

@@ -24,6 +24,7 @@ from dermserve.client import (
     UnreadablePhoto,
     Verdict,
     VersionState,
+    render_text,
 )
 from dermserve.v1 import classifier_pb2
 from tests.client.fake_gateway import NOTICE, abort, answer, rich_status, serving
@@ -51,12 +52,53 @@ def test_to_dict_has_the_documented_keys(target):
     with Client(target) as client:
         values = client.classify(b"jpeg", model="resnet50").to_dict()
     assert list(values) == [
-        "model", "version", "classes", "verdict", "reasons", "views_used", "views_asked", "timings_ms", "request_id",
-        "notice",
+        "model", "version", "classes", "malignancy", "named_class", "verdict", "reasons", "views_used", "views_asked",
+        "timings_ms", "request_id", "notice", "weights_digest", "gateway_version",
     ]  # fmt: skip
-    assert values["classes"][0] == {"code": "mel", "name": "melanoma", "probability": 0.75, "std": 0.0}
+    assert values["classes"][1] == {
+        "code": "nv", "name": "melanocytic nevus", "common_name": "mole", "malignant": False, "probability": 0.25,
+        "std": 0.0,
+    }  # fmt: skip
+    assert values["malignancy"] == {"level": "INTERMEDIATE", "probability": 0.75, "std": 0.0}
+    assert type(values["malignancy"]["level"]) is str
+    assert values["named_class"] is None
+    assert (values["weights_digest"], values["gateway_version"]) == ("0123456789abcdef", "0.1.0")
     assert values["timings_ms"] == {"decode": 1.5, "plan": 0.5, "predict": 20, "reduce": 0.25, "total": 23}
     assert type(values["verdict"]) is str
+
+
+def test_a_rejected_photo_has_neither_classes_nor_a_risk(gateway, target):
+    def reject(request, context):
+        message = answer(request)
+        message.verdict = classifier_pb2.VERDICT_REJECTED
+        message.ClearField("classes")
+        message.ClearField("malignancy")
+        return message
+
+    gateway.classify = reject
+    with Client(target) as client:
+        prediction = client.classify(b"jpeg", model="resnet50")
+    assert prediction.verdict is Verdict.REJECTED
+    assert (prediction.top, prediction.named, prediction.malignancy, prediction.classes) == (None, None, None, ())
+    assert prediction.to_dict()["malignancy"] is None
+    assert "NO ANSWER: take another photo" in render_text(prediction)
+
+
+@pytest.mark.parametrize(("number", "level"), [(1, "LOW"), (2, "INTERMEDIATE"), (3, "HIGH"), (9, "UNKNOWN_9")])
+def test_the_level_and_the_named_class_are_read(gateway, target, number, level):
+    def say(request, context):
+        message = answer(request)
+        message.malignancy.level, message.named_class = number, "nv"
+        return message
+
+    gateway.classify = say
+    with Client(target) as client:
+        prediction = client.classify(b"jpeg", model="resnet50")
+    assert prediction.malignancy.level == level
+    assert prediction.named.common_name == "mole"
+    text = render_text(prediction)
+    assert text.splitlines()[0].strip()
+    assert "most likely: mole (melanocytic nevus)" in text
 
 
 @pytest.mark.parametrize("make", [str, pathlib.Path])

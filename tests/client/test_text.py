@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from dermserve.client import Client, Reason, Verdict, render_text
+from dermserve.client import Client, Reason, RiskLevel, Verdict, render_text
 from tests.client.fake_gateway import NOTICE
 
 
@@ -16,11 +16,19 @@ def full(target):
 
 def test_everything_a_person_needs_is_there(full):
     text = render_text(full)
-    for words in ("resnet50 version 3", "9 of 10 views", "uncertain", "no class is probable enough", "LOW_CONFIDENCE"):
+    for words in (
+        "resnet50 version 3",
+        "9 of 10 views",
+        "uncertain",
+        "neither ruled out nor likely enough",
+        "LOW_CONFIDENCE",
+    ):
         assert words in text
     for words in ("melanoma (mel)", "75.0 % ±  5.0", "predict 20.0 ms", "23.0 ms in all", full.request_id, NOTICE):
         assert words in text
-    assert text.index("melanoma") < text.index("melanocytic nevus")
+    assert text.index("melanoma") < text.index("mole (nv)")
+    assert text.lstrip().startswith("CAN'T RULE OUT skin cancer")
+    assert "malignancy risk 75.0 ± 5.0 %" in text
 
 
 def test_one_view_has_no_spread(target):
@@ -42,7 +50,7 @@ def test_a_verdict_of_a_newer_server_is_not_taken_for_confidence(full):
     assert "UNKNOWN_8" in text
 
 
-@pytest.mark.parametrize(("enum", "table"), [(Verdict, "_VERDICTS"), (Reason, "_REASONS")])
+@pytest.mark.parametrize(("enum", "table"), [(Verdict, "_VERDICTS"), (Reason, "_REASONS"), (RiskLevel, "_LEVELS")])
 def test_every_verdict_and_reason_has_words(enum, table):
     from dermserve.client import _text
 

@@ -5,7 +5,7 @@ diagnosis.
 
     with Client("gateway.example:50051") as client:
         prediction = client.classify("photo.jpg", model="resnet50", tta="full")
-        print(prediction.verdict, prediction.top.name, prediction.top.probability)
+        print(prediction.verdict, prediction.malignancy, prediction.named)
 """
 
 from dermserve.client._answer import Answer
@@ -28,7 +28,15 @@ from dermserve.client._errors import (
     Unavailable,
     UnreadablePhoto,
 )
-from dermserve.client._prediction import ClassScore, Prediction, Reason, Timings, Verdict
+from dermserve.client._prediction import (
+    ClassScore,
+    MalignancyRisk,
+    Prediction,
+    Reason,
+    RiskLevel,
+    Timings,
+    Verdict,
+)
 from dermserve.client._request import Photo, TtaMode
 from dermserve.client._text import render_text
 
@@ -46,6 +54,7 @@ __all__ = [
     "Internal",
     "InvalidPhoto",
     "InvalidRequest",
+    "MalignancyRisk",
     "Model",
     "ModelVersion",
     "NotFound",
@@ -55,6 +64,7 @@ __all__ = [
     "Prediction",
     "Reason",
     "Retry",
+    "RiskLevel",
     "StreamBroke",
     "Timings",
     "TooLarge",

@@ -12,9 +12,9 @@ class Verdict(OpenEnum):
     """Whether a prediction may be used. One this client does not know reads `UNKNOWN_<number>`: trust it as little."""
 
     CONFIDENT = "CONFIDENT"
-    """The model may be trusted as far as its card says."""
+    """The malignancy risk is LOW or HIGH and may be trusted as far as the card says."""
     UNCERTAIN = "UNCERTAIN"
-    """The model abstains: show no class as the answer."""
+    """The model abstains: show no class as the answer. There may still be a malignancy risk."""
     REJECTED = "REJECTED"
     """Not a usable photo of skin."""
 
@@ -27,11 +27,46 @@ class Reason(OpenEnum):
     UNCALIBRATED_MODEL = "UNCALIBRATED_MODEL"
     """Nobody measured when this model may be trusted."""
     LOW_CONFIDENCE = "LOW_CONFIDENCE"
-    """The top probability is below the card's threshold."""
+    """Cancer is neither ruled out nor in."""
     VIEW_DISAGREEMENT = "VIEW_DISAGREEMENT"
-    """The views disagree more than the card allows."""
+    """The malignancy risk differs between the views more than the card allows."""
     NOT_SKIN = "NOT_SKIN"
     """The photo looks unlike anything the model was trained on."""
+    OUT_OF_SCOPE = "OUT_OF_SCOPE"
+    """The lesion is probably of a kind that the model does not know."""
+    TOO_DARK = "TOO_DARK"
+    """Take another photo with more light."""
+    TOO_BRIGHT = "TOO_BRIGHT"
+    """Take another photo without flash or direct sun."""
+    NO_COLOR = "NO_COLOR"
+    """Take another photo in colour, without filters."""
+    BLURRED = "BLURRED"
+    """Hold still, focus on the lesion and take another photo."""
+    UNIFORM = "UNIFORM"
+    """The photo shows an even area and no lesion."""
+
+
+class RiskLevel(OpenEnum):
+    """What a malignancy risk calls for. A level this client does not know reads `UNKNOWN_<number>`: see it as HIGH."""
+
+    LOW = "LOW"
+    """Below the card's rule-out threshold, in a confident answer."""
+    INTERMEDIATE = "INTERMEDIATE"
+    """Cancer can't be ruled out."""
+    HIGH = "HIGH"
+    """At or above the card's rule-in threshold."""
+
+
+@dataclass(frozen=True, slots=True)
+class MalignancyRisk:
+    """How probable it is that the lesion is malignant."""
+
+    level: RiskLevel
+    """What the probability means, by the card's thresholds."""
+    probability: float
+    """Sum of the probabilities of the malignant classes, in [0, 1]; the mean over the views used."""
+    std: float
+    """Population standard deviation of that sum over the views used; 0 with one view."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +81,10 @@ class ClassScore:
     """Calibrated, in [0, 1]; the mean over the views used."""
     std: float
     """Population standard deviation of the probability over the views used; 0 with one view."""
+    common_name: str = ""
+    """Word for people who are not physicians, for example "mole"."""
+    malignant: bool = False
+    """Whether the class counts towards the malignancy risk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +112,7 @@ class Prediction:
     version: int
     """Version that answered, for all views."""
     classes: tuple[ClassScore, ...]
-    """All classes, the most probable first."""
+    """All classes, the most probable first; empty when the verdict is REJECTED."""
     verdict: Verdict
     """Whether the prediction may be used at all."""
     reasons: tuple[Reason, ...]
@@ -87,12 +126,25 @@ class Prediction:
     request_id: str
     """Names this request in the gateway's logs."""
     notice: str
-    """The screening-aid notice, to be shown beside the prediction."""
+    """What to tell a person, in English, to be shown with the answer."""
+    malignancy: MalignancyRisk | None = None
+    """None when the photo was rejected, or the model is untrained or uncalibrated."""
+    named_class: str = ""
+    """Code of the class that may be named as the answer; empty: name none."""
+    weights_digest: str = ""
+    """SHA-256 of the weights that answered."""
+    gateway_version: str = ""
+    """Version of dermserve that the gateway runs."""
 
     @property
-    def top(self) -> ClassScore:
-        """The most probable class, whatever the verdict: look at `confident` before showing it as an answer."""
-        return self.classes[0]
+    def top(self) -> ClassScore | None:
+        """The most probable class, whatever the verdict; `named` is the one to show. None for a rejected photo."""
+        return self.classes[0] if self.classes else None
+
+    @property
+    def named(self) -> ClassScore | None:
+        """The class that may be named as the answer, if any."""
+        return next((score for score in self.classes if score.code == self.named_class), None)
 
     @property
     def confident(self) -> bool:
@@ -105,6 +157,10 @@ class Prediction:
             "model": self.model,
             "version": self.version,
             "classes": [asdict(score) for score in self.classes],
+            "malignancy": None
+            if self.malignancy is None
+            else {**asdict(self.malignancy), "level": str(self.malignancy.level)},
+            "named_class": self.named_class or None,
             "verdict": str(self.verdict),
             "reasons": [str(reason) for reason in self.reasons],
             "views_used": self.views_used,
@@ -112,6 +168,8 @@ class Prediction:
             "timings_ms": {name.removesuffix("_ms"): value for name, value in asdict(self.timings).items()},
             "request_id": self.request_id,
             "notice": self.notice,
+            "weights_digest": self.weights_digest,
+            "gateway_version": self.gateway_version,
         }
 
     @property
@@ -125,7 +183,7 @@ def read_prediction(message: classifier_pb2.ClassifyResponse) -> Prediction:
     return Prediction(
         model=message.model,
         version=message.version,
-        classes=tuple(ClassScore(item.code, item.name, item.probability, item.std) for item in message.classes),
+        classes=tuple(_read_score(item) for item in message.classes),
         verdict=Verdict.from_number(message.verdict, names=classifier_pb2.Verdict, prefix="VERDICT_"),
         reasons=tuple(
             Reason.from_number(number, names=classifier_pb2.Reason, prefix="REASON_") for number in message.reasons
@@ -135,7 +193,22 @@ def read_prediction(message: classifier_pb2.ClassifyResponse) -> Prediction:
         timings=_read_timings(message.timings),
         request_id=message.request_id,
         notice=message.notice,
+        malignancy=_read_malignancy(message.malignancy) if message.HasField("malignancy") else None,
+        named_class=message.named_class,
+        weights_digest=message.weights_digest,
+        gateway_version=message.gateway_version,
     )
+
+
+def _read_score(message: classifier_pb2.ClassScore) -> ClassScore:
+    return ClassScore(
+        message.code, message.name, message.probability, message.std, message.common_name, message.malignant
+    )
+
+
+def _read_malignancy(message: classifier_pb2.MalignancyRisk) -> MalignancyRisk:
+    level = RiskLevel.from_number(message.level, names=classifier_pb2.RiskLevel, prefix="RISK_LEVEL_")
+    return MalignancyRisk(level, message.probability, message.std)
 
 
 def _read_timings(message: classifier_pb2.Timings) -> Timings:

@@ -3,47 +3,76 @@
 import textwrap
 from collections.abc import Iterator
 
-from dermserve.client._prediction import ClassScore, Prediction, Reason, Timings, Verdict
+from dermserve.client._prediction import ClassScore, Prediction, Reason, RiskLevel, Timings, Verdict
 
 _BAR = 24
 _WIDTH = 100
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 
+_LEVELS = {
+    RiskLevel.LOW: "LOW RISK: no sign of skin cancer was found",
+    RiskLevel.INTERMEDIATE: "CAN'T RULE OUT skin cancer: have it seen by a dermatologist soon",
+    RiskLevel.HIGH: "HIGH RISK: it looks like skin cancer, have it seen by a dermatologist now",
+}
 _VERDICTS = {
     Verdict.CONFIDENT: "confident, as far as a screening aid can be",
     Verdict.UNCERTAIN: "uncertain: do not take any class below for the answer",
-    Verdict.REJECTED: "rejected: not a usable photo of skin",
+    Verdict.REJECTED: "rejected: not a usable photo of skin, take another",
 }
 _REASONS = {
     Reason.UNTRAINED_MODEL: "the model was never trained on skin lesions, so its numbers mean nothing",
     Reason.UNCALIBRATED_MODEL: "nobody has measured when this model may be trusted",
-    Reason.LOW_CONFIDENCE: "no class is probable enough",
+    Reason.LOW_CONFIDENCE: "cancer is neither ruled out nor likely enough",
     Reason.VIEW_DISAGREEMENT: "turned and dimmed views of the photo get different answers",
     Reason.NOT_SKIN: "the photo looks unlike anything the model was trained on",
+    Reason.OUT_OF_SCOPE: "it is probably a kind of spot that this model does not know",
+    Reason.TOO_DARK: "the photo is too dark: take another with more light",
+    Reason.TOO_BRIGHT: "the photo is too bright: take another without flash or direct sun",
+    Reason.NO_COLOR: "the photo has no natural colour: take another in colour, without filters",
+    Reason.BLURRED: "the photo is blurred: hold still, focus on the spot and take another",
+    Reason.UNIFORM: "the photo shows no spot: take another with the spot in the centre",
 }
 
 
 def render_text(prediction: Prediction) -> str:
-    """Render a prediction as lines of text: model, verdict and reasons, ranked classes, views, times, notice."""
+    """Render a prediction as lines of text: the level first, then verdict, ranked classes, what gave it, and notice."""
     return "\n".join(_lines(prediction))
 
 
 def _lines(prediction: Prediction) -> Iterator[str]:
-    views = f"{prediction.views_used} of {prediction.views_asked} view{'s' if prediction.views_asked > 1 else ''}"
-    yield f"{prediction.model} version {prediction.version}, {views}"
+    yield f"  {_level(prediction)}"
+    if prediction.named:
+        yield f"  most likely: {_words(prediction.named)}"
     yield f"  verdict: {_VERDICTS.get(prediction.verdict, f'{prediction.verdict}: take it for uncertain')}"
     for reason in prediction.reasons:
         yield f"    because {_REASONS.get(reason, str(reason))} ({reason})"
     for score in prediction.classes:
         yield _class_line(score, spread=prediction.views_used > 1)
+    views = f"{prediction.views_used} of {prediction.views_asked} view{'s' if prediction.views_asked > 1 else ''}"
+    yield f"  {prediction.model} version {prediction.version}, {views}"
+    yield f"  weights: {prediction.weights_digest[:12]}, gateway: {prediction.gateway_version}"
     yield f"  time: {_times(prediction.timings)}"
     yield f"  request: {prediction.request_id}"
     yield textwrap.fill(prediction.notice, _WIDTH, initial_indent="  ", subsequent_indent="  ")
 
 
+def _level(prediction: Prediction) -> str:
+    risk = prediction.malignancy
+    if risk is None:
+        return "NO ANSWER: take another photo" if prediction.verdict is Verdict.REJECTED else "NO ANSWER"
+    words = _LEVELS.get(risk.level, f"{risk.level}: have it seen by a dermatologist")
+    deviation = f" ± {risk.std * 100:.1f}" if prediction.views_used > 1 else ""
+    return f"{words} (malignancy risk {risk.probability * 100:.1f}{deviation} %)"
+
+
+def _words(score: ClassScore) -> str:
+    return f"{score.common_name} ({score.name})" if score.common_name not in ("", score.name) else score.name
+
+
 def _class_line(score: ClassScore, *, spread: bool) -> str:
     deviation = f" ± {score.std * 100:4.1f}" if spread else ""
-    return f"  {_bar(score.probability)} {score.probability * 100:5.1f} %{deviation}  {score.name} ({score.code})"
+    name = f"{score.common_name or score.name} ({score.code})"
+    return f"  {_bar(score.probability)} {score.probability * 100:5.1f} %{deviation}  {name}"
 
 
 def _bar(share: float) -> str:

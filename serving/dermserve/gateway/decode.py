@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -19,20 +19,20 @@ class Prepared:
     """A photo as the model is to see it."""
 
     views: NDArray[np.uint8]
-    """uint8 [V, H, W, 3]; when they come from a file, the first is the identity."""
+    """uint8 [V, H, W, 3]; the first is the identity."""
     plan_ms: float
     """Wall time that making the views took."""
-    measures: Measures | None = None
-    """Of the identity view, if asked for."""
+    measures: Measures
+    """Of the identity view."""
 
 
 class Decoder(Protocol):
     """The port through which the pipeline turns bytes into views."""
 
     async def prepare(
-        self, image: bytes, *, spec: card_pb2.InputSpec, views: Sequence[str], measured: bool, budget: Budget
+        self, image: bytes, *, spec: card_pb2.InputSpec, views: Sequence[str], budget: Budget
     ) -> Prepared:
-        """Decode a photo at a model's input size, make the named views of it, and measure it if need be.
+        """Decode a photo at a model's input size, make the named views of it, and measure it.
 
         Raises:
             PhotoError: the photo can't be used.
@@ -40,8 +40,8 @@ class Decoder(Protocol):
         """
         ...
 
-    async def vary(self, pixels: NDArray[np.uint8], *, views: Sequence[str], budget: Budget) -> Prepared:
-        """Make further views of an identity view, uint8 [H, W, 3].
+    async def vary(self, pixels: NDArray[np.uint8], *, views: Sequence[str], budget: Budget) -> NDArray[np.uint8]:
+        """Make further views, uint8 [V, H, W, 3], of an identity view, uint8 [H, W, 3].
 
         Raises:
             BudgetSpentError: they were not made in time.
@@ -57,23 +57,18 @@ class ThreadedDecoder:
         self._limits = limits
 
     async def prepare(
-        self, image: bytes, *, spec: card_pb2.InputSpec, views: Sequence[str], measured: bool, budget: Budget
+        self, image: bytes, *, spec: card_pb2.InputSpec, views: Sequence[str], budget: Budget
     ) -> Prepared:
         """See Decoder."""
 
         def work() -> Prepared:
             photo = decode(image, height=spec.height, width=spec.width, limits=self._limits)
-            prepared = _vary(photo.pixels, views)
-            return replace(prepared, measures=measure(photo.pixels)) if measured else prepared
+            start = time.perf_counter()
+            batch = make_views(photo.pixels, views)
+            return Prepared(batch, (time.perf_counter() - start) * 1e3, measure(photo.pixels))
 
         return await self._workers.run(work, budget=budget)
 
-    async def vary(self, pixels: NDArray[np.uint8], *, views: Sequence[str], budget: Budget) -> Prepared:
+    async def vary(self, pixels: NDArray[np.uint8], *, views: Sequence[str], budget: Budget) -> NDArray[np.uint8]:
         """See Decoder."""
-        return await self._workers.run(lambda: _vary(pixels, views), budget=budget)
-
-
-def _vary(pixels: NDArray[np.uint8], views: Sequence[str]) -> Prepared:
-    start = time.perf_counter()
-    batch = make_views(pixels, views)
-    return Prepared(batch, (time.perf_counter() - start) * 1e3)
+        return await self._workers.run(lambda: make_views(pixels, views), budget=budget)

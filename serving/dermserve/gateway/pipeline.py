@@ -6,20 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dermserve.gateway.admission import Admission
-from dermserve.gateway.answer import write_answer
+from dermserve.gateway.answer import check_scores, write_answer
 from dermserve.gateway.budget import Budget, Clock
 from dermserve.gateway.canary import route
 from dermserve.gateway.catalog import Catalog
-from dermserve.gateway.check import check_scores
 from dermserve.gateway.choose import Choice, absent, choose, find_model
 from dermserve.gateway.decode import Decoder, Prepared
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import BudgetSpentError, refusal
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.plan import plan_more, plan_views, read_mode, weigh
-from dermserve.gateway.reduce import reduce_views
 from dermserve.gateway.target import Target, read_target
 from dermserve.gateway.tfserving import Predictor, Scores, ServableNotFoundError
 from dermserve.gateway.tracing import Tracing
@@ -64,7 +63,7 @@ class Pipeline:
         left = budget.require("on arrival")
         passage = self.admission.enter(method, target.model, budget=budget)  # refuses first, while nothing is spent
         watch = Watch(self.clock, tracing=self.tracing)
-        job = _Job(self, request.image, target, mode, caller, budget, watch)
+        job = _Job(self, request.image, target, mode, request.include_rejected_classes, caller, budget, watch)
         try:
             async with asyncio.timeout(left), contextlib.AsyncExitStack() as place:
                 with watch.stage("admit"):
@@ -87,6 +86,7 @@ class _Job:
     image: bytes
     target: Target
     mode: int
+    include_rejected_classes: bool
     caller: str
     budget: Budget
     watch: Watch
@@ -110,12 +110,14 @@ class _Job:
     async def _attempt(self, choice: Choice) -> classifier_pb2.ClassifyResponse:
         plan = plan_views(self.mode, choice.card)
         prepared, asked = await self._prepare(choice, plan), len(plan)
-        scores, card = await self._predict(prepared, choice=choice)
+        scores, card = await self._predict(prepared.views, choice=choice)
         while scores.views == asked and (more := plan_more(self.mode, scores, card)):
             asked += len(more)
             scores = await self._predict_more(scores, prepared, more, card=card)
         with self.watch.stage("reduce"):
-            answer = write_answer(reduce_views(scores), card=card)
+            answer = write_answer(
+                scores, prepared.measures, card=card, include_rejected_classes=self.include_rejected_classes
+            )
         answer.model, answer.version, answer.views_asked = self.target.model, scores.version, asked
         answer.timings.CopyFrom(self.watch.timings())
         self._note(scores, prepared, asked=asked, card=card)
@@ -124,7 +126,7 @@ class _Job:
     def _note(self, scores: Scores, prepared: Prepared, *, asked: int, card: card_pb2.Card) -> None:
         """Tell the metrics what only the pipeline knows of an answer."""
         self.line.metrics.outcome(self.target.model, weigh(self.mode, scores, asked=asked, card=card))
-        if self.line.drift and prepared.measures and card.HasField("profile"):
+        if self.line.drift and card.HasField("profile"):
             self.line.drift.note(
                 self.target.model,
                 scores.version,
@@ -139,17 +141,16 @@ class _Job:
                 self.image,
                 spec=choice.card.input,
                 views=views,
-                measured=self.line.drift is not None and choice.card.HasField("profile"),
                 budget=self.budget,
             )
         self.watch.move("plan", prepared.plan_ms, out_of="decode")
         return prepared
 
-    async def _predict(self, prepared: Prepared, *, choice: Choice) -> tuple[Scores, card_pb2.Card]:
+    async def _predict(self, views: NDArray[np.uint8], *, choice: Choice) -> tuple[Scores, card_pb2.Card]:
         """Ask for views; return sound scores and the card of the version that answered, by which they are read."""
         with self.watch.stage("predict"):
             try:
-                scores = await self.line.predictor.predict(choice.target, views=prepared.views, budget=self.budget)
+                scores = await self.line.predictor.predict(choice.target, views=views, budget=self.budget)
                 card = await self._card_of(scores, choice)
             except ServableNotFoundError as error:
                 raise _MovedError from error

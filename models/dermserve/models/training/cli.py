@@ -106,6 +106,11 @@ def train(
     show_default=True,
     help="What of the accuracy on validation photos may be given for a melanoma recall of 0.65, as a share.",
 )
+@click.option(
+    "--others",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="HAM10000, for a model that does not know all its classes: fit and measure its scope. With --other: measure.",
+)
 @_PRECISION
 @_CACHE
 def evaluate(
@@ -115,6 +120,7 @@ def evaluate(
     paper: Path | None,
     thin: int,
     recall_price: float,
+    others: Path | None,
     precision: str,
     cache: Path,
 ) -> None:
@@ -125,7 +131,7 @@ def evaluate(
         from dermserve.models.training.report import keep_figures, write_report
 
         finished = FinishedRun(run)
-        options: dict[str, Any] = {"cache": cache, "precision": precision, "progress": _progress()}
+        options: dict[str, Any] = {"cache": cache, "precision": precision, "progress": _progress(), "others": others}
         if other is not None:
             measured = evaluation.evaluate_other(finished, data, name=other, **options)
             _say_figures(other, measured)
@@ -355,3 +361,9 @@ def _say_figures(name: str, measured: dict[str, Any]) -> None:
             f"{name}, {views}: accuracy {found['accuracy']:.4f}, balanced {found['balanced_accuracy']:.4f}, "
             f"ECE {found['ece']:.4f} on {found['photos']} photos"
         )
+    found = measured["verdict"]
+    missed = found["malignant_confidently_benign"]
+    click.echo(
+        f"{name}, one view: confident {found['confident']:.1%}, bad quality {found['bad_quality']:.1%}, rejected "
+        f"{found['rejected']:.1%}, malignant confidently benign {'none there' if missed is None else f'{missed:.1%}'}"
+    )

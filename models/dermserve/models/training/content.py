@@ -56,4 +56,6 @@ def _summary(metrics: dict[str, Any]) -> dict[str, float]:
         "balanced_accuracy_tta": tta["balanced_accuracy"],
         "ece": single["ece"],
         "abstained": metrics["verdict"]["abstained"],
+        "confident": metrics["verdict"]["confident"],
+        "malignant_confidently_benign": metrics["verdict"]["malignant_confidently_benign"],
     }
