@@ -88,7 +88,7 @@ def _compare(client: Client, model: str, photos: Iterable[pathlib.Path]) -> Tall
 def _metrics(logs: pathlib.Path, model: str) -> Iterator[tuple[str, float]]:
     """Read what the gateway says of itself; its log, which it began for this run, names the address."""
     lines = [json.loads(line) for line in (logs / "gateway.log").read_text().splitlines() if line.startswith("{")]
-    address = [line["address"] for line in lines if line["event"] == "metrics listening"][-1]
+    address = [line["address"] for line in lines if line["event"] == "metrics_listening"][-1]
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=20) as response:
         families = list(text_string_to_metric_families(response.read().decode()))
     for sample in (sample for family in families for sample in family.samples):

@@ -353,7 +353,7 @@ async def _gateway(addresses: list[str], log: pathlib.Path) -> AsyncIterator[tup
     with log.open("wb") as file, subprocess.Popen(command, stderr=file, env=environment) as process:  # noqa: ASYNC220
         try:
             seen = await _announced(log, process)
-            yield seen["listening"], seen["metrics listening"]
+            yield seen["listening"], seen["metrics_listening"]
         finally:
             process.terminate()
             await asyncio.to_thread(process.wait, 60)

@@ -16,7 +16,7 @@ from dermserve.gateway.backends import Backend, Backends
 from dermserve.gateway.batch import Batch, Part
 from dermserve.gateway.budget import Budget
 from dermserve.gateway.gate import Gate
-from dermserve.gateway.target import Target
+from dermserve.gateway.tfserving import Target
 from dermserve.gateway.tfserving import Scores
 from dermserve.v1 import classifier_pb2
 from tests.gateway import fake_tfserving

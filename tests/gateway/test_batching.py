@@ -17,7 +17,7 @@ from dermserve.gateway.batch import Batch, Part
 from dermserve.gateway.batching import MOST, Batching
 from dermserve.gateway.budget import Budget
 from dermserve.gateway.errors import BudgetSpentError, InvalidModelOutputError, ModelServerFailedError
-from dermserve.gateway.target import Target
+from dermserve.gateway.tfserving import Target
 from dermserve.gateway.tfserving import Scores
 from tests.gateway.fake_tfserving import FakeTfServing, Version, make_card, pixels_of
 from tests.gateway.gateways import World, ask, make_photo, reason_of

@@ -14,10 +14,10 @@ from cryptography.x509.oid import NameOID
 
 from dermserve.gateway.cli import config as config_command
 from dermserve.gateway.config import Config
-from dermserve.gateway.doctor.cli import doctor
-from dermserve.gateway.doctor.findings import Severity
-from dermserve.gateway.doctor.models import look_at_models
-from dermserve.gateway.doctor.settings import look_at_settings
+from dermserve.doctor.cli import doctor
+from dermserve.doctor.findings import Severity
+from dermserve.doctor.models import look_at_models
+from dermserve.doctor.settings import look_at_settings
 from dermserve.gateway.tracing import is_installed
 from dermserve.v1 import card_pb2
 from tests.gateway.fake_tfserving import CODES, Version, make_card

@@ -87,26 +87,17 @@ async def test_adaptive_answers_with_what_it_has_when_a_later_stage_fails(runnin
     tfs.models["resnet50"][1] = Version(make_card(min_confidence=0.1, adaptive_margin=1.0))
 
     async def second(_: object) -> None:
-        if len(tfs.predicts) == 1:
-            if isinstance(fault, tuple):
-                tfs.faults["Predict"] = fault
-            if fault == "nonsense":
-                tfs.mend = lambda response: response.outputs["probabilities"].float_val.append(1.0)
-        elif fault == "hang":
+        if isinstance(fault, tuple):
+            tfs.faults["Predict"] = fault  # of the next one
+        elif fault == "hang" and len(tfs.predicts) > 1:
             await asyncio.Event().wait()
 
+    def spoil(response: object) -> None:
+        if fault == "nonsense" and len(tfs.predicts) > 1:
+            response.outputs["probabilities"].float_val.append(1.0)
+
     async with running() as world:
-        tfs.on_predict = second
-        if fault == "nonsense":
-            first = await world.stub.Classify(ask(), timeout=20)
-            assert first.classes
-            tfs.predicts.clear()
-
-            def later(response: object) -> None:
-                if len(tfs.predicts) > 1:
-                    response.outputs["probabilities"].float_val.append(1.0)
-
-            tfs.on_predict, tfs.mend = None, later
+        tfs.on_predict, tfs.mend = second, spoil
         answer = await world.stub.Classify(ask(tta=ADAPTIVE), timeout=2)
     assert (answer.views_asked, answer.views_used) == (10, 1)
 
@@ -155,7 +146,8 @@ async def test_a_stream_answers_what_was_read_before_sigterm_and_says_unavailabl
         release.set()
         before = await stream.read()
         assert (before.id, len(before.response.classes)) == ("before", 7)
-        assert await stream.read() is grpc.aio.EOF
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stream.read()
         assert await stream.code() is grpc.StatusCode.UNAVAILABLE
         assert await asyncio.wait_for(process.ended(), 5) == 0
 

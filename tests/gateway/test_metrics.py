@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dermserve.gateway.drift import Drift
-from dermserve.gateway.ports import ListenError
+from dermserve.gateway.errors import ListenError
 from dermserve.imaging import Measures
 from dermserve.v1 import card_pb2, classifier_pb2
 from tests.gateway.fake_tfserving import FakeTfServing, Version, make_card

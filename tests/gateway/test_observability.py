@@ -16,7 +16,7 @@ from dermserve.gateway.catalog import Catalog, Pace
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.snapshot import Snapshot
-from dermserve.gateway.workers import Workers
+from dermserve.gateway.photos import Workers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs" / "observability.md"

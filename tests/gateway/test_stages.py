@@ -10,10 +10,10 @@ import pytest
 from dermserve.gateway.budget import Budget
 from dermserve.gateway.errors import BudgetSpentError, InvalidModelOutputError
 from dermserve.gateway.reduce import Reduced, reduce_views
-from dermserve.gateway.tensors import float_array, uint8_tensor
+from dermserve.gateway.tfserving import float_array, uint8_tensor
 from dermserve.gateway.tfserving import Scores
 from dermserve.gateway.verdict import judge
-from dermserve.gateway.workers import Workers
+from dermserve.gateway.photos import Workers
 from dermserve.tfserving.v1 import tensor_pb2
 from dermserve.v1 import card_pb2, classifier_pb2
 from dermserve.v1.classifier_pb2 import (

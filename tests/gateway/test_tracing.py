@@ -13,7 +13,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from dermserve.gateway.lifespan import Gateway
+from dermserve.gateway.server import Gateway
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 from tests.gateway.gateways import SERVING, World, ask
 
@@ -126,7 +126,7 @@ async def test_a_request_without_a_trace_gets_one_that_its_log_line_names(tfs):
             photos = [classifier_pb2.ClassifyStreamRequest(id=str(n), request=ask()) for n in range(2)]
             assert len([answer async for answer in world.stub.ClassifyStream(iter(photos), timeout=20)]) == 2
     (refused,) = await collector.until("Classify")  # the last ones are sent while it stops
-    assert [line["trace_id"] for line in log if line["event"] == "refused"] == [refused.trace_id.hex()]
+    assert [line["trace_id"] for line in log if line["event"] == "request_refused"] == [refused.trace_id.hex()]
     assert (refused.status.code, refused.status.message) == (2, "INVALID_ARGUMENT")
     stream = await collector.until("ClassifyStream", 3)
     assert len({span.trace_id for span in stream}) == 1
@@ -155,7 +155,7 @@ def test_when_nobody_asks_for_traces_nothing_of_opentelemetry_is_imported(enviro
     script = f"""
 import asyncio, sys
 from dermserve.gateway.config import Config
-from dermserve.gateway.lifespan import lifespan
+from dermserve.gateway.server import lifespan
 import os
 os.environ.update({environment!r})
 async def main():
@@ -173,4 +173,6 @@ async def test_without_the_extra_the_gateway_says_so_and_works(tfs):
         traced = _process(address, before=gone, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1")
         async with traced as (world, log):
             assert (await world.stub.Classify(ask(), timeout=20)).classes
-    assert [line["remedy"] for line in log if "no traces" in line["event"]] == ["pip install 'dermserve[tracing]'"]
+    assert [line["remedy"] for line in log if line["event"] == "tracing_not_installed"] == [
+        "pip install 'dermserve[tracing]'"
+    ]

@@ -23,7 +23,7 @@ ENTRIES = {
     "gateway": Entry("dermserve.gateway.cli:gateway", "Run the gateway in front of TensorFlow Serving.", GATEWAY),
     "config": Entry("dermserve.gateway.cli:config", "Print the gateway's settings in effect, and from where.", GATEWAY),
     "doctor": Entry(
-        "dermserve.gateway.doctor.cli:doctor", "Check the gateway's settings: what is unsafe or won't work.", GATEWAY
+        "dermserve.doctor.cli:doctor", "Check the gateway's settings: what is unsafe or won't work.", GATEWAY
     ),
     "edge": Entry("dermserve.edge.cli:edge", "Write what an Envoy in front of the gateway needs."),
     "modelserver": Entry(
