@@ -14,8 +14,7 @@ with fuzzing.instrumented():
     from dermserve.gateway.check import check_scores
     from dermserve.gateway.errors import InvalidModelOutputError
     from dermserve.gateway.reduce import reduce_views
-    from dermserve.gateway.tfserving import float_array, string_scalar
-    from dermserve.gateway.tfserving import Scores
+    from dermserve.gateway.tfserving import Scores, float_array, string_scalar
     from dermserve.imaging import STANDARD_VIEWS
     from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
     from dermserve.v1 import card_pb2, classifier_pb2

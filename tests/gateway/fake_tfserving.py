@@ -104,10 +104,7 @@ class FakeTfServing:
     async def serving(
         self, port: int = 0, *, host: str = "127.0.0.1", credentials: grpc.ServerCredentials | None = None
     ) -> AsyncIterator[str]:
-        server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)])
-        predict = {"Predict": self._predict, "GetModelMetadata": self._metadata}
-        _add(server, "tensorflow.serving.PredictionService", predict)
-        _add(server, "tensorflow.serving.ModelService", {"GetModelStatus": self._status})
+        server = self._build()
         address = f"{host}:{port}"
         bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
         await server.start()
@@ -115,6 +112,24 @@ class FakeTfServing:
             yield f"{host}:{bound}"
         finally:
             await server.stop(None)
+
+    @contextlib.asynccontextmanager
+    async def serving_at(self, address: str) -> AsyncIterator[str]:
+        """Serve on an address of gRPC's own kind, as unix:PATH."""
+        server = self._build()
+        server.add_insecure_port(address)
+        await server.start()
+        try:
+            yield address
+        finally:
+            await server.stop(None)
+
+    def _build(self) -> grpc.aio.Server:
+        server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)])
+        predict = {"Predict": self._predict, "GetModelMetadata": self._metadata}
+        _add(server, "tensorflow.serving.PredictionService", predict)
+        _add(server, "tensorflow.serving.ModelService", {"GetModelStatus": self._status})
+        return server
 
     async def _find(self, spec: serving_pb2.ModelSpec, context: grpc.aio.ServicerContext) -> tuple[int, Version]:
         if spec.version_label and (spec.name, spec.version_label) not in self.labels:

@@ -12,12 +12,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from dermserve.gateway.cli import config as config_command
-from dermserve.gateway.config import Config
 from dermserve.doctor.cli import doctor
 from dermserve.doctor.findings import Severity
 from dermserve.doctor.models import look_at_models
 from dermserve.doctor.settings import look_at_settings
+from dermserve.gateway.cli import config as config_command
+from dermserve.gateway.config import Config
 from dermserve.gateway.tracing import is_installed
 from dermserve.v1 import card_pb2
 from tests.gateway.fake_tfserving import CODES, Version, make_card
@@ -115,7 +115,7 @@ def test_traces_that_can_not_be_sent_are_found():
 
 
 async def _seen(address: str, **settings: object) -> dict[str, Severity]:
-    found = await look_at_models(Config(tfs=address, **settings), patience=10)
+    found = await look_at_models(Config(tfs=address, **settings), seconds=10)
     return {finding.code: finding.severity for finding in found}
 
 

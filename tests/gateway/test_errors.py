@@ -101,7 +101,7 @@ async def test_what_was_not_intended_says_nothing_of_itself_but_to_the_log():
     assert (arrived.code(), arrived.details()) == (grpc.StatusCode.INTERNAL, "internal error")
     assert reason_of(arrived) == "INTERNAL"
     assert "secret" not in repr(status_of(arrived))
-    (entry,) = [entry for entry in log if entry["event"] == "failed"]
+    (entry,) = [entry for entry in log if entry["event"] == "request_failed"]
     assert entry["request_id"] == "r-1"
     assert "exc_info" in entry
 

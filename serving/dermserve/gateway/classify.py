@@ -207,8 +207,8 @@ class _Request:
         self.place.prepared()
         tta_views = STANDARD_VIEWS if in_graph else ()
         part = Part(prepared.views[:piece], self.budget, tta_views)
-        self.asked = wanted
         scores, card = await self._predict(choice, part)
+        self.asked = wanted
         complete = scores.views == len(part)
         while complete:
             self.in_hand = (scores, card, prepared)

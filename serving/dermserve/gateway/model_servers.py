@@ -121,7 +121,7 @@ class ModelServers:
         connect: Callable[[str, str], TfServing],
         slots: int,
         clock: Clock,
-        lookup: Lookup = look_up,
+        lookup: Lookup | None = None,
     ) -> None:
         """Make them; `resolve` finds the first.
 
@@ -130,7 +130,7 @@ class ModelServers:
             connect: opens the channel to a target of gRPC's, whose certificate is verified against a host.
             slots: Predict calls at each address at once.
             clock: tells the time.
-            lookup: resolves a host.
+            lookup: resolves a host; by the system's resolver when None.
         """
         self.costs = Costs()
         self.used: Counter[str] = Counter()
@@ -139,7 +139,7 @@ class ModelServers:
         self._connect = connect
         self._slots = slots
         self._clock = clock
-        self._lookup = lookup
+        self._lookup = lookup or look_up
         self._servers: dict[str, ModelServer] = {}
         self._unresolved: set[str] = set()
         self._queue: list[_Waiting] = []
