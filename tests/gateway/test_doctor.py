@@ -75,6 +75,7 @@ def test_the_defaults_and_a_whole_mtls_configuration_are_well(tmp_path):
         ({"tfs_in_flight": 4, "at_once": 2}, "AT_ONCE", Severity.WARNING),
         ({"tfs_in_flight": 1, "queue": 100}, "LONG_QUEUE", Severity.WARNING),
         ({"stream_queue": 1}, "STREAM_QUEUE", Severity.WARNING),
+        ({"max_held_bytes": 1}, "HELD_BYTES", Severity.WARNING),
         ({"canary_shares": "resnet50=0.1", "labels": "stable"}, "CANARY_LABEL", Severity.ERROR),
     ],
 )
@@ -195,6 +196,6 @@ def test_config_prints_every_setting_with_its_source(tmp_path):
     assert {f"queue = 3  # {file}", "grace_seconds = 7.0  # DERMSERVE_GRACE_SECONDS"} <= set(lines)
     assert "listen = 127.0.0.1:1  # option" in lines
     shown = json.loads(CliRunner().invoke(config_command, ["--json"]).output)
-    assert shown["queue"] == {"value": None, "source": "default"}
+    assert shown["queue"] == {"value": 0, "source": "default"}
     refused = CliRunner().invoke(config_command, [], env={"DERMSERVE_QUEUE": "-1"})
     assert (refused.exit_code, "queue" in refused.output) == (2, True)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 
 import grpc
 import grpc.aio

@@ -192,7 +192,8 @@ class ModelServers:
             if address not in self._servers:
                 server = ModelServer(address, name, self._connect(target, host), self._slots, alive=first)
                 self._servers[address] = server
-                _log.info("model_server_found", address=address, name=name)
+                if not first:
+                    _log.info("model_server_found", address=address, name=name)
         gone = [self._servers.pop(address) for address in set(self._servers) - set(found)]
         self._dispatch()
         for server in gone:

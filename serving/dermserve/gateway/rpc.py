@@ -235,7 +235,7 @@ class Rpc:
             _log.info("request_answered", **self._names(), code="OK", **facts)
         elif type(self.error) is not InternalError:
             self._log_refusal(self.error)
-        self._meter(self.error or self.answer)
+        self._meter(self.error or self.answer or "OK")  # a stream has no answer of its own
         code = self.error.status.name if self.error else "OK"
         self._rpcs.tracing.annotate(code=code, request_id=self.request_id, **facts)
 
