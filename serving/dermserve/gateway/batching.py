@@ -13,10 +13,11 @@ merges calls that it has, and the gateway keeps those in flight few, so that the
 import asyncio
 from collections import Counter
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
-from dermserve.gateway.calls import Batch, Costs, Part
+from dermserve.gateway.calls import Batch, Part
 from dermserve.gateway.errors import BudgetSpentError
+from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.tfserving import Scores, Target
 
 MOST = 10
@@ -24,26 +25,6 @@ MOST = 10
 
 _Key: TypeAlias = tuple[Target, tuple[int, ...]]
 """What views must have in common: the target, and height, width and channels."""
-
-
-class Servers(Protocol):
-    """What is asked of the model servers; see ModelServers."""
-
-    costs: Costs
-    used: Counter[str]
-
-    @property
-    def slots(self) -> int:
-        """How many calls may be in flight."""
-        ...
-
-    def nearly_done(self) -> int:
-        """Count the calls in flight that are near their end."""
-        ...
-
-    async def predict(self, target: Target, batch: Batch) -> Scores:
-        """Ask for a batch."""
-        ...
 
 
 @dataclass(eq=False, frozen=True, slots=True)
@@ -57,7 +38,7 @@ class _Gathering:
 class Batching:
     """The Predictor: gathers requests in calls which take `longest` seconds at most, as far as is known."""
 
-    def __init__(self, servers: Servers, *, longest: float) -> None:
+    def __init__(self, servers: ModelServers, *, longest: float) -> None:
         self._servers = servers
         self._longest = longest
         self._newest: dict[_Key, _Gathering] = {}

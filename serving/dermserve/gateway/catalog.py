@@ -7,7 +7,6 @@ is static, so GetModelStatus says what can answer.
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import structlog
 
@@ -22,6 +21,7 @@ from dermserve.gateway.errors import (
     ModelServerFailedError,
     UnknownModelError,
 )
+from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.tfserving import ServableNotFoundError
 from dermserve.imaging import STANDARD_VIEWS
 from dermserve.tfserving.v1 import serving_pb2
@@ -86,22 +86,6 @@ class KnownModel:
     def ready(self) -> bool:
         """Whether some version can answer here."""
         return any(version.ready for version in self.versions)
-
-
-class ModelServers(Protocol):
-    """What the catalog asks of the model servers."""
-
-    async def versions(self, model: str, *, budget: Budget) -> Sequence[serving_pb2.ModelVersionStatus]:
-        """List a model's versions, newest first."""
-        ...
-
-    async def labelled(self, model: str, *, label: str, budget: Budget) -> int:
-        """Return the version a label points at."""
-        ...
-
-    async def describe(self, model: str, *, version: int, budget: Budget) -> bytes:
-        """Return the JSON of the card of one version."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

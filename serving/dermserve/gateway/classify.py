@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.photos import Photos, Prepared
 from dermserve.gateway.plan import count_first, count_more, read_mode, weigh
 from dermserve.gateway.reduce import reduce_views
+from dermserve.gateway.rpc import Rpc
 from dermserve.gateway.selection import Choice, absent, choose, read_target, route
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
 from dermserve.gateway.tracing import Tracing
@@ -35,6 +36,9 @@ _LONGEST_CALL = 0.15
 for another gets a slot in between."""
 _RESERVE, _RESERVE_SHARE = 0.1, 0.1
 """Seconds, and share of the time left, that a further stage leaves: the answer in hand must get out if it fails."""
+
+
+_InHand: TypeAlias = tuple[Scores, card_pb2.Card, Prepared]
 
 
 class Predictor(Protocol):
@@ -123,10 +127,8 @@ class Classifier:
     tracing: Tracing
     clock: Clock
 
-    async def classify(
-        self, photo: PhotoRequest, *, method: str, caller: str, budget: Budget
-    ) -> classifier_pb2.ClassifyResponse:
-        """Answer one request to a method; `request_id` is left to the caller.
+    async def classify(self, photo: PhotoRequest, rpc: Rpc) -> classifier_pb2.ClassifyResponse:
+        """Answer one request.
 
         Raises:
             GatewayError: what is wrong with the request, the photo, the model servers, the load or the time.
@@ -134,10 +136,11 @@ class Classifier:
         target = read_target(photo.model, version=photo.version, label=photo.label)
         mode = read_mode(photo.tta)
         self.catalog.find(target.model)
-        left, size = budget.require("on arrival"), len(photo.image)
-        place = self.admission.enter(method, target.model, size=size, budget=budget)  # refuses while nothing is spent
+        left, size = rpc.budget.require("on arrival"), len(photo.image)
+        # Refuses at once, while nothing is spent.
+        place = self.admission.enter(rpc.method, target.model, size=size, budget=rpc.budget)
         watch = Watch(self.clock, self.tracing)
-        request = _Request(self, photo.image, target, mode, caller, budget, watch, place)
+        request = _Request(self, photo.image, target, mode, rpc, rpc.budget, watch, place)
         try:
             async with asyncio.timeout(left):
                 with watch("admit"):
@@ -163,42 +166,38 @@ class _Request:
     image: bytes
     target: Target
     mode: int
-    caller: str
+    rpc: Rpc
     budget: Budget
     watch: Watch
     place: Admitted
     asked: int = 0
-    in_hand: tuple[Scores, card_pb2.Card, Prepared] | None = None
+    in_hand: _InHand | None = None
     """What would be an answer, if nothing more came."""
 
     async def answer(self) -> classifier_pb2.ClassifyResponse:
         """Answer with all views that are called for; with fewer when a further stage fails."""
+        catalog = self.line.catalog
         try:
-            await self._settle()
+            for _ in range(_ATTEMPTS):
+                choice = await choose(self._route(), catalog=catalog, budget=self.budget)
+                try:
+                    return self._write(*await self._attempt(choice))
+                except _MovedError:
+                    if self.target.version is not None:
+                        break
+                    await catalog.poll()
+            raise absent(self.target, catalog.find(self.target.model))
         except GatewayError:
             if self.in_hand is None:
                 raise
-        assert self.in_hand
-        return self._write(*self.in_hand)
-
-    async def _settle(self) -> None:
-        catalog = self.line.catalog
-        for _ in range(_ATTEMPTS):
-            choice = await choose(self._route(), catalog=catalog, budget=self.budget)
-            try:
-                return await self._attempt(choice)
-            except _MovedError:
-                if self.target.version is not None:
-                    break
-                await catalog.poll()
-        raise absent(self.target, catalog.find(self.target.model))
+            return self._write(*self.in_hand)
 
     def _route(self) -> Target:
         labels = self.line.catalog.find(self.target.model).labels
         share = self.line.canary_shares.get(self.target.model, 0.0)
-        return route(self.target, share=share, caller=self.caller, labels=labels)
+        return route(self.target, share=share, caller=self.rpc.caller, labels=labels)
 
-    async def _attempt(self, choice: Choice) -> None:
+    async def _attempt(self, choice: Choice) -> _InHand:
         """Predict stage by stage, each pinned to the version that answered the first, until the plan has enough."""
         wanted, piece = count_first(self.mode, choice.card), self._piece()
         in_graph = 1 < wanted <= piece and tuple(choice.card.views) == STANDARD_VIEWS
@@ -213,13 +212,13 @@ class _Request:
         while complete:
             self.in_hand = (scores, card, prepared)
             if scores.views >= wanted and (wanted := count_more(self.mode, scores, card)) == scores.views:
-                return
+                return self.in_hand
             self.asked = wanted
             until = min(wanted, scores.views + piece)
             further = await self._predict_more(scores, card, prepared, until)
             complete = scores.views + further.views == until
             scores = _joined(scores, further)
-        self.in_hand = (scores, card, prepared)
+        return scores, card, prepared
 
     def _piece(self) -> int:
         """Count the views that go in one call."""
@@ -274,7 +273,8 @@ class _Request:
     def _write(self, scores: Scores, card: card_pb2.Card, prepared: Prepared) -> classifier_pb2.ClassifyResponse:
         with self.watch("reduce"):
             answer = write_answer(reduce_views(scores), card=card)
-        answer.model, answer.version, answer.views_asked = self.target.model, scores.version, self.asked
+        answer.request_id, answer.model, answer.version = self.rpc.request_id, self.target.model, scores.version
+        answer.views_asked = self.asked
         answer.timings.CopyFrom(self.watch.timings())
         self.line.metrics.outcome(self.target.model, weigh(self.mode, scores, asked=self.asked, card=card))
         if self.line.drift and prepared.measures and card.HasField("profile"):

@@ -370,27 +370,8 @@ class ModelServers:
         return any(other.alive for other in others) or bool(others and not server.alive)
 
     async def _call(self, server: ModelServer, target: Target, batch: Batch, *, alone: bool) -> Scores:
-        images, budget, tta = batch.close(), batch.budget, bool(batch.tta_views)
-        views = len(batch.tta_views) or len(images)  # of a closed batch, those who left stay in the call
-        count = self.costs.fit(target.model, views, left=budget.left())
-        if not count:
-            raise BudgetSpentError("too little is left for the model")
-        if count < views:
-            images, tta = (make_views(images[0], batch.tta_views[:count]) if tta else images[:count]), False
-        return await self._timed(server, target, images, views=count, tta=tta, budget=budget, alone=alone)
-
-    async def _timed(
-        self,
-        server: ModelServer,
-        target: Target,
-        images: NDArray[np.uint8],
-        *,
-        views: int,
-        tta: bool,
-        budget: Budget,
-        alone: bool,
-    ) -> Scores:
-        start, left = self._clock(), budget.require("before asking the model server")
+        images, views, tta = self._fit(target.model, batch)
+        start, left = self._clock(), batch.budget.require("before asking the model server")
         expected = self.costs.expect(target.model, views)
         timeout = left if alone else min(left, max(_LEAST_TIMEOUT, expected * _SLOW))
         ends = start + expected - max(_NEARLY_DONE, expected * _NEARLY_DONE_SHARE)
@@ -412,6 +393,21 @@ class ModelServers:
         server.calls += 1
         server.views += views
         return scores
+
+    def _fit(self, model: str, batch: Batch) -> tuple[NDArray[np.uint8], int, bool]:
+        """Close a batch; return the images of as many views as there is time for, their number, and whether by `tta`.
+
+        Raises:
+            BudgetSpentError: there is no time for any.
+        """
+        images, tta = batch.close(), bool(batch.tta_views)
+        views = len(batch.tta_views) or len(images)  # of a closed batch, those who left stay in the call
+        count = self.costs.fit(model, views, left=batch.budget.left())
+        if not count:
+            raise BudgetSpentError("too little is left for the model")
+        if count == views:
+            return images, views, tta
+        return (make_views(images[0], batch.tta_views[:count]) if tta else images[:count]), count, False
 
 
 def _target(address: str) -> str:

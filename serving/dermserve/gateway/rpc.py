@@ -137,21 +137,6 @@ class Rpcs:
 class Rpc:
     """One RPC or one photo of a stream. Set `answer` within `async with`; an error within it is sent instead."""
 
-    __slots__ = (
-        "_context",
-        "_rpcs",
-        "_span",
-        "_started",
-        "answer",
-        "budget",
-        "caller",
-        "error",
-        "method",
-        "model",
-        "request_id",
-        "trace_id",
-    )
-
     def __init__(
         self, rpcs: Rpcs, method: str, request_id: str, seconds: float, *, model: str | None, context: "Context | None"
     ) -> None:
@@ -207,7 +192,8 @@ class Rpc:
         """
         try:
             if error is not None and not isinstance(error, Exception):  # the caller gave up, or a stop has no patience
-                _log.info("request_cancelled", **self._names(), code="CANCELLED", **self._seconds())
+                total_ms = round((self._rpcs.clock() - self._started) * 1e3, 1)
+                _log.info("request_cancelled", **self._names(), code="CANCELLED", total_ms=total_ms)
                 self._meter(None)
                 return False
             self.error = None if error is None else self._intended(error)
@@ -255,9 +241,6 @@ class Rpc:
         else:
             seconds = self._rpcs.clock() - self._started
             self._rpcs.metrics.request(self.method, self.model, ended=ended, seconds=seconds)
-
-    def _seconds(self) -> dict[str, float]:
-        return {"total_ms": round((self._rpcs.clock() - self._started) * 1e3, 1)}
 
     def _names(self) -> dict[str, str]:
         names = {"method": self.method, "request_id": self.request_id}

@@ -61,7 +61,9 @@ class ClassifierService:
     async def classify(self, photo: PhotoRequest | None, context: Context) -> classifier_pb2.ClassifyResponse:
         """Classify one photo."""
         async with self._rpcs.open(CLASSIFY, context, model=photo.model if photo else "") as rpc:
-            await self._classify(photo, rpc)
+            if photo is None:
+                raise MalformedRequestError
+            rpc.answer = await self._classifier.classify(photo, rpc)
         answer: classifier_pb2.ClassifyResponse = rpc.answer
         return answer
 
@@ -70,7 +72,7 @@ class ClassifierService:
     ) -> AsyncIterator[classifier_pb2.ClassifyStreamResponse]:
         """Classify many photos."""
         async with self._rpcs.open(CLASSIFY_STREAM, context, model=None) as rpc:
-            photos = _PhotoStream(self._classify, rpc, stopping=self._rpcs.stopping, at_once=self._stream_at_once)
+            photos = _PhotoStream(self._classifier, rpc, stopping=self._rpcs.stopping, at_once=self._stream_at_once)
             async for answer in photos.answers(items):
                 yield answer
 
@@ -100,20 +102,12 @@ class ClassifierService:
         answer: classifier_pb2.GetModelResponse = rpc.answer
         return answer
 
-    async def _classify(self, photo: PhotoRequest | None, rpc: Rpc) -> None:
-        if photo is None:
-            raise MalformedRequestError
-        rpc.answer = await self._classifier.classify(photo, method=rpc.method, caller=rpc.caller, budget=rpc.budget)
-        rpc.answer.request_id = rpc.request_id
-
 
 class _PhotoStream:
     """The photos of one stream: a bounded number of them at once, answered as they finish."""
 
-    def __init__(
-        self, classify: Callable[[PhotoRequest, Rpc], Any], rpc: Rpc, *, stopping: asyncio.Event, at_once: int
-    ) -> None:
-        self._classify = classify
+    def __init__(self, classifier: Classifier, rpc: Rpc, *, stopping: asyncio.Event, at_once: int) -> None:
+        self._classifier = classifier
         self._rpc = rpc
         self._stopping = stopping
         self._slots = asyncio.Semaphore(at_once)
@@ -197,7 +191,7 @@ class _PhotoStream:
             async with self._rpc.photo(number, model=photo.model) as rpc:
                 if fault is not None:
                     raise fault
-                await self._classify(photo, rpc)
+                rpc.answer = await self._classifier.classify(photo, rpc)
             answer = classifier_pb2.ClassifyStreamResponse(id=item_id)
             if rpc.error is None:
                 answer.response.CopyFrom(rpc.answer)
