@@ -245,6 +245,17 @@ def allows_just_the_edges_of_the_flow(manifests: list[Manifest]) -> Iterator[str
                 yield f"{name}: others than the gateway reach TensorFlow Serving, or it reaches others"
 
 
+@rule
+def finds_names_wherever_a_cluster_resolves_them(manifests: list[Manifest]) -> Iterator[str]:
+    rules = [rule for policy in of_kind(manifests, "NetworkPolicy") for rule in policy["spec"].get("egress", [])]
+    blocks = {peer["ipBlock"]["cidr"]: rule for rule in rules for peer in rule["to"] if "ipBlock" in peer}
+    for name, address in (("NodeLocal DNSCache", "169.254.20.10/32"), ("Cloud DNS", "169.254.169.254/32")):
+        if address not in blocks:
+            yield f"{name} ({address}) is out of reach"
+        elif {port["port"] for port in blocks[address]["ports"]} != {53}:
+            yield f"{address}: more than DNS"
+
+
 def _without_part_of(peer: Manifest) -> Manifest:
     labels = {
         key: value

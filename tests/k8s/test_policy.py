@@ -62,6 +62,7 @@ BREAKS: dict[str, Callable[[list[Manifest]], object]] = {
     "tells_tensorflow_serving_what_it_must_know": lambda all_: _server(all_)["env"].clear(),
     "has_memory_for_the_photos_it_lets_wait": lambda all_: _set(_settings(all_), DERMSERVE_BURST="256"),
     "allows_just_the_edges_of_the_flow": lambda all_: _policy(all_, "modelserver")["ingress"][0]["from"].append({}),
+    "finds_names_wherever_a_cluster_resolves_them": lambda all_: _policy(all_, "dns")["egress"][0]["to"].pop(),
     "has_two_pods_that_scale_and_are_evicted_one_by_one": lambda all_: all_.remove(
         named(all_, "PodDisruptionBudget", "gateway")
     ),

@@ -4,6 +4,7 @@ import contextlib
 import json
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import urllib.request
 import psutil
 import pytest
 
+from dermserve.local.picture import draw_lesion
 from dermserve.v1 import classifier_pb2
 from tests.client import fake_gateway
 
@@ -154,6 +156,9 @@ def test_the_web_ui_starts_a_test_and_ctrl_c_writes_the_report(target, gateway, 
         (("run", "--server", "x:1", "--slo", "slo.toml"), 2, "p98"),
         (("worker", "nowhere"), 2, "HOST:PORT"),
         (("report", "slo.toml"), 2, "no result"),
+        (("run", "--server", "x:1", "--photos", "nowhere"), 2, "nowhere is not a folder"),
+        (("capacity", "--server", "x:1", "--photos", "nowhere"), 2, "nowhere is not a folder"),
+        (("run", "--server", "x:1", "--tls-cert", "slo.toml"), 2, "--tls-cert and --tls-key together"),
         (("capacity", "--server", "x:1", "--slo", "fast"), 2, "p99=500ms"),
         (("capacity", "--server", "x:1", "--gateways", "2"), 2, "--local"),
     ],
@@ -215,8 +220,6 @@ def test_ctrl_c_stops_the_local_stack_and_reports_what_there_is(store, tmp_path)
 
 @pytest.fixture
 def unused_port() -> int:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -247,3 +250,93 @@ def wait_for(condition, seconds: float = 90) -> None:
     while not condition():
         assert time.monotonic() < until, "it did not come about"
         time.sleep(0.1)
+
+
+def folder_of_photos(tmp_path: pathlib.Path, count: int) -> pathlib.Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(count):
+        (folder / f"{index}.jpg").write_bytes(draw_lesion(seed=index))
+    return folder
+
+
+@contextlib.contextmanager
+def master(target: str, *arguments: str, cwd: pathlib.Path, port: int):
+    """Start a `run` that waits for workers elsewhere."""
+    waiting = ("--expect-workers", "2", "--bind", f"127.0.0.1:{port}")
+    with interruptible(*quick(target, "--mix", "resnet50", *waiting, *arguments), cwd=cwd) as process:
+        yield process
+
+
+@pytest.mark.slow
+def test_workers_prepare_large_photos_first_and_then_send_everything(target, gateway, tmp_path, unused_port):
+    photos = folder_of_photos(tmp_path, 24)
+    large = ("--photos", str(photos), "--side", "4000", "--users", "4")
+    with master(target, *large, cwd=tmp_path, port=unused_port) as process, contextlib.ExitStack() as workers:
+        for _ in range(2):
+            workers.enter_context(interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path))
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    result = json.loads((tmp_path / "build/loadtest/result.json").read_text())
+    assert len({note["name"] for note in result["generators"]}) == 2
+    assert sum(sum(cell["statuses"].values()) for cell in result["cells"]) == len(gateway.requests) > 0
+    assert result["ended"] - result["started"] < 20, "preparing is no part of the test"
+    assert json.loads(out)["calls"][-1]["calls"] > 0
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_lost_is_named_and_fails_the_test(target, gateway, tmp_path, unused_port):
+    with (
+        master(target, "--run-time", "30s", "--users", "2", cwd=tmp_path, port=unused_port) as process,
+        interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path),
+        interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path) as lost,
+    ):
+        wait_for(lambda: len(gateway.requests) > 10)
+        lost.kill()
+        _, err = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert "was lost: its last calls are missing" in err
+
+
+@pytest.mark.slow
+def test_a_worker_without_the_photos_says_so_and_nothing_is_sent(target, gateway, tmp_path, unused_port):
+    with (
+        master(target, "--photos", "/nowhere", cwd=tmp_path, port=unused_port) as process,
+        interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path),
+        interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path),
+    ):
+        _, err = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert "/nowhere is not a folder" in err
+    assert not gateway.requests
+
+
+@pytest.mark.slow
+def test_a_master_without_workers_says_what_it_waits_for_and_stops_on_ctrl_c(target, tmp_path, unused_port):
+    with master(target, cwd=tmp_path, port=unused_port) as process:
+        assert any("waiting for workers: 0 of 2 connected" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+        assert process.wait(15) == 130
+
+
+@pytest.mark.slow
+def test_a_short_deadline_is_kept_and_its_failures_fail_the_test(target, gateway, tmp_path):
+    gateway.classify = lambda request, context: time.sleep(0.3) or fake_gateway.answer(request)
+    arguments = ("--mix", "resnet50", "--users", "1", "--deadline", "20ms")
+    done = run(*quick(target, *arguments, "--csv", "rows.csv"), cwd=tmp_path, code=1)
+    assert "of the calls failed; --max-error-rate allows 1.00%" in done.stderr
+    assert set(json.loads(done.stdout)["calls"][0]["statuses"]) == {"DEADLINE_EXCEEDED"}
+    assert (tmp_path / "rows.csv").read_text().splitlines()[-1].startswith("all,")
+
+
+def test_ctrl_c_before_the_first_call_is_130_without_a_traceback(tmp_path):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with interruptible("run", "--server", address, cwd=tmp_path) as process:
+            silent.accept()[0].close()
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=30)
+    assert (process.returncode, "Traceback" in err) == (130, False), err

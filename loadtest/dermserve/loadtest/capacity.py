@@ -149,12 +149,11 @@ class Prober:
             since = math.floor(result.counted_from)
             latency = Histogram.merged(cell.latency for (second, *_), cell in result.cells if second >= since)
             answered = result.all
-            late = answered.calls - latency.total
-            calls += answered.calls
-            slow += latency.over(aim.milliseconds) + max(0, late)
+            failed = max(0, answered.calls - latency.total)
+            missed = max(0, result.pace.wanted - result.pace.started)  # came due and were never started
+            calls += answered.calls + missed
+            slow += latency.over(aim.milliseconds) + failed + missed
             verdict = judge(calls, min(slow, calls), share=SHARES[aim.limit], confidence=aim.confidence)
-            if not result.kept_rate and result.pace.started < 0.95 * result.pace.wanted:
-                verdict = Verdict.BROKEN
             self._say(f"  {rate:.2f}/s: {aim.limit} {_quantile(latency, aim):.0f} ms of {calls} calls, {verdict.value}")
             if verdict is not Verdict.OPEN:
                 return verdict

@@ -16,7 +16,8 @@ from dermserve.loadtest.errors import ScenarioError
 from dermserve.loadtest.gateways import more_gateways
 from dermserve.loadtest.local import Server, local_server
 from dermserve.loadtest.machine import describe_machine
-from dermserve.loadtest.options import DURATION, progress, read_metadata, reading_errors, server_options
+from dermserve.loadtest.options import DURATION, progress, read_metadata, read_tls, reading_errors, server_options
+from dermserve.loadtest.photos import find_photos
 from dermserve.loadtest.scenario import Part, Scenario, parse_mix, parse_seconds
 from dermserve.local.signals import ends_by_interrupt
 
@@ -85,6 +86,7 @@ from dermserve.local.signals import ends_by_interrupt
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def capacity(
     server: str | None, local: bool, store: pathlib.Path, metrics: str, tls_ca: pathlib.Path | None,
+    tls_cert: pathlib.Path | None, tls_key: pathlib.Path | None,
     metadata: tuple[str, ...], slo: str, mix: tuple[str, ...], confidence: float, precision: float, probe: float,
     probes: int, callers: str, gateways: int, processes: int, photos: str, warm_up: float, deadline: float,
     out: pathlib.Path, as_json: bool,
@@ -100,6 +102,9 @@ def capacity(
         if any(part.stream for part in parts):
             raise ScenarioError("capacity is found for single calls: leave streams out of --mix")
         limit, milliseconds = _threshold(slo)
+        tls = read_tls(tls_ca, tls_cert, tls_key)
+        if photos:
+            find_photos(pathlib.Path(photos))
         aim = Aim(
             limit=limit, milliseconds=milliseconds, confidence=confidence, precision=precision,
             probe_seconds=probe, probes=probes,
@@ -108,7 +113,7 @@ def capacity(
         base = Scenario(
             target=server or "local", mix=parts, users=1, photos=str(pathlib.Path(photos).resolve()) if photos else "",
             run_time=probe + warm_up, warm_up=warm_up, deadline=deadline,
-            tls_ca=tls_ca.read_text() if tls_ca else "", metadata=read_metadata(metadata),
+            tls_ca=tls.tls_ca, tls_cert=tls.tls_cert, tls_key=tls.tls_key, metadata=read_metadata(metadata),
         )  # fmt: skip
         if local == (server is not None):
             raise ScenarioError("name the gateway with --server HOST:PORT, or start one here with --local")

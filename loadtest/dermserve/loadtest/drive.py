@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import pathlib
 import queue
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from dermserve.client import TLS, Client, DermserveError
+from dermserve.client import Client, DermserveError
 from dermserve.loadtest.errors import GeneratorError, ServerError
 from dermserve.loadtest.local import Server
 from dermserve.loadtest.machine import describe_machine
@@ -48,9 +49,8 @@ def check_server(scenario: Scenario) -> None:
     Raises:
         ServerError: it does not.
     """
-    tls = TLS(root_certificates=scenario.tls_ca.encode()) if scenario.tls_ca else None
     try:
-        with Client(scenario.target, tls=tls, metadata=dict(scenario.metadata), deadline=_PATIENCE) as client:
+        with Client(scenario.target, tls=scenario.tls, metadata=dict(scenario.metadata), deadline=_PATIENCE) as client:
             known = {model.name: model.ready for model in client.models()}
     except DermserveError as error:
         raise ServerError(f"{scenario.target}: {error}; start one with `dermserve up`, or use --local") from error
@@ -133,7 +133,7 @@ def _main_command(scenario: Scenario, generator: Generator, file: pathlib.Path, 
     command = [
         *_locust(files),
         f"--host={scenario.target}",
-        f"--stop-timeout={scenario.deadline:g}",
+        f"--stop-timeout={math.ceil(scenario.deadline)}",
         f"--result={file}",
         "--exit-code-on-error=0",
     ]

@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -49,11 +49,42 @@ def server_options(command: Callable[..., None]) -> Callable[..., None]:
             type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
             help="PEM of the authority to trust. [default: no encryption]",
         ),
+        click.option(
+            "--tls-cert",
+            type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+            help="PEM of this client's own certificate, for a gateway that asks for one (mTLS); with --tls-key.",
+        ),
+        click.option(
+            "--tls-key",
+            type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+            help="PEM of its private key.",
+        ),
         click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Sent with every call; repeatable."),
     )
     for option in reversed(options):
         command = option(command)
     return command
+
+
+class Certificates(NamedTuple):
+    """PEM texts for a Scenario, empty where there is none."""
+
+    tls_ca: str
+    tls_cert: str
+    tls_key: str
+
+
+def read_tls(ca: pathlib.Path | None, cert: pathlib.Path | None, key: pathlib.Path | None) -> Certificates:
+    """Read certificates.
+
+    Raises:
+        ScenarioError: a certificate without its key, a key without its certificate, or either without --tls-ca.
+    """
+    if (cert is None) != (key is None):
+        raise ScenarioError("give --tls-cert and --tls-key together")
+    if cert is not None and ca is None:
+        raise ScenarioError("--tls-cert needs --tls-ca, the authority that the gateway's certificate is checked by")
+    return Certificates(*(file.read_text() if file else "" for file in (ca, cert, key)))
 
 
 def read_metadata(metadata: tuple[str, ...]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from dermserve.imaging import PhotoError, decode
 from dermserve.loadtest.errors import PhotosError
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp")
 _DRAWN = 8
 _QUALITY = 90
 _MOST = 256
@@ -28,7 +28,7 @@ def load_photos(folder: str, sides: Sequence[int] = ()) -> list[bytes]:
     Raises:
         PhotosError: no such folder, no photos in it, or one that the gateway would refuse.
     """
-    originals = _read(pathlib.Path(folder)) if folder else _draw()
+    originals = [_checked(file) for file in find_photos(pathlib.Path(folder))] if folder else _draw()
     return [scale(photo, side) for photo in originals for side in sides] if sides else originals
 
 
@@ -53,13 +53,18 @@ def _draw() -> list[bytes]:
     return [draw_lesion(seed=seed) for seed in range(_DRAWN)]
 
 
-def _read(folder: pathlib.Path) -> list[bytes]:
+def find_photos(folder: pathlib.Path) -> list[pathlib.Path]:
+    """List up to 256 photos below a folder.
+
+    Raises:
+        PhotosError: no such folder, or no photos in it.
+    """
     if not folder.is_dir():
         raise PhotosError(f"{folder} is not a folder: give one with photos, or none to have some drawn")
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in _SUFFIXES)[:_MOST]
     if not files:
         raise PhotosError(f"{folder} has no photos ({', '.join(_SUFFIXES)})")
-    return [_checked(file) for file in files]
+    return files
 
 
 def _checked(file: pathlib.Path) -> bytes:

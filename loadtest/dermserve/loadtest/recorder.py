@@ -58,6 +58,7 @@ class Recorder:
         self._pace = Pace()
         self._generators: list[dict[str, Any]] = []
         self._messages: Counter[str] = Counter()
+        self._faults: list[str] = []
         self.started = time.time()
         self.ended: float | None = None
 
@@ -75,6 +76,10 @@ class Recorder:
     def note_generator(self, name: str, *, cpu: float, lag: float) -> None:
         """Note one second of a generating process: its share of one core, and how late its event loop was in ms."""
         self._generators.append({"second": int(time.time()), "name": name, "cpu": cpu, "lag_ms": lag})
+
+    def note_fault(self, fault: str) -> None:
+        """Add what went wrong with a worker, by which the test has failed."""
+        self._faults.append(fault)
 
     def drain(self) -> dict[str, Any]:
         """Empty it into a message."""
@@ -113,6 +118,7 @@ class Recorder:
             "pace": asdict(self._pace),
             "generators": self._generators,
             "messages": dict(self._messages),
+            "worker_faults": self._faults,
         }
 
 

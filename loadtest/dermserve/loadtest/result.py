@@ -1,5 +1,6 @@
 """The result of a test: what was recorded, and the numbers made of it."""
 
+import csv
 import json
 import math
 import pathlib
@@ -140,9 +141,14 @@ class Result:
         return self.pace.off <= _OFF_PACE
 
     @property
+    def worker_faults(self) -> list[str]:
+        """Give what went wrong with workers, a sentence each."""
+        return list(self.data["worker_faults"])
+
+    @property
     def warnings(self) -> list[str]:
         """What makes the numbers doubtful, a sentence each."""
-        said = []
+        said = self.worker_faults
         pace = self.pace
         if not self.kept_rate:
             said.append(
@@ -179,6 +185,15 @@ def row_json(row: Row) -> dict[str, Any]:
     """Give a row as JSON takes it: no NaN."""
     fields = {name: getattr(row, name) for name in Row.__slots__}
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in fields.items()}
+
+
+def write_csv(result: Result, file: pathlib.Path) -> None:
+    """Write a row for each kind of call, and one for all."""
+    columns = ("method", "model", "mode", "calls", "rate", "p50", "p95", "p99", "worst", "error_rate")
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows({**row_json(row), "method": row.method or "all"} for row in (*result.rows, result.all))
 
 
 def table(rows: Iterable[Row]) -> str:

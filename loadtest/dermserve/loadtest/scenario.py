@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from dermserve.client import TLS
 from dermserve.loadtest.errors import ScenarioError
 from dermserve.loadtest.shapes import SHAPES
 
@@ -82,6 +83,10 @@ class Scenario:
     """Connections of each generating process, which its users take turns with."""
     tls_ca: str = ""
     """PEM of the authority to trust, itself; plaintext when empty."""
+    tls_cert: str = field(default="", repr=False)
+    """PEM of the client's certificate, itself; none when empty."""
+    tls_key: str = field(default="", repr=False)
+    """PEM of its private key, itself."""
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Sent with every call."""
 
@@ -109,6 +114,17 @@ class Scenario:
         """Calls a second of one user of an open loop."""
         return None if self.rate is None else self.rate / self.peak_users
 
+    @property
+    def tls(self) -> TLS | None:
+        """The connections' encryption; None for plaintext."""
+        if not self.tls_ca:
+            return None
+        return TLS(
+            root_certificates=self.tls_ca.encode(),
+            certificate_chain=self.tls_cert.encode() or None,
+            private_key=self.tls_key.encode() or None,
+        )
+
     def to_json(self) -> str:
         """Write it as one line."""
         return json.dumps(asdict(self))
@@ -117,7 +133,7 @@ class Scenario:
         """Give it as it may be shown: without metadata, which may hold tokens, and certificates."""
         shown = asdict(self)
         shown["metadata"] = sorted(self.metadata)
-        shown["tls_ca"] = bool(self.tls_ca)
+        shown |= {name: bool(shown[name]) for name in ("tls_ca", "tls_cert", "tls_key")}
         return shown
 
     @classmethod

@@ -16,11 +16,13 @@ from locust import User, events
 
 from dermserve.client import TLS
 from dermserve.loadtest.calls import Call, ReportCalls
+from dermserve.loadtest.errors import PhotosError
 from dermserve.loadtest.pacing import Timeline
 from dermserve.loadtest.photos import load_photos
 from dermserve.loadtest.recorder import Recorder
 from dermserve.loadtest.scenario import Part, Scenario
 from dermserve.loadtest.watching import watch
+from dermserve.loadtest.workers import Workers, prepare
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
 grpc_gevent.init_gevent()
@@ -30,6 +32,8 @@ RECORDER = Recorder()
 _LAST = "dermserve_last"
 ENDING = threading.Event()
 """Set when this process was asked to end; the shape sees to it."""
+WORKERS: list[Workers] = []
+"""Of the master, where this process is one."""
 
 
 class _Shared:
@@ -44,7 +48,8 @@ class _Shared:
         key = (folder, tuple(sides))
         with self._lock:
             if key not in self._photos:
-                self._photos[key] = load_photos(folder, sides)
+                # In a native thread: reading and scaling take seconds, and heartbeats and calls must go on meanwhile.
+                self._photos[key] = gevent.get_hub().threadpool.apply(load_photos, (folder, tuple(sides)))
             return self._photos[key]
 
     def channel(self, target: str, tls: TLS | None, count: int) -> grpc.Channel:
@@ -217,7 +222,7 @@ class ScenarioUser(ClassifyUser):
         self.deadline = scenario.deadline  # type: ignore[misc]
         self.connections = scenario.connections  # type: ignore[misc]
         self.metadata = scenario.metadata  # type: ignore[misc]
-        self.tls = TLS(root_certificates=scenario.tls_ca.encode()) if scenario.tls_ca else None  # type: ignore[misc]
+        self.tls = scenario.tls  # type: ignore[misc]
         self._timeline: Timeline | None = None
         super().__init__(environment)
 
@@ -254,27 +259,50 @@ def _add_options(parser: Any) -> None:
 @events.init.add_listener  # type: ignore[untyped-decorator]
 def _record(environment: Any, runner: Any, **_: Any) -> None:
     """Record on whatever this process is: alone, a worker, or the master that gathers."""
-    from locust.runners import MasterRunner, WorkerRunner
+    from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
     options = environment.parsed_options
-    if options is not None and options.scenario:  # photos take a while, which is no part of the test
-        scenario = Scenario.from_json(options.scenario)
-        _SHARED.photos(scenario.photos, scenario.sides)
     worker = isinstance(runner, WorkerRunner)
+    if isinstance(runner, LocalRunner):
+        try:
+            _load_photos(options)
+        except PhotosError as error:
+            raise SystemExit(str(error)) from error  # Locust goes on after any other exception
     environment.events.test_start.add_listener(lambda **_: RECORDER.clear())
     watch(environment, RECORDER, generates=not isinstance(runner, MasterRunner), shows=not worker)
     if runner is not None:
         # Locust sets its own handler only once a shape has ended; until then SIGTERM would lose the result.
-        gevent.signal_handler(signal.SIGTERM, ENDING.set)
+        gevent.signal_handler(signal.SIGTERM, _end, runner)
     if worker:
         environment.events.report_to_master.add_listener(
             lambda client_id, data, **_: data.update(dermserve=RECORDER.drain())
         )
         # The users' last words: on its own, Locust sends what came since the last report only when it quits.
         environment.events.test_stop.add_listener(lambda **_: runner.send_message(_LAST, RECORDER.drain()))
+        # The scenario comes with the first message that starts users.
+        environment.events.test_start.add_listener(
+            lambda **_: gevent.spawn(prepare, runner, lambda: _load_photos(environment.parsed_options))
+        )
         return
     if isinstance(runner, MasterRunner):
+        WORKERS.append(Workers(runner, expected=options.expect_workers, recorder=RECORDER))
         environment.events.worker_report.add_listener(lambda client_id, data, **_: RECORDER.absorb(data["dermserve"]))
         runner.register_message(_LAST, lambda msg, **_: RECORDER.absorb(msg.data))
     if options is not None and options.result:
         environment.events.quitting.add_listener(lambda **_: RECORDER.write(pathlib.Path(options.result)))
+
+
+def _load_photos(options: Any) -> None:
+    if options is not None and options.scenario:
+        scenario = Scenario.from_json(options.scenario)
+        _SHARED.photos(scenario.photos, scenario.sides)
+
+
+def _end(runner: Any) -> None:
+    """End the test; where none has started, for want of workers, end at once."""
+    from locust.runners import STATE_INIT
+
+    ENDING.set()
+    if runner.state == STATE_INIT:
+        runner.quit()
+        raise SystemExit(1)
