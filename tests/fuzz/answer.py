@@ -10,12 +10,10 @@ from tests.fuzz import fuzzing
 
 with fuzzing.instrumented():
     from dermserve.contract import CardError, parse_card, render_card
-    from dermserve.gateway.answer import write_answer
-    from dermserve.gateway.check import check_scores
+    from dermserve.gateway.answer import check_scores, write_answer
     from dermserve.gateway.errors import InvalidModelOutputError
-    from dermserve.gateway.reduce import reduce_views
     from dermserve.gateway.tfserving import Scores, float_array, string_scalar
-    from dermserve.imaging import STANDARD_VIEWS
+    from dermserve.imaging import STANDARD_VIEWS, measure
     from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
     from dermserve.v1 import card_pb2, classifier_pb2
 
@@ -23,12 +21,20 @@ with fuzzing.instrumented():
 CARD = card_pb2.Card(
     schema_version=1,
     model="m",
-    classes=[card_pb2.ClassInfo(code=code, name=code) for code in "abc"],
+    classes=[card_pb2.ClassInfo(code=code, name=code, malignant=code == "a") for code in "abc"],
     input=card_pb2.InputSpec(height=8, width=8, fit=card_pb2.FIT_CENTER_CROP),
     views=STANDARD_VIEWS,
     provenance=card_pb2.Provenance(training=card_pb2.TRAINING_TRAINED),
-    calibration=card_pb2.Calibration(temperature=1, min_confidence=0.5, max_view_std=0.1, max_ood_score=3),
+    calibration=card_pb2.Calibration(
+        temperature=1,
+        min_confidence=0.5,
+        max_view_std=0.1,
+        max_ood_score=3,
+        rule_out={"threshold": 0.2},
+        rule_in={"threshold": 0.8},
+    ),
 )
+MEASURES = measure(np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8))
 
 
 def target(data: bytes) -> None:
@@ -46,7 +52,7 @@ def _answer(response: serving_pb2.PredictResponse) -> None:
     probabilities = float_array(response.outputs["probabilities"], name="probabilities")
     ood_scores = float_array(response.outputs["ood_score"], name="ood_score")
     scores = Scores(views=2, version=1, probabilities=probabilities, ood_scores=ood_scores)
-    answer = write_answer(reduce_views(check_scores(scores, card=CARD)), card=CARD)
+    answer = write_answer(check_scores(scores, card=CARD), MEASURES, card=CARD, include_rejected_classes=True)
     assert abs(sum(score.probability for score in answer.classes) - 1) < 1e-3
     assert all(np.isfinite([score.probability, score.std]).all() for score in answer.classes)
     assert (answer.verdict == classifier_pb2.VERDICT_CONFIDENT) == (not answer.reasons)

@@ -17,20 +17,28 @@ from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
 from dermserve.v1 import card_pb2
 
 CODES = {"resnet50": ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"), "mobilenet_v3_small": ("bcc", "scc", "normal")}
+MALIGNANT = frozenset({"akiec", "bcc", "mel", "scc"})
 AVAILABLE = serving_pb2.ModelVersionStatus.STATE_AVAILABLE
 
 
-def make_card(model: str = "resnet50", *, trained: bool = True, size: int = 224, **calibration: float) -> card_pb2.Card:
+def make_card(
+    model: str = "resnet50", *, trained: bool = True, size: int = 224, rule_out: float = 0.5, **calibration: object
+) -> card_pb2.Card:
+    """Make a card; with any calibration it has a rule_out and, unless given, a rule_in of 0.9."""
     card = card_pb2.Card(
         schema_version=1,
         model=model,
-        classes=[card_pb2.ClassInfo(code=code, name=f"full {code}") for code in CODES[model]],
+        classes=[
+            card_pb2.ClassInfo(code=code, name=f"full {code}", malignant=code in MALIGNANT) for code in CODES[model]
+        ],
+        weights_digest=f"digest of {model}",
         input=card_pb2.InputSpec(height=size, width=size, fit=card_pb2.FIT_CENTER_CROP),
         views=STANDARD_VIEWS,
         provenance=card_pb2.Provenance(training=card_pb2.TRAINING_TRAINED if trained else card_pb2.TRAINING_NONE),
     )
     if calibration:
-        card.calibration.CopyFrom(card_pb2.Calibration(**{"temperature": 1.0, **calibration}))
+        points = {"rule_out": {"threshold": rule_out}, "rule_in": {"threshold": 0.9}}
+        card.calibration.CopyFrom(card_pb2.Calibration(**{"temperature": 1.0, **points, **calibration}))
     return card
 
 

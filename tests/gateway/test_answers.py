@@ -1,5 +1,7 @@
 """What a good request gets."""
 
+import importlib.metadata
+
 import numpy as np
 import pytest
 
@@ -22,7 +24,14 @@ async def test_an_answer_says_everything_about_itself(running):
     assert sum(score.probability for score in answer.classes) == pytest.approx(1)
     assert (answer.verdict, list(answer.reasons)) == (classifier_pb2.VERDICT_CONFIDENT, [])
     assert (answer.views_asked, answer.views_used) == (1, 1)
-    assert answer.notice == NOTICE
+    assert answer.notice.endswith(NOTICE)
+    assert answer.malignancy.level == classifier_pb2.RISK_LEVEL_LOW
+    assert answer.malignancy.probability == pytest.approx(0.15, abs=1e-6)
+    assert answer.named_class == "bkl"
+    assert (answer.weights_digest, answer.gateway_version) == (
+        "digest of resnet50",
+        importlib.metadata.version("dermserve"),
+    )
     assert answer.timings.total_ms > answer.timings.predict_ms > 0
     assert answer.timings.decode_ms > 0
 
@@ -66,7 +75,7 @@ async def test_a_request_id_that_is_not_fit_for_a_log_is_replaced(running, bad):
 
 
 async def test_a_version_or_a_label_answers_when_named(running, tfs):
-    tfs.models["resnet50"][2] = Version(make_card(min_confidence=0.9))
+    tfs.models["resnet50"][2] = Version(make_card(min_confidence=0.5, rule_out=0.1))
     tfs.labels["resnet50", "stable"] = 1
     async with running() as world:
         for choice, version in (({}, 2), ({"version": 1}, 1), ({"version": 2}, 2), ({"label": "stable"}, 1)):

@@ -1,4 +1,4 @@
-"""The stages that are plain functions: tensors, reduce, verdict; and the pool of threads that decode."""
+"""Tensors, and the pool of threads that decode."""
 
 import asyncio
 import threading
@@ -9,80 +9,9 @@ import pytest
 
 from dermserve.gateway.errors import InvalidModelOutputError
 from dermserve.gateway.photos import Workers
-from dermserve.gateway.reduce import Reduced, reduce_views
-from dermserve.gateway.tfserving import Scores, float_array, uint8_tensor
-from dermserve.gateway.verdict import judge
+from dermserve.gateway.tfserving import float_array, uint8_tensor
 from dermserve.tfserving.v1 import tensor_pb2
-from dermserve.v1 import card_pb2, classifier_pb2
-from dermserve.v1.classifier_pb2 import (
-    REASON_LOW_CONFIDENCE,
-    REASON_NOT_SKIN,
-    REASON_UNCALIBRATED_MODEL,
-    REASON_UNTRAINED_MODEL,
-    REASON_VIEW_DISAGREEMENT,
-    VERDICT_CONFIDENT,
-    VERDICT_REJECTED,
-    VERDICT_UNCERTAIN,
-)
-from tests.gateway.fake_tfserving import floats, make_card
-
-SURE = {"min_confidence": 0.6, "max_view_std": 0.1, "max_ood_score": 5.0}
-
-
-def _reduced(*, top: float = 0.9, std: float = 0.0, ood: float = 0.0) -> Reduced:
-    mean = np.array([1 - top, top])
-    return Reduced(mean=mean, std=np.array([0.5, std]), ranking=(1, 0), views=10, ood_score=ood)
-
-
-@pytest.mark.parametrize(
-    ("reduced", "calibration", "verdict", "reasons"),
-    [
-        (_reduced(), SURE, VERDICT_CONFIDENT, []),
-        (_reduced(top=0.6, std=0.1, ood=5.0), SURE, VERDICT_CONFIDENT, []),
-        (_reduced(top=0.59), SURE, VERDICT_UNCERTAIN, [REASON_LOW_CONFIDENCE]),
-        (_reduced(std=0.11), SURE, VERDICT_UNCERTAIN, [REASON_VIEW_DISAGREEMENT]),
-        (_reduced(ood=5.1), SURE, VERDICT_REJECTED, [REASON_NOT_SKIN]),
-        (
-            _reduced(top=0.5, std=0.2, ood=9.0),
-            SURE,
-            VERDICT_REJECTED,
-            [REASON_NOT_SKIN, REASON_LOW_CONFIDENCE, REASON_VIEW_DISAGREEMENT],
-        ),
-        (_reduced(top=1.0), {}, VERDICT_UNCERTAIN, [REASON_UNCALIBRATED_MODEL]),
-        (_reduced(top=1.0), {"max_view_std": 0.1}, VERDICT_UNCERTAIN, [REASON_UNCALIBRATED_MODEL]),
-        (
-            _reduced(ood=9.0),
-            {"max_ood_score": 5.0},
-            VERDICT_REJECTED,
-            [REASON_NOT_SKIN, REASON_UNCALIBRATED_MODEL],
-        ),
-        (_reduced(std=0.4, ood=99.0), {"min_confidence": 0.1}, VERDICT_CONFIDENT, []),
-        (_reduced(top=0.0), {"min_confidence": 0.0}, VERDICT_CONFIDENT, []),
-    ],
-)
-def test_the_verdict_follows_the_cards_thresholds(reduced, calibration, verdict, reasons):
-    assert judge(reduced, card=make_card(**calibration)) == (verdict, reasons)
-
-
-@pytest.mark.parametrize("training", [card_pb2.TRAINING_NONE, card_pb2.TRAINING_UNSPECIFIED])
-def test_an_untrained_model_is_never_trusted_whatever_its_thresholds(training):
-    card = make_card(**SURE)
-    card.provenance.training = training
-    assert judge(_reduced(top=1.0, ood=99.0), card=card) == (VERDICT_UNCERTAIN, [REASON_UNTRAINED_MODEL])
-
-
-def test_every_reason_has_a_way_to_be_given():
-    given = {REASON_NOT_SKIN, REASON_LOW_CONFIDENCE, REASON_VIEW_DISAGREEMENT}
-    given |= {REASON_UNCALIBRATED_MODEL, REASON_UNTRAINED_MODEL}
-    assert given == set(classifier_pb2.Reason.values()) - {classifier_pb2.REASON_UNSPECIFIED}
-
-
-def test_ties_are_ranked_in_the_cards_order_and_the_identity_gives_the_ood_score():
-    probabilities = np.array([[0.25, 0.25, 0.25, 0.25], [0.1, 0.4, 0.1, 0.4]], np.float32)
-    reduced = reduce_views(Scores(2, 1, probabilities, np.array([2.0, 7.0], np.float32)))
-    assert reduced.ranking == (1, 3, 0, 2)
-    assert (reduced.ood_score, reduced.views) == (2.0, 2)
-    np.testing.assert_allclose(reduced.std, [0.075] * 4, atol=1e-7)
+from tests.gateway.fake_tfserving import floats
 
 
 def test_pixels_travel_as_content():

@@ -38,9 +38,8 @@ def _pixels(data: bytes) -> np.ndarray:
 
 def test_a_photo_becomes_its_centre_square() -> None:
     expected = Image.fromarray(_NOISE[:, 15:105]).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
-    pixels = _pixels(_file(Image.fromarray(_NOISE), "PNG"))
-    inside = slice(1, -1)  # at its sides the filter sees what lies beyond the square
-    assert (pixels[:, inside] == np.asarray(expected)[:, inside]).all()
+    pixels = _pixels(_file(Image.fromarray(_NOISE), "PNG")).astype(int)
+    assert np.abs(pixels - np.asarray(expected)).max() <= 1
 
 
 @pytest.mark.parametrize("shape", [(91, 120), (120, 91), (97, 33), (32, 5000), (64, 64)])

@@ -1,18 +1,127 @@
-"""What is measured of photos, to notice when others come."""
+"""What is measured of photos: whether they can be judged, and whether others come."""
+
+import io
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from PIL import Image, ImageEnhance, ImageFilter
 
-from dermserve.imaging import measure
+from dermserve.imaging import Measures, measure
+
+SIDE = 224
 
 
-def test_a_flat_picture_is_as_bright_as_it_is_and_not_sharp() -> None:
-    found = measure(np.full((8, 6, 3), 77, np.uint8))
-    assert (found.brightness, found.sharpness) == (77.0, 0.0)
+def skin(seed: int = 0, side: int = SIDE) -> np.ndarray:
+    """Draw skin with grain and hairs, light from one side, and a brown lesion with spots in it."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:side, 0:side] / side
+    image = np.stack([np.full((side, side), value) for value in (215.0, 165.0, 140.0)], axis=-1)
+    image += 25 * (columns - 0.5)[..., None]
+    lesion = 1 / (1 + np.exp((np.hypot(rows - 0.5, columns - 0.5) - 0.25) * 40))
+    spots = rng.normal(0, 1, (side // 4, side // 4)).repeat(4, 0).repeat(4, 1)[..., None] * (18, 10, 4)
+    image += lesion[..., None] * (np.asarray((-70.0, -80.0, -60.0)) + spots)
+    image += rng.normal(0, 7, (side, side, 1)) + rng.normal(0, 6, (side, side, 3))
+    for column in rng.integers(0, side - 40, 12):
+        image[np.arange(side), (column + np.arange(side) // 6) % side] -= 70
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def spoiled(change: Callable[[Image.Image], Image.Image], seed: int = 0) -> Measures:
+    return measure(np.asarray(change(Image.fromarray(skin(seed)))))
+
+
+def gamma(exponent: float) -> Callable[[Image.Image], Image.Image]:
+    return lambda image: image.point([round(255 * (value / 255) ** exponent) for value in range(256)] * 3)
+
+
+def exposed(factor: float) -> Callable[[Image.Image], Image.Image]:
+    return lambda image: ImageEnhance.Brightness(image).enhance(factor)
+
+
+def jpeg(image: Image.Image) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=85)
+    return Image.open(file).convert("RGB")
+
+
+def sepia(image: Image.Image) -> Image.Image:
+    gray = np.asarray(image.convert("L"), float)[..., None]
+    return Image.fromarray((gray * (1.07, 0.87, 0.67)).clip(0, 255).astype(np.uint8))
+
+
+def moved(image: Image.Image, *, columns: int = 0, rows: int = 0, steps: int = 16) -> Image.Image:
+    pixels = np.asarray(image, float)
+    shifts = [(round(rows * step / steps), round(columns * step / steps)) for step in range(steps)]
+    return Image.fromarray(np.mean([np.roll(pixels, shift, (0, 1)) for shift in shifts], axis=0).astype(np.uint8))
+
+
+GOOD = [measure(skin(seed)) for seed in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "below"),
+    [
+        (exposed(0.4), "highlights", True),
+        (exposed(0.15), "midtones", True),
+        (gamma(3.0), "highlights", True),
+        (exposed(1.8), "glare", False),
+        (lambda image: image.point([min(255, value + 90) for value in range(256)] * 3), "midtones", False),
+        (gamma(0.25), "midtones", False),
+        (lambda image: image.convert("L").convert("RGB"), "color", True),
+        (lambda image: jpeg(image.convert("L").convert("RGB")), "color", True),
+        (lambda image: ImageEnhance.Color(image).enhance(0.1), "color", True),
+        (sepia, "color", True),
+        (lambda image: jpeg(sepia(image)), "color", True),
+        (lambda image: image.filter(ImageFilter.GaussianBlur(4.5)), "detail", True),
+        (lambda image: jpeg(image.filter(ImageFilter.GaussianBlur(4.5))), "detail", True),
+        (lambda image: image.filter(ImageFilter.BoxBlur(6)), "detail", True),
+        (lambda image: moved(image, columns=16), "detail", True),
+        (lambda image: moved(image, rows=16), "detail", True),
+        (lambda image: moved(image, rows=12, columns=12), "detail", True),
+        (lambda image: moved(image, rows=-12, columns=12), "detail", True),
+        (lambda image: image.resize((12, 12)).resize((SIDE, SIDE), Image.Resampling.BILINEAR), "detail", True),
+        (
+            lambda image: image.crop((0, 0, 24, 24)).filter(ImageFilter.GaussianBlur(9)).resize(image.size),
+            "contrast",
+            1,
+        ),
+        (lambda image: Image.new("RGB", image.size, (225, 190, 160)), "contrast", True),
+    ],
+)
+def test_what_spoils_a_photo_shows_in_its_measure(change, name, below):
+    good = [getattr(found, name) for found in GOOD]
+    for seed in range(4):
+        bad = getattr(spoiled(change, seed), name)
+        assert bad < 0.8 * min(good) if below else bad > 1.2 * max(good)
+
+
+def test_a_flat_picture_is_as_bright_as_it_is_and_shows_nothing() -> None:
+    found = measure(np.full((16, 12, 3), 77, np.uint8))
+    assert (found.brightness, found.midtones, found.highlights) == pytest.approx((77, 77, 77))
+    assert (found.sharpness, found.color, found.detail, found.contrast, found.glare) == (0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_black_and_white_pictures_are_measured_without_a_division_by_nothing(value: int) -> None:
+    found = measure(np.full((SIDE, SIDE, 3), value, np.uint8))
+    assert (found.midtones, found.contrast, found.glare) == (value, 0, value // 255)
+
+
+def test_a_darker_exposure_leaves_what_a_photo_shows() -> None:
+    dark = spoiled(exposed(0.3))
+    assert dark.contrast == pytest.approx(GOOD[0].contrast, rel=0.1)
+    assert dark.detail == pytest.approx(GOOD[0].detail, rel=0.1)
 
 
 def test_differences_do_not_wrap_around() -> None:
-    pixels = np.zeros((4, 4, 3), np.uint8)
-    pixels[:, ::2] = 255
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:, 2::4], pixels[:, 3::4] = 255, 255
     assert measure(pixels).sharpness == pytest.approx(127.5)
     assert measure(pixels.swapaxes(0, 1)).sharpness == pytest.approx(127.5)
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (5, 9), (31, 224), (225, 225)])
+def test_any_size_can_be_measured(shape: tuple[int, int]) -> None:
+    found = measure(np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8))
+    assert all(np.isfinite(getattr(found, name)) for name in Measures.__slots__)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dermserve.models.training.errors import RunError
+from dermserve.models.training.errors import DataError, RunError
 from dermserve.models.training.layouts import Sample
-from dermserve.models.training.splits import Part, Protocol, read_split, split, write_split
+from dermserve.models.training.splits import Part, Protocol, Recorded, read_split, require_parts, split, write_split
 
 SAMPLES = [
     Sample(Path(f"{label}/{label}_{index}.jpg"), label, f"lesion{label}_{index // (1 + label)}")
@@ -58,10 +58,44 @@ def test_a_split_of_the_data_set_is_kept() -> None:
     assert Part.VALIDATION in parts.values()
 
 
+def test_photos_that_the_data_set_validates_on_validate() -> None:
+    kinds = ("test", "validation", "train", "")
+    fixed = [Sample(s.path, s.label, s.path.name, kinds[i % 4]) for i, s in enumerate(SAMPLES)]
+    for sample, part in divide(fixed).items():
+        assert part == (sample.split or "train")
+
+
+def test_copies_stay_together_even_when_photos_are_drawn_one_by_one() -> None:
+    twins = [Sample(Path(f"{i}.jpg"), 0, f"lesion{i}", digest=f"bytes{i // 2}") for i in range(200)]
+    parts = {sample.path.stem: part for sample, part in divide(twins, Protocol.IMAGE).items()}
+    assert all(parts[f"{i}"] == parts[f"{i + 1}"] for i in range(0, 200, 2))
+    assert len(set(parts.values())) == 3
+
+
+SHARES = {Part.TRAIN: 0.7, Part.VALIDATION: 0.15, Part.TEST: 0.15}
+
+
+@pytest.mark.parametrize(("count", "enough"), [(1, False), (3, False), (4, True), (10, True)])
+def test_a_class_without_photos_in_a_part_is_refused_with_counts(count: int, enough: bool) -> None:
+    rare = [Sample(Path(f"rare{i}.jpg"), 1, f"rare{i}") for i in range(count)]
+    parts = divide([*SAMPLES[:200], *rare])
+    if enough:
+        return require_parts(parts, ("nv", "df"), SHARES)
+    lesions = rf"df \({count} lesions\): at 15%, about 4 lesions of a class are needed"
+    with pytest.raises(DataError, match=rf"validation has no photo of {lesions}; test has no photo of {lesions}"):
+        require_parts(parts, ("nv", "df"), SHARES)
+
+
+def test_own_validation_photos_must_have_every_class_and_own_test_photos_need_not() -> None:
+    samples = [Sample(Path(f"{i}.jpg"), i % 2, f"{i}", "validation" if i in (0, 2) else "train") for i in range(40)]
+    with pytest.raises(DataError, match=r"validation has no photo of df \(20 lesions\), by the data set's own split"):
+        require_parts(divide(samples), ("nv", "df"), {Part.VALIDATION: None})
+
+
 def test_a_split_is_read_as_it_was_written(tmp_path: Path) -> None:
     parts = divide(SAMPLES)
     write_split(tmp_path / "split.csv", parts)
-    assert read_split(tmp_path / "split.csv") == {s.name: (s.lesion, part) for s, part in parts.items()}
+    assert read_split(tmp_path / "split.csv") == {s.name: Recorded(s.lesion, part, "") for s, part in parts.items()}
 
 
 def test_a_missing_split_says_what_to_pass(tmp_path: Path) -> None:

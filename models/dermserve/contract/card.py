@@ -62,6 +62,7 @@ def validate_card(card: card_pb2.Card) -> None:
     if card.HasField("calibration"):
         _validate_calibration(card.calibration)
         _validate_looks(card)
+        _validate_risk(card)
     if card.HasField("profile"):
         _validate_profile(card)
 
@@ -83,8 +84,30 @@ def _validate_calibration(calibration: card_pb2.Calibration) -> None:
         value = getattr(calibration, field)
         if calibration.HasField(field) and not 0 <= value <= 1:
             raise CardError(f"calibration.{field} must lie in 0..1, not {value}")
-    if calibration.HasField("max_ood_score") and not math.isfinite(calibration.max_ood_score):
-        raise CardError("calibration.max_ood_score must be finite")
+    for field in ("max_ood_score", "max_scope_score"):
+        if calibration.HasField(field) and not math.isfinite(getattr(calibration, field)):
+            raise CardError(f"calibration.{field} must be finite")
+    for limit, value in calibration.quality.ListFields():
+        if not math.isfinite(value):
+            raise CardError(f"calibration.quality.{limit.name} must be finite")
+
+
+def _validate_risk(card: card_pb2.Card) -> None:
+    """Check that the malignancy risk can be judged where its thresholds are given."""
+    points = {name: getattr(card.calibration, name) for name in ("rule_out", "rule_in")}
+    given = [name for name in points if card.calibration.HasField(name)]
+    if not given:
+        return
+    if len(given) == 1:
+        raise CardError(f"calibration.{given[0]} needs the other of rule_out and rule_in beside it")
+    if not any(info.malignant for info in card.classes):
+        raise CardError("calibration.rule_out needs a class that is malignant")
+    if not 0 <= points["rule_out"].threshold <= points["rule_in"].threshold <= 1:
+        raise CardError("calibration.rule_out and rule_in must have thresholds in 0..1 that ascend")
+    for name, point in points.items():
+        for share in (point.sensitivity, point.specificity):
+            if not 0 <= share.low <= share.value <= share.high <= 1:
+                raise CardError(f"calibration.{name}: a share must lie in 0..1 and within its interval")
 
 
 def _validate_looks(card: card_pb2.Card) -> None:

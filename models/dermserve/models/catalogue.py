@@ -13,19 +13,26 @@ class LesionClass:
     """Short code, as in the data set."""
     name: str
     """Full name."""
+    common_name: str
+    """Word for people who are not physicians."""
     malignant: bool
     """Cancer or its precursor."""
 
 
-_AKIEC = LesionClass("akiec", "actinic keratosis or intraepithelial carcinoma (Bowen's disease)", malignant=True)
-_BCC = LesionClass("bcc", "basal cell carcinoma", malignant=True)
-_BKL = LesionClass("bkl", "benign keratosis-like lesion", malignant=False)
-_DF = LesionClass("df", "dermatofibroma", malignant=False)
-_MEL = LesionClass("mel", "melanoma", malignant=True)
-_NV = LesionClass("nv", "melanocytic nevus", malignant=False)
-_VASC = LesionClass("vasc", "vascular lesion", malignant=False)
-_SCC = LesionClass("scc", "squamous cell carcinoma", malignant=True)
-_NORMAL = LesionClass("normal", "normal skin", malignant=False)
+_AKIEC = LesionClass(
+    "akiec",
+    "actinic keratosis or intraepithelial carcinoma (Bowen's disease)",
+    "sun damage that can become skin cancer",
+    malignant=True,
+)
+_BCC = LesionClass("bcc", "basal cell carcinoma", "a common skin cancer (basal cell)", malignant=True)
+_BKL = LesionClass("bkl", "benign keratosis-like lesion", "age spot or similar harmless growth", malignant=False)
+_DF = LesionClass("df", "dermatofibroma", "harmless firm skin nodule", malignant=False)
+_MEL = LesionClass("mel", "melanoma", "melanoma, a dangerous skin cancer", malignant=True)
+_NV = LesionClass("nv", "melanocytic nevus", "mole", malignant=False)
+_VASC = LesionClass("vasc", "vascular lesion", "blood vessel mark", malignant=False)
+_SCC = LesionClass("scc", "squamous cell carcinoma", "a skin cancer (squamous cell)", malignant=True)
+_NORMAL = LesionClass("normal", "normal skin", "normal skin", malignant=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,12 @@ class FeatureDistance:
     """float32 [F, K]; projection · projectionᵀ is the precision matrix, or a part of it of rank K."""
     unit: bool = False
     """Whether features are scaled to unit length first (Müller & Hein, "Mahalanobis++", ICML 2025)."""
+    scope: NDArray[np.float32] | None = None
+    """float32 [F + 1]: weights of the features, scaled as above, and a constant. With it the score of a photo within
+    `limit` is the logistic of their sum, below 1: how likely the lesion is of a class the network does not know. Beyond
+    the limit the score is the distance over the limit, above 1."""
+    limit: float = 0.0
+    """Distance beyond which a photo does not show skin; for `scope` alone."""
 
 
 class Weights(enum.StrEnum):
@@ -112,7 +118,12 @@ def _distance(features: Tensor, distance: FeatureDistance) -> Tensor:
         features = tf.math.l2_normalize(features, axis=-1, epsilon=_LEAST_SQUARE)
     projected = distance.centers.astype(np.float64) @ distance.projection  # once, not for every photo
     whitened = (features @ distance.projection)[:, tf.newaxis] - projected.astype(np.float32)[tf.newaxis]
-    return tf.reduce_min(tf.reduce_sum(whitened**2, axis=-1), axis=-1)
+    away = tf.reduce_min(tf.reduce_sum(whitened**2, axis=-1), axis=-1)
+    if distance.scope is None:
+        return away
+    logits = tf.linalg.matvec(features, distance.scope[:-1]) + distance.scope[-1]
+    relative = away / np.float32(distance.limit)
+    return tf.where(relative > 1, relative, tf.sigmoid(logits))
 
 
 def signatures(core: Core, *, side: int, views: Sequence[str], card: str) -> dict[str, Any]:

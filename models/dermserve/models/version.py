@@ -1,5 +1,6 @@
 """Writing a version: network in, checked SavedModel in the store out."""
 
+import dataclasses
 import datetime
 import importlib.metadata
 import pathlib
@@ -92,7 +93,7 @@ def make_card(content: Content, spec: Spec) -> card_pb2.Card:
     card = card_pb2.Card(
         schema_version=SCHEMA_VERSION,
         model=spec.name,
-        classes=[card_pb2.ClassInfo(code=c.code, name=c.name, malignant=c.malignant) for c in spec.classes],
+        classes=[card_pb2.ClassInfo(**dataclasses.asdict(item)) for item in spec.classes],
         input=card_pb2.InputSpec(height=side, width=side, fit=card_pb2.FIT_CENTER_CROP),
         views=STANDARD_VIEWS,
         parameters=content.network.count_params(),

@@ -1,38 +1,255 @@
-"""Stage *answer*: the prediction in the API's words."""
+"""From a model server's scores to the API's answer: check, reduce, judge, write. Pure functions, no state.
 
-from collections.abc import Iterable
+The card decides everything. A network that was never trained on skin, or one without fitted rule_out and rule_in, is
+never trusted. Otherwise the malignancy risk, the summed probability of the card's malignant classes, decides: below
+rule_out cancer is ruled out, from rule_in it is likely, between them the model abstains. It abstains, too, from a photo
+that is too bad to be judged, that shows a lesion of a kind the model does not know, or whose views disagree. Each
+threshold that the card gives is applied; one that it does not give is not.
 
-from dermserve.gateway.reduce import Reduced
-from dermserve.gateway.verdict import judge
+- An answer has the level LOW only if it is CONFIDENT: no missed cancer hides behind a bad photo.
+- A confident answer names its class only if that is probable enough; the risk may be clear when the class is not.
+"""
+
+import importlib.metadata
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dermserve.gateway.errors import InvalidModelOutputError
+from dermserve.gateway.tfserving import Scores
+from dermserve.imaging import Measures
 from dermserve.v1 import card_pb2, classifier_pb2
-
-NOTICE = (
-    "Screening aid, not a diagnosis: it can miss skin cancer and can see it where there is none. "
-    "When in doubt, or when a spot changes, itches or bleeds, see a dermatologist."
+from dermserve.v1.classifier_pb2 import (
+    REASON_BLURRED,
+    REASON_LOW_CONFIDENCE,
+    REASON_NO_COLOR,
+    REASON_NOT_SKIN,
+    REASON_OUT_OF_SCOPE,
+    REASON_TOO_BRIGHT,
+    REASON_TOO_DARK,
+    REASON_UNCALIBRATED_MODEL,
+    REASON_UNIFORM,
+    REASON_UNTRAINED_MODEL,
+    REASON_VIEW_DISAGREEMENT,
+    RISK_LEVEL_HIGH,
+    RISK_LEVEL_INTERMEDIATE,
+    RISK_LEVEL_LOW,
+    RISK_LEVEL_UNSPECIFIED,
+    VERDICT_CONFIDENT,
+    VERDICT_REJECTED,
+    VERDICT_UNCERTAIN,
 )
-"""The screening-aid notice of every answer."""
+
+GATEWAY_VERSION = importlib.metadata.version("dermserve")
+
+NOTICE = "Screening aid, not a diagnosis: it can miss skin cancer and can see it where there is none."
+"""The last sentence of every answer's notice."""
+
+_SUM_TOLERANCE = 1e-3
+"""How far from 1 float32 probabilities may sum; 1000 classes of rounding stay well within."""
+
+_BY_LEVEL = {
+    RISK_LEVEL_LOW: "No sign of skin cancer was found. If the spot is new, changes, itches or bleeds, see a "
+    "dermatologist all the same.",
+    RISK_LEVEL_INTERMEDIATE: "Skin cancer can't be ruled out: have the spot seen by a dermatologist soon.",
+    RISK_LEVEL_HIGH: "The spot looks like skin cancer: have it seen by a dermatologist now.",
+    RISK_LEVEL_UNSPECIFIED: "This says nothing about the spot: if in doubt, have it seen by a dermatologist.",
+}
+_BY_REASON = {
+    REASON_NOT_SKIN: "Take another photo, of the spot alone.",
+    REASON_OUT_OF_SCOPE: "This model does not know every kind of spot, and probably not this one.",
+    REASON_TOO_DARK: "The photo is too dark: take another with more light.",
+    REASON_TOO_BRIGHT: "The photo is too bright: take another without flash or direct sun.",
+    REASON_NO_COLOR: "The photo has no natural colour: take another in colour, without filters.",
+    REASON_BLURRED: "The photo is blurred: hold still, focus on the spot and take another.",
+    REASON_UNIFORM: "The photo shows no spot: take another with the spot in the centre.",
+}
+_SHOWS_NO_KNOWN_LESION = frozenset({REASON_OUT_OF_SCOPE, REASON_UNIFORM})
+"""Reasons for which even a high risk means nothing."""
 
 
-def write_answer(reduced: Reduced, *, card: card_pb2.Card) -> classifier_pb2.ClassifyResponse:
-    """Judge a prediction and write its answer; who asked, what answered and the times are filled in by the caller."""
-    verdict, reasons = judge(reduced, card=card)
-    return classifier_pb2.ClassifyResponse(
-        classes=_ranked(reduced, card.classes),
-        verdict=verdict,
-        reasons=reasons,
-        views_used=reduced.views,
-        notice=NOTICE,
+@dataclass(frozen=True, slots=True)
+class Reduced:
+    """One prediction for all views."""
+
+    mean: NDArray[np.float64]
+    """float64 [C], sums to 1."""
+    std: NDArray[np.float64]
+    """float64 [C], population standard deviation over the views."""
+    ranking: tuple[int, ...]
+    """Class indices, the most probable first, ties in the card's order."""
+    risk: float
+    """Summed probability of the malignant classes, the mean over the views."""
+    risk_std: float
+    """Its population standard deviation over the views."""
+    views: int
+    """Views the mean is over."""
+    ood_score: float
+    """Of the identity view."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a prediction may be used for."""
+
+    verdict: classifier_pb2.Verdict
+    reasons: tuple[classifier_pb2.Reason, ...] = ()
+    """Why the verdict is not VERDICT_CONFIDENT."""
+    level: classifier_pb2.RiskLevel = RISK_LEVEL_UNSPECIFIED
+    """RISK_LEVEL_UNSPECIFIED where nothing can be said."""
+
+
+def check_scores(scores: Scores, *, card: card_pb2.Card) -> Scores:
+    """Return the scores when they are sound.
+
+    Raises:
+        InvalidModelOutputError: wrong number of views or classes, not finite, outside 0..1, or rows that
+            do not sum to 1.
+    """
+    probabilities, expected = scores.probabilities, (scores.views, len(card.classes))
+    if probabilities.shape != expected:
+        raise InvalidModelOutputError(f"probabilities have the shape {probabilities.shape}, not {expected}")
+    if scores.ood_scores.shape != (scores.views,):
+        raise InvalidModelOutputError(f"ood_score has the shape {scores.ood_scores.shape}, not {(scores.views,)}")
+    if not (np.isfinite(probabilities).all() and np.isfinite(scores.ood_scores).all()):
+        raise InvalidModelOutputError("it is not finite")
+    if probabilities.min() < 0 or probabilities.max() > 1 + _SUM_TOLERANCE:
+        raise InvalidModelOutputError("probabilities lie outside 0..1")
+    if np.abs(probabilities.sum(axis=1, dtype=np.float64) - 1).max() > _SUM_TOLERANCE:
+        raise InvalidModelOutputError("probabilities do not sum to 1")
+    return scores
+
+
+def reduce_views(scores: Scores, *, card: card_pb2.Card) -> Reduced:
+    """Average checked scores of at least one view, the identity first."""
+    probabilities = scores.probabilities.astype(np.float64)
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    mean = probabilities.mean(axis=0)
+    risks = probabilities[:, [info.malignant for info in card.classes]].sum(axis=1)
+    return Reduced(
+        mean=mean,
+        std=probabilities.std(axis=0),
+        ranking=tuple(int(index) for index in np.argsort(-mean, kind="stable")),
+        risk=float(risks.mean()),
+        risk_std=float(risks.std()),
+        views=len(probabilities),
+        ood_score=float(scores.ood_scores[0]),
     )
 
 
-def _ranked(reduced: Reduced, classes: Iterable[card_pb2.ClassInfo]) -> list[classifier_pb2.ClassScore]:
-    infos = list(classes)
-    return [
-        classifier_pb2.ClassScore(
-            code=infos[index].code,
-            name=infos[index].name,
+def judge(reduced: Reduced, measures: Measures, *, card: card_pb2.Card) -> Judgement:
+    """Decide whether a prediction of a photo may be used, with every reason against it, and the level of its risk."""
+    if card.provenance.training != card_pb2.TRAINING_TRAINED:
+        return Judgement(VERDICT_UNCERTAIN, (REASON_UNTRAINED_MODEL,))
+    reasons = tuple(_reasons(reduced, measures, card))
+    if REASON_NOT_SKIN in reasons:
+        return Judgement(VERDICT_REJECTED, reasons)
+    if REASON_UNCALIBRATED_MODEL in reasons:
+        return Judgement(VERDICT_UNCERTAIN, reasons)
+    verdict = VERDICT_UNCERTAIN if reasons else VERDICT_CONFIDENT
+    return Judgement(verdict, reasons, _level(reduced, reasons, card.calibration))
+
+
+def _reasons(reduced: Reduced, measures: Measures, card: card_pb2.Card) -> Iterator[classifier_pb2.Reason]:
+    fitted = card.calibration
+    if fitted.HasField("max_ood_score") and reduced.ood_score > fitted.max_ood_score:
+        yield REASON_NOT_SKIN
+    yield from judge_quality(measures, fitted.quality)
+    if fitted.HasField("max_scope_score") and reduced.ood_score > fitted.max_scope_score:
+        yield REASON_OUT_OF_SCOPE
+    if not (fitted.HasField("rule_out") and fitted.HasField("rule_in")):
+        yield REASON_UNCALIBRATED_MODEL
+    elif _is_open(reduced, card):
+        yield REASON_LOW_CONFIDENCE
+    if fitted.HasField("max_view_std") and reduced.risk_std > fitted.max_view_std:
+        yield REASON_VIEW_DISAGREEMENT
+
+
+def judge_quality(measures: Measures, limits: card_pb2.QualityLimits) -> Iterator[classifier_pb2.Reason]:
+    """Give every reason why a photo can't be judged well."""
+
+    def below(measure: float, limit: str) -> bool:
+        return limits.HasField(limit) and measure < getattr(limits, limit)
+
+    def above(measure: float, limit: str) -> bool:
+        return limits.HasField(limit) and measure > getattr(limits, limit)
+
+    if below(measures.midtones, "min_midtones") or below(measures.highlights, "min_highlights"):
+        yield REASON_TOO_DARK
+    if above(measures.midtones, "max_midtones") or above(measures.glare, "max_glare"):
+        yield REASON_TOO_BRIGHT
+    if below(measures.contrast, "min_contrast"):
+        yield REASON_UNIFORM  # neither colour nor detail of an even area says anything
+        return
+    if below(measures.color, "min_color"):
+        yield REASON_NO_COLOR
+    if below(measures.detail, "min_detail"):
+        yield REASON_BLURRED
+
+
+def _is_open(reduced: Reduced, card: card_pb2.Card) -> bool:
+    """Tell whether cancer is neither ruled out nor in; not ruled in while a benign class is the most probable."""
+    fitted = card.calibration
+    if reduced.risk < fitted.rule_out.threshold:
+        return card.classes[reduced.ranking[0]].malignant
+    return reduced.risk < fitted.rule_in.threshold or not card.classes[reduced.ranking[0]].malignant
+
+
+def _level(
+    reduced: Reduced, reasons: Collection[classifier_pb2.Reason], fitted: card_pb2.Calibration
+) -> classifier_pb2.RiskLevel:
+    if reduced.risk >= fitted.rule_in.threshold and _SHOWS_NO_KNOWN_LESION.isdisjoint(reasons):
+        return RISK_LEVEL_HIGH
+    return RISK_LEVEL_INTERMEDIATE if reasons else RISK_LEVEL_LOW
+
+
+def write_answer(
+    scores: Scores, measures: Measures, *, card: card_pb2.Card, include_rejected_classes: bool = False
+) -> classifier_pb2.ClassifyResponse:
+    """Write the answer for one photo; who asked, what answered and the times are filled in by the caller.
+
+    Args:
+        scores: checked, of at least one view, the identity first.
+        measures: of the photo's identity view.
+        card: of the version that answered.
+        include_rejected_classes: send the classes of a rejected photo, too.
+    """
+    reduced = reduce_views(scores, card=card)
+    found = judge(reduced, measures, card=card)
+    answer = classifier_pb2.ClassifyResponse(
+        verdict=found.verdict,
+        reasons=found.reasons,
+        views_used=reduced.views,
+        notice=write_notice(found),
+        weights_digest=card.weights_digest,
+        gateway_version=GATEWAY_VERSION,
+    )
+    if found.verdict != VERDICT_REJECTED or include_rejected_classes:
+        answer.classes.extend(_ranked(reduced, card))
+    if found.level != RISK_LEVEL_UNSPECIFIED:
+        answer.malignancy.level = found.level
+        answer.malignancy.probability, answer.malignancy.std = reduced.risk, reduced.risk_std
+    if found.verdict == VERDICT_CONFIDENT and reduced.mean[reduced.ranking[0]] >= card.calibration.min_confidence:
+        answer.named_class = card.classes[reduced.ranking[0]].code
+    return answer
+
+
+def write_notice(found: Judgement) -> str:
+    """Say in English what a judgement calls for, what is wrong with the photo, and what this is."""
+    about_photo = [_BY_REASON[reason] for reason in found.reasons if reason in _BY_REASON]
+    return " ".join((_BY_LEVEL[found.level], *about_photo, NOTICE))
+
+
+def _ranked(reduced: Reduced, card: card_pb2.Card) -> Iterator[classifier_pb2.ClassScore]:
+    for index in reduced.ranking:
+        info = card.classes[index]
+        yield classifier_pb2.ClassScore(
+            code=info.code,
+            name=info.name,
+            common_name=info.common_name,
+            malignant=info.malignant,
             probability=float(reduced.mean[index]),
             std=float(reduced.std[index]),
         )
-        for index in reduced.ranking
-    ]

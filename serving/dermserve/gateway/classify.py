@@ -11,17 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermserve.gateway.admission import Admission, Admitted
-from dermserve.gateway.answer import write_answer
+from dermserve.gateway.answer import check_scores, write_answer
 from dermserve.gateway.budget import Budget, Clock
 from dermserve.gateway.calls import Part
 from dermserve.gateway.catalog import Catalog
-from dermserve.gateway.check import check_scores
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import BudgetSpentError, GatewayError, refusal
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.photos import Photos, Prepared
 from dermserve.gateway.plan import count_first, count_more, read_mode, weigh
-from dermserve.gateway.reduce import reduce_views
 from dermserve.gateway.rpc import Rpc
 from dermserve.gateway.selection import Choice, absent, choose, read_target, route
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
@@ -65,6 +63,7 @@ class PhotoRequest:
     version: int | None
     label: str | None
     tta: int
+    include_rejected_classes: bool
     image: bytes
 
 
@@ -140,7 +139,9 @@ class Classifier:
         # Refuses at once, while nothing is spent.
         place = self.admission.enter(rpc.method, target.model, size=size, budget=rpc.budget)
         watch = Watch(self.clock, self.tracing)
-        request = _Request(self, photo.image, target, mode, rpc, rpc.budget, watch, place)
+        request = _Request(
+            self, photo.image, target, mode, photo.include_rejected_classes, rpc, rpc.budget, watch, place
+        )
         try:
             async with asyncio.timeout(left):
                 with watch("admit"):
@@ -166,6 +167,7 @@ class _Request:
     image: bytes
     target: Target
     mode: int
+    include_rejected_classes: bool
     rpc: Rpc
     budget: Budget
     watch: Watch
@@ -229,9 +231,8 @@ class _Request:
         return max(1, int(_LONGEST_CALL / self.line.predictor.expect(model, 1)))
 
     async def _prepare(self, card: card_pb2.Card, views: tuple[str, ...]) -> Prepared:
-        measured = self.line.drift is not None and card.HasField("profile")
         with self.watch("decode"):
-            prepared = await self.line.photos.prepare(self.image, spec=card.input, views=views, measured=measured)
+            prepared = await self.line.photos.prepare(self.image, spec=card.input, views=views)
         self.watch.move(prepared.plan_ms / 1e3, to="plan", out_of="decode")
         return prepared
 
@@ -272,12 +273,14 @@ class _Request:
 
     def _write(self, scores: Scores, card: card_pb2.Card, prepared: Prepared) -> classifier_pb2.ClassifyResponse:
         with self.watch("reduce"):
-            answer = write_answer(reduce_views(scores), card=card)
+            answer = write_answer(
+                scores, prepared.measures, card=card, include_rejected_classes=self.include_rejected_classes
+            )
         answer.request_id, answer.model, answer.version = self.rpc.request_id, self.target.model, scores.version
         answer.views_asked = self.asked
         answer.timings.CopyFrom(self.watch.timings())
         self.line.metrics.outcome(self.target.model, weigh(self.mode, scores, asked=self.asked, card=card))
-        if self.line.drift and prepared.measures and card.HasField("profile"):
+        if self.line.drift and card.HasField("profile"):
             self.line.drift.note(
                 self.target.model,
                 scores.version,

@@ -88,8 +88,8 @@ class Prepared:
     """uint8 [V, H, W, 3], the identity first."""
     plan_ms: float
     """Wall time that making the views took."""
-    measures: Measures | None
-    """Of the identity view, if asked for."""
+    measures: Measures
+    """Of the identity view."""
 
 
 class Photos:
@@ -99,10 +99,8 @@ class Photos:
         self._workers = workers
         self._limits = limits
 
-    async def prepare(
-        self, image: bytes, *, spec: card_pb2.InputSpec, views: Sequence[str], measured: bool
-    ) -> Prepared:
-        """Decode a photo at a model's input size, make the named views of it, and measure it if need be.
+    async def prepare(self, image: bytes, *, spec: card_pb2.InputSpec, views: Sequence[str]) -> Prepared:
+        """Decode a photo at a model's input size, make the named views of it, and measure it.
 
         Raises:
             PhotoError: the photo can't be used.
@@ -114,7 +112,7 @@ class Photos:
             start = time.perf_counter()
             batch = make_views(pixels, views) if len(views) > 1 else pixels[np.newaxis]
             plan_ms = (time.perf_counter() - start) * 1e3
-            return Prepared(batch, plan_ms, measure(pixels) if measured else None)
+            return Prepared(batch, plan_ms, measure(pixels))
 
         return await self._workers.run(work)
 

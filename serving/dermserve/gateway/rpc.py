@@ -295,7 +295,10 @@ def _facts(answer: object) -> dict[str, Any]:
     return {
         "model": answer.model,
         "version": answer.version,
+        "weights_digest": answer.weights_digest,
+        "gateway_version": answer.gateway_version,
         "verdict": classifier_pb2.Verdict.Name(answer.verdict),
+        "risk_level": classifier_pb2.RiskLevel.Name(answer.malignancy.level),
         "views": answer.views_used,
         "total_ms": round(answer.timings.total_ms, 1),
     }

@@ -214,7 +214,7 @@ def read_photo(request: classifier_pb2.ClassifyRequest) -> PhotoRequest:
     choice = selector.WhichOneof("choice")
     version = selector.version if choice == "version" else None
     label = selector.label if choice == "label" else None
-    return PhotoRequest(selector.name, version, label, request.tta, request.image)
+    return PhotoRequest(selector.name, version, label, request.tta, request.include_rejected_classes, request.image)
 
 
 def _read_item(item: classifier_pb2.ClassifyStreamRequest) -> _StreamItem:

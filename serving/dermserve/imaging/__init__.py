@@ -1,12 +1,13 @@
 """From a photo's bytes to the pixels a model sees, the same way in the gateway, in training and in evaluation.
 
-Needs Pillow and numpy; never TensorFlow.
+Needs Pillow and numpy, and is faster with simplejpeg and cykooz-resizer; never TensorFlow.
 """
 
-from dermserve.imaging.decode import Limits, Photo, decode, fit
+from dermserve.imaging.decode import Limits, Photo, decode
 from dermserve.imaging.errors import (
     EmptyPhotoError,
     PhotoError,
+    TooComplexError,
     TooManyBytesError,
     TooManyPixelsError,
     TooSmallError,
@@ -24,13 +25,13 @@ __all__ = [
     "Measures",
     "Photo",
     "PhotoError",
+    "TooComplexError",
     "TooManyBytesError",
     "TooManyPixelsError",
     "TooSmallError",
     "UndecodablePhotoError",
     "UnsupportedFormatError",
     "decode",
-    "fit",
     "make_views",
     "measure",
 ]

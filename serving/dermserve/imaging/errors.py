@@ -4,11 +4,13 @@ PhotoError
 ├── EmptyPhotoError         no bytes
 ├── TooManyBytesError       file over the byte limit
 ├── TooManyPixelsError      header says more pixels than the limit
+├── TooComplexError         more scans or parts than any camera writes
 ├── TooSmallError           fewer pixels than a lesion needs
 ├── UnsupportedFormatError  not an image, or not JPEG, PNG or WebP
 └── UndecodablePhotoError   truncated or damaged
 """
 
+import math
 from typing import ClassVar
 
 
@@ -40,13 +42,25 @@ class TooManyBytesError(PhotoError):
 
 
 class TooManyPixelsError(PhotoError):
-    """Header says more pixels than the limit."""
+    """Header says more pixels than the limit, or than the memory for one photo allows in its format."""
 
     reason = "TOO_MANY_PIXELS"
 
-    def __init__(self, limit: int, width: int | None = None, height: int | None = None) -> None:
-        size = f"{width}×{height} pixels" if width and height else "too many pixels"
-        super().__init__(f"the photo has {size}, over the limit of {limit / 1e6:g} megapixels: scale it down first")
+    def __init__(self, limit: int, width: int, height: int, kind: str | None = None) -> None:
+        what = (
+            f"a {kind} file: scale it down first, or send a baseline JPEG" if kind else "a photo: scale it down first"
+        )
+        most = math.floor(limit / 1e5) / 10
+        super().__init__(f"the photo has {width}×{height} pixels, over the limit of {most:g} megapixels for {what}")
+
+
+class TooComplexError(PhotoError):
+    """More scans or parts than any camera writes, each of which costs time."""
+
+    reason = "IMAGE_TOO_COMPLEX"
+
+    def __init__(self, image_format: str, most: str) -> None:
+        super().__init__(f"the {image_format} file has more than {most}: save it anew with another program")
 
 
 class TooSmallError(PhotoError):

@@ -1,12 +1,24 @@
-"""Two numbers that say what a photo looks like, by which a change in the photos is noticed without keeping any.
+"""What a photo looks like, in numbers: whether it is dark, bright, without colour, blurred or empty.
 
-The green channel stands for brightness: it carries most of it, and reading one channel is cheap.
+They tell whether a photo can be judged at all, and whether photos have changed since a model was calibrated, without
+keeping any. All are measured at half the model's size: pixels averaged two by two, which removes sensor noise and what
+enlarging a small photo leaves. numpy alone, less than a millisecond at 224×224.
 """
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+_Floats: TypeAlias = NDArray[np.float32]
+
+_GLARE = 248
+"""Value of its brightest channel from which a pixel counts as blown out."""
+_LAG = 4
+"""Pixels, at half size, between those whose difference stands for a photo's structure."""
+_BLOCK = 8
+"""Side in pixels, at half size, of the areas whose brightness is compared for contrast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,16 +26,87 @@ class Measures:
     """Of one photo's pixels."""
 
     brightness: float
-    """Mean of the green channel, 0 to 255."""
+    """Mean luma, 0 to 255."""
     sharpness: float
-    """Mean absolute difference of pixels one row or one column apart, in the green channel, 0 to 255."""
+    """Mean absolute difference of pixels one row or one column apart, 0 to 255."""
+    midtones: float
+    """Median luma, 0 to 255."""
+    highlights: float
+    """95th percentile of luma, 0 to 255."""
+    glare: float
+    """Share of the pixels with a channel at its limit, 0 to 1."""
+    color: float
+    """Standard deviation of the colour differences that brightness does not explain, in gray levels. A gray or
+    one-toned (sepia) photo has 0, however strong the tone."""
+    detail: float
+    """Difference of neighbouring pixels over that of pixels four apart, in the direction where it is least. 0.25 is a
+    photo without any detail, such as a blurred one; motion blurs one direction alone."""
+    contrast: float
+    """Standard deviation of the mean luma of areas of 16×16 pixels of the photo, as a share of the highlights."""
 
 
 def measure(pixels: NDArray[np.uint8]) -> Measures:
-    """Measure pixels, uint8 [H, W, 3] of at least 2×2, at the size that a model sees."""
-    green = np.ascontiguousarray(pixels[..., 1])
-    return Measures(float(green.mean()), (_step(green[1:], green[:-1]) + _step(green[:, 1:], green[:, :-1])) / 2)
+    """Measure pixels, uint8 [H, W, 3] of at least 4×4, at the size that a model sees."""
+    half = _halve(pixels)
+    red, green, blue = half
+    luma = np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue
+    near = _differences(luma, 1)
+    midtones, highlights = _percentiles(luma)
+    return Measures(
+        brightness=float(luma.mean()),
+        sharpness=(near[0] + near[1]) / 2,
+        midtones=midtones,
+        highlights=highlights,
+        glare=float((half.max(axis=0) >= _GLARE).mean()),
+        color=_color(luma, (red - green, (red + green) / 2 - blue)),
+        detail=_detail(near, _differences(luma, min(_LAG, min(luma.shape) - 1))),
+        contrast=_contrast(luma) / max(highlights, 1.0),
+    )
 
 
-def _step(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
-    return float((np.maximum(one, other) - np.minimum(one, other)).mean())  # stays within uint8, which is the fast way
+def _halve(pixels: NDArray[np.uint8]) -> _Floats:
+    """Average pixels two by two: float32 [3, H // 2, W // 2]."""
+    even = pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2].astype(np.uint16)
+    rows = even[0::2] + even[1::2]
+    summed = np.moveaxis(rows[:, 0::2] + rows[:, 1::2], -1, 0)
+    return np.ascontiguousarray(summed, np.float32) / np.float32(4)
+
+
+def _color(luma: _Floats, differences: tuple[_Floats, _Floats]) -> float:
+    """Take from the variance of colour differences what a straight line over luma explains."""
+    light = (luma - luma.mean()).ravel()
+    power, left = float(light @ light), 0.0
+    for difference in differences:
+        centred = (difference - difference.mean()).ravel()
+        explained = float(centred @ light) ** 2 / power if power else 0.0
+        left += max(0.0, float(centred @ centred) - explained) / centred.size
+    return float(np.sqrt(left))
+
+
+def _percentiles(luma: _Floats) -> tuple[float, float]:
+    """Give the 50th and the 95th percentile."""
+    places = luma.size // 2, luma.size * 95 // 100
+    ordered = np.partition(luma.ravel(), places)
+    return float(ordered[places[0]]), float(ordered[places[1]])
+
+
+def _detail(near: tuple[float, ...], far: tuple[float, ...]) -> float:
+    return min(one / max(other, 1e-3) for one, other in zip(near, far, strict=True))
+
+
+def _differences(luma: _Floats, lag: int) -> tuple[float, ...]:
+    """Mean absolute difference of pixels so far apart: along rows, along columns, and along both diagonals."""
+    pairs = (
+        (luma[:, lag:], luma[:, :-lag]),
+        (luma[lag:], luma[:-lag]),
+        (luma[lag:, lag:], luma[:-lag, :-lag]),
+        (luma[lag:, :-lag], luma[:-lag, lag:]),
+    )
+    return tuple(float(np.abs(one - other).mean()) for one, other in pairs)
+
+
+def _contrast(luma: _Floats) -> float:
+    side = min(_BLOCK, *luma.shape)
+    rows, columns = luma.shape[0] // side, luma.shape[1] // side
+    blocks = luma[: rows * side, : columns * side].reshape(rows, side, columns, side)
+    return float(blocks.mean(axis=3).mean(axis=1).std())

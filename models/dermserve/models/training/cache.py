@@ -3,7 +3,9 @@
 Training and evaluation read the pixels from there; a photo that can't be read stops either before it begins.
 """
 
+import functools
 import hashlib
+import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+import dermserve.imaging
 from dermserve.imaging import PhotoError, decode
+from dermserve.models.training.checkpoint import replacing
+from dermserve.models.training.duplicates import digest_file
 from dermserve.models.training.errors import DataError
 from dermserve.models.training.layouts import Sample
 
@@ -39,17 +44,26 @@ def load_pixels(
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"pixels-{_digest(samples, side)}.npy"
     if not path.is_file():
-        partial = path.with_suffix(".partial")
-        _decode_all(samples, partial, side, progress or (lambda _: None))
-        partial.rename(path)  # whole or not at all
+        with replacing(path) as partial:
+            _decode_all(samples, partial, side, progress or (lambda _: None))
     pixels: NDArray[np.uint8] = np.load(path, mmap_mode="r")
     return pixels
 
 
 def _digest(samples: Sequence[Sample], side: int) -> str:
-    """Identify a list of photos by their files' names, sizes and times: cheap, and it changes when a file does."""
-    stats = [(str(sample.path.resolve()), (stat := sample.path.stat()).st_size, stat.st_mtime_ns) for sample in samples]
-    return hashlib.sha256(json.dumps([side, stats]).encode()).hexdigest()[:16]
+    """Identify a list of photos by their files' bytes, and by what decodes them."""
+    digests = [sample.digest or digest_file(sample) for sample in samples]
+    return hashlib.sha256(json.dumps([side, imaging_version(), digests]).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def imaging_version() -> str:
+    """Identify the code that makes pixels and views: dermserve.imaging itself, and Pillow."""
+    digest = hashlib.sha256(importlib.metadata.version("pillow").encode())
+    for folder in dermserve.imaging.__path__:
+        for file in sorted(Path(folder).rglob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _decode_all(samples: Sequence[Sample], path: Path, side: int, progress: Callable[[int], None]) -> None:
@@ -68,6 +82,5 @@ def _decode_all(samples: Sequence[Sample], path: Path, side: int, progress: Call
             progress(1)
     pixels.flush()
     if problems:
-        path.unlink()
         shown = "\n  ".join(sorted(problems)[:10])
         raise DataError(f"{len(problems)} of {len(samples)} photos can't be read; mend or remove them:\n  {shown}")

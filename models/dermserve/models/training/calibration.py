@@ -14,12 +14,15 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.stats import binomtest
+
+from dermserve.imaging import Measures
 
 Floats: TypeAlias = NDArray[np.floating]
 Labels: TypeAlias = NDArray[np.int64]
+Flags: TypeAlias = NDArray[np.bool_]
 
 _BINS = 15
-_LEAST_CONFIDENCE = 0.75
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:
@@ -113,42 +116,77 @@ def fit_recall_shift(logits: Floats, labels: Labels, *, label: int, recall: floa
     return float(shifts[np.flatnonzero(paid <= price + 1e-9)[-1]])
 
 
-def fit_min_confidence(probabilities: Floats, labels: Labels, malignant: NDArray[np.bool_], *, recall: float) -> float:
-    """Find the confidence below which to abstain so that few malignant lesions are confidently called benign.
-
-    A malignant photo is missed when the answer is a benign class and confident. The threshold is the lowest at which
-    the share of malignant photos that are not missed reaches `recall`, and at least three quarters: where photos
-    ask for no threshold the model would otherwise be confident of answers that are wrong two times in five.
+def fit_rule_out(risks: Floats, malignant: Flags, *, sensitivity: float, bound: float) -> float:
+    """Find the highest threshold that few malignant photos lie below.
 
     Args:
-        probabilities: float [N, C].
-        labels: int64 [N].
-        malignant: bool [C].
-        recall: wanted share, 0..1.
+        risks: float [N], malignancy risk of each photo.
+        malignant: bool [N].
+        sensitivity: share of the malignant photos that must lie at or above it, 0..1.
+        bound: what the lower end of the exact (Clopper-Pearson) 95 % interval of that share must reach, as far as so
+            many photos can: the fewer they are, the fewer may lie below.
     """
-    confidence, answer = probabilities.max(axis=1), probabilities.argmax(axis=1)
-    ill = malignant[labels]
-    wrongly_benign = np.sort(confidence[ill & ~malignant[answer]])[::-1]
-    allowed = int(np.floor(ill.sum() * (1 - recall) + 1e-9))
-    if len(wrongly_benign) <= allowed:
-        return _LEAST_CONFIDENCE
-    return float(np.clip(np.nextafter(wrongly_benign[allowed], 2.0), _LEAST_CONFIDENCE, 1.0))
+    ill = np.sort(risks[malignant])
+    missed = 0
+    while (missed + 1) <= len(ill) * (1 - sensitivity) + 1e-9 and lower_bound(len(ill) - missed - 1, len(ill)) >= bound:
+        missed += 1
+    return float(ill[missed])
 
 
-def fit_max_view_std(view_probabilities: Floats, *, quantile: float = 0.95) -> float:
+def lower_bound(hits: int, photos: int) -> float:
+    """Give the lower end of the exact one-sided 95 % interval of a share."""
+    return float(binomtest(hits, photos).proportion_ci(0.90, method="exact").low)
+
+
+def fit_rule_in(risks: Floats, malignant: Flags, *, specificity: float) -> float:
+    """Find the lowest threshold that a share of the benign photos lies below.
+
+    Args:
+        risks: float [N], malignancy risk of each photo.
+        malignant: bool [N].
+        specificity: that share, 0..1.
+    """
+    well = np.sort(risks[~malignant])[::-1]
+    return float(np.nextafter(well[int(np.floor(len(well) * (1 - specificity) + 1e-9))], 2.0))
+
+
+def fit_min_confidence(confidence: Floats, hits: Flags, *, accuracy: float) -> float:
+    """Find the lowest top probability, at least a half, from which named classes are right often enough.
+
+    Args:
+        confidence: float [N], top probability of photos that are answered confidently.
+        hits: bool [N], whether the top class is the true one.
+        accuracy: share that is to be right, 0..1.
+    """
+    order = np.argsort(-confidence)
+    right = np.cumsum(hits[order]) / np.arange(1, len(order) + 1)
+    enough = np.flatnonzero(right >= accuracy)
+    return float(max(0.5, confidence[order][enough[-1]])) if len(enough) else 1.0
+
+
+def fit_quality(measures: Sequence[Measures], *, share: float) -> dict[str, float]:
+    """Find limits that a share of good photos lies beyond, each; the fields of a `dermserve.v1.QualityLimits`.
+
+    The least contrast is half of that: how even skin may look is for the not-skin gate to say, and what is meant here
+    is a picture of nothing.
+    """
+
+    def quantile(name: str, at: float) -> float:
+        return float(np.quantile([getattr(found, name) for found in measures], at))
+
+    low = {f"min_{name}": quantile(name, share) for name in ("midtones", "highlights", "color", "contrast")}
+    high = {f"max_{name}": quantile(name, 1 - share) for name in ("midtones", "glare")}
+    return {**low, **high, "min_detail": quantile("detail", 2 * share), "min_contrast": low["min_contrast"] / 2}
+
+
+def fit_max_view_std(risks: Floats, *, quantile: float = 0.95) -> float:
     """Find the disagreement of the views above which to abstain: a quantile of validation photos.
 
     Args:
-        view_probabilities: float [N, V, C].
+        risks: float [N, V], malignancy risk of each view.
         quantile: share of the photos that stay below.
     """
-    return float(np.quantile(top_class_std(view_probabilities), quantile))
-
-
-def top_class_std(view_probabilities: Floats) -> NDArray[np.float64]:
-    """Standard deviation over the views of the class that wins on average; [N]."""
-    winners = view_probabilities.mean(axis=1).argmax(axis=1)
-    return np.asarray(view_probabilities.std(axis=1)[np.arange(len(winners)), winners])
+    return float(np.quantile(risks.std(axis=1), quantile))
 
 
 @dataclass(frozen=True, slots=True)

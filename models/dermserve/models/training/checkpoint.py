@@ -1,18 +1,27 @@
-"""The checkpoint of a training: all that changes, written whole after each epoch."""
+"""The checkpoint of a training: all that changes, written whole after each epoch, and what it belongs to."""
 
+import hashlib
 import json
 import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.experiment import Experiment
+from dermserve.models.training.layouts import Sample
+from dermserve.models.training.splits import Part
 
+FINGERPRINT = "fingerprint.json"
 _NAME = "checkpoint.npz"
+
+Fingerprint: TypeAlias = Mapping[str, str]
+"""What a training depends on: its experiment, photos, split and initial weights, each by a digest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,26 +44,55 @@ class State:
     """When it was reached, from 1; 0 before."""
 
 
-def save(folder: Path, experiment: Experiment, state: State) -> None:
+def fingerprint(experiment: Experiment, parts: Mapping[Sample, Part], backbone: Path | str | None) -> dict[str, str]:
+    """Identify a training.
+
+    Args:
+        experiment: every field of it counts.
+        parts: the split; a photo counts with its path within the data set, its bytes, its class and its lesion.
+        backbone: initial weights: a file, "imagenet", or None for random ones.
+    """
+    ordered = sorted(parts, key=lambda sample: sample.name)
+    return {
+        "experiment": _digest([asdict(experiment)]),
+        "photos": _digest([sample.name, sample.digest, sample.label, sample.lesion] for sample in ordered),
+        "split": _digest([sample.name, parts[sample].value] for sample in ordered),
+        "initial weights": _digest_file(backbone) if isinstance(backbone, Path) else backbone or "random",
+    }
+
+
+def claim(folder: Path, mine: Fingerprint) -> None:
+    """Make a run's folder, or check that the training it holds is this one; nothing is overwritten before.
+
+    Raises:
+        RunError: it holds another training.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FINGERPRINT
+    if path.is_file():
+        _require_same(path, json.loads(path.read_text(encoding="utf-8")), mine)
+    load(folder, mine)
+    write_json(path, dict(mine))
+
+
+def save(folder: Path, mine: Fingerprint, state: State) -> None:
     """Replace the checkpoint in a folder, atomically."""
-    values = asdict_shallow(state)
+    values = {key: getattr(state, key) for key in ("stage", "epoch", "history", "best_score", "best_epoch")}
     arrays: dict[str, Any] = {f"v{index}": value for index, value in enumerate(state.variables)}
     arrays |= {f"b{index}": value for index, value in enumerate(state.best or ())}
-    values |= {"experiment": fingerprint(experiment), "best_count": len(state.best or ())}
+    counts = {"variable_count": len(state.variables), "best_count": len(state.best or ())}
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{_NAME}.partial"
-    with partial.open("wb") as file:
-        np.savez(file, meta=np.array(json.dumps(values)), **arrays)
+    with replacing(folder / _NAME) as partial, partial.open("wb") as file:
+        np.savez(file, meta=np.array(json.dumps({**values, **counts, "fingerprint": dict(mine)})), **arrays)
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(folder / _NAME)
 
 
-def load(folder: Path, experiment: Experiment) -> State | None:
+def load(folder: Path, mine: Fingerprint) -> State | None:
     """Load the checkpoint of a folder, or None where there is none.
 
     Raises:
-        RunError: it is of another experiment, or damaged.
+        RunError: it is of another training, or damaged.
     """
     path = folder / _NAME
     if not path.is_file():
@@ -62,28 +100,47 @@ def load(folder: Path, experiment: Experiment) -> State | None:
     try:
         with np.load(path) as arrays:
             values = json.loads(str(arrays["meta"]))
-            same = values.pop("experiment") == fingerprint(experiment)
+            found = values.pop("fingerprint")
             best = [arrays[f"b{index}"] for index in range(values.pop("best_count"))] or None
             variables = [arrays[f"v{index}"] for index in range(values.pop("variable_count"))]
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{path} is damaged ({error}): remove it to start anew") from error
-    if not same:
-        raise RunError(f"{path} is of another experiment: pass another --out, or remove it to start anew")
+    _require_same(path, found, mine)
     return State(**values, variables=variables, best=best)
 
 
-def fingerprint(experiment: Experiment) -> str:
-    """Identify an experiment: all of its fields, as JSON."""
-    return json.dumps(asdict(experiment), sort_keys=True)
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a file beside `path`, of this process alone, that takes its place once it is whole."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def asdict_shallow(state: State) -> dict[str, Any]:
-    """List what of a state goes into JSON."""
-    return {
-        "stage": state.stage,
-        "epoch": state.epoch,
-        "history": state.history,
-        "best_score": state.best_score,
-        "best_epoch": state.best_epoch,
-        "variable_count": len(state.variables),
-    }
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file, atomically."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _require_same(path: Path, found: Fingerprint, mine: Fingerprint) -> None:
+    other = [key for key, value in mine.items() if found.get(key) != value]
+    if other:
+        raise RunError(
+            f"{path} is of a training with another {' and '.join(other)}: pass what it was begun with, or another --out"
+        )
+
+
+def _digest(values: Iterable[Any]) -> str:
+    return hashlib.sha256(json.dumps(list(values), sort_keys=True).encode()).hexdigest()
+
+
+def _digest_file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise RunError(f"{path} can't be read: {error.strerror}") from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training.errors import TrainingError
+from dermserve.models.training.errors import DataError, ExperimentError, TrainingError
 
 if TYPE_CHECKING:
     from dermserve.models.training.loop import Epoch
@@ -50,19 +50,37 @@ _RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the run.")
 @click.option("--experiment", help="One of dermserve's experiments or a .toml file; the paper's when not given.")
 @click.option("--weights", help='Initial backbone: "imagenet" (Keras downloads it), a file, or "random".')
+@click.option("--data-name", help="What the data set is called, for the card; else as its dataset.toml says.")
+@click.option("--data-license", help="Under which licence the photos may be used; else as its dataset.toml says.")
+@click.option("--data-source", help="Where the photos come from; else as its dataset.toml says.")
 @_CACHE
-def train(model: str, data: Path, out: Path, experiment: str | None, weights: str | None, cache: Path) -> None:
+def train(
+    model: str,
+    data: Path,
+    out: Path,
+    experiment: str | None,
+    weights: str | None,
+    data_name: str | None,
+    data_license: str | None,
+    data_source: str | None,
+    cache: Path,
+) -> None:
     """Train a model on labelled photos. Stopped with Ctrl-C, the same command goes on from the last epoch."""
     with _said():
         from dermserve.models.training.experiment import load_experiment
+        from dermserve.models.training.provenance import read_provenance
         from dermserve.models.training.run import prepare, run_training
 
         chosen = load_experiment(experiment or model)
         if chosen.model != model:
             raise click.UsageError(f"experiment {chosen.name} is for {chosen.model}, not {model}")
+        backbone = _backbone(weights)
         click.echo(f"{chosen.name}: reading {data}", err=True)
-        prepared = prepare(chosen, data, cache=cache)
-        run_training(chosen, prepared, out, backbone=_backbone(weights), progress=_progress(), report=_report_epoch)
+        stated = read_provenance(data, name=data_name, license=data_license, source=data_source)
+        prepared = prepare(chosen, data, cache=cache, say=_say)
+        click.echo(f"training data: {stated.data}", err=True)
+        how: Any = {"backbone": backbone, "progress": _progress(), "report": _report_epoch}
+        run_training(chosen, prepared, out, provenance=stated, **how)
         click.echo(f"finished: dermserve evaluate {out} --data {data}", err=True)
 
 
@@ -88,6 +106,11 @@ def train(model: str, data: Path, out: Path, experiment: str | None, weights: st
     show_default=True,
     help="What of the accuracy on validation photos may be given for a melanoma recall of 0.65, as a share.",
 )
+@click.option(
+    "--others",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="HAM10000, for a model that does not know all its classes: fit and measure its scope. With --other: measure.",
+)
 @_PRECISION
 @_CACHE
 def evaluate(
@@ -97,6 +120,7 @@ def evaluate(
     paper: Path | None,
     thin: int,
     recall_price: float,
+    others: Path | None,
     precision: str,
     cache: Path,
 ) -> None:
@@ -107,7 +131,7 @@ def evaluate(
         from dermserve.models.training.report import keep_figures, write_report
 
         finished = FinishedRun(run)
-        options: dict[str, Any] = {"cache": cache, "precision": precision, "progress": _progress()}
+        options: dict[str, Any] = {"cache": cache, "precision": precision, "progress": _progress(), "others": others}
         if other is not None:
             measured = evaluation.evaluate_other(finished, data, name=other, **options)
             _say_figures(other, measured)
@@ -160,7 +184,7 @@ def pack(run: Path, data: Path, cache: Path, kind: Literal["int8", "float16"]) -
 @_DATA
 @_CACHE
 def tflite(run: Path, data: Path, cache: Path) -> None:
-    """Convert an evaluated run to TensorFlow Lite, float16 and int8, and compare each with it on its test photos."""
+    """Convert an evaluated run to TensorFlow Lite, float16 and int8, and compare each with it on validation photos."""
     with _said():
         from dermserve.models.training.finished import FinishedRun
         from dermserve.models.training.lite import convert_run
@@ -169,7 +193,8 @@ def tflite(run: Path, data: Path, cache: Path) -> None:
 
         finished = FinishedRun(run)
         photos = finished_data(finished.experiment, data, finished.split, cache=cache)
-        found = convert_run(finished, photos.part(Part.TRAIN), photos.part(Part.TEST), progress=_progress())
+        photos = photos.without_test()
+        found = convert_run(finished, photos.part(Part.TRAIN), photos.part(Part.VALIDATION), progress=_progress())
         for kind, row in found.items():
             click.echo(
                 f"{kind}: {row['bytes'] / 1e6:.1f} MB, the same answer for {row['agreement']:.2%}, "
@@ -198,7 +223,7 @@ def scenarios(
         from dermserve.models.training.run import initial_network, prepare
 
         chosen, backbone = load_experiment(experiment), _backbone(weights)
-        prepared = prepare(chosen, data, cache=cache)
+        prepared = prepare(chosen, data, cache=cache, say=_say)
         out.mkdir(parents=True, exist_ok=True)
         table = out / "scenarios.csv"
         if full:
@@ -236,7 +261,8 @@ def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], 
         chosen = load_experiment(experiment)
         side = SPECS[chosen.model].input_side
         networks = [comparison.load(name, _backbone(source), side=side) for name, source in asked]
-        rows = comparison.compare(chosen, prepare(chosen, data, cache=cache), networks, progress=_progress())
+        prepared = prepare(chosen, data, cache=cache, say=_say)
+        rows = comparison.compare(chosen, prepared, networks, progress=_progress())
         out.mkdir(parents=True, exist_ok=True)
         write_table(rows, out / "backbones.csv")
         for row in rows:
@@ -257,6 +283,12 @@ def _named(item: str, names: list[str]) -> tuple[str, str]:
     return name, source
 
 
+class _InputError(click.ClickException):
+    """What was passed can't be used: the exit code is that of a wrong command line."""
+
+    exit_code = 2
+
+
 @contextlib.contextmanager
 def _said() -> Iterator[None]:
     """Turn intended errors into one line, and Ctrl-C into advice."""
@@ -265,7 +297,10 @@ def _said() -> Iterator[None]:
     try:
         yield
     except TrainingError as error:
-        raise click.ClickException(str(error)) from error
+        wrong_input = isinstance(error, DataError | ExperimentError)
+        raise (_InputError if wrong_input else click.ClickException)(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from error
     except KeyboardInterrupt:
         click.echo("interrupted: the same command goes on from the last epoch", err=True)
         raise click.Abort from None
@@ -298,6 +333,10 @@ def _progress() -> Callable[[str, int, int], None]:
     return advance
 
 
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
 def _report_epoch(epoch: "Epoch") -> None:
     click.echo(
         f"{epoch.stage} {epoch.epoch}: loss {epoch.loss:.3f}, accuracy {epoch.accuracy:.3f}; validation loss "
@@ -322,3 +361,9 @@ def _say_figures(name: str, measured: dict[str, Any]) -> None:
             f"{name}, {views}: accuracy {found['accuracy']:.4f}, balanced {found['balanced_accuracy']:.4f}, "
             f"ECE {found['ece']:.4f} on {found['photos']} photos"
         )
+    found = measured["verdict"]
+    missed = found["malignant_confidently_benign"]
+    click.echo(
+        f"{name}, one view: confident {found['confident']:.1%}, bad quality {found['bad_quality']:.1%}, rejected "
+        f"{found['rejected']:.1%}, malignant confidently benign {'none there' if missed is None else f'{missed:.1%}'}"
+    )

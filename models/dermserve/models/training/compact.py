@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from dermserve.models.training.checkpoint import replacing
 from dermserve.models.training.errors import RunError
 
 Kind: TypeAlias = Literal["int8", "float16"]
@@ -33,10 +34,8 @@ def save_compact(network: keras.Model, file: Path, *, kind: Kind) -> None:
             arrays[f"{index}"] = value.astype(np.float16)
         else:
             arrays[f"{index}.int8"], arrays[f"{index}.scale"] = quantize(value)
-    partial = file.with_suffix(".partial")
-    with partial.open("wb") as stream:
+    with replacing(file) as partial, partial.open("wb") as stream:
         np.savez_compressed(stream, **arrays)
-    partial.replace(file)
 
 
 def load_compact(network: keras.Model, file: Path) -> None:

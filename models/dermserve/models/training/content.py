@@ -6,21 +6,15 @@ from typing import Any
 from google.protobuf import json_format
 
 from dermserve.models.training.finished import FinishedRun
+from dermserve.models.training.provenance import NOT_STATED
 from dermserve.models.version import Content
 from dermserve.v1 import card_pb2
-
-_DATA = {
-    "resnet50": "HAM10000 (Tschandl et al., Sci. Data 5:180161, 2018; CC BY-NC 4.0)",
-    "mobilenet_v3_small": "crops of HAM10000 (CC BY-NC 4.0), SCC by ISIC 2019 labels (CC BY-NC 4.0)",
-}
-_LICENSE = "CC BY-NC 4.0: trained on non-commercial data"
 
 
 def run_content(folder: Path) -> Content:
     """Read a run into what `version.write_version` takes: network, provenance, calibration, out-of-distribution score.
 
-    Provenance names the data dermserve's own experiments train on; for a run on other data, write "data" and "license"
-    into its run.json.
+    Provenance names the data as whoever trained the run did: "data" and "license" of its run.json.
 
     Raises:
         RunError: no finished run, or one that was not evaluated.
@@ -31,8 +25,8 @@ def run_content(folder: Path) -> Content:
     provenance = card_pb2.Provenance(
         training=card_pb2.TRAINING_TRAINED,
         initialization=facts["initialization"],
-        data=facts.get("data", _DATA[run.model]),
-        license=facts.get("license", _LICENSE),
+        data=facts.get("data", NOT_STATED),
+        license=facts.get("license", NOT_STATED),
         metrics=_metrics(run),
     )
     return Content(
@@ -62,4 +56,6 @@ def _summary(metrics: dict[str, Any]) -> dict[str, float]:
         "balanced_accuracy_tta": tta["balanced_accuracy"],
         "ece": single["ece"],
         "abstained": metrics["verdict"]["abstained"],
+        "confident": metrics["verdict"]["confident"],
+        "malignant_confidently_benign": metrics["verdict"]["malignant_confidently_benign"],
     }

@@ -3,7 +3,8 @@
 TrainingError
 ├── DataError        photos on disk that can't be trained on
 ├── ExperimentError  an experiment file that can't be run
-└── RunError         a run folder that is not what the command needs
+├── RunError         a run folder that is not what the command needs
+└── DivergedError    a training whose loss is no number any more
 """
 
 
@@ -17,6 +18,10 @@ class DataError(TrainingError):
 
 class ExperimentError(TrainingError):
     """An experiment file that can't be run: an unknown key, a value out of range."""
+
+
+class DivergedError(TrainingError):
+    """A training whose loss is no number any more: more epochs would not mend it."""
 
 
 class RunError(TrainingError):

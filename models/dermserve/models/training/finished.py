@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import keras
@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from dermserve.models.architectures import build
 from dermserve.models.catalogue import SPECS
 from dermserve.models.graph import FeatureDistance
+from dermserve.models.training.checkpoint import write_json
 from dermserve.models.training.compact import load_compact
 from dermserve.models.training.distance import load_distance, save_distance
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.experiment import Experiment, parse_record
 from dermserve.models.training.layouts import Sample
-from dermserve.models.training.run import EXPERIMENT, HISTORY, SPLIT, SUMMARY, WEIGHTS
-from dermserve.models.training.splits import Part, read_split
+from dermserve.models.training.run import COMPACT, EXPERIMENT, HISTORY, SPLIT, SUMMARY, WEIGHTS
+from dermserve.models.training.splits import Part, Recorded, read_split
 
-COMPACT = "weights.npz"
 DISTANCE = "distance.npz"
 
 
@@ -60,8 +60,8 @@ class FinishedRun:
         return self.experiment.model
 
     @cached_property
-    def split(self) -> dict[str, tuple[str, Part]]:
-        """Image id → (lesion id, part)."""
+    def split(self) -> dict[str, Recorded]:
+        """What each photo was for, by its path within the data set."""
         return read_split(self.folder / SPLIT)
 
     @property
@@ -113,10 +113,14 @@ class FinishedRun:
         return network
 
     def unseen(self, sample: Sample) -> bool:
-        """Tell whether the run has trained or validated on no photo of a sample's lesion, nor on the photo itself."""
-        if sample.name in self.split:
-            return self.split[sample.name][1] is Part.TEST and self._tests(self.split[sample.name][0])
-        return self._tests(sample.lesion)
+        """Tell whether the run has trained or validated on no photo of a sample's lesion, nor on the photo itself.
+
+        Another data set may have the photo in another folder, at another size, and without lesion ids: what has the
+        bytes, the file name or the lesion of a photo that was used is taken to be seen.
+        """
+        stem = sample.path.stem
+        used = sample.digest in self._used_digests or stem in self._used_stems
+        return not used and {sample.lesion, self._lesions.get(stem, "")}.isdisjoint(self._used_lesions)
 
     def save_calibration(
         self, calibration: dict[str, Any], *, shift: NDArray[np.float64], distance: FeatureDistance, metrics: Any
@@ -131,14 +135,20 @@ class FinishedRun:
 
     def update(self, **values: Any) -> None:
         """Replace entries of run.json."""
-        text = json.dumps({**self.summary, **values}, indent=1, sort_keys=True)
-        partial = self.folder / f"{SUMMARY}.partial"
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(self.folder / SUMMARY)
+        write_json(self.folder / SUMMARY, {**self.summary, **values})
 
     @cached_property
     def _used_lesions(self) -> frozenset[str]:
-        return frozenset(lesion for lesion, part in self.split.values() if part is not Part.TEST)
+        return frozenset(photo.lesion for photo in self.split.values() if photo.part is not Part.TEST)
 
-    def _tests(self, lesion: str) -> bool:
-        return lesion not in self._used_lesions
+    @cached_property
+    def _used_digests(self) -> frozenset[str]:
+        return frozenset(photo.digest for photo in self.split.values() if photo.part is not Part.TEST)
+
+    @cached_property
+    def _used_stems(self) -> frozenset[str]:
+        return frozenset(PurePosixPath(name).stem for name, (_, part, _) in self.split.items() if part is not Part.TEST)
+
+    @cached_property
+    def _lesions(self) -> dict[str, str]:
+        return {PurePosixPath(name).stem: photo.lesion for name, photo in self.split.items()}

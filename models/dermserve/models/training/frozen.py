@@ -4,6 +4,8 @@ That takes an experiment that varies nothing (no augmentation, whole photos), fo
 photos. The outputs are kept as float16 in the run folder while training lasts.
 """
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +17,12 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from dermserve.models.catalogue import SPECS
+from dermserve.models.training.checkpoint import write_json
 from dermserve.models.training.experiment import Augmentation, Experiment
 from dermserve.models.training.loop import Labelled
 from dermserve.models.training.network import backbone_call, first_trainable
 
-_OUTPUTS, _DONE = "frozen.npy", "frozen.txt"
+_OUTPUTS, _DONE = "frozen.npy", "frozen.json"
 _BATCH = 64
 
 
@@ -63,7 +66,7 @@ def split_frozen(copy: keras.Model, experiment: Experiment) -> Halves | None:
 def compute_frozen(
     lower: keras.Model, photos: Labelled, folder: Path, *, side: int, progress: Callable[[int], None]
 ) -> NDArray[np.float16]:
-    """Run the frozen layers over photos, going on where an earlier call was stopped.
+    """Run the frozen layers over photos, going on where an earlier call with the same layers and photos was stopped.
 
     Args:
         lower: of `split_frozen`.
@@ -76,9 +79,13 @@ def compute_frozen(
         float16 [M, ...], memory-mapped, in the order of `photos.images`; rows that are not of `photos` hold zeros.
     """
     path, mark = folder / _OUTPUTS, folder / _DONE
-    done = int(mark.read_text()) if mark.is_file() and path.is_file() else 0
+    key = _key(lower, photos)
+    found = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() and path.is_file() else {}
+    done = found["done"] if found.get("key") == key else 0
     shape = (len(photos.images), *lower.compute_output_shape((1, side, side, 3))[1:])
     mode = "r+" if done else "w+"
+    if not done:
+        mark.unlink(missing_ok=True)
     outputs: Any = np.lib.format.open_memmap(path, mode=mode, dtype=np.float16, shape=shape)
     infer = tf.function(lambda images: lower(tf.cast(images, tf.float32), training=False))
     progress(done)
@@ -86,10 +93,18 @@ def compute_frozen(
         rows = photos.rows[start : start + _BATCH]
         outputs[rows] = infer(photos.images[rows]).numpy()
         outputs.flush()
-        mark.write_text(str(start + len(rows)))
+        write_json(mark, {"key": key, "done": start + len(rows)})
         progress(len(rows))
-    found: NDArray[np.float16] = outputs
-    return found
+    whole: NDArray[np.float16] = outputs
+    return whole
+
+
+def _key(lower: keras.Model, photos: Labelled) -> str:
+    """Identify frozen layers and the pixels they see."""
+    digest = hashlib.sha256(photos.rows.tobytes())
+    for values in (*lower.get_weights(), *(photos.images[row] for row in photos.rows)):
+        digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()
 
 
 def forget_frozen(folder: Path) -> None:

@@ -71,12 +71,21 @@ class Judge:
         outputs = self._outputs(photos, what, views)
         return Judged(outputs, photos.labels, [samples[row].lesion for row in photos.rows])
 
+    @property
+    def side(self) -> int:
+        """Height and width of the network's input."""
+        return int(self.network.inputs[0].shape[1])
+
+    def features(self, photos: Labelled, what: str) -> NDArray[np.float32]:
+        """Give the features of one view of photos, float32 [N, F]."""
+        return self._outputs(photos, what, ONE_VIEW).features
+
     def strangers(self, *, seed: int) -> dict[str, NDArray[np.float32]]:
         """Give the features of drawn pictures without skin, float32 [N, F] by kind."""
-        side, found = self.network.inputs[0].shape[1], {}
-        for kind, images in draw_strangers(side, seed=seed).items():
+        found = {}
+        for kind, images in draw_strangers(self.side, seed=seed).items():
             rows = np.arange(len(images))
-            found[kind] = self._outputs(Labelled(images, rows, np.zeros_like(rows)), kind, ONE_VIEW).features
+            found[kind] = self.features(Labelled(images, rows, np.zeros_like(rows)), kind)
         return found
 
     def _outputs(self, photos: Labelled, what: str, views: Sequence[str]) -> Outputs:

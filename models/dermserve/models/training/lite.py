@@ -143,14 +143,14 @@ def _interpreter(model: bytes, resolver: Any) -> Any:
 
 
 def convert_run(
-    run: FinishedRun, training: Labelled, test: Labelled, *, progress: Progress, examples: int = 200
+    run: FinishedRun, training: Labelled, validation: Labelled, *, progress: Progress, examples: int = 200
 ) -> dict[str, Any]:
-    """Convert a run in every way, compare each with the network on test photos, and keep the shipped one.
+    """Convert a run in every way, compare each with the network on validation photos, and keep the shipped one.
 
     Args:
         run: calibrated.
         training: photos to take int8 ranges from.
-        test: photos to compare on.
+        validation: photos to compare on; what is chosen by them must not test.
         progress: called with what is going on, photos done and photos in all.
         examples: how many training photos the int8 conversion looks at.
 
@@ -160,31 +160,34 @@ def convert_run(
     """
     network, temperature = run.network(), run.calibration["temperature"]
     rows = training.thinned(examples).rows
-    expected = predict(network, test, views=("identity",)).logits[:, 0]
+    expected = predict(network, validation, views=("identity",)).logits[:, 0]
     found: dict[str, Any] = {}
     for kind in KINDS:
         model = convert(network, temperature=temperature, kind=kind, examples=np.asarray(training.images[rows]))
         (run.folder / f"model-{kind}.tflite").write_bytes(model)
-        found[kind] = {"bytes": len(model), **_compare(model, test, softmax(expected / temperature), kind, progress)}
+        found[kind] = {
+            "bytes": len(model),
+            **_compare(model, validation, softmax(expected / temperature), kind, progress),
+        }
     (run.folder / f"model-{SHIPPED}.tflite").replace(run.tflite)
     run.update(tflite=found)
     return found
 
 
 def _compare(
-    model: bytes, test: Labelled, expected: NDArray[np.float64], kind: str, progress: Progress
+    model: bytes, photos: Labelled, expected: NDArray[np.float64], kind: str, progress: Progress
 ) -> dict[str, float]:
     run, answers, times = runner(model), [], []
-    for index, row in enumerate(test.rows):
+    for index, row in enumerate(photos.rows):
         started = time.perf_counter()
-        answers.append(run(np.asarray(test.images[row])))
+        answers.append(run(np.asarray(photos.images[row])))
         times.append(time.perf_counter() - started)
-        progress(kind, index + 1, len(test))
+        progress(kind, index + 1, len(photos))
     found = np.asarray(answers)
     top = found.argmax(axis=1)
     return {
         "agreement": float((top == expected.argmax(axis=1)).mean()),
-        "accuracy": float((top == test.labels).mean()),
+        "accuracy": float((top == photos.labels).mean()),
         "largest_difference": float(np.abs(found - expected).max()),
         "milliseconds": float(np.median(times) * 1000),
     }

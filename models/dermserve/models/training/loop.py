@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dermserve.models.training import checkpoint
 from dermserve.models.training.augment import augment
+from dermserve.models.training.errors import DivergedError
 from dermserve.models.training.experiment import Experiment, Stage
 from dermserve.models.training.network import select_trainable
 
@@ -80,6 +81,7 @@ def train(
     training: Labelled,
     validation: Labelled,
     folder: Path,
+    fingerprint: checkpoint.Fingerprint,
     progress: Progress,
     report: Callable[[Epoch], None],
 ) -> list[Epoch]:
@@ -91,6 +93,7 @@ def train(
         training: photos to learn from.
         validation: photos to judge each epoch by.
         folder: for the checkpoint; the same folder continues.
+        fingerprint: what the checkpoint belongs to.
         progress: called during an epoch.
         report: called after each epoch, those before a restart included.
 
@@ -99,9 +102,10 @@ def train(
 
     Raises:
         ExperimentError: a stage names layers that are not there.
-        RunError: the checkpoint is of another experiment.
+        RunError: the checkpoint is of another training.
+        DivergedError: a loss is not finite; the checkpoint is that of the epoch before.
     """
-    state = checkpoint.load(folder, experiment)
+    state = checkpoint.load(folder, fingerprint)
     history = [Epoch(**values) for values in state.history] if state else []
     for epoch in history:
         report(epoch)
@@ -114,7 +118,7 @@ def train(
             state = None
         while not run.ended:
             history.append(run.epoch())
-            checkpoint.save(folder, experiment, run.state([asdict(epoch) for epoch in history]))
+            checkpoint.save(folder, fingerprint, run.state([asdict(epoch) for epoch in history]))
             report(history[-1])
         run.hand_on()
     return history
@@ -182,6 +186,7 @@ class _StageRun:
         self._done += 1
         self._swap_averages()
         judged = self._judge()
+        self._finite(judged[0], f"epoch {self._done}, on validation photos")
         score = judged[0] if self._stage.monitor == "loss" else -judged[1]
         if score < self._best_score:
             self._best_score, self._best_epoch = score, self._done
@@ -221,10 +226,19 @@ class _StageRun:
             seed = tf.constant((self._experiment.seed * 1000 + self._index, epoch * steps + step), tf.int32)
             images = self._training.images[self._training.rows[chosen]]
             loss, accuracy = self._step(images, tf.constant(self._training.labels[chosen]), seed)
-            losses.append(float(loss))
+            losses.append(self._finite(float(loss), f"epoch {epoch + 1}, step {step + 1} of {steps}"))
             hits.append(float(accuracy))
             self._progress(f"{stage.name} {epoch + 1}/{stage.epochs}", step + 1, steps)
         return float(np.mean(losses)), float(np.mean(hits))
+
+    def _finite(self, loss: float, where: str) -> float:
+        """Stop at the first loss that is not finite, before its weights reach a checkpoint."""
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the loss is {loss} in stage {self._stage.name}, {where}: lower the stage's rate "
+                f"({self._stage.rate:g}), raise its warmup, or take precision float32; then train into another --out"
+            )
+        return loss
 
     def _train_step(self, images: Tensor, labels: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
         network, stage = self._network, self._stage

@@ -5,6 +5,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
+from scipy.stats import bootstrap as bootstrap_of
 from sklearn.metrics import (
     accuracy_score,
     classification_report,
@@ -17,8 +19,11 @@ from dermserve.models.training.calibration import expected_calibration_error, ne
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
 Labels: TypeAlias = NDArray[np.int64]
+Flags: TypeAlias = NDArray[np.bool_]
 
 _ROUNDS = 1000
+_FEWEST = 3
+"""Lesions below which redrawing them says nothing."""
 
 
 def measure(
@@ -58,6 +63,73 @@ def measure(
         "weighted": report["weighted avg"],
         "confusion": confusion_matrix(labels, answers, labels=indices).tolist(),
     }
+
+
+def operating_point(
+    risks: Floats, malignant: Flags, lesions: Sequence[str], *, threshold: float
+) -> dict[str, dict[str, float]]:
+    """Give the sensitivity and specificity of a threshold on the malignancy risk, each with its 95 % interval.
+
+    Args:
+        risks: float [N].
+        malignant: bool [N].
+        lesions: lesion of each photo.
+        threshold: from which a photo counts as malignant.
+    """
+    names, above = np.asarray(lesions), risks >= threshold
+    return {
+        "sensitivity": share_of(above[malignant], names[malignant]),
+        "specificity": share_of(~above[~malignant], names[~malignant]),
+    }
+
+
+def share_of(hits: Flags, lesions: NDArray[np.str_]) -> dict[str, float]:
+    """Give a share of photos with its 95 % percentile interval over redrawn lesions (scipy.stats.bootstrap).
+
+    Where every photo is a hit or none is, no redrawing shows otherwise: the interval is the exact one of as many photos
+    as there are lesions.
+    """
+    if not len(hits):
+        return {"value": 0.0, "low": 0.0, "high": 1.0}
+    value, (_, owner) = float(hits.mean()), np.unique(lesions, return_inverse=True)
+    found, photos = np.bincount(owner, weights=hits), np.bincount(owner)
+    if value in (0.0, 1.0) or len(photos) < _FEWEST:
+        exact = binomtest(round(value * len(photos)), len(photos)).proportion_ci(0.95, method="exact")
+        return {"value": value, "low": min(value, exact.low), "high": max(value, exact.high)}
+
+    def ratio(hit: Floats, whole: Floats, axis: int = -1) -> Floats:
+        return np.asarray(hit.sum(axis=axis) / whole.sum(axis=axis))
+
+    drawn = bootstrap_of(
+        (found, photos), ratio, paired=True, method="percentile", n_resamples=_ROUNDS, rng=np.random.default_rng(0)
+    ).confidence_interval
+    return {"value": value, "low": min(value, float(drawn.low)), "high": max(value, float(drawn.high))}
+
+
+def risk_levels(
+    labels: Labels, codes: Sequence[str], *, low: Flags, high: Flags, rejected: Flags
+) -> dict[str, dict[str, int]]:
+    """Count photos by class and by the level of their malignancy risk."""
+    return {
+        code: {
+            "LOW": int((low & (labels == label)).sum()),
+            "INTERMEDIATE": int((~(low | high | rejected) & (labels == label)).sum()),
+            "HIGH": int((high & (labels == label)).sum()),
+            "REJECTED": int((rejected & (labels == label)).sum()),
+        }
+        for label, code in enumerate(codes)
+    }
+
+
+def abstention_curve(risks: Floats, malignant: Flags) -> list[dict[str, float]]:
+    """Give the error of malignant against benign among the surest photos, for each tenth of the photos more.
+
+    Surest are those whose risk is nearest to 0 or 1; what is above a half counts as called malignant.
+    """
+    order = np.argsort(-np.abs(risks - 0.5), kind="stable")
+    wrong = np.cumsum(((risks >= 0.5) != malignant)[order])
+    counts = [max(1, len(order) * tenth // 10) for tenth in range(1, 11)]
+    return [{"answered": count / len(order), "error": float(wrong[count - 1] / count)} for count in counts]
 
 
 def balanced(labels: Labels, answers: Labels) -> float:

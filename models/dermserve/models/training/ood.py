@@ -9,9 +9,15 @@ ICLR 2019): along all of them, what makes one lesion unlike another drowns what 
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 from sklearn.covariance import ledoit_wolf
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
 
 from dermserve.models.graph import FeatureDistance
+
+_SCOPE_STRENGTH, _SCOPE_PHOTOS = 0.3, 1000
+"""Inverse strength of the penalty, and how many photos each side counts as against it."""
 
 _Floats = NDArray[np.float32] | NDArray[np.float64]
 
@@ -42,7 +48,35 @@ def scores(distance: FeatureDistance, features: NDArray[np.float32]) -> NDArray[
     """Score photos as the served graph does; float32 [N], higher is stranger."""
     given = _unit(features).astype(np.float32) if distance.unit else features
     away = _from_nearest(given @ distance.projection, distance.centers @ distance.projection)
-    return np.asarray((away**2).sum(axis=1), np.float32)
+    squares = (away**2).sum(axis=1)
+    if distance.scope is None:
+        return np.asarray(squares, np.float32)
+    unknown = expit(given @ distance.scope[:-1] + distance.scope[-1])
+    return np.asarray(np.where(squares > distance.limit, squares / distance.limit, unknown), np.float32)
+
+
+def fit_scope(
+    features: NDArray[np.float32], *, others: NDArray[np.float32], weights: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Fit how likely a lesion is of a class that the network does not know: outlier exposure of its features.
+
+    Logistic regression; both sides weigh the same.
+
+    Args:
+        features: float32 [N, F], of training photos.
+        others: float32 [M, F], of photos of lesions of other classes.
+        weights: float64 [M], of those.
+
+    Returns:
+        float32 [F + 1]: weights of the features at unit length, and a constant.
+    """
+    given = _unit(np.concatenate([features, others]))
+    scaler = StandardScaler().fit(given)
+    sizes = np.concatenate([np.full(len(features), 1 / len(features)), weights / weights.sum()])
+    model = LogisticRegression(C=_SCOPE_STRENGTH, max_iter=3000)
+    model.fit(scaler.transform(given), np.arange(len(given)) >= len(features), sample_weight=sizes * _SCOPE_PHOTOS)
+    slope = model.coef_[0] / scaler.scale_
+    return np.append(slope, model.intercept_[0] - slope @ scaler.mean_).astype(np.float32)
 
 
 def fit_max_score(found: NDArray[np.float32], *, false_rejections: float = 0.01) -> float:

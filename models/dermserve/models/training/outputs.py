@@ -14,6 +14,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from dermserve.models.training.cache import imaging_version
+from dermserve.models.training.checkpoint import replacing
 from dermserve.models.training.loop import Labelled
 from dermserve.models.training.predict import Outputs, frozen_function, run_views
 
@@ -55,10 +57,8 @@ def remembered(
 
 def _save(outputs: Outputs, files: Sequence[Path]) -> None:
     for logits, features, file in zip(outputs.logits, outputs.features, files, strict=True):
-        partial = file.with_suffix(".partial")
-        with partial.open("wb") as stream:
+        with replacing(file) as partial, partial.open("wb") as stream:
             np.savez(stream, logits=logits, features=features)
-        partial.replace(file)
 
 
 def _load(file: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -68,7 +68,7 @@ def _load(file: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 def _settings_digest(network: keras.Model, views: Sequence[str], precision: str) -> str:
     weights = [_digest(np.ascontiguousarray(weight).tobytes()) for weight in network.get_weights()]
-    return _digest(json.dumps([network.name, weights, list(views), precision]).encode())
+    return _digest(json.dumps([network.name, weights, list(views), precision, imaging_version()]).encode())
 
 
 def _digest(data: bytes) -> str:

@@ -1,4 +1,4 @@
-"""Packing a run: its weights made compact, and what that costs measured on test photos."""
+"""Packing a run: its weights made compact, and what that costs measured on validation photos."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from dermserve.models.training.splits import Part
 
 
 def pack(run: FinishedRun, data: Path, *, kind: Kind, cache: Path, progress: Progress) -> dict[str, Any]:
-    """Write a run's compact weights, and measure them against the full ones on its test photos, one view, float32.
+    """Write a run's compact weights, and measure them against the full ones by one view of its validation photos.
 
     From then on the compact weights are the run's: evaluate it again, so that its calibration is of what ships.
 
@@ -22,7 +22,7 @@ def pack(run: FinishedRun, data: Path, *, kind: Kind, cache: Path, progress: Pro
     Raises:
         DataError: the data set lacks photos of the run's split.
     """
-    photos = finished_data(run.experiment, data, run.split, cache=cache).part(Part.TEST)
+    photos = finished_data(run.experiment, data, run.split, cache=cache).without_test().part(Part.VALIDATION)
     full = run.network(full=True)
     save_compact(full, run.compact, kind=kind)
     answers = []

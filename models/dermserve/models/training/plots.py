@@ -37,6 +37,29 @@ def draw_roc(path: Path, labels: Floats, probabilities: Floats, codes: Sequence[
     figure.savefig(path, dpi=110)
 
 
+def draw_malignancy(path: Path, malignant: Floats, risks: Floats, thresholds: Mapping[str, float]) -> None:
+    """Draw the ROC curve of malignant against benign, with a point for each threshold."""
+    figure = Figure(figsize=(6, 5.2), layout="constrained")
+    axes = figure.subplots()
+    if malignant.any() and not malignant.all():
+        RocCurveDisplay.from_predictions(malignant, risks, name="malignancy risk", ax=axes)
+        for (name, threshold), marker in zip(thresholds.items(), "os", strict=True):
+            point = ((risks[~malignant] >= threshold).mean(), (risks[malignant] >= threshold).mean())
+            axes.plot(*point, marker, label=f"{name.replace('_', '-')}, risk {threshold:.3f}")
+    axes.plot((0, 1), (0, 1), ":", color="gray")
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def draw_abstention(path: Path, curve: Sequence[Mapping[str, float]]) -> None:
+    """Draw the error of malignant against benign over the share of photos that is answered."""
+    figure = Figure(figsize=(6, 5.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([point["answered"] for point in curve], [point["error"] for point in curve], "o-")
+    axes.set(xlabel="share of photos answered, the surest first", ylabel="malignant and benign confused", xlim=(0, 1))
+    figure.savefig(path, dpi=110)
+
+
 def draw_reliability(path: Path, curves: Mapping[str, tuple[Floats, Floats]]) -> None:
     """Draw accuracy over confidence, a curve for each pair of labels and probabilities."""
     figure = Figure(figsize=(6, 5.2), layout="constrained")

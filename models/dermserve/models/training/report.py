@@ -11,9 +11,17 @@ import numpy as np
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.finished import FinishedRun
-from dermserve.models.training.plots import draw_confusion, draw_history, draw_reliability, draw_roc
+from dermserve.models.training.plots import (
+    draw_abstention,
+    draw_confusion,
+    draw_history,
+    draw_malignancy,
+    draw_reliability,
+    draw_roc,
+)
 
 _FIGURES = "figures.npz"
+_LEVELS = ("LOW", "INTERMEDIATE", "HIGH", "REJECTED")
 
 _PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
@@ -64,6 +72,11 @@ def write_report(run: FinishedRun, *, paper: FinishedRun | None = None) -> Path:
         "ten views": (tta_labels, figures["tta"]),
     }
     draw_reliability(folder / "reliability.png", curves)
+    malignant = np.asarray([item.malignant for item in SPECS[run.model].classes])
+    thresholds = {name: run.calibration[name]["threshold"] for name in ("rule_out", "rule_in")}
+    risks = figures["single"][:, malignant].sum(axis=1)
+    draw_malignancy(folder / "malignancy.png", malignant[labels], risks, thresholds)
+    draw_abstention(folder / "abstention.png", run.summary["metrics"]["test"]["verdict"]["abstention"])
     draw_history(folder / "curves.png", run.history)
     numbers = _numbers(run, paper)
     (folder / "report.json").write_text(json.dumps(numbers, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -97,10 +110,18 @@ def _body(numbers: Mapping[str, Any]) -> str:
             "<h2>Calibration and thresholds</h2>",
             _table(("", "value"), _flat(numbers["calibration"])),
             _image("reliability.png"),
+            _table(("on test photos, one view", "value"), _flat({**_plain(test["verdict"]), **test["adaptive"]})),
+            "<h2>Malignant or benign</h2>",
             _table(
-                ("on test photos", "value"),
-                _flat({**test["verdict"], **test["adaptive"], "rejected": test["rejected"]}),
+                ("on test photos, one view", "threshold", "sensitivity (95 %)", "specificity (95 %)"), _points(numbers)
             ),
+            _table(("risk level", *_LEVELS), _levels(test["verdict"]["levels"])),
+            _image("malignancy.png"),
+            _image("abstention.png"),
+            "<h2>Photos that should not be judged</h2>",
+            _table(("spoiled test photos", "noticed"), _flat(numbers["metrics"].get("spoiled", {}))),
+            _table(("pictures without skin", "rejected", "rejected or uncertain"), _strangers(numbers)),
+            _table(("lesions of other classes", "neither confident nor LOW"), _other_lesions(numbers)),
             "<h2>Other data, photos of lesions not trained on</h2>",
             _table(("", "accuracy (95 %)", "balanced accuracy (95 %)", "ECE"), _others(numbers)),
             "<h2>Training</h2>",
@@ -108,6 +129,39 @@ def _body(numbers: Mapping[str, Any]) -> str:
             _image("curves.png"),
         )
     )
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if isinstance(value, float | int)}
+
+
+def _points(numbers: Mapping[str, Any]) -> Iterable[Sequence[str]]:
+    for name in ("rule_out", "rule_in"):
+        point = numbers["metrics"]["test"]["verdict"][name]
+        shares = (point[kind] for kind in ("sensitivity", "specificity"))
+        yield (
+            name.replace("_", "-"),
+            f"{numbers['calibration'][name]['threshold']:.4f}",
+            *(f"{share['value']:.3f} ({share['low']:.3f}–{share['high']:.3f})" for share in shares),
+        )
+
+
+def _levels(levels: Mapping[str, Mapping[str, int]]) -> Iterable[Sequence[str]]:
+    for code, counts in levels.items():
+        yield code, *(str(counts[level]) for level in _LEVELS)
+
+
+def _strangers(numbers: Mapping[str, Any]) -> Iterable[Sequence[str]]:
+    for kind, shares in numbers["metrics"].get("strangers", {}).items():
+        yield kind, f"{shares['rejected']:.2f}", f"{shares['rejected_or_uncertain']:.2f}"
+
+
+def _other_lesions(numbers: Mapping[str, Any]) -> Iterable[Sequence[str]]:
+    found = numbers["metrics"].get("others", {})
+    for code, share in found.get("by_class", {}).items():
+        yield code, f"{share:.3f}"
+    if found:
+        yield f"all {found['photos']}", f"{found['not_confident']:.3f}"
 
 
 def _headline(numbers: Mapping[str, Any]) -> Iterable[Sequence[str]]:

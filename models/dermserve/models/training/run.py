@@ -1,7 +1,8 @@
 """The run folder: everything one training leaves behind, and the order in which it comes about.
 
+RUN/fingerprint.json  what the training depends on: experiment, photos, split, initial weights
 RUN/experiment.json   the experiment, every field
-RUN/split.csv         which photo was for what: image_id, lesion_id, part
+RUN/split.csv         which photo was for what: its path within the data set, lesion_id, part, sha256
 RUN/checkpoint.npz    where an unfinished training goes on from
 RUN/frozen.npy        what frozen layers made of the photos, while training lasts
 RUN/history.json      every epoch
@@ -9,12 +10,11 @@ RUN/run.json          data, times, seeds; later metrics and calibration
 RUN/weights.weights.h5  the network's weights once training has ended
 """
 
-import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -24,20 +24,23 @@ from dermserve.models.architectures import build
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training import checkpoint
 from dermserve.models.training.cache import load_pixels
+from dermserve.models.training.checkpoint import Fingerprint, write_json
 from dermserve.models.training.errors import DataError, RunError
 from dermserve.models.training.experiment import Experiment
 from dermserve.models.training.frozen import compute_frozen, forget_frozen, split_frozen
 from dermserve.models.training.imagenet import load_backbone
-from dermserve.models.training.layouts import Sample, count_classes, read_samples, require_samples
+from dermserve.models.training.layouts import Sample, Say, count_classes, read_samples, require_samples
 from dermserve.models.training.loop import Epoch, Labelled, Progress, train
 from dermserve.models.training.network import copy_back, estimate_batch_norm, training_copy
-from dermserve.models.training.splits import Part, split, write_split
+from dermserve.models.training.provenance import Provenance
+from dermserve.models.training.splits import Part, Recorded, own_parts, require_parts, split, write_split
 
 WEIGHTS = "weights.weights.h5"
 EXPERIMENT = "experiment.json"
 SPLIT = "split.csv"
 HISTORY = "history.json"
 SUMMARY = "run.json"
+COMPACT = "weights.npz"
 
 _STATISTICS_PHOTOS = 512
 
@@ -55,22 +58,38 @@ class Data:
 
     def part(self, part: Part) -> Labelled:
         """Return the photos of a part."""
-        chosen = [index for index, sample in enumerate(self.samples) if self.parts[sample] is part]
+        chosen = [index for index, sample in enumerate(self.samples) if self.parts.get(sample) is part]
         labels = [self.samples[index].label for index in chosen]
         return Labelled(self.pixels, np.asarray(chosen, np.int64), np.asarray(labels, np.int64))
 
+    def without_test(self) -> "Data":
+        """Leave the photos that anything may be chosen by; what has no test photos can't look at them."""
+        return replace(self, parts={sample: part for sample, part in self.parts.items() if part is not Part.TEST})
+
 
 def prepare(
-    experiment: Experiment, directory: Path, *, cache: Path, progress: Callable[[int], None] | None = None
+    experiment: Experiment,
+    directory: Path,
+    *,
+    cache: Path,
+    progress: Callable[[int], None] | None = None,
+    say: Say = lambda _: None,
 ) -> Data:
-    """Read, check, decode and split a data set; nothing is trained before all of it has been read.
+    """Read, check, split and decode a data set; nothing is trained before all of it has been read.
+
+    Args:
+        experiment: whose model, split and seed to take.
+        directory: the data set.
+        cache: where decoded photos lie.
+        progress: called with the number of photos decoded since the last call.
+        say: told what was left out.
 
     Raises:
         DataError: a wrong layout, an unreadable photo, a class with too few lesions.
     """
     spec = SPECS[experiment.model]
     codes = [item.code for item in spec.classes]
-    samples = read_samples(directory, codes)
+    samples = read_samples(directory, codes, say=say)
     require_samples(samples, codes, minimum=experiment.minimum)
     parts = split(
         samples,
@@ -79,17 +98,16 @@ def prepare(
         test=experiment.test,
         seed=experiment.seed,
     )
+    require_parts(parts, codes, _shares(experiment, samples))
     pixels = load_pixels(samples, folder=cache, side=spec.input_side, progress=progress)
     return Data(samples, pixels, parts)
 
 
-def finished_data(
-    experiment: Experiment, directory: Path, recorded: Mapping[str, tuple[str, Part]], *, cache: Path
-) -> Data:
+def finished_data(experiment: Experiment, directory: Path, recorded: Mapping[str, Recorded], *, cache: Path) -> Data:
     """Read a run's data again, divided as its split.csv says.
 
     Raises:
-        DataError: the data set lacks photos of the split.
+        DataError: the data set lacks photos of the split, or has others under their names.
     """
     spec = SPECS[experiment.model]
     found = read_samples(directory, [item.code for item in spec.classes])
@@ -99,7 +117,13 @@ def finished_data(
         raise DataError(
             f"{directory} lacks {len(missing)} photos of the run's split, such as {min(missing)}: pass its data"
         )
-    parts = {sample: recorded[sample.name][1] for sample in samples}
+    changed = [sample.name for sample in samples if recorded[sample.name].digest != sample.digest]
+    if changed:
+        raise DataError(
+            f"{directory} has {len(changed)} photos that are not those of the run's split, such as {changed[0]}: pass "
+            "the data the run was trained from"
+        )
+    parts = {sample: recorded[sample.name].part for sample in samples}
     return Data(samples, load_pixels(samples, folder=cache, side=spec.input_side), parts)
 
 
@@ -111,6 +135,7 @@ def run_training(
     backbone: Path | str | None,
     progress: Progress,
     report: Callable[[Epoch], None],
+    provenance: Provenance | None = None,
 ) -> None:
     """Train, from the folder's checkpoint where it has one, and leave the run in the folder.
 
@@ -121,14 +146,17 @@ def run_training(
         backbone: initial weights: a file, "imagenet", or None for random ones.
         progress: called during an epoch.
         report: called after each epoch.
+        provenance: the data set in words; nothing is stated when None.
 
     Raises:
-        RunError: the folder holds a finished run, or one of another experiment.
+        RunError: the folder holds a finished run, or one of another experiment, photos, split or initial weights.
+        DivergedError: a loss is not finite.
     """
-    if (folder / WEIGHTS).exists():
+    if any((folder / name).exists() for name in (WEIGHTS, COMPACT)):
         raise RunError(f"{folder} holds a finished run: pass another --out")
-    folder.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
+    fingerprint = checkpoint.fingerprint(experiment, data.parts, backbone)
+    checkpoint.claim(folder, fingerprint)
+    started, stated = time.monotonic(), provenance or Provenance()
     keras.utils.set_random_seed(experiment.seed)
     network = initial_network(experiment, backbone)
     training = data.part(Part.TRAIN)
@@ -136,16 +164,18 @@ def run_training(
     if not experiment.fold_batch_norm and any(stage.batch_norm == "train" for stage in experiment.stages):
         estimate_batch_norm(network, np.asarray(statistics.images[statistics.rows]))
     copy = training_copy(network, folded=experiment.fold_batch_norm, precision=experiment.precision)
-    (folder / EXPERIMENT).write_text(checkpoint.fingerprint(experiment) + "\n", encoding="utf-8")
+    write_json(folder / EXPERIMENT, asdict(experiment))
     codes = [item.code for item in SPECS[experiment.model].classes]
     write_split(folder / SPLIT, data.parts)
-    history = _train(copy, experiment, data, folder, progress=progress, report=report)
+    history = _train(copy, experiment, data, folder, fingerprint, progress=progress, report=report)
     copy_back(copy, network)
     if experiment.fold_batch_norm:
         estimate_batch_norm(network, np.asarray(statistics.images[statistics.rows]))
-    _write_json(folder / HISTORY, [asdict(epoch) for epoch in history])
+    write_json(folder / HISTORY, [asdict(epoch) for epoch in history])
     summary = {
         "model": experiment.model,
+        "data": stated.data,
+        "license": stated.weights_license,
         "experiment": experiment.name,
         "initialization": _describe_backbone(backbone, experiment.seed),
         "photos": {
@@ -154,8 +184,8 @@ def run_training(
         "training_minutes": round(sum(epoch.seconds for epoch in history) / 60, 1),
         "last_session_minutes": round((time.monotonic() - started) / 60, 1),
     }
-    _write_json(folder / SUMMARY, summary)
-    partial = folder / f"partial-{WEIGHTS}"
+    write_json(folder / SUMMARY, summary)
+    partial = folder / f"partial-{os.getpid()}-{WEIGHTS}"
     network.save_weights(partial)
     partial.rename(folder / WEIGHTS)
 
@@ -165,6 +195,7 @@ def _train(
     experiment: Experiment,
     data: Data,
     folder: Path,
+    fingerprint: Fingerprint,
     *,
     progress: Progress,
     report: Callable[[Epoch], None],
@@ -190,6 +221,7 @@ def _train(
         training=training,
         validation=validation,
         folder=folder,
+        fingerprint=fingerprint,
         progress=progress,
         report=report,
     )
@@ -210,11 +242,15 @@ def initial_network(experiment: Experiment, backbone: Path | str | None) -> kera
     return network
 
 
+def _shares(experiment: Experiment, samples: Sequence[Sample]) -> dict[Part, float | None]:
+    """Give the share of each part that is to have every class; a data set's own test photos may lack some."""
+    own, test = own_parts(samples), experiment.test
+    validation = None if Part.VALIDATION in own else experiment.validation
+    drawn = {Part.TRAIN: 1 - experiment.validation - test, Part.VALIDATION: validation}
+    return drawn if Part.TEST in own else {**drawn, Part.TEST: test}
+
+
 def _describe_backbone(backbone: Path | str | None, seed: int) -> str:
     if backbone is None:
         return f"random (seed {seed})"
     return f"imagenet backbone ({backbone if isinstance(backbone, str) else backbone.name}), random head (seed {seed})"
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")

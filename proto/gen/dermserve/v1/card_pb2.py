@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x64\x65rmserve/v1/card.proto\x12\x0c\x64\x65rmserve.v1\"\xc0\x02\n\x04\x43\x61rd\x12\x16\n\x0eschema_version\x18\x01 \x01(\x05\x12\r\n\x05model\x18\x02 \x01(\t\x12(\n\x07\x63lasses\x18\x03 \x03(\x0b\x32\x17.dermserve.v1.ClassInfo\x12&\n\x05input\x18\x04 \x01(\x0b\x32\x17.dermserve.v1.InputSpec\x12\r\n\x05views\x18\x05 \x03(\t\x12\x12\n\nparameters\x18\x06 \x01(\x03\x12\x16\n\x0eweights_digest\x18\x07 \x01(\t\x12,\n\nprovenance\x18\x08 \x01(\x0b\x32\x18.dermserve.v1.Provenance\x12.\n\x0b\x63\x61libration\x18\t \x01(\x0b\x32\x19.dermserve.v1.Calibration\x12&\n\x07profile\x18\n \x01(\x0b\x32\x15.dermserve.v1.Profile\":\n\tClassInfo\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tmalignant\x18\x03 \x01(\x08\"J\n\tInputSpec\x12\x0e\n\x06height\x18\x01 \x01(\x05\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x1e\n\x03\x66it\x18\x03 \x01(\x0e\x32\x11.dermserve.v1.Fit\"\xfc\x01\n\nProvenance\x12(\n\x08training\x18\x01 \x01(\x0e\x32\x16.dermserve.v1.Training\x12\x16\n\x0einitialization\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\t\x12\x0f\n\x07license\x18\x04 \x01(\t\x12\x13\n\x0b\x65xported_at\x18\x05 \x01(\t\x12\x10\n\x08\x65xporter\x18\x06 \x01(\t\x12\x36\n\x07metrics\x18\x07 \x03(\x0b\x32%.dermserve.v1.Provenance.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x9a\x02\n\x0b\x43\x61libration\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\x1b\n\x0emin_confidence\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0cmax_view_std\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x1c\n\x0f\x61\x64\x61ptive_margin\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x1a\n\rmax_ood_score\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x0e\n\x06method\x18\x06 \x01(\t\x12*\n\x0e\x61\x64\x61ptive_looks\x18\x07 \x03(\x0b\x32\x12.dermserve.v1.LookB\x11\n\x0f_min_confidenceB\x0f\n\r_max_view_stdB\x12\n\x10_adaptive_marginB\x10\n\x0e_max_ood_score\"%\n\x04Look\x12\r\n\x05views\x18\x01 \x01(\x05\x12\x0e\n\x06margin\x18\x02 \x01(\x01\"\xb5\x01\n\x07Profile\x12\x0e\n\x06photos\x18\x01 \x01(\x03\x12\x14\n\x0c\x63lass_shares\x18\x02 \x03(\x01\x12+\n\nconfidence\x18\x03 \x01(\x0b\x32\x17.dermserve.v1.Histogram\x12+\n\nbrightness\x18\x04 \x01(\x0b\x32\x17.dermserve.v1.Histogram\x12*\n\tsharpness\x18\x05 \x01(\x0b\x32\x17.dermserve.v1.Histogram\"8\n\tHistogram\x12\r\n\x05\x65\x64ges\x18\x01 \x03(\x01\x12\x0e\n\x06shares\x18\x02 \x03(\x01\x12\x0c\n\x04mean\x18\x03 \x01(\x01*/\n\x03\x46it\x12\x13\n\x0f\x46IT_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x46IT_CENTER_CROP\x10\x01*M\n\x08Training\x12\x18\n\x14TRAINING_UNSPECIFIED\x10\x00\x12\x11\n\rTRAINING_NONE\x10\x01\x12\x14\n\x10TRAINING_TRAINED\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x64\x65rmserve/v1/card.proto\x12\x0c\x64\x65rmserve.v1\"\xc0\x02\n\x04\x43\x61rd\x12\x16\n\x0eschema_version\x18\x01 \x01(\x05\x12\r\n\x05model\x18\x02 \x01(\t\x12(\n\x07\x63lasses\x18\x03 \x03(\x0b\x32\x17.dermserve.v1.ClassInfo\x12&\n\x05input\x18\x04 \x01(\x0b\x32\x17.dermserve.v1.InputSpec\x12\r\n\x05views\x18\x05 \x03(\t\x12\x12\n\nparameters\x18\x06 \x01(\x03\x12\x16\n\x0eweights_digest\x18\x07 \x01(\t\x12,\n\nprovenance\x18\x08 \x01(\x0b\x32\x18.dermserve.v1.Provenance\x12.\n\x0b\x63\x61libration\x18\t \x01(\x0b\x32\x19.dermserve.v1.Calibration\x12&\n\x07profile\x18\n \x01(\x0b\x32\x15.dermserve.v1.Profile\"O\n\tClassInfo\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x11\n\tmalignant\x18\x03 \x01(\x08\x12\x13\n\x0b\x63ommon_name\x18\x04 \x01(\t\"J\n\tInputSpec\x12\x0e\n\x06height\x18\x01 \x01(\x05\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x1e\n\x03\x66it\x18\x03 \x01(\x0e\x32\x11.dermserve.v1.Fit\"\xfc\x01\n\nProvenance\x12(\n\x08training\x18\x01 \x01(\x0e\x32\x16.dermserve.v1.Training\x12\x16\n\x0einitialization\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\t\x12\x0f\n\x07license\x18\x04 \x01(\t\x12\x13\n\x0b\x65xported_at\x18\x05 \x01(\t\x12\x10\n\x08\x65xporter\x18\x06 \x01(\t\x12\x36\n\x07metrics\x18\x07 \x03(\x0b\x32%.dermserve.v1.Provenance.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xd9\x03\n\x0b\x43\x61libration\x12\x13\n\x0btemperature\x18\x01 \x01(\x01\x12\x1b\n\x0emin_confidence\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x19\n\x0cmax_view_std\x18\x03 \x01(\x01H\x01\x88\x01\x01\x12\x1c\n\x0f\x61\x64\x61ptive_margin\x18\x04 \x01(\x01H\x02\x88\x01\x01\x12\x1a\n\rmax_ood_score\x18\x05 \x01(\x01H\x03\x88\x01\x01\x12\x0e\n\x06method\x18\x06 \x01(\t\x12*\n\x0e\x61\x64\x61ptive_looks\x18\x07 \x03(\x0b\x32\x12.dermserve.v1.Look\x12.\n\x08rule_out\x18\x08 \x01(\x0b\x32\x1c.dermserve.v1.OperatingPoint\x12-\n\x07rule_in\x18\t \x01(\x0b\x32\x1c.dermserve.v1.OperatingPoint\x12\x1c\n\x0fmax_scope_score\x18\n \x01(\x01H\x04\x88\x01\x01\x12,\n\x07quality\x18\x0b \x01(\x0b\x32\x1b.dermserve.v1.QualityLimitsB\x11\n\x0f_min_confidenceB\x0f\n\r_max_view_stdB\x12\n\x10_adaptive_marginB\x10\n\x0e_max_ood_scoreB\x12\n\x10_max_scope_score\"w\n\x0eOperatingPoint\x12\x11\n\tthreshold\x18\x01 \x01(\x01\x12(\n\x0bsensitivity\x18\x02 \x01(\x0b\x32\x13.dermserve.v1.Share\x12(\n\x0bspecificity\x18\x03 \x01(\x0b\x32\x13.dermserve.v1.Share\"1\n\x05Share\x12\r\n\x05value\x18\x01 \x01(\x01\x12\x0b\n\x03low\x18\x02 \x01(\x01\x12\x0c\n\x04high\x18\x03 \x01(\x01\"\xb7\x02\n\rQualityLimits\x12\x19\n\x0cmin_midtones\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1b\n\x0emin_highlights\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x0cmax_midtones\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x16\n\tmax_glare\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x16\n\tmin_color\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x17\n\nmin_detail\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x19\n\x0cmin_contrast\x18\x07 \x01(\x01H\x06\x88\x01\x01\x42\x0f\n\r_min_midtonesB\x11\n\x0f_min_highlightsB\x0f\n\r_max_midtonesB\x0c\n\n_max_glareB\x0c\n\n_min_colorB\r\n\x0b_min_detailB\x0f\n\r_min_contrast\"%\n\x04Look\x12\r\n\x05views\x18\x01 \x01(\x05\x12\x0e\n\x06margin\x18\x02 \x01(\x01\"\xb5\x01\n\x07Profile\x12\x0e\n\x06photos\x18\x01 \x01(\x03\x12\x14\n\x0c\x63lass_shares\x18\x02 \x03(\x01\x12+\n\nconfidence\x18\x03 \x01(\x0b\x32\x17.dermserve.v1.Histogram\x12+\n\nbrightness\x18\x04 \x01(\x0b\x32\x17.dermserve.v1.Histogram\x12*\n\tsharpness\x18\x05 \x01(\x0b\x32\x17.dermserve.v1.Histogram\"8\n\tHistogram\x12\r\n\x05\x65\x64ges\x18\x01 \x03(\x01\x12\x0e\n\x06shares\x18\x02 \x03(\x01\x12\x0c\n\x04mean\x18\x03 \x01(\x01*/\n\x03\x46it\x12\x13\n\x0f\x46IT_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x46IT_CENTER_CROP\x10\x01*M\n\x08Training\x12\x18\n\x14TRAINING_UNSPECIFIED\x10\x00\x12\x11\n\rTRAINING_NONE\x10\x01\x12\x14\n\x10TRAINING_TRAINED\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,26 +33,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROVENANCE_METRICSENTRY']._loaded_options = None
   _globals['_PROVENANCE_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_FIT']._serialized_start=1321
-  _globals['_FIT']._serialized_end=1368
-  _globals['_TRAINING']._serialized_start=1370
-  _globals['_TRAINING']._serialized_end=1447
+  _globals['_FIT']._serialized_start=2019
+  _globals['_FIT']._serialized_end=2066
+  _globals['_TRAINING']._serialized_start=2068
+  _globals['_TRAINING']._serialized_end=2145
   _globals['_CARD']._serialized_start=42
   _globals['_CARD']._serialized_end=362
   _globals['_CLASSINFO']._serialized_start=364
-  _globals['_CLASSINFO']._serialized_end=422
-  _globals['_INPUTSPEC']._serialized_start=424
-  _globals['_INPUTSPEC']._serialized_end=498
-  _globals['_PROVENANCE']._serialized_start=501
-  _globals['_PROVENANCE']._serialized_end=753
-  _globals['_PROVENANCE_METRICSENTRY']._serialized_start=707
-  _globals['_PROVENANCE_METRICSENTRY']._serialized_end=753
-  _globals['_CALIBRATION']._serialized_start=756
-  _globals['_CALIBRATION']._serialized_end=1038
-  _globals['_LOOK']._serialized_start=1040
-  _globals['_LOOK']._serialized_end=1077
-  _globals['_PROFILE']._serialized_start=1080
-  _globals['_PROFILE']._serialized_end=1261
-  _globals['_HISTOGRAM']._serialized_start=1263
-  _globals['_HISTOGRAM']._serialized_end=1319
+  _globals['_CLASSINFO']._serialized_end=443
+  _globals['_INPUTSPEC']._serialized_start=445
+  _globals['_INPUTSPEC']._serialized_end=519
+  _globals['_PROVENANCE']._serialized_start=522
+  _globals['_PROVENANCE']._serialized_end=774
+  _globals['_PROVENANCE_METRICSENTRY']._serialized_start=728
+  _globals['_PROVENANCE_METRICSENTRY']._serialized_end=774
+  _globals['_CALIBRATION']._serialized_start=777
+  _globals['_CALIBRATION']._serialized_end=1250
+  _globals['_OPERATINGPOINT']._serialized_start=1252
+  _globals['_OPERATINGPOINT']._serialized_end=1371
+  _globals['_SHARE']._serialized_start=1373
+  _globals['_SHARE']._serialized_end=1422
+  _globals['_QUALITYLIMITS']._serialized_start=1425
+  _globals['_QUALITYLIMITS']._serialized_end=1736
+  _globals['_LOOK']._serialized_start=1738
+  _globals['_LOOK']._serialized_end=1775
+  _globals['_PROFILE']._serialized_start=1778
+  _globals['_PROFILE']._serialized_end=1959
+  _globals['_HISTOGRAM']._serialized_start=1961
+  _globals['_HISTOGRAM']._serialized_end=2017
 # @@protoc_insertion_point(module_scope)

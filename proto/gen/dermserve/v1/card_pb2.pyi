@@ -48,14 +48,16 @@ class Card(_message.Message):
     def __init__(self, schema_version: _Optional[int] = ..., model: _Optional[str] = ..., classes: _Optional[_Iterable[_Union[ClassInfo, _Mapping]]] = ..., input: _Optional[_Union[InputSpec, _Mapping]] = ..., views: _Optional[_Iterable[str]] = ..., parameters: _Optional[int] = ..., weights_digest: _Optional[str] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., calibration: _Optional[_Union[Calibration, _Mapping]] = ..., profile: _Optional[_Union[Profile, _Mapping]] = ...) -> None: ...
 
 class ClassInfo(_message.Message):
-    __slots__ = ("code", "name", "malignant")
+    __slots__ = ("code", "name", "malignant", "common_name")
     CODE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     MALIGNANT_FIELD_NUMBER: _ClassVar[int]
+    COMMON_NAME_FIELD_NUMBER: _ClassVar[int]
     code: str
     name: str
     malignant: bool
-    def __init__(self, code: _Optional[str] = ..., name: _Optional[str] = ..., malignant: _Optional[bool] = ...) -> None: ...
+    common_name: str
+    def __init__(self, code: _Optional[str] = ..., name: _Optional[str] = ..., malignant: _Optional[bool] = ..., common_name: _Optional[str] = ...) -> None: ...
 
 class InputSpec(_message.Message):
     __slots__ = ("height", "width", "fit")
@@ -93,7 +95,7 @@ class Provenance(_message.Message):
     def __init__(self, training: _Optional[_Union[Training, str]] = ..., initialization: _Optional[str] = ..., data: _Optional[str] = ..., license: _Optional[str] = ..., exported_at: _Optional[str] = ..., exporter: _Optional[str] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class Calibration(_message.Message):
-    __slots__ = ("temperature", "min_confidence", "max_view_std", "adaptive_margin", "max_ood_score", "method", "adaptive_looks")
+    __slots__ = ("temperature", "min_confidence", "max_view_std", "adaptive_margin", "max_ood_score", "method", "adaptive_looks", "rule_out", "rule_in", "max_scope_score", "quality")
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     MIN_CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     MAX_VIEW_STD_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +103,10 @@ class Calibration(_message.Message):
     MAX_OOD_SCORE_FIELD_NUMBER: _ClassVar[int]
     METHOD_FIELD_NUMBER: _ClassVar[int]
     ADAPTIVE_LOOKS_FIELD_NUMBER: _ClassVar[int]
+    RULE_OUT_FIELD_NUMBER: _ClassVar[int]
+    RULE_IN_FIELD_NUMBER: _ClassVar[int]
+    MAX_SCOPE_SCORE_FIELD_NUMBER: _ClassVar[int]
+    QUALITY_FIELD_NUMBER: _ClassVar[int]
     temperature: float
     min_confidence: float
     max_view_std: float
@@ -108,7 +114,49 @@ class Calibration(_message.Message):
     max_ood_score: float
     method: str
     adaptive_looks: _containers.RepeatedCompositeFieldContainer[Look]
-    def __init__(self, temperature: _Optional[float] = ..., min_confidence: _Optional[float] = ..., max_view_std: _Optional[float] = ..., adaptive_margin: _Optional[float] = ..., max_ood_score: _Optional[float] = ..., method: _Optional[str] = ..., adaptive_looks: _Optional[_Iterable[_Union[Look, _Mapping]]] = ...) -> None: ...
+    rule_out: OperatingPoint
+    rule_in: OperatingPoint
+    max_scope_score: float
+    quality: QualityLimits
+    def __init__(self, temperature: _Optional[float] = ..., min_confidence: _Optional[float] = ..., max_view_std: _Optional[float] = ..., adaptive_margin: _Optional[float] = ..., max_ood_score: _Optional[float] = ..., method: _Optional[str] = ..., adaptive_looks: _Optional[_Iterable[_Union[Look, _Mapping]]] = ..., rule_out: _Optional[_Union[OperatingPoint, _Mapping]] = ..., rule_in: _Optional[_Union[OperatingPoint, _Mapping]] = ..., max_scope_score: _Optional[float] = ..., quality: _Optional[_Union[QualityLimits, _Mapping]] = ...) -> None: ...
+
+class OperatingPoint(_message.Message):
+    __slots__ = ("threshold", "sensitivity", "specificity")
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    SENSITIVITY_FIELD_NUMBER: _ClassVar[int]
+    SPECIFICITY_FIELD_NUMBER: _ClassVar[int]
+    threshold: float
+    sensitivity: Share
+    specificity: Share
+    def __init__(self, threshold: _Optional[float] = ..., sensitivity: _Optional[_Union[Share, _Mapping]] = ..., specificity: _Optional[_Union[Share, _Mapping]] = ...) -> None: ...
+
+class Share(_message.Message):
+    __slots__ = ("value", "low", "high")
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    value: float
+    low: float
+    high: float
+    def __init__(self, value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
+
+class QualityLimits(_message.Message):
+    __slots__ = ("min_midtones", "min_highlights", "max_midtones", "max_glare", "min_color", "min_detail", "min_contrast")
+    MIN_MIDTONES_FIELD_NUMBER: _ClassVar[int]
+    MIN_HIGHLIGHTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_MIDTONES_FIELD_NUMBER: _ClassVar[int]
+    MAX_GLARE_FIELD_NUMBER: _ClassVar[int]
+    MIN_COLOR_FIELD_NUMBER: _ClassVar[int]
+    MIN_DETAIL_FIELD_NUMBER: _ClassVar[int]
+    MIN_CONTRAST_FIELD_NUMBER: _ClassVar[int]
+    min_midtones: float
+    min_highlights: float
+    max_midtones: float
+    max_glare: float
+    min_color: float
+    min_detail: float
+    min_contrast: float
+    def __init__(self, min_midtones: _Optional[float] = ..., min_highlights: _Optional[float] = ..., max_midtones: _Optional[float] = ..., max_glare: _Optional[float] = ..., min_color: _Optional[float] = ..., min_detail: _Optional[float] = ..., min_contrast: _Optional[float] = ...) -> None: ...
 
 class Look(_message.Message):
     __slots__ = ("views", "margin")

@@ -17,6 +17,13 @@ class TtaMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TTA_MODE_FULL: _ClassVar[TtaMode]
     TTA_MODE_ADAPTIVE: _ClassVar[TtaMode]
 
+class RiskLevel(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RISK_LEVEL_UNSPECIFIED: _ClassVar[RiskLevel]
+    RISK_LEVEL_LOW: _ClassVar[RiskLevel]
+    RISK_LEVEL_INTERMEDIATE: _ClassVar[RiskLevel]
+    RISK_LEVEL_HIGH: _ClassVar[RiskLevel]
+
 class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     VERDICT_UNSPECIFIED: _ClassVar[Verdict]
@@ -32,6 +39,12 @@ class Reason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     REASON_LOW_CONFIDENCE: _ClassVar[Reason]
     REASON_VIEW_DISAGREEMENT: _ClassVar[Reason]
     REASON_NOT_SKIN: _ClassVar[Reason]
+    REASON_OUT_OF_SCOPE: _ClassVar[Reason]
+    REASON_TOO_DARK: _ClassVar[Reason]
+    REASON_TOO_BRIGHT: _ClassVar[Reason]
+    REASON_NO_COLOR: _ClassVar[Reason]
+    REASON_BLURRED: _ClassVar[Reason]
+    REASON_UNIFORM: _ClassVar[Reason]
 
 class VersionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -45,6 +58,10 @@ TTA_MODE_UNSPECIFIED: TtaMode
 TTA_MODE_NONE: TtaMode
 TTA_MODE_FULL: TtaMode
 TTA_MODE_ADAPTIVE: TtaMode
+RISK_LEVEL_UNSPECIFIED: RiskLevel
+RISK_LEVEL_LOW: RiskLevel
+RISK_LEVEL_INTERMEDIATE: RiskLevel
+RISK_LEVEL_HIGH: RiskLevel
 VERDICT_UNSPECIFIED: Verdict
 VERDICT_CONFIDENT: Verdict
 VERDICT_UNCERTAIN: Verdict
@@ -55,6 +72,12 @@ REASON_UNCALIBRATED_MODEL: Reason
 REASON_LOW_CONFIDENCE: Reason
 REASON_VIEW_DISAGREEMENT: Reason
 REASON_NOT_SKIN: Reason
+REASON_OUT_OF_SCOPE: Reason
+REASON_TOO_DARK: Reason
+REASON_TOO_BRIGHT: Reason
+REASON_NO_COLOR: Reason
+REASON_BLURRED: Reason
+REASON_UNIFORM: Reason
 VERSION_STATE_UNSPECIFIED: VersionState
 VERSION_STATE_START: VersionState
 VERSION_STATE_LOADING: VersionState
@@ -73,17 +96,19 @@ class ModelSelector(_message.Message):
     def __init__(self, name: _Optional[str] = ..., version: _Optional[int] = ..., label: _Optional[str] = ...) -> None: ...
 
 class ClassifyRequest(_message.Message):
-    __slots__ = ("model", "image", "tta")
+    __slots__ = ("model", "image", "tta", "include_rejected_classes")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     TTA_FIELD_NUMBER: _ClassVar[int]
+    INCLUDE_REJECTED_CLASSES_FIELD_NUMBER: _ClassVar[int]
     model: ModelSelector
     image: bytes
     tta: TtaMode
-    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., image: _Optional[bytes] = ..., tta: _Optional[_Union[TtaMode, str]] = ...) -> None: ...
+    include_rejected_classes: bool
+    def __init__(self, model: _Optional[_Union[ModelSelector, _Mapping]] = ..., image: _Optional[bytes] = ..., tta: _Optional[_Union[TtaMode, str]] = ..., include_rejected_classes: _Optional[bool] = ...) -> None: ...
 
 class ClassifyResponse(_message.Message):
-    __slots__ = ("request_id", "model", "version", "classes", "verdict", "reasons", "views_asked", "views_used", "timings", "notice")
+    __slots__ = ("request_id", "model", "version", "classes", "verdict", "reasons", "views_asked", "views_used", "timings", "notice", "malignancy", "named_class", "weights_digest", "gateway_version")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +119,10 @@ class ClassifyResponse(_message.Message):
     VIEWS_USED_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     NOTICE_FIELD_NUMBER: _ClassVar[int]
+    MALIGNANCY_FIELD_NUMBER: _ClassVar[int]
+    NAMED_CLASS_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    GATEWAY_VERSION_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     model: str
     version: int
@@ -104,19 +133,37 @@ class ClassifyResponse(_message.Message):
     views_used: int
     timings: Timings
     notice: str
-    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[ClassScore, _Mapping]]] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., reasons: _Optional[_Iterable[_Union[Reason, str]]] = ..., views_asked: _Optional[int] = ..., views_used: _Optional[int] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., notice: _Optional[str] = ...) -> None: ...
+    malignancy: MalignancyRisk
+    named_class: str
+    weights_digest: str
+    gateway_version: str
+    def __init__(self, request_id: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[ClassScore, _Mapping]]] = ..., verdict: _Optional[_Union[Verdict, str]] = ..., reasons: _Optional[_Iterable[_Union[Reason, str]]] = ..., views_asked: _Optional[int] = ..., views_used: _Optional[int] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., notice: _Optional[str] = ..., malignancy: _Optional[_Union[MalignancyRisk, _Mapping]] = ..., named_class: _Optional[str] = ..., weights_digest: _Optional[str] = ..., gateway_version: _Optional[str] = ...) -> None: ...
+
+class MalignancyRisk(_message.Message):
+    __slots__ = ("level", "probability", "std")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    STD_FIELD_NUMBER: _ClassVar[int]
+    level: RiskLevel
+    probability: float
+    std: float
+    def __init__(self, level: _Optional[_Union[RiskLevel, str]] = ..., probability: _Optional[float] = ..., std: _Optional[float] = ...) -> None: ...
 
 class ClassScore(_message.Message):
-    __slots__ = ("code", "name", "probability", "std")
+    __slots__ = ("code", "name", "probability", "std", "common_name", "malignant")
     CODE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     PROBABILITY_FIELD_NUMBER: _ClassVar[int]
     STD_FIELD_NUMBER: _ClassVar[int]
+    COMMON_NAME_FIELD_NUMBER: _ClassVar[int]
+    MALIGNANT_FIELD_NUMBER: _ClassVar[int]
     code: str
     name: str
     probability: float
     std: float
-    def __init__(self, code: _Optional[str] = ..., name: _Optional[str] = ..., probability: _Optional[float] = ..., std: _Optional[float] = ...) -> None: ...
+    common_name: str
+    malignant: bool
+    def __init__(self, code: _Optional[str] = ..., name: _Optional[str] = ..., probability: _Optional[float] = ..., std: _Optional[float] = ..., common_name: _Optional[str] = ..., malignant: _Optional[bool] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("decode_ms", "plan_ms", "predict_ms", "reduce_ms", "total_ms")

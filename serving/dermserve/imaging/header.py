@@ -1,0 +1,210 @@
+"""What a photo's header says, read before any pixel: size, orientation, colour profile, and memory to decode it.
+
+Only what decoders need is passed on to them. Text, thumbnails and further frames are left out, since a few megabytes of
+them can cost a decoder seconds and gigabytes.
+"""
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dermserve.imaging.errors import TooComplexError, UndecodablePhotoError, UnsupportedFormatError
+
+_MAX_SCANS = 64
+"""Of one JPEG; encoders write 10 to 20. Each scan walks over all blocks: 8 ms for 50 megapixels without detail."""
+_MAX_PARTS = 4096
+"""JPEG segments, PNG or WebP chunks. A PNG of 20 MB in chunks of 8 kB has 2,500."""
+_MAX_PROFILE = 1 << 20
+"""Bytes of a colour profile: those of cameras and phones have 500 to 4,000, those of printers up to a megabyte."""
+
+_ORIENTATION = 0x0112
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # 00: a stuffed byte, 01: TEM, D0 to D7: restarts, FF: a fill byte
+_SOI, _EOI, _SOS, _COM = 0xD8, 0xD9, 0xDA, 0xFE
+_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+_PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+
+# Magic numbers of formats people send that are not taken: to say which it is, not to decode it.
+_KNOWN = {
+    "GIF": re.compile(rb"GIF8"),
+    "BMP": re.compile(rb"BM.{4}\0\0\0\0", re.DOTALL),
+    "TIFF, DNG and raw camera": re.compile(rb"II[*+]\0|MM\0[*+]|IIRO|IIU\0|FUJIFILMCCD-RAW|.{4}ftypcrx ", re.DOTALL),
+    "PDF": re.compile(rb"%PDF"),
+    "SVG": re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg", re.DOTALL),
+    "DICOM": re.compile(rb".{128}DICM", re.DOTALL),
+    "JPEG XL": re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n", re.DOTALL),
+    "JPEG 2000": re.compile(rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n", re.DOTALL),
+    "JPEG XR": re.compile(rb"II\xbc\x01"),
+    "AVIF": re.compile(rb".{4}ftypavi[fs]", re.DOTALL),
+    "HEIC": re.compile(rb".{4}ftyp(hei|hev|mif1|msf1)", re.DOTALL),
+    "Photoshop": re.compile(rb"8BPS"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Of one photo."""
+
+    format: str
+    """"JPEG", "PNG" or "WebP"."""
+    kind: str
+    """The format and what of it decides how much memory it takes, in words."""
+    mode: str
+    """What a JPEG decodes to: L, RGB or CMYK; empty for other formats."""
+    width: int
+    height: int
+    data: bytes
+    """The file, without what a decoder does not need."""
+    pixel_bytes: float
+    """Memory for each pixel while it is decoded at full size."""
+    orientation: int = 1
+    """EXIF orientation, 1 to 8."""
+    profile: bytes = b""
+    """ICC profile; empty when there is none or it is broken."""
+
+
+def read_header(data: bytes) -> Header:
+    """Read the header of a JPEG, PNG or WebP file.
+
+    Raises:
+        UnsupportedFormatError: it is in another format.
+        UndecodablePhotoError: its header is damaged.
+        TooComplexError: it has too many parts or scans.
+    """
+    for image_format, (magic, read) in _FORMATS.items():
+        if magic.match(data):
+            try:
+                return read(data)
+            except (IndexError, struct.error) as error:  # it ends within the header
+                raise UndecodablePhotoError(image_format) from error
+    for name, magic in _KNOWN.items():
+        if magic.match(data[:1024]):
+            raise UnsupportedFormatError(f"{name} files are not supported")
+    raise UnsupportedFormatError("the bytes are not an image this service can read")
+
+
+def _segments(data: bytes, position: int) -> Iterator[tuple[int, int, int]]:
+    """Walk the markers of a JPEG; give each with where its segment begins and ends."""
+    for _ in range(_MAX_PARTS):
+        found = _MARKER.search(data, position)
+        if found is None:
+            return
+        marker, start = data[found.end() - 1], found.start()
+        bare = marker in {_SOI, _EOI}
+        position = found.end() if bare else found.end() + max(2, *struct.unpack_from(">H", data, found.end()))
+        yield marker, start, position
+        if marker == _EOI:
+            return
+    raise TooComplexError("JPEG", f"{_MAX_PARTS:,} segments")
+
+
+def _jpeg(data: bytes) -> Header:
+    frame, exif, kept, profile = b"", b"", [data[:2]], {}
+    walk = _segments(data, 2)
+    for marker, start, end in walk:
+        segment = data[start + 4 : end]
+        if marker == _SOS:
+            break
+        if marker in _FRAMES:
+            frame = frame or bytes([marker]) + segment
+        if marker == 0xE1 and segment.startswith(b"Exif\0\0"):
+            exif = exif or segment[6:]
+        elif marker == 0xE2 and segment.startswith(b"ICC_PROFILE\0"):
+            profile[segment[12]] = segment[14:]
+        elif not 0xE0 < marker <= 0xEF or marker == 0xEE:  # Adobe's APP14 says how colours are coded
+            kept.append(data[start:end])
+    else:
+        raise UndecodablePhotoError("JPEG")
+    coding, precision, height, width, components = struct.unpack_from(">BBHHB", frame)
+    if coding > 0xC2 or precision != 8:
+        raise UnsupportedFormatError(
+            "JPEG files that are arithmetically coded, lossless or of 12 bits are not supported"
+        )
+    scans = 1 + sum(marker == _SOS for marker, *_ in walk)
+    if scans > _MAX_SCANS:
+        raise TooComplexError("JPEG", f"{_MAX_SCANS} scans")
+    joined = b"".join(profile[number] for number in sorted(profile))
+    samples = [(factors >> 4) * (factors & 15) for factors in frame[8 : 7 + 3 * components : 3]]
+    whole = coding != 0xC2 and scans == 1 and data[start + 4] == components
+    held = 0 if whole else 2 * sum(samples) / max(1, *samples)  # decoders keep all coefficients until the last scan
+    clean = b"".join([*kept, data[start:]])
+    kind = "JPEG" if whole else "progressive JPEG"
+    mode = {1: "L", 3: "RGB", 4: "CMYK"}.get(components, "")
+    return Header("JPEG", kind, mode, width, height, clean, held, _orientation(exif), joined[:_MAX_PROFILE])
+
+
+def _png(data: bytes) -> Header:
+    kept, exif, profile, position = [data[:8]], b"", b"", 8
+    for _ in range(_MAX_PARTS):
+        length, name = struct.unpack_from(">I4s", data, position)
+        start, position = position, position + 12 + length
+        if name in _PNG_KEPT:
+            kept.append(data[start:position])
+        elif name == b"eXIf":
+            exif = data[start + 8 : position]
+        elif name == b"iCCP":
+            profile = _inflated(data[start + 8 : position - 4].partition(b"\0")[2][1:])
+        if name == b"IEND" or position >= len(data):
+            break
+    else:
+        raise TooComplexError("PNG", f"{_MAX_PARTS:,} chunks")
+    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    one = {0: max(1, depth // 8), 3: 1}.get(colour, 4)
+    kind = f"PNG in {'gray' if colour == 0 else 'palette colours' if colour == 3 else 'colour or with transparency'}"
+    return Header("PNG", kind, "", width, height, b"".join(kept), one, _orientation(exif), profile)
+
+
+def _webp(data: bytes) -> Header:
+    chunks: dict[bytes, bytes] = {}
+    position = 12
+    for _ in range(_MAX_PARTS):
+        if position >= len(data):
+            break
+        name, length = struct.unpack_from("<4sI", data, position)
+        chunks.setdefault(name, data[position + 8 : position + 8 + length])
+        position += 8 + length + length % 2
+    else:
+        raise TooComplexError("WebP", f"{_MAX_PARTS:,} chunks")
+    if canvas := chunks.get(b"VP8X"):
+        width, height = (1 + int.from_bytes(canvas[at : at + 3], "little") for at in (4, 7))
+    elif lossless := chunks.get(b"VP8L"):
+        bits = int.from_bytes(lossless[1:5], "little")
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    else:
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", chunks.get(b"VP8 ", b""), 6))
+    exif = chunks.get(b"EXIF", b"").removeprefix(b"Exif\0\0")
+    return Header(
+        "WebP", "WebP", "", width, height, data, 17, _orientation(exif), chunks.get(b"ICCP", b"")[:_MAX_PROFILE]
+    )
+
+
+def _inflated(packed: bytes) -> bytes:
+    try:
+        return zlib.decompressobj().decompress(packed, _MAX_PROFILE)
+    except zlib.error:
+        return b""
+
+
+def _orientation(exif: bytes) -> int:
+    """Find one tag in the first directory of an EXIF block; a broken block says nothing."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return 1
+    try:
+        (offset,) = struct.unpack_from(f"{order}I", exif, 4)
+        (count,) = struct.unpack_from(f"{order}H", exif, offset)
+        for at in range(offset + 2, offset + 2 + 12 * count, 12):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, at)
+            if tag == _ORIENTATION:
+                return value if kind == 3 and 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1
+
+
+_FORMATS = {
+    "JPEG": (re.compile(rb"\xff\xd8\xff"), _jpeg),
+    "PNG": (re.compile(rb"\x89PNG\r\n\x1a\n"), _png),
+    "WebP": (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), _webp),
+}
