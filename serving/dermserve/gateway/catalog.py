@@ -132,6 +132,10 @@ class Catalog:
             raise UnknownModelError(name, self.models)
         return known
 
+    def lacks(self, model: str, label: str | None) -> bool:
+        """Tell whether a label is one that is looked up, and was not there when last seen."""
+        return label in self._labels and label not in self.find(model).labels
+
     async def follow(self, report: Callable[[bool], Awaitable[None]]) -> None:
         """Poll for ever, whatever fails; report after each poll whether every model is ready."""
         while True:

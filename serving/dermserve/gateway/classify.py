@@ -185,7 +185,7 @@ class _Request:
                 try:
                     return self._write(*await self._attempt(choice))
                 except _MovedError:
-                    if self.target.version is not None:
+                    if self.target.version is not None or catalog.lacks(self.target.model, self.target.label):
                         break
                     await catalog.poll()
             raise absent(self.target, catalog.find(self.target.model))
