@@ -11,7 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from dermserve.gateway.errors import GatewayError
-from dermserve.gateway.status import to_status
+from dermserve.gateway.rpc import to_status
 from dermserve.local.edge import Edge
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 from tests.edge.asking import CLASSIFY, ask

@@ -12,8 +12,7 @@ with fuzzing.instrumented():
     from dermserve.contract import CardError, parse_card, render_card
     from dermserve.gateway.answer import check_scores, write_answer
     from dermserve.gateway.errors import InvalidModelOutputError
-    from dermserve.gateway.tensors import float_array, string_scalar
-    from dermserve.gateway.tfserving import Scores
+    from dermserve.gateway.tfserving import Scores, float_array, string_scalar
     from dermserve.imaging import STANDARD_VIEWS, measure
     from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
     from dermserve.v1 import card_pb2, classifier_pb2

@@ -5,13 +5,11 @@ from collections.abc import Iterator
 from tests.fuzz import fuzzing
 
 with fuzzing.instrumented():
-    from dermserve.gateway.canary import read_caller, route
     from dermserve.gateway.errors import GatewayError, InvalidRequestError, UnknownLabelError, UnknownModelError
-    from dermserve.gateway.handlers import parser
     from dermserve.gateway.plan import read_mode
-    from dermserve.gateway.request_id import read_request_id, read_trace_id
-    from dermserve.gateway.status import to_status
-    from dermserve.gateway.target import read_target
+    from dermserve.gateway.rpc import read_request_id, read_trace_id, to_status
+    from dermserve.gateway.selection import read_target, route
+    from dermserve.gateway.service import parser, read_photo
     from dermserve.v1 import classifier_pb2
 
 
@@ -39,7 +37,8 @@ def target(data: bytes) -> None:
 
 def _read(request: classifier_pb2.ClassifyRequest) -> None:
     try:
-        found = read_target(request.model)
+        photo = read_photo(request)
+        found = read_target(photo.model, version=photo.version, label=photo.label)
         assert read_mode(request.tta) in classifier_pb2.TtaMode.values()
     except InvalidRequestError as error:
         _write(error)
@@ -55,11 +54,10 @@ def _write(error: GatewayError) -> None:
 
 
 def _read_metadata(text: str) -> None:
-    metadata = [("x-request-id", text), ("traceparent", text), ("x-caller-key", text), ("x-request-id", b"\xff")]
-    assert 1 <= len(read_request_id(metadata)) <= 64
-    trace_id = read_trace_id(metadata)
-    assert trace_id is None or len(trace_id) == 32
-    assert read_caller(metadata, otherwise="") == text
+    for value in (text, b"\xff", None):
+        assert 1 <= len(read_request_id(value)) <= 64
+        trace_id = read_trace_id(value)
+        assert trace_id is None or len(trace_id) == 32
 
 
 def seeds() -> Iterator[bytes]:

@@ -12,7 +12,7 @@ import numpy as np
 from google.protobuf import wrappers_pb2
 
 from dermserve.contract import render_card
-from dermserve.imaging import STANDARD_VIEWS
+from dermserve.imaging import STANDARD_VIEWS, make_views
 from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
 from dermserve.v1 import card_pb2
 
@@ -53,10 +53,17 @@ def floats(array: np.ndarray, *, content: bool = False) -> tensor_pb2.TensorProt
     return tensor
 
 
-def pixels_of(request: serving_pb2.PredictRequest) -> np.ndarray:
+def images_of(request: serving_pb2.PredictRequest) -> np.ndarray:
+    """The images that were sent."""
     tensor = request.inputs["images"]
     shape = [dim.size for dim in tensor.tensor_shape.dim]
     return np.frombuffer(tensor.tensor_content, np.uint8).reshape(shape)
+
+
+def pixels_of(request: serving_pb2.PredictRequest) -> np.ndarray:
+    """The views that were asked about: those that were sent, or that `tta` makes of the one image."""
+    images = images_of(request)
+    return make_views(images[0], STANDARD_VIEWS) if request.model_spec.signature_name == "tta" else images
 
 
 @dataclass
@@ -102,18 +109,35 @@ class FakeTfServing:
     most_in_flight: int = 0
 
     @contextlib.asynccontextmanager
-    async def serving(self, port: int = 0, *, credentials: grpc.ServerCredentials | None = None) -> AsyncIterator[str]:
+    async def serving(
+        self, port: int = 0, *, host: str = "127.0.0.1", credentials: grpc.ServerCredentials | None = None
+    ) -> AsyncIterator[str]:
+        server = self._build()
+        address = f"{host}:{port}"
+        bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+        await server.start()
+        try:
+            yield f"{host}:{bound}"
+        finally:
+            await server.stop(None)
+
+    @contextlib.asynccontextmanager
+    async def serving_at(self, address: str) -> AsyncIterator[str]:
+        """Serve on an address of gRPC's own kind, as unix:PATH."""
+        server = self._build()
+        server.add_insecure_port(address)
+        await server.start()
+        try:
+            yield address
+        finally:
+            await server.stop(None)
+
+    def _build(self) -> grpc.aio.Server:
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)])
         predict = {"Predict": self._predict, "GetModelMetadata": self._metadata}
         _add(server, "tensorflow.serving.PredictionService", predict)
         _add(server, "tensorflow.serving.ModelService", {"GetModelStatus": self._status})
-        address = f"127.0.0.1:{port}"
-        bound = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
-        await server.start()
-        try:
-            yield f"127.0.0.1:{bound}"
-        finally:
-            await server.stop(None)
+        return server
 
     async def _find(self, spec: serving_pb2.ModelSpec, context: grpc.aio.ServicerContext) -> tuple[int, Version]:
         if spec.version_label and (spec.name, spec.version_label) not in self.labels:
@@ -134,9 +158,15 @@ class FakeTfServing:
         response = serving_pb2.PredictResponse(model_spec=serving_pb2.ModelSpec(name=request.model_spec.name))
         response.model_spec.version.CopyFrom(wrappers_pb2.Int64Value(value=number))
         if describing:
+            query = request.inputs["query"]
+            if query.dtype != tensor_pb2.DATA_TYPE_STRING or [dim.size for dim in query.tensor_shape.dim] != [1]:
+                await context.abort(
+                    grpc.StatusCode.INVALID_ARGUMENT, "input tensor alias not found in signature: query"
+                )
             self.describes.append((request.model_spec.name, number))
             text = version.card if isinstance(version.card, str) else render_card(version.card)
             response.outputs["card"].dtype = tensor_pb2.DATA_TYPE_STRING
+            response.outputs["card"].tensor_shape.dim.add(size=1)
             response.outputs["card"].string_val.append(text.encode())
             return response
         self.metadata.append(dict(context.invocation_metadata() or ()))
@@ -154,7 +184,11 @@ class FakeTfServing:
         finally:
             self.in_flight -= 1
         pixels = pixels_of(request)
-        response.outputs["probabilities"].CopyFrom(floats(version.probabilities(pixels, request.model_spec.name)))
+        probabilities = version.probabilities(pixels, request.model_spec.name)
+        if request.model_spec.signature_name == "tta":
+            response.outputs["view_probabilities"].CopyFrom(floats(probabilities[np.newaxis]))
+            probabilities, pixels = probabilities.mean(0, keepdims=True), pixels[:1]
+        response.outputs["probabilities"].CopyFrom(floats(probabilities))
         response.outputs["ood_score"].CopyFrom(floats(np.full(len(pixels), version.ood)))
         if self.mend:
             self.mend(response)
@@ -202,13 +236,13 @@ def _add(server: grpc.aio.Server, service: str, methods: dict[str, Callable[...,
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
 
 
-async def _main(port: int, seconds: float) -> None:
+async def _main(port: int, seconds: float, host: str) -> None:
     fake = FakeTfServing(on_predict=lambda _: asyncio.sleep(seconds))
-    async with fake.serving(port) as address:
+    async with fake.serving(port, host=host) as address:
         sys.stdout.write(f"{address}\n")
         sys.stdout.flush()
         await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(int(sys.argv[1]), float(sys.argv[2])))
+    asyncio.run(_main(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else "127.0.0.1"))

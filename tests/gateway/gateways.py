@@ -14,7 +14,7 @@ from grpc_status import rpc_status
 from PIL import Image
 
 from dermserve.gateway.config import Config
-from dermserve.gateway.lifespan import Gateway, lifespan
+from dermserve.gateway.server import Gateway, lifespan
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
 SERVING = health_pb2.HealthCheckResponse.SERVING

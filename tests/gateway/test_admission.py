@@ -12,11 +12,11 @@ import pytest
 from google.rpc import error_details_pb2
 from structlog.testing import capture_logs
 
+from dermserve.gateway.admission import Bounds, HeldBytes, Queue
 from dermserve.gateway.budget import Budget
-from dermserve.gateway.errors import BudgetSpentError, OverloadedError
-from dermserve.gateway.gate import Gate
-from dermserve.gateway.sampling import Sampler
-from dermserve.gateway.speeds import Speeds
+from dermserve.gateway.calls import Costs
+from dermserve.gateway.errors import OverloadedError
+from dermserve.gateway.rpc import LogSampler
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 from tests.gateway.gateways import MODEL, SERVING, World, ask, reason_of, status_of
 
@@ -25,18 +25,24 @@ def _budget(seconds: float = 20.0) -> Budget:
     return Budget(time.monotonic() + seconds, time.monotonic)
 
 
+def Gate(*, at_once=None, queue=0, burst=0, free=lambda: 1000, clock):  # noqa: N802
+    """A queue in front of so much free capacity."""
+    bounds = Bounds(at_once=at_once, queue=10**6 if queue is None else queue, burst=burst)
+    return Queue(bounds, free_capacity=free, held=HeldBytes(10**9), clock=clock)
+
+
 class Passage:
     """A task that passes a gate and stays until it is told to go."""
 
     def __init__(
-        self, gate: Gate, order: list[str] | None = None, name: str = "", budget: Budget | None = None
+        self, gate: Queue, order: list[str] | None = None, name: str = "", budget: Budget | None = None
     ) -> None:
         self.inside, self.leave = asyncio.Event(), asyncio.Event()
         self._order, self._name = order, name
         self.task = asyncio.create_task(self._pass(gate, budget or _budget()))
 
-    async def _pass(self, gate: Gate, budget: Budget) -> None:
-        async with gate.enter(budget):
+    async def _pass(self, gate: Queue, budget: Budget) -> None:
+        async with gate.enter(0, budget):
             if self._order is not None:
                 self._order.append(self._name)
             self.inside.set()
@@ -56,11 +62,11 @@ async def test_the_queue_is_first_come_first_served():
         await _settled()
     for passage in passages:
         await asyncio.wait_for(passage.inside.wait(), 20)
-        assert gate.passing == 1
+        assert gate.working == 1
         passage.leave.set()
     await asyncio.gather(*(passage.task for passage in passages))
     assert order == list("abcd")
-    assert (gate.passing, gate.waiting) == (0, 0)
+    assert (gate.working, gate.waiting) == (0, 0)
 
 
 async def test_beyond_the_queue_is_refused_at_once_with_a_time_to_retry():
@@ -68,19 +74,19 @@ async def test_beyond_the_queue_is_refused_at_once_with_a_time_to_retry():
     first, second = Passage(gate), Passage(gate)
     await _settled()
     with pytest.raises(OverloadedError) as refused:
-        async with gate.enter(_budget()):
+        async with gate.enter(0, _budget()):
             pass
     assert refused.value.retry_after > 0
     for passage in (first, second):
         passage.leave.set()
         await passage.task
-    async with gate.enter(_budget()):
+    async with gate.enter(0, _budget()):
         pass
 
 
-async def _refused(gate: Gate) -> OverloadedError:
+async def _refused(gate: Queue) -> OverloadedError:
     with pytest.raises(OverloadedError) as refused:
-        async with gate.enter(_budget()):
+        async with gate.enter(0, _budget()):
             pass
     return refused.value
 
@@ -90,9 +96,9 @@ async def test_a_burst_may_wait_until_one_has_to_be_refused_and_then_the_queue_i
     gate = Gate(at_once=1, queue=1, burst=4, clock=lambda: now)
     passages = [Passage(gate) for _ in range(5)]
     await _settled()
-    assert (gate.passing, gate.waiting) == (1, 4)
+    assert (gate.working, gate.waiting) == (1, 4)
     await _refused(gate)
-    assert (gate.passing, gate.waiting) == (1, 1)
+    assert (gate.working, gate.waiting) == (1, 1)
     for late in passages[2:]:
         with pytest.raises(OverloadedError) as sent_away:
             await late.task
@@ -104,12 +110,12 @@ async def test_a_burst_may_wait_until_one_has_to_be_refused_and_then_the_queue_i
     now = 2.6
     more = [Passage(gate) for _ in range(3)]
     await _settled()
-    assert (gate.passing, gate.waiting) == (1, 4)
+    assert (gate.working, gate.waiting) == (1, 4)
     for passage in (*passages[:2], *more):
         await asyncio.wait_for(passage.inside.wait(), 20)
         passage.leave.set()
         await passage.task
-    assert (gate.passing, gate.waiting) == (0, 0)
+    assert (gate.working, gate.waiting) == (0, 0)
 
 
 async def test_a_burst_that_is_cut_leaves_no_place_behind_however_its_callers_leave():
@@ -120,112 +126,136 @@ async def test_a_burst_that_is_cut_leaves_no_place_behind_however_its_callers_le
     for passage in waiting:  # sent away and cancelled in the same moment
         passage.task.cancel()
     await asyncio.gather(*(passage.task for passage in waiting), return_exceptions=True)
-    assert (gate.passing, gate.waiting) == (1, 0)
+    assert (gate.working, gate.waiting) == (1, 0)
     first.leave.set()
     await first.task
-    assert gate.passing == 0
+    assert gate.working == 0
 
 
 async def test_a_burst_is_no_more_than_can_be_answered_in_three_seconds():
     now = 0.0
     gate = Gate(at_once=2, queue=0, burst=64, clock=lambda: now)
-    async with gate.enter(Budget(100, lambda: now)):
+    async with gate.enter(0, Budget(100, lambda: now)):
         now = 1.5  # two in one and a half seconds: four in three
     passages = [Passage(gate, budget=Budget(100, lambda: now)) for _ in range(6)]
     await _settled()
-    assert (gate.passing, gate.waiting) == (2, 4)
+    assert (gate.working, gate.waiting) == (2, 4)
     await _refused(gate)
-    assert (gate.passing, gate.waiting) == (2, 0)
+    assert (gate.working, gate.waiting) == (2, 0)
     for passage in passages:
         passage.leave.set()
     await asyncio.gather(*(passage.task for passage in passages), return_exceptions=True)
-    assert gate.passing == 0
+    assert gate.working == 0
 
 
-async def test_under_overload_more_than_the_steady_number_pass_only_for_places_that_are_spare():
-    now, spare = 0.0, 0
-    gate = Gate(at_once=3, queue=0, burst=1, steady=2, spare=lambda: spare, clock=lambda: now)
+async def test_what_is_prepared_follows_the_free_capacity_and_two_more_but_under_overload():
+    now, free = 0.0, 1
+    gate = Gate(queue=0, burst=1, free=lambda: free, clock=lambda: now)
     passages = [Passage(gate) for _ in range(4)]
     await _settled()
-    assert (gate.passing, gate.waiting) == (3, 1)  # a burst fills every place
-    await _refused(gate)
+    assert (gate.working, gate.waiting) == (3, 1)
+    await _refused(gate)  # from now on only for the free capacity
     for passage in passages[:2]:
         passage.leave.set()
         await passage.task
-    passages.append(Passage(gate))
-    await _settled()
-    assert (gate.passing, gate.is_free) == (2, False)
+    assert (gate.working, gate.is_free) == (1, False)
     await _refused(gate)
-    spare = 2
+    free = 2
     passages.append(Passage(gate))
     await _settled()
-    assert (gate.passing, gate.is_free) == (3, False)  # at_once holds nevertheless
-    passages[-1].leave.set()
-    await passages[-1].task
-    spare = -5  # more wait for places than there are
-    assert gate.places == 2
-    spare, now = 0, 1.1
+    assert (gate.working, gate.is_free) == (2, False)
+    free = -5  # more wait for slots than there are
+    assert not gate.is_free
+    free, now = 0, 1.1
+    assert not gate.is_free  # two are prepared
+    passages[2].leave.set()
+    await passages[2].task
     assert gate.is_free  # the overload is over
     for passage in passages:
         passage.leave.set()
     await asyncio.gather(*(passage.task for passage in passages), return_exceptions=True)
-    assert gate.passing == 0
+    assert gate.working == 0
 
 
-async def test_those_who_are_asked_about_with_others_pass_besides():
-    now, further = 0.0, 2
-    gate = Gate(at_once=1, queue=0, burst=1, further=lambda: further, clock=lambda: now)
-    passages = [Passage(gate) for _ in range(4)]
-    await _settled()
-    assert (gate.places, gate.passing, gate.waiting) == (3, 3, 1)
-    await _refused(gate)
-    further = 0  # calls have become long
-    passages[0].leave.set()
-    await passages[0].task
-    assert (gate.passing, gate.is_free) == (2, False)
-    for passage in passages:
-        passage.leave.set()
-    await asyncio.gather(*(passage.task for passage in passages), return_exceptions=True)
+async def test_requests_that_the_model_servers_have_leave_room_for_others_to_be_prepared():
+    free = 0
+    gate = Gate(free=lambda: free, clock=time.monotonic)
+    async with gate.enter(0, _budget()) as first, gate.enter(0, _budget()) as second:
+        assert not gate.is_free
+        first.prepared()
+        first.prepared()  # each stage may say so
+        assert gate.is_free
+        second.prepared()
+    assert (gate.working, gate.is_free) == (0, True)
+
+
+async def test_a_model_gets_on_whatever_others_keep_the_model_servers_at():
+    gate = Gate(free=lambda: -100, clock=time.monotonic)
+    async with gate.enter(0, _budget()):
+        assert not gate.is_free
     assert gate.is_free
+
+
+async def test_photos_held_are_bounded_by_their_bytes_however_they_leave():
+    held = HeldBytes(10)
+    bounds = Bounds(at_once=1, queue=5, burst=5)
+    gate = Queue(bounds, free_capacity=lambda: 1, held=held, clock=time.monotonic)
+    async with gate.enter(6, _budget()):
+        waiting = asyncio.create_task(_pass(gate.enter(4, _budget())))
+        await _settled()
+        assert (held.held, gate.waiting) == (10, 1)
+        with pytest.raises(OverloadedError):
+            gate.enter(1, _budget())
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert held.held == 6
+    assert held.held == 0
+    async with gate.enter(11, _budget()):
+        assert held.held == 11
+
+
+async def _pass(admitted):
+    async with admitted:
+        pass
 
 
 async def test_after_an_overload_those_who_wait_pass_before_those_who_come():
     now, order = 0.0, []
-    gate = Gate(at_once=3, queue=1, burst=1, steady=2, clock=lambda: now)
+    gate = Gate(at_once=3, queue=1, burst=1, free=lambda: 2, clock=lambda: now)
     passages = [Passage(gate, order, name) for name in "abcd"]
     await _settled()
     await _refused(gate)
     passages[0].leave.set()
     await passages[0].task
     await _settled()
-    assert (gate.passing, gate.waiting, gate.is_free) == (2, 1, False)
+    assert (gate.working, gate.waiting, gate.is_free) == (2, 1, False)
     now = 1.1
     passages.append(Passage(gate, order, "e"))
     await _settled()
-    assert (gate.passing, gate.waiting) == (3, 1)
+    assert (gate.working, gate.waiting) == (3, 1)
     for passage in passages:
         passage.leave.set()
     await asyncio.gather(*(passage.task for passage in passages))
     assert order == list("abcde")
-    assert gate.passing == 0
+    assert gate.working == 0
 
 
 async def test_who_gives_up_waiting_gives_its_place_to_the_next():
     gate = Gate(at_once=1, queue=None, clock=time.monotonic)
     first = Passage(gate)
     await first.inside.wait()
-    impatient = Passage(gate, budget=_budget(0.05))
+    impatient = Passage(gate)
     cancelled, last = Passage(gate), Passage(gate)
     await _settled()
     cancelled.task.cancel()
-    with pytest.raises(BudgetSpentError):
-        await impatient.task
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(impatient.task, 0.05)
     assert gate.waiting == 1
     first.leave.set()
     await asyncio.wait_for(last.inside.wait(), 20)
     last.leave.set()
     await last.task
-    assert gate.passing == 0
+    assert gate.working == 0
 
 
 async def test_a_turn_that_comes_in_the_moment_its_owner_is_cancelled_is_not_lost():
@@ -238,18 +268,18 @@ async def test_a_turn_that_comes_in_the_moment_its_owner_is_cancelled_is_not_los
     await asyncio.wait_for(third.inside.wait(), 20)
     third.leave.set()
     await asyncio.gather(first.task, second.task, third.task, return_exceptions=True)
-    assert gate.passing == 0
+    assert gate.working == 0
 
 
 async def test_a_wait_longer_than_the_budget_is_refused_on_arrival():
     now = 0.0
     gate = Gate(at_once=1, queue=None, clock=lambda: now)
-    async with gate.enter(Budget(100, lambda: now)):
+    async with gate.enter(0, Budget(100, lambda: now)):
         now = 10.0
     holder = Passage(gate, budget=Budget(1000, lambda: now))
     await holder.inside.wait()
     with pytest.raises(OverloadedError) as refused:
-        async with gate.enter(Budget(19, lambda: now)):
+        async with gate.enter(0, Budget(19, lambda: now)):
             pass
     assert refused.value.retry_after == pytest.approx(10)
     holder.leave.set()
@@ -317,7 +347,7 @@ async def test_of_the_lines_of_an_overload_one_a_second_is_written_and_none_of_o
 
 def test_a_line_says_how_many_were_left_out_before_it():
     now = 0.0
-    sampler = Sampler(lambda: now)
+    sampler = LogSampler(lambda: now)
     assert [sampler.sample() for _ in range(3)] == [0, None, None]
     now = 0.99
     assert sampler.sample() is None
@@ -332,7 +362,7 @@ async def test_who_is_refused_on_arrival_is_refused_before_there_is_anything_to_
     holder = Passage(gate)
     await _settled()
     with pytest.raises(OverloadedError):
-        gate.enter(_budget())
+        gate.enter(0, _budget())
     holder.leave.set()
     await holder.task
 
@@ -405,28 +435,28 @@ async def test_a_full_model_server_is_asked_again_within_the_budget(running, tfs
         assert (await asking).classes
 
 
-def test_speeds_fit_as_many_views_as_the_time_left_allows():
-    speeds = Speeds()
-    assert speeds.fit("m", 10, left=0.001) == 10  # nothing known: try
-    speeds.note("m", 10, 1.0)
-    assert speeds.fit("m", 10, left=2.0) == 10
-    assert speeds.fit("m", 10, left=0.5) == 4
-    assert speeds.fit("m", 10, left=0.06) == 1
-    assert speeds.fit("m", 10, left=0.01) == 0
-    assert speeds.expect("other", 1) == 0.0
+def test_costs_fit_as_many_views_as_the_time_left_allows():
+    costs = Costs()
+    assert costs.fit("m", 10, left=0.001) == 10  # nothing known: try
+    costs.note("m", 10, 1.0)
+    assert costs.fit("m", 10, left=2.0) == 10
+    assert costs.fit("m", 10, left=0.5) == 4
+    assert costs.fit("m", 10, left=0.06) == 1
+    assert costs.fit("m", 10, left=0.01) == 0
+    assert costs.expect("other", 1) == 0.0
 
 
 def test_a_refusal_fades_what_it_was_based_on():
-    speeds = Speeds()
-    speeds.note("m", 1, 10.0)
+    costs = Costs()
+    costs.note("m", 1, 10.0)
     refusals = 0
-    while not speeds.fit("m", 1, left=1.0):
+    while not costs.fit("m", 1, left=1.0):
         refusals += 1
     assert 10 < refusals < 200
 
 
 def test_an_answer_that_did_not_come_teaches_at_least_how_long_it_was_waited_for():
-    speeds = Speeds()
-    speeds.note("m", 1, 0.1)
-    speeds.note("m", 1, 2.0, late=True)
-    assert speeds.expect("m", 1) == 2.0
+    costs = Costs()
+    costs.note("m", 1, 0.1)
+    costs.note("m", 1, 2.0, late=True)
+    assert costs.expect("m", 1) == 2.0

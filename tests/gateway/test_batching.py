@@ -5,6 +5,7 @@ import contextlib
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,12 +14,11 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from dermserve.gateway.batch import Batch, Part
 from dermserve.gateway.batching import MOST, Batching
 from dermserve.gateway.budget import Budget
+from dermserve.gateway.calls import Batch, Part
 from dermserve.gateway.errors import BudgetSpentError, InvalidModelOutputError, ModelServerFailedError
-from dermserve.gateway.target import Target
-from dermserve.gateway.tfserving import Scores
+from dermserve.gateway.tfserving import Scores, Target
 from tests.gateway.fake_tfserving import FakeTfServing, Version, make_card, pixels_of
 from tests.gateway.gateways import World, ask, make_photo, reason_of
 
@@ -27,9 +27,9 @@ MODEL = Target("m")
 
 @dataclass
 class Servers:
-    """Backends whose calls last until the test lets them end; each view's score is the value of its pixels."""
+    """Model servers whose calls last until the test lets them end; each view's score is the value of its pixels."""
 
-    places: int = 2
+    slots: int = 2
     seconds: float = 0.001
     """Expected for each view."""
     calls: list[tuple[Target, list[int]]] = field(default_factory=list)
@@ -39,8 +39,17 @@ class Servers:
     """Views that there is time for."""
     room: asyncio.Semaphore | None = None
 
+    used: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def costs(self) -> "Servers":
+        return self
+
     def expect(self, _: str, views: int) -> float:
         return self.seconds * views
+
+    def nearly_done(self) -> int:
+        return 0
 
     async def predict(self, target: Target, batch: Batch) -> Scores:
         async with self.room or contextlib.nullcontext():
@@ -80,7 +89,7 @@ class Asking:
     async def __call__(self, *values: int, target: Target = MODEL, seconds: float = math.inf, side: int = 2):
         """Begin to ask about views of these values."""
         views = pixels(*values, side=side)
-        task = asyncio.create_task(self.batching.predict(target, views=views, budget=budget(seconds)))
+        task = asyncio.create_task(self.batching.predict(target, Part(views, budget(seconds))))
         await settled()
         return task
 
@@ -116,8 +125,8 @@ async def test_several_views_of_one_request_stay_together():
     assert len(servers.calls) == 2
 
 
-async def test_half_of_the_places_are_taken_before_anyone_waits():
-    servers = Servers(places=5)
+async def test_half_of_the_slots_are_taken_before_anyone_waits():
+    servers = Servers(slots=5)
     asking = Asking(servers)
     for value in range(6):
         await asking(value)
@@ -125,11 +134,27 @@ async def test_half_of_the_places_are_taken_before_anyone_waits():
 
 
 async def test_nobody_waits_when_nothing_is_in_flight_and_every_address_is_lost():
-    servers = Servers(places=0)
+    servers = Servers(slots=0)
     asking = Asking(servers)
     task = await asking(1)
     servers.end()
     assert said(await task) == [1]
+
+
+async def test_the_free_capacity_counts_what_calls_may_carry_less_the_requests_there_are():
+    servers = Servers(slots=3)
+    asking = Asking(servers)
+    assert asking.batching.free_capacity("m") == 3 * MOST
+    tasks = [await asking(0), await asking(1)]
+    assert asking.batching.free_capacity("m") == 3 * MOST - 2
+    servers.used["other"] = 2
+    assert asking.batching.free_capacity("m") == MOST - 2
+    servers.seconds = 10.0  # nothing goes together any more
+    assert asking.batching.free_capacity("m") == -1
+    servers.end()
+    servers.end()
+    await asyncio.gather(*tasks)
+    assert asking.batching.free_capacity("m") == 1
 
 
 async def test_a_full_call_waits_for_nobody():
@@ -238,7 +263,7 @@ async def test_when_all_give_up_before_their_call_nobody_joins_what_is_left_of_i
     asking = Asking(servers)
     first, given_up = await asking(0), await asking(1)
     given_up.cancel()
-    late = asyncio.create_task(asking.batching.predict(MODEL, views=pixels(2), budget=budget()))
+    late = asyncio.create_task(asking.batching.predict(MODEL, Part(pixels(2), budget())))
     await settled()
     await servers.ended()
     servers.end()
@@ -312,13 +337,13 @@ def test_a_batch_has_the_budget_of_who_has_longest():
 @pytest.mark.parametrize("seed", range(20))
 async def test_whatever_comes_and_goes_each_gets_its_own_answer(seed):
     chance = random.Random(seed)
-    servers = Servers(places=chance.choice([1, 2, 4]), room=asyncio.Semaphore(chance.choice([1, 2, 4])))
+    servers = Servers(slots=chance.choice([1, 2, 4]), room=asyncio.Semaphore(chance.choice([1, 2, 4])))
     asking = Asking(servers)
     tasks: dict[asyncio.Task[Scores], list[int]] = {}
     given_up = set()
     for value in range(200):
         values = [value] * chance.choice([1, 1, 1, 2, 7])
-        tasks[asyncio.create_task(asking.batching.predict(MODEL, views=pixels(*values), budget=budget()))] = values
+        tasks[asyncio.create_task(asking.batching.predict(MODEL, Part(pixels(*values), budget())))] = values
         if chance.random() < 0.2:
             given_up.add(loser := chance.choice(list(tasks)))
             loser.cancel()

@@ -3,9 +3,9 @@
 import pytest
 from structlog.testing import capture_logs
 
-from dermserve.gateway.canary import route
 from dermserve.gateway.config import load_config
-from dermserve.gateway.target import Target
+from dermserve.gateway.selection import route
+from dermserve.gateway.tfserving import Target
 from tests.gateway.fake_tfserving import Version, make_card
 from tests.gateway.gateways import ask
 
@@ -65,7 +65,7 @@ async def test_a_trace_id_finds_its_way_into_the_log(running):
         async with running() as world:
             for parent in (f"00-{trace}-b7ad6b7169203331-01", "00-nonsense"):
                 await world.stub.Classify(ask(), metadata=(("traceparent", parent),), timeout=20)
-    assert [entry.get("trace_id") for entry in log if entry["event"] == "answered"] == [trace, None]
+    assert [entry.get("trace_id") for entry in log if entry["event"] == "request_answered"] == [trace, None]
 
 
 def test_shares_are_read_from_the_environment_and_checked(monkeypatch):

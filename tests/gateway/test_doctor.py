@@ -12,12 +12,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from dermserve.doctor.cli import doctor
+from dermserve.doctor.findings import Severity
+from dermserve.doctor.models import look_at_models
+from dermserve.doctor.settings import look_at_settings
 from dermserve.gateway.cli import config as config_command
 from dermserve.gateway.config import Config
-from dermserve.gateway.doctor.cli import doctor
-from dermserve.gateway.doctor.findings import Severity
-from dermserve.gateway.doctor.models import look_at_models
-from dermserve.gateway.doctor.settings import look_at_settings
 from dermserve.gateway.tracing import is_installed
 from dermserve.v1 import card_pb2
 from tests.gateway.fake_tfserving import CODES, Version, make_card
@@ -75,6 +75,7 @@ def test_the_defaults_and_a_whole_mtls_configuration_are_well(tmp_path):
         ({"tfs_in_flight": 4, "at_once": 2}, "AT_ONCE", Severity.WARNING),
         ({"tfs_in_flight": 1, "queue": 100}, "LONG_QUEUE", Severity.WARNING),
         ({"stream_queue": 1}, "STREAM_QUEUE", Severity.WARNING),
+        ({"max_held_bytes": 1}, "HELD_BYTES", Severity.WARNING),
         ({"canary_shares": "resnet50=0.1", "labels": "stable"}, "CANARY_LABEL", Severity.ERROR),
     ],
 )
@@ -115,7 +116,7 @@ def test_traces_that_can_not_be_sent_are_found():
 
 
 async def _seen(address: str, **settings: object) -> dict[str, Severity]:
-    found = await look_at_models(Config(tfs=address, **settings), patience=10)
+    found = await look_at_models(Config(tfs=address, **settings), seconds=10)
     return {finding.code: finding.severity for finding in found}
 
 
@@ -195,6 +196,6 @@ def test_config_prints_every_setting_with_its_source(tmp_path):
     assert {f"queue = 3  # {file}", "grace_seconds = 7.0  # DERMSERVE_GRACE_SECONDS"} <= set(lines)
     assert "listen = 127.0.0.1:1  # option" in lines
     shown = json.loads(CliRunner().invoke(config_command, ["--json"]).output)
-    assert shown["queue"] == {"value": None, "source": "default"}
+    assert shown["queue"] == {"value": 0, "source": "default"}
     refused = CliRunner().invoke(config_command, [], env={"DERMSERVE_QUEUE": "-1"})
     assert (refused.exit_code, "queue" in refused.output) == (2, True)

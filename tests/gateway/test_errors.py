@@ -11,9 +11,9 @@ from structlog.testing import capture_logs
 
 from dermserve.gateway import errors
 from dermserve.gateway.budget import Budget
-from dermserve.gateway.calls import Allowance, Calls
 from dermserve.gateway.metrics import Metrics
-from dermserve.gateway.tracing import NoTracing
+from dermserve.gateway.rpc import Rpcs
+from dermserve.gateway.tracing import Tracing
 from dermserve.imaging import EmptyPhotoError, PhotoError, TooManyBytesError, UnsupportedFormatError
 from tests.gateway.gateways import PHOTO, ask, reason_of, status_of
 
@@ -41,13 +41,11 @@ def _example(kind: type[errors.GatewayError]) -> errors.GatewayError:
 async def _over_the_wire(raised: Exception) -> grpc.aio.AioRpcError:
     """Raise it in a handler of a real server, as our service does, and return what a real client gets."""
     clock, metrics = asyncio.get_running_loop().time, Metrics(())
-    calls = Calls(Allowance(default=5, cap=5), metrics=metrics, tracing=NoTracing(), clock=clock)
+    rpcs = Rpcs(default_seconds=5, max_seconds=5, metrics=metrics, tracing=Tracing(), clock=clock)
 
     async def handler(_request: bytes, context: grpc.aio.ServicerContext) -> bytes:
-        async def work(_call: object) -> bytes:
+        async with rpcs.open("Test", context):
             raise raised
-
-        return await calls.respond("Test", context, work)
 
     server = grpc.aio.server()
     handlers = {"Call": grpc.unary_unary_rpc_method_handler(handler)}
@@ -103,7 +101,7 @@ async def test_what_was_not_intended_says_nothing_of_itself_but_to_the_log():
     assert (arrived.code(), arrived.details()) == (grpc.StatusCode.INTERNAL, "internal error")
     assert reason_of(arrived) == "INTERNAL"
     assert "secret" not in repr(status_of(arrived))
-    (entry,) = [entry for entry in log if entry["event"] == "failed"]
+    (entry,) = [entry for entry in log if entry["event"] == "request_failed"]
     assert entry["request_id"] == "r-1"
     assert "exc_info" in entry
 

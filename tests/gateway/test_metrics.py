@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import urllib.request
 from collections.abc import AsyncIterator
 
@@ -12,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dermserve.gateway.drift import Drift
-from dermserve.gateway.ports import ListenError
+from dermserve.gateway.errors import ListenError
 from dermserve.imaging import Measures
 from dermserve.v1 import card_pb2, classifier_pb2
 from tests.gateway.fake_tfserving import FakeTfServing, Version, make_card
@@ -70,6 +71,11 @@ def measured(running):
             yield world
 
     return start
+
+
+def measures_of(brightness: float, sharpness: float) -> Measures:
+    zeros = {field.name: 0.0 for field in dataclasses.fields(Measures)}
+    return Measures(**{**zeros, "brightness": brightness, "sharpness": sharpness})
 
 
 def profile() -> card_pb2.Profile:
@@ -261,9 +267,9 @@ def test_drift_is_small_where_nothing_changed_and_forgets_what_is_long_past():
     for number in range(4000):
         scores = [0.0] * 7
         scores[number % 7] = 15.0  # no probability, but in the profile's middle bin
-        drift.note("m", 1, card=card, probabilities=scores, measures=Measures(200.0, 200.0))
+        drift.note("m", 1, card=card, probabilities=scores, measures=measures_of(200.0, 200.0))
     for number in range(1000):
-        measures = Measures(sides[number % 4], sides[number % 4])
+        measures = measures_of(sides[number % 4], sides[number % 4])
         scores = [0.0] * 7
         scores[number % 7] = sides[number % 4]
         drift.note("m", 1, card=card, probabilities=scores, measures=measures)
@@ -277,10 +283,10 @@ def test_drift_begins_anew_when_a_version_has_another_card():
     for _ in range(2):
         card = make_card()
         card.profile.CopyFrom(profile())
-        drift.note("m", 1, card=card, probabilities=[0.1] * 7, measures=Measures(1.0, 1.0))
+        drift.note("m", 1, card=card, probabilities=[0.1] * 7, measures=measures_of(1.0, 1.0))
     assert [reading.answers for reading in drift.read()] == [1]
     for version in range(2, 40):
-        drift.note("m", version, card=card, probabilities=[0.1] * 7, measures=Measures(1.0, 1.0))
+        drift.note("m", version, card=card, probabilities=[0.1] * 7, measures=measures_of(1.0, 1.0))
     assert len(list(drift.read())) <= 16
 
 

@@ -10,13 +10,11 @@ import yaml
 from prometheus_client import ProcessCollector
 
 from dermserve.gateway.admission import Admission, Bounds
-from dermserve.gateway.backends import Backends
-from dermserve.gateway.cards import Cards
 from dermserve.gateway.catalog import Catalog, Pace
 from dermserve.gateway.drift import Drift
-from dermserve.gateway.metrics import Metrics
-from dermserve.gateway.snapshot import Snapshot
-from dermserve.gateway.workers import Workers
+from dermserve.gateway.metrics import Metrics, Snapshot
+from dermserve.gateway.model_servers import ModelServers
+from dermserve.gateway.photos import Workers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs" / "observability.md"
@@ -27,15 +25,16 @@ PROMETHEUS = {"namespace", "pod"}
 
 def _families() -> dict[str, tuple[str, tuple[str, ...], str]]:
     """Return help, label names and type by name, as documented: counters with their _total."""
-    metrics, bounds = Metrics(("m",)), Bounds(at_once=1, queue=0)
-    backends = Backends([], clock=time.monotonic)
+    metrics, bounds = Metrics(("m",)), Bounds(at_once=1, queue=0, burst=0)
+    servers = ModelServers([], connect=lambda *_: None, slots=1, clock=time.monotonic)
     workers = Workers(0, stuck_after=1, clock=time.monotonic)
-    pace = Pace(steady=1, waiting=1, patience=1)
-    cards = Cards(backends, patience=1, clock=time.monotonic)
-    catalog = Catalog(backends, cards, models=["m"], labels=(), pace=pace, clock=time.monotonic)
-    admission = Admission(["m"], unary=bounds, stream=bounds, clock=time.monotonic)
+    pace = Pace(steady=1, waiting=1, timeout=1)
+    catalog = Catalog(servers, models=["m"], labels=(), pace=pace, clock=time.monotonic)
+    admission = Admission(
+        ["m"], unary=bounds, stream=bounds, max_held_bytes=1, free_capacity=lambda _: 1, clock=time.monotonic
+    )
     snapshot = Snapshot(
-        admission=admission, backends=backends, catalog=catalog, workers=workers, drift=Drift(), certificates={}
+        admission=admission, servers=servers, catalog=catalog, workers=workers, drift=Drift(), certificates={}
     )
     own = [
         collector for collector in metrics.registry._collector_to_names if not isinstance(collector, ProcessCollector)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from dermserve.gateway.lifespan import Gateway
+from dermserve.gateway.server import Gateway
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 from tests.gateway.gateways import NOT_SERVING, PHOTO, SERVING, World, ask, reason_of
 
@@ -119,9 +119,9 @@ async def test_importing_the_gateway_loads_neither_tensorflow_nor_models():
 async def test_the_log_is_json_names_each_request_and_holds_nothing_of_the_photo(tfs):
     async with tfs.serving() as address, _process(address) as (process, world):
         await world.stub.Classify(ask(), timeout=20, metadata=(("x-request-id", "good-1"),))
-        answered = await process.until_event("answered")
+        answered = await process.until_event("request_answered")
         await world.refusal(ask(b"SECRET" + PHOTO), metadata=(("x-request-id", "bad-1"),))
-        refused = await process.until_event("refused")
+        refused = await process.until_event("request_refused")
     assert (answered["request_id"], answered["code"], answered["model"], answered["version"]) == (
         "good-1",
         "OK",

@@ -7,10 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from dermserve.gateway.budget import Budget
-from dermserve.gateway.errors import BudgetSpentError, InvalidModelOutputError
-from dermserve.gateway.tensors import float_array, uint8_tensor
-from dermserve.gateway.workers import Workers
+from dermserve.gateway.errors import InvalidModelOutputError
+from dermserve.gateway.photos import Workers
+from dermserve.gateway.tfserving import float_array, uint8_tensor
 from dermserve.tfserving.v1 import tensor_pb2
 from tests.gateway.fake_tfserving import floats
 
@@ -42,10 +41,6 @@ def test_the_last_of_too_few_values_repeats():
         float_array(tensor, name="x")
 
 
-def _budget(seconds: float = 30.0) -> Budget:
-    return Budget(time.monotonic() + seconds, time.monotonic)
-
-
 async def test_workers_do_no_more_at_once_than_they_are():
     workers, at_work, most, lock = Workers(2, stuck_after=60, clock=time.monotonic), 0, 0, threading.Lock()
     both = threading.Barrier(2)
@@ -59,7 +54,7 @@ async def test_workers_do_no_more_at_once_than_they_are():
         with lock:
             at_work -= 1
 
-    await asyncio.gather(*(workers.run(work, budget=_budget()) for _ in range(8)))
+    await asyncio.gather(*(workers.run(work) for _ in range(8)))
     workers.close()
     assert most == 2
 
@@ -67,32 +62,33 @@ async def test_workers_do_no_more_at_once_than_they_are():
 async def test_what_work_raises_is_raised_to_who_waits():
     workers = Workers(1, stuck_after=60, clock=time.monotonic)
     with pytest.raises(ZeroDivisionError):
-        await workers.run(lambda: 1 // 0, budget=_budget())
-    assert await workers.run(lambda: 7, budget=_budget()) == 7
+        await workers.run(lambda: 1 // 0)
+    assert await workers.run(lambda: 7) == 7
     workers.close()
 
 
 async def test_a_blocked_thread_costs_its_caller_the_budget_and_is_then_replaced():
     now, release = 0.0, threading.Event()
     workers = Workers(1, stuck_after=10, clock=lambda: now)
-    with pytest.raises(BudgetSpentError):
-        await workers.run(lambda: release.wait(30), budget=_budget(0.2))
-    with pytest.raises(BudgetSpentError):
-        await workers.run(lambda: 1, budget=_budget(0.2))
+    for work in (lambda: release.wait(30), lambda: 1):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await workers.run(work)
     now = 11.0
-    assert await workers.run(lambda: 2, budget=_budget()) == 2
+    assert await workers.run(lambda: 2) == 2
     release.set()
     workers.close()
 
 
 async def test_work_nobody_waits_for_any_more_is_not_started():
     workers, started, release = Workers(1, stuck_after=60, clock=time.monotonic), [], threading.Event()
-    first = asyncio.create_task(workers.run(lambda: release.wait(30), budget=_budget()))
+    first = asyncio.create_task(workers.run(lambda: release.wait(30)))
     await asyncio.sleep(0)
-    with pytest.raises(BudgetSpentError):
-        await workers.run(lambda: started.append("late"), budget=_budget(0.05))
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await workers.run(lambda: started.append("late"))
     release.set()
     await first
-    await workers.run(lambda: None, budget=_budget())
+    await workers.run(lambda: None)
     assert not started
     workers.close()

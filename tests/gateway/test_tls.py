@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
 from dermserve.gateway.config import Config
-from dermserve.gateway.lifespan import lifespan
+from dermserve.gateway.server import lifespan
 from dermserve.v1 import classifier_pb2_grpc
 from tests.gateway import gateways
 from tests.gateway.gateways import SERVING, ask
@@ -95,7 +95,7 @@ async def test_a_certificate_that_is_replaced_is_used_without_a_restart_and_a_mi
         server.unlink()
         with capture_logs() as log:
             assert (await _call(address, trusting=old)).classes
-        assert "certificate not read again" in [entry["event"] for entry in log]
+        assert "certificate_not_read" in [entry["event"] for entry in log]
         for suffix in (".key", ".pem"):
             shutil.copy(renewed.with_suffix(suffix), server.with_suffix(suffix))
         assert (await _call(address, trusting=renewed)).classes

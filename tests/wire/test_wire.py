@@ -23,7 +23,7 @@ from tensorflow_serving.apis import prediction_log_pb2 as real_log
 from tensorflow_serving.apis import status_pb2 as real_util_status
 from tensorflow_serving.config import model_server_config_pb2 as real_config
 
-from dermserve.gateway.tensors import float_array, uint8_tensor
+from dermserve.gateway.tfserving import float_array, uint8_tensor
 from dermserve.tfserving.v1 import management_pb2 as our_management
 from dermserve.tfserving.v1 import serving_pb2 as ours
 from dermserve.tfserving.v1 import tensor_pb2 as our_tensor

@@ -22,7 +22,7 @@ from dermserve.cli.server import Server, server_options
 from dermserve.client import Client, DermserveError, InvalidPhoto, Model, Overloaded
 from dermserve.client._proxies import Way, find_way, host_and_port
 
-SETTINGS_DOCTOR = Entry("dermserve.gateway.doctor.cli:doctor", "Check the gateway's settings.", GATEWAY)
+SETTINGS_DOCTOR = Entry("dermserve.doctor.cli:doctor", "Check the gateway's settings.", GATEWAY)
 _AT_ONCE = 8
 _CLOCK_SECONDS = 60
 _EXPIRY_DAYS = 21

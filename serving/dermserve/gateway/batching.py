@@ -1,4 +1,4 @@
-"""Requests that come while the model server is busy with their model are asked about together.
+"""Requests that come while the model servers are busy with their model are batched into one Predict call.
 
 A call costs both servers much the same whatever it carries, and a small network takes half as long for an image among
 ten as for one alone. So what comes while calls of the same target are in flight gathers, and goes when one of them
@@ -15,15 +15,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
-from dermserve.gateway.backends import Backends
-from dermserve.gateway.batch import Batch, Part
-from dermserve.gateway.budget import Budget
+from dermserve.gateway.calls import Batch, Part
 from dermserve.gateway.errors import BudgetSpentError
-from dermserve.gateway.target import Target
-from dermserve.gateway.tfserving import Scores
+from dermserve.gateway.model_servers import ModelServers
+from dermserve.gateway.tfserving import Scores, Target
 
 MOST = 10
 """Views in a call of several requests: as many as the largest of one, which the warm-up has seen."""
@@ -41,19 +36,42 @@ class _Gathering:
 
 
 class Batching:
-    """The Predictor that gathers requests in calls which take `longest` seconds at most, as far as is known."""
+    """The Predictor: gathers requests in calls which take `longest` seconds at most, as far as is known."""
 
-    def __init__(self, backends: Backends, *, longest: float) -> None:
-        self._backends = backends
+    def __init__(self, servers: ModelServers, *, longest: float) -> None:
+        self._servers = servers
         self._longest = longest
         self._newest: dict[_Key, _Gathering] = {}
         self._in_flight: Counter[_Key] = Counter()
+        self._requests: Counter[str] = Counter()
 
-    async def predict(self, target: Target, *, views: NDArray[np.uint8], budget: Budget) -> Scores:
-        """See Predictor."""
-        key, part = (target, views.shape[1:]), Part(views, budget)
-        if not self._gathers(key, part):
+    def expect(self, model: str, views: int) -> float:
+        """Return the seconds that a call is expected to take; 0 when nothing is known."""
+        return self._servers.costs.expect(model, views)
+
+    def free_capacity(self, model: str) -> int:
+        """Count the further requests for a model that could be in flight now or shortly; below zero if some wait."""
+        in_use = self._servers.used
+        slots = self._servers.slots - (in_use.total() - in_use[model])
+        return slots * self._together(model) - self._requests[model] + self._servers.nearly_done()
+
+    async def predict(self, target: Target, part: Part) -> Scores:
+        """Ask about a request's views, all of one height and width, or as many of the first as there is time for.
+
+        Raises:
+            ServableNotFoundError: no model server has such a model, version or label.
+            GatewayError: none can be reached, or is full, failed, is late, or answered nonsense.
+        """
+        self._requests[target.model] += 1
+        try:
+            key = (target, part.images.shape[1:])
+            if self._gathers(key, part):
+                return await self._predict_with_others(key, part)
             return await self._ask(key, Batch(part))
+        finally:
+            self._requests[target.model] -= 1
+
+    async def _predict_with_others(self, key: _Key, part: Part) -> Scores:
         gathering = self._join(key, part)
         try:
             scores = gathering.batch.share(await asyncio.shield(gathering.answer), part)
@@ -63,30 +81,27 @@ class Batching:
                 gathering.answer.cancel()
             raise
         except BudgetSpentError:
-            if budget.left() <= 0:
+            if part.budget.left() <= 0:
                 raise
         else:
             if scores.views:
                 return scores
         return await self._ask(key, Batch(part))  # others' time was too short for it: its own may be enough
 
-    def further(self, model: str) -> int:
-        """Count the requests for a model that can be in flight besides those that have a call of their own."""
-        if not self._is_short(model, 2):
-            return 0
-        together = next(views for views in range(MOST, 1, -1) if self._is_short(model, views))
-        return (together - 1) * self._backends.places
+    def _together(self, model: str) -> int:
+        """Count the requests of one view that a call may carry."""
+        return next((views for views in range(MOST, 1, -1) if self._is_short(model, views)), 1)
 
     def _is_short(self, model: str, views: int) -> bool:
-        return views <= MOST and 0 < self._backends.expect(model, views) <= self._longest
+        return views <= MOST and 0 < self.expect(model, views) <= self._longest
 
     def _gathers(self, key: _Key, part: Part) -> bool:
-        """Say whether a request waits for a call in flight: not while half of what may be in flight is free."""
-        if not self._is_short(key[0].model, len(part.views) + 1):
+        """Say whether a request waits for a call in flight: not while half of the slots are free."""
+        if not self._is_short(key[0].model, len(part) + 1):
             return False
         if self._open(key):
             return True
-        return self._in_flight[key] > 0 and self._backends.places <= 2 * self._in_flight[key]
+        return self._in_flight[key] > 0 and self._servers.slots <= 2 * self._in_flight[key]
 
     def _open(self, key: _Key) -> _Gathering | None:
         newest = self._newest.get(key)
@@ -94,7 +109,7 @@ class Batching:
 
     def _join(self, key: _Key, part: Part) -> _Gathering:
         model, gathering = key[0].model, self._open(key)
-        if gathering and self._is_short(model, len(gathering.batch) + len(part.views)):
+        if gathering and self._is_short(model, len(gathering.batch) + len(part)):
             gathering.batch.join(part)
         else:
             if gathering:
@@ -113,7 +128,7 @@ class Batching:
     async def _ask(self, key: _Key, batch: Batch) -> Scores:
         self._in_flight[key] += 1
         try:
-            return await self._backends.predict(key[0], batch)
+            return await self._servers.predict(key[0], batch)
         finally:
             self._in_flight[key] -= 1
             if not self._in_flight[key]:

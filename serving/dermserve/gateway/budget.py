@@ -37,14 +37,6 @@ class Budget:
             raise BudgetSpentError(stage)
         return left
 
-
-def open_budget(clock: Clock, *, asked: float | None, default: float, cap: float) -> Budget:
-    """Open a request's budget.
-
-    Args:
-        clock: tells the time.
-        asked: seconds the caller allows; None when it set no deadline.
-        default: seconds for a caller that set none.
-        cap: seconds nobody gets more than.
-    """
-    return Budget(clock() + min(default if asked is None else asked, cap), clock)
+    def within(self, seconds: float) -> "Budget":
+        """Return a budget of some seconds from now, but no longer than this one."""
+        return Budget(min(self.ends, self.clock() + seconds), self.clock)

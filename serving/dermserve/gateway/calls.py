@@ -1,206 +1,136 @@
-"""RPCs in flight: each gets a name and a budget, ends in an answer or an intended error, and leaves one log line.
+"""What goes to a model server in one Predict call: the views of one request or of several, and what they cost."""
 
-But for those refused because there are too many: of their lines, one a second is written.
-"""
-
-import asyncio
-import math
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, TypeVar
 
-import grpc.aio
-import structlog
-from google.protobuf.message import Message
+import numpy as np
+from numpy.typing import NDArray
 
-from dermserve.gateway.budget import Budget, Clock, open_budget
-from dermserve.gateway.canary import read_caller
-from dermserve.gateway.errors import GatewayError, InternalError, OverloadedError, StoppingError
-from dermserve.gateway.metrics import Metrics
-from dermserve.gateway.request_id import read_request_id, read_trace_id
-from dermserve.gateway.sampling import Sampler
-from dermserve.gateway.status import REQUEST_ID_KEY, abort
-from dermserve.gateway.tracing import Tracing
-from dermserve.v1 import classifier_pb2
+from dermserve.gateway.budget import Budget
+from dermserve.gateway.errors import InvalidModelOutputError
+from dermserve.gateway.tfserving import Scores
 
-Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
-
-_log = structlog.get_logger(__name__)
-_T = TypeVar("_T", bound=Message)
+_WEIGHT = 0.2
+"""Of the newest answer in the running mean."""
+_SHARE = 0.8
+"""Of the time left, what views may take: a mean is exceeded half of the time."""
+_HOPELESS = 0.5
+"""Of the mean for one view: with less time than that an answer in time is not to be expected."""
+_FADE = 0.98
+"""Each refusal makes the mean it was based on a little less certain, so that a slow hour does not refuse for ever."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Allowance:
-    """Time a request may take, in seconds."""
+@dataclass(eq=False, slots=True)
+class Part:
+    """What one request has in a batch."""
 
-    default: float
-    """For one whose caller set no deadline, and for each photo of a stream."""
-    cap: float
-    """For any other."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One RPC, or one photo of a stream."""
-
-    method: str
-    request_id: str
-    trace_id: str | None
-    """Of the caller's W3C traceparent."""
-    caller: str
-    """Tells callers apart, for the canary share; never logged."""
+    images: NDArray[np.uint8]
+    """uint8 [V, H, W, 3], or the identity alone, [1, H, W, 3], when the views are made in graph."""
     budget: Budget
-    started: float
-    """When the clock showed this, it arrived."""
-    model: str | None
-    """As the caller wrote it, "" for none; None for a stream, whose photos are counted instead."""
-    parent: Any = None
-    """The caller's trace context; see Tracing."""
+    tta_views: tuple[str, ...] = ()
+    """Views that the signature `tta` makes of the image; empty when the images are the views."""
+    start: int = 0
+    """Row of the batch at which they begin, once it is closed."""
+
+    def __len__(self) -> int:
+        """Count the views."""
+        return len(self.tta_views) or len(self.images)
 
 
-class Calls:
-    """All RPCs in flight."""
+class Batch:
+    """Parts that may come and go until it is closed, which is when it gets a slot at a model server."""
 
-    def __init__(self, allowance: Allowance, *, metrics: Metrics, tracing: Tracing, clock: Clock) -> None:
-        self._allowance = allowance
-        self._metrics = metrics
-        self._tracing = tracing
-        self._clock = clock
-        self._in_flight = 0
-        self._stopping = False
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._overloads = Sampler(clock)
+    def __init__(self, first: Part) -> None:
+        self._parts = [first]
+        self._images: NDArray[np.uint8] | None = None
+        self.tta_views = first.tta_views
 
-    async def finish(self) -> None:
-        """Refuse new RPCs from now on; return when those in flight are answered."""
-        self._stopping = True
-        await self._idle.wait()
+    def __len__(self) -> int:
+        """Count the views."""
+        return sum(len(part) for part in self._parts)
 
-    async def respond(
-        self, method: str, context: Context, work: Callable[[Call], Awaitable[_T]], *, model: str | None = ""
-    ) -> _T:
-        """Answer an RPC by some work.
+    @property
+    def is_closed(self) -> bool:
+        """Whether no part can join."""
+        return self._images is not None
 
-        A stream, whose model is None, may take as long as its caller likes: each photo of it has its own budget.
+    @property
+    def budget(self) -> Budget:
+        """That of the part that has longest; each request has its own timeout besides."""
+        if len(self._parts) == 1:
+            return self._parts[0].budget
+        return max((part.budget for part in self._parts), key=lambda budget: budget.ends)
+
+    def join(self, part: Part) -> None:
+        """Add the views of a further request, of the same height and width."""
+        self._parts.append(part)
+
+    def leave(self, part: Part) -> bool:
+        """Take back a part, whose views still are in the call if the batch is closed; tells whether any is left."""
+        self._parts.remove(part)
+        return bool(self._parts)
+
+    def close(self) -> NDArray[np.uint8]:
+        """Close it, at the first call; return its images in the order of their parts."""
+        if self._images is None:
+            self._images = self._gather()
+        return self._images
+
+    def _gather(self) -> NDArray[np.uint8]:
+        if len(self._parts) == 1:
+            return self._parts[0].images
+        start = 0
+        for part in self._parts:
+            part.start = start
+            start += len(part)
+        return np.concatenate([part.images for part in self._parts])
+
+    def share(self, scores: Scores, part: Part) -> Scores:
+        """Return a part's share of the answer; no views when the budget had no time for any of them.
 
         Raises:
-            grpc.aio.AbortError: after the caller was sent the error that the work ended in.
+            InvalidModelOutputError: the answer has more or fewer rows than there were views.
         """
-        call = self._open(method, context, model=model)
-        context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
-        if self._stopping:
-            answer: _T | GatewayError = StoppingError()
-            self._meter(call, answer)
-        else:
-            self._count(context)
-            answer = await self.settle(call, work)
-        if isinstance(answer, GatewayError):
-            await abort(context, answer, request_id=call.request_id)
-        return answer
-
-    async def settle(self, call: Call, work: Callable[[Call], Awaitable[_T]]) -> _T | GatewayError:
-        """Do some work, log and count how it ended; whatever it raises becomes an error meant for the caller."""
-        with self._tracing.span(
-            call.method, kind="SERVER", parent=call.parent, **{"rpc.system": "grpc", "request_id": call.request_id}
-        ):
-            try:
-                answer = await self._settle(call, work)
-            except asyncio.CancelledError:
-                self._meter(call, None)
-                raise
-            self._meter(call, answer)
-            code = answer.status.name if isinstance(answer, GatewayError) else "OK"
-            self._tracing.end(code=code, **_facts(answer))
-            return answer
-
-    async def _settle(self, call: Call, work: Callable[[Call], Awaitable[_T]]) -> _T | GatewayError:
-        try:
-            answer = await work(call)
-        except GatewayError as error:
-            self._log_refusal(call, error)
-            return error
-        except Exception:
-            _log.exception("failed", **self._names(call), code="INTERNAL")
-            return InternalError()
-        _log.info("answered", **self._names(call), code="OK", **_facts(answer))
-        return answer
-
-    def _log_refusal(self, call: Call, error: GatewayError) -> None:
-        more = {}
-        if isinstance(error, OverloadedError):  # as many as there are too many: their lines would be more of a load
-            skipped = self._overloads.sample()
-            if skipped is None:
-                return
-            more = {"unlogged": skipped}
-        _log.info(
-            "refused", **self._names(call), code=error.status.name, reason=error.reason, cause=_cause(error), **more
+        if self._images is part.images:
+            return scores
+        for values in (scores.probabilities, scores.ood_scores):
+            if values.shape[:1] != (scores.views,):
+                raise InvalidModelOutputError(f"it has the shape {values.shape} for {scores.views} views")
+        count = len(part)
+        rows = slice(part.start, part.start + count)
+        return replace(
+            scores,
+            views=max(0, min(count, scores.views - part.start)),
+            probabilities=scores.probabilities[rows],
+            ood_scores=scores.ood_scores[rows],
         )
 
-    def part(self, call: Call, number: int, *, model: str) -> Call:
-        """Make the call of one photo of a stream: it has a name and a budget of its own, within the stream's."""
-        now = self._clock()
-        budget = Budget(min(now + self._allowance.default, call.budget.ends), self._clock)
-        name = f"{call.request_id}.{number}"
-        return replace(call, request_id=name, budget=budget, started=now, model=model, parent=None)
 
-    def _open(self, method: str, context: Context, *, model: str | None) -> Call:
-        metadata = list(context.invocation_metadata() or ())
-        request_id = read_request_id(metadata)
-        asked = context.time_remaining()  # None without a deadline, whatever its type says
-        default, cap = (math.inf, math.inf) if model is None else (self._allowance.default, self._allowance.cap)
-        return Call(
-            method,
-            request_id,
-            read_trace_id(metadata),
-            read_caller(metadata, otherwise=request_id),
-            open_budget(self._clock, asked=asked, default=default, cap=cap),
-            self._clock(),
-            model,
-            self._tracing.parent(metadata),
-        )
+class Costs:
+    """Expected seconds of a call, by model and number of views: running means of what calls took."""
 
-    def _meter(self, call: Call, ended: object) -> None:
-        if call.model is None:
-            self._metrics.stream(ended)
-        else:
-            self._metrics.request(call.method, call.model, ended=ended, seconds=self._clock() - call.started)
+    def __init__(self) -> None:
+        self._seconds: dict[str, dict[int, float]] = {}
 
-    def _names(self, call: Call) -> dict[str, str]:
-        names = {"method": call.method, "request_id": call.request_id}
-        trace_id = call.trace_id or self._tracing.trace_id()
-        return names | ({"trace_id": trace_id} if trace_id else {})
+    def note(self, model: str, views: int, seconds: float, *, late: bool = False) -> None:
+        """Learn from an answer, or from one that had not come after `seconds`."""
+        known = self._seconds.setdefault(model, {})
+        before = known.get(views, seconds)
+        known[views] = max(before, seconds) if late else before + (seconds - before) * _WEIGHT
 
-    def _count(self, context: Context) -> None:
-        """Count an RPC as in flight until gRPC has sent its answer, which is after the handler has returned it."""
-        self._in_flight += 1
-        self._idle.clear()
-        context.add_done_callback(lambda _: self._uncount())  # type: ignore[arg-type]  # stubs want a Protocol
+    def expect(self, model: str, views: int) -> float:
+        """Return the expected seconds, in proportion to the nearest number of views known; 0 when none is."""
+        known = self._seconds.get(model)
+        if not known:
+            return 0.0
+        if views in known:
+            return known[views]
+        nearest = min(known, key=lambda count: abs(count - views))
+        return known[nearest] * views / nearest
 
-    def _uncount(self) -> None:
-        self._in_flight -= 1
-        if not self._in_flight:
-            self._idle.set()
-
-
-def _cause(error: GatewayError) -> str | None:
-    """Say what lay behind an error, for the log: gRPC's own message, or the exception's."""
-    cause = error.__cause__
-    if isinstance(cause, grpc.aio.AioRpcError):
-        return f"{cause.code().name}: {cause.details()}"
-    return None if cause is None else f"{type(cause).__name__}: {cause}"
-
-
-def _facts(answer: object) -> dict[str, Any]:
-    if not isinstance(answer, classifier_pb2.ClassifyResponse):
-        return {}
-    return {
-        "model": answer.model,
-        "version": answer.version,
-        "weights_digest": answer.weights_digest,
-        "gateway_version": answer.gateway_version,
-        "verdict": classifier_pb2.Verdict.Name(answer.verdict),
-        "risk_level": classifier_pb2.RiskLevel.Name(answer.malignancy.level),
-        "views": answer.views_used,
-        "total_ms": round(answer.timings.total_ms, 1),
-    }
+    def fit(self, model: str, views: int, *, left: float) -> int:
+        """Return how many of the views fit into the seconds left; 0 when not even one can."""
+        fitting = next((count for count in range(views, 0, -1) if self.expect(model, count) <= left * _SHARE), 0)
+        if fitting or self.expect(model, 1) * _HOPELESS <= left:
+            return max(fitting, 1)
+        self._seconds[model] = {count: seconds * _FADE for count, seconds in self._seconds[model].items()}
+        return 0

@@ -1,29 +1,36 @@
-"""What the model server has: versions, states and labels by polling, each version's card read once.
+"""What the model servers have: versions, states and labels by polling, each version's card read once.
 
 TensorFlow Serving has no call that lists its models, so the configured ones are asked for by name; its health service
 is static, so GetModelStatus says what can answer.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import structlog
 
-from dermserve.contract import CardError
+from dermserve.contract import CardError, parse_card
 from dermserve.gateway.budget import Budget, Clock
-from dermserve.gateway.cards import Cards
-from dermserve.gateway.errors import GatewayError, ModelServerBusyError
+from dermserve.gateway.errors import (
+    BudgetSpentError,
+    GatewayError,
+    InvalidCardError,
+    InvalidModelOutputError,
+    ModelServerBusyError,
+    ModelServerFailedError,
+    UnknownModelError,
+)
+from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.tfserving import ServableNotFoundError
+from dermserve.imaging import STANDARD_VIEWS
 from dermserve.tfserving.v1 import serving_pb2
 from dermserve.v1 import card_pb2, classifier_pb2
 
 _log = structlog.get_logger(__name__)
 
-_FORGIVEN = 2
-"""Polls in a row that may fail before the model server counts as gone: one that is late is no outage."""
-_AVAILABLE = classifier_pb2.VERSION_STATE_AVAILABLE
+_TOLERATED_FAILURES = 2
+"""Polls in a row that may fail before a model counts as unreachable: one that is late is no outage."""
 _STATES = {
     serving_pb2.ModelVersionStatus.STATE_START: classifier_pb2.VERSION_STATE_START,
     serving_pb2.ModelVersionStatus.STATE_LOADING: classifier_pb2.VERSION_STATE_LOADING,
@@ -44,8 +51,8 @@ class KnownVersion:
 
     @property
     def available(self) -> bool:
-        """Whether the model server can answer with it."""
-        return self.state == _AVAILABLE
+        """Whether a model server can answer with it."""
+        return self.state == classifier_pb2.VERSION_STATE_AVAILABLE
 
     @property
     def ready(self) -> bool:
@@ -62,35 +69,23 @@ class KnownModel:
     """Newest first."""
     labels: Mapping[str, int] = field(default_factory=dict)
     """Configured labels that exist, and the versions they point at."""
-    failures: int = _FORGIVEN + 1
-    """Polls in a row that went unanswered; a model never seen counts as gone."""
+    failures: int = _TOLERATED_FAILURES + 1
+    """Polls in a row that went unanswered; a model never seen counts as unreachable."""
 
     @property
     def reachable(self) -> bool:
-        """Whether the model server answers, or did a moment ago."""
-        return self.failures <= _FORGIVEN
+        """Whether a model server answers, or did a moment ago."""
+        return self.failures <= _TOLERATED_FAILURES
 
     @property
     def available(self) -> tuple[KnownVersion, ...]:
-        """Versions the model server can answer with, newest first."""
+        """Versions a model server can answer with, newest first."""
         return tuple(version for version in self.versions if version.available)
 
     @property
     def ready(self) -> bool:
         """Whether some version can answer here."""
         return any(version.ready for version in self.versions)
-
-
-class ModelServer(Protocol):
-    """What the catalog asks of the model server; see TfServing."""
-
-    async def versions(self, model: str, *, budget: Budget) -> Sequence[serving_pb2.ModelVersionStatus]:
-        """List a model's versions, newest first."""
-        ...
-
-    async def labelled(self, model: str, *, label: str, budget: Budget) -> int:
-        """Return the version a label points at."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,48 +96,80 @@ class Pace:
     """Between polls while every model is ready."""
     waiting: float
     """Between polls while none is."""
-    patience: float
-    """For one call."""
+    timeout: float
+    """Of one call."""
 
 
 class Catalog:
     """The configured models as last seen. Replaces whole values, so that a reader never meets half an update."""
 
     def __init__(
-        self,
-        server: ModelServer,
-        cards: Cards,
-        *,
-        models: Sequence[str],
-        labels: Sequence[str],
-        pace: Pace,
-        clock: Clock,
+        self, servers: ModelServers, *, models: Sequence[str], labels: Sequence[str], pace: Pace, clock: Clock
     ) -> None:
         self.models: Mapping[str, KnownModel] = {name: KnownModel(name) for name in models}
-        self.cards = cards
-        self._server = server
+        self.failed_polls = 0
+        """Polls of a model that ended in an error nobody expected."""
+        self._servers = servers
         self._labels = labels
         self._pace = pace
         self._clock = clock
+        self._cards: dict[tuple[str, int], card_pb2.Card | CardError] = {}
+        self._reading: dict[tuple[str, int], asyncio.Task[card_pb2.Card]] = {}
+        self._polling: asyncio.Task[None] | None = None
 
     @property
     def ready(self) -> bool:
         """Whether every configured model can answer."""
         return all(model.ready for model in self.models.values())
 
+    def find(self, name: str) -> KnownModel:
+        """Return a configured model.
+
+        Raises:
+            UnknownModelError: there is none of that name.
+        """
+        if (known := self.models.get(name)) is None:
+            raise UnknownModelError(name, self.models)
+        return known
+
+    def lacks(self, model: str, label: str | None) -> bool:
+        """Tell whether a label is one that is looked up, and was not there when last seen."""
+        return label in self._labels and label not in self.find(model).labels
+
     async def follow(self, report: Callable[[bool], Awaitable[None]]) -> None:
-        """Poll for ever; report after each poll whether every model is ready."""
+        """Poll for ever, whatever fails; report after each poll whether every model is ready."""
         while True:
-            await self.poll()
-            await report(self.ready)
+            try:
+                await self.poll()
+                await report(self.ready)
+            except Exception:
+                self.failed_polls += 1
+                _log.exception("catalog_poll_failed")
             await asyncio.sleep(self._pause())
 
     async def poll(self) -> None:
-        """Look at every model once. A model that can't be looked at does not keep the others from it."""
-        seen = await asyncio.gather(*(self._look(model) for model in self.models.values()))
-        for before, after in zip(self.models.values(), seen, strict=True):
-            _log_change(before, after)
-        self.models = {model.name: model for model in seen}
+        """Look at every model once; whoever calls while a poll is under way waits for that one."""
+        if self._polling is None or self._polling.done():
+            self._polling = asyncio.create_task(self._poll())
+        await asyncio.shield(self._polling)
+
+    async def card(self, model: str, version: int, *, budget: Budget) -> card_pb2.Card:
+        """Return a card, read now unless it is known.
+
+        Raises:
+            InvalidCardError: the version's card can't be trusted.
+            ServableNotFoundError: there is no such version.
+            GatewayError: no model server can be asked.
+        """
+        known = self._cards.get((model, version))
+        if isinstance(known, CardError):
+            raise InvalidCardError(model, version, str(known))
+        return known if known is not None else await self._read_once(model, version, budget=budget)
+
+    def card_fault(self, model: str, version: int) -> CardError | None:
+        """Return what is wrong with a card, as far as is known."""
+        known = self._cards.get((model, version))
+        return known if isinstance(known, CardError) else None
 
     def _pause(self) -> float:
         if self.ready and all(model.failures == 0 for model in self.models.values()):
@@ -150,59 +177,131 @@ class Catalog:
         some = any(model.ready for model in self.models.values())
         return min(self._pace.steady, self._pace.waiting * (5 if some else 1))
 
+    async def _poll(self) -> None:
+        seen = await asyncio.gather(*(self._look_safely(model) for model in self.models.values()))
+        for before, after in zip(self.models.values(), seen, strict=True):
+            _log_change(before, after)
+        self.models = {model.name: model for model in seen}
+
+    async def _look_safely(self, model: KnownModel) -> KnownModel:
+        """Look at a model; an error nobody expected counts as a poll that went unanswered."""
+        try:
+            return await self._look(model)
+        except Exception:
+            self.failed_polls += 1
+            _log.exception("catalog_poll_failed", model=model.name)
+            return self._unanswered(model)
+
     async def _look(self, model: KnownModel) -> KnownModel:
         try:
-            statuses = await self._server.versions(model.name, budget=self._budget())
+            statuses = await self._servers.versions(model.name, budget=self._budget())
         except ServableNotFoundError:
             statuses = ()
         except ModelServerBusyError:
             return model  # full is not gone
         except GatewayError:
             return self._unanswered(model)
-        self.cards.keep(model.name, {status.version for status in statuses if _state(status) == _AVAILABLE})
-        versions = tuple([await self._version(model.name, status) for status in statuses])
-        labels = await self._resolve(model) if any(version.available for version in versions) else {}
-        return KnownModel(model.name, versions, labels, failures=0)
+        versions = [KnownVersion(status.version, _state(status)) for status in statuses]
+        self._keep_cards(model.name, {version.number for version in versions if version.available})
+        known = tuple([await self._with_card(model.name, version) for version in versions])
+        labels = await self._resolve_labels(model) if any(version.available for version in known) else {}
+        return KnownModel(model.name, known, labels, failures=0)
 
     def _unanswered(self, model: KnownModel) -> KnownModel:
         failures = model.failures + 1
-        if failures <= _FORGIVEN:
-            return KnownModel(model.name, model.versions, model.labels, failures)
-        self.cards.keep(model.name, ())
+        if failures <= _TOLERATED_FAILURES:
+            return replace(model, failures=failures)
+        self._keep_cards(model.name, ())
         unknown = classifier_pb2.VERSION_STATE_UNSPECIFIED
         return KnownModel(model.name, tuple(KnownVersion(v.number, unknown) for v in model.versions), {}, failures)
 
-    async def _version(self, model: str, status: serving_pb2.ModelVersionStatus) -> KnownVersion:
-        state = _state(status)
-        card = await self._card(model, status.version) if state == _AVAILABLE else None
-        return KnownVersion(status.version, state, card)
-
-    async def _card(self, model: str, version: int) -> card_pb2.Card | None:
+    async def _with_card(self, model: str, version: KnownVersion) -> KnownVersion:
         """Read a card unless it is known; one that was not valid is read again, should the fault have been passing."""
-        known = self.cards.peek(model, version)
-        if known is not None and not isinstance(known, CardError):
-            return known
+        if not version.available:
+            return version
+        known = self._cards.get((model, version.number))
+        if isinstance(known, card_pb2.Card):
+            return replace(version, card=known)
         try:
-            return await self.cards.read(model, version, budget=self._budget())
+            return replace(version, card=await self._read_once(model, version.number, budget=self._budget()))
         except (GatewayError, ServableNotFoundError) as error:
             if known is None:
-                _log.warning("card not read", model=model, version=version, fault=str(error))
-            return None
+                _log.warning("card_not_read", model=model, version=version.number, fault=str(error))
+            return version
+
+    async def _read_once(self, model: str, version: int, *, budget: Budget) -> card_pb2.Card:
+        """Read a card; many who miss the same one share one reading of it."""
+        key = (model, version)
+        if (task := self._reading.get(key)) is None:
+            task = self._reading[key] = asyncio.create_task(self._read(model, version))
+            task.add_done_callback(lambda done: self._finish_reading(key, done))
+        try:
+            async with asyncio.timeout(budget.require("reading the card")):
+                return await asyncio.shield(task)
+        except TimeoutError as error:
+            raise BudgetSpentError("reading the card") from error
+
+    async def _read(self, model: str, version: int) -> card_pb2.Card:
+        try:
+            card = parse_card(await self._servers.describe(model, version=version, budget=self._budget()))
+            _require_usable(card)
+        except CardError as error:
+            fault = error
+        except (InvalidModelOutputError, ModelServerFailedError):
+            fault = CardError("its `describe` signature does not return one")
+        else:
+            self._cards[model, version] = card
+            return card
+        self._cards[model, version] = fault
+        raise InvalidCardError(model, version, str(fault)) from fault
+
+    def _finish_reading(self, key: tuple[str, int], task: asyncio.Task[card_pb2.Card]) -> None:
+        del self._reading[key]
+        if not task.cancelled():
+            task.exception()  # seen, even if everyone who waited has given up
+
+    def _keep_cards(self, model: str, versions: Collection[int]) -> None:
+        """Forget the cards of a model's other versions: a number that comes back may hold something else."""
+        for key in [key for key in self._cards if key[0] == model and key[1] not in versions]:
+            del self._cards[key]
 
     def _budget(self) -> Budget:
-        return Budget(self._clock() + self._pace.patience, self._clock)
+        return Budget(self._clock() + self._pace.timeout, self._clock)
 
-    async def _resolve(self, model: KnownModel) -> dict[str, int]:
+    async def _resolve_labels(self, model: KnownModel) -> dict[str, int]:
         found = {label: await self._labelled(model, label) for label in self._labels}
         return {label: version for label, version in found.items() if version is not None}
 
     async def _labelled(self, model: KnownModel, label: str) -> int | None:
         try:
-            return await self._server.labelled(model.name, label=label, budget=self._budget())
+            return await self._servers.labelled(model.name, label=label, budget=self._budget())
         except ServableNotFoundError:
             return None
         except GatewayError:
             return model.labels.get(label)
+
+
+def write_model(model: KnownModel, *, cards: bool) -> classifier_pb2.Model:
+    """Write a model as last seen in the API's words, with or without the cards of its versions."""
+    versions = [
+        classifier_pb2.ModelVersion(
+            version=version.number,
+            state=version.state,
+            labels=sorted(label for label, number in model.labels.items() if number == version.number),
+            card=version.card if cards else None,
+            ready=version.ready,
+        )
+        for version in model.versions
+    ]
+    return classifier_pb2.Model(name=model.name, versions=versions)
+
+
+def _require_usable(card: card_pb2.Card) -> None:
+    """Refuse a valid card of a model whose views this gateway can't make."""
+    if card.input.height != card.input.width:
+        raise CardError(f"input is {card.input.height}×{card.input.width}; views need a square")
+    if unknown := set(card.views) - set(STANDARD_VIEWS):
+        raise CardError(f"views {sorted(unknown)} are not standard ones")
 
 
 def _state(status: serving_pb2.ModelVersionStatus) -> classifier_pb2.VersionState:
@@ -214,6 +313,5 @@ def _log_change(before: KnownModel, after: KnownModel) -> None:
         return
     states = {version.number: classifier_pb2.VersionState.Name(version.state) for version in after.versions}
     ready = [version.number for version in after.versions if version.ready]
-    _log.info(
-        "model seen", model=after.name, reachable=after.reachable, states=states, ready=ready, labels=dict(after.labels)
-    )
+    facts = {"reachable": after.reachable, "states": states, "ready": ready, "labels": dict(after.labels)}
+    _log.info("model_state_changed", model=after.name, **facts)

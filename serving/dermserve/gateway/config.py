@@ -9,21 +9,34 @@ import difflib
 import ipaddress
 import os
 import pathlib
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, FilePath, PositiveFloat, PositiveInt, ValidationError, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import (
+    BeforeValidator,
+    Field,
+    FilePath,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 from dermserve.gateway.admission import Bounds
 from dermserve.gateway.tfserving import Tls
 from dermserve.imaging import Limits
 
 PREFIX = "DERMSERVE_"
-_BURST = 32
-"""Times the calls in flight: some two seconds' work where an answer takes a twentieth of one."""
+_BURST = 256
 
 
 def _split(text: str) -> list[str]:
@@ -54,7 +67,10 @@ class Config(BaseSettings):
     listen: str = "127.0.0.1:50051"
     """HOST:PORT to serve dermserve.v1 on; port 0 takes a free one."""
     tfs: Annotated[Names, Field(min_length=1)] = ("127.0.0.1:8500",)
-    """HOST:PORT of each TensorFlow Serving. A DNS name may stand for many, which gRPC then takes turns with."""
+    """HOST:PORT of each TensorFlow Serving, or unix:PATH. Each address of a name is a model server of its own; of a
+    name with addresses of both kinds, the IPv4 ones."""
+    resolve_seconds: PositiveFloat = 5.0
+    """Between looks at the addresses of these names; after a failure one comes at once."""
     tfs_tls_ca: FilePath | None = None
     """PEM file of the authorities that TensorFlow Serving's certificate must come from; without it, calls to it are not
     encrypted. It and the next two are read at the start only."""
@@ -68,21 +84,20 @@ class Config(BaseSettings):
     """Predict calls at each of these addresses at once. Best near the cores it has: more only wait inside it, and with
     default flags it refuses beyond four times its cores."""
     batch_seconds: Annotated[float, Field(ge=0)] = 0.05
-    """Requests that come while calls are in flight are asked about together, up to ten views a call, as long as such a
-    call is not expected to take longer than this. 0: never."""
+    """Requests that come while calls are in flight are batched into one call of up to ten views, where such a call is
+    not expected to take longer than this. 0: never."""
     at_once: PositiveInt | None = None
-    """Requests worked on at once, for each method and model, besides those that are asked about with others. When not
-    set, two more than all addresses may have in flight: one whose photo is decoded meanwhile, and one whose answer is
-    on its way."""
-    queue: Annotated[int, Field(ge=0)] | None = None
-    """Requests that wait for it, for each model, while more come than can be answered; further ones are refused. When
-    not set, half of what all addresses may have in flight, less one."""
+    """Requests worked on at once, for each method and model. When not set, only the free capacity of the model servers
+    is the bound: what they can take, and two more, whose photo is decoded meanwhile."""
+    queue: Annotated[int, Field(ge=0)] = 0
+    """Requests that wait, for each model, while more come than can be answered; further ones are refused."""
     burst: Annotated[int, Field(ge=0)] | None = None
-    """Requests that may wait for it, for each model, until one has to be refused: then `queue` holds until none had to
-    be for a second. When not set, 32 times what all addresses may have in flight, or `queue` where that is set. No more
-    than are answered in three seconds."""
+    """Requests that may wait, for each model, until one has to be refused: `queue` then holds until none had to be for
+    a second. When not set, 256, or `queue` where that is set. No more than are answered in three seconds."""
     stream_queue: PositiveInt = 256
     """Photos of all streams that wait, for each model. A stream sends no more than `stream_at_once` ahead."""
+    max_held_bytes: PositiveInt = 128_000_000
+    """Bytes of all photos that wait or are worked on; who would exceed it is refused. In memory they count twice."""
     tls_certificate: FilePath | None = None
     """PEM file of this server's certificate chain; with `tls_key`, callers need TLS. Read anew when it changes."""
     tls_key: FilePath | None = None
@@ -136,6 +151,27 @@ class Config(BaseSettings):
     poll_timeout_seconds: PositiveFloat = 2.0
     """For one such call; a server that is late three times in a row counts as gone."""
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take options before the environment, and that before a TOML file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @field_validator("tfs")
+    @classmethod
+    def _check_tfs(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            host, _, port = name.rpartition(":")
+            if not name.startswith("unix:") and not (host and port.isdecimal() and 0 < int(port) < 65536):
+                raise ValueError(f"{name} is not HOST:PORT or unix:PATH")
+        return names
+
     @model_validator(mode="after")
     def _check_encryption(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
@@ -166,19 +202,13 @@ class Config(BaseSettings):
     @property
     def unary(self) -> Bounds:
         """What Classify admits for each model."""
-        in_flight = self.tfs_in_flight * len(self.tfs)
-        usual = _BURST * in_flight if self.queue is None else self.queue
-        return Bounds(
-            at_once=self.at_once or in_flight + 2,
-            queue=max(0, in_flight // 2 - 1) if self.queue is None else self.queue,
-            burst=usual if self.burst is None else self.burst,
-            steady=in_flight,
-        )
+        usual = self.queue if "queue" in self.model_fields_set else _BURST
+        return Bounds(at_once=self.at_once, queue=self.queue, burst=usual if self.burst is None else self.burst)
 
     @property
     def stream(self) -> Bounds:
         """What ClassifyStream admits for each model."""
-        return Bounds(at_once=self.unary.at_once, queue=self.stream_queue)
+        return Bounds(at_once=self.at_once, queue=self.stream_queue, burst=0)
 
     @property
     def tfs_tls(self) -> Tls | None:
@@ -243,20 +273,25 @@ def load_config(options: Mapping[str, Any], *, file: pathlib.Path | None = None)
     """
     if wrong := misspelt(os.environ):
         raise ValueError("\n".join(wrong))
-    filed = tomllib.loads(file.read_text()) if file else {}
-    if unknown := sorted(set(filed) - set(Config.model_fields)):
-        raise ValueError(f"{file} sets {', '.join(unknown)}, which this gateway does not know")
-    variables = {name: PREFIX + name.upper() for name in Config.model_fields if PREFIX + name.upper() in os.environ}
-    sources = dict.fromkeys(Config.model_fields, "default")
-    sources |= {name: str(file) for name in filed} | variables | dict.fromkeys(options, "option")
-    return Loaded(
-        _checked({name: value for name, value in filed.items() if name not in variables} | dict(options)), sources
-    )
-
-
-def _checked(values: Mapping[str, Any]) -> Config:
+    filed = _in_file(file)
     try:
-        return Config(**values)
+        config = filed(**options)
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, fault['loc']))} {fault['msg']}".strip() for fault in error.errors())
         raise ValueError("\n".join(faults)) from error
+    variables = {name: PREFIX + name.upper() for name in Config.model_fields if PREFIX + name.upper() in os.environ}
+    sources = dict.fromkeys(Config.model_fields, "default")
+    sources |= dict.fromkeys(TomlConfigSettingsSource(filed)(), str(file)) | variables
+    return Loaded(config, sources | dict.fromkeys(options, "option"))
+
+
+def _in_file(file: pathlib.Path | None) -> type[Config]:
+    """Make the Config that reads a file besides."""
+    if file is None:
+        return Config
+    file.open().close()  # pydantic-settings takes one that is not there for an empty one
+
+    class Filed(Config, toml_file=file):
+        pass
+
+    return Filed

@@ -16,6 +16,7 @@ GatewayError
 ├── ExhaustedError                 RESOURCE_EXHAUSTED
 │   ├── LargePhotoError                the PhotoError's own reason
 │   ├── OverloadedError                OVERLOADED, with RetryInfo
+│   ├── OutOfMemoryError               OUT_OF_MEMORY, with RetryInfo
 │   └── ModelServerBusyError           MODEL_SERVER_BUSY, with RetryInfo
 ├── UnavailableError               UNAVAILABLE, with RetryInfo
 │   ├── ModelServerUnreachableError    MODEL_SERVER_UNREACHABLE
@@ -39,6 +40,10 @@ _SHOWN = 64
 """Characters of a caller's own text that an error repeats; trailing metadata has room for 8 kB in all."""
 _LISTED = 20
 """Names an error lists."""
+
+
+class ListenError(OSError):
+    """An address can't be listened on; the gateway does not start."""
 
 
 class GatewayError(Exception):
@@ -178,6 +183,16 @@ class OverloadedError(ExhaustedError):
     def __init__(self, seconds: float) -> None:
         super().__init__(f"too many requests at the moment: try again in {seconds:.2f} s or later")
         self.retry_after = seconds
+
+
+class OutOfMemoryError(ExhaustedError):
+    """No memory was left for the request."""
+
+    reason = "OUT_OF_MEMORY"
+    retry_after = 1.0
+
+    def __init__(self) -> None:
+        super().__init__("the gateway has no memory left for this photo: try again, or send a smaller one")
 
 
 class ModelServerBusyError(ExhaustedError):

@@ -1,7 +1,6 @@
 """JSON lines on stderr, one an event. Bytes never get in: whatever is not text or a number shows as its type."""
 
 import logging
-import os
 import sys
 
 import structlog
@@ -11,8 +10,7 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 def configure_logs(level: str) -> None:
-    """Send this process's events of a level of LEVELS and above to stderr; of gRPC's own, no JSON, only errors."""
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    """Send this process's events of a level of LEVELS and above to stderr."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

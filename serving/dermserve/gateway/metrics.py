@@ -7,9 +7,14 @@ metrics are served by prometheus-client in a thread of its own, so they answer h
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Callable, Collection
+import importlib.metadata
+import pathlib
+import platform
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import grpc
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -18,11 +23,16 @@ from prometheus_client import (
     disable_created_metrics,
     start_http_server,
 )
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from dermserve.gateway.errors import GatewayError
+from dermserve.gateway.admission import Admission
+from dermserve.gateway.catalog import Catalog
+from dermserve.gateway.drift import Drift
+from dermserve.gateway.errors import GatewayError, ListenError
+from dermserve.gateway.model_servers import ModelServers
+from dermserve.gateway.photos import Workers
 from dermserve.gateway.plan import Outcome
-from dermserve.gateway.ports import ListenError
 from dermserve.v1 import classifier_pb2
 
 _T = TypeVar("_T", Counter, Histogram)
@@ -111,6 +121,116 @@ class Metrics:
 
     def _bounded(self, model: str) -> str:
         return model if not model or model in self._models else OTHER
+
+
+@dataclass(eq=False, frozen=True, slots=True, kw_only=True)
+class Snapshot(Collector):
+    """What has state, and can be looked at from another thread: it holds numbers and values replaced whole."""
+
+    admission: Admission
+    servers: ModelServers
+    catalog: Catalog
+    workers: Workers
+    drift: Drift | None
+    certificates: Mapping[str, pathlib.Path]
+    """PEM files by what they are for."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Read everything."""
+        yield _info()
+        yield from self._admission()
+        yield from self._servers()
+        yield from self._models()
+        yield from self._drift()
+        yield from self._certificates()
+        replaced = "Decoder threads given up because they were stuck."
+        yield CounterMetricFamily(f"{NAMESPACE}_decoders_replaced", replaced, self.workers.replaced)
+
+    def _admission(self) -> Iterator[Metric]:
+        passing = _gauge("requests_in_progress", "Requests and streams' photos worked on.", "method", "model")
+        waiting = _gauge("queue_length", "Requests and streams' photos that wait for their turn.", "method", "model")
+        for key, queue in self.admission.queues.items():
+            passing.add_metric(key, queue.working)
+            waiting.add_metric(key, queue.waiting)
+        held = _gauge("held_bytes", "Bytes of the photos that wait or are worked on.")
+        held.add_metric([], self.admission.held.held)
+        yield from (passing, waiting, held)
+
+    def _servers(self) -> Iterator[Metric]:
+        up = _gauge("backend_up", "Whether a model server answered when last asked.", "backend")
+        calls = _gauge("backend_calls_in_flight", "Predict calls at a model server.", "backend")
+        answered = _counter("backend_calls", "Predict calls that it answered.", "backend")
+        views = _counter("backend_views", "Views in these.", "backend")
+        ejected = _counter("backend_ejections", "Times a model server was found not to answer.", "backend")
+        retried = _counter("backend_passed_over", "Requests that it failed and another was asked for.", "backend")
+        waiting = _gauge("backend_calls_waiting", "Predict calls that wait for a slot at any model server.")
+        waiting.add_metric([], self.servers.waiting)
+        for server in self.servers.all:
+            label = [server.address]
+            up.add_metric(label, server.alive)
+            calls.add_metric(label, server.in_flight)
+            answered.add_metric(label, server.calls)
+            views.add_metric(label, server.views)
+            ejected.add_metric(label, server.ejections)
+            retried.add_metric(label, server.retried)
+        yield from (up, calls, waiting, answered, views, ejected, retried)
+
+    def _models(self) -> Iterator[Metric]:
+        ready = _gauge("model_ready", "Whether some version of a model can answer.", "model")
+        version = _gauge("model_version_ready", "Whether a version that is seen can answer.", "model", "version")
+        labelled = _gauge("model_label_version", "Version that a label points at.", "model", "label")
+        for model in self.catalog.models.values():
+            ready.add_metric([model.name], model.ready)
+            for known in model.versions:
+                version.add_metric([model.name, str(known.number)], known.ready)
+            for label, number in model.labels.items():
+                labelled.add_metric([model.name, label], number)
+        failed = "Looks at the models that ended in an error nobody expected."
+        yield from (ready, version, labelled)
+        yield CounterMetricFamily(f"{NAMESPACE}_catalog_poll_failures", failed, self.catalog.failed_polls)
+
+    def _drift(self) -> Iterator[Metric]:
+        window = _gauge("drift_window_answers", "Answers that drift is judged by.", "model", "version")
+        confidence = _gauge("drift_confidence_mean", "Mean top probability of these.", "model", "version")
+        psi = _gauge("drift_psi", "PSI of these against the card's profile.", "model", "version", "of")
+        for reading in self.drift.read() if self.drift else ():
+            labels = [reading.model, str(reading.version)]
+            window.add_metric(labels, reading.answers)
+            confidence.add_metric(labels, reading.confidence)
+            for name, value in reading.psi.items():
+                psi.add_metric([*labels, name], value)
+        yield from (window, confidence, psi)
+
+    def _certificates(self) -> Iterator[Metric]:
+        expiry = _gauge("certificate_expiry_timestamp_seconds", "When a certificate's file ends to be valid.", "use")
+        for use, file in self.certificates.items():
+            if (ends := _read_expiry(file)) is not None:
+                expiry.add_metric([use], ends)
+        yield expiry
+
+
+def _info() -> Metric:
+    info = _gauge("build_info", "1; what runs.", "version", "python", "grpc")
+    info.add_metric([importlib.metadata.version("dermserve"), platform.python_version(), grpc.__version__], 1)
+    return info
+
+
+def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"{NAMESPACE}_{name}", text, labels=labels)
+
+
+def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"{NAMESPACE}_{name}", text, labels=labels)
+
+
+def _read_expiry(file: pathlib.Path) -> float | None:
+    """Return when the first of a file's certificates expires, in seconds since 1970; None if it can't be read."""
+    from cryptography import x509  # only where there are certificates: it brings 10 MB along
+
+    with contextlib.suppress(OSError, ValueError):
+        certificates = x509.load_pem_x509_certificates(file.read_bytes())
+        return min(certificate.not_valid_after_utc.timestamp() for certificate in certificates)
+    return None
 
 
 @contextlib.asynccontextmanager

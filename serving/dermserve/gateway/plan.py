@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from dermserve.gateway.errors import InvalidTtaModeError
 from dermserve.gateway.tfserving import Scores
-from dermserve.imaging import IDENTITY
 from dermserve.v1 import card_pb2, classifier_pb2
 
 _MODES = frozenset(classifier_pb2.TtaMode.values())
@@ -38,22 +37,21 @@ def read_mode(mode: int) -> int:
     return mode or classifier_pb2.TTA_MODE_NONE
 
 
-def plan_views(mode: int, card: card_pb2.Card) -> tuple[str, ...]:
-    """Plan the views that a TTA mode asks for at once; the first is the identity, by which the not-skin gate judges."""
+def count_first(mode: int, card: card_pb2.Card) -> int:
+    """Count the card's views that a TTA mode calls for at once; the first is the identity."""
     if mode == classifier_pb2.TTA_MODE_NONE:
-        return (IDENTITY,)
+        return 1
     if mode == classifier_pb2.TTA_MODE_ADAPTIVE and card.calibration.HasField("adaptive_margin"):
-        return (IDENTITY,)
-    return tuple(card.views)  # without a fitted margin nothing says when one view is enough
+        return 1
+    return len(card.views)  # without a fitted margin nothing says when one view is enough
 
 
-def plan_more(mode: int, scores: Scores, card: card_pb2.Card) -> tuple[str, ...]:
-    """Plan what to ask for after checked scores of the card's first views; nothing where those say enough."""
+def count_more(mode: int, scores: Scores, card: card_pb2.Card) -> int:
+    """Count the views called for after checked scores of the card's first: as many as before where those say enough."""
     seen = len(scores.probabilities)
     if mode != classifier_pb2.TTA_MODE_ADAPTIVE or _stops_at(scores, card) <= seen:
-        return ()
-    until = min((views for views in _looks(card) if views > seen), default=len(card.views))
-    return tuple(card.views[seen:until])
+        return seen
+    return min((views for views in _looks(card) if views > seen), default=len(card.views))
 
 
 def weigh(mode: int, scores: Scores, *, asked: int, card: card_pb2.Card) -> Outcome:

@@ -1,125 +1,237 @@
-"""The Classifier service: each RPC to the pipeline or the catalog."""
+"""The Classifier service: the four methods, and many photos over one stream.
 
-from collections.abc import AsyncIterable, Awaitable, Callable
-from typing import TypeVar
+The generated `add_ClassifierServicer_to_server` is not used: bytes that are not the method's message would end as
+UNKNOWN with the parser's words and a stack trace on stderr. Here they reach the method as None.
+"""
 
-from google.protobuf import empty_pb2
-from google.protobuf.message import Message
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError, Message
 
 from dermserve.gateway.admission import CLASSIFY, CLASSIFY_STREAM
-from dermserve.gateway.calls import Call, Calls, Context
-from dermserve.gateway.choose import find_model
-from dermserve.gateway.errors import GatewayError, MalformedRequestError, MissingModelError
-from dermserve.gateway.listing import write_model
-from dermserve.gateway.pipeline import Pipeline
-from dermserve.gateway.status import to_status
-from dermserve.gateway.stream import answer_stream
+from dermserve.gateway.catalog import write_model
+from dermserve.gateway.classify import Classifier, PhotoRequest
+from dermserve.gateway.errors import (
+    GatewayError,
+    InvalidItemIdError,
+    MalformedRequestError,
+    MissingModelError,
+    StoppingError,
+)
+from dermserve.gateway.rpc import Context, Rpc, Rpcs, to_status
 from dermserve.v1 import classifier_pb2
 
+SERVICE = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name
+_MAX_ID_BYTES = 128
+_LAST_READ = 0.25
+"""Seconds that a stream is listened to without a photo coming, when the gateway stops."""
+_LAST_READS = 1.0
+"""Seconds that it is listened to in all."""
+_END: Any = object()
+
 _T = TypeVar("_T", bound=Message)
-_Classify = Callable[[classifier_pb2.ClassifyRequest, Call], Awaitable[classifier_pb2.ClassifyResponse]]
-
-
-def read(request: _T | None) -> _T:
-    """Return a request that could be parsed; `handlers` gives None for one that could not.
-
-    Raises:
-        MalformedRequestError: it could not.
-    """
-    if request is None:
-        raise MalformedRequestError
-    return request
-
-
-def _model(request: classifier_pb2.ClassifyRequest | None) -> str:
-    return request.model.name if request else ""
+_StreamItem = tuple[str, PhotoRequest]
 
 
 class ClassifierService:
-    """dermserve.v1.Classifier; `handlers` ties it to gRPC."""
+    """dermserve.v1.Classifier."""
 
-    def __init__(self, pipeline: Pipeline, *, calls: Calls, stream_at_once: int) -> None:
-        self._pipeline = pipeline
-        self._catalog = pipeline.catalog
-        self._calls = calls
+    def __init__(self, classifier: Classifier, *, rpcs: Rpcs, stream_at_once: int) -> None:
+        self._classifier = classifier
+        self._catalog = classifier.catalog
+        self._rpcs = rpcs
         self._stream_at_once = stream_at_once
 
-    async def Classify(  # noqa: N802
-        self, request: classifier_pb2.ClassifyRequest | None, context: Context
-    ) -> classifier_pb2.ClassifyResponse:
+    def add_to(self, server: grpc.aio.Server) -> None:
+        """Serve it."""
+        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
+        requests = classifier_pb2
+        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            CLASSIFY: unary(self.classify, parser(requests.ClassifyRequest, read_photo), _render),
+            CLASSIFY_STREAM: stream(self.classify_stream, parser(requests.ClassifyStreamRequest, _read_item), _render),
+            "ListModels": unary(self.list_models, parser(requests.ListModelsRequest), _render),
+            "GetModel": unary(self.get_model, parser(requests.GetModelRequest), _render),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+
+    async def classify(self, photo: PhotoRequest | None, context: Context) -> classifier_pb2.ClassifyResponse:
         """Classify one photo."""
-        return await self._calls.respond(
-            CLASSIFY, context, lambda call: self._classify(read(request), call), model=_model(request)
-        )
+        async with self._rpcs.open(CLASSIFY, context, model=photo.model if photo else "") as rpc:
+            if photo is None:
+                raise MalformedRequestError
+            rpc.answer = await self._classifier.classify(photo, rpc)
+        answer: classifier_pb2.ClassifyResponse = rpc.answer
+        return answer
 
-    async def ClassifyStream(  # noqa: N802
-        self, request_iterator: AsyncIterable[classifier_pb2.ClassifyStreamRequest | None], context: Context
-    ) -> None:
+    async def classify_stream(
+        self, items: AsyncIterable[_StreamItem | None], context: Context
+    ) -> AsyncIterator[classifier_pb2.ClassifyStreamResponse]:
         """Classify many photos."""
+        async with self._rpcs.open(CLASSIFY_STREAM, context, model=None) as rpc:
+            photos = _PhotoStream(self._classifier, rpc, stopping=self._rpcs.stopping, at_once=self._stream_at_once)
+            async for answer in photos.answers(items):
+                yield answer
 
-        async def work(call: Call) -> empty_pb2.Empty:
-            photos = _StreamedPhotos(self._calls, call, self._classify)
-            await answer_stream(
-                request_iterator, respond=photos.respond, write=context.write, at_once=self._stream_at_once
-            )
-            return empty_pb2.Empty()
-
-        await self._calls.respond(CLASSIFY_STREAM, context, work, model=None)
-
-    async def ListModels(  # noqa: N802
+    async def list_models(
         self, request: classifier_pb2.ListModelsRequest | None, context: Context
     ) -> classifier_pb2.ListModelsResponse:
         """List all models."""
-
-        async def work(_: Call) -> classifier_pb2.ListModelsResponse:
-            read(request)
+        async with self._rpcs.open("ListModels", context) as rpc:
+            if request is None:
+                raise MalformedRequestError
             models = [write_model(model, cards=False) for model in self._catalog.models.values()]
-            return classifier_pb2.ListModelsResponse(models=models)
+            rpc.answer = classifier_pb2.ListModelsResponse(models=models)
+        answer: classifier_pb2.ListModelsResponse = rpc.answer
+        return answer
 
-        return await self._calls.respond("ListModels", context, work)
-
-    async def GetModel(  # noqa: N802
+    async def get_model(
         self, request: classifier_pb2.GetModelRequest | None, context: Context
     ) -> classifier_pb2.GetModelResponse:
         """Return one model with its cards."""
-
-        async def work(_: Call) -> classifier_pb2.GetModelResponse:
-            name = read(request).name
-            if not name:
+        async with self._rpcs.open("GetModel", context, model=request.name if request else "") as rpc:
+            if request is None:
+                raise MalformedRequestError
+            if not request.name:
                 raise MissingModelError
-            model = find_model(self._catalog, name)
-            return classifier_pb2.GetModelResponse(model=write_model(model, cards=True))
-
-        return await self._calls.respond("GetModel", context, work, model=request.name if request else "")
-
-    async def _classify(self, request: classifier_pb2.ClassifyRequest, call: Call) -> classifier_pb2.ClassifyResponse:
-        answer = await self._pipeline.classify(request, method=call.method, caller=call.caller, budget=call.budget)
-        answer.request_id = call.request_id
+            model = write_model(self._catalog.find(request.name), cards=True)
+            rpc.answer = classifier_pb2.GetModelResponse(model=model)
+        answer: classifier_pb2.GetModelResponse = rpc.answer
         return answer
 
 
-class _StreamedPhotos:
-    """The photos of one stream, each answered as a call of its own."""
+class _PhotoStream:
+    """The photos of one stream: a bounded number of them at once, answered as they finish."""
 
-    def __init__(self, calls: Calls, stream: Call, classify: _Classify) -> None:
-        self._calls = calls
-        self._stream = stream
-        self._classify = classify
-        self._count = 0
+    def __init__(self, classifier: Classifier, rpc: Rpc, *, stopping: asyncio.Event, at_once: int) -> None:
+        self._classifier = classifier
+        self._rpc = rpc
+        self._stopping = stopping
+        self._slots = asyncio.Semaphore(at_once)
+        self._ids: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._answers: asyncio.Queue[classifier_pb2.ClassifyStreamResponse] = asyncio.Queue()
 
-    async def respond(
-        self, item: classifier_pb2.ClassifyStreamRequest, fault: GatewayError | None
-    ) -> classifier_pb2.ClassifyStreamResponse:
-        self._count += 1
-        call = self._calls.part(self._stream, self._count, model=_model(item.request))
+    async def answers(
+        self, items: AsyncIterable[_StreamItem | None]
+    ) -> AsyncIterator[classifier_pb2.ClassifyStreamResponse]:
+        """Answer every photo. Reads no further while enough are in flight, so gRPC holds the sender back.
 
-        async def work(part: Call) -> classifier_pb2.ClassifyResponse:
-            if fault is not None:
-                raise fault
-            return await self._classify(item.request, part)
+        Raises:
+            MalformedRequestError: something came that is no photo of a stream; those before it are answered.
+            StoppingError: the gateway stops; the photos read before are answered.
+        """
+        running = asyncio.create_task(self._run(items))
+        try:
+            while (answer := await self._answers.get()) is not _END:
+                yield answer
+            await running  # raises what the reading ended in
+        finally:
+            for task in (running, *self._tasks):
+                task.cancel()
+            await asyncio.gather(running, *self._tasks, return_exceptions=True)
 
-        answer = await self._calls.settle(call, work)
-        if isinstance(answer, GatewayError):
-            error = to_status(answer, request_id=call.request_id)
-            return classifier_pb2.ClassifyStreamResponse(id=item.id, error=error)
-        return classifier_pb2.ClassifyStreamResponse(id=item.id, response=answer)
+    async def _run(self, items: AsyncIterable[_StreamItem | None]) -> None:
+        """Read to the end, and answer what was read."""
+        try:
+            await self._read(items)
+        finally:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._answers.put_nowait(_END)
+
+    async def _read(self, items: AsyncIterable[_StreamItem | None]) -> None:
+        iterator, stop, number, last = aiter(items), asyncio.create_task(self._stopping.wait()), 0, 0.0
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                await self._slots.acquire()
+                item: Any = asyncio.ensure_future(_next(iterator))
+                try:
+                    await asyncio.wait({item, stop}, return_when=asyncio.FIRST_COMPLETED)
+                    if stopping := self._stopping.is_set():
+                        last = last or loop.time() + _LAST_READS
+                        await asyncio.wait({item}, timeout=min(_LAST_READ, last - loop.time()))
+                    if not item.done():
+                        raise StoppingError
+                finally:
+                    item.cancel()
+                if (read := item.result()) is _END:
+                    if stopping:
+                        raise StoppingError
+                    return
+                if read is None:
+                    raise MalformedRequestError
+                number += 1
+                self._begin(read, number, StoppingError() if stopping else None)
+        finally:
+            stop.cancel()
+
+    def _begin(self, item: _StreamItem, number: int, fault: GatewayError | None) -> None:
+        fault = fault or self._take_id(item[0])
+        task = asyncio.create_task(self._answer(item, number, fault))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _take_id(self, item_id: str) -> GatewayError | None:
+        """Take a photo's id into the set in flight, or say why it can't be."""
+        if not 0 < (size := len(item_id.encode())) <= _MAX_ID_BYTES:
+            return InvalidItemIdError(f"a photo's id needs 1 to {_MAX_ID_BYTES} bytes, this has {size}")
+        if item_id in self._ids:
+            return InvalidItemIdError("another photo with this id is in flight: give each its own")
+        self._ids.add(item_id)
+        return None
+
+    async def _answer(self, item: _StreamItem, number: int, fault: GatewayError | None) -> None:
+        """Answer one photo and make room for the next."""
+        item_id, photo = item
+        try:
+            async with self._rpc.photo(number, model=photo.model) as rpc:
+                if fault is not None:
+                    raise fault
+                rpc.answer = await self._classifier.classify(photo, rpc)
+            answer = classifier_pb2.ClassifyStreamResponse(id=item_id)
+            if rpc.error is None:
+                answer.response.CopyFrom(rpc.answer)
+            else:
+                answer.error.CopyFrom(to_status(rpc.error, request_id=rpc.request_id))
+            self._answers.put_nowait(answer)
+        finally:
+            if fault is None:
+                self._ids.discard(item_id)
+            self._slots.release()
+
+
+async def _next(iterator: AsyncIterator[Any]) -> Any:
+    return await anext(iterator, _END)
+
+
+def read_photo(request: classifier_pb2.ClassifyRequest) -> PhotoRequest:
+    """Take a request's values, its photo's bytes copied once."""
+    selector = request.model
+    choice = selector.WhichOneof("choice")
+    version = selector.version if choice == "version" else None
+    label = selector.label if choice == "label" else None
+    return PhotoRequest(selector.name, version, label, request.tta, request.include_rejected_classes, request.image)
+
+
+def _read_item(item: classifier_pb2.ClassifyStreamRequest) -> _StreamItem:
+    return item.id, read_photo(item.request)
+
+
+def parser(message: type[_T], read: Callable[[_T], Any] = lambda parsed: parsed) -> Callable[[bytes], Any]:
+    """Make what parses a message and reads it; None when the bytes are not one."""
+
+    def parse(data: bytes) -> Any:
+        try:
+            return read(message.FromString(data))
+        except DecodeError:
+            return None
+
+    return parse
+
+
+def _render(message: Message) -> bytes:
+    return message.SerializeToString()

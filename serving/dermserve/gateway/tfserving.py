@@ -1,9 +1,10 @@
-"""TensorFlow Serving, called by path through our subset of its protos."""
+"""TensorFlow Serving, called by path through our subset of its protos; tensors without TensorFlow."""
 
+import math
 import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import grpc
 import grpc.aio
@@ -13,7 +14,6 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from dermserve.contract import Input, Output, Signature
-from dermserve.gateway.budget import Budget
 from dermserve.gateway.errors import (
     BudgetSpentError,
     GatewayError,
@@ -22,29 +22,33 @@ from dermserve.gateway.errors import (
     ModelServerFailedError,
     ModelServerUnreachableError,
 )
-from dermserve.gateway.target import Target
-from dermserve.gateway.tensors import float_array, string_scalar, uint8_tensor
-from dermserve.gateway.tracing import Tracing
-from dermserve.tfserving.v1 import serving_pb2
+from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 _STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 _UNKNOWN_LABEL = "Unrecognized servable version label"
 _FULL_QUEUE = "The batch scheduling queue"
+_QUERY = "query"
+"""Input of `describe`: one string, which it ignores; TensorFlow Serving needs an input with a batch dimension."""
 
-# Connections come back soon after a restart. The pool is ours alone: no other channel's back-off is inherited.
-_CHANNEL_OPTIONS = (
+CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
+    # Connections come back soon after a restart. The pool is ours alone: no other channel's back-off is inherited.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.use_local_subchannel_pool", 1),
-    # A name with many addresses: a connection to each, in turn; pick_first, the default, would load one pod alone.
-    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
-    ("grpc.dns_min_time_between_resolutions_ms", 5000),
+    # Model servers are ours: a proxy of the environment is for the world outside.
+    ("grpc.enable_http_proxy", 0),
+    # A frozen server is noticed without an answer. TensorFlow Serving permits two pings without data in 300 s, and
+    # what the catalog asks every few seconds is data.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
 )
+_MAX_ELEMENTS = 1_000_000
+"""No answer of a classifier is larger; a shape alone could otherwise claim any memory."""
 
 _Request = TypeVar("_Request", bound=Message)
 _Answer = TypeVar("_Answer", bound=Message)
@@ -52,6 +56,15 @@ _Answer = TypeVar("_Answer", bound=Message)
 
 class ServableNotFoundError(LookupError):
     """TensorFlow Serving has no such model, version or label. Whoever asked knows what the caller should hear."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A model and, if not its latest version, which one."""
+
+    model: str
+    version: int | None = None
+    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,59 +78,49 @@ class Tls:
     key: pathlib.Path | None = None
     """PEM file of its private key."""
     name: str | None = None
-    """To expect in its certificate, when not the host of the address."""
+    """To expect in its certificate, when not the host of the configured name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a version says of a batch of views."""
+    """What a version says of views."""
 
     views: int
-    """Views it was asked about: the first so many of those the caller wanted."""
+    """Views it was asked about: the first so many of those that were wanted."""
     version: int
     """Version that answered."""
     probabilities: NDArray[np.float32]
     """As sent: float32, unchecked; [V, C] when all is well."""
     ood_scores: NDArray[np.float32]
-    """As sent: float32, unchecked; [V] when all is well."""
+    """As sent: float32, unchecked; [V] when all is well. Of `tta` the identity's, for every view."""
 
 
-class Predictor(Protocol):
-    """The port through which the gateway asks for probabilities."""
+def open_channel(target: str, *, host: str, tls: Tls | None, interceptors: Sequence[object] = ()) -> grpc.aio.Channel:
+    """Open the channel to one TensorFlow Serving; it connects and reconnects by itself.
 
-    async def predict(self, target: Target, *, views: NDArray[np.uint8], budget: Budget) -> Scores:
-        """Ask for views, uint8 [V, H, W, 3], in one call that ends with the budget.
-
-        A Predictor may leave the last views out, but never the first, when the budget has no time for them.
-
-        Raises:
-            ServableNotFoundError: the model server has no such model, version or label.
-            GatewayError: it can't be reached, is full, failed, is late, or answered nonsense.
-        """
-        ...
-
-
-def open_channel(address: str, *, tls: Tls | None = None) -> grpc.aio.Channel:
-    """Open the channel to TensorFlow Serving at HOST:PORT; it connects and reconnects by itself.
+    Args:
+        target: its address as gRPC writes it: `ipv4:ADDRESS:PORT`, `ipv6:[ADDRESS]:PORT` or `unix:PATH`.
+        host: the name that the address was found by, which a certificate is verified against.
+        tls: None for plain text.
+        interceptors: gRPC's own, for traces.
 
     Raises:
         OSError: a file of the TLS can't be read.
     """
+    options, own = CHANNEL_OPTIONS, list(interceptors)
     if tls is None:
-        return grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
-    own = (tls.key.read_bytes(), tls.certificate.read_bytes()) if tls.key and tls.certificate else (None, None)
-    name = (("grpc.ssl_target_name_override", tls.name),) if tls.name else ()
-    return grpc.aio.secure_channel(
-        address, grpc.ssl_channel_credentials(tls.ca.read_bytes(), *own), options=(*_CHANNEL_OPTIONS, *name)
-    )
+        return grpc.aio.insecure_channel(target, options=options, interceptors=own)  # type: ignore[arg-type]
+    pair = (tls.key.read_bytes(), tls.certificate.read_bytes()) if tls.key and tls.certificate else (None, None)
+    credentials = grpc.ssl_channel_credentials(tls.ca.read_bytes(), *pair)
+    named = (*options, ("grpc.ssl_target_name_override", tls.name or host))
+    return grpc.aio.secure_channel(target, credentials, options=named, interceptors=own)  # type: ignore[arg-type]
 
 
 class TfServing:
-    """The Predictor over gRPC, and what the catalog asks besides."""
+    """The calls to one TensorFlow Serving; each ends after so many `seconds`."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, address: str, tracing: Tracing) -> None:
-        self._address = address
-        self._tracing = tracing
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
         self._predict = channel.unary_unary(
             _PREDICT,
             request_serializer=serving_pb2.PredictRequest.SerializeToString,
@@ -134,58 +137,56 @@ class TfServing:
             response_deserializer=serving_pb2.GetModelStatusResponse.FromString,
         )
 
-    async def predict(self, target: Target, *, views: NDArray[np.uint8], budget: Budget) -> Scores:
-        """See Predictor."""
+    async def predict(self, target: Target, images: NDArray[np.uint8], *, tta: bool, seconds: float) -> Scores:
+        """Ask about images, uint8 [N, H, W, 3]: each one view, or, with `tta`, one image of which views are made.
+
+        Raises:
+            ServableNotFoundError: there is no such model, version or label.
+            GatewayError: it can't be reached, is full, failed, is late, or answered nonsense.
+        """
         # No output_filter: TensorFlow optimises, and keeps in memory, a graph for each set of outputs that is asked
         # for, and the warm-up records ask for all.
-        request = serving_pb2.PredictRequest(
-            model_spec=_spec(target, Signature.SERVING_DEFAULT), inputs={Input.IMAGES.value: uint8_tensor(views)}
-        )
-        with self._tracing.span("Predict", kind="CLIENT", **{"rpc.system": "grpc", "server.address": self._address}):
-            response = await _answer(self._predict, request, budget=budget, metadata=self._tracing.outgoing())
+        spec = _spec(target, Signature.TTA if tta else Signature.SERVING_DEFAULT)
+        request = serving_pb2.PredictRequest(model_spec=spec, inputs={Input.IMAGES.value: uint8_tensor(images)})
+        try:
+            response = await self._predict(request, timeout=seconds)
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error) from error
         if response.model_spec.version.value < 1:
             raise InvalidModelOutputError("it names no version")
-        return Scores(
-            views=len(views),
-            version=response.model_spec.version.value,
-            probabilities=float_array(response.outputs[Output.PROBABILITIES.value], name=Output.PROBABILITIES.value),
-            ood_scores=float_array(response.outputs[Output.OOD_SCORE.value], name=Output.OOD_SCORE.value),
-        )
+        ood_scores = _output(response, Output.OOD_SCORE)
+        if not tta:
+            probabilities = _output(response, Output.PROBABILITIES)
+            return Scores(len(images), response.model_spec.version.value, probabilities, ood_scores)
+        views = _output(response, Output.VIEW_PROBABILITIES)
+        if views.ndim != 3 or len(views) != 1 or ood_scores.shape != (1,):
+            raise InvalidModelOutputError(f"{Output.VIEW_PROBABILITIES.value} has the shape {views.shape}")
+        return Scores(views.shape[1], response.model_spec.version.value, views[0], ood_scores.repeat(views.shape[1]))
 
-    async def describe(self, model: str, *, version: int, budget: Budget) -> bytes:
-        """Read the card of a version, JSON as it lies in the SavedModel.
-
-        Raises:
-            ServableNotFoundError: there is no such version.
-            GatewayError: as for `predict`.
-        """
-        request = serving_pb2.PredictRequest(model_spec=_spec(Target(model, version), Signature.DESCRIBE))
-        response = await _answer(self._predict, request, budget=budget)
+    async def describe(self, model: str, *, version: int, seconds: float) -> bytes:
+        """Read the card of a version, JSON as it lies in the SavedModel. Raises what `predict` raises."""
+        spec = _spec(Target(model, version), Signature.DESCRIBE)
+        request = serving_pb2.PredictRequest(model_spec=spec, inputs={_QUERY: _string_tensor(b"")})
+        response = await _answer(self._predict, request, seconds=seconds)
         return string_scalar(response.outputs[Output.CARD.value], name=Output.CARD.value)
 
-    async def versions(self, model: str, *, budget: Budget) -> Sequence[serving_pb2.ModelVersionStatus]:
-        """List the versions of a model, newest first, with their states.
-
-        Raises:
-            ServableNotFoundError: there is no such model.
-            GatewayError: as for `predict`.
-        """
+    async def versions(self, model: str, *, seconds: float) -> Sequence[serving_pb2.ModelVersionStatus]:
+        """List the versions of a model with their states. Raises what `predict` raises."""
         request = serving_pb2.GetModelStatusRequest(model_spec=_spec(Target(model), None))
-        response = await _answer(self._status, request, budget=budget)
-        return sorted(response.model_version_status, key=lambda status: status.version, reverse=True)
+        response = await _answer(self._status, request, seconds=seconds)
+        return response.model_version_status
 
-    async def labelled(self, model: str, *, label: str, budget: Budget) -> int:
-        """Return the version a label points at.
-
-        Raises:
-            ServableNotFoundError: no such label, or its version can't answer.
-            GatewayError: as for `predict`.
-        """
+    async def labelled(self, model: str, *, label: str, seconds: float) -> int:
+        """Return the version a label points at. Raises what `predict` raises."""
         request = serving_pb2.GetModelMetadataRequest(
             model_spec=_spec(Target(model, label=label), None), metadata_field=["signature_def"]
         )
-        response = await _answer(self._metadata, request, budget=budget)
+        response = await _answer(self._metadata, request, seconds=seconds)
         return response.model_spec.version.value
+
+    async def close(self, grace: float | None) -> None:
+        """Close the channel; calls in flight have so many seconds to finish."""
+        await self._channel.close(grace)
 
 
 def _spec(target: Target, signature: Signature | None) -> serving_pb2.ModelSpec:
@@ -198,14 +199,10 @@ def _spec(target: Target, signature: Signature | None) -> serving_pb2.ModelSpec:
 
 
 async def _answer(
-    method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Answer]",
-    request: _Request,
-    *,
-    budget: Budget,
-    metadata: tuple[tuple[str, str], ...] = (),
+    method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Answer]", request: _Request, *, seconds: float
 ) -> _Answer:
     try:
-        return await method(request, timeout=budget.require("before asking the model server"), metadata=metadata)
+        return await method(request, timeout=seconds)
     except grpc.aio.AioRpcError as error:
         raise _translated(error) from error
 
@@ -222,3 +219,66 @@ def _translated(error: grpc.aio.AioRpcError) -> GatewayError | ServableNotFoundE
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return BudgetSpentError("waiting for the model server")
     return ModelServerFailedError()
+
+
+def _output(response: serving_pb2.PredictResponse, output: Output) -> NDArray[np.float32]:
+    return float_array(response.outputs[output.value], name=output.value)
+
+
+def _string_tensor(text: bytes) -> tensor_pb2.TensorProto:
+    shape = tensor_pb2.TensorShapeProto(dim=[tensor_pb2.TensorShapeProto.Dim(size=1)])
+    return tensor_pb2.TensorProto(dtype=tensor_pb2.DATA_TYPE_STRING, tensor_shape=shape, string_val=[text])
+
+
+def uint8_tensor(array: NDArray[np.uint8]) -> tensor_pb2.TensorProto:
+    """Encode as `tensor_content`, which is some fifty times cheaper than a `*_val` field."""
+    dims = [tensor_pb2.TensorShapeProto.Dim(size=size) for size in array.shape]
+    return tensor_pb2.TensorProto(
+        dtype=tensor_pb2.DATA_TYPE_UINT8,
+        tensor_shape=tensor_pb2.TensorShapeProto(dim=dims),
+        tensor_content=array.tobytes(),
+    )
+
+
+def float_array(tensor: tensor_pb2.TensorProto, *, name: str) -> NDArray[np.float32]:
+    """Decode a float32 tensor from `tensor_content` or `float_val`, of which the last value fills up the shape.
+
+    Raises:
+        InvalidModelOutputError: another dtype, or content that does not fit the shape.
+    """
+    if tensor.dtype != tensor_pb2.DATA_TYPE_FLOAT:
+        raise InvalidModelOutputError(f"{name} is not float32")
+    shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
+    size = math.prod(shape)
+    if tensor.tensor_shape.unknown_rank or min(shape, default=1) < 0 or size > _MAX_ELEMENTS:
+        raise InvalidModelOutputError(f"{name} has the shape {shape}")
+    if tensor.tensor_content:
+        values = _from_content(tensor.tensor_content, size=size, name=name)
+    else:
+        values = _from_values(np.asarray(tensor.float_val, np.float32), size=size, name=name)
+    return values.reshape(shape)
+
+
+def string_scalar(tensor: tensor_pb2.TensorProto, *, name: str) -> bytes:
+    """Decode a tensor of one string.
+
+    Raises:
+        InvalidModelOutputError: it is anything else.
+    """
+    if tensor.dtype != tensor_pb2.DATA_TYPE_STRING or len(tensor.string_val) != 1:
+        raise InvalidModelOutputError(f"{name} is not one string")
+    return tensor.string_val[0]
+
+
+def _from_content(content: bytes, *, size: int, name: str) -> NDArray[np.float32]:
+    if len(content) != size * 4:
+        raise InvalidModelOutputError(f"{name} has {len(content)} bytes for {size} values")
+    return np.frombuffer(content, "<f4").astype(np.float32, copy=False)
+
+
+def _from_values(values: NDArray[np.float32], *, size: int, name: str) -> NDArray[np.float32]:
+    if values.size > size:
+        raise InvalidModelOutputError(f"{name} has {values.size} values for {size}")
+    if values.size == size:
+        return values
+    return np.pad(values, (0, size - values.size), mode="edge" if values.size else "constant")

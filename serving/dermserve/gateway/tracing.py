@@ -1,78 +1,104 @@
-"""Spans of requests and their stages: the port, and nothing behind it unless OpenTelemetry is asked for.
+"""Spans of requests and their stages by OpenTelemetry, and nothing of it unless it is asked for.
 
 Asked for by its own environment (OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, and not
-OTEL_SDK_DISABLED or OTEL_TRACES_EXPORTER=none), and there with the extra `tracing`. Otherwise nothing is imported.
+OTEL_SDK_DISABLED or OTEL_TRACES_EXPORTER=none), and there with the extra `tracing`. The spans of RPCs, and the trace
+context that comes and goes with them, are opentelemetry-instrumentation-grpc's.
 """
 
 import contextlib
 import importlib.util
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import structlog
 
 _log = structlog.get_logger(__name__)
 
-_MODULES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.grpc")
+_MODULES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.grpc", "opentelemetry.instrumentation.grpc")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_NAME = "dermserve-gateway"
 
 
-class Tracing(Protocol):
-    """The port through which stages say when they begin and end."""
+class Tracing:
+    """Tracing that is off; the one that is on is below."""
 
-    def parent(self, metadata: "Iterable[tuple[str, str | bytes]]") -> Any:
-        """Read the caller's W3C trace context; None when there is none."""
-        ...
+    server_interceptors: Sequence[Any] = ()
+    """For a grpc.aio server."""
+    client_interceptors: Sequence[Any] = ()
+    """For a grpc.aio channel."""
+    _nothing = contextlib.nullcontext()
 
-    def span(
-        self, name: str, *, kind: str = "INTERNAL", parent: Any = None, **attributes: str
-    ) -> contextlib.AbstractContextManager[Any]:
-        """Open a span while the block lasts, below a parent or else the current one. An exception marks it failed."""
-        ...
+    def span(self, name: str, *, serving: bool = False) -> contextlib.AbstractContextManager[Any]:
+        """Open a span below the current one while the block lasts. An exception marks it failed, by its kind alone."""
+        return self._nothing
 
-    def end(self, *, code: str, **attributes: Any) -> None:
+    def annotate(self, *, code: str, **attributes: Any) -> None:
         """Say how the request of the current span ended."""
-        ...
 
     def trace_id(self) -> str | None:
-        """Return the current trace's, 32 hexadecimal digits."""
-        ...
-
-    def outgoing(self) -> tuple[tuple[str, str], ...]:
-        """Return the metadata that tell a server of the current span."""
-        ...
+        """Return the current trace's, 32 hexadecimal digits; None when there is none."""
+        return None
 
     def close(self) -> None:
         """Send what has not been sent; may block for some seconds."""
-        ...
 
 
-class NoTracing:
-    """Tracing that is off."""
+class _OpenTelemetry(Tracing):
+    """Spans leave from a thread of the SDK's; when the collector is away, they are dropped."""
 
-    _nothing = contextlib.nullcontext()
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        from opentelemetry import propagate, trace
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+        from opentelemetry.instrumentation import grpc as instrumentation
+        from opentelemetry.instrumentation.grpc import filters
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    def parent(self, metadata: "Iterable[tuple[str, str | bytes]]") -> None:
+        named = "OTEL_SERVICE_NAME" in environment or "service.name=" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
+        resource = Resource.create({} if named else {"service.name": _NAME})
+        self._trace = trace
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer("dermserve.gateway")
+        propagate.set_global_textmap(TraceContextTextMapPropagator())
+        ours = filters.service_prefix("dermserve.")
+        self.server_interceptors = [instrumentation.aio_server_interceptor(self._provider, ours)]  # type: ignore[no-untyped-call]
+        predict = filters.method_name("Predict")
+        self.client_interceptors = instrumentation.aio_client_interceptors(self._provider, predict)  # type: ignore[no-untyped-call]
+
+    @contextlib.contextmanager
+    def span(self, name: str, *, serving: bool = False) -> Iterator[None]:
         """See Tracing."""
+        kind = self._trace.SpanKind.SERVER if serving else self._trace.SpanKind.INTERNAL
+        with self._tracer.start_as_current_span(
+            name,
+            kind=kind,
+            record_exception=False,  # what it says may quote a caller
+            set_status_on_exception=False,
+        ) as span:
+            try:
+                yield
+            except BaseException as error:
+                span.set_status(self._trace.StatusCode.ERROR, type(error).__name__)
+                raise
 
-    def span(
-        self, name: str, *, kind: str = "INTERNAL", parent: Any = None, **attributes: str
-    ) -> contextlib.AbstractContextManager[Any]:
+    def annotate(self, *, code: str, **attributes: Any) -> None:
         """See Tracing."""
-        return self._nothing
+        span = self._trace.get_current_span()
+        span.set_attributes({"rpc.response.status_code": code, **attributes})
+        if code != "OK":
+            span.set_status(self._trace.StatusCode.ERROR, code)
 
-    def end(self, *, code: str, **attributes: Any) -> None:
+    def trace_id(self) -> str | None:
         """See Tracing."""
-
-    def trace_id(self) -> None:
-        """See Tracing."""
-
-    def outgoing(self) -> tuple[tuple[str, str], ...]:
-        """See Tracing."""
-        return ()
+        context = self._trace.get_current_span().get_span_context()
+        return self._trace.format_trace_id(context.trace_id) if context.is_valid else None
 
     def close(self) -> None:
         """See Tracing."""
+        self._provider.shutdown()
 
 
 def is_wanted(environment: Mapping[str, str]) -> bool:
@@ -93,10 +119,8 @@ def is_installed() -> bool:
 def open_tracing(environment: Mapping[str, str]) -> Tracing:
     """Make the Tracing that the environment asks for."""
     if not is_wanted(environment):
-        return NoTracing()
+        return Tracing()
     if not is_installed():
-        _log.warning("no traces: the extra is not installed", remedy="pip install 'dermserve[tracing]'")
-        return NoTracing()
-    from dermserve.gateway.otel import OtelTracing
-
-    return OtelTracing(environment)
+        _log.warning("tracing_not_installed", remedy="pip install 'dermserve[tracing]'")
+        return Tracing()
+    return _OpenTelemetry(environment)

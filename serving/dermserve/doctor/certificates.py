@@ -1,6 +1,5 @@
 """What PEM files of certificates and keys say of themselves. Never shows or logs a key."""
 
-import contextlib
 import pathlib
 
 from cryptography import x509
@@ -15,13 +14,6 @@ def read_certificates(file: pathlib.Path) -> list[x509.Certificate]:
         ValueError: it holds none.
     """
     return x509.load_pem_x509_certificates(file.read_bytes())
-
-
-def read_expiry(file: pathlib.Path) -> float | None:
-    """Return when the first of a file's certificates expires, in seconds since 1970; None if it can't be read."""
-    with contextlib.suppress(OSError, ValueError):
-        return min(certificate.not_valid_after_utc.timestamp() for certificate in read_certificates(file))
-    return None
 
 
 def is_key_of(key: pathlib.Path, certificate: x509.Certificate) -> bool:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 
 import click
 
+from dermserve.doctor.findings import Finding, Severity
+from dermserve.doctor.models import look_at_models
+from dermserve.doctor.settings import look_at_settings
+from dermserve.gateway.cli import config_options
 from dermserve.gateway.config import Loaded
-from dermserve.gateway.doctor.findings import Finding, Severity
-from dermserve.gateway.doctor.models import look_at_models
-from dermserve.gateway.doctor.settings import look_at_settings
-from dermserve.gateway.options import config_options
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 
@@ -50,7 +50,7 @@ def _examine(load: Callable[[], Loaded], *, offline: bool, timeout: float) -> It
         remedy = "set it right; `dermserve config` shows what is read from where, docs/gateway.md every setting"
         return [Finding(Severity.ERROR, "SETTING", line, remedy) for line in str(error).splitlines()]
     found = list(look_at_settings(config, environment=os.environ))
-    return found if offline else [*found, *asyncio.run(look_at_models(config, patience=timeout))]
+    return found if offline else [*found, *asyncio.run(look_at_models(config, seconds=timeout))]
 
 
 def _written(finding: Finding) -> str:

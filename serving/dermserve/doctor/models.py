@@ -5,56 +5,47 @@ import time
 from collections.abc import Iterator
 
 from dermserve.contract import CardError
-from dermserve.gateway.backends import Backend, Backends
+from dermserve.doctor.findings import Finding, Severity
 from dermserve.gateway.budget import Budget
-from dermserve.gateway.canary import CANARY, STABLE
-from dermserve.gateway.cards import Cards
-from dermserve.gateway.catalog import Catalog, KnownModel, KnownVersion, Pace
+from dermserve.gateway.catalog import Catalog, KnownModel, KnownVersion
 from dermserve.gateway.config import Config
-from dermserve.gateway.doctor.findings import Finding, Severity
 from dermserve.gateway.errors import GatewayError
-from dermserve.gateway.gate import Gate
-from dermserve.gateway.tfserving import ServableNotFoundError, TfServing, open_channel
-from dermserve.gateway.tracing import NoTracing
+from dermserve.gateway.selection import CANARY, STABLE
+from dermserve.gateway.server import build_catalog, connect
+from dermserve.gateway.tfserving import ServableNotFoundError
+from dermserve.gateway.tracing import Tracing
 from dermserve.v1 import card_pb2
 
 _ERROR, _WARNING, _NOTE = Severity
 
 
-async def look_at_models(config: Config, *, patience: float) -> list[Finding]:
-    """Ask every model server, `patience` seconds a call, and find what keeps answers from being given or good."""
+async def look_at_models(config: Config, *, seconds: float) -> list[Finding]:
+    """Ask every model server, so many seconds a call, and find what keeps answers from being given or good."""
     return [
         finding
-        for findings in await asyncio.gather(*(_look_at(config, address, patience) for address in config.tfs))
+        for findings in await asyncio.gather(*(_look_at(config, address, seconds) for address in config.tfs))
         for finding in findings
     ]
 
 
-async def _look_at(config: Config, address: str, patience: float) -> list[Finding]:
+async def _look_at(config: Config, name: str, seconds: float) -> list[Finding]:
+    alone = config.model_copy(update={"tfs": (name,), "poll_timeout_seconds": seconds})
     try:
-        channel = open_channel(address, tls=config.tfs_tls)
+        servers = await connect(alone, Tracing())
     except (OSError, ValueError) as error:
-        return [Finding(_ERROR, "TFS_TLS", f"the TLS to {address} can't be set up: {error}", "check the tfs_tls files")]
-    async with channel:
-        server = TfServing(channel, address=address, tracing=NoTracing())
+        return [Finding(_ERROR, "TFS_TLS", f"the TLS to {name} can't be set up: {error}", "check the tfs_tls files")]
+    try:
         try:
-            await server.versions(config.models[0], budget=Budget(time.monotonic() + patience, time.monotonic))
+            await servers.versions(config.models[0], budget=Budget(time.monotonic() + seconds, time.monotonic))
         except ServableNotFoundError:
             pass  # it answers
         except GatewayError as error:
-            return [_unreachable(config, address, error)]
-        catalog = _catalog(
-            config, Backend(address, server, Gate(at_once=1, queue=None, clock=time.monotonic)), patience
-        )
+            return [_unreachable(config, name, error)]
+        catalog = build_catalog(alone, servers)
         await catalog.poll()
-    return [finding for model in catalog.models.values() for finding in _look_at_model(config, address, model, catalog)]
-
-
-def _catalog(config: Config, backend: Backend, patience: float) -> Catalog:
-    backends = Backends([backend], clock=time.monotonic)
-    cards = Cards(backends, patience=patience, clock=time.monotonic)
-    pace = Pace(steady=patience, waiting=patience, patience=patience)
-    return Catalog(backends, cards, models=config.models, labels=config.labels, pace=pace, clock=time.monotonic)
+    finally:
+        await servers.close()
+    return [finding for model in catalog.models.values() for finding in _look_at_model(config, name, model, catalog)]
 
 
 def _unreachable(config: Config, address: str, error: GatewayError) -> Finding:
@@ -76,7 +67,7 @@ def _look_at_model(config: Config, address: str, model: KnownModel, catalog: Cat
         yield Finding(_ERROR, "MODEL_MISSING", text, remedy)
         return
     for version in model.available:
-        yield from _look_at_version(here, version, catalog.cards.peek(model.name, version.number))
+        yield from _look_at_version(here, version, catalog.card_fault(model.name, version.number))
     if not model.ready:
         states = "none of its versions is available with a valid card"
         yield Finding(_ERROR, "MODEL_NOT_READY", f"{here}: {states}", "see the model server's log; export it again")
@@ -84,7 +75,7 @@ def _look_at_model(config: Config, address: str, model: KnownModel, catalog: Cat
         yield from _look_at_labels(config, here, model)
 
 
-def _look_at_version(here: str, version: KnownVersion, known: card_pb2.Card | CardError | None) -> Iterator[Finding]:
+def _look_at_version(here: str, version: KnownVersion, known: CardError | None) -> Iterator[Finding]:
     name = f"{here}, version {version.number}"
     if version.card is None:
         text = f"{name}: {known or 'its card could not be read'}; it answers nothing"

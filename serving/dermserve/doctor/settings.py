@@ -6,11 +6,11 @@ import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from dermserve.doctor.certificates import is_key_of, read_certificates
+from dermserve.doctor.findings import Finding, Severity
 from dermserve.gateway import tracing
-from dermserve.gateway.canary import CANARY
-from dermserve.gateway.certificates import is_key_of, read_certificates
 from dermserve.gateway.config import Config, is_loopback
-from dermserve.gateway.doctor.findings import Finding, Severity
+from dermserve.gateway.selection import CANARY
 
 _SOON = datetime.timedelta(days=30)
 _ERROR, _WARNING, _NOTE = Severity
@@ -147,16 +147,19 @@ def _time(config: Config) -> Iterator[Finding]:
 
 
 def _load(config: Config) -> Iterator[Finding]:
-    in_flight, bounds = config.tfs_in_flight * len(config.tfs), config.unary
-    if bounds.at_once < in_flight:
-        text = f"at_once ({bounds.at_once}) is below the {in_flight} calls the model servers may have in flight"
+    in_flight = config.tfs_in_flight * len(config.tfs)
+    if config.at_once is not None and config.at_once < in_flight:
+        text = f"at_once ({config.at_once}) is below the {in_flight} calls the model servers may have in flight"
         yield Finding(_WARNING, "AT_ONCE", f"{text}: they are never all used", "leave at_once out")
-    if bounds.at_once + bounds.queue > 4 * in_flight:
+    if config.queue > 3 * in_flight:
         text = (
-            f"at_once + queue ({bounds.at_once + bounds.queue}) is over four times the {in_flight} calls in flight: "
-            "under overload, accepted requests take as many times as long"
+            f"queue ({config.queue}) is over three times the {in_flight} calls in flight: under overload, accepted "
+            "requests take as many times as long"
         )
         yield Finding(_WARNING, "LONG_QUEUE", text, "leave queue out; clients are told when to try again")
+    if config.max_held_bytes < config.max_image_bytes:
+        text = f"max_held_bytes ({config.max_held_bytes}) is below max_image_bytes ({config.max_image_bytes})"
+        yield Finding(_WARNING, "HELD_BYTES", f"{text}: the largest photos go one at a time", "raise max_held_bytes")
     if config.stream_queue < config.stream_at_once:
         text = f"stream_queue ({config.stream_queue}) is below stream_at_once ({config.stream_at_once})"
         yield Finding(_WARNING, "STREAM_QUEUE", f"{text}: a single stream overflows it", "raise stream_queue")

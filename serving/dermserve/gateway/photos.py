@@ -1,0 +1,121 @@
+"""Stage *decode*: photo bytes to a batch of views, in one hop to a bounded pool of threads.
+
+`concurrent.futures` waits for its threads at exit and never replaces one. These are daemon threads, and one that has
+been at the same photo for too long is given up: a new one takes its place, and it ends when its work does, if ever.
+"""
+
+import asyncio
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dermserve.gateway.budget import Clock
+from dermserve.imaging import Limits, Measures, decode, make_views, measure
+from dermserve.v1 import card_pb2
+
+_T = TypeVar("_T")
+_Job = Callable[[], None]
+
+
+class Workers:
+    """Runs blocking work in at most `count` threads, first come, first served."""
+
+    def __init__(self, count: int, *, stuck_after: float, clock: Clock) -> None:
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._stuck_after = stuck_after
+        self._clock = clock
+        self._since: dict[threading.Thread, float | None] = {}
+        self.replaced = 0
+        """Threads given up so far."""
+        for _ in range(count):
+            self._start()
+
+    async def run(self, work: Callable[[], _T]) -> _T:
+        """Run work in a thread; work that its caller no longer waits for is not started."""
+        self._replace_stuck()
+        future: Future[_T] = Future()
+        self._jobs.put(lambda: _fulfil(future, work))
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """Let the threads end once the work before this call is done; waits for none of them."""
+        for _ in self._since:
+            self._jobs.put(None)
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._serve, name="worker", daemon=True)
+        self._since[thread] = None
+        thread.start()
+
+    def _serve(self) -> None:
+        me = threading.current_thread()
+        while me in self._since and (job := self._jobs.get()) is not None:
+            self._since[me] = self._clock()
+            job()
+            if me in self._since:  # not given up meanwhile
+                self._since[me] = None
+
+    def _replace_stuck(self) -> None:
+        oldest = self._clock() - self._stuck_after
+        for thread, since in list(self._since.items()):
+            if since is not None and since < oldest:
+                del self._since[thread]
+                self.replaced += 1
+                self._start()
+
+
+def _fulfil(future: Future[_T], work: Callable[[], _T]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        future.set_result(work())
+    except BaseException as error:  # whatever it is belongs to the one who waits
+        future.set_exception(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A photo as the model is to see it."""
+
+    views: NDArray[np.uint8]
+    """uint8 [V, H, W, 3], the identity first."""
+    plan_ms: float
+    """Wall time that making the views took."""
+    measures: Measures
+    """Of the identity view."""
+
+
+class Photos:
+    """Decodes photos in a pool of threads; Pillow and numpy let go of the interpreter lock."""
+
+    def __init__(self, workers: Workers, *, limits: Limits) -> None:
+        self._workers = workers
+        self._limits = limits
+
+    async def prepare(self, image: bytes, *, spec: card_pb2.InputSpec, views: Sequence[str]) -> Prepared:
+        """Decode a photo at a model's input size, make the named views of it, and measure it.
+
+        Raises:
+            PhotoError: the photo can't be used.
+        """
+        height, width, limits = spec.height, spec.width, self._limits
+
+        def work() -> Prepared:
+            pixels = decode(image, height=height, width=width, limits=limits).pixels
+            start = time.perf_counter()
+            batch = make_views(pixels, views) if len(views) > 1 else pixels[np.newaxis]
+            plan_ms = (time.perf_counter() - start) * 1e3
+            return Prepared(batch, plan_ms, measure(pixels))
+
+        return await self._workers.run(work)
+
+    async def vary(self, pixels: NDArray[np.uint8], views: Sequence[str]) -> NDArray[np.uint8]:
+        """Make further views of an identity view, uint8 [H, W, 3]."""
+        return await self._workers.run(lambda: make_views(pixels, views))

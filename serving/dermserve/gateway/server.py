@@ -1,0 +1,299 @@
+"""Everything of the gateway that has state, built, started, drained and stopped in one place and one order."""
+
+import asyncio
+import contextlib
+import os
+import pathlib
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from dermserve.gateway.admission import Admission
+from dermserve.gateway.batching import Batching
+from dermserve.gateway.catalog import Catalog, Pace
+from dermserve.gateway.classify import Classifier
+from dermserve.gateway.config import Config
+from dermserve.gateway.drift import Drift
+from dermserve.gateway.errors import ListenError
+from dermserve.gateway.logs import announce
+from dermserve.gateway.metrics import Metrics, Snapshot, serving_metrics
+from dermserve.gateway.model_servers import ModelServers
+from dermserve.gateway.photos import Photos, Workers
+from dermserve.gateway.reflection import add_reflection
+from dermserve.gateway.rpc import Rpcs
+from dermserve.gateway.service import SERVICE, ClassifierService
+from dermserve.gateway.tfserving import TfServing, open_channel
+from dermserve.gateway.tracing import Tracing, open_tracing
+
+LIVENESS = "liveness"
+"""Health name that is SERVING for as long as the gateway runs: whether to start it again, not whether to ask it."""
+_MESSAGE_ROOM = 12_000_000
+"""Bytes a message may be over the photo limit, so that a photo that is too large gets our message, not gRPC's."""
+_HEALTH_MESSAGE = 4096
+"""Bytes of a message to the port for probes."""
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Gateway:
+    """A running gateway."""
+
+    address: str
+    """HOST:PORT it listens on, the port resolved, or unix:PATH."""
+    stop_now: asyncio.Event
+    """Set it to stop without waiting for requests in flight."""
+    metrics_address: str | None = None
+    """HOST:PORT of the metrics, if they are served."""
+
+
+@contextlib.asynccontextmanager
+async def lifespan(config: Config) -> AsyncIterator[Gateway]:
+    """Run the gateway while the block lasts.
+
+    On the way out: health says NOT_SERVING, no RPC is accepted, those in flight have the grace to finish, then
+    the polling stops, the channels close and the threads end.
+
+    Raises:
+        ListenError: an address is taken or wrong.
+        OSError: a certificate can't be read.
+    """
+    clock, stop_now, servicer = time.monotonic, asyncio.Event(), health.aio.HealthServicer()
+    async with contextlib.AsyncExitStack() as stack:
+        workers = Workers(config.decoders, stuck_after=config.decoder_stuck_seconds, clock=clock)
+        stack.callback(workers.close)
+        await _start_health(config, servicer, stack)
+        tracing = open_tracing(os.environ)
+        stack.push_async_callback(asyncio.to_thread, tracing.close)
+        servers = await connect(config, tracing)
+        stack.push_async_callback(servers.close)
+        catalog = build_catalog(config, servers)
+        await _report(servicer, ready=False)
+        await stack.enter_async_context(_running(servers.follow(config.resolve_seconds)))
+        await stack.enter_async_context(_running(catalog.follow(lambda ready: _report(servicer, ready=ready))))
+        metrics = Metrics(config.models)
+        classifier = _build_classifier(config, workers, catalog, servers, metrics, tracing)
+        metrics_address = await _start_metrics(config, classifier, servers, workers, stack)
+        rpcs = Rpcs(
+            default_seconds=config.default_deadline_seconds,
+            max_seconds=config.max_deadline_seconds,
+            metrics=metrics,
+            tracing=tracing,
+            clock=clock,
+        )
+        server = _build_server(config, tracing, servicer)
+        ClassifierService(classifier, rpcs=rpcs, stream_at_once=config.stream_at_once).add_to(server)
+        address = _bind(server, config.listen, credentials=_read_credentials(config))
+        await server.start()
+        stack.push_async_callback(_drain, server, rpcs, servicer, config.grace_seconds, stop_now)
+        announce("listening", address=address, tfs=config.tfs, models=config.models)
+        yield Gateway(address, stop_now, metrics_address)
+
+
+async def connect(config: Config, tracing: Tracing) -> ModelServers:
+    """Find and connect to the model servers of a configuration.
+
+    Raises:
+        OSError: a file of the TLS can't be read.
+    """
+
+    def open_one(target: str, host: str) -> TfServing:
+        return TfServing(open_channel(target, host=host, tls=config.tfs_tls, interceptors=tracing.client_interceptors))
+
+    servers = ModelServers(config.tfs, connect=open_one, slots=config.tfs_in_flight, clock=time.monotonic)
+    with contextlib.suppress(TimeoutError):  # looked for again soon
+        async with asyncio.timeout(config.poll_timeout_seconds):
+            await servers.resolve()
+    return servers
+
+
+def build_catalog(config: Config, servers: ModelServers) -> Catalog:
+    """Make the catalog of a configuration, which has seen nothing yet."""
+    pace = Pace(steady=config.poll_seconds, waiting=config.poll_waiting_seconds, timeout=config.poll_timeout_seconds)
+    return Catalog(servers, models=config.models, labels=config.labels, pace=pace, clock=time.monotonic)
+
+
+def server_options(config: Config | None = None) -> list[tuple[str, int]]:
+    """List gRPC's options of the server, or, without a configuration, of the port for probes."""
+    options = [
+        ("grpc.max_receive_message_length", config.max_image_bytes + _MESSAGE_ROOM if config else _HEALTH_MESSAGE),
+        ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server that gets half the calls
+        # Peers may ping every 10 s, with and without calls, without being sent GOAWAY too_many_pings (grpc#33661).
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+    if config and config.max_connection_age_seconds:
+        options.append(("grpc.max_connection_age_ms", int(config.max_connection_age_seconds * 1e3)))
+        options.append(("grpc.max_connection_age_grace_ms", int(config.max_deadline_seconds * 1e3)))
+    return options
+
+
+def _build_classifier(
+    config: Config, workers: Workers, catalog: Catalog, servers: ModelServers, metrics: Metrics, tracing: Tracing
+) -> Classifier:
+    predictor = Batching(servers, longest=config.batch_seconds)
+    return Classifier(
+        admission=Admission(
+            config.models,
+            unary=config.unary,
+            stream=config.stream,
+            max_held_bytes=config.max_held_bytes,
+            free_capacity=predictor.free_capacity,
+            clock=time.monotonic,
+        ),
+        canary_shares=config.canary_shares,
+        catalog=catalog,
+        photos=Photos(workers, limits=config.limits),
+        predictor=predictor,
+        metrics=metrics,
+        drift=Drift() if config.metrics_listen else None,
+        tracing=tracing,
+        clock=time.monotonic,
+    )
+
+
+async def _start_metrics(
+    config: Config, classifier: Classifier, servers: ModelServers, workers: Workers, stack: contextlib.AsyncExitStack
+) -> str | None:
+    """Serve the metrics until everything else has stopped; returns their address."""
+    if config.metrics_listen is None:
+        return None
+    snapshot = Snapshot(
+        admission=classifier.admission,
+        servers=servers,
+        catalog=classifier.catalog,
+        workers=workers,
+        drift=classifier.drift,
+        certificates=config.certificates,
+    )
+    registry = classifier.metrics.registry
+    registry.register(snapshot)
+    address = await stack.enter_async_context(serving_metrics(registry, config.metrics_listen))
+    announce("metrics_listening", address=address)
+    return address
+
+
+@contextlib.asynccontextmanager
+async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Run something in the background while the block lasts."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _report(servicer: health.aio.HealthServicer, *, ready: bool) -> None:
+    """Say whether requests can be answered; without effect once the gateway is stopping."""
+    status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+    for name in ("", SERVICE):
+        await servicer.set(name, status)
+    await servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+
+
+def _build_server(config: Config, tracing: Tracing, servicer: health.aio.HealthServicer) -> grpc.aio.Server:
+    interceptors: Sequence[Any] = tracing.server_interceptors
+    server = grpc.aio.server(options=server_options(config), interceptors=interceptors)
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    if config.reflection:
+        add_reflection((SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), server)
+    return server
+
+
+async def _start_health(config: Config, servicer: health.aio.HealthServicer, stack: contextlib.AsyncExitStack) -> None:
+    """Serve health alone on a port of its own, to the very end, so that probes see NOT_SERVING while draining."""
+    if config.health_listen is None:
+        return
+    server = grpc.aio.server(options=server_options())
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    address = _bind(server, config.health_listen)
+    await server.start()
+    stack.push_async_callback(server.stop, None)
+    announce("health_listening", address=address)
+
+
+async def _drain(
+    server: grpc.aio.Server,
+    rpcs: Rpcs,
+    servicer: health.aio.HealthServicer,
+    grace: float,
+    stop_now: asyncio.Event,
+) -> None:
+    """Stop as soon as nothing is in flight, the grace is over, or a second signal came.
+
+    gRPC's own graceful stop is not used: it would wait for health watchers, who never leave, and calls that reach it
+    too late end CANCELLED, which nobody tries again, instead of UNAVAILABLE.
+    """
+    await servicer.enter_graceful_shutdown()
+    either = [asyncio.create_task(rpcs.finish()), asyncio.create_task(stop_now.wait())]
+    await asyncio.wait(either, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+    for task in either:
+        task.cancel()
+    await server.stop(None)
+    announce("stopped")
+
+
+def _bind(server: grpc.aio.Server, listen: str, *, credentials: grpc.ServerCredentials | None = None) -> str:
+    """Bind HOST:PORT and return it with the port that was got, or unix:PATH.
+
+    Raises:
+        ListenError: it is taken or wrong.
+    """
+    try:
+        port = server.add_secure_port(listen, credentials) if credentials else server.add_insecure_port(listen)
+    except RuntimeError as error:
+        raise ListenError(f"can't listen on {listen}: is it taken, or not an address of this machine?") from error
+    return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
+
+
+def _read_credentials(config: Config) -> grpc.ServerCredentials | None:
+    """Read the certificates; None without TLS. Once the files have changed, the next connection reads them anew.
+
+    Raises:
+        OSError: a file can't be read.
+    """
+    if not (config.tls_certificate and config.tls_key):
+        return None
+    files = _Certificates(config.tls_certificate, config.tls_key, config.tls_client_ca)
+    return grpc.dynamic_ssl_server_credentials(
+        files.read(),
+        files.renew,  # type: ignore[arg-type]  # None keeps the old one, which the stubs do not know
+        require_client_authentication=config.tls_client_ca is not None,
+    )
+
+
+class _Certificates:
+    """The files of one server's certificate, as last read."""
+
+    def __init__(self, certificate: pathlib.Path, key: pathlib.Path, client_ca: pathlib.Path | None) -> None:
+        self._certificate = certificate
+        self._key = key
+        self._client_ca = client_ca
+        self._read = (b"", b"", b"")
+
+    def read(self) -> grpc.ServerCertificateConfiguration:
+        """Read all files."""
+        authorities = self._client_ca.read_bytes() if self._client_ca else b""
+        self._read = (self._key.read_bytes(), self._certificate.read_bytes(), authorities)
+        return grpc.ssl_server_certificate_configuration([self._read[:2]], authorities or None)
+
+    def renew(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return a new configuration if the files have changed; called by gRPC for each connection."""
+        before = self._read
+        try:
+            renewed = self.read()
+        except OSError as error:  # in the middle of being replaced: the old ones still hold
+            self._read = before
+            _log.warning("certificate_not_read", fault=str(error))
+            return None
+        if self._read == before:
+            return None
+        _log.warning("certificate_renewed")
+        return renewed

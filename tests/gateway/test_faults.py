@@ -1,0 +1,274 @@
+"""Faults that were found in the gateway, each with its kind: none comes back."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import time
+
+import grpc
+import grpc.aio
+import pytest
+from google.rpc import error_details_pb2
+from structlog.testing import capture_logs
+
+from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
+from tests.gateway import gateways
+from tests.gateway.fake_tfserving import FakeTfServing, Version, make_card
+from tests.gateway.gateways import NOT_SERVING, PHOTO, SERVING, World, ask, reason_of, status_of
+from tests.gateway.test_process import _process
+
+FULL, ADAPTIVE = classifier_pb2.TTA_MODE_FULL, classifier_pb2.TTA_MODE_ADAPTIVE
+
+
+async def test_the_bytes_of_photos_that_wait_are_bounded_and_who_is_beyond_is_told_when_to_retry(running, tfs):
+    arrived, release = asyncio.Event(), asyncio.Event()
+
+    async def hold(_: object) -> None:
+        arrived.set()
+        await release.wait()
+
+    large = PHOTO + bytes(300_000)
+    async with running(max_held_bytes=1_000_000) as world:
+        tfs.on_predict = hold
+        held = [asyncio.ensure_future(world.stub.Classify(ask(large), timeout=20)) for _ in range(3)]
+        await asyncio.wait_for(arrived.wait(), 20)
+        for model in ("resnet50", "mobilenet_v3_small"):
+            refused = await world.refusal(ask(large, model=model))
+            assert (refused.code(), reason_of(refused)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
+            retry = error_details_pb2.RetryInfo()
+            assert status_of(refused).details[1].Unpack(retry)
+        stream = world.stub.ClassifyStream(iter([classifier_pb2.ClassifyStreamRequest(id="a", request=ask(large))]))
+        assert [reason_of(answer.error) async for answer in stream] == ["OVERLOADED"]
+        release.set()
+        assert all(answer.classes for answer in await asyncio.gather(*held))
+        assert (await world.stub.Classify(ask(large), timeout=20)).classes
+
+
+async def test_a_photo_larger_than_the_bound_is_answered_when_no_other_is_held(running):
+    async with running(max_held_bytes=10) as world:
+        for _ in range(2):
+            assert (await world.stub.Classify(ask(), timeout=20)).classes
+
+
+async def test_an_exception_in_a_poll_is_logged_and_the_catalog_goes_on(running, tfs, monkeypatch):
+    from dermserve.gateway import catalog
+
+    async with running() as world:
+        with capture_logs() as log, monkeypatch.context() as patched:
+
+            def broken(_: object) -> None:
+                raise RuntimeError("a bug")
+
+            patched.setattr(catalog, "_state", broken)
+            await asyncio.wait_for(world.until_health(NOT_SERVING), 20)
+        await asyncio.wait_for(world.until_health(SERVING), 20)
+        assert (await world.stub.Classify(ask(), timeout=20)).classes
+    assert {entry["event"] for entry in log if entry["log_level"] == "error"} == {"catalog_poll_failed"}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted"),
+        (grpc.StatusCode.UNAVAILABLE, "gone"),
+        (grpc.StatusCode.INTERNAL, "oops"),
+        (grpc.StatusCode.NOT_FOUND, "Servable not found"),
+        "hang",
+        "nonsense",
+    ],
+    ids=str,
+)
+async def test_adaptive_answers_with_what_it_has_when_a_later_stage_fails(running, tfs, fault):
+    tfs.models["resnet50"][1] = Version(make_card(min_confidence=0.1, adaptive_margin=1.0))
+
+    async def second(_: object) -> None:
+        if isinstance(fault, tuple):
+            tfs.faults["Predict"] = fault  # of the next one
+        elif fault == "hang" and len(tfs.predicts) > 1:
+            await asyncio.Event().wait()
+
+    def spoil(response: object) -> None:
+        if fault == "nonsense" and len(tfs.predicts) > 1:
+            response.outputs["probabilities"].float_val.append(1.0)
+
+    async with running() as world:
+        tfs.on_predict, tfs.mend = second, spoil
+        answer = await world.stub.Classify(ask(tta=ADAPTIVE), timeout=2)
+    assert (answer.views_asked, answer.views_used) == (10, 1)
+
+
+async def test_one_server_that_hangs_and_another_that_refuses_are_unavailable_not_late():
+    hanging, refusing = FakeTfServing(), FakeTfServing()
+    async with contextlib.AsyncExitStack() as stack:
+        addresses = [await stack.enter_async_context(server.serving()) for server in (hanging, refusing)]
+        world = await stack.enter_async_context(gateways.running(tfs_address=",".join(addresses), poll_seconds=60))
+        hanging.on_predict = lambda _: asyncio.Event().wait()
+        refusing.faults["Predict"] = (grpc.StatusCode.UNAVAILABLE, "gone")
+        for _ in range(3):  # whichever is asked first, and when both have been ejected
+            began = time.monotonic()
+            refused = await world.refusal(ask(), timeout=10)
+            assert (refused.code(), reason_of(refused)) == (grpc.StatusCode.UNAVAILABLE, "MODEL_SERVER_UNREACHABLE")
+            assert time.monotonic() - began < 5
+
+
+async def test_many_requests_for_a_label_that_is_gone_share_the_looks_at_the_versions(running, tfs):
+    tfs.labels["resnet50", "stable"] = 1
+    async with running(poll_seconds=60) as world:
+        del tfs.labels["resnet50", "stable"]
+        while not tfs.looks.empty():
+            tfs.looks.get_nowait()
+        refusals = await asyncio.gather(*(world.refusal(ask(label="stable")) for _ in range(32)))
+        assert {reason_of(error) for error in refusals} == {"LABEL_NOT_FOUND"}
+        assert tfs.looks.qsize() <= 16
+
+
+async def test_a_stream_answers_what_was_read_before_sigterm_and_says_unavailable_of_the_rest(tfs):
+    arrived, release = asyncio.Event(), asyncio.Event()
+
+    async def hold(_: object) -> None:
+        arrived.set()
+        await release.wait()
+
+    async with tfs.serving() as address, _process(address) as (process, world):
+        tfs.on_predict = hold
+        stream = world.stub.ClassifyStream(timeout=30)
+        await stream.write(classifier_pb2.ClassifyStreamRequest(id="before", request=ask()))
+        await asyncio.wait_for(arrived.wait(), 20)
+        process.process.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(world.until_health(NOT_SERVING), 20)
+        await stream.write(classifier_pb2.ClassifyStreamRequest(id="after", request=ask()))
+        after = await stream.read()
+        assert (after.id, reason_of(after.error)) == ("after", "GATEWAY_STOPPING")
+        release.set()
+        before = await stream.read()
+        assert (before.id, len(before.response.classes)) == ("before", 7)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await stream.read()
+        assert await stream.code() is grpc.StatusCode.UNAVAILABLE
+        assert await asyncio.wait_for(process.ended(), 5) == 0
+
+
+async def test_an_idle_stream_does_not_hold_up_the_stop(tfs):
+    async with tfs.serving() as address, _process(address, "--grace", "600") as (process, world):
+        stream = world.stub.ClassifyStream(timeout=30)
+        await stream.write(classifier_pb2.ClassifyStreamRequest(id="a", request=ask()))
+        assert (await stream.read()).id == "a"
+        process.process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.ended(), 5) == 0
+        assert await stream.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_peer_may_ping_every_ten_seconds_with_and_without_calls(running):
+    """The options are looked at: to see gRPC forgive, a test would have to wait for minutes."""
+    from dermserve.gateway.server import server_options
+
+    options = dict(server_options())
+    assert options["grpc.http2.min_recv_ping_interval_without_data_ms"] < 10_000
+    assert options["grpc.keepalive_permit_without_calls"] == 1
+
+
+async def test_the_health_port_takes_no_large_messages(running, unused_port):
+    probes = f"127.0.0.1:{unused_port}"
+    async with running(health_listen=probes), grpc.aio.insecure_channel(probes) as channel:
+        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await check(bytes(100_000), timeout=20)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_a_unix_socket_is_announced_as_it_is(tfs, tmp_path):
+    async with tfs.serving() as address:
+        listen = f"unix:{tmp_path}/gateway.sock"
+        async with gateways.running(tfs_address=address, listen=listen, health_listen=f"unix:{tmp_path}/h") as world:
+            assert world.gateway.address == listen
+            assert (await world.stub.Classify(ask(), timeout=20)).classes
+
+
+async def test_a_cancelled_call_leaves_a_log_line(running, tfs):
+    arrived = asyncio.Event()
+
+    async def hold(_: object) -> None:
+        arrived.set()
+        await asyncio.Event().wait()
+
+    async with running() as world:
+        tfs.on_predict = hold
+        with capture_logs() as log:
+            call = world.stub.Classify(ask(), timeout=20, metadata=(("x-request-id", "gone"),))
+            sending = asyncio.ensure_future(call)
+            await asyncio.wait_for(arrived.wait(), 20)
+            call.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            async with asyncio.timeout(20):
+                while not log:  # noqa: ASYNC110  # the log has no event to wait for
+                    await asyncio.sleep(0.01)
+    assert [(entry["event"], entry["request_id"], entry["code"]) for entry in log] == [
+        ("request_cancelled", "gone", "CANCELLED")
+    ]
+
+
+async def test_a_failed_handshake_writes_nothing_between_the_json_lines(tfs, tmp_path):
+    from tests.gateway.test_tls import _certificate
+
+    certificate = _certificate(tmp_path, "server")
+    arguments = ["-m", "dermserve.gateway", "--listen", "localhost:0", "--tfs", "127.0.0.1:1"]
+    tls = {"DERMSERVE_TLS_CERTIFICATE": str(certificate), "DERMSERVE_TLS_KEY": str(certificate.with_suffix(".key"))}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, stderr=asyncio.subprocess.PIPE, env={**os.environ, **tls}
+    )
+    try:
+        line = await asyncio.wait_for(process.stderr.readline(), 20)
+        while json.loads(line)["event"] != "listening":
+            line = await asyncio.wait_for(process.stderr.readline(), 20)
+        host, _, port = json.loads(line)["address"].rpartition(":")
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"GET / HTTP/1.1\r\n\r\n")
+            await reader.read()
+            writer.close()
+        process.terminate()
+        rest = await asyncio.wait_for(process.stderr.read(), 20)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    assert not [text for text in rest.decode().splitlines() if not text.startswith("{")]
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "https_proxy", "grpc_proxy"])
+async def test_a_proxy_in_the_environment_is_not_used_for_model_servers(tfs, monkeypatch, variable):
+    monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    async with tfs.serving() as address:
+        config = {"listen": "127.0.0.1:0", "tfs": address, "poll_seconds": 0.1}
+        async with gateways.lifespan(gateways.Config(**config)) as gateway:
+            options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+            async with grpc.aio.insecure_channel(gateway.address, options=options) as channel:
+                world = World(gateway, channel, classifier_pb2_grpc.ClassifierStub(channel))
+                await asyncio.wait_for(world.until_health(SERVING), 20)
+                assert (await world.stub.Classify(ask(), timeout=20)).classes
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "reason"),
+    [
+        (MemoryError(), grpc.StatusCode.RESOURCE_EXHAUSTED, "OUT_OF_MEMORY"),
+        (ZeroDivisionError("a bug"), grpc.StatusCode.INTERNAL, "INTERNAL"),
+    ],
+)
+async def test_what_is_not_the_photos_fault_is_not_called_a_damaged_file(running, monkeypatch, raised, code, reason):
+    from dermserve.gateway import photos
+
+    def fail(*_: object, **__: object) -> None:
+        raise raised
+
+    async with running() as world:
+        with capture_logs() as log, monkeypatch.context() as patched:
+            patched.setattr(photos, "decode", fail)
+            refused = await world.refusal(ask())
+        assert (refused.code(), reason_of(refused)) == (code, reason)
+        assert "error" in {entry["log_level"] for entry in log}
+        assert (await world.stub.Classify(ask(), timeout=20)).classes

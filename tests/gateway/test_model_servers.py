@@ -1,0 +1,353 @@
+"""Several model servers: the load is shared, and one that dies, hangs or comes back loses no request."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import grpc
+import grpc.aio
+import numpy as np
+import pytest
+
+from dermserve.gateway import model_servers
+from dermserve.gateway.budget import Budget
+from dermserve.gateway.calls import Batch, Part
+from dermserve.gateway.errors import ModelServerUnreachableError
+from dermserve.gateway.model_servers import ModelServers
+from dermserve.gateway.tfserving import Scores, Target
+from dermserve.v1 import classifier_pb2
+from tests.gateway import fake_tfserving
+from tests.gateway.fake_tfserving import FakeTfServing, Version, make_card, pixels_of
+from tests.gateway.gateways import SERVING, World, ask, reason_of
+from tests.gateway.gateways import running as gateway_before
+
+WORK_SECONDS = 0.02
+
+
+@contextlib.asynccontextmanager
+async def _two(**settings: object) -> AsyncIterator[tuple[FakeTfServing, FakeTfServing, World]]:
+    first, second = FakeTfServing(), FakeTfServing()
+    async with contextlib.AsyncExitStack() as stack:
+        addresses = [await stack.enter_async_context(server.serving()) for server in (first, second)]
+        world = await stack.enter_async_context(gateway_before(tfs_address=",".join(addresses), **settings))
+        yield first, second, world
+
+
+async def test_requests_are_shared_between_the_addresses():
+    async with _two() as (first, second, world):
+        for _ in range(10):
+            await world.stub.Classify(ask(), timeout=20)
+        assert (len(first.predicts), len(second.predicts)) == (5, 5)
+
+
+async def test_calls_in_flight_are_bounded_for_each_address():
+    async with _two(tfs_in_flight=2, queue=100) as (first, second, world):
+        first.on_predict = second.on_predict = lambda _: asyncio.sleep(0.02)
+        await asyncio.gather(*(world.stub.Classify(ask(), timeout=20) for _ in range(30)))
+        assert (first.most_in_flight, second.most_in_flight) == (2, 2)
+
+
+async def test_what_one_address_can_not_do_another_is_asked_for():
+    async with _two() as (first, second, world):
+        for fault in (
+            (grpc.StatusCode.UNAVAILABLE, "gone"),
+            (grpc.StatusCode.NOT_FOUND, "Servable not found"),
+            (grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted"),
+        ):
+            first.faults["Predict"] = fault
+            for _ in range(4):
+                assert (await world.stub.Classify(ask(), timeout=20)).classes
+        second.faults["Predict"] = first.faults["Predict"] = (grpc.StatusCode.UNAVAILABLE, "gone")
+        assert reason_of(await world.refusal(ask())) == "MODEL_SERVER_UNREACHABLE"
+
+
+async def test_a_version_on_one_address_only_is_listed_and_answers():
+    async with _two() as (first, _, world):
+        first.models["resnet50"][2] = Version(make_card())
+        async with asyncio.timeout(20):
+            while True:
+                shown = await world.stub.GetModel(classifier_pb2.GetModelRequest(name="resnet50"), timeout=5)
+                if [version.version for version in shown.model.versions if version.ready] == [2, 1]:
+                    break
+                await first.looks.get()
+        for _ in range(4):
+            assert (await world.stub.Classify(ask(version=2), timeout=20)).version == 2
+
+
+class Server:
+    """A fake model server as a process, always on the same port."""
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.port = 0
+        self.host = host
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> str:
+        command = [sys.executable, fake_tfserving.__file__, str(self.port), str(WORK_SECONDS), self.host]
+        self._process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+        assert self._process.stdout
+        address = (await asyncio.wait_for(self._process.stdout.readline(), 20)).decode().strip()
+        self.port = int(address.rpartition(":")[2])
+        return address
+
+    def send(self, number: int) -> None:
+        assert self._process
+        self._process.send_signal(number)
+
+    async def kill(self) -> None:
+        assert self._process
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+
+
+class Load:
+    """Callers that ask without a pause, and what became of it."""
+
+    def __init__(self, world: World, callers: int) -> None:
+        self.outcomes: Counter[str] = Counter()
+        self._world = world
+        self._ended: asyncio.Queue[None] = asyncio.Queue()
+        self._stop = asyncio.Event()
+        self._tasks = [asyncio.create_task(self._call()) for _ in range(callers)]
+
+    async def _call(self) -> None:
+        while not self._stop.is_set():
+            try:
+                await self._world.stub.Classify(ask(), timeout=15)
+                self.outcomes["answered"] += 1
+            except grpc.aio.AioRpcError as error:
+                self.outcomes[f"{error.code().name} {error.details()}"] += 1
+            self._ended.put_nowait(None)
+
+    async def more(self, count: int) -> None:
+        """Wait until so many further requests have ended."""
+        for _ in range(self._ended.qsize() + count):
+            await self._ended.get()
+
+    async def stop(self) -> None:
+        self._stop.set()
+        await asyncio.gather(*self._tasks)
+
+
+@pytest.fixture
+def one_name(monkeypatch):
+    """A list of the IP addresses that the name `pods` has."""
+    addresses, resolve = [], model_servers.look_up
+
+    async def look_up(host: str, port: int) -> list[str]:
+        if host != "pods":
+            return await resolve(host, port)
+        if not addresses:
+            raise OSError("no such name")
+        return list(addresses)
+
+    monkeypatch.setattr(model_servers, "look_up", look_up)
+    return addresses
+
+
+@pytest.mark.parametrize("fault", ["kill", "freeze"])
+@pytest.mark.parametrize("names", [1, 2])
+async def test_killing_or_freezing_each_server_in_turn_under_load_loses_no_request(fault, names, one_name):
+    servers = [Server("127.0.0.2"), Server("127.0.0.3")]
+    first = await servers[0].start()
+    servers[1].port = servers[0].port if names == 1 else 0
+    addresses = [first, await servers[1].start()]
+    one_name += [server.host for server in servers]
+    tfs_address = f"pods:{servers[0].port}" if names == 1 else ",".join(addresses)
+    try:
+        async with gateway_before(tfs_address=tfs_address, tfs_in_flight=2) as world:
+            load = Load(world, callers=6)
+            await load.more(20)
+            for server in servers:
+                if fault == "kill":
+                    await server.kill()
+                    await load.more(30)
+                    await server.start()
+                else:
+                    server.send(signal.SIGSTOP)
+                    await load.more(30)
+                    server.send(signal.SIGCONT)
+                await asyncio.sleep(1.5)  # longer than a look at it and the back-off of its channel take
+                await load.more(30)
+            await load.stop()
+        assert set(load.outcomes) == {"answered"}
+    finally:
+        for server in servers:
+            await server.kill()
+
+
+async def test_new_addresses_of_a_name_get_work_and_those_that_are_gone_are_forgotten(one_name):
+    first, second = FakeTfServing(), FakeTfServing()
+    async with first.serving(host="127.0.0.2") as address:
+        port = int(address.rpartition(":")[2])
+        one_name.append("127.0.0.2")
+        settings = {"tfs_address": f"pods:{port}", "resolve_seconds": 0.05}
+        async with second.serving(port, host="127.0.0.3"), gateway_before(**settings) as world:
+            await world.stub.Classify(ask(), timeout=20)
+            assert (len(first.predicts), len(second.predicts)) == (1, 0)
+            one_name.append("127.0.0.3")
+            async with asyncio.timeout(10):
+                while not second.predicts:
+                    await world.stub.Classify(ask(), timeout=20)
+            one_name.remove("127.0.0.2")
+            async with asyncio.timeout(10):
+                before = -1
+                while len(first.predicts) != before:
+                    before = len(first.predicts)
+                    for _ in range(10):
+                        await world.stub.Classify(ask(), timeout=20)
+            one_name.clear()  # nobody can say: the last known ones stay
+            await asyncio.sleep(0.2)
+            assert (await world.stub.Classify(ask(), timeout=20)).classes
+
+
+async def test_a_name_that_no_one_knows_yet_is_found_when_it_comes(one_name, tfs):
+    async with tfs.serving(host="127.0.0.2") as address:
+        port = address.rpartition(":")[2]
+        async with gateway_before(tfs_address=f"pods:{port}", resolve_seconds=0.05, ready=False) as world:
+            assert reason_of(await world.refusal(ask())) == "MODEL_SERVER_UNREACHABLE"
+            one_name.append("127.0.0.2")
+            await asyncio.wait_for(world.until_health(SERVING), 20)
+            assert (await world.stub.Classify(ask(), timeout=20)).classes
+
+
+@pytest.mark.parametrize("host", ["localhost", "[::1]", "127.0.0.1"])
+async def test_every_kind_of_address_is_taken(host, tfs):
+    bound = "[::1]" if host == "[::1]" else "127.0.0.1"
+    if bound == "[::1]" and not socket.has_ipv6:
+        pytest.skip("no IPv6")
+    async with contextlib.AsyncExitStack() as stack:
+        port = (await stack.enter_async_context(tfs.serving(host=bound))).rpartition(":")[2]
+        world = await stack.enter_async_context(gateway_before(tfs_address=f"{host}:{port}"))
+        assert (await world.stub.Classify(ask(), timeout=20)).classes
+
+
+async def test_a_unix_socket_is_a_model_server_too(tfs, tmp_path):
+    async with tfs.serving_at(f"unix:{tmp_path}/tfs") as address, gateway_before(tfs_address=address) as world:
+        assert (await world.stub.Classify(ask(), timeout=20)).classes
+
+
+class Held:
+    """A model server that answers when it is let; it keeps the order in which models came."""
+
+    def __init__(self, order: list[str]) -> None:
+        self.release = asyncio.Semaphore(0)
+        self._order = order
+
+    async def predict(self, target: Target, images: np.ndarray, *, tta: bool, seconds: float) -> Scores:
+        self._order.append(target.model)
+        await self.release.acquire()
+        return Scores(len(images), 1, np.ones((len(images), 1), np.float32), np.zeros(len(images), np.float32))
+
+
+class Calls:
+    """Calls to model servers at addresses that a test chooses, by a clock that it sets."""
+
+    def __init__(self, *names: str, slots: int = 1) -> None:
+        self.now = 0.0
+        self.order: list[str] = []
+        self.held: dict[str, Held] = {}
+        self.servers = ModelServers(names, connect=self._connect, slots=slots, clock=lambda: self.now)
+
+    def _connect(self, target: str, _: str) -> Held:
+        self.held[target] = Held(self.order)
+        return self.held[target]
+
+    async def start(self, model: str, views: int = 1) -> "asyncio.Task[Scores]":
+        part = Part(np.zeros((views, 2, 2, 3), np.uint8), Budget(1000, lambda: self.now))
+        task = asyncio.create_task(self.servers.predict(Target(model), Batch(part)))
+        await _settled()
+        return task
+
+    async def end(self, times: int = 1) -> None:
+        for _ in range(times):
+            for held in self.held.values():
+                held.release.release()
+            await _settled()
+
+
+async def _settled() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_calls_wait_in_the_order_of_their_cost_and_the_dear_ones_are_not_overtaken_for_ever():
+    calls = Calls("127.0.0.1:1")
+    await calls.servers.resolve()
+    calls.servers.costs.note("dear", 1, 1.0)
+    calls.servers.costs.note("cheap", 1, 0.01)
+    tasks = [await calls.start("dear"), await calls.start("dear"), await calls.start("cheap")]
+    calls.now = 3.9  # within four times the dear one's second
+    tasks.append(await calls.start("cheap"))
+    calls.now = 4.1
+    tasks.append(await calls.start("cheap"))
+    assert (calls.order, calls.servers.waiting) == (["dear"], 4)
+    await calls.end(5)
+    assert calls.order == ["dear", "cheap", "cheap", "dear", "cheap"]
+    await asyncio.gather(*tasks)
+    assert (calls.servers.waiting, calls.servers.used.total(), calls.servers.all[0].in_flight) == (0, 0, 0)
+
+
+async def test_a_call_that_is_given_up_while_it_waits_leaves_no_slot_behind():
+    calls = Calls("127.0.0.1:1")
+    await calls.servers.resolve()
+    first, second, third = [await calls.start("m") for _ in range(3)]
+    second.cancel()
+    await _settled()
+    await calls.end()
+    third.cancel()  # its slot has come
+    await asyncio.gather(second, third, return_exceptions=True)
+    assert (calls.servers.used.total(), calls.servers.waiting) == (0, 0)
+    assert (await first).views == 1
+
+
+async def test_calls_near_their_end_are_counted_and_the_bound_follows_the_servers_that_answer():
+    calls = Calls("127.0.0.1:1", "127.0.0.1:2", slots=2)
+    await calls.servers.resolve()
+    assert calls.servers.slots == 4
+    calls.servers.costs.note("m", 1, 1.0)
+    tasks = [await calls.start("m") for _ in range(3)]
+    assert calls.servers.nearly_done() == 0
+    calls.now = 0.7
+    assert calls.servers.nearly_done() == 3
+    calls.servers.all[0].alive = False
+    assert calls.servers.slots == 2
+    calls.held["ipv4:127.0.0.1:1"].release.release()
+    await calls.end(3)
+    await asyncio.gather(*tasks)
+    assert (calls.servers.nearly_done(), sum(server.calls for server in calls.servers.all)) == (0, 3)
+
+
+async def test_without_any_address_there_is_nobody_to_wait_for():
+    calls = Calls()
+    await calls.servers.resolve()
+    with pytest.raises(ModelServerUnreachableError):
+        await (await calls.start("m"))
+
+
+async def test_a_cheap_request_does_not_wait_for_all_views_of_a_dear_one(running, tfs):
+    sizes = []
+
+    async def work(request: object) -> None:
+        if request.model_spec.name == "resnet50":
+            sizes.append(len(pixels_of(request)))
+            await asyncio.sleep(0.03 * sizes[-1])
+
+    async with running(tfs_in_flight=1) as world:
+        tfs.on_predict = work
+        full = classifier_pb2.TTA_MODE_FULL
+        await world.stub.Classify(ask(tta=full), timeout=20)  # from now on the gateway knows how long it takes
+        await world.stub.Classify(ask(model="mobilenet_v3_small"), timeout=20)
+        sizes.clear()
+        dear = asyncio.ensure_future(world.stub.Classify(ask(tta=full), timeout=20))
+        while not sizes:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        assert (await world.stub.Classify(ask(model="mobilenet_v3_small"), timeout=20)).classes
+        assert not dear.done()
+        answer = await dear
+    assert (sum(sizes), max(sizes) < 10, answer.views_used) == (10, True, 10)
