@@ -13,7 +13,7 @@ class Signature(StrEnum):
     TTA = "tta"
     """uint8 pixels in; the mean over the standard views, made in graph."""
     DESCRIBE = "describe"
-    """Nothing in; the card."""
+    """Any strings in; the card for each."""
 
 
 class Input(StrEnum):
@@ -23,6 +23,8 @@ class Input(StrEnum):
     """uint8 [N, height, width, 3], RGB."""
     IMAGE_BYTES = "image_bytes"
     """string [N], one JPEG or PNG file each."""
+    QUERY = "query"
+    """string [N], ignored: every signature has an input with a batch dimension."""
 
 
 class Output(StrEnum):
@@ -37,4 +39,4 @@ class Output(StrEnum):
     VIEW_PROBABILITIES = "view_probabilities"
     """float32 [N, V, C], of the `tta` signature alone."""
     CARD = "card"
-    """string [], proto3 JSON of dermserve.v1.Card."""
+    """string [N], proto3 JSON of dermserve.v1.Card."""

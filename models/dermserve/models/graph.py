@@ -159,11 +159,12 @@ def signatures(core: Core, *, side: int, views: Sequence[str], card: str) -> dic
             for name, value in outputs.items()
         }
         averaged = {name: tf.reduce_mean(value, axis=1) for name, value in each.items()}
+        averaged[Output.OOD_SCORE.value] = each[Output.OOD_SCORE.value][:, 0]
         return {**averaged, Output.VIEW_PROBABILITIES.value: each[Output.PROBABILITIES.value]}
 
-    @tf.function(input_signature=[], autograph=False)
-    def describe() -> dict[str, Tensor]:
-        return {Output.CARD.value: tf.constant(card)}
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name=Input.QUERY)], autograph=False)
+    def describe(query: Tensor) -> dict[str, Tensor]:
+        return {Output.CARD.value: tf.fill(tf.shape(query), tf.constant(card))}
 
     return {
         Signature.SERVING_DEFAULT.value: serving_default.get_concrete_function(),

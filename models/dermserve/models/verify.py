@@ -85,7 +85,7 @@ def _run(
 
 def _check_describe(run: Run) -> card_pb2.Card:
     try:
-        return parse_card(np.asarray(run(Signature.DESCRIBE, {})[Output.CARD]).item())
+        return parse_card(np.asarray(run(Signature.DESCRIBE, {Input.QUERY: np.array([b""], object)})[Output.CARD]).item())
     except CardError as error:
         raise VerificationError(f"signature describe: {error}") from error
 
@@ -123,6 +123,7 @@ def _check_tta(run: Run, images: NDArray[np.uint8], card: card_pb2.Card) -> None
     for index, image in enumerate(images):
         views = run(Signature.SERVING_DEFAULT, {Input.IMAGES: make_views(image, card.views)})
         means = {name: value.mean(0) for name, value in views.items()}
+        means[Output.OOD_SCORE] = views[Output.OOD_SCORE][0]
         means[Output.VIEW_PROBABILITIES] = views[Output.PROBABILITIES]
         found = {name: value[index] for name, value in outputs.items()}
         _check_close(Signature.TTA, found, means, temperature=card.calibration.temperature or 1.0)

@@ -30,7 +30,9 @@ def write_warmup_records(version_folder: pathlib.Path, *, model: str, side: int)
         for size in BATCH_SIZES:
             gray = tf.fill([size, side, side, 3], tf.constant(127, tf.uint8))
             writer.write(_record(model, Signature.SERVING_DEFAULT, {Input.IMAGES: gray}))
-        writer.write(_record(model, Signature.DESCRIBE, {}))
+        one = tf.fill([1, side, side, 3], tf.constant(127, tf.uint8))
+        writer.write(_record(model, Signature.TTA, {Input.IMAGES: one}))
+        writer.write(_record(model, Signature.DESCRIBE, {Input.QUERY: tf.constant([""])}))
 
 
 def _record(model: str, signature: Signature, inputs: dict[str, Any]) -> bytes:

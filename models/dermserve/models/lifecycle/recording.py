@@ -35,7 +35,7 @@ def write_golden_predictions(version_folder: pathlib.Path, *, model: str, side: 
         (Signature.SERVING_DEFAULT, {Input.IMAGES: images}),
         (Signature.ENCODED, {Input.IMAGE_BYTES: files}),
         (Signature.TTA, {Input.IMAGES: images[:1]}),
-        (Signature.DESCRIBE, {}),
+        (Signature.DESCRIBE, {Input.QUERY: np.array([b""], object)}),
     ]
     with open_version(version_folder) as run, tf.io.TFRecordWriter(str(version_folder / GOLDEN)) as writer:
         for signature, inputs in asked:
