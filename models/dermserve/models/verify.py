@@ -85,7 +85,8 @@ def _run(
 
 def _check_describe(run: Run) -> card_pb2.Card:
     try:
-        return parse_card(np.asarray(run(Signature.DESCRIBE, {Input.QUERY: np.array([b""], object)})[Output.CARD]).item())
+        cards = run(Signature.DESCRIBE, {Input.QUERY: np.array([b""], object)})[Output.CARD]
+        return parse_card(np.asarray(cards).item())
     except CardError as error:
         raise VerificationError(f"signature describe: {error}") from error
 
