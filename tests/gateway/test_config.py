@@ -7,7 +7,7 @@ import pytest
 
 from dermserve.gateway import errors
 from dermserve.gateway.config import Config, is_loopback, load_config
-from dermserve.imaging import PhotoError
+from dermserve.imaging import Limits, PhotoError
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent.parent / "docs" / "gateway.md"
 
@@ -105,3 +105,10 @@ def test_the_docs_name_every_setting_and_every_reason():
     relayed = {errors.InvalidPhotoError, errors.LargePhotoError}
     reasons = {kind.reason for kind in leaves(errors.GatewayError) - relayed | leaves(PhotoError)}
     assert not {reason for reason in reasons if f"`{reason}`" not in text}
+
+
+@pytest.mark.parametrize("decoders", [1, 2, 8, 64])
+def test_all_decoders_together_keep_within_their_memory(decoders):
+    limits = Config(decoders=decoders).limits
+    assert limits.max_memory <= Limits().max_memory
+    assert decoders * limits.max_memory <= 220_000_000

@@ -9,6 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 Sample = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 _STAGES = "dermserve_gateway_stage_duration_seconds"
 _TIMEOUT = 2.0
+# Of what is under test; a proxy of the environment has no part in it.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def scrape(url: str) -> Sample | None:
@@ -16,7 +18,7 @@ def scrape(url: str) -> Sample | None:
     if not url.startswith(("http://", "https://")):
         return None
     try:
-        with urllib.request.urlopen(url, timeout=_TIMEOUT) as answer:  # noqa: S310 - http or https
+        with _DIRECT.open(url, timeout=_TIMEOUT) as answer:
             text = answer.read().decode()
         return {
             (sample.name, tuple(sorted(sample.labels.items()))): sample.value

@@ -6,11 +6,11 @@ import gc
 import json
 import pathlib
 import signal
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import click
-import uvloop
 
 from dermserve.gateway.config import Config, Loaded, load_config
 from dermserve.gateway.logs import LEVELS, configure_logs
@@ -77,7 +77,8 @@ def gateway(*, load: Callable[[], Loaded], show_config: bool) -> None:
         return
     configure_logs(settings.config.log_level)
     try:
-        uvloop.run(_serve(settings.config))
+        with asyncio.Runner(loop_factory=_event_loop()) as runner:
+            runner.run(_serve(settings.config))
     except OSError as error:
         raise click.ClickException(str(error)) from error
 
@@ -106,17 +107,35 @@ def _shown(settings: Loaded) -> str:
     return "\n".join(f"{name} = {values[name]}  # {source}" for name, source in settings.sources.items())
 
 
+def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Give uvloop's event loop, which costs less under load; asyncio's own on Windows, where there is no uvloop."""
+    if sys.platform == "win32":
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
 async def _serve(config: Config) -> None:
     """Serve until a signal; a second one stops at once."""
     signals: asyncio.Queue[None] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, None)
+        _on_signal(number, functools.partial(signals.put_nowait, None))
     async with lifespan(config) as running:
         gc.collect()
         gc.freeze()  # what is here stays: no full collection, which stops everything, need go through it again
         await signals.get()
         second = asyncio.create_task(_stop_at_next(signals, running.stop_now))
     second.cancel()
+
+
+def _on_signal(number: signal.Signals, call: Callable[[], None]) -> None:
+    """Call something in the event loop at each signal; Windows' event loops take no signal handlers."""
+    loop = asyncio.get_running_loop()
+    if sys.platform == "win32":
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(call))
+    else:
+        loop.add_signal_handler(number, call)
 
 
 async def _stop_at_next(signals: "asyncio.Queue[None]", stop_now: asyncio.Event) -> None:

@@ -36,6 +36,8 @@ from dermserve.gateway.tfserving import Tls
 from dermserve.imaging import Limits
 
 PREFIX = "DERMSERVE_"
+_DECODING_BYTES = 220_000_000
+"""Memory of all decoders together; what they take beyond it keeps a pod of 1 GiB within its limit."""
 _BURST = 256
 
 
@@ -137,8 +139,8 @@ class Config(BaseSettings):
     """Width × height of a photo, from its header."""
     min_image_side: PositiveInt = Limits().min_side
     """Shorter side of a photo in pixels."""
-    decoders: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
-    """Threads that decode photos."""
+    decoders: PositiveInt = 2
+    """Threads that decode photos. Two decode hundreds a second; more than two share the memory that two may take."""
     decoder_stuck_seconds: PositiveFloat = 30.0
     """A thread that has been at one photo for longer is given up and replaced."""
     stream_at_once: PositiveInt = 4
@@ -227,7 +229,12 @@ class Config(BaseSettings):
     @property
     def limits(self) -> Limits:
         """What a photo may be."""
-        return Limits(max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels, min_side=self.min_image_side)
+        return Limits(
+            max_bytes=self.max_image_bytes,
+            max_pixels=self.max_image_pixels,
+            min_side=self.min_image_side,
+            max_memory=min(Limits().max_memory, _DECODING_BYTES // self.decoders),
+        )
 
 
 def is_loopback(listen: str) -> bool:
