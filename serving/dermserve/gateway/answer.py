@@ -156,9 +156,9 @@ def _reasons(reduced: Reduced, measures: Measures, card: card_pb2.Card) -> Itera
     fitted = card.calibration
     if fitted.HasField("max_ood_score") and reduced.ood_score > fitted.max_ood_score:
         yield REASON_NOT_SKIN
-    yield from judge_quality(measures, fitted.quality)
-    if fitted.HasField("max_scope_score") and reduced.ood_score > fitted.max_scope_score:
+    elif fitted.HasField("max_scope_score") and reduced.ood_score > fitted.max_scope_score:
         yield REASON_OUT_OF_SCOPE
+    yield from judge_quality(measures, fitted.quality)
     if not (fitted.HasField("rule_out") and fitted.HasField("rule_in")):
         yield REASON_UNCALIBRATED_MODEL
     elif _is_open(reduced, card):

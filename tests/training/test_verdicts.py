@@ -1,0 +1,75 @@
+"""Verdicts of many photos at once are those of the gateway."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from google.protobuf import json_format
+
+from dermserve.gateway.answer import write_answer
+from dermserve.gateway.tfserving import Scores
+from dermserve.imaging import measure
+from dermserve.models.catalogue import SPECS
+from dermserve.models.training.calibration import fit_rule_in, fit_rule_out, lower_bound
+from dermserve.models.training.spoil import SPOILED, spoil
+from dermserve.models.training.verdicts import decide
+from dermserve.v1 import card_pb2, classifier_pb2
+
+FOUND = {
+    "temperature": 1.0,
+    "min_confidence": 0.6,
+    "max_view_std": 0.15,
+    "max_ood_score": 1.0,
+    "max_scope_score": 0.7,
+    "rule_out": {"threshold": 0.1},
+    "rule_in": {"threshold": 0.5},
+    "quality": {
+        "min_midtones": 60.0,
+        "min_highlights": 110.0,
+        "max_midtones": 225.0,
+        "max_glare": 0.6,
+        "min_color": 3.0,
+        "min_detail": 0.29,
+        "min_contrast": 0.01,
+    },
+}
+
+
+@pytest.mark.parametrize("model", list(SPECS))
+@pytest.mark.parametrize("views", [1, 10])
+def test_the_verdicts_are_the_gateways(model: str, views: int) -> None:
+    rng, classes = np.random.default_rng(views), SPECS[model].classes
+    card = card_pb2.Card(
+        classes=[card_pb2.ClassInfo(**dataclasses.asdict(item)) for item in classes],
+        provenance=card_pb2.Provenance(training=card_pb2.TRAINING_TRAINED),
+        calibration=json_format.ParseDict(FOUND, card_pb2.Calibration()),
+    )
+    photo = rng.integers(60, 220, (56, 56, 3), np.uint8).repeat(4, 0).repeat(4, 1)
+    measures = [measure(photo), *(measure(spoil(photo, kind)) for kind in SPOILED)] * 20
+    measures[::2] = [measures[0]] * len(measures[::2])
+    probabilities = rng.dirichlet(np.full(len(classes), 0.2), (len(measures), views)).astype(np.float32)
+    scores = rng.uniform(0, 1.2, (len(measures), views)).astype(np.float32)
+    malignant = np.asarray([item.malignant for item in classes])
+    found = decide(probabilities.astype(np.float64), scores[:, 0], measures, malignant, FOUND)
+    for index, measured in enumerate(measures):
+        answer = write_answer(Scores(views, 1, probabilities[index], scores[index]), measured, card=card)
+        assert found.rejected[index] == (answer.verdict == classifier_pb2.VERDICT_REJECTED)
+        assert found.confident[index] == (answer.verdict == classifier_pb2.VERDICT_CONFIDENT)
+        assert found.low[index] == (answer.malignancy.level == classifier_pb2.RISK_LEVEL_LOW)
+        assert found.high[index] == (answer.malignancy.level == classifier_pb2.RISK_LEVEL_HIGH)
+        assert found.named[index] == (answer.named_class != "")
+
+
+def test_rule_out_misses_no_more_than_it_may_and_few_photos_none() -> None:
+    risks = np.linspace(0, 1, 300)
+    threshold = fit_rule_out(risks, np.ones(300, bool), sensitivity=0.98, bound=0.95)
+    assert (risks < threshold).sum() == 6
+    assert fit_rule_out(risks[:60], np.ones(60, bool), sensitivity=0.98, bound=0.95) == risks[0]
+    assert lower_bound(294, 300) > 0.95 > lower_bound(59, 60)
+
+
+def test_rule_in_is_the_lowest_with_its_specificity() -> None:
+    risks = np.linspace(0, 1, 100)
+    threshold = fit_rule_in(risks, np.zeros(100, bool), specificity=0.95)
+    assert (risks < threshold).mean() == 0.95
+    assert (risks < np.nextafter(threshold, 0)).mean() < 0.95
