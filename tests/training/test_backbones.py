@@ -35,6 +35,7 @@ def photos(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path / "photos"
 
 
+@pytest.mark.slow
 def test_each_backbone_gets_a_row(tmp_path: pathlib.Path, photos: pathlib.Path) -> None:
     (tmp_path / "tiny.toml").write_text(EXPERIMENT)
     arguments = ["--data", photos, "--out", tmp_path / "out", "--experiment", tmp_path / "tiny.toml"]
@@ -50,6 +51,7 @@ def test_each_backbone_gets_a_row(tmp_path: pathlib.Path, photos: pathlib.Path) 
     assert all(0 < float(row["accuracy"]) <= 1 for row in rows)
 
 
+@pytest.mark.slow
 def test_features_that_tell_the_classes_apart_are_learned_from(tmp_path: pathlib.Path, photos: pathlib.Path) -> None:
     experiment = parse_experiment(EXPERIMENT.replace("30", "150"), name="tiny")
     images = keras.Input((224, 224, 3))

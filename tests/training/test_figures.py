@@ -144,6 +144,7 @@ def test_an_int8_model_with_a_layer_that_learned_nothing_runs_where_others_do() 
     tf.lite.Interpreter(model_content=model).allocate_tensors()  # XNNPACK refuses scales near zero
 
 
+@pytest.mark.slow
 def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: pathlib.Path) -> None:
     experiment = parse_experiment(
         'model = "resnet50"\n[[stages]]\nname = "x"\nepochs = 40\ntrainable = "head"\n', name="tiny"

@@ -50,6 +50,7 @@ def evaluated(whole: pathlib.Path, photos: pathlib.Path, tmp_path_factory: pytes
     return out
 
 
+@pytest.mark.slow
 def test_evaluation_calibrates_and_measures(evaluated: pathlib.Path) -> None:
     run = FinishedRun(evaluated)
     assert set(run.calibration) == {
@@ -64,6 +65,7 @@ def test_evaluation_calibrates_and_measures(evaluated: pathlib.Path) -> None:
     assert low <= test["tta"]["accuracy"] <= high
 
 
+@pytest.mark.slow
 def test_what_the_network_said_is_remembered(
     evaluated: pathlib.Path, photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,6 +84,7 @@ def test_what_the_network_said_is_remembered(
     assert isinstance(result.exception, AssertionError)  # photos it has not seen ten views of
 
 
+@pytest.mark.slow
 def test_packing_keeps_the_answers(evaluated: pathlib.Path) -> None:
     packed = FinishedRun(evaluated).summary["packed"]
     assert packed["bytes"] == (evaluated / "weights.npz").stat().st_size
@@ -98,6 +101,7 @@ class _Images(HTMLParser):
             self.sources += [value for name, value in attrs if name == "src" and value]
 
 
+@pytest.mark.slow
 def test_the_report_has_its_figures_and_numbers(evaluated: pathlib.Path) -> None:
     report = evaluated / "report"
     images = _Images()
@@ -113,6 +117,7 @@ def test_the_report_has_its_figures_and_numbers(evaluated: pathlib.Path) -> None
     )
 
 
+@pytest.mark.slow
 def test_other_data_is_measured_without_what_was_trained_on(
     evaluated: pathlib.Path, photos: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -125,6 +130,7 @@ def test_other_data_is_measured_without_what_was_trained_on(
     assert FinishedRun(evaluated).summary["other"]["clinic"]["single"]["photos"] == 9 + 1
 
 
+@pytest.mark.slow
 def test_the_report_is_written_again_beside_another_run(
     evaluated: pathlib.Path, whole: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
@@ -139,6 +145,7 @@ def test_the_report_is_written_again_beside_another_run(
     assert "lacks figures.npz" in result.output
 
 
+@pytest.mark.slow
 def test_an_evaluated_run_is_exported_with_its_calibration(evaluated: pathlib.Path, tmp_path: pathlib.Path) -> None:
     from dermserve.models.training.content import run_content
     from dermserve.models.version import write_version

@@ -1,20 +1,23 @@
 """The table of commands."""
 
+import platform
 import sys
 
 import click
 
 from dermserve.cli.lazy import Entry, Extra, LazyGroup
 
+_WHEELS = platform.machine() in {"x86_64", "aarch64", "arm64", "AMD64"}  # of what Pillow stands in for elsewhere
 _GATEWAY = (
     "cryptography", "grpc_health", "grpc_reflection", "grpc_status", "numpy", "PIL", "prometheus_client",
-    "pydantic_settings", "structlog", *(() if sys.platform == "win32" else ("uvloop",)),
+    "pydantic_settings", "structlog", *(("cykooz_resizer", "simplejpeg") if _WHEELS else ()),
+    *(() if sys.platform == "win32" else ("uvloop",)),
 )  # fmt: skip
-_MODELS = ("fsspec", "numpy", "PIL", "portalocker", "tensorflow", "tensorflow_serving")
+_MODELS = ("fsspec", "numpy", "PIL", "portalocker", "pydantic", "tensorflow", "tensorflow_serving")
 
 GATEWAY = Extra("gateway", _GATEWAY)
 MODELS = Extra("models", _MODELS)
-TRAIN = Extra("train", tuple(sorted({*_GATEWAY, *_MODELS, "matplotlib", "sklearn"})))
+TRAIN = Extra("train", tuple(sorted({*_GATEWAY, *_MODELS, "matplotlib", "scipy", "sklearn"})))
 LOCAL = Extra("local", tuple(sorted({*_GATEWAY, *_MODELS})))
 
 ENTRIES = {
