@@ -143,7 +143,7 @@ class Stack:
             *self._model_server_flags,
         )
         self._say(f"starting the model server ({', '.join(self._models)})")
-        # One malloc arena: frozen graphs otherwise cost twice the memory (docs/architecture.md).
+        # One malloc arena: frozen graphs otherwise cost twice the memory (docs/performance.md).
         server = self._start("modelserver", arguments, undo, ready=_TFS_READY, grace=_TFS_GRACE, MALLOC_ARENA_MAX="1")
         started = time.monotonic()
         self.tfs_address = self._ready(server, lambda timeout: server.wait_ready(timeout=timeout))[1]
