@@ -12,8 +12,8 @@ import dermserve.client
 PUBLIC = {
     "DEFAULT_DEADLINE", "DEFAULT_TARGET", "TLS", "AccessDenied", "Answer", "AsyncClient", "ClassScore", "Client",
     "DeadlineExceeded", "DermserveError", "Internal", "InvalidPhoto", "InvalidRequest", "MalignancyRisk",
-    "Model", "ModelVersion", "NotFound", "NotReady", "Overloaded", "Photo", "Prediction", "Reason", "Retry", "RiskLevel",
-    "StreamBroke", "Timings", "TtaMode", "Unavailable", "UnreadablePhoto", "Verdict", "VersionState",
+    "Model", "ModelVersion", "NotFound", "NotReady", "Overloaded", "Photo", "Prediction", "Reason", "Retry",
+    "RiskLevel", "StreamBroke", "Timings", "TtaMode", "Unavailable", "UnreadablePhoto", "Verdict", "VersionState",
     "render_text",
 }  # fmt: skip
 
