@@ -197,10 +197,7 @@ def tells_tensorflow_serving_what_it_must_know(manifests: list[Manifest]) -> Ite
         yield "command"
     if not 0 < int(flags.get("model_config_file_poll_wait_seconds", 0)) <= 60:
         yield "does not read models.config again"
-    scalers = of_kind(manifests, "HorizontalPodAutoscaler")
-    gateways = max(
-        (each["spec"]["maxReplicas"] for each in scalers if each["metadata"]["name"] == "gateway"), default=1
-    )
+    gateways = scalers(manifests).get("gateway", {}).get("maxReplicas", 1)
     in_flight = int(settings(manifests)["DERMSERVE_TFS_IN_FLIGHT"])
     if int(flags["grpc_max_threads"]) <= gateways * (in_flight + 1):
         yield "grpc_max_threads is below what all gateways may send"
@@ -282,19 +279,32 @@ def _without_part_of(peer: Manifest) -> Manifest:
 def has_two_pods_that_scale_and_are_evicted_one_by_one(manifests: list[Manifest]) -> Iterator[str]:
     if _is_local(manifests):
         return
-    scalers = {each["spec"]["scaleTargetRef"]["name"]: each for each in of_kind(manifests, "HorizontalPodAutoscaler")}
     budgets = {budget["metadata"]["name"] for budget in of_kind(manifests, "PodDisruptionBudget")}
     for workload in of_kind(manifests, "Deployment"):
         name = workload["metadata"]["name"]
-        scaler, fixed = scalers.get(name), workload["spec"].get("replicas")
+        scaler, fixed = scalers(manifests).get(name), workload["spec"].get("replicas")
         if (scaler is None) == (fixed is None):
             yield f"{name}: replicas and an autoscaler, or neither"
-        if (scaler["spec"].get("minReplicas", 1) if scaler else fixed or 0) < 2:
+        if (scaler.get("minReplicas", 1) if scaler else fixed or 0) < 2:
             yield f"{name}: fewer than two pods"
-        if scaler and not {"scaleUp", "scaleDown"} <= scaler["spec"].get("behavior", {}).keys():
+        if scaler and not {"scaleUp", "scaleDown"} <= scaler.get("behavior", {}).keys():
             yield f"{name}: may flap"
         if name not in budgets:
             yield f"{name}: no PodDisruptionBudget"
+
+
+def scalers(manifests: list[Manifest]) -> dict[str, Manifest]:
+    """Give the bounds and behavior of what scales each Deployment: its autoscaler, or KEDA's object."""
+    found = {}
+    for each in of_kind(manifests, "HorizontalPodAutoscaler"):
+        found[each["spec"]["scaleTargetRef"]["name"]] = each["spec"]
+    for each in of_kind(manifests, "ScaledObject"):
+        spec, name = each["spec"], each["spec"]["scaleTargetRef"]["name"]
+        assert name not in found, f"two autoscalers of {name} work against each other"
+        behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+        bounds = {"minReplicas": spec["minReplicaCount"], "maxReplicas": spec["maxReplicaCount"]}
+        found[name] = {**bounds, "behavior": behavior, "triggers": spec["triggers"]}
+    return found
 
 
 def _is_local(manifests: list[Manifest]) -> bool:
