@@ -294,7 +294,13 @@ def test_levels_differ_in_shape_and_words_not_in_colour_alone(
     ],
 )
 def test_where_another_photo_helps_it_is_the_first_action(
-    app: App, lesion: pathlib.Path, confident: dict[str, object], verdict: str, reason: str, first: str, others: list[str]
+    app: App,
+    lesion: pathlib.Path,
+    confident: dict[str, object],
+    verdict: str,
+    reason: str,
+    first: str,
+    others: list[str],
 ) -> None:
     app.answer_with({**confident, "verdict": f"VERDICT_{verdict}", "reasons": [f"REASON_{reason}"]})
     app.classify(lesion)
