@@ -306,6 +306,7 @@ def test_where_another_photo_helps_it_is_the_first_action(
     app.classify(lesion)
     buttons = app.page.locator(".row button")
     assert buttons.all_inner_texts() == [first, *others]
+    assert ("Take another photo first" in app.words()) == (reason == "BLURRED")
     assert "primary" in (buttons.first.get_attribute("class") or "")
     if first == "Take another photo":
         app.press(first)

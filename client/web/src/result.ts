@@ -21,6 +21,7 @@ const LEVELS: Record<Exclude<Kind, "none">, Said> = {
 };
 
 function said(answer: Answer): Said {
+  if (answer.level === "intermediate" && needsAnotherPhoto(answer)) return { ...LEVELS.intermediate, words: "intermediatePhoto" };
   if (answer.level in LEVELS) return LEVELS[answer.level as keyof typeof LEVELS];
   if (answer.verdict === "VERDICT_REJECTED") return { kind: "none", icon: "camera", title: "rejected", words: "rejectedWords" };
   return { kind: "none", icon: "cross", title: "noLevel", words: "noLevelWords" };
@@ -65,9 +66,9 @@ function verdict(answer: Answer): HTMLElement {
     { className: `verdict ${kind}`, "aria-labelledby": "verdict" },
     h("div", { className: "level" }, mark(answer), h("h2", { id: "verdict" }, t(title))),
     h("p", { className: "todo" }, t(words)),
+    answer.source === "device" && h("p", {}, `${t("limited")} ${answer.skinChecked ? "" : t("noSkinCheck")}`.trim()),
     named(answer),
     reasons(answer),
-    answer.source === "device" && h("p", {}, `${t("limited")} ${answer.skinChecked ? "" : t("noSkinCheck")}`.trim()),
   );
 }
 
