@@ -152,14 +152,12 @@ def _card(**calibration: object) -> dict[str, Any]:
             "minContrast": 0.03,
         },
     }
-    classes = [
+    classes: list[dict[str, object]] = [
         {"code": "nv", "name": "melanocytic nevus", "commonName": "mole"},
         {"code": "df", "name": "dermatofibroma"},
-    ]
-    classes += [
         {"code": "mel", "name": "melanoma", "malignant": True},
-        {"code": "bcc", "name": "bcc", "malignant": True},
-    ]  # type: ignore[dict-item]
+        {"code": "bcc", "name": "basal cell carcinoma", "malignant": True},
+    ]
     kept = {name: value for name, value in (fitted | calibration).items() if value is not None}
     return {"classes": classes, "calibration": kept, "provenance": {"training": "TRAINING_TRAINED"}}
 
