@@ -23,7 +23,7 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 	/^Installing/ { print "  " substr($$0, 1, 76) " ..."; fflush() }'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format proto breaking bench regression loadtest comparison web images test-images test-k8s constraints clean
+.PHONY: help demo test test-slow check format proto breaking bench regression loadtest comparison docs web images test-images test-k8s constraints clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,6 +88,10 @@ loadtest: $(VENV)/dev  ## Two minutes of load on the local stack, and its thresh
 
 comparison: $(VENV)/dev  ## Compare with other ways to serve the same weights (hours; COMPARISON_ARGS=--quick to try)
 	$(BIN)/python -m benchmarks.comparison $(COMPARISON_ARGS)
+
+docs: $(VENV)/dev  ## Render the documentation as a site in build/docs; a broken link is an error
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -c docs . build/docs
+	@echo "build/docs/docs/index.html"
 
 web:  ## Build the page and fetch its on-device runtime (needs Node.js 20)
 	cd client/web && npm ci --ignore-scripts --no-audit --no-fund && node build.mjs --runtime && npm run --silent check

@@ -1,6 +1,6 @@
 """Write the sizing table of k8s/README.md: pods for a rate, from what an answer costs and the manifests' own numbers.
 
-python scripts/sizing.py                        # from the tables in docs/performance.md and README.md
+python scripts/sizing.py                        # from k8s/costs.json
 python scripts/sizing.py --capacity FILE        # from capacity.json of `dermserve-loadtest capacity --local`
 """
 
@@ -18,9 +18,9 @@ import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "k8s" / "README.md"
+COSTS = ROOT / "k8s" / "costs.json"
 RATES = (5, 20, 100)
 _BETWEEN = re.compile(r"(?<=<!-- sizing: begin -->\n).*(?=<!-- sizing: end -->)", re.DOTALL)
-_MEASURED_CORES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +47,10 @@ class Pod:
         return max(2, math.ceil(rate * cost / 1000 / self.cores) + 1)
 
 
-def from_documents() -> Iterator[Cost]:
-    """Derive costs from the two committed measurements: images/s of the served graph, and CPU of the gateway."""
-    performance = (ROOT / "docs" / "performance.md").read_text()
-    readme = (ROOT / "README.md").read_text()
-    for model, mode, gateway in re.findall(r"^\| (\w+) \| (NONE|FULL) \|.*\| ([\d.]+) \|$", readme, re.MULTILINE):
-        table = performance.partition(f"**{model}**: images/s")[2]
-        row = re.search(r"^\| frozen, intra-op 1 \|(.*)$", table, re.MULTILINE)
-        assert row, f"docs/performance.md has no row for {model}"
-        cells = [float(cell.split()[0]) for cell in row[1].split("|")[:6]]
-        answers = cells[2] if mode == "NONE" else cells[5] / 10
-        yield Cost(model=model, mode=mode, server=_MEASURED_CORES * 1000 / answers, gateway=float(gateway))
+def from_measurements() -> Iterator[Cost]:
+    """Read the committed costs: cores × ms of an answer in the model server and in the gateway."""
+    for each in json.loads(COSTS.read_text())["core_ms"]:
+        yield Cost(**each)
 
 
 def from_capacity(file: pathlib.Path) -> Iterator[Cost]:
@@ -117,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--capacity", type=pathlib.Path, help="capacity.json of dermserve-loadtest")
     options = parser.parse_args()
-    costs = list(from_capacity(options.capacity) if options.capacity else from_documents())
+    costs = list(from_capacity(options.capacity) if options.capacity else from_measurements())
     if not costs:
         sys.exit("there is no rate that kept its threshold")
     command = "python scripts/sizing.py" + (f" --capacity {options.capacity}" if options.capacity else "")

@@ -13,7 +13,7 @@ sizing = types.SimpleNamespace(**runpy.run_path(str(ROOT / "scripts" / "sizing.p
 
 
 def test_the_committed_measurements_give_a_cost_for_each_model_and_mode() -> None:
-    costs = list(sizing.from_documents())
+    costs = list(sizing.from_measurements())
     assert {(cost.model, cost.mode) for cost in costs} == {
         (model, mode) for model in ("resnet50", "mobilenet_v3_small") for mode in ("NONE", "FULL")
     }

@@ -21,7 +21,7 @@ class Extra:
     name: str
     """As in pip install 'dermserve[name]'."""
     modules: tuple[str, ...]
-    """Top-level modules it brings; looked for, not imported."""
+    """Top-level modules of the extra; found, not imported."""
 
     def missing(self) -> list[str]:
         """Name the modules that aren't there."""

@@ -32,7 +32,7 @@ Address: TypeAlias = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that was checked."""
 
     severity: str
     """ERROR, WARNING, NOTE or OK."""

@@ -108,7 +108,7 @@ class AsyncClient(Base):
         return classifier_pb2_grpc.ClassifierStub(self._channel)  # type: ignore[no-untyped-call]
 
     async def _ask(self, call: Call[T]) -> T:
-        """Make a call, again where it is patient and told when."""
+        """Make a call; retry an overloaded one after the server's delay when `retry_overloaded` is set."""
         metadata = self._connection.call_metadata(call.request_id)
         while True:
             try:

@@ -63,7 +63,7 @@ class AsyncMany:
         task.add_done_callback(self._tasks.discard)
 
     async def _take(self, photos: Photos) -> None:
-        """Take photos while there is room."""
+        """Read photos, a bounded number ahead."""
         try:
             async with contextlib.aclosing(self._numbered(photos)) as items:
                 async for position, item in items:

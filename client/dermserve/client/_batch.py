@@ -63,7 +63,7 @@ class Batch:
 
     A stream that breaks after it answered something is worth another: what was in flight is sent again. One that
     breaks before (gRPC has tried again by then) ends the batch, if it is not one photo's fault: its error is every
-    remaining photo's answer. Where the reason for the break got lost, the next stream may tell it.
+    remaining photo's answer. Where the reason for the break was lost, the next stream may return it.
 
     Args:
         prepare: makes a request of a photo's bytes.

@@ -149,7 +149,7 @@ class Client(Base):
         return self._ask(self._model_call(name, deadline))
 
     def _ask(self, call: Call[T]) -> T:
-        """Make a call, again where it is patient and told when."""
+        """Make a call; retry an overloaded one after the server's delay when `retry_overloaded` is set."""
         metadata = self._connection.call_metadata(call.request_id)
         while True:
             try:

@@ -77,7 +77,7 @@ class Retry:
     max_attempts: int = 4
     """Attempts in all; 1 never sends again."""
     initial_backoff: float = 0.1
-    """Mean pause before the second attempt, in seconds; each further one is twice as long."""
+    """Mean pause before the second attempt, in seconds; each later pause is twice as long."""
     max_backoff: float = 2.0
     """Longest pause, in seconds."""
 
@@ -91,7 +91,7 @@ class Retry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Connection:
-    """Everything a client was told about reaching its gateway.
+    """A client's options for reaching its gateway.
 
     Raises:
         ValueError: an empty target or a deadline that is not positive.

@@ -27,5 +27,5 @@ class OpenEnum(StrEnum):
         """Make the member for a proto enum's number, whose name begins with `prefix`."""
         try:
             return cls(names.Name(number).removeprefix(prefix))
-        except ValueError:  # newer than our stubs, newer than this enum, or the "unspecified" nobody should send
+        except ValueError:  # newer than our stubs, newer than this enum, or the "unspecified" no server should send
             return cls(f"UNKNOWN_{number}")

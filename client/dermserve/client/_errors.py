@@ -138,7 +138,7 @@ _BY_STATUS: Mapping[str, type[DermserveError]] = {
     "RESOURCE_EXHAUSTED": Overloaded,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "UNAVAILABLE": Unavailable,
-    "CANCELLED": Unavailable,  # not by us: the server or a proxy let go of the call
+    "CANCELLED": Unavailable,  # not by us: the server or a proxy cancelled the call
     "ABORTED": Unavailable,
 }
 

@@ -77,7 +77,7 @@ class Many:
 
     def _heard(self, stream: "_Stream", said: Response | grpc.RpcError | None) -> None:
         """Note what a stream said: an answer, why it broke, or that it ended."""
-        if stream is not self._stream:  # closed meanwhile
+        if stream is not self._stream:  # closed since
             return
         if isinstance(said, Response):
             self._batch.received(said)
@@ -109,7 +109,7 @@ class Many:
 
 
 class _Taker:
-    """Takes photos while there is room, in a thread that may wait for the next one as long as that takes."""
+    """Reads photos in a thread of its own, a bounded number ahead; it may block on the next photo."""
 
     def __init__(self, batch: Batch, tell: Callable[[Event], None]) -> None:
         self._batch = batch
@@ -126,7 +126,7 @@ class _Taker:
         self._thread.start()
 
     def answered(self) -> None:
-        """Make room for another photo."""
+        """Allow one more photo to be read."""
         self._answered.set()
         self._room.release()
 
@@ -176,7 +176,7 @@ class _Stream:
         self._reader.start()
 
     def send(self, request: Request) -> None:
-        """Send a photo when the transport has room for it."""
+        """Send a photo when the transport accepts more."""
         self._requests.put(request)
 
     def close(self, *, finished: bool) -> None:

@@ -76,7 +76,7 @@ def read_photo(photo: Photo) -> bytes:
 
 
 def _read(path: pathlib.Path) -> bytes:
-    """Read a file, no further than what is too much anyway: it may be a device without an end."""
+    """Read a file, up to just over the size limit: it may be a device without an end."""
     try:
         with path.open("rb") as file:
             return file.read(_MOST_BYTES + 1)

@@ -1,4 +1,4 @@
-"""Bisection over noisy probes: each says, with confidence, whether a rate keeps a threshold, or that it can't tell."""
+"""Bisection over noisy probes: each decides, with confidence, whether a rate keeps a threshold, or leaves it open."""
 
 import math
 from collections.abc import Callable

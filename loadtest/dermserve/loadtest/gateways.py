@@ -21,7 +21,7 @@ _GRACE = 15.0
 def more_gateways(
     server: Server, *, models: Sequence[str], most: int, say: Callable[[str], None]
 ) -> Iterator[dict[int, Server]]:
-    """Start further gateways while the block lasts.
+    """Run more gateways while the block lasts.
 
     Args:
         server: with one gateway.

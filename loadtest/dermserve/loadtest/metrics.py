@@ -1,4 +1,4 @@
-"""What the gateway's /metrics say of a test: the difference between two looks at them."""
+"""A test's share of the gateway's /metrics: the difference between two scrapes."""
 
 import urllib.error
 import urllib.request

@@ -19,7 +19,7 @@ def load_photos(folder: str, sides: Sequence[int] = ()) -> list[bytes]:
     """Read up to 256 photos of a folder, or draw eight, and scale each to all sides.
 
     Args:
-        folder: all below it is looked at; drawn photos when empty.
+        folder: photos in it and below; drawn photos when empty.
         sides: longer sides in pixels, each at least 64; photos stay as they are when there are none.
 
     Returns:

@@ -48,7 +48,7 @@ class _Shared:
         key = (folder, tuple(sides))
         with self._lock:
             if key not in self._photos:
-                # In a native thread: reading and scaling take seconds, and heartbeats and calls must go on meanwhile.
+                # In a native thread: reading and scaling take seconds, and heartbeats and calls must continue.
                 self._photos[key] = gevent.get_hub().threadpool.apply(load_photos, (folder, tuple(sides)))
             return self._photos[key]
 

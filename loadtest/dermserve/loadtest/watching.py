@@ -1,4 +1,4 @@
-"""What runs beside the users: a look at the generating process itself, and lines of progress."""
+"""Run beside the users: watch the load of the generating process itself, and print progress."""
 
 import os
 import socket

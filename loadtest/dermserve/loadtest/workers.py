@@ -17,7 +17,7 @@ _SAY_EVERY = 5.0
 
 
 def prepare(runner: WorkerRunner, load: Any) -> None:
-    """Load a worker's photos, which may take longer than a test, and tell the master.
+    """Load a worker's photos, which may take longer than a test, and notify the master.
 
     Args:
         runner: the worker's.

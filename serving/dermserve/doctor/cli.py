@@ -47,7 +47,7 @@ def _examine(load: Callable[[], Loaded], *, offline: bool, timeout: float) -> It
     try:
         config = load().config
     except (ValueError, OSError) as error:
-        remedy = "set it right; `dermserve config` shows what is read from where, docs/gateway.md every setting"
+        remedy = "set it right; `dermserve config` shows what is read from where, docs/settings.md every setting"
         return [Finding(Severity.ERROR, "SETTING", line, remedy) for line in str(error).splitlines()]
     found = list(look_at_settings(config, environment=os.environ))
     return found if offline else [*found, *asyncio.run(look_at_models(config, seconds=timeout))]

@@ -1,4 +1,4 @@
-"""What the doctor sees in the settings and the files they name, asking nobody."""
+"""Check the settings and the files that they name, without any network."""
 
 import datetime
 import pathlib

@@ -23,7 +23,7 @@ def gather(to: pathlib.Path, *, store: pathlib.Path | None = None, runtime: path
         runtime: folder of the on-device runtime; left out when there is none.
 
     Returns:
-        What device/index.json says: "runtime", and "model" and "version" when there is one to run.
+        The content of device/index.json: "runtime", and "model" and "version" when there is one to run.
 
     Raises:
         OSError: a file can't be read or written.

@@ -13,7 +13,7 @@ _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 class SettingsError(ValueError):
-    """Settings that don't fit together, or a file that can't be used; the message says what to do."""
+    """Settings that don't fit together, or a file that can't be used; the message names the remedy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

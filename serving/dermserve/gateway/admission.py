@@ -1,20 +1,19 @@
-"""Stage *admit*: how many requests are worked on, and how many wait, by method and model.
+"""Stage *admit*: how many requests are in progress and how many wait, for each method and model.
 
-Never gRPC's `maximum_concurrent_rpcs`, which turns health checks away, too. Health, ListModels and GetModel don't pass
-here: they cost nothing and an overloaded service must still be seen to live.
+gRPC's `maximum_concurrent_rpcs` is not used, because it refuses health checks, too. Health, ListModels and GetModel are
+not limited here: they cost little, and an overloaded gateway must still answer health checks.
 
-What is admitted follows one number that the model servers publish: their free capacity for a model, which counts what
-is there beyond the requests that they have. A request is admitted while fewer than that are being prepared for them,
-and two more, so that a photo is decoded while a call is in flight.
+The limit follows the free capacity that the model servers publish for a model: the requests that they could take beyond
+those that they have. A request is admitted while fewer requests than that are being prepared, plus two, so that a photo
+is decoded while a call is in flight.
 
-A burst may wait: it will be worked off. Where more keeps coming than can be answered, a long queue only makes every
-answer late. So once the queue is full, or waits have become longer than someone has, it is cut to a short one until
-nobody had to be refused for a second. (The idea of controlled delay: Nichols & Jacobson, "Controlling Queue Delay", ACM
-Queue 10(5), 2012.) Meanwhile the two more are not admitted, either: they would only wait behind the queue.
+A burst of requests may wait. Under a longer overload a long queue only makes every answer late. So when the queue is
+full, or a request has waited for longer than its budget, the queue is cut to a short one until no request has been
+refused for a second. (After Nichols & Jacobson, "Controlling Queue Delay", ACM Queue 10(5), 2012.) During an
+overload the two extra requests are not admitted: they would only wait behind the queue.
 
-A request that would wait for longer than it has is refused on arrival: neither it nor a model server should spend
-anything on an answer that nobody will be there to read. So is one whose photo would make the photos that are held too
-many bytes for the memory.
+A request that would wait for longer than its budget is refused on arrival, since its caller would not wait for the
+answer. So is a request whose photo would exceed the bound on the bytes of all photos in memory.
 """
 
 import asyncio
@@ -30,13 +29,13 @@ CLASSIFY = "Classify"
 CLASSIFY_STREAM = "ClassifyStream"
 
 _AHEAD = 2
-"""Requests that are prepared beyond the free capacity: one whose photo is decoded, one whose answer is on its way."""
+"""Requests admitted beyond the free capacity: one whose photo is decoded, one whose answer is being sent."""
 _WEIGHT = 0.2
-"""Of the newest request in the running mean of how long one is worked on."""
+"""Weight of the newest request in the running mean of how long a request is in progress."""
 _LEAST_RETRY = 0.05
-"""Seconds; sooner than that nothing has changed."""
+"""Seconds; the shortest time to try again: capacity does not change faster."""
 _LONG = 3.0
-"""Seconds; a shorter wait is no sign of overload, even if someone has less than that. A burst causes none longer."""
+"""Seconds; a shorter wait is no sign of overload, even if it exceeds a budget. No burst causes a longer one."""
 _CALM = 1.0
 """Seconds without a refusal after which an overload is over."""
 
@@ -46,11 +45,11 @@ class Bounds:
     """Of one method and model."""
 
     at_once: int | None
-    """Requests worked on, whatever the free capacity; None for no further bound."""
+    """Most requests in progress, whatever the free capacity; None for no other bound."""
     queue: int
-    """Requests that wait while more come than can be answered."""
+    """Most requests that wait during an overload."""
     burst: int
-    """Requests that wait otherwise."""
+    """Most requests that wait when there is no overload."""
 
 
 class HeldBytes:
@@ -61,14 +60,14 @@ class HeldBytes:
         self.held = 0
 
     def take(self, size: int) -> bool:
-        """Count a photo, unless it would be too much; one that is held alone never is."""
+        """Count a photo, unless it would exceed the bound; a photo that is held alone never does."""
         if self.held and self.held + size > self._most:
             return False
         self.held += size
         return True
 
     def give_back(self, size: int) -> None:
-        """Count a photo no longer."""
+        """Stop counting a photo."""
         self.held -= size
 
 
@@ -94,9 +93,9 @@ class Queue:
 
     @property
     def is_free(self) -> bool:
-        """Whether one more may be worked on."""
+        """Whether one more request may be admitted."""
         if not self.working:
-            return True  # whatever others are at: each model gets on, and somebody's end lets the next one in
+            return True  # each model always has one request in progress, and the end of one admits the next
         if self._bounds.at_once is not None and self.working >= self._bounds.at_once:
             return False
         ahead = 0 if self._is_overloaded() else _AHEAD
@@ -109,7 +108,7 @@ class Queue:
             OverloadedError: the queue is full or longer than the budget, or too many bytes are held; at once, or when
                 the queue is cut while this waits.
         """
-        self._let_in()  # an overload may have ended meanwhile
+        self._let_in()  # the overload may have ended since
         if self._waiting or not self.is_free:
             self._refuse_if_in_vain(budget)
         if not self._held.take(size):
@@ -130,20 +129,20 @@ class Queue:
             raise
 
     def prepared(self) -> None:
-        """Count a request as with the model servers, which count it from now on."""
+        """Stop counting a request as being prepared: the model servers count it from now on."""
         self._preparing -= 1
 
     def end(self, seconds: float, *, prepared: bool) -> None:
-        """End the work on a request, which took so long, and let those in who wait for it."""
+        """End a request, which took so many seconds, and admit those that wait."""
         self._mean += (seconds - self._mean) * (_WEIGHT if self._mean else 1.0)
         self._finish(prepared=prepared)
 
     def release(self, size: int) -> None:
-        """Hold a photo's bytes no longer."""
+        """Release a photo's bytes."""
         self._held.give_back(size)
 
     def now(self) -> float:
-        """Tell the time."""
+        """Return the seconds of the clock."""
         return self._clock()
 
     def _begin(self) -> None:
@@ -172,12 +171,12 @@ class Queue:
         return self.waiting >= (queue if self._is_overloaded() else max(queue, self._room()))
 
     def _room(self) -> float:
-        """Count who may wait in a burst."""
+        """Count the requests that may wait in a burst."""
         burst = self._bounds.burst
         return min(burst, _LONG * max(1, self.working) / self._mean) if self._mean else burst
 
     def _cut(self, wait: float) -> None:
-        """Begin or prolong an overload, and send away the last of those who wait until the short queue is left."""
+        """Begin or prolong an overload, and refuse the newest waiting requests until the short queue is left."""
         self._overloaded_until = self._clock() + _CALM
         while len(self._waiting) > self._bounds.queue:
             if not (turn := self._waiting.pop()).done():
@@ -186,7 +185,7 @@ class Queue:
     def _leave(self, turn: "asyncio.Future[None]") -> None:
         if turn in self._waiting:
             self._waiting.remove(turn)
-        elif not turn.cancelled() and turn.exception() is None:  # its turn came in the very moment it gave up
+        elif not turn.cancelled() and turn.exception() is None:  # admitted at the moment that it was cancelled
             self._finish(prepared=False)
 
     def _let_in(self) -> None:
@@ -197,7 +196,7 @@ class Queue:
 
 
 class Admitted:
-    """One request's place: waits for its turn when entered, and lets the next one in when left."""
+    """One request's place in the queue: waits until admitted when entered, and admits the next one when left."""
 
     __slots__ = ("_prepared", "_queue", "_size", "_started")
 
@@ -218,19 +217,19 @@ class Admitted:
         return self
 
     def prepared(self) -> None:
-        """Say that the request goes to the model servers, at the first call."""
+        """Report that the request goes to the model servers, at its first call."""
         if not self._prepared:
             self._prepared = True
             self._queue.prepared()
 
     async def __aexit__(self, *_: object) -> None:
-        """End the work on it."""
+        """End the request."""
         self._queue.release(self._size)
         self._queue.end(self._queue.now() - self._started, prepared=self._prepared)
 
 
 class Admission:
-    """A queue for each method and model, so that none fills that of another, and one bound on the photos' bytes."""
+    """A queue for each method and model, so that none fills another's, and one bound on the photos' bytes."""
 
     def __init__(
         self,
@@ -250,7 +249,7 @@ class Admission:
             stream: for the photos of ClassifyStream.
             max_held_bytes: of all photos that wait or are worked on.
             free_capacity: what the model servers publish, by model.
-            clock: tells the time.
+            clock: monotonic seconds.
         """
         self.held = HeldBytes(max_held_bytes)
         self.queues = {

@@ -1,13 +1,13 @@
-"""Requests that come while the model servers are busy with their model are batched into one Predict call.
+"""Batch requests that arrive while calls of their model are in flight into one Predict call.
 
-A call costs both servers much the same whatever it carries, and a small network takes half as long for an image among
-ten as for one alone. So what comes while calls of the same target are in flight gathers, and goes when one of them
-comes back or when it is as much as may go: nobody waits for others to come. (The rule is J. Nagle's for small packets,
-RFC 896.)
+The overhead of a call hardly depends on the number of images, and a small network takes half as long for an image of a
+batch of ten as for one alone. Requests that arrive during calls of the same target join a batch. It is sent
+when one of those calls ends, or when it is full; no request waits for others to arrive. (J. Nagle's rule for small
+packets, RFC 896.)
 
-Only where a call stays short, as learned from those before: a call of ResNet-50 on a processor takes as long for two
-images as two calls, and would make the first wait for the second. TensorFlow Serving's own batching comes too late: it
-merges calls that it has, and the gateway keeps those in flight few, so that they do not compete.
+Requests are batched only where such a call is expected to stay short, as learned from earlier calls: ResNet-50 on a
+processor takes as long for two images as for two calls, so the first request would wait for the second. TensorFlow
+Serving's own batching can't do this: it merges calls in flight, which the gateway keeps few.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.tfserving import Scores, Target
 
 MOST = 10
-"""Views in a call of several requests: as many as the largest of one, which the warm-up has seen."""
+"""Most views in a batch of several requests: as many as one request has at most, which the warm-up ran."""
 
 _Key: TypeAlias = tuple[Target, tuple[int, ...]]
 """What views must have in common: the target, and height, width and channels."""
@@ -31,12 +31,12 @@ _Key: TypeAlias = tuple[Target, tuple[int, ...]]
 class _Gathering:
     batch: Batch
     ready: asyncio.Event
-    """Set when it is to go."""
+    """Set when it is to be sent."""
     answer: "asyncio.Task[Scores]"
 
 
 class Batching:
-    """The Predictor: gathers requests in calls which take `longest` seconds at most, as far as is known."""
+    """The Predictor: batches requests where a call is expected to take `longest` seconds at most."""
 
     def __init__(self, servers: ModelServers, *, longest: float) -> None:
         self._servers = servers
@@ -50,13 +50,13 @@ class Batching:
         return self._servers.costs.expect(model, views)
 
     def free_capacity(self, model: str) -> int:
-        """Count the further requests for a model that could be in flight now or shortly; below zero if some wait."""
+        """Count the requests for a model that could be sent now or shortly; negative if some wait."""
         in_use = self._servers.used
         slots = self._servers.slots - (in_use.total() - in_use[model])
         return slots * self._together(model) - self._requests[model] + self._servers.nearly_done()
 
     async def predict(self, target: Target, part: Part) -> Scores:
-        """Ask about a request's views, all of one height and width, or as many of the first as there is time for.
+        """Predict a request's views, all of one height and width, or as many of the first as there is time for.
 
         Raises:
             ServableNotFoundError: no model server has such a model, version or label.
@@ -86,7 +86,7 @@ class Batching:
         else:
             if scores.views:
                 return scores
-        return await self._ask(key, Batch(part))  # others' time was too short for it: its own may be enough
+        return await self._ask(key, Batch(part))  # the others' budgets were too short for it: its own may be enough
 
     def _together(self, model: str) -> int:
         """Count the requests of one view that a call may carry."""
@@ -96,7 +96,7 @@ class Batching:
         return views <= MOST and 0 < self.expect(model, views) <= self._longest
 
     def _gathers(self, key: _Key, part: Part) -> bool:
-        """Say whether a request waits for a call in flight: not while half of the slots are free."""
+        """Whether a request waits for a call in flight: not while half of the slots are free."""
         if not self._is_short(key[0].model, len(part) + 1):
             return False
         if self._open(key):
@@ -136,7 +136,7 @@ class Batching:
             self._end(key, batch)
 
     def _end(self, key: _Key, batch: Batch) -> None:
-        """Forget a batch that has ended; whoever waits for it goes."""
+        """Remove a batch that has ended, and release the batch that waits for it."""
         if newest := self._newest.get(key):
             if newest.batch is batch:
                 del self._newest[key]

@@ -10,13 +10,13 @@ from dermserve.gateway.errors import InvalidModelOutputError
 from dermserve.gateway.tfserving import Scores
 
 _WEIGHT = 0.2
-"""Of the newest answer in the running mean."""
+"""Weight of the newest answer in the running mean."""
 _SHARE = 0.8
-"""Of the time left, what views may take: a mean is exceeded half of the time."""
+"""Share of the budget that views may take: half of the calls take longer than the mean."""
 _HOPELESS = 0.5
-"""Of the mean for one view: with less time than that an answer in time is not to be expected."""
+"""Share of the mean for one view: with less time left than that, no answer is expected in time."""
 _FADE = 0.98
-"""Each refusal makes the mean it was based on a little less certain, so that a slow hour does not refuse for ever."""
+"""Factor on the mean after each refusal based on it, so that slow calls do not cause refusals for ever."""
 
 
 @dataclass(eq=False, slots=True)
@@ -29,7 +29,7 @@ class Part:
     tta_views: tuple[str, ...] = ()
     """Views that the signature `tta` makes of the image; empty when the images are the views."""
     start: int = 0
-    """Row of the batch at which they begin, once it is closed."""
+    """First row of its views in the batch, once the batch is closed."""
 
     def __len__(self) -> int:
         """Count the views."""
@@ -37,7 +37,7 @@ class Part:
 
 
 class Batch:
-    """Parts that may come and go until it is closed, which is when it gets a slot at a model server."""
+    """The parts of one call: they may join and leave until it is closed, when it gets a slot at a model server."""
 
     def __init__(self, first: Part) -> None:
         self._parts = [first]
@@ -55,17 +55,17 @@ class Batch:
 
     @property
     def budget(self) -> Budget:
-        """That of the part that has longest; each request has its own timeout besides."""
+        """The longest budget of its parts; each request also has its own timeout."""
         if len(self._parts) == 1:
             return self._parts[0].budget
         return max((part.budget for part in self._parts), key=lambda budget: budget.ends)
 
     def join(self, part: Part) -> None:
-        """Add the views of a further request, of the same height and width."""
+        """Add the views of another request, of the same height and width."""
         self._parts.append(part)
 
     def leave(self, part: Part) -> bool:
-        """Take back a part, whose views still are in the call if the batch is closed; tells whether any is left."""
+        """Remove a part; of a closed batch its views stay in the call. Return whether any part is left."""
         self._parts.remove(part)
         return bool(self._parts)
 

@@ -1,7 +1,7 @@
-"""What the model servers have: versions, states and labels by polling, each version's card read once.
+"""Versions, states and labels of the model servers, by polling; each version's card is read once.
 
-TensorFlow Serving has no call that lists its models, so the configured ones are asked for by name; its health service
-is static, so GetModelStatus says what can answer.
+TensorFlow Serving has no call that lists its models, so the configured ones are polled by name. Its health service
+is static, so GetModelStatus is what shows which versions can answer.
 """
 
 import asyncio
@@ -108,7 +108,7 @@ class Catalog:
     ) -> None:
         self.models: Mapping[str, KnownModel] = {name: KnownModel(name) for name in models}
         self.failed_polls = 0
-        """Polls of a model that ended in an error nobody expected."""
+        """Polls of a model that ended in an unexpected error."""
         self._servers = servers
         self._labels = labels
         self._pace = pace
@@ -133,7 +133,7 @@ class Catalog:
         return known
 
     def lacks(self, model: str, label: str | None) -> bool:
-        """Tell whether a label is one that is looked up, and was not there when last seen."""
+        """Whether a label is one that is polled, and did not exist at the last poll."""
         return label in self._labels and label not in self.find(model).labels
 
     async def follow(self, report: Callable[[bool], Awaitable[None]]) -> None:
@@ -148,7 +148,7 @@ class Catalog:
             await asyncio.sleep(self._pause())
 
     async def poll(self) -> None:
-        """Look at every model once; whoever calls while a poll is under way waits for that one."""
+        """Poll every model once; a call during a poll waits for that poll."""
         if self._polling is None or self._polling.done():
             self._polling = asyncio.create_task(self._poll())
         await asyncio.shield(self._polling)
@@ -184,7 +184,7 @@ class Catalog:
         self.models = {model.name: model for model in seen}
 
     async def _look_safely(self, model: KnownModel) -> KnownModel:
-        """Look at a model; an error nobody expected counts as a poll that went unanswered."""
+        """Poll a model; an unexpected error counts as a poll without an answer."""
         try:
             return await self._look(model)
         except Exception:
@@ -216,7 +216,7 @@ class Catalog:
         return KnownModel(model.name, tuple(KnownVersion(v.number, unknown) for v in model.versions), {}, failures)
 
     async def _with_card(self, model: str, version: KnownVersion) -> KnownVersion:
-        """Read a card unless it is known; one that was not valid is read again, should the fault have been passing."""
+        """Read a card unless it is known; a card that was not valid is read again, as the fault may be gone."""
         if not version.available:
             return version
         known = self._cards.get((model, version.number))
@@ -230,7 +230,7 @@ class Catalog:
             return version
 
     async def _read_once(self, model: str, version: int, *, budget: Budget) -> card_pb2.Card:
-        """Read a card; many who miss the same one share one reading of it."""
+        """Read a card; concurrent calls for the same card share one read."""
         key = (model, version)
         if (task := self._reading.get(key)) is None:
             task = self._reading[key] = asyncio.create_task(self._read(model, version))
@@ -258,10 +258,10 @@ class Catalog:
     def _finish_reading(self, key: tuple[str, int], task: asyncio.Task[card_pb2.Card]) -> None:
         del self._reading[key]
         if not task.cancelled():
-            task.exception()  # seen, even if everyone who waited has given up
+            task.exception()  # retrieved, even if every caller has been cancelled
 
     def _keep_cards(self, model: str, versions: Collection[int]) -> None:
-        """Forget the cards of a model's other versions: a number that comes back may hold something else."""
+        """Drop the cards of a model's other versions: a number that comes back may be another model."""
         for key in [key for key in self._cards if key[0] == model and key[1] not in versions]:
             del self._cards[key]
 

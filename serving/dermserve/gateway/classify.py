@@ -1,4 +1,4 @@
-"""A photo's way: admit → decode → plan → predict → reduce → verdict → answer, one direction, within its budget."""
+"""Classify one photo within its budget: admit → decode → plan → predict → reduce → verdict → answer."""
 
 import asyncio
 import contextlib
@@ -28,12 +28,12 @@ from dermserve.imaging import IDENTITY, STANDARD_VIEWS, PhotoError
 from dermserve.v1 import card_pb2, classifier_pb2
 
 _ATTEMPTS = 3
-"""Versions may change while a request is on its way; one that named none starts again this often in all."""
+"""Attempts of a request without a version, as versions may change while it is in progress."""
 _LONGEST_CALL = 0.15
 """Seconds: where several models share the model servers, views of a slower one go in several calls, so that a request
 for another gets a slot in between."""
 _RESERVE, _RESERVE_SHARE = 0.1, 0.1
-"""Seconds, and share of the time left, that a further stage leaves: the answer in hand must get out if it fails."""
+"""Seconds, and share of the budget, that a later stage leaves: time to send the answer so far if it fails."""
 
 
 _InHand: TypeAlias = tuple[Scores, card_pb2.Card, Prepared]
@@ -47,7 +47,7 @@ class Predictor(Protocol):
         ...
 
     async def predict(self, target: Target, part: Part) -> Scores:
-        """Ask about views in one call; the last may be left out, never the first, for want of time."""
+        """Predict views in one call; with too little time the last ones are left out, never the first."""
         ...
 
 
@@ -122,7 +122,7 @@ class Classifier:
     predictor: Predictor
     metrics: Metrics
     drift: Drift | None
-    """Takes note of answers by cards that have a profile; None where nobody asks for metrics."""
+    """Records answers of versions whose card has a profile; None when metrics are off."""
     tracing: Tracing
     clock: Clock
 
@@ -136,7 +136,7 @@ class Classifier:
         mode = read_mode(photo.tta)
         self.catalog.find(target.model)
         left, size = rpc.budget.require("on arrival"), len(photo.image)
-        # Refuses at once, while nothing is spent.
+        # Refuses before any other work.
         place = self.admission.enter(rpc.method, target.model, size=size, budget=rpc.budget)
         watch = Watch(self.clock, self.tracing)
         request = _Request(
@@ -174,10 +174,10 @@ class _Request:
     place: Admitted
     asked: int = 0
     in_hand: _InHand | None = None
-    """What would be an answer, if nothing more came."""
+    """The answer so far, if later stages fail."""
 
     async def answer(self) -> classifier_pb2.ClassifyResponse:
-        """Answer with all views that are called for; with fewer when a further stage fails."""
+        """Answer with all views that the plan asks for; with fewer when a later stage fails."""
         catalog = self.line.catalog
         try:
             for _ in range(_ATTEMPTS):
@@ -223,7 +223,7 @@ class _Request:
         return scores, card, prepared
 
     def _piece(self) -> int:
-        """Count the views that go in one call."""
+        """Count the views of one call."""
         whole, model = len(STANDARD_VIEWS), self.target.model
         expected = self.line.predictor.expect(model, whole)
         if expected <= _LONGEST_CALL or len(self.line.catalog.models) == 1:
@@ -237,7 +237,7 @@ class _Request:
         return prepared
 
     async def _predict(self, choice: Choice, part: Part) -> tuple[Scores, card_pb2.Card]:
-        """Ask for views; return sound scores and the card of the version that answered, by which they are read."""
+        """Predict views; return checked scores and the card of the version that answered."""
         with self.watch("predict"):
             try:
                 scores = await self.line.predictor.predict(choice.target, part)
@@ -253,7 +253,7 @@ class _Request:
         return card
 
     async def _predict_more(self, seen: Scores, card: card_pb2.Card, prepared: Prepared, until: int) -> Scores:
-        """Ask the version that answered for the card's views after those seen, in time to answer without them."""
+        """Predict the card's next views at the version that answered, with time left to answer without them."""
         left = self.budget.require("before further views")
         budget = self.budget.within(left - min(_RESERVE, left * _RESERVE_SHARE))
         choice = Choice(Target(self.target.model, version=seen.version), seen.version, card)

@@ -69,7 +69,7 @@ def gateway(*, load: Callable[[], Loaded], show_config: bool) -> None:
     """Run the gateway in front of TensorFlow Serving, until SIGTERM or Ctrl-C.
 
     Every setting can also come from a file, or from the environment as DERMSERVE_ and its name in capitals;
-    docs/gateway.md lists them. Options go before the environment, and that before the file.
+    docs/settings.md lists them. Options go before the environment, and that before the file.
     """
     settings = loaded(load)
     if show_config:

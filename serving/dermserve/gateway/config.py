@@ -72,7 +72,7 @@ class Config(BaseSettings):
     """HOST:PORT of each TensorFlow Serving, or unix:PATH. Each address of a name is a model server of its own; of a
     name with addresses of both kinds, the IPv4 ones."""
     resolve_seconds: PositiveFloat = 5.0
-    """Between looks at the addresses of these names; after a failure one comes at once."""
+    """Seconds between resolutions of these names; after a failure they are resolved again within a second."""
     tfs_tls_ca: FilePath | None = None
     """PEM file of the authorities that TensorFlow Serving's certificate must come from; without it, calls to it are not
     encrypted. It and the next two are read at the start only."""
@@ -90,16 +90,16 @@ class Config(BaseSettings):
     not expected to take longer than this. 0: never."""
     at_once: PositiveInt | None = None
     """Requests worked on at once, for each method and model. When not set, only the free capacity of the model servers
-    is the bound: what they can take, and two more, whose photo is decoded meanwhile."""
+    is the bound: what they can take, and two more, whose photos are decoded during calls."""
     queue: Annotated[int, Field(ge=0)] = 0
-    """Requests that wait, for each model, while more come than can be answered; further ones are refused."""
+    """Requests that wait, for each model, during an overload; more are refused."""
     burst: Annotated[int, Field(ge=0)] | None = None
-    """Requests that may wait, for each model, until one has to be refused: `queue` then holds until none had to be for
-    a second. When not set, 256, or `queue` where that is set. No more than are answered in three seconds."""
+    """Requests that may wait, for each model, until one is refused: `queue` then applies until none was refused for a
+    second. When not set, 256, or `queue` where that is set. No more than are answered in three seconds."""
     stream_queue: PositiveInt = 256
     """Photos of all streams that wait, for each model. A stream sends no more than `stream_at_once` ahead."""
     max_held_bytes: PositiveInt = 128_000_000
-    """Bytes of all photos that wait or are worked on; who would exceed it is refused. In memory they count twice."""
+    """Bytes of all photos that wait or are in progress; more are refused. In memory they count twice."""
     tls_certificate: FilePath | None = None
     """PEM file of this server's certificate chain; with `tls_key`, callers need TLS. Read anew when it changes."""
     tls_key: FilePath | None = None
@@ -113,14 +113,14 @@ class Config(BaseSettings):
     metrics_listen: str | None = None
     """HOST:PORT for Prometheus at /metrics, always without TLS; port 0 takes a free one."""
     max_connection_age_seconds: PositiveFloat | None = None
-    """A connection is closed gracefully after so long, and its caller finds the replicas that came meanwhile."""
+    """A connection is closed gracefully after so long, and its caller then finds new replicas."""
     models: Annotated[Names, Field(min_length=1)] = ("resnet50", "mobilenet_v3_small")
     """Models to serve, by their names in TensorFlow Serving, which has no call that lists them."""
     labels: Names = ("stable", "canary")
     """Labels to show in ListModels. Others can be asked for, too, if TensorFlow Serving knows them."""
     canary_shares: Shares = {}
-    """MODEL=SHARE of the callers who name no version that the label `canary` answers, the others `stable`; sticky by
-    the metadata `x-caller-key`."""
+    """MODEL=SHARE of the requests without a version or label that go to the label `canary`, the others to `stable`;
+    sticky by the metadata `x-caller-key`."""
     reflection: bool = False
     """Whether to serve gRPC reflection, which shows the whole API to anyone who connects."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -142,16 +142,16 @@ class Config(BaseSettings):
     decoders: PositiveInt = 2
     """Threads that decode photos. Two decode hundreds a second; more than two share the memory that two may take."""
     decoder_stuck_seconds: PositiveFloat = 30.0
-    """A thread that has been at one photo for longer is given up and replaced."""
+    """A thread that works on one photo for longer is replaced."""
     stream_at_once: PositiveInt = 4
     """Photos of one ClassifyStream in flight. More than the model server computes at once would only wait."""
 
     poll_seconds: PositiveFloat = 2.0
-    """Between looks at the model server's versions while every model is ready."""
+    """Seconds between polls of the model servers' versions while every model is ready."""
     poll_waiting_seconds: PositiveFloat = 0.1
-    """Between looks while none is."""
+    """Seconds between polls while none is ready."""
     poll_timeout_seconds: PositiveFloat = 2.0
-    """For one such call; a server that is late three times in a row counts as gone."""
+    """Timeout of one poll; a server that is late three times in a row counts as gone."""
 
     @classmethod
     def settings_customise_sources(
@@ -162,7 +162,7 @@ class Config(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take options before the environment, and that before a TOML file."""
+        """Order the sources: options, then the environment, then a TOML file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     @field_validator("tfs")
@@ -214,7 +214,7 @@ class Config(BaseSettings):
 
     @property
     def tfs_tls(self) -> Tls | None:
-        """How the way to TensorFlow Serving is encrypted, if it is."""
+        """TLS of the connections to TensorFlow Serving; None for plain text."""
         if self.tfs_tls_ca is None:
             return None
         own = {"certificate": self.tfs_tls_certificate, "key": self.tfs_tls_key}
@@ -238,7 +238,7 @@ class Config(BaseSettings):
 
 
 def is_loopback(listen: str) -> bool:
-    """Tell whether only this machine can reach HOST:PORT; a name other than localhost counts as reachable by others."""
+    """Return whether only this machine can reach HOST:PORT; names other than localhost count as reachable."""
     host = listen.rpartition(":")[0].strip("[]")
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback

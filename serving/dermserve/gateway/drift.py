@@ -45,7 +45,7 @@ class Drift:
     def note(
         self, model: str, version: int, *, card: card_pb2.Card, probabilities: Sequence[float], measures: Measures
     ) -> None:
-        """Remember how the identity view of a photo looked and was answered, for a card that has a profile."""
+        """Record the measures and the answer of a photo's identity view, for a card that has a profile."""
         window = self._windows.get((model, version))
         if window is None or window.card is not card:
             if len(self._windows) >= _VERSIONS:

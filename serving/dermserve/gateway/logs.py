@@ -1,4 +1,4 @@
-"""JSON lines on stderr, one an event. Bytes never get in: whatever is not text or a number shows as its type."""
+"""JSON lines on stderr, one an event. No bytes are logged: what is neither text nor a number is logged as its type."""
 
 import logging
 import sys
@@ -26,7 +26,7 @@ def configure_logs(level: str) -> None:
 
 
 def announce(event: str, **facts: object) -> None:
-    """Log an event that launchers wait for, whatever the level: it is no noise but the process's interface."""
+    """Log an event that launchers wait for, whatever the level: it is part of the process's interface."""
     anything = structlog.make_filtering_bound_logger(logging.NOTSET)
     structlog.wrap_logger(structlog.PrintLogger(sys.stderr), wrapper_class=anything).info(event, **facts)
 

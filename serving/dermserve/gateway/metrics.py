@@ -1,4 +1,4 @@
-"""What Prometheus is told: counters and histograms that requests feed, and gauges read from the state when it asks.
+"""Metrics for Prometheus: counters and histograms that requests feed, and gauges read from the state at each scrape.
 
 No label's values come from a caller: a model that is not configured is "other", and a version is one that answered. The
 metrics are served by prometheus-client in a thread of its own, so they answer however full the gateway is.
@@ -43,7 +43,7 @@ OTHER = "other"
 _FINE = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _COARSE = _FINE[3:]
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a timestamp beside each counter, which nobody reads
+disable_created_metrics()  # type: ignore[no-untyped-call]  # an unused timestamp beside each counter
 
 
 class Metrics:
@@ -125,7 +125,7 @@ class Metrics:
 
 @dataclass(eq=False, frozen=True, slots=True, kw_only=True)
 class Snapshot(Collector):
-    """What has state, and can be looked at from another thread: it holds numbers and values replaced whole."""
+    """State that another thread may read: numbers, and values that are replaced whole."""
 
     admission: Admission
     servers: ModelServers

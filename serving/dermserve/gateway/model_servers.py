@@ -1,12 +1,12 @@
-"""The model servers, one by one: every address of every configured name, its calls in flight and its health.
+"""The model servers: every address of every configured name, its calls in flight and its health.
 
-gRPC would take turns with the addresses of a name, and would lose requests to one that hangs. So names are resolved
-here, again every few seconds and after a failure, and each address has a channel, a bound and a health of its own. A
-call goes to the least busy one that answers, and to another when that one hangs or refuses: Predict changes nothing on
-the server, so asking twice is safe. An address that failed gets no calls until it answers the catalog again.
+gRPC's round robin over the addresses of a name would lose requests to one that hangs. So names are resolved here, every
+few seconds and after a failure, and each address has its own channel, slots and health. A call goes to the least busy
+model server that answers, and is retried on another when that one hangs or refuses: Predict changes nothing on the
+server, so sending it twice is safe. A model server that failed is ejected until it answers a poll of the catalog.
 
-Calls wait in one queue, the cheap before the dear: a call is ordered by when it came plus `_AGEING` times what it is
-expected to take. That bounds for how long others can go before it, whatever they cost.
+Calls wait in one queue, cheap ones first: a call is ordered by its arrival plus `_AGEING` times the seconds that it is
+expected to take. That bounds for how long others can overtake it, whatever they cost.
 """
 
 import asyncio
@@ -36,15 +36,15 @@ from dermserve.imaging import make_views
 from dermserve.tfserving.v1 import serving_pb2
 
 _LEAST_TIMEOUT = 1.0
-"""Seconds a call may take at least before another server is asked."""
+"""Least seconds of a call before it is retried on another server."""
 _SLOW = 5.0
-"""Times what a call is expected to take, after which a server counts as hanging."""
+"""Multiple of a call's expected seconds after which its server counts as hanging."""
 _BACK_OFF = 0.02
 """Seconds to wait, doubled and jittered each time, when a server is full."""
 _NEARLY_DONE = 0.02
-"""Seconds before its end at which a call counts as nearly done: a photo is decoded meanwhile."""
+"""Seconds before its end at which a call counts as nearly done: long enough to decode a photo."""
 _NEARLY_DONE_SHARE = 0.4
-"""Of what it is expected to take, if that is more: a call may take less."""
+"""Share of its expected seconds after which a call counts as nearly done: a call may take less than expected."""
 _CLOSE_GRACE = 60.0
 """Seconds for calls in flight to finish at a server whose address is gone."""
 _AGEING = 4.0
@@ -78,13 +78,13 @@ class ModelServer:
     last_used: int = 0
     """Number of the newest call it was chosen for."""
     ejections: int = 0
-    """Times it was found not to answer."""
+    """Times it was ejected."""
     calls: int = 0
     """Predict calls that it answered."""
     views: int = 0
-    """In these."""
+    """Views in those calls."""
     retried: int = 0
-    """Requests that it failed and another was asked for."""
+    """Requests that it failed and that were retried on another."""
 
 
 @dataclass(order=True, slots=True)
@@ -102,7 +102,7 @@ async def look_up(host: str, port: int) -> Sequence[str]:
     """Resolve a host; of one with both kinds of addresses the IPv4 ones, or each pod would count twice.
 
     Raises:
-        OSError: it has none, or nobody can say.
+        OSError: it has none, or it can't be resolved.
     """
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -112,7 +112,7 @@ async def look_up(host: str, port: int) -> Sequence[str]:
 
 
 class ModelServers:
-    """All model servers as one, and what the catalog asks of them together."""
+    """All model servers behind one interface, for Predict and for the catalog."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class ModelServers:
             names: HOST:PORT of each, where a host may have many addresses, or `unix:PATH`.
             connect: opens the channel to a target of gRPC's, whose certificate is verified against a host.
             slots: Predict calls at each address at once.
-            clock: tells the time.
+            clock: monotonic seconds.
             lookup: resolves a host; by the system's resolver when None.
         """
         self.costs = Costs()
@@ -183,7 +183,7 @@ class ModelServers:
                 _log.exception("model_server_names_failed")
 
     async def resolve(self) -> None:
-        """Resolve every name: connect to addresses that are new, and forget those that are gone."""
+        """Resolve every name: connect to new addresses, and remove those that are gone."""
         first, found = not self._servers, dict[str, tuple[str, str, str]]()
         for name in self._names:
             for address, target, host in await self._addresses(name):
@@ -210,7 +210,7 @@ class ModelServers:
             await server.wire.close(None)
 
     async def _addresses(self, name: str) -> list[tuple[str, str, str]]:
-        """Find each address of a name, its target for gRPC and its host; the last known ones if nobody can say."""
+        """Find each address of a name, its target for gRPC and its host; the last known ones after a failure."""
         if name.startswith("unix:"):
             return [(name, name, "localhost")]
         host, _, port = name.removeprefix("dns:///").rpartition(":")
@@ -228,7 +228,7 @@ class ModelServers:
         return [(address, _target(address), host) for address in addresses]
 
     async def predict(self, target: Target, batch: Batch) -> Scores:
-        """Ask for a batch, which is closed when it has a slot: for as many of its views as there is time for.
+        """Predict a batch, closed when it has a slot: as many of its views as there is time for.
 
         Raises:
             ServableNotFoundError: no model server has such a model, version or label.
@@ -298,7 +298,7 @@ class ModelServers:
         self._dispatch()
 
     async def _first(self, ask: Callable[[TfServing, float], Awaitable[_T]], budget: Budget) -> _T:
-        """Return the first answer; when nobody has one, raise the absence rather than the failure of another."""
+        """Return the first answer; without one, raise that it does not exist rather than another server's failure."""
         failures: list[Exception] = []
         order = sorted(self._servers.values(), key=lambda server: not server.alive)
         for still, server in zip(range(len(order), 0, -1), order, strict=True):
@@ -322,7 +322,7 @@ class ModelServers:
                 return await slot
             except asyncio.CancelledError:
                 if slot.done() and not slot.cancelled() and not slot.exception():
-                    self._release(slot.result(), model)  # it came in the very moment of the cancellation
+                    self._release(slot.result(), model)  # granted at the moment of the cancellation
                 raise
         self._take(server, model)
         return server
@@ -346,7 +346,7 @@ class ModelServers:
         self._dispatch()
 
     def _dispatch(self) -> None:
-        """Give free slots to those who wait, in their order."""
+        """Give free slots to waiting calls, in their order."""
         kept = []
         while self._queue:
             waiting = heapq.heappop(self._queue)
@@ -365,7 +365,7 @@ class ModelServers:
             heapq.heappush(self._queue, waiting)
 
     def _has_other(self, server: ModelServer, failed: Mapping[ModelServer, Exception]) -> bool:
-        """Tell whether it is worth giving up on a server: another answers, or this one did not, either."""
+        """Whether to stop waiting for a server: another answers, or this one did not answer before, either."""
         others = [other for other in self._servers.values() if other is not server and other not in failed]
         return any(other.alive for other in others) or bool(others and not server.alive)
 
@@ -401,7 +401,7 @@ class ModelServers:
             BudgetSpentError: there is no time for any.
         """
         images, tta = batch.close(), bool(batch.tta_views)
-        views = len(batch.tta_views) or len(images)  # of a closed batch, those who left stay in the call
+        views = len(batch.tta_views) or len(images)  # parts that left a closed batch stay in the call
         count = self.costs.fit(model, views, left=batch.budget.left())
         if not count:
             raise BudgetSpentError("too little is left for the model")
@@ -415,7 +415,7 @@ def _target(address: str) -> str:
 
 
 def _gravest(failures: Iterable[Exception]) -> Exception:
-    """Choose what to say when every server failed: one that has no such version says nothing about the others."""
+    """Choose the error when every server failed: that one has no such version does not mean that others have none."""
     return min(
         failures, key=lambda failure: isinstance(failure, ServableNotFoundError), default=ModelServerUnreachableError()
     )

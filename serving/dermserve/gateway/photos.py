@@ -1,7 +1,7 @@
-"""Stage *decode*: photo bytes to a batch of views, in one hop to a bounded pool of threads.
+"""Stage *decode*: photo bytes to a batch of views, in one job of a bounded pool of threads.
 
-`concurrent.futures` waits for its threads at exit and never replaces one. These are daemon threads, and one that has
-been at the same photo for too long is given up: a new one takes its place, and it ends when its work does, if ever.
+`concurrent.futures` waits for its threads at exit and never replaces one. These are daemon threads. A thread that has
+worked on one photo for too long is replaced by a new one, and ends when its work does.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ class Workers:
         self._clock = clock
         self._since: dict[threading.Thread, float | None] = {}
         self.replaced = 0
-        """Threads given up so far."""
+        """Threads replaced so far."""
         for _ in range(count):
             self._start()
 
@@ -59,7 +59,7 @@ class Workers:
         while me in self._since and (job := self._jobs.get()) is not None:
             self._since[me] = self._clock()
             job()
-            if me in self._since:  # not given up meanwhile
+            if me in self._since:  # not replaced since
                 self._since[me] = None
 
     def _replace_stuck(self) -> None:
@@ -76,7 +76,7 @@ def _fulfil(future: Future[_T], work: Callable[[], _T]) -> None:
         return
     try:
         future.set_result(work())
-    except BaseException as error:  # whatever it is belongs to the one who waits
+    except BaseException as error:  # any error goes to the caller that waits
         future.set_exception(error)
 
 
@@ -93,7 +93,7 @@ class Prepared:
 
 
 class Photos:
-    """Decodes photos in a pool of threads; Pillow and numpy let go of the interpreter lock."""
+    """Decodes photos in a pool of threads; Pillow and numpy release the interpreter lock."""
 
     def __init__(self, workers: Workers, *, limits: Limits) -> None:
         self._workers = workers
@@ -117,5 +117,5 @@ class Photos:
         return await self._workers.run(work)
 
     async def vary(self, pixels: NDArray[np.uint8], views: Sequence[str]) -> NDArray[np.uint8]:
-        """Make further views of an identity view, uint8 [H, W, 3]."""
+        """Make more views of an identity view, uint8 [H, W, 3]."""
         return await self._workers.run(lambda: make_views(pixels, views))

@@ -1,4 +1,4 @@
-"""One RPC, or one photo of a stream: its id, its budget, its log line, its metrics, and its error as a status.
+"""Handle one RPC, or one photo of a stream: id, budget, log line, metrics, and errors as statuses.
 
 Each leaves one log line. Of those refused because there are too many, one line a second is written.
 """
@@ -38,7 +38,7 @@ DOMAIN = "dermserve.v1"
 REQUEST_ID_KEY = "x-request-id"
 """Metadata key of the request id, both ways."""
 CALLER_KEY = "x-caller-key"
-"""Metadata key whose value tells callers apart; it is hashed and goes nowhere else."""
+"""Metadata key whose value identifies a caller; it is hashed and used for nothing else."""
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 _LOG_EVERY = 1.0
 """Seconds between the log lines of requests that are refused for overload."""
@@ -60,7 +60,7 @@ def read_trace_id(value: object) -> str | None:
 
 
 class LogSampler:
-    """Chooses the log lines of which there may be thousands a second: one a second says how many were left out."""
+    """Limits log lines that may be thousands a second: one a second is written, with the number left out."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -91,7 +91,7 @@ class Rpcs:
             max_seconds: no request gets more.
             metrics: counts them.
             tracing: opens a span for each photo of a stream; those of RPCs are gRPC's interceptor's.
-            clock: tells the time.
+            clock: monotonic seconds.
         """
         self.default_seconds = default_seconds
         self.max_seconds = max_seconds
@@ -168,7 +168,7 @@ class Rpc:
         """Begin.
 
         Raises:
-            grpc.aio.AbortError: after the caller was told that the gateway is stopping.
+            grpc.aio.AbortError: after the caller got the status that the gateway is stopping.
         """
         if self._context is None:
             self._span = self._rpcs.tracing.span("photo", serving=True)
@@ -206,7 +206,7 @@ class Rpc:
         return True
 
     def _intended(self, error: Exception) -> GatewayError:
-        """Turn whatever was raised into what is meant for the caller; what nobody meant is logged."""
+        """Turn an exception into the caller's error; an unintended one becomes INTERNAL and is logged."""
         if isinstance(error, GatewayError):
             return error
         if isinstance(error, MemoryError):

@@ -1,4 +1,4 @@
-"""Which model and version is to answer: what the caller chose, checked; a canary's share; a version and its card."""
+"""Select the model and version that answer: check the request, apply canary shares, find the card."""
 
 import hashlib
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ def route(target: Target, *, share: float, caller: str, labels: Mapping[str, int
     """Point a target that names neither version nor label at `canary` or `stable`, for each caller always the same.
 
     While the model server knows no canary, the target stays as it is: the newest version. With one, and no share, all
-    get the stable version: a canary is usually the newest, and nobody asked for it.
+    get the stable version: a canary is usually the newest version, which these requests did not ask for.
     """
     if target.version is not None or target.label is not None or CANARY not in labels:
         return target
@@ -88,7 +88,7 @@ async def choose(target: Target, *, catalog: Catalog, budget: Budget) -> Choice:
 
 
 def absent(target: Target, known: KnownModel) -> GatewayError:
-    """Say what it means that no model server has a target."""
+    """Make the error for a target that no model server has."""
     if target.version is not None:
         return UnknownVersionError(target.model, target.version, [version.number for version in known.available])
     if target.label is not None and target.label not in known.labels:

@@ -1,4 +1,4 @@
-"""Everything of the gateway that has state, built, started, drained and stopped in one place and one order."""
+"""Build, start, drain and stop everything of the gateway that has state, in one order."""
 
 import asyncio
 import contextlib
@@ -107,7 +107,7 @@ async def connect(config: Config, tracing: Tracing) -> ModelServers:
         return TfServing(open_channel(target, host=host, tls=config.tfs_tls, interceptors=tracing.client_interceptors))
 
     servers = ModelServers(config.tfs, connect=open_one, slots=config.tfs_in_flight, clock=time.monotonic)
-    with contextlib.suppress(TimeoutError):  # looked for again soon
+    with contextlib.suppress(TimeoutError):  # resolved again shortly
         async with asyncio.timeout(config.poll_timeout_seconds):
             await servers.resolve()
     return servers
@@ -228,8 +228,8 @@ async def _drain(
 ) -> None:
     """Stop as soon as nothing is in flight, the grace is over, or a second signal came.
 
-    gRPC's own graceful stop is not used: it would wait for health watchers, who never leave, and calls that reach it
-    too late end CANCELLED, which nobody tries again, instead of UNAVAILABLE.
+    gRPC's own graceful stop is not used: it waits for health watchers, which never end, and calls that arrive too
+    late end as CANCELLED, which clients do not retry, instead of UNAVAILABLE.
     """
     await servicer.enter_graceful_shutdown()
     either = [asyncio.create_task(rpcs.finish()), asyncio.create_task(stop_now.wait())]

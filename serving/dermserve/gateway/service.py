@@ -28,9 +28,9 @@ from dermserve.v1 import classifier_pb2
 SERVICE = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name
 _MAX_ID_BYTES = 128
 _LAST_READ = 0.25
-"""Seconds that a stream is listened to without a photo coming, when the gateway stops."""
+"""Seconds to wait for the next photo of a stream when the gateway stops."""
 _LAST_READS = 1.0
-"""Seconds that it is listened to in all."""
+"""Seconds to read a stream in all when the gateway stops."""
 _END: Any = object()
 
 _T = TypeVar("_T", bound=Message)
@@ -118,7 +118,7 @@ class _PhotoStream:
     async def answers(
         self, items: AsyncIterable[_StreamItem | None]
     ) -> AsyncIterator[classifier_pb2.ClassifyStreamResponse]:
-        """Answer every photo. Reads no further while enough are in flight, so gRPC holds the sender back.
+        """Answer every photo. Reading stops while enough are in flight, so that gRPC's flow control slows the sender.
 
         Raises:
             MalformedRequestError: something came that is no photo of a stream; those before it are answered.
@@ -185,7 +185,7 @@ class _PhotoStream:
         return None
 
     async def _answer(self, item: _StreamItem, number: int, fault: GatewayError | None) -> None:
-        """Answer one photo and make room for the next."""
+        """Answer one photo and release its place for the next."""
         item_id, photo = item
         try:
             async with self._rpc.photo(number, model=photo.model) as rpc:

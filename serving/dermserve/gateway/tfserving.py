@@ -1,4 +1,4 @@
-"""TensorFlow Serving, called by path through our subset of its protos; tensors without TensorFlow."""
+"""Client of TensorFlow Serving: calls by path through our subset of its protos, tensors without TensorFlow."""
 
 import math
 import pathlib
@@ -35,12 +35,12 @@ _QUERY = "query"
 CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # Connections come back soon after a restart. The pool is ours alone: no other channel's back-off is inherited.
+    # Reconnect shortly after a restart. An own subchannel pool: no other channel's back-off is inherited.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.use_local_subchannel_pool", 1),
-    # Model servers are ours: a proxy of the environment is for the world outside.
+    # Model servers are ours: a proxy of the environment is for other hosts.
     ("grpc.enable_http_proxy", 0),
     # A frozen server is noticed without an answer. TensorFlow Serving permits two pings without data in 300 s, and
     # what the catalog asks every few seconds is data.
@@ -55,7 +55,7 @@ _Answer = TypeVar("_Answer", bound=Message)
 
 
 class ServableNotFoundError(LookupError):
-    """TensorFlow Serving has no such model, version or label. Whoever asked knows what the caller should hear."""
+    """TensorFlow Serving has no such model, version or label. The code that asked chooses the caller's error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """How the way to TensorFlow Serving is encrypted."""
+    """TLS of the connection to TensorFlow Serving."""
 
     ca: pathlib.Path
     """PEM file of the authorities that its certificate must come from."""
@@ -83,10 +83,10 @@ class Tls:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a version says of views."""
+    """A version's scores of views."""
 
     views: int
-    """Views it was asked about: the first so many of those that were wanted."""
+    """Number of views predicted: the first of those requested."""
     version: int
     """Version that answered."""
     probabilities: NDArray[np.float32]
@@ -138,7 +138,7 @@ class TfServing:
         )
 
     async def predict(self, target: Target, images: NDArray[np.uint8], *, tta: bool, seconds: float) -> Scores:
-        """Ask about images, uint8 [N, H, W, 3]: each one view, or, with `tta`, one image of which views are made.
+        """Predict images, uint8 [N, H, W, 3]: each one view, or, with `tta`, one image of which views are made.
 
         Raises:
             ServableNotFoundError: there is no such model, version or label.
@@ -164,7 +164,7 @@ class TfServing:
         return Scores(views.shape[1], response.model_spec.version.value, views[0], ood_scores.repeat(views.shape[1]))
 
     async def describe(self, model: str, *, version: int, seconds: float) -> bytes:
-        """Read the card of a version, JSON as it lies in the SavedModel. Raises what `predict` raises."""
+        """Read the card of a version, the JSON in its SavedModel. Raises what `predict` raises."""
         spec = _spec(Target(model, version), Signature.DESCRIBE)
         request = serving_pb2.PredictRequest(model_spec=spec, inputs={_QUERY: _string_tensor(b"")})
         response = await _answer(self._predict, request, seconds=seconds)
@@ -208,7 +208,7 @@ async def _answer(
 
 
 def _translated(error: grpc.aio.AioRpcError) -> GatewayError | ServableNotFoundError:
-    """Say what an RPC's failure means for our caller; the original stays the cause, for the log."""
+    """Make the caller's error of a failed RPC; the original is its cause, for the log."""
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED or details.startswith(_FULL_QUEUE):
         return ModelServerBusyError()

@@ -1,4 +1,4 @@
-"""Spans of requests and their stages by OpenTelemetry, and nothing of it unless it is asked for.
+"""Spans of requests and their stages by OpenTelemetry; off, and not imported, unless configured.
 
 Asked for by its own environment (OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, and not
 OTEL_SDK_DISABLED or OTEL_TRACES_EXPORTER=none), and there with the extra `tracing`. The spans of RPCs, and the trace
@@ -75,7 +75,7 @@ class _OpenTelemetry(Tracing):
         with self._tracer.start_as_current_span(
             name,
             kind=kind,
-            record_exception=False,  # what it says may quote a caller
+            record_exception=False,  # its message may quote a caller
             set_status_on_exception=False,
         ) as span:
             try:
@@ -102,7 +102,7 @@ class _OpenTelemetry(Tracing):
 
 
 def is_wanted(environment: Mapping[str, str]) -> bool:
-    """Tell whether OpenTelemetry's environment asks for traces."""
+    """Return whether OpenTelemetry's environment asks for traces."""
     if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False
     asked = any(environment.get(name) for name in _ENDPOINTS)
@@ -110,7 +110,7 @@ def is_wanted(environment: Mapping[str, str]) -> bool:
 
 
 def is_installed() -> bool:
-    """Tell whether the extra `tracing` is there."""
+    """Return whether the extra `tracing` is there."""
     with contextlib.suppress(ModuleNotFoundError):
         return all(importlib.util.find_spec(name) for name in _MODULES)
     return False

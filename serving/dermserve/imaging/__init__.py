@@ -1,4 +1,4 @@
-"""From a photo's bytes to the pixels a model sees, the same way in the gateway, in training and in evaluation.
+"""Turn a photo's bytes into the pixels that a model sees, with the same code in gateway, training and evaluation.
 
 Needs Pillow and numpy, and is faster with simplejpeg and cykooz-resizer; never TensorFlow.
 """

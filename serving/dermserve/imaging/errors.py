@@ -15,7 +15,7 @@ from typing import ClassVar
 
 
 class PhotoError(ValueError):
-    """A photo that can't be classified. Each message says what is wrong and what to do, in words for the caller."""
+    """A photo that can't be classified. Each message is for the caller: what is wrong and what to do."""
 
     reason: ClassVar[str] = "PHOTO"
     """Machine-readable and stable."""

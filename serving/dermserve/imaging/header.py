@@ -1,6 +1,6 @@
-"""What a photo's header says, read before any pixel: size, orientation, colour profile, and memory to decode it.
+"""Read a photo's header before any pixel is decoded: size, orientation, colour profile, and memory to decode it.
 
-Only what decoders need is passed on to them. Text, thumbnails and further frames are left out, since a few megabytes of
+Decoders get only the parts that they need. Text, thumbnails and later frames are left out, since a few megabytes of
 them can cost a decoder seconds and gigabytes.
 """
 
@@ -114,7 +114,7 @@ def _jpeg(data: bytes) -> Header:
             exif = exif or segment[6:]
         elif marker == 0xE2 and segment.startswith(b"ICC_PROFILE\0"):
             profile[segment[12]] = segment[14:]
-        elif not 0xE0 < marker <= 0xEF or marker == 0xEE:  # Adobe's APP14 says how colours are coded
+        elif not 0xE0 < marker <= 0xEF or marker == 0xEE:  # Adobe's APP14 names the coding of colours
             kept.append(data[start:end])
     else:
         raise UndecodablePhotoError("JPEG")
@@ -170,7 +170,7 @@ def _webp(data: bytes) -> Header:
         position += 8 + length + length % 2
     else:
         raise TooComplexError("WebP", f"{_MAX_PARTS:,} chunks")
-    first = next(iter(chunks), b"")  # says which form the file has
+    first = next(iter(chunks), b"")  # identifies the form of the file
     if first == b"VP8X":
         canvas = chunks[first]
         width, height = (1 + int.from_bytes(canvas[at : at + 3], "little") for at in (4, 7))
@@ -193,7 +193,7 @@ def _inflated(packed: bytes) -> bytes:
 
 
 def _orientation(exif: bytes) -> int:
-    """Find one tag in the first directory of an EXIF block; a broken block says nothing."""
+    """Find one tag in the first directory of an EXIF block; a broken block has none."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
         return 1

@@ -1,6 +1,6 @@
 """What a photo looks like, in numbers: whether it is dark, bright, without colour, blurred or empty.
 
-They tell whether a photo can be judged at all, and whether photos have changed since a model was calibrated, without
+They show whether a photo is fit to be classified, and whether photos have changed since a model was calibrated, without
 keeping any. All are measured at half the model's size: pixels averaged two by two, which removes sensor noise and what
 enlarging a small photo leaves. numpy alone, less than a millisecond at 224×224.
 """

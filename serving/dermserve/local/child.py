@@ -1,4 +1,4 @@
-"""One child process: its own session, its log, the line that says it is ready, and a stop that always succeeds."""
+"""One child process: its own session, its log, the line it prints when ready, and a stop that always succeeds."""
 
 import collections
 import contextlib
@@ -29,7 +29,7 @@ class Child:
         command: program and arguments.
         name: what messages call it.
         log: takes each line it writes, without the line's end, in a thread of its own.
-        ready: pattern of the line that says it is ready.
+        ready: pattern of the line that it prints when ready.
         env: variables to add to this process's own.
         asking: the signal that asks it to stop.
     """
@@ -82,7 +82,7 @@ class Child:
         return None if code is None else ChildDiedError(self.name, code, self.last_lines)
 
     def wait_ready(self, *, timeout: float) -> re.Match[str]:
-        """Wait for the line that says it is ready; return the match.
+        """Wait for the line that it prints when ready; return the match.
 
         Raises:
             ChildDiedError: it ended first.

@@ -98,7 +98,7 @@ class Edge:
         self._say("starting the edge (Envoy)")
         started = time.monotonic()
         arguments = ("-c", str(config), "--admin-address-path", str(admin), "--disable-hot-restart")
-        # The second: its log shows a request soon, not after ten seconds.
+        # One second: its log shows a request after one second instead of ten.
         more = ("--concurrency", str(min(4, os.cpu_count() or 1)), "--file-flush-interval-msec", "500")
         self.child = Child([str(command), *arguments, *more], name="edge", log=log, ready=_READY)
         undo.callback(self.child.stop, grace=_GRACE)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 
 class StackError(Exception):
-    """Base. Each message says what is wrong and what to do."""
+    """Base. Each message names what is wrong and what to do."""
 
 
 class PortInUseError(StackError):

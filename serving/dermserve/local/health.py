@@ -11,7 +11,7 @@ from dermserve.local.errors import NotReadyInTimeError
 
 
 def wait_serving(address: str, *, timeout: float, children: Sequence[Child]) -> None:
-    """Wait until a gateway reports SERVING; told by its stream, not by asking again and again.
+    """Wait until a gateway reports SERVING; by watching its stream, without polling.
 
     Args:
         address: HOST:PORT.

@@ -1,8 +1,8 @@
 """Becomes the command it is given, tied to the process that started it: when that one dies, however, so does this.
 
 Run as a script, `python leash.py PARENT_PID COMMAND...`, and not as a preexec function, which is unsafe in a process
-with threads. Linux only: PR_SET_PDEATHSIG survives exec. Elsewhere the command merely runs, and a launcher killed with
-SIGKILL leaves its children behind; every other way of ending stops them.
+with threads. Linux only: PR_SET_PDEATHSIG survives exec. On other systems a launcher killed with
+SIGKILL leaves its children running; every other end stops them.
 
 The kernel ties it to the parent's *thread*: start children from one that lives as long as they should.
 """

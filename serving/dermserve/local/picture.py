@@ -37,14 +37,14 @@ def _grid() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _clouds(random: np.random.Generator, cell: int) -> NDArray[np.float64]:
-    """Smooth noise of about unit height: random values every `cell` pixels, and what lies between them."""
+    """Smooth noise of about unit height: random values every `cell` pixels, interpolated."""
     coarse = random.normal(0, 1, (_ROWS // cell + 2, _COLUMNS // cell + 2)).astype(np.float32)
     smooth = Image.fromarray(coarse).resize((_COLUMNS, _ROWS), Image.Resampling.BICUBIC)
     return np.asarray(smooth, np.float64)
 
 
 def _lesion(random: np.random.Generator) -> NDArray[np.float64]:
-    """How much pigment lies where, in 0..1: a disc with an uneven, blurred border and an uneven inside."""
+    """Density of pigment for each pixel, in 0..1: a disc with an uneven, blurred border and an uneven inside."""
     rows, columns = _grid()
     angle = np.arctan2(rows - 0.05, columns + 0.1)
     border = 0.52 + sum(

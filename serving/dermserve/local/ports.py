@@ -1,6 +1,6 @@
 """Which ports are free, asked before anything starts: gRPC's own answer comes late, or never (SO_REUSEPORT).
 
-And the way to them: never through a proxy.
+Connections to them never use a proxy.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""One way out: what asks a program to end becomes KeyboardInterrupt, so that every `with` is left in order."""
+"""Turn termination signals into KeyboardInterrupt, so that every `with` block is left in order."""
 
 import contextlib
 import queue
@@ -27,7 +27,7 @@ def ends_by_interrupt() -> Iterator[None]:
 
 
 def take(items: queue.SimpleQueue[_Item], *, timeout: float = float("inf")) -> _Item:
-    """Take the next of a queue, and notice signals meanwhile.
+    """Take the next item of a queue; signals are handled while it waits.
 
     In slices: Python runs handlers of signals between steps of its own, so one that arrives just before a long wait
     would not be noticed until that is over.

@@ -37,8 +37,8 @@ class Stack:
     """A model server and a gateway in front of it, on the loopback, while the block lasts.
 
     In: ports are checked, the store is built where it lacks a model, the model server starts and loads, the gateway
-    starts and says SERVING. Out, in whatever way: the gateway drains and stops, then the model server. A child that
-    doesn't stop is killed, and all are killed by the kernel when this process is (on Linux). Enter it in a thread that
+    starts and reports SERVING. Out, also after an error: the gateway drains and stops, then the model server. A child
+    that doesn't stop is killed; on Linux the kernel kills all when this process is killed. Enter it in a thread that
     lives as long as the stack should.
 
     Args:
@@ -143,7 +143,7 @@ class Stack:
             *self._model_server_flags,
         )
         self._say(f"starting the model server ({', '.join(self._models)})")
-        # One malloc arena: frozen graphs otherwise cost twice the memory (docs/architecture.md).
+        # One malloc arena: frozen graphs otherwise cost twice the memory (docs/performance.md).
         server = self._start("modelserver", arguments, undo, ready=_TFS_READY, grace=_TFS_GRACE, MALLOC_ARENA_MAX="1")
         started = time.monotonic()
         self.tfs_address = self._ready(server, lambda timeout: server.wait_ready(timeout=timeout))[1]
@@ -162,7 +162,7 @@ class Stack:
         self._say(f"gateway ready at {self.gateway_address} after {time.monotonic() - started:.1f} s")
 
     def _ready(self, child: Child, wait: Callable[[float], _T]) -> _T:
-        """Wait for a child; when that takes long, tell what it says meanwhile."""
+        """Wait for a child; when that takes long, print the last line of its log."""
         early = min(self._tell_after, self._timeout)
         try:
             return wait(early)

@@ -36,7 +36,7 @@ def ensure_models(store: pathlib.Path, models: Sequence[str], *, say: Callable[[
     if not lacking:
         return
     say(f"building {store}: {', '.join(lacking)}")
-    interrupted = threading.Event()  # from then on, what it says is no progress
+    interrupted = threading.Event()  # from then on, its output is not shown as progress
     export = _start_export(store, lacking, log=lambda line: None if interrupted.is_set() else say(line))
     try:
         code = export.wait()
@@ -112,7 +112,7 @@ def _keep_unserved(store: LocalStore, rest: ServerConfig) -> None:
 
 
 def _check_present(store: LocalStore, config: ServerConfig, model: str) -> None:
-    """Refuse what the model server would wait for in vain."""
+    """Refuse versions that the model server would never load."""
     needed = {*config.labels(model).values(), *(config.pins(model) or ())}
     lacking = sorted(needed - set(store.versions(model)))
     if lacking:
