@@ -74,6 +74,29 @@ def test_full_tta_is_the_mean_of_ten_single_predicts_and_the_models_own_tta(
     np.testing.assert_allclose([deviation[code] for code in codes], np.std(singles, 0), atol=1e-5)
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_adaptive_looks_again_with_the_models_own_signatures(client: Client, photo: bytes, model: str) -> None:
+    prediction = client.classify(photo, model=model, tta="adaptive")
+    assert prediction.version == 1
+    assert 1 <= prediction.views_used <= prediction.views_asked == 10
+    assert sum(score.probability for score in prediction.classes) == pytest.approx(1, abs=1e-4)
+
+
+WRONG_SIZES = (
+    *((1, 10, 10, 3), (1, 224, 225, 3), (1, 225, 224, 3), (1, 224, 224, 1), (1, 224, 224, 4), (1, 448, 112, 3)),
+    *((2, 10, 10, 3), (224, 224, 3), (224,), (), (1, 1, 224, 224, 3), (0, 224, 224, 3)),
+)
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "tta"])
+@pytest.mark.parametrize("model", MODELS)
+def test_the_model_refuses_images_of_another_size(tfs: grpc.Channel, model: str, signature: str) -> None:
+    for shape in WRONG_SIZES:
+        with pytest.raises(grpc.RpcError) as refused:
+            predict(tfs, model, np.zeros(shape, np.uint8), signature)
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT, (shape, refused.value.details())
+
+
 def test_many_photos_over_one_stream_come_back_under_their_ids(client: Client, photo: bytes) -> None:
     photos = [(f"photo-{index}", photo if index % 5 else b"broken") for index in range(20)]
     answers = list(client.classify_many(photos, model="mobilenet_v3_small"))

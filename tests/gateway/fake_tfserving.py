@@ -101,6 +101,7 @@ class FakeTfServing:
     metadata: list[dict[str, str]] = field(default_factory=list)
     """Of each of these."""
     describes: list[tuple[str, int]] = field(default_factory=list)
+    describe_requests: list[serving_pb2.PredictRequest] = field(default_factory=list)
     looks: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     """The model of each GetModelStatus."""
     refused: asyncio.Event = field(default_factory=asyncio.Event)
@@ -164,6 +165,7 @@ class FakeTfServing:
                     grpc.StatusCode.INVALID_ARGUMENT, "input tensor alias not found in signature: query"
                 )
             self.describes.append((request.model_spec.name, number))
+            self.describe_requests.append(request)
             text = version.card if isinstance(version.card, str) else render_card(version.card)
             response.outputs["card"].dtype = tensor_pb2.DATA_TYPE_STRING
             response.outputs["card"].tensor_shape.dim.add(size=1)

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Iterator
 
+from dermserve.imaging import Limits
 from tests.k8s.rendering import Manifest, containers, named, of_kind, pod, settings
 
 Rule = Callable[[list[Manifest]], Iterator[str]]
 RULES: list[Rule] = []
+GATEWAY_BYTES = 120e6
+"""Of the process before the first photo, at most: tests/gateway/test_process.py."""
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 
 
@@ -194,31 +197,38 @@ def tells_tensorflow_serving_what_it_must_know(manifests: list[Manifest]) -> Ite
         yield "command"
     if not 0 < int(flags.get("model_config_file_poll_wait_seconds", 0)) <= 60:
         yield "does not read models.config again"
-    scalers = of_kind(manifests, "HorizontalPodAutoscaler")
-    gateways = max(
-        (each["spec"]["maxReplicas"] for each in scalers if each["metadata"]["name"] == "gateway"), default=1
-    )
-    if int(flags["grpc_max_threads"]) <= gateways * int(settings(manifests)["DERMSERVE_TFS_IN_FLIGHT"]):
+    gateways = scalers(manifests).get("gateway", {}).get("maxReplicas", 1)
+    in_flight = int(settings(manifests)["DERMSERVE_TFS_IN_FLIGHT"])
+    if int(flags["grpc_max_threads"]) <= gateways * (in_flight + 1):
         yield "grpc_max_threads is below what all gateways may send"
     cores = int(server["resources"]["limits"]["cpu"])
     if int(flags["tensorflow_intra_op_parallelism"]) != 1 or int(flags["tensorflow_inter_op_parallelism"]) != cores:
         yield f"threads do not match the limit of {cores} cores"
-    if "grpc.max_connection_age_ms=" not in flags.get("grpc_channel_arguments", ""):
-        yield "connections live for ever, and new pods are not found"
     if "ssl_config_file" not in flags and flags.get("enable_grpc_healthcheck_service") != "true":
         yield "no health for the probes"
 
 
 @rule
 def has_memory_for_the_photos_it_lets_wait(manifests: list[Manifest]) -> Iterator[str]:
-    values = {key.removeprefix("DERMSERVE_"): value for key, value in settings(manifests).items()}
-    at_work = 2 * (int(values["TFS_IN_FLIGHT"]) + 1)  # of single calls and of streams
-    waiting = int(values["BURST"]) + int(values["STREAM_QUEUE"])
-    photos = (waiting + at_work) * len(values["MODELS"].split(","))
-    needed = 91e6 + 150e6 * int(values["DECODERS"]) + 4e6 * photos
+    values = settings(manifests)
+    held = 2 * int(values["DERMSERVE_MAX_HELD_BYTES"])  # as docs/gateway.md says of it
+    decoding = int(values["DERMSERVE_DECODERS"]) * Limits().max_memory
+    needed = GATEWAY_BYTES + decoding + held
     (gateway,) = pod(named(manifests, "Deployment", "gateway"))["containers"]
     if _bytes(gateway["resources"]["limits"]["memory"]) < needed:
-        yield f"the gateway may need {needed / 1e6:.0f} MB for {photos} photos"
+        yield f"the gateway may need {needed / 1e6:.0f} MB"
+
+
+@rule
+def keeps_every_core_of_every_model_server_busy(manifests: list[Manifest]) -> Iterator[str]:
+    in_flight = int(settings(manifests)["DERMSERVE_TFS_IN_FLIGHT"])
+    (server,) = pod(named(manifests, "Deployment", "modelserver"))["containers"]
+    cores = int(server["resources"]["limits"]["cpu"])
+    if in_flight != cores:  # of each gateway at each model server, so the number of pods does not matter
+        yield f"a gateway has {in_flight} calls in flight at a model server of {cores} cores"
+    host = settings(manifests)["DERMSERVE_TFS"].partition(":")[0]
+    if named(manifests, "Service", host)["spec"].get("clusterIP") != "None":
+        yield f"the Service {host} hides its pods from the gateways: it is not headless"
 
 
 def _bytes(quantity: str) -> int:
@@ -269,19 +279,32 @@ def _without_part_of(peer: Manifest) -> Manifest:
 def has_two_pods_that_scale_and_are_evicted_one_by_one(manifests: list[Manifest]) -> Iterator[str]:
     if _is_local(manifests):
         return
-    scalers = {each["spec"]["scaleTargetRef"]["name"]: each for each in of_kind(manifests, "HorizontalPodAutoscaler")}
     budgets = {budget["metadata"]["name"] for budget in of_kind(manifests, "PodDisruptionBudget")}
     for workload in of_kind(manifests, "Deployment"):
         name = workload["metadata"]["name"]
-        scaler, fixed = scalers.get(name), workload["spec"].get("replicas")
+        scaler, fixed = scalers(manifests).get(name), workload["spec"].get("replicas")
         if (scaler is None) == (fixed is None):
             yield f"{name}: replicas and an autoscaler, or neither"
-        if (scaler["spec"].get("minReplicas", 1) if scaler else fixed or 0) < 2:
+        if (scaler.get("minReplicas", 1) if scaler else fixed or 0) < 2:
             yield f"{name}: fewer than two pods"
-        if scaler and not {"scaleUp", "scaleDown"} <= scaler["spec"].get("behavior", {}).keys():
+        if scaler and not {"scaleUp", "scaleDown"} <= scaler.get("behavior", {}).keys():
             yield f"{name}: may flap"
         if name not in budgets:
             yield f"{name}: no PodDisruptionBudget"
+
+
+def scalers(manifests: list[Manifest]) -> dict[str, Manifest]:
+    """Give the bounds and behavior of what scales each Deployment: its autoscaler, or KEDA's object."""
+    found = {}
+    for each in of_kind(manifests, "HorizontalPodAutoscaler"):
+        found[each["spec"]["scaleTargetRef"]["name"]] = each["spec"]
+    for each in of_kind(manifests, "ScaledObject"):
+        spec, name = each["spec"], each["spec"]["scaleTargetRef"]["name"]
+        assert name not in found, f"two autoscalers of {name} work against each other"
+        behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+        bounds = {"minReplicas": spec["minReplicaCount"], "maxReplicas": spec["maxReplicaCount"]}
+        found[name] = {**bounds, "behavior": behavior, "triggers": spec["triggers"]}
+    return found
 
 
 def _is_local(manifests: list[Manifest]) -> bool:

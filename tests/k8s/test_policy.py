@@ -60,7 +60,8 @@ BREAKS: dict[str, Callable[[list[Manifest]], object]] = {
     "spreads_over_nodes_and_zones": lambda all_: _gateway(all_)["topologySpreadConstraints"].pop(),
     "stops_within_its_grace": lambda all_: _set(_gateway(all_), terminationGracePeriodSeconds=30),
     "tells_tensorflow_serving_what_it_must_know": lambda all_: _server(all_)["env"].clear(),
-    "has_memory_for_the_photos_it_lets_wait": lambda all_: _set(_settings(all_), DERMSERVE_BURST="256"),
+    "has_memory_for_the_photos_it_lets_wait": lambda all_: _set(_settings(all_), DERMSERVE_MAX_HELD_BYTES="512000000"),
+    "keeps_every_core_of_every_model_server_busy": lambda all_: _set(_settings(all_), DERMSERVE_TFS_IN_FLIGHT="2"),
     "allows_just_the_edges_of_the_flow": lambda all_: _policy(all_, "modelserver")["ingress"][0]["from"].append({}),
     "finds_names_wherever_a_cluster_resolves_them": lambda all_: _policy(all_, "dns")["egress"][0]["to"].pop(),
     "has_two_pods_that_scale_and_are_evicted_one_by_one": lambda all_: all_.remove(

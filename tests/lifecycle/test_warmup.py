@@ -2,6 +2,7 @@
 
 import asyncio
 import pathlib
+from typing import TypeAlias
 
 import pytest
 
@@ -15,14 +16,20 @@ MODELS = ("resnet50", "mobilenet_v3_small")
 MODES = (classifier_pb2.TTA_MODE_NONE, classifier_pb2.TTA_MODE_FULL, classifier_pb2.TTA_MODE_ADAPTIVE)
 
 
-def _kind(request: serving_pb2.PredictRequest) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
+_Kind: TypeAlias = tuple[str, str, tuple[tuple[str, int, tuple[int, ...]], ...], tuple[str, ...]]
+"""Model, signature, name, dtype and sizes without the batch of each input, output_filter."""
+
+
+def _kind(request: serving_pb2.PredictRequest) -> _Kind:
     spec = request.model_spec
-    # What describe is asked is ignored by the graph.
-    inputs = () if spec.signature_name == "describe" else tuple(sorted(request.inputs))
+    inputs = tuple(
+        (name, tensor.dtype, tuple(dim.size for dim in tensor.tensor_shape.dim[1:]))
+        for name, tensor in sorted(request.inputs.items())
+    )
     return spec.name, spec.signature_name, inputs, tuple(sorted(request.output_filter))
 
 
-async def _asked_by_the_gateway() -> set[tuple[str, str, tuple[str, ...], tuple[str, ...]]]:
+async def _asked_by_the_gateway() -> set[_Kind]:
     models = {name: {1: Version(make_card(name, min_confidence=0.5, adaptive_margin=1.0))} for name in MODELS}
     fake = FakeTfServing(models=models)
     async with fake.serving() as address, running(tfs_address=address) as world:
@@ -30,15 +37,16 @@ async def _asked_by_the_gateway() -> set[tuple[str, str, tuple[str, ...], tuple[
             for mode in MODES:
                 await world.stub.Classify(ask(model=model, tta=mode), timeout=30)
     assert len(fake.predicts) == len(MODELS) * (len(MODES) + 1)  # ADAPTIVE asks twice
-    described = {(model, "describe", (), ()) for model, _ in fake.describes}
-    return {_kind(request) for request in fake.predicts} | described
+    return {_kind(request) for request in (*fake.predicts, *fake.describe_requests)}
 
 
 @pytest.fixture(scope="module")
-def warmed(store: pathlib.Path) -> set[tuple[str, str, tuple[str, ...], tuple[str, ...]]]:
+def warmed(store: pathlib.Path) -> set[_Kind]:
     files = {model: (store / model / "1" / WARMUP).read_bytes() for model in MODELS}
     return {_kind(record.request) for data in files.values() for record in read_records(data, where="here")}
 
 
-def test_all_that_the_gateway_asks_is_warm(warmed: set[tuple[str, str, tuple[str, ...], tuple[str, ...]]]) -> None:
-    assert asyncio.run(_asked_by_the_gateway()) <= warmed
+def test_all_that_the_gateway_asks_is_warm(warmed: set[_Kind]) -> None:
+    asked = asyncio.run(_asked_by_the_gateway())
+    assert {signature for _, signature, _, _ in asked} == {"serving_default", "tta", "describe"}
+    assert asked <= warmed

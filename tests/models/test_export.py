@@ -61,9 +61,9 @@ def test_backbone_weights_alone_leave_a_random_head(tmp_path: pathlib.Path) -> N
 
 def test_a_saved_model_that_breaks_the_contract_is_refused(tmp_path: pathlib.Path) -> None:
     class Liar(tf.Module):
-        @tf.function(input_signature=[])
-        def describe(self) -> dict[str, tf.Tensor]:
-            return {"card": tf.constant('{"schema_version": 1}')}
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="query")])
+        def describe(self, query: tf.Tensor) -> dict[str, tf.Tensor]:
+            return {"card": tf.fill(tf.shape(query), '{"schema_version": 1}')}
 
     liar = Liar()
     tf.saved_model.save(liar, str(tmp_path / "1"), signatures={"describe": liar.describe})

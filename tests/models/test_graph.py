@@ -149,7 +149,39 @@ def test_the_signatures_are_those_of_the_contract(served: Served) -> None:
     assert names <= set(served.signatures)
     assert served.signatures["serving_default"].inputs["images"].dtype == tf.uint8.as_datatype_enum
     assert served.signatures["encoded"].inputs["image_bytes"].dtype == tf.string.as_datatype_enum
-    assert not served.signatures["describe"].inputs
+    assert served.signatures["describe"].inputs["query"].dtype == tf.string.as_datatype_enum
+
+
+def test_the_metadata_names_sizes_and_the_batch_dimension_of_every_tensor(served: Served) -> None:
+    shapes = {
+        (signature, name): [dim.size for dim in info.tensor_shape.dim]
+        for signature in ("serving_default", "encoded", "tta", "describe")
+        for tensors in (served.signatures[signature].inputs, served.signatures[signature].outputs)
+        for name, info in tensors.items()
+    }
+    assert {sizes[0] for sizes in shapes.values()} == {-1}
+    assert shapes["serving_default", "images"] == shapes["tta", "images"] == [-1, 224, 224, 3]
+
+
+@pytest.mark.parametrize("asked", [("probabilities", "logits", "ood_score"), ("ood_score",)])
+@pytest.mark.parametrize("signature", ["serving_default", "tta"])
+def test_the_graph_refuses_images_of_another_size(served: Served, signature: str, asked: tuple[str, ...]) -> None:
+    definition = served.signatures[signature]
+    fetches = [definition.outputs[name].name for name in asked]
+    for shape in (
+        *((1, 10, 10, 3), (1, 224, 225, 3), (1, 223, 224, 3), (1, 224, 224, 1), (1, 224, 224, 4), (1, 448, 112, 3)),
+        *((3, 10, 10, 3), (1, 0, 0, 3)),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="not compatible with expected shape"):
+            served.session.run(fetches, {definition.inputs["images"].name: np.zeros(shape, np.uint8)})
+    with pytest.raises((tf.errors.InvalidArgumentError, ValueError)):
+        served.session.run(fetches, {definition.inputs["images"].name: np.zeros((224, 224, 3), np.uint8)})
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "tta"])
+def test_no_images_are_refused_in_words(served: Served, signature: str) -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at least one image"):
+        served.run(signature, images=np.zeros((0, 224, 224, 3), np.uint8))
 
 
 def test_probabilities_sum_to_one_and_are_the_softmax_of_the_logits(served: Served, pixels: NDArray[np.uint8]) -> None:
@@ -175,7 +207,10 @@ def test_encoded_sees_what_the_gateway_sees(served: Served, photo: bytes, pixels
 
 
 def test_the_card_describes_the_version(served: Served) -> None:
-    card = parse_card(np.asarray(served.run("describe")["card"]).item())
+    texts = served.run("describe", query=np.array([b"", b"any"], object))["card"]
+    assert texts.shape == (2,)
+    assert texts[0] == texts[1]
+    card = parse_card(texts[0])
     spec = SPECS[card.model]
     assert [info.code for info in card.classes] == [info.code for info in spec.classes]
     assert card.parameters == spec.parameters
@@ -190,19 +225,22 @@ def test_a_version_holds_its_weights_once(store: pathlib.Path) -> None:
     assert size < 1.1 * 4 * SPECS["resnet50"].parameters
 
 
-def _images(request: Any) -> int | None:
-    return tf.make_ndarray(request.inputs["images"]).shape[0] if request.inputs else None
+def _rows(request: Any) -> int:
+    (tensor,) = request.inputs.values()
+    return tf.make_ndarray(tensor).shape[0]
 
 
-def test_warm_up_records_ask_for_one_view_for_ten_and_for_the_card(store: pathlib.Path) -> None:
+def test_warm_up_records_ask_every_signature_for_all_its_outputs(store: pathlib.Path) -> None:
     from tensorflow_serving.apis import prediction_log_pb2
 
     for model in SPECS:
         file = store / model / "1" / "assets.extra" / "tf_serving_warmup_requests"
         logs = [prediction_log_pb2.PredictionLog.FromString(r.numpy()) for r in tf.data.TFRecordDataset(str(file))]
         requests = [log.predict_log.request for log in logs]
-        asked = [(request.model_spec.signature_name, _images(request)) for request in requests]
-        assert asked == [("serving_default", 1), ("serving_default", 10), ("describe", None)]
+        asked = [(request.model_spec.signature_name, _rows(request)) for request in requests]
+        one_each = [("tta", 1), ("encoded", 1), ("describe", 1)]
+        assert asked == [("serving_default", 1), ("serving_default", 10), *one_each]
+        assert not any(request.output_filter for request in requests)
         assert {request.model_spec.name for request in requests} == {model}
 
 

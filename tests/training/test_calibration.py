@@ -32,21 +32,14 @@ def test_the_calibration_error_of_sure_and_half_right_answers_is_a_half() -> Non
     assert fit.expected_calibration_error(probabilities, np.arange(100) % 2) == pytest.approx(0.5)
 
 
-def test_min_confidence_is_the_lowest_that_reaches_the_recall() -> None:
-    malignant = np.array([True, False])
-    labels = np.zeros(100, np.int64)
-    benign = np.concatenate((np.full(90, 0.2), np.linspace(0.6, 0.95, 10)))  # ten answers are wrongly benign
-    probabilities = np.stack((1 - benign, benign), axis=1)
-    found = fit.fit_min_confidence(probabilities, labels, malignant, recall=0.95)
-    missed = (benign > 0.5) & (benign >= found)
-    assert missed.sum() == 5
-    lower = np.nextafter(found, 0)
-    assert ((benign > 0.5) & (benign >= lower)).sum() == 6
-
-
-def test_an_answer_less_likely_than_not_is_never_confident() -> None:
-    probabilities = np.tile((0.9, 0.1), (50, 1))
-    assert fit.fit_min_confidence(probabilities, np.zeros(50, np.int64), np.array([True, False]), recall=0.95) == 0.75
+def test_min_confidence_is_the_lowest_that_names_rightly() -> None:
+    confidence = np.linspace(0.5, 1, 101)
+    hits = confidence > 0.7
+    found = fit.fit_min_confidence(confidence, hits, accuracy=0.95)
+    assert hits[confidence >= found].mean() >= 0.95
+    assert hits[confidence >= found - 0.005].mean() < 0.95
+    assert fit.fit_min_confidence(confidence, np.ones(101, bool), accuracy=0.95) == 0.5
+    assert fit.fit_min_confidence(confidence, np.zeros(101, bool), accuracy=0.95) == 1.0
 
 
 def test_the_adaptive_margin_is_the_lowest_with_the_agreement() -> None:
@@ -144,9 +137,10 @@ def test_stopping_never_agrees_always_and_saves_nothing() -> None:
     assert fit.stop_early(views, [fit.Look(1, 1.1)]) == fit.Stopping(1.0, 0.0)
 
 
-def test_view_disagreement_is_that_of_the_winning_class() -> None:
-    views = np.array([[[0.9, 0.1], [0.7, 0.3]]])
-    assert fit.top_class_std(views) == pytest.approx([0.1])
+def test_view_disagreement_is_a_quantile_of_the_risks_spread() -> None:
+    spreads = np.linspace(0, 0.4, 101)
+    risks = np.stack((0.5 - spreads, 0.5 + spreads), axis=1)
+    assert fit.fit_max_view_std(risks, quantile=0.95) == pytest.approx(0.38)
 
 
 def test_the_prior_shift_is_taken_where_it_helps() -> None:

@@ -54,12 +54,14 @@ def evaluated(whole: pathlib.Path, photos: pathlib.Path, tmp_path_factory: pytes
 def test_evaluation_calibrates_and_measures(evaluated: pathlib.Path) -> None:
     run = FinishedRun(evaluated)
     assert set(run.calibration) == {
-        "temperature", "min_confidence", "max_view_std", "adaptive_margin", "adaptive_looks", "max_ood_score",
-        "method",
+        "temperature", "rule_out", "rule_in", "min_confidence", "max_view_std", "adaptive_margin", "adaptive_looks",
+        "max_ood_score", "quality", "method",
     }  # fmt: skip
     test = run.summary["metrics"]["test"]
     assert (test["single"]["photos"], test["tta"]["photos"]) == (9, 5)
-    assert 0 <= run.summary["strangers_rejected"]["page of text"] <= 1
+    assert 0 <= run.summary["metrics"]["strangers"]["page of text"]["rejected"] <= 1
+    assert run.summary["metrics"]["spoiled"]["black"] == 1
+    assert run.calibration["rule_out"]["threshold"] <= run.calibration["rule_in"]["threshold"]
     assert test["adaptive"]["agreement"] >= 0
     low, high = test["tta"]["accuracy_95"]
     assert low <= test["tta"]["accuracy"] <= high
@@ -106,7 +108,9 @@ def test_the_report_has_its_figures_and_numbers(evaluated: pathlib.Path) -> None
     report = evaluated / "report"
     images = _Images()
     images.feed((report / "index.html").read_text())
-    assert sorted(images.sources) == ["confusion.png", "curves.png", "reliability.png", "roc.png"]
+    assert sorted(images.sources) == [
+        "abstention.png", "confusion.png", "curves.png", "malignancy.png", "reliability.png", "roc.png",
+    ]  # fmt: skip
     for name in images.sources:
         with Image.open(report / name) as image:
             assert min(image.size) > 300

@@ -117,8 +117,11 @@ def lesion(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def confident() -> dict[str, object]:
     """An answer that is sure of a benign class."""
     text = """{"requestId": "one", "model": "resnet50", "version": "3", "verdict": "VERDICT_CONFIDENT", "reasons": [],
-      "classes": [{"code": "nv", "name": "melanocytic nevus", "probability": 0.93, "std": 0.02},
-                  {"code": "mel", "name": "melanoma", "probability": 0.07, "std": 0.02}],
+      "classes": [{"code": "nv", "name": "melanocytic nevus", "commonName": "mole", "probability": 0.93, "std": 0.02},
+                  {"code": "mel", "name": "melanoma", "commonName": "melanoma, a dangerous skin cancer",
+                   "probability": 0.07, "std": 0.02, "malignant": true}],
+      "malignancy": {"level": "RISK_LEVEL_LOW", "probability": 0.07, "std": 0.02}, "namedClass": "nv",
+      "weightsDigest": "0123456789abcdef", "gatewayVersion": "0.1",
       "viewsAsked": 10, "viewsUsed": 10, "timings": {"totalMs": 80.5}}"""
     found: dict[str, object] = json.loads(text)
     return found

@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Locator, Page, Route
 
 PHONE = {"width": 390, "height": 844}
-DESKTOP = {"width": 1280, "height": 900}
+DESKTOP = {"width": 1440, "height": 900}
 _NOISE = re.compile(r"WebGPU|GPU adapter|adapters|INFO:|NPU accelerator|Failed to load resource")
 
 
@@ -68,6 +68,10 @@ class App:
         found = self.page.locator(".result")
         found.wait_for(timeout=60_000)
         return found
+
+    def unfold(self) -> None:
+        """Open every disclosure."""
+        self.page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true })")
 
     def until(self, expression: str) -> None:
         """Wait for something to be so; not with wait_for_function, which needs the eval that the page forbids."""

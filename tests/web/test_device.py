@@ -1,15 +1,26 @@
 """Answers on the device: they are the server's, they need no network, and the page says who answered."""
 
 import base64
+import io
 import pathlib
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
 
+import numpy as np
 import pytest
 import requests
+from google.protobuf import json_format
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 from playwright.sync_api import expect
 
 from dermserve.edge.files import ON_DEVICE
-from dermserve.imaging import STANDARD_VIEWS, decode, make_views
+from dermserve.gateway.answer import write_answer
+from dermserve.gateway.tfserving import Scores
+from dermserve.imaging import STANDARD_VIEWS, Measures, decode, make_views, measure
 from dermserve.local.picture import draw_lesion
+from dermserve.v1 import card_pb2
 from tests.web.page import App
 
 pytestmark = pytest.mark.usefixtures("runtime")
@@ -25,25 +36,27 @@ _ANSWER = """async ([photo, views]) => {
   const card = model.versions.find((one) => one.version === index.version).card;
   const url = `/device/${index.model}/${index.version}/model.tflite`;
   const device = await import("/app/device.js");
-  const answer = await device.answer(canvas, url, card, index.version, views);
-  return Object.fromEntries(answer.scores.map((one) => [one.code, one.probability]));
+  return device.answer(canvas, url, card, index.version, views);
 }"""
 
 
+def _device(app: App, photo: bytes, views: str) -> dict[str, Any]:
+    # The page's own rules forbid it to fetch data: addresses.
+    script = _ANSWER.replace('await (await fetch("data:image/jpeg;base64," + photo)).blob()', _BLOB)
+    answer: dict[str, Any] = app.page.evaluate(script, [base64.b64encode(photo).decode(), views])
+    return answer
+
+
 def _both(app: App, photo: bytes, views: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Ask both about a photo; of one that only the server rejects there are no classes to compare on the device."""
     url = app.page.url.partition("/app/")[0]
     answer = requests.post(
-        f"{url}/v1/models/{ON_DEVICE}:classify?tta={views}",
-        photo,
-        headers={"content-type": "image/jpeg"},
+        f"{url}/v1/models/{ON_DEVICE}:classify",
+        json={"image": base64.b64encode(photo).decode(), "tta": f"TTA_MODE_{views}", "includeRejectedClasses": True},
         timeout=60,
     ).json()
     server = {score["code"]: score["probability"] for score in answer["classes"]}
-    # The page's own rules forbid it to fetch data: addresses.
-    device = app.page.evaluate(
-        _ANSWER.replace('await (await fetch("data:image/jpeg;base64," + photo)).blob()', _BLOB),
-        [base64.b64encode(photo).decode(), views],
-    )
+    device = {score["code"]: score["probability"] for score in _device(app, photo, views)["scores"]}
     return server, device
 
 
@@ -91,6 +104,134 @@ def test_the_views_of_the_device_are_the_servers(app: App) -> None:
         assert want.tobytes() == got.encode("latin-1"), name
 
 
+def _evaluate(app: App, script: str, argument: object) -> Any:
+    return app.page.evaluate(
+        f"async (given) => {{ const device = await import('/app/device.js'); {script} }}", argument
+    )
+
+
+def _pictures() -> Iterator[NDArray[np.uint8]]:
+    random = np.random.default_rng(0)
+    for colour in ((0, 0, 0), (255, 255, 255), (222, 184, 160), (250, 3, 128)):
+        yield np.full((224, 224, 3), colour, np.uint8)
+    yield random.integers(0, 256, (224, 224, 3), np.uint8)
+    yield np.repeat(random.integers(0, 256, (224, 224, 1), np.uint8), 3, axis=2)
+    for seed in range(3):
+        lesion = decode(draw_lesion(seed=seed), height=224, width=224).pixels
+        yield lesion
+        yield lesion // 8
+        yield np.asarray(Image.fromarray(lesion).filter(ImageFilter.GaussianBlur(6)))
+        yield np.roll(lesion, 50, axis=1)[:61, :61].copy()  # an odd side
+
+
+def test_the_measures_of_the_device_are_the_servers(app: App) -> None:
+    for pixels in _pictures():
+        given = [base64.b64encode(pixels.tobytes()).decode(), len(pixels)]
+        script = "return device.measure(Uint8Array.from(atob(given[0]), (c) => c.charCodeAt(0)), given[1]);"
+        found = _evaluate(app, script, given)
+        expected = asdict(measure(pixels))
+        assert found == pytest.approx({name: expected[name] for name in found}, rel=2e-3, abs=2e-3)
+        assert set(found) == {limit.partition("_")[2] for limit in card_pb2.QualityLimits.DESCRIPTOR.fields_by_name}
+
+
+def _card(**calibration: object) -> dict[str, Any]:
+    fitted = {
+        "minConfidence": 0.7,
+        "maxViewStd": 0.15,
+        "maxOodScore": 30.0,
+        "maxScopeScore": 20.0,
+        "ruleOut": {"threshold": 0.2},
+        "ruleIn": {"threshold": 0.6},
+        "quality": {
+            "minMidtones": 40.0,
+            "minHighlights": 80.0,
+            "maxMidtones": 230.0,
+            "maxGlare": 0.2,
+            "minColor": 2.0,
+            "minDetail": 0.3,
+            "minContrast": 0.03,
+        },
+    }
+    classes: list[dict[str, object]] = [
+        {"code": "nv", "name": "melanocytic nevus", "commonName": "mole"},
+        {"code": "df", "name": "dermatofibroma"},
+        {"code": "mel", "name": "melanoma", "malignant": True},
+        {"code": "bcc", "name": "basal cell carcinoma", "malignant": True},
+    ]
+    kept = {name: value for name, value in (fitted | calibration).items() if value is not None}
+    return {"classes": classes, "calibration": kept, "provenance": {"training": "TRAINING_TRAINED"}}
+
+
+_CARDS = [
+    _card(),
+    _card(maxViewStd=None, maxScopeScore=None),
+    _card(quality={"minDetail": 0.3}),
+    _card(ruleIn=None),
+    _card(minConfidence=None, quality=None),
+    _card() | {"provenance": {"training": "TRAINING_NONE"}},
+    _card() | {"provenance": {}},
+]
+
+
+def _cases(count: int) -> Iterator[tuple[Scores, Measures]]:
+    """Probabilities from sure to open, and measures about the limits of which one in a while is beyond."""
+    random = np.random.default_rng(1)
+    good = np.array([150, 100, 150, 200, 0.02, 8, 0.5, 0.2])
+    spoiled = np.array([150, 100, 10, 50, 0.5, 0.5, 0.26, 0.01])
+    for _ in range(count):
+        centre = random.dirichlet(np.full(4, 0.3))
+        probabilities = random.dirichlet(centre * random.choice([5, 200]) + 1e-3, size=random.integers(1, 4))
+        ood = random.uniform(0, random.choice([20, 40]), len(probabilities))
+        bad = random.random(8) < random.choice([0, 0.2])
+        values = np.where(bad, spoiled, good).astype(float)
+        scores = Scores(len(ood), 1, probabilities.astype(np.float32), ood.astype(np.float32))
+        yield scores, Measures(*map(float, values))
+
+
+@pytest.mark.parametrize("card", _CARDS)
+def test_the_device_judges_as_the_gateway_does(app: App, card: dict[str, Any]) -> None:
+    cases = list(_cases(300))
+    given = [
+        [{"probabilities": s.probabilities.tolist(), "oodScore": float(s.ood_scores[0])}, asdict(m)] for s, m in cases
+    ]
+    found = _evaluate(app, "return given[0].map(([s, m]) => device.judge(s, m, given[1]));", [given, card])
+    message = json_format.ParseDict(card, card_pb2.Card())
+    verdicts = set()
+    for (scores, measures), got in zip(cases, found, strict=True):
+        want = json_format.MessageToDict(write_answer(scores, measures, card=message))
+        level = want.get("malignancy", {}).get("level", "RISK_LEVEL_NONE")
+        assert got["verdict"] == want["verdict"]
+        assert got["reasons"] == want.get("reasons", [])
+        assert f"RISK_LEVEL_{got['level'].upper()}" == level
+        assert got["namedClass"] == want.get("namedClass", "")
+        assert [one["code"] for one in got["scores"]] == [one["code"] for one in want.get("classes", [])]
+        verdicts.add(got["verdict"])
+    assert len(verdicts) == (3 if card is _CARDS[0] else len(verdicts))
+
+
+@pytest.mark.parametrize("missing", ["score", "gate"])
+def test_without_the_check_for_skin_nothing_is_confident_or_of_low_risk(app: App, missing: str) -> None:
+    card = _card(maxOodScore=None if missing == "gate" else 30.0)
+    given = [
+        [{"probabilities": s.probabilities.tolist(), "oodScore": None if missing == "score" else 0.0}, asdict(m)]
+        for s, m in _cases(300)
+    ]
+    found = _evaluate(app, "return given[0].map(([s, m]) => device.judge(s, m, given[1]));", [given, card])
+    assert {one["verdict"] for one in found} == {"VERDICT_UNCERTAIN"}
+    assert {one["level"] for one in found} == {"intermediate", "high"}
+    assert {one["namedClass"] for one in found} == {""}
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (222, 184, 160), (128, 128, 128), (0, 90, 200)])
+def test_an_even_picture_is_never_harmless_on_the_device(app: App, colour: tuple[int, int, int]) -> None:
+    photo = io.BytesIO()
+    Image.new("RGB", (600, 450), colour).save(photo, "JPEG", quality=95)
+    answer = _device(app, photo.getvalue(), "FULL")
+    assert answer["verdict"] != "VERDICT_CONFIDENT"
+    assert answer["level"] in ("none", "intermediate")
+    assert answer["namedClass"] == ""
+
+
 def test_without_a_network_the_device_answers_and_the_page_says_so(app: App, lesion: pathlib.Path) -> None:
     app.press("Prepare for offline use")
     app.page.locator("#prepared").wait_for(timeout=60_000)
@@ -100,8 +241,7 @@ def test_without_a_network_the_device_answers_and_the_page_says_so(app: App, les
     expect(app.page.locator(".banner")).to_contain_text("looked at on this device")
     words = app.classify(lesion).inner_text()
     assert "Answered on this device, without a network" in words
-    assert "10 of 10" in words
-    assert "isn't checked whether the photo shows skin" in words
+    assert "Limited check on this device" in words
     app.shoot("phone-offline")
     app.press("Save to history")
     expect(app.page.locator(".entry")).to_have_count(1)

@@ -11,6 +11,15 @@ from tests.web.page import App
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 AXE = ROOT / "client/web/node_modules/axe-core/axe.min.js"
 SHOTS = ROOT / "build/screenshots"
+_OTHERS: dict[str, dict[str, object]] = {
+    "high": {"malignancy": {"level": "RISK_LEVEL_HIGH"}, "namedClass": "mel"},
+    "blurred": {
+        "verdict": "VERDICT_UNCERTAIN",
+        "reasons": ["REASON_BLURRED"],
+        "malignancy": {"level": "RISK_LEVEL_INTERMEDIATE"},
+    },
+    "rejected": {"verdict": "VERDICT_REJECTED", "reasons": ["REASON_NOT_SKIN"], "malignancy": None},
+}
 
 
 def _check(app: App, name: str) -> None:
@@ -46,7 +55,14 @@ def test_every_screen_can_be_read_by_everyone(
         app.press("Home")
         app.answer_with(confident)
         app.classify(lesion)
-        _check(app, f"{shot}-confident")
+        _check(app, f"{shot}-low")
+        app.unfold()
+        _check(app, f"{shot}-low-open")
         app.press("Save to history")
         app.page.wait_for_selector(".entry")
         _check(app, f"{shot}-history")
+        for name, change in _OTHERS.items():
+            app.press("Back")
+            app.answer_with({**confident, **change})
+            app.classify(lesion)
+            _check(app, f"{shot}-{name}")

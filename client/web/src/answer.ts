@@ -1,6 +1,9 @@
 // What the page keeps of an answer, whoever gave it.
 
-import type { ClassifyResponse, Reason, Verdict } from "./api.gen";
+import type { ClassifyResponse, ClassScore, Reason, Verdict } from "./api.gen";
+
+/** What the malignancy risk calls for; "none" where nothing may be said of the spot. */
+export type Level = "none" | "low" | "intermediate" | "high";
 
 export interface Score {
   code: string;
@@ -13,35 +16,75 @@ export interface Answer {
   source: "server" | "device";
   model: string;
   version: string;
+  weightsDigest: string;
+  gatewayVersion: string;
   verdict: Verdict;
   reasons: Reason[];
+  level: Level;
+  /** Code of the class that may be named as the answer; empty when none may. */
+  namedClass: string;
   scores: Score[];
   viewsUsed: number;
   viewsAsked: number;
-  ms: number;
   requestId: string;
-  /** Whether it was looked at whether the photo shows skin. */
+  /** Whether the check for photos that show no skin was made. */
   skinChecked: boolean;
+}
+
+/** Reasons that another photo of the same spot may remove. */
+const PHOTO_REASONS = new Set<Reason>([
+  "REASON_NOT_SKIN",
+  "REASON_TOO_DARK",
+  "REASON_TOO_BRIGHT",
+  "REASON_NO_COLOR",
+  "REASON_BLURRED",
+  "REASON_UNIFORM",
+]);
+
+/** Whether the first thing to do is to take another photo. */
+export function needsAnotherPhoto({ verdict, reasons }: Pick<Answer, "verdict" | "reasons">): boolean {
+  return verdict === "VERDICT_REJECTED" || reasons.some((reason) => PHOTO_REASONS.has(reason));
 }
 
 /** Read the server's answer; what is missing counts as the worst it could be. */
 export function fromServer(response: ClassifyResponse): Answer {
+  const verdict = response.verdict ?? "VERDICT_UNCERTAIN";
+  const rejected = verdict === "VERDICT_REJECTED";
+  const level = levelOf(response);
   return {
     source: "server",
     model: response.model ?? "",
     version: response.version ?? "",
-    verdict: response.verdict ?? "VERDICT_UNCERTAIN",
+    weightsDigest: response.weightsDigest ?? "",
+    gatewayVersion: response.gatewayVersion ?? "",
+    verdict,
     reasons: response.reasons ?? [],
-    scores: (response.classes ?? []).map(({ code = "", name = "", probability = 0, std = 0 }) => ({
-      code,
-      name,
-      probability,
-      std,
-    })),
+    level,
+    namedClass: verdict === "VERDICT_CONFIDENT" && level !== "none" ? (response.namedClass ?? "") : "",
+    scores: rejected ? [] : (response.classes ?? []).map(score),
     viewsUsed: response.viewsUsed ?? 0,
     viewsAsked: response.viewsAsked ?? 0,
-    ms: response.timings?.totalMs ?? 0,
     requestId: response.requestId ?? "",
     skinChecked: true,
   };
+}
+
+/** LOW needs a confident answer without a reason against it; whatever else says LOW doesn't rule cancer out. */
+function levelOf({ verdict, reasons = [], malignancy }: ClassifyResponse): Level {
+  if (verdict === "VERDICT_REJECTED") return "none";
+  const sure = verdict === "VERDICT_CONFIDENT" && reasons.length === 0;
+  switch (malignancy?.level) {
+    case "RISK_LEVEL_HIGH":
+      return "high";
+    case "RISK_LEVEL_INTERMEDIATE":
+      return "intermediate";
+    case "RISK_LEVEL_LOW":
+      return sure ? "low" : "intermediate";
+    default:
+      return "none";
+  }
+}
+
+function score({ code = "", name = "", commonName, probability = 0, std = 0 }: ClassScore): Score {
+  return { code, name: commonName || name, probability, std };
 }

@@ -7,6 +7,10 @@ export interface Calibration {
   "maxOodScore"?: number;
   "method"?: string;
   "adaptiveLooks"?: Look[];
+  "ruleOut"?: OperatingPoint;
+  "ruleIn"?: OperatingPoint;
+  "maxScopeScore"?: number;
+  "quality"?: QualityLimits;
 }
 export interface Card {
   "schemaVersion"?: number;
@@ -24,12 +28,15 @@ export interface ClassInfo {
   "code"?: string;
   "name"?: string;
   "malignant"?: boolean;
+  "commonName"?: string;
 }
 export interface ClassScore {
   "code"?: string;
   "name"?: string;
   "probability"?: number;
   "std"?: number;
+  "commonName"?: string;
+  "malignant"?: boolean;
 }
 export interface ClassifyResponse {
   "requestId"?: string;
@@ -42,6 +49,10 @@ export interface ClassifyResponse {
   "viewsUsed"?: number;
   "timings"?: Timings;
   "notice"?: string;
+  "malignancy"?: MalignancyRisk;
+  "namedClass"?: string;
+  "weightsDigest"?: string;
+  "gatewayVersion"?: string;
 }
 export interface Detail {
   "@type"?: string;
@@ -71,6 +82,11 @@ export interface Look {
   "views"?: number;
   "margin"?: number;
 }
+export interface MalignancyRisk {
+  "level"?: RiskLevel;
+  "probability"?: number;
+  "std"?: number;
+}
 export interface Model {
   "name"?: string;
   "versions"?: ModelVersion[];
@@ -86,6 +102,11 @@ export interface ModelVersion {
   "labels"?: string[];
   "card"?: Card;
   "ready"?: boolean;
+}
+export interface OperatingPoint {
+  "threshold"?: number;
+  "sensitivity"?: Share;
+  "specificity"?: Share;
 }
 export interface Profile {
   "photos"?: string;
@@ -103,7 +124,22 @@ export interface Provenance {
   "exporter"?: string;
   "metrics"?: Record<string, number>;
 }
-export type Reason = "REASON_UNSPECIFIED" | "REASON_UNTRAINED_MODEL" | "REASON_UNCALIBRATED_MODEL" | "REASON_LOW_CONFIDENCE" | "REASON_VIEW_DISAGREEMENT" | "REASON_NOT_SKIN";
+export interface QualityLimits {
+  "minMidtones"?: number;
+  "minHighlights"?: number;
+  "maxMidtones"?: number;
+  "maxGlare"?: number;
+  "minColor"?: number;
+  "minDetail"?: number;
+  "minContrast"?: number;
+}
+export type Reason = "REASON_UNSPECIFIED" | "REASON_UNTRAINED_MODEL" | "REASON_UNCALIBRATED_MODEL" | "REASON_LOW_CONFIDENCE" | "REASON_VIEW_DISAGREEMENT" | "REASON_NOT_SKIN" | "REASON_OUT_OF_SCOPE" | "REASON_TOO_DARK" | "REASON_TOO_BRIGHT" | "REASON_NO_COLOR" | "REASON_BLURRED" | "REASON_UNIFORM";
+export type RiskLevel = "RISK_LEVEL_UNSPECIFIED" | "RISK_LEVEL_LOW" | "RISK_LEVEL_INTERMEDIATE" | "RISK_LEVEL_HIGH";
+export interface Share {
+  "value"?: number;
+  "low"?: number;
+  "high"?: number;
+}
 export interface Status {
   "code"?: number;
   "message"?: string;

@@ -2,11 +2,13 @@
 // Loaded only when there is something to do for it.
 
 import { type CompiledModel, loadAndCompile, loadLiteRt, Tensor } from "@litertjs/core";
-import type { Answer, Score } from "./answer";
-import type { Card, Reason, Verdict } from "./api.gen";
+import type { Answer } from "./answer";
+import type { Card } from "./api.gen";
+import { judge } from "./judge";
+import { measure } from "./measure";
 import { fit, type Pixels, view } from "./pixels";
 
-export { fit, view };
+export { fit, judge, measure, view };
 
 let loading: Promise<CompiledModel> | undefined;
 
@@ -21,14 +23,19 @@ export function load(url: string): Promise<CompiledModel> {
   return loading;
 }
 
-/** Probabilities of one view. */
-export async function infer(model: CompiledModel, pixels: Pixels, side: number): Promise<number[]> {
-  const input = new Tensor(pixels, [1, side, side, 3]);
+/** What the model gives for one view: probabilities, and the out-of-distribution score if it has that output. */
+export async function infer(model: CompiledModel, pixels: Pixels, card: Card): Promise<{ probabilities: number[]; oodScore: number | null }> {
+  const { height = 224, width = 224 } = card.input ?? {};
+  const input = new Tensor(pixels, [1, height, width, 3]);
   const outputs = await model.run([input]);
-  const found = Array.from((await outputs[0]!.data()) as Float32Array);
+  const found: number[][] = [];
+  for (const output of outputs) found.push(Array.from((await output.data()) as Float32Array));
   input.delete();
   for (const output of outputs) output.delete();
-  return found;
+  const probabilities = found.find(({ length }) => length === card.classes?.length);
+  if (!probabilities?.every(Number.isFinite)) throw new Error("the model does not fit its card");
+  const score = found.find((one) => one !== probabilities && one.length === 1)?.[0];
+  return { probabilities, oodScore: score !== undefined && Number.isFinite(score) ? score : null };
 }
 
 /** Answer for a square photo, by the card. */
@@ -39,53 +46,25 @@ export async function answer(
   version: string,
   tta: "NONE" | "FULL",
 ): Promise<Answer> {
-  const started = performance.now();
   const model = await load(url);
   const side = card.input?.width ?? 224;
   const pixels = fit(photo, side);
   const names = tta === "FULL" ? (card.views ?? ["identity"]) : ["identity"];
-  const seen: number[][] = [];
+  const seen = [];
   for (const name of names) {
-    seen.push(await infer(model, view(pixels, side, name), side));
+    seen.push(await infer(model, view(pixels, side, name), card));
     await new Promise((resolve) => setTimeout(resolve)); // the page stays alive between views
   }
-  const scores = ranked(seen, card);
-  const { verdict, reasons } = judge(scores, card);
+  const found = { probabilities: seen.map((one) => one.probabilities), oodScore: seen[0]?.oodScore ?? null };
   return {
     source: "device",
     model: card.model ?? "",
     version,
-    verdict,
-    reasons,
-    scores,
+    weightsDigest: card.weightsDigest ?? "",
+    gatewayVersion: "",
+    ...judge(found, measure(pixels, side), card),
     viewsUsed: names.length,
     viewsAsked: names.length,
-    ms: performance.now() - started,
     requestId: "",
-    skinChecked: false,
   };
-}
-
-function ranked(seen: number[][], card: Card): Score[] {
-  const scores = (card.classes ?? []).map(({ code = "", name = "" }, index) => {
-    const values = seen.map((one) => one[index] ?? 0);
-    const mean = values.reduce((a, b) => a + b, 0) / values.length;
-    const variance = values.reduce((a, b) => a + (b - mean) ** 2, 0) / values.length;
-    return { code, name, probability: mean, std: Math.sqrt(variance) };
-  });
-  return scores.sort((a, b) => b.probability - a.probability);
-}
-
-/** The server's rule; whether it is skin can't be told here, as the small model gives no score for it. */
-function judge(scores: Score[], card: Card): { verdict: Verdict; reasons: Reason[] } {
-  if (card.provenance?.training !== "TRAINING_TRAINED") {
-    return { verdict: "VERDICT_UNCERTAIN", reasons: ["REASON_UNTRAINED_MODEL"] };
-  }
-  const fitted = card.calibration ?? {};
-  const top = scores[0];
-  const reasons: Reason[] = [];
-  if (fitted.minConfidence === undefined) reasons.push("REASON_UNCALIBRATED_MODEL");
-  else if (!top || top.probability < fitted.minConfidence) reasons.push("REASON_LOW_CONFIDENCE");
-  if (top && fitted.maxViewStd !== undefined && top.std > fitted.maxViewStd) reasons.push("REASON_VIEW_DISAGREEMENT");
-  return { verdict: reasons.length ? "VERDICT_UNCERTAIN" : "VERDICT_CONFIDENT", reasons };
 }

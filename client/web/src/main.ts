@@ -1,6 +1,6 @@
 // The page: one screen at a time, and the way between them.
 
-import type { Answer } from "./answer";
+import { type Answer, needsAnotherPhoto } from "./answer";
 import * as api from "./api";
 import { NoAnswer, troubleOf } from "./api";
 import type { Model } from "./api.gen";
@@ -10,7 +10,7 @@ import { h, icon } from "./dom";
 import * as history_ from "./history";
 import * as offline from "./offline";
 import { cut, decode, encode, type Frame, WrongPhoto } from "./pixels";
-import { headline, kind, makeResult } from "./result";
+import { headline, kind, makeResult, mark } from "./result";
 import { chooseLanguage, type Language, LANGUAGES, language, t } from "./strings";
 
 const LANGUAGE = "dermserve.language";
@@ -172,8 +172,9 @@ function offerCard(offer: { model: string; version: string }): HTMLElement {
       card.replaceChildren(h("p", { id: "prepared" }, icon("check"), ready));
       say(ready);
     } catch (error) {
+      console.warn(error);
       start.disabled = false;
-      words.textContent = t("prepareFailed", { words: (error as Error).message });
+      words.textContent = t("prepareFailed");
     }
   };
   return card;
@@ -273,22 +274,22 @@ async function analyse(bitmap: ImageBitmap, frame: Frame, device = false): Promi
 async function someModel(): Promise<string> {
   if (known.length === 0) known = await api.models();
   const name = chosenModel();
-  if (!name) throw new NoAnswer("failed", t("noModel"));
+  if (!name) throw new NoAnswer("failed", "no model answers");
   return name;
 }
 
 function noAnswer(error: unknown, bitmap: ImageBitmap, frame: Frame): void {
   repaint = () => noAnswer(error, bitmap, frame);
   const trouble = troubleOf(error);
-  const words = error instanceof Error ? error.message : String(error);
+  console.warn(error); // the server's words are for whoever runs it
   const again = () => void analyse(bitmap, frame);
   const said = {
     lost: () => t(navigator.onLine ? "lost" : "offlineNot"),
     busy: () => t("busy"),
     slow: () => t("slow"),
     key: () => t("keyWords"),
-    photo: () => words,
-    failed: () => t("failed", { words }),
+    photo: () => t("wrongPhoto"),
+    failed: () => t("failed"),
   }[trouble]();
   const here = offline.prepared() && (trouble === "lost" || trouble === "slow" || trouble === "busy");
   show(t("resultTitle"), [
@@ -306,15 +307,19 @@ function noAnswer(error: unknown, bitmap: ImageBitmap, frame: Frame): void {
 
 function result(answer: Answer, picture: Blob): void {
   repaint = () => result(answer, picture);
-  const save = button(t("save"), "check", () => void keep(), "primary");
+  const another = needsAnotherPhoto(answer);
+  const save = button(t("save"), "check", () => void keep(), another ? "quiet" : "primary");
   const close = button(t("close"), "cross", () => void home(), "quiet");
+  const buttons = another
+    ? [button(t("another"), "camera", () => void camera("environment"), "primary"), answer.verdict === "VERDICT_REJECTED" ? close : save]
+    : [save, close];
   const keep = async () => {
     save.disabled = true;
     await history_.save(picture, answer);
     await historyScreen();
     say(t("saved"));
   };
-  show(t("resultTitle"), [makeResult(answer, picture), h("div", { className: "row sticky" }, save, close)]);
+  show(t("resultTitle"), [makeResult(answer, picture), h("div", { className: "row sticky" }, ...buttons)]);
   say(headline(answer));
 }
 
@@ -344,7 +349,7 @@ function line(entry: history_.Entry): HTMLLIElement {
     "li",
     { className: "card entry" },
     h("img", { src: url, alt: "", onload: () => URL.revokeObjectURL(url) }),
-    h("div", { className: "grow" }, h("p", { className: `tag ${kind(entry.answer)}` }, title), h("p", { className: "hint" }, `${when} · ${entry.answer.model} ${entry.answer.version}`)),
+    h("div", { className: "grow" }, h("p", { className: `tag ${kind(entry.answer)}` }, mark(entry.answer), title), h("p", { className: "hint" }, when)),
     h("button", { type: "button", className: "quiet", "aria-label": `${t("open")}: ${title}, ${when}`, onclick: () => entryScreen(entry) }, t("open")),
     h("button", { type: "button", className: "icon-button danger", "aria-label": `${t("remove")}: ${title}, ${when}`, onclick: () => void removeOne(entry.id) }, icon("trash")),
   );

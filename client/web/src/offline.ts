@@ -58,9 +58,8 @@ export async function prepare(offer: { model: string; version: string }, progres
   }
   const runner = await device();
   const model = await runner.load(url);
-  const side = card.input?.width ?? 224;
-  const found = await runner.infer(model, new Uint8Array(side * side * 3), side);
-  if (found.length !== card.classes?.length) throw new Error("the model does not fit its card");
+  const { height = 224, width = 224 } = card.input ?? {};
+  await runner.infer(model, new Uint8Array(height * width * 3), card); // throws when model and card differ
   localStorage.setItem(SAVED, JSON.stringify({ url, version: offer.version, card } satisfies Prepared));
 }
 

@@ -1,38 +1,40 @@
-// How an answer is shown: the verdict in plain words first, the numbers after it.
+// How an answer is shown: what to do first, then why, and the classes and what gave the answer only when asked for.
 
-import type { Answer, Score } from "./answer";
+import { type Answer, needsAnotherPhoto, type Score } from "./answer";
 import { h, icon } from "./dom";
 import { className, isKey, type Key, number, t } from "./strings";
 
-const MALIGNANT = new Set(["akiec", "bcc", "mel", "scc"]);
+/** Four looks that differ in shape and words, not in colour alone. */
+type Kind = "low" | "intermediate" | "high" | "none";
 
 interface Said {
-  kind: "good" | "warn" | "unsure";
+  kind: Kind;
   icon: string;
-  title: string;
-  words: string;
+  title: Key;
+  words: Key;
 }
 
+const LEVELS: Record<Exclude<Kind, "none">, Said> = {
+  low: { kind: "low", icon: "low", title: "low", words: "lowWords" },
+  intermediate: { kind: "intermediate", icon: "intermediate", title: "intermediate", words: "intermediateWords" },
+  high: { kind: "high", icon: "high", title: "high", words: "highWords" },
+};
+
 function said(answer: Answer): Said {
-  if (answer.verdict === "VERDICT_REJECTED") {
-    return { kind: "unsure", icon: "cross", title: t("rejected"), words: t("rejectedWords") };
-  }
-  const top = answer.scores[0];
-  if (answer.verdict !== "VERDICT_CONFIDENT" || !top) {
-    return { kind: "unsure", icon: "question", title: t("uncertain"), words: t("uncertainWords") };
-  }
-  const bad = MALIGNANT.has(top.code);
-  return {
-    kind: bad ? "warn" : "good",
-    icon: bad ? "alert" : "check",
-    title: t("confident", { name: className(top.code, top.name) }),
-    words: t(bad ? "confidentBad" : "confidentGood"),
-  };
+  if (answer.level === "intermediate" && needsAnotherPhoto(answer)) return { ...LEVELS.intermediate, words: "intermediatePhoto" };
+  if (answer.level in LEVELS) return LEVELS[answer.level as keyof typeof LEVELS];
+  if (answer.verdict === "VERDICT_REJECTED") return { kind: "none", icon: "camera", title: "rejected", words: "rejectedWords" };
+  return { kind: "none", icon: "cross", title: "noLevel", words: "noLevelWords" };
 }
 
 /** Say in a line what an answer says, for lists. */
 export function headline(answer: Answer): string {
-  return said(answer).title;
+  return t(said(answer).title);
+}
+
+/** The shape that stands for the level. */
+export function mark(answer: Answer): SVGSVGElement {
+  return icon(said(answer).icon);
 }
 
 export function kind(answer: Answer): string {
@@ -41,35 +43,55 @@ export function kind(answer: Answer): string {
 
 /** Make all of a result but its buttons. */
 export function makeResult(answer: Answer, picture: Blob): HTMLElement {
-  const { kind, icon: symbol, title, words } = said(answer);
   const url = URL.createObjectURL(picture);
-  const reasons = answer.reasons.filter((reason): reason is typeof reason & Key => isKey(reason));
-  const image = h("img", { src: url, alt: "", className: "shot", onload: () => URL.revokeObjectURL(url) });
   return h(
     "div",
     { className: "result" },
-    image,
+    h("img", { src: url, alt: "", className: "shot", onload: () => URL.revokeObjectURL(url) }),
+    verdict(answer),
     h(
-      "section",
-      { className: `verdict ${kind}`, "aria-labelledby": "verdict" },
-      icon(symbol),
-      h(
-        "div",
-        {},
-        h("h2", { id: "verdict" }, title),
-        h("p", {}, words),
-        reasons.length > 0 && h("ul", {}, ...reasons.map((reason) => h("li", {}, t(reason)))),
-        !answer.skinChecked && h("p", {}, t("noSkinCheck")),
-      ),
+      "div",
+      { className: "stack more" },
+      answer.level !== "none" && answer.scores.length > 0 && resembles(answer),
+      facts(answer),
+      h("p", { className: "notice" }, icon("shield"), t("notice")),
     ),
-    h(
-      "section",
-      { className: "card", "aria-labelledby": "classes" },
-      h("h2", { id: "classes" }, t("classes")),
-      h("ol", { className: kind === "unsure" ? "scores faint" : "scores" }, ...answer.scores.map((one) => bar(one, answer))),
-    ),
-    facts(answer),
-    h("p", { className: "notice" }, icon("shield"), t("notice")),
+  );
+}
+
+function verdict(answer: Answer): HTMLElement {
+  const { kind, title, words } = said(answer);
+  return h(
+    "section",
+    { className: `verdict ${kind}`, "aria-labelledby": "verdict" },
+    h("div", { className: "level" }, mark(answer), h("h2", { id: "verdict" }, t(title))),
+    h("p", { className: "todo" }, t(words)),
+    answer.source === "device" && h("p", {}, `${t("limited")} ${answer.skinChecked ? "" : t("noSkinCheck")}`.trim()),
+    named(answer),
+    reasons(answer),
+  );
+}
+
+function named(answer: Answer): HTMLElement | null {
+  const score = answer.scores.find(({ code }) => code === answer.namedClass);
+  return score ? h("p", {}, t("named", { name: className(score.code, score.name) })) : null;
+}
+
+function reasons(answer: Answer): HTMLElement | null {
+  const lines = answer.reasons.filter((reason): reason is typeof reason & Key => isKey(reason)).map((reason) => h("li", {}, t(reason)));
+  if (lines.length === 0) return null;
+  const title = t(needsAnotherPhoto(answer) ? "whyPhoto" : "why");
+  return h("div", {}, h("h3", {}, title), h("ul", {}, ...lines));
+}
+
+function resembles(answer: Answer): HTMLElement {
+  const faint = answer.verdict !== "VERDICT_CONFIDENT";
+  return h(
+    "details",
+    { className: "card" },
+    h("summary", {}, t("resembles")),
+    h("p", { className: "hint" }, t(faint ? "resemblesUnsure" : "resemblesWords")),
+    h("ol", { className: faint ? "scores faint" : "scores" }, ...answer.scores.map((one) => bar(one, answer))),
   );
 }
 
@@ -94,18 +116,21 @@ function bar(score: Score, answer: Answer): HTMLLIElement {
   );
 }
 
+/** What whoever runs the service needs to find this answer again. */
 function facts(answer: Answer): HTMLElement {
-  const rows: [string, string][] = [
-    [t("version"), `${answer.model} ${answer.version}`],
-    [t("viewsUsed"), t("viewsOf", { used: answer.viewsUsed, asked: answer.viewsAsked })],
-    [t("time"), `${number(answer.ms, 0)} ms`],
+  const rows: [Key, string][] = [
+    ["version", `${answer.model} ${answer.version}`],
+    ["digest", answer.weightsDigest.slice(0, 12)],
+    ["software", answer.gatewayVersion],
+    ["viewsUsed", t("viewsOf", { used: answer.viewsUsed, asked: answer.viewsAsked })],
+    ["request", answer.requestId],
   ];
-  if (answer.requestId) rows.push([t("request"), answer.requestId]);
+  const known = rows.filter(([, value]) => value);
   const here = answer.source === "device";
   return h(
-    "section",
+    "details",
     { className: "card facts" },
-    h("p", { className: "source", "data-source": answer.source }, icon(here ? "phone" : "cloud"), t(here ? "byDevice" : "byServer")),
-    h("dl", {}, ...rows.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
+    h("summary", { className: "source", "data-source": answer.source }, icon(here ? "phone" : "cloud"), t(here ? "byDevice" : "byServer")),
+    h("dl", {}, ...known.flatMap(([name, value]) => [h("dt", {}, t(name)), h("dd", {}, value)])),
   );
 }

@@ -136,14 +136,17 @@ def signatures(core: Core, *, side: int, views: Sequence[str], card: str) -> dic
         card: JSON that `describe` returns.
 
     Returns:
-        ConcreteFunctions by signature name.
+        ConcreteFunctions by signature name. Those of pixels refuse images that are not [N, side, side, 3], or
+        none, with INVALID_ARGUMENT when they run.
     """
-    pixels = tf.TensorSpec([None, side, side, 3], tf.uint8, name=Input.IMAGES)
+    # TensorFlow Serving does not compare a request with the placeholder. The graph must, and optimisers drop a check of
+    # what the placeholder promises already: so this one promises no size.
+    pixels = tf.TensorSpec([None, None, None, None], tf.uint8, name=Input.IMAGES)
     files = tf.TensorSpec([None], tf.string, name=Input.IMAGE_BYTES)
 
     @tf.function(input_signature=[pixels], autograph=False)
     def serving_default(images: Tensor) -> dict[str, Tensor]:
-        return core(images)
+        return core(_checked(images, side))
 
     @tf.function(input_signature=[files], autograph=False)
     def encoded(image_bytes: Tensor) -> dict[str, Tensor]:
@@ -152,7 +155,8 @@ def signatures(core: Core, *, side: int, views: Sequence[str], card: str) -> dic
 
     @tf.function(input_signature=[pixels], autograph=False)
     def tta(images: Tensor) -> dict[str, Tensor]:
-        stacked = tf.stack([_VIEWS[name](images) for name in views], axis=1)
+        checked = _checked(images, side)
+        stacked = tf.stack([_VIEWS[name](checked) for name in views], axis=1)
         outputs = core(tf.reshape(stacked, [-1, side, side, 3]))
         each = {
             name: tf.reshape(value, tf.concat([[-1, len(views)], tf.shape(value)[1:]], 0))
@@ -172,6 +176,14 @@ def signatures(core: Core, *, side: int, views: Sequence[str], card: str) -> dic
         Signature.TTA.value: tta.get_concrete_function(),
         Signature.DESCRIBE.value: describe.get_concrete_function(),
     }
+
+
+def _checked(images: Tensor, side: int) -> Tensor:
+    """Refuse, when the graph runs, what is not [N, side, side, 3] with N ≥ 1."""
+    sized = tf.ensure_shape(images, [None, side, side, 3])
+    # Kernels disagree about no images: some answer no rows, others fail with words about filters.
+    with tf.control_dependencies([tf.debugging.Assert(tf.shape(sized)[0] > 0, ["there must be at least one image"])]):
+        return tf.identity(sized)
 
 
 def _decode(data: Tensor, side: int) -> Tensor:

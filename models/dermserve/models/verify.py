@@ -7,6 +7,7 @@ import contextlib
 import io
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -41,10 +42,13 @@ def verify(version_folder: pathlib.Path) -> card_pb2.Card:
         The card.
 
     Raises:
-        VerificationError: a signature is missing, does not run or disagrees with another.
+        VerificationError: a signature is missing, does not run, can't be batched, accepts images of another size or
+            disagrees with another.
     """
     with open_version(version_folder) as run:
+        _check_batch_dimensions(run.signatures)
         card = _check_describe(run)
+        _check_refusals(run, side=card.input.height)
         images = np.random.default_rng(0).integers(0, 256, (_BATCH, card.input.height, card.input.width, 3), np.uint8)
         single = run(Signature.SERVING_DEFAULT, {Input.IMAGES: images})
         _check_scores(Signature.SERVING_DEFAULT, single, classes=len(card.classes))
@@ -53,17 +57,29 @@ def verify(version_folder: pathlib.Path) -> card_pb2.Card:
     return card
 
 
+@dataclass(frozen=True, slots=True)
+class LoadedVersion:
+    """A SavedModel in a session; call it with a signature and its inputs."""
+
+    session: tf.compat.v1.Session
+    signatures: Mapping[str, meta_graph_pb2.SignatureDef]
+
+    def __call__(self, signature: Signature, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Run a signature.
+
+        Raises:
+            VerificationError: it is missing or fails; TensorFlow's own error is the cause.
+        """
+        return _run(self.session, self.signatures, signature, inputs)
+
+
 @contextlib.contextmanager
-def open_version(version_folder: pathlib.Path) -> Iterator[Run]:
+def open_version(version_folder: pathlib.Path) -> Iterator[LoadedVersion]:
     """Load a SavedModel as TensorFlow Serving does; give what runs its signatures."""
     with tf.compat.v1.Session(graph=tf.Graph()) as session:
         # Deprecated in name only: it is the loader whose C++ twin TensorFlow Serving runs.
         loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(version_folder))
-
-        def run(signature: Signature, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-            return _run(session, loaded.signature_def, signature, inputs)
-
-        yield run
+        yield LoadedVersion(session, loaded.signature_def)
 
 
 def _run(
@@ -83,12 +99,52 @@ def _run(
     return outputs
 
 
+def _check_batch_dimensions(definitions: Mapping[str, meta_graph_pb2.SignatureDef]) -> None:
+    """With `--enable_batching` TensorFlow Serving does not load or run a signature that breaks this."""
+    for signature in Signature:
+        definition = definitions.get(signature, meta_graph_pb2.SignatureDef())
+        if signature in definitions and not definition.inputs:
+            raise VerificationError(f"signature {signature} has no input: TensorFlow Serving can't batch it")
+        for kind, tensors in (("input", definition.inputs), ("output", definition.outputs)):
+            for name, tensor in tensors.items():
+                dims = tensor.tensor_shape.dim
+                if not dims or dims[0].size != -1:
+                    raise VerificationError(f"signature {signature}: {kind} {name} has no batch dimension")
+
+
 def _check_describe(run: Run) -> card_pb2.Card:
+    cards = run(Signature.DESCRIBE, {Input.QUERY: np.array([b"", b"any"], object)})[Output.CARD]
+    if cards.shape != (2,) or cards[0] != cards[1]:
+        raise VerificationError("signature describe: two queries must give two equal cards")
     try:
-        cards = run(Signature.DESCRIBE, {Input.QUERY: np.array([b""], object)})[Output.CARD]
-        return parse_card(np.asarray(cards).item())
+        return parse_card(cards[0])
     except CardError as error:
         raise VerificationError(f"signature describe: {error}") from error
+
+
+def _check_refusals(run: Run, *, side: int) -> None:
+    for signature in (Signature.SERVING_DEFAULT, Signature.TTA):
+        for size in (
+            (side // 2, side // 2, 3),
+            (side, side + 1, 3),
+            (side + 1, side, 3),
+            (side, side, 1),
+            (side, side, 4),
+        ):
+            if not _refuses(run, signature, np.zeros((1, *size), np.uint8)):
+                raise VerificationError(
+                    f"signature {signature}: the graph must refuse images of {size} with INVALID_ARGUMENT, as"
+                    " TensorFlow Serving does not"
+                )
+
+
+def _refuses(run: Run, signature: Signature, images: NDArray[np.uint8]) -> bool:
+    try:
+        run(signature, {Input.IMAGES: images})
+    except VerificationError as error:
+        # Python's session alone compares with the placeholder, which is a ValueError: that is no refusal of the graph.
+        return isinstance(error.__cause__, tf.errors.InvalidArgumentError)
+    return False
 
 
 def _check_scores(signature: Signature, outputs: Mapping[str, Array], *, classes: int) -> None:

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 import keras
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.saved_model import fingerprinting_utils
 
-from dermserve.contract import SCHEMA_VERSION, render_card
+from dermserve.contract import SCHEMA_VERSION, Input, render_card
 from dermserve.imaging import STANDARD_VIEWS
 from dermserve.models.catalogue import SPECS, Spec
 from dermserve.models.graph import FeatureDistance, Weights, freeze_core, signatures
@@ -115,3 +117,15 @@ def _save(content: Content, card: card_pb2.Card, spec: Spec, folder: pathlib.Pat
     module.core = core.tracked  # type: ignore[attr-defined]  # what the signatures call must be tracked
     functions = signatures(core, side=spec.input_side, views=card.views, card=render_card(card))
     tf.saved_model.save(module, str(folder), signatures=functions)
+    _declare_size(folder, side=spec.input_side)
+
+
+def _declare_size(folder: pathlib.Path, *, side: int) -> None:
+    """Name the size of images in the metadata of the signatures, for readers; the placeholders must not (graph.py)."""
+    file = folder / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    for definition in saved.meta_graphs[0].signature_def.values():
+        if Input.IMAGES in definition.inputs:
+            definition.inputs[Input.IMAGES].tensor_shape.CopyFrom(tf.TensorShape([None, side, side, 3]).as_proto())
+    file.write_bytes(saved.SerializeToString(deterministic=True))
+    fingerprinting_utils.write_fingerprint(str(folder))  # the one that `save` wrote is of the file before

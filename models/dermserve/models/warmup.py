@@ -1,7 +1,8 @@
 """Warm-up records: what TensorFlow Serving replays when it loads a version, so that no user waits for the first answer.
 
 https://www.tensorflow.org/tfx/serving/saved_model_warmup. TensorFlow optimises a graph once for each set of outputs
-asked for, and the records ask for what the gateway asks for: all of them, with one view and with ten, and the card.
+asked for, and the records ask for what the gateway asks for: all of them (no output_filter), with one view and with
+ten, the views made in graph, and the card; and for `encoded`, which others call.
 """
 
 import pathlib
@@ -32,6 +33,8 @@ def write_warmup_records(version_folder: pathlib.Path, *, model: str, side: int)
             writer.write(_record(model, Signature.SERVING_DEFAULT, {Input.IMAGES: gray}))
         one = tf.fill([1, side, side, 3], tf.constant(127, tf.uint8))
         writer.write(_record(model, Signature.TTA, {Input.IMAGES: one}))
+        files = tf.io.encode_png(one)
+        writer.write(_record(model, Signature.ENCODED, {Input.IMAGE_BYTES: files}))
         writer.write(_record(model, Signature.DESCRIBE, {Input.QUERY: tf.constant([""])}))
 
 

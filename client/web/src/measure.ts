@@ -1,0 +1,104 @@
+// What a photo looks like, in numbers: the server's measures (serving/dermserve/imaging/measure.py), by the same formulas.
+
+import type { Pixels } from "./pixels";
+
+/** Of one photo at the model's size; the server's `Measures` says what each one is. */
+export interface Measures {
+  midtones: number;
+  highlights: number;
+  glare: number;
+  color: number;
+  detail: number;
+  contrast: number;
+}
+
+const GLARE = 248;
+const LAG = 4;
+const BLOCK = 8;
+const DIRECTIONS = [[0, 1], [1, 0], [1, 1], [1, -1]] as const;
+
+/** One value per pixel, at half the model's size. */
+interface Plane {
+  values: Float32Array;
+  side: number;
+}
+
+/** Measure uint8 [side, side, 3] pixels, side of at least 4. */
+export function measure(pixels: Pixels, side: number): Measures {
+  const half = side >> 1;
+  const [red, green, blue] = [0, 1, 2].map((channel) => halve(pixels, side, channel)) as [Float32Array, Float32Array, Float32Array];
+  const luma = red.map((value, i) => 0.299 * value + 0.587 * green[i]! + 0.114 * blue[i]!);
+  const plane = { values: luma, side: half };
+  const ordered = luma.slice().sort();
+  const highlights = ordered[Math.floor((luma.length * 95) / 100)]!;
+  const blown = red.filter((value, i) => Math.max(value, green[i]!, blue[i]!) >= GLARE).length;
+  return {
+    midtones: ordered[luma.length >> 1]!,
+    highlights,
+    glare: blown / luma.length,
+    color: color(luma, [red.map((value, i) => value - green[i]!), red.map((value, i) => (value + green[i]!) / 2 - blue[i]!)]),
+    detail: detail(plane),
+    contrast: contrast(plane) / Math.max(highlights, 1),
+  };
+}
+
+/** Average one channel two by two. */
+function halve(pixels: Pixels, side: number, channel: number): Float32Array {
+  const half = side >> 1;
+  const at = (y: number, x: number) => pixels[(y * side + x) * 3 + channel]!;
+  return Float32Array.from({ length: half * half }, (_, i) => {
+    const y = 2 * Math.floor(i / half);
+    const x = 2 * (i % half);
+    return (at(y, x) + at(y, x + 1) + at(y + 1, x) + at(y + 1, x + 1)) / 4;
+  });
+}
+
+/** The spread of colour that a straight line over luma doesn't explain. */
+function color(luma: Float32Array, differences: Float32Array[]): number {
+  const light = centred(luma);
+  const power = dot(light, light);
+  const left = differences.map((difference) => {
+    const here = centred(difference);
+    const explained = power ? dot(here, light) ** 2 / power : 0;
+    return Math.max(0, dot(here, here) - explained) / here.length;
+  });
+  return Math.sqrt(left.reduce((a, b) => a + b, 0));
+}
+
+function centred(values: Float32Array): Float64Array {
+  const mean = values.reduce((a, b) => a + b, 0) / values.length;
+  return Float64Array.from(values, (value) => value - mean);
+}
+
+function dot(one: Float64Array, other: Float64Array): number {
+  return one.reduce((sum, value, i) => sum + value * other[i]!, 0);
+}
+
+function detail(plane: Plane): number {
+  const lag = Math.min(LAG, plane.side - 1);
+  return Math.min(...DIRECTIONS.map(([y, x]) => difference(plane, y, x) / Math.max(difference(plane, y * lag, x * lag), 1e-3)));
+}
+
+/** Mean absolute difference of pixels so far apart. */
+function difference({ values, side }: Plane, down: number, across: number): number {
+  const [from, to] = [Math.max(0, -across), side - Math.max(0, across)];
+  let sum = 0;
+  for (let y = 0; y < side - down; y++) {
+    for (let x = from; x < to; x++) sum += Math.abs(values[(y + down) * side + x + across]! - values[y * side + x]!);
+  }
+  return sum / ((side - down) * (to - from));
+}
+
+/** Standard deviation of the mean luma of areas. */
+function contrast({ values, side }: Plane): number {
+  const block = Math.min(BLOCK, side);
+  const across = Math.floor(side / block);
+  const means = new Float32Array(across * across);
+  for (let y = 0; y < across * block; y++) {
+    for (let x = 0; x < across * block; x++) {
+      means[Math.floor(y / block) * across + Math.floor(x / block)]! += values[y * side + x]! / (block * block);
+    }
+  }
+  const spread = centred(means);
+  return Math.sqrt(dot(spread, spread) / spread.length);
+}

@@ -1,0 +1,80 @@
+"""Every alert fires when it should and only then, and knows each reason a request can fail for."""
+
+import pathlib
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+import yaml
+
+from dermserve.gateway import errors
+from tests.k8s.rendering import K8S, Manifest
+
+ALERTS = K8S / "components" / "monitoring" / "alerts.yaml"
+CASES = pathlib.Path(__file__).parent / "alerts_test.yaml"
+CALLERS = {"INVALID_ARGUMENT", "NOT_FOUND", "DEADLINE_EXCEEDED"}
+"""Statuses whose reasons are a caller's doing."""
+ABSTRACT = {"UNKNOWN", "EXHAUSTED", "UNAVAILABLE"}
+"""Reasons of base classes, which no request ends with."""
+
+
+def _groups() -> list[Manifest]:
+    groups: list[Manifest] = yaml.safe_load(ALERTS.read_text())["spec"]["groups"]
+    return groups
+
+
+def _rules() -> list[Manifest]:
+    return [rule for group in _groups() for rule in group["rules"]]
+
+
+def _promtool(*arguments: object) -> None:
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.skip("NOT CHECKED: what alerts fire, because there is no promtool (Debian's `prometheus`) on the PATH")
+    done = subprocess.run([found, *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+
+def test_expressions_and_templates_are_valid(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "alerts.yaml").write_text(yaml.safe_dump({"groups": _groups()}))
+    _promtool("check", "rules", "--lint-fatal", tmp_path / "alerts.yaml")
+
+
+def test_alerts_fire_when_they_should_and_only_then(tmp_path: pathlib.Path) -> None:
+    groups = _groups()
+    for rule in (rule for group in groups for rule in group["rules"]):
+        rule.pop("annotations", None)  # promtool would compare them word by word
+    (tmp_path / "alerts.yaml").write_text(yaml.safe_dump({"groups": groups}))
+    shutil.copy(CASES, tmp_path)
+    _promtool("test", "rules", tmp_path / CASES.name)
+
+
+def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
+    cases = [case for test in yaml.safe_load(CASES.read_text())["tests"] for case in test["alert_rule_test"]]
+    alerts = {rule["alert"] for rule in _rules() if "alert" in rule}
+    assert {case["alertname"] for case in cases if case["exp_alerts"]} == alerts
+    assert {case["alertname"] for case in cases if not case["exp_alerts"]} == alerts
+
+
+def _errors(of: type[errors.GatewayError] = errors.GatewayError) -> Iterator[type[errors.GatewayError]]:
+    yield of
+    for each in of.__subclasses__():
+        yield from _errors(each)
+
+
+def _matched(name: str) -> set[str]:
+    """Reasons in the rule of that name."""
+    (rule,) = (rule for rule in _rules() if name in (rule.get("alert"), rule.get("record")))
+    return set(re.findall(r'reason=~"([^"]*)"', rule["expr"])[0].split("|"))
+
+
+@pytest.mark.parametrize("window", ["5m", "30m", "1h", "6h"])
+def test_every_reason_is_a_fault_or_overload_or_the_callers(window: str) -> None:
+    ends = {error for error in _errors() if error.reason not in ABSTRACT}
+    callers = {error.reason for error in ends if error.status.name in CALLERS} | {errors.LargePhotoError.reason}
+    faults = _matched(f"namespace:dermserve_gateway_faults:rate{window}")
+    overload = _matched("DermserveOverloaded")
+    assert not (faults & overload or faults & callers or overload & callers)
+    assert faults | overload | callers == {error.reason for error in ends}
