@@ -98,11 +98,11 @@ web:  ## Build the page and fetch its on-device runtime (needs Node.js 20)
 
 images: $(VENV)/local  ## Build the images for Kubernetes (DOCKER=podman, STORE=folder)
 	@test -d "$(STORE)" || $(BIN)/dermserve export --store "$(STORE)"
-	$(BUILD) -f k8s/images/gateway.Dockerfile --target gateway -t dermserve/gateway:0.1.0 .
-	$(BUILD) -f k8s/images/gateway.Dockerfile --target edge -t dermserve/edge:0.1.0 .
-	$(BUILD) -f k8s/images/local.Dockerfile -t dermserve/local:0.1.0 .
+	$(BUILD) -f k8s/images/gateway.Dockerfile --target gateway -t docker.io/dermserve/gateway:0.1.0 .
+	$(BUILD) -f k8s/images/gateway.Dockerfile --target edge -t docker.io/dermserve/edge:0.1.0 .
+	$(BUILD) -f k8s/images/local.Dockerfile -t docker.io/dermserve/local:0.1.0 .
 	models=$$($(BIN)/python scripts/pack_store.py "$(STORE)") && \
-	    $(BUILD) -f k8s/images/models.Dockerfile -t dermserve/models:1 --label dev.dermserve.models="$$models" "$(STORE)"
+	    $(BUILD) -f k8s/images/models.Dockerfile -t docker.io/dermserve/models:1 --label dev.dermserve.models="$$models" "$(STORE)"
 
 test-images: $(VENV)/dev images  ## Build the images and run them as Kubernetes would (DOCKER=podman): ten minutes or more
 	DERMSERVE_TEST_IMAGES=$(DOCKER) DERMSERVE_STORE="$(abspath $(STORE))" \

@@ -3,7 +3,7 @@
 #   docker build -f k8s/images/gateway.Dockerfile --target gateway -t dermserve/gateway:0.1.0 .
 #   docker build -f k8s/images/gateway.Dockerfile --target edge -t dermserve/edge:0.1.0 .
 # Both bases have the same Debian Python at the same place, so the environment built on one runs on the other.
-ARG BUILD_BASE=debian:12-slim
+ARG BUILD_BASE=docker.io/library/debian:12-slim
 ARG PYTHON_BASE=gcr.io/distroless/python3-debian12:nonroot
 
 FROM ${BUILD_BASE} AS tools

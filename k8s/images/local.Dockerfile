@@ -1,6 +1,6 @@
 # The stand-in for TensorFlow Serving, for the local overlay alone (docs/modelserver.md). Context: the checkout.
 #   docker build -f k8s/images/local.Dockerfile -t dermserve/local:0.1.0 .
-ARG BUILD_BASE=debian:12-slim
+ARG BUILD_BASE=docker.io/library/debian:12-slim
 
 FROM ${BUILD_BASE} AS build
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv

@@ -1,7 +1,7 @@
 # A store of models, and a cp to copy it with. Context: the store's own folder, once `python scripts/pack_store.py` has
 # written there what is in it and what stays out.
 #   docker build -f k8s/images/models.Dockerfile -t dermserve/models:1 .dermserve/store
-ARG MODELS_BASE=busybox:1.37
+ARG MODELS_BASE=docker.io/library/busybox:1.37
 
 FROM ${MODELS_BASE}
 ARG MODELS_BASE

@@ -33,6 +33,16 @@ def _each(manifests: list[Manifest]) -> Iterator[tuple[str, Manifest, Manifest]]
             yield f"{workload['metadata']['name']}/{container['name']}", container, pod(workload)
 
 
+def _images(manifests: list[Manifest]) -> Iterator[tuple[str, str]]:
+    """Give the images of containers and of volumes."""
+    for name, container, _ in _each(manifests):
+        yield name, container["image"]
+    for workload in _workloads(manifests):
+        for volume in pod(workload).get("volumes", []):
+            if "image" in volume:
+                yield volume["name"], volume["image"]["reference"]
+
+
 @rule
 def namespace_enforces_restricted(manifests: list[Manifest]) -> Iterator[str]:
     for namespace in of_kind(manifests, "Namespace"):
@@ -135,13 +145,17 @@ def says_what_it_needs_and_may_take(manifests: list[Manifest]) -> Iterator[str]:
 
 @rule
 def names_a_version_of_its_image(manifests: list[Manifest]) -> Iterator[str]:
-    images = [(name, container["image"]) for name, container, _ in _each(manifests)]
-    for workload in _workloads(manifests):
-        volumes = pod(workload).get("volumes", [])
-        images += [(volume["name"], volume["image"]["reference"]) for volume in volumes if "image" in volume]
-    for name, image in images:
+    for name, image in _images(manifests):
         tag = image.rpartition("/")[2].partition(":")[2]
         if tag in {"", "latest"} and "@sha256:" not in image:
+            yield f"{name}: {image}"
+
+
+@rule
+def names_the_registry_of_its_image(manifests: list[Manifest]) -> Iterator[str]:
+    for name, image in _images(manifests):
+        host, _, rest = image.partition("/")
+        if not rest or "." not in host:  # a container engine would choose: Docker Hub, or the first of its list
             yield f"{name}: {image}"
 
 

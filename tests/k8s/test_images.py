@@ -20,10 +20,10 @@ from tests.k8s.engine import Container, Engine, empty_dir, find_engine
 from tests.k8s.rendering import ROOT, render
 
 IMAGES = {
-    "gateway": "dermserve/gateway:0.1.0",
-    "edge": "dermserve/edge:0.1.0",
-    "local": "dermserve/local:0.1.0",
-    "models": "dermserve/models:1",
+    "gateway": "docker.io/dermserve/gateway:0.1.0",
+    "edge": "docker.io/dermserve/edge:0.1.0",
+    "local": "docker.io/dermserve/local:0.1.0",
+    "models": "docker.io/dermserve/models:1",
 }
 PYTHON = "/opt/dermserve/bin/python"
 NAME = f"dermserve-test-{os.getpid()}"

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from tests.k8s.policy import scalers
-from tests.k8s.rendering import K8S, ROOT, Manifest, named, of_kind, pod, render, settings
+from tests.k8s.rendering import K8S, ROOT, Manifest, named, pod, render, settings
 
 RULES = K8S / "components" / "prometheus-adapter" / "rules.yaml"
 
@@ -65,14 +65,3 @@ def test_the_fewest_gateways_fill_the_cores_of_the_most_model_servers(target: st
     cores = most * int(server["resources"]["limits"]["cpu"])
     in_flight = int(settings(manifests)["DERMSERVE_TFS_IN_FLIGHT"]) * most
     assert scalers(manifests)["gateway"]["minReplicas"] * in_flight >= cores
-
-
-def test_monitoring_puts_the_clusters_label_and_address_where_they_belong() -> None:
-    manifests = render("production+all")
-    monitored = of_kind(manifests, "ServiceMonitor") + of_kind(manifests, "PrometheusRule")
-    assert {each["metadata"]["name"] for each in monitored} == {"gateway", "edge", "dermserve-gateway"}
-    assert {each["metadata"]["labels"]["release"] for each in monitored} == {"kube-prometheus-stack"}
-    groups = named(manifests, "PrometheusRule", "dermserve-gateway")["spec"]["groups"]
-    urls = [rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"] if "alert" in rule]
-    assert all(re.fullmatch(r"https://\S+/k8s/README\.md#alert-[a-z-]+", url) for url in urls)
-    assert not [m for m in of_kind(manifests, "ConfigMap") if m["metadata"]["name"] == "monitoring-place"]
