@@ -294,9 +294,10 @@ def test_the_card_names_the_data_as_stated_and_never_another(
     assert result.exit_code == 0, result.output
     run = FinishedRun(tmp_path / "out")
     single = {"accuracy": 1.0, "accuracy_95": [0.9, 1.0], "balanced_accuracy": 1.0, "ece": 0.0}
+    verdict = {"abstained": 0.0, "confident": 1.0, "malignant_confidently_benign": 0.0}
     run.update(
         calibration={"temperature": 1.0},
-        metrics={"test": {"single": single, "tta": single, "verdict": {"abstained": 0.0}}},
+        metrics={"test": {"single": single, "tta": single, "verdict": verdict}},
     )
     shutil.copy(pathlib.Path(runs.__file__).parents[1] / "shipped" / "mobilenet_v3_small" / "distance.npz", run.folder)
     card = run_content(run.folder).provenance
