@@ -1,14 +1,19 @@
+import dataclasses
 import pathlib
 
 import pytest
 import tensorflow as tf
 from click.testing import CliRunner
 
+from dermserve.contract import parse_card
 from dermserve.models.architectures import build
+from dermserve.models.associated_files import read_file
 from dermserve.models.export import SHIPPED, export
 from dermserve.models.exporter import export_model
 from dermserve.models.store import versions
+from dermserve.models.training.content import run_content
 from dermserve.models.verify import VerificationError, verify
+from dermserve.models.version import write_version
 from dermserve.v1 import card_pb2
 
 
@@ -93,3 +98,18 @@ def test_what_is_exported_by_default_was_trained_and_calibrated(model: str, tmp_
     for threshold in ("min_confidence", "max_view_std", "adaptive_margin", "max_ood_score"):
         assert card.calibration.HasField(threshold), threshold
     assert card.calibration.min_confidence >= 0.5
+    tflite = tmp_path / model / "1" / "model.tflite"
+    if tflite.exists():
+        assert parse_card(read_file(tflite.read_bytes(), "card.json") or "") == card
+
+
+def test_a_tflite_model_of_another_calibration_is_refused(tmp_path: pathlib.Path) -> None:
+    content = run_content(SHIPPED / "mobilenet_v3_small")
+    assert content.tflite is not None
+    assert content.calibration is not None
+    assert content.distance is not None
+    stale = dataclasses.replace(content, distance=dataclasses.replace(content.distance, limit=1.0))
+    for each in (stale, dataclasses.replace(content, tflite=b"TFL3 without any file in it")):
+        with pytest.raises(VerificationError, match="Convert it again with `dermserve tflite`"):
+            write_version(each, tmp_path / "store")
+    assert versions(tmp_path / "store", "mobilenet_v3_small") == []

@@ -1,5 +1,6 @@
 """What another processor or batch size rounds differently stays within the tolerances, and is no reason to refuse."""
 
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -7,7 +8,9 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from dermserve.models.graph import _distance
 from dermserve.models.rounding import MAX_GAIN, ROUNDING, comparable
 from dermserve.models.training import ood
 
@@ -32,10 +35,63 @@ def features(photos: int, size: int, spread: float) -> np.ndarray:
 def test_a_score_is_known_to_within_rounding_however_alike_photos_are(photos, classes):
     distance = ood.fit_distance(photos, classes, strangers=features(20, photos.shape[1], 1), rank=16)
     assert np.linalg.norm(distance.projection, ord=2) <= MAX_GAIN * 1.001
-    length = np.linalg.norm(photos, axis=1, keepdims=True)
-    other = photos + (RNG.uniform(-1, 1, photos.shape) * ROUNDING / 2 * length / photos.shape[1] ** 0.5)
-    roots = [comparable("ood_score", ood.scores(distance, given.astype(np.float32))) for given in (photos, other)]
+    roots = answers(distance, photos)
     assert np.abs(roots[0] - roots[1]).max() <= MAX_GAIN * ROUNDING
+
+
+def answers(distance, given):
+    """What two processors make of features, in float32."""
+    length = np.linalg.norm(given, axis=1, keepdims=True)
+    other = given + RNG.uniform(-1, 1, given.shape) * ROUNDING / 2 * length / given.shape[1] ** 0.5
+    return [comparable("ood_score", ood.scores(distance, each.astype(np.float32))) for each in (given, other)]
+
+
+@pytest.mark.parametrize("dead", [0, 1e-9, 1e-7, 1e-5])
+def test_a_scope_does_not_rest_on_features_that_hardly_vary(dead):
+    """As of a network with units that are nearly dead: its scope once had weights of 265,000."""
+    known, others = features(200, 64, 0.1), features(200, 64, 0.1)
+    for photos in (known, others):
+        photos[:, 32:] = 1 + dead * RNG.standard_normal((200, 32))
+    others[:, 40] += dead  # told apart by what is rounding, and by something real
+    others[:, 3] += 0.1
+    distance = ood.fit_distance(known, np.arange(200) % 3, strangers=others, rank=16)
+    scope = ood.fit_scope(known, others=others, weights=np.ones(200))
+    assert np.linalg.norm(scope[:-1]) <= MAX_GAIN * 1.001
+    whole = dataclasses.replace(distance, scope=scope, limit=1e9)
+    one, two = answers(whole, others)
+    assert np.abs(one - two).max() <= MAX_GAIN * ROUNDING
+    assert (ood.scores(whole, others) > 0.5).mean() > 0.6 > (ood.scores(whole, known) > 0.5).mean()
+
+
+@pytest.mark.parametrize("spread", [0, 1e-7, 1e-5])
+def test_what_hardly_varies_is_not_strange_to_itself(spread):
+    photos, classes = features(24, 64, spread), np.arange(24) % 3
+    distance = ood.fit_distance(photos, classes, strangers=features(20, 64, 1), rank=16)
+    limit = ood.fit_max_score(ood.scores(distance, photos))
+    assert limit >= 1
+    whole = dataclasses.replace(distance, scope=ood.fit_scope(photos, others=photos, weights=np.ones(24)), limit=limit)
+    for one in (distance, whole):
+        assert (ood.scores(one, features(24, 64, spread)) <= limit).all()
+        assert np.isfinite(ood.scores(one, features(5, 64, 1))).all()
+        assert (ood.scores(one, features(5, 64, 1)) > 1).all()
+
+
+def test_a_class_without_a_training_photo_is_left_out():
+    photos = features(20, 64, 0.1)
+    distance = ood.fit_distance(photos, np.arange(20) % 2 * 2, strangers=features(20, 64, 1), rank=80)
+    assert distance.centers.shape == (2, 64)
+    assert distance.projection.shape == (64, 64)
+
+
+def test_a_score_near_a_center_is_not_what_cancels():
+    """A difference of two large projections in float32 gave 35.160 or 35.173."""
+    photos, classes = features(18, 576, 3e-6), np.arange(18) % 3
+    distance = ood.fit_distance(photos, classes, strangers=features(20, 576, 1), rank=16)
+    given = (photos / np.linalg.norm(photos, axis=1, keepdims=True)).astype(np.float32)
+    wide = [((given.astype(float) - center) @ distance.projection.astype(float)) for center in distance.centers]
+    exact = np.sqrt(np.min([(one**2).sum(axis=1) for one in wide], axis=0))
+    found = np.asarray(_distance(tf.constant(given), dataclasses.replace(distance, unit=False)))
+    np.testing.assert_allclose(np.sqrt(found), exact, rtol=1e-4, atol=1e-4)
 
 
 SCRIPT = """

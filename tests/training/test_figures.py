@@ -1,18 +1,24 @@
 """Metrics, the not-skin score, TensorFlow Lite and the grid."""
 
 import csv
+import dataclasses
 import pathlib
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.lite.tools import flatbuffer_utils
 
+from dermserve.models import associated_files
 from dermserve.models.architectures import build
+from dermserve.models.export import SHIPPED
+from dermserve.models.lifecycle.recording import pictures
 from dermserve.models.training import lite, ood, scenarios
 from dermserve.models.training.calibration import softmax
 from dermserve.models.training.distance import load_distance, save_distance
 from dermserve.models.training.experiment import parse_experiment
+from dermserve.models.training.finished import FinishedRun
 from dermserve.models.training.layouts import Sample
 from dermserve.models.training.metrics import balanced, bootstrap, measure
 from dermserve.models.training.run import Data
@@ -113,12 +119,41 @@ def test_a_tflite_model_answers_as_the_network_and_knows_its_labels(kind: lite.K
     network = build("mobilenet_v3_small")
     photos = RNG.integers(0, 256, (8, 224, 224, 3)).astype(np.uint8)
     model = lite.convert(network, temperature=0.5, kind=kind, examples=photos)
-    assert lite.read_labels(model) == ["bcc", "scc", "normal"]
+    assert associated_files.read_file(model, "labels.txt") == "bcc\nscc\nnormal\n"
     run = lite.runner(model)
-    expected = softmax(np.asarray(network(photos.astype(np.float32))["logits"]) / 0.5)
-    found = np.stack([run(photo) for photo in photos])
-    np.testing.assert_allclose(found, expected, atol=0.01 if kind == "float16" else 0.1)
+    logits = np.asarray(network(photos.astype(np.float32))["logits"])
+    found = [run(photo) for photo in photos]
+    probabilities = np.concatenate([one.probabilities for one in found])
+    np.testing.assert_allclose(probabilities, softmax(logits / 0.5), atol=0.01 if kind == "float16" else 0.1)
+    scores = np.concatenate([one.ood_scores for one in found])
+    np.testing.assert_allclose(scores, -np.log(np.exp(logits).sum(axis=1)), atol=0.01 if kind == "float16" else 0.1)
     assert len(model) < {"float16": 2.5e6, "dynamic": 1.7e6, "int8": 1.9e6}[kind]
+
+
+@pytest.mark.parametrize("scope", [False, True])
+def test_a_tflite_model_scores_as_the_network_does(scope: bool) -> None:
+    run = FinishedRun(SHIPPED / "mobilenet_v3_small")
+    network, distance, photos = run.network(), run.distance, pictures(12, side=224)
+    assert distance.scope is not None
+    features = np.asarray(network(photos.astype(np.float32))["features"])
+    whole = dataclasses.replace(distance, scope=None)
+    limit = float(np.median(ood.scores(whole, features)))  # some are within it and some beyond
+    distance = dataclasses.replace(distance, limit=limit) if scope else whole
+    model = lite.convert(network, temperature=1, kind="float16", examples=photos[:0], distance=distance)
+    ask = lite.runner(model)
+    found = np.concatenate([ask(photo).ood_scores for photo in photos])
+    expected = ood.scores(distance, features)
+    assert expected.shape == found.shape == (12,)
+    np.testing.assert_allclose(np.sqrt(found), np.sqrt(expected), rtol=0.03)  # float16 rounds weights by 2⁻¹¹
+
+
+def test_a_tflite_model_names_its_tensors_and_gives_probabilities_first() -> None:
+    network = build("mobilenet_v3_small")
+    model = lite.convert(network, temperature=1, kind="float16", examples=np.zeros((0, 224, 224, 3), np.uint8))
+    graph = flatbuffer_utils.convert_bytearray_to_object(model).subgraphs[0]
+    assert [graph.tensors[index].name for index in graph.inputs] == [b"images"]
+    assert [graph.tensors[index].name for index in graph.outputs] == [b"probabilities", b"ood_score"]
+    assert [list(graph.tensors[index].shape) for index in graph.outputs] == [[1, 3], [1]]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # TensorFlow's interpreter will move to another package

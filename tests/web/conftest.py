@@ -5,7 +5,6 @@ import pathlib
 import shutil
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 
@@ -30,16 +29,9 @@ FLAGS = [
 def trained_store(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A store with the shipped MobileNetV3Small, and model.tflite beside it."""
     from dermserve.models.exporter import export_run
-    from dermserve.models.training.finished import FinishedRun
-    from dermserve.models.training.lite import convert
 
     base = tmp_path_factory.mktemp("trained")
-    version = base / ON_DEVICE / str(export_run(SHIPPED, base))
-    if not (version / "model.tflite").exists():
-        run = FinishedRun(SHIPPED)
-        nothing = np.zeros((0, 224, 224, 3), np.uint8)
-        model = convert(run.network(), temperature=run.calibration["temperature"], kind="float16", examples=nothing)
-        (version / "model.tflite").write_bytes(model)
+    export_run(SHIPPED, base)
     return base
 
 

@@ -85,13 +85,7 @@ def freeze_core(
     )
     def infer(images: Tensor) -> dict[str, Tensor]:
         outputs = folded(tf.cast(images, tf.float32), training=False)
-        logits = outputs["logits"]
-        score = -tf.reduce_logsumexp(logits, axis=-1) if distance is None else _distance(outputs["features"], distance)
-        return {
-            Output.PROBABILITIES.value: tf.nn.softmax(logits / temperature),
-            Output.LOGITS.value: logits,
-            Output.OOD_SCORE.value: score,
-        }
+        return scored(outputs, temperature=temperature, distance=distance)
 
     concrete = infer.get_concrete_function()
     if weights is Weights.VARIABLES:
@@ -99,6 +93,23 @@ def freeze_core(
     frozen = convert_variables_to_constants_v2(concrete)
     names = sorted(concrete.structured_outputs)  # tf.nest flattens a dict in the order of its keys
     return _tracking(lambda images: dict(zip(names, frozen(images), strict=True)), frozen)
+
+
+def scored(outputs: Mapping[str, Tensor], *, temperature: float, distance: FeatureDistance | None) -> dict[str, Tensor]:
+    """Compute what a version answers from what its network gives; see freeze_core.
+
+    Args:
+        outputs: {logits f32 [N, C], features f32 [N, F]}.
+        temperature: of the softmax.
+        distance: the out-of-distribution score, or None.
+    """
+    logits = outputs["logits"]
+    score = -tf.reduce_logsumexp(logits, axis=-1) if distance is None else _distance(outputs["features"], distance)
+    return {
+        Output.PROBABILITIES.value: tf.nn.softmax(logits / temperature),
+        Output.LOGITS.value: logits,
+        Output.OOD_SCORE.value: score,
+    }
 
 
 def _tracking(call: Core, tracked: object) -> Core:

@@ -13,6 +13,7 @@ from tensorflow.python.saved_model import fingerprinting_utils
 
 from dermserve.contract import SCHEMA_VERSION, Input, render_card
 from dermserve.imaging import STANDARD_VIEWS
+from dermserve.models.associated_files import CARD, SOURCE, read_file, source_digest, with_files
 from dermserve.models.catalogue import SPECS, Spec
 from dermserve.models.graph import FeatureDistance, Weights, freeze_core, signatures
 from dermserve.models.lifecycle import audit
@@ -20,7 +21,7 @@ from dermserve.models.lifecycle.manifest import Manifest, write_manifest
 from dermserve.models.lifecycle.recording import write_golden_predictions
 from dermserve.models.lifecycle.stores import open_store
 from dermserve.models.quiet import no_bytecode
-from dermserve.models.verify import verify
+from dermserve.models.verify import VerificationError, verify
 from dermserve.models.warmup import write_warmup_records
 from dermserve.models.weights import weights_digest
 from dermserve.v1 import card_pb2
@@ -41,7 +42,7 @@ class Content:
     distance: FeatureDistance | None = None
     """Out-of-distribution score; the energy when None."""
     tflite: bytes | None = None
-    """model.tflite, to lie beside the SavedModel."""
+    """model.tflite, to lie beside the SavedModel, with the card put into it."""
     weights: Weights = Weights.FROZEN
     """How the graph holds them."""
 
@@ -65,11 +66,12 @@ def write_version(content: Content, base: pathlib.Path | str) -> int:
     spec = SPECS[content.network.name]
     store = open_store(base)
     card = make_card(content, spec)
+    tflite = None if content.tflite is None else _with_card(content, content.tflite, card)
     with store.staged(spec.name) as staging, no_bytecode():
         _save(content, card, spec, staging)
         write_warmup_records(staging, model=spec.name, side=spec.input_side)
-        if content.tflite is not None:
-            (staging / "model.tflite").write_bytes(content.tflite)
+        if tflite is not None:
+            (staging / "model.tflite").write_bytes(tflite)
         verify(staging)
         write_golden_predictions(staging, model=spec.name, side=spec.input_side)
         manifest = _write_manifest(staging, card)
@@ -108,6 +110,17 @@ def make_card(content: Content, spec: Spec) -> card_pb2.Card:
     card.provenance.exported_at = now.isoformat(timespec="seconds").replace("+00:00", "Z")
     card.provenance.exporter = f"dermserve {importlib.metadata.version('dermserve')}"
     return card
+
+
+def _with_card(content: Content, model: bytes, card: card_pb2.Card) -> bytes:
+    """Put the card into a TensorFlow Lite model that was converted from this very content."""
+    temperature = content.calibration.temperature if content.calibration else 1.0
+    if read_file(model, SOURCE) != source_digest(content.network, temperature=temperature, distance=content.distance):
+        raise VerificationError(
+            "model.tflite was converted from other weights or before the last `dermserve evaluate`: its answers are not"
+            " those of this version. Convert it again with `dermserve tflite`, or delete it from the run"
+        )
+    return with_files(model, {CARD: render_card(card)})
 
 
 def _save(content: Content, card: card_pb2.Card, spec: Spec, folder: pathlib.Path) -> None:

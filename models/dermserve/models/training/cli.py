@@ -198,7 +198,8 @@ def tflite(run: Path, data: Path, cache: Path) -> None:
         for kind, row in found.items():
             click.echo(
                 f"{kind}: {row['bytes'] / 1e6:.1f} MB, the same answer for {row['agreement']:.2%}, "
-                f"accuracy {row['accuracy']:.4f}, {row['milliseconds']:.1f} ms a photo"
+                f"the same side of the gate for {row['gate_agreement']:.2%}, accuracy {row['accuracy']:.4f}, "
+                f"{row['milliseconds']:.1f} ms a photo"
             )
 
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from dermserve.models.graph import FeatureDistance
 from dermserve.models.rounding import MAX_GAIN
@@ -20,8 +19,11 @@ from dermserve.models.rounding import MAX_GAIN
 _LEAST_SPREAD = 1 / MAX_GAIN
 """Standard deviation of unit features along a direction, at least: below it, a difference may be rounding."""
 
-_SCOPE_STRENGTH, _SCOPE_PHOTOS = 0.3, 1000
+_SCOPE_STRENGTH, _SCOPE_PHOTOS = 1.0, 1000
 """Inverse strength of the penalty, and how many photos each side counts as against it."""
+_SCOPE_RANGE = 10
+"""Features that vary less than the one that varies most by more than this count for less: what hardly varies would get
+weights of 10⁵, which make rounding to float16 of the network's weights decide."""
 
 _Floats = NDArray[np.float32] | NDArray[np.float64]
 
@@ -33,16 +35,17 @@ def fit_distance(
 
     Args:
         features: float32 [N, F].
-        labels: int64 [N], every class of 0..C-1 present.
+        labels: int64 [N]; classes without photos are left out.
         strangers: float32 [M, F], of pictures without skin.
         rank: directions to keep, at most F.
     """
     scaled = _unit(features)
-    centers = np.stack([scaled[labels == label].mean(axis=0) for label in np.unique(labels)])
-    covariance, _ = ledoit_wolf(scaled - centers[labels], assume_centered=True)
+    present, own = np.unique(labels, return_inverse=True)
+    centers = np.stack([scaled[labels == label].mean(axis=0) for label in present])
+    covariance, _ = ledoit_wolf(scaled - centers[own], assume_centered=True)
     variances, directions = np.linalg.eigh(covariance)
     whitening = directions / np.sqrt(np.maximum(variances, _LEAST_SPREAD**2))
-    away = _unit(_from_nearest(_unit(strangers) @ whitening, centers @ whitening))
+    away = _unit(_from_nearest(_unit(strangers), centers, whitening))
     _, telling = np.linalg.eigh(away.T @ away)
     projection = whitening @ telling[:, -rank:]
     return FeatureDistance(centers=centers.astype(np.float32), projection=projection.astype(np.float32), unit=True)
@@ -51,7 +54,7 @@ def fit_distance(
 def scores(distance: FeatureDistance, features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Score photos as the served graph does; float32 [N], higher is stranger."""
     given = _unit(features).astype(np.float32) if distance.unit else features
-    away = _from_nearest(given @ distance.projection, distance.centers @ distance.projection)
+    away = _from_nearest(given, distance.centers, distance.projection)
     squares = (away**2).sum(axis=1)
     if distance.scope is None:
         return np.asarray(squares, np.float32)
@@ -75,17 +78,19 @@ def fit_scope(
         float32 [F + 1]: weights of the features at unit length, and a constant.
     """
     given = _unit(np.concatenate([features, others]))
-    scaler = StandardScaler().fit(given)
+    middle, spread = given.mean(axis=0), given.std(axis=0)
+    scale = np.maximum(spread, max(spread.max() / _SCOPE_RANGE, _LEAST_SPREAD))
     sizes = np.concatenate([np.full(len(features), 1 / len(features)), weights / weights.sum()])
     model = LogisticRegression(C=_SCOPE_STRENGTH, max_iter=3000)
-    model.fit(scaler.transform(given), np.arange(len(given)) >= len(features), sample_weight=sizes * _SCOPE_PHOTOS)
-    slope = model.coef_[0] / scaler.scale_
-    return np.append(slope, model.intercept_[0] - slope @ scaler.mean_).astype(np.float32)
+    model.fit((given - middle) / scale, np.arange(len(given)) >= len(features), sample_weight=sizes * _SCOPE_PHOTOS)
+    slope = model.coef_[0] / scale
+    slope *= min(1.0, MAX_GAIN / max(float(np.linalg.norm(slope)), 1e-12))  # which ranks photos as before
+    return np.append(slope, model.intercept_[0] - slope @ middle).astype(np.float32)
 
 
 def fit_max_score(found: NDArray[np.float32], *, false_rejections: float = 0.01) -> float:
-    """Find the score that a share of validation photos exceeds."""
-    return float(np.quantile(found, 1 - false_rejections))
+    """Find the score that a share of validation photos exceeds, or 1: nearer than the classes spread is not strange."""
+    return max(1.0, float(np.quantile(found, 1 - false_rejections)))
 
 
 def _unit(vectors: _Floats) -> NDArray[np.float64]:
@@ -93,7 +98,11 @@ def _unit(vectors: _Floats) -> NDArray[np.float64]:
     return np.asarray(wide / np.maximum(np.linalg.norm(wide, axis=1, keepdims=True), 1e-12))
 
 
-def _from_nearest(points: _Floats, centers: _Floats) -> _Floats:
-    """Subtract from each point [N, K] the nearest of the centers [C, K]."""
-    squares = np.stack([((points - center) ** 2).sum(axis=1) for center in centers])
-    return np.asarray(points - centers[squares.argmin(axis=0)])
+def _from_nearest(points: _Floats, centers: _Floats, projection: _Floats) -> _Floats:
+    """Project what lies between each point [N, F] and the nearest of the centers [C, F]: [N, K].
+
+    Subtract first: the projection is large, and a difference of two large numbers would be mostly rounding.
+    """
+    between = np.stack([(points - center) @ projection for center in centers])
+    nearest = (between**2).sum(axis=2).argmin(axis=0)
+    return np.asarray(between[nearest, np.arange(len(points))])

@@ -1,0 +1,51 @@
+"""Files that travel in a TensorFlow Lite model: its labels, its version's card, and what it was converted from.
+
+They lie in a zip archive appended to the model, where TensorFlow Lite's own metadata tools put and look for associated
+files (https://ai.google.dev/edge/litert/conversion/tensorflow/metadata). The archive is not compressed.
+"""
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
+
+import keras
+
+from dermserve.models.graph import FeatureDistance
+from dermserve.models.weights import weights_digest
+
+LABELS = "labels.txt"
+"""Class codes in the order of the probabilities, one a line."""
+CARD = "card.json"
+"""The card that `describe` returns, the same bytes; in a version's model.tflite, not yet in that of a run."""
+SOURCE = "source.txt"
+"""What `source_digest` gives for what it was converted from."""
+
+
+def with_files(model: bytes, files: Mapping[str, str]) -> bytes:
+    """Append files, text by name, to a model that may hold others."""
+    file = io.BytesIO(model)
+    file.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(file, "a") as archive:
+        for name, text in files.items():
+            archive.writestr(zipfile.ZipInfo(name), text)
+    return file.getvalue()
+
+
+def read_file(model: bytes, name: str) -> str | None:
+    """Read a file of a model; None where it has no such file."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(model)) as archive:
+            return archive.read(name).decode()
+    except (zipfile.BadZipFile, KeyError):
+        return None
+
+
+def source_digest(network: keras.Model, *, temperature: float, distance: FeatureDistance | None) -> str:
+    """Return the SHA-256, hexadecimal, of all that a converted model's answers rest on."""
+    digest = hashlib.sha256(f"{weights_digest(network)} {temperature!r}".encode())
+    if distance is not None:
+        for array in (distance.centers, distance.projection, distance.scope):
+            digest.update(b"" if array is None else array.astype("<f4").tobytes())
+        digest.update(f"{distance.unit} {distance.limit!r}".encode())
+    return digest.hexdigest()
