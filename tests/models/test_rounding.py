@@ -51,8 +51,8 @@ def test_a_scope_does_not_rest_on_features_that_hardly_vary(dead):
     """As of a network with units that are nearly dead: its scope once had weights of 265,000."""
     known, others = features(200, 64, 0.1), features(200, 64, 0.1)
     for photos in (known, others):
-        photos[:, 32:] = 1 + dead * RNG.standard_normal((200, 32))
-    others[:, 40] += dead  # told apart by what is rounding, and by something real
+        photos[:, 32:] = dead * np.abs(RNG.standard_normal((200, 32)))
+    others[:, 40] += 3 * dead  # told apart by units that are nearly dead, and by one that lives
     others[:, 3] += 0.1
     distance = ood.fit_distance(known, np.arange(200) % 3, strangers=others, rank=16)
     scope = ood.fit_scope(known, others=others, weights=np.ones(200))
