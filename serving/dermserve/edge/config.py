@@ -8,7 +8,6 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-import jinja2
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor
 from google.rpc import error_details_pb2
@@ -87,6 +86,8 @@ def envoy_config(settings: Settings) -> str:
     Raises:
         SettingsError: the file of API keys can't be used.
     """
+    import jinja2  # of the extra `edge`: `dermserve up` and `demo` without one need none
+
     environment = jinja2.Environment(  # noqa: S701 - YAML; each value is quoted by `q`
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         undefined=jinja2.StrictUndefined,
