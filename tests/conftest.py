@@ -33,6 +33,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
         item.add_marker(pytest.mark.xdist_group(str(item.path) if folder in _SPREAD else folder))
+    # Playwright leaves an event loop running in its thread, in which asyncio.run of a later test would fail.
+    items.sort(key=lambda item: item.path.parent.name == "web")
 
 
 def once(factory: pytest.TempPathFactory, name: str, build: Callable[[pathlib.Path], None]) -> pathlib.Path:
