@@ -1,8 +1,8 @@
 """The asyncio client: the same calls as the synchronous one, awaited."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
-from types import MappingProxyType, TracebackType
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc.aio
@@ -12,7 +12,6 @@ from dermserve.client._async_many import AsyncMany
 from dermserve.client._base import Base, Call
 from dermserve.client._batch import DEFAULT_IN_FLIGHT, Item
 from dermserve.client._catalog import Model
-from dermserve.client._connection import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Retry
 from dermserve.client._prediction import Prediction
 from dermserve.client._request import Photo, TtaMode, read_photo
 from dermserve.v1 import classifier_pb2_grpc
@@ -26,17 +25,7 @@ class AsyncClient(Base):
     Arguments and errors are those of `Client` and its methods.
     """
 
-    def __init__(
-        self,
-        target: str = DEFAULT_TARGET,
-        *,
-        tls: TLS | None = None,
-        deadline: float = DEFAULT_DEADLINE,
-        retry: Retry = Retry(),  # noqa: B008 - frozen
-        metadata: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        super().__init__(target, tls=tls, deadline=deadline, retry=retry, metadata=metadata)
-        self._channel: grpc.aio.Channel | None = None
+    _channel: grpc.aio.Channel | None = None
 
     async def __aenter__(self) -> Self:
         return self

@@ -47,15 +47,7 @@ class Call(Generic[T]):
 class Base:
     """Everything of a client that neither waits nor sends.
 
-    Args:
-        target: HOST:PORT, or any gRPC target (dns:///name:port balances over all addresses of the name).
-        tls: transport security; plaintext when None.
-        deadline: seconds a call may take unless it says otherwise.
-        retry: when gRPC sends a call again by itself.
-        metadata: sent with every call, for example a token that an edge proxy asks for.
-
-    Raises:
-        ValueError: an option can't be.
+    Arguments and errors are those of `Client`.
     """
 
     def __init__(
@@ -69,6 +61,10 @@ class Base:
     ) -> None:
         self._connection = Connection(target=target, tls=tls, deadline=deadline, retry=retry, metadata=metadata)
         self._credentials = self._connection.credentials()
+        self._connect()
+
+    def _connect(self) -> None:
+        """Open the channel, where that can be done outside an event loop."""
 
     def _open_channel(self, api: Any) -> Any:
         """Open a channel of `grpc` or `grpc.aio`."""

@@ -1,8 +1,8 @@
 """The synchronous client."""
 
 import time
-from collections.abc import Generator, Iterable, Mapping
-from types import MappingProxyType, TracebackType
+from collections.abc import Generator, Iterable
+from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import grpc
@@ -11,7 +11,6 @@ from dermserve.client._answer import Answer
 from dermserve.client._base import Base, Call
 from dermserve.client._batch import DEFAULT_IN_FLIGHT, Item
 from dermserve.client._catalog import Model
-from dermserve.client._connection import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Retry
 from dermserve.client._many import Many
 from dermserve.client._prediction import Prediction
 from dermserve.client._request import Photo, TtaMode, read_photo
@@ -34,16 +33,7 @@ class Client(Base):
         ValueError: an option can't be.
     """
 
-    def __init__(
-        self,
-        target: str = DEFAULT_TARGET,
-        *,
-        tls: TLS | None = None,
-        deadline: float = DEFAULT_DEADLINE,
-        retry: Retry = Retry(),  # noqa: B008 - frozen
-        metadata: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:
-        super().__init__(target, tls=tls, deadline=deadline, retry=retry, metadata=metadata)
+    def _connect(self) -> None:
         self._channel: grpc.Channel = self._open_channel(grpc)
         self._stub: Any = classifier_pb2_grpc.ClassifierStub(self._channel)  # type: ignore[no-untyped-call]
 

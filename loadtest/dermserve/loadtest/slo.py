@@ -58,16 +58,6 @@ def read_slos(file: pathlib.Path) -> list[Slo]:
     return [_read(table, where=f"{file}, [[slo]] {index}") for index, table in enumerate(tables, 1)]
 
 
-def parse_limit(text: str) -> tuple[str, float]:
-    """Read NAME=VALUE, for example "p99=500ms" or "error_rate=0.01".
-
-    Raises:
-        ScenarioError: it is something else.
-    """
-    name, _, value = text.partition("=")
-    return name, _limit(name, value, where=repr(text))
-
-
 def check(result: Result, slos: Sequence[Slo]) -> list[Finding]:
     """Compare a result with thresholds; a kind of which there were no calls keeps none of its own."""
     return [finding for slo in slos for row in _rows(result, slo) for finding in _compare(row, slo)]
