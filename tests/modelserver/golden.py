@@ -53,7 +53,7 @@ def plain(message: str) -> str:
     chance says which one is first.
     """
     message = re.sub(r"(__inference_\w+?)_\d+", r"\1", message)
-    message = re.sub(r"\{\{node (Fill(_\d)?|(add|mul)/ReadVariableOp)\}\}", "{{node ?}}", message)
+    message = re.sub(r"\{\{node (Fill(_\d)?|(add|mul)/ReadVariableOp|add|sub)\}\}", "{{node ?}}", message)
     return re.sub(r"variable [ab]\.|localhost/[ab]\)", "?", message)
 
 

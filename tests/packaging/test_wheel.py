@@ -43,7 +43,7 @@ def installed(wheel, tmp_path_factory):
 
     def run(*arguments):
         program = "import sys; from dermserve.cli import main; sys.argv[0] = 'dermserve'; main()"
-        command = [sys._base_executable, "-c", program, *arguments]
+        command = [sys._base_executable, "-Bc", program, *arguments]  # leaves the wheel as it is
         return subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
 
     return run

@@ -27,6 +27,8 @@ from dermserve.models.training.splits import Part, read_split
 from tests.training.conftest import draw
 from tests.training.runs import EXPERIMENT, StoppedError, draw_photos, instead_of_training, start, tiny
 
+SHIPPED_DISTANCE = pathlib.Path(runs.__file__).parents[1] / "shipped" / "mobilenet_v3_small" / "distance.npz"
+
 PLAIN = EXPERIMENT.replace("fold_batch_norm = true\n", "")
 STATE = checkpoint.State(stage=0, epoch=1, history=[], variables=[np.zeros(2)], best=None, best_score=1.0, best_epoch=1)
 
@@ -177,6 +179,7 @@ def test_packing_and_converting_see_no_test_photos(
     start(tiny(text=PLAIN), photos, tmp_path / "out")
     run = FinishedRun(tmp_path / "out")
     run.update(calibration={"temperature": 1.0}, prior_shift=[0.0, 0.0, 0.0])
+    shutil.copy(SHIPPED_DISTANCE, run.folder)
     found: list[Labelled] = []
 
     def look(network: keras.Model, photos: Labelled, **_: object) -> object:
@@ -299,7 +302,7 @@ def test_the_card_names_the_data_as_stated_and_never_another(
         calibration={"temperature": 1.0},
         metrics={"test": {"single": single, "tta": single, "verdict": verdict}},
     )
-    shutil.copy(pathlib.Path(runs.__file__).parents[1] / "shipped" / "mobilenet_v3_small" / "distance.npz", run.folder)
+    shutil.copy(SHIPPED_DISTANCE, run.folder)
     card = run_content(run.folder).provenance
     assert card.data == ("Clinic (source not stated; licence not stated)" if stated else "not stated")
     assert card.license == "not stated"
