@@ -9,9 +9,9 @@ from sphinx.application import Sphinx
 DOCS = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(DOCS))
 sys.path.insert(0, str(DOCS.parent))
-from proto_reference import reference
+from proto_reference import reference  # noqa: E402
 
-from benchmarks import figures
+from benchmarks import figures  # noqa: E402
 
 project = "dermserve"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
