@@ -58,7 +58,7 @@ class Metrics:
         self._requests = counter(
             "requests",
             "Requests and photos of streams that ended, by how. CANCELLED: the caller gave up.",
-            ["method", "model", "version", "verdict", "code"],
+            ["method", "model", "version", "verdict", "risk_level", "code"],
         )
         self._refusals = counter(
             "refusals", "Those of them that ended in an error, by its reason.", ["method", "model", "reason"]
@@ -91,16 +91,17 @@ class Metrics:
 
     def request(self, method: str, model: str, *, ended: object, seconds: float) -> None:
         """Count a request or a stream's photo that ended in an answer, an error, or by its caller (None)."""
-        model, version, verdict = self._bounded(model), "", ""
+        model, version, verdict, level = self._bounded(model), "", "", ""
         if isinstance(ended, classifier_pb2.ClassifyResponse):
             version, verdict = str(ended.version), classifier_pb2.Verdict.Name(ended.verdict)
+            level = classifier_pb2.RiskLevel.Name(ended.malignancy.level)
             self._asked(model).inc(ended.views_asked)
             self._used(model).inc(ended.views_used)
             self._dropped(model).inc(ended.views_asked - ended.views_used)
         code = _code(ended)
         if isinstance(ended, GatewayError):
             self._refusals(method, model, ended.reason).inc()
-        self._requests(method, model, version, verdict, code).inc()
+        self._requests(method, model, version, verdict, level, code).inc()
         self._seconds(method, model, code).observe(seconds)
 
     def stream(self, ended: object) -> None:
