@@ -101,7 +101,7 @@ async def settled() -> None:
 
 def said(scores: Scores) -> list[int]:
     assert len(scores.probabilities) == len(scores.ood_scores) == scores.views
-    return scores.ood_scores.astype(int).tolist()
+    return [int(score) for score in scores.ood_scores]
 
 
 async def test_who_comes_during_a_call_goes_together_when_it_ends():

@@ -93,8 +93,8 @@ class Batch:
         if self._images is part.images:
             return scores
         for values in (scores.probabilities, scores.ood_scores):
-            if values.shape[:1] != (scores.views,):
-                raise InvalidModelOutputError(f"it has the shape {values.shape} for {scores.views} views")
+            if len(values) != scores.views:
+                raise InvalidModelOutputError(f"it has {len(values)} rows for {scores.views} views")
         count = len(part)
         rows = slice(part.start, part.start + count)
         return replace(

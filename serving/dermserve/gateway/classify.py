@@ -285,7 +285,7 @@ class _Request:
                 self.target.model,
                 scores.version,
                 card=card,
-                probabilities=scores.probabilities[0].tolist(),
+                probabilities=scores.probabilities[0],
                 measures=prepared.measures,
             )
         return answer
@@ -295,6 +295,6 @@ def _joined(seen: Scores, further: Scores) -> Scores:
     return replace(
         seen,
         views=seen.views + further.views,
-        probabilities=np.concatenate([seen.probabilities, further.probabilities]),
-        ood_scores=np.concatenate([seen.ood_scores, further.ood_scores]),
+        probabilities=[*seen.probabilities, *further.probabilities],
+        ood_scores=[*seen.ood_scores, *further.ood_scores],
     )

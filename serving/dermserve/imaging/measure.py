@@ -127,4 +127,4 @@ def _contrast(luma: _Floats) -> float:
     side = min(_BLOCK, *luma.shape)
     rows, columns = luma.shape[0] // side, luma.shape[1] // side
     blocks = luma[: rows * side, : columns * side].reshape(rows, side, columns, side)
-    return float(np.std(blocks.sum(axis=1) @ np.ones(side, np.float32))) / (side * side)
+    return float(np.std(blocks.sum(axis=1) @ np.ones(side, np.float32)) / side**2)
