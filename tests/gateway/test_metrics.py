@@ -161,7 +161,7 @@ async def test_a_caller_that_gives_up_is_counted_as_cancelled(measured, tfs):
         await asyncio.wait_for(arrived.wait(), 20)
         seen = await scrape(world)
         assert seen.get("requests_in_progress", method="Classify", model="resnet50") == 1
-        assert seen.get("backend_calls_in_flight") == 1
+        assert seen.get("model_server_calls_in_flight") == 1
         call.cancel()
         await asyncio.gather(sending, return_exceptions=True)
         await until(world, lambda seen: seen.get("requests_total", code="CANCELLED", model="resnet50") == 1)
@@ -255,11 +255,9 @@ async def test_a_model_server_that_fails_is_shown_as_ejected_and_passed_over():
             for _ in range(4):
                 await world.stub.Classify(ask(), timeout=20)
             seen = await scrape(world)
-    assert (seen.get("backend_up", backend=one), seen.get("backend_up", backend=two)) == (0, 1)
-    assert (seen.get("backend_ejections_total", backend=one), seen.get("backend_passed_over_total", backend=one)) == (
-        1,
-        1,
-    )
+    assert (seen.get("model_server_up", model_server=one), seen.get("model_server_up", model_server=two)) == (0, 1)
+    assert seen.get("model_server_ejections_total", model_server=one) == 1
+    assert seen.get("model_server_retries_total", model_server=one) == 1
 
 
 async def test_drift_compares_photos_and_answers_with_the_profile_of_the_card(measured, tfs):

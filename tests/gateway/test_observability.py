@@ -17,7 +17,7 @@ from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.photos import Workers
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-DOCS = ROOT / "docs" / "observability.md"
+DOCS = ROOT / "docs" / "metrics.md"
 MONITORING = ROOT / "k8s" / "components" / "monitoring"
 PROMETHEUS = {"namespace", "pod"}
 """Labels that Prometheus adds in Kubernetes."""
