@@ -27,6 +27,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from dermserve.gateway.admission import Admission
+from dermserve.gateway.batching import Batching
 from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import GatewayError, ListenError
@@ -130,6 +131,7 @@ class Snapshot(Collector):
 
     admission: Admission
     servers: ModelServers
+    predictor: Batching
     catalog: Catalog
     workers: Workers
     drift: Drift | None
@@ -148,7 +150,9 @@ class Snapshot(Collector):
         yield CounterMetricFamily(f"{NAMESPACE}_decoders_replaced", replaced, self.workers.replaced)
 
     def _admission(self) -> Iterator[Metric]:
-        passing = _gauge("requests_in_progress", "Admitted requests in progress; each photo of a stream is one.", "method", "model")
+        passing = _gauge(
+            "requests_in_progress", "Admitted requests in progress; each photo of a stream is one.", "method", "model"
+        )
         waiting = _gauge("queue_length", "Requests in the queue; each photo of a stream is one.", "method", "model")
         for key, queue in self.admission.queues.items():
             passing.add_metric(key, queue.working)
@@ -161,11 +165,19 @@ class Snapshot(Collector):
         up = _gauge("model_server_up", "1 if the model server answered the last poll or call.", "model_server")
         calls = _gauge("model_server_calls_in_flight", "Predict calls in flight to the model server.", "model_server")
         answered = _counter("model_server_calls", "Predict calls that the model server answered.", "model_server")
-        views = _counter("model_server_views", "Views in the Predict calls that the model server answered.", "model_server")
-        ejected = _counter("model_server_ejections", "Times the model server was ejected because it did not answer.", "model_server")
-        retried = _counter("model_server_retries", "Predict calls that failed at the model server and were retried on another.", "model_server")
+        views = _counter(
+            "model_server_views", "Views in the Predict calls that the model server answered.", "model_server"
+        )
+        ejected = _counter(
+            "model_server_ejections", "Times the model server was ejected because it did not answer.", "model_server"
+        )
+        retried = _counter(
+            "model_server_retries",
+            "Predict calls that failed at the model server and were retried on another.",
+            "model_server",
+        )
         waiting = _gauge("model_server_calls_waiting", "Predict calls that wait for a free slot of any model server.")
-        waiting.add_metric([], self.servers.waiting)
+        waiting.add_metric([], self.predictor.waiting)
         for server in self.servers.all:
             label = [server.address]
             up.add_metric(label, server.alive)
@@ -192,8 +204,16 @@ class Snapshot(Collector):
 
     def _drift(self) -> Iterator[Metric]:
         window = _gauge("drift_window_answers", "Answers in the window of the drift metrics.", "model", "version")
-        confidence = _gauge("drift_confidence_mean", "Mean top probability of the answers in the window.", "model", "version")
-        psi = _gauge("drift_psi", "Population stability index of the window against the card's profile.", "model", "version", "of")
+        confidence = _gauge(
+            "drift_confidence_mean", "Mean top probability of the answers in the window.", "model", "version"
+        )
+        psi = _gauge(
+            "drift_psi",
+            "Population stability index of the window against the card's profile.",
+            "model",
+            "version",
+            "of",
+        )
         for reading in self.drift.read() if self.drift else ():
             labels = [reading.model, str(reading.version)]
             window.add_metric(labels, reading.answers)
@@ -203,7 +223,9 @@ class Snapshot(Collector):
         yield from (window, confidence, psi)
 
     def _certificates(self) -> Iterator[Metric]:
-        expiry = _gauge("certificate_expiry_timestamp_seconds", "Time at which the first certificate of the file expires.", "use")
+        expiry = _gauge(
+            "certificate_expiry_timestamp_seconds", "Time at which the first certificate of the file expires.", "use"
+        )
         for use, file in self.certificates.items():
             if (ends := _read_expiry(file)) is not None:
                 expiry.add_metric([use], ends)
