@@ -27,6 +27,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from dermserve.gateway.admission import Admission
+from dermserve.gateway.batching import Batching
 from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import GatewayError, ListenError
@@ -58,7 +59,7 @@ class Metrics:
         self._requests = counter(
             "requests",
             "Requests that ended; each photo of a stream is one. Code CANCELLED: the caller gave up.",
-            ["method", "model", "version", "verdict", "code"],
+            ["method", "model", "version", "verdict", "risk_level", "code"],
         )
         self._refusals = counter(
             "refusals", "Requests that ended in an error, by its reason.", ["method", "model", "reason"]
@@ -91,16 +92,17 @@ class Metrics:
 
     def request(self, method: str, model: str, *, ended: object, seconds: float) -> None:
         """Count a request or a stream's photo that ended in an answer, an error, or by its caller (None)."""
-        model, version, verdict = self._bounded(model), "", ""
+        model, version, verdict, level = self._bounded(model), "", "", ""
         if isinstance(ended, classifier_pb2.ClassifyResponse):
             version, verdict = str(ended.version), classifier_pb2.Verdict.Name(ended.verdict)
+            level = classifier_pb2.RiskLevel.Name(ended.malignancy.level)
             self._asked(model).inc(ended.views_asked)
             self._used(model).inc(ended.views_used)
             self._dropped(model).inc(ended.views_asked - ended.views_used)
         code = _code(ended)
         if isinstance(ended, GatewayError):
             self._refusals(method, model, ended.reason).inc()
-        self._requests(method, model, version, verdict, code).inc()
+        self._requests(method, model, version, verdict, level, code).inc()
         self._seconds(method, model, code).observe(seconds)
 
     def stream(self, ended: object) -> None:
@@ -129,6 +131,7 @@ class Snapshot(Collector):
 
     admission: Admission
     servers: ModelServers
+    predictor: Batching
     catalog: Catalog
     workers: Workers
     drift: Drift | None
@@ -174,7 +177,7 @@ class Snapshot(Collector):
             "model_server",
         )
         waiting = _gauge("model_server_calls_waiting", "Predict calls that wait for a free slot of any model server.")
-        waiting.add_metric([], self.servers.waiting)
+        waiting.add_metric([], self.predictor.waiting)
         for server in self.servers.all:
             label = [server.address]
             up.add_metric(label, server.alive)

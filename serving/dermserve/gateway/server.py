@@ -106,7 +106,7 @@ async def connect(config: Config, tracing: Tracing) -> ModelServers:
     def open_one(target: str, host: str) -> TfServing:
         return TfServing(open_channel(target, host=host, tls=config.tfs_tls, interceptors=tracing.client_interceptors))
 
-    servers = ModelServers(config.tfs, connect=open_one, slots=config.tfs_in_flight, clock=time.monotonic)
+    servers = ModelServers(config.tfs, connect=open_one, slots=config.tfs_in_flight)
     with contextlib.suppress(TimeoutError):  # resolved again shortly
         async with asyncio.timeout(config.poll_timeout_seconds):
             await servers.resolve()
@@ -137,7 +137,7 @@ def server_options(config: Config | None = None) -> list[tuple[str, int]]:
 def _build_classifier(
     config: Config, workers: Workers, catalog: Catalog, servers: ModelServers, metrics: Metrics, tracing: Tracing
 ) -> Classifier:
-    predictor = Batching(servers, longest=config.batch_seconds)
+    predictor = Batching(servers, longest=config.batch_seconds, clock=time.monotonic)
     return Classifier(
         admission=Admission(
             config.models,
@@ -167,6 +167,7 @@ async def _start_metrics(
     snapshot = Snapshot(
         admission=classifier.admission,
         servers=servers,
+        predictor=classifier.predictor,
         catalog=classifier.catalog,
         workers=workers,
         drift=classifier.drift,
