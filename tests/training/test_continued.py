@@ -13,7 +13,7 @@ from dermserve.models.training.errors import DataError
 from dermserve.models.training.finished import FinishedRun
 from dermserve.models.training.loop import Labelled
 from dermserve.models.training.network import training_copy
-from dermserve.models.training.run import finished_data, initial_network, with_also
+from dermserve.models.training.run import finished_data, initial_network, read_also, with_also
 from dermserve.models.training.splits import Part
 from tests.training.conftest import draw
 from tests.training.runs import EXPERIMENT, draw_photos, instead_of_training, start, tiny
@@ -79,7 +79,8 @@ def test_photos_at_another_resolution_are_for_what_their_lesions_are_for(
     shutil.rmtree(larger / "normal")
     draw(larger / "bcc" / "of_nobody_known.png", label=0, seed=5)
     own = finished_data(begun.experiment, photos, begun.split, cache=tmp_path / "cache")
-    both = with_also(own, larger, SPEC, cache=tmp_path / "cache", say=said.append)
+    also = read_also(own, larger, SPEC, cache=tmp_path / "cache", say=said.append)
+    both = with_also(own, also, SPEC, cache=tmp_path / "cache")
     assert len(both.samples) == 36 + 24
     assert "1 of 25 photos left out" in said[0]
     for sample in both.samples[36:]:
@@ -98,7 +99,7 @@ def test_a_folder_of_other_photos_is_refused(begun: FinishedRun, photos: pathlib
         file.rename(file.with_name(f"another_{file.name}"))
     own = finished_data(begun.experiment, photos, begun.split, cache=tmp_path / "cache")
     with pytest.raises(DataError, match="no photo named as one of the split"):
-        with_also(own, other, SPEC, cache=tmp_path / "cache")
+        read_also(own, other, SPEC, cache=tmp_path / "cache")
 
 
 def test_a_photo_says_nothing_of_classes_that_its_data_set_lacks() -> None:

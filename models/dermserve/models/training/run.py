@@ -142,8 +142,8 @@ def finished_data(experiment: Experiment, directory: Path, recorded: Mapping[str
     return Data(samples, load_pixels(samples, folder=cache, side=spec.input_side), parts)
 
 
-def with_also(data: Data, directory: Path, spec: Spec, *, cache: Path, say: Say = lambda _: None) -> Data:
-    """Add another data set's photos of the same lesions, each for what its lesion is for: at another resolution, say.
+def read_also(data: Data, directory: Path, spec: Spec, *, cache: Path, say: Say = lambda _: None) -> Data:
+    """Read another data set's photos of the same lesions, at another resolution, each for what its lesion is for.
 
     Photos are matched by file name; those of lesions that the split does not know are left out, as nothing says that
     they are not of lesions that test.
@@ -151,20 +151,25 @@ def with_also(data: Data, directory: Path, spec: Spec, *, cache: Path, say: Say 
     Raises:
         DataError: a wrong layout, an unreadable photo, or no photo of the split's lesions.
     """
-    parts = {sample.path.stem: (sample.lesion, part) for sample, part in data.parts.items()}
+    known = {sample.path.stem: (sample.lesion, part) for sample, part in data.parts.items()}
     found = read_samples(directory, [item.code for item in spec.classes])
-    known = [sample for sample in found if sample.path.stem in parts]
-    if len(known) < len(found):
-        say(f"{directory}: {len(found) - len(known)} of {len(found)} photos left out, as the split does not know them")
-    if not known:
+    parts = {}
+    for sample in (sample for sample in found if sample.path.stem in known):
+        lesion, part = known[sample.path.stem]
+        parts[replace(sample, lesion=lesion, within=f"{directory.name}/{sample.name}")] = part
+    if not parts:
         raise DataError(f"{directory} has no photo named as one of the split: pass photos of the same lesions")
-    more = {}
-    for sample in known:
-        lesion, part = parts[sample.path.stem]
-        more[replace(sample, lesion=lesion, within=f"{directory.name}/{sample.name}")] = part
-    samples = [*data.samples, *more]
+    if len(parts) < len(found):
+        say(f"{directory}: {len(found) - len(parts)} of {len(found)} photos left out, as the split does not know them")
+    samples = list(parts)
+    return Data(samples, load_pixels(samples, folder=cache, side=spec.input_side), parts)
+
+
+def with_also(data: Data, also: Data, spec: Spec, *, cache: Path) -> Data:
+    """Put what `read_also` returns behind a data set's own photos, to be trained on together."""
+    samples = [*data.samples, *also.samples]
     pixels = load_pixels(samples, folder=cache, side=spec.input_side)
-    return Data(samples, pixels, {**data.parts, **more}, also=len(more))
+    return Data(samples, pixels, {**data.parts, **also.parts}, also=len(also.samples))
 
 
 def run_training(
