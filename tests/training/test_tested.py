@@ -2,15 +2,18 @@
 
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
-from dermserve.models.training import evaluate, fitting
+from dermserve.models.training import evaluate, outputs
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.finished import FinishedRun
+from dermserve.models.training.loop import Labelled
+from dermserve.models.training.predict import Outputs
 from dermserve.models.training.run import Data
 from dermserve.models.training.splits import Part
 from dermserve.models.training.tested import claim_test, describe_tests
@@ -74,6 +77,13 @@ def test_rounding_and_words_are_no_second_choice(run: FinishedRun, same: dict[st
     assert len(run.summary["tested"]) == 1
 
 
+def say_anything(_: object, photos: Labelled, *, views: Sequence[str], batch: int) -> Outputs:
+    """Stand for the network."""
+    rng = np.random.default_rng(photos.rows.tolist())
+    logits, features = rng.normal(size=(len(photos), len(views), 3)), rng.normal(size=(len(photos), 16))
+    return Outputs(logits.astype(np.float32), features.astype(np.float32))
+
+
 def test_no_test_photo_is_read_before_the_run_notes_what_is_fixed(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,11 +97,13 @@ def test_no_test_photo_is_read_before_the_run_notes_what_is_fixed(
         return part(data, which)
 
     monkeypatch.setattr(Data, "part", ask)
-    monkeypatch.setattr(fitting, "_DISTANCE_RANK", 4)
-    how: Any = {"cache": tmp_path / "cache", "precision": "float32", "progress": lambda *_: None, "thin": 4}
-    evaluate.evaluate_own(FinishedRun(folder), photos, **how)
+    monkeypatch.setattr(outputs, "run_views", say_anything)
+    monkeypatch.setattr(outputs, "frozen_function", lambda *_, **__: None)
+    how: Any = {"cache": tmp_path / "cache", "precision": "float32", "progress": lambda *_: None}
+    evaluate.evaluate_own(FinishedRun(folder), photos, thin=4, **how)
     assert {which for which, noted in asked if not noted} == {Part.TRAIN, Part.VALIDATION}
     assert (Part.TEST, True) in asked
+    before = (folder / "run.json").read_text()
     with pytest.raises(RunError, match="measured with other thresholds"):
-        evaluate.evaluate_own(FinishedRun(folder), photos, **how | {"price": 0.0, "thin": 1})
-    assert len(json.loads((folder / "run.json").read_text())["tested"]) == 1
+        evaluate.evaluate_own(FinishedRun(folder), photos, thin=1, **how)
+    assert (folder / "run.json").read_text() == before
