@@ -5,6 +5,8 @@ import json
 import pathlib
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -126,6 +128,20 @@ def test_a_broken_version_is_never_promoted_and_changes_nothing(world: World) ->
     assert f"can't load version {version} of {MODEL}" in done.output
     assert (world.labels(), (world.store / "models.config").read_text()) == ([{"stable": 1}] * 2, before)
     assert world.log() == [("promote", None, 1)]
+
+
+def test_what_a_killed_command_began_is_settled_by_the_next(world: World) -> None:
+    world.moved("promote", MODEL, "1")
+    republish(world.store)
+    where = [f"--store={world.store}", *(f"--tfs={address}" for address in world.addresses)]
+    with subprocess.Popen([sys.executable, "-m", "dermserve.cli", "model", "promote", MODEL, *where]) as command:
+        wait_until((world.store / "intent.json").exists)
+        command.kill()
+    assert "half done, the next command finishes or undoes it: promote of" in world.run("status").stderr
+    assert "an earlier command left half done" in world.run("retire", MODEL, "--keep", "9").stderr
+    stable = world.log()[-1][2]
+    assert (world.labels(), world.loaded()) == ([{"stable": stable}] * 2, [{stable}] * 2)
+    assert not (world.store / "intent.json").exists()
 
 
 def test_a_dead_server_is_noticed_before_anything_changes(world: World) -> None:

@@ -6,6 +6,7 @@ import pathlib
 import queue
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
@@ -14,10 +15,10 @@ from typing import Self, TypeVar
 from dermserve.local.child import Child
 from dermserve.local.errors import NotReadyInTimeError
 from dermserve.local.health import wait_serving
-from dermserve.local.logfile import log_to_file, log_to_stderr
+from dermserve.local.logfile import child_log
 from dermserve.local.ports import HOST, check_free, no_proxy
 from dermserve.local.signals import take
-from dermserve.local.store import canary_shares, ensure_models, write_config
+from dermserve.local.store import canary_shares, ensure_models, owned, write_config
 
 DEFAULT_MODELS = ("resnet50", "mobilenet_v3_small")
 DEFAULT_STORE = pathlib.Path(".dermserve/store")
@@ -52,6 +53,8 @@ class Stack:
         program: gives the command line of "modelserver" and "gateway", to which their flags are added.
         model_server_flags: more flags for the model server.
         gateway_flags: more flags for the gateway.
+        owner: whether it is the one that serves the store: it writes models.config there, for `dermserve model`, and
+            a second one is refused. Otherwise the store stays as it is.
         tell_after: seconds after which `say` gets the last words of a server that isn't ready.
     """
 
@@ -68,6 +71,7 @@ class Stack:
         program: Callable[[str], Sequence[str]] = lambda name: (sys.executable, "-m", f"dermserve.{name}"),
         model_server_flags: Sequence[str] = (),
         gateway_flags: Sequence[str] = (),
+        owner: bool = False,
         tell_after: float = 15.0,
     ) -> None:
         self._store = pathlib.Path(store)
@@ -80,6 +84,7 @@ class Stack:
         self._program = program
         self._model_server_flags = tuple(model_server_flags)
         self._gateway_flags = tuple(gateway_flags)
+        self._owner = owner
         self._tell_after = tell_after
         self._children: dict[str, Child] = {}
         self._ended: queue.SimpleQueue[Child] = queue.SimpleQueue()
@@ -98,12 +103,15 @@ class Stack:
         """Start everything.
 
         Raises:
-            StackError: a port is taken, the store can't be built, or a server doesn't come up. Nothing is left running.
+            StackError: a port is taken, the store can't be built or is served by another, or a server doesn't come up.
+                Nothing is left running.
         """
         check_free(self._port, option="--port")
         check_free(self._tfs_port, option="--tfs-port")
-        ensure_models(self._store, self._models, say=self._say)
         with contextlib.ExitStack() as undo:
+            if self._owner:
+                undo.enter_context(owned(self._store))
+            ensure_models(self._store, self._models, say=self._say)
             self._start_model_server(undo)
             self._start_gateway(undo)
             self._exit = undo.pop_all()
@@ -130,7 +138,8 @@ class Stack:
         child.on_exit(lambda: self._ended.put(child))
 
     def _start_model_server(self, undo: contextlib.ExitStack) -> None:
-        config = write_config(self._store, self._models)
+        scratch = None if self._owner else pathlib.Path(undo.enter_context(tempfile.TemporaryDirectory()))
+        config = write_config(self._store, self._models, into=scratch)
         arguments = (
             f"--port={self._tfs_port}",
             f"--model_config_file={config}",
@@ -185,7 +194,7 @@ class Stack:
         **env: str,
     ) -> Child:
         logs = self._store.resolve().parent / "logs"
-        log = undo.enter_context(log_to_stderr(name) if self._verbose else log_to_file(logs / f"{name}.log"))
+        log = undo.enter_context(child_log(logs / f"{name}.log", verbose=self._verbose, say=self._say))
         child = Child(
             [*self._program(name), *arguments],
             name=name,

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from dermserve.models.lifecycle import audit, moves, view
+from dermserve.models.lifecycle import audit, moves, rollout, view
 from dermserve.models.lifecycle.desk import CANARY_FILE, Desk
 from dermserve.models.lifecycle.errors import LifecycleError, NoServerError
 from dermserve.models.lifecycle.pull import pull_versions
@@ -141,8 +141,11 @@ def status(name: str | None, base: str, config_file: pathlib.Path | None, tfs: t
 
     Exit code 1 when a server has no version of a model that can answer, or its labels are not those in models.config.
     """
+    store = open_store(base)
     with _servers(tfs) as servers:
-        rows = list(view.live(open_store(base), servers, config_file, name))
+        rows = list(view.live(store, servers, config_file, name))
+    if (intent := rollout.pending(store)) is not None:
+        click.echo(f"half done, the next command finishes or undoes it: {rollout.describe(intent)}", err=True)
     for row in rows:
         click.echo(json.dumps(row) if as_json else view.live_text(row))
     if not all(row["ok"] for row in rows):
@@ -341,7 +344,8 @@ def pull(names: tuple[str, ...], base: str, target: pathlib.Path, latest: int | 
 def _desk(*, base: str, config_file: pathlib.Path | None, tfs: tuple[str, ...], timeout: float) -> Iterator[Desk]:
     """Open what the commands that move labels work with."""
     with _servers(tfs) as servers:
-        yield Desk(store=open_store(base), servers=servers, config_file=config_file, timeout=timeout)
+        say = functools.partial(click.echo, err=True)
+        yield Desk(store=open_store(base), servers=servers, config_file=config_file, timeout=timeout, say=say)
 
 
 def _print_moved(moved: moves.Moved, as_json: bool) -> None:

@@ -1,10 +1,9 @@
 """The model servers, asked and told over TensorFlow Serving's own API."""
 
-import contextlib
 import ipaddress
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -167,21 +166,6 @@ class Servers:
             NoServerError: one does not answer.
         """
         return {server.address: server.available(model) for server in self}
-
-    def reload(self, configs: Mapping[str, ServerConfig]) -> None:
-        """Tell every server, each its own list; those already told are told the former one should a later one refuse.
-
-        Raises:
-            ServerError: one refused.
-        """
-        for server in self:
-            server.reload(configs[server.address])
-
-    def restore(self, configs: Mapping[str, ServerConfig]) -> None:
-        """Tell every server that answers what it served before."""
-        for server in self:
-            with contextlib.suppress(ServerError):
-                server.reload(configs[server.address])
 
 
 def every_address(address: str, *, resolve: Callable[..., Any] = socket.getaddrinfo) -> list[str]:
