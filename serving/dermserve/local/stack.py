@@ -18,7 +18,8 @@ from dermserve.local.health import wait_serving
 from dermserve.local.logfile import child_log
 from dermserve.local.ports import HOST, check_free, no_proxy
 from dermserve.local.signals import take
-from dermserve.local.store import canary_shares, ensure_models, owned, write_config
+from dermserve.local.store import ensure_models, owned, write_config
+from dermserve.models.lifecycle.desk import CANARY_FILE
 
 DEFAULT_MODELS = ("resnet50", "mobilenet_v3_small")
 DEFAULT_STORE = pathlib.Path(".dermserve/store")
@@ -30,7 +31,7 @@ _GATEWAY_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"
 # The gateway lets requests in flight finish within 10 s of its own; the model server has none left by then.
 _GATEWAY_GRACE = 15.0
 _TFS_GRACE = 15.0
-_SHARES = "DERMSERVE_CANARY_SHARES"
+_SHARES, _CANARY_FILE = "DERMSERVE_CANARY_SHARES", "DERMSERVE_CANARY_FILE"
 _T = TypeVar("_T")
 
 
@@ -161,8 +162,8 @@ class Stack:
     def _start_gateway(self, undo: contextlib.ExitStack) -> None:
         models = [f"--model={model}" for model in self._models]
         arguments = ("--listen", f"{HOST}:{self._port}", "--tfs", self.tfs_address, *models, *self._gateway_flags)
-        shares = ",".join(f"{model}={share}" for model, share in canary_shares(self._store, self._models).items())
-        env = {_SHARES: shares} if shares and _SHARES not in os.environ else {}
+        own = _SHARES in os.environ or _CANARY_FILE in os.environ
+        env = {} if own else {_CANARY_FILE: str(self._store.resolve() / CANARY_FILE)}
         gateway = self._start("gateway", arguments, undo, ready=_GATEWAY_READY, grace=_GATEWAY_GRACE, **env)
         started = time.monotonic()
         self.gateway_address = self._ready(gateway, lambda timeout: gateway.wait_ready(timeout=timeout))[1]

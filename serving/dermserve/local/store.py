@@ -14,7 +14,6 @@ import portalocker
 
 from dermserve.local.child import Child
 from dermserve.local.errors import StoreError, indented
-from dermserve.models.lifecycle.desk import read_shares
 from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.local_store import LocalStore
 from dermserve.models.lifecycle.server_config import CONFIG, ServerConfig
@@ -122,19 +121,6 @@ def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Pa
     except LifecycleError as error:
         raise StoreError(str(error)) from error
     return (into or store) / CONFIG
-
-
-def canary_shares(store: pathlib.Path, models: Sequence[str]) -> dict[str, float]:
-    """Read the share of callers that `dermserve model canary` gave each of some models; models without are left out.
-
-    Raises:
-        StoreError: the file can't be understood.
-    """
-    try:
-        shares = read_shares(LocalStore(store))
-    except LifecycleError as error:
-        raise StoreError(str(error)) from error
-    return {model: share for model, share in shares.items() if model in models}
 
 
 def _read(store: LocalStore, name: str) -> ServerConfig:
