@@ -18,6 +18,7 @@ import grpc
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     ProcessCollector,
     disable_created_metrics,
@@ -36,7 +37,7 @@ from dermserve.gateway.photos import Workers
 from dermserve.gateway.plan import Outcome
 from dermserve.v1 import classifier_pb2
 
-_T = TypeVar("_T", Counter, Histogram)
+_T = TypeVar("_T", Counter, Gauge, Histogram)
 
 NAMESPACE = "dermserve_gateway"
 OTHER = "other"
@@ -89,6 +90,39 @@ class Metrics:
             "FULL answers of models with an adaptive margin; agreed=true: ADAPTIVE would give the same top class.",
             ["model", "agreed"],
         )
+
+        gauge = functools.partial(_labelled, Gauge, namespace=NAMESPACE, registry=self.registry)
+        self._shares = gauge("canary_share", "Share of the callers that gets a model's canary.", ["model"])
+        self._routed = counter(
+            "canary_requests",
+            "Requests that were sent to a label while there was a canary, by how they ended: ok or failed.",
+            ["model", "label", "ended"],
+        )
+        self._routed_seconds = histogram(
+            "canary_request_duration_seconds",
+            "Of those that were answered, from admission to answer.",
+            ["model", "label"],
+            buckets=_COARSE,
+        )
+        self._compared = counter(
+            "canary_comparisons",
+            "Answers of a canary whose photo the stable version was asked about, too: whether the top class agreed.",
+            ["model", "result"],
+        )
+
+    def canary_share(self, model: str, share: float) -> None:
+        """Show the share of the callers that gets a model's canary."""
+        self._shares(model).set(share)
+
+    def routed(self, model: str, label: str, *, failed: bool, seconds: float) -> None:
+        """Count a request that was sent to a label because it named none."""
+        self._routed(model, label, "failed" if failed else "ok").inc()
+        if not failed:
+            self._routed_seconds(model, label).observe(seconds)
+
+    def compared(self, model: str, result: str) -> None:
+        """Count a comparison of the canary with the stable version: agreed, differed or failed."""
+        self._compared(model, result).inc()
 
     def request(self, method: str, model: str, *, ended: object, seconds: float) -> None:
         """Count a request or a stream's photo that ended in an answer, an error, or by its caller (None)."""

@@ -16,6 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from dermserve.gateway.admission import Admission
 from dermserve.gateway.batching import Batching
+from dermserve.gateway.canary import Comparison, Shares
 from dermserve.gateway.catalog import Catalog, Pace
 from dermserve.gateway.classify import Classifier
 from dermserve.gateway.config import Config
@@ -79,6 +80,8 @@ async def lifespan(config: Config) -> AsyncIterator[Gateway]:
         await stack.enter_async_context(_running(catalog.follow(lambda ready: _report(servicer, ready=ready))))
         metrics = Metrics(config.models)
         classifier = _build_classifier(config, workers, catalog, servers, metrics, tracing)
+        await stack.enter_async_context(_running(classifier.shares.follow(config.poll_seconds)))
+        stack.push_async_callback(classifier.comparison.close)
         metrics_address = await _start_metrics(config, classifier, servers, workers, stack)
         rpcs = Rpcs(
             default_seconds=config.default_deadline_seconds,
@@ -147,7 +150,10 @@ def _build_classifier(
             free_capacity=predictor.free_capacity,
             clock=time.monotonic,
         ),
-        canary_shares=config.canary_shares,
+        shares=Shares(config.models, fixed=config.canary_shares, file=config.canary_file, metrics=metrics),
+        comparison=Comparison(
+            predictor=predictor, catalog=catalog, metrics=metrics, sample=config.canary_sample, clock=time.monotonic
+        ),
         catalog=catalog,
         photos=Photos(workers, limits=config.limits),
         predictor=predictor,

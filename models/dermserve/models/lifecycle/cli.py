@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 
 import click
 
-from dermserve.models.lifecycle import audit, moves, view
+from dermserve.models.lifecycle import audit, moves, rollout, view
 from dermserve.models.lifecycle.desk import CANARY_FILE, Desk
 from dermserve.models.lifecycle.errors import LifecycleError, NoServerError
 from dermserve.models.lifecycle.pull import pull_versions
 from dermserve.models.lifecycle.replay import TOLERANCE, Check, verify_version
-from dermserve.models.lifecycle.servers import Servers, every_address
+from dermserve.models.lifecycle.servers import Servers, Tls
 from dermserve.models.lifecycle.stores import open_store
 
 DEFAULT_STORE = ".dermserve/store"
@@ -30,10 +30,28 @@ _store_option = click.option(
     "--store", "base", metavar="BASE", default=DEFAULT_STORE, envvar="DERMSERVE_STORE", show_default=True,
     show_envvar=True, help="The versioned store: a folder, or s3://… or gs://….",
 )  # fmt: skip
-_tfs_option = click.option(
-    "--tfs", metavar="HOST:PORT", multiple=True, envvar=["DERMSERVE_TFS", "DERMSERVE_TFS_ADDRESS"], show_envvar=True,
-    help="Every model server that serves the store; repeatable. A DNS name stands for all its addresses."
-    f"  [default: {DEFAULT_TFS}]",
+_PEM = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
+_tfs_options = (
+    click.option(
+        "--tfs", metavar="HOST:PORT", multiple=True, envvar="DERMSERVE_TFS", show_envvar=True,
+        help="Every model server that serves the store; repeatable. A DNS name stands for all its addresses."
+        f"  [default: {DEFAULT_TFS}]",
+    ),
+    click.option(
+        "--tfs-tls-ca", type=_PEM, envvar="DERMSERVE_TFS_TLS_CA",
+        help="Authorities that the model servers' certificates must come from; without it, no TLS.",
+    ),
+    click.option(
+        "--tfs-tls-certificate", type=_PEM, envvar="DERMSERVE_TFS_TLS_CERTIFICATE",
+        help="Certificate to show them, where they ask for one.",
+    ),
+    click.option(
+        "--tfs-tls-key", type=_PEM, envvar="DERMSERVE_TFS_TLS_KEY", help="That certificate's private key.",
+    ),
+    click.option(
+        "--tfs-tls-name", metavar="NAME", envvar="DERMSERVE_TFS_TLS_NAME",
+        help="Name to expect in their certificates, when not the host of their address.",
+    ),
 )  # fmt: skip
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 _config_option = click.option(
@@ -74,10 +92,25 @@ def _fails_clearly(command: _F) -> _F:
     return run  # type: ignore[return-value]  # the same signature
 
 
-def _servers(tfs: tuple[str, ...]) -> Servers:
-    """Open the servers; the gateway's variable separates them by commas, ours by spaces too."""
-    addresses = [part for text in tfs for part in re.split(r"[,\s]+", text) if part]
-    return Servers(list(dict.fromkeys(one for address in addresses or [DEFAULT_TFS] for one in every_address(address))))
+def _asking_servers(command: _F) -> Any:
+    """Add the options that name the model servers, and give the command these, not yet connected to."""
+
+    @functools.wraps(command)
+    def run(tfs: tuple[str, ...], tfs_tls_ca: pathlib.Path | None, tfs_tls_name: str | None, **others: Any) -> Any:
+        certificate, key = others.pop("tfs_tls_certificate"), others.pop("tfs_tls_key")
+        if (certificate is None) != (key is None):
+            raise click.UsageError("--tfs-tls-certificate and --tfs-tls-key need each other")
+        if tfs_tls_ca is None and (certificate or tfs_tls_name):
+            raise click.UsageError("--tfs-tls-certificate and --tfs-tls-name need --tfs-tls-ca")
+        tls = Tls(ca=tfs_tls_ca, certificate=certificate, key=key, name=tfs_tls_name) if tfs_tls_ca else None
+        # The gateway's variable separates them by commas, click's by spaces.
+        names = [part for text in tfs for part in re.split(r"[,\s]+", text) if part]
+        return command(servers=Servers(names or [DEFAULT_TFS], tls=tls), **others)
+
+    decorated: Any = run
+    for option in reversed(_tfs_options):
+        decorated = option(decorated)
+    return decorated
 
 
 @model.command()
@@ -133,16 +166,19 @@ def list_versions(name: str | None, base: str, config_file: pathlib.Path | None,
 @click.argument("name", metavar="MODEL", required=False)
 @_store_option
 @_config_option
-@_tfs_option
+@_asking_servers
 @_json_option
 @_fails_clearly
-def status(name: str | None, base: str, config_file: pathlib.Path | None, tfs: tuple[str, ...], as_json: bool) -> None:
+def status(name: str | None, base: str, config_file: pathlib.Path | None, servers: Servers, as_json: bool) -> None:
     """Show what the servers say now: the state of each version, and where the labels lead.
 
     Exit code 1 when a server has no version of a model that can answer, or its labels are not those in models.config.
     """
-    with _servers(tfs) as servers:
-        rows = list(view.live(open_store(base), servers, config_file, name))
+    store = open_store(base)
+    with servers:
+        rows = list(view.live(store, servers, config_file, name))
+    if (intent := rollout.pending(store)) is not None:
+        click.echo(f"half done, the next command finishes or undoes it: {rollout.describe(intent)}", err=True)
     for row in rows:
         click.echo(json.dumps(row) if as_json else view.live_text(row))
     if not all(row["ok"] for row in rows):
@@ -153,14 +189,14 @@ def status(name: str | None, base: str, config_file: pathlib.Path | None, tfs: t
 @click.argument("name", metavar="MODEL")
 @click.argument("version", type=_version, required=False)
 @_store_option
-@_tfs_option
+@_asking_servers
 @click.option(
     "--tolerance", type=click.FloatRange(0), default=TOLERANCE, show_default=True,
     help="Largest difference from a golden prediction, relative to its largest value or 1.",
 )  # fmt: skip
 @_json_option
 @_fails_clearly
-def verify(name: str, version: int | None, base: str, tfs: tuple[str, ...], tolerance: float, as_json: bool) -> None:
+def verify(name: str, version: int | None, base: str, servers: Servers, tolerance: float, as_json: bool) -> None:
     """Replay a version's warm-up and golden predictions against live servers, and check its files by their digests.
 
     VERSION is the newest in the store when it is not given. The servers must have it loaded.
@@ -172,7 +208,7 @@ def verify(name: str, version: int | None, base: str, tfs: tuple[str, ...], tole
             f"{base} has no version of {name}; it has {', '.join(store.models()) or 'no model at all'}"
         )
     failed = 0
-    with _servers(tfs) as servers:
+    with servers:
         for check in verify_version(store, servers, name, version or present[-1], tolerance=tolerance):
             failed += not check.ok
             click.echo(json.dumps(_check_dict(check)) if as_json else _check_line(check))
@@ -193,8 +229,8 @@ def _check_line(check: Check) -> str:
 
 def _moving(command: _F) -> Any:
     """Add what the commands share that move labels."""
-    options = (_store_option, _config_option, _tfs_option, _timeout_option, _note_option, _json_option)
-    decorated: Any = _fails_clearly(command)
+    options = (_store_option, _config_option, _timeout_option, _note_option, _json_option)
+    decorated: Any = _asking_servers(_fails_clearly(command))
     for option in reversed(options):
         decorated = option(decorated)
     return decorated
@@ -338,10 +374,11 @@ def pull(names: tuple[str, ...], base: str, target: pathlib.Path, latest: int | 
 
 
 @contextlib.contextmanager
-def _desk(*, base: str, config_file: pathlib.Path | None, tfs: tuple[str, ...], timeout: float) -> Iterator[Desk]:
+def _desk(*, base: str, config_file: pathlib.Path | None, servers: Servers, timeout: float) -> Iterator[Desk]:
     """Open what the commands that move labels work with."""
-    with _servers(tfs) as servers:
-        yield Desk(store=open_store(base), servers=servers, config_file=config_file, timeout=timeout)
+    with servers:
+        say = functools.partial(click.echo, err=True)
+        yield Desk(store=open_store(base), servers=servers, config_file=config_file, timeout=timeout, say=say)
 
 
 def _print_moved(moved: moves.Moved, as_json: bool) -> None:
