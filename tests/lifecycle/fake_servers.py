@@ -5,11 +5,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import grpc
+
 from dermserve.models.lifecycle.desk import Desk
 from dermserve.models.lifecycle.errors import NoServerError, ServerError
 from dermserve.models.lifecycle.local_store import LocalStore
 from dermserve.models.lifecycle.server_config import ServerConfig
 from dermserve.models.lifecycle.servers import Servers
+from dermserve.tfserving.v1 import management_pb2, serving_pb2
 
 
 class KilledError(BaseException):
@@ -38,6 +41,7 @@ class FakeServer:
         self.labels: dict[str, int] = {}
         self.loaded: set[int] = set()
         self.steps = Steps()
+        self.answers: dict[str, serving_pb2.PredictResponse] = {}
         self._store, self._broken = store, broken
 
     def available(self, model: str) -> set[int]:
@@ -60,6 +64,18 @@ class FakeServer:
         loaded = wanted - self._broken
         self.loaded = loaded if loaded or pins else self.loaded
 
+    def states(self, model: str) -> list[serving_pb2.ModelVersionStatus]:
+        available = serving_pb2.ModelVersionStatus.STATE_AVAILABLE
+        return [serving_pb2.ModelVersionStatus(version=version, state=available) for version in self.loaded]
+
+    def predict(self, request: serving_pb2.PredictRequest) -> serving_pb2.PredictResponse:
+        version = request.model_spec.version.value
+        assert version in self.loaded
+        answer = serving_pb2.PredictResponse()
+        answer.CopyFrom(self.answers[request.model_spec.signature_name])
+        answer.model_spec.version.value = version
+        return answer
+
     def wait_available(self, model: str, versions: set[int], *, timeout: float) -> None:
         if not versions <= self.loaded:
             raise ServerError(f"{self.address} can't load {versions - self.loaded}")
@@ -81,6 +97,47 @@ class FakeServers(Servers):
         if self.gone:
             raise NoServerError(f"{self.gone} does not answer")
         return super().available(model)
+
+
+class GrpcHandler(grpc.GenericRpcHandler):
+    """A model server behind gRPC: it starts with version 1, and has at once what it is told to load."""
+
+    def __init__(self) -> None:
+        self.labels: dict[str, int] = {}
+        self.loaded = [1]
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+        asked = {
+            "GetModelStatus": (self._status, serving_pb2.GetModelStatusRequest),
+            "GetModelMetadata": (self._label, serving_pb2.GetModelMetadataRequest),
+            "HandleReloadConfigRequest": (self._reload, management_pb2.ReloadConfigRequest),
+        }
+        answer, request = asked[details.method.rpartition("/")[2]]
+        return grpc.unary_unary_rpc_method_handler(
+            answer, request_deserializer=request.FromString, response_serializer=lambda one: one.SerializeToString()
+        )
+
+    def _status(self, request: object, context: grpc.ServicerContext) -> serving_pb2.GetModelStatusResponse:
+        available = serving_pb2.ModelVersionStatus.STATE_AVAILABLE
+        states = [serving_pb2.ModelVersionStatus(version=version, state=available) for version in self.loaded]
+        return serving_pb2.GetModelStatusResponse(model_version_status=states)
+
+    def _label(
+        self, request: serving_pb2.GetModelMetadataRequest, context: grpc.ServicerContext
+    ) -> serving_pb2.GetModelMetadataResponse:
+        version = self.labels.get(request.model_spec.version_label)
+        if version is None:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "Unrecognized servable version label: x")
+        answer = serving_pb2.GetModelMetadataResponse()
+        answer.model_spec.version.value = version
+        return answer
+
+    def _reload(
+        self, request: management_pb2.ReloadConfigRequest, context: grpc.ServicerContext
+    ) -> management_pb2.ReloadConfigResponse:
+        told = request.config.model_config_list.config[0]
+        self.labels, self.loaded = dict(told.version_labels), list(told.model_version_policy.specific.versions)
+        return management_pb2.ReloadConfigResponse()
 
 
 class SteppedStore(LocalStore):

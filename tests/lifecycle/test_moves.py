@@ -135,7 +135,8 @@ def test_what_a_killed_command_began_is_settled_by_the_next(world: World) -> Non
     world.moved("promote", MODEL, "1")
     republish(world.store)
     where = [f"--store={world.store}", *(f"--tfs={address}" for address in world.addresses)]
-    with subprocess.Popen([sys.executable, "-m", "dermserve.cli", "model", "promote", MODEL, *where]) as command:
+    program = "from dermserve.cli import main; main()"
+    with subprocess.Popen([sys.executable, "-c", program, "model", "promote", MODEL, *where]) as command:
         wait_until((world.store / "intent.json").exists)
         command.kill()
     assert "half done, the next command finishes or undoes it: promote of" in world.run("status").stderr

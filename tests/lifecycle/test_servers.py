@@ -11,49 +11,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dermserve.cli import main
-from dermserve.tfserving.v1 import management_pb2, serving_pb2
+from tests.lifecycle.fake_servers import GrpcHandler
 from tests.lifecycle.versions_at_hand import make_version
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificates with openssl")
 CONFIG = 'model_config_list { config { name: "m" base_path: "/models/m" } }'
-
-
-class _Handler(grpc.GenericRpcHandler):
-    """What a model server with version 1 loaded answers; it is told labels, and knows them from then on."""
-
-    def __init__(self) -> None:
-        self.labels: dict[str, int] = {}
-
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-        asked = {
-            "GetModelStatus": (self._status, serving_pb2.GetModelStatusRequest),
-            "GetModelMetadata": (self._label, serving_pb2.GetModelMetadataRequest),
-            "HandleReloadConfigRequest": (self._reload, management_pb2.ReloadConfigRequest),
-        }
-        answer, request = asked[details.method.rpartition("/")[2]]
-        return grpc.unary_unary_rpc_method_handler(
-            answer, request_deserializer=request.FromString, response_serializer=lambda one: one.SerializeToString()
-        )
-
-    def _status(self, request: object, context: grpc.ServicerContext) -> serving_pb2.GetModelStatusResponse:
-        state = serving_pb2.ModelVersionStatus(version=1, state=serving_pb2.ModelVersionStatus.STATE_AVAILABLE)
-        return serving_pb2.GetModelStatusResponse(model_version_status=[state])
-
-    def _label(
-        self, request: serving_pb2.GetModelMetadataRequest, context: grpc.ServicerContext
-    ) -> serving_pb2.GetModelMetadataResponse:
-        version = self.labels.get(request.model_spec.version_label)
-        if version is None:
-            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "Unrecognized servable version label: x")
-        answer = serving_pb2.GetModelMetadataResponse()
-        answer.model_spec.version.value = version
-        return answer
-
-    def _reload(
-        self, request: management_pb2.ReloadConfigRequest, context: grpc.ServicerContext
-    ) -> management_pb2.ReloadConfigResponse:
-        self.labels = dict(request.config.model_config_list.config[0].version_labels)
-        return management_pb2.ReloadConfigResponse()
 
 
 def _certificate(folder: pathlib.Path, name: str) -> pathlib.Path:
@@ -81,7 +43,7 @@ def address(certificates: pathlib.Path) -> Iterator[str]:
         [tuple(server_pair)], (certificates / "client.pem").read_bytes(), require_client_auth=True
     )
     with futures.ThreadPoolExecutor(2) as pool:
-        server = grpc.server(pool, handlers=[_Handler()])
+        server = grpc.server(pool, handlers=[GrpcHandler()])
         port = server.add_secure_port("127.0.0.1:0", credentials)
         server.start()
         yield f"127.0.0.1:{port}"

@@ -1,13 +1,15 @@
 """Promote, roll back, canary, unpin and retire versions; see `rollout` for how a change is made."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from dermserve.models.lifecycle import audit
 from dermserve.models.lifecycle.desk import Desk, read_shares
 from dermserve.models.lifecycle.errors import RefusedError, StoreError
+from dermserve.models.lifecycle.gate import Requirement, check_answers, check_figures
 from dermserve.models.lifecycle.manifest import MANIFEST, parse_manifest
 from dermserve.models.lifecycle.rollout import Intent, Served, change, pending, recover
 from dermserve.models.lifecycle.stores import Store, known_version
@@ -29,15 +31,34 @@ class Moved:
     """Of the callers who name no version, for the canary."""
 
 
-def promote(desk: Desk, model: str, version: int | None = None, *, note: str = "") -> Moved:
+def promote(
+    desk: Desk,
+    model: str,
+    version: int | None = None,
+    *,
+    require: Sequence[Requirement] = (),
+    checked: bool = True,
+    note: str = "",
+) -> Moved:
     """Make a version the stable one: the newest in the store when none is named.
 
+    Args:
+        desk: the store and its servers.
+        model: which.
+        version: to promote.
+        require: what its evaluation must have come to.
+        checked: whether its golden predictions are replayed on every server before the label moves.
+        note: for the log.
+
     Raises:
+        GateError: it does not meet a requirement, or does not answer as it did when exported; nothing was changed.
         LifecycleError: no such version, or a server refuses or can't load it; nothing was changed then.
     """
     with _changing(desk):
         target = _newest(desk.store, model) if version is None else version
-        return _make_stable(desk, model, target, what=audit.PROMOTE, note=note)
+        known_version(desk.store, model, target)
+        check_figures(desk.store, model, target, require)
+        return _make_stable(desk, model, target, what=audit.PROMOTE, note=note, checked=checked)
 
 
 def rollback(desk: Desk, model: str, version: int | None = None, *, note: str = "") -> Moved:
@@ -53,10 +74,10 @@ def rollback(desk: Desk, model: str, version: int | None = None, *, note: str = 
         target = version if version is not None else audit.former_stable(desk.store, model, current)
         if target is None:
             raise RefusedError(f"no stable version of {model} before {current} is known: name one with --to")
-        return _make_stable(desk, model, target, what=audit.ROLLBACK, note=note)
+        return _make_stable(desk, model, target, what=audit.ROLLBACK, note=note, checked=False)
 
 
-def canary(desk: Desk, model: str, version: int | None, *, share: float, note: str = "") -> Moved:
+def canary(desk: Desk, model: str, version: int | None, *, share: float, checked: bool = True, note: str = "") -> Moved:
     """Give a share of the callers another version than the stable one: the newest in the store when none is named.
 
     Raises:
@@ -72,7 +93,8 @@ def canary(desk: Desk, model: str, version: int | None, *, share: float, note: s
             raise RefusedError(f"version {target} of {model} is the stable one already")
         after = {"version": target, "share": share}
         entry = _entry(desk, audit.CANARY, model, before=_canary_of(before), after=after, note=note)
-        return _move(desk, entry, before, {**before.labels, CANARY: target}, share=share)
+        checks = functools.partial(check_answers, desk, model, target) if checked else _unchecked
+        return _move(desk, entry, before, {**before.labels, CANARY: target}, share=share, check=checks)
 
 
 def end_canary(desk: Desk, model: str, *, note: str = "") -> Moved:
@@ -140,21 +162,34 @@ def digest_of(store: Store, model: str, version: int) -> str | None:
         return None
 
 
-def _make_stable(desk: Desk, model: str, version: int, *, what: str, note: str) -> Moved:
+def _unchecked() -> None:
+    """Check nothing."""
+
+
+def _make_stable(desk: Desk, model: str, version: int, *, what: str, note: str, checked: bool) -> Moved:
     known_version(desk.store, model, version)
     before = _served(desk, model)
     labels = {label: number for label, number in before.labels.items() if (label, number) != (CANARY, version)}
     labels[STABLE] = version
     digest = digest_of(desk.store, model, version)
     entry = _entry(desk, what, model, before=before.labels.get(STABLE), after=version, digest=digest, note=note)
-    return _move(desk, entry, before, labels, share=before.share if CANARY in labels else 0.0)
+    checks = functools.partial(check_answers, desk, model, version) if checked else _unchecked
+    return _move(desk, entry, before, labels, share=before.share if CANARY in labels else 0.0, check=checks)
 
 
-def _move(desk: Desk, entry: audit.Entry, before: Served, labels: Mapping[str, int], *, share: float = 0.0) -> Moved:
+def _move(
+    desk: Desk,
+    entry: audit.Entry,
+    before: Served,
+    labels: Mapping[str, int],
+    *,
+    share: float = 0.0,
+    check: Callable[[], None] = _unchecked,
+) -> Moved:
     """Load what the labels need, move them, and unload what nothing needs any more."""
     pins = sorted(set(labels.values()))
     after = Served(labels=labels, pins=pins, share=share)
-    change(desk, Intent(entry=entry, before=before, after=after, needs=pins))
+    change(desk, Intent(entry=entry, before=before, after=after, needs=pins), check=check)
     return Moved(model=entry.model, before=before.labels, after=labels, share=share)
 
 
