@@ -171,7 +171,6 @@ def test_a_child_that_dies_fails_the_launcher_with_its_last_log_lines(store):
     assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
-
 def test_the_gateway_gets_the_flags_it_is_given(store):
     with make(store, gateway_flags=["--reflection"]) as stack:
         assert "--reflection" in psutil.Process(stack.pids["gateway"]).cmdline()
