@@ -1,4 +1,4 @@
-"""What PEM files of certificates and keys say of themselves. Never shows or logs a key."""
+"""Read PEM files of certificates and keys. Never shows or logs a key."""
 
 import pathlib
 
@@ -26,6 +26,6 @@ def is_key_of(key: pathlib.Path, certificate: x509.Certificate) -> bool:
     try:
         public = load_pem_private_key(key.read_bytes(), password=None).public_key()
     except TypeError as error:  # what the library raises for a passphrase it was not given
-        raise ValueError("the key has a passphrase, which nobody could type") from error
+        raise ValueError("the key has a passphrase: use a key without one") from error
     plain = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return public.public_bytes(*plain) == certificate.public_key().public_bytes(*plain)

@@ -60,7 +60,7 @@ _REPLIES = (
     (401, 16, "UNAUTHENTICATED", "send a valid API key (x-api-key) or token (Authorization: Bearer …)", ""),
     (403, 7, "PERMISSION_DENIED", "this key or token is not valid here", ""),
     (404, 5, "NO_SUCH_ROUTE", "there is nothing at this path: /openapi.json lists what there is", ""),
-    (405, 3, "METHOD_NOT_ALLOWED", "this path takes another method: /openapi.json says which", ""),
+    (405, 3, "METHOD_NOT_ALLOWED", "this path takes another method: see /openapi.json", ""),
     (408, 4, "UPLOAD_TOO_SLOW", "the request did not arrive in time: send a smaller photo or try again", ""),
     (413, 8, "IMAGE_TOO_LARGE", "the request is too large: send a smaller photo", ""),
     (

@@ -42,7 +42,7 @@ class TooManyBytesError(PhotoError):
 
 
 class TooManyPixelsError(PhotoError):
-    """Header says more pixels than the limit, or than the memory for one photo allows in its format."""
+    """The header names more pixels than the limit, or than the memory for one photo allows in its format."""
 
     reason = "TOO_MANY_PIXELS"
 

@@ -25,7 +25,7 @@ _SOI, _EOI, _SOS, _COM = 0xD8, 0xD9, 0xDA, 0xFE
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
-# Magic numbers of formats people send that are not taken: to say which it is, not to decode it.
+# Magic numbers of formats that are not read: only to name them in the error.
 _KNOWN = {
     "GIF": re.compile(rb"GIF8"),
     "BMP": re.compile(rb"BM.{4}\0\0\0\0", re.DOTALL),

