@@ -8,9 +8,9 @@ import asyncio
 import contextlib
 import functools
 import importlib.metadata
-import pathlib
+import itertools
 import platform
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -28,6 +28,7 @@ from prometheus_client.registry import Collector
 
 from dermserve.gateway.admission import Admission
 from dermserve.gateway.catalog import Catalog
+from dermserve.gateway.certificates import TlsFiles
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import GatewayError, ListenError
 from dermserve.gateway.model_servers import ModelServers
@@ -132,8 +133,8 @@ class Snapshot(Collector):
     catalog: Catalog
     workers: Workers
     drift: Drift | None
-    certificates: Mapping[str, pathlib.Path]
-    """PEM files by what they are for."""
+    tls: Collection[TlsFiles]
+    """What is loaded of certificates."""
 
     def collect(self) -> Iterator[Metric]:
         """Read everything."""
@@ -147,7 +148,9 @@ class Snapshot(Collector):
         yield CounterMetricFamily(f"{NAMESPACE}_decoders_replaced", replaced, self.workers.replaced)
 
     def _admission(self) -> Iterator[Metric]:
-        passing = _gauge("requests_in_progress", "Admitted requests in progress; each photo of a stream is one.", "method", "model")
+        passing = _gauge(
+            "requests_in_progress", "Admitted requests in progress; each photo of a stream is one.", "method", "model"
+        )
         waiting = _gauge("queue_length", "Requests in the queue; each photo of a stream is one.", "method", "model")
         for key, queue in self.admission.queues.items():
             passing.add_metric(key, queue.working)
@@ -160,9 +163,17 @@ class Snapshot(Collector):
         up = _gauge("model_server_up", "1 if the model server answered the last poll or call.", "model_server")
         calls = _gauge("model_server_calls_in_flight", "Predict calls in flight to the model server.", "model_server")
         answered = _counter("model_server_calls", "Predict calls that the model server answered.", "model_server")
-        views = _counter("model_server_views", "Views in the Predict calls that the model server answered.", "model_server")
-        ejected = _counter("model_server_ejections", "Times the model server was ejected because it did not answer.", "model_server")
-        retried = _counter("model_server_retries", "Predict calls that failed at the model server and were retried on another.", "model_server")
+        views = _counter(
+            "model_server_views", "Views in the Predict calls that the model server answered.", "model_server"
+        )
+        ejected = _counter(
+            "model_server_ejections", "Times the model server was ejected because it did not answer.", "model_server"
+        )
+        retried = _counter(
+            "model_server_retries",
+            "Predict calls that failed at the model server and were retried on another.",
+            "model_server",
+        )
         waiting = _gauge("model_server_calls_waiting", "Predict calls that wait for a free slot of any model server.")
         waiting.add_metric([], self.servers.waiting)
         for server in self.servers.all:
@@ -191,8 +202,16 @@ class Snapshot(Collector):
 
     def _drift(self) -> Iterator[Metric]:
         window = _gauge("drift_window_answers", "Answers in the window of the drift metrics.", "model", "version")
-        confidence = _gauge("drift_confidence_mean", "Mean top probability of the answers in the window.", "model", "version")
-        psi = _gauge("drift_psi", "Population stability index of the window against the card's profile.", "model", "version", "of")
+        confidence = _gauge(
+            "drift_confidence_mean", "Mean top probability of the answers in the window.", "model", "version"
+        )
+        psi = _gauge(
+            "drift_psi",
+            "Population stability index of the window against the card's profile.",
+            "model",
+            "version",
+            "of",
+        )
         for reading in self.drift.read() if self.drift else ():
             labels = [reading.model, str(reading.version)]
             window.add_metric(labels, reading.answers)
@@ -202,10 +221,13 @@ class Snapshot(Collector):
         yield from (window, confidence, psi)
 
     def _certificates(self) -> Iterator[Metric]:
-        expiry = _gauge("certificate_expiry_timestamp_seconds", "Time at which the first certificate of the file expires.", "use")
-        for use, file in self.certificates.items():
-            if (ends := _read_expiry(file)) is not None:
-                expiry.add_metric([use], ends)
+        text = "Time at which the first certificate loaded for a setting, or shown by a model server, expires."
+        expiry = _gauge("certificate_expiry_timestamp_seconds", text, "use")
+        for use, ends in itertools.chain.from_iterable(files.expiry.items() for files in self.tls):
+            expiry.add_metric([use], ends)
+        shown = [server.certificate_expiry for server in self.servers.all if server.certificate_expiry is not None]
+        if shown:
+            expiry.add_metric(["model_server"], min(shown))
         yield expiry
 
 
@@ -221,16 +243,6 @@ def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
 
 def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
     return CounterMetricFamily(f"{NAMESPACE}_{name}", text, labels=labels)
-
-
-def _read_expiry(file: pathlib.Path) -> float | None:
-    """Return when the first of a file's certificates expires, in seconds since 1970; None if it can't be read."""
-    from cryptography import x509  # only where there are certificates: it brings 10 MB along
-
-    with contextlib.suppress(OSError, ValueError):
-        certificates = x509.load_pem_x509_certificates(file.read_bytes())
-        return min(certificate.not_valid_after_utc.timestamp() for certificate in certificates)
-    return None
 
 
 @contextlib.asynccontextmanager
