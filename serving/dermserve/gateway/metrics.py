@@ -8,9 +8,9 @@ import asyncio
 import contextlib
 import functools
 import importlib.metadata
-import pathlib
+import itertools
 import platform
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ from prometheus_client.registry import Collector
 from dermserve.gateway.admission import Admission
 from dermserve.gateway.batching import Batching
 from dermserve.gateway.catalog import Catalog
+from dermserve.gateway.certificates import TlsFiles
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import GatewayError, ListenError
 from dermserve.gateway.model_servers import ModelServers
@@ -169,8 +170,8 @@ class Snapshot(Collector):
     catalog: Catalog
     workers: Workers
     drift: Drift | None
-    certificates: Mapping[str, pathlib.Path]
-    """PEM files by what they are for."""
+    tls: Collection[TlsFiles]
+    """What is loaded of certificates."""
 
     def collect(self) -> Iterator[Metric]:
         """Read everything."""
@@ -257,12 +258,13 @@ class Snapshot(Collector):
         yield from (window, confidence, psi)
 
     def _certificates(self) -> Iterator[Metric]:
-        expiry = _gauge(
-            "certificate_expiry_timestamp_seconds", "Time at which the first certificate of the file expires.", "use"
-        )
-        for use, file in self.certificates.items():
-            if (ends := _read_expiry(file)) is not None:
-                expiry.add_metric([use], ends)
+        text = "Time at which the first certificate loaded for a setting, or shown by a model server, expires."
+        expiry = _gauge("certificate_expiry_timestamp_seconds", text, "use")
+        for use, ends in itertools.chain.from_iterable(files.expiry.items() for files in self.tls):
+            expiry.add_metric([use], ends)
+        shown = [server.certificate_expiry for server in self.servers.all if server.certificate_expiry is not None]
+        if shown:
+            expiry.add_metric(["model_server"], min(shown))
         yield expiry
 
 
@@ -278,16 +280,6 @@ def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
 
 def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
     return CounterMetricFamily(f"{NAMESPACE}_{name}", text, labels=labels)
-
-
-def _read_expiry(file: pathlib.Path) -> float | None:
-    """Return when the first of a file's certificates expires, in seconds since 1970; None if it can't be read."""
-    from cryptography import x509  # only where there are certificates: it brings 10 MB along
-
-    with contextlib.suppress(OSError, ValueError):
-        certificates = x509.load_pem_x509_certificates(file.read_bytes())
-        return min(certificate.not_valid_after_utc.timestamp() for certificate in certificates)
-    return None
 
 
 @contextlib.asynccontextmanager
