@@ -23,7 +23,7 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 	/^Installing/ { print "  " substr($$0, 1, 76) " ..."; fflush() }'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all check format proto breaking bench regression loadtest comparison docs web images test-images test-k8s constraints clean
+.PHONY: help demo test test-slow test-all check format proto breaking bench regression loadtest comparison docs web examples images test-images test-k8s constraints clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -98,6 +98,9 @@ docs: $(VENV)/dev  ## Render the documentation as a site in build/docs; a broken
 
 web:  ## Build the page and fetch its on-device runtime (needs Node.js 20)
 	cd client/web && npm ci --ignore-scripts --no-audit --no-fund && node build.mjs --runtime && npm run --silent check
+
+examples: $(VENV)/dev  ## Build and run the examples of clients that this machine has tools for (EXAMPLES=python,node,...)
+	@$(BIN)/python examples/run.py $(if $(EXAMPLES),--only "$(EXAMPLES)")
 
 images: $(VENV)/local  ## Build the images for Kubernetes (DOCKER=podman, STORE=folder)
 	@test -d "$(STORE)" || $(BIN)/dermserve export --store "$(STORE)"

@@ -138,6 +138,16 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return store_of(tmp_path_factory.mktemp("store"), exported(tmp_path_factory, "mobilenet_v3_small"))
 
 
+@pytest.fixture
+def own_store(store: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """The same versions in a store that no other test serves: links to them."""
+    for version in store.glob("*/*"):
+        link = tmp_path / "own" / version.relative_to(store)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(version)
+    return tmp_path / "own"
+
+
 @pytest.fixture(scope="session")
 def photo() -> bytes:
     """A JPEG of 600×450, smooth enough that re-encoding changes little."""

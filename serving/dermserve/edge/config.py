@@ -10,7 +10,6 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor
-from google.rpc import error_details_pb2
 
 from dermserve.edge.settings import Settings, read_keys, split_address
 from dermserve.v1 import classifier_pb2
@@ -142,10 +141,9 @@ def _files(settings: Settings) -> Iterator[dict[str, str]]:
 
 
 def descriptor_set() -> descriptor_pb2.FileDescriptorSet:
-    """Collect the API's files, what they import, and the types in an error's details, imports first."""
+    """Collect the API's files and what they import, imports first."""
     found: dict[str, descriptor_pb2.FileDescriptorProto] = {}
-    for file in (classifier_pb2.DESCRIPTOR, error_details_pb2.DESCRIPTOR):
-        _collect(file, found)
+    _collect(classifier_pb2.DESCRIPTOR, found)
     return descriptor_pb2.FileDescriptorSet(file=found.values())
 
 

@@ -18,6 +18,7 @@ import grpc
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     ProcessCollector,
     disable_created_metrics,
@@ -27,6 +28,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from dermserve.gateway.admission import Admission
+from dermserve.gateway.batching import Batching
 from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import GatewayError, ListenError
@@ -35,7 +37,7 @@ from dermserve.gateway.photos import Workers
 from dermserve.gateway.plan import Outcome
 from dermserve.v1 import classifier_pb2
 
-_T = TypeVar("_T", Counter, Histogram)
+_T = TypeVar("_T", Counter, Gauge, Histogram)
 
 NAMESPACE = "dermserve_gateway"
 OTHER = "other"
@@ -58,7 +60,7 @@ class Metrics:
         self._requests = counter(
             "requests",
             "Requests that ended; each photo of a stream is one. Code CANCELLED: the caller gave up.",
-            ["method", "model", "version", "verdict", "code"],
+            ["method", "model", "version", "verdict", "risk_level", "code"],
         )
         self._refusals = counter(
             "refusals", "Requests that ended in an error, by its reason.", ["method", "model", "reason"]
@@ -89,18 +91,52 @@ class Metrics:
             ["model", "agreed"],
         )
 
+        gauge = functools.partial(_labelled, Gauge, namespace=NAMESPACE, registry=self.registry)
+        self._shares = gauge("canary_share", "Share of the callers that gets a model's canary.", ["model"])
+        self._routed = counter(
+            "canary_requests",
+            "Requests that were sent to a label while there was a canary, by how they ended: ok or failed.",
+            ["model", "label", "ended"],
+        )
+        self._routed_seconds = histogram(
+            "canary_request_duration_seconds",
+            "Of those that were answered, from admission to answer.",
+            ["model", "label"],
+            buckets=_COARSE,
+        )
+        self._compared = counter(
+            "canary_comparisons",
+            "Answers of a canary whose photo the stable version was asked about, too: whether the top class agreed.",
+            ["model", "result"],
+        )
+
+    def canary_share(self, model: str, share: float) -> None:
+        """Show the share of the callers that gets a model's canary."""
+        self._shares(model).set(share)
+
+    def routed(self, model: str, label: str, *, failed: bool, seconds: float) -> None:
+        """Count a request that was sent to a label because it named none."""
+        self._routed(model, label, "failed" if failed else "ok").inc()
+        if not failed:
+            self._routed_seconds(model, label).observe(seconds)
+
+    def compared(self, model: str, result: str) -> None:
+        """Count a comparison of the canary with the stable version: agreed, differed or failed."""
+        self._compared(model, result).inc()
+
     def request(self, method: str, model: str, *, ended: object, seconds: float) -> None:
         """Count a request or a stream's photo that ended in an answer, an error, or by its caller (None)."""
-        model, version, verdict = self._bounded(model), "", ""
+        model, version, verdict, level = self._bounded(model), "", "", ""
         if isinstance(ended, classifier_pb2.ClassifyResponse):
             version, verdict = str(ended.version), classifier_pb2.Verdict.Name(ended.verdict)
+            level = classifier_pb2.RiskLevel.Name(ended.malignancy.level)
             self._asked(model).inc(ended.views_asked)
             self._used(model).inc(ended.views_used)
             self._dropped(model).inc(ended.views_asked - ended.views_used)
         code = _code(ended)
         if isinstance(ended, GatewayError):
             self._refusals(method, model, ended.reason).inc()
-        self._requests(method, model, version, verdict, code).inc()
+        self._requests(method, model, version, verdict, level, code).inc()
         self._seconds(method, model, code).observe(seconds)
 
     def stream(self, ended: object) -> None:
@@ -129,6 +165,7 @@ class Snapshot(Collector):
 
     admission: Admission
     servers: ModelServers
+    predictor: Batching
     catalog: Catalog
     workers: Workers
     drift: Drift | None
@@ -174,7 +211,7 @@ class Snapshot(Collector):
             "model_server",
         )
         waiting = _gauge("model_server_calls_waiting", "Predict calls that wait for a free slot of any model server.")
-        waiting.add_metric([], self.servers.waiting)
+        waiting.add_metric([], self.predictor.waiting)
         for server in self.servers.all:
             label = [server.address]
             up.add_metric(label, server.alive)

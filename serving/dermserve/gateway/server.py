@@ -16,6 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from dermserve.gateway.admission import Admission
 from dermserve.gateway.batching import Batching
+from dermserve.gateway.canary import Comparison, Shares
 from dermserve.gateway.catalog import Catalog, Pace
 from dermserve.gateway.classify import Classifier
 from dermserve.gateway.config import Config
@@ -79,6 +80,8 @@ async def lifespan(config: Config) -> AsyncIterator[Gateway]:
         await stack.enter_async_context(_running(catalog.follow(lambda ready: _report(servicer, ready=ready))))
         metrics = Metrics(config.models)
         classifier = _build_classifier(config, workers, catalog, servers, metrics, tracing)
+        await stack.enter_async_context(_running(classifier.shares.follow(config.poll_seconds)))
+        stack.push_async_callback(classifier.comparison.close)
         metrics_address = await _start_metrics(config, classifier, servers, workers, stack)
         rpcs = Rpcs(
             default_seconds=config.default_deadline_seconds,
@@ -106,7 +109,7 @@ async def connect(config: Config, tracing: Tracing) -> ModelServers:
     def open_one(target: str, host: str) -> TfServing:
         return TfServing(open_channel(target, host=host, tls=config.tfs_tls, interceptors=tracing.client_interceptors))
 
-    servers = ModelServers(config.tfs, connect=open_one, slots=config.tfs_in_flight, clock=time.monotonic)
+    servers = ModelServers(config.tfs, connect=open_one, slots=config.tfs_in_flight)
     with contextlib.suppress(TimeoutError):  # resolved again shortly
         async with asyncio.timeout(config.poll_timeout_seconds):
             await servers.resolve()
@@ -137,7 +140,7 @@ def server_options(config: Config | None = None) -> list[tuple[str, int]]:
 def _build_classifier(
     config: Config, workers: Workers, catalog: Catalog, servers: ModelServers, metrics: Metrics, tracing: Tracing
 ) -> Classifier:
-    predictor = Batching(servers, longest=config.batch_seconds)
+    predictor = Batching(servers, longest=config.batch_seconds, clock=time.monotonic)
     return Classifier(
         admission=Admission(
             config.models,
@@ -147,7 +150,10 @@ def _build_classifier(
             free_capacity=predictor.free_capacity,
             clock=time.monotonic,
         ),
-        canary_shares=config.canary_shares,
+        shares=Shares(config.models, fixed=config.canary_shares, file=config.canary_file, metrics=metrics),
+        comparison=Comparison(
+            predictor=predictor, catalog=catalog, metrics=metrics, sample=config.canary_sample, clock=time.monotonic
+        ),
         catalog=catalog,
         photos=Photos(workers, limits=config.limits),
         predictor=predictor,
@@ -167,6 +173,7 @@ async def _start_metrics(
     snapshot = Snapshot(
         admission=classifier.admission,
         servers=servers,
+        predictor=classifier.predictor,
         catalog=classifier.catalog,
         workers=workers,
         drift=classifier.drift,

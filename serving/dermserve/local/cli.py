@@ -60,9 +60,8 @@ def up(
         raise click.UsageError("--port and --tfs-port must differ")
     make_edge = chosen_edge(**edge_choices, store=store, say=_progress(), verbose=verbose)
     flags = ("--reflection",) if reflection else ()
-    stack = Stack(
-        store=store, models=models, port=port, tfs_port=tfs_port, say=_progress(), verbose=verbose, gateway_flags=flags
-    )
+    logs: Any = {"say": _progress(), "verbose": verbose}
+    stack = Stack(store=store, models=models, port=port, tfs_port=tfs_port, gateway_flags=flags, owner=True, **logs)
     with ends_by_interrupt():
         _serve(stack, models[0], make_edge)
 

@@ -18,7 +18,7 @@ from dermserve.edge import Settings, envoy_config
 from dermserve.edge.files import gather
 from dermserve.local.child import Child
 from dermserve.local.errors import StackError
-from dermserve.local.logfile import log_to_file, log_to_stderr
+from dermserve.local.logfile import child_log
 from dermserve.local.ports import HOST, check_free, free_port
 
 DEFAULT_EDGE_PORT = 8080
@@ -94,7 +94,7 @@ class Edge:
         config.touch(mode=0o600)
         config.write_text(envoy_config(settings), encoding="utf-8")
         logs = self._store.resolve().parent / "logs"
-        log = undo.enter_context(log_to_stderr("edge") if self._verbose else log_to_file(logs / "edge.log"))
+        log = undo.enter_context(child_log(logs / "edge.log", verbose=self._verbose, say=self._say))
         self._say("starting the edge (Envoy)")
         started = time.monotonic()
         arguments = ("-c", str(config), "--admin-address-path", str(admin), "--disable-hot-restart")
