@@ -23,7 +23,7 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 	/^Installing/ { print "  " substr($$0, 1, 76) " ..."; fflush() }'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format proto breaking bench regression loadtest comparison docs web examples images test-images test-k8s constraints clean
+.PHONY: help demo test test-slow test-all check format proto breaking bench regression loadtest comparison docs web examples images test-images test-k8s constraints clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ test: $(VENV)/dev  ## Run the tests but the slow ones (PYTEST_ARGS=... to choose
 
 test-slow: $(VENV)/dev  ## Run the tests that train networks, run Locust or Chromium for long, soak or build
 	@$(call PYTEST,slow)
+
+test-all: $(VENV)/dev  ## Run both in one go, as CI does
+	@$(call PYTEST,"slow or not slow")
 
 check: $(VENV)/dev  ## Formatting, lint, types, import layers, fresh stubs
 	$(BIN)/ruff format --check .

@@ -26,20 +26,26 @@ def pytest_configure() -> None:
 
 
 # Folders whose tests share no processes: their files go to whichever pytest-xdist worker is free. Tests of any other
-# folder run on one worker, so that what they share is started once.
+# folder run on one worker, so that what they share is started once, but for these files, which start their own.
 _SPREAD = frozenset({"gateway", "k8s", "loadtest", "models", "training"})
+_ALONE = frozenset(
+    {"e2e/test_chaos.py", "e2e/test_shipped_weights.py", "e2e/test_soak.py", "lifecycle/test_version_changes.py"}
+)
 # Those that take longest begin first, so that the workers end together.
 _LONGEST = (
-    *("e2e", "training/test_run.py", "lifecycle", "training/test_train.py", "web", "models/test_export.py"),
-    *("loadtest/test_runs.py", "training/test_figures.py", "models/test_graph.py", "training/test_identity.py", "edge"),
-    *("modelserver", "training/test_frozen.py", "imaging", "models/test_rounding.py", "benchmarks", "packaging"),
+    *("training/test_run.py", "loadtest/test_runs.py", "training/test_train.py", "e2e/test_shipped_weights.py"),
+    *("e2e", "lifecycle", "e2e/test_chaos.py", "web", "benchmarks", "models/test_export.py", "e2e/test_soak.py"),
+    *("training/test_figures.py", "training/test_backbones.py", "models/test_graph.py", "training/test_identity.py"),
+    *("edge", "lifecycle/test_version_changes.py", "models/test_rounding.py", "modelserver", "training/test_frozen.py"),
+    *("imaging", "packaging"),
 )
 
 
 def group_of(nodeid: str) -> str:
     """Name what one worker runs as a whole: a test's folder below tests/, or its file."""
-    parts = nodeid.partition("::")[0].split("/")[1:]
-    return "/".join(parts) if parts[0] in _SPREAD else parts[0]
+    file = nodeid.partition("::")[0].removeprefix("tests/")
+    folder = file.partition("/")[0]
+    return file if folder in _SPREAD or file in _ALONE else folder
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist

@@ -15,7 +15,6 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 from PIL import Image
-from tests.models.networks import disturb_batch_norm
 
 from dermserve.contract import parse_card
 from dermserve.imaging import STANDARD_VIEWS, decode, make_views
@@ -26,6 +25,7 @@ from dermserve.models.folding import fold_batch_norm
 from dermserve.models.graph import FeatureDistance, freeze_core
 from dermserve.models.weights import WeightsError, load_weights
 from dermserve.v1 import card_pb2
+from tests.models.networks import disturb_batch_norm
 
 
 class Served:
