@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
-from dermserve.edge import Settings, envoy_config
+from dermserve.edge import Settings, write_config
 from dermserve.edge.files import gather
 from dermserve.local.child import Child
 from dermserve.local.errors import StackError
@@ -91,8 +91,7 @@ class Edge:
         found = gather(scratch / "www", store=self._store)
         settings = dataclasses.replace(self._settings, admin=f"{HOST}:{free_port()}", www=scratch / "www")
         config, admin = scratch / "envoy.yaml", scratch / "admin"
-        config.touch(mode=0o600)
-        config.write_text(envoy_config(settings), encoding="utf-8")
+        write_config(settings, config)
         logs = self._store.resolve().parent / "logs"
         log = undo.enter_context(child_log(logs / "edge.log", verbose=self._verbose, say=self._say))
         self._say("starting the edge (Envoy)")
