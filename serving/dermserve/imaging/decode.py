@@ -1,8 +1,8 @@
 """Photo bytes to RGB pixels at a model's input size, within limits that are read from the header before any pixel.
 
 simplejpeg (libjpeg-turbo) decodes JPEGs at a fraction of their size, cykooz-resizer resizes with SIMD instructions, and
-Pillow does the rest, and all of it where those two have no wheel. HEIC needs the extra `heic`. EXIF orientation is applied once, the embedded colour
-profile is converted to sRGB, and all other metadata is dropped.
+Pillow does the rest, and all of it where those two have no wheel. HEIC needs the extra `heic`. EXIF orientation is
+applied once, the embedded colour profile is converted to sRGB, and all other metadata is dropped.
 """
 
 import io
