@@ -111,7 +111,7 @@ def shell(command: str, *arguments: str, cwd: pathlib.Path, **environment: str) 
         raise FailedError(f"`{command}` took more than {_SECONDS} s") from error
     if done.returncode:
         raise FailedError(f"`{command}` ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
-    return done.stdout
+    return re.sub(r"\x1b\[\d*m", "", done.stdout)  # Maven's colours
 
 
 def judge(printed: str) -> str:
