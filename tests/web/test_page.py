@@ -313,7 +313,7 @@ def test_the_skip_link_skips_and_stays(app: App, lesion: pathlib.Path) -> None:
     assert app.heading() == "Frame the spot"
 
 
-def test_it_is_small_and_installable(app: App, served: str) -> None:
+def test_it_is_small_installable_and_has_targets_that_a_thumb_hits(app: App, served: str) -> None:
     app.page.evaluate("navigator.serviceWorker.ready.then(() => true)")
     sizes = app.page.evaluate("performance.getEntriesByType('resource').map((one) => [one.name, one.decodedBodySize])")
     assert any(name.endswith("/app/app.js") for name, _ in sizes)
@@ -321,6 +321,15 @@ def test_it_is_small_and_installable(app: App, served: str) -> None:
     manifest = app.page.evaluate("fetch('/app/manifest.webmanifest').then((answer) => answer.json())")
     assert {"192x192", "512x512"} <= {icon["sizes"] for icon in manifest["icons"]}
     assert manifest["display"] == "standalone"
+    assert manifest["share_target"]["action"].startswith(manifest["scope"])
+    viewport = app.page.locator("meta[name=viewport]").get_attribute("content") or ""
+    assert "width=device-width" in viewport
+    assert not {"user-scalable", "maximum-scale"} & set(viewport.replace("=", " ").split())
+    assert app.page.locator("meta[name=description]").get_attribute("content")
+    assert app.page.locator("meta[name=theme-color]").get_attribute("content")
+    assert app.page.title()
+    small = "[...document.querySelectorAll('button, nav a, select, .chip')].map((one) => one.getBoundingClientRect())"
+    assert app.page.evaluate(f"{small}.every(({{ height, width }}) => height === 0 || (height >= 44 && width >= 44))")
 
 
 def test_a_network_that_leads_nowhere_is_no_connection(app: App) -> None:

@@ -38,8 +38,9 @@ def test_each_part_has_an_address_and_the_browsers_back_goes_where_one_came_from
     expect(app.page.locator("h1")).to_have_text("Learn")
     app.page.reload()
     expect(app.page.locator("h1")).to_have_text("Learn")
-    app.go("/nowhere")
-    expect(app.page.locator("h1")).to_have_text("Skin check")
+    for nowhere, name in (("/nowhere", "Skin check"), ("/learn/constructor", "Learn"), ("/history/spot/0", "History")):
+        app.go(nowhere)
+        expect(app.page.locator("h1")).to_have_text(name)
 
 
 def test_neither_back_nor_a_reload_loses_photo_frame_answers_or_result(result: App) -> None:
@@ -268,6 +269,15 @@ def test_two_tabs_are_in_step(result: App) -> None:
     expect(second.locator("main")).to_contain_text("Nothing saved yet")
     _saved(result)
     expect(second.locator(".entries li")).to_have_count(1)
+    second.locator(".entries a").click()
+    second.get_by_label("Notes").fill("typed in one")
+    result.page.get_by_label("Name").fill("Named in the other")
+    result.page.keyboard.press("Tab")
+    second.get_by_label("Name").focus()  # leaves the notes, which are kept then
+    expect(result.page.get_by_label("Notes")).to_have_value("typed in one")
+    expect(result.page.locator("h1")).to_have_text("Named in the other")
+    second.go_back()
+    expect(second.locator(".entries")).to_contain_text("Named in the other")
     result.tab("Settings")
     result.page.locator("#language").select_option("id")
     expect(second.locator("h1")).to_have_text("Riwayat")

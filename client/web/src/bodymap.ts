@@ -52,7 +52,7 @@ const BODY =
 
 /** A place in words; empty when there is none. */
 export function place(where: Place | null): string {
-  const words = where && WORDS[where.region];
+  const words = where && Object.hasOwn(WORDS, where.region) && WORDS[where.region];
   return words ? `${words[language()]} (${t(where.side === "front" ? "front" : "backSide")})` : "";
 }
 

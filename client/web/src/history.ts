@@ -116,8 +116,12 @@ function freeName(known: Spot[]): string {
   return t("spotName", { n });
 }
 
-export function change(spot: Spot): Promise<void> {
-  return write((spots) => void spots.put(spot));
+/** Change some of a spot, and nothing that another tab has changed since; a spot that is gone stays gone. */
+export function change(id: string, what: Partial<Omit<Spot, "id">>): Promise<void> {
+  return write((spots) => {
+    const request: IDBRequest<Spot | undefined> = spots.get(id);
+    request.onsuccess = () => request.result && spots.put({ ...request.result, ...what });
+  });
 }
 
 /** Put spots and photos there; those that are there already stay as they are. Returns how many photos are new. */

@@ -158,7 +158,7 @@ const KINDS: Record<string, Kind> = {
 
 /** What is known of a kind in the chosen language; null of one that isn't here. */
 export function kindOf(code: string): { words: Words; source: readonly [string, string] } | null {
-  const kind = KINDS[code];
+  const kind = Object.hasOwn(KINDS, code) && KINDS[code]; // the code may come from a file or an address
   return kind ? { words: kind[language() satisfies Language], source: kind.source } : null;
 }
 

@@ -81,7 +81,7 @@ export async function spotScreen(id: string, still: () => boolean): Promise<void
   const { spot, photos } = found;
   const change = (what: Partial<records.Spot>) => {
     Object.assign(spot, what);
-    records.change(spot).catch((error) => {
+    records.change(spot.id, what).catch((error) => {
       console.warn(error);
       toast(t("storageBlocked"));
     });

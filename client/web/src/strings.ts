@@ -17,7 +17,7 @@ export function language(): Language {
 /** Take the saved language, or the browser's when it is one of ours. */
 export function chooseLanguage(saved: string | null): void {
   const wanted = saved ?? navigator.language.slice(0, 2);
-  current = wanted in TABLES ? (wanted as Language) : "en";
+  current = Object.hasOwn(TABLES, wanted) ? (wanted as Language) : "en";
   document.documentElement.lang = current;
 }
 
@@ -27,7 +27,7 @@ export function t(key: Key, values: Record<string, string | number> = {}): strin
 }
 
 export function isKey(key: string): key is Key {
-  return key in en;
+  return Object.hasOwn(en, key);
 }
 
 export function number(value: number, digits = 1): string {
