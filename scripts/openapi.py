@@ -1,18 +1,16 @@
-"""Write the OpenAPI document from the protos, or check that the committed one is fresh.
+"""Write the OpenAPI document from the descriptor set of the protos, or check that the committed one is fresh.
 
 Run by `make proto`; a test runs it with `--check`.
 """
 
 import argparse
 import json
-import pathlib
 import sys
-import tempfile
 import tomllib
 
-from google.protobuf import descriptor_pb2
 from openapi_document import openapi
-from stubs import ROOT, protoc
+from proto_comments import read_protoset
+from stubs import ROOT
 
 from dermserve.edge import SITE
 
@@ -21,12 +19,8 @@ COMMITTED = SITE / "openapi.json"
 
 def generate() -> str:
     """Write the document as text."""
-    with tempfile.TemporaryDirectory() as scratch:
-        image = pathlib.Path(scratch) / "image.binpb"
-        protoc("--include_imports", "--include_source_info", f"--descriptor_set_out={image}")
-        files = descriptor_pb2.FileDescriptorSet.FromString(image.read_bytes())
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    return json.dumps(openapi(files, version=version), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(openapi(read_protoset(), version=version), indent=1, ensure_ascii=False) + "\n"
 
 
 def main() -> int:

@@ -8,6 +8,7 @@ from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
+from proto_comments import comments
 
 _SERVICE = "dermserve.v1.Classifier"
 Json: TypeAlias = dict[str, Any]
@@ -58,10 +59,9 @@ def openapi(files: descriptor_pb2.FileDescriptorSet, *, version: str) -> Json:
 class _Writer:
     def __init__(self, files: descriptor_pb2.FileDescriptorSet) -> None:
         pool = DescriptorPool()
-        self._comments: dict[str, str] = {}
         for file in files.file:
             pool.AddSerializedFile(file.SerializeToString())
-            self._comments.update(_comments(file))
+        self._comments = comments(files)
         self._service = pool.FindServiceByName(_SERVICE)
         self._schemas: dict[str, Json] = {}
 
@@ -268,29 +268,3 @@ _STATUS: dict[str, Json] = {
         "required": ["@type"],
     },
 }
-
-
-def _comments(file: descriptor_pb2.FileDescriptorProto) -> Iterator[tuple[str, str]]:
-    """Give the comment before each thing a file declares, by the thing's full name."""
-    for location in file.source_code_info.location:
-        words = " ".join(location.leading_comments.split())
-        name = _name(file, list(location.path))
-        if words and name:
-            yield name, words
-
-
-def _name(file: descriptor_pb2.FileDescriptorProto, path: list[int]) -> str:
-    """Follow a location's path of field numbers and indices; empty for what isn't a declaration."""
-    names, here = [file.package], file
-    for number, index in zip(path[::2], path[1::2], strict=False):
-        field = here.DESCRIPTOR.fields_by_number[number]
-        if field.message_type is None or not field.is_repeated:
-            return ""
-        here = getattr(here, field.name)[index]
-        if not hasattr(here, "name"):
-            return ""
-        # A value of an enum is a sibling of the enum in protobuf's scoping.
-        if isinstance(here, descriptor_pb2.EnumValueDescriptorProto):
-            names.pop()
-        names.append(here.name)
-    return ".".join(names) if len(path) % 2 == 0 and path else ""

@@ -105,8 +105,28 @@ def test_a_summary_ends_what_a_person_reads(run, folder):
     _make(folder, "bad.jpg", content=b"bad")
     done = run("classify", folder)
     summary = done.stdout[done.stdout.index("4 photos: 3 answered, 1 failed") :].splitlines()
-    assert summary[1].split() == ["UNCERTAIN", "3", "mel", "3"]
+    assert summary[1].split() == ["UNCERTAIN", "3", "3", "INTERMEDIATE", "risk"]
     assert summary[2].split() == ["UNDECODABLE_IMAGE", "1", "docs/errors.md#undecodable_image"]
+
+
+def test_rejected_photos_are_summed_up_and_written_though_they_have_no_classes(run, folder, tmp_path):
+    _make(folder, "beach.jpg", "beach2.jpg", content=b"beach")
+    table, journal = tmp_path / "answers.csv", tmp_path / "journal"
+    done = run("classify", folder, "--csv", table, "--resume", journal)
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1].split() == ["REJECTED", "2", "2", "without", "risk"]
+    with table.open(encoding="utf-8", newline="") as file:
+        rejected = {row["file"]: row for row in csv.DictReader(file)}[str(folder / "beach.jpg")]
+    assert (rejected["verdict"], rejected["reasons"], rejected["class"]) == ("REJECTED", "NOT_SKIN", "")
+    again = run("classify", folder, "--csv", table, "--resume", journal)
+    assert (again.returncode, again.stdout.splitlines()[-1]) == (0, done.stdout.splitlines()[-1])
+
+
+def test_a_folder_of_rejected_photos_alone_is_answered(run, tmp_path):
+    _make(tmp_path, "photos/beach.jpg", "photos/beach2.jpg", content=b"beach")
+    table = tmp_path / "answers.csv"
+    assert run("classify", tmp_path / "photos", "--csv", table).returncode == 0
+    assert len(table.read_text().splitlines()) == 3
 
 
 def test_the_table_has_a_row_for_every_file(run, folder, tmp_path):

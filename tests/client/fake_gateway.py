@@ -43,6 +43,14 @@ def answer(request: classifier_pb2.ClassifyRequest, *, request_id: str = "r-1") 
     )
 
 
+def reject(response: classifier_pb2.ClassifyResponse) -> None:
+    """Make it what a photo gets that is not of skin: neither classes nor a risk."""
+    for field in ("classes", "malignancy", "reasons"):
+        response.ClearField(field)
+    response.verdict = classifier_pb2.VERDICT_REJECTED
+    response.reasons.append(classifier_pb2.REASON_NOT_SKIN)
+
+
 def rich_status(
     code: "code_pb2.Code.ValueType",
     message: str,
@@ -118,6 +126,8 @@ class FakeGateway(classifier_pb2_grpc.ClassifierServicer):
             )
             return classifier_pb2.ClassifyStreamResponse(id=request.id, error=error)
         response = answer(request.request, request_id=f"r-{request.request.image.decode(errors='replace')[:20]}")
+        if request.request.image == b"beach":
+            reject(response)
         return classifier_pb2.ClassifyStreamResponse(id=request.id, response=response)
 
     def ListModels(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802

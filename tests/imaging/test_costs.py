@@ -14,7 +14,7 @@ from PIL import Image
 
 from dermserve.imaging import Limits, TooComplexError, TooManyPixelsError, UndecodablePhotoError, decode
 from dermserve.imaging.header import read_header
-from tests.imaging import files
+from tests.imaging import files, heif_files
 
 _ALLOWED = 20_000_000
 """Bytes of memory allowed for a photo in the table, a fifth of the default, so that it is quick."""
@@ -55,6 +55,9 @@ def _animated(side: int) -> bytes:
     return files.saved(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True, method=0)
 
 
+_TILE = heif_files.coded("gradient_512.heic")
+
+
 CASES = {
     **dict(_pngs()),
     **{f"jpeg_{mode}": _saved(mode, "JPEG") for mode in ("L", "RGB", "CMYK")},
@@ -63,6 +66,8 @@ CASES = {
     **{f"webp_{mode}": _saved(mode, "WEBP", method=0) for mode in ("RGB", "RGBA")},
     **{f"webp_{mode}_lossless": _saved(mode, "WEBP", method=0, lossless=True) for mode in ("RGB", "RGBA")},
     "webp_animated": _animated,
+    "heic_grid": lambda side: heif_files.grid(_TILE, side, side),
+    "heic_one_tile": lambda side: heif_files.grid(_TILE, min(side, 512), min(side, 512)),
 }
 
 
@@ -123,21 +128,24 @@ _FLAT_WEBP = (Path(__file__).parent / "cases" / "flat_49_9_megapixels.webp").rea
 @pytest.mark.parametrize(
     ("data", "most"),
     [
-        (files.png(7000, 7000), r"24\.\d megapixels for a PNG in colour"),
-        (_FLAT_WEBP, r"5\.8 megapixels for a WebP"),
-        (files.jpeg_of_scans(7064, 2), r"47\.\d megapixels for a progressive JPEG"),
+        (lambda: files.png(7000, 7000), r"24\.\d megapixels for a PNG in colour"),
+        (lambda: _FLAT_WEBP, r"5\.8 megapixels for a WebP"),
+        (lambda: files.jpeg_of_scans(7064, 2), r"47\.\d megapixels for a progressive JPEG"),
+        (lambda: heif_files.grid(_TILE, 7000, 7000), r"14 megapixels for a HEIC"),
     ],
-    ids=["png", "webp", "progressive"],
+    ids=["png", "webp", "progressive", "heic"],
 )  # fmt: skip
-def test_a_format_that_is_not_reduced_while_decoded_has_its_own_limit(data: bytes, most: str) -> None:
+def test_a_format_that_is_not_reduced_while_decoded_has_its_own_limit(data: Callable[[], bytes], most: str) -> None:
+    photo = data()
     with pytest.raises(TooManyPixelsError, match=most) as caught:
-        decode(data, height=224, width=224)
+        decode(photo, height=224, width=224)
     assert str(caught.value).endswith("scale it down first, or send a baseline JPEG")
 
 
 _JPEG = files.saved(Image.linear_gradient("L").resize((90, 90)).convert("RGB"), "JPEG")
 _PNG = files.saved(Image.linear_gradient("L").resize((90, 90)).convert("RGB"), "PNG")
 _WEBP = b"RIFF\0\0\0\0WEBPVP8X" + struct.pack("<I", 10) + bytes(10)
+_EXIF, _TEXT = files.segment(0xE1, b"Exif\0\0"), files.chunk(b"tEXt", b"a\0b")
 _FRAME = b"ANMF" + struct.pack("<I", 16) + bytes(16)
 
 
@@ -155,62 +163,69 @@ _SMALL_FRAME = files.segment(0xC0, struct.pack(">BHHB", 8, 90, 90, 3) + b"\1\x22
 @pytest.mark.parametrize(
     "data",
     [
-        files.png(90, 90, extra=files.png(12_000, 12_000)[8:33]),
-        files.png(90, 90, extra=files.png(30_000, 30_000)[8:33]),
-        _JPEG[:2] + _SMALL_FRAME + _JPEG[2:].replace(struct.pack(">HH", 90, 90), struct.pack(">HH", 12_000, 12_000), 1),
-        _webp(_SMALL_CANVAS, (b"VP8L", _FLAT_WEBP[20:])),
-        _webp((b"JUNK", b""), _SMALL_CANVAS, (b"VP8L", _FLAT_WEBP[20:])),
-        _webp((b"VP8L", _FLAT_WEBP[20:]), _SMALL_CANVAS),
+        lambda: files.png(90, 90, extra=files.png(12_000, 12_000)[8:33]),
+        lambda: files.png(90, 90, extra=files.png(30_000, 30_000)[8:33]),
+        lambda: (
+            _JPEG[:2]
+            + _SMALL_FRAME
+            + _JPEG[2:].replace(struct.pack(">HH", 90, 90), struct.pack(">HH", 12_000, 12_000), 1)
+        ),
+        lambda: _webp(_SMALL_CANVAS, (b"VP8L", _FLAT_WEBP[20:])),
+        lambda: _webp((b"JUNK", b""), _SMALL_CANVAS, (b"VP8L", _FLAT_WEBP[20:])),
+        lambda: _webp((b"VP8L", _FLAT_WEBP[20:]), _SMALL_CANVAS),
     ],
     ids=["png", "png_bomb", "jpeg", "webp_canvas", "webp_junk_first", "webp_canvas_last"],
 )
-def test_a_photo_of_two_sizes_is_refused_by_the_larger_or_as_damaged(data: bytes) -> None:
+def test_a_photo_of_two_sizes_is_refused_by_the_larger_or_as_damaged(data: Callable[[], bytes]) -> None:
+    photo = data()
     with pytest.raises((TooManyPixelsError, UndecodablePhotoError)):
-        decode(data, height=32, width=32)
+        decode(photo, height=32, width=32)
 
 
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (files.jpeg_of_scans(2000, 65), "JPEG file has more than 64 scans"),
-        (_JPEG[:2] + files.segment(0xE5) * 1_000_000 + _JPEG[2:], "JPEG file has more than 4,096 segments"),
-        (_JPEG[:2] + files.segment(0xE1, b"Exif\0\0") * 10**6 + _JPEG[2:], "JPEG file has more than 4,096 segments"),
-        (_JPEG[:-2] + files.segment(0xE2) * 1_000_000 + _JPEG[-2:], "JPEG file has more than 4,096 segments"),
-        (_PNG[:33] + files.chunk(b"IDAT", b"") * 1_000_000 + _PNG[33:], "PNG file has more than 4,096 chunks"),
-        (_PNG[:33] + files.chunk(b"tEXt", b"a\0b") * 1_000_000 + _PNG[33:], "PNG file has more than 4,096 chunks"),
-        (_WEBP + _FRAME * 500_000, "WebP file has more than 4,096 chunks"),
+        (lambda: files.jpeg_of_scans(2000, 65), "JPEG file has more than 64 scans"),
+        (lambda: _JPEG[:2] + files.segment(0xE5) * 1_000_000 + _JPEG[2:], "JPEG file has more than 4,096 segments"),
+        (lambda: _JPEG[:2] + _EXIF * 1_000_000 + _JPEG[2:], "JPEG file has more than 4,096 segments"),
+        (lambda: _JPEG[:-2] + files.segment(0xE2) * 1_000_000 + _JPEG[-2:], "JPEG file has more than 4,096 segments"),
+        (lambda: _PNG[:33] + files.chunk(b"IDAT", b"") * 1_000_000 + _PNG[33:], "PNG file has more than 4,096 chunks"),
+        (lambda: _PNG[:33] + _TEXT * 1_000_000 + _PNG[33:], "PNG file has more than 4,096 chunks"),
+        (lambda: _WEBP + _FRAME * 500_000, "WebP file has more than 4,096 chunks"),
     ],
     ids=["scans", "segments", "exif", "segments_between_scans", "idat", "text", "frames"],
 )  # fmt: skip
-def test_a_photo_of_too_many_parts_is_refused_at_once(data: bytes, words: str) -> None:
+def test_a_photo_of_too_many_parts_is_refused_at_once(data: Callable[[], bytes], words: str) -> None:
+    photo = data()
     start = time.process_time()
     with pytest.raises(TooComplexError, match=words):
-        decode(data, height=224, width=224)
+        decode(photo, height=224, width=224)
     assert time.process_time() - start < 1
 
 
-_MANY_TAGS = b"II*\0\x08\0\0\0" + struct.pack("<H", 65_000)
-_MANY_TAGS += b"".join(struct.pack("<HHII", 0x8000 + tag % 0x7000, 7, 1_000_000, 8) for tag in range(65_000)) + bytes(
-    10**6
-)
+def _many_tags() -> bytes:
+    tags = (struct.pack("<HHII", 0x8000 + tag % 0x7000, 7, 1_000_000, 8) for tag in range(65_000))
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", 65_000) + b"".join(tags) + bytes(10**6)
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        _JPEG[:2] + b"\xff" * 19_000_000 + _JPEG[2:],
-        _JPEG[:-2] + b"\xff" * 19_000_000 + _JPEG[-2:],
-        _JPEG[:-2] + b"\xff\xd0" * 9_000_000 + _JPEG[-2:],
-        _JPEG[:2] + files.segment(0xE1, b"Exif\0\0" + bytes(65_000)) * 290 + _JPEG[2:],
-        _PNG[:33] + files.chunk(b"eXIf", _MANY_TAGS) + _PNG[33:],
-        _PNG[:33] + files.chunk(b"iCCP", b"a\0\0" + files.zeros(200_000_000)) + _PNG[33:],
-        _PNG[:33] + files.chunk(b"zTXt", b"a\0\0" + files.zeros(200_000_000)) + _PNG[33:],
-        files.jpeg_of_scans(6400, 63),
-        files.png(4900, 4900, colour=6, depth=16),
+        lambda: _JPEG[:2] + b"\xff" * 19_000_000 + _JPEG[2:],
+        lambda: _JPEG[:-2] + b"\xff" * 19_000_000 + _JPEG[-2:],
+        lambda: _JPEG[:-2] + b"\xff\xd0" * 9_000_000 + _JPEG[-2:],
+        lambda: _JPEG[:2] + files.segment(0xE1, b"Exif\0\0" + bytes(65_000)) * 290 + _JPEG[2:],
+        lambda: _PNG[:33] + files.chunk(b"eXIf", _many_tags()) + _PNG[33:],
+        lambda: _PNG[:33] + files.chunk(b"iCCP", b"a\0\0" + files.zeros(200_000_000)) + _PNG[33:],
+        lambda: _PNG[:33] + files.chunk(b"zTXt", b"a\0\0" + files.zeros(200_000_000)) + _PNG[33:],
+        lambda: files.jpeg_of_scans(6400, 63),
+        lambda: files.png(4900, 4900, colour=6, depth=16),
+        lambda: heif_files.grid(_TILE, 4032, 3024),
     ],
-    ids=["fill", "fill_after", "restarts", "exif", "exif_tags", "profile_bomb", "text_bomb", "scans", "png"],
+    ids=["fill", "fill_after", "restarts", "exif", "exif_tags", "profile_bomb", "text_bomb", "scans", "png", "heic"],
 )  # fmt: skip
-def test_no_photo_takes_two_seconds_of_a_core(data: bytes) -> None:
+def test_no_photo_takes_two_seconds_of_a_core(data: Callable[[], bytes]) -> None:
+    photo = data()
     start = time.process_time()
-    assert decode(data, height=224, width=224).pixels.shape == (224, 224, 3)
+    assert decode(photo, height=224, width=224).pixels.shape == (224, 224, 3)
     assert time.process_time() - start < 2

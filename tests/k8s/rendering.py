@@ -66,7 +66,7 @@ def write_overlay(folder: pathlib.Path, overlay: str, components: list[str]) -> 
 
 def render(target: str) -> list[Manifest]:
     """Give fresh copies of a target's manifests."""
-    return [manifest for manifest in yaml.safe_load_all(rendered_text(target)) if manifest]
+    return [manifest for manifest in yaml.load_all(rendered_text(target), yaml.CSafeLoader) if manifest]
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:

@@ -130,7 +130,7 @@ def test_files_that_the_edges_configuration_names_are_mounted_where_envoy_runs(t
 
 
 def test_alerts_and_the_dashboard_name_metrics_that_exist() -> None:
-    documented = (ROOT / "docs" / "observability.md").read_text()
+    documented = (ROOT / "docs" / "metrics.md").read_text()
     known = set(METRIC.findall(documented))
     folder = K8S / "components" / "monitoring"
     alerts = yaml.safe_load((folder / "alerts.yaml").read_text())

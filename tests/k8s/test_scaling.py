@@ -53,7 +53,7 @@ def test_the_adapters_rules_give_the_metrics_that_the_autoscalers_ask_for_from_t
     queries = [rule[key] for rule in rules for key in ("seriesQuery", "metricsQuery")]
     triggers = [each for scaler in scalers(render("production+keda")).values() for each in scaler["triggers"]]
     queries += [each["metadata"]["query"] for each in triggers if each["type"] == "prometheus"]
-    known = set(re.findall(r"dermserve_gateway_\w+", (ROOT / "docs" / "observability.md").read_text()))
+    known = set(re.findall(r"dermserve_gateway_\w+", (ROOT / "docs" / "metrics.md").read_text()))
     assert {name for query in queries for name in re.findall(r"dermserve_gateway_\w+", query)} <= known
 
 

@@ -75,14 +75,16 @@ class Results:
             self._write({"stamp": stamp, **self._rows[name]})
 
     def summary(self) -> str:
-        """Count answers by verdict and class, and failures by reason."""
+        """Count answers by verdict and level of risk, and failures by reason."""
         answered = [row for row in self._rows.values() if "error" not in row]
         failed = Counter(row["error"]["reason"] for row in self._rows.values() if "error" in row)
         lines = [f"{len(self._rows)} photos: {len(answered)} answered, {failed.total()} failed"]
         verdicts = Counter(row["verdict"] for row in answered)
         for verdict, count in verdicts.most_common():
-            tops = Counter(row["classes"][0]["code"] for row in answered if row["verdict"] == verdict)
-            lines.append(f"  {verdict:<24} {count:>6}  {', '.join(f'{code} {n}' for code, n in tops.most_common())}")
+            levels = Counter(_level(row) for row in answered if row["verdict"] == verdict)
+            lines.append(
+                f"  {verdict:<24} {count:>6}  {', '.join(f'{n} {level}' for level, n in levels.most_common())}"
+            )
         for reason, count in failed.most_common():
             lines.append(f"  {reason:<24} {count:>6}  docs/errors.md#{reason.lower()}")
         return "\n".join(lines)
@@ -140,13 +142,20 @@ def write_csv(path: pathlib.Path, rows: Sequence[Row]) -> None:
         raise click.ClickException(f"can't write {path}: {error.strerror or error}") from error
 
 
+def _level(row: Row) -> str:
+    return f"{row['malignancy']['level']} risk" if row["malignancy"] else "without risk"
+
+
 def _flat(row: Row) -> Row:
-    """Make columns: the most probable class, a probability for each, lists joined by semicolons, maps by their keys."""
+    """Make columns: the most probable class, a probability for each, lists joined by semicolons, maps by their keys.
+
+    A rejected photo has no classes: its columns of them stay empty.
+    """
     flat: Row = {}
     for name, value in row.items():
         if name == "classes":
-            top = value[0]
-            flat |= {"class": top["code"], "class_name": top["name"], "probability": top["probability"]}
+            for top in value[:1]:
+                flat |= {"class": top["code"], "class_name": top["name"], "probability": top["probability"]}
             flat |= {
                 f"p_{score['code']}": score["probability"] for score in sorted(value, key=lambda s: str(s["code"]))
             }

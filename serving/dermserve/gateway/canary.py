@@ -12,8 +12,8 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from dermserve.gateway.batching import Part
 from dermserve.gateway.budget import Budget, Clock
-from dermserve.gateway.calls import Part
 from dermserve.gateway.errors import GatewayError
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.selection import CANARY, STABLE

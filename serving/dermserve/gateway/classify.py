@@ -4,15 +4,15 @@ import asyncio
 import contextlib
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dermserve.gateway.admission import Admission, Admitted
 from dermserve.gateway.answer import check_scores, write_answer
+from dermserve.gateway.batching import Batching, Part
 from dermserve.gateway.budget import Budget, Clock
-from dermserve.gateway.calls import Part
 from dermserve.gateway.canary import Comparison, Routed, Shares
 from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.drift import Drift
@@ -37,18 +37,6 @@ _RESERVE, _RESERVE_SHARE = 0.1, 0.1
 
 
 _InHand: TypeAlias = tuple[Scores, card_pb2.Card, Prepared]
-
-
-class Predictor(Protocol):
-    """The port through which the gateway asks for probabilities; see Batching."""
-
-    def expect(self, model: str, views: int) -> float:
-        """Return the seconds that a call is expected to take; 0 when nothing is known."""
-        ...
-
-    async def predict(self, target: Target, part: Part) -> Scores:
-        """Predict views in one call; with too little time the last ones are left out, never the first."""
-        ...
 
 
 class _MovedError(Exception):
@@ -119,7 +107,7 @@ class Classifier:
     comparison: Comparison
     catalog: Catalog
     photos: Photos
-    predictor: Predictor
+    predictor: Batching
     metrics: Metrics
     drift: Drift | None
     """Records answers of versions whose card has a profile; None when metrics are off."""
@@ -291,7 +279,7 @@ class _Request:
                 self.target.model,
                 scores.version,
                 card=card,
-                probabilities=scores.probabilities[0].tolist(),
+                probabilities=scores.probabilities[0],
                 measures=prepared.measures,
             )
         return answer
@@ -301,6 +289,6 @@ def _joined(seen: Scores, further: Scores) -> Scores:
     return replace(
         seen,
         views=seen.views + further.views,
-        probabilities=np.concatenate([seen.probabilities, further.probabilities]),
-        ood_scores=np.concatenate([seen.ood_scores, further.ood_scores]),
+        probabilities=[*seen.probabilities, *further.probabilities],
+        ood_scores=[*seen.ood_scores, *further.ood_scores],
     )

@@ -32,7 +32,6 @@ from pydantic_settings import (
 )
 
 from dermserve.gateway.admission import Bounds
-from dermserve.gateway.tfserving import Tls
 from dermserve.imaging import Limits
 
 PREFIX = "DERMSERVE_"
@@ -75,7 +74,7 @@ class Config(BaseSettings):
     """Seconds between resolutions of these names; after a failure they are resolved again within a second."""
     tfs_tls_ca: FilePath | None = None
     """PEM file of the authorities that TensorFlow Serving's certificate must come from; without it, calls to it are not
-    encrypted. It and the next two are read at the start only."""
+    encrypted. It and the next two are read anew when they change."""
     tfs_tls_certificate: FilePath | None = None
     """PEM file of the certificate to show it, where it asks for one (`client_verify` in its ssl_config_file)."""
     tfs_tls_key: FilePath | None = None
@@ -219,14 +218,6 @@ class Config(BaseSettings):
     def stream(self) -> Bounds:
         """What ClassifyStream admits for each model."""
         return Bounds(at_once=self.at_once, queue=self.stream_queue, burst=0)
-
-    @property
-    def tfs_tls(self) -> Tls | None:
-        """TLS of the connections to TensorFlow Serving; None for plain text."""
-        if self.tfs_tls_ca is None:
-            return None
-        own = {"certificate": self.tfs_tls_certificate, "key": self.tfs_tls_key}
-        return Tls(ca=self.tfs_tls_ca, name=self.tfs_tls_name, **own)
 
     @property
     def certificates(self) -> dict[str, pathlib.Path]:

@@ -8,9 +8,9 @@ import asyncio
 import contextlib
 import functools
 import importlib.metadata
-import pathlib
+import itertools
 import platform
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -28,7 +28,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from dermserve.gateway.admission import Admission
+from dermserve.gateway.batching import Batching
 from dermserve.gateway.catalog import Catalog
+from dermserve.gateway.certificates import TlsFiles
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import GatewayError, ListenError
 from dermserve.gateway.model_servers import ModelServers
@@ -58,35 +60,35 @@ class Metrics:
         histogram = functools.partial(_labelled, Histogram, namespace=NAMESPACE, registry=self.registry)
         self._requests = counter(
             "requests",
-            "Requests and photos of streams that ended, by how. CANCELLED: the caller gave up.",
-            ["method", "model", "version", "verdict", "code"],
+            "Requests that ended; each photo of a stream is one. Code CANCELLED: the caller gave up.",
+            ["method", "model", "version", "verdict", "risk_level", "code"],
         )
         self._refusals = counter(
-            "refusals", "Those of them that ended in an error, by its reason.", ["method", "model", "reason"]
+            "refusals", "Requests that ended in an error, by its reason.", ["method", "model", "reason"]
         )
-        self._streams = counter("streams", "ClassifyStream calls that ended; their photos are requests.", ["code"])
+        self._streams = counter("streams", "ClassifyStream calls that ended, by status.", ["code"])
         self._seconds = histogram(
             "request_duration_seconds",
-            "From arrival to answer or error.",
+            "Time from a request's arrival to its answer or error.",
             ["method", "model", "code"],
             buckets=_COARSE,
         )
         self._stages = histogram(
             "stage_duration_seconds",
-            "Of each stage of a request that came so far; admit is the wait for its turn.",
+            "Time in each stage that a request reached; admit is the time in the queue.",
             ["stage", "model"],
             buckets=_FINE,
         )
-        self._asked = counter("views_asked", "Views that answers called for.", ["model"])
-        self._used = counter("views_used", "Views that answers are made of.", ["model"])
-        self._dropped = counter("views_dropped", "Views left out for want of time.", ["model"])
+        self._asked = counter("views_asked", "Views that the TTA modes of answered requests call for.", ["model"])
+        self._used = counter("views_used", "Views that answers are the mean of.", ["model"])
+        self._dropped = counter("views_dropped", "Views left out because the deadline was too short.", ["model"])
         self._saved = counter("views_saved", "Views that ADAPTIVE did not need.", ["model"])
         self._adaptive = counter(
-            "adaptive_answers", "ADAPTIVE answers; stopped early, before the last view, or late.", ["model", "stopped"]
+            "adaptive_answers", "ADAPTIVE answers; stopped=early: with fewer than all views.", ["model", "stopped"]
         )
         self._agreement = counter(
             "adaptive_agreement",
-            "FULL answers of models with a fitted margin: whether ADAPTIVE would have put the same class first.",
+            "FULL answers of models with an adaptive margin; agreed=true: ADAPTIVE would give the same top class.",
             ["model", "agreed"],
         )
 
@@ -125,16 +127,17 @@ class Metrics:
 
     def request(self, method: str, model: str, *, ended: object, seconds: float) -> None:
         """Count a request or a stream's photo that ended in an answer, an error, or by its caller (None)."""
-        model, version, verdict = self._bounded(model), "", ""
+        model, version, verdict, level = self._bounded(model), "", "", ""
         if isinstance(ended, classifier_pb2.ClassifyResponse):
             version, verdict = str(ended.version), classifier_pb2.Verdict.Name(ended.verdict)
+            level = classifier_pb2.RiskLevel.Name(ended.malignancy.level)
             self._asked(model).inc(ended.views_asked)
             self._used(model).inc(ended.views_used)
             self._dropped(model).inc(ended.views_asked - ended.views_used)
         code = _code(ended)
         if isinstance(ended, GatewayError):
             self._refusals(method, model, ended.reason).inc()
-        self._requests(method, model, version, verdict, code).inc()
+        self._requests(method, model, version, verdict, level, code).inc()
         self._seconds(method, model, code).observe(seconds)
 
     def stream(self, ended: object) -> None:
@@ -163,11 +166,12 @@ class Snapshot(Collector):
 
     admission: Admission
     servers: ModelServers
+    predictor: Batching
     catalog: Catalog
     workers: Workers
     drift: Drift | None
-    certificates: Mapping[str, pathlib.Path]
-    """PEM files by what they are for."""
+    tls: Collection[TlsFiles]
+    """What is loaded of certificates."""
 
     def collect(self) -> Iterator[Metric]:
         """Read everything."""
@@ -177,28 +181,38 @@ class Snapshot(Collector):
         yield from self._models()
         yield from self._drift()
         yield from self._certificates()
-        replaced = "Decoder threads given up because they were stuck."
+        replaced = "Decoder threads replaced because they were stuck."
         yield CounterMetricFamily(f"{NAMESPACE}_decoders_replaced", replaced, self.workers.replaced)
 
     def _admission(self) -> Iterator[Metric]:
-        passing = _gauge("requests_in_progress", "Requests and streams' photos worked on.", "method", "model")
-        waiting = _gauge("queue_length", "Requests and streams' photos that wait for their turn.", "method", "model")
+        passing = _gauge(
+            "requests_in_progress", "Admitted requests in progress; each photo of a stream is one.", "method", "model"
+        )
+        waiting = _gauge("queue_length", "Requests in the queue; each photo of a stream is one.", "method", "model")
         for key, queue in self.admission.queues.items():
             passing.add_metric(key, queue.working)
             waiting.add_metric(key, queue.waiting)
-        held = _gauge("held_bytes", "Bytes of the photos that wait or are worked on.")
+        held = _gauge("held_bytes", "Bytes of the photos of requests in the queue or in progress.")
         held.add_metric([], self.admission.held.held)
         yield from (passing, waiting, held)
 
     def _servers(self) -> Iterator[Metric]:
-        up = _gauge("backend_up", "Whether a model server answered when last asked.", "backend")
-        calls = _gauge("backend_calls_in_flight", "Predict calls at a model server.", "backend")
-        answered = _counter("backend_calls", "Predict calls that it answered.", "backend")
-        views = _counter("backend_views", "Views in these.", "backend")
-        ejected = _counter("backend_ejections", "Times a model server was found not to answer.", "backend")
-        retried = _counter("backend_passed_over", "Requests that it failed and another was asked for.", "backend")
-        waiting = _gauge("backend_calls_waiting", "Predict calls that wait for a slot at any model server.")
-        waiting.add_metric([], self.servers.waiting)
+        up = _gauge("model_server_up", "1 if the model server answered the last poll or call.", "model_server")
+        calls = _gauge("model_server_calls_in_flight", "Predict calls in flight to the model server.", "model_server")
+        answered = _counter("model_server_calls", "Predict calls that the model server answered.", "model_server")
+        views = _counter(
+            "model_server_views", "Views in the Predict calls that the model server answered.", "model_server"
+        )
+        ejected = _counter(
+            "model_server_ejections", "Times the model server was ejected because it did not answer.", "model_server"
+        )
+        retried = _counter(
+            "model_server_retries",
+            "Predict calls that failed at the model server and were retried on another.",
+            "model_server",
+        )
+        waiting = _gauge("model_server_calls_waiting", "Predict calls that wait for a free slot of any model server.")
+        waiting.add_metric([], self.predictor.waiting)
         for server in self.servers.all:
             label = [server.address]
             up.add_metric(label, server.alive)
@@ -210,23 +224,31 @@ class Snapshot(Collector):
         yield from (up, calls, waiting, answered, views, ejected, retried)
 
     def _models(self) -> Iterator[Metric]:
-        ready = _gauge("model_ready", "Whether some version of a model can answer.", "model")
-        version = _gauge("model_version_ready", "Whether a version that is seen can answer.", "model", "version")
-        labelled = _gauge("model_label_version", "Version that a label points at.", "model", "label")
+        ready = _gauge("model_ready", "1 if some version of the model can answer.", "model")
+        version = _gauge("model_version_ready", "1 if the version can answer.", "model", "version")
+        labelled = _gauge("model_label_version", "Version that the label points to.", "model", "label")
         for model in self.catalog.models.values():
             ready.add_metric([model.name], model.ready)
             for known in model.versions:
                 version.add_metric([model.name, str(known.number)], known.ready)
             for label, number in model.labels.items():
                 labelled.add_metric([model.name, label], number)
-        failed = "Looks at the models that ended in an error nobody expected."
+        failed = "Polls of the models that ended in an unexpected error."
         yield from (ready, version, labelled)
         yield CounterMetricFamily(f"{NAMESPACE}_catalog_poll_failures", failed, self.catalog.failed_polls)
 
     def _drift(self) -> Iterator[Metric]:
-        window = _gauge("drift_window_answers", "Answers that drift is judged by.", "model", "version")
-        confidence = _gauge("drift_confidence_mean", "Mean top probability of these.", "model", "version")
-        psi = _gauge("drift_psi", "PSI of these against the card's profile.", "model", "version", "of")
+        window = _gauge("drift_window_answers", "Answers in the window of the drift metrics.", "model", "version")
+        confidence = _gauge(
+            "drift_confidence_mean", "Mean top probability of the answers in the window.", "model", "version"
+        )
+        psi = _gauge(
+            "drift_psi",
+            "Population stability index of the window against the card's profile.",
+            "model",
+            "version",
+            "of",
+        )
         for reading in self.drift.read() if self.drift else ():
             labels = [reading.model, str(reading.version)]
             window.add_metric(labels, reading.answers)
@@ -236,15 +258,18 @@ class Snapshot(Collector):
         yield from (window, confidence, psi)
 
     def _certificates(self) -> Iterator[Metric]:
-        expiry = _gauge("certificate_expiry_timestamp_seconds", "When a certificate's file ends to be valid.", "use")
-        for use, file in self.certificates.items():
-            if (ends := _read_expiry(file)) is not None:
-                expiry.add_metric([use], ends)
+        text = "Time at which the first certificate loaded for a setting, or shown by a model server, expires."
+        expiry = _gauge("certificate_expiry_timestamp_seconds", text, "use")
+        for use, ends in itertools.chain.from_iterable(files.expiry.items() for files in self.tls):
+            expiry.add_metric([use], ends)
+        shown = [server.certificate_expiry for server in self.servers.all if server.certificate_expiry is not None]
+        if shown:
+            expiry.add_metric(["model_server"], min(shown))
         yield expiry
 
 
 def _info() -> Metric:
-    info = _gauge("build_info", "1; what runs.", "version", "python", "grpc")
+    info = _gauge("build_info", "Always 1; the labels have the versions that run.", "version", "python", "grpc")
     info.add_metric([importlib.metadata.version("dermserve"), platform.python_version(), grpc.__version__], 1)
     return info
 
@@ -255,16 +280,6 @@ def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
 
 def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
     return CounterMetricFamily(f"{NAMESPACE}_{name}", text, labels=labels)
-
-
-def _read_expiry(file: pathlib.Path) -> float | None:
-    """Return when the first of a file's certificates expires, in seconds since 1970; None if it can't be read."""
-    from cryptography import x509  # only where there are certificates: it brings 10 MB along
-
-    with contextlib.suppress(OSError, ValueError):
-        certificates = x509.load_pem_x509_certificates(file.read_bytes())
-        return min(certificate.not_valid_after_utc.timestamp() for certificate in certificates)
-    return None
 
 
 @contextlib.asynccontextmanager

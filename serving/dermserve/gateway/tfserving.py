@@ -1,10 +1,9 @@
 """Client of TensorFlow Serving: calls by path through our subset of its protos, tensors without TensorFlow."""
 
 import math
-import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 import grpc.aio
@@ -67,20 +66,6 @@ class Target:
     label: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
-    """TLS of the connection to TensorFlow Serving."""
-
-    ca: pathlib.Path
-    """PEM file of the authorities that its certificate must come from."""
-    certificate: pathlib.Path | None = None
-    """PEM file of our own, where it asks for one."""
-    key: pathlib.Path | None = None
-    """PEM file of its private key."""
-    name: str | None = None
-    """To expect in its certificate, when not the host of the configured name."""
-
-
 @dataclass(frozen=True, slots=True)
 class Scores:
     """A version's scores of views."""
@@ -89,31 +74,28 @@ class Scores:
     """Number of views predicted: the first of those requested."""
     version: int
     """Version that answered."""
-    probabilities: NDArray[np.float32]
-    """As sent: float32, unchecked; [V, C] when all is well."""
-    ood_scores: NDArray[np.float32]
-    """As sent: float32, unchecked; [V] when all is well. Of `tta` the identity's, for every view."""
+    probabilities: Sequence[Sequence[float]]
+    """As sent, unchecked; [V][C] when all is well. Plain numbers: numpy takes longer for so few."""
+    ood_scores: Sequence[float]
+    """As sent, unchecked; [V] when all is well. Of `tta` the identity's, for every view."""
 
 
-def open_channel(target: str, *, host: str, tls: Tls | None, interceptors: Sequence[object] = ()) -> grpc.aio.Channel:
+def open_channel(
+    target: str, *, host: str, credentials: grpc.ChannelCredentials | None, interceptors: Sequence[object] = ()
+) -> grpc.aio.Channel:
     """Open the channel to one TensorFlow Serving; it connects and reconnects by itself.
 
     Args:
         target: its address as gRPC writes it: `ipv4:ADDRESS:PORT`, `ipv6:[ADDRESS]:PORT` or `unix:PATH`.
-        host: the name that the address was found by, which a certificate is verified against.
-        tls: None for plain text.
+        host: the name that its certificate is verified against.
+        credentials: of TLS; None for plain text.
         interceptors: gRPC's own, for traces.
-
-    Raises:
-        OSError: a file of the TLS can't be read.
     """
-    options, own = CHANNEL_OPTIONS, list(interceptors)
-    if tls is None:
-        return grpc.aio.insecure_channel(target, options=options, interceptors=own)  # type: ignore[arg-type]
-    pair = (tls.key.read_bytes(), tls.certificate.read_bytes()) if tls.key and tls.certificate else (None, None)
-    credentials = grpc.ssl_channel_credentials(tls.ca.read_bytes(), *pair)
-    named = (*options, ("grpc.ssl_target_name_override", tls.name or host))
-    return grpc.aio.secure_channel(target, credentials, options=named, interceptors=own)  # type: ignore[arg-type]
+    own: list[Any] = list(interceptors)
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS, interceptors=own)
+    named = (*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", host))
+    return grpc.aio.secure_channel(target, credentials, options=named, interceptors=own)
 
 
 class TfServing:
@@ -154,14 +136,13 @@ class TfServing:
             raise _translated(error) from error
         if response.model_spec.version.value < 1:
             raise InvalidModelOutputError("it names no version")
-        ood_scores = _output(response, Output.OOD_SCORE)
+        version, ood_scores = response.model_spec.version.value, read_output(response, Output.OOD_SCORE, rank=1)
         if not tta:
-            probabilities = _output(response, Output.PROBABILITIES)
-            return Scores(len(images), response.model_spec.version.value, probabilities, ood_scores)
-        views = _output(response, Output.VIEW_PROBABILITIES)
-        if views.ndim != 3 or len(views) != 1 or ood_scores.shape != (1,):
-            raise InvalidModelOutputError(f"{Output.VIEW_PROBABILITIES.value} has the shape {views.shape}")
-        return Scores(views.shape[1], response.model_spec.version.value, views[0], ood_scores.repeat(views.shape[1]))
+            return Scores(len(images), version, read_output(response, Output.PROBABILITIES, rank=2), ood_scores)
+        views = read_output(response, Output.VIEW_PROBABILITIES, rank=3)
+        if len(views) != 1 or len(ood_scores) != 1:
+            raise InvalidModelOutputError(f"{Output.VIEW_PROBABILITIES.value} has {len(views)} rows for one image")
+        return Scores(len(views[0]), version, views[0], ood_scores * len(views[0]))
 
     async def describe(self, model: str, *, version: int, seconds: float) -> bytes:
         """Read the card of a version, the JSON in its SavedModel. Raises what `predict` raises."""
@@ -183,6 +164,10 @@ class TfServing:
         )
         response = await _answer(self._metadata, request, seconds=seconds)
         return response.model_spec.version.value
+
+    async def connected(self) -> None:
+        """Wait until the channel is connected."""
+        await self._channel.channel_ready()
 
     async def close(self, grace: float | None) -> None:
         """Close the channel; calls in flight have so many seconds to finish."""
@@ -221,8 +206,16 @@ def _translated(error: grpc.aio.AioRpcError) -> GatewayError | ServableNotFoundE
     return ModelServerFailedError()
 
 
-def _output(response: serving_pb2.PredictResponse, output: Output) -> NDArray[np.float32]:
-    return float_array(response.outputs[output.value], name=output.value)
+def read_output(response: serving_pb2.PredictResponse, output: Output, *, rank: int) -> Any:
+    """Read an output as nested lists.
+
+    Raises:
+        InvalidModelOutputError: it is no float32 tensor of that rank.
+    """
+    array = float_array(response.outputs[output.value], name=output.value)
+    if array.ndim != rank:
+        raise InvalidModelOutputError(f"{output.value} has the shape {array.shape}")
+    return array.tolist()
 
 
 def _string_tensor(text: bytes) -> tensor_pb2.TensorProto:

@@ -1,4 +1,4 @@
-"""Where children's lines go: a file each beside the store, or this terminal."""
+"""Write the log lines of child processes to a file each, or to stderr."""
 
 import contextlib
 import pathlib
@@ -25,7 +25,7 @@ def child_log(path: pathlib.Path, *, verbose: bool, say: Callable[[str], object]
 
 @contextlib.contextmanager
 def log_to_file(path: pathlib.Path) -> Iterator[Callable[[str], None]]:
-    """Append lines to a file, which is put aside as `.old` when it has grown large."""
+    """Append lines to a file. A file over 10 MB is first renamed to `.log.old`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size > _LARGE:
         path.replace(path.with_suffix(".log.old"))

@@ -1,4 +1,4 @@
-"""The order in which the local stack starts and stops, written once."""
+"""Start and stop the model server and the gateway in order, as child processes."""
 
 import contextlib
 import os
@@ -38,10 +38,10 @@ _T = TypeVar("_T")
 class Stack:
     """A model server and a gateway in front of it, on the loopback, while the block lasts.
 
-    In: ports are checked, the store is built where it lacks a model, the model server starts and loads, the gateway
-    starts and reports SERVING. Out, also after an error: the gateway drains and stops, then the model server. A child
-    that doesn't stop is killed; on Linux the kernel kills all when this process is killed. Enter it in a thread that
-    lives as long as the stack should.
+    On entry it checks the ports, exports the models that the store lacks, starts the model server and waits until it
+    has loaded them, then starts the gateway and waits until it reports SERVING. On exit, also after an error, the
+    gateway drains and stops, then the model server. A child that doesn't stop is killed. On Linux the kernel kills the
+    children when this process is killed. Enter it in a thread that lives as long as the stack should.
 
     Args:
         store: folder of the versioned store.
@@ -56,7 +56,7 @@ class Stack:
         gateway_flags: more flags for the gateway.
         owner: whether it is the one that serves the store: it writes models.config there, for `dermserve model`, and
             a second one is refused. Otherwise the store stays as it is.
-        tell_after: seconds after which `say` gets the last words of a server that isn't ready.
+        tell_after: seconds after which `say` gets the last log line of a server that isn't ready.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Stack:
         self._exit.__exit__(kind, error, trace)
 
     def wait(self) -> None:
-        """Wait, for ever if need be, until a child ends by itself.
+        """Wait without a timeout until a child ends by itself.
 
         Raises:
             ChildDiedError: one did.
@@ -147,7 +147,7 @@ class Stack:
             "--file_system_poll_wait_seconds=1",
             # Labels in the file of a server that starts are on versions that are not loaded yet.
             "--allow_version_labels_for_unavailable_models=true",
-            # Requests side by side rather than one spread over all cores (docs/performance.md).
+            # Requests in parallel, rather than one request on all cores (docs/performance.md).
             "--tensorflow_intra_op_parallelism=1",
             f"--tensorflow_inter_op_parallelism={_cores()}",
             *self._model_server_flags,
@@ -177,8 +177,8 @@ class Stack:
         try:
             return wait(early)
         except NotReadyInTimeError:
-            said = child.last_lines[-1:] or ("nothing yet",)
-            self._say(f"the {child.name} isn't ready after {early:g} s; its last words: {said[0]}")
+            said = child.last_lines[-1:] or ("(none yet)",)
+            self._say(f"the {child.name} isn't ready after {early:g} s; last log line: {said[0]}")
         try:
             return wait(self._timeout - early)
         except NotReadyInTimeError as error:

@@ -1,4 +1,4 @@
-"""The store the stack serves: built where it lacks a model, and described to the model server."""
+"""Export the models that the store lacks, and write models.config for the model server."""
 
 import contextlib
 import datetime
@@ -22,7 +22,7 @@ from dermserve.models.store import versions, write_durably
 _GRACE = 10.0
 _SERVED_BY = ".up"
 _UNSERVED = "models.config.unserved"
-"""What is known of models that are not served this time."""
+"""Entries of models.config for models that are not served this time."""
 
 
 @contextlib.contextmanager
@@ -69,7 +69,7 @@ def ensure_models(store: pathlib.Path, models: Sequence[str], *, say: Callable[[
     if not lacking:
         return
     say(f"building {store}: {', '.join(lacking)}")
-    interrupted = threading.Event()  # from then on, its output is not shown as progress
+    interrupted = threading.Event()  # once set, its output is not shown as progress
     export = _start_export(store, lacking, log=lambda line: None if interrupted.is_set() else say(line))
     try:
         code = export.wait()
@@ -84,7 +84,7 @@ def _start_export(store: pathlib.Path, models: Sequence[str], *, log: Callable[[
     arguments = [argument for model in models for argument in ("--model", model)]
     command = [sys.executable, "-m", "dermserve.models.export", "--store", str(store), *arguments]
     environment = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
-    # Asked to stop as Ctrl-C asks, it removes what it was writing.
+    # On SIGINT, as by Ctrl-C, the export removes what it was writing.
     return Child(command, name="export", log=log, env=environment, asking=signal.SIGINT)
 
 

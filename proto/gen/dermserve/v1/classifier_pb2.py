@@ -28,7 +28,7 @@ from google.rpc import error_details_pb2 as google_dot_rpc_dot_error__details__p
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x64\x65rmserve/v1/classifier.proto\x12\x0c\x64\x65rmserve.v1\x1a\x17\x64\x65rmserve/v1/card.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/rpc/error_details.proto\x1a\x17google/rpc/status.proto\"K\n\rModelSelector\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\x03H\x00\x12\x0f\n\x05label\x18\x03 \x01(\tH\x00\x42\x08\n\x06\x63hoice\"\x92\x01\n\x0f\x43lassifyRequest\x12*\n\x05model\x18\x01 \x01(\x0b\x32\x1b.dermserve.v1.ModelSelector\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\"\n\x03tta\x18\x03 \x01(\x0e\x32\x15.dermserve.v1.TtaMode\x12 \n\x18include_rejected_classes\x18\x04 \x01(\x08\"\x99\x03\n\x10\x43lassifyResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12)\n\x07\x63lasses\x18\x04 \x03(\x0b\x32\x18.dermserve.v1.ClassScore\x12&\n\x07verdict\x18\x05 \x01(\x0e\x32\x15.dermserve.v1.Verdict\x12%\n\x07reasons\x18\x06 \x03(\x0e\x32\x14.dermserve.v1.Reason\x12\x13\n\x0bviews_asked\x18\x07 \x01(\x05\x12\x12\n\nviews_used\x18\x08 \x01(\x05\x12&\n\x07timings\x18\t \x01(\x0b\x32\x15.dermserve.v1.Timings\x12\x0e\n\x06notice\x18\n \x01(\t\x12\x30\n\nmalignancy\x18\x0b \x01(\x0b\x32\x1c.dermserve.v1.MalignancyRisk\x12\x13\n\x0bnamed_class\x18\x0c \x01(\t\x12\x16\n\x0eweights_digest\x18\r \x01(\t\x12\x17\n\x0fgateway_version\x18\x0e \x01(\t\"Z\n\x0eMalignancyRisk\x12&\n\x05level\x18\x01 \x01(\x0e\x32\x17.dermserve.v1.RiskLevel\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\x12\x0b\n\x03std\x18\x03 \x01(\x01\"r\n\nClassScore\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\x12\x0b\n\x03std\x18\x04 \x01(\x01\x12\x13\n\x0b\x63ommon_name\x18\x05 \x01(\t\x12\x11\n\tmalignant\x18\x06 \x01(\x08\"f\n\x07Timings\x12\x11\n\tdecode_ms\x18\x01 \x01(\x01\x12\x0f\n\x07plan_ms\x18\x02 \x01(\x01\x12\x12\n\npredict_ms\x18\x03 \x01(\x01\x12\x11\n\treduce_ms\x18\x04 \x01(\x01\x12\x10\n\x08total_ms\x18\x05 \x01(\x01\"S\n\x15\x43lassifyStreamRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12.\n\x07request\x18\x02 \x01(\x0b\x32\x1d.dermserve.v1.ClassifyRequest\"\x87\x01\n\x16\x43lassifyStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x32\n\x08response\x18\x02 \x01(\x0b\x32\x1e.dermserve.v1.ClassifyResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.dermserve.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.dermserve.v1.Model\"C\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x08versions\x18\x02 \x03(\x0b\x32\x1a.dermserve.v1.ModelVersion\"\x8b\x01\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.dermserve.v1.VersionState\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12 \n\x04\x63\x61rd\x18\x04 \x01(\x0b\x32\x12.dermserve.v1.Card\x12\r\n\x05ready\x18\x05 \x01(\x08*`\n\x07TtaMode\x12\x18\n\x14TTA_MODE_UNSPECIFIED\x10\x00\x12\x11\n\rTTA_MODE_NONE\x10\x01\x12\x11\n\rTTA_MODE_FULL\x10\x02\x12\x15\n\x11TTA_MODE_ADAPTIVE\x10\x03*m\n\tRiskLevel\x12\x1a\n\x16RISK_LEVEL_UNSPECIFIED\x10\x00\x12\x12\n\x0eRISK_LEVEL_LOW\x10\x01\x12\x1b\n\x17RISK_LEVEL_INTERMEDIATE\x10\x02\x12\x13\n\x0fRISK_LEVEL_HIGH\x10\x03*f\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x15\n\x11VERDICT_CONFIDENT\x10\x01\x12\x15\n\x11VERDICT_UNCERTAIN\x10\x02\x12\x14\n\x10VERDICT_REJECTED\x10\x03*\xab\x02\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16REASON_UNTRAINED_MODEL\x10\x01\x12\x1d\n\x19REASON_UNCALIBRATED_MODEL\x10\x02\x12\x19\n\x15REASON_LOW_CONFIDENCE\x10\x03\x12\x1c\n\x18REASON_VIEW_DISAGREEMENT\x10\x04\x12\x13\n\x0fREASON_NOT_SKIN\x10\x05\x12\x17\n\x13REASON_OUT_OF_SCOPE\x10\x06\x12\x13\n\x0fREASON_TOO_DARK\x10\x07\x12\x15\n\x11REASON_TOO_BRIGHT\x10\x08\x12\x13\n\x0fREASON_NO_COLOR\x10\t\x12\x12\n\x0eREASON_BLURRED\x10\n\x12\x12\n\x0eREASON_UNIFORM\x10\x0b*\xb2\x01\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13VERSION_STATE_START\x10\x01\x12\x19\n\x15VERSION_STATE_LOADING\x10\x02\x12\x1b\n\x17VERSION_STATE_AVAILABLE\x10\x03\x12\x1b\n\x17VERSION_STATE_UNLOADING\x10\x04\x12\x15\n\x11VERSION_STATE_END\x10\x05\x32\xb0\x03\n\nClassifier\x12v\n\x08\x43lassify\x12\x1d.dermserve.v1.ClassifyRequest\x1a\x1e.dermserve.v1.ClassifyResponse\"+\x82\xd3\xe4\x93\x02%\" /v1/models/{model.name}:classify:\x01*\x12_\n\x0e\x43lassifyStream\x12#.dermserve.v1.ClassifyStreamRequest\x1a$.dermserve.v1.ClassifyStreamResponse(\x01\x30\x01\x12\x63\n\nListModels\x12\x1f.dermserve.v1.ListModelsRequest\x1a .dermserve.v1.ListModelsResponse\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/models\x12\x64\n\x08GetModel\x12\x1d.dermserve.v1.GetModelRequest\x1a\x1e.dermserve.v1.GetModelResponse\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/models/{name}Bp\n\x10\x64\x65v.dermserve.v1B\x0f\x43lassifierProtoP\x01Z,dermserve.dev/proto/dermserve/v1;dermservev1\xa2\x02\x04\x44\x45RM\xaa\x02\x0c\x44\x65rmserve.V1\xba\x02\x04\x44\x65rmb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x64\x65rmserve/v1/classifier.proto\x12\x0c\x64\x65rmserve.v1\x1a\x17\x64\x65rmserve/v1/card.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/rpc/error_details.proto\x1a\x17google/rpc/status.proto\"K\n\rModelSelector\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\x07version\x18\x02 \x01(\x03H\x00\x12\x0f\n\x05label\x18\x03 \x01(\tH\x00\x42\x08\n\x06\x63hoice\"\x92\x01\n\x0f\x43lassifyRequest\x12*\n\x05model\x18\x01 \x01(\x0b\x32\x1b.dermserve.v1.ModelSelector\x12\r\n\x05image\x18\x02 \x01(\x0c\x12\"\n\x03tta\x18\x03 \x01(\x0e\x32\x15.dermserve.v1.TtaMode\x12 \n\x18include_rejected_classes\x18\x04 \x01(\x08\"\x99\x03\n\x10\x43lassifyResponse\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\x03\x12)\n\x07\x63lasses\x18\x04 \x03(\x0b\x32\x18.dermserve.v1.ClassScore\x12&\n\x07verdict\x18\x05 \x01(\x0e\x32\x15.dermserve.v1.Verdict\x12%\n\x07reasons\x18\x06 \x03(\x0e\x32\x14.dermserve.v1.Reason\x12\x13\n\x0bviews_asked\x18\x07 \x01(\x05\x12\x12\n\nviews_used\x18\x08 \x01(\x05\x12&\n\x07timings\x18\t \x01(\x0b\x32\x15.dermserve.v1.Timings\x12\x0e\n\x06notice\x18\n \x01(\t\x12\x30\n\nmalignancy\x18\x0b \x01(\x0b\x32\x1c.dermserve.v1.MalignancyRisk\x12\x13\n\x0bnamed_class\x18\x0c \x01(\t\x12\x16\n\x0eweights_digest\x18\r \x01(\t\x12\x17\n\x0fgateway_version\x18\x0e \x01(\t\"Z\n\x0eMalignancyRisk\x12&\n\x05level\x18\x01 \x01(\x0e\x32\x17.dermserve.v1.RiskLevel\x12\x13\n\x0bprobability\x18\x02 \x01(\x01\x12\x0b\n\x03std\x18\x03 \x01(\x01\"r\n\nClassScore\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x01\x12\x0b\n\x03std\x18\x04 \x01(\x01\x12\x13\n\x0b\x63ommon_name\x18\x05 \x01(\t\x12\x11\n\tmalignant\x18\x06 \x01(\x08\"f\n\x07Timings\x12\x11\n\tdecode_ms\x18\x01 \x01(\x01\x12\x0f\n\x07plan_ms\x18\x02 \x01(\x01\x12\x12\n\npredict_ms\x18\x03 \x01(\x01\x12\x11\n\treduce_ms\x18\x04 \x01(\x01\x12\x10\n\x08total_ms\x18\x05 \x01(\x01\"S\n\x15\x43lassifyStreamRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12.\n\x07request\x18\x02 \x01(\x0b\x32\x1d.dermserve.v1.ClassifyRequest\"\x87\x01\n\x16\x43lassifyStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x32\n\x08response\x18\x02 \x01(\x0b\x32\x1e.dermserve.v1.ClassifyResponseH\x00\x12#\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"d\n\x0c\x45rrorDetails\x12)\n\nerror_info\x18\x01 \x01(\x0b\x32\x15.google.rpc.ErrorInfo\x12)\n\nretry_info\x18\x02 \x01(\x0b\x32\x15.google.rpc.RetryInfo\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.dermserve.v1.Model\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"6\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.dermserve.v1.Model\"C\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12,\n\x08versions\x18\x02 \x03(\x0b\x32\x1a.dermserve.v1.ModelVersion\"\x8b\x01\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\x03\x12)\n\x05state\x18\x02 \x01(\x0e\x32\x1a.dermserve.v1.VersionState\x12\x0e\n\x06labels\x18\x03 \x03(\t\x12 \n\x04\x63\x61rd\x18\x04 \x01(\x0b\x32\x12.dermserve.v1.Card\x12\r\n\x05ready\x18\x05 \x01(\x08*`\n\x07TtaMode\x12\x18\n\x14TTA_MODE_UNSPECIFIED\x10\x00\x12\x11\n\rTTA_MODE_NONE\x10\x01\x12\x11\n\rTTA_MODE_FULL\x10\x02\x12\x15\n\x11TTA_MODE_ADAPTIVE\x10\x03*m\n\tRiskLevel\x12\x1a\n\x16RISK_LEVEL_UNSPECIFIED\x10\x00\x12\x12\n\x0eRISK_LEVEL_LOW\x10\x01\x12\x1b\n\x17RISK_LEVEL_INTERMEDIATE\x10\x02\x12\x13\n\x0fRISK_LEVEL_HIGH\x10\x03*f\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x15\n\x11VERDICT_CONFIDENT\x10\x01\x12\x15\n\x11VERDICT_UNCERTAIN\x10\x02\x12\x14\n\x10VERDICT_REJECTED\x10\x03*\xab\x02\n\x06Reason\x12\x16\n\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16REASON_UNTRAINED_MODEL\x10\x01\x12\x1d\n\x19REASON_UNCALIBRATED_MODEL\x10\x02\x12\x19\n\x15REASON_LOW_CONFIDENCE\x10\x03\x12\x1c\n\x18REASON_VIEW_DISAGREEMENT\x10\x04\x12\x13\n\x0fREASON_NOT_SKIN\x10\x05\x12\x17\n\x13REASON_OUT_OF_SCOPE\x10\x06\x12\x13\n\x0fREASON_TOO_DARK\x10\x07\x12\x15\n\x11REASON_TOO_BRIGHT\x10\x08\x12\x13\n\x0fREASON_NO_COLOR\x10\t\x12\x12\n\x0eREASON_BLURRED\x10\n\x12\x12\n\x0eREASON_UNIFORM\x10\x0b*\xb2\x01\n\x0cVersionState\x12\x1d\n\x19VERSION_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13VERSION_STATE_START\x10\x01\x12\x19\n\x15VERSION_STATE_LOADING\x10\x02\x12\x1b\n\x17VERSION_STATE_AVAILABLE\x10\x03\x12\x1b\n\x17VERSION_STATE_UNLOADING\x10\x04\x12\x15\n\x11VERSION_STATE_END\x10\x05\x32\xb0\x03\n\nClassifier\x12v\n\x08\x43lassify\x12\x1d.dermserve.v1.ClassifyRequest\x1a\x1e.dermserve.v1.ClassifyResponse\"+\x82\xd3\xe4\x93\x02%\" /v1/models/{model.name}:classify:\x01*\x12_\n\x0e\x43lassifyStream\x12#.dermserve.v1.ClassifyStreamRequest\x1a$.dermserve.v1.ClassifyStreamResponse(\x01\x30\x01\x12\x63\n\nListModels\x12\x1f.dermserve.v1.ListModelsRequest\x1a .dermserve.v1.ListModelsResponse\"\x12\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/models\x12\x64\n\x08GetModel\x12\x1d.dermserve.v1.GetModelRequest\x1a\x1e.dermserve.v1.GetModelResponse\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/models/{name}Bp\n\x10\x64\x65v.dermserve.v1B\x0f\x43lassifierProtoP\x01Z,dermserve.dev/proto/dermserve/v1;dermservev1\xa2\x02\x04\x44\x45RM\xaa\x02\x0c\x44\x65rmserve.V1\xba\x02\x04\x44\x65rmb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,16 +42,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLASSIFIER'].methods_by_name['ListModels']._serialized_options = b'\202\323\344\223\002\014\022\n/v1/models'
   _globals['_CLASSIFIER'].methods_by_name['GetModel']._loaded_options = None
   _globals['_CLASSIFIER'].methods_by_name['GetModel']._serialized_options = b'\202\323\344\223\002\023\022\021/v1/models/{name}'
-  _globals['_TTAMODE']._serialized_start=1712
-  _globals['_TTAMODE']._serialized_end=1808
-  _globals['_RISKLEVEL']._serialized_start=1810
-  _globals['_RISKLEVEL']._serialized_end=1919
-  _globals['_VERDICT']._serialized_start=1921
-  _globals['_VERDICT']._serialized_end=2023
-  _globals['_REASON']._serialized_start=2026
-  _globals['_REASON']._serialized_end=2325
-  _globals['_VERSIONSTATE']._serialized_start=2328
-  _globals['_VERSIONSTATE']._serialized_end=2506
+  _globals['_TTAMODE']._serialized_start=1814
+  _globals['_TTAMODE']._serialized_end=1910
+  _globals['_RISKLEVEL']._serialized_start=1912
+  _globals['_RISKLEVEL']._serialized_end=2021
+  _globals['_VERDICT']._serialized_start=2023
+  _globals['_VERDICT']._serialized_end=2125
+  _globals['_REASON']._serialized_start=2128
+  _globals['_REASON']._serialized_end=2427
+  _globals['_VERSIONSTATE']._serialized_start=2430
+  _globals['_VERSIONSTATE']._serialized_end=2608
   _globals['_MODELSELECTOR']._serialized_start=159
   _globals['_MODELSELECTOR']._serialized_end=234
   _globals['_CLASSIFYREQUEST']._serialized_start=237
@@ -68,18 +68,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLASSIFYSTREAMREQUEST']._serialized_end=1192
   _globals['_CLASSIFYSTREAMRESPONSE']._serialized_start=1195
   _globals['_CLASSIFYSTREAMRESPONSE']._serialized_end=1330
-  _globals['_LISTMODELSREQUEST']._serialized_start=1332
-  _globals['_LISTMODELSREQUEST']._serialized_end=1351
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1353
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1410
-  _globals['_GETMODELREQUEST']._serialized_start=1412
-  _globals['_GETMODELREQUEST']._serialized_end=1443
-  _globals['_GETMODELRESPONSE']._serialized_start=1445
-  _globals['_GETMODELRESPONSE']._serialized_end=1499
-  _globals['_MODEL']._serialized_start=1501
-  _globals['_MODEL']._serialized_end=1568
-  _globals['_MODELVERSION']._serialized_start=1571
-  _globals['_MODELVERSION']._serialized_end=1710
-  _globals['_CLASSIFIER']._serialized_start=2509
-  _globals['_CLASSIFIER']._serialized_end=2941
+  _globals['_ERRORDETAILS']._serialized_start=1332
+  _globals['_ERRORDETAILS']._serialized_end=1432
+  _globals['_LISTMODELSREQUEST']._serialized_start=1434
+  _globals['_LISTMODELSREQUEST']._serialized_end=1453
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1455
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1512
+  _globals['_GETMODELREQUEST']._serialized_start=1514
+  _globals['_GETMODELREQUEST']._serialized_end=1545
+  _globals['_GETMODELRESPONSE']._serialized_start=1547
+  _globals['_GETMODELRESPONSE']._serialized_end=1601
+  _globals['_MODEL']._serialized_start=1603
+  _globals['_MODEL']._serialized_end=1670
+  _globals['_MODELVERSION']._serialized_start=1673
+  _globals['_MODELVERSION']._serialized_end=1812
+  _globals['_CLASSIFIER']._serialized_start=2611
+  _globals['_CLASSIFIER']._serialized_end=3043
 # @@protoc_insertion_point(module_scope)
