@@ -23,6 +23,8 @@ class Desk:
     servers: Servers
     config_file: pathlib.Path | None = None
     """models.config, where it does not lie in the store."""
+    public_key: pathlib.Path | None = None
+    """PEM file of the key that a version must be signed with to get callers; None to check none."""
     timeout: float = 120.0
     """Seconds for a version to load."""
     say: Callable[[str], None] = lambda line: None

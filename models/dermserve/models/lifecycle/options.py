@@ -54,6 +54,10 @@ config_option = click.option(
     "--config", "config_file", type=click.Path(dir_okay=False, path_type=pathlib.Path),
     help="The servers' list of models, where it is not models.config in the store.",
 )  # fmt: skip
+public_key_option = click.option(
+    "--public-key", type=_PEM, envvar="DERMSERVE_PUBLIC_KEY", show_envvar=True,
+    help="Refuse versions that are not signed with the private key to this PEM file.",
+)  # fmt: skip
 _timeout_option = click.option(
     "--timeout", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, metavar="SECONDS",
     help="How long a version may take to load.",
@@ -98,7 +102,7 @@ def asking_servers(command: _F) -> Any:
 
 def moving(command: _F) -> Any:
     """Add what the commands share that move labels."""
-    options = (store_option, config_option, _timeout_option, _note_option, json_option)
+    options = (store_option, config_option, public_key_option, _timeout_option, _note_option, json_option)
     decorated: Any = asking_servers(fails_clearly(command))
     for option in reversed(options):
         decorated = option(decorated)
