@@ -20,7 +20,8 @@ def _folders(kind: str) -> list[str]:
     return sorted(path.parent.name for path in (K8S / kind).glob("*/kustomization.yaml"))
 
 
-COMPONENTS = _folders("components")
+COMPONENTS = [name for name in _folders("components") if name != "namespace"]
+"""Those that can be added together to what the tests look for in the namespace `dermserve`."""
 OVERLAYS = _folders("overlays")
 TARGETS = [*OVERLAYS, *(f"production+{name}" for name in COMPONENTS), "production+all"]
 LOAD_TEST = "loadtest"

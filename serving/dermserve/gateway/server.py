@@ -138,8 +138,8 @@ def server_options(config: Config | None = None) -> list[tuple[str, int]]:
     options = [
         ("grpc.max_receive_message_length", config.max_image_bytes + _MESSAGE_ROOM if config else _HEALTH_MESSAGE),
         ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server that gets half the calls
-        # Peers may ping every 10 s, with and without calls, without being sent GOAWAY too_many_pings (grpc#33661).
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        # Peers may ping, with and without calls, without being sent GOAWAY too_many_pings (grpc#33661).
+        ("grpc.http2.min_ping_interval_without_data_ms", 500),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
     if config and config.max_connection_age_seconds:
