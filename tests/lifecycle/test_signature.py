@@ -88,8 +88,11 @@ def test_a_version_of_another_model_is_refused(store: pathlib.Path, keys: pathli
 def test_keys_that_are_none_are_named(store: pathlib.Path, keys: pathlib.Path) -> None:
     with pytest.raises(SignatureError, match=r"junk.pub is no public key"):
         check_signature(store / "m" / "1", keys / "junk.pub", model="m", where="m/1")
-    with pytest.raises(SignatureError, match=r"junk.pub is no private key"):
-        sign_version(store / "m" / "1", keys / "junk.pub")
+    for name in ("junk.pub", "ours.pub"):
+        with pytest.raises(SignatureError, match=rf"{name} is no private key"):
+            sign_version(store / "m" / "1", keys / name)
+    done = _run("publish", str(store), "--sign", str(keys / "junk.pub"), f"--store={store}")
+    assert (done.exit_code, "exporting" in done.output, "no private key" in done.output) == (1, False, True)
 
 
 def _run(*arguments: str) -> Result:

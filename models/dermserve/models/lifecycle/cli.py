@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from dermserve.models.lifecycle import audit, moves, rollout, view, watch
-from dermserve.models.lifecycle.desk import CANARY_FILE, Desk
+from dermserve.models.lifecycle.desk import CANARY_FILE, ConfigMap, Desk
 from dermserve.models.lifecycle.errors import GateError, LifecycleError
 from dermserve.models.lifecycle.gate import Requirement
 from dermserve.models.lifecycle.options import (
@@ -34,6 +34,7 @@ from dermserve.models.lifecycle.options import (
 from dermserve.models.lifecycle.pull import pull_versions
 from dermserve.models.lifecycle.replay import TOLERANCE, Check, verify_version
 from dermserve.models.lifecycle.servers import Servers
+from dermserve.models.lifecycle.signature import load_key
 from dermserve.models.lifecycle.stores import open_store
 
 
@@ -69,6 +70,8 @@ def publish(run: pathlib.Path, key: pathlib.Path | None, base: str, as_json: boo
     from dermserve.models.quiet import native_stderr_held
     from dermserve.models.training.finished import FinishedRun
 
+    if key is not None:
+        load_key(key)  # before minutes of work
     click.echo(f"exporting {run} (TensorFlow takes a while to start)", err=True)
     store = open_store(base)
     try:
@@ -91,7 +94,7 @@ def publish(run: pathlib.Path, key: pathlib.Path | None, base: str, as_json: boo
 @config_option
 @json_option
 @fails_clearly
-def list_versions(name: str | None, base: str, config_file: pathlib.Path | None, as_json: bool) -> None:
+def list_versions(name: str | None, base: str, config_file: pathlib.Path | ConfigMap | None, as_json: bool) -> None:
     """List the versions in a store, with labels, pins and digests. No server is asked."""
     store = open_store(base)
     rows = list(view.stored(store, config_file, name))
@@ -110,7 +113,9 @@ def list_versions(name: str | None, base: str, config_file: pathlib.Path | None,
 @asking_servers
 @json_option
 @fails_clearly
-def status(name: str | None, base: str, config_file: pathlib.Path | None, servers: Servers, as_json: bool) -> None:
+def status(
+    name: str | None, base: str, config_file: pathlib.Path | ConfigMap | None, servers: Servers, as_json: bool
+) -> None:
     """Show what the servers say now: the state of each version, and where the labels lead.
 
     Exit code 1 when a server has no version of a model that can answer, or its labels are not those in models.config.
@@ -253,7 +258,7 @@ def canary(
             moved = moves.canary(desk, name, version, share=share, checked=not unchecked, note=note)
         _print_moved(moved, as_json)
         if not how.gateways:
-            click.echo(f"gateways follow {desk.store.base}/{CANARY_FILE} (canary_file); none was asked", err=True)
+            click.echo(f"gateways follow {desk.place.base}/{CANARY_FILE} (canary_file); none was asked", err=True)
             return
         try:
             _watch(how, moved, timeout=desk.timeout, as_json=as_json)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dermserve.models.lifecycle import audit
-from dermserve.models.lifecycle.desk import Desk, read_shares
+from dermserve.models.lifecycle.desk import Desk
 from dermserve.models.lifecycle.errors import RefusedError, StoreError
 from dermserve.models.lifecycle.gate import Requirement, check_figures, check_version
 from dermserve.models.lifecycle.manifest import MANIFEST, parse_manifest
@@ -190,7 +190,7 @@ def _move(
 
 
 def _served(desk: Desk, model: str) -> Served:
-    return Served.of(desk.read_config(), model, share=read_shares(desk.store).get(model, 0.0))
+    return Served.of(desk.read_config(), model, share=desk.read_shares().get(model, 0.0))
 
 
 @contextlib.contextmanager

@@ -22,10 +22,18 @@ def sign_version(folder: pathlib.Path, key: pathlib.Path) -> None:
     Raises:
         SignatureError: the key can't be used, or the extra `sign` is not installed.
     """
+    load_key(key).set_hashing_config(_hashing(folder)).sign(folder, folder / SIGNATURE)
+
+
+def load_key(key: pathlib.Path) -> Any:
+    """Load a private key, as model-signing's configuration of a signer.
+
+    Raises:
+        SignatureError: the key can't be used, or the extra `sign` is not installed.
+    """
     signing = _module("signing")
     try:
-        signer = signing.Config().use_elliptic_key_signer(private_key=key)
-        signer.set_hashing_config(_hashing(folder)).sign(folder, folder / SIGNATURE)
+        return signing.Config().use_elliptic_key_signer(private_key=key)
     except (ValueError, TypeError, AttributeError) as error:
         raise SignatureError(f"{key} is no private key of an elliptic curve, without a password: {error}") from error
 
