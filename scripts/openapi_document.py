@@ -16,7 +16,7 @@ Json: TypeAlias = dict[str, Any]
 _TITLE = "dermserve"
 _NOTICE = "A screening aid, never a diagnosis."
 _PATH_FIELD = re.compile(r"\{([a-z_.]+)\}")
-_PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
+_PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp", "image/heic", "application/octet-stream")
 _TTA = ("NONE", "FULL", "ADAPTIVE")
 _ERRORS = {
     400: "The request is wrong, or the photo can't be read.",

@@ -12,8 +12,8 @@ RUN --mount=type=cache,target=/root/.cache/pip python3 -m venv /opt/tools \
     && /opt/tools/bin/pip install --disable-pip-version-check cyclonedx-bom==7.5.0
 
 FROM tools AS build
-# heic (pi-heif, 5 MB) reads the photos of iPhones: --build-arg EXTRAS=tracing leaves it out.
-ARG EXTRAS=tracing,heic
+# --build-arg EXTRAS=tracing,heic reads the photos of iPhones: 27 MB more of native code (docs/photos.md).
+ARG EXTRAS=tracing
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip python3 -m venv --without-pip /opt/dermserve \
