@@ -113,7 +113,8 @@ def test_tls_carries_http_and_grpc(secure: Edge, photo: bytes) -> None:
 
 def test_a_certificate_that_is_replaced_is_shown_without_a_restart(secure: Edge, tmp_path: pathlib.Path) -> None:
     certificate, key = secure._settings.tls_cert, secure._settings.tls_key
-    assert certificate is not None and key is not None
+    assert certificate is not None
+    assert key is not None
     host, port = secure.url.removeprefix("https://").split(":")
     old = ssl.get_server_certificate((host, int(port)))
     for new, place in zip(make_certificate(tmp_path), (certificate, key), strict=True):
