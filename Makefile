@@ -74,7 +74,6 @@ format: $(VENV)/dev  ## Format the code and mend what lint can
 
 proto: $(VENV)/dev  ## Generate the stubs and dermserve.protoset in proto/gen, and the OpenAPI document
 	$(BIN)/python scripts/stubs.py
-	$(BIN)/python scripts/openapi.py
 
 breaking: $(VENV)/dev  ## Whether the API still fits BASE's on the wire and in JSON (BASE=main); for CI, once releases promise it
 	$(BIN)/buf breaking --against "$$(git rev-parse --path-format=absolute --git-common-dir)#ref=$$(git rev-parse $(BASE))"
