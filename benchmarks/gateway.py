@@ -22,6 +22,7 @@ from collections.abc import Iterator
 import click
 import psutil
 
+from benchmarks.figures import table
 from benchmarks.serving import (
     MODELS,
     SIDE,
@@ -33,7 +34,6 @@ from benchmarks.serving import (
     local_stack,
     server_process,
     store_option,
-    table,
 )
 from dermserve.imaging import decode
 from dermserve.loadtest.photos import load_photos

@@ -1,6 +1,8 @@
 """Who may ask, and how often."""
 
 import hashlib
+import pathlib
+import ssl
 import time
 
 import grpc
@@ -11,7 +13,7 @@ from dermserve.client import Client, DermserveError
 from dermserve.local.edge import Edge
 from tests.edge.asking import CLASSIFY, ask, reason
 from tests.edge.conftest import LENGTHS
-from tests.edge.envoys import Keys, make_keys
+from tests.edge.envoys import Keys, make_certificate, make_keys
 
 DAY = 86400
 
@@ -107,6 +109,22 @@ def test_tls_carries_http_and_grpc(secure: Edge, photo: bytes) -> None:
     with grpc.secure_channel(secure.url.removeprefix("https://"), credentials) as channel:
         call = channel.unary_unary("/dermserve.v1.Classifier/ListModels")
         assert call(b"", timeout=30)
+
+
+def test_a_certificate_that_is_replaced_is_shown_without_a_restart(secure: Edge, tmp_path: pathlib.Path) -> None:
+    certificate, key = secure._settings.tls_cert, secure._settings.tls_key
+    assert certificate is not None
+    assert key is not None
+    host, port = secure.url.removeprefix("https://").split(":")
+    old = ssl.get_server_certificate((host, int(port)))
+    for new, place in zip(make_certificate(tmp_path), (certificate, key), strict=True):
+        new.replace(place)  # one after the other: for a moment they don't fit, and the old ones stay
+    ends = time.monotonic() + 30
+    while (shown := ssl.get_server_certificate((host, int(port)))) == old:
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    assert shown == certificate.read_text()
+    assert requests.get(f"{secure.url}/v1/models", verify=str(certificate), timeout=30).status_code == 200
 
 
 def test_only_known_origins_may_ask_from_other_pages(edge: Edge) -> None:

@@ -85,7 +85,7 @@ def _before(ports: list[int], folder: pathlib.Path) -> Iterator[str]:
     """Envoy with the edge's configuration, but for the addresses of its gateways, which no name here stands for."""
     many = {"requests_per_minute": 600_000, "burst": 10_000}
     settings = Settings(gateway="127.0.0.1:1", listen="127.0.0.1:0", admin="127.0.0.1:0", **many)  # type: ignore[arg-type]
-    config = yaml.safe_load(envoy_config(settings))
+    config = yaml.safe_load(envoy_config(settings)["envoy.yaml"])
     cluster = next(one for one in config["static_resources"]["clusters"] if one["name"] == "gateway")
     places = [{"socket_address": {"address": "127.0.0.1", "port_value": port}} for port in ports]
     cluster["load_assignment"]["endpoints"] = [{"lb_endpoints": [{"endpoint": {"address": one}} for one in places]}]

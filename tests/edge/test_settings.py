@@ -73,7 +73,7 @@ def test_a_made_key_is_shown_once_and_kept_as_its_digest(tmp_path: pathlib.Path)
 
 @pytest.mark.parametrize("rate", [1, 7, 59, 60, 61, 90, 150, 1000, 60_000])
 def test_the_rate_limit_is_exactly_what_was_asked_for(rate: int) -> None:
-    config = yaml.safe_load(envoy_config(Settings(**GATEWAY, requests_per_minute=rate)))
+    config = yaml.safe_load(envoy_config(Settings(**GATEWAY, requests_per_minute=rate))["envoy.yaml"])
     manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     (limit,) = (one for one in manager["http_filters"] if one["name"].endswith("local_ratelimit"))
     (bucket,) = (one["token_bucket"] for one in limit["typed_config"]["descriptors"])
@@ -115,5 +115,5 @@ def test_the_newest_on_device_model_is_served(tmp_path: pathlib.Path) -> None:
     result = CliRunner().invoke(main, ["edge", "files", str(tmp_path / "www"), "--store", str(tmp_path / "store")])
     assert json.loads(result.output)["version"] == "9"
     assert (tmp_path / "www/device/mobilenet_v3_small/9/model.tflite").read_text() == "9"
-    served = envoy_config(Settings(**GATEWAY, www=tmp_path / "www"))
+    served = envoy_config(Settings(**GATEWAY, www=tmp_path / "www"))["envoy.yaml"]
     assert "/device/mobilenet_v3_small/9/model.tflite" in served

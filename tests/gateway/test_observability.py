@@ -42,7 +42,7 @@ def _families() -> dict[str, tuple[str, tuple[str, ...], str]]:
         catalog=catalog,
         workers=workers,
         drift=Drift(),
-        certificates={},
+        tls=(),
     )
     own = [
         collector for collector in metrics.registry._collector_to_names if not isinstance(collector, ProcessCollector)

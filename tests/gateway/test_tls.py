@@ -2,17 +2,22 @@
 
 import asyncio
 import contextlib
+import datetime
 import pathlib
 import re
 import shutil
 import subprocess
 import time
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 import grpc.aio
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
@@ -20,6 +25,7 @@ from dermserve.gateway.config import Config
 from dermserve.gateway.server import lifespan
 from dermserve.v1 import classifier_pb2_grpc
 from tests.gateway import gateways
+from tests.gateway.fake_tfserving import FakeTfServing
 from tests.gateway.gateways import SERVING, ask
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificates with openssl")
@@ -143,24 +149,135 @@ async def test_a_model_server_that_asks_for_a_certificate_is_shown_ours(tfs, tmp
             assert gateways.reason_of(await world.refusal(ask())) == "MODEL_SERVER_UNREACHABLE"
 
 
-async def test_metrics_say_when_certificates_end(tfs, tmp_path):
+async def test_metrics_say_when_the_certificates_that_are_loaded_end_and_those_that_model_servers_show(tfs, tmp_path):
     server, tfs_ca = _certificate(tmp_path, "server"), _certificate(tmp_path, "tfs")
-    config = Config(
-        listen="localhost:0",
-        tfs="127.0.0.1:1",
-        tls_certificate=server,
-        tls_key=server.with_suffix(".key"),
-        tfs_tls_ca=tfs_ca,
-        metrics_listen="localhost:0",
-    )
-    async with lifespan(config) as gateway:
-        text = await asyncio.to_thread(_fetch, f"http://{gateway.metrics_address}/metrics")
+    async with tfs.serving(credentials=_server_credentials(tfs_ca, None)) as address:
+        config = Config(
+            listen="localhost:0",
+            tfs=address,
+            tls_certificate=server,
+            tls_key=server.with_suffix(".key"),
+            tfs_tls_ca=tfs_ca,
+            metrics_listen="localhost:0",
+            resolve_seconds=0.1,
+        )
+        async with lifespan(config) as gateway, asyncio.timeout(20):
+            url = f"http://{gateway.metrics_address}/metrics"
+            while set(found := await _expiry(url)) != {"tls_certificate", "tfs_tls_ca", "model_server"}:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+            assert all(0 < ends - time.time() < 2 * 86400 + 60 for ends in found.values())
+            tfs_ca.write_text("in the middle of being written")
+            with capture_logs() as log:
+                await _until(lambda: "certificate_not_read" in [entry["event"] for entry in log])
+            assert await _expiry(url) == found
+
+
+async def _expiry(url: str) -> dict[str, float]:
+    text = await asyncio.to_thread(_fetch, url)
     expiry = "dermserve_gateway_certificate_expiry_timestamp_seconds"
-    found = dict(re.findall(rf'^{expiry}{{use="(\w+)"}} (\S+)$', text, re.MULTILINE))
-    assert set(found) == {"tls_certificate", "tfs_tls_ca"}
-    assert all(0 < float(ends) - time.time() < 2 * 86400 + 60 for ends in found.values())
+    return {use: float(ends) for use, ends in re.findall(rf'^{expiry}{{use="(\w+)"}} (\S+)$', text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("damage", ["key", "certificate", "authority"])
+async def test_files_that_do_not_fit_are_named_at_the_start(tmp_path, damage):
+    server, other = _certificate(tmp_path, "server"), _certificate(tmp_path, "other")
+    files = {"certificate": server, "key": server.with_suffix(".key"), "authority": other}
+    if damage == "key":
+        files["key"] = other.with_suffix(".key")
+    else:
+        files[damage] = tmp_path / "empty.pem"
+        files[damage].touch()
+    named = {"tls_certificate": files["certificate"], "tls_key": files["key"], "tls_client_ca": files["authority"]}
+    with pytest.raises(OSError, match=re.escape(str(files[damage]))):
+        async with lifespan(Config(listen="localhost:0", **named)):
+            pass
 
 
 def _fetch(url: str) -> str:
     with urllib.request.urlopen(url, timeout=20) as response:
         return response.read().decode()
+
+
+class _Authority:
+    """Signs certificates that soon expire, as openssl can't."""
+
+    def __init__(self) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self.certificate = self._sign(self._key, seconds=3600)
+
+    def _sign(self, key: ec.EllipticCurvePrivateKey, *, seconds: float) -> bytes:
+        now = datetime.datetime.now(datetime.UTC)
+        issuer, leaf = (x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, n)]) for n in (f"{id(self)}", "leaf"))
+        subject = issuer if key is self._key else leaf
+        builder = x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
+        builder = builder.not_valid_before(now - datetime.timedelta(hours=1))
+        builder = builder.not_valid_after(now + datetime.timedelta(seconds=seconds))
+        builder = builder.add_extension(x509.BasicConstraints(ca=key is self._key, path_length=None), critical=True)
+        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM)
+
+    def issue(self, *, seconds: float) -> tuple[bytes, bytes]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        return pem, self._sign(key, seconds=seconds)
+
+
+async def _until(happened: Callable[[], bool]) -> None:
+    while not happened():  # noqa: ASYNC110 - what it looks at has no event
+        await asyncio.sleep(0.02)
+
+
+async def _until_asked(server: FakeTfServing) -> None:
+    asked = len(server.predicts)
+    await _until(lambda: len(server.predicts) > asked)
+
+
+async def test_nothing_fails_while_all_certificates_towards_model_servers_are_replaced_and_the_old_ones_expire(
+    tmp_path,
+):
+    old, new, loads = _Authority(), _Authority(), asyncio.Event()
+    both, paths = old.certificate + new.certificate, {n: tmp_path / n for n in ("ca.crt", "tls.crt", "tls.key")}
+
+    def write(authorities: bytes, key: bytes, certificate: bytes) -> None:
+        for name, pem in (("ca.crt", authorities), ("tls.key", key), ("tls.crt", certificate)):
+            paths[name].write_bytes(pem)
+
+    def trusting(authorities: bytes, own: tuple[bytes, bytes]) -> dict[str, object]:
+        return {"credentials": grpc.ssl_server_credentials([own], authorities, True)}
+
+    async def ask_on(world: gateways.World) -> int:
+        count = 0
+        while not loads.is_set():
+            assert (await world.stub.Classify(ask(), timeout=20)).classes
+            count += 1
+        return count
+
+    expires = time.time() + 6
+    write(old.certificate, *old.issue(seconds=6))
+    servers = FakeTfServing(), FakeTfServing()
+    async with contextlib.AsyncExitStack() as rest, contextlib.AsyncExitStack() as second:
+        first = contextlib.AsyncExitStack()
+        before = old.issue(seconds=6)
+        async with first:
+            addresses = [
+                await stack.enter_async_context(server.serving(**trusting(old.certificate, before)))
+                for stack, server in ((first, servers[0]), (second, servers[1]))
+            ]
+            own = {"tfs_tls_certificate": paths["tls.crt"], "tfs_tls_key": paths["tls.key"]}
+            named = {"tfs_address": ",".join(addresses), "tfs_tls_ca": paths["ca.crt"], "tfs_tls_name": "localhost"}
+            world = await rest.enter_async_context(gateways.running(**named, **own, resolve_seconds=0.1))
+            load = asyncio.create_task(ask_on(world))
+            with capture_logs() as log:  # trust both, as an authority is replaced; then show the new one's
+                write(both, *old.issue(seconds=6))
+                await _until(lambda: [entry["event"] for entry in log].count("model_server_reconnected") == 2)
+        ports = [int(address.rpartition(":")[2]) for address in addresses]
+        shown = trusting(both, new.issue(seconds=60))
+        write(both, *new.issue(seconds=60))
+        await rest.enter_async_context(servers[0].serving(ports[0], **shown))
+        await _until_asked(servers[0])  # a model server at a time
+        await second.aclose()
+        await rest.enter_async_context(servers[1].serving(ports[1], **shown))
+        await asyncio.sleep(max(0.0, expires - time.time()))
+        await _until_asked(servers[1])
+        loads.set()
+        assert await load > 10

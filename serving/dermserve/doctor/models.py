@@ -8,6 +8,7 @@ from dermserve.contract import CardError
 from dermserve.doctor.findings import Finding, Severity
 from dermserve.gateway.budget import Budget
 from dermserve.gateway.catalog import Catalog, KnownModel, KnownVersion
+from dermserve.gateway.certificates import model_server_files
 from dermserve.gateway.config import Config
 from dermserve.gateway.errors import GatewayError
 from dermserve.gateway.selection import CANARY, STABLE
@@ -31,7 +32,7 @@ async def look_at_models(config: Config, *, seconds: float) -> list[Finding]:
 async def _look_at(config: Config, name: str, seconds: float) -> list[Finding]:
     alone = config.model_copy(update={"tfs": (name,), "poll_timeout_seconds": seconds})
     try:
-        servers = await connect(alone, Tracing())
+        servers = await connect(alone, Tracing(), model_server_files(alone))
     except (OSError, ValueError) as error:
         return [Finding(_ERROR, "TFS_TLS", f"the TLS to {name} can't be set up: {error}", "check the tfs_tls files")]
     try:

@@ -6,9 +6,9 @@ import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from dermserve.doctor.certificates import is_key_of, read_certificates
 from dermserve.doctor.findings import Finding, Severity
 from dermserve.gateway import tracing
+from dermserve.gateway.certificates import is_key_of, read_certificates
 from dermserve.gateway.config import Config, is_loopback
 from dermserve.gateway.selection import CANARY
 
@@ -71,7 +71,7 @@ def _exposure(config: Config) -> Iterator[Finding]:
 
 def _certificate(name: str, file: pathlib.Path) -> Iterator[Finding]:
     try:
-        certificates = read_certificates(file)
+        certificates = read_certificates(file.read_bytes())
     except (OSError, ValueError) as error:
         yield Finding(_ERROR, "CERTIFICATE_UNREADABLE", f"{name} {file}: {error}", "give a PEM file of certificates")
         return
@@ -84,7 +84,7 @@ def _certificate(name: str, file: pathlib.Path) -> Iterator[Finding]:
         elif ends - now < _SOON:
             days = (ends - now).days
             text = f"{whose}: expires on {ends:%Y-%m-%d}, in {days} days"
-            yield Finding(_WARNING, "CERTIFICATE_EXPIRES", text, "renew it; listening certificates need no restart")
+            yield Finding(_WARNING, "CERTIFICATE_EXPIRES", text, "renew it; the gateway needs no restart")
         if certificate.not_valid_before_utc > now:
             text = f"{whose}: not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
             yield Finding(_ERROR, "CERTIFICATE_NOT_YET_VALID", text, "check this machine's clock, or wait")
@@ -99,7 +99,7 @@ def _key(config: Config, certificate_name: str, key_name: str) -> Iterator[Findi
         text = f"{key_name} {key} can be read by every user of this machine"
         yield Finding(_WARNING, "KEY_READABLE", text, f"chmod o= {key}; replace the key if others could have read it")
     try:
-        fits = is_key_of(key, read_certificates(certificate)[0])
+        fits = is_key_of(key.read_bytes(), read_certificates(certificate.read_bytes())[0])
     except (OSError, ValueError) as error:
         yield Finding(
             _ERROR, "KEY_UNREADABLE", f"{key_name} {key}: {error}", "give its private key as PEM, unencrypted"
@@ -175,9 +175,9 @@ def _traces(environment: Mapping[str, str]) -> Iterator[Finding]:
     if not tracing.is_wanted(environment):
         return
     if not tracing.is_installed():
-        text = "OpenTelemetry's environment asks for traces, but the extra is not installed: there are none"
+        text = "OpenTelemetry's environment turns traces on, but the extra `tracing` is not installed: none are sent"
         yield Finding(_WARNING, "NO_TRACING", text, "pip install 'dermserve[tracing]', or unset OTEL_EXPORTER_OTLP_*")
     protocol = environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL")
     if protocol not in {None, "", "grpc"}:
-        text = f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol}; traces are sent by grpc whatever it says"
+        text = f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol}; traces are sent by grpc regardless"
         yield Finding(_WARNING, "OTLP_PROTOCOL", text, "name the collector's gRPC endpoint, usually port 4317")

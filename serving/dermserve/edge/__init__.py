@@ -4,7 +4,7 @@ This package writes Envoy's configuration, the same for one machine and for Kube
 served. It handles no request: Envoy does.
 """
 
-from dermserve.edge.config import envoy_config
+from dermserve.edge.config import envoy_config, write_config
 from dermserve.edge.settings import SITE, Settings, SettingsError, read_keys
 
-__all__ = ["SITE", "Settings", "SettingsError", "envoy_config", "read_keys"]
+__all__ = ["SITE", "Settings", "SettingsError", "envoy_config", "read_keys", "write_config"]

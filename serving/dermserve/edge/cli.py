@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from dermserve.edge import Settings, SettingsError, envoy_config
+from dermserve.edge import Settings, SettingsError, envoy_config, write_config
 from dermserve.edge.files import gather
 from dermserve.edge.options import setting_options
 
@@ -24,22 +24,25 @@ def edge() -> None:
 
 @edge.command()
 @setting_options()
-@click.option("--out", type=click.Path(dir_okay=False, path_type=pathlib.Path), help="File to write; else stdout.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    help="File to write; else stdout, without certificates.",
+)
 def config(out: pathlib.Path | None, **chosen: Any) -> None:
     """Print Envoy's configuration (YAML, for `envoy -c FILE.yaml`).
 
-    Of API keys it holds digests alone.
+    Of API keys it holds digests alone. Certificates are in files beside it, which Envoy reads anew when they change.
     """
     given = {name: value for name, value in chosen.items() if value is not None}
     try:
-        text = envoy_config(Settings(**given))
+        settings = Settings(**given)
+        if out is None:
+            click.echo(envoy_config(settings)["envoy.yaml"], nl=False)
+        else:
+            write_config(settings, out)
     except SettingsError as error:
         raise click.UsageError(str(error)) from error
-    if out is None:
-        click.echo(text, nl=False)
-    else:
-        out.touch(mode=0o640)
-        out.write_text(text, encoding="utf-8")
 
 
 @edge.command()

@@ -6,12 +6,13 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor
 
-from dermserve.edge.settings import Settings, read_keys, split_address
+from dermserve.edge.settings import Settings, SettingsError, read_keys, split_address
 from dermserve.v1 import classifier_pb2
 
 _TEMPLATES = pathlib.Path(__file__).with_name("templates")
@@ -60,7 +61,7 @@ _REPLIES = (
     (401, 16, "UNAUTHENTICATED", "send a valid API key (x-api-key) or token (Authorization: Bearer …)", ""),
     (403, 7, "PERMISSION_DENIED", "this key or token is not valid here", ""),
     (404, 5, "NO_SUCH_ROUTE", "there is nothing at this path: /openapi.json lists what there is", ""),
-    (405, 3, "METHOD_NOT_ALLOWED", "this path takes another method: /openapi.json says which", ""),
+    (405, 3, "METHOD_NOT_ALLOWED", "this path takes another method: see /openapi.json", ""),
     (408, 4, "UPLOAD_TOO_SLOW", "the request did not arrive in time: send a smaller photo or try again", ""),
     (413, 8, "IMAGE_TOO_LARGE", "the request is too large: send a smaller photo", ""),
     (
@@ -79,14 +80,35 @@ _REPLIES = (
 )
 
 
-def envoy_config(settings: Settings) -> str:
-    """Write the configuration as YAML, for `envoy -c FILE.yaml`.
+@dataclass(frozen=True, slots=True)
+class _Secret:
+    """PEM files that Envoy reads anew when they change: a certificate with its key, or authorities."""
+
+    name: str
+    certificates: pathlib.Path
+    key: pathlib.Path | None = None
+
+
+def envoy_config(settings: Settings, *, folder: pathlib.Path | None = None) -> dict[str, str]:
+    """Write the configuration as YAML, for `envoy -c FOLDER/envoy.yaml`.
+
+    Args:
+        settings: of the edge.
+        folder: where Envoy will find the files; it can be left out where no certificate is set.
+
+    Returns:
+        `envoy.yaml`, and a file for each certificate, which Envoy watches.
 
     Raises:
-        SettingsError: the file of API keys can't be used.
+        SettingsError: the file of API keys can't be used, or certificates are set and no folder.
     """
     import jinja2  # of the extra `edge`: `dermserve up` and `demo` without one need none
 
+    secrets = list(_secrets(settings))
+    if secrets and folder is None:
+        raise SettingsError(
+            "certificates are in files beside the configuration, so that Envoy reloads them: give --out"
+        )
     environment = jinja2.Environment(  # noqa: S701 - YAML; each value is quoted by `q`
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -94,12 +116,40 @@ def envoy_config(settings: Settings) -> str:
         lstrip_blocks=True,
     )
     environment.filters["q"] = functools.partial(json.dumps, default=str)
-    values = _values(settings)
+    values = _values(settings) | {"sds": functools.partial(_sds, folder)}
 
-    def part(name: str, width: int) -> str:
-        return environment.get_template(name).render(values, part=part).strip().replace("\n", "\n" + " " * width)
+    def part(name: str, width: int, **more: Any) -> str:
+        text = environment.get_template(name).render(values, part=part, **more)
+        return text.strip().replace("\n", "\n" + " " * width)
 
-    return part("envoy.yaml", 0) + "\n"
+    files = {f"{secret.name}.yaml": part("secret.yaml", 0, secret=secret) + "\n" for secret in secrets}
+    return {"envoy.yaml": part("envoy.yaml", 0) + "\n", **files}
+
+
+def write_config(settings: Settings, out: pathlib.Path) -> None:
+    """Write the configuration to a file that only its owner and group can read, and what it names beside it.
+
+    Raises:
+        SettingsError: the file of API keys can't be used.
+    """
+    for name, text in envoy_config(settings, folder=out.absolute().parent).items():
+        file = out if name == "envoy.yaml" else out.with_name(name)
+        file.touch(mode=0o640)
+        file.write_text(text, encoding="utf-8")
+
+
+def _secrets(settings: Settings) -> Iterator[_Secret]:
+    if settings.tls_cert:
+        yield _Secret("tls", settings.tls_cert, settings.tls_key)
+    if settings.gateway_tls_ca:
+        yield _Secret("gateway_ca", settings.gateway_tls_ca)
+    if settings.gateway_tls_ca and settings.gateway_tls_cert:
+        yield _Secret("gateway_tls", settings.gateway_tls_cert, settings.gateway_tls_key)
+
+
+def _sds(folder: pathlib.Path | None, name: str) -> str:
+    source = {"path_config_source": {"path": str(folder and folder / f"{name}.yaml")}, "resource_api_version": "V3"}
+    return json.dumps({"name": name, "sds_config": source})
 
 
 def _values(settings: Settings) -> dict[str, Any]:

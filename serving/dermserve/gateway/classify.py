@@ -2,8 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import TypeAlias
 
@@ -14,6 +13,7 @@ from dermserve.gateway.admission import Admission, Admitted
 from dermserve.gateway.answer import check_scores, write_answer
 from dermserve.gateway.batching import Batching, Part
 from dermserve.gateway.budget import Budget, Clock
+from dermserve.gateway.canary import Comparison, Routed, Shares
 from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import BudgetSpentError, GatewayError, refusal
@@ -103,8 +103,8 @@ class Classifier:
     """Answers one photo at a time, many of them at once."""
 
     admission: Admission
-    canary_shares: Mapping[str, float]
-    """By model; see `route`."""
+    shares: Shares
+    comparison: Comparison
     catalog: Catalog
     photos: Photos
     predictor: Batching
@@ -135,7 +135,8 @@ class Classifier:
                 with watch("admit"):
                     await place.__aenter__()
                 try:
-                    return await request.answer()
+                    with self.comparison.counted(target) as request.routed:
+                        return await request.answer()
                 finally:
                     await place.__aexit__()
         except TimeoutError as error:
@@ -160,6 +161,7 @@ class _Request:
     budget: Budget
     watch: Watch
     place: Admitted
+    routed: Routed = field(default_factory=Routed)
     asked: int = 0
     in_hand: _InHand | None = None
     """The answer so far, if later stages fail."""
@@ -171,7 +173,9 @@ class _Request:
             for _ in range(_ATTEMPTS):
                 choice = await choose(self._route(), catalog=catalog, budget=self.budget)
                 try:
-                    return self._write(*await self._attempt(choice))
+                    scores, card, prepared = await self._attempt(choice)
+                    self.line.comparison.sample(self.routed, self.target.model, prepared.views, scores, card)
+                    return self._write(scores, card, prepared)
                 except _MovedError:
                     if self.target.version is not None or catalog.lacks(self.target.model, self.target.label):
                         break
@@ -184,8 +188,10 @@ class _Request:
 
     def _route(self) -> Target:
         labels = self.line.catalog.find(self.target.model).labels
-        share = self.line.canary_shares.get(self.target.model, 0.0)
-        return route(self.target, share=share, caller=self.rpc.caller, labels=labels)
+        share = self.line.shares.of(self.target.model)
+        routed = route(self.target, share=share, caller=self.rpc.caller, labels=labels)
+        self.routed.label = routed.label or ""
+        return routed
 
     async def _attempt(self, choice: Choice) -> _InHand:
         """Predict stage by stage, each pinned to the version that answered the first, until the plan has enough."""

@@ -32,7 +32,6 @@ from pydantic_settings import (
 )
 
 from dermserve.gateway.admission import Bounds
-from dermserve.gateway.tfserving import Tls
 from dermserve.imaging import Limits
 
 PREFIX = "DERMSERVE_"
@@ -75,7 +74,7 @@ class Config(BaseSettings):
     """Seconds between resolutions of these names; after a failure they are resolved again within a second."""
     tfs_tls_ca: FilePath | None = None
     """PEM file of the authorities that TensorFlow Serving's certificate must come from; without it, calls to it are not
-    encrypted. It and the next two are read at the start only."""
+    encrypted. It and the next two are read anew when they change."""
     tfs_tls_certificate: FilePath | None = None
     """PEM file of the certificate to show it, where it asks for one (`client_verify` in its ssl_config_file)."""
     tfs_tls_key: FilePath | None = None
@@ -121,6 +120,12 @@ class Config(BaseSettings):
     canary_shares: Shares = {}
     """MODEL=SHARE of the requests without a version or label that go to the label `canary`, the others to `stable`;
     sticky by the metadata `x-caller-key`."""
+    canary_file: pathlib.Path | None = None
+    """TOML file with these shares in a table `canary_shares`, instead of the setting: `canary.toml` as `dermserve model
+    canary` writes it. Read anew every `poll_seconds`; while there is none, nobody gets a canary."""
+    canary_sample: Share = 0.1
+    """Share of the canary's answers about which the stable version is asked, too, where model servers have free slots:
+    how often both name the same top class is in the metrics."""
     reflection: bool = False
     """Whether to serve gRPC reflection, which shows the whole API to anyone who connects."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -197,6 +202,8 @@ class Config(BaseSettings):
 
     @model_validator(mode="after")
     def _check_shares(self) -> Self:
+        if self.canary_file and self.canary_shares:
+            raise ValueError("canary_shares and canary_file exclude each other")
         if strange := sorted(set(self.canary_shares) - set(self.models)):
             raise ValueError(f"canary_shares names {', '.join(strange)}, which models does not")
         return self
@@ -211,14 +218,6 @@ class Config(BaseSettings):
     def stream(self) -> Bounds:
         """What ClassifyStream admits for each model."""
         return Bounds(at_once=self.at_once, queue=self.stream_queue, burst=0)
-
-    @property
-    def tfs_tls(self) -> Tls | None:
-        """TLS of the connections to TensorFlow Serving; None for plain text."""
-        if self.tfs_tls_ca is None:
-            return None
-        own = {"certificate": self.tfs_tls_certificate, "key": self.tfs_tls_key}
-        return Tls(ca=self.tfs_tls_ca, name=self.tfs_tls_name, **own)
 
     @property
     def certificates(self) -> dict[str, pathlib.Path]:

@@ -8,9 +8,9 @@ import asyncio
 import contextlib
 import functools
 import importlib.metadata
-import pathlib
+import itertools
 import platform
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ import grpc
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     ProcessCollector,
     disable_created_metrics,
@@ -29,6 +30,7 @@ from prometheus_client.registry import Collector
 from dermserve.gateway.admission import Admission
 from dermserve.gateway.batching import Batching
 from dermserve.gateway.catalog import Catalog
+from dermserve.gateway.certificates import TlsFiles
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import GatewayError, ListenError
 from dermserve.gateway.model_servers import ModelServers
@@ -36,7 +38,7 @@ from dermserve.gateway.photos import Workers
 from dermserve.gateway.plan import Outcome
 from dermserve.v1 import classifier_pb2
 
-_T = TypeVar("_T", Counter, Histogram)
+_T = TypeVar("_T", Counter, Gauge, Histogram)
 
 NAMESPACE = "dermserve_gateway"
 OTHER = "other"
@@ -72,7 +74,11 @@ _READ: dict[str, tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str]]
     "drift_window_answers": (_GAUGE, "model version", "Answers in the window of the drift metrics."),
     "drift_confidence_mean": (_GAUGE, "model version", "Mean top probability of the answers in the window."),
     "drift_psi": (_GAUGE, "model version of", "Population stability index of the window against the card's profile."),
-    "certificate_expiry_timestamp_seconds": (_GAUGE, "use", "Time at which the first certificate of the file expires."),
+    "certificate_expiry_timestamp_seconds": (
+        _GAUGE,
+        "use",
+        "Time at which the first certificate loaded for a setting, or shown by a model server, expires.",
+    ),
     "decoders_replaced": (_COUNTER, "", "Decoder threads replaced because they were stuck."),
 }
 """What is read at each scrape, by name: its kind, labels and help."""
@@ -119,10 +125,42 @@ class Metrics:
         )
         self._agreement = counter(
             "adaptive_agreement",
-            "FULL answers of models with an adaptive margin; "
-            "agreed=true: ADAPTIVE would have given the same top class.",
+            "FULL answers of models with an adaptive margin; agreed=true: ADAPTIVE would give the same top class.",
             ["model", "agreed"],
         )
+
+        gauge = functools.partial(_labelled, Gauge, namespace=NAMESPACE, registry=self.registry)
+        self._shares = gauge("canary_share", "Share of the callers that gets a model's canary.", ["model"])
+        self._routed = counter(
+            "canary_requests",
+            "Requests that were sent to a label while there was a canary, by how they ended: ok or failed.",
+            ["model", "label", "ended"],
+        )
+        self._routed_seconds = histogram(
+            "canary_request_duration_seconds",
+            "Of those that were answered, from admission to answer.",
+            ["model", "label"],
+            buckets=_COARSE,
+        )
+        self._compared = counter(
+            "canary_comparisons",
+            "Answers of a canary whose photo the stable version was asked about, too: whether the top class agreed.",
+            ["model", "result"],
+        )
+
+    def canary_share(self, model: str, share: float) -> None:
+        """Show the share of the callers that gets a model's canary."""
+        self._shares(model).set(share)
+
+    def routed(self, model: str, label: str, *, failed: bool, seconds: float) -> None:
+        """Count a request that was sent to a label because it named none."""
+        self._routed(model, label, "failed" if failed else "ok").inc()
+        if not failed:
+            self._routed_seconds(model, label).observe(seconds)
+
+    def compared(self, model: str, result: str) -> None:
+        """Count a comparison of the canary with the stable version: agreed, differed or failed."""
+        self._compared(model, result).inc()
 
     def request(self, method: str, model: str, *, ended: object, seconds: float) -> None:
         """Count a request or a stream's photo that ended in an answer, an error, or by its caller (None)."""
@@ -169,8 +207,8 @@ class Snapshot(Collector):
     catalog: Catalog
     workers: Workers
     drift: Drift | None
-    certificates: Mapping[str, pathlib.Path]
-    """PEM files by what they are for."""
+    tls: Collection[TlsFiles]
+    """What is loaded of certificates."""
 
     def collect(self) -> Iterator[Metric]:
         """Read everything."""
@@ -209,20 +247,12 @@ class Snapshot(Collector):
             yield "drift_confidence_mean", version, reading.confidence
             for name, value in reading.psi.items():
                 yield "drift_psi", [*version, name], value
-        for use, file in self.certificates.items():
-            if (ends := _read_expiry(file)) is not None:
-                yield "certificate_expiry_timestamp_seconds", [use], ends
+        for use, ends in itertools.chain.from_iterable(files.expiry.items() for files in self.tls):
+            yield "certificate_expiry_timestamp_seconds", [use], ends
+        shown = [server.certificate_expiry for server in self.servers.all if server.certificate_expiry is not None]
+        if shown:
+            yield "certificate_expiry_timestamp_seconds", ["model_server"], min(shown)
         yield "decoders_replaced", (), self.workers.replaced
-
-
-def _read_expiry(file: pathlib.Path) -> float | None:
-    """Return when the first of a file's certificates expires, in seconds since 1970; None if it can't be read."""
-    from cryptography import x509  # only where there are certificates: it brings 10 MB along
-
-    with contextlib.suppress(OSError, ValueError):
-        certificates = x509.load_pem_x509_certificates(file.read_bytes())
-        return min(certificate.not_valid_after_utc.timestamp() for certificate in certificates)
-    return None
 
 
 @contextlib.asynccontextmanager

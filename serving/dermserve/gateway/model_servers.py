@@ -6,6 +6,7 @@ ejected until it answers a poll of the catalog. `dermserve.gateway.batching` cho
 """
 
 import asyncio
+import functools
 import itertools
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
@@ -38,6 +39,8 @@ class ModelServer:
     """HOST:PORT with the IP address, or `unix:PATH`."""
     name: str
     """The configured name that it was found by."""
+    connect: Callable[[], TfServing]
+    """Opens a channel to it."""
     wire: TfServing
     slots: int
     """Predict calls at once."""
@@ -57,6 +60,8 @@ class ModelServer:
     """Views in those calls."""
     retried: int = 0
     """Calls that it failed and that were retried on another."""
+    certificate_expiry: float | None = None
+    """When the certificate that it shows expires, in seconds since 1970."""
 
     def take(self) -> None:
         """Take a slot for a call."""
@@ -140,7 +145,8 @@ class ModelServers:
                 found.setdefault(address, (target, host, name))
         for address, (target, host, name) in found.items():
             if address not in self._servers:
-                server = ModelServer(address, name, self._connect(target, host), self._slots, alive=first)
+                connect = functools.partial(self._connect, target, host)
+                server = ModelServer(address, name, connect, connect(), self._slots, alive=first)
                 self._servers[address] = server
                 if not first:
                     _log.info("model_server_found", address=address, name=name)
@@ -148,9 +154,32 @@ class ModelServers:
         self.on_change()
         for server in gone:
             _log.info("model_server_gone", address=server.address, name=server.name)
-            closing = asyncio.create_task(server.wire.close(_CLOSE_GRACE))
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+            self._close(server.wire, _CLOSE_GRACE)
+
+    async def reconnect(self, server: ModelServer, *, seconds: float) -> bool:
+        """Move a model server to a new channel if that is connected within so many seconds.
+
+        Returns:
+            Whether it is moved, or gone.
+        """
+        wire = server.connect()
+        try:
+            async with asyncio.timeout(seconds):
+                await wire.connected()
+        except TimeoutError:
+            self._close(wire, None)
+            _log.warning("model_server_not_reconnected", address=server.address)
+            return server not in self.all
+        if server in self.all:
+            server.wire, wire = wire, server.wire
+            _log.info("model_server_reconnected", address=server.address)
+        self._close(wire, _CLOSE_GRACE)
+        return True
+
+    def _close(self, wire: TfServing, grace: float | None) -> None:
+        closing = asyncio.create_task(wire.close(grace))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
         """Close every channel."""

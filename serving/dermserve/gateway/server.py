@@ -3,9 +3,8 @@
 import asyncio
 import contextlib
 import os
-import pathlib
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,15 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from dermserve.gateway.admission import Admission
 from dermserve.gateway.batching import Batching
+from dermserve.gateway.canary import Comparison, Shares
 from dermserve.gateway.catalog import Catalog, Pace
+from dermserve.gateway.certificates import (
+    TlsFiles,
+    follow_files,
+    follow_peers,
+    model_server_files,
+    server_files,
+)
 from dermserve.gateway.classify import Classifier
 from dermserve.gateway.config import Config
 from dermserve.gateway.drift import Drift
@@ -62,7 +69,7 @@ async def lifespan(config: Config) -> AsyncIterator[Gateway]:
 
     Raises:
         ListenError: an address is taken or wrong.
-        OSError: a certificate can't be read.
+        OSError: a certificate can't be read, is none, or its key is another's.
     """
     clock, stop_now, servicer = time.monotonic, asyncio.Event(), health.aio.HealthServicer()
     async with contextlib.AsyncExitStack() as stack:
@@ -71,15 +78,24 @@ async def lifespan(config: Config) -> AsyncIterator[Gateway]:
         await _start_health(config, servicer, stack)
         tracing = open_tracing(os.environ)
         stack.push_async_callback(asyncio.to_thread, tracing.close)
-        servers = await connect(config, tracing)
+        own, towards_servers = server_files(config), model_server_files(config)
+        servers = await connect(config, tracing, towards_servers)
         stack.push_async_callback(servers.close)
         catalog = build_catalog(config, servers)
         await _report(servicer, ready=False)
         await stack.enter_async_context(_running(servers.follow(config.resolve_seconds)))
+        if towards_servers:
+            await stack.enter_async_context(
+                _running(follow_files(towards_servers, servers, every=config.resolve_seconds))
+            )
+            await stack.enter_async_context(_running(follow_peers(towards_servers, servers)))
         await stack.enter_async_context(_running(catalog.follow(lambda ready: _report(servicer, ready=ready))))
         metrics = Metrics(config.models)
         classifier = _build_classifier(config, workers, catalog, servers, metrics, tracing)
-        metrics_address = await _start_metrics(config, classifier, servers, workers, stack)
+        await stack.enter_async_context(_running(classifier.shares.follow(config.poll_seconds)))
+        stack.push_async_callback(classifier.comparison.close)
+        tls = [files for files in (own, towards_servers) if files]
+        metrics_address = await _start_metrics(config, classifier, servers, workers, tls, stack)
         rpcs = Rpcs(
             default_seconds=config.default_deadline_seconds,
             max_seconds=config.max_deadline_seconds,
@@ -89,22 +105,20 @@ async def lifespan(config: Config) -> AsyncIterator[Gateway]:
         )
         server = _build_server(config, tracing, servicer)
         ClassifierService(classifier, rpcs=rpcs, stream_at_once=config.stream_at_once).add_to(server)
-        address = _bind(server, config.listen, credentials=_read_credentials(config))
+        address = _bind(server, config.listen, credentials=own.server if own else None)
         await server.start()
         stack.push_async_callback(_drain, server, rpcs, servicer, config.grace_seconds, stop_now)
         announce("listening", address=address, tfs=config.tfs, models=config.models)
         yield Gateway(address, stop_now, metrics_address)
 
 
-async def connect(config: Config, tracing: Tracing) -> ModelServers:
-    """Find and connect to the model servers of a configuration.
-
-    Raises:
-        OSError: a file of the TLS can't be read.
-    """
+async def connect(config: Config, tracing: Tracing, tls: TlsFiles | None) -> ModelServers:
+    """Find and connect to the model servers of a configuration, with the TLS files as they are at the time."""
 
     def open_one(target: str, host: str) -> TfServing:
-        return TfServing(open_channel(target, host=host, tls=config.tfs_tls, interceptors=tracing.client_interceptors))
+        credentials, name = (tls.client if tls else None), config.tfs_tls_name or host
+        channel = open_channel(target, host=name, credentials=credentials, interceptors=tracing.client_interceptors)
+        return TfServing(channel)
 
     servers = ModelServers(config.tfs, connect=open_one, slots=config.tfs_in_flight)
     with contextlib.suppress(TimeoutError):  # resolved again shortly
@@ -147,7 +161,10 @@ def _build_classifier(
             free_capacity=predictor.free_capacity,
             clock=time.monotonic,
         ),
-        canary_shares=config.canary_shares,
+        shares=Shares(config.models, fixed=config.canary_shares, file=config.canary_file, metrics=metrics),
+        comparison=Comparison(
+            predictor=predictor, catalog=catalog, metrics=metrics, sample=config.canary_sample, clock=time.monotonic
+        ),
         catalog=catalog,
         photos=Photos(workers, limits=config.limits),
         predictor=predictor,
@@ -159,7 +176,12 @@ def _build_classifier(
 
 
 async def _start_metrics(
-    config: Config, classifier: Classifier, servers: ModelServers, workers: Workers, stack: contextlib.AsyncExitStack
+    config: Config,
+    classifier: Classifier,
+    servers: ModelServers,
+    workers: Workers,
+    tls: Collection[TlsFiles],
+    stack: contextlib.AsyncExitStack,
 ) -> str | None:
     """Serve the metrics until everything else has stopped; returns their address."""
     if config.metrics_listen is None:
@@ -171,7 +193,7 @@ async def _start_metrics(
         catalog=classifier.catalog,
         workers=workers,
         drift=classifier.drift,
-        certificates=config.certificates,
+        tls=tls,
     )
     registry = classifier.metrics.registry
     registry.register(snapshot)
@@ -252,49 +274,3 @@ def _bind(server: grpc.aio.Server, listen: str, *, credentials: grpc.ServerCrede
     except RuntimeError as error:
         raise ListenError(f"can't listen on {listen}: is it taken, or not an address of this machine?") from error
     return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"
-
-
-def _read_credentials(config: Config) -> grpc.ServerCredentials | None:
-    """Read the certificates; None without TLS. Once the files have changed, the next connection reads them anew.
-
-    Raises:
-        OSError: a file can't be read.
-    """
-    if not (config.tls_certificate and config.tls_key):
-        return None
-    files = _Certificates(config.tls_certificate, config.tls_key, config.tls_client_ca)
-    return grpc.dynamic_ssl_server_credentials(
-        files.read(),
-        files.renew,  # type: ignore[arg-type]  # None keeps the old one, which the stubs do not know
-        require_client_authentication=config.tls_client_ca is not None,
-    )
-
-
-class _Certificates:
-    """The files of one server's certificate, as last read."""
-
-    def __init__(self, certificate: pathlib.Path, key: pathlib.Path, client_ca: pathlib.Path | None) -> None:
-        self._certificate = certificate
-        self._key = key
-        self._client_ca = client_ca
-        self._read = (b"", b"", b"")
-
-    def read(self) -> grpc.ServerCertificateConfiguration:
-        """Read all files."""
-        authorities = self._client_ca.read_bytes() if self._client_ca else b""
-        self._read = (self._key.read_bytes(), self._certificate.read_bytes(), authorities)
-        return grpc.ssl_server_certificate_configuration([self._read[:2]], authorities or None)
-
-    def renew(self) -> grpc.ServerCertificateConfiguration | None:
-        """Return a new configuration if the files have changed; called by gRPC for each connection."""
-        before = self._read
-        try:
-            renewed = self.read()
-        except OSError as error:  # in the middle of being replaced: the old ones still hold
-            self._read = before
-            _log.warning("certificate_not_read", fault=str(error))
-            return None
-        if self._read == before:
-            return None
-        _log.warning("certificate_renewed")
-        return renewed

@@ -1,7 +1,6 @@
 """Client of TensorFlow Serving: calls by path through our subset of its protos, tensors without TensorFlow."""
 
 import math
-import pathlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -67,20 +66,6 @@ class Target:
     label: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
-    """TLS of the connection to TensorFlow Serving."""
-
-    ca: pathlib.Path
-    """PEM file of the authorities that its certificate must come from."""
-    certificate: pathlib.Path | None = None
-    """PEM file of our own, where it asks for one."""
-    key: pathlib.Path | None = None
-    """PEM file of its private key."""
-    name: str | None = None
-    """To expect in its certificate, when not the host of the configured name."""
-
-
 @dataclass(frozen=True, slots=True)
 class Scores:
     """A version's scores of views."""
@@ -95,25 +80,22 @@ class Scores:
     """As sent, unchecked; [V] when all is well. Of `tta` the identity's, for every view."""
 
 
-def open_channel(target: str, *, host: str, tls: Tls | None, interceptors: Sequence[object] = ()) -> grpc.aio.Channel:
+def open_channel(
+    target: str, *, host: str, credentials: grpc.ChannelCredentials | None, interceptors: Sequence[object] = ()
+) -> grpc.aio.Channel:
     """Open the channel to one TensorFlow Serving; it connects and reconnects by itself.
 
     Args:
         target: its address as gRPC writes it: `ipv4:ADDRESS:PORT`, `ipv6:[ADDRESS]:PORT` or `unix:PATH`.
-        host: the name that the address was found by, which a certificate is verified against.
-        tls: None for plain text.
+        host: the name that its certificate is verified against.
+        credentials: of TLS; None for plain text.
         interceptors: gRPC's own, for traces.
-
-    Raises:
-        OSError: a file of the TLS can't be read.
     """
-    options, own = CHANNEL_OPTIONS, list(interceptors)
-    if tls is None:
-        return grpc.aio.insecure_channel(target, options=options, interceptors=own)  # type: ignore[arg-type]
-    pair = (tls.key.read_bytes(), tls.certificate.read_bytes()) if tls.key and tls.certificate else (None, None)
-    credentials = grpc.ssl_channel_credentials(tls.ca.read_bytes(), *pair)
-    named = (*options, ("grpc.ssl_target_name_override", tls.name or host))
-    return grpc.aio.secure_channel(target, credentials, options=named, interceptors=own)  # type: ignore[arg-type]
+    own: list[Any] = list(interceptors)
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS, interceptors=own)
+    named = (*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", host))
+    return grpc.aio.secure_channel(target, credentials, options=named, interceptors=own)
 
 
 class TfServing:
@@ -182,6 +164,10 @@ class TfServing:
         )
         response = await _answer(self._metadata, request, seconds=seconds)
         return response.model_spec.version.value
+
+    async def connected(self) -> None:
+        """Wait until the channel is connected."""
+        await self._channel.channel_ready()
 
     async def close(self, grace: float | None) -> None:
         """Close the channel; calls in flight have so many seconds to finish."""

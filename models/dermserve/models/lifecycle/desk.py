@@ -1,15 +1,15 @@
 """Where the state of labels and pins is kept: models.config, the gateway's shares, and the servers themselves."""
 
-import os
 import pathlib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dermserve.models.lifecycle.errors import ConfigError, StoreError
 from dermserve.models.lifecycle.server_config import CONFIG, ServerConfig
 from dermserve.models.lifecycle.servers import Servers
 from dermserve.models.lifecycle.stores import Store
+from dermserve.models.store import write_durably
 
 CANARY_FILE = "canary.toml"
 """Name in a store: the gateway's `canary_shares`, as its --config reads it and `dermserve up` passes it on."""
@@ -25,6 +25,8 @@ class Desk:
     """models.config, where it does not lie in the store."""
     timeout: float = 120.0
     """Seconds for a version to load."""
+    say: Callable[[str], None] = lambda line: None
+    """Takes what people should know besides the result."""
 
     @property
     def config_name(self) -> str:
@@ -56,9 +58,7 @@ class Desk:
             if self.config_file is None:
                 self.store.write_text(CONFIG, config.render())
             else:
-                fresh = self.config_file.with_name(f".{self.config_file.name}.{os.getpid()}")
-                fresh.write_text(config.render(), encoding="utf-8")
-                fresh.replace(self.config_file)
+                write_durably(self.config_file, config.render())
         except OSError as error:
             raise StoreError(f"{self.config_name} can't be written: {error}") from error
 

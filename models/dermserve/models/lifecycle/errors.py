@@ -4,6 +4,7 @@ LifecycleError
 ├── StoreError        the store can't be used, or doesn't hold what was asked for
 ├── ConfigError       models.config is missing or can't be understood
 ├── RefusedError      what was asked for would break something
+├── GateError         a version does not meet what is required of it
 └── ServerError       a model server refused or failed
     └── NoServerError   it does not answer
 """
@@ -23,6 +24,10 @@ class ConfigError(LifecycleError):
 
 class RefusedError(LifecycleError):
     """What was asked for would break something; nothing was changed."""
+
+
+class GateError(LifecycleError):
+    """A version does not meet what is required of it."""
 
 
 class ServerError(LifecycleError):

@@ -10,12 +10,15 @@ from dermserve.models.lifecycle.errors import StoreError
 from dermserve.models.lifecycle.manifest import MANIFEST, changes, parse_manifest
 from dermserve.models.lifecycle.server_config import CONFIG, ServerConfig
 from dermserve.models.lifecycle.stores import Store
+from dermserve.models.store import sync, sync_tree, version_folder, write_durably
 
 
 def pull_versions(
     store: Store, target: pathlib.Path, *, models: Sequence[str] = (), latest: int | None = None
 ) -> Iterator[tuple[str, int]]:
     """Copy the versions that a local store lacks, under their numbers, each whole or not at all; then models.config.
+
+    A version that is there and does not agree with the manifest in the store, as after a power failure, is replaced.
 
     Args:
         store: where they are.
@@ -35,12 +38,12 @@ def pull_versions(
         if not present:
             raise StoreError(f"{store.base} has no version of {model}")
         for version in _wanted(present, model, config, latest=latest):
-            if not (target / model / str(version)).exists():
+            if not _same(store, model, version, target):
                 _copy(store, model, version, target)
                 yield model, version
     for name in (CONFIG, CANARY_FILE):
         if (text := _read(store, name)) is not None:
-            _write(target / name, text)
+            write_durably(target / name, text)
 
 
 def _wanted(present: list[int], model: str, config: str | None, *, latest: int | None) -> list[int]:
@@ -51,6 +54,20 @@ def _wanted(present: list[int], model: str, config: str | None, *, latest: int |
     if model in listed.models:
         kept |= set(listed.labels(model).values()) | set(listed.pins(model) or ())
     return sorted(kept & set(present))
+
+
+def _same(store: Store, model: str, version: int, target: pathlib.Path) -> bool:
+    """Tell whether a version is there as it should be; one without a manifest is taken on trust."""
+    folder = version_folder(target, model, version)
+    if not folder.is_dir():
+        return False
+    try:
+        data = store.read(model, version, MANIFEST)
+    except FileNotFoundError:
+        return True
+    manifest = parse_manifest(data, where=f"{store.base}/{model}/{version}/{MANIFEST}")
+    own = folder / MANIFEST
+    return own.is_file() and own.read_bytes() == data and not changes(folder, manifest)
 
 
 def _copy(store: Store, model: str, version: int, target: pathlib.Path) -> None:
@@ -64,9 +81,14 @@ def _copy(store: Store, model: str, version: int, target: pathlib.Path) -> None:
             wrong = changes(folder, parse_manifest((folder / MANIFEST).read_bytes(), where=f"{where}/{MANIFEST}"))
             if wrong:
                 raise StoreError(f"{where} does not agree with its manifest: {'; '.join(wrong)}")
-        (target / model).mkdir(exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            folder.rename(target / model / str(version))
+        sync_tree(folder)
+        place = version_folder(target, model, version)
+        place.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            place.rename(pathlib.Path(scratch, "former"))
+        folder.rename(place)
+        sync(place.parent)
+        sync(target)
 
 
 def _read(store: Store, name: str) -> str | None:
@@ -74,9 +96,3 @@ def _read(store: Store, name: str) -> str | None:
         return store.read_text(name)
     except FileNotFoundError:
         return None
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    fresh = path.with_name(f".{path.name}.fresh")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(path)

@@ -45,6 +45,11 @@ class FinishedRun:
         return self.folder / COMPACT
 
     @property
+    def weights(self) -> Path:
+        """The file of the run's weights: compact ones where there are."""
+        return self.compact if self.compact.is_file() else self.folder / WEIGHTS
+
+    @property
     def tflite(self) -> Path:
         """Where the run's TensorFlow Lite model lies, once converted."""
         return self.folder / "model.tflite"

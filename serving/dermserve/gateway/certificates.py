@@ -1,0 +1,204 @@
+"""TLS from PEM files that change while the gateway runs, and when what is loaded of them expires.
+
+gRPC's channels take their credentials once, so a channel to a model server is replaced by one with the new files: as
+soon as that one is connected, and not before. Until then, and for calls in flight, the one before stays.
+"""
+
+import asyncio
+import contextlib
+import pathlib
+import ssl
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import grpc
+import structlog
+
+from dermserve.gateway.config import Config
+from dermserve.gateway.model_servers import ModelServer, ModelServers
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+_PEERS_SECONDS = 60.0
+"""Seconds between looks at the certificates that model servers show."""
+_HANDSHAKE_SECONDS = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+class CertificateError(OSError):
+    """PEM files that can be read but not used."""
+
+
+class TlsFiles:
+    """The PEM files of one end of TLS, as last read whole."""
+
+    def __init__(self, *, authorities: pathlib.Path | None, own: Mapping[str, pathlib.Path | None], use: str) -> None:
+        """Read them.
+
+        Args:
+            authorities: the certificates that the peer's must come from, if any.
+            own: `key` and `certificate` of this end, if any.
+            use: prefix of the settings, `tls` or `tfs_tls`, for `expiry`.
+
+        Raises:
+            OSError: a file can't be read.
+            CertificateError: one holds no certificate, or the key is not the certificate's.
+        """
+        self._authorities, self._own, self._use = authorities, own, use
+        self.expiry: dict[str, float] = {}
+        """When the first certificate of each setting expires, in seconds since 1970."""
+        self.loaded: tuple[bytes | None, bytes | None, bytes | None] = (None, None, None)
+        """Authorities, key and certificate."""
+        self._read()
+
+    def renew(self) -> bool:
+        """Read the files anew; returns whether they changed. What can't be used is logged, and nothing changes."""
+        try:
+            changed = self._read()
+        except OSError as error:  # perhaps in the middle of being replaced
+            _log.warning("certificate_not_read", use=self._use, fault=str(error))
+            return False
+        if changed:
+            _log.warning("certificate_renewed", use=self._use)
+        return changed
+
+    def show_to(self, context: ssl.SSLContext) -> None:
+        """Have a context of Python's own TLS show the same certificate."""
+        if (certificate := self._own["certificate"]) is not None:
+            context.load_cert_chain(certificate, self._own["key"])
+
+    @property
+    def client(self) -> grpc.ChannelCredentials:
+        """Credentials of a channel."""
+        return grpc.ssl_channel_credentials(*self.loaded)
+
+    @property
+    def server(self) -> grpc.ServerCredentials:
+        """Credentials of a server, each of whose connections reads the files anew."""
+        given = self.loaded
+
+        def renewed() -> grpc.ServerCertificateConfiguration | None:
+            nonlocal given
+            self.renew()
+            if self.loaded is given:
+                return None
+            given = self.loaded
+            return _configuration(*given)
+
+        return grpc.dynamic_ssl_server_credentials(
+            _configuration(*given),
+            renewed,  # type: ignore[arg-type]  # None keeps the old one, which the stubs do not know
+            require_client_authentication=self._authorities is not None,
+        )
+
+    def _read(self) -> bool:
+        files = (self._authorities, self._own["key"], self._own["certificate"])
+        authorities, key, certificate = (file.read_bytes() if file else None for file in files)
+        if (authorities, key, certificate) == self.loaded:
+            return False
+        try:
+            found = {self._authorities_name: authorities, f"{self._use}_certificate": certificate}
+            certificates = {name: read_certificates(pem) for name, pem in found.items() if pem is not None}
+            if key and not is_key_of(key, certificates[f"{self._use}_certificate"][0]):
+                raise ValueError("the key is not the certificate's")
+        except ValueError as error:
+            shown = ", ".join(str(file) for file in files if file)
+            raise CertificateError(f"can't use {shown}: {error}; `dermserve doctor` looks at each") from error
+        expiry = {name: min(map(_expiry, each)) for name, each in certificates.items()}
+        self.loaded, self.expiry = (authorities, key, certificate), expiry
+        return True
+
+    @property
+    def _authorities_name(self) -> str:
+        return "tls_client_ca" if self._use == "tls" else f"{self._use}_ca"
+
+
+def server_files(config: Config) -> TlsFiles | None:
+    """Read the files of the gateway's own TLS; None without. Raises what `TlsFiles` raises."""
+    own = {"key": config.tls_key, "certificate": config.tls_certificate}
+    return TlsFiles(authorities=config.tls_client_ca, own=own, use="tls") if config.tls_certificate else None
+
+
+def model_server_files(config: Config) -> TlsFiles | None:
+    """Read the files of the TLS towards model servers; None without. Raises what `TlsFiles` raises."""
+    own = {"key": config.tfs_tls_key, "certificate": config.tfs_tls_certificate}
+    return TlsFiles(authorities=config.tfs_tls_ca, own=own, use="tfs_tls") if config.tfs_tls_ca else None
+
+
+async def follow_files(files: TlsFiles, servers: ModelServers, *, every: float) -> None:
+    """Look at the files for ever, every so many seconds, and move each model server to a channel with the new ones."""
+    outdated: list[ModelServer] = []
+    while True:
+        await asyncio.sleep(every)
+        if files.renew():
+            outdated = servers.all
+        moves = (servers.reconnect(server, seconds=_HANDSHAKE_SECONDS) for server in outdated)
+        moved = await asyncio.gather(*moves, return_exceptions=True)
+        for failure in (done for done in moved if isinstance(done, Exception)):
+            _log.error("model_server_reconnect_failed", exc_info=failure)
+        outdated = [server for server, done in zip(outdated, moved, strict=True) if done is not True]
+
+
+async def follow_peers(files: TlsFiles, servers: ModelServers) -> None:
+    """Read the certificates that model servers show, for ever: they may go on showing what they read at their start."""
+    while True:
+        await asyncio.gather(*(_look_at(server, files) for server in servers.all))
+        await asyncio.sleep(_PEERS_SECONDS)
+
+
+async def _look_at(server: ModelServer, files: TlsFiles) -> None:
+    with contextlib.suppress(OSError, ValueError, TimeoutError):  # what was seen last stays
+        async with asyncio.timeout(_HANDSHAKE_SECONDS):
+            server.certificate_expiry = await _shown_expiry(server.address, files)
+
+
+async def _shown_expiry(address: str, files: TlsFiles) -> float:
+    """Return when the certificate that a server shows expires, whether it is valid or not."""
+    host, _, port = address.rpartition(":")
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    files.show_to(context)
+    _, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=context)
+    try:
+        shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    finally:
+        writer.transport.abort()
+    return _expiry(read_certificates(ssl.DER_cert_to_PEM_cert(shown).encode())[0])
+
+
+def _expiry(certificate: "x509.Certificate") -> float:
+    return certificate.not_valid_after_utc.timestamp()
+
+
+def _configuration(authorities: bytes | None, *own: bytes | None) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([own], authorities)  # type: ignore[list-item]  # a server has both
+
+
+def read_certificates(pem: bytes) -> "list[x509.Certificate]":
+    """Read all certificates of PEM, the first being the server's or client's own.
+
+    Raises:
+        ValueError: it holds none.
+    """
+    from cryptography import x509  # only where there is TLS: it brings 10 MB along
+
+    return x509.load_pem_x509_certificates(pem)
+
+
+def is_key_of(key: bytes, certificate: "x509.Certificate") -> bool:
+    """Tell whether PEM is the private key of a certificate.
+
+    Raises:
+        ValueError: it holds no key, or one with a passphrase.
+    """
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+    try:
+        public = load_pem_private_key(key, password=None).public_key()
+    except TypeError as error:  # what the library raises for a passphrase it was not given
+        raise ValueError("the key has a passphrase, which nobody could type") from error
+    plain = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return public.public_bytes(*plain) == certificate.public_key().public_bytes(*plain)
