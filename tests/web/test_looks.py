@@ -108,5 +108,4 @@ def test_nothing_scrolls_sideways_on_a_small_phone_with_text_of_twice_the_size(
         app.page.reload()
         app.page.wait_for_selector("#app[data-service]")
         for name in tour(app, lesion, confident):
-            app.shoot(f"small-{locale}-{name}")
             assert _fits(app), name
