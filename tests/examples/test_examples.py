@@ -21,6 +21,9 @@ BUILT = {
     "node": "node/gen/grpc/classifier.ts",
     "connect": "node/gen/connect/dermserve/v1/classifier_pb.ts",
     "grpcurl": "../build/examples/bin/grpcurl",
+    "go": "go/gen/classify",
+    "java": "java/target/classes/Classify.class",
+    "kotlin": "kotlin/target/classes/ClassifyKt.class",
 }
 """What is there once an example can be run."""
 PAUSE = 0.4
