@@ -74,7 +74,6 @@ format: $(VENV)/dev  ## Format the code and mend what lint can
 
 proto: $(VENV)/dev  ## Generate the stubs and dermserve.protoset in proto/gen, and the OpenAPI document
 	$(BIN)/python scripts/stubs.py
-	$(BIN)/python scripts/openapi.py
 
 breaking: $(VENV)/dev  ## Whether the API still fits BASE's on the wire and in JSON (BASE=main); for CI, once releases promise it
 	$(BIN)/buf breaking --against "$$(git rev-parse --path-format=absolute --git-common-dir)#ref=$$(git rev-parse $(BASE))"
@@ -106,6 +105,7 @@ images: $(VENV)/local  ## Build the images for Kubernetes (DOCKER=podman, STORE=
 	@test -d "$(STORE)" || $(BIN)/dermserve export --store "$(STORE)"
 	$(BUILD) -f k8s/images/gateway.Dockerfile --target gateway -t docker.io/dermserve/gateway:0.1.0 .
 	$(BUILD) -f k8s/images/gateway.Dockerfile --target edge -t docker.io/dermserve/edge:0.1.0 .
+	$(BUILD) -f k8s/images/gateway.Dockerfile --target loadtest -t docker.io/dermserve/loadtest:0.1.0 .
 	$(BUILD) -f k8s/images/local.Dockerfile -t docker.io/dermserve/local:0.1.0 .
 	models=$$($(BIN)/python scripts/pack_store.py "$(STORE)") && \
 	    $(BUILD) -f k8s/images/models.Dockerfile -t docker.io/dermserve/models:1 --label dev.dermserve.models="$$models" "$(STORE)"

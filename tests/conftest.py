@@ -1,7 +1,7 @@
 """What several folders of tests need: the shared photos, a store with both models, and pictures made on the spot."""
 
+import contextlib
 import fcntl
-import functools
 import io
 import os
 import pathlib
@@ -65,22 +65,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(group_of(item.nodeid), len(order)))
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-        _claim(item.config._tmp_path_factory.getbasetemp().parent, group_of(item.nodeid), worker)
-
-
-@functools.cache
-def _claim(folder: pathlib.Path, group: str, worker: str) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def one_worker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Fail where two workers share a group: what its tests share would be started twice."""
-    with (folder / f"group-{group.replace('/', '-')}").open("a+") as claim:
-        fcntl.flock(claim, fcntl.LOCK_EX)
-        claim.seek(0)
-        owner = claim.read() or worker
-        assert owner == worker, f"{group} is on {owner} and on {worker}"
-        claim.seek(0)
-        claim.truncate()
-        claim.write(worker)
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        group = group_of(request.node.nodeid)
+        claim = tmp_path_factory.getbasetemp().parent / f"group-{group.replace('/', '-')}"
+        with contextlib.suppress(FileExistsError), claim.open("x") as file:
+            file.write(worker)
+        assert claim.read_text() in {worker, ""}, f"{group} is on two workers (or one of them crashed)"
 
 
 def once(factory: pytest.TempPathFactory, name: str, build: Callable[[pathlib.Path], None]) -> pathlib.Path:

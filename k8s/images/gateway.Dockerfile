@@ -1,7 +1,9 @@
-# Two images: the gateway, and the same with what the page needs to answer on a device, which writes the edge's files.
+# Three images: the gateway, the same with what the page needs to answer on a device, which writes the edge's files, and
+# the load test.
 # Python and its packages, no TensorFlow, no shell, no package manager. Context: the checkout.
 #   docker build -f k8s/images/gateway.Dockerfile --target gateway -t dermserve/gateway:0.1.0 .
 #   docker build -f k8s/images/gateway.Dockerfile --target edge -t dermserve/edge:0.1.0 .
+#   docker build -f k8s/images/gateway.Dockerfile --target loadtest -t dermserve/loadtest:0.1.0 .
 # Both bases have the same Debian Python at the same place, so the environment built on one runs on the other.
 ARG BUILD_BASE=docker.io/library/debian:12-slim
 ARG PYTHON_BASE=gcr.io/distroless/python3-debian12:nonroot
@@ -12,8 +14,8 @@ RUN --mount=type=cache,target=/root/.cache/pip python3 -m venv /opt/tools \
     && /opt/tools/bin/pip install --disable-pip-version-check cyclonedx-bom==7.5.0
 
 FROM tools AS build
-# heic (pi-heif, 5 MB) reads the photos of iPhones: --build-arg EXTRAS=tracing leaves it out.
-ARG EXTRAS=tracing,heic
+# --build-arg EXTRAS=tracing,heic reads the photos of iPhones: 27 MB more of native code (docs/photos.md).
+ARG EXTRAS=tracing
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip python3 -m venv --without-pip /opt/dermserve \
@@ -59,3 +61,28 @@ LABEL org.opencontainers.image.title="dermserve edge" \
       org.opencontainers.image.description="Writes the page, its on-device runtime and Envoy's configuration for the edge"
 COPY --from=web /src/serving/dermserve/edge/litert /opt/dermserve/lib/python3.11/site-packages/dermserve/edge/litert
 CMD ["edge", "--help"]
+
+FROM tools AS build-loadtest
+WORKDIR /src
+COPY . .
+RUN --mount=type=cache,target=/root/.cache/pip python3 -m venv --without-pip /opt/dermserve \
+    && /opt/tools/bin/pip --python /opt/dermserve/bin/python install --no-compile --disable-pip-version-check \
+        -c constraints.txt '.[loadtest]' \
+    && /opt/tools/bin/cyclonedx-py environment /opt/dermserve/bin/python --pyproject pyproject.toml --of JSON \
+        -o /opt/dermserve/sbom.cdx.json \
+    && rm -r /opt/dermserve/lib/python3.11/site-packages/dermserve/models/shipped \
+    && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/dermserve/lib
+
+FROM ${PYTHON_BASE} AS loadtest
+ARG PYTHON_BASE
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="dermserve load test" \
+      org.opencontainers.image.description="load tests of dermserve gateways, as a master and its workers" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="${PYTHON_BASE}" \
+      org.opencontainers.image.version="${VERSION}"
+COPY --from=build-loadtest /opt/dermserve /opt/dermserve
+ENV PATH=/opt/dermserve/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 MPLCONFIGDIR=/tmp
+USER 65532:65532
+EXPOSE 5557
+ENTRYPOINT ["/opt/dermserve/bin/dermserve-loadtest"]

@@ -109,7 +109,9 @@ async def test_a_share_in_a_file_is_followed_without_a_restart_and_a_broken_file
             assert await version() == 2
             table = "[canary_shares]\nresnet50 = "
             for count, wrong in enumerate((f"{table}7", f'{table}"x"', "[canary", "canary_shares = 1", "\0"), 1):
-                file.write_text(wrong)
+                # Renamed, as `dermserve model` does: half a file may be a valid one.
+                file.with_suffix(".new").write_text(wrong)
+                file.with_suffix(".new").replace(file)
 
                 async def refused(count=count):
                     return [entry["event"] for entry in log].count("canary_file_not_read") == count

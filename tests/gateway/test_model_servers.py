@@ -18,7 +18,7 @@ from dermserve.gateway.batching import Batching, Part
 from dermserve.gateway.budget import Budget
 from dermserve.gateway.errors import ModelServerUnreachableError
 from dermserve.gateway.model_servers import ModelServers
-from dermserve.gateway.tfserving import Scores, Target
+from dermserve.gateway.tfserving import Scores, Target, TfServing
 from dermserve.v1 import classifier_pb2
 from tests.gateway import fake_tfserving
 from tests.gateway.fake_tfserving import FakeTfServing, Version, make_card, pixels_of
@@ -352,3 +352,13 @@ async def test_a_cheap_request_does_not_wait_for_all_views_of_a_dear_one(running
         assert not dear.done()
         answer = await dear
     assert (sum(sizes), max(sizes) < 10, answer.views_used) == (10, True, 10)
+
+
+async def test_a_call_on_a_channel_that_was_just_closed_counts_as_unreachable_and_is_retried_elsewhere():
+    channel = grpc.aio.insecure_channel("127.0.0.1:1")
+    wire = TfServing(channel)
+    await channel.close()
+    with pytest.raises(ModelServerUnreachableError):
+        await wire.versions("resnet50", seconds=5)
+    with pytest.raises(ModelServerUnreachableError):
+        await wire.predict(Target("resnet50"), np.zeros((1, 2, 2, 3), np.uint8), tta=False, seconds=5)

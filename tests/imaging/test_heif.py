@@ -97,7 +97,7 @@ def _sps(columns: int, rows: int) -> bytes:
     def golomb(number: int) -> str:
         return "0" * ((number + 1).bit_length() - 1) + format(number + 1, "b")
 
-    bits = "00000001" + "0" * 96 + golomb(0) + golomb(1) + golomb(columns) + golomb(rows) + "0" + golomb(0) * 2
+    bits = "00000001" + "0" * 96 + golomb(0) + golomb(3) + "0" + golomb(columns) + golomb(rows) + "0" + golomb(0) * 2
     bits += "1" * (-len(bits) % 8)
     raw = int(bits, 2).to_bytes(len(bits) // 8)
     return b"\x42\x01" + raw.replace(b"\0\0", b"\0\0\3")
@@ -130,6 +130,8 @@ _BASE = (b"hvc1", _COLOURS.stream, (_SIZE, _CONFIG))
         (single(_COLOURS, stream=_COLOURS.stream + _unit(19)), UndecodablePhotoError, "damaged"),
         (single(_COLOURS, stream=_COLOURS.stream + _unit(19, first=False) * 40), TooComplexError, "32 slices"),
         (single(_COLOURS, stream=_unit(35) * 5000), TooComplexError, "4,096 units"),
+        (single(dataclasses.replace(_COLOURS, config=_COLOURS.config[:17] + b"\xfa" + _COLOURS.config[18:])),
+         UndecodablePhotoError, "damaged"),
         (single(_COLOURS, ispe(12_000, 12_000)), UndecodablePhotoError, "damaged"),
         (single(_COLOURS) + single(_COLOURS), UndecodablePhotoError, "damaged"),
         (grid(_HUGE, 600, 400), UndecodablePhotoError, "damaged"),
@@ -147,8 +149,9 @@ _BASE = (b"hvc1", _COLOURS.stream, (_SIZE, _CONFIG))
     ],
     ids=[
         "large", "size_beyond_stream", "size_below_stream", "stream_beyond_size", "two_sps", "sps_in_stream",
-        "two_pictures", "slices", "units", "two_sizes", "two_metas", "tile_beyond_size", "tiles_beyond_picture",
-        "missing_tile", "large_grid", "small_grid", "alpha", "avif", "overlay", "sequence", "boxes", "alpha_of_encoder",
+        "two_pictures", "slices", "units", "two_depths", "two_sizes", "two_metas", "tile_beyond_size",
+        "tiles_beyond_picture", "missing_tile", "large_grid", "small_grid", "alpha", "avif", "overlay", "sequence",
+        "boxes", "alpha_of_encoder",
     ],
 )  # fmt: skip
 def test_a_heic_that_would_take_more_than_it_says_is_refused(data: bytes, error: type[PhotoError], words: str) -> None:

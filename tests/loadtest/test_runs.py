@@ -218,13 +218,6 @@ def test_ctrl_c_stops_the_local_stack_and_reports_what_there_is(store, tmp_path)
     assert {stage["stage"] for stage in result["server"]["stages"]} >= {"decode", "predict"}
 
 
-@pytest.fixture
-def unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextlib.contextmanager
 def interruptible(*arguments: str, cwd: pathlib.Path):
     process = subprocess.Popen(

@@ -102,6 +102,16 @@ def test_logs_that_cannot_be_written_are_shown_instead(store, capsys):
     assert "[modelserver] asked to stop" in capsys.readouterr().err
 
 
+def test_the_gateway_follows_the_stores_canary_share_unless_told_otherwise(store, monkeypatch):
+    with make(store):
+        pass
+    monkeypatch.setenv("DERMSERVE_CANARY_SHARES", "m=0.5")
+    with make(store):
+        pass
+    said = [line for line in log(store, "gateway") if line.startswith("canary file")]
+    assert said == [f"canary file {store}/canary.toml", "canary file None"]
+
+
 @pytest.mark.parametrize(
     ("modes", "words"),
     [

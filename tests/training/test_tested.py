@@ -100,7 +100,9 @@ def test_no_test_photo_is_read_before_the_run_notes_what_is_fixed(
     monkeypatch.setattr(outputs, "run_views", say_anything)
     monkeypatch.setattr(outputs, "frozen_function", lambda *_, **__: None)
     how: Any = {"cache": tmp_path / "cache", "precision": "float32", "progress": lambda *_: None}
+    FinishedRun(folder).save_other("clinic", {"measured": "with other thresholds"})
     evaluate.evaluate_own(FinishedRun(folder), photos, thin=4, **how)
+    assert FinishedRun(folder).summary["other"] == {}
     assert {which for which, noted in asked if not noted} == {Part.TRAIN, Part.VALIDATION}
     assert (Part.TEST, True) in asked
     before = (folder / "run.json").read_text()

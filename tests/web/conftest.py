@@ -118,3 +118,11 @@ def confident() -> dict[str, object]:
       "viewsAsked": 10, "viewsUsed": 10, "timings": {"totalMs": 80.5}}"""
     found: dict[str, object] = json.loads(text)
     return found
+
+
+@pytest.fixture
+def result(app: App, lesion: pathlib.Path, confident: dict[str, object]) -> App:
+    """The page, showing the result of a harmless spot."""
+    app.answer_with(confident)
+    app.classify(lesion)
+    return app

@@ -239,6 +239,20 @@ def _prepare(app: App) -> None:
     app.tab("Check")
 
 
+def test_settings_say_what_the_device_can_do_and_take_it_away_again(app: App) -> None:
+    app.tab("Settings")
+    card = app.page.locator("#device")
+    expect(card).to_contain_text("it knows 3 kinds of spots")
+    expect(card).to_contain_text("about 12 MB")
+    _prepare(app)
+    app.tab("Settings")
+    size = float((card.inner_text()).partition("It takes ")[2].split()[0])
+    assert 9 < size < 16
+    app.press("Remove it")
+    expect(app.page.get_by_role("button", name="Prepare for offline use")).to_be_visible()
+    assert app.page.evaluate("caches.has('dermserve-device')") is False
+
+
 def test_without_a_network_the_device_answers_and_the_page_says_so(app: App, lesion: pathlib.Path) -> None:
     _prepare(app)
     app.until("navigator.serviceWorker.controller !== null")

@@ -35,7 +35,7 @@ def tour(app: App, lesion: pathlib.Path, confident: dict[str, object], only: Col
 def _screens(app: App, lesion: pathlib.Path, confident: dict[str, object]) -> Iterator[str]:
     yield "check"
     app.go("/check/camera")
-    app.until("document.querySelector('video')?.videoWidth > 0 && !document.querySelector('.shutter').disabled")
+    app.page.wait_for_selector(".coach.fine")
     yield "camera"
     app.go("/")
     app.answer_with(confident)

@@ -6,7 +6,7 @@ import { makeGuide } from "./guide";
 import * as offline from "./offline";
 import { decode, isHeic, WrongPhoto } from "./pixels";
 import { go, path, render } from "./router";
-import { alert_, button, image, show } from "./screen";
+import { alert_, button, fileInput, image, show } from "./screen";
 import * as service from "./service";
 import { keyForm } from "./settings";
 import { type Key, t } from "./strings";
@@ -76,9 +76,8 @@ export function takePhoto(spot = ""): void {
 
 /** A button that lets one choose a file; with `capture`, the phone's own camera makes it. */
 export function chooser(words: string, symbol: string, { capture = false, id = "file", className = "" } = {}): HTMLElement {
-  const input = h("input", { type: "file", accept: "image/jpeg,image/png,image/webp", id, className: "hidden", tabIndex: -1, "aria-hidden": "true" });
+  const input = fileInput("image/jpeg,image/png,image/webp", id, (file) => void open(file));
   if (capture) input.setAttribute("capture", "environment");
-  input.addEventListener("change", () => input.files?.[0] && void open(input.files[0]));
   return h("span", { className: "chooser" }, input, button(words, symbol, () => input.click(), className));
 }
 

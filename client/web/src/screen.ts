@@ -97,6 +97,17 @@ export function choice(words: string, id: string, options: [value: string, words
   return h("label", { for: id }, h("span", {}, words), select);
 }
 
+/** A file chooser behind a button; the same file can be chosen again. */
+export function fileInput(accept: string, id: string, act: (file: File) => void): HTMLInputElement {
+  const input = h("input", { type: "file", accept, id, className: "hidden", tabIndex: -1, "aria-hidden": "true" });
+  input.addEventListener("change", () => {
+    const file = input.files?.[0];
+    input.value = "";
+    if (file) act(file);
+  });
+  return input;
+}
+
 /** An image that gives its memory back once it is there. */
 export function image(picture: Blob, alt: string, className = ""): HTMLImageElement {
   const url = URL.createObjectURL(picture);

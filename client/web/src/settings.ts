@@ -1,6 +1,7 @@
 // Settings: how the page looks, how photos are looked at, the key, and answers without a connection.
 
 import * as api from "./api";
+import type { Card } from "./api.gen";
 import { h, icon } from "./dom";
 import { className } from "./kinds";
 import * as offline from "./offline";
@@ -68,12 +69,16 @@ function deviceCard(offer: { model: string; version: string } | null): HTMLEleme
   return card;
 }
 
+function limitsOf({ classes = [] }: Card): HTMLElement {
+  const names = classes.map(({ code = "", name = "", commonName }) => className(code, commonName || name));
+  return h("p", { className: "hint" }, t("deviceLimits", { n: names.length, names: names.join(", ") }));
+}
+
 function preparedWords({ bytes, card }: offline.Prepared): HTMLElement[] {
-  const names = (card.classes ?? []).map(({ code = "", name = "", commonName }) => className(code, commonName || name));
   const forget = () => void offline.forget().then(() => render());
   return [
     h("p", { id: "prepared" }, icon("check"), `${t("prepared")} ${t("preparedSize", { mb: number(bytes / BYTES_PER_MB) })}`),
-    h("p", { className: "hint" }, t("deviceLimits", { n: names.length, names: names.join(", ") })),
+    limitsOf(card),
     button(t("deviceRemove"), "trash", forget, "quiet danger"),
   ];
 }
@@ -93,7 +98,9 @@ function preparing(offer: { model: string; version: string }): HTMLElement[] {
       words.textContent = t("prepareFailed");
     }
   };
-  return [words, start];
+  const versions = service.models().find(({ name }) => name === offer.model)?.versions ?? [];
+  const card = versions.find(({ version }) => version === offer.version)?.card;
+  return [words, ...(card && !offline.prepared() ? [limitsOf(card)] : []), start];
 }
 
 function keyCard(): HTMLElement {

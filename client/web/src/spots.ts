@@ -7,7 +7,7 @@ import * as records from "./history";
 import { makeReport, reportButtons } from "./report";
 import { headline, kind, makeResult, mark } from "./result";
 import { go, leaveFor, render } from "./router";
-import { alert_, button, choice, download, image, show, toast } from "./screen";
+import { alert_, button, choice, download, fileInput, image, show, toast } from "./screen";
 import { date, t } from "./strings";
 import { calendar, read, written } from "./transfer";
 
@@ -60,7 +60,7 @@ function row(spot: records.Spot, photos: records.Entry[]): HTMLLIElement {
         h("strong", {}, spot.name),
         latest && tag(latest),
         h("span", { className: "hint" }, [latest && date(latest.time), count, place(spot.place)].filter(Boolean).join(" · ")),
-        isDue(spot) && h("span", { className: "due" }, icon("bell"), t("due", { date: date(spot.again) })),
+        spot.again !== "" && h("span", { className: isDue(spot) ? "due" : "hint" }, isDue(spot) && icon("bell"), t(isDue(spot) ? "due" : "againOn", { date: date(spot.again) })),
       ),
     ),
   );
@@ -197,8 +197,7 @@ async function exportAll(): Promise<void> {
 }
 
 function importer(): HTMLElement {
-  const input = h("input", { type: "file", accept: "application/json,.json", id: "import", className: "hidden", tabIndex: -1, "aria-hidden": "true" });
-  input.addEventListener("change", () => input.files?.[0] && void importAll(input.files[0]));
+  const input = fileInput("application/json,.json", "import", (file) => void importAll(file));
   return h("span", { className: "chooser" }, input, button(t("import"), "upload", () => input.click(), "quiet"));
 }
 

@@ -166,8 +166,8 @@ def _load(config: Config) -> Iterator[Finding]:
 
 
 def _canary(config: Config) -> Iterator[Finding]:
-    if any(config.canary_shares.values()) and CANARY not in config.labels:
-        text = f"canary_shares is set, but labels does not name {CANARY}: it is not looked up, and nobody gets it"
+    if (config.canary_file or any(config.canary_shares.values())) and CANARY not in config.labels:
+        text = f"a canary's share is set, but labels does not name {CANARY}: it is not looked up, and nobody gets it"
         yield Finding(_ERROR, "CANARY_LABEL", text, f"add {CANARY} to labels")
 
 

@@ -29,6 +29,8 @@ _SECURITY = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
+_API_PAGE = "/api/"
+"""Its styles are within its elements (RapiDoc): this page alone may have such."""
 _STS = {"strict-transport-security": "max-age=31536000"}
 _CONTENT_TYPES = {
     "css": "text/css; charset=utf-8",
@@ -182,8 +184,10 @@ def _files(settings: Settings) -> Iterator[dict[str, str]]:
         if not path.is_file() or path.suffix[1:] not in _CONTENT_TYPES:
             continue
         place = path.relative_to(settings.www).as_posix()
+        path_served = f"/{place.removesuffix('index.html')}"
         yield {
-            "path": f"/{place.removesuffix('index.html')}",
+            "path": path_served,
+            "csp": _CSP.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'") * (path_served == _API_PAGE),
             "shown": str(settings.www_seen / place if settings.www_seen else path),
             "type": _CONTENT_TYPES[path.suffix[1:]],
             "digest": hashlib.sha256(path.read_bytes()).hexdigest()[:32],

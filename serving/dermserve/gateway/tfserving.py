@@ -132,7 +132,7 @@ class TfServing:
         request = serving_pb2.PredictRequest(model_spec=spec, inputs={Input.IMAGES.value: uint8_tensor(images)})
         try:
             response = await self._predict(request, timeout=seconds)
-        except grpc.aio.AioRpcError as error:
+        except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
             raise _translated(error) from error
         if response.model_spec.version.value < 1:
             raise InvalidModelOutputError("it names no version")
@@ -188,12 +188,14 @@ async def _answer(
 ) -> _Answer:
     try:
         return await method(request, timeout=seconds)
-    except grpc.aio.AioRpcError as error:
+    except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
         raise _translated(error) from error
 
 
-def _translated(error: grpc.aio.AioRpcError) -> GatewayError | ServableNotFoundError:
+def _translated(error: grpc.aio.AioRpcError | grpc.aio.UsageError) -> GatewayError | ServableNotFoundError:
     """Make the caller's error of a failed RPC; the original is its cause, for the log."""
+    if isinstance(error, grpc.aio.UsageError):  # the channel was closed a moment ago, as its address is gone
+        return ModelServerUnreachableError()
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED or details.startswith(_FULL_QUEUE):
         return ModelServerBusyError()

@@ -2,12 +2,13 @@
 
 Decoders take the size from the HEVC stream and not from the container, so both are read, and files in which they
 differ are refused. Read are the box `meta`, the parameter sets (ITU-T H.265, 7.3.2.2) and the kinds of the NAL units of
-the primary image: one coded image, or a grid of tiles. Decoded by the extra `heic` (pi-heif: libheif and libde265).
+the primary image: one coded image, or a grid of tiles. Decoded by the extra `heic` (pillow-heif: libheif and libde265).
 """
 
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +17,14 @@ from PIL import Image
 from dermserve.imaging.errors import TooComplexError, UndecodablePhotoError, UnsupportedFormatError
 
 try:
-    import pi_heif
+    import pillow_heif
 except ImportError:
-    pi_heif = None
+    pillow_heif = None
 else:  # each request has its own thread
-    pi_heif.options.DECODE_THREADS = 1
-    pi_heif.options.THUMBNAILS = pi_heif.options.DEPTH_IMAGES = pi_heif.options.AUX_IMAGES = False
+    pillow_heif.options.DECODE_THREADS = 1
+    pillow_heif.options.THUMBNAILS = pillow_heif.options.DEPTH_IMAGES = pillow_heif.options.AUX_IMAGES = False
 
-HEIC = pi_heif is not None
+HEIC = pillow_heif is not None
 """Whether the extra `heic` is installed."""
 _NAME = "HEIC"
 _MAX_BOXES = 4096
@@ -86,7 +87,7 @@ class HeifImage:
     """
 
     def __init__(self, data: bytes) -> None:
-        heif = pi_heif.HeifFile(data, convert_hdr_to_8bit=True, remove_stride=False)
+        heif = pillow_heif.HeifFile(data, convert_hdr_to_8bit=True, remove_stride=False)
         self._image = image = heif[heif.primary_index]  # owns the memory of the pixels
         decoded, channels = image.data, len(image.mode)
         self.width, self.height = image.size
@@ -269,7 +270,8 @@ def _coded(meta: _Meta, item: int) -> tuple[int, int, float]:
     """Check one coded image; give its columns, its rows, and the memory to decode a pixel of it."""
     width, height = _extent(meta.properties[item])
     config = _Bytes(_only(meta.properties[item], b"hvcC"))
-    length_size = (config.take(22)[21] & 3) + 1
+    head = config.take(22)
+    length_size = (head[21] & 3) + 1
     read = None
     for _ in range(config.number(1)):
         kind = config.number(1) & 63
@@ -280,10 +282,13 @@ def _coded(meta: _Meta, item: int) -> tuple[int, int, float]:
             if read is not None:
                 raise UndecodablePhotoError(_NAME)
             read = _read_sps(unit)
-    if read is None or not (width <= read[0] < width + _PADDING and height <= read[1] < height + _PADDING):
+    if read is None or read.format != (head[16] & 3, head[17] & 7, head[18] & 7):
+        raise UndecodablePhotoError(_NAME)
+    if not (width <= read.width < width + _PADDING and height <= read.height < height + _PADDING):
         raise UndecodablePhotoError(_NAME)
     _check_units(meta.data(item), length_size)
-    return width, height, read[2]
+    chroma, *depths = read.format
+    return width, height, 2 * (1 + any(depths)) * _SAMPLES[chroma] + 4.1  # samples twice, RGB, and what lies beside
 
 
 def _check_units(stream: bytes, length_size: int) -> None:
@@ -304,8 +309,16 @@ def _check_units(stream: bytes, length_size: int) -> None:
         raise TooComplexError(_NAME, f"{_MAX_SLICES} slices")
 
 
-def _read_sps(unit: bytes) -> tuple[int, int, float]:
-    """Read a sequence parameter set: columns, rows, and the memory to decode a pixel."""
+class _Stream(NamedTuple):
+    """What a sequence parameter set says."""
+
+    width: int
+    height: int
+    format: tuple[int, int, int]
+    """chroma_format_idc, and by how many bits samples of luma and chroma are deeper than 8: so also in hvcC."""
+
+
+def _read_sps(unit: bytes) -> _Stream:
     payload = unit[2:].replace(b"\0\0\3", b"\0\0")
     bits = _Bits(payload)
     bits.take(4)
@@ -322,8 +335,7 @@ def _read_sps(unit: bytes) -> tuple[int, int, float]:
     if bits.take(1):
         for _ in range(4):
             bits.golomb()
-    deep = bits.golomb() + bits.golomb() > 0  # two bytes a sample
-    return width, height, 2 * (1 + deep) * _SAMPLES[chroma] + 4.1  # samples twice, RGB, and what lies beside
+    return _Stream(width, height, (chroma, bits.golomb(), bits.golomb()))
 
 
 class _Bits:

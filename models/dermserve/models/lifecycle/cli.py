@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from dermserve.models.lifecycle import audit, moves, rollout, view, watch
-from dermserve.models.lifecycle.desk import CANARY_FILE, Desk
+from dermserve.models.lifecycle.desk import CANARY_FILE, ConfigMap, Desk
 from dermserve.models.lifecycle.errors import GateError, LifecycleError
 from dermserve.models.lifecycle.gate import Requirement
 from dermserve.models.lifecycle.options import (
@@ -26,6 +26,7 @@ from dermserve.models.lifecycle.options import (
     fails_clearly,
     json_option,
     moving,
+    public_key_option,
     store_option,
     unchecked_option,
     watching,
@@ -33,6 +34,7 @@ from dermserve.models.lifecycle.options import (
 from dermserve.models.lifecycle.pull import pull_versions
 from dermserve.models.lifecycle.replay import TOLERANCE, Check, verify_version
 from dermserve.models.lifecycle.servers import Servers
+from dermserve.models.lifecycle.signature import load_key
 from dermserve.models.lifecycle.stores import open_store
 
 
@@ -51,10 +53,14 @@ def model() -> None:
 
 @model.command()
 @click.argument("run", metavar="RUN", type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path))
+@click.option(
+    "--sign", "key", metavar="KEY", type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    help="Sign it with this private key: a PEM file, elliptic curve, without a password (extra `sign`).",
+)  # fmt: skip
 @store_option
 @json_option
 @fails_clearly
-def publish(run: pathlib.Path, base: str, as_json: bool) -> None:
+def publish(run: pathlib.Path, key: pathlib.Path | None, base: str, as_json: bool) -> None:
     """Export what RUN trained as a new version, checked before it appears.
 
     RUN is the folder of a finished and evaluated `dermserve train`. Servers that follow the newest version load it at
@@ -64,11 +70,13 @@ def publish(run: pathlib.Path, base: str, as_json: bool) -> None:
     from dermserve.models.quiet import native_stderr_held
     from dermserve.models.training.finished import FinishedRun
 
+    if key is not None:
+        load_key(key)  # before minutes of work
     click.echo(f"exporting {run} (TensorFlow takes a while to start)", err=True)
     store = open_store(base)
     try:
         with native_stderr_held(unless=(ExportError, OSError, LifecycleError)):
-            version = export_run(run, base)
+            version = export_run(run, base, sign=key)
     except ExportError as error:
         raise click.ClickException(str(error)) from error
     name = FinishedRun(run).model
@@ -86,7 +94,7 @@ def publish(run: pathlib.Path, base: str, as_json: bool) -> None:
 @config_option
 @json_option
 @fails_clearly
-def list_versions(name: str | None, base: str, config_file: pathlib.Path | None, as_json: bool) -> None:
+def list_versions(name: str | None, base: str, config_file: pathlib.Path | ConfigMap | None, as_json: bool) -> None:
     """List the versions in a store, with labels, pins and digests. No server is asked."""
     store = open_store(base)
     rows = list(view.stored(store, config_file, name))
@@ -105,7 +113,9 @@ def list_versions(name: str | None, base: str, config_file: pathlib.Path | None,
 @asking_servers
 @json_option
 @fails_clearly
-def status(name: str | None, base: str, config_file: pathlib.Path | None, servers: Servers, as_json: bool) -> None:
+def status(
+    name: str | None, base: str, config_file: pathlib.Path | ConfigMap | None, servers: Servers, as_json: bool
+) -> None:
     """Show what the servers say now: the state of each version, and where the labels lead.
 
     Exit code 1 when a server has no version of a model that can answer, or its labels are not those in models.config.
@@ -130,9 +140,18 @@ def status(name: str | None, base: str, config_file: pathlib.Path | None, server
     "--tolerance", type=click.FloatRange(0), default=TOLERANCE, show_default=True,
     help="Largest difference from a golden prediction, relative to its largest value or 1.",
 )  # fmt: skip
+@public_key_option
 @json_option
 @fails_clearly
-def verify(name: str, version: int | None, base: str, servers: Servers, tolerance: float, as_json: bool) -> None:
+def verify(
+    name: str,
+    version: int | None,
+    base: str,
+    servers: Servers,
+    tolerance: float,
+    public_key: pathlib.Path | None,
+    as_json: bool,
+) -> None:
     """Replay a version's warm-up and golden predictions against live servers, and check its files by their digests.
 
     VERSION is the newest in the store when it is not given. The servers must have it loaded.
@@ -145,7 +164,8 @@ def verify(name: str, version: int | None, base: str, servers: Servers, toleranc
         )
     failed = 0
     with servers:
-        for check in verify_version(store, servers, name, version or present[-1], tolerance=tolerance):
+        chosen = version or present[-1]
+        for check in verify_version(store, servers, name, chosen, tolerance=tolerance, public_key=public_key):
             failed += not check.ok
             click.echo(json.dumps(_check_dict(check)) if as_json else _check_line(check))
     if failed:
@@ -238,7 +258,7 @@ def canary(
             moved = moves.canary(desk, name, version, share=share, checked=not unchecked, note=note)
         _print_moved(moved, as_json)
         if not how.gateways:
-            click.echo(f"gateways follow {desk.store.base}/{CANARY_FILE} (canary_file); none was asked", err=True)
+            click.echo(f"gateways follow {desk.place.base}/{CANARY_FILE} (canary_file); none was asked", err=True)
             return
         try:
             _watch(how, moved, timeout=desk.timeout, as_json=as_json)
@@ -315,23 +335,31 @@ def log(name: str | None, base: str, as_json: bool) -> None:
 @click.option(
     "--latest", type=click.IntRange(1), metavar="N", help="Only the newest N of each model, and labelled ones."
 )
+@public_key_option
 @json_option
 @fails_clearly
-def pull(names: tuple[str, ...], base: str, target: pathlib.Path, latest: int | None, as_json: bool) -> None:
+def pull(
+    names: tuple[str, ...],
+    base: str,
+    target: pathlib.Path,
+    latest: int | None,
+    public_key: pathlib.Path | None,
+    as_json: bool,
+) -> None:
     """Copy the versions of a store that a local one lacks, each checked by its digests before it appears.
 
     For what TensorFlow Serving can't read itself, such as s3://: run it before the server starts (an init container).
     """
-    for name, version in pull_versions(open_store(base), target, models=names, latest=latest):
+    for name, version in pull_versions(open_store(base), target, models=names, latest=latest, public_key=public_key):
         click.echo(json.dumps({"model": name, "version": version}) if as_json else f"{name}: version {version} copied")
 
 
 @contextlib.contextmanager
-def _desk(*, base: str, config_file: pathlib.Path | None, servers: Servers, timeout: float) -> Iterator[Desk]:
+def _desk(*, base: str, servers: Servers, **settings: Any) -> Iterator[Desk]:
     """Open what the commands that move labels work with."""
     with servers:
         say = functools.partial(click.echo, err=True)
-        yield Desk(store=open_store(base), servers=servers, config_file=config_file, timeout=timeout, say=say)
+        yield Desk(store=open_store(base), servers=servers, say=say, **settings)
 
 
 def _print_moved(moved: moves.Moved, as_json: bool) -> None:

@@ -2,6 +2,7 @@
 
 LifecycleError
 ├── StoreError        the store can't be used, or doesn't hold what was asked for
+│   └── SignatureError  a version is not what was signed, or a key can't be used
 ├── ConfigError       models.config is missing or can't be understood
 ├── RefusedError      what was asked for would break something
 ├── GateError         a version does not meet what is required of it
@@ -16,6 +17,10 @@ class LifecycleError(Exception):
 
 class StoreError(LifecycleError):
     """The store can't be used, or doesn't hold what was asked for."""
+
+
+class SignatureError(StoreError):
+    """A version is not what was signed, or a key can't be used."""
 
 
 class ConfigError(LifecycleError):

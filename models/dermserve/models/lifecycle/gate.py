@@ -2,14 +2,14 @@
 
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dermserve.contract import CardError, parse_card
 from dermserve.models.lifecycle.desk import Desk
 from dermserve.models.lifecycle.errors import GateError, StoreError
 from dermserve.models.lifecycle.records import GOLDEN, read_records
-from dermserve.models.lifecycle.replay import verify_version
+from dermserve.models.lifecycle.replay import Check, check_files, verify_version
 from dermserve.models.lifecycle.stores import Store
 from dermserve.v1 import card_pb2
 
@@ -88,18 +88,32 @@ def check_figures(store: Store, model: str, version: int, requirements: Sequence
         raise GateError(f"version {version} of {model} is not good enough: {'; '.join(problems)}")
 
 
-def check_answers(desk: Desk, model: str, version: int) -> None:
-    """Check a version's files, and on every server that it answers as it did when it was exported.
+def check_version(desk: Desk, model: str, version: int, *, answers: bool) -> None:
+    """Check a version's files and signature, and on every server that it answers as it did when it was exported.
+
+    Args:
+        desk: the store, its servers and the public key.
+        model: which.
+        version: it must be loaded.
+        answers: without, only the signature is checked, and only with a public key.
 
     Raises:
-        GateError: it does not.
+        GateError: something is wrong.
         NoServerError: a server does not answer.
     """
+    checks: Iterator[Check] = iter(())
+    if answers and _has_golden(desk, model, version):
+        checks = verify_version(desk.store, desk.servers, model, version, public_key=desk.public_key)
+    elif desk.public_key is not None:
+        checks = check_files(desk.store, model, version, desk.public_key)
+    if wrong := [f"{check.server or 'store'}: {check.what}: {check.problem}" for check in checks if not check.ok]:
+        raise GateError(f"version {version} of {model} is not what was exported: {'; '.join(wrong)}")
+
+
+def _has_golden(desk: Desk, model: str, version: int) -> bool:
     try:
         desk.store.read(model, version, GOLDEN)
     except FileNotFoundError:
         desk.say(f"version {version} of {model} has no golden predictions: its answers were not checked")
-        return
-    checks = list(verify_version(desk.store, desk.servers, model, version))
-    if wrong := [f"{check.server or 'store'}: {check.what}: {check.problem}" for check in checks if not check.ok]:
-        raise GateError(f"version {version} of {model} does not answer as it did when exported: {'; '.join(wrong)}")
+        return False
+    return True

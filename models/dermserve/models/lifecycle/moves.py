@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dermserve.models.lifecycle import audit
-from dermserve.models.lifecycle.desk import Desk, read_shares
+from dermserve.models.lifecycle.desk import Desk
 from dermserve.models.lifecycle.errors import RefusedError, StoreError
-from dermserve.models.lifecycle.gate import Requirement, check_answers, check_figures
+from dermserve.models.lifecycle.gate import Requirement, check_figures, check_version
 from dermserve.models.lifecycle.manifest import MANIFEST, parse_manifest
 from dermserve.models.lifecycle.rollout import Intent, Served, change, pending, recover
 from dermserve.models.lifecycle.stores import Store, known_version
@@ -93,7 +93,7 @@ def canary(desk: Desk, model: str, version: int | None, *, share: float, checked
             raise RefusedError(f"version {target} of {model} is the stable one already")
         after = {"version": target, "share": share}
         entry = _entry(desk, audit.CANARY, model, before=_canary_of(before), after=after, note=note)
-        checks = functools.partial(check_answers, desk, model, target) if checked else _unchecked
+        checks = functools.partial(check_version, desk, model, target, answers=checked)
         return _move(desk, entry, before, {**before.labels, CANARY: target}, share=share, check=checks)
 
 
@@ -162,10 +162,6 @@ def digest_of(store: Store, model: str, version: int) -> str | None:
         return None
 
 
-def _unchecked() -> None:
-    """Check nothing."""
-
-
 def _make_stable(desk: Desk, model: str, version: int, *, what: str, note: str, checked: bool) -> Moved:
     known_version(desk.store, model, version)
     before = _served(desk, model)
@@ -173,7 +169,7 @@ def _make_stable(desk: Desk, model: str, version: int, *, what: str, note: str, 
     labels[STABLE] = version
     digest = digest_of(desk.store, model, version)
     entry = _entry(desk, what, model, before=before.labels.get(STABLE), after=version, digest=digest, note=note)
-    checks = functools.partial(check_answers, desk, model, version) if checked else _unchecked
+    checks = functools.partial(check_version, desk, model, version, answers=checked)
     return _move(desk, entry, before, labels, share=before.share if CANARY in labels else 0.0, check=checks)
 
 
@@ -184,7 +180,7 @@ def _move(
     labels: Mapping[str, int],
     *,
     share: float = 0.0,
-    check: Callable[[], None] = _unchecked,
+    check: Callable[[], None] = lambda: None,
 ) -> Moved:
     """Load what the labels need, move them, and unload what nothing needs any more."""
     pins = sorted(set(labels.values()))
@@ -194,7 +190,7 @@ def _move(
 
 
 def _served(desk: Desk, model: str) -> Served:
-    return Served.of(desk.read_config(), model, share=read_shares(desk.store).get(model, 0.0))
+    return Served.of(desk.read_config(), model, share=desk.read_shares().get(model, 0.0))
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from dermserve.models.lifecycle import watch
+from dermserve.models.lifecycle.desk import ConfigMap
 from dermserve.models.lifecycle.errors import GateError, LifecycleError, NoServerError
 from dermserve.models.lifecycle.gate import Requirement
 from dermserve.models.lifecycle.servers import Servers, Tls
@@ -50,9 +51,33 @@ _tfs_options = (
     ),
 )  # fmt: skip
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+
+
+class _Config(click.ParamType[pathlib.Path | ConfigMap]):
+    """A path, or configmap:NAMESPACE/NAME."""
+
+    name = "config"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> pathlib.Path | ConfigMap:
+        """See click."""
+        if not isinstance(value, str):
+            return value  # type: ignore[no-any-return]
+        if not value.startswith("configmap:"):
+            return pathlib.Path(value)
+        namespace, _, name = value.removeprefix("configmap:").partition("/")
+        if not re.fullmatch(r"[a-z0-9][-a-z0-9]*/[a-z0-9][-.a-z0-9]*", f"{namespace}/{name}"):
+            self.fail(f"{value} is not configmap:NAMESPACE/NAME", param, ctx)
+        return ConfigMap(namespace, name)
+
+
 config_option = click.option(
-    "--config", "config_file", type=click.Path(dir_okay=False, path_type=pathlib.Path),
-    help="The servers' list of models, where it is not models.config in the store.",
+    "--config", "config_file", type=_Config(), metavar="FILE|configmap:NAMESPACE/NAME",
+    help="The servers' list of models, where it is not models.config in the store. A ConfigMap is written with kubectl,"
+    " and the servers read it by themselves.",
+)  # fmt: skip
+public_key_option = click.option(
+    "--public-key", type=_PEM, envvar="DERMSERVE_PUBLIC_KEY", show_envvar=True,
+    help="Refuse versions that are not signed with the private key to this PEM file.",
 )  # fmt: skip
 _timeout_option = click.option(
     "--timeout", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, metavar="SECONDS",
@@ -98,7 +123,7 @@ def asking_servers(command: _F) -> Any:
 
 def moving(command: _F) -> Any:
     """Add what the commands share that move labels."""
-    options = (store_option, config_option, _timeout_option, _note_option, json_option)
+    options = (store_option, config_option, public_key_option, _timeout_option, _note_option, json_option)
     decorated: Any = asking_servers(fails_clearly(command))
     for option in reversed(options):
         decorated = option(decorated)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dermserve.models.lifecycle import audit
-from dermserve.models.lifecycle.desk import Desk, read_shares, write_shares
+from dermserve.models.lifecycle.desk import Desk
 from dermserve.models.lifecycle.errors import LifecycleError, ServerError, StoreError
 from dermserve.models.lifecycle.server_config import ServerConfig
 from dermserve.models.lifecycle.servers import Server
@@ -144,7 +144,11 @@ def _finish(desk: Desk, intent: Intent, check: Callable[[], None]) -> None:
     final = intent.after.put_into(desk.read_config(), model)
     if intent.after.share:
         # The share first: a gateway that reads it sends callers to the canary once there is one.
-        _write_share(desk, model, intent.after.share)
+        desk.write_share(model, intent.after.share)
+    if desk.led:
+        _lead(desk, intent, intent.after, needs, check)
+        desk.write_share(model, intent.after.share)
+        return
     wide = {server.address: _wide(server, final, intent, needs) for server in desk.servers}
     for server in desk.servers:
         server.reload(wide[server.address])
@@ -159,24 +163,49 @@ def _finish(desk: Desk, intent: Intent, check: Callable[[], None]) -> None:
     for server in desk.servers:
         # The next move must not take for loaded what is about to go.
         server.wait_only(model, needs, timeout=desk.timeout)
-    _write_share(desk, model, intent.after.share)
+    desk.write_share(model, intent.after.share)
 
 
 def _undo(desk: Desk, intent: Intent) -> list[ServerError]:
     """Put everything back; the intent stays when a server could not be told, whose errors are returned."""
-    config, left = desk.read_config(), []
-    if Served.of(config, intent.model, share=0).same_entry(intent.after):
+    config, left = desk.read_config(), list[ServerError]()
+    if desk.led:
+        before = intent.before
+        try:
+            _lead(desk, intent, before, {*before.pins, *before.labels.values()}, lambda: None)
+        except ServerError as error:
+            left.append(error)
+    elif Served.of(config, intent.model, share=0).same_entry(intent.after):
         config = intent.before.put_into(config, intent.model)
         desk.write_config(config)
-    for server in desk.servers:
+    for server in [] if desk.led else desk.servers:
         try:
             _tell_back(desk, server, config, intent)
         except ServerError as error:
             left.append(error)
-    _write_share(desk, intent.model, intent.before.share)
+    desk.write_share(intent.model, intent.before.share)
     if not left:
         desk.store.remove_text(INTENT)
     return left
+
+
+def _lead(desk: Desk, intent: Intent, target: Served, needs: set[int], check: Callable[[], None]) -> None:
+    """Write models.config step by step, and wait each time until the servers have read it and done what it says."""
+    model, config = intent.model, desk.read_config()
+    labels = {*config.labels(model), *intent.before.labels, *intent.after.labels}
+    final = target.put_into(config, model)
+    loaded = needs.union(*desk.servers.available(model).values())
+    if not needs <= set(config.pins(model) or ()):
+        desk.write_config(config.pinned(model, loaded))
+    for server in desk.servers:
+        server.wait_available(model, needs, timeout=desk.timeout)
+    check()
+    desk.write_config(final.pinned(model, loaded))
+    for server in desk.servers:
+        server.wait_labels(model, {label: target.labels.get(label) for label in labels}, timeout=desk.timeout)
+    desk.write_config(final)
+    for server in desk.servers if needs else ():
+        server.wait_only(model, needs, timeout=desk.timeout)
 
 
 def _tell_back(desk: Desk, server: Server, config: ServerConfig, intent: Intent) -> None:
@@ -213,7 +242,3 @@ def _loadable(server: Server, config: ServerConfig, model: str) -> ServerConfig:
 
 def _entry(desk: Desk, intent: Intent) -> Served:
     return Served.of(desk.read_config(), intent.model, share=0.0)
-
-
-def _write_share(desk: Desk, model: str, share: float) -> None:
-    write_shares(desk.store, {**read_shares(desk.store), model: share})

@@ -4,7 +4,7 @@ import ipaddress
 import pathlib
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -142,6 +142,21 @@ class Server:
                 raise ServerError(
                     f"{self.address} has not loaded version {lacking[0]} of {model} in {timeout:g} s ({said}); does it"
                     " see the store's files under the base_path in models.config?"
+                )
+            time.sleep(_PAUSE)
+
+    def wait_labels(self, model: str, labels: Mapping[str, int | None], *, timeout: float) -> None:
+        """Wait until labels lead where they should, or, with None, nowhere.
+
+        Raises:
+            ServerError: `timeout` seconds went by.
+        """
+        until = time.monotonic() + timeout
+        while wrong := {label: seen for label in labels if (seen := self.label(model, label)) != labels[label]}:
+            if time.monotonic() > until:
+                raise ServerError(
+                    f"{self.address} still has the labels {wrong} of {model} after {timeout:g} s, not {dict(labels)};"
+                    " does it read models.config again (--model_config_file_poll_wait_seconds)?"
                 )
             time.sleep(_PAUSE)
 

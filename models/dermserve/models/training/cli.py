@@ -264,10 +264,18 @@ def scenarios(
         if full:
             cells = grid.run_full(chosen, prepared, out, backbone=backbone, progress=_progress(), report=_report_cell)
             grid.write_table(cells, table)
+            best = grid.measure_full(chosen, prepared, out, cells)
         else:
             network = initial_network(chosen, backbone)
             features = grid.compute_features(network, prepared, cache=cache, precision=precision, progress=_progress())
-            grid.run_reduced(chosen, prepared, features, table, report=_report_cell)
+            cells = grid.run_reduced(chosen, prepared, features, table, report=_report_cell)
+            best = grid.measure_reduced(chosen, prepared, features, cells)
+        click.echo(
+            f"best on validation photos: {best.cell.training_share:.0%} training, dropout {best.cell.dropout}, "
+            f"batch {best.cell.batch}; on its test photos: accuracy {best.accuracy:.4f}, balanced "
+            f"{best.balanced_accuracy:.4f}",
+            err=True,
+        )
         click.echo(str(table))
 
 
@@ -303,7 +311,8 @@ def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], 
         for row in rows:
             click.echo(
                 f"{row.backbone}: accuracy {row.accuracy:.4f}, balanced {row.balanced_accuracy:.4f}; features "
-                f"{row.features_minutes:.1f} min, head {row.head_minutes:.1f} min",
+                f"{row.features_minutes:.1f} min, head {row.head_minutes:.1f} min"
+                + ("" if row.test_accuracy is None else f"; on test photos {row.test_accuracy:.4f}"),
                 err=True,
             )
         click.echo(str(out / "backbones.csv"))

@@ -130,9 +130,9 @@ class FinishedRun:
     def save_calibration(
         self, calibration: dict[str, Any], *, shift: NDArray[np.float64], distance: FeatureDistance, metrics: Any
     ) -> None:
-        """Write what calibration found into the run."""
+        """Write what calibration found into the run; what was measured on other data with another one is forgotten."""
         save_distance(distance, self.folder / DISTANCE)
-        self.update(calibration=calibration, prior_shift=shift.tolist(), metrics=metrics)
+        self.update(calibration=calibration, prior_shift=shift.tolist(), metrics=metrics, other={})
 
     def save_other(self, name: str, measured: dict[str, Any]) -> None:
         """Write the figures of another data set into the run."""

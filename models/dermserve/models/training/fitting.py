@@ -32,7 +32,8 @@ SPECIFICITY = 0.95
 NAMED_ACCURACY = 0.95
 """Share of the named classes of confident answers that are to be right."""
 VIEW_STD_QUANTILE = 0.975
-FALSE_REJECTIONS = 0.01
+FALSE_REJECTIONS, CLASS_REJECTIONS = 0.01, 0.05
+"""Shares of all validation photos, and of those of any class, that may be taken for pictures without skin."""
 BAD_QUALITY = 0.02 / 8
 """Share of training and validation photos beyond each limit on quality, twice that for blur: of good photos 2 % may be
 flagged, and seven limits share that."""
@@ -143,8 +144,7 @@ def calibrate(
     views, single = fit.softmax((ten.outputs.logits + shift) / temperature), fit.softmax(logits / temperature)
     risks, ill = single[:, malignant].sum(axis=1), malignant[one.labels]
     looked = [each.seen.one for each in validation]
-    rule_outs = [_rule_out(judged, malignant, shift, temperature) for judged in looked]
-    rule_out = min(rule_outs)
+    rule_out = _rule_out(looked, malignant, shift, temperature)
     rule_in = max(rule_out, fit.fit_rule_in(risks, ill, specificity=SPECIFICITY))
     answers = single.argmax(axis=1)
     confident = np.where(malignant[answers], risks >= rule_in, risks < rule_out)
@@ -161,18 +161,25 @@ def calibrate(
         "adaptive_looks": [dataclasses.asdict(look) for look in later],
         "max_ood_score": max(_max_score(judged, distance) for judged in looked),
         "quality": fit.fit_quality(good, share=BAD_QUALITY),
-        "method": _method(run.model, validation, rule_outs, price=price),
+        "method": _method(run.model, validation, price=price),
     }
     return Fitted(run.model, shift, distance, found)
 
 
-def _rule_out(judged: Judged, malignant: NDArray[np.bool_], shift: NDArray[np.float64], temperature: float) -> float:
-    risks = fit.softmax((judged.outputs.logits[:, 0] + shift) / temperature)[:, malignant].sum(axis=1)
-    return fit.fit_rule_out(risks, malignant[judged.labels], judged.lesions, bound=SENSITIVITY)
+def _rule_out(
+    looked: Sequence[Judged], malignant: NDArray[np.bool_], shift: NDArray[np.float64], temperature: float
+) -> float:
+    """Fit rule_out to photos of every resolution: a lesion of which any photo lies below is missed."""
+    logits = np.concatenate([judged.outputs.logits[:, 0] for judged in looked])
+    risks = fit.softmax((logits + shift) / temperature)[:, malignant].sum(axis=1)
+    labels = np.concatenate([judged.labels for judged in looked])
+    lesions = [lesion for judged in looked for lesion in judged.lesions]
+    return fit.fit_rule_out(risks, malignant[labels], lesions, bound=SENSITIVITY)
 
 
 def _max_score(judged: Judged, distance: FeatureDistance) -> float:
-    return ood.fit_max_score(ood.scores(distance, judged.outputs.features), false_rejections=FALSE_REJECTIONS)
+    found = ood.scores(distance, judged.outputs.features)
+    return ood.fit_max_score(found, judged.labels, false_rejections=FALSE_REJECTIONS, of_class=CLASS_REJECTIONS)
 
 
 def fit_scope(
@@ -224,7 +231,7 @@ def _prior_shift(experiment: Experiment, logits: NDArray[np.float64], labels: ND
     return np.asarray(fit.fit_prior_shift(logits, labels, whole) * whole)
 
 
-def _method(model: str, validation: Sequence[Measured], rule_outs: Sequence[float], *, price: float) -> str:
+def _method(model: str, validation: Sequence[Measured], *, price: float) -> str:
     raised = ", ".join(
         f"{code} {RECALLS[code]:.0%}" for code in (c.code for c in SPECS[model].classes) if code in RECALLS
     )
@@ -232,19 +239,19 @@ def _method(model: str, validation: Sequence[Measured], rule_outs: Sequence[floa
     sets = ", ".join(
         f"{len(each.seen.one.labels)} of {each.name} (ten views: {len(each.seen.ten.labels)})" for each in validation
     )
-    limits = ", ".join(f"{limit:.4f} of {each.name}" for limit, each in zip(rule_outs, validation, strict=True))
     return (
         f"validation photos: {sets}, split as the run's split.csv; {recall}"
         "temperature by likelihood of one view and of the mean of ten; "
-        f"rule_out: by one view the lower 95% bound of the share of malignant lesions without a photo below it is "
-        f"{SENSITIVITY:.0%}, in each data set, so that the least counts ({limits}); "
+        "rule_out: by one view the exact one-sided 95% lower bound of the share of malignant lesions without a photo "
+        f"below it, at any resolution, is {SENSITIVITY:.0%}; "
         f"rule_in: {SPECIFICITY:.0%} of the benign photos below it, and no less than rule_out; "
         f"min_confidence so that {NAMED_ACCURACY:.0%} of the classes named are right, and at least a half; "
         f"max_view_std at the {VIEW_STD_QUANTILE:.1%} quantile; "
         f"adaptive_margin and adaptive_looks each for {AGREEMENT:.1%} agreement with ten views, the {_TURNED} turned "
         "and mirrored views taken in every order; "
         "max_ood_score (Mahalanobis distance of pooled features of unit length, along the directions that drawn "
-        f"pictures without skin tell) at {FALSE_REJECTIONS:.0%} false rejections in each data set; "
+        f"pictures without skin tell) at {FALSE_REJECTIONS:.0%} false rejections, of no class more than "
+        f"{CLASS_REJECTIONS:.0%}, in each data set; "
         f"quality: {BAD_QUALITY:.2%} of training and validation photos beyond each limit, twice that for min_detail, "
         "min_contrast halved"
     )
