@@ -281,7 +281,7 @@ class Batching:
         if first.alone or not self._is_short(model, views + 1):
             return batch
         for other in self._queue:
-            if other is first or other.alone or other.key != key or server in other.failed:
+            if other is first or other.answer.done() or other.alone or other.key != key or server in other.failed:
                 continue
             if not self._is_short(model, views + len(other.part)):
                 return batch
