@@ -1,15 +1,18 @@
 // Builds the page into what Envoy serves: types from the OpenAPI document, one script, one on-device script, the shell.
-// It fetches nothing: what it needs is in node_modules. `--runtime` copies LiteRT.js, too, which is 19 MB, and
-// `--runtime-only` nothing else, so that a test can compare the page that is committed.
+// What it needs is in node_modules. `--runtime` copies LiteRT.js, too, which is 19 MB, and fetches the API page's viewer;
+// `--runtime-only` does nothing else, so that a test can compare the page that is committed.
 import { build } from "esbuild";
+import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const edge = join(here, "../../serving/dermserve/edge");
 const flags = process.argv.slice(2);
+const RAPIDOC = { name: "rapidoc@9.3.8", sha256: "b04086a71c2002169c43e5b0f25d7f694b20eee7a95ddc233b491cf9a54b3ef0" };
 const out = flags.find((flag) => !flag.startsWith("--")) ?? join(edge, "site/app");
 
 function typeOf(schema) {
@@ -64,4 +67,19 @@ if (flags.some((flag) => flag.startsWith("--runtime"))) {
   for (const name of ["litert_wasm_internal", "litert_wasm_compat_internal"]) {
     for (const ending of ["js", "wasm"]) cpSync(join(source, `${name}.${ending}`), join(target, `${name}.${ending}`));
   }
+  fetchViewer(join(edge, "rapidoc"));
+}
+
+// The API page's viewer is one file. As a dependency it would bring 134 packages that the file has within it already.
+function fetchViewer(target) {
+  const at = mkdtempSync(join(tmpdir(), "rapidoc-"));
+  const archive = execFileSync("npm", ["pack", RAPIDOC.name, "--silent", "--pack-destination", at], { encoding: "utf8" }).trim();
+  const digest = createHash("sha256").update(readFileSync(join(at, archive))).digest("hex");
+  if (digest !== RAPIDOC.sha256) throw new Error(`${archive} is not the pinned one: ${digest}`);
+  execFileSync("tar", ["-xzf", archive, "package/dist/rapidoc-min.js", "package/LICENSE.txt"], { cwd: at });
+  rmSync(target, { recursive: true, force: true });
+  mkdirSync(target);
+  cpSync(join(at, "package/dist/rapidoc-min.js"), join(target, "rapidoc-min.js"));
+  cpSync(join(at, "package/LICENSE.txt"), join(target, "rapidoc-LICENSE.txt"));
+  rmSync(at, { recursive: true });
 }

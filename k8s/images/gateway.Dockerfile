@@ -52,7 +52,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 ENV PATH=/opt/tools/bin:/usr/bin:/bin NODE_EXTRA_CA_CERTS=/etc/ssl/certs/ca-certificates.crt
 WORKDIR /src/client/web
 COPY client/web/package.json client/web/package-lock.json client/web/build.mjs ./
-# LiteRT.js from npm, pinned by its digest in package-lock.json (docs/edge.md).
+# LiteRT.js and RapiDoc from npm, pinned by their digests (docs/edge.md).
 RUN npm ci --ignore-scripts --no-audit --no-fund \
     && mkdir -p /src/serving/dermserve/edge && node build.mjs --runtime-only
 
@@ -60,6 +60,7 @@ FROM gateway AS edge
 LABEL org.opencontainers.image.title="dermserve edge" \
       org.opencontainers.image.description="Writes the page, its on-device runtime and Envoy's configuration for the edge"
 COPY --from=web /src/serving/dermserve/edge/litert /opt/dermserve/lib/python3.11/site-packages/dermserve/edge/litert
+COPY --from=web /src/serving/dermserve/edge/rapidoc /opt/dermserve/lib/python3.11/site-packages/dermserve/edge/rapidoc
 CMD ["edge", "--help"]
 
 FROM tools AS build-loadtest

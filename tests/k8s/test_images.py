@@ -248,3 +248,4 @@ def test_the_edges_files_are_the_page_its_runtime_and_a_model(
     for file in ("litert_wasm_internal.wasm", "litert_wasm_compat_internal.js"):
         assert (www / "app/litert" / file).stat().st_size
         assert f"/srv/edge/www/app/litert/{file}" in config
+    assert "/srv/edge/www/api/rapidoc-min.js" in config

@@ -1,18 +1,17 @@
 """The API page: the OpenAPI document as a page, with a form that sends a photo. It loads nothing from elsewhere."""
 
-import hashlib
 import pathlib
 
+import pytest
 from playwright.sync_api import Browser, expect
 
 from dermserve.edge import SITE
+from dermserve.edge.files import VIEWER
 
-_RAPIDOC = "affbd173a65e870e18f392cca963113bcdafb6e50e88cd2f6a834a65b22db94d"
-"""SHA-256 of dist/rapidoc-min.js of npm's rapidoc 9.3.8."""
+pytestmark = pytest.mark.skipif(not VIEWER.is_dir(), reason="NOT TESTED: the API page needs its viewer (make web)")
 
 
-def test_the_viewer_is_the_published_one_and_the_page_does_not_load_it() -> None:
-    assert hashlib.sha256((SITE / "api/rapidoc-min.js").read_bytes()).hexdigest() == _RAPIDOC
+def test_the_page_for_people_does_not_load_the_viewer() -> None:
     assert not [path for path in (SITE / "app").iterdir() if b"rapidoc" in path.read_bytes()]
 
 
