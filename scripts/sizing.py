@@ -33,8 +33,8 @@ $ python scripts/sizing.py --capacity build/capacity/capacity.json
 A photo costs cores × milliseconds in a model server and in a gateway: processor time of each process over the answers,
 where four callers gave the highest throughput. A model server is counted with the cores at which its autoscaler is
 content (70 % of 4), a gateway with 80 % of its request of half a core; rounded up, and one more of each, so that one
-may be missing. `3 + 2` is three model servers and two gateways; `*` is more than `maxReplicas`. ADAPTIVE lies between NONE
-and FULL.
+may be missing. `3 + 2` is three model servers and two gateways; `*` is more than `maxReplicas`. ADAPTIVE lies between
+NONE and FULL.
 
 The costs are of {machine}, {date} (`{command}`).
 
