@@ -23,7 +23,7 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 	/^Installing/ { print "  " substr($$0, 1, 76) " ..."; fflush() }'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format proto breaking bench regression loadtest comparison docs web images test-images test-k8s audit constraints clean
+.PHONY: help demo test test-slow test-all check format proto breaking bench regression loadtest comparison docs web examples images test-images test-k8s audit constraints clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,9 +47,9 @@ $(VENV)/dev: $(VENV)/local
 demo: $(VENV)/local  ## Serve the models on this machine and classify a picture (IMAGE=photo.jpg, MODEL=mobilenet_v3_small)
 	@$(BIN)/dermserve demo --store $(STORE) $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),"$(IMAGE)")
 
-# Tests share the machine: at most four workers, each with what its folders need.
+# Tests share the machine: at most four workers. tests/conftest.py says what runs together, and in which order.
 PYTEST = rm -rf $(SCRATCH) && mkdir -p $(SCRATCH) && { TMPDIR=$(SCRATCH) $(BIN)/python -m pytest \
-	--numprocesses auto --maxprocesses 4 --dist loadgroup --basetemp=$(SCRATCH)/pytest -m $(1) $(PYTEST_ARGS); \
+	--numprocesses auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder --basetemp=$(SCRATCH)/pytest -m $(1) $(PYTEST_ARGS); \
 	code=$$?; rm -rf $(SCRATCH); exit $$code; }
 
 test: $(VENV)/dev  ## Run the tests but the slow ones (PYTEST_ARGS=... to choose)
@@ -57,6 +57,9 @@ test: $(VENV)/dev  ## Run the tests but the slow ones (PYTEST_ARGS=... to choose
 
 test-slow: $(VENV)/dev  ## Run the tests that train networks, run Locust or Chromium for long, soak or build
 	@$(call PYTEST,slow)
+
+test-all: $(VENV)/dev  ## Run both in one go, as CI does
+	@$(call PYTEST,"slow or not slow")
 
 check: $(VENV)/dev  ## Formatting, lint, types, import layers, fresh stubs
 	$(BIN)/ruff format --check .
@@ -71,7 +74,6 @@ format: $(VENV)/dev  ## Format the code and mend what lint can
 
 proto: $(VENV)/dev  ## Generate the stubs and dermserve.protoset in proto/gen, and the OpenAPI document
 	$(BIN)/python scripts/stubs.py
-	$(BIN)/python scripts/openapi.py
 
 breaking: $(VENV)/dev  ## Whether the API still fits BASE's on the wire and in JSON (BASE=main); for CI, once releases promise it
 	$(BIN)/buf breaking --against "$$(git rev-parse --path-format=absolute --git-common-dir)#ref=$$(git rev-parse $(BASE))"
@@ -97,6 +99,9 @@ docs: $(VENV)/dev  ## Render the documentation as a site in build/docs; a broken
 
 web:  ## Build the page and fetch its on-device runtime (needs Node.js 20)
 	cd client/web && npm ci --ignore-scripts --no-audit --no-fund && node build.mjs --runtime && npm run --silent check
+
+examples: $(VENV)/dev  ## Build and run the examples of clients that this machine has tools for (EXAMPLES=python,node,...)
+	@$(BIN)/python examples/run.py $(if $(EXAMPLES),--only "$(EXAMPLES)")
 
 images: $(VENV)/local  ## Build the images for Kubernetes (DOCKER=podman, STORE=folder)
 	@test -d "$(STORE)" || $(BIN)/dermserve export --store "$(STORE)"

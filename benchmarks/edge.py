@@ -18,7 +18,8 @@ from collections.abc import Callable
 import click
 import numpy as np
 
-from benchmarks.serving import alternate, json_option, local_stack, store_option, table
+from benchmarks.figures import table
+from benchmarks.serving import alternate, json_option, local_stack, store_option
 from dermserve.client import Client
 from dermserve.edge import Settings
 from dermserve.edge.files import RUNTIME

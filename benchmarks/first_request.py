@@ -15,7 +15,8 @@ import time
 import click
 import numpy as np
 
-from benchmarks.serving import MODELS, alternate, direct_caller, json_option, model_server, store_option, table
+from benchmarks.figures import table
+from benchmarks.serving import MODELS, alternate, direct_caller, json_option, model_server, store_option
 from dermserve.local.picture import draw_lesion
 from dermserve.local.store import ensure_models
 

@@ -5,14 +5,16 @@
 
 Each variant is served by a fresh process of the local model server, one after the other, in rounds: a machine that gets
 slower for a while slows all of them. A cell of the table is the median over the rounds. The last column but one is the
-ratio of the frozen graph's images a second to the variant's, with one caller and one image.
+ratio of the frozen graph's images a second to the variant's, with one caller and one image. Copy figures.json to
+docs/figures/served_graph.json to have the docs show the run.
 """
 
 import dataclasses
+import datetime
 import itertools
-import json
 import os
 import pathlib
+import shlex
 import statistics
 import subprocess
 import sys
@@ -23,6 +25,7 @@ import click
 import numpy as np
 import psutil
 
+from benchmarks.figures import NAME, Figures, Table, describe_run
 from benchmarks.serving import (
     MODELS,
     closed_loop,
@@ -31,8 +34,8 @@ from benchmarks.serving import (
     environment,
     json_option,
     model_server,
-    table,
 )
+from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.photos import load_photos
 
 LOADS = tuple(itertools.product((1, 10), (1, 2, 8)))
@@ -112,7 +115,7 @@ def _row(of: Sequence[Measured], frozen: Sequence[Measured]) -> dict[str, object
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--out", type=click.Path(file_okay=False, path_type=pathlib.Path), show_default=True,
-              default=pathlib.Path("build/served_graph"), help="Folder for the graphs.")  # fmt: skip
+              default=pathlib.Path("build/served_graph"), help="Folder for the graphs and figures.json.")  # fmt: skip
 @click.option("--model", "models", type=click.Choice(MODELS), multiple=True, default=MODELS, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.1), default=0.8, show_default=True, help="Of each load.")
@@ -122,6 +125,7 @@ def main(out: pathlib.Path, models: tuple[str, ...], rounds: int, seconds: float
     """Compare ways of serving both models: images a second (p50 in ms) for images a request × callers."""
     rounds, seconds = (1, 0.2) if quick else (rounds, seconds)
     (photo,) = load_photos("", (224,))[:1]
+    machine, tables = describe_machine(), []
     for model in models:
         if not (out / "frozen" / model / "1" / "saved_model.pb").exists():
             click.echo(f"{model}: exporting its graphs", err=True)
@@ -132,10 +136,13 @@ def main(out: pathlib.Path, models: tuple[str, ...], rounds: int, seconds: float
             click.echo(f"round {turn + 1} of {rounds}, {model}, {variant.name}", err=True)
             found[variant.name].append(measure(variant, model, out, photo, seconds))
         rows = [_row(of, found["frozen"]) for of in found.values()]
-        if as_json:
-            click.echo("\n".join(json.dumps({"model": model, **row}) for row in rows))
-        else:
-            click.echo(f"**{model}**\n\n{table(list(rows[0]), [list(row.values()) for row in rows])}\n")
+        title = f"{model}: images/s (p50 in ms) for images a request × callers"
+        tables.append(Table(title, list(rows[0]), [list(row.values()) for row in rows]))
+    command = shlex.join(["python", "-m", "benchmarks.served_graph", *sys.argv[1:]])
+    today, plan = datetime.date.today().isoformat(), f"{rounds} rounds, {seconds:g} s a load"
+    figures = Figures(command, describe_run(machine, date=today, plan=plan), tables)
+    (out / NAME).write_text(figures.to_json(), encoding="utf-8")
+    click.echo(figures.to_json() if as_json else figures.to_markdown())
 
 
 if __name__ == "__main__":

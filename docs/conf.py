@@ -6,14 +6,18 @@ import sys
 
 from sphinx.application import Sphinx
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from proto_reference import reference
+DOCS = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(DOCS))
+sys.path.insert(0, str(DOCS.parent))
+from proto_reference import reference  # noqa: E402
+
+from benchmarks import figures  # noqa: E402
 
 project = "dermserve"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 # The source folder is the repository's root, so that links between folders work as they do in a checkout.
 root_doc = "docs/index"
-include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**.md", "k8s/README.md",
+include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**.md", "k8s/README.md", "examples/README.md",
                     "benchmarks/comparison/README.md", "tests/modelserver/recordings/README.md"]  # fmt: skip
 exclude_patterns = [".*", "build", "client/web/node_modules"]
 myst_heading_anchors = 4
@@ -37,7 +41,15 @@ def add_proto_reference(_app: Sphinx, page: str, source: list[str]) -> None:
         source[0] = source[0].replace("<!-- proto reference -->", reference())
 
 
+def add_figures(_app: Sphinx, _page: str, source: list[str]) -> None:
+    """Put the tables of a benchmark's run where a page has their marker."""
+    source[0] = re.sub(
+        "<!-- figures: (.+) -->", lambda found: figures.read(figures.FOLDER / found[1]).to_markdown(), source[0]
+    )
+
+
 def setup(app: Sphinx) -> None:
     """Register what changes pages as they are read."""
     app.connect("source-read", add_navigation)
     app.connect("source-read", add_proto_reference)
+    app.connect("source-read", add_figures)

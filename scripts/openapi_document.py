@@ -1,6 +1,9 @@
 """The OpenAPI 3.1 document of the JSON routes, from the proto: its routes, messages, enums and comments."""
 
+import json
+import pathlib
 import re
+import tomllib
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
@@ -8,15 +11,17 @@ from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
-from proto_comments import comments
+from proto_comments import comments, read_protoset
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+FILE = ROOT / "serving/dermserve/edge/site/openapi.json"
 _SERVICE = "dermserve.v1.Classifier"
 Json: TypeAlias = dict[str, Any]
 
 _TITLE = "dermserve"
 _NOTICE = "A screening aid, never a diagnosis."
 _PATH_FIELD = re.compile(r"\{([a-z_.]+)\}")
-_PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
+_PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp", "image/heic", "application/octet-stream")
 _TTA = ("NONE", "FULL", "ADAPTIVE")
 _ERRORS = {
     400: "The request is wrong, or the photo can't be read.",
@@ -41,6 +46,12 @@ _SCALARS: dict[int, Json] = {
     FieldDescriptor.TYPE_DOUBLE: {"type": "number", "format": "double"},
     FieldDescriptor.TYPE_FLOAT: {"type": "number", "format": "float"},
 }
+
+
+def render() -> str:
+    """Write the document of the committed descriptor set, as JSON."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    return json.dumps(openapi(read_protoset(), version=version), indent=1, ensure_ascii=False) + "\n"
 
 
 def openapi(files: descriptor_pb2.FileDescriptorSet, *, version: str) -> Json:

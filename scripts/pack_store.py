@@ -22,6 +22,7 @@ IGNORE = """# Half-made versions, the servers' list and shares, and the audit lo
 .*
 audit.jsonl
 canary.toml
+intent.json
 models.config
 """
 

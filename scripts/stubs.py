@@ -1,4 +1,4 @@
-"""Generate the protobuf stubs in proto/gen from proto/, or check that the committed ones are fresh.
+"""Generate the stubs in proto/gen and the OpenAPI document from proto/, or check that the committed ones are fresh.
 
 Beside the stubs of the public API go what `dermserve proto` writes: its .proto files, and `dermserve.protoset`, a
 FileDescriptorSet with all that they import, for clients without reflection. Run by `make proto` and, with `--check`, by
@@ -12,6 +12,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+
+import openapi_document
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROTO = ROOT / "proto"
@@ -75,10 +77,13 @@ def main() -> int:
     )
     if not parser.parse_args().check:
         generate(COMMITTED)
+        openapi_document.FILE.write_text(openapi_document.render(), encoding="utf-8")
         return 0
-    outdated = stale(COMMITTED)
+    outdated = [f"proto/gen/{name}" for name in stale(COMMITTED)]
+    if openapi_document.FILE.read_text(encoding="utf-8") != openapi_document.render():
+        outdated.append(openapi_document.FILE.name)
     for name in outdated:
-        sys.stderr.write(f"stale stub: proto/gen/{name} (run `make proto` and commit)\n")
+        sys.stderr.write(f"stale: {name} (run `make proto` and commit)\n")
     return 1 if outdated or lint() else 0
 
 

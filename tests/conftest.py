@@ -1,9 +1,11 @@
 """What several folders of tests need: the shared photos, a store with both models, and pictures made on the spot."""
 
+import contextlib
 import fcntl
 import io
 import os
 import pathlib
+import shutil
 import signal
 from collections.abc import Callable
 
@@ -24,17 +26,54 @@ def pytest_configure() -> None:
 
 
 # Folders whose tests share no processes: their files go to whichever pytest-xdist worker is free. Tests of any other
-# folder run on one worker, so that what they share is started once.
+# folder run on one worker, so that what they share is started once, but for these files, which start their own.
 _SPREAD = frozenset({"gateway", "k8s", "loadtest", "models", "training"})
+_ALONE = frozenset(
+    {"e2e/test_chaos.py", "e2e/test_shipped_weights.py", "e2e/test_soak.py", "lifecycle/test_version_changes.py"}
+)
+# Those that take longest begin first, so that the workers end together.
+_LONGEST = (
+    *("training/test_run.py", "loadtest/test_runs.py", "training/test_train.py", "e2e/test_shipped_weights.py"),
+    *("e2e", "lifecycle", "e2e/test_chaos.py", "web", "benchmarks", "models/test_export.py", "e2e/test_soak.py"),
+    *("training/test_figures.py", "training/test_backbones.py", "models/test_graph.py", "training/test_identity.py"),
+    *("edge", "lifecycle/test_version_changes.py", "models/test_rounding.py", "modelserver", "training/test_frozen.py"),
+    *("imaging", "packaging"),
+)
+
+
+def group_of(nodeid: str) -> str:
+    """Name what one worker runs as a whole: a test's folder below tests/, or its file."""
+    file = nodeid.partition("::")[0].removeprefix("tests/")
+    folder = file.partition("/")[0]
+    return file if folder in _SPREAD or file in _ALONE else folder
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Give each worker whole groups. `--dist loadgroup` does not, beside pytest 9.2 (pytest-xdist#1386)."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return ByGroup(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group tests for `pytest -n N --dist loadgroup`."""
-    for item in items:
-        folder = item.path.relative_to(ROOT / "tests").parts[0]
-        item.add_marker(pytest.mark.xdist_group(str(item.path) if folder in _SPREAD else folder))
-    # Playwright leaves an event loop running in its thread, in which asyncio.run of a later test would fail.
-    items.sort(key=lambda item: item.path.parent.name == "web")
+    order = {group: place for place, group in enumerate(_LONGEST)}
+    items.sort(key=lambda item: order.get(group_of(item.nodeid), len(order)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_worker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Fail where two workers share a group: what its tests share would be started twice."""
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        group = group_of(request.node.nodeid)
+        claim = tmp_path_factory.getbasetemp().parent / f"group-{group.replace('/', '-')}"
+        with contextlib.suppress(FileExistsError), claim.open("x") as file:
+            file.write(worker)
+        assert claim.read_text() in {worker, ""}, f"{group} is on two workers (or one of them crashed)"
 
 
 def once(factory: pytest.TempPathFactory, name: str, build: Callable[[pathlib.Path], None]) -> pathlib.Path:
@@ -60,16 +99,46 @@ def shared() -> pathlib.Path:
     return folder
 
 
+def exported(factory: pytest.TempPathFactory, model: str, *, shipped: bool = False) -> pathlib.Path:
+    """Export version 1 of a model once for all workers, with random weights or those that a user gets by default."""
+
+    def build(folder: pathlib.Path) -> None:
+        from dermserve.models.export import export
+
+        chosen = () if shipped else ("--random",)
+        export.main(["--model", model, "--store", str(folder), *chosen], standalone_mode=False)
+
+    return once(factory, f"{'shipped' if shipped else 'random'}-{model}", build) / model
+
+
+def store_of(target: pathlib.Path, *models: pathlib.Path) -> pathlib.Path:
+    """Make a store of one's own of models' folders: its list of models may be changed, its versions may not."""
+    for model in models:
+        shutil.copytree(model, target / model.name, copy_function=os.link)
+    return target
+
+
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A store with version 1 of both models, with random weights."""
-    from dermserve.models.exporter import export_model
+    models = (exported(tmp_path_factory, model) for model in ("resnet50", "mobilenet_v3_small"))
+    return store_of(tmp_path_factory.mktemp("store"), *models)
 
-    def build(folder: pathlib.Path) -> None:
-        for model in ("resnet50", "mobilenet_v3_small"):
-            export_model(model, folder)
 
-    return once(tmp_path_factory, "store", build)
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A store with version 1 of the smaller model alone, with random weights."""
+    return store_of(tmp_path_factory.mktemp("store"), exported(tmp_path_factory, "mobilenet_v3_small"))
+
+
+@pytest.fixture
+def own_store(store: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """The same versions in a store that no other test serves: links to them."""
+    for version in store.glob("*/*"):
+        link = tmp_path / "own" / version.relative_to(store)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(version)
+    return tmp_path / "own"
 
 
 @pytest.fixture(scope="session")

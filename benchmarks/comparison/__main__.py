@@ -18,8 +18,9 @@ import click
 from benchmarks.comparison.environments import make_environments, versions
 from benchmarks.comparison.field import FIELD, OURS, ROOT, Contender
 from benchmarks.comparison.measuring import VIEWS, Plan, Visit, references, visit
-from benchmarks.comparison.outcome import tables, to_json
+from benchmarks.comparison.outcome import figures, to_json
 from benchmarks.comparison.running import ContenderError
+from benchmarks.figures import NAME
 from benchmarks.serving import MODELS
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.photos import load_photos
@@ -113,10 +114,10 @@ def _measure(contenders: Sequence[Contender], models: Sequence[str], plan: Plan,
 
 
 def _report(visits: list[Visit], about: dict[str, Any], out: pathlib.Path, *, as_json: bool) -> None:
-    text = tables(visits, about, command=shlex.join(["python", "-m", "benchmarks.comparison", *sys.argv[1:]]))
+    found = figures(visits, about, command=shlex.join(["python", "-m", "benchmarks.comparison", *sys.argv[1:]]))
     (out / "comparison.json").write_text(to_json(visits, about))
-    (out / "comparison.md").write_text(text + "\n")
-    click.echo(to_json(visits, about) if as_json else text)
+    (out / NAME).write_text(found.to_json(), encoding="utf-8")
+    click.echo(to_json(visits, about) if as_json else found.to_markdown())
 
 
 def _say(line: str) -> None:

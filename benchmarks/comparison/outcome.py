@@ -1,15 +1,16 @@
 """From visits to tables: medians over rounds, and ratios taken within a round, where noise is shared."""
 
 import dataclasses
-import datetime
 import json
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks.comparison.field import FIELD, OURS
 from benchmarks.comparison.measuring import Visit
+from benchmarks.figures import Figures, Table, describe_run
 
+_KINDS = {"1": "one view", "10": "ten views", "adaptive": "ADAPTIVE"}
 _TITLES = {contender.name: contender.title for contender in FIELD}
 
 
@@ -29,40 +30,30 @@ def ratios(visits: Sequence[Visit], contender: str, model: str, cell: str) -> li
     return [our / their for our, their in zip(ours, theirs, strict=False) if their]
 
 
-def tables(visits: Sequence[Visit], about: Mapping[str, Any], command: str) -> str:
-    """Write everything as Markdown."""
-    machine = about["machine"]
-    lines = [
-        f"`{command}` on {datetime.date.fromisoformat(about['date']):%d %B %Y}: {machine['processor']}, "
-        f"{machine['usable_cores']} cores, {machine['memory_gb']} GB, load before {machine['load_before'][0]}, commit "
-        f"{machine['commit'][:12] or 'unknown'}; {about['rounds']} rounds, {about['seconds']:g} s a cell.",
-        "",
-    ]
-    for model in dict.fromkeys(visit.model for visit in visits):
-        for kind in ("1", "10", "adaptive"):
-            lines += _table(visits, model, kind)
-    return "\n".join([*lines, *_costs(visits), *_configurations(about)])
+def figures(visits: Sequence[Visit], about: Mapping[str, Any], command: str) -> Figures:
+    """Make the tables."""
+    kinds = [(model, kind) for model in dict.fromkeys(visit.model for visit in visits) for kind in _KINDS]
+    found = [table for model, kind in kinds if (table := _table(visits, model, kind))]
+    plan = f"{about['rounds']} rounds, {about['seconds']:g} s a cell"
+    run = describe_run(about["machine"], date=about["date"], plan=plan)
+    return Figures(command, run, [*found, _costs(visits)], list(_configurations(about)))
 
 
-def _table(visits: Sequence[Visit], model: str, kind: str) -> list[str]:
+def _table(visits: Sequence[Visit], model: str, kind: str) -> Table | None:
     present = [visit for visit in visits if visit.model == model]
     cells = [cell for cell in _ours(present) if cell.startswith(f"{kind}/")]
     if not cells:
-        return []
-    name = {"1": "one view", "10": "ten views", "adaptive": "ADAPTIVE"}[kind]
-    heads = [f"{cell.partition('/')[2]} callers" for cell in cells]
-    lines = [
-        f"**{model}, {name}**: answers a second, p99 in ms, and in brackets dermserve's rate over theirs (median of the"
-        " rounds' ratios, and their range)",
-        "",
-        f"| | {' | '.join(heads)} |",
-        f"|---|{'---|' * len(cells)}",
+        return None
+    rows = [
+        [_TITLES[contender], *(_cell(present, contender, model, cell) for cell in cells)]
+        for contender in dict.fromkeys(visit.contender for visit in present)
+        if any(loop_values(present, contender, model, cell, "answers") for cell in cells)
     ]
-    for contender in dict.fromkeys(visit.contender for visit in present):
-        if any(loop_values(present, contender, model, cell, "answers") for cell in cells):
-            texts = (_cell(present, contender, model, cell) for cell in cells)
-            lines.append(f"| {_TITLES[contender]} | {' | '.join(texts)} |")
-    return [*lines, ""]
+    title = (
+        f"{model}, {_KINDS[kind]}: answers a second, p99 in ms, and in brackets dermserve's rate over theirs (median of"
+        " the rounds' ratios, and their range)"
+    )
+    return Table(title, ["", *(f"{cell.partition('/')[2]} callers" for cell in cells)], rows)
 
 
 def _ours(visits: Iterable[Visit]) -> Mapping[str, Any]:
@@ -80,30 +71,26 @@ def _cell(visits: Sequence[Visit], contender: str, model: str, cell: str) -> str
     return f"{text} ({statistics.median(found):.2f}, {min(found):.2f}–{max(found):.2f})"
 
 
-def _costs(visits: Sequence[Visit]) -> list[str]:
-    lines = [
-        "**What each takes**: from start to first answer, memory of all its processes before and after load (shared"
-        " pages once); medians",
-        "",
-        "| | model | first answer | memory idle | memory loaded |",
-        "|---|---|---|---|---|",
-    ]
+def _costs(visits: Sequence[Visit]) -> Table:
+    rows = []
     for contender, model in dict.fromkeys((visit.contender, visit.model) for visit in visits):
         those = [visit for visit in visits if (visit.contender, visit.model) == (contender, model)]
         start, idle, loaded = (
             statistics.median(getattr(visit, what) for visit in those)
             for what in ("start_seconds", "idle_mb", "loaded_mb")
         )
-        lines.append(f"| {_TITLES[contender]} | {model} | {start:.1f} s | {idle:.0f} MB | {loaded:.0f} MB |")
-    return [*lines, ""]
+        rows.append([_TITLES[contender], model, f"{start:.1f} s", f"{idle:.0f} MB", f"{loaded:.0f} MB"])
+    title = (
+        "What each takes: time from start to first answer, memory of all its processes before and after load (shared"
+        " pages once); medians"
+    )
+    return Table(title, ["", "model", "first answer", "memory idle", "memory loaded"], rows)
 
 
-def _configurations(about: Mapping[str, Any]) -> list[str]:
-    lines = ["**How each is set up**", ""]
+def _configurations(about: Mapping[str, Any]) -> Iterator[str]:
     for name, facts in about["contenders"].items():
         versions = ", ".join(f"{package} {version}" for package, version in facts["versions"].items())
-        lines.append(f"- {_TITLES[name]}: {facts['configuration']} ({versions})")
-    return lines
+        yield f"{_TITLES[name]}: {facts['configuration']} ({versions})"
 
 
 def to_json(visits: Sequence[Visit], about: Mapping[str, Any]) -> str:

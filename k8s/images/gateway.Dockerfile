@@ -14,11 +14,13 @@ RUN --mount=type=cache,target=/root/.cache/pip python3 -m venv /opt/tools \
     && /opt/tools/bin/pip install --disable-pip-version-check cyclonedx-bom==7.5.0
 
 FROM tools AS build
+# --build-arg EXTRAS=tracing,heic reads the photos of iPhones: 27 MB more of native code (docs/photos.md).
+ARG EXTRAS=tracing
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip python3 -m venv --without-pip /opt/dermserve \
     && /opt/tools/bin/pip --python /opt/dermserve/bin/python install --no-compile --disable-pip-version-check \
-        -c constraints.txt '.[tracing]' jinja2 \
+        -c constraints.txt ".[$EXTRAS]" jinja2 \
     && /opt/tools/bin/cyclonedx-py environment /opt/dermserve/bin/python --pyproject pyproject.toml --of JSON \
         -o /opt/dermserve/sbom.cdx.json
 # What runs needs neither the weights that exports are made of, nor the packages' tests and headers. Byte code is made

@@ -10,8 +10,9 @@ import threading
 
 import pytest
 
+from benchmarks import figures
 from benchmarks.gateway import LATENCY_BOUND, PROCESSOR_BOUND, Latency, Processor, judge
-from benchmarks.serving import alternate, closed_loop, table
+from benchmarks.serving import alternate, closed_loop
 
 TOOLS = ("adaptive", "comparison", "edge", "first_request", "gateway", "overload", "served_graph")
 MODEL = "mobilenet_v3_small"
@@ -70,8 +71,19 @@ def test_rounds_alternate() -> None:
     assert times.shape == (3, 2)
 
 
-def test_a_table_is_markdown() -> None:
-    assert table(["x", "y"], [["a", 1.26]]) == "| x | y |\n| --- | --- |\n| a | 1.3 |"
+def test_figures_are_read_as_they_were_written_and_shown_as_markdown(tmp_path: pathlib.Path) -> None:
+    found = figures.Figures("make x", "on one core", [figures.Table("speed", ["x", "y"], [["a", 1.26]])], ["a note"])
+    (tmp_path / "x.json").write_text(found.to_json())
+    shown = "`make x`, on one core.\n\n**speed**\n\n| x | y |\n| --- | --- |\n| a | 1.3 |\n\n- a note\n"
+    assert figures.read(tmp_path / "x.json").to_markdown() == shown
+
+
+@pytest.mark.parametrize("file", sorted(figures.FOLDER.glob("*.json")), ids=lambda file: file.name)
+def test_committed_figures_name_their_command_and_every_row_fits_its_head(file: pathlib.Path) -> None:
+    found = figures.read(file)
+    assert found.command.startswith(("python -m benchmarks.", "make "))
+    assert all(len(row) == len(each.head) for each in found.tables for row in each.rows)
+    assert any(f"<!-- figures: {file.name} -->" in page.read_text() for page in figures.FOLDER.parent.glob("*.md"))
 
 
 @pytest.mark.slow

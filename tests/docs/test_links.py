@@ -16,8 +16,9 @@ SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 
 
 def pages() -> list[pathlib.Path]:
-    return [file for folder in (ROOT / "docs", ROOT / "k8s", ROOT / "benchmarks", ROOT / "tests", ROOT)
-            for file in sorted(folder.glob("*.md") if folder == ROOT else folder.rglob("*.md"))]  # fmt: skip
+    flat = (ROOT / "examples", ROOT)  # in examples/node are others' pages, once it is built
+    return [file for folder in (ROOT / "docs", ROOT / "k8s", ROOT / "benchmarks", ROOT / "tests", *flat)
+            for file in sorted(folder.glob("*.md") if folder in flat else folder.rglob("*.md"))]  # fmt: skip
 
 
 def tokens(text: str) -> Iterator[Token]:

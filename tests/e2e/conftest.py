@@ -1,4 +1,4 @@
-"""A real model server and a real gateway, as processes, once for all tests of this folder."""
+"""A real model server and a real gateway, as processes, once for all tests of this folder; they end with it."""
 
 import contextlib
 import pathlib
@@ -16,7 +16,7 @@ MODELS = ("resnet50", "mobilenet_v3_small")
 PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(store: pathlib.Path) -> Iterator[Stack]:
     """Start both behind a proxy that is dead: nothing of ours may go through one to the loopback."""
     with contextlib.ExitStack() as running:
@@ -29,13 +29,13 @@ def stack(store: pathlib.Path) -> Iterator[Stack]:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def client(stack: Stack) -> Iterator[Client]:
     with Client(stack.gateway_address) as connected:
         yield connected
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tfs(stack: Stack) -> Iterator[grpc.Channel]:
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
     with grpc.insecure_channel(stack.tfs_address, options=options) as channel:

@@ -63,11 +63,11 @@ def test_exit_codes_tell_wrong_usage_from_no_server(photo_file: pathlib.Path) ->
 
 
 def test_up_serves_until_a_signal_and_leaves_nothing_running(
-    store: pathlib.Path, photo_file: pathlib.Path, tmp_path: pathlib.Path
+    own_store: pathlib.Path, photo_file: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     scratch = tmp_path / "tmp"
     scratch.mkdir()
-    command = [DERMSERVE, "up", "--store", str(store), "--model", MODEL, "--port", "0", "--tfs-port", "0"]
+    command = [DERMSERVE, "up", "--store", str(own_store), "--model", MODEL, "--port", "0", "--tfs-port", "0"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, "TMPDIR": str(scratch)}
     ) as up:

@@ -8,7 +8,7 @@ import pytest
 from dermserve.client import Client, Prediction, Reason, RiskLevel, Verdict
 from dermserve.local import Stack
 from dermserve.local.picture import draw_lesion
-from tests.conftest import once
+from tests.conftest import exported, store_of
 
 pytestmark = pytest.mark.slow
 MODELS = ("resnet50", "mobilenet_v3_small")
@@ -18,15 +18,10 @@ MALIGNANT = {"akiec", "bcc", "mel"}
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     """A client of a gateway that serves the shipped weights of both models."""
-    from dermserve.models.export import SHIPPED
-    from dermserve.models.exporter import export_run
-
-    def build(folder: pathlib.Path) -> None:
-        for model in MODELS:
-            export_run(SHIPPED / model, folder)
-
+    models = (exported(tmp_path_factory, model, shipped=True) for model in MODELS)
+    store = store_of(tmp_path_factory.mktemp("store"), *models)
     with (
-        Stack(store=once(tmp_path_factory, "shipped", build), models=MODELS, port=0, tfs_port=0) as stack,
+        Stack(store=store, models=MODELS, port=0, tfs_port=0) as stack,
         Client(stack.gateway_address, deadline=60) as client,
     ):
         yield client

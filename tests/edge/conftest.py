@@ -13,35 +13,31 @@ LENGTHS = (1, 55, 56, 63, 64, 119, 120, 256)
 """Lengths of API keys at which SHA-256 pads differently, and the longest."""
 
 
-@pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A store with the one model that these tests ask: exporting both takes a minute."""
-    from dermserve.models.exporter import export_model
-
-    base = tmp_path_factory.mktemp("store")
-    export_model("mobilenet_v3_small", base)
-    return base
+@pytest.fixture(scope="package")
+def store(small_store: pathlib.Path) -> pathlib.Path:
+    """A store with the one model that these tests ask."""
+    return small_store
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def gateway(store: pathlib.Path) -> Iterator[Stack]:
     with Stack(store=store, models=["mobilenet_v3_small"], port=0, tfs_port=0) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def edge(gateway: Stack, store: pathlib.Path) -> Iterator[Edge]:
     """One that lets everybody ask."""
     with run(gateway, store, metrics="127.0.0.1:0", origin=("https://clinic.example",)) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
     return make_keys(tmp_path_factory.mktemp("keys"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def locked(gateway: Stack, store: pathlib.Path, keys: Keys, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     """One that asks for an API key or a token, and lets each client ask five times at once."""
     many = {f"length-{size}": "k" * size for size in LENGTHS}
@@ -50,14 +46,14 @@ def locked(gateway: Stack, store: pathlib.Path, keys: Keys, tmp_path_factory: py
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tight(gateway: Stack, store: pathlib.Path) -> Iterator[Edge]:
     """One with little patience."""
     with run(gateway, store, upload_seconds=1, max_photo_bytes=100_000) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def secure(gateway: Stack, store: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     """One with TLS, and a rate limit that is no whole number a second."""
     certificate, key = make_certificate(tmp_path_factory.mktemp("tls"))

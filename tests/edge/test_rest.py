@@ -121,6 +121,13 @@ def test_everything_served_forbids_what_the_page_does_not_need(edge: Edge) -> No
         headers = ask(edge.url, path).headers
         assert "default-src 'none'" in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
+        assert "unsafe-inline" not in headers["content-security-policy"]
+
+
+def test_the_api_page_alone_may_have_styles_within_its_elements(edge: Edge) -> None:
+    policy = ask(edge.url, "/app/").headers["content-security-policy"]
+    own = ask(edge.url, "/api/").headers["content-security-policy"]
+    assert own == policy.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
 
 
 def test_metrics_are_beside_and_the_admin_interface_is_not(edge: Edge, photo: bytes) -> None:

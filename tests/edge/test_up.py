@@ -37,8 +37,8 @@ def _children(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def test_one_command_serves_the_page_and_leaves_nothing(store: pathlib.Path, photo: bytes) -> None:
-    with _up(store) as (process, url):
+def test_one_command_serves_the_page_and_leaves_nothing(own_store: pathlib.Path, photo: bytes) -> None:
+    with _up(own_store) as (process, url):
         assert ask(url, CLASSIFY, body=photo).status_code == 200
         assert requests.get(f"{url}/app/", timeout=30).status_code == 200
         children = _children(process)
@@ -48,8 +48,8 @@ def test_one_command_serves_the_page_and_leaves_nothing(store: pathlib.Path, pho
     assert not psutil.wait_procs(children, timeout=10)[1]
 
 
-def test_it_ends_when_envoy_does(store: pathlib.Path) -> None:
-    with _up(store) as (process, _):
+def test_it_ends_when_envoy_does(own_store: pathlib.Path) -> None:
+    with _up(own_store) as (process, _):
         (envoy,) = (child for child in _children(process) if "envoy" in child.name())
         envoy.kill()
         assert process.wait(60) == 1

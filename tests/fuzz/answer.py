@@ -9,10 +9,10 @@ from google.protobuf.message import DecodeError
 from tests.fuzz import fuzzing
 
 with fuzzing.instrumented():
-    from dermserve.contract import CardError, parse_card, render_card
+    from dermserve.contract import CardError, Output, parse_card, render_card
     from dermserve.gateway.answer import check_scores, write_answer
     from dermserve.gateway.errors import InvalidModelOutputError
-    from dermserve.gateway.tfserving import Scores, float_array, string_scalar
+    from dermserve.gateway.tfserving import Scores, read_output, string_scalar
     from dermserve.imaging import STANDARD_VIEWS, measure
     from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
     from dermserve.v1 import card_pb2, classifier_pb2
@@ -49,8 +49,8 @@ def target(data: bytes) -> None:
 def _answer(response: serving_pb2.PredictResponse) -> None:
     with contextlib.suppress(InvalidModelOutputError):
         assert isinstance(string_scalar(response.outputs["card"], name="card"), bytes)
-    probabilities = float_array(response.outputs["probabilities"], name="probabilities")
-    ood_scores = float_array(response.outputs["ood_score"], name="ood_score")
+    probabilities = read_output(response, Output.PROBABILITIES, rank=2)
+    ood_scores = read_output(response, Output.OOD_SCORE, rank=1)
     scores = Scores(views=2, version=1, probabilities=probabilities, ood_scores=ood_scores)
     answer = write_answer(check_scores(scores, card=CARD), MEASURES, card=CARD, include_rejected_classes=True)
     assert abs(sum(score.probability for score in answer.classes) - 1) < 1e-3

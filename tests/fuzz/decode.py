@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tests.fuzz import fuzzing
-from tests.imaging import files
+from tests.imaging import files, heif_files
 
 with fuzzing.instrumented():
     from PIL import Image
@@ -53,6 +53,8 @@ def seeds() -> Iterator[bytes]:
     for lossless in (False, True):
         yield _saved(picture, "WEBP", lossless=lossless, exif=exif)
     yield _saved(picture.convert("RGBA"), "WEBP", save_all=True, append_images=[picture.convert("RGBA").rotate(90)])
+    yield from (heif_files.single(heif_files.coded("colours.heic")), heif_files.single(heif_files.coded("deep.heic")))
+    yield heif_files.grid(heif_files.coded("gray.heic"), 150, 100)
     yield _saved(picture, "GIF")
     yield from (b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"RIFF\x00\x00\x00\x00WEBP")
 

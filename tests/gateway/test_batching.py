@@ -1,11 +1,9 @@
 """Requests that are asked about together: who goes with whom, whose answer is whose, and who is hurt by whom."""
 
 import asyncio
-import contextlib
 import math
 import random
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,10 +12,10 @@ import grpc.aio
 import numpy as np
 import pytest
 
-from dermserve.gateway.batching import MOST, Batching
+from dermserve.gateway.batching import MOST, Batching, Part
 from dermserve.gateway.budget import Budget
-from dermserve.gateway.calls import Batch, Part
 from dermserve.gateway.errors import BudgetSpentError, InvalidModelOutputError, ModelServerFailedError
+from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.tfserving import Scores, Target
 from tests.gateway.fake_tfserving import FakeTfServing, Version, make_card, pixels_of
 from tests.gateway.gateways import World, ask, make_photo, reason_of
@@ -27,7 +25,7 @@ MODEL = Target("m")
 
 @dataclass
 class Servers:
-    """Model servers whose calls last until the test lets them end; each view's score is the value of its pixels."""
+    """A model server whose calls last until the test lets them end; each view's score is the value of its pixels."""
 
     slots: int = 2
     seconds: float = 0.001
@@ -37,28 +35,23 @@ class Servers:
     answer: Callable[[np.ndarray], np.ndarray] = lambda values: values
     most: int = 1000
     """Views that there is time for."""
-    room: asyncio.Semaphore | None = None
-
-    used: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def costs(self) -> "Servers":
-        return self
 
     def expect(self, _: str, views: int) -> float:
         return self.seconds * views
 
-    def nearly_done(self) -> int:
-        return 0
+    def note(self, *_: object, **__: object) -> None:
+        pass
 
-    async def predict(self, target: Target, batch: Batch) -> Scores:
-        async with self.room or contextlib.nullcontext():
-            values = batch.close()[:, 0, 0, 0].astype(np.float32)
-            self.calls.append((target, values.astype(int).tolist()))
-            self.ends.append(asyncio.get_running_loop().create_future())
-            await self.ends[-1]
-            seen = self.answer(values[: self.most])
-            return Scores(min(len(values), self.most), 1, seen[:, None], seen)
+    def fit(self, _: str, views: int, *, left: float) -> int:
+        return min(views, self.most)
+
+    async def predict(self, target: Target, images: np.ndarray, *, tta: bool, seconds: float) -> Scores:
+        values = images[:, 0, 0, 0].astype(np.float32)
+        self.calls.append((target, values.astype(int).tolist()))
+        self.ends.append(asyncio.get_running_loop().create_future())
+        await self.ends[-1]
+        seen = self.answer(values)
+        return Scores(len(values), 1, seen[:, None].tolist(), seen.tolist())
 
     def end(self, error: Exception | None = None) -> None:
         """End the oldest call."""
@@ -83,8 +76,14 @@ def budget(seconds: float = math.inf) -> Budget:
 class Asking:
     """Requests on their way."""
 
-    def __init__(self, servers: Servers, *, longest: float = 1.0) -> None:
-        self.batching = Batching(servers, longest=longest)
+    @classmethod
+    async def of(cls, servers: Servers, *, longest: float = 1.0) -> "Asking":
+        found = ModelServers(["127.0.0.1:1"], connect=lambda *_: servers, slots=servers.slots)
+        await found.resolve()
+        asking = cls()
+        asking.batching = Batching(found, longest=longest, clock=lambda: 0.0)
+        asking.batching.costs = servers
+        return asking
 
     async def __call__(self, *values: int, target: Target = MODEL, seconds: float = math.inf, side: int = 2):
         """Begin to ask about views of these values."""
@@ -101,12 +100,12 @@ async def settled() -> None:
 
 def said(scores: Scores) -> list[int]:
     assert len(scores.probabilities) == len(scores.ood_scores) == scores.views
-    return scores.ood_scores.astype(int).tolist()
+    return [int(score) for score in scores.ood_scores]
 
 
 async def test_who_comes_during_a_call_goes_together_when_it_ends():
     servers = Servers()
-    asking = Asking(servers)
+    asking = await Asking.of(servers)
     tasks = [await asking(value) for value in range(4)]
     assert servers.calls == [(MODEL, [0])]
     await servers.ended()
@@ -117,7 +116,7 @@ async def test_who_comes_during_a_call_goes_together_when_it_ends():
 
 async def test_several_views_of_one_request_stay_together():
     servers = Servers()
-    asking = Asking(servers)
+    asking = await Asking.of(servers)
     tasks = [await asking(0), await asking(1, 2), await asking(3), await asking(4, 5, 6)]
     await servers.ended()
     servers.end()
@@ -127,75 +126,60 @@ async def test_several_views_of_one_request_stay_together():
 
 async def test_half_of_the_slots_are_taken_before_anyone_waits():
     servers = Servers(slots=5)
-    asking = Asking(servers)
+    asking = await Asking.of(servers)
     for value in range(6):
         await asking(value)
     assert servers.calls == [(MODEL, [0]), (MODEL, [1]), (MODEL, [2])]
 
 
-async def test_nobody_waits_when_nothing_is_in_flight_and_every_address_is_lost():
-    servers = Servers(slots=0)
-    asking = Asking(servers)
-    task = await asking(1)
-    servers.end()
-    assert said(await task) == [1]
-
-
 async def test_the_free_capacity_counts_what_calls_may_carry_less_the_requests_there_are():
-    servers = Servers(slots=3)
-    asking = Asking(servers)
+    servers = Servers(slots=3, seconds=0.1)
+    asking = await Asking.of(servers)
     assert asking.batching.free_capacity("m") == 3 * MOST
     tasks = [await asking(0), await asking(1)]
     assert asking.batching.free_capacity("m") == 3 * MOST - 2
-    servers.used["other"] = 2
-    assert asking.batching.free_capacity("m") == MOST - 2
+    tasks.append(await asking(0, target=Target("other")))
+    assert asking.batching.free_capacity("m") == 2 * MOST - 2
     servers.seconds = 10.0  # nothing goes together any more
-    assert asking.batching.free_capacity("m") == -1
-    servers.end()
-    servers.end()
+    assert asking.batching.free_capacity("m") == 0
+    await servers.ended(3)
     await asyncio.gather(*tasks)
-    assert asking.batching.free_capacity("m") == 1
+    assert asking.batching.free_capacity("m") == 3
 
 
 async def test_a_full_call_waits_for_nobody():
     servers = Servers()
-    asking = Asking(servers)
+    asking = await Asking.of(servers)
     tasks = [await asking(value) for value in range(2 * MOST + 2)]
-    assert [values for _, values in servers.calls] == [[0], [*range(1, MOST + 1)], [*range(MOST + 1, 2 * MOST + 1)]]
-    await servers.ended(4)
+    assert [values for _, values in servers.calls] == [[0], [*range(1, MOST + 1)]]
+    await servers.ended()
+    assert [values for _, values in servers.calls[2:]] == [[*range(MOST + 1, 2 * MOST + 1)]]
+    await servers.ended(3)
     assert [said(await task) for task in tasks] == [[value] for value in range(2 * MOST + 2)]
 
 
 async def test_what_does_not_fit_any_more_goes_in_the_next_call():
     servers = Servers()
-    asking = Asking(servers)
+    asking = await Asking.of(servers)
     tasks = [await asking(0), await asking(*range(1, 9)), await asking(9, 10, 11)]
-    assert servers.calls[1:] == [(MODEL, [*range(1, 9)])]
+    assert servers.calls[1:] == [(MODEL, [9, 10, 11])]  # the cheaper one first
     await servers.ended(2)
     servers.end()
     assert [len(said(await task)) for task in tasks] == [1, 8, 3]
 
 
-async def test_a_full_call_may_wait_for_a_place_and_those_after_it_are_not_forgotten():
-    servers = Servers(room=asyncio.Semaphore(1))
-    asking = Asking(servers)
-    tasks = [await asking(value) for value in range(MOST + 3)]
-    await servers.ended(3)
-    assert [said(await task) for task in tasks] == [[value] for value in range(MOST + 3)]
-
-
 @pytest.mark.parametrize("longest", [0.0, 0.015])
 async def test_where_a_call_of_two_would_be_long_everyone_has_a_call(longest):
-    servers = Servers(seconds=0.01)
-    asking = Asking(servers, longest=longest)
+    servers = Servers(slots=3, seconds=0.01)
+    asking = await Asking.of(servers, longest=longest)
     for value in range(3):
         await asking(value)
     assert [values for _, values in servers.calls] == [[0], [1], [2]]
 
 
 async def test_while_nothing_is_known_of_a_model_everyone_has_a_call():
-    servers = Servers(seconds=0.0)
-    asking = Asking(servers)
+    servers = Servers(slots=3, seconds=0.0)
+    asking = await Asking.of(servers)
     for value in range(3):
         await asking(value)
     assert len(servers.calls) == 3
@@ -203,7 +187,7 @@ async def test_while_nothing_is_known_of_a_model_everyone_has_a_call():
 
 async def test_a_call_is_no_longer_than_it_may_be():
     servers = Servers(seconds=0.01)
-    asking = Asking(servers, longest=0.035)
+    asking = await Asking.of(servers, longest=0.035)
     for value in range(5):
         await asking(value)
     assert [values for _, values in servers.calls] == [[0], [1, 2, 3]]
@@ -211,18 +195,18 @@ async def test_a_call_is_no_longer_than_it_may_be():
 
 async def test_other_targets_and_other_sizes_go_by_themselves():
     servers = Servers()
-    asking = Asking(servers)
+    asking = await Asking.of(servers)
     other = Target("m", version=2)
     for value, target, side in [(0, MODEL, 2), (1, other, 2), (2, MODEL, 4), (3, MODEL, 2), (4, other, 2)]:
         await asking(value, target=target, side=side)
-    assert servers.calls == [(MODEL, [0]), (other, [1]), (MODEL, [2])]
+    assert servers.calls == [(MODEL, [0]), (other, [1])]
     await servers.ended(3)
-    assert sorted(servers.calls[3:], key=str) == sorted([(MODEL, [3]), (other, [4])], key=str)
+    assert servers.calls[2:] == [(MODEL, [2]), (MODEL, [3]), (other, [4])]
 
 
 async def test_who_gives_up_before_the_call_is_not_asked_about():
     servers = Servers()
-    asking = Asking(servers)
+    asking = await Asking.of(servers)
     tasks = [await asking(value) for value in range(4)]
     tasks[2].cancel()
     await settled()
@@ -235,7 +219,7 @@ async def test_who_gives_up_before_the_call_is_not_asked_about():
 
 async def test_who_gives_up_during_the_call_takes_nobody_along():
     servers = Servers()
-    asking = Asking(servers)
+    asking = await Asking.of(servers)
     tasks = [await asking(value) for value in range(4)]
     await servers.ended()
     tasks[1].cancel()
@@ -246,7 +230,7 @@ async def test_who_gives_up_during_the_call_takes_nobody_along():
 
 async def test_when_all_give_up_their_call_ends_and_the_next_begins():
     servers = Servers()
-    asking = Asking(servers)
+    asking = await Asking.of(servers)
     tasks = [await asking(value) for value in range(3)]
     await servers.ended()
     for task in tasks[1:]:
@@ -260,7 +244,7 @@ async def test_when_all_give_up_their_call_ends_and_the_next_begins():
 
 async def test_when_all_give_up_before_their_call_nobody_joins_what_is_left_of_it():
     servers = Servers()
-    asking = Asking(servers)
+    asking = await Asking.of(servers)
     first, given_up = await asking(0), await asking(1)
     given_up.cancel()
     late = asyncio.create_task(asking.batching.predict(MODEL, Part(pixels(2), budget())))
@@ -272,7 +256,7 @@ async def test_when_all_give_up_before_their_call_nobody_joins_what_is_left_of_i
 
 async def test_a_failure_is_everyones_who_was_asked_about():
     servers = Servers()
-    asking = Asking(servers)
+    asking = await Asking.of(servers)
     tasks = [await asking(value) for value in range(3)]
     await servers.ended()
     servers.end(ModelServerFailedError())
@@ -287,7 +271,7 @@ async def test_a_failure_is_everyones_who_was_asked_about():
 @pytest.mark.parametrize("wrong", [lambda values: values[:1], lambda values: np.append(values, 0)])
 async def test_rows_that_are_missing_or_too_many_are_nobodys_answer(wrong):
     servers = Servers()
-    asking = Asking(servers)
+    asking = await Asking.of(servers)
     tasks = [await asking(value) for value in range(3)]
     servers.end()
     await tasks[0]
@@ -301,18 +285,18 @@ async def test_rows_that_are_missing_or_too_many_are_nobodys_answer(wrong):
 
 async def test_who_was_left_out_for_want_of_time_is_asked_about_alone():
     servers = Servers()
-    asking = Asking(servers)
+    asking = await Asking.of(servers)
     tasks = [await asking(0), await asking(1), await asking(2, 3), await asking(4)]
     servers.most = 2
     await servers.ended(2)
-    assert servers.calls[2:] == [(MODEL, [4])]
+    assert servers.calls[2:] == [(MODEL, [2, 3])]
     servers.end()
-    assert [said(await task) for task in tasks] == [[0], [1], [2], [4]]
+    assert [said(await task) for task in tasks] == [[0], [1], [2, 3], [4]]
 
 
 async def test_time_that_others_lacked_is_not_what_one_with_time_is_refused_for():
     servers = Servers()
-    asking = Asking(servers)
+    asking = await Asking.of(servers)
     tasks = [await asking(0), await asking(1), await asking(2, seconds=-1)]
     await servers.ended()
     servers.end(BudgetSpentError("waiting for the model server"))
@@ -324,21 +308,11 @@ async def test_time_that_others_lacked_is_not_what_one_with_time_is_refused_for(
         await tasks[2]
 
 
-def test_a_batch_has_the_budget_of_who_has_longest():
-    short, long, middle = (Part(pixels(0), budget(seconds)) for seconds in (5, 9, 7))
-    batch = Batch(short)
-    batch.join(long)
-    batch.join(middle)
-    assert batch.budget is long.budget
-    assert batch.leave(long)
-    assert batch.budget is middle.budget
-
-
 @pytest.mark.parametrize("seed", range(20))
 async def test_whatever_comes_and_goes_each_gets_its_own_answer(seed):
     chance = random.Random(seed)
-    servers = Servers(slots=chance.choice([1, 2, 4]), room=asyncio.Semaphore(chance.choice([1, 2, 4])))
-    asking = Asking(servers)
+    servers = Servers(slots=chance.choice([1, 2, 4]))
+    asking = await Asking.of(servers)
     tasks: dict[asyncio.Task[Scores], list[int]] = {}
     given_up = set()
     for value in range(200):
@@ -374,19 +348,20 @@ def _by_brightness(views: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def joined(monkeypatch) -> asyncio.Semaphore:
-    """Released whenever a photo joins others."""
-    semaphore, join = asyncio.Semaphore(0), Batch.join
+def entered(monkeypatch) -> asyncio.Semaphore:
+    """Released whenever a request is in the queue, or sent at once."""
+    semaphore, enter = asyncio.Semaphore(0), Batching._enter
 
-    def joining(batch: Batch, part: Part) -> None:
-        join(batch, part)
+    def entering(batching: Batching, *given: object, **options: object) -> object:
+        waiting = enter(batching, *given, **options)
         semaphore.release()
+        return waiting
 
-    monkeypatch.setattr(Batch, "join", joining)
+    monkeypatch.setattr(Batching, "_enter", entering)
     return semaphore
 
 
-async def _gather(tfs: FakeTfServing, world: World, photos: list[bytes], joined: asyncio.Semaphore):
+async def _gather(tfs: FakeTfServing, world: World, photos: list[bytes], entered: asyncio.Semaphore):
     """Let a call be held, and further photos come meanwhile; gives all of them, and what lets the call go."""
     requests = [ask(photo, model="mobilenet_v3_small") for photo in photos]
     await world.stub.Classify(requests[0], timeout=20)  # from now on the gateway knows how long it takes
@@ -400,20 +375,22 @@ async def _gather(tfs: FakeTfServing, world: World, photos: list[bytes], joined:
     calls = [world.stub.Classify(requests[0], timeout=20)]
     await asyncio.wait_for(arrived.wait(), 20)
     tfs.predicts.clear()
+    while not entered.locked():
+        await entered.acquire()
     calls += [world.stub.Classify(request, timeout=20) for request in requests[1:]]
-    for _ in photos[2:]:
-        await asyncio.wait_for(joined.acquire(), 20)
+    for _ in photos[1:]:
+        await asyncio.wait_for(entered.acquire(), 20)
     return calls, release
 
 
-async def test_photos_that_come_during_a_call_each_get_the_answer_to_their_own(running, tfs, joined):
+async def test_photos_that_come_during_a_call_each_get_the_answer_to_their_own(running, tfs, entered):
     tfs.models["mobilenet_v3_small"] = {1: Version(make_card("mobilenet_v3_small"), scores=_by_brightness)}
     photos = _photos(8)
     async with running(tfs_in_flight=2, batch_seconds=1) as world:
         alone = [
             (await world.stub.Classify(ask(photo, model="mobilenet_v3_small"), timeout=20)).classes for photo in photos
         ]
-        calls, release = await _gather(tfs, world, photos, joined)
+        calls, release = await _gather(tfs, world, photos, entered)
         release.set()
         together = [(await call).classes for call in calls]
     assert [len(pixels_of(request)) for request in tfs.predicts] == [7]
@@ -421,7 +398,7 @@ async def test_photos_that_come_during_a_call_each_get_the_answer_to_their_own(r
     assert len({classes[0].probability for classes in alone}) == len(photos)
 
 
-async def test_a_row_that_is_no_probability_fails_its_own_photo_alone(running, tfs, joined):
+async def test_a_row_that_is_no_probability_fails_its_own_photo_alone(running, tfs, entered):
     def scores(views: np.ndarray) -> np.ndarray:
         values = _by_brightness(views)
         if len(values) > 1:
@@ -430,7 +407,7 @@ async def test_a_row_that_is_no_probability_fails_its_own_photo_alone(running, t
 
     tfs.models["mobilenet_v3_small"] = {1: Version(make_card("mobilenet_v3_small"), scores=scores)}
     async with running(tfs_in_flight=2, batch_seconds=1) as world:
-        calls, release = await _gather(tfs, world, _photos(4), joined)
+        calls, release = await _gather(tfs, world, _photos(4), entered)
         release.set()
         results = await asyncio.gather(*calls, return_exceptions=True)
     errors = [result for result in results if isinstance(result, grpc.aio.AioRpcError)]
@@ -438,9 +415,9 @@ async def test_a_row_that_is_no_probability_fails_its_own_photo_alone(running, t
     assert len(results) == 4
 
 
-async def test_one_with_little_time_ends_alone(running, tfs, joined):
+async def test_one_with_little_time_ends_alone(running, tfs, entered):
     async with running(tfs_in_flight=2, batch_seconds=1) as world:
-        calls, release = await _gather(tfs, world, _photos(3), joined)
+        calls, release = await _gather(tfs, world, _photos(3), entered)
         error = await world.refusal(ask(model="mobilenet_v3_small"), timeout=0.4)
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         release.set()

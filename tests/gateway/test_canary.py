@@ -1,5 +1,10 @@
 """A share of the callers gets the canary, always the same ones."""
 
+import asyncio
+import urllib.request
+
+import grpc.aio
+import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
@@ -11,6 +16,7 @@ from tests.gateway.gateways import ask
 
 BOTH = {"stable": 1, "canary": 2}
 PLAIN = Target("resnet50")
+PREFIX = "dermserve_gateway_"
 
 
 def test_the_share_of_callers_is_what_was_asked_for_and_each_stays_with_its_version():
@@ -57,6 +63,107 @@ async def test_callers_are_split_by_their_key_which_no_log_shows(running, tfs):
     assert {version for seen in versions.values() for version in seen} == {1, 2}
     assert all(len(seen) == 1 for seen in versions.values())
     assert "secret-" not in repr(log)
+
+
+async def _samples(world, name):
+    text = await asyncio.to_thread(_read, f"http://{world.gateway.metrics_address}/metrics")
+    return {line.split()[0]: float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{PREFIX}{name}")}
+
+
+def _read(url):
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        return answer.read().decode()
+
+
+async def _eventually(holds):
+    """Try until it holds: what runs in the background tells nobody."""
+    for _ in range(1000):
+        if await holds():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("it never happened")
+
+
+async def _share_is(world, share):
+    async def holds():
+        return (await _samples(world, "canary_share"))[f'{PREFIX}canary_share{{model="resnet50"}}'] == share
+
+    await _eventually(holds)
+
+
+async def test_a_share_in_a_file_is_followed_without_a_restart_and_a_broken_file_changes_nothing(
+    running, tfs, tmp_path
+):
+    tfs.models["resnet50"][2] = Version(make_card())
+    tfs.labels |= {("resnet50", "stable"): 1, ("resnet50", "canary"): 2}
+    file = tmp_path / "canary.toml"
+    with capture_logs() as log:
+        async with running(canary_file=file, metrics_listen="127.0.0.1:0") as world:
+
+            async def version():
+                return (await world.stub.Classify(ask(), timeout=20)).version
+
+            assert await version() == 1  # there is no file yet
+            file.write_text("[canary_shares]\nresnet50 = 1.0\nvgg16 = 0.5\n")
+            await _share_is(world, 1)
+            assert await version() == 2
+            table = "[canary_shares]\nresnet50 = "
+            for count, wrong in enumerate((f"{table}7", f'{table}"x"', "[canary", "canary_shares = 1", "\0"), 1):
+                # Renamed, as `dermserve model` does: half a file may be a valid one.
+                file.with_suffix(".new").write_text(wrong)
+                file.with_suffix(".new").replace(file)
+
+                async def refused(count=count):
+                    return [entry["event"] for entry in log].count("canary_file_not_read") == count
+
+                await _eventually(refused)
+                assert await version() == 2
+            file.unlink()
+            await _share_is(world, 0)
+            assert await version() == 1
+
+
+async def test_both_labels_are_counted_and_the_stable_version_is_asked_about_the_canarys_answers(running, tfs):
+    tfs.models["resnet50"][2] = Version(make_card())
+    tfs.labels |= {("resnet50", "stable"): 1, ("resnet50", "canary"): 2}
+    settings = {"canary_shares": {"resnet50": 0.5}, "canary_sample": 1.0, "metrics_listen": "127.0.0.1:0"}
+    async with running(**settings) as world:
+        for number in range(20):
+            await world.stub.Classify(ask(), metadata=(("x-caller-key", str(number)),), timeout=20)
+        with pytest.raises(grpc.aio.AioRpcError):
+            await world.stub.Classify(ask(b"no photo"), timeout=20)
+        await world.stub.Classify(ask(label="stable"), timeout=20)  # by its own choice: not counted
+        ended = await _samples(world, "canary_requests_total")
+        assert sum(ended.values()) == 20
+        canary = ended[f'{PREFIX}canary_requests_total{{ended="ok",label="canary",model="resnet50"}}']
+        assert 2 < canary < 18
+
+        async def agreed():
+            return any('"agreed"' in key for key in await _samples(world, "canary_comparisons_total"))
+
+        await _eventually(agreed)
+        tfs.models["resnet50"][2].scores = lambda pixels: np.tile([0.9] + [0.1 / 6] * 6, (len(pixels), 1))
+
+        async def differed():
+            for number in range(20):
+                await world.stub.Classify(ask(), metadata=(("x-caller-key", str(number)),), timeout=20)
+            return any('"differed"' in key for key in await _samples(world, "canary_comparisons_total"))
+
+        await _eventually(differed)
+
+
+async def test_a_canary_that_fails_is_counted_by_its_label(running, tfs):
+    tfs.models["resnet50"][2] = Version(make_card(), scores=lambda pixels: np.full((len(pixels), 7), np.nan))
+    tfs.labels |= {("resnet50", "stable"): 1, ("resnet50", "canary"): 2}
+    async with running(canary_shares={"resnet50": 1.0}, metrics_listen="127.0.0.1:0") as world:
+        await world.refusal(ask())
+        labels = '{ended="failed",label="canary",model="resnet50"}'
+        assert await _samples(world, "canary_requests_total") == {f"{PREFIX}canary_requests_total{labels}": 1}
+
+
+def test_shares_come_from_one_place(tmp_path):
+    with pytest.raises(ValueError, match="exclude each other"):
+        load_config({"canary_shares": "resnet50=0.1", "canary_file": str(tmp_path / "canary.toml")})
 
 
 async def test_a_trace_id_finds_its_way_into_the_log(running):

@@ -77,6 +77,7 @@ def test_the_defaults_and_a_whole_mtls_configuration_are_well(tmp_path):
         ({"stream_queue": 1}, "STREAM_QUEUE", Severity.WARNING),
         ({"max_held_bytes": 1}, "HELD_BYTES", Severity.WARNING),
         ({"canary_shares": "resnet50=0.1", "labels": "stable"}, "CANARY_LABEL", Severity.ERROR),
+        ({"canary_file": "canary.toml", "labels": "stable"}, "CANARY_LABEL", Severity.ERROR),
     ],
 )
 def test_a_setting_that_is_unsafe_or_contradicts_another_is_found(settings, code, severity):

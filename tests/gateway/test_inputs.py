@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageDraw, PngImagePlugin
 
 from tests.gateway.gateways import PHOTO, ask, make_photo, reason_of
+from tests.imaging import heif_files
 
 LIMIT = 200_000
 ANSWERED = "answered"
@@ -86,7 +87,8 @@ INPUTS = {
     "animated_png": (_animation("PNG"), ANSWERED),
     "animated_webp": (_animation("WEBP"), ANSWERED),
     "animated_gif": (_animation("GIF"), "UNSUPPORTED_FORMAT"),
-    "heic": (b"\x00\x00\x00\x18ftypheic" + bytes(100), "UNSUPPORTED_FORMAT"),
+    "heic": ((heif_files.CASES / "colours.heic").read_bytes(), ANSWERED),
+    "heic_without_picture": (b"\x00\x00\x00\x18ftypheic" + bytes(100), "UNSUPPORTED_FORMAT"),
     "one_pixel": (_saved(_gray((1, 1)), "PNG"), "IMAGE_TOO_SMALL"),
     "extreme_aspect": (_saved(_gray((3000, 40)), "PNG"), ANSWERED),
     "jpeg_header_lies": (_jpeg_claiming(65500, 65500), "TOO_MANY_PIXELS"),

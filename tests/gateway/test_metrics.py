@@ -17,7 +17,7 @@ from dermserve.gateway.errors import ListenError
 from dermserve.imaging import Measures
 from dermserve.v1 import card_pb2, classifier_pb2
 from tests.gateway.fake_tfserving import FakeTfServing, Version, make_card
-from tests.gateway.gateways import PHOTO, World, ask, make_photo, reason_of
+from tests.gateway.gateways import MODEL, PHOTO, World, ask, make_photo, reason_of
 
 FULL, ADAPTIVE = classifier_pb2.TTA_MODE_FULL, classifier_pb2.TTA_MODE_ADAPTIVE
 
@@ -94,7 +94,8 @@ async def test_answers_and_refusals_are_counted_by_what_became_of_them(measured,
         seen = await until(world, lambda seen: seen.get("requests_total", method="ListModels"))
     answered = {"method": "Classify", "model": "resnet50", "version": "1", "verdict": "VERDICT_CONFIDENT", "code": "OK"}
     assert seen.get("requests_total", **answered) == 3
-    assert seen.get("requests_total", method="Classify", code="INVALID_ARGUMENT", version="", verdict="") == 1
+    refused = {"method": "Classify", "code": "INVALID_ARGUMENT", "version": "", "verdict": "", "risk_level": ""}
+    assert seen.get("requests_total", **refused) == 1
     assert seen.get("refusals_total", model="resnet50", reason="UNSUPPORTED_FORMAT") == 1
     assert seen.get("request_duration_seconds_count", method="Classify", code="OK") == 3
     for stage in ("admit", "decode", "plan", "predict", "reduce"):
@@ -102,6 +103,25 @@ async def test_answers_and_refusals_are_counted_by_what_became_of_them(measured,
     assert seen.get("request_duration_seconds_sum", code="OK") >= seen.get(
         "stage_duration_seconds_sum", stage="predict"
     )
+
+
+@pytest.mark.parametrize(
+    ("card", "verdict", "level"),
+    [
+        ({"min_confidence": 0.5}, "VERDICT_CONFIDENT", "RISK_LEVEL_LOW"),
+        ({"min_confidence": 0.5, "rule_out": 0.0}, "VERDICT_UNCERTAIN", "RISK_LEVEL_INTERMEDIATE"),
+        ({"min_confidence": 0.5, "rule_out": 0.0, "rule_in": {"threshold": 0.0}}, None, "RISK_LEVEL_HIGH"),
+        ({"trained": False}, "VERDICT_UNCERTAIN", "RISK_LEVEL_UNSPECIFIED"),
+    ],
+)
+async def test_answers_are_counted_by_verdict_and_risk_level(measured, tfs, card, verdict, level):
+    tfs.models[MODEL][1] = Version(make_card(**card))
+    async with measured() as world:
+        answer = await world.stub.Classify(ask(), timeout=20)
+        verdict = verdict or classifier_pb2.Verdict.Name(answer.verdict)
+        labels = {"model": MODEL, "version": "1", "verdict": verdict, "risk_level": level, "code": "OK"}
+        seen = await until(world, lambda seen: seen.get("requests_total", **labels))
+    assert seen.get("requests_total", **labels) == seen.get("requests_total", code="OK", method="Classify") == 1
 
 
 async def test_a_caller_can_not_make_up_labels(measured):

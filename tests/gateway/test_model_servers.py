@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from dermserve.gateway import model_servers
+from dermserve.gateway.batching import Batching, Part
 from dermserve.gateway.budget import Budget
-from dermserve.gateway.calls import Batch, Part
 from dermserve.gateway.errors import ModelServerUnreachableError
 from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.tfserving import Scores, Target, TfServing
@@ -242,7 +242,7 @@ class Held:
     async def predict(self, target: Target, images: np.ndarray, *, tta: bool, seconds: float) -> Scores:
         self._order.append(target.model)
         await self.release.acquire()
-        return Scores(len(images), 1, np.ones((len(images), 1), np.float32), np.zeros(len(images), np.float32))
+        return Scores(len(images), 1, [[1.0]] * len(images), [0.0] * len(images))
 
 
 class Calls:
@@ -252,7 +252,8 @@ class Calls:
         self.now = 0.0
         self.order: list[str] = []
         self.held: dict[str, Held] = {}
-        self.servers = ModelServers(names, connect=self._connect, slots=slots, clock=lambda: self.now)
+        self.servers = ModelServers(names, connect=self._connect, slots=slots)
+        self.batching = Batching(self.servers, longest=0, clock=lambda: self.now)
 
     def _connect(self, target: str, _: str) -> Held:
         self.held[target] = Held(self.order)
@@ -260,7 +261,7 @@ class Calls:
 
     async def start(self, model: str, views: int = 1) -> "asyncio.Task[Scores]":
         part = Part(np.zeros((views, 2, 2, 3), np.uint8), Budget(1000, lambda: self.now))
-        task = asyncio.create_task(self.servers.predict(Target(model), Batch(part)))
+        task = asyncio.create_task(self.batching.predict(Target(model), part))
         await _settled()
         return task
 
@@ -279,18 +280,18 @@ async def _settled() -> None:
 async def test_calls_wait_in_the_order_of_their_cost_and_the_dear_ones_are_not_overtaken_for_ever():
     calls = Calls("127.0.0.1:1")
     await calls.servers.resolve()
-    calls.servers.costs.note("dear", 1, 1.0)
-    calls.servers.costs.note("cheap", 1, 0.01)
+    calls.batching.costs.note("dear", 1, 1.0)
+    calls.batching.costs.note("cheap", 1, 0.01)
     tasks = [await calls.start("dear"), await calls.start("dear"), await calls.start("cheap")]
     calls.now = 3.9  # within four times the dear one's second
     tasks.append(await calls.start("cheap"))
     calls.now = 4.1
     tasks.append(await calls.start("cheap"))
-    assert (calls.order, calls.servers.waiting) == (["dear"], 4)
+    assert (calls.order, calls.batching.waiting) == (["dear"], 4)
     await calls.end(5)
     assert calls.order == ["dear", "cheap", "cheap", "dear", "cheap"]
     await asyncio.gather(*tasks)
-    assert (calls.servers.waiting, calls.servers.used.total(), calls.servers.all[0].in_flight) == (0, 0, 0)
+    assert (calls.batching.waiting, calls.servers.all[0].in_flight) == (0, 0)
 
 
 async def test_a_call_that_is_given_up_while_it_waits_leaves_no_slot_behind():
@@ -302,7 +303,7 @@ async def test_a_call_that_is_given_up_while_it_waits_leaves_no_slot_behind():
     await calls.end()
     third.cancel()  # its slot has come
     await asyncio.gather(second, third, return_exceptions=True)
-    assert (calls.servers.used.total(), calls.servers.waiting) == (0, 0)
+    assert (calls.servers.all[0].in_flight, calls.batching.waiting) == (0, 0)
     assert (await first).views == 1
 
 
@@ -310,17 +311,17 @@ async def test_calls_near_their_end_are_counted_and_the_bound_follows_the_server
     calls = Calls("127.0.0.1:1", "127.0.0.1:2", slots=2)
     await calls.servers.resolve()
     assert calls.servers.slots == 4
-    calls.servers.costs.note("m", 1, 1.0)
+    calls.batching.costs.note("m", 1, 1.0)
     tasks = [await calls.start("m") for _ in range(3)]
-    assert calls.servers.nearly_done() == 0
+    assert calls.batching.free_capacity("m") == 1
     calls.now = 0.7
-    assert calls.servers.nearly_done() == 3
+    assert calls.batching.free_capacity("m") == 4
     calls.servers.all[0].alive = False
     assert calls.servers.slots == 2
     calls.held["ipv4:127.0.0.1:1"].release.release()
     await calls.end(3)
     await asyncio.gather(*tasks)
-    assert (calls.servers.nearly_done(), sum(server.calls for server in calls.servers.all)) == (0, 3)
+    assert (calls.batching.free_capacity("m"), sum(server.calls for server in calls.servers.all)) == (2, 3)
 
 
 async def test_without_any_address_there_is_nobody_to_wait_for():

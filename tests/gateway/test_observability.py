@@ -10,6 +10,7 @@ import yaml
 from prometheus_client import ProcessCollector
 
 from dermserve.gateway.admission import Admission, Bounds
+from dermserve.gateway.batching import Batching
 from dermserve.gateway.catalog import Catalog, Pace
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.metrics import Metrics, Snapshot
@@ -26,7 +27,8 @@ PROMETHEUS = {"namespace", "pod"}
 def _families() -> dict[str, tuple[str, tuple[str, ...], str]]:
     """Return help, label names and type by name, as documented: counters with their _total."""
     metrics, bounds = Metrics(("m",)), Bounds(at_once=1, queue=0, burst=0)
-    servers = ModelServers([], connect=lambda *_: None, slots=1, clock=time.monotonic)
+    servers = ModelServers([], connect=lambda *_: None, slots=1)
+    predictor = Batching(servers, longest=0, clock=time.monotonic)
     workers = Workers(0, stuck_after=1, clock=time.monotonic)
     pace = Pace(steady=1, waiting=1, timeout=1)
     catalog = Catalog(servers, models=["m"], labels=(), pace=pace, clock=time.monotonic)
@@ -34,7 +36,13 @@ def _families() -> dict[str, tuple[str, tuple[str, ...], str]]:
         ["m"], unary=bounds, stream=bounds, max_held_bytes=1, free_capacity=lambda _: 1, clock=time.monotonic
     )
     snapshot = Snapshot(
-        admission=admission, servers=servers, catalog=catalog, workers=workers, drift=Drift(), certificates={}
+        admission=admission,
+        servers=servers,
+        predictor=predictor,
+        catalog=catalog,
+        workers=workers,
+        drift=Drift(),
+        tls=(),
     )
     own = [
         collector for collector in metrics.registry._collector_to_names if not isinstance(collector, ProcessCollector)

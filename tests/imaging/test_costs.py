@@ -14,7 +14,7 @@ from PIL import Image
 
 from dermserve.imaging import Limits, TooComplexError, TooManyPixelsError, UndecodablePhotoError, decode
 from dermserve.imaging.header import read_header
-from tests.imaging import files
+from tests.imaging import files, heif_files
 
 _ALLOWED = 20_000_000
 """Bytes of memory allowed for a photo in the table, a fifth of the default, so that it is quick."""
@@ -55,6 +55,9 @@ def _animated(side: int) -> bytes:
     return files.saved(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True, method=0)
 
 
+_TILE = heif_files.coded("gradient_512.heic")
+
+
 CASES = {
     **dict(_pngs()),
     **{f"jpeg_{mode}": _saved(mode, "JPEG") for mode in ("L", "RGB", "CMYK")},
@@ -63,6 +66,8 @@ CASES = {
     **{f"webp_{mode}": _saved(mode, "WEBP", method=0) for mode in ("RGB", "RGBA")},
     **{f"webp_{mode}_lossless": _saved(mode, "WEBP", method=0, lossless=True) for mode in ("RGB", "RGBA")},
     "webp_animated": _animated,
+    "heic_grid": lambda side: heif_files.grid(_TILE, side, side),
+    "heic_one_tile": lambda side: heif_files.grid(_TILE, min(side, 512), min(side, 512)),
 }
 
 
@@ -126,8 +131,9 @@ _FLAT_WEBP = (Path(__file__).parent / "cases" / "flat_49_9_megapixels.webp").rea
         (lambda: files.png(7000, 7000), r"24\.\d megapixels for a PNG in colour"),
         (lambda: _FLAT_WEBP, r"5\.8 megapixels for a WebP"),
         (lambda: files.jpeg_of_scans(7064, 2), r"47\.\d megapixels for a progressive JPEG"),
+        (lambda: heif_files.grid(_TILE, 7000, 7000), r"14 megapixels for a HEIC"),
     ],
-    ids=["png", "webp", "progressive"],
+    ids=["png", "webp", "progressive", "heic"],
 )  # fmt: skip
 def test_a_format_that_is_not_reduced_while_decoded_has_its_own_limit(data: Callable[[], bytes], most: str) -> None:
     photo = data()
@@ -214,8 +220,9 @@ def _many_tags() -> bytes:
         lambda: _PNG[:33] + files.chunk(b"zTXt", b"a\0\0" + files.zeros(200_000_000)) + _PNG[33:],
         lambda: files.jpeg_of_scans(6400, 63),
         lambda: files.png(4900, 4900, colour=6, depth=16),
+        lambda: heif_files.grid(_TILE, 4032, 3024),
     ],
-    ids=["fill", "fill_after", "restarts", "exif", "exif_tags", "profile_bomb", "text_bomb", "scans", "png"],
+    ids=["fill", "fill_after", "restarts", "exif", "exif_tags", "profile_bomb", "text_bomb", "scans", "png", "heic"],
 )  # fmt: skip
 def test_no_photo_takes_two_seconds_of_a_core(data: Callable[[], bytes]) -> None:
     photo = data()

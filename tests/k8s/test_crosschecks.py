@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import subprocess
+import tomllib
 from typing import Any
 
 import pytest
@@ -71,9 +72,12 @@ def test_models_config_serves_the_gateways_models_from_where_they_are_mounted(ta
 
 def test_a_canary_has_the_labels_that_the_gateway_asks_for() -> None:
     manifests = render("production+canary")
-    text = named(manifests, "ConfigMap", "models-config")["data"]["models.config"]
-    config = text_format.Parse(text, management_pb2.ModelServerConfig())
-    model = settings(manifests)["DERMSERVE_CANARY_SHARES"].partition("=")[0]
+    data = named(manifests, "ConfigMap", "models-config")["data"]
+    config = text_format.Parse(data["models.config"], management_pb2.ModelServerConfig())
+    file = pathlib.PurePosixPath(settings(manifests)["DERMSERVE_CANARY_FILE"])
+    mounts = containers(named(manifests, "Deployment", "gateway"))[-1]["volumeMounts"]
+    assert str(file.parent) in {mount["mountPath"] for mount in mounts if mount["name"] == "models-config"}
+    (model,) = tomllib.loads(data[file.name])["canary_shares"]
     (entry,) = (each for each in config.model_config_list.config if each.name == model)
     assert set(entry.version_labels) == {"stable", "canary"}
 

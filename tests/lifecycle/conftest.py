@@ -20,10 +20,10 @@ CREDENTIALS = {
 
 
 @pytest.fixture
-def fresh_store(store: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
-    """A store of one's own, with version 1 of the smaller model."""
+def fresh_store(small_store: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    """A store of one's own, with version 1 of the smaller model, whose files may be changed."""
     target = tmp_path / "store"
-    shutil.copytree(store / MODEL / "1", target / MODEL / "1")
+    shutil.copytree(small_store / MODEL / "1", target / MODEL / "1")
     return target
 
 

@@ -5,6 +5,8 @@ import json
 import pathlib
 import socket
 import struct
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,7 +15,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dermserve.cli import main
-from dermserve.local.store import canary_shares, write_config
+from dermserve.local.store import write_config
+from dermserve.models.lifecycle.desk import read_shares
 from dermserve.models.lifecycle.moves import digest_of
 from dermserve.models.lifecycle.records import read_records
 from dermserve.models.lifecycle.stores import open_store
@@ -72,10 +75,10 @@ def test_a_life_from_publish_to_retire(world: World) -> None:
     assert world.loaded() == [{1}, {1}]  # pinned: what is published waits for its promotion
     assert world.moved("canary", MODEL, "--share", "5%") == {"stable": 1, "canary": 2}
     assert world.loaded() == [{1, 2}, {1, 2}]
-    assert canary_shares(world.store, [MODEL]) == {MODEL: 0.05}
+    assert read_shares(open_store(world.store)) == {MODEL: 0.05}
     assert world.moved("promote", MODEL) == {"stable": 2}
     assert (world.loaded(), world.labels()) == ([{2}, {2}], [{"stable": 2}] * 2)
-    assert canary_shares(world.store, [MODEL]) == {}
+    assert read_shares(open_store(world.store)) == {}
     assert world.moved("rollback", MODEL) == {"stable": 1}
     assert (world.loaded(), world.labels()) == ([{1}, {1}], [{"stable": 1}] * 2)
     for _ in range(3):
@@ -113,7 +116,7 @@ def test_a_canary_ends_and_everybody_gets_the_stable_version(world: World) -> No
     world.moved("promote", MODEL, "1")
     world.moved("canary", MODEL, "2", "--share", "0.5")
     assert world.moved("canary", MODEL, "--off") == {"stable": 1}
-    assert (world.loaded(), canary_shares(world.store, [MODEL])) == ([{1}, {1}], {})
+    assert (world.loaded(), read_shares(open_store(world.store))) == ([{1}, {1}], {})
 
 
 def test_a_broken_version_is_never_promoted_and_changes_nothing(world: World) -> None:
@@ -126,6 +129,21 @@ def test_a_broken_version_is_never_promoted_and_changes_nothing(world: World) ->
     assert f"can't load version {version} of {MODEL}" in done.output
     assert (world.labels(), (world.store / "models.config").read_text()) == ([{"stable": 1}] * 2, before)
     assert world.log() == [("promote", None, 1)]
+
+
+def test_what_a_killed_command_began_is_settled_by_the_next(world: World) -> None:
+    world.moved("promote", MODEL, "1")
+    republish(world.store)
+    where = [f"--store={world.store}", *(f"--tfs={address}" for address in world.addresses)]
+    program = "from dermserve.cli import main; main()"
+    with subprocess.Popen([sys.executable, "-c", program, "model", "promote", MODEL, *where]) as command:
+        wait_until((world.store / "intent.json").exists)
+        command.kill()
+    assert "half done, the next command finishes or undoes it: promote of" in world.run("status").stderr
+    assert "an earlier command left half done" in world.run("retire", MODEL, "--keep", "9").stderr
+    stable = world.log()[-1][2]
+    assert (world.labels(), world.loaded()) == ([{"stable": stable}] * 2, [{stable}] * 2)
+    assert not (world.store / "intent.json").exists()
 
 
 def test_a_dead_server_is_noticed_before_anything_changes(world: World) -> None:

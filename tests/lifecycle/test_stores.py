@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -197,6 +198,51 @@ def test_a_store_is_copied_whole_version_by_version(base: str, tmp_path: pathlib
     assert not [path for path in target.iterdir() if path.name.startswith(".staging")]
 
 
+@pytest.mark.parametrize("damage", ["changed", "missing", "added", "no manifest", "another version", "empty"])
+def test_a_copy_that_is_there_and_wrong_is_made_anew(base: str, tmp_path: pathlib.Path, damage: str) -> None:
+    store, target = open_store(base), tmp_path / "local"
+    _publish(store, b"graph")
+    folder = target / "m" / "1"
+    assert list(pull_versions(store, target)) == [("m", 1)]
+    assert list(pull_versions(store, target)) == []
+    if damage == "changed":
+        (folder / "saved_model.pb").write_bytes(b"")  # as a power failure may leave it
+    elif damage == "missing":
+        (folder / "assets.extra" / "other").unlink()
+    elif damage == "added":
+        (folder / "saved_model.pb.old").write_bytes(b"")
+    elif damage == "no manifest":
+        (folder / MANIFEST).unlink()
+    else:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        if damage == "another version":
+            make_version(folder, content=b"whole, and not what the store has")
+    assert list(pull_versions(store, target)) == [("m", 1)]
+    assert (folder / "saved_model.pb").read_bytes() == b"graph"
+    assert changes(folder, parse_manifest(store.read("m", 1, MANIFEST), where="here")) == []
+    assert [path.name for path in target.iterdir()] == ["m"]
+
+
+def test_what_is_copied_is_on_the_disk_before_it_appears(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, target = open_store(tmp_path / "store"), tmp_path / "local"
+    _publish(store)
+    names, whole = [], target / "m" / "1"
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        names.append((os.readlink(f"/proc/self/fd/{descriptor}"), whole.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    list(pull_versions(store, target))
+    before = {pathlib.Path(name).name for name, appeared in names if not appeared}
+    assert {"saved_model.pb", "other", "dermserve.json", "assets.extra", "1"} <= before
+    assert {name for name, appeared in names if appeared} >= {str(target / "m"), str(target)}
+
+
 def test_a_copy_that_differs_from_its_manifest_never_appears(tmp_path: pathlib.Path) -> None:
     store = open_store(tmp_path / "store")
     _publish(store)
@@ -222,3 +268,21 @@ def test_a_version_folder_with_leading_zeros_is_that_version_and_one_beyond_int6
     assert _publish(store) == 2
     store.remove("m", 1)
     assert store.versions("m") == [2]
+
+
+def test_object_storage_with_leading_zeros_is_read_alike(bucket: str, tmp_path: pathlib.Path) -> None:
+    store = open_store(bucket)
+    folder = tmp_path / "v"
+    folder.mkdir()
+    (folder / "saved_model.pb").write_bytes(b"zeros")
+    write_manifest(folder, model="m", about={})
+    for number in ("00000003", "99999999999999999999"):
+        for name in ("saved_model.pb", MANIFEST):
+            store._files.put_file(str(folder / name), f"{bucket.removeprefix('s3://')}/m/{number}/{name}")
+    assert open_store(bucket).versions("m") == [3]
+    (tmp_path / "local" / "m" / "003").mkdir(parents=True)
+    assert list(pull_versions(open_store(bucket), tmp_path / "local")) == [("m", 3)]
+    assert (tmp_path / "local" / "m" / "003" / "saved_model.pb").read_bytes() == b"zeros"
+    assert _publish(open_store(bucket)) == 4
+    store.remove("m", store.versions("m")[0])
+    assert store.versions("m") == [4]

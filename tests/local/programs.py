@@ -2,6 +2,7 @@
 
 # ruff: noqa: T201 - printing is what they do
 
+import os
 import signal
 import sys
 from concurrent import futures
@@ -37,6 +38,7 @@ def gateway(mode: str) -> None:
 
     if mode == "broken":
         sys.exit("wrong configuration")
+    print("canary file", os.environ.get("DERMSERVE_CANARY_FILE"), flush=True)
     block_sigterm()
     status = health_pb2.HealthCheckResponse.NOT_SERVING if mode == "unready" else health_pb2.HealthCheckResponse.SERVING
     with futures.ThreadPoolExecutor(4) as pool:

@@ -10,7 +10,7 @@ import pytest
 
 from dermserve.local import PortInUseError, Stack, StoreError
 from dermserve.local.logfile import log_to_file
-from dermserve.local.store import canary_shares, ensure_models, write_config
+from dermserve.local.store import ensure_models, write_config
 
 
 @pytest.fixture
@@ -99,12 +99,6 @@ def test_a_pin_on_a_version_that_is_gone_is_an_error_and_not_a_long_wait(tmp_pat
     _label(config, version=2)
     with pytest.raises(StoreError, match="asks for version 2 of resnet50, which the store does not have"):
         write_config(tmp_path, ["resnet50"])
-
-
-def test_only_the_shares_of_models_that_are_served_reach_the_gateway(tmp_path):
-    assert canary_shares(tmp_path, ["a"]) == {}
-    (tmp_path / "canary.toml").write_text("[canary_shares]\na = 0.05\nb = 0.5\n")
-    assert canary_shares(tmp_path, ["a"]) == {"a": 0.05}
 
 
 def test_a_store_that_cannot_be_written_says_so(tmp_path):

@@ -1,20 +1,21 @@
 import dataclasses
 import pathlib
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from click.testing import CliRunner
 
-from dermserve.contract import parse_card
+from dermserve.contract import Input, Output, Signature, parse_card
 from dermserve.models.architectures import build
 from dermserve.models.associated_files import read_file
 from dermserve.models.export import SHIPPED, export
-from dermserve.models.exporter import export_model
 from dermserve.models.store import versions
 from dermserve.models.training.content import run_content
-from dermserve.models.verify import VerificationError, verify
+from dermserve.models.verify import VerificationError, open_version, verify
 from dermserve.models.version import write_version
 from dermserve.v1 import card_pb2
+from tests.conftest import exported
 
 
 def test_a_store_that_has_the_models_is_left_alone(store: pathlib.Path) -> None:
@@ -46,12 +47,10 @@ def test_weights_that_are_none_fail_and_leave_the_store_empty(tmp_path: pathlib.
     assert versions(tmp_path / "store", "mobilenet_v3_small") == []
 
 
-def test_a_weights_file_becomes_a_new_version_that_still_counts_as_untrained(tmp_path: pathlib.Path) -> None:
-    file = tmp_path / "some.weights.h5"
-    build("mobilenet_v3_small").save_weights(file)
-    assert export_model("mobilenet_v3_small", tmp_path, weights=file) == 1
-    assert export_model("mobilenet_v3_small", tmp_path, weights=file) == 2
-    card = verify(tmp_path / "mobilenet_v3_small" / "2")
+def test_a_weights_file_becomes_a_new_version_that_still_counts_as_untrained(weights_store: pathlib.Path) -> None:
+    assert versions(weights_store, "mobilenet_v3_small") == [1, 2]
+    card = _read_card(weights_store / "mobilenet_v3_small" / "2")
+    assert card.provenance.training == card_pb2.TRAINING_NONE
     assert card.provenance.initialization == "file some.weights.h5"
 
 
@@ -88,19 +87,24 @@ def test_the_sources_of_weights_exclude_each_other(tmp_path: pathlib.Path) -> No
     assert "RUN and --random exclude each other" in result.output
 
 
-@pytest.mark.parametrize("model", sorted(path.name for path in SHIPPED.iterdir()))
-def test_what_is_exported_by_default_was_trained_and_calibrated(model: str, tmp_path: pathlib.Path) -> None:
-    result = CliRunner().invoke(export, ["--model", model, "--store", str(tmp_path)])
-    assert result.exit_code == 0, result.output
-    card = verify(tmp_path / model / "1")
+# `make test-slow` serves ResNet-50's shipped weights and so exports them; it takes half a minute.
+@pytest.mark.parametrize("model", [pytest.param("resnet50", marks=pytest.mark.slow), "mobilenet_v3_small"])
+def test_what_is_shipped_was_trained_and_calibrated(model: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = exported(tmp_path_factory, model, shipped=True) / "1"
+    card = _read_card(folder)
     assert card.provenance.training == card_pb2.TRAINING_TRAINED
     assert "NC" in card.provenance.license
     for threshold in ("min_confidence", "max_view_std", "adaptive_margin", "max_ood_score"):
         assert card.calibration.HasField(threshold), threshold
     assert card.calibration.min_confidence >= 0.5
-    tflite = tmp_path / model / "1" / "model.tflite"
+    tflite = folder / "model.tflite"
     if tflite.exists():
         assert parse_card(read_file(tflite.read_bytes(), "card.json") or "") == card
+
+
+def _read_card(folder: pathlib.Path) -> card_pb2.Card:
+    with open_version(folder) as run:
+        return parse_card(run(Signature.DESCRIBE, {Input.QUERY: np.array([b""], object)})[Output.CARD][0])
 
 
 def test_a_tflite_model_of_another_calibration_is_refused(tmp_path: pathlib.Path) -> None:

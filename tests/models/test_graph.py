@@ -25,6 +25,7 @@ from dermserve.models.folding import fold_batch_norm
 from dermserve.models.graph import FeatureDistance, freeze_core
 from dermserve.models.weights import WeightsError, load_weights
 from dermserve.v1 import card_pb2
+from tests.models.networks import disturb_batch_norm
 
 
 class Served:
@@ -79,22 +80,11 @@ def test_variables_give_the_frozen_graphs_answers_and_are_on_disk_once(
         one.session.close()
 
 
-def _disturb_batch_norm(network: keras.Model) -> None:
-    rng = np.random.default_rng(0)
-    for layer in [*network.layers, *network.get_layer("backbone").layers]:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            around_one, around_zero = (
-                rng.uniform(0.5, 1.5, (2, *layer.gamma.shape)),
-                rng.normal(0, 0.1, (2, *layer.gamma.shape)),
-            )
-            layer.set_weights([around_one[0], around_zero[0], around_zero[1], around_one[1]])
-
-
 @pytest.mark.parametrize("fusible", [False, True])
 @pytest.mark.parametrize("name", list(SPECS))
 def test_folding_batch_norm_changes_nothing_but_the_graph(name: str, fusible: bool) -> None:
     network = build(name)
-    _disturb_batch_norm(network)
+    disturb_batch_norm(network)
     folded = fold_batch_norm(network, fusible=fusible)
     images = np.random.default_rng(0).uniform(0, 255, (2, 224, 224, 3)).astype(np.float32)
     expected, actual = network(images, training=False), folded(images, training=False)
@@ -131,14 +121,10 @@ print(sum(b"_FusedHardSwish" in node.attr["fused_ops"].list.s for node in nodes)
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="oneDNN fuses this on x86 alone")
-def test_the_served_hard_swish_is_computed_within_the_convolution(tmp_path: pathlib.Path) -> None:
-    network = build("mobilenet_v3_small")
-    _disturb_batch_norm(network)  # a bias of zero is optimised away, and then there is nothing to look for
-    file = tmp_path / "network.weights.h5"
-    network.save_weights(file)
-    export_model(network.name, tmp_path / "store", weights=file)
+def test_the_served_hard_swish_is_computed_within_the_convolution(weights_store: pathlib.Path) -> None:
+    # Of batch norm at its first values a bias of zero is optimised away, and then there is nothing to look for.
     done = subprocess.run(
-        [sys.executable, "-c", _OPTIMISED, str(tmp_path / "store" / network.name / "1")],
+        [sys.executable, "-c", _OPTIMISED, str(weights_store / "mobilenet_v3_small" / "2")],
         env={**os.environ, "TF_ENABLE_ONEDNN_OPTS": "1"}, check=True, capture_output=True, text=True,
     )  # fmt: skip
     assert done.stdout.split() == ["18"]

@@ -67,7 +67,7 @@ def test_a_scope_does_not_rest_on_features_that_hardly_vary(dead):
 def test_what_hardly_varies_is_not_strange_to_itself(spread):
     photos, classes = features(24, 64, spread), np.arange(24) % 3
     distance = ood.fit_distance(photos, classes, strangers=features(20, 64, 1), rank=16)
-    limit = ood.fit_max_score(ood.scores(distance, photos))
+    limit = ood.fit_max_score(ood.scores(distance, photos), classes, false_rejections=0.01, of_class=0.05)
     assert limit >= 1
     whole = dataclasses.replace(distance, scope=ood.fit_scope(photos, others=photos, weights=np.ones(24)), limit=limit)
     for one in (distance, whole):

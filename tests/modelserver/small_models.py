@@ -38,9 +38,9 @@ def echo(name: str):
 
 @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
 def slow(x):
-    """About a second of work in many small steps, so that it can be interrupted."""
+    """A third of a second of work in many small steps, so that it can be interrupted."""
     start = tf.fill([400, 400], tf.reduce_sum(x) * 1e-9)
-    _, end = tf.while_loop(lambda i, m: i < 400, lambda i, m: (i + 1, tf.tanh(m @ m)), (0, start))
+    _, end = tf.while_loop(lambda i, m: i < 150, lambda i, m: (i + 1, tf.tanh(m @ m)), (0, start))
     return {"y": x + tf.reduce_sum(end) * 0.0}
 
 

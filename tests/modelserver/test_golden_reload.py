@@ -14,6 +14,8 @@ FLAGS = ("--max_num_load_retries=0", "--file_system_poll_wait_seconds=1")
 RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 # These say that nothing changes, so they must still hold when two polls have gone by.
 UNCHANGED = {"status_after_label_and_version_same_reload", "status_policy_specific_empty"}
+# Answered by a version that is about to be unloaded, if the call comes before that.
+RACES = {"predict_k_immediately_after_remove"}
 
 
 def h(live: pathlib.Path, **changes: str) -> dict[str, str]:
@@ -56,7 +58,11 @@ def test_a_series_of_reloads(recordings: pathlib.Path, live: pathlib.Path, subte
     with start(live) as (_, caller):
         for case in recording.cases:
             with subtests.test(case["case"]):
-                replay_step(caller, case)
+                try:
+                    replay_step(caller, case, within_s=1 if case["case"] in RACES else 20)
+                except AssertionError:
+                    if case["case"] not in RACES or caller.states("k") != {1: "END"}:
+                        raise
                 if case["case"] in UNCHANGED:
                     stays(caller, "h", status_of(case))
 
@@ -79,10 +85,10 @@ def test_bad_reloads_one_fresh_server_each(
                     replay_step(caller, case)
 
 
-def replay_step(caller: Caller, case: dict[str, Any]) -> None:
+def replay_step(caller: Caller, case: dict[str, Any], *, within_s: float = 20) -> None:
     if case["code"] == "DEADLINE_EXCEEDED":
         case = {**case, "client_deadline_s": 1}  # It would wait for ever.
     if "Reload" in case["rpc"]:
         replay(caller, case)
     else:
-        replay_until(caller, case)  # The change a reload asks for takes a moment.
+        replay_until(caller, case, within_s=within_s)  # The change a reload asks for takes a moment.

@@ -49,6 +49,8 @@ def test_each_backbone_gets_a_row(tmp_path: pathlib.Path, photos: pathlib.Path) 
         ("mobilenet_v3_small", "939120"),
     ]
     assert all(0 < float(row["accuracy"]) <= 1 for row in rows)
+    tested = [row for row in rows if row["test_accuracy"]]
+    assert [row["accuracy"] for row in tested] == [max(row["accuracy"] for row in rows)]
 
 
 @pytest.mark.slow

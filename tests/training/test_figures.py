@@ -22,6 +22,7 @@ from dermserve.models.training.finished import FinishedRun
 from dermserve.models.training.layouts import Sample
 from dermserve.models.training.metrics import balanced, bootstrap, measure
 from dermserve.models.training.run import Data
+from dermserve.models.training.splits import Part
 from dermserve.models.training.strangers import draw_strangers
 
 RNG = np.random.default_rng(0)
@@ -82,9 +83,19 @@ def strange(count: int) -> np.ndarray:
 
 def test_the_gate_rejects_the_share_it_is_fitted_to_and_what_is_strange() -> None:
     distance = ood.fit_distance(*clusters(900), strangers=strange(50), rank=2)
-    threshold = ood.fit_max_score(ood.scores(distance, clusters(1000)[0]), false_rejections=0.01)
+    features, labels = clusters(1000)
+    threshold = ood.fit_max_score(ood.scores(distance, features), labels, false_rejections=0.01, of_class=0.05)
     assert (ood.scores(distance, clusters(2000)[0]) > threshold).mean() == pytest.approx(0.01, abs=0.008)
     assert (ood.scores(distance, strange(100)) > threshold).mean() > 0.99
+
+
+def test_a_rare_class_that_lies_far_out_is_not_taken_for_strange() -> None:
+    found = np.concatenate([np.linspace(0, 10, 980), np.linspace(50, 100, 20)]).astype(np.float32)
+    labels = np.repeat([0, 1], [980, 20])
+    limit = ood.fit_max_score(found, labels, false_rejections=0.01, of_class=0.05)
+    assert (found[labels == 1] > limit).mean() <= 0.05
+    assert limit > np.quantile(found, 0.99)
+    assert ood.fit_max_score(found / 1000, labels, false_rejections=0.01, of_class=0.05) == 1.0
 
 
 def test_the_size_of_features_does_not_matter_to_the_gate() -> None:
@@ -201,3 +212,32 @@ def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: pathlib.Path) -> N
     assert all(cell.accuracy > 0.9 for cell in cells)
     with table.open() as file:
         assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [cell.accuracy for cell in cells]
+    best = scenarios.measure_reduced(experiment, data, scenarios.Features(values, labels), cells)
+    assert best.cell.accuracy == max(cell.accuracy for cell in cells)
+    assert best.accuracy > 0.9
+
+
+def test_the_grid_chooses_by_validation_photos_and_measures_test_photos_once(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Part] = []
+    experiment = parse_experiment(
+        'model = "resnet50"\n[[stages]]\nname = "x"\nepochs = 1\ntrainable = "head"\n', name="tiny"
+    )
+    labels = np.arange(280) % 7
+    samples = [Sample(pathlib.Path(f"{index}.png"), int(label), str(index)) for index, label in enumerate(labels)]
+    data = Data(samples, np.zeros((280, 1, 1, 3), np.uint8), {})
+    parts = {share: scenarios._divide(experiment, data, share) for share in (0.7, 0.8)}
+
+    def judge(head: object, features: scenarios.Features, rows: np.ndarray) -> tuple[float, float]:
+        share = next(share for share in parts if any(np.array_equal(rows, own) for own in parts[share].values()))
+        looked.append(next(part for part, own in parts[share].items() if np.array_equal(rows, own)))
+        return (share if looked[-1] is Part.VALIDATION else 0.1), 0.5
+
+    monkeypatch.setattr(scenarios, "_judge_head", judge)
+    monkeypatch.setattr(scenarios, "_train_cell", lambda *_: None)
+    features = scenarios.Features(np.zeros((280, 4), np.float32), labels)
+    cells = scenarios.run_reduced(experiment, data, features, tmp_path / "table.csv", report=lambda _: None)
+    best = scenarios.measure_reduced(experiment, data, features, cells)
+    assert looked == [Part.VALIDATION] * 18 + [Part.TEST]
+    assert (best.cell.training_share, best.accuracy) == (0.8, 0.1)

@@ -61,11 +61,21 @@ def test_the_verdicts_are_the_gateways(model: str, views: int) -> None:
 
 
 def test_rule_out_misses_no_more_than_it_may_and_few_photos_none() -> None:
-    risks = np.linspace(0, 1, 300)
-    threshold = fit_rule_out(risks, np.ones(300, bool), sensitivity=0.98, bound=0.95)
-    assert (risks < threshold).sum() == 6
-    assert fit_rule_out(risks[:60], np.ones(60, bool), sensitivity=0.98, bound=0.95) == risks[0]
-    assert lower_bound(294, 300) > 0.95 > lower_bound(59, 60)
+    risks, lesions = np.linspace(0, 1, 300), [str(index) for index in range(300)]
+    threshold = fit_rule_out(risks, np.ones(300, bool), lesions, bound=0.95)
+    missed = int((risks < threshold).sum())
+    assert lower_bound(300 - missed, 300) >= 0.95 > lower_bound(299 - missed, 300)
+    assert fit_rule_out(risks[:50], np.ones(50, bool), lesions, bound=0.95) == risks[0]
+    assert lower_bound(50, 50) < 0.95
+
+
+def test_rule_out_counts_lesions_each_by_its_photo_of_least_risk() -> None:
+    risks = np.concatenate([np.linspace(0, 1, 300), np.full(300, 0.99), np.zeros(9)])
+    lesions = [*map(str, range(300)), *map(str, range(300)), *(f"benign {index}" for index in range(9))]
+    malignant = np.arange(609) < 600
+    assert fit_rule_out(risks, malignant, lesions, bound=0.95) == fit_rule_out(
+        risks[:300], malignant[:300], lesions[:300], bound=0.95
+    )
 
 
 def test_rule_in_is_the_lowest_with_its_specificity() -> None:

@@ -1,4 +1,8 @@
-"""A real stack with the shipped weights, a real Envoy, and a real Chromium that looks at the page."""
+"""A real stack with the shipped weights, a real Envoy, and a real Chromium that looks at the page.
+
+They end with this folder's tests: Playwright leaves an event loop running in its thread, in which `asyncio.run` of a
+later test would fail.
+"""
 
 import json
 import pathlib
@@ -13,6 +17,7 @@ from dermserve.edge.files import ON_DEVICE, RUNTIME
 from dermserve.local import Stack
 from dermserve.local.edge import Edge
 from dermserve.local.picture import draw_lesion
+from tests.conftest import exported, store_of
 from tests.web.page import App, write_video
 
 expect.set_options(timeout=30_000)  # on a busy machine a page takes its time
@@ -25,17 +30,13 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def trained_store(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A store with the shipped MobileNetV3Small, and model.tflite beside it."""
-    from dermserve.models.exporter import export_run
-
-    base = tmp_path_factory.mktemp("trained")
-    export_run(SHIPPED, base)
-    return base
+    return store_of(tmp_path_factory.mktemp("trained"), exported(tmp_path_factory, ON_DEVICE, shipped=True))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served(trained_store: pathlib.Path) -> Iterator[str]:
     """Where the page is."""
     many = {"requests_per_minute": 600_000, "burst": 10_000}
@@ -49,7 +50,7 @@ def served(trained_store: pathlib.Path) -> Iterator[str]:
         yield edge.url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def playwright() -> Iterator[Playwright]:
     with sync_playwright() as running:
         yield running
@@ -62,7 +63,7 @@ def _launch(playwright: Playwright, *flags: str) -> Browser:
     return playwright.chromium.launch(executable_path=chromium, headless=True, args=[*FLAGS, *flags])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """One whose camera sees a drawn lesion, and may be used."""
     video = tmp_path_factory.mktemp("camera") / "lesion.y4m"
@@ -72,7 +73,7 @@ def browser(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) ->
     browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shy_browser(playwright: Playwright) -> Iterator[Browser]:
     """One whose camera may not be used."""
     browser = _launch(playwright, "--deny-permission-prompts")
@@ -98,14 +99,14 @@ def runtime() -> None:
         pytest.skip("NOT TESTED: answers on the device need the runtime (make web)")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def lesion(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     path = tmp_path_factory.mktemp("photos") / "lesion.jpg"
     path.write_bytes(draw_lesion())
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def confident() -> dict[str, object]:
     """An answer that is sure of a benign class."""
     text = """{"requestId": "one", "model": "resnet50", "version": "3", "verdict": "VERDICT_CONFIDENT", "reasons": [],
@@ -117,3 +118,11 @@ def confident() -> dict[str, object]:
       "viewsAsked": 10, "viewsUsed": 10, "timings": {"totalMs": 80.5}}"""
     found: dict[str, object] = json.loads(text)
     return found
+
+
+@pytest.fixture
+def result(app: App, lesion: pathlib.Path, confident: dict[str, object]) -> App:
+    """The page, showing the result of a harmless spot."""
+    app.answer_with(confident)
+    app.classify(lesion)
+    return app

@@ -39,13 +39,20 @@ class App:
         page.on("pageerror", lambda error: app.complaints.append(str(error)))
         page.on("console", lambda said: app.complaints.append(said.text) if said.type == "error" else None)
         page.goto(f"{url}/app/")
-        page.wait_for_selector("details.options, form, .banner")
+        page.wait_for_selector("#app[data-service]")
         yield app
         context.close()
         assert not [said for said in app.complaints if not _NOISE.search(said)]
 
     def press(self, name: str) -> None:
         self.page.get_by_role("button", name=name, exact=True).click()
+
+    def go(self, address: str) -> None:
+        """Open a screen by its address."""
+        self.page.goto(f"{self.page.url.partition('#')[0]}#{address}")
+
+    def tab(self, name: str) -> None:
+        self.page.get_by_role("navigation").get_by_role("link", name=name).click()
 
     def heading(self) -> str:
         return self.page.locator("h1").inner_text()
@@ -65,7 +72,7 @@ class App:
         return self.result()
 
     def result(self) -> Locator:
-        found = self.page.locator(".result")
+        found = self.page.locator(".result:has(#verdict)")
         found.wait_for(timeout=60_000)
         return found
 

@@ -232,9 +232,29 @@ def test_an_even_picture_is_never_harmless_on_the_device(app: App, colour: tuple
     assert answer["namedClass"] == ""
 
 
-def test_without_a_network_the_device_answers_and_the_page_says_so(app: App, lesion: pathlib.Path) -> None:
+def _prepare(app: App) -> None:
+    app.tab("Settings")
     app.press("Prepare for offline use")
     app.page.locator("#prepared").wait_for(timeout=60_000)
+    app.tab("Check")
+
+
+def test_settings_say_what_the_device_can_do_and_take_it_away_again(app: App) -> None:
+    app.tab("Settings")
+    card = app.page.locator("#device")
+    expect(card).to_contain_text("it knows 3 kinds of spots")
+    expect(card).to_contain_text("about 12 MB")
+    _prepare(app)
+    app.tab("Settings")
+    size = float((card.inner_text()).partition("It takes ")[2].split()[0])
+    assert 9 < size < 16
+    app.press("Remove it")
+    expect(app.page.get_by_role("button", name="Prepare for offline use")).to_be_visible()
+    assert app.page.evaluate("caches.has('dermserve-device')") is False
+
+
+def test_without_a_network_the_device_answers_and_the_page_says_so(app: App, lesion: pathlib.Path) -> None:
+    _prepare(app)
     app.until("navigator.serviceWorker.controller !== null")
     app.context.set_offline(True)
     app.page.reload()
@@ -248,8 +268,7 @@ def test_without_a_network_the_device_answers_and_the_page_says_so(app: App, les
 
 
 def test_where_the_network_leads_nowhere_the_device_answers(app: App, lesion: pathlib.Path) -> None:
-    app.press("Prepare for offline use")
-    app.page.locator("#prepared").wait_for(timeout=60_000)
+    _prepare(app)
     app.page.route("**/v1/**", lambda route: route.abort("addressunreachable"))
     app.page.reload()
     expect(app.page.locator(".banner")).to_contain_text("looked at on this device")
@@ -257,8 +276,7 @@ def test_where_the_network_leads_nowhere_the_device_answers(app: App, lesion: pa
 
 
 def test_when_the_connection_is_lost_the_device_can_answer(app: App, lesion: pathlib.Path) -> None:
-    app.press("Prepare for offline use")
-    app.page.locator("#prepared").wait_for(timeout=60_000)
+    _prepare(app)
     app.page.route("**/v1/models/*:classify*", lambda route: route.abort("connectionreset"))
     app.choose(lesion)
     app.press("Analyse")

@@ -4,16 +4,18 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """What the command's exit code says."""
+    """Exit codes of the command."""
 
     ANSWERED = 0
-    """Everything asked for was answered."""
+    """Every photo or request was answered."""
     FAILED = 1
     """Some or all of it failed."""
     USAGE = 2
-    """The command line is wrong; nothing was asked. Click's own code for it."""
+    """The command line is wrong; no request was sent. Click's own code."""
     NO_SERVER = 3
     """No gateway answers, or no model server answers it: try again later."""
+    NOT_GOOD_ENOUGH = 4
+    """A version does not meet what is required of it, or did not do well as a canary."""
     INTERRUPTED = 130
     """Ctrl-C, as shells have it: 128 + SIGINT."""
     PIPE_CLOSED = 141

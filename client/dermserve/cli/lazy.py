@@ -50,7 +50,7 @@ class Entry:
                 f"`dermserve {name}` needs more than the bare install (missing: {', '.join(missing)}):"
                 f" pip install 'dermserve[{self.extra.name}]'"
             )
-        if self.extra is None:  # a client: what gRPC has to say is in the errors, and needn't be on stderr as well
+        if self.extra is None:  # a client: gRPC's messages are in the errors already
             os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         module, attribute = self.target.split(":")
         command = getattr(importlib.import_module(module), attribute)
@@ -80,7 +80,7 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, entry.help) for name, entry in self.entries.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; end quietly when whoever reads the output has gone, as `head` does."""
+        """Run the command; end without an error when the reader of its output has closed the pipe (`| head`)."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()

@@ -136,7 +136,7 @@ def _companion(name: str) -> str | None:
 
 
 def _looks_like_a_picture(path: str) -> bool:
-    """Look at a file's first bytes; one that can't be read is left to the client, which says why."""
+    """Check a file's first bytes. A file that can't be read passes: the client reports why."""
     try:
         if not os.path.isfile(path):
             return not os.path.exists(path)

@@ -1,4 +1,4 @@
-"""Answers as they come: JSON lines for programs, words for people, and a bar while they wait."""
+"""Print answers as they arrive: JSON lines or text, and a progress bar."""
 
 import json
 import sys
@@ -30,7 +30,7 @@ def print_json(answer: Answer) -> None:
 
 
 def print_text(answer: Answer) -> None:
-    """Print an answer in words: a prediction on stdout, an error on stderr."""
+    """Print an answer as text: a prediction on stdout, an error on stderr."""
     name = click.format_filename(answer.id)
     if answer.error is None:
         click.echo(f"{name}\n{render_text(answer.result())}\n")

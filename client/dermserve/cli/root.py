@@ -13,7 +13,7 @@ _GATEWAY = (
     "pydantic_settings", "structlog", *(("cykooz_resizer", "simplejpeg") if _WHEELS else ()),
     *(() if sys.platform == "win32" else ("uvloop",)),
 )  # fmt: skip
-_MODELS = ("fsspec", "numpy", "PIL", "portalocker", "pydantic", "tensorflow", "tensorflow_serving")
+_MODELS = ("fsspec", "numpy", "PIL", "portalocker", "prometheus_client", "pydantic", "tensorflow", "tensorflow_serving")
 
 GATEWAY = Extra("gateway", _GATEWAY)
 MODELS = Extra("models", _MODELS)

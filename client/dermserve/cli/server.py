@@ -1,4 +1,4 @@
-"""The options that say which gateway to ask, and the client made of them."""
+"""Options that choose the gateway, and the client made from them."""
 
 import functools
 from collections.abc import Callable

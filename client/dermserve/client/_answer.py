@@ -1,4 +1,4 @@
-"""One photo's outcome among many: a prediction or an error, under the caller's id."""
+"""The result of one photo of `classify_many`: a prediction or an error, with the caller's id."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,16 @@ from dermserve.client._prediction import Prediction
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one photo of `classify_many`: exactly one of `prediction` and `error` is set."""
+    """Result of one photo of `classify_many`: exactly one of `prediction` and `error` is set."""
 
     index: int
-    """The photo's place in what was given, from 0."""
+    """Position of the photo in the input, from 0."""
     id: str
     """The caller's id; for a path given without one, the path; for bytes, their index."""
     prediction: Prediction | None = None
-    """What the model says."""
+    """The prediction; None if the photo failed."""
     error: DermserveError | None = None
-    """Or why it says nothing."""
+    """Why the photo failed; None if it was classified."""
 
     def result(self) -> Prediction:
         """Return the prediction.

@@ -1,4 +1,4 @@
-"""`classify_many` of the asyncio client: drives a batch with tasks that take photos and answers."""
+"""`classify_many` of the asyncio client: tasks read photos and receive answers, a `Batch` holds the state."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from dermserve.client._batch import Batch, Item, Request, identify
 from dermserve.client._errors import DermserveError, InvalidPhoto, StreamBroke
 from dermserve.client._request import read_photo
 
-# What grpc.aio says, in the place of the call's true status, where a stream breaks while a message is being written.
+# grpc.aio gives this instead of the call's status if a stream breaks while a message is being written.
 _LOST_STATUS = "Internal error from Core"
 _CLOSE_GRACE = 5.0
 _END = object()
@@ -21,7 +21,7 @@ Photos: TypeAlias = Iterable[Item] | AsyncIterable[Item]
 
 
 class AsyncMany:
-    """One `classify_many`. All that happens is an event of one queue, noted by the generator itself."""
+    """One `classify_many`. Tasks put events into one queue; only the generator handles them."""
 
     def __init__(self, client: Base, stub: Callable[[], Any], batch: Batch) -> None:
         self._client = client
@@ -95,7 +95,7 @@ class AsyncMany:
                 self._open().send(request)
 
     async def _wait(self) -> None:
-        """Wait for the next event, or for a photo's time to come, and note it."""
+        """Wait for the next event or the next moment at which a photo is due, and handle it."""
         error: DermserveError | None = None
         try:
             async with asyncio.timeout(self._batch.timeout):
@@ -121,7 +121,7 @@ class AsyncMany:
         return self._stream
 
     async def _listen(self, stream: "_Stream") -> None:
-        """Tell what a stream says, to its end."""
+        """Put an event into the queue for each answer of a stream, and for its end."""
         end: DermserveError = self._client._cut_short()
         try:
             # Not call.read(): once the stream has broken, that raises before the answers that had come in.
@@ -164,7 +164,7 @@ class _Stream:
 
 
 class _Outgoing:
-    """What gRPC pulls requests from; None ends it. No generator: the loop's end could find one still running."""
+    """Requests that gRPC pulls; None ends it. No generator: it could still be running when the loop closes."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[Request | None] = asyncio.Queue()

@@ -32,7 +32,7 @@ class Call(Generic[T]):
     request_id: str | None = None
     """Sent along."""
     patient: bool = False
-    """Whether to try again when an overloaded gateway says."""
+    """Whether to retry an overloaded gateway after its `retry_after`."""
 
     @property
     def left(self) -> float:
@@ -122,7 +122,7 @@ class Base:
         return read_call(call, target=connection.target, request_id=request_id, proxy=connection.way.proxy)
 
     def _silence(self, seconds: float) -> DermserveError:
-        """Make the error of a stream that says nothing."""
+        """Make the error of a stream that sends no answer in time."""
         way = self._connection.way.proxy
         through = f" through the proxy {way}" if way else ""
         return DeadlineExceeded(
@@ -139,5 +139,5 @@ class Base:
 
 
 def first_alone(photos: Iterable[Any] | Any) -> float:
-    """Return for how long to leave the first photo alone: a collection has its photos already."""
+    """Return the seconds to wait for the first answer before taking more photos; 0 for a collection."""
     return 0.0 if isinstance(photos, Sized) else FIRST_ALONE

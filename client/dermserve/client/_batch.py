@@ -1,7 +1,7 @@
-"""What becomes of each photo of a `classify_many`, without any input or output: both clients drive this.
+"""State of the photos of a `classify_many`, without I/O: both clients use it.
 
-Every photo gets exactly one answer, however often the stream below breaks. A photo that ends a stream is found by
-asking for each one in flight in a call of its own, so that its failure is no other's.
+Every photo gets exactly one answer, however often the stream breaks. When a photo may have ended the stream, each photo
+in flight is sent again in its own call, so that only that one fails.
 """
 
 import collections
@@ -32,9 +32,9 @@ Response: TypeAlias = classifier_pb2.ClassifyStreamResponse
 
 DEFAULT_IN_FLIGHT = 4
 FIRST_ALONE = 0.25
-"""Seconds for which the first photo of an iterator is alone, at most: who makes photos one by one may want its answer
-before the next is asked for."""
-_MOST_FRUITLESS = 3
+"""Most seconds to wait for the answer to an iterator's first photo before taking the second: a generator may use that
+answer to make the next photo."""
+_MAX_STREAMS_WITHOUT_ANSWER = 3
 
 
 class Key(NamedTuple):
@@ -51,26 +51,26 @@ class _Flight:
     key: Key
     request: Request
     until: float
-    """When it is not sent again any more."""
+    """Monotonic time after which it is not retried."""
     due: float | None
-    """When it is to be sent; None while it is on its way."""
+    """Monotonic time at which to send it; None while it is in flight."""
     alone: bool
-    """Whether by a call of its own, rather than on the stream."""
+    """Whether it is sent in its own call instead of on the stream."""
 
 
 class Batch:
-    """The photos that have no answer yet, and what to send when.
+    """The photos that have no answer yet, and when to send which.
 
-    A stream that breaks after it answered something is worth another: what was in flight is sent again. One that
-    breaks before (gRPC has tried again by then) ends the batch, if it is not one photo's fault: its error is every
-    remaining photo's answer. Where the reason for the break was lost, the next stream may return it.
+    If a stream breaks after it gave answers, another one is opened and the photos in flight are sent again. If it
+    breaks before any answer (gRPC has retried by then) and no photo can be the cause, the batch ends: its error is the
+    answer to every remaining photo. If the reason for the break was lost, the next stream may return it.
 
     Args:
         prepare: makes a request of a photo's bytes.
         in_flight: photos without an answer, at most.
-        deadline: seconds without any answer after which the photos in flight are given up; also for how long a photo
-            that an overloaded gateway refused is sent again.
-        retry_overloaded: whether it is sent again at all.
+        deadline: seconds without any answer after which the photos in flight fail; also how long a photo is retried
+            that an overloaded gateway refused.
+        retry_overloaded: whether such a photo is retried.
         clock: monotonic seconds.
     """
 
@@ -94,7 +94,7 @@ class Batch:
         self._answers: collections.deque[Answer] = collections.deque()
         self._heard = clock()
         self._progress = self._alone = self._ended = False
-        self._fruitless = 0
+        self._unanswered_streams = 0
         self._over: DermserveError | None = None
 
     @property
@@ -104,7 +104,7 @@ class Batch:
 
     @property
     def timeout(self) -> float | None:
-        """Seconds until `overdue` or `due` has something to say; None when only an event can change that."""
+        """Seconds until `overdue` or `due` may change; None if only an event can change them."""
         moments = [flight.due for flight in self._flights.values() if flight.due is not None]
         if self._streaming():
             moments.append(self._heard + self.deadline)
@@ -112,11 +112,11 @@ class Batch:
 
     @property
     def overdue(self) -> bool:
-        """Whether the stream owes an answer and has said nothing for too long."""
+        """Whether the stream has sent no answer for `deadline` seconds."""
         return bool(self._streaming()) and self._clock() >= self._heard + self.deadline
 
     def take(self, key: Key, photo: bytes | DermserveError) -> None:
-        """Take a photo in, or why it can't be read. Its id on the wire is its position: callers' ids may repeat."""
+        """Add a photo, or its read error. Its id on the wire is its position: callers' ids may repeat."""
         error = photo if isinstance(photo, DermserveError) else self._over
         if error is not None:
             self._answers.append(Answer(*key, error=error))
@@ -131,7 +131,7 @@ class Batch:
         self._ended = True
 
     def due(self) -> Iterator[tuple[Request, bool]]:
-        """Give each photo to send now, and whether by a call of its own."""
+        """Yield each request to send now, and whether in its own call."""
         now = self._clock()
         for flight in list(self._flights.values()):
             if flight.due is not None and flight.due <= now:
@@ -141,22 +141,22 @@ class Batch:
                 yield flight.request, flight.alone
 
     def answers(self) -> Iterator[Answer]:
-        """Give the answers that have come."""
+        """Yield the answers that are ready."""
         while self._answers:
             yield self._answers.popleft()
 
     def received(self, message: Response) -> None:
-        """Match an answer of the stream with its photo; nothing when it matches none."""
+        """Match an answer of the stream with its photo; ignore one that matches none."""
         if message.id not in self._flights:
             return
-        self._heard, self._progress, self._fruitless = self._clock(), True, 0
+        self._heard, self._progress, self._unanswered_streams = self._clock(), True, 0
         self.settle(
             message.id,
             read_prediction(message.response) if message.HasField("response") else read_status(message.error),
         )
 
     def settle(self, wire_id: str, result: Prediction | DermserveError) -> None:
-        """Answer for a photo, or send it again later where its error says when."""
+        """Finish a photo, or plan its retry if its error has a `retry_after`."""
         flight = self._flights[wire_id]
         if isinstance(result, DermserveError) and self._again(flight, result):
             return
@@ -165,18 +165,18 @@ class Batch:
         self._answers.append(Answer(*flight.key, prediction=None if error else result, error=error))  # type: ignore[arg-type]
 
     def broke(self, error: DermserveError) -> None:
-        """Note that the stream broke: send again, ask one by one, or give up what was on it."""
+        """Note that the stream broke: send the photos in flight again, send each in its own call, or fail them."""
         progress, self._progress = self._progress, False
-        self._fruitless += not progress
-        hopeless = self._fruitless >= _MOST_FRUITLESS
+        self._unanswered_streams += not progress
+        exhausted = self._unanswered_streams >= _MAX_STREAMS_WITHOUT_ANSWER
         lost = self._streaming()
-        if not hopeless and (isinstance(error, StreamBroke) or (progress and isinstance(error, Unavailable))):
+        if not exhausted and (isinstance(error, StreamBroke) or (progress and isinstance(error, Unavailable))):
             self._send(lost)
         elif isinstance(error, Overloaded) and error.retry_after is not None:
             for flight in lost:
                 self.settle(flight.request.id, error)
-        elif isinstance(error, TooLarge | StreamBroke) or not _nobodys_fault(error):
-            self._alone |= hopeless or isinstance(error, TooLarge)  # a proxy's limit may be on the whole stream
+        elif isinstance(error, TooLarge | StreamBroke) or not _unrelated_to_photos(error):
+            self._alone |= exhausted or isinstance(error, TooLarge)  # a proxy's limit may be on the whole stream
             self._send(lost, alone=True)
         else:
             self._over = None if progress else error
@@ -191,7 +191,7 @@ class Batch:
             flight.due, flight.alone = self._clock(), alone
 
     def _again(self, flight: _Flight, error: DermserveError) -> bool:
-        """Plan to send a refused photo again, if its error says when and there is time."""
+        """Plan the retry of a refused photo if its error has a `retry_after` within the time left."""
         pause = pause_before_retry(error, left=flight.until - self._clock())
         if not self._retry or pause is None:
             return False
@@ -199,18 +199,18 @@ class Batch:
         return True
 
 
-def _nobodys_fault(error: DermserveError) -> bool:
-    """Tell whether no photo of a stream can have caused an error."""
+def _unrelated_to_photos(error: DermserveError) -> bool:
+    """Return whether the error can't have been caused by a photo of the stream."""
     unrelated = (AccessDenied, DeadlineExceeded, NotFound, Overloaded, Unavailable)
     return isinstance(error, unrelated) or error.status == "UNIMPLEMENTED"
 
 
 def pause_before_retry(error: DermserveError, *, left: float) -> float | None:
-    """Return the seconds after which an overloaded or stopping gateway wants to be asked again; None for never.
+    """Return the seconds to wait before retrying an overloaded or stopping gateway; None for no retry.
 
     Args:
-        error: what it said.
-        left: seconds in which an answer is of use.
+        error: of the call that failed.
+        left: seconds left of the deadline.
     """
     told = isinstance(error, Overloaded) or error.reason == "GATEWAY_STOPPING"
     return error.retry_after if told and error.retry_after is not None and error.retry_after < left else None

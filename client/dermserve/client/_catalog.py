@@ -1,4 +1,4 @@
-"""What a gateway serves: models, their versions, labels, states and cards, as frozen values."""
+"""Models of a gateway with their versions, labels, states and cards, as frozen values."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -31,13 +31,13 @@ class ModelVersion:
     version: int
     """The number of its directory in the store."""
     state: VersionState
-    """What the model server says of it."""
+    """State in the model server."""
     labels: tuple[str, ...]
-    """Labels that point at it."""
+    """Labels that point to it."""
     ready: bool
     """Whether the gateway has read its card, so that it can answer."""
     card: card_pb2.Card | None
-    """What the version says of itself; None from `models()`, and for versions that can't answer."""
+    """The card; None from `models()`, and for versions that can't answer."""
 
     def to_dict(self) -> dict[str, Any]:
         """Make plain JSON values; `card` is the card's proto3 JSON, absent when there is none."""

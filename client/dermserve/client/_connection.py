@@ -102,11 +102,11 @@ class Connection:
     tls: TLS | None = None
     """Plaintext when None."""
     deadline: float = DEFAULT_DEADLINE
-    """Seconds a call may take unless it says otherwise."""
+    """Default deadline of a call, in seconds."""
     retry: Retry = Retry()
     """When to send again."""
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Sent with every call, for example a token that an edge proxy asks for."""
+    """Metadata of every call, for example a token for a proxy."""
 
     def __post_init__(self) -> None:
         if not self.target:
@@ -134,7 +134,7 @@ class Connection:
         """Make channel arguments."""
         options: list[tuple[str, Any]] = [
             ("grpc.service_config", json.dumps(self._service_config())),
-            # The gateway limits photos, and says so better than the transport would.
+            # The gateway limits photos, with a clearer error than the transport's.
             ("grpc.max_send_message_length", -1),
             ("grpc.max_receive_message_length", -1),
             # gRPC only retries what it still holds, and holds 256 KiB by default: less than a photo.

@@ -26,13 +26,13 @@ from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 _DETAILS = "grpc-status-details-bin"
-# gRPC's words where something answered that speaks HTTP/2 and no gRPC: a proxy, or another service.
+# gRPC's message if the peer speaks HTTP/2 but not gRPC: a proxy, or another service.
 _HTTP_STATUS = re.compile(r"http2? header with status: (\d{3})", re.IGNORECASE)
 Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
 
 class DermserveError(Exception):
-    """Base of every error a call raises, `str()` of which says what is wrong and what to do."""
+    """Base of every error of a call. `str()` gives what is wrong and what to do."""
 
     status: str = "UNKNOWN"
     """Name of the gRPC status code."""
@@ -41,7 +41,7 @@ class DermserveError(Exception):
     request_id: str | None = None
     """Names the request in the gateway's logs."""
     retry_after: float | None = None
-    """Seconds to wait before trying again; None where the server didn't say."""
+    """Seconds to wait before retrying; None if the server gave none."""
 
     def __init__(
         self, message: str, *, status: str | None = None, reason: str | None = None, request_id: str | None = None
@@ -69,7 +69,7 @@ class InvalidRequest(DermserveError):
 
 
 class InvalidPhoto(InvalidRequest):
-    """The photo can't be classified; the message says why and what to send instead."""
+    """The photo can't be classified; the message has the reason and what to send instead."""
 
 
 class TooLarge(InvalidPhoto):
@@ -101,7 +101,7 @@ class AccessDenied(DermserveError):
 
 
 class Overloaded(DermserveError):
-    """The gateway has more work than it can finish in time; `retry_after` says when to try again."""
+    """The gateway's queue is full; retry after `retry_after` seconds."""
 
     status = "RESOURCE_EXHAUSTED"
 
@@ -176,7 +176,7 @@ class FailedCall(Protocol):
 def read_call(
     call: FailedCall, *, target: str, request_id: str | None = None, proxy: str | None = None
 ) -> DermserveError:
-    """Make an error from a failed call: from its google.rpc.Status where it carries one, else from gRPC's own words.
+    """Make an error from a failed call: from its google.rpc.Status if it has one, else from gRPC's status and message.
 
     Args:
         call: the call.

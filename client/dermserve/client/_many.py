@@ -76,7 +76,7 @@ class Many:
         return self._stream
 
     def _heard(self, stream: "_Stream", said: Response | grpc.RpcError | None) -> None:
-        """Note what a stream said: an answer, why it broke, or that it ended."""
+        """Handle an event of a stream: an answer, its failure, or its end."""
         if stream is not self._stream:  # closed since
             return
         if isinstance(said, Response):

@@ -105,7 +105,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model version says of one photo. A screening aid, never a diagnosis."""
+    """The answer of a model version for one photo. A screening aid, never a diagnosis."""
 
     model: str
     """Model that answered."""

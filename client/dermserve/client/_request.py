@@ -29,7 +29,7 @@ class TtaMode(StrEnum):
     FULL = "full"
     """All ten standard views, averaged."""
     ADAPTIVE = "adaptive"
-    """The photo as it is; all ten views where the model's card says that they may change the answer."""
+    """The photo as it is; more views, up to ten, if by the model's card they may change the answer."""
 
 
 def make_selector(*, model: str, version: int | None, label: str | None) -> classifier_pb2.ModelSelector:

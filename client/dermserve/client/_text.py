@@ -1,4 +1,4 @@
-"""A prediction in plain words, for people at a terminal."""
+"""Render a prediction as text for a terminal."""
 
 import textwrap
 from collections.abc import Iterator

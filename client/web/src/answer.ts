@@ -7,7 +7,10 @@ export type Level = "none" | "low" | "intermediate" | "high";
 
 export interface Score {
   code: string;
+  /** What people call it. */
   name: string;
+  /** What physicians call it. */
+  medical: string;
   probability: number;
   std: number;
 }
@@ -21,6 +24,8 @@ export interface Answer {
   verdict: Verdict;
   reasons: Reason[];
   level: Level;
+  /** Probability of cancer as the model has it, 0 to 1; null where no level may be said. */
+  risk: number | null;
   /** Code of the class that may be named as the answer; empty when none may. */
   namedClass: string;
   scores: Score[];
@@ -29,6 +34,7 @@ export interface Answer {
   requestId: string;
   /** Whether the check for photos that show no skin was made. */
   skinChecked: boolean;
+  totalMs: number;
 }
 
 /** Reasons that another photo of the same spot may remove. */
@@ -60,12 +66,14 @@ export function fromServer(response: ClassifyResponse): Answer {
     verdict,
     reasons: response.reasons ?? [],
     level,
+    risk: level === "none" ? null : (response.malignancy?.probability ?? 0),
     namedClass: verdict === "VERDICT_CONFIDENT" && level !== "none" ? (response.namedClass ?? "") : "",
     scores: rejected ? [] : (response.classes ?? []).map(score),
     viewsUsed: response.viewsUsed ?? 0,
     viewsAsked: response.viewsAsked ?? 0,
     requestId: response.requestId ?? "",
     skinChecked: true,
+    totalMs: response.timings?.totalMs ?? 0,
   };
 }
 
@@ -86,5 +94,5 @@ function levelOf({ verdict, reasons = [], malignancy }: ClassifyResponse): Level
 }
 
 function score({ code = "", name = "", commonName, probability = 0, std = 0 }: ClassScore): Score {
-  return { code, name: commonName || name, probability, std };
+  return { code, name: commonName || name, medical: name || code, probability, std };
 }

@@ -2,14 +2,16 @@
 
 import { type Answer, fromServer } from "./answer";
 import type { ClassifyResponse, GetModelResponse, ListModelsResponse, Model, Status } from "./api.gen";
+import { get } from "./store";
 
-export type Trouble = "lost" | "key" | "busy" | "slow" | "photo" | "failed";
+export type Trouble = "lost" | "portal" | "key" | "busy" | "slow" | "photo" | "failed";
 
-/** Why there is no answer; `words` are the server's own. */
+/** Why there is no answer; `words` are the server's own, `seconds` what it asks to wait. */
 export class NoAnswer extends Error {
   constructor(
     readonly trouble: Trouble,
     readonly words = "",
+    readonly seconds = 0,
   ) {
     super(words || trouble);
   }
@@ -19,32 +21,53 @@ export function troubleOf(error: unknown): Trouble {
   return error instanceof NoAnswer ? error.trouble : "failed";
 }
 
-const KEY = "dermserve.key";
 const PATIENCE_MS = 45_000;
+/** Most seconds to wait and ask again without telling: limits on bursts are over sooner. */
+const MOST_WAIT_S = 3;
 const TROUBLES: Record<number, Trouble> = { 400: "photo", 401: "key", 403: "key", 408: "lost", 413: "photo", 429: "busy", 504: "slow" };
 
-export function setKey(key: string): void {
-  localStorage.setItem(KEY, key);
+export function hasKey(): boolean {
+  return get("key") !== null;
 }
 
 async function ask<T>(path: string, init: RequestInit, cancel?: AbortSignal): Promise<T> {
-  const key = localStorage.getItem(KEY);
-  const headers = { ...(init.headers as Record<string, string>), ...(key ? { "x-api-key": key } : {}) };
-  const patience = AbortSignal.timeout(PATIENCE_MS);
-  let response: Response;
   try {
-    response = await fetch(path, { ...init, headers, signal: cancel ? AbortSignal.any([cancel, patience]) : patience });
+    return await once<T>(path, init, cancel);
   } catch (error) {
-    if (cancel?.aborted) throw error;
-    throw new NoAnswer(patience.aborted ? "slow" : "lost");
+    const seconds = error instanceof NoAnswer ? error.seconds : 0;
+    if (seconds <= 0 || seconds > MOST_WAIT_S) throw error;
+    await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+    return once<T>(path, init, cancel);
   }
-  if (!response.ok) throw await refusal(response);
-  return (await response.json()) as T;
 }
 
-async function refusal(response: Response): Promise<NoAnswer> {
-  const status = (await response.json().catch(() => ({}))) as Status;
-  return new NoAnswer(TROUBLES[response.status] ?? "failed", status.message ?? "");
+async function once<T>(path: string, init: RequestInit, cancel?: AbortSignal): Promise<T> {
+  const key = get("key");
+  const headers = { ...(init.headers as Record<string, string>), ...(key ? { "x-api-key": key } : {}) };
+  const control = new AbortController();
+  const stop = () => control.abort();
+  cancel?.addEventListener("abort", stop);
+  if (cancel?.aborted) stop();
+  const patience = setTimeout(stop, PATIENCE_MS);
+  try {
+    const response = await fetch(path, { ...init, headers, signal: control.signal });
+    const isJson = response.headers.get("content-type")?.includes("json") ?? false;
+    if (response.ok && !isJson) throw new NoAnswer("portal");
+    if (!response.ok) throw await refusal(response, isJson);
+    return (await response.json()) as T;
+  } catch (error) {
+    if (cancel?.aborted || error instanceof NoAnswer) throw error;
+    throw new NoAnswer(control.signal.aborted ? "slow" : "lost");
+  } finally {
+    clearTimeout(patience);
+    cancel?.removeEventListener("abort", stop);
+  }
+}
+
+async function refusal(response: Response, isJson: boolean): Promise<NoAnswer> {
+  const status = (isJson ? await response.json().catch(() => ({})) : {}) as Status;
+  const trouble = TROUBLES[response.status] ?? "failed";
+  return new NoAnswer(trouble, status.message ?? "", trouble === "busy" ? Number(response.headers.get("retry-after")) || 0 : 0);
 }
 
 export async function classify(photo: Blob, model: string, tta: "NONE" | "FULL", cancel: AbortSignal): Promise<Answer> {

@@ -18,6 +18,7 @@ const REASONS: Record<string, Key> = {
 
 /** Open the camera on the back of the phone, or the other one. */
 export async function openCamera(video: HTMLVideoElement, facing: "environment" | "user"): Promise<MediaStream> {
+  if (!isSecureContext) throw new NoCamera("cameraInsecure");
   if (!navigator.mediaDevices?.getUserMedia) throw new NoCamera("cameraNone");
   let stream: MediaStream;
   try {
@@ -38,4 +39,12 @@ export function closeCamera(stream: MediaStream | undefined): void {
 /** What the camera sees now. */
 export function snap(video: HTMLVideoElement): Promise<ImageBitmap> {
   return createImageBitmap(video);
+}
+
+/** The camera's light: null when it has none. */
+export function torchOf(stream: MediaStream): ((on: boolean) => Promise<void>) | null {
+  const track = stream.getVideoTracks()[0];
+  const able = track?.getCapabilities?.() as { torch?: boolean } | undefined;
+  if (!track || !able?.torch) return null;
+  return (on) => track.applyConstraints({ advanced: [{ torch: on } as MediaTrackConstraintSet] });
 }

@@ -9,15 +9,10 @@ const MOST_ZOOM = 8;
 const KEY_STEP = 0.05;
 const ZOOM_STEP = 1.15;
 
-export interface Cropper {
-  element: HTMLElement;
-  frame: Frame;
-}
-
-/** Make the square and its controls over a photo. */
-export function makeCropper(bitmap: ImageBitmap): Cropper {
-  const frame = wholeFrame(bitmap);
-  const whole = frame.side;
+/** Make the square and its controls over a photo; tell of every change of the frame. */
+export function makeCropper(bitmap: ImageBitmap, given: Frame, changed: (frame: Frame) => void): HTMLElement {
+  const frame = { ...given };
+  const whole = wholeFrame(bitmap).side;
   const canvas = h("canvas", {
     width: SHOWN,
     height: SHOWN,
@@ -27,8 +22,12 @@ export function makeCropper(bitmap: ImageBitmap): Cropper {
     "aria-label": t("cropLabel"),
     "aria-describedby": "crop-hint",
   });
-  const zoom = h("input", { type: "range", min: "1", max: String(MOST_ZOOM), step: "0.05", value: "1", id: "zoom" });
+  const zoom = h("input", { type: "range", min: "1", max: String(MOST_ZOOM), step: "0.05", value: String(whole / frame.side), id: "zoom" });
   const draw = () => drawFrame(bitmap, frame, canvas);
+  const update = () => {
+    draw();
+    changed({ ...frame });
+  };
 
   const move = (dx: number, dy: number) => {
     // Screen to photo: undo the turns.
@@ -36,7 +35,7 @@ export function makeCropper(bitmap: ImageBitmap): Cropper {
     frame.x += dx * Math.cos(angle) - dy * Math.sin(angle);
     frame.y += dx * Math.sin(angle) + dy * Math.cos(angle);
     keepInside();
-    draw();
+    update();
   };
   const keepInside = () => {
     const half = frame.side / 2;
@@ -48,11 +47,11 @@ export function makeCropper(bitmap: ImageBitmap): Cropper {
     frame.side = Math.max(Math.min(32, whole), whole / kept);
     zoom.value = String(kept);
     keepInside();
-    draw();
+    update();
   };
   const turn = () => {
     frame.turns = (frame.turns + 1) % 4;
-    draw();
+    update();
   };
 
   zoom.addEventListener("input", () => zoomTo(Number(zoom.value)));
@@ -83,10 +82,10 @@ export function makeCropper(bitmap: ImageBitmap): Cropper {
   );
   draw();
 
-  const element = h(
+  return h(
     "div",
     { className: "cropper" },
-    h("div", { className: "crop-frame" }, canvas),
+    h("div", { className: "crop-frame" }, canvas, h("span", { className: "ring", "aria-hidden": "true" })),
     h("p", { className: "hint", id: "crop-hint" }, t("cropHint")),
     h(
       "div",
@@ -95,7 +94,6 @@ export function makeCropper(bitmap: ImageBitmap): Cropper {
       h("button", { type: "button", className: "quiet", onclick: turn }, icon("rotate"), t("rotate")),
     ),
   );
-  return { element, frame };
 }
 
 /** Tell of drags with one finger or the mouse, and of pinches with two. */

@@ -47,6 +47,7 @@ export async function answer(
   tta: "NONE" | "FULL",
 ): Promise<Answer> {
   const model = await load(url);
+  const began = performance.now();
   const side = card.input?.width ?? 224;
   const pixels = fit(photo, side);
   const names = tta === "FULL" ? (card.views ?? ["identity"]) : ["identity"];
@@ -66,5 +67,6 @@ export async function answer(
     viewsUsed: names.length,
     viewsAsked: names.length,
     requestId: "",
+    totalMs: performance.now() - began,
   };
 }

@@ -35,19 +35,25 @@ const PATHS: Record<string, string> = {
   cross: "M6 6l12 12 M18 6L6 18",
   shield: "M12 3l7 3v5c0 5-3 8.5-7 10-4-1.5-7-5-7-10V6z",
   cloud: "M7 18a4 4 0 0 1 0-8 5.5 5.5 0 0 1 10.5 1.5A3.3 3.3 0 0 1 17 18z",
+  book: "M5 4h6a2 2 0 0 1 2 2v14a2 2 0 0 0-2-2H5z M21 4h-6a2 2 0 0 0-2 2 M21 4v14h-6a2 2 0 0 0-2 2",
+  sliders: "M4 7h9 M17 7h3 M4 17h3 M11 17h9 M15 5v4 M9 15v4",
+  torch: "M9 3h6l-1 6h-4z M10 9v11h4V9 M12 13h.01",
+  upload: "M12 19V8 M7 12l5-5 5 5 M5 4h14",
+  print: "M7 9V4h10v5 M5 9h14v8h-3v3H8v-3H5z M8 14h8",
+  share: "M12 15V4 M8 8l4-4 4 4 M6 12v8h12v-8",
+  bell: "M6 17V11a6 6 0 0 1 12 0v6l1.5 1.5h-15z M10 21h4",
   phone: "M8 3h8v18H8z M11 18h2",
 };
 
-const SVG = "http://www.w3.org/2000/svg";
+/** Make an element of a drawing. */
+export function svg(tag: string, attributes: Record<string, string | number>, ...children: Node[]): SVGElement {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, String(value));
+  element.append(...children);
+  return element;
+}
 
 /** A line icon; decoration, so hidden from screen readers. */
-export function icon(name: string): SVGSVGElement {
-  const svg = document.createElementNS(SVG, "svg");
-  svg.setAttribute("viewBox", "0 0 24 24");
-  svg.setAttribute("class", "icon");
-  svg.setAttribute("aria-hidden", "true");
-  const path = document.createElementNS(SVG, "path");
-  path.setAttribute("d", PATHS[name] ?? "");
-  svg.append(path);
-  return svg;
+export function icon(name: string): SVGElement {
+  return svg("svg", { viewBox: "0 0 24 24", class: "icon", "aria-hidden": "true" }, svg("path", { d: PATHS[name] ?? "" }));
 }

@@ -1,32 +1,67 @@
-// What was saved, in this browser's IndexedDB and nowhere else.
+// What was saved: spots and the photos of them, in this browser's IndexedDB and nowhere else.
 
 import type { Answer } from "./answer";
+import type { Place } from "./bodymap";
+import type { Questions } from "./questions";
+import { newId } from "./store";
+import { t } from "./strings";
 
+export interface Spot {
+  id: string;
+  name: string;
+  place: Place | null;
+  notes: string;
+  /** Day on which to look at it again, YYYY-MM-DD; empty for none. */
+  again: string;
+}
+
+/** One photo of a spot, and what was said of it. */
 export interface Entry {
   id: string;
+  spot: string;
   time: number;
   picture: Blob;
   answer: Answer;
+  questions: Questions;
 }
 
-const STORE = "entries";
+/** Spots and photos that belong together: all of them, or what was removed. */
+export interface Kept {
+  spots: Spot[];
+  entries: Entry[];
+}
+
+const SPOTS = "spots";
+const ENTRIES = "photos";
+const VERSION = 2;
+
+/** Tells the other tabs that something changed. */
+const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("dermserve.history") : null;
+
+export function onChange(then: () => void): void {
+  channel?.addEventListener("message", then);
+}
 
 function database(): Promise<IDBDatabase> {
   return new Promise((resolve, reject) => {
-    const request = indexedDB.open("dermserve", 1);
-    request.onupgradeneeded = () => request.result.createObjectStore(STORE, { keyPath: "id" });
+    const request = indexedDB.open("dermserve", VERSION);
+    request.onupgradeneeded = () => {
+      for (const store of Array.from(request.result.objectStoreNames)) request.result.deleteObjectStore(store);
+      for (const store of [SPOTS, ENTRIES]) request.result.createObjectStore(store, { keyPath: "id" });
+    };
     request.onsuccess = () => resolve(request.result);
-    request.onerror = () => reject(request.error);
+    request.onerror = request.onblocked = () => reject(request.error ?? new Error("blocked by another tab"));
   });
 }
 
-async function run<T>(mode: IDBTransactionMode, work: (store: IDBObjectStore) => IDBRequest<T>): Promise<T> {
+/** Do all of it, or nothing. */
+async function run<T>(mode: IDBTransactionMode, work: (spots: IDBObjectStore, entries: IDBObjectStore) => IDBRequest<T> | void): Promise<T> {
   const db = await database();
   try {
     return await new Promise<T>((resolve, reject) => {
-      const transaction = db.transaction(STORE, mode);
-      const request = work(transaction.objectStore(STORE));
-      transaction.oncomplete = () => resolve(request.result);
+      const transaction = db.transaction([SPOTS, ENTRIES], mode);
+      const request = work(transaction.objectStore(SPOTS), transaction.objectStore(ENTRIES));
+      transaction.oncomplete = () => resolve(request?.result as T);
       transaction.onerror = transaction.onabort = () => reject(transaction.error);
     });
   } finally {
@@ -34,44 +69,78 @@ async function run<T>(mode: IDBTransactionMode, work: (store: IDBObjectStore) =>
   }
 }
 
-export async function save(picture: Blob, answer: Answer): Promise<Entry> {
-  const entry = { id: crypto.randomUUID(), time: Date.now(), picture, answer };
-  await run("readwrite", (store) => store.add(entry));
+async function write(work: (spots: IDBObjectStore, entries: IDBObjectStore) => void): Promise<void> {
+  await run("readwrite", work);
+  channel?.postMessage("changed");
+}
+
+/** All spots, by name. */
+export async function spots(): Promise<Spot[]> {
+  const found = await run<Spot[]>("readonly", (store) => store.getAll());
+  return found.sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
+}
+
+/** All photos, the latest first. */
+export async function entries(): Promise<Entry[]> {
+  const found = await run<Entry[]>("readonly", (_, store) => store.getAll());
+  return found.sort((a, b) => b.time - a.time);
+}
+
+export async function all(): Promise<Kept> {
+  return { spots: await spots(), entries: await entries() };
+}
+
+/** One spot with its photos, the latest first; null when it is gone. */
+export async function spotOf(id: string): Promise<{ spot: Spot; photos: Entry[] } | null> {
+  const kept = await all();
+  const spot = kept.spots.find((one) => one.id === id);
+  return spot ? { spot, photos: kept.entries.filter((entry) => entry.spot === id) } : null;
+}
+
+/** Save a photo, under a spot that is there or a new one. */
+export async function save(what: Omit<Entry, "id">): Promise<Entry> {
+  const known = await spots();
+  const spot = known.find(({ id }) => id === what.spot) ?? { id: newId(), name: freeName(known), place: null, notes: "", again: "" };
+  const entry = { ...what, id: newId(), spot: spot.id };
+  await write((spots, entries) => {
+    spots.put(spot);
+    entries.put(entry);
+  });
+  void navigator.storage?.persist?.().catch(() => false);
   return entry;
 }
 
-/** All of it, the latest first. */
-export async function all(): Promise<Entry[]> {
-  const entries = await run<Entry[]>("readonly", (store) => store.getAll());
-  return entries.sort((a, b) => b.time - a.time);
+function freeName(known: Spot[]): string {
+  let n = known.length + 1;
+  while (known.some(({ name }) => name === t("spotName", { n }))) n++;
+  return t("spotName", { n });
 }
 
-export async function remove(id: string): Promise<void> {
-  await run("readwrite", (store) => store.delete(id));
+/** Change some of a spot, and nothing that another tab has changed since; a spot that is gone stays gone. */
+export function change(id: string, what: Partial<Omit<Spot, "id">>): Promise<void> {
+  return write((spots) => {
+    const request: IDBRequest<Spot | undefined> = spots.get(id);
+    request.onsuccess = () => request.result && spots.put({ ...request.result, ...what });
+  });
 }
 
-export async function removeAll(): Promise<void> {
-  await run("readwrite", (store) => store.clear());
+/** Put spots and photos there; those that are there already stay as they are. Returns how many photos are new. */
+export async function add(kept: Kept): Promise<number> {
+  const now = await all();
+  const spotsThere = new Set(now.spots.map(({ id }) => id));
+  const entriesThere = new Set(now.entries.map(({ id }) => id));
+  const fresh = kept.entries.filter(({ id }) => !entriesThere.has(id));
+  await write((spots, entries) => {
+    for (const spot of kept.spots) if (!spotsThere.has(spot.id)) spots.put(spot);
+    for (const entry of fresh) entries.put(entry);
+  });
+  return fresh.length;
 }
 
-/** Everything as one JSON file, pictures included. */
-export async function exported(): Promise<Blob> {
-  const entries = await Promise.all(
-    (await all()).map(async ({ picture, time, ...rest }) => ({
-      ...rest,
-      time: new Date(time).toISOString(),
-      picture: await dataUrl(picture),
-    })),
-  );
-  const notice = "A screening aid, not a diagnosis.";
-  return new Blob([JSON.stringify({ notice, entries }, null, 1)], { type: "application/json" });
-}
-
-function dataUrl(blob: Blob): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result as string);
-    reader.onerror = () => reject(reader.error);
-    reader.readAsDataURL(blob);
+/** Remove spots and photos. A spot without photos stays: its name, place and notes are the person's. */
+export async function remove(kept: Kept): Promise<void> {
+  await write((spots, entries) => {
+    for (const { id } of kept.spots) spots.delete(id);
+    for (const { id } of kept.entries) entries.delete(id);
   });
 }

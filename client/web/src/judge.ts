@@ -16,6 +16,7 @@ export interface Judgement {
   verdict: Verdict;
   reasons: Reason[];
   level: Level;
+  risk: number | null;
   namedClass: string;
   /** The most probable first. */
   scores: Score[];
@@ -34,7 +35,7 @@ export function judge(seen: Seen, measures: Measures, card: Card): Judgement {
   const fitted = card.calibration ?? {};
   const skinChecked = seen.oodScore !== null && fitted.maxOodScore !== undefined;
   const reduced = reduce(seen, card);
-  const nothing = { level: "none" as const, namedClass: "", scores: reduced.scores, skinChecked };
+  const nothing = { level: "none" as const, risk: null, namedClass: "", scores: reduced.scores, skinChecked };
   if (card.provenance?.training !== "TRAINING_TRAINED") {
     return { ...nothing, verdict: "VERDICT_UNCERTAIN", reasons: ["REASON_UNTRAINED_MODEL"] };
   }
@@ -47,6 +48,7 @@ export function judge(seen: Seen, measures: Measures, card: Card): Judgement {
     verdict: sure ? "VERDICT_CONFIDENT" : "VERDICT_UNCERTAIN",
     reasons,
     level: level(reduced.risk, reasons, fitted, sure),
+    risk: reduced.risk,
     namedClass: sure && top && top.probability >= (fitted.minConfidence ?? 0) ? top.code : "",
     scores: reduced.scores,
     skinChecked,
@@ -61,7 +63,7 @@ function reduce({ probabilities }: Seen, card: Card): Reduced {
   });
   const scores = classes.map(({ code = "", name = "", commonName }, index) => {
     const [probability, std] = spread(rows.map((row) => row[index]!));
-    return { code, name: commonName || name, probability, std };
+    return { code, name: commonName || name, medical: name || code, probability, std };
   });
   const malignant = new Set(classes.filter((one) => one.malignant).map(({ code = "" }) => code));
   const [risk, riskStd] = spread(rows.map((row) => row.reduce((sum, value, index) => sum + (classes[index]?.malignant ? value : 0), 0)));
@@ -84,7 +86,8 @@ function* allReasons(seen: Seen, measures: Measures, reduced: Reduced, fitted: C
   if (above(reduced.riskStd, fitted.maxViewStd)) yield "REASON_VIEW_DISAGREEMENT";
 }
 
-function* quality(measures: Measures, limits: QualityLimits): Generator<Reason> {
+/** Say what is wrong with a photo. */
+export function* quality(measures: Measures, limits: QualityLimits): Generator<Reason> {
   if (below(measures.midtones, limits.minMidtones) || below(measures.highlights, limits.minHighlights)) yield "REASON_TOO_DARK";
   if (above(measures.midtones, limits.maxMidtones) || above(measures.glare, limits.maxGlare)) yield "REASON_TOO_BRIGHT";
   if (below(measures.contrast, limits.minContrast)) {

@@ -3,6 +3,7 @@
 import type { Answer } from "./answer";
 import * as api from "./api";
 import type { Card } from "./api.gen";
+import { get, remove, set } from "./store";
 
 /** What the server offers for the device. */
 interface Offer {
@@ -11,14 +12,14 @@ interface Offer {
   version?: string;
 }
 
-/** What this device has fetched. */
+/** What this device has fetched; bytes in all. */
 export interface Prepared {
   url: string;
+  bytes: number;
   version: string;
   card: Card;
 }
 
-const SAVED = "dermserve.device";
 const CACHE = "dermserve-device";
 const RUNTIME = ["litert_wasm_internal.js", "litert_wasm_internal.wasm"];
 const COMPAT = ["litert_wasm_compat_internal.js", "litert_wasm_compat_internal.wasm"];
@@ -27,8 +28,17 @@ type Device = typeof import("./device");
 const device = (): Promise<Device> => import("./device.js" as string) as Promise<Device>;
 
 export function prepared(): Prepared | null {
-  const saved = localStorage.getItem(SAVED);
-  return saved ? (JSON.parse(saved) as Prepared) : null;
+  try {
+    return JSON.parse(get("device") ?? "null") as Prepared | null;
+  } catch {
+    return null;
+  }
+}
+
+/** Remove what this device has fetched. */
+export async function forget(): Promise<void> {
+  remove("device");
+  await caches.delete(CACHE);
 }
 
 /** The model on offer, unless this device has it already; null when there is none. */
@@ -50,17 +60,20 @@ export async function prepare(offer: { model: string; version: string }, progres
   const cache = await caches.open(CACHE);
   const files = [url, ...(await runtimeFiles()).map((name) => `/app/litert/${name}`)];
   let done = 0;
+  let bytes = 0;
   for (const file of files) {
     const response = await fetch(file);
     if (!response.ok) throw new Error(`${file}: ${response.status}`);
-    await cache.put(file, response);
+    const body = await response.blob();
+    bytes += body.size;
+    await cache.put(file, new Response(body, { headers: { "content-type": response.headers.get("content-type") ?? "" } }));
     progress(++done / files.length);
   }
   const runner = await device();
   const model = await runner.load(url);
   const { height = 224, width = 224 } = card.input ?? {};
   await runner.infer(model, new Uint8Array(height * width * 3), card); // throws when model and card differ
-  localStorage.setItem(SAVED, JSON.stringify({ url, version: offer.version, card } satisfies Prepared));
+  set("device", JSON.stringify({ url, bytes, version: offer.version, card } satisfies Prepared));
 }
 
 async function cardOf(offer: { model: string; version: string }): Promise<Card> {

@@ -11,6 +11,7 @@ export class WrongPhoto extends Error {
 export type Pixels = Uint8Array<ArrayBuffer>;
 
 const MIN_SIDE = 32;
+const HEIC_BRANDS = ["heic", "heix", "hevc", "heim", "heis", "mif1", "msf1", "heif"];
 const SENT_SIDE = 1024;
 const QUALITY = 0.95;
 const LOSSLESS_SIDE = 448;
@@ -25,6 +26,12 @@ export async function decode(file: Blob): Promise<ImageBitmap> {
   }
   if (Math.min(bitmap.width, bitmap.height) < MIN_SIDE) throw new WrongPhoto(true);
   return bitmap;
+}
+
+/** Whether a file says that it is HEIC, Apple's format, which most browsers can't decode. */
+export async function isHeic(file: Blob): Promise<boolean> {
+  const head = await file.slice(4, 12).text();
+  return head.startsWith("ftyp") && HEIC_BRANDS.includes(head.slice(4));
 }
 
 /** Which square of a photo: its centre in the photo's pixels, its side, and quarter turns clockwise. */

@@ -1,8 +1,11 @@
 // How an answer is shown: what to do first, then why, and the classes and what gave the answer only when asked for.
 
 import { type Answer, needsAnotherPhoto, type Score } from "./answer";
+import { shot } from "./check";
 import { h, icon } from "./dom";
-import { className, isKey, type Key, number, t } from "./strings";
+import { className, kindOf } from "./kinds";
+import { said as answered, makeQuestions, noQuestions, type Questions, signsOf } from "./questions";
+import { isKey, type Key, number, t } from "./strings";
 
 /** Four looks that differ in shape and words, not in colour alone. */
 type Kind = "low" | "intermediate" | "high" | "none";
@@ -20,38 +23,46 @@ const LEVELS: Record<Exclude<Kind, "none">, Said> = {
   high: { kind: "high", icon: "high", title: "high", words: "highWords" },
 };
 
-function said(answer: Answer): Said {
+function said(answer: Answer, questions: Questions = noQuestions()): Said {
+  const alarmed = questions.signs.length > 0;
+  if (alarmed && answer.level !== "high") return { kind: "intermediate", icon: "intermediate", title: "raised", words: "raisedWords" };
   if (answer.level === "intermediate" && needsAnotherPhoto(answer)) return { ...LEVELS.intermediate, words: "intermediatePhoto" };
   if (answer.level in LEVELS) return LEVELS[answer.level as keyof typeof LEVELS];
   if (answer.verdict === "VERDICT_REJECTED") return { kind: "none", icon: "camera", title: "rejected", words: "rejectedWords" };
   return { kind: "none", icon: "cross", title: "noLevel", words: "noLevelWords" };
 }
 
-/** Say in a line what an answer says, for lists. */
-export function headline(answer: Answer): string {
-  return t(said(answer).title);
+/** Say in a line what an answer says, or, with alarm signs, what to do. */
+export function headline(answer: Answer, questions?: Questions): string {
+  return t(said(answer, questions).title);
 }
 
 /** The shape that stands for the level. */
-export function mark(answer: Answer): SVGSVGElement {
-  return icon(said(answer).icon);
+export function mark(answer: Answer, questions: Questions): SVGElement {
+  return icon(said(answer, questions).icon);
 }
 
-export function kind(answer: Answer): string {
-  return said(answer).kind;
+export function kind(answer: Answer, questions: Questions): string {
+  return said(answer, questions).kind;
 }
 
-/** Make all of a result but its buttons. */
-export function makeResult(answer: Answer, picture: Blob): HTMLElement {
-  const url = URL.createObjectURL(picture);
+/** Make all of a result but its buttons; with `changed` the questions can be answered. */
+export function makeResult(answer: Answer, picture: Blob, questions: Questions, changed?: (now: Questions) => void): HTMLElement {
+  const top = h("div", {}, verdict(answer, questions));
+  const answering = (now: Questions) => {
+    changed?.(now);
+    top.replaceChildren(verdict(answer, now));
+  };
+  const words = answered(questions);
   return h(
     "div",
     { className: "result" },
-    h("img", { src: url, alt: "", className: "shot", onload: () => URL.revokeObjectURL(url) }),
-    verdict(answer),
+    top,
+    shot(picture),
     h(
       "div",
       { className: "stack more" },
+      changed ? makeQuestions(questions, answering) : words !== "" && h("p", { className: "card" }, h("strong", {}, `${t("questions")}: `), words),
       answer.level !== "none" && answer.scores.length > 0 && resembles(answer),
       facts(answer),
       h("p", { className: "notice" }, icon("shield"), t("notice")),
@@ -59,15 +70,17 @@ export function makeResult(answer: Answer, picture: Blob): HTMLElement {
   );
 }
 
-function verdict(answer: Answer): HTMLElement {
-  const { kind, title, words } = said(answer);
+function verdict(answer: Answer, questions: Questions): HTMLElement {
+  const { kind, title, words } = said(answer, questions);
+  const alarmed = questions.signs.length > 0;
   return h(
     "section",
     { className: `verdict ${kind}`, "aria-labelledby": "verdict" },
-    h("div", { className: "level" }, mark(answer), h("h2", { id: "verdict" }, t(title))),
+    h("div", { className: "level" }, mark(answer, questions), h("h2", { id: "verdict" }, t(title))),
     h("p", { className: "todo" }, t(words)),
+    alarmed && h("p", { className: "alarmed" }, t(`raised_${answer.level}`, { signs: signsOf(questions) })),
     answer.source === "device" && h("p", {}, `${t("limited")} ${answer.skinChecked ? "" : t("noSkinCheck")}`.trim()),
-    named(answer),
+    !(alarmed && answer.level === "low") && named(answer),
     reasons(answer),
   );
 }
@@ -113,6 +126,7 @@ function bar(score: Score, answer: Answer): HTMLLIElement {
       answer.viewsUsed > 1 && h("small", {}, ` ${t("spread", { s: number(score.std * 100) })}`),
     ),
     h("span", { className: "track", "aria-hidden": "true" }, share, answer.viewsUsed > 1 && spread),
+    kindOf(score.code) && h("a", { href: `#/learn/${score.code}` }, t("about", { name: className(score.code, score.name) })),
   );
 }
 
@@ -124,6 +138,8 @@ function facts(answer: Answer): HTMLElement {
     ["software", answer.gatewayVersion],
     ["viewsUsed", t("viewsOf", { used: answer.viewsUsed, asked: answer.viewsAsked })],
     ["request", answer.requestId],
+    ["time", answer.totalMs > 0 ? t("milliseconds", { n: number(answer.totalMs, 0) }) : ""],
+    ["risk", answer.risk === null ? "" : t("probability", { p: number(answer.risk * 100) })],
   ];
   const known = rows.filter(([, value]) => value);
   const here = answer.source === "device";

@@ -7,6 +7,7 @@ export {};
 
 const SHELL_CACHE = `dermserve-shell-${BUILD}`;
 const DEVICE_CACHE = "dermserve-device";
+const SHARED_CACHE = "dermserve-shared";
 
 self.addEventListener("install", (event) => {
   const files = ["/app/", ...SHELL.map((name) => `/app/${name}`)];
@@ -19,7 +20,7 @@ self.addEventListener("install", (event) => {
 });
 
 self.addEventListener("activate", (event) => {
-  const kept = [SHELL_CACHE, DEVICE_CACHE];
+  const kept = [SHELL_CACHE, DEVICE_CACHE, SHARED_CACHE];
   event.waitUntil(
     caches
       .keys()
@@ -30,7 +31,15 @@ self.addEventListener("activate", (event) => {
 
 self.addEventListener("fetch", (event) => {
   const url = new URL(event.request.url);
+  if (event.request.method === "POST" && url.pathname === "/app/share") return event.respondWith(take(event.request));
   const ours = url.origin === self.location.origin && event.request.method === "GET";
   if (!ours || url.pathname.startsWith("/v1/") || url.pathname === "/device/index.json") return;
   event.respondWith(caches.match(event.request, { ignoreSearch: true }).then((found) => found ?? fetch(event.request)));
 });
+
+/** Put a photo that another app shares where the page finds it; it goes no further than this device. */
+async function take(request: Request): Promise<Response> {
+  const photo = (await request.formData()).get("photo");
+  if (photo instanceof File) await (await caches.open(SHARED_CACHE)).put("/app/shared-photo", new Response(photo));
+  return Response.redirect("/app/#/check/shared", 303);
+}

@@ -1,4 +1,4 @@
-"""The model contract: what every version directory promises, whoever wrote it and whoever reads it.
+"""The model contract: what every version directory holds, for its writers and readers.
 
 Imports neither TensorFlow nor numpy, so the gateway can read what the exporter wrote.
 """

@@ -1,4 +1,4 @@
-"""Names of the signatures of a version and of their tensors (docs/architecture.md, "The model contract")."""
+"""Names of the signatures of a version and of their tensors (docs/model-contract.md)."""
 
 from enum import StrEnum
 

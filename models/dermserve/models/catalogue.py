@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class LesionClass:
-    """A class a model tells apart."""
+    """One class of a model."""
 
     code: str
     """Short code, as in the data set."""

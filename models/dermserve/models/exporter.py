@@ -62,13 +62,16 @@ def export_model(
         raise ExportError(f"{model}: {error}") from error
 
 
-def export_run(run: pathlib.Path, store: pathlib.Path | str, *, graph: str = "frozen") -> int:
+def export_run(
+    run: pathlib.Path, store: pathlib.Path | str, *, graph: str = "frozen", sign: pathlib.Path | None = None
+) -> int:
     """Write what a run trained into the store as a new version.
 
     Args:
         run: folder of a finished and evaluated `dermserve train`.
         store: path or URL of the store.
         graph: how it holds its weights, a value of graph.Weights.
+        sign: PEM file of the private key to sign it with.
 
     Returns:
         The version.
@@ -88,7 +91,7 @@ def export_run(run: pathlib.Path, store: pathlib.Path | str, *, graph: str = "fr
 
     tf.get_logger().setLevel(logging.ERROR)
     try:
-        return write_version(dataclasses.replace(run_content(run), weights=Weights(graph)), store)
+        return write_version(dataclasses.replace(run_content(run), weights=Weights(graph)), store, sign=sign)
     except (TrainingError, CardError, VerificationError, LifecycleError) as error:
         raise ExportError(str(error)) from error
 

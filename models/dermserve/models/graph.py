@@ -192,7 +192,7 @@ def signatures(core: Core, *, side: int, views: Sequence[str], card: str) -> dic
 def _checked(images: Tensor, side: int) -> Tensor:
     """Refuse, when the graph runs, what is not [N, side, side, 3] with N ≥ 1."""
     sized = tf.ensure_shape(images, [None, side, side, 3])
-    # Kernels disagree about no images: some answer no rows, others fail with words about filters.
+    # Kernels differ on an empty batch: some return no rows, others fail with a message about filters.
     with tf.control_dependencies([tf.debugging.Assert(tf.shape(sized)[0] > 0, ["there must be at least one image"])]):
         return tf.identity(sized)
 

@@ -27,8 +27,12 @@ def _folders(folder: pathlib.Path) -> dict[int, pathlib.Path]:
     """Map versions to folders, as TensorFlow Serving does: int64 alone, and the last in byte order of two names."""
     if not folder.is_dir():
         return {}
-    named = [path for path in sorted(folder.iterdir()) if path.name.isascii() and path.name.isdecimal()]
-    return {int(path.name): path for path in named if path.is_dir() and int(path.name) <= _LARGEST}
+    return {int(path.name): path for path in sorted(folder.iterdir()) if is_version(path.name) and path.is_dir()}
+
+
+def is_version(name: str) -> bool:
+    """Tell whether TensorFlow Serving takes a folder's name for a version: an int64 in ASCII digits."""
+    return name.isascii() and name.isdecimal() and int(name) <= _LARGEST
 
 
 @contextlib.contextmanager
@@ -51,7 +55,7 @@ def publish(staging: pathlib.Path, base: pathlib.Path, model: str) -> int:
     Returns:
         The version.
     """
-    _sync(staging)
+    sync_tree(staging)
     folder = base / model
     folder.mkdir(parents=True, exist_ok=True)
     staging.chmod(0o755)
@@ -64,20 +68,30 @@ def publish(staging: pathlib.Path, base: pathlib.Path, model: str) -> int:
                 raise
             number += 1
         else:
-            _sync_folder(folder)
+            sync(folder)
             return number
 
 
-def _sync(folder: pathlib.Path) -> None:
+def write_durably(path: pathlib.Path, text: str) -> None:
+    """Write a file, whole or not at all, so that it is still there after a power failure."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_text(text, encoding="utf-8")
+    sync(fresh)
+    fresh.replace(path)
+    sync(path.parent)
+
+
+def sync_tree(folder: pathlib.Path) -> None:
+    """Have the disk hold a folder with all that is in it."""
     for root, _, files in os.walk(folder):
         for name in files:
-            with (pathlib.Path(root) / name).open("rb") as file:
-                os.fsync(file.fileno())
-        _sync_folder(pathlib.Path(root))
+            sync(pathlib.Path(root, name))
+        sync(pathlib.Path(root))
 
 
-def _sync_folder(folder: pathlib.Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: pathlib.Path) -> None:
+    """Have the disk hold a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -19,6 +19,7 @@ from dermserve.models.graph import FeatureDistance, Weights, freeze_core, signat
 from dermserve.models.lifecycle import audit
 from dermserve.models.lifecycle.manifest import Manifest, write_manifest
 from dermserve.models.lifecycle.recording import write_golden_predictions
+from dermserve.models.lifecycle.signature import sign_version
 from dermserve.models.lifecycle.stores import open_store
 from dermserve.models.quiet import no_bytecode
 from dermserve.models.verify import VerificationError, verify
@@ -47,12 +48,13 @@ class Content:
     """How the graph holds them."""
 
 
-def write_version(content: Content, base: pathlib.Path | str) -> int:
+def write_version(content: Content, base: pathlib.Path | str, *, sign: pathlib.Path | None = None) -> int:
     """Export a version into a store. It appears only once every signature has been checked.
 
     Args:
         content: what it is made from.
         base: path or URL of the store.
+        sign: PEM file of the private key to sign it with.
 
     Returns:
         The version.
@@ -75,6 +77,8 @@ def write_version(content: Content, base: pathlib.Path | str) -> int:
         verify(staging)
         write_golden_predictions(staging, model=spec.name, side=spec.input_side)
         manifest = _write_manifest(staging, card)
+        if sign is not None:
+            sign_version(staging, sign)
         version = store.publish(staging, spec.name)
     more = {"digest": manifest.digest, "weights_digest": card.weights_digest}
     audit.note(store, audit.Entry(what=audit.PUBLISH, model=spec.name, before=None, after=version, more=more))

@@ -166,8 +166,8 @@ def _load(config: Config) -> Iterator[Finding]:
 
 
 def _canary(config: Config) -> Iterator[Finding]:
-    if any(config.canary_shares.values()) and CANARY not in config.labels:
-        text = f"canary_shares is set, but labels does not name {CANARY}: it is not looked up, and nobody gets it"
+    if (config.canary_file or any(config.canary_shares.values())) and CANARY not in config.labels:
+        text = f"a canary's share is set, but labels does not name {CANARY}: it is not looked up, and nobody gets it"
         yield Finding(_ERROR, "CANARY_LABEL", text, f"add {CANARY} to labels")
 
 
@@ -175,9 +175,9 @@ def _traces(environment: Mapping[str, str]) -> Iterator[Finding]:
     if not tracing.is_wanted(environment):
         return
     if not tracing.is_installed():
-        text = "OpenTelemetry's environment asks for traces, but the extra is not installed: there are none"
+        text = "OpenTelemetry's environment turns traces on, but the extra `tracing` is not installed: none are sent"
         yield Finding(_WARNING, "NO_TRACING", text, "pip install 'dermserve[tracing]', or unset OTEL_EXPORTER_OTLP_*")
     protocol = environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL")
     if protocol not in {None, "", "grpc"}:
-        text = f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol}; traces are sent by grpc whatever it says"
+        text = f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol}; traces are sent by grpc regardless"
         yield Finding(_WARNING, "OTLP_PROTOCOL", text, "name the collector's gRPC endpoint, usually port 4317")

@@ -29,6 +29,8 @@ _SECURITY = {
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
+_API_PAGE = "/api/"
+"""Its styles are within its elements (RapiDoc): this page alone may have such."""
 _STS = {"strict-transport-security": "max-age=31536000"}
 _CONTENT_TYPES = {
     "css": "text/css; charset=utf-8",
@@ -61,7 +63,7 @@ _REPLIES = (
     (401, 16, "UNAUTHENTICATED", "send a valid API key (x-api-key) or token (Authorization: Bearer …)", ""),
     (403, 7, "PERMISSION_DENIED", "this key or token is not valid here", ""),
     (404, 5, "NO_SUCH_ROUTE", "there is nothing at this path: /openapi.json lists what there is", ""),
-    (405, 3, "METHOD_NOT_ALLOWED", "this path takes another method: /openapi.json says which", ""),
+    (405, 3, "METHOD_NOT_ALLOWED", "this path takes another method: see /openapi.json", ""),
     (408, 4, "UPLOAD_TOO_SLOW", "the request did not arrive in time: send a smaller photo or try again", ""),
     (413, 8, "IMAGE_TOO_LARGE", "the request is too large: send a smaller photo", ""),
     (
@@ -182,8 +184,10 @@ def _files(settings: Settings) -> Iterator[dict[str, str]]:
         if not path.is_file() or path.suffix[1:] not in _CONTENT_TYPES:
             continue
         place = path.relative_to(settings.www).as_posix()
+        path_served = f"/{place.removesuffix('index.html')}"
         yield {
-            "path": f"/{place.removesuffix('index.html')}",
+            "path": path_served,
+            "csp": _CSP.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'") * (path_served == _API_PAGE),
             "shown": str(settings.www_seen / place if settings.www_seen else path),
             "type": _CONTENT_TYPES[path.suffix[1:]],
             "digest": hashlib.sha256(path.read_bytes()).hexdigest()[:32],

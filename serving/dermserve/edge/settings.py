@@ -101,7 +101,7 @@ class Settings:
 
     @property
     def authenticates(self) -> bool:
-        """Whether a key or a token is asked for."""
+        """Whether an API key or a token is required."""
         return self.keys is not None or self.jwks is not None
 
 

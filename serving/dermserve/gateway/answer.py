@@ -11,11 +11,9 @@ threshold that the card gives is applied; one that it does not give is not.
 """
 
 import importlib.metadata
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from dermserve.gateway.errors import InvalidModelOutputError
 from dermserve.gateway.tfserving import Scores
@@ -74,10 +72,10 @@ _SHOWS_NO_KNOWN_LESION = frozenset({REASON_OUT_OF_SCOPE, REASON_UNIFORM})
 class Reduced:
     """One prediction for all views."""
 
-    mean: NDArray[np.float64]
-    """float64 [C], sums to 1."""
-    std: NDArray[np.float64]
-    """float64 [C], population standard deviation over the views."""
+    mean: tuple[float, ...]
+    """Of each class; sums to 1."""
+    std: tuple[float, ...]
+    """Of each class: population standard deviation over the views."""
     ranking: tuple[int, ...]
     """Class indices, the most probable first, ties in the card's order."""
     risk: float
@@ -108,35 +106,41 @@ def check_scores(scores: Scores, *, card: card_pb2.Card) -> Scores:
         InvalidModelOutputError: wrong number of views or classes, not finite, outside 0..1, or rows that
             do not sum to 1.
     """
-    probabilities, expected = scores.probabilities, (scores.views, len(card.classes))
-    if probabilities.shape != expected:
-        raise InvalidModelOutputError(f"probabilities have the shape {probabilities.shape}, not {expected}")
-    if scores.ood_scores.shape != (scores.views,):
-        raise InvalidModelOutputError(f"ood_score has the shape {scores.ood_scores.shape}, not {(scores.views,)}")
-    if not (np.isfinite(probabilities).all() and np.isfinite(scores.ood_scores).all()):
-        raise InvalidModelOutputError("it is not finite")
-    if probabilities.min() < 0 or probabilities.max() > 1 + _SUM_TOLERANCE:
-        raise InvalidModelOutputError("probabilities lie outside 0..1")
-    if np.abs(probabilities.sum(axis=1, dtype=np.float64) - 1).max() > _SUM_TOLERANCE:
-        raise InvalidModelOutputError("probabilities do not sum to 1")
+    if not len(scores.probabilities) == len(scores.ood_scores) == scores.views:
+        rows = len(scores.probabilities), len(scores.ood_scores)
+        raise InvalidModelOutputError(f"it has {rows[0]} rows of probabilities and {rows[1]} of ood_score")
+    for row, ood_score in zip(scores.probabilities, scores.ood_scores, strict=True):
+        if len(row) != len(card.classes):
+            raise InvalidModelOutputError(f"probabilities have {len(row)} classes, not {len(card.classes)}")
+        if not all(map(math.isfinite, (*row, ood_score))):
+            raise InvalidModelOutputError("it is not finite")
+        if min(row) < 0 or max(row) > 1 + _SUM_TOLERANCE:
+            raise InvalidModelOutputError("probabilities lie outside 0..1")
+        if abs(math.fsum(row) - 1) > _SUM_TOLERANCE:
+            raise InvalidModelOutputError("probabilities do not sum to 1")
     return scores
 
 
 def reduce_views(scores: Scores, *, card: card_pb2.Card) -> Reduced:
     """Average checked scores of at least one view, the identity first."""
-    probabilities = scores.probabilities.astype(np.float64)
-    probabilities /= probabilities.sum(axis=1, keepdims=True)
-    mean = probabilities.mean(axis=0)
-    risks = probabilities[:, [info.malignant for info in card.classes]].sum(axis=1)
+    rows = [[float(value) / total for value in row] for row in scores.probabilities for total in (math.fsum(row),)]
+    malignant = [index for index, info in enumerate(card.classes) if info.malignant]
+    classes = [_mean_and_std(column) for column in zip(*rows, strict=True)]
+    risk, risk_std = _mean_and_std([math.fsum(row[index] for index in malignant) for row in rows])
     return Reduced(
-        mean=mean,
-        std=probabilities.std(axis=0),
-        ranking=tuple(int(index) for index in np.argsort(-mean, kind="stable")),
-        risk=float(risks.mean()),
-        risk_std=float(risks.std()),
-        views=len(probabilities),
+        mean=tuple(mean for mean, _ in classes),
+        std=tuple(std for _, std in classes),
+        ranking=tuple(sorted(range(len(classes)), key=lambda index: -classes[index][0])),
+        risk=risk,
+        risk_std=risk_std,
+        views=len(rows),
         ood_score=float(scores.ood_scores[0]),
     )
+
+
+def _mean_and_std(values: Sequence[float]) -> tuple[float, float]:
+    mean = math.fsum(values) / len(values)
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
 
 
 def judge(reduced: Reduced, measures: Measures, *, card: card_pb2.Card) -> Judgement:
@@ -250,6 +254,6 @@ def _ranked(reduced: Reduced, card: card_pb2.Card) -> Iterator[classifier_pb2.Cl
             name=info.name,
             common_name=info.common_name,
             malignant=info.malignant,
-            probability=float(reduced.mean[index]),
-            std=float(reduced.std[index]),
+            probability=reduced.mean[index],
+            std=reduced.std[index],
         )

@@ -1,59 +1,214 @@
-"""Batch requests that arrive while calls of their model are in flight into one Predict call.
+"""Predict: send requests to the model servers, in order, in batches where calls are short, and again where one fails.
 
-The overhead of a call hardly depends on the number of images, and a small network takes half as long for an image of a
-batch of ten as for one alone. Requests that arrive during calls of the same target join a batch. It is sent
-when one of those calls ends, or when it is full; no request waits for others to arrive. (J. Nagle's rule for small
-packets, RFC 896.)
+*Order*: requests wait in one queue, cheap ones first: by their arrival plus `_AGEING` times the seconds that they are
+expected to take. That bounds for how long others can overtake a request, whatever they cost.
 
-Requests are batched only where such a call is expected to stay short, as learned from earlier calls: ResNet-50 on a
-processor takes as long for two images as for two calls, so the first request would wait for the second. TensorFlow
-Serving's own batching can't do this: it merges calls in flight, which the gateway keeps few.
+*Batches*: the overhead of a call hardly depends on the number of images, and a small network takes half as long for an
+image of a batch of ten as for one alone. Requests that wait when a slot becomes free are sent in one call. Once half of
+the slots serve a target, further requests wait for the end of one of its calls, or until they fill a batch. (J. Nagle's
+rule for small packets, RFC 896.) Only where such a call is expected to stay short, as learned from earlier ones:
+ResNet-50 on a processor takes as long for two images as for two calls, so the first request would wait for the second.
+TensorFlow Serving's own batching can't do this: it merges calls in flight, which the gateway keeps few.
+
+*Retries*: a call that a model server refuses, or does not answer while another one could, is sent to another. Predict
+changes nothing on the server, so sending it twice is safe.
 """
 
 import asyncio
+import bisect
+import itertools
+import math
+import random
 from collections import Counter
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from dermserve.gateway.calls import Batch, Part
-from dermserve.gateway.errors import BudgetSpentError
-from dermserve.gateway.model_servers import ModelServers
-from dermserve.gateway.tfserving import Scores, Target
+import numpy as np
+from numpy.typing import NDArray
+
+from dermserve.gateway.budget import Budget, Clock
+from dermserve.gateway.errors import (
+    BudgetSpentError,
+    InvalidModelOutputError,
+    ModelServerBusyError,
+    ModelServerUnreachableError,
+)
+from dermserve.gateway.model_servers import ModelServer, ModelServers, gravest
+from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
+from dermserve.imaging import make_views
 
 MOST = 10
 """Most views in a batch of several requests: as many as one request has at most, which the warm-up ran."""
+_AGEING = 4.0
+"""Seconds that a request may be overtaken, for each second that it is expected to take."""
+_LEAST_TIMEOUT = 1.0
+"""Least seconds of a call before it is retried on another server."""
+_SLOW = 5.0
+"""Multiple of a call's expected seconds after which its server counts as hanging."""
+_BACK_OFF = 0.02
+"""Seconds to wait, doubled and jittered each time, when a server is full."""
+_NEARLY_DONE = 0.02
+"""Seconds before its end at which a call counts as nearly done: long enough to decode a photo."""
+_NEARLY_DONE_SHARE = 0.4
+"""Share of its expected seconds after which a call counts as nearly done: a call may take less than expected."""
+
+_WEIGHT = 0.2
+"""Weight of the newest answer in the running mean."""
+_SHARE = 0.8
+"""Share of the budget that views may take: half of the calls take longer than the mean."""
+_HOPELESS = 0.5
+"""Share of the mean for one view: with less time left than that, no answer is expected in time."""
+_FADE = 0.98
+"""Factor on the mean after each refusal based on it, so that slow calls do not cause refusals for ever."""
 
 _Key: TypeAlias = tuple[Target, tuple[int, ...]]
-"""What views must have in common: the target, and height, width and channels."""
+"""What views must have in common to go together: the target, and height, width and channels."""
 
 
-@dataclass(eq=False, frozen=True, slots=True)
-class _Gathering:
-    batch: Batch
-    ready: asyncio.Event
-    """Set when it is to be sent."""
-    answer: "asyncio.Task[Scores]"
+class Costs:
+    """Expected seconds of a call, by model and number of views: running means of what calls took."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, dict[int, float]] = {}
+
+    def note(self, model: str, views: int, seconds: float, *, late: bool = False) -> None:
+        """Learn from an answer, or from one that had not come after `seconds`."""
+        known = self._seconds.setdefault(model, {})
+        before = known.get(views, seconds)
+        known[views] = max(before, seconds) if late else before + (seconds - before) * _WEIGHT
+
+    def expect(self, model: str, views: int) -> float:
+        """Return the expected seconds, in proportion to the nearest number of views known; 0 when none is."""
+        known = self._seconds.get(model)
+        if not known:
+            return 0.0
+        if views in known:
+            return known[views]
+        nearest = min(known, key=lambda count: abs(count - views))
+        return known[nearest] * views / nearest
+
+    def fit(self, model: str, views: int, *, left: float) -> int:
+        """Return how many of the views fit into the seconds left; 0 when not even one can."""
+        fitting = next((count for count in range(views, 0, -1) if self.expect(model, count) <= left * _SHARE), 0)
+        if fitting or self.expect(model, 1) * _HOPELESS <= left:
+            return max(fitting, 1)
+        self._seconds[model] = {count: seconds * _FADE for count, seconds in self._seconds[model].items()}
+        return 0
+
+
+@dataclass(eq=False, slots=True)
+class Part:
+    """What one request has in a call."""
+
+    images: NDArray[np.uint8]
+    """uint8 [V, H, W, 3], or the identity alone, [1, H, W, 3], when the views are made in graph."""
+    budget: Budget
+    tta_views: tuple[str, ...] = ()
+    """Views that the signature `tta` makes of the image; empty when the images are the views."""
+
+    def __len__(self) -> int:
+        """Count the views."""
+        return len(self.tta_views) or len(self.images)
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    """A request that waits for a slot, and then for the answer of the call that it is part of."""
+
+    order: tuple[float, int]
+    key: _Key
+    part: Part
+    failed: dict[ModelServer, Exception]
+    alone: bool
+    """Whether it must not be batched: it was left out of a batch for want of time."""
+    answer: "asyncio.Future[Scores]"
+    call: "_Call | None" = None
+    context: Context = field(default_factory=copy_context)
+    """Of its trace."""
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    """A Predict call in flight."""
+
+    server: ModelServer
+    key: _Key
+    requests: list[_Waiting]
+    nearly_done: float = math.inf
+    """When it will be near its end, by the clock."""
+    task: "asyncio.Task[None] | None" = None
+
+    def gather(self, count: int) -> tuple[NDArray[np.uint8], bool]:
+        """Return the images of the first views, and whether they are for `tta`."""
+        parts = [request.part for request in self.requests]
+        images, names = parts[0].images, parts[0].tta_views
+        if names:
+            return (images, True) if count == len(names) else (make_views(images[0], names[:count]), False)
+        return (images if len(parts) == 1 else np.concatenate([part.images for part in parts]))[:count], False
+
+    def fail(self, error: Exception) -> None:
+        """End every request that still waits in an error."""
+        for request in self.requests:
+            if not request.answer.done():
+                request.answer.set_exception(error)
+
+    def share(self, scores: Scores) -> None:
+        """Give each request its share of the answer; those for whose views there was no time, an error."""
+        if len(self.requests) == 1:
+            shares = [scores]
+        elif len(scores.probabilities) == len(scores.ood_scores) == scores.views:
+            ends = list(itertools.accumulate(len(request.part) for request in self.requests))
+            shares = [_rows(scores, start, end) for start, end in itertools.pairwise((0, *ends))]
+        else:
+            rows = len(scores.probabilities), len(scores.ood_scores)
+            self.fail(InvalidModelOutputError(f"it has {rows[0]} and {rows[1]} rows for {scores.views} views"))
+            return
+        for request, share in zip(self.requests, shares, strict=True):
+            if request.answer.done():
+                continue
+            if share.views:
+                request.answer.set_result(share)
+            else:
+                request.answer.set_exception(BudgetSpentError("too little is left for the model"))
+
+
+def _rows(scores: Scores, start: int, end: int) -> Scores:
+    rows = slice(start, end)
+    probabilities, ood_scores = scores.probabilities[rows], scores.ood_scores[rows]
+    return replace(scores, views=len(ood_scores), probabilities=probabilities, ood_scores=ood_scores)
 
 
 class Batching:
     """The Predictor: batches requests where a call is expected to take `longest` seconds at most."""
 
-    def __init__(self, servers: ModelServers, *, longest: float) -> None:
+    def __init__(self, servers: ModelServers, *, longest: float, clock: Clock) -> None:
+        self.costs = Costs()
         self._servers = servers
         self._longest = longest
-        self._newest: dict[_Key, _Gathering] = {}
-        self._in_flight: Counter[_Key] = Counter()
+        self._clock = clock
+        self._queue: list[_Waiting] = []
+        self._calls: set[_Call] = set()
         self._requests: Counter[str] = Counter()
+        self._numbers = itertools.count()
+        servers.on_change = self._dispatch
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a slot."""
+        return len(self._queue)
 
     def expect(self, model: str, views: int) -> float:
         """Return the seconds that a call is expected to take; 0 when nothing is known."""
-        return self._servers.costs.expect(model, views)
+        return self.costs.expect(model, views)
 
     def free_capacity(self, model: str) -> int:
         """Count the requests for a model that could be sent now or shortly; negative if some wait."""
-        in_use = self._servers.used
-        slots = self._servers.slots - (in_use.total() - in_use[model])
-        return slots * self._together(model) - self._requests[model] + self._servers.nearly_done()
+        now, others, nearly_done = self._clock(), 0, 0
+        for call in self._calls:
+            others += call.key[0].model != model
+            nearly_done += call.nearly_done <= now and call.server.alive
+        return (self._servers.slots - others) * self._together(model) - self._requests[model] + nearly_done
 
     async def predict(self, target: Target, part: Part) -> Scores:
         """Predict a request's views, all of one height and width, or as many of the first as there is time for.
@@ -62,83 +217,148 @@ class Batching:
             ServableNotFoundError: no model server has such a model, version or label.
             GatewayError: none can be reached, or is full, failed, is late, or answered nonsense.
         """
+        failed: dict[ModelServer, Exception] = {}
+        alone = False
         self._requests[target.model] += 1
         try:
-            key = (target, part.images.shape[1:])
-            if self._gathers(key, part):
-                return await self._predict_with_others(key, part)
-            return await self._ask(key, Batch(part))
+            for attempt in itertools.count():
+                waiting = self._enter(target, part, failed, alone=alone)
+                try:
+                    return await waiting.answer
+                except (ModelServerUnreachableError, ServableNotFoundError) as error:
+                    if waiting.call is None:
+                        raise  # no server is left
+                    failed[waiting.call.server] = error
+                except ModelServerBusyError:
+                    await _back_off(attempt, part.budget)
+                except BudgetSpentError:  # the others' budgets were too short for it: its own may be enough
+                    if waiting.call is None or len(waiting.call.requests) == 1 or part.budget.left() <= 0:
+                        raise
+                    alone = True
+                finally:
+                    self._leave(waiting)
         finally:
             self._requests[target.model] -= 1
+        raise AssertionError("the loop ends by return or raise")
 
-    async def _predict_with_others(self, key: _Key, part: Part) -> Scores:
-        gathering = self._join(key, part)
-        try:
-            scores = gathering.batch.share(await asyncio.shield(gathering.answer), part)
-        except asyncio.CancelledError:
-            if not gathering.batch.leave(part):
-                self._end(key, gathering.batch)
-                gathering.answer.cancel()
-            raise
-        except BudgetSpentError:
-            if part.budget.left() <= 0:
-                raise
-        else:
-            if scores.views:
-                return scores
-        return await self._ask(key, Batch(part))  # the others' budgets were too short for it: its own may be enough
+    def _enter(self, target: Target, part: Part, failed: dict[ModelServer, Exception], *, alone: bool) -> _Waiting:
+        turn = self._clock() + _AGEING * self.expect(target.model, len(part))
+        answer = asyncio.get_running_loop().create_future()
+        waiting = _Waiting((turn, next(self._numbers)), (target, part.images.shape[1:]), part, failed, alone, answer)
+        bisect.insort(self._queue, waiting, key=lambda each: each.order)
+        self._dispatch()
+        return waiting
+
+    def _leave(self, waiting: _Waiting) -> None:
+        """Give up what a request still has: its place in the queue, or a call that nobody else waits for."""
+        if waiting.call is None:
+            if waiting in self._queue:
+                self._queue.remove(waiting)
+        elif waiting.call.task and all(request.answer.done() for request in waiting.call.requests):
+            waiting.call.task.cancel()
+
+    def _dispatch(self) -> None:
+        """Send what waits to free slots, in its order."""
+        held = set[_Key]()  # those that wait for more of their kind
+        for first in list(self._queue):
+            if first.call or first.answer.done() or (first.key in held and not first.alone):
+                continue
+            if self._servers.all_in(first.failed):
+                self._queue.remove(first)
+                first.answer.set_exception(gravest(first.failed.values()))
+            elif server := self._servers.pick(first.key[0].model, first.failed):
+                if batch := self._batch(first, server):
+                    self._send(server, batch)
+                else:
+                    held.add(first.key)
+            elif not first.failed:  # no slot is free anywhere
+                return
+
+    def _batch(self, first: _Waiting, server: ModelServer) -> list[_Waiting]:
+        """Choose the requests to send with one; none when it should wait for more."""
+        key, views, batch = first.key, len(first.part), [first]
+        model = key[0].model
+        if first.alone or not self._is_short(model, views + 1):
+            return batch
+        for other in self._queue:
+            if other is first or other.answer.done() or other.alone or other.key != key or server in other.failed:
+                continue
+            if not self._is_short(model, views + len(other.part)):
+                return batch
+            batch.append(other)
+            views += len(other.part)
+        in_flight = sum(call.key == key for call in self._calls)
+        waits = in_flight and self._servers.slots <= 2 * in_flight and self._is_short(model, views + 1)
+        return [] if waits else batch
 
     def _together(self, model: str) -> int:
         """Count the requests of one view that a call may carry."""
-        return next((views for views in range(MOST, 1, -1) if self._is_short(model, views)), 1)
+        if not self._is_short(model, 2):
+            return 1
+        return next(views for views in range(MOST, 1, -1) if self._is_short(model, views))
 
     def _is_short(self, model: str, views: int) -> bool:
         return views <= MOST and 0 < self.expect(model, views) <= self._longest
 
-    def _gathers(self, key: _Key, part: Part) -> bool:
-        """Whether a request waits for a call in flight: not while half of the slots are free."""
-        if not self._is_short(key[0].model, len(part) + 1):
-            return False
-        if self._open(key):
-            return True
-        return self._in_flight[key] > 0 and self._servers.slots <= 2 * self._in_flight[key]
+    def _send(self, server: ModelServer, batch: list[_Waiting]) -> None:
+        call = _Call(server, batch[0].key, batch)
+        for request in batch:
+            request.call = call
+            self._queue.remove(request)
+        self._calls.add(call)
+        server.take()
+        call.task = asyncio.get_running_loop().create_task(self._run(call), context=batch[0].context)
 
-    def _open(self, key: _Key) -> _Gathering | None:
-        newest = self._newest.get(key)
-        return None if newest is None or newest.batch.is_closed else newest
-
-    def _join(self, key: _Key, part: Part) -> _Gathering:
-        model, gathering = key[0].model, self._open(key)
-        if gathering and self._is_short(model, len(gathering.batch) + len(part)):
-            gathering.batch.join(part)
-        else:
-            if gathering:
-                gathering.ready.set()
-            batch, ready = Batch(part), asyncio.Event()
-            gathering = _Gathering(batch, ready, asyncio.create_task(self._go(key, batch, ready)))
-            self._newest[key] = gathering
-        if not self._is_short(model, len(gathering.batch) + 1):
-            gathering.ready.set()
-        return gathering
-
-    async def _go(self, key: _Key, batch: Batch, ready: asyncio.Event) -> Scores:
-        await ready.wait()
-        return await self._ask(key, batch)
-
-    async def _ask(self, key: _Key, batch: Batch) -> Scores:
-        self._in_flight[key] += 1
+    async def _run(self, call: _Call) -> None:
+        """Make a call, give each of its requests what came of it, and send what waits."""
         try:
-            return await self._servers.predict(key[0], batch)
+            call.share(await self._ask(call))
+        except Exception as error:
+            call.fail(error)
         finally:
-            self._in_flight[key] -= 1
-            if not self._in_flight[key]:
-                del self._in_flight[key]
-            self._end(key, batch)
+            self._calls.discard(call)
+            call.server.in_flight -= 1
+            self._dispatch()
 
-    def _end(self, key: _Key, batch: Batch) -> None:
-        """Remove a batch that has ended, and release the batch that waits for it."""
-        if newest := self._newest.get(key):
-            if newest.batch is batch:
-                del self._newest[key]
-            else:
-                newest.ready.set()
+    async def _ask(self, call: _Call) -> Scores:
+        server, model = call.server, call.key[0].model
+        budget = max((request.part.budget for request in call.requests), key=lambda each: each.ends)
+        left = budget.require("before asking the model server")
+        views = self.costs.fit(model, sum(len(request.part) for request in call.requests), left=left)
+        if not views:
+            raise BudgetSpentError("too little is left for the model")
+        images, tta = call.gather(views)
+        start, expected = self._clock(), self.expect(model, views)
+        others = self._servers.has_other(server, call.requests[0].failed)
+        timeout = min(left, max(_LEAST_TIMEOUT, expected * _SLOW)) if others else left
+        call.nearly_done = start + expected - max(_NEARLY_DONE, expected * _NEARLY_DONE_SHARE)
+        try:
+            scores = await server.wire.predict(call.key[0], images, tta=tta, seconds=timeout)
+        except BudgetSpentError as error:
+            if timeout >= left:
+                self.costs.note(model, views, self._clock() - start, late=True)
+                raise
+            self._servers.fail(server, retried=others)  # it hangs, and the request has time left
+            raise ModelServerUnreachableError from error
+        except ModelServerUnreachableError:
+            self._servers.fail(server, retried=others)
+            raise
+        except ServableNotFoundError:
+            server.retried += others
+            raise
+        self.costs.note(model, views, self._clock() - start)
+        server.calls += 1
+        server.views += views
+        return scores
+
+
+async def _back_off(attempt: int, budget: Budget) -> None:
+    """Wait for a full server.
+
+    Raises:
+        ModelServerBusyError: there is no time for that.
+    """
+    delay = _BACK_OFF * 2 ** min(attempt, 5) * random.uniform(0.5, 1.5)  # noqa: S311
+    if delay >= budget.left():
+        raise ModelServerBusyError
+    await asyncio.sleep(delay)

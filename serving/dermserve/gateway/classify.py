@@ -2,18 +2,18 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dermserve.gateway.admission import Admission, Admitted
 from dermserve.gateway.answer import check_scores, write_answer
+from dermserve.gateway.batching import Batching, Part
 from dermserve.gateway.budget import Budget, Clock
-from dermserve.gateway.calls import Part
+from dermserve.gateway.canary import Comparison, Routed, Shares
 from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import BudgetSpentError, GatewayError, refusal
@@ -37,18 +37,6 @@ _RESERVE, _RESERVE_SHARE = 0.1, 0.1
 
 
 _InHand: TypeAlias = tuple[Scores, card_pb2.Card, Prepared]
-
-
-class Predictor(Protocol):
-    """The port through which the gateway asks for probabilities; see Batching."""
-
-    def expect(self, model: str, views: int) -> float:
-        """Return the seconds that a call is expected to take; 0 when nothing is known."""
-        ...
-
-    async def predict(self, target: Target, part: Part) -> Scores:
-        """Predict views in one call; with too little time the last ones are left out, never the first."""
-        ...
 
 
 class _MovedError(Exception):
@@ -115,11 +103,11 @@ class Classifier:
     """Answers one photo at a time, many of them at once."""
 
     admission: Admission
-    canary_shares: Mapping[str, float]
-    """By model; see `route`."""
+    shares: Shares
+    comparison: Comparison
     catalog: Catalog
     photos: Photos
-    predictor: Predictor
+    predictor: Batching
     metrics: Metrics
     drift: Drift | None
     """Records answers of versions whose card has a profile; None when metrics are off."""
@@ -147,7 +135,8 @@ class Classifier:
                 with watch("admit"):
                     await place.__aenter__()
                 try:
-                    return await request.answer()
+                    with self.comparison.counted(target) as request.routed:
+                        return await request.answer()
                 finally:
                     await place.__aexit__()
         except TimeoutError as error:
@@ -172,6 +161,7 @@ class _Request:
     budget: Budget
     watch: Watch
     place: Admitted
+    routed: Routed = field(default_factory=Routed)
     asked: int = 0
     in_hand: _InHand | None = None
     """The answer so far, if later stages fail."""
@@ -183,7 +173,9 @@ class _Request:
             for _ in range(_ATTEMPTS):
                 choice = await choose(self._route(), catalog=catalog, budget=self.budget)
                 try:
-                    return self._write(*await self._attempt(choice))
+                    scores, card, prepared = await self._attempt(choice)
+                    self.line.comparison.sample(self.routed, self.target.model, prepared.views, scores, card)
+                    return self._write(scores, card, prepared)
                 except _MovedError:
                     if self.target.version is not None or catalog.lacks(self.target.model, self.target.label):
                         break
@@ -196,8 +188,10 @@ class _Request:
 
     def _route(self) -> Target:
         labels = self.line.catalog.find(self.target.model).labels
-        share = self.line.canary_shares.get(self.target.model, 0.0)
-        return route(self.target, share=share, caller=self.rpc.caller, labels=labels)
+        share = self.line.shares.of(self.target.model)
+        routed = route(self.target, share=share, caller=self.rpc.caller, labels=labels)
+        self.routed.label = routed.label or ""
+        return routed
 
     async def _attempt(self, choice: Choice) -> _InHand:
         """Predict stage by stage, each pinned to the version that answered the first, until the plan has enough."""
@@ -285,7 +279,7 @@ class _Request:
                 self.target.model,
                 scores.version,
                 card=card,
-                probabilities=scores.probabilities[0].tolist(),
+                probabilities=scores.probabilities[0],
                 measures=prepared.measures,
             )
         return answer
@@ -295,6 +289,6 @@ def _joined(seen: Scores, further: Scores) -> Scores:
     return replace(
         seen,
         views=seen.views + further.views,
-        probabilities=np.concatenate([seen.probabilities, further.probabilities]),
-        ood_scores=np.concatenate([seen.ood_scores, further.ood_scores]),
+        probabilities=[*seen.probabilities, *further.probabilities],
+        ood_scores=[*seen.ood_scores, *further.ood_scores],
     )

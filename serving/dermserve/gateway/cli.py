@@ -64,17 +64,13 @@ def loaded(load: Callable[[], Loaded]) -> Loaded:
 
 @click.command()
 @config_options
-@click.option("--show-config", is_flag=True, help="Print the settings in effect, as `dermserve config` does, and exit.")
-def gateway(*, load: Callable[[], Loaded], show_config: bool) -> None:
+def gateway(*, load: Callable[[], Loaded]) -> None:
     """Run the gateway in front of TensorFlow Serving, until SIGTERM or Ctrl-C.
 
     Every setting can also come from a file, or from the environment as DERMSERVE_ and its name in capitals;
     docs/settings.md lists them. Options go before the environment, and that before the file.
     """
     settings = loaded(load)
-    if show_config:
-        click.echo(_shown(settings))
-        return
     configure_logs(settings.config.log_level)
     try:
         with asyncio.Runner(loop_factory=_event_loop()) as runner:
@@ -93,18 +89,13 @@ def config(*, load: Callable[[], Loaded], as_json: bool) -> None:
     not right.
     """
     settings = loaded(load)
-    if not as_json:
-        click.echo(_shown(settings))
+    values = settings.config.model_dump(mode="json")  # no secrets, only the files that hold some
+    if as_json:
+        both = {name: {"value": values[name], "source": source} for name, source in settings.sources.items()}
+        click.echo(json.dumps(both))
         return
-    values = settings.config.model_dump(mode="json")
-    both = {name: {"value": values[name], "source": source} for name, source in settings.sources.items()}
-    click.echo(json.dumps(both))
-
-
-def _shown(settings: Loaded) -> str:
-    """List every setting in effect; there are no secrets among them, only the files that hold some."""
-    values = settings.config.model_dump(mode="json")
-    return "\n".join(f"{name} = {values[name]}  # {source}" for name, source in settings.sources.items())
+    for name, source in settings.sources.items():
+        click.echo(f"{name} = {values[name]}  # {source}")
 
 
 def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -124,6 +115,7 @@ async def _serve(config: Config) -> None:
     async with lifespan(config) as running:
         gc.collect()
         gc.freeze()  # what is here stays: no full collection, which stops everything, need go through it again
+        gc.set_threshold(10_000)  # a request makes hundreds of objects, and hardly any that refer to each other
         await signals.get()
         second = asyncio.create_task(_stop_at_next(signals, running.stop_now))
     second.cancel()

@@ -120,6 +120,12 @@ class Config(BaseSettings):
     canary_shares: Shares = {}
     """MODEL=SHARE of the requests without a version or label that go to the label `canary`, the others to `stable`;
     sticky by the metadata `x-caller-key`."""
+    canary_file: pathlib.Path | None = None
+    """TOML file with these shares in a table `canary_shares`, instead of the setting: `canary.toml` as `dermserve model
+    canary` writes it. Read anew every `poll_seconds`; while there is none, nobody gets a canary."""
+    canary_sample: Share = 0.1
+    """Share of the canary's answers about which the stable version is asked, too, where model servers have free slots:
+    how often both name the same top class is in the metrics."""
     reflection: bool = False
     """Whether to serve gRPC reflection, which shows the whole API to anyone who connects."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -196,6 +202,8 @@ class Config(BaseSettings):
 
     @model_validator(mode="after")
     def _check_shares(self) -> Self:
+        if self.canary_file and self.canary_shares:
+            raise ValueError("canary_shares and canary_file exclude each other")
         if strange := sorted(set(self.canary_shares) - set(self.models)):
             raise ValueError(f"canary_shares names {', '.join(strange)}, which models does not")
         return self

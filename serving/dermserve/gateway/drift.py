@@ -20,6 +20,9 @@ _LEAST = 100
 _LEAST_SHARE = 1e-3
 """For a bin that is empty then or now, which would make the index infinite."""
 _VERSIONS = 16
+_COMPARED = ("classes", "confidence", "brightness", "sharpness")
+_Bins = tuple[float, int, int, int, int]
+"""Of one answer: its top probability, and the bins of its class and of the three others of _COMPARED."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,81 +43,44 @@ class Drift:
     """The windows of the versions that answer."""
 
     def __init__(self) -> None:
-        self._windows: dict[tuple[str, int], _Window] = {}
+        self._windows: dict[tuple[str, int], tuple[card_pb2.Card, deque[_Bins]]] = {}
 
     def note(
         self, model: str, version: int, *, card: card_pb2.Card, probabilities: Sequence[float], measures: Measures
     ) -> None:
         """Record the measures and the answer of a photo's identity view, for a card that has a profile."""
-        window = self._windows.get((model, version))
-        if window is None or window.card is not card:
+        known, answers = self._windows.get((model, version), (None, deque[_Bins](maxlen=WINDOW)))
+        if known is not card:
             if len(self._windows) >= _VERSIONS:
                 del self._windows[next(iter(self._windows))]
-            window = self._windows[model, version] = _Window(card)
-        window.note(probabilities, measures)
-
-    def read(self) -> Iterator[Reading]:
-        """Compare every window; callable from any thread."""
-        for (model, version), window in list(self._windows.items()):
-            yield Reading(model, version, len(window.bins), window.confidence, window.psi())
-
-
-class _Window:
-    """The bins of a version's latest answers."""
-
-    def __init__(self, card: card_pb2.Card) -> None:
-        self.card = card
-        self.bins: deque[tuple[int, int, int, int]] = deque()
-        self._sum = 0.0
-        self._confidences: deque[float] = deque()
-        self._counts: tuple[Counter[int], ...] = (Counter(), Counter(), Counter(), Counter())
-        histograms = (card.profile.confidence, card.profile.brightness, card.profile.sharpness)
-        self._edges = tuple(tuple(histogram.edges) for histogram in histograms)
-        self._then = dict(
-            zip(
-                ("classes", "confidence", "brightness", "sharpness"),
-                (tuple(card.profile.class_shares), *(tuple(histogram.shares) for histogram in histograms)),
-                strict=True,
+            answers = deque(maxlen=WINDOW)
+            self._windows[model, version] = card, answers
+        top, of = max(probabilities), card.profile
+        answers.append(
+            (
+                top,
+                list(probabilities).index(top),
+                bisect_right(of.confidence.edges, top),
+                bisect_right(of.brightness.edges, measures.brightness),
+                bisect_right(of.sharpness.edges, measures.sharpness),
             )
         )
 
-    @property
-    def confidence(self) -> float:
-        return self._sum / max(1, len(self.bins))
-
-    def note(self, probabilities: Sequence[float], measures: Measures) -> None:
-        top = max(probabilities)
-        values = (top, measures.brightness, measures.sharpness)
-        found = (
-            probabilities.index(top),
-            *(bisect_right(edges, value) for edges, value in zip(self._edges, values, strict=True)),
-        )
-        self._count((found[0], found[1], found[2], found[3]), top)
-        if len(self.bins) > WINDOW:
-            self._forget()
-
-    def psi(self) -> dict[str, float]:
-        total = len(self.bins)
-        if total < _LEAST:
-            return {}
-        pairs = zip(self._then.items(), self._counts, strict=True)
-        return {
-            name: _psi(then, [counts[index] / total for index in range(len(then))]) for (name, then), counts in pairs
-        }
-
-    def _count(self, found: tuple[int, int, int, int], top: float) -> None:
-        self.bins.append(found)
-        self._confidences.append(top)
-        self._sum += top
-        for counts, index in zip(self._counts, found, strict=True):
-            counts[index] += 1
-
-    def _forget(self) -> None:
-        self._sum -= self._confidences.popleft()
-        for counts, index in zip(self._counts, self.bins.popleft(), strict=True):
-            counts[index] -= 1
+    def read(self) -> Iterator[Reading]:
+        """Compare every window; callable from any thread."""
+        for (model, version), (card, answers) in list(self._windows.items()):
+            tops, *bins = zip(*list(answers), strict=True)
+            psi = dict(zip(_COMPARED, map(_psi, _shares(card.profile), bins), strict=True))
+            confidence = sum(tops) / len(tops)
+            yield Reading(model, version, len(tops), confidence, psi if len(tops) >= _LEAST else {})
 
 
-def _psi(then: Sequence[float], now: Sequence[float]) -> float:
-    floored = [(max(a, _LEAST_SHARE), max(b, _LEAST_SHARE)) for a, b in zip(then, now, strict=True)]
-    return sum((b - a) * math.log(b / a) for a, b in floored)
+def _shares(profile: card_pb2.Profile) -> tuple[Sequence[float], ...]:
+    histograms = (profile.confidence, profile.brightness, profile.sharpness)
+    return profile.class_shares, *(histogram.shares for histogram in histograms)
+
+
+def _psi(then: Sequence[float], bins: Sequence[int]) -> float:
+    counts = Counter(bins)
+    floored = [(max(share, _LEAST_SHARE), max(counts[at] / len(bins), _LEAST_SHARE)) for at, share in enumerate(then)]
+    return sum((now - before) * math.log(now / before) for before, now in floored)

@@ -53,8 +53,13 @@ class GatewayError(Exception):
     """Code of the RPC."""
     reason: str = "UNKNOWN"
     """Machine-readable and stable: ErrorInfo.reason."""
+    text: ClassVar[str] = ""
+    """Its message, where that is always the same."""
     retry_after: float | None = None
     """Seconds after which trying again makes sense (RetryInfo); None when trying again changes nothing."""
+
+    def __init__(self, text: str | None = None) -> None:
+        super().__init__(text or self.text)
 
 
 class InvalidRequestError(GatewayError):
@@ -68,18 +73,14 @@ class MalformedRequestError(InvalidRequestError):
     """Bytes that are not the method's message."""
 
     reason = "MALFORMED_REQUEST"
-
-    def __init__(self) -> None:
-        super().__init__("the request is not a message of this method: was it made from another version of the API?")
+    text = "the request is not a message of this method: was it made from another version of the API?"
 
 
 class MissingModelError(InvalidRequestError):
     """No model name."""
 
     reason = "MODEL_REQUIRED"
-
-    def __init__(self) -> None:
-        super().__init__("no model named: set model.name; ListModels says which there are")
+    text = "no model named: set model.name; ListModels says which there are"
 
 
 class InvalidVersionError(InvalidRequestError):
@@ -95,9 +96,7 @@ class InvalidLabelError(InvalidRequestError):
     """A label that can't exist."""
 
     reason = "INVALID_LABEL"
-
-    def __init__(self) -> None:
-        super().__init__('a label has 1 to 128 characters, for example "stable": leave it out for the latest version')
+    text = 'a label has 1 to 128 characters, for example "stable": leave it out for the latest version'
 
 
 class InvalidTtaModeError(InvalidRequestError):
@@ -190,9 +189,7 @@ class OutOfMemoryError(ExhaustedError):
 
     reason = "OUT_OF_MEMORY"
     retry_after = 1.0
-
-    def __init__(self) -> None:
-        super().__init__("the gateway has no memory left for this photo: try again, or send a smaller one")
+    text = "the gateway has no memory left for this photo: try again, or send a smaller one"
 
 
 class ModelServerBusyError(ExhaustedError):
@@ -200,9 +197,7 @@ class ModelServerBusyError(ExhaustedError):
 
     reason = "MODEL_SERVER_BUSY"
     retry_after = 0.5
-
-    def __init__(self) -> None:
-        super().__init__("the model server is full: try again a little later")
+    text = "the model server is full: try again a little later"
 
 
 class UnavailableError(GatewayError):
@@ -217,9 +212,7 @@ class ModelServerUnreachableError(UnavailableError):
     """The model server does not answer."""
 
     reason = "MODEL_SERVER_UNREACHABLE"
-
-    def __init__(self) -> None:
-        super().__init__("the model server can't be reached: try again in a moment")
+    text = "the model server can't be reached: try again in a moment"
 
 
 class ModelNotAvailableError(UnavailableError):
@@ -235,9 +228,7 @@ class StoppingError(UnavailableError):
     """This gateway finishes what it has accepted and takes nothing new."""
 
     reason = "GATEWAY_STOPPING"
-
-    def __init__(self) -> None:
-        super().__init__("this gateway is stopping: try again, another one or its successor will answer")
+    text = "this gateway is stopping: try again, another one or its successor will answer"
 
 
 class InvalidCardError(GatewayError):
@@ -265,9 +256,7 @@ class InternalError(GatewayError):
 
     status = grpc.StatusCode.INTERNAL
     reason = "INTERNAL"
-
-    def __init__(self, message: str = "internal error") -> None:
-        super().__init__(message)
+    text = "internal error"
 
 
 class InvalidModelOutputError(InternalError):
@@ -283,9 +272,7 @@ class ModelServerFailedError(InternalError):
     """The model server failed to compute an answer."""
 
     reason = "MODEL_SERVER_FAILED"
-
-    def __init__(self) -> None:
-        super().__init__("the model server failed on this request: its operator finds the cause in the gateway's log")
+    text = "the model server failed on this request: its operator finds the cause in the gateway's log"
 
 
 def refusal(error: PhotoError) -> GatewayError:

@@ -1,10 +1,10 @@
 """JSON lines on stderr, one an event. No bytes are logged: what is neither text nor a number is logged as its type."""
 
+import json
 import logging
 import sys
 
 import structlog
-from structlog.typing import EventDict, WrappedLogger
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -16,8 +16,7 @@ def configure_logs(level: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            _without_bytes,
-            structlog.processors.JSONRenderer(default=lambda value: type(value).__name__),
+            structlog.processors.JSONRenderer(serializer=lambda event, **_: _ENCODER.encode(event)),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # a line is one write; print makes it two
@@ -31,9 +30,8 @@ def announce(event: str, **facts: object) -> None:
     structlog.wrap_logger(structlog.PrintLogger(sys.stderr), wrapper_class=anything).info(event, **facts)
 
 
-def _without_bytes(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    return {key: _shown(value) for key, value in event.items()}
+def _shown(value: object) -> str:
+    return f"{len(value)} bytes" if isinstance(value, bytes | bytearray | memoryview) else type(value).__name__
 
 
-def _shown(value: object) -> object:
-    return f"{len(value)} bytes" if isinstance(value, bytes | bytearray | memoryview) else value
+_ENCODER = json.JSONEncoder(default=_shown)  # json.dumps would make one for each line

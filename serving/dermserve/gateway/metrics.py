@@ -10,7 +10,7 @@ import functools
 import importlib.metadata
 import itertools
 import platform
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ import grpc
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     ProcessCollector,
     disable_created_metrics,
@@ -27,6 +28,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from dermserve.gateway.admission import Admission
+from dermserve.gateway.batching import Batching
 from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.certificates import TlsFiles
 from dermserve.gateway.drift import Drift
@@ -36,13 +38,50 @@ from dermserve.gateway.photos import Workers
 from dermserve.gateway.plan import Outcome
 from dermserve.v1 import classifier_pb2
 
-_T = TypeVar("_T", Counter, Histogram)
+_T = TypeVar("_T", Counter, Gauge, Histogram)
 
 NAMESPACE = "dermserve_gateway"
 OTHER = "other"
 """Label of every model that is not configured."""
 _FINE = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _COARSE = _FINE[3:]
+
+_GAUGE, _COUNTER = GaugeMetricFamily, CounterMetricFamily
+_READ: dict[str, tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str]] = {
+    "build_info": (_GAUGE, "version python grpc", "Always 1; the labels have the versions that run."),
+    "requests_in_progress": (_GAUGE, "method model", "Admitted requests in progress; each photo of a stream is one."),
+    "queue_length": (_GAUGE, "method model", "Requests in the queue; each photo of a stream is one."),
+    "held_bytes": (_GAUGE, "", "Bytes of the photos of requests in the queue or in progress."),
+    "model_server_up": (_GAUGE, "model_server", "1 if the model server answered the last poll or call."),
+    "model_server_calls_in_flight": (_GAUGE, "model_server", "Predict calls in flight to the model server."),
+    "model_server_calls_waiting": (_GAUGE, "", "Predict calls that wait for a free slot of any model server."),
+    "model_server_calls": (_COUNTER, "model_server", "Predict calls that the model server answered."),
+    "model_server_views": (_COUNTER, "model_server", "Views in the Predict calls that the model server answered."),
+    "model_server_ejections": (
+        _COUNTER,
+        "model_server",
+        "Times the model server was ejected because it did not answer.",
+    ),
+    "model_server_retries": (
+        _COUNTER,
+        "model_server",
+        "Predict calls that failed at the model server and were retried on another.",
+    ),
+    "model_ready": (_GAUGE, "model", "1 if some version of the model can answer."),
+    "model_version_ready": (_GAUGE, "model version", "1 if the version can answer."),
+    "model_label_version": (_GAUGE, "model label", "Version that the label points to."),
+    "catalog_poll_failures": (_COUNTER, "", "Polls of the models that ended in an unexpected error."),
+    "drift_window_answers": (_GAUGE, "model version", "Answers in the window of the drift metrics."),
+    "drift_confidence_mean": (_GAUGE, "model version", "Mean top probability of the answers in the window."),
+    "drift_psi": (_GAUGE, "model version of", "Population stability index of the window against the card's profile."),
+    "certificate_expiry_timestamp_seconds": (
+        _GAUGE,
+        "use",
+        "Time at which the first certificate loaded for a setting, or shown by a model server, expires.",
+    ),
+    "decoders_replaced": (_COUNTER, "", "Decoder threads replaced because they were stuck."),
+}
+"""What is read at each scrape, by name: its kind, labels and help."""
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # an unused timestamp beside each counter
 
@@ -59,7 +98,7 @@ class Metrics:
         self._requests = counter(
             "requests",
             "Requests that ended; each photo of a stream is one. Code CANCELLED: the caller gave up.",
-            ["method", "model", "version", "verdict", "code"],
+            ["method", "model", "version", "verdict", "risk_level", "code"],
         )
         self._refusals = counter(
             "refusals", "Requests that ended in an error, by its reason.", ["method", "model", "reason"]
@@ -86,22 +125,56 @@ class Metrics:
         )
         self._agreement = counter(
             "adaptive_agreement",
-            "FULL answers of models with an adaptive margin; agreed=true: ADAPTIVE would have given the same top class.",
+            "FULL answers of models with an adaptive margin; agreed=true: ADAPTIVE would give the same top class.",
             ["model", "agreed"],
         )
 
+        gauge = functools.partial(_labelled, Gauge, namespace=NAMESPACE, registry=self.registry)
+        self._shares = gauge("canary_share", "Share of the callers that gets a model's canary.", ["model"])
+        self._routed = counter(
+            "canary_requests",
+            "Requests that were sent to a label while there was a canary, by how they ended: ok or failed.",
+            ["model", "label", "ended"],
+        )
+        self._routed_seconds = histogram(
+            "canary_request_duration_seconds",
+            "Of those that were answered, from admission to answer.",
+            ["model", "label"],
+            buckets=_COARSE,
+        )
+        self._compared = counter(
+            "canary_comparisons",
+            "Answers of a canary whose photo the stable version was asked about, too: whether the top class agreed.",
+            ["model", "result"],
+        )
+
+    def canary_share(self, model: str, share: float) -> None:
+        """Show the share of the callers that gets a model's canary."""
+        self._shares(model).set(share)
+
+    def routed(self, model: str, label: str, *, failed: bool, seconds: float) -> None:
+        """Count a request that was sent to a label because it named none."""
+        self._routed(model, label, "failed" if failed else "ok").inc()
+        if not failed:
+            self._routed_seconds(model, label).observe(seconds)
+
+    def compared(self, model: str, result: str) -> None:
+        """Count a comparison of the canary with the stable version: agreed, differed or failed."""
+        self._compared(model, result).inc()
+
     def request(self, method: str, model: str, *, ended: object, seconds: float) -> None:
         """Count a request or a stream's photo that ended in an answer, an error, or by its caller (None)."""
-        model, version, verdict = self._bounded(model), "", ""
+        model, version, verdict, level = self._bounded(model), "", "", ""
         if isinstance(ended, classifier_pb2.ClassifyResponse):
             version, verdict = str(ended.version), classifier_pb2.Verdict.Name(ended.verdict)
+            level = classifier_pb2.RiskLevel.Name(ended.malignancy.level)
             self._asked(model).inc(ended.views_asked)
             self._used(model).inc(ended.views_used)
             self._dropped(model).inc(ended.views_asked - ended.views_used)
         code = _code(ended)
         if isinstance(ended, GatewayError):
             self._refusals(method, model, ended.reason).inc()
-        self._requests(method, model, version, verdict, code).inc()
+        self._requests(method, model, version, verdict, level, code).inc()
         self._seconds(method, model, code).observe(seconds)
 
     def stream(self, ended: object) -> None:
@@ -130,6 +203,7 @@ class Snapshot(Collector):
 
     admission: Admission
     servers: ModelServers
+    predictor: Batching
     catalog: Catalog
     workers: Workers
     drift: Drift | None
@@ -138,111 +212,47 @@ class Snapshot(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Read everything."""
-        yield _info()
-        yield from self._admission()
-        yield from self._servers()
-        yield from self._models()
-        yield from self._drift()
-        yield from self._certificates()
-        replaced = "Decoder threads replaced because they were stuck."
-        yield CounterMetricFamily(f"{NAMESPACE}_decoders_replaced", replaced, self.workers.replaced)
+        rows = {
+            name: kind(f"{NAMESPACE}_{name}", text, labels=labels.split())
+            for name, (kind, labels, text) in _READ.items()
+        }
+        for name, labels, value in self._read():
+            rows[name].add_metric([str(label) for label in labels], float(value))
+        return iter(rows.values())
 
-    def _admission(self) -> Iterator[Metric]:
-        passing = _gauge(
-            "requests_in_progress", "Admitted requests in progress; each photo of a stream is one.", "method", "model"
-        )
-        waiting = _gauge("queue_length", "Requests in the queue; each photo of a stream is one.", "method", "model")
+    def _read(self) -> Iterator[tuple[str, Sequence[object], float]]:
+        yield "build_info", (importlib.metadata.version("dermserve"), platform.python_version(), grpc.__version__), 1
         for key, queue in self.admission.queues.items():
-            passing.add_metric(key, queue.working)
-            waiting.add_metric(key, queue.waiting)
-        held = _gauge("held_bytes", "Bytes of the photos of requests in the queue or in progress.")
-        held.add_metric([], self.admission.held.held)
-        yield from (passing, waiting, held)
-
-    def _servers(self) -> Iterator[Metric]:
-        up = _gauge("model_server_up", "1 if the model server answered the last poll or call.", "model_server")
-        calls = _gauge("model_server_calls_in_flight", "Predict calls in flight to the model server.", "model_server")
-        answered = _counter("model_server_calls", "Predict calls that the model server answered.", "model_server")
-        views = _counter(
-            "model_server_views", "Views in the Predict calls that the model server answered.", "model_server"
-        )
-        ejected = _counter(
-            "model_server_ejections", "Times the model server was ejected because it did not answer.", "model_server"
-        )
-        retried = _counter(
-            "model_server_retries",
-            "Predict calls that failed at the model server and were retried on another.",
-            "model_server",
-        )
-        waiting = _gauge("model_server_calls_waiting", "Predict calls that wait for a free slot of any model server.")
-        waiting.add_metric([], self.servers.waiting)
+            yield "requests_in_progress", key, queue.working
+            yield "queue_length", key, queue.waiting
+        yield "held_bytes", (), self.admission.held.held
+        yield "model_server_calls_waiting", (), self.predictor.waiting
         for server in self.servers.all:
-            label = [server.address]
-            up.add_metric(label, server.alive)
-            calls.add_metric(label, server.in_flight)
-            answered.add_metric(label, server.calls)
-            views.add_metric(label, server.views)
-            ejected.add_metric(label, server.ejections)
-            retried.add_metric(label, server.retried)
-        yield from (up, calls, waiting, answered, views, ejected, retried)
-
-    def _models(self) -> Iterator[Metric]:
-        ready = _gauge("model_ready", "1 if some version of the model can answer.", "model")
-        version = _gauge("model_version_ready", "1 if the version can answer.", "model", "version")
-        labelled = _gauge("model_label_version", "Version that the label points to.", "model", "label")
+            yield "model_server_up", [server.address], server.alive
+            yield "model_server_calls_in_flight", [server.address], server.in_flight
+            yield "model_server_calls", [server.address], server.calls
+            yield "model_server_views", [server.address], server.views
+            yield "model_server_ejections", [server.address], server.ejections
+            yield "model_server_retries", [server.address], server.retried
         for model in self.catalog.models.values():
-            ready.add_metric([model.name], model.ready)
+            yield "model_ready", [model.name], model.ready
             for known in model.versions:
-                version.add_metric([model.name, str(known.number)], known.ready)
+                yield "model_version_ready", [model.name, known.number], known.ready
             for label, number in model.labels.items():
-                labelled.add_metric([model.name, label], number)
-        failed = "Polls of the models that ended in an unexpected error."
-        yield from (ready, version, labelled)
-        yield CounterMetricFamily(f"{NAMESPACE}_catalog_poll_failures", failed, self.catalog.failed_polls)
-
-    def _drift(self) -> Iterator[Metric]:
-        window = _gauge("drift_window_answers", "Answers in the window of the drift metrics.", "model", "version")
-        confidence = _gauge(
-            "drift_confidence_mean", "Mean top probability of the answers in the window.", "model", "version"
-        )
-        psi = _gauge(
-            "drift_psi",
-            "Population stability index of the window against the card's profile.",
-            "model",
-            "version",
-            "of",
-        )
+                yield "model_label_version", [model.name, label], number
+        yield "catalog_poll_failures", (), self.catalog.failed_polls
         for reading in self.drift.read() if self.drift else ():
-            labels = [reading.model, str(reading.version)]
-            window.add_metric(labels, reading.answers)
-            confidence.add_metric(labels, reading.confidence)
+            version = [reading.model, reading.version]
+            yield "drift_window_answers", version, reading.answers
+            yield "drift_confidence_mean", version, reading.confidence
             for name, value in reading.psi.items():
-                psi.add_metric([*labels, name], value)
-        yield from (window, confidence, psi)
-
-    def _certificates(self) -> Iterator[Metric]:
-        text = "Time at which the first certificate loaded for a setting, or shown by a model server, expires."
-        expiry = _gauge("certificate_expiry_timestamp_seconds", text, "use")
+                yield "drift_psi", [*version, name], value
         for use, ends in itertools.chain.from_iterable(files.expiry.items() for files in self.tls):
-            expiry.add_metric([use], ends)
+            yield "certificate_expiry_timestamp_seconds", [use], ends
         shown = [server.certificate_expiry for server in self.servers.all if server.certificate_expiry is not None]
         if shown:
-            expiry.add_metric(["model_server"], min(shown))
-        yield expiry
-
-
-def _info() -> Metric:
-    info = _gauge("build_info", "Always 1; the labels have the versions that run.", "version", "python", "grpc")
-    info.add_metric([importlib.metadata.version("dermserve"), platform.python_version(), grpc.__version__], 1)
-    return info
-
-
-def _gauge(name: str, text: str, *labels: str) -> GaugeMetricFamily:
-    return GaugeMetricFamily(f"{NAMESPACE}_{name}", text, labels=labels)
-
-
-def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
-    return CounterMetricFamily(f"{NAMESPACE}_{name}", text, labels=labels)
+            yield "certificate_expiry_timestamp_seconds", ["model_server"], min(shown)
+        yield "decoders_replaced", (), self.workers.replaced
 
 
 @contextlib.asynccontextmanager

@@ -5,13 +5,13 @@ worked on one photo for too long is replaced by a new one, and ends when its wor
 """
 
 import asyncio
+import contextlib
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ from dermserve.imaging import Limits, Measures, decode, make_views, measure
 from dermserve.v1 import card_pb2
 
 _T = TypeVar("_T")
-_Job = Callable[[], None]
+_Job = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Any]", Callable[[], Any]]
 
 
 class Workers:
@@ -40,9 +40,10 @@ class Workers:
     async def run(self, work: Callable[[], _T]) -> _T:
         """Run work in a thread; work that its caller no longer waits for is not started."""
         self._replace_stuck()
-        future: Future[_T] = Future()
-        self._jobs.put(lambda: _fulfil(future, work))
-        return await asyncio.wrap_future(future)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[_T] = loop.create_future()
+        self._jobs.put((loop, future, work))
+        return await future
 
     def close(self) -> None:
         """Let the threads end once the work before this call is done; waits for none of them."""
@@ -58,7 +59,7 @@ class Workers:
         me = threading.current_thread()
         while me in self._since and (job := self._jobs.get()) is not None:
             self._since[me] = self._clock()
-            job()
+            _do(*job)
             if me in self._since:  # not replaced since
                 self._since[me] = None
 
@@ -71,12 +72,25 @@ class Workers:
                 self._start()
 
 
-def _fulfil(future: Future[_T], work: Callable[[], _T]) -> None:
-    if not future.set_running_or_notify_cancel():
+def _do(loop: asyncio.AbstractEventLoop, future: "asyncio.Future[Any]", work: Callable[[], Any]) -> None:
+    """Do work that is still waited for, and give what came of it to the event loop that waits."""
+    if future.cancelled():
         return
+    result, error = None, None
     try:
-        future.set_result(work())
-    except BaseException as error:  # any error goes to the caller that waits
+        result = work()
+    except BaseException as raised:  # any error goes to the caller that waits
+        error = raised
+    with contextlib.suppress(RuntimeError):  # the event loop is closed
+        loop.call_soon_threadsafe(_settle, future, result, error)
+
+
+def _settle(future: "asyncio.Future[Any]", result: object, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
         future.set_exception(error)
 
 

@@ -6,9 +6,6 @@ class open, by margins that were fitted for agreement with all views.
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dermserve.gateway.errors import InvalidTtaModeError
 from dermserve.gateway.tfserving import Scores
 from dermserve.v1 import card_pb2, classifier_pb2
@@ -63,14 +60,15 @@ def weigh(mode: int, scores: Scores, *, asked: int, card: card_pb2.Card) -> Outc
     if mode != classifier_pb2.TTA_MODE_FULL:
         return Outcome()
     enough = _mean(scores, _stops_at(scores, card))
-    return Outcome(agreed=bool(enough.argmax() == _mean(scores, len(card.views)).argmax()))
+    every = _mean(scores, len(card.views))
+    return Outcome(agreed=enough.index(max(enough)) == every.index(max(every)))
 
 
 def _stops_at(scores: Scores, card: card_pb2.Card) -> int:
     """Find the views, of those seen, at which the card says to stop; all of the card's where it does at none."""
     for views, margin in _looks(card).items():
         if views <= len(scores.probabilities):
-            second, top = np.sort(_mean(scores, views))[-2:]
+            second, top = sorted(_mean(scores, views))[-2:]
             if top - second >= margin:
                 return views
     return len(card.views)
@@ -84,5 +82,5 @@ def _looks(card: card_pb2.Card) -> dict[int, float]:
     return {1: fitted.adaptive_margin} | {look.views: look.margin for look in fitted.adaptive_looks}
 
 
-def _mean(scores: Scores, views: int) -> NDArray[np.float32]:
-    return np.asarray(scores.probabilities[:views].mean(axis=0))
+def _mean(scores: Scores, views: int) -> list[float]:
+    return [sum(column) / len(column) for column in zip(*scores.probabilities[:views], strict=True)]

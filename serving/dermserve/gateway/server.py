@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from dermserve.gateway.admission import Admission
 from dermserve.gateway.batching import Batching
+from dermserve.gateway.canary import Comparison, Shares
 from dermserve.gateway.catalog import Catalog, Pace
 from dermserve.gateway.certificates import (
     TlsFiles,
@@ -91,6 +92,8 @@ async def lifespan(config: Config) -> AsyncIterator[Gateway]:
         await stack.enter_async_context(_running(catalog.follow(lambda ready: _report(servicer, ready=ready))))
         metrics = Metrics(config.models)
         classifier = _build_classifier(config, workers, catalog, servers, metrics, tracing)
+        await stack.enter_async_context(_running(classifier.shares.follow(config.poll_seconds)))
+        stack.push_async_callback(classifier.comparison.close)
         tls = [files for files in (own, towards_servers) if files]
         metrics_address = await _start_metrics(config, classifier, servers, workers, tls, stack)
         rpcs = Rpcs(
@@ -117,7 +120,7 @@ async def connect(config: Config, tracing: Tracing, tls: TlsFiles | None) -> Mod
         channel = open_channel(target, host=name, credentials=credentials, interceptors=tracing.client_interceptors)
         return TfServing(channel)
 
-    servers = ModelServers(config.tfs, connect=open_one, slots=config.tfs_in_flight, clock=time.monotonic)
+    servers = ModelServers(config.tfs, connect=open_one, slots=config.tfs_in_flight)
     with contextlib.suppress(TimeoutError):  # resolved again shortly
         async with asyncio.timeout(config.poll_timeout_seconds):
             await servers.resolve()
@@ -135,8 +138,8 @@ def server_options(config: Config | None = None) -> list[tuple[str, int]]:
     options = [
         ("grpc.max_receive_message_length", config.max_image_bytes + _MESSAGE_ROOM if config else _HEALTH_MESSAGE),
         ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server that gets half the calls
-        # Peers may ping every 10 s, with and without calls, without being sent GOAWAY too_many_pings (grpc#33661).
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        # Peers may ping, with and without calls, without being sent GOAWAY too_many_pings (grpc#33661).
+        ("grpc.http2.min_ping_interval_without_data_ms", 500),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
     if config and config.max_connection_age_seconds:
@@ -148,7 +151,7 @@ def server_options(config: Config | None = None) -> list[tuple[str, int]]:
 def _build_classifier(
     config: Config, workers: Workers, catalog: Catalog, servers: ModelServers, metrics: Metrics, tracing: Tracing
 ) -> Classifier:
-    predictor = Batching(servers, longest=config.batch_seconds)
+    predictor = Batching(servers, longest=config.batch_seconds, clock=time.monotonic)
     return Classifier(
         admission=Admission(
             config.models,
@@ -158,7 +161,10 @@ def _build_classifier(
             free_capacity=predictor.free_capacity,
             clock=time.monotonic,
         ),
-        canary_shares=config.canary_shares,
+        shares=Shares(config.models, fixed=config.canary_shares, file=config.canary_file, metrics=metrics),
+        comparison=Comparison(
+            predictor=predictor, catalog=catalog, metrics=metrics, sample=config.canary_sample, clock=time.monotonic
+        ),
         catalog=catalog,
         photos=Photos(workers, limits=config.limits),
         predictor=predictor,
@@ -183,6 +189,7 @@ async def _start_metrics(
     snapshot = Snapshot(
         admission=classifier.admission,
         servers=servers,
+        predictor=classifier.predictor,
         catalog=classifier.catalog,
         workers=workers,
         drift=classifier.drift,

@@ -74,10 +74,10 @@ class Scores:
     """Number of views predicted: the first of those requested."""
     version: int
     """Version that answered."""
-    probabilities: NDArray[np.float32]
-    """As sent: float32, unchecked; [V, C] when all is well."""
-    ood_scores: NDArray[np.float32]
-    """As sent: float32, unchecked; [V] when all is well. Of `tta` the identity's, for every view."""
+    probabilities: Sequence[Sequence[float]]
+    """As sent, unchecked; [V][C] when all is well. Plain numbers: numpy takes longer for so few."""
+    ood_scores: Sequence[float]
+    """As sent, unchecked; [V] when all is well. Of `tta` the identity's, for every view."""
 
 
 def open_channel(
@@ -136,14 +136,13 @@ class TfServing:
             raise _translated(error) from error
         if response.model_spec.version.value < 1:
             raise InvalidModelOutputError("it names no version")
-        ood_scores = _output(response, Output.OOD_SCORE)
+        version, ood_scores = response.model_spec.version.value, read_output(response, Output.OOD_SCORE, rank=1)
         if not tta:
-            probabilities = _output(response, Output.PROBABILITIES)
-            return Scores(len(images), response.model_spec.version.value, probabilities, ood_scores)
-        views = _output(response, Output.VIEW_PROBABILITIES)
-        if views.ndim != 3 or len(views) != 1 or ood_scores.shape != (1,):
-            raise InvalidModelOutputError(f"{Output.VIEW_PROBABILITIES.value} has the shape {views.shape}")
-        return Scores(views.shape[1], response.model_spec.version.value, views[0], ood_scores.repeat(views.shape[1]))
+            return Scores(len(images), version, read_output(response, Output.PROBABILITIES, rank=2), ood_scores)
+        views = read_output(response, Output.VIEW_PROBABILITIES, rank=3)
+        if len(views) != 1 or len(ood_scores) != 1:
+            raise InvalidModelOutputError(f"{Output.VIEW_PROBABILITIES.value} has {len(views)} rows for one image")
+        return Scores(len(views[0]), version, views[0], ood_scores * len(views[0]))
 
     async def describe(self, model: str, *, version: int, seconds: float) -> bytes:
         """Read the card of a version, the JSON in its SavedModel. Raises what `predict` raises."""
@@ -209,8 +208,16 @@ def _translated(error: grpc.aio.AioRpcError | grpc.aio.UsageError) -> GatewayErr
     return ModelServerFailedError()
 
 
-def _output(response: serving_pb2.PredictResponse, output: Output) -> NDArray[np.float32]:
-    return float_array(response.outputs[output.value], name=output.value)
+def read_output(response: serving_pb2.PredictResponse, output: Output, *, rank: int) -> Any:
+    """Read an output as nested lists.
+
+    Raises:
+        InvalidModelOutputError: it is no float32 tensor of that rank.
+    """
+    array = float_array(response.outputs[output.value], name=output.value)
+    if array.ndim != rank:
+        raise InvalidModelOutputError(f"{output.value} has the shape {array.shape}")
+    return array.tolist()
 
 
 def _string_tensor(text: bytes) -> tensor_pb2.TensorProto:

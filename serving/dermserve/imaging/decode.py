@@ -1,8 +1,8 @@
 """Photo bytes to RGB pixels at a model's input size, within limits that are read from the header before any pixel.
 
 simplejpeg (libjpeg-turbo) decodes JPEGs at a fraction of their size, cykooz-resizer resizes with SIMD instructions, and
-Pillow does the rest, and all of it where those two have no wheel. EXIF orientation is applied once, the embedded colour
-profile is converted to sRGB, and all other metadata is dropped.
+Pillow does the rest, and all of it where those two have no wheel. HEIC needs the extra `heic`. EXIF orientation is
+applied once, the embedded colour profile is converted to sRGB, and all other metadata is dropped.
 """
 
 import io
@@ -24,6 +24,7 @@ from dermserve.imaging.errors import (
     UndecodablePhotoError,
 )
 from dermserve.imaging.header import Header, read_header
+from dermserve.imaging.heif import HeifImage
 
 try:
     import simplejpeg
@@ -80,9 +81,9 @@ class Photo:
     pixels: NDArray[np.uint8]
     """uint8 [height, width, 3], RGB."""
     format: str
-    """"JPEG", "PNG" or "WebP"."""
+    """"JPEG", "PNG", "WebP" or "HEIC"."""
     width: int
-    """Columns of the file, before EXIF orientation."""
+    """Columns of the file, before EXIF orientation; of a HEIC file after its own turns."""
     height: int
     """Rows of the file, before EXIF orientation."""
 
@@ -91,7 +92,7 @@ def decode(data: bytes, *, height: int, width: int, limits: Limits | None = None
     """Decode one photo to the pixels a model sees: the largest centred region of its shape, resized, in sRGB.
 
     Args:
-        data: a JPEG, PNG or WebP file.
+        data: a JPEG, PNG or WebP file, or HEIC with the extra `heic`.
         height: rows of the model's input.
         width: columns of the model's input.
         limits: what to refuse; the defaults when None.
@@ -141,8 +142,10 @@ def _check(header: Header, scale: int, limits: Limits) -> None:
         raise TooManyPixelsError(max(0, int(most)), header.width, header.height, header.kind)
 
 
-def _load(header: Header, scale: int) -> Image.Image:
+def _load(header: Header, scale: int) -> Image.Image | HeifImage:
     """Decode to mode L, RGB or CMYK, or to another one that _flat converts."""
+    if header.format == "HEIC":
+        return _load_heic(header)
     size = math.ceil(header.width / scale), math.ceil(header.height / scale)
     if header.format == "JPEG" and simplejpeg is not None and header.mode != "CMYK":
         colours = "GRAY" if header.mode == "L" else "RGB"
@@ -159,12 +162,19 @@ def _load(header: Header, scale: int) -> Image.Image:
     return image
 
 
-def _region(image: Image.Image, size: tuple[int, int]) -> tuple[float, float]:
+def _load_heic(header: Header) -> HeifImage:
+    try:
+        return HeifImage(header.data)
+    except RuntimeError as error:  # all that libheif says
+        raise ValueError from error
+
+
+def _region(image: Image.Image | HeifImage, size: tuple[int, int]) -> tuple[float, float]:
     """Give the columns and rows of the largest region of a shape."""
     return min(image.width, image.height * size[0] / size[1]), min(image.height, image.width * size[1] / size[0])
 
 
-def _reduce(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def _reduce(image: Image.Image | HeifImage, size: tuple[int, int]) -> Image.Image:
     """Cut out the largest centred region of an input's shape, averaged to no less than _GAP times that input.
 
     In bands, so that only one of them is there in another mode.

@@ -6,7 +6,7 @@ PhotoError
 ├── TooManyPixelsError      header says more pixels than the limit
 ├── TooComplexError         more scans or parts than any camera writes
 ├── TooSmallError           fewer pixels than a lesion needs
-├── UnsupportedFormatError  not an image, or not JPEG, PNG or WebP
+├── UnsupportedFormatError  not an image, or not JPEG, PNG, WebP or, with the extra `heic`, HEIC
 └── UndecodablePhotoError   truncated or damaged
 """
 
@@ -42,7 +42,7 @@ class TooManyBytesError(PhotoError):
 
 
 class TooManyPixelsError(PhotoError):
-    """Header says more pixels than the limit, or than the memory for one photo allows in its format."""
+    """The header names more pixels than the limit, or than the memory for one photo allows in its format."""
 
     reason = "TOO_MANY_PIXELS"
 

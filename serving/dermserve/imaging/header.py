@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dermserve.imaging.errors import TooComplexError, UndecodablePhotoError, UnsupportedFormatError
+from dermserve.imaging.heif import HEIC, read_heif
 
 _MAX_SCANS = 64
 """Of one JPEG; encoders write 10 to 20. Each scan walks over all blocks: 8 ms for 50 megapixels without detail."""
@@ -25,7 +26,7 @@ _SOI, _EOI, _SOS, _COM = 0xD8, 0xD9, 0xDA, 0xFE
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
-# Magic numbers of formats people send that are not taken: to say which it is, not to decode it.
+# Magic numbers of formats that are not read: only to name them in the error.
 _KNOWN = {
     "GIF": re.compile(rb"GIF8"),
     "BMP": re.compile(rb"BM.{4}\0\0\0\0", re.DOTALL),
@@ -47,7 +48,7 @@ class Header:
     """Of one photo."""
 
     format: str
-    """"JPEG", "PNG" or "WebP"."""
+    """"JPEG", "PNG", "WebP" or "HEIC"."""
     kind: str
     """The format and what of it decides how much memory it takes, in words."""
     mode: str
@@ -65,7 +66,7 @@ class Header:
 
 
 def read_header(data: bytes) -> Header:
-    """Read the header of a JPEG, PNG or WebP file.
+    """Read the header of a JPEG, PNG or WebP file, or of a HEIC file with the extra `heic`.
 
     Raises:
         UnsupportedFormatError: it is in another format.
@@ -129,7 +130,7 @@ def _jpeg(data: bytes) -> Header:
     joined = b"".join(profile[number] for number in sorted(profile))
     samples = [(factors >> 4) * (factors & 15) for factors in frame[8 : 7 + 3 * components : 3]]
     whole = coding != 0xC2 and scans == 1 and data[start + 4] == components
-    held = 0 if whole else 2 * sum(samples) / max(1, *samples)  # decoders keep all coefficients until the last scan
+    held = 0 if whole else 2 * sum(samples) / max([1, *samples])  # decoders keep all coefficients until the last scan
     clean = b"".join([*kept, data[start:]])
     kind = "JPEG" if whole else "progressive JPEG"
     mode = {1: "L", 3: "RGB", 4: "CMYK"}.get(components, "")
@@ -185,6 +186,12 @@ def _webp(data: bytes) -> Header:
     )
 
 
+def _heic(data: bytes) -> Header:
+    picture = read_heif(data)
+    size, each = (picture.width, picture.height), picture.memory / max(1, picture.width * picture.height)
+    return Header("HEIC", "HEIC", "", *size, data, each, 1, picture.profile[:_MAX_PROFILE])
+
+
 def _inflated(packed: bytes) -> bytes:
     try:
         return zlib.decompressobj().decompress(packed, _MAX_PROFILE)
@@ -214,3 +221,5 @@ _FORMATS = {
     "PNG": (re.compile(rb"\x89PNG\r\n\x1a\n"), _png),
     "WebP": (re.compile(rb"RIFF.{4}WEBP", re.DOTALL), _webp),
 }
+if HEIC:
+    _FORMATS["HEIC"] = (_KNOWN["HEIC"], _heic)

@@ -1,4 +1,4 @@
-"""One child process: its own session, its log, the line it prints when ready, and a stop that always succeeds."""
+"""Run a child process in its own session: read its log, wait for its ready line, stop it."""
 
 import collections
 import contextlib
@@ -15,15 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dermserve.local.errors import ChildDiedError, NotReadyInTimeError
 from dermserve.local.signals import take
 
-_LEASH = pathlib.Path(__file__).with_name("leash.py")
+_EXEC = pathlib.Path(__file__).with_name("exec_with_parent.py")
 _KEPT_LINES = 20
 
 
 class Child:
     """A running child.
 
-    It leads a session and process group of its own, so that Ctrl-C in a terminal reaches the launcher alone, which then
-    stops its children in order. `leash` ends it when the launcher is killed.
+    It leads its own session and process group, so that Ctrl-C in a terminal reaches only the launcher, which then stops
+    its children in order. `exec_with_parent` ends it when the launcher is killed.
 
     Args:
         command: program and arguments.
@@ -54,7 +54,7 @@ class Child:
         self._watchers: list[Callable[[], object]] = []
         self._over = False
         self._process = subprocess.Popen(  # noqa: S603 - the launcher's own command line
-            [sys.executable, "-IS", str(_LEASH), str(os.getpid()), *command],
+            [sys.executable, "-IS", str(_EXEC), str(os.getpid()), *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -77,7 +77,7 @@ class Child:
         return tuple(self._lines)
 
     def died(self) -> ChildDiedError | None:
-        """Say how it ended; None while it runs."""
+        """Return the error that describes how it ended; None while it runs."""
         code = self._process.poll()
         return None if code is None else ChildDiedError(self.name, code, self.last_lines)
 
@@ -104,7 +104,7 @@ class Child:
         return self._process.wait()
 
     def on_exit(self, call: Callable[[], object]) -> None:
-        """Call something, in another thread, once it has ended; at once when it has."""
+        """Call `call` in another thread once the child has ended; at once if it has ended already."""
         with self._lock:
             if not self._over:
                 self._watchers.append(call)
@@ -123,7 +123,7 @@ class Child:
             self._kill()
 
     def _kill(self) -> None:
-        """End whatever is left of its group, and see it gone."""
+        """Kill what is left of its process group, and wait for the child and its log."""
         if self._process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)

@@ -53,22 +53,21 @@ def up(
 ) -> None:
     """Serve the models on this machine until Ctrl-C: the local model server, and the gateway in front of it.
 
-    With --edge, Envoy is in front of both, for plain HTTP and JSON, and serves the page. All listen on the loopback
-    alone. Ctrl-C and SIGTERM let requests in flight finish; a second one stops at once.
+    With --edge, Envoy listens in front of the gateway: plain HTTP, JSON and the page. All listen only on the loopback.
+    Ctrl-C and SIGTERM let requests in flight finish; a second one stops at once.
     """
     if port == tfs_port != 0:
         raise click.UsageError("--port and --tfs-port must differ")
     make_edge = chosen_edge(**edge_choices, store=store, say=_progress(), verbose=verbose)
     flags = ("--reflection",) if reflection else ()
-    stack = Stack(
-        store=store, models=models, port=port, tfs_port=tfs_port, say=_progress(), verbose=verbose, gateway_flags=flags
-    )
+    logs: Any = {"say": _progress(), "verbose": verbose}
+    stack = Stack(store=store, models=models, port=port, tfs_port=tfs_port, gateway_flags=flags, owner=True, **logs)
     with ends_by_interrupt():
         _serve(stack, models[0], make_edge)
 
 
 def _serve(stack: Stack, model: str, make_edge: Callable[[str], Edge] | None) -> None:
-    """Run until something ends it. Being asked to end once ready is success; before that, it is an interruption."""
+    """Run until a signal or a child's end. A signal once ready is success; before that, an interruption."""
     ready = False
     try:
         with contextlib.ExitStack() as running:

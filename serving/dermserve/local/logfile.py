@@ -1,4 +1,4 @@
-"""Where children's lines go: a file each beside the store, or this terminal."""
+"""Write the log lines of child processes to a file each, or to stderr."""
 
 import contextlib
 import pathlib
@@ -9,8 +9,23 @@ _LARGE = 10_000_000
 
 
 @contextlib.contextmanager
+def child_log(path: pathlib.Path, *, verbose: bool, say: Callable[[str], object]) -> Iterator[Callable[[str], None]]:
+    """Append a child's lines to a file; show them on stderr when asked to, or when the file can't be written."""
+    with contextlib.ExitStack() as stack:
+        if verbose:
+            yield stack.enter_context(log_to_stderr(path.stem))
+            return
+        try:
+            log = stack.enter_context(log_to_file(path))
+        except OSError as error:
+            say(f"the {path.stem}'s log is shown here: {path} can't be written ({error.strerror})")
+            log = stack.enter_context(log_to_stderr(path.stem))
+        yield log
+
+
+@contextlib.contextmanager
 def log_to_file(path: pathlib.Path) -> Iterator[Callable[[str], None]]:
-    """Append lines to a file, which is put aside as `.old` when it has grown large."""
+    """Append lines to a file. A file over 10 MB is first renamed to `.log.old`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size > _LARGE:
         path.replace(path.with_suffix(".log.old"))

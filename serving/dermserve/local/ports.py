@@ -1,6 +1,6 @@
-"""Which ports are free, asked before anything starts: gRPC's own answer comes late, or never (SO_REUSEPORT).
+"""Check ports before anything starts: gRPC reports a port in use late, or never (SO_REUSEPORT).
 
-Connections to them never use a proxy.
+Also the variables that keep children's connections to the loopback off a proxy.
 """
 
 import os
@@ -13,7 +13,7 @@ HOST = "127.0.0.1"
 
 
 def free_port() -> int:
-    """Choose a loopback port that nothing listens on, for a server that others must know of beforehand."""
+    """Choose a free loopback port, for a server whose port must be known before it starts."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
@@ -38,7 +38,7 @@ def check_free(port: int, *, option: str) -> None:
 
 
 def no_proxy(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Make the variables by which a child asks no proxy for the loopback, and those it asks for others stay."""
+    """Return `no_proxy` and `NO_PROXY` for a child: this process's own, and the loopback."""
     loopback = "127.0.0.1,localhost,::1"
     return {
         name: ",".join(filter(None, (environment.get("no_proxy") or environment.get("NO_PROXY"), loopback)))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import TypeVar
 
-_ASKING = (signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 _SLICE = 0.2
 _Item = TypeVar("_Item")
 
@@ -15,7 +15,7 @@ _Item = TypeVar("_Item")
 @contextlib.contextmanager
 def ends_by_interrupt() -> Iterator[None]:
     """Treat SIGTERM and, unless `nohup` had it ignored, SIGHUP as Ctrl-C while the block lasts."""
-    before = {number: signal.getsignal(number) for number in _ASKING}
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
@@ -29,8 +29,8 @@ def ends_by_interrupt() -> Iterator[None]:
 def take(items: queue.SimpleQueue[_Item], *, timeout: float = float("inf")) -> _Item:
     """Take the next item of a queue; signals are handled while it waits.
 
-    In slices: Python runs handlers of signals between steps of its own, so one that arrives just before a long wait
-    would not be noticed until that is over.
+    It waits in slices of 0.2 s: Python runs signal handlers between bytecodes, so a signal that arrives just before a
+    long wait would not be handled until the wait is over.
 
     Raises:
         queue.Empty: none came in `timeout` seconds.

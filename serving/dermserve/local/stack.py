@@ -1,4 +1,4 @@
-"""The order in which the local stack starts and stops, written once."""
+"""Start and stop the model server and the gateway in order, as child processes."""
 
 import contextlib
 import os
@@ -6,6 +6,7 @@ import pathlib
 import queue
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
@@ -14,10 +15,11 @@ from typing import Self, TypeVar
 from dermserve.local.child import Child
 from dermserve.local.errors import NotReadyInTimeError
 from dermserve.local.health import wait_serving
-from dermserve.local.logfile import log_to_file, log_to_stderr
+from dermserve.local.logfile import child_log
 from dermserve.local.ports import HOST, check_free, no_proxy
 from dermserve.local.signals import take
-from dermserve.local.store import canary_shares, ensure_models, write_config
+from dermserve.local.store import ensure_models, owned, write_config
+from dermserve.models.lifecycle.desk import CANARY_FILE
 
 DEFAULT_MODELS = ("resnet50", "mobilenet_v3_small")
 DEFAULT_STORE = pathlib.Path(".dermserve/store")
@@ -29,17 +31,17 @@ _GATEWAY_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"
 # The gateway lets requests in flight finish within 10 s of its own; the model server has none left by then.
 _GATEWAY_GRACE = 15.0
 _TFS_GRACE = 15.0
-_SHARES = "DERMSERVE_CANARY_SHARES"
+_SHARES, _CANARY_FILE = "DERMSERVE_CANARY_SHARES", "DERMSERVE_CANARY_FILE"
 _T = TypeVar("_T")
 
 
 class Stack:
     """A model server and a gateway in front of it, on the loopback, while the block lasts.
 
-    In: ports are checked, the store is built where it lacks a model, the model server starts and loads, the gateway
-    starts and reports SERVING. Out, also after an error: the gateway drains and stops, then the model server. A child
-    that doesn't stop is killed; on Linux the kernel kills all when this process is killed. Enter it in a thread that
-    lives as long as the stack should.
+    On entry it checks the ports, exports the models that the store lacks, starts the model server and waits until it
+    has loaded them, then starts the gateway and waits until it reports SERVING. On exit, also after an error, the
+    gateway drains and stops, then the model server. A child that doesn't stop is killed. On Linux the kernel kills the
+    children when this process is killed. Enter it in a thread that lives as long as the stack should.
 
     Args:
         store: folder of the versioned store.
@@ -52,7 +54,9 @@ class Stack:
         program: gives the command line of "modelserver" and "gateway", to which their flags are added.
         model_server_flags: more flags for the model server.
         gateway_flags: more flags for the gateway.
-        tell_after: seconds after which `say` gets the last words of a server that isn't ready.
+        owner: whether it is the one that serves the store: it writes models.config there, for `dermserve model`, and
+            a second one is refused. Otherwise the store stays as it is.
+        tell_after: seconds after which `say` gets the last log line of a server that isn't ready.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class Stack:
         program: Callable[[str], Sequence[str]] = lambda name: (sys.executable, "-m", f"dermserve.{name}"),
         model_server_flags: Sequence[str] = (),
         gateway_flags: Sequence[str] = (),
+        owner: bool = False,
         tell_after: float = 15.0,
     ) -> None:
         self._store = pathlib.Path(store)
@@ -80,6 +85,7 @@ class Stack:
         self._program = program
         self._model_server_flags = tuple(model_server_flags)
         self._gateway_flags = tuple(gateway_flags)
+        self._owner = owner
         self._tell_after = tell_after
         self._children: dict[str, Child] = {}
         self._ended: queue.SimpleQueue[Child] = queue.SimpleQueue()
@@ -98,12 +104,15 @@ class Stack:
         """Start everything.
 
         Raises:
-            StackError: a port is taken, the store can't be built, or a server doesn't come up. Nothing is left running.
+            StackError: a port is taken, the store can't be built or is served by another, or a server doesn't come up.
+                Nothing is left running.
         """
         check_free(self._port, option="--port")
         check_free(self._tfs_port, option="--tfs-port")
-        ensure_models(self._store, self._models, say=self._say)
         with contextlib.ExitStack() as undo:
+            if self._owner:
+                undo.enter_context(owned(self._store))
+            ensure_models(self._store, self._models, say=self._say)
             self._start_model_server(undo)
             self._start_gateway(undo)
             self._exit = undo.pop_all()
@@ -116,7 +125,7 @@ class Stack:
         self._exit.__exit__(kind, error, trace)
 
     def wait(self) -> None:
-        """Wait, for ever if need be, until a child ends by itself.
+        """Wait without a timeout until a child ends by itself.
 
         Raises:
             ChildDiedError: one did.
@@ -130,14 +139,15 @@ class Stack:
         child.on_exit(lambda: self._ended.put(child))
 
     def _start_model_server(self, undo: contextlib.ExitStack) -> None:
-        config = write_config(self._store, self._models)
+        scratch = None if self._owner else pathlib.Path(undo.enter_context(tempfile.TemporaryDirectory()))
+        config = write_config(self._store, self._models, into=scratch)
         arguments = (
             f"--port={self._tfs_port}",
             f"--model_config_file={config}",
             "--file_system_poll_wait_seconds=1",
             # Labels in the file of a server that starts are on versions that are not loaded yet.
             "--allow_version_labels_for_unavailable_models=true",
-            # Requests side by side rather than one spread over all cores (docs/performance.md).
+            # Requests in parallel, rather than one request on all cores (docs/performance.md).
             "--tensorflow_intra_op_parallelism=1",
             f"--tensorflow_inter_op_parallelism={_cores()}",
             *self._model_server_flags,
@@ -152,8 +162,8 @@ class Stack:
     def _start_gateway(self, undo: contextlib.ExitStack) -> None:
         models = [f"--model={model}" for model in self._models]
         arguments = ("--listen", f"{HOST}:{self._port}", "--tfs", self.tfs_address, *models, *self._gateway_flags)
-        shares = ",".join(f"{model}={share}" for model, share in canary_shares(self._store, self._models).items())
-        env = {_SHARES: shares} if shares and _SHARES not in os.environ else {}
+        own = _SHARES in os.environ or _CANARY_FILE in os.environ
+        env = {} if own else {_CANARY_FILE: str(self._store.resolve() / CANARY_FILE)}
         gateway = self._start("gateway", arguments, undo, ready=_GATEWAY_READY, grace=_GATEWAY_GRACE, **env)
         started = time.monotonic()
         self.gateway_address = self._ready(gateway, lambda timeout: gateway.wait_ready(timeout=timeout))[1]
@@ -167,8 +177,8 @@ class Stack:
         try:
             return wait(early)
         except NotReadyInTimeError:
-            said = child.last_lines[-1:] or ("nothing yet",)
-            self._say(f"the {child.name} isn't ready after {early:g} s; its last words: {said[0]}")
+            said = child.last_lines[-1:] or ("(none yet)",)
+            self._say(f"the {child.name} isn't ready after {early:g} s; last log line: {said[0]}")
         try:
             return wait(self._timeout - early)
         except NotReadyInTimeError as error:
@@ -185,7 +195,7 @@ class Stack:
         **env: str,
     ) -> Child:
         logs = self._store.resolve().parent / "logs"
-        log = undo.enter_context(log_to_stderr(name) if self._verbose else log_to_file(logs / f"{name}.log"))
+        log = undo.enter_context(child_log(logs / f"{name}.log", verbose=self._verbose, say=self._say))
         child = Child(
             [*self._program(name), *arguments],
             name=name,

@@ -1,24 +1,57 @@
-"""The store the stack serves: built where it lacks a model, and described to the model server."""
+"""Export the models that the store lacks, and write models.config for the model server."""
 
+import contextlib
+import datetime
 import errno
 import os
 import pathlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+import portalocker
 
 from dermserve.local.child import Child
 from dermserve.local.errors import StoreError, indented
-from dermserve.models.lifecycle.desk import read_shares
 from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.local_store import LocalStore
 from dermserve.models.lifecycle.server_config import CONFIG, ServerConfig
-from dermserve.models.store import versions
+from dermserve.models.store import versions, write_durably
 
 _GRACE = 10.0
+_SERVED_BY = ".up"
 _UNSERVED = "models.config.unserved"
-"""What is known of models that are not served this time."""
+"""Entries of models.config for models that are not served this time."""
+
+
+@contextlib.contextmanager
+def owned(store: pathlib.Path) -> Iterator[None]:
+    """Have a store, whose models.config this process alone writes and serves while the block lasts.
+
+    The kernel takes the lock away with the process, however that ends.
+
+    Raises:
+        StoreError: another process has it, or it can't be written.
+    """
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        file = (store / _SERVED_BY).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise StoreError(f"can't write {store}: {error.strerror}") from error
+    with file:
+        try:
+            portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
+        except portalocker.AlreadyLocked as error:
+            file.seek(0)
+            raise StoreError(
+                f"{store} is served by another `dermserve up`, {file.read().strip() or 'which is just starting'}:"
+                " use that one, stop it, or choose another --store"
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} since {datetime.datetime.now().astimezone():%Y-%m-%d %H:%M}\n")
+        file.flush()
+        yield
 
 
 def ensure_models(store: pathlib.Path, models: Sequence[str], *, say: Callable[[str], None]) -> None:
@@ -36,7 +69,7 @@ def ensure_models(store: pathlib.Path, models: Sequence[str], *, say: Callable[[
     if not lacking:
         return
     say(f"building {store}: {', '.join(lacking)}")
-    interrupted = threading.Event()  # from then on, its output is not shown as progress
+    interrupted = threading.Event()  # once set, its output is not shown as progress
     export = _start_export(store, lacking, log=lambda line: None if interrupted.is_set() else say(line))
     try:
         code = export.wait()
@@ -51,14 +84,19 @@ def _start_export(store: pathlib.Path, models: Sequence[str], *, log: Callable[[
     arguments = [argument for model in models for argument in ("--model", model)]
     command = [sys.executable, "-m", "dermserve.models.export", "--store", str(store), *arguments]
     environment = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
-    # Asked to stop as Ctrl-C asks, it removes what it was writing.
+    # On SIGINT, as by Ctrl-C, the export removes what it was writing.
     return Child(command, name="export", log=log, env=environment, asking=signal.SIGINT)
 
 
-def write_config(store: pathlib.Path, models: Sequence[str]) -> pathlib.Path:
-    """Write `models.config`, TensorFlow Serving's list of models, into a store, whole or not at all.
+def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Path | None = None) -> pathlib.Path:
+    """Write `models.config`, TensorFlow Serving's list of models, whole or not at all.
 
     Labels and pinned versions stay, those of models that are not served this time in a file of their own.
+
+    Args:
+        store: folder of the versioned store.
+        models: models to serve.
+        into: folder for the file, where the store is to stay as it is: another process may serve it.
 
     Returns:
         Its path.
@@ -70,31 +108,19 @@ def write_config(store: pathlib.Path, models: Sequence[str]) -> pathlib.Path:
     try:
         if not store.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
-        with held.locked():
+        with contextlib.nullcontext() if into else held.locked():
             known = _read(held, CONFIG).joined(_read(held, _UNSERVED))
             served = known.served_from({name: str(store.resolve() / name) for name in models})
             for name in models:
                 _check_present(held, served, name)
-            held.write_text(CONFIG, served.render())
-            _keep_unserved(held, known.without(models))
+            write_durably((into or store) / CONFIG, served.render())
+            if into is None:
+                _keep_unserved(held, known.without(models))
     except OSError as error:
-        raise StoreError(f"can't write {store / CONFIG}: {error.strerror}") from error
+        raise StoreError(f"can't write {(into or store) / CONFIG}: {error.strerror}") from error
     except LifecycleError as error:
         raise StoreError(str(error)) from error
-    return store / CONFIG
-
-
-def canary_shares(store: pathlib.Path, models: Sequence[str]) -> dict[str, float]:
-    """Read the share of callers that `dermserve model canary` gave each of some models; models without are left out.
-
-    Raises:
-        StoreError: the file can't be understood.
-    """
-    try:
-        shares = read_shares(LocalStore(store))
-    except LifecycleError as error:
-        raise StoreError(str(error)) from error
-    return {model: share for model, share in shares.items() if model in models}
+    return (into or store) / CONFIG
 
 
 def _read(store: LocalStore, name: str) -> ServerConfig:

@@ -23,7 +23,7 @@ SERVED: dict[str, tuple[bool | int | str, str]] = {
     "model_config_file_poll_wait_seconds": (0, "seconds between two reads of it; 0 means once"),
     "model_name": ("default", "name of the one model"),
     "model_base_path": ("", "directory of the one model's versions"),
-    "file_system_poll_wait_seconds": (1, "seconds between two looks for new versions; 0 means once"),
+    "file_system_poll_wait_seconds": (1, "seconds between two scans for new versions; 0 means once"),
     "max_num_load_retries": (5, "retries of a load that failed"),
     "load_retry_interval_micros": (60_000_000, "pause before a retry, in microseconds"),
     "num_load_threads": (0, "0 loads one version after the other; any other number loads each on a thread of its own"),
@@ -39,7 +39,7 @@ SERVED: dict[str, tuple[bool | int | str, str]] = {
     ),
     "tensorflow_session_parallelism": (0, "threads for both kinds of parallelism; 0 lets TensorFlow choose"),
     "tensorflow_intra_op_parallelism": (0, "threads that share one operation; 0 lets TensorFlow choose"),
-    "tensorflow_inter_op_parallelism": (0, "threads that run operations side by side; 0 lets TensorFlow choose"),
+    "tensorflow_inter_op_parallelism": (0, "threads that run operations in parallel; 0 lets TensorFlow choose"),
     "saved_model_tags": ("serve", "comma-separated tags of the meta graph to load"),
     "version": (False, "print the versions and exit"),
 }
@@ -50,7 +50,7 @@ IGNORED = {
     "per_process_gpu_memory_fraction", "remove_unused_fields_from_bundle_metagraph", "thread_pool_factory_config_file",
     "xla_cpu_compilation_enabled",
 }  # fmt: skip
-"""Real flags that tune what the stand-in does not have. They are logged and change no answer."""
+"""Flags of TensorFlow Serving that tune what does not exist here. They are logged and ignored."""
 
 REFUSED = {
     "batching_parameters_file", "enable_batching", "enable_per_model_batching_parameters", "grpc_socket_path",
@@ -58,7 +58,7 @@ REFUSED = {
     "prefer_tflite_model", "rest_api_enable_cors_support", "rest_api_num_threads", "rest_api_port",
     "rest_api_timeout_in_ms", "ssl_config_file", "tensorflow_session_config_file", "use_alts_credentials",
 }  # fmt: skip
-"""Real flags that would be missed, so the server does not start with them."""
+"""Flags of TensorFlow Serving that callers would notice. The server does not start with them."""
 
 
 class _Parser(argparse.ArgumentParser):

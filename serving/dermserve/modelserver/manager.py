@@ -30,7 +30,7 @@ _NO_VERSIONS = (
 
 @dataclass(frozen=True)
 class Options:
-    """How versions are looked for and loaded. At the start each is loaded on a thread of its own in any case."""
+    """How versions are found and loaded. At the start each version is loaded on its own thread in any case."""
 
     load_in_threads: bool = False
     retries: int = 0
@@ -80,7 +80,7 @@ class Manager:
     def reload(self, models: Any) -> int:
         """Serve another ModelConfigList. Return the number of loads when each model that is new has a version.
 
-        A model that never gets one holds the caller, and every later reload, until the server stops, as in TensorFlow
+        A model that never gets one blocks the caller, and every later reload, until the server stops, as in TensorFlow
         Serving.
 
         Raises:
@@ -111,7 +111,7 @@ class Manager:
                 self._unload(version)
 
     def versions(self, model: str) -> list[Version]:
-        """Return the versions of a model that were ever managed, the highest first; none of an unknown model."""
+        """Return all versions of a model that were ever managed, the highest first; empty for an unknown model."""
         with self._changed:
             return sorted(self._versions.get(model, {}).values(), key=lambda one: -one.number)
 
@@ -201,7 +201,7 @@ class Manager:
             self._ended.wait(_INTERVAL_S)
 
     def _look(self) -> None:
-        """Look at every base path, and only then change what is aspired: an unreadable one changes nothing."""
+        """Read every base path, then change the aspired versions. If one is unreadable, nothing changes."""
         wait_s = self._options.poll_wait_s
         with self._changed:
             self._look_at = time.monotonic() + (wait_s if wait_s > 0 else float("inf"))
@@ -220,7 +220,7 @@ class Manager:
                     self._aspire(name, versions)
 
     def _aspire(self, model: str, paths: Mapping[int, Path]) -> None:
-        """Serve exactly these versions from now on. One that had ended and comes back is loaded afresh."""
+        """Aspire exactly these versions. One that had ended and reappears is loaded again."""
         managed = self._versions.setdefault(model, {})
         for number, version in managed.items():
             version.aspired = version.aspired and number in paths
@@ -270,7 +270,7 @@ class Manager:
             _logger.info("Loading servable version %s from %s", version, version.path)
             try:
                 return self._load_path(version.path)
-            except Exception as error:  # The manager must go on, whatever a version does.
+            except Exception as error:  # A version that fails must not end the manager's thread.
                 failure = error if isinstance(error, ServingError) else internal(error)
             version.failures += 1
             _logger.error("Loading servable: %s failed: %s", version, failure)

@@ -30,7 +30,7 @@ class ServableOptions:
     intra_op: int = 0
     """Threads that share one operation; 0 lets TensorFlow choose."""
     inter_op: int = 0
-    """Threads that run operations side by side; 0 lets TensorFlow choose."""
+    """Threads that run operations in parallel; 0 lets TensorFlow choose."""
     tags: tuple[str, ...] = ("serve",)
     warmup: bool = True
     warmup_iterations: int = 1

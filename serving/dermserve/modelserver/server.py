@@ -22,7 +22,7 @@ from dermserve.modelserver.manager import Manager, Options
 from dermserve.modelserver.servable import ServableOptions, load
 
 _logger = logging.getLogger(__name__)
-_SPARE_THREADS = 8  # They answer the calls that are refused while all others run.
+_REFUSING_THREADS = 8  # Refuse calls while all other threads are busy.
 _DRAIN_S = 30.0
 _START_FAILED = 255
 
@@ -33,7 +33,7 @@ def run(argv: Sequence[str], *, stop: threading.Event) -> int:
         format="%(asctime)s: %(levelname).1s %(name)s:%(lineno)d] %(message)s", level=logging.INFO, stream=sys.stderr
     )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # TensorFlow turns oneDNN on by itself on new processors only, although older ones gain as much.
+    # TensorFlow turns oneDNN on by itself only on some processors (AVX-512 VNNI); others gain as much.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     try:
         serve(parse_flags(argv), stop=stop)
@@ -94,7 +94,7 @@ def _build_manager(flags: argparse.Namespace, *, stop: threading.Event) -> Manag
 
 def _listen(manager: Manager, flags: argparse.Namespace) -> grpc.Server:
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
-    pool = ThreadPoolExecutor(flags.grpc_max_threads + _SPARE_THREADS, "grpc")
+    pool = ThreadPoolExecutor(flags.grpc_max_threads + _REFUSING_THREADS, "grpc")
     server = grpc.server(pool, options=[*options, *channel_arguments(flags.grpc_channel_arguments)])
     slots = threading.Semaphore(flags.grpc_max_threads)
     prediction, model = services.PredictionService(manager, slots=slots), services.ModelService(manager, slots=slots)
@@ -115,7 +115,7 @@ def _listen(manager: Manager, flags: argparse.Namespace) -> grpc.Server:
 
 
 def _poll_config(manager: Manager, flags: argparse.Namespace, *, stop: threading.Event) -> None:
-    """Read the configuration again at each interval, if that is asked for, until the process is to stop."""
+    """Reload the configuration file at each interval, if one is set, until `stop` is set."""
     period = flags.model_config_file_poll_wait_seconds
     while not stop.wait(period if period > 0 and flags.model_config_file else None):
         try:

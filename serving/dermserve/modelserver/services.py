@@ -24,7 +24,7 @@ Handler = Callable[[Any, Any, grpc.ServicerContext], Answer]
 
 
 def _answering(handler: Handler[Answer]) -> Handler[Answer]:
-    """Refuse a call beyond the limit, as gRPC's C++ server does without a thread, and turn an error into its status."""
+    """Refuse a call beyond `--grpc_max_threads`, as gRPC's C++ server does, and turn errors into statuses."""
 
     @functools.wraps(handler)
     def answer(self: Any, request: Any, context: grpc.ServicerContext) -> Answer:
@@ -90,7 +90,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer): 
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
-    """The states of versions, and another configuration while serving."""
+    """The states of versions, and a new configuration while serving."""
 
     def __init__(self, manager: Manager, *, slots: threading.Semaphore) -> None:
         self._manager = manager
@@ -116,7 +116,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore
 
     @_answering
     def HandleReloadConfigRequest(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        """Serve another list of models. Of the metrics that may be asked for, the number of models read is counted."""
+        """Serve another list of models. Of the metrics asked for only the number of loads is counted."""
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid_argument(
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. "
@@ -136,7 +136,7 @@ def _check_spec(request: Any) -> None:
 
 
 def _timeout_ms(context: grpc.ServicerContext) -> int:
-    remaining = cast("float | None", context.time_remaining())  # None without a deadline, whatever the types say
+    remaining = cast("float | None", context.time_remaining())  # None without a deadline, contrary to grpc's types
     if remaining is None or remaining * 1000 > 2**31 - 1:
         return 0
     return max(int(remaining * 1000), 1)  # 0 would mean no timeout.

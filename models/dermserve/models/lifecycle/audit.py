@@ -6,13 +6,27 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from dermserve.models.lifecycle.stores import Store
 
 PUBLISH, PROMOTE, ROLLBACK, CANARY, RETIRE, UNPIN = "publish", "promote", "rollback", "canary", "retire", "unpin"
 _WHO = "DERMSERVE_WHO"
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _who() -> str:
+    if name := os.environ.get(_WHO):
+        return name
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no such user in a container
+        user = f"uid{os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,18 +42,16 @@ class Entry:
     """What it is now."""
     more: dict[str, Any] = field(default_factory=dict)
     """What else is worth knowing: a digest, servers, a share, a note."""
-    who: str = ""
+    who: str = field(default_factory=_who)
     """USER@HOST, or DERMSERVE_WHO from the environment."""
-    when: str = ""
+    when: str = field(default_factory=_now)
     """UTC, ISO 8601."""
 
 
 def note(store: Store, entry: Entry) -> None:
-    """Add a change to a store's log; who and when are filled in."""
-    values = asdict(entry)
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    line = {"when": now, "who": _who(), "what": entry.what, "model": entry.model}
-    store.append_audit(json.dumps({**line, "from": values["before"], "to": values["after"], **values["more"]}))
+    """Add a change to a store's log."""
+    line = {"when": entry.when, "who": entry.who, "what": entry.what, "model": entry.model}
+    store.append_audit(json.dumps({**line, "from": entry.before, "to": entry.after, **entry.more}))
 
 
 def entries(store: Store, model: str | None = None) -> Iterator[Entry]:
@@ -58,13 +70,3 @@ def former_stable(store: Store, model: str, current: int) -> int | None:
         if entry.what == PROMOTE and entry.after == current and entry.before != current:
             found = entry.before
     return found
-
-
-def _who() -> str:
-    if name := os.environ.get(_WHO):
-        return name
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # no such user in a container
-        user = f"uid{os.getuid()}"
-    return f"{user}@{socket.gethostname()}"

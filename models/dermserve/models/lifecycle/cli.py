@@ -1,51 +1,41 @@
 """`dermserve model`: the commands for the life of a version."""
 
 import contextlib
+import dataclasses
 import functools
 import json
 import pathlib
-import re
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import click
 
-from dermserve.models.lifecycle import audit, moves, view
-from dermserve.models.lifecycle.desk import CANARY_FILE, Desk
-from dermserve.models.lifecycle.errors import LifecycleError, NoServerError
+from dermserve.models.lifecycle import audit, moves, rollout, view, watch
+from dermserve.models.lifecycle.desk import CANARY_FILE, ConfigMap, Desk
+from dermserve.models.lifecycle.errors import GateError, LifecycleError
+from dermserve.models.lifecycle.gate import Requirement
+from dermserve.models.lifecycle.options import (
+    FAILED,
+    VERSION,
+    RequirementType,
+    Share,
+    Watching,
+    asking_servers,
+    config_option,
+    fails_clearly,
+    json_option,
+    moving,
+    public_key_option,
+    store_option,
+    unchecked_option,
+    watching,
+)
 from dermserve.models.lifecycle.pull import pull_versions
 from dermserve.models.lifecycle.replay import TOLERANCE, Check, verify_version
-from dermserve.models.lifecycle.servers import Servers, every_address
+from dermserve.models.lifecycle.servers import Servers
+from dermserve.models.lifecycle.signature import load_key
 from dermserve.models.lifecycle.stores import open_store
-
-DEFAULT_STORE = ".dermserve/store"
-DEFAULT_TFS = "127.0.0.1:8500"
-FAILED, NO_SERVER = 1, 3
-"""Exit codes, as dermserve.cli.exits has them."""
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-_store_option = click.option(
-    "--store", "base", metavar="BASE", default=DEFAULT_STORE, envvar="DERMSERVE_STORE", show_default=True,
-    show_envvar=True, help="The versioned store: a folder, or s3://… or gs://….",
-)  # fmt: skip
-_tfs_option = click.option(
-    "--tfs", metavar="HOST:PORT", multiple=True, envvar=["DERMSERVE_TFS", "DERMSERVE_TFS_ADDRESS"], show_envvar=True,
-    help="Every model server that serves the store; repeatable. A DNS name stands for all its addresses."
-    f"  [default: {DEFAULT_TFS}]",
-)  # fmt: skip
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
-_config_option = click.option(
-    "--config", "config_file", type=click.Path(dir_okay=False, path_type=pathlib.Path),
-    help="The servers' list of models, where it is not models.config in the store.",
-)  # fmt: skip
-_timeout_option = click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, metavar="SECONDS",
-    help="How long a version may take to load.",
-)  # fmt: skip
-_note_option = click.option("--note", default="", metavar="TEXT", help="Why; kept in the audit log.")
-_version = click.IntRange(1)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -56,36 +46,21 @@ def model() -> None:
     command changes goes to the servers, to models.config, so that a restart keeps it, and to the store's audit log.
     docs/versions.md tells more.
 
-    Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 a model server does not answer.
+    Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 a server does not answer, 4 a version does not meet what
+    is required of it and was not promoted, or did not do well as a canary.
     """
-
-
-def _fails_clearly(command: _F) -> _F:
-    """Print what went wrong, without a trace, and end with the code that says whether trying again may help."""
-
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except (LifecycleError, OSError) as error:
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(NO_SERVER if isinstance(error, NoServerError) else FAILED)
-
-    return run  # type: ignore[return-value]  # the same signature
-
-
-def _servers(tfs: tuple[str, ...]) -> Servers:
-    """Open the servers; the gateway's variable separates them by commas, ours by spaces too."""
-    addresses = [part for text in tfs for part in re.split(r"[,\s]+", text) if part]
-    return Servers(list(dict.fromkeys(one for address in addresses or [DEFAULT_TFS] for one in every_address(address))))
 
 
 @model.command()
 @click.argument("run", metavar="RUN", type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path))
-@_store_option
-@_json_option
-@_fails_clearly
-def publish(run: pathlib.Path, base: str, as_json: bool) -> None:
+@click.option(
+    "--sign", "key", metavar="KEY", type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    help="Sign it with this private key: a PEM file, elliptic curve, without a password (extra `sign`).",
+)  # fmt: skip
+@store_option
+@json_option
+@fails_clearly
+def publish(run: pathlib.Path, key: pathlib.Path | None, base: str, as_json: bool) -> None:
     """Export what RUN trained as a new version, checked before it appears.
 
     RUN is the folder of a finished and evaluated `dermserve train`. Servers that follow the newest version load it at
@@ -95,11 +70,13 @@ def publish(run: pathlib.Path, base: str, as_json: bool) -> None:
     from dermserve.models.quiet import native_stderr_held
     from dermserve.models.training.finished import FinishedRun
 
+    if key is not None:
+        load_key(key)  # before minutes of work
     click.echo(f"exporting {run} (TensorFlow takes a while to start)", err=True)
     store = open_store(base)
     try:
         with native_stderr_held(unless=(ExportError, OSError, LifecycleError)):
-            version = export_run(run, base)
+            version = export_run(run, base, sign=key)
     except ExportError as error:
         raise click.ClickException(str(error)) from error
     name = FinishedRun(run).model
@@ -113,11 +90,11 @@ def publish(run: pathlib.Path, base: str, as_json: bool) -> None:
 
 @model.command(name="list")
 @click.argument("name", metavar="MODEL", required=False)
-@_store_option
-@_config_option
-@_json_option
-@_fails_clearly
-def list_versions(name: str | None, base: str, config_file: pathlib.Path | None, as_json: bool) -> None:
+@store_option
+@config_option
+@json_option
+@fails_clearly
+def list_versions(name: str | None, base: str, config_file: pathlib.Path | ConfigMap | None, as_json: bool) -> None:
     """List the versions in a store, with labels, pins and digests. No server is asked."""
     store = open_store(base)
     rows = list(view.stored(store, config_file, name))
@@ -131,18 +108,23 @@ def list_versions(name: str | None, base: str, config_file: pathlib.Path | None,
 
 @model.command()
 @click.argument("name", metavar="MODEL", required=False)
-@_store_option
-@_config_option
-@_tfs_option
-@_json_option
-@_fails_clearly
-def status(name: str | None, base: str, config_file: pathlib.Path | None, tfs: tuple[str, ...], as_json: bool) -> None:
+@store_option
+@config_option
+@asking_servers
+@json_option
+@fails_clearly
+def status(
+    name: str | None, base: str, config_file: pathlib.Path | ConfigMap | None, servers: Servers, as_json: bool
+) -> None:
     """Show what the servers say now: the state of each version, and where the labels lead.
 
     Exit code 1 when a server has no version of a model that can answer, or its labels are not those in models.config.
     """
-    with _servers(tfs) as servers:
-        rows = list(view.live(open_store(base), servers, config_file, name))
+    store = open_store(base)
+    with servers:
+        rows = list(view.live(store, servers, config_file, name))
+    if (intent := rollout.pending(store)) is not None:
+        click.echo(f"half done, the next command finishes or undoes it: {rollout.describe(intent)}", err=True)
     for row in rows:
         click.echo(json.dumps(row) if as_json else view.live_text(row))
     if not all(row["ok"] for row in rows):
@@ -151,16 +133,25 @@ def status(name: str | None, base: str, config_file: pathlib.Path | None, tfs: t
 
 @model.command()
 @click.argument("name", metavar="MODEL")
-@click.argument("version", type=_version, required=False)
-@_store_option
-@_tfs_option
+@click.argument("version", type=VERSION, required=False)
+@store_option
+@asking_servers
 @click.option(
     "--tolerance", type=click.FloatRange(0), default=TOLERANCE, show_default=True,
     help="Largest difference from a golden prediction, relative to its largest value or 1.",
 )  # fmt: skip
-@_json_option
-@_fails_clearly
-def verify(name: str, version: int | None, base: str, tfs: tuple[str, ...], tolerance: float, as_json: bool) -> None:
+@public_key_option
+@json_option
+@fails_clearly
+def verify(
+    name: str,
+    version: int | None,
+    base: str,
+    servers: Servers,
+    tolerance: float,
+    public_key: pathlib.Path | None,
+    as_json: bool,
+) -> None:
     """Replay a version's warm-up and golden predictions against live servers, and check its files by their digests.
 
     VERSION is the newest in the store when it is not given. The servers must have it loaded.
@@ -172,8 +163,9 @@ def verify(name: str, version: int | None, base: str, tfs: tuple[str, ...], tole
             f"{base} has no version of {name}; it has {', '.join(store.models()) or 'no model at all'}"
         )
     failed = 0
-    with _servers(tfs) as servers:
-        for check in verify_version(store, servers, name, version or present[-1], tolerance=tolerance):
+    with servers:
+        chosen = version or present[-1]
+        for check in verify_version(store, servers, name, chosen, tolerance=tolerance, public_key=public_key):
             failed += not check.ok
             click.echo(json.dumps(_check_dict(check)) if as_json else _check_line(check))
     if failed:
@@ -191,91 +183,108 @@ def _check_line(check: Check) -> str:
     return f"{check.server or 'store':<22} {check.what}: {how}"
 
 
-def _moving(command: _F) -> Any:
-    """Add what the commands share that move labels."""
-    options = (_store_option, _config_option, _tfs_option, _timeout_option, _note_option, _json_option)
-    decorated: Any = _fails_clearly(command)
-    for option in reversed(options):
-        decorated = option(decorated)
-    return decorated
-
-
 @model.command()
 @click.argument("name", metavar="MODEL")
-@click.argument("version", type=_version, required=False)
-@_moving
-def promote(name: str, version: int | None, note: str, as_json: bool, **where: Any) -> None:
+@click.argument("version", type=VERSION, required=False)
+@click.option(
+    "--require", type=RequirementType(), multiple=True, metavar="'FIGURE>=VALUE'",
+    help="What the version's evaluation must have come to, for example accuracy>=0.8; repeatable.",
+)  # fmt: skip
+@unchecked_option
+@moving
+def promote(
+    name: str,
+    version: int | None,
+    require: tuple[Requirement, ...],
+    unchecked: bool,
+    note: str,
+    as_json: bool,
+    **where: Any,
+) -> None:
     """Make a version the stable one on every server: the newest in the store when none is given.
 
-    It is loaded beside the one that serves; then the label moves; then the old one is unloaded. No request fails.
+    It is loaded beside the one that serves, and its golden predictions are replayed; then the label moves; then the old
+    one is unloaded. No request fails.
     """
     with _desk(**where) as desk:
-        _print_moved(moves.promote(desk, name, version, note=note), as_json)
+        moved = moves.promote(desk, name, version, require=require, checked=not unchecked, note=note)
+        _print_moved(moved, as_json)
 
 
 @model.command()
 @click.argument("name", metavar="MODEL")
-@click.option("--to", "version", type=_version, metavar="VERSION", help="Which; by default the stable one before.")
-@_moving
+@click.option("--to", "version", type=VERSION, metavar="VERSION", help="Which; by default the stable one before.")
+@moving
 def rollback(name: str, version: int | None, note: str, as_json: bool, **where: Any) -> None:
     """Make the version stable again that was so before the last promotion."""
     with _desk(**where) as desk:
         _print_moved(moves.rollback(desk, name, version, note=note), as_json)
 
 
-class _Share(click.ParamType[float]):
-    """5% or 0.05, between 0 and 1."""
-
-    name = "share"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """See click."""
-        if isinstance(value, float):
-            return value
-        try:
-            share = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
-        except ValueError:
-            self.fail(f"{value!r} is no share: write 5% or 0.05", param, ctx)
-        if not 0 < share < 1:
-            self.fail(f"{value} is not between 0% and 100%", param, ctx)
-        return share
-
-
 @model.command()
 @click.argument("name", metavar="MODEL")
-@click.argument("version", type=_version, required=False)
-@click.option("--share", type=_Share(), metavar="SHARE", help="Of the callers who name no version: 5% or 0.05.")
+@click.argument("version", type=VERSION, required=False)
+@click.option("--share", type=Share(), metavar="SHARE", help="Of the callers who name no version: 5% or 0.05.")
 @click.option("--off", is_flag=True, help="End the canary: everybody gets the stable version.")
-@_moving
+@unchecked_option
+@watching
+@moving
 def canary(
-    name: str, version: int | None, share: float | None, off: bool, note: str, as_json: bool, **where: Any
+    name: str,
+    version: int | None,
+    share: float | None,
+    off: bool,
+    unchecked: bool,
+    how: Watching,
+    note: str,
+    as_json: bool,
+    **where: Any,
 ) -> None:
     """Give a share of the callers another version beside the stable one: the newest when none is given.
 
-    This loads it and points the label `canary` at it. The share is the gateway's setting `canary_shares`, which this
-    command writes to canary.toml in the store and prints: `dermserve up` takes it from there when it starts, other
-    gateways need it in their settings. Set it there first: a gateway without it goes on asking for the newest version
-    loaded, which is now the canary.
+    This loads it, points the label `canary` at it, and writes the share to canary.toml in the store, which the gateways
+    follow (their setting `canary_file`). With --gateway-metrics it waits until all have it. With --watch it then
+    compares the canary with the stable version, and ends with exit code 4 when it fails more often, takes longer, or
+    disagrees; with --auto-rollback the canary is ended then, and whenever the watch can't go on.
     """
     if off == (share is not None) or (off and version is not None):
         raise click.UsageError("give --share SHARE to begin a canary, or --off alone to end it")
+    if off and how.seconds is not None:
+        raise click.UsageError("there is nothing to --watch after --off")
     with _desk(**where) as desk:
-        if off:
-            _print_moved(moves.end_canary(desk, name, note=note), as_json)
-            return
-        assert share is not None
-        moved = moves.canary(desk, name, version, share=share, note=note)
+        if share is None:
+            moved = moves.end_canary(desk, name, note=note)
+        else:
+            moved = moves.canary(desk, name, version, share=share, checked=not unchecked, note=note)
         _print_moved(moved, as_json)
-        click.echo(
-            f"gateways need DERMSERVE_CANARY_SHARES={name}={moved.share:g} and a restart to send it that share;"
-            f" `dermserve up` reads it from {desk.store.base}/{CANARY_FILE} when it starts",
-            err=True,
-        )
+        if not how.gateways:
+            click.echo(f"gateways follow {desk.place.base}/{CANARY_FILE} (canary_file); none was asked", err=True)
+            return
+        try:
+            _watch(how, moved, timeout=desk.timeout, as_json=as_json)
+        except (LifecycleError, KeyboardInterrupt) as error:
+            if how.auto_rollback:
+                ended = moves.end_canary(desk, name, note=str(error) or "the watch was interrupted")
+                _print_moved(ended, as_json)
+            raise
+
+
+def _watch(how: Watching, moved: moves.Moved, *, timeout: float, as_json: bool) -> None:
+    gateways = watch.Gateways(how.gateways)
+    count = gateways.wait_share(moved.model, moved.share, timeout=timeout)
+    click.echo(f"all {count} gateways have the share {moved.share:g}", err=True)
+    if how.seconds is None:
+        return
+    report, problems = gateways.watch(moved.model, seconds=how.seconds, limits=how.limits)
+    values = {"model": moved.model, "ok": not problems, "problems": problems, **dataclasses.asdict(report)}
+    click.echo(json.dumps(values) if as_json else watch.line(moved.model, report))
+    if problems:
+        raise GateError(f"the canary of {moved.model} does not do well: {'; '.join(problems)}")
 
 
 @model.command()
 @click.argument("name", metavar="MODEL")
-@_moving
+@moving
 def unpin(name: str, note: str, as_json: bool, **where: Any) -> None:
     """Take a model's labels off: its servers follow the newest version again, as before the first promotion."""
     with _desk(**where) as desk:
@@ -287,7 +296,7 @@ def unpin(name: str, note: str, as_json: bool, **where: Any) -> None:
 @click.option("--keep", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Newest to keep.")
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
 @click.option("--offline", is_flag=True, help="Don't ask servers what they have loaded; go by models.config alone.")
-@_moving
+@moving
 def retire(name: str, keep: int, dry_run: bool, offline: bool, note: str, as_json: bool, **where: Any) -> None:
     """Delete the oldest versions, but for the newest N and all that are labelled, pinned or loaded."""
     with _desk(**where) as desk:
@@ -302,9 +311,9 @@ def retire(name: str, keep: int, dry_run: bool, offline: bool, note: str, as_jso
 
 @model.command()
 @click.argument("name", metavar="MODEL", required=False)
-@_store_option
-@_json_option
-@_fails_clearly
+@store_option
+@json_option
+@fails_clearly
 def log(name: str | None, base: str, as_json: bool) -> None:
     """Show the audit log, oldest first: when, who, what, from, to."""
     for entry in audit.entries(open_store(base), name):
@@ -320,28 +329,37 @@ def log(name: str | None, base: str, as_json: bool) -> None:
 
 @model.command()
 @click.argument("names", metavar="[MODEL]...", nargs=-1)
-@_store_option
+@store_option
 @click.option("--to", "target", required=True, metavar="DIR", type=click.Path(file_okay=False, path_type=pathlib.Path),
               help="Folder of the local store to fill.")  # fmt: skip
 @click.option(
     "--latest", type=click.IntRange(1), metavar="N", help="Only the newest N of each model, and labelled ones."
 )
-@_json_option
-@_fails_clearly
-def pull(names: tuple[str, ...], base: str, target: pathlib.Path, latest: int | None, as_json: bool) -> None:
+@public_key_option
+@json_option
+@fails_clearly
+def pull(
+    names: tuple[str, ...],
+    base: str,
+    target: pathlib.Path,
+    latest: int | None,
+    public_key: pathlib.Path | None,
+    as_json: bool,
+) -> None:
     """Copy the versions of a store that a local one lacks, each checked by its digests before it appears.
 
     For what TensorFlow Serving can't read itself, such as s3://: run it before the server starts (an init container).
     """
-    for name, version in pull_versions(open_store(base), target, models=names, latest=latest):
+    for name, version in pull_versions(open_store(base), target, models=names, latest=latest, public_key=public_key):
         click.echo(json.dumps({"model": name, "version": version}) if as_json else f"{name}: version {version} copied")
 
 
 @contextlib.contextmanager
-def _desk(*, base: str, config_file: pathlib.Path | None, tfs: tuple[str, ...], timeout: float) -> Iterator[Desk]:
+def _desk(*, base: str, servers: Servers, **settings: Any) -> Iterator[Desk]:
     """Open what the commands that move labels work with."""
-    with _servers(tfs) as servers:
-        yield Desk(store=open_store(base), servers=servers, config_file=config_file, timeout=timeout)
+    with servers:
+        say = functools.partial(click.echo, err=True)
+        yield Desk(store=open_store(base), servers=servers, say=say, **settings)
 
 
 def _print_moved(moved: moves.Moved, as_json: bool) -> None:

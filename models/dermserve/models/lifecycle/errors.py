@@ -2,8 +2,10 @@
 
 LifecycleError
 ├── StoreError        the store can't be used, or doesn't hold what was asked for
+│   └── SignatureError  a version is not what was signed, or a key can't be used
 ├── ConfigError       models.config is missing or can't be understood
 ├── RefusedError      what was asked for would break something
+├── GateError         a version does not meet what is required of it
 └── ServerError       a model server refused or failed
     └── NoServerError   it does not answer
 """
@@ -17,12 +19,20 @@ class StoreError(LifecycleError):
     """The store can't be used, or doesn't hold what was asked for."""
 
 
+class SignatureError(StoreError):
+    """A version is not what was signed, or a key can't be used."""
+
+
 class ConfigError(LifecycleError):
     """models.config is missing or can't be understood."""
 
 
 class RefusedError(LifecycleError):
     """What was asked for would break something; nothing was changed."""
+
+
+class GateError(LifecycleError):
+    """A version does not meet what is required of it."""
 
 
 class ServerError(LifecycleError):

@@ -64,13 +64,12 @@ class LocalStore:
     def write_text(self, name: str, text: str) -> None:
         """See Store."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / name
-        fresh = path.with_name(f".{name}.{os.getpid()}")
-        with fresh.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        folders.write_durably(self.folder / name, text)
+
+    def remove_text(self, name: str) -> None:
+        """See Store."""
+        (self.folder / name).unlink(missing_ok=True)
+        folders.sync(self.folder)
 
     def append_audit(self, line: str) -> None:
         """See Store: one write to a file opened for appending, which the kernel doesn't mix with another's."""

@@ -14,6 +14,8 @@ from dermserve.models.lifecycle.errors import StoreError
 
 MANIFEST = "assets.extra/dermserve.json"
 """Path in a version's folder."""
+SIGNATURE = "assets.extra/dermserve.sig.json"
+"""Path in a version's folder, if it is signed; it covers the manifest, and is not in it."""
 _SCHEMA = 1
 
 
@@ -23,7 +25,7 @@ class Manifest:
 
     model: str
     files: Mapping[str, str]
-    """SHA-256, hexadecimal, by path in the version's folder; all but the manifest."""
+    """SHA-256, hexadecimal, by path in the version's folder; all but the manifest and the signature."""
     about: Mapping[str, str] = field(default_factory=dict)
     """For people: when it was exported, from what, by which dermserve."""
 
@@ -86,6 +88,6 @@ def changes(folder: pathlib.Path, manifest: Manifest) -> list[str]:
 def _digests(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != MANIFEST:
+        if path.is_file() and name not in (MANIFEST, SIGNATURE):
             with path.open("rb") as file:
                 yield name, hashlib.file_digest(file, "sha256").hexdigest()

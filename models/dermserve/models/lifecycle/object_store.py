@@ -19,6 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 from dermserve.models.lifecycle.errors import StoreError
 from dermserve.models.lifecycle.manifest import MANIFEST
 from dermserve.models.lifecycle.stores import LOCK_SECONDS
+from dermserve.models.store import is_version
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -52,6 +53,8 @@ class ObjectStore:
     def __init__(self, url: str) -> None:
         self.base = url.rstrip("/")
         self._files, self._root = _open(self.base)
+        self._named: dict[tuple[str, int], str] = {}
+        """Names of versions as last listed, which may begin with zeros."""
 
     @_naming_store
     def models(self) -> list[str]:
@@ -63,7 +66,9 @@ class ObjectStore:
     def versions(self, model: str) -> list[int]:
         """See Store."""
         marks = (key.partition("/") for key in self._keys(model))
-        return sorted(int(number) for number, _, name in marks if number.isdecimal() and name == MANIFEST)
+        named = {int(name): name for name, _, rest in marks if is_version(name) and rest == MANIFEST}
+        self._named.update({(model, number): name for number, name in named.items()})
+        return sorted(named)
 
     @contextlib.contextmanager
     def staged(self, model: str) -> Iterator[pathlib.Path]:
@@ -91,21 +96,23 @@ class ObjectStore:
     @_naming_store
     def read(self, model: str, version: int, name: str) -> bytes:
         """See Store."""
-        return bytes(self._files.cat_file(self._path(model, str(version), name)))
+        return bytes(self._files.cat_file(f"{self._folder(model, version)}/{name}"))
 
     @_naming_store
     def fetch(self, model: str, version: int, into: pathlib.Path) -> None:
         """See Store."""
-        for name in self._keys(model, str(version)):
+        folder = self._folder(model, version)
+        for name in self._keys(folder.removeprefix(f"{self._root}/")):
             target = into / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            self._files.get_file(self._path(model, str(version), name), str(target))
+            self._files.get_file(f"{folder}/{name}", str(target))
 
     @_naming_store
     def remove(self, model: str, version: int) -> None:
         """See Store."""
-        self._files.rm_file(self._path(model, str(version), MANIFEST))
-        self._files.rm(self._path(model, str(version)), recursive=True)
+        folder = self._folder(model, version)
+        self._files.rm_file(f"{folder}/{MANIFEST}")
+        self._files.rm(folder, recursive=True)
 
     @_naming_store
     def read_text(self, name: str) -> str:
@@ -116,6 +123,12 @@ class ObjectStore:
     def write_text(self, name: str, text: str) -> None:
         """See Store: a put is whole or nothing."""
         self._files.pipe_file(self._path(name), text.encode())
+
+    @_naming_store
+    def remove_text(self, name: str) -> None:
+        """See Store."""
+        with contextlib.suppress(FileNotFoundError):
+            self._files.rm_file(self._path(name))
 
     @_naming_store
     def append_audit(self, line: str) -> None:
@@ -161,7 +174,7 @@ class ObjectStore:
 
     def _claim(self, model: str) -> int:
         """Reserve the next number, above all that were ever used."""
-        used = [int(key.partition("/")[0]) for key in self._keys(model) if key.partition("/")[0].isdecimal()]
+        used = [int(name) for key in self._keys(model) if is_version(name := key.partition("/")[0])]
         claimed = [int(key) for key in self._keys(".claims", model)]
         number = max([0, *used, *claimed]) + 1
         while True:
@@ -177,6 +190,9 @@ class ObjectStore:
             FileExistsError: it does.
         """
         self._files.pipe_file(path, text.encode(), mode="create")
+
+    def _folder(self, model: str, version: int) -> str:
+        return self._path(model, self._named.get((model, version), str(version)))
 
     def _path(self, *parts: str) -> str:
         return "/".join((self._root, *parts))

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dermserve.models.lifecycle.errors import NoServerError, ServerError, StoreError
+from dermserve.models.lifecycle.errors import NoServerError, ServerError, SignatureError, StoreError
 from dermserve.models.lifecycle.manifest import MANIFEST, changes, parse_manifest
 from dermserve.models.lifecycle.records import GOLDEN, WARMUP, read_records
 from dermserve.models.lifecycle.servers import Server, Servers, state_name
+from dermserve.models.lifecycle.signature import check_signature
 from dermserve.models.lifecycle.stores import Store, known_version
 from dermserve.models.rounding import comparable
 from dermserve.tfserving.v1 import management_pb2, serving_pb2, tensor_pb2
@@ -41,16 +42,22 @@ class Check:
 
 
 def verify_version(
-    store: Store, servers: Servers, model: str, version: int, *, tolerance: float = TOLERANCE
+    store: Store,
+    servers: Servers,
+    model: str,
+    version: int,
+    *,
+    tolerance: float = TOLERANCE,
+    public_key: pathlib.Path | None = None,
 ) -> Iterator[Check]:
-    """Check a version: its files by its manifest, then on every server its warm-up and its golden predictions.
+    """Check a version: its files by manifest and signature, then on every server its warm-up and golden predictions.
 
     Raises:
         StoreError: there is no such version, or it has no manifest or golden predictions.
         NoServerError: a server does not answer.
     """
     known_version(store, model, version)
-    yield _files(store, model, version)
+    yield from check_files(store, model, version, public_key)
     warmup, golden = (_records(store, model, version, name) for name in (WARMUP, GOLDEN))
     for server in servers:
         if (state := _state(server, model, version)) != "AVAILABLE":
@@ -67,13 +74,27 @@ def _state(server: Server, model: str, version: int) -> str:
     return states.get(version, "not known to this server")
 
 
-def _files(store: Store, model: str, version: int) -> Check:
+def check_files(store: Store, model: str, version: int, public_key: pathlib.Path | None) -> Iterator[Check]:
+    """Check a version's files by its manifest and, with a key, by its signature.
+
+    Raises:
+        StoreError: it has no manifest.
+    """
     name = f"{store.base}/{model}/{version}"
     manifest = parse_manifest(_read(store, model, version, MANIFEST), where=f"{name}/{MANIFEST}")
     with tempfile.TemporaryDirectory(prefix="dermserve-") as scratch:
         store.fetch(model, version, pathlib.Path(scratch))
-        found = changes(pathlib.Path(scratch), manifest)
-    return Check("", f"files of {name}", "; ".join(found))
+        yield Check("", f"files of {name}", "; ".join(changes(pathlib.Path(scratch), manifest)))
+        if public_key is not None:
+            yield Check("", f"signature of {name}", _signature_problem(pathlib.Path(scratch), public_key, model, name))
+
+
+def _signature_problem(folder: pathlib.Path, public_key: pathlib.Path, model: str, name: str) -> str:
+    try:
+        check_signature(folder, public_key, model=model, where=name)
+    except SignatureError as error:
+        return str(error)
+    return ""
 
 
 def _records(store: Store, model: str, version: int, name: str) -> list[management_pb2.PredictLog]:

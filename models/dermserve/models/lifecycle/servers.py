@@ -1,10 +1,11 @@
 """The model servers, asked and told over TensorFlow Serving's own API."""
 
-import contextlib
 import ipaddress
+import pathlib
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -32,13 +33,43 @@ _SETTLE = 5.0
 _GONE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
-class Server:
-    """One model server."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """TLS of the connections to model servers."""
 
-    def __init__(self, address: str, *, timeout: float = 30.0) -> None:
+    ca: pathlib.Path
+    """PEM file of the authorities that their certificates must come from."""
+    certificate: pathlib.Path | None = None
+    """PEM file of our own, where they ask for one."""
+    key: pathlib.Path | None = None
+    """PEM file of its private key."""
+    name: str | None = None
+    """To expect in their certificates, when not the host of the address."""
+
+
+class Server:
+    """One model server.
+
+    Args:
+        address: HOST:PORT.
+        host: the name that the address was found by, which its certificate is verified against.
+        tls: None for plain text.
+        timeout: seconds for a call.
+
+    Raises:
+        OSError: a file of the TLS can't be read.
+    """
+
+    def __init__(self, address: str, *, host: str = "", tls: Tls | None = None, timeout: float = 30.0) -> None:
         self.address = address
         self._timeout = timeout
-        self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+        if tls is None:
+            self._channel = grpc.insecure_channel(address, options=_OPTIONS)
+            return
+        pair = (tls.key.read_bytes(), tls.certificate.read_bytes()) if tls.key and tls.certificate else (None, None)
+        credentials = grpc.ssl_channel_credentials(tls.ca.read_bytes(), *pair)
+        named = [*_OPTIONS, ("grpc.ssl_target_name_override", tls.name or host)]
+        self._channel = grpc.secure_channel(address, credentials, options=named)
 
     def close(self) -> None:
         """Close the connection."""
@@ -114,6 +145,21 @@ class Server:
                 )
             time.sleep(_PAUSE)
 
+    def wait_labels(self, model: str, labels: Mapping[str, int | None], *, timeout: float) -> None:
+        """Wait until labels lead where they should, or, with None, nowhere.
+
+        Raises:
+            ServerError: `timeout` seconds went by.
+        """
+        until = time.monotonic() + timeout
+        while wrong := {label: seen for label in labels if (seen := self.label(model, label)) != labels[label]}:
+            if time.monotonic() > until:
+                raise ServerError(
+                    f"{self.address} still has the labels {wrong} of {model} after {timeout:g} s, not {dict(labels)};"
+                    " does it read models.config again (--model_config_file_poll_wait_seconds)?"
+                )
+            time.sleep(_PAUSE)
+
     def wait_only(self, model: str, versions: set[int], *, timeout: float) -> bool:
         """Wait until no other versions are loaded; tell whether that came true in `timeout` seconds."""
         until = time.monotonic() + timeout
@@ -140,15 +186,24 @@ class _NotFoundError(ServerError):
 
 
 class Servers:
-    """All the model servers that serve a store; closed at the end of the block."""
+    """All the model servers that serve a store; closed at the end of the block.
 
-    def __init__(self, addresses: Sequence[str], *, timeout: float = 30.0) -> None:
-        self.addresses = tuple(addresses)
+    Args:
+        names: HOST:PORT; a name with several addresses stands for a server at each.
+        tls: None for plain text.
+        timeout: seconds for a call.
+    """
+
+    def __init__(self, names: Sequence[str], *, tls: Tls | None = None, timeout: float = 30.0) -> None:
+        self._hosts = {address: name.rpartition(":")[0] for name in names for address in every_address(name)}
+        self.addresses = tuple(self._hosts)
+        self._tls = tls
         self._timeout = timeout
         self._servers: list[Server] = []
 
     def __enter__(self) -> Self:
-        self._servers = [Server(address, timeout=self._timeout) for address in self.addresses]
+        for address, host in self._hosts.items():
+            self._servers.append(Server(address, host=host, tls=self._tls, timeout=self._timeout))
         return self
 
     def __exit__(
@@ -167,21 +222,6 @@ class Servers:
             NoServerError: one does not answer.
         """
         return {server.address: server.available(model) for server in self}
-
-    def reload(self, configs: Mapping[str, ServerConfig]) -> None:
-        """Tell every server, each its own list; those already told are told the former one should a later one refuse.
-
-        Raises:
-            ServerError: one refused.
-        """
-        for server in self:
-            server.reload(configs[server.address])
-
-    def restore(self, configs: Mapping[str, ServerConfig]) -> None:
-        """Tell every server that answers what it served before."""
-        for server in self:
-            with contextlib.suppress(ServerError):
-                server.reload(configs[server.address])
 
 
 def every_address(address: str, *, resolve: Callable[..., Any] = socket.getaddrinfo) -> list[str]:
@@ -205,7 +245,11 @@ def _translated(address: str, error: grpc.RpcError) -> ServerError:
     if code is grpc.StatusCode.NOT_FOUND or details.startswith("Unrecognized servable version label"):
         return _NotFoundError(f"{address}: {details}")
     if code in _GONE:
-        return NoServerError(f"the model server {address} does not answer ({code.name}): is it running there? (--tfs)")
+        how = f"{code.name}: {details}" if "handshake" in details.lower() else code.name
+        return NoServerError(
+            f"the model server {address} does not answer ({how}): is it running there (--tfs), with this TLS or none"
+            " (--tfs-tls-ca)?"
+        )
     return ServerError(f"the model server {address} answered {code.name}: {details}")
 
 

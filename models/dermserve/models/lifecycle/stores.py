@@ -61,6 +61,10 @@ class Store(Protocol):
         """Write a small file at the top of the store, whole or not at all."""
         ...
 
+    def remove_text(self, name: str) -> None:
+        """Remove a small file at the top of the store, if it is there."""
+        ...
+
     def append_audit(self, line: str) -> None:
         """Add a line to the audit log; lines are only ever added."""
         ...

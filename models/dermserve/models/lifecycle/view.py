@@ -4,7 +4,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from dermserve.models.lifecycle.desk import Desk
+from dermserve.models.lifecycle.desk import ConfigMap, Desk
 from dermserve.models.lifecycle.errors import ConfigError, StoreError
 from dermserve.models.lifecycle.manifest import MANIFEST, Manifest, parse_manifest
 from dermserve.models.lifecycle.moves import CANARY, STABLE
@@ -15,7 +15,7 @@ from dermserve.models.lifecycle.stores import Store
 _AVAILABLE = "AVAILABLE"
 
 
-def stored(store: Store, config_file: pathlib.Path | None, model: str | None) -> Iterator[dict[str, Any]]:
+def stored(store: Store, config_file: pathlib.Path | ConfigMap | None, model: str | None) -> Iterator[dict[str, Any]]:
     """Give a row for each version in a store, of one model when it is named."""
     config = _config(store, config_file)
     for name in [model] if model else store.models():
@@ -44,7 +44,7 @@ def stored_line(row: dict[str, Any]) -> str:
 
 
 def live(
-    store: Store, servers: Servers, config_file: pathlib.Path | None, model: str | None
+    store: Store, servers: Servers, config_file: pathlib.Path | ConfigMap | None, model: str | None
 ) -> Iterator[dict[str, Any]]:
     """Give a row for each model and server.
 
@@ -86,7 +86,7 @@ def live_text(row: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _config(store: Store, config_file: pathlib.Path | None) -> ServerConfig:
+def _config(store: Store, config_file: pathlib.Path | ConfigMap | None) -> ServerConfig:
     """Read models.config, or take it as empty where there is none: then nothing is labelled."""
     desk = Desk(store=store, servers=Servers(()), config_file=config_file)
     if config_file is not None:

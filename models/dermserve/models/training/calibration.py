@@ -116,19 +116,25 @@ def fit_recall_shift(logits: Floats, labels: Labels, *, label: int, recall: floa
     return float(shifts[np.flatnonzero(paid <= price + 1e-9)[-1]])
 
 
-def fit_rule_out(risks: Floats, malignant: Flags, *, sensitivity: float, bound: float) -> float:
-    """Find the highest threshold that few malignant photos lie below.
+def fit_rule_out(risks: Floats, malignant: Flags, lesions: Sequence[str], *, bound: float) -> float:
+    """Find the highest threshold of which photos still show that it misses few malignant lesions.
+
+    A lesion is missed when any photo of it lies below: photos of one lesion are not independent.
 
     Args:
         risks: float [N], malignancy risk of each photo.
         malignant: bool [N].
-        sensitivity: share of the malignant photos that must lie at or above it, 0..1.
-        bound: what the lower end of the exact (Clopper-Pearson) 95 % interval of that share must reach, as far as so
-            many photos can: the fewer they are, the fewer may lie below.
+        lesions: lesion of each photo.
+        bound: what the lower end of the exact (Clopper-Pearson) one-sided 95 % interval of the share of malignant
+            lesions not missed must reach, as far as so many lesions can: where even none missed is too few to show it,
+            none is.
     """
-    ill = np.sort(risks[malignant])
+    least: dict[str, float] = {}
+    for index in np.flatnonzero(malignant).tolist():
+        least[lesions[index]] = min(least.get(lesions[index], np.inf), float(risks[index]))
+    ill = np.sort(list(least.values()))
     missed = 0
-    while (missed + 1) <= len(ill) * (1 - sensitivity) + 1e-9 and lower_bound(len(ill) - missed - 1, len(ill)) >= bound:
+    while missed + 1 < len(ill) and lower_bound(len(ill) - missed - 1, len(ill)) >= bound:
         missed += 1
     return float(ill[missed])
 

@@ -57,7 +57,7 @@ def fingerprint(experiment: Experiment, parts: Mapping[Sample, Part], backbone: 
         "experiment": _digest([asdict(experiment)]),
         "photos": _digest([sample.name, sample.digest, sample.label, sample.lesion] for sample in ordered),
         "split": _digest([sample.name, parts[sample].value] for sample in ordered),
-        "initial weights": _digest_file(backbone) if isinstance(backbone, Path) else backbone or "random",
+        "initial weights": file_digest(backbone) if isinstance(backbone, Path) else backbone or "random",
     }
 
 
@@ -138,7 +138,12 @@ def _digest(values: Iterable[Any]) -> str:
     return hashlib.sha256(json.dumps(list(values), sort_keys=True).encode()).hexdigest()
 
 
-def _digest_file(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal.
+
+    Raises:
+        RunError: it can't be read.
+    """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -41,6 +41,11 @@ _PAPER = click.option(
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="An evaluated random-by-image run to set beside.",
 )
+_ALSO = click.option(
+    "--also",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The same photos at another resolution, under the same file names: each is for what its lesion is for.",
+)
 _RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
 
@@ -50,6 +55,12 @@ _RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the run.")
 @click.option("--experiment", help="One of dermserve's experiments or a .toml file; the paper's when not given.")
 @click.option("--weights", help='Initial backbone: "imagenet" (Keras downloads it), a file, or "random".')
+@click.option(
+    "--start",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A finished run whose weights to go on from, by its split; instead of --weights.",
+)
+@_ALSO
 @click.option("--data-name", help="What the data set is called, for the card; else as its dataset.toml says.")
 @click.option("--data-license", help="Under which licence the photos may be used; else as its dataset.toml says.")
 @click.option("--data-source", help="Where the photos come from; else as its dataset.toml says.")
@@ -60,6 +71,8 @@ def train(
     out: Path,
     experiment: str | None,
     weights: str | None,
+    start: Path | None,
+    also: Path | None,
     data_name: str | None,
     data_license: str | None,
     data_source: str | None,
@@ -68,18 +81,30 @@ def train(
     """Train a model on labelled photos. Stopped with Ctrl-C, the same command goes on from the last epoch."""
     with _said():
         from dermserve.models.training.experiment import load_experiment
+        from dermserve.models.training.finished import FinishedRun
         from dermserve.models.training.provenance import read_provenance
-        from dermserve.models.training.run import prepare, run_training
+        from dermserve.models.training.run import finished_data, prepare, read_also, run_training, with_also
 
         chosen = load_experiment(experiment or model)
         if chosen.model != model:
             raise click.UsageError(f"experiment {chosen.name} is for {chosen.model}, not {model}")
+        if start is not None and weights is not None:
+            raise click.UsageError("--start brings its own weights: leave --weights out")
+        begun = None if start is None else FinishedRun(start)
+        if begun is not None and begun.model != model:
+            raise click.UsageError(f"{start} is a run of {begun.model}, not {model}")
         backbone = _backbone(weights)
         click.echo(f"{chosen.name}: reading {data}", err=True)
         stated = read_provenance(data, name=data_name, license=data_license, source=data_source)
-        prepared = prepare(chosen, data, cache=cache, say=_say)
+        if begun is None:
+            prepared = prepare(chosen, data, cache=cache, say=_say)
+        else:
+            prepared = finished_data(begun.experiment, data, begun.split, cache=cache)
+        if also is not None:
+            more = read_also(prepared, also, SPECS[model], cache=cache, say=_say)
+            prepared = with_also(prepared, more, SPECS[model], cache=cache)
         click.echo(f"training data: {stated.data}", err=True)
-        how: Any = {"backbone": backbone, "progress": _progress(), "report": _report_epoch}
+        how: Any = {"backbone": backbone, "start": begun, "progress": _progress(), "report": _report_epoch}
         run_training(chosen, prepared, out, provenance=stated, **how)
         click.echo(f"finished: dermserve evaluate {out} --data {data}", err=True)
 
@@ -111,6 +136,12 @@ def train(
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="HAM10000, for a model that does not know all its classes: fit and measure its scope. With --other: measure.",
 )
+@_ALSO
+@click.option(
+    "--again",
+    metavar="REASON",
+    help="Fit and measure although test photos were measured with other weights or rules; run.json keeps the reason.",
+)
 @_PRECISION
 @_CACHE
 def evaluate(
@@ -121,6 +152,8 @@ def evaluate(
     thin: int,
     recall_price: float,
     others: Path | None,
+    also: Path | None,
+    again: str | None,
     precision: str,
     cache: Path,
 ) -> None:
@@ -136,7 +169,8 @@ def evaluate(
             measured = evaluation.evaluate_other(finished, data, name=other, **options)
             _say_figures(other, measured)
             return
-        result = evaluation.evaluate_own(finished, data, thin=thin, price=recall_price, **options)
+        how: Any = {"thin": thin, "price": recall_price, "also": also, "again": again}
+        result = evaluation.evaluate_own(finished, data, **how, **options)
         keep_figures(finished, result["figures"])
         page = write_report(finished, paper=None if paper is None else FinishedRun(paper))
         _say_figures("test", result["metrics"]["test"])
@@ -230,10 +264,18 @@ def scenarios(
         if full:
             cells = grid.run_full(chosen, prepared, out, backbone=backbone, progress=_progress(), report=_report_cell)
             grid.write_table(cells, table)
+            best = grid.measure_full(chosen, prepared, out, cells)
         else:
             network = initial_network(chosen, backbone)
             features = grid.compute_features(network, prepared, cache=cache, precision=precision, progress=_progress())
-            grid.run_reduced(chosen, prepared, features, table, report=_report_cell)
+            cells = grid.run_reduced(chosen, prepared, features, table, report=_report_cell)
+            best = grid.measure_reduced(chosen, prepared, features, cells)
+        click.echo(
+            f"best on validation photos: {best.cell.training_share:.0%} training, dropout {best.cell.dropout}, "
+            f"batch {best.cell.batch}; on its test photos: accuracy {best.accuracy:.4f}, balanced "
+            f"{best.balanced_accuracy:.4f}",
+            err=True,
+        )
         click.echo(str(table))
 
 
@@ -269,7 +311,8 @@ def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], 
         for row in rows:
             click.echo(
                 f"{row.backbone}: accuracy {row.accuracy:.4f}, balanced {row.balanced_accuracy:.4f}; features "
-                f"{row.features_minutes:.1f} min, head {row.head_minutes:.1f} min",
+                f"{row.features_minutes:.1f} min, head {row.head_minutes:.1f} min"
+                + ("" if row.test_accuracy is None else f"; on test photos {row.test_accuracy:.4f}"),
                 err=True,
             )
         click.echo(str(out / "backbones.csv"))

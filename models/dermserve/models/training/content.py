@@ -7,6 +7,7 @@ from google.protobuf import json_format
 
 from dermserve.models.training.finished import FinishedRun
 from dermserve.models.training.provenance import NOT_STATED
+from dermserve.models.training.tested import describe_tests
 from dermserve.models.version import Content
 from dermserve.v1 import card_pb2
 
@@ -21,7 +22,7 @@ def run_content(folder: Path) -> Content:
     """
     run = FinishedRun(folder)
     calibration = run.calibration
-    facts = run.summary
+    facts, said = run.summary, [calibration.get("method", "method not stated"), describe_tests(run)]
     provenance = card_pb2.Provenance(
         training=card_pb2.TRAINING_TRAINED,
         initialization=facts["initialization"],
@@ -32,7 +33,7 @@ def run_content(folder: Path) -> Content:
     return Content(
         network=run.network(),
         provenance=provenance,
-        calibration=card_pb2.Calibration(**calibration),
+        calibration=card_pb2.Calibration(**calibration | {"method": "; ".join(said)}),
         profile=json_format.ParseDict(facts["profile"], card_pb2.Profile()) if "profile" in facts else None,
         distance=run.distance,
         tflite=run.tflite.read_bytes() if run.tflite.is_file() else None,

@@ -45,6 +45,11 @@ class FinishedRun:
         return self.folder / COMPACT
 
     @property
+    def weights(self) -> Path:
+        """The file of the run's weights: compact ones where there are."""
+        return self.compact if self.compact.is_file() else self.folder / WEIGHTS
+
+    @property
     def tflite(self) -> Path:
         """Where the run's TensorFlow Lite model lies, once converted."""
         return self.folder / "model.tflite"
@@ -125,9 +130,9 @@ class FinishedRun:
     def save_calibration(
         self, calibration: dict[str, Any], *, shift: NDArray[np.float64], distance: FeatureDistance, metrics: Any
     ) -> None:
-        """Write what calibration found into the run."""
+        """Write what calibration found into the run; what was measured on other data with another one is forgotten."""
         save_distance(distance, self.folder / DISTANCE)
-        self.update(calibration=calibration, prior_shift=shift.tolist(), metrics=metrics)
+        self.update(calibration=calibration, prior_shift=shift.tolist(), metrics=metrics, other={})
 
     def save_other(self, name: str, measured: dict[str, Any]) -> None:
         """Write the figures of another data set into the run."""

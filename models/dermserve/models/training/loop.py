@@ -37,6 +37,8 @@ class Labelled:
     """Which of the images, int64 [N]."""
     labels: NDArray[np.int64]
     """Their classes, int64 [N]."""
+    possible: NDArray[np.float32] | None = None
+    """float32 [N, C]: 1 for the classes a photo could have had, 0 for those its data set has none of; None for all."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -47,7 +49,8 @@ class Labelled:
 
     def every(self, step: int) -> "Labelled":
         """Keep every `step`-th photo."""
-        return Labelled(self.images, self.rows[::step], self.labels[::step])
+        possible = None if self.possible is None else self.possible[::step]
+        return Labelled(self.images, self.rows[::step], self.labels[::step], possible)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +127,8 @@ def train(
     return history
 
 
+# Taken off the logits of classes that a photo's data set lacks: that it is not of those says where it comes from alone.
+_IMPOSSIBLE = 1e4
 _OPTIMIZERS = {"adamw": keras.optimizers.AdamW, "lamb": keras.optimizers.Lamb}
 
 
@@ -151,6 +156,8 @@ class _StageRun:
         self._best_score, self._best_epoch, self._done = math.inf, 0, 0
         self._sampling = _sampling(training.labels, experiment.balance)
         self._weights = tf.constant(_class_weights(training.labels, experiment.class_weights), tf.float32)
+        everything = np.ones((len(training), len(self._weights)), np.float32)
+        self._possible = everything if training.possible is None else training.possible
         self._step = tf.function(self._train_step)
         self._infer = tf.function(lambda images: network(tf.cast(images, tf.float32), training=False)["logits"])
 
@@ -225,7 +232,8 @@ class _StageRun:
             self._optimizer.learning_rate.assign(_rate(stage, (epoch * steps + step + 1) / (stage.epochs * steps)))
             seed = tf.constant((self._experiment.seed * 1000 + self._index, epoch * steps + step), tf.int32)
             images = self._training.images[self._training.rows[chosen]]
-            loss, accuracy = self._step(images, tf.constant(self._training.labels[chosen]), seed)
+            labels, possible = self._training.labels[chosen], self._possible[chosen]
+            loss, accuracy = self._step(images, tf.constant(labels), tf.constant(possible), seed)
             losses.append(self._finite(float(loss), f"epoch {epoch + 1}, step {step + 1} of {steps}"))
             hits.append(float(accuracy))
             self._progress(f"{stage.name} {epoch + 1}/{stage.epochs}", step + 1, steps)
@@ -240,14 +248,14 @@ class _StageRun:
             )
         return loss
 
-    def _train_step(self, images: Tensor, labels: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+    def _train_step(self, images: Tensor, labels: Tensor, possible: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
         network, stage = self._network, self._stage
         photos = self._varied(images, seed)
-        classes = self._weights.shape[0]
         smoothing = self._experiment.label_smoothing
-        targets = tf.one_hot(labels, classes) * (1 - smoothing) + smoothing / classes
+        spread = smoothing * possible / tf.reduce_sum(possible, axis=1, keepdims=True)
+        targets = tf.one_hot(labels, self._weights.shape[0]) * (1 - smoothing) + spread
         with tf.GradientTape() as tape:
-            logits = network(photos, training=True)["logits"]
+            logits = network(photos, training=True)["logits"] + (possible - 1) * _IMPOSSIBLE
             losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits) * tf.gather(self._weights, labels)
             loss = tf.reduce_mean(losses)
             total = tf.add_n([loss, *(tf.cast(penalty, tf.float32) for penalty in network.losses)])

@@ -88,9 +88,19 @@ def fit_scope(
     return np.append(slope, model.intercept_[0] - slope @ middle).astype(np.float32)
 
 
-def fit_max_score(found: NDArray[np.float32], *, false_rejections: float = 0.01) -> float:
-    """Find the score that a share of validation photos exceeds, or 1: nearer than the classes spread is not strange."""
-    return max(1.0, float(np.quantile(found, 1 - false_rejections)))
+def fit_max_score(
+    found: NDArray[np.float32], labels: NDArray[np.int64], *, false_rejections: float, of_class: float
+) -> float:
+    """Find the score that few validation photos exceed, or 1: nearer than the classes spread is not strange.
+
+    Args:
+        found: float32 [N], scores.
+        labels: int64 [N]; a rare class that lies far out would else pay for all the others.
+        false_rejections: share of all photos that may lie beyond, 0..1.
+        of_class: share of the photos of any class that may.
+    """
+    classes = [float(np.quantile(found[labels == label], 1 - of_class)) for label in np.unique(labels)]
+    return max(1.0, float(np.quantile(found, 1 - false_rejections)), *classes)
 
 
 def _unit(vectors: _Floats) -> NDArray[np.float64]:

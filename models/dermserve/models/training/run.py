@@ -15,16 +15,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
 from dermserve.models.architectures import build
-from dermserve.models.catalogue import SPECS
+from dermserve.models.catalogue import SPECS, Spec
 from dermserve.models.training import checkpoint
 from dermserve.models.training.cache import load_pixels
-from dermserve.models.training.checkpoint import Fingerprint, write_json
+from dermserve.models.training.checkpoint import Fingerprint, file_digest, write_json
 from dermserve.models.training.errors import DataError, RunError
 from dermserve.models.training.experiment import Experiment
 from dermserve.models.training.frozen import compute_frozen, forget_frozen, split_frozen
@@ -34,6 +35,9 @@ from dermserve.models.training.loop import Epoch, Labelled, Progress, train
 from dermserve.models.training.network import copy_back, estimate_batch_norm, training_copy
 from dermserve.models.training.provenance import Provenance
 from dermserve.models.training.splits import Part, Recorded, own_parts, require_parts, split, write_split
+
+if TYPE_CHECKING:
+    from dermserve.models.training.finished import FinishedRun
 
 WEIGHTS = "weights.weights.h5"
 EXPERIMENT = "experiment.json"
@@ -55,12 +59,23 @@ class Data:
     """uint8 [N, S, S, 3], in the order of the samples."""
     parts: Mapping[Sample, Part]
     """What each photo is for."""
+    also: int = 0
+    """How many of them, the last, are of another data set: the same lesions' photos at another resolution."""
+
+    @property
+    def own(self) -> dict[Sample, Part]:
+        """The split of the data set's own photos."""
+        return {sample: self.parts[sample] for sample in self.samples[: len(self.samples) - self.also]}
 
     def part(self, part: Part) -> Labelled:
         """Return the photos of a part."""
-        chosen = [index for index, sample in enumerate(self.samples) if self.parts.get(sample) is part]
-        labels = [self.samples[index].label for index in chosen]
-        return Labelled(self.pixels, np.asarray(chosen, np.int64), np.asarray(labels, np.int64))
+        chosen = np.asarray([i for i, sample in enumerate(self.samples) if self.parts.get(sample) is part], np.int64)
+        labels = np.asarray([sample.label for sample in self.samples], np.int64)
+        if not self.also:
+            return Labelled(self.pixels, chosen, labels[chosen])
+        possible = np.ones((len(labels), labels.max() + 1), np.float32)
+        possible[-self.also :] = np.isin(np.arange(labels.max() + 1), labels[-self.also :])
+        return Labelled(self.pixels, chosen, labels[chosen], possible[chosen])
 
     def without_test(self) -> "Data":
         """Leave the photos that anything may be chosen by; what has no test photos can't look at them."""
@@ -127,6 +142,36 @@ def finished_data(experiment: Experiment, directory: Path, recorded: Mapping[str
     return Data(samples, load_pixels(samples, folder=cache, side=spec.input_side), parts)
 
 
+def read_also(data: Data, directory: Path, spec: Spec, *, cache: Path, say: Say = lambda _: None) -> Data:
+    """Read another data set's photos of the same lesions, at another resolution, each for what its lesion is for.
+
+    Photos are matched by file name; those of lesions that the split does not know are left out, as nothing says that
+    they are not of lesions that test.
+
+    Raises:
+        DataError: a wrong layout, an unreadable photo, or no photo of the split's lesions.
+    """
+    known = {sample.path.stem: (sample.lesion, part) for sample, part in data.parts.items()}
+    found = read_samples(directory, [item.code for item in spec.classes])
+    parts = {}
+    for sample in (sample for sample in found if sample.path.stem in known):
+        lesion, part = known[sample.path.stem]
+        parts[replace(sample, lesion=lesion, within=f"{directory.name}/{sample.name}")] = part
+    if not parts:
+        raise DataError(f"{directory} has no photo named as one of the split: pass photos of the same lesions")
+    if len(parts) < len(found):
+        say(f"{directory}: {len(found) - len(parts)} of {len(found)} photos left out, as the split does not know them")
+    samples = list(parts)
+    return Data(samples, load_pixels(samples, folder=cache, side=spec.input_side), parts)
+
+
+def with_also(data: Data, also: Data, spec: Spec, *, cache: Path) -> Data:
+    """Put what `read_also` returns behind a data set's own photos, to be trained on together."""
+    samples = [*data.samples, *also.samples]
+    pixels = load_pixels(samples, folder=cache, side=spec.input_side)
+    return Data(samples, pixels, {**data.parts, **also.parts}, also=len(also.samples))
+
+
 def run_training(
     experiment: Experiment,
     data: Data,
@@ -136,6 +181,7 @@ def run_training(
     progress: Progress,
     report: Callable[[Epoch], None],
     provenance: Provenance | None = None,
+    start: "FinishedRun | None" = None,
 ) -> None:
     """Train, from the folder's checkpoint where it has one, and leave the run in the folder.
 
@@ -147,6 +193,7 @@ def run_training(
         progress: called during an epoch.
         report: called after each epoch.
         provenance: the data set in words; nothing is stated when None.
+        start: a finished run to go on from, whole, instead of a backbone; its data are stated where provenance is not.
 
     Raises:
         RunError: the folder holds a finished run, or one of another experiment, photos, split or initial weights.
@@ -154,19 +201,20 @@ def run_training(
     """
     if any((folder / name).exists() for name in (WEIGHTS, COMPACT)):
         raise RunError(f"{folder} holds a finished run: pass another --out")
-    fingerprint = checkpoint.fingerprint(experiment, data.parts, backbone)
+    fingerprint = checkpoint.fingerprint(experiment, data.parts, backbone if start is None else start.weights)
     checkpoint.claim(folder, fingerprint)
-    started, stated = time.monotonic(), provenance or Provenance()
+    began = time.monotonic()
     keras.utils.set_random_seed(experiment.seed)
-    network = initial_network(experiment, backbone)
+    network = initial_network(experiment, backbone) if start is None else start.network(shifted=False)
     training = data.part(Part.TRAIN)
     statistics = training.thinned(_STATISTICS_PHOTOS)
-    if not experiment.fold_batch_norm and any(stage.batch_norm == "train" for stage in experiment.stages):
+    learns_norm = any(stage.batch_norm == "train" for stage in experiment.stages)
+    if learns_norm and start is None and not experiment.fold_batch_norm:
         estimate_batch_norm(network, np.asarray(statistics.images[statistics.rows]))
     copy = training_copy(network, folded=experiment.fold_batch_norm, precision=experiment.precision)
     write_json(folder / EXPERIMENT, asdict(experiment))
     codes = [item.code for item in SPECS[experiment.model].classes]
-    write_split(folder / SPLIT, data.parts)
+    write_split(folder / SPLIT, data.own)
     history = _train(copy, experiment, data, folder, fingerprint, progress=progress, report=report)
     copy_back(copy, network)
     if experiment.fold_batch_norm:
@@ -174,15 +222,14 @@ def run_training(
     write_json(folder / HISTORY, [asdict(epoch) for epoch in history])
     summary = {
         "model": experiment.model,
-        "data": stated.data,
-        "license": stated.weights_license,
+        **_state(provenance or Provenance(), start),
         "experiment": experiment.name,
-        "initialization": _describe_backbone(backbone, experiment.seed),
+        "initialization": _describe_backbone(backbone, experiment.seed) if start is None else _describe_start(start),
         "photos": {
             part.value: count_classes((s for s in data.samples if data.parts[s] is part), codes) for part in Part
         },
         "training_minutes": round(sum(epoch.seconds for epoch in history) / 60, 1),
-        "last_session_minutes": round((time.monotonic() - started) / 60, 1),
+        "last_session_minutes": round((time.monotonic() - began) / 60, 1),
     }
     write_json(folder / SUMMARY, summary)
     partial = folder / f"partial-{os.getpid()}-{WEIGHTS}"
@@ -248,6 +295,17 @@ def _shares(experiment: Experiment, samples: Sequence[Sample]) -> dict[Part, flo
     validation = None if Part.VALIDATION in own else experiment.validation
     drawn = {Part.TRAIN: 1 - experiment.validation - test, Part.VALIDATION: validation}
     return drawn if Part.TEST in own else {**drawn, Part.TEST: test}
+
+
+def _state(provenance: Provenance, start: "FinishedRun | None") -> dict[str, str]:
+    """Say what the weights were trained on, and the licence that follows: that of a run gone on from holds on."""
+    if start is None or provenance != Provenance():
+        return {"data": provenance.data, "license": provenance.weights_license}
+    return {key: start.summary[key] for key in ("data", "license")}
+
+
+def _describe_start(start: "FinishedRun") -> str:
+    return f"weights of the run {start.folder.resolve().name}, SHA-256 {file_digest(start.weights)[:16]}"
 
 
 def _describe_backbone(backbone: Path | str | None, seed: int) -> str:

@@ -1,4 +1,6 @@
-"""The papers' tables IV and V: accuracy and minutes over a grid of settings.
+"""The papers' tables IV and V: accuracy and minutes over a grid of settings, on validation photos.
+
+Test photos are measured once, at the end, with the cell that validation photos chose.
 
 In full, each cell is a training of its own. Reduced to fit a machine without a GPU, the backbone stays frozen as a
 whole, its pooled features are computed once, and each cell trains the head on them.
@@ -46,11 +48,22 @@ class Cell:
     dropout: float
     batch: int
     accuracy: float
-    """On the test photos, one view."""
+    """On the validation photos, one view."""
     balanced_accuracy: float
-    """Mean recall over the classes."""
+    """Mean recall over the classes, of the same."""
     minutes: float
     """Of training, without the features that all cells share."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chosen:
+    """The cell that did best on validation photos, on its test photos."""
+
+    cell: Cell
+    accuracy: float
+    """On the test photos, one view."""
+    balanced_accuracy: float
+    """Mean recall over the classes, of the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +103,11 @@ def run_reduced(
     done = {(cell.training_share, cell.dropout, cell.batch) for cell in cells}
     for share, dropout, batch in (setting for setting in grid if setting not in done):
         parts = _divide(experiment, data, share)
-        keras.utils.set_random_seed(experiment.seed)
         started = time.monotonic()
-        head = build_head(experiment, features.values.shape[1], dropout)
-        train_head(head, features, parts, batch=batch, epochs=experiment.stages[0].epochs)
+        head = _train_cell(experiment, features, parts, dropout, batch)
         minutes = (time.monotonic() - started) / 60
-        answers = np.asarray(head(features.values[parts[Part.TEST]])).argmax(axis=1)
-        cells.append(_cell(share, dropout, batch, answers, features.labels[parts[Part.TEST]], minutes))
+        judged = _judge_head(head, features, parts[Part.VALIDATION])
+        cells.append(_cell(share, dropout, batch, judged, minutes))
         write_table(cells, table)
         report(cells[-1])
     return cells
@@ -123,16 +134,60 @@ def run_full(
         rest = (1 - share) / 2
         stages = tuple(dataclasses.replace(stage, batch=batch) for stage in experiment.stages)
         changed = dataclasses.replace(experiment, dropout=dropout, stages=stages, validation=rest, test=rest)
-        out = folder / f"share{share:.0%}-dropout{dropout}-batch{batch}"
+        out = _folder(folder, share, dropout, batch)
         divided = dataclasses.replace(data, parts=_split(experiment, data, share))
         checkpoint.claim(out, checkpoint.fingerprint(changed, divided.parts, backbone))
         if not (out / WEIGHTS).is_file():
             run_training(changed, divided, out, backbone=backbone, progress=progress, report=lambda _: None)
-        run, test = FinishedRun(out), divided.part(Part.TEST)
-        answers = predict(run.network(), test, views=("identity",)).logits[:, 0].argmax(axis=1)
-        cells.append(_cell(share, dropout, batch, answers, test.labels, run.summary["training_minutes"]))
+        run = FinishedRun(out)
+        judged = _judge_run(run, divided.part(Part.VALIDATION))
+        cells.append(_cell(share, dropout, batch, judged, run.summary["training_minutes"]))
         report(cells[-1])
     return cells
+
+
+def measure_reduced(experiment: Experiment, data: Data, features: Features, cells: Sequence[Cell]) -> Chosen:
+    """Train the best cell's head once more, which gives the same, and measure it on its test photos."""
+    best = _best(cells)
+    parts = _divide(experiment, data, best.training_share)
+    head = _train_cell(experiment, features, parts, best.dropout, best.batch)
+    accuracy, balanced = _judge_head(head, features, parts[Part.TEST])
+    return Chosen(cell=best, accuracy=accuracy, balanced_accuracy=balanced)
+
+
+def measure_full(experiment: Experiment, data: Data, folder: Path, cells: Sequence[Cell]) -> Chosen:
+    """Measure the best cell's run on its test photos."""
+    best = _best(cells)
+    divided = dataclasses.replace(data, parts=_split(experiment, data, best.training_share))
+    run = FinishedRun(_folder(folder, best.training_share, best.dropout, best.batch))
+    accuracy, balanced = _judge_run(run, divided.part(Part.TEST))
+    return Chosen(cell=best, accuracy=accuracy, balanced_accuracy=balanced)
+
+
+def _best(cells: Sequence[Cell]) -> Cell:
+    return max(cells, key=lambda cell: cell.accuracy)
+
+
+def _folder(base: Path, share: float, dropout: float, batch: int) -> Path:
+    return base / f"share{share:.0%}-dropout{dropout}-batch{batch}"
+
+
+def _train_cell(
+    experiment: Experiment, features: Features, parts: dict[Part, NDArray[np.int64]], dropout: float, batch: int
+) -> keras.Model:
+    keras.utils.set_random_seed(experiment.seed)
+    head = build_head(experiment, features.values.shape[1], dropout)
+    train_head(head, features, parts, batch=batch, epochs=experiment.stages[0].epochs)
+    return head
+
+
+def _judge_head(head: keras.Model, features: Features, rows: NDArray[np.int64]) -> tuple[float, float]:
+    return accuracies(np.asarray(head(features.values[rows])).argmax(axis=1), features.labels[rows])
+
+
+def _judge_run(run: FinishedRun, photos: Labelled) -> tuple[float, float]:
+    answers = predict(run.network(), photos, views=ONE_VIEW).logits[:, 0].argmax(axis=1)
+    return accuracies(answers, photos.labels)
 
 
 def train_head(
@@ -207,20 +262,12 @@ def build_head(experiment: Experiment, width: int, dropout: float) -> keras.Mode
     )
 
 
-def _cell(
-    share: float,
-    dropout: float,
-    batch: int,
-    answers: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    minutes: float,
-) -> Cell:
-    accuracy, balanced = accuracies(answers, labels)
+def _cell(share: float, dropout: float, batch: int, judged: tuple[float, float], minutes: float) -> Cell:
     return Cell(
         training_share=share,
         dropout=dropout,
         batch=batch,
-        accuracy=round(accuracy, 4),
-        balanced_accuracy=round(balanced, 4),
+        accuracy=round(judged[0], 4),
+        balanced_accuracy=round(judged[1], 4),
         minutes=round(minutes, 2),
     )

@@ -1,0 +1,138 @@
+// The first screen: take or choose a photo, or go on with the one that is there.
+
+import { discard, draft, expect, begin } from "./draft";
+import { h, icon } from "./dom";
+import { makeGuide } from "./guide";
+import * as offline from "./offline";
+import { decode, isHeic, WrongPhoto } from "./pixels";
+import { go, path, render } from "./router";
+import { alert_, button, fileInput, image, show } from "./screen";
+import * as service from "./service";
+import { keyForm } from "./settings";
+import { type Key, t } from "./strings";
+
+export async function checkScreen(_: string, still: () => boolean): Promise<void> {
+  const state = h("div", { className: "stack" });
+  show(t("appName"), [
+    state,
+    continued(),
+    h("p", { className: "tagline" }, t("tagline")),
+    h(
+      "section",
+      { className: "card hero", "aria-label": t("check") },
+      button(t("take"), "camera", () => takePhoto(), "primary"),
+      chooser(t("choose"), "photo"),
+      h("p", { className: "hint" }, t("privacyShort"), h("span", { className: "wide-only" }, ` ${t("choose")}, ${t("dropHint")}.`)),
+    ),
+    h("section", { className: "card" }, h("h2", {}, t("guideTitle")), makeGuide()),
+    h("div", { className: "columns" }, about("check", "isTitle", "is"), about("cross", "isNotTitle", "isNot")),
+    h("p", {}, h("a", { href: "#/learn" }, t("learnMore"))),
+  ]);
+  await service.refresh();
+  if (!still()) return;
+  state.replaceChildren(...stateOfService());
+  document.getElementById("app")!.dataset.service = service.trouble();
+}
+
+function about(symbol: string, title: Key, words: Key): HTMLElement {
+  return h("section", { className: `card about ${words}` }, icon(symbol), h("h2", {}, t(title)), h("p", {}, t(words)));
+}
+
+function stateOfService(): Node[] {
+  const banner = (words: Key) => [h("p", { className: "banner", role: "status" }, t(words))];
+  const trouble = service.trouble();
+  if (trouble === "key") return [keyForm(() => render())];
+  if (trouble === "portal") return banner("portal");
+  if (trouble === "lost") return banner(offline.prepared() ? "offlineReady" : "offline");
+  return service.models().length === 0 ? banner("noModel") : [];
+}
+
+/** The photo that the person was working on. */
+function continued(): HTMLElement | null {
+  const current = draft();
+  if (!current) return null;
+  const drop = () => {
+    discard();
+    render();
+  };
+  return h(
+    "section",
+    { className: "card offer", "aria-label": t("goesOn") },
+    h("p", {}, t("goesOn")),
+    h(
+      "div",
+      { className: "row" },
+      button(t("goOn"), "check", () => go(current.answer ? "/check/result" : "/check/frame"), "primary"),
+      button(t("discard"), "trash", drop, "quiet danger"),
+    ),
+  );
+}
+
+/** Take a photo, as the beginning of a check: of a spot of the history, if one is named. */
+export function takePhoto(spot = ""): void {
+  expect(spot);
+  go("/check/camera");
+}
+
+/** A button that lets one choose a file; with `capture`, the phone's own camera makes it. */
+export function chooser(words: string, symbol: string, { capture = false, id = "file", className = "" } = {}): HTMLElement {
+  const input = fileInput("image/jpeg,image/png,image/webp", id, (file) => void open(file));
+  if (capture) input.setAttribute("capture", "environment");
+  return h("span", { className: "chooser" }, input, button(words, symbol, () => input.click(), className));
+}
+
+/** Begin a check with a photo, however it came: chosen, dropped, pasted or shared. */
+export async function open(file: Blob): Promise<void> {
+  try {
+    const bitmap = await decode(file);
+    if (path() === "/") expect("");
+    await begin(bitmap);
+    go("/check/frame");
+  } catch (error) {
+    if (path() !== "/") go("/");
+    document.querySelector("#main > [role=alert]")?.remove();
+    document.getElementById("main")?.prepend(alert_(t(await reason(file, error))));
+  }
+}
+
+async function reason(file: Blob, error: unknown): Promise<Key> {
+  if (error instanceof WrongPhoto && error.small) return "tooSmall";
+  return (await isHeic(file)) ? "heic" : "wrongFile";
+}
+
+const SHARED = "/app/shared-photo";
+
+/** A photo that another app shared with this one; the service worker has put it into a cache. */
+export async function sharedScreen(): Promise<void> {
+  const found = await caches.match(SHARED).catch(() => undefined);
+  go("/", { replace: true });
+  if (!found) return;
+  await caches.delete("dermserve-shared");
+  await open(await found.blob());
+}
+
+/** Say something of a whole photo while it is dragged over the page, and take it where it is dropped, or pasted. */
+export function listenForPhotos(): void {
+  const { classList } = document.body;
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    document.body.dataset.drop = t("dropHere");
+    classList.toggle("dropping", event.dataTransfer?.types.includes("Files") ?? false);
+  });
+  for (const end of ["dragleave", "dragend"]) document.addEventListener(end, () => classList.remove("dropping"));
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    classList.remove("dropping");
+    const file = event.dataTransfer?.files[0];
+    if (file) void open(file);
+  });
+  document.addEventListener("paste", (event) => {
+    const file = event.clipboardData?.files[0];
+    if (file) void open(file);
+  });
+}
+
+/** The photo that is looked at, whole. */
+export function shot(picture: Blob): HTMLElement {
+  return h("figure", { className: "shot" }, image(picture, t("analysed")));
+}

@@ -1,0 +1,72 @@
+// What it can and can't see, how good it is, who made it, privacy, and the kinds of spots.
+
+import type { OperatingPoint, Share } from "./api.gen";
+import { h } from "./dom";
+import { makeGuide } from "./guide";
+import { className, kindOf } from "./kinds";
+import { go } from "./router";
+import { show } from "./screen";
+import * as service from "./service";
+import { t } from "./strings";
+
+export async function learnScreen(_: string, still: () => boolean): Promise<void> {
+  await service.refresh();
+  if (!still()) return;
+  show(t("learn"), [
+    section("photoTitle", makeGuide()),
+    section("canTitle", h("p", {}, t("canWords")), kinds(), h("p", {}, t("cantSkin")), h("p", {}, t("cantScope")), h("p", {}, t("cantElse"))),
+    section("goodTitle", ...figures(service.card()?.calibration?.ruleOut)),
+    section("whoTitle", h("p", {}, t("whoWords")), licence()),
+    section("privacyTitle", h("ol", {}, ...t("privacyLines").split("|").map((line) => h("li", {}, line)))),
+  ]);
+}
+
+function section(title: "photoTitle" | "canTitle" | "goodTitle" | "whoTitle" | "privacyTitle", ...content: (Node | null)[]): HTMLElement {
+  return h("section", { className: "card prose" }, h("h2", {}, t(title)), ...content);
+}
+
+function kinds(): HTMLElement | null {
+  const classes = service.card()?.classes ?? [];
+  if (classes.length === 0) return null;
+  const lines = classes.map(({ code = "", name = "", commonName }) => {
+    const words = className(code, commonName || name);
+    return h("li", {}, kindOf(code) ? h("a", { href: `#/learn/${code}` }, words) : words);
+  });
+  return h("div", {}, h("h3", {}, t("kinds")), h("ul", {}, ...lines));
+}
+
+/** The card's figures, measured on test photos, in whole photos of a hundred. */
+function figures(ruleOut: OperatingPoint | undefined): HTMLElement[] {
+  const { sensitivity, specificity } = ruleOut ?? {};
+  if (!sensitivity || !specificity) return [h("p", {}, t("goodUnknown"))];
+  const hundred = ({ value = 0, low = 0, high = 0 }: Share) => ({ n: Math.round(value * 100), low: Math.round(low * 100), high: Math.round(high * 100) });
+  return [
+    h("p", {}, t("goodSensitivity", hundred(sensitivity))),
+    h("p", {}, t("goodSpecificity", hundred(specificity))),
+    h("p", { className: "hint" }, t("goodOf")),
+  ];
+}
+
+function licence(): HTMLElement | null {
+  const words = service.card()?.provenance?.license;
+  return words ? h("p", {}, t("licence", { licence: words.split(":")[0]! })) : null;
+}
+
+/** One kind of spot, in plain words. */
+export function kindScreen(code: string): void {
+  const kind = kindOf(code);
+  if (!kind) return go("/learn", { replace: true });
+  const [is, looks, doctors] = kind.words;
+  const [source, url] = kind.source;
+  const title = className(code);
+  const part = (words: "whatIs" | "looksLike" | "doctorsDo", text: string) => [h("h2", {}, t(words)), h("p", {}, text)];
+  show(
+    title.charAt(0).toUpperCase() + title.slice(1),
+    [
+      h("section", { className: "card prose" }, ...part("whatIs", is), ...part("looksLike", looks), ...part("doctorsDo", doctors)),
+      h("p", { className: "hint" }, h("a", { href: url, rel: "noreferrer", target: "_blank" }, t("source", { name: source }))),
+      h("p", { className: "notice" }, t("onlyDoctors")),
+    ],
+    { above: "/learn" },
+  );
+}

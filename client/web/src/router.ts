@@ -1,0 +1,90 @@
+// Screens by their address: #/history and so on. Every screen can be opened, reloaded and left with the browser's Back.
+
+/** Shows a screen; `still` says whether it is the one to be shown, which it may not be after waiting. */
+export type Screen = (parameter: string, still: () => boolean) => void | Promise<void>;
+
+/** What is kept beside each address: how many screens lie behind it, and the last of them. */
+type State = { depth?: number; from?: string } | null;
+
+let routes: [RegExp, Screen][] = [];
+let turn = 0;
+let after: string | null = null;
+let leaving: (() => void)[] = [];
+
+export function path(): string {
+  return location.hash.slice(1) || "/";
+}
+
+function depth(): number {
+  return (history.state as State)?.depth ?? 0;
+}
+
+/** Show the screen of the address anew. */
+export function render(): void {
+  leaving.forEach((act) => act());
+  leaving = [];
+  const mine = ++turn;
+  for (const [pattern, screen] of routes) {
+    const found = pattern.exec(path());
+    if (!found) continue;
+    void screen(decodeURIComponent(found[1] ?? ""), () => mine === turn);
+    return;
+  }
+  go("/", { replace: true });
+}
+
+/** Do something when the screen that is shown now is left. */
+export function onLeave(act: () => void): void {
+  leaving.push(act);
+}
+
+export function go(to: string, { replace = false } = {}): void {
+  const state = { depth: depth() + (replace ? 0 : 1), from: replace ? (history.state as State)?.from : path() };
+  if (replace) history.replaceState(state, "", `#${to}`);
+  else history.pushState(state, "", `#${to}`);
+  render();
+}
+
+/** Go where one came from, or to the screen above when the page was opened here. */
+export function back(above: string): void {
+  if (depth() > 0) history.back();
+  else go(above, { replace: true });
+}
+
+/** Leave a screen that is no more, for the one above it. */
+export function leaveFor(above: string): void {
+  if (path() === above) render();
+  else if ((history.state as State)?.from === above) history.back();
+  else go(above, { replace: true });
+}
+
+/** Where a way of several screens begins, to give to `finish`. */
+export function here(): number {
+  return depth();
+}
+
+/** Leave a way of several screens, so that Back doesn't lead into it again. */
+export function finish(start: number, to: string): void {
+  const steps = depth() - start;
+  if (steps <= 0) return go(to, { replace: true });
+  after = to;
+  history.go(-steps);
+}
+
+export function start(all: [RegExp, Screen][]): void {
+  routes = all;
+  addEventListener("popstate", () => {
+    const to = after;
+    after = null;
+    if (to !== null && to !== path()) go(to);
+    else render();
+  });
+  document.addEventListener("click", (event) => {
+    const link = (event.target as Element).closest?.("a[href^='#/']");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    go(link.getAttribute("href")!.slice(1));
+  });
+  if (history.state === null) history.replaceState({ depth: 0 }, "");
+  render();
+}

@@ -1,0 +1,123 @@
+// What every screen has: its heading, the way back, the bottom navigation, and words for those who listen.
+
+import { h, icon } from "./dom";
+import { back, path, render } from "./router";
+import { apply, set } from "./store";
+import { type Key, LANGUAGES, language, t } from "./strings";
+
+const root = document.getElementById("app") as HTMLElement;
+const live = document.getElementById("live") as HTMLElement;
+const toasts = document.getElementById("toast") as HTMLElement;
+
+const TABS: [address: string, symbol: string, words: Key][] = [
+  ["/", "camera", "check"],
+  ["/history", "history", "history"],
+  ["/learn", "book", "learn"],
+  ["/settings", "sliders", "settings"],
+];
+
+/** How many screens a toast outlives: the one that it leads to. */
+const TOAST_SCREENS = 1;
+let toastAge = 0;
+
+type Content = (Node | false | null | undefined)[];
+
+/** Show a screen: its heading gets the focus, so that a screen reader says where one is. */
+export function show(title: string, content: Content, { above }: { above?: string } = {}): void {
+  if (toastAge++ >= TOAST_SCREENS) toasts.replaceChildren();
+  const skip = document.querySelector(".skip");
+  if (skip) skip.textContent = t("skip");
+  const heading = h("h1", { tabIndex: -1 }, title);
+  const first = above === undefined ? h("span", { className: "mark", "aria-hidden": "true" }, icon("shield")) : iconButton("back", t("back"), () => back(above));
+  root.replaceChildren(
+    h("header", {}, first, heading, otherLanguage()),
+    h("main", { id: "main", tabIndex: -1 }, ...content.filter((node): node is Node => Boolean(node))),
+    navigation(),
+  );
+  document.title = `${title} · ${t("appName")}`;
+  say("");
+  scrollTo(0, 0);
+  heading.focus({ preventScroll: true });
+}
+
+function navigation(): HTMLElement {
+  const top = `/${path().split("/")[1] === "check" ? "" : path().split("/")[1]}`;
+  const links = TABS.map(([address, symbol, words]) =>
+    h("a", { href: `#${address}`, "aria-current": address === top ? "page" : null }, icon(symbol), h("span", {}, t(words))),
+  );
+  return h("nav", { "aria-label": t("screens") }, ...links);
+}
+
+function otherLanguage(): HTMLElement {
+  const other = language() === "en" ? "id" : "en";
+  const change = () => {
+    set("language", other);
+    apply();
+    render();
+  };
+  return h("button", { type: "button", className: "language", lang: other, "aria-label": `${other.toUpperCase()}: ${LANGUAGES[other]}`, onclick: change }, other.toUpperCase());
+}
+
+/** Say something to those who listen, without showing it. */
+export function say(words: string): void {
+  live.textContent = words;
+}
+
+/** Say something above this screen and the next, until it is dismissed or replaced. */
+export function toast(words: string, action?: { words: string; act: () => void }): void {
+  const close = () => toasts.replaceChildren();
+  const act = () => {
+    close();
+    action?.act();
+  };
+  toastAge = 0;
+  toasts.replaceChildren(
+    h("p", {}, words),
+    ...(action ? [h("button", { type: "button", className: "quiet", onclick: act }, action.words)] : []),
+    iconButton("cross", t("dismiss"), close),
+  );
+}
+
+export function alert_(words: string): HTMLElement {
+  return h("p", { className: "banner bad", role: "alert" }, words);
+}
+
+export function button(words: string, symbol: string | null, act: () => void, className = ""): HTMLButtonElement {
+  return h("button", { type: "button", className, onclick: act }, symbol && icon(symbol), words);
+}
+
+export function iconButton(symbol: string, words: string, act: () => void): HTMLButtonElement {
+  return h("button", { type: "button", className: "icon-button", "aria-label": words, onclick: act }, icon(symbol));
+}
+
+/** A labelled choice among a few. */
+export function choice(words: string, id: string, options: [value: string, words: string][], chosen: string, act: (value: string) => void): HTMLElement {
+  const list = options.map(([value, name]) => h("option", { value, selected: value === chosen }, name));
+  const select = h("select", { id, onchange: (event: Event) => act((event.target as HTMLSelectElement).value) }, ...list);
+  return h("label", { for: id }, h("span", {}, words), select);
+}
+
+/** A file chooser behind a button; the same file can be chosen again. */
+export function fileInput(accept: string, id: string, act: (file: File) => void): HTMLInputElement {
+  const input = h("input", { type: "file", accept, id, className: "hidden", tabIndex: -1, "aria-hidden": "true" });
+  input.addEventListener("change", () => {
+    const file = input.files?.[0];
+    input.value = "";
+    if (file) act(file);
+  });
+  return input;
+}
+
+/** An image that gives its memory back once it is there. */
+export function image(picture: Blob, alt: string, className = ""): HTMLImageElement {
+  const url = URL.createObjectURL(picture);
+  const done = () => URL.revokeObjectURL(url);
+  return h("img", { src: url, alt, className, onload: done, onerror: done });
+}
+
+/** Let the browser download a file. */
+export function download(file: Blob, name: string): void {
+  const url = URL.createObjectURL(file);
+  h("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}

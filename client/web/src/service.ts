@@ -1,0 +1,59 @@
+// What is known of the service: whether it can be reached, its models, and which of them to ask.
+
+import * as api from "./api";
+import { troubleOf, type Trouble } from "./api";
+import type { Card, Model, QualityLimits } from "./api.gen";
+import * as offline from "./offline";
+import { get } from "./store";
+
+let known: Model[] = [];
+let state: "reached" | Trouble = "reached";
+
+/** Ask for the models, once; again after it failed. */
+export async function refresh(again = false): Promise<void> {
+  if (!navigator.onLine) {
+    state = "lost"; // "online" may be a network that leads nowhere, but "offline" is offline
+    return;
+  }
+  if (known.length > 0 && state === "reached" && !again) return;
+  try {
+    known = await api.models();
+    state = "reached";
+  } catch (error) {
+    state = troubleOf(error);
+  }
+}
+
+export function trouble(): "reached" | Trouble {
+  return state;
+}
+
+export function reached(): boolean {
+  return navigator.onLine && state !== "lost" && state !== "portal";
+}
+
+export function models(): Model[] {
+  return known;
+}
+
+export function chosenModel(): string {
+  const saved = get("model");
+  const best = known.find(({ name }) => name === saved) ?? known.find(api.trained) ?? known[0];
+  return best?.name ?? saved ?? offline.prepared()?.card.model ?? "";
+}
+
+export function chosenViews(): "NONE" | "FULL" {
+  return get("views") === "NONE" ? "NONE" : "FULL";
+}
+
+/** The card of the model that answers: the server's, or this device's. */
+export function card(): Card | null {
+  const versions = known.find(({ name }) => name === chosenModel())?.versions ?? [];
+  const ready = versions.filter((version) => version.ready && version.card);
+  const best = ready.find(({ labels }) => labels?.includes("stable")) ?? ready.at(-1);
+  return best?.card ?? offline.prepared()?.card ?? null;
+}
+
+export function limits(): QualityLimits | undefined {
+  return card()?.calibration?.quality;
+}

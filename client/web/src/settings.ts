@@ -1,0 +1,142 @@
+// Settings: how the page looks, how photos are looked at, the key, and answers without a connection.
+
+import * as api from "./api";
+import type { Card } from "./api.gen";
+import { h, icon } from "./dom";
+import { className } from "./kinds";
+import * as offline from "./offline";
+import { render } from "./router";
+import { alert_, button, choice, say, show } from "./screen";
+import * as service from "./service";
+import { apply, get, remove, set, type Setting } from "./store";
+import { type Key, LANGUAGES, language, number, t } from "./strings";
+
+const PREPARE_MB = 12;
+const BYTES_PER_MB = 1e6;
+
+export async function settingsScreen(_: string, still: () => boolean): Promise<void> {
+  const late = h("div", { className: "stack" });
+  show(t("settings"), [
+    h(
+      "section",
+      { className: "card fields" },
+      choice(t("language"), "language", Object.entries(LANGUAGES), language(), change("language")),
+      choice(t("theme"), "theme", among("theme", ["auto", "light", "dark"]), get("theme") ?? "auto", change("theme")),
+      choice(t("textSize"), "size", among("size", ["normal", "large", "larger"]), get("size") ?? "normal", change("size")),
+    ),
+    late,
+  ]);
+  await service.refresh();
+  const offer = await offline.offered();
+  if (still()) late.replaceChildren(lookCard(), deviceCard(offer), keyCard());
+}
+
+function among(group: "theme" | "size", values: string[]): [string, string][] {
+  return values.map((value) => [value, t(`${group}_${value}` as Key)]);
+}
+
+/** Keep a setting, and show the page as it says; the focus stays where it was. */
+function change(name: Setting): (value: string) => void {
+  return (value) => {
+    set(name, value);
+    apply();
+    render();
+    document.getElementById(name)?.focus();
+  };
+}
+
+function lookCard(): HTMLElement {
+  const models = service.models();
+  const kinds = ({ versions = [] }: (typeof models)[number]) => versions.find(({ card }) => card)?.card?.classes?.length ?? 0;
+  const options = models.map((model): [string, string] => [model.name ?? "", t("modelKinds", { n: kinds(model) })]);
+  const views: [string, string][] = [["FULL", t("viewsTen")], ["NONE", t("viewsOne")]];
+  return h(
+    "section",
+    { className: "card fields" },
+    h("h2", {}, t("options")),
+    options.length > 1 && choice(t("model"), "model", options, service.chosenModel(), (value) => set("model", value)),
+    choice(t("views"), "views", views, service.chosenViews(), (value) => set("views", value)),
+  );
+}
+
+/** Whether this device can answer by itself, and making it so; where it can't, that is said. */
+function deviceCard(offer: { model: string; version: string } | null): HTMLElement {
+  const here = offline.prepared();
+  const card = h("section", { className: "card fields", id: "device" }, h("h2", {}, t("device")));
+  if (here) card.append(...preparedWords(here));
+  if (offer) card.append(...preparing(offer));
+  if (!here && !offer) card.append(h("p", {}, t("onlineOnly")));
+  return card;
+}
+
+function limitsOf({ classes = [] }: Card): HTMLElement {
+  const names = classes.map(({ code = "", name = "", commonName }) => className(code, commonName || name));
+  return h("p", { className: "hint" }, t("deviceLimits", { n: names.length, names: names.join(", ") }));
+}
+
+function preparedWords({ bytes, card }: offline.Prepared): HTMLElement[] {
+  const forget = () => void offline.forget().then(() => render());
+  return [
+    h("p", { id: "prepared" }, icon("check"), `${t("prepared")} ${t("preparedSize", { mb: number(bytes / BYTES_PER_MB) })}`),
+    limitsOf(card),
+    button(t("deviceRemove"), "trash", forget, "quiet danger"),
+  ];
+}
+
+function preparing(offer: { model: string; version: string }): HTMLElement[] {
+  const words = h("p", {}, t("prepareWords", { mb: PREPARE_MB }));
+  const start = button(t("prepare"), "download", () => void go(), "quiet");
+  const go = async () => {
+    start.disabled = true;
+    try {
+      await offline.prepare(offer, (share) => (words.textContent = t("preparing", { p: Math.round(share * 100) })));
+      render();
+      say(t("prepared"));
+    } catch (error) {
+      console.warn(error);
+      start.disabled = false;
+      words.textContent = t("prepareFailed");
+    }
+  };
+  const versions = service.models().find(({ name }) => name === offer.model)?.versions ?? [];
+  const card = versions.find(({ version }) => version === offer.version)?.card;
+  return [words, ...(card && !offline.prepared() ? [limitsOf(card)] : []), start];
+}
+
+function keyCard(): HTMLElement {
+  if (service.trouble() === "key") return keyForm(() => render());
+  const drop = () => {
+    remove("key");
+    render();
+  };
+  return h(
+    "section",
+    { className: "card fields" },
+    h("h2", {}, t("keyTitle")),
+    h("p", { className: "hint" }, t(api.hasKey() ? "keyHave" : "keyNone")),
+    api.hasKey() && button(t("keyRemove"), "trash", drop, "quiet danger"),
+  );
+}
+
+/** Ask for a key; where one is there, it was the wrong one. */
+export function keyForm(then: () => void): HTMLElement {
+  const input = h("input", { id: "key", type: "password", required: true, autocomplete: "off" });
+  const wrong = api.hasKey();
+  const submit = (event: Event) => {
+    event.preventDefault();
+    set("key", input.value.trim());
+    void service.refresh(true).then(then);
+  };
+  const drop = () => {
+    remove("key");
+    void service.refresh(true).then(then);
+  };
+  return h(
+    "form",
+    { className: "card fields", onsubmit: submit },
+    wrong && alert_(t("keyWrong")),
+    h("label", { for: "key" }, h("span", {}, t("keyTitle")), input),
+    h("p", { className: "hint" }, t("keyWords")),
+    h("div", { className: "row" }, h("button", { className: "primary" }, t("keySave")), wrong && button(t("keyRemove"), "trash", drop, "quiet danger")),
+  );
+}

@@ -1,0 +1,21 @@
+#!/bin/sh
+# Classify photos with curl and jq, over the edge's HTTP and JSON: an answer, an error by its reason, a retry. ../README.md
+# usage: classify.sh PHOTO...; DERMSERVE_URL (http://127.0.0.1:8080), DERMSERVE_MODEL, and DERMSERVE_CA, a PEM file.
+set -eu
+model=${DERMSERVE_URL:-http://127.0.0.1:8080}/v1/models/${DERMSERVE_MODEL:-mobilenet_v3_small}
+
+# A photo on stdin, the answer on stdout. A deadline of 20 s, and as many retries as fit into it: curl waits as long as
+# Retry-After says (429, 503). --fail-with-body: an error ends with exit code 22, and the body still says why.
+classify() {
+    curl --silent --fail-with-body --noproxy '*' ${DERMSERVE_CA:+--cacert "$DERMSERVE_CA"} \
+        --max-time 20 --retry 5 --retry-max-time 20 \
+        --data-binary @- --header 'Content-Type: application/octet-stream' "$model:classify?tta=FULL"
+}
+
+for photo in "$@"; do # HTTP has no stream of photos: a request each
+    answer=$(classify <"$photo")
+    # In the order in which a person should read it (docs/answers.md); the notice has the disclaimer: always show it.
+    printf '%s' "$answer" | jq -r '"\(.verdict) \(.malignancy.level // "")", (.reasons // [] | .[]), .notice'
+done
+if answer=$(printf 'this is no photo' | classify); then exit 1; fi
+printf '%s' "$answer" | jq -r '"refused: \(.details[] | select(.reason) | .reason)"' # stable: docs/errors.md

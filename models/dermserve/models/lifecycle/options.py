@@ -1,0 +1,253 @@
+"""What the commands of `dermserve model` share: options, their values, and how they end."""
+
+import functools
+import pathlib
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from dermserve.models.lifecycle import watch
+from dermserve.models.lifecycle.desk import ConfigMap
+from dermserve.models.lifecycle.errors import GateError, LifecycleError, NoServerError
+from dermserve.models.lifecycle.gate import Requirement
+from dermserve.models.lifecycle.servers import Servers, Tls
+
+DEFAULT_STORE = ".dermserve/store"
+DEFAULT_TFS = "127.0.0.1:8500"
+FAILED, NO_SERVER, GATE = 1, 3, 4
+"""Exit codes, as dermserve.cli.exits has them."""
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+store_option = click.option(
+    "--store", "base", metavar="BASE", default=DEFAULT_STORE, envvar="DERMSERVE_STORE", show_default=True,
+    show_envvar=True, help="The versioned store: a folder, or s3://… or gs://….",
+)  # fmt: skip
+_PEM = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
+_tfs_options = (
+    click.option(
+        "--tfs", metavar="HOST:PORT", multiple=True, envvar="DERMSERVE_TFS", show_envvar=True,
+        help="Every model server that serves the store; repeatable. A DNS name stands for all its addresses."
+        f"  [default: {DEFAULT_TFS}]",
+    ),
+    click.option(
+        "--tfs-tls-ca", type=_PEM, envvar="DERMSERVE_TFS_TLS_CA",
+        help="Authorities that the model servers' certificates must come from; without it, no TLS.",
+    ),
+    click.option(
+        "--tfs-tls-certificate", type=_PEM, envvar="DERMSERVE_TFS_TLS_CERTIFICATE",
+        help="Certificate to show them, where they ask for one.",
+    ),
+    click.option(
+        "--tfs-tls-key", type=_PEM, envvar="DERMSERVE_TFS_TLS_KEY", help="That certificate's private key.",
+    ),
+    click.option(
+        "--tfs-tls-name", metavar="NAME", envvar="DERMSERVE_TFS_TLS_NAME",
+        help="Name to expect in their certificates, when not the host of their address.",
+    ),
+)  # fmt: skip
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+
+
+class _Config(click.ParamType[pathlib.Path | ConfigMap]):
+    """A path, or configmap:NAMESPACE/NAME."""
+
+    name = "config"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> pathlib.Path | ConfigMap:
+        """See click."""
+        if not isinstance(value, str):
+            return value  # type: ignore[no-any-return]
+        if not value.startswith("configmap:"):
+            return pathlib.Path(value)
+        namespace, _, name = value.removeprefix("configmap:").partition("/")
+        if not re.fullmatch(r"[a-z0-9][-a-z0-9]*/[a-z0-9][-.a-z0-9]*", f"{namespace}/{name}"):
+            self.fail(f"{value} is not configmap:NAMESPACE/NAME", param, ctx)
+        return ConfigMap(namespace, name)
+
+
+config_option = click.option(
+    "--config", "config_file", type=_Config(), metavar="FILE|configmap:NAMESPACE/NAME",
+    help="The servers' list of models, where it is not models.config in the store. A ConfigMap is written with kubectl,"
+    " and the servers read it by themselves.",
+)  # fmt: skip
+public_key_option = click.option(
+    "--public-key", type=_PEM, envvar="DERMSERVE_PUBLIC_KEY", show_envvar=True,
+    help="Refuse versions that are not signed with the private key to this PEM file.",
+)  # fmt: skip
+_timeout_option = click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, metavar="SECONDS",
+    help="How long a version may take to load.",
+)  # fmt: skip
+_note_option = click.option("--note", default="", metavar="TEXT", help="Why; kept in the audit log.")
+VERSION = click.IntRange(1)
+
+
+def fails_clearly(command: _F) -> _F:
+    """Print what went wrong, without a trace, and end with the code that says whether trying again may help."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except (LifecycleError, OSError) as error:
+            click.echo(f"Error: {error}", err=True)
+            codes = {NoServerError: NO_SERVER, GateError: GATE}
+            sys.exit(next((code for kind, code in codes.items() if isinstance(error, kind)), FAILED))
+
+    return run  # type: ignore[return-value]  # the same signature
+
+
+def asking_servers(command: _F) -> Any:
+    """Add the options that name the model servers, and give the command these, not yet connected to."""
+
+    @functools.wraps(command)
+    def run(tfs: tuple[str, ...], tfs_tls_ca: pathlib.Path | None, tfs_tls_name: str | None, **others: Any) -> Any:
+        certificate, key = others.pop("tfs_tls_certificate"), others.pop("tfs_tls_key")
+        if (certificate is None) != (key is None):
+            raise click.UsageError("--tfs-tls-certificate and --tfs-tls-key need each other")
+        if tfs_tls_ca is None and (certificate or tfs_tls_name):
+            raise click.UsageError("--tfs-tls-certificate and --tfs-tls-name need --tfs-tls-ca")
+        tls = Tls(ca=tfs_tls_ca, certificate=certificate, key=key, name=tfs_tls_name) if tfs_tls_ca else None
+        return command(servers=Servers(_separated(tfs) or [DEFAULT_TFS], tls=tls), **others)
+
+    decorated: Any = run
+    for option in reversed(_tfs_options):
+        decorated = option(decorated)
+    return decorated
+
+
+def moving(command: _F) -> Any:
+    """Add what the commands share that move labels."""
+    options = (store_option, config_option, public_key_option, _timeout_option, _note_option, json_option)
+    decorated: Any = asking_servers(fails_clearly(command))
+    for option in reversed(options):
+        decorated = option(decorated)
+    return decorated
+
+
+class RequirementType(click.ParamType[Requirement]):
+    """accuracy>=0.8."""
+
+    name = "requirement"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Requirement:
+        """See click."""
+        try:
+            return value if isinstance(value, Requirement) else Requirement.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+unchecked_option = click.option(
+    "--unchecked", is_flag=True, help="Do not replay the version's golden predictions on every server first."
+)
+
+
+class Share(click.ParamType[float]):
+    """5% or 0.05, between 0 and 1."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See click."""
+        if isinstance(value, float):
+            return value
+        try:
+            share = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+        except ValueError:
+            self.fail(f"{value!r} is no share: write 5% or 0.05", param, ctx)
+        if not 0 < share < 1:
+            self.fail(f"{value} is not between 0% and 100%", param, ctx)
+        return share
+
+
+class _Duration(click.ParamType[float]):
+    """90s, 30m or 2h, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See click."""
+        if isinstance(value, float):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", value)
+        if found is None or not float(found[1]):
+            self.fail(f"{value!r} is no duration: write 90s, 30m or 2h", param, ctx)
+        return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+_USUAL = watch.Limits()
+_watch_options = (
+    click.option(
+        "--gateway-metrics", metavar="HOST:PORT", multiple=True, envvar="DERMSERVE_GATEWAY_METRICS", show_envvar=True,
+        help="Metrics of every gateway (metrics_listen): wait until they have the share. Repeatable; a DNS name stands"
+        " for all its addresses.",
+    ),
+    click.option("--watch", "seconds", type=_Duration(), metavar="DURATION", help="Then watch the canary for so long."),
+    click.option("--auto-rollback", is_flag=True, help="End the canary when it does not do well in that time."),
+    click.option(
+        "--max-failed", type=click.FloatRange(0, 1), default=_USUAL.more_failed, show_default=True, metavar="SHARE",
+        help="Share of its requests that may fail, above the stable version's share.",
+    ),
+    click.option(
+        "--max-slower", type=click.FloatRange(1), default=_USUAL.slower, show_default=True, metavar="TIMES",
+        help="Largest mean time of its requests, as a multiple of the stable version's.",
+    ),
+    click.option(
+        "--max-disagreement", type=click.FloatRange(0, 1), default=_USUAL.disagreement, show_default=True,
+        metavar="SHARE", help="Share of the compared photos that it may name another class for.",
+    ),
+    click.option(
+        "--min-requests", type=click.IntRange(1), default=_USUAL.requests, show_default=True, metavar="N",
+        help="Requests of either version, and comparisons, without which it counts as not judged: exit code 4.",
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watching:
+    """How a canary is watched."""
+
+    gateways: tuple[str, ...]
+    """HOST:PORT of their metrics."""
+    seconds: float | None
+    """None: only until all have the share."""
+    auto_rollback: bool
+    limits: watch.Limits
+
+
+def watching(command: _F) -> Any:
+    """Add the options that say how a canary is watched, and give the command these as one."""
+
+    @functools.wraps(command)
+    def run(
+        gateway_metrics: tuple[str, ...], seconds: float | None, auto_rollback: bool, min_requests: int, **others: Any
+    ) -> Any:
+        if seconds is not None and not gateway_metrics:
+            raise click.UsageError("--watch needs --gateway-metrics: it compares by the gateways' metrics")
+        if auto_rollback and seconds is None:
+            raise click.UsageError("--auto-rollback needs --watch DURATION")
+        limits = watch.Limits(
+            more_failed=others.pop("max_failed"),
+            slower=others.pop("max_slower"),
+            disagreement=others.pop("max_disagreement"),
+            requests=min_requests,
+        )
+        gateways = tuple(_separated(gateway_metrics))
+        how = Watching(gateways=gateways, seconds=seconds, auto_rollback=auto_rollback, limits=limits)
+        return command(how=how, **others)
+
+    decorated: Any = run
+    for option in reversed(_watch_options):
+        decorated = option(decorated)
+    return decorated
+
+
+def _separated(names: tuple[str, ...]) -> list[str]:
+    """Take names apart: variables separate them by commas, click by spaces."""
+    return [part for text in names for part in re.split(r"[,\s]+", text) if part]

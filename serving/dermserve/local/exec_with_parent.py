@@ -1,0 +1,28 @@
+"""Run a command that the kernel kills when the process that started it dies.
+
+Run as a script, `python exec_with_parent.py PARENT_PID COMMAND...`. It is no preexec function, which is unsafe in a
+process with threads. Linux only (PR_SET_PDEATHSIG, which survives exec): on other systems a launcher that gets SIGKILL
+leaves its children running.
+
+The signal follows the end of the parent's *thread*: start children from a thread that lives as long as they should.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(parent: int, command: list[str]) -> None:
+    """Ask the kernel for SIGKILL at the parent's death, then exec the command."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # the parent died before prctl
+        sys.exit(1)
+    os.execv(command[0], command)  # noqa: S606 - the launcher's own command line
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])

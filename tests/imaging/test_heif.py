@@ -1,0 +1,193 @@
+"""HEIC: decoded by the extra `heic`, and only if container and HEVC stream agree on what there is to decode."""
+
+import contextlib
+import dataclasses
+import struct
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dermserve.imaging import (
+    Limits,
+    PhotoError,
+    TooComplexError,
+    TooManyPixelsError,
+    TooSmallError,
+    UndecodablePhotoError,
+    UnsupportedFormatError,
+    decode,
+    header,
+)
+from tests.imaging import files
+from tests.imaging.heif_files import CASES, box, coded, full, grid, heic, ispe, single
+
+_COLOURS = coded("colours.heic")
+_TILE = coded("gradient_512.heic")
+_CONFIG = box(b"hvcC", _COLOURS.config)
+_SIZE = ispe(_COLOURS.width, _COLOURS.height)
+
+
+def _pixels(data: bytes, height: int = 96, width: int = 128) -> np.ndarray:
+    return decode(data, height=height, width=width).pixels.astype(int)
+
+
+def _expected() -> np.ndarray:
+    rows, columns = np.mgrid[0:96, 0:128]
+    return np.stack([columns * 2, rows * 2.6, rows + columns], -1).clip(0, 255).astype(np.uint8).astype(int)
+
+
+@pytest.mark.parametrize("name", ["colours.heic", "deep.heic"])
+def test_a_heic_gives_the_pixels_it_was_made_of(name: str) -> None:
+    photo = decode((CASES / name).read_bytes(), height=96, width=128)
+    assert (photo.format, photo.width, photo.height) == ("HEIC", 128, 96)
+    assert np.abs(photo.pixels.astype(int) - _expected()).mean() < 3
+
+
+def test_a_gray_heic_is_gray() -> None:
+    pixels = _pixels((CASES / "gray.heic").read_bytes())
+    assert (pixels[..., 0] == pixels[..., 1]).all()
+    assert pixels[-1].mean() - pixels[0].mean() > 200
+
+
+def test_a_grid_of_tiles_is_one_picture() -> None:
+    pixels = _pixels(grid(_COLOURS, 256, 192), 192, 256)
+    assert np.abs(pixels[:96, :128] - pixels[96:, 128:]).max() <= 2
+    assert np.abs(pixels[96:, 128:] - _expected()).mean() < 3
+
+
+@pytest.mark.parametrize("turns", range(4))
+@pytest.mark.parametrize("axis", [None, 0, 1])
+def test_a_heic_is_turned_and_mirrored_as_its_container_says(turns: int, axis: int | None) -> None:
+    mirror = [] if axis is None else [box(b"imir", bytes([axis]))]
+    data = single(_COLOURS, box(b"irot", bytes([turns])), *mirror)
+    expected = np.rot90(_expected(), turns)
+    expected = expected if axis is None else expected[:, ::-1] if axis else expected[::-1]
+    photo = decode(data, height=expected.shape[0], width=expected.shape[1])
+    assert (photo.height, photo.width) == expected.shape[:2]
+    assert np.abs(photo.pixels.astype(int) - expected).mean() < 3
+
+
+def test_the_exif_orientation_of_a_heic_is_ignored_as_its_standard_says() -> None:
+    exif = b"\0\0\0\0" + Image.Exif().tobytes() + b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
+    data = heic([(b"hvc1", _COLOURS.stream, (_SIZE, _CONFIG)), (b"Exif", exif, ())], references=[(b"cdsc", 2, [1])])
+    assert (_pixels(data) == _pixels(single(_COLOURS))).all()
+
+
+def test_the_colour_profile_of_a_heic_is_converted() -> None:
+    plain, wide = _pixels(single(_COLOURS)), _pixels(single(_COLOURS, box(b"colr", b"prof" + files.DISPLAY_P3)))
+    assert 1 < np.abs(wide - plain).mean() < 30
+
+
+def test_only_the_primary_picture_is_decoded() -> None:
+    lying = (ispe(16_000, 16_000), box(b"hvcC", _COLOURS.config))
+    data = heic(
+        [(b"hvc1", _COLOURS.stream, (_SIZE, _CONFIG)), (b"hvc1", _COLOURS.stream, lying), (b"hvc1", b"", lying)],
+        references=[(b"thmb", 2, [1])],
+    )
+    assert (_pixels(data) == _pixels(single(_COLOURS))).all()
+
+
+def _sps(columns: int, rows: int) -> bytes:
+    """Write the start of a sequence parameter set of another size, in the gradient's profile."""
+
+    def golomb(number: int) -> str:
+        return "0" * ((number + 1).bit_length() - 1) + format(number + 1, "b")
+
+    bits = "00000001" + "0" * 96 + golomb(0) + golomb(3) + "0" + golomb(columns) + golomb(rows) + "0" + golomb(0) * 2
+    bits += "1" * (-len(bits) % 8)
+    raw = int(bits, 2).to_bytes(len(bits) // 8)
+    return b"\x42\x01" + raw.replace(b"\0\0", b"\0\0\3")
+
+
+def _config(*units: bytes) -> bytes:
+    arrays = b"".join(bytes([0x80 | unit[0] >> 1 & 63]) + struct.pack(">HH", 1, len(unit)) + unit for unit in units)
+    return _COLOURS.config[:22] + bytes([len(units)]) + arrays
+
+
+def _unit(kind: int, first: bool = True) -> bytes:
+    return struct.pack(">I", 40) + bytes([kind << 1, 1, first << 7]) + bytes(37)
+
+
+_HUGE = dataclasses.replace(_TILE, config=_config(_sps(16_000, 16_000)))
+_ALPHA = full(b"auxC", b"urn:mpeg:hevc:2015:auxid:1\0")
+_BASE = (b"hvc1", _COLOURS.stream, (_SIZE, _CONFIG))
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "words"),
+    [
+        (single(_COLOURS, size=ispe(8000, 7000)), UndecodablePhotoError, "damaged"),
+        (single(_COLOURS, size=ispe(4000, 3000)), UndecodablePhotoError, "HEIC file is truncated or damaged"),
+        (single(dataclasses.replace(_COLOURS, width=16)), UndecodablePhotoError, "damaged"),
+        (single(_HUGE), UndecodablePhotoError, "damaged"),
+        (single(dataclasses.replace(_COLOURS, config=_config(_sps(128, 96), _sps(16_000, 96)))),
+         UndecodablePhotoError, "damaged"),
+        (single(_COLOURS, stream=_unit(33) + _COLOURS.stream), UndecodablePhotoError, "damaged"),
+        (single(_COLOURS, stream=_COLOURS.stream + _unit(19)), UndecodablePhotoError, "damaged"),
+        (single(_COLOURS, stream=_COLOURS.stream + _unit(19, first=False) * 40), TooComplexError, "32 slices"),
+        (single(_COLOURS, stream=_unit(35) * 5000), TooComplexError, "4,096 units"),
+        (single(dataclasses.replace(_COLOURS, config=_COLOURS.config[:17] + b"\xfa" + _COLOURS.config[18:])),
+         UndecodablePhotoError, "damaged"),
+        (single(_COLOURS, ispe(12_000, 12_000)), UndecodablePhotoError, "damaged"),
+        (single(_COLOURS) + single(_COLOURS), UndecodablePhotoError, "damaged"),
+        (grid(_HUGE, 600, 400), UndecodablePhotoError, "damaged"),
+        (grid(_TILE, 100, 100, columns=5, rows=5), UndecodablePhotoError, "damaged"),
+        (grid(_TILE, 1000, 1000, copies=3), UndecodablePhotoError, "damaged"),
+        (grid(_TILE, 12_000, 9_000), TooManyPixelsError, "50 megapixels"),
+        (grid(_COLOURS, 20, 20), TooSmallError, "20×20"),
+        (heic([_BASE, (b"hvc1", _COLOURS.stream, (_SIZE, _CONFIG, _ALPHA))], references=[(b"auxl", 2, [1])]),
+         UnsupportedFormatError, "transparency"),
+        (heic([(b"av01", b"", (_SIZE,))]), UnsupportedFormatError, "AVIF"),
+        (heic([(b"iovl", b"", (_SIZE,)), _BASE], references=[(b"dimg", 1, [2])]), UnsupportedFormatError, "coding"),
+        (single(_COLOURS)[:24], UnsupportedFormatError, "still picture"),
+        (heic([_BASE], extra=box(b"free") * 5000), TooComplexError, "4,096 boxes"),
+        ((CASES / "transparent.heic").read_bytes(), UnsupportedFormatError, "transparency"),
+    ],
+    ids=[
+        "large", "size_beyond_stream", "size_below_stream", "stream_beyond_size", "two_sps", "sps_in_stream",
+        "two_pictures", "slices", "units", "two_depths", "two_sizes", "two_metas", "tile_beyond_size",
+        "tiles_beyond_picture", "missing_tile", "large_grid", "small_grid", "alpha", "avif", "overlay", "sequence",
+        "boxes", "alpha_of_encoder",
+    ],
+)  # fmt: skip
+def test_a_heic_that_would_take_more_than_it_says_is_refused(data: bytes, error: type[PhotoError], words: str) -> None:
+    with pytest.raises(error, match=words):
+        _pixels(data)
+
+
+def test_items_that_share_bytes_are_refused() -> None:
+    whole = single(_COLOURS)
+    place = struct.pack(">HHHII", 1, 0, 1, whole.index(_COLOURS.stream), len(_COLOURS.stream))
+    many = b"".join(place[4:] for _ in range(3))[2:]
+    data = whole.replace(place, struct.pack(">HHH", 1, 0, 3) + many)
+    with pytest.raises(UndecodablePhotoError):
+        _pixels(data)
+
+
+@pytest.mark.parametrize("make", [lambda: single(_COLOURS), lambda: grid(_COLOURS, 256, 192)], ids=["single", "grid"])
+def test_a_heic_truncated_anywhere_is_refused(make: Callable[[], bytes]) -> None:
+    data = make()
+    for length in range(12, len(data) - 1, max(1, len(data) // 200)):
+        with pytest.raises(PhotoError):
+            _pixels(data[:length])
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(data=st.data())
+def test_damaged_heics_raise_nothing_but_photo_errors(data: st.DataObject) -> None:
+    file = bytearray(data.draw(st.sampled_from([single(_COLOURS), grid(_COLOURS, 256, 192)])))
+    for _ in range(data.draw(st.integers(1, 8))):
+        file[data.draw(st.integers(8, len(file) - 1))] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(PhotoError):
+        decode(bytes(file), height=64, width=64, limits=Limits(max_memory=5_000_000))
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"heix", b"hevc", b"mif1", b"msf1"])
+def test_without_the_extra_a_heic_is_refused_by_name(brand: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(header._FORMATS, "HEIC")
+    with pytest.raises(UnsupportedFormatError, match="HEIC files are not supported: send a JPEG, PNG or WebP file"):
+        _pixels(single(_COLOURS).replace(b"heic", brand, 1))

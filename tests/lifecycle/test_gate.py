@@ -1,0 +1,339 @@
+"""What keeps a version from being promoted, and a canary from going on."""
+
+import http.server
+import itertools
+import json
+import pathlib
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+
+import grpc
+import pytest
+from click.testing import CliRunner, Result
+from prometheus_client import generate_latest
+
+from dermserve.cli import main
+from dermserve.contract import render_card
+from dermserve.gateway.metrics import Metrics
+from dermserve.models.lifecycle import gate, moves
+from dermserve.models.lifecycle.desk import Desk, read_shares
+from dermserve.models.lifecycle.errors import GateError, NoServerError, StoreError
+from dermserve.models.lifecycle.local_store import LocalStore
+from dermserve.models.lifecycle.manifest import write_manifest
+from dermserve.models.lifecycle.records import GOLDEN, WARMUP
+from dermserve.models.lifecycle.watch import Gateways, Limits, Report
+from dermserve.tfserving.v1 import management_pb2, serving_pb2, tensor_pb2
+from tests.gateway.fake_tfserving import make_card
+from tests.lifecycle.fake_servers import FakeServer, FakeServers, GrpcHandler
+from tests.lifecycle.versions_at_hand import make_version
+
+CONFIG = 'model_config_list { config { name: "m" base_path: "/models/m" } }'
+
+
+def _floats(*values: float) -> tensor_pb2.TensorProto:
+    tensor = tensor_pb2.TensorProto(dtype=tensor_pb2.DATA_TYPE_FLOAT, float_val=values)
+    tensor.tensor_shape.dim.add(size=len(values))
+    return tensor
+
+
+def _answers(**metrics: float) -> dict[str, serving_pb2.PredictResponse]:
+    card = make_card("resnet50", min_confidence=0.5)
+    card.provenance.metrics.update(metrics)
+    card.calibration.rule_out.sensitivity.value = 0.99
+    card.calibration.rule_out.sensitivity.low, card.calibration.rule_out.sensitivity.high = 0.977, 1.0
+    text = tensor_pb2.TensorProto(dtype=tensor_pb2.DATA_TYPE_STRING, string_val=[render_card(card).encode()])
+    return {
+        "serving_default": serving_pb2.PredictResponse(outputs={"probabilities": _floats(0.1, 0.9)}),
+        "describe": serving_pb2.PredictResponse(outputs={"card": text}),
+    }
+
+
+def _golden_version(folder: pathlib.Path, answers: dict[str, serving_pb2.PredictResponse]) -> None:
+    make_version(folder)
+    for name in (WARMUP, GOLDEN):
+        data = b""
+        for signature, answer in answers.items():
+            request = serving_pb2.PredictRequest(model_spec=serving_pb2.ModelSpec(signature_name=signature))
+            log = management_pb2.PredictLog(request=request, response=answer)
+            record = management_pb2.PredictionLog(predict_log=log).SerializeToString()
+            data += struct.pack("<Q", len(record)) + bytes(4) + record + bytes(4)
+        (folder / name).write_bytes(data)
+    write_manifest(folder, model="m", about={})
+
+
+@pytest.fixture
+def desk(tmp_path: pathlib.Path) -> Desk:
+    """Version 1 is the stable one; version 2 waits, and both have golden predictions."""
+    store = LocalStore(tmp_path)
+    answers = _answers(accuracy_grouped=0.81, ece_grouped=0.03)
+    for version in (1, 2):
+        _golden_version(tmp_path / "m" / str(version), answers)
+    (tmp_path / "models.config").write_text(CONFIG)
+    servers = [FakeServer(name, store, broken=set()) for name in ("first", "second")]
+    for server in servers:
+        server.answers = dict(answers)
+    desk = Desk(store=store, servers=FakeServers(servers))
+    moves.promote(desk, "m", 1)
+    return desk
+
+
+def _require(*texts: str) -> list[gate.Requirement]:
+    return [gate.Requirement.parse(text) for text in texts]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["accuracy>=0.8", "accuracy >= 80%", "accuracy_grouped>0.8", "ece<=3%", "ece<.031", "rule_out_sensitivity>=0.99",
+     "rule_out_sensitivity_low>0.97", "accuracy>=8e-1"],
+)  # fmt: skip
+def test_a_version_that_meets_a_requirement_is_promoted(desk: Desk, text: str) -> None:
+    assert moves.promote(desk, "m", 2, require=_require(text)).after == {"stable": 2}
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["accuracy>=0.82"], "accuracy is 0.81, not >= 0.82"),
+        (["accuracy>0.81"], "accuracy is 0.81, not > 0.81"),
+        (["accuracy>=0.8", "ece<1%"], "ece is 0.03, not < 0.01"),
+        (["auc>=0.5"], "its evaluation has no auc; it has accuracy_grouped, ece_grouped, rule_out_sensitivity"),
+        (["rule_in_specificity>=0"], "has no rule_in_specificity"),
+    ],
+)
+def test_a_version_that_does_not_is_not_even_loaded(desk: Desk, texts: list[str], words: str) -> None:
+    with pytest.raises(GateError, match=words):
+        moves.promote(desk, "m", 2, require=_require(*texts))
+    assert [(server.labels, server.loaded) for server in desk.servers] == [({"stable": 1}, {1})] * 2
+
+
+def test_a_version_of_whose_evaluation_nothing_is_known_meets_no_requirement(
+    desk: Desk, tmp_path: pathlib.Path
+) -> None:
+    make_version(tmp_path / "m" / "3")
+    with pytest.raises(StoreError, match="nothing is known of the version's evaluation"):
+        moves.promote(desk, "m", 3, require=_require("accuracy>=0"))
+    assert moves.promote(desk, "m", 3).after == {"stable": 3}
+
+
+@pytest.mark.parametrize(
+    "text", ["accuracy", "accuracy=0.8", ">=0.8", "accuracy>=", "accuracy>=high", "a b>=1", "a>=1e"]
+)
+def test_a_requirement_that_is_none_is_refused(text: str, tmp_path: pathlib.Path) -> None:
+    done = CliRunner().invoke(main, ["model", "promote", "m", "--require", text, f"--store={tmp_path}"])
+    assert (done.exit_code, "--require" in done.output) == (2, True)
+
+
+def test_the_command_ends_with_a_code_of_its_own(desk: Desk) -> None:
+    arguments = ["model", "promote", "m", "2", "--require", "accuracy>=99%", f"--store={desk.store.base}"]
+    assert CliRunner().invoke(main, arguments).exit_code == 4
+
+
+@pytest.mark.parametrize("move", ["promote", "canary"])
+@pytest.mark.parametrize("server", [0, 1])
+def test_a_server_that_answers_otherwise_than_at_the_export_keeps_the_label_where_it_is(
+    desk: Desk, move: str, server: int
+) -> None:
+    other = serving_pb2.PredictResponse(outputs={"probabilities": _floats(0.2, 0.8)})
+    list(desk.servers)[server].answers["serving_default"] = other
+    moving = {"promote": lambda **how: moves.promote(desk, "m", 2, **how)}
+    moving["canary"] = lambda **how: moves.canary(desk, "m", 2, share=0.5, **how)
+    name = ("first", "second")[server]
+    with pytest.raises(GateError, match=f"{name}: golden: serving_default: probabilities differs by 0.1"):
+        moving[move]()
+    assert [(one.labels, one.loaded) for one in desk.servers] == [({"stable": 1}, {1})] * 2
+    assert read_shares(desk.store) == {}
+    assert 2 in moving[move](checked=False).after.values()
+
+
+def test_files_that_were_changed_keep_a_version_from_being_promoted(desk: Desk, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "m" / "2" / "saved_model.pb").write_bytes(b"grap!")
+    with pytest.raises(GateError, match=r"saved_model\.pb was changed"):
+        moves.promote(desk, "m", 2)
+
+
+class _Page:
+    """A gateway's metrics, and the requests that they count."""
+
+    def __init__(self) -> None:
+        self.metrics = Metrics(["m"])
+        self.between_looks: Callable[[], None] = lambda: None
+
+    def text(self) -> str:
+        self.between_looks()
+        return generate_latest(self.metrics.registry).decode()
+
+    def count(self, label: str, ok: int, failed: int = 0, *, seconds: float = 0.1) -> None:
+        for number in range(ok + failed):
+            self.metrics.routed("m", label, failed=number >= ok, seconds=seconds)
+
+    def compare(self, agreed: int, differed: int) -> None:
+        for number in range(agreed + differed):
+            self.metrics.compared("m", "agreed" if number < agreed else "differed")
+
+
+LIMITS = Limits(more_failed=0.05, slower=1.5, disagreement=0.2, requests=10)
+
+
+def _watched(happening: Callable[[_Page], None]) -> tuple[Report, list[str]]:
+    page = _Page()
+    page.count("canary", 0, 100)  # before the watch began: no matter
+    return _watch(Gateways(["one:9090"], fetch=lambda url: page.text()), lambda: happening(page))
+
+
+def _watch(gateways: Gateways, happening: Callable[[], None]) -> tuple[Report, list[str]]:
+    """Watch for four looks, between which something happens."""
+    looks = itertools.count()
+    return gateways.watch("m", seconds=4, limits=LIMITS, pause=lambda _: happening(), clock=lambda: next(looks))
+
+
+@pytest.mark.parametrize(
+    ("canary", "stable", "comparisons", "words"),
+    [
+        ((100, 0, 0.1), (100, 0, 0.1), (95, 5), []),
+        ((94, 6, 0.1), (98, 2, 0.1), (95, 5), []),  # not 5 points more
+        ((90, 10, 0.1), (98, 2, 0.1), (95, 5), ["10.0% of its requests failed, of the stable version's 2.0%"]),
+        ((100, 0, 0.2), (100, 0, 0.1), (95, 5), ["its requests took 0.200 s, the stable version's 0.100 s"]),
+        ((100, 0, 0.1), (100, 0, 0.1), (70, 30), ["it disagreed about 30 of 100 photos"]),
+        ((5, 0, 0.1), (100, 0, 0.1), (5, 0), ["only 5 requests to canary", "only 5 comparisons"]),
+        ((0, 0, 0.1), (0, 0, 0.1), (0, 0), ["only 0 requests to stable", "only 0 requests to canary", "only 0"]),
+        ((0, 9, 0.1), (100, 0, 0.1), (10, 0), ["only 9 requests to canary"]),
+        ((0, 10, 0.1), (100, 0, 0.1), (10, 0), ["100.0% of its requests failed"]),
+    ],
+)
+def test_a_canary_is_judged_by_what_happens_while_it_is_watched(canary, stable, comparisons, words) -> None:
+    def happen(page: _Page) -> None:
+        if not happened:
+            page.count("canary", *canary[:2], seconds=canary[2])
+            page.count("stable", *stable[:2], seconds=stable[2])
+            page.compare(*comparisons)
+            happened.append(True)
+
+    happened: list[bool] = []
+    _, problems = _watched(happen)
+    assert len(problems) == len(words)
+    for word in words:
+        assert any(word in problem for problem in problems), problems
+
+
+def test_a_gateway_that_restarts_or_does_not_answer_for_a_moment_loses_no_count() -> None:
+    pages = {"one:1": _Page(), "two:1": _Page()}
+    turns = iter(range(100))
+
+    def fetch(url: str) -> str:
+        page = pages[url.split("/")[2]]
+        if page is None:
+            raise OSError("refused")
+        return page.text()
+
+    def happen() -> None:
+        turn = next(turns)
+        if turn == 0:
+            pages["one:1"].count("canary", 7)
+            pages["two:1"].count("canary", 1)
+        elif turn == 1:
+            pages["one:1"] = None
+        elif turn == 2:
+            pages["one:1"] = _Page()
+            pages["one:1"].count("canary", 4)
+
+    report, _ = _watch(Gateways(list(pages), fetch=fetch), happen)
+    assert report.requests == {"stable": 0, "canary": 12}
+
+
+def test_a_share_has_arrived_when_every_gateway_has_it() -> None:
+    pages = {"one:1": _Page(), "two:1": _Page()}
+    gateways = Gateways(list(pages), fetch=lambda url: pages[url.split("/")[2]].text())
+    pages["one:1"].metrics.canary_share("m", 0.05)
+    with pytest.raises(NoServerError, match=r"1 of 2 gateways do not have the share 0.05 of m: two:1 shows none"):
+        gateways.wait_share("m", 0.05, timeout=0)
+    pages["two:1"].metrics.canary_share("m", 0.1)
+    with pytest.raises(NoServerError, match=r"two:1 has 0.1"):
+        gateways.wait_share("m", 0.05, timeout=0)
+    pages["two:1"].metrics.canary_share("m", 0.05)
+    assert gateways.wait_share("m", 0.05, timeout=0) == 2
+
+
+@pytest.fixture
+def page() -> Iterator[tuple[_Page, str]]:
+    """A gateway's metrics over HTTP."""
+    shown = _Page()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(shown.text().encode())
+
+        def log_message(self, *_: object) -> None:
+            """Stay silent."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield shown, f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def site(tmp_path: pathlib.Path) -> Iterator[tuple[LocalStore, str]]:
+    """A store with a stable version and another, and a model server behind gRPC."""
+    for version in (1, 2):
+        make_version(tmp_path / "m" / str(version))
+    (tmp_path / "models.config").write_text(CONFIG)
+    with futures.ThreadPoolExecutor(2) as pool:
+        server = grpc.server(pool, handlers=[GrpcHandler()])
+        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        server.start()
+        assert _run("promote", "m", "1", store=tmp_path, tfs=address).exit_code == 0
+        yield LocalStore(tmp_path), address
+        server.stop(None).wait()
+
+
+def _run(*arguments: str, store: object, tfs: str) -> Result:
+    return CliRunner().invoke(main, ["model", *arguments, f"--store={store}", f"--tfs={tfs}"])
+
+
+def test_a_canary_that_does_not_do_well_is_undone_by_the_command(
+    site: tuple[LocalStore, str], page: tuple[_Page, str]
+) -> None:
+    (store, tfs), (shown, metrics) = site, page
+    watching = ["--gateway-metrics", metrics, "--watch", "1s", "--min-requests", "1", "--json"]
+    canary = ["canary", "m", "2", "--share", "5%"]
+    late = _run(*canary, "--gateway-metrics", metrics, "--timeout", "0.1", store=store.base, tfs=tfs)
+    assert (late.exit_code, "1 of 1 gateways do not have the share 0.05" in late.output) == (3, True)
+    assert read_shares(store) == {"m": 0.05}  # not asked to undo it
+    shown.metrics.canary_share("m", 0.05)
+    shown.between_looks = lambda: (shown.count("canary", 5), shown.count("stable", 5), shown.compare(5, 0))
+    done = _run(*canary, *watching, "--auto-rollback", store=store.base, tfs=tfs)
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert (report["ok"], report["failed"]) == (True, {"stable": 0, "canary": 0})
+    assert min(report["requests"]["canary"], report["compared"]) >= 5
+    assert read_shares(store) == {"m": 0.05}
+    for options, left in ([], {"m": 0.05}), (["--auto-rollback"], {}):
+        shown.between_looks = lambda: shown.count("canary", 0, 5)
+        done = _run(*canary, *watching, *options, store=store.base, tfs=tfs)
+        assert (done.exit_code, read_shares(store)) == (4, left), done.output
+    assert json.loads(done.stdout.splitlines()[1])["problems"] == [
+        "100.0% of its requests failed, of the stable version's 0.0%"
+    ]
+    assert json.loads(done.stdout.splitlines()[-1])["to"] == {"stable": 1}
+    assert "does not do well" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--share", "5%", "--watch", "1m"], "--gateway-metrics"),
+        (["--share", "5%", "--auto-rollback"], "--watch DURATION"),
+        (["--off", "--watch", "1m", "--gateway-metrics", "a:1"], "nothing to --watch"),
+        (["--share", "5%", "--watch", "soon", "--gateway-metrics", "a:1"], "write 90s, 30m or 2h"),
+        (["--share", "5%", "--watch", "0s", "--gateway-metrics", "a:1"], "write 90s, 30m or 2h"),
+    ],
+)
+def test_a_watch_that_makes_no_sense_is_refused(options: list[str], words: str, tmp_path: pathlib.Path) -> None:
+    done = CliRunner().invoke(main, ["model", "canary", "m", *options, f"--store={tmp_path}"])
+    assert (done.exit_code, words in " ".join(done.output.split())) == (2, True), done.output

@@ -1,0 +1,244 @@
+"""A change of labels is made wholly or not at all, wherever it fails; the next command finds nothing half done."""
+
+import contextlib
+import json
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from dermserve.models.lifecycle import audit, moves, rollout
+from dermserve.models.lifecycle.desk import Desk
+from dermserve.models.lifecycle.errors import LifecycleError, NoServerError, RefusedError, ServerError, StoreError
+from tests.lifecycle.fake_servers import FakeServer, FakeServers, Fleet, KilledError, SteppedStore, Steps
+from tests.lifecycle.versions_at_hand import make_version
+
+Move = Callable[[Desk], object]
+CONFIG = 'model_config_list { config { name: "m" base_path: "/models/m" } }'
+
+
+def _promote(desk: Desk) -> None:
+    moves.promote(desk, "m", 3)
+
+
+def _promote_the_canary(desk: Desk) -> None:
+    moves.promote(desk, "m", 2)
+
+
+def _rollback(desk: Desk) -> None:
+    moves.rollback(desk, "m")
+
+
+def _canary(desk: Desk) -> None:
+    moves.canary(desk, "m", 3, share=0.5)
+
+
+def _end_canary(desk: Desk) -> None:
+    moves.end_canary(desk, "m")
+
+
+def _unpin(desk: Desk) -> None:
+    moves.unpin(desk, "m")
+
+
+MOVES = [_promote, _promote_the_canary, _rollback, _canary, _end_canary, _unpin]
+every_move = pytest.mark.parametrize("move", MOVES, ids=lambda move: move.__name__.strip("_"))
+
+
+@pytest.fixture
+def memory(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder in memory where there is one: these tests sync hundreds of files."""
+    shared = pathlib.Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else tmp_path) as folder:
+        yield pathlib.Path(folder)
+
+
+@pytest.fixture
+def fleet(memory: pathlib.Path) -> Fleet:
+    return _fleet(memory)
+
+
+def _fleet(folder: pathlib.Path, *, broken: set[int] | None = None) -> Fleet:
+    """Versions 1 to 3; 1 was promoted, and 4, a rollback went to 1, and 2 is its canary."""
+    store = SteppedStore(folder)
+    for version in (1, 2, 3, 4):
+        make_version(folder / "m" / str(version))
+    store.write_text("models.config", CONFIG)
+    servers = [FakeServer(name, store, broken=broken or set()) for name in ("first", "second")]
+    said: list[str] = []
+    fleet = Fleet(Desk(store=store, servers=FakeServers(servers), say=said.append), store, servers, said)
+    moves.promote(fleet.desk, "m", 4)
+    moves.promote(fleet.desk, "m", 1)
+    moves.canary(fleet.desk, "m", 2, share=0.1)
+    return fleet
+
+
+def _steps(folder: pathlib.Path, move: Move) -> list[str]:
+    fleet = _fleet(folder)
+    with fleet.stepping(Steps()) as steps:
+        move(fleet.desk)
+    return steps.taken
+
+
+def _log(fleet: Fleet) -> list[tuple[str, object, object]]:
+    return [(entry.what, entry.before, entry.after) for entry in audit.entries(fleet.store)]
+
+
+@every_move
+def test_a_move_that_is_killed_before_any_of_its_steps_is_finished_or_undone_by_the_next(
+    move: Move, memory: pathlib.Path
+) -> None:
+    steps = _steps(memory / "whole", move)
+    whole = _fleet(memory / "as it is")
+    before, log_before = whole.state(), _log(whole)
+    move(whole.desk)
+    after, log_after = whole.state(), _log(whole)
+    ends = set()
+    for count in range(len(steps) + 1):
+        fleet = _fleet(memory / str(count))
+        with fleet.stepping(Steps(count)), contextlib.suppress(KilledError):
+            move(fleet.desk)
+        rollout.recover(fleet.desk)
+        finished = fleet.state() == after
+        assert fleet.state() == (after if finished else before), steps[:count]
+        assert _log(fleet) == (log_after if finished else log_before), steps[:count]
+        assert rollout.pending(fleet.store) is None
+        told = [line for line in fleet.said if "an earlier command left half done" in line]
+        assert bool(told) == (0 < count < len(steps)), steps[:count]
+        ends.add(finished)
+    assert ends == {True, False}
+
+
+@every_move
+def test_a_recovery_that_is_killed_is_taken_up_by_the_next(move: Move, memory: pathlib.Path) -> None:
+    steps = _steps(memory / "whole", move)
+    whole = _fleet(memory / "as it is")
+    ends = [whole.state()]
+    move(whole.desk)
+    ends.append(whole.state())
+    for count in range(1, len(steps), 2):
+        fleet = _fleet(memory / str(count))
+        with fleet.stepping(Steps(count)), contextlib.suppress(KilledError):
+            move(fleet.desk)
+        for again in range(0, 8, 3):
+            with fleet.stepping(Steps(again)), contextlib.suppress(KilledError):
+                rollout.recover(fleet.desk)
+        rollout.recover(fleet.desk)
+        assert fleet.state() in ends
+        assert rollout.pending(fleet.store) is None
+
+
+@every_move
+@pytest.mark.parametrize("server", ["first", "second"])
+def test_a_server_that_refuses_at_any_step_leaves_all_servers_as_they_were(
+    move: Move, server: str, memory: pathlib.Path
+) -> None:
+    reloads = _steps(memory / "whole", move).count(f"reload {server}")
+    assert reloads == 3
+    for turn in range(reloads):
+        fleet = _fleet(memory / str(turn))
+        before, log = fleet.state(), _log(fleet)
+        with fleet.stepping(_refusing(f"reload {server}", turn)), pytest.raises(ServerError, match=server):
+            move(fleet.desk)
+        assert (fleet.state(), _log(fleet)) == (before, log)
+        assert rollout.pending(fleet.store) is None
+        move(fleet.desk)  # and now it can be done
+
+
+@every_move
+def test_a_store_that_cannot_be_written_leaves_all_servers_as_they_were(move: Move, memory: pathlib.Path) -> None:
+    for name in {step.removeprefix("write ") for step in _steps(memory / "whole", move) if step.startswith("write")}:
+        fleet = _fleet(memory / name)
+        before = fleet.state()
+        with fleet.stepping(_refusing(f"write {name}", 0)), pytest.raises((StoreError, OSError)):
+            move(fleet.desk)
+        assert fleet.state() == before
+
+
+def _refusing(step: str, turn: int) -> Steps:
+    """Refuse a step once: the time after `turn` times."""
+    seen: list[str] = []
+
+    def refuse(name: str) -> bool:
+        seen.extend([name] if name == step else [])
+        return name == step and len(seen) == turn + 1
+
+    return Steps(refuse=refuse)
+
+
+def test_a_server_that_cannot_be_told_back_is_told_by_the_next_command(fleet: Fleet) -> None:
+    before = fleet.state()
+    from_now_on = iter([False, False])
+    steps = Steps(refuse=lambda name: name == "reload second" and next(from_now_on, True))
+    with fleet.stepping(steps), pytest.raises(ServerError, match="second refused"):
+        _promote(fleet.desk)
+    assert fleet.state()[0] == before[0]
+    assert "still to be undone, by the next command" in fleet.said[-1]
+    moves.retire(fleet.desk, "m", keep=9)
+    assert fleet.state() == before
+    assert fleet.said[-1].startswith("undid what an earlier command left half done: promote of m, 1 → 3, begun 20")
+
+
+def test_rollback_after_a_killed_promotion_goes_back_to_what_was_stable_before_it(memory: pathlib.Path) -> None:
+    steps = _steps(memory / "whole", _promote)
+    fleet = _fleet(memory / "killed")
+    with fleet.stepping(Steps(steps.index("write models.config") + 1)), pytest.raises(KilledError):
+        _promote(fleet.desk)
+    assert moves.rollback(fleet.desk, "m").after["stable"] == 1
+    assert _log(fleet)[-2:] == [("promote", 1, 3), ("rollback", 3, 1)]
+
+
+def test_a_version_that_fails_its_check_moves_no_label(fleet: Fleet) -> None:
+    before = fleet.state()
+    intent = rollout.Intent(
+        entry=audit.Entry(what=audit.PROMOTE, model="m", before=1, after=3),
+        before=rollout.Served(labels={"stable": 1, "canary": 2}, pins=[1, 2], share=0.1),
+        after=rollout.Served(labels={"stable": 3}, pins=[3]),
+        needs=[3],
+    )
+
+    def check() -> None:
+        assert [server.loaded for server in fleet.servers] == [{1, 2, 3}] * 2
+        raise RefusedError("not good enough")
+
+    with pytest.raises(RefusedError):
+        rollout.change(fleet.desk, intent, check=check)
+    assert fleet.state() == before
+
+
+def test_a_first_promotion_of_a_version_that_does_not_load_leaves_servers_following_the_newest(
+    memory: pathlib.Path,
+) -> None:
+    fleet = _fleet(memory, broken={3})
+    moves.unpin(fleet.desk, "m")
+    before = fleet.state()
+    with pytest.raises(LifecycleError, match="can't load"):
+        _promote(fleet.desk)
+    assert fleet.state() == before
+
+
+def test_a_hand_that_edits_models_config_after_a_killed_move_has_the_last_word(memory: pathlib.Path) -> None:
+    fleet = _fleet(memory)
+    with fleet.stepping(Steps(5)), pytest.raises(KilledError):
+        _promote(fleet.desk)
+    fleet.store.write_text("models.config", fleet.desk.read_config().labelled("m", {"stable": 2}).render())
+    rollout.recover(fleet.desk)
+    assert [server.labels for server in fleet.servers] == [{"stable": 2}] * 2
+
+
+def test_a_dead_server_keeps_the_intent_for_later(fleet: Fleet) -> None:
+    with fleet.stepping(Steps(4)), pytest.raises(KilledError):
+        _promote(fleet.desk)
+    fleet.desk.servers.gone = {"second"}
+    with pytest.raises(NoServerError):
+        _rollback(fleet.desk)
+    assert rollout.pending(fleet.store) is not None
+    assert moves.retire(fleet.desk, "m", keep=1, offline=True, dry=True) == []  # 3 is on its way
+
+
+def test_an_intent_that_is_no_intent_is_named(fleet: Fleet) -> None:
+    for text in ("", "[]", json.dumps({"entry": {}, "before": {}, "after": {}})):
+        fleet.store.write_text(rollout.INTENT, text)
+        with pytest.raises(StoreError, match=r"intent.json can't be understood"):
+            _promote(fleet.desk)

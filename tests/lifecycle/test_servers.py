@@ -1,0 +1,116 @@
+"""Commands speak TLS to model servers, as TensorFlow Serving's --ssl_config_file has it."""
+
+import pathlib
+import shutil
+import subprocess
+from collections.abc import Iterator
+from concurrent import futures
+
+import grpc
+import pytest
+from click.testing import CliRunner, Result
+
+from dermserve.cli import main
+from tests.lifecycle.fake_servers import GrpcHandler
+from tests.lifecycle.versions_at_hand import make_version
+
+pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificates with openssl")
+CONFIG = 'model_config_list { config { name: "m" base_path: "/models/m" } }'
+
+
+def _certificate(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """Make NAME.pem and NAME.key: its own authority, good for `modelserver`."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:modelserver"]
+    files = ["-keyout", str(folder / f"{name}.key"), "-out", str(folder / f"{name}.pem")]
+    subprocess.run([*command, *files], check=True, capture_output=True)
+    return folder / f"{name}.pem"
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("certificates")
+    for name in ("server", "client", "stranger"):
+        _certificate(folder, name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(certificates: pathlib.Path) -> Iterator[str]:
+    """A server that asks for a certificate: `client_verify: true`."""
+    server_pair = [(certificates / "server.key").read_bytes(), (certificates / "server.pem").read_bytes()]
+    credentials = grpc.ssl_server_credentials(
+        [tuple(server_pair)], (certificates / "client.pem").read_bytes(), require_client_auth=True
+    )
+    with futures.ThreadPoolExecutor(2) as pool:
+        server = grpc.server(pool, handlers=[GrpcHandler()])
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+        server.start()
+        yield f"127.0.0.1:{port}"
+        server.stop(None).wait()
+
+
+@pytest.fixture
+def store(tmp_path: pathlib.Path) -> pathlib.Path:
+    make_version(tmp_path / "m" / "1")
+    (tmp_path / "models.config").write_text(CONFIG)
+    return tmp_path
+
+
+def _run(*arguments: str, store: pathlib.Path, env: dict[str, str] | None = None) -> Result:
+    return CliRunner().invoke(main, ["model", *arguments, f"--store={store}"], env=env)
+
+
+def _options(folder: pathlib.Path, own: str = "client", ca: str = "server") -> list[str]:
+    pair = [f"--tfs-tls-certificate={folder / own}.pem", f"--tfs-tls-key={folder / own}.key"]
+    return [f"--tfs-tls-ca={folder / ca}.pem", *pair, "--tfs-tls-name=modelserver"]
+
+
+def test_promote_canary_status_and_verify_speak_mtls(
+    store: pathlib.Path, address: str, certificates: pathlib.Path
+) -> None:
+    options = [f"--tfs={address}", *_options(certificates)]
+    assert _run("promote", "m", *options, store=store).exit_code == 0
+    status = _run("status", *options, store=store)
+    assert (status.exit_code, "AVAILABLE [stable]" in status.stdout) == (0, True)
+    variables = {
+        "DERMSERVE_TFS": address, "DERMSERVE_TFS_TLS_CA": str(certificates / "server.pem"),
+        "DERMSERVE_TFS_TLS_CERTIFICATE": str(certificates / "client.pem"),
+        "DERMSERVE_TFS_TLS_KEY": str(certificates / "client.key"), "DERMSERVE_TFS_TLS_NAME": "modelserver",
+    }  # fmt: skip
+    assert _run("status", store=store, env=variables).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        lambda folder: [],
+        lambda folder: _options(folder, ca="stranger"),
+        lambda folder: _options(folder, own="stranger"),
+        lambda folder: [f"--tfs-tls-ca={folder}/server.pem", "--tfs-tls-name=modelserver"],
+        lambda folder: _options(folder)[:-1],
+    ],
+    ids=["plain", "another authority", "a stranger's certificate", "no certificate", "another name"],
+)
+def test_wrong_tls_is_a_server_that_does_not_answer(
+    store: pathlib.Path, address: str, certificates: pathlib.Path, options: object
+) -> None:
+    done = _run("status", f"--tfs={address}", *options(certificates), store=store)
+    assert done.exit_code == 3
+    assert f"{address} does not answer" in done.output
+    assert "--tfs-tls-ca" in done.output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--tfs-tls-ca={0}/server.pem", "--tfs-tls-key={0}/client.key"], "need each other"),
+        (["--tfs-tls-name=modelserver"], "need --tfs-tls-ca"),
+        (["--tfs-tls-ca={0}/none.pem"], "does not exist"),
+    ],
+)
+def test_options_of_tls_that_do_not_fit_are_refused(
+    store: pathlib.Path, certificates: pathlib.Path, options: list[str], words: str
+) -> None:
+    done = _run("promote", "m", *(option.format(certificates) for option in options), store=store)
+    assert (done.exit_code, words in done.output) == (2, True)

@@ -1,0 +1,118 @@
+"""Going on from a finished run, and photos of the same lesions at another resolution."""
+
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from dermserve.models.catalogue import SPECS
+from dermserve.models.training import cli, loop
+from dermserve.models.training.errors import DataError
+from dermserve.models.training.finished import FinishedRun
+from dermserve.models.training.loop import Labelled
+from dermserve.models.training.network import training_copy
+from dermserve.models.training.run import finished_data, initial_network, read_also, with_also
+from dermserve.models.training.splits import Part
+from tests.training.conftest import draw
+from tests.training.runs import EXPERIMENT, draw_photos, instead_of_training, start, tiny
+
+SPEC = SPECS["mobilenet_v3_small"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    return draw_photos(tmp_path_factory.mktemp("photos") / "photos")
+
+
+@pytest.fixture(scope="module")
+def begun(photos: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """A finished run whose weights are those it began with."""
+    out = tmp_path_factory.mktemp("runs") / "begun"
+    with pytest.MonkeyPatch.context() as patch:
+        instead_of_training(patch)
+        start(tiny(), photos, out)
+    run = FinishedRun(out)
+    run.update(data="photos of a clinic", license="CC BY-NC 4.0")
+    return run
+
+
+def _train(begun: FinishedRun, photos: pathlib.Path, tmp_path: pathlib.Path, *extra: str) -> tuple[int, str]:
+    experiment = tmp_path / "tiny.toml"
+    experiment.write_text(EXPERIMENT)
+    base = ["mobilenet_v3_small", "--data", str(photos), "--experiment", str(experiment)]
+    options = ["--out", str(tmp_path / "out"), "--cache", str(photos.parent / "cache"), "--start", str(begun.folder)]
+    result = CliRunner().invoke(cli.train, [*base, *options, *extra])
+    return result.exit_code, result.output
+
+
+def test_a_continued_run_has_the_weights_the_split_and_the_licence_of_the_one_it_goes_on_from(
+    begun: FinishedRun, photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    instead_of_training(monkeypatch)
+    code, output = _train(begun, photos, tmp_path)
+    assert code == 0, output
+    run = FinishedRun(tmp_path / "out")
+    assert run.split == begun.split
+    assert (run.summary["data"], run.summary["license"]) == ("photos of a clinic", "CC BY-NC 4.0")
+    assert begun.folder.name in run.summary["initialization"]
+    head, logits = (run.network().get_layer("logits"), begun.network().get_layer("logits"))
+    np.testing.assert_array_equal(np.asarray(head.kernel), np.asarray(logits.kernel))
+
+
+def test_a_start_of_another_model_and_two_kinds_of_initial_weights_are_refused(
+    begun: FinishedRun, photos: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    code, output = _train(begun, photos, tmp_path, "--weights", "random")
+    assert (code, "leave --weights out" in output) == (2, True)
+    options = ["resnet50", "--data", str(photos), "--out", str(tmp_path / "out"), "--start", str(begun.folder)]
+    result = CliRunner().invoke(cli.train, options)
+    assert (result.exit_code, "is a run of mobilenet_v3_small" in result.output) == (2, True)
+
+
+def test_photos_at_another_resolution_are_for_what_their_lesions_are_for(
+    begun: FinishedRun, photos: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    larger, said = tmp_path / "larger", list[str]()
+    shutil.copytree(photos, larger)
+    shutil.rmtree(larger / "normal")
+    draw(larger / "bcc" / "of_nobody_known.png", label=0, seed=5)
+    own = finished_data(begun.experiment, photos, begun.split, cache=tmp_path / "cache")
+    also = read_also(own, larger, SPEC, cache=tmp_path / "cache", say=said.append)
+    both = with_also(own, also, SPEC, cache=tmp_path / "cache")
+    assert len(both.samples) == 36 + 24
+    assert "1 of 25 photos left out" in said[0]
+    for sample in both.samples[36:]:
+        assert both.parts[sample] is begun.split[sample.name.removeprefix("larger/")].part
+    assert both.own == own.parts
+    training = both.part(Part.TRAIN)
+    assert training.possible is not None
+    ours = training.rows < 36
+    assert training.possible[ours].all()
+    assert (training.possible[~ours] == (1, 1, 0)).all()
+
+
+def test_a_folder_of_other_photos_is_refused(begun: FinishedRun, photos: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    other = draw_photos(tmp_path / "other", each=1)
+    for file in other.rglob("*.png"):
+        file.rename(file.with_name(f"another_{file.name}"))
+    own = finished_data(begun.experiment, photos, begun.split, cache=tmp_path / "cache")
+    with pytest.raises(DataError, match="no photo named as one of the split"):
+        read_also(own, other, SPEC, cache=tmp_path / "cache")
+
+
+def test_a_photo_says_nothing_of_classes_that_its_data_set_lacks() -> None:
+    experiment = tiny("label_smoothing = 0.1\n", EXPERIMENT.replace("fold_batch_norm = true", ""))
+    network = training_copy(initial_network(experiment, None), folded=False, precision="float32")
+    images = np.random.default_rng(0).integers(0, 255, (9, 64, 64, 3), np.uint8)
+    labels, possible = np.asarray([0] * 6 + [1] * 2 + [2]), np.float32([[1, 1, 0]] * 8 + [[1, 1, 1]])
+    photos = Labelled(images, np.arange(9), labels, possible)
+    stage = loop._StageRun(network, experiment, 0, photos, photos, lambda *_: None)
+    before = np.asarray(network.get_layer("logits").bias)
+    loss, _ = stage._step(images[:8], labels[:8], possible[:8], np.int32([0, 0]))
+    changed = np.asarray(network.get_layer("logits").bias) != before
+    assert changed.tolist() == [True, True, False]
+    assert float(loss) < 10
+    stage._step(images[1:], labels[1:], possible[1:], np.int32([0, 1]))
+    assert np.asarray(network.get_layer("logits").bias)[2] != before[2]

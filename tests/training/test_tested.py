@@ -1,0 +1,111 @@
+"""Test photos are measured once."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from dermserve.models.training import evaluate, outputs
+from dermserve.models.training.errors import RunError
+from dermserve.models.training.finished import FinishedRun
+from dermserve.models.training.loop import Labelled
+from dermserve.models.training.predict import Outputs
+from dermserve.models.training.run import Data
+from dermserve.models.training.splits import Part
+from dermserve.models.training.tested import claim_test, describe_tests
+from tests.training.runs import draw_photos, instead_of_training, start, tiny
+
+FOUND = {"temperature": 1.25, "rule_out": {"threshold": 0.05}, "adaptive_looks": [], "method": "as written"}
+SHIFT = np.asarray([0.1, 0.0, -0.1])
+
+
+def network(seed: int = 0) -> keras.Model:
+    """Make a network of random weights."""
+    keras.utils.set_random_seed(seed)
+    return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="logits")], name="tiny")
+
+
+@pytest.fixture
+def run(tmp_path: pathlib.Path) -> FinishedRun:
+    for name in ("experiment.json", "run.json", "split.csv", "weights.npz"):
+        (tmp_path / name).write_text("{}")
+    return FinishedRun(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"calibration": FOUND | {"temperature": 1.26}}, "thresholds"),
+        ({"calibration": FOUND | {"rule_out": {"threshold": 0.0501}}}, "thresholds"),
+        ({"calibration": FOUND | {"adaptive_looks": [{"views": 3, "margin": 0.1}]}}, "thresholds"),
+        ({"shift": SHIFT * 2}, "thresholds"),
+        ({"network": 1}, "weights"),
+    ],
+)
+def test_a_second_choice_is_not_measured_without_a_reason_that_is_kept(
+    run: FinishedRun, changed: dict[str, Any], what: str
+) -> None:
+    first: dict[str, Any] = {"calibration": FOUND, "shift": SHIFT, "network": 0}
+
+    def claim(values: dict[str, Any], again: str | None = None) -> None:
+        claim_test(run, network(values["network"]), values["calibration"], values["shift"], again=again)
+
+    claim(first)
+    claim(first)
+    with pytest.raises(RunError, match=f"measured with other {what}"):
+        claim(first | changed)
+    assert len(run.summary["tested"]) == 1
+    assert describe_tests(run) == "test photos measured once"
+    claim(first | changed, again="the rule was wrong")
+    claim(first | changed)
+    assert [look["reason"] for look in run.summary["tested"]] == ["the first", "the rule was wrong"]
+    assert describe_tests(run).endswith("the rule was wrong")
+    with pytest.raises(RunError, match="measured with other"):
+        claim(first)
+
+
+@pytest.mark.parametrize(
+    "same", [{"temperature": 1.25 * (1 + 1e-7)}, {"method": "in other words"}, {"rule_out": {"threshold": 0.05 + 1e-9}}]
+)
+def test_rounding_and_words_are_no_second_choice(run: FinishedRun, same: dict[str, Any]) -> None:
+    for values in (FOUND, FOUND | same):
+        claim_test(run, network(), values, SHIFT, again=None)
+    assert len(run.summary["tested"]) == 1
+
+
+def say_anything(_: object, photos: Labelled, *, views: Sequence[str], batch: int) -> Outputs:
+    """Stand for the network."""
+    rng = np.random.default_rng(photos.rows.tolist())
+    logits, features = rng.normal(size=(len(photos), len(views), 3)), rng.normal(size=(len(photos), 16))
+    return Outputs(logits.astype(np.float32), features.astype(np.float32))
+
+
+def test_no_test_photo_is_read_before_the_run_notes_what_is_fixed(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos, folder = draw_photos(tmp_path / "photos"), tmp_path / "run"
+    instead_of_training(monkeypatch)
+    start(tiny(), photos, folder)
+    part, asked = Data.part, list[tuple[Part, bool]]()
+
+    def ask(data: Data, which: Part) -> Any:
+        asked.append((which, "tested" in json.loads((folder / "run.json").read_text())))
+        return part(data, which)
+
+    monkeypatch.setattr(Data, "part", ask)
+    monkeypatch.setattr(outputs, "run_views", say_anything)
+    monkeypatch.setattr(outputs, "frozen_function", lambda *_, **__: None)
+    how: Any = {"cache": tmp_path / "cache", "precision": "float32", "progress": lambda *_: None}
+    FinishedRun(folder).save_other("clinic", {"measured": "with other thresholds"})
+    evaluate.evaluate_own(FinishedRun(folder), photos, thin=4, **how)
+    assert FinishedRun(folder).summary["other"] == {}
+    assert {which for which, noted in asked if not noted} == {Part.TRAIN, Part.VALIDATION}
+    assert (Part.TEST, True) in asked
+    before = (folder / "run.json").read_text()
+    with pytest.raises(RunError, match="measured with other thresholds"):
+        evaluate.evaluate_own(FinishedRun(folder), photos, thin=1, **how)
+    assert (folder / "run.json").read_text() == before

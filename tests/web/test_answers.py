@@ -1,0 +1,104 @@
+"""What each answer is said to be: the level, what to do, and why."""
+
+import pathlib
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.web.page import App
+
+_LOW = "Low risk: no sign of skin cancer was found"
+_OPEN = "Skin cancer can't be ruled out"
+_HIGH = "High risk: this looks like skin cancer"
+_NONE = "No answer for this spot"
+_REJECTED = "This photo can't be used"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reasons", "level", "title", "words"),
+    [
+        ("CONFIDENT", [], "LOW", _LOW, "Look at the spot again in a month"),
+        ("CONFIDENT", [], "HIGH", _HIGH, "Call a dermatologist today"),
+        ("UNCERTAIN", ["LOW_CONFIDENCE"], "INTERMEDIATE", _OPEN, "within the next few weeks"),
+        ("UNCERTAIN", ["LOW_CONFIDENCE"], "HIGH", _HIGH, "not clear either way"),
+        ("UNCERTAIN", ["VIEW_DISAGREEMENT"], "INTERMEDIATE", _OPEN, "different results"),
+        ("UNCERTAIN", ["OUT_OF_SCOPE"], "INTERMEDIATE", _OPEN, "can't be recognised here"),
+        ("UNCERTAIN", ["TOO_DARK"], "INTERMEDIATE", _OPEN, "more light"),
+        ("UNCERTAIN", ["TOO_BRIGHT"], "INTERMEDIATE", _OPEN, "without flash"),
+        ("UNCERTAIN", ["NO_COLOR"], "INTERMEDIATE", _OPEN, "without filters"),
+        ("UNCERTAIN", ["BLURRED"], "INTERMEDIATE", _OPEN, "Hold still"),
+        ("UNCERTAIN", ["UNIFORM"], "INTERMEDIATE", _OPEN, "into the middle"),
+        ("UNCERTAIN", ["UNTRAINED_MODEL"], None, _NONE, "not learned to judge skin"),
+        ("UNCERTAIN", ["UNCALIBRATED_MODEL"], None, _NONE, "hasn't been tested yet"),
+        ("REJECTED", ["NOT_SKIN"], None, _REJECTED, "Move closer"),
+        # What no server of today says:
+        ("UNCERTAIN", ["BLURRED"], "LOW", _OPEN, "Hold still"),
+        ("CONFIDENT", ["BLURRED"], "LOW", _OPEN, "Hold still"),
+        ("REJECTED", ["NOT_SKIN"], "LOW", _REJECTED, "Move closer"),
+        ("CONFIDENT", [], None, _NONE, "good or bad"),
+        ("CONFIDENT", [], "UNSPECIFIED", _NONE, "good or bad"),
+        ("OF_TOMORROW", ["OF_TOMORROW"], "OF_TOMORROW", _NONE, "good or bad"),
+        ("OF_TOMORROW", ["OF_TOMORROW"], "LOW", _OPEN, "dermatologist soon"),
+    ],
+)
+def test_an_answer_is_said_in_plain_words(
+    app: App,
+    lesion: pathlib.Path,
+    confident: dict[str, object],
+    verdict: str,
+    reasons: list[str],
+    level: str | None,
+    title: str,
+    words: str,
+) -> None:
+    risk = {"malignancy": {"level": f"RISK_LEVEL_{level}"} if level else None}
+    reasons = [f"REASON_{reason}" for reason in reasons]
+    app.answer_with({**confident, **risk, "verdict": f"VERDICT_{verdict}", "reasons": reasons})
+    result = app.classify(lesion)
+    said = result.inner_text()
+    assert result.locator("#verdict").inner_text() == title
+    assert words in said
+    assert ("most resembles" in said) == (verdict == "CONFIDENT" and title != _NONE)
+    assert not any(word in said for word in ("VERDICT", "REASON", "RISK_LEVEL", "resnet50", "gateway"))
+    assert (result.locator(".scores").count() == 1) == (title not in (_NONE, _REJECTED))
+
+
+def test_levels_differ_in_shape_and_words_not_in_colour_alone(
+    app: App, lesion: pathlib.Path, confident: dict[str, object]
+) -> None:
+    looks = set()
+    for level in ("LOW", "INTERMEDIATE", "HIGH"):
+        app.answer_with({**confident, "malignancy": {"level": f"RISK_LEVEL_{level}"}})
+        shape = app.classify(lesion).locator(".level path").get_attribute("d")
+        style = "getComputedStyle(document.querySelector('.verdict'))"
+        looks.add((shape, app.page.evaluate(f"{style}.borderStyle + {style}.borderWidth")))
+        app.press("Close without saving")
+    assert len({shape for shape, _ in looks}) == len({border for _, border in looks}) == 3
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reason", "first", "others"),
+    [
+        ("REJECTED", "NOT_SKIN", "Take another photo", ["Close without saving"]),
+        ("UNCERTAIN", "BLURRED", "Take another photo", ["Save to history"]),
+        ("UNCERTAIN", "OUT_OF_SCOPE", "Save to history", ["Close without saving"]),
+    ],
+)
+def test_where_another_photo_helps_it_is_the_first_action(
+    app: App,
+    lesion: pathlib.Path,
+    confident: dict[str, object],
+    verdict: str,
+    reason: str,
+    first: str,
+    others: list[str],
+) -> None:
+    app.answer_with({**confident, "verdict": f"VERDICT_{verdict}", "reasons": [f"REASON_{reason}"]})
+    app.classify(lesion)
+    buttons = app.page.locator(".sticky button")
+    assert buttons.all_inner_texts() == [first, *others]
+    assert ("Take another photo first" in app.words()) == (reason == "BLURRED")
+    assert "primary" in (buttons.first.get_attribute("class") or "")
+    if first == "Take another photo":
+        app.press(first)
+        expect(app.page.locator("video")).to_be_visible()

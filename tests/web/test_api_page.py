@@ -1,0 +1,49 @@
+"""The API page: the OpenAPI document as a page, with a form that sends a photo. It loads nothing from elsewhere."""
+
+import hashlib
+import pathlib
+
+from playwright.sync_api import Browser, expect
+
+from dermserve.edge import SITE
+
+_RAPIDOC = "affbd173a65e870e18f392cca963113bcdafb6e50e88cd2f6a834a65b22db94d"
+"""SHA-256 of dist/rapidoc-min.js of npm's rapidoc 9.3.8."""
+
+
+def test_the_viewer_is_the_published_one_and_the_page_does_not_load_it() -> None:
+    assert hashlib.sha256((SITE / "api/rapidoc-min.js").read_bytes()).hexdigest() == _RAPIDOC
+    assert not [path for path in (SITE / "app").iterdir() if b"rapidoc" in path.read_bytes()]
+
+
+def test_the_api_page_shows_every_operation_and_sends_a_photo(
+    browser: Browser, served: str, lesion: pathlib.Path
+) -> None:
+    page = browser.new_page()
+    said, asked = [], []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{served}/api/")
+    for operation in (
+        "Classifies one photo",
+        "Lists the models",
+        "Returns one model",
+        "Says whether a gateway can answer",
+    ):
+        expect(page.get_by_role("heading", name=operation)).to_be_visible()
+    expect(page.get_by_text("A screening aid, never a diagnosis").first).to_be_visible()
+
+    form = page.locator("api-request").first
+    form.locator("[data-pname=model_name]").fill("mobilenet_v3_small")
+    form.locator("select").first.select_option("image/jpeg")
+    form.locator("input[type=file]").set_input_files(lesion)
+    with page.expect_response("**/v1/models/mobilenet_v3_small:classify*") as response:
+        form.get_by_role("button", name="TRY", exact=True).click()
+    assert response.value.status == 200
+    expect(
+        form.get_by_text("Screening aid, not a diagnosis: it can miss").first
+    ).to_be_visible()  # shown with the answer
+    assert said == []
+    assert {url for url in asked if not url.startswith(served)} == set()
+    page.close()

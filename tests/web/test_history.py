@@ -1,0 +1,135 @@
+"""The history: what a person does with the spots that were saved."""
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.web.page import App
+
+
+def _saved(result: App) -> App:
+    result.press("Save to history")
+    result.page.wait_for_selector(".photos")
+    return result
+
+
+def test_a_spot_is_named_placed_noted_and_photographed_again(result: App, lesion: pathlib.Path) -> None:
+    page = _saved(result).page
+    page.get_by_label("Name").fill("Left shoulder")
+    page.get_by_label("Notes").fill("Doctor: watch it")
+    page.get_by_label("Look at it again on").fill("2020-01-02")
+    page.get_by_role("img", name="Back of the body").click(position={"x": 70, "y": 70})
+    expect(page.get_by_label("Where on the body")).to_have_value("back upperBack")
+    with page.expect_download() as download:
+        result.press("Put it into the calendar")
+    calendar = pathlib.Path(download.value.path()).read_text()
+    assert "DTSTART;VALUE=DATE:20200102" in calendar
+    assert "Left shoulder" in calendar
+    result.press("Photograph it again")
+    result.until("document.querySelector('video')?.videoWidth > 0 && !document.querySelector('.shutter').disabled")
+    result.press("Take the photo")
+    result.press("Analyse")
+    result.result()
+    result.press("Save to history")
+    expect(page.locator(".photos li")).to_have_count(2)
+    expect(page.locator(".compare img")).to_have_count(2)
+    page.reload()
+    expect(page.locator("h1")).to_have_text("Left shoulder")
+    expect(page.get_by_label("Notes")).to_have_value("Doctor: watch it")
+    result.tab("History")
+    row = page.locator(".entries a")
+    for words in ("Left shoulder", "2 photos", "upper back", "due since", "Low risk"):
+        expect(row).to_contain_text(words)
+    row.click(position={"x": 5, "y": 5})
+    page.locator(".photos a").first.click()
+    assert "Answered by the server" in result.result().inner_text()
+
+
+@pytest.mark.parametrize("what", ["photo", "spot", "all"])
+def test_what_is_deleted_can_be_brought_back(result: App, what: str) -> None:
+    page = _saved(result).page
+    if what == "photo":
+        page.locator(".photos a").click()
+        result.press("Delete")
+        expect(page.locator(".photos li")).to_have_count(0)
+    elif what == "spot":
+        result.press("Delete this spot")
+        expect(page.locator("main")).to_contain_text("Nothing saved yet")
+    else:
+        result.tab("History")
+        result.press("Delete all")
+        expect(page.locator("main")).to_contain_text("Nothing saved yet")
+    result.press("Undo")
+    result.tab("History")
+    expect(page.locator(".entries")).to_contain_text("1 photo")
+
+
+def test_the_history_is_one_file_that_another_browser_reads(
+    result: App, browser: Browser, served: str, tmp_path: pathlib.Path
+) -> None:
+    page = _saved(result).page
+    page.get_by_label("Notes").fill("mine")
+    result.tab("History")
+    with page.expect_download() as download:
+        result.press("Export")
+    file = tmp_path / "history.json"
+    download.value.save_as(file)
+    assert json.loads(file.read_text())["photos"][0]["picture"].startswith("data:image/")
+    with App.opened(browser, served, shots=tmp_path) as other:
+        other.tab("History")
+        for _ in range(2):  # a second time changes nothing
+            other.page.set_input_files("#import", file)
+            other.page.wait_for_selector(".toast p")
+            other.press("Dismiss")
+        expect(other.page.locator(".entries li")).to_have_count(1)
+        other.page.locator(".entries a").click()
+        expect(other.page.get_by_label("Notes")).to_have_value("mine")
+        assert (
+            other.page.locator(".photos img").evaluate("(image) => image.decode().then(() => image.naturalWidth)") > 0
+        )
+
+
+_EXPORTED: dict[str, Any] = {"format": "dermserve history 1", "spots": [], "photos": []}
+
+
+def test_a_file_that_is_no_history_changes_nothing(app: App, tmp_path: pathlib.Path) -> None:
+    photo = {"id": "a", "spot": "nowhere", "time": "2026-01-01", "picture": "data:image/png;base64,AAAA"}
+    app.tab("History")
+    for text in (
+        "",
+        "not JSON",
+        "null",
+        "[]",
+        json.dumps({**_EXPORTED, "format": "another"}),
+        json.dumps({**_EXPORTED, "spots": [{"id": "a"}]}),
+        json.dumps({**_EXPORTED, "photos": [photo]}),
+        json.dumps({**_EXPORTED, "photos": [{**photo, "picture": "data:text/html;base64,AAAA"}]}),
+    ):
+        (tmp_path / "some.json").write_text(text)
+        app.page.set_input_files("#import", tmp_path / "some.json")
+        expect(app.page.locator(".toast")).to_contain_text("not a history that was exported here")
+        app.press("Dismiss")
+    expect(app.page.locator("main")).to_contain_text("Nothing saved yet")
+
+
+def test_two_tabs_are_in_step(result: App) -> None:
+    second = result.context.new_page()
+    second.goto(f"{result.page.url.partition('#')[0]}#/history")
+    expect(second.locator("main")).to_contain_text("Nothing saved yet")
+    _saved(result)
+    expect(second.locator(".entries li")).to_have_count(1)
+    second.locator(".entries a").click()
+    second.get_by_label("Notes").fill("typed in one")
+    result.page.get_by_label("Name").fill("Named in the other")
+    result.page.locator("h1").click()
+    second.locator("h1").click()  # leaves the notes, which are kept then
+    expect(result.page.get_by_label("Notes")).to_have_value("typed in one")
+    expect(result.page.locator("h1")).to_have_text("Named in the other")
+    second.go_back()
+    expect(second.locator(".entries")).to_contain_text("Named in the other")
+    result.tab("Settings")
+    result.page.locator("#language").select_option("id")
+    expect(second.locator("h1")).to_have_text("Riwayat")

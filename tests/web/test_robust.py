@@ -1,0 +1,185 @@
+"""What networks, browsers and phones do to a page: each is said, with the way out, and nothing is lost."""
+
+import pathlib
+
+import pytest
+from playwright.sync_api import Route, expect
+
+from tests.web.page import App
+
+_HTML = "<!doctype html><title>Wi-Fi</title>Sign in"
+_BLOCKED = {
+    "indexedDB": "Object.defineProperty(window, 'indexedDB',"
+    " { get() { throw new DOMException('no', 'SecurityError') } })",
+    "localStorage": "for (const name of ['localStorage', 'sessionStorage'])"
+    " Object.defineProperty(window, name, { get() { throw new DOMException('no', 'SecurityError') } })",
+    "quota": "IDBObjectStore.prototype.put = () => { throw new DOMException('full', 'QuotaExceededError') };"
+    "Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError') }",
+}
+
+
+def _changed(app: App, script: str) -> None:
+    """Open the page again in a browser that is so."""
+    app.page.add_init_script(script)
+    app.page.reload()
+    app.page.wait_for_selector("#app[data-service]")
+
+
+@pytest.mark.parametrize("what", _BLOCKED)
+def test_where_the_browser_stores_nothing_that_is_said_and_the_rest_works(
+    app: App, lesion: pathlib.Path, confident: dict[str, object], what: str
+) -> None:
+    _changed(app, _BLOCKED[what])
+    app.answer_with(confident)
+    app.classify(lesion)
+    app.press("Save to history")
+    if what == "localStorage":
+        expect(app.page.locator(".photos li")).to_have_count(1)
+    else:
+        expect(app.page.get_by_role("alert")).to_contain_text("Nothing was saved")
+        expect(app.page.locator("#verdict")).to_be_visible()
+    app.tab("Settings")
+    app.page.get_by_label("Text size").select_option("large")
+    assert app.page.evaluate("document.documentElement.dataset.size") == "large"
+
+
+def test_without_https_results_are_saved_and_the_camera_is_explained(
+    app: App, lesion: pathlib.Path, confident: dict[str, object]
+) -> None:
+    _changed(
+        app,
+        "delete Crypto.prototype.randomUUID; delete Navigator.prototype.mediaDevices;"
+        "delete Navigator.prototype.serviceWorker; delete Navigator.prototype.storage; delete window.caches;"
+        "Object.defineProperty(window, 'isSecureContext', { value: false })",
+    )
+    app.answer_with(confident)
+    app.classify(lesion)
+    app.press("Save to history")
+    expect(app.page.locator(".photos li")).to_have_count(1)
+    app.press("Photograph it again")
+    expect(app.page.get_by_role("alert")).to_contain_text("secure pages alone")
+    expect(app.page.get_by_role("button", name="Use the phone's camera")).to_be_visible()
+    assert app.page.locator("input[capture=environment]").count() == 1
+    app.page.set_input_files("#file >> nth=0", lesion)
+    expect(app.page.locator("canvas.crop")).to_be_visible()
+
+
+@pytest.mark.parametrize("path", ["**/v1/models", "**/v1/models/*:classify*", "**/device/index.json"])
+def test_a_web_page_in_place_of_an_answer_is_understood(app: App, lesion: pathlib.Path, path: str) -> None:
+    app.page.route(path, lambda route: route.fulfill(content_type="text/html", body=_HTML))
+    app.page.reload()
+    app.page.wait_for_selector("#app[data-service]")
+    if path == "**/device/index.json":
+        app.tab("Settings")
+        expect(app.page.locator("#device")).to_contain_text("with a connection only")
+        return
+    app.choose(lesion)
+    app.press("Analyse")
+    expect(app.page.get_by_role("alert")).to_contain_text("sign-in page of this Wi-Fi")
+    app.page.unroute(path)
+    app.press("Try again")
+    app.result()
+
+
+def test_a_limit_on_bursts_is_waited_out_and_a_longer_one_is_said(
+    app: App, lesion: pathlib.Path, confident: dict[str, object]
+) -> None:
+    waits = ["1", "40"]
+
+    def reply(route: Route) -> None:
+        if waits:
+            route.fulfill(status=429, headers={"retry-after": waits.pop(0)}, json={"code": 8})
+        else:
+            route.fulfill(json=confident)
+
+    app.page.route("**/v1/models/*:classify*", reply)
+    app.choose(lesion)
+    app.press("Analyse")
+    expect(app.page.get_by_role("alert")).to_contain_text("Try again in 40 seconds")
+    app.press("Try again")
+    app.result()
+
+
+def test_a_wrong_key_is_said_to_be_wrong_and_can_be_removed(app: App) -> None:
+    def reply(route: Route) -> None:
+        key = route.request.headers.get("x-api-key")
+        if key == "right":
+            route.fulfill(json={"models": [{"name": "m"}]})
+        else:
+            route.fulfill(status=401, json={"code": 16, "message": "for operators"})
+
+    app.page.route("**/v1/models", reply)
+    app.page.route("**/v1/models/m", lambda route: route.fulfill(json={"model": {"name": "m"}}))
+    app.page.reload()
+    app.page.get_by_label("Access key").fill("wrong")
+    app.press("Use this key")
+    expect(app.page.get_by_role("alert")).to_contain_text("This key is not accepted")
+    app.page.get_by_label("Access key").fill("right")
+    app.press("Use this key")
+    expect(app.page.get_by_label("Access key")).to_have_count(0)
+    app.tab("Settings")
+    app.press("Remove the key")
+    app.tab("Check")
+    app.page.reload()
+    expect(app.page.get_by_label("Access key")).to_be_visible()
+    expect(app.page.get_by_role("alert")).to_have_count(0)
+
+
+def test_heic_is_named_and_what_to_do_about_it_is_said(app: App, tmp_path: pathlib.Path) -> None:
+    for brand, words in (
+        (b"heic", "Most Compatible"),
+        (b"none", "can't be read as a photo"),
+        (b"mif1", "Most Compatible"),
+    ):
+        (tmp_path / "IMG_1.heic").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(64))
+        app.page.set_input_files("#file", tmp_path / "IMG_1.heic")
+        expect(app.page.get_by_role("alert")).to_contain_text(words)
+
+
+@pytest.mark.parametrize(("share", "words"), [(1.0, "Good: take the photo"), (0.1, "More light")])
+def test_the_camera_says_what_to_do_better(app: App, share: float, words: str) -> None:
+    """What the camera sees comes from a drawn picture; darkness is laid over it."""
+    app.page.add_init_script(
+        f"""const draw = CanvasRenderingContext2D.prototype.drawImage;
+        CanvasRenderingContext2D.prototype.drawImage = function (source, ...rest) {{
+          if (source instanceof HTMLVideoElement) this.filter = "brightness({share})";
+          return draw.call(this, source, ...rest);
+        }};"""
+    )
+    app.page.reload()
+    app.page.wait_for_selector("#app[data-service]")
+    app.press("Take a photo")
+    expect(app.page.locator(".coach")).to_contain_text(words)
+
+
+def test_offline_every_screen_opens(app: App, lesion: pathlib.Path, confident: dict[str, object]) -> None:
+    app.answer_with(confident)
+    app.classify(lesion)
+    app.press("Save to history")
+    app.page.wait_for_selector(".photos")
+    app.page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+    app.until("navigator.serviceWorker.controller !== null")
+    app.context.set_offline(True)
+    app.page.reload()
+    expect(app.page.locator(".photos li")).to_have_count(1)
+    for name in ("History", "Learn", "Settings", "Check"):
+        app.tab(name)
+        expect(app.page.locator("h1")).to_have_text("Skin check" if name == "Check" else name)
+    app.choose(lesion)
+    app.press("Analyse")
+    expect(app.page.get_by_role("alert")).to_contain_text("Your photo stays here")
+    app.context.set_offline(False)
+    app.press("Try again")
+    app.result()
+
+
+def test_a_new_version_of_the_page_is_told_and_a_reload_keeps_the_photo(app: App, lesion: pathlib.Path) -> None:
+    app.page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+    app.until("navigator.serviceWorker.controller !== null")
+    app.page.reload()
+    app.page.wait_for_selector("#app[data-service]")
+    app.choose(lesion)
+    app.page.evaluate("navigator.serviceWorker.dispatchEvent(new Event('controllerchange'))")
+    expect(app.page.locator(".toast")).to_contain_text("A new version of this page is ready")
+    app.press("Reload")
+    expect(app.page.locator("canvas.crop")).to_be_visible()
