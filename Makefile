@@ -23,7 +23,7 @@ INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraint
 	/^Installing/ { print "  " substr($$0, 1, 76) " ..."; fflush() }'
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-all check format proto breaking bench regression loadtest comparison docs web examples images test-images test-k8s constraints clean
+.PHONY: help demo test test-slow test-all check format proto breaking bench regression loadtest comparison docs web examples images test-images test-k8s audit constraints clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -85,8 +85,10 @@ bench: $(VENV)/dev  ## Compare the gateway with a direct Predict and with a rela
 regression: $(VENV)/dev  ## Whether the gateway is slower beside a direct Predict or a relay than its bounds (one run, any machine)
 	@$(BIN)/python -m benchmarks.gateway --check --rounds 60 --store $(STORE)
 
-loadtest: $(VENV)/dev  ## Two minutes of load on the local stack, and its thresholds (loadtest/slo.toml)
+loadtest: $(VENV)/dev  ## Load on the local stack: its thresholds (loadtest/slo.toml), then photos a second a core (ten minutes)
 	@$(BIN)/dermserve-loadtest run --local --store $(STORE) --users 4 --run-time 2m --warm-up 10s --slo loadtest/slo.toml
+	@$(BIN)/dermserve-loadtest capacity --local --store $(STORE) --slo p95=4s --callers 1,4 --probe 10s --probes 2 \
+	    --precision 0.25 --mix resnet50:none --mix resnet50:full --mix mobilenet_v3_small:none --mix mobilenet_v3_small:full
 
 comparison: $(VENV)/dev  ## Compare with other ways to serve the same weights (hours; COMPARISON_ARGS=--quick to try)
 	$(BIN)/python -m benchmarks.comparison $(COMPARISON_ARGS)
@@ -116,6 +118,11 @@ test-images: $(VENV)/dev images  ## Build the images and run them as Kubernetes 
 
 test-k8s: $(VENV)/dev  ## Apply the manifests to a real API server, built first: half an hour or more, once
 	@assets=$$(scripts/kube_apiserver.sh) && KUBEBUILDER_ASSETS=$$assets $(BIN)/python -m pytest tests/k8s $(PYTEST_ARGS)
+
+audit: $(VENV)/dev  ## Bill of materials in build/sbom.cdx.json, and known vulnerabilities, where PyPI's advisories can be reached
+	@$(PYTHON) -m venv build/audit && build/audit/bin/pip install -q --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1
+	build/audit/bin/cyclonedx-py environment $(BIN)/python --of JSON -o build/sbom.cdx.json
+	build/audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip --progress-spinner off
 
 web-tools:  ## Fetch what tests of the page need, and build nothing
 	cd client/web && npm ci --ignore-scripts --no-audit --no-fund && node build.mjs --runtime-only

@@ -1,14 +1,14 @@
-"""Write the sizing table of k8s/README.md: pods for a rate, from what an answer costs and the manifests' own numbers.
+"""Write docs/sizing.md: pods for a rate, from what a photo costs and the manifests' own numbers.
 
 python scripts/sizing.py                        # from k8s/costs.json
-python scripts/sizing.py --capacity FILE        # from capacity.json of `dermserve-loadtest capacity --local`
+python scripts/sizing.py --capacity FILE        # from build/capacity/capacity.json, which `make loadtest` writes
 """
 
 import argparse
+import datetime
 import json
 import math
 import pathlib
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,15 +17,36 @@ from typing import Any
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-PAGE = ROOT / "k8s" / "README.md"
+PAGE = ROOT / "docs" / "sizing.md"
 COSTS = ROOT / "k8s" / "costs.json"
 RATES = (5, 20, 100)
-_BETWEEN = re.compile(r"(?<=<!-- sizing: begin -->\n).*(?=<!-- sizing: end -->)", re.DOTALL)
+_TEXT = """\
+# Pods for a rate
+
+`scripts/sizing.py` writes this page; change it there.
+
+```console
+$ make loadtest                                                    # on an idle machine like yours
+$ python scripts/sizing.py --capacity build/capacity/capacity.json
+```
+
+A photo costs cores × milliseconds in a model server and in a gateway: processor time of each process over the answers,
+where four callers gave the highest throughput. A model server is counted with the cores at which its autoscaler is
+content (70 % of 4), a gateway with 80 % of its request of half a core; rounded up, and one more of each, so that one
+may be missing. `3 + 2` is three model servers and two gateways; `*` is more than `maxReplicas`. ADAPTIVE lies between
+NONE and FULL.
+
+The costs are of {machine}, {date} (`{command}`).
+
+{table}
+These are **derived, not measured in a cluster**: costs are taken to grow with the cores. In a cluster, put
+`dermserve-loadtest capacity --server …` on one pod of each and read the rate itself.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one answer takes, in cores × milliseconds."""
+    """What one photo takes, in cores × milliseconds."""
 
     model: str
     mode: str
@@ -47,28 +68,11 @@ class Pod:
         return max(2, math.ceil(rate * cost / 1000 / self.cores) + 1)
 
 
-def from_measurements() -> Iterator[Cost]:
-    """Read the committed costs: cores × ms of an answer in the model server and in the gateway."""
-    for each in json.loads(COSTS.read_text())["core_ms"]:
-        yield Cost(**each)
-
-
-def from_capacity(file: pathlib.Path) -> Iterator[Cost]:
-    """Take costs from the open-loop run at the highest rate that kept its threshold."""
-    for each in json.loads(file.read_text())["capacity"]:
-        points = [point for point in each["open_points"] if point["rate"] == each["found"]["kept"]]
-        if points:
-            yield Cost(
-                model=each["model"],
-                mode=each["mode"],
-                server=_cores(points, "modelserver"),
-                gateway=_cores(points, "gateway"),
-            )
-
-
-def _cores(points: Sequence[dict[str, Any]], process: str) -> float:
-    busy = sum(use for point in points for name, use in point["cores"].items() if name.startswith(process))
-    return 1000 * busy / sum(point["answers"] for point in points)
+def read_costs(capacities: Sequence[dict[str, Any]]) -> Iterator[Cost]:
+    """Read the costs of what `dermserve-loadtest capacity` found; nothing of what gave no answers."""
+    for each in capacities:
+        if cost := each["core_ms"]:
+            yield Cost(model=each["model"], mode=each["mode"], server=cost["model_server"], gateway=cost["gateway"])
 
 
 def read_pod(name: str) -> Pod:
@@ -85,24 +89,42 @@ def read_pod(name: str) -> Pod:
     return Pod(cores=cores * target, most=scaler["maxReplicas"])
 
 
-def table(costs: Sequence[Cost], *, command: str) -> str:
+def table(costs: Sequence[Cost]) -> str:
     """Draw the table."""
     server, gateway = read_pod("modelserver"), read_pod("gateway")
-    head = ["model", "views", "core-ms, model server", "core-ms, gateway", "answers/s, model server",
-            "answers/s, gateway", *(f"{rate}/s" for rate in RATES)]  # fmt: skip
+    head = ["model", "views", "core-ms, model server", "core-ms, gateway", "photos/s a core", "photos/s, model server",
+            "photos/s, gateway", *(f"{rate}/s" for rate in RATES)]  # fmt: skip
     rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for cost in costs:
         pods = [
             _shown(server.count(rate, cost.server), server) + " + " + _shown(gateway.count(rate, cost.gateway), gateway)
             for rate in RATES
         ]
-        numbers = [cost.server, cost.gateway, 1000 * server.cores / cost.server, 1000 * gateway.cores / cost.gateway]
+        numbers = [cost.server, cost.gateway, 1000 / (cost.server + cost.gateway)]
+        numbers += [1000 * server.cores / cost.server, 1000 * gateway.cores / cost.gateway]
         rows.append(f"| {' | '.join([cost.model, cost.mode, *(f'{each:.3g}' for each in numbers), *pods])} |")
-    return f"`{command}`:\n\n" + "\n".join(rows) + "\n"
+    return "\n".join(rows) + "\n"
 
 
 def _shown(count: int, pod: Pod) -> str:
     return f"{count}*" if count > pod.most else str(count)
+
+
+def page(found: dict[str, Any]) -> str:
+    """Write the page from k8s/costs.json."""
+    named = {key: found[key] for key in ("machine", "date", "command")}
+    return _TEXT.format(**named, table=table(list(read_costs(found["capacity"]))))
+
+
+def keep(capacity: dict[str, Any], *, date: str) -> dict[str, Any]:
+    """Keep of capacity.json what the page needs, for k8s/costs.json."""
+    machine = capacity["machine"]
+    return {
+        "machine": f"{machine['cores']} cores of {machine['processor']}",
+        "date": date,
+        "command": "make loadtest",
+        "capacity": [{key: each[key] for key in ("model", "mode", "core_ms")} for each in capacity["capacity"]],
+    }
 
 
 def main() -> None:
@@ -110,11 +132,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--capacity", type=pathlib.Path, help="capacity.json of dermserve-loadtest")
     options = parser.parse_args()
-    costs = list(from_capacity(options.capacity) if options.capacity else from_measurements())
-    if not costs:
-        sys.exit("there is no rate that kept its threshold")
-    command = "python scripts/sizing.py" + (f" --capacity {options.capacity}" if options.capacity else "")
-    PAGE.write_text(_BETWEEN.sub(lambda _: table(costs, command=command), PAGE.read_text()))
+    if options.capacity:
+        found = keep(json.loads(options.capacity.read_text()), date=f"{datetime.date.today():%Y-%m-%d}")
+        if not any(each["core_ms"] for each in found["capacity"]):
+            sys.exit(f"{options.capacity} has no processor time of servers: run `dermserve-loadtest capacity --local`")
+        COSTS.write_text(json.dumps(found, indent=1) + "\n")
+    PAGE.write_text(page(json.loads(COSTS.read_text())))
 
 
 if __name__ == "__main__":

@@ -257,6 +257,8 @@ def allows_just_the_edges_of_the_flow(manifests: list[Manifest]) -> Iterator[str
     if default.get("podSelector") != {} or types != ["Egress", "Ingress"] or default.keys() & {"ingress", "egress"}:
         yield "no default-deny"
     gateway = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "gateway"}}}
+    prometheus = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
+    known = {8500: gateway, 8501: prometheus}
     for name, policy in policies.items():
         for direction, sides in (("ingress", "from"), ("egress", "to")):
             for allowed in policy.get(direction, []):
@@ -264,8 +266,13 @@ def allows_just_the_edges_of_the_flow(manifests: list[Manifest]) -> Iterator[str
                     yield f"{name}: {direction} is open"
         labels = policy["podSelector"].get("matchLabels", {})
         if labels.get("app.kubernetes.io/name") == "modelserver":
-            peers = [peer for allowed in policy.get("ingress", []) for peer in allowed.get("from", [])]
-            if [_without_part_of(peer) for peer in peers] != [gateway] or policy.get("egress"):
+            reached = [
+                (port["port"], _without_part_of(peer))
+                for allowed in policy.get("ingress", [])
+                for peer in allowed.get("from", [])
+                for port in allowed["ports"]
+            ]
+            if not reached or any(known.get(port) != peer for port, peer in reached) or policy.get("egress"):
                 yield f"{name}: others than the gateway reach TensorFlow Serving, or it reaches others"
 
 

@@ -12,7 +12,7 @@ from tests.k8s.rendering import kustomize, named, of_kind, render, write_overlay
 def test_monitoring_puts_the_clusters_label_and_address_where_they_belong() -> None:
     manifests = render("production+all")
     monitored = of_kind(manifests, "ServiceMonitor") + of_kind(manifests, "PrometheusRule")
-    assert {each["metadata"]["name"] for each in monitored} == {"gateway", "edge", "dermserve-gateway"}
+    assert {each["metadata"]["name"] for each in monitored} == {"gateway", "edge", "modelserver", "dermserve-gateway"}
     assert {each["metadata"]["labels"]["release"] for each in monitored} == {"kube-prometheus-stack"}
     groups = named(manifests, "PrometheusRule", "dermserve-gateway")["spec"]["groups"]
     urls = [rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"] if "alert" in rule]

@@ -1,38 +1,53 @@
-"""The sizing table is computed from measurements that are there, and by the manifests' own numbers."""
+"""The sizing page is computed from measurements that are there, and by the manifests' own numbers."""
 
 import json
-import pathlib
 import runpy
 import types
 
 import pytest
 
+from dermserve.loadtest.bisect import Found
+from dermserve.loadtest.capacity import Capacity, Point
 from tests.k8s.rendering import ROOT
 
 sizing = types.SimpleNamespace(**runpy.run_path(str(ROOT / "scripts" / "sizing.py")))
 
 
-def test_the_committed_measurements_give_a_cost_for_each_model_and_mode() -> None:
-    costs = list(sizing.from_measurements())
-    assert {(cost.model, cost.mode) for cost in costs} == {
+def _point(answers: float, **cores: float) -> Point:
+    return Point(
+        rate=None, callers=4, gateways=1, answers=answers, p50=1, p99=2, error_rate=0, cores=cores, kept_rate=True
+    )
+
+
+def _capacity(*points: Point) -> Capacity:
+    return Capacity(
+        model="resnet50", mode="NONE", found=Found(0, 0), open_points=(), closed_points=points, laws={}, why=""
+    )
+
+
+def test_the_page_is_what_the_committed_costs_give() -> None:
+    found = json.loads(sizing.COSTS.read_text())
+    assert sizing.PAGE.read_text() == sizing.page(found)
+    assert {(cost.model, cost.mode) for cost in sizing.read_costs(found["capacity"])} == {
         (model, mode) for model in ("resnet50", "mobilenet_v3_small") for mode in ("NONE", "FULL")
     }
-    assert all(cost.server > 0 and cost.gateway > 0 for cost in costs)
 
 
-def test_a_capacity_gives_what_the_kept_rate_cost_in_cores(tmp_path: pathlib.Path) -> None:
-    kept = {
-        "rate": 10.0,
-        "answers": 10.0,
-        "cores": {"modelserver": 1.5, "gateway": 0.1, "gateway 2": 0.1, "machine": 2},
-    }
-    broken = {"rate": 12.0, "answers": 11.0, "cores": {"modelserver": 1.9, "gateway": 0.2}}
-    found = {"model": "resnet50", "mode": "NONE", "found": {"kept": 10.0}, "open_points": [kept, broken]}
-    nothing = {"model": "resnet50", "mode": "FULL", "found": {"kept": 0.0}, "open_points": [broken]}
-    (tmp_path / "capacity.json").write_text(json.dumps({"capacity": [found, nothing]}))
-    (cost,) = sizing.from_capacity(tmp_path / "capacity.json")
-    assert (cost.model, cost.mode) == ("resnet50", "NONE")
-    assert (cost.server, cost.gateway) == (pytest.approx(150), pytest.approx(20))
+def test_a_capacity_says_what_a_photo_costs_where_throughput_was_highest() -> None:
+    full = _point(10.0, modelserver=1.5, gateway=0.1, **{"gateway 2": 0.1}, machine=2, generator=0.2)
+    capacity = _capacity(_point(4.0, modelserver=0.9, gateway=0.1), full)
+    found = capacity.to_json()
+    assert found["core_ms"] == {"model_server": pytest.approx(150), "gateway": pytest.approx(20)}
+    assert found["photos_per_core"] == pytest.approx(1000 / 170)
+    (cost,) = sizing.read_costs([found])
+    assert (cost.model, cost.mode, cost.server, cost.gateway) == ("resnet50", "NONE", 150, 20)
+
+
+@pytest.mark.parametrize("point", [_point(0.0, modelserver=1), _point(5.0, machine=2, generator=1)])
+def test_without_answers_or_processes_there_is_no_cost(point: Point) -> None:
+    found = _capacity(point).to_json()
+    assert (found["core_ms"], found["photos_per_core"]) == ({}, None)
+    assert list(sizing.read_costs([found])) == []
 
 
 def test_pods_are_enough_with_one_missing_and_at_least_two() -> None:

@@ -77,9 +77,25 @@ class Capacity:
     why: str
     """What is the limit, a sentence."""
 
+    @property
+    def core_ms(self) -> dict[str, float]:
+        """Cores × milliseconds that a photo takes in model servers and gateways, where throughput was highest."""
+        best = max(self.closed_points, key=lambda point: point.answers)
+        servers = {name: use for name, use in best.cores.items() if name not in {"machine", "generator"}}
+        found = {"model_server": 0.0, "gateway": 0.0}
+        for name, use in servers.items():
+            found["gateway" if name.startswith("gateway") else "model_server"] += use
+        return {name: 1000 * use / best.answers for name, use in found.items()} if servers and best.answers else {}
+
+    @property
+    def photos_per_core(self) -> float | None:
+        """Photos a second for each core that the servers keep busy; None where their processes are not seen."""
+        return 1000 / sum(self.core_ms.values()) if self.core_ms and sum(self.core_ms.values()) else None
+
     def to_json(self) -> dict[str, Any]:
         """Give it as JSON takes it: no infinity, no NaN."""
-        return dict(_clean(asdict(self)))
+        costs = {"core_ms": self.core_ms, "photos_per_core": self.photos_per_core}
+        return dict(_clean(asdict(self) | costs))
 
 
 class Prober:

@@ -187,6 +187,9 @@ def _table(found: list[Capacity], slo: str) -> str:
         peak = f"{law.peak:.0f}" if law and law.peak < 10_000 else "–"
         lines.append(f"{each.model + ' ' + each.mode:32}{_interval(each.found):>24}{best:>16.2f}{peak:>17}")
         lines.append(f"  {each.why}")
+        if each.photos_per_core:
+            costs = ", ".join(f"{name.replace('_', ' ')} {ms:.3g}" for name, ms in each.core_ms.items())
+            lines.append(f"  {each.photos_per_core:.2f} photos/s a core; core-ms a photo: {costs}")
         lines += [
             f"  {gateways} gateway(s): λ {law.rate:.2f}/s, σ {law.contention:.3f}, κ {law.coherence:.5f}, "
             f"R² {law.r_squared:.2f}"
