@@ -26,7 +26,7 @@ from dermserve.models.training.verdicts import Verdicts, decide, measure_all
 
 SENSITIVITY = 0.95
 """What rule_out promises of malignant lesions: the lower end of the exact one-sided 95 % interval of the share of
-validation lesions that have no photo below it. The margin is that of the interval, which no figure was tried for."""
+validation lesions that have no photo below it. The margin is that of the interval."""
 SPECIFICITY = 0.95
 """Share of benign validation photos below rule_in."""
 NAMED_ACCURACY = 0.95
