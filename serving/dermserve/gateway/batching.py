@@ -124,6 +124,8 @@ class _Waiting:
     """Whether it must not be batched: it was left out of a batch for want of time."""
     answer: "asyncio.Future[Scores]"
     call: "_Call | None" = None
+    batched: bool = False
+    """Whether its call has others, too."""
     context: Context = field(default_factory=copy_context)
     """Of its trace."""
 
@@ -228,15 +230,16 @@ class Batching:
                 except (ModelServerUnreachableError, ServableNotFoundError) as error:
                     if waiting.call is None:
                         raise  # no server is left
-                    failed[waiting.call.server] = error
+                    failed[waiting.call.server] = error.with_traceback(None)
                 except ModelServerBusyError:
                     await _back_off(attempt, part.budget)
                 except BudgetSpentError:  # the others' budgets were too short for it: its own may be enough
-                    if waiting.call is None or len(waiting.call.requests) == 1 or part.budget.left() <= 0:
+                    if not waiting.batched or part.budget.left() <= 0:
                         raise
                     alone = True
                 finally:
                     self._leave(waiting)
+                    del waiting  # its error refers to this frame
         finally:
             self._requests[target.model] -= 1
         raise AssertionError("the loop ends by return or raise")
@@ -303,7 +306,7 @@ class Batching:
     def _send(self, server: ModelServer, batch: list[_Waiting]) -> None:
         call = _Call(server, batch[0].key, batch)
         for request in batch:
-            request.call = call
+            request.call, request.batched = call, len(batch) > 1
             self._queue.remove(request)
         self._calls.add(call)
         server.take()
@@ -317,6 +320,7 @@ class Batching:
             call.fail(error)
         finally:
             self._calls.discard(call)
+            call.requests, call.task = [], None  # a cycle would keep the photos until the next full collection
             call.server.in_flight -= 1
             self._dispatch()
 

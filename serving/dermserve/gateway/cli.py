@@ -115,7 +115,6 @@ async def _serve(config: Config) -> None:
     async with lifespan(config) as running:
         gc.collect()
         gc.freeze()  # what is here stays: no full collection, which stops everything, need go through it again
-        gc.set_threshold(10_000)  # a request makes hundreds of objects, and hardly any that refer to each other
         await signals.get()
         second = asyncio.create_task(_stop_at_next(signals, running.stop_now))
     second.cancel()
