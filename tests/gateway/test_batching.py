@@ -1,9 +1,12 @@
 """Requests that are asked about together: who goes with whom, whose answer is whose, and who is hurt by whom."""
 
 import asyncio
+import contextlib
+import gc
 import math
 import random
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -14,7 +17,12 @@ import pytest
 
 from dermserve.gateway.batching import MOST, Batching, Part
 from dermserve.gateway.budget import Budget
-from dermserve.gateway.errors import BudgetSpentError, InvalidModelOutputError, ModelServerFailedError
+from dermserve.gateway.errors import (
+    BudgetSpentError,
+    InvalidModelOutputError,
+    ModelServerFailedError,
+    ModelServerUnreachableError,
+)
 from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.tfserving import Scores, Target
 from tests.gateway.fake_tfserving import FakeTfServing, Version, make_card, pixels_of
@@ -423,3 +431,31 @@ async def test_one_with_little_time_ends_alone(running, tfs, entered):
         release.set()
         for call in calls:
             assert (await call).classes
+
+
+@pytest.mark.parametrize("end", ["answered", "failed", "unreachable", "cancelled"])
+async def test_a_requests_photo_is_freed_when_it_ends_without_a_collection(end):
+    servers = Servers()
+    asking = await Asking.of(servers)
+    views = pixels(1)
+    photo, predicting = weakref.ref(views), asking.batching.predict(MODEL, Part(views, budget()))
+    task = asyncio.create_task(predicting)
+    del views, predicting
+    await settled()
+    gc.collect()
+    gc.disable()
+    try:
+        if end == "cancelled":
+            task.cancel()
+        else:
+            kinds = {"failed": ModelServerFailedError, "unreachable": ModelServerUnreachableError}
+            servers.end(kinds[end]() if end in kinds else None)
+        await settled()
+        with contextlib.suppress(ModelServerFailedError, ModelServerUnreachableError, asyncio.CancelledError):
+            await task
+        del task
+        servers.ends.clear()
+        await settled()
+        assert photo() is None
+    finally:
+        gc.enable()

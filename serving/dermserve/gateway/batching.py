@@ -242,6 +242,7 @@ class Batching:
                     del waiting  # its error refers to this frame
         finally:
             self._requests[target.model] -= 1
+            failed.clear()  # these refer to this frame, too
         raise AssertionError("the loop ends by return or raise")
 
     def _enter(self, target: Target, part: Part, failed: dict[ModelServer, Exception], *, alone: bool) -> _Waiting:
