@@ -6,7 +6,6 @@ import datetime
 import pathlib
 import re
 import shutil
-import subprocess
 import time
 import urllib.request
 from collections.abc import AsyncIterator, Callable
@@ -24,20 +23,12 @@ from structlog.testing import capture_logs
 from dermserve.gateway.config import Config
 from dermserve.gateway.server import lifespan
 from dermserve.v1 import classifier_pb2_grpc
+from tests.certificates import make_certificate
 from tests.gateway import gateways
 from tests.gateway.fake_tfserving import FakeTfServing
 from tests.gateway.gateways import SERVING, ask
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificates with openssl")
-
-
-def _certificate(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """Make NAME.pem and NAME.key: its own authority, good for localhost."""
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:localhost"]
-    files = ["-keyout", str(folder / f"{name}.key"), "-out", str(folder / f"{name}.pem")]
-    subprocess.run([*command, *files], check=True, capture_output=True)
-    return folder / f"{name}.pem"
 
 
 @contextlib.asynccontextmanager
@@ -77,7 +68,7 @@ async def _ready(address: str, trusting: pathlib.Path, showing: pathlib.Path | N
 
 
 async def test_callers_need_tls_and_must_trust_the_certificate(tfs, tmp_path):
-    certificate, stranger = _certificate(tmp_path, "server"), _certificate(tmp_path, "stranger")
+    certificate, stranger = make_certificate(tmp_path, "server"), make_certificate(tmp_path, "stranger")
     async with tfs.serving() as tfs_address, _gateway(tfs_address, certificate) as address:
         assert (await _ready(address, certificate)).classes
         assert await _call(address, trusting=None) is grpc.StatusCode.UNAVAILABLE
@@ -85,7 +76,7 @@ async def test_callers_need_tls_and_must_trust_the_certificate(tfs, tmp_path):
 
 
 async def test_with_mtls_callers_must_show_a_certificate_of_the_authority(tfs, tmp_path):
-    server, client, stranger = (_certificate(tmp_path, name) for name in ("server", "client", "stranger"))
+    server, client, stranger = (make_certificate(tmp_path, name) for name in ("server", "client", "stranger"))
     async with tfs.serving() as tfs_address, _gateway(tfs_address, server, tls_client_ca=client) as address:
         assert (await _ready(address, server, client)).classes
         assert await _call(address, trusting=server) is grpc.StatusCode.UNAVAILABLE
@@ -93,7 +84,7 @@ async def test_with_mtls_callers_must_show_a_certificate_of_the_authority(tfs, t
 
 
 async def test_a_certificate_that_is_replaced_is_used_without_a_restart_and_a_missing_one_is_not(tfs, tmp_path):
-    server, renewed = _certificate(tmp_path, "server"), _certificate(tmp_path, "renewed")
+    server, renewed = make_certificate(tmp_path, "server"), make_certificate(tmp_path, "renewed")
     old = tmp_path / "old.pem"
     shutil.copy(server, old)
     async with tfs.serving() as tfs_address, _gateway(tfs_address, server) as address:
@@ -109,7 +100,7 @@ async def test_a_certificate_that_is_replaced_is_used_without_a_restart_and_a_mi
 
 
 async def test_probes_have_a_plain_port_that_answers_nothing_but_health(tfs, tmp_path, unused_port):
-    certificate, probes = _certificate(tmp_path, "server"), f"127.0.0.1:{unused_port}"
+    certificate, probes = make_certificate(tmp_path, "server"), f"127.0.0.1:{unused_port}"
     async with tfs.serving() as tfs_address, _gateway(tfs_address, certificate, health_listen=probes) as address:
         assert (await _ready(address, certificate)).classes
         async with grpc.aio.insecure_channel(probes) as channel:
@@ -125,7 +116,7 @@ def _server_credentials(certificate: pathlib.Path, client_ca: pathlib.Path | Non
 
 
 async def test_the_way_to_the_model_server_is_encrypted_and_its_certificate_checked(tfs, tmp_path):
-    server, stranger = _certificate(tmp_path, "server"), _certificate(tmp_path, "stranger")
+    server, stranger = make_certificate(tmp_path, "server"), make_certificate(tmp_path, "stranger")
     async with tfs.serving(credentials=_server_credentials(server, None)) as address:
         named = {"tfs_address": address, "tfs_tls_name": "localhost"}
         async with gateways.running(**named, tfs_tls_ca=server) as world:
@@ -139,7 +130,7 @@ async def test_the_way_to_the_model_server_is_encrypted_and_its_certificate_chec
 
 
 async def test_a_model_server_that_asks_for_a_certificate_is_shown_ours(tfs, tmp_path):
-    server, client = _certificate(tmp_path, "server"), _certificate(tmp_path, "client")
+    server, client = make_certificate(tmp_path, "server"), make_certificate(tmp_path, "client")
     async with tfs.serving(credentials=_server_credentials(server, client)) as address:
         trusting = {"tfs_address": address, "tfs_tls_name": "localhost", "tfs_tls_ca": server}
         own = {"tfs_tls_certificate": client, "tfs_tls_key": client.with_suffix(".key")}
@@ -150,7 +141,7 @@ async def test_a_model_server_that_asks_for_a_certificate_is_shown_ours(tfs, tmp
 
 
 async def test_metrics_say_when_the_certificates_that_are_loaded_end_and_those_that_model_servers_show(tfs, tmp_path):
-    server, tfs_ca = _certificate(tmp_path, "server"), _certificate(tmp_path, "tfs")
+    server, tfs_ca = make_certificate(tmp_path, "server"), make_certificate(tmp_path, "tfs")
     async with tfs.serving(credentials=_server_credentials(tfs_ca, None)) as address:
         config = Config(
             listen="localhost:0",
@@ -189,7 +180,7 @@ async def _expiry(url: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("damage", ["key", "certificate", "authority"])
 async def test_files_that_do_not_fit_are_named_at_the_start(tmp_path, damage):
-    server, other = _certificate(tmp_path, "server"), _certificate(tmp_path, "other")
+    server, other = make_certificate(tmp_path, "server"), make_certificate(tmp_path, "other")
     files = {"certificate": server, "key": server.with_suffix(".key"), "authority": other}
     if damage == "key":
         files["key"] = other.with_suffix(".key")

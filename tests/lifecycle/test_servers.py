@@ -2,7 +2,6 @@
 
 import pathlib
 import shutil
-import subprocess
 from collections.abc import Iterator
 from concurrent import futures
 
@@ -11,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dermserve.cli import main
+from tests.certificates import make_certificate
 from tests.lifecycle.fake_servers import GrpcHandler
 from tests.lifecycle.versions_at_hand import make_version
 
@@ -18,20 +18,11 @@ pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes i
 CONFIG = 'model_config_list { config { name: "m" base_path: "/models/m" } }'
 
 
-def _certificate(folder: pathlib.Path, name: str) -> pathlib.Path:
-    """Make NAME.pem and NAME.key: its own authority, good for `modelserver`."""
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    command += ["-days", "2", "-subj", f"/CN={name}", "-addext", "subjectAltName=DNS:modelserver"]
-    files = ["-keyout", str(folder / f"{name}.key"), "-out", str(folder / f"{name}.pem")]
-    subprocess.run([*command, *files], check=True, capture_output=True)
-    return folder / f"{name}.pem"
-
-
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("certificates")
     for name in ("server", "client", "stranger"):
-        _certificate(folder, name)
+        make_certificate(folder, name, host="modelserver")
     return folder
 
 
@@ -66,7 +57,7 @@ def _options(folder: pathlib.Path, own: str = "client", ca: str = "server") -> l
     return [f"--tfs-tls-ca={folder / ca}.pem", *pair, "--tfs-tls-name=modelserver"]
 
 
-def test_promote_canary_status_and_verify_speak_mtls(
+def test_promote_and_status_speak_mtls_by_options_and_by_variables(
     store: pathlib.Path, address: str, certificates: pathlib.Path
 ) -> None:
     options = [f"--tfs={address}", *_options(certificates)]

@@ -182,7 +182,7 @@ def _rows(scores: Scores, start: int, end: int) -> Scores:
 
 
 class Batching:
-    """The Predictor: batches requests where a call is expected to take `longest` seconds at most."""
+    """Sends requests to the model servers, in batches where a call is expected to take `longest` seconds at most."""
 
     def __init__(self, servers: ModelServers, *, longest: float, clock: Clock) -> None:
         self.costs = Costs()

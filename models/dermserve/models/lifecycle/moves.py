@@ -74,6 +74,7 @@ def rollback(desk: Desk, model: str, version: int | None = None, *, note: str = 
         target = version if version is not None else audit.former_stable(desk.store, model, current)
         if target is None:
             raise RefusedError(f"no stable version of {model} before {current} is known: name one with --to")
+        known_version(desk.store, model, target)
         return _make_stable(desk, model, target, what=audit.ROLLBACK, note=note, checked=False)
 
 
@@ -163,7 +164,6 @@ def digest_of(store: Store, model: str, version: int) -> str | None:
 
 
 def _make_stable(desk: Desk, model: str, version: int, *, what: str, note: str, checked: bool) -> Moved:
-    known_version(desk.store, model, version)
     before = _served(desk, model)
     labels = {label: number for label, number in before.labels.items() if (label, number) != (CANARY, version)}
     labels[STABLE] = version

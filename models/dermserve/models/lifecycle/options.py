@@ -4,7 +4,7 @@ import functools
 import pathlib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -115,19 +115,13 @@ def asking_servers(command: _F) -> Any:
         tls = Tls(ca=tfs_tls_ca, certificate=certificate, key=key, name=tfs_tls_name) if tfs_tls_ca else None
         return command(servers=Servers(_separated(tfs) or [DEFAULT_TFS], tls=tls), **others)
 
-    decorated: Any = run
-    for option in reversed(_tfs_options):
-        decorated = option(decorated)
-    return decorated
+    return _with(_tfs_options, run)
 
 
 def moving(command: _F) -> Any:
     """Add what the commands share that move labels."""
     options = (store_option, config_option, public_key_option, _timeout_option, _note_option, json_option)
-    decorated: Any = asking_servers(fails_clearly(command))
-    for option in reversed(options):
-        decorated = option(decorated)
-    return decorated
+    return _with(options, asking_servers(fails_clearly(command)))
 
 
 class RequirementType(click.ParamType[Requirement]):
@@ -242,10 +236,12 @@ def watching(command: _F) -> Any:
         how = Watching(gateways=gateways, seconds=seconds, auto_rollback=auto_rollback, limits=limits)
         return command(how=how, **others)
 
-    decorated: Any = run
-    for option in reversed(_watch_options):
-        decorated = option(decorated)
-    return decorated
+    return _with(_watch_options, run)
+
+
+def _with(options: Sequence[Callable[[Any], Any]], command: Any) -> Any:
+    """Add options to a command, in the order in which --help is to list them."""
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
 def _separated(names: tuple[str, ...]) -> list[str]:

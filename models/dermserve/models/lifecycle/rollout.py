@@ -91,7 +91,7 @@ def recover(desk: Desk) -> None:
     if intent is None:
         return
     desk.servers.available(intent.model)
-    finished = _entry(desk, intent).same_entry(intent.after)
+    finished = Served.of(desk.read_config(), intent.model, share=0.0).same_entry(intent.after)
     if finished:
         _finish_or_undo(desk, intent, again=True)
     elif left := _undo(desk, intent):
@@ -238,7 +238,3 @@ def _loadable(server: Server, config: ServerConfig, model: str) -> ServerConfig:
             available = server.available(name)
             config = config.labelled(name, {label: one for label, one in labels.items() if one in available})
     return config
-
-
-def _entry(desk: Desk, intent: Intent) -> Served:
-    return Served.of(desk.read_config(), intent.model, share=0.0)

@@ -58,7 +58,7 @@ class Report:
 
     def lacks(self, limits: Limits) -> list[str]:
         """Say what there was too little of to judge."""
-        counts = {**{f"requests to {label}": count for label, count in self.requests.items()}}
+        counts = {f"requests to {label}": count for label, count in self.requests.items()}
         counts["comparisons"] = self.compared
         return [f"{count} {name}" for name, count in counts.items() if count < limits.requests]
 
