@@ -16,6 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
+from tests.certificates import make_certificate
 from tests.gateway import gateways
 from tests.gateway.fake_tfserving import FakeTfServing, Version, make_card
 from tests.gateway.gateways import NOT_SERVING, PHOTO, SERVING, World, ask, reason_of, status_of
@@ -221,9 +222,7 @@ async def test_a_cancelled_call_leaves_a_log_line(running, tfs):
 
 
 async def test_a_failed_handshake_writes_nothing_between_the_json_lines(tfs, tmp_path):
-    from tests.gateway.test_tls import _certificate
-
-    certificate = _certificate(tmp_path, "server")
+    certificate = make_certificate(tmp_path, "server")
     arguments = ["-m", "dermserve.gateway", "--listen", "localhost:0", "--tfs", "127.0.0.1:1"]
     tls = {"DERMSERVE_TLS_CERTIFICATE": str(certificate), "DERMSERVE_TLS_KEY": str(certificate.with_suffix(".key"))}
     process = await asyncio.create_subprocess_exec(
