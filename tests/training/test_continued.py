@@ -116,3 +116,12 @@ def test_a_photo_says_nothing_of_classes_that_its_data_set_lacks() -> None:
     assert float(loss) < 10
     stage._step(images[1:], labels[1:], possible[1:], np.int32([0, 1]))
     assert np.asarray(network.get_layer("logits").bias)[2] != before[2]
+
+
+def test_photos_of_a_complete_set_are_of_no_class_that_their_folder_lacks() -> None:
+    network = training_copy(initial_network(tiny(), None), folded=False, precision="float32")
+    images, possible = np.zeros((3, 64, 64, 3), np.uint8), np.float32([[1, 1, 1], [1, 1, 0], [1, 1, 0]])
+    photos = Labelled(images, np.arange(3), np.asarray([2, 1, 0]), possible)
+    for extra, expected in (("", 0), ("also_complete = true\n", 1)):
+        stage = loop._StageRun(network, tiny(extra), 0, photos, photos, lambda *_: None)
+        assert (stage._possible[1:, 2] == expected).all()

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from dermserve.models.architectures import build
 from dermserve.models.catalogue import SPECS
 from dermserve.models.graph import FeatureDistance
 from dermserve.models.training.checkpoint import write_json
@@ -21,6 +20,7 @@ from dermserve.models.training.layouts import Sample
 from dermserve.models.training.pack import load_compact
 from dermserve.models.training.run import COMPACT, EXPERIMENT, HISTORY, SPLIT, SUMMARY, WEIGHTS
 from dermserve.models.training.splits import Part, Recorded, read_split
+from dermserve.models.training.teachers import build_network
 
 DISTANCE = "distance.npz"
 
@@ -107,7 +107,7 @@ class FinishedRun:
             shifted: with the prior shift in the last bias, as exported.
             full: the full weights even where there are compact ones.
         """
-        network = build(self.model, dropout=self.experiment.dropout, l2=self.experiment.l2)
+        network = build_network(self.experiment)
         if self.compact.is_file() and not full:
             load_compact(network, self.compact)
         else:
