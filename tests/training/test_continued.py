@@ -34,7 +34,7 @@ def begun(photos: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Fin
         instead_of_training(patch)
         start(tiny(), photos, out)
     run = FinishedRun(out)
-    run.update(data="photos of a clinic", license="CC BY-NC 4.0")
+    run.update(data="photos of a clinic", license="CC BY-NC 4.0", tested=[{"reason": "the first"}])
     return run
 
 
@@ -47,7 +47,7 @@ def _train(begun: FinishedRun, photos: pathlib.Path, tmp_path: pathlib.Path, *ex
     return result.exit_code, result.output
 
 
-def test_a_continued_run_has_the_weights_the_split_and_the_licence_of_the_one_it_goes_on_from(
+def test_a_continued_run_has_the_weights_the_split_the_licence_and_the_looks_at_test_photos_of_the_one_before(
     begun: FinishedRun, photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instead_of_training(monkeypatch)
@@ -57,6 +57,7 @@ def test_a_continued_run_has_the_weights_the_split_and_the_licence_of_the_one_it
     assert run.split == begun.split
     assert (run.summary["data"], run.summary["license"]) == ("photos of a clinic", "CC BY-NC 4.0")
     assert begun.folder.name in run.summary["initialization"]
+    assert run.summary["tested"] == [{"reason": "the first"}]
     head, logits = (run.network().get_layer("logits"), begun.network().get_layer("logits"))
     np.testing.assert_array_equal(np.asarray(head.kernel), np.asarray(logits.kernel))
 

@@ -240,6 +240,8 @@ def run_training(
         "training_minutes": round(sum(epoch.seconds for epoch in history) / 60, 1),
         "last_session_minutes": round((time.monotonic() - began) / 60, 1),
     }
+    if start is not None and "tested" in start.summary:
+        summary["tested"] = start.summary["tested"]  # the split goes on, and so do looks at its test photos
     write_json(folder / SUMMARY, summary)
     partial = folder / f"partial-{os.getpid()}-{WEIGHTS}"
     network.save_weights(partial)
