@@ -69,7 +69,7 @@ def publish(run: pathlib.Path, key: pathlib.Path | None, base: str, as_json: boo
     try:
         from dermserve.models.exporter import ExportError, export_run
         from dermserve.models.quiet import native_stderr_held
-        from dermserve.models.training.finished import FinishedRun
+        from dermserve.models.training.train.finished import FinishedRun
     except ImportError as error:
         raise click.UsageError(
             f"`dermserve model publish` needs more ({error}): pip install 'dermserve[models]'"
