@@ -15,7 +15,6 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from dermserve.gateway.admission import Admission
 from dermserve.gateway.batching import Batching
-from dermserve.gateway.canary import Comparison, Shares
 from dermserve.gateway.catalog import Catalog, Pace
 from dermserve.gateway.certificates import (
     TlsFiles,
@@ -34,6 +33,7 @@ from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.photos import Photos, Workers
 from dermserve.gateway.reflection import add_reflection
 from dermserve.gateway.rpc import Rpcs
+from dermserve.gateway.selection import Canary
 from dermserve.gateway.service import SERVICE, ClassifierService
 from dermserve.gateway.tfserving import TfServing, open_channel
 from dermserve.gateway.tracing import Tracing, open_tracing
@@ -92,8 +92,8 @@ async def lifespan(config: Config) -> AsyncIterator[Gateway]:
         await stack.enter_async_context(_running(catalog.follow(lambda ready: _report(servicer, ready=ready))))
         metrics = Metrics(config.models)
         classifier = _build_classifier(config, workers, catalog, servers, metrics, tracing)
-        await stack.enter_async_context(_running(classifier.shares.follow(config.poll_seconds)))
-        stack.push_async_callback(classifier.comparison.close)
+        await stack.enter_async_context(_running(classifier.canary.follow(config.poll_seconds)))
+        stack.push_async_callback(classifier.canary.close)
         tls = [files for files in (own, towards_servers) if files]
         metrics_address = await _start_metrics(config, classifier, servers, workers, tls, stack)
         rpcs = Rpcs(
@@ -161,9 +161,14 @@ def _build_classifier(
             free_capacity=predictor.free_capacity,
             clock=time.monotonic,
         ),
-        shares=Shares(config.models, fixed=config.canary_shares, file=config.canary_file, metrics=metrics),
-        comparison=Comparison(
-            predictor=predictor, catalog=catalog, metrics=metrics, sample=config.canary_sample, clock=time.monotonic
+        canary=Canary(
+            config.canary_shares,
+            config.canary_file,
+            sample=config.canary_sample,
+            predictor=predictor,
+            catalog=catalog,
+            metrics=metrics,
+            clock=time.monotonic,
         ),
         catalog=catalog,
         photos=Photos(workers, limits=config.limits),
