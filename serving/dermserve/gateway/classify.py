@@ -133,7 +133,7 @@ class Classifier:
             raise
         finally:
             for stage, seconds in watch.spent.items():
-                self.metrics.stage(stage, target.model, seconds)
+                self.metrics.stage(stage, target.model).observe(seconds)
         self._count(request, None)
         return answer
 
@@ -214,9 +214,9 @@ class _Request:
     def _piece(self) -> int:
         """Count the views of one call."""
         whole, model = len(STANDARD_VIEWS), self.target.model
-        if len(self.line.catalog.models) == 1 or self.line.predictor.expect(model, whole) <= _LONGEST_CALL:
+        if len(self.line.catalog.models) == 1 or self.line.predictor.costs.expect(model, whole) <= _LONGEST_CALL:
             return whole
-        return max(1, int(_LONGEST_CALL / self.line.predictor.expect(model, 1)))
+        return max(1, int(_LONGEST_CALL / self.line.predictor.costs.expect(model, 1)))
 
     async def _predict(self, choice: Choice, part: Part) -> tuple[Scores, card_pb2.Card]:
         """Predict views; return checked scores and the card of the version that answered."""
