@@ -68,7 +68,7 @@ def test_a_missing_extra_says_what_to_install():
     done = CliRunner().invoke(group(Entry("dermserve.cli.no_such:command", "A thing.", extra)), ["thing"])
     assert done.exit_code == 2
     assert "missing: no_such_module_of_ours" in done.output
-    assert "pip install 'dermserve[gateway]'" in done.output
+    assert "pip install '.[gateway]' in a clone" in done.output
 
 
 @pytest.mark.parametrize("extra", [GATEWAY, STORE, MODELS, LOCAL, TRAIN], ids=lambda extra: extra.name)
