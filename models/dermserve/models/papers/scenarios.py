@@ -24,8 +24,7 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.layouts import Sample
 from dermserve.models.training.data.splits import Part, require_parts, split
 from dermserve.models.training.errors import RunError
-from dermserve.models.training.evaluate.judging import ONE_VIEW, Judge
-from dermserve.models.training.evaluate.predict import predict
+from dermserve.models.training.evaluate.predictions import ONE_VIEW, Judge, frozen_function, run_views
 from dermserve.models.training.files import replacing
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.experiment import Experiment
@@ -187,7 +186,7 @@ def _judge_head(head: keras.Model, features: Features, rows: NDArray[np.int64]) 
 
 
 def _judge_run(run: FinishedRun, photos: Labelled) -> tuple[float, float]:
-    answers = predict(run.network(), photos, views=ONE_VIEW).logits[:, 0].argmax(axis=1)
+    answers = run_views(frozen_function(run.network()), photos).logits[:, 0].argmax(axis=1)
     return accuracies(answers, photos.labels)
 
 
