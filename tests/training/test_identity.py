@@ -229,7 +229,7 @@ def test_the_grids_cells_are_of_its_own_data(tmp_path: pathlib.Path) -> None:
 
     def run(values: np.ndarray, samples: list[Sample], extra: str = "") -> None:
         data, features = Data(samples, np.zeros((6, 1, 1, 3), np.uint8), {}), scenarios.Features(values, labels)
-        scenarios.run_reduced(tiny(extra), data, features, table, report=lambda _: None, grid=())
+        scenarios.run_grid(tiny(extra), data, features, table, report=lambda _: None, grid=())
 
     values = np.zeros((6, 4), np.float32)
     run(values, samples)
