@@ -139,7 +139,7 @@ def test_a_tflite_model_answers_as_the_network_and_knows_its_labels(kind: lite.K
     np.testing.assert_allclose(probabilities, softmax(logits / 0.5), atol=0.01 if kind == "float16" else 0.1)
     scores = np.concatenate([one.ood_scores for one in found])
     np.testing.assert_allclose(scores, -np.log(np.exp(logits).sum(axis=1)), atol=0.01 if kind == "float16" else 0.1)
-    assert len(model) < {"float16": 2.5e6, "dynamic": 1.7e6, "int8": 1.9e6}[kind]
+    assert len(model) < {"float16": 2.5e6, "int8": 1.9e6}[kind]
 
 
 @pytest.mark.parametrize("scope", [False, True])
