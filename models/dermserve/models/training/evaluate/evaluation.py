@@ -12,7 +12,6 @@ from dermserve.models.training.data.splits import Part
 from dermserve.models.training.errors import DataError
 from dermserve.models.training.evaluate.fitting import (
     Fitted,
-    Measured,
     calibrate,
     fit_distance,
     fit_scope,
@@ -29,9 +28,8 @@ from dermserve.models.training.evaluate.measuring import (
     strangers,
 )
 from dermserve.models.training.evaluate.others import Others, read_others
-from dermserve.models.training.evaluate.predictions import Judge
+from dermserve.models.training.evaluate.predictions import Judge, Seen
 from dermserve.models.training.evaluate.tested import claim_test
-from dermserve.models.training.evaluate.verdicts import measure_all
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.loop import Labelled, Progress
 from dermserve.models.training.train.run import Data, finished_data, read_also
@@ -76,11 +74,10 @@ def evaluate_own(
     names = [data.resolve().name] if also is None else [data.resolve().name, also.resolve().name]
     judge = Judge(network=run.network(shifted=False), cache=cache, precision=precision, progress=progress)
 
-    def see(part: Part) -> list[Measured]:
-        parts = [each.part(part) for each in sets]
+    def see(part: Part) -> list[Seen]:
         return [
-            Measured(judge.see(chosen, each.samples, part.value, thin=thin), measure_all(chosen), thin, name)
-            for chosen, each, name in zip(parts, sets, names, strict=True)
+            judge.see(each.part(part), each.samples, part.value, name=name, thin=thin)
+            for each, name in zip(sets, names, strict=True)
         ]
 
     validation = see(Part.VALIDATION)
@@ -103,7 +100,7 @@ def evaluate_own(
     if outside is not None:
         metrics["others"] = other_lesions(fitted, judge, outside[Part.TEST])
     run.save_calibration(fitted.calibration, shift=fitted.shift, distance=fitted.distance, metrics=metrics)
-    identity = fitted.probabilities(validation[0].seen.one)[:, 0]
+    identity = fitted.probabilities(validation[0].one)[:, 0]
     run.update(profile=measure_profile(photos.part(Part.VALIDATION), identity))
     return {"calibration": fitted.calibration, "metrics": metrics, "figures": figures(fitted, test[0])}
 
@@ -143,7 +140,7 @@ def evaluate_other(
     photos = Labelled(pixels, np.arange(len(samples)), labels)
     judge = Judge(network=run.network(shifted=False), cache=cache, precision=precision, progress=progress)
     fitted = Fitted(run.model, run.shift, run.distance, run.calibration)
-    measured = measures(fitted, Measured(judge.see(photos, samples, name), measure_all(photos), 1))
+    measured = measures(fitted, judge.see(photos, samples, name, name=name))
     if others is not None:
         parts = read_others(run, others, cache=cache)
         measured["others"] = other_lesions(fitted, judge, parts[Part.TEST])

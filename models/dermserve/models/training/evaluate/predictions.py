@@ -18,10 +18,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from dermserve.imaging import STANDARD_VIEWS, make_views
+from dermserve.imaging import STANDARD_VIEWS, Measures, make_views
 from dermserve.models.training.data.cache import imaging_version
 from dermserve.models.training.data.layouts import Sample
 from dermserve.models.training.evaluate.strangers import draw_strangers
+from dermserve.models.training.evaluate.verdicts import measure_all
 from dermserve.models.training.files import replacing
 from dermserve.models.training.train.loop import Labelled, Progress
 from dermserve.models.training.train.network import training_copy
@@ -42,17 +43,27 @@ class Outputs:
     """float32 [N, F], of the first view."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Judged:
     """Photos, what the network said of them, and whose they are."""
 
     outputs: Outputs
-    labels: NDArray[np.int64]
+    photos: Labelled
     lesions: list[str]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class of each photo, int64 [N]."""
+        return self.photos.labels
+
+    @functools.cached_property
+    def measures(self) -> list[Measures]:
+        """What each photo looks like."""
+        return measure_all(self.photos)
 
     def first_view(self) -> "Judged":
         """Leave the first view of each photo."""
-        return Judged(Outputs(self.outputs.logits[:, :1], self.outputs.features), self.labels, self.lesions)
+        return Judged(Outputs(self.outputs.logits[:, :1], self.outputs.features), self.photos, self.lesions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,8 @@ class Seen:
 
     one: Judged
     ten: Judged
+    name: str
+    """Of the data set."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,11 +88,11 @@ class Judge:
     progress: Progress
     """Called with what is going on, photos done and photos in all."""
 
-    def see(self, photos: Labelled, samples: Sequence[Sample], what: str, *, thin: int = 1) -> Seen:
-        """Take ten views of every `thin`-th photo and one view of all."""
+    def see(self, photos: Labelled, samples: Sequence[Sample], what: str, *, name: str, thin: int = 1) -> Seen:
+        """Take ten views of every `thin`-th photo and one view of all, of the data set called `name`."""
         ten = self.look(photos.every(thin), samples, what)
         one = ten.first_view() if thin == 1 else self.look(photos, samples, f"{what}, one view", views=ONE_VIEW)
-        return Seen(one, ten)
+        return Seen(one, ten, name)
 
     def look(
         self, photos: Labelled, samples: Sequence[Sample], what: str, *, views: Sequence[str] = STANDARD_VIEWS
@@ -93,7 +106,7 @@ class Judge:
             views: names of standard views.
         """
         outputs = self._outputs(photos, what, views)
-        return Judged(outputs, photos.labels, [samples[row].lesion for row in photos.rows])
+        return Judged(outputs, photos, [samples[row].lesion for row in photos.rows])
 
     @property
     def side(self) -> int:
