@@ -20,7 +20,7 @@ from dermserve.models.training.data.splits import Part
 from dermserve.models.training.evaluate import ood
 from dermserve.models.training.evaluate.calibration import softmax
 from dermserve.models.training.evaluate.metrics import balanced, bootstrap, measure
-from dermserve.models.training.evaluate.strangers import draw_strangers
+from dermserve.models.training.evaluate.no_skin import draw_no_skin
 from dermserve.models.training.export import lite
 from dermserve.models.training.train.experiment import parse_experiment
 from dermserve.models.training.train.finished import FinishedRun, load_distance, save_distance
@@ -115,7 +115,7 @@ def test_a_distance_comes_back_from_its_file(tmp_path: pathlib.Path) -> None:
 
 
 def test_pictures_without_skin_differ_and_follow_from_the_seed() -> None:
-    drawn, again, other = draw_strangers(64, each=3), draw_strangers(64, each=3), draw_strangers(64, each=3, seed=1)
+    drawn, again, other = draw_no_skin(64, each=3), draw_no_skin(64, each=3), draw_no_skin(64, each=3, seed=1)
     assert len(drawn) > 5
     for kind, images in drawn.items():
         assert images.shape == (3, 64, 64, 3)

@@ -18,7 +18,7 @@ from dermserve.models.training.data.splits import Part
 from dermserve.models.training.evaluate import calibration as fit
 from dermserve.models.training.evaluate import ood
 from dermserve.models.training.evaluate.others import Others, centre_crops, class_weights
-from dermserve.models.training.evaluate.predictions import ONE_VIEW, Judge, Judged, Seen
+from dermserve.models.training.evaluate.predictions import ONE_VIEW, PartPredictions, Predictions, Predictor
 from dermserve.models.training.evaluate.verdicts import Verdicts, decide, measure_all
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.finished import FinishedRun
@@ -68,11 +68,11 @@ class Fitted:
         """Which classes are malignant."""
         return malignant_classes(self.model)
 
-    def probabilities(self, judged: Judged) -> NDArray[np.float64]:
+    def probabilities(self, judged: Predictions) -> NDArray[np.float64]:
         """Calibrate the views of photos, float64 [N, V, C]."""
         return fit.softmax((judged.outputs.logits + self.shift) / self.calibration["temperature"])
 
-    def decide(self, judged: Judged) -> Verdicts:
+    def decide(self, judged: Predictions) -> Verdicts:
         """Give the verdicts of photos."""
         scores = ood.scores(self.distance, judged.outputs.features)
         return decide(self.probabilities(judged), scores, judged.measures, self.malignant, self.calibration)
@@ -83,27 +83,27 @@ def malignant_classes(model: str) -> NDArray[np.bool_]:
     return np.asarray([item.malignant for item in SPECS[model].classes])
 
 
-def good_measures(sets: Sequence[Data], validation: Sequence[Seen]) -> list[Measures]:
+def good_measures(sets: Sequence[Data], validation: Sequence[PartPredictions]) -> list[Measures]:
     """Measure photos that the limits on quality are fitted to: validation photos, and as many training photos or so."""
     own = [found for each in validation for found in each.one.measures]
     return own + [found for data in sets for found in measure_all(data.part(Part.TRAIN).thinned(_FITTED_PHOTOS))]
 
 
-def fit_distance(judge: Judge, sets: Sequence[Data]) -> FeatureDistance:
+def fit_distance(predictor: Predictor, sets: Sequence[Data]) -> FeatureDistance:
     """Fit the out-of-distribution score to training photos of every data set, and to drawn pictures without skin."""
     looked = [
-        judge.look(data.part(Part.TRAIN).thinned(_FITTED_PHOTOS), data.samples, Part.TRAIN.value, views=ONE_VIEW)
+        predictor.predict(data.part(Part.TRAIN).thinned(_FITTED_PHOTOS), data.samples, Part.TRAIN.value, views=ONE_VIEW)
         for data in sets
     ]
     features = np.concatenate([judged.outputs.features for judged in looked])
     labels = np.concatenate([judged.labels for judged in looked])
-    strangers = np.concatenate(list(judge.strangers(seed=0).values()))
+    strangers = np.concatenate(list(predictor.no_skin_features(seed=0).values()))
     return ood.fit_distance(features, labels, strangers=strangers, rank=_DISTANCE_RANK)
 
 
 def calibrate(
     run: FinishedRun,
-    validation: Sequence[Seen],
+    validation: Sequence[PartPredictions],
     good: list[Measures],
     distance: FeatureDistance,
     *,
@@ -150,7 +150,7 @@ def calibrate(
 
 
 def _rule_out(
-    looked: Sequence[Judged], malignant: NDArray[np.bool_], shift: NDArray[np.float64], temperature: float
+    looked: Sequence[Predictions], malignant: NDArray[np.bool_], shift: NDArray[np.float64], temperature: float
 ) -> float:
     """Fit rule_out to photos of every resolution: a lesion of which any photo lies below is missed."""
     logits = np.concatenate([judged.outputs.logits[:, 0] for judged in looked])
@@ -160,22 +160,24 @@ def _rule_out(
     return fit.fit_rule_out(risks, malignant[labels], lesions, bound=SENSITIVITY)
 
 
-def _max_score(judged: Judged, distance: FeatureDistance) -> float:
+def _max_score(judged: Predictions, distance: FeatureDistance) -> float:
     found = ood.scores(distance, judged.outputs.features)
     return ood.fit_max_score(found, judged.labels, false_rejections=FALSE_REJECTIONS, of_class=CLASS_REJECTIONS)
 
 
-def fit_scope(fitted: Fitted, judge: Judge, photos: Data, validation: Seen, outside: Mapping[Part, Others]) -> Fitted:
+def fit_scope(
+    fitted: Fitted, predictor: Predictor, photos: Data, validation: PartPredictions, outside: Mapping[Part, Others]
+) -> Fitted:
     """Add to the score how likely a lesion is of another class, and fit its threshold."""
     train = photos.part(Part.TRAIN)
     own = [
-        judge.look(train, photos.samples, f"train, {view}", views=(view,)).outputs.features
+        predictor.predict(train, photos.samples, f"train, {view}", views=(view,)).outputs.features
         for view in STANDARD_VIEWS[:_TURNED]
     ]
     whole, crops = outside[Part.TRAIN], centre_crops(outside[Part.TRAIN].photos)
     others = [
-        judge.features(whole.photos, "other lesions"),
-        judge.features(crops, "other lesions, centres"),
+        predictor.features(whole.photos, "other lesions"),
+        predictor.features(crops, "other lesions, centres"),
     ]
     weights = np.concatenate([class_weights(whole.photos.labels), class_weights(crops.labels)])
     scope = ood.fit_scope(np.concatenate(own), others=np.concatenate(others), weights=weights)
@@ -191,7 +193,7 @@ def fit_scope(fitted: Fitted, judge: Judge, photos: Data, validation: Seen, outs
     return dataclasses.replace(fitted, distance=distance, calibration=found)
 
 
-def _shift(run: FinishedRun, one: Judged, *, price: float) -> NDArray[np.float64]:
+def _shift(run: FinishedRun, one: Predictions, *, price: float) -> NDArray[np.float64]:
     """Fit what is added to the logits: for the classes' frequencies, then for the recall of those in RECALLS."""
     logits, classes = one.outputs.logits[:, 0].astype(np.float64), SPECS[run.model].classes
     shift = _prior_shift(run.experiment, logits, one.labels)
@@ -212,7 +214,7 @@ def _prior_shift(experiment: Experiment, logits: NDArray[np.float64], labels: ND
     return np.asarray(fit.fit_prior_shift(logits, labels, whole) * whole)
 
 
-def _method(model: str, validation: Sequence[Seen], *, price: float) -> str:
+def _method(model: str, validation: Sequence[PartPredictions], *, price: float) -> str:
     raised = ", ".join(
         f"{code} {RECALLS[code]:.0%}" for code in (c.code for c in SPECS[model].classes) if code in RECALLS
     )

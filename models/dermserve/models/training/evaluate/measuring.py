@@ -14,10 +14,10 @@ from dermserve.models.training.evaluate import calibration as fit
 from dermserve.models.training.evaluate import ood
 from dermserve.models.training.evaluate.fitting import Fitted
 from dermserve.models.training.evaluate.metrics import abstention_curve, measure, operating_point, risk_levels
+from dermserve.models.training.evaluate.no_skin import draw_no_skin
 from dermserve.models.training.evaluate.others import Others
-from dermserve.models.training.evaluate.predictions import ONE_VIEW, Judge, Judged, Seen
+from dermserve.models.training.evaluate.predictions import ONE_VIEW, PartPredictions, Predictions, Predictor
 from dermserve.models.training.evaluate.spoil import SPOILED, spoil
-from dermserve.models.training.evaluate.strangers import draw_strangers
 from dermserve.models.training.evaluate.verdicts import measure_all, quality_flags
 from dermserve.models.training.train.loop import Labelled
 
@@ -25,7 +25,7 @@ _SPOILED_PHOTOS = 200
 _BINS = 10
 
 
-def note_points(fitted: Fitted, test: Seen) -> None:
+def note_points(fitted: Fitted, test: PartPredictions) -> None:
     """Put into the calibration what both thresholds come to on test photos."""
     one = test.one
     risks, ill = _risks(fitted, one), fitted.malignant[one.labels]
@@ -34,11 +34,11 @@ def note_points(fitted: Fitted, test: Seen) -> None:
         point |= operating_point(risks, ill, one.lesions, threshold=point["threshold"])
 
 
-def _risks(fitted: Fitted, judged: Judged) -> NDArray[np.float64]:
+def _risks(fitted: Fitted, judged: Predictions) -> NDArray[np.float64]:
     return np.asarray(fitted.probabilities(judged)[..., fitted.malignant].sum(axis=-1).mean(axis=1))
 
 
-def measures(fitted: Fitted, part: Seen) -> dict[str, Any]:
+def measures(fitted: Fitted, part: PartPredictions) -> dict[str, Any]:
     """Measure one part: single view, ten views, and what the thresholds do."""
     codes = [item.code for item in SPECS[fitted.model].classes]
     one, ten, found = part.one, part.ten, fitted.calibration
@@ -59,7 +59,7 @@ def _looks(found: dict[str, Any]) -> list[fit.Look]:
     return [fit.Look(1, found["adaptive_margin"]), *(fit.Look(**look) for look in found.get("adaptive_looks", ()))]
 
 
-def _verdicts(fitted: Fitted, judged: Judged) -> dict[str, Any]:
+def _verdicts(fitted: Fitted, judged: Predictions) -> dict[str, Any]:
     """Say what becomes of photos: shares of verdicts and reasons, both operating points, levels by class."""
     codes = [item.code for item in SPECS[fitted.model].classes]
     decided, ill = fitted.decide(judged), fitted.malignant[judged.labels]
@@ -103,10 +103,10 @@ def spoiled(photos: Labelled, fitted: Fitted) -> dict[str, float]:
     return found
 
 
-def strangers(judge: Judge, fitted: Fitted) -> dict[str, dict[str, float]]:
+def strangers(predictor: Predictor, fitted: Fitted) -> dict[str, dict[str, float]]:
     """Say what becomes of pictures without skin that the gate was not fitted to, by kind."""
-    pictures, found = draw_strangers(judge.side, seed=1), {}
-    for kind, features in judge.strangers(seed=1).items():
+    pictures, found = draw_no_skin(predictor.side, seed=1), {}
+    for kind, features in predictor.no_skin_features(seed=1).items():
         images = Labelled(pictures[kind], np.arange(len(features)), np.zeros(len(features), np.int64))
         flags = quality_flags(measure_all(images), fitted.calibration["quality"])
         scores = ood.scores(fitted.distance, features)
@@ -117,9 +117,9 @@ def strangers(judge: Judge, fitted: Fitted) -> dict[str, dict[str, float]]:
     return found
 
 
-def other_lesions(fitted: Fitted, judge: Judge, others: Others) -> dict[str, Any]:
+def other_lesions(fitted: Fitted, predictor: Predictor, others: Others) -> dict[str, Any]:
     """Say what becomes of lesions of classes that the model does not know, by HAM10000's class."""
-    judged = judge.look(others.photos, others.samples, "other lesions, test", views=ONE_VIEW)
+    judged = predictor.predict(others.photos, others.samples, "other lesions, test", views=ONE_VIEW)
     decided, codes = fitted.decide(judged), np.asarray(others.codes)
     stopped = ~(decided.confident | decided.low)
     return {
@@ -131,7 +131,7 @@ def other_lesions(fitted: Fitted, judge: Judge, others: Others) -> dict[str, Any
     }
 
 
-def figures(fitted: Fitted, test: Seen) -> dict[str, Any]:
+def figures(fitted: Fitted, test: PartPredictions) -> dict[str, Any]:
     """Collect what the report draws."""
     single = test.one.outputs.logits[:, 0] + fitted.shift
     return {

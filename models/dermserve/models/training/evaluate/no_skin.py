@@ -16,7 +16,7 @@ _WORDS = (
 )  # fmt: skip
 
 
-def draw_strangers(side: int, *, each: int = 20, seed: int = 0) -> dict[str, Pixels]:
+def draw_no_skin(side: int, *, each: int = 20, seed: int = 0) -> dict[str, Pixels]:
     """Draw pictures that show no skin.
 
     Args:
