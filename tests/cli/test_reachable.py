@@ -2,14 +2,15 @@
 
 import json
 import socket
-import subprocess
 
 import grpc
 import pytest
 from google.rpc import code_pb2
 
 from dermserve.cli.reachable import draw_picture
+from dermserve.imaging import decode
 from dermserve.v1 import classifier_pb2
+from tests.certificates import make_certificate
 from tests.client.fake_gateway import FakeGateway, abort, answer, rich_status, serving
 from tests.client.http2 import answering
 
@@ -26,23 +27,12 @@ def examine(run):
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tls")
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=gateway.test"]
-    command += [
-        "-addext",
-        "subjectAltName=DNS:gateway.test",
-        "-keyout",
-        folder / "key.pem",
-        "-out",
-        folder / "cert.pem",
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    return folder
+    return make_certificate(tmp_path_factory.mktemp("tls"), "gateway", host="gateway.test")
 
 
 @pytest.fixture
 def secured(certificate):
-    key, cert = (certificate / "key.pem").read_bytes(), (certificate / "cert.pem").read_bytes()
+    key, cert = certificate.with_suffix(".key").read_bytes(), certificate.read_bytes()
     with serving(FakeGateway(), credentials=grpc.ssl_server_credentials([(key, cert)])) as port:
         yield f"127.0.0.1:{port}"
 
@@ -56,8 +46,6 @@ def test_a_gateway_that_answers_has_no_errors(examine, gateway, target):
 
 
 def test_the_picture_is_one_that_decodes():
-    from dermserve.imaging import decode
-
     assert decode(draw_picture(), height=224, width=224) is not None
 
 
@@ -113,13 +101,13 @@ def test_a_certificate_of_an_unknown_authority(examine, secured):
 
 
 def test_a_certificate_of_another_name(examine, secured, certificate):
-    code, found = examine(secured, "--tls-ca", str(certificate / "cert.pem"))
+    code, found = examine(secured, "--tls-ca", str(certificate))
     assert code == 1
     assert "127.0.0.1" in found["CERTIFICATE"]["what"]
 
 
 def test_a_certificate_that_ends_soon(examine, secured, certificate):
-    code, found = examine(secured, "--tls-ca", str(certificate / "cert.pem"), "--tls-authority", "gateway.test")
+    code, found = examine(secured, "--tls-ca", str(certificate), "--tls-authority", "gateway.test")
     assert (code, found["CERTIFICATE_EXPIRES"]["severity"]) == (0, "WARNING")
     assert "ANSWER_TIME" in found
 

@@ -1,43 +1,28 @@
 """Options are checked where they are given, and TLS is what it says."""
 
 import json
-import subprocess
 
 import grpc
 import pytest
 
 from dermserve.client import TLS, Client, Retry, Unavailable
 from dermserve.client._connection import Connection
+from tests.certificates import make_certificate
 from tests.client.fake_gateway import FakeGateway, serving
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    """A self-signed certificate for "gateway.test", made by the openssl command."""
-    folder = tmp_path_factory.mktemp("tls")
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=gateway.test"]
-    command += [
-        "-addext",
-        "subjectAltName=DNS:gateway.test",
-        "-keyout",
-        folder / "key.pem",
-        "-out",
-        folder / "cert.pem",
-    ]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("the openssl command isn't here to make a certificate")
-    return folder
+def certificate(tmp_path_factory):
+    return make_certificate(tmp_path_factory.mktemp("tls"), "gateway", host="gateway.test")
 
 
-def test_tls_with_a_private_authority_and_a_client_certificate(certificates):
-    key, cert = (certificates / "key.pem").read_bytes(), (certificates / "cert.pem").read_bytes()
+def test_tls_with_a_private_authority_and_a_client_certificate(certificate):
+    key, cert = certificate.with_suffix(".key").read_bytes(), certificate.read_bytes()
     server = grpc.ssl_server_credentials([(key, cert)], root_certificates=cert, require_client_auth=True)
     tls = TLS.from_files(
-        root_certificates=certificates / "cert.pem",
-        certificate_chain=certificates / "cert.pem",
-        private_key=certificates / "key.pem",
+        root_certificates=certificate,
+        certificate_chain=certificate,
+        private_key=certificate.with_suffix(".key"),
         authority="gateway.test",
     )
     with serving(FakeGateway(), credentials=server) as port:
@@ -90,10 +75,10 @@ def test_the_service_config_balances_and_retries_with_a_throttle():
     assert config["retryThrottling"]["maxTokens"] > 0
 
 
-def test_the_authorities_of_ssl_cert_file_are_trusted(certificates, monkeypatch):
-    key, cert = (certificates / "key.pem").read_bytes(), (certificates / "cert.pem").read_bytes()
+def test_the_authorities_of_ssl_cert_file_are_trusted(certificate, monkeypatch):
+    key, cert = certificate.with_suffix(".key").read_bytes(), certificate.read_bytes()
     monkeypatch.delenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", raising=False)
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "cert.pem"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     with serving(FakeGateway(), credentials=grpc.ssl_server_credentials([(key, cert)])) as port:
         with Client(f"127.0.0.1:{port}", tls=TLS(authority="gateway.test")) as client:
             assert client.classify(b"1", model="m").version == 3
