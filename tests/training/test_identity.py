@@ -14,18 +14,23 @@ from click.testing import CliRunner
 
 import dermserve.imaging
 from dermserve.models.architectures import build
-from dermserve.models.training import cache, checkpoint, cli, lite, outputs, pack, scenarios
-from dermserve.models.training import run as runs
-from dermserve.models.training.content import run_content
+from dermserve.models.papers import scenarios
+from dermserve.models.training import cli
+from dermserve.models.training.data import cache
+from dermserve.models.training.data.layouts import Sample
+from dermserve.models.training.data.provenance import read_provenance
+from dermserve.models.training.data.splits import Part, read_split
 from dermserve.models.training.errors import DataError, DivergedError, RunError
-from dermserve.models.training.finished import FinishedRun
-from dermserve.models.training.frozen import compute_frozen
-from dermserve.models.training.layouts import Sample
-from dermserve.models.training.loop import Labelled
-from dermserve.models.training.predict import Outputs
-from dermserve.models.training.provenance import read_provenance
-from dermserve.models.training.run import Data, finished_data, prepare
-from dermserve.models.training.splits import Part, read_split
+from dermserve.models.training.evaluate import outputs
+from dermserve.models.training.evaluate.predict import Outputs
+from dermserve.models.training.export import lite, pack
+from dermserve.models.training.export.content import run_content
+from dermserve.models.training.train import checkpoint
+from dermserve.models.training.train import run as runs
+from dermserve.models.training.train.finished import FinishedRun
+from dermserve.models.training.train.frozen import compute_frozen
+from dermserve.models.training.train.loop import Labelled
+from dermserve.models.training.train.run import Data, finished_data, prepare
 from tests.training.conftest import draw
 from tests.training.runs import EXPERIMENT, StoppedError, draw_photos, instead_of_training, start, tiny
 

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 
-from dermserve.models.training import loop
-from dermserve.models.training.finished import FinishedRun
-from dermserve.models.training.run import initial_network
+from dermserve.models.training.train import loop
+from dermserve.models.training.train.finished import FinishedRun
+from dermserve.models.training.train.run import initial_network
 from tests.training.runs import EXPERIMENT, StoppedError, draw_photos, start, tiny
 
 pytestmark = pytest.mark.slow
