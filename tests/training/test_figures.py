@@ -202,7 +202,7 @@ def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: pathlib.Path) -> N
 
     def run(wanted: tuple[tuple[float, float, int], ...]) -> list[scenarios.Cell]:
         features = scenarios.Features(values, labels)
-        return scenarios.run_reduced(experiment, data, features, table, report=reported.append, grid=wanted)
+        return scenarios.run_grid(experiment, data, features, table, report=reported.append, grid=wanted)
 
     run(grid[:1])
     cells = run(grid)
@@ -211,7 +211,7 @@ def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: pathlib.Path) -> N
     assert all(cell.accuracy > 0.9 for cell in cells)
     with table.open() as file:
         assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [cell.accuracy for cell in cells]
-    best = scenarios.measure_reduced(experiment, data, scenarios.Features(values, labels), cells)
+    best = scenarios.measure_best(experiment, data, scenarios.Features(values, labels), cells)
     assert best.cell.accuracy == max(cell.accuracy for cell in cells)
     assert best.accuracy > 0.9
 
@@ -236,7 +236,7 @@ def test_the_grid_chooses_by_validation_photos_and_measures_test_photos_once(
     monkeypatch.setattr(scenarios, "_judge_head", judge)
     monkeypatch.setattr(scenarios, "_train_cell", lambda *_: None)
     features = scenarios.Features(np.zeros((280, 4), np.float32), labels)
-    cells = scenarios.run_reduced(experiment, data, features, tmp_path / "table.csv", report=lambda _: None)
-    best = scenarios.measure_reduced(experiment, data, features, cells)
+    cells = scenarios.run_grid(experiment, data, features, tmp_path / "table.csv", report=lambda _: None)
+    best = scenarios.measure_best(experiment, data, features, cells)
     assert looked == [Part.VALIDATION] * 18 + [Part.TEST]
     assert (best.cell.training_share, best.accuracy) == (0.8, 0.1)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from dermserve.models.training import cli
 from dermserve.models.training.errors import RunError
-from dermserve.models.training.evaluate import judging, measuring, outputs
+from dermserve.models.training.evaluate import measuring, predictions
 from dermserve.models.training.evaluate.strangers import draw_strangers
 from dermserve.models.training.export.content import run_content
 from dermserve.models.training.train.finished import FinishedRun
@@ -33,7 +33,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def few_strangers() -> Iterator[None]:
     """Draw four pictures a kind without skin, not twenty: the network sees each of them."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (judging, measuring):
+        for module in (measuring, predictions):
             patch.setattr(module, "draw_strangers", functools.partial(draw_strangers, each=4))
         yield
 
@@ -92,7 +92,7 @@ def test_what_the_network_said_is_remembered(
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("the network was run again")
 
-    monkeypatch.setattr(outputs, "run_views", fail)
+    monkeypatch.setattr(predictions, "run_views", fail)
     options = ["--data", str(photos), "--cache", str(photos.parent / "cache")]
     result = CliRunner().invoke(cli.evaluate, [str(run), *options, "--thin", "2"])
     assert result.exit_code == 0, result.output
@@ -158,7 +158,7 @@ def test_the_report_is_written_again_beside_another_run(
     shutil.rmtree(run / "report")
     result = CliRunner().invoke(cli.report, [str(run), "--paper", str(evaluated)])
     assert result.exit_code == 0, result.output
-    assert "random by image (the paper&#x27;s protocol), one view" in (run / "report" / "index.html").read_text()
+    assert "random by image (the paper&#39;s protocol), one view" in (run / "report" / "index.html").read_text()
     result = CliRunner().invoke(cli.report, [str(whole)])
     assert result.exit_code == 1
     assert "lacks figures.npz" in result.output

@@ -12,8 +12,8 @@ import pytest
 from dermserve.models.training.data.splits import Part
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.evaluate import evaluation as evaluate
-from dermserve.models.training.evaluate import outputs
-from dermserve.models.training.evaluate.predict import Outputs
+from dermserve.models.training.evaluate import predictions
+from dermserve.models.training.evaluate.predictions import Outputs
 from dermserve.models.training.evaluate.tested import claim_test, describe_tests
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.loop import Labelled
@@ -98,8 +98,8 @@ def test_no_test_photo_is_read_before_the_run_notes_what_is_fixed(
         return part(data, which)
 
     monkeypatch.setattr(Data, "part", ask)
-    monkeypatch.setattr(outputs, "run_views", say_anything)
-    monkeypatch.setattr(outputs, "frozen_function", lambda *_, **__: None)
+    monkeypatch.setattr(predictions, "run_views", say_anything)
+    monkeypatch.setattr(predictions, "frozen_function", lambda *_, **__: None)
     how: Any = {"cache": tmp_path / "cache", "precision": "float32", "progress": lambda *_: None}
     FinishedRun(folder).save_other("clinic", {"measured": "with other thresholds"})
     evaluate.evaluate_own(FinishedRun(folder), photos, thin=4, **how)

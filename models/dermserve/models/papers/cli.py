@@ -17,15 +17,13 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the table.")
 @click.option("--experiment", default="resnet50", show_default=True, help="What to vary.")
 @click.option("--weights", help='Initial backbone: "imagenet" (Keras downloads it), a file, or "random".')
-@click.option("--full", is_flag=True, help="Train every cell whole: days without a GPU. Else heads on frozen features.")
 @PRECISION
 @CACHE
-def scenarios(
-    data: Path, out: Path, experiment: str, weights: str | None, full: bool, precision: str, cache: Path
-) -> None:
+def scenarios(data: Path, out: Path, experiment: str, weights: str | None, precision: str, cache: Path) -> None:
     """Train over the papers' grid: training share 70 and 80 %, dropout 0.4 to 0.6, batches of 16, 32 and 64.
 
-    Goes on where it was stopped: cells that --out has already are not trained again.
+    The backbone stays frozen, and each cell trains a head on its features. Goes on where it was stopped: cells that
+    --out has already are not trained again.
     """
     with said():
         from dermserve.models.papers import scenarios as grid
@@ -34,18 +32,12 @@ def scenarios(
 
         chosen, backbone = load_experiment(experiment), read_backbone(weights)
         prepared = prepare(chosen, data, cache=cache, say=say)
-        progress = draw_progress()
         out.mkdir(parents=True, exist_ok=True)
         table = out / "scenarios.csv"
-        if full:
-            cells = grid.run_full(chosen, prepared, out, backbone=backbone, progress=progress, report=_report_cell)
-            grid.write_table(cells, table)
-            best = grid.measure_full(chosen, prepared, out, cells)
-        else:
-            network = initial_network(chosen, backbone)
-            features = grid.compute_features(network, prepared, cache=cache, precision=precision, progress=progress)
-            cells = grid.run_reduced(chosen, prepared, features, table, report=_report_cell)
-            best = grid.measure_reduced(chosen, prepared, features, cells)
+        network = initial_network(chosen, backbone)
+        features = grid.compute_features(network, prepared, cache=cache, precision=precision, progress=draw_progress())
+        cells = grid.run_grid(chosen, prepared, features, table, report=_report_cell)
+        best = grid.measure_best(chosen, prepared, features, cells)
         click.echo(
             f"best on validation photos: {best.cell.training_share:.0%} training, dropout {best.cell.dropout}, "
             f"batch {best.cell.batch}; on its test photos: accuracy {best.accuracy:.4f}, balanced "

@@ -19,9 +19,9 @@ from dermserve.models.training.evaluate.fitting import (
     good_measures,
     malignant_classes,
 )
-from dermserve.models.training.evaluate.judging import Judge
 from dermserve.models.training.evaluate.measuring import (
     figures,
+    measure_profile,
     measures,
     note_points,
     other_lesions,
@@ -29,7 +29,7 @@ from dermserve.models.training.evaluate.measuring import (
     strangers,
 )
 from dermserve.models.training.evaluate.others import Others, read_others
-from dermserve.models.training.evaluate.profile import measure_profile
+from dermserve.models.training.evaluate.predictions import Judge
 from dermserve.models.training.evaluate.tested import claim_test
 from dermserve.models.training.evaluate.verdicts import measure_all
 from dermserve.models.training.train.finished import FinishedRun
@@ -56,7 +56,7 @@ def evaluate_own(
         run: a finished run.
         data: the data set it was trained from.
         cache: where decoded photos and what the network said of them lie.
-        precision: of the arithmetic; see predict.predict.
+        precision: of the arithmetic; see predictions.Judge.
         progress: called with what is going on, photos done and photos in all.
         thin: N, to take ten views of every Nth photo alone, and one view of all.
         price: how much of the validation accuracy, 0..1, the recall of the classes in RECALLS may cost at most.

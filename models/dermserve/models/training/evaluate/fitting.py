@@ -17,8 +17,8 @@ from dermserve.models.graph import FeatureDistance
 from dermserve.models.training.data.splits import Part
 from dermserve.models.training.evaluate import calibration as fit
 from dermserve.models.training.evaluate import ood
-from dermserve.models.training.evaluate.judging import ONE_VIEW, Judge, Judged, Seen
 from dermserve.models.training.evaluate.others import Others, centre_crops, class_weights
+from dermserve.models.training.evaluate.predictions import ONE_VIEW, Judge, Judged, Seen
 from dermserve.models.training.evaluate.verdicts import Verdicts, decide, measure_all
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.finished import FinishedRun

@@ -1,5 +1,9 @@
-"""What a calibrated run comes to on photos: accuracy, verdicts, risk levels, spoiled photos, what is out of scope."""
+"""Figures of a calibrated run on photos, and the card's profile, by which drift is noticed.
 
+Figures are accuracy, verdicts, risk levels, what is noticed of spoiled photos, and what is out of scope.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,15 +14,16 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.training.evaluate import calibration as fit
 from dermserve.models.training.evaluate import ood
 from dermserve.models.training.evaluate.fitting import Fitted, Measured
-from dermserve.models.training.evaluate.judging import ONE_VIEW, Judge, Judged
 from dermserve.models.training.evaluate.metrics import abstention_curve, measure, operating_point, risk_levels
 from dermserve.models.training.evaluate.others import Others
+from dermserve.models.training.evaluate.predictions import ONE_VIEW, Judge, Judged
 from dermserve.models.training.evaluate.spoil import SPOILED, spoil
 from dermserve.models.training.evaluate.strangers import draw_strangers
 from dermserve.models.training.evaluate.verdicts import measure_all, quality_flags
 from dermserve.models.training.train.loop import Labelled
 
 _SPOILED_PHOTOS = 200
+_BINS = 10
 
 
 def note_points(fitted: Fitted, test: Measured) -> None:
@@ -137,3 +142,31 @@ def figures(fitted: Fitted, test: Measured) -> dict[str, Any]:
         "tta_labels": test.seen.ten.labels,
         "tta": fitted.probabilities(test.seen.ten).mean(axis=1),
     }
+
+
+def measure_profile(photos: Labelled, probabilities: NDArray[np.float64]) -> dict[str, Any]:
+    """Measure a profile.
+
+    Args:
+        photos: N photos that the network was not trained on.
+        probabilities: of the identity view of each, calibrated; float64 [N, C].
+
+    Returns:
+        The fields of a `dermserve.v1.Profile`, as JSON values.
+    """
+    measures = measure_all(photos)
+    counts = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
+    return {
+        "photos": len(photos),
+        "class_shares": (counts / counts.sum()).tolist(),
+        "confidence": _histogram(probabilities.max(axis=1)),
+        "brightness": _histogram([found.brightness for found in measures]),
+        "sharpness": _histogram([found.sharpness for found in measures]),
+    }
+
+
+def _histogram(values: Sequence[float] | NDArray[np.float64]) -> dict[str, Any]:
+    """Bin values at their deciles, so that each bin has about as many of them."""
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, _BINS + 1)[1:-1]))
+    counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
+    return {"edges": edges.tolist(), "shares": (counts / counts.sum()).tolist(), "mean": float(np.mean(values))}

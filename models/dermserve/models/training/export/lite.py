@@ -25,7 +25,7 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.graph import FeatureDistance, scored
 from dermserve.models.training.evaluate import ood
 from dermserve.models.training.evaluate.calibration import softmax
-from dermserve.models.training.evaluate.predict import predict
+from dermserve.models.training.evaluate.predictions import frozen_function, run_views
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.loop import Labelled, Progress
 from dermserve.models.training.train.network import training_copy
@@ -202,7 +202,7 @@ def convert_run(
     """
     network, distance, calibration = run.network(), run.distance, run.calibration
     rows, temperature = training.thinned(examples).rows, calibration["temperature"]
-    outputs = predict(network, validation, views=("identity",))
+    outputs = run_views(frozen_function(network), validation)
     expected = Answers(
         softmax(outputs.logits[:, 0] / temperature).astype(np.float32), ood.scores(distance, outputs.features)
     )
