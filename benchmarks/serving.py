@@ -84,10 +84,8 @@ def _set(values: Mapping[str, str | None]) -> None:
 def local_stack(store: pathlib.Path, models: Sequence[str], **options: Any) -> Iterator[tuple[Stack, str]]:
     """Run a model server and a gateway with metrics, as in production; gives them and the address of the metrics."""
     metrics = f"127.0.0.1:{free_port()}"
-    with (
-        environment(DERMSERVE_METRICS_LISTEN=metrics),
-        Stack(store=store, models=models, port=0, tfs_port=0, **options) as stack,
-    ):
+    flags = ("--metrics-listen", metrics)
+    with Stack(store=store, models=models, port=0, tfs_port=0, gateway_flags=flags, **options) as stack:
         yield stack, metrics
 
 

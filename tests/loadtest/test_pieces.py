@@ -10,10 +10,10 @@ import pytest
 from dermserve.loadtest.bisect import Verdict, bisect, calls_needed, judge
 from dermserve.loadtest.capacity import Aim, Point, _hopeless, explain
 from dermserve.loadtest.errors import PhotosError, ScenarioError
-from dermserve.loadtest.histogram import Histogram
-from dermserve.loadtest.metrics import difference
 from dermserve.loadtest.pacing import Timeline
 from dermserve.loadtest.photos import load_photos
+from dermserve.loadtest.recorder import Histogram
+from dermserve.loadtest.sampling import difference
 from dermserve.loadtest.scenario import Part, Scenario, parse_mix, parse_seconds
 from dermserve.loadtest.shapes import SHAPES, users_at
 from dermserve.loadtest.usl import fit_law

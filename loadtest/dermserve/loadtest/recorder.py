@@ -1,18 +1,73 @@
 """What is kept of every call: a second's counts for each kind, in each generating process, gathered by the master."""
 
 import json
+import math
 import pathlib
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from dermserve.loadtest.calls import Call
-from dermserve.loadtest.histogram import Histogram
 from dermserve.loadtest.pacing import Pace
+from dermserve.models.store import write_durably
 
 Key = tuple[int, str, str, str]
+_STEP = math.log(1.01)
+_LEAST = 0.01
+
+
+class Histogram:
+    """Counts of latencies in milliseconds; quantiles are right to half a percent.
+
+    Args:
+        counts: by bucket, as `counts` gives them; JSON's text keys will do.
+    """
+
+    def __init__(self, counts: Mapping[int, int] | Mapping[str, int] | None = None) -> None:
+        self.counts: Counter[int] = Counter({int(bucket): count for bucket, count in (counts or {}).items()})
+        """By bucket."""
+
+    def add(self, milliseconds: float) -> None:
+        """Count one."""
+        self.counts[bucket_of(milliseconds)] += 1
+
+    @property
+    def total(self) -> int:
+        """How many were counted."""
+        return self.counts.total()
+
+    def quantile(self, share: float) -> float:
+        """Give the latency in milliseconds that `share` of the calls kept within; NaN when there are none."""
+        left = math.ceil(share * self.total)
+        for bucket in sorted(self.counts):
+            left -= self.counts[bucket]
+            if left <= 0:
+                return middle_of(bucket)
+        return math.nan
+
+    def over(self, milliseconds: float) -> int:
+        """Count the calls that took longer."""
+        return sum(count for bucket, count in self.counts.items() if middle_of(bucket) > milliseconds)
+
+    @classmethod
+    def merged(cls, histograms: Iterable[Self]) -> Self:
+        """Put histograms together."""
+        whole = cls()
+        for histogram in histograms:
+            whole.counts.update(histogram.counts)
+        return whole
+
+
+def bucket_of(milliseconds: float) -> int:
+    """Give the bucket of a latency."""
+    return round(math.log(max(milliseconds, _LEAST)) / _STEP)
+
+
+def middle_of(bucket: int) -> float:
+    """Give the latency in milliseconds in a bucket's middle."""
+    return math.exp(bucket * _STEP)
 
 
 @dataclass(slots=True)
@@ -108,9 +163,7 @@ class Recorder:
     def write(self, file: pathlib.Path) -> None:
         """Write everything, whole or not at all."""
         content = {"started": self.started, "ended": self.ended or time.time(), **self._contents()}
-        beside = file.with_name(file.name + ".part")
-        beside.write_text(json.dumps(content))
-        beside.replace(file)
+        write_durably(file, json.dumps(content))
 
     def _contents(self) -> dict[str, Any]:
         return {
