@@ -20,7 +20,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from dermserve.imaging import STANDARD_VIEWS, Measures, make_views
 from dermserve.models.training.data.cache import imaging_version
-from dermserve.models.training.data.layouts import Sample
+from dermserve.models.training.data.samples import Sample
 from dermserve.models.training.evaluate.no_skin import draw_no_skin
 from dermserve.models.training.evaluate.verdicts import measure_all
 from dermserve.models.training.files import replacing
