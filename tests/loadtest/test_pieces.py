@@ -198,7 +198,6 @@ def test_the_law_is_found_again_in_its_own_points():
     assert law.coherence == pytest.approx(0.002, abs=0.0005)
     assert law.peak == pytest.approx(math.sqrt(0.95 / 0.002), rel=0.1)
     assert law.r_squared > 0.99
-    assert law.ceiling == pytest.approx(max(law.at(n) for n in range(1, 100)), rel=0.01)
     with pytest.raises(ScenarioError):
         fit_law([1, 2, 2], [1, 2, 2])
 

@@ -80,14 +80,10 @@ class Cell:
     """Calls by the name of their status."""
     stages: Counter[str] = field(default_factory=Counter)
     """Milliseconds, summed over the answers."""
-    request_bytes: int = 0
-    response_bytes: int = 0
 
     def add(self, call: Call) -> None:
         """Count one call."""
         self.statuses[call.status] += 1
-        self.request_bytes += call.request_bytes
-        self.response_bytes += call.response_bytes
         if call.status == "OK":
             self.latency.add(call.milliseconds)
             self.stages.update(call.stages)
@@ -97,8 +93,6 @@ class Cell:
         self.latency.counts.update(other.latency.counts)
         self.statuses.update(other.statuses)
         self.stages.update(other.stages)
-        self.request_bytes += other.request_bytes
-        self.response_bytes += other.response_bytes
 
 
 class Recorder:
@@ -185,8 +179,6 @@ def _written(key: Key, cell: Cell) -> dict[str, Any]:
         "latency": {str(bucket): count for bucket, count in cell.latency.counts.items()},
         "statuses": dict(cell.statuses),
         "stages": dict(cell.stages),
-        "request_bytes": cell.request_bytes,
-        "response_bytes": cell.response_bytes,
     }
 
 
@@ -197,7 +189,5 @@ def read_cells(written: Iterable[dict[str, Any]]) -> Iterable[tuple[Key, Cell]]:
             latency=Histogram(each["latency"]),
             statuses=Counter(each["statuses"]),
             stages=Counter(each["stages"]),
-            request_bytes=each["request_bytes"],
-            response_bytes=each["response_bytes"],
         )
         yield (each["second"], each["method"], each["model"], each["mode"]), cell
