@@ -43,6 +43,13 @@ _RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="A finished run whose weights to go on from, by its split; instead of --weights.",
 )
+@click.option(
+    "--teacher",
+    "teachers",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    multiple=True,
+    help="A finished run of the same model to learn from beside the labels (distillation); several: their mean.",
+)
 @_ALSO
 @click.option("--data-name", help="What the data set is called, for the card; else as its dataset.toml says.")
 @click.option("--data-license", help="Under which licence the photos may be used; else as its dataset.toml says.")
@@ -55,6 +62,7 @@ def train(
     experiment: str | None,
     weights: str | None,
     start: Path | None,
+    teachers: tuple[Path, ...],
     also: Path | None,
     data_name: str | None,
     data_license: str | None,
@@ -88,6 +96,7 @@ def train(
             prepared = with_also(prepared, more, SPECS[model], cache=cache)
         click.echo(f"training data: {stated.data}", err=True)
         how: Any = {"backbone": backbone, "start": begun, "progress": draw_progress(), "report": _report_epoch}
+        how["teachers"] = [FinishedRun(teacher) for teacher in teachers]
         run_training(chosen, prepared, out, provenance=stated, **how)
         click.echo(f"finished: dermserve evaluate {out} --data {data}", err=True)
 
