@@ -27,7 +27,7 @@ _PAPER = click.option(
 _ALSO = click.option(
     "--also",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The same photos at another resolution, under the same file names: each is for what its lesion is for.",
+    help="The same photos at another resolution, under the same file names; each in the part of its lesion.",
 )
 _RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
@@ -105,7 +105,7 @@ def train(
 @_RUN
 @DATA
 @click.option(
-    "--other", metavar="NAME", help="Data is not the run's own: measure on it under this name, calibrate nothing."
+    "--other", metavar="NAME", help="Only measure, on data that is not the run's own, and store the figures under NAME."
 )
 @_PAPER
 @click.option(
@@ -114,25 +114,25 @@ def train(
     default=1,
     metavar="N",
     show_default=True,
-    help="Take ten views of every Nth photo alone, and one of all: ten of all take ResNet-50 half an hour on a PC.",
+    help="Run ten views of every Nth photo only, and one view of all: ten of all take ResNet-50 half an hour on a PC.",
 )
 @click.option(
     "--recall-price",
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="What of the accuracy on validation photos may be given for a melanoma recall of 0.65, as a share.",
+    help="Loss of accuracy on validation photos, as a share, that is allowed for a melanoma recall of 0.65.",
 )
 @click.option(
     "--others",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="HAM10000, for a model that does not know all its classes: fit and measure its scope. With --other: measure.",
+    help="HAM10000, for a model that does not know all its classes: fit and measure the out-of-scope score.",
 )
 @_ALSO
 @click.option(
     "--again",
     metavar="REASON",
-    help="Fit and measure although test photos were measured with other weights or rules; run.json keeps the reason.",
+    help="Measure test photos again, although they were measured with other weights or rules; run.json keeps REASON.",
 )
 @PRECISION
 @CACHE

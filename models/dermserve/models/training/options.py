@@ -22,14 +22,14 @@ CACHE = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(".dermserve/cache"),
     show_default=True,
-    help="Where decoded photos are kept, and what networks said of them.",
+    help="Folder for decoded photos and the outputs of networks.",
 )
 PRECISION = click.option(
     "--precision",
     type=click.Choice(["float32", "mixed_bfloat16"]),
     default="float32",
     show_default=True,
-    help="Arithmetic; mixed_bfloat16 is about twice as fast on a CPU that knows it.",
+    help="Arithmetic; mixed_bfloat16 is about twice as fast on a CPU that supports it.",
 )
 
 
