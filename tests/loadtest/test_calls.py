@@ -44,7 +44,7 @@ def test_an_answer_is_reported_once_with_all_that_is_known(stub, reported):
     answer = stub.Classify(request(), timeout=30)
     (call,) = reported
     assert (call.name, call.status) == ("Classify resnet50 FULL", "OK")
-    assert (call.request_bytes, call.response_bytes) == (request().ByteSize(), answer.ByteSize())
+    assert call.response_bytes == answer.ByteSize()
     assert call.stages["predict"] == 20
     assert call.stages["other"] == pytest.approx(0.75)
     assert call.milliseconds > 0

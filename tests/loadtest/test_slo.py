@@ -25,7 +25,6 @@ def recorded(tmp_path, *, errors: int = 0) -> Result:
                     mode="NONE",
                     status="UNAVAILABLE" if index < errors else "OK",
                     milliseconds=milliseconds,
-                    request_bytes=1000,
                 )
             )
     recorder.ended = recorder.started + 10

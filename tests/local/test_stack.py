@@ -14,7 +14,7 @@ from tensorflow_serving.config import model_server_config_pb2
 
 from dermserve.imaging import decode
 from dermserve.local import PortInUseError, Stack, StoreError
-from dermserve.local.logfile import log_to_file
+from dermserve.local.child import log_to_file
 from dermserve.local.picture import draw_lesion
 from dermserve.local.stack import _GATEWAY_READY, _TFS_READY
 from dermserve.local.store import ensure_models, write_config
@@ -112,7 +112,7 @@ def test_logs_are_appended_and_put_aside_when_large(tmp_path, monkeypatch):
         with log_to_file(path) as log:
             log(line)
     assert path.read_text() == "first\nsecond\n"
-    monkeypatch.setattr("dermserve.local.logfile._LARGE", 5)
+    monkeypatch.setattr("dermserve.local.child._LARGE", 5)
     with log_to_file(path) as log:
         log("third")
     assert path.read_text() == "third\n"

@@ -15,7 +15,7 @@ from dermserve.models.architectures import build
 from dermserve.models.export import SHIPPED
 from dermserve.models.lifecycle.recording import pictures
 from dermserve.models.papers import scenarios
-from dermserve.models.training.data.layouts import Sample
+from dermserve.models.training.data.samples import Sample
 from dermserve.models.training.data.splits import Part
 from dermserve.models.training.evaluate import ood
 from dermserve.models.training.evaluate.calibration import softmax

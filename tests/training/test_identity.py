@@ -18,8 +18,8 @@ from dermserve.models.export import SHIPPED
 from dermserve.models.papers import scenarios
 from dermserve.models.training import cli
 from dermserve.models.training.data import cache
-from dermserve.models.training.data.layouts import Sample
 from dermserve.models.training.data.provenance import read_provenance
+from dermserve.models.training.data.samples import Sample
 from dermserve.models.training.data.splits import Part, read_split
 from dermserve.models.training.errors import DataError, DivergedError, RunError
 from dermserve.models.training.evaluate import predictions
