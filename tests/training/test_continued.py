@@ -8,13 +8,14 @@ import pytest
 from click.testing import CliRunner
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training import cli, loop
+from dermserve.models.training import cli
+from dermserve.models.training.data.splits import Part
 from dermserve.models.training.errors import DataError
-from dermserve.models.training.finished import FinishedRun
-from dermserve.models.training.loop import Labelled
-from dermserve.models.training.network import training_copy
-from dermserve.models.training.run import finished_data, initial_network, read_also, with_also
-from dermserve.models.training.splits import Part
+from dermserve.models.training.train import loop
+from dermserve.models.training.train.finished import FinishedRun
+from dermserve.models.training.train.loop import Labelled
+from dermserve.models.training.train.network import training_copy
+from dermserve.models.training.train.run import finished_data, initial_network, read_also, with_also
 from tests.training.conftest import draw
 from tests.training.runs import EXPERIMENT, draw_photos, instead_of_training, start, tiny
 

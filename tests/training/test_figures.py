@@ -14,16 +14,17 @@ from dermserve.models import associated_files
 from dermserve.models.architectures import build
 from dermserve.models.export import SHIPPED
 from dermserve.models.lifecycle.recording import pictures
-from dermserve.models.training import lite, ood, scenarios
-from dermserve.models.training.calibration import softmax
-from dermserve.models.training.distance import load_distance, save_distance
-from dermserve.models.training.experiment import parse_experiment
-from dermserve.models.training.finished import FinishedRun
-from dermserve.models.training.layouts import Sample
-from dermserve.models.training.metrics import balanced, bootstrap, measure
-from dermserve.models.training.run import Data
-from dermserve.models.training.splits import Part
-from dermserve.models.training.strangers import draw_strangers
+from dermserve.models.papers import scenarios
+from dermserve.models.training.data.layouts import Sample
+from dermserve.models.training.data.splits import Part
+from dermserve.models.training.evaluate import ood
+from dermserve.models.training.evaluate.calibration import softmax
+from dermserve.models.training.evaluate.metrics import balanced, bootstrap, measure
+from dermserve.models.training.evaluate.strangers import draw_strangers
+from dermserve.models.training.export import lite
+from dermserve.models.training.train.experiment import parse_experiment
+from dermserve.models.training.train.finished import FinishedRun, load_distance, save_distance
+from dermserve.models.training.train.run import Data
 
 RNG = np.random.default_rng(0)
 CODES = ("a", "b", "c")

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from dermserve.models.architectures import build
-from dermserve.models.training import run as runs
-from dermserve.models.training.experiment import Experiment, parse_experiment
-from dermserve.models.training.finished import FinishedRun
-from dermserve.models.training.frozen import compute_frozen, split_frozen
-from dermserve.models.training.loop import Labelled
-from dermserve.models.training.network import training_copy
-from dermserve.models.training.run import prepare, run_training
+from dermserve.models.training.train import run as runs
+from dermserve.models.training.train.experiment import Experiment, parse_experiment
+from dermserve.models.training.train.finished import FinishedRun
+from dermserve.models.training.train.frozen import compute_frozen, split_frozen
+from dermserve.models.training.train.loop import Labelled
+from dermserve.models.training.train.network import training_copy
+from dermserve.models.training.train.run import prepare, run_training
 
 from .conftest import MakeFolders
 

@@ -13,17 +13,21 @@ import pytest
 from click.testing import CliRunner
 
 from dermserve.models.architectures import build
-from dermserve.models.training import cache, checkpoint, cli, outputs, scenarios
-from dermserve.models.training import run as runs
+from dermserve.models.papers import scenarios
+from dermserve.models.training import cli
+from dermserve.models.training.data import cache
+from dermserve.models.training.data.layouts import Sample
+from dermserve.models.training.data.provenance import read_provenance
+from dermserve.models.training.data.splits import Part, read_split
 from dermserve.models.training.errors import DataError, DivergedError, RunError
-from dermserve.models.training.finished import FinishedRun
-from dermserve.models.training.frozen import compute_frozen
-from dermserve.models.training.layouts import Sample
-from dermserve.models.training.loop import Labelled
-from dermserve.models.training.predict import Outputs
-from dermserve.models.training.provenance import read_provenance
-from dermserve.models.training.run import Data, finished_data, prepare
-from dermserve.models.training.splits import Part, read_split
+from dermserve.models.training.evaluate import outputs
+from dermserve.models.training.evaluate.predict import Outputs
+from dermserve.models.training.train import checkpoint
+from dermserve.models.training.train import run as runs
+from dermserve.models.training.train.finished import FinishedRun
+from dermserve.models.training.train.frozen import compute_frozen
+from dermserve.models.training.train.loop import Labelled
+from dermserve.models.training.train.run import Data, finished_data, prepare
 from tests.training.conftest import draw
 from tests.training.runs import EXPERIMENT, StoppedError, draw_photos, instead_of_training, start, tiny
 
@@ -173,7 +177,7 @@ def test_what_may_be_chosen_by_holds_no_test_photos(photos: pathlib.Path) -> Non
 def test_packing_and_converting_see_no_test_photos(
     command: click.Command, photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dermserve.models.training import lite, pack
+    from dermserve.models.training.export import lite, pack
 
     instead_of_training(monkeypatch)
     start(tiny(text=PLAIN), photos, tmp_path / "out")
@@ -287,7 +291,7 @@ def test_a_dataset_file_that_says_something_else_is_refused(tmp_path: pathlib.Pa
 def test_the_card_names_the_data_as_stated_and_never_another(
     photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, stated: bool
 ) -> None:
-    from dermserve.models.training.content import run_content
+    from dermserve.models.training.export.content import run_content
 
     instead_of_training(monkeypatch)
     (tmp_path / "tiny.toml").write_text(PLAIN)

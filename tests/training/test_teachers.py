@@ -12,14 +12,15 @@ import tensorflow as tf
 from click.testing import CliRunner
 
 from dermserve.models.exporter import ExportError, export_run
-from dermserve.models.training import cli, loop
+from dermserve.models.training import cli
 from dermserve.models.training.errors import RunError
-from dermserve.models.training.experiment import Distillation
-from dermserve.models.training.finished import FinishedRun
-from dermserve.models.training.imagenet import load_backbone
-from dermserve.models.training.loop import Labelled
-from dermserve.models.training.run import initial_network, prepare, run_training
-from dermserve.models.training.teachers import build_network, distillation_losses, soft_targets
+from dermserve.models.training.train import loop
+from dermserve.models.training.train.experiment import Distillation
+from dermserve.models.training.train.finished import FinishedRun
+from dermserve.models.training.train.imagenet import load_backbone
+from dermserve.models.training.train.loop import Labelled
+from dermserve.models.training.train.run import initial_network, prepare, run_training
+from dermserve.models.training.train.teachers import build_network, distillation_losses, soft_targets
 from tests.training.runs import EXPERIMENT, draw_photos, instead_of_training, start, tiny
 
 LITE = 'teacher = "efficientnet_lite0"\n'

@@ -9,14 +9,15 @@ import keras
 import numpy as np
 import pytest
 
-from dermserve.models.training import evaluate, outputs
+from dermserve.models.training.data.splits import Part
 from dermserve.models.training.errors import RunError
-from dermserve.models.training.finished import FinishedRun
-from dermserve.models.training.loop import Labelled
-from dermserve.models.training.predict import Outputs
-from dermserve.models.training.run import Data
-from dermserve.models.training.splits import Part
-from dermserve.models.training.tested import claim_test, describe_tests
+from dermserve.models.training.evaluate import evaluation as evaluate
+from dermserve.models.training.evaluate import outputs
+from dermserve.models.training.evaluate.predict import Outputs
+from dermserve.models.training.evaluate.tested import claim_test, describe_tests
+from dermserve.models.training.train.finished import FinishedRun
+from dermserve.models.training.train.loop import Labelled
+from dermserve.models.training.train.run import Data
 from tests.training.runs import draw_photos, instead_of_training, start, tiny
 
 FOUND = {"temperature": 1.25, "rule_out": {"threshold": 0.05}, "adaptive_looks": [], "method": "as written"}

@@ -44,8 +44,8 @@ ENTRIES = {
     ),
     "report": Entry("dermserve.models.training.cli:report", "Write a run's report again.", TRAIN),
     "tflite": Entry("dermserve.models.training.cli:tflite", "Convert a run to TensorFlow Lite.", TRAIN),
-    "scenarios": Entry("dermserve.models.training.cli:scenarios", "Train over the papers' grid of settings.", TRAIN),
-    "backbones": Entry("dermserve.models.training.cli:backbones", "Compare backbones on the same photos.", TRAIN),
+    "scenarios": Entry("dermserve.models.papers.cli:scenarios", "Train over the papers' grid of settings.", TRAIN),
+    "backbones": Entry("dermserve.models.papers.cli:backbones", "Compare backbones on the same photos.", TRAIN),
 }
 
 

@@ -68,7 +68,7 @@ def publish(run: pathlib.Path, key: pathlib.Path | None, base: str, as_json: boo
     """
     from dermserve.models.exporter import ExportError, export_run
     from dermserve.models.quiet import native_stderr_held
-    from dermserve.models.training.finished import FinishedRun
+    from dermserve.models.training.train.finished import FinishedRun
 
     if key is not None:
         load_key(key)  # before minutes of work
