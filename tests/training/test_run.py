@@ -13,7 +13,7 @@ from PIL import Image
 
 from dermserve.models.training import cli
 from dermserve.models.training.errors import RunError
-from dermserve.models.training.evaluate import outputs
+from dermserve.models.training.evaluate import predictions
 from dermserve.models.training.train.finished import FinishedRun
 from tests.training.conftest import draw
 from tests.training.runs import draw_photos, instead_of_training, start, tiny
@@ -78,7 +78,7 @@ def test_what_the_network_said_is_remembered(
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("the network was run again")
 
-    monkeypatch.setattr(outputs, "run_views", fail)
+    monkeypatch.setattr(predictions, "run_views", fail)
     options = ["--data", str(photos), "--cache", str(photos.parent / "cache")]
     result = CliRunner().invoke(cli.evaluate, [str(run), *options, "--thin", "2"])
     assert result.exit_code == 0, result.output
@@ -144,7 +144,7 @@ def test_the_report_is_written_again_beside_another_run(
     shutil.rmtree(run / "report")
     result = CliRunner().invoke(cli.report, [str(run), "--paper", str(evaluated)])
     assert result.exit_code == 0, result.output
-    assert "random by image (the paper&#x27;s protocol), one view" in (run / "report" / "index.html").read_text()
+    assert "random by image (the paper&#39;s protocol), one view" in (run / "report" / "index.html").read_text()
     result = CliRunner().invoke(cli.report, [str(whole)])
     assert result.exit_code == 1
     assert "lacks figures.npz" in result.output

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 import click
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training.cli import CACHE, DATA, PRECISION, draw_progress, read_backbone, said, say
+from dermserve.models.training.cli import (
+    CACHE,
+    DATA,
+    PRECISION,
+    draw_progress,
+    error_messages,
+    print_line,
+    read_backbone,
+)
 
 if TYPE_CHECKING:
     from dermserve.models.papers.scenarios import Cell
@@ -17,35 +25,27 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the table.")
 @click.option("--experiment", default="resnet50", show_default=True, help="What to vary.")
 @click.option("--weights", help='Initial backbone: "imagenet" (Keras downloads it), a file, or "random".')
-@click.option("--full", is_flag=True, help="Train every cell whole: days without a GPU. Else heads on frozen features.")
 @PRECISION
 @CACHE
-def scenarios(
-    data: Path, out: Path, experiment: str, weights: str | None, full: bool, precision: str, cache: Path
-) -> None:
+def scenarios(data: Path, out: Path, experiment: str, weights: str | None, precision: str, cache: Path) -> None:
     """Train over the papers' grid: training share 70 and 80 %, dropout 0.4 to 0.6, batches of 16, 32 and 64.
 
-    Goes on where it was stopped: cells that --out has already are not trained again.
+    The backbone stays frozen, and each cell trains a head on its features. Goes on where it was stopped: cells that
+    --out has already are not trained again.
     """
-    with said():
+    with error_messages():
         from dermserve.models.papers import scenarios as grid
         from dermserve.models.training.train.experiment import load_experiment
         from dermserve.models.training.train.run import initial_network, prepare
 
         chosen, backbone = load_experiment(experiment), read_backbone(weights)
-        prepared = prepare(chosen, data, cache=cache, say=say)
-        progress = draw_progress()
+        prepared = prepare(chosen, data, cache=cache, say=print_line)
         out.mkdir(parents=True, exist_ok=True)
         table = out / "scenarios.csv"
-        if full:
-            cells = grid.run_full(chosen, prepared, out, backbone=backbone, progress=progress, report=_report_cell)
-            grid.write_table(cells, table)
-            best = grid.measure_full(chosen, prepared, out, cells)
-        else:
-            network = initial_network(chosen, backbone)
-            features = grid.compute_features(network, prepared, cache=cache, precision=precision, progress=progress)
-            cells = grid.run_reduced(chosen, prepared, features, table, report=_report_cell)
-            best = grid.measure_reduced(chosen, prepared, features, cells)
+        network = initial_network(chosen, backbone)
+        features = grid.compute_features(network, prepared, cache=cache, precision=precision, progress=draw_progress())
+        cells = grid.run_grid(chosen, prepared, features, table, report=_report_cell)
+        best = grid.measure_best(chosen, prepared, features, cells)
         click.echo(
             f"best on validation photos: {best.cell.training_share:.0%} training, dropout {best.cell.dropout}, "
             f"batch {best.cell.batch}; on its test photos: accuracy {best.accuracy:.4f}, balanced "
@@ -69,7 +69,7 @@ def scenarios(
 @CACHE
 def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], cache: Path) -> None:
     """Compare backbones: the same head on the frozen features of each."""
-    with said():
+    with error_messages():
         from dermserve.models.papers import backbones as comparison
         from dermserve.models.papers.scenarios import write_table
         from dermserve.models.training.train.experiment import load_experiment
@@ -80,7 +80,7 @@ def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], 
         chosen = load_experiment(experiment)
         side = SPECS[chosen.model].input_side
         networks = [comparison.load(name, read_backbone(source), side=side) for name, source in asked]
-        prepared = prepare(chosen, data, cache=cache, say=say)
+        prepared = prepare(chosen, data, cache=cache, say=print_line)
         rows = comparison.compare(chosen, prepared, networks, progress=draw_progress())
         out.mkdir(parents=True, exist_ok=True)
         write_table(rows, out / "backbones.csv")

@@ -2,8 +2,8 @@
 
 Test photos are measured once, at the end, with the cell that validation photos chose.
 
-In full, each cell is a training of its own. Reduced to fit a machine without a GPU, the backbone stays frozen as a
-whole, its pooled features are computed once, and each cell trains the head on them.
+To fit a machine without a GPU, the backbone stays frozen as a whole, its pooled features are computed once, and each
+cell trains the head on them. A cell that trains the whole network is a `dermserve train` with an experiment of its own.
 """
 
 import csv
@@ -24,14 +24,12 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.layouts import Sample
 from dermserve.models.training.data.splits import Part, require_parts, split
 from dermserve.models.training.errors import RunError
-from dermserve.models.training.evaluate.judging import ONE_VIEW, Judge
-from dermserve.models.training.evaluate.predict import predict
+from dermserve.models.training.evaluate.predictions import Predictor
 from dermserve.models.training.files import replacing
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.experiment import Experiment
-from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.loop import Labelled, Progress, accuracies
-from dermserve.models.training.train.run import WEIGHTS, Data, run_training
+from dermserve.models.training.train.run import Data
 
 SHARES = (0.7, 0.8)
 DROPOUTS = (0.4, 0.5, 0.6)
@@ -79,12 +77,12 @@ class Features:
 def compute_features(network: keras.Model, data: Data, *, cache: Path, precision: str, progress: Progress) -> Features:
     """Run the frozen backbone over every photo once, at the serving preprocessing, or read what an earlier run did."""
     labels = np.asarray([sample.label for sample in data.samples], np.int64)
-    judge = Judge(network=network, cache=cache, precision=precision, progress=progress)
-    judged = judge.look(Labelled(data.pixels, np.arange(len(labels)), labels), data.samples, "features", views=ONE_VIEW)
-    return Features(judged.outputs.features, labels)
+    predictor = Predictor(network=network, cache=cache, precision=precision, progress=progress)
+    photos = Labelled(data.pixels, np.arange(len(labels)), labels)
+    return Features(predictor.features(photos, "features"), labels)
 
 
-def run_reduced(
+def run_grid(
     experiment: Experiment,
     data: Data,
     features: Features,
@@ -114,40 +112,7 @@ def run_reduced(
     return cells
 
 
-def run_full(
-    experiment: Experiment,
-    data: Data,
-    folder: Path,
-    *,
-    backbone: Path | str | None,
-    progress: Progress,
-    report: Callable[[Cell], None],
-    grid: Sequence[tuple[float, float, int]] = GRID,
-) -> list[Cell]:
-    """Train every cell as a run of its own, in a folder each; finished ones are read, not trained again.
-
-    Raises:
-        DataError: a cell's split leaves a class without photos in a part.
-        RunError: a cell's folder holds a run of another experiment, other photos or other initial weights.
-    """
-    cells = []
-    for share, dropout, batch in grid:
-        rest = (1 - share) / 2
-        stages = tuple(dataclasses.replace(stage, batch=batch) for stage in experiment.stages)
-        changed = dataclasses.replace(experiment, dropout=dropout, stages=stages, validation=rest, test=rest)
-        out = _folder(folder, share, dropout, batch)
-        divided = dataclasses.replace(data, parts=_split(experiment, data, share))
-        checkpoint.claim(out, checkpoint.fingerprint(changed, divided.parts, backbone))
-        if not (out / WEIGHTS).is_file():
-            run_training(changed, divided, out, backbone=backbone, progress=progress, report=lambda _: None)
-        run = FinishedRun(out)
-        judged = _judge_run(run, divided.part(Part.VALIDATION))
-        cells.append(_cell(share, dropout, batch, judged, run.summary["training_minutes"]))
-        report(cells[-1])
-    return cells
-
-
-def measure_reduced(experiment: Experiment, data: Data, features: Features, cells: Sequence[Cell]) -> Chosen:
+def measure_best(experiment: Experiment, data: Data, features: Features, cells: Sequence[Cell]) -> Chosen:
     """Train the best cell's head once more, which gives the same, and measure it on its test photos."""
     best = _best(cells)
     parts = _divide(experiment, data, best.training_share)
@@ -156,21 +121,8 @@ def measure_reduced(experiment: Experiment, data: Data, features: Features, cell
     return Chosen(cell=best, accuracy=accuracy, balanced_accuracy=balanced)
 
 
-def measure_full(experiment: Experiment, data: Data, folder: Path, cells: Sequence[Cell]) -> Chosen:
-    """Measure the best cell's run on its test photos."""
-    best = _best(cells)
-    divided = dataclasses.replace(data, parts=_split(experiment, data, best.training_share))
-    run = FinishedRun(_folder(folder, best.training_share, best.dropout, best.batch))
-    accuracy, balanced = _judge_run(run, divided.part(Part.TEST))
-    return Chosen(cell=best, accuracy=accuracy, balanced_accuracy=balanced)
-
-
 def _best(cells: Sequence[Cell]) -> Cell:
     return max(cells, key=lambda cell: cell.accuracy)
-
-
-def _folder(base: Path, share: float, dropout: float, batch: int) -> Path:
-    return base / f"share{share:.0%}-dropout{dropout}-batch{batch}"
 
 
 def _train_cell(
@@ -184,11 +136,6 @@ def _train_cell(
 
 def _judge_head(head: keras.Model, features: Features, rows: NDArray[np.int64]) -> tuple[float, float]:
     return accuracies(np.asarray(head(features.values[rows])).argmax(axis=1), features.labels[rows])
-
-
-def _judge_run(run: FinishedRun, photos: Labelled) -> tuple[float, float]:
-    answers = predict(run.network(), photos, views=ONE_VIEW).logits[:, 0].argmax(axis=1)
-    return accuracies(answers, photos.labels)
 
 
 def train_head(

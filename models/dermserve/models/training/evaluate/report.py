@@ -1,40 +1,29 @@
 """The report of a run: one HTML page, its figures as PNG and its numbers as JSON, in RUN/report."""
 
-import html
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import jinja2
+import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, confusion_matrix
 
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.errors import RunError
-from dermserve.models.training.evaluate.plots import (
-    draw_abstention,
-    draw_confusion,
-    draw_history,
-    draw_malignancy,
-    draw_reliability,
-    draw_roc,
-)
+from dermserve.models.training.files import write_json
 from dermserve.models.training.train.finished import FinishedRun
 
-_FIGURES = "figures.npz"
-_LEVELS = ("LOW", "INTERMEDIATE", "HIGH", "REJECTED")
+Floats: TypeAlias = NDArray[Any]
 
-_PAGE = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; margin: 1rem 0; }} td, th {{ border: 1px solid #ccc; padding: .25rem .6rem; }}
-td:not(:first-child) {{ text-align: right; }} img {{ max-width: 100%; }}
-</style>
-<h1>{title}</h1>
-<p>A screening aid, never a diagnosis.</p>
-{body}
-</html>
-"""
+mpl.use("Agg")  # no window, and no display needed
+
+_FIGURES = "figures.npz"
+_BINS = 10
 
 
 def keep_figures(run: FinishedRun, figures: Mapping[str, Any]) -> None:
@@ -64,25 +53,27 @@ def write_report(run: FinishedRun, *, paper: FinishedRun | None = None) -> Path:
     codes = [item.code for item in SPECS[run.model].classes]
     labels = figures["labels"]
     tta_labels = figures.get("tta_labels", labels)
-    draw_confusion(folder / "confusion.png", tta_labels, figures["tta"], codes)
-    draw_roc(folder / "roc.png", tta_labels, figures["tta"], codes)
+    _draw_confusion(folder / "confusion.png", tta_labels, figures["tta"], codes)
+    _draw_roc(folder / "roc.png", tta_labels, figures["tta"], codes)
     curves = {
         "before calibration": (labels, figures["before"]),
         "calibrated": (labels, figures["single"]),
         "ten views": (tta_labels, figures["tta"]),
     }
-    draw_reliability(folder / "reliability.png", curves)
+    _draw_reliability(folder / "reliability.png", curves)
     malignant = np.asarray([item.malignant for item in SPECS[run.model].classes])
     thresholds = {name: run.calibration[name]["threshold"] for name in ("rule_out", "rule_in")}
     risks = figures["single"][:, malignant].sum(axis=1)
-    draw_malignancy(folder / "malignancy.png", malignant[labels], risks, thresholds)
-    draw_abstention(folder / "abstention.png", run.summary["metrics"]["test"]["verdict"]["abstention"])
-    draw_history(folder / "curves.png", run.history)
+    _draw_malignancy(folder / "malignancy.png", malignant[labels], risks, thresholds)
+    _draw_abstention(folder / "abstention.png", run.summary["metrics"]["test"]["verdict"]["abstention"])
+    _draw_history(folder / "curves.png", run.history)
     numbers = _numbers(run, paper)
-    (folder / "report.json").write_text(json.dumps(numbers, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(folder / "report.json", numbers)
+    template = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True)
     page = folder / "index.html"
     page.write_text(
-        _PAGE.format(title=html.escape(f"{run.model}: {run.experiment.name}"), body=_body(numbers)), "utf-8"
+        environment.from_string(template).render(numbers=numbers, title=f"{run.model}: {run.experiment.name}"), "utf-8"
     )
     return page
 
@@ -97,125 +88,77 @@ def _numbers(run: FinishedRun, paper: FinishedRun | None) -> dict[str, Any]:
     return numbers
 
 
-def _body(numbers: Mapping[str, Any]) -> str:
-    test = numbers["metrics"]["test"]
-    return "\n".join(
-        (
-            "<h2>Test photos</h2>",
-            _table(("", "accuracy (95 %)", "balanced accuracy (95 %)", "ECE"), _headline(numbers)),
-            "<h2>Classes, ten views</h2>",
-            _table(("class", "precision", "recall", "F1", "support", "AUC"), _classes(test["tta"])),
-            _image("confusion.png"),
-            _image("roc.png"),
-            "<h2>Calibration and thresholds</h2>",
-            _table(("", "value"), _flat(numbers["calibration"])),
-            _image("reliability.png"),
-            _table(("on test photos, one view", "value"), _flat({**_plain(test["verdict"]), **test["adaptive"]})),
-            "<h2>Malignant or benign</h2>",
-            _table(
-                ("on test photos, one view", "threshold", "sensitivity (95 %)", "specificity (95 %)"), _points(numbers)
-            ),
-            _table(("risk level", *_LEVELS), _levels(test["verdict"]["levels"])),
-            _image("malignancy.png"),
-            _image("abstention.png"),
-            "<h2>Photos that should not be judged</h2>",
-            _table(("spoiled test photos", "noticed"), _flat(numbers["metrics"].get("spoiled", {}))),
-            _table(("pictures without skin", "rejected", "rejected or uncertain"), _strangers(numbers)),
-            _table(("lesions of other classes", "neither confident nor LOW"), _other_lesions(numbers)),
-            "<h2>Other data, photos of lesions not trained on</h2>",
-            _table(("", "accuracy (95 %)", "balanced accuracy (95 %)", "ECE"), _others(numbers)),
-            "<h2>Training</h2>",
-            _table(("", "value"), _training(numbers)),
-            _image("curves.png"),
-        )
+def _draw_confusion(path: Path, labels: Floats, probabilities: Floats, codes: Sequence[str]) -> None:
+    """Draw the confusion matrix, photos by true class (rows) and answer (columns)."""
+    figure = Figure(figsize=(6, 5.2), layout="constrained")
+    matrix = confusion_matrix(labels, probabilities.argmax(axis=1), labels=list(range(len(codes))))
+    ConfusionMatrixDisplay(matrix, display_labels=list(codes)).plot(ax=figure.subplots(), cmap="Blues")
+    figure.savefig(path, dpi=110)
+
+
+def _draw_roc(path: Path, labels: Floats, probabilities: Floats, codes: Sequence[str]) -> None:
+    """Draw each class's ROC curve against the rest."""
+    figure = Figure(figsize=(6, 5.2), layout="constrained")
+    axes = figure.subplots()
+    for label, code in enumerate(codes):
+        positives = labels == label
+        if positives.any() and not positives.all():
+            RocCurveDisplay.from_predictions(positives, probabilities[:, label], name=code, ax=axes)
+    axes.plot((0, 1), (0, 1), ":", color="gray")
+    figure.savefig(path, dpi=110)
+
+
+def _draw_malignancy(path: Path, malignant: Floats, risks: Floats, thresholds: Mapping[str, float]) -> None:
+    """Draw the ROC curve of malignant against benign, with a point for each threshold."""
+    figure = Figure(figsize=(6, 5.2), layout="constrained")
+    axes = figure.subplots()
+    if malignant.any() and not malignant.all():
+        RocCurveDisplay.from_predictions(malignant, risks, name="malignancy risk", ax=axes)
+        for (name, threshold), marker in zip(thresholds.items(), "os", strict=True):
+            point = ((risks[~malignant] >= threshold).mean(), (risks[malignant] >= threshold).mean())
+            axes.plot(*point, marker, label=f"{name.replace('_', '-')}, risk {threshold:.3f}")
+    axes.plot((0, 1), (0, 1), ":", color="gray")
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def _draw_abstention(path: Path, curve: Sequence[Mapping[str, float]]) -> None:
+    """Draw the error of malignant against benign over the share of photos that is answered."""
+    figure = Figure(figsize=(6, 5.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([point["answered"] for point in curve], [point["error"] for point in curve], "o-")
+    axes.set(xlabel="share of photos answered, the surest first", ylabel="malignant and benign confused", xlim=(0, 1))
+    figure.savefig(path, dpi=110)
+
+
+def _draw_reliability(path: Path, curves: Mapping[str, tuple[Floats, Floats]]) -> None:
+    """Draw accuracy over confidence, a curve for each pair of labels and probabilities."""
+    figure = Figure(figsize=(6, 5.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot((0, 1), (0, 1), ":", color="gray", label="perfectly calibrated")
+    for name, (labels, probabilities) in curves.items():
+        hits = probabilities.argmax(axis=1) == labels
+        accuracy, confidence = calibration_curve(hits, probabilities.max(axis=1).clip(0, 1), n_bins=_BINS)
+        axes.plot(confidence, accuracy, "o-", label=name)
+    axes.set(xlabel="confidence", ylabel="accuracy")
+    axes.legend()
+    figure.savefig(path, dpi=110)
+
+
+def _draw_history(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
+    """Draw loss and accuracy over the epochs, with a line where a stage begins."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    epochs = range(1, len(history) + 1)
+    starts = [index for index in epochs if history[index - 1]["epoch"] == 1]
+    panels = (
+        ("loss", ("loss", "validation_loss")),
+        ("accuracy", ("accuracy", "validation_accuracy", "validation_balanced_accuracy")),
     )
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if isinstance(value, float | int)}
-
-
-def _points(numbers: Mapping[str, Any]) -> Iterable[Sequence[str]]:
-    for name in ("rule_out", "rule_in"):
-        point = numbers["metrics"]["test"]["verdict"][name]
-        shares = (point[kind] for kind in ("sensitivity", "specificity"))
-        yield (
-            name.replace("_", "-"),
-            f"{numbers['calibration'][name]['threshold']:.4f}",
-            *(f"{share['value']:.3f} ({share['low']:.3f}–{share['high']:.3f})" for share in shares),
-        )
-
-
-def _levels(levels: Mapping[str, Mapping[str, int]]) -> Iterable[Sequence[str]]:
-    for code, counts in levels.items():
-        yield code, *(str(counts[level]) for level in _LEVELS)
-
-
-def _strangers(numbers: Mapping[str, Any]) -> Iterable[Sequence[str]]:
-    for kind, shares in numbers["metrics"].get("strangers", {}).items():
-        yield kind, f"{shares['rejected']:.2f}", f"{shares['rejected_or_uncertain']:.2f}"
-
-
-def _other_lesions(numbers: Mapping[str, Any]) -> Iterable[Sequence[str]]:
-    found = numbers["metrics"].get("others", {})
-    for code, share in found.get("by_class", {}).items():
-        yield code, f"{share:.3f}"
-    if found:
-        yield f"all {found['photos']}", f"{found['not_confident']:.3f}"
-
-
-def _headline(numbers: Mapping[str, Any]) -> Iterable[Sequence[str]]:
-    honest = "grouped by lesion" if numbers["protocol"] == "lesion" else "random by image (the paper's protocol)"
-    if "paper" in numbers:
-        yield _figures_row("random by image (the paper's protocol), one view", numbers["paper"]["single"])
-        yield _figures_row("random by image (the paper's protocol), ten views", numbers["paper"]["tta"])
-    yield _figures_row(f"{honest}, one view", numbers["metrics"]["test"]["single"])
-    yield _figures_row(f"{honest}, ten views", numbers["metrics"]["test"]["tta"])
-
-
-def _figures_row(name: str, measured: Mapping[str, Any]) -> Sequence[str]:
-    def interval(key: str) -> str:
-        low, high = measured[f"{key}_95"]
-        return f"{measured[key]:.4f} ({low:.3f}–{high:.3f})"
-
-    return name, interval("accuracy"), interval("balanced_accuracy"), f"{measured['ece']:.4f}"
-
-
-def _classes(measured: Mapping[str, Any]) -> Iterable[Sequence[str]]:
-    for code, row in [*measured["classes"].items(), ("macro", measured["macro"]), ("weighted", measured["weighted"])]:
-        auc = row.get("auc")
-        yield (
-            code,
-            *(f"{row[key]:.3f}" for key in ("precision", "recall", "f1-score")),
-            f"{row['support']:.0f}",
-            "" if auc is None else f"{auc:.3f}",
-        )
-
-
-def _others(numbers: Mapping[str, Any]) -> Iterable[Sequence[str]]:
-    for name, measured in numbers.get("other", {}).items():
-        yield _figures_row(f"{name}, {measured['single']['photos']} photos, one view", measured["single"])
-        yield _figures_row(f"{name}, ten views", measured["tta"])
-
-
-def _training(numbers: Mapping[str, Any]) -> Iterable[Sequence[str]]:
-    yield "initial weights", str(numbers["initialization"])
-    yield "minutes", str(numbers["training_minutes"])
-    for part, counts in numbers["photos"].items():
-        yield f"{part} photos", ", ".join(f"{code} {count}" for code, count in counts.items())
-
-
-def _flat(values: Mapping[str, Any]) -> Iterable[Sequence[str]]:
-    for key, value in values.items():
-        yield key.replace("_", " "), f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    def line(tag: str, cells: Sequence[str]) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return "<table>" + line("th", head) + "".join(line("td", row) for row in rows) + "</table>"
-
-
-def _image(name: str) -> str:
-    return f'<img src="{name}" alt="{name.removesuffix(".png")}">'
+    for axes, (title, names) in zip(figure.subplots(1, 2), panels, strict=True):
+        for name in names:
+            axes.plot(epochs, [epoch[name] for epoch in history], ".-", label=name.replace("_", " "))
+        for start in starts:
+            axes.axvline(start, color="lightgray", zorder=0)
+        axes.set(xlabel="epoch", title=title)
+        axes.legend()
+    figure.savefig(path, dpi=110)

@@ -5,11 +5,12 @@ gives float32 again, so the network computes as before. What that costs is measu
 packed.
 """
 
+import functools
 from pathlib import Path
 from typing import Any
 
 from dermserve.models.training.data.splits import Part
-from dermserve.models.training.evaluate.predict import predict
+from dermserve.models.training.evaluate.predictions import frozen_function, run_views
 from dermserve.models.training.train.finished import FinishedRun, Kind, save_compact
 from dermserve.models.training.train.loop import Progress
 from dermserve.models.training.train.run import finished_data
@@ -31,14 +32,8 @@ def pack(run: FinishedRun, data: Path, *, kind: Kind, cache: Path, progress: Pro
     save_compact(full, run.compact, kind=kind)
     answers = []
     for name, network in (("full", full), ("compact", run.network())):
-        done = 0
-
-        def advance(count: int, name: str = name) -> None:
-            nonlocal done
-            done += count
-            progress(name, done, len(photos))
-
-        answers.append(predict(network, photos, views=("identity",), progress=advance).logits[:, 0].argmax(axis=1))
+        outputs = run_views(frozen_function(network), photos, progress=functools.partial(progress, name))
+        answers.append(outputs.logits[:, 0].argmax(axis=1))
     found = {
         "kind": kind,
         "bytes": run.compact.stat().st_size,
