@@ -48,10 +48,7 @@ def test_resnet50_answers_real_photos_and_is_mostly_right(answers: dict[str, lis
 
 @pytest.mark.slow
 @pytest.mark.shared_data
-@pytest.mark.parametrize(("model", "most"), [("resnet50", 0), ("mobilenet_v3_small", 1)])
-def test_hardly_a_malignant_photo_is_called_harmless(
-    answers: dict[str, list[tuple[str, Prediction]]], model: str, most: int
-) -> None:
-    """MobileNetV3Small was trained on crops of 64 pixels: of whole frames it misses one basal cell carcinoma."""
+@pytest.mark.parametrize("model", MODELS)
+def test_no_malignant_photo_is_called_harmless(answers: dict[str, list[tuple[str, Prediction]]], model: str) -> None:
     low = [code for code, one in answers[model] if one.malignancy and one.malignancy.level is RiskLevel.LOW]
-    assert len([code for code in low if code in MALIGNANT]) <= most
+    assert not MALIGNANT.intersection(low)
