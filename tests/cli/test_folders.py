@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
 import threading
 
 import pytest
@@ -77,6 +78,7 @@ def test_linked_folders_are_followed_and_loops_end(tmp_path):
     (photos / "linked").symlink_to(other, target_is_directory=True)
     (other / "back").symlink_to(photos, target_is_directory=True)
     (photos / "deeper" / "self").symlink_to(photos / "deeper", target_is_directory=True)
+    (photos / "a_link").symlink_to(photos / "deeper", target_is_directory=True)
     (photos / "file.jpg").symlink_to(other / "c.jpg")
     assert _names(expand([str(photos)]), photos) == ["a.jpg", "deeper/b.jpg", "file.jpg", "linked/c.jpg"]
 
@@ -84,10 +86,58 @@ def test_linked_folders_are_followed_and_loops_end(tmp_path):
 def test_a_link_that_leads_nowhere_is_named_and_counted(run, folder):
     (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
     (folder / "gone").symlink_to(folder / "nowhere")
+    (folder / "self").symlink_to(folder / "self")
     done = run("classify", folder, "--json")
     assert done.returncode == 1
     errors = {answer["file"]: answer["error"]["reason"] for answer in _lines(done) if "error" in answer}
-    assert errors == {str(folder / "gone.jpg"): "FILE_NOT_FOUND", str(folder / "gone"): "FILE_NOT_FOUND"}
+    assert errors == {
+        str(folder / "gone.jpg"): "FILE_NOT_FOUND",
+        str(folder / "gone"): "FILE_NOT_FOUND",
+        str(folder / "self"): "UNREADABLE_FILE",
+    }
+    assert len(_lines(done)) == 6
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.jpg"])
+def test_a_pipe_in_a_folder_is_named_and_not_waited_for(run, folder, name):
+    os.mkfifo(folder / name)
+    done = run("classify", folder, "--json")
+    assert (done.returncode, len(_lines(done))) == (1, 4)
+    assert _lines(done)[0]["error"]["reason"] == "NOT_A_PHOTO"
+
+
+def test_folders_may_be_as_deep_as_a_path_can_name(tmp_path):
+    deepest = tmp_path.joinpath("photos", *["d"] * 1200)
+    subprocess.run(["mkdir", "-p", deepest], check=True)  # Python's own way recurses, and so does pytest's to tidy up
+    _make(deepest, "a.jpg")
+    found = expand([str(tmp_path)])
+    subprocess.run(["rm", "-r", tmp_path / "photos"], check=True)
+    assert _names(found, deepest) == ["a.jpg"]
+
+
+def test_what_the_command_writes_into_a_folder_is_not_among_its_photos(run, folder):
+    for _ in range(2):
+        done = run("classify", folder, "--resume", folder / "journal", "--csv", folder / "table.tab")
+        assert (done.returncode, "3 photos: 3 answered" in done.stdout) == (0, True)
+    assert f"{folder / 'journal'}: skipped" in done.stderr
+
+
+def test_a_name_cannot_write_to_the_terminal(run, folder):
+    _make(folder, "a\x1b[2J\n.jpg", "b\r.exe", "._\x1b.jpg")
+    done = run("classify", folder)
+    said = done.stdout + done.stderr
+    assert not {"\x1b", "\r"} & {*said}
+    for name in ("a\\x1b[2J\\n.jpg", "b\\r.exe", "._\\x1b.jpg"):
+        assert name in said
+
+
+def test_photos_that_are_gone_are_out_of_the_table_and_the_summary(run, folder, tmp_path):
+    journal, table = tmp_path / "journal", tmp_path / "table.csv"
+    assert run("classify", folder, "--resume", journal).returncode == 0
+    (folder / "a.png").unlink()
+    done = run("classify", folder, "--resume", journal, "--csv", table)
+    assert "2 photos: 2 answered" in done.stdout
+    assert len(table.read_text().splitlines()) == 3
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")

@@ -1,16 +1,22 @@
 """`dermserve doctor --target`, against real servers and what stands in their place."""
 
+import contextlib
+import inspect
+import itertools
 import json
+import pathlib
+import re
 import socket
+import threading
 
-import grpc
 import pytest
 from google.rpc import code_pb2
 
+from dermserve.cli import reachable, transport
 from dermserve.cli.reachable import draw_picture
 from dermserve.imaging import decode
 from dermserve.v1 import classifier_pb2
-from tests.certificates import make_certificate
+from tests.certificates import make_certificate, server_credentials
 from tests.client.fake_gateway import FakeGateway, abort, answer, rich_status, serving
 from tests.client.http2 import answering
 
@@ -27,14 +33,36 @@ def examine(run):
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    return make_certificate(tmp_path_factory.mktemp("tls"), "gateway", host="gateway.test")
+    return make_certificate(tmp_path_factory.mktemp("tls"), host="gateway.test")
 
 
 @pytest.fixture
 def secured(certificate):
-    key, cert = certificate.with_suffix(".key").read_bytes(), certificate.read_bytes()
-    with serving(FakeGateway(), credentials=grpc.ssl_server_credentials([(key, cert)])) as port:
+    with serving(FakeGateway(), credentials=server_credentials(certificate)) as port:
         yield f"127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def saying(*words):
+    """Accept connections; say one word to each, b"" to close it, None to say nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server, contextlib.ExitStack() as held:
+
+        def accept():
+            with contextlib.suppress(OSError):
+                for word in itertools.cycle(words):
+                    connection, _ = server.accept()
+                    held.callback(connection.close)
+                    if word == b"":
+                        connection.close()
+                    elif word is not None:
+                        connection.recv(1)
+                        connection.sendall(word)
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 def test_a_gateway_that_answers_has_no_errors(examine, gateway, target):
@@ -73,15 +101,59 @@ def test_a_server_that_is_something_else(examine):
     assert "no route to a gateway" in found["HTTP_404"]["what"]
 
 
-def test_a_proxy_is_named(examine, monkeypatch):
-    for variable in ("grpc_proxy", "https_proxy", "no_proxy", "NO_PROXY", "no_grpc_proxy"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+@pytest.mark.parametrize("tls", [(), ("--tls",)])
+@pytest.mark.parametrize(
+    ("word", "code", "shown"),
+    [
+        (b"HTTP/1.1 505 Version Not Supported\r\n\r\n", "NOT_GRPC", "web server"),
+        (b"<!DOCTYPE html>", "NOT_GRPC", "web server"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "NOT_GRPC", "'SSH-2.0-OpenSSH_9.2'"),
+        (b"\x1b]0;evil\x07", "NOT_GRPC", "'?]0;evil?'"),
+        (b"", "CLOSED", "closes them at once"),
+        (None, "SILENT", "says nothing"),
+    ],
+)  # fmt: skip
+def test_a_port_of_something_else(examine, tls, word, code, shown):
+    with saying(word) as target:
+        exit_code, found = examine(target, *tls, "--deadline", "0.2")
+    assert (exit_code, set(found)) == (1, {code})
+    assert shown in found[code]["what"]
+    assert "50051" in found[code]["remedy"]
+
+
+@pytest.fixture
+def proxied(monkeypatch):
+    def call(address):
+        for variable in ("grpc_proxy", "https_proxy", "no_proxy", "NO_PROXY", "no_grpc_proxy"):
+            monkeypatch.delenv(variable, raising=False)
+        monkeypatch.setenv("http_proxy", f"http://user:secret@{address}")
+
+    return call
+
+
+def test_a_proxy_that_does_not_answer_is_named(examine, proxied):
+    proxied("127.0.0.1:9")
     code, found = examine("192.0.2.1:50051", "--deadline", "5")
-    assert code == 1
-    assert "127.0.0.1:9 (http_proxy)" in found["PROXY"]["what"]
-    assert "no_proxy" in found["PROXY"]["remedy"]
-    assert found["UNAVAILABLE"]["severity"] == "ERROR"
+    assert (code, set(found)) == (1, {"PROXY", "PROXY_UNREACHABLE"})
+    for finding in found.values():
+        assert "127.0.0.1:9 (http_proxy)" in finding["what"]
+        assert "no_proxy" in finding["remedy"]
+        assert "secret" not in str(finding)
+
+
+def test_a_proxy_that_refuses_says_so(examine, proxied):
+    with saying(b"HTTP/1.1 403 Forbidden\r\n\r\n") as proxy:
+        proxied(proxy)
+        code, found = examine("192.0.2.1:50051", "--deadline", "5")
+    assert (code, set(found)) == (1, {"PROXY", "PROXY_REFUSES"})
+    assert "192.0.2.1:50051 pass: it says 'HTTP/1.1 403 Forbidden'" in found["PROXY_REFUSES"]["what"]
+
+
+def test_what_is_behind_a_proxy_is_looked_at_through_it(examine, proxied):
+    with saying(b"HTTP/1.1 200 Established\r\n\r\n") as proxy:  # and nothing behind it
+        proxied(proxy)
+        code, found = examine("192.0.2.1:50051", "--deadline", "0.2")
+    assert (code, set(found)) == (1, {"PROXY", "SILENT"})
 
 
 def test_tls_where_plain_text_is_asked_for(examine, secured):
@@ -91,25 +163,73 @@ def test_tls_where_plain_text_is_asked_for(examine, secured):
 
 def test_plain_text_where_tls_is_asked_for(examine, target):
     code, found = examine(target, "--tls")
-    assert (code, set(found)) == (1, {"NO_TLS"})
+    assert (code, found["NO_TLS"]["remedy"]) == (1, "leave --tls out")
 
 
 def test_a_certificate_of_an_unknown_authority(examine, secured):
     code, found = examine(secured, "--tls")
-    assert code == 1
+    assert (code, set(found)) == (1, {"CERTIFICATE"})
     assert "self" in found["CERTIFICATE"]["what"]
+    assert "--tls-ca" in found["CERTIFICATE"]["remedy"]
 
 
-def test_a_certificate_of_another_name(examine, secured, certificate):
-    code, found = examine(secured, "--tls-ca", str(certificate))
-    assert code == 1
-    assert "127.0.0.1" in found["CERTIFICATE"]["what"]
+@pytest.mark.parametrize("named", [(), ("--tls-authority", "other.test")])
+def test_a_certificate_of_another_name(examine, secured, certificate, named):
+    code, found = examine(secured, "--tls-ca", str(certificate), *named)
+    assert (code, set(found)) == (1, {"CERTIFICATE"})
+    assert (named[-1] if named else "127.0.0.1") in found["CERTIFICATE"]["what"]
+    assert "--tls-authority" in found["CERTIFICATE"]["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("days", "what", "remedy"), [((-9, -2), "expired", "renew"), ((2, 9), "not yet valid", "clock")]
+)
+def test_a_certificate_out_of_its_time(examine, tmp_path, days, what, remedy):
+    file = make_certificate(tmp_path, days=days)
+    with serving(FakeGateway(), credentials=server_credentials(file)) as port:
+        code, found = examine(f"127.0.0.1:{port}", "--tls-ca", str(file))
+    assert (code, set(found)) == (1, {"CERTIFICATE"})
+    assert what in found["CERTIFICATE"]["what"]
+    assert remedy in found["CERTIFICATE"]["remedy"]
 
 
 def test_a_certificate_that_ends_soon(examine, secured, certificate):
     code, found = examine(secured, "--tls-ca", str(certificate), "--tls-authority", "gateway.test")
     assert (code, found["CERTIFICATE_EXPIRES"]["severity"]) == (0, "WARNING")
     assert "ANSWER_TIME" in found
+
+
+def test_a_gateway_that_wants_a_client_certificate(examine, tmp_path):
+    server, client = make_certificate(tmp_path, "server"), make_certificate(tmp_path, "client")
+    own = ("--tls-ca", str(server), "--tls-cert")
+    with serving(FakeGateway(), credentials=server_credentials(server, client_ca=client)) as port:
+        target = f"127.0.0.1:{port}"
+        assert examine(target, *own, str(client), "--tls-key", str(client.with_suffix(".key")))[0] == 0
+        code, found = examine(target, *own, str(client), "--tls-key", str(server.with_suffix(".key")))
+        assert (code, set(found)) == (1, {"TLS_FILES"})
+        assert "MISMATCH" in found["TLS_FILES"]["what"]
+        for given in (own[:2], (*own, str(server), "--tls-key", str(server.with_suffix(".key")))):
+            code, found = examine(target, *given)
+            assert (code, set(found)) == (1, {"CLIENT_CERTIFICATE"})
+            assert "--tls-cert" in found["CLIENT_CERTIFICATE"]["remedy"]
+
+
+def test_another_version_than_the_client_s_is_said(examine, gateway, target):
+    def newer(request, context):
+        response = answer(request)
+        response.gateway_version = "9.9"
+        return response
+
+    gateway.classify = newer
+    code, found = examine(target)
+    assert (code, found["VERSIONS"]["severity"]) == (0, "NOTE")
+    assert "9.9" in found["VERSIONS"]["what"]
+
+
+@pytest.mark.parametrize("target", ["http://127.0.0.1:50051", "127.0.0.1:port", "127.0.0.1:99999", ""])
+def test_a_target_that_cannot_be_is_wrong_usage(run, target):
+    done = run("doctor", "--target", target)
+    assert (done.returncode, "give" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -156,3 +276,11 @@ def test_a_person_reads_what_to_do(run, target):
 
 def test_without_a_target_it_is_the_settings_doctor(run):
     assert "--offline" in run("doctor", "--help").stdout
+
+
+def test_every_finding_is_in_the_docs():
+    page = pathlib.Path(__file__).parents[2].joinpath("docs/troubleshooting.md").read_text()
+    sources = (inspect.getsource(module) for module in (reachable, transport))
+    codes = {code for source in sources for code in re.findall(r'(?:ObstacleError\(|"[A-Z]+", )"([A-Z_]+)"', source)}
+    assert len(codes) > 15
+    assert not [code for code in codes if f"`{code}`" not in page]

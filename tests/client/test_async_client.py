@@ -4,14 +4,12 @@ import asyncio
 import inspect
 import threading
 
-import grpc
 import pytest
 from google.rpc import code_pb2
 
 from dermserve.client import (
     AsyncClient,
     Client,
-    DeadlineExceeded,
     NotFound,
     Overloaded,
     Retry,
@@ -112,58 +110,20 @@ def test_cancelling_a_call_cancels_it_in_the_gateway(gateway, target):
     asyncio.run(ask())
 
 
-async def _several(target, photos, *, retry=ONCE, **arguments):
-    async with AsyncClient(target, retry=retry) as client:
-        return [answer async for answer in client.classify_many(photos, model="m", **arguments)]
-
-
 async def _slowly(photos):
     for photo in photos:
         await asyncio.sleep(0)
         yield photo
 
 
-@pytest.mark.parametrize("wrap", [list, _slowly])
-def test_every_photo_gets_its_own_answer(target, wrap):
-    photos = [(f"id {n}", f"{n}".encode()) for n in range(20)]
-    answers = asyncio.run(_several(target, wrap(photos)))
+def test_photos_may_come_from_an_asynchronous_iterable(target):
+    async def ask():
+        async with AsyncClient(target) as client:
+            photos = _slowly([(f"id {n}", f"{n}".encode()) for n in range(20)])
+            return [answer async for answer in client.classify_many(photos, model="m")]
+
+    answers = asyncio.run(ask())
     assert {answer.id: answer.result().request_id for answer in answers} == {f"id {n}": f"r-{n}" for n in range(20)}
-
-
-def test_a_bad_photo_fails_alone(target):
-    answers = {a.id: a for a in asyncio.run(_several(target, [b"bad", b"good", "missing.jpg"]))}
-    assert answers["0"].error.reason == "UNDECODABLE_IMAGE"
-    assert answers["1"].error is None
-    assert answers["missing.jpg"].error.reason == "FILE_NOT_FOUND"
-
-
-def test_a_stream_that_breaks_under_way_loses_no_photo(gateway, target):
-    def fragile(requests, context):
-        for count, request in enumerate(requests):
-            if count == 3:
-                context.abort(grpc.StatusCode.UNAVAILABLE, "going away")
-            yield gateway.item(request)
-
-    gateway.stream = fragile
-    answers = asyncio.run(_several(target, [str(n).encode() for n in range(20)], in_flight=4))
-    assert sorted(int(answer.id) for answer in answers) == list(range(20))
-    assert all(answer.error is None for answer in answers)
-
-
-def test_a_silent_server_is_given_up_after_the_deadline(gateway, target):
-    def silent(requests, context):
-        context.add_callback(gateway.cancelled.set)
-        gateway.cancelled.wait(30)
-        yield from ()
-
-    gateway.stream = silent
-    answers = asyncio.run(_several(target, [b"1"] * 6, deadline=0.2))
-    assert [type(answer.error) for answer in answers] == [DeadlineExceeded] * 6
-
-
-def test_without_a_server_every_photo_says_so():
-    answers = asyncio.run(_several("127.0.0.1:1", [b"1"] * 5))
-    assert [type(answer.error) for answer in answers] == [Unavailable] * 5
 
 
 def test_leaving_early_cancels_the_stream(gateway, target):

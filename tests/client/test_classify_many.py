@@ -47,35 +47,35 @@ async def _next(many):
     return await anext(many, None)
 
 
-def test_every_photo_gets_its_own_answer(target):
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_photo_gets_its_own_answer(target, kind):
     photos = [(f"id {n}", f"photo-{n}".encode()) for n in range(20)]
-    with Client(target) as client:
-        answers = list(client.classify_many(photos, model="resnet50", tta="full"))
+    answers = list(several(kind, target, photos, tta="full"))
     assert {answer.id: answer.result().request_id for answer in answers} == {
         f"id {n}": f"r-photo-{n}" for n in range(20)
     }
     assert all(answer.error is None for answer in answers)
 
 
-def test_answers_out_of_order_are_matched(gateway, target):
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_out_of_order_are_matched(gateway, target, kind):
     def reversed_pairs(requests, context):
         for first in requests:
             yield gateway.item(next(requests))
             yield gateway.item(first)
 
     gateway.stream = reversed_pairs
-    with Client(target) as client:
-        answers = list(client.classify_many([b"0", b"1", b"2", b"3"], model="m", in_flight=2))
+    answers = list(several(kind, target, [b"0", b"1", b"2", b"3"], in_flight=2))
     assert [answer.id for answer in answers] == ["1", "0", "3", "2"]
     assert all(answer.result().request_id == f"r-{answer.id}" for answer in answers)
 
 
-def test_a_bad_photo_fails_alone(target, tmp_path):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_bad_photo_fails_alone(target, tmp_path, kind):
     good = tmp_path / "good.jpg"
     good.write_bytes(b"good")
     missing = tmp_path / "missing.jpg"
-    with Client(target) as client:
-        answers = {a.id: a for a in client.classify_many([b"bad", good, missing, str(good) + "x"], model="m")}
+    answers = {a.id: a for a in several(kind, target, [b"bad", good, missing, str(good) + "x"])}
     assert len(answers) == 4
     assert answers["0"].error.reason == "UNDECODABLE_IMAGE"
     assert answers["0"].error.request_id == "r-bad"
@@ -85,9 +85,9 @@ def test_a_bad_photo_fails_alone(target, tmp_path):
         answers["0"].result()
 
 
-def test_ids_may_repeat_and_may_be_long(target):
-    with Client(target) as client:
-        answers = list(client.classify_many([("é" * 500, b"1"), ("same", b"2"), ("same", b"3")], model="m"))
+@pytest.mark.parametrize("kind", KINDS)
+def test_ids_may_repeat_and_may_be_long(target, kind):
+    answers = list(several(kind, target, [("é" * 500, b"1"), ("same", b"2"), ("same", b"3")]))
     assert sorted(answer.id for answer in answers) == ["same", "same", "é" * 500]
 
 
@@ -247,7 +247,8 @@ def test_leaving_early_cancels_the_stream(gateway, target):
     assert before <= threading.active_count()
 
 
-def test_a_stream_that_breaks_under_way_loses_no_photo(gateway, target):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_that_breaks_under_way_loses_no_photo(gateway, target, kind):
     def fragile(requests, context):
         for count, request in enumerate(requests):
             if count == 3:
@@ -255,8 +256,7 @@ def test_a_stream_that_breaks_under_way_loses_no_photo(gateway, target):
             yield gateway.item(request)
 
     gateway.stream = fragile
-    with Client(target, retry=ONCE) as client:
-        answers = list(client.classify_many([str(n).encode() for n in range(20)], model="m", in_flight=4))
+    answers = list(several(kind, target, [str(n).encode() for n in range(20)], in_flight=4))
     assert sorted(int(answer.id) for answer in answers) == list(range(20))
     assert all(answer.result().request_id == f"r-{answer.id}" for answer in answers)
     assert gateway.streams > 1
@@ -275,29 +275,21 @@ def test_a_gateway_that_restarts_under_way_loses_no_photo(gateway):
     assert gateway.streams == 2
 
 
-def test_without_a_server_every_photo_says_so_at_once():
-    taken = []
-
-    def photos():
-        for n in range(100):
-            taken.append(n)
-            yield b"photo"
-
-    with Client("127.0.0.1:1", retry=ONCE) as client:
-        answers = list(client.classify_many(photos(), model="m"))
-    assert len(answers) == 100
-    assert all(type(answer.error) is Unavailable for answer in answers)
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_server_every_photo_says_so_at_once(kind):
+    answers = list(several(kind, "127.0.0.1:1", (b"photo" for _ in range(100))))
+    assert [type(answer.error) for answer in answers] == [Unavailable] * 100
 
 
-def test_a_silent_server_is_given_up_after_the_deadline(gateway, target):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_silent_server_is_given_up_after_the_deadline(gateway, target, kind):
     def silent(requests, context):
         context.add_callback(gateway.cancelled.set)
         gateway.cancelled.wait(30)
         yield from ()
 
     gateway.stream = silent
-    with Client(target) as client:
-        answers = list(client.classify_many([b"1"] * 10, model="m", deadline=0.2))
+    answers = list(several(kind, target, [b"1"] * 10, deadline=0.2))
     assert [type(answer.error) for answer in answers] == [DeadlineExceeded] * 10
 
 

@@ -2,38 +2,44 @@
 
 import json
 
-import grpc
 import pytest
 
 from dermserve.client import TLS, Client, Retry, Unavailable
 from dermserve.client._connection import Connection
-from tests.certificates import make_certificate
+from tests.certificates import make_certificate, server_credentials
 from tests.client.fake_gateway import FakeGateway, serving
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
-    return make_certificate(tmp_path_factory.mktemp("tls"), "gateway", host="gateway.test")
+    return make_certificate(tmp_path_factory.mktemp("tls"), host="gateway.test")
 
 
 def test_tls_with_a_private_authority_and_a_client_certificate(certificate):
-    key, cert = certificate.with_suffix(".key").read_bytes(), certificate.read_bytes()
-    server = grpc.ssl_server_credentials([(key, cert)], root_certificates=cert, require_client_auth=True)
     tls = TLS.from_files(
         root_certificates=certificate,
         certificate_chain=certificate,
         private_key=certificate.with_suffix(".key"),
         authority="gateway.test",
     )
-    with serving(FakeGateway(), credentials=server) as port:
+    credentials = server_credentials(certificate, client_ca=certificate)
+    with serving(FakeGateway(), credentials=credentials) as port:
         target = f"127.0.0.1:{port}"
         with Client(target, tls=tls) as client:
             assert client.classify(b"1", model="m").top.code == "mel"
-        without = TLS(root_certificates=cert, authority="gateway.test")
+        without = TLS(root_certificates=certificate.read_bytes(), authority="gateway.test")
         once = Retry(max_attempts=1)
         for stranger in (Client(target, tls=without, retry=once), Client(target, retry=once)):
             with stranger, pytest.raises(Unavailable):
                 stranger.classify(b"1", model="m")
+
+
+@pytest.mark.parametrize("name", ["root_certificates", "certificate_chain", "private_key"])
+def test_what_is_no_pem_of_its_kind_is_refused(certificate, name):
+    files = {"certificate_chain": certificate, "private_key": certificate.with_suffix(".key")}
+    swapped = certificate if name == "private_key" else certificate.with_suffix(".key")
+    with pytest.raises(ValueError, match=f"{name} is no PEM"):
+        TLS.from_files(**{**files, name: swapped})
 
 
 def test_a_key_without_its_certificate_is_refused():
@@ -42,7 +48,7 @@ def test_a_key_without_its_certificate_is_refused():
 
 
 def test_secrets_are_not_in_the_repr():
-    tls = TLS(certificate_chain=b"chain", private_key=b"SECRET")
+    tls = TLS(certificate_chain=b"-----BEGIN CERTIFICATE-----", private_key=b"-----BEGIN PRIVATE KEY-----SECRET")
     connection = Connection(tls=tls, metadata={"authorization": "SECRET"})
     assert "SECRET" not in repr(connection)
 
@@ -56,10 +62,28 @@ def test_an_impossible_retry_is_refused(arguments):
         Retry(**arguments)
 
 
-@pytest.mark.parametrize("arguments", [{"target": ""}, {"deadline": 0}])
-def test_an_impossible_connection_is_refused(arguments):
-    with pytest.raises(ValueError, match=r"empty|positive"):
-        Connection(**arguments)
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [("", "127.0.0.1:50051"), (":50051", "HOST:PORT"), ("host:0", "HOST:PORT"), ("host:65536", "HOST:PORT"),
+     ("host:port", "HOST:PORT"), ("127.0.0.1:5005x", "HOST:PORT"), ("[::1]:x", "HOST:PORT"), ("dns:///host:x", "HOST"),
+     ("http://host:1/v1", "give host:1$"), ("https://host", "give host, with TLS"), ("ftp://host", "HOST:PORT")],
+)  # fmt: skip
+def test_a_target_that_cannot_be_is_refused(target, words):
+    with pytest.raises(ValueError, match=words):
+        Connection(target=target)
+
+
+@pytest.mark.parametrize(
+    "target", ["host", "host:1", "[::1]:1", "::1", "dns:///host:1", "dns:host", "ipv4:10.0.0.1:1,10.0.0.2:2",
+               "ipv6:[::1]:1", "unix:/a.sock", "unix-abstract:a", "xds:///host"],
+)  # fmt: skip
+def test_what_grpc_knows_as_a_target_is_taken(target):
+    assert Connection(target=target).target == target
+
+
+def test_a_deadline_that_is_none_is_refused():
+    with pytest.raises(ValueError, match="positive"):
+        Connection(deadline=0)
 
 
 def test_pings_stay_above_what_servers_punish():
@@ -76,10 +100,9 @@ def test_the_service_config_balances_and_retries_with_a_throttle():
 
 
 def test_the_authorities_of_ssl_cert_file_are_trusted(certificate, monkeypatch):
-    key, cert = certificate.with_suffix(".key").read_bytes(), certificate.read_bytes()
     monkeypatch.delenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", raising=False)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    with serving(FakeGateway(), credentials=grpc.ssl_server_credentials([(key, cert)])) as port:
+    with serving(FakeGateway(), credentials=server_credentials(certificate)) as port:
         with Client(f"127.0.0.1:{port}", tls=TLS(authority="gateway.test")) as client:
             assert client.classify(b"1", model="m").version == 3
         monkeypatch.delenv("SSL_CERT_FILE")

@@ -7,7 +7,8 @@ import pytest
 
 from dermserve.local import Stack
 from dermserve.local.edge import Edge
-from tests.edge.envoys import Keys, make_certificate, make_keys, run, write_keys
+from tests.certificates import make_certificate
+from tests.edge.envoys import Keys, make_keys, run, write_keys
 
 LENGTHS = (1, 55, 56, 63, 64, 119, 120, 256)
 """Lengths of API keys at which SHA-256 pads differently, and the longest."""
@@ -56,7 +57,7 @@ def tight(gateway: Stack, store: pathlib.Path) -> Iterator[Edge]:
 @pytest.fixture(scope="package")
 def secure(gateway: Stack, store: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     """One with TLS, and a rate limit that is no whole number a second."""
-    certificate, key = make_certificate(tmp_path_factory.mktemp("tls"))
+    certificate = make_certificate(tmp_path_factory.mktemp("tls"))
     limits = {"requests_per_minute": 119, "burst": 3}
-    with run(gateway, store, tls_cert=certificate, tls_key=key, **limits) as running:
+    with run(gateway, store, tls_cert=certificate, tls_key=certificate.with_suffix(".key"), **limits) as running:
         yield running

@@ -11,9 +11,10 @@ import requests
 
 from dermserve.client import Client, DermserveError
 from dermserve.local.edge import Edge
+from tests.certificates import make_certificate
 from tests.edge.asking import CLASSIFY, ask, reason
 from tests.edge.conftest import LENGTHS
-from tests.edge.envoys import Keys, make_certificate, make_keys
+from tests.edge.envoys import Keys, make_keys
 
 DAY = 86400
 
@@ -117,8 +118,9 @@ def test_a_certificate_that_is_replaced_is_shown_without_a_restart(secure: Edge,
     assert key is not None
     host, port = secure.url.removeprefix("https://").split(":")
     old = ssl.get_server_certificate((host, int(port)))
-    for new, place in zip(make_certificate(tmp_path), (certificate, key), strict=True):
-        new.replace(place)  # one after the other: for a moment they don't fit, and the old ones stay
+    new = make_certificate(tmp_path)
+    for file, place in ((new, certificate), (new.with_suffix(".key"), key)):
+        file.replace(place)  # one after the other: for a moment they don't fit, and the old ones stay
     ends = time.monotonic() + 30
     while (shown := ssl.get_server_certificate((host, int(port)))) == old:
         assert time.monotonic() < ends

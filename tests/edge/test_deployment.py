@@ -9,7 +9,8 @@ from click.testing import CliRunner
 
 from dermserve.cli import main
 from dermserve.local.edge import envoy
-from tests.edge.envoys import make_certificate, write_keys
+from tests.certificates import make_certificate
+from tests.edge.envoys import write_keys
 
 ENV = pathlib.Path(__file__).resolve().parents[2] / "k8s/components/edge/edge.env"
 
@@ -19,11 +20,11 @@ def test_the_settings_of_the_component_give_a_configuration_that_envoy_takes(
     tmp_path: pathlib.Path, plaintext: bool
 ) -> None:
     variables = dict(line.split("=", 1) for line in ENV.read_text().splitlines() if line and line[0] != "#")
-    certificate, key = make_certificate(tmp_path)
+    certificate = make_certificate(tmp_path)
     write_keys(tmp_path / "keys.json", clinic="one")
     places = {
         "/tls/tls.crt": certificate,
-        "/tls/tls.key": key,
+        "/tls/tls.key": certificate.with_suffix(".key"),
         "/gateway-tls/ca.crt": "" if plaintext else certificate,
         "/keys/keys.json": tmp_path / "keys.json",
         "/srv/edge/www": tmp_path / "www",

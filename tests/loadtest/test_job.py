@@ -6,11 +6,10 @@ import pathlib
 import subprocess
 import sys
 
-import grpc
 import pytest
 
+from tests.certificates import make_certificate, server_credentials
 from tests.client import fake_gateway
-from tests.edge.envoys import make_certificate
 from tests.k8s.rendering import LOAD_TEST, Manifest, named, pod, render
 
 pytestmark = pytest.mark.slow
@@ -31,15 +30,14 @@ def _command(job: Manifest, here: dict[str, str], *more: str) -> list[str]:
 def test_the_jobs_commands_load_a_gateway_over_mtls_and_leave_a_report_on_the_volume(
     tmp_path: pathlib.Path, unused_port: int
 ) -> None:
-    certificate, key = make_certificate(tmp_path)
+    certificate = make_certificate(tmp_path)
     (tmp_path / "report").mkdir()
     (tmp_path / "tls").mkdir()
-    for name, file in (("ca.crt", certificate), ("tls.crt", certificate), ("tls.key", key)):
+    for name, file in (("ca.crt", certificate), ("tls.crt", certificate), ("tls.key", certificate.with_suffix(".key"))):
         (tmp_path / "tls" / name).write_bytes(file.read_bytes())
     jobs = render(LOAD_TEST)
     (tmp_path / "slo.toml").write_text("[[slo]]\nerror_rate = 0.0\n")
-    pair = [(key.read_bytes(), certificate.read_bytes())]
-    credentials = grpc.ssl_server_credentials(pair, certificate.read_bytes(), True)
+    credentials = server_credentials(certificate, client_ca=certificate)
     gateway = fake_gateway.FakeGateway()
     with fake_gateway.serving(gateway, host="localhost", credentials=credentials) as port:
         here = {
@@ -67,7 +65,7 @@ def test_the_jobs_commands_load_a_gateway_over_mtls_and_leave_a_report_on_the_vo
     assert gateway.requests
     assert json.loads(done.stdout)["calls"][-1]["calls"] > 0
     assert {file.name for file in (tmp_path / "report").iterdir()} >= {"result.json", "report.html"}
-    secret = key.read_text().splitlines()[1]
+    secret = certificate.with_suffix(".key").read_text().splitlines()[1]
     assert secret not in (tmp_path / "report" / "result.json").read_text(), "the report holds no key"
 
 

@@ -20,7 +20,7 @@ from dermserve.models.training.data.splits import Part
 from dermserve.models.training.evaluate import ood
 from dermserve.models.training.evaluate.calibration import softmax
 from dermserve.models.training.evaluate.metrics import balanced, intervals, measure
-from dermserve.models.training.evaluate.strangers import draw_strangers
+from dermserve.models.training.evaluate.no_skin import draw_no_skin
 from dermserve.models.training.export import lite
 from dermserve.models.training.train.experiment import parse_experiment
 from dermserve.models.training.train.finished import FinishedRun, load_distance, save_distance
@@ -112,7 +112,7 @@ def test_a_distance_comes_back_from_its_file(tmp_path: pathlib.Path) -> None:
 
 
 def test_pictures_without_skin_differ_and_follow_from_the_seed() -> None:
-    drawn, again, other = draw_strangers(64, each=3), draw_strangers(64, each=3), draw_strangers(64, each=3, seed=1)
+    drawn, again, other = draw_no_skin(64, each=3), draw_no_skin(64, each=3), draw_no_skin(64, each=3, seed=1)
     assert len(drawn) > 5
     for kind, images in drawn.items():
         assert images.shape == (3, 64, 64, 3)
@@ -136,7 +136,7 @@ def test_a_tflite_model_answers_as_the_network_and_knows_its_labels(kind: lite.K
     np.testing.assert_allclose(probabilities, softmax(logits / 0.5), atol=0.01 if kind == "float16" else 0.1)
     scores = np.concatenate([one.ood_scores for one in found])
     np.testing.assert_allclose(scores, -np.log(np.exp(logits).sum(axis=1)), atol=0.01 if kind == "float16" else 0.1)
-    assert len(model) < {"float16": 2.5e6, "dynamic": 1.7e6, "int8": 1.9e6}[kind]
+    assert len(model) < {"float16": 2.5e6, "int8": 1.9e6}[kind]
 
 
 @pytest.mark.parametrize("scope", [False, True])

@@ -23,7 +23,7 @@ from dermserve.models.training.data.provenance import read_provenance
 from dermserve.models.training.data.splits import Part, read_split
 from dermserve.models.training.errors import DataError, DivergedError, RunError
 from dermserve.models.training.evaluate import predictions
-from dermserve.models.training.evaluate.predictions import Judge, Outputs
+from dermserve.models.training.evaluate.predictions import Outputs, Predictor
 from dermserve.models.training.export import lite, pack
 from dermserve.models.training.export.content import run_content
 from dermserve.models.training.train import checkpoint
@@ -339,7 +339,7 @@ def test_predictions_by_other_view_code_are_not_taken(tmp_path: pathlib.Path, mo
     monkeypatch.setattr(predictions, "frozen_function", lambda *_, **__: None)
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
     photos = Labelled(np.arange(3 * 12, dtype=np.uint8).reshape(3, 2, 2, 3), np.arange(3), np.zeros(3, np.int64))
-    judge = Judge(network=network, cache=tmp_path, precision="float32", progress=lambda *_: None)
+    judge = Predictor(network=network, cache=tmp_path, precision="float32", progress=lambda *_: None)
     for version in ("one", "one", "two"):
         monkeypatch.setattr(predictions, "imaging_version", lambda version=version: version)
         judge.features(photos, "photos")

@@ -16,7 +16,7 @@ from PIL import Image
 from dermserve.models.training import cli
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.evaluate import measuring, predictions
-from dermserve.models.training.evaluate.strangers import draw_strangers
+from dermserve.models.training.evaluate.no_skin import draw_no_skin
 from dermserve.models.training.export.content import run_content
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.version import write_version
@@ -30,11 +30,11 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_strangers() -> Iterator[None]:
+def few_pictures_of_no_skin() -> Iterator[None]:
     """Draw four pictures a kind without skin, not twenty: the network sees each of them."""
     with pytest.MonkeyPatch.context() as patch:
         for module in (measuring, predictions):
-            patch.setattr(module, "draw_strangers", functools.partial(draw_strangers, each=4))
+            patch.setattr(module, "draw_no_skin", functools.partial(draw_no_skin, each=4))
         yield
 
 

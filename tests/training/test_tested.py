@@ -78,7 +78,7 @@ def test_rounding_and_words_are_no_second_choice(run: FinishedRun, same: dict[st
     assert len(run.summary["tested"]) == 1
 
 
-def say_anything(_: object, photos: Labelled, *, views: Sequence[str], batch: int) -> Outputs:
+def say_anything(_: object, photos: Labelled, *, views: Sequence[str]) -> Outputs:
     """Stand for the network."""
     rng = np.random.default_rng(photos.rows.tolist())
     logits, features = rng.normal(size=(len(photos), len(views), 3)), rng.normal(size=(len(photos), 16))

@@ -61,7 +61,7 @@ def classify(
         raise click.UsageError("give --version or --label, not both")
     if not model:
         raise click.BadParameter("it is empty", param_hint="--model")
-    found = expand(photos)
+    found = expand(photos, written=filter(None, (table, resume)))
     for note in found.notes(all_files=not as_json):
         click.echo(note, err=True)
     asked = {"model": model, "version": version, "label": label, "tta": tta}

@@ -19,7 +19,7 @@ class Extra:
     """An extra of the distribution, and how to see that it is installed."""
 
     name: str
-    """As in pip install 'dermserve[name]'."""
+    """As pip takes it in square brackets."""
     modules: tuple[str, ...]
     """Top-level modules of the extra; found, not imported."""
 
@@ -48,7 +48,7 @@ class Entry:
         if self.extra is not None and (missing := self.extra.missing()):
             raise click.UsageError(
                 f"`dermserve {name}` needs more than the bare install (missing: {', '.join(missing)}):"
-                f" pip install 'dermserve[{self.extra.name}]'"
+                f" give pip the extra [{self.extra.name}], for example pip install '.[{self.extra.name}]' in a clone"
             )
         if self.extra is None:  # a client: gRPC's messages are in the errors already
             os.environ.setdefault("GRPC_VERBOSITY", "NONE")

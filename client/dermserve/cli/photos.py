@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import stat
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -12,30 +14,10 @@ from dermserve.client import InvalidPhoto, Photo, UnreadablePhoto
 STDIN = "-"
 SUFFIXES = frozenset(
     {
-        ".avif",
-        ".bmp",
-        ".dcm",
-        ".dicom",
-        ".dng",
-        ".gif",
-        ".heic",
-        ".heics",
-        ".heif",
-        ".heifs",
-        ".hif",
-        ".jfif",
-        ".jif",
-        ".jp2",
-        ".jpe",
-        ".jpeg",
-        ".jpg",
-        ".jxl",
-        ".png",
-        ".tif",
-        ".tiff",
-        ".webp",
+        ".avif", ".bmp", ".dcm", ".dicom", ".dng", ".gif", ".heic", ".heics", ".heif", ".heifs", ".hif", ".jfif",
+        ".jif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jxl", ".png", ".tif", ".tiff", ".webp",
     }
-)
+)  # fmt: skip
 """Of pictures. The gateway decides which of them it reads, and names those that it doesn't."""
 _NOTES = frozenset(
     {".aae", ".csv", ".htm", ".html", ".json", ".log", ".md", ".tsv", ".txt", ".xml", ".xmp", ".yaml", ".yml"}
@@ -60,21 +42,26 @@ class Found:
         """Say what is skipped: all of it, or only what its name makes a photo."""
         for name, what in self.skipped:
             if all_files or pathlib.Path(name).suffix.lower() in SUFFIXES:
-                yield f"{click.format_filename(name)}: skipped: {what}"
+                yield shown(f"{name}: skipped: {what}")
 
 
-def expand(named: Iterable[str]) -> Found:
+def expand(named: Iterable[str], *, written: Iterable[str | os.PathLike[str]] = ()) -> Found:
     """Replace each folder by the files in it, at any depth, in order of their names; leave everything else as it is.
 
     Links to folders are followed, to each folder once.
+
+    Args:
+        named: files, folders and STDIN.
+        written: files that the command itself writes, which may lie in a folder.
 
     Raises:
         click.UsageError: a folder has no files, or standard input is named twice.
     """
     found = Found()
+    own = {os.path.realpath(path) for path in written}
     for name in named:
         if name != STDIN and pathlib.Path(name).is_dir():
-            _look_into(name, found)
+            _look_into(name, found, own)
         else:
             found.photos.append(name)
     if found.photos.count(STDIN) > 1:
@@ -94,12 +81,15 @@ def _read_stdin() -> bytes:
         return stdin.readall() or b""
 
 
-def _look_into(folder: str, found: Found) -> None:
-    files = sorted(_files_in(folder, found, seen=set()))
+def _look_into(folder: str, found: Found, own: set[str]) -> None:
     before = len(found.photos) + len(found.refused)
-    for path in files:
+    for path in sorted(_files_in(folder, found)):
         if what := _companion(os.path.basename(path)):
             found.skipped.append((path, what))
+        elif own and os.path.realpath(path) in own:
+            found.skipped.append((path, "written by this command"))
+        elif _is_special(path):
+            found.refused.append((path, InvalidPhoto("a pipe, socket or device, not a file", reason="NOT_A_PHOTO")))
         elif pathlib.Path(path).suffix.lower() in SUFFIXES or _looks_like_a_picture(path):
             found.photos.append(path)
         else:
@@ -108,22 +98,27 @@ def _look_into(folder: str, found: Found) -> None:
         raise click.UsageError(f"no photos in {click.format_filename(folder)}, at any depth")
 
 
-def _files_in(folder: str, found: Found, *, seen: set[tuple[int, int]]) -> Iterator[str]:
-    """Name the files below a folder, entering each folder once, whichever links lead to it."""
-    try:
-        about = os.stat(folder)
+def _files_in(folder: str, found: Found) -> Iterator[str]:
+    """Name the files below a folder, entering each folder once: by its own name before any link's."""
+    seen, folders = set(), deque([folder])
+    while folders:
+        folder = folders.pop()
+        try:
+            about, names = os.stat(folder), os.listdir(folder)
+        except OSError as error:
+            reason = UnreadablePhoto(f"can't read the folder: {error.strerror or error}", reason="UNREADABLE_FILE")
+            found.refused.append((folder, reason))
+            continue
         if (about.st_dev, about.st_ino) in seen:
-            return
+            continue
         seen.add((about.st_dev, about.st_ino))
-        with os.scandir(folder) as entries:
-            for entry in list(entries):
-                if entry.is_dir():
-                    yield from _files_in(entry.path, found, seen=seen)
-                else:
-                    yield entry.path
-    except OSError as error:
-        reason = UnreadablePhoto(f"can't read the folder: {error.strerror or error}", reason="UNREADABLE_FILE")
-        found.refused.append((folder, reason))
+        for path in (os.path.join(folder, name) for name in names):
+            if not os.path.isdir(path):
+                yield path
+            elif os.path.islink(path):
+                folders.appendleft(path)
+            else:
+                folders.append(path)
 
 
 def _companion(name: str) -> str | None:
@@ -135,13 +130,24 @@ def _companion(name: str) -> str | None:
     return "notes or metadata, not a photo" if pathlib.Path(name).suffix.lower() in _NOTES else None
 
 
+def _is_special(path: str) -> bool:
+    """Tell what would be read without an end, or wait for a writer."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
 def _looks_like_a_picture(path: str) -> bool:
     """Check a file's first bytes. A file that can't be read passes: the client reports why."""
     try:
-        if not os.path.isfile(path):
-            return not os.path.exists(path)
         with open(path, "rb") as file:
             head = file.read(_HEAD)
     except OSError:
         return True
     return head.startswith(_MAGIC) or head[4:8] == b"ftyp" or head[128:132] == b"DICM"
+
+
+def shown(text: str) -> str:
+    """Escape what would move a terminal's cursor, or is no text: file names may hold anything."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

@@ -2,16 +2,15 @@
 
 import contextlib
 import email.utils
+import importlib.metadata
 import json
-import socket
-import ssl
 import struct
 import time
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from concurrent import futures
-from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from dataclasses import asdict
+from typing import Any
 
 import click
 import grpc
@@ -19,41 +18,23 @@ import grpc
 from dermserve.cli.lazy import Entry
 from dermserve.cli.root import GATEWAY
 from dermserve.cli.server import Server, server_options
+from dermserve.cli.transport import Finding, ObstacleError, look_at_way
 from dermserve.client import Client, DermserveError, InvalidPhoto, Model, Overloaded
-from dermserve.client._proxies import Way, find_way, host_and_port
 
 SETTINGS_DOCTOR = Entry("dermserve.doctor.cli:doctor", "Check the gateway's settings.", GATEWAY)
 _AT_ONCE = 8
 _CLOCK_SECONDS = 60
-_EXPIRY_DAYS = 21
-_DAY = 86400
-Address: TypeAlias = tuple[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was checked."""
-
-    severity: str
-    """ERROR, WARNING, NOTE or OK."""
-    code: str
-    """Machine-readable and stable."""
-    what: str
-    """What is so, and why it matters."""
-    remedy: str = ""
-    """What to do."""
 
 
 class _Doctor(click.Command):
-    """Looks at a running gateway when given --target; else it is the gateway's own doctor, where that is installed."""
+    """Looks at a running gateway, given --target or where no gateway is installed; else it is the gateway's own."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         """Parse the command line by the options of the one or the other."""
         outside = any(argument.split("=")[0] in {"--target", "--server"} for argument in args)
-        bare = bool({"-h", "--help"} & {*args}) and GATEWAY.missing()
-        if outside or bare:
+        if outside or GATEWAY.missing():
             return super().make_context(info_name, args, parent, **extra)
         return SETTINGS_DOCTOR.load("doctor").make_context(info_name, args, parent, **extra)
 
@@ -77,14 +58,14 @@ def doctor(ctx: click.Context, /, *, server: Server, probe: bool, as_json: bool)
 
 def examine(server: Server, *, probe: bool) -> Iterator[Finding]:
     """Look at everything from the address to the answer; what depends on what failed is left out."""
-    way = find_way(server.target)
-    yield from _look_at_way(way, server.target)
-    if way.proxy is None and not (yield from _look_at_address(way, server)):
-        return
     with server.client() as client:
         try:
+            yield from look_at_way(server)
             started = time.monotonic()
             models = client.models()
+        except ObstacleError as obstacle:
+            yield obstacle.finding
+            return
         except DermserveError as error:
             yield Finding("ERROR", error.reason, error.message, f"see {error.help}")
             return
@@ -94,99 +75,6 @@ def examine(server: Server, *, probe: bool) -> Iterator[Finding]:
             yield from _look_at_model(model)
         if probe and (ready := [model.name for model in models if model.ready]):
             yield from _look_at_answers(client, ready[0], server.deadline)
-
-
-def _look_at_way(way: Way, target: str) -> Iterator[Finding]:
-    if way.proxy is None:
-        return
-    text = f"calls to {target} go through the proxy {way.proxy}: it must let CONNECT pass to that port"
-    yield Finding("WARNING", "PROXY", text, "list the host in no_proxy, if it can be reached without")
-
-
-def _look_at_address(way: Way, server: Server) -> Generator[Finding, None, bool]:
-    """Resolve the target, connect to each address, and see what is spoken there; returns whether to go on."""
-    host, port = host_and_port(way.target)
-    if host is None:  # a socket's path, or a scheme of which gRPC knows more
-        return True
-    try:
-        infos = socket.getaddrinfo(host, port or 443, type=socket.SOCK_STREAM)
-    except OSError as error:
-        yield Finding(
-            "ERROR", "NAME", f"{host} has no address: {error.strerror or error}", "correct the name, or the DNS"
-        )
-        return False
-    found: list[Address] = sorted({(str(info[4][0]), int(info[4][1])) for info in infos})
-    dead: list[Address] = []
-    for address in found:
-        try:
-            socket.create_connection(address, timeout=server.deadline).close()
-        except OSError as error:
-            dead.append(address)
-            what = f"nothing accepts connections at {address[0]}:{address[1]}: {error.strerror or error}"
-            severity = "ERROR" if len(dead) == len(found) else "WARNING"
-            yield Finding(severity, "UNREACHABLE", what, "is the gateway running, and does a firewall let you pass?")
-    if len(dead) == len(found):
-        return False
-    alive = next(address for address in found if address not in dead)
-    return (yield from _look_at_tls(alive, way.name or host, server))
-
-
-def _look_at_tls(address: Address, host: str, server: Server) -> Generator[Finding, None, bool]:
-    tls = server.tls_options()
-    certificate = _handshake(address, host, None, timeout=server.deadline)
-    if tls is None:
-        if certificate is not None:
-            text = f"{server.target} speaks TLS, and this asks it in plain text"
-            yield Finding("ERROR", "TLS_WANTED", text, "use --tls")
-            return False
-        yield Finding("NOTE", "PLAINTEXT", "the way to the gateway is not encrypted", "use TLS beyond this machine")
-        return True
-    if certificate is None:
-        yield Finding("ERROR", "NO_TLS", f"{server.target} does not speak TLS", "leave --tls out, or correct the port")
-        return False
-    shown = _verified(address, tls.authority or host, tls, timeout=server.deadline)
-    if isinstance(shown, str):
-        remedy = "--tls-ca names the authority, --tls-authority the name in the certificate; is the clock right?"
-        yield Finding("ERROR", "CERTIFICATE", f"the certificate of {server.target} is not trusted: {shown}", remedy)
-        return False
-    days = (ssl.cert_time_to_seconds(shown["notAfter"]) - time.time()) / _DAY
-    if days < _EXPIRY_DAYS:
-        yield Finding("WARNING", "CERTIFICATE_EXPIRES", f"the certificate ends in {days:.0f} days", "renew it")
-    return True
-
-
-def _context(tls: Any) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.set_alpn_protocols(["h2"])
-    if tls is None:
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    elif tls.root_certificates:
-        context = ssl.create_default_context(cadata=tls.root_certificates.decode())
-        context.set_alpn_protocols(["h2"])
-    return context
-
-
-def _handshake(address: Address, host: str, tls: Any, *, timeout: float) -> bytes | None:
-    """Return the certificate shown, whether or not it is to be trusted; None when no TLS is spoken."""
-    with contextlib.suppress(OSError), socket.create_connection(address, timeout=timeout) as plain:
-        plain.settimeout(min(timeout, 3.0))
-        with _context(tls).wrap_socket(plain, server_hostname=host) as secured:
-            return secured.getpeercert(binary_form=True)
-    return None
-
-
-def _verified(address: Address, host: str, tls: Any, *, timeout: float) -> dict[str, Any] | str:
-    """Return the certificate, or why it is not to be trusted."""
-    try:
-        with (
-            socket.create_connection(address, timeout=timeout) as plain,
-            _context(tls).wrap_socket(plain, server_hostname=host) as secured,
-        ):
-            return dict(secured.getpeercert() or {})
-    except ssl.SSLCertVerificationError as error:
-        return error.verify_message
-    except OSError as error:
-        return str(error)
 
 
 def _look_at_clock(client: Client) -> Iterator[Finding]:
@@ -218,7 +106,7 @@ def _look_at_answers(client: Client, model: str, deadline: float) -> Iterator[Fi
     picture = draw_picture()
     try:
         started = time.monotonic()
-        client.classify(picture, model=model)
+        theirs = client.classify(picture, model=model).gateway_version
         took = time.monotonic() - started
         with futures.ThreadPoolExecutor(_AT_ONCE) as pool:
             errors = [*filter(None, pool.map(lambda _: _error_of(client, picture, model), range(_AT_ONCE)))]
@@ -232,6 +120,9 @@ def _look_at_answers(client: Client, model: str, deadline: float) -> Iterator[Fi
         yield Finding("WARNING", "ANSWER_TIME", text, "allow more time, or see docs/performance.md")
     else:
         yield Finding("OK", "ANSWER_TIME", text)
+    if theirs != (ours := importlib.metadata.version("dermserve")):
+        text = f"the gateway is version {theirs or 'unknown'}, this client {ours}"
+        yield Finding("NOTE", "VERSIONS", text, "CHANGELOG.md says what changed between them")
     for reason in sorted({error.reason for error in errors}):
         count = sum(error.reason == reason for error in errors)
         yield _refused(reason, count, errors)

@@ -8,6 +8,7 @@ from typing import Protocol, Self
 import click
 
 from dermserve.cli.exits import Exit
+from dermserve.cli.photos import shown
 from dermserve.client import Answer, Unavailable, render_text
 
 _BAR = 30
@@ -31,11 +32,11 @@ def print_json(answer: Answer) -> None:
 
 def print_text(answer: Answer) -> None:
     """Print an answer as text: a prediction on stdout, an error on stderr."""
-    name = click.format_filename(answer.id)
     if answer.error is None:
-        click.echo(f"{name}\n{render_text(answer.result())}\n")
+        click.echo(f"{shown(answer.id)}\n{render_text(answer.result())}\n")
     else:
-        click.echo(f"{name}: {answer.error.message} ({answer.error.reason}: {answer.error.help})", err=True)
+        said = f"{answer.id}: {answer.error.message} ({answer.error.reason}: {answer.error.help})"
+        click.echo(shown(said), err=True)
 
 
 class Report:

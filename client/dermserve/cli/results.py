@@ -60,7 +60,12 @@ class Results:
             write_csv(self._table, list(self._rows.values()))
 
     def remaining(self, photos: Sequence[str]) -> list[str]:
-        """Leave out the photos that the journal has an answer for, unless their files have changed since."""
+        """Leave out the photos that the journal has an answer for, unless their files have changed since.
+
+        Answers of other photos stay in the journal, and out of the table and the summary.
+        """
+        names = {*map(printable, photos)}
+        self._rows = {name: row for name, row in self._rows.items() if name in names}
         return [name for name in photos if not self._has(name)]
 
     def add(self, answer: Answer) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import grpc
 
-from dermserve.client._proxies import Way, find_way
+from dermserve.client._proxies import Way, find_way, host_and_port
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_DEADLINE = 30.0
@@ -17,6 +17,10 @@ DEFAULT_DEADLINE = 30.0
 
 _SERVICE = "dermserve.v1.Classifier"
 _RETRY_BUFFER = 64 * 2**20
+_BEGIN = b"-----BEGIN CERTIFICATE"
+_SCHEMES = ("unix", "unix-abstract", "vsock", "xds", "google-c2p")
+"""Of gRPC targets without a host; `dns`, `ipv4` and `ipv6` have one."""
+_PEM = {"root_certificates": _BEGIN, "certificate_chain": _BEGIN, "private_key": b"PRIVATE KEY"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +28,7 @@ class TLS:
     """Transport security. `TLS()` trusts the usual root certificates and shows no client certificate.
 
     Raises:
-        ValueError: a client certificate without its key, or a key without its certificate.
+        ValueError: a client certificate without its key, a key without its certificate, or what is no such PEM.
     """
 
     root_certificates: bytes | None = None
@@ -40,6 +44,9 @@ class TLS:
     def __post_init__(self) -> None:
         if (self.certificate_chain is None) != (self.private_key is None):
             raise ValueError("a client certificate and its key go together: give both, or neither")
+        for name, kind in _PEM.items():
+            if (data := getattr(self, name)) is not None and kind not in data:
+                raise ValueError(f"{name} is no PEM file with {kind.decode()}-----")
 
     @classmethod
     def from_files(
@@ -54,7 +61,7 @@ class TLS:
 
         Raises:
             OSError: a file can't be read.
-            ValueError: a client certificate without its key, or a key without its certificate.
+            ValueError: a client certificate without its key, a key without its certificate, or what is no such PEM.
         """
         return cls(
             root_certificates=_read(root_certificates),
@@ -94,7 +101,7 @@ class Connection:
     """A client's options for reaching its gateway.
 
     Raises:
-        ValueError: an empty target or a deadline that is not positive.
+        ValueError: a target that is empty, a URL, or has no port that can be, or a deadline that is not positive.
     """
 
     target: str = DEFAULT_TARGET
@@ -109,8 +116,7 @@ class Connection:
     """Metadata of every call, for example a token for a proxy."""
 
     def __post_init__(self) -> None:
-        if not self.target:
-            raise ValueError(f"the target is empty: give HOST:PORT, for example {DEFAULT_TARGET}")
+        _check_target(self.target)
         check_deadline(self.deadline)
 
     @property
@@ -127,7 +133,7 @@ class Connection:
         if self.tls is None:
             return None
         return grpc.ssl_channel_credentials(
-            self.tls.root_certificates or _usual_roots(), self.tls.private_key, self.tls.certificate_chain
+            self.tls.root_certificates or usual_roots(), self.tls.private_key, self.tls.certificate_chain
         )
 
     def options(self) -> list[tuple[str, Any]]:
@@ -185,7 +191,18 @@ def check_deadline(seconds: float) -> float:
     return seconds
 
 
-def _usual_roots() -> bytes | None:
+def _check_target(target: str) -> None:
+    scheme, slashes, rest = target.partition("://")
+    if slashes and scheme in {"http", "https", "grpc", "grpcs"}:
+        tls = ", with TLS" if scheme.endswith("s") else ""
+        raise ValueError(f"the target is no URL: give {rest.split('/')[0] or DEFAULT_TARGET}{tls}")
+    host, port = host_and_port(target)
+    odd = host is None and target.partition(":")[0] not in _SCHEMES
+    if odd or host == "" or (port and not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536)):
+        raise ValueError(f"the target {target!r} is not HOST:PORT: give, for example, {DEFAULT_TARGET}")
+
+
+def usual_roots() -> bytes | None:
     """Read the authorities that OpenSSL's variable names; gRPC's own variable goes before it."""
     path = os.environ.get("SSL_CERT_FILE")
     if not path or os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"):

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _BYPASSES = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
-_NAMED = ("", "dns", "ipv4", "ipv6")
+_NAMED = ("dns", "ipv4", "ipv6")
 """Schemes of gRPC targets that name a host."""
 
 
@@ -59,7 +59,8 @@ def _port(netloc: str) -> str:
 def host_and_port(target: str) -> tuple[str | None, str]:
     """Take host and port out of a gRPC target; no host when it names none, as a socket's path does not."""
     scheme, colon, rest = target.partition(":")
-    if colon and (scheme in _NAMED or not rest.split(",")[0].isdecimal()) and not target.startswith("["):
+    schemed = scheme in _NAMED or (scheme and not rest.split(",")[0].isdecimal())
+    if colon and schemed and not target.startswith("[") and _ip(target) is None:
         if scheme not in _NAMED:
             return None, ""
         target = rest.rpartition("/")[2]

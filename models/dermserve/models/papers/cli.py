@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 import click
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training.cli import CACHE, DATA, PRECISION, draw_progress, read_backbone, said, say
+from dermserve.models.training.cli import (
+    CACHE,
+    DATA,
+    PRECISION,
+    draw_progress,
+    error_messages,
+    print_line,
+    read_backbone,
+)
 
 if TYPE_CHECKING:
     from dermserve.models.papers.scenarios import Cell
@@ -25,13 +33,13 @@ def scenarios(data: Path, out: Path, experiment: str, weights: str | None, preci
     The backbone stays frozen, and each cell trains a head on its features. Goes on where it was stopped: cells that
     --out has already are not trained again.
     """
-    with said():
+    with error_messages():
         from dermserve.models.papers import scenarios as grid
         from dermserve.models.training.train.experiment import load_experiment
         from dermserve.models.training.train.run import initial_network, prepare
 
         chosen, backbone = load_experiment(experiment), read_backbone(weights)
-        prepared = prepare(chosen, data, cache=cache, say=say)
+        prepared = prepare(chosen, data, cache=cache, say=print_line)
         out.mkdir(parents=True, exist_ok=True)
         table = out / "scenarios.csv"
         network = initial_network(chosen, backbone)
@@ -61,7 +69,7 @@ def scenarios(data: Path, out: Path, experiment: str, weights: str | None, preci
 @CACHE
 def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], cache: Path) -> None:
     """Compare backbones: the same head on the frozen features of each."""
-    with said():
+    with error_messages():
         from dermserve.models.papers import backbones as comparison
         from dermserve.models.papers.scenarios import write_table
         from dermserve.models.training.train.experiment import load_experiment
@@ -72,7 +80,7 @@ def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], 
         chosen = load_experiment(experiment)
         side = SPECS[chosen.model].input_side
         networks = [comparison.load(name, read_backbone(source), side=side) for name, source in asked]
-        prepared = prepare(chosen, data, cache=cache, say=say)
+        prepared = prepare(chosen, data, cache=cache, say=print_line)
         rows = comparison.compare(chosen, prepared, networks, progress=draw_progress())
         out.mkdir(parents=True, exist_ok=True)
         write_table(rows, out / "backbones.csv")

@@ -24,7 +24,7 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.layouts import Sample
 from dermserve.models.training.data.splits import Part, require_parts, split
 from dermserve.models.training.errors import RunError
-from dermserve.models.training.evaluate.predictions import ONE_VIEW, Judge
+from dermserve.models.training.evaluate.predictions import Predictor
 from dermserve.models.training.files import replacing
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.experiment import Experiment
@@ -77,9 +77,9 @@ class Features:
 def compute_features(network: keras.Model, data: Data, *, cache: Path, precision: str, progress: Progress) -> Features:
     """Run the frozen backbone over every photo once, at the serving preprocessing, or read what an earlier run did."""
     labels = np.asarray([sample.label for sample in data.samples], np.int64)
-    judge = Judge(network=network, cache=cache, precision=precision, progress=progress)
-    judged = judge.look(Labelled(data.pixels, np.arange(len(labels)), labels), data.samples, "features", views=ONE_VIEW)
-    return Features(judged.outputs.features, labels)
+    predictor = Predictor(network=network, cache=cache, precision=precision, progress=progress)
+    photos = Labelled(data.pixels, np.arange(len(labels)), labels)
+    return Features(predictor.features(photos, "features"), labels)
 
 
 def run_grid(

@@ -59,6 +59,13 @@ _RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="A finished run whose weights to go on from, by its split; instead of --weights.",
 )
+@click.option(
+    "--teacher",
+    "teachers",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    multiple=True,
+    help="A finished run of the same model to learn from beside the labels (distillation); several: their mean.",
+)
 @_ALSO
 @click.option("--data-name", help="What the data set is called, for the card; else as its dataset.toml says.")
 @click.option("--data-license", help="Under which licence the photos may be used; else as its dataset.toml says.")
@@ -71,6 +78,7 @@ def train(
     experiment: str | None,
     weights: str | None,
     start: Path | None,
+    teachers: tuple[Path, ...],
     also: Path | None,
     data_name: str | None,
     data_license: str | None,
@@ -78,7 +86,7 @@ def train(
     cache: Path,
 ) -> None:
     """Train a model on labelled photos. Stopped with Ctrl-C, the same command goes on from the last epoch."""
-    with said():
+    with error_messages():
         from dermserve.models.training.data.provenance import read_provenance
         from dermserve.models.training.train.experiment import load_experiment
         from dermserve.models.training.train.finished import FinishedRun
@@ -96,14 +104,15 @@ def train(
         click.echo(f"{chosen.name}: reading {data}", err=True)
         stated = read_provenance(data, name=data_name, license=data_license, source=data_source)
         if begun is None:
-            prepared = prepare(chosen, data, cache=cache, say=say)
+            prepared = prepare(chosen, data, cache=cache, say=print_line)
         else:
             prepared = finished_data(begun.experiment, data, begun.split, cache=cache)
         if also is not None:
-            more = read_also(prepared, also, SPECS[model], cache=cache, say=say)
+            more = read_also(prepared, also, SPECS[model], cache=cache, say=print_line)
             prepared = with_also(prepared, more, SPECS[model], cache=cache)
         click.echo(f"training data: {stated.data}", err=True)
         how: Any = {"backbone": backbone, "start": begun, "progress": draw_progress(), "report": _report_epoch}
+        how["teachers"] = [FinishedRun(teacher) for teacher in teachers]
         run_training(chosen, prepared, out, provenance=stated, **how)
         click.echo(f"finished: dermserve evaluate {out} --data {data}", err=True)
 
@@ -157,7 +166,7 @@ def evaluate(
     cache: Path,
 ) -> None:
     """Calibrate a run on its validation photos, measure it on its test photos, and write RUN/report."""
-    with said():
+    with error_messages():
         from dermserve.models.training.evaluate import evaluation
         from dermserve.models.training.evaluate.report import keep_figures, write_report
         from dermserve.models.training.train.finished import FinishedRun
@@ -182,7 +191,7 @@ def evaluate(
 @_PAPER
 def report(run: Path, paper: Path | None) -> None:
     """Write RUN/report again: after measuring on other data, or with another run beside it."""
-    with said():
+    with error_messages():
         from dermserve.models.training.evaluate.report import write_report
         from dermserve.models.training.train.finished import FinishedRun
 
@@ -202,7 +211,7 @@ def report(run: Path, paper: Path | None) -> None:
 )
 def pack(run: Path, data: Path, cache: Path, kind: Literal["int8", "float16"]) -> None:
     """Make a run's weights compact and measure what that costs. Evaluate the run again afterwards."""
-    with said():
+    with error_messages():
         from dermserve.models.training.export.pack import pack as pack_run
         from dermserve.models.training.train.finished import FinishedRun
 
@@ -219,7 +228,7 @@ def pack(run: Path, data: Path, cache: Path, kind: Literal["int8", "float16"]) -
 @CACHE
 def tflite(run: Path, data: Path, cache: Path) -> None:
     """Convert an evaluated run to TensorFlow Lite, float16 and int8, and compare each with it on validation photos."""
-    with said():
+    with error_messages():
         from dermserve.models.training.data.splits import Part
         from dermserve.models.training.export.lite import convert_run
         from dermserve.models.training.train.finished import FinishedRun
@@ -244,7 +253,7 @@ class _InputError(click.ClickException):
 
 
 @contextlib.contextmanager
-def said() -> Iterator[None]:
+def error_messages() -> Iterator[None]:
     """Turn intended errors into one line, and Ctrl-C into advice."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # TensorFlow leaves it off without AVX-512: half the speed
@@ -288,7 +297,7 @@ def draw_progress() -> Callable[[str, int, int], None]:
     return advance
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line on stderr."""
     click.echo(line, err=True)
 

@@ -12,7 +12,6 @@ from dermserve.models.training.data.splits import Part
 from dermserve.models.training.errors import DataError
 from dermserve.models.training.evaluate.fitting import (
     Fitted,
-    Measured,
     calibrate,
     fit_distance,
     fit_scope,
@@ -29,9 +28,8 @@ from dermserve.models.training.evaluate.measuring import (
     strangers,
 )
 from dermserve.models.training.evaluate.others import Others, read_others
-from dermserve.models.training.evaluate.predictions import Judge
+from dermserve.models.training.evaluate.predictions import PartPredictions, Predictor
 from dermserve.models.training.evaluate.tested import claim_test
-from dermserve.models.training.evaluate.verdicts import measure_all
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.loop import Labelled, Progress
 from dermserve.models.training.train.run import Data, finished_data, read_also
@@ -56,7 +54,7 @@ def evaluate_own(
         run: a finished run.
         data: the data set it was trained from.
         cache: where decoded photos and what the network said of them lie.
-        precision: of the arithmetic; see predictions.Judge.
+        precision: of the arithmetic; see predictions.Predictor.
         progress: called with what is going on, photos done and photos in all.
         thin: N, to take ten views of every Nth photo alone, and one view of all.
         price: how much of the validation accuracy, 0..1, the recall of the classes in RECALLS may cost at most.
@@ -74,36 +72,35 @@ def evaluate_own(
     photos = finished_data(run.experiment, data, run.split, cache=cache)
     sets = [photos] if also is None else [photos, read_also(photos, also, SPECS[run.model], cache=cache)]
     names = [data.resolve().name] if also is None else [data.resolve().name, also.resolve().name]
-    judge = Judge(network=run.network(shifted=False), cache=cache, precision=precision, progress=progress)
+    predictor = Predictor(network=run.network(shifted=False), cache=cache, precision=precision, progress=progress)
 
-    def see(part: Part) -> list[Measured]:
-        parts = [each.part(part) for each in sets]
+    def predict_part(part: Part) -> list[PartPredictions]:
         return [
-            Measured(judge.see(chosen, each.samples, part.value, thin=thin), measure_all(chosen), thin, name)
-            for chosen, each, name in zip(parts, sets, names, strict=True)
+            predictor.predict_part(each.part(part), each.samples, part.value, name=name, thin=thin)
+            for each, name in zip(sets, names, strict=True)
         ]
 
-    validation = see(Part.VALIDATION)
-    distance = fit_distance(judge, sets)
+    validation = predict_part(Part.VALIDATION)
+    distance = fit_distance(predictor, sets)
     outside = None if others is None else _read_others(run, photos, others, cache=cache)
     fitted = calibrate(run, validation, good_measures(sets, validation), distance, price=price)
     if outside is not None:
-        fitted = fit_scope(fitted, judge, photos, validation[0], outside)
-    claim_test(run, judge.network, fitted.calibration, fitted.shift, again=again)
-    test = see(Part.TEST)
+        fitted = fit_scope(fitted, predictor, photos, validation[0], outside)
+    claim_test(run, predictor.network, fitted.calibration, fitted.shift, again=again)
+    test = predict_part(Part.TEST)
     note_points(fitted, test[0])
     metrics: dict[str, Any] = {
         "validation": measures(fitted, validation[0]),
         "test": measures(fitted, test[0]),
         "spoiled": spoiled(photos.part(Part.TEST), fitted),
-        "strangers": strangers(judge, fitted),
+        "strangers": strangers(predictor, fitted),
     }
     if also is not None:
         metrics["also"] = {"validation": measures(fitted, validation[1]), "test": measures(fitted, test[1])}
     if outside is not None:
-        metrics["others"] = other_lesions(fitted, judge, outside[Part.TEST])
+        metrics["others"] = other_lesions(fitted, predictor, outside[Part.TEST])
     run.save_calibration(fitted.calibration, shift=fitted.shift, distance=fitted.distance, metrics=metrics)
-    identity = fitted.probabilities(validation[0].seen.one)[:, 0]
+    identity = fitted.probabilities(validation[0].one)[:, 0]
     run.update(profile=measure_profile(photos.part(Part.VALIDATION), identity))
     return {"calibration": fitted.calibration, "metrics": metrics, "figures": figures(fitted, test[0])}
 
@@ -141,12 +138,12 @@ def evaluate_other(
     pixels = load_pixels(samples, folder=cache, side=SPECS[run.model].input_side)
     labels = np.asarray([sample.label for sample in samples], np.int64)
     photos = Labelled(pixels, np.arange(len(samples)), labels)
-    judge = Judge(network=run.network(shifted=False), cache=cache, precision=precision, progress=progress)
+    predictor = Predictor(network=run.network(shifted=False), cache=cache, precision=precision, progress=progress)
     fitted = Fitted(run.model, run.shift, run.distance, run.calibration)
-    measured = measures(fitted, Measured(judge.see(photos, samples, name), measure_all(photos), 1))
+    measured = measures(fitted, predictor.predict_part(photos, samples, name, name=name))
     if others is not None:
         parts = read_others(run, others, cache=cache)
-        measured["others"] = other_lesions(fitted, judge, parts[Part.TEST])
+        measured["others"] = other_lesions(fitted, predictor, parts[Part.TEST])
     run.save_other(name, measured)
     return measured
 

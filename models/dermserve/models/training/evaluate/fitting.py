@@ -18,7 +18,7 @@ from dermserve.models.training.data.splits import Part
 from dermserve.models.training.evaluate import calibration as fit
 from dermserve.models.training.evaluate import ood
 from dermserve.models.training.evaluate.others import Others, centre_crops, class_weights
-from dermserve.models.training.evaluate.predictions import ONE_VIEW, Judge, Judged, Seen
+from dermserve.models.training.evaluate.predictions import ONE_VIEW, PartPredictions, Predictions, Predictor
 from dermserve.models.training.evaluate.verdicts import Verdicts, decide, measure_all
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.finished import FinishedRun
@@ -68,31 +68,14 @@ class Fitted:
         """Which classes are malignant."""
         return malignant_classes(self.model)
 
-    def probabilities(self, judged: Judged) -> NDArray[np.float64]:
+    def probabilities(self, judged: Predictions) -> NDArray[np.float64]:
         """Calibrate the views of photos, float64 [N, V, C]."""
         return fit.softmax((judged.outputs.logits + self.shift) / self.calibration["temperature"])
 
-    def decide(self, judged: Judged, measures: list[Measures]) -> Verdicts:
+    def decide(self, judged: Predictions) -> Verdicts:
         """Give the verdicts of photos."""
         scores = ood.scores(self.distance, judged.outputs.features)
-        return decide(self.probabilities(judged), scores, measures, self.malignant, self.calibration)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Measured:
-    """Photos of a part, what the network said of them, and what they look like."""
-
-    seen: Seen
-    one: list[Measures]
-    """Of each photo."""
-    thin: int
-    name: str = "the run's own"
-    """Of the data set."""
-
-    @property
-    def ten(self) -> list[Measures]:
-        """Of those with ten views."""
-        return self.one[:: self.thin]
+        return decide(self.probabilities(judged), scores, judged.measures, self.malignant, self.calibration)
 
 
 def malignant_classes(model: str) -> NDArray[np.bool_]:
@@ -100,27 +83,27 @@ def malignant_classes(model: str) -> NDArray[np.bool_]:
     return np.asarray([item.malignant for item in SPECS[model].classes])
 
 
-def good_measures(sets: Sequence[Data], validation: Sequence[Measured]) -> list[Measures]:
+def good_measures(sets: Sequence[Data], validation: Sequence[PartPredictions]) -> list[Measures]:
     """Measure photos that the limits on quality are fitted to: validation photos, and as many training photos or so."""
-    own = [found for each in validation for found in each.one]
+    own = [found for each in validation for found in each.one.measures]
     return own + [found for data in sets for found in measure_all(data.part(Part.TRAIN).thinned(_FITTED_PHOTOS))]
 
 
-def fit_distance(judge: Judge, sets: Sequence[Data]) -> FeatureDistance:
+def fit_distance(predictor: Predictor, sets: Sequence[Data]) -> FeatureDistance:
     """Fit the out-of-distribution score to training photos of every data set, and to drawn pictures without skin."""
     looked = [
-        judge.look(data.part(Part.TRAIN).thinned(_FITTED_PHOTOS), data.samples, Part.TRAIN.value, views=ONE_VIEW)
+        predictor.predict(data.part(Part.TRAIN).thinned(_FITTED_PHOTOS), data.samples, Part.TRAIN.value, views=ONE_VIEW)
         for data in sets
     ]
     features = np.concatenate([judged.outputs.features for judged in looked])
     labels = np.concatenate([judged.labels for judged in looked])
-    strangers = np.concatenate(list(judge.strangers(seed=0).values()))
+    strangers = np.concatenate(list(predictor.no_skin_features(seed=0).values()))
     return ood.fit_distance(features, labels, strangers=strangers, rank=_DISTANCE_RANK)
 
 
 def calibrate(
     run: FinishedRun,
-    validation: Sequence[Measured],
+    validation: Sequence[PartPredictions],
     good: list[Measures],
     distance: FeatureDistance,
     *,
@@ -137,13 +120,13 @@ def calibrate(
         distance: what `fit_distance` returns.
         price: how much accuracy, 0..1, the recall of the classes in RECALLS may cost at most.
     """
-    one, ten, malignant = validation[0].seen.one, validation[0].seen.ten, malignant_classes(run.model)
+    one, ten, malignant = validation[0].one, validation[0].ten, malignant_classes(run.model)
     shift = _shift(run, one, price=price)
     logits = one.outputs.logits[:, 0] + shift
     temperature = fit.fit_temperature(logits, one.labels, views=ten.outputs.logits + shift, owners=ten.labels)
     views, single = fit.softmax((ten.outputs.logits + shift) / temperature), fit.softmax(logits / temperature)
     risks, ill = single[:, malignant].sum(axis=1), malignant[one.labels]
-    looked = [each.seen.one for each in validation]
+    looked = [each.one for each in validation]
     rule_out = _rule_out(looked, malignant, shift, temperature)
     rule_in = max(rule_out, fit.fit_rule_in(risks, ill, specificity=SPECIFICITY))
     answers = single.argmax(axis=1)
@@ -167,7 +150,7 @@ def calibrate(
 
 
 def _rule_out(
-    looked: Sequence[Judged], malignant: NDArray[np.bool_], shift: NDArray[np.float64], temperature: float
+    looked: Sequence[Predictions], malignant: NDArray[np.bool_], shift: NDArray[np.float64], temperature: float
 ) -> float:
     """Fit rule_out to photos of every resolution: a lesion of which any photo lies below is missed."""
     logits = np.concatenate([judged.outputs.logits[:, 0] for judged in looked])
@@ -177,29 +160,29 @@ def _rule_out(
     return fit.fit_rule_out(risks, malignant[labels], lesions, bound=SENSITIVITY)
 
 
-def _max_score(judged: Judged, distance: FeatureDistance) -> float:
+def _max_score(judged: Predictions, distance: FeatureDistance) -> float:
     found = ood.scores(distance, judged.outputs.features)
     return ood.fit_max_score(found, judged.labels, false_rejections=FALSE_REJECTIONS, of_class=CLASS_REJECTIONS)
 
 
 def fit_scope(
-    fitted: Fitted, judge: Judge, photos: Data, validation: Measured, outside: Mapping[Part, Others]
+    fitted: Fitted, predictor: Predictor, photos: Data, validation: PartPredictions, outside: Mapping[Part, Others]
 ) -> Fitted:
     """Add to the score how likely a lesion is of another class, and fit its threshold."""
     train = photos.part(Part.TRAIN)
     own = [
-        judge.look(train, photos.samples, f"train, {view}", views=(view,)).outputs.features
+        predictor.predict(train, photos.samples, f"train, {view}", views=(view,)).outputs.features
         for view in STANDARD_VIEWS[:_TURNED]
     ]
     whole, crops = outside[Part.TRAIN], centre_crops(outside[Part.TRAIN].photos)
     others = [
-        judge.features(whole.photos, "other lesions"),
-        judge.features(crops, "other lesions, centres"),
+        predictor.features(whole.photos, "other lesions"),
+        predictor.features(crops, "other lesions, centres"),
     ]
     weights = np.concatenate([class_weights(whole.photos.labels), class_weights(crops.labels)])
     scope = ood.fit_scope(np.concatenate(own), others=np.concatenate(others), weights=weights)
     distance = dataclasses.replace(fitted.distance, scope=scope, limit=fitted.calibration["max_ood_score"])
-    known = ood.scores(distance, validation.seen.one.outputs.features)
+    known = ood.scores(distance, validation.one.outputs.features)
     found = fitted.calibration | {
         "max_ood_score": 1.0,
         "max_scope_score": float(np.quantile(known[known <= 1], 1 - OUT_OF_SCOPE)),
@@ -210,7 +193,7 @@ def fit_scope(
     return dataclasses.replace(fitted, distance=distance, calibration=found)
 
 
-def _shift(run: FinishedRun, one: Judged, *, price: float) -> NDArray[np.float64]:
+def _shift(run: FinishedRun, one: Predictions, *, price: float) -> NDArray[np.float64]:
     """Fit what is added to the logits: for the classes' frequencies, then for the recall of those in RECALLS."""
     logits, classes = one.outputs.logits[:, 0].astype(np.float64), SPECS[run.model].classes
     shift = _prior_shift(run.experiment, logits, one.labels)
@@ -231,13 +214,13 @@ def _prior_shift(experiment: Experiment, logits: NDArray[np.float64], labels: ND
     return np.asarray(fit.fit_prior_shift(logits, labels, whole) * whole)
 
 
-def _method(model: str, validation: Sequence[Measured], *, price: float) -> str:
+def _method(model: str, validation: Sequence[PartPredictions], *, price: float) -> str:
     raised = ", ".join(
         f"{code} {RECALLS[code]:.0%}" for code in (c.code for c in SPECS[model].classes) if code in RECALLS
     )
     recall = f"logit raised for a recall of {raised}, for at most {price:.1%} of accuracy; " if raised else ""
     sets = ", ".join(
-        f"{len(each.seen.one.labels)} of {each.name} (ten views: {len(each.seen.ten.labels)})" for each in validation
+        f"{len(each.one.labels)} of {each.name} (ten views: {len(each.ten.labels)})" for each in validation
     )
     return (
         f"validation photos: {sets}, split as the run's split.csv; {recall}"

@@ -9,16 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dermserve.imaging import Measures
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.evaluate import calibration as fit
 from dermserve.models.training.evaluate import ood
-from dermserve.models.training.evaluate.fitting import Fitted, Measured
+from dermserve.models.training.evaluate.fitting import Fitted
 from dermserve.models.training.evaluate.metrics import abstention_curve, measure, operating_point, risk_levels
+from dermserve.models.training.evaluate.no_skin import draw_no_skin
 from dermserve.models.training.evaluate.others import Others
-from dermserve.models.training.evaluate.predictions import ONE_VIEW, Judge, Judged
+from dermserve.models.training.evaluate.predictions import ONE_VIEW, PartPredictions, Predictions, Predictor
 from dermserve.models.training.evaluate.spoil import SPOILED, spoil
-from dermserve.models.training.evaluate.strangers import draw_strangers
 from dermserve.models.training.evaluate.verdicts import measure_all, quality_flags
 from dermserve.models.training.train.loop import Labelled
 
@@ -26,23 +25,23 @@ _SPOILED_PHOTOS = 200
 _BINS = 10
 
 
-def note_points(fitted: Fitted, test: Measured) -> None:
+def note_points(fitted: Fitted, test: PartPredictions) -> None:
     """Put into the calibration what both thresholds come to on test photos."""
-    one = test.seen.one
+    one = test.one
     risks, ill = _risks(fitted, one), fitted.malignant[one.labels]
     for name in ("rule_out", "rule_in"):
         point = fitted.calibration[name]
         point |= operating_point(risks, ill, one.lesions, threshold=point["threshold"])
 
 
-def _risks(fitted: Fitted, judged: Judged) -> NDArray[np.float64]:
+def _risks(fitted: Fitted, judged: Predictions) -> NDArray[np.float64]:
     return np.asarray(fitted.probabilities(judged)[..., fitted.malignant].sum(axis=-1).mean(axis=1))
 
 
-def measures(fitted: Fitted, part: Measured) -> dict[str, Any]:
+def measures(fitted: Fitted, part: PartPredictions) -> dict[str, Any]:
     """Measure one part: single view, ten views, and what the thresholds do."""
     codes = [item.code for item in SPECS[fitted.model].classes]
-    one, ten, found = part.seen.one, part.seen.ten, fitted.calibration
+    one, ten, found = part.one, part.ten, fitted.calibration
     raw = fit.softmax(one.outputs.logits[:, 0])
     single, views = fitted.probabilities(one)[:, 0], fitted.probabilities(ten)
     averaged, stopping = views.mean(axis=1), fit.stop_early(views, _looks(found))
@@ -51,8 +50,8 @@ def measures(fitted: Fitted, part: Measured) -> dict[str, Any]:
         "single": measure(single, one.labels, one.lesions, codes) | before,
         "tta": measure(averaged, ten.labels, ten.lesions, codes),
         "adaptive": {"agreement": stopping.agreement, "views_saved": stopping.saved},
-        "verdict": _verdicts(fitted, one, part.one),
-        "verdict_tta": _verdicts(fitted, ten, part.ten),
+        "verdict": _verdicts(fitted, one),
+        "verdict_tta": _verdicts(fitted, ten),
     }
 
 
@@ -60,12 +59,12 @@ def _looks(found: dict[str, Any]) -> list[fit.Look]:
     return [fit.Look(1, found["adaptive_margin"]), *(fit.Look(**look) for look in found.get("adaptive_looks", ()))]
 
 
-def _verdicts(fitted: Fitted, judged: Judged, measures: list[Measures]) -> dict[str, Any]:
+def _verdicts(fitted: Fitted, judged: Predictions) -> dict[str, Any]:
     """Say what becomes of photos: shares of verdicts and reasons, both operating points, levels by class."""
     codes = [item.code for item in SPECS[fitted.model].classes]
-    decided, ill = fitted.decide(judged, measures), fitted.malignant[judged.labels]
+    decided, ill = fitted.decide(judged), fitted.malignant[judged.labels]
     answers = fitted.probabilities(judged).mean(axis=1).argmax(axis=1)
-    flags = quality_flags(measures, fitted.calibration["quality"])
+    flags = quality_flags(judged.measures, fitted.calibration["quality"])
     risks = _risks(fitted, judged)
     return {
         "photos": len(ill),
@@ -104,10 +103,10 @@ def spoiled(photos: Labelled, fitted: Fitted) -> dict[str, float]:
     return found
 
 
-def strangers(judge: Judge, fitted: Fitted) -> dict[str, dict[str, float]]:
+def strangers(predictor: Predictor, fitted: Fitted) -> dict[str, dict[str, float]]:
     """Say what becomes of pictures without skin that the gate was not fitted to, by kind."""
-    pictures, found = draw_strangers(judge.side, seed=1), {}
-    for kind, features in judge.strangers(seed=1).items():
+    pictures, found = draw_no_skin(predictor.side, seed=1), {}
+    for kind, features in predictor.no_skin_features(seed=1).items():
         images = Labelled(pictures[kind], np.arange(len(features)), np.zeros(len(features), np.int64))
         flags = quality_flags(measure_all(images), fitted.calibration["quality"])
         scores = ood.scores(fitted.distance, features)
@@ -118,10 +117,10 @@ def strangers(judge: Judge, fitted: Fitted) -> dict[str, dict[str, float]]:
     return found
 
 
-def other_lesions(fitted: Fitted, judge: Judge, others: Others) -> dict[str, Any]:
+def other_lesions(fitted: Fitted, predictor: Predictor, others: Others) -> dict[str, Any]:
     """Say what becomes of lesions of classes that the model does not know, by HAM10000's class."""
-    judged = judge.look(others.photos, others.samples, "other lesions, test", views=ONE_VIEW)
-    decided, codes = fitted.decide(judged, measure_all(others.photos)), np.asarray(others.codes)
+    judged = predictor.predict(others.photos, others.samples, "other lesions, test", views=ONE_VIEW)
+    decided, codes = fitted.decide(judged), np.asarray(others.codes)
     stopped = ~(decided.confident | decided.low)
     return {
         "photos": len(codes),
@@ -132,15 +131,15 @@ def other_lesions(fitted: Fitted, judge: Judge, others: Others) -> dict[str, Any
     }
 
 
-def figures(fitted: Fitted, test: Measured) -> dict[str, Any]:
+def figures(fitted: Fitted, test: PartPredictions) -> dict[str, Any]:
     """Collect what the report draws."""
-    single = test.seen.one.outputs.logits[:, 0] + fitted.shift
+    single = test.one.outputs.logits[:, 0] + fitted.shift
     return {
-        "labels": test.seen.one.labels,
+        "labels": test.one.labels,
         "before": fit.softmax(single),
         "single": fit.softmax(single / fitted.calibration["temperature"]),
-        "tta_labels": test.seen.ten.labels,
-        "tta": fitted.probabilities(test.seen.ten).mean(axis=1),
+        "tta_labels": test.ten.labels,
+        "tta": fitted.probabilities(test.ten).mean(axis=1),
     }
 
 

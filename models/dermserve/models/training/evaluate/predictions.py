@@ -18,10 +18,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from dermserve.imaging import STANDARD_VIEWS, make_views
+from dermserve.imaging import STANDARD_VIEWS, Measures, make_views
 from dermserve.models.training.data.cache import imaging_version
 from dermserve.models.training.data.layouts import Sample
-from dermserve.models.training.evaluate.strangers import draw_strangers
+from dermserve.models.training.evaluate.no_skin import draw_no_skin
+from dermserve.models.training.evaluate.verdicts import measure_all
 from dermserve.models.training.files import replacing
 from dermserve.models.training.train.loop import Labelled, Progress
 from dermserve.models.training.train.network import training_copy
@@ -42,29 +43,41 @@ class Outputs:
     """float32 [N, F], of the first view."""
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+@dataclass(frozen=True)
+class Predictions:
     """Photos, what the network said of them, and whose they are."""
 
     outputs: Outputs
-    labels: NDArray[np.int64]
+    photos: Labelled
     lesions: list[str]
 
-    def first_view(self) -> "Judged":
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class of each photo, int64 [N]."""
+        return self.photos.labels
+
+    @functools.cached_property
+    def measures(self) -> list[Measures]:
+        """What each photo looks like."""
+        return measure_all(self.photos)
+
+    def first_view(self) -> "Predictions":
         """Leave the first view of each photo."""
-        return Judged(Outputs(self.outputs.logits[:, :1], self.outputs.features), self.labels, self.lesions)
+        return Predictions(Outputs(self.outputs.logits[:, :1], self.outputs.features), self.photos, self.lesions)
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class PartPredictions:
     """One view of every photo, and ten of all or of every Nth."""
 
-    one: Judged
-    ten: Judged
+    one: Predictions
+    ten: Predictions
+    name: str
+    """Of the data set."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judge:
+class Predictor:
     """A network, and how it is to look at photos."""
 
     network: keras.Model
@@ -75,15 +88,17 @@ class Judge:
     progress: Progress
     """Called with what is going on, photos done and photos in all."""
 
-    def see(self, photos: Labelled, samples: Sequence[Sample], what: str, *, thin: int = 1) -> Seen:
-        """Take ten views of every `thin`-th photo and one view of all."""
-        ten = self.look(photos.every(thin), samples, what)
-        one = ten.first_view() if thin == 1 else self.look(photos, samples, f"{what}, one view", views=ONE_VIEW)
-        return Seen(one, ten)
+    def predict_part(
+        self, photos: Labelled, samples: Sequence[Sample], what: str, *, name: str, thin: int = 1
+    ) -> PartPredictions:
+        """Take ten views of every `thin`-th photo and one view of all, of the data set called `name`."""
+        ten = self.predict(photos.every(thin), samples, what)
+        one = ten.first_view() if thin == 1 else self.predict(photos, samples, f"{what}, one view", views=ONE_VIEW)
+        return PartPredictions(one, ten, name)
 
-    def look(
+    def predict(
         self, photos: Labelled, samples: Sequence[Sample], what: str, *, views: Sequence[str] = STANDARD_VIEWS
-    ) -> Judged:
+    ) -> Predictions:
         """Run over views of photos.
 
         Args:
@@ -93,7 +108,7 @@ class Judge:
             views: names of standard views.
         """
         outputs = self._outputs(photos, what, views)
-        return Judged(outputs, photos.labels, [samples[row].lesion for row in photos.rows])
+        return Predictions(outputs, photos, [samples[row].lesion for row in photos.rows])
 
     @property
     def side(self) -> int:
@@ -104,10 +119,10 @@ class Judge:
         """Give the features of one view of photos, float32 [N, F]."""
         return self._outputs(photos, what, ONE_VIEW).features
 
-    def strangers(self, *, seed: int) -> dict[str, NDArray[np.float32]]:
+    def no_skin_features(self, *, seed: int) -> dict[str, NDArray[np.float32]]:
         """Give the features of drawn pictures without skin, float32 [N, F] by kind."""
         found = {}
-        for kind, images in draw_strangers(self.side, seed=seed).items():
+        for kind, images in draw_no_skin(self.side, seed=seed).items():
             rows = np.arange(len(images))
             found[kind] = self.features(Labelled(images, rows, np.zeros_like(rows)), kind)
         return found

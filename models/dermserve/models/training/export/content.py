@@ -6,6 +6,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from dermserve.models.training.data.provenance import NOT_STATED
+from dermserve.models.training.errors import RunError
 from dermserve.models.training.evaluate.tested import describe_tests
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.version import Content
@@ -18,9 +19,13 @@ def run_content(folder: Path) -> Content:
     Provenance names the data as whoever trained the run did: "data" and "license" of its run.json.
 
     Raises:
-        RunError: no finished run, or one that was not evaluated.
+        RunError: no finished run, one that was not evaluated, or a teacher.
     """
     run = FinishedRun(folder)
+    if run.experiment.teacher is not None:
+        raise RunError(
+            f"{folder} holds a teacher ({run.experiment.teacher}), which is never exported: export its student"
+        )
     calibration = run.calibration
     facts, said = run.summary, [calibration.get("method", "method not stated"), describe_tests(run)]
     provenance = card_pb2.Provenance(

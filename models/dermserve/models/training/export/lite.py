@@ -30,8 +30,8 @@ from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.loop import Labelled, Progress
 from dermserve.models.training.train.network import training_copy
 
-Kind: TypeAlias = Literal["float16", "int8", "dynamic"]
-KINDS: tuple[Kind, ...] = ("float16", "dynamic", "int8")
+Kind: TypeAlias = Literal["float16", "int8"]
+KINDS: tuple[Kind, ...] = ("float16", "int8")
 SHIPPED: Kind = "float16"
 """Which of them goes into the version directory as model.tflite."""
 
@@ -73,8 +73,7 @@ def convert(
     Args:
         network: what architectures.build returns.
         temperature: the logits are divided by it.
-        kind: "float16" weights; "int8" weights and activations but for both ends, with ranges from the examples; or
-            "dynamic": int8 weights, and activations quantised as they come.
+        kind: "float16" weights; or "int8" weights and activations but for both ends, with ranges from the examples.
         examples: uint8 [N, S, S, 3], photos to take the range of activations from; for int8 alone.
         distance: the out-of-distribution score; see graph.freeze_core.
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,7 +21,7 @@ FINGERPRINT = "fingerprint.json"
 _NAME = "checkpoint.npz"
 
 Fingerprint: TypeAlias = Mapping[str, str]
-"""What a training depends on: its experiment, photos, split and initial weights, each by a digest."""
+"""What a training depends on: its experiment, photos, split, initial weights and teachers, each by a digest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,13 +44,16 @@ class State:
     """When it was reached, from 1; 0 before."""
 
 
-def fingerprint(experiment: Experiment, parts: Mapping[Sample, Part], backbone: Path | str | None) -> dict[str, str]:
+def fingerprint(
+    experiment: Experiment, parts: Mapping[Sample, Part], backbone: Path | str | None, teachers: Sequence[Path] = ()
+) -> dict[str, str]:
     """Identify a training.
 
     Args:
         experiment: every field of it counts.
         parts: the split; a photo counts with its path within the data set, its bytes, its class and its lesion.
         backbone: initial weights: a file, "imagenet", or None for random ones.
+        teachers: their files of weights.
     """
     ordered = sorted(parts, key=lambda sample: sample.name)
     return {
@@ -58,6 +61,7 @@ def fingerprint(experiment: Experiment, parts: Mapping[Sample, Part], backbone: 
         "photos": _digest([sample.name, sample.digest, sample.label, sample.lesion] for sample in ordered),
         "split": _digest([sample.name, parts[sample].value] for sample in ordered),
         "initial weights": file_digest(backbone) if isinstance(backbone, Path) else backbone or "random",
+        "teachers": _digest(sorted(file_digest(teacher) for teacher in teachers)),
     }
 
 

@@ -51,6 +51,16 @@ class Augmentation:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_CHECKED)
+class Distillation:
+    """How a student heeds its teachers; of no effect without any."""
+
+    temperature: Annotated[float, Field(ge=1)] = 2.0
+    """Logits of teachers and student are divided by it: higher tells more of the classes that are not the first."""
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.7
+    """Share of the loss that is by the teachers; the rest is by the labels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, config=_CHECKED)
 class Stage:
     """One stretch of training with one set of trainable layers."""
 
@@ -122,6 +132,12 @@ class Experiment:
     """Losses are weighted with (class size)^-class_weights, to mean 1: the other way to heed rare classes."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """How training photos are varied."""
+    teacher: Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"] | None = None
+    """Train this network in the model's place, to teach it: a teacher is never exported."""
+    distillation: Distillation = field(default_factory=Distillation)
+    """How the teachers that the command names are heeded."""
+    also_complete: bool = False
+    """Photos of --also are of no class that their folder lacks: whole frames of lesions are not normal skin."""
     fold_batch_norm: bool = False
     """Train with batch norm folded into the convolutions; its statistics are estimated anew afterwards."""
     precision: Literal["float32", "mixed_bfloat16"] = "float32"

@@ -11,7 +11,6 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from dermserve.models.architectures import build
 from dermserve.models.catalogue import SPECS
 from dermserve.models.graph import FeatureDistance
 from dermserve.models.training.data.layouts import Sample
@@ -20,6 +19,7 @@ from dermserve.models.training.errors import RunError
 from dermserve.models.training.files import replacing, write_json
 from dermserve.models.training.train.experiment import Experiment, parse_record
 from dermserve.models.training.train.run import COMPACT, EXPERIMENT, HISTORY, SPLIT, SUMMARY, WEIGHTS
+from dermserve.models.training.train.teachers import build_network
 
 DISTANCE = "distance.npz"
 
@@ -109,7 +109,7 @@ class FinishedRun:
             shifted: with the prior shift in the last bias, as exported.
             full: the full weights even where there are compact ones.
         """
-        network = build(self.model, dropout=self.experiment.dropout, l2=self.experiment.l2)
+        network = build_network(self.experiment)
         if self.compact.is_file() and not full:
             load_compact(network, self.compact)
         else:

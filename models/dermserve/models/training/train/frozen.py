@@ -5,7 +5,6 @@ photos. The outputs are kept as float16 in the run folder while training lasts.
 """
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training.files import write_json
+from dermserve.models.training.files import replacing
 from dermserve.models.training.train.experiment import Augmentation, Experiment
 from dermserve.models.training.train.loop import Labelled
 from dermserve.models.training.train.network import backbone_call, first_trainable
 
-_OUTPUTS, _DONE = "frozen.npy", "frozen.json"
 _BATCH = 64
 
 
@@ -66,7 +64,7 @@ def split_frozen(copy: keras.Model, experiment: Experiment) -> Halves | None:
 def compute_frozen(
     lower: keras.Model, photos: Labelled, folder: Path, *, side: int, progress: Callable[[int], None]
 ) -> NDArray[np.float16]:
-    """Run the frozen layers over photos, going on where an earlier call with the same layers and photos was stopped.
+    """Run the frozen layers over photos, or map the file that an earlier call with the same layers and photos wrote.
 
     Args:
         lower: of `split_frozen`.
@@ -78,24 +76,18 @@ def compute_frozen(
     Returns:
         float16 [M, ...], memory-mapped, in the order of `photos.images`; rows that are not of `photos` hold zeros.
     """
-    path, mark = folder / _OUTPUTS, folder / _DONE
-    key = _key(lower, photos)
-    found = json.loads(mark.read_text(encoding="utf-8")) if mark.is_file() and path.is_file() else {}
-    done = found["done"] if found.get("key") == key else 0
-    shape = (len(photos.images), *lower.compute_output_shape((1, side, side, 3))[1:])
-    mode = "r+" if done else "w+"
-    if not done:
-        mark.unlink(missing_ok=True)
-    outputs: Any = np.lib.format.open_memmap(path, mode=mode, dtype=np.float16, shape=shape)
-    infer = tf.function(lambda images: lower(tf.cast(images, tf.float32), training=False))
-    progress(done)
-    for start in range(done, len(photos), _BATCH):
-        rows = photos.rows[start : start + _BATCH]
-        outputs[rows] = infer(photos.images[rows]).numpy()
-        outputs.flush()
-        write_json(mark, {"key": key, "done": start + len(rows)})
-        progress(len(rows))
-    whole: NDArray[np.float16] = outputs
+    path = folder / f"frozen-{_key(lower, photos)}.npy"
+    if not path.is_file():
+        shape = (len(photos.images), *lower.compute_output_shape((1, side, side, 3))[1:])
+        infer = tf.function(lambda images: lower(tf.cast(images, tf.float32), training=False))
+        with replacing(path) as partial:
+            outputs: Any = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
+            for start in range(0, len(photos), _BATCH):
+                rows = photos.rows[start : start + _BATCH]
+                outputs[rows] = infer(photos.images[rows]).numpy()
+                progress(len(rows))
+            outputs.flush()
+    whole: NDArray[np.float16] = np.load(path, mmap_mode="r")
     return whole
 
 
@@ -104,13 +96,13 @@ def _key(lower: keras.Model, photos: Labelled) -> str:
     digest = hashlib.sha256(photos.rows.tobytes())
     for values in (*lower.get_weights(), *(photos.images[row] for row in photos.rows)):
         digest.update(np.ascontiguousarray(values).tobytes())
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]
 
 
 def forget_frozen(folder: Path) -> None:
     """Remove what `compute_frozen` keeps in a run folder, gigabytes of it."""
-    for name in (_OUTPUTS, _DONE):
-        (folder / name).unlink(missing_ok=True)
+    for file in folder.glob("frozen-*"):
+        file.unlink()
 
 
 def _varies_nothing(experiment: Experiment) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermserve.models.training.errors import RunError
+from dermserve.models.training.train.teachers import is_teacher, set_efficientnet_lite
 
 _MEAN = np.array((0.485, 0.456, 0.406)) * 255
 _DEVIATION = np.array((0.229, 0.224, 0.225)) * 255
@@ -27,8 +28,8 @@ def load_backbone(network: keras.Model, file: Path) -> None:
     """Load ImageNet weights into a network's backbone.
 
     Args:
-        network: what architectures.build returns.
-        file: Keras weights of the backbone (.h5), or a folded torch-style ResNet-50 (.npz).
+        network: what teachers.build_network returns.
+        file: Keras weights of the backbone (.h5), a folded torch-style ResNet-50 or a teacher's (.npz).
 
     Raises:
         RunError: the file can't be read or is of another backbone.
@@ -36,8 +37,9 @@ def load_backbone(network: keras.Model, file: Path) -> None:
     backbone = network.get_layer("backbone")
     try:
         if file.suffix == ".npz":
+            set_arrays = set_efficientnet_lite if is_teacher(network) else set_folded_resnet50
             with np.load(file) as arrays:
-                set_folded_resnet50(backbone, arrays)
+                set_arrays(backbone, arrays)
         else:
             backbone.load_weights(file)
     except (OSError, KeyError, ValueError) as error:

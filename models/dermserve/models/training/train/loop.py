@@ -21,6 +21,7 @@ from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.augment import augment
 from dermserve.models.training.train.experiment import Experiment, Stage
 from dermserve.models.training.train.network import select_trainable
+from dermserve.models.training.train.teachers import distillation_losses, soft_targets
 
 Tensor: TypeAlias = Any
 Progress: TypeAlias = Callable[[str, int, int], None]
@@ -87,6 +88,7 @@ def train(
     fingerprint: checkpoint.Fingerprint,
     progress: Progress,
     report: Callable[[Epoch], None],
+    teachers: Sequence[keras.Model] = (),
 ) -> list[Epoch]:
     """Train a training copy through an experiment's stages, from the last checkpoint where there is one.
 
@@ -99,6 +101,7 @@ def train(
         fingerprint: what the checkpoint belongs to.
         progress: called during an epoch.
         report: called after each epoch, those before a restart included.
+        teachers: training copies that see what the network sees, and whose mean answer it learns beside the labels.
 
     Returns:
         Every epoch.
@@ -115,7 +118,7 @@ def train(
     for index in range(len(experiment.stages)):
         if state is not None and index < state.stage:
             continue
-        run = _StageRun(network, experiment, index, training, validation, progress)
+        run = _StageRun(network, experiment, index, training, validation, progress, teachers)
         if state is not None:
             run.restore(state)
             state = None
@@ -143,7 +146,9 @@ class _StageRun:
         training: Labelled,
         validation: Labelled,
         progress: Progress,
+        teachers: Sequence[keras.Model] = (),
     ) -> None:
+        self._teachers = teachers
         self._network, self._experiment, self._index = network, experiment, index
         self._stage: Stage = experiment.stages[index]
         self._training, self._validation, self._progress = training, validation, progress
@@ -157,7 +162,8 @@ class _StageRun:
         self._sampling = _sampling(training.labels, experiment.balance)
         self._weights = tf.constant(_class_weights(training.labels, experiment.class_weights), tf.float32)
         everything = np.ones((len(training), len(self._weights)), np.float32)
-        self._possible = everything if training.possible is None else training.possible
+        possible = training.possible
+        self._possible = everything if possible is None or experiment.also_complete else possible
         self._step = tf.function(self._train_step)
         self._infer = tf.function(lambda images: network(tf.cast(images, tf.float32), training=False)["logits"])
 
@@ -256,8 +262,8 @@ class _StageRun:
         targets = tf.one_hot(labels, self._weights.shape[0]) * (1 - smoothing) + spread
         with tf.GradientTape() as tape:
             logits = network(photos, training=True)["logits"] + (possible - 1) * _IMPOSSIBLE
-            losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits) * tf.gather(self._weights, labels)
-            loss = tf.reduce_mean(losses)
+            losses = self._losses(targets, logits, photos, possible)
+            loss = tf.reduce_mean(losses * tf.gather(self._weights, labels))
             total = tf.add_n([loss, *(tf.cast(penalty, tf.float32) for penalty in network.losses)])
         variables = network.trainable_variables
         self._optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
@@ -268,6 +274,14 @@ class _StageRun:
             for average, variable in zip(self._averages, self._averaged, strict=True):
                 average.assign_sub((1 - decay) * (average - variable))
         return loss, tf.reduce_mean(tf.cast(tf.argmax(logits, -1) == labels, tf.float32))
+
+    def _losses(self, targets: Tensor, logits: Tensor, photos: Tensor, possible: Tensor) -> Tensor:
+        if not self._teachers:
+            return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+        settings = self._experiment.distillation
+        away = (possible - 1) * _IMPOSSIBLE
+        soft = soft_targets(self._teachers, photos, away, settings.temperature)
+        return distillation_losses(targets, soft, logits, settings)
 
     def _varied(self, images: Tensor, seed: Tensor) -> Tensor:
         if images.dtype != tf.uint8:

@@ -21,7 +21,6 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from dermserve.models.architectures import build
 from dermserve.models.catalogue import SPECS, Spec
 from dermserve.models.training.data.cache import load_pixels
 from dermserve.models.training.data.layouts import Sample, Say, count_classes, read_samples, require_samples
@@ -36,6 +35,7 @@ from dermserve.models.training.train.frozen import compute_frozen, forget_frozen
 from dermserve.models.training.train.imagenet import load_backbone
 from dermserve.models.training.train.loop import Epoch, Labelled, Progress, train
 from dermserve.models.training.train.network import copy_back, estimate_batch_norm, training_copy
+from dermserve.models.training.train.teachers import build_network
 
 if TYPE_CHECKING:
     from dermserve.models.training.train.finished import FinishedRun
@@ -183,6 +183,7 @@ def run_training(
     report: Callable[[Epoch], None],
     provenance: Provenance | None = None,
     start: "FinishedRun | None" = None,
+    teachers: Sequence["FinishedRun"] = (),
 ) -> None:
     """Train, from the folder's checkpoint where it has one, and leave the run in the folder.
 
@@ -195,14 +196,19 @@ def run_training(
         report: called after each epoch.
         provenance: the data set in words; nothing is stated when None.
         start: a finished run to go on from, whole, instead of a backbone; its data are stated where provenance is not.
+        teachers: finished runs to learn from beside the labels, none of which trained on what validates or tests here.
 
     Raises:
-        RunError: the folder holds a finished run, or one of another experiment, photos, split or initial weights.
+        RunError: the folder holds a finished run, or one of another experiment, photos, split, initial weights or
+            teachers; or a teacher can't teach this model.
         DivergedError: a loss is not finite.
     """
     if any((folder / name).exists() for name in (WEIGHTS, COMPACT)):
         raise RunError(f"{folder} holds a finished run: pass another --out")
-    fingerprint = checkpoint.fingerprint(experiment, data.parts, backbone if start is None else start.weights)
+    for teacher in teachers:
+        _require_teacher(teacher, experiment, data)
+    begin = backbone if start is None else start.weights
+    fingerprint = checkpoint.fingerprint(experiment, data.parts, begin, [teacher.weights for teacher in teachers])
     checkpoint.claim(folder, fingerprint)
     began = time.monotonic()
     keras.utils.set_random_seed(experiment.seed)
@@ -216,7 +222,8 @@ def run_training(
     write_json(folder / EXPERIMENT, asdict(experiment))
     codes = [item.code for item in SPECS[experiment.model].classes]
     write_split(folder / SPLIT, data.own)
-    history = _train(copy, experiment, data, folder, fingerprint, progress=progress, report=report)
+    taught = [training_copy(teacher.network(shifted=False), folded=True, precision="float32") for teacher in teachers]
+    history = _train(copy, experiment, data, folder, fingerprint, taught, progress=progress, report=report)
     copy_back(copy, network)
     if experiment.fold_batch_norm:
         estimate_batch_norm(network, np.asarray(statistics.images[statistics.rows]))
@@ -225,13 +232,17 @@ def run_training(
         "model": experiment.model,
         **_state(provenance or Provenance(), start),
         "experiment": experiment.name,
-        "initialization": _describe_backbone(backbone, experiment.seed) if start is None else _describe_start(start),
+        "initialization": "; distilled from ".join(
+            [_initialization(experiment, backbone, start), *map(_name, teachers)]
+        ),
         "photos": {
             part.value: count_classes((s for s in data.samples if data.parts[s] is part), codes) for part in Part
         },
         "training_minutes": round(sum(epoch.seconds for epoch in history) / 60, 1),
         "last_session_minutes": round((time.monotonic() - began) / 60, 1),
     }
+    if start is not None and "tested" in start.summary:
+        summary["tested"] = start.summary["tested"]  # the split goes on, and so do looks at its test photos
     write_json(folder / SUMMARY, summary)
     partial = folder / f"partial-{os.getpid()}-{WEIGHTS}"
     network.save_weights(partial)
@@ -244,13 +255,14 @@ def _train(
     data: Data,
     folder: Path,
     fingerprint: Fingerprint,
+    teachers: Sequence[keras.Model],
     *,
     progress: Progress,
     report: Callable[[Epoch], None],
 ) -> list[Epoch]:
     """Train a copy, on what its frozen layers make of the photos where that is the same in every epoch."""
     training, validation = data.part(Part.TRAIN), data.part(Part.VALIDATION)
-    halves = split_frozen(copy, experiment)
+    halves = None if teachers else split_frozen(copy, experiment)  # teachers want the photos themselves
     if halves is not None:
         both = np.concatenate((training.rows, validation.rows))
         done = 0
@@ -272,6 +284,7 @@ def _train(
         fingerprint=fingerprint,
         progress=progress,
         report=report,
+        teachers=teachers,
     )
     forget_frozen(folder)
     return history
@@ -284,7 +297,9 @@ def initial_network(experiment: Experiment, backbone: Path | str | None) -> kera
         RunError: the backbone's weights can't be had.
     """
     named = backbone if isinstance(backbone, str) else None
-    network = build(experiment.model, backbone_weights=named, dropout=experiment.dropout, l2=experiment.l2)
+    if named is not None and experiment.teacher is not None:
+        raise RunError(f"Keras has no weights of {experiment.teacher}: pass their .npz file as --weights")
+    network = build_network(experiment, backbone_weights=named)
     if isinstance(backbone, Path):
         load_backbone(network, backbone)
     return network
@@ -305,11 +320,30 @@ def _state(provenance: Provenance, start: "FinishedRun | None") -> dict[str, str
     return {key: start.summary[key] for key in ("data", "license")}
 
 
-def _describe_start(start: "FinishedRun") -> str:
-    return f"weights of the run {start.folder.resolve().name}, SHA-256 {file_digest(start.weights)[:16]}"
+def _require_teacher(teacher: "FinishedRun", experiment: Experiment, data: Data) -> None:
+    """Refuse a teacher of another model, or one that has learned the answers to photos that validate or test."""
+    if teacher.model != experiment.model:
+        raise RunError(f"{teacher.folder} is a run of {teacher.model}, which can't teach {experiment.model}")
+    trained = [photo for photo in teacher.split.values() if photo.part is Part.TRAIN]
+    known = {photo.lesion for photo in trained} | {photo.digest for photo in trained}
+    held = [sample for sample, part in data.parts.items() if part is not Part.TRAIN]
+    leaks = [sample.name for sample in held if not known.isdisjoint((sample.lesion, sample.digest))]
+    if leaks:
+        raise RunError(
+            f"{teacher.folder} was trained on {len(leaks)} photos or lesions that validate or test here, such as "
+            f"{leaks[0]}: train the teacher by the same split (the same data, seed and shares)"
+        )
 
 
-def _describe_backbone(backbone: Path | str | None, seed: int) -> str:
+def _initialization(experiment: Experiment, backbone: Path | str | None, start: "FinishedRun | None") -> str:
+    if start is not None:
+        return f"weights of the run {_name(start)}"
     if backbone is None:
-        return f"random (seed {seed})"
-    return f"imagenet backbone ({backbone if isinstance(backbone, str) else backbone.name}), random head (seed {seed})"
+        return f"random (seed {experiment.seed})"
+    name = backbone if isinstance(backbone, str) else backbone.name
+    return f"imagenet backbone ({name}), random head (seed {experiment.seed})"
+
+
+def _name(run: "FinishedRun") -> str:
+    network = run.experiment.teacher or run.model
+    return f"{run.folder.resolve().name} ({network}), SHA-256 {file_digest(run.weights)[:16]}"

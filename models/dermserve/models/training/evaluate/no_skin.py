@@ -12,22 +12,11 @@ Pixels: TypeAlias = NDArray[np.uint8]
 _Draw: TypeAlias = Callable[[np.random.Generator, int], Pixels]
 
 _WORDS = (
-    "invoice",
-    "total",
-    "amount",
-    "due",
-    "please",
-    "reply",
-    "before",
-    "Friday",
-    "meeting",
-    "room",
-    "seven",
-    "notes",
-)
+    "invoice", "total", "amount", "due", "please", "reply", "before", "Friday", "meeting", "room", "seven", "notes",
+)  # fmt: skip
 
 
-def draw_strangers(side: int, *, each: int = 20, seed: int = 0) -> dict[str, Pixels]:
+def draw_no_skin(side: int, *, each: int = 20, seed: int = 0) -> dict[str, Pixels]:
     """Draw pictures that show no skin.
 
     Args:

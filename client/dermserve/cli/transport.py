@@ -1,0 +1,239 @@
+"""What stands between here and a gateway, found out without gRPC: names, ports, proxies, TLS, and other protocols."""
+
+import base64
+import contextlib
+import functools
+import os
+import pathlib
+import socket
+import ssl
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+from urllib.parse import unquote, urlsplit
+
+import grpc
+
+from dermserve.cli.server import Server
+from dermserve.client._connection import usual_roots
+from dermserve.client._proxies import Way, find_way, host_and_port
+
+Dial: TypeAlias = Callable[[], socket.socket]
+"""Connects."""
+_EXPIRY_DAYS = 21
+_DAY = 86400
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(
+    (0, 0, 0, 4, 0, 0, 0, 0, 0)
+)  # and empty SETTINGS (RFC 9113, 3.4)
+_SETTINGS = b"\4"  # the type of the first frame
+_WRONG_PORT = "correct HOST:PORT: the gateway's gRPC port is 50051 unless set otherwise"
+_REMEDIES = {  # by OpenSSL's X509_V_ERR_…
+    9: "set this machine's clock, or wait",
+    10: "renew the certificate; if it is valid still, set this machine's clock",
+    62: "ask by a name in the certificate, or name one by --tls-authority",
+    64: "ask by a name in the certificate, or name one by --tls-authority",
+}
+_UNTRUSTED = "name the authority that signed it by --tls-ca"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was checked."""
+
+    severity: str
+    """ERROR, WARNING, NOTE or OK."""
+    code: str
+    """Machine-readable and stable."""
+    what: str
+    """What is so, and why it matters."""
+    remedy: str = ""
+    """What to do."""
+
+
+class ObstacleError(Exception):
+    """What keeps calls from the gateway, as a finding."""
+
+    def __init__(self, code: str, what: str, remedy: str) -> None:
+        super().__init__(what)
+        self.finding = Finding("ERROR", code, what, remedy)
+
+
+def look_at_way(server: Server) -> Iterator[Finding]:
+    """Connect as gRPC would, and see whether the other side speaks TLS as asked for, and HTTP/2.
+
+    Raises:
+        ObstacleError: the first thing that keeps calls from getting there.
+    """
+    way = find_way(server.target)
+    host, port = host_and_port(way.target)
+    if host is None:  # a socket's path, or a scheme of which gRPC knows more
+        return
+    if way.proxy:
+        text = f"calls to {server.target} go through the proxy {way.proxy}: it must let CONNECT pass to that port"
+        yield Finding("WARNING", "PROXY", text, "list the host in no_proxy, if it can be reached without")
+        dial: Dial = functools.partial(_tunnel, way, host, port or "443", server.deadline)
+    else:
+        dial = yield from _reach(host, port or "443", server.deadline)
+    if server.tls_options() is None:
+        yield _look_at_plain(dial, server)
+    else:
+        yield from _look_at_tls(dial, way.name or host, server)
+
+
+def _reach(host: str, port: str, seconds: float) -> Generator[Finding, None, Dial]:
+    """Connect to each address of a name; return what connects to one that answers."""
+    try:
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        text = f"{host} has no address: {error.strerror or error}"
+        raise ObstacleError("NAME", text, "correct the name, or the DNS") from error
+    alive, dead = [], []
+    for address in sorted({(str(info[4][0]), int(info[4][1])) for info in infos}):
+        try:
+            socket.create_connection(address, timeout=seconds).close()
+            alive.append(address)
+        except OSError as error:
+            dead.append(f"nothing accepts connections at {address[0]}:{address[1]}: {error.strerror or error}")
+    remedy = "is the gateway running, is the port right, and does a firewall let you pass?"
+    if not alive:
+        raise ObstacleError("UNREACHABLE", "; ".join(dead), remedy)
+    for text in dead:
+        yield Finding("WARNING", "UNREACHABLE", text, remedy)
+    return functools.partial(socket.create_connection, alive[0], seconds)
+
+
+def _tunnel(way: Way, host: str, port: str, seconds: float) -> socket.socket:
+    """Connect through the HTTP proxy, with the credentials of its URL, as gRPC does."""
+    address, _, variable = (way.proxy or "").partition(" ")
+    proxy, _, proxy_port = address.rpartition(":")
+    url = urlsplit(os.environ[variable.strip("()")])
+    login = base64.b64encode(unquote(f"{url.username}:{url.password or ''}").encode()).decode()
+    header = f"Proxy-Authorization: Basic {login}\r\n" if url.username else ""
+    name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    without = "list the host in no_proxy to go without it, or correct the variable"
+    try:
+        connection = socket.create_connection((proxy, int(proxy_port)), timeout=seconds)
+        connection.sendall(f"CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n{header}\r\n".encode())
+        said = connection.recv(4096)
+    except OSError as error:
+        text = f"the proxy {way.proxy} does not answer: {error.strerror or error}"
+        raise ObstacleError("PROXY_UNREACHABLE", text, without) from error
+    if said.split(b" ")[1:2] != [b"200"]:
+        connection.close()
+        text = f"the proxy {way.proxy} does not let calls to {name} pass: it says {_shown(said)}"
+        raise ObstacleError("PROXY_REFUSES", text, without)
+    return connection
+
+
+def _look_at_plain(dial: Dial, server: Server) -> Finding:
+    said = _greet(dial)
+    if _is_http2(said):
+        return Finding("NOTE", "PLAINTEXT", "the way to the gateway is not encrypted", "use TLS beyond this machine")
+    anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
+    with contextlib.suppress(OSError), _within(dial()) as plain, anyone.wrap_socket(plain):
+        raise ObstacleError("TLS_WANTED", f"{server.target} speaks TLS, and this asks it in plain text", "use --tls")
+    raise _stranger(said, server.target)
+
+
+def _look_at_tls(dial: Dial, host: str, server: Server) -> Iterator[Finding]:
+    tls = server.tls_options()
+    context = _context(server)
+    try:
+        with _within(dial()) as plain, context.wrap_socket(
+            plain, server_hostname=tls.authority if tls and tls.authority else host
+        ) as secured:  # fmt: skip
+            ends = str((secured.getpeercert() or {})["notAfter"])
+            protocol, said = secured.selected_alpn_protocol(), _greet(lambda: secured)
+    except ssl.SSLCertVerificationError as error:
+        text = f"the certificate of {server.target} is not trusted: {error.verify_message.rstrip('.')}"
+        raise ObstacleError("CERTIFICATE", text, _REMEDIES.get(error.verify_code, _UNTRUSTED)) from error
+    except OSError as error:
+        if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
+            raise _refused_handshake(server, error.reason) from error
+        raise _no_tls(dial, server) from error
+    if said == b"":  # with TLS 1.3 a client certificate is judged after the handshake
+        raise _refused_handshake(server, "it closes the connection after the handshake")
+    if not _is_http2(said):
+        raise _stranger(said, server.target)
+    if protocol != "h2":
+        text = f"{server.target} does not offer HTTP/2 by ALPN, without which gRPC does not connect"
+        raise ObstacleError("NO_ALPN", text, "turn HTTP/2 on at what ends TLS there")
+    days = (ssl.cert_time_to_seconds(ends) - time.time()) / _DAY
+    if days < _EXPIRY_DAYS:
+        yield Finding("WARNING", "CERTIFICATE_EXPIRES", f"the certificate ends in {days:.0f} days", "renew it")
+
+
+def _context(server: Server) -> ssl.SSLContext:
+    """Trust what gRPC trusts, as strictly: `ssl.create_default_context` is stricter from Python 3.13 on."""
+    tls = server.tls_options()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(["h2"])
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    own = os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH") or (
+        pathlib.Path(grpc.__file__).parent / "_cython/_credentials/roots.pem"
+    )
+    try:
+        roots = (tls and tls.root_certificates) or usual_roots() or pathlib.Path(own).read_bytes()
+        context.load_verify_locations(
+            cadata="".join(line for line in roots.decode().splitlines(True) if line.isascii())
+        )
+        if server.tls_cert:
+            context.load_cert_chain(server.tls_cert, server.tls_key, password="")
+    except (OSError, ValueError) as error:
+        text = f"the files for TLS don't serve: {getattr(error, 'reason', None) or error}"
+        raise ObstacleError("TLS_FILES", text, "give PEM: --tls-key is the key of --tls-cert, not encrypted") from error
+    return context
+
+
+def _refused_handshake(server: Server, why: str) -> ObstacleError:
+    shown = "does not accept this client's certificate" if server.tls_cert else "wants a client certificate, it seems"
+    remedy = "give one that its client authority signed, by --tls-cert and --tls-key"
+    return ObstacleError("CLIENT_CERTIFICATE", f"{server.target} {shown}: {why}", remedy)
+
+
+def _no_tls(dial: Dial, server: Server) -> ObstacleError:
+    said = _greet(dial)
+    if _is_http2(said):
+        return ObstacleError("NO_TLS", f"{server.target} speaks gRPC in plain text, not TLS", "leave --tls out")
+    return _stranger(said, server.target)
+
+
+def _stranger(said: bytes | None, target: str) -> ObstacleError:
+    if said is None:
+        text = f"{target} accepts connections and says nothing"
+        return ObstacleError("SILENT", text, f"restart what hangs there, or {_WRONG_PORT}")
+    if not said:
+        text = f"{target} accepts connections and closes them at once, as a proxy does with nothing behind it"
+        return ObstacleError("CLOSED", text, f"start what it leads to, or {_WRONG_PORT}")
+    kind = "is a web server and" if said.startswith((b"HTTP/", b"<")) else "is something else and"
+    return ObstacleError("NOT_GRPC", f"{target} {kind} does not speak gRPC: it says {_shown(said)}", _WRONG_PORT)
+
+
+def _within(connection: socket.socket) -> socket.socket:
+    connection.settimeout(min(connection.gettimeout() or 3.0, 3.0))
+    return connection
+
+
+def _greet(dial: Dial) -> bytes | None:
+    """Begin HTTP/2; return what is said to that, nothing if the connection is closed, None after some seconds."""
+    try:
+        with _within(dial()) as connection:
+            connection.sendall(_GREETING)
+            return connection.recv(64)
+    except TimeoutError:
+        return None
+    except ssl.SSLError:
+        raise
+    except OSError:
+        return b""
+
+
+def _is_http2(said: bytes | None) -> bool:
+    return said is not None and said[3:4] == _SETTINGS
+
+
+def _shown(said: bytes) -> str:
+    first = said.splitlines()[0][:60].decode("ascii", "replace")
+    return repr("".join(letter if letter.isprintable() else "?" for letter in first))
