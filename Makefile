@@ -108,6 +108,7 @@ images: $(VENV)/local  ## Build the images for Kubernetes (DOCKER=podman, STORE=
 	$(BUILD) -f k8s/images/gateway.Dockerfile --target gateway -t docker.io/dermserve/gateway:0.1.0 .
 	$(BUILD) -f k8s/images/gateway.Dockerfile --target edge -t docker.io/dermserve/edge:0.1.0 .
 	$(BUILD) -f k8s/images/gateway.Dockerfile --target loadtest -t docker.io/dermserve/loadtest:0.1.0 .
+	$(BUILD) -f k8s/images/gateway.Dockerfile --target store -t docker.io/dermserve/store:0.1.0 .
 	$(BUILD) -f k8s/images/local.Dockerfile -t docker.io/dermserve/local:0.1.0 .
 	models=$$($(BIN)/python scripts/pack_store.py "$(STORE)") && \
 	    $(BUILD) -f k8s/images/models.Dockerfile -t docker.io/dermserve/models:1 --label dev.dermserve.models="$$models" "$(STORE)"

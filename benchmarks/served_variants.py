@@ -15,7 +15,7 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.export import SHIPPED
 from dermserve.models.folding import fold_batch_norm
 from dermserve.models.graph import freeze_core
-from dermserve.models.training.content import run_content
+from dermserve.models.training.export.content import run_content
 
 VARIABLES, FOLDED, FROZEN = "variables", "folded", "frozen"
 

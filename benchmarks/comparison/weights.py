@@ -11,7 +11,7 @@ import keras
 
 from dermserve.models.architectures import build
 from dermserve.models.export import SHIPPED
-from dermserve.models.training.content import run_content
+from dermserve.models.training.export.content import run_content
 from dermserve.models.version import Content, write_version
 from dermserve.v1 import card_pb2
 

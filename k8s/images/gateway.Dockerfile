@@ -1,9 +1,10 @@
-# Three images: the gateway, the same with what the page needs to answer on a device, which writes the edge's files, and
-# the load test.
+# Four images: the gateway, the same with what the page needs to answer on a device, which writes the edge's files, the
+# load test, and `dermserve model` for stores, which checks signatures.
 # Python and its packages, no TensorFlow, no shell, no package manager. Context: the checkout.
 #   docker build -f k8s/images/gateway.Dockerfile --target gateway -t dermserve/gateway:0.1.0 .
 #   docker build -f k8s/images/gateway.Dockerfile --target edge -t dermserve/edge:0.1.0 .
 #   docker build -f k8s/images/gateway.Dockerfile --target loadtest -t dermserve/loadtest:0.1.0 .
+#   docker build -f k8s/images/gateway.Dockerfile --target store -t dermserve/store:0.1.0 .
 # Both bases have the same Debian Python at the same place, so the environment built on one runs on the other.
 ARG BUILD_BASE=docker.io/library/debian:12-slim
 ARG PYTHON_BASE=gcr.io/distroless/python3-debian12:nonroot
@@ -87,3 +88,28 @@ ENV PATH=/opt/dermserve/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFF
 USER 65532:65532
 EXPOSE 5557
 ENTRYPOINT ["/opt/dermserve/bin/dermserve-loadtest"]
+
+FROM tools AS build-store
+WORKDIR /src
+COPY . .
+RUN --mount=type=cache,target=/root/.cache/pip python3 -m venv --without-pip /opt/dermserve \
+    && /opt/tools/bin/pip --python /opt/dermserve/bin/python install --no-compile --disable-pip-version-check \
+        -c constraints.txt '.[s3,sign]' \
+    && /opt/tools/bin/cyclonedx-py environment /opt/dermserve/bin/python --pyproject pyproject.toml --of JSON \
+        -o /opt/dermserve/sbom.cdx.json \
+    && rm -r /opt/dermserve/lib/python3.11/site-packages/dermserve/models/shipped \
+    && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/dermserve/lib
+
+FROM ${PYTHON_BASE} AS store
+ARG PYTHON_BASE
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="dermserve store" \
+      org.opencontainers.image.description="dermserve model: pulls and checks versions, moves labels; no TensorFlow" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="${PYTHON_BASE}" \
+      org.opencontainers.image.version="${VERSION}"
+COPY --from=build-store /opt/dermserve /opt/dermserve
+ENV PATH=/opt/dermserve/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+USER 10001:10001
+ENTRYPOINT ["/opt/dermserve/bin/dermserve"]
+CMD ["model", "--help"]

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from dermserve.cli import main
 from dermserve.cli.lazy import Entry, Extra, LazyGroup
-from dermserve.cli.root import ENTRIES, GATEWAY, LOCAL, MODELS, TRAIN
+from dermserve.cli.root import ENTRIES, GATEWAY, LOCAL, MODELS, STORE, TRAIN
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -71,7 +71,7 @@ def test_a_missing_extra_says_what_to_install():
     assert "pip install '.[gateway]' in a clone" in done.output
 
 
-@pytest.mark.parametrize("extra", [GATEWAY, MODELS, LOCAL, TRAIN], ids=lambda extra: extra.name)
+@pytest.mark.parametrize("extra", [GATEWAY, STORE, MODELS, LOCAL, TRAIN], ids=lambda extra: extra.name)
 def test_an_extra_is_looked_for_by_what_it_requires(extra):
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     modules = {}

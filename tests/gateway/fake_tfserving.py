@@ -102,6 +102,8 @@ class FakeTfServing:
     """Of each of these."""
     describes: list[tuple[str, int]] = field(default_factory=list)
     describe_requests: list[serving_pb2.PredictRequest] = field(default_factory=list)
+    garbled: set[str] = field(default_factory=set)
+    """Methods ("Predict", "GetModelStatus", "GetModelMetadata") that answer with bytes that are no message."""
     looks: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
     """The model of each GetModelStatus."""
     refused: asyncio.Event = field(default_factory=asyncio.Event)
@@ -136,9 +138,25 @@ class FakeTfServing:
     def _build(self) -> grpc.aio.Server:
         server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)])
         predict = {"Predict": self._predict, "GetModelMetadata": self._metadata}
-        _add(server, "tensorflow.serving.PredictionService", predict)
-        _add(server, "tensorflow.serving.ModelService", {"GetModelStatus": self._status})
+        self._add(server, "tensorflow.serving.PredictionService", predict)
+        self._add(server, "tensorflow.serving.ModelService", {"GetModelStatus": self._status})
         return server
+
+    def _add(self, server: grpc.aio.Server, service: str, methods: dict[str, Callable[..., object]]) -> None:
+        requests = {
+            "Predict": serving_pb2.PredictRequest,
+            "GetModelMetadata": serving_pb2.GetModelMetadataRequest,
+            "GetModelStatus": serving_pb2.GetModelStatusRequest,
+        }
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(
+                method,
+                requests[name].FromString,
+                lambda response, name=name: b"\xff\xff" if name in self.garbled else response.SerializeToString(),
+            )
+            for name, method in methods.items()
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
 
     async def _find(self, spec: serving_pb2.ModelSpec, context: grpc.aio.ServicerContext) -> tuple[int, Version]:
         if spec.version_label and (spec.name, spec.version_label) not in self.labels:
@@ -221,21 +239,6 @@ class FakeTfServing:
         if method in self.faults:
             self.refused.set()
             await context.abort(*self.faults[method])
-
-
-def _add(server: grpc.aio.Server, service: str, methods: dict[str, Callable[..., object]]) -> None:
-    requests = {
-        "Predict": serving_pb2.PredictRequest,
-        "GetModelMetadata": serving_pb2.GetModelMetadataRequest,
-        "GetModelStatus": serving_pb2.GetModelStatusRequest,
-    }
-    handlers = {
-        name: grpc.unary_unary_rpc_method_handler(
-            method, requests[name].FromString, lambda response: response.SerializeToString()
-        )
-        for name, method in methods.items()
-    }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
 
 
 async def _main(port: int, seconds: float, host: str) -> None:

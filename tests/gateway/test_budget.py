@@ -22,18 +22,24 @@ def _margin(margin: float):
 
 
 async def _answered(world, tta, *, within, wanted):
-    """Ask with little time until the answer is as wanted: a busy machine may take the time itself, but not always."""
+    """Ask with little time until the answer is as wanted: with more after no answer, and with less after a whole one.
+
+    How much is little depends on how busy the machine is.
+    """
     seen = []
-    for _ in range(10):
+    for _ in range(20):
         try:
             answer = await world.stub.Classify(ask(tta=tta), timeout=within)
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
                 raise
+            seen.append((within, None))
+            within *= 1.3
             continue
-        seen.append((answer.views_asked, answer.views_used))
-        if wanted(*seen[-1]):
+        seen.append((within, answer.views_asked, answer.views_used))
+        if wanted(answer.views_asked, answer.views_used):
             return answer
+        within *= 0.85 if answer.views_used == 10 else 1.1
     raise AssertionError(seen)
 
 
@@ -56,8 +62,14 @@ async def test_a_request_that_can_not_make_it_is_refused_before_the_model_server
         tfs.on_predict = lambda _: asyncio.sleep(1.0)
         await world.stub.Classify(ask(), timeout=20)
         before = len(tfs.predicts)
-        refused = await world.refusal(ask(), timeout=0.3)
-        assert (refused.code(), reason_of(refused)) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED")
+        for within in (0.3, 0.4, 0.45):  # half of what a call takes is hopeless
+            refused = await world.refusal(ask(), timeout=within)
+            assert refused.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            if (
+                "the request's time ran out" in refused.details()
+            ):  # the gateway's words, and not those of the caller's own timer
+                break
+        assert reason_of(refused) == "DEADLINE_EXCEEDED"
         assert len(tfs.predicts) == before
 
 

@@ -161,6 +161,35 @@ async def test_a_canary_that_fails_is_counted_by_its_label(running, tfs):
         assert await _samples(world, "canary_requests_total") == {f"{PREFIX}canary_requests_total{labels}": 1}
 
 
+@pytest.mark.parametrize(("gives_up", "counted"), [(True, {}), (False, {"failed": 1})])
+async def test_a_caller_who_gives_up_says_nothing_of_the_canary_but_one_who_waited_in_vain_does(
+    running, tfs, gives_up, counted
+):
+    arrived = asyncio.Event()
+
+    async def hang(_: object) -> None:
+        arrived.set()
+        await asyncio.Event().wait()
+
+    tfs.models["resnet50"][2] = Version(make_card())
+    tfs.labels |= {("resnet50", "stable"): 1, ("resnet50", "canary"): 2}
+    async with running(canary_shares={"resnet50": 1.0}, metrics_listen="127.0.0.1:0") as world:
+        tfs.on_predict = hang
+        call = world.stub.Classify(ask(), timeout=20 if gives_up else 2)
+        await asyncio.wait_for(arrived.wait(), 20)
+        if gives_up:
+            call.cancel()
+        await call.code()
+
+        async def ended():
+            return any(value == 1 for value in (await _samples(world, "requests_total")).values())
+
+        await _eventually(ended)
+        labels = {f'{PREFIX}canary_requests_total{{ended="{how}",label="canary",model="resnet50"}}': count
+                  for how, count in counted.items()}  # fmt: skip
+        assert await _samples(world, "canary_requests_total") == labels
+
+
 def test_shares_come_from_one_place(tmp_path):
     with pytest.raises(ValueError, match="exclude each other"):
         load_config({"canary_shares": "resnet50=0.1", "canary_file": str(tmp_path / "canary.toml")})

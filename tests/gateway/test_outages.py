@@ -7,6 +7,7 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
 from dermserve.v1 import classifier_pb2
@@ -52,6 +53,21 @@ async def test_a_restarted_model_server_is_found_again_and_its_cards_are_read_an
                 await asyncio.wait_for(world.until_health(SERVING), 20)
                 answer = await world.stub.Classify(ask(), timeout=20)
                 assert list(answer.reasons) == [classifier_pb2.REASON_UNTRAINED_MODEL]
+
+
+async def test_bytes_that_are_no_message_are_the_model_servers_fault_and_no_fault_of_ours(running, tfs, caplog):
+    async with running() as world:
+        tfs.garbled.add("Predict")
+        refused = await world.refusal(ask())
+        assert (refused.code(), reason_of(refused)) == (grpc.StatusCode.INTERNAL, "INVALID_MODEL_OUTPUT")
+        tfs.garbled = {"GetModelStatus", "GetModelMetadata"}
+        with capture_logs() as log:
+            await asyncio.wait_for(world.until_health(NOT_SERVING), 20)
+        assert not [entry for entry in log if entry["event"] == "catalog_poll_failed"]
+        tfs.garbled.clear()
+        await asyncio.wait_for(world.until_health(SERVING), 20)
+        assert (await world.stub.Classify(ask(), timeout=20)).classes
+    assert not caplog.records  # gRPC's own stack traces
 
 
 async def test_a_model_server_that_never_answers_costs_no_more_than_the_deadline(running, tfs):

@@ -9,6 +9,8 @@ Rule = Callable[[list[Manifest]], Iterator[str]]
 RULES: list[Rule] = []
 GATEWAY_BYTES = 120e6
 """Of the process before the first photo, at most: tests/gateway/test_process.py."""
+LOGS = 50 * 2**20
+"""Of a container, which the kubelet keeps by default: five files of 10 MiB."""
 WORKLOADS = ("Deployment", "StatefulSet", "DaemonSet", "Job")
 
 
@@ -138,9 +140,25 @@ def gets_no_variables_of_services(manifests: list[Manifest]) -> Iterator[str]:
 def says_what_it_needs_and_may_take(manifests: list[Manifest]) -> Iterator[str]:
     for name, container, _ in _each(manifests):
         for kind in ("requests", "limits"):
-            for resource in ("cpu", "memory"):
+            for resource in ("cpu", "memory", "ephemeral-storage"):
                 if not container.get("resources", {}).get(kind, {}).get(resource):
                     yield f"{name}: {kind}.{resource}"
+
+
+@rule
+def may_fill_its_volumes(manifests: list[Manifest]) -> Iterator[str]:
+    """The kubelet evicts a pod that takes more disk for its emptyDirs and logs than its containers may."""
+    for workload in _workloads(manifests):
+        spec = pod(workload)
+        disks = [v["emptyDir"] for v in spec.get("volumes", []) if "emptyDir" in v and "medium" not in v["emptyDir"]]
+        limits = [c.get("resources", {}).get("limits", {}).get("ephemeral-storage", "0Mi") for c in spec["containers"]]
+        if sum(_bytes(disk.get("sizeLimit", "0Mi")) for disk in disks) + LOGS > sum(map(_bytes, limits)):
+            yield workload["metadata"]["name"]
+
+
+@rule
+def pulls_an_image_once(manifests: list[Manifest]) -> Iterator[str]:
+    yield from (name for name, container, _ in _each(manifests) if container.get("imagePullPolicy") != "IfNotPresent")
 
 
 @rule

@@ -23,6 +23,7 @@ IMAGES = {
     "gateway": "docker.io/dermserve/gateway:0.1.0",
     "edge": "docker.io/dermserve/edge:0.1.0",
     "local": "docker.io/dermserve/local:0.1.0",
+    "store": "docker.io/dermserve/store:0.1.0",
     "models": "docker.io/dermserve/models:1",
 }
 PYTHON = "/opt/dermserve/bin/python"
@@ -138,7 +139,7 @@ def test_an_image_says_what_it_is_and_is_not_roots(engine: Engine, image: str) -
 
 
 @pytest.mark.usefixtures("packed")
-@pytest.mark.parametrize("image", ["gateway", "edge", "local"])
+@pytest.mark.parametrize("image", ["gateway", "edge", "local", "store"])
 def test_the_bill_of_materials_names_every_package(engine: Engine, image: str, tmp_path: pathlib.Path) -> None:
     sbom = json.loads(engine.read(IMAGES[image], "/opt/dermserve/sbom.cdx.json", tmp_path / "sbom.json"))
     printed = engine.run("--network=none", f"--entrypoint={PYTHON}", IMAGES[image], "-c", PACKAGES)
@@ -169,6 +170,20 @@ def test_the_init_container_copies_every_version_whole(packed: pathlib.Path, mod
         manifest = parse_manifest((models / file).read_bytes(), where=str(file))
         assert changes((models / file).parents[1], manifest) == []
     assert not list(models.glob(".*")) + list(models.glob("audit.jsonl"))
+
+
+def test_the_init_container_stops_a_pod_whose_versions_are_not_signed(
+    engine: Engine, models: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    volumes = {"models": models, "signing-key": tmp_path / "keys"}
+    volumes["signing-key"].mkdir()
+    private, public = tmp_path / "release.key", volumes["signing-key"] / "release.pub"
+    subprocess.run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", private], check=True)
+    subprocess.run(["openssl", "ec", "-in", private, "-pubout", "-out", public], check=True)
+    public.chmod(0o644)
+    options = Container(render("production+signed"), "modelserver", "verify").options(engine, tmp_path, volumes)
+    with pytest.raises(AssertionError, match="is not signed"):
+        engine.run("--network=none", *options)
 
 
 @pytest.mark.parametrize("server", ["gateway", "modelserver"])

@@ -20,7 +20,7 @@ def test_monitoring_puts_the_clusters_label_and_address_where_they_belong() -> N
     assert not [m for m in of_kind(manifests, "ConfigMap") if m["metadata"]["name"] == "monitoring-place"]
 
 
-@pytest.mark.parametrize("components", [["edge"], ["cert-manager", "edge", "image-volume"]])
+@pytest.mark.parametrize("components", [["edge"], ["cert-manager", "edge", "image-volume", "signed"]])
 @pytest.mark.parametrize("overlay", ["local", "production", "gpu"])
 def test_the_registry_is_set_in_one_place_for_every_image(
     components: list[str], overlay: str, tmp_path: pathlib.Path

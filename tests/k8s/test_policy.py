@@ -6,12 +6,27 @@ from collections.abc import Callable
 import pytest
 
 from tests.k8s.policy import RULES, broken
-from tests.k8s.rendering import TARGETS, Manifest, containers, named, of_kind, pod, render
+from tests.k8s.rendering import LOAD_TEST, TARGETS, Manifest, containers, named, of_kind, pod, render
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_container_keeps_every_rule(target: str) -> None:
     assert broken(render(target)) == {}
+
+
+def test_the_load_tests_jobs_keep_the_rules_of_every_pod() -> None:
+    manifests = render(LOAD_TEST)
+    every = [check for check in RULES if check.__name__ in EVERY_POD]
+    assert len(every) == len(EVERY_POD)
+    assert [problem for check in every for problem in check(manifests)] == []
+
+
+EVERY_POD = {
+    "runs_as_a_numeric_user_that_is_not_root", "cannot_gain_privileges", "drops_all_capabilities",
+    "has_the_default_seccomp_profile", "has_a_read_only_root", "writes_only_to_bounded_volumes",
+    "shares_nothing_with_its_host", "says_what_it_needs_and_may_take", "may_fill_its_volumes", "pulls_an_image_once",
+    "names_a_version_of_its_image", "names_the_registry_of_its_image",
+}  # fmt: skip
 
 
 def _first(manifests: list[Manifest]) -> Manifest:
@@ -54,6 +69,10 @@ BREAKS: dict[str, Callable[[list[Manifest]], object]] = {
     "has_no_token_of_the_cluster": lambda all_: _gateway(all_).pop("automountServiceAccountToken"),
     "gets_no_variables_of_services": lambda all_: _gateway(all_).pop("enableServiceLinks"),
     "says_what_it_needs_and_may_take": lambda all_: _first(all_)["resources"]["limits"].pop("memory"),
+    "may_fill_its_volumes": lambda all_: [
+        v["emptyDir"].update(sizeLimit="1Gi") for v in _gateway(all_)["volumes"] if "emptyDir" in v
+    ],
+    "pulls_an_image_once": lambda all_: _first(all_).pop("imagePullPolicy"),
     "names_a_version_of_its_image": lambda all_: _set(_first(all_), image="registry.example:5000/dermserve/models"),
     "names_the_registry_of_its_image": lambda all_: _set(_first(all_), image="dermserve/models:1"),
     "has_all_three_probes": lambda all_: _server(all_).pop("startupProbe"),

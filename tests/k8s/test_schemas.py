@@ -40,7 +40,7 @@ def _closed(schema: Manifest) -> Manifest:
     return schema
 
 
-def _check(manifest: Manifest, minor: str) -> None:
+def check(manifest: Manifest, minor: str) -> None:
     custom = _schemas().get((manifest["apiVersion"], manifest["kind"]))
     if custom is None:
         kubernetes_validate.validate(manifest, minor, strict=True)
@@ -59,21 +59,21 @@ def test_manifests_are_valid_strictly(target: str, minor: str) -> None:
 @functools.cache
 def _check_once(manifest: str, minor: str) -> None:
     """Check what several targets share only once: each check reads all of Kubernetes' definitions."""
-    _check(json.loads(manifest), minor)
+    check(json.loads(manifest), minor)
 
 
 def test_a_misspelt_field_is_not_valid() -> None:
     deployment = named(render("production"), "Deployment", "gateway")
     deployment["spec"]["template"]["spec"]["terminationGracePeriod"] = 5
     with pytest.raises(kubernetes_validate.ValidationError):
-        _check(deployment, MINORS[0])
+        check(deployment, MINORS[0])
 
 
 def test_a_misspelt_field_of_an_operators_kind_is_not_valid() -> None:
     monitor = named(render("production+monitoring"), "ServiceMonitor", "gateway")
     monitor["spec"]["endpoints"][0]["ports"] = "metrics"
     with pytest.raises(jsonschema.ValidationError):
-        _check(monitor, MINORS[0])
+        check(monitor, MINORS[0])
 
 
 def test_yaml_is_tidy() -> None:

@@ -3,7 +3,6 @@
 import functools
 import os
 import pathlib
-import shutil
 import subprocess
 from collections.abc import Callable
 from typing import Any
@@ -11,27 +10,18 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.k8s.go import CACHE, go
 from tests.k8s.rendering import K8S, LOAD_TEST, TARGETS, Manifest, named, of_kind, render, rendered_text
 
 
 @functools.cache
 def _program() -> pathlib.Path:
-    """Build it, with Go's cache; skip aloud without Go, or where its modules can't be had."""
-    go = shutil.which("go")
-    if go is None:
-        pytest.skip("NOT CHECKED by the API groups' validation: there is no Go")
-    folder = K8S / "validate"
-    fetched = subprocess.run([go, "mod", "download"], cwd=folder, capture_output=True, text=True, check=False)
-    if fetched.returncode:
-        pytest.skip(f"NOT CHECKED by the API groups' validation: no Go modules: {fetched.stderr[-300:]}")
-    out = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "dermserve" / "validate"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f"validate-{os.getpid()}")
-    subprocess.run([go, "build", "-o", partial, "."], cwd=folder, check=True)
-    return partial.rename(out)
+    partial = CACHE / f"validate-{os.getpid()}"
+    go("build", "-o", partial, ".", what="the API groups' validation", folder=K8S / "validate")
+    return partial.rename(CACHE / "validate")
 
 
-def _errors(tmp_path: pathlib.Path, text: str) -> str:
+def errors(tmp_path: pathlib.Path, text: str) -> str:
     file = tmp_path / "manifests.yaml"
     file.write_text(text)
     done = subprocess.run([_program(), file], capture_output=True, text=True, check=False, timeout=60)
@@ -41,7 +31,7 @@ def _errors(tmp_path: pathlib.Path, text: str) -> str:
 
 def test_every_target_is_accepted(tmp_path: pathlib.Path) -> None:
     texts = (rendered_text(target) for target in [*TARGETS, LOAD_TEST])
-    assert _errors(tmp_path, "\n---\n".join(texts)) == ""
+    assert errors(tmp_path, "\n---\n".join(texts)) == ""
 
 
 def _gateway(manifests: list[Manifest]) -> Any:
@@ -99,4 +89,4 @@ def test_what_an_api_server_would_refuse_is_refused(tmp_path: pathlib.Path, dama
     spoil, words = DAMAGES[damage]
     manifests = render("production")
     spoil(manifests)
-    assert words in _errors(tmp_path, yaml.safe_dump_all(manifests))
+    assert words in errors(tmp_path, yaml.safe_dump_all(manifests))

@@ -19,6 +19,19 @@ CREDENTIALS = {
 }
 
 
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """Two pairs, NAME.key and NAME.pub."""
+    folder = tmp_path_factory.mktemp("keys")
+    for name in ("ours", "theirs"):
+        made = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", f"{folder}/{name}.key"]
+        subprocess.run(made, check=True, capture_output=True)
+        public = ["openssl", "ec", "-in", f"{folder}/{name}.key", "-pubout", "-out", f"{folder}/{name}.pub"]
+        subprocess.run(public, check=True, capture_output=True)
+    (folder / "junk.pub").write_text("junk")
+    return folder
+
+
 @pytest.fixture
 def fresh_store(small_store: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
     """A store of one's own, with version 1 of the smaller model, whose files may be changed."""

@@ -15,9 +15,19 @@ from dermserve.models.lifecycle.stores import open_store
 from tests.lifecycle.versions_at_hand import MODEL
 
 
-def test_a_run_becomes_a_version_in_object_storage_with_all_that_belongs_to_it(bucket: str) -> None:
-    done = CliRunner().invoke(main, ["model", "publish", str(SHIPPED / MODEL), "--store", bucket, "--json"])
+def test_a_run_becomes_a_signed_version_in_object_storage_with_all_that_belongs_to_it(
+    bucket: str, keys: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    publish = ["publish", str(SHIPPED / MODEL), f"--store={bucket}", f"--sign={keys / 'ours.key'}", "--json"]
+    done = CliRunner().invoke(main, ["model", *publish])
     assert done.exit_code == 0, done.output
+    for name, code in (("ours", 0), ("theirs", 1)):
+        key = f"--public-key={keys / f'{name}.pub'}"
+        for command in (["verify", "--offline", f"--store={bucket}"], ["pull", f"--store={bucket}", "--to"]):
+            to = [str(tmp_path / name)] if "--to" in command else []
+            assert CliRunner().invoke(main, ["model", *command, *to, key]).exit_code == code
+    assert open_store(tmp_path / "ours").versions(MODEL) == [1]
+    assert open_store(tmp_path / "theirs").versions(MODEL) == []
     said = json.loads(done.stdout)
     store = open_store(bucket)
     manifest = parse_manifest(store.read(MODEL, 1, MANIFEST), where="here")

@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 import subprocess
+import sys
 
 import pytest
 from click.testing import CliRunner, Result
@@ -16,23 +17,11 @@ from dermserve.models.lifecycle.manifest import MANIFEST, SIGNATURE, write_manif
 from dermserve.models.lifecycle.moves import promote
 from dermserve.models.lifecycle.signature import check_signature, sign_version
 from dermserve.models.lifecycle.stores import open_store
+from tests.k8s.rendering import containers, named, render
 from tests.lifecycle.fake_servers import FakeServer, FakeServers
 from tests.lifecycle.versions_at_hand import make_version
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its keys with openssl")
-
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Two pairs, NAME.key and NAME.pub."""
-    folder = tmp_path_factory.mktemp("keys")
-    for name in ("ours", "theirs"):
-        made = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", f"{folder}/{name}.key"]
-        subprocess.run(made, check=True, capture_output=True)
-        public = ["openssl", "ec", "-in", f"{folder}/{name}.key", "-pubout", "-out", f"{folder}/{name}.pub"]
-        subprocess.run(public, check=True, capture_output=True)
-    (folder / "junk.pub").write_text("junk")
-    return folder
 
 
 @pytest.fixture
@@ -60,6 +49,11 @@ def _damage(folder: pathlib.Path, how: str, keys: pathlib.Path) -> None:
         (folder / SIGNATURE).unlink()
     elif how == "signed anew":
         sign_version(folder, keys / "theirs.key")
+    elif how == "a file outside":
+        shutil.move(folder / "saved_model.pb", folder.parents[1] / "outside")
+        (folder / "saved_model.pb").symlink_to(folder.parents[1] / "outside")
+    elif how == "a folder outside":
+        (folder / "variables").symlink_to(folder / "assets.extra")
     elif how == "no signature at all":
         (folder / SIGNATURE).write_text("{}")
     elif how == "changed with its manifest":  # whom the manifest alone would not stop
@@ -68,7 +62,7 @@ def _damage(folder: pathlib.Path, how: str, keys: pathlib.Path) -> None:
 
 
 DAMAGES = ["saved_model.pb", "assets.extra/other", MANIFEST, SIGNATURE, "added", "removed", "unsigned", "signed anew",
-           "no signature at all", "changed with its manifest"]  # fmt: skip
+           "no signature at all", "changed with its manifest", "a file outside", "a folder outside"]  # fmt: skip
 
 
 @pytest.mark.parametrize("how", DAMAGES)
@@ -99,10 +93,11 @@ def _run(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["model", *arguments])
 
 
-@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("how", [how for how in DAMAGES if how != "a file outside"])
 def test_pull_refuses_what_is_not_signed_as_it_is_and_mends_what_was_changed_here(
     store: pathlib.Path, keys: pathlib.Path, tmp_path: pathlib.Path, how: str
 ) -> None:
+    # Not "a file outside": that is copied as the file it leads to.
     local = tmp_path / "local"
     pull = ["pull", f"--store={store}", f"--to={local}", f"--public-key={keys / 'ours.pub'}"]
     assert _run(*pull).exit_code == 0
@@ -116,6 +111,62 @@ def test_pull_refuses_what_is_not_signed_as_it_is_and_mends_what_was_changed_her
     assert refused.exit_code == 1
     assert f"{store}/m/1" in refused.output
     assert open_store(local).versions("m") == []
+
+
+@pytest.fixture(scope="module")
+def init_container() -> list[str]:
+    """What components/signed has the init container run, in the namespaces of nobody's file system."""
+    (verify,) = (c for c in containers(named(render("production+signed"), "Deployment", "modelserver"))
+                 if c["name"] == "verify")  # fmt: skip
+    arguments: list[str] = verify["args"]
+    return arguments
+
+
+def _here(arguments: list[str], store: pathlib.Path, key: pathlib.Path) -> list[str]:
+    assert {"--store=/models", "--public-key=/keys/release.pub"} <= set(arguments)
+    return [one.replace("/models", str(store)).replace("/keys/release.pub", str(key)) for one in arguments]
+
+
+NO_TENSORFLOW = "import sys; sys.modules.update(tensorflow=None, PIL=None); from dermserve.cli import main; main()"
+"""The image that runs it has neither."""
+
+
+def test_the_init_container_passes_a_signed_store_and_stops_the_pod_at_one_that_was_changed(
+    store: pathlib.Path, keys: pathlib.Path, init_container: list[str]
+) -> None:
+    command = [sys.executable, "-c", NO_TENSORFLOW, *_here(init_container, store, keys / "ours.pub")]
+    passed = subprocess.run(command, capture_output=True, text=True, check=False, env={"HOME": "/nonexistent"})
+    assert (passed.returncode, passed.stdout.count(": ok")) == (0, 2), passed
+    _flip(store / "m" / "1" / "saved_model.pb")
+    stopped = subprocess.run(command, capture_output=True, text=True, check=False, env={"HOME": "/nonexistent"})
+    assert (stopped.returncode, "saved_model.pb was changed" in stopped.stdout) == (1, True), stopped
+
+
+@pytest.mark.parametrize("how", [*DAMAGES, "no version", "another version", "another text graph", "another model"])
+def test_the_init_container_refuses_what_is_not_signed_as_it_is(
+    store: pathlib.Path, keys: pathlib.Path, init_container: list[str], how: str
+) -> None:
+    command = _here(init_container, store, keys / "ours.pub")[1:]
+    assert _run(*command).exit_code == 0
+    if how == "no version":
+        shutil.rmtree(store / "m")
+    elif how == "another version":
+        make_version(store / "m" / "007")
+    elif how == "another text graph":  # TensorFlow Serving would load it as the newest
+        (store / "m" / "2").mkdir()
+        (store / "m" / "2" / "saved_model.pbtxt").touch()
+    elif how == "another model":
+        make_version(store / "x" / "1", model="x")
+    else:
+        _damage(store / "m" / "1", how, keys)
+    assert _run(*command).exit_code == 1
+
+
+def test_a_model_must_be_named_where_servers_are_asked(store: pathlib.Path) -> None:
+    done = _run("verify", f"--store={store}")
+    assert (done.exit_code, "--offline" in done.output) == (2, True)
+    assert _run("verify", "--offline", f"--store={store}", "m", "2").exit_code == 1
+    assert _run("verify", "--offline", f"--store={store}", "m", "1").exit_code == 0
 
 
 def test_verify_names_the_signature(store: pathlib.Path, keys: pathlib.Path) -> None:

@@ -11,7 +11,7 @@ from dermserve.models.architectures import build
 from dermserve.models.associated_files import read_file
 from dermserve.models.export import SHIPPED, export
 from dermserve.models.store import versions
-from dermserve.models.training.content import run_content
+from dermserve.models.training.export.content import run_content
 from dermserve.models.verify import VerificationError, open_version, verify
 from dermserve.models.version import write_version
 from dermserve.v1 import card_pb2

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from dermserve.models.graph import _distance
 from dermserve.models.rounding import MAX_GAIN, ROUNDING, comparable
-from dermserve.models.training import ood
+from dermserve.models.training.evaluate import ood
 
 RNG = np.random.default_rng(0)
 
@@ -99,7 +99,7 @@ import sys, pathlib
 import numpy as np
 import keras
 from dermserve.models import architectures, graph, rounding, verify
-from dermserve.models.training import ood
+from dermserve.models.training.evaluate import ood
 from dermserve.models.version import Content, write_version
 from dermserve.v1 import card_pb2
 

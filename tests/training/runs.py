@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from dermserve.models.training import run
-from dermserve.models.training.experiment import Experiment, parse_experiment
-from dermserve.models.training.loop import Epoch
-from dermserve.models.training.run import prepare, run_training
+from dermserve.models.training.train import run
+from dermserve.models.training.train.experiment import Experiment, parse_experiment
+from dermserve.models.training.train.loop import Epoch
+from dermserve.models.training.train.run import prepare, run_training
 from tests.training.conftest import draw
 
 EXPERIMENT = """

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from dermserve.models.training import backbones, cli
+from dermserve.models.papers import backbones, cli
 from dermserve.models.training.errors import RunError
-from dermserve.models.training.experiment import parse_experiment
-from dermserve.models.training.run import prepare
+from dermserve.models.training.train.experiment import parse_experiment
+from dermserve.models.training.train.run import prepare
 
 from .conftest import draw
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from dermserve.models.training import calibration as fit
+from dermserve.models.training.evaluate import calibration as fit
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, 4000)

@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from dermserve.models.training import cli
+from dermserve.models.training.data.layouts import Sample, count_classes, read_samples
 from dermserve.models.training.errors import DataError
-from dermserve.models.training.layouts import Sample, count_classes, read_samples
 from tests.training.conftest import CLASSES, draw
 
 CASES = pathlib.Path(__file__).parent / "cases"

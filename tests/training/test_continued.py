@@ -8,13 +8,14 @@ import pytest
 from click.testing import CliRunner
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training import cli, loop
+from dermserve.models.training import cli
+from dermserve.models.training.data.splits import Part
 from dermserve.models.training.errors import DataError
-from dermserve.models.training.finished import FinishedRun
-from dermserve.models.training.loop import Labelled
-from dermserve.models.training.network import training_copy
-from dermserve.models.training.run import finished_data, initial_network, read_also, with_also
-from dermserve.models.training.splits import Part
+from dermserve.models.training.train import loop
+from dermserve.models.training.train.finished import FinishedRun
+from dermserve.models.training.train.loop import Labelled
+from dermserve.models.training.train.network import training_copy
+from dermserve.models.training.train.run import finished_data, initial_network, read_also, with_also
 from tests.training.conftest import draw
 from tests.training.runs import EXPERIMENT, draw_photos, instead_of_training, start, tiny
 
@@ -34,7 +35,7 @@ def begun(photos: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Fin
         instead_of_training(patch)
         start(tiny(), photos, out)
     run = FinishedRun(out)
-    run.update(data="photos of a clinic", license="CC BY-NC 4.0")
+    run.update(data="photos of a clinic", license="CC BY-NC 4.0", tested=[{"reason": "the first"}])
     return run
 
 
@@ -47,7 +48,7 @@ def _train(begun: FinishedRun, photos: pathlib.Path, tmp_path: pathlib.Path, *ex
     return result.exit_code, result.output
 
 
-def test_a_continued_run_has_the_weights_the_split_and_the_licence_of_the_one_it_goes_on_from(
+def test_a_continued_run_has_the_weights_the_split_the_licence_and_the_looks_at_test_photos_of_the_one_before(
     begun: FinishedRun, photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instead_of_training(monkeypatch)
@@ -57,6 +58,7 @@ def test_a_continued_run_has_the_weights_the_split_and_the_licence_of_the_one_it
     assert run.split == begun.split
     assert (run.summary["data"], run.summary["license"]) == ("photos of a clinic", "CC BY-NC 4.0")
     assert begun.folder.name in run.summary["initialization"]
+    assert run.summary["tested"] == [{"reason": "the first"}]
     head, logits = (run.network().get_layer("logits"), begun.network().get_layer("logits"))
     np.testing.assert_array_equal(np.asarray(head.kernel), np.asarray(logits.kernel))
 
@@ -116,3 +118,12 @@ def test_a_photo_says_nothing_of_classes_that_its_data_set_lacks() -> None:
     assert float(loss) < 10
     stage._step(images[1:], labels[1:], possible[1:], np.int32([0, 1]))
     assert np.asarray(network.get_layer("logits").bias)[2] != before[2]
+
+
+def test_photos_of_a_complete_set_are_of_no_class_that_their_folder_lacks() -> None:
+    network = training_copy(initial_network(tiny(), None), folded=False, precision="float32")
+    images, possible = np.zeros((3, 64, 64, 3), np.uint8), np.float32([[1, 1, 1], [1, 1, 0], [1, 1, 0]])
+    photos = Labelled(images, np.arange(3), np.asarray([2, 1, 0]), possible)
+    for extra, expected in (("", 0), ("also_complete = true\n", 1)):
+        stage = loop._StageRun(network, tiny(extra), 0, photos, photos, lambda *_: None)
+        assert (stage._possible[1:, 2] == expected).all()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dermserve.models.training.errors import ExperimentError
-from dermserve.models.training.experiment import experiment_names, load_experiment, parse_experiment
+from dermserve.models.training.train.experiment import experiment_names, load_experiment, parse_experiment
 
 MINIMAL = 'model = "resnet50"\n[[stages]]\nname = "head"\nepochs = 1\n'
 

@@ -14,16 +14,17 @@ from dermserve.models import associated_files
 from dermserve.models.architectures import build
 from dermserve.models.export import SHIPPED
 from dermserve.models.lifecycle.recording import pictures
-from dermserve.models.training import lite, ood, scenarios
-from dermserve.models.training.calibration import softmax
-from dermserve.models.training.distance import load_distance, save_distance
-from dermserve.models.training.experiment import parse_experiment
-from dermserve.models.training.finished import FinishedRun
-from dermserve.models.training.layouts import Sample
-from dermserve.models.training.metrics import balanced, bootstrap, measure
-from dermserve.models.training.run import Data
-from dermserve.models.training.splits import Part
-from dermserve.models.training.strangers import draw_strangers
+from dermserve.models.papers import scenarios
+from dermserve.models.training.data.layouts import Sample
+from dermserve.models.training.data.splits import Part
+from dermserve.models.training.evaluate import ood
+from dermserve.models.training.evaluate.calibration import softmax
+from dermserve.models.training.evaluate.metrics import balanced, bootstrap, measure
+from dermserve.models.training.evaluate.no_skin import draw_no_skin
+from dermserve.models.training.export import lite
+from dermserve.models.training.train.experiment import parse_experiment
+from dermserve.models.training.train.finished import FinishedRun, load_distance, save_distance
+from dermserve.models.training.train.run import Data
 
 RNG = np.random.default_rng(0)
 CODES = ("a", "b", "c")
@@ -114,7 +115,7 @@ def test_a_distance_comes_back_from_its_file(tmp_path: pathlib.Path) -> None:
 
 
 def test_pictures_without_skin_differ_and_follow_from_the_seed() -> None:
-    drawn, again, other = draw_strangers(64, each=3), draw_strangers(64, each=3), draw_strangers(64, each=3, seed=1)
+    drawn, again, other = draw_no_skin(64, each=3), draw_no_skin(64, each=3), draw_no_skin(64, each=3, seed=1)
     assert len(drawn) > 5
     for kind, images in drawn.items():
         assert images.shape == (3, 64, 64, 3)
@@ -138,7 +139,7 @@ def test_a_tflite_model_answers_as_the_network_and_knows_its_labels(kind: lite.K
     np.testing.assert_allclose(probabilities, softmax(logits / 0.5), atol=0.01 if kind == "float16" else 0.1)
     scores = np.concatenate([one.ood_scores for one in found])
     np.testing.assert_allclose(scores, -np.log(np.exp(logits).sum(axis=1)), atol=0.01 if kind == "float16" else 0.1)
-    assert len(model) < {"float16": 2.5e6, "dynamic": 1.7e6, "int8": 1.9e6}[kind]
+    assert len(model) < {"float16": 2.5e6, "int8": 1.9e6}[kind]
 
 
 @pytest.mark.parametrize("scope", [False, True])
@@ -203,7 +204,7 @@ def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: pathlib.Path) -> N
 
     def run(wanted: tuple[tuple[float, float, int], ...]) -> list[scenarios.Cell]:
         features = scenarios.Features(values, labels)
-        return scenarios.run_reduced(experiment, data, features, table, report=reported.append, grid=wanted)
+        return scenarios.run_grid(experiment, data, features, table, report=reported.append, grid=wanted)
 
     run(grid[:1])
     cells = run(grid)
@@ -212,7 +213,7 @@ def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: pathlib.Path) -> N
     assert all(cell.accuracy > 0.9 for cell in cells)
     with table.open() as file:
         assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [cell.accuracy for cell in cells]
-    best = scenarios.measure_reduced(experiment, data, scenarios.Features(values, labels), cells)
+    best = scenarios.measure_best(experiment, data, scenarios.Features(values, labels), cells)
     assert best.cell.accuracy == max(cell.accuracy for cell in cells)
     assert best.accuracy > 0.9
 
@@ -237,7 +238,7 @@ def test_the_grid_chooses_by_validation_photos_and_measures_test_photos_once(
     monkeypatch.setattr(scenarios, "_judge_head", judge)
     monkeypatch.setattr(scenarios, "_train_cell", lambda *_: None)
     features = scenarios.Features(np.zeros((280, 4), np.float32), labels)
-    cells = scenarios.run_reduced(experiment, data, features, tmp_path / "table.csv", report=lambda _: None)
-    best = scenarios.measure_reduced(experiment, data, features, cells)
+    cells = scenarios.run_grid(experiment, data, features, tmp_path / "table.csv", report=lambda _: None)
+    best = scenarios.measure_best(experiment, data, features, cells)
     assert looked == [Part.VALIDATION] * 18 + [Part.TEST]
     assert (best.cell.training_share, best.accuracy) == (0.8, 0.1)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from dermserve.models.architectures import build
-from dermserve.models.training import run as runs
-from dermserve.models.training.experiment import Experiment, parse_experiment
-from dermserve.models.training.finished import FinishedRun
-from dermserve.models.training.frozen import compute_frozen, split_frozen
-from dermserve.models.training.loop import Labelled
-from dermserve.models.training.network import training_copy
-from dermserve.models.training.run import prepare, run_training
+from dermserve.models.training.train import run as runs
+from dermserve.models.training.train.experiment import Experiment, parse_experiment
+from dermserve.models.training.train.finished import FinishedRun
+from dermserve.models.training.train.frozen import compute_frozen, split_frozen
+from dermserve.models.training.train.loop import Labelled
+from dermserve.models.training.train.network import training_copy
+from dermserve.models.training.train.run import prepare, run_training
 
 from .conftest import MakeFolders
 
@@ -59,7 +59,7 @@ def test_nothing_is_frozen_where_the_photos_vary_or_every_layer_learns(trainable
     assert split_frozen(copy, experiment("mobilenet_v3_small", trainable, extra)) is None
 
 
-def test_frozen_layers_go_on_where_they_were_stopped(tmp_path: pathlib.Path) -> None:
+def test_frozen_layers_are_run_whole_and_once(tmp_path: pathlib.Path) -> None:
     calls: list[int] = []
 
     def answer(images: np.ndarray) -> np.ndarray:
@@ -79,7 +79,10 @@ def test_frozen_layers_go_on_where_they_were_stopped(tmp_path: pathlib.Path) -> 
         compute_frozen(lower, photos, tmp_path, side=8, progress=stop)
     calls.clear()
     found = compute_frozen(lower, photos, tmp_path, side=8, progress=calls.append)
+    assert calls == [64, 64, 12]  # of what was stopped nothing is left
+    compute_frozen(lower, photos, tmp_path, side=8, progress=calls.append)
     assert calls == [64, 64, 12]
+    assert len(list(tmp_path.iterdir())) == 1
     np.testing.assert_allclose(found[:140], images[:140].mean(axis=(1, 2)), rtol=1e-3)
     assert not found[140:].any()
 
@@ -110,7 +113,7 @@ def test_training_on_frozen_outputs_learns_what_training_on_photos_does(
         return weights
 
     found = train(tmp_path / "frozen")
-    assert not (tmp_path / "frozen" / "frozen.npy").exists()
+    assert not list((tmp_path / "frozen").glob("frozen-*"))
     monkeypatch.setattr(runs, "split_frozen", lambda *_: None)
     for mine, other in zip(found, train(tmp_path / "whole"), strict=True):
         np.testing.assert_allclose(mine, other, atol=5e-3)

@@ -13,21 +13,26 @@ import pytest
 from click.testing import CliRunner
 
 from dermserve.models.architectures import build
-from dermserve.models.training import cache, checkpoint, cli, outputs, scenarios
-from dermserve.models.training import run as runs
+from dermserve.models.export import SHIPPED
+from dermserve.models.papers import scenarios
+from dermserve.models.training import cli
+from dermserve.models.training.data import cache
+from dermserve.models.training.data.layouts import Sample
+from dermserve.models.training.data.provenance import read_provenance
+from dermserve.models.training.data.splits import Part, read_split
 from dermserve.models.training.errors import DataError, DivergedError, RunError
-from dermserve.models.training.finished import FinishedRun
-from dermserve.models.training.frozen import compute_frozen
-from dermserve.models.training.layouts import Sample
-from dermserve.models.training.loop import Labelled
-from dermserve.models.training.predict import Outputs
-from dermserve.models.training.provenance import read_provenance
-from dermserve.models.training.run import Data, finished_data, prepare
-from dermserve.models.training.splits import Part, read_split
+from dermserve.models.training.evaluate import predictions
+from dermserve.models.training.evaluate.predictions import Outputs, Predictor
+from dermserve.models.training.train import checkpoint
+from dermserve.models.training.train import run as runs
+from dermserve.models.training.train.finished import FinishedRun
+from dermserve.models.training.train.frozen import compute_frozen
+from dermserve.models.training.train.loop import Labelled
+from dermserve.models.training.train.run import Data, finished_data, prepare
 from tests.training.conftest import draw
 from tests.training.runs import EXPERIMENT, StoppedError, draw_photos, instead_of_training, start, tiny
 
-SHIPPED_DISTANCE = pathlib.Path(runs.__file__).parents[1] / "shipped" / "mobilenet_v3_small" / "distance.npz"
+SHIPPED_DISTANCE = SHIPPED / "mobilenet_v3_small" / "distance.npz"
 
 PLAIN = EXPERIMENT.replace("fold_batch_norm = true\n", "")
 STATE = checkpoint.State(stage=0, epoch=1, history=[], variables=[np.zeros(2)], best=None, best_score=1.0, best_epoch=1)
@@ -173,7 +178,7 @@ def test_what_may_be_chosen_by_holds_no_test_photos(photos: pathlib.Path) -> Non
 def test_packing_and_converting_see_no_test_photos(
     command: click.Command, photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dermserve.models.training import lite, pack
+    from dermserve.models.training.export import lite, pack
 
     instead_of_training(monkeypatch)
     start(tiny(text=PLAIN), photos, tmp_path / "out")
@@ -224,7 +229,7 @@ def test_the_grids_cells_are_of_its_own_data(tmp_path: pathlib.Path) -> None:
 
     def run(values: np.ndarray, samples: list[Sample], extra: str = "") -> None:
         data, features = Data(samples, np.zeros((6, 1, 1, 3), np.uint8), {}), scenarios.Features(values, labels)
-        scenarios.run_reduced(tiny(extra), data, features, table, report=lambda _: None, grid=())
+        scenarios.run_grid(tiny(extra), data, features, table, report=lambda _: None, grid=())
 
     values = np.zeros((6, 4), np.float32)
     run(values, samples)
@@ -287,7 +292,7 @@ def test_a_dataset_file_that_says_something_else_is_refused(tmp_path: pathlib.Pa
 def test_the_card_names_the_data_as_stated_and_never_another(
     photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, stated: bool
 ) -> None:
-    from dermserve.models.training.content import run_content
+    from dermserve.models.training.export.content import run_content
 
     instead_of_training(monkeypatch)
     (tmp_path / "tiny.toml").write_text(PLAIN)
@@ -333,26 +338,26 @@ def test_predictions_by_other_view_code_are_not_taken(tmp_path: pathlib.Path, mo
         asked.append(len(photos))
         return Outputs(np.zeros((len(photos), 1, 3), np.float32), np.zeros((len(photos), 2), np.float32))
 
-    monkeypatch.setattr(outputs, "run_views", look)
-    monkeypatch.setattr(outputs, "frozen_function", lambda *_, **__: None)
+    monkeypatch.setattr(predictions, "run_views", look)
+    monkeypatch.setattr(predictions, "frozen_function", lambda *_, **__: None)
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
     photos = Labelled(np.arange(3 * 12, dtype=np.uint8).reshape(3, 2, 2, 3), np.arange(3), np.zeros(3, np.int64))
-    how = {"folder": tmp_path, "views": ("identity",), "precision": "float32", "progress": lambda _: None}
+    judge = Predictor(network=network, cache=tmp_path, precision="float32", progress=lambda *_: None)
     for version in ("one", "one", "two"):
-        monkeypatch.setattr(outputs, "imaging_version", lambda version=version: version)
-        outputs.remembered(network, photos, **how)
+        monkeypatch.setattr(predictions, "imaging_version", lambda version=version: version)
+        judge.features(photos, "photos")
     assert asked == [3, 3]
 
 
 def test_only_what_measures_at_the_end_asks_for_test_photos() -> None:
     """Splitting, evaluation and the papers' tables; nothing that chooses weights, thresholds or a conversion."""
-    folder = pathlib.Path(runs.__file__).parent
-    asking = {file.name for file in folder.glob("*.py") if "Part.TEST" in file.read_text()}
-    assert asking == {"backbones.py", "evaluate.py", "finished.py", "run.py", "scenarios.py", "splits.py"}
+    folder = SHIPPED.parent
+    asking = {file.name for file in folder.rglob("*.py") if "Part.TEST" in file.read_text()}
+    assert asking == {"backbones.py", "evaluation.py", "finished.py", "run.py", "scenarios.py", "splits.py"}
 
 
 def test_a_photo_that_was_used_is_known_again_by_its_bytes_its_name_or_its_lesion() -> None:
-    run = FinishedRun(pathlib.Path(runs.__file__).parents[1] / "shipped" / "mobilenet_v3_small")
+    run = FinishedRun(SHIPPED / "mobilenet_v3_small")
     stems = Counter(pathlib.PurePosixPath(name).stem for name in run.split)
     used = {photo.lesion for photo in run.split.values() if photo.part is not Part.TEST}
 

@@ -7,11 +7,11 @@ import pathlib
 
 import pytest
 
-from dermserve.models.training import cache
-from dermserve.models.training.cache import load_pixels
+from dermserve.models.training.data import cache
+from dermserve.models.training.data.cache import load_pixels
+from dermserve.models.training.data.layouts import count_classes, read_samples, require_samples
+from dermserve.models.training.data.splits import Protocol, read_split, split, write_split
 from dermserve.models.training.errors import DataError
-from dermserve.models.training.layouts import count_classes, read_samples, require_samples
-from dermserve.models.training.splits import Protocol, read_split, split, write_split
 
 from .conftest import CLASSES, MakeFolders, draw
 

@@ -11,9 +11,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from dermserve.models.training import cli, outputs
+from dermserve.models.training import cli
 from dermserve.models.training.errors import RunError
-from dermserve.models.training.finished import FinishedRun
+from dermserve.models.training.evaluate import predictions
+from dermserve.models.training.train.finished import FinishedRun
 from tests.training.conftest import draw
 from tests.training.runs import draw_photos, instead_of_training, start, tiny
 
@@ -77,7 +78,7 @@ def test_what_the_network_said_is_remembered(
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("the network was run again")
 
-    monkeypatch.setattr(outputs, "run_views", fail)
+    monkeypatch.setattr(predictions, "run_views", fail)
     options = ["--data", str(photos), "--cache", str(photos.parent / "cache")]
     result = CliRunner().invoke(cli.evaluate, [str(run), *options, "--thin", "2"])
     assert result.exit_code == 0, result.output
@@ -143,7 +144,7 @@ def test_the_report_is_written_again_beside_another_run(
     shutil.rmtree(run / "report")
     result = CliRunner().invoke(cli.report, [str(run), "--paper", str(evaluated)])
     assert result.exit_code == 0, result.output
-    assert "random by image (the paper&#x27;s protocol), one view" in (run / "report" / "index.html").read_text()
+    assert "random by image (the paper&#39;s protocol), one view" in (run / "report" / "index.html").read_text()
     result = CliRunner().invoke(cli.report, [str(whole)])
     assert result.exit_code == 1
     assert "lacks figures.npz" in result.output
@@ -151,7 +152,7 @@ def test_the_report_is_written_again_beside_another_run(
 
 @pytest.mark.slow
 def test_an_evaluated_run_is_exported_with_its_calibration(evaluated: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    from dermserve.models.training.content import run_content
+    from dermserve.models.training.export.content import run_content
     from dermserve.models.version import write_version
 
     content = run_content(evaluated)
@@ -175,6 +176,6 @@ def test_an_intended_error_is_one_line(tmp_path: pathlib.Path) -> None:
 
 def test_exporting_a_run_needs_nothing_that_only_training_needs() -> None:
     absent = "import sys; sys.modules.update(dict.fromkeys(('sklearn', 'scipy', 'matplotlib')))"
-    code = f"{absent}; import dermserve.models.training.content"
+    code = f"{absent}; import dermserve.models.training.export.content"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -6,9 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from dermserve.models.training.data.layouts import Sample
+from dermserve.models.training.data.splits import (
+    Part,
+    Protocol,
+    Recorded,
+    read_split,
+    require_parts,
+    split,
+    write_split,
+)
 from dermserve.models.training.errors import DataError, RunError
-from dermserve.models.training.layouts import Sample
-from dermserve.models.training.splits import Part, Protocol, Recorded, read_split, require_parts, split, write_split
 
 SAMPLES = [
     Sample(Path(f"{label}/{label}_{index}.jpg"), label, f"lesion{label}_{index // (1 + label)}")

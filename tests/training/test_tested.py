@@ -9,14 +9,15 @@ import keras
 import numpy as np
 import pytest
 
-from dermserve.models.training import evaluate, outputs
+from dermserve.models.training.data.splits import Part
 from dermserve.models.training.errors import RunError
-from dermserve.models.training.finished import FinishedRun
-from dermserve.models.training.loop import Labelled
-from dermserve.models.training.predict import Outputs
-from dermserve.models.training.run import Data
-from dermserve.models.training.splits import Part
-from dermserve.models.training.tested import claim_test, describe_tests
+from dermserve.models.training.evaluate import evaluation as evaluate
+from dermserve.models.training.evaluate import predictions
+from dermserve.models.training.evaluate.predictions import Outputs
+from dermserve.models.training.evaluate.tested import claim_test, describe_tests
+from dermserve.models.training.train.finished import FinishedRun
+from dermserve.models.training.train.loop import Labelled
+from dermserve.models.training.train.run import Data
 from tests.training.runs import draw_photos, instead_of_training, start, tiny
 
 FOUND = {"temperature": 1.25, "rule_out": {"threshold": 0.05}, "adaptive_looks": [], "method": "as written"}
@@ -77,7 +78,7 @@ def test_rounding_and_words_are_no_second_choice(run: FinishedRun, same: dict[st
     assert len(run.summary["tested"]) == 1
 
 
-def say_anything(_: object, photos: Labelled, *, views: Sequence[str], batch: int) -> Outputs:
+def say_anything(_: object, photos: Labelled, *, views: Sequence[str]) -> Outputs:
     """Stand for the network."""
     rng = np.random.default_rng(photos.rows.tolist())
     logits, features = rng.normal(size=(len(photos), len(views), 3)), rng.normal(size=(len(photos), 16))
@@ -97,8 +98,8 @@ def test_no_test_photo_is_read_before_the_run_notes_what_is_fixed(
         return part(data, which)
 
     monkeypatch.setattr(Data, "part", ask)
-    monkeypatch.setattr(outputs, "run_views", say_anything)
-    monkeypatch.setattr(outputs, "frozen_function", lambda *_, **__: None)
+    monkeypatch.setattr(predictions, "run_views", say_anything)
+    monkeypatch.setattr(predictions, "frozen_function", lambda *_, **__: None)
     how: Any = {"cache": tmp_path / "cache", "precision": "float32", "progress": lambda *_: None}
     FinishedRun(folder).save_other("clinic", {"measured": "with other thresholds"})
     evaluate.evaluate_own(FinishedRun(folder), photos, thin=4, **how)

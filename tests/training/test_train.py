@@ -5,8 +5,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from dermserve.models.training import loop
-from dermserve.models.training.finished import FinishedRun
+from dermserve.models.training.train import loop
+from dermserve.models.training.train.finished import FinishedRun
 from tests.training.runs import EXPERIMENT, StoppedError, draw_photos, start, tiny
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
 def test_training_changes_every_layer(photos: pathlib.Path, whole: pathlib.Path) -> None:
     import keras
 
-    from dermserve.models.training.run import initial_network
+    from dermserve.models.training.train.run import initial_network
 
     keras.utils.set_random_seed(tiny().seed)
     before = initial_network(tiny(), None)

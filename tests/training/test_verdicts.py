@@ -10,9 +10,9 @@ from dermserve.gateway.answer import write_answer
 from dermserve.gateway.tfserving import Scores
 from dermserve.imaging import measure
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training.calibration import fit_rule_in, fit_rule_out, lower_bound
-from dermserve.models.training.spoil import SPOILED, spoil
-from dermserve.models.training.verdicts import decide
+from dermserve.models.training.evaluate.calibration import fit_rule_in, fit_rule_out, lower_bound
+from dermserve.models.training.evaluate.spoil import SPOILED, spoil
+from dermserve.models.training.evaluate.verdicts import decide
 from dermserve.v1 import card_pb2, classifier_pb2
 
 FOUND = {

@@ -13,9 +13,11 @@ _GATEWAY = (
     "pydantic_settings", "structlog", *(("cykooz_resizer", "simplejpeg") if _WHEELS else ()),
     *(() if sys.platform == "win32" else ("uvloop",)),
 )  # fmt: skip
-_MODELS = ("fsspec", "numpy", "PIL", "portalocker", "prometheus_client", "pydantic", "tensorflow", "tensorflow_serving")
+_STORE = ("fsspec", "numpy", "portalocker", "prometheus_client")
+_MODELS = (*_STORE, "PIL", "pydantic", "tensorflow", "tensorflow_serving")
 
 GATEWAY = Extra("gateway", _GATEWAY)
+STORE = Extra("store", _STORE)
 MODELS = Extra("models", _MODELS)
 TRAIN = Extra("train", tuple(sorted({*_GATEWAY, *_MODELS, "matplotlib", "scipy", "sklearn"})))
 LOCAL = Extra("local", tuple(sorted({*_GATEWAY, *_MODELS})))
@@ -35,7 +37,7 @@ ENTRIES = {
     ),
     "export": Entry("dermserve.models.export:export", "Put versions of the models into a store.", MODELS),
     "model": Entry(
-        "dermserve.models.lifecycle.cli:model", "Publish, verify, promote, roll back and retire versions.", MODELS
+        "dermserve.models.lifecycle.cli:model", "Publish, verify, promote, roll back and retire versions.", STORE
     ),
     "train": Entry("dermserve.models.training.cli:train", "Train a model on labelled photos.", TRAIN),
     "pack": Entry("dermserve.models.training.cli:pack", "Make a run's weights compact.", TRAIN),
@@ -44,8 +46,8 @@ ENTRIES = {
     ),
     "report": Entry("dermserve.models.training.cli:report", "Write a run's report again.", TRAIN),
     "tflite": Entry("dermserve.models.training.cli:tflite", "Convert a run to TensorFlow Lite.", TRAIN),
-    "scenarios": Entry("dermserve.models.training.cli:scenarios", "Train over the papers' grid of settings.", TRAIN),
-    "backbones": Entry("dermserve.models.training.cli:backbones", "Compare backbones on the same photos.", TRAIN),
+    "scenarios": Entry("dermserve.models.papers.cli:scenarios", "Train over the papers' grid of settings.", TRAIN),
+    "backbones": Entry("dermserve.models.papers.cli:backbones", "Compare backbones on the same photos.", TRAIN),
 }
 
 

@@ -84,8 +84,8 @@ def export_run(
     from dermserve.contract import CardError
     from dermserve.models.graph import Weights
     from dermserve.models.lifecycle.errors import LifecycleError
-    from dermserve.models.training.content import run_content
     from dermserve.models.training.errors import TrainingError
+    from dermserve.models.training.export.content import run_content
     from dermserve.models.verify import VerificationError
     from dermserve.models.version import write_version
 

@@ -17,6 +17,7 @@ answer. So is a request whose photo would exceed the bound on the bytes of all p
 """
 
 import asyncio
+import functools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -52,23 +53,19 @@ class Bounds:
     """Most requests that wait when there is no overload."""
 
 
+@dataclass(slots=True)
 class HeldBytes:
     """The bytes of all photos that wait or are worked on."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self.held = 0
+    most: int
+    held: int = 0
 
     def take(self, size: int) -> bool:
         """Count a photo, unless it would exceed the bound; a photo that is held alone never does."""
-        if self.held and self.held + size > self._most:
+        if self.held and self.held + size > self.most:
             return False
         self.held += size
         return True
-
-    def give_back(self, size: int) -> None:
-        """Stop counting a photo."""
-        self.held -= size
 
 
 class Queue:
@@ -101,7 +98,7 @@ class Queue:
         ahead = 0 if self._is_overloaded() else _AHEAD
         return self._preparing < self._free_capacity() + ahead
 
-    def enter(self, size: int, budget: Budget) -> "Admitted":
+    def enter(self, size: int, budget: Budget) -> "Place":
         """Admit a request with a photo of so many bytes; begin `async with` on what it returns without awaiting.
 
         Raises:
@@ -113,37 +110,34 @@ class Queue:
             self._refuse_if_in_vain(budget)
         if not self._held.take(size):
             raise OverloadedError(max(self._mean, _LEAST_RETRY))
-        return Admitted(self, size)
+        return Place(self, size)
 
-    async def wait(self) -> None:
+    async def wait(self, place: "Place") -> None:
         """Wait for the turn."""
         if not self._waiting and self.is_free:
             self._begin()
-            return
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
-        try:
-            await turn
-        except BaseException:
-            self._leave(turn)
-            raise
+        else:
+            turn = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            try:
+                await turn
+            except BaseException:
+                self._held.held -= place.size
+                self._leave(turn)
+                raise
+        place.started = self._clock()
 
-    def prepared(self) -> None:
-        """Stop counting a request as being prepared: the model servers count it from now on."""
-        self._preparing -= 1
+    def prepared(self, place: "Place") -> None:
+        """Stop counting a request as being prepared: the model servers count it from its first call on."""
+        self._preparing -= not place.is_prepared
+        place.is_prepared = True
 
-    def end(self, seconds: float, *, prepared: bool) -> None:
-        """End a request, which took so many seconds, and admit those that wait."""
+    def end(self, place: "Place") -> None:
+        """End a request, and admit those that wait."""
+        self._held.held -= place.size
+        seconds = self._clock() - place.started
         self._mean += (seconds - self._mean) * (_WEIGHT if self._mean else 1.0)
-        self._finish(prepared=prepared)
-
-    def release(self, size: int) -> None:
-        """Release a photo's bytes."""
-        self._held.give_back(size)
-
-    def now(self) -> float:
-        """Return the seconds of the clock."""
-        return self._clock()
+        self._finish(prepared=place.is_prepared)
 
     def _begin(self) -> None:
         self.working += 1
@@ -195,37 +189,27 @@ class Queue:
                 turn.set_result(None)
 
 
-class Admitted:
+@dataclass(eq=False, slots=True)
+class Place:
     """One request's place in the queue: waits until admitted when entered, and admits the next one when left."""
 
-    __slots__ = ("_prepared", "_queue", "_size", "_started")
+    queue: Queue
+    size: int
+    started: float = 0.0
+    is_prepared: bool = False
 
-    def __init__(self, queue: Queue, size: int) -> None:
-        self._queue = queue
-        self._size = size
-        self._prepared = False
-        self._started = 0.0
-
-    async def __aenter__(self) -> "Admitted":
+    async def __aenter__(self) -> "Place":
         """Wait for the turn."""
-        try:
-            await self._queue.wait()
-        except BaseException:
-            self._queue.release(self._size)
-            raise
-        self._started = self._queue.now()
+        await self.queue.wait(self)
         return self
 
     def prepared(self) -> None:
-        """Report that the request goes to the model servers, at its first call."""
-        if not self._prepared:
-            self._prepared = True
-            self._queue.prepared()
+        """Report that the request goes to the model servers."""
+        self.queue.prepared(self)
 
     async def __aexit__(self, *_: object) -> None:
         """End the request."""
-        self._queue.release(self._size)
-        self._queue.end(self._queue.now() - self._started, prepared=self._prepared)
+        self.queue.end(self)
 
 
 class Admission:
@@ -253,15 +237,13 @@ class Admission:
         """
         self.held = HeldBytes(max_held_bytes)
         self.queues = {
-            (method, model): Queue(bounds, free_capacity=_bind(free_capacity, model), held=self.held, clock=clock)
+            (method, model): Queue(
+                bounds, free_capacity=functools.partial(free_capacity, model), held=self.held, clock=clock
+            )
             for method, bounds in {CLASSIFY: unary, CLASSIFY_STREAM: stream}.items()
             for model in models
         }
 
-    def enter(self, method: str, model: str, *, size: int, budget: Budget) -> Admitted:
+    def enter(self, method: str, model: str, *, size: int, budget: Budget) -> Place:
         """Admit a request to a method for a configured model; see Queue.enter."""
         return self.queues[method, model].enter(size, budget)
-
-
-def _bind(free_capacity: Callable[[str], int], model: str) -> Callable[[], int]:
-    return lambda: free_capacity(model)

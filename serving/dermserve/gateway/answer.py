@@ -11,6 +11,7 @@ threshold that the card gives is applied; one that it does not give is not.
 """
 
 import importlib.metadata
+import itertools
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -123,14 +124,19 @@ def check_scores(scores: Scores, *, card: card_pb2.Card) -> Scores:
 
 def reduce_views(scores: Scores, *, card: card_pb2.Card) -> Reduced:
     """Average checked scores of at least one view, the identity first."""
-    rows = [[float(value) / total for value in row] for row in scores.probabilities for total in (math.fsum(row),)]
-    malignant = [index for index, info in enumerate(card.classes) if info.malignant]
-    classes = [_mean_and_std(column) for column in zip(*rows, strict=True)]
-    risk, risk_std = _mean_and_std([math.fsum(row[index] for index in malignant) for row in rows])
+    malignant = [info.malignant for info in card.classes]
+    rows, risks = [], []
+    for scored in scores.probabilities:
+        total = math.fsum(scored)
+        row = [float(value) / total for value in scored]
+        rows.append(row)
+        risks.append(math.fsum(itertools.compress(row, malignant)))
+    mean, std = zip(*map(_mean_and_std, zip(*rows, strict=True)), strict=True)
+    risk, risk_std = _mean_and_std(risks)
     return Reduced(
-        mean=tuple(mean for mean, _ in classes),
-        std=tuple(std for _, std in classes),
-        ranking=tuple(sorted(range(len(classes)), key=lambda index: -classes[index][0])),
+        mean=mean,
+        std=std,
+        ranking=tuple(sorted(range(len(mean)), key=mean.__getitem__, reverse=True)),
         risk=risk,
         risk_std=risk_std,
         views=len(rows),
@@ -140,7 +146,7 @@ def reduce_views(scores: Scores, *, card: card_pb2.Card) -> Reduced:
 
 def _mean_and_std(values: Sequence[float]) -> tuple[float, float]:
     mean = math.fsum(values) / len(values)
-    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / len(values))
+    return mean, math.sqrt(math.fsum([(value - mean) ** 2 for value in values]) / len(values))
 
 
 def judge(reduced: Reduced, measures: Measures, *, card: card_pb2.Card) -> Judgement:
@@ -173,23 +179,19 @@ def _reasons(reduced: Reduced, measures: Measures, card: card_pb2.Card) -> Itera
 
 def judge_quality(measures: Measures, limits: card_pb2.QualityLimits) -> Iterator[classifier_pb2.Reason]:
     """Give every reason why a photo can't be judged well."""
-
-    def below(measure: float, limit: str) -> bool:
-        return limits.HasField(limit) and measure < getattr(limits, limit)
-
-    def above(measure: float, limit: str) -> bool:
-        return limits.HasField(limit) and measure > getattr(limits, limit)
-
-    if below(measures.midtones, "min_midtones") or below(measures.highlights, "min_highlights"):
+    given = {field.name: value for field, value in limits.ListFields()}
+    if measures.midtones < given.get("min_midtones", -math.inf) or measures.highlights < given.get(
+        "min_highlights", -math.inf
+    ):
         yield REASON_TOO_DARK
-    if above(measures.midtones, "max_midtones") or above(measures.glare, "max_glare"):
+    if measures.midtones > given.get("max_midtones", math.inf) or measures.glare > given.get("max_glare", math.inf):
         yield REASON_TOO_BRIGHT
-    if below(measures.contrast, "min_contrast"):
+    if measures.contrast < given.get("min_contrast", -math.inf):
         yield REASON_UNIFORM  # neither colour nor detail of an even area says anything
         return
-    if below(measures.color, "min_color"):
+    if measures.color < given.get("min_color", -math.inf):
         yield REASON_NO_COLOR
-    if below(measures.detail, "min_detail"):
+    if measures.detail < given.get("min_detail", -math.inf):
         yield REASON_BLURRED
 
 

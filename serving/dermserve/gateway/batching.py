@@ -21,7 +21,7 @@ import math
 import random
 from collections import Counter
 from contextvars import Context, copy_context
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -157,28 +157,20 @@ class _Call:
 
     def share(self, scores: Scores) -> None:
         """Give each request its share of the answer; those for whose views there was no time, an error."""
-        if len(self.requests) == 1:
-            shares = [scores]
-        elif len(scores.probabilities) == len(scores.ood_scores) == scores.views:
-            ends = list(itertools.accumulate(len(request.part) for request in self.requests))
-            shares = [_rows(scores, start, end) for start, end in itertools.pairwise((0, *ends))]
-        else:
-            rows = len(scores.probabilities), len(scores.ood_scores)
+        rows, start = (len(scores.probabilities), len(scores.ood_scores)), 0
+        if len(self.requests) > 1 and rows != (scores.views, scores.views):
             self.fail(InvalidModelOutputError(f"it has {rows[0]} and {rows[1]} rows for {scores.views} views"))
-            return
-        for request, share in zip(self.requests, shares, strict=True):
+        for request in self.requests:
+            start, own = start + len(request.part), slice(start, start + len(request.part))
             if request.answer.done():
                 continue
-            if share.views:
+            if len(self.requests) == 1:
+                request.answer.set_result(scores)
+            elif ood_scores := scores.ood_scores[own]:
+                share = Scores(len(ood_scores), scores.version, scores.probabilities[own], ood_scores)
                 request.answer.set_result(share)
             else:
                 request.answer.set_exception(BudgetSpentError("too little is left for the model"))
-
-
-def _rows(scores: Scores, start: int, end: int) -> Scores:
-    rows = slice(start, end)
-    probabilities, ood_scores = scores.probabilities[rows], scores.ood_scores[rows]
-    return replace(scores, views=len(ood_scores), probabilities=probabilities, ood_scores=ood_scores)
 
 
 class Batching:
@@ -199,10 +191,6 @@ class Batching:
     def waiting(self) -> int:
         """How many requests wait for a slot."""
         return len(self._queue)
-
-    def expect(self, model: str, views: int) -> float:
-        """Return the seconds that a call is expected to take; 0 when nothing is known."""
-        return self.costs.expect(model, views)
 
     def free_capacity(self, model: str) -> int:
         """Count the requests for a model that could be sent now or shortly; negative if some wait."""
@@ -246,7 +234,7 @@ class Batching:
         raise AssertionError("the loop ends by return or raise")
 
     def _enter(self, target: Target, part: Part, failed: dict[ModelServer, Exception], *, alone: bool) -> _Waiting:
-        turn = self._clock() + _AGEING * self.expect(target.model, len(part))
+        turn = self._clock() + _AGEING * self.costs.expect(target.model, len(part))
         answer = asyncio.get_running_loop().create_future()
         waiting = _Waiting((turn, next(self._numbers)), (target, part.images.shape[1:]), part, failed, alone, answer)
         bisect.insort(self._queue, waiting, key=lambda each: each.order)
@@ -302,7 +290,7 @@ class Batching:
         return next(views for views in range(MOST, 1, -1) if self._is_short(model, views))
 
     def _is_short(self, model: str, views: int) -> bool:
-        return views <= MOST and 0 < self.expect(model, views) <= self._longest
+        return views <= MOST and 0 < self.costs.expect(model, views) <= self._longest
 
     def _send(self, server: ModelServer, batch: list[_Waiting]) -> None:
         call = _Call(server, batch[0].key, batch)
@@ -333,7 +321,7 @@ class Batching:
         if not views:
             raise BudgetSpentError("too little is left for the model")
         images, tta = call.gather(views)
-        start, expected = self._clock(), self.expect(model, views)
+        start, expected = self._clock(), self.costs.expect(model, views)
         others = self._servers.has_other(server, call.requests[0].failed)
         timeout = min(left, max(_LEAST_TIMEOUT, expected * _SLOW)) if others else left
         call.nearly_done = start + expected - max(_NEARLY_DONE, expected * _NEARLY_DONE_SHARE)

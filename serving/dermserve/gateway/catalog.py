@@ -5,6 +5,7 @@ is static, so GetModelStatus is what shows which versions can answer.
 """
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -60,7 +61,7 @@ class KnownVersion:
         return self.available and self.card is not None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class KnownModel:
     """A model as last seen."""
 
@@ -77,7 +78,7 @@ class KnownModel:
         """Whether a model server answers, or did a moment ago."""
         return self.failures <= _TOLERATED_FAILURES
 
-    @property
+    @functools.cached_property
     def available(self) -> tuple[KnownVersion, ...]:
         """Versions a model server can answer with, newest first."""
         return tuple(version for version in self.versions if version.available)

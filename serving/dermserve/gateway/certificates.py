@@ -8,8 +8,7 @@ import asyncio
 import contextlib
 import pathlib
 import ssl
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import grpc
 import structlog
@@ -34,19 +33,17 @@ class CertificateError(OSError):
 class TlsFiles:
     """The PEM files of one end of TLS, as last read whole."""
 
-    def __init__(self, *, authorities: pathlib.Path | None, own: Mapping[str, pathlib.Path | None], use: str) -> None:
-        """Read them.
-
-        Args:
-            authorities: the certificates that the peer's must come from, if any.
-            own: `key` and `certificate` of this end, if any.
-            use: prefix of the settings, `tls` or `tfs_tls`, for `expiry`.
+    def __init__(self, config: Config, use: Literal["tls", "tfs_tls"]) -> None:
+        """Read the files of the gateway's own TLS, or of that towards model servers.
 
         Raises:
             OSError: a file can't be read.
             CertificateError: one holds no certificate, or the key is not the certificate's.
         """
-        self._authorities, self._own, self._use = authorities, own, use
+        self._use = use
+        self._names = ("tls_client_ca" if use == "tls" else "tfs_tls_ca", f"{use}_key", f"{use}_certificate")
+        files: tuple[pathlib.Path | None, ...] = tuple(getattr(config, name) for name in self._names)
+        self._authorities, self._key, self._certificate = files
         self.expiry: dict[str, float] = {}
         """When the first certificate of each setting expires, in seconds since 1970."""
         self.loaded: tuple[bytes | None, bytes | None, bytes | None] = (None, None, None)
@@ -66,8 +63,8 @@ class TlsFiles:
 
     def show_to(self, context: ssl.SSLContext) -> None:
         """Have a context of Python's own TLS show the same certificate."""
-        if (certificate := self._own["certificate"]) is not None:
-            context.load_cert_chain(certificate, self._own["key"])
+        if self._certificate is not None:
+            context.load_cert_chain(self._certificate, self._key)
 
     @property
     def client(self) -> grpc.ChannelCredentials:
@@ -94,37 +91,31 @@ class TlsFiles:
         )
 
     def _read(self) -> bool:
-        files = (self._authorities, self._own["key"], self._own["certificate"])
+        files = (self._authorities, self._key, self._certificate)
         authorities, key, certificate = (file.read_bytes() if file else None for file in files)
         if (authorities, key, certificate) == self.loaded:
             return False
         try:
-            found = {self._authorities_name: authorities, f"{self._use}_certificate": certificate}
+            found = {self._names[0]: authorities, self._names[2]: certificate}
             certificates = {name: read_certificates(pem) for name, pem in found.items() if pem is not None}
-            if key and not is_key_of(key, certificates[f"{self._use}_certificate"][0]):
+            if key and not is_key_of(key, certificates[self._names[2]][0]):
                 raise ValueError("the key is not the certificate's")
         except ValueError as error:
             shown = ", ".join(str(file) for file in files if file)
             raise CertificateError(f"can't use {shown}: {error}; `dermserve doctor` looks at each") from error
-        expiry = {name: min(map(_expiry, each)) for name, each in certificates.items()}
-        self.loaded, self.expiry = (authorities, key, certificate), expiry
+        self.expiry = {name: min(map(_expiry, each)) for name, each in certificates.items()}
+        self.loaded = (authorities, key, certificate)
         return True
-
-    @property
-    def _authorities_name(self) -> str:
-        return "tls_client_ca" if self._use == "tls" else f"{self._use}_ca"
 
 
 def server_files(config: Config) -> TlsFiles | None:
     """Read the files of the gateway's own TLS; None without. Raises what `TlsFiles` raises."""
-    own = {"key": config.tls_key, "certificate": config.tls_certificate}
-    return TlsFiles(authorities=config.tls_client_ca, own=own, use="tls") if config.tls_certificate else None
+    return TlsFiles(config, "tls") if config.tls_certificate else None
 
 
 def model_server_files(config: Config) -> TlsFiles | None:
     """Read the files of the TLS towards model servers; None without. Raises what `TlsFiles` raises."""
-    own = {"key": config.tfs_tls_key, "certificate": config.tfs_tls_certificate}
-    return TlsFiles(authorities=config.tfs_tls_ca, own=own, use="tfs_tls") if config.tfs_tls_ca else None
+    return TlsFiles(config, "tfs_tls") if config.tfs_tls_ca else None
 
 
 async def follow_files(files: TlsFiles, servers: ModelServers, *, every: float) -> None:

@@ -2,18 +2,13 @@
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, field, replace
-from types import TracebackType
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
-from dermserve.gateway.admission import Admission, Admitted
+from dermserve.gateway.admission import Admission, Place
 from dermserve.gateway.answer import check_scores, write_answer
 from dermserve.gateway.batching import Batching, Part
-from dermserve.gateway.budget import Budget, Clock
-from dermserve.gateway.canary import Comparison, Routed, Shares
+from dermserve.gateway.budget import Clock
 from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import BudgetSpentError, GatewayError, refusal
@@ -21,7 +16,7 @@ from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.photos import Photos, Prepared
 from dermserve.gateway.plan import count_first, count_more, read_mode, weigh
 from dermserve.gateway.rpc import Rpc
-from dermserve.gateway.selection import Choice, absent, choose, read_target, route
+from dermserve.gateway.selection import CANARY, Canary, Choice, absent, choose, read_target
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
 from dermserve.gateway.tracing import Tracing
 from dermserve.imaging import IDENTITY, STANDARD_VIEWS, PhotoError
@@ -34,7 +29,8 @@ _LONGEST_CALL = 0.15
 for another gets a slot in between."""
 _RESERVE, _RESERVE_SHARE = 0.1, 0.1
 """Seconds, and share of the budget, that a later stage leaves: time to send the answer so far if it fails."""
-
+_OVER = 0.05
+"""Seconds of its budget with which a cancelled request counts as one that ran out of time: gRPC cancels those, too."""
 
 _InHand: TypeAlias = tuple[Scores, card_pb2.Card, Prepared]
 
@@ -55,8 +51,8 @@ class PhotoRequest:
     image: bytes
 
 
-class Watch:
-    """Adds up the seconds of stages, one at a time, and opens a span for each."""
+class Stopwatch:
+    """Seconds of a request's stages, one after another, each in a span of its own."""
 
     def __init__(self, clock: Clock, tracing: Tracing) -> None:
         self.spent: dict[str, float] = {}
@@ -65,27 +61,22 @@ class Watch:
         """The stage it is in, or was last."""
         self._clock = clock
         self._tracing = tracing
-        self._begun = clock()
-        self._since = 0.0
-        self._span: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        self.begun = self._since = clock()
+        self._span: contextlib.AbstractContextManager[object] | None = None
 
-    def __call__(self, stage: str) -> "Watch":
-        """Name the stage that `with` times."""
-        self.stage = stage
-        return self
-
-    def __enter__(self) -> None:
-        """Begin the stage."""
-        self._span = self._tracing.span(self.stage)
+    def enter(self, stage: str) -> None:
+        """End the stage it is in, and begin another."""
+        self.leave()
+        self.stage, self._since = stage, self._clock()
+        self._span = self._tracing.span(stage)
         self._span.__enter__()
-        self._since = self._clock()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End it."""
-        self.spent[self.stage] = self.spent.get(self.stage, 0.0) + self._clock() - self._since
-        self._span.__exit__(kind, error, trace)
+    def leave(self, error: BaseException | None = None) -> None:
+        """End the stage it is in."""
+        if self._span is not None:
+            span, self._span = self._span, None
+            self.spent[self.stage] = self.spent.get(self.stage, 0.0) + self._clock() - self._since
+            span.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
 
     def move(self, seconds: float, *, to: str, out_of: str) -> None:
         """Book time to a stage, and out of the one it was measured in."""
@@ -95,7 +86,7 @@ class Watch:
     def timings(self) -> classifier_pb2.Timings:
         """Return what was measured until now."""
         spent = {f"{stage}_ms": self.spent.get(stage, 0.0) * 1e3 for stage in ("decode", "plan", "predict", "reduce")}
-        return classifier_pb2.Timings(**spent, total_ms=(self._clock() - self._begun) * 1e3)
+        return classifier_pb2.Timings(**spent, total_ms=(self._clock() - self.begun) * 1e3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +94,7 @@ class Classifier:
     """Answers one photo at a time, many of them at once."""
 
     admission: Admission
-    shares: Shares
-    comparison: Comparison
+    canary: Canary
     catalog: Catalog
     photos: Photos
     predictor: Batching
@@ -123,29 +113,37 @@ class Classifier:
         target = read_target(photo.model, version=photo.version, label=photo.label)
         mode = read_mode(photo.tta)
         self.catalog.find(target.model)
-        left, size = rpc.budget.require("on arrival"), len(photo.image)
+        left = rpc.budget.require("on arrival")
         # Refuses before any other work.
-        place = self.admission.enter(rpc.method, target.model, size=size, budget=rpc.budget)
-        watch = Watch(self.clock, self.tracing)
-        request = _Request(
-            self, photo.image, target, mode, photo.include_rejected_classes, rpc, rpc.budget, watch, place
-        )
+        place = self.admission.enter(rpc.method, target.model, size=len(photo.image), budget=rpc.budget)
+        watch = Stopwatch(self.clock, self.tracing)
+        request = _Request(self, photo, target, mode, rpc, watch, place)
         try:
             async with asyncio.timeout(left):
-                with watch("admit"):
-                    await place.__aenter__()
-                try:
-                    with self.comparison.counted(target) as request.routed:
-                        return await request.answer()
-                finally:
-                    await place.__aexit__()
-        except TimeoutError as error:
-            raise BudgetSpentError(watch.stage) from error
-        except PhotoError as error:
-            raise refusal(error) from error
+                watch.enter("admit")
+                async with place:
+                    answer = await request.answer()
+        except BaseException as error:
+            watch.leave(error)
+            self._count(request, error)
+            if isinstance(error, TimeoutError):
+                raise BudgetSpentError(watch.stage) from error
+            if isinstance(error, PhotoError):
+                raise refusal(error) from error
+            raise
         finally:
             for stage, seconds in watch.spent.items():
-                self.metrics.stage(stage, target.model, seconds)
+                self.metrics.stage(stage, target.model).observe(seconds)
+        self._count(request, None)
+        return answer
+
+    def _count(self, request: "_Request", error: BaseException | None) -> None:
+        """Count a request by the label that it was sent to, if how it ended says anything of the version there."""
+        if request.routed is None or isinstance(error, PhotoError | MemoryError):
+            return
+        if isinstance(error, Exception | None) or request.rpc.budget.left() <= _OVER:
+            seconds = self.clock() - request.watch.begun - request.watch.spent["admit"]
+            self.metrics.routed(request.target.model, request.routed, failed=error is not None, seconds=seconds)
 
 
 @dataclass(slots=True)
@@ -153,15 +151,14 @@ class _Request:
     """One admitted request."""
 
     line: Classifier
-    image: bytes
+    photo: PhotoRequest
     target: Target
     mode: int
-    include_rejected_classes: bool
     rpc: Rpc
-    budget: Budget
-    watch: Watch
-    place: Admitted
-    routed: Routed = field(default_factory=Routed)
+    watch: Stopwatch
+    place: Place
+    routed: str | None = None
+    """The label it was sent to, if it named neither version nor label."""
     asked: int = 0
     in_hand: _InHand | None = None
     """The answer so far, if later stages fail."""
@@ -171,38 +168,36 @@ class _Request:
         catalog = self.line.catalog
         try:
             for _ in range(_ATTEMPTS):
-                choice = await choose(self._route(), catalog=catalog, budget=self.budget)
+                routed = self.line.canary.route(self.target, self.rpc.caller)
+                self.routed = None if routed is self.target else routed.label
+                choice = await choose(routed, catalog=catalog, budget=self.rpc.budget)
                 try:
-                    scores, card, prepared = await self._attempt(choice)
-                    self.line.comparison.sample(self.routed, self.target.model, prepared.views, scores, card)
-                    return self._write(scores, card, prepared)
+                    found = await self._attempt(choice)
                 except _MovedError:
                     if self.target.version is not None or catalog.lacks(self.target.model, self.target.label):
                         break
                     await catalog.poll()
+                    continue
+                if self.routed == CANARY:
+                    self.line.canary.sample(self.target.model, found[2].views, *found[:2])
+                return self._write(*found)
             raise absent(self.target, catalog.find(self.target.model))
         except GatewayError:
             if self.in_hand is None:
                 raise
             return self._write(*self.in_hand)
 
-    def _route(self) -> Target:
-        labels = self.line.catalog.find(self.target.model).labels
-        share = self.line.shares.of(self.target.model)
-        routed = route(self.target, share=share, caller=self.rpc.caller, labels=labels)
-        self.routed.label = routed.label or ""
-        return routed
-
     async def _attempt(self, choice: Choice) -> _InHand:
         """Predict stage by stage, each pinned to the version that answered the first, until the plan has enough."""
         wanted, piece = count_first(self.mode, choice.card), self._piece()
         in_graph = 1 < wanted <= piece and tuple(choice.card.views) == STANDARD_VIEWS
         names = (IDENTITY,) if in_graph or wanted == 1 else tuple(choice.card.views[:wanted])
-        prepared = await self._prepare(choice.card, names)
+        self.watch.enter("decode")
+        prepared = await self.line.photos.prepare(self.photo.image, spec=choice.card.input, views=names)
         self.place.prepared()
-        tta_views = STANDARD_VIEWS if in_graph else ()
-        part = Part(prepared.views[:piece], self.budget, tta_views)
+        part = Part(prepared.views[:piece], self.rpc.budget, STANDARD_VIEWS if in_graph else ())
         scores, card = await self._predict(choice, part)
+        self.watch.move(prepared.plan_ms / 1e3, to="plan", out_of="decode")
         self.asked = wanted
         complete = scores.views == len(part)
         while complete:
@@ -219,59 +214,45 @@ class _Request:
     def _piece(self) -> int:
         """Count the views of one call."""
         whole, model = len(STANDARD_VIEWS), self.target.model
-        expected = self.line.predictor.expect(model, whole)
-        if expected <= _LONGEST_CALL or len(self.line.catalog.models) == 1:
+        if len(self.line.catalog.models) == 1 or self.line.predictor.costs.expect(model, whole) <= _LONGEST_CALL:
             return whole
-        return max(1, int(_LONGEST_CALL / self.line.predictor.expect(model, 1)))
-
-    async def _prepare(self, card: card_pb2.Card, views: tuple[str, ...]) -> Prepared:
-        with self.watch("decode"):
-            prepared = await self.line.photos.prepare(self.image, spec=card.input, views=views)
-        self.watch.move(prepared.plan_ms / 1e3, to="plan", out_of="decode")
-        return prepared
+        return max(1, int(_LONGEST_CALL / self.line.predictor.costs.expect(model, 1)))
 
     async def _predict(self, choice: Choice, part: Part) -> tuple[Scores, card_pb2.Card]:
         """Predict views; return checked scores and the card of the version that answered."""
-        with self.watch("predict"):
-            try:
-                scores = await self.line.predictor.predict(choice.target, part)
-                card = choice.card if scores.version == choice.version else await self._card(scores, choice)
-            except ServableNotFoundError as error:
-                raise _MovedError from error
-        return check_scores(scores, card=card), card
-
-    async def _card(self, scores: Scores, choice: Choice) -> card_pb2.Card:
-        card = await self.line.catalog.card(self.target.model, scores.version, budget=self.budget)
+        self.watch.enter("predict")
+        try:
+            scores, card = await self.line.predictor.predict(choice.target, part), choice.card
+            if scores.version != choice.version:
+                card = await self.line.catalog.card(self.target.model, scores.version, budget=self.rpc.budget)
+        except ServableNotFoundError as error:
+            raise _MovedError from error
         if (card.input.height, card.input.width) != (choice.card.input.height, choice.card.input.width):
             raise _MovedError
-        return card
+        return check_scores(scores, card=card), card
 
     async def _predict_more(self, seen: Scores, card: card_pb2.Card, prepared: Prepared, until: int) -> Scores:
         """Predict the card's next views at the version that answered, with time left to answer without them."""
-        left = self.budget.require("before further views")
-        budget = self.budget.within(left - min(_RESERVE, left * _RESERVE_SHARE))
+        left = self.rpc.budget.require("before further views")
+        budget = self.rpc.budget.within(left - min(_RESERVE, left * _RESERVE_SHARE))
         choice = Choice(Target(self.target.model, version=seen.version), seen.version, card)
         try:
             async with asyncio.timeout(budget.left()):
-                views = await self._views(prepared, card.views[seen.views : until], start=seen.views)
-                scores, _ = await self._predict(choice, Part(views, budget))
+                views = prepared.views[seen.views : until]
+                if until > len(prepared.views):
+                    self.watch.enter("plan")
+                    views = await self.line.photos.vary(prepared.views[0], card.views[seen.views : until])
+                return (await self._predict(choice, Part(views, budget)))[0]
         except TimeoutError as error:
             raise BudgetSpentError("asking for further views") from error
-        return scores
-
-    async def _views(self, prepared: Prepared, names: "list[str]", *, start: int) -> NDArray[np.uint8]:
-        if start + len(names) <= len(prepared.views):
-            return prepared.views[start : start + len(names)]
-        with self.watch("plan"):
-            return await self.line.photos.vary(prepared.views[0], names)
 
     def _write(self, scores: Scores, card: card_pb2.Card, prepared: Prepared) -> classifier_pb2.ClassifyResponse:
-        with self.watch("reduce"):
-            answer = write_answer(
-                scores, prepared.measures, card=card, include_rejected_classes=self.include_rejected_classes
-            )
+        self.watch.enter("reduce")
+        include = self.photo.include_rejected_classes
+        answer = write_answer(scores, prepared.measures, card=card, include_rejected_classes=include)
         answer.request_id, answer.model, answer.version = self.rpc.request_id, self.target.model, scores.version
         answer.views_asked = self.asked
+        self.watch.leave()
         answer.timings.CopyFrom(self.watch.timings())
         self.line.metrics.outcome(self.target.model, weigh(self.mode, scores, asked=self.asked, card=card))
         if self.line.drift and card.HasField("profile"):

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import gc
 import json
+import logging
 import pathlib
 import signal
 import sys
@@ -11,11 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import click
+import structlog
 
 from dermserve.gateway.config import Config, Loaded, load_config
-from dermserve.gateway.logs import LEVELS, configure_logs
 from dermserve.gateway.server import lifespan
 
+_LEVELS = ("debug", "info", "warning", "error")
 _OPTIONS = (
     click.option("--config", "file", type=click.Path(path_type=pathlib.Path), help="TOML file with settings."),
     click.option("--listen", metavar="HOST:PORT", help="Address to serve on; port 0 takes a free one."),
@@ -27,9 +29,8 @@ _OPTIONS = (
     click.option("--insecure", is_flag=True, default=None, help="Listen beyond the loopback without TLS."),
     click.option("--reflection/--no-reflection", default=None, help="Serve gRPC reflection."),
     click.option("--grace", "grace_seconds", type=float, metavar="SECONDS", help="For requests to finish on SIGTERM."),
-    click.option("--log-level", type=click.Choice(LEVELS), help="Least severe events to log."),
+    click.option("--log-level", type=click.Choice(_LEVELS), help="Least severe events to log."),
 )
-_NAMES = ("listen", "metrics_listen", "tfs", "models", "insecure", "reflection", "grace_seconds", "log_level")
 
 
 def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -38,7 +39,8 @@ def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def gathered(**values: Any) -> Any:
         file = values.pop("file")
-        given = {name: value for name in _NAMES if (value := values.pop(name)) not in (None, ())}
+        given = {name: values.pop(name) for name in list(values) if name in Config.model_fields}
+        given = {name: value for name, value in given.items() if value not in (None, ())}
 
         def load() -> Loaded:
             return load_config(given, file=file)
@@ -96,6 +98,29 @@ def config(*, load: Callable[[], Loaded], as_json: bool) -> None:
         return
     for name, source in settings.sources.items():
         click.echo(f"{name} = {values[name]}  # {source}")
+
+
+def configure_logs(level: str) -> None:
+    """Send this process's events of a level and above to stderr: JSON lines, one an event.
+
+    No bytes are logged: what is neither text nor a number is logged as its type.
+    """
+    encoder = json.JSONEncoder(default=_shown)  # json.dumps would make one for each line
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=lambda event, **_: encoder.encode(event)),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # a line is one write; print makes it two
+        cache_logger_on_first_use=True,
+    )
+
+
+def _shown(value: object) -> str:
+    return f"{len(value)} bytes" if isinstance(value, bytes | bytearray | memoryview) else type(value).__name__
 
 
 def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

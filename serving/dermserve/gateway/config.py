@@ -180,7 +180,7 @@ class Config(BaseSettings):
         return names
 
     @model_validator(mode="after")
-    def _check_encryption(self) -> Self:
+    def _check_together(self) -> Self:
         if (self.tls_certificate is None) != (self.tls_key is None):
             raise ValueError("tls_certificate and tls_key need each other")
         if self.tls_client_ca and not self.tls_certificate:
@@ -190,18 +190,10 @@ class Config(BaseSettings):
                 f"listen is {self.listen}, which others can reach, without TLS: set tls_certificate and tls_key, "
                 "or insecure if something in front encrypts"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_tfs_encryption(self) -> Self:
         if (self.tfs_tls_certificate is None) != (self.tfs_tls_key is None):
             raise ValueError("tfs_tls_certificate and tfs_tls_key need each other")
         if (self.tfs_tls_certificate or self.tfs_tls_name) and not self.tfs_tls_ca:
             raise ValueError("tfs_tls_certificate and tfs_tls_name need tfs_tls_ca")
-        return self
-
-    @model_validator(mode="after")
-    def _check_shares(self) -> Self:
         if self.canary_file and self.canary_shares:
             raise ValueError("canary_shares and canary_file exclude each other")
         if strange := sorted(set(self.canary_shares) - set(self.models)):

@@ -57,15 +57,11 @@ _READ: dict[str, tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str]]
     "model_server_calls_waiting": (_GAUGE, "", "Predict calls that wait for a free slot of any model server."),
     "model_server_calls": (_COUNTER, "model_server", "Predict calls that the model server answered."),
     "model_server_views": (_COUNTER, "model_server", "Views in the Predict calls that the model server answered."),
-    "model_server_ejections": (
-        _COUNTER,
-        "model_server",
-        "Times the model server was ejected because it did not answer.",
-    ),
+    "model_server_ejections": (_COUNTER, "model_server", "Times the model server was ejected: it did not answer."),
     "model_server_retries": (
         _COUNTER,
         "model_server",
-        "Predict calls that failed at the model server and were retried on another.",
+        "Predict calls that it failed and that were retried on another.",
     ),
     "model_ready": (_GAUGE, "model", "1 if some version of the model can answer."),
     "model_version_ready": (_GAUGE, "model version", "1 if the version can answer."),
@@ -93,64 +89,71 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._models = frozenset(models)
-        counter = functools.partial(_labelled, Counter, namespace=NAMESPACE, registry=self.registry)
-        histogram = functools.partial(_labelled, Histogram, namespace=NAMESPACE, registry=self.registry)
+        counter = functools.partial(self._define, Counter)
+        histogram = functools.partial(self._define, Histogram)
         self._requests = counter(
             "requests",
             "Requests that ended; each photo of a stream is one. Code CANCELLED: the caller gave up.",
-            ["method", "model", "version", "verdict", "risk_level", "code"],
+            "method model version verdict risk_level code",
         )
-        self._refusals = counter(
-            "refusals", "Requests that ended in an error, by its reason.", ["method", "model", "reason"]
-        )
-        self._streams = counter("streams", "ClassifyStream calls that ended, by status.", ["code"])
+        self._refusals = counter("refusals", "Requests that ended in an error, by its reason.", "method model reason")
+        self._streams = counter("streams", "ClassifyStream calls that ended, by status.", "code")
         self._seconds = histogram(
             "request_duration_seconds",
             "Time from a request's arrival to its answer or error.",
-            ["method", "model", "code"],
+            "method model code",
             buckets=_COARSE,
         )
-        self._stages = histogram(
+        self.stage = histogram(
             "stage_duration_seconds",
             "Time in each stage that a request reached; admit is the time in the queue.",
-            ["stage", "model"],
+            "stage model",
             buckets=_FINE,
         )
-        self._asked = counter("views_asked", "Views that the TTA modes of answered requests call for.", ["model"])
-        self._used = counter("views_used", "Views that answers are the mean of.", ["model"])
-        self._dropped = counter("views_dropped", "Views left out because the deadline was too short.", ["model"])
-        self._saved = counter("views_saved", "Views that ADAPTIVE did not need.", ["model"])
+        self._asked = counter("views_asked", "Views that the TTA modes of answered requests call for.", "model")
+        self._used = counter("views_used", "Views that answers are the mean of.", "model")
+        self._dropped = counter("views_dropped", "Views left out because the deadline was too short.", "model")
+        self._saved = counter("views_saved", "Views that ADAPTIVE did not need.", "model")
         self._adaptive = counter(
-            "adaptive_answers", "ADAPTIVE answers; stopped=early: with fewer than all views.", ["model", "stopped"]
+            "adaptive_answers", "ADAPTIVE answers; stopped=early: with fewer than all views.", "model stopped"
         )
         self._agreement = counter(
             "adaptive_agreement",
             "FULL answers of models with an adaptive margin; agreed=true: ADAPTIVE would give the same top class.",
-            ["model", "agreed"],
+            "model agreed",
         )
 
-        gauge = functools.partial(_labelled, Gauge, namespace=NAMESPACE, registry=self.registry)
-        self._shares = gauge("canary_share", "Share of the callers that gets a model's canary.", ["model"])
+        gauge = functools.partial(self._define, Gauge)
+        self._shares = gauge("canary_share", "Share of the callers that gets a model's canary.", "model")
         self._routed = counter(
             "canary_requests",
             "Requests that were sent to a label while there was a canary, by how they ended: ok or failed.",
-            ["model", "label", "ended"],
+            "model label ended",
         )
         self._routed_seconds = histogram(
             "canary_request_duration_seconds",
             "Of those that were answered, from admission to answer.",
-            ["model", "label"],
+            "model label",
             buckets=_COARSE,
         )
         self._compared = counter(
             "canary_comparisons",
             "Answers of a canary whose photo the stable version was asked about, too: whether the top class agreed.",
-            ["model", "result"],
+            "model result",
         )
+
+    def _define(self, kind: type[_T], name: str, text: str, labels: str, **options: Any) -> Callable[..., _T]:
+        """Define a metric; gives what finds the one of so many labels, whose sets are bounded."""
+        metric = kind(name, text, labels.split(), namespace=NAMESPACE, registry=self.registry, **options)
+        return functools.cache(metric.labels)
 
     def canary_share(self, model: str, share: float) -> None:
         """Show the share of the callers that gets a model's canary."""
         self._shares(model).set(share)
+
+    def compared(self, model: str, result: str) -> None:
+        """Count a comparison of the canary with the stable version: agreed, differed or failed."""
+        self._compared(model, result).inc()
 
     def routed(self, model: str, label: str, *, failed: bool, seconds: float) -> None:
         """Count a request that was sent to a label because it named none."""
@@ -158,13 +161,9 @@ class Metrics:
         if not failed:
             self._routed_seconds(model, label).observe(seconds)
 
-    def compared(self, model: str, result: str) -> None:
-        """Count a comparison of the canary with the stable version: agreed, differed or failed."""
-        self._compared(model, result).inc()
-
     def request(self, method: str, model: str, *, ended: object, seconds: float) -> None:
         """Count a request or a stream's photo that ended in an answer, an error, or by its caller (None)."""
-        model, version, verdict, level = self._bounded(model), "", "", ""
+        model, version, verdict, level = model if not model or model in self._models else OTHER, "", "", ""
         if isinstance(ended, classifier_pb2.ClassifyResponse):
             version, verdict = str(ended.version), classifier_pb2.Verdict.Name(ended.verdict)
             level = classifier_pb2.RiskLevel.Name(ended.malignancy.level)
@@ -181,10 +180,6 @@ class Metrics:
         """Count a ClassifyStream call that ended in an answer, an error, or by its caller (None)."""
         self._streams(_code(ended)).inc()
 
-    def stage(self, name: str, model: str, seconds: float) -> None:
-        """Note how long a stage of a request for a configured model took."""
-        self._stages(name, model).observe(seconds)
-
     def outcome(self, model: str, outcome: Outcome) -> None:
         """Note what the plan of an answer of a configured model came to."""
         if outcome.saved is not None:
@@ -192,9 +187,6 @@ class Metrics:
             self._adaptive(model, "early" if outcome.saved else "late").inc()
         if outcome.agreed is not None:
             self._agreement(model, str(outcome.agreed).lower()).inc()
-
-    def _bounded(self, model: str) -> str:
-        return model if not model or model in self._models else OTHER
 
 
 @dataclass(eq=False, frozen=True, slots=True, kw_only=True)
@@ -274,11 +266,6 @@ async def serving_metrics(registry: Collector, listen: str) -> AsyncIterator[str
     finally:
         await asyncio.to_thread(server.shutdown)  # waits for its thread, which looks up twice a second
         server.server_close()
-
-
-def _labelled(kind: type[_T], *definition: Any, **options: Any) -> Callable[..., _T]:
-    """Define a metric; gives what finds the one of so many labels, whose sets are bounded."""
-    return functools.cache(kind(*definition, **options).labels)
 
 
 def _code(ended: object) -> str:

@@ -255,7 +255,7 @@ class ModelServers:
 
     async def _first(self, ask: Callable[[TfServing, float], Awaitable[_T]], budget: Budget) -> _T:
         """Return the first answer; without one, raise that it does not exist rather than another server's failure."""
-        failures: list[Exception] = []
+        failures: list[GatewayError | ServableNotFoundError] = []
         order = sorted(self._servers.values(), key=lambda server: not server.alive)
         for still, server in zip(range(len(order), 0, -1), order, strict=True):
             try:  # one that hangs leaves time for the next

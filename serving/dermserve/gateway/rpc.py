@@ -13,8 +13,6 @@ from typing import Any, NoReturn, TypeAlias
 import grpc
 import grpc.aio
 import structlog
-from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -196,8 +194,7 @@ class Rpc:
                 _log.info("request_cancelled", **self._names(), code="CANCELLED", total_ms=total_ms)
                 self._meter(None)
                 return False
-            self.error = None if error is None else self._intended(error)
-            self._end()
+            self._end(None if error is None else self._intended(error))
         finally:
             if self._span is not None:
                 self._span.__exit__(kind, None, None)
@@ -215,25 +212,17 @@ class Rpc:
         _log.error("request_failed", **self._names(), code="INTERNAL", exc_info=error)
         return InternalError()
 
-    def _end(self) -> None:
-        facts = _facts(self.answer)
-        if self.error is None:
-            _log.info("request_answered", **self._names(), code="OK", **facts)
-        elif type(self.error) is not InternalError:
-            self._log_refusal(self.error)
-        self._meter(self.error or self.answer or "OK")  # a stream has no answer of its own
-        code = self.error.status.name if self.error else "OK"
+    def _end(self, error: GatewayError | None) -> None:
+        self.error, facts, code = error, _facts(self.answer), error.status.name if error else "OK"
+        if error is None:
+            _log.info("request_answered", **self._names(), code=code, **facts)
+        elif isinstance(error, OverloadedError):  # as many as there are too many: their lines would be more of a load
+            if (skipped := self._rpcs.overloads.sample()) is not None:
+                _log.info("request_refused", **self._names(), code=code, reason=error.reason, unlogged=skipped)
+        elif type(error) is not InternalError:
+            _log.info("request_refused", **self._names(), code=code, reason=error.reason, cause=_cause(error))
+        self._meter(error or self.answer or "OK")  # a stream has no answer of its own
         self._rpcs.tracing.annotate(code=code, request_id=self.request_id, **facts)
-
-    def _log_refusal(self, error: GatewayError) -> None:
-        more: dict[str, object] = {}
-        if isinstance(error, OverloadedError):  # as many as there are too many: their lines would be more of a load
-            skipped = self._rpcs.overloads.sample()
-            if skipped is None:
-                return
-            more = {"unlogged": skipped}
-        names = self._names()
-        _log.info("request_refused", **names, code=error.status.name, reason=error.reason, cause=_cause(error), **more)
 
     def _meter(self, ended: object) -> None:
         if self.model is None:
@@ -251,32 +240,23 @@ class Rpc:
 def to_status(error: GatewayError, *, request_id: str) -> status_pb2.Status:
     """Describe an error as google.rpc.Status: with ErrorInfo and, where trying again helps, RetryInfo."""
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata={"request_id": request_id})
-    details = [_packed(info)]
+    status = status_pb2.Status(code=error.status.value[0], message=str(error))
+    status.details.add().Pack(info)
     if error.retry_after is not None:
-        delay = duration_pb2.Duration(nanos=0)
-        delay.FromNanoseconds(int(error.retry_after * 1e9))
-        details.append(_packed(error_details_pb2.RetryInfo(retry_delay=delay)))
-    return status_pb2.Status(code=error.status.value[0], message=str(error), details=details)
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromNanoseconds(int(error.retry_after * 1e9))
+        status.details.add().Pack(retry)
+    return status
 
 
 async def _abort(context: Context, error: GatewayError, *, request_id: str) -> NoReturn:
     status = rpc_status.to_status(to_status(error, request_id=request_id))
-    trailing = (*status.trailing_metadata, (REQUEST_ID_KEY, request_id), *_pushback(error))
+    trailing: tuple[tuple[str, str | bytes], ...] = (*status.trailing_metadata, (REQUEST_ID_KEY, request_id))
+    if isinstance(error, ExhaustedError):
+        # Tells a gRPC client that retries RESOURCE_EXHAUSTED when to, or not to (gRFC A6): a photo stays too large.
+        milliseconds = -1 if error.retry_after is None else int(error.retry_after * 1e3)
+        trailing = (*trailing, (_PUSHBACK_KEY, str(milliseconds)))
     await context.abort(status.code, status.details, trailing)
-
-
-def _pushback(error: GatewayError) -> tuple[tuple[str, str], ...]:
-    """Tell a gRPC client that retries RESOURCE_EXHAUSTED when to, or not to (gRFC A6); a photo stays too large."""
-    if not isinstance(error, ExhaustedError):
-        return ()
-    milliseconds = -1 if error.retry_after is None else int(error.retry_after * 1e3)
-    return ((_PUSHBACK_KEY, str(milliseconds)),)
-
-
-def _packed(message: Message) -> any_pb2.Any:
-    packed = any_pb2.Any()
-    packed.Pack(message)
-    return packed
 
 
 def _cause(error: GatewayError) -> str | None:

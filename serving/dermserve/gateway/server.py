@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import logging
 import os
+import sys
 import time
-from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,6 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from dermserve.gateway.admission import Admission
 from dermserve.gateway.batching import Batching
-from dermserve.gateway.canary import Comparison, Shares
 from dermserve.gateway.catalog import Catalog, Pace
 from dermserve.gateway.certificates import (
     TlsFiles,
@@ -28,12 +29,12 @@ from dermserve.gateway.classify import Classifier
 from dermserve.gateway.config import Config
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import ListenError
-from dermserve.gateway.logs import announce
 from dermserve.gateway.metrics import Metrics, Snapshot, serving_metrics
 from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.photos import Photos, Workers
 from dermserve.gateway.reflection import add_reflection
 from dermserve.gateway.rpc import Rpcs
+from dermserve.gateway.selection import Canary
 from dermserve.gateway.service import SERVICE, ClassifierService
 from dermserve.gateway.tfserving import TfServing, open_channel
 from dermserve.gateway.tracing import Tracing, open_tracing
@@ -46,6 +47,12 @@ _HEALTH_MESSAGE = 4096
 """Bytes of a message to the port for probes."""
 
 _log = structlog.get_logger(__name__)
+
+
+def announce(event: str, **facts: object) -> None:
+    """Log an event that launchers wait for, whatever the level: it is part of the process's interface."""
+    anything = structlog.make_filtering_bound_logger(logging.NOTSET)
+    structlog.wrap_logger(structlog.PrintLogger(sys.stderr), wrapper_class=anything).info(event, **facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +82,11 @@ async def lifespan(config: Config) -> AsyncIterator[Gateway]:
     async with contextlib.AsyncExitStack() as stack:
         workers = Workers(config.decoders, stuck_after=config.decoder_stuck_seconds, clock=clock)
         stack.callback(workers.close)
-        await _start_health(config, servicer, stack)
+        if config.health_listen is not None:  # to the very end, so that probes see NOT_SERVING while draining
+            probes = grpc.aio.server(options=server_options())
+            health_pb2_grpc.add_HealthServicer_to_server(servicer, probes)
+            announce("health_listening", address=await _start(probes, config.health_listen))
+            stack.push_async_callback(probes.stop, None)
         tracing = open_tracing(os.environ)
         stack.push_async_callback(asyncio.to_thread, tracing.close)
         own, towards_servers = server_files(config), model_server_files(config)
@@ -83,19 +94,34 @@ async def lifespan(config: Config) -> AsyncIterator[Gateway]:
         stack.push_async_callback(servers.close)
         catalog = build_catalog(config, servers)
         await _report(servicer, ready=False)
-        await stack.enter_async_context(_running(servers.follow(config.resolve_seconds)))
-        if towards_servers:
-            await stack.enter_async_context(
-                _running(follow_files(towards_servers, servers, every=config.resolve_seconds))
-            )
-            await stack.enter_async_context(_running(follow_peers(towards_servers, servers)))
-        await stack.enter_async_context(_running(catalog.follow(lambda ready: _report(servicer, ready=ready))))
         metrics = Metrics(config.models)
         classifier = _build_classifier(config, workers, catalog, servers, metrics, tracing)
-        await stack.enter_async_context(_running(classifier.shares.follow(config.poll_seconds)))
-        stack.push_async_callback(classifier.comparison.close)
-        tls = [files for files in (own, towards_servers) if files]
-        metrics_address = await _start_metrics(config, classifier, servers, workers, tls, stack)
+        stack.push_async_callback(classifier.canary.close)
+        follow = [
+            servers.follow(config.resolve_seconds),
+            catalog.follow(lambda ready: _report(servicer, ready=ready)),
+            classifier.canary.follow(config.poll_seconds),
+        ]
+        if towards_servers:
+            follow.append(follow_files(towards_servers, servers, every=config.resolve_seconds))
+            follow.append(follow_peers(towards_servers, servers))
+        for work in follow:
+            await stack.enter_async_context(_running(work))
+        metrics_address = None
+        if config.metrics_listen is not None:
+            snapshot = Snapshot(
+                admission=classifier.admission,
+                servers=servers,
+                predictor=classifier.predictor,
+                catalog=catalog,
+                workers=workers,
+                drift=classifier.drift,
+                tls=[files for files in (own, towards_servers) if files],
+            )
+            metrics.registry.register(snapshot)
+            serving = serving_metrics(metrics.registry, config.metrics_listen)
+            metrics_address = await stack.enter_async_context(serving)
+            announce("metrics_listening", address=metrics_address)
         rpcs = Rpcs(
             default_seconds=config.default_deadline_seconds,
             max_seconds=config.max_deadline_seconds,
@@ -103,10 +129,12 @@ async def lifespan(config: Config) -> AsyncIterator[Gateway]:
             tracing=tracing,
             clock=clock,
         )
-        server = _build_server(config, tracing, servicer)
+        server = grpc.aio.server(options=server_options(config), interceptors=tracing.server_interceptors)
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+        if config.reflection:
+            add_reflection((SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), server)
         ClassifierService(classifier, rpcs=rpcs, stream_at_once=config.stream_at_once).add_to(server)
-        address = _bind(server, config.listen, credentials=own.server if own else None)
-        await server.start()
+        address = await _start(server, config.listen, credentials=own.server if own else None)
         stack.push_async_callback(_drain, server, rpcs, servicer, config.grace_seconds, stop_now)
         announce("listening", address=address, tfs=config.tfs, models=config.models)
         yield Gateway(address, stop_now, metrics_address)
@@ -161,9 +189,14 @@ def _build_classifier(
             free_capacity=predictor.free_capacity,
             clock=time.monotonic,
         ),
-        shares=Shares(config.models, fixed=config.canary_shares, file=config.canary_file, metrics=metrics),
-        comparison=Comparison(
-            predictor=predictor, catalog=catalog, metrics=metrics, sample=config.canary_sample, clock=time.monotonic
+        canary=Canary(
+            config.canary_shares,
+            config.canary_file,
+            sample=config.canary_sample,
+            predictor=predictor,
+            catalog=catalog,
+            metrics=metrics,
+            clock=time.monotonic,
         ),
         catalog=catalog,
         photos=Photos(workers, limits=config.limits),
@@ -173,33 +206,6 @@ def _build_classifier(
         tracing=tracing,
         clock=time.monotonic,
     )
-
-
-async def _start_metrics(
-    config: Config,
-    classifier: Classifier,
-    servers: ModelServers,
-    workers: Workers,
-    tls: Collection[TlsFiles],
-    stack: contextlib.AsyncExitStack,
-) -> str | None:
-    """Serve the metrics until everything else has stopped; returns their address."""
-    if config.metrics_listen is None:
-        return None
-    snapshot = Snapshot(
-        admission=classifier.admission,
-        servers=servers,
-        predictor=classifier.predictor,
-        catalog=classifier.catalog,
-        workers=workers,
-        drift=classifier.drift,
-        tls=tls,
-    )
-    registry = classifier.metrics.registry
-    registry.register(snapshot)
-    address = await stack.enter_async_context(serving_metrics(registry, config.metrics_listen))
-    announce("metrics_listening", address=address)
-    return address
 
 
 @contextlib.asynccontextmanager
@@ -219,27 +225,6 @@ async def _report(servicer: health.aio.HealthServicer, *, ready: bool) -> None:
     for name in ("", SERVICE):
         await servicer.set(name, status)
     await servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
-
-
-def _build_server(config: Config, tracing: Tracing, servicer: health.aio.HealthServicer) -> grpc.aio.Server:
-    interceptors: Sequence[Any] = tracing.server_interceptors
-    server = grpc.aio.server(options=server_options(config), interceptors=interceptors)
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    if config.reflection:
-        add_reflection((SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), server)
-    return server
-
-
-async def _start_health(config: Config, servicer: health.aio.HealthServicer, stack: contextlib.AsyncExitStack) -> None:
-    """Serve health alone on a port of its own, to the very end, so that probes see NOT_SERVING while draining."""
-    if config.health_listen is None:
-        return
-    server = grpc.aio.server(options=server_options())
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    address = _bind(server, config.health_listen)
-    await server.start()
-    stack.push_async_callback(server.stop, None)
-    announce("health_listening", address=address)
 
 
 async def _drain(
@@ -263,8 +248,8 @@ async def _drain(
     announce("stopped")
 
 
-def _bind(server: grpc.aio.Server, listen: str, *, credentials: grpc.ServerCredentials | None = None) -> str:
-    """Bind HOST:PORT and return it with the port that was got, or unix:PATH.
+async def _start(server: grpc.aio.Server, listen: str, *, credentials: grpc.ServerCredentials | None = None) -> str:
+    """Start on HOST:PORT and return it with the port that was got, or unix:PATH.
 
     Raises:
         ListenError: it is taken or wrong.
@@ -273,4 +258,5 @@ def _bind(server: grpc.aio.Server, listen: str, *, credentials: grpc.ServerCrede
         port = server.add_secure_port(listen, credentials) if credentials else server.add_insecure_port(listen)
     except RuntimeError as error:
         raise ListenError(f"can't listen on {listen}: is it taken, or not an address of this machine?") from error
+    await server.start()
     return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"

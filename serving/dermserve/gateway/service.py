@@ -63,8 +63,7 @@ class ClassifierService:
         async with self._rpcs.open(CLASSIFY, context, model=photo.model if photo else "") as rpc:
             if photo is None:
                 raise MalformedRequestError
-            rpc.answer = await self._classifier.classify(photo, rpc)
-        answer: classifier_pb2.ClassifyResponse = rpc.answer
+            rpc.answer = answer = await self._classifier.classify(photo, rpc)
         return answer
 
     async def classify_stream(
@@ -84,8 +83,7 @@ class ClassifierService:
             if request is None:
                 raise MalformedRequestError
             models = [write_model(model, cards=False) for model in self._catalog.models.values()]
-            rpc.answer = classifier_pb2.ListModelsResponse(models=models)
-        answer: classifier_pb2.ListModelsResponse = rpc.answer
+            rpc.answer = answer = classifier_pb2.ListModelsResponse(models=models)
         return answer
 
     async def get_model(
@@ -98,8 +96,7 @@ class ClassifierService:
             if not request.name:
                 raise MissingModelError
             model = write_model(self._catalog.find(request.name), cards=True)
-            rpc.answer = classifier_pb2.GetModelResponse(model=model)
-        answer: classifier_pb2.GetModelResponse = rpc.answer
+            rpc.answer = answer = classifier_pb2.GetModelResponse(model=model)
         return answer
 
 

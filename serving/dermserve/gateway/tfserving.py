@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 import numpy as np
-from google.protobuf import wrappers_pb2
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
 from dermserve.contract import Input, Output, Signature
@@ -28,8 +27,6 @@ _METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
 _STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 _UNKNOWN_LABEL = "Unrecognized servable version label"
 _FULL_QUEUE = "The batch scheduling queue"
-_QUERY = "query"
-"""Input of `describe`: one string, which it ignores; TensorFlow Serving needs an input with a batch dimension."""
 
 CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
@@ -103,20 +100,14 @@ class TfServing:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
-        self._predict = channel.unary_unary(
-            _PREDICT,
-            request_serializer=serving_pb2.PredictRequest.SerializeToString,
-            response_deserializer=serving_pb2.PredictResponse.FromString,
+        self._predict: grpc.aio.UnaryUnaryMultiCallable[serving_pb2.PredictRequest, Any] = channel.unary_unary(
+            _PREDICT, serving_pb2.PredictRequest.SerializeToString
         )
-        self._metadata = channel.unary_unary(
-            _METADATA,
-            request_serializer=serving_pb2.GetModelMetadataRequest.SerializeToString,
-            response_deserializer=serving_pb2.GetModelMetadataResponse.FromString,
+        self._metadata: grpc.aio.UnaryUnaryMultiCallable[serving_pb2.GetModelMetadataRequest, Any] = (
+            channel.unary_unary(_METADATA, serving_pb2.GetModelMetadataRequest.SerializeToString)
         )
-        self._status = channel.unary_unary(
-            _STATUS,
-            request_serializer=serving_pb2.GetModelStatusRequest.SerializeToString,
-            response_deserializer=serving_pb2.GetModelStatusResponse.FromString,
+        self._status: grpc.aio.UnaryUnaryMultiCallable[serving_pb2.GetModelStatusRequest, Any] = channel.unary_unary(
+            _STATUS, serving_pb2.GetModelStatusRequest.SerializeToString
         )
 
     async def predict(self, target: Target, images: NDArray[np.uint8], *, tta: bool, seconds: float) -> Scores:
@@ -129,32 +120,31 @@ class TfServing:
         # No output_filter: TensorFlow optimises, and keeps in memory, a graph for each set of outputs that is asked
         # for, and the warm-up records ask for all.
         spec = _spec(target, Signature.TTA if tta else Signature.SERVING_DEFAULT)
-        request = serving_pb2.PredictRequest(model_spec=spec, inputs={Input.IMAGES.value: uint8_tensor(images)})
-        try:
-            response = await self._predict(request, timeout=seconds)
-        except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
-            raise _translated(error) from error
-        if response.model_spec.version.value < 1:
+        request = serving_pb2.PredictRequest(model_spec=spec, inputs={Input.IMAGES: uint8_tensor(images)})
+        response = await _answer(self._predict, request, serving_pb2.PredictResponse, seconds=seconds)
+        if (version := response.model_spec.version.value) < 1:
             raise InvalidModelOutputError("it names no version")
-        version, ood_scores = response.model_spec.version.value, read_output(response, Output.OOD_SCORE, rank=1)
+        ood_scores = read_output(response, Output.OOD_SCORE, rank=1)
         if not tta:
             return Scores(len(images), version, read_output(response, Output.PROBABILITIES, rank=2), ood_scores)
         views = read_output(response, Output.VIEW_PROBABILITIES, rank=3)
         if len(views) != 1 or len(ood_scores) != 1:
-            raise InvalidModelOutputError(f"{Output.VIEW_PROBABILITIES.value} has {len(views)} rows for one image")
+            raise InvalidModelOutputError(f"{Output.VIEW_PROBABILITIES} has {len(views)} rows for one image")
         return Scores(len(views[0]), version, views[0], ood_scores * len(views[0]))
 
     async def describe(self, model: str, *, version: int, seconds: float) -> bytes:
         """Read the card of a version, the JSON in its SavedModel. Raises what `predict` raises."""
         spec = _spec(Target(model, version), Signature.DESCRIBE)
-        request = serving_pb2.PredictRequest(model_spec=spec, inputs={_QUERY: _string_tensor(b"")})
-        response = await _answer(self._predict, request, seconds=seconds)
-        return string_scalar(response.outputs[Output.CARD.value], name=Output.CARD.value)
+        query = tensor_pb2.TensorProto(dtype=tensor_pb2.DATA_TYPE_STRING, string_val=[b""])
+        query.tensor_shape.dim.add(size=1)
+        request = serving_pb2.PredictRequest(model_spec=spec, inputs={Input.QUERY: query})
+        response = await _answer(self._predict, request, serving_pb2.PredictResponse, seconds=seconds)
+        return string_scalar(response.outputs[Output.CARD], name=Output.CARD)
 
     async def versions(self, model: str, *, seconds: float) -> Sequence[serving_pb2.ModelVersionStatus]:
         """List the versions of a model with their states. Raises what `predict` raises."""
         request = serving_pb2.GetModelStatusRequest(model_spec=_spec(Target(model), None))
-        response = await _answer(self._status, request, seconds=seconds)
+        response = await _answer(self._status, request, serving_pb2.GetModelStatusResponse, seconds=seconds)
         return response.model_version_status
 
     async def labelled(self, model: str, *, label: str, seconds: float) -> int:
@@ -162,7 +152,7 @@ class TfServing:
         request = serving_pb2.GetModelMetadataRequest(
             model_spec=_spec(Target(model, label=label), None), metadata_field=["signature_def"]
         )
-        response = await _answer(self._metadata, request, seconds=seconds)
+        response = await _answer(self._metadata, request, serving_pb2.GetModelMetadataResponse, seconds=seconds)
         return response.model_spec.version.value
 
     async def connected(self) -> None:
@@ -175,19 +165,26 @@ class TfServing:
 
 
 def _spec(target: Target, signature: Signature | None) -> serving_pb2.ModelSpec:
-    spec = serving_pb2.ModelSpec(name=target.model, signature_name=signature.value if signature else "")
+    spec = serving_pb2.ModelSpec(name=target.model, signature_name=signature)
     if target.version is not None:
-        spec.version.CopyFrom(wrappers_pb2.Int64Value(value=target.version))
+        spec.version.value = target.version
     elif target.label is not None:
         spec.version_label = target.label
     return spec
 
 
 async def _answer(
-    method: "grpc.aio.UnaryUnaryMultiCallable[_Request, _Answer]", request: _Request, *, seconds: float
+    method: "grpc.aio.UnaryUnaryMultiCallable[_Request, Any]",
+    request: _Request,
+    answer: type[_Answer],
+    *,
+    seconds: float,
 ) -> _Answer:
+    """Make a call. What comes is parsed here: of bytes that are no message, gRPC logs a stack trace and gives None."""
     try:
-        return await method(request, timeout=seconds)
+        return answer.FromString(await method(request, timeout=seconds))
+    except DecodeError as error:
+        raise InvalidModelOutputError("it is no message of TensorFlow Serving's") from error
     except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
         raise _translated(error) from error
 
@@ -214,15 +211,10 @@ def read_output(response: serving_pb2.PredictResponse, output: Output, *, rank: 
     Raises:
         InvalidModelOutputError: it is no float32 tensor of that rank.
     """
-    array = float_array(response.outputs[output.value], name=output.value)
+    array = float_array(response.outputs[output], name=output)
     if array.ndim != rank:
-        raise InvalidModelOutputError(f"{output.value} has the shape {array.shape}")
+        raise InvalidModelOutputError(f"{output} has the shape {array.shape}")
     return array.tolist()
-
-
-def _string_tensor(text: bytes) -> tensor_pb2.TensorProto:
-    shape = tensor_pb2.TensorShapeProto(dim=[tensor_pb2.TensorShapeProto.Dim(size=1)])
-    return tensor_pb2.TensorProto(dtype=tensor_pb2.DATA_TYPE_STRING, tensor_shape=shape, string_val=[text])
 
 
 def uint8_tensor(array: NDArray[np.uint8]) -> tensor_pb2.TensorProto:
@@ -243,14 +235,17 @@ def float_array(tensor: tensor_pb2.TensorProto, *, name: str) -> NDArray[np.floa
     """
     if tensor.dtype != tensor_pb2.DATA_TYPE_FLOAT:
         raise InvalidModelOutputError(f"{name} is not float32")
-    shape = tuple(dim.size for dim in tensor.tensor_shape.dim)
-    size = math.prod(shape)
+    shape = tuple([dim.size for dim in tensor.tensor_shape.dim])
+    size, content = math.prod(shape), tensor.tensor_content
     if tensor.tensor_shape.unknown_rank or min(shape, default=1) < 0 or size > _MAX_ELEMENTS:
         raise InvalidModelOutputError(f"{name} has the shape {shape}")
-    if tensor.tensor_content:
-        values = _from_content(tensor.tensor_content, size=size, name=name)
-    else:
-        values = _from_values(np.asarray(tensor.float_val, np.float32), size=size, name=name)
+    if content and len(content) != size * 4:
+        raise InvalidModelOutputError(f"{name} has {len(content)} bytes for {size} values")
+    values = np.frombuffer(content, "<f4") if content else np.array(tensor.float_val, np.float32)
+    if values.size > size:
+        raise InvalidModelOutputError(f"{name} has {values.size} values for {size}")
+    if values.size < size:
+        values = np.pad(values, (0, size - values.size), mode="edge" if values.size else "constant")
     return values.reshape(shape)
 
 
@@ -263,17 +258,3 @@ def string_scalar(tensor: tensor_pb2.TensorProto, *, name: str) -> bytes:
     if tensor.dtype != tensor_pb2.DATA_TYPE_STRING or len(tensor.string_val) != 1:
         raise InvalidModelOutputError(f"{name} is not one string")
     return tensor.string_val[0]
-
-
-def _from_content(content: bytes, *, size: int, name: str) -> NDArray[np.float32]:
-    if len(content) != size * 4:
-        raise InvalidModelOutputError(f"{name} has {len(content)} bytes for {size} values")
-    return np.frombuffer(content, "<f4").astype(np.float32, copy=False)
-
-
-def _from_values(values: NDArray[np.float32], *, size: int, name: str) -> NDArray[np.float32]:
-    if values.size > size:
-        raise InvalidModelOutputError(f"{name} has {values.size} values for {size}")
-    if values.size == size:
-        return values
-    return np.pad(values, (0, size - values.size), mode="edge" if values.size else "constant")

@@ -16,7 +16,6 @@ _log = structlog.get_logger(__name__)
 
 _MODULES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.grpc", "opentelemetry.instrumentation.grpc")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-_NAME = "dermserve-gateway"
 
 
 class Tracing:
@@ -57,7 +56,7 @@ class _OpenTelemetry(Tracing):
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         named = "OTEL_SERVICE_NAME" in environment or "service.name=" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
-        resource = Resource.create({} if named else {"service.name": _NAME})
+        resource = Resource.create({} if named else {"service.name": "dermserve-gateway"})
         self._trace = trace
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))

@@ -5,6 +5,7 @@ keeping any. All are measured at half the model's size: pixels averaged two by t
 enlarging a small photo leaves. numpy alone, a fifth of a millisecond at 224×224: every photo is measured.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -55,7 +56,7 @@ def measure(pixels: NDArray[np.uint8]) -> Measures:
     near = _differences(luma, 1)
     midtones, highlights = _percentiles(luma)
     return Measures(
-        brightness=_mean(luma),
+        brightness=_sum(luma) / luma.size,
         sharpness=(near[0] + near[1]) / 2,
         midtones=midtones,
         highlights=highlights,
@@ -66,8 +67,8 @@ def measure(pixels: NDArray[np.uint8]) -> Measures:
     )
 
 
-def _mean(values: _Floats) -> float:
-    return float(values.sum()) / values.size  # numpy's own takes twice as long
+def _sum(values: _Floats) -> float:
+    return float(np.add.reduce(values, axis=None))  # numpy's `sum` takes twice as long
 
 
 def _halve(pixels: NDArray[np.uint8]) -> _Floats:
@@ -94,7 +95,7 @@ def _color(luma: _Floats, differences: tuple[_Floats, _Floats]) -> float:
 
 
 def _centred(values: _Floats) -> _Floats:
-    return (values - np.float32(_mean(values))).ravel()
+    return (values - np.float32(_sum(values) / values.size)).ravel()
 
 
 def _percentiles(luma: _Floats) -> tuple[float, float]:
@@ -110,21 +111,23 @@ def _detail(near: tuple[float, ...], far: tuple[float, ...]) -> float:
 
 def _differences(luma: _Floats, lag: int) -> tuple[float, ...]:
     """Mean absolute difference of pixels so far apart: along rows, along columns, and along both diagonals."""
-    return (
-        _difference(luma[:, lag:], luma[:, :-lag]),
-        _difference(luma[lag:], luma[:-lag]),
-        _difference(luma[lag:, lag:], luma[:-lag, :-lag]),
-        _difference(luma[lag:, :-lag], luma[:-lag, lag:]),
+    apart = (
+        luma[:, lag:] - luma[:, :-lag],
+        luma[lag:] - luma[:-lag],
+        luma[lag:, lag:] - luma[:-lag, :-lag],
+        luma[lag:, :-lag] - luma[:-lag, lag:],
     )
-
-
-def _difference(one: _Floats, other: _Floats) -> float:
-    apart = one - other
-    return _mean(np.abs(apart, out=apart))
+    return tuple([_sum(np.abs(each, out=each)) / each.size for each in apart])
 
 
 def _contrast(luma: _Floats) -> float:
     side = min(_BLOCK, *luma.shape)
-    rows, columns = luma.shape[0] // side, luma.shape[1] // side
-    blocks = luma[: rows * side, : columns * side].reshape(rows, side, columns, side)
-    return float(np.std(blocks.sum(axis=1) @ np.ones(side, np.float32)) / side**2)
+    rows, columns = (_averaging(size // side, side) for size in luma.shape)
+    means = _centred(np.matmul(rows @ luma[: rows.shape[1], : columns.shape[1]], columns.T))
+    return math.sqrt(float(means @ means) / means.size)
+
+
+@functools.lru_cache
+def _averaging(blocks: int, side: int) -> _Floats:
+    """Make the matrix, float32 [blocks, blocks * side], that averages so many blocks of a side."""
+    return np.repeat(np.eye(blocks, dtype=np.float32) / np.float32(side), side, axis=1)

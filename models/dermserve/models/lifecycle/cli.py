@@ -32,7 +32,7 @@ from dermserve.models.lifecycle.options import (
     watching,
 )
 from dermserve.models.lifecycle.pull import pull_versions
-from dermserve.models.lifecycle.replay import TOLERANCE, Check, verify_version
+from dermserve.models.lifecycle.replay import TOLERANCE, Check, verify_files, verify_version
 from dermserve.models.lifecycle.servers import Servers
 from dermserve.models.lifecycle.signature import load_key
 from dermserve.models.lifecycle.stores import open_store
@@ -66,9 +66,14 @@ def publish(run: pathlib.Path, key: pathlib.Path | None, base: str, as_json: boo
     RUN is the folder of a finished and evaluated `dermserve train`. Servers that follow the newest version load it at
     once; those with a stable version keep that until `promote` or `canary`.
     """
-    from dermserve.models.exporter import ExportError, export_run
-    from dermserve.models.quiet import native_stderr_held
-    from dermserve.models.training.finished import FinishedRun
+    try:
+        from dermserve.models.exporter import ExportError, export_run
+        from dermserve.models.quiet import native_stderr_held
+        from dermserve.models.training.train.finished import FinishedRun
+    except ImportError as error:
+        raise click.UsageError(
+            f"`dermserve model publish` needs more ({error}): pip install 'dermserve[models]'"
+        ) from error
 
     if key is not None:
         load_key(key)  # before minutes of work
@@ -132,7 +137,7 @@ def status(
 
 
 @model.command()
-@click.argument("name", metavar="MODEL")
+@click.argument("name", metavar="MODEL", required=False)
 @click.argument("version", type=VERSION, required=False)
 @store_option
 @asking_servers
@@ -140,32 +145,39 @@ def status(
     "--tolerance", type=click.FloatRange(0), default=TOLERANCE, show_default=True,
     help="Largest difference from a golden prediction, relative to its largest value or 1.",
 )  # fmt: skip
+@click.option(
+    "--offline", is_flag=True,
+    help="Ask no server: check the files alone, of every version, or of every one of MODEL, or of VERSION.",
+)  # fmt: skip
 @public_key_option
 @json_option
 @fails_clearly
 def verify(
-    name: str,
+    name: str | None,
     version: int | None,
     base: str,
     servers: Servers,
     tolerance: float,
+    offline: bool,
     public_key: pathlib.Path | None,
     as_json: bool,
 ) -> None:
     """Replay a version's warm-up and golden predictions against live servers, and check its files by their digests.
 
-    VERSION is the newest in the store when it is not given. The servers must have it loaded.
+    VERSION is the newest in the store when it is not given. The servers must have it loaded. With --offline no server
+    is asked: for an init container, before they start.
     """
-    store = open_store(base)
-    present = store.versions(name)
-    if version is None and not present:
-        raise LifecycleError(
-            f"{base} has no version of {name}; it has {', '.join(store.models()) or 'no model at all'}"
-        )
-    failed = 0
-    with servers:
-        chosen = version or present[-1]
-        for check in verify_version(store, servers, name, chosen, tolerance=tolerance, public_key=public_key):
+    if name is None and not offline:
+        raise click.UsageError("name a MODEL, or check the files of all with --offline")
+    store, failed = open_store(base), 0
+    with contextlib.ExitStack() as stack:
+        if name is None or offline:
+            checks = verify_files(store, name, version, public_key)
+        else:
+            chosen = moves.newest(store, name) if version is None else version
+            live = stack.enter_context(servers)
+            checks = verify_version(store, live, name, chosen, tolerance=tolerance, public_key=public_key)
+        for check in checks:
             failed += not check.ok
             click.echo(json.dumps(_check_dict(check)) if as_json else _check_line(check))
     if failed:

@@ -52,6 +52,10 @@ class LocalStore:
         """See Store."""
         shutil.copytree(folders.version_folder(self.folder, model, version), into, dirs_exist_ok=True)
 
+    def opened(self, model: str, version: int) -> contextlib.AbstractContextManager[pathlib.Path]:
+        """See Store."""
+        return contextlib.nullcontext(folders.version_folder(self.folder, model, version))
+
     def remove(self, model: str, version: int) -> None:
         """See Store."""
         with folders.staged(self.folder, model) as bin_:

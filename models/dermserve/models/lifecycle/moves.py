@@ -55,7 +55,7 @@ def promote(
         LifecycleError: no such version, or a server refuses or can't load it; nothing was changed then.
     """
     with _changing(desk):
-        target = _newest(desk.store, model) if version is None else version
+        target = newest(desk.store, model) if version is None else version
         known_version(desk.store, model, target)
         check_figures(desk.store, model, target, require)
         return _make_stable(desk, model, target, what=audit.PROMOTE, note=note, checked=checked)
@@ -85,7 +85,7 @@ def canary(desk: Desk, model: str, version: int | None, *, share: float, checked
         LifecycleError: there is no stable version, or it is the same, or as for `promote`.
     """
     with _changing(desk):
-        target = _newest(desk.store, model) if version is None else version
+        target = newest(desk.store, model) if version is None else version
         known_version(desk.store, model, target)
         before = _served(desk, model)
         if STABLE not in before.labels:
@@ -120,9 +120,9 @@ def unpin(desk: Desk, model: str, *, note: str = "") -> Moved:
         LifecycleError: as for `promote`.
     """
     with _changing(desk):
-        before, newest = _served(desk, model), _newest(desk.store, model)
+        before, needs = _served(desk, model), [newest(desk.store, model)]
         entry = _entry(desk, audit.UNPIN, model, before=dict(before.labels), after={}, note=note)
-        change(desk, Intent(entry=entry, before=before, after=Served(labels={}), needs=[newest]))
+        change(desk, Intent(entry=entry, before=before, after=Served(labels={}), needs=needs))
         return Moved(model=model, before=before.labels, after={})
 
 
@@ -213,7 +213,12 @@ def _needed(desk: Desk, model: str, *, offline: bool) -> set[int]:
     return needed
 
 
-def _newest(store: Store, model: str) -> int:
+def newest(store: Store, model: str) -> int:
+    """Return the newest version of a model.
+
+    Raises:
+        StoreError: there is none; the message says which models there are.
+    """
     present = store.versions(model)
     if not present:
         held = ", ".join(store.models()) or "no model at all"

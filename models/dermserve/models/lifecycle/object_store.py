@@ -107,6 +107,13 @@ class ObjectStore:
             target.parent.mkdir(parents=True, exist_ok=True)
             self._files.get_file(f"{folder}/{name}", str(target))
 
+    @contextlib.contextmanager
+    def opened(self, model: str, version: int) -> Iterator[pathlib.Path]:
+        """See Store: a copy."""
+        with tempfile.TemporaryDirectory(prefix=f"dermserve-{model}-") as folder:
+            self.fetch(model, version, pathlib.Path(folder))
+            yield pathlib.Path(folder)
+
     @_naming_store
     def remove(self, model: str, version: int) -> None:
         """See Store."""

@@ -2,7 +2,6 @@
 
 import math
 import pathlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -82,11 +81,31 @@ def check_files(store: Store, model: str, version: int, public_key: pathlib.Path
     """
     name = f"{store.base}/{model}/{version}"
     manifest = parse_manifest(_read(store, model, version, MANIFEST), where=f"{name}/{MANIFEST}")
-    with tempfile.TemporaryDirectory(prefix="dermserve-") as scratch:
-        store.fetch(model, version, pathlib.Path(scratch))
-        yield Check("", f"files of {name}", "; ".join(changes(pathlib.Path(scratch), manifest)))
+    with store.opened(model, version) as folder:
+        yield Check("", f"files of {name}", "; ".join(changes(folder, manifest)))
         if public_key is not None:
-            yield Check("", f"signature of {name}", _signature_problem(pathlib.Path(scratch), public_key, model, name))
+            yield Check("", f"signature of {name}", _signature_problem(folder, public_key, model, name))
+
+
+def verify_files(
+    store: Store, model: str | None, version: int | None, public_key: pathlib.Path | None
+) -> Iterator[Check]:
+    """Check the files of every version without asking a server; of one model, or one version, when it is named.
+
+    Raises:
+        StoreError: there is no such version, or none at all.
+    """
+    if model is not None and version is not None:
+        known_version(store, model, version)
+    models = store.models() if model is None else [model]
+    chosen = [(name, one) for name in models for one in store.versions(name) if version in (None, one)]
+    if not chosen:
+        raise StoreError(f"{store.base} has no version of {model or 'any model'}")
+    for name, one in chosen:
+        try:
+            yield from check_files(store, name, one, public_key)
+        except StoreError as error:
+            yield Check("", f"files of {store.base}/{name}/{one}", str(error))
 
 
 def _signature_problem(folder: pathlib.Path, public_key: pathlib.Path, model: str, name: str) -> str:

@@ -45,6 +45,10 @@ class Store(Protocol):
         """Copy a version into an empty local folder."""
         ...
 
+    def opened(self, model: str, version: int) -> contextlib.AbstractContextManager[pathlib.Path]:
+        """Give a local folder with a version's files, to be read only."""
+        ...
+
     def remove(self, model: str, version: int) -> None:
         """Delete a version: first it disappears, then its files do."""
         ...

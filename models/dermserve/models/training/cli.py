@@ -1,4 +1,4 @@
-"""`dermserve train`, `evaluate`, `report`, `pack`, `tflite`, `scenarios` and `backbones`."""
+"""`dermserve train`, `evaluate`, `report`, `pack` and `tflite`."""
 
 import contextlib
 import os
@@ -13,23 +13,22 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.training.errors import DataError, ExperimentError, TrainingError
 
 if TYPE_CHECKING:
-    from dermserve.models.training.loop import Epoch
-    from dermserve.models.training.scenarios import Cell
+    from dermserve.models.training.train.loop import Epoch
 
-_DATA = click.option(
+DATA = click.option(
     "--data",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     required=True,
     help="Folder of the photos: HAM10000 as ISIC or Kaggle ships it, a folder a class, or labels.csv.",
 )
-_CACHE = click.option(
+CACHE = click.option(
     "--cache",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path(".dermserve/cache"),
     show_default=True,
     help="Where decoded photos are kept, and what networks said of them.",
 )
-_PRECISION = click.option(
+PRECISION = click.option(
     "--precision",
     type=click.Choice(["float32", "mixed_bfloat16"]),
     default="float32",
@@ -51,7 +50,7 @@ _RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_
 
 @click.command()
 @click.argument("model", type=click.Choice(list(SPECS)))
-@_DATA
+@DATA
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the run.")
 @click.option("--experiment", help="One of dermserve's experiments or a .toml file; the paper's when not given.")
 @click.option("--weights", help='Initial backbone: "imagenet" (Keras downloads it), a file, or "random".')
@@ -60,11 +59,18 @@ _RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="A finished run whose weights to go on from, by its split; instead of --weights.",
 )
+@click.option(
+    "--teacher",
+    "teachers",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    multiple=True,
+    help="A finished run of the same model to learn from beside the labels (distillation); several: their mean.",
+)
 @_ALSO
 @click.option("--data-name", help="What the data set is called, for the card; else as its dataset.toml says.")
 @click.option("--data-license", help="Under which licence the photos may be used; else as its dataset.toml says.")
 @click.option("--data-source", help="Where the photos come from; else as its dataset.toml says.")
-@_CACHE
+@CACHE
 def train(
     model: str,
     data: Path,
@@ -72,6 +78,7 @@ def train(
     experiment: str | None,
     weights: str | None,
     start: Path | None,
+    teachers: tuple[Path, ...],
     also: Path | None,
     data_name: str | None,
     data_license: str | None,
@@ -79,11 +86,11 @@ def train(
     cache: Path,
 ) -> None:
     """Train a model on labelled photos. Stopped with Ctrl-C, the same command goes on from the last epoch."""
-    with _said():
-        from dermserve.models.training.experiment import load_experiment
-        from dermserve.models.training.finished import FinishedRun
-        from dermserve.models.training.provenance import read_provenance
-        from dermserve.models.training.run import finished_data, prepare, read_also, run_training, with_also
+    with error_messages():
+        from dermserve.models.training.data.provenance import read_provenance
+        from dermserve.models.training.train.experiment import load_experiment
+        from dermserve.models.training.train.finished import FinishedRun
+        from dermserve.models.training.train.run import finished_data, prepare, read_also, run_training, with_also
 
         chosen = load_experiment(experiment or model)
         if chosen.model != model:
@@ -93,25 +100,26 @@ def train(
         begun = None if start is None else FinishedRun(start)
         if begun is not None and begun.model != model:
             raise click.UsageError(f"{start} is a run of {begun.model}, not {model}")
-        backbone = _backbone(weights)
+        backbone = read_backbone(weights)
         click.echo(f"{chosen.name}: reading {data}", err=True)
         stated = read_provenance(data, name=data_name, license=data_license, source=data_source)
         if begun is None:
-            prepared = prepare(chosen, data, cache=cache, say=_say)
+            prepared = prepare(chosen, data, cache=cache, say=print_line)
         else:
             prepared = finished_data(begun.experiment, data, begun.split, cache=cache)
         if also is not None:
-            more = read_also(prepared, also, SPECS[model], cache=cache, say=_say)
+            more = read_also(prepared, also, SPECS[model], cache=cache, say=print_line)
             prepared = with_also(prepared, more, SPECS[model], cache=cache)
         click.echo(f"training data: {stated.data}", err=True)
-        how: Any = {"backbone": backbone, "start": begun, "progress": _progress(), "report": _report_epoch}
+        how: Any = {"backbone": backbone, "start": begun, "progress": draw_progress(), "report": _report_epoch}
+        how["teachers"] = [FinishedRun(teacher) for teacher in teachers]
         run_training(chosen, prepared, out, provenance=stated, **how)
         click.echo(f"finished: dermserve evaluate {out} --data {data}", err=True)
 
 
 @click.command()
 @_RUN
-@_DATA
+@DATA
 @click.option(
     "--other", metavar="NAME", help="Data is not the run's own: measure on it under this name, calibrate nothing."
 )
@@ -142,8 +150,8 @@ def train(
     metavar="REASON",
     help="Fit and measure although test photos were measured with other weights or rules; run.json keeps the reason.",
 )
-@_PRECISION
-@_CACHE
+@PRECISION
+@CACHE
 def evaluate(
     run: Path,
     data: Path,
@@ -158,13 +166,14 @@ def evaluate(
     cache: Path,
 ) -> None:
     """Calibrate a run on its validation photos, measure it on its test photos, and write RUN/report."""
-    with _said():
-        from dermserve.models.training import evaluate as evaluation
-        from dermserve.models.training.finished import FinishedRun
-        from dermserve.models.training.report import keep_figures, write_report
+    with error_messages():
+        from dermserve.models.training.evaluate import evaluation
+        from dermserve.models.training.evaluate.report import keep_figures, write_report
+        from dermserve.models.training.train.finished import FinishedRun
 
         finished = FinishedRun(run)
-        options: dict[str, Any] = {"cache": cache, "precision": precision, "progress": _progress(), "others": others}
+        options: dict[str, Any] = {"cache": cache, "precision": precision, "others": others}
+        options["progress"] = draw_progress()
         if other is not None:
             measured = evaluation.evaluate_other(finished, data, name=other, **options)
             _say_figures(other, measured)
@@ -182,17 +191,17 @@ def evaluate(
 @_PAPER
 def report(run: Path, paper: Path | None) -> None:
     """Write RUN/report again: after measuring on other data, or with another run beside it."""
-    with _said():
-        from dermserve.models.training.finished import FinishedRun
-        from dermserve.models.training.report import write_report
+    with error_messages():
+        from dermserve.models.training.evaluate.report import write_report
+        from dermserve.models.training.train.finished import FinishedRun
 
         click.echo(str(write_report(FinishedRun(run), paper=None if paper is None else FinishedRun(paper))))
 
 
 @click.command()
 @_RUN
-@_DATA
-@_CACHE
+@DATA
+@CACHE
 @click.option(
     "--kind",
     type=click.Choice(["int8", "float16"]),
@@ -202,11 +211,11 @@ def report(run: Path, paper: Path | None) -> None:
 )
 def pack(run: Path, data: Path, cache: Path, kind: Literal["int8", "float16"]) -> None:
     """Make a run's weights compact and measure what that costs. Evaluate the run again afterwards."""
-    with _said():
-        from dermserve.models.training.finished import FinishedRun
-        from dermserve.models.training.pack import pack as pack_run
+    with error_messages():
+        from dermserve.models.training.export.pack import pack as pack_run
+        from dermserve.models.training.train.finished import FinishedRun
 
-        found = pack_run(FinishedRun(run), data, kind=kind, cache=cache, progress=_progress())
+        found = pack_run(FinishedRun(run), data, kind=kind, cache=cache, progress=draw_progress())
         click.echo(
             f"{found['bytes'] / 1e6:.1f} MB; accuracy {found['accuracy_full']:.4f} → {found['accuracy_compact']:.4f}, "
             f"the same answer for {found['agreement']:.2%}"
@@ -215,116 +224,26 @@ def pack(run: Path, data: Path, cache: Path, kind: Literal["int8", "float16"]) -
 
 @click.command()
 @_RUN
-@_DATA
-@_CACHE
+@DATA
+@CACHE
 def tflite(run: Path, data: Path, cache: Path) -> None:
     """Convert an evaluated run to TensorFlow Lite, float16 and int8, and compare each with it on validation photos."""
-    with _said():
-        from dermserve.models.training.finished import FinishedRun
-        from dermserve.models.training.lite import convert_run
-        from dermserve.models.training.run import finished_data
-        from dermserve.models.training.splits import Part
+    with error_messages():
+        from dermserve.models.training.data.splits import Part
+        from dermserve.models.training.export.lite import convert_run
+        from dermserve.models.training.train.finished import FinishedRun
+        from dermserve.models.training.train.run import finished_data
 
         finished = FinishedRun(run)
         photos = finished_data(finished.experiment, data, finished.split, cache=cache)
         photos = photos.without_test()
-        found = convert_run(finished, photos.part(Part.TRAIN), photos.part(Part.VALIDATION), progress=_progress())
+        found = convert_run(finished, photos.part(Part.TRAIN), photos.part(Part.VALIDATION), progress=draw_progress())
         for kind, row in found.items():
             click.echo(
                 f"{kind}: {row['bytes'] / 1e6:.1f} MB, the same answer for {row['agreement']:.2%}, "
                 f"the same side of the gate for {row['gate_agreement']:.2%}, accuracy {row['accuracy']:.4f}, "
                 f"{row['milliseconds']:.1f} ms a photo"
             )
-
-
-@click.command()
-@_DATA
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the table.")
-@click.option("--experiment", default="resnet50", show_default=True, help="What to vary.")
-@click.option("--weights", help='Initial backbone: "imagenet" (Keras downloads it), a file, or "random".')
-@click.option("--full", is_flag=True, help="Train every cell whole: days without a GPU. Else heads on frozen features.")
-@_PRECISION
-@_CACHE
-def scenarios(
-    data: Path, out: Path, experiment: str, weights: str | None, full: bool, precision: str, cache: Path
-) -> None:
-    """Train over the papers' grid: training share 70 and 80 %, dropout 0.4 to 0.6, batches of 16, 32 and 64.
-
-    Goes on where it was stopped: cells that --out has already are not trained again.
-    """
-    with _said():
-        from dermserve.models.training import scenarios as grid
-        from dermserve.models.training.experiment import load_experiment
-        from dermserve.models.training.run import initial_network, prepare
-
-        chosen, backbone = load_experiment(experiment), _backbone(weights)
-        prepared = prepare(chosen, data, cache=cache, say=_say)
-        out.mkdir(parents=True, exist_ok=True)
-        table = out / "scenarios.csv"
-        if full:
-            cells = grid.run_full(chosen, prepared, out, backbone=backbone, progress=_progress(), report=_report_cell)
-            grid.write_table(cells, table)
-            best = grid.measure_full(chosen, prepared, out, cells)
-        else:
-            network = initial_network(chosen, backbone)
-            features = grid.compute_features(network, prepared, cache=cache, precision=precision, progress=_progress())
-            cells = grid.run_reduced(chosen, prepared, features, table, report=_report_cell)
-            best = grid.measure_reduced(chosen, prepared, features, cells)
-        click.echo(
-            f"best on validation photos: {best.cell.training_share:.0%} training, dropout {best.cell.dropout}, "
-            f"batch {best.cell.batch}; on its test photos: accuracy {best.accuracy:.4f}, balanced "
-            f"{best.balanced_accuracy:.4f}",
-            err=True,
-        )
-        click.echo(str(table))
-
-
-@click.command()
-@_DATA
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the table.")
-@click.option("--experiment", default="resnet50", show_default=True, help="Whose head and split to take.")
-@click.option(
-    "--weights",
-    metavar="NAME=WEIGHTS",
-    multiple=True,
-    help='A backbone to compare: mobilenet, inception_v3, resnet50 or mobilenet_v3_small, and "imagenet" (Keras '
-    'downloads it), a file, or "random". Repeatable; all four with imagenet when not given.',
-)
-@_CACHE
-def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], cache: Path) -> None:
-    """Compare backbones: the same head on the frozen features of each."""
-    with _said():
-        from dermserve.models.training import backbones as comparison
-        from dermserve.models.training.experiment import load_experiment
-        from dermserve.models.training.run import prepare
-        from dermserve.models.training.scenarios import write_table
-
-        names = list(comparison.BACKBONES)
-        asked = [_named(item, names) for item in weights] or [(name, "imagenet") for name in names]
-        chosen = load_experiment(experiment)
-        side = SPECS[chosen.model].input_side
-        networks = [comparison.load(name, _backbone(source), side=side) for name, source in asked]
-        prepared = prepare(chosen, data, cache=cache, say=_say)
-        rows = comparison.compare(chosen, prepared, networks, progress=_progress())
-        out.mkdir(parents=True, exist_ok=True)
-        write_table(rows, out / "backbones.csv")
-        for row in rows:
-            click.echo(
-                f"{row.backbone}: accuracy {row.accuracy:.4f}, balanced {row.balanced_accuracy:.4f}; features "
-                f"{row.features_minutes:.1f} min, head {row.head_minutes:.1f} min"
-                + ("" if row.test_accuracy is None else f"; on test photos {row.test_accuracy:.4f}"),
-                err=True,
-            )
-        click.echo(str(out / "backbones.csv"))
-
-
-def _named(item: str, names: list[str]) -> tuple[str, str]:
-    """Split NAME=WEIGHTS."""
-    name, _, source = item.partition("=")
-    if name not in names or not source:
-        known = ", ".join(names)
-        raise click.BadParameter(f"{item!r} is not NAME=WEIGHTS with a NAME of {known}", param_hint="--weights")
-    return name, source
 
 
 class _InputError(click.ClickException):
@@ -334,7 +253,7 @@ class _InputError(click.ClickException):
 
 
 @contextlib.contextmanager
-def _said() -> Iterator[None]:
+def error_messages() -> Iterator[None]:
     """Turn intended errors into one line, and Ctrl-C into advice."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # TensorFlow leaves it off without AVX-512: half the speed
@@ -350,7 +269,8 @@ def _said() -> Iterator[None]:
         raise click.Abort from None
 
 
-def _backbone(weights: str | None) -> Path | str | None:
+def read_backbone(weights: str | None) -> Path | str | None:
+    """Read --weights: a file, "imagenet", or None for random weights."""
     if weights in (None, "random"):
         return None
     if weights == "imagenet":
@@ -361,7 +281,7 @@ def _backbone(weights: str | None) -> Path | str | None:
     return path
 
 
-def _progress() -> Callable[[str, int, int], None]:
+def draw_progress() -> Callable[[str, int, int], None]:
     """Make a progress function that draws one bar after another on stderr, on a terminal alone."""
     bar: Any = None
 
@@ -377,7 +297,8 @@ def _progress() -> Callable[[str, int, int], None]:
     return advance
 
 
-def _say(line: str) -> None:
+def print_line(line: str) -> None:
+    """Print a line on stderr."""
     click.echo(line, err=True)
 
 
@@ -386,14 +307,6 @@ def _report_epoch(epoch: "Epoch") -> None:
         f"{epoch.stage} {epoch.epoch}: loss {epoch.loss:.3f}, accuracy {epoch.accuracy:.3f}; validation loss "
         f"{epoch.validation_loss:.3f}, accuracy {epoch.validation_accuracy:.3f}, balanced "
         f"{epoch.validation_balanced_accuracy:.3f}; {epoch.seconds:.0f} s",
-        err=True,
-    )
-
-
-def _report_cell(cell: "Cell") -> None:
-    click.echo(
-        f"{cell.training_share:.0%} training, dropout {cell.dropout}, batch {cell.batch}: "
-        f"accuracy {cell.accuracy:.4f}, balanced {cell.balanced_accuracy:.4f}, {cell.minutes:.1f} min",
         err=True,
     )
 

@@ -1,0 +1,1 @@
+"""The papers' grid of settings and comparison of backbones, trained again."""

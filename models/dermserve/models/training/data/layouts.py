@@ -1,0 +1,317 @@
+"""The layouts photos come in, read to one list of labelled photos.
+
+- `labels.csv` (path, label, lesion_id, split) beside a folder a class: the split it names is kept;
+- a folder a class, at any depth and in any case; folders named train, validation and test split the photos;
+- photos in any folders, with a table of their classes and lesions: HAM10000's metadata, the ISIC archive's, the one-hot
+  tables and lesion groups of the ISIC challenges.
+
+A photo is known by its path within the data set. Its class is that of its folder or of a table; where both say one,
+they must agree.
+"""
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import TypeAlias
+
+from dermserve.models.training.data.duplicates import digest_file, join_lesions, refuse_divided, refuse_two_labels
+from dermserve.models.training.data.tables import (
+    Row,
+    Table,
+    blank,
+    class_of,
+    is_table,
+    missing_columns,
+    read_header,
+    read_rows,
+    read_table,
+)
+from dermserve.models.training.errors import DataError
+
+Say: TypeAlias = Callable[[str], None]
+"""Called with one line for each kind of thing that was left out."""
+
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"})
+_OTHER_PICTURES = frozenset({".heic", ".heif", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".avif", ".jxl", ".jp2"})
+_LABELS = ("path", "label", "lesion_id", "split")
+_SPLITS: Mapping[str, str] = MappingProxyType(
+    {
+        "train": "train",
+        "training": "train",
+        "val": "validation",
+        "valid": "validation",
+        "validation": "validation",
+        "test": "test",
+        "testing": "test",
+    }
+)
+_WORD = re.compile(r"[^a-z]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One labelled photo."""
+
+    path: Path
+    """Its file."""
+    label: int
+    """Index into the classes."""
+    lesion: str
+    """The lesion it shows; the photo's own name where nothing says."""
+    split: str = ""
+    """"train", "validation" or "test" where the data set itself says, else empty."""
+    within: str = ""
+    """Its path within the data set, with slashes."""
+    digest: str = ""
+    """First 64 bits of the SHA-256 of its file, in hexadecimal."""
+
+    @property
+    def name(self) -> str:
+        """What the photo is known by: its path within the data set."""
+        return self.within or self.path.as_posix()
+
+
+@dataclass(slots=True)
+class _Found:
+    """Files of a data set, by what they are."""
+
+    photos: list[str] = field(default_factory=list)
+    """Paths within the data set."""
+    tables: list[str] = field(default_factory=list)
+    junk: int = 0
+    """Files that macOS leaves beside others."""
+    others: Counter[str] = field(default_factory=Counter)
+    """Pictures of formats that are not read, by suffix."""
+    dangling: list[str] = field(default_factory=list)
+
+
+def read_samples(directory: Path, classes: Sequence[str], *, say: Say = lambda _: None) -> list[Sample]:
+    """Read a data set's list of photos, sorted by name; no photo is decoded.
+
+    Photos whose files are equal byte for byte are taken to show the same lesion.
+
+    Args:
+        directory: the data set.
+        classes: codes of the model's classes.
+        say: told what was left out.
+
+    Raises:
+        DataError: the layout is none that is known, names photos or classes that are not there, gives a photo two
+            labels, or divides a lesion by its own split.
+    """
+    if not directory.is_dir():
+        raise DataError(f"{directory} is not a folder: pass the folder that holds the photos")
+    codes = [code.lower() for code in classes]
+    found = _walk(directory)
+    if found.dangling:
+        raise DataError(
+            f"{directory / found.dangling[0]} is a link to nothing ({len(found.dangling)} such photos in all): fetch "
+            "the files (git annex get, dvc pull) or remove the links"
+        )
+    samples, lesions = _read(directory, found, codes, say)
+    if not samples:
+        raise DataError(f"no photos in {directory}: expected {_expected(classes)}")
+    _say_skipped(found, say)
+    hashed = [replace(sample, digest=digest_file(sample)) for sample in samples]
+    refuse_two_labels(hashed, codes)
+    joined = join_lesions(hashed, lesions)
+    refuse_divided(joined)
+    return sorted(joined, key=lambda sample: sample.name)
+
+
+def require_samples(samples: Iterable[Sample], classes: Sequence[str], *, minimum: int) -> None:
+    """Check that every class has enough lesions to be split.
+
+    Raises:
+        DataError: classes that have fewer than `minimum` lesions.
+    """
+    lesions: dict[int, set[str]] = defaultdict(set)
+    for sample in samples:
+        lesions[sample.label].add(sample.lesion)
+    few = [f"class {code} has {len(lesions[i])} lesions" for i, code in enumerate(classes) if len(lesions[i]) < minimum]
+    if few:
+        raise DataError(f"{', '.join(few)}; at least {minimum} are needed: add photos of it")
+
+
+def count_classes(samples: Iterable[Sample], classes: Sequence[str]) -> dict[str, int]:
+    """Count photos by class code, in the order of the classes."""
+    counts = Counter(sample.label for sample in samples)
+    return {code: counts[label] for label, code in enumerate(classes)}
+
+
+def _walk(directory: Path) -> _Found:
+    """List the files, linked folders included; hidden folders are caches and repositories, not photos."""
+    found, seen = _Found(), set()
+    for base, folders, files in os.walk(directory, followlinks=True):
+        if (real := os.path.realpath(base)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found.junk += folders.count("__MACOSX")
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        for name in sorted(files):
+            _sort_in(found, Path(base, name), directory)
+    return found
+
+
+def _sort_in(found: _Found, path: Path, directory: Path) -> None:
+    suffix, within = path.suffix.lower(), path.relative_to(directory).as_posix()
+    if path.name.startswith("._") or path.name == ".DS_Store":
+        found.junk += 1
+    elif path.name.startswith("."):
+        return
+    elif suffix in _SUFFIXES:
+        (found.photos if path.is_file() else found.dangling).append(within)
+    elif is_table(path):
+        found.tables.append(within)
+    elif suffix in _OTHER_PICTURES:
+        found.others[suffix] += 1
+
+
+def _say_skipped(found: _Found, say: Say) -> None:
+    if found.junk:
+        say(f"left out {found.junk} files that macOS leaves beside others (._*, .DS_Store, __MACOSX)")
+    if found.others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.others.items()))
+        say(f"left out pictures of formats that are not read: {kinds}; convert them to JPEG or PNG")
+
+
+def _expected(classes: Sequence[str]) -> str:
+    return (
+        f"a folder a class ({', '.join(classes)}), HAM10000_metadata.csv or a table of the ISIC archive beside photos, "
+        "or labels.csv with the columns path, label, lesion_id, split"
+    )
+
+
+_Read: TypeAlias = tuple[list[Sample], list[list[str]]]
+"""Photos, and the lesions each of them is said to show."""
+
+
+def _read(directory: Path, found: _Found, classes: Sequence[str], say: Say) -> _Read:
+    labels = directory / "labels.csv"
+    if labels.is_file() and "path" in read_header(labels):
+        return _read_labels(labels, classes)
+    folders = {photo: _folder_class(photo, classes) for photo in found.photos}
+    tables = [table for name in found.tables if (table := read_table(directory / name, classes)) is not None]
+    if not any(table.classes for table in tables) and not any(label is not None for label in folders.values()):
+        raise DataError(_unknown_layout(directory, found, classes))
+    return _merge(directory, found.photos, folders, tables, classes, say)
+
+
+def _unknown_layout(directory: Path, found: _Found, classes: Sequence[str]) -> str:
+    if found.tables:
+        table = directory / found.tables[0]
+        return f"{table} lacks the columns {missing_columns(table)}: expected {_expected(classes)}"
+    return f"{directory} has no layout dermserve knows: expected {_expected(classes)}"
+
+
+def _read_labels(path: Path, classes: Sequence[str]) -> _Read:
+    missing = [column for column in _LABELS if column not in read_header(path)]
+    if missing:
+        raise DataError(f"{path} lacks the column {missing[0]}; it needs {', '.join(_LABELS)}")
+    samples: dict[str, Sample] = {}
+    lesions: list[list[str]] = []
+    for row in read_rows(path):
+        within = PurePosixPath(os.path.normpath(row["path"].replace("\\", "/"))).as_posix()
+        if not (path.parent / within).is_file():
+            raise DataError(f"{path} names {row['path']}, which is not there")
+        if within in samples:
+            raise DataError(f"{path} names {row['path']} twice: leave one row for each photo")
+        label = class_of(row["label"], classes)
+        if label is None:
+            raise DataError(f"{path} names the class {row['label']!r}; this model knows {', '.join(classes)}")
+        split = _SPLITS.get(row["split"].lower()) if row["split"] else ""
+        if split is None:
+            raise DataError(f"{path} names the split {row['split']!r}; it may be train, validation, test or empty")
+        samples[within] = Sample(path.parent / within, label, "", split, within)
+        lesions.append([] if blank(row["lesion_id"]) else [row["lesion_id"]])
+    return list(samples.values()), lesions
+
+
+def _folder_class(photo: str, classes: Sequence[str]) -> int | None:
+    """Find the class whose folder a photo lies in."""
+    found = {label for part in Path(photo).parts[:-1] if (label := class_of(part, classes)) is not None}
+    if len(found) > 1:
+        raise DataError(f"{photo} lies in the folders of {len(found)} classes: move it out of one")
+    return found.pop() if found else None
+
+
+def _folder_split(photo: str) -> str:
+    """Find the part of a split whose folder a photo lies in, such as Test or ISIC2018_Task3_Training_Input."""
+    words = (word for part in Path(photo).parts[:-1] for word in _WORD.split(part.lower()))
+    return next((_SPLITS[word] for word in words if word in _SPLITS), "")
+
+
+def _merge(
+    directory: Path,
+    photos: Sequence[str],
+    folders: Mapping[str, int | None],
+    tables: Sequence[Table],
+    classes: Sequence[str],
+    say: Say,
+) -> _Read:
+    """Put together what folders and tables say of each photo."""
+    labels, lesions = dict(folders), {photo: list[str]() for photo in photos}
+    others: dict[str, tuple[Table, str]] = {}
+    by_stem: dict[str, list[str]] = defaultdict(list)
+    for photo in photos:
+        by_stem[Path(photo).stem].append(photo)
+    for table in tables:
+        matched = list(_match(directory, table, by_stem, lesions))
+        for row, photo in matched:
+            _agree(labels, photo, row, table.path, classes)
+            lesions[photo] += [row.lesion] if row.lesion else []
+            if row.said:
+                others[photo] = (table, row.said)
+        if (absent := len(table.rows) - len({row.photo for row, _ in matched})) > 0:
+            say(f"{table.path} names {absent} photos that are not there, of {len(table.rows)}")
+    chosen = [photo for photo in photos if labels[photo] is not None]
+    _say_unlabelled({photo: others.get(photo) for photo in photos if labels[photo] is None}, classes, say)
+    samples = [Sample(directory / p, int(labels[p] or 0), "", _folder_split(p), p) for p in chosen]
+    return samples, [lesions[photo] for photo in chosen]
+
+
+def _match(
+    directory: Path, table: Table, by_stem: Mapping[str, Sequence[str]], known: Mapping[str, object]
+) -> Iterator[tuple[Row, str]]:
+    """Find the photos of each row: by path, else by name, beside the table before elsewhere; all of equal files."""
+    beside = table.path.parent.relative_to(directory)
+    for row in table.rows:
+        path = (beside / row.photo.replace("\\", "/")).as_posix()
+        if path in known:
+            yield row, path
+            continue
+        name = Path(row.photo)
+        found = by_stem.get(name.stem if name.suffix.lower() in _SUFFIXES else name.name, ())
+        found = [photo for photo in found if Path(photo).is_relative_to(beside)] or found
+        if len(found) > 1 and len({(directory / photo).read_bytes() for photo in found}) > 1:
+            raise DataError(
+                f"{table.path} names {row.photo}, which may be {found[0]} or {found[1]}: write paths into it"
+            )
+        yield from ((row, photo) for photo in found)
+
+
+def _agree(labels: dict[str, int | None], photo: str, row: Row, table: Path, classes: Sequence[str]) -> None:
+    if row.label is None:
+        return
+    before = labels[photo]
+    if before is not None and before != row.label:
+        raise DataError(f"{photo} is under two labels: {classes[before]}, and by {table} {classes[row.label]}")
+    labels[photo] = row.label
+
+
+def _say_unlabelled(photos: Mapping[str, tuple[Table, str] | None], classes: Sequence[str], say: Say) -> None:
+    """Say what is left out as the model has no class for it; a code that is none of the model's is a mistake."""
+    counts: Counter[str] = Counter()
+    for said in photos.values():
+        if said is not None and said[0].codes:
+            raise DataError(f"{said[0].path} names the class {said[1]!r}; this model knows {', '.join(classes)}")
+        counts[
+            "photos that nothing gives a class" if said is None else f"photos of {said[1]}, no class of this model"
+        ] += 1
+    for what, count in sorted(counts.items()):
+        say(f"left out {count} {what}")

@@ -1,0 +1,1 @@
+"""Evaluation: calibration on validation photos, figures on test photos, and the report."""

@@ -1,0 +1,240 @@
+"""What evaluation fits to validation photos, and by which rules; docs/training.md says why they are these.
+
+Every rule was written down before test photos were measured with it, and none looks at a test photo.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dermserve.imaging import STANDARD_VIEWS, Measures
+from dermserve.models.catalogue import SPECS
+from dermserve.models.graph import FeatureDistance
+from dermserve.models.training.data.splits import Part
+from dermserve.models.training.evaluate import calibration as fit
+from dermserve.models.training.evaluate import ood
+from dermserve.models.training.evaluate.others import Others, centre_crops, class_weights
+from dermserve.models.training.evaluate.predictions import ONE_VIEW, PartPredictions, Predictions, Predictor
+from dermserve.models.training.evaluate.verdicts import Verdicts, decide, measure_all
+from dermserve.models.training.train.experiment import Experiment
+from dermserve.models.training.train.finished import FinishedRun
+from dermserve.models.training.train.run import Data
+
+SENSITIVITY = 0.95
+"""What rule_out promises of malignant lesions: the lower end of the exact one-sided 95 % interval of the share of
+validation lesions that have no photo below it. The margin is that of the interval."""
+SPECIFICITY = 0.95
+"""Share of benign validation photos below rule_in."""
+NAMED_ACCURACY = 0.95
+"""Share of the named classes of confident answers that are to be right."""
+VIEW_STD_QUANTILE = 0.975
+FALSE_REJECTIONS, CLASS_REJECTIONS = 0.01, 0.05
+"""Shares of all validation photos, and of those of any class, that may be taken for pictures without skin."""
+BAD_QUALITY = 0.02 / 8
+"""Share of training and validation photos beyond each limit on quality, twice that for blur: of good photos 2 % may be
+flagged, and seven limits share that."""
+OUT_OF_SCOPE = 0.05
+"""Share of the model's own validation photos that may be taken for lesions of other classes."""
+AGREEMENT = 0.999
+"""Share of validation photos whose answer a look of ADAPTIVE may not change; stricter than the 99.5 % that is promised
+of photos nobody has seen."""
+LOOKS = (1, 3)
+"""Views after which ADAPTIVE may stop."""
+RECALLS: Mapping[str, float] = MappingProxyType({"mel": 0.65})
+"""By class code, the share of its validation photos that is to be answered with it: melanoma is the one that kills."""
+
+_TURNED = sum(name not in ("darker", "brighter") for name in STANDARD_VIEWS)
+_DISTANCE_RANK = 16
+_FITTED_PHOTOS = 2000
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Fitted:
+    """What calibration found."""
+
+    model: str
+    shift: NDArray[np.float64]
+    """Added to the logits, float64 [C]."""
+    distance: FeatureDistance
+    calibration: dict[str, Any]
+    """The fields of a `dermserve.v1.Calibration`."""
+
+    @property
+    def malignant(self) -> NDArray[np.bool_]:
+        """Which classes are malignant."""
+        return malignant_classes(self.model)
+
+    def probabilities(self, judged: Predictions) -> NDArray[np.float64]:
+        """Calibrate the views of photos, float64 [N, V, C]."""
+        return fit.softmax((judged.outputs.logits + self.shift) / self.calibration["temperature"])
+
+    def decide(self, judged: Predictions) -> Verdicts:
+        """Give the verdicts of photos."""
+        scores = ood.scores(self.distance, judged.outputs.features)
+        return decide(self.probabilities(judged), scores, judged.measures, self.malignant, self.calibration)
+
+
+def malignant_classes(model: str) -> NDArray[np.bool_]:
+    """Tell which classes of a model are malignant, bool [C]."""
+    return np.asarray([item.malignant for item in SPECS[model].classes])
+
+
+def good_measures(sets: Sequence[Data], validation: Sequence[PartPredictions]) -> list[Measures]:
+    """Measure photos that the limits on quality are fitted to: validation photos, and as many training photos or so."""
+    own = [found for each in validation for found in each.one.measures]
+    return own + [found for data in sets for found in measure_all(data.part(Part.TRAIN).thinned(_FITTED_PHOTOS))]
+
+
+def fit_distance(predictor: Predictor, sets: Sequence[Data]) -> FeatureDistance:
+    """Fit the out-of-distribution score to training photos of every data set, and to drawn pictures without skin."""
+    looked = [
+        predictor.predict(data.part(Part.TRAIN).thinned(_FITTED_PHOTOS), data.samples, Part.TRAIN.value, views=ONE_VIEW)
+        for data in sets
+    ]
+    features = np.concatenate([judged.outputs.features for judged in looked])
+    labels = np.concatenate([judged.labels for judged in looked])
+    strangers = np.concatenate(list(predictor.no_skin_features(seed=0).values()))
+    return ood.fit_distance(features, labels, strangers=strangers, rank=_DISTANCE_RANK)
+
+
+def calibrate(
+    run: FinishedRun,
+    validation: Sequence[PartPredictions],
+    good: list[Measures],
+    distance: FeatureDistance,
+    *,
+    price: float,
+) -> Fitted:
+    """Fit the shift of the logits, the temperature and the thresholds.
+
+    Args:
+        run: a finished run.
+        validation: of the run's own data first; then of the same lesions at other resolutions, which the rule-out
+            threshold and the gate must suit as well. The rest depends on how frequent classes are, which the run's own
+            data say.
+        good: of what `good_measures` returns.
+        distance: what `fit_distance` returns.
+        price: how much accuracy, 0..1, the recall of the classes in RECALLS may cost at most.
+    """
+    one, ten, malignant = validation[0].one, validation[0].ten, malignant_classes(run.model)
+    shift = _shift(run, one, price=price)
+    logits = one.outputs.logits[:, 0] + shift
+    temperature = fit.fit_temperature(logits, one.labels, views=ten.outputs.logits + shift, owners=ten.labels)
+    views, single = fit.softmax((ten.outputs.logits + shift) / temperature), fit.softmax(logits / temperature)
+    risks, ill = single[:, malignant].sum(axis=1), malignant[one.labels]
+    looked = [each.one for each in validation]
+    rule_out = _rule_out(looked, malignant, shift, temperature)
+    rule_in = max(rule_out, fit.fit_rule_in(risks, ill, specificity=SPECIFICITY))
+    answers = single.argmax(axis=1)
+    confident = np.where(malignant[answers], risks >= rule_in, risks < rule_out)
+    first, *later = fit.fit_looks(views, agreement=AGREEMENT, views=LOOKS, turned=_TURNED)
+    found = {
+        "temperature": temperature,
+        "rule_out": {"threshold": rule_out},
+        "rule_in": {"threshold": rule_in},
+        "min_confidence": fit.fit_min_confidence(
+            single.max(axis=1)[confident], (answers == one.labels)[confident], accuracy=NAMED_ACCURACY
+        ),
+        "max_view_std": fit.fit_max_view_std(views[..., malignant].sum(axis=-1), quantile=VIEW_STD_QUANTILE),
+        "adaptive_margin": first.margin,
+        "adaptive_looks": [dataclasses.asdict(look) for look in later],
+        "max_ood_score": max(_max_score(judged, distance) for judged in looked),
+        "quality": fit.fit_quality(good, share=BAD_QUALITY),
+        "method": _method(run.model, validation, price=price),
+    }
+    return Fitted(run.model, shift, distance, found)
+
+
+def _rule_out(
+    looked: Sequence[Predictions], malignant: NDArray[np.bool_], shift: NDArray[np.float64], temperature: float
+) -> float:
+    """Fit rule_out to photos of every resolution: a lesion of which any photo lies below is missed."""
+    logits = np.concatenate([judged.outputs.logits[:, 0] for judged in looked])
+    risks = fit.softmax((logits + shift) / temperature)[:, malignant].sum(axis=1)
+    labels = np.concatenate([judged.labels for judged in looked])
+    lesions = [lesion for judged in looked for lesion in judged.lesions]
+    return fit.fit_rule_out(risks, malignant[labels], lesions, bound=SENSITIVITY)
+
+
+def _max_score(judged: Predictions, distance: FeatureDistance) -> float:
+    found = ood.scores(distance, judged.outputs.features)
+    return ood.fit_max_score(found, judged.labels, false_rejections=FALSE_REJECTIONS, of_class=CLASS_REJECTIONS)
+
+
+def fit_scope(
+    fitted: Fitted, predictor: Predictor, photos: Data, validation: PartPredictions, outside: Mapping[Part, Others]
+) -> Fitted:
+    """Add to the score how likely a lesion is of another class, and fit its threshold."""
+    train = photos.part(Part.TRAIN)
+    own = [
+        predictor.predict(train, photos.samples, f"train, {view}", views=(view,)).outputs.features
+        for view in STANDARD_VIEWS[:_TURNED]
+    ]
+    whole, crops = outside[Part.TRAIN], centre_crops(outside[Part.TRAIN].photos)
+    others = [
+        predictor.features(whole.photos, "other lesions"),
+        predictor.features(crops, "other lesions, centres"),
+    ]
+    weights = np.concatenate([class_weights(whole.photos.labels), class_weights(crops.labels)])
+    scope = ood.fit_scope(np.concatenate(own), others=np.concatenate(others), weights=weights)
+    distance = dataclasses.replace(fitted.distance, scope=scope, limit=fitted.calibration["max_ood_score"])
+    known = ood.scores(distance, validation.one.outputs.features)
+    found = fitted.calibration | {
+        "max_ood_score": 1.0,
+        "max_scope_score": float(np.quantile(known[known <= 1], 1 - OUT_OF_SCOPE)),
+        "method": f"{fitted.calibration['method']}; max_scope_score (logistic regression of the features on "
+        f"{len(whole.photos)} photos of other classes of HAM10000 and {len(crops)} crops of them) at "
+        f"{OUT_OF_SCOPE:.0%} of the model's own validation photos",
+    }
+    return dataclasses.replace(fitted, distance=distance, calibration=found)
+
+
+def _shift(run: FinishedRun, one: Predictions, *, price: float) -> NDArray[np.float64]:
+    """Fit what is added to the logits: for the classes' frequencies, then for the recall of those in RECALLS."""
+    logits, classes = one.outputs.logits[:, 0].astype(np.float64), SPECS[run.model].classes
+    shift = _prior_shift(run.experiment, logits, one.labels)
+    for label, item in enumerate(classes):
+        if item.code in RECALLS:
+            wanted: Any = {"label": label, "recall": RECALLS[item.code], "price": price}
+            shift[label] += fit.fit_recall_shift(logits + shift, one.labels, **wanted)
+    return shift
+
+
+def _prior_shift(experiment: Experiment, logits: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Undo as much of the balanced drawing of classes as serves accuracy and balanced accuracy together."""
+    sizes = np.bincount(labels, minlength=logits.shape[1]).astype(float)
+    power = experiment.balance + experiment.class_weights
+    if not power:
+        return np.zeros_like(sizes)
+    whole = power * (np.log(sizes) - np.log(sizes).mean())
+    return np.asarray(fit.fit_prior_shift(logits, labels, whole) * whole)
+
+
+def _method(model: str, validation: Sequence[PartPredictions], *, price: float) -> str:
+    raised = ", ".join(
+        f"{code} {RECALLS[code]:.0%}" for code in (c.code for c in SPECS[model].classes) if code in RECALLS
+    )
+    recall = f"logit raised for a recall of {raised}, for at most {price:.1%} of accuracy; " if raised else ""
+    sets = ", ".join(
+        f"{len(each.one.labels)} of {each.name} (ten views: {len(each.ten.labels)})" for each in validation
+    )
+    return (
+        f"validation photos: {sets}, split as the run's split.csv; {recall}"
+        "temperature by likelihood of one view and of the mean of ten; "
+        "rule_out: by one view the exact one-sided 95% lower bound of the share of malignant lesions without a photo "
+        f"below it, at any resolution, is {SENSITIVITY:.0%}; "
+        f"rule_in: {SPECIFICITY:.0%} of the benign photos below it, and no less than rule_out; "
+        f"min_confidence so that {NAMED_ACCURACY:.0%} of the classes named are right, and at least a half; "
+        f"max_view_std at the {VIEW_STD_QUANTILE:.1%} quantile; "
+        f"adaptive_margin and adaptive_looks each for {AGREEMENT:.1%} agreement with ten views, the {_TURNED} turned "
+        "and mirrored views taken in every order; "
+        "max_ood_score (Mahalanobis distance of pooled features of unit length, along the directions that drawn "
+        f"pictures without skin tell) at {FALSE_REJECTIONS:.0%} false rejections, of no class more than "
+        f"{CLASS_REJECTIONS:.0%}, in each data set; "
+        f"quality: {BAD_QUALITY:.2%} of training and validation photos beyond each limit, twice that for min_detail, "
+        "min_contrast halved"
+    )

@@ -1,0 +1,67 @@
+"""From a finished and calibrated run to what the exporter makes a version of."""
+
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
+
+from dermserve.models.training.data.provenance import NOT_STATED
+from dermserve.models.training.errors import RunError
+from dermserve.models.training.evaluate.tested import describe_tests
+from dermserve.models.training.train.finished import FinishedRun
+from dermserve.models.version import Content
+from dermserve.v1 import card_pb2
+
+
+def run_content(folder: Path) -> Content:
+    """Read a run into what `version.write_version` takes: network, provenance, calibration, out-of-distribution score.
+
+    Provenance names the data as whoever trained the run did: "data" and "license" of its run.json.
+
+    Raises:
+        RunError: no finished run, one that was not evaluated, or a teacher.
+    """
+    run = FinishedRun(folder)
+    if run.experiment.teacher is not None:
+        raise RunError(
+            f"{folder} holds a teacher ({run.experiment.teacher}), which is never exported: export its student"
+        )
+    calibration = run.calibration
+    facts, said = run.summary, [calibration.get("method", "method not stated"), describe_tests(run)]
+    provenance = card_pb2.Provenance(
+        training=card_pb2.TRAINING_TRAINED,
+        initialization=facts["initialization"],
+        data=facts.get("data", NOT_STATED),
+        license=facts.get("license", NOT_STATED),
+        metrics=_metrics(run),
+    )
+    return Content(
+        network=run.network(),
+        provenance=provenance,
+        calibration=card_pb2.Calibration(**calibration | {"method": "; ".join(said)}),
+        profile=json_format.ParseDict(facts["profile"], card_pb2.Profile()) if "profile" in facts else None,
+        distance=run.distance,
+        tflite=run.tflite.read_bytes() if run.tflite.is_file() else None,
+    )
+
+
+def _metrics(run: FinishedRun) -> dict[str, float]:
+    split = "grouped" if run.experiment.protocol == "lesion" else "by_image"
+    return {f"{name}_{split}": value for name, value in _summary(run.summary["metrics"]["test"]).items()}
+
+
+def _summary(metrics: dict[str, Any]) -> dict[str, float]:
+    """Name the figures of the test part that go into a card."""
+    single, tta = metrics["single"], metrics["tta"]
+    return {
+        "accuracy": single["accuracy"],
+        "accuracy_low": single["accuracy_95"][0],
+        "accuracy_high": single["accuracy_95"][1],
+        "balanced_accuracy": single["balanced_accuracy"],
+        "accuracy_tta": tta["accuracy"],
+        "balanced_accuracy_tta": tta["balanced_accuracy"],
+        "ece": single["ece"],
+        "abstained": metrics["verdict"]["abstained"],
+        "confident": metrics["verdict"]["confident"],
+        "malignant_confidently_benign": metrics["verdict"]["malignant_confidently_benign"],
+    }

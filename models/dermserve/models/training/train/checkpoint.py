@@ -1,0 +1,125 @@
+"""The checkpoint of a training: all that changes, written whole after each epoch, and what it belongs to."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dermserve.models.training.data.layouts import Sample
+from dermserve.models.training.data.splits import Part
+from dermserve.models.training.errors import RunError
+from dermserve.models.training.files import file_digest, replacing, write_json
+from dermserve.models.training.train.experiment import Experiment
+
+FINGERPRINT = "fingerprint.json"
+_NAME = "checkpoint.npz"
+
+Fingerprint: TypeAlias = Mapping[str, str]
+"""What a training depends on: its experiment, photos, split, initial weights and teachers, each by a digest."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class State:
+    """Where a training stands."""
+
+    stage: int
+    """Index of the stage under way."""
+    epoch: int
+    """Epochs of it that are done."""
+    history: list[dict[str, Any]]
+    """Every epoch so far, as loop.Epoch."""
+    variables: list[NDArray[Any]]
+    """Of the network, the optimiser and the moving average."""
+    best: list[NDArray[Any]] | None
+    """The network's weights after the best epoch, where the stage keeps those."""
+    best_score: float
+    """Lowest validation loss of the stage so far, or its highest validation accuracy, negated: what it monitors."""
+    best_epoch: int
+    """When it was reached, from 1; 0 before."""
+
+
+def fingerprint(
+    experiment: Experiment, parts: Mapping[Sample, Part], backbone: Path | str | None, teachers: Sequence[Path] = ()
+) -> dict[str, str]:
+    """Identify a training.
+
+    Args:
+        experiment: every field of it counts.
+        parts: the split; a photo counts with its path within the data set, its bytes, its class and its lesion.
+        backbone: initial weights: a file, "imagenet", or None for random ones.
+        teachers: their files of weights.
+    """
+    ordered = sorted(parts, key=lambda sample: sample.name)
+    return {
+        "experiment": _digest([asdict(experiment)]),
+        "photos": _digest([sample.name, sample.digest, sample.label, sample.lesion] for sample in ordered),
+        "split": _digest([sample.name, parts[sample].value] for sample in ordered),
+        "initial weights": file_digest(backbone) if isinstance(backbone, Path) else backbone or "random",
+        "teachers": _digest(sorted(file_digest(teacher) for teacher in teachers)),
+    }
+
+
+def claim(folder: Path, mine: Fingerprint) -> None:
+    """Make a run's folder, or check that the training it holds is this one; nothing is overwritten before.
+
+    Raises:
+        RunError: it holds another training.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FINGERPRINT
+    if path.is_file():
+        _require_same(path, json.loads(path.read_text(encoding="utf-8")), mine)
+    load(folder, mine)
+    write_json(path, dict(mine))
+
+
+def save(folder: Path, mine: Fingerprint, state: State) -> None:
+    """Replace the checkpoint in a folder, atomically."""
+    values = {key: getattr(state, key) for key in ("stage", "epoch", "history", "best_score", "best_epoch")}
+    arrays: dict[str, Any] = {f"v{index}": value for index, value in enumerate(state.variables)}
+    arrays |= {f"b{index}": value for index, value in enumerate(state.best or ())}
+    counts = {"variable_count": len(state.variables), "best_count": len(state.best or ())}
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / _NAME) as partial, partial.open("wb") as file:
+        np.savez(file, meta=np.array(json.dumps({**values, **counts, "fingerprint": dict(mine)})), **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load(folder: Path, mine: Fingerprint) -> State | None:
+    """Load the checkpoint of a folder, or None where there is none.
+
+    Raises:
+        RunError: it is of another training, or damaged.
+    """
+    path = folder / _NAME
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path) as arrays:
+            values = json.loads(str(arrays["meta"]))
+            found = values.pop("fingerprint")
+            best = [arrays[f"b{index}"] for index in range(values.pop("best_count"))] or None
+            variables = [arrays[f"v{index}"] for index in range(values.pop("variable_count"))]
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{path} is damaged ({error}): remove it to start anew") from error
+    _require_same(path, found, mine)
+    return State(**values, variables=variables, best=best)
+
+
+def _require_same(path: Path, found: Fingerprint, mine: Fingerprint) -> None:
+    other = [key for key, value in mine.items() if found.get(key) != value]
+    if other:
+        raise RunError(
+            f"{path} is of a training with another {' and '.join(other)}: pass what it was begun with, or another --out"
+        )
+
+
+def _digest(values: Iterable[Any]) -> str:
+    return hashlib.sha256(json.dumps(list(values), sort_keys=True).encode()).hexdigest()

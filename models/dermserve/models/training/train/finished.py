@@ -1,0 +1,234 @@
+"""A finished run, read back: its network, split and calibration, for evaluation, packing and export."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, TypeAlias
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from dermserve.models.catalogue import SPECS
+from dermserve.models.graph import FeatureDistance
+from dermserve.models.training.data.layouts import Sample
+from dermserve.models.training.data.splits import Part, Recorded, read_split
+from dermserve.models.training.errors import RunError
+from dermserve.models.training.files import replacing, write_json
+from dermserve.models.training.train.experiment import Experiment, parse_record
+from dermserve.models.training.train.run import COMPACT, EXPERIMENT, HISTORY, SPLIT, SUMMARY, WEIGHTS
+from dermserve.models.training.train.teachers import build_network
+
+DISTANCE = "distance.npz"
+
+Kind: TypeAlias = Literal["int8", "float16"]
+"""What compact kernels are; vectors stay float32."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A folder that `dermserve train` has finished writing."""
+
+    folder: Path
+    """Of the run."""
+
+    def __post_init__(self) -> None:
+        """Refuse folders that hold no finished run."""
+        missing = [name for name in (EXPERIMENT, SPLIT, SUMMARY) if not (self.folder / name).is_file()]
+        if missing or not (self.compact.is_file() or (self.folder / WEIGHTS).is_file()):
+            what = missing[0] if missing else WEIGHTS
+            raise RunError(f"{self.folder} lacks {what}: pass the folder of a run that `dermserve train` has finished")
+
+    @property
+    def compact(self) -> Path:
+        """Where compact weights lie, once packed; they are used instead of the full ones."""
+        return self.folder / COMPACT
+
+    @property
+    def weights(self) -> Path:
+        """The file of the run's weights: compact ones where there are."""
+        return self.compact if self.compact.is_file() else self.folder / WEIGHTS
+
+    @property
+    def tflite(self) -> Path:
+        """Where the run's TensorFlow Lite model lies, once converted."""
+        return self.folder / "model.tflite"
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        """What the run did."""
+        return parse_record(json.loads((self.folder / EXPERIMENT).read_text(encoding="utf-8")), str(self.folder))
+
+    @property
+    def model(self) -> str:
+        """Key of SPECS."""
+        return self.experiment.model
+
+    @cached_property
+    def split(self) -> dict[str, Recorded]:
+        """What each photo was for, by its path within the data set."""
+        return read_split(self.folder / SPLIT)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """run.json."""
+        return dict(json.loads((self.folder / SUMMARY).read_text(encoding="utf-8")))
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Every epoch."""
+        return list(json.loads((self.folder / HISTORY).read_text(encoding="utf-8")))
+
+    @property
+    def calibration(self) -> dict[str, Any]:
+        """Temperature and thresholds.
+
+        Raises:
+            RunError: not fitted yet.
+        """
+        if "calibration" not in self.summary:
+            raise RunError(f"{self.folder} is not calibrated: run `dermserve evaluate` on the data it was trained from")
+        return dict(self.summary["calibration"])
+
+    @property
+    def shift(self) -> NDArray[np.float64]:
+        """What is added to the logits for the classes' real frequencies; float64 [C]."""
+        return np.asarray(self.summary.get("prior_shift", np.zeros(len(SPECS[self.model].classes))))
+
+    @property
+    def distance(self) -> FeatureDistance:
+        """The out-of-distribution score."""
+        return load_distance(self.folder / DISTANCE)
+
+    def network(self, *, shifted: bool = True, full: bool = False) -> keras.Model:
+        """Build the network with the run's weights, compact ones where there are.
+
+        Args:
+            shifted: with the prior shift in the last bias, as exported.
+            full: the full weights even where there are compact ones.
+        """
+        network = build_network(self.experiment)
+        if self.compact.is_file() and not full:
+            load_compact(network, self.compact)
+        else:
+            network.load_weights(self.folder / WEIGHTS)
+        if shifted:
+            bias = network.get_layer("logits").bias
+            bias.assign(np.asarray(bias) + self.shift.astype(np.float32))
+        return network
+
+    def unseen(self, sample: Sample) -> bool:
+        """Tell whether the run has trained or validated on no photo of a sample's lesion, nor on the photo itself.
+
+        Another data set may have the photo in another folder, at another size, and without lesion ids: what has the
+        bytes, the file name or the lesion of a photo that was used is taken to be seen.
+        """
+        stem = sample.path.stem
+        used = sample.digest in self._used_digests or stem in self._used_stems
+        return not used and {sample.lesion, self._lesions.get(stem, "")}.isdisjoint(self._used_lesions)
+
+    def save_calibration(
+        self, calibration: dict[str, Any], *, shift: NDArray[np.float64], distance: FeatureDistance, metrics: Any
+    ) -> None:
+        """Write what calibration found into the run; what was measured on other data with another one is forgotten."""
+        save_distance(distance, self.folder / DISTANCE)
+        self.update(calibration=calibration, prior_shift=shift.tolist(), metrics=metrics, other={})
+
+    def save_other(self, name: str, measured: dict[str, Any]) -> None:
+        """Write the figures of another data set into the run."""
+        self.update(other={**self.summary.get("other", {}), name: measured})
+
+    def update(self, **values: Any) -> None:
+        """Replace entries of run.json."""
+        write_json(self.folder / SUMMARY, {**self.summary, **values})
+
+    @cached_property
+    def _used_lesions(self) -> frozenset[str]:
+        return frozenset(photo.lesion for photo in self.split.values() if photo.part is not Part.TEST)
+
+    @cached_property
+    def _used_digests(self) -> frozenset[str]:
+        return frozenset(photo.digest for photo in self.split.values() if photo.part is not Part.TEST)
+
+    @cached_property
+    def _used_stems(self) -> frozenset[str]:
+        return frozenset(PurePosixPath(name).stem for name, (_, part, _) in self.split.items() if part is not Part.TEST)
+
+    @cached_property
+    def _lesions(self) -> dict[str, str]:
+        return {PurePosixPath(name).stem: photo.lesion for name, photo in self.split.items()}
+
+
+def save_compact(network: keras.Model, file: Path, *, kind: Kind) -> None:
+    """Write a network's weights, in model order, as a compressed .npz.
+
+    Args:
+        network: any.
+        file: to write.
+        kind: what kernels become.
+    """
+    arrays: dict[str, Any] = {}
+    for index, variable in enumerate(network.weights):
+        value = np.asarray(variable, np.float32)
+        if value.ndim < 2:
+            arrays[f"{index}"] = value
+        elif kind == "float16":
+            arrays[f"{index}"] = value.astype(np.float16)
+        else:
+            arrays[f"{index}.int8"], arrays[f"{index}.scale"] = quantize(value)
+    with replacing(file) as partial, partial.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
+
+
+def load_compact(network: keras.Model, file: Path) -> None:
+    """Set a network's weights from what `save_compact` wrote.
+
+    Raises:
+        RunError: the file is missing, damaged or of another architecture.
+    """
+    try:
+        with np.load(file) as arrays:
+            network.set_weights([_restored(arrays, index) for index in range(len(network.weights))])
+    except (OSError, KeyError, ValueError) as error:
+        raise RunError(f"{file} does not hold compact weights of {network.name}: {error}") from error
+
+
+def quantize(value: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Quantise a kernel to int8 in -127..127, with a float32 scale for each output channel that broadcasts to it.
+
+    A depthwise kernel [h, w, channels, 1] has its output channels on the axis before the last.
+    """
+    axis = value.ndim - 2 if value.shape[-1] == 1 else value.ndim - 1
+    others = tuple(index for index in range(value.ndim) if index != axis)
+    largest = np.abs(value).max(axis=others, keepdims=True)
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    return np.rint(value / scale).astype(np.int8), scale
+
+
+def _restored(arrays: "np.lib.npyio.NpzFile", index: int) -> NDArray[np.float32]:
+    if f"{index}" in arrays:
+        return np.asarray(arrays[f"{index}"], np.float32)
+    return np.asarray(arrays[f"{index}.int8"] * arrays[f"{index}.scale"], np.float32)
+
+
+def save_distance(distance: FeatureDistance, file: Path) -> None:
+    """Write a distance."""
+    with file.open("wb") as stream:
+        arrays: dict[str, Any] = {
+            name: value for name, value in dataclasses.asdict(distance).items() if value is not None
+        }
+        np.savez_compressed(stream, **arrays)
+
+
+def load_distance(file: Path) -> FeatureDistance:
+    """Read what `save_distance` wrote."""
+    with np.load(file) as arrays:
+        return FeatureDistance(
+            centers=arrays["centers"],
+            projection=arrays["projection"],
+            unit=bool(arrays["unit"]),
+            scope=arrays.get("scope"),
+            limit=float(arrays.get("limit", 0.0)),
+        )

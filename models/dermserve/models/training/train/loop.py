@@ -1,0 +1,356 @@
+"""The training loop: stages of epochs, each of which ends in a checkpoint that the next start goes on from.
+
+Everything random follows from the experiment's seed, the stage and the epoch, so that a run that was interrupted ends
+as one that was not.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from dermserve.models.training.errors import DivergedError
+from dermserve.models.training.train import checkpoint
+from dermserve.models.training.train.augment import augment
+from dermserve.models.training.train.experiment import Experiment, Stage
+from dermserve.models.training.train.network import select_trainable
+from dermserve.models.training.train.teachers import distillation_losses, soft_targets
+
+Tensor: TypeAlias = Any
+Progress: TypeAlias = Callable[[str, int, int], None]
+"""Called with what is going on, steps done and steps in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """Photos and their classes."""
+
+    images: NDArray[Any]
+    """uint8 [M, S, S, 3], or float16 [M, ...] what frozen layers made of them; may be memory-mapped."""
+    rows: NDArray[np.int64]
+    """Which of the images, int64 [N]."""
+    labels: NDArray[np.int64]
+    """Their classes, int64 [N]."""
+    possible: NDArray[np.float32] | None = None
+    """float32 [N, C]: 1 for the classes a photo could have had, 0 for those its data set has none of; None for all."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def thinned(self, most: int | None) -> "Labelled":
+        """Keep at most so many photos, evenly spread; all of them when None."""
+        return self.every(1 if most is None else max(1, -(-len(self) // most)))
+
+    def every(self, step: int) -> "Labelled":
+        """Keep every `step`-th photo."""
+        possible = None if self.possible is None else self.possible[::step]
+        return Labelled(self.images, self.rows[::step], self.labels[::step], possible)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Epoch:
+    """What came of one epoch."""
+
+    stage: str
+    """Name of the stage."""
+    epoch: int
+    """Within the stage, from 1."""
+    rate: float
+    """Learning rate at its end."""
+    loss: float
+    """Mean training loss, augmented and weighted, without penalties."""
+    accuracy: float
+    """On the training photos as they came, augmented."""
+    validation_loss: float
+    """Mean cross-entropy on the validation photos, of the averaged weights where the stage averages."""
+    validation_accuracy: float
+    """Of the same."""
+    validation_balanced_accuracy: float
+    """Mean recall over the classes."""
+    seconds: float
+    """Of wall clock, validation included."""
+
+
+def train(
+    network: keras.Model,
+    experiment: Experiment,
+    *,
+    training: Labelled,
+    validation: Labelled,
+    folder: Path,
+    fingerprint: checkpoint.Fingerprint,
+    progress: Progress,
+    report: Callable[[Epoch], None],
+    teachers: Sequence[keras.Model] = (),
+) -> list[Epoch]:
+    """Train a training copy through an experiment's stages, from the last checkpoint where there is one.
+
+    Args:
+        network: what network.training_copy returns; holds the trained weights afterwards.
+        experiment: what to do.
+        training: photos to learn from.
+        validation: photos to judge each epoch by.
+        folder: for the checkpoint; the same folder continues.
+        fingerprint: what the checkpoint belongs to.
+        progress: called during an epoch.
+        report: called after each epoch, those before a restart included.
+        teachers: training copies that see what the network sees, and whose mean answer it learns beside the labels.
+
+    Returns:
+        Every epoch.
+
+    Raises:
+        ExperimentError: a stage names layers that are not there.
+        RunError: the checkpoint is of another training.
+        DivergedError: a loss is not finite; the checkpoint is that of the epoch before.
+    """
+    state = checkpoint.load(folder, fingerprint)
+    history = [Epoch(**values) for values in state.history] if state else []
+    for epoch in history:
+        report(epoch)
+    for index in range(len(experiment.stages)):
+        if state is not None and index < state.stage:
+            continue
+        run = _StageRun(network, experiment, index, training, validation, progress, teachers)
+        if state is not None:
+            run.restore(state)
+            state = None
+        while not run.ended:
+            history.append(run.epoch())
+            checkpoint.save(folder, fingerprint, run.state([asdict(epoch) for epoch in history]))
+            report(history[-1])
+        run.hand_on()
+    return history
+
+
+# Taken off the logits of classes that a photo's data set lacks: that it is not of those says where it comes from alone.
+_IMPOSSIBLE = 1e4
+_OPTIMIZERS = {"adamw": keras.optimizers.AdamW, "lamb": keras.optimizers.Lamb}
+
+
+class _StageRun:
+    """One stage under way: the optimiser, the moving average, and the best weights so far."""
+
+    def __init__(
+        self,
+        network: keras.Model,
+        experiment: Experiment,
+        index: int,
+        training: Labelled,
+        validation: Labelled,
+        progress: Progress,
+        teachers: Sequence[keras.Model] = (),
+    ) -> None:
+        self._teachers = teachers
+        self._network, self._experiment, self._index = network, experiment, index
+        self._stage: Stage = experiment.stages[index]
+        self._training, self._validation, self._progress = training, validation, progress
+        select_trainable(network, self._stage.trainable, batch_norm=self._stage.batch_norm)
+        self._optimizer = _OPTIMIZERS[self._stage.optimizer](1e-4, weight_decay=self._stage.weight_decay)
+        self._optimizer.build(network.trainable_variables)
+        self._averaged = _changing(network)
+        self._averages = [tf.Variable(variable) for variable in self._averaged]
+        self._best: list[NDArray[Any]] | None = None
+        self._best_score, self._best_epoch, self._done = math.inf, 0, 0
+        self._sampling = _sampling(training.labels, experiment.balance)
+        self._weights = tf.constant(_class_weights(training.labels, experiment.class_weights), tf.float32)
+        everything = np.ones((len(training), len(self._weights)), np.float32)
+        possible = training.possible
+        self._possible = everything if possible is None or experiment.also_complete else possible
+        self._step = tf.function(self._train_step)
+        self._infer = tf.function(lambda images: network(tf.cast(images, tf.float32), training=False)["logits"])
+
+    @property
+    def ended(self) -> bool:
+        stage = self._stage
+        waited = stage.patience is not None and self._done - self._best_epoch >= stage.patience
+        return self._done >= stage.epochs or waited
+
+    def restore(self, state: checkpoint.State) -> None:
+        """Go on from a checkpoint of this stage."""
+        for variable, value in zip(self._saved_variables(), state.variables, strict=True):
+            variable.assign(value)
+        self._best, self._best_score = state.best, state.best_score
+        self._best_epoch, self._done = state.best_epoch, state.epoch
+
+    def state(self, history: list[dict[str, Any]]) -> checkpoint.State:
+        """Return what a restart needs."""
+        return checkpoint.State(
+            stage=self._index,
+            epoch=self._done,
+            history=history,
+            variables=[np.asarray(variable) for variable in self._saved_variables()],
+            best=self._best,
+            best_score=self._best_score,
+            best_epoch=self._best_epoch,
+        )
+
+    def epoch(self) -> Epoch:
+        """Train for one epoch and judge it."""
+        started = time.monotonic()
+        loss, accuracy = self._train_epoch()
+        self._done += 1
+        self._swap_averages()
+        judged = self._judge()
+        self._finite(judged[0], f"epoch {self._done}, on validation photos")
+        score = judged[0] if self._stage.monitor == "loss" else -judged[1]
+        if score < self._best_score:
+            self._best_score, self._best_epoch = score, self._done
+            if self._stage.keep == "best":
+                self._best = [np.asarray(variable) for variable in self._network.weights]
+        self._swap_averages()
+        return Epoch(
+            stage=self._stage.name,
+            epoch=self._done,
+            rate=float(self._optimizer.learning_rate),
+            loss=loss,
+            accuracy=accuracy,
+            validation_loss=judged[0],
+            validation_accuracy=judged[1],
+            validation_balanced_accuracy=judged[2],
+            seconds=round(time.monotonic() - started, 1),
+        )
+
+    def hand_on(self) -> None:
+        """Leave in the network what the next stage starts from."""
+        if self._best is not None:
+            self._network.set_weights(self._best)
+        else:
+            self._swap_averages()
+
+    def _train_epoch(self) -> tuple[float, float]:
+        stage, epoch = self._stage, self._done
+        rng = np.random.default_rng((self._experiment.seed, self._index, epoch))
+        order = rng.choice(len(self._training), size=len(self._training), replace=True, p=self._sampling)
+        if self._experiment.balance == 0:
+            order = rng.permutation(len(self._training))
+        steps = max(1, len(order) // stage.batch)
+        losses, hits = [], []
+        for step in range(steps):
+            chosen = order[step * stage.batch : (step + 1) * stage.batch]
+            self._optimizer.learning_rate.assign(_rate(stage, (epoch * steps + step + 1) / (stage.epochs * steps)))
+            seed = tf.constant((self._experiment.seed * 1000 + self._index, epoch * steps + step), tf.int32)
+            images = self._training.images[self._training.rows[chosen]]
+            labels, possible = self._training.labels[chosen], self._possible[chosen]
+            loss, accuracy = self._step(images, tf.constant(labels), tf.constant(possible), seed)
+            losses.append(self._finite(float(loss), f"epoch {epoch + 1}, step {step + 1} of {steps}"))
+            hits.append(float(accuracy))
+            self._progress(f"{stage.name} {epoch + 1}/{stage.epochs}", step + 1, steps)
+        return float(np.mean(losses)), float(np.mean(hits))
+
+    def _finite(self, loss: float, where: str) -> float:
+        """Stop at the first loss that is not finite, before its weights reach a checkpoint."""
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the loss is {loss} in stage {self._stage.name}, {where}: lower the stage's rate "
+                f"({self._stage.rate:g}), raise its warmup, or take precision float32; then train into another --out"
+            )
+        return loss
+
+    def _train_step(self, images: Tensor, labels: Tensor, possible: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+        network, stage = self._network, self._stage
+        photos = self._varied(images, seed)
+        smoothing = self._experiment.label_smoothing
+        spread = smoothing * possible / tf.reduce_sum(possible, axis=1, keepdims=True)
+        targets = tf.one_hot(labels, self._weights.shape[0]) * (1 - smoothing) + spread
+        with tf.GradientTape() as tape:
+            logits = network(photos, training=True)["logits"] + (possible - 1) * _IMPOSSIBLE
+            losses = self._losses(targets, logits, photos, possible)
+            loss = tf.reduce_mean(losses * tf.gather(self._weights, labels))
+            total = tf.add_n([loss, *(tf.cast(penalty, tf.float32) for penalty in network.losses)])
+        variables = network.trainable_variables
+        self._optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
+        if stage.average:
+            # A young average forgets faster, so that it does not hang on to where the stage began.
+            count = tf.cast(self._optimizer.iterations, tf.float32)
+            decay = tf.minimum(stage.average, (1 + count) / (10 + count))
+            for average, variable in zip(self._averages, self._averaged, strict=True):
+                average.assign_sub((1 - decay) * (average - variable))
+        return loss, tf.reduce_mean(tf.cast(tf.argmax(logits, -1) == labels, tf.float32))
+
+    def _losses(self, targets: Tensor, logits: Tensor, photos: Tensor, possible: Tensor) -> Tensor:
+        if not self._teachers:
+            return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+        settings = self._experiment.distillation
+        away = (possible - 1) * _IMPOSSIBLE
+        soft = soft_targets(self._teachers, photos, away, settings.temperature)
+        return distillation_losses(targets, soft, logits, settings)
+
+    def _varied(self, images: Tensor, seed: Tensor) -> Tensor:
+        if images.dtype != tf.uint8:
+            return tf.cast(images, tf.float32)  # of frozen layers, for experiments that vary nothing
+        settings, zoom = self._experiment.augmentation, self._stage.zoom
+        settings = settings if zoom is None else replace(settings, zoom=zoom)
+        return augment(images, settings, side=self._stage.side, seed=seed)
+
+    def _judge(self) -> tuple[float, float, float]:
+        logits = predict_logits(self._infer, self._validation, batch=64)
+        labels = self._validation.labels
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        return float(-logs[np.arange(len(labels)), labels].mean()), *accuracies(logits.argmax(axis=1), labels)
+
+    def _swap_averages(self) -> None:
+        """Exchange the weights and their averages; without averaging there is nothing to exchange."""
+        if not self._stage.average:
+            return
+        for average, variable in zip(self._averages, self._averaged, strict=True):
+            value = tf.identity(variable)
+            variable.assign(average)
+            average.assign(value)
+
+    def _saved_variables(self) -> Sequence[Any]:
+        """Everything that changes in training, the random states of dropout included."""
+        return [*self._network.variables, *self._optimizer.variables, *self._averages]
+
+
+def predict_logits(infer: Callable[[Any], Tensor], photos: Labelled, *, batch: int) -> NDArray[np.float32]:
+    """Run a function from uint8 [n, S, S, 3] to logits over photos; float32 [N, C]."""
+    parts = [
+        np.asarray(infer(photos.images[photos.rows[start : start + batch]])) for start in range(0, len(photos), batch)
+    ]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def accuracies(answers: NDArray[np.int64], labels: NDArray[np.int64]) -> tuple[float, float]:
+    """Give the share of right answers and the mean recall over the classes there are; both int64 [N]."""
+    hits = answers == labels
+    recalls = [hits[labels == label].mean() for label in np.unique(labels)]
+    return float(hits.mean()), float(np.mean(recalls))
+
+
+def _rate(stage: Stage, done: float) -> float:
+    """Give the learning rate when a share `done` of the stage (0..1) is over."""
+    if done < stage.warmup:
+        return stage.rate * done / stage.warmup
+    if stage.schedule == "constant":
+        return stage.rate
+    return stage.rate * 0.5 * (1 + math.cos(math.pi * (done - stage.warmup) / (1 - stage.warmup)))
+
+
+def _changing(network: keras.Model) -> list[Any]:
+    """List the weights that a stage changes: those it trains, and the statistics of the batch norm it trains."""
+    norms = [layer for layer in network.get_layer("backbone").layers if layer.trainable]
+    statistics = [weight for norm in norms for weight in norm.non_trainable_weights]
+    return [*network.trainable_variables, *statistics]
+
+
+def _class_sizes(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    return np.maximum(np.bincount(labels), 1).astype(np.float64)
+
+
+def _sampling(labels: NDArray[np.int64], balance: float) -> NDArray[np.float64]:
+    weights = _class_sizes(labels)[labels] ** -balance
+    return np.asarray(weights / weights.sum())
+
+
+def _class_weights(labels: NDArray[np.int64], power: float) -> NDArray[np.float64]:
+    weights = _class_sizes(labels) ** -power
+    return np.asarray(weights / weights[labels].mean())
