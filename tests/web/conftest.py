@@ -81,11 +81,6 @@ def shy_browser(playwright: Playwright) -> Iterator[Browser]:
     browser.close()
 
 
-@pytest.fixture(params=["phone", "desktop"])
-def width(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
 def app(browser: Browser, served: str) -> Iterator[App]:
     """The page on a phone."""
