@@ -13,8 +13,7 @@ from google.rpc import error_details_pb2
 from structlog.testing import capture_logs
 
 from dermserve.gateway.admission import Bounds, HeldBytes, Queue
-from dermserve.gateway.batching import Costs
-from dermserve.gateway.budget import Budget
+from dermserve.gateway.budget import Budget, Costs
 from dermserve.gateway.errors import OverloadedError
 from dermserve.gateway.rpc import LogSampler
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc

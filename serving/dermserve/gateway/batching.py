@@ -27,7 +27,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dermserve.gateway.budget import Budget, Clock
+from dermserve.gateway.budget import Budget, Clock, Costs
 from dermserve.gateway.errors import (
     BudgetSpentError,
     InvalidModelOutputError,
@@ -53,48 +53,8 @@ _NEARLY_DONE = 0.02
 _NEARLY_DONE_SHARE = 0.4
 """Share of its expected seconds after which a call counts as nearly done: a call may take less than expected."""
 
-_WEIGHT = 0.2
-"""Weight of the newest answer in the running mean."""
-_SHARE = 0.8
-"""Share of the budget that views may take: half of the calls take longer than the mean."""
-_HOPELESS = 0.5
-"""Share of the mean for one view: with less time left than that, no answer is expected in time."""
-_FADE = 0.98
-"""Factor on the mean after each refusal based on it, so that slow calls do not cause refusals for ever."""
-
 _Key: TypeAlias = tuple[Target, tuple[int, ...]]
 """What views must have in common to go together: the target, and height, width and channels."""
-
-
-class Costs:
-    """Expected seconds of a call, by model and number of views: running means of what calls took."""
-
-    def __init__(self) -> None:
-        self._seconds: dict[str, dict[int, float]] = {}
-
-    def note(self, model: str, views: int, seconds: float, *, late: bool = False) -> None:
-        """Learn from an answer, or from one that had not come after `seconds`."""
-        known = self._seconds.setdefault(model, {})
-        before = known.get(views, seconds)
-        known[views] = max(before, seconds) if late else before + (seconds - before) * _WEIGHT
-
-    def expect(self, model: str, views: int) -> float:
-        """Return the expected seconds, in proportion to the nearest number of views known; 0 when none is."""
-        known = self._seconds.get(model)
-        if not known:
-            return 0.0
-        if views in known:
-            return known[views]
-        nearest = min(known, key=lambda count: abs(count - views))
-        return known[nearest] * views / nearest
-
-    def fit(self, model: str, views: int, *, left: float) -> int:
-        """Return how many of the views fit into the seconds left; 0 when not even one can."""
-        fitting = next((count for count in range(views, 0, -1) if self.expect(model, count) <= left * _SHARE), 0)
-        if fitting or self.expect(model, 1) * _HOPELESS <= left:
-            return max(fitting, 1)
-        self._seconds[model] = {count: seconds * _FADE for count, seconds in self._seconds[model].items()}
-        return 0
 
 
 @dataclass(eq=False, slots=True)

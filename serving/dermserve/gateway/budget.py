@@ -1,4 +1,7 @@
-"""The time left of a request's deadline. gRPC's asyncio does not pass deadlines on, so each stage asks here."""
+"""The time left of a request's deadline, and the time that calls are expected to take.
+
+gRPC's asyncio does not pass deadlines on, so each stage asks here.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,6 +11,15 @@ from dermserve.gateway.errors import BudgetSpentError
 
 Clock: TypeAlias = Callable[[], float]
 """Monotonic seconds."""
+
+_WEIGHT = 0.2
+"""Weight of the newest answer in the running mean."""
+_SHARE = 0.8
+"""Share of the budget that views may take: half of the calls take longer than the mean."""
+_HOPELESS = 0.5
+"""Share of the mean for one view: with less time left than that, no answer is expected in time."""
+_FADE = 0.98
+"""Factor on the mean after each refusal based on it, so that slow calls do not cause refusals for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +48,34 @@ class Budget:
     def within(self, seconds: float) -> "Budget":
         """Return a budget of some seconds from now, but no longer than this one."""
         return Budget(min(self.ends, self.clock() + seconds), self.clock)
+
+
+class Costs:
+    """Expected seconds of a call, by model and number of views: running means of what calls took."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, dict[int, float]] = {}
+
+    def note(self, model: str, views: int, seconds: float, *, late: bool = False) -> None:
+        """Learn from an answer, or from one that had not come after `seconds`."""
+        known = self._seconds.setdefault(model, {})
+        before = known.get(views, seconds)
+        known[views] = max(before, seconds) if late else before + (seconds - before) * _WEIGHT
+
+    def expect(self, model: str, views: int) -> float:
+        """Return the expected seconds, in proportion to the nearest number of views known; 0 when none is."""
+        known = self._seconds.get(model)
+        if not known:
+            return 0.0
+        if views in known:
+            return known[views]
+        nearest = min(known, key=lambda count: abs(count - views))
+        return known[nearest] * views / nearest
+
+    def fit(self, model: str, views: int, *, left: float) -> int:
+        """Return how many of the views fit into the seconds left; 0 when not even one can."""
+        fitting = next((count for count in range(views, 0, -1) if self.expect(model, count) <= left * _SHARE), 0)
+        if fitting or self.expect(model, 1) * _HOPELESS <= left:
+            return max(fitting, 1)
+        self._seconds[model] = {count: seconds * _FADE for count, seconds in self._seconds[model].items()}
+        return 0

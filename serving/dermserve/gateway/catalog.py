@@ -282,21 +282,6 @@ class Catalog:
             return model.labels.get(label)
 
 
-def write_model(model: KnownModel, *, cards: bool) -> classifier_pb2.Model:
-    """Write a model as last seen in the API's words, with or without the cards of its versions."""
-    versions = [
-        classifier_pb2.ModelVersion(
-            version=version.number,
-            state=version.state,
-            labels=sorted(label for label, number in model.labels.items() if number == version.number),
-            card=version.card if cards else None,
-            ready=version.ready,
-        )
-        for version in model.versions
-    ]
-    return classifier_pb2.Model(name=model.name, versions=versions)
-
-
 def _require_usable(card: card_pb2.Card) -> None:
     """Refuse a valid card of a model whose views this gateway can't make."""
     if card.input.height != card.input.width:

@@ -13,7 +13,7 @@ import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
 from dermserve.gateway.admission import CLASSIFY, CLASSIFY_STREAM
-from dermserve.gateway.catalog import write_model
+from dermserve.gateway.catalog import KnownModel
 from dermserve.gateway.classify import Classifier, PhotoRequest
 from dermserve.gateway.errors import (
     GatewayError,
@@ -82,7 +82,7 @@ class ClassifierService:
         async with self._rpcs.open("ListModels", context) as rpc:
             if request is None:
                 raise MalformedRequestError
-            models = [write_model(model, cards=False) for model in self._catalog.models.values()]
+            models = [_write_model(model, cards=False) for model in self._catalog.models.values()]
             rpc.answer = answer = classifier_pb2.ListModelsResponse(models=models)
         return answer
 
@@ -95,7 +95,7 @@ class ClassifierService:
                 raise MalformedRequestError
             if not request.name:
                 raise MissingModelError
-            model = write_model(self._catalog.find(request.name), cards=True)
+            model = _write_model(self._catalog.find(request.name), cards=True)
             rpc.answer = answer = classifier_pb2.GetModelResponse(model=model)
         return answer
 
@@ -203,6 +203,21 @@ class _PhotoStream:
 
 async def _next(iterator: AsyncIterator[Any]) -> Any:
     return await anext(iterator, _END)
+
+
+def _write_model(model: KnownModel, *, cards: bool) -> classifier_pb2.Model:
+    """Write a model as last seen in the API's words, with or without the cards of its versions."""
+    versions = [
+        classifier_pb2.ModelVersion(
+            version=version.number,
+            state=version.state,
+            labels=sorted(label for label, number in model.labels.items() if number == version.number),
+            card=version.card if cards else None,
+            ready=version.ready,
+        )
+        for version in model.versions
+    ]
+    return classifier_pb2.Model(name=model.name, versions=versions)
 
 
 def read_photo(request: classifier_pb2.ClassifyRequest) -> PhotoRequest:
