@@ -17,7 +17,7 @@ project = "dermserve"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 # The source folder is the repository's root, so that links between folders work as they do in a checkout.
 root_doc = "docs/index"
-include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**.md", "k8s/README.md", "examples/README.md",
+include_patterns = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/**.md", "k8s/*.md", "examples/README.md",
                     "benchmarks/comparison/README.md", "tests/modelserver/recordings/README.md"]  # fmt: skip
 exclude_patterns = [".*", "build", "client/web/node_modules"]
 myst_heading_anchors = 4

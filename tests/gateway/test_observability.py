@@ -132,7 +132,7 @@ def test_every_metric_of_the_gateway_is_on_the_dashboard():
 def test_an_alert_says_how_bad_it_is_what_it_means_and_what_to_do(rule):
     assert rule["labels"]["severity"] in {"critical", "warning"}
     words = re.sub(r"(?<!^)(?=[A-Z])", "-", rule["alert"]).lower()
-    assert rule["annotations"]["runbook_url"] == f"k8s/README.md#alert-{words}"
+    assert rule["annotations"]["runbook_url"] == f"k8s/runbooks.md#alert-{words}"
     assert all(rule["annotations"][text].endswith(".") for text in ("summary", "description"))
     assert re.fullmatch(r"\d+[mh]", rule["for"])
 

@@ -146,12 +146,12 @@ def test_alerts_and_the_dashboard_name_metrics_that_exist() -> None:
 
 
 def test_every_alert_has_its_runbook() -> None:
-    headings = re.findall(r"^#+ (.*)$", (K8S / "README.md").read_text(), re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", (K8S / "runbooks.md").read_text(), re.MULTILINE)
     anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     alerts = yaml.safe_load((K8S / "components" / "monitoring" / "alerts.yaml").read_text())
     for rule in (rule for group in alerts["spec"]["groups"] for rule in group["rules"] if "alert" in rule):
         path, _, anchor = rule["annotations"]["runbook_url"].rpartition("#")
-        assert path.endswith("k8s/README.md")
+        assert path.endswith("k8s/runbooks.md")
         assert anchor in anchors, rule["alert"]
 
 

@@ -16,7 +16,7 @@ def test_monitoring_puts_the_clusters_label_and_address_where_they_belong() -> N
     assert {each["metadata"]["labels"]["release"] for each in monitored} == {"kube-prometheus-stack"}
     groups = named(manifests, "PrometheusRule", "dermserve-gateway")["spec"]["groups"]
     urls = [rule["annotations"]["runbook_url"] for group in groups for rule in group["rules"] if "alert" in rule]
-    assert all(re.fullmatch(r"https://\S+/k8s/README\.md#alert-[a-z-]+", url) for url in urls)
+    assert all(re.fullmatch(r"https://\S+/k8s/runbooks\.md#alert-[a-z-]+", url) for url in urls)
     assert not [m for m in of_kind(manifests, "ConfigMap") if m["metadata"]["name"] == "monitoring-place"]
 
 

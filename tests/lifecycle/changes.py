@@ -26,8 +26,8 @@ from dermserve.local.ports import free_port
 from dermserve.local.store import write_config
 from dermserve.models.lifecycle import moves
 from dermserve.models.lifecycle.desk import Desk
-from dermserve.models.lifecycle.local_store import LocalStore
 from dermserve.models.lifecycle.servers import Servers
+from dermserve.models.lifecycle.stores import LocalStore
 
 _SERVER_READY = re.compile(r"Running gRPC ModelServer at (\S+):(\d+)")
 _STARTING = 120.0

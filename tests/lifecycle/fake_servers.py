@@ -9,9 +9,9 @@ import grpc
 
 from dermserve.models.lifecycle.desk import Desk
 from dermserve.models.lifecycle.errors import NoServerError, ServerError
-from dermserve.models.lifecycle.local_store import LocalStore
 from dermserve.models.lifecycle.server_config import ServerConfig
 from dermserve.models.lifecycle.servers import Servers
+from dermserve.models.lifecycle.stores import LocalStore
 from dermserve.tfserving.v1 import management_pb2, serving_pb2
 
 

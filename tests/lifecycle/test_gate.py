@@ -20,9 +20,8 @@ from dermserve.gateway.metrics import Metrics
 from dermserve.models.lifecycle import gate, moves
 from dermserve.models.lifecycle.desk import Desk, read_shares
 from dermserve.models.lifecycle.errors import GateError, NoServerError, StoreError
-from dermserve.models.lifecycle.local_store import LocalStore
-from dermserve.models.lifecycle.manifest import write_manifest
-from dermserve.models.lifecycle.records import GOLDEN, WARMUP
+from dermserve.models.lifecycle.manifest import GOLDEN, WARMUP, write_manifest
+from dermserve.models.lifecycle.stores import LocalStore
 from dermserve.models.lifecycle.watch import Gateways, Limits, Report
 from dermserve.tfserving.v1 import management_pb2, serving_pb2, tensor_pb2
 from tests.gateway.fake_tfserving import make_card

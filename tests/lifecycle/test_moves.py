@@ -18,8 +18,8 @@ from click.testing import CliRunner, Result
 from dermserve.cli import main
 from dermserve.local.store import write_config
 from dermserve.models.lifecycle.desk import read_shares
+from dermserve.models.lifecycle.manifest import read_records
 from dermserve.models.lifecycle.moves import digest_of
-from dermserve.models.lifecycle.records import read_records
 from dermserve.models.lifecycle.stores import open_store
 from dermserve.tfserving.v1 import management_pb2
 from tests.lifecycle.versions_at_hand import MODEL, model_server, republish

@@ -8,8 +8,7 @@ from click.testing import CliRunner
 
 from dermserve.cli import main
 from dermserve.models.export import SHIPPED
-from dermserve.models.lifecycle.manifest import MANIFEST, parse_manifest
-from dermserve.models.lifecycle.records import GOLDEN, WARMUP, read_records
+from dermserve.models.lifecycle.manifest import GOLDEN, MANIFEST, WARMUP, parse_manifest, read_records
 from dermserve.models.lifecycle.servers import every_address
 from dermserve.models.lifecycle.stores import open_store
 from tests.lifecycle.versions_at_hand import MODEL

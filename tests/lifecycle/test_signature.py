@@ -12,11 +12,9 @@ from click.testing import CliRunner, Result
 from dermserve.cli import main
 from dermserve.models.lifecycle.desk import Desk
 from dermserve.models.lifecycle.errors import GateError, SignatureError
-from dermserve.models.lifecycle.local_store import LocalStore
-from dermserve.models.lifecycle.manifest import MANIFEST, SIGNATURE, write_manifest
+from dermserve.models.lifecycle.manifest import MANIFEST, SIGNATURE, check_signature, sign_version, write_manifest
 from dermserve.models.lifecycle.moves import promote
-from dermserve.models.lifecycle.signature import check_signature, sign_version
-from dermserve.models.lifecycle.stores import open_store
+from dermserve.models.lifecycle.stores import LocalStore, open_store
 from tests.k8s.rendering import containers, named, render
 from tests.lifecycle.fake_servers import FakeServer, FakeServers
 from tests.lifecycle.versions_at_hand import make_version

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import pytest
 
-from dermserve.models.lifecycle.records import WARMUP, read_records
+from dermserve.models.lifecycle.manifest import WARMUP, read_records
 from dermserve.tfserving.v1 import serving_pb2
 from dermserve.v1 import classifier_pb2
 from tests.gateway.fake_tfserving import FakeTfServing, Version, make_card

@@ -4,8 +4,8 @@ import contextlib
 import pathlib
 from collections.abc import Iterator
 
-from dermserve.models.lifecycle.local_store import LocalStore
 from dermserve.models.lifecycle.manifest import write_manifest
+from dermserve.models.lifecycle.stores import LocalStore
 from tests.modelserver.server_process import ServerProcess, running
 
 MODEL = "mobilenet_v3_small"

@@ -17,9 +17,8 @@ from dermserve.models.associated_files import CARD, SOURCE, read_file, source_di
 from dermserve.models.catalogue import SPECS, Spec
 from dermserve.models.graph import FeatureDistance, Weights, freeze_core, signatures
 from dermserve.models.lifecycle import audit
-from dermserve.models.lifecycle.manifest import Manifest, write_manifest
+from dermserve.models.lifecycle.manifest import Manifest, sign_version, write_manifest
 from dermserve.models.lifecycle.recording import write_golden_predictions
-from dermserve.models.lifecycle.signature import sign_version
 from dermserve.models.lifecycle.stores import open_store
 from dermserve.models.quiet import no_bytecode
 from dermserve.models.verify import VerificationError, verify

@@ -15,8 +15,8 @@ import portalocker
 from dermserve.local.child import Child
 from dermserve.local.errors import StoreError, indented
 from dermserve.models.lifecycle.errors import LifecycleError
-from dermserve.models.lifecycle.local_store import LocalStore
 from dermserve.models.lifecycle.server_config import CONFIG, ServerConfig
+from dermserve.models.lifecycle.stores import LocalStore
 from dermserve.models.store import versions, write_durably
 
 _GRACE = 10.0

@@ -14,27 +14,26 @@ import click
 from dermserve.models.lifecycle import audit, moves, rollout, view, watch
 from dermserve.models.lifecycle.desk import CANARY_FILE, ConfigMap, Desk
 from dermserve.models.lifecycle.errors import GateError, LifecycleError
-from dermserve.models.lifecycle.gate import Requirement
+from dermserve.models.lifecycle.gate import TOLERANCE, Check, Requirement, verify_files, verify_version
+from dermserve.models.lifecycle.manifest import load_key
 from dermserve.models.lifecycle.options import (
     FAILED,
     VERSION,
-    RequirementType,
-    Share,
     Watching,
     asking_servers,
     config_option,
     fails_clearly,
     json_option,
     moving,
+    parse_requirement,
+    parse_share,
     public_key_option,
     store_option,
     unchecked_option,
     watching,
 )
 from dermserve.models.lifecycle.pull import pull_versions
-from dermserve.models.lifecycle.replay import TOLERANCE, Check, verify_files, verify_version
 from dermserve.models.lifecycle.servers import Servers
-from dermserve.models.lifecycle.signature import load_key
 from dermserve.models.lifecycle.stores import open_store
 
 
@@ -104,9 +103,7 @@ def list_versions(name: str | None, base: str, config_file: pathlib.Path | Confi
     store = open_store(base)
     rows = list(view.stored(store, config_file, name))
     if not rows and name is not None:
-        raise LifecycleError(
-            f"{base} has no version of {name}; it has {', '.join(store.models()) or 'no model at all'}"
-        )
+        moves.newest(store, name)  # says which models there are
     for row in rows:
         click.echo(json.dumps(row) if as_json else view.stored_line(row))
 
@@ -199,7 +196,7 @@ def _check_line(check: Check) -> str:
 @click.argument("name", metavar="MODEL")
 @click.argument("version", type=VERSION, required=False)
 @click.option(
-    "--require", type=RequirementType(), multiple=True, metavar="'FIGURE>=VALUE'",
+    "--require", type=parse_requirement, multiple=True, metavar="'FIGURE>=VALUE'",
     help="What the version's evaluation must have come to, for example accuracy>=0.8; repeatable.",
 )  # fmt: skip
 @unchecked_option
@@ -236,7 +233,7 @@ def rollback(name: str, version: int | None, note: str, as_json: bool, **where: 
 @model.command()
 @click.argument("name", metavar="MODEL")
 @click.argument("version", type=VERSION, required=False)
-@click.option("--share", type=Share(), metavar="SHARE", help="Of the callers who name no version: 5% or 0.05.")
+@click.option("--share", type=parse_share, metavar="SHARE", help="Of the callers who name no version: 5% or 0.05.")
 @click.option("--off", is_flag=True, help="End the canary: everybody gets the stable version.")
 @unchecked_option
 @watching

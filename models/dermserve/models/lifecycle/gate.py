@@ -1,16 +1,31 @@
-"""What a version must meet before it is given callers: figures of its evaluation, and its golden predictions."""
+"""What a version must meet before it gets callers: files and signature as published, figures, answers as exported."""
 
+import math
 import operator
+import pathlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dermserve.contract import CardError, parse_card
 from dermserve.models.lifecycle.desk import Desk
-from dermserve.models.lifecycle.errors import GateError, StoreError
-from dermserve.models.lifecycle.records import GOLDEN, read_records
-from dermserve.models.lifecycle.replay import Check, check_files, verify_version
-from dermserve.models.lifecycle.stores import Store
+from dermserve.models.lifecycle.errors import GateError, NoServerError, ServerError, SignatureError, StoreError
+from dermserve.models.lifecycle.manifest import (
+    GOLDEN,
+    MANIFEST,
+    WARMUP,
+    changes,
+    check_signature,
+    parse_manifest,
+    read_records,
+)
+from dermserve.models.lifecycle.servers import Server, Servers, state_name
+from dermserve.models.lifecycle.stores import Store, known_version
+from dermserve.models.rounding import comparable
+from dermserve.tfserving.v1 import management_pb2, serving_pb2, tensor_pb2
 from dermserve.v1 import card_pb2
 
 _COMPARED: dict[str, Callable[[float, float], bool]] = {
@@ -19,6 +34,187 @@ _COMPARED: dict[str, Callable[[float, float], bool]] = {
 _REQUIREMENT = re.compile(r"\s*(\w+)\s*(>=|<=|>|<)\s*([-+.\deE]+)(%?)\s*")
 _SPLITS = ("_grouped", "_by_image")
 """How an evaluation kept training and test photos apart: ends of the names in a card."""
+TOLERANCE = 1e-3
+"""Other processors and thread counts round differently; measured against the largest value of a tensor, or 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at."""
+
+    server: str
+    """Address; empty for the store."""
+    what: str
+    """For people: the record, its signature."""
+    problem: str = ""
+    """Empty when all is well."""
+    difference: float = 0.0
+    """Largest difference of a golden prediction, relative to the largest value or 1."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is well."""
+        return not self.problem
+
+
+def verify_version(
+    store: Store,
+    servers: Servers,
+    model: str,
+    version: int,
+    *,
+    tolerance: float = TOLERANCE,
+    public_key: pathlib.Path | None = None,
+) -> Iterator[Check]:
+    """Check a version: its files by manifest and signature, then on every server its warm-up and golden predictions.
+
+    Raises:
+        StoreError: there is no such version, or it has no manifest or golden predictions.
+        NoServerError: a server does not answer.
+    """
+    known_version(store, model, version)
+    yield from check_files(store, model, version, public_key)
+    warmup, golden = (_records(store, model, version, name) for name in (WARMUP, GOLDEN))
+    for server in servers:
+        if (state := _state(server, model, version)) != "AVAILABLE":
+            yield Check(server.address, f"version {version} of {model}", f"{state}: promote it first, or canary it")
+            continue
+        for record in warmup:
+            yield _replay(server, record, model, version, kind="warm-up", tolerance=math.inf)
+        for record in golden:
+            yield _replay(server, record, model, version, kind="golden", tolerance=tolerance)
+
+
+def _state(server: Server, model: str, version: int) -> str:
+    states = {state.version: state_name(state.state) for state in server.states(model)}
+    return states.get(version, "not known to this server")
+
+
+def check_files(store: Store, model: str, version: int, public_key: pathlib.Path | None) -> Iterator[Check]:
+    """Check a version's files by its manifest and, with a key, by its signature.
+
+    Raises:
+        StoreError: it has no manifest.
+    """
+    name = f"{store.base}/{model}/{version}"
+    manifest = parse_manifest(_read(store, model, version, MANIFEST), where=f"{name}/{MANIFEST}")
+    with store.opened(model, version) as folder:
+        yield Check("", f"files of {name}", "; ".join(changes(folder, manifest)))
+        if public_key is not None:
+            yield Check("", f"signature of {name}", _signature_problem(folder, public_key, model, name))
+
+
+def verify_files(
+    store: Store, model: str | None, version: int | None, public_key: pathlib.Path | None
+) -> Iterator[Check]:
+    """Check the files of every version without asking a server; of one model, or one version, when it is named.
+
+    Raises:
+        StoreError: there is no such version, or none at all.
+    """
+    if model is not None and version is not None:
+        known_version(store, model, version)
+    models = store.models() if model is None else [model]
+    chosen = [(name, one) for name in models for one in store.versions(name) if version in (None, one)]
+    if not chosen:
+        raise StoreError(f"{store.base} has no version of {model or 'any model'}")
+    for name, one in chosen:
+        try:
+            yield from check_files(store, name, one, public_key)
+        except StoreError as error:
+            yield Check("", f"files of {store.base}/{name}/{one}", str(error))
+
+
+def _signature_problem(folder: pathlib.Path, public_key: pathlib.Path, model: str, name: str) -> str:
+    try:
+        check_signature(folder, public_key, model=model, where=name)
+    except SignatureError as error:
+        return str(error)
+    return ""
+
+
+def _records(store: Store, model: str, version: int, name: str) -> list[management_pb2.PredictLog]:
+    where = f"{store.base}/{model}/{version}/{name}"
+    records = list(read_records(_read(store, model, version, name), where=where))
+    if not records:
+        raise StoreError(f"{where} is empty")
+    return records
+
+
+def _read(store: Store, model: str, version: int, name: str) -> bytes:
+    try:
+        return store.read(model, version, name)
+    except FileNotFoundError as error:
+        raise StoreError(
+            f"version {version} of {model} has no {name}: it was exported by an older dermserve or by something else,"
+            " and can't be verified; export it again"
+        ) from error
+
+
+def _replay(
+    server: Server, record: management_pb2.PredictLog, model: str, version: int, *, kind: str, tolerance: float
+) -> Check:
+    request = serving_pb2.PredictRequest()
+    request.CopyFrom(record.request)
+    request.model_spec.name = model
+    request.model_spec.version.value = version
+    what = f"{kind}: {request.model_spec.signature_name}{_size(request)}"
+    try:
+        answer = server.predict(request)
+    except NoServerError:
+        raise
+    except ServerError as error:
+        return Check(server.address, what, str(error))
+    if answer.model_spec.version.value != version:
+        return Check(server.address, what, f"version {answer.model_spec.version.value} answered")
+    if kind == "warm-up":
+        return Check(server.address, what, "" if answer.outputs else "the answer is empty")
+    return _compared(Check(server.address, what), answer, record.response, tolerance=tolerance)
+
+
+def _compared(
+    check: Check, answer: serving_pb2.PredictResponse, golden: serving_pb2.PredictResponse, *, tolerance: float
+) -> Check:
+    if answer.outputs.keys() != golden.outputs.keys():
+        return Check(check.server, check.what, f"outputs are {sorted(answer.outputs)}, not {sorted(golden.outputs)}")
+    worst = 0.0
+    for name, expected in golden.outputs.items():
+        difference = _difference(name, answer.outputs[name], expected)
+        if not difference <= tolerance:
+            how = "differs" if math.isinf(difference) else f"differs by {difference:.2g}, more than {tolerance:g}"
+            return Check(check.server, check.what, f"{name} {how}", difference)
+        worst = max(worst, difference)
+    return Check(check.server, check.what, difference=worst)
+
+
+def _difference(name: str, actual: tensor_pb2.TensorProto, expected: tensor_pb2.TensorProto) -> float:
+    """Largest difference, relative to the largest expected value or 1; infinite when they can't be compared."""
+    if actual.dtype != expected.dtype or _shape(actual) != _shape(expected):
+        return math.inf
+    if expected.dtype == tensor_pb2.DATA_TYPE_STRING:
+        return 0.0 if list(actual.string_val) == list(expected.string_val) else math.inf
+    ours, theirs = (comparable(name, _floats(tensor)) for tensor in (actual, expected))
+    if ours.shape != theirs.shape or not np.isfinite(ours).all():
+        return math.inf
+    return float(np.abs(ours - theirs).max(initial=0.0) / max(1.0, np.abs(theirs).max(initial=0.0)))
+
+
+def _floats(tensor: tensor_pb2.TensorProto) -> NDArray[np.float32]:
+    count = math.prod(_shape(tensor))
+    if tensor.tensor_content:
+        return np.frombuffer(tensor.tensor_content, "<f4")
+    values = np.asarray(tensor.float_val, np.float32)
+    # A short list goes on with its last value: TensorFlow shortens tensors of equal values so.
+    return np.pad(values, (0, count - len(values)), mode="edge") if 0 < len(values) < count else values
+
+
+def _shape(tensor: tensor_pb2.TensorProto) -> Sequence[int]:
+    return [dim.size for dim in tensor.tensor_shape.dim]
+
+
+def _size(request: serving_pb2.PredictRequest) -> str:
+    sizes = [_shape(tensor)[:1] for tensor in request.inputs.values()]
+    return f", {sizes[0][0]} images" if sizes and sizes[0] else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,34 @@
-"""A version's manifest: what it consists of and its digest, so that a change or a half copy is noticed.
+"""What lies beside a version's graph: its manifest and signature, and its warm-up and golden records.
 
-It lies in `assets.extra`, which TensorFlow Serving leaves alone but for its warm-up file. In object storage it is
-uploaded last: a version without one is not there yet.
+All of it is in `assets.extra`, of which TensorFlow Serving reads the warm-up file alone. In object storage the manifest
+is uploaded last: a version without one is not there yet.
 """
 
 import hashlib
 import json
 import pathlib
+import re
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from dermserve.models.lifecycle.errors import StoreError
+from google.protobuf.message import DecodeError
+
+from dermserve.models.lifecycle.errors import SignatureError, StoreError
+from dermserve.models.lifecycle.stores import Store
+from dermserve.tfserving.v1 import management_pb2
 
 MANIFEST = "assets.extra/dermserve.json"
 """Path in a version's folder."""
 SIGNATURE = "assets.extra/dermserve.sig.json"
 """Path in a version's folder, if it is signed; it covers the manifest, and is not in it."""
+WARMUP = "assets.extra/tf_serving_warmup_requests"
+"""Path in a version's folder; TensorFlow Serving replays it when it loads the version."""
+GOLDEN = "assets.extra/golden_predictions"
+"""Path in a version's folder: requests, and what the version answered when it was exported."""
+_LENGTH = struct.Struct("<Q")
+_CHECKSUM = 4
 _SCHEMA = 1
 
 
@@ -75,6 +88,19 @@ def parse_manifest(data: bytes, *, where: str) -> Manifest:
     return manifest
 
 
+def manifest_of(store: Store, model: str, version: int) -> Manifest | None:
+    """Read the manifest of a version in a store; None for one that has none.
+
+    Raises:
+        StoreError: it is none, or does not agree with its own digest.
+    """
+    try:
+        data = store.read(model, version, MANIFEST)
+    except FileNotFoundError:
+        return None
+    return parse_manifest(data, where=f"{store.base}/{model}/{version}/{MANIFEST}")
+
+
 def changes(folder: pathlib.Path, manifest: Manifest) -> list[str]:
     """Name what differs between a folder and its manifest, a phrase a file; nothing when all is well."""
     found = dict(_digests(folder))
@@ -91,3 +117,96 @@ def _digests(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
         if path.is_file() and name not in (MANIFEST, SIGNATURE):
             with path.open("rb") as file:
                 yield name, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sign_version(folder: pathlib.Path, key: pathlib.Path) -> None:
+    """Sign a finished version.
+
+    Args:
+        folder: holds the version, with its manifest.
+        key: PEM file of an elliptic-curve private key, without a password.
+
+    Raises:
+        SignatureError: the key can't be used, or the extra `sign` is not installed.
+    """
+    load_key(key).set_hashing_config(_hashing(folder)).sign(folder, folder / SIGNATURE)
+
+
+def load_key(key: pathlib.Path) -> Any:
+    """Load a private key, as model-signing's configuration of a signer.
+
+    Raises:
+        SignatureError: the key can't be used, or the extra `sign` is not installed.
+    """
+    signing = _module("signing")
+    try:
+        return signing.Config().use_elliptic_key_signer(private_key=key)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise SignatureError(f"{key} is no private key of an elliptic curve, without a password: {error}") from error
+
+
+def check_signature(folder: pathlib.Path, public_key: pathlib.Path, *, model: str, where: str) -> None:
+    """Check that a version is what was signed with a key, and is of the model that it is stored under.
+
+    Args:
+        folder: holds the version.
+        public_key: PEM file.
+        model: the model's name.
+        where: what messages call it.
+
+    Raises:
+        SignatureError: it is not, or has no signature, or the key can't be used.
+    """
+    verifying = _module("verifying")
+    if not (folder / SIGNATURE).is_file():
+        raise SignatureError(f"{where} is not signed: it has no {SIGNATURE}; publish it with --sign")
+    try:
+        verifier = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise SignatureError(f"{public_key} is no public key of an elliptic curve: {error}") from error
+    try:
+        verifier.set_hashing_config(_hashing(folder)).verify(folder, folder / SIGNATURE)
+    except Exception as error:  # what it parses is not trusted, and each layer has errors of its own
+        found = re.sub(r": Expected .*?\)'\)?", "", str(error)) or "the signature was made with another key, or changed"
+        raise SignatureError(f"{where} is not what was signed with the key of {public_key}: {found[:500]}") from error
+    named = parse_manifest((folder / MANIFEST).read_bytes(), where=f"{where}/{MANIFEST}").model
+    if named != model:
+        raise SignatureError(f"{where} was signed as a version of {named}")
+
+
+def _hashing(folder: pathlib.Path) -> Any:
+    config = _module("hashing").Config()
+    return config.set_ignored_paths(paths=[folder / SIGNATURE], ignore_git_paths=False)
+
+
+def _module(name: str) -> Any:
+    """Import a part of model-signing, which takes seconds."""
+    import importlib
+
+    try:
+        return importlib.import_module(f"model_signing.{name}")
+    except ImportError as error:
+        raise SignatureError(f"signatures need the extra `sign` ({error}): pip install 'dermserve[sign]'") from error
+
+
+def read_records(data: bytes, *, where: str) -> Iterator[management_pb2.PredictLog]:
+    """Give the Predict calls in a file.
+
+    Raises:
+        StoreError: it is cut off, or holds something else.
+    """
+    offset = 0
+    while offset < len(data):
+        begin = offset + _LENGTH.size + _CHECKSUM
+        if begin > len(data):
+            raise StoreError(f"{where} is cut off")
+        end = begin + _LENGTH.unpack_from(data, offset)[0]
+        if end + _CHECKSUM > len(data):
+            raise StoreError(f"{where} is cut off")
+        try:
+            log = management_pb2.PredictionLog.FromString(data[begin:end])
+        except DecodeError as error:
+            raise StoreError(f"{where} holds something that is no PredictionLog") from error
+        if log.WhichOneof("log_type") == "predict_log":
+            yield log.predict_log
+        offset = end + _CHECKSUM

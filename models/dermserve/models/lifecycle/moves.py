@@ -10,7 +10,7 @@ from dermserve.models.lifecycle import audit
 from dermserve.models.lifecycle.desk import Desk
 from dermserve.models.lifecycle.errors import RefusedError, StoreError
 from dermserve.models.lifecycle.gate import Requirement, check_figures, check_version
-from dermserve.models.lifecycle.manifest import MANIFEST, parse_manifest
+from dermserve.models.lifecycle.manifest import manifest_of
 from dermserve.models.lifecycle.rollout import Intent, Served, change, pending, recover
 from dermserve.models.lifecycle.stores import Store, known_version
 
@@ -157,10 +157,8 @@ def retire(desk: Desk, model: str, *, keep: int, offline: bool = False, dry: boo
 
 def digest_of(store: Store, model: str, version: int) -> str | None:
     """Return the digest in a version's manifest; None for one that has no manifest."""
-    try:
-        return parse_manifest(store.read(model, version, MANIFEST), where=f"{store.base}/{model}/{version}").digest
-    except FileNotFoundError:
-        return None
+    found = manifest_of(store, model, version)
+    return found.digest if found else None
 
 
 def _make_stable(desk: Desk, model: str, version: int, *, what: str, note: str, checked: bool) -> Moved:

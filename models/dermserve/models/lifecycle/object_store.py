@@ -58,13 +58,11 @@ class ObjectStore:
 
     @_naming_store
     def models(self) -> list[str]:
-        """See Store."""
         names = sorted({key.split("/")[0] for key in self._keys("") if "/" in key and not key.startswith(".")})
         return [name for name in names if self.versions(name)]
 
     @_naming_store
     def versions(self, model: str) -> list[int]:
-        """See Store."""
         marks = (key.partition("/") for key in self._keys(model))
         named = {int(name): name for name, _, rest in marks if is_version(name) and rest == MANIFEST}
         self._named.update({(model, number): name for number, name in named.items()})
@@ -72,13 +70,12 @@ class ObjectStore:
 
     @contextlib.contextmanager
     def staged(self, model: str) -> Iterator[pathlib.Path]:
-        """See Store."""
         with tempfile.TemporaryDirectory(prefix=f"dermserve-{model}-") as folder:
             yield pathlib.Path(folder)
 
     @_naming_store
     def publish(self, staging: pathlib.Path, model: str) -> int:
-        """See Store. A number whose upload fails is never used again."""
+        # A number whose upload fails is never used again.
         if not (staging / MANIFEST).is_file():
             raise StoreError(f"{staging} has no {MANIFEST}, by which {self.base} would know that it is whole")
         number = self._claim(model)
@@ -95,12 +92,10 @@ class ObjectStore:
 
     @_naming_store
     def read(self, model: str, version: int, name: str) -> bytes:
-        """See Store."""
         return bytes(self._files.cat_file(f"{self._folder(model, version)}/{name}"))
 
     @_naming_store
     def fetch(self, model: str, version: int, into: pathlib.Path) -> None:
-        """See Store."""
         folder = self._folder(model, version)
         for name in self._keys(folder.removeprefix(f"{self._root}/")):
             target = into / name
@@ -109,48 +104,44 @@ class ObjectStore:
 
     @contextlib.contextmanager
     def opened(self, model: str, version: int) -> Iterator[pathlib.Path]:
-        """See Store: a copy."""
+        # A copy.
         with tempfile.TemporaryDirectory(prefix=f"dermserve-{model}-") as folder:
             self.fetch(model, version, pathlib.Path(folder))
             yield pathlib.Path(folder)
 
     @_naming_store
     def remove(self, model: str, version: int) -> None:
-        """See Store."""
         folder = self._folder(model, version)
         self._files.rm_file(f"{folder}/{MANIFEST}")
         self._files.rm(folder, recursive=True)
 
     @_naming_store
     def read_text(self, name: str) -> str:
-        """See Store."""
         return bytes(self._files.cat_file(self._path(name))).decode()
 
     @_naming_store
     def write_text(self, name: str, text: str) -> None:
-        """See Store: a put is whole or nothing."""
+        # A put is whole or nothing.
         self._files.pipe_file(self._path(name), text.encode())
 
     @_naming_store
     def remove_text(self, name: str) -> None:
-        """See Store."""
         with contextlib.suppress(FileNotFoundError):
             self._files.rm_file(self._path(name))
 
     @_naming_store
     def append_audit(self, line: str) -> None:
-        """See Store: an object a line, since objects can't grow. Their names sort by time."""
+        # An object a line, since objects can't grow. Their names sort by time.
         now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         self._create(self._path(".audit", f"{now}-{secrets.token_hex(4)}.json"), line)
 
     @_naming_store
     def audit(self) -> Iterator[str]:
-        """See Store."""
         return iter([self.read_text(f".audit/{name}") for name in self._keys(".audit")])
 
     @contextlib.contextmanager
     def locked(self, wait: float = LOCK_SECONDS) -> Iterator[None]:
-        """See Store. A lock whose holder was killed stays, and the message says how to remove it.
+        """A lock whose holder was killed stays, and the message says how to remove it.
 
         Raises:
             StoreError: somebody else holds it for `wait` seconds.

@@ -53,25 +53,18 @@ _tfs_options = (
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 
 
-class _Config(click.ParamType[pathlib.Path | ConfigMap]):
-    """A path, or configmap:NAMESPACE/NAME."""
-
-    name = "config"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> pathlib.Path | ConfigMap:
-        """See click."""
-        if not isinstance(value, str):
-            return value  # type: ignore[no-any-return]
-        if not value.startswith("configmap:"):
-            return pathlib.Path(value)
-        namespace, _, name = value.removeprefix("configmap:").partition("/")
-        if not re.fullmatch(r"[a-z0-9][-a-z0-9]*/[a-z0-9][-.a-z0-9]*", f"{namespace}/{name}"):
-            self.fail(f"{value} is not configmap:NAMESPACE/NAME", param, ctx)
-        return ConfigMap(namespace, name)
+def _config(text: str) -> pathlib.Path | ConfigMap:
+    """Read a path, or configmap:NAMESPACE/NAME."""
+    if not text.startswith("configmap:"):
+        return pathlib.Path(text)
+    found = re.fullmatch(r"configmap:([a-z0-9][-a-z0-9]*)/([a-z0-9][-.a-z0-9]*)", text)
+    if found is None:
+        raise click.BadParameter(f"{text} is not configmap:NAMESPACE/NAME")
+    return ConfigMap(*found.groups())
 
 
 config_option = click.option(
-    "--config", "config_file", type=_Config(), metavar="FILE|configmap:NAMESPACE/NAME",
+    "--config", "config_file", type=_config, metavar="FILE|configmap:NAMESPACE/NAME",
     help="The servers' list of models, where it is not models.config in the store. A ConfigMap is written with kubectl,"
     " and the servers read it by themselves.",
 )  # fmt: skip
@@ -124,17 +117,12 @@ def moving(command: _F) -> Any:
     return _with(options, asking_servers(fails_clearly(command)))
 
 
-class RequirementType(click.ParamType[Requirement]):
-    """accuracy>=0.8."""
-
-    name = "requirement"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Requirement:
-        """See click."""
-        try:
-            return value if isinstance(value, Requirement) else Requirement.parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def parse_requirement(text: str) -> Requirement:
+    """Read accuracy>=0.8."""
+    try:
+        return Requirement.parse(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 unchecked_option = click.option(
@@ -142,37 +130,23 @@ unchecked_option = click.option(
 )
 
 
-class Share(click.ParamType[float]):
-    """5% or 0.05, between 0 and 1."""
-
-    name = "share"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """See click."""
-        if isinstance(value, float):
-            return value
-        try:
-            share = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
-        except ValueError:
-            self.fail(f"{value!r} is no share: write 5% or 0.05", param, ctx)
-        if not 0 < share < 1:
-            self.fail(f"{value} is not between 0% and 100%", param, ctx)
-        return share
+def parse_share(text: str) -> float:
+    """Read 5% or 0.05, between 0 and 1."""
+    try:
+        found = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no share: write 5% or 0.05") from None
+    if not 0 < found < 1:
+        raise click.BadParameter(f"{text} is not between 0% and 100%")
+    return found
 
 
-class _Duration(click.ParamType[float]):
-    """90s, 30m or 2h, in seconds."""
-
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """See click."""
-        if isinstance(value, float):
-            return value
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", value)
-        if found is None or not float(found[1]):
-            self.fail(f"{value!r} is no duration: write 90s, 30m or 2h", param, ctx)
-        return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+def _duration(text: str) -> float:
+    """Read 90s, 30m or 2h; return seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if found is None or not float(found[1]):
+        raise click.BadParameter(f"{text!r} is no duration: write 90s, 30m or 2h")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 _USUAL = watch.Limits()
@@ -182,7 +156,7 @@ _watch_options = (
         help="Metrics of every gateway (metrics_listen): wait until they have the share. Repeatable; a DNS name stands"
         " for all its addresses.",
     ),
-    click.option("--watch", "seconds", type=_Duration(), metavar="DURATION", help="Then watch the canary for so long."),
+    click.option("--watch", "seconds", type=_duration, metavar="DURATION", help="Then watch the canary for so long."),
     click.option("--auto-rollback", is_flag=True, help="End the canary when it does not do well in that time."),
     click.option(
         "--max-failed", type=click.FloatRange(0, 1), default=_USUAL.more_failed, show_default=True, metavar="SHARE",

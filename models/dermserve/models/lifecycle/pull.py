@@ -7,9 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from dermserve.models.lifecycle.desk import CANARY_FILE
 from dermserve.models.lifecycle.errors import SignatureError, StoreError
-from dermserve.models.lifecycle.manifest import MANIFEST, changes, parse_manifest
+from dermserve.models.lifecycle.manifest import MANIFEST, changes, check_signature, parse_manifest
 from dermserve.models.lifecycle.server_config import CONFIG, ServerConfig
-from dermserve.models.lifecycle.signature import check_signature
 from dermserve.models.lifecycle.stores import Store
 from dermserve.models.store import sync, sync_tree, version_folder, write_durably
 

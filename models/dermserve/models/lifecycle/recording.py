@@ -11,7 +11,7 @@ from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
 
 from dermserve.contract import Input, Signature
-from dermserve.models.lifecycle.records import GOLDEN
+from dermserve.models.lifecycle.manifest import GOLDEN
 from dermserve.models.verify import Run, open_version, png
 
 _PICTURES = 2

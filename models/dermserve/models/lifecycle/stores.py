@@ -1,12 +1,19 @@
-"""The port every store keeps, and which store a base names."""
+"""Stores of versions: what every store can do, one in a folder, and which one a base names."""
 
 import contextlib
+import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Protocol
 
+import portalocker
+
+from dermserve.models import store as folders
 from dermserve.models.lifecycle.errors import StoreError
 
+_AUDIT = "audit.jsonl"
+_PAUSE = 0.1
 LOCK_SECONDS = 60.0
 """How long to wait for somebody else's change of the same store."""
 
@@ -89,8 +96,6 @@ def open_store(base: str | pathlib.Path) -> Store:
         StoreError: the URL is of a kind that can't be used here.
     """
     if isinstance(base, pathlib.Path) or "://" not in base or base.startswith("file://"):
-        from dermserve.models.lifecycle.local_store import LocalStore
-
         return LocalStore(pathlib.Path(str(base).removeprefix("file://")))
     from dermserve.models.lifecycle.object_store import ObjectStore
 
@@ -107,3 +112,83 @@ def known_version(store: Store, model: str, version: int) -> None:
     if version not in present:
         held = f"it has {', '.join(map(str, present))}" if present else f"it has none of {model}"
         raise StoreError(f"{store.base} has no version {version} of {model}: {held}")
+
+
+class LocalStore:
+    """The Store in a folder of this machine."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.folder = folder
+        self.base = str(folder)
+
+    def models(self) -> list[str]:
+        if not self.folder.is_dir():
+            return []
+        names = sorted(path.name for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return [name for name in names if self.versions(name)]
+
+    def versions(self, model: str) -> list[int]:
+        return folders.versions(self.folder, model)
+
+    def staged(self, model: str) -> contextlib.AbstractContextManager[pathlib.Path]:
+        # On the store's own file system, so that it can be renamed into place.
+        return folders.staged(self.folder, model)
+
+    def publish(self, staging: pathlib.Path, model: str) -> int:
+        return folders.publish(staging, self.folder, model)
+
+    def read(self, model: str, version: int, name: str) -> bytes:
+        return (folders.version_folder(self.folder, model, version) / name).read_bytes()
+
+    def fetch(self, model: str, version: int, into: pathlib.Path) -> None:
+        shutil.copytree(folders.version_folder(self.folder, model, version), into, dirs_exist_ok=True)
+
+    def opened(self, model: str, version: int) -> contextlib.AbstractContextManager[pathlib.Path]:
+        return contextlib.nullcontext(folders.version_folder(self.folder, model, version))
+
+    def remove(self, model: str, version: int) -> None:
+        with folders.staged(self.folder, model) as bin_:
+            folders.version_folder(self.folder, model, version).rename(bin_ / str(version))
+
+    def read_text(self, name: str) -> str:
+        return (self.folder / name).read_text(encoding="utf-8")
+
+    def write_text(self, name: str, text: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        folders.write_durably(self.folder / name, text)
+
+    def remove_text(self, name: str) -> None:
+        (self.folder / name).unlink(missing_ok=True)
+        folders.sync(self.folder)
+
+    def append_audit(self, line: str) -> None:
+        # One write to a file opened for appending, which the kernel doesn't mix with another's.
+        self.folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.folder / _AUDIT, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, f"{line}\n".encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def audit(self) -> Iterator[str]:
+        with contextlib.suppress(FileNotFoundError), (self.folder / _AUDIT).open(encoding="utf-8") as file:
+            yield from (line.rstrip("\n") for line in file)
+
+    @contextlib.contextmanager
+    def locked(self, wait: float = LOCK_SECONDS) -> Iterator[None]:
+        """The lock goes with the process that holds it, however that ends.
+
+        Raises:
+            StoreError: somebody else holds it for `wait` seconds.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = portalocker.Lock(self.folder / ".lock", timeout=wait, check_interval=_PAUSE)
+        try:
+            lock.acquire()
+        except portalocker.LockException as error:
+            raise StoreError(f"{self.base} is being changed by another command: try again when that is done") from error
+        try:
+            yield
+        finally:
+            lock.release()

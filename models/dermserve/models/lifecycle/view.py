@@ -6,7 +6,7 @@ from typing import Any
 
 from dermserve.models.lifecycle.desk import ConfigMap, Desk
 from dermserve.models.lifecycle.errors import ConfigError, StoreError
-from dermserve.models.lifecycle.manifest import MANIFEST, Manifest, parse_manifest
+from dermserve.models.lifecycle.manifest import Manifest, manifest_of
 from dermserve.models.lifecycle.moves import CANARY, STABLE
 from dermserve.models.lifecycle.server_config import ServerConfig
 from dermserve.models.lifecycle.servers import Server, Servers, state_name
@@ -101,6 +101,6 @@ def _config(store: Store, config_file: pathlib.Path | ConfigMap | None) -> Serve
 
 def _manifest(store: Store, model: str, version: int) -> Manifest | None:
     try:
-        return parse_manifest(store.read(model, version, MANIFEST), where=f"{store.base}/{model}/{version}/{MANIFEST}")
-    except (FileNotFoundError, StoreError):
+        return manifest_of(store, model, version)
+    except StoreError:
         return None
