@@ -57,11 +57,6 @@ def test_one_bad_photo_of_a_folder_fails_alone(stack: Stack, photo_file: pathlib
     assert "verdict" in answers["photo.jpg"]
 
 
-def test_exit_codes_tell_wrong_usage_from_no_server(photo_file: pathlib.Path) -> None:
-    assert _run("classify", "--tta", "sometimes", str(photo_file)).returncode == 2
-    assert _run("classify", str(photo_file), "--server", "127.0.0.1:1").returncode == 3
-
-
 def test_up_serves_until_a_signal_and_leaves_nothing_running(
     own_store: pathlib.Path, photo_file: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
