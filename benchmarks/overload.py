@@ -20,11 +20,9 @@ import dataclasses
 import json
 import os
 import pathlib
-import re
 import statistics
 import sys
 import time
-import urllib.request
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -36,6 +34,7 @@ import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from benchmarks.serving import json_option, local_stack, store_option
+from dermserve.loadtest.sampling import scrape
 from dermserve.local.picture import draw_lesion
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
@@ -43,9 +42,7 @@ _WARM_UP = 2.0
 _DEADLINE = 10.0
 _PROBE_EVERY = 0.2
 _MORE_BYTES = 10e6
-_SUM = re.compile(
-    r'^dermserve_gateway_request_duration_seconds_(sum|count)\{code="RESOURCE_EXHAUSTED".*\} (\S+)$', re.M
-)
+_DURATION, _REFUSED = "dermserve_gateway_request_duration_seconds", ("code", "RESOURCE_EXHAUSTED")
 
 
 @dataclasses.dataclass(slots=True)
@@ -185,9 +182,12 @@ async def _noting_busy(seen: Seen, work: Awaitable[Any]) -> None:
 
 def _refusals(metrics: str) -> tuple[float, float]:
     """Read the seconds that refusals took in the gateway, and how many there were."""
-    with urllib.request.urlopen(f"http://{metrics}/metrics", timeout=10) as answer:
-        found = {kind: float(value) for kind, value in _SUM.findall(answer.read().decode())}
-    return found.get("sum", 0.0), found.get("count", 0.0)
+    found = scrape(f"http://{metrics}/metrics") or {}
+    spent, count = (
+        sum(value for (name, labels), value in found.items() if name == f"{_DURATION}_{kind}" and _REFUSED in labels)
+        for kind in ("sum", "count")
+    )
+    return spent, count
 
 
 async def _measure(

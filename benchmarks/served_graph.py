@@ -31,7 +31,6 @@ from benchmarks.serving import (
     closed_loop,
     cores,
     direct_caller,
-    environment,
     json_option,
     model_server,
 )
@@ -85,10 +84,8 @@ class Measured:
 def measure(variant: Variant, model: str, graphs: pathlib.Path, photo: bytes, seconds: float) -> Measured:
     """Start a server, load it in every way, end it."""
     started, loops = time.perf_counter(), []
-    with (
-        environment(MALLOC_ARENA_MAX=variant.arenas, TF_ENABLE_ONEDNN_OPTS=variant.onednn),
-        model_server(graphs / variant.graph / model, *variant.flags) as (pid, address),
-    ):
+    env = {"MALLOC_ARENA_MAX": variant.arenas, "TF_ENABLE_ONEDNN_OPTS": variant.onednn}
+    with model_server(graphs / variant.graph / model, *variant.flags, **env) as (pid, address):
         start = time.perf_counter() - started
         answer = direct_caller(address, model, 1)(photo)
         for images, callers in LOADS:

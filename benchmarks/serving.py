@@ -63,31 +63,11 @@ def processor_ms(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def environment(**changes: str | None) -> Iterator[None]:
-    """Change environment variables, or remove those that are None, while the block lasts."""
-    before = {name: os.environ.get(name) for name in changes}
-    _set(changes)
-    try:
-        yield
-    finally:
-        _set(before)
-
-
-def _set(values: Mapping[str, str | None]) -> None:
-    for name, value in values.items():
-        os.environ.pop(name, None)
-        if value is not None:
-            os.environ[name] = value
-
-
-@contextlib.contextmanager
 def local_stack(store: pathlib.Path, models: Sequence[str], **options: Any) -> Iterator[tuple[Stack, str]]:
     """Run a model server and a gateway with metrics, as in production; gives them and the address of the metrics."""
     metrics = f"127.0.0.1:{free_port()}"
-    with (
-        environment(DERMSERVE_METRICS_LISTEN=metrics),
-        Stack(store=store, models=models, port=0, tfs_port=0, **options) as stack,
-    ):
+    flags = ("--metrics-listen", metrics)
+    with Stack(store=store, models=models, port=0, tfs_port=0, gateway_flags=flags, **options) as stack:
         yield stack, metrics
 
 
@@ -104,12 +84,16 @@ def server_process(module: str, *flags: str) -> Iterator[tuple[int, str]]:
 
 
 @contextlib.contextmanager
-def model_server(base_path: pathlib.Path, *flags: str) -> Iterator[tuple[int, str]]:
-    """Run the local model server for the model in a folder of versions; gives its process id and its address."""
+def model_server(base_path: pathlib.Path, *flags: str, **env: str | None) -> Iterator[tuple[int, str]]:
+    """Run the local model server for the model in a folder of versions; gives its process id and its address.
+
+    `env` are environment variables to set, or to remove where they are None.
+    """
     port = free_port()
     name = ("--model_name", base_path.name, "--model_base_path", str(base_path.resolve()))
     command = [sys.executable, "-m", "dermserve.modelserver", f"--port={port}", *name, "--grpc_max_threads=64", *flags]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    variables = {name: value for name, value in {**os.environ, **env}.items() if value is not None}
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=variables) as process:
         try:
             wait_listening(f"127.0.0.1:{port}")
             yield process.pid, f"127.0.0.1:{port}"

@@ -14,6 +14,7 @@ from google.rpc import code_pb2
 
 from dermserve.cli import reachable, transport
 from dermserve.cli.reachable import draw_picture
+from dermserve.imaging import decode
 from dermserve.v1 import classifier_pb2
 from tests.certificates import make_certificate, server_credentials
 from tests.client.fake_gateway import FakeGateway, abort, answer, rich_status, serving
@@ -78,8 +79,6 @@ def test_a_gateway_that_answers_has_no_errors(examine, gateway, target):
 
 
 def test_the_picture_is_one_that_decodes():
-    from dermserve.imaging import decode
-
     assert decode(draw_picture(), height=224, width=224) is not None
 
 

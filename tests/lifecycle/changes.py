@@ -20,8 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from dermserve.client import Client, DermserveError, Retry
-from dermserve.local.child import Child
-from dermserve.local.health import wait_serving
+from dermserve.local.child import Child, wait_serving
 from dermserve.local.picture import draw_lesion
 from dermserve.local.ports import free_port
 from dermserve.local.store import write_config

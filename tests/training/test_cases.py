@@ -9,7 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from dermserve.models.training import cli
-from dermserve.models.training.data.layouts import Sample, count_classes, read_samples
+from dermserve.models.training.data.layouts import read_samples
+from dermserve.models.training.data.samples import Sample, count_classes
 from dermserve.models.training.errors import DataError
 from tests.training.conftest import CLASSES, draw
 

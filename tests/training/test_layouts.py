@@ -9,7 +9,8 @@ import pytest
 
 from dermserve.models.training.data import cache
 from dermserve.models.training.data.cache import load_pixels
-from dermserve.models.training.data.layouts import count_classes, read_samples, require_samples
+from dermserve.models.training.data.layouts import read_samples
+from dermserve.models.training.data.samples import count_classes, require_samples
 from dermserve.models.training.data.splits import Protocol, read_split, split, write_split
 from dermserve.models.training.errors import DataError
 

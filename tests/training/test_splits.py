@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dermserve.models.training.data.layouts import Sample
+from dermserve.models.training.data.samples import Sample
 from dermserve.models.training.data.splits import (
     Part,
     Protocol,

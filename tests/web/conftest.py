@@ -33,7 +33,7 @@ FLAGS = [
 @pytest.fixture(scope="package")
 def trained_store(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A store with the shipped MobileNetV3Small, and model.tflite beside it."""
-    return store_of(tmp_path_factory.mktemp("trained"), exported(tmp_path_factory, ON_DEVICE, shipped=True))
+    return store_of(tmp_path_factory.mktemp("trained"), exported(tmp_path_factory, ON_DEVICE))
 
 
 @pytest.fixture(scope="package")

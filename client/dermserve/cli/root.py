@@ -19,7 +19,7 @@ _MODELS = (*_STORE, "PIL", "pydantic", "tensorflow", "tensorflow_serving")
 GATEWAY = Extra("gateway", _GATEWAY)
 STORE = Extra("store", _STORE)
 MODELS = Extra("models", _MODELS)
-TRAIN = Extra("train", tuple(sorted({*_GATEWAY, *_MODELS, "matplotlib", "scipy", "sklearn"})))
+TRAIN = Extra("train", tuple(sorted({*_GATEWAY, *_MODELS, "jinja2", "matplotlib", "scipy", "sklearn"})))
 LOCAL = Extra("local", tuple(sorted({*_GATEWAY, *_MODELS})))
 
 ENTRIES = {

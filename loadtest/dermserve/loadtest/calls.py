@@ -28,10 +28,8 @@ class Call:
     """Name of the gRPC status."""
     milliseconds: float
     """From when it was due, or began, to its answer."""
-    request_bytes: int
-    """Of the request's message."""
     response_bytes: int = 0
-    """Of the answer's."""
+    """Of the answer's message."""
     stages: dict[str, float] = field(default_factory=dict)
     """Milliseconds in each of the gateway's stages, as the answer says."""
     message: str = ""
@@ -157,7 +155,6 @@ def _call(method: str, request: Any, answer: Any, *, status: str, message: str, 
         status=status,
         message=message,
         milliseconds=milliseconds,
-        request_bytes=request.ByteSize(),
         response_bytes=answer.ByteSize() if answer is not None else 0,
         stages=_stages(answer) if isinstance(answer, classifier_pb2.ClassifyResponse) else {},
     )

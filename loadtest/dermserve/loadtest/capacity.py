@@ -7,8 +7,8 @@ from typing import Any
 
 from dermserve.loadtest.bisect import Found, Verdict, bisect, calls_needed, judge
 from dermserve.loadtest.drive import Generator, run
-from dermserve.loadtest.histogram import Histogram
 from dermserve.loadtest.local import Server
+from dermserve.loadtest.recorder import Histogram
 from dermserve.loadtest.result import Result, row_json
 from dermserve.loadtest.sampling import mean_cores
 from dermserve.loadtest.scenario import Part, Scenario

@@ -1,10 +1,9 @@
 """`dermserve-loadtest capacity`."""
 
-import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import click
 import psutil
@@ -14,7 +13,7 @@ from dermserve.loadtest.capacity import SHARES, Aim, Capacity, Prober
 from dermserve.loadtest.drive import check_server
 from dermserve.loadtest.errors import ScenarioError
 from dermserve.loadtest.gateways import more_gateways
-from dermserve.loadtest.local import Server, local_server
+from dermserve.loadtest.local import server_under_test
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.options import DURATION, progress, read_metadata, read_tls, reading_errors, server_options
 from dermserve.loadtest.photos import find_photos
@@ -115,14 +114,15 @@ def capacity(
             run_time=probe + warm_up, warm_up=warm_up, deadline=deadline,
             tls_ca=tls.tls_ca, tls_cert=tls.tls_cert, tls_key=tls.tls_key, metadata=read_metadata(metadata),
         )  # fmt: skip
-        if local == (server is not None):
-            raise ScenarioError("name the gateway with --server HOST:PORT, or start one here with --local")
         if gateways > 1 and not local:
             raise ScenarioError("--gateways needs --local, which can start them")
-        with _servers(server, parts, store=store, metrics=metrics, gateways=gateways, say=say) as servers:
+        with (
+            server_under_test(server, local=local, store=store, metrics=metrics, parts=parts, say=say) as alone,
+            more_gateways(alone, models=[part.model for part in parts], most=gateways, say=say) as servers,
+        ):
             check_server(dataclasses.replace(base, target=servers[1].target))
             found = _find_all(Prober(base, servers, processes=processes, cores=psutil.cpu_count() or 1, say=say),
-                parts, aim, out, say)  # fmt: skip
+                              parts, aim, out, say)  # fmt: skip
     click.echo(json.dumps([each.to_json() for each in found]) if as_json else _table(found, slo))
     say(f"plot: {out / 'capacity.png'}")
 
@@ -143,23 +143,6 @@ def _find_all(
         (out / "capacity.json").write_text(json.dumps(content, indent=1))
         write_plot(found, aim, out / "capacity.png")
     return found
-
-
-@contextlib.contextmanager
-def _servers(
-    address: str | None, parts: tuple[Part, ...], *, store: pathlib.Path, metrics: str, gateways: int,
-    say: Callable[[str], None],
-) -> Iterator[dict[int, Server]]:  # fmt: skip
-    """Give servers by their number of gateways."""
-    if address is not None:
-        yield {1: Server(target=address, metrics_url=metrics, pids={})}
-        return
-    models = list(dict.fromkeys(part.model for part in parts))
-    with (
-        local_server(store=store, models=models, say=say) as server,
-        more_gateways(server, models=models, most=gateways, say=say) as servers,
-    ):
-        yield servers
 
 
 def _threshold(text: str) -> tuple[str, float]:

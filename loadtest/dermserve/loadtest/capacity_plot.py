@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dermserve.loadtest.capacity import Aim, Capacity
-from dermserve.loadtest.plots import settings
+from dermserve.loadtest.report import settings
 
 
 def write_plot(found: Sequence[Capacity], aim: Aim, file: pathlib.Path) -> None:

@@ -20,9 +20,9 @@ from dermserve.loadtest.sampling import Sampler
 from dermserve.loadtest.scenario import Scenario
 from dermserve.local.child import Child
 from dermserve.local.ports import free_port
+from dermserve.local.signals import take
 
 _HERE = pathlib.Path(__file__).parent
-_SLICE = 0.2
 _SPARE = 60.0
 _PATIENCE = 10.0
 
@@ -109,21 +109,13 @@ def _drive(scenario: Scenario, generator: Generator, file: pathlib.Path, *, say:
         if generator.web:
             say(f"web UI: http://{generator.web}; Ctrl-C ends it and writes the report")
         try:
-            _wait(ended)
+            take(ended)
         except KeyboardInterrupt:
             main.stop(grace=grace)
             if not file.is_file():
                 raise
             say("interrupted: the report has what was measured so far")
         main.wait()
-
-
-def _wait(ended: "queue.SimpleQueue[Child]") -> None:
-    # In slices: a signal that arrives just before a wait without an end would not be noticed.
-    while True:
-        with contextlib.suppress(queue.Empty):
-            ended.get(timeout=_SLICE)
-            return
 
 
 def _main_command(scenario: Scenario, generator: Generator, file: pathlib.Path, bind: str) -> list[str]:

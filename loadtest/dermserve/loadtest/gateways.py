@@ -9,8 +9,7 @@ from dataclasses import replace
 from dermserve.loadtest.errors import ServerError
 from dermserve.loadtest.local import Server
 from dermserve.local import StackError
-from dermserve.local.child import Child
-from dermserve.local.health import wait_serving
+from dermserve.local.child import Child, wait_serving
 
 _READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"')
 _TIMEOUT = 180.0
@@ -53,7 +52,7 @@ def more_gateways(
 
 
 def _start(tfs_address: str, models: Sequence[str], undo: contextlib.ExitStack) -> tuple[Child, str]:
-    chosen = [f"--model={model}" for model in models]
+    chosen = [f"--model={model}" for model in dict.fromkeys(models)]
     command = [sys.executable, "-m", "dermserve.gateway", "--listen", "127.0.0.1:0", "--tfs", tfs_address, *chosen]
     child = Child(command, name="gateway", log=lambda line: None, ready=_READY)
     undo.callback(child.stop, grace=_GRACE)

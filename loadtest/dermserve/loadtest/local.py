@@ -1,16 +1,14 @@
-"""The local stack with its metrics on, for tests that bring their own server."""
+"""The server under test: one that runs already, or the local stack with its metrics on."""
 
 import contextlib
-import os
 import pathlib
-import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from dermserve.loadtest.errors import ServerError
+from dermserve.loadtest.errors import ScenarioError, ServerError
+from dermserve.loadtest.scenario import Part
 from dermserve.local import Stack, StackError
-
-_METRICS = "DERMSERVE_METRICS_LISTEN"
+from dermserve.local.ports import HOST, free_port
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,43 +26,46 @@ class Server:
 
 
 @contextlib.contextmanager
-def local_server(*, store: pathlib.Path, models: Sequence[str], say: Callable[[str], None]) -> Iterator[Server]:
-    """Run a model server and a gateway on free ports while the block lasts.
+def server_under_test(
+    address: str | None,
+    *,
+    local: bool,
+    store: pathlib.Path,
+    metrics: str,
+    parts: Sequence[Part],
+    say: Callable[[str], None],
+) -> Iterator[Server]:
+    """Give the gateway at an address, or run a model server and a gateway on free ports while the block lasts.
+
+    Args:
+        address: a gRPC target; None for a server of our own.
+        local: whether to run a server of our own.
+        store: of a server of our own.
+        metrics: URL of the metrics of the gateway at the address; "" for none.
+        parts: whose models a server of our own serves.
+        say: takes a line of progress.
 
     Raises:
-        ServerError: they don't come up.
+        ScenarioError: neither an address nor `local`, or both.
+        ServerError: our own servers don't come up.
     """
-    port = _free_port()
+    if local == (address is not None):
+        raise ScenarioError("name the gateway with --server HOST:PORT, or start one here with --local")
+    if address is not None:
+        yield Server(target=address, metrics_url=metrics, pids={})
+        return
+    listen = f"{HOST}:{free_port()}"
+    models = list(dict.fromkeys(part.model for part in parts))
+    flags = ("--metrics-listen", listen)
+    stack = Stack(store=store, models=models, port=0, tfs_port=0, gateway_flags=flags, say=say)
     with contextlib.ExitStack() as undo:
         try:
-            with _environment(**{_METRICS: f"127.0.0.1:{port}"}):
-                stack = undo.enter_context(Stack(store=store, models=models, port=0, tfs_port=0, say=say))
+            undo.enter_context(stack)
         except StackError as error:
             raise ServerError(str(error)) from error
         yield Server(
             target=stack.gateway_address,
-            metrics_url=f"http://127.0.0.1:{port}/metrics",
+            metrics_url=f"http://{listen}/metrics",
             pids=dict(stack.pids),
             tfs_address=stack.tfs_address,
         )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    """Set variables that child processes take over."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -1,18 +1,73 @@
 """What is kept of every call: a second's counts for each kind, in each generating process, gathered by the master."""
 
 import json
+import math
 import pathlib
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from dermserve.loadtest.calls import Call
-from dermserve.loadtest.histogram import Histogram
 from dermserve.loadtest.pacing import Pace
+from dermserve.models.store import write_durably
 
 Key = tuple[int, str, str, str]
+_STEP = math.log(1.01)
+_LEAST = 0.01
+
+
+class Histogram:
+    """Counts of latencies in milliseconds; quantiles are right to half a percent.
+
+    Args:
+        counts: by bucket, as `counts` gives them; JSON's text keys will do.
+    """
+
+    def __init__(self, counts: Mapping[int, int] | Mapping[str, int] | None = None) -> None:
+        self.counts: Counter[int] = Counter({int(bucket): count for bucket, count in (counts or {}).items()})
+        """By bucket."""
+
+    def add(self, milliseconds: float) -> None:
+        """Count one."""
+        self.counts[bucket_of(milliseconds)] += 1
+
+    @property
+    def total(self) -> int:
+        """How many were counted."""
+        return self.counts.total()
+
+    def quantile(self, share: float) -> float:
+        """Give the latency in milliseconds that `share` of the calls kept within; NaN when there are none."""
+        left = math.ceil(share * self.total)
+        for bucket in sorted(self.counts):
+            left -= self.counts[bucket]
+            if left <= 0:
+                return middle_of(bucket)
+        return math.nan
+
+    def over(self, milliseconds: float) -> int:
+        """Count the calls that took longer."""
+        return sum(count for bucket, count in self.counts.items() if middle_of(bucket) > milliseconds)
+
+    @classmethod
+    def merged(cls, histograms: Iterable[Self]) -> Self:
+        """Put histograms together."""
+        whole = cls()
+        for histogram in histograms:
+            whole.counts.update(histogram.counts)
+        return whole
+
+
+def bucket_of(milliseconds: float) -> int:
+    """Give the bucket of a latency."""
+    return round(math.log(max(milliseconds, _LEAST)) / _STEP)
+
+
+def middle_of(bucket: int) -> float:
+    """Give the latency in milliseconds in a bucket's middle."""
+    return math.exp(bucket * _STEP)
 
 
 @dataclass(slots=True)
@@ -25,14 +80,10 @@ class Cell:
     """Calls by the name of their status."""
     stages: Counter[str] = field(default_factory=Counter)
     """Milliseconds, summed over the answers."""
-    request_bytes: int = 0
-    response_bytes: int = 0
 
     def add(self, call: Call) -> None:
         """Count one call."""
         self.statuses[call.status] += 1
-        self.request_bytes += call.request_bytes
-        self.response_bytes += call.response_bytes
         if call.status == "OK":
             self.latency.add(call.milliseconds)
             self.stages.update(call.stages)
@@ -42,8 +93,6 @@ class Cell:
         self.latency.counts.update(other.latency.counts)
         self.statuses.update(other.statuses)
         self.stages.update(other.stages)
-        self.request_bytes += other.request_bytes
-        self.response_bytes += other.response_bytes
 
 
 class Recorder:
@@ -108,9 +157,7 @@ class Recorder:
     def write(self, file: pathlib.Path) -> None:
         """Write everything, whole or not at all."""
         content = {"started": self.started, "ended": self.ended or time.time(), **self._contents()}
-        beside = file.with_name(file.name + ".part")
-        beside.write_text(json.dumps(content))
-        beside.replace(file)
+        write_durably(file, json.dumps(content))
 
     def _contents(self) -> dict[str, Any]:
         return {
@@ -132,8 +179,6 @@ def _written(key: Key, cell: Cell) -> dict[str, Any]:
         "latency": {str(bucket): count for bucket, count in cell.latency.counts.items()},
         "statuses": dict(cell.statuses),
         "stages": dict(cell.stages),
-        "request_bytes": cell.request_bytes,
-        "response_bytes": cell.response_bytes,
     }
 
 
@@ -144,7 +189,5 @@ def read_cells(written: Iterable[dict[str, Any]]) -> Iterable[tuple[Key, Cell]]:
             latency=Histogram(each["latency"]),
             statuses=Counter(each["statuses"]),
             stages=Counter(each["stages"]),
-            request_bytes=each["request_bytes"],
-            response_bytes=each["response_bytes"],
         )
         yield (each["second"], each["method"], each["model"], each["mode"]), cell

@@ -12,6 +12,7 @@ from typing import Any, Self
 from dermserve.loadtest.errors import ScenarioError
 from dermserve.loadtest.pacing import TOLERANCE, Pace
 from dermserve.loadtest.recorder import Cell, read_cells
+from dermserve.models.store import write_durably
 
 SCHEMA = 1
 _OFF_PACE = 0.01
@@ -74,10 +75,8 @@ class Result:
 
     def write(self, file: pathlib.Path) -> None:
         """Write a result file, whole or not at all."""
-        beside = file.with_name(file.name + ".part")
         summary = {"summary": [row_json(row) for row in (*self.rows, self.all)], "warnings": self.warnings}
-        beside.write_text(json.dumps({**self.data, **summary}, indent=1))
-        beside.replace(file)
+        write_durably(file, json.dumps({**self.data, **summary}, indent=1))
 
     @property
     def counted_from(self) -> float:

@@ -1,17 +1,14 @@
 """`dermserve-loadtest run`, `worker` and `report`."""
 
-import contextlib
 import json
 import os
 import pathlib
 import sys
-from collections.abc import Callable, Iterator
 
 import click
 
 from dermserve.loadtest.drive import Generator, check_server, run, worker_command
-from dermserve.loadtest.errors import ScenarioError
-from dermserve.loadtest.local import Server, local_server
+from dermserve.loadtest.local import server_under_test
 from dermserve.loadtest.options import DURATION, progress, read_metadata, read_tls, reading_errors, server_options
 from dermserve.loadtest.photos import find_photos
 from dermserve.loadtest.result import Result, row_json, table, write_csv
@@ -140,7 +137,7 @@ def run_command(
         scenario("checked before anything starts")
         with (
             ends_by_interrupt(),
-            _server(server, local=local, store=store, metrics=metrics, parts=parts, say=say) as up,
+            server_under_test(server, local=local, store=store, metrics=metrics, parts=parts, say=say) as up,
         ):
             check_server(scenario(up.target))
             result = run(scenario(up.target), up, generator, say=say)
@@ -190,22 +187,6 @@ def report(
     _write(result, folder, findings)
     _show(result, findings, folder, as_json=as_json)
     sys.exit(_exit_code(result, findings, max_error_rate=max_error_rate))
-
-
-@contextlib.contextmanager
-def _server(
-    address: str | None, *, local: bool, store: pathlib.Path, metrics: str, parts: tuple[object, ...],
-    say: Callable[[str], None],
-) -> Iterator[Server]:  # fmt: skip
-    """Give the server under test; one of our own with --local."""
-    if local == (address is not None):
-        raise ScenarioError("name the gateway with --server HOST:PORT, or start one here with --local")
-    if address is not None:
-        yield Server(target=address, metrics_url=metrics, pids={})
-        return
-    models = list(dict.fromkeys(getattr(part, "model", "") for part in parts))
-    with local_server(store=store, models=models, say=say) as server:
-        yield server
 
 
 def _write(result: Result, out: pathlib.Path, findings: list[Finding]) -> None:

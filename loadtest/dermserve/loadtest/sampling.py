@@ -3,15 +3,21 @@
 import contextlib
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
 import psutil
-
-from dermserve.loadtest.metrics import Sample, difference, process_use, scrape
+from prometheus_client.parser import text_string_to_metric_families
 
 _INTERVAL = 1.0
+Sample = dict[tuple[str, tuple[tuple[str, str], ...]], float]
+_STAGES = "dermserve_gateway_stage_duration_seconds"
+_TIMEOUT = 2.0
+# Of what is under test; a proxy of the environment has no part in it.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Sampler:
@@ -97,3 +103,41 @@ def mean_cores(samples: list[dict[str, Any]], *, since: float = 0.0) -> dict[str
             for name, use in sample["processes"].items():
                 seen.setdefault(name, []).append(use["cores"])
     return {name: sum(values) / len(values) for name, values in seen.items()}
+
+
+def scrape(url: str) -> Sample | None:
+    """Read all samples by name and labels; None when nothing answers there."""
+    if not url.startswith(("http://", "https://")):
+        return None
+    try:
+        with _DIRECT.open(url, timeout=_TIMEOUT) as answer:
+            text = answer.read().decode()
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+    except (OSError, ValueError, urllib.error.URLError):
+        return None
+
+
+def difference(before: Sample | None, after: Sample | None) -> list[dict[str, Any]]:
+    """Give each stage's calls and mean milliseconds between two looks; nothing where one is missing."""
+    if before is None or after is None:
+        return []
+    stages = []
+    for (name, labels), total in sorted(after.items()):
+        if name != f"{_STAGES}_sum":
+            continue
+        calls = after.get((f"{_STAGES}_count", labels), 0) - before.get((f"{_STAGES}_count", labels), 0)
+        spent = total - before.get((name, labels), 0)
+        if calls > 0:
+            stages.append({**dict(labels), "calls": calls, "mean_ms": spent / calls * 1000})
+    return stages
+
+
+def process_use(sample: Sample) -> tuple[float, float] | None:
+    """Give a process's CPU seconds so far and its resident bytes; None when the metrics have neither."""
+    cpu = sample.get(("process_cpu_seconds_total", ()))
+    resident = sample.get(("process_resident_memory_bytes", ()))
+    return None if cpu is None or resident is None else (cpu, resident)

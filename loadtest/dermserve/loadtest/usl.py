@@ -39,13 +39,6 @@ class Law:
         """Callers beyond which throughput falls; infinite when it never does."""
         return math.sqrt(max(0.0, 1 - self.contention) / self.coherence) if self.coherence > 1e-9 else math.inf
 
-    @property
-    def ceiling(self) -> float:
-        """The most answers a second it allows, with however many callers; infinite for a straight line."""
-        if math.isfinite(self.peak):
-            return self.at(max(1.0, self.peak))
-        return self.rate / self.contention if self.contention > 1e-9 else math.inf
-
 
 def fit_law(callers: Sequence[float], rates: Sequence[float]) -> Law:
     """Fit the law by least squares.

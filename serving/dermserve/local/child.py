@@ -1,4 +1,4 @@
-"""Run a child process in its own session: read its log, wait for its ready line, stop it."""
+"""Run a child process in its own session: keep its log, wait for its ready line or its health service, stop it."""
 
 import collections
 import contextlib
@@ -10,13 +10,17 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from dermserve.local.errors import ChildDiedError, NotReadyInTimeError
 from dermserve.local.signals import take
 
 _EXEC = pathlib.Path(__file__).with_name("exec_with_parent.py")
 _KEPT_LINES = 20
+_LARGE = 10_000_000
 
 
 class Child:
@@ -147,3 +151,62 @@ class Child:
         self._log(line)
         if self._pattern is not None and (match := self._pattern.search(line)):
             self._ready.put(match)
+
+
+def wait_serving(address: str, *, timeout: float, children: Sequence[Child]) -> None:
+    """Wait until a gateway reports SERVING, by health.Watch, without polling.
+
+    Args:
+        address: HOST:PORT.
+        timeout: seconds.
+        children: the wait ends if one of them ends; the log of the first goes into a timeout's message.
+
+    Raises:
+        ChildDiedError: one of them ended.
+        NotReadyInTimeError: `timeout` seconds went by.
+    """
+    with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        call = stub.Watch(health_pb2.HealthCheckRequest(), wait_for_ready=True, timeout=timeout)
+        for child in children:
+            child.on_exit(call.cancel)
+        with contextlib.suppress(grpc.RpcError):
+            for update in call:
+                if update.status == health_pb2.HealthCheckResponse.SERVING:
+                    call.cancel()
+                    return
+    for child in children:
+        if died := child.died():
+            raise died
+    raise NotReadyInTimeError(children[0].name, timeout, children[0].last_lines)
+
+
+@contextlib.contextmanager
+def child_log(path: pathlib.Path, *, verbose: bool, say: Callable[[str], object]) -> Iterator[Callable[[str], None]]:
+    """Append a child's lines to a file; show them on stderr when asked to, or when the file can't be written."""
+    with contextlib.ExitStack() as stack:
+        if verbose:
+            yield stack.enter_context(log_to_stderr(path.stem))
+            return
+        try:
+            log = stack.enter_context(log_to_file(path))
+        except OSError as error:
+            say(f"the {path.stem}'s log is shown here: {path} can't be written ({error.strerror})")
+            log = stack.enter_context(log_to_stderr(path.stem))
+        yield log
+
+
+@contextlib.contextmanager
+def log_to_file(path: pathlib.Path) -> Iterator[Callable[[str], None]]:
+    """Append lines to a file. A file over 10 MB is first renamed to `.log.old`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size > _LARGE:
+        path.replace(path.with_suffix(".log.old"))
+    with path.open("a", encoding="utf-8", buffering=1) as file:
+        yield lambda line: print(line, file=file)
+
+
+@contextlib.contextmanager
+def log_to_stderr(name: str) -> Iterator[Callable[[str], None]]:
+    """Show lines on stderr, each with the child's name before it."""
+    yield lambda line: print(f"[{name}] {line}", file=sys.stderr, flush=True)  # noqa: T201

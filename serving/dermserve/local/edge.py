@@ -16,9 +16,8 @@ from typing import Any, Self
 
 from dermserve.edge import Settings, write_config
 from dermserve.edge.files import gather
-from dermserve.local.child import Child
+from dermserve.local.child import Child, child_log
 from dermserve.local.errors import StackError
-from dermserve.local.logfile import child_log
 from dermserve.local.ports import HOST, check_free, free_port
 
 DEFAULT_EDGE_PORT = 8080

@@ -12,10 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import Self, TypeVar
 
-from dermserve.local.child import Child
+from dermserve.local.child import Child, child_log, wait_serving
 from dermserve.local.errors import NotReadyInTimeError
-from dermserve.local.health import wait_serving
-from dermserve.local.logfile import child_log
 from dermserve.local.ports import HOST, check_free, no_proxy
 from dermserve.local.signals import take
 from dermserve.local.store import ensure_models, owned, write_config

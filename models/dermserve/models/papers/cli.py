@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training.cli import (
+from dermserve.models.training.options import (
     CACHE,
     DATA,
     PRECISION,

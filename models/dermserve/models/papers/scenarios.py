@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training.data.layouts import Sample
+from dermserve.models.training.data.samples import Sample
 from dermserve.models.training.data.splits import Part, require_parts, split
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.evaluate.predictions import Predictor

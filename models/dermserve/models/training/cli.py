@@ -1,40 +1,24 @@
 """`dermserve train`, `evaluate`, `report`, `pack` and `tflite`."""
 
-import contextlib
-import os
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training.errors import DataError, ExperimentError, TrainingError
+from dermserve.models.training.options import (
+    CACHE,
+    DATA,
+    PRECISION,
+    draw_progress,
+    error_messages,
+    print_line,
+    read_backbone,
+)
 
 if TYPE_CHECKING:
     from dermserve.models.training.train.loop import Epoch
 
-DATA = click.option(
-    "--data",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    required=True,
-    help="Folder of the photos: HAM10000 as ISIC or Kaggle ships it, a folder a class, or labels.csv.",
-)
-CACHE = click.option(
-    "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path(".dermserve/cache"),
-    show_default=True,
-    help="Where decoded photos are kept, and what networks said of them.",
-)
-PRECISION = click.option(
-    "--precision",
-    type=click.Choice(["float32", "mixed_bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Arithmetic; mixed_bfloat16 is about twice as fast on a CPU that knows it.",
-)
 _PAPER = click.option(
     "--paper",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -43,7 +27,7 @@ _PAPER = click.option(
 _ALSO = click.option(
     "--also",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The same photos at another resolution, under the same file names: each is for what its lesion is for.",
+    help="The same photos at another resolution, under the same file names; each in the part of its lesion.",
 )
 _RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 
@@ -121,7 +105,7 @@ def train(
 @_RUN
 @DATA
 @click.option(
-    "--other", metavar="NAME", help="Data is not the run's own: measure on it under this name, calibrate nothing."
+    "--other", metavar="NAME", help="Only measure, on data that is not the run's own, and store the figures under NAME."
 )
 @_PAPER
 @click.option(
@@ -130,25 +114,25 @@ def train(
     default=1,
     metavar="N",
     show_default=True,
-    help="Take ten views of every Nth photo alone, and one of all: ten of all take ResNet-50 half an hour on a PC.",
+    help="Run ten views of every Nth photo only, and one view of all: ten of all take ResNet-50 half an hour on a PC.",
 )
 @click.option(
     "--recall-price",
     type=click.FloatRange(0, 1),
     default=0.0,
     show_default=True,
-    help="What of the accuracy on validation photos may be given for a melanoma recall of 0.65, as a share.",
+    help="Loss of accuracy on validation photos, as a share, that is allowed for a melanoma recall of 0.65.",
 )
 @click.option(
     "--others",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="HAM10000, for a model that does not know all its classes: fit and measure its scope. With --other: measure.",
+    help="HAM10000, for a model that does not know all its classes: fit and measure the out-of-scope score.",
 )
 @_ALSO
 @click.option(
     "--again",
     metavar="REASON",
-    help="Fit and measure although test photos were measured with other weights or rules; run.json keeps the reason.",
+    help="Measure test photos again, although they were measured with other weights or rules; run.json keeps REASON.",
 )
 @PRECISION
 @CACHE
@@ -244,62 +228,6 @@ def tflite(run: Path, data: Path, cache: Path) -> None:
                 f"the same side of the gate for {row['gate_agreement']:.2%}, accuracy {row['accuracy']:.4f}, "
                 f"{row['milliseconds']:.1f} ms a photo"
             )
-
-
-class _InputError(click.ClickException):
-    """What was passed can't be used: the exit code is that of a wrong command line."""
-
-    exit_code = 2
-
-
-@contextlib.contextmanager
-def error_messages() -> Iterator[None]:
-    """Turn intended errors into one line, and Ctrl-C into advice."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # TensorFlow leaves it off without AVX-512: half the speed
-    try:
-        yield
-    except TrainingError as error:
-        wrong_input = isinstance(error, DataError | ExperimentError)
-        raise (_InputError if wrong_input else click.ClickException)(str(error)) from error
-    except OSError as error:
-        raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from error
-    except KeyboardInterrupt:
-        click.echo("interrupted: the same command goes on from the last epoch", err=True)
-        raise click.Abort from None
-
-
-def read_backbone(weights: str | None) -> Path | str | None:
-    """Read --weights: a file, "imagenet", or None for random weights."""
-    if weights in (None, "random"):
-        return None
-    if weights == "imagenet":
-        return weights
-    path = Path(str(weights))
-    if not path.is_file():
-        raise click.BadParameter(f"{path}: no such file", param_hint="--weights")
-    return path
-
-
-def draw_progress() -> Callable[[str, int, int], None]:
-    """Make a progress function that draws one bar after another on stderr, on a terminal alone."""
-    bar: Any = None
-
-    def advance(what: str, done: int, whole: int) -> None:
-        nonlocal bar
-        if bar is None or bar.label != what:
-            bar = click.progressbar(length=whole, label=what, file=sys.stderr)
-            bar.render_progress()
-        bar.update(done - bar.pos)
-        if done >= whole:
-            bar.render_finish()
-
-    return advance
-
-
-def print_line(line: str) -> None:
-    """Print a line on stderr."""
-    click.echo(line, err=True)
 
 
 def _report_epoch(epoch: "Epoch") -> None:

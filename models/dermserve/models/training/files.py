@@ -1,4 +1,4 @@
-"""Files that are replaced whole, so that a stopped or second process leaves none half-written, and their digests."""
+"""Atomic writes, so that a stopped or second process leaves no half-written file, and digests of files."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from dermserve.models.training.errors import RunError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a file beside `path`, of this process alone, that takes its place once it is whole."""
+    """Yield a temporary path beside `path`, of this process alone, that replaces it when the block succeeds."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         yield partial

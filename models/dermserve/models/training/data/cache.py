@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 import dermserve.imaging
 from dermserve.imaging import PhotoError, decode
-from dermserve.models.training.data.duplicates import digest_file
-from dermserve.models.training.data.layouts import Sample
+from dermserve.models.training.data.samples import Sample, digest_file
 from dermserve.models.training.errors import DataError
 from dermserve.models.training.files import replacing
 

@@ -12,13 +12,13 @@ they must agree.
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import TypeAlias
 
-from dermserve.models.training.data.duplicates import digest_file, join_lesions, refuse_divided, refuse_two_labels
+from dermserve.models.training.data.samples import Sample, digest_file, join_lesions, refuse_divided, refuse_two_labels
 from dermserve.models.training.data.tables import (
     Row,
     Table,
@@ -50,29 +50,6 @@ _SPLITS: Mapping[str, str] = MappingProxyType(
     }
 )
 _WORD = re.compile(r"[^a-z]+")
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """One labelled photo."""
-
-    path: Path
-    """Its file."""
-    label: int
-    """Index into the classes."""
-    lesion: str
-    """The lesion it shows; the photo's own name where nothing says."""
-    split: str = ""
-    """"train", "validation" or "test" where the data set itself says, else empty."""
-    within: str = ""
-    """Its path within the data set, with slashes."""
-    digest: str = ""
-    """First 64 bits of the SHA-256 of its file, in hexadecimal."""
-
-    @property
-    def name(self) -> str:
-        """What the photo is known by: its path within the data set."""
-        return self.within or self.path.as_posix()
 
 
 @dataclass(slots=True)
@@ -121,26 +98,6 @@ def read_samples(directory: Path, classes: Sequence[str], *, say: Say = lambda _
     joined = join_lesions(hashed, lesions)
     refuse_divided(joined)
     return sorted(joined, key=lambda sample: sample.name)
-
-
-def require_samples(samples: Iterable[Sample], classes: Sequence[str], *, minimum: int) -> None:
-    """Check that every class has enough lesions to be split.
-
-    Raises:
-        DataError: classes that have fewer than `minimum` lesions.
-    """
-    lesions: dict[int, set[str]] = defaultdict(set)
-    for sample in samples:
-        lesions[sample.label].add(sample.lesion)
-    few = [f"class {code} has {len(lesions[i])} lesions" for i, code in enumerate(classes) if len(lesions[i]) < minimum]
-    if few:
-        raise DataError(f"{', '.join(few)}; at least {minimum} are needed: add photos of it")
-
-
-def count_classes(samples: Iterable[Sample], classes: Sequence[str]) -> dict[str, int]:
-    """Count photos by class code, in the order of the classes."""
-    counts = Counter(sample.label for sample in samples)
-    return {code: counts[label] for label, code in enumerate(classes)}
 
 
 def _walk(directory: Path) -> _Found:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dermserve.models.training.data.layouts import Sample
+from dermserve.models.training.data.samples import Sample
 from dermserve.models.training.errors import DataError, RunError
 
 

@@ -1,4 +1,4 @@
-"""Pictures without skin, drawn from a seed: what the not-skin gate is tried on, beside photos of other things."""
+"""Drawn pictures without skin, for fitting and testing the gate that rejects photos of other things than skin."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType

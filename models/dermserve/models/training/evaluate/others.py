@@ -10,7 +10,8 @@ from PIL import Image
 
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.cache import load_pixels
-from dermserve.models.training.data.layouts import Sample, read_samples
+from dermserve.models.training.data.layouts import read_samples
+from dermserve.models.training.data.samples import Sample
 from dermserve.models.training.data.splits import Part, Protocol, read_split, split, write_split
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.loop import Labelled

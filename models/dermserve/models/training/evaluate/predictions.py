@@ -1,7 +1,7 @@
-"""What a network says of photos, by the gateway's views, as it is served: frozen, with batch norm folded.
+"""Outputs of a network for views of photos, computed as in serving: a frozen graph with batch norm folded.
 
-Outputs are kept in a file a photo, named by all that they depend on: ten views of a few thousand photos take ResNet-50
-an hour on two cores. Evaluating again reads the files, and an interrupted evaluation goes on.
+Each photo's outputs are cached in a file whose name is a digest of all that they depend on: ten views of a few thousand
+photos take ResNet-50 an hour on two cores. A second evaluation, or one that was interrupted, reads these files.
 """
 
 import functools
@@ -20,7 +20,7 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from dermserve.imaging import STANDARD_VIEWS, Measures, make_views
 from dermserve.models.training.data.cache import imaging_version
-from dermserve.models.training.data.layouts import Sample
+from dermserve.models.training.data.samples import Sample
 from dermserve.models.training.evaluate.no_skin import draw_no_skin
 from dermserve.models.training.evaluate.verdicts import measure_all
 from dermserve.models.training.files import replacing
@@ -35,7 +35,7 @@ Infer: TypeAlias = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What a network says of photos."""
+    """Outputs of a network for N photos."""
 
     logits: NDArray[np.float32]
     """float32 [N, V, C], before the temperature."""
@@ -45,7 +45,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Predictions:
-    """Photos, what the network said of them, and whose they are."""
+    """Photos with the network's outputs and their lesions."""
 
     outputs: Outputs
     photos: Labelled
@@ -58,17 +58,17 @@ class Predictions:
 
     @functools.cached_property
     def measures(self) -> list[Measures]:
-        """What each photo looks like."""
+        """Brightness, sharpness and so on of each photo."""
         return measure_all(self.photos)
 
     def first_view(self) -> "Predictions":
-        """Leave the first view of each photo."""
+        """Keep only the first view of each photo."""
         return Predictions(Outputs(self.outputs.logits[:, :1], self.outputs.features), self.photos, self.lesions)
 
 
 @dataclass(frozen=True, slots=True)
 class PartPredictions:
-    """One view of every photo, and ten of all or of every Nth."""
+    """Predictions for one part of a data set: one view of every photo, and ten of all or of every Nth."""
 
     one: Predictions
     ten: Predictions
@@ -76,22 +76,22 @@ class PartPredictions:
     """Of the data set."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Predictor:
-    """A network, and how it is to look at photos."""
+    """Runs a network over views of photos, and caches its outputs."""
 
     network: keras.Model
     cache: Path
-    """Folder of the outputs that are kept; made when absent."""
+    """Folder of the cached outputs; made when absent."""
     precision: str
     """Of the arithmetic: "float32", as served, or "mixed_bfloat16", about twice as fast where the CPU knows it."""
     progress: Progress
-    """Called with what is going on, photos done and photos in all."""
+    """Called with the name of the step, photos done and photos in all."""
 
     def predict_part(
         self, photos: Labelled, samples: Sequence[Sample], what: str, *, name: str, thin: int = 1
     ) -> PartPredictions:
-        """Take ten views of every `thin`-th photo and one view of all, of the data set called `name`."""
+        """Run ten views of every `thin`-th photo and one view of all, of the data set called `name`."""
         ten = self.predict(photos.every(thin), samples, what)
         one = ten.first_view() if thin == 1 else self.predict(photos, samples, f"{what}, one view", views=ONE_VIEW)
         return PartPredictions(one, ten, name)
@@ -99,12 +99,12 @@ class Predictor:
     def predict(
         self, photos: Labelled, samples: Sequence[Sample], what: str, *, views: Sequence[str] = STANDARD_VIEWS
     ) -> Predictions:
-        """Run over views of photos.
+        """Run views of photos.
 
         Args:
-            photos: N of them; their rows are those of `samples`, too.
-            samples: who they are.
-            what: for the progress.
+            photos: N of them; their rows are indices into `samples`.
+            samples: the data set's photos, for their lesions.
+            what: name of the step, for the progress.
             views: names of standard views.
         """
         outputs = self._outputs(photos, what, views)
@@ -116,28 +116,31 @@ class Predictor:
         return int(self.network.inputs[0].shape[1])
 
     def features(self, photos: Labelled, what: str) -> NDArray[np.float32]:
-        """Give the features of one view of photos, float32 [N, F]."""
+        """Return the features of one view of photos, float32 [N, F]."""
         return self._outputs(photos, what, ONE_VIEW).features
 
     def no_skin_features(self, *, seed: int) -> dict[str, NDArray[np.float32]]:
-        """Give the features of drawn pictures without skin, float32 [N, F] by kind."""
+        """Return the features of drawn pictures without skin, float32 [N, F] by kind."""
         found = {}
         for kind, images in draw_no_skin(self.side, seed=seed).items():
             rows = np.arange(len(images))
             found[kind] = self.features(Labelled(images, rows, np.zeros_like(rows)), kind)
         return found
 
+    @functools.cached_property
+    def _infer(self) -> Infer:
+        return frozen_function(self.network, precision=self.precision)
+
     def _outputs(self, photos: Labelled, what: str, views: Sequence[str]) -> Outputs:
-        """Read the outputs of photos from their files, and compute and keep those that have none."""
+        """Read the outputs of photos from the cache; compute and cache those that are missing."""
         folder = self.cache / f"outputs-{_settings_digest(self.network, views, self.precision)}"
         folder.mkdir(parents=True, exist_ok=True)
-        infer = functools.cache(lambda: frozen_function(self.network, precision=self.precision))
         parts, step = [], max(1, _VIEWS_AT_ONCE // len(views))
         for start in range(0, len(photos), step):
             chunk = Labelled(photos.images, photos.rows[start : start + step], photos.labels[start : start + step])
             files = [folder / f"{_digest(photos.images[row].tobytes())}.npz" for row in chunk.rows]
             if not all(file.is_file() for file in files):
-                _save(run_views(infer(), chunk, views=views), files)
+                _save(run_views(self._infer, chunk, views=views), files)
             parts += [_load(file) for file in files]
             self.progress(what, start + len(chunk), len(photos))
         return Outputs(np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts]))

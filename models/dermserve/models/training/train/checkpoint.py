@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dermserve.models.training.data.layouts import Sample
+from dermserve.models.training.data.samples import Sample
 from dermserve.models.training.data.splits import Part
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.files import file_digest, replacing, write_json

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dermserve.models.catalogue import SPECS
 from dermserve.models.graph import FeatureDistance
-from dermserve.models.training.data.layouts import Sample
+from dermserve.models.training.data.samples import Sample
 from dermserve.models.training.data.splits import Part, Recorded, read_split
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.files import replacing, write_json

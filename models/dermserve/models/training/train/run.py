@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 
 from dermserve.models.catalogue import SPECS, Spec
 from dermserve.models.training.data.cache import load_pixels
-from dermserve.models.training.data.layouts import Sample, Say, count_classes, read_samples, require_samples
+from dermserve.models.training.data.layouts import Say, read_samples
 from dermserve.models.training.data.provenance import Provenance
+from dermserve.models.training.data.samples import Sample, count_classes, require_samples
 from dermserve.models.training.data.splits import Part, Recorded, own_parts, require_parts, split, write_split
 from dermserve.models.training.errors import DataError, RunError
 from dermserve.models.training.files import file_digest, write_json

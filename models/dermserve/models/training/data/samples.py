@@ -1,20 +1,40 @@
-"""Photos that are one photo or one lesion: joined, so that no split divides them, or refused where one does."""
+"""Labelled photos; those that are one photo or show one lesion are joined, or refused where a split divides them."""
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from dermserve.models.training.errors import DataError
-
-if TYPE_CHECKING:
-    from dermserve.models.training.data.layouts import Sample
 
 _SHOWN = 3
 
 
-def digest_file(sample: "Sample") -> str:
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One labelled photo."""
+
+    path: Path
+    """Its file."""
+    label: int
+    """Index into the classes."""
+    lesion: str
+    """The lesion it shows; the photo's own name where nothing says."""
+    split: str = ""
+    """"train", "validation" or "test" where the data set itself says, else empty."""
+    within: str = ""
+    """Its path within the data set, with slashes."""
+    digest: str = ""
+    """First 64 bits of the SHA-256 of its file, in hexadecimal."""
+
+    @property
+    def name(self) -> str:
+        """What the photo is known by: its path within the data set."""
+        return self.within or self.path.as_posix()
+
+
+def digest_file(sample: Sample) -> str:
     """Give the first 64 bits of the SHA-256 of a photo's file, in hexadecimal.
 
     Raises:
@@ -29,7 +49,27 @@ def digest_file(sample: "Sample") -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def join_lesions(samples: Sequence["Sample"], lesions: Sequence[Sequence[str]]) -> list["Sample"]:
+def require_samples(samples: Iterable[Sample], classes: Sequence[str], *, minimum: int) -> None:
+    """Check that every class has enough lesions to be split.
+
+    Raises:
+        DataError: classes that have fewer than `minimum` lesions.
+    """
+    lesions: dict[int, set[str]] = defaultdict(set)
+    for sample in samples:
+        lesions[sample.label].add(sample.lesion)
+    few = [f"class {code} has {len(lesions[i])} lesions" for i, code in enumerate(classes) if len(lesions[i]) < minimum]
+    if few:
+        raise DataError(f"{', '.join(few)}; at least {minimum} are needed: add photos of it")
+
+
+def count_classes(samples: Iterable[Sample], classes: Sequence[str]) -> dict[str, int]:
+    """Count photos by class code, in the order of the classes."""
+    counts = Counter(sample.label for sample in samples)
+    return {code: counts[label] for label, code in enumerate(classes)}
+
+
+def join_lesions(samples: Sequence[Sample], lesions: Sequence[Sequence[str]]) -> list[Sample]:
     """Give photos one lesion that share a lesion or a file's bytes, however long the chain between them.
 
     Args:
@@ -50,7 +90,7 @@ def join_lesions(samples: Sequence["Sample"], lesions: Sequence[Sequence[str]]) 
     return [replace(sample, lesion=names[group]) for sample, group in zip(samples, groups, strict=True)]
 
 
-def refuse_two_labels(samples: Iterable["Sample"], classes: Sequence[str]) -> None:
+def refuse_two_labels(samples: Iterable[Sample], classes: Sequence[str]) -> None:
     """Check that no photo has two labels.
 
     Raises:
@@ -65,7 +105,7 @@ def refuse_two_labels(samples: Iterable["Sample"], classes: Sequence[str]) -> No
         raise DataError(f"the same photo is under two labels: {_shown(pairs)}; remove the wrong one")
 
 
-def refuse_divided(samples: Iterable["Sample"]) -> None:
+def refuse_divided(samples: Iterable[Sample]) -> None:
     """Check that a data set's own split keeps the photos of a lesion, and equal files, on one side.
 
     Raises:
@@ -81,13 +121,13 @@ def refuse_divided(samples: Iterable["Sample"]) -> None:
         raise DataError(f"the data set's own split divides what belongs together: {_shown(pairs)}; mend the split")
 
 
-def _on_other_side(group: Sequence["Sample"]) -> "Sample | None":
+def _on_other_side(group: Sequence[Sample]) -> Sample | None:
     first = group[0]
     others = [sample for sample in group if (sample.split or "train") != (first.split or "train")]
     return next((sample for sample in others if sample.digest == first.digest), others[0] if others else None)
 
 
-def _by(samples: Iterable["Sample"], key: Callable[["Sample"], str]) -> list[list["Sample"]]:
+def _by(samples: Iterable[Sample], key: Callable[[Sample], str]) -> list[list[Sample]]:
     groups: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         groups[key(sample)].append(sample)
@@ -96,7 +136,7 @@ def _by(samples: Iterable["Sample"], key: Callable[["Sample"], str]) -> list[lis
 
 def _components(keys: Sequence[Sequence[Hashable]]) -> list[int]:
     """Number the connected groups of items, of which those with a key in common are connected."""
-    import numpy as np
+    import numpy as np  # scipy is of the extra `train`, without which a run is exported
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
