@@ -53,20 +53,6 @@ def test_the_request_says_what_was_asked(run, gateway, folder):
     assert 5 < gateway.remaining[0] < 8
 
 
-def test_a_folder_means_all_photos_in_it(run, folder):
-    done = run("classify", folder, "--json")
-    assert done.returncode == 0
-    names = {os.path.relpath(answer["file"], folder) for answer in lines(done)}
-    assert names == {"a.png", "b.JPG", os.path.join("deeper", "c.webp")}
-
-
-def test_a_folder_without_photos_is_wrong_usage(run, gateway, tmp_path):
-    done = run("classify", tmp_path)
-    assert done.returncode == 2
-    assert f"no photos in {tmp_path}" in done.stderr
-    assert gateway.streams == 0
-
-
 def test_what_fails_gets_a_line_of_its_own_and_exit_code_1(run, folder):
     (folder / "bad.jpg").write_bytes(b"bad")
     done = run("classify", folder, folder / "missing.jpg", "--json")
@@ -215,15 +201,6 @@ def test_a_bar_stands_on_stderr_when_it_is_a_terminal(run, folder):
     assert "2 of 3" in shown
     assert shown.endswith("\r\x1b[K")
     assert len(lines(done)) == 3
-
-
-def test_odd_file_names_are_no_trouble(run, folder):
-    with open(os.fsencode(folder / "a.png") + b"\xff.png", "wb") as file:
-        file.write(b"odd")
-    for option in ([], ["--json"]):
-        done = run("classify", folder, *option)
-        assert done.returncode == 0, done.stderr
-    assert len(lines(done)) == 4
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])

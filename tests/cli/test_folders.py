@@ -65,10 +65,10 @@ def test_what_macos_and_windows_leave_is_skipped_and_said(run, gateway, folder):
     assert "._a.png: skipped" in run("classify", folder, "--json").stderr
 
 
-def test_a_folder_of_nothing_but_leftovers_has_no_photos(run, tmp_path):
+def test_a_folder_of_nothing_but_leftovers_has_no_photos(run, gateway, tmp_path):
     _make(tmp_path, "._a.png", ".DS_Store")
     done = run("classify", tmp_path)
-    assert (done.returncode, f"no photos in {tmp_path}" in done.stderr) == (2, True)
+    assert (done.returncode, f"no photos in {tmp_path}" in done.stderr, gateway.streams) == (2, True, 0)
 
 
 def test_linked_folders_are_followed_and_loops_end(tmp_path):
@@ -123,11 +123,11 @@ def test_what_the_command_writes_into_a_folder_is_not_among_its_photos(run, fold
 
 
 def test_a_name_cannot_write_to_the_terminal(run, folder):
-    _make(folder, "a\x1b[2J\n.jpg", "b\r.exe", "._\x1b.jpg")
+    _make(folder, "a\x1b[2J\n.jpg", "b\r.exe", "._\x1b.jpg", "odd\udcff.jpg")
     done = run("classify", folder)
     said = done.stdout + done.stderr
     assert not {"\x1b", "\r"} & {*said}
-    for name in ("a\\x1b[2J\\n.jpg", "b\\r.exe", "._\\x1b.jpg"):
+    for name in ("a\\x1b[2J\\n.jpg", "b\\r.exe", "._\\x1b.jpg", "odd\\udcff.jpg"):
         assert name in said
 
 
