@@ -187,12 +187,13 @@ def test_packing_and_converting_see_no_test_photos(
     shutil.copy(SHIPPED_DISTANCE, run.folder)
     found: list[Labelled] = []
 
-    def look(network: keras.Model, photos: Labelled, **_: object) -> object:
+    def look(infer: object, photos: Labelled, **_: object) -> object:
         found.append(photos)
         raise StoppedError
 
-    monkeypatch.setattr(pack, "predict", look)
-    monkeypatch.setattr(lite, "predict", look)
+    for module in (pack, lite):
+        monkeypatch.setattr(module, "run_views", look)
+        monkeypatch.setattr(module, "frozen_function", lambda _: None)
     arguments = [str(run.folder), "--data", str(photos), "--cache", str(tmp_path / "cache")]
     assert isinstance(CliRunner().invoke(command, arguments).exception, StoppedError)
     names = sorted(run.split)
