@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dermserve.models.export import export
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -23,21 +25,22 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda number, frame: None)
+    # The Makefile lets this process alone keep memory that TensorFlow frees: getting it back took a third of an export.
+    for name in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
+        os.environ.pop(name, None)
 
 
 # Folders whose tests share no processes: their files go to whichever pytest-xdist worker is free. Tests of any other
 # folder run on one worker, so that what they share is started once, but for these files, which start their own.
 _SPREAD = frozenset({"gateway", "k8s", "loadtest", "models", "training"})
-_ALONE = frozenset(
-    {"e2e/test_chaos.py", "e2e/test_shipped_weights.py", "e2e/test_soak.py", "lifecycle/test_version_changes.py"}
-)
+_ALONE = frozenset({"e2e/test_chaos.py", "lifecycle/test_version_changes.py"})
 # Those that take longest begin first, so that the workers end together.
 _LONGEST = (
-    *("training/test_run.py", "loadtest/test_runs.py", "training/test_train.py", "e2e/test_shipped_weights.py"),
-    *("e2e", "lifecycle", "e2e/test_chaos.py", "web", "benchmarks", "models/test_export.py", "e2e/test_soak.py"),
-    *("training/test_figures.py", "training/test_backbones.py", "models/test_graph.py", "training/test_identity.py"),
-    *("edge", "lifecycle/test_version_changes.py", "models/test_rounding.py", "modelserver", "training/test_frozen.py"),
-    *("imaging", "packaging"),
+    *("e2e", "loadtest/test_runs.py", "lifecycle", "training/test_run.py", "web", "e2e/test_chaos.py"),
+    *("training/test_train.py", "gateway/test_fleet.py", "lifecycle/test_version_changes.py", "benchmarks", "edge"),
+    *("models/test_export.py", "training/test_figures.py", "models/test_graph.py", "training/test_frozen.py"),
+    *("training/test_identity.py", "models/test_rounding.py", "modelserver", "training/test_backbones.py"),
+    *("training/test_network.py", "imaging", "packaging"),
 )
 
 
@@ -49,9 +52,15 @@ def group_of(nodeid: str) -> str:
 
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """Start a worker more than there are cores: some tests wait for most of their time."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     """Give each worker whole groups. `--dist loadgroup` does not, beside pytest 9.2 (pytest-xdist#1386)."""
-    from xdist.scheduler import LoadScopeScheduling
+    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - it may be absent
 
     class ByGroup(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
@@ -99,16 +108,13 @@ def shared() -> pathlib.Path:
     return folder
 
 
-def exported(factory: pytest.TempPathFactory, model: str, *, shipped: bool = False) -> pathlib.Path:
-    """Export version 1 of a model once for all workers, with random weights or those that a user gets by default."""
+def exported(factory: pytest.TempPathFactory, model: str, *options: str) -> pathlib.Path:
+    """Export version 1 of a model once for all workers, with the weights that a user gets by default or `--random`."""
 
     def build(folder: pathlib.Path) -> None:
-        from dermserve.models.export import export
+        export.main(["--model", model, "--store", str(folder), *options], standalone_mode=False)
 
-        chosen = () if shipped else ("--random",)
-        export.main(["--model", model, "--store", str(folder), *chosen], standalone_mode=False)
-
-    return once(factory, f"{'shipped' if shipped else 'random'}-{model}", build) / model
+    return once(factory, f"{model}{''.join(options)}", build) / model
 
 
 def store_of(target: pathlib.Path, *models: pathlib.Path) -> pathlib.Path:
@@ -120,7 +126,7 @@ def store_of(target: pathlib.Path, *models: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A store with version 1 of both models, with random weights."""
+    """A store with version 1 of both models, with the shipped weights."""
     models = (exported(tmp_path_factory, model) for model in ("resnet50", "mobilenet_v3_small"))
     return store_of(tmp_path_factory.mktemp("store"), *models)
 
@@ -128,7 +134,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def small_store(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A store with version 1 of the smaller model alone, with random weights."""
-    return store_of(tmp_path_factory.mktemp("store"), exported(tmp_path_factory, "mobilenet_v3_small"))
+    return store_of(tmp_path_factory.mktemp("store"), exported(tmp_path_factory, "mobilenet_v3_small", "--random"))
 
 
 @pytest.fixture

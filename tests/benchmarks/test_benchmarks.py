@@ -95,9 +95,9 @@ def test_every_tool_has_help_and_json(tool: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_gateway_is_measured_beside_direct_predict_and_the_relay(store: pathlib.Path) -> None:
+def test_the_gateway_is_measured_beside_direct_predict_and_the_relay(small_store: pathlib.Path) -> None:
     command = [sys.executable, "-m", "benchmarks.gateway", "--rounds=10", "--seconds=0.5", f"--model={MODEL}", "--json"]
-    done = subprocess.run([*command, f"--store={store}"], capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run([*command, f"--store={small_store}"], capture_output=True, text=True, check=True, timeout=300)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [(row["kind"], row.get("tta", row.get("callers"))) for row in rows] == [
         ("latency", "none"), ("latency", "full"), ("processor", 2), ("processor", 8),

@@ -2,28 +2,19 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeAlias
 
 import pytest
 from click.testing import CliRunner
 
 from dermserve.cli import main
-from tests.client import fake_gateway
+from tests.client import conftest
+
+gateway, target = conftest.gateway, conftest.target  # fixtures
 
 Run: TypeAlias = Callable[..., "subprocess.CompletedProcess[str]"]
 DERMSERVE = (sys.executable, "-c", "from dermserve.cli import main; main(prog_name='dermserve')")
-
-
-@pytest.fixture
-def gateway() -> fake_gateway.FakeGateway:
-    return fake_gateway.FakeGateway()
-
-
-@pytest.fixture
-def target(gateway: fake_gateway.FakeGateway) -> Iterator[str]:
-    with fake_gateway.serving(gateway) as port:
-        yield f"127.0.0.1:{port}"
 
 
 @pytest.fixture

@@ -2,11 +2,11 @@
 
 import contextlib
 import inspect
-import itertools
 import json
 import pathlib
 import re
 import socket
+import ssl
 import threading
 
 import pytest
@@ -14,6 +14,7 @@ from google.rpc import code_pb2
 
 from dermserve.cli import reachable, transport
 from dermserve.cli.reachable import draw_picture
+from dermserve.imaging import decode
 from dermserve.v1 import classifier_pb2
 from tests.certificates import make_certificate, server_credentials
 from tests.client.fake_gateway import FakeGateway, abort, answer, rich_status, serving
@@ -42,15 +43,20 @@ def secured(certificate):
 
 
 @contextlib.contextmanager
-def saying(*words):
-    """Accept connections; say one word to each, b"" to close it, None to say nothing."""
+def saying(word, context=None):
+    """Accept connections, by TLS with a context; say a word to each, b"" to close it, None to say nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server, contextlib.ExitStack() as held:
 
         def accept():
-            with contextlib.suppress(OSError):
-                for word in itertools.cycle(words):
+            while True:
+                try:
                     connection, _ = server.accept()
-                    held.callback(connection.close)
+                except OSError:
+                    return
+                held.callback(connection.close)
+                with contextlib.suppress(OSError):
+                    if context is not None:
+                        connection = held.enter_context(context.wrap_socket(connection, server_side=True))
                     if word == b"":
                         connection.close()
                     elif word is not None:
@@ -73,8 +79,6 @@ def test_a_gateway_that_answers_has_no_errors(examine, gateway, target):
 
 
 def test_the_picture_is_one_that_decodes():
-    from dermserve.imaging import decode
-
     assert decode(draw_picture(), height=224, width=224) is not None
 
 
@@ -198,6 +202,17 @@ def test_a_certificate_that_ends_soon(examine, secured, certificate):
     code, found = examine(secured, "--tls-ca", str(certificate), "--tls-authority", "gateway.test")
     assert (code, found["CERTIFICATE_EXPIRES"]["severity"]) == (0, "WARNING")
     assert "ANSWER_TIME" in found
+
+
+@pytest.mark.parametrize(
+    ("word", "code"), [(b"\0\0\0\4\0\0\0\0\0", "NO_ALPN"), (b"HTTP/1.1 400 Bad Request\r\n", "NOT_GRPC")]
+)
+def test_a_proxy_that_ends_tls_and_does_not_pass_http2_on(examine, certificate, word, code):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+    with saying(word, context=context) as target:
+        exit_code, found = examine(target, "--tls-ca", str(certificate), "--tls-authority", "gateway.test")
+    assert (exit_code, set(found)) == (1, {code})
 
 
 def test_a_gateway_that_wants_a_client_certificate(examine, tmp_path):

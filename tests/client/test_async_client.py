@@ -1,6 +1,7 @@
 """The asyncio client keeps the same promises."""
 
 import asyncio
+import inspect
 import threading
 
 import pytest
@@ -21,8 +22,6 @@ ONCE = Retry(max_attempts=1)
 
 
 def test_it_offers_what_the_synchronous_client_offers():
-    import inspect
-
     def surface(client_class):
         methods = inspect.getmembers(client_class, inspect.isfunction)
         return {name: list(inspect.signature(method).parameters) for name, method in methods if name[0] != "_"}

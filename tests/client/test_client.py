@@ -2,6 +2,8 @@
 
 import asyncio
 import pathlib
+import pickle
+from concurrent import futures
 
 import grpc
 import pytest
@@ -302,8 +304,6 @@ def test_no_server_is_unavailable_and_names_the_target():
 
 
 def test_a_server_that_is_something_else_gets_a_hint():
-    from concurrent import futures
-
     with futures.ThreadPoolExecutor(1) as pool:
         server = grpc.server(pool)
         port = server.add_insecure_port("127.0.0.1:0")
@@ -345,8 +345,6 @@ def test_one_model_comes_with_its_card(target):
 
 
 def test_errors_survive_pickling():
-    import pickle
-
     error = Overloaded("busy", reason="QUEUE_FULL", request_id="r")
     error.retry_after = 2.0
     copy = pickle.loads(pickle.dumps(error))

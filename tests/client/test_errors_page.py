@@ -8,6 +8,8 @@ import pytest
 
 from dermserve.client import DermserveError, _errors
 from dermserve.client._errors import PHOTO_REASONS
+from dermserve.gateway.errors import GatewayError
+from dermserve.imaging import PhotoError
 
 PAGE = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "errors.md").read_text()
 # Bases in the gateway's tree, which are never raised themselves.
@@ -22,9 +24,6 @@ def _tree(error_class):
 
 
 def reasons():
-    from dermserve.gateway.errors import GatewayError
-    from dermserve.imaging import PhotoError
-
     found = {error.reason for base in (GatewayError, PhotoError) for error in _tree(base)}
     found |= PHOTO_REASONS | ON_THIS_SIDE | {f"HTTP_{code}" for code in _errors._BY_HTTP if code != 413}
     found |= {code.name for code in grpc.StatusCode if code is not grpc.StatusCode.OK}

@@ -6,7 +6,7 @@ import pytest
 
 from dermserve.client import AsyncClient, Client, Retry, Unavailable
 from dermserve.client._proxies import find_way
-from tests.client.fake_gateway import serving
+from tests.client.fake_gateway import FakeGateway, serving
 
 DEAD = "http://127.0.0.1:9"
 
@@ -79,8 +79,6 @@ def test_localhost_is_where_dermserve_listens():
 
 
 def test_localhost_does_not_reach_what_listens_on_its_other_address(gateway, target):
-    from tests.client.fake_gateway import FakeGateway
-
     port = int(target.rpartition(":")[2])
     other = FakeGateway()
     try:

@@ -8,6 +8,10 @@ import sys
 import pytest
 
 import dermserve.client
+from dermserve.client import Reason, TtaMode, Verdict, VersionState, _errors
+from dermserve.client._errors import PHOTO_REASONS
+from dermserve.imaging import PhotoError
+from dermserve.v1 import classifier_pb2
 
 PUBLIC = {
     "DEFAULT_DEADLINE", "DEFAULT_TARGET", "TLS", "AccessDenied", "Answer", "AsyncClient", "ClassScore", "Client",
@@ -34,8 +38,6 @@ def test_importing_it_loads_nothing_heavy(module):
 
 
 def test_every_error_is_drawn_in_the_tree():
-    from dermserve.client import _errors
-
     def walk(error_class):
         yield error_class.__name__
         for child in error_class.__subclasses__():
@@ -51,16 +53,10 @@ def _is_error(value):
 
 
 def test_the_photo_reasons_are_those_of_the_decoder():
-    from dermserve.client._errors import PHOTO_REASONS
-    from dermserve.imaging import PhotoError
-
     assert {error.reason for error in PhotoError.__subclasses__()} <= PHOTO_REASONS
 
 
 def test_the_enums_know_every_number_of_the_proto():
-    from dermserve.client import Reason, TtaMode, Verdict, VersionState
-    from dermserve.v1 import classifier_pb2
-
     for enum, wrapper, prefix in [
         (Verdict, classifier_pb2.Verdict, "VERDICT_"),
         (Reason, classifier_pb2.Reason, "REASON_"),

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from dermserve.client import Client, Reason, RiskLevel, Verdict, render_text
+from dermserve.client import Client, Reason, RiskLevel, Verdict, _text, render_text
 from tests.client.fake_gateway import NOTICE
 
 
@@ -52,6 +52,4 @@ def test_a_verdict_of_a_newer_server_is_not_taken_for_confidence(full):
 
 @pytest.mark.parametrize(("enum", "table"), [(Verdict, "_VERDICTS"), (Reason, "_REASONS"), (RiskLevel, "_LEVELS")])
 def test_every_verdict_and_reason_has_words(enum, table):
-    from dermserve.client import _text
-
     assert set(getattr(_text, table)) == set(enum)

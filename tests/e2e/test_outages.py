@@ -16,9 +16,12 @@ MODEL = "mobilenet_v3_small"
 
 
 def test_an_absent_model_server_is_unavailable_in_time_and_its_return_is_noticed(
-    store: pathlib.Path, photo: bytes, tmp_path: pathlib.Path
+    small_store: pathlib.Path, photo: bytes, tmp_path: pathlib.Path
 ) -> None:
-    with Stack(store=store, models=(MODEL,), port=0, tfs_port=0) as stack, Client(stack.gateway_address) as client:
+    with (
+        Stack(store=small_store, models=(MODEL,), port=0, tfs_port=0) as stack,
+        Client(stack.gateway_address) as client,
+    ):
         assert client.classify(photo, model=MODEL).classes
         _, port = stack.tfs_address.rsplit(":", 1)
         psutil.Process(stack.pids["modelserver"]).kill()
@@ -27,7 +30,7 @@ def test_an_absent_model_server_is_unavailable_in_time_and_its_return_is_noticed
             client.classify(photo, model=MODEL, deadline=5)
         assert time.monotonic() - started < 6
         config = tmp_path / "models.config"
-        model = f'name: "{MODEL}" base_path: "{store / MODEL}" model_platform: "tensorflow"'
+        model = f'name: "{MODEL}" base_path: "{small_store / MODEL}" model_platform: "tensorflow"'
         config.write_text(f"model_config_list {{ config {{ {model} }} }}")
         command = [sys.executable, "-m", "dermserve.modelserver", f"--port={port}", f"--model_config_file={config}"]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as restarted:

@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
+from dermserve.gateway import catalog, photos
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 from tests.certificates import make_certificate
 from tests.gateway import gateways
@@ -56,8 +57,6 @@ async def test_a_photo_larger_than_the_bound_is_answered_when_no_other_is_held(r
 
 
 async def test_an_exception_in_a_poll_is_logged_and_the_catalog_goes_on(running, tfs, monkeypatch):
-    from dermserve.gateway import catalog
-
     async with running() as world:
         with capture_logs() as log, monkeypatch.context() as patched:
 
@@ -269,8 +268,6 @@ async def test_a_proxy_in_the_environment_is_not_used_for_model_servers(tfs, mon
     ],
 )
 async def test_what_is_not_the_photos_fault_is_not_called_a_damaged_file(running, monkeypatch, raised, code, reason):
-    from dermserve.gateway import photos
-
     def fail(*_: object, **__: object) -> None:
         raise raised
 

@@ -18,7 +18,7 @@ from dermserve.v1 import classifier_pb2
 from tests.gateway.gateways import PHOTO, ask, make_photo, reason_of
 
 PHOTOS = [make_photo(kind, size=(64, 48)) for kind in ("JPEG", "PNG", "WEBP")]
-BUDGET = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+BUDGET = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @st.composite

@@ -16,6 +16,7 @@ from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import ListenError
 from dermserve.imaging import Measures
 from dermserve.v1 import card_pb2, classifier_pb2
+from tests.gateway import gateways
 from tests.gateway.fake_tfserving import FakeTfServing, Version, make_card
 from tests.gateway.gateways import MODEL, PHOTO, World, ask, make_photo, reason_of
 
@@ -245,8 +246,6 @@ async def test_versions_labels_and_readiness_are_shown(measured, tfs):
 
 
 async def test_a_model_server_that_fails_is_shown_as_ejected_and_passed_over():
-    from tests.gateway import gateways
-
     first, second = FakeTfServing(), FakeTfServing()
     async with first.serving() as one, second.serving() as two:
         addresses = f"{one},{two}"

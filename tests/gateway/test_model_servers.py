@@ -362,3 +362,30 @@ async def test_a_call_on_a_channel_that_was_just_closed_counts_as_unreachable_an
         await wire.versions("resnet50", seconds=5)
     with pytest.raises(ModelServerUnreachableError):
         await wire.predict(Target("resnet50"), np.zeros((1, 2, 2, 3), np.uint8), tta=False, seconds=5)
+
+
+async def test_a_name_whose_lookup_hangs_costs_the_others_nothing_and_one_thread(monkeypatch):
+    monkeypatch.setattr(model_servers, "_LOOKUP_SECONDS", 0.01, raising=False)
+    lookups, answers = [], asyncio.Event()
+
+    async def lookup(host: str, _: int) -> list[str]:
+        lookups.append(host)
+        if host == "hangs":
+            await answers.wait()
+        return ["10.0.0.1" if host == "hangs" else "10.0.0.2"]
+
+    servers = ModelServers(["hangs:1", "answers:1"], connect=lambda *_: None, slots=1, lookup=lookup)
+    async with asyncio.timeout(2):
+        for _ in range(3):
+            await servers.resolve()
+    assert [server.address for server in servers.all] == ["10.0.0.2:1"]
+    assert lookups.count("hangs") == 1
+    answers.set()
+    await servers.resolve()
+    assert {server.address for server in servers.all} == {"10.0.0.1:1", "10.0.0.2:1"}
+
+
+async def test_a_name_that_can_be_none_costs_the_others_nothing():
+    servers = ModelServers(["a..b:1", f"{'x' * 64}:1", "127.0.0.1:2"], connect=lambda *_: None, slots=1)
+    await servers.resolve()
+    assert [server.address for server in servers.all] == ["127.0.0.1:2"]

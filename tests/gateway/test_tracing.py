@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 import grpc
 import grpc.aio
 import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from dermserve.gateway.server import Gateway
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
@@ -33,8 +34,6 @@ class Collector:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[str]:
-        from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
-
         async def export(request: object, _context: object) -> object:
             for resource in request.resource_spans:
                 facts = {fact.key: fact.value.string_value for fact in resource.resource.attributes}

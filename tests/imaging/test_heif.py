@@ -176,7 +176,7 @@ def test_a_heic_truncated_anywhere_is_refused(make: Callable[[], bytes]) -> None
             _pixels(data[:length])
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_damaged_heics_raise_nothing_but_photo_errors(data: st.DataObject) -> None:
     file = bytearray(data.draw(st.sampled_from([single(_COLOURS), grid(_COLOURS, 256, 192)])))

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+import shutil
 import socket
 import struct
 import subprocess
@@ -62,11 +63,31 @@ def _loaded(address: str) -> set[int]:
         return {version for version, state in caller.states(MODEL).items() if state == "AVAILABLE"}
 
 
-@pytest.fixture
-def world(fresh_store: pathlib.Path) -> Iterator[World]:
-    write_config(fresh_store, [MODEL])
+@pytest.fixture(scope="module")
+def served(small_store: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A store with version 1, and two servers on it: starting one takes longer than most tests."""
+    store = tmp_path_factory.mktemp("served") / "store"
+    shutil.copytree(small_store / MODEL / "1", store / MODEL / "1")
+    write_config(store, [MODEL])
     with contextlib.ExitStack() as stack:
-        yield World(fresh_store, [stack.enter_context(model_server(fresh_store)) for _ in range(2)])
+        yield World(store, [stack.enter_context(model_server(store)) for _ in range(2)])
+
+
+@pytest.fixture
+def world(served: World) -> Iterator[World]:
+    """The store and its servers, which are as they were at first once a test has ended."""
+    yield served
+    for path in {*served.store.iterdir(), *(served.store / MODEL).iterdir()} - {served.store / MODEL}:
+        if path.is_dir() and path.name != "1":
+            shutil.rmtree(path)
+        elif path.is_file():
+            path.unlink()
+    write_config(served.store, [MODEL])
+    for address in served.addresses:
+        with Caller(address) as caller:
+            model = {"name": MODEL, "base_path": str(served.store / MODEL), "model_platform": "tensorflow"}
+            assert caller.reload(model).code == "OK"
+    wait_until(lambda: served.loaded() == [{1}, {1}])
 
 
 def test_a_life_from_publish_to_retire(world: World) -> None:
@@ -196,8 +217,9 @@ def _with_other_answers(data: bytes) -> bytes:
 
 def test_verify_says_when_a_version_is_not_loaded(world: World) -> None:
     world.moved("promote", MODEL, "1")
-    version = republish(world.store)
-    done = world.run("verify", MODEL, str(version))
+    folder = world.store / MODEL / str(republish(world.store))
+    folder.rename(folder.with_name("99"))  # the servers have had a version 2 in other tests
+    done = world.run("verify", MODEL, "99")
     assert done.exit_code == 1
     assert "not known to this server: promote it first, or canary it" in done.output
 

@@ -10,9 +10,9 @@ from tests.lifecycle.versions_at_hand import MODEL
 
 
 @pytest.mark.slow
-def test_callers_notice_nothing_of_any_change(store: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_callers_notice_nothing_of_any_change(small_store: pathlib.Path, tmp_path: pathlib.Path) -> None:
     copy, logs = tmp_path / "store", tmp_path / "logs"
-    shutil.copytree(store / MODEL / "1", copy / MODEL / "1")
+    shutil.copytree(small_store / MODEL / "1", copy / MODEL / "1")
     logs.mkdir()
     result = run(copy, model=MODEL, seconds=6, callers=8, logs=logs)
     assert (result.failed, result.not_live, result.faults) == (0, 0, [])

@@ -2,6 +2,10 @@ import socket
 
 import pytest
 
+from tests.client import conftest
+
+gateway, target = conftest.gateway, conftest.target  # fixtures
+
 
 @pytest.fixture
 def unused_port() -> int:

@@ -1,5 +1,7 @@
 """Each call is reported once, with its status, model, mode and sizes; over real gRPC."""
 
+import time
+
 import grpc
 import pytest
 from google.rpc import code_pb2
@@ -65,7 +67,6 @@ def test_an_error_is_reported_once_with_its_status(gateway, stub, reported, code
 def test_a_future_is_reported_once(stub, reported):
     future = stub.Classify.future(request(), timeout=30)
     future.result()
-    import time
 
     until = time.monotonic() + 30  # the report follows the result in another thread
     while not reported and time.monotonic() < until:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dermserve.loadtest.bisect import Verdict, bisect, calls_needed, judge
 from dermserve.loadtest.capacity import Aim, Point, _hopeless, explain
@@ -136,8 +137,6 @@ def test_durations_are_read():
 
 
 def test_photos_are_drawn_scaled_and_checked(tmp_path):
-    from PIL import Image
-
     drawn = load_photos("", (128, 300))
     assert len(drawn) == 16
     assert len(set(drawn)) == 16

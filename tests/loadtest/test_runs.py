@@ -13,23 +13,14 @@ import urllib.request
 
 import psutil
 import pytest
+from click.testing import CliRunner
 
+from dermserve.loadtest.cli import main
 from dermserve.local.picture import draw_lesion
 from dermserve.v1 import classifier_pb2
 from tests.client import fake_gateway
 
 COMMAND = (sys.executable, "-m", "dermserve.loadtest")
-
-
-@pytest.fixture
-def gateway():
-    return fake_gateway.FakeGateway()
-
-
-@pytest.fixture
-def target(gateway):
-    with fake_gateway.serving(gateway) as port:
-        yield f"127.0.0.1:{port}"
 
 
 def run(*arguments: str, cwd: pathlib.Path, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -39,7 +30,7 @@ def run(*arguments: str, cwd: pathlib.Path, code: int = 0) -> subprocess.Complet
 
 
 def quick(target: str, *arguments: str) -> tuple[str, ...]:
-    return ("run", "--server", target, "--run-time", "5s", "--warm-up", "1s", "--json", *arguments)
+    return ("run", "--server", target, "--run-time", "4s", "--warm-up", "1s", "--json", *arguments)
 
 
 def test_a_closed_loop_calls_by_its_mix_and_reports(target, gateway, tmp_path):
@@ -74,7 +65,7 @@ def test_an_open_loop_keeps_its_rate_and_passes_its_gate(target, gateway, tmp_pa
         [*COMMAND, *arguments], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=240
     )
     pace = json.loads((tmp_path / "build/loadtest/result.json").read_text())["pace"]
-    assert 26 <= pace["wanted"] <= 36, "eight a second for the four seconds that count"
+    assert 18 <= pace["wanted"] <= 28, "eight a second for the three seconds that count"
     # A machine with other work to do may be late, which must then be said.
     assert done.returncode == (0 if json.loads(done.stdout)["kept_rate"] else 4), done.stderr
 
@@ -163,9 +154,11 @@ def test_the_web_ui_starts_a_test_and_ctrl_c_writes_the_report(target, gateway, 
         (("capacity", "--server", "x:1", "--gateways", "2"), 2, "--local"),
     ],
 )
-def test_what_cannot_be_done_is_said(tmp_path, arguments, code, says):
+def test_what_cannot_be_done_is_said(tmp_path, monkeypatch, arguments, code, says):
     (tmp_path / "slo.toml").write_text("[[slo]]\np98 = 3")
-    assert says in run(*arguments, cwd=tmp_path, code=code).stderr
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, arguments)
+    assert (done.exit_code, says in done.stderr) == (code, True), done.output
 
 
 def test_a_model_the_gateway_lacks_is_said_before_anything_is_sent(target, gateway, tmp_path):
@@ -197,8 +190,9 @@ def test_capacity_is_found_and_drawn(target, gateway, tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_the_local_stack_and_reports_what_there_is(store, tmp_path):
-    arguments = ("run", "--local", "--store", str(store), "--mix", "mobilenet_v3_small", "--mix", "resnet50:full:2")
+def test_ctrl_c_stops_the_local_stack_and_reports_what_there_is(small_store, tmp_path):
+    mix = ("--mix", "mobilenet_v3_small", "--mix", "mobilenet_v3_small:full:2")
+    arguments = ("run", "--local", "--store", str(small_store), *mix)
     with interruptible(*arguments, "--users", "2", "--warm-up", "1s", "--run-time", "10m", cwd=tmp_path) as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -280,7 +274,7 @@ def test_workers_prepare_large_photos_first_and_then_send_everything(target, gat
 @pytest.mark.slow
 def test_a_worker_that_is_lost_is_named_and_fails_the_test(target, gateway, tmp_path, unused_port):
     with (
-        master(target, "--run-time", "30s", "--users", "2", cwd=tmp_path, port=unused_port) as process,
+        master(target, "--run-time", "12s", "--users", "2", cwd=tmp_path, port=unused_port) as process,
         interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path),
         interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path) as lost,
     ):

@@ -1,6 +1,7 @@
 """Thresholds are read strictly, and hold or not."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -99,6 +100,4 @@ def test_a_file_that_makes_no_sense_is_refused(tmp_path, text, says):
 
 
 def test_our_own_thresholds_can_be_read():
-    import pathlib
-
     assert len(read_slos(pathlib.Path(__file__).parents[2] / "loadtest" / "slo.toml")) > 1

@@ -10,7 +10,7 @@ import threading
 import psutil
 import pytest
 
-from dermserve.local import ChildDiedError, NotReadyInTimeError
+from dermserve.local import ChildDiedError, NotReadyInTimeError, exec_with_parent
 from dermserve.local.child import Child
 
 READY = re.compile(r"ready at (\S+)")
@@ -153,8 +153,6 @@ time.sleep(600)
 
 
 def test_a_launcher_that_died_first_starts_nothing():
-    from dermserve.local import exec_with_parent
-
     command = [sys.executable, exec_with_parent.__file__, "0", sys.executable, "-c", "print('started')"]
     done = subprocess.run(command, check=False, capture_output=True)
     assert (done.returncode, done.stdout) == (1, b"")

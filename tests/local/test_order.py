@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from dermserve.local import ChildDiedError, NotReadyInTimeError, Stack, StoreError
+from dermserve.local.ports import no_proxy
 
 PROGRAMS = pathlib.Path(__file__).with_name("programs.py")
 
@@ -229,6 +230,4 @@ def test_the_gateway_gets_the_flags_it_is_given(store):
     ],
 )
 def test_children_reach_the_loopback_without_a_proxy_and_others_as_before(before, after):
-    from dermserve.local.ports import no_proxy
-
     assert no_proxy(before) == {"no_proxy": after, "NO_PROXY": after}

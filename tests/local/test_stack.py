@@ -5,11 +5,18 @@ import re
 import socket
 import subprocess
 import sys
+from concurrent import futures
 
+import grpc
 import pytest
+from google.protobuf import text_format
+from tensorflow_serving.config import model_server_config_pb2
 
+from dermserve.imaging import decode
 from dermserve.local import PortInUseError, Stack, StoreError
 from dermserve.local.child import log_to_file
+from dermserve.local.picture import draw_lesion
+from dermserve.local.stack import _GATEWAY_READY, _TFS_READY
 from dermserve.local.store import ensure_models, write_config
 
 
@@ -30,10 +37,6 @@ def test_a_port_in_use_is_refused_before_anything_starts(tmp_path, listener, opt
 
 
 def test_a_port_shared_by_grpc_counts_as_in_use(tmp_path):
-    from concurrent import futures
-
-    import grpc
-
     with futures.ThreadPoolExecutor(1) as pool:
         server = grpc.server(pool)  # listens with SO_REUSEPORT, as it does by default
         port = server.add_insecure_port("127.0.0.1:0")
@@ -61,9 +64,6 @@ def test_a_model_that_cannot_be_built_says_why(tmp_path):
 
 
 def test_the_config_is_what_tensorflow_serving_reads(tmp_path):
-    from google.protobuf import text_format
-    from tensorflow_serving.config import model_server_config_pb2
-
     store = tmp_path / 'a "quoted" näme'
     store.mkdir()
     path = write_config(store, ["resnet50", "other"])
@@ -120,9 +120,6 @@ def test_logs_are_appended_and_put_aside_when_large(tmp_path, monkeypatch):
 
 
 def test_the_drawn_picture_is_always_the_same_and_can_be_classified():
-    from dermserve.imaging import decode
-    from dermserve.local.picture import draw_lesion
-
     picture = draw_lesion()
     assert picture == draw_lesion() != draw_lesion(seed=1)
     photo = decode(picture, height=224, width=224)
@@ -132,8 +129,6 @@ def test_the_drawn_picture_is_always_the_same_and_can_be_classified():
 
 
 def test_the_shape_of_a_log_line_decides_what_the_gateway_listens_on():
-    from dermserve.local.stack import _GATEWAY_READY, _TFS_READY
-
     for line in ('{"address": "127.0.0.1:5", "event": "listening"}', '{"event":"listening","address":"127.0.0.1:5"}'):
         assert _GATEWAY_READY.search(line)[1] == "127.0.0.1:5"
     assert not _GATEWAY_READY.search('{"event": "answered", "address": "127.0.0.1:5"}')

@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 from PIL import Image
+from tensorflow_serving.apis import prediction_log_pb2
 
 from dermserve.contract import parse_card
 from dermserve.imaging import STANDARD_VIEWS, decode, make_views
@@ -42,6 +43,13 @@ class Served:
         fetches = {name: info.name for name, info in definition.outputs.items()}
         return self.session.run(fetches, {definition.inputs[k].name: v for k, v in inputs.items()})
 
+    @property
+    def card(self) -> card_pb2.Card:
+        texts = self.run("describe", query=np.array([b"", b"any"], object))["card"]
+        assert texts.shape == (2,)
+        assert texts[0] == texts[1]
+        return parse_card(texts[0])
+
 
 @pytest.fixture(scope="module", params=list(SPECS))
 def served(request: pytest.FixtureRequest, store: pathlib.Path) -> Iterator[Served]:
@@ -64,11 +72,11 @@ def test_the_networks_have_the_papers_parameter_counts(name: str) -> None:
 
 
 def test_variables_give_the_frozen_graphs_answers_and_are_on_disk_once(
-    store: pathlib.Path, tmp_path: pathlib.Path, pixels: NDArray[np.uint8]
+    weights_store: pathlib.Path, tmp_path: pathlib.Path, pixels: NDArray[np.uint8]
 ) -> None:
     name = "mobilenet_v3_small"
     export_model(name, tmp_path, graph="folded-variables")
-    folders = [base / name / "1" for base in (store, tmp_path)]
+    folders = [base / name / "1" for base in (weights_store, tmp_path)]
     frozen, variables = [Served(folder) for folder in folders]
     for signature in ("serving_default", "tta"):
         expected, found = (one.run(signature, images=pixels[np.newaxis]) for one in (frozen, variables))
@@ -170,10 +178,13 @@ def test_no_images_are_refused_in_words(served: Served, signature: str) -> None:
         served.run(signature, images=np.zeros((0, 224, 224, 3), np.uint8))
 
 
-def test_probabilities_sum_to_one_and_are_the_softmax_of_the_logits(served: Served, pixels: NDArray[np.uint8]) -> None:
+def test_probabilities_sum_to_one_and_are_the_softmax_of_the_logits_at_the_cards_temperature(
+    served: Served, pixels: NDArray[np.uint8]
+) -> None:
     outputs = served.run("serving_default", images=pixels[np.newaxis])
     np.testing.assert_allclose(outputs["probabilities"].sum(-1), 1, atol=1e-5)
-    np.testing.assert_allclose(tf.nn.softmax(outputs["logits"]), outputs["probabilities"], atol=1e-6)
+    softened = outputs["logits"] / served.card.calibration.temperature
+    np.testing.assert_allclose(tf.nn.softmax(softened), outputs["probabilities"], atol=1e-6)
 
 
 def test_tta_is_the_mean_over_the_views_that_the_gateway_makes(served: Served, pixels: NDArray[np.uint8]) -> None:
@@ -193,16 +204,12 @@ def test_encoded_sees_what_the_gateway_sees(served: Served, photo: bytes, pixels
 
 
 def test_the_card_describes_the_version(served: Served) -> None:
-    texts = served.run("describe", query=np.array([b"", b"any"], object))["card"]
-    assert texts.shape == (2,)
-    assert texts[0] == texts[1]
-    card = parse_card(texts[0])
+    card = served.card
     spec = SPECS[card.model]
     assert [info.code for info in card.classes] == [info.code for info in spec.classes]
     assert card.parameters == spec.parameters
     assert tuple(card.views) == STANDARD_VIEWS
-    assert card.provenance.training == card_pb2.TRAINING_NONE
-    assert card.provenance.initialization == "random (seed 0)"
+    assert card.provenance.training == card_pb2.TRAINING_TRAINED
     assert len(card.weights_digest) == 64
 
 
@@ -217,8 +224,6 @@ def _rows(request: Any) -> int:
 
 
 def test_warm_up_records_ask_every_signature_for_all_its_outputs(store: pathlib.Path) -> None:
-    from tensorflow_serving.apis import prediction_log_pb2
-
     for model in SPECS:
         file = store / model / "1" / "assets.extra" / "tf_serving_warmup_requests"
         logs = [prediction_log_pb2.PredictionLog.FromString(r.numpy()) for r in tf.data.TFRecordDataset(str(file))]

@@ -19,7 +19,7 @@ from dermserve.models.training.data.samples import Sample
 from dermserve.models.training.data.splits import Part
 from dermserve.models.training.evaluate import ood
 from dermserve.models.training.evaluate.calibration import softmax
-from dermserve.models.training.evaluate.metrics import balanced, bootstrap, measure
+from dermserve.models.training.evaluate.metrics import balanced, intervals, measure
 from dermserve.models.training.evaluate.no_skin import draw_no_skin
 from dermserve.models.training.export import lite
 from dermserve.models.training.train.experiment import parse_experiment
@@ -54,11 +54,8 @@ def test_the_interval_draws_lesions_and_not_photos() -> None:
     by_lesion = [f"lesion{index // 10}" for index in range(200)]
     by_photo = [f"photo{index}" for index in range(200)]
 
-    def accuracy(truth: np.ndarray, answer: np.ndarray) -> float:
-        return float((truth == answer).mean())
-
-    low, high = bootstrap(accuracy, labels, answers, by_lesion, seed=0)
-    narrow_low, narrow_high = bootstrap(accuracy, labels, answers, by_photo, seed=0)
+    low, high = intervals(labels, answers, by_lesion, seed=0)["accuracy_95"]
+    narrow_low, narrow_high = intervals(labels, answers, by_photo, seed=0)["accuracy_95"]
     assert low < 0.5 < high
     assert high - low > 2 * (narrow_high - narrow_low)
 
@@ -168,6 +165,7 @@ def test_a_tflite_model_names_its_tensors_and_gives_probabilities_first() -> Non
     assert [list(graph.tensors[index].shape) for index in graph.outputs] == [[1, 3], [1]]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # TensorFlow's interpreter will move to another package
 def test_what_tensorflow_quantises_wrongly_stays_in_float() -> None:
     network = build("resnet50")
@@ -194,7 +192,7 @@ def test_an_int8_model_with_a_layer_that_learned_nothing_runs_where_others_do() 
 @pytest.mark.slow
 def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: pathlib.Path) -> None:
     experiment = parse_experiment(
-        'model = "resnet50"\n[[stages]]\nname = "x"\nepochs = 40\ntrainable = "head"\n', name="tiny"
+        'model = "resnet50"\n[[stages]]\nname = "x"\nepochs = 15\ntrainable = "head"\n', name="tiny"
     )
     labels = np.arange(280) % 7
     samples = [Sample(pathlib.Path(f"{index}.png"), int(label), str(index)) for index, label in enumerate(labels)]

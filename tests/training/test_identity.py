@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import dermserve.imaging
 from dermserve.models.architectures import build
 from dermserve.models.export import SHIPPED
 from dermserve.models.papers import scenarios
@@ -23,6 +24,8 @@ from dermserve.models.training.data.splits import Part, read_split
 from dermserve.models.training.errors import DataError, DivergedError, RunError
 from dermserve.models.training.evaluate import predictions
 from dermserve.models.training.evaluate.predictions import Outputs, Predictor
+from dermserve.models.training.export import lite, pack
+from dermserve.models.training.export.content import run_content
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train import run as runs
 from dermserve.models.training.train.finished import FinishedRun
@@ -178,8 +181,6 @@ def test_what_may_be_chosen_by_holds_no_test_photos(photos: pathlib.Path) -> Non
 def test_packing_and_converting_see_no_test_photos(
     command: click.Command, photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dermserve.models.training.export import lite, pack
-
     instead_of_training(monkeypatch)
     start(tiny(text=PLAIN), photos, tmp_path / "out")
     run = FinishedRun(tmp_path / "out")
@@ -293,8 +294,6 @@ def test_a_dataset_file_that_says_something_else_is_refused(tmp_path: pathlib.Pa
 def test_the_card_names_the_data_as_stated_and_never_another(
     photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, stated: bool
 ) -> None:
-    from dermserve.models.training.export.content import run_content
-
     instead_of_training(monkeypatch)
     (tmp_path / "tiny.toml").write_text(PLAIN)
     arguments = ["mobilenet_v3_small", "--data", photos, "--out", tmp_path / "out", "--cache", tmp_path / "cache"]
@@ -317,8 +316,6 @@ def test_the_card_names_the_data_as_stated_and_never_another(
 def test_the_version_of_pixels_changes_with_any_line_of_the_code_that_makes_them(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import dermserve.imaging
-
     code = pathlib.Path(shutil.copytree(dermserve.imaging.__path__[0], tmp_path / "imaging"))
     versions = [cache.imaging_version.__wrapped__()]
     monkeypatch.setattr(dermserve.imaging, "__path__", [str(code)])

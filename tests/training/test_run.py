@@ -1,10 +1,12 @@
 """What follows training, on tiny data: evaluating, packing, reporting, exporting."""
 
+import functools
 import json
 import pathlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 
 import pytest
@@ -13,8 +15,11 @@ from PIL import Image
 
 from dermserve.models.training import cli
 from dermserve.models.training.errors import RunError
-from dermserve.models.training.evaluate import predictions
+from dermserve.models.training.evaluate import measuring, predictions
+from dermserve.models.training.evaluate.no_skin import draw_no_skin
+from dermserve.models.training.export.content import run_content
 from dermserve.models.training.train.finished import FinishedRun
+from dermserve.models.version import write_version
 from tests.training.conftest import draw
 from tests.training.runs import draw_photos, instead_of_training, start, tiny
 
@@ -22,6 +27,15 @@ from tests.training.runs import draw_photos, instead_of_training, start, tiny
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return draw_photos(tmp_path_factory.mktemp("photos") / "photos")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_pictures_without_skin() -> Iterator[None]:
+    """Draw four pictures a kind without skin, not twenty: the network sees each of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (measuring, predictions):
+            patch.setattr(module, "draw_no_skin", functools.partial(draw_no_skin, each=4))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +166,6 @@ def test_the_report_is_written_again_beside_another_run(
 
 @pytest.mark.slow
 def test_an_evaluated_run_is_exported_with_its_calibration(evaluated: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    from dermserve.models.training.export.content import run_content
-    from dermserve.models.version import write_version
-
     content = run_content(evaluated)
     assert content.calibration is not None
     assert content.calibration.temperature == FinishedRun(evaluated).calibration["temperature"]

@@ -99,13 +99,15 @@ def test_no_test_photo_is_read_before_the_run_notes_what_is_fixed(
 
     monkeypatch.setattr(Data, "part", ask)
     monkeypatch.setattr(predictions, "run_views", say_anything)
-    monkeypatch.setattr(predictions, "frozen_function", lambda *_, **__: None)
+    frozen: list[object] = []
+    monkeypatch.setattr(predictions, "frozen_function", lambda network, **_: frozen.append(network))
     how: Any = {"cache": tmp_path / "cache", "precision": "float32", "progress": lambda *_: None}
     FinishedRun(folder).save_other("clinic", {"measured": "with other thresholds"})
     evaluate.evaluate_own(FinishedRun(folder), photos, thin=4, **how)
     assert FinishedRun(folder).summary["other"] == {}
     assert {which for which, noted in asked if not noted} == {Part.TRAIN, Part.VALIDATION}
     assert (Part.TEST, True) in asked
+    assert len(frozen) == 1, "it takes seconds"
     before = (folder / "run.json").read_text()
     with pytest.raises(RunError, match="measured with other thresholds"):
         evaluate.evaluate_own(FinishedRun(folder), photos, thin=1, **how)

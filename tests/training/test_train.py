@@ -2,11 +2,13 @@
 
 import pathlib
 
+import keras
 import numpy as np
 import pytest
 
 from dermserve.models.training.train import loop
 from dermserve.models.training.train.finished import FinishedRun
+from dermserve.models.training.train.run import initial_network
 from tests.training.runs import EXPERIMENT, StoppedError, draw_photos, start, tiny
 
 pytestmark = pytest.mark.slow
@@ -38,10 +40,6 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
 
 
 def test_training_changes_every_layer(photos: pathlib.Path, whole: pathlib.Path) -> None:
-    import keras
-
-    from dermserve.models.training.train.run import initial_network
-
     keras.utils.set_random_seed(tiny().seed)
     before = initial_network(tiny(), None)
     after = FinishedRun(whole).network()
@@ -52,8 +50,8 @@ def test_training_changes_every_layer(photos: pathlib.Path, whole: pathlib.Path)
 def test_batch_norm_in_train_mode_learns_statistics_that_the_averaged_weights_keep(
     photos: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    head, _, stage = EXPERIMENT.replace("fold_batch_norm = true\n", "").rpartition("[[stages]]")
-    text = f'{head}[[stages]]{stage}batch_norm = "train"\noptimizer = "lamb"\n'
+    general, _, stages = EXPERIMENT.replace("fold_batch_norm = true\n", "").partition("[[stages]]")
+    text = f'{general}[[stages]]{stages.rpartition("[[stages]]")[2]}batch_norm = "train"\noptimizer = "lamb"\n'
     start(tiny(text=text), photos, tmp_path / "run")
     backbone = FinishedRun(tmp_path / "run").network().get_layer("backbone")
     norms = [layer for layer in backbone.layers if layer.__class__.__name__ == "BatchNormalization"]

@@ -33,7 +33,7 @@ FLAGS = [
 @pytest.fixture(scope="package")
 def trained_store(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A store with the shipped MobileNetV3Small, and model.tflite beside it."""
-    return store_of(tmp_path_factory.mktemp("trained"), exported(tmp_path_factory, ON_DEVICE, shipped=True))
+    return store_of(tmp_path_factory.mktemp("trained"), exported(tmp_path_factory, ON_DEVICE))
 
 
 @pytest.fixture(scope="package")
@@ -79,11 +79,6 @@ def shy_browser(playwright: Playwright) -> Iterator[Browser]:
     browser = _launch(playwright, "--deny-permission-prompts")
     yield browser
     browser.close()
-
-
-@pytest.fixture(params=["phone", "desktop"])
-def width(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @pytest.fixture

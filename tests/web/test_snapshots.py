@@ -47,6 +47,7 @@ def _difference(one: Image.Image, other: Image.Image) -> float:
     return float((apart > _FAR).mean())
 
 
+@pytest.mark.usefixtures("runtime")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_main_screens_look_as_they_did(
     browser: Browser,

@@ -122,7 +122,10 @@ def test_a_page_for_a_doctor_has_the_photo_the_figures_and_what_the_patient_says
     result.press("Show or print for a doctor")
     report = result.page.locator(".report")
     words = report.inner_text()
-    for expected in ("melanocytic nevus (nv) 93.0", "7.0 %", "It itches or hurts", "Some months", "resnet50 3", "one"):
+    advice = "Have this spot seen by a dermatologist"
+    for expected in (
+        "melanocytic nevus (nv) 93.0", "7.0 %", "It itches or hurts", advice, "Some months", "resnet50 3", "one"
+    ):  # fmt: skip
         assert expected in words
     expect(report.locator("img")).to_be_visible()
     result.page.emulate_media(media="print")

@@ -35,6 +35,7 @@ function lines({ answer, time, questions }: Reported, spot?: Spot): [Key, string
     ["date", date(time, true)],
     ["place", spot ? [spot.name, place(spot.place)].filter(Boolean).join(", ") : ""],
     ["result", headline(answer) + unsure],
+    ["advice", headline(answer, questions) === headline(answer) ? "" : headline(answer, questions)],
     ["risk", answer.risk === null ? "" : share(answer.risk)],
     ["classes", classes],
     ["patientSays", answered(questions)],

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 
 class Verdict(Enum):
@@ -37,8 +37,8 @@ def judge(calls: int, slow: int, *, share: float, confidence: float) -> Verdict:
     """
     if not calls:
         return Verdict.OPEN
-    most = beta.ppf(confidence, slow + 1, calls - slow) if slow < calls else 1.0
-    least = beta.ppf(1 - confidence, slow, calls - slow + 1) if slow else 0.0
+    most = betaincinv(slow + 1, calls - slow, confidence) if slow < calls else 1.0
+    least = betaincinv(slow, calls - slow + 1, 1 - confidence) if slow else 0.0
     if most <= share:
         return Verdict.KEPT
     return Verdict.BROKEN if least > share else Verdict.OPEN

@@ -243,7 +243,3 @@ class Admission:
             for method, bounds in {CLASSIFY: unary, CLASSIFY_STREAM: stream}.items()
             for model in models
         }
-
-    def enter(self, method: str, model: str, *, size: int, budget: Budget) -> Place:
-        """Admit a request to a method for a configured model; see Queue.enter."""
-        return self.queues[method, model].enter(size, budget)

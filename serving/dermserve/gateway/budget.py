@@ -1,17 +1,13 @@
 """The time left of a request's deadline. gRPC's asyncio does not pass deadlines on, so each stage asks here."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 from dermserve.gateway.errors import BudgetSpentError
 
-
-class Clock(Protocol):
-    """Monotonic seconds."""
-
-    def __call__(self) -> float:
-        """Return the seconds since some fixed moment."""
-        ...
+Clock: TypeAlias = Callable[[], float]
+"""Monotonic seconds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,7 +115,7 @@ class Classifier:
         self.catalog.find(target.model)
         left = rpc.budget.require("on arrival")
         # Refuses before any other work.
-        place = self.admission.enter(rpc.method, target.model, size=len(photo.image), budget=rpc.budget)
+        place = self.admission.queues[rpc.method, target.model].enter(len(photo.image), rpc.budget)
         watch = Stopwatch(self.clock, self.tracing)
         request = _Request(self, photo, target, mode, rpc, watch, place)
         try:

@@ -23,6 +23,8 @@ from dermserve.tfserving.v1 import serving_pb2
 _CLOSE_GRACE = 60.0
 """Seconds for calls in flight to finish at a server whose address is gone."""
 
+_LOOKUP_SECONDS = 2.0
+"""Seconds for a name to be resolved, before it counts as one that can't be."""
 _CALLS = itertools.count(1)
 
 _T = TypeVar("_T")
@@ -109,6 +111,8 @@ class ModelServers:
         self._lookup = lookup or look_up
         self._servers: dict[str, ModelServer] = {}
         self._unresolved: set[str] = set()
+        self._lookups: dict[str, asyncio.Future[Sequence[str]]] = {}
+        """Those that took too long, by name."""
         self._failed = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -140,8 +144,8 @@ class ModelServers:
     async def resolve(self) -> None:
         """Resolve every name: connect to new addresses, and remove those that are gone."""
         first, found = not self._servers, dict[str, tuple[str, str, str]]()
-        for name in self._names:
-            for address, target, host in await self._addresses(name):
+        for name, addresses in zip(self._names, await asyncio.gather(*map(self._addresses, self._names)), strict=True):
+            for address, target, host in addresses:
                 found.setdefault(address, (target, host, name))
         for address, (target, host, name) in found.items():
             if address not in self._servers:
@@ -185,6 +189,8 @@ class ModelServers:
         """Close every channel."""
         for closing in list(self._closing):
             closing.cancel()
+        for lookup in self._lookups.values():
+            lookup.cancel()
         for server in self._servers.values():
             await server.wire.close(None)
 
@@ -195,8 +201,8 @@ class ModelServers:
         host, _, port = name.removeprefix("dns:///").rpartition(":")
         host = host.strip("[]")
         try:
-            found = await self._lookup(host, int(port))
-        except OSError as error:
+            found = await self._resolved(name, host, int(port))
+        except (OSError, UnicodeError) as error:  # the latter of a name that can't be one
             if name not in self._unresolved:
                 _log.warning("model_server_name_not_resolved", name=name, fault=str(error))
             self._unresolved.add(name)
@@ -205,6 +211,15 @@ class ModelServers:
         self._unresolved.discard(name)
         addresses = [f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}" for ip in found]
         return [(address, _target(address), host) for address in addresses]
+
+    async def _resolved(self, name: str, host: str, port: int) -> Sequence[str]:
+        """Resolve a host. One lookup that hangs keeps a thread: no other is begun for the name until it ends."""
+        lookup = self._lookups.pop(name, None) or asyncio.ensure_future(self._lookup(host, port))
+        await asyncio.wait({lookup}, timeout=_LOOKUP_SECONDS)
+        if not lookup.done():
+            self._lookups[name] = lookup
+            raise TimeoutError("the resolver does not answer")
+        return lookup.result()
 
     async def describe(self, model: str, *, version: int, budget: Budget) -> bytes:
         """Read a card from whichever has the version."""

@@ -149,9 +149,7 @@ async def connect(config: Config, tracing: Tracing, tls: TlsFiles | None) -> Mod
         return TfServing(channel)
 
     servers = ModelServers(config.tfs, connect=open_one, slots=config.tfs_in_flight)
-    with contextlib.suppress(TimeoutError):  # resolved again shortly
-        async with asyncio.timeout(config.poll_timeout_seconds):
-            await servers.resolve()
+    await servers.resolve()
     return servers
 
 

@@ -171,6 +171,7 @@ export const en = {
   share: "Share",
   date: "Date",
   result: "Result",
+  advice: "Advice, for what the patient says",
   patientSays: "The patient says",
   place: "Place on the body",
   notes: "Notes",

@@ -148,7 +148,7 @@ export const id: Record<Key, string> = {
   saved: "Tersimpan di perangkat ini.",
   whichSpot: "Simpan sebagai",
   newSpot: "Bintik baru",
-  close: "Tutup tanpa menyimpan",
+  close: "Tutup saja",
   forDoctor: "Tunjukkan atau cetak untuk dokter",
 
   wrongPhoto: "Foto ini tidak bisa dibaca. Pilih atau ambil foto lain.",
@@ -167,6 +167,7 @@ export const id: Record<Key, string> = {
   share: "Bagikan",
   date: "Tanggal",
   result: "Hasil",
+  advice: "Saran, karena kata pasien",
   patientSays: "Kata pasien",
   place: "Letak di tubuh",
   notes: "Catatan",

@@ -76,7 +76,7 @@ class PartPredictions:
     """Of the data set."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Predictor:
     """Runs a network over views of photos, and caches its outputs."""
 
@@ -127,17 +127,20 @@ class Predictor:
             found[kind] = self.features(Labelled(images, rows, np.zeros_like(rows)), kind)
         return found
 
+    @functools.cached_property
+    def _infer(self) -> Infer:
+        return frozen_function(self.network, precision=self.precision)
+
     def _outputs(self, photos: Labelled, what: str, views: Sequence[str]) -> Outputs:
         """Read the outputs of photos from the cache; compute and cache those that are missing."""
         folder = self.cache / f"outputs-{_settings_digest(self.network, views, self.precision)}"
         folder.mkdir(parents=True, exist_ok=True)
-        infer = functools.cache(lambda: frozen_function(self.network, precision=self.precision))
         parts, step = [], max(1, _VIEWS_AT_ONCE // len(views))
         for start in range(0, len(photos), step):
             chunk = Labelled(photos.images, photos.rows[start : start + step], photos.labels[start : start + step])
             files = [folder / f"{_digest(photos.images[row].tobytes())}.npz" for row in chunk.rows]
             if not all(file.is_file() for file in files):
-                _save(run_views(infer(), chunk, views=views), files)
+                _save(run_views(self._infer, chunk, views=views), files)
             parts += [_load(file) for file in files]
             self.progress(what, start + len(chunk), len(photos))
         return Outputs(np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts]))
