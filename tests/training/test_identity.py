@@ -192,8 +192,9 @@ def test_packing_and_converting_see_no_test_photos(
         found.append(photos)
         raise StoppedError
 
-    monkeypatch.setattr(pack, "run_views", look)
-    monkeypatch.setattr(lite, "run_views", look)
+    for module in (pack, lite):
+        monkeypatch.setattr(module, "run_views", look)
+        monkeypatch.setattr(module, "frozen_function", lambda _: None)
     arguments = [str(run.folder), "--data", str(photos), "--cache", str(tmp_path / "cache")]
     assert isinstance(CliRunner().invoke(command, arguments).exception, StoppedError)
     names = sorted(run.split)
