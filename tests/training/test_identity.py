@@ -188,12 +188,13 @@ def test_packing_and_converting_see_no_test_photos(
     shutil.copy(SHIPPED_DISTANCE, run.folder)
     found: list[Labelled] = []
 
-    def look(network: keras.Model, photos: Labelled, **_: object) -> object:
+    def look(_: object, photos: Labelled, **__: object) -> object:
         found.append(photos)
         raise StoppedError
 
-    monkeypatch.setattr(pack, "predict", look)
-    monkeypatch.setattr(lite, "predict", look)
+    for module in (pack, lite):
+        monkeypatch.setattr(module, "frozen_function", lambda *_: None)
+        monkeypatch.setattr(module, "run_views", look)
     arguments = [str(run.folder), "--data", str(photos), "--cache", str(tmp_path / "cache")]
     assert isinstance(CliRunner().invoke(command, arguments).exception, StoppedError)
     names = sorted(run.split)
