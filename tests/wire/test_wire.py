@@ -84,7 +84,7 @@ def _fill(draw: st.DrawFn, message: Message) -> Message:
 
 @st.composite
 def _filled(draw: st.DrawFn, schema: type[Message]) -> Message:
-    """Draw a message of a schema; a message as the strategy's argument would be printed whole where a draw is rejected."""
+    """Draw a message of a schema. (A message as the strategy's argument is printed whole when a draw is rejected.)"""
     return _fill(draw, schema())
 
 
@@ -161,7 +161,7 @@ def test_every_field_has_the_number_type_and_oneof_of_the_real_one(our: type[Mes
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_a_models_config_we_write_is_read_by_tensorflow_serving_and_back(data: st.DataObject) -> None:
-    written = data.draw(st.composite(_fill)(our_management.ModelServerConfig()))
+    written = data.draw(_filled(our_management.ModelServerConfig))
     written.ClearField("custom_model_config")  # text format expands an Any, whose type must be known
     for model in written.model_config_list.config:
         model.logging_config.ClearField("custom_logging_config")
