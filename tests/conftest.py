@@ -53,8 +53,8 @@ def group_of(nodeid: str) -> str:
 
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
-    """Start a worker more than there are cores: some tests wait for most of their time."""
-    return len(os.sched_getaffinity(0)) + 1
+    """Start two workers more than there are cores: tests wait for half of their time, for servers and browsers."""
+    return len(os.sched_getaffinity(0)) + 2
 
 
 @pytest.hookimpl(optionalhook=True)
