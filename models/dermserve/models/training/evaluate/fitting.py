@@ -1,4 +1,4 @@
-"""What evaluation fits to validation photos, and by which rules; docs/training.md says why they are these.
+"""What evaluation fits to validation photos, and by which rules; docs/evaluation.md says why they are these.
 
 Every rule was written down before test photos were measured with it, and none looks at a test photo.
 """
