@@ -21,6 +21,20 @@ def draw(path: pathlib.Path, *, label: int, seed: int, side: int = 48) -> None:
     Image.fromarray(pixels.astype(np.uint8)).save(path)
 
 
+def draw_photos(base: pathlib.Path, *, each: int = 12, seed: int = 0) -> pathlib.Path:
+    """Draw a folder a class."""
+    for label, code in enumerate(CLASSES):
+        for index in range(each):
+            draw(base / code / f"{code}_{index:02}.png", label=label, seed=seed + 100 * label + index)
+    return base
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder a class, of twelve photos each."""
+    return draw_photos(tmp_path_factory.mktemp("photos") / "photos")
+
+
 @pytest.fixture
 def folders(tmp_path: pathlib.Path) -> MakeFolders:
     """Make a folder a class; every two photos show one lesion when `lesions` is set."""

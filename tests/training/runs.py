@@ -7,9 +7,9 @@ import pytest
 
 from dermserve.models.training.train import run
 from dermserve.models.training.train.experiment import Experiment, parse_experiment
+from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.loop import Epoch
 from dermserve.models.training.train.run import prepare, run_training
-from tests.training.conftest import draw
 
 EXPERIMENT = """
 model = "mobilenet_v3_small"
@@ -57,14 +57,6 @@ def tiny(extra: str = "", text: str = EXPERIMENT) -> Experiment:
     return parse_experiment(extra + text, name="tiny")
 
 
-def draw_photos(base: pathlib.Path, *, each: int = 12, seed: int = 0) -> pathlib.Path:
-    """Draw a folder a class."""
-    for label, code in enumerate(("bcc", "scc", "normal")):
-        for index in range(each):
-            draw(base / code / f"{code}_{index:02}.png", label=label, seed=seed + 100 * label + index)
-    return base
-
-
 def start(
     experiment: Experiment,
     photos: pathlib.Path,
@@ -96,3 +88,11 @@ def instead_of_training(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]
         return [EPOCH]
 
     monkeypatch.setattr(run, "_train", skip)
+
+
+def untrained(experiment: Experiment, photos: pathlib.Path, out: pathlib.Path) -> FinishedRun:
+    """Make a finished run whose weights are those it began with."""
+    with pytest.MonkeyPatch.context() as patch:
+        instead_of_training(patch)
+        start(experiment, photos, out)
+    return FinishedRun(out)

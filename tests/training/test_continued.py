@@ -16,25 +16,16 @@ from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.loop import Labelled
 from dermserve.models.training.train.network import training_copy
 from dermserve.models.training.train.run import finished_data, initial_network, read_also, with_also
-from tests.training.conftest import draw
-from tests.training.runs import EXPERIMENT, draw_photos, instead_of_training, start, tiny
+from tests.training.conftest import draw, draw_photos
+from tests.training.runs import EXPERIMENT, instead_of_training, tiny, untrained
 
 SPEC = SPECS["mobilenet_v3_small"]
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    return draw_photos(tmp_path_factory.mktemp("photos") / "photos")
-
-
-@pytest.fixture(scope="module")
 def begun(photos: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A finished run whose weights are those it began with."""
-    out = tmp_path_factory.mktemp("runs") / "begun"
-    with pytest.MonkeyPatch.context() as patch:
-        instead_of_training(patch)
-        start(tiny(), photos, out)
-    run = FinishedRun(out)
+    run = untrained(tiny(), photos, tmp_path_factory.mktemp("runs") / "begun")
     run.update(data="photos of a clinic", license="CC BY-NC 4.0", tested=[{"reason": "the first"}])
     return run
 

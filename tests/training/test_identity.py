@@ -32,8 +32,8 @@ from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.frozen import compute_frozen
 from dermserve.models.training.train.loop import Labelled
 from dermserve.models.training.train.run import Data, finished_data, prepare
-from tests.training.conftest import draw
-from tests.training.runs import EXPERIMENT, StoppedError, draw_photos, instead_of_training, start, tiny
+from tests.training.conftest import draw, draw_photos
+from tests.training.runs import EXPERIMENT, StoppedError, instead_of_training, start, tiny
 
 SHIPPED_DISTANCE = SHIPPED / "mobilenet_v3_small" / "distance.npz"
 

@@ -21,12 +21,7 @@ from dermserve.models.training.export.content import run_content
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.version import write_version
 from tests.training.conftest import draw
-from tests.training.runs import draw_photos, instead_of_training, start, tiny
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    return draw_photos(tmp_path_factory.mktemp("photos") / "photos")
+from tests.training.runs import tiny, untrained
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,11 +36,7 @@ def few_pictures_without_skin() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def whole(photos: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A finished run whose weights are those it began with: what follows training does not ask how they came about."""
-    out = tmp_path_factory.mktemp("runs") / "whole"
-    with pytest.MonkeyPatch.context() as patch:
-        instead_of_training(patch)
-        start(tiny(), photos, out)
-    return out
+    return untrained(tiny(), photos, tmp_path_factory.mktemp("runs") / "whole").folder
 
 
 def test_a_folder_without_a_finished_run_is_named(tmp_path: pathlib.Path) -> None:

@@ -21,25 +21,16 @@ from dermserve.models.training.train.imagenet import load_backbone
 from dermserve.models.training.train.loop import Labelled
 from dermserve.models.training.train.run import initial_network, prepare, run_training
 from dermserve.models.training.train.teachers import build_network, distillation_losses, soft_targets
-from tests.training.runs import EXPERIMENT, draw_photos, instead_of_training, start, tiny
+from tests.training.runs import EXPERIMENT, instead_of_training, tiny, untrained
 
 LITE = 'teacher = "efficientnet_lite0"\n'
 UNFOLDED = EXPERIMENT.replace("fold_batch_norm = true", "")
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    return draw_photos(tmp_path_factory.mktemp("photos") / "photos")
-
-
-@pytest.fixture(scope="module")
 def teacher(photos: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A teacher that has learned nothing."""
-    out = tmp_path_factory.mktemp("runs") / "teacher"
-    with pytest.MonkeyPatch.context() as patch:
-        instead_of_training(patch)
-        start(tiny(LITE, UNFOLDED), photos, out)
-    return FinishedRun(out)
+    return untrained(tiny(LITE, UNFOLDED), photos, tmp_path_factory.mktemp("runs") / "teacher")
 
 
 def _copy(

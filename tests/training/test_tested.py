@@ -18,7 +18,8 @@ from dermserve.models.training.evaluate.tested import claim_test, describe_tests
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.loop import Labelled
 from dermserve.models.training.train.run import Data
-from tests.training.runs import draw_photos, instead_of_training, start, tiny
+from tests.training.conftest import draw_photos
+from tests.training.runs import instead_of_training, start, tiny
 
 FOUND = {"temperature": 1.25, "rule_out": {"threshold": 0.05}, "adaptive_looks": [], "method": "as written"}
 SHIFT = np.asarray([0.1, 0.0, -0.1])

@@ -9,14 +9,9 @@ import pytest
 from dermserve.models.training.train import loop
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.run import initial_network
-from tests.training.runs import EXPERIMENT, StoppedError, draw_photos, start, tiny
+from tests.training.runs import EXPERIMENT, StoppedError, start, tiny
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    return draw_photos(tmp_path_factory.mktemp("photos") / "photos")
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ threshold that the card gives is applied; one that it does not give is not.
 - A confident answer names its class only if that is probable enough; the risk may be clear when the class is not.
 """
 
+import collections
 import importlib.metadata
 import itertools
 import math
@@ -179,19 +180,18 @@ def _reasons(reduced: Reduced, measures: Measures, card: card_pb2.Card) -> Itera
 
 def judge_quality(measures: Measures, limits: card_pb2.QualityLimits) -> Iterator[classifier_pb2.Reason]:
     """Give every reason why a photo can't be judged well."""
-    given = {field.name: value for field, value in limits.ListFields()}
-    if measures.midtones < given.get("min_midtones", -math.inf) or measures.highlights < given.get(
-        "min_highlights", -math.inf
-    ):
+    # A limit that is not given is not a number, which nothing is below or above.
+    limit = collections.defaultdict(lambda: math.nan, {field.name: value for field, value in limits.ListFields()})
+    if measures.midtones < limit["min_midtones"] or measures.highlights < limit["min_highlights"]:
         yield REASON_TOO_DARK
-    if measures.midtones > given.get("max_midtones", math.inf) or measures.glare > given.get("max_glare", math.inf):
+    if measures.midtones > limit["max_midtones"] or measures.glare > limit["max_glare"]:
         yield REASON_TOO_BRIGHT
-    if measures.contrast < given.get("min_contrast", -math.inf):
+    if measures.contrast < limit["min_contrast"]:
         yield REASON_UNIFORM  # neither colour nor detail of an even area says anything
         return
-    if measures.color < given.get("min_color", -math.inf):
+    if measures.color < limit["min_color"]:
         yield REASON_NO_COLOR
-    if measures.detail < given.get("min_detail", -math.inf):
+    if measures.detail < limit["min_detail"]:
         yield REASON_BLURRED
 
 

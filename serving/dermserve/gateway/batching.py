@@ -120,6 +120,7 @@ class _Call:
         rows, start = (len(scores.probabilities), len(scores.ood_scores)), 0
         if len(self.requests) > 1 and rows != (scores.views, scores.views):
             self.fail(InvalidModelOutputError(f"it has {rows[0]} and {rows[1]} rows for {scores.views} views"))
+            return
         for request in self.requests:
             start, own = start + len(request.part), slice(start, start + len(request.part))
             if request.answer.done():

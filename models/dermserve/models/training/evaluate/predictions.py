@@ -131,9 +131,15 @@ class Predictor:
     def _infer(self) -> Infer:
         return frozen_function(self.network, precision=self.precision)
 
+    @functools.cached_property
+    def _weights(self) -> list[str]:
+        """Digest of each array of the network's."""
+        return [_digest(np.ascontiguousarray(weight).tobytes()) for weight in self.network.get_weights()]
+
     def _outputs(self, photos: Labelled, what: str, views: Sequence[str]) -> Outputs:
         """Read the outputs of photos from the cache; compute and cache those that are missing."""
-        folder = self.cache / f"outputs-{_settings_digest(self.network, views, self.precision)}"
+        settings = [self.network.name, self._weights, list(views), self.precision, imaging_version()]
+        folder = self.cache / f"outputs-{_digest(json.dumps(settings).encode())}"
         folder.mkdir(parents=True, exist_ok=True)
         parts, step = [], max(1, _VIEWS_AT_ONCE // len(views))
         for start in range(0, len(photos), step):
@@ -194,11 +200,6 @@ def _save(outputs: Outputs, files: Sequence[Path]) -> None:
 def _load(file: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     with np.load(file) as arrays:
         return arrays["logits"], arrays["features"]
-
-
-def _settings_digest(network: keras.Model, views: Sequence[str], precision: str) -> str:
-    weights = [_digest(np.ascontiguousarray(weight).tobytes()) for weight in network.get_weights()]
-    return _digest(json.dumps([network.name, weights, list(views), precision, imaging_version()]).encode())
 
 
 def _digest(data: bytes) -> str:

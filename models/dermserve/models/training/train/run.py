@@ -1,6 +1,6 @@
 """The run folder: everything one training leaves behind, and the order in which it comes about.
 
-RUN/fingerprint.json  what the training depends on: experiment, photos, split, initial weights
+RUN/fingerprint.json  what the training depends on: experiment, photos, split, initial weights, teachers
 RUN/experiment.json   the experiment, every field
 RUN/split.csv         which photo was for what: its path within the data set, lesion_id, part, sha256
 RUN/checkpoint.npz    where an unfinished training goes on from
