@@ -5,6 +5,7 @@ is uploaded last: a version without one is not there yet.
 """
 
 import hashlib
+import importlib
 import json
 import pathlib
 import re
@@ -181,8 +182,6 @@ def _hashing(folder: pathlib.Path) -> Any:
 
 def _module(name: str) -> Any:
     """Import a part of model-signing, which takes seconds."""
-    import importlib
-
     try:
         return importlib.import_module(f"model_signing.{name}")
     except ImportError as error:
