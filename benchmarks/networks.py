@@ -41,10 +41,10 @@ def _write(folder: pathlib.Path, model: str) -> None:
     shipped = (SHIPPED / model).is_dir()
     content = run_content(SHIPPED / model) if shipped else Content(network=build(model), provenance=origin)
     write_version(content, folder / FROZEN)
-    _save(content.network, folder / VARIABLES / model / "1")
-    _save(fold_batch_norm(content.network), folder / FOLDED / model / "1")
-    temperature = content.calibration.temperature if content.calibration else 1.0
-    scaled = keras.layers.Rescaling(1 / (temperature or 1.0), name="temperature")(content.network.output["logits"])
+    temperature = (content.calibration.temperature if content.calibration else 1.0) or 1.0
+    _save(content.network, folder / VARIABLES / model / "1", temperature)
+    _save(fold_batch_norm(content.network), folder / FOLDED / model / "1", temperature)
+    scaled = keras.layers.Rescaling(1 / temperature, name="temperature")(content.network.output["logits"])
     whole = keras.Model(content.network.input, keras.layers.Softmax(name="probabilities")(scaled))
     whole.export(folder / EXPORTED / model, verbose=False)
     # Keras 3 can't load a whole MobileNetV3 from .h5 (its arithmetic on tensors trips over positional constants):
@@ -53,7 +53,7 @@ def _write(folder: pathlib.Path, model: str) -> None:
     whole.save_weights(weights_file(folder, model))
 
 
-def _save(network: Any, folder: pathlib.Path) -> None:
+def _save(network: Any, folder: pathlib.Path, temperature: float) -> None:
     """Save a network with its variables and the outputs that dermserve serves."""
     import tensorflow as tf
 
@@ -63,7 +63,7 @@ def _save(network: Any, folder: pathlib.Path) -> None:
     def serving_default(images: Any) -> dict[str, Any]:
         logits = network(tf.cast(images, tf.float32), training=False)["logits"]
         score = -tf.reduce_logsumexp(logits, axis=-1)
-        return {"probabilities": tf.nn.softmax(logits), "logits": logits, "ood_score": score}
+        return {"probabilities": tf.nn.softmax(logits / temperature), "logits": logits, "ood_score": score}
 
     module = tf.Module()
     # Keras 3 hides its variables from tf.Module: named here, the loader of TensorFlow Serving finds them.

@@ -38,9 +38,7 @@ def _clouds(random: np.random.Generator, cell: int) -> NDArray[np.float64]:
     return np.asarray(smooth, np.float64)
 
 
-def _lesion(
-    random: np.random.Generator, down: NDArray[np.float64], across: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _lesion(random: np.random.Generator, down: NDArray[np.float64], across: NDArray[np.float64]) -> NDArray[np.float64]:
     """Make the density of pigment, 0 to 1: a disc with an uneven, blurred border and an uneven inside."""
     angle, border = np.arctan2(down, across), np.full(down.shape, 0.52)
     for order, amplitude in ((2, 0.08), (3, 0.05), (5, 0.03), (9, 0.015)):
