@@ -1,13 +1,14 @@
 """What users may rely on, and what importing it costs."""
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
 import dermserve.client
-from dermserve.client import Reason, RiskLevel, TtaMode, Verdict, VersionState
+from dermserve.client import Reason, RiskLevel, TtaMode, Verdict, VersionState, _errors
 from dermserve.client._errors import PHOTO_REASONS
 from dermserve.imaging import PhotoError
 from dermserve.v1 import classifier_pb2
@@ -34,6 +35,16 @@ def test_importing_it_loads_nothing_heavy(module):
     loaded = set(json.loads(subprocess.check_output([sys.executable, "-c", code])))
     assert module in loaded
     assert not loaded & {"numpy", "tensorflow", "PIL", "pydantic", "structlog", "uvloop"}
+
+
+def test_every_error_is_drawn_in_the_tree():
+    def walk(error_class):
+        yield error_class
+        for child in error_class.__subclasses__():
+            yield from walk(child)
+
+    errors = {error.__name__ for error in walk(dermserve.client.DermserveError)}
+    assert errors == {*re.findall(r"[A-Z][a-z]\w+", _errors.__doc__.partition("\n\n")[2])} <= PUBLIC
 
 
 def test_the_photo_reasons_are_those_of_the_decoder():

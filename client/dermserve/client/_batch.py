@@ -28,6 +28,8 @@ Request: TypeAlias = classifier_pb2.ClassifyStreamRequest
 Response: TypeAlias = classifier_pb2.ClassifyStreamResponse
 
 DEFAULT_IN_FLIGHT = 4
+_UNRELATED = (AccessDenied, DeadlineExceeded, NotFound, Overloaded, Unavailable)
+"""Errors of a stream that no photo can have caused."""
 
 
 class Key(NamedTuple):
@@ -58,12 +60,8 @@ class Batch:
     breaks before any answer (gRPC has retried by then) and no photo can be the cause, the batch ends: its error is the
     answer to every remaining photo.
 
-    Args:
-        prepare: makes a request of a photo's bytes.
-        in_flight: photos without an answer, at most.
-        deadline: seconds without any answer after which the photos in flight fail; also how long a photo is retried
-            that an overloaded gateway refused.
-        retry_overloaded: whether such a photo is retried.
+    After `deadline` seconds without any answer, the photos in flight fail. For as long, a photo is sent again that an
+    overloaded gateway refuses, if `retry_overloaded`.
     """
 
     def __init__(self, prepare: Prepare, *, in_flight: int, deadline: float, retry_overloaded: bool) -> None:
@@ -156,7 +154,7 @@ class Batch:
         elif isinstance(error, Overloaded) and error.retry_after is not None:
             for flight in lost:
                 self.settle(flight.request.id, error)
-        elif not _unrelated_to_photos(error):
+        elif not isinstance(error, _UNRELATED) and error.status != "UNIMPLEMENTED":
             # A proxy's limit may be on the whole stream; and one that gave no answer may be the first of many.
             self._alone |= isinstance(error, TooLarge) or not progress
             self._send(lost, alone=True)
@@ -181,18 +179,7 @@ class Batch:
         return True
 
 
-def _unrelated_to_photos(error: DermserveError) -> bool:
-    """Return whether the error can't have been caused by a photo of the stream."""
-    unrelated = (AccessDenied, DeadlineExceeded, NotFound, Overloaded, Unavailable)
-    return isinstance(error, unrelated) or error.status == "UNIMPLEMENTED"
-
-
 def pause_before_retry(error: DermserveError, *, left: float) -> float | None:
-    """Return the seconds to wait before retrying an overloaded or stopping gateway; None for no retry.
-
-    Args:
-        error: of the call that failed.
-        left: seconds left of the deadline.
-    """
+    """Return the seconds to wait before retrying, if a gateway said so and they are fewer than `left`; else None."""
     told = isinstance(error, Overloaded) or error.reason == "GATEWAY_STOPPING"
     return error.retry_after if told and error.retry_after is not None and error.retry_after < left else None

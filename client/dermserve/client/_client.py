@@ -39,9 +39,10 @@ class _Base:
         return self._deadline if deadline is None else check_deadline(deadline)
 
     async def _ask(
-        self, method: Any, request: Any, *, end: float, request_id: str | None = None, patient: bool = False
+        self, method: Any, request: Any, deadline: float | None, *, request_id: str | None = None, patient: bool = False
     ) -> Any:
-        """Make a call that ends at a monotonic time; a patient one is repeated when an overloaded gateway says."""
+        """Make a call; a patient one is repeated when an overloaded gateway says, within the deadline."""
+        end = time.monotonic() + self._seconds(deadline)
         waiter, metadata = self._waiter(), self._connection.call_metadata(request_id)
         while True:
             try:
@@ -83,9 +84,8 @@ async def classify(  # noqa: D417 - a method's self has no description
         ValueError: an argument can't be.
     """
     prepare, request_id = preparer(model=model, version=version, label=label, tta=tta), make_request_id(request_id)
-    end = time.monotonic() + self._seconds(deadline)
     image = read_photo(photo) if isinstance(photo, bytes) else await self._waiter().run(read_photo, photo)
-    ask = self._ask(self._stub.Classify, prepare(image), end=end, request_id=request_id, patient=retry_overloaded)
+    ask = self._ask(self._stub.Classify, prepare(image), deadline, request_id=request_id, patient=retry_overloaded)
     return read_prediction(await ask)
 
 
@@ -110,10 +110,7 @@ def classify_many(  # noqa: D417
     Args:
         photos: photos, or pairs of an id and a photo; for AsyncClient, the iterable may be asynchronous. What it raises
             is raised after the answers to those before.
-        model: model name.
-        version: version to ask; the latest when neither this nor `label` is given.
-        label: label to ask, for example "stable".
-        tta: "none", "full" or "adaptive", or a TtaMode.
+        model, version, label, tta: as for `classify`.
         deadline: seconds without any answer after which the photos in flight are given up; the client's when None.
         in_flight: photos sent and not answered, at most.
         retry_overloaded: whether a photo that an overloaded gateway refuses is sent again when that says, for up to
@@ -137,8 +134,7 @@ async def models(self: _Base, *, deadline: float | None = None) -> tuple[Model, 
     Raises:
         DermserveError: no answer.
     """
-    end = time.monotonic() + self._seconds(deadline)
-    response = await self._ask(self._stub.ListModels, classifier_pb2.ListModelsRequest(), end=end)
+    response = await self._ask(self._stub.ListModels, classifier_pb2.ListModelsRequest(), deadline)
     return tuple(map(read_model, response.models))
 
 
@@ -149,8 +145,7 @@ async def model(self: _Base, name: str, *, deadline: float | None = None) -> Mod
         NotFound: no such model.
         DermserveError: no answer.
     """
-    end = time.monotonic() + self._seconds(deadline)
-    response = await self._ask(self._stub.GetModel, classifier_pb2.GetModelRequest(name=name), end=end)
+    response = await self._ask(self._stub.GetModel, classifier_pb2.GetModelRequest(name=name), deadline)
     return read_model(response.model)
 
 

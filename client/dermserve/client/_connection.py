@@ -60,7 +60,7 @@ class TLS:
 
         Raises:
             OSError: a file can't be read.
-            ValueError: a client certificate without its key, a key without its certificate, or what is no such PEM.
+            ValueError: as TLS.
         """
         files = (root_certificates, certificate_chain, private_key)
         roots, chain, key = (None if file is None else pathlib.Path(file).read_bytes() for file in files)
@@ -94,11 +94,7 @@ class Retry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Connection:
-    """A client's options for reaching its gateway.
-
-    Raises:
-        ValueError: a target that is empty, a URL, or has no port that can be.
-    """
+    """A client's options for reaching its gateway; ValueError for a target that can't be."""
 
     target: str = DEFAULT_TARGET
     tls: TLS | None = None
@@ -114,11 +110,7 @@ class Connection:
         return find_way(self.target)
 
     def open(self) -> grpc.Channel:
-        """Open a channel.
-
-        Raises:
-            ValueError: SSL_CERT_FILE names a file that can't be read.
-        """
+        """Open a channel; raise ValueError when SSL_CERT_FILE names a file that can't be read."""
         options, target = self.options(), self.way.target
         if self.tls is None:
             return grpc.insecure_channel(target, options=options)
@@ -179,11 +171,7 @@ class Connection:
 
 
 def check_deadline(seconds: float) -> float:
-    """Return a deadline that can be kept.
-
-    Raises:
-        ValueError: not positive.
-    """
+    """Return it; raise ValueError unless it is positive."""
     if not seconds > 0:
         raise ValueError(f"the deadline must be a positive number of seconds, not {seconds}")
     return seconds

@@ -1,4 +1,18 @@
-"""What can go wrong when a photo is classified, and how the wire's errors become these."""
+"""What can go wrong when a photo is classified, and how the wire's errors become these.
+
+DermserveError
+├── InvalidRequest             INVALID_ARGUMENT
+│   └── InvalidPhoto
+│       ├── TooLarge           RESOURCE_EXHAUSTED
+│       └── UnreadablePhoto
+├── NotFound                   NOT_FOUND
+├── NotReady                   FAILED_PRECONDITION
+├── AccessDenied               UNAUTHENTICATED, PERMISSION_DENIED
+├── Overloaded                 RESOURCE_EXHAUSTED
+├── DeadlineExceeded           DEADLINE_EXCEEDED
+├── Unavailable                UNAVAILABLE
+└── Internal                   anything else
+"""
 
 # ruff: noqa: N818 - each is caught by the gRPC status it stands for, as everywhere in gRPC's world
 

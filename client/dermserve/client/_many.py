@@ -2,8 +2,8 @@
 
 import queue
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sized
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sized
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -96,17 +96,28 @@ class Many:
     def _open(self) -> "_Stream":
         """Return the stream. One opened again waits for the gateway to come back, within the deadline."""
         if self._stream is None:
-            metadata, waits = self._connection.call_metadata(), self._reopened
-            self._stream = _Stream(
-                lambda requests: self._stub.ClassifyStream(requests, metadata=metadata, wait_for_ready=waits),
-                lambda stream, said: self._events.put(lambda: self._heard(stream, said)),
-            )
+            requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+            metadata, photos = self._connection.call_metadata(), iter(requests.get, None)
+            call = self._stub.ClassifyStream(photos, metadata=metadata, wait_for_ready=self._reopened)
             self._reopened = True
+            reader = threading.Thread(target=self._listen, args=(call,), name="dermserve-answers", daemon=True)
+            reader.start()
+            self._stream = _Stream(requests, call, reader)
         return self._stream
 
-    def _heard(self, stream: "_Stream", said: Any) -> None:
+    def _listen(self, call: Any) -> None:
+        """Take the answers of a stream, in a thread of its own."""
+        end: grpc.RpcError | None = None
+        try:
+            for response in call:
+                self._events.put(lambda response=response: self._heard(call, response))
+        except grpc.RpcError as error:
+            end = error
+        self._events.put(lambda: self._heard(call, end))
+
+    def _heard(self, call: Any, said: Any) -> None:
         """Handle an answer of a stream, or the error that ended it; None for an end without one."""
-        if stream is not self._stream:  # closed since
+        if self._stream is None or call is not self._stream.call:  # closed since
             return
         if said is None:
             self._broke(Unavailable(f"{self._connection.target} ended the stream before answering every photo"))
@@ -117,7 +128,8 @@ class Many:
 
     def _broke(self, error: DermserveError) -> None:
         if self._stream is not None:
-            self._stream.cancel()
+            self._stream.requests.put(None)
+            self._stream.call.cancel()
             self._stream = None
         self._batch.broke(error)
 
@@ -142,40 +154,19 @@ class Many:
         for call in self._calls:
             call.cancel()
         if self._stream is not None:
-            self._stream.close(_CLOSE_GRACE if self._batch.done else 0)
+            self._stream.requests.put(None)
+            self._stream.reader.join(_CLOSE_GRACE if self._batch.done else 0)
+            self._stream.call.cancel()
+            self._stream.reader.join()
         taker.join(_TAKER_GRACE)
 
 
-class _Stream:
+class _Stream(NamedTuple):
     """An open ClassifyStream: gRPC pulls photos from a queue in a thread of its own, another takes the answers."""
 
-    def __init__(self, open_call: Callable[[Iterable[Request]], Any], tell: Callable[["_Stream", Any], None]) -> None:
-        self.requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._call = open_call(iter(self.requests.get, None))
-        self._tell = tell
-        self._reader = threading.Thread(target=self._read, name="dermserve-answers", daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        end: grpc.RpcError | None = None
-        try:
-            for response in self._call:
-                self._tell(self, response)
-        except grpc.RpcError as error:
-            end = error
-        self._tell(self, end)
-
-    def cancel(self) -> None:
-        """End it at once."""
-        self.requests.put(None)
-        self._call.cancel()
-
-    def close(self, grace: float) -> None:
-        """End it: by the end of the photos, if the gateway ends its answers within some seconds."""
-        self.requests.put(None)
-        self._reader.join(grace)
-        self._call.cancel()
-        self._reader.join()
+    requests: "queue.SimpleQueue[Request | None]"
+    call: Any
+    reader: threading.Thread
 
 
 def _name(position: int, photo: Photo) -> str:

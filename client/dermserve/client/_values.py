@@ -206,11 +206,7 @@ class Answer:
     """Why the photo failed; None if it was classified."""
 
     def result(self) -> Prediction:
-        """Return the prediction.
-
-        Raises:
-            DermserveError: the photo failed.
-        """
+        """Return the prediction, or raise the error."""
         if self.prediction is None:
             raise self.error or AssertionError("an answer holds a prediction or an error")
         return self.prediction

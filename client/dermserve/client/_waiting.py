@@ -6,14 +6,12 @@ The asyncio client awaits it. In the synchronous one nothing that it awaits is e
 import asyncio
 import contextlib
 import functools
-import inspect
 import queue
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine, Generator, Iterator
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
 
 P = ParamSpec("P")
 T = TypeVar("T")
-F = TypeVar("F", bound=Callable[..., Any])
 _END = object()
 
 
@@ -105,10 +103,11 @@ class Pulled(Iterator[T]):
 def blocking(described: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Any, P], T]:
     """Make the synchronous method of a described one."""
 
+    @functools.wraps(described)
     def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
         return _run(described(self, *args, **kwargs))
 
-    return _as_described(method, described)
+    return method
 
 
 def blocking_generator(
@@ -116,17 +115,13 @@ def blocking_generator(
 ) -> Callable[Concatenate[Any, P], Generator[T, None, None]]:
     """Make the synchronous method of a described one that returns an asynchronous generator."""
 
+    @functools.wraps(described)
     def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
         return _iterate(described(self, *args, **kwargs))
 
-    return _as_described(method, described)
-
-
-def _as_described(method: F, described: Callable[..., Any]) -> F:
-    """Copy name, docstring and signature; without `__wrapped__`, by which tools would see a coroutine function."""
-    functools.update_wrapper(method, described)
-    vars(method).update(__signature__=inspect.signature(described))
-    del vars(method)["__wrapped__"]
+    generator: Any = Generator
+    returned = generator[*get_args(described.__annotations__["return"]), None]
+    method.__annotations__ = described.__annotations__ | {"return": returned}  # for who reads the documentation
     return method
 
 
