@@ -3,15 +3,15 @@
 import asyncio
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import click
 
 from dermserve.doctor.findings import Finding, Severity
 from dermserve.doctor.models import look_at_models
 from dermserve.doctor.settings import look_at_settings
-from dermserve.gateway.cli import config_options
-from dermserve.gateway.config import Loaded
+from dermserve.gateway.cli import config_options, load_options
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 
@@ -25,7 +25,7 @@ _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "c
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a finding.")
 @click.pass_context
 def doctor(
-    context: click.Context, *, load: Callable[[], Loaded], offline: bool, strict: bool, timeout: float, as_json: bool
+    context: click.Context, /, *, offline: bool, strict: bool, timeout: float, as_json: bool, **options: Any
 ) -> None:
     """Check a gateway's configuration: what is unsafe, what won't work, and what to do about it.
 
@@ -34,7 +34,7 @@ def doctor(
 
     Exit codes: 0 nothing to mend, 1 errors (with --strict, or warnings), 2 wrong usage.
     """
-    findings = sorted(_examine(load, offline=offline, timeout=timeout), key=lambda finding: finding.severity.value)
+    findings = sorted(_examine(options, offline=offline, timeout=timeout), key=lambda finding: finding.severity.value)
     for finding in findings:
         click.echo(json.dumps(finding.as_json()) if as_json else _written(finding))
     worst = {finding.severity for finding in findings}
@@ -43,9 +43,9 @@ def doctor(
     context.exit(1 if Severity.ERROR in worst or (strict and Severity.WARNING in worst) else 0)
 
 
-def _examine(load: Callable[[], Loaded], *, offline: bool, timeout: float) -> Iterable[Finding]:
+def _examine(options: dict[str, Any], *, offline: bool, timeout: float) -> Iterable[Finding]:
     try:
-        config = load().config
+        config = load_options(options).config
     except (ValueError, OSError) as error:
         remedy = "set it right; `dermserve config` shows what is read from where, docs/settings.md every setting"
         return [Finding(Severity.ERROR, "SETTING", line, remedy) for line in str(error).splitlines()]

@@ -31,7 +31,7 @@ from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import ListenError
 from dermserve.gateway.metrics import Metrics, Snapshot, serving_metrics
 from dermserve.gateway.model_servers import ModelServers
-from dermserve.gateway.photos import Photos, Workers
+from dermserve.gateway.photos import Workers
 from dermserve.gateway.reflection import add_reflection
 from dermserve.gateway.rpc import Rpcs
 from dermserve.gateway.selection import Canary
@@ -39,12 +39,9 @@ from dermserve.gateway.service import SERVICE, ClassifierService
 from dermserve.gateway.tfserving import TfServing, open_channel
 from dermserve.gateway.tracing import Tracing, open_tracing
 
-LIVENESS = "liveness"
-"""Health name that is SERVING for as long as the gateway runs: whether to start it again, not whether to ask it."""
-_MESSAGE_ROOM = 12_000_000
-"""Bytes a message may be over the photo limit, so that a photo that is too large gets our message, not gRPC's."""
-_HEALTH_MESSAGE = 4096
-"""Bytes of a message to the port for probes."""
+LIVENESS = "liveness"  # health name that is SERVING while the gateway runs: whether to start it again
+_MESSAGE_ROOM = 12_000_000  # bytes over the photo limit, so that a photo that is too large gets our message, not gRPC's
+_HEALTH_MESSAGE = 4096  # bytes of a message to the port for probes
 
 _log = structlog.get_logger(__name__)
 
@@ -59,28 +56,24 @@ def announce(event: str, **facts: object) -> None:
 class Gateway:
     """A running gateway."""
 
-    address: str
-    """HOST:PORT it listens on, the port resolved, or unix:PATH."""
-    stop_now: asyncio.Event
-    """Set it to stop without waiting for requests in flight."""
-    metrics_address: str | None = None
-    """HOST:PORT of the metrics, if they are served."""
+    address: str  # HOST:PORT it listens on, the port resolved, or unix:PATH
+    metrics_address: str | None  # HOST:PORT of the metrics, if they are served
 
 
 @contextlib.asynccontextmanager
-async def lifespan(config: Config) -> AsyncIterator[Gateway]:
+async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> AsyncIterator[Gateway]:
     """Run the gateway while the block lasts.
 
     On the way out: health says NOT_SERVING, no RPC is accepted, those in flight have the grace to finish, then
-    the polling stops, the channels close and the threads end.
+    the polling stops, the channels close and the threads end. Once `stop_now` is set, nothing is waited for.
 
     Raises:
         ListenError: an address is taken or wrong.
         OSError: a certificate can't be read, is none, or its key is another's.
     """
-    clock, stop_now, servicer = time.monotonic, asyncio.Event(), health.aio.HealthServicer()
+    servicer = health.aio.HealthServicer()
     async with contextlib.AsyncExitStack() as stack:
-        workers = Workers(config.decoders, stuck_after=config.decoder_stuck_seconds, clock=clock)
+        workers = Workers(config.decoders, stuck_after=config.decoder_stuck_seconds, clock=time.monotonic)
         stack.callback(workers.close)
         if config.health_listen is not None:  # to the very end, so that probes see NOT_SERVING while draining
             probes = grpc.aio.server(options=server_options())
@@ -127,7 +120,6 @@ async def lifespan(config: Config) -> AsyncIterator[Gateway]:
             max_seconds=config.max_deadline_seconds,
             metrics=metrics,
             tracing=tracing,
-            clock=clock,
         )
         server = grpc.aio.server(options=server_options(config), interceptors=tracing.server_interceptors)
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
@@ -135,9 +127,9 @@ async def lifespan(config: Config) -> AsyncIterator[Gateway]:
             add_reflection((SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name), server)
         ClassifierService(classifier, rpcs=rpcs, stream_at_once=config.stream_at_once).add_to(server)
         address = await _start(server, config.listen, credentials=own.server if own else None)
-        stack.push_async_callback(_drain, server, rpcs, servicer, config.grace_seconds, stop_now)
+        stack.push_async_callback(_drain, server, rpcs, servicer, config.grace_seconds, stop_now or asyncio.Event())
         announce("listening", address=address, tfs=config.tfs, models=config.models)
-        yield Gateway(address, stop_now, metrics_address)
+        yield Gateway(address, metrics_address)
 
 
 async def connect(config: Config, tracing: Tracing, tls: TlsFiles | None) -> ModelServers:
@@ -197,12 +189,12 @@ def _build_classifier(
             clock=time.monotonic,
         ),
         catalog=catalog,
-        photos=Photos(workers, limits=config.limits),
+        workers=workers,
+        limits=config.limits,
         predictor=predictor,
         metrics=metrics,
         drift=Drift() if config.metrics_listen else None,
         tracing=tracing,
-        clock=time.monotonic,
     )
 
 

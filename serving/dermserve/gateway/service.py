@@ -27,11 +27,7 @@ from dermserve.v1 import classifier_pb2
 
 SERVICE = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name
 _MAX_ID_BYTES = 128
-_LAST_READ = 0.25
-"""Seconds to wait for the next photo of a stream when the gateway stops."""
-_LAST_READS = 1.0
-"""Seconds to read a stream in all when the gateway stops."""
-_END: Any = object()
+_LAST_READS = 0.5  # seconds to go on reading a stream when the gateway stops: photos are on their way
 
 _T = TypeVar("_T", bound=Message)
 _StreamItem = tuple[str, PhotoRequest]
@@ -71,7 +67,7 @@ class ClassifierService:
     ) -> AsyncIterator[classifier_pb2.ClassifyStreamResponse]:
         """Classify many photos."""
         async with self._rpcs.open(CLASSIFY_STREAM, context, model=None) as rpc:
-            photos = _PhotoStream(self._classifier, rpc, stopping=self._rpcs.stopping, at_once=self._stream_at_once)
+            photos = _PhotoStream(self._classifier, rpc, self._rpcs.stopping, at_once=self._stream_at_once)
             async for answer in photos.answers(items):
                 yield answer
 
@@ -103,14 +99,11 @@ class ClassifierService:
 class _PhotoStream:
     """The photos of one stream: a bounded number of them at once, answered as they finish."""
 
-    def __init__(self, classifier: Classifier, rpc: Rpc, *, stopping: asyncio.Event, at_once: int) -> None:
-        self._classifier = classifier
-        self._rpc = rpc
-        self._stopping = stopping
+    def __init__(self, classifier: Classifier, rpc: Rpc, stopping: asyncio.Event, *, at_once: int) -> None:
+        self._classifier, self._rpc, self._stopping = classifier, rpc, stopping
         self._slots = asyncio.Semaphore(at_once)
         self._ids: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._answers: asyncio.Queue[classifier_pb2.ClassifyStreamResponse] = asyncio.Queue()
+        self._answers: asyncio.Queue[classifier_pb2.ClassifyStreamResponse | None] = asyncio.Queue()
 
     async def answers(
         self, items: AsyncIterable[_StreamItem | None]
@@ -123,54 +116,42 @@ class _PhotoStream:
         """
         running = asyncio.create_task(self._run(items))
         try:
-            while (answer := await self._answers.get()) is not _END:
+            while (answer := await self._answers.get()) is not None:
                 yield answer
             await running  # raises what the reading ended in
         finally:
-            for task in (running, *self._tasks):
-                task.cancel()
-            await asyncio.gather(running, *self._tasks, return_exceptions=True)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
     async def _run(self, items: AsyncIterable[_StreamItem | None]) -> None:
-        """Read to the end, and answer what was read."""
+        """Read to the end or until the gateway stops, and answer what was read."""
+        stopping = asyncio.create_task(self._stopping.wait())
         try:
-            await self._read(items)
-        finally:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            self._answers.put_nowait(_END)
-
-    async def _read(self, items: AsyncIterable[_StreamItem | None]) -> None:
-        iterator, stop, number, last = aiter(items), asyncio.create_task(self._stopping.wait()), 0, 0.0
-        loop = asyncio.get_running_loop()
-        try:
-            while True:
-                await self._slots.acquire()
-                item: Any = asyncio.ensure_future(_next(iterator))
+            async with asyncio.TaskGroup() as photos:
+                reading = asyncio.create_task(self._read(items, photos))
                 try:
-                    await asyncio.wait({item, stop}, return_when=asyncio.FIRST_COMPLETED)
-                    if stopping := self._stopping.is_set():
-                        last = last or loop.time() + _LAST_READS
-                        await asyncio.wait({item}, timeout=min(_LAST_READ, last - loop.time()))
-                    if not item.done():
-                        raise StoppingError
+                    await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait({reading}, timeout=_LAST_READS)
                 finally:
-                    item.cancel()
-                if (read := item.result()) is _END:
-                    if stopping:
-                        raise StoppingError
-                    return
-                if read is None:
-                    raise MalformedRequestError
-                number += 1
-                self._begin(read, number, StoppingError() if stopping else None)
+                    reading.cancel()
+                    await asyncio.gather(reading, return_exceptions=True)
+            if reading.cancelled():
+                raise StoppingError
+            reading.result()
         finally:
-            stop.cancel()
+            stopping.cancel()
+            self._answers.put_nowait(None)
 
-    def _begin(self, item: _StreamItem, number: int, fault: GatewayError | None) -> None:
-        fault = fault or self._take_id(item[0])
-        task = asyncio.create_task(self._answer(item, number, fault))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def _read(self, items: AsyncIterable[_StreamItem | None], photos: asyncio.TaskGroup) -> None:
+        number = 0
+        await self._slots.acquire()
+        async for item in items:
+            if item is None:
+                raise MalformedRequestError
+            number += 1
+            fault = StoppingError() if self._stopping.is_set() else self._take_id(item[0])
+            photos.create_task(self._answer(item, number, fault))
+            await self._slots.acquire()
 
     def _take_id(self, item_id: str) -> GatewayError | None:
         """Take a photo's id into the set in flight, or say why it can't be."""
@@ -199,10 +180,6 @@ class _PhotoStream:
             if fault is None:
                 self._ids.discard(item_id)
             self._slots.release()
-
-
-async def _next(iterator: AsyncIterator[Any]) -> Any:
-    return await anext(iterator, _END)
 
 
 def _write_model(model: KnownModel, *, cards: bool) -> classifier_pb2.Model:
