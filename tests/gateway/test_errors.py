@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from dermserve.gateway import errors
 from dermserve.gateway.budget import Budget
+from dermserve.gateway.config import Config
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.rpc import Rpcs
 from dermserve.gateway.tracing import Tracing
@@ -37,7 +38,7 @@ def _example(kind: type[errors.GatewayError]) -> errors.GatewayError:
 
 async def _over_the_wire(raised: Exception) -> grpc.aio.AioRpcError:
     """Raise it in a handler of a real server, as our service does, and return what a real client gets."""
-    rpcs = Rpcs(default_seconds=5, max_seconds=5, metrics=Metrics(()), tracing=Tracing())
+    rpcs = Rpcs(Config(), metrics=Metrics(()), tracing=Tracing())
 
     async def handler(_request: bytes, context: grpc.aio.ServicerContext) -> bytes:
         async with rpcs.open("Test", context):

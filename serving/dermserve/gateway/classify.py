@@ -9,20 +9,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from dermserve.gateway.admission import Admission, Place
+from dermserve.gateway.admission import Admission
 from dermserve.gateway.answer import check_scores, write_answer
 from dermserve.gateway.batching import Batching, Part
 from dermserve.gateway.catalog import Catalog
+from dermserve.gateway.config import Config
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import BudgetSpentError, GatewayError, RefusedPhotoError
 from dermserve.gateway.metrics import Metrics
+from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.photos import Prepared, Workers, prepare
 from dermserve.gateway.plan import count_first, count_more, read_mode, weigh
 from dermserve.gateway.rpc import Rpc
 from dermserve.gateway.selection import CANARY, Canary, Choice, absent, choose, read_target
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
 from dermserve.gateway.tracing import Tracing
-from dermserve.imaging import IDENTITY, STANDARD_VIEWS, Limits, PhotoError, make_views
+from dermserve.imaging import IDENTITY, STANDARD_VIEWS, PhotoError, make_views
 from dermserve.v1 import card_pb2, classifier_pb2
 
 _ATTEMPTS = 3  # of a request without a version, as versions may change while it is in progress
@@ -53,19 +55,40 @@ class PhotoRequest:
     image: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Classifier:
     """Answers one photo at a time, many of them at once."""
 
-    admission: Admission
-    canary: Canary
-    catalog: Catalog
-    workers: Workers
-    limits: Limits
-    predictor: Batching
-    metrics: Metrics
-    drift: Drift | None  # records answers of versions whose card has a profile; None when metrics are off
-    tracing: Tracing
+    def __init__(
+        self,
+        config: Config,
+        *,
+        servers: ModelServers,
+        catalog: Catalog,
+        workers: Workers,
+        metrics: Metrics,
+        tracing: Tracing,
+    ) -> None:
+        self.catalog, self.workers, self.metrics, self.tracing = catalog, workers, metrics, tracing
+        self.limits = config.limits
+        self.predictor = Batching(servers, longest=config.batch_seconds, clock=time.monotonic)
+        self.admission = Admission(
+            config.models,
+            unary=config.unary,
+            stream=config.stream,
+            max_held_bytes=config.max_held_bytes,
+            free_capacity=self.predictor.free_capacity,
+            clock=time.monotonic,
+        )
+        self.canary = Canary(
+            config.canary_shares,
+            config.canary_file,
+            sample=config.canary_sample,
+            predictor=self.predictor,
+            catalog=catalog,
+            metrics=metrics,
+            clock=time.monotonic,
+        )
+        self.drift = Drift() if config.metrics_listen else None
 
     async def classify(self, photo: PhotoRequest, rpc: Rpc) -> classifier_pb2.ClassifyResponse:
         """Answer one request.
@@ -73,17 +96,11 @@ class Classifier:
         Raises:
             GatewayError: what is wrong with the request, the photo, the model servers, the load or the time.
         """
-        target = read_target(photo.model, version=photo.version, label=photo.label)
-        mode = read_mode(photo.tta)
-        self.catalog.find(target.model)
-        left = rpc.budget.require("on arrival")
-        # Refuses before any other work.
-        place = self.admission.queues[rpc.method, target.model].enter(len(photo.image), rpc.budget)
-        request = _Request(self, photo, target, mode, rpc, place)
+        request = _Request(self, photo, rpc)
         try:
-            async with asyncio.timeout(left), contextlib.AsyncExitStack() as stack:
+            async with asyncio.timeout(rpc.budget.left()), contextlib.AsyncExitStack() as stack:
                 with request.measure("admit"):
-                    await stack.enter_async_context(place)
+                    await stack.enter_async_context(request.place)
                 answer = await request.answer()
         except BaseException as error:
             request.count(error)
@@ -97,20 +114,16 @@ class Classifier:
 
 
 class _Request:
-    """One admitted request."""
+    """One request; refused before any other work if what it asks for can't be, or there is no room for it."""
 
-    def __init__(
-        self, line: Classifier, photo: PhotoRequest, target: Target, mode: int, rpc: Rpc, place: Place
-    ) -> None:
-        self.stage = "on arrival"  # the one it is in, or was last
-        self._line, self._photo, self._target, self._mode, self._rpc, self._place = (
-            line,
-            photo,
-            target,
-            mode,
-            rpc,
-            place,
-        )
+    def __init__(self, line: Classifier, photo: PhotoRequest, rpc: Rpc) -> None:
+        self._line, self._photo, self._rpc = line, photo, rpc
+        self._target = read_target(photo.model, version=photo.version, label=photo.label)
+        self._mode = read_mode(photo.tta)
+        line.catalog.find(self._target.model)
+        rpc.budget.require("on arrival")
+        self.place = line.admission.queues[rpc.method, self._target.model].enter(len(photo.image), rpc.budget)
+        self.stage = ""  # the one it is in, or was last
         self._begun = time.monotonic()
         self._spent: defaultdict[str, float] = defaultdict(float)  # seconds by stage
         self._routed: str | None = None  # the label it was sent to, if it named neither version nor label
@@ -172,7 +185,7 @@ class _Request:
         )
         with self.measure("decode"):
             prepared = await self._line.workers.run(work)
-        self._place.prepared()
+        self.place.prepared()
         self._spent["decode"] -= prepared.plan_seconds
         self._spent["plan"] += prepared.plan_seconds
         part = Part(prepared.views[:piece], self._rpc.budget, STANDARD_VIEWS if in_graph else ())

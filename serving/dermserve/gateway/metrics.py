@@ -4,37 +4,26 @@ No label's values come from a caller: a model that is not configured is "other",
 metrics are served by prometheus-client in a thread of its own, so they answer however full the gateway is.
 """
 
-import asyncio
-import contextlib
 import functools
 import importlib.metadata
 import platform
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    disable_created_metrics,
-    start_http_server,
-)
+import prometheus_client
+from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from dermserve.gateway.admission import Admission
-from dermserve.gateway.batching import Batching
-from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.certificates import TlsFiles
-from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import ListenError
 from dermserve.gateway.model_servers import ModelServer, ModelServers
-from dermserve.gateway.photos import Workers
 from dermserve.gateway.plan import Outcome
+
+if TYPE_CHECKING:
+    from dermserve.gateway.classify import Classifier
 
 _T = TypeVar("_T", Counter, Gauge, Histogram)
 
@@ -43,15 +32,15 @@ OTHER = "other"
 """Label of every model that is not configured."""
 _FINE = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # an unused timestamp beside each counter
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # an unused timestamp beside each counter
 
 
 class Metrics:
     """What requests feed; each photo of a stream is one. A metric called with its labels' values gives what to feed."""
 
     def __init__(self, models: Collection[str]) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
+        self.registry = prometheus_client.CollectorRegistry()
+        prometheus_client.ProcessCollector(registry=self.registry)
         self._models = frozenset(models)
         counter, gauge = functools.partial(self._define, Counter), functools.partial(self._define, Gauge)
         fine = functools.partial(self._define, Histogram, buckets=_FINE)
@@ -115,27 +104,23 @@ _Rows = Mapping[Any, float]
 """Values by the tuple of their labels' values."""
 
 
-@dataclass(eq=False, frozen=True, slots=True, kw_only=True)
+@dataclass(eq=False, frozen=True, slots=True)
 class Snapshot(Collector):
     """State that another thread may read: numbers, and values that are replaced whole."""
 
-    admission: Admission
+    classifier: "Classifier"
     servers: ModelServers
-    predictor: Batching
-    catalog: Catalog
-    workers: Workers
-    drift: Drift | None
     tls: Collection[TlsFiles]
 
     def collect(self) -> Iterator[Metric]:
         """Read everything."""
         versions = (importlib.metadata.version("dermserve"), platform.python_version(), grpc.__version__)
         yield _gauge("build_info", "version python grpc", "Always 1; its labels have what runs.", {versions: 1})
-        queues = self.admission.queues.items()
+        queues = self.classifier.admission.queues.items()
         working, waiting = ({key: getattr(each, of) for key, each in queues} for of in ("working", "waiting"))
         yield _gauge("requests_in_progress", "method model", "Admitted requests in progress.", working)
         yield _gauge("queue_length", "method model", "Requests in the queue.", waiting)
-        yield _gauge("held_bytes", "", "Bytes of the photos of all those.", {(): self.admission.held.held})
+        yield _gauge("held_bytes", "", "Bytes of the photos of all those.", {(): self.classifier.admission.held.held})
         yield from self._read_servers()
         yield from self._read_models()
         yield from self._read_drift()
@@ -143,13 +128,15 @@ class Snapshot(Collector):
         if shown := [each.certificate_expiry for each in self.servers.all if each.certificate_expiry is not None]:
             ends["model_server",] = min(shown)
         yield _gauge("certificate_expiry_timestamp_seconds", "use", "When the first certificate in use expires.", ends)
-        yield _counter("decoders_replaced", "", "Decoder threads that were stuck.", {(): self.workers.replaced})
+        yield _counter(
+            "decoders_replaced", "", "Decoder threads that were stuck.", {(): self.classifier.workers.replaced}
+        )
 
     def _read_servers(self) -> Iterator[Metric]:
         def each(read: Callable[[ModelServer], float]) -> _Rows:
             return {(server.address,): read(server) for server in self.servers.all}
 
-        of, calls = "model_server", {(): self.predictor.waiting}
+        of, calls = "model_server", {(): self.classifier.predictor.waiting}
         yield _gauge("model_server_up", of, "1 if it answered the last poll or call.", each(lambda s: s.alive))
         yield _gauge("model_server_calls_in_flight", of, "Predict calls in flight to it.", each(lambda s: s.in_flight))
         yield _gauge("model_server_calls_waiting", "", "Predict calls that wait for a free slot of any.", calls)
@@ -161,18 +148,19 @@ class Snapshot(Collector):
         yield _counter("model_server_retries", of, "Predict calls retried on another.", each(lambda s: s.retried))
 
     def _read_models(self) -> Iterator[Metric]:
-        models = self.catalog.models.values()
+        models = self.classifier.catalog.models.values()
         ready = {(model.name,): model.ready for model in models}
         versions = {(model.name, each.number): each.ready for model in models for each in model.versions}
         labels = {(model.name, label): number for model in models for label, number in model.labels.items()}
-        failed = {(): self.catalog.failed_polls}
+        failed = {(): self.classifier.catalog.failed_polls}
         yield _gauge("model_ready", "model", "1 if some version of the model can answer.", ready)
         yield _gauge("model_version_ready", "model version", "1 if the version can answer.", versions)
         yield _gauge("model_label_version", "model label", "Version that the label points to.", labels)
         yield _counter("catalog_poll_failures", "", "Polls of the models that ended in an unexpected error.", failed)
 
     def _read_drift(self) -> Iterator[Metric]:
-        found = {(each.model, each.version): each for each in (self.drift.read() if self.drift else ())}
+        drift = self.classifier.drift
+        found = {(each.model, each.version): each for each in (drift.read() if drift else ())}
         answers = {key: each.answers for key, each in found.items()}
         means = {key: each.confidence for key, each in found.items()}
         psi = {(*key, of): value for key, each in found.items() for of, value in each.psi.items()}
@@ -192,20 +180,20 @@ _gauge = functools.partial(_family, GaugeMetricFamily)
 _counter = functools.partial(_family, CounterMetricFamily)
 
 
-@contextlib.asynccontextmanager
-async def serving_metrics(registry: Collector, listen: str) -> AsyncIterator[str]:
-    """Serve a registry over plain HTTP on HOST:PORT while the block lasts; gives the address, its port resolved.
+def serve_metrics(registry: Collector, listen: str) -> tuple[str, Callable[[], None]]:
+    """Serve a registry over plain HTTP on HOST:PORT; gives the address, its port resolved, and what stops it.
 
     Raises:
         ListenError: the address is taken or wrong.
     """
     host, _, port = listen.rpartition(":")
     try:
-        server, _ = start_http_server(int(port), host.strip("[]"), registry)
+        server, _ = prometheus_client.start_http_server(int(port), host.strip("[]"), registry)
     except (OSError, ValueError) as error:
         raise ListenError(f"can't serve metrics on {listen}: is it taken, or not an address here?") from error
-    try:
-        yield f"{host}:{server.server_port}"
-    finally:
-        await asyncio.to_thread(server.shutdown)  # waits for its thread, which looks up twice a second
+
+    def stop() -> None:
+        server.shutdown()  # waits for its thread, which looks up twice a second
         server.server_close()
+
+    return f"{host}:{server.server_port}", stop

@@ -8,7 +8,6 @@ import math
 import re
 import secrets
 import time
-from types import TracebackType
 from typing import Any, TypeAlias
 
 import grpc
@@ -18,13 +17,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from dermserve.gateway.budget import Budget, Clock
-from dermserve.gateway.errors import (
-    GatewayError,
-    InternalError,
-    OutOfMemoryError,
-    OverloadedError,
-    StoppingError,
-)
+from dermserve.gateway.config import Config
+from dermserve.gateway.errors import GatewayError, InternalError, OutOfMemoryError, OverloadedError, StoppingError
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.tracing import Tracing
 from dermserve.v1 import classifier_pb2
@@ -75,16 +69,8 @@ class LogSampler:
 class Rpcs:
     """All RPCs in flight."""
 
-    def __init__(self, *, default_seconds: float, max_seconds: float, metrics: Metrics, tracing: Tracing) -> None:
-        """Begin with none.
-
-        Args:
-            default_seconds: for a request whose caller set no deadline, and for each photo of a stream.
-            max_seconds: no request gets more.
-            metrics: counts them.
-            tracing: opens a span for each photo of a stream; those of RPCs are gRPC's interceptor's.
-        """
-        self.default_seconds, self.max_seconds = default_seconds, max_seconds
+    def __init__(self, config: Config, *, metrics: Metrics, tracing: Tracing) -> None:
+        self.default_seconds, self._max_seconds = config.default_deadline_seconds, config.max_deadline_seconds
         self.metrics, self.tracing = metrics, tracing
         self.stopping = asyncio.Event()  # set when new RPCs are refused
         self.overloads = LogSampler(time.monotonic)
@@ -100,7 +86,7 @@ class Rpcs:
     def open(self, method: str, context: Context, *, model: str | None = "") -> "Rpc":
         """Open an RPC for `async with`; a stream, whose model is None, may take as long as its caller likes."""
         metadata = dict(context.invocation_metadata() or ())
-        default, most = (math.inf, math.inf) if model is None else (self.default_seconds, self.max_seconds)
+        default, most = (math.inf, math.inf) if model is None else (self.default_seconds, self._max_seconds)
         asked: float | None = context.time_remaining()  # None without a deadline, whatever the stubs say
         seconds = min(default if asked is None else asked, most)
         rpc = Rpc(self, method, model, read_request_id(metadata.get(REQUEST_ID_KEY)), seconds, context)
@@ -121,7 +107,7 @@ class Rpcs:
 
 
 class Rpc:
-    """One RPC or one photo of a stream. Set `answer` within `async with`; an error within it is sent instead."""
+    """One RPC or one photo of a stream. Set a photo's `answer` within `async with`; an error there is sent instead."""
 
     def __init__(
         self, rpcs: Rpcs, method: str, model: str | None, request_id: str, seconds: float, context: "Context | None"
@@ -136,8 +122,7 @@ class Rpc:
         self.trace_id: str | None = None  # of the caller's W3C traceparent
         self.caller = request_id  # tells callers apart, for the canary share; never logged
         self.budget = Budget(self._started + seconds, time.monotonic)
-        self.answer: Any = None
-        self.error: GatewayError | None = None  # what it ended in
+        self.answer: classifier_pb2.ClassifyResponse | None = None
 
     def photo(self, number: int, *, model: str) -> "Rpc":
         """Open one photo of this stream: it has an id and a budget of its own, within the stream's."""
@@ -161,40 +146,40 @@ class Rpc:
             self._rpcs.count(self._context)
         return self
 
-    async def __aexit__(
-        self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
-    ) -> bool:
-        """End in the answer, or in an error, which is sent; a photo's is left in `error`.
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """End in the answer, or in an error, which is sent.
 
         Raises:
             grpc.aio.AbortError: after the caller was sent the error.
+            GatewayError: the error of a photo.
         """
         try:
             await self._end(error)
         finally:
             if self._span is not None:
                 self._span.__exit__(None, None, None)  # which is said to have failed already
-        return error is None or isinstance(error, Exception)
 
     async def _end(self, error: BaseException | None) -> None:
-        facts, code = _facts(self.answer), "OK"
+        facts, code, refusal = _facts(self.answer), "OK", None
         seconds = time.monotonic() - self._started
         if error is None:
             self._log("request_answered", code, **facts)
         elif isinstance(error, Exception):
-            self.error = self._refuse(error)
-            code = self.error.status.name
+            refusal = self._refuse(error)
+            code = refusal.status.name
         else:  # the caller gave up, or a stop has no patience
             code = "CANCELLED"
             self._log("request_cancelled", code, total_ms=round(seconds * 1e3, 1))
-        reason = self.error.reason if self.error else None
         if self.model is None:
             self._rpcs.metrics.streams(code).inc()
         else:
+            reason = refusal.reason if refusal else None
             self._rpcs.metrics.request(self.method, self.model, code, facts, seconds=seconds, reason=reason)
         self._rpcs.tracing.annotate(code, request_id=self.request_id, **facts)
-        if self.error and self._context:
-            await _abort(self._context, self.error, request_id=self.request_id)
+        if refusal:
+            if self._context:
+                await _abort(self._context, refusal, request_id=self.request_id)
+            raise refusal
 
     def _refuse(self, error: Exception) -> GatewayError:
         """Log an exception and make it the caller's error; an unintended one becomes INTERNAL."""
@@ -251,9 +236,9 @@ def _cause(error: GatewayError) -> str | None:
     return None if cause is None else f"{type(cause).__name__}: {cause}"
 
 
-def _facts(answer: object) -> dict[str, Any]:
+def _facts(answer: classifier_pb2.ClassifyResponse | None) -> dict[str, Any]:
     """Describe an answer to a photo, for the log, the metrics and the trace."""
-    if not isinstance(answer, classifier_pb2.ClassifyResponse):
+    if answer is None:
         return {}
     return {
         "model": answer.model,
