@@ -36,7 +36,7 @@ from dermserve.gateway.reflection import add_reflection
 from dermserve.gateway.rpc import Rpcs
 from dermserve.gateway.selection import Canary
 from dermserve.gateway.service import SERVICE, ClassifierService
-from dermserve.gateway.tfserving import TfServing, open_channel
+from dermserve.gateway.tfserving import TfServing
 from dermserve.gateway.tracing import Tracing, open_tracing
 
 LIVENESS = "liveness"
@@ -145,8 +145,7 @@ async def connect(config: Config, tracing: Tracing, tls: TlsFiles | None) -> Mod
 
     def open_one(target: str, host: str) -> TfServing:
         credentials, name = (tls.client if tls else None), config.tfs_tls_name or host
-        channel = open_channel(target, host=name, credentials=credentials, interceptors=tracing.client_interceptors)
-        return TfServing(channel)
+        return TfServing(target, host=name, credentials=credentials, interceptors=tracing.client_interceptors)
 
     servers = ModelServers(config.tfs, connect=open_one, slots=config.tfs_in_flight)
     await servers.resolve()
