@@ -26,7 +26,7 @@ from dermserve.gateway.photos import Workers
 from dermserve.gateway.reflection import add_reflection
 from dermserve.gateway.rpc import Rpcs
 from dermserve.gateway.service import SERVICE, ClassifierService
-from dermserve.gateway.tfserving import TfServing, open_channel
+from dermserve.gateway.tfserving import TfServing
 from dermserve.gateway.tracing import Tracing, open_tracing
 
 LIVENESS = "liveness"  # health name that is SERVING while the gateway runs: whether to start it again
@@ -120,8 +120,7 @@ async def connect(config: Config, tracing: Tracing, tls: certificates.TlsFiles |
 
     def open_one(target: str, host: str) -> TfServing:
         credentials, name = (tls.client if tls else None), config.tfs_tls_name or host
-        channel = open_channel(target, host=name, credentials=credentials, interceptors=tracing.client_interceptors)
-        return TfServing(channel)
+        return TfServing(target, host=name, credentials=credentials, interceptors=tracing.client_interceptors)
 
     servers = ModelServers(config.tfs, connect=open_one, slots=config.tfs_in_flight)
     await servers.resolve()
