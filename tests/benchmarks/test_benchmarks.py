@@ -14,7 +14,7 @@ from benchmarks import figures
 from benchmarks.gateway import LATENCY_BOUND, PROCESSOR_BOUND, Latency, Processor, judge
 from benchmarks.serving import alternate, closed_loop
 
-TOOLS = ("adaptive", "comparison", "edge", "first_request", "gateway", "overload", "served_graph")
+TOOLS = ("comparison", "edge", "gateway", "overload", "served_graph")
 MODEL = "mobilenet_v3_small"
 ROWS: list[Latency | Processor] = [
     *(Latency(MODEL, tta, 4.0, 3.0, 8.0, 9.0, 12.0, bound) for tta, bound in LATENCY_BOUND.items()),

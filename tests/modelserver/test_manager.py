@@ -1,5 +1,6 @@
 """The manager and the services go on whatever a version or a call does."""
 
+import argparse
 import pathlib
 import shutil
 import threading
@@ -11,13 +12,17 @@ import pytest
 
 from dermserve.modelserver.config import list_models
 from dermserve.modelserver.errors import ServingError, invalid_argument, not_found
-from dermserve.modelserver.manager import Manager, Options
+from dermserve.modelserver.flags import parse_flags
+from dermserve.modelserver.manager import Manager
 from dermserve.modelserver.protos import predict_pb2
 from dermserve.modelserver.services import PredictionService
 from dermserve.modelserver.versions import State
 from tests.modelserver.server_process import wait_until
 
-ONCE = Options(poll_wait_s=0.02)
+
+def flags(**changes: float) -> argparse.Namespace:
+    once = {"file_system_poll_wait_seconds": 0.02, "max_num_load_retries": 0, "load_retry_interval_micros": 0}
+    return argparse.Namespace(**{**vars(parse_flags([])), **once, **changes})
 
 
 class FakeServable:
@@ -49,13 +54,13 @@ class FakeLoader:
 class Managed:
     """A manager of one model `m`, beside a good one that lets it start."""
 
-    def __init__(self, base: pathlib.Path, loader: FakeLoader, options: Options) -> None:
+    def __init__(self, base: pathlib.Path, loader: FakeLoader, flags: argparse.Namespace) -> None:
         self._base = base
         self.stop = threading.Event()
         loader.versions["v99"] = FakeServable()
         (base / "good" / "99").mkdir(parents=True)
         (base / "m").mkdir()
-        self.manager = Manager(load=loader, options=options, stop=self.stop)
+        self.manager = Manager(load=loader, flags=flags, stop=self.stop)
         self.manager.start(list_models(good=str(base / "good")))
         loader.attempts.clear()
         threading.Thread(target=self._reload, daemon=True).start()
@@ -91,8 +96,8 @@ class Managed:
 
 @pytest.fixture
 def managed(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Managed]:
-    loader, options = request.param if isinstance(request.param, tuple) else (request.param, ONCE)
-    found = Managed(tmp_path, loader, options)
+    loader, given = request.param if isinstance(request.param, tuple) else (request.param, flags())
+    found = Managed(tmp_path, loader, given)
     yield found
     found.stop.set()
     found.manager.stop()
@@ -147,7 +152,7 @@ def test_what_is_lent_is_not_unloaded_before_it_is_given_back(managed: Managed) 
 RETRIED = FakeLoader(v1=not_found("not yet"), v2=FakeServable())
 
 
-@pytest.mark.parametrize("managed", [(RETRIED, Options(retries=3, poll_wait_s=0.02))], indirect=True)
+@pytest.mark.parametrize("managed", [(RETRIED, flags(max_num_load_retries=3))], indirect=True)
 def test_a_load_is_retried_and_not_again_while_the_version_stays(managed: Managed) -> None:
     managed.want(1)
     managed.becomes({1: State.END})
@@ -158,7 +163,7 @@ def test_a_load_is_retried_and_not_again_while_the_version_stays(managed: Manage
 
 
 PATIENT = FakeLoader(v1=not_found("never"), v2=FakeServable())
-FOR_EVER = Options(load_in_threads=True, retries=9999, retry_interval_s=0.01, poll_wait_s=0.02)
+FOR_EVER = flags(num_load_threads=1, max_num_load_retries=9999, load_retry_interval_micros=10_000)
 
 
 @pytest.mark.parametrize("managed", [(PATIENT, FOR_EVER)], indirect=True)

@@ -43,18 +43,8 @@ def _answering(handler: Handler[Answer]) -> Handler[Answer]:
     return answer
 
 
-def _refusing(method: str) -> Handler[Any]:
-    def refuse(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
-        message = f"{method} is not served by dermserve.modelserver, the local stand-in for TensorFlow Serving"
-        return context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{message}; use Predict, or the real server")
-
-    return refuse
-
-
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):  # type: ignore[misc]
-    """Predict and GetModelMetadata; the calls on tf.Example are refused."""
-
-    Classify, Regress, MultiInference = map(_refusing, ("Classify", "Regress", "MultiInference"))
+    """Predict and GetModelMetadata; the calls on tf.Example are UNIMPLEMENTED."""
 
     def __init__(self, manager: Manager, *, slots: threading.Semaphore) -> None:
         self._manager = manager

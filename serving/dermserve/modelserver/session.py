@@ -123,11 +123,11 @@ def _varint(number: int) -> bytes:
 class Session:
     """A SavedModel in memory. Any number of threads may `run` it; `close` comes after the last of them."""
 
-    def __init__(self, path: Path, *, tags: Sequence[str], config: Any) -> None:
-        """Load the meta graph with these tags; a `ServingError` has TensorFlow's code and message."""
+    def __init__(self, path: Path, *, config: Any) -> None:
+        """Load the meta graph for serving; a `ServingError` has TensorFlow's code and message."""
         self._graph = c_void_p(library().TF_NewGraph())
         try:
-            self._session, meta_graph = _load(path, tags=tags, config=config, graph=self._graph)
+            self._session, meta_graph = _load(path, config=config, graph=self._graph)
         except ServingError:
             library().TF_DeleteGraph(self._graph)
             raise
@@ -168,9 +168,8 @@ class Session:
             return self._outputs[name]
 
 
-def _load(path: Path, *, tags: Sequence[str], config: Any, graph: c_void_p) -> tuple[c_void_p, Any]:
-    tf = library()
-    names = (c_char_p * len(tags))(*[tag.encode() for tag in tags])
+def _load(path: Path, *, config: Any, graph: c_void_p) -> tuple[c_void_p, Any]:
+    tf, tags = library(), (c_char_p * 1)(b"serve")
     serialized = config.SerializeToString()
     options, meta_graph = c_void_p(tf.TF_NewSessionOptions()), tf.TF_NewBuffer()
     try:
@@ -178,7 +177,7 @@ def _load(path: Path, *, tags: Sequence[str], config: Any, graph: c_void_p) -> t
             tf.TF_SetConfig(options, serialized, len(serialized), status)
         where = str(path).encode()
         with checked_status() as status:
-            session = tf.TF_LoadSessionFromSavedModel(options, None, where, names, len(tags), graph, meta_graph, status)
+            session = tf.TF_LoadSessionFromSavedModel(options, None, where, tags, 1, graph, meta_graph, status)
         return c_void_p(session), _signatures(meta_graph)
     finally:
         tf.TF_DeleteBuffer(meta_graph)
