@@ -86,13 +86,6 @@ class Managed:
     def becomes(self, states: dict[int, State]) -> None:
         wait_until(lambda: {one.number: one.state for one in self.manager.versions("m")} == states)
 
-    def lend(self, version: int | None = None) -> Any:
-        spec = predict_pb2.PredictRequest().model_spec
-        spec.name = "m"
-        if version is not None:
-            spec.version.value = version
-        return self.manager.borrow(spec)
-
 
 @pytest.fixture
 def managed(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Managed]:
@@ -127,39 +120,6 @@ def test_a_fault_in_unloading_does_not_stop_the_next_load(managed: Managed) -> N
     managed.becomes({1: State.AVAILABLE})
     managed.want(2)
     managed.becomes({2: State.AVAILABLE, 1: State.END})
-
-
-LENT = FakeLoader(v1=FakeServable(), v2=FakeServable())
-
-
-@pytest.mark.parametrize("managed", [LENT], indirect=True)
-def test_what_is_lent_is_not_unloaded_before_it_is_given_back(managed: Managed) -> None:
-    managed.want(1)
-    managed.becomes({1: State.AVAILABLE})
-    with managed.lend() as (version, servable):
-        assert version == 1
-        managed.want(2)
-        managed.becomes({2: State.AVAILABLE, 1: State.UNLOADING})
-        assert not servable.closed.is_set()
-        with managed.lend() as (newest, _):
-            assert newest == 2
-        with pytest.raises(ServingError, match=r"Servable not found for request: Specific\(m, 1\)"):
-            managed.lend(1).__enter__()
-    managed.becomes({2: State.AVAILABLE, 1: State.END})
-    assert servable.closed.is_set()
-
-
-RETRIED = FakeLoader(v1=not_found("not yet"), v2=FakeServable())
-
-
-@pytest.mark.parametrize("managed", [(RETRIED, flags(max_num_load_retries=3))], indirect=True)
-def test_a_load_is_retried_and_not_again_while_the_version_stays(managed: Managed) -> None:
-    managed.want(1)
-    managed.becomes({1: State.END})
-    assert RETRIED.attempts == [1] * 4
-    managed.want(1, 2)
-    managed.becomes({2: State.AVAILABLE, 1: State.END})
-    assert RETRIED.attempts == [1] * 4 + [2]
 
 
 PATIENT = FakeLoader(v1=not_found("never"), v2=FakeServable())

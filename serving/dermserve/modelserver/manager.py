@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 
-from dermserve.modelserver.config import check_models, check_platforms, check_transition, list_models
+from dermserve.modelserver.config import check_models, check_platforms, list_models
 from dermserve.modelserver.errors import ServingError, failed_precondition, internal, invalid_argument, not_found
 from dermserve.modelserver.servable import Servable
 from dermserve.modelserver.versions import State, Version, find_versions, forbidden_label, next_change, settled
@@ -142,8 +142,7 @@ class Manager:
 
     def _accept(self, models: Any) -> None:
         """Check a list in TensorFlow Serving's order: a list that fails late is what the next one is compared with."""
-        check_models(models)
-        check_transition(self._checked, new=models)
+        check_models(models, before=self._checked)
         self._checked = models
         self._labels = {model.name: self._checked_labels(model) for model in models.config}
         check_platforms(models)
@@ -226,16 +225,16 @@ class Manager:
         due = sorted(filter(None, changes), key=lambda one: one.state is not State.AVAILABLE)
         if not due or self._ended.is_set():
             return False
-        (self._unload if due[0].state is State.AVAILABLE else self._start_load)(due[0])
-        return True
-
-    def _start_load(self, version: Version) -> None:
-        self._set(version, State.LOADING)
+        if due[0].state is State.AVAILABLE:
+            self._unload(due[0])
+            return True
+        self._set(due[0], State.LOADING)
         if self._load_in_threads:
-            self._loading.append(threading.Thread(target=self._load, args=(version,), name="load", daemon=True))
+            self._loading.append(threading.Thread(target=self._load, args=(due[0],), name="load", daemon=True))
             self._loading[-1].start()
         else:
-            self._load(version)
+            self._load(due[0])
+        return True
 
     def _load(self, version: Version) -> None:
         try:
@@ -244,11 +243,11 @@ class Manager:
             _logger.error("Servable %s cannot be loaded: %s", version, error)
             version.error = error
             self._set(version, State.END)
-            return
-        _logger.info("Successfully loaded servable version %s", version)
-        with self._changed:
-            self._loads += 1
-        self._set(version, State.AVAILABLE)
+        else:
+            _logger.info("Successfully loaded servable version %s", version)
+            with self._changed:
+                self._loads += 1
+            self._set(version, State.AVAILABLE)
 
     def _load_with_retries(self, version: Version) -> Servable:
         retries_left = max(self._flags.max_num_load_retries, 0)
