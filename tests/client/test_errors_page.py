@@ -25,7 +25,7 @@ def _tree(error_class):
 
 def reasons():
     found = {error.reason for base in (GatewayError, PhotoError) for error in _tree(base)}
-    found |= PHOTO_REASONS | ON_THIS_SIDE | {f"HTTP_{code}" for code in _errors._BY_HTTP if code != 413}
+    found |= {*PHOTO_REASONS} | ON_THIS_SIDE | {f"HTTP_{code}" for code in _errors._BY_HTTP if code != 413}
     found |= {code.name for code in grpc.StatusCode if code is not grpc.StatusCode.OK}
     return sorted(found - ABSTRACT)
 
