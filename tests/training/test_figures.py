@@ -13,8 +13,8 @@ from tensorflow.lite.tools import flatbuffer_utils
 from dermserve.models import associated_files
 from dermserve.models.architectures import build
 from dermserve.models.export import SHIPPED
-from dermserve.models.lifecycle.recording import pictures
 from dermserve.models.papers import scenarios
+from dermserve.models.records import pictures
 from dermserve.models.training.data.samples import Sample
 from dermserve.models.training.data.splits import Part
 from dermserve.models.training.evaluate import ood
