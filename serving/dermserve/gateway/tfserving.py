@@ -99,9 +99,9 @@ class TfServing:
             channel = grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
         self.close = channel.close
         self.connected = channel.channel_ready
-        self._predict = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
-        self._metadata = channel.unary_unary("/tensorflow.serving.PredictionService/GetModelMetadata")
-        self._status = channel.unary_unary("/tensorflow.serving.ModelService/GetModelStatus")
+        self._predict: Any = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+        self._metadata: Any = channel.unary_unary("/tensorflow.serving.PredictionService/GetModelMetadata")
+        self._status: Any = channel.unary_unary("/tensorflow.serving.ModelService/GetModelStatus")
 
     async def predict(self, target: Target, images: NDArray[np.uint8], *, tta: bool, seconds: float) -> Scores:
         """Predict images, uint8 [N, H, W, 3]: each one view, or, with `tta`, one image of which views are made.
