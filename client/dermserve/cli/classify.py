@@ -1,23 +1,22 @@
 """`dermserve classify`."""
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Any
 
 import click
 
 from dermserve.cli.photos import expand, load
-from dermserve.cli.report import Report, print_json, print_text
-from dermserve.cli.results import Results
+from dermserve.cli.results import Results, print_json, print_text
 from dermserve.cli.server import Server, server_options
 from dermserve.client import Answer, Client, DermserveError, TtaMode
 
-DEFAULT_MODEL = "resnet50"
 _FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
 
 
 @click.command()
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO|DIR...", type=click.Path())
-@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Model to ask.")
+@click.option("--model", default="resnet50", show_default=True, help="Model to ask.")
 @click.option("--version", type=click.IntRange(1), metavar="N", help="Version to ask; the latest when not given.")
 @click.option("--label", help='Label to ask, for example "stable".')
 @click.option(
@@ -66,41 +65,27 @@ def classify(
         click.echo(note, err=True)
     asked = {"model": model, "version": version, "label": label, "tta": tta}
     show = print_json if as_json else print_text
-    with Results(asked, table=table, journal=resume) as results, server.client() as client:
+    with Results(asked, show, table=table, journal=resume) as results, server.client() as client:
         files = results.remaining(found.photos)
         if before := len(found.photos) - len(files):
             click.echo(f"{resume} has the answers for {before} of {len(found.photos)} photos", err=True)
-        with Report(show, total=len(files) + len(found.refused)) as report:
-            for answer in _answers(client, files, found.refused, in_flight=in_flight, **asked):
-                results.add(answer)
-                report.add(answer)
+        results.expect(len(files) + len(found.refused))
+        for position, (name, error) in enumerate(found.refused):
+            results.add(Answer(position, name, error=error))
+        for answer in _ask(client, files, in_flight=in_flight, **asked):
+            results.add(answer)
         if not as_json and len(found.photos) + len(found.refused) > 1:
             click.echo(results.summary())
-    ctx.exit(report.exit_code)
+    ctx.exit(results.exit_code)
 
 
-def _answers(
-    client: Client,
-    files: list[str],
-    refused: Sequence[tuple[str, DermserveError]],
-    *,
-    in_flight: int,
-    **asked: object,
-) -> Iterator[Answer]:
-    """Say what is refused here, and ask for the rest."""
-    for position, (name, error) in enumerate(refused):
-        yield Answer(position, name, error=error)
-    if files:
-        yield from _ask(client, files, in_flight=in_flight, **asked)
-
-
-def _ask(client: Client, files: list[str], *, in_flight: int, **asked: object) -> Iterator[Answer]:
+def _ask(client: Client, files: list[str], *, in_flight: int, **asked: Any) -> Iterator[Answer]:
     """Ask for one photo by a call of its own, whose deadline the gateway learns; for more over one stream."""
-    if len(files) > 1:
-        yield from client.classify_many(load(files), in_flight=in_flight, **asked)  # type: ignore[arg-type]
+    if len(files) != 1:
+        yield from client.classify_many(load(files), in_flight=in_flight, **asked)
         return
     ((name, photo),) = load(files)
     try:
-        yield Answer(0, name, prediction=client.classify(photo, **asked))  # type: ignore[arg-type]
+        yield Answer(0, name, prediction=client.classify(photo, **asked))
     except DermserveError as error:
         yield Answer(0, name, error=error)

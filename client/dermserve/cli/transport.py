@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import grpc
 
 from dermserve.cli.server import Server
+from dermserve.client import TLS
 from dermserve.client._connection import usual_roots
 from dermserve.client._proxies import Way, find_way, host_and_port
 
@@ -26,7 +27,8 @@ _DAY = 86400
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(
     (0, 0, 0, 4, 0, 0, 0, 0, 0)
 )  # and empty SETTINGS (RFC 9113, 3.4)
-_SETTINGS = b"\4"  # the type of the first frame
+_SETTINGS = b"\4"
+"""The type of the first frame that an HTTP/2 server sends."""
 _WRONG_PORT = "correct HOST:PORT: the gateway's gRPC port is 50051 unless set otherwise"
 _REMEDIES = {  # by OpenSSL's X509_V_ERR_…
     9: "set this machine's clock, or wait",
@@ -39,16 +41,13 @@ _UNTRUSTED = "name the authority that signed it by --tls-ca"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was checked."""
+    """One thing that was checked: how bad it is, a stable code, what is so and why it matters, and what to do."""
 
     severity: str
     """ERROR, WARNING, NOTE or OK."""
     code: str
-    """Machine-readable and stable."""
     what: str
-    """What is so, and why it matters."""
     remedy: str = ""
-    """What to do."""
 
 
 class ObstacleError(Exception):
@@ -65,7 +64,7 @@ def look_at_way(server: Server) -> Iterator[Finding]:
     Raises:
         ObstacleError: the first thing that keeps calls from getting there.
     """
-    way = find_way(server.target)
+    way, tls = find_way(server.target), server.tls_options()
     host, port = host_and_port(way.target)
     if host is None:  # a socket's path, or a scheme of which gRPC knows more
         return
@@ -75,10 +74,10 @@ def look_at_way(server: Server) -> Iterator[Finding]:
         dial: Dial = functools.partial(_tunnel, way, host, port or "443", server.deadline)
     else:
         dial = yield from _reach(host, port or "443", server.deadline)
-    if server.tls_options() is None:
+    if tls is None:
         yield _look_at_plain(dial, server)
     else:
-        yield from _look_at_tls(dial, way.name or host, server)
+        yield from _look_at_tls(dial, tls.authority or way.name or host, server, tls)
 
 
 def _reach(host: str, port: str, seconds: float) -> Generator[Finding, None, Dial]:
@@ -137,13 +136,10 @@ def _look_at_plain(dial: Dial, server: Server) -> Finding:
     raise _stranger(said, server.target)
 
 
-def _look_at_tls(dial: Dial, host: str, server: Server) -> Iterator[Finding]:
-    tls = server.tls_options()
-    context = _context(server)
+def _look_at_tls(dial: Dial, name: str, server: Server, tls: TLS) -> Iterator[Finding]:
+    context = _context(server, tls)
     try:
-        with _within(dial()) as plain, context.wrap_socket(
-            plain, server_hostname=tls.authority if tls and tls.authority else host
-        ) as secured:  # fmt: skip
+        with _within(dial()) as plain, context.wrap_socket(plain, server_hostname=name) as secured:
             ends = str((secured.getpeercert() or {})["notAfter"])
             protocol, said = secured.selected_alpn_protocol(), _greet(lambda: secured)
     except ssl.SSLCertVerificationError as error:
@@ -165,20 +161,16 @@ def _look_at_tls(dial: Dial, host: str, server: Server) -> Iterator[Finding]:
         yield Finding("WARNING", "CERTIFICATE_EXPIRES", f"the certificate ends in {days:.0f} days", "renew it")
 
 
-def _context(server: Server) -> ssl.SSLContext:
+def _context(server: Server, tls: TLS) -> ssl.SSLContext:
     """Trust what gRPC trusts, as strictly: `ssl.create_default_context` is stricter from Python 3.13 on."""
-    tls = server.tls_options()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    own = os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH") or (
-        pathlib.Path(grpc.__file__).parent / "_cython/_credentials/roots.pem"
-    )
+    own = os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH")
+    file = pathlib.Path(own or pathlib.Path(grpc.__file__).parent / "_cython/_credentials/roots.pem")
     try:
-        roots = (tls and tls.root_certificates) or usual_roots() or pathlib.Path(own).read_bytes()
-        context.load_verify_locations(
-            cadata="".join(line for line in roots.decode().splitlines(True) if line.isascii())
-        )
+        roots = (tls.root_certificates or usual_roots() or file.read_bytes()).decode().splitlines(keepends=True)
+        context.load_verify_locations(cadata="".join(line for line in roots if line.isascii()))
         if server.tls_cert:
             context.load_cert_chain(server.tls_cert, server.tls_key, password="")
     except (OSError, ValueError) as error:
