@@ -19,13 +19,6 @@ from dermserve.client import Client, DermserveError, Prediction
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
-def _photos(folder: pathlib.Path, most: int | None) -> list[pathlib.Path]:
-    """Find the photos below a folder; at most so many, evenly spread."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
-    step = 1 if most is None else max(1, -(-len(found) // most))
-    return found[::step]
-
-
 def _ask(client: Client, model: str, photo: pathlib.Path) -> tuple[Prediction, Prediction] | None:
     """Ask about a photo in both modes; None when that fails."""
     try:
@@ -46,7 +39,8 @@ def _ask(client: Client, model: str, photo: pathlib.Path) -> tuple[Prediction, P
 @json_option
 def main(folder: pathlib.Path, model: str, most: int | None, store: pathlib.Path, as_json: bool) -> None:
     """Report what ADAPTIVE saves on a folder of photos, and its agreement with FULL."""
-    photos = _photos(folder, most)
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+    photos = found[:: -(-len(found) // most) if most and found else 1]
     if not photos:
         raise click.UsageError(f"there is no photo ({', '.join(sorted(_SUFFIXES))}) below {folder}")
     with (
@@ -56,9 +50,8 @@ def main(folder: pathlib.Path, model: str, most: int | None, store: pathlib.Path
     ):
         pairs = [pair for photo in shown if (pair := _ask(client, model, photo))]
     count = max(1, len(pairs))
-    asked, whole = (sum(pair[which].views_asked for pair in pairs) for which in (1, 0))
     report = {
-        "views saved": 1 - asked / max(1, whole),
+        "views saved": 1 - sum(adaptive.views_asked for _, adaptive in pairs) / (10 * count),
         "one view was enough": sum(adaptive.views_asked == 1 for _, adaptive in pairs) / count,
         "same class as FULL": sum(full.top.code == adaptive.top.code for full, adaptive in pairs) / count,
         "same verdict as FULL": sum(full.verdict == adaptive.verdict for full, adaptive in pairs) / count,

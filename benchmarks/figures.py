@@ -1,13 +1,14 @@
 """What a benchmark found, as JSON in docs/figures that the pages include, and as Markdown."""
 
 import dataclasses
+import datetime
 import json
 import pathlib
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-NAME = "figures.json"
-"""File that a benchmark writes into its folder of results."""
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "docs" / "figures"
 
 
@@ -41,12 +42,18 @@ class Figures:
         return "\n\n".join([*parts, "\n".join(f"- {note}" for note in self.notes)]).rstrip() + "\n"
 
 
-def describe_run(machine: Mapping[str, Any], *, date: str, plan: str) -> str:
-    """Say when and where a run was made; `machine` is of `dermserve.loadtest.machine`."""
-    return (
-        f"{date}, {machine['processor']}, {machine['usable_cores']} cores, {machine['memory_gb']} GB, load before"
-        f" {machine['load_before'][0]}, commit {machine['commit'][:12] or 'unknown'}; {plan}"
+def report(
+    tool: str, tables: Sequence[Table], machine: Mapping[str, Any], *, plan: str, out: pathlib.Path, as_json: bool,
+    notes: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """Write OUT/figures.json and return the same, as JSON or as Markdown; `machine` is of `describe_machine`."""
+    run = (
+        f"{datetime.date.today()}, {machine['processor']}, {machine['usable_cores']} cores, {machine['memory_gb']} GB, "
+        f"load before {machine['load_before'][0]}, commit {machine['commit'][:12] or 'unknown'}; {plan}"
     )
+    found = Figures(shlex.join(["python", "-m", f"benchmarks.{tool}", *sys.argv[1:]]), run, tables, notes)
+    (out / "figures.json").write_text(found.to_json(), encoding="utf-8")
+    return found.to_json() if as_json else found.to_markdown()
 
 
 def read(file: pathlib.Path) -> Figures:
