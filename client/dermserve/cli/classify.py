@@ -39,15 +39,12 @@ def classify(
     /,
     *,
     photos: tuple[str, ...],
-    model: str,
-    version: int | None,
-    label: str | None,
-    tta: str,
     as_json: bool,
     in_flight: int,
     table: pathlib.Path | None,
     resume: pathlib.Path | None,
     server: Server,
+    **asked: Any,
 ) -> None:
     """Classify photos: JPEG, PNG or WebP files, - for standard input, or folders with all files in them, at any depth.
 
@@ -56,14 +53,13 @@ def classify(
     it was: what has an answer is not asked again, what failed is. Exit codes: 0 all answered, 1 some failed, 2 wrong
     usage, 3 no server.
     """
-    if version is not None and label is not None:
+    if asked["version"] is not None and asked["label"] is not None:
         raise click.UsageError("give --version or --label, not both")
-    if not model:
+    if not asked["model"]:
         raise click.BadParameter("it is empty", param_hint="--model")
     found = expand(photos, written=filter(None, (table, resume)))
     for note in found.notes(all_files=not as_json):
         click.echo(note, err=True)
-    asked = {"model": model, "version": version, "label": label, "tta": tta}
     show = print_json if as_json else print_text
     with Results(asked, show, table=table, journal=resume) as results, server.client() as client:
         files = results.remaining(found.photos)

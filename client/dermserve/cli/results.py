@@ -47,14 +47,9 @@ class Results:
     """
 
     def __init__(
-        self,
-        asked: Mapping[str, Any],
-        show: Callable[[Answer], None],
-        *,
-        table: pathlib.Path | None,
-        journal: pathlib.Path | None,
+        self, asked: Row, show: Callable[[Answer], None], *, table: pathlib.Path | None, journal: pathlib.Path | None
     ) -> None:
-        self._asked = {"asked": dict(asked)}
+        self._asked = {"asked": asked}
         self._show = show
         self._table = table
         self._journal = journal

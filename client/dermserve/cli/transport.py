@@ -23,10 +23,7 @@ from dermserve.client._proxies import Way, find_way, host_and_port
 Dial: TypeAlias = Callable[[], socket.socket]
 """Connects."""
 _EXPIRY_DAYS = 21
-_DAY = 86400
-_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(
-    (0, 0, 0, 4, 0, 0, 0, 0, 0)
-)  # and empty SETTINGS (RFC 9113, 3.4)
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"  # and empty SETTINGS (RFC 9113, 3.4)
 _SETTINGS = b"\4"
 """The type of the first frame that an HTTP/2 server sends."""
 _WRONG_PORT = "correct HOST:PORT: the gateway's gRPC port is 50051 unless set otherwise"
@@ -112,17 +109,19 @@ def _tunnel(way: Way, host: str, port: str, seconds: float) -> socket.socket:
     name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     without = "list the host in no_proxy to go without it, or correct the variable"
     try:
-        connection = socket.create_connection((proxy, int(proxy_port)), timeout=seconds)
-        connection.sendall(f"CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n{header}\r\n".encode())
-        said = connection.recv(4096)
+        with contextlib.ExitStack() as failing:
+            connection = failing.enter_context(socket.create_connection((proxy, int(proxy_port)), timeout=seconds))
+            connection.sendall(f"CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n{header}\r\n".encode())
+            if not (said := connection.recv(4096)):
+                raise ConnectionError("it closes the connection")
+            if said.split(b" ")[1:2] != [b"200"]:
+                text = f"the proxy {way.proxy} does not let calls to {name} pass: it says {_shown(said)}"
+                raise ObstacleError("PROXY_REFUSES", text, without)
+            failing.pop_all()
+            return connection
     except OSError as error:
         text = f"the proxy {way.proxy} does not answer: {error.strerror or error}"
         raise ObstacleError("PROXY_UNREACHABLE", text, without) from error
-    if said.split(b" ")[1:2] != [b"200"]:
-        connection.close()
-        text = f"the proxy {way.proxy} does not let calls to {name} pass: it says {_shown(said)}"
-        raise ObstacleError("PROXY_REFUSES", text, without)
-    return connection
 
 
 def _look_at_plain(dial: Dial, server: Server) -> Finding:
@@ -148,7 +147,10 @@ def _look_at_tls(dial: Dial, name: str, server: Server, tls: TLS) -> Iterator[Fi
     except OSError as error:
         if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
             raise _refused_handshake(server, error.reason) from error
-        raise _no_tls(dial, server) from error
+        if not _is_http2(said := _greet(dial)):
+            raise _stranger(said, server.target) from error
+        text = f"{server.target} speaks gRPC in plain text, not TLS"
+        raise ObstacleError("NO_TLS", text, "leave --tls out") from error
     if said == b"":  # with TLS 1.3 a client certificate is judged after the handshake
         raise _refused_handshake(server, "it closes the connection after the handshake")
     if not _is_http2(said):
@@ -156,7 +158,7 @@ def _look_at_tls(dial: Dial, name: str, server: Server, tls: TLS) -> Iterator[Fi
     if protocol != "h2":
         text = f"{server.target} does not offer HTTP/2 by ALPN, without which gRPC does not connect"
         raise ObstacleError("NO_ALPN", text, "turn HTTP/2 on at what ends TLS there")
-    days = (ssl.cert_time_to_seconds(ends) - time.time()) / _DAY
+    days = (ssl.cert_time_to_seconds(ends) - time.time()) / 86400
     if days < _EXPIRY_DAYS:
         yield Finding("WARNING", "CERTIFICATE_EXPIRES", f"the certificate ends in {days:.0f} days", "renew it")
 
@@ -183,13 +185,6 @@ def _refused_handshake(server: Server, why: str) -> ObstacleError:
     shown = "does not accept this client's certificate" if server.tls_cert else "wants a client certificate, it seems"
     remedy = "give one that its client authority signed, by --tls-cert and --tls-key"
     return ObstacleError("CLIENT_CERTIFICATE", f"{server.target} {shown}: {why}", remedy)
-
-
-def _no_tls(dial: Dial, server: Server) -> ObstacleError:
-    said = _greet(dial)
-    if _is_http2(said):
-        return ObstacleError("NO_TLS", f"{server.target} speaks gRPC in plain text, not TLS", "leave --tls out")
-    return _stranger(said, server.target)
 
 
 def _stranger(said: bytes | None, target: str) -> ObstacleError:
@@ -227,5 +222,5 @@ def _is_http2(said: bytes | None) -> bool:
 
 
 def _shown(said: bytes) -> str:
-    first = said.splitlines()[0][:60].decode("ascii", "replace")
+    first = said.partition(b"\n")[0].strip()[:60].decode("ascii", "replace")
     return repr("".join(letter if letter.isprintable() else "?" for letter in first))
