@@ -116,8 +116,8 @@ def _look_at_answers(client: Client, model: str, deadline: float) -> Iterator[Fi
     if theirs != (ours := importlib.metadata.version("dermserve")):
         text = f"the gateway is version {theirs or 'unknown'}, this client {ours}"
         yield Finding("NOTE", "VERSIONS", text, "CHANGELOG.md says what changed between them")
-    for error in {error.reason: error for error in errors}.values():
-        yield _refused(error, [error.reason for error in errors].count(error.reason))
+    for one in {one.reason: one for one in errors}.values():
+        yield _refused(one, [one.reason for one in errors].count(one.reason))
 
 
 def _refused(error: DermserveError, count: int) -> Finding:
