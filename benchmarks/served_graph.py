@@ -35,7 +35,7 @@ from benchmarks.serving import (
     model_server,
 )
 from dermserve.loadtest.machine import describe_machine
-from dermserve.loadtest.photos import load_photos
+from dermserve.loadtest.scenario import load_photos
 
 LOADS = tuple(itertools.product((1, 10), (1, 2, 8)))
 """Images a request and callers."""

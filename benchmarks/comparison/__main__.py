@@ -23,7 +23,7 @@ from benchmarks.comparison.running import ContenderError
 from benchmarks.figures import NAME
 from benchmarks.serving import MODELS
 from dermserve.loadtest.machine import describe_machine
-from dermserve.loadtest.photos import load_photos
+from dermserve.loadtest.scenario import load_photos
 from dermserve.local import StackError
 from dermserve.local.signals import ends_by_interrupt
 
