@@ -20,6 +20,7 @@ from dermserve.cli.root import GATEWAY
 from dermserve.cli.server import Server, server_options
 from dermserve.cli.transport import Finding, ObstacleError, look_at_way
 from dermserve.client import Client, DermserveError, InvalidPhoto, Model, Overloaded
+from dermserve.v1 import classifier_pb2
 
 SETTINGS_DOCTOR = Entry("dermserve.doctor.cli:doctor", "Check the gateway's settings.", GATEWAY)
 _AT_ONCE = 8
@@ -81,7 +82,7 @@ def _look_at_clock(client: Client) -> Iterator[Finding]:
     """Compare this clock with the `date` that proxies such as Envoy add."""
     with contextlib.suppress(grpc.RpcError, KeyError, ValueError, TypeError):
         sent = dict(
-            client._stub.ListModels.with_call(client._models_call(None).request, timeout=5)[1].initial_metadata()
+            client._stub.ListModels.with_call(classifier_pb2.ListModelsRequest(), timeout=5)[1].initial_metadata()
         )
         off = time.time() - email.utils.parsedate_to_datetime(sent["date"]).timestamp()
         if abs(off) > _CLOCK_SECONDS:
