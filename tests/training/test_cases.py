@@ -39,24 +39,21 @@ def said(base: pathlib.Path, classes: tuple[str, ...] = CLASSES) -> tuple[list[S
     return read_samples(base, classes, say=lines.append), "\n".join(lines)
 
 
-@pytest.mark.parametrize("case", ["c04-blank-lesion-ids", "c10-isic-archive-metadata", "c11-isic2018-one-hot"])
-def test_a_case_is_read_whole(case: str) -> None:
+@pytest.mark.parametrize(
+    ("case", "lesions"),
+    [
+        ("c04-blank-lesion-ids", ""),
+        ("c10-isic-archive-metadata", "IL_"),
+        ("c11-isic2018-one-hot", "HAM_"),
+        ("c13-latin1", ""),
+    ],
+)
+def test_a_case_is_read_whole_with_its_lesions(case: str, lesions: str) -> None:
     samples, lines = said(CASES / case, SEVEN)
     assert count_classes(samples, SEVEN) == THREE_OF_EACH
     assert len({sample.lesion for sample in samples}) == 21
+    assert all(sample.lesion.startswith(lesions) for sample in samples)
     assert lines == ""
-
-
-def test_lesion_ids_come_from_the_archives_metadata_and_the_challenges_groups() -> None:
-    archive, _ = said(CASES / "c10-isic-archive-metadata", SEVEN)
-    challenge, _ = said(CASES / "c11-isic2018-one-hot", SEVEN)
-    assert {sample.lesion[:3] for sample in archive} == {"IL_"}
-    assert {sample.lesion[:4] for sample in challenge} == {"HAM_"}
-
-
-def test_a_table_in_latin_1_is_read() -> None:
-    samples, _ = said(CASES / "c13-latin1", SEVEN)
-    assert count_classes(samples, SEVEN) == THREE_OF_EACH
 
 
 def test_one_photo_under_two_labels_is_refused_by_both_names() -> None:

@@ -1,6 +1,5 @@
-"""Metrics, the not-skin score, TensorFlow Lite and the grid."""
+"""Metrics, the not-skin score and TensorFlow Lite."""
 
-import csv
 import dataclasses
 import pathlib
 
@@ -14,15 +13,11 @@ from dermserve.models import associated_files
 from dermserve.models.architectures import build
 from dermserve.models.export import SHIPPED
 from dermserve.models.lifecycle.recording import pictures
-from dermserve.models.papers import heads
-from dermserve.models.training.data.splits import Part, Sample
 from dermserve.models.training.evaluate import ood
 from dermserve.models.training.evaluate.calibration import softmax
-from dermserve.models.training.evaluate.measuring import balanced, intervals, measure
+from dermserve.models.training.evaluate.measuring import intervals, measure
 from dermserve.models.training.evaluate.pictures import draw_no_skin
 from dermserve.models.training.export import conversion
-from dermserve.models.training.train.dataset import Data
-from dermserve.models.training.train.experiment import parse_experiment
 from dermserve.models.training.train.finished import FinishedRun, Kind, load_distance, save_distance
 
 RNG = np.random.default_rng(0)
@@ -57,10 +52,6 @@ def test_the_interval_draws_lesions_and_not_photos() -> None:
     narrow_low, narrow_high = intervals(labels, answers, by_photo)["accuracy_95"]
     assert low < 0.5 < high
     assert high - low > 2 * (narrow_high - narrow_low)
-
-
-def test_balanced_accuracy_is_the_mean_recall() -> None:
-    assert balanced(np.array([0, 0, 0, 1]), np.array([0, 0, 0, 2])) == pytest.approx(0.5)
 
 
 WIDTH = 8
@@ -186,56 +177,3 @@ def test_an_int8_model_with_a_layer_that_learned_nothing_runs_where_others_do() 
     photos = RNG.integers(0, 256, (2, 224, 224, 3)).astype(np.uint8)
     model = conversion.convert(network, temperature=1, kind="int8", examples=photos)
     tf.lite.Interpreter(model_content=model).allocate_tensors()  # XNNPACK refuses scales near zero
-
-
-@pytest.mark.slow
-def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: pathlib.Path) -> None:
-    experiment = parse_experiment(
-        'model = "resnet50"\n[[stages]]\nname = "x"\nepochs = 15\ntrainable = "head"\n', name="tiny"
-    )
-    labels = np.arange(280) % 7
-    samples = [Sample(pathlib.Path(f"{index}.png"), int(label), str(index)) for index, label in enumerate(labels)]
-    values = (20 * np.eye(7, 16)[labels] + RNG.normal(0, 0.1, (280, 16))).astype(np.float32)
-    data = Data(samples, np.zeros((280, 1, 1, 3), np.uint8), {})
-    grid, reported, table = ((0.7, 0.4, 16), (0.8, 0.5, 32)), [], tmp_path / "table.csv"
-
-    def run(wanted: tuple[tuple[float, float, int], ...]) -> list[heads.Cell]:
-        features = heads.Features(values, labels)
-        return heads.run_grid(experiment, data, features, table, report=reported.append, grid=wanted)
-
-    run(grid[:1])
-    cells = run(grid)
-    assert reported == cells  # the first is not trained again
-    assert [(cell.training_share, cell.dropout, cell.batch) for cell in cells] == [(0.7, 0.4, 16), (0.8, 0.5, 32)]
-    assert all(cell.accuracy > 0.9 for cell in cells)
-    with table.open() as file:
-        assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [cell.accuracy for cell in cells]
-    best, accuracy, _ = heads.measure_best(experiment, data, heads.Features(values, labels), cells)
-    assert best.accuracy == max(cell.accuracy for cell in cells)
-    assert accuracy > 0.9
-
-
-def test_the_grid_chooses_by_validation_photos_and_measures_test_photos_once(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looked: list[Part] = []
-    experiment = parse_experiment(
-        'model = "resnet50"\n[[stages]]\nname = "x"\nepochs = 1\ntrainable = "head"\n', name="tiny"
-    )
-    labels = np.arange(280) % 7
-    samples = [Sample(pathlib.Path(f"{index}.png"), int(label), str(index)) for index, label in enumerate(labels)]
-    data = Data(samples, np.zeros((280, 1, 1, 3), np.uint8), {})
-    parts = {share: heads._divide(experiment, data, share) for share in (0.7, 0.8)}
-
-    def judge(head: object, features: heads.Features, rows: np.ndarray) -> tuple[float, float]:
-        share = next(share for share in parts if any(np.array_equal(rows, own) for own in parts[share].values()))
-        looked.append(next(part for part, own in parts[share].items() if np.array_equal(rows, own)))
-        return (share if looked[-1] is Part.VALIDATION else 0.1), 0.5
-
-    monkeypatch.setattr(heads, "_judge_head", judge)
-    monkeypatch.setattr(heads, "_train_head", lambda *_: None)
-    features = heads.Features(np.zeros((280, 4), np.float32), labels)
-    cells = heads.run_grid(experiment, data, features, tmp_path / "table.csv", report=lambda _: None)
-    best, accuracy, _ = heads.measure_best(experiment, data, features, cells)
-    assert looked == [Part.VALIDATION] * 18 + [Part.TEST]
-    assert (best.training_share, accuracy) == (0.8, 0.1)

@@ -15,17 +15,16 @@ from click.testing import CliRunner
 import dermserve.imaging
 from dermserve.models.architectures import build
 from dermserve.models.export import SHIPPED
-from dermserve.models.papers import heads
 from dermserve.models.training import cli
 from dermserve.models.training.data import photos as pixels
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part, Sample, read_split, write_split
 from dermserve.models.training.errors import DataError, DivergedError, RunError
 from dermserve.models.training.evaluate import predictions
-from dermserve.models.training.evaluate.predictions import Outputs, Predictor
+from dermserve.models.training.evaluate.predictions import Predictor
 from dermserve.models.training.export.content import run_content
 from dermserve.models.training.train import checkpoint
-from dermserve.models.training.train.dataset import Data, finished_data, prepare, read_provenance
+from dermserve.models.training.train.dataset import finished_data, prepare, read_provenance
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.frozen import compute_frozen
 from tests.training.conftest import draw, draw_photos
@@ -220,29 +219,6 @@ def test_frozen_features_of_other_photos_or_layers_are_not_taken(tmp_path: pathl
     np.testing.assert_allclose(found[rows], np.asarray(network(images[rows].astype(np.float32))), rtol=1e-2)
 
 
-def test_the_grids_cells_are_of_its_own_data(tmp_path: pathlib.Path) -> None:
-    labels, table = np.arange(6) % 3, tmp_path / "scenarios.csv"
-    samples = [Sample(pathlib.Path(f"{index}.png"), int(label), str(index)) for index, label in enumerate(labels)]
-
-    def run(values: np.ndarray, samples: list[Sample], extra: str = "") -> None:
-        data, features = Data(samples, np.zeros((6, 1, 1, 3), np.uint8), {}), heads.Features(values, labels)
-        heads.run_grid(tiny(extra), data, features, table, report=lambda _: None, grid=())
-
-    values = np.zeros((6, 4), np.float32)
-    run(values, samples)
-    run(values, samples)
-    with pytest.raises(RunError, match="of a training with another features"):
-        run(values + 1, samples)
-    with pytest.raises(RunError, match="of a training with another photos"):
-        run(values, samples[:5])
-    with pytest.raises(RunError, match="of a training with another experiment"):
-        run(values, samples, "seed = 2\n")
-    (tmp_path / "fingerprint.json").unlink()
-    table.write_text("training_share,dropout,batch,accuracy,balanced_accuracy,minutes\n")
-    with pytest.raises(RunError, match="does not say what"):
-        run(values, samples)
-
-
 def test_the_first_loss_that_is_no_number_ends_training(photos: pathlib.Path, tmp_path: pathlib.Path) -> None:
     text = PLAIN.replace("rate = 1e-3", "rate = 1e30")
     with pytest.raises(DivergedError, match=r"loss is \S+ in stage head, epoch 1, (step 2 of 1?\d|on valid).*lower"):
@@ -327,9 +303,9 @@ def test_the_version_of_pixels_changes_with_any_line_of_the_code_that_makes_them
 def test_predictions_by_other_view_code_are_not_taken(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def look(infer: object, photos: Labelled, **_: object) -> Outputs:
+    def look(infer: object, photos: Labelled, **_: object) -> tuple[np.ndarray, np.ndarray]:
         asked.append(len(photos))
-        return Outputs(np.zeros((len(photos), 1, 3), np.float32), np.zeros((len(photos), 2), np.float32))
+        return np.zeros((len(photos), 1, 3), np.float32), np.zeros((len(photos), 2), np.float32)
 
     monkeypatch.setattr(predictions, "run_views", look)
     monkeypatch.setattr(predictions, "frozen_function", lambda *_, **__: None)

@@ -14,7 +14,6 @@ from dermserve.models.training.data.splits import Part
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.evaluate import evaluation as evaluate
 from dermserve.models.training.evaluate import predictions
-from dermserve.models.training.evaluate.predictions import Outputs
 from dermserve.models.training.train.dataset import Data
 from dermserve.models.training.train.finished import FinishedRun, claim_test, describe_tests
 from tests.training.conftest import draw_photos
@@ -78,11 +77,11 @@ def test_rounding_and_words_are_no_second_choice(run: FinishedRun, same: dict[st
     assert len(run.summary["tested"]) == 1
 
 
-def say_anything(_: object, photos: Labelled, *, views: Sequence[str]) -> Outputs:
+def say_anything(_: object, photos: Labelled, *, views: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Stand for the network."""
     rng = np.random.default_rng(photos.rows.tolist())
     logits, features = rng.normal(size=(len(photos), len(views), 3)), rng.normal(size=(len(photos), 16))
-    return Outputs(logits.astype(np.float32), features.astype(np.float32))
+    return logits.astype(np.float32), features.astype(np.float32)
 
 
 def test_no_test_photo_is_read_before_the_run_notes_what_is_fixed(
@@ -102,7 +101,7 @@ def test_no_test_photo_is_read_before_the_run_notes_what_is_fixed(
     frozen: list[object] = []
     monkeypatch.setattr(predictions, "frozen_function", lambda network, **_: frozen.append(network))
     how: Any = {"cache": tmp_path / "cache", "precision": "float32", "progress": lambda *_: None}
-    FinishedRun(folder).save_other("clinic", {"measured": "with other thresholds"})
+    FinishedRun(folder).update(other={"clinic": {"measured": "with other thresholds"}})
     evaluate.evaluate_own(FinishedRun(folder), photos, thin=4, **how)
     assert FinishedRun(folder).summary["other"] == {}
     assert {which for which, noted in asked if not noted} == {Part.TRAIN, Part.VALIDATION}

@@ -16,6 +16,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 
 from dermserve.imaging import Measures
+from dermserve.models.training.train.loop import accuracies
 
 Floats: TypeAlias = NDArray[np.floating]
 Labels: TypeAlias = NDArray[np.int64]
@@ -77,7 +78,7 @@ def fit_prior_shift(logits: Floats, labels: Labels, shift: Floats) -> float:
     `shift` is float [C], the log of the prior in use over the prior in training; logits are [N, C], labels [N].
     """
     shares = np.linspace(0, 1, 21)
-    scores = [_both_accuracies((logits + share * shift).argmax(axis=1), labels) for share in shares]
+    scores = [sum(accuracies((logits + share * shift).argmax(axis=1), labels)) for share in shares]
     best = [share for share, score in zip(shares, scores, strict=True) if score >= max(scores) - 1e-9]
     return float(best[len(best) // 2])
 
@@ -153,11 +154,6 @@ def fit_quality(measures: Sequence[Measures], *, share: float) -> dict[str, floa
     return {**low, **high, "min_detail": quantile("detail", 2 * share), "min_contrast": low["min_contrast"] / 2}
 
 
-def fit_max_view_std(risks: Floats, *, quantile: float = 0.95) -> float:
-    """Find the spread of the views' risks, float [N, V], above which to abstain: a quantile of validation photos."""
-    return float(np.quantile(risks.std(axis=1), quantile))
-
-
 @dataclass(frozen=True, slots=True)
 class Look:
     """A point at which ADAPTIVE may stop: a sequential test's interim look."""
@@ -217,8 +213,3 @@ def stop_early(view_probabilities: Floats, looks: Sequence[Look]) -> Stopping:
 def _margins(probabilities: Floats) -> Floats:
     top = np.sort(probabilities, axis=-1)
     return np.asarray(top[..., -1] - top[..., -2])
-
-
-def _both_accuracies(answers: Labels, labels: Labels) -> float:
-    hits = answers == labels
-    return float(hits.mean() + np.mean([hits[labels == label].mean() for label in np.unique(labels)]))

@@ -12,7 +12,7 @@ from dermserve.models.training.evaluate import fitting, measuring
 from dermserve.models.training.evaluate.ood import read_others
 from dermserve.models.training.evaluate.predictions import PartPredictions, Predictor
 from dermserve.models.training.train.dataset import finished_data, read_also
-from dermserve.models.training.train.finished import FinishedRun, claim_test
+from dermserve.models.training.train.finished import DISTANCE, FinishedRun, claim_test, save_distance
 from dermserve.models.training.train.loop import Progress
 
 
@@ -85,9 +85,15 @@ def evaluate_own(
         metrics["also"] = {part: measuring.measures(fitted, found) for part, found in parts.items()}
     if outside is not None:
         metrics["others"] = measuring.other_lesions(fitted, predictor, outside[Part.TEST])
-    run.save_calibration(fitted.calibration, shift=fitted.shift, distance=fitted.distance, metrics=metrics)
+    save_distance(fitted.distance, run.folder / DISTANCE)
     identity = fitted.probabilities(validation[0].one)[:, 0]
-    run.update(profile=measuring.measure_profile(photos.part(Part.VALIDATION), identity))
+    run.update(
+        calibration=fitted.calibration,
+        prior_shift=fitted.shift.tolist(),
+        metrics=metrics,
+        other={},  # what was measured on other data with another calibration is forgotten
+        profile=measuring.measure_profile(photos.part(Part.VALIDATION), identity),
+    )
     return {"calibration": fitted.calibration, "metrics": metrics, "figures": measuring.figures(fitted, test[0])}
 
 
@@ -122,5 +128,5 @@ def evaluate_other(
     if others is not None:
         outside = read_others(run, others, cache=cache)
         measured["others"] = measuring.other_lesions(fitted, predictor, outside[Part.TEST])
-    run.save_other(name, measured)
+    run.update(other={**run.summary.get("other", {}), name: measured})
     return measured

@@ -79,7 +79,7 @@ def pack(run: FinishedRun, data: Path, *, kind: Kind, cache: Path, progress: Pro
     for name, network in (("full", full), ("compact", run.network())):
         predictor = Predictor(network=network, cache=cache, progress=progress)
         found = predictor.predict(photos, chosen.samples, name, views=ONE_VIEW)
-        answers.append(found.outputs.logits[:, 0].argmax(axis=1))
+        answers.append(found.logits[:, 0].argmax(axis=1))
     packed = {
         "kind": kind,
         "bytes": run.compact.stat().st_size,
@@ -234,7 +234,7 @@ def convert_run(run: FinishedRun, data: Path, *, cache: Path, progress: Progress
     network, distance, calibration = run.network(), run.distance, run.calibration
     temperature = calibration["temperature"]
     predictor = Predictor(network=network, cache=cache, progress=progress)
-    outputs = predictor.predict(validation, chosen.samples, "network", views=ONE_VIEW).outputs
+    outputs = predictor.predict(validation, chosen.samples, "network", views=ONE_VIEW)
     expected = Answers(
         softmax(outputs.logits[:, 0] / temperature).astype(np.float32), ood.scores(distance, outputs.features)
     )

@@ -137,17 +137,6 @@ class FinishedRun:
     def _lesions(self) -> dict[str, str]:
         return {PurePosixPath(name).stem: photo.lesion for name, photo in self.split.items()}
 
-    def save_calibration(
-        self, calibration: dict[str, Any], *, shift: NDArray[np.float64], distance: FeatureDistance, metrics: Any
-    ) -> None:
-        """Write what calibration found into the run; what was measured on other data with another one is forgotten."""
-        save_distance(distance, self.folder / DISTANCE)
-        self.update(calibration=calibration, prior_shift=shift.tolist(), metrics=metrics, other={})
-
-    def save_other(self, name: str, measured: dict[str, Any]) -> None:
-        """Write the figures of another data set into the run."""
-        self.update(other={**self.summary.get("other", {}), name: measured})
-
     def update(self, **values: Any) -> None:
         """Replace entries of run.json."""
         write_json(self.folder / SUMMARY, {**self.summary, **values})
