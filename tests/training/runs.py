@@ -3,7 +3,9 @@
 import pathlib
 from collections.abc import Callable
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from dermserve.models.training.train import run
 from dermserve.models.training.train.dataset import prepare
@@ -47,6 +49,13 @@ EPOCH = Epoch(
     validation_balanced_accuracy=0.5,
     seconds=1.0,
 )
+
+
+def command(what: click.Command, *arguments: object, code: int = 0) -> str:
+    """Run a command and return what it says."""
+    result = CliRunner().invoke(what, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
 
 
 class StoppedError(Exception):

@@ -6,13 +6,13 @@ import shutil
 from collections import Counter
 
 import pytest
-from click.testing import CliRunner
 
 from dermserve.models.training import cli
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.splits import Sample, count_classes
 from dermserve.models.training.errors import DataError
 from tests.training.conftest import CLASSES, draw
+from tests.training.runs import command
 
 CASES = pathlib.Path(__file__).parent / "cases"
 SEVEN = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
@@ -32,6 +32,11 @@ def flat(base: pathlib.Path, count: int = 3) -> list[str]:
     for index, name in enumerate(names):
         draw(base / f"{name}.png", label=0, seed=index, side=16)
     return names
+
+
+def described(base: pathlib.Path, *rows: str, head: str = HEAD) -> None:
+    """Write a table beside photos."""
+    (base / "metadata.csv").write_text(head + "".join(f"{row}\n" for row in rows))
 
 
 def said(base: pathlib.Path, classes: tuple[str, ...] = CLASSES) -> tuple[list[Sample], str]:
@@ -73,7 +78,7 @@ def test_what_macos_leaves_is_said_and_left_out(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize("blank", ["", " ", "NA", "nan", "None", '""'])
 def test_a_blank_lesion_is_one_of_its_own(tmp_path: pathlib.Path, blank: str) -> None:
     names = flat(tmp_path)
-    (tmp_path / "metadata.csv").write_text(HEAD + "".join(f"{blank},{name},bcc\n" for name in names))
+    described(tmp_path, *(f"{blank},{name},bcc" for name in names))
     assert len({sample.lesion for sample in read_samples(tmp_path, CLASSES)}) == 3
 
 
@@ -136,7 +141,7 @@ def test_an_id_that_may_be_two_photos_is_refused(tmp_path: pathlib.Path) -> None
 @pytest.mark.parametrize("second", ["L0,ISIC_0000000,bcc", "L1,ISIC_0000000,scc"])
 def test_a_photo_that_a_table_names_twice_is_refused(tmp_path: pathlib.Path, second: str) -> None:
     flat(tmp_path)
-    (tmp_path / "metadata.csv").write_text(HEAD + f"L0,ISIC_0000000,bcc\n{second}\n")
+    described(tmp_path, "L0,ISIC_0000000,bcc", second)
     with pytest.raises(DataError, match="names ISIC_0000000 twice"):
         read_samples(tmp_path, CLASSES)
 
@@ -151,14 +156,14 @@ def test_a_path_that_labels_csv_names_twice_is_refused(tmp_path: pathlib.Path, s
 
 def test_a_table_that_contradicts_a_folder_is_refused(tmp_path: pathlib.Path) -> None:
     photo(tmp_path / "bcc" / "a.png")
-    (tmp_path / "metadata.csv").write_text(HEAD + "L,a,scc\n")
+    described(tmp_path, "L,a,scc")
     with pytest.raises(DataError, match=r"bcc/a\.png is under two labels: bcc, and by \S+metadata\.csv scc"):
         read_samples(tmp_path, CLASSES)
 
 
 def test_a_table_of_other_classes_beside_class_folders_gives_the_lesions_alone(tmp_path: pathlib.Path) -> None:
     photo(tmp_path / "scc" / "a.png")
-    (tmp_path / "metadata.csv").write_text(HEAD + "L,a,akiec\n")
+    described(tmp_path, "L,a,akiec")
     (sample,), lines = said(tmp_path)
     assert (sample.label, sample.lesion, lines) == (1, "L", "")
 
@@ -235,14 +240,11 @@ def test_linked_photos_and_folders_are_read(tmp_path: pathlib.Path) -> None:
 
 def train(model: str, data: pathlib.Path, tmp_path: pathlib.Path) -> str:
     """Run the command, which must refuse, and return what it says."""
-    out = tmp_path / "out"
-    arguments = [model, "--data", str(data), "--out", str(out), "--cache", str(tmp_path / "cache")]
-    result = CliRunner().invoke(cli.train, arguments)
-    assert result.exit_code == 2, result.output
-    assert isinstance(result.exception, SystemExit)
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    said = command(cli.train, model, "--data", data, "--out", out, "--cache", cache, code=2)
     assert not out.exists()
-    assert not (tmp_path / "cache").exists()
-    (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+    assert not cache.exists()
+    (line,) = [line for line in said.splitlines() if line.startswith("Error: ")]
     return line
 
 

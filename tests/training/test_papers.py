@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from dermserve.models.papers import cli, heads
 from dermserve.models.training.data.splits import Part, Sample
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.train.dataset import Data, prepare
-from tests.training.runs import tiny
+from tests.training.runs import command, tiny
 
 HEAD = 'validation = 0.25\ntest = 0.25\n[[stages]]\nname = "head"\nepochs = 15\ntrainable = "head"\nbatch = 8\n'
 EXPERIMENT = f'model = "mobilenet_v3_small"\n{HEAD}'
@@ -29,8 +28,7 @@ def test_each_backbone_gets_a_row(tmp_path: pathlib.Path, photos: pathlib.Path) 
     (tmp_path / "tiny.toml").write_text(EXPERIMENT.replace("epochs = 15", "epochs = 3"))
     arguments = ["--data", photos, "--out", tmp_path / "out", "--experiment", tmp_path / "tiny.toml"]
     arguments += ["--weights", "mobilenet=random", "--weights", "mobilenet_v3_small=random", "--cache", tmp_path / "c"]
-    result = CliRunner().invoke(cli.backbones, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.output
+    command(cli.backbones, *arguments)
     with (tmp_path / "out" / "backbones.csv").open() as file:
         rows = list(csv.DictReader(file))
     named = [(row["backbone"], row["parameters"]) for row in rows]
@@ -52,8 +50,8 @@ def test_features_that_tell_the_classes_apart_are_learned_from(tmp_path: pathlib
 
 
 def test_a_backbone_that_is_not_known_is_named(photos: pathlib.Path) -> None:
-    result = CliRunner().invoke(cli.backbones, ["--data", str(photos), "--out", "x", "--weights", "vgg=imagenet"])
-    assert (result.exit_code, "'vgg=imagenet' is not NAME=WEIGHTS" in result.output) == (2, True)
+    said = command(cli.backbones, "--data", photos, "--out", "x", "--weights", "vgg=imagenet", code=2)
+    assert "'vgg=imagenet' is not NAME=WEIGHTS" in said
 
 
 @pytest.mark.parametrize("name", ["mobilenet", "mobilenet_v3_small"])

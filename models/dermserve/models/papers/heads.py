@@ -96,9 +96,8 @@ def run_grid(
 ) -> list[Cell]:
     """Train the head of every cell on features of the frozen backbone; those the table has are not trained again.
 
-    Raises:
-        DataError: a cell's split leaves a class without photos in a part.
-        RunError: the table is of another experiment, other photos or other features.
+    A DataError says that a cell's split leaves a class without photos in a part, a RunError that the table is of
+    another experiment, other photos or other features.
     """
     _claim(table, experiment, data, features)
     cells = _read_table(table) if table.is_file() else []
@@ -192,11 +191,8 @@ def _read_table(path: Path) -> list[Cell]:
 def load(name: str, weights: Path | str | None, *, side: int) -> keras.Model:
     """Build one of BACKBONES with its preprocessing and weights: "imagenet", a file, or None for random ones.
 
-    Returns:
-        float32 [N, side, side, 3] RGB in 0..255 → pooled features float32 [N, F].
-
-    Raises:
-        RunError: the weights can't be had or are of another backbone.
+    It takes float32 [N, side, side, 3] RGB in 0..255 and gives pooled features float32 [N, F]. A RunError says that the
+    weights can't be had or are of another backbone.
     """
     build, preprocess = BACKBONES[name]
     named = weights if isinstance(weights, str) else None

@@ -153,7 +153,7 @@ def train(
         if also is not None:
             more = dataset.read_also(prepared, also, SPECS[model], cache=cache, say=print_line)
             prepared = dataset.with_also(prepared, more, SPECS[model], cache=cache)
-        print_line(f"training data: {provenance.data}")
+        print_line(f"training data: {provenance['data']}")
         run_training(
             chosen,
             prepared,
@@ -161,7 +161,7 @@ def train(
             backbone=backbone,
             progress=draw_progress(),
             report=_report_epoch,
-            provenance=provenance,
+            stated=provenance,
             start=begun,
             teachers=[FinishedRun(teacher) for teacher in teachers],
         )

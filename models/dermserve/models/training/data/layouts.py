@@ -70,7 +70,11 @@ def read_samples(directory: Path, classes: Sequence[str], *, say: Say = lambda _
     samples, lesions = _read(directory, found, codes, say)
     if not samples:
         raise DataError(f"no photos in {directory}: expected {_expected(classes)}")
-    _say_skipped(found, say)
+    if found.junk:
+        say(f"left out {found.junk} files that macOS leaves beside others (._*, .DS_Store, __MACOSX)")
+    if found.others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.others.items()))
+        say(f"left out pictures of formats that are not read: {kinds}; convert them to JPEG or PNG")
     hashed = [replace(sample, digest=digest_file(sample)) for sample in samples]
     refuse_two_labels(hashed, codes)
     joined = join_lesions(hashed, lesions)
@@ -105,14 +109,6 @@ def _sort_in(found: _Found, path: Path, directory: Path) -> None:
         found.tables.append(within)
     elif suffix in _OTHER_PICTURES:
         found.others[suffix] += 1
-
-
-def _say_skipped(found: _Found, say: Say) -> None:
-    if found.junk:
-        say(f"left out {found.junk} files that macOS leaves beside others (._*, .DS_Store, __MACOSX)")
-    if found.others:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.others.items()))
-        say(f"left out pictures of formats that are not read: {kinds}; convert them to JPEG or PNG")
 
 
 def _expected(classes: Sequence[str]) -> str:

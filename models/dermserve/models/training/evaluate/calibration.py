@@ -177,13 +177,10 @@ def fit_looks(
 ) -> tuple[Look, ...]:
     """Find, look by look, the lowest margin at which stopping early agrees with all views often enough.
 
-    Args:
-        view_probabilities: float [N, V, C]; the first view is the identity.
-        agreement: share of photos whose top class each look may not change; two looks may change twice the rest.
-        views: how many have been seen at each look, ascending.
-        turned: how many of the views, from the first on, stand for one another; no fewer than a look sees. A lesion
-            has no upright, so each of its turned and mirrored views might as well have been the photo, and any other
-            the second: every order of them is a case to fit to.
+    A look, after so many of the `views`, ascending, may change the top class of the share 1 - `agreement` of photos;
+    two looks may change twice that. The probabilities are float [N, V, C], of the identity first. The first `turned`
+    views, no fewer than a look sees, stand for one another: a lesion has no upright, so each of its turned and mirrored
+    views might as well have been the photo, and any other the second. Every order of them is a case to fit to.
     """
     everything = view_probabilities.mean(axis=1).argmax(axis=1)[:, np.newaxis]
     orders = np.asarray(list(permutations(range(turned), views[-1])))

@@ -184,7 +184,8 @@ def measure(probabilities: Floats, labels: Labels, lesions: Sequence[str], codes
         labels, answers, labels=indices, target_names=list(codes), output_dict=True, zero_division=0
     )
     for label, code in enumerate(codes):
-        report[code]["auc"] = _auc(probabilities[:, label], labels == label)
+        both = 0 < (labels == label).sum() < len(labels)
+        report[code]["auc"] = float(roc_auc_score(labels == label, probabilities[:, label])) if both else None
     return {
         "photos": len(labels),
         "lesions": len(set(lesions)),
@@ -277,7 +278,3 @@ def intervals(labels: Labels, answers: Labels, lesions: Sequence[str]) -> dict[s
     found = {"accuracy_95": right.sum(1) / whole.sum(1), "balanced_accuracy_95": np.nanmean(recalls, axis=1)}
     ends = {name: np.quantile(value, (0.025, 0.975)) for name, value in found.items()}
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
-
-
-def _auc(scores: Floats, positives: Flags) -> float | None:
-    return None if positives.all() or not positives.any() else float(roc_auc_score(positives, scores))

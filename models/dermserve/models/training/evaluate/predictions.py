@@ -214,12 +214,8 @@ def decide(
 ) -> Verdicts:
     """Decide as dermserve.gateway.answer does, which models can't import; a test compares the two.
 
-    Args:
-        views: float [N, V, C], probabilities of the views.
-        scores: float [N], out-of-distribution score.
-        measures: of each photo.
-        malignant: bool [C].
-        found: a run's calibration, in the words of `dermserve.v1.Calibration`.
+    `views` are the probabilities of views, float [N, V, C], `scores` those of the gate, float [N], `malignant` says
+    which classes are, bool [C], and `found` is a run's calibration, in the words of `dermserve.v1.Calibration`.
     """
     mean, risks = views.mean(axis=1), views[..., malignant].sum(axis=-1)
     risk, top, answer = risks.mean(axis=1), mean.max(axis=1), malignant[mean.argmax(axis=1)]
