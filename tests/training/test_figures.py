@@ -12,7 +12,7 @@ from tensorflow.lite.tools import flatbuffer_utils
 from dermserve.models import associated_files
 from dermserve.models.architectures import build
 from dermserve.models.export import SHIPPED
-from dermserve.models.lifecycle.recording import pictures
+from dermserve.models.records import pictures
 from dermserve.models.training.evaluate import ood
 from dermserve.models.training.evaluate.calibration import softmax
 from dermserve.models.training.evaluate.measuring import intervals, measure
