@@ -35,10 +35,7 @@ def experiment(model: str, trainable: str, extra: str = "") -> Experiment:
     return parse_experiment(f'model = "{model}"\n{HEAD}trainable = "{trainable}"\n{extra}', name="test")
 
 
-@pytest.mark.parametrize(
-    ("model", "trainable"),
-    [("resnet50", "from:conv5_block1"), ("mobilenet_v3_small", "head")],
-)
+@pytest.mark.parametrize(("model", "trainable"), [("resnet50", "from:conv5_block1"), ("mobilenet_v3_small", "head")])
 def test_the_halves_compute_what_the_whole_does(model: str, trainable: str) -> None:
     keras.utils.set_random_seed(1)
     copy = training_copy(build(model), folded=True, precision="float32")

@@ -28,23 +28,6 @@ def test_a_folder_a_class_is_read_whatever_the_case_of_its_names(folders: MakeFo
     assert count_classes(read_samples(base, CLASSES), CLASSES) == {"bcc": 2, "scc": 3, "normal": 1}
 
 
-def test_metadata_beside_class_folders_gives_the_lesions(folders: MakeFolders) -> None:
-    samples = read_samples(folders({"bcc": 4, "scc": 2}, lesions=True), CLASSES)
-    assert len({sample.lesion for sample in samples}) == 3
-
-
-def test_flat_photos_take_class_and_lesion_from_the_metadata(tmp_path: pathlib.Path) -> None:
-    for index, folder in enumerate(("HAM10000_images_part_1", "HAM10000_images_part_2")):
-        draw(tmp_path / folder / f"ISIC_{index}.jpg", label=index, seed=index)
-    table = "image_id,lesion_id,dx\nISIC_0,HAM_7,bcc\nISIC_1,HAM_7,scc\n"
-    (tmp_path / "HAM10000_metadata.csv").write_text(table)
-    found = [(sample.name, sample.label, sample.lesion) for sample in read_samples(tmp_path, CLASSES)]
-    assert found == [
-        ("HAM10000_images_part_1/ISIC_0.jpg", 0, "HAM_7"),
-        ("HAM10000_images_part_2/ISIC_1.jpg", 1, "HAM_7"),
-    ]
-
-
 def test_labels_csv_gives_the_split(tmp_path: pathlib.Path) -> None:
     draw(tmp_path / "BCC" / "a.png", label=0, seed=0)
     (tmp_path / "labels.csv").write_text(f"{LABELS}BCC/a.png,BCC,L1,test\n")
