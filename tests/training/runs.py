@@ -1,7 +1,7 @@
 """Runs for tests: a tiny data set, a tiny experiment, and a run that is finished without having trained."""
 
-import pathlib
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import pytest
@@ -68,12 +68,7 @@ def tiny(extra: str = "", text: str = EXPERIMENT) -> Experiment:
 
 
 def start(
-    experiment: Experiment,
-    photos: pathlib.Path,
-    out: pathlib.Path,
-    *,
-    stop_after: int | None = None,
-    backbone: pathlib.Path | None = None,
+    experiment: Experiment, photos: Path, out: Path, *, stop_after: int | None = None, backbone: Path | None = None
 ) -> None:
     """Train; raise in the middle of the epoch after `stop_after` whole ones."""
     whole = 0
@@ -100,7 +95,7 @@ def instead_of_training(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]
     monkeypatch.setattr(run, "_train", skip)
 
 
-def untrained(experiment: Experiment, photos: pathlib.Path, out: pathlib.Path) -> FinishedRun:
+def untrained(experiment: Experiment, photos: Path, out: Path) -> FinishedRun:
     """Make a finished run whose weights are those it began with."""
     with pytest.MonkeyPatch.context() as patch:
         instead_of_training(patch)

@@ -1,7 +1,7 @@
 """Going on from a finished run, and photos of the same lesions at another resolution."""
 
-import pathlib
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ SPEC = SPECS["mobilenet_v3_small"]
 
 
 @pytest.fixture(scope="module")
-def begun(photos: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+def begun(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A finished run whose weights are those it began with."""
     run = untrained(tiny(), photos, tmp_path_factory.mktemp("runs") / "begun")
     run.update(data="photos of a clinic", license="CC BY-NC 4.0", tested=[{"reason": "the first"}])
@@ -31,14 +31,14 @@ def begun(photos: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Fin
 
 
 @pytest.fixture
-def options(begun: FinishedRun, photos: pathlib.Path, tmp_path: pathlib.Path) -> list[object]:
+def options(begun: FinishedRun, photos: Path, tmp_path: Path) -> list[object]:
     (tmp_path / "tiny.toml").write_text(EXPERIMENT)
     base = ["--data", photos, "--out", tmp_path / "out", "--cache", photos.parent / "cache", "--start", begun.folder]
     return [*base, "--experiment", tmp_path / "tiny.toml"]
 
 
 def test_a_continued_run_has_the_weights_the_split_the_licence_and_the_looks_at_test_photos_of_the_one_before(
-    begun: FinishedRun, options: list[object], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    begun: FinishedRun, options: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instead_of_training(monkeypatch)
     command(cli.train, "mobilenet_v3_small", *options)
@@ -58,7 +58,7 @@ def test_a_start_of_another_model_and_two_kinds_of_initial_weights_are_refused(o
 
 
 def test_photos_at_another_resolution_are_for_what_their_lesions_are_for(
-    begun: FinishedRun, photos: pathlib.Path, tmp_path: pathlib.Path
+    begun: FinishedRun, photos: Path, tmp_path: Path
 ) -> None:
     larger, said = tmp_path / "larger", list[str]()
     shutil.copytree(photos, larger)
@@ -79,7 +79,7 @@ def test_photos_at_another_resolution_are_for_what_their_lesions_are_for(
     assert (training.possible[~ours] == (1, 1, 0)).all()
 
 
-def test_a_folder_of_other_photos_is_refused(begun: FinishedRun, photos: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_folder_of_other_photos_is_refused(begun: FinishedRun, photos: Path, tmp_path: Path) -> None:
     other = draw_photos(tmp_path / "other", each=1)
     for file in other.rglob("*.png"):
         file.rename(file.with_name(f"another_{file.name}"))

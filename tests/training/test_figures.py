@@ -1,7 +1,7 @@
 """Metrics, the not-skin score and TensorFlow Lite."""
 
 import dataclasses
-import pathlib
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -92,7 +92,7 @@ def test_the_size_of_features_does_not_matter_to_the_gate() -> None:
     np.testing.assert_allclose(ood.scores(distance, 7 * features), ood.scores(distance, features), rtol=1e-3)
 
 
-def test_a_distance_comes_back_from_its_file(tmp_path: pathlib.Path) -> None:
+def test_a_distance_comes_back_from_its_file(tmp_path: Path) -> None:
     features, labels = clusters(900)
     distance = ood.fit_distance(features, labels, strangers=strange(50), rank=4)
     save_distance(distance, tmp_path / "distance.npz")

@@ -1,10 +1,10 @@
 """What a run belongs to: its experiment, photos, split and initial weights, checked before anything is overwritten."""
 
 import importlib.metadata
-import pathlib
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path, PurePosixPath
 
 import click
 import keras
@@ -36,20 +36,20 @@ PLAIN = EXPERIMENT.replace("fold_batch_norm = true\n", "")
 STATE = checkpoint.State(stage=0, epoch=1, history=[], variables=[np.zeros(2)], best=None, best_score=1.0, best_epoch=1)
 
 
-Change = Callable[[pathlib.Path], object]
+Change = Callable[[Path], object]
 
 
-def files(folder: pathlib.Path) -> dict[str, bytes]:
+def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_photos(tmp_path_factory.mktemp("drawn") / "photos", each=8)
 
 
 @pytest.fixture(scope="module")
-def stopped(drawn: pathlib.Path) -> pathlib.Path:
+def stopped(drawn: Path) -> Path:
     """A run folder as Ctrl-C in its second epoch leaves it."""
     out, experiment = drawn.parent / "out", tiny(text=PLAIN)
 
@@ -66,18 +66,18 @@ def stopped(drawn: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.fixture
-def photos(drawn: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
-    return pathlib.Path(shutil.copytree(drawn, tmp_path / "photos"))
+def photos(drawn: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(drawn, tmp_path / "photos"))
 
 
 @pytest.fixture
-def begun(stopped: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+def begun(stopped: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the stopped run; from here on, nothing trains."""
     instead_of_training(monkeypatch)
-    return pathlib.Path(shutil.copytree(stopped, tmp_path / "out"))
+    return Path(shutil.copytree(stopped, tmp_path / "out"))
 
 
-def replace(photos: pathlib.Path) -> None:
+def replace(photos: Path) -> None:
     draw(photos / "bcc" / "bcc_03.png", label=0, seed=78)
 
 
@@ -92,9 +92,7 @@ CHANGES: dict[str, Change] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kept", ["fingerprint.json", "checkpoint.npz"])
-def test_a_run_goes_on_with_its_own_photos_alone(
-    photos: pathlib.Path, begun: pathlib.Path, change: str, kept: str
-) -> None:
+def test_a_run_goes_on_with_its_own_photos_alone(photos: Path, begun: Path, change: str, kept: str) -> None:
     for name in {"fingerprint.json", "checkpoint.npz"} - {kept}:
         (begun / name).unlink()
     before = files(begun)
@@ -114,7 +112,7 @@ def test_a_run_goes_on_with_its_own_photos_alone(
     ],
 )
 def test_a_run_goes_on_with_its_own_experiment_split_and_initial_weights_alone(
-    photos: pathlib.Path, begun: pathlib.Path, tmp_path: pathlib.Path, extra: str, what: str
+    photos: Path, begun: Path, tmp_path: Path, extra: str, what: str
 ) -> None:
     before, file = files(begun), None
     if not extra:
@@ -125,7 +123,7 @@ def test_a_run_goes_on_with_its_own_experiment_split_and_initial_weights_alone(
     assert files(begun) == before
 
 
-def test_a_run_goes_on_when_its_photos_lie_elsewhere(photos: pathlib.Path, begun: pathlib.Path) -> None:
+def test_a_run_goes_on_when_its_photos_lie_elsewhere(photos: Path, begun: Path) -> None:
     moved = photos.rename(photos.parent / "moved")
     start(tiny(text=PLAIN), moved, begun)
     summary = FinishedRun(begun).summary
@@ -134,7 +132,7 @@ def test_a_run_goes_on_when_its_photos_lie_elsewhere(photos: pathlib.Path, begun
 
 
 @pytest.mark.parametrize("weights", ["weights.weights.h5", "weights.npz"])
-def test_a_finished_run_is_not_overwritten(photos: pathlib.Path, tmp_path: pathlib.Path, weights: str) -> None:
+def test_a_finished_run_is_not_overwritten(photos: Path, tmp_path: Path, weights: str) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / weights).write_bytes(b"")
     with pytest.raises(RunError, match="holds a finished run"):
@@ -142,7 +140,7 @@ def test_a_finished_run_is_not_overwritten(photos: pathlib.Path, tmp_path: pathl
     assert len(list((tmp_path / "out").iterdir())) == 1
 
 
-def test_a_finished_run_is_not_evaluated_on_other_photos_under_the_same_names(photos: pathlib.Path) -> None:
+def test_a_finished_run_is_not_evaluated_on_other_photos_under_the_same_names(photos: Path) -> None:
     experiment, cache = tiny(), photos.parent / "cache"
     data = prepare(experiment, photos, cache=cache)
     write_split(photos.parent / "split.csv", data.parts)
@@ -158,7 +156,7 @@ def test_a_finished_run_is_not_evaluated_on_other_photos_under_the_same_names(ph
 
 @pytest.mark.parametrize("what", [cli.pack, cli.tflite])
 def test_packing_and_converting_see_no_test_photos(
-    what: click.Command, photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    what: click.Command, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instead_of_training(monkeypatch)
     start(tiny(text=PLAIN), photos, tmp_path / "out")
@@ -180,7 +178,7 @@ def test_packing_and_converting_see_no_test_photos(
 
 
 @pytest.mark.parametrize("what", ["photos", "rows", "layers"])
-def test_frozen_features_of_other_photos_or_layers_are_not_taken(tmp_path: pathlib.Path, what: str) -> None:
+def test_frozen_features_of_other_photos_or_layers_are_not_taken(tmp_path: Path, what: str) -> None:
     rng = np.random.default_rng(0)
     images, other = (rng.integers(0, 256, (6, 8, 8, 3)).astype(np.uint8) for _ in range(2))
     rows, labels = np.arange(4), np.zeros(4, np.int64)
@@ -203,7 +201,7 @@ def test_frozen_features_of_other_photos_or_layers_are_not_taken(tmp_path: pathl
     np.testing.assert_allclose(found[rows], np.asarray(network(images[rows].astype(np.float32))), rtol=1e-2)
 
 
-def test_the_first_loss_that_is_no_number_ends_training(photos: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_the_first_loss_that_is_no_number_ends_training(photos: Path, tmp_path: Path) -> None:
     text = PLAIN.replace("rate = 1e-3", "rate = 1e30")
     with pytest.raises(DivergedError, match=r"loss is \S+ in stage head, epoch 1, (step 2 of 1?\d|on valid).*lower"):
         start(tiny(text=text), photos, tmp_path / "out")
@@ -226,7 +224,7 @@ STATED = 'name = "Clinic"\nlicense = "CC0"\nsource = "https://example.org"\n'
     ],
 )
 def test_the_data_is_what_flags_and_its_file_say(
-    tmp_path: pathlib.Path,
+    tmp_path: Path,
     file: str | None,
     flags: dict[str, str],
     data: str,
@@ -238,14 +236,14 @@ def test_the_data_is_what_flags_and_its_file_say(
 
 
 @pytest.mark.parametrize("text", ["name =", "name = 3\n", "licence = 'CC0'\n", "[name]\n", "\udcff"])
-def test_a_dataset_file_that_says_something_else_is_refused(tmp_path: pathlib.Path, text: str) -> None:
+def test_a_dataset_file_that_says_something_else_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "dataset.toml").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(DataError, match=r"dataset\.toml"):
         read_provenance(tmp_path)
 
 
 def test_the_card_names_the_data_as_stated_and_never_another(
-    photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instead_of_training(monkeypatch)
     (tmp_path / "tiny.toml").write_text(PLAIN)
@@ -263,9 +261,9 @@ def test_the_card_names_the_data_as_stated_and_never_another(
 
 
 def test_the_version_of_pixels_changes_with_any_line_of_the_code_that_makes_them(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = pathlib.Path(shutil.copytree(dermserve.imaging.__path__[0], tmp_path / "imaging"))
+    code = Path(shutil.copytree(dermserve.imaging.__path__[0], tmp_path / "imaging"))
     versions = [pixels.imaging_version.__wrapped__()]
     monkeypatch.setattr(dermserve.imaging, "__path__", [str(code)])
     versions.append(pixels.imaging_version.__wrapped__())
@@ -278,7 +276,7 @@ def test_the_version_of_pixels_changes_with_any_line_of_the_code_that_makes_them
     assert len(set(versions)) == 4
 
 
-def test_predictions_by_other_view_code_are_not_taken(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_by_other_view_code_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
     def look(infer: object, photos: Labelled, **_: object) -> tuple[np.ndarray, np.ndarray]:
@@ -305,19 +303,19 @@ def test_only_what_measures_at_the_end_asks_for_test_photos() -> None:
 
 def test_a_photo_that_was_used_is_known_again_by_its_bytes_its_name_or_its_lesion() -> None:
     run = FinishedRun(SHIPPED / "mobilenet_v3_small")
-    stems = Counter(pathlib.PurePosixPath(name).stem for name in run.split)
+    stems = Counter(PurePosixPath(name).stem for name in run.split)
     used = {photo.lesion for photo in run.split.values() if photo.part is not Part.TEST}
 
     def unseen(path: str, lesion: str = "", digest: str = "") -> bool:
-        return run.unseen(Sample(pathlib.Path(path), 0, lesion or path, "", path, digest))
+        return run.unseen(Sample(Path(path), 0, lesion or path, "", path, digest))
 
-    once = {p.part: name for name, p in run.split.items() if stems[pathlib.PurePosixPath(name).stem] == 1}
+    once = {p.part: name for name, p in run.split.items() if stems[PurePosixPath(name).stem] == 1}
     for part in (Part.TRAIN, Part.VALIDATION):
         photo = run.split[once[part]]
         assert not unseen("elsewhere/renamed.jpg", digest=photo.digest)
-        assert not unseen(f"elsewhere/{pathlib.Path(once[part]).stem}.jpg")
+        assert not unseen(f"elsewhere/{Path(once[part]).stem}.jpg")
         assert not unseen("elsewhere/another.jpg", lesion=photo.lesion)
     test = next(name for name, photo in run.split.items() if photo.part is Part.TEST and photo.lesion not in used)
-    assert unseen(f"elsewhere/{pathlib.Path(test).stem}.jpg")
+    assert unseen(f"elsewhere/{Path(test).stem}.jpg")
     assert unseen("elsewhere/another.jpg", lesion=run.split[test].lesion)
     assert unseen("elsewhere/another.jpg")

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-import pathlib
+from pathlib import Path
 
 import pytest
 
@@ -28,19 +28,19 @@ def test_a_folder_a_class_is_read_whatever_the_case_of_its_names(folders: MakeFo
     assert count_classes(read_samples(base, CLASSES), CLASSES) == {"bcc": 2, "scc": 3, "normal": 1}
 
 
-def test_labels_csv_gives_the_split(tmp_path: pathlib.Path) -> None:
+def test_labels_csv_gives_the_split(tmp_path: Path) -> None:
     draw(tmp_path / "BCC" / "a.png", label=0, seed=0)
     (tmp_path / "labels.csv").write_text(f"{LABELS}BCC/a.png,BCC,L1,test\n")
     (sample,) = read_samples(tmp_path, CLASSES)
     assert (sample.label, sample.lesion, sample.split) == (0, "L1", "test")
 
 
-def write_labels(base: pathlib.Path, rows: list[tuple[str, str, str]]) -> None:
+def write_labels(base: Path, rows: list[tuple[str, str, str]]) -> None:
     """Write labels.csv beside photos of bcc: path, lesion, split."""
     (base / "labels.csv").write_text(LABELS + "".join(f"{path},bcc,{lesion},{part}\n" for path, lesion, part in rows))
 
 
-def copies(base: pathlib.Path, groups: list[str]) -> None:
+def copies(base: Path, groups: list[str]) -> None:
     """Draw a photo for each group of one-letter names, and copy it under each of them."""
     for seed, names in enumerate(groups):
         for name in names:
@@ -48,7 +48,7 @@ def copies(base: pathlib.Path, groups: list[str]) -> None:
 
 
 @pytest.mark.parametrize("order", ["ABCD", "DCBA", "BDAC", "CADB"])
-def test_copies_and_lesions_are_joined_along_any_chain(tmp_path: pathlib.Path, order: str) -> None:
+def test_copies_and_lesions_are_joined_along_any_chain(tmp_path: Path, order: str) -> None:
     """A (L1) = B (L2), C (L3) = D (L2): all four show one lesion."""
     lesions = {"A": "L1", "B": "L2", "C": "L3", "D": "L2", "E": "L5"}
     names = dict(zip("ABCDE", [*order, "E"], strict=True))  # the order of the names must not matter
@@ -59,7 +59,7 @@ def test_copies_and_lesions_are_joined_along_any_chain(tmp_path: pathlib.Path, o
     assert found["E"] not in {found[name] for name in "ABCD"}
 
 
-def test_a_copy_without_a_lesion_takes_that_of_its_twin(tmp_path: pathlib.Path) -> None:
+def test_a_copy_without_a_lesion_takes_that_of_its_twin(tmp_path: Path) -> None:
     copies(tmp_path, ["AB"])
     write_labels(tmp_path, [("A.png", "", ""), ("B.png", "L2", "")])
     assert {sample.lesion for sample in read_samples(tmp_path, CLASSES)} == {"L2"}
@@ -77,7 +77,7 @@ def test_a_copy_without_a_lesion_takes_that_of_its_twin(tmp_path: pathlib.Path) 
     ],
 )
 def test_a_data_sets_own_split_that_leaks_is_refused(
-    tmp_path: pathlib.Path, rows: list[tuple[str, str, str]], message: str
+    tmp_path: Path, rows: list[tuple[str, str, str]], message: str
 ) -> None:
     copies(tmp_path, ["AB", "C"])
     write_labels(tmp_path, [(f"{name}.png", lesion, part) for name, lesion, part in rows])
@@ -85,7 +85,7 @@ def test_a_data_sets_own_split_that_leaks_is_refused(
         read_samples(tmp_path, CLASSES)
 
 
-def test_train_and_test_folders_that_share_a_photo_are_refused(tmp_path: pathlib.Path) -> None:
+def test_train_and_test_folders_that_share_a_photo_are_refused(tmp_path: Path) -> None:
     for folder in ("train", "test"):
         draw(tmp_path / folder / "bcc" / f"{folder}.png", label=0, seed=1)
     with pytest.raises(DataError, match=r"test/bcc/test\.png \(test\) and train/bcc/train\.png \(train\) are equal"):
@@ -102,7 +102,7 @@ def test_train_and_test_folders_that_share_a_photo_are_refused(tmp_path: pathlib
         (None, r"no layout dermserve knows.*a folder a class"),
     ],
 )
-def test_what_is_wrong_with_a_layout_is_named(tmp_path: pathlib.Path, labels: str | None, message: str) -> None:
+def test_what_is_wrong_with_a_layout_is_named(tmp_path: Path, labels: str | None, message: str) -> None:
     draw(tmp_path / "x" / "a.png", label=0, seed=0)
     if labels is not None:
         (tmp_path / "labels.csv").write_text(labels)
@@ -110,7 +110,7 @@ def test_what_is_wrong_with_a_layout_is_named(tmp_path: pathlib.Path, labels: st
         read_samples(tmp_path, CLASSES)
 
 
-def test_equal_names_in_several_folders_are_several_photos(tmp_path: pathlib.Path) -> None:
+def test_equal_names_in_several_folders_are_several_photos(tmp_path: Path) -> None:
     for label, code in enumerate(CLASSES):
         for index in range(4):
             draw(tmp_path / code / f"{index}.png", label=label, seed=10 * label + index, side=16)
@@ -128,7 +128,7 @@ def test_a_class_with_too_few_lesions_is_named(folders: MakeFolders) -> None:
         require_samples(samples, CLASSES, minimum=3)
 
 
-def test_unreadable_photos_are_named_and_leave_no_cache(folders: MakeFolders, tmp_path: pathlib.Path) -> None:
+def test_unreadable_photos_are_named_and_leave_no_cache(folders: MakeFolders, tmp_path: Path) -> None:
     base = folders({"bcc": 2})
     (base / "bcc" / "broken.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"1 of 3 photos can't be read(.|\n)*broken\.png"):
@@ -137,7 +137,7 @@ def test_unreadable_photos_are_named_and_leave_no_cache(folders: MakeFolders, tm
 
 
 def test_pixels_are_decoded_once_and_again_when_a_photo_or_the_code_changes(
-    folders: MakeFolders, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    folders: MakeFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, done = folders({"bcc": 3}), list[int]()
 
@@ -158,7 +158,7 @@ def test_pixels_are_decoded_once_and_again_when_a_photo_or_the_code_changes(
 
 
 def test_two_processes_that_decode_the_same_photos_do_not_share_a_partial_file(
-    folders: MakeFolders, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    folders: MakeFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples, seen = read_samples(folders({"bcc": 3}), CLASSES), set[str]()
     other = itertools.count(1000)

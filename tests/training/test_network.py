@@ -1,6 +1,6 @@
 """Training copies, initial weights, augmentation and compact weights, on the real architectures."""
 
-import pathlib
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -110,7 +110,7 @@ def folded_resnet50(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def resnet50(tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, pathlib.Path]:
+def resnet50(tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, Path]:
     file = tmp_path_factory.mktemp("weights") / "folded.npz"
     np.savez(file, **folded_resnet50(np.random.default_rng(0)))
     network = build("resnet50")
@@ -118,7 +118,7 @@ def resnet50(tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, pat
     return network, file
 
 
-def sees_what_torch_sees(network: keras.Model, file: pathlib.Path) -> None:
+def sees_what_torch_sees(network: keras.Model, file: Path) -> None:
     """Compare a network's features with those of a ResNet-50 that takes torch's input and the file's first kernel."""
     reference = keras.applications.ResNet50(weights=None, include_top=False, pooling="avg")
     backbone = network.get_layer("backbone")
@@ -133,11 +133,11 @@ def sees_what_torch_sees(network: keras.Model, file: pathlib.Path) -> None:
     assert np.abs(found - expected).max() < 0.01 * np.abs(expected).max()  # conv1's zero padding is another gray
 
 
-def test_folded_resnet50_weights_see_the_same_photo(resnet50: tuple[keras.Model, pathlib.Path]) -> None:
+def test_folded_resnet50_weights_see_the_same_photo(resnet50: tuple[keras.Model, Path]) -> None:
     sees_what_torch_sees(*resnet50)
 
 
-def test_every_convolution_of_a_folded_resnet50_is_set(resnet50: tuple[keras.Model, pathlib.Path]) -> None:
+def test_every_convolution_of_a_folded_resnet50_is_set(resnet50: tuple[keras.Model, Path]) -> None:
     network, file = resnet50
     with np.load(file) as read:
         arrays = dict(read)
@@ -149,7 +149,7 @@ def test_every_convolution_of_a_folded_resnet50_is_set(resnet50: tuple[keras.Mod
 
 
 @pytest.mark.shared_data
-def test_the_shared_resnet50_weights_load_and_see_the_same(shared: pathlib.Path) -> None:
+def test_the_shared_resnet50_weights_load_and_see_the_same(shared: Path) -> None:
     network, file = build("resnet50"), shared / "weights" / "resnet50_v1_folded_sparse.npz"
     load_backbone(network, file)
     sees_what_torch_sees(network, file)
@@ -158,7 +158,7 @@ def test_the_shared_resnet50_weights_load_and_see_the_same(shared: pathlib.Path)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # numpy leaves damaged files open
 @pytest.mark.parametrize("damage", [b"", b"not arrays", b"PK\x03\x04 cut off"])
 def test_weights_of_another_network_or_damaged_ones_are_named(
-    mobilenet: keras.Model, tmp_path: pathlib.Path, damage: bytes
+    mobilenet: keras.Model, tmp_path: Path, damage: bytes
 ) -> None:
     file = tmp_path / "other.npz"
     if damage:
@@ -172,9 +172,7 @@ def test_weights_of_another_network_or_damaged_ones_are_named(
 
 
 @pytest.mark.parametrize(("kind", "megabytes"), [("int8", 1.5), ("float16", 2.5)])  # 4.4 as float32
-def test_compact_weights_come_back_nearly(
-    mobilenet: keras.Model, tmp_path: pathlib.Path, kind: Kind, megabytes: float
-) -> None:
+def test_compact_weights_come_back_nearly(mobilenet: keras.Model, tmp_path: Path, kind: Kind, megabytes: float) -> None:
     file, other = tmp_path / "weights.npz", build("mobilenet_v3_small")
     save_compact(mobilenet, file, kind=kind)
     load_compact(other, file)

@@ -1,8 +1,8 @@
 """The papers' grid and their comparison of backbones, on tiny data and random weights."""
 
 import csv
-import pathlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -17,14 +17,14 @@ from tests.training.runs import command, tiny
 HEAD = 'validation = 0.25\ntest = 0.25\n[[stages]]\nname = "head"\nepochs = 15\ntrainable = "head"\nbatch = 8\n'
 EXPERIMENT = f'model = "mobilenet_v3_small"\n{HEAD}'
 LABELS = np.arange(280) % 7
-SAMPLES = [Sample(pathlib.Path(f"{index}.png"), int(label), str(index)) for index, label in enumerate(LABELS)]
+SAMPLES = [Sample(Path(f"{index}.png"), int(label), str(index)) for index, label in enumerate(LABELS)]
 DATA = Data(SAMPLES, np.zeros((280, 1, 1, 3), np.uint8), {})
 VALUES = (20 * np.eye(7, 16)[LABELS] + np.random.default_rng(0).normal(0, 0.1, (280, 16))).astype(np.float32)
 SEVEN = tiny('model = "resnet50"\n', HEAD)
 
 
 @pytest.mark.slow
-def test_each_backbone_gets_a_row(tmp_path: pathlib.Path, photos: pathlib.Path) -> None:
+def test_each_backbone_gets_a_row(tmp_path: Path, photos: Path) -> None:
     (tmp_path / "tiny.toml").write_text(EXPERIMENT.replace("epochs = 15", "epochs = 3"))
     arguments = ["--data", photos, "--out", tmp_path / "out", "--experiment", tmp_path / "tiny.toml"]
     arguments += ["--weights", "mobilenet=random", "--weights", "mobilenet_v3_small=random", "--cache", tmp_path / "c"]
@@ -39,7 +39,7 @@ def test_each_backbone_gets_a_row(tmp_path: pathlib.Path, photos: pathlib.Path) 
 
 
 @pytest.mark.slow
-def test_features_that_tell_the_classes_apart_are_learned_from(tmp_path: pathlib.Path, photos: pathlib.Path) -> None:
+def test_features_that_tell_the_classes_apart_are_learned_from(tmp_path: Path, photos: Path) -> None:
     experiment = tiny("", EXPERIMENT.replace("epochs = 15", "epochs = 40"))
     images = keras.Input((224, 224, 3))
     means = keras.Sequential([keras.layers.AveragePooling2D(32)], name="backbone")
@@ -49,7 +49,7 @@ def test_features_that_tell_the_classes_apart_are_learned_from(tmp_path: pathlib
     assert (row.backbone, row.parameters, row.accuracy) == ("means", 0, 1.0)
 
 
-def test_a_backbone_that_is_not_known_is_named(photos: pathlib.Path) -> None:
+def test_a_backbone_that_is_not_known_is_named(photos: Path) -> None:
     said = command(cli.backbones, "--data", photos, "--out", "x", "--weights", "vgg=imagenet", code=2)
     assert "'vgg=imagenet' is not NAME=WEIGHTS" in said
 
@@ -60,7 +60,7 @@ def test_a_backbone_normalises_the_photo_itself(name: str) -> None:
     assert np.isfinite(np.asarray(network(np.full((1, 96, 96, 3), 255, np.float32)))).all()
 
 
-def test_a_file_that_holds_no_weights_is_refused(tmp_path: pathlib.Path) -> None:
+def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "other.weights.h5"
     file.write_bytes(b"not HDF5")
     with pytest.raises(RunError, match="does not hold weights for the backbone of mobilenet_v3_small"):
@@ -68,7 +68,7 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path: pathlib.Path) -> None
 
 
 @pytest.mark.slow
-def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: pathlib.Path) -> None:
+def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: Path) -> None:
     grid, reported, table = ((0.7, 0.4, 16), (0.8, 0.5, 32)), list[heads.Cell](), tmp_path / "table.csv"
     features = heads.Features(VALUES, LABELS)
     heads.run_grid(SEVEN, DATA, features, table, report=reported.append, grid=grid[:1])
@@ -84,7 +84,7 @@ def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: pathlib.Path) -> N
 
 
 def test_the_grid_chooses_by_validation_photos_and_measures_test_photos_once(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[Part] = []
     parts = {share: heads._divide(SEVEN, DATA, share) for share in (0.7, 0.8)}
@@ -103,7 +103,7 @@ def test_the_grid_chooses_by_validation_photos_and_measures_test_photos_once(
     assert (best.training_share, accuracy) == (0.8, 0.1)
 
 
-def test_the_grids_cells_are_of_its_own_data(tmp_path: pathlib.Path) -> None:
+def test_the_grids_cells_are_of_its_own_data(tmp_path: Path) -> None:
     table = tmp_path / "scenarios.csv"
 
     def run(values: np.ndarray, samples: Sequence[Sample] = SAMPLES, extra: str = "") -> None:

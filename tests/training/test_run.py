@@ -2,12 +2,12 @@
 
 import functools
 import json
-import pathlib
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -34,18 +34,18 @@ def few_pictures_without_skin() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def whole(photos: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run whose weights are those it began with: what follows training does not ask how they came about."""
     return untrained(tiny(), photos, tmp_path_factory.mktemp("runs") / "whole").folder
 
 
-def test_a_folder_without_a_finished_run_is_named(tmp_path: pathlib.Path) -> None:
+def test_a_folder_without_a_finished_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"lacks experiment\.json"):
         FinishedRun(tmp_path)
 
 
 @pytest.fixture(scope="module")
-def evaluated(whole: pathlib.Path, photos: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def evaluated(whole: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the run, packed and evaluated by the commands."""
     out = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(whole, out)
@@ -56,7 +56,7 @@ def evaluated(whole: pathlib.Path, photos: pathlib.Path, tmp_path_factory: pytes
 
 
 @pytest.mark.slow
-def test_evaluation_calibrates_and_measures(evaluated: pathlib.Path) -> None:
+def test_evaluation_calibrates_and_measures(evaluated: Path) -> None:
     run = FinishedRun(evaluated)
     assert set(run.calibration) == {
         "temperature", "rule_out", "rule_in", "min_confidence", "max_view_std", "adaptive_margin", "adaptive_looks",
@@ -74,7 +74,7 @@ def test_evaluation_calibrates_and_measures(evaluated: pathlib.Path) -> None:
 
 @pytest.mark.slow
 def test_what_the_network_said_is_remembered(
-    evaluated: pathlib.Path, photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    evaluated: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(evaluated, run)
@@ -91,14 +91,14 @@ def test_what_the_network_said_is_remembered(
 
 
 @pytest.mark.slow
-def test_packing_keeps_the_answers(evaluated: pathlib.Path) -> None:
+def test_packing_keeps_the_answers(evaluated: Path) -> None:
     packed = FinishedRun(evaluated).summary["packed"]
     assert packed["bytes"] == (evaluated / "weights.npz").stat().st_size
     assert packed["agreement"] >= 8 / 9
 
 
 @pytest.mark.slow
-def test_the_report_has_its_figures_and_numbers(evaluated: pathlib.Path) -> None:
+def test_the_report_has_its_figures_and_numbers(evaluated: Path) -> None:
     report = evaluated / "report"
     images = re.findall(r'<img[^>]* src="([^"]+)"', (report / "index.html").read_text())
     assert sorted(images) == [
@@ -112,9 +112,7 @@ def test_the_report_has_its_figures_and_numbers(evaluated: pathlib.Path) -> None
 
 
 @pytest.mark.slow
-def test_other_data_is_measured_without_what_was_trained_on(
-    evaluated: pathlib.Path, photos: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_other_data_is_measured_without_what_was_trained_on(evaluated: Path, photos: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     shutil.copytree(photos, other)
     draw(other / "bcc" / "new.png", label=0, seed=77)
@@ -123,9 +121,7 @@ def test_other_data_is_measured_without_what_was_trained_on(
 
 
 @pytest.mark.slow
-def test_the_report_is_written_again_beside_another_run(
-    evaluated: pathlib.Path, whole: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_the_report_is_written_again_beside_another_run(evaluated: Path, whole: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(evaluated, run)
     shutil.rmtree(run / "report")
@@ -135,7 +131,7 @@ def test_the_report_is_written_again_beside_another_run(
 
 
 @pytest.mark.slow
-def test_an_evaluated_run_is_exported_with_its_calibration(evaluated: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_an_evaluated_run_is_exported_with_its_calibration(evaluated: Path, tmp_path: Path) -> None:
     content = run_content(evaluated)
     assert content.calibration is not None
     assert content.calibration.temperature == FinishedRun(evaluated).calibration["temperature"]

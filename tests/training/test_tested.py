@@ -1,8 +1,8 @@
 """Test photos are measured once."""
 
 import json
-import pathlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -30,7 +30,7 @@ def network(seed: int = 0) -> keras.Model:
 
 
 @pytest.fixture
-def run(tmp_path: pathlib.Path) -> FinishedRun:
+def run(tmp_path: Path) -> FinishedRun:
     for name in ("experiment.json", "run.json", "split.csv", "weights.npz"):
         (tmp_path / name).write_text("{}")
     return FinishedRun(tmp_path)
@@ -85,7 +85,7 @@ def say_anything(_: object, photos: Labelled, *, views: Sequence[str]) -> tuple[
 
 
 def test_no_test_photo_is_read_before_the_run_notes_what_is_fixed(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos, folder = draw_photos(tmp_path / "photos"), tmp_path / "run"
     instead_of_training(monkeypatch)
