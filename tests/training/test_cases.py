@@ -91,7 +91,7 @@ def test_a_blank_lesion_in_labels_csv_is_one_of_its_own_even_where_names_repeat(
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1", "cp1252"])
 @pytest.mark.parametrize(("name", "delimiter"), [("metadata.csv", ";"), ("HAM10000_metadata.tab", "\t")])
-def test_tables_are_read_in_any_encoding_and_delimiter(
+def test_tables_of_any_encoding_and_delimiter_are_read(
     tmp_path: Path, encoding: str, name: str, delimiter: str
 ) -> None:
     names = flat(tmp_path)
@@ -146,9 +146,7 @@ def test_an_id_that_may_be_two_photos_is_refused(tmp_path: Path) -> None:
         (("L0,a,scc",), r"bcc/a\.png is under two labels: bcc, and by \S+metadata\.csv scc"),
     ],
 )
-def test_a_photo_that_a_table_names_twice_or_by_another_class_is_refused(
-    tmp_path: Path, rows: tuple[str, ...], message: str
-) -> None:
+def test_a_photo_named_twice_or_by_two_classes_is_refused(tmp_path: Path, rows: tuple[str, ...], message: str) -> None:
     photo(tmp_path / "bcc" / "a.png")
     described(tmp_path, *rows)
     with pytest.raises(DataError, match=message):

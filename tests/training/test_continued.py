@@ -57,9 +57,7 @@ def test_a_start_of_another_model_and_two_kinds_of_initial_weights_are_refused(o
     assert "is a run of mobilenet_v3_small" in command(cli.train, "resnet50", *options[:-2], code=2)
 
 
-def test_photos_at_another_resolution_are_for_what_their_lesions_are_for(
-    begun: FinishedRun, photos: Path, tmp_path: Path
-) -> None:
+def test_photos_of_also_are_for_what_their_lesions_are(begun: FinishedRun, photos: Path, tmp_path: Path) -> None:
     larger, said = tmp_path / "larger", list[str]()
     shutil.copytree(photos, larger)
     shutil.rmtree(larger / "normal")

@@ -242,9 +242,7 @@ def test_a_dataset_file_that_says_something_else_is_refused(tmp_path: Path, text
         read_provenance(tmp_path)
 
 
-def test_the_card_names_the_data_as_stated_and_never_another(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_card_names_the_data_as_stated(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     instead_of_training(monkeypatch)
     (tmp_path / "tiny.toml").write_text(PLAIN)
     arguments = ["mobilenet_v3_small", "--data", photos, "--out", tmp_path / "out", "--cache", tmp_path / "cache"]
@@ -260,9 +258,7 @@ def test_the_card_names_the_data_as_stated_and_never_another(
     assert (card.data, card.license) == ("Clinic (source not stated; licence not stated)", "not stated")
 
 
-def test_the_version_of_pixels_changes_with_any_line_of_the_code_that_makes_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_version_of_pixels_changes_with_any_line_of_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = Path(shutil.copytree(dermserve.imaging.__path__[0], tmp_path / "imaging"))
     versions = [pixels.imaging_version.__wrapped__()]
     monkeypatch.setattr(dermserve.imaging, "__path__", [str(code)])

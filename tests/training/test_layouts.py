@@ -76,9 +76,7 @@ def test_a_copy_without_a_lesion_takes_that_of_its_twin(tmp_path: Path) -> None:
         ([("A", "L", "train"), ("B", "K", "train"), ("C", "K", "test")], r"A\.png \(train\) and C\.png \(test\) show"),
     ],
 )
-def test_a_data_sets_own_split_that_leaks_is_refused(
-    tmp_path: Path, rows: list[tuple[str, str, str]], message: str
-) -> None:
+def test_an_own_split_that_leaks_is_refused(tmp_path: Path, rows: list[tuple[str, str, str]], message: str) -> None:
     copies(tmp_path, ["AB", "C"])
     write_labels(tmp_path, [(f"{name}.png", lesion, part) for name, lesion, part in rows])
     with pytest.raises(DataError, match=message):

@@ -157,9 +157,7 @@ def test_the_shared_resnet50_weights_load_and_see_the_same(shared: Path) -> None
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # numpy leaves damaged files open
 @pytest.mark.parametrize("damage", [b"", b"not arrays", b"PK\x03\x04 cut off"])
-def test_weights_of_another_network_or_damaged_ones_are_named(
-    mobilenet: keras.Model, tmp_path: Path, damage: bytes
-) -> None:
+def test_weights_of_another_network_or_cut_off_are_named(mobilenet: keras.Model, tmp_path: Path, damage: bytes) -> None:
     file = tmp_path / "other.npz"
     if damage:
         file.write_bytes(damage)

@@ -83,9 +83,7 @@ def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: Path) -> None:
     assert accuracy > 0.9
 
 
-def test_the_grid_chooses_by_validation_photos_and_measures_test_photos_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_grid_chooses_by_validation_photos_and_tests_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[Part] = []
     parts = {share: heads._divide(SEVEN, DATA, share) for share in (0.7, 0.8)}
 

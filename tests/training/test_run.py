@@ -73,7 +73,7 @@ def test_evaluation_calibrates_and_measures(evaluated: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_the_network_said_is_remembered(
+def test_what_was_said_is_remembered(
     evaluated: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"

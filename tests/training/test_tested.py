@@ -46,9 +46,7 @@ def run(tmp_path: Path) -> FinishedRun:
         ({"network": 1}, "weights"),
     ],
 )
-def test_a_second_choice_is_not_measured_without_a_reason_that_is_kept(
-    run: FinishedRun, changed: dict[str, Any], what: str
-) -> None:
+def test_a_second_choice_needs_a_reason_that_is_kept(run: FinishedRun, changed: dict[str, Any], what: str) -> None:
     first: dict[str, Any] = {"calibration": FOUND, "shift": SHIFT, "network": 0}
 
     def claim(values: dict[str, Any], again: str | None = None) -> None:
@@ -84,7 +82,7 @@ def say_anything(_: object, photos: Labelled, *, views: Sequence[str]) -> tuple[
     return logits.astype(np.float32), features.astype(np.float32)
 
 
-def test_no_test_photo_is_read_before_the_run_notes_what_is_fixed(
+def test_no_test_photo_is_read_before_a_run_notes_what_is_fixed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos, folder = draw_photos(tmp_path / "photos"), tmp_path / "run"

@@ -40,9 +40,7 @@ def test_training_changes_every_layer(photos: Path, whole: Path) -> None:
         assert not np.array_equal(old, new), old.path
 
 
-def test_batch_norm_in_train_mode_learns_statistics_that_the_averaged_weights_keep(
-    photos: Path, tmp_path: Path
-) -> None:
+def test_batch_norm_in_train_mode_learns_statistics_that_averages_keep(photos: Path, tmp_path: Path) -> None:
     general, _, stages = EXPERIMENT.replace("fold_batch_norm = true\n", "").partition("[[stages]]")
     text = f'{general}[[stages]]{stages.rpartition("[[stages]]")[2]}batch_norm = "train"\noptimizer = "lamb"\n'
     start(tiny(text=text), photos, tmp_path / "run")
