@@ -16,14 +16,12 @@ refusals in under 10 ms; health green throughout; memory flat. Exit codes: 0 all
 """
 
 import asyncio
-import contextlib
 import json
 import os
 import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import click
@@ -34,7 +32,7 @@ import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
-from benchmarks.serving import json_option, local_stack, store_option
+from benchmarks.serving import closed_loop, gateway_caller, json_option, local_stack, store_option
 from dermserve.loadtest.sampling import scrape
 from dermserve.local.picture import draw_lesion
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
@@ -52,8 +50,6 @@ class Seen:
     answered: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    busy: float = 0.0
-    """Cores that this program kept busy meanwhile."""
 
 
 class Load:
@@ -65,18 +61,6 @@ class Load:
         self._request = classifier_pb2.ClassifyRequest(
             model=classifier_pb2.ModelSelector(name=model), image=draw_lesion(), tta=classifier_pb2.TTA_MODE_NONE
         )
-
-    async def closed(self, callers: int, seconds: float) -> Seen:
-        """Let callers call again at once for so long."""
-        seen, ends = Seen(), time.perf_counter() + seconds
-
-        async def caller() -> None:
-            while time.perf_counter() < ends:
-                await self._ask(seen)
-
-        with _noting_busy(seen):
-            await asyncio.gather(*(caller() for _ in range(callers)))
-        return seen
 
     async def open(self, rate: float, seconds: float) -> tuple[Seen, list["asyncio.Task[None]"]]:
         """Send requests at a rate, whatever becomes of them; those in flight at the end are given, too."""
@@ -108,13 +92,6 @@ class Load:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-@contextlib.contextmanager
-def _noting_busy(seen: Seen) -> Iterator[None]:
-    spent, start = time.process_time(), time.perf_counter()
-    yield
-    seen.busy = (time.process_time() - spent) / (time.perf_counter() - start)
-
-
 def _refusals(metrics: str) -> NDArray[np.float64]:
     """Read the seconds that refusals took in the gateway, and how many there were."""
     found = scrape(f"http://{metrics}/metrics") or {}
@@ -122,52 +99,49 @@ def _refusals(metrics: str) -> NDArray[np.float64]:
     return np.array([kept.get(f"{_DURATION}_{kind}", 0.0) for kind in ("sum", "count")])
 
 
-async def _measure(address: str, metrics: str, pid: int, model: str, times: float, seconds: float) -> dict[str, float]:
+def _measure(address: str, metrics: str, pid: int, model: str, times: float, seconds: float) -> dict[str, float]:
     """Measure the capacity and then the overload: milliseconds, answers a second, shares, bytes."""
+    cores, spent, started = os.cpu_count() or 1, time.process_time(), time.perf_counter()
+    calls = [gateway_caller(address, model, "none") for _ in range(cores)]
+    calm = closed_loop(calls, (draw_lesion(),), seconds=seconds, warm_up=_WARM_UP)
+    calm_busy = (time.process_time() - spent) / (time.perf_counter() - started)
+    found = asyncio.run(_overload(address, metrics, psutil.Process(pid), model, calm.answers * times, seconds))
+    left = (cores - found.pop("busy_cores")) / (cores - calm_busy)
+    share = found["goodput"] / (calm.answers * left)
+    return {"capacity": calm.answers, "calm_p50": calm.p50, "calm_p99": calm.p99, "goodput_share": share, **found}
+
+
+async def _overload(
+    address: str, metrics: str, gateway: psutil.Process, model: str, rate: float, seconds: float
+) -> dict[str, float]:
     async with grpc.aio.insecure_channel(address) as channel:
-        load, cores, gateway = Load(channel, model), os.cpu_count() or 1, psutil.Process(pid)
-        await load.closed(cores, _WARM_UP)
-        calm = await load.closed(cores, seconds)
-        capacity = len(calm.answered) / seconds
-        onset, warming = await load.open(capacity * times, _WARM_UP)
-        before, started = await asyncio.to_thread(_refusals, metrics), time.perf_counter()
-        work, held, healthy = asyncio.create_task(_loaded(load, capacity * times, seconds)), [], []
-        while not work.done():
+        load = Load(channel, model)
+        onset, warming = await load.open(rate, _WARM_UP)
+        before, started, busy = await asyncio.to_thread(_refusals, metrics), time.perf_counter(), time.process_time()
+        work, held, healthy = asyncio.create_task(load.open(rate, seconds)), [], []
+        while not work.done() or not all(task.done() for task in work.result()[1]):
             await asyncio.sleep(_PROBE_EVERY)
             held.append(gateway.memory_info().rss)
             healthy.append(await load.is_serving())
-        seen, took = await work, time.perf_counter() - started
+        seen, took, busy = work.result()[0], time.perf_counter() - started, time.process_time() - busy
         await asyncio.gather(*warming)
     spent, refused = await asyncio.to_thread(_refusals, metrics) - before
-    failed = calm.failed + onset.failed + seen.failed
-    for text in sorted(set(failed)):
+    for text in sorted({*onset.failed, *seen.failed}):
         click.echo(text, err=True)
-    goodput, left = len(seen.answered) / took, (cores - seen.busy) / (cores - calm.busy)
     third = max(1, len(held) // 3)
     return {
-        "capacity": capacity,
-        "goodput": goodput,
-        "goodput_share": goodput / (capacity * left),
-        **_percentiles("calm", calm.answered),
+        "goodput": len(seen.answered) / took,
         **_percentiles("accepted", seen.answered),
         "onset_slowest": max(onset.answered, default=0.0),
         **_percentiles("refusal", seen.refused or [0.0]),
         "refused": len(seen.refused),
         "refusal_in_gateway": spent / refused * 1e3 if refused else 0.0,
-        "failed": len(failed),
+        "failed": len(onset.failed + seen.failed),
         "probes": len(healthy),
         "probes_red": healthy.count(False),
         "grown_bytes": statistics.median(held[-third:]) - statistics.median(held[third : 2 * third]),
+        "busy_cores": busy / took,
     }
-
-
-async def _loaded(load: Load, rate: float, seconds: float) -> Seen:
-    busy = Seen()
-    with _noting_busy(busy):
-        seen, tasks = await load.open(rate, seconds)
-        await asyncio.gather(*tasks)
-    seen.busy = busy.busy
-    return seen
 
 
 def _percentiles(what: str, times: list[float]) -> dict[str, float]:
@@ -198,7 +172,7 @@ def main(store: pathlib.Path, model: str, times: float, seconds: float, as_json:
     """Put a gateway under several times the load it can carry, and judge what becomes of it."""
     with local_stack(store, [model]) as (stack, metrics):
         address, pid = stack.gateway_address, stack.pids["gateway"]
-        found = asyncio.run(_measure(address, metrics, pid, model, times, seconds))
+        found = _measure(address, metrics, pid, model, times, seconds)
     missed = faults(found)
     if as_json:
         click.echo(json.dumps({"model": model, **found, "faults": missed}))

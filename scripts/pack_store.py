@@ -15,7 +15,7 @@ from typing import Any
 
 from dermserve.models.lifecycle.errors import StoreError
 from dermserve.models.lifecycle.manifest import MANIFEST, parse_manifest
-from dermserve.models.store import versions
+from dermserve.models.lifecycle.stores import LocalStore
 
 SBOM = "sbom.cdx.json"
 IGNORE = """# Half-made versions, the servers' list and shares, and the audit log, which names people.
@@ -48,8 +48,9 @@ def component(folder: pathlib.Path) -> dict[str, Any]:
 
 def components(store: pathlib.Path) -> Iterator[dict[str, Any]]:
     """Describe every version of every model, in order."""
-    for model in sorted(path.name for path in store.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        for version in versions(store, model):
+    held = LocalStore(store)
+    for model in held.models():
+        for version in held.versions(model):
             yield component(store / model / str(version))
 
 

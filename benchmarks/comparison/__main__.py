@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from benchmarks.comparison.contenders import FIELD, OURS, Contender, ContenderError, make_environment, versions
+from benchmarks.comparison.contenders import FIELD, OURS, Contender, ContenderError, make_environment
 from benchmarks.comparison.measuring import Plan, Visit, reference_of, tables, visit
 from benchmarks.figures import report
 from benchmarks.networks import ensure_networks
@@ -58,9 +58,7 @@ def main(
             raise click.ClickException(str(error)) from error
     visits.sort(key=lambda each: [one.name for one in FIELD].index(each.contender))
     told = f"{rounds} rounds, {seconds:g} s a cell"
-    notes = [
-        f"{each.title}: {each.configuration} ({_listed(versions(each, plan.environments))})" for each in contenders
-    ]
+    notes = [f"{each.title}: {each.configuration}" for each in contenders]
     click.echo(report("comparison", tables(visits), machine, plan=told, notes=notes, out=out, as_json=as_json))
 
 
@@ -73,10 +71,6 @@ def _measure(contenders: Sequence[Contender], models: Sequence[str], plan: Plan,
             for contender in (*contenders[turn:], *contenders[:turn]):
                 _say(f"round {index + 1} of {rounds}, {model}, {contender.title}")
                 yield visit(contender, model, plan, references[model], _say)
-
-
-def _listed(found: dict[str, str]) -> str:
-    return ", ".join(f"{package} {version}" for package, version in found.items())
 
 
 def _say(line: str) -> None:

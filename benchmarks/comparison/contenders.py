@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import json
 import os
 import pathlib
 import subprocess
@@ -46,22 +45,19 @@ class Contender:
     """Name of its environment, and of its file in requirements/; empty for this project's own."""
     command: tuple[str, ...] = ()
     """Its server's, in its environment's bin, but for --bind or --port. Empty for the local stack."""
-    packages: tuple[str, ...] = ("tensorflow", "grpcio")
-    """Whose versions are worth a mention."""
     documented: bool = False
     """Whether it runs without anything of ours: its own decoding, and Keras's own export with variables."""
 
 
 def _both(name: str, title: str, configuration: str, command: tuple[str, ...]) -> Iterator[Contender]:
     """Make the two rows of a peer."""
-    packages = (name, command[0], "keras", "tensorflow-cpu")
     for suffix, documented, how, set_up in (
         ("", True, "as documented", _DOCUMENTED),
         ("-given", False, "given our graph and decoder", _GIVEN),
     ):
         yield Contender(
             name=name + suffix, title=f"{title}, {how}", configuration=f"{configuration}; {set_up}", environment=name,
-            command=command, packages=packages, documented=documented,
+            command=command, documented=documented,
         )  # fmt: skip
 
 
@@ -99,15 +95,6 @@ def make_environment(contender: Contender, folder: pathlib.Path) -> None:
     pip = [str(made.parent / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     subprocess.run(["nice", "-n", "10", *pip, "-r", str(requirements)], check=True)
     made.write_text(wanted)
-
-
-def versions(contender: Contender, folder: pathlib.Path) -> dict[str, str]:
-    """Return the versions of a contender's packages in its environment."""
-    python = str(folder / contender.environment / "bin" / "python") if contender.environment else sys.executable
-    code = "import importlib.metadata as m, json, sys; print(json.dumps({p: m.version(p) for p in sys.argv[1:]}))"
-    done = subprocess.run([python, "-c", code, *contender.packages], check=True, capture_output=True, text=True)
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

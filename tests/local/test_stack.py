@@ -12,7 +12,7 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from dermserve.imaging import decode
-from dermserve.local import PortInUseError, Stack, StoreError
+from dermserve.local import Stack, StackError, StoreError
 from dermserve.local.child import open_log
 from dermserve.local.picture import draw_lesion
 from dermserve.local.stack import _GATEWAY_READY, _TFS_READY
@@ -30,7 +30,7 @@ def listener():
 @pytest.mark.parametrize("option", ["port", "tfs_port"])
 def test_a_port_in_use_is_refused_before_anything_starts(tmp_path, listener, option):
     ports = {"port": 0, "tfs_port": 0} | {option: listener}
-    with pytest.raises(PortInUseError, match=f"port {listener} is in use.*--{option.replace('_', '-')}"):
+    with pytest.raises(StackError, match=f"port {listener} is in use.*--{option.replace('_', '-')}"):
         Stack(store=tmp_path / "store", **ports).__enter__()
     assert list(tmp_path.iterdir()) == []
 
@@ -40,7 +40,7 @@ def test_a_port_shared_by_grpc_counts_as_in_use(tmp_path):
         server = grpc.server(pool)  # listens with SO_REUSEPORT, as it does by default
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
-        with pytest.raises(PortInUseError):
+        with pytest.raises(StackError):
             Stack(store=tmp_path / "store", port=port, tfs_port=0).__enter__()
         server.stop(None).wait()
 

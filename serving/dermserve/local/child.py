@@ -136,12 +136,9 @@ class Child:
 
 
 def wait_serving(address: str, *, timeout: float, children: Sequence[Child]) -> None:
-    """Wait until a gateway reports SERVING, by health.Watch, without polling.
+    """Wait until the gateway at HOST:PORT reports SERVING, by health.Watch, without polling.
 
-    Args:
-        address: HOST:PORT.
-        timeout: seconds.
-        children: the wait ends if one of them ends; the log of the first goes into a timeout's message.
+    The wait ends if one of the children ends; the log of the first goes into a timeout's message.
 
     Raises:
         ChildDiedError: one of them ended.
