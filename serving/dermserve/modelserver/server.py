@@ -47,11 +47,7 @@ def run(argv: Sequence[str], *, stop: threading.Event) -> int:
 
 
 def serve(flags: argparse.Namespace, *, stop: threading.Event) -> None:
-    """Serve until `stop` is set, and let the calls in flight finish.
-
-    Raises:
-        ServingError: it can't start, or was stopped before it could.
-    """
+    """Serve until `stop` is set, and let the calls in flight finish."""
     if flags.version:
         sys.stdout.write(f"dermserve.modelserver, a stand-in\nTensorFlow Library: {tensorflow_c.version()}\n")
         return
