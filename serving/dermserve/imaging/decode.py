@@ -1,8 +1,8 @@
 """Photo bytes to RGB pixels at a model's input size, within limits that are read from the header before any pixel.
 
 simplejpeg (libjpeg-turbo) decodes JPEGs at a fraction of their size, cykooz-resizer resizes with SIMD instructions, and
-Pillow does the rest, and all of it where those two have no wheel. HEIC needs the extra `heic`. EXIF orientation is
-applied once, the embedded colour profile is converted to sRGB, and all other metadata is dropped.
+Pillow does the rest, and all of it where those two have no wheel. HEIC needs the extra `heic` (pillow-heif).
+EXIF orientation is applied once, the embedded colour profile is converted to sRGB, and all other metadata is dropped.
 """
 
 import io
@@ -24,7 +24,7 @@ from dermserve.imaging.errors import (
     UndecodablePhotoError,
 )
 from dermserve.imaging.header import Header, read_header
-from dermserve.imaging.heif import HeifImage
+from dermserve.imaging.heif import HEIC
 
 try:
     import simplejpeg
@@ -34,6 +34,11 @@ try:
     import cykooz_resizer as simd
 except ImportError:
     simd = None
+if HEIC:
+    import pillow_heif
+
+    pillow_heif.options.DECODE_THREADS = 1  # each request has its own thread
+    pillow_heif.options.THUMBNAILS = pillow_heif.options.DEPTH_IMAGES = pillow_heif.options.AUX_IMAGES = False
 
 # Halve, quarter ... a photo to no less than this many times the input size before resizing it, JPEGs while they are
 # decoded.
@@ -142,10 +147,33 @@ def _check(header: Header, scale: int, limits: Limits) -> None:
         raise TooManyPixelsError(max(0, int(most)), header.width, header.height, header.kind)
 
 
-def _load(header: Header, scale: int) -> Image.Image | HeifImage:
+class _HeifImage:
+    """The decoded primary image of a HEIC file, turned as its container says.
+
+    A part at a time becomes an Image, which holds four bytes a pixel: not all of them beside libheif's three.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        try:
+            heif = pillow_heif.HeifFile(data, convert_hdr_to_8bit=True, remove_stride=False)
+            self._image = image = heif[heif.primary_index]  # owns the memory of the pixels
+            decoded, channels = image.data, len(image.mode)
+        except RuntimeError as error:  # all that libheif says
+            raise ValueError from error
+        self.width, self.height = image.size
+        strides = (image.stride, channels, 1)
+        pixels = np.ndarray((self.height, self.width, channels), np.uint8, decoded, strides=strides)
+        self._pixels: NDArray[np.uint8] = pixels if channels == 3 else pixels[..., 0]
+
+    def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
+        """Copy a part: left, upper, right, lower."""
+        return Image.fromarray(self._pixels[box[1] : box[3], box[0] : box[2]])
+
+
+def _load(header: Header, scale: int) -> Image.Image | _HeifImage:
     """Decode to mode L, RGB or CMYK, or to another one that _flat converts."""
     if header.format == "HEIC":
-        return HeifImage(header.data)
+        return _HeifImage(header.data)
     size = math.ceil(header.width / scale), math.ceil(header.height / scale)
     if header.format == "JPEG" and simplejpeg is not None and header.mode != "CMYK":
         colours = "GRAY" if header.mode == "L" else "RGB"
@@ -162,12 +190,12 @@ def _load(header: Header, scale: int) -> Image.Image | HeifImage:
     return image
 
 
-def _region(image: Image.Image | HeifImage, size: tuple[int, int]) -> tuple[float, float]:
+def _region(image: Image.Image | _HeifImage, size: tuple[int, int]) -> tuple[float, float]:
     """Give the columns and rows of the largest region of a shape."""
     return min(image.width, image.height * size[0] / size[1]), min(image.height, image.width * size[1] / size[0])
 
 
-def _reduce(image: Image.Image | HeifImage, size: tuple[int, int]) -> Image.Image:
+def _reduce(image: Image.Image | _HeifImage, size: tuple[int, int]) -> Image.Image:
     """Cut out the largest centred region of an input's shape, averaged to no less than _GAP times that input.
 
     In bands, so that only one of them is there in another mode.
