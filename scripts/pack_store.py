@@ -14,7 +14,7 @@ from typing import Any
 
 from dermserve.models.lifecycle.errors import StoreError
 from dermserve.models.lifecycle.manifest import MANIFEST, parse_manifest
-from dermserve.models.store import versions
+from dermserve.models.lifecycle.stores import LocalStore
 
 SBOM = "sbom.cdx.json"
 IGNORE = """# Half-made versions, the servers' list and shares, and the audit log, which names people.
@@ -40,8 +40,8 @@ def component(folder: pathlib.Path) -> dict[str, Any]:
 
 def main(store: pathlib.Path) -> None:
     """Write both files."""
-    models = sorted(path.name for path in store.iterdir() if path.is_dir() and not path.name.startswith("."))
-    found = [component(store / model / str(version)) for model in models for version in versions(store, model)]
+    held = LocalStore(store)
+    found = [component(store / model / str(version)) for model in held.models() for version in held.versions(model)]
     if not found:
         sys.exit(f"{store} holds no version of a model: export one first (dermserve export --store {store})")
     sbom = {

@@ -13,7 +13,7 @@ from dermserve.imaging import PhotoError
 
 PAGE = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "errors.md").read_text()
 # Bases in the gateway's tree, which are never raised themselves.
-ABSTRACT = {"EXHAUSTED", "INVALID_PHOTO", "INVALID_REQUEST", "PHOTO"}
+ABSTRACT = {"INVALID_PHOTO", "PHOTO"}
 ON_THIS_SIDE = {"FILE_NOT_FOUND", "IS_A_DIRECTORY", "NOT_A_PHOTO", "UNREADABLE_FILE"}
 
 

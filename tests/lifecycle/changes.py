@@ -25,7 +25,8 @@ from dermserve.local.picture import draw_lesion
 from dermserve.local.ports import free_port
 from dermserve.local.store import write_config
 from dermserve.models.lifecycle import moves
-from dermserve.models.lifecycle.desk import Desk
+from dermserve.models.lifecycle.rollout import Intent
+from dermserve.models.lifecycle.server_config import Desk
 from dermserve.models.lifecycle.servers import Servers
 from dermserve.models.lifecycle.stores import LocalStore
 
@@ -216,13 +217,13 @@ class Changer:
         self.done["publish"] += 1
         return version
 
-    def _move(self, what: str, move: Callable[[], moves.Moved], *, opens: int, stable: int | None = None) -> None:
+    def _move(self, what: str, move: Callable[[], Intent], *, opens: int, stable: int | None = None) -> None:
         self.live.open(opens)
         if stable is not None:
             self.stable.open(stable)
         moved = move()
-        self.live.keep(*moved.after.values())
-        self.stable.keep(moved.after["stable"])
+        self.live.keep(*moved.after.labels.values())
+        self.stable.keep(moved.after.labels["stable"])
         self.done[what] += 1
 
 

@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from dermserve.cli import main
-from dermserve.models.lifecycle import audit, moves, rollout
-from dermserve.models.lifecycle.desk import ConfigMap, Desk
+from dermserve.models.lifecycle import moves, rollout
 from dermserve.models.lifecycle.errors import ServerError, StoreError
-from dermserve.models.lifecycle.server_config import ServerConfig
+from dermserve.models.lifecycle.server_config import ConfigMap, Desk, ServerConfig
+from dermserve.models.lifecycle.stores import entries
 from tests.lifecycle.fake_servers import FakeServer, FakeServers, KilledError, SteppedStore, Steps
 from tests.lifecycle.versions_at_hand import make_version
 
@@ -44,9 +44,9 @@ class _Pod(FakeServer):
 
     def _read(self) -> None:
         if not self.deaf:
-            super().reload(ServerConfig.parse(self.config_map.data["models.config"]))
+            super().reload(ServerConfig.parse(self.config_map.data["models.config"]).message())
 
-    def reload(self, config: ServerConfig) -> None:
+    def reload(self, told: object) -> None:
         raise AssertionError("the ConfigMap would undo it")
 
     def available(self, model: str) -> set[int]:
@@ -62,9 +62,9 @@ class _Pod(FakeServer):
         if wrong := [label for label in labels if self.label(model, label) != labels[label]]:
             raise ServerError(f"{self.address} still has {wrong}")
 
-    def wait_only(self, model: str, versions: set[int], *, timeout: float) -> bool:
+    def wait_only(self, model: str, versions: set[int], *, timeout: float) -> None:
         self._read()
-        return super().wait_only(model, versions, timeout=timeout)
+        super().wait_only(model, versions, timeout=timeout)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ def test_a_killed_command_is_finished_or_undone_by_the_next(tmp_path: pathlib.Pa
         desk.store.steps = Steps()
         object.__setattr__(desk.config_file, "steps", Steps())
         rollout.recover(desk)
-        ends.append(list(audit.entries(desk.store))[-1].what == "promote")
+        ends.append(list(entries(desk.store))[-1].what == "promote")
         after = ([({"stable": 2}, {2})] * 2, {"stable": 2}, [2], {})
         assert _state(desk) == (after if ends[-1] else before), steps.taken
         assert rollout.pending(desk.store) is None

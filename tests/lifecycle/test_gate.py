@@ -18,15 +18,16 @@ from dermserve.cli import main
 from dermserve.contract import render_card
 from dermserve.gateway.metrics import Metrics
 from dermserve.models.lifecycle import gate, moves
-from dermserve.models.lifecycle.desk import Desk, read_shares
 from dermserve.models.lifecycle.errors import GateError, NoServerError, StoreError
 from dermserve.models.lifecycle.manifest import GOLDEN, WARMUP, write_manifest
+from dermserve.models.lifecycle.options import parse_requirement
+from dermserve.models.lifecycle.server_config import Desk
 from dermserve.models.lifecycle.stores import LocalStore
 from dermserve.models.lifecycle.watch import Gateways, Limits, Report
 from dermserve.tfserving.v1 import management_pb2, serving_pb2, tensor_pb2
 from tests.gateway.fake_tfserving import make_card
 from tests.lifecycle.fake_servers import FakeServer, FakeServers, GrpcHandler
-from tests.lifecycle.versions_at_hand import make_version
+from tests.lifecycle.versions_at_hand import make_version, shares
 
 CONFIG = 'model_config_list { config { name: "m" base_path: "/models/m" } }'
 
@@ -79,7 +80,7 @@ def desk(tmp_path: pathlib.Path) -> Desk:
 
 
 def _require(*texts: str) -> list[gate.Requirement]:
-    return [gate.Requirement.parse(text) for text in texts]
+    return [parse_requirement(text) for text in texts]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def _require(*texts: str) -> list[gate.Requirement]:
      "rule_out_sensitivity_low>0.97", "accuracy>=8e-1"],
 )  # fmt: skip
 def test_a_version_that_meets_a_requirement_is_promoted(desk: Desk, text: str) -> None:
-    assert moves.promote(desk, "m", 2, require=_require(text)).after == {"stable": 2}
+    assert moves.promote(desk, "m", 2, require=_require(text)).after.labels == {"stable": 2}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_a_version_of_whose_evaluation_nothing_is_known_meets_no_requirement(
     make_version(tmp_path / "m" / "3")
     with pytest.raises(StoreError, match="nothing is known of the version's evaluation"):
         moves.promote(desk, "m", 3, require=_require("accuracy>=0"))
-    assert moves.promote(desk, "m", 3).after == {"stable": 3}
+    assert moves.promote(desk, "m", 3).after.labels == {"stable": 3}
 
 
 @pytest.mark.parametrize(
@@ -142,8 +143,8 @@ def test_a_server_that_answers_otherwise_than_at_the_export_keeps_the_label_wher
     with pytest.raises(GateError, match=f"{name}: golden: serving_default: probabilities differs by 0.1"):
         moving[move]()
     assert [(one.labels, one.loaded) for one in desk.servers] == [({"stable": 1}, {1})] * 2
-    assert read_shares(desk.store) == {}
-    assert 2 in moving[move](checked=False).after.values()
+    assert shares(desk.store) == {}
+    assert 2 in moving[move](checked=False).after.labels.values()
 
 
 def test_files_that_were_changed_keep_a_version_from_being_promoted(desk: Desk, tmp_path: pathlib.Path) -> None:
@@ -169,7 +170,7 @@ class _Page:
 
     def compare(self, agreed: int, differed: int) -> None:
         for number in range(agreed + differed):
-            self.metrics.compared("m", "agreed" if number < agreed else "differed")
+            self.metrics.compared("m", "agreed" if number < agreed else "differed").inc()
 
 
 LIMITS = Limits(more_failed=0.05, slower=1.5, disagreement=0.2, requests=10)
@@ -244,13 +245,13 @@ def test_a_gateway_that_restarts_or_does_not_answer_for_a_moment_loses_no_count(
 def test_a_share_has_arrived_when_every_gateway_has_it() -> None:
     pages = {"one:1": _Page(), "two:1": _Page()}
     gateways = Gateways(list(pages), fetch=lambda url: pages[url.split("/")[2]].text())
-    pages["one:1"].metrics.canary_share("m", 0.05)
+    pages["one:1"].metrics.canary_share("m").set(0.05)
     with pytest.raises(NoServerError, match=r"1 of 2 gateways do not have the share 0.05 of m: two:1 shows none"):
         gateways.wait_share("m", 0.05, timeout=0)
-    pages["two:1"].metrics.canary_share("m", 0.1)
+    pages["two:1"].metrics.canary_share("m").set(0.1)
     with pytest.raises(NoServerError, match=r"two:1 has 0.1"):
         gateways.wait_share("m", 0.05, timeout=0)
-    pages["two:1"].metrics.canary_share("m", 0.05)
+    pages["two:1"].metrics.canary_share("m").set(0.05)
     assert gateways.wait_share("m", 0.05, timeout=0) == 2
 
 
@@ -303,19 +304,19 @@ def test_a_canary_that_does_not_do_well_is_undone_by_the_command(
     canary = ["canary", "m", "2", "--share", "5%"]
     late = _run(*canary, "--gateway-metrics", metrics, "--timeout", "0.1", store=store.base, tfs=tfs)
     assert (late.exit_code, "1 of 1 gateways do not have the share 0.05" in late.output) == (3, True)
-    assert read_shares(store) == {"m": 0.05}  # not asked to undo it
-    shown.metrics.canary_share("m", 0.05)
+    assert shares(store) == {"m": 0.05}  # not asked to undo it
+    shown.metrics.canary_share("m").set(0.05)
     shown.between_looks = lambda: (shown.count("canary", 5), shown.count("stable", 5), shown.compare(5, 0))
     done = _run(*canary, *watching, "--auto-rollback", store=store.base, tfs=tfs)
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout.splitlines()[-1])
     assert (report["ok"], report["failed"]) == (True, {"stable": 0, "canary": 0})
     assert min(report["requests"]["canary"], report["compared"]) >= 5
-    assert read_shares(store) == {"m": 0.05}
+    assert shares(store) == {"m": 0.05}
     for options, left in ([], {"m": 0.05}), (["--auto-rollback"], {}):
         shown.between_looks = lambda: shown.count("canary", 0, 5)
         done = _run(*canary, *watching, *options, store=store.base, tfs=tfs)
-        assert (done.exit_code, read_shares(store)) == (4, left), done.output
+        assert (done.exit_code, shares(store)) == (4, left), done.output
     assert json.loads(done.stdout.splitlines()[1])["problems"] == [
         "100.0% of its requests failed, of the stable version's 0.0%"
     ]

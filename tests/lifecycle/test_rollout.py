@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from dermserve.models.lifecycle import audit, moves, rollout
-from dermserve.models.lifecycle.desk import Desk
+from dermserve.models.lifecycle import moves, rollout
 from dermserve.models.lifecycle.errors import LifecycleError, NoServerError, RefusedError, ServerError, StoreError
+from dermserve.models.lifecycle.server_config import Desk
+from dermserve.models.lifecycle.stores import Entry, entries
 from tests.lifecycle.fake_servers import FakeServer, FakeServers, Fleet, KilledError, SteppedStore, Steps
 from tests.lifecycle.versions_at_hand import make_version
 
@@ -82,7 +83,7 @@ def _steps(folder: pathlib.Path, move: Move) -> list[str]:
 
 
 def _log(fleet: Fleet) -> list[tuple[str, object, object]]:
-    return [(entry.what, entry.before, entry.after) for entry in audit.entries(fleet.store)]
+    return [(entry.what, entry.before, entry.after) for entry in entries(fleet.store)]
 
 
 @every_move
@@ -185,14 +186,14 @@ def test_rollback_after_a_killed_promotion_goes_back_to_what_was_stable_before_i
     fleet = _fleet(memory / "killed")
     with fleet.stepping(Steps(steps.index("write models.config") + 1)), pytest.raises(KilledError):
         _promote(fleet.desk)
-    assert moves.rollback(fleet.desk, "m").after["stable"] == 1
+    assert moves.rollback(fleet.desk, "m").after.labels["stable"] == 1
     assert _log(fleet)[-2:] == [("promote", 1, 3), ("rollback", 3, 1)]
 
 
 def test_a_version_that_fails_its_check_moves_no_label(fleet: Fleet) -> None:
     before = fleet.state()
     intent = rollout.Intent(
-        entry=audit.Entry(what=audit.PROMOTE, model="m", before=1, after=3),
+        entry=Entry(what="promote", model="m", before=1, after=3),
         before=rollout.Served(labels={"stable": 1, "canary": 2}, pins=[1, 2], share=0.1),
         after=rollout.Served(labels={"stable": 3}, pins=[3]),
         needs=[3],

@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dermserve.cli import main
-from dermserve.models.lifecycle.desk import Desk
 from dermserve.models.lifecycle.errors import GateError, SignatureError
 from dermserve.models.lifecycle.manifest import MANIFEST, SIGNATURE, check_signature, sign_version, write_manifest
 from dermserve.models.lifecycle.moves import promote
+from dermserve.models.lifecycle.server_config import Desk
 from dermserve.models.lifecycle.stores import LocalStore, open_store
 from tests.k8s.rendering import containers, named, render
 from tests.lifecycle.fake_servers import FakeServer, FakeServers
@@ -181,4 +181,6 @@ def test_promote_with_a_key_refuses_another_signature(store: pathlib.Path, keys:
     servers = FakeServers([FakeServer("one", held, broken=set())])
     with pytest.raises(GateError, match="is not what was signed with the key of"):
         promote(Desk(store=held, servers=servers, public_key=keys / "theirs.pub"), "m", 1, checked=checked)
-    assert promote(Desk(store=held, servers=servers, public_key=keys / "ours.pub"), "m", 1).after == {"stable": 1}
+    assert promote(Desk(store=held, servers=servers, public_key=keys / "ours.pub"), "m", 1).after.labels == {
+        "stable": 1
+    }

@@ -5,7 +5,9 @@ import pathlib
 from collections.abc import Iterator
 
 from dermserve.models.lifecycle.manifest import write_manifest
-from dermserve.models.lifecycle.stores import LocalStore
+from dermserve.models.lifecycle.server_config import Desk
+from dermserve.models.lifecycle.servers import Servers
+from dermserve.models.lifecycle.stores import LocalStore, Store, open_store
 from tests.modelserver.server_process import ServerProcess, running
 
 MODEL = "mobilenet_v3_small"
@@ -18,6 +20,12 @@ def make_version(folder: pathlib.Path, *, content: bytes = b"graph", model: str 
     (folder / "assets.extra" / "other").write_bytes(b"x" * 1000)
     write_manifest(folder, model=model, about={})
     return folder
+
+
+def shares(store: Store | pathlib.Path) -> dict[str, float]:
+    """The share of callers that gets each model's canary."""
+    held = open_store(store) if isinstance(store, pathlib.Path) else store
+    return Desk(store=held, servers=Servers(())).read_shares()
 
 
 def republish(store: pathlib.Path, model: str = MODEL) -> int:

@@ -10,7 +10,7 @@ from dermserve.contract import Input, Output, Signature, parse_card
 from dermserve.models.architectures import build
 from dermserve.models.associated_files import read_file
 from dermserve.models.export import SHIPPED, export
-from dermserve.models.store import versions
+from dermserve.models.lifecycle.stores import LocalStore
 from dermserve.models.training.export.content import run_content
 from dermserve.models.verify import VerificationError, open_version, verify
 from dermserve.models.version import write_version
@@ -21,7 +21,7 @@ from tests.conftest import exported
 def test_a_store_that_has_the_models_is_left_alone(store: pathlib.Path) -> None:
     result = CliRunner().invoke(export, ["--store", str(store)])
     assert result.exit_code == 0
-    assert versions(store, "resnet50") == [1]
+    assert LocalStore(store).versions("resnet50") == [1]
 
 
 @pytest.mark.parametrize(
@@ -44,11 +44,11 @@ def test_weights_that_are_none_fail_and_leave_the_store_empty(tmp_path: pathlib.
     result = CliRunner().invoke(export, arguments)
     assert result.exit_code == 1
     assert "do not fit mobilenet_v3_small" in result.output
-    assert versions(tmp_path / "store", "mobilenet_v3_small") == []
+    assert LocalStore(tmp_path / "store").versions("mobilenet_v3_small") == []
 
 
 def test_a_weights_file_becomes_a_new_version_that_still_counts_as_untrained(weights_store: pathlib.Path) -> None:
-    assert versions(weights_store, "mobilenet_v3_small") == [1, 2]
+    assert LocalStore(weights_store).versions("mobilenet_v3_small") == [1, 2]
     cards = [_read_card(weights_store / "mobilenet_v3_small" / version) for version in ("1", "2")]
     assert {card.provenance.training for card in cards} == {card_pb2.TRAINING_NONE}
     assert [card.provenance.initialization for card in cards] == ["random (seed 0)", "file some.weights.h5"]
@@ -115,4 +115,4 @@ def test_a_tflite_model_of_another_calibration_is_refused(tmp_path: pathlib.Path
     for each in (stale, dataclasses.replace(content, tflite=b"TFL3 without any file in it")):
         with pytest.raises(VerificationError, match="Convert it again with `dermserve tflite`"):
             write_version(each, tmp_path / "store")
-    assert versions(tmp_path / "store", "mobilenet_v3_small") == []
+    assert LocalStore(tmp_path / "store").versions("mobilenet_v3_small") == []

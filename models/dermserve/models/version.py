@@ -16,13 +16,11 @@ from dermserve.imaging import STANDARD_VIEWS
 from dermserve.models.associated_files import CARD, SOURCE, read_file, source_digest, with_files
 from dermserve.models.catalogue import SPECS, Spec
 from dermserve.models.graph import FeatureDistance, Weights, freeze_core, signatures
-from dermserve.models.lifecycle import audit
 from dermserve.models.lifecycle.manifest import Manifest, sign_version, write_manifest
-from dermserve.models.lifecycle.recording import write_golden_predictions
-from dermserve.models.lifecycle.stores import open_store
+from dermserve.models.lifecycle.stores import Entry, open_store
 from dermserve.models.quiet import no_bytecode
+from dermserve.models.records import write_golden_predictions, write_warmup_records
 from dermserve.models.verify import VerificationError, verify
-from dermserve.models.warmup import write_warmup_records
 from dermserve.models.weights import weights_digest
 from dermserve.v1 import card_pb2
 
@@ -80,7 +78,7 @@ def write_version(content: Content, base: pathlib.Path | str, *, sign: pathlib.P
             sign_version(staging, sign)
         version = store.publish(staging, spec.name)
     more = {"digest": manifest.digest, "weights_digest": card.weights_digest}
-    audit.note(store, audit.Entry(what=audit.PUBLISH, model=spec.name, before=None, after=version, more=more))
+    store.append_audit(Entry(what="publish", model=spec.name, before=None, after=version, more=more).json())
     return version
 
 

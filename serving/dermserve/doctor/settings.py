@@ -47,8 +47,9 @@ error, warning, note = (functools.partial(Finding, severity) for severity in Sev
 def look_at_settings(config: Config, *, environment: Mapping[str, str]) -> Iterator[Finding]:
     """Find what is unsafe, contradicts itself, or has no effect."""
     yield from _exposure(config)
-    for name in config.certificates:
-        yield from _certificate(name, config.certificates[name])
+    for name in ("tls_certificate", "tls_client_ca", "tfs_tls_ca", "tfs_tls_certificate"):
+        if file := getattr(config, name):
+            yield from _certificate(name, file)
     for certificate, key in (("tls_certificate", "tls_key"), ("tfs_tls_certificate", "tfs_tls_key")):
         yield from _key(config, certificate, key)
     yield from _addresses(config)

@@ -17,7 +17,7 @@ from dermserve.local.errors import NotReadyInTimeError
 from dermserve.local.ports import HOST, check_free, no_proxy
 from dermserve.local.signals import take
 from dermserve.local.store import ensure_models, owned, write_config
-from dermserve.models.lifecycle.desk import CANARY_FILE
+from dermserve.models.lifecycle.server_config import CANARY_FILE
 
 DEFAULT_MODELS = ("resnet50", "mobilenet_v3_small")
 DEFAULT_STORE = pathlib.Path(".dermserve/store")

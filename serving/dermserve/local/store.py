@@ -17,7 +17,7 @@ from dermserve.local.errors import StoreError, indented
 from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.server_config import CONFIG, ServerConfig
 from dermserve.models.lifecycle.stores import LocalStore
-from dermserve.models.store import versions, write_durably
+from dermserve.models.store import write_durably
 
 _GRACE = 10.0
 _SERVED_BY = ".up"
@@ -60,7 +60,7 @@ def ensure_models(store: pathlib.Path, models: Sequence[str], *, say: Callable[[
     Raises:
         StoreError: the export failed.
     """
-    lacking = [model for model in models if not versions(store, model)]
+    lacking = [model for model in models if not LocalStore(store).versions(model)]
     if not lacking:
         return
     say(f"building {store}: {', '.join(lacking)}")
@@ -123,8 +123,7 @@ def _read(store: LocalStore, name: str) -> ServerConfig:
 
 def _check_present(store: LocalStore, config: ServerConfig, model: str) -> None:
     """Refuse versions that the model server would never load."""
-    needed = {*config.labels(model).values(), *(config.pins(model) or ())}
-    lacking = sorted(needed - set(store.versions(model)))
+    lacking = sorted(config.needed(model) - set(store.versions(model)))
     if lacking:
         raise StoreError(
             f"{store.base}/{CONFIG} asks for version {', '.join(map(str, lacking))} of {model}, which the store does"

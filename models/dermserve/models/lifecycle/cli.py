@@ -1,18 +1,14 @@
 """`dermserve model`: the commands for the life of a version."""
 
-import contextlib
 import dataclasses
-import functools
 import json
 import pathlib
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from dermserve.models.lifecycle import audit, moves, rollout, view, watch
-from dermserve.models.lifecycle.desk import CANARY_FILE, ConfigMap, Desk
+from dermserve.models.lifecycle import moves
 from dermserve.models.lifecycle.errors import GateError, LifecycleError
 from dermserve.models.lifecycle.gate import TOLERANCE, Check, Requirement, verify_files, verify_version
 from dermserve.models.lifecycle.manifest import load_key
@@ -33,8 +29,12 @@ from dermserve.models.lifecycle.options import (
     watching,
 )
 from dermserve.models.lifecycle.pull import pull_versions
+from dermserve.models.lifecycle.rollout import Intent, pending
+from dermserve.models.lifecycle.server_config import CANARY_FILE, ConfigMap, Desk
 from dermserve.models.lifecycle.servers import Servers
-from dermserve.models.lifecycle.stores import open_store
+from dermserve.models.lifecycle.stores import LocalStore, entries, known_version, manifest_of, open_store
+from dermserve.models.lifecycle.view import live, live_text, stored, stored_line
+from dermserve.models.lifecycle.watch import Gateways
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -48,6 +48,10 @@ def model() -> None:
     Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 a server does not answer, 4 a version does not meet what
     is required of it and was not promoted, or did not do well as a canary.
     """
+
+
+def _show(as_json: bool, values: dict[str, Any], text: str) -> None:
+    click.echo(json.dumps(values) if as_json else text)
 
 
 @model.command()
@@ -84,11 +88,11 @@ def publish(run: pathlib.Path, key: pathlib.Path | None, base: str, as_json: boo
     except ExportError as error:
         raise click.ClickException(str(error)) from error
     name = FinishedRun(run).model
-    digest = moves.digest_of(store, name, version)
-    if as_json:
-        click.echo(json.dumps({"model": name, "version": version, "store": base, "digest": digest}))
-    else:
-        click.echo(f"{name}: version {version} published to {base} (sha256 {digest})")
+    manifest = manifest_of(store, name, version)
+    digest = manifest.digest if manifest else None
+    told = f"{name}: version {version} published to {base} (sha256 {digest})"
+    _show(as_json, {"model": name, "version": version, "store": base, "digest": digest}, told)
+    if not as_json:
         click.echo(f"next: dermserve model promote {name} {version}, or canary first", err=True)
 
 
@@ -101,11 +105,10 @@ def publish(run: pathlib.Path, key: pathlib.Path | None, base: str, as_json: boo
 def list_versions(name: str | None, base: str, config_file: pathlib.Path | ConfigMap | None, as_json: bool) -> None:
     """List the versions in a store, with labels, pins and digests. No server is asked."""
     store = open_store(base)
-    rows = list(view.stored(store, config_file, name))
-    if not rows and name is not None:
-        moves.newest(store, name)  # says which models there are
-    for row in rows:
-        click.echo(json.dumps(row) if as_json else view.stored_line(row))
+    if name is not None:
+        known_version(store, name, None)
+    for row in stored(store, config_file, name):
+        _show(as_json, row, stored_line(row))
 
 
 @model.command()
@@ -124,11 +127,11 @@ def status(
     """
     store = open_store(base)
     with servers:
-        rows = list(view.live(store, servers, config_file, name))
-    if (intent := rollout.pending(store)) is not None:
-        click.echo(f"half done, the next command finishes or undoes it: {rollout.describe(intent)}", err=True)
+        rows = list(live(store, servers, config_file, name))
+    if (intent := pending(store)) is not None:
+        click.echo(f"half done, the next command finishes or undoes it: {intent}", err=True)
     for row in rows:
-        click.echo(json.dumps(row) if as_json else view.live_text(row))
+        _show(as_json, row, live_text(row))
     if not all(row["ok"] for row in rows):
         sys.exit(FAILED)
 
@@ -164,32 +167,28 @@ def verify(
     VERSION is the newest in the store when it is not given. The servers must have it loaded. With --offline no server
     is asked: for an init container, before they start.
     """
-    if name is None and not offline:
-        raise click.UsageError("name a MODEL, or check the files of all with --offline")
     store, failed = open_store(base), 0
-    with contextlib.ExitStack() as stack:
-        if name is None or offline:
+    with servers:
+        if offline:
             checks = verify_files(store, name, version, public_key)
+        elif name is None:
+            raise click.UsageError("name a MODEL, or check the files of all with --offline")
         else:
-            chosen = moves.newest(store, name) if version is None else version
-            live = stack.enter_context(servers)
-            checks = verify_version(store, live, name, chosen, tolerance=tolerance, public_key=public_key)
+            version = known_version(store, name, version)
+            checks = verify_version(store, servers, name, version, tolerance=tolerance, public_key=public_key)
         for check in checks:
-            failed += not check.ok
-            click.echo(json.dumps(_check_dict(check)) if as_json else _check_line(check))
+            failed += bool(check.problem)
+            _show_check(check, as_json)
     if failed:
         click.echo(f"{failed} checks failed", err=True)
         sys.exit(FAILED)
 
 
-def _check_dict(check: Check) -> dict[str, Any]:
-    values = {"server": check.server or None, "what": check.what, "ok": check.ok, "problem": check.problem or None}
-    return {**values, "difference": check.difference}
-
-
-def _check_line(check: Check) -> str:
+def _show_check(check: Check, as_json: bool) -> None:
+    values: dict[str, Any] = {"server": check.server or None, "what": check.what, "ok": not check.problem}
+    values |= {"problem": check.problem or None, "difference": check.difference}
     how = check.problem or ("ok" if not check.difference else f"ok, differs by {check.difference:.1g}")
-    return f"{check.server or 'store':<22} {check.what}: {how}"
+    _show(as_json, values, f"{check.server or 'store':<22} {check.what}: {how}")
 
 
 @model.command()
@@ -202,32 +201,29 @@ def _check_line(check: Check) -> str:
 @unchecked_option
 @moving
 def promote(
+    desk: Desk,
     name: str,
     version: int | None,
     require: tuple[Requirement, ...],
     unchecked: bool,
     note: str,
     as_json: bool,
-    **where: Any,
 ) -> None:
     """Make a version the stable one on every server: the newest in the store when none is given.
 
     It is loaded beside the one that serves, and its golden predictions are replayed; then the label moves; then the old
     one is unloaded. No request fails.
     """
-    with _desk(**where) as desk:
-        moved = moves.promote(desk, name, version, require=require, checked=not unchecked, note=note)
-        _print_moved(moved, as_json)
+    _show_moved(moves.promote(desk, name, version, require=require, checked=not unchecked, note=note), as_json)
 
 
 @model.command()
 @click.argument("name", metavar="MODEL")
 @click.option("--to", "version", type=VERSION, metavar="VERSION", help="Which; by default the stable one before.")
 @moving
-def rollback(name: str, version: int | None, note: str, as_json: bool, **where: Any) -> None:
+def rollback(desk: Desk, name: str, version: int | None, note: str, as_json: bool) -> None:
     """Make the version stable again that was so before the last promotion."""
-    with _desk(**where) as desk:
-        _print_moved(moves.rollback(desk, name, version, note=note), as_json)
+    _show_moved(moves.rollback(desk, name, version, note=note), as_json)
 
 
 @model.command()
@@ -239,6 +235,7 @@ def rollback(name: str, version: int | None, note: str, as_json: bool, **where: 
 @watching
 @moving
 def canary(
+    desk: Desk,
     name: str,
     version: int | None,
     share: float | None,
@@ -247,7 +244,6 @@ def canary(
     how: Watching,
     note: str,
     as_json: bool,
-    **where: Any,
 ) -> None:
     """Give a share of the callers another version beside the stable one: the newest when none is given.
 
@@ -260,44 +256,52 @@ def canary(
         raise click.UsageError("give --share SHARE to begin a canary, or --off alone to end it")
     if off and how.seconds is not None:
         raise click.UsageError("there is nothing to --watch after --off")
-    with _desk(**where) as desk:
-        if share is None:
-            moved = moves.end_canary(desk, name, note=note)
-        else:
-            moved = moves.canary(desk, name, version, share=share, checked=not unchecked, note=note)
-        _print_moved(moved, as_json)
-        if not how.gateways:
-            click.echo(f"gateways follow {desk.place.base}/{CANARY_FILE} (canary_file); none was asked", err=True)
-            return
-        try:
-            _watch(how, moved, timeout=desk.timeout, as_json=as_json)
-        except (LifecycleError, KeyboardInterrupt) as error:
-            if how.auto_rollback:
-                ended = moves.end_canary(desk, name, note=str(error) or "the watch was interrupted")
-                _print_moved(ended, as_json)
-            raise
+    if share is None:
+        moved = moves.end_canary(desk, name, note=note)
+    else:
+        moved = moves.canary(desk, name, version, share=share, checked=not unchecked, note=note)
+    _show_moved(moved, as_json)
+    if not how.gateways:
+        click.echo(f"gateways follow {desk.place.base}/{CANARY_FILE} (canary_file); none was asked", err=True)
+        return
+    try:
+        _watch(how, name, share or 0.0, timeout=desk.timeout, as_json=as_json)
+    except (LifecycleError, KeyboardInterrupt) as error:
+        if how.auto_rollback:
+            _show_moved(moves.end_canary(desk, name, note=str(error) or "the watch was interrupted"), as_json)
+        raise
 
 
-def _watch(how: Watching, moved: moves.Moved, *, timeout: float, as_json: bool) -> None:
-    gateways = watch.Gateways(how.gateways)
-    count = gateways.wait_share(moved.model, moved.share, timeout=timeout)
-    click.echo(f"all {count} gateways have the share {moved.share:g}", err=True)
+def _watch(how: Watching, name: str, share: float, *, timeout: float, as_json: bool) -> None:
+    gateways = Gateways(how.gateways)
+    count = gateways.wait_share(name, share, timeout=timeout)
+    click.echo(f"all {count} gateways have the share {share:g}", err=True)
     if how.seconds is None:
         return
-    report, problems = gateways.watch(moved.model, seconds=how.seconds, limits=how.limits)
-    values = {"model": moved.model, "ok": not problems, "problems": problems, **dataclasses.asdict(report)}
-    click.echo(json.dumps(values) if as_json else watch.line(moved.model, report))
+    report, problems = gateways.watch(name, seconds=how.seconds, limits=how.limits)
+    values = {"model": name, "ok": not problems, "problems": problems, **dataclasses.asdict(report)}
+    _show(as_json, values, f"{name}: {report}")
     if problems:
-        raise GateError(f"the canary of {moved.model} does not do well: {'; '.join(problems)}")
+        raise GateError(f"the canary of {name} does not do well: {'; '.join(problems)}")
 
 
 @model.command()
 @click.argument("name", metavar="MODEL")
 @moving
-def unpin(name: str, note: str, as_json: bool, **where: Any) -> None:
+def unpin(desk: Desk, name: str, note: str, as_json: bool) -> None:
     """Take a model's labels off: its servers follow the newest version again, as before the first promotion."""
-    with _desk(**where) as desk:
-        _print_moved(moves.unpin(desk, name, note=note), as_json)
+    _show_moved(moves.unpin(desk, name, note=note), as_json)
+
+
+def _show_moved(moved: Intent, as_json: bool) -> None:
+    before, after = dict(moved.before.labels), dict(moved.after.labels)
+    values: dict[str, Any] = {"model": moved.model, "from": before, "to": after}
+    values |= {"share": moved.after.share} if moved.after.share else {}
+    _show(as_json, values, f"{moved.model}: {_labels(before)} → {_labels(after)}")
+
+
+def _labels(labels: dict[str, int]) -> str:
+    return ", ".join(f"{label} {version}" for label, version in sorted(labels.items())) or "the newest, no labels"
 
 
 @model.command()
@@ -306,16 +310,13 @@ def unpin(name: str, note: str, as_json: bool, **where: Any) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
 @click.option("--offline", is_flag=True, help="Don't ask servers what they have loaded; go by models.config alone.")
 @moving
-def retire(name: str, keep: int, dry_run: bool, offline: bool, note: str, as_json: bool, **where: Any) -> None:
+def retire(desk: Desk, name: str, keep: int, dry_run: bool, offline: bool, note: str, as_json: bool) -> None:
     """Delete the oldest versions, but for the newest N and all that are labelled, pinned or loaded."""
-    with _desk(**where) as desk:
-        gone = moves.retire(desk, name, keep=keep, offline=offline, dry=dry_run, note=note)
-        left = [version for version in desk.store.versions(name) if version not in gone]
-    if as_json:
-        click.echo(json.dumps({"model": name, "retired": gone, "left": left, "dry_run": dry_run}))
-    else:
-        what = ", ".join(map(str, gone)) or "nothing"
-        click.echo(f"{name}: {'would delete' if dry_run else 'deleted'} {what}; left: {', '.join(map(str, left))}")
+    gone = moves.retire(desk, name, keep=keep, offline=offline, dry=dry_run, note=note)
+    left = [version for version in desk.store.versions(name) if version not in gone]
+    what, verb = ", ".join(map(str, gone)) or "nothing", "would delete" if dry_run else "deleted"
+    values = {"model": name, "retired": gone, "left": left, "dry_run": dry_run}
+    _show(as_json, values, f"{name}: {verb} {what}; left: {', '.join(map(str, left))}")
 
 
 @model.command()
@@ -325,15 +326,10 @@ def retire(name: str, keep: int, dry_run: bool, offline: bool, note: str, as_jso
 @fails_clearly
 def log(name: str | None, base: str, as_json: bool) -> None:
     """Show the audit log, oldest first: when, who, what, from, to."""
-    for entry in audit.entries(open_store(base), name):
-        values = {"when": entry.when, "who": entry.who, "what": entry.what, "model": entry.model}
-        changed = {"from": entry.before, "to": entry.after, **entry.more}
-        if as_json:
-            click.echo(json.dumps({**values, **changed}))
-        else:
-            told = f"{json.dumps(entry.before)} → {json.dumps(entry.after)}"
-            why = f"  ({entry.more['note']})" if "note" in entry.more else ""
-            click.echo(f"{entry.when}  {entry.who}  {entry.what:<8} {entry.model}  {told}{why}")
+    for entry in entries(open_store(base), name):
+        why = f"  ({entry.more['note']})" if "note" in entry.more else ""
+        text = f"{entry.when}  {entry.who}  {entry.what:<8} {entry.model}  {entry.change()}{why}"
+        click.echo(entry.json() if as_json else text)
 
 
 @model.command()
@@ -359,25 +355,6 @@ def pull(
 
     For what TensorFlow Serving can't read itself, such as s3://: run it before the server starts (an init container).
     """
-    for name, version in pull_versions(open_store(base), target, models=names, latest=latest, public_key=public_key):
-        click.echo(json.dumps({"model": name, "version": version}) if as_json else f"{name}: version {version} copied")
-
-
-@contextlib.contextmanager
-def _desk(*, base: str, servers: Servers, **settings: Any) -> Iterator[Desk]:
-    """Open what the commands that move labels work with."""
-    with servers:
-        say = functools.partial(click.echo, err=True)
-        yield Desk(store=open_store(base), servers=servers, say=say, **settings)
-
-
-def _print_moved(moved: moves.Moved, as_json: bool) -> None:
-    if as_json:
-        values = {"model": moved.model, "from": dict(moved.before), "to": dict(moved.after)}
-        click.echo(json.dumps({**values, **({"share": moved.share} if moved.share else {})}))
-        return
-    click.echo(f"{moved.model}: {_labels(moved.before)} → {_labels(moved.after)}")
-
-
-def _labels(labels: Any) -> str:
-    return ", ".join(f"{label} {version}" for label, version in sorted(labels.items())) or "the newest, no labels"
+    store, local = open_store(base), LocalStore(target)
+    for name, version in pull_versions(store, local, models=names, latest=latest, public_key=public_key):
+        _show(as_json, {"model": name, "version": version}, f"{name}: version {version} copied")

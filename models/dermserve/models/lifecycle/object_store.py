@@ -14,37 +14,35 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from dermserve.models.lifecycle.errors import StoreError
 from dermserve.models.lifecycle.manifest import MANIFEST
-from dermserve.models.lifecycle.stores import LOCK_SECONDS
 from dermserve.models.store import is_version
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-_PAUSE = 0.5
+_F = TypeVar("_F", bound=Callable[..., Any])
+LOCK_SECONDS = 60.0
+"""How long to wait for somebody else's change of the same store."""
 _GRAPH = "saved_model.pb"
 
 
-def _naming_store(method: Callable[_P, _R]) -> Callable[_P, _R]:
+def _naming_store(method: _F) -> _F:
     """Turn what the storage's client raises into a StoreError that names the store."""
 
     @functools.wraps(method)
-    def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def run(self: "ObjectStore", *args: Any, **kwargs: Any) -> Any:
         try:
-            return method(*args, **kwargs)
+            return method(self, *args, **kwargs)
         except (FileNotFoundError, StoreError):
             raise
         except Exception as error:  # each client has errors of its own
-            base = getattr(args[0], "base", "the store")
-            raise StoreError(f"{base} can't be used: {type(error).__name__}: {error}") from error
+            raise StoreError(f"{self.base} can't be used: {type(error).__name__}: {error}") from error
 
-    return run
+    return run  # type: ignore[return-value]  # the same signature
 
 
 class ObjectStore:
-    """The Store in object storage.
+    """Versions of models in object storage; LocalStore says what its methods do.
 
     Raises:
         StoreError: nothing here speaks the URL's protocol.
@@ -104,10 +102,9 @@ class ObjectStore:
 
     @contextlib.contextmanager
     def opened(self, model: str, version: int) -> Iterator[pathlib.Path]:
-        # A copy.
-        with tempfile.TemporaryDirectory(prefix=f"dermserve-{model}-") as folder:
-            self.fetch(model, version, pathlib.Path(folder))
-            yield pathlib.Path(folder)
+        with self.staged(model) as folder:
+            self.fetch(model, version, folder)
+            yield folder
 
     @_naming_store
     def remove(self, model: str, version: int) -> None:
@@ -162,7 +159,7 @@ class ObjectStore:
                 raise StoreError(
                     f"{self.base} is being changed by {self._holder()}; if that is dead, delete {self.base}/.lock"
                 )
-            time.sleep(_PAUSE)
+            time.sleep(0.5)
 
     def _holder(self) -> str:
         try:

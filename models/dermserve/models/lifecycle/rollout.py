@@ -12,12 +12,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dermserve.models.lifecycle import audit
-from dermserve.models.lifecycle.desk import Desk
 from dermserve.models.lifecycle.errors import LifecycleError, ServerError, StoreError
-from dermserve.models.lifecycle.server_config import ServerConfig
+from dermserve.models.lifecycle.server_config import Desk, ServerConfig
 from dermserve.models.lifecycle.servers import Server
-from dermserve.models.lifecycle.stores import Store
+from dermserve.models.lifecycle.stores import Entry, Store, entries
 
 INTENT = "intent.json"
 """Name in a store: the change that is being made; absent otherwise."""
@@ -34,25 +32,20 @@ class Served:
     share: float = 0.0
     """Of the callers who name no version, for the canary."""
 
-    @classmethod
-    def of(cls, config: ServerConfig, model: str, *, share: float) -> "Served":
-        """Read a model's entry in models.config."""
-        return cls(labels=config.labels(model), pins=sorted(config.pins(model) or ()), share=share)
-
     def put_into(self, config: ServerConfig, model: str) -> ServerConfig:
         """Make a model's entry say this."""
         return config.labelled(model, self.labels).pinned(model, self.pins)
 
-    def same_entry(self, other: "Served") -> bool:
-        """Tell whether both have the same entry in models.config."""
-        return (dict(self.labels), self.pins) == (dict(other.labels), other.pins)
+    def is_in(self, config: ServerConfig, model: str) -> bool:
+        """Tell whether a model's entry says this."""
+        return (config.labels(model), config.pins(model)) == (dict(self.labels), self.pins)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
     """A change that is being made."""
 
-    entry: audit.Entry
+    entry: Entry
     """Its line in the audit log."""
     before: Served
     after: Served
@@ -63,6 +56,15 @@ class Intent:
     def model(self) -> str:
         """Whose labels and pins change."""
         return self.entry.model
+
+    @property
+    def labels(self) -> set[str]:
+        """Those that the model has before or afterwards."""
+        return {*self.before.labels, *self.after.labels}
+
+    def __str__(self) -> str:
+        entry = self.entry
+        return f"{entry.what} of {entry.model}, {entry.change()}, begun {entry.when} by {entry.who}"
 
 
 def change(desk: Desk, intent: Intent, *, check: Callable[[], None] = lambda: None) -> None:
@@ -91,12 +93,12 @@ def recover(desk: Desk) -> None:
     if intent is None:
         return
     desk.servers.available(intent.model)
-    finished = Served.of(desk.read_config(), intent.model, share=0.0).same_entry(intent.after)
+    finished = intent.after.is_in(desk.read_config(), intent.model)
     if finished:
         _finish_or_undo(desk, intent, again=True)
     elif left := _undo(desk, intent):
         raise left[0]
-    desk.say(f"{'finished' if finished else 'undid'} what an earlier command left half done: {describe(intent)}")
+    desk.say(f"{'finished' if finished else 'undid'} what an earlier command left half done: {intent}")
 
 
 def pending(store: Store) -> Intent | None:
@@ -108,18 +110,11 @@ def pending(store: Store) -> Intent | None:
     try:
         content: dict[str, Any] = json.loads(store.read_text(INTENT))
         before, after = Served(**content.pop("before")), Served(**content.pop("after"))
-        return Intent(entry=audit.Entry(**content.pop("entry")), before=before, after=after, **content)
+        return Intent(entry=Entry(**content.pop("entry")), before=before, after=after, **content)
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, KeyError) as error:
         raise StoreError(f"{store.base}/{INTENT} can't be understood: {error}") from error
-
-
-def describe(intent: Intent) -> str:
-    """Put a change in words."""
-    entry = intent.entry
-    told = f"{json.dumps(entry.before)} → {json.dumps(entry.after)}"
-    return f"{entry.what} of {entry.model}, {told}, begun {entry.when} by {entry.who}"
 
 
 def _finish_or_undo(
@@ -127,97 +122,102 @@ def _finish_or_undo(
 ) -> None:
     try:
         _finish(desk, intent, check)
-        if not (again and intent.entry in audit.entries(desk.store, intent.model)):
-            audit.note(desk.store, intent.entry)
+        if not (again and intent.entry in entries(desk.store, intent.model)):
+            desk.store.append_audit(intent.entry.json())
         desk.store.remove_text(INTENT)
     except BaseException as error:
         if left := _undo(desk, intent):
             desk.say(f"{left[0]}: what it was told is still to be undone, by the next command")
         elif not isinstance(error, LifecycleError):
-            desk.say(f"undone: {describe(intent)}")
+            desk.say(f"undone: {intent}")
         raise
 
 
 def _finish(desk: Desk, intent: Intent, check: Callable[[], None]) -> None:
     """Do what is not done yet. A second time, this changes nothing."""
     model, needs = intent.model, set(intent.needs)
-    final = intent.after.put_into(desk.read_config(), model)
     if intent.after.share:
         # The share first: a gateway that reads it sends callers to the canary once there is one.
         desk.write_share(model, intent.after.share)
     if desk.led:
         _lead(desk, intent, intent.after, needs, check)
-        desk.write_share(model, intent.after.share)
-        return
-    wide = {server.address: _wide(server, final, intent, needs) for server in desk.servers}
-    for server in desk.servers:
-        server.reload(wide[server.address])
-    for server in desk.servers:
-        server.wait_available(model, needs, timeout=desk.timeout)
-    check()
-    for server in desk.servers:
-        server.reload(wide[server.address].labelled(model, intent.after.labels))
-    desk.write_config(final)  # from here on, a server that restarts comes back as it is to be
-    for server in desk.servers:
-        server.reload(_loadable(server, final, model))
-    for server in desk.servers:
-        # The next move must not take for loaded what is about to go.
-        server.wait_only(model, needs, timeout=desk.timeout)
+    else:
+        _tell(desk, intent, needs, check)
     desk.write_share(model, intent.after.share)
 
 
 def _undo(desk: Desk, intent: Intent) -> list[ServerError]:
     """Put everything back; the intent stays when a server could not be told, whose errors are returned."""
-    config, left = desk.read_config(), list[ServerError]()
+    left, before = list[ServerError](), intent.before
     if desk.led:
-        before = intent.before
         try:
-            _lead(desk, intent, before, {*before.pins, *before.labels.values()}, lambda: None)
+            _lead(desk, intent, before, {*before.pins, *before.labels.values()})
         except ServerError as error:
             left.append(error)
-    elif Served.of(config, intent.model, share=0).same_entry(intent.after):
-        config = intent.before.put_into(config, intent.model)
-        desk.write_config(config)
-    for server in [] if desk.led else desk.servers:
-        try:
-            _tell_back(desk, server, config, intent)
-        except ServerError as error:
-            left.append(error)
-    desk.write_share(intent.model, intent.before.share)
+    else:
+        config = desk.read_config()
+        if intent.after.is_in(config, intent.model):
+            config = before.put_into(config, intent.model)
+            desk.write_config(config)
+        for server in desk.servers:
+            try:
+                _tell_back(desk, server, config, intent)
+            except ServerError as error:
+                left.append(error)
+    desk.write_share(intent.model, before.share)
     if not left:
         desk.store.remove_text(INTENT)
     return left
 
 
-def _lead(desk: Desk, intent: Intent, target: Served, needs: set[int], check: Callable[[], None]) -> None:
+def _lead(
+    desk: Desk, intent: Intent, target: Served, needs: set[int], check: Callable[[], None] = lambda: None
+) -> None:
     """Write models.config step by step, and wait each time until the servers have read it and done what it says."""
     model, config = intent.model, desk.read_config()
-    labels = {*config.labels(model), *intent.before.labels, *intent.after.labels}
+    labels = {label: target.labels.get(label) for label in {*config.labels(model), *intent.labels}}
     final = target.put_into(config, model)
-    loaded = needs.union(*desk.servers.available(model).values())
-    if not needs <= set(config.pins(model) or ()):
+    loaded = needs | desk.servers.available(model)
+    if not needs <= set(config.pins(model)):
         desk.write_config(config.pinned(model, loaded))
     for server in desk.servers:
         server.wait_available(model, needs, timeout=desk.timeout)
     check()
     desk.write_config(final.pinned(model, loaded))
     for server in desk.servers:
-        server.wait_labels(model, {label: target.labels.get(label) for label in labels}, timeout=desk.timeout)
+        server.wait_labels(model, labels, timeout=desk.timeout)
     desk.write_config(final)
     for server in desk.servers if needs else ():
         server.wait_only(model, needs, timeout=desk.timeout)
 
 
+def _tell(desk: Desk, intent: Intent, needs: set[int], check: Callable[[], None]) -> None:
+    """Tell the servers what to serve, step by step, and write models.config."""
+    model, final = intent.model, intent.after.put_into(desk.read_config(), intent.model)
+    wide = [(server, _wide(server, final, intent, needs)) for server in desk.servers]
+    for server, config in wide:
+        server.reload(config.message())
+    for server in desk.servers:
+        server.wait_available(model, needs, timeout=desk.timeout)
+    check()
+    for server, config in wide:
+        server.reload(config.labelled(model, intent.after.labels).message())
+    desk.write_config(final)  # from here on, a server that restarts comes back as it is to be
+    for server in desk.servers:
+        server.reload(_loadable(server, final, model).message())
+    for server in desk.servers:
+        # The next move must not take for loaded what is about to go.
+        server.wait_only(model, needs, timeout=desk.timeout)
+
+
 def _tell_back(desk: Desk, server: Server, config: ServerConfig, intent: Intent) -> None:
-    model = intent.model
-    labels, pins = config.labels(model), set(config.pins(model) or ())
-    needs = pins | set(labels.values())
+    model, needs = intent.model, config.needed(intent.model)
     wide = _wide(server, config, intent, needs)
     if needs - server.available(model):
-        server.reload(wide)
+        server.reload(wide.message())
         server.wait_available(model, needs, timeout=desk.timeout)
-    server.reload(wide.labelled(model, labels))
-    server.reload(_loadable(server, config, model))
+    server.reload(wide.labelled(model, config.labels(model)).message())
+    server.reload(_loadable(server, config, model).message())
     if needs:
         server.wait_only(model, needs, timeout=desk.timeout)
 
@@ -225,7 +225,7 @@ def _tell_back(desk: Desk, server: Server, config: ServerConfig, intent: Intent)
 def _wide(server: Server, config: ServerConfig, intent: Intent, needs: set[int]) -> ServerConfig:
     """Make a server's list: what it has loaded now with its labels, and some versions besides."""
     model = intent.model
-    known = sorted({*config.labels(model), *intent.before.labels, *intent.after.labels})
+    known = sorted({*config.labels(model), *intent.labels})
     labels = {label: version for label in known if (version := server.label(model, label)) is not None}
     pinned = config.pinned(model, server.available(model) | needs)
     return _loadable(server, pinned, model).labelled(model, labels)

@@ -1,28 +1,26 @@
 """What `dermserve model list` and `status` show, as plain values and as text."""
 
+import contextlib
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from dermserve.models.lifecycle.desk import ConfigMap, Desk
 from dermserve.models.lifecycle.errors import ConfigError, StoreError
-from dermserve.models.lifecycle.manifest import Manifest, manifest_of
 from dermserve.models.lifecycle.moves import CANARY, STABLE
-from dermserve.models.lifecycle.server_config import ServerConfig
+from dermserve.models.lifecycle.server_config import ConfigMap, Desk, ServerConfig
 from dermserve.models.lifecycle.servers import Server, Servers, state_name
-from dermserve.models.lifecycle.stores import Store
-
-_AVAILABLE = "AVAILABLE"
+from dermserve.models.lifecycle.stores import Store, manifest_of
 
 
 def stored(store: Store, config_file: pathlib.Path | ConfigMap | None, model: str | None) -> Iterator[dict[str, Any]]:
     """Give a row for each version in a store, of one model when it is named."""
     config = _config(store, config_file)
     for name in [model] if model else store.models():
-        labels = config.labels(name) if name in config.models else {}
-        pins = (config.pins(name) if name in config.models else None) or []
+        labels, pins = (config.labels(name), config.pins(name)) if name in config.models else ({}, [])
         for version in store.versions(name):
-            manifest = _manifest(store, name, version)
+            manifest = None
+            with contextlib.suppress(StoreError):
+                manifest = manifest_of(store, name, version)
             yield {
                 "model": name,
                 "version": version,
@@ -70,7 +68,7 @@ def _live(server: Server, model: str, wanted: dict[str, int]) -> dict[str, Any]:
     asked = sorted({STABLE, CANARY, *wanted}) if versions else []
     labels = {label: version for label in asked if (version := server.label(model, label)) is not None}
     row = {"model": model, "server": server.address, "versions": versions, "labels": labels, "labels_wanted": wanted}
-    return {**row, "ok": labels == wanted and any(one["state"] == _AVAILABLE for one in versions)}
+    return {**row, "ok": labels == wanted and any(one["state"] == "AVAILABLE" for one in versions)}
 
 
 def live_text(row: dict[str, Any]) -> str:
@@ -87,20 +85,10 @@ def live_text(row: dict[str, Any]) -> str:
 
 
 def _config(store: Store, config_file: pathlib.Path | ConfigMap | None) -> ServerConfig:
-    """Read models.config, or take it as empty where there is none: then nothing is labelled."""
-    desk = Desk(store=store, servers=Servers(()), config_file=config_file)
-    if config_file is not None:
-        return desk.read_config()
+    """Read models.config, or take it as empty where the store has none: then nothing is labelled."""
     try:
-        return desk.read_config()
+        return Desk(store=store, servers=Servers(()), config_file=config_file).read_config()
     except ConfigError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
+        if config_file is None and isinstance(error.__cause__, FileNotFoundError):
             return ServerConfig()
         raise
-
-
-def _manifest(store: Store, model: str, version: int) -> Manifest | None:
-    try:
-        return manifest_of(store, model, version)
-    except StoreError:
-        return None

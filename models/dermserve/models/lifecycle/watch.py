@@ -1,10 +1,14 @@
 """Ask the gateways, by their metrics, whether they have a canary's share, and how it does beside the stable version."""
 
 import collections
+import contextlib
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from dermserve.models.lifecycle.errors import NoServerError
 from dermserve.models.lifecycle.servers import every_address
@@ -46,7 +50,7 @@ class Report:
     def problems(self, limits: Limits) -> list[str]:
         """Name the limits that are exceeded, where there were requests enough to tell."""
         found = []
-        canary, stable = (self._failing(label) for label in ("canary", "stable"))
+        canary, stable = (self.failed[label] / max(1, self.requests[label]) for label in ("canary", "stable"))
         if self.requests["canary"] >= limits.requests and canary > stable + limits.more_failed:
             found.append(f"{canary:.1%} of its requests failed, of the stable version's {stable:.1%}")
         times = self.mean_seconds
@@ -60,10 +64,14 @@ class Report:
         """Say what there was too little of to judge."""
         counts = {f"requests to {label}": count for label, count in self.requests.items()}
         counts["comparisons"] = self.compared
-        return [f"{count} {name}" for name, count in counts.items() if count < limits.requests]
+        return [f"only {n} {name}: too few to judge" for name, n in counts.items() if n < limits.requests]
 
-    def _failing(self, label: str) -> float:
-        return self.failed[label] / max(1, self.requests[label])
+    def __str__(self) -> str:
+        told = [
+            f"{label}: {self.requests[label]} requests, {self.failed[label]} failed, {self.mean_seconds[label]:.3f} s"
+            for label in ("canary", "stable")
+        ]
+        return f"{'; '.join(told)}; {self.differed} of {self.compared} compared answers differ"
 
 
 class Gateways:
@@ -117,21 +125,19 @@ class Gateways:
         until = clock() + seconds
         while True:
             for address in self._addresses():
-                try:
+                with contextlib.suppress(OSError):
                     now = self._counts(address, model)
-                except OSError:
-                    continue
-                before = former.get(address, now)
-                for key, value in now.items():
-                    # A counter that fell began anew: its gateway was restarted.
-                    since = before.get(key, 0.0)
-                    totals[key] += value - since if value >= since else value
-                former[address] = now
+                    before = former.get(address, now)
+                    for key, value in now.items():
+                        # A counter that fell began anew: its gateway was restarted.
+                        since = before.get(key, 0.0)
+                        totals[key] += value - since if value >= since else value
+                    former[address] = now
             report = _report(totals)
             if problems := report.problems(limits):
                 return report, problems
             if (left := until - clock()) <= 0:
-                return report, [f"only {lack}: too few to judge" for lack in report.lacks(limits)]
+                return report, report.lacks(limits)
             pause(min(_PAUSE, left))
 
     def _addresses(self) -> list[str]:
@@ -140,19 +146,26 @@ class Gateways:
     def _share(self, address: str, model: str) -> float | str | None:
         """Return a gateway's share; None when it does not serve the model, and the error when it does not answer."""
         try:
-            samples = _samples(self._fetch(f"http://{address}/metrics"))
+            shares = [sample for sample in self._samples(address, model) if sample.name == f"{_PREFIX}share"]
         except OSError as error:
             return str(error)
-        name = f"{_PREFIX}share"
-        return next((value for series, of, value in samples if series == name and of["model"] == model), None)
+        return shares[0].value if shares else None
 
     def _counts(self, address: str, model: str) -> dict[_Key, float]:
-        samples = _samples(self._fetch(f"http://{address}/metrics"))
-        return {
-            (series.removeprefix(_PREFIX), of.get("label") or of.get("result", ""), of.get("ended", "")): value
-            for series, of, value in samples
-            if of.get("model") == model and not series.endswith(("_bucket", "_share"))
-        }
+        found = {}
+        for name, of, value, *_ in self._samples(address, model):
+            if not name.endswith(("_bucket", "_share")):
+                who = of.get("label") or of.get("result", "")
+                found[name.removeprefix(_PREFIX), who, of.get("ended", "")] = value
+        return found
+
+    def _samples(self, address: str, model: str) -> list[Sample]:
+        text = self._fetch(f"http://{address}/metrics")
+        try:
+            families = [one for one in text_string_to_metric_families(text) if one.name.startswith(_PREFIX)]
+        except ValueError as error:
+            raise OSError(f"no metrics of a gateway: {error}") from error
+        return [sample for one in families for sample in one.samples if sample.labels.get("model") == model]
 
 
 def _report(totals: Mapping[_Key, float]) -> Report:
@@ -175,30 +188,8 @@ def _report(totals: Mapping[_Key, float]) -> Report:
     )
 
 
-def _samples(text: str) -> list[tuple[str, Mapping[str, str], float]]:
-    from prometheus_client.parser import text_string_to_metric_families
-
-    found: list[tuple[str, Mapping[str, str], float]] = []
-    try:
-        for family in text_string_to_metric_families(text):
-            if family.name.startswith(_PREFIX):
-                found += [(sample.name, sample.labels, sample.value) for sample in family.samples]
-    except ValueError as error:
-        raise OSError(f"no metrics of a gateway: {error}") from error
-    return found
-
-
 def _fetch(url: str) -> str:
     """Read a page; addresses in a cluster are never asked through a proxy."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(url, timeout=_TIMEOUT) as answer:
         return str(answer.read().decode("utf-8", "replace"))
-
-
-def line(model: str, report: Report) -> str:
-    """Put a report in words."""
-    told = [
-        f"{label}: {report.requests[label]} requests, {report.failed[label]} failed, {report.mean_seconds[label]:.3f} s"
-        for label in ("canary", "stable")
-    ]
-    return f"{model}: {'; '.join(told)}; {report.differed} of {report.compared} compared answers differ"
