@@ -10,12 +10,12 @@ import math
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageChops, ImageCms
 
-from dermserve.imaging.colour import to_srgb
 from dermserve.imaging.errors import (
     EmptyPhotoError,
     TooManyBytesError,
@@ -53,6 +53,10 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error
 
 _BILINEAR = simd and simd.ResizeAlg.convolution(simd.FilterType.bilinear)
 
+_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
+"""What ImageCms calls the colour space of a profile, by the mode of the pixels it is for."""
+_PROBE = Image.frombytes("RGB", (8, 64), bytes(36 * (n >> at & 7) for n in range(512) for at in (0, 3, 6)))
+"""Eight levels of each colour in every combination."""
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -124,7 +128,7 @@ def decode(data: bytes, *, height: int, width: int, limits: Limits | None = None
     region = _reduce(image, lying)
     if header.orientation > 1:  # before resizing, so that a turned photo gives the same pixels as an upright one
         region = region.transpose(_TRANSPOSE[header.orientation])
-    pixels = to_srgb(_resize(region, (width, height)), header.profile)
+    pixels = _to_srgb(_resize(region, (width, height)), header.profile)
     return Photo(np.asarray(pixels), header.format, header.width, header.height)
 
 
@@ -244,3 +248,22 @@ def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     options = simd.ResizeOptions(_BILINEAR, crop_box=crop)
     simd.Resizer().resize_pil(image, fitted, options)
     return fitted
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """Convert mode L, RGB or CMYK to sRGB by LittleCMS, ignoring a profile that is broken or of another space."""
+    transform = _transform(profile, image.mode) if profile else None
+    return image.convert("RGB") if transform is None else transform.apply(image)
+
+
+@lru_cache(maxsize=8)  # phones send the same few; one of a printer takes up to 3 MB
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if source.profile.xcolor_space.strip() != _SPACES[mode]:
+            return None
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (OSError, ValueError, ImageCms.PyCMSError):  # not a profile, or one that LittleCMS can't use
+        return None
+    changes = ImageChops.difference(transform.apply(_PROBE.convert(mode)), _PROBE.convert(mode).convert("RGB"))
+    return transform if np.asarray(changes).max() > 2 else None  # sRGB, by whatever name
