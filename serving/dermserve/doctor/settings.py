@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 
 from dermserve.doctor.findings import Finding, Severity
 from dermserve.gateway import tracing
+from dermserve.gateway.canary import CANARY
 from dermserve.gateway.certificates import is_key_of, read_certificates
 from dermserve.gateway.config import Config, is_loopback
-from dermserve.gateway.selection import CANARY
 
 _SOON = datetime.timedelta(days=30)
 _ERROR, _WARNING, _NOTE = Severity

@@ -9,14 +9,14 @@ from dermserve.gateway.admission import Admission, Place
 from dermserve.gateway.answer import check_scores, write_answer
 from dermserve.gateway.batching import Batching, Part
 from dermserve.gateway.budget import Clock
-from dermserve.gateway.catalog import Catalog
+from dermserve.gateway.canary import CANARY, Canary
+from dermserve.gateway.catalog import Catalog, Choice, read_target
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import BudgetSpentError, GatewayError, refusal
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.photos import Photos, Prepared
 from dermserve.gateway.plan import count_first, count_more, read_mode, weigh
 from dermserve.gateway.rpc import Rpc
-from dermserve.gateway.selection import CANARY, Canary, Choice, absent, choose, read_target
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
 from dermserve.gateway.tracing import Tracing
 from dermserve.imaging import IDENTITY, STANDARD_VIEWS, PhotoError
@@ -170,7 +170,7 @@ class _Request:
             for _ in range(_ATTEMPTS):
                 routed = self.line.canary.route(self.target, self.rpc.caller)
                 self.routed = None if routed is self.target else routed.label
-                choice = await choose(routed, catalog=catalog, budget=self.rpc.budget)
+                choice = await catalog.choose(routed, self.rpc.budget)
                 try:
                     found = await self._attempt(choice)
                 except _MovedError:
@@ -181,7 +181,7 @@ class _Request:
                 if self.routed == CANARY:
                     self.line.canary.sample(self.target.model, found[2].views, *found[:2])
                 return self._write(*found)
-            raise absent(self.target, catalog.find(self.target.model))
+            raise catalog.find(self.target.model).absent(self.target)
         except GatewayError:
             if self.in_hand is None:
                 raise

@@ -17,7 +17,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from dermserve.gateway.admission import Admission
 from dermserve.gateway.batching import Batching
-from dermserve.gateway.catalog import Catalog, Pace
+from dermserve.gateway.canary import Canary
+from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.certificates import (
     TlsFiles,
     follow_files,
@@ -34,7 +35,6 @@ from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.photos import Photos, Workers
 from dermserve.gateway.reflection import add_reflection
 from dermserve.gateway.rpc import Rpcs
-from dermserve.gateway.selection import Canary
 from dermserve.gateway.service import SERVICE, ClassifierService
 from dermserve.gateway.tfserving import TfServing
 from dermserve.gateway.tracing import Tracing, open_tracing
@@ -154,8 +154,14 @@ async def connect(config: Config, tracing: Tracing, tls: TlsFiles | None) -> Mod
 
 def build_catalog(config: Config, servers: ModelServers) -> Catalog:
     """Make the catalog of a configuration, which has seen nothing yet."""
-    pace = Pace(steady=config.poll_seconds, waiting=config.poll_waiting_seconds, timeout=config.poll_timeout_seconds)
-    return Catalog(servers, models=config.models, labels=config.labels, pace=pace, clock=time.monotonic)
+    return Catalog(
+        servers,
+        models=config.models,
+        labels=config.labels,
+        steady=config.poll_seconds,
+        waiting=config.poll_waiting_seconds,
+        timeout=config.poll_timeout_seconds,
+    )
 
 
 def server_options(config: Config | None = None) -> list[tuple[str, int]]:
