@@ -12,7 +12,8 @@ from typing import TypeAlias
 from dermserve.gateway.admission import Admission
 from dermserve.gateway.answer import check_scores, write_answer
 from dermserve.gateway.batching import Batching, Part
-from dermserve.gateway.catalog import Catalog
+from dermserve.gateway.canary import CANARY, Canary
+from dermserve.gateway.catalog import Catalog, Choice, read_target
 from dermserve.gateway.config import Config
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import BudgetSpentError, GatewayError, RefusedPhotoError
@@ -21,7 +22,6 @@ from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.photos import Prepared, Workers, prepare
 from dermserve.gateway.plan import count_first, count_more, read_mode, weigh
 from dermserve.gateway.rpc import Rpc
-from dermserve.gateway.selection import CANARY, Canary, Choice, absent, choose, read_target
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
 from dermserve.gateway.tracing import Tracing
 from dermserve.imaging import IDENTITY, STANDARD_VIEWS, PhotoError, make_views
@@ -158,7 +158,7 @@ class _Request:
             for _ in range(_ATTEMPTS):
                 routed = self._line.canary.route(self._target, self._rpc.caller)
                 self._routed = None if routed is self._target else routed.label
-                choice = await choose(routed, catalog=catalog, budget=self._rpc.budget)
+                choice = await catalog.choose(routed, self._rpc.budget)
                 try:
                     found = await self._attempt(choice)
                 except _MovedError:
@@ -169,7 +169,7 @@ class _Request:
                 if self._routed == CANARY:
                     self._line.canary.sample(self._target.model, found[2].views, *found[:2])
                 return self._write(*found)
-            raise absent(self._target, catalog.find(self._target.model))
+            raise catalog.find(self._target.model).absent(self._target)
         except GatewayError:
             if self._in_hand is None:
                 raise

@@ -16,7 +16,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from dermserve.gateway import certificates
-from dermserve.gateway.catalog import Catalog, Pace
+from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.classify import Classifier
 from dermserve.gateway.config import Config
 from dermserve.gateway.errors import ListenError
@@ -129,8 +129,14 @@ async def connect(config: Config, tracing: Tracing, tls: certificates.TlsFiles |
 
 def build_catalog(config: Config, servers: ModelServers) -> Catalog:
     """Make the catalog of a configuration, which has seen nothing yet."""
-    pace = Pace(steady=config.poll_seconds, waiting=config.poll_waiting_seconds, timeout=config.poll_timeout_seconds)
-    return Catalog(servers, models=config.models, labels=config.labels, pace=pace, clock=time.monotonic)
+    return Catalog(
+        servers,
+        models=config.models,
+        labels=config.labels,
+        steady=config.poll_seconds,
+        waiting=config.poll_waiting_seconds,
+        timeout=config.poll_timeout_seconds,
+    )
 
 
 def _server_options(config: Config) -> list[tuple[str, int]]:
