@@ -59,17 +59,11 @@ class Classifier:
     """Answers one photo at a time, many of them at once."""
 
     def __init__(
-        self,
-        config: Config,
-        *,
-        servers: ModelServers,
-        catalog: Catalog,
-        workers: Workers,
-        metrics: Metrics,
-        tracing: Tracing,
+        self, config: Config, servers: ModelServers, catalog: Catalog, metrics: Metrics, tracing: Tracing
     ) -> None:
-        self.catalog, self.workers, self.metrics, self.tracing = catalog, workers, metrics, tracing
+        self.servers, self.catalog, self.metrics, self.tracing = servers, catalog, metrics, tracing
         self.limits = config.limits
+        self.workers = Workers(config.decoders, stuck_after=config.decoder_stuck_seconds, clock=time.monotonic)
         self.predictor = Batching(servers, longest=config.batch_seconds, clock=time.monotonic)
         self.admission = Admission(
             config.models,
@@ -89,6 +83,11 @@ class Classifier:
             clock=time.monotonic,
         )
         self.drift = Drift() if config.metrics_listen else None
+
+    async def close(self) -> None:
+        """Let the threads end, and give up what is done in the background."""
+        self.workers.close()
+        await self.canary.close()
 
     async def classify(self, photo: PhotoRequest, rpc: Rpc) -> classifier_pb2.ClassifyResponse:
         """Answer one request.
