@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from dermserve.gateway.admission import Admission, Place
@@ -115,13 +115,13 @@ class Classifier:
         self.catalog.find(target.model)
         left = rpc.budget.require("on arrival")
         # Refuses before any other work.
-        place = self.admission.queues[rpc.method, target.model].enter(len(photo.image), rpc.budget)
+        admitted = self.admission.queues[rpc.method, target.model].enter(len(photo.image), rpc.budget)
         watch = Stopwatch(self.clock, self.tracing)
-        request = _Request(self, photo, target, mode, rpc, watch, place)
+        request = _Request(self, photo, target, mode, rpc, watch)
         try:
             async with asyncio.timeout(left):
                 watch.enter("admit")
-                async with place:
+                async with admitted as request.place:
                     answer = await request.answer()
         except BaseException as error:
             watch.leave(error)
@@ -156,7 +156,7 @@ class _Request:
     mode: int
     rpc: Rpc
     watch: Stopwatch
-    place: Place
+    place: Place = field(init=False)
     routed: str | None = None
     """The label it was sent to, if it named neither version nor label."""
     asked: int = 0
