@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from dermserve.gateway.admission import Admission
+from dermserve.gateway.admission import Admission, Place
 from dermserve.gateway.answer import check_scores, write_answer
 from dermserve.gateway.batching import Batching, Part
 from dermserve.gateway.canary import CANARY, Canary
@@ -99,8 +99,8 @@ class Classifier:
         try:
             async with asyncio.timeout(rpc.budget.left()), contextlib.AsyncExitStack() as stack:
                 with request.measure("admit"):
-                    await stack.enter_async_context(request.place)
-                answer = await request.answer()
+                    place = await stack.enter_async_context(request.admitted)
+                answer = await request.answer(place)
         except BaseException as error:
             request.count(error)
             if isinstance(error, TimeoutError):
@@ -121,7 +121,7 @@ class _Request:
         self._mode = read_mode(photo.tta)
         line.catalog.find(self._target.model)
         rpc.budget.require("on arrival")
-        self.place = line.admission.queues[rpc.method, self._target.model].enter(len(photo.image), rpc.budget)
+        self.admitted = line.admission.queues[rpc.method, self._target.model].enter(len(photo.image), rpc.budget)
         self.stage = ""  # the one it is in, or was last
         self._begun = time.monotonic()
         self._spent: defaultdict[str, float] = defaultdict(float)  # seconds by stage
@@ -150,7 +150,7 @@ class _Request:
             seconds = time.monotonic() - self._begun - self._spent["admit"]
             metrics.routed(model, self._routed, failed=error is not None, seconds=seconds)
 
-    async def answer(self) -> classifier_pb2.ClassifyResponse:
+    async def answer(self, place: Place) -> classifier_pb2.ClassifyResponse:
         """Answer with all views that the plan asks for; with fewer when a later stage fails."""
         catalog = self._line.catalog
         try:
@@ -159,7 +159,7 @@ class _Request:
                 self._routed = None if routed is self._target else routed.label
                 choice = await catalog.choose(routed, self._rpc.budget)
                 try:
-                    found = await self._attempt(choice)
+                    found = await self._attempt(choice, place)
                 except _MovedError:
                     if self._target.version is not None or catalog.lacks(self._target.model, self._target.label):
                         break
@@ -174,7 +174,7 @@ class _Request:
                 raise
             return self._write(*self._in_hand)
 
-    async def _attempt(self, choice: Choice) -> _InHand:
+    async def _attempt(self, choice: Choice, place: Place) -> _InHand:
         """Predict stage by stage, each pinned to the version that answered the first, until the plan has enough."""
         wanted, piece = count_first(self._mode, choice.card), self._piece()
         in_graph = 1 < wanted <= piece and tuple(choice.card.views) == STANDARD_VIEWS
@@ -184,7 +184,7 @@ class _Request:
         )
         with self.measure("decode"):
             prepared = await self._line.workers.run(work)
-        self.place.prepared()
+        place.prepared()
         self._spent["decode"] -= prepared.plan_seconds
         self._spent["plan"] += prepared.plan_seconds
         part = Part(prepared.views[:piece], self._rpc.budget, STANDARD_VIEWS if in_graph else ())

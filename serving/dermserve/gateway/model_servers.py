@@ -175,9 +175,9 @@ class ModelServers:
         wire = self._connect(*_target(server.address, server.name))
         try:
             await asyncio.wait_for(wire.connected(), seconds)
-        except TimeoutError:
+        except Exception as error:
             self._close(wire, None)
-            _log.warning("model_server_not_reconnected", address=server.address)
+            _log.warning("model_server_not_reconnected", address=server.address, fault=repr(error))
             return server not in self.all
         if server in self.all:
             server.wire, wire = wire, server.wire
