@@ -12,6 +12,7 @@ from prometheus_client import ProcessCollector
 from dermserve.gateway.admission import Admission, Bounds
 from dermserve.gateway.batching import Batching
 from dermserve.gateway.catalog import Catalog
+from dermserve.gateway.config import Config
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.metrics import Metrics, Snapshot
 from dermserve.gateway.model_servers import ModelServers
@@ -30,7 +31,7 @@ def _families() -> dict[str, tuple[str, tuple[str, ...], str]]:
     servers = ModelServers([], connect=lambda *_: None, slots=1)
     predictor = Batching(servers, longest=0, clock=time.monotonic)
     workers = Workers(0, stuck_after=1, clock=time.monotonic)
-    catalog = Catalog(servers, models=["m"], labels=(), steady=1, waiting=1, timeout=1)
+    catalog = Catalog(servers, Config(models=["m"]))
     admission = Admission(
         ["m"], unary=bounds, stream=bounds, max_held_bytes=1, free_capacity=lambda _: 1, clock=time.monotonic
     )

@@ -118,7 +118,8 @@ class ModelServers:
         """Resolve the names for ever: every so many seconds, and a second after a failure."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._failed.wait(), every)
+                async with asyncio.timeout(every):  # wait_for of Python 3.11 may swallow a cancellation
+                    await self._failed.wait()
                 await asyncio.sleep(min(1.0, every))
             self._failed.clear()
             try:
@@ -173,7 +174,8 @@ class ModelServers:
         """
         wire = self._connect(*_target(server.address, server.name))
         try:
-            await asyncio.wait_for(wire.connected(), seconds)
+            async with asyncio.timeout(seconds):
+                await wire.connected()
         except Exception as error:
             self._close(wire, None)
             _log.warning("model_server_not_reconnected", address=server.address, fault=repr(error))

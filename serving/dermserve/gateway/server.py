@@ -92,7 +92,7 @@ async def lifespan(config: Config) -> AsyncIterator[Gateway]:
         own, towards_servers = server_files(config), model_server_files(config)
         servers = await connect(config, tracing, towards_servers)
         stack.push_async_callback(servers.close)
-        catalog = build_catalog(config, servers)
+        catalog = Catalog(servers, config)
         await _report(servicer, ready=False)
         metrics = Metrics(config.models)
         classifier = _build_classifier(config, workers, catalog, servers, metrics, tracing)
@@ -150,18 +150,6 @@ async def connect(config: Config, tracing: Tracing, tls: TlsFiles | None) -> Mod
     servers = ModelServers(config.tfs, connect=open_one, slots=config.tfs_in_flight)
     await servers.resolve()
     return servers
-
-
-def build_catalog(config: Config, servers: ModelServers) -> Catalog:
-    """Make the catalog of a configuration, which has seen nothing yet."""
-    return Catalog(
-        servers,
-        models=config.models,
-        labels=config.labels,
-        steady=config.poll_seconds,
-        waiting=config.poll_waiting_seconds,
-        timeout=config.poll_timeout_seconds,
-    )
 
 
 def server_options(config: Config | None = None) -> list[tuple[str, int]]:
