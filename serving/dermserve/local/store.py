@@ -124,17 +124,14 @@ def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Pa
 
 
 def _read(store: LocalStore, name: str) -> ServerConfig:
-    try:
-        return ServerConfig.parse(store.read_text(name), where=f"{store.base}/{name}")
-    except FileNotFoundError:
-        return ServerConfig()
+    return ServerConfig.parse(store.read_text(name) or "", where=f"{store.base}/{name}")
 
 
 def _keep_unserved(store: LocalStore, rest: ServerConfig) -> None:
     if rest.models:
         store.write_text(_UNSERVED, rest.render())
     else:
-        (store.folder / _UNSERVED).unlink(missing_ok=True)
+        store.remove_text(_UNSERVED)
 
 
 def _check_present(store: LocalStore, config: ServerConfig, model: str) -> None:
