@@ -146,6 +146,14 @@ def test_a_proxy_that_does_not_answer_is_named(examine, proxied):
         assert "secret" not in str(finding)
 
 
+@pytest.mark.parametrize("word", [b"", None])
+def test_a_proxy_that_closes_or_hangs_does_not_answer(examine, proxied, word):
+    with saying(word) as proxy:
+        proxied(proxy)
+        code, found = examine("192.0.2.1:50051", "--deadline", "0.2")
+    assert (code, set(found)) == (1, {"PROXY", "PROXY_UNREACHABLE"})
+
+
 def test_a_proxy_that_refuses_says_so(examine, proxied):
     with saying(b"HTTP/1.1 403 Forbidden\r\n\r\n") as proxy:
         proxied(proxy)

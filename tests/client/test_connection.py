@@ -83,7 +83,7 @@ def test_what_grpc_knows_as_a_target_is_taken(target):
 
 def test_a_deadline_that_is_none_is_refused():
     with pytest.raises(ValueError, match="positive"):
-        Connection(deadline=0)
+        Client("gateway.example:1", deadline=0)
 
 
 def test_pings_stay_above_what_servers_punish():

@@ -101,7 +101,7 @@ def test_grpc_is_told_of_a_rate_limit_in_its_own_words(locked: Edge, keys: Keys)
 
 
 def test_tls_carries_http_and_grpc(secure: Edge, photo: bytes) -> None:
-    certificate = secure._settings.tls_cert
+    certificate = secure.settings.tls_cert
     assert certificate is not None
     response = requests.get(f"{secure.url}/v1/models", verify=str(certificate), timeout=30)
     assert response.status_code == 200
@@ -113,7 +113,7 @@ def test_tls_carries_http_and_grpc(secure: Edge, photo: bytes) -> None:
 
 
 def test_a_certificate_that_is_replaced_is_shown_without_a_restart(secure: Edge, tmp_path: pathlib.Path) -> None:
-    certificate, key = secure._settings.tls_cert, secure._settings.tls_key
+    certificate, key = secure.settings.tls_cert, secure.settings.tls_key
     assert certificate is not None
     assert key is not None
     host, port = secure.url.removeprefix("https://").split(":")
@@ -204,14 +204,14 @@ def test_the_rate_is_kept_to_the_request(secure: Edge) -> None:
 
         def admitted() -> float:
             while (
-                session.get(f"{secure.url}/v1/models", verify=str(secure._settings.tls_cert), timeout=30).status_code
+                session.get(f"{secure.url}/v1/models", verify=str(secure.settings.tls_cert), timeout=30).status_code
                 == 429
             ):
                 pass
             return time.monotonic()
 
         while (
-            session.get(f"{secure.url}/v1/models", verify=str(secure._settings.tls_cert), timeout=30).status_code == 200
+            session.get(f"{secure.url}/v1/models", verify=str(secure.settings.tls_cert), timeout=30).status_code == 200
         ):
             pass
         began = admitted()

@@ -355,9 +355,8 @@ async def test_a_cheap_request_does_not_wait_for_all_views_of_a_dear_one(running
 
 
 async def test_a_call_on_a_channel_that_was_just_closed_counts_as_unreachable_and_is_retried_elsewhere():
-    channel = grpc.aio.insecure_channel("127.0.0.1:1")
-    wire = TfServing(channel)
-    await channel.close()
+    wire = TfServing("ipv4:127.0.0.1:1")
+    await wire.close(None)
     with pytest.raises(ModelServerUnreachableError):
         await wire.versions("resnet50", seconds=5)
     with pytest.raises(ModelServerUnreachableError):

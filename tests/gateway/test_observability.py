@@ -9,13 +9,13 @@ import pytest
 import yaml
 from prometheus_client import ProcessCollector
 
-from dermserve.gateway.admission import Admission, Bounds
-from dermserve.gateway.batching import Batching
-from dermserve.gateway.catalog import Catalog, Pace
-from dermserve.gateway.drift import Drift
+from dermserve.gateway.classify import Classifier
+from dermserve.gateway.config import Config
 from dermserve.gateway.metrics import Metrics, Snapshot
 from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.photos import Workers
+from dermserve.gateway.server import build_catalog
+from dermserve.gateway.tracing import Tracing
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs" / "metrics.md"
@@ -26,24 +26,14 @@ PROMETHEUS = {"namespace", "pod"}
 
 def _families() -> dict[str, tuple[str, tuple[str, ...], str]]:
     """Return help, label names and type by name, as documented: counters with their _total."""
-    metrics, bounds = Metrics(("m",)), Bounds(at_once=1, queue=0, burst=0)
+    config, metrics = Config(models="m"), Metrics(("m",))
     servers = ModelServers([], connect=lambda *_: None, slots=1)
-    predictor = Batching(servers, longest=0, clock=time.monotonic)
     workers = Workers(0, stuck_after=1, clock=time.monotonic)
-    pace = Pace(steady=1, waiting=1, timeout=1)
-    catalog = Catalog(servers, models=["m"], labels=(), pace=pace, clock=time.monotonic)
-    admission = Admission(
-        ["m"], unary=bounds, stream=bounds, max_held_bytes=1, free_capacity=lambda _: 1, clock=time.monotonic
+    catalog = build_catalog(config, servers)
+    classifier = Classifier(
+        config, servers=servers, catalog=catalog, workers=workers, metrics=metrics, tracing=Tracing()
     )
-    snapshot = Snapshot(
-        admission=admission,
-        servers=servers,
-        predictor=predictor,
-        catalog=catalog,
-        workers=workers,
-        drift=Drift(),
-        tls=(),
-    )
+    snapshot = Snapshot(classifier, servers, ())
     own = [
         collector for collector in metrics.registry._collector_to_names if not isinstance(collector, ProcessCollector)
     ]

@@ -165,7 +165,7 @@ class _Page:
 
     def compare(self, agreed: int, differed: int) -> None:
         for number in range(agreed + differed):
-            self.metrics.compared("m", "agreed" if number < agreed else "differed")
+            self.metrics.compared("m", "agreed" if number < agreed else "differed").inc()
 
 
 LIMITS = Limits(more_failed=0.05, slower=1.5, disagreement=0.2, requests=10)
@@ -240,13 +240,13 @@ def test_a_gateway_that_restarts_or_does_not_answer_for_a_moment_loses_no_count(
 def test_a_share_has_arrived_when_every_gateway_has_it() -> None:
     pages = {"one:1": _Page(), "two:1": _Page()}
     gateways = Gateways(list(pages), fetch=lambda url: pages[url.split("/")[2]].text())
-    pages["one:1"].metrics.canary_share("m", 0.05)
+    pages["one:1"].metrics.canary_share("m").set(0.05)
     with pytest.raises(NoServerError, match=r"1 of 2 gateways do not have the share 0.05 of m: two:1 shows none"):
         gateways.wait_share("m", 0.05, timeout=0)
-    pages["two:1"].metrics.canary_share("m", 0.1)
+    pages["two:1"].metrics.canary_share("m").set(0.1)
     with pytest.raises(NoServerError, match=r"two:1 has 0.1"):
         gateways.wait_share("m", 0.05, timeout=0)
-    pages["two:1"].metrics.canary_share("m", 0.05)
+    pages["two:1"].metrics.canary_share("m").set(0.05)
     assert gateways.wait_share("m", 0.05, timeout=0) == 2
 
 
@@ -296,7 +296,7 @@ def test_a_canary_that_does_not_do_well_is_undone_by_the_command(
     late = run(*canary, "--gateway-metrics", metrics, "--timeout", "0.1", store=store.base, tfs=tfs)
     assert (late.exit_code, "1 of 1 gateways do not have the share 0.05" in late.output) == (3, True)
     assert shares(store) == {"m": 0.05}  # not asked to undo it
-    shown.metrics.canary_share("m", 0.05)
+    shown.metrics.canary_share("m").set(0.05)
     shown.between_looks = lambda: (shown.count("canary", 5), shown.count("stable", 5), shown.compare(5, 0))
     done = run(*canary, *watching, "--auto-rollback", store=store.base, tfs=tfs)
     assert done.exit_code == 0, done.output

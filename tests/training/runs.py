@@ -6,10 +6,11 @@ from collections.abc import Callable
 import pytest
 
 from dermserve.models.training.train import run
+from dermserve.models.training.train.dataset import prepare
 from dermserve.models.training.train.experiment import Experiment, parse_experiment
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.loop import Epoch
-from dermserve.models.training.train.run import prepare, run_training
+from dermserve.models.training.train.run import run_training
 
 EXPERIMENT = """
 model = "mobilenet_v3_small"

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from dermserve.models.papers import backbones, cli
+from dermserve.models.papers import cli, heads
 from dermserve.models.training.errors import RunError
+from dermserve.models.training.train.dataset import prepare
 from dermserve.models.training.train.experiment import parse_experiment
-from dermserve.models.training.train.run import prepare
 
 from .conftest import draw
 
@@ -60,7 +60,7 @@ def test_features_that_tell_the_classes_apart_are_learned_from(tmp_path: pathlib
     means = keras.Sequential([keras.layers.AveragePooling2D(32)], name="backbone")
     network = keras.Model(images, keras.layers.GlobalAveragePooling2D()(means(images)), name="means")
     data = prepare(experiment, photos, cache=tmp_path / "cache")
-    (row,) = backbones.compare(experiment, data, [network], progress=lambda *_: None)
+    (row,) = heads.compare(experiment, data, [network], progress=lambda *_: None)
     assert (row.backbone, row.parameters, row.accuracy) == ("means", 0, 1.0)
 
 
@@ -72,7 +72,7 @@ def test_a_backbone_that_is_not_known_is_named(photos: pathlib.Path) -> None:
 
 def test_every_backbone_normalises_the_photo_itself() -> None:
     for name in ("mobilenet", "mobilenet_v3_small"):
-        network = backbones.load(name, None, side=96)
+        network = heads.load(name, None, side=96)
         assert np.isfinite(np.asarray(network(np.full((1, 96, 96, 3), 255, np.float32)))).all()
 
 
@@ -80,4 +80,4 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path: pathlib.Path) -> None
     file = tmp_path / "other.weights.h5"
     file.write_bytes(b"not HDF5")
     with pytest.raises(RunError, match="does not hold weights for the backbone of mobilenet_v3_small"):
-        backbones.load("mobilenet_v3_small", file, side=96)
+        heads.load("mobilenet_v3_small", file, side=96)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from dermserve.models.training import cli
 from dermserve.models.training.data.layouts import read_samples
-from dermserve.models.training.data.samples import Sample, count_classes
+from dermserve.models.training.data.splits import Sample, count_classes
 from dermserve.models.training.errors import DataError
 from tests.training.conftest import CLASSES, draw
 

@@ -9,13 +9,14 @@ from click.testing import CliRunner
 
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training import cli
+from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part
 from dermserve.models.training.errors import DataError
 from dermserve.models.training.train import loop
+from dermserve.models.training.train.dataset import finished_data, read_also, with_also
 from dermserve.models.training.train.finished import FinishedRun
-from dermserve.models.training.train.loop import Labelled
 from dermserve.models.training.train.network import training_copy
-from dermserve.models.training.train.run import finished_data, initial_network, read_also, with_also
+from dermserve.models.training.train.run import initial_network
 from tests.training.conftest import draw, draw_photos
 from tests.training.runs import EXPERIMENT, instead_of_training, tiny, untrained
 

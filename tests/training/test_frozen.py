@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from dermserve.models.architectures import build
+from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.train import run as runs
+from dermserve.models.training.train.dataset import prepare
 from dermserve.models.training.train.experiment import Experiment, parse_experiment
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.frozen import compute_frozen, split_frozen
-from dermserve.models.training.train.loop import Labelled
 from dermserve.models.training.train.network import training_copy
-from dermserve.models.training.train.run import prepare, run_training
+from dermserve.models.training.train.run import run_training
 
 from .conftest import MakeFolders
 
@@ -70,18 +71,18 @@ def test_frozen_layers_are_run_whole_and_once(tmp_path: pathlib.Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (150, 8, 8, 3)).astype(np.uint8)
     photos = Labelled(images, np.arange(140), np.zeros(140, np.int64))
 
-    def stop(count: int) -> None:
-        calls.append(count)
-        if sum(calls) == 64:
-            raise KeyboardInterrupt
+    def stop(_: str, done: int, whole: int) -> None:
+        raise KeyboardInterrupt
+
+    def note(_: str, done: int, whole: int) -> None:
+        calls.append(done)
 
     with pytest.raises(KeyboardInterrupt):
-        compute_frozen(lower, photos, tmp_path, side=8, progress=stop)
-    calls.clear()
-    found = compute_frozen(lower, photos, tmp_path, side=8, progress=calls.append)
-    assert calls == [64, 64, 12]  # of what was stopped nothing is left
-    compute_frozen(lower, photos, tmp_path, side=8, progress=calls.append)
-    assert calls == [64, 64, 12]
+        compute_frozen(lower, photos, tmp_path, progress=stop)
+    found = compute_frozen(lower, photos, tmp_path, progress=note)
+    assert calls == [64, 128, 140]  # of what was stopped nothing is left
+    compute_frozen(lower, photos, tmp_path, progress=note)
+    assert calls == [64, 128, 140]
     assert len(list(tmp_path.iterdir())) == 1
     np.testing.assert_allclose(found[:140], images[:140].mean(axis=(1, 2)), rtol=1e-3)
     assert not found[140:].any()

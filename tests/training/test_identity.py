@@ -15,23 +15,19 @@ from click.testing import CliRunner
 import dermserve.imaging
 from dermserve.models.architectures import build
 from dermserve.models.export import SHIPPED
-from dermserve.models.papers import scenarios
+from dermserve.models.papers import heads
 from dermserve.models.training import cli
-from dermserve.models.training.data import cache
-from dermserve.models.training.data.provenance import read_provenance
-from dermserve.models.training.data.samples import Sample
-from dermserve.models.training.data.splits import Part, read_split
+from dermserve.models.training.data import photos as pixels
+from dermserve.models.training.data.photos import Labelled
+from dermserve.models.training.data.splits import Part, Sample, read_split, write_split
 from dermserve.models.training.errors import DataError, DivergedError, RunError
 from dermserve.models.training.evaluate import predictions
 from dermserve.models.training.evaluate.predictions import Outputs, Predictor
-from dermserve.models.training.export import lite, pack
 from dermserve.models.training.export.content import run_content
 from dermserve.models.training.train import checkpoint
-from dermserve.models.training.train import run as runs
+from dermserve.models.training.train.dataset import Data, finished_data, prepare, read_provenance
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.frozen import compute_frozen
-from dermserve.models.training.train.loop import Labelled
-from dermserve.models.training.train.run import Data, finished_data, prepare
 from tests.training.conftest import draw, draw_photos
 from tests.training.runs import EXPERIMENT, StoppedError, instead_of_training, start, tiny
 
@@ -158,7 +154,7 @@ def test_a_finished_run_is_not_overwritten(photos: pathlib.Path, tmp_path: pathl
 def test_a_finished_run_is_not_evaluated_on_other_photos_under_the_same_names(photos: pathlib.Path) -> None:
     experiment, cache = tiny(), photos.parent / "cache"
     data = prepare(experiment, photos, cache=cache)
-    runs.write_split(photos.parent / "split.csv", data.parts)
+    write_split(photos.parent / "split.csv", data.parts)
     recorded = read_split(photos.parent / "split.csv")
     assert finished_data(experiment, photos, recorded, cache=cache).parts == data.parts
     replace(photos)
@@ -192,9 +188,8 @@ def test_packing_and_converting_see_no_test_photos(
         found.append(photos)
         raise StoppedError
 
-    for module in (pack, lite):
-        monkeypatch.setattr(module, "run_views", look)
-        monkeypatch.setattr(module, "frozen_function", lambda _: None)
+    monkeypatch.setattr(predictions, "run_views", look)
+    monkeypatch.setattr(predictions, "frozen_function", lambda *_, **__: None)
     arguments = [str(run.folder), "--data", str(photos), "--cache", str(tmp_path / "cache")]
     assert isinstance(CliRunner().invoke(command, arguments).exception, StoppedError)
     names = sorted(run.split)
@@ -212,7 +207,7 @@ def test_frozen_features_of_other_photos_or_layers_are_not_taken(tmp_path: pathl
 
     def compute(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
         photos = Labelled(images, rows, labels)
-        return np.array(compute_frozen(network, photos, tmp_path, side=8, progress=lambda _: None))
+        return np.array(compute_frozen(network, photos, tmp_path, progress=lambda *_: None))
 
     compute(images, rows)
     if what == "photos":
@@ -230,8 +225,8 @@ def test_the_grids_cells_are_of_its_own_data(tmp_path: pathlib.Path) -> None:
     samples = [Sample(pathlib.Path(f"{index}.png"), int(label), str(index)) for index, label in enumerate(labels)]
 
     def run(values: np.ndarray, samples: list[Sample], extra: str = "") -> None:
-        data, features = Data(samples, np.zeros((6, 1, 1, 3), np.uint8), {}), scenarios.Features(values, labels)
-        scenarios.run_grid(tiny(extra), data, features, table, report=lambda _: None, grid=())
+        data, features = Data(samples, np.zeros((6, 1, 1, 3), np.uint8), {}), heads.Features(values, labels)
+        heads.run_grid(tiny(extra), data, features, table, report=lambda _: None, grid=())
 
     values = np.zeros((6, 4), np.float32)
     run(values, samples)
@@ -317,14 +312,14 @@ def test_the_version_of_pixels_changes_with_any_line_of_the_code_that_makes_them
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = pathlib.Path(shutil.copytree(dermserve.imaging.__path__[0], tmp_path / "imaging"))
-    versions = [cache.imaging_version.__wrapped__()]
+    versions = [pixels.imaging_version.__wrapped__()]
     monkeypatch.setattr(dermserve.imaging, "__path__", [str(code)])
-    versions.append(cache.imaging_version.__wrapped__())
+    versions.append(pixels.imaging_version.__wrapped__())
     for name in ("views.py", "decode.py"):
         (code / name).write_text((code / name).read_text() + "\n")
-        versions.append(cache.imaging_version.__wrapped__())
+        versions.append(pixels.imaging_version.__wrapped__())
     monkeypatch.setattr(importlib.metadata, "version", lambda name: f"another {name}")
-    versions.append(cache.imaging_version.__wrapped__())
+    versions.append(pixels.imaging_version.__wrapped__())
     assert versions[0] == versions[1]
     assert len(set(versions)) == 4
 
@@ -351,7 +346,7 @@ def test_only_what_measures_at_the_end_asks_for_test_photos() -> None:
     """Splitting, evaluation and the papers' tables; nothing that chooses weights, thresholds or a conversion."""
     folder = SHIPPED.parent
     asking = {file.name for file in folder.rglob("*.py") if "Part.TEST" in file.read_text()}
-    assert asking == {"backbones.py", "evaluation.py", "finished.py", "run.py", "scenarios.py", "splits.py"}
+    assert asking == {"dataset.py", "evaluation.py", "finished.py", "heads.py", "splits.py"}
 
 
 def test_a_photo_that_was_used_is_known_again_by_its_bytes_its_name_or_its_lesion() -> None:

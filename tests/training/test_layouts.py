@@ -7,11 +7,17 @@ import pathlib
 
 import pytest
 
-from dermserve.models.training.data import cache
-from dermserve.models.training.data.cache import load_pixels
+from dermserve.models.training.data import photos
 from dermserve.models.training.data.layouts import read_samples
-from dermserve.models.training.data.samples import count_classes, require_samples
-from dermserve.models.training.data.splits import Protocol, read_split, split, write_split
+from dermserve.models.training.data.photos import load_pixels
+from dermserve.models.training.data.splits import (
+    Protocol,
+    count_classes,
+    read_split,
+    require_samples,
+    split,
+    write_split,
+)
 from dermserve.models.training.errors import DataError
 
 from .conftest import CLASSES, MakeFolders, draw
@@ -175,7 +181,7 @@ def test_pixels_are_decoded_again_by_other_code(
 ) -> None:
     samples, done = read_samples(folders({"bcc": 2}), CLASSES), list[int]()
     for version in ("one", "one", "two"):
-        monkeypatch.setattr(cache, "imaging_version", lambda version=version: version)
+        monkeypatch.setattr(photos, "imaging_version", lambda version=version: version)
         load_pixels(samples, folder=tmp_path / "cache", side=32, progress=done.append)
     assert sum(done) == 4
 

@@ -9,11 +9,16 @@ import pytest
 from dermserve.models.architectures import build
 from dermserve.models.training.errors import ExperimentError, RunError
 from dermserve.models.training.train.augment import augment
-from dermserve.models.training.train.batch_norm import FusedBatchNormalization
+from dermserve.models.training.train.backbones import load_backbone
 from dermserve.models.training.train.experiment import Augmentation
 from dermserve.models.training.train.finished import load_compact, quantize, save_compact
-from dermserve.models.training.train.imagenet import load_backbone
-from dermserve.models.training.train.network import copy_back, estimate_batch_norm, select_trainable, training_copy
+from dermserve.models.training.train.network import (
+    FusedBatchNormalization,
+    copy_back,
+    estimate_batch_norm,
+    select_trainable,
+    training_copy,
+)
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3)).astype(np.uint8)
 MEAN, DEVIATION = np.array((0.485, 0.456, 0.406)), np.array((0.229, 0.224, 0.225))

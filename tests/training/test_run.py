@@ -16,7 +16,7 @@ from PIL import Image
 from dermserve.models.training import cli
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.evaluate import measuring, predictions
-from dermserve.models.training.evaluate.no_skin import draw_no_skin
+from dermserve.models.training.evaluate.pictures import draw_no_skin
 from dermserve.models.training.export.content import run_content
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.version import write_version

@@ -13,14 +13,15 @@ from click.testing import CliRunner
 
 from dermserve.models.exporter import ExportError, export_run
 from dermserve.models.training import cli
+from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.train import loop
+from dermserve.models.training.train.backbones import build_network, load_backbone
+from dermserve.models.training.train.dataset import prepare
 from dermserve.models.training.train.experiment import Distillation
 from dermserve.models.training.train.finished import FinishedRun
-from dermserve.models.training.train.imagenet import load_backbone
-from dermserve.models.training.train.loop import Labelled
-from dermserve.models.training.train.run import initial_network, prepare, run_training
-from dermserve.models.training.train.teachers import build_network, distillation_losses, soft_targets
+from dermserve.models.training.train.loop import distillation_losses, soft_targets
+from dermserve.models.training.train.run import initial_network, run_training
 from tests.training.runs import EXPERIMENT, instead_of_training, tiny, untrained
 
 LITE = 'teacher = "efficientnet_lite0"\n'

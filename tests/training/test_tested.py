@@ -9,15 +9,14 @@ import keras
 import numpy as np
 import pytest
 
+from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.evaluate import evaluation as evaluate
 from dermserve.models.training.evaluate import predictions
 from dermserve.models.training.evaluate.predictions import Outputs
-from dermserve.models.training.evaluate.tested import claim_test, describe_tests
-from dermserve.models.training.train.finished import FinishedRun
-from dermserve.models.training.train.loop import Labelled
-from dermserve.models.training.train.run import Data
+from dermserve.models.training.train.dataset import Data
+from dermserve.models.training.train.finished import FinishedRun, claim_test, describe_tests
 from tests.training.conftest import draw_photos
 from tests.training.runs import instead_of_training, start, tiny
 

@@ -187,7 +187,7 @@ class Canary:
     def _use(self, shares: Mapping[str, float]) -> None:
         self._shares = {model: shares.get(model, 0.0) for model in self._catalog.models}
         for model, share in self._shares.items():
-            self._metrics.canary_share(model, share)
+            self._metrics.canary_share(model).set(share)
 
     def sample(self, model: str, views: NDArray[np.uint8], scores: Scores, card: card_pb2.Card) -> None:
         """Compare an answer of the canary in the background, if it is in the sample and nobody waits for a slot."""
@@ -210,9 +210,9 @@ class Canary:
             async with asyncio.timeout(_TIMEOUT):
                 scores = await self._predictor.predict(Target(model, label=STABLE), view)
                 card = await self._catalog.card(model, scores.version, budget=view.budget)
-                self._metrics.compared(model, "agreed" if _top(scores, card) == canary else "differed")
+                self._metrics.compared(model, "agreed" if _top(scores, card) == canary else "differed").inc()
         except (GatewayError, ServableNotFoundError, TimeoutError, LookupError):
-            self._metrics.compared(model, "failed")
+            self._metrics.compared(model, "failed").inc()
 
 
 def _top(scores: Scores, card: card_pb2.Card) -> str:

@@ -22,13 +22,10 @@ from dermserve.gateway.errors import (
 )
 from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
 
-_PREDICT = "/tensorflow.serving.PredictionService/Predict"
-_METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
-_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
 _UNKNOWN_LABEL = "Unrecognized servable version label"
 _FULL_QUEUE = "The batch scheduling queue"
 
-CHANNEL_OPTIONS = (
+_CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     # Reconnect shortly after a restart. An own subchannel pool: no other channel's back-off is inherited.
@@ -46,7 +43,6 @@ CHANNEL_OPTIONS = (
 _MAX_ELEMENTS = 1_000_000
 """No answer of a classifier is larger; a shape alone could otherwise claim any memory."""
 
-_Request = TypeVar("_Request", bound=Message)
 _Answer = TypeVar("_Answer", bound=Message)
 
 
@@ -77,38 +73,35 @@ class Scores:
     """As sent, unchecked; [V] when all is well. Of `tta` the identity's, for every view."""
 
 
-def open_channel(
-    target: str, *, host: str, credentials: grpc.ChannelCredentials | None, interceptors: Sequence[object] = ()
-) -> grpc.aio.Channel:
-    """Open the channel to one TensorFlow Serving; it connects and reconnects by itself.
-
-    Args:
-        target: its address as gRPC writes it: `ipv4:ADDRESS:PORT`, `ipv6:[ADDRESS]:PORT` or `unix:PATH`.
-        host: the name that its certificate is verified against.
-        credentials: of TLS; None for plain text.
-        interceptors: gRPC's own, for traces.
-    """
-    own: list[Any] = list(interceptors)
-    if credentials is None:
-        return grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS, interceptors=own)
-    named = (*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", host))
-    return grpc.aio.secure_channel(target, credentials, options=named, interceptors=own)
-
-
 class TfServing:
-    """The calls to one TensorFlow Serving; each ends after so many `seconds`."""
+    """The calls to one TensorFlow Serving; each ends after so many `seconds`. Connects and reconnects by itself."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._channel = channel
-        self._predict: grpc.aio.UnaryUnaryMultiCallable[serving_pb2.PredictRequest, Any] = channel.unary_unary(
-            _PREDICT, serving_pb2.PredictRequest.SerializeToString
-        )
-        self._metadata: grpc.aio.UnaryUnaryMultiCallable[serving_pb2.GetModelMetadataRequest, Any] = (
-            channel.unary_unary(_METADATA, serving_pb2.GetModelMetadataRequest.SerializeToString)
-        )
-        self._status: grpc.aio.UnaryUnaryMultiCallable[serving_pb2.GetModelStatusRequest, Any] = channel.unary_unary(
-            _STATUS, serving_pb2.GetModelStatusRequest.SerializeToString
-        )
+    def __init__(
+        self,
+        target: str,
+        *,
+        host: str = "localhost",
+        credentials: grpc.ChannelCredentials | None = None,
+        interceptors: Sequence[Any] = (),
+    ) -> None:
+        """Open the channel.
+
+        Args:
+            target: its address as gRPC writes it: `ipv4:ADDRESS:PORT`, `ipv6:[ADDRESS]:PORT` or `unix:PATH`.
+            host: the name that its certificate is verified against.
+            credentials: of TLS; None for plain text.
+            interceptors: gRPC's own, for traces.
+        """
+        if credentials is None:
+            channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS, interceptors=interceptors)
+        else:
+            options = (*_CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", host))
+            channel = grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
+        self.close = channel.close
+        self.connected = channel.channel_ready
+        self._predict: Any = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+        self._metadata: Any = channel.unary_unary("/tensorflow.serving.PredictionService/GetModelMetadata")
+        self._status: Any = channel.unary_unary("/tensorflow.serving.ModelService/GetModelStatus")
 
     async def predict(self, target: Target, images: NDArray[np.uint8], *, tta: bool, seconds: float) -> Scores:
         """Predict images, uint8 [N, H, W, 3]: each one view, or, with `tta`, one image of which views are made.
@@ -121,7 +114,7 @@ class TfServing:
         # for, and the warm-up records ask for all.
         spec = _spec(target, Signature.TTA if tta else Signature.SERVING_DEFAULT)
         request = serving_pb2.PredictRequest(model_spec=spec, inputs={Input.IMAGES: uint8_tensor(images)})
-        response = await _answer(self._predict, request, serving_pb2.PredictResponse, seconds=seconds)
+        response = await _call(self._predict, request, serving_pb2.PredictResponse, seconds)
         if (version := response.model_spec.version.value) < 1:
             raise InvalidModelOutputError("it names no version")
         ood_scores = read_output(response, Output.OOD_SCORE, rank=1)
@@ -134,37 +127,27 @@ class TfServing:
 
     async def describe(self, model: str, *, version: int, seconds: float) -> bytes:
         """Read the card of a version, the JSON in its SavedModel. Raises what `predict` raises."""
+        shape = tensor_pb2.TensorShapeProto(dim=[tensor_pb2.TensorShapeProto.Dim(size=1)])
+        query = tensor_pb2.TensorProto(dtype=tensor_pb2.DATA_TYPE_STRING, tensor_shape=shape, string_val=[b""])
         spec = _spec(Target(model, version), Signature.DESCRIBE)
-        query = tensor_pb2.TensorProto(dtype=tensor_pb2.DATA_TYPE_STRING, string_val=[b""])
-        query.tensor_shape.dim.add(size=1)
         request = serving_pb2.PredictRequest(model_spec=spec, inputs={Input.QUERY: query})
-        response = await _answer(self._predict, request, serving_pb2.PredictResponse, seconds=seconds)
+        response = await _call(self._predict, request, serving_pb2.PredictResponse, seconds)
         return string_scalar(response.outputs[Output.CARD], name=Output.CARD)
 
     async def versions(self, model: str, *, seconds: float) -> Sequence[serving_pb2.ModelVersionStatus]:
         """List the versions of a model with their states. Raises what `predict` raises."""
-        request = serving_pb2.GetModelStatusRequest(model_spec=_spec(Target(model), None))
-        response = await _answer(self._status, request, serving_pb2.GetModelStatusResponse, seconds=seconds)
-        return response.model_version_status
+        request = serving_pb2.GetModelStatusRequest(model_spec=_spec(Target(model)))
+        return (await _call(self._status, request, serving_pb2.GetModelStatusResponse, seconds)).model_version_status
 
     async def labelled(self, model: str, *, label: str, seconds: float) -> int:
         """Return the version a label points at. Raises what `predict` raises."""
-        request = serving_pb2.GetModelMetadataRequest(
-            model_spec=_spec(Target(model, label=label), None), metadata_field=["signature_def"]
-        )
-        response = await _answer(self._metadata, request, serving_pb2.GetModelMetadataResponse, seconds=seconds)
+        spec = _spec(Target(model, label=label))
+        request = serving_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
+        response = await _call(self._metadata, request, serving_pb2.GetModelMetadataResponse, seconds)
         return response.model_spec.version.value
 
-    async def connected(self) -> None:
-        """Wait until the channel is connected."""
-        await self._channel.channel_ready()
 
-    async def close(self, grace: float | None) -> None:
-        """Close the channel; calls in flight have so many seconds to finish."""
-        await self._channel.close(grace)
-
-
-def _spec(target: Target, signature: Signature | None) -> serving_pb2.ModelSpec:
+def _spec(target: Target, signature: Signature | None = None) -> serving_pb2.ModelSpec:
     spec = serving_pb2.ModelSpec(name=target.model, signature_name=signature)
     if target.version is not None:
         spec.version.value = target.version
@@ -173,27 +156,22 @@ def _spec(target: Target, signature: Signature | None) -> serving_pb2.ModelSpec:
     return spec
 
 
-async def _answer(
-    method: "grpc.aio.UnaryUnaryMultiCallable[_Request, Any]",
-    request: _Request,
-    answer: type[_Answer],
-    *,
-    seconds: float,
+async def _call(
+    method: "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]", request: Message, answer: type[_Answer], seconds: float
 ) -> _Answer:
     """Make a call. What comes is parsed here: of bytes that are no message, gRPC logs a stack trace and gives None."""
     try:
-        return answer.FromString(await method(request, timeout=seconds))
+        return answer.FromString(await method(request.SerializeToString(), timeout=seconds))
     except DecodeError as error:
         raise InvalidModelOutputError("it is no message of TensorFlow Serving's") from error
-    except (grpc.aio.AioRpcError, grpc.aio.UsageError) as error:
-        raise _translated(error) from error
+    except grpc.aio.UsageError as error:  # the channel was closed a moment ago, as its address is gone
+        raise ModelServerUnreachableError from error
+    except grpc.aio.AioRpcError as error:
+        raise _translated(error.code(), error.details() or "") from error
 
 
-def _translated(error: grpc.aio.AioRpcError | grpc.aio.UsageError) -> GatewayError | ServableNotFoundError:
+def _translated(code: grpc.StatusCode, details: str) -> GatewayError | ServableNotFoundError:
     """Make the caller's error of a failed RPC; the original is its cause, for the log."""
-    if isinstance(error, grpc.aio.UsageError):  # the channel was closed a moment ago, as its address is gone
-        return ModelServerUnreachableError()
-    code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED or details.startswith(_FULL_QUEUE):
         return ModelServerBusyError()
     if code is grpc.StatusCode.NOT_FOUND or details.startswith(_UNKNOWN_LABEL):
@@ -219,12 +197,9 @@ def read_output(response: serving_pb2.PredictResponse, output: Output, *, rank: 
 
 def uint8_tensor(array: NDArray[np.uint8]) -> tensor_pb2.TensorProto:
     """Encode as `tensor_content`, which is some fifty times cheaper than a `*_val` field."""
-    dims = [tensor_pb2.TensorShapeProto.Dim(size=size) for size in array.shape]
-    return tensor_pb2.TensorProto(
-        dtype=tensor_pb2.DATA_TYPE_UINT8,
-        tensor_shape=tensor_pb2.TensorShapeProto(dim=dims),
-        tensor_content=array.tobytes(),
-    )
+    shape = tensor_pb2.TensorShapeProto(dim=[tensor_pb2.TensorShapeProto.Dim(size=size) for size in array.shape])
+    content = array.tobytes()
+    return tensor_pb2.TensorProto(dtype=tensor_pb2.DATA_TYPE_UINT8, tensor_shape=shape, tensor_content=content)
 
 
 def float_array(tensor: tensor_pb2.TensorProto, *, name: str) -> NDArray[np.float32]:

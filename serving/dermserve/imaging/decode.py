@@ -145,7 +145,7 @@ def _check(header: Header, scale: int, limits: Limits) -> None:
 def _load(header: Header, scale: int) -> Image.Image | HeifImage:
     """Decode to mode L, RGB or CMYK, or to another one that _flat converts."""
     if header.format == "HEIC":
-        return _load_heic(header)
+        return HeifImage(header.data)
     size = math.ceil(header.width / scale), math.ceil(header.height / scale)
     if header.format == "JPEG" and simplejpeg is not None and header.mode != "CMYK":
         colours = "GRAY" if header.mode == "L" else "RGB"
@@ -160,13 +160,6 @@ def _load(header: Header, scale: int) -> Image.Image | HeifImage:
     image.draft(None, (header.width // scale, header.height // scale))
     image.load()
     return image
-
-
-def _load_heic(header: Header) -> HeifImage:
-    try:
-        return HeifImage(header.data)
-    except RuntimeError as error:  # all that libheif says
-        raise ValueError from error
 
 
 def _region(image: Image.Image | HeifImage, size: tuple[int, int]) -> tuple[float, float]:

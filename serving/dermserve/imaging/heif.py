@@ -8,7 +8,6 @@ the primary image: one coded image, or a grid of tiles. Decoded by the extra `he
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,22 +38,12 @@ _SAMPLES = {0: 1, 1: 1.5, 2: 2, 3: 3}
 _ALPHA = (b"urn:mpeg:hevc:2015:auxid:1\0", b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0")
 
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """What the container and the stream agree on."""
+def read_heif(data: bytes) -> tuple[int, int, float, bytes]:
+    """Read what the container and the stream agree on of the primary image.
 
-    width: int
-    """Columns as shown: libheif turns and mirrors by itself."""
-    height: int
-    """Rows as shown."""
-    memory: float
-    """Bytes to decode it, the file not counted."""
-    profile: bytes
-    """ICC profile; empty when there is none."""
-
-
-def read_heif(data: bytes) -> Picture:
-    """Read what there is of the primary image.
+    Returns:
+        Its columns and rows as shown (libheif turns and mirrors by itself); bytes to decode it, the file not counted;
+        its ICC profile, empty when there is none.
 
     Raises:
         UnsupportedFormatError: it is of another kind than HEVC, or has transparency.
@@ -74,7 +63,7 @@ def read_heif(data: bytes) -> Picture:
     if sum(kind == b"irot" and body[0] & 1 for kind, body in properties) % 2:
         width, height = height, width
     profile = next((body[4:] for kind, body in properties if kind == b"colr" and body[:4] in {b"prof", b"rICC"}), b"")
-    return Picture(width, height, decoded * max(each for *_, each in coded), profile)
+    return width, height, decoded * max(each for *_, each in coded), profile
 
 
 class HeifImage:
@@ -83,13 +72,16 @@ class HeifImage:
     A part at a time becomes an Image, which holds four bytes a pixel: not all of them beside libheif's three.
 
     Raises:
-        OSError, ValueError, SyntaxError, RuntimeError, EOFError: the file is damaged.
+        OSError, ValueError, SyntaxError, EOFError: the file is damaged.
     """
 
     def __init__(self, data: bytes) -> None:
-        heif = pillow_heif.HeifFile(data, convert_hdr_to_8bit=True, remove_stride=False)
-        self._image = image = heif[heif.primary_index]  # owns the memory of the pixels
-        decoded, channels = image.data, len(image.mode)
+        try:
+            heif = pillow_heif.HeifFile(data, convert_hdr_to_8bit=True, remove_stride=False)
+            self._image = image = heif[heif.primary_index]  # owns the memory of the pixels
+            decoded, channels = image.data, len(image.mode)
+        except RuntimeError as error:  # all that libheif says
+            raise ValueError from error
         self.width, self.height = image.size
         strides = (image.stride, channels, 1)
         pixels = np.ndarray((self.height, self.width, channels), np.uint8, decoded, strides=strides)
@@ -272,23 +264,20 @@ def _coded(meta: _Meta, item: int) -> tuple[int, int, float]:
     config = _Bytes(_only(meta.properties[item], b"hvcC"))
     head = config.take(22)
     length_size = (head[21] & 3) + 1
-    read = None
+    sets = []
     for _ in range(config.number(1)):
         kind = config.number(1) & 63
-        for _ in range(config.number(2)):
-            unit = config.take(config.number(2))
-            if kind != _SPS and unit[0] >> 1 & 63 != _SPS:
-                continue
-            if read is not None:
-                raise UndecodablePhotoError(_NAME)
-            read = _read_sps(unit)
-    if read is None or read.format != (head[16] & 3, head[17] & 7, head[18] & 7):
+        units = [config.take(config.number(2)) for _ in range(config.number(2))]
+        sets += [unit for unit in units if _SPS in {kind, unit[0] >> 1 & 63}]
+    if len(sets) != 1:
         raise UndecodablePhotoError(_NAME)
-    if not (width <= read.width < width + _PADDING and height <= read.height < height + _PADDING):
+    columns, rows, *form = _read_sps(sets[0])
+    fits = width <= columns < width + _PADDING and height <= rows < height + _PADDING
+    if not fits or form != [head[16] & 3, head[17] & 7, head[18] & 7]:  # hvcC says the same
         raise UndecodablePhotoError(_NAME)
     _check_units(meta.data(item), length_size)
-    chroma, *depths = read.format
-    return width, height, 2 * (1 + any(depths)) * _SAMPLES[chroma] + 4.1  # samples twice, RGB, and what lies beside
+    each = (1 + any(form[1:])) * _SAMPLES[form[0]]
+    return width, height, 2 * each + 4.1  # samples twice, RGB, and what lies beside
 
 
 def _check_units(stream: bytes, length_size: int) -> None:
@@ -309,18 +298,9 @@ def _check_units(stream: bytes, length_size: int) -> None:
         raise TooComplexError(_NAME, f"{_MAX_SLICES} slices")
 
 
-class _Stream(NamedTuple):
-    """What a sequence parameter set says."""
-
-    width: int
-    height: int
-    format: tuple[int, int, int]
-    """chroma_format_idc, and by how many bits samples of luma and chroma are deeper than 8: so also in hvcC."""
-
-
-def _read_sps(unit: bytes) -> _Stream:
-    payload = unit[2:].replace(b"\0\0\3", b"\0\0")
-    bits = _Bits(payload)
+def _read_sps(unit: bytes) -> tuple[int, int, int, int, int]:
+    """Read columns, rows, chroma_format_idc, and by how many bits samples of luma and chroma are deeper than 8."""
+    bits = _Bits(unit[2:].replace(b"\0\0\3", b"\0\0"))
     bits.take(4)
     layers = bits.take(3)
     bits.take(1 + 96)
@@ -335,7 +315,7 @@ def _read_sps(unit: bytes) -> _Stream:
     if bits.take(1):
         for _ in range(4):
             bits.golomb()
-    return _Stream(width, height, (chroma, bits.golomb(), bits.golomb()))
+    return width, height, chroma, bits.golomb(), bits.golomb()
 
 
 class _Bits:

@@ -39,31 +39,23 @@ def list_models(**base_paths: str) -> Any:
     return model_server_config_pb2.ModelConfigList(config=entries)
 
 
-def check_models(models: Any) -> None:
-    """Check a ModelConfigList by itself.
+def check_models(models: Any, *, before: Any) -> None:
+    """Check a ModelConfigList by itself, and that no model changes its platform from the one before.
 
     Raises:
-        ServingError: INVALID_ARGUMENT, a model is listed twice or its base path is relative.
+        ServingError: INVALID_ARGUMENT.
     """
     names = [model.name for model in models.config]
-    for name in names:
-        if names.count(name) > 1:
-            raise invalid_argument(f"Illegal to list model {name} multiple times in config list")
+    for model in models.config:
+        if names.count(model.name) > 1:
+            raise invalid_argument(f"Illegal to list model {model.name} multiple times in config list")
     for model in models.config:
         if not model.base_path.startswith("/") and "://" not in model.base_path:
             raise invalid_argument(
                 f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
             )
-
-
-def check_transition(old: Any, *, new: Any) -> None:
-    """Check that no model changes its platform between two ModelConfigLists.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT, one does, or one that is compared (or any of the old) has none.
-    """
-    platforms = {model.name: _platform_of(model) for model in old.config}
-    for model in new.config:
+    platforms = {model.name: _platform_of(model) for model in before.config}
+    for model in models.config:
         if model.name in platforms and _platform_of(model) != platforms[model.name]:
             raise invalid_argument(
                 f"Illegal to change a model's platform. For model {model.name} platform was "
@@ -72,11 +64,7 @@ def check_transition(old: Any, *, new: Any) -> None:
 
 
 def check_platforms(models: Any) -> None:
-    """Check that every model's platform is TensorFlow.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT, one is not.
-    """
+    """Raise INVALID_ARGUMENT where a model's platform is not TensorFlow."""
     for model in models.config:
         if _platform_of(model) != _PLATFORM:
             raise invalid_argument(f"Model {model.name} requests unsupported platform {_platform_of(model)}")

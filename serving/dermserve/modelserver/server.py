@@ -17,9 +17,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from dermserve.modelserver import protos, services, tensorflow_c
 from dermserve.modelserver.config import list_models, read_models
 from dermserve.modelserver.errors import ServingError, invalid_argument
-from dermserve.modelserver.flags import channel_arguments, parse_flags
-from dermserve.modelserver.manager import Manager, Options
-from dermserve.modelserver.servable import ServableOptions, load
+from dermserve.modelserver.flags import parse_flags
+from dermserve.modelserver.manager import Manager
+from dermserve.modelserver.servable import load
 
 _logger = logging.getLogger(__name__)
 _REFUSING_THREADS = 8  # Refuse calls while all other threads are busy.
@@ -53,7 +53,8 @@ def serve(flags: argparse.Namespace, *, stop: threading.Event) -> None:
     if flags.version:
         sys.stdout.write(f"dermserve.modelserver, a stand-in\nTensorFlow Library: {tensorflow_c.version()}\n")
         return
-    models, manager, server = _initial_models(flags), _build_manager(flags, stop=stop), None
+    models, server = _initial_models(flags), None
+    manager = Manager(load=functools.partial(load, flags=flags), flags=flags, stop=stop)
     try:
         manager.start(models)
         server = _listen(manager, flags)
@@ -73,29 +74,9 @@ def _initial_models(flags: argparse.Namespace) -> Any:
     raise invalid_argument("Both server_options.model_base_path and server_options.model_config_file are empty!")
 
 
-def _build_manager(flags: argparse.Namespace, *, stop: threading.Event) -> Manager:
-    servable = ServableOptions(
-        intra_op=flags.tensorflow_intra_op_parallelism or flags.tensorflow_session_parallelism,
-        inter_op=flags.tensorflow_inter_op_parallelism or flags.tensorflow_session_parallelism,
-        tags=tuple(flags.saved_model_tags.split(",")),
-        warmup=flags.enable_model_warmup,
-        warmup_iterations=max(flags.num_request_iterations_for_warmup, 1),
-        as_content=flags.enable_serialization_as_tensor_content,
-    )
-    options = Options(
-        load_in_threads=flags.num_load_threads > 0,
-        retries=max(flags.max_num_load_retries, 0),
-        retry_interval_s=flags.load_retry_interval_micros / 1e6,
-        poll_wait_s=flags.file_system_poll_wait_seconds,
-        allow_unavailable_labels=flags.allow_version_labels_for_unavailable_models,
-    )
-    return Manager(load=functools.partial(load, options=servable), options=options, stop=stop)
-
-
 def _listen(manager: Manager, flags: argparse.Namespace) -> grpc.Server:
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
-    pool = ThreadPoolExecutor(flags.grpc_max_threads + _REFUSING_THREADS, "grpc")
-    server = grpc.server(pool, options=[*options, *channel_arguments(flags.grpc_channel_arguments)])
+    server = grpc.server(ThreadPoolExecutor(flags.grpc_max_threads + _REFUSING_THREADS, "grpc"), options=options)
     slots = threading.Semaphore(flags.grpc_max_threads)
     prediction, model = services.PredictionService(manager, slots=slots), services.ModelService(manager, slots=slots)
     protos.prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, server)

@@ -1,8 +1,9 @@
 """The gRPC services: each call finds its version and is answered, and errors become TensorFlow Serving's statuses."""
 
+import contextlib
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 import grpc
@@ -17,6 +18,7 @@ from dermserve.modelserver.protos import (
     predict_pb2,
     prediction_service_pb2_grpc,
 )
+from dermserve.modelserver.servable import Servable
 
 _READ_COUNT = "/tensorflow/core/saved_model/read/count"
 Answer = TypeVar("Answer")
@@ -43,32 +45,21 @@ def _answering(handler: Handler[Answer]) -> Handler[Answer]:
     return answer
 
 
-def _refusing(method: str) -> Handler[Any]:
-    def refuse(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
-        message = f"{method} is not served by dermserve.modelserver, the local stand-in for TensorFlow Serving"
-        return context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{message}; use Predict, or the real server")
-
-    return refuse
-
-
-class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):  # type: ignore[misc]
-    """Predict and GetModelMetadata; the calls on tf.Example are refused."""
-
-    Classify, Regress, MultiInference = map(_refusing, ("Classify", "Regress", "MultiInference"))
-
+class _Service:
     def __init__(self, manager: Manager, *, slots: threading.Semaphore) -> None:
         self._manager = manager
         self.slots = slots
 
+
+class PredictionService(_Service, prediction_service_pb2_grpc.PredictionServiceServicer):  # type: ignore[misc]
+    """Predict and GetModelMetadata; the calls on tf.Example are UNIMPLEMENTED."""
+
     @_answering
     def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the service's name for it
         """Run a signature."""
-        _check_spec(request)
         response = predict_pb2.PredictResponse()
-        with self._manager.borrow(request.model_spec) as (version, servable):
+        with self._borrow(request, into=response) as servable:
             servable.predict(request, timeout_ms=_timeout_ms(context), into=response)
-        response.model_spec.name = request.model_spec.name
-        response.model_spec.version.value = version
         return response
 
     @_answering
@@ -81,20 +72,22 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer): 
             if field != "signature_def":
                 raise invalid_argument(f"Metadata field {field} is not supported")
         response = get_model_metadata_pb2.GetModelMetadataResponse()
-        with self._manager.borrow(request.model_spec) as (version, servable):
+        with self._borrow(request, into=response) as servable:
             signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signatures)
         response.metadata["signature_def"].Pack(signatures)
-        response.model_spec.name = request.model_spec.name
-        response.model_spec.version.value = version
         return response
 
+    @contextlib.contextmanager
+    def _borrow(self, request: Any, *, into: Any) -> Iterator[Servable]:
+        """Lend the version that a request names, and name it in the response."""
+        _check_spec(request)
+        with self._manager.borrow(request.model_spec) as (version, servable):
+            into.model_spec.name, into.model_spec.version.value = request.model_spec.name, version
+            yield servable
 
-class ModelService(model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
+
+class ModelService(_Service, model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
     """The states of versions, and a new configuration while serving."""
-
-    def __init__(self, manager: Manager, *, slots: threading.Semaphore) -> None:
-        self._manager = manager
-        self.slots = slots
 
     @_answering
     def GetModelStatus(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802

@@ -8,7 +8,7 @@ import math
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from ctypes import POINTER, byref, c_char_p, c_void_p
+from ctypes import byref, c_char_p, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from dermserve.modelserver.errors import ServingError, invalid_argument
 from dermserve.modelserver.protos import config_pb2, meta_graph_pb2, types_pb2
-from dermserve.modelserver.tensorflow_c import Buffer, Output, buffer_of, checked_status, library
+from dermserve.modelserver.tensorflow_c import Output, buffer_of, checked_status, library
 
 _STRING_BYTES = 24  # sizeof(TF_TString), fixed by TensorFlow's ABI
 _MAX_ELEMENTS = 2**29  # TensorFlow Serving would fill terabytes for a message of twenty bytes.
@@ -123,15 +123,14 @@ def _varint(number: int) -> bytes:
 class Session:
     """A SavedModel in memory. Any number of threads may `run` it; `close` comes after the last of them."""
 
-    def __init__(self, path: Path, *, tags: Sequence[str], config: Any) -> None:
-        """Load the meta graph with these tags; a `ServingError` has TensorFlow's code and message."""
+    def __init__(self, path: Path, *, config: Any) -> None:
+        """Load the meta graph for serving; a `ServingError` has TensorFlow's code and message."""
         self._graph = c_void_p(library().TF_NewGraph())
         try:
-            self._session, meta_graph = _load(path, tags=tags, config=config, graph=self._graph)
+            self._session, self.signatures = _load(path, config=config, graph=self._graph)
         except ServingError:
             library().TF_DeleteGraph(self._graph)
             raise
-        self.signatures: Mapping[str, Any] = dict(meta_graph.signature_def)
         self._outputs: dict[str, Output] = {}
         self._lock = threading.Lock()
 
@@ -168,9 +167,8 @@ class Session:
             return self._outputs[name]
 
 
-def _load(path: Path, *, tags: Sequence[str], config: Any, graph: c_void_p) -> tuple[c_void_p, Any]:
-    tf = library()
-    names = (c_char_p * len(tags))(*[tag.encode() for tag in tags])
+def _load(path: Path, *, config: Any, graph: c_void_p) -> tuple[c_void_p, dict[str, Any]]:
+    tf, tags = library(), (c_char_p * 1)(b"serve")
     serialized = config.SerializeToString()
     options, meta_graph = c_void_p(tf.TF_NewSessionOptions()), tf.TF_NewBuffer()
     try:
@@ -178,18 +176,14 @@ def _load(path: Path, *, tags: Sequence[str], config: Any, graph: c_void_p) -> t
             tf.TF_SetConfig(options, serialized, len(serialized), status)
         where = str(path).encode()
         with checked_status() as status:
-            session = tf.TF_LoadSessionFromSavedModel(options, None, where, names, len(tags), graph, meta_graph, status)
-        return c_void_p(session), _signatures(meta_graph)
+            session = tf.TF_LoadSessionFromSavedModel(options, None, where, tags, 1, graph, meta_graph, status)
+        content = meta_graph.contents
+        whole = meta_graph_pb2.MetaGraphDef.FromString(ctypes.string_at(content.data, content.length))
+        # A copy of the signatures alone: the graph beside them is as large as the model.
+        return c_void_p(session), dict(meta_graph_pb2.MetaGraphDef(signature_def=whole.signature_def).signature_def)
     finally:
         tf.TF_DeleteBuffer(meta_graph)
         tf.TF_DeleteSessionOptions(options)
-
-
-def _signatures(buffer: Any) -> Any:
-    content = ctypes.cast(buffer, POINTER(Buffer)).contents
-    whole = meta_graph_pb2.MetaGraphDef.FromString(ctypes.string_at(content.data, content.length))
-    # Only the signatures are kept: the graph in it is as large as the model.
-    return meta_graph_pb2.MetaGraphDef(signature_def=whole.signature_def)
 
 
 def _resolve(graph: c_void_p, name: str) -> Output:

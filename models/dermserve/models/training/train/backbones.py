@@ -1,38 +1,42 @@
-"""Teachers: larger networks that are trained to teach a model by distillation (Hinton et al. 2015), and never shipped.
+"""Networks to train and their ImageNet weights: Keras's own, a Keras weights file, or torch-style arrays.
 
+A folded torch-style ResNet-50 is an .npz of `1.conv1.weight`, `1.layerL.B.convC.weight`, … [out, in, h, w] with biases,
+batch norm folded, for RGB input (x/255 - mean)/std. Keras's ResNet50 takes BGR minus the caffe means; the difference is
+linear, so conv1 takes it up exactly. Only the zero padding of conv1 differs: caffe's zero is another gray than torch's
+by at most half a level.
+
+Teachers are larger networks that are trained to teach a model by distillation (Hinton et al. 2015), and never shipped.
 EfficientNet-Lite (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite) is EfficientNet
-without squeeze-excite and with ReLU6. Its ImageNet weights come as an .npz of torch-style arrays: `_conv_stem.weight`
-[out, in, h, w], `_bn0.running_mean`, `_blocks.3._expand_conv.weight`, and so on.
+without squeeze-excite and with ReLU6. Its weights come as `_conv_stem.weight`, `_bn0.running_mean`,
+`_blocks.3._expand_conv.weight`, and so on.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from dermserve.models.architectures import build
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training.train.experiment import Distillation, Experiment
+from dermserve.models.training.errors import DAMAGED, RunError
+from dermserve.models.training.train.experiment import Experiment
+from dermserve.models.training.train.network import set_identity
 
-_SCALES: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
-)
-"""Width and depth, relative to EfficientNet-B0's."""
+_MEAN = np.array((0.485, 0.456, 0.406)) * 255
+_DEVIATION = np.array((0.229, 0.224, 0.225)) * 255
+_CAFFE_MEAN = np.array((123.68, 116.779, 103.939))
+_RESNET50_BLOCKS = (3, 4, 6, 3)
+# Width and depth, relative to EfficientNet-B0's.
+_SCALES = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
 # EfficientNet-B0's stages (Tan & Le 2019, table 1): blocks, kernel, first stride, expansion, channels.
 _STAGES = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-)
+    (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320),
+)  # fmt: skip
 _STEM, _HEAD = 32, 1280
 _NORM = ("weight", "bias", "running_mean", "running_var")
 
@@ -40,9 +44,7 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 def build_network(experiment: Experiment, *, backbone_weights: str | None = None) -> keras.Model:
     """Build an experiment's network: its model's, or a teacher with the same input, classes and layer names.
 
-    Args:
-        experiment: which.
-        backbone_weights: "imagenet" or None, as for architectures.build; a teacher's are loaded from a file.
+    `backbone_weights` are "imagenet" or None, as for architectures.build; a teacher's are loaded from a file.
     """
     if experiment.teacher is None:
         return build(experiment.model, backbone_weights=backbone_weights, dropout=experiment.dropout, l2=experiment.l2)
@@ -56,55 +58,67 @@ def build_network(experiment: Experiment, *, backbone_weights: str | None = None
     return keras.Model(images, {"logits": logits, "features": features}, name=experiment.teacher)
 
 
-def is_teacher(network: keras.Model) -> bool:
-    """Tell whether a network is one that teaches alone."""
-    return network.name in _SCALES
+def load_backbone(network: keras.Model, file: Path) -> None:
+    """Load ImageNet weights into the backbone of what `build_network` returns.
 
-
-def set_efficientnet_lite(backbone: keras.Model, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Set a teacher's backbone from torch-style arrays.
+    The file holds Keras weights of the backbone (.h5), a folded torch-style ResNet-50 or a teacher's (.npz).
 
     Raises:
-        KeyError: an array is missing.
-        ValueError: an array has another shape.
+        RunError: the file can't be read or is of another backbone.
     """
+    backbone = network.get_layer("backbone")
+    try:
+        if file.suffix == ".npz":
+            set_arrays = _set_efficientnet_lite if network.name in _SCALES else _set_folded_resnet50
+            with np.load(file) as arrays:
+                set_arrays(backbone, arrays)
+        else:
+            backbone.load_weights(file)
+    except DAMAGED as error:
+        reason = str(error).partition("\n")[0]
+        raise RunError(f"{file} does not hold weights for the backbone of {network.name}: {reason}") from error
+
+
+def _set_folded_resnet50(backbone: keras.Model, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+    """Set keras.applications.ResNet50; batch norm becomes the identity, which network.estimate_batch_norm mends."""
+    for layer, name in _resnet50_pairs():
+        kernel = np.asarray(arrays[f"{name}.weight"], np.float32).transpose(2, 3, 1, 0)
+        bias = np.asarray(arrays[f"{name}.bias"], np.float32)
+        if layer == "conv1":
+            kernel, bias = _for_caffe_input(kernel, bias)
+        backbone.get_layer(f"{layer}_conv").set_weights([kernel, bias])
+        set_identity(backbone.get_layer(f"{layer}_bn"), 0 * bias)
+
+
+def _resnet50_pairs() -> Iterator[tuple[str, str]]:
+    """Name each convolution in Keras and in the file."""
+    yield "conv1", "1.conv1"
+    for stage, blocks in enumerate(_RESNET50_BLOCKS, start=1):
+        yield f"conv{stage + 1}_block1_0", f"1.layer{stage}.0.downsample.0"
+        for block in range(blocks):
+            for index in (1, 2, 3):
+                yield f"conv{stage + 1}_block{block + 1}_{index}", f"1.layer{stage}.{block}.conv{index}"
+
+
+def _for_caffe_input(
+    kernel: NDArray[np.float32], bias: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Rewrite conv1 [h, w, RGB, out] for BGR input minus the caffe means.
+
+    With t = (x - mean)/deviation and c = x - caffe: t = (c + caffe - mean)/deviation, in each channel.
+    """
+    scaled = kernel / _DEVIATION[:, None]
+    offset = np.einsum("hwco,c->o", scaled, _CAFFE_MEAN - _MEAN)
+    return scaled[:, :, ::-1].astype(np.float32), (bias + offset).astype(np.float32)
+
+
+def _set_efficientnet_lite(backbone: keras.Model, arrays: Mapping[str, NDArray[Any]]) -> None:
     for layer in backbone.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights([np.asarray(arrays[f"{layer.name}.{part}"], np.float32) for part in _NORM])
         elif layer.weights:
             axes = (2, 3, 0, 1) if isinstance(layer, keras.layers.DepthwiseConv2D) else (2, 3, 1, 0)
             layer.set_weights([np.asarray(arrays[f"{layer.name}.weight"], np.float32).transpose(axes)])
-
-
-def soft_targets(teachers: Sequence[keras.Model], photos: Any, away: Any, temperature: float) -> Any:
-    """Give the mean of the teachers' probabilities for photos as a student sees them; float32 [N, C].
-
-    Args:
-        teachers: training copies.
-        photos: float32 [N, side, side, 3].
-        away: float32 [N, C], added to the logits: far below zero for classes that a photo can't have.
-        temperature: their logits are divided by.
-    """
-    given = [tf.nn.softmax((teacher(photos, training=False)["logits"] + away) / temperature) for teacher in teachers]
-    return tf.add_n(given) / len(given)
-
-
-def distillation_losses(targets: Any, soft: Any, logits: Any, settings: Distillation) -> Any:
-    """Mix the loss by the labels with that by the teachers, whose gradient grows with the temperature squared.
-
-    Args:
-        targets: float32 [N, C], by the labels.
-        soft: float32 [N, C], what `soft_targets` returns.
-        logits: float32 [N, C], of the student.
-        settings: temperature and the teachers' share.
-
-    Returns:
-        float32 [N].
-    """
-    temperature, share = settings.temperature, settings.weight
-    own = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-    taught = tf.nn.softmax_cross_entropy_with_logits(soft, logits / temperature)
-    return (1 - share) * own + share * temperature**2 * taught
 
 
 def _efficientnet_lite(name: str, side: int) -> keras.Model:

@@ -1,32 +1,24 @@
-"""Drawn pictures without skin, for fitting and testing the gate that rejects photos of other things than skin."""
+"""Pictures to fit and test gates with: drawn ones without skin, and photos spoiled for the limits on quality."""
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 Pixels: TypeAlias = NDArray[np.uint8]
 _Draw: TypeAlias = Callable[[np.random.Generator, int], Pixels]
+_Spoil: TypeAlias = Callable[[Image.Image], Image.Image]
 
 _WORDS = (
     "invoice", "total", "amount", "due", "please", "reply", "before", "Friday", "meeting", "room", "seven", "notes",
 )  # fmt: skip
+_SEPIA = (1.07, 0.87, 0.67)
 
 
 def draw_no_skin(side: int, *, each: int = 20, seed: int = 0) -> dict[str, Pixels]:
-    """Draw pictures that show no skin.
-
-    Args:
-        side: height and width in pixels.
-        each: how many of a kind.
-        seed: the same seed, the same pictures.
-
-    Returns:
-        By kind: uint8 [each, side, side, 3] RGB.
-    """
+    """Draw pictures that show no skin, `each` of a kind: uint8 [each, side, side, 3] RGB by kind."""
     drawn = {}
     for index, (kind, draw) in enumerate(_KINDS.items()):
         rng = np.random.default_rng((seed, index))
@@ -34,13 +26,14 @@ def draw_no_skin(side: int, *, each: int = 20, seed: int = 0) -> dict[str, Pixel
     return drawn
 
 
+def spoil(pixels: Pixels, kind: str) -> Pixels:
+    """Spoil one photo, uint8 [S, S, 3], as a kind of SPOILED says."""
+    return np.asarray(SPOILED[kind](Image.fromarray(pixels)))
+
+
 def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
     red, green, blue = rng.integers(0, 256, 3).tolist()
     return red, green, blue
-
-
-def _plain(rng: np.random.Generator, side: int) -> Pixels:
-    return np.tile(np.asarray(_colour(rng), np.uint8), (side, side, 1))
 
 
 def _gradient(rng: np.random.Generator, side: int) -> Pixels:
@@ -48,10 +41,6 @@ def _gradient(rng: np.random.Generator, side: int) -> Pixels:
     ends = np.asarray((_colour(rng), _colour(rng)), float)
     mixed = ends[0] + along * (ends[1] - ends[0])
     return np.asarray(np.broadcast_to(mixed, (side, side, 3)), np.uint8)
-
-
-def _noise(rng: np.random.Generator, side: int) -> Pixels:
-    return rng.integers(0, 256, (side, side, 3), np.uint8)
 
 
 def _clouds(rng: np.random.Generator, side: int) -> Pixels:
@@ -111,16 +100,73 @@ def _blurred_shapes(rng: np.random.Generator, side: int) -> Pixels:
     return np.asarray(image)
 
 
-_KINDS: Mapping[str, _Draw] = MappingProxyType(
-    {
-        "plain colour": _plain,
-        "gradient": _gradient,
-        "noise": _noise,
-        "clouds of noise": _clouds,
-        "stripes and squares": _stripes,
-        "shapes": _shapes,
-        "shapes out of focus": _blurred_shapes,
-        "page of text": _page,
-        "screen": _screen,
-    }
-)
+_KINDS: Mapping[str, _Draw] = {
+    "plain colour": lambda rng, side: np.tile(np.asarray(_colour(rng), np.uint8), (side, side, 1)),
+    "gradient": _gradient,
+    "noise": lambda rng, side: rng.integers(0, 256, (side, side, 3), np.uint8),
+    "clouds of noise": _clouds,
+    "stripes and squares": _stripes,
+    "shapes": _shapes,
+    "shapes out of focus": _blurred_shapes,
+    "page of text": _page,
+    "screen": _screen,
+}
+
+
+def _exposed(factor: float) -> _Spoil:
+    return lambda image: ImageEnhance.Brightness(image).enhance(factor)
+
+
+def _gamma(exponent: float) -> _Spoil:
+    return lambda image: image.point([round(255 * (value / 255) ** exponent) for value in range(256)] * 3)
+
+
+def _desaturated(left: float) -> _Spoil:
+    return lambda image: ImageEnhance.Color(image).enhance(left)
+
+
+def _sepia(image: Image.Image) -> Image.Image:
+    gray = np.asarray(image.convert("L"), float)[..., np.newaxis]
+    return Image.fromarray((gray * _SEPIA).clip(0, 255).astype(np.uint8))
+
+
+def _blurred(sigma: float) -> _Spoil:
+    return lambda image: image.filter(ImageFilter.GaussianBlur(sigma))
+
+
+def _moved(columns: int, rows: int) -> _Spoil:
+    def move(image: Image.Image) -> Image.Image:
+        pixels, steps = np.asarray(image, float), max(abs(columns), abs(rows))
+        shifts = [(rows * step // steps, columns * step // steps) for step in range(steps)]
+        mean = np.mean([np.roll(pixels, shift, (0, 1)) for shift in shifts], axis=0)
+        return Image.fromarray(mean.astype(np.uint8))
+
+    return move
+
+
+def _plain(color: tuple[int, int, int]) -> _Spoil:
+    return lambda image: Image.new("RGB", image.size, color)
+
+
+SPOILED: Mapping[str, _Spoil] = {
+    "exposure x0.4": _exposed(0.4),
+    "exposure x0.2": _exposed(0.2),
+    "gamma 4": _gamma(4),
+    "exposure x1.8": _exposed(1.8),
+    "exposure x2.5": _exposed(2.5),
+    "gamma 0.2": _gamma(0.2),
+    "90 brighter": lambda image: image.point([min(255, value + 90) for value in range(256)] * 3),
+    "gray": _desaturated(0.0),
+    "a tenth of the colour": _desaturated(0.1),
+    "sepia": _sepia,
+    "Gaussian blur, sigma 4": _blurred(4),
+    "Gaussian blur, sigma 6": _blurred(6),
+    "box blur of 13": lambda image: image.filter(ImageFilter.BoxBlur(6)),
+    "motion of 20 along rows": _moved(20, 0),
+    "motion of 20 along columns": _moved(0, 20),
+    "motion of 28 along a diagonal": _moved(20, 20),
+    "plain beige": _plain((222, 184, 150)),
+    "black": _plain((0, 0, 0)),
+    "white": _plain((255, 255, 255)),
+}
+"""By kind, lengths in pixels of the model's input: 6 of 224 are 12 of a photo of 600×450."""

@@ -1,14 +1,19 @@
-"""TensorFlow Lite models of a run, for phones: photo in, probabilities and out-of-distribution score out.
+"""What a run is shipped as beside its network: compact weights, and TensorFlow Lite models for phones.
 
-Labels, and in a version its card, travel inside (`dermserve.models.associated_files`).
+Compact weights take a quarter or half of the space: kernels as int8 or float16, vectors as float32. int8 is symmetric
+with a scale for each output channel, as in Jacob et al., CVPR 2018, of the weights alone; loading gives float32 again,
+so the network computes as before.
+
+A TensorFlow Lite model takes a photo and gives probabilities and the out-of-distribution score. Labels, and in a
+version its card, travel inside (`dermserve.models.associated_files`).
 """
 
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,41 +28,75 @@ from dermserve.contract import Input, Output, Signature
 from dermserve.models.associated_files import LABELS, SOURCE, source_digest, with_files
 from dermserve.models.catalogue import SPECS
 from dermserve.models.graph import FeatureDistance, scored
+from dermserve.models.training.data.photos import Labelled
+from dermserve.models.training.data.splits import Part
 from dermserve.models.training.evaluate import ood
 from dermserve.models.training.evaluate.calibration import softmax
-from dermserve.models.training.evaluate.predictions import frozen_function, run_views
-from dermserve.models.training.train.finished import FinishedRun
-from dermserve.models.training.train.loop import Labelled, Progress
+from dermserve.models.training.evaluate.predictions import ONE_VIEW, Predictor
+from dermserve.models.training.train.dataset import Data, finished_data
+from dermserve.models.training.train.finished import FinishedRun, Kind, save_compact
+from dermserve.models.training.train.loop import Progress
 from dermserve.models.training.train.network import training_copy
 
-Kind: TypeAlias = Literal["float16", "int8"]
 KINDS: tuple[Kind, ...] = ("float16", "int8")
 SHIPPED: Kind = "float16"
 """Which of them goes into the version directory as model.tflite."""
 
-_FIRST_IN_FLOAT: Mapping[str, int] = MappingProxyType({"resnet50": 4, "mobilenet_v3_small": 12})
-"""How many operations at the beginning of a network the int8 kind leaves in float, by model.
-
-Of ResNet-50 the cast, the change to BGR, the means and the padding: TensorFlow quantises the change to BGR wrongly (the
-answer was that of the network for 70 % of test photos). Of MobileNetV3Small all up to the end of its first block, which
-amplifies what rounding does to its first convolution 70 times.
-
-At the end it leaves all from the pooled features on: the dense layers, the softmax and the out-of-distribution score.
-"""
+# How many operations at the beginning of a network the int8 kind leaves in float. Of ResNet-50 the cast, the change to
+# BGR, the means and the padding: TensorFlow quantises the change to BGR wrongly (the answer was that of the network for
+# 70 % of test photos). Of MobileNetV3Small all up to the end of its first block, which amplifies what rounding does to
+# its first convolution 70 times. At the end it leaves all from the pooled features on: the dense layers, the softmax
+# and the out-of-distribution score.
+_FIRST_IN_FLOAT = {"resnet50": 4, "mobilenet_v3_small": 12}
+# What hardly leaves zero (a layer that learned nothing) gets this range: XNNPACK refuses scales that are near zero.
 _DEAD, _LEAST_RANGE = 1e-6, 1e-3
-"""What hardly leaves zero (a layer that learned nothing) gets this range: XNNPACK refuses scales that are near zero."""
 _OUTPUTS = (Output.PROBABILITIES.value, Output.OOD_SCORE.value)
 _THREADS = 2
+_EXAMPLES = 200  # training photos that the int8 conversion looks at
+
+
+def _chosen_by(run: FinishedRun, data: Path, cache: Path) -> Data:
+    """Read a run's photos without those that test, as what is chosen by photos must not test."""
+    return finished_data(run.experiment, data, run.split, cache=cache).without_test()
+
+
+def pack(run: FinishedRun, data: Path, *, kind: Kind, cache: Path, progress: Progress) -> dict[str, Any]:
+    """Write a run's compact weights, and measure them against the full ones by one view of its validation photos.
+
+    From then on the compact weights are the run's: evaluate it again, so that its calibration is of what ships.
+
+    Returns:
+        JSON values: bytes, accuracy before and after, and the share of equal answers; also in run.json.
+
+    Raises:
+        DataError: the data set lacks photos of the run's split.
+    """
+    chosen = _chosen_by(run, data, cache)
+    photos = chosen.part(Part.VALIDATION)
+    full = run.network(full=True)
+    save_compact(full, run.compact, kind=kind)
+    answers = []
+    for name, network in (("full", full), ("compact", run.network())):
+        predictor = Predictor(network=network, cache=cache, progress=progress)
+        found = predictor.predict(photos, chosen.samples, name, views=ONE_VIEW)
+        answers.append(found.outputs.logits[:, 0].argmax(axis=1))
+    packed = {
+        "kind": kind,
+        "bytes": run.compact.stat().st_size,
+        "accuracy_full": float((answers[0] == photos.labels).mean()),
+        "accuracy_compact": float((answers[1] == photos.labels).mean()),
+        "agreement": float((answers[0] == answers[1]).mean()),
+    }
+    run.update(packed=packed)
+    return packed
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a model says of photos."""
+    """What a model says of photos: calibrated probabilities, float32 [N, C], and scores, float32 [N]."""
 
     probabilities: NDArray[np.float32]
-    """float32 [N, C], calibrated."""
     ood_scores: NDArray[np.float32]
-    """float32 [N]."""
 
 
 def convert(
@@ -96,8 +135,8 @@ def convert(
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if kind == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    elif kind == "int8":
-        converter.representative_dataset = lambda: _one_by_one(examples)
+    else:
+        converter.representative_dataset = lambda: ([example[np.newaxis]] for example in examples)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of inputs that stay uint8, for which no statistics are asked
         model = _quantise(converter, _FIRST_IN_FLOAT[network.name]) if kind == "int8" else converter.convert()
@@ -181,17 +220,8 @@ def _interpreter(model: bytes, resolver: Any) -> Any:
     return interpreter
 
 
-def convert_run(
-    run: FinishedRun, training: Labelled, validation: Labelled, *, progress: Progress, examples: int = 200
-) -> dict[str, Any]:
-    """Convert a run in every way, compare each with the network on validation photos, and keep the shipped one.
-
-    Args:
-        run: calibrated.
-        training: photos to take int8 ranges from.
-        validation: photos to compare on; what is chosen by them must not test.
-        progress: called with what is going on, photos done and photos in all.
-        examples: how many training photos the int8 conversion looks at.
+def convert_run(run: FinishedRun, data: Path, *, cache: Path, progress: Progress) -> dict[str, Any]:
+    """Convert a calibrated run in every way, compare each with the network on validation photos, keep the shipped one.
 
     Returns:
         JSON values by kind: bytes, agreement (share of equal answers), gate_agreement (share of photos on the same side
@@ -199,17 +229,19 @@ def convert_run(
         milliseconds (median of one photo on this machine); also in run.json.
         The files are RUN/model-KIND.tflite, and RUN/model.tflite the shipped kind.
     """
+    chosen = _chosen_by(run, data, cache)
+    training, validation = chosen.part(Part.TRAIN).thinned(_EXAMPLES), chosen.part(Part.VALIDATION)
     network, distance, calibration = run.network(), run.distance, run.calibration
-    rows, temperature = training.thinned(examples).rows, calibration["temperature"]
-    outputs = run_views(frozen_function(network), validation)
+    temperature = calibration["temperature"]
+    predictor = Predictor(network=network, cache=cache, progress=progress)
+    outputs = predictor.predict(validation, chosen.samples, "network", views=ONE_VIEW).outputs
     expected = Answers(
         softmax(outputs.logits[:, 0] / temperature).astype(np.float32), ood.scores(distance, outputs.features)
     )
     limits = [calibration[name] for name in ("max_ood_score", "max_scope_score") if name in calibration]
-    found: dict[str, Any] = {}
+    examples, found = np.asarray(training.images[training.rows]), dict[str, Any]()
     for kind in KINDS:
-        photos = np.asarray(training.images[rows])
-        model = convert(network, temperature=temperature, kind=kind, examples=photos, distance=distance)
+        model = convert(network, temperature=temperature, kind=kind, examples=examples, distance=distance)
         (run.folder / f"model-{kind}.tflite").write_bytes(model)
         found[kind] = {"bytes": len(model), **_compare(model, validation, expected, limits, kind, progress)}
     (run.folder / f"model-{SHIPPED}.tflite").replace(run.tflite)
@@ -236,8 +268,3 @@ def _compare(
         "largest_difference": float(np.abs(found - expected.probabilities).max()),
         "milliseconds": float(np.median(times) * 1000),
     }
-
-
-def _one_by_one(examples: NDArray[np.uint8]) -> Iterator[list[NDArray[np.uint8]]]:
-    for example in examples:
-        yield [example[np.newaxis]]
