@@ -15,7 +15,8 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
-from dermserve.gateway import catalog, photos
+from dermserve.gateway import photos
+from dermserve.gateway.tfserving import TfServing
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 from tests.certificates import make_certificate
 from tests.gateway import gateways
@@ -60,10 +61,10 @@ async def test_an_exception_in_a_poll_is_logged_and_the_catalog_goes_on(running,
     async with running() as world:
         with capture_logs() as log, monkeypatch.context() as patched:
 
-            def broken(_: object) -> None:
+            async def broken(*_: object, **__: object) -> None:
                 raise RuntimeError("a bug")
 
-            patched.setattr(catalog, "_state", broken)
+            patched.setattr(TfServing, "versions", broken)
             await asyncio.wait_for(world.until_health(NOT_SERVING), 20)
         await asyncio.wait_for(world.until_health(SERVING), 20)
         assert (await world.stub.Classify(ask(), timeout=20)).classes

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from dermserve.cli import main
 from dermserve.local.store import write_config
 from dermserve.models.lifecycle.manifest import read_records
 from dermserve.models.lifecycle.stores import manifest_of, open_store
 from dermserve.tfserving.v1 import management_pb2
-from tests.lifecycle.versions_at_hand import MODEL, model_server, republish, shares
+from tests.lifecycle.versions_at_hand import MODEL, model_server, republish, run, shares
 from tests.modelserver.server_process import Caller, ServerProcess, wait_until
 
 
@@ -33,7 +32,7 @@ class World:
         where = [f"--store={self.store}"]
         if arguments[0] not in {"list", "log", "publish", "pull"}:
             where += [f"--tfs={address}" for address in tfs or self.addresses]
-        return CliRunner().invoke(main, ["model", *arguments, *where])
+        return run(*arguments, *where)
 
     def moved(self, *arguments: str) -> dict[str, int]:
         done = self.run(*arguments, "--json")

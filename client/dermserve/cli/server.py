@@ -2,14 +2,13 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields
+from typing import Any
 
 import click
 
 from dermserve.client import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Client
 
-_F = TypeVar("_F", bound=Callable[..., Any])
 _FILE = click.Path(exists=True, dir_okay=False)
 
 
@@ -26,23 +25,14 @@ class Server:
     tls_authority: str | None
 
     def client(self) -> Client:
-        """Make a client.
-
-        Raises:
-            click.UsageError: the options don't go together.
-        """
+        """Make a client; raise click.UsageError when the options don't go together."""
         try:
             return Client(self.target, tls=self.tls_options(), deadline=self.deadline)
         except (OSError, ValueError) as error:
             raise click.UsageError(str(error)) from error
 
     def tls_options(self) -> TLS | None:
-        """Make the client's TLS options; None for plaintext.
-
-        Raises:
-            OSError: a file can't be read.
-            ValueError: the options don't go together.
-        """
+        """Make the client's TLS options; None for plaintext."""
         return tls_options(**{name: getattr(self, name) for name in TLS_NAMES})
 
 
@@ -81,18 +71,14 @@ _OPTIONS = (
     ),
     *TLS_OPTIONS,
 )  # fmt: skip
-_NAMES = ("target", "deadline", *TLS_NAMES)
 
 
-def server_options(function: _F) -> Callable[..., Any]:
+def server_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options to a command, which gets them as one `server`."""
 
     @functools.wraps(function)
-    def gathered(**values: Any) -> Any:
-        server = Server(**{name: values.pop(name) for name in _NAMES})
+    def command(**values: Any) -> Any:
+        server = Server(**{field.name: values.pop(field.name) for field in fields(Server)})
         return function(server=server, **values)
 
-    command: Callable[..., Any] = gathered
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return functools.reduce(lambda made, option: option(made), reversed(_OPTIONS), command)

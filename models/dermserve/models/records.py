@@ -12,7 +12,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from dermserve.contract import Input, Signature
 from dermserve.models.lifecycle.manifest import GOLDEN, WARMUP
-from dermserve.models.verify import Run, open_version, png
+from dermserve.models.verify import LoadedVersion, open_version, png
 
 _PICTURES = 2
 _PATCHES = 7
@@ -76,7 +76,7 @@ def pictures(count: int, *, side: int) -> NDArray[np.uint8]:
     )
 
 
-def _record(model: str, signature: Signature, inputs: Mapping[str, Any], run: Run | None = None) -> bytes:
+def _record(model: str, signature: Signature, inputs: Mapping[str, Any], run: LoadedVersion | None = None) -> bytes:
     """Make a PredictionLog of a request, with its answer where there is something to run it."""
     log = prediction_log_pb2.PredictLog()
     log.request.model_spec.name = model

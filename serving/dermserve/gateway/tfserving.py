@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -44,6 +44,7 @@ _MAX_ELEMENTS = 1_000_000
 """No answer of a classifier is larger; a shape alone could otherwise claim any memory."""
 
 _Answer = TypeVar("_Answer", bound=Message)
+_Method: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
 
 
 class ServableNotFoundError(LookupError):
@@ -99,9 +100,9 @@ class TfServing:
             channel = grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
         self.close = channel.close
         self.connected = channel.channel_ready
-        self._predict: Any = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
-        self._metadata: Any = channel.unary_unary("/tensorflow.serving.PredictionService/GetModelMetadata")
-        self._status: Any = channel.unary_unary("/tensorflow.serving.ModelService/GetModelStatus")
+        self._predict: _Method = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+        self._metadata: _Method = channel.unary_unary("/tensorflow.serving.PredictionService/GetModelMetadata")
+        self._status: _Method = channel.unary_unary("/tensorflow.serving.ModelService/GetModelStatus")
 
     async def predict(self, target: Target, images: NDArray[np.uint8], *, tta: bool, seconds: float) -> Scores:
         """Predict images, uint8 [N, H, W, 3]: each one view, or, with `tta`, one image of which views are made.
@@ -156,9 +157,7 @@ def _spec(target: Target, signature: Signature | None = None) -> serving_pb2.Mod
     return spec
 
 
-async def _call(
-    method: "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]", request: Message, answer: type[_Answer], seconds: float
-) -> _Answer:
+async def _call(method: _Method, request: Message, answer: type[_Answer], seconds: float) -> _Answer:
     """Make a call. What comes is parsed here: of bytes that are no message, gRPC logs a stack trace and gives None."""
     try:
         return answer.FromString(await method(request.SerializeToString(), timeout=seconds))

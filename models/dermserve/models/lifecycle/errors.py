@@ -5,6 +5,10 @@ class LifecycleError(Exception):
     """Base. Each message says what is wrong and what to do."""
 
 
+class ExportError(LifecycleError):
+    """A version could not be made; the store is as it was."""
+
+
 class StoreError(LifecycleError):
     """The store can't be used, or doesn't hold what was asked for."""
 

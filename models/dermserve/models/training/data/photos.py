@@ -27,10 +27,8 @@ class Labelled:
 
     images: NDArray[Any]
     """uint8 [M, S, S, 3], or float16 [M, ...] what frozen layers made of them; may be memory-mapped."""
-    rows: NDArray[np.int64]
-    """Which of the images, int64 [N]."""
-    labels: NDArray[np.int64]
-    """Their classes, int64 [N]."""
+    rows: NDArray[np.int64]  # which of the images, [N]
+    labels: NDArray[np.int64]  # their classes, [N]
     possible: NDArray[np.float32] | None = None
     """float32 [N, C]: 1 for the classes a photo could have had, 0 for those its data set has none of; None for all."""
 
@@ -58,12 +56,10 @@ def load_pixels(
     """Decode photos at the serving preprocessing, or map the file that an earlier call wrote into the folder.
 
     `side` is the height and width of the model's input; `progress` gets the number of photos done since the last call.
+    A DataError names the photos that can't be read.
 
     Returns:
         uint8 [N, side, side, 3] RGB, memory-mapped and read-only, in the order of `samples`.
-
-    Raises:
-        DataError: photos that can't be read, by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     digests = [sample.digest or digest_file(sample) for sample in samples]

@@ -32,10 +32,8 @@ def keep_figures(run: FinishedRun, figures: Mapping[str, Any]) -> None:
 def write_report(run: FinishedRun, *, paper: FinishedRun | None = None) -> Path:
     """Write an evaluated run's report, from its numbers and the figures kept in it, and return the HTML page.
 
-    `paper` is an evaluated run of the same model by the paper's protocol (random by image), to set beside it.
-
-    Raises:
-        RunError: a run is not evaluated.
+    `paper` is an evaluated run of the same model by the paper's protocol (random by image), to set beside it. A
+    RunError says that a run is not evaluated.
     """
     if not (run.folder / _FIGURES).is_file():
         raise RunError(f"{run.folder} lacks {_FIGURES}: run `dermserve evaluate` on the data it was trained from")

@@ -61,10 +61,8 @@ def build_network(experiment: Experiment, *, backbone_weights: str | None = None
 def load_backbone(network: keras.Model, file: Path) -> None:
     """Load ImageNet weights into the backbone of what `build_network` returns.
 
-    The file holds Keras weights of the backbone (.h5), a folded torch-style ResNet-50 or a teacher's (.npz).
-
-    Raises:
-        RunError: the file can't be read or is of another backbone.
+    The file holds Keras weights of the backbone (.h5), a folded torch-style ResNet-50 or a teacher's (.npz). A RunError
+    says that it can't be read or is of another backbone.
     """
     backbone = network.get_layer("backbone")
     try:
