@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Self
 
 import grpc
 
-from dermserve.client._batch import DEFAULT_IN_FLIGHT, Batch, pause_before_retry
+from dermserve.client._batch import DEFAULT_IN_FLIGHT, Answer, Batch, pause_before_retry
 from dermserve.client._connection import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Connection, Retry, check_deadline
 from dermserve.client._many import Many
 from dermserve.client._request import Item, Photo, TtaMode, make_request_id, preparer, read_photo
-from dermserve.client._values import Answer, Model, Prediction, read_model, read_prediction
+from dermserve.client._values import Model, Prediction, read_model, read_prediction
 from dermserve.client._waiting import Blocking, OnLoop, blocking, blocking_generator
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
@@ -181,7 +181,7 @@ class Client(_Base):
 
 
 class AsyncClient(_Base):
-    """Asks a gateway from an event loop: `Client`, awaited. Use it as an async context manager, or await `close`.
+    """Asks a gateway from any event loop: `Client`, awaited. Use it as an async context manager, or await `close`.
 
     Arguments and errors are those of `Client`.
     """
