@@ -174,7 +174,8 @@ class ModelServers:
         """
         wire = self._connect(*_target(server.address, server.name))
         try:
-            await asyncio.wait_for(wire.connected(), seconds)
+            async with asyncio.timeout(seconds):
+                await wire.connected()
         except Exception as error:
             self._close(wire, None)
             _log.warning("model_server_not_reconnected", address=server.address, fault=repr(error))
