@@ -9,7 +9,7 @@ import pytest
 import yaml
 from prometheus_client import ProcessCollector
 
-from dermserve.gateway.admission import Admission, Bounds
+from dermserve.gateway.admission import Admission
 from dermserve.gateway.batching import Batching
 from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.config import Config
@@ -27,14 +27,12 @@ PROMETHEUS = {"namespace", "pod"}
 
 def _families() -> dict[str, tuple[str, tuple[str, ...], str]]:
     """Return help, label names and type by name, as documented: counters with their _total."""
-    metrics, bounds = Metrics(("m",)), Bounds(at_once=1, queue=0, burst=0)
+    metrics = Metrics(("m",))
     servers = ModelServers([], connect=lambda *_: None, slots=1)
     predictor = Batching(servers, longest=0, clock=time.monotonic)
     workers = Workers(0, stuck_after=1, clock=time.monotonic)
     catalog = Catalog(servers, Config(models=["m"]))
-    admission = Admission(
-        ["m"], unary=bounds, stream=bounds, max_held_bytes=1, free_capacity=lambda _: 1, clock=time.monotonic
-    )
+    admission = Admission(Config(models=["m"]), free_capacity=lambda _: 1, clock=time.monotonic)
     snapshot = Snapshot(
         admission=admission,
         servers=servers,

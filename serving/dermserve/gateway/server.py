@@ -172,23 +172,8 @@ def _build_classifier(
 ) -> Classifier:
     predictor = Batching(servers, longest=config.batch_seconds, clock=time.monotonic)
     return Classifier(
-        admission=Admission(
-            config.models,
-            unary=config.unary,
-            stream=config.stream,
-            max_held_bytes=config.max_held_bytes,
-            free_capacity=predictor.free_capacity,
-            clock=time.monotonic,
-        ),
-        canary=Canary(
-            config.canary_shares,
-            config.canary_file,
-            sample=config.canary_sample,
-            predictor=predictor,
-            catalog=catalog,
-            metrics=metrics,
-            clock=time.monotonic,
-        ),
+        admission=Admission(config, free_capacity=predictor.free_capacity, clock=time.monotonic),
+        canary=Canary(config, predictor=predictor, catalog=catalog, metrics=metrics, clock=time.monotonic),
         catalog=catalog,
         photos=Photos(workers, limits=config.limits),
         predictor=predictor,
