@@ -91,7 +91,7 @@ loadtest: $(VENV)/dev  ## Load on the local stack: its thresholds (loadtest/slo.
 	@$(BIN)/dermserve-loadtest capacity --local --store $(STORE) --slo p95=4s --callers 1,4 --probe 10s --probes 2 \
 	    --precision 0.25 --mix resnet50:none --mix resnet50:full --mix mobilenet_v3_small:none --mix mobilenet_v3_small:full
 
-comparison: $(VENV)/dev  ## Compare with other ways to serve the same weights (hours; COMPARISON_ARGS=--quick to try)
+comparison: $(VENV)/dev  ## Compare with other ways to serve the same weights (an hour or more; COMPARISON_ARGS=--quick to try)
 	$(BIN)/python -m benchmarks.comparison $(COMPARISON_ARGS)
 
 docs: $(VENV)/dev  ## Render the documentation as a site in build/docs; a broken link is an error

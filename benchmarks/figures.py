@@ -1,18 +1,17 @@
 """What a benchmark found, as JSON in docs/figures that the pages include, and as Markdown."""
 
-import dataclasses
+import datetime
 import json
 import pathlib
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-NAME = "figures.json"
-"""File that a benchmark writes into its folder of results."""
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "docs" / "figures"
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """One table; every cell is text or a number."""
 
     title: str
@@ -20,39 +19,28 @@ class Table:
     rows: Sequence[Sequence[object]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Figures:
-    """The tables of one run, the command that printed them, and the day and machine of the run."""
-
-    command: str
-    run: str
-    tables: Sequence[Table]
-    notes: Sequence[str] = ()
-
-    def to_json(self) -> str:
-        """Write what `read` reads."""
-        return json.dumps(dataclasses.asdict(self), indent=1, ensure_ascii=False) + "\n"
-
-    def to_markdown(self) -> str:
-        """Write the command, the run and each table."""
-        parts = [f"`{self.command}`, {self.run}."]
-        for each in self.tables:
-            parts += [f"**{each.title}**", table(each.head, each.rows)]
-        return "\n\n".join([*parts, "\n".join(f"- {note}" for note in self.notes)]).rstrip() + "\n"
-
-
-def describe_run(machine: Mapping[str, Any], *, date: str, plan: str) -> str:
-    """Say when and where a run was made; `machine` is of `dermserve.loadtest.machine`."""
-    return (
-        f"{date}, {machine['processor']}, {machine['usable_cores']} cores, {machine['memory_gb']} GB, load before"
-        f" {machine['load_before'][0]}, commit {machine['commit'][:12] or 'unknown'}; {plan}"
+def report(
+    tool: str, tables: Sequence[Table], machine: Mapping[str, Any], *, plan: str, out: pathlib.Path, as_json: bool,
+    notes: Sequence[str] = (),
+) -> str:  # fmt: skip
+    """Write OUT/figures.json: the tables, the command, the day and the machine. Return it, or the same as Markdown."""
+    run = (
+        f"{datetime.date.today()}, {machine['processor']}, {machine['usable_cores']} cores, {machine['memory_gb']} GB, "
+        f"load before {machine['load_before'][0]}, commit {machine['commit'][:12] or 'unknown'}; {plan}"
     )
+    command = shlex.join(["python", "-m", f"benchmarks.{tool}", *sys.argv[1:]])
+    found = {"command": command, "run": run, "tables": [each._asdict() for each in tables], "notes": list(notes)}
+    text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+    (out / "figures.json").write_text(text, encoding="utf-8")
+    return text if as_json else markdown(found)
 
 
-def read(file: pathlib.Path) -> Figures:
-    """Read the figures of a run."""
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return Figures(**{**found, "tables": [Table(**each) for each in found["tables"]]})
+def markdown(found: Mapping[str, Any]) -> str:
+    """Write the command, the run and each table of a file that `report` wrote."""
+    parts = [f"`{found['command']}`, {found['run']}."]
+    for each in found["tables"]:
+        parts += [f"**{each['title']}**", table(each["head"], each["rows"])]
+    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in found["notes"])]).rstrip() + "\n"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

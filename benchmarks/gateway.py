@@ -13,14 +13,14 @@ beside the others of its run: no list of processors is needed.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
-import statistics
 import sys
 from collections.abc import Iterator
 
 import click
-import psutil
+import numpy as np
 
 from benchmarks.figures import table
 from benchmarks.serving import (
@@ -36,9 +36,10 @@ from benchmarks.serving import (
     store_option,
 )
 from dermserve.imaging import decode
-from dermserve.loadtest.photos import load_photos
+from dermserve.loadtest.scenario import load_photos
 from dermserve.local import Stack
 from dermserve.local.picture import draw_lesion
+from dermserve.local.ports import HOST, free_port
 
 CALLERS = (2, 8)
 LATENCY_BOUND = {"none": 2.0, "full": 1.8}
@@ -67,14 +68,14 @@ class Processor:
 
     model: str
     callers: int
-    gateway: float
     relay: float
+    relay_answers: float
+    gateway: float
+    gateway_answers: float
     model_server: float
     """Under the gateway."""
-    gateway_answers: float
-    relay_answers: float
     ratio: float
-    """The gateway's processor time over the relay's: the median of the rounds' ratios."""
+    """The gateway's processor time over the relay's: the median of the rounds' ratios, and their range."""
     lowest: float
     highest: float
 
@@ -82,47 +83,34 @@ class Processor:
 def measure_latency(stack: Stack, relay: str, model: str, tta: str, photo: bytes, rounds: int) -> Latency:
     """Time direct Predict, decoding, the relay and the gateway in alternating rounds of one call."""
     direct = direct_caller(stack.tfs_address, model, 10 if tta == "full" else 1)
-    through = [gateway_caller(address, model, tta) for address in (relay, stack.gateway_address)]
-    times = alternate(
-        [
-            lambda: direct(photo),
-            lambda: decode(photo, height=SIDE, width=SIDE),
-            *((lambda call=call: call(photo)) for call in through),
-        ],
-        rounds,
-    )
-    middle = [statistics.median(column) for column in times.T]
-    p99 = sorted(times[:, 3])[int(rounds * 0.99)]
-    return Latency(model, tta, *middle, p99, middle[3] / (middle[0] + middle[1]))
+    calls = [
+        direct,
+        lambda photo: decode(photo, height=SIDE, width=SIDE),
+        gateway_caller(relay, model, tta),
+        gateway_caller(stack.gateway_address, model, tta),
+    ]
+    times = alternate([functools.partial(call, photo) for call in calls], rounds)
+    middle = np.median(times, axis=0).tolist()
+    return Latency(model, tta, *middle, float(np.percentile(times[:, 3], 99)), middle[3] / (middle[0] + middle[1]))
 
 
 def measure_processor(
-    stack: Stack,
-    relay: tuple[int, str],
-    model: str,
-    callers: int,
-    photos: tuple[bytes, ...],
-    rounds: int,
+    stack: Stack, relay: tuple[int, str], model: str, callers: int, photos: tuple[bytes, ...], rounds: int,
     seconds: float,
-) -> Processor:
+) -> Processor:  # fmt: skip
     """Load the relay and the gateway in turn and read what their processes take."""
     server, found = stack.pids["modelserver"], []
     for _ in range(rounds):
-        pair = []
+        row: list[float] = []
         for pid, address in (relay, (stack.pids["gateway"], stack.gateway_address)):
             calls = [gateway_caller(address, model, "none") for _ in range(callers)]
             loop = closed_loop(calls, photos, seconds=seconds, pids=(pid, server))
-            pair.append((loop.processor[pid], loop.answers, loop.processor[server]))
-        found.append(pair)
-    ratios = [gateway[0] / beside[0] for beside, gateway in found]
-
-    def middle(who: int, what: int) -> float:
-        return statistics.median(pair[who][what] for pair in found)
-
-    return Processor(
-        model, callers, middle(1, 0), middle(0, 0), middle(1, 2), middle(1, 1), middle(0, 1),
-        statistics.median(ratios), min(ratios), max(ratios),
-    )  # fmt: skip
+            row += [loop.processor[pid], loop.answers]
+        found.append([*row, loop.processor[server]])
+    rows = np.array(found)
+    ratios = rows[:, 2] / rows[:, 0]
+    spread = [float(each) for each in (np.median(ratios), ratios.min(), ratios.max())]
+    return Processor(model, callers, *np.median(rows, axis=0).tolist(), *spread)
 
 
 def judge(rows: list[Latency | Processor]) -> list[str]:
@@ -140,17 +128,16 @@ def judge(rows: list[Latency | Processor]) -> list[str]:
 def _measure(
     store: pathlib.Path, models: tuple[str, ...], photos: tuple[bytes, ...], rounds: int, seconds: float
 ) -> Iterator[Latency | Processor]:
+    address = f"{HOST}:{free_port()}"
     with (
         local_stack(store, models) as (stack, _),
-        server_process("benchmarks.relay", f"--tfs={stack.tfs_address}") as relay,
+        server_process("benchmarks.relay", address, address, stack.tfs_address) as pid,
     ):
         for model in models:
             for tta in LATENCY_BOUND:
-                yield measure_latency(stack, relay[1], model, tta, photos[0], rounds)
+                yield measure_latency(stack, address, model, tta, photos[0], rounds)
             for callers in CALLERS:
-                yield measure_processor(stack, relay, model, callers, photos, max(3, rounds // 20), seconds)
-        resident = psutil.Process(stack.pids["gateway"]).memory_info().rss / 1e6
-    click.echo(f"gateway process afterwards: {resident:.0f} MB resident", err=True)
+                yield measure_processor(stack, (pid, address), model, callers, photos, max(3, rounds // 20), seconds)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -16,15 +16,13 @@ refusals in under 10 ms; health green throughout; memory flat. Exit codes: 0 all
 """
 
 import asyncio
-import dataclasses
 import json
 import os
 import pathlib
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from dataclasses import dataclass, field
 
 import click
 import grpc
@@ -32,203 +30,136 @@ import grpc.aio
 import numpy as np
 import psutil
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from numpy.typing import NDArray
 
-from benchmarks.serving import json_option, local_stack, store_option
-from dermserve.loadtest.sampling import scrape
+from benchmarks.serving import closed_loop, gateway_caller, json_option, local_stack, store_option
+from dermserve.loadtest.machine import scrape
 from dermserve.local.picture import draw_lesion
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
 _WARM_UP = 2.0
 _DEADLINE = 10.0
 _PROBE_EVERY = 0.2
-_MORE_BYTES = 10e6
 _DURATION, _REFUSED = "dermserve_gateway_request_duration_seconds", ("code", "RESOURCE_EXHAUSTED")
 
 
-@dataclasses.dataclass(slots=True)
+@dataclass(slots=True)
 class Seen:
     """What callers saw; milliseconds."""
 
-    answered: list[float] = dataclasses.field(default_factory=list)
-    refused: list[float] = dataclasses.field(default_factory=list)
-    failed: list[str] = dataclasses.field(default_factory=list)
-    busy: float = 0.0
-    """Cores that this program kept busy meanwhile."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """The figures; milliseconds, answers a second, bytes."""
-
-    capacity: float
-    calm_p50: float
-    calm_p99: float
-    offered: float
-    goodput: float
-    left: float
-    """Share of the processor that asking left, of what it left before."""
-    accepted_p50: float
-    accepted_p99: float
-    onset: float
-    """The slowest answer to a request of the overload's first two seconds."""
-    refused: int
-    refusal_p50: float
-    refusal_p99: float
-    refusal_in_gateway: float
-    """Mean from arrival in the gateway to its refusal."""
-    failed: int
-    probes: int
-    probes_red: int
-    grown: float
-    """Of the gateway's memory, from the second third of the overload to the last."""
-
-    @property
-    def share(self) -> float:
-        """Of the capacity of what asking left of the processor, what came as answers."""
-        return self.goodput / (self.capacity * self.left)
-
-    def faults(self) -> list[str]:
-        """Name the goals that were missed."""
-        checks = {
-            f"goodput is {self.share:.0%} of the capacity left": self.share >= 0.9,
-            f"p99 of accepted is {self.accepted_p99 / self.calm_p99:.1f} times the uncongested":
-                self.accepted_p99 <= 2 * self.calm_p99,
-            f"refusals take {self.refusal_in_gateway:.1f} ms in the gateway": self.refusal_in_gateway < 10,
-            f"{self.failed} requests ended otherwise": not self.failed,
-            f"{self.probes_red} of {self.probes} health probes failed": self.probes > 0 and not self.probes_red,
-            f"memory grew by {self.grown / 1e6:.0f} MB": self.grown < _MORE_BYTES,
-        }  # fmt: skip
-        return [text for text, kept in checks.items() if not kept]
+    answered: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
 
 
 class Load:
     """Requests for one model, and what became of them."""
 
-    def __init__(self, address: str, model: str) -> None:
-        self._channel = grpc.aio.insecure_channel(address)
-        self._stub = classifier_pb2_grpc.ClassifierStub(self._channel)
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+    def __init__(self, channel: grpc.aio.Channel, model: str) -> None:
+        self._stub = classifier_pb2_grpc.ClassifierStub(channel)  # type: ignore[no-untyped-call]
+        self._health = health_pb2_grpc.HealthStub(channel)
         self._request = classifier_pb2.ClassifyRequest(
             model=classifier_pb2.ModelSelector(name=model), image=draw_lesion(), tta=classifier_pb2.TTA_MODE_NONE
         )
 
-    async def close(self) -> None:
-        """Close the connection."""
-        await self._channel.close()
-
-    async def closed(self, callers: int, seconds: float) -> Seen:
-        """Let callers call again at once for so long, after a warm-up."""
-        begin = time.perf_counter() + _WARM_UP
-        seen, ends = Seen(), begin + seconds
-
-        async def caller() -> None:
-            while time.perf_counter() < ends:
-                await self._ask(seen if time.perf_counter() >= begin else Seen(), due=time.perf_counter())
-
-        await _noting_busy(seen, asyncio.gather(*(caller() for _ in range(callers))))
-        return seen
-
-    async def open(self, rate: float, seconds: float, *, onset: Seen, begin: Callable[[], None]) -> Seen:
-        """Send requests at a rate, whatever becomes of them; `begin` is called after a warm-up of the same."""
-        seen = Seen()
-        warming = await self._send(onset, rate, _WARM_UP)
-        await asyncio.to_thread(begin)
-        await _noting_busy(seen, self._finish(seen, rate, seconds))
-        await asyncio.gather(*warming)
-        return seen
-
-    async def _finish(self, seen: Seen, rate: float, seconds: float) -> None:
-        await asyncio.gather(*await self._send(seen, rate, seconds))
-
-    async def _send(self, seen: Seen, rate: float, seconds: float) -> list["asyncio.Task[None]"]:
-        tasks, begin = [], time.perf_counter()
+    async def open(self, rate: float, seconds: float) -> tuple[Seen, list["asyncio.Task[None]"]]:
+        """Send requests at a rate, whatever becomes of them; those in flight at the end are given, too."""
+        seen, tasks, begin = Seen(), [], time.perf_counter()
         for number in range(int(rate * seconds)):
-            due = begin + number / rate
-            if (wait := due - time.perf_counter()) > 0:
+            if (wait := begin + number / rate - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
-            tasks.append(asyncio.create_task(self._ask(seen, due=time.perf_counter())))
-        return tasks
+            tasks.append(asyncio.create_task(self._ask(seen)))
+        return seen, tasks
 
-    async def _ask(self, seen: Seen, *, due: float) -> None:
+    async def _ask(self, seen: Seen) -> None:
+        started = time.perf_counter()
         try:
             await self._stub.Classify(self._request, timeout=_DEADLINE)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-                seen.refused.append((time.perf_counter() - due) * 1e3)
+                seen.refused.append((time.perf_counter() - started) * 1e3)
             else:
                 seen.failed.append(f"{error.code().name}: {error.details()}")
         else:
-            seen.answered.append((time.perf_counter() - due) * 1e3)
+            seen.answered.append((time.perf_counter() - started) * 1e3)
 
-    async def probe(self, work: Coroutine[Any, Any, Seen], memory: Callable[[], int]) -> tuple[Seen, list[int], int]:
-        """Ask for health while some work lasts; gives what came of it, memory at each probe, and how many failed."""
-        task, held, red = asyncio.create_task(work), [], 0
-        while not task.done():
-            await asyncio.sleep(_PROBE_EVERY)
-            held.append(memory())
-            try:
-                answer = await self._health.Check(health_pb2.HealthCheckRequest(), timeout=2)
-                red += answer.status != health_pb2.HealthCheckResponse.SERVING
-            except grpc.aio.AioRpcError:
-                red += 1
-        return await task, held, red
+    async def is_serving(self) -> bool:
+        """Ask for health."""
+        try:
+            answer = await self._health.Check(health_pb2.HealthCheckRequest(), timeout=2)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-async def _noting_busy(seen: Seen, work: Awaitable[Any]) -> None:
-    spent, start = time.process_time(), time.perf_counter()
-    await work
-    seen.busy = (time.process_time() - spent) / (time.perf_counter() - start)
-
-
-def _refusals(metrics: str) -> tuple[float, float]:
+def _refusals(metrics: str) -> NDArray[np.float64]:
     """Read the seconds that refusals took in the gateway, and how many there were."""
     found = scrape(f"http://{metrics}/metrics") or {}
-    spent, count = (
-        sum(value for (name, labels), value in found.items() if name == f"{_DURATION}_{kind}" and _REFUSED in labels)
-        for kind in ("sum", "count")
-    )
-    return spent, count
+    kept = {name: value for (name, labels), value in found.items() if _REFUSED in labels}
+    return np.array([kept.get(f"{_DURATION}_{kind}", 0.0) for kind in ("sum", "count")])
 
 
-async def _measure(
-    address: str,
-    model: str,
-    *,
-    callers: int,
-    times: float,
-    seconds: float,
-    refusals: Callable[[], tuple[float, float]],
-    memory: Callable[[], int],
-) -> Outcome:
-    load = Load(address, model)
-    calm = await load.closed(callers, seconds)
-    capacity = len(calm.answered) / seconds
-    onset, before = Seen(), (0.0, 0.0)
+def _measure(address: str, metrics: str, pid: int, model: str, times: float, seconds: float) -> dict[str, float]:
+    """Measure the capacity and then the overload: milliseconds, answers a second, shares, bytes."""
+    cores, spent, started = os.cpu_count() or 1, time.process_time(), time.perf_counter()
+    calls = [gateway_caller(address, model, "none") for _ in range(cores)]
+    calm = closed_loop(calls, (draw_lesion(),), seconds=seconds, warm_up=_WARM_UP)
+    calm_busy = (time.process_time() - spent) / (time.perf_counter() - started)
+    found = asyncio.run(_overload(address, metrics, psutil.Process(pid), model, calm.answers * times, seconds))
+    left = (cores - found.pop("busy_cores")) / (cores - calm_busy)
+    share = found["goodput"] / (calm.answers * left)
+    return {"capacity": calm.answers, "calm_p50": calm.p50, "calm_p99": calm.p99, "goodput_share": share, **found}
 
-    def begin() -> None:
-        nonlocal before, started
-        before, started = refusals(), time.perf_counter()
 
-    started = 0.0
-    seen, held, red = await load.probe(load.open(capacity * times, seconds, onset=onset, begin=begin), memory)
-    took = time.perf_counter() - started
-    await load.close()
-    spent, count = (now - then for now, then in zip(refusals(), before, strict=True))
-    for text in sorted(set(calm.failed + onset.failed + seen.failed)):
+async def _overload(
+    address: str, metrics: str, gateway: psutil.Process, model: str, rate: float, seconds: float
+) -> dict[str, float]:
+    async with grpc.aio.insecure_channel(address) as channel:
+        load = Load(channel, model)
+        onset, warming = await load.open(rate, _WARM_UP)
+        before, started, busy = await asyncio.to_thread(_refusals, metrics), time.perf_counter(), time.process_time()
+        work, held, healthy = asyncio.create_task(load.open(rate, seconds)), [], []
+        while not work.done() or not all(task.done() for task in work.result()[1]):
+            await asyncio.sleep(_PROBE_EVERY)
+            held.append(gateway.memory_info().rss)
+            healthy.append(await load.is_serving())
+        seen, took, busy = work.result()[0], time.perf_counter() - started, time.process_time() - busy
+        await asyncio.gather(*warming)
+    spent, refused = await asyncio.to_thread(_refusals, metrics) - before
+    for text in sorted({*onset.failed, *seen.failed}):
         click.echo(text, err=True)
-    calm_p50, calm_p99 = np.percentile(calm.answered, [50, 99])
-    p50, p99 = np.percentile(seen.answered, [50, 99])
-    refused = np.percentile(seen.refused or [0.0], [50, 99])
-    third, cores = max(1, len(held) // 3), os.cpu_count() or 1
-    return Outcome(
-        capacity=capacity, calm_p50=calm_p50, calm_p99=calm_p99, offered=capacity * times,
-        goodput=len(seen.answered) / took, left=(cores - seen.busy) / (cores - calm.busy),
-        accepted_p50=p50, accepted_p99=p99, onset=max(onset.answered, default=0.0),
-        refused=len(seen.refused), refusal_p50=refused[0], refusal_p99=refused[1],
-        refusal_in_gateway=spent / count * 1e3 if count else 0.0, failed=len(onset.failed + seen.failed),
-        probes=len(held), probes_red=red,
-        grown=statistics.median(held[-third:]) - statistics.median(held[third : 2 * third]),
-    )  # fmt: skip
+    third = max(1, len(held) // 3)
+    return {
+        "goodput": len(seen.answered) / took,
+        **_percentiles("accepted", seen.answered),
+        "onset_slowest": max(onset.answered, default=0.0),
+        **_percentiles("refusal", seen.refused or [0.0]),
+        "refused": len(seen.refused),
+        "refusal_in_gateway": spent / refused * 1e3 if refused else 0.0,
+        "failed": len(onset.failed + seen.failed),
+        "probes": len(healthy),
+        "probes_red": healthy.count(False),
+        "grown_bytes": statistics.median(held[-third:]) - statistics.median(held[third : 2 * third]),
+        "busy_cores": busy / took,
+    }
+
+
+def _percentiles(what: str, times: list[float]) -> dict[str, float]:
+    return {f"{what}_p{at}": float(np.percentile(times, at)) for at in (50, 99)}
+
+
+def faults(found: dict[str, float]) -> list[str]:
+    """Name the goals that were missed."""
+    slower = found["accepted_p99"] / found["calm_p99"]
+    checks = {
+        f"goodput is {found['goodput_share']:.0%} of the capacity left": found["goodput_share"] >= 0.9,
+        f"p99 of accepted is {slower:.1f} times the uncongested": slower <= 2,
+        f"refusals take {found['refusal_in_gateway']:.1f} ms in the gateway": found["refusal_in_gateway"] < 10,
+        f"{found['failed']} requests ended otherwise": not found["failed"],
+        f"{found['probes_red']} of {found['probes']} health probes failed": found["probes"] and not found["probes_red"],
+        f"memory grew by {found['grown_bytes'] / 1e6:.0f} MB": found["grown_bytes"] < 10e6,
+    }
+    return [text for text, kept in checks.items() if not kept]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -240,20 +171,15 @@ async def _measure(
 def main(store: pathlib.Path, model: str, times: float, seconds: float, as_json: bool) -> None:
     """Put a gateway under several times the load it can carry, and judge what becomes of it."""
     with local_stack(store, [model]) as (stack, metrics):
-        gateway = psutil.Process(stack.pids["gateway"])
-        outcome = asyncio.run(
-            _measure(
-                stack.gateway_address, model, callers=os.cpu_count() or 1, times=times, seconds=seconds,
-                refusals=lambda: _refusals(metrics), memory=lambda: gateway.memory_info().rss,
-            )
-        )  # fmt: skip
-    faults, figures = outcome.faults(), {**dataclasses.asdict(outcome), "share": outcome.share}
+        address, pid = stack.gateway_address, stack.pids["gateway"]
+        found = _measure(address, metrics, pid, model, times, seconds)
+    missed = faults(found)
     if as_json:
-        click.echo(json.dumps({"model": model, **figures, "faults": faults}))
+        click.echo(json.dumps({"model": model, **found, "faults": missed}))
     else:
-        click.echo("\n".join(f"{name:19} {value:10.2f}" for name, value in figures.items()))
-        click.echo("\n".join(faults) or "all goals met")
-    sys.exit(bool(faults))
+        click.echo("\n".join(f"{name:19} {value:13.2f}" for name, value in found.items()))
+        click.echo("\n".join(missed) or "all goals met")
+    sys.exit(bool(missed))
 
 
 if __name__ == "__main__":

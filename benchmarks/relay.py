@@ -1,14 +1,14 @@
 """A gateway without features: decode in a pool of threads, one Predict, the probabilities. What the gateway is held to.
 
 Same RPC, decoder, event loop and gRPC as the gateway, and nothing else: no limits, admission, batching, verdict,
-metrics or log. `benchmarks.gateway` starts it.
+metrics or log. `benchmarks.gateway` starts it as `python -m benchmarks.relay LISTEN MODEL_SERVER`.
 """
 
 import asyncio
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import click
 import grpc.aio
 import uvloop
 
@@ -46,13 +46,5 @@ async def _serve(listen: str, tfs: str) -> None:
     await server.wait_for_termination()
 
 
-@click.command()
-@click.option("--listen", required=True, help="HOST:PORT.")
-@click.option("--tfs", required=True, help="HOST:PORT of the model server.")
-def main(listen: str, tfs: str) -> None:
-    """Serve until the process is ended."""
-    uvloop.run(_serve(listen, tfs))
-
-
 if __name__ == "__main__":
-    main()
+    uvloop.run(_serve(*sys.argv[1:]))

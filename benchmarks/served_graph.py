@@ -9,68 +9,43 @@ ratio of the frozen graph's images a second to the variant's, with one caller an
 docs/figures/served_graph.json to have the docs show the run.
 """
 
-import dataclasses
-import datetime
 import itertools
-import os
 import pathlib
-import shlex
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import click
 import numpy as np
 import psutil
 
-from benchmarks.figures import NAME, Figures, Table, describe_run
-from benchmarks.serving import (
-    MODELS,
-    closed_loop,
-    cores,
-    direct_caller,
-    json_option,
-    model_server,
-)
+from benchmarks.figures import Table, report
+from benchmarks.networks import FOLDED, FROZEN, VARIABLES, ensure_networks
+from benchmarks.serving import MODELS, closed_loop, cores, direct_caller, json_option, model_server
 from dermserve.loadtest.machine import describe_machine
-from dermserve.loadtest.photos import load_photos
+from dermserve.loadtest.scenario import load_photos
 
 LOADS = tuple(itertools.product((1, 10), (1, 2, 8)))
 """Images a request and callers."""
 _ONE = ("--tensorflow_intra_op_parallelism=1", f"--tensorflow_inter_op_parallelism={cores()}")
+_ARENA = {"MALLOC_ARENA_MAX": "1"}
+VARIANTS: dict[str, tuple[str, tuple[str, ...], dict[str, str | None]]] = {
+    "variables": (VARIABLES, (), _ARENA),
+    "variables, batch norm folded": (FOLDED, (), _ARENA),
+    "variables, folded, intra-op 1": (FOLDED, _ONE, _ARENA),
+    "frozen": (FROZEN, (), _ARENA),
+    "frozen, intra-op 1": (FROZEN, _ONE, _ARENA),
+    "frozen, intra-op 1, many arenas": (FROZEN, _ONE, {"MALLOC_ARENA_MAX": None}),
+    "frozen, intra-op 1, no oneDNN": (FROZEN, _ONE, {**_ARENA, "TF_ENABLE_ONEDNN_OPTS": "0"}),
+}
+"""By name: the graph, the server's flags and its environment."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """One way of serving."""
-
-    name: str
-    graph: str
-    """Of served_variants."""
-    flags: tuple[str, ...] = ()
-    arenas: str | None = "1"
-    onednn: str | None = None
-
-
-VARIANTS = (
-    Variant("variables", "variables"),
-    Variant("variables, batch norm folded", "folded"),
-    Variant("variables, folded, intra-op 1", "folded", _ONE),
-    Variant("frozen", "frozen"),
-    Variant("frozen, intra-op 1", "frozen", _ONE),
-    Variant("frozen, intra-op 1, many arenas", "frozen", _ONE, arenas=None),
-    Variant("frozen, intra-op 1, no oneDNN", "frozen", _ONE, onednn="0"),
-)
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Measured:
     """One variant in one round."""
 
-    model: str
-    variant: str
     start_seconds: float
     resident_mb: float
     """After all loads."""
@@ -81,11 +56,11 @@ class Measured:
     """Milliseconds, by load."""
 
 
-def measure(variant: Variant, model: str, graphs: pathlib.Path, photo: bytes, seconds: float) -> Measured:
+def measure(variant: str, model: str, graphs: pathlib.Path, photo: bytes, seconds: float) -> Measured:
     """Start a server, load it in every way, end it."""
     started, loops = time.perf_counter(), []
-    env = {"MALLOC_ARENA_MAX": variant.arenas, "TF_ENABLE_ONEDNN_OPTS": variant.onednn}
-    with model_server(graphs / variant.graph / model, *variant.flags, **env) as (pid, address):
+    graph, flags, env = VARIANTS[variant]
+    with model_server(graphs / graph / model, *flags, **env) as (pid, address):
         start = time.perf_counter() - started
         answer = direct_caller(address, model, 1)(photo)
         for images, callers in LOADS:
@@ -93,16 +68,16 @@ def measure(variant: Variant, model: str, graphs: pathlib.Path, photo: bytes, se
             loops.append(closed_loop(calls, (photo,), seconds=seconds, warm_up=min(1.0, seconds)))
         resident = psutil.Process(pid).memory_info().rss / 1e6
     rates = [loop.answers * images for loop, (images, _) in zip(loops, LOADS, strict=True)]
-    return Measured(model, variant.name, start, resident, answer, rates, [loop.p50 for loop in loops])
+    return Measured(start, resident, answer, rates, [loop.p50 for loop in loops])
 
 
-def _row(of: Sequence[Measured], frozen: Sequence[Measured]) -> dict[str, object]:
+def _row(variant: str, of: Sequence[Measured], frozen: Sequence[Measured]) -> dict[str, object]:
     """Take medians over the rounds; the ratio is taken within each."""
     images, p50 = (np.median([getattr(one, field) for one in of], axis=0) for field in ("images", "p50"))
     loads = {f"{load[0]} × {load[1]}": f"{images[at]:.1f} ({p50[at]:.1f})" for at, load in enumerate(LOADS)}
     ratios = [base.images[0] / one.images[0] for base, one in zip(frozen, of, strict=True)]
     return {
-        "variant": of[0].variant, **loads,
+        "variant": variant, **loads,
         "MB": round(statistics.median(one.resident_mb for one in of)),
         "start s": statistics.median(one.start_seconds for one in of),
         "frozen is faster by": round(statistics.median(ratios), 2),
@@ -123,23 +98,17 @@ def main(out: pathlib.Path, models: tuple[str, ...], rounds: int, seconds: float
     rounds, seconds = (1, 0.2) if quick else (rounds, seconds)
     (photo,) = load_photos("", (224,))[:1]
     machine, tables = describe_machine(), []
+    ensure_networks(out, models)
     for model in models:
-        if not (out / "frozen" / model / "1" / "saved_model.pb").exists():
-            click.echo(f"{model}: exporting its graphs", err=True)
-            command = [sys.executable, "-m", "benchmarks.served_variants", model, str(out)]
-            subprocess.run(command, check=True, env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"})
-        found: dict[str, list[Measured]] = {variant.name: [] for variant in VARIANTS}
+        found: dict[str, list[Measured]] = {variant: [] for variant in VARIANTS}
         for turn, variant in itertools.product(range(rounds), VARIANTS):
-            click.echo(f"round {turn + 1} of {rounds}, {model}, {variant.name}", err=True)
-            found[variant.name].append(measure(variant, model, out, photo, seconds))
-        rows = [_row(of, found["frozen"]) for of in found.values()]
+            click.echo(f"round {turn + 1} of {rounds}, {model}, {variant}", err=True)
+            found[variant].append(measure(variant, model, out, photo, seconds))
+        rows = [_row(variant, of, found["frozen"]) for variant, of in found.items()]
         title = f"{model}: images/s (p50 in ms) for images a request × callers"
         tables.append(Table(title, list(rows[0]), [list(row.values()) for row in rows]))
-    command = shlex.join(["python", "-m", "benchmarks.served_graph", *sys.argv[1:]])
-    today, plan = datetime.date.today().isoformat(), f"{rounds} rounds, {seconds:g} s a load"
-    figures = Figures(command, describe_run(machine, date=today, plan=plan), tables)
-    (out / NAME).write_text(figures.to_json(), encoding="utf-8")
-    click.echo(figures.to_json() if as_json else figures.to_markdown())
+    plan = f"{rounds} rounds, {seconds:g} s a load"
+    click.echo(report("served_graph", tables, machine, plan=plan, out=out, as_json=as_json))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -72,39 +73,30 @@ def local_stack(store: pathlib.Path, models: Sequence[str], **options: Any) -> I
 
 
 @contextlib.contextmanager
-def server_process(module: str, *flags: str) -> Iterator[tuple[int, str]]:
-    """Run `python -m module --listen=HOST:PORT`, a gRPC server; gives its process id and its address."""
-    address = f"127.0.0.1:{free_port()}"
-    with subprocess.Popen([sys.executable, "-m", module, f"--listen={address}", *flags]) as process:
+def server_process(module: str, address: str, *arguments: str, **env: str | None) -> Iterator[int]:
+    """Run `python -m module ARGUMENTS` until the block ends; wait until it listens; gives its process id.
+
+    `env` are environment variables to set, or to remove where they are None.
+    """
+    variables = {name: value for name, value in {**os.environ, **env}.items() if value is not None}
+    command = [sys.executable, "-m", module, *arguments]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=variables) as process:
         try:
-            wait_listening(address)
-            yield process.pid, address
+            with grpc.insecure_channel(address, options=CHANNEL) as channel:
+                grpc.channel_ready_future(channel).result(_TIMEOUT)
+            yield process.pid
         finally:
             process.terminate()
 
 
 @contextlib.contextmanager
 def model_server(base_path: pathlib.Path, *flags: str, **env: str | None) -> Iterator[tuple[int, str]]:
-    """Run the local model server for the model in a folder of versions; gives its process id and its address.
-
-    `env` are environment variables to set, or to remove where they are None.
-    """
+    """Run the local model server for the model in a folder of versions; gives its process id and its address."""
     port = free_port()
-    name = ("--model_name", base_path.name, "--model_base_path", str(base_path.resolve()))
-    command = [sys.executable, "-m", "dermserve.modelserver", f"--port={port}", *name, "--grpc_max_threads=64", *flags]
-    variables = {name: value for name, value in {**os.environ, **env}.items() if value is not None}
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=variables) as process:
-        try:
-            wait_listening(f"127.0.0.1:{port}")
-            yield process.pid, f"127.0.0.1:{port}"
-        finally:
-            process.terminate()
-
-
-def wait_listening(address: str) -> None:
-    """Wait until a gRPC server accepts a connection."""
-    with grpc.insecure_channel(address, options=CHANNEL) as channel:
-        grpc.channel_ready_future(channel).result(_TIMEOUT)
+    name = (f"--model_name={base_path.name}", f"--model_base_path={base_path.resolve()}")
+    arguments = (f"--port={port}", *name, "--grpc_max_threads=64", *flags)
+    with server_process("dermserve.modelserver", f"127.0.0.1:{port}", *arguments, **env) as pid:
+        yield pid, f"127.0.0.1:{port}"
 
 
 def predict_request(model: str, pixels: NDArray[np.uint8]) -> serving_pb2.PredictRequest:
@@ -179,7 +171,7 @@ class Loop:
     p50: float
     """Milliseconds."""
     p99: float
-    processor: Mapping[int, float] = field(default_factory=dict)
+    processor: Mapping[int, float]
     """Milliseconds of a core an answer, by process id."""
 
 
@@ -191,43 +183,29 @@ def closed_loop(
     Raises:
         Exception: what the first call that failed raised.
     """
-    work = _Work(photos, threading.Event(), threading.Event())
-    threads = [threading.Thread(target=work.call_on, args=call, daemon=True) for call in enumerate(calls)]
-    for thread in threads:
-        thread.start()
-    work.failed.wait(warm_up)
-    before, first, started = [processor_ms(pid) for pid in pids], len(work.took), time.perf_counter()
-    while not work.failed.wait(seconds) and len(work.took) < first + _LEAST:
-        seconds = 0.05
-    took, spent = work.took[first:], [processor_ms(pid) for pid in pids]
-    elapsed = time.perf_counter() - started
-    work.stop.set()
-    for thread in threads:
-        thread.join()
-    if work.faults:
-        raise work.faults[0]
-    each = {pid: (now - then) / len(took) for pid, now, then in zip(pids, spent, before, strict=True)}
-    p50, p99 = np.percentile(took, [50, 99]) * 1000
-    return Loop(answers=len(took) / elapsed, p50=float(p50), p99=float(p99), processor=each)
+    stop, ended, took = threading.Event(), threading.Event(), list[float]()
 
-
-@dataclass(slots=True)
-class _Work:
-    photos: Sequence[bytes]
-    stop: threading.Event
-    failed: threading.Event
-    took: list[float] = field(default_factory=list)
-    """Seconds of each answer."""
-    faults: list[Exception] = field(default_factory=list)
-
-    def call_on(self, number: int, call: Call) -> None:
+    def call_on(number: int, call: Call) -> None:
         try:
-            for photo in itertools.islice(itertools.cycle(self.photos), number % len(self.photos), None):
-                if self.stop.is_set():
+            for photo in itertools.islice(itertools.cycle(photos), number % len(photos), None):
+                if stop.is_set():
                     return
                 started = time.perf_counter()
                 call(photo)
-                self.took.append(time.perf_counter() - started)
-        except Exception as error:
-            self.faults.append(error)
-            self.failed.set()
+                took.append(time.perf_counter() - started)
+        finally:
+            ended.set()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        callers = [pool.submit(call_on, *each) for each in enumerate(calls)]
+        ended.wait(warm_up)
+        before, first, started = [processor_ms(pid) for pid in pids], len(took), time.perf_counter()
+        while not ended.wait(seconds) and len(took) < first + _LEAST:
+            seconds = 0.05
+        counted, spent, elapsed = took[first:], [processor_ms(pid) for pid in pids], time.perf_counter() - started
+        stop.set()
+    for caller in callers:
+        caller.result()
+    p50, p99 = np.percentile(counted, [50, 99]) * 1000
+    each = {pid: (now - then) / len(counted) for pid, now, then in zip(pids, spent, before, strict=True)}
+    return Loop(answers=len(counted) / elapsed, p50=float(p50), p99=float(p99), processor=each)

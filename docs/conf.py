@@ -1,5 +1,6 @@
 """Configuration of the documentation site (`make docs`): the Markdown pages, the protos and the client's docstrings."""
 
+import json
 import pathlib
 import re
 import sys
@@ -43,9 +44,9 @@ def add_proto_reference(_app: Sphinx, page: str, source: list[str]) -> None:
 
 def add_figures(_app: Sphinx, _page: str, source: list[str]) -> None:
     """Put the tables of a benchmark's run where a page has their marker."""
-    source[0] = re.sub(
-        "<!-- figures: (.+) -->", lambda found: figures.read(figures.FOLDER / found[1]).to_markdown(), source[0]
-    )
+    for name in re.findall("<!-- figures: (.+) -->", source[0]):
+        found = json.loads((figures.FOLDER / name).read_text(encoding="utf-8"))
+        source[0] = source[0].replace(f"<!-- figures: {name} -->", figures.markdown(found))
 
 
 def setup(app: Sphinx) -> None:

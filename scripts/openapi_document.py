@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 from google.api import annotations_pb2
-from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pool import DescriptorPool
 from proto_comments import comments, read_protoset
@@ -18,11 +17,8 @@ FILE = ROOT / "serving/dermserve/edge/site/openapi.json"
 _SERVICE = "dermserve.v1.Classifier"
 Json: TypeAlias = dict[str, Any]
 
-_TITLE = "dermserve"
-_NOTICE = "A screening aid, never a diagnosis."
 _PATH_FIELD = re.compile(r"\{([a-z_.]+)\}")
 _PHOTO_TYPES = ("image/jpeg", "image/png", "image/webp", "image/heic", "application/octet-stream")
-_TTA = ("NONE", "FULL", "ADAPTIVE")
 _ERRORS = {
     400: "The request is wrong, or the photo can't be read.",
     401: "No valid API key or token.",
@@ -49,185 +45,166 @@ _SCALARS: dict[int, Json] = {
 
 
 def render() -> str:
-    """Write the document of the committed descriptor set, as JSON."""
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    return json.dumps(openapi(read_protoset(), version=version), indent=1, ensure_ascii=False) + "\n"
-
-
-def openapi(files: descriptor_pb2.FileDescriptorSet, *, version: str) -> Json:
-    """Write the document.
-
-    Args:
-        files: our protos and what they import, with comments (`--include_source_info`).
-        version: of dermserve.
-
-    Returns:
-        An OpenAPI 3.1 document.
-    """
-    return _Writer(files).document(version)
-
-
-class _Writer:
-    def __init__(self, files: descriptor_pb2.FileDescriptorSet) -> None:
-        pool = DescriptorPool()
-        for file in files.file:
-            pool.AddSerializedFile(file.SerializeToString())
-        self._comments = comments(files)
-        self._service = pool.FindServiceByName(_SERVICE)
-        self._schemas: dict[str, Json] = {}
-
-    def document(self, version: str) -> Json:
-        paths: dict[str, Json] = {}
-        for method in self._service.methods:
-            for verb, path, body in _bindings(method):
-                shown = _PATH_FIELD.sub(lambda match: "{" + _plain(match[1]) + "}", path)
-                paths.setdefault(shown, {})[verb] = self._operation(method, path, body)
-        paths["/healthz"] = _HEALTH
-        return {
-            "openapi": "3.1.0",
-            "info": {
-                "title": _TITLE,
-                "version": version,
-                "summary": _NOTICE,
-                "description": self._comments.get(_SERVICE, ""),
-                "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    """Write the OpenAPI 3.1 document of the committed descriptor set, as JSON."""
+    files, pool = read_protoset(), DescriptorPool()
+    for file in files.file:
+        pool.AddSerializedFile(file.SerializeToString())
+    service, schemas = pool.FindServiceByName(_SERVICE), _Schemas(comments(files))
+    paths: dict[str, Json] = {}
+    for method in service.methods:
+        for verb, path, body in _bindings(method):
+            shown = _PATH_FIELD.sub(lambda match: "{" + _plain(match[1]) + "}", path)
+            operation = _operation(method, schemas, path)
+            if body:
+                operation["parameters"] += _PHOTO_PARAMETERS
+                operation["requestBody"] = _request_body(method.input_type, schemas, path)
+            paths.setdefault(shown, {})[verb] = operation
+    paths["/healthz"] = _HEALTH
+    document = {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "dermserve",
+            "version": tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"],
+            "summary": "A screening aid, never a diagnosis.",
+            "description": schemas.words(_SERVICE),
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{}, {"key": []}, {"token": []}],
+        "tags": [{"name": service.name}, {"name": "health"}],
+        "paths": paths,
+        "components": {
+            "schemas": dict(sorted((schemas.found | _STATUS).items())),
+            "responses": {str(code): _error(words) for code, words in _ERRORS.items()},
+            "securitySchemes": {
+                "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+                "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
             },
-            "servers": [{"url": "/"}],
-            "security": [{}, {"key": []}, {"token": []}],
-            "tags": [{"name": self._service.name}, {"name": "health"}],
-            "paths": paths,
-            "components": {
-                "schemas": dict(sorted((self._schemas | _STATUS).items())),
-                "responses": {str(code): _error(words) for code, words in _ERRORS.items()},
-                "securitySchemes": {
-                    "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
-                    "token": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
-                },
-            },
-        }
+        },
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
-    def _operation(self, method: MethodDescriptor, path: str, body: bool) -> Json:
-        words = self._comments.get(method.full_name, "")
-        operation: Json = {
-            "operationId": method.name,
-            "tags": [self._service.name],
-            "summary": words.split(".")[0],
-            "description": words,
-            "parameters": list(self._parameters(method.input_type, path, body)),
-            "responses": {
-                "200": {
-                    "description": "The answer.",
-                    "content": {"application/json": {"schema": self._reference(method.output_type)}},
-                },
-                **{str(code): {"$ref": f"#/components/responses/{code}"} for code in _ERRORS},
-            },
-        }
-        if body:
-            schema = self._body(method.input_type, path)
-            photo = {"schema": {"type": "string", "format": "binary"}}
-            content = {"application/json": {"schema": schema}} | dict.fromkeys(_PHOTO_TYPES, photo)
-            operation["requestBody"] = {"required": True, "content": content}
-        return operation
 
-    def _parameters(self, message: Descriptor, path: str, body: bool) -> Iterator[Json]:
-        for name in _PATH_FIELD.findall(path):
-            field = _find(message, name)
-            schema = {"type": "string", "pattern": "^[^/:]+$", "minLength": 1}
-            words = self._comments.get(field.full_name, "")
-            yield {"name": _plain(name), "in": "path", "required": True, "description": words, "schema": schema}
-        if body:
-            yield from _photo_parameters()
+class _Schemas:
+    """The schemas of messages and enums, made as they are referred to."""
 
-    def _body(self, message: Descriptor, path: str) -> Json:
-        """A request as JSON, without what the path says already."""
-        said = [name.split(".") for name in _PATH_FIELD.findall(path)]
-        inner = {names[0]: names[1] for names in said if len(names) == 2}
-        properties: Json = {}
-        for field in message.fields:
-            schema = self._field(field)
-            if field.name in inner and field.message_type is not None:
-                kept = [part for part in field.message_type.fields if part.name != inner[field.name]]
-                schema = {
-                    "type": "object",
-                    "description": self._comments.get(field.full_name, ""),
-                    "properties": {part.json_name: self._field(part) for part in kept},
-                    "maxProperties": 1,
-                }
-            properties[field.json_name] = schema
-        return {"type": "object", "properties": properties, "required": ["image"]}
+    def __init__(self, comments: dict[str, str]) -> None:
+        self.found: dict[str, Json] = {}
+        self._comments = comments
 
-    def _reference(self, message: Descriptor) -> Json:
-        if message.name not in self._schemas:
-            self._schemas[message.name] = {}  # for messages that hold themselves
-            self._schemas[message.name] = {
+    def words(self, name: str) -> str:
+        """Give the comment of a declaration by its full name."""
+        return self._comments.get(name, "")
+
+    def of_message(self, message: Descriptor) -> Json:
+        """Refer to a message."""
+        if message.name not in self.found:
+            self.found[message.name] = {}  # for messages that hold themselves
+            self.found[message.name] = {
                 "type": "object",
-                "description": self._comments.get(message.full_name, ""),
-                "properties": {field.json_name: self._field(field) for field in message.fields},
+                "description": self.words(message.full_name),
+                "properties": {field.json_name: self.of_field(field) for field in message.fields},
             }
         return {"$ref": f"#/components/schemas/{message.name}"}
 
-    def _enum(self, enum: EnumDescriptor) -> Json:
-        if enum.name not in self._schemas:
-            values = "\n".join(f"- `{v.name}`: {self._of_value(enum, v.name)}" for v in enum.values)
-            self._schemas[enum.name] = {
-                "type": "string",
-                "description": f"{self._comments.get(enum.full_name, '')}\n\n{values}",
-                "enum": [value.name for value in enum.values],
+    def of_field(self, field: FieldDescriptor) -> Json:
+        """Describe a field."""
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            schema = {
+                "type": "object",
+                "additionalProperties": self._single(field.message_type.fields_by_name["value"]),
             }
-        return {"$ref": f"#/components/schemas/{enum.name}"}
-
-    def _of_value(self, enum: EnumDescriptor, name: str) -> str:
-        """Give a value's comment; its full name is beside its enum's, not below it."""
-        return self._comments.get(f"{enum.full_name.rpartition('.')[0]}.{name}", "")
-
-    def _field(self, field: FieldDescriptor) -> Json:
-        words = self._comments.get(field.full_name, "")
-        schema = self._map(field) or self._single(field)
-        if field.is_repeated and not self._map(field):
-            schema = {"type": "array", "items": schema}
+        elif field.is_repeated:
+            schema = {"type": "array", "items": self._single(field)}
+        else:
+            schema = self._single(field)
+        words = self.words(field.full_name)
         return {**schema, "description": words} if words else schema
-
-    def _map(self, field: FieldDescriptor) -> Json | None:
-        message = field.message_type
-        if message is None or not message.GetOptions().map_entry:
-            return None
-        return {"type": "object", "additionalProperties": self._single(message.fields_by_name["value"])}
 
     def _single(self, field: FieldDescriptor) -> Json:
         if field.message_type is not None:
-            return self._reference(field.message_type)
-        if field.enum_type is not None:
-            return self._enum(field.enum_type)
-        return dict(_SCALARS[field.type])
+            return self.of_message(field.message_type)
+        return dict(_SCALARS[field.type]) if field.enum_type is None else self._of_enum(field.enum_type)
+
+    def _of_enum(self, enum: EnumDescriptor) -> Json:
+        beside = enum.full_name.rpartition(".")[0]  # where protobuf puts an enum's values
+        values = "\n".join(f"- `{value.name}`: {self.words(f'{beside}.{value.name}')}" for value in enum.values)
+        self.found[enum.name] = {
+            "type": "string",
+            "description": f"{self.words(enum.full_name)}\n\n{values}",
+            "enum": [value.name for value in enum.values],
+        }
+        return {"$ref": f"#/components/schemas/{enum.name}"}
 
 
-def _photo_parameters() -> Iterator[Json]:
-    """What the query may say instead of the body."""
-    yield _query("tta", {"type": "string", "enum": list(_TTA)}, "Test-time augmentation; NONE by default.")
-    version = {"type": "integer", "format": "int64", "minimum": 1, "maximum": 2**63 - 1}
-    yield _query("version", version, "This version; not with a label.")
-    yield _query("label", {"type": "string", "pattern": "^[a-z]+$"}, "The version under this label.")
+def _operation(method: MethodDescriptor, schemas: _Schemas, path: str) -> Json:
+    words, answer = schemas.words(method.full_name), schemas.of_message(method.output_type)
+    responses: Json = {"200": {"description": "The answer.", "content": {"application/json": {"schema": answer}}}}
+    assert method.containing_service is not None
+    return {
+        "operationId": method.name,
+        "tags": [method.containing_service.name],
+        "summary": words.split(".")[0],
+        "description": words,
+        "parameters": [
+            {
+                "name": _plain(name),
+                "in": "path",
+                "required": True,
+                "description": schemas.words(_find(method.input_type, name).full_name),
+                "schema": {"type": "string", "pattern": "^[^/:]+$", "minLength": 1},
+            }
+            for name in _PATH_FIELD.findall(path)
+        ],
+        "responses": responses | {str(code): {"$ref": f"#/components/responses/{code}"} for code in _ERRORS},
+    }
+
+
+def _request_body(message: Descriptor, schemas: _Schemas, path: str) -> Json:
+    """Describe a request: a photo, or JSON without what the path says already."""
+    inner = dict(name.split(".") for name in _PATH_FIELD.findall(path) if name.count(".") == 1)
+    properties = {}
+    for field in message.fields:
+        schema = schemas.of_field(field)
+        if field.name in inner and field.message_type is not None:
+            kept = [part for part in field.message_type.fields if part.name != inner[field.name]]
+            schema = {
+                "type": "object",
+                "description": schemas.words(field.full_name),
+                "properties": {part.json_name: schemas.of_field(part) for part in kept},
+                "maxProperties": 1,
+            }
+        properties[field.json_name] = schema
+    as_json: Json = {"schema": {"type": "object", "properties": properties, "required": ["image"]}}
+    photo = {"schema": {"type": "string", "format": "binary"}}
+    return {"required": True, "content": {"application/json": as_json} | dict.fromkeys(_PHOTO_TYPES, photo)}
 
 
 def _query(name: str, schema: Json, words: str) -> Json:
     return {"name": name, "in": "query", "required": False, "description": words, "schema": schema}
 
 
+_PHOTO_PARAMETERS = [
+    _query("tta", {"type": "string", "enum": ["NONE", "FULL", "ADAPTIVE"]}, "Test-time augmentation; NONE by default."),
+    _query("version", {"type": "integer", "format": "int64", "minimum": 1, "maximum": 2**63 - 1},
+           "This version; not with a label."),
+    _query("label", {"type": "string", "pattern": "^[a-z]+$"}, "The version under this label."),
+]  # fmt: skip
+"""What the query may say instead of the body."""
+
+
 def _bindings(method: MethodDescriptor) -> Iterator[tuple[str, str, bool]]:
     """Give each of a method's routes: verb, path, whether it has a body."""
     rule = method.GetOptions().Extensions[annotations_pb2.http]
     for one in (rule, *rule.additional_bindings):
-        verb = one.WhichOneof("pattern")
-        if verb is not None:
+        if verb := one.WhichOneof("pattern"):
             yield verb, getattr(one, verb), bool(one.body)
 
 
 def _find(message: Descriptor, path: str) -> FieldDescriptor:
     *outer, last = path.split(".")
     for name in outer:
-        inner = message.fields_by_name[name].message_type
-        assert inner is not None, path
-        message = inner
+        message = message.fields_by_name[name].message_type
     return message.fields_by_name[last]
 
 
@@ -236,10 +213,7 @@ def _plain(name: str) -> str:
 
 
 def _error(words: str) -> Json:
-    return {
-        "description": words,
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Status"}}},
-    }
+    return {"description": words, "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Status"}}}}
 
 
 _HEALTH: Json = {

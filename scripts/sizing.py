@@ -11,8 +11,7 @@ import math
 import pathlib
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -44,8 +43,7 @@ These are **derived, not measured in a cluster**: costs are taken to grow with t
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cost:
+class Cost(NamedTuple):
     """What one photo takes, in cores × milliseconds."""
 
     model: str
@@ -54,8 +52,7 @@ class Cost:
     gateway: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pod:
+class Pod(NamedTuple):
     """A Deployment's pods, as the manifests have them."""
 
     cores: float
@@ -67,12 +64,16 @@ class Pod:
         """Count the pods for so many answers a second at so many cores × ms each, with one to spare, at least two."""
         return max(2, math.ceil(rate * cost / 1000 / self.cores) + 1)
 
+    def shown(self, rate: float, cost: float) -> str:
+        """Write that number, with a star where it is more than there may be."""
+        return f"{self.count(rate, cost)}{'*' * (self.count(rate, cost) > self.most)}"
+
 
 def read_costs(capacities: Sequence[dict[str, Any]]) -> Iterator[Cost]:
     """Read the costs of what `dermserve-loadtest capacity` found; nothing of what gave no answers."""
     for each in capacities:
         if cost := each["core_ms"]:
-            yield Cost(model=each["model"], mode=each["mode"], server=cost["model_server"], gateway=cost["gateway"])
+            yield Cost(each["model"], each["mode"], cost["model_server"], cost["gateway"])
 
 
 def read_pod(name: str) -> Pod:
@@ -94,20 +95,13 @@ def table(costs: Sequence[Cost]) -> str:
     server, gateway = read_pod("modelserver"), read_pod("gateway")
     head = ["model", "views", "core-ms, model server", "core-ms, gateway", "photos/s a core", "photos/s, model server",
             "photos/s, gateway", *(f"{rate}/s" for rate in RATES)]  # fmt: skip
-    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    rows = [head, ["---"] * len(head)]
     for cost in costs:
-        pods = [
-            _shown(server.count(rate, cost.server), server) + " + " + _shown(gateway.count(rate, cost.gateway), gateway)
-            for rate in RATES
-        ]
         numbers = [cost.server, cost.gateway, 1000 / (cost.server + cost.gateway)]
         numbers += [1000 * server.cores / cost.server, 1000 * gateway.cores / cost.gateway]
-        rows.append(f"| {' | '.join([cost.model, cost.mode, *(f'{each:.3g}' for each in numbers), *pods])} |")
-    return "\n".join(rows) + "\n"
-
-
-def _shown(count: int, pod: Pod) -> str:
-    return f"{count}*" if count > pod.most else str(count)
+        pods = [f"{server.shown(rate, cost.server)} + {gateway.shown(rate, cost.gateway)}" for rate in RATES]
+        rows.append([cost.model, cost.mode, *(f"{each:.3g}" for each in numbers), *pods])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 def page(found: dict[str, Any]) -> str:

@@ -1,29 +1,27 @@
-"""One contender in one round: its start, its answers checked, closed loops of callers, its memory."""
+"""One contender in one round: its start, its answers checked, closed loops of callers, its memory; and the tables."""
 
-import base64
 import http.client
 import itertools
 import json
 import pathlib
+import statistics
 import time
-import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.comparison.field import DIRECT, OURS, Contender
-from benchmarks.comparison.running import ContenderError, Running, running
+from benchmarks.comparison.contenders import DIRECT, FIELD, OURS, Contender, ContenderError, megabytes, running
+from benchmarks.figures import Table
 from benchmarks.serving import Loop, closed_loop, direct_caller, gateway_caller
 from dermserve.models.catalogue import SPECS
 
-Answer = Callable[[bytes], list[float]]
 VIEWS = {"1": 1, "10": 10, "adaptive": 10}
 """How many views each kind of call asks for at most."""
 _MODES = {"1": "none", "10": "full", "adaptive": "adaptive"}
-_FIRST = 180.0
-_TIMEOUT = 120.0
-_LOOK = 0.1
+_KINDS = {"1": "one view", "10": "ten views", "adaptive": "ADAPTIVE"}
+_TITLES = {contender.name: contender.title for contender in FIELD}
+_TIMEOUT = 180.0
 TOLERANCE = 2e-3
 """Between a contender's probabilities and the reference's: networks are compiled differently, not alike to the bit."""
 
@@ -33,12 +31,8 @@ class Plan:
     """How much to measure."""
 
     callers: tuple[int, ...]
-    kinds: tuple[str, ...]
-    """Keys of VIEWS."""
     seconds: float
     """Of each loop."""
-    warm_up: float
-    """Seconds of calls before each loop, not counted."""
     photos: tuple[bytes, ...]
     weights: pathlib.Path
     environments: pathlib.Path
@@ -52,27 +46,14 @@ class Visit:
     model: str
     start_seconds: float
     """From its start to its first answer."""
-    idle_mb: float
-    """After the first answers."""
     loaded_mb: float
     """After the loops."""
-    loops: Mapping[str, Loop] = field(default_factory=dict)
-    """By "KIND/CALLERS", for example "10/8"."""
+    loops: Mapping[tuple[str, int], Loop]
+    """By kind and callers."""
 
 
-Reference = Mapping[tuple[str, str], Sequence[Sequence[float]]]
-"""Each photo's probabilities by model and kind."""
-
-
-def kinds_of(contender: Contender, kinds: Sequence[str]) -> list[str]:
-    """Return what a contender can be asked: ADAPTIVE is ours alone, and so are the views of those as documented."""
-    if _ours(contender):
-        return list(kinds)
-    return [kind for kind in kinds if kind == "1" or (kind == "10" and not contender.documented)]
-
-
-def _ours(contender: Contender) -> bool:
-    return contender.name == OURS
+Reference = Mapping[str, Sequence[Sequence[float]]]
+"""Each photo's probabilities by kind."""
 
 
 def visit(contender: Contender, model: str, plan: Plan, reference: Reference, say: Callable[[str], None]) -> Visit:
@@ -81,73 +62,61 @@ def visit(contender: Contender, model: str, plan: Plan, reference: Reference, sa
     Raises:
         ContenderError: it does not start, or answers something else than the reference.
     """
-    with running(contender, model, weights=plan.weights, environments=plan.environments) as server:
-        _answer_first(contender, server, model, plan.photos[0])
-        start = time.monotonic() - server.started
-        for kind in kinds_of(contender, ("1", "10")):
-            _check(contender, server, model, kind, plan, reference)
-        idle, loops = server.megabytes(), {}
-        for kind, callers in itertools.product(kinds_of(contender, plan.kinds), plan.callers):
-            calls = [caller(contender, server.address, model, kind) for _ in range(callers)]
-            loop = closed_loop(calls, plan.photos, seconds=plan.seconds, warm_up=plan.warm_up)
-            loops[f"{kind}/{callers}"] = loop
-            say(
-                f"    {kind} view(s), {callers} callers: {loop.answers:.1f}/s, p50 {loop.p50:.0f} ms, "
-                f"p99 {loop.p99:.0f} ms"
-            )
-        return Visit(
-            contender=contender.name, model=model, start_seconds=start, idle_mb=idle, loaded_mb=server.megabytes(),
-            loops=loops,
-        )  # fmt: skip
+    started, loops = time.monotonic(), {}
+    with running(contender, model, weights=plan.weights, environments=plan.environments) as (address, pids):
+        _caller(contender, address, model, "1")(plan.photos[0])
+        start = time.monotonic() - started
+        kinds = _kinds_of(contender)
+        for kind in set(kinds) & reference.keys():
+            _check(contender, _caller(contender, address, model, kind), kind, plan, reference)
+        for kind, callers in itertools.product(kinds, plan.callers):
+            calls = [_caller(contender, address, model, kind) for _ in range(callers)]
+            loop = closed_loop(calls, plan.photos, seconds=plan.seconds, warm_up=min(2.0, plan.seconds))
+            loops[kind, callers] = loop
+            say(f"    {_KINDS[kind]}, {callers} callers: {loop.answers:.1f}/s, p99 {loop.p99:.0f} ms")
+        memory = megabytes(pids)
+    return Visit(contender=contender.name, model=model, start_seconds=start, loaded_mb=memory, loops=loops)
 
 
-def _answer_first(contender: Contender, server: Running, model: str, photo: bytes) -> None:
-    """Wait for the first answer; some listen before their model is there, and refuse calls until then."""
-    while True:
-        try:
-            caller(contender, server.address, model, "1")(photo)
-            return
-        except ContenderError:
-            if time.monotonic() - server.started > _FIRST:
-                raise
-            time.sleep(_LOOK)
+def _kinds_of(contender: Contender) -> list[str]:
+    """Return what a contender can be asked: ADAPTIVE is ours alone, and those as documented have one view."""
+    return [
+        kind for kind in VIEWS if contender.name == OURS or kind == "1" or (kind == "10" and not contender.documented)
+    ]
 
 
-def _check(contender: Contender, server: Running, model: str, kind: str, plan: Plan, reference: Reference) -> None:
+def _check(contender: Contender, call: Callable[[bytes], list[float]], kind: str, plan: Plan, ref: Reference) -> None:
     """Compare answers with the reference; one with a decoder of its own must give probabilities, not the same ones."""
-    call = caller(contender, server.address, model, kind)
-    for index, (photo, expected) in enumerate(zip(plan.photos, reference[model, kind], strict=True)):
+    for index, (photo, expected) in enumerate(zip(plan.photos, ref[kind], strict=True)):
         found = call(photo)
         off = abs(sum(found) - 1) if contender.documented else float(np.abs(np.subtract(found, expected)).max())
         if off > TOLERANCE or len(found) != len(expected):
             raise ContenderError(
-                f"{contender.title} answers something else for {model}, {kind} view(s), photo {index}: "
+                f"{contender.title} answers something else for {_KINDS[kind]}, photo {index}: "
                 f"a probability is off by {off:.4f}; nothing it does can be compared"
             )
 
 
-def references(plan: Plan, contender: Contender, models: Sequence[str]) -> Reference:
+def reference_of(model: str, plan: Plan) -> Reference:
     """Ask the reference, which is dermserve itself, for every photo's probabilities.
 
     Raises:
         ContenderError: its answers don't tell photos apart, so that they could not tell contenders apart either.
     """
-    found: dict[tuple[str, str], list[list[float]]] = {}
-    for model in models:
-        with running(contender, model, weights=plan.weights, environments=plan.environments) as server:
-            for kind in ("1", "10"):
-                call = caller(contender, server.address, model, kind)
-                found[model, kind] = [call(photo) for photo in plan.photos]
-            if float(np.ptp(np.array(found[model, "1"]), axis=0).max()) < TOLERANCE:
-                raise ContenderError(f"{model} says the same of all photos: take others, or weights that were trained")
+    ours, found = next(each for each in FIELD if each.name == OURS), {}
+    with running(ours, model, weights=plan.weights, environments=plan.environments) as (address, _):
+        for kind in ("1", "10"):
+            found[kind] = [_caller(ours, address, model, kind)(photo) for photo in plan.photos]
+    if float(np.ptp(np.array(found["1"]), axis=0).max()) < TOLERANCE:
+        raise ContenderError(f"{model} says the same of all photos: take others, or weights that were trained")
     return found
 
 
-def caller(contender: Contender, address: str, model: str, kind: str) -> Answer:
+def _caller(contender: Contender, address: str, model: str, kind: str) -> Callable[[bytes], list[float]]:
     """Make a caller with a connection of its own: photo bytes in, probabilities in the model's own order out."""
     if contender.name == DIRECT:
         return direct_caller(address, model, VIEWS[kind])
-    if not _ours(contender):
+    if contender.name != OURS:
         return _http(contender, address, VIEWS[kind])
     call, codes = gateway_caller(address, model, _MODES[kind]), [each.code for each in SPECS[model].classes]
 
@@ -158,17 +127,11 @@ def caller(contender: Contender, address: str, model: str, kind: str) -> Answer:
     return ask
 
 
-def _http(contender: Contender, address: str, views: int) -> Answer:
-    host, _, port = address.rpartition(":")
-    connection = http.client.HTTPConnection(host, int(port), timeout=_TIMEOUT)
-    prepare = {"raw": _raw, "multipart": _multipart, "json": _json}[contender.upload]
-    made: dict[bytes, tuple[str, bytes, dict[str, str]]] = {}
+def _http(contender: Contender, address: str, views: int) -> Callable[[bytes], list[float]]:
+    connection = http.client.HTTPConnection(address, timeout=_TIMEOUT)
 
     def call(photo: bytes) -> list[float]:
-        if photo not in made:
-            made[photo] = prepare(photo, views)
-        path, body, headers = made[photo]
-        connection.request("POST", path, body, headers)
+        connection.request("POST", f"/classify?views={views}", photo, {"Content-Type": "image/jpeg"})
         response = connection.getresponse()
         answer = response.read()
         if response.status != http.client.OK:
@@ -178,21 +141,39 @@ def _http(contender: Contender, address: str, views: int) -> Answer:
     return call
 
 
-def _raw(photo: bytes, views: int) -> tuple[str, bytes, dict[str, str]]:
-    return f"/classify?views={views}", photo, {"Content-Type": "image/jpeg"}
+def tables(visits: Sequence[Visit]) -> list[Table]:
+    """Make a table for each model and kind, and one of costs: medians over rounds, ratios taken within a round."""
+    found = []
+    for model, kind in itertools.product(dict.fromkeys(each.model for each in visits), VIEWS):
+        those = [each for each in visits if each.model == model]
+        cells = [cell for cell in next(each.loops for each in those if each.contender == OURS) if cell[0] == kind]
+        rows = [[_TITLES[name], *(_cell(those, name, cell) for cell in cells)]
+                for name in dict.fromkeys(each.contender for each in those if cells[0] in each.loops)]  # fmt: skip
+        title = (
+            f"{model}, {_KINDS[kind]}: answers a second, p99 in ms, and in brackets dermserve's rate over theirs"
+            " (median of the rounds' ratios, and their range)"
+        )
+        found.append(Table(title, ["", *(f"{callers} callers" for _, callers in cells)], rows))
+    return [*found, _costs(visits)]
 
 
-def _json(photo: bytes, views: int) -> tuple[str, bytes, dict[str, str]]:
-    body = json.dumps({"photo": base64.b64encode(photo).decode(), "views": views})
-    return "/classify", body.encode(), {"Content-Type": "application/json"}
-
-
-def _multipart(photo: bytes, views: int) -> tuple[str, bytes, dict[str, str]]:
-    mark = uuid.uuid4().hex
-    head = (
-        f'--{mark}\r\nContent-Disposition: form-data; name="views"\r\n\r\n{views}\r\n'
-        f'--{mark}\r\nContent-Disposition: form-data; name="photo"; filename="photo.jpg"\r\n'
-        "Content-Type: image/jpeg\r\n\r\n"
+def _cell(visits: Sequence[Visit], contender: str, cell: tuple[str, int]) -> str:
+    theirs, ours = ([each.loops[cell] for each in visits if each.contender == name] for name in (contender, OURS))
+    rate, p99 = (statistics.median(getattr(loop, what) for loop in theirs) for what in ("answers", "p99"))
+    ratios = [our.answers / their.answers for our, their in zip(ours, theirs, strict=True)]
+    text = f"{rate:.1f}/s, {p99:.0f} ms"
+    return (
+        text if contender == OURS else f"{text} ({statistics.median(ratios):.2f}, {min(ratios):.2f}–{max(ratios):.2f})"
     )
-    body = head.encode() + photo + f"\r\n--{mark}--\r\n".encode()
-    return "/classify", body, {"Content-Type": f"multipart/form-data; boundary={mark}"}
+
+
+def _costs(visits: Sequence[Visit]) -> Table:
+    rows = []
+    for name, model in dict.fromkeys((each.contender, each.model) for each in visits):
+        those = [each for each in visits if (each.contender, each.model) == (name, model)]
+        start, memory = (
+            statistics.median(getattr(each, what) for each in those) for what in ("start_seconds", "loaded_mb")
+        )
+        rows.append([_TITLES[name], model, f"{start:.1f} s", f"{memory:.0f} MB"])
+    title = "What each takes: time from start to first answer, memory of all its processes after load; medians"
+    return Table(title, ["", "model", "first answer", "memory"], rows)

@@ -13,7 +13,7 @@ from dermserve.imaging import PhotoError
 
 PAGE = (pathlib.Path(__file__).resolve().parents[2] / "docs" / "errors.md").read_text()
 # Bases in the gateway's tree, which are never raised themselves.
-ABSTRACT = {"EXHAUSTED", "INVALID_PHOTO", "INVALID_REQUEST", "PHOTO"}
+ABSTRACT = {"INVALID_PHOTO", "PHOTO"}
 ON_THIS_SIDE = {"FILE_NOT_FOUND", "IS_A_DIRECTORY", "NOT_A_PHOTO", "UNREADABLE_FILE"}
 
 
@@ -25,7 +25,7 @@ def _tree(error_class):
 
 def reasons():
     found = {error.reason for base in (GatewayError, PhotoError) for error in _tree(base)}
-    found |= PHOTO_REASONS | ON_THIS_SIDE | {f"HTTP_{code}" for code in _errors._BY_HTTP if code != 413}
+    found |= {*PHOTO_REASONS} | ON_THIS_SIDE | {f"HTTP_{code}" for code in _errors._BY_HTTP if code != 413}
     found |= {code.name for code in grpc.StatusCode if code is not grpc.StatusCode.OK}
     return sorted(found - ABSTRACT)
 

@@ -1,4 +1,4 @@
-"""Starting an edge, and the keys and certificates that tests of it need."""
+"""Starting an edge, asking it as curl would, and the keys that tests of it need."""
 
 import base64
 import contextlib
@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import requests
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
@@ -16,6 +17,9 @@ from dermserve.edge import Settings
 from dermserve.local import Stack
 from dermserve.local.edge import Edge
 
+MODEL = "mobilenet_v3_small"
+CLASSIFY = f"/v1/models/{MODEL}:classify"
+JPEG = {"content-type": "image/jpeg"}
 ISSUER = "https://issuer.example"
 AUDIENCE = "dermserve"
 
@@ -70,3 +74,23 @@ def write_keys(path: pathlib.Path, **keys: str) -> pathlib.Path:
     digests = {client: f"sha256:{hashlib.sha256(key.encode()).hexdigest()}" for client, key in keys.items()}
     path.write_text(json.dumps(digests))
     return path
+
+
+def ask(url: str, path: str, *, body: Any = None, method: str | None = None, **headers: str) -> requests.Response:
+    """Ask; a photo is sent as the body, anything else as JSON."""
+    named = {key.replace("_", "-"): value for key, value in headers.items()}
+    if isinstance(body, bytes):
+        named = {**JPEG, **named}
+    how: dict[str, Any] = {"data": body} if isinstance(body, bytes) else {"json": body} if body is not None else {}
+    verb = method or ("GET" if body is None else "POST")
+    return requests.request(verb, url + path, headers=named, timeout=60, **how)
+
+
+def reason(response: requests.Response) -> str:
+    """The machine-readable reason of an error, after a look at its shape."""
+    status = response.json()
+    assert set(status) == {"code", "message", "details"}
+    (info,) = (detail for detail in status["details"] if detail["@type"].endswith("/google.rpc.ErrorInfo"))
+    assert info["domain"] == "dermserve.v1"
+    assert info["metadata"]["request_id"] == response.headers["x-request-id"]
+    return str(info["reason"])

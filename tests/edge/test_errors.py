@@ -14,8 +14,7 @@ from dermserve.gateway.errors import GatewayError
 from dermserve.gateway.rpc import to_status
 from dermserve.local.edge import Edge
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
-from tests.edge.asking import CLASSIFY, ask
-from tests.edge.envoys import run
+from tests.edge.envoys import CLASSIFY, ask, run
 
 HTTP = {
     "INVALID_ARGUMENT": 400,

@@ -18,8 +18,7 @@ from dermserve.local import Stack
 from dermserve.local.child import Child
 from dermserve.local.edge import envoy
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
-from tests.edge.asking import CLASSIFY, ask
-from tests.edge.envoys import run
+from tests.edge.envoys import CLASSIFY, ask, run
 
 FAILURES = 5
 """In a row, after which the configuration sets a gateway aside."""

@@ -37,7 +37,7 @@ def ran() -> dict[str, str]:
     return {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith(QUICK)} | {"": done.stderr}
 
 
-@pytest.mark.parametrize("name", [*run.EXAMPLES, *run.UNTRIED])
+@pytest.mark.parametrize("name", run.EXAMPLES)
 def test_an_example_runs_on_the_real_servers(name: str, ran: dict[str, str]) -> None:
     if name not in QUICK:
         pytest.skip(f"NOT TESTED: {name}: its build takes too long, or there are no tools for it: make examples")

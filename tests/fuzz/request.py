@@ -10,7 +10,7 @@ with fuzzing.instrumented():
     from dermserve.gateway.errors import GatewayError, InvalidRequestError, UnknownLabelError, UnknownModelError
     from dermserve.gateway.plan import read_mode
     from dermserve.gateway.rpc import read_request_id, read_trace_id, to_status
-    from dermserve.gateway.service import parser, read_photo
+    from dermserve.gateway.service import parse, read_photo
     from dermserve.v1 import classifier_pb2
 
 
@@ -22,13 +22,15 @@ _MESSAGES = (
     classifier_pb2.ListModelsRequest,
     classifier_pb2.GetModelRequest,
 )
-_PARSERS = tuple(parser(message) for message in _MESSAGES)
 
 
 def target(data: bytes) -> None:
     """Read it as each method's message, and its text as metadata."""
-    for parse in _PARSERS:
-        message = parse(data)
+    for kind in _MESSAGES:
+        try:
+            message = parse(kind, data)
+        except InvalidRequestError:
+            continue
         if isinstance(message, classifier_pb2.ClassifyStreamRequest):
             message = message.request
         if isinstance(message, classifier_pb2.ClassifyRequest):

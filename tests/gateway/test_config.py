@@ -102,7 +102,7 @@ def test_the_docs_name_every_setting_and_every_reason():
     def leaves(base: type) -> set[type]:
         return set().union(*(leaves(child) for child in base.__subclasses__())) or {base}
 
-    relayed = {errors.InvalidPhotoError, errors.LargePhotoError}
+    relayed = {errors.RefusedPhotoError}
     reasons = {kind.reason for kind in leaves(errors.GatewayError) - relayed | leaves(PhotoError)}
     assert not {reason for reason in reasons if f"`{reason}`" not in (DOCS / "gateway.md").read_text()}
 

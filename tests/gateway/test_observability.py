@@ -3,20 +3,17 @@
 import json
 import pathlib
 import re
-import time
 
 import pytest
 import yaml
 from prometheus_client import ProcessCollector
 
-from dermserve.gateway.admission import Admission
-from dermserve.gateway.batching import Batching
 from dermserve.gateway.catalog import Catalog
+from dermserve.gateway.classify import Classifier
 from dermserve.gateway.config import Config
-from dermserve.gateway.drift import Drift
 from dermserve.gateway.metrics import Metrics, Snapshot
 from dermserve.gateway.model_servers import ModelServers
-from dermserve.gateway.photos import Workers
+from dermserve.gateway.tracing import Tracing
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs" / "metrics.md"
@@ -27,21 +24,11 @@ PROMETHEUS = {"namespace", "pod"}
 
 def _families() -> dict[str, tuple[str, tuple[str, ...], str]]:
     """Return help, label names and type by name, as documented: counters with their _total."""
-    metrics = Metrics(("m",))
+    config, metrics = Config(models="m"), Metrics(("m",))
     servers = ModelServers([], connect=lambda *_: None, slots=1)
-    predictor = Batching(servers, longest=0, clock=time.monotonic)
-    workers = Workers(0, stuck_after=1, clock=time.monotonic)
-    catalog = Catalog(servers, Config(models=["m"]))
-    admission = Admission(Config(models=["m"]), free_capacity=lambda _: 1, clock=time.monotonic)
-    snapshot = Snapshot(
-        admission=admission,
-        servers=servers,
-        predictor=predictor,
-        catalog=catalog,
-        workers=workers,
-        drift=Drift(),
-        tls=(),
-    )
+    classifier = Classifier(config, servers, Catalog(servers, config), metrics, Tracing())
+    classifier.workers.close()
+    snapshot = Snapshot(classifier, ())
     own = [
         collector for collector in metrics.registry._collector_to_names if not isinstance(collector, ProcessCollector)
     ]

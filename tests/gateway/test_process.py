@@ -48,7 +48,7 @@ async def _process(tfs_address: str, *options: str) -> AsyncIterator[tuple[Proce
         address = str((await process.until_event("listening"))["address"])
         async with grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
             stub = classifier_pb2_grpc.ClassifierStub(channel)
-            world = World(Gateway(address, asyncio.Event()), channel, stub)
+            world = World(Gateway(address, None), channel, stub)
             await asyncio.wait_for(world.until_health(SERVING), 20)
             yield process, world
     finally:

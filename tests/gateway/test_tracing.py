@@ -80,7 +80,7 @@ async def _process(
             log.append(json.loads(line))
         address = log[-1]["address"]
         async with grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
-            world = World(Gateway(address, asyncio.Event()), channel, classifier_pb2_grpc.ClassifierStub(channel))
+            world = World(Gateway(address, None), channel, classifier_pb2_grpc.ClassifierStub(channel))
             await asyncio.wait_for(world.until_health(SERVING), 30)
             yield world, log
         process.terminate()
@@ -123,13 +123,16 @@ async def test_a_request_without_a_trace_gets_one_that_its_log_line_names(tfs):
         environment = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": endpoint, "OTEL_SERVICE_NAME": "mine"}
         async with _process(address, **environment) as (world, log):
             await world.refusal(ask(b"SECRET that is no photo"))
-            photos = [classifier_pb2.ClassifyStreamRequest(id=str(n), request=ask()) for n in range(2)]
-            assert len([answer async for answer in world.stub.ClassifyStream(iter(photos), timeout=20)]) == 2
+            asked = (ask(), ask(model="nobody"))
+            photos = [classifier_pb2.ClassifyStreamRequest(id=str(n), request=each) for n, each in enumerate(asked)]
+            answers = [answer async for answer in world.stub.ClassifyStream(iter(photos), timeout=20)]
+            assert sorted(answer.error.code for answer in answers) == [0, 5]
     (refused,) = await collector.until(CLASSIFY)  # the last ones are sent while it stops
-    assert [line["trace_id"] for line in log if line["event"] == "request_refused"] == [refused.trace_id.hex()]
+    assert next(line["trace_id"] for line in log if line["event"] == "request_refused") == refused.trace_id.hex()
     assert (refused.status.code, refused.status.message) == (2, "INVALID_ARGUMENT")
     stream = await collector.until("photo", 2)
     assert len({span.trace_id for span in stream}) == 1
+    assert {span.status.message for span in stream} == {"", "NOT_FOUND"}
     assert not [span for span in collector.spans if "SECRET" in str(span)]
     assert collector.resources[0]["service.name"] == "mine"
 
@@ -137,8 +140,8 @@ async def test_a_request_without_a_trace_gets_one_that_its_log_line_names(tfs):
 @installed
 async def test_a_collector_that_is_away_costs_no_request_and_no_stop(tfs, unused_port):
     async with tfs.serving() as address:
-        away = f"http://127.0.0.1:{unused_port}"
-        async with _process(address, OTEL_EXPORTER_OTLP_ENDPOINT=away, OTEL_BSP_SCHEDULE_DELAY="50") as (world, _):
+        away = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{unused_port}", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+        async with _process(address, OTEL_BSP_SCHEDULE_DELAY="50", **away) as (world, _):
             for _ in range(3):
                 assert (await world.stub.Classify(ask(), timeout=20)).classes
 

@@ -66,7 +66,9 @@ def test_tensorflow_serving_runs_as_it_does_without_kserve(manifests: list[Manif
     config = ServerConfig.parse(named(manifests, "ConfigMap", "models-config")["data"]["models.config"])
     usual = ServerConfig.parse(named(render("production"), "ConfigMap", "models-config")["data"]["models.config"])
     assert config.models == usual.models
-    assert [config.base_path(name) for name in config.models] == [f"/mnt/models/{name}" for name in config.models]
+    assert [one.base_path for one in config.message().model_config_list.config] == [
+        f"/mnt/models/{name}" for name in config.models
+    ]
 
 
 def test_our_services_and_budgets_select_kserves_pods(manifests: list[Manifest]) -> None:

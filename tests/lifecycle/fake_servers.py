@@ -7,9 +7,8 @@ from typing import Any
 
 import grpc
 
-from dermserve.models.lifecycle.desk import Desk
 from dermserve.models.lifecycle.errors import NoServerError, ServerError
-from dermserve.models.lifecycle.server_config import ServerConfig
+from dermserve.models.lifecycle.server_config import Desk, ServerConfig
 from dermserve.models.lifecycle.servers import Servers
 from dermserve.models.lifecycle.stores import LocalStore
 from dermserve.tfserving.v1 import management_pb2, serving_pb2
@@ -51,7 +50,8 @@ class FakeServer:
         version = self.labels.get(label)
         return version if version in self.loaded else None
 
-    def reload(self, config: ServerConfig) -> None:
+    def reload(self, told: management_pb2.ModelServerConfig) -> None:
+        config = ServerConfig(told.model_config_list.config)
         self.steps.take(f"reload {self.address}")
         if self.steps.refuse(f"reload {self.address}"):
             raise ServerError(f"{self.address} refused the list of models")
@@ -80,9 +80,8 @@ class FakeServer:
         if not versions <= self.loaded:
             raise ServerError(f"{self.address} can't load {versions - self.loaded}")
 
-    def wait_only(self, model: str, versions: set[int], *, timeout: float) -> bool:
+    def wait_only(self, model: str, versions: set[int], *, timeout: float) -> None:
         assert self.loaded <= versions
-        return True
 
 
 class FakeServers(Servers):
@@ -93,7 +92,7 @@ class FakeServers(Servers):
         self._servers: Any = servers
         self.gone: set[str] = set()
 
-    def available(self, model: str) -> dict[str, set[int]]:
+    def available(self, model: str) -> set[int]:
         if self.gone:
             raise NoServerError(f"{self.gone} does not answer")
         return super().available(model)

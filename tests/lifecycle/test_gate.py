@@ -11,24 +11,21 @@ from concurrent import futures
 
 import grpc
 import pytest
-from click.testing import CliRunner, Result
 from prometheus_client import generate_latest
 
-from dermserve.cli import main
 from dermserve.contract import render_card
 from dermserve.gateway.metrics import Metrics
 from dermserve.models.lifecycle import gate, moves
-from dermserve.models.lifecycle.desk import Desk, read_shares
 from dermserve.models.lifecycle.errors import GateError, NoServerError, StoreError
 from dermserve.models.lifecycle.manifest import GOLDEN, WARMUP, write_manifest
+from dermserve.models.lifecycle.options import parse_requirement
+from dermserve.models.lifecycle.server_config import Desk
 from dermserve.models.lifecycle.stores import LocalStore
 from dermserve.models.lifecycle.watch import Gateways, Limits, Report
 from dermserve.tfserving.v1 import management_pb2, serving_pb2, tensor_pb2
 from tests.gateway.fake_tfserving import make_card
 from tests.lifecycle.fake_servers import FakeServer, FakeServers, GrpcHandler
-from tests.lifecycle.versions_at_hand import make_version
-
-CONFIG = 'model_config_list { config { name: "m" base_path: "/models/m" } }'
+from tests.lifecycle.versions_at_hand import CONFIG, make_version, run, shares
 
 
 def _floats(*values: float) -> tensor_pb2.TensorProto:
@@ -79,7 +76,7 @@ def desk(tmp_path: pathlib.Path) -> Desk:
 
 
 def _require(*texts: str) -> list[gate.Requirement]:
-    return [gate.Requirement.parse(text) for text in texts]
+    return [parse_requirement(text) for text in texts]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +85,7 @@ def _require(*texts: str) -> list[gate.Requirement]:
      "rule_out_sensitivity_low>0.97", "accuracy>=8e-1"],
 )  # fmt: skip
 def test_a_version_that_meets_a_requirement_is_promoted(desk: Desk, text: str) -> None:
-    assert moves.promote(desk, "m", 2, require=_require(text)).after == {"stable": 2}
+    assert moves.promote(desk, "m", 2, require=_require(text)).after.labels == {"stable": 2}
 
 
 @pytest.mark.parametrize(
@@ -113,20 +110,19 @@ def test_a_version_of_whose_evaluation_nothing_is_known_meets_no_requirement(
     make_version(tmp_path / "m" / "3")
     with pytest.raises(StoreError, match="nothing is known of the version's evaluation"):
         moves.promote(desk, "m", 3, require=_require("accuracy>=0"))
-    assert moves.promote(desk, "m", 3).after == {"stable": 3}
+    assert moves.promote(desk, "m", 3).after.labels == {"stable": 3}
 
 
 @pytest.mark.parametrize(
     "text", ["accuracy", "accuracy=0.8", ">=0.8", "accuracy>=", "accuracy>=high", "a b>=1", "a>=1e"]
 )
 def test_a_requirement_that_is_none_is_refused(text: str, tmp_path: pathlib.Path) -> None:
-    done = CliRunner().invoke(main, ["model", "promote", "m", "--require", text, f"--store={tmp_path}"])
+    done = run("promote", "m", "--require", text, store=tmp_path)
     assert (done.exit_code, "--require" in done.output) == (2, True)
 
 
 def test_the_command_ends_with_a_code_of_its_own(desk: Desk) -> None:
-    arguments = ["model", "promote", "m", "2", "--require", "accuracy>=99%", f"--store={desk.store.base}"]
-    assert CliRunner().invoke(main, arguments).exit_code == 4
+    assert run("promote", "m", "2", require="accuracy>=99%", store=desk.store.base).exit_code == 4
 
 
 @pytest.mark.parametrize("move", ["promote", "canary"])
@@ -142,8 +138,8 @@ def test_a_server_that_answers_otherwise_than_at_the_export_keeps_the_label_wher
     with pytest.raises(GateError, match=f"{name}: golden: serving_default: probabilities differs by 0.1"):
         moving[move]()
     assert [(one.labels, one.loaded) for one in desk.servers] == [({"stable": 1}, {1})] * 2
-    assert read_shares(desk.store) == {}
-    assert 2 in moving[move](checked=False).after.values()
+    assert shares(desk.store) == {}
+    assert 2 in moving[move](checked=False).after.labels.values()
 
 
 def test_files_that_were_changed_keep_a_version_from_being_promoted(desk: Desk, tmp_path: pathlib.Path) -> None:
@@ -169,7 +165,7 @@ class _Page:
 
     def compare(self, agreed: int, differed: int) -> None:
         for number in range(agreed + differed):
-            self.metrics.compared("m", "agreed" if number < agreed else "differed")
+            self.metrics.compared("m", "agreed" if number < agreed else "differed").inc()
 
 
 LIMITS = Limits(more_failed=0.05, slower=1.5, disagreement=0.2, requests=10)
@@ -244,13 +240,13 @@ def test_a_gateway_that_restarts_or_does_not_answer_for_a_moment_loses_no_count(
 def test_a_share_has_arrived_when_every_gateway_has_it() -> None:
     pages = {"one:1": _Page(), "two:1": _Page()}
     gateways = Gateways(list(pages), fetch=lambda url: pages[url.split("/")[2]].text())
-    pages["one:1"].metrics.canary_share("m", 0.05)
+    pages["one:1"].metrics.canary_share("m").set(0.05)
     with pytest.raises(NoServerError, match=r"1 of 2 gateways do not have the share 0.05 of m: two:1 shows none"):
         gateways.wait_share("m", 0.05, timeout=0)
-    pages["two:1"].metrics.canary_share("m", 0.1)
+    pages["two:1"].metrics.canary_share("m").set(0.1)
     with pytest.raises(NoServerError, match=r"two:1 has 0.1"):
         gateways.wait_share("m", 0.05, timeout=0)
-    pages["two:1"].metrics.canary_share("m", 0.05)
+    pages["two:1"].metrics.canary_share("m").set(0.05)
     assert gateways.wait_share("m", 0.05, timeout=0) == 2
 
 
@@ -286,13 +282,9 @@ def site(tmp_path: pathlib.Path) -> Iterator[tuple[LocalStore, str]]:
         server = grpc.server(pool, handlers=[GrpcHandler()])
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         server.start()
-        assert _run("promote", "m", "1", store=tmp_path, tfs=address).exit_code == 0
+        assert run("promote", "m", "1", store=tmp_path, tfs=address).exit_code == 0
         yield LocalStore(tmp_path), address
         server.stop(None).wait()
-
-
-def _run(*arguments: str, store: object, tfs: str) -> Result:
-    return CliRunner().invoke(main, ["model", *arguments, f"--store={store}", f"--tfs={tfs}"])
 
 
 def test_a_canary_that_does_not_do_well_is_undone_by_the_command(
@@ -301,21 +293,21 @@ def test_a_canary_that_does_not_do_well_is_undone_by_the_command(
     (store, tfs), (shown, metrics) = site, page
     watching = ["--gateway-metrics", metrics, "--watch", "1s", "--min-requests", "1", "--json"]
     canary = ["canary", "m", "2", "--share", "5%"]
-    late = _run(*canary, "--gateway-metrics", metrics, "--timeout", "0.1", store=store.base, tfs=tfs)
+    late = run(*canary, "--gateway-metrics", metrics, "--timeout", "0.1", store=store.base, tfs=tfs)
     assert (late.exit_code, "1 of 1 gateways do not have the share 0.05" in late.output) == (3, True)
-    assert read_shares(store) == {"m": 0.05}  # not asked to undo it
-    shown.metrics.canary_share("m", 0.05)
+    assert shares(store) == {"m": 0.05}  # not asked to undo it
+    shown.metrics.canary_share("m").set(0.05)
     shown.between_looks = lambda: (shown.count("canary", 5), shown.count("stable", 5), shown.compare(5, 0))
-    done = _run(*canary, *watching, "--auto-rollback", store=store.base, tfs=tfs)
+    done = run(*canary, *watching, "--auto-rollback", store=store.base, tfs=tfs)
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout.splitlines()[-1])
     assert (report["ok"], report["failed"]) == (True, {"stable": 0, "canary": 0})
     assert min(report["requests"]["canary"], report["compared"]) >= 5
-    assert read_shares(store) == {"m": 0.05}
+    assert shares(store) == {"m": 0.05}
     for options, left in ([], {"m": 0.05}), (["--auto-rollback"], {}):
         shown.between_looks = lambda: shown.count("canary", 0, 5)
-        done = _run(*canary, *watching, *options, store=store.base, tfs=tfs)
-        assert (done.exit_code, read_shares(store)) == (4, left), done.output
+        done = run(*canary, *watching, *options, store=store.base, tfs=tfs)
+        assert (done.exit_code, shares(store)) == (4, left), done.output
     assert json.loads(done.stdout.splitlines()[1])["problems"] == [
         "100.0% of its requests failed, of the stable version's 0.0%"
     ]
@@ -334,5 +326,5 @@ def test_a_canary_that_does_not_do_well_is_undone_by_the_command(
     ],
 )
 def test_a_watch_that_makes_no_sense_is_refused(options: list[str], words: str, tmp_path: pathlib.Path) -> None:
-    done = CliRunner().invoke(main, ["model", "canary", "m", *options, f"--store={tmp_path}"])
+    done = run("canary", "m", *options, store=tmp_path)
     assert (done.exit_code, words in " ".join(done.output.split())) == (2, True), done.output

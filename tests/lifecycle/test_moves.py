@@ -13,16 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from dermserve.cli import main
 from dermserve.local.store import write_config
-from dermserve.models.lifecycle.desk import read_shares
 from dermserve.models.lifecycle.manifest import read_records
-from dermserve.models.lifecycle.moves import digest_of
-from dermserve.models.lifecycle.stores import open_store
+from dermserve.models.lifecycle.stores import manifest_of, open_store
 from dermserve.tfserving.v1 import management_pb2
-from tests.lifecycle.versions_at_hand import MODEL, model_server, republish
+from tests.lifecycle.versions_at_hand import MODEL, model_server, republish, run, shares
 from tests.modelserver.server_process import Caller, ServerProcess, wait_until
 
 
@@ -35,7 +32,7 @@ class World:
         where = [f"--store={self.store}"]
         if arguments[0] not in {"list", "log", "publish", "pull"}:
             where += [f"--tfs={address}" for address in tfs or self.addresses]
-        return CliRunner().invoke(main, ["model", *arguments, *where])
+        return run(*arguments, *where)
 
     def moved(self, *arguments: str) -> dict[str, int]:
         done = self.run(*arguments, "--json")
@@ -96,10 +93,10 @@ def test_a_life_from_publish_to_retire(world: World) -> None:
     assert world.loaded() == [{1}, {1}]  # pinned: what is published waits for its promotion
     assert world.moved("canary", MODEL, "--share", "5%") == {"stable": 1, "canary": 2}
     assert world.loaded() == [{1, 2}, {1, 2}]
-    assert read_shares(open_store(world.store)) == {MODEL: 0.05}
+    assert shares(world.store) == {MODEL: 0.05}
     assert world.moved("promote", MODEL) == {"stable": 2}
     assert (world.loaded(), world.labels()) == ([{2}, {2}], [{"stable": 2}] * 2)
-    assert read_shares(open_store(world.store)) == {}
+    assert shares(world.store) == {}
     assert world.moved("rollback", MODEL) == {"stable": 1}
     assert (world.loaded(), world.labels()) == ([{1}, {1}], [{"stable": 1}] * 2)
     for _ in range(3):
@@ -137,7 +134,7 @@ def test_a_canary_ends_and_everybody_gets_the_stable_version(world: World) -> No
     world.moved("promote", MODEL, "1")
     world.moved("canary", MODEL, "2", "--share", "0.5")
     assert world.moved("canary", MODEL, "--off") == {"stable": 1}
-    assert (world.loaded(), read_shares(open_store(world.store))) == ([{1}, {1}], {})
+    assert (world.loaded(), shares(world.store)) == ([{1}, {1}], {})
 
 
 def test_a_broken_version_is_never_promoted_and_changes_nothing(world: World) -> None:
@@ -268,5 +265,5 @@ def test_list_shows_labels_pins_and_digests(fresh_store: pathlib.Path) -> None:
     (fresh_store / "models.config").write_text(config.replace('"tensorflow"', f'"tensorflow" {pinned}'))
     row = json.loads(World(fresh_store, []).run("list", "--json").stdout)
     assert (row["version"], row["labels"], row["pinned"]) == (1, ["stable"], True)
-    assert row["digest"] == digest_of(open_store(fresh_store), MODEL, 1)
+    assert row["digest"] == manifest_of(open_store(fresh_store), MODEL, 1).digest
     assert row["about"]["training"] == "NONE"

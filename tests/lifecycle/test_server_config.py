@@ -17,9 +17,9 @@ model_config_list {
 
 def test_labels_and_pins_are_read() -> None:
     config = ServerConfig.parse(TEXT)
-    assert (config.models, config.base_path("a")) == (["a", "b"], "/models/a")
+    assert config.models == ["a", "b"]
     assert (config.labels("a"), config.pins("a")) == ({"stable": 3}, [1, 3])
-    assert (config.labels("b"), config.pins("b")) == ({}, None)
+    assert (config.labels("b"), config.pins("b")) == ({}, [])
 
 
 def test_a_change_leaves_everything_else_alone() -> None:
@@ -32,7 +32,7 @@ def test_a_change_leaves_everything_else_alone() -> None:
 
 
 def test_without_pins_the_server_follows_the_newest() -> None:
-    assert ServerConfig.parse(TEXT).pinned("a", ()).pins("a") is None
+    assert ServerConfig.parse(TEXT).pinned("a", ()).pins("a") == []
 
 
 @pytest.mark.parametrize(

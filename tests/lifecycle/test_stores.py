@@ -1,5 +1,6 @@
 """What every store promises, in a folder and in object storage alike."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -9,19 +10,17 @@ import sys
 
 import pytest
 
-from dermserve.models.lifecycle import audit
 from dermserve.models.lifecycle.errors import StoreError
 from dermserve.models.lifecycle.manifest import MANIFEST, changes, parse_manifest, write_manifest
 from dermserve.models.lifecycle.pull import pull_versions
-from dermserve.models.lifecycle.stores import Store, open_store
+from dermserve.models.lifecycle.stores import Entry, LocalStore, Store, entries, open_store
 from tests.lifecycle.versions_at_hand import make_version
 
 PUBLISHERS, EACH = 4, 5
 _PUBLISHER = """
 import pathlib, sys
 from tests.lifecycle.versions_at_hand import make_version
-from dermserve.models.lifecycle import audit
-from dermserve.models.lifecycle.stores import open_store
+from dermserve.models.lifecycle.stores import Entry, open_store
 base, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 store = open_store(base)
 sys.stdin.readline()  # all begin together
@@ -29,7 +28,7 @@ for turn in range(count):
     with store.staged("m") as staging:
         make_version(staging, content=f"{name} {turn}".encode())
         number = store.publish(staging, "m")
-    audit.note(store, audit.Entry(what=audit.PUBLISH, model="m", before=None, after=number))
+    store.append_audit(Entry(what="publish", model="m", before=None, after=number).json())
     print(number, name, turn, flush=True)
 """
 
@@ -44,15 +43,9 @@ def _publish(store: Store, content: bytes = b"graph") -> int:
         return store.publish(make_version(staging, content=content), "m")
 
 
-def test_an_empty_store_has_nothing(base: str) -> None:
-    store = open_store(base)
-    assert (store.models(), store.versions("m"), list(store.audit())) == ([], [], [])
-    with pytest.raises(FileNotFoundError):
-        store.read_text("models.config")
-
-
 def test_what_is_published_can_be_read_copied_and_removed(base: str, tmp_path: pathlib.Path) -> None:
     store = open_store(base)
+    assert (store.models(), store.versions("m"), list(store.audit())) == ([], [], [])
     assert [_publish(store), _publish(store, b"second")] == [1, 2]
     assert (store.models(), store.versions("m")) == (["m"], [1, 2])
     assert store.read("m", 2, "saved_model.pb") == b"second"
@@ -62,8 +55,8 @@ def test_what_is_published_can_be_read_copied_and_removed(base: str, tmp_path: p
     assert changes(tmp_path / "copy", manifest) == []
     store.remove("m", 1)
     assert store.versions("m") == [2]
-    with pytest.raises(FileNotFoundError):
-        store.read("m", 1, "saved_model.pb")
+    assert store.read("m", 1, "saved_model.pb") is None
+    assert _publish(store) == 3  # a number is used once
 
 
 def test_publishers_in_processes_of_their_own_never_share_a_number_or_mix_their_files(base: str) -> None:
@@ -82,41 +75,33 @@ def test_publishers_in_processes_of_their_own_never_share_a_number_or_mix_their_
     for line in said:
         number, content = line.split(maxsplit=1)
         assert store.read("m", int(number), "saved_model.pb").decode() == content
-    assert sorted(entry.after for entry in audit.entries(store, "m")) == numbers
-
-
-def test_a_removed_number_that_was_not_the_newest_is_not_used_again(base: str) -> None:
-    store = open_store(base)
-    _publish(store)
-    _publish(store)
-    store.remove("m", 1)
-    assert _publish(store) == 3
+    assert sorted(entry.after for entry in entries(store, "m")) == numbers
 
 
 def test_the_log_keeps_who_when_from_and_to_in_order(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DERMSERVE_WHO", "ann@ci")
     store = open_store(base)
     for version in (1, 2):
-        entry = audit.Entry(what=audit.PROMOTE, model="m", before=version - 1, after=version, more={"note": "why"})
-        audit.note(store, entry)
+        entry = Entry(what="promote", model="m", before=version - 1, after=version, more={"note": "why"})
+        store.append_audit(entry.json())
     lines = [json.loads(line) for line in store.audit()]
     assert [(line["from"], line["to"], line["who"], line["note"]) for line in lines] == [
         (0, 1, "ann@ci", "why"),
         (1, 2, "ann@ci", "why"),
     ]
     assert lines[0]["when"] <= lines[1]["when"]
-    assert audit.former_stable(store, "m", 2) == 1
 
 
-def test_a_rollback_is_not_undone_by_the_next_rollback(tmp_path: pathlib.Path) -> None:
-    store = open_store(tmp_path)
-    for what, before, after in ((audit.PROMOTE, None, 1), (audit.PROMOTE, 1, 2), (audit.ROLLBACK, 2, 1)):
-        audit.note(store, audit.Entry(what=what, model="m", before=before, after=after))
-    assert audit.former_stable(store, "m", 1) is None
+def test_a_failed_export_leaves_the_store_as_it_was(tmp_path: pathlib.Path) -> None:
+    with contextlib.suppress(RuntimeError), open_store(tmp_path).staged("m") as staging:
+        make_version(staging)
+        raise RuntimeError("in the middle")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_small_files_are_replaced_whole(base: str) -> None:
     store = open_store(base)
+    assert store.read_text("models.config") is None
     for text in ("first", "second"):
         store.write_text("models.config", text)
         assert store.read_text("models.config") == text
@@ -186,23 +171,23 @@ def test_a_manifest_that_was_tampered_with_is_refused(tmp_path: pathlib.Path) ->
 
 
 def test_a_store_is_copied_whole_version_by_version(base: str, tmp_path: pathlib.Path) -> None:
-    store, target = open_store(base), tmp_path / "local"
+    store, target = open_store(base), LocalStore(tmp_path / "local")
     for content in (b"1", b"2", b"3"):
         _publish(store, content)
     text = 'model_config_list { config { name: "m" base_path: "/models/m" version_labels { key: "stable" value: 1 } } }'
     store.write_text("models.config", text)
     assert list(pull_versions(store, target, latest=1)) == [("m", 1), ("m", 3)]  # the labelled one is needed, too
     assert list(pull_versions(store, target)) == [("m", 2)]
-    assert (target / "models.config").read_text() == text
-    assert open_store(target).read("m", 3, "saved_model.pb") == b"3"
-    assert not [path for path in target.iterdir() if path.name.startswith(".staging")]
+    assert target.read_text("models.config") == text
+    assert target.read("m", 3, "saved_model.pb") == b"3"
+    assert not [path for path in target.folder.iterdir() if path.name.startswith(".staging")]
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing", "added", "no manifest", "another version", "empty"])
 def test_a_copy_that_is_there_and_wrong_is_made_anew(base: str, tmp_path: pathlib.Path, damage: str) -> None:
-    store, target = open_store(base), tmp_path / "local"
+    store, target = open_store(base), LocalStore(tmp_path / "local")
     _publish(store, b"graph")
-    folder = target / "m" / "1"
+    folder = target.folder / "m" / "1"
     assert list(pull_versions(store, target)) == [("m", 1)]
     assert list(pull_versions(store, target)) == []
     if damage == "changed":
@@ -221,15 +206,15 @@ def test_a_copy_that_is_there_and_wrong_is_made_anew(base: str, tmp_path: pathli
     assert list(pull_versions(store, target)) == [("m", 1)]
     assert (folder / "saved_model.pb").read_bytes() == b"graph"
     assert changes(folder, parse_manifest(store.read("m", 1, MANIFEST), where="here")) == []
-    assert [path.name for path in target.iterdir()] == ["m"]
+    assert [path.name for path in target.folder.iterdir()] == ["m"]
 
 
 def test_what_is_copied_is_on_the_disk_before_it_appears(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, target = open_store(tmp_path / "store"), tmp_path / "local"
+    store, target = open_store(tmp_path / "store"), LocalStore(tmp_path / "local")
     _publish(store)
-    names, whole = [], target / "m" / "1"
+    names, whole = [], target.folder / "m" / "1"
     fsync = os.fsync
 
     def noted(descriptor: int) -> None:
@@ -239,8 +224,8 @@ def test_what_is_copied_is_on_the_disk_before_it_appears(
     monkeypatch.setattr(os, "fsync", noted)
     list(pull_versions(store, target))
     before = {pathlib.Path(name).name for name, appeared in names if not appeared}
-    assert {"saved_model.pb", "other", "dermserve.json", "assets.extra", "1"} <= before
-    assert {name for name, appeared in names if appeared} >= {str(target / "m"), str(target)}
+    assert {"saved_model.pb", "other", "dermserve.json", "assets.extra", "version"} <= before
+    assert {name for name, appeared in names if appeared} >= {str(target.folder / "m"), target.base}
 
 
 def test_a_copy_that_differs_from_its_manifest_never_appears(tmp_path: pathlib.Path) -> None:
@@ -248,7 +233,7 @@ def test_a_copy_that_differs_from_its_manifest_never_appears(tmp_path: pathlib.P
     _publish(store)
     (tmp_path / "store" / "m" / "1" / "saved_model.pb").write_bytes(b"bad")
     with pytest.raises(StoreError, match=r"saved_model.pb was changed"):
-        list(pull_versions(store, tmp_path / "local"))
+        list(pull_versions(store, LocalStore(tmp_path / "local")))
     assert open_store(tmp_path / "local").versions("m") == []
 
 
@@ -257,8 +242,9 @@ def test_a_version_folder_with_leading_zeros_is_that_version_and_one_beyond_int6
 ) -> None:
     """TensorFlow Serving serves `00000001` as version 1."""
     make_version(tmp_path / "m" / "00000001", content=b"zeros")
-    for name in ("99999999999999999999", "\N{ARABIC-INDIC DIGIT THREE}"):
+    for name in ("99999999999999999999", "\N{ARABIC-INDIC DIGIT THREE}", "latest", "0x9", ".staging-m-1"):
         make_version(tmp_path / "m" / name)
+    (tmp_path / "m" / "8").write_text("a file")
     store = open_store(str(tmp_path))
     assert store.versions("m") == [1]
     assert store.read("m", 1, "saved_model.pb") == b"zeros"
@@ -281,7 +267,7 @@ def test_object_storage_with_leading_zeros_is_read_alike(bucket: str, tmp_path: 
             store._files.put_file(str(folder / name), f"{bucket.removeprefix('s3://')}/m/{number}/{name}")
     assert open_store(bucket).versions("m") == [3]
     (tmp_path / "local" / "m" / "003").mkdir(parents=True)
-    assert list(pull_versions(open_store(bucket), tmp_path / "local")) == [("m", 3)]
+    assert list(pull_versions(open_store(bucket), LocalStore(tmp_path / "local"))) == [("m", 3)]
     assert (tmp_path / "local" / "m" / "003" / "saved_model.pb").read_bytes() == b"zeros"
     assert _publish(open_store(bucket)) == 4
     store.remove("m", store.versions("m")[0])

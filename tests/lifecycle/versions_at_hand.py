@@ -4,11 +4,23 @@ import contextlib
 import pathlib
 from collections.abc import Iterator
 
+from click.testing import CliRunner, Result
+
+from dermserve.cli import main
 from dermserve.models.lifecycle.manifest import write_manifest
-from dermserve.models.lifecycle.stores import LocalStore
+from dermserve.models.lifecycle.server_config import Desk
+from dermserve.models.lifecycle.servers import Servers
+from dermserve.models.lifecycle.stores import LocalStore, Store, open_store
 from tests.modelserver.server_process import ServerProcess, running
 
 MODEL = "mobilenet_v3_small"
+CONFIG = 'model_config_list { config { name: "m" base_path: "/models/m" } }'
+
+
+def run(*arguments: object, env: dict[str, str] | None = None, **options: object) -> Result:
+    """Run `dermserve model` with arguments and --options."""
+    named = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    return CliRunner().invoke(main, ["model", *map(str, arguments), *named], env=env)
 
 
 def make_version(folder: pathlib.Path, *, content: bytes = b"graph", model: str = "m") -> pathlib.Path:
@@ -18,6 +30,12 @@ def make_version(folder: pathlib.Path, *, content: bytes = b"graph", model: str 
     (folder / "assets.extra" / "other").write_bytes(b"x" * 1000)
     write_manifest(folder, model=model, about={})
     return folder
+
+
+def shares(store: Store | pathlib.Path) -> dict[str, float]:
+    """The share of callers that gets each model's canary."""
+    held = open_store(store) if isinstance(store, pathlib.Path) else store
+    return Desk(store=held, servers=Servers(())).read_shares()
 
 
 def republish(store: pathlib.Path, model: str = MODEL) -> int:

@@ -1,6 +1,5 @@
 """The stack's own promises, with small stand-ins where the order is what matters. The real servers are in tests/e2e."""
 
-import pathlib
 import re
 import socket
 import subprocess
@@ -13,8 +12,8 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from dermserve.imaging import decode
-from dermserve.local import PortInUseError, Stack, StoreError
-from dermserve.local.child import log_to_file
+from dermserve.local import Stack, StackError, StoreError
+from dermserve.local.child import open_log
 from dermserve.local.picture import draw_lesion
 from dermserve.local.stack import _GATEWAY_READY, _TFS_READY
 from dermserve.local.store import ensure_models, write_config
@@ -31,7 +30,7 @@ def listener():
 @pytest.mark.parametrize("option", ["port", "tfs_port"])
 def test_a_port_in_use_is_refused_before_anything_starts(tmp_path, listener, option):
     ports = {"port": 0, "tfs_port": 0} | {option: listener}
-    with pytest.raises(PortInUseError, match=f"port {listener} is in use.*--{option.replace('_', '-')}"):
+    with pytest.raises(StackError, match=f"port {listener} is in use.*--{option.replace('_', '-')}"):
         Stack(store=tmp_path / "store", **ports).__enter__()
     assert list(tmp_path.iterdir()) == []
 
@@ -41,7 +40,7 @@ def test_a_port_shared_by_grpc_counts_as_in_use(tmp_path):
         server = grpc.server(pool)  # listens with SO_REUSEPORT, as it does by default
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
-        with pytest.raises(PortInUseError):
+        with pytest.raises(StackError):
             Stack(store=tmp_path / "store", port=port, tfs_port=0).__enter__()
         server.stop(None).wait()
 
@@ -109,12 +108,12 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path):
 def test_logs_are_appended_and_put_aside_when_large(tmp_path, monkeypatch):
     path = tmp_path / "logs" / "gateway.log"
     for line in ("first", "second"):
-        with log_to_file(path) as log:
-            log(line)
+        with open_log(path) as log:
+            print(line, file=log)
     assert path.read_text() == "first\nsecond\n"
     monkeypatch.setattr("dermserve.local.child._LARGE", 5)
-    with log_to_file(path) as log:
-        log("third")
+    with open_log(path) as log:
+        print("third", file=log)
     assert path.read_text() == "third\n"
     assert path.with_name("gateway.log.old").read_text() == "first\nsecond\n"
 
@@ -133,10 +132,6 @@ def test_the_shape_of_a_log_line_decides_what_the_gateway_listens_on():
         assert _GATEWAY_READY.search(line)[1] == "127.0.0.1:5"
     assert not _GATEWAY_READY.search('{"event": "answered", "address": "127.0.0.1:5"}')
     assert _TFS_READY.search("2026-01-01 I Running gRPC ModelServer at 127.0.0.1:8500 ...")[1] == "127.0.0.1:8500"
-
-
-def test_stores_may_be_named_by_text():
-    assert Stack(store=str(pathlib.Path("x")), port=0).pids == {}
 
 
 def test_serving_without_the_edge_needs_nothing_of_its_extra():

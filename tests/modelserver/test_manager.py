@@ -1,5 +1,6 @@
 """The manager and the services go on whatever a version or a call does."""
 
+import argparse
 import pathlib
 import shutil
 import threading
@@ -11,13 +12,17 @@ import pytest
 
 from dermserve.modelserver.config import list_models
 from dermserve.modelserver.errors import ServingError, invalid_argument, not_found
-from dermserve.modelserver.manager import Manager, Options
+from dermserve.modelserver.flags import parse_flags
+from dermserve.modelserver.manager import Manager
 from dermserve.modelserver.protos import predict_pb2
-from dermserve.modelserver.services import PredictionService
+from dermserve.modelserver.server import PredictionService
 from dermserve.modelserver.versions import State
 from tests.modelserver.server_process import wait_until
 
-ONCE = Options(poll_wait_s=0.02)
+
+def flags(**changes: float) -> argparse.Namespace:
+    once = {"file_system_poll_wait_seconds": 0.02, "max_num_load_retries": 0, "load_retry_interval_micros": 0}
+    return argparse.Namespace(**{**vars(parse_flags([])), **once, **changes})
 
 
 class FakeServable:
@@ -49,13 +54,13 @@ class FakeLoader:
 class Managed:
     """A manager of one model `m`, beside a good one that lets it start."""
 
-    def __init__(self, base: pathlib.Path, loader: FakeLoader, options: Options) -> None:
+    def __init__(self, base: pathlib.Path, loader: FakeLoader, flags: argparse.Namespace) -> None:
         self._base = base
         self.stop = threading.Event()
         loader.versions["v99"] = FakeServable()
         (base / "good" / "99").mkdir(parents=True)
         (base / "m").mkdir()
-        self.manager = Manager(load=loader, options=options, stop=self.stop)
+        self.manager = Manager(load=loader, flags=flags, stop=self.stop)
         self.manager.start(list_models(good=str(base / "good")))
         loader.attempts.clear()
         threading.Thread(target=self._reload, daemon=True).start()
@@ -81,18 +86,11 @@ class Managed:
     def becomes(self, states: dict[int, State]) -> None:
         wait_until(lambda: {one.number: one.state for one in self.manager.versions("m")} == states)
 
-    def lend(self, version: int | None = None) -> Any:
-        spec = predict_pb2.PredictRequest().model_spec
-        spec.name = "m"
-        if version is not None:
-            spec.version.value = version
-        return self.manager.borrow(spec)
-
 
 @pytest.fixture
 def managed(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[Managed]:
-    loader, options = request.param if isinstance(request.param, tuple) else (request.param, ONCE)
-    found = Managed(tmp_path, loader, options)
+    loader, given = request.param if isinstance(request.param, tuple) else (request.param, flags())
+    found = Managed(tmp_path, loader, given)
     yield found
     found.stop.set()
     found.manager.stop()
@@ -124,41 +122,8 @@ def test_a_fault_in_unloading_does_not_stop_the_next_load(managed: Managed) -> N
     managed.becomes({2: State.AVAILABLE, 1: State.END})
 
 
-LENT = FakeLoader(v1=FakeServable(), v2=FakeServable())
-
-
-@pytest.mark.parametrize("managed", [LENT], indirect=True)
-def test_what_is_lent_is_not_unloaded_before_it_is_given_back(managed: Managed) -> None:
-    managed.want(1)
-    managed.becomes({1: State.AVAILABLE})
-    with managed.lend() as (version, servable):
-        assert version == 1
-        managed.want(2)
-        managed.becomes({2: State.AVAILABLE, 1: State.UNLOADING})
-        assert not servable.closed.is_set()
-        with managed.lend() as (newest, _):
-            assert newest == 2
-        with pytest.raises(ServingError, match=r"Servable not found for request: Specific\(m, 1\)"):
-            managed.lend(1).__enter__()
-    managed.becomes({2: State.AVAILABLE, 1: State.END})
-    assert servable.closed.is_set()
-
-
-RETRIED = FakeLoader(v1=not_found("not yet"), v2=FakeServable())
-
-
-@pytest.mark.parametrize("managed", [(RETRIED, Options(retries=3, poll_wait_s=0.02))], indirect=True)
-def test_a_load_is_retried_and_not_again_while_the_version_stays(managed: Managed) -> None:
-    managed.want(1)
-    managed.becomes({1: State.END})
-    assert RETRIED.attempts == [1] * 4
-    managed.want(1, 2)
-    managed.becomes({2: State.AVAILABLE, 1: State.END})
-    assert RETRIED.attempts == [1] * 4 + [2]
-
-
 PATIENT = FakeLoader(v1=not_found("never"), v2=FakeServable())
-FOR_EVER = Options(load_in_threads=True, retries=9999, retry_interval_s=0.01, poll_wait_s=0.02)
+FOR_EVER = flags(num_load_threads=1, max_num_load_retries=9999, load_retry_interval_micros=10_000)
 
 
 @pytest.mark.parametrize("managed", [(PATIENT, FOR_EVER)], indirect=True)

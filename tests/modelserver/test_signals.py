@@ -8,7 +8,7 @@ import pytest
 
 BUSY = """
 import ctypes, os, signal, threading
-from dermserve.modelserver import _stop_on_signals
+from dermserve.modelserver.__main__ import _stop_on_signals
 read, write = os.pipe()
 stop = _stop_on_signals()
 """

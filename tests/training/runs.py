@@ -1,15 +1,18 @@
 """Runs for tests: a tiny data set, a tiny experiment, and a run that is finished without having trained."""
 
-import pathlib
 from collections.abc import Callable
+from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from dermserve.models.training.train import run
+from dermserve.models.training.train.dataset import prepare
 from dermserve.models.training.train.experiment import Experiment, parse_experiment
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.loop import Epoch
-from dermserve.models.training.train.run import prepare, run_training
+from dermserve.models.training.train.run import run_training
 
 EXPERIMENT = """
 model = "mobilenet_v3_small"
@@ -48,6 +51,13 @@ EPOCH = Epoch(
 )
 
 
+def command(what: click.Command, *arguments: object, code: int = 0) -> str:
+    """Run a command and return what it says."""
+    result = CliRunner().invoke(what, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
 class StoppedError(Exception):
     """Stands for Ctrl-C."""
 
@@ -58,12 +68,7 @@ def tiny(extra: str = "", text: str = EXPERIMENT) -> Experiment:
 
 
 def start(
-    experiment: Experiment,
-    photos: pathlib.Path,
-    out: pathlib.Path,
-    *,
-    stop_after: int | None = None,
-    backbone: pathlib.Path | None = None,
+    experiment: Experiment, photos: Path, out: Path, *, stop_after: int | None = None, backbone: Path | None = None
 ) -> None:
     """Train; raise in the middle of the epoch after `stop_after` whole ones."""
     whole = 0
@@ -90,7 +95,7 @@ def instead_of_training(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]
     monkeypatch.setattr(run, "_train", skip)
 
 
-def untrained(experiment: Experiment, photos: pathlib.Path, out: pathlib.Path) -> FinishedRun:
+def untrained(experiment: Experiment, photos: Path, out: Path) -> FinishedRun:
     """Make a finished run whose weights are those it began with."""
     with pytest.MonkeyPatch.context() as patch:
         instead_of_training(patch)

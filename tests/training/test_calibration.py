@@ -132,17 +132,6 @@ def test_a_recall_is_not_bought_for_more_than_its_price() -> None:
     assert before.mean() - 0.05 <= after.mean() < before.mean()
 
 
-def test_stopping_never_agrees_always_and_saves_nothing() -> None:
-    views = fit.softmax(np.random.default_rng(3).normal(0, 1, (50, 10, 3)))
-    assert fit.stop_early(views, [fit.Look(1, 1.1)]) == fit.Stopping(1.0, 0.0)
-
-
-def test_view_disagreement_is_a_quantile_of_the_risks_spread() -> None:
-    spreads = np.linspace(0, 0.4, 101)
-    risks = np.stack((0.5 - spreads, 0.5 + spreads), axis=1)
-    assert fit.fit_max_view_std(risks, quantile=0.95) == pytest.approx(0.38)
-
-
 def test_the_prior_shift_is_taken_where_it_helps() -> None:
     labels = np.repeat((0, 1), (900, 100))
     rng = np.random.default_rng(0)

@@ -1,8 +1,7 @@
-"""Metrics, the not-skin score, TensorFlow Lite and the grid."""
+"""Metrics, the not-skin score and TensorFlow Lite."""
 
-import csv
 import dataclasses
-import pathlib
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,18 +12,13 @@ from tensorflow.lite.tools import flatbuffer_utils
 from dermserve.models import associated_files
 from dermserve.models.architectures import build
 from dermserve.models.export import SHIPPED
-from dermserve.models.lifecycle.recording import pictures
-from dermserve.models.papers import scenarios
-from dermserve.models.training.data.samples import Sample
-from dermserve.models.training.data.splits import Part
+from dermserve.models.records import pictures
 from dermserve.models.training.evaluate import ood
 from dermserve.models.training.evaluate.calibration import softmax
-from dermserve.models.training.evaluate.metrics import balanced, intervals, measure
-from dermserve.models.training.evaluate.no_skin import draw_no_skin
-from dermserve.models.training.export import lite
-from dermserve.models.training.train.experiment import parse_experiment
-from dermserve.models.training.train.finished import FinishedRun, load_distance, save_distance
-from dermserve.models.training.train.run import Data
+from dermserve.models.training.evaluate.measuring import intervals, measure
+from dermserve.models.training.evaluate.pictures import draw_no_skin
+from dermserve.models.training.export import conversion
+from dermserve.models.training.train.finished import FinishedRun, Kind, load_distance, save_distance
 
 RNG = np.random.default_rng(0)
 CODES = ("a", "b", "c")
@@ -54,14 +48,10 @@ def test_the_interval_draws_lesions_and_not_photos() -> None:
     by_lesion = [f"lesion{index // 10}" for index in range(200)]
     by_photo = [f"photo{index}" for index in range(200)]
 
-    low, high = intervals(labels, answers, by_lesion, seed=0)["accuracy_95"]
-    narrow_low, narrow_high = intervals(labels, answers, by_photo, seed=0)["accuracy_95"]
+    low, high = intervals(labels, answers, by_lesion)["accuracy_95"]
+    narrow_low, narrow_high = intervals(labels, answers, by_photo)["accuracy_95"]
     assert low < 0.5 < high
     assert high - low > 2 * (narrow_high - narrow_low)
-
-
-def test_balanced_accuracy_is_the_mean_recall() -> None:
-    assert balanced(np.array([0, 0, 0, 1]), np.array([0, 0, 0, 2])) == pytest.approx(0.5)
 
 
 WIDTH = 8
@@ -102,7 +92,7 @@ def test_the_size_of_features_does_not_matter_to_the_gate() -> None:
     np.testing.assert_allclose(ood.scores(distance, 7 * features), ood.scores(distance, features), rtol=1e-3)
 
 
-def test_a_distance_comes_back_from_its_file(tmp_path: pathlib.Path) -> None:
+def test_a_distance_comes_back_from_its_file(tmp_path: Path) -> None:
     features, labels = clusters(900)
     distance = ood.fit_distance(features, labels, strangers=strange(50), rank=4)
     save_distance(distance, tmp_path / "distance.npz")
@@ -122,14 +112,18 @@ def test_pictures_without_skin_differ_and_follow_from_the_seed() -> None:
         assert not np.array_equal(images[0], images[1])
 
 
-@pytest.mark.parametrize("kind", lite.KINDS)
-def test_a_tflite_model_answers_as_the_network_and_knows_its_labels(kind: lite.Kind) -> None:
+@pytest.mark.parametrize("kind", conversion.KINDS)
+def test_a_tflite_model_answers_as_the_network_and_knows_its_labels(kind: Kind) -> None:
     keras.utils.set_random_seed(0)
     network = build("mobilenet_v3_small")
     photos = RNG.integers(0, 256, (8, 224, 224, 3)).astype(np.uint8)
-    model = lite.convert(network, temperature=0.5, kind=kind, examples=photos)
+    model = conversion.convert(network, temperature=0.5, kind=kind, examples=photos)
     assert associated_files.read_file(model, "labels.txt") == "bcc\nscc\nnormal\n"
-    run = lite.runner(model)
+    graph = flatbuffer_utils.convert_bytearray_to_object(model).subgraphs[0]
+    assert [graph.tensors[index].name for index in graph.inputs] == [b"images"]
+    outputs = [(graph.tensors[index].name, list(graph.tensors[index].shape)) for index in graph.outputs]
+    assert outputs == [(b"probabilities", [1, 3]), (b"ood_score", [1])]
+    run = conversion.runner(model)
     logits = np.asarray(network(photos.astype(np.float32))["logits"])
     found = [run(photo) for photo in photos]
     probabilities = np.concatenate([one.probabilities for one in found])
@@ -148,28 +142,19 @@ def test_a_tflite_model_scores_as_the_network_does(scope: bool) -> None:
     whole = dataclasses.replace(distance, scope=None)
     limit = float(np.median(ood.scores(whole, features)))  # some are within it and some beyond
     distance = dataclasses.replace(distance, limit=limit) if scope else whole
-    model = lite.convert(network, temperature=1, kind="float16", examples=photos[:0], distance=distance)
-    ask = lite.runner(model)
+    model = conversion.convert(network, temperature=1, kind="float16", examples=photos[:0], distance=distance)
+    ask = conversion.runner(model)
     found = np.concatenate([ask(photo).ood_scores for photo in photos])
     expected = ood.scores(distance, features)
     assert expected.shape == found.shape == (12,)
     np.testing.assert_allclose(np.sqrt(found), np.sqrt(expected), rtol=0.03)  # float16 rounds weights by 2⁻¹¹
 
 
-def test_a_tflite_model_names_its_tensors_and_gives_probabilities_first() -> None:
-    network = build("mobilenet_v3_small")
-    model = lite.convert(network, temperature=1, kind="float16", examples=np.zeros((0, 224, 224, 3), np.uint8))
-    graph = flatbuffer_utils.convert_bytearray_to_object(model).subgraphs[0]
-    assert [graph.tensors[index].name for index in graph.inputs] == [b"images"]
-    assert [graph.tensors[index].name for index in graph.outputs] == [b"probabilities", b"ood_score"]
-    assert [list(graph.tensors[index].shape) for index in graph.outputs] == [[1, 3], [1]]
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # TensorFlow's interpreter will move to another package
 def test_what_tensorflow_quantises_wrongly_stays_in_float() -> None:
     network = build("resnet50")
-    model = lite.convert(network, temperature=1, kind="int8", examples=np.zeros((1, 224, 224, 3), np.uint8))
+    model = conversion.convert(network, temperature=1, kind="int8", examples=np.zeros((1, 224, 224, 3), np.uint8))
     tensors = tf.lite.Interpreter(model_content=model).get_tensor_details()
     floats = [tensor["name"] for tensor in tensors if tensor["dtype"] is np.float32]
     assert any(name.endswith("/ReverseV2") for name in floats)
@@ -185,58 +170,5 @@ def test_an_int8_model_with_a_layer_that_learned_nothing_runs_where_others_do() 
     kernel, bias = layer.get_weights()
     layer.set_weights([kernel * 100, bias - 1e5])  # before a ReLU: its output never leaves zero
     photos = RNG.integers(0, 256, (2, 224, 224, 3)).astype(np.uint8)
-    model = lite.convert(network, temperature=1, kind="int8", examples=photos)
+    model = conversion.convert(network, temperature=1, kind="int8", examples=photos)
     tf.lite.Interpreter(model_content=model).allocate_tensors()  # XNNPACK refuses scales near zero
-
-
-@pytest.mark.slow
-def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: pathlib.Path) -> None:
-    experiment = parse_experiment(
-        'model = "resnet50"\n[[stages]]\nname = "x"\nepochs = 15\ntrainable = "head"\n', name="tiny"
-    )
-    labels = np.arange(280) % 7
-    samples = [Sample(pathlib.Path(f"{index}.png"), int(label), str(index)) for index, label in enumerate(labels)]
-    values = (20 * np.eye(7, 16)[labels] + RNG.normal(0, 0.1, (280, 16))).astype(np.float32)
-    data = Data(samples, np.zeros((280, 1, 1, 3), np.uint8), {})
-    grid, reported, table = ((0.7, 0.4, 16), (0.8, 0.5, 32)), [], tmp_path / "table.csv"
-
-    def run(wanted: tuple[tuple[float, float, int], ...]) -> list[scenarios.Cell]:
-        features = scenarios.Features(values, labels)
-        return scenarios.run_grid(experiment, data, features, table, report=reported.append, grid=wanted)
-
-    run(grid[:1])
-    cells = run(grid)
-    assert reported == cells  # the first is not trained again
-    assert [(cell.training_share, cell.dropout, cell.batch) for cell in cells] == [(0.7, 0.4, 16), (0.8, 0.5, 32)]
-    assert all(cell.accuracy > 0.9 for cell in cells)
-    with table.open() as file:
-        assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [cell.accuracy for cell in cells]
-    best = scenarios.measure_best(experiment, data, scenarios.Features(values, labels), cells)
-    assert best.cell.accuracy == max(cell.accuracy for cell in cells)
-    assert best.accuracy > 0.9
-
-
-def test_the_grid_chooses_by_validation_photos_and_measures_test_photos_once(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looked: list[Part] = []
-    experiment = parse_experiment(
-        'model = "resnet50"\n[[stages]]\nname = "x"\nepochs = 1\ntrainable = "head"\n', name="tiny"
-    )
-    labels = np.arange(280) % 7
-    samples = [Sample(pathlib.Path(f"{index}.png"), int(label), str(index)) for index, label in enumerate(labels)]
-    data = Data(samples, np.zeros((280, 1, 1, 3), np.uint8), {})
-    parts = {share: scenarios._divide(experiment, data, share) for share in (0.7, 0.8)}
-
-    def judge(head: object, features: scenarios.Features, rows: np.ndarray) -> tuple[float, float]:
-        share = next(share for share in parts if any(np.array_equal(rows, own) for own in parts[share].values()))
-        looked.append(next(part for part, own in parts[share].items() if np.array_equal(rows, own)))
-        return (share if looked[-1] is Part.VALIDATION else 0.1), 0.5
-
-    monkeypatch.setattr(scenarios, "_judge_head", judge)
-    monkeypatch.setattr(scenarios, "_train_cell", lambda *_: None)
-    features = scenarios.Features(np.zeros((280, 4), np.float32), labels)
-    cells = scenarios.run_grid(experiment, data, features, tmp_path / "table.csv", report=lambda _: None)
-    best = scenarios.measure_best(experiment, data, features, cells)
-    assert looked == [Part.VALIDATION] * 18 + [Part.TEST]
-    assert (best.cell.training_share, best.accuracy) == (0.8, 0.1)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from dermserve.models.training.data.samples import Sample
 from dermserve.models.training.data.splits import (
     Part,
     Protocol,
     Recorded,
+    Sample,
     read_split,
     require_parts,
     split,
@@ -59,18 +59,14 @@ def test_the_split_depends_on_the_seed_and_not_on_the_order() -> None:
     assert divide(SAMPLES) != divide(SAMPLES, seed=1)
 
 
-def test_a_split_of_the_data_set_is_kept() -> None:
-    fixed = [Sample(s.path, s.label, s.lesion, "test" if i % 4 == 0 else "train") for i, s in enumerate(SAMPLES)]
+@pytest.mark.parametrize("kinds", [("test", "train", "train", "train"), ("test", "validation", "train", "")])
+def test_photos_are_for_what_the_data_set_itself_says(kinds: tuple[str, ...]) -> None:
+    fixed = [Sample(s.path, s.label, s.path.name, kinds[i % 4]) for i, s in enumerate(SAMPLES)]
     parts = divide(fixed)
     assert all((part is Part.TEST) == (sample.split == "test") for sample, part in parts.items())
     assert Part.VALIDATION in parts.values()
-
-
-def test_photos_that_the_data_set_validates_on_validate() -> None:
-    kinds = ("test", "validation", "train", "")
-    fixed = [Sample(s.path, s.label, s.path.name, kinds[i % 4]) for i, s in enumerate(SAMPLES)]
-    for sample, part in divide(fixed).items():
-        assert part == (sample.split or "train")
+    if "validation" in kinds:
+        assert all(part == (sample.split or "train") for sample, part in parts.items())
 
 
 def test_copies_stay_together_even_when_photos_are_drawn_one_by_one() -> None:
@@ -80,25 +76,22 @@ def test_copies_stay_together_even_when_photos_are_drawn_one_by_one() -> None:
     assert len(set(parts.values())) == 3
 
 
-SHARES = {Part.TRAIN: 0.7, Part.VALIDATION: 0.15, Part.TEST: 0.15}
-
-
 @pytest.mark.parametrize(("count", "enough"), [(1, False), (3, False), (4, True), (10, True)])
 def test_a_class_without_photos_in_a_part_is_refused_with_counts(count: int, enough: bool) -> None:
     rare = [Sample(Path(f"rare{i}.jpg"), 1, f"rare{i}") for i in range(count)]
     parts = divide([*SAMPLES[:200], *rare])
     if enough:
-        require_parts(parts, ("nv", "df"), SHARES)
+        require_parts(parts, ("nv", "df"), validation=0.15, test=0.15)
         return
     lesions = rf"df \({count} lesions\): at 15%, about 4 lesions of a class are needed"
     with pytest.raises(DataError, match=rf"validation has no photo of {lesions}; test has no photo of {lesions}"):
-        require_parts(parts, ("nv", "df"), SHARES)
+        require_parts(parts, ("nv", "df"), validation=0.15, test=0.15)
 
 
 def test_own_validation_photos_must_have_every_class_and_own_test_photos_need_not() -> None:
     samples = [Sample(Path(f"{i}.jpg"), i % 2, f"{i}", "validation" if i in (0, 2) else "train") for i in range(40)]
     with pytest.raises(DataError, match=r"validation has no photo of df \(20 lesions\), by the data set's own split"):
-        require_parts(divide(samples), ("nv", "df"), {Part.VALIDATION: None})
+        require_parts(divide(samples), ("nv", "df"), validation=0.15, test=0.15)
 
 
 def test_a_split_is_read_as_it_was_written(tmp_path: Path) -> None:

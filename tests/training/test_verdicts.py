@@ -11,8 +11,8 @@ from dermserve.gateway.tfserving import Scores
 from dermserve.imaging import measure
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.evaluate.calibration import fit_rule_in, fit_rule_out, lower_bound
-from dermserve.models.training.evaluate.spoil import SPOILED, spoil
-from dermserve.models.training.evaluate.verdicts import decide
+from dermserve.models.training.evaluate.pictures import SPOILED, spoil
+from dermserve.models.training.evaluate.predictions import decide
 from dermserve.v1 import card_pb2, classifier_pb2
 
 FOUND = {

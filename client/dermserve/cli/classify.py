@@ -1,23 +1,22 @@
 """`dermserve classify`."""
 
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Any
 
 import click
 
 from dermserve.cli.photos import expand, load
-from dermserve.cli.report import Report, print_json, print_text
-from dermserve.cli.results import Results
+from dermserve.cli.results import Results, print_json, print_text
 from dermserve.cli.server import Server, server_options
 from dermserve.client import Answer, Client, DermserveError, TtaMode
 
-DEFAULT_MODEL = "resnet50"
 _FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
 
 
 @click.command()
 @click.argument("photos", nargs=-1, required=True, metavar="PHOTO|DIR...", type=click.Path())
-@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Model to ask.")
+@click.option("--model", default="resnet50", show_default=True, help="Model to ask.")
 @click.option("--version", type=click.IntRange(1), metavar="N", help="Version to ask; the latest when not given.")
 @click.option("--label", help='Label to ask, for example "stable".')
 @click.option(
@@ -40,15 +39,12 @@ def classify(
     /,
     *,
     photos: tuple[str, ...],
-    model: str,
-    version: int | None,
-    label: str | None,
-    tta: str,
     as_json: bool,
     in_flight: int,
     table: pathlib.Path | None,
     resume: pathlib.Path | None,
     server: Server,
+    **asked: Any,
 ) -> None:
     """Classify photos: JPEG, PNG or WebP files, - for standard input, or folders with all files in them, at any depth.
 
@@ -57,50 +53,35 @@ def classify(
     it was: what has an answer is not asked again, what failed is. Exit codes: 0 all answered, 1 some failed, 2 wrong
     usage, 3 no server.
     """
-    if version is not None and label is not None:
+    if asked["version"] is not None and asked["label"] is not None:
         raise click.UsageError("give --version or --label, not both")
-    if not model:
+    if not asked["model"]:
         raise click.BadParameter("it is empty", param_hint="--model")
     found = expand(photos, written=filter(None, (table, resume)))
     for note in found.notes(all_files=not as_json):
         click.echo(note, err=True)
-    asked = {"model": model, "version": version, "label": label, "tta": tta}
     show = print_json if as_json else print_text
-    with Results(asked, table=table, journal=resume) as results, server.client() as client:
+    with Results(asked, show, table=table, journal=resume) as results, server.client() as client:
         files = results.remaining(found.photos)
         if before := len(found.photos) - len(files):
             click.echo(f"{resume} has the answers for {before} of {len(found.photos)} photos", err=True)
-        with Report(show, total=len(files) + len(found.refused)) as report:
-            for answer in _answers(client, files, found.refused, in_flight=in_flight, **asked):
-                results.add(answer)
-                report.add(answer)
+        results.expect(len(files) + len(found.refused))
+        for position, (name, error) in enumerate(found.refused):
+            results.add(Answer(position, name, error=error))
+        for answer in _ask(client, files, in_flight=in_flight, **asked):
+            results.add(answer)
         if not as_json and len(found.photos) + len(found.refused) > 1:
             click.echo(results.summary())
-    ctx.exit(report.exit_code)
+    ctx.exit(results.exit_code)
 
 
-def _answers(
-    client: Client,
-    files: list[str],
-    refused: Sequence[tuple[str, DermserveError]],
-    *,
-    in_flight: int,
-    **asked: object,
-) -> Iterator[Answer]:
-    """Say what is refused here, and ask for the rest."""
-    for position, (name, error) in enumerate(refused):
-        yield Answer(position, name, error=error)
-    if files:
-        yield from _ask(client, files, in_flight=in_flight, **asked)
-
-
-def _ask(client: Client, files: list[str], *, in_flight: int, **asked: object) -> Iterator[Answer]:
+def _ask(client: Client, files: list[str], *, in_flight: int, **asked: Any) -> Iterator[Answer]:
     """Ask for one photo by a call of its own, whose deadline the gateway learns; for more over one stream."""
-    if len(files) > 1:
-        yield from client.classify_many(load(files), in_flight=in_flight, **asked)  # type: ignore[arg-type]
+    if len(files) != 1:
+        yield from client.classify_many(load(files), in_flight=in_flight, **asked)
         return
     ((name, photo),) = load(files)
     try:
-        yield Answer(0, name, prediction=client.classify(photo, **asked))  # type: ignore[arg-type]
+        yield Answer(0, name, prediction=client.classify(photo, **asked))
     except DermserveError as error:
         yield Answer(0, name, error=error)

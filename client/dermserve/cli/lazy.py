@@ -1,17 +1,33 @@
-"""A click group whose commands are lines in a table until one is called, and whose exit codes are those of `exits`."""
+"""A click group whose commands are lines in a table until one is called, and its exit codes."""
 
-import importlib
 import importlib.util
 import io
 import os
+import pkgutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import click
 
-from dermserve.cli.exits import Exit
+
+class Exit(IntEnum):
+    """Exit codes that scripts can rely on."""
+
+    ANSWERED = 0
+    """Every photo or request was answered."""
+    FAILED = 1
+    """Some or all of it failed."""
+    USAGE = 2
+    """The command line is wrong; no request was sent. Click's own code."""
+    NO_SERVER = 3
+    """No gateway answers, or no model server answers it: try again later."""
+    INTERRUPTED = 130
+    """Ctrl-C, as shells have it: 128 + SIGINT."""
+    PIPE_CLOSED = 141
+    """Whoever read the output has gone, as shells have it: 128 + SIGPIPE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +35,10 @@ class Extra:
     """An extra of the distribution, and how to see that it is installed."""
 
     name: str
-    """As pip takes it in square brackets."""
     modules: tuple[str, ...]
-    """Top-level modules of the extra; found, not imported."""
 
     def missing(self) -> list[str]:
-        """Name the modules that aren't there."""
+        """Name the modules that aren't there; none is imported."""
         return [module for module in self.modules if importlib.util.find_spec(module) is None]
 
 
@@ -35,16 +49,10 @@ class Entry:
     target: str
     """Where it is: "module:attribute"."""
     help: str
-    """One line."""
     extra: Extra | None = None
-    """What it needs beyond the bare install."""
 
     def load(self, name: str) -> click.Command:
-        """Import the command.
-
-        Raises:
-            click.UsageError: its extra is not installed.
-        """
+        """Import the command; raise click.UsageError when its extra is not installed."""
         if self.extra is not None and (missing := self.extra.missing()):
             raise click.UsageError(
                 f"`dermserve {name}` needs more than the bare install (missing: {', '.join(missing)}):"
@@ -52,8 +60,7 @@ class Entry:
             )
         if self.extra is None:  # a client: gRPC's messages are in the errors already
             os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        module, attribute = self.target.split(":")
-        command = getattr(importlib.import_module(module), attribute)
+        command = pkgutil.resolve_name(self.target)
         assert isinstance(command, click.Command)
         return command
 
@@ -79,32 +86,22 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.help) for name, entry in self.entries.items()])
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> None:
         """Run the command; end without an error when the reader of its output has closed the pipe (`| head`)."""
         try:
-            result = super().invoke(ctx)
+            super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
             raise click.exceptions.Exit(Exit.PIPE_CLOSED) from None
-        return result
 
-    def main(
-        self,
-        args: Sequence[str] | None = None,
-        prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        **extra: Any,
-    ) -> Any:
+    def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run as a program: like click's own, and Ctrl-C gives 130."""
-        if not standalone_mode:
-            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # bars on a terminal that has no such characters
         try:
-            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+            code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except click.ClickException as error:
             error.show()
             sys.exit(error.exit_code)

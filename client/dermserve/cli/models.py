@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import click
 
-from dermserve.cli.exits import Exit
+from dermserve.cli.lazy import Exit
 from dermserve.cli.server import Server, server_options
 from dermserve.client import DermserveError, Model, ModelVersion, Unavailable
 from dermserve.v1 import card_pb2

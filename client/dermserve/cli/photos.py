@@ -32,11 +32,10 @@ class Found:
     """What there is to classify."""
 
     photos: list[str] = field(default_factory=list)
-    """To send, in order."""
     refused: list[tuple[str, InvalidPhoto]] = field(default_factory=list)
     """Files and folders that are not sent, and why not."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    """What is kept about photos and folders, and what it is: no failure."""
+    """What belongs to photos or folders and is none, and what it is: no failure."""
 
     def notes(self, *, all_files: bool) -> Iterator[str]:
         """Say what is skipped: all of it, or only what its name makes a photo."""
@@ -48,14 +47,10 @@ class Found:
 def expand(named: Iterable[str], *, written: Iterable[str | os.PathLike[str]] = ()) -> Found:
     """Replace each folder by the files in it, at any depth, in order of their names; leave everything else as it is.
 
-    Links to folders are followed, to each folder once.
-
-    Args:
-        named: files, folders and STDIN.
-        written: files that the command itself writes, which may lie in a folder.
+    Links to folders are followed, to each folder once. What the command itself has `written` there is skipped.
 
     Raises:
-        click.UsageError: a folder has no files, or standard input is named twice.
+        click.UsageError: a folder has no photos, or standard input is named twice.
     """
     found = Found()
     own = {os.path.realpath(path) for path in written}
@@ -84,16 +79,12 @@ def _read_stdin() -> bytes:
 def _look_into(folder: str, found: Found, own: set[str]) -> None:
     before = len(found.photos) + len(found.refused)
     for path in sorted(_files_in(folder, found)):
-        if what := _companion(os.path.basename(path)):
+        if what := _companion(path, own):
             found.skipped.append((path, what))
-        elif own and os.path.realpath(path) in own:
-            found.skipped.append((path, "written by this command"))
-        elif _is_special(path):
-            found.refused.append((path, InvalidPhoto("a pipe, socket or device, not a file", reason="NOT_A_PHOTO")))
-        elif pathlib.Path(path).suffix.lower() in SUFFIXES or _looks_like_a_picture(path):
-            found.photos.append(path)
+        elif why := _refusal(path):
+            found.refused.append((path, InvalidPhoto(why, reason="NOT_A_PHOTO")))
         else:
-            found.refused.append((path, InvalidPhoto("not a photo, by name and content", reason="NOT_A_PHOTO")))
+            found.photos.append(path)
     if len(found.photos) + len(found.refused) == before:
         raise click.UsageError(f"no photos in {click.format_filename(folder)}, at any depth")
 
@@ -121,31 +112,31 @@ def _files_in(folder: str, found: Found) -> Iterator[str]:
                 folders.append(path)
 
 
-def _companion(name: str) -> str | None:
+def _companion(path: str, own: set[str]) -> str | None:
     """Say what a file is that belongs to photos or their folder and is none; None for all else."""
+    name = os.path.basename(path).lower()
     if name.startswith("._"):
         return "what macOS keeps about another file, not a photo"
-    if name.lower() in _JUNK:
+    if name in _JUNK:
         return "what an operating system keeps about a folder, not a photo"
-    return "notes or metadata, not a photo" if pathlib.Path(name).suffix.lower() in _NOTES else None
+    if pathlib.Path(name).suffix in _NOTES:
+        return "notes or metadata, not a photo"
+    return "written by this command" if own and os.path.realpath(path) in own else None
 
 
-def _is_special(path: str) -> bool:
-    """Tell what would be read without an end, or wait for a writer."""
+def _refusal(path: str) -> str | None:
+    """Say why a file can't be a photo. One that can't be read may be: the client reports why."""
     try:
-        return not stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:
-        return False
-
-
-def _looks_like_a_picture(path: str) -> bool:
-    """Check a file's first bytes. A file that can't be read passes: the client reports why."""
-    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # read without an end, or waiting for a writer
+            return "a pipe, socket or device, not a file"
+        if pathlib.Path(path).suffix.lower() in SUFFIXES:
+            return None
         with open(path, "rb") as file:
             head = file.read(_HEAD)
     except OSError:
-        return True
-    return head.startswith(_MAGIC) or head[4:8] == b"ftyp" or head[128:132] == b"DICM"
+        return None
+    picture = head.startswith(_MAGIC) or head[4:8] == b"ftyp" or head[128:132] == b"DICM"
+    return None if picture else "not a photo, by name and content"
 
 
 def shown(text: str) -> str:

@@ -11,17 +11,14 @@ _PROTOS = {
     "google.api": ("annotations.proto", "http.proto"),  # of googleapis-common-protos
     "google.rpc": ("error_details.proto", "status.proto"),
 }
-PROTOSET = "dermserve.protoset"
+_PROTOSET = "dermserve.protoset"
 
 
 @click.command()
 @click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=pathlib.Path),
-    required=True,
-    metavar="DIR",
+    "--out", type=click.Path(file_okay=False, path_type=pathlib.Path), required=True, metavar="DIR",
     help="Folder to write to; made when there is none.",
-)
+)  # fmt: skip
 def proto(*, out: pathlib.Path) -> None:
     """Write the API's .proto files, all that they import, and dermserve.protoset.
 
@@ -34,7 +31,7 @@ def proto(*, out: pathlib.Path) -> None:
         for package, names in _PROTOS.items()
         for name in names
     }
-    files[pathlib.PurePosixPath(PROTOSET)] = resources.files(_API) / PROTOSET
+    files[pathlib.PurePosixPath(_PROTOSET)] = resources.files(_API) / _PROTOSET
     try:
         for path, source in files.items():
             (out / path).parent.mkdir(parents=True, exist_ok=True)

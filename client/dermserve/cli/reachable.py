@@ -20,6 +20,7 @@ from dermserve.cli.root import GATEWAY
 from dermserve.cli.server import Server, server_options
 from dermserve.cli.transport import Finding, ObstacleError, look_at_way
 from dermserve.client import Client, DermserveError, InvalidPhoto, Model, Overloaded
+from dermserve.v1 import classifier_pb2
 
 SETTINGS_DOCTOR = Entry("dermserve.doctor.cli:doctor", "Check the gateway's settings.", GATEWAY)
 _AT_ONCE = 8
@@ -71,8 +72,7 @@ def examine(server: Server, *, probe: bool) -> Iterator[Finding]:
             return
         yield Finding("OK", "ANSWERS", f"the gateway answers after {(time.monotonic() - started) * 1e3:.0f} ms")
         yield from _look_at_clock(client)
-        for model in models:
-            yield from _look_at_model(model)
+        yield from map(_look_at_model, models)
         if probe and (ready := [model.name for model in models if model.ready]):
             yield from _look_at_answers(client, ready[0], server.deadline)
 
@@ -80,25 +80,20 @@ def examine(server: Server, *, probe: bool) -> Iterator[Finding]:
 def _look_at_clock(client: Client) -> Iterator[Finding]:
     """Compare this clock with the `date` that proxies such as Envoy add."""
     with contextlib.suppress(grpc.RpcError, KeyError, ValueError, TypeError):
-        sent = dict(
-            client._stub.ListModels.with_call(client._models_call(None).request, timeout=5)[1].initial_metadata()
-        )
+        _, call = client._stub.ListModels.with_call(classifier_pb2.ListModelsRequest(), timeout=5)
+        sent = dict(call.initial_metadata())
         off = time.time() - email.utils.parsedate_to_datetime(sent["date"]).timestamp()
         if abs(off) > _CLOCK_SECONDS:
             text = f"this clock and the gateway's differ by {off:.0f} s: certificates and tokens may look expired"
             yield Finding("WARNING", "CLOCK", text, "set both by NTP")
 
 
-def _look_at_model(model: Model) -> Iterator[Finding]:
-    told = ", ".join(
-        f"version {version.version} {version.state}{' ' + '/'.join(version.labels) if version.labels else ''}"
-        for version in model.versions
-    )
+def _look_at_model(model: Model) -> Finding:
+    told = ", ".join(f"version {one.version} {one.state} {'/'.join(one.labels)}".rstrip() for one in model.versions)
     if model.ready:
-        yield Finding("OK", "MODEL", f"{model.name}: {told}")
-    else:
-        remedy = "see the model server's log; `dermserve doctor` beside the gateway asks it"
-        yield Finding("ERROR", "MODEL_NOT_AVAILABLE", f"{model.name} can't answer: {told or 'no versions'}", remedy)
+        return Finding("OK", "MODEL", f"{model.name}: {told}")
+    remedy = "see the model server's log; `dermserve doctor` beside the gateway asks it"
+    return Finding("ERROR", "MODEL_NOT_AVAILABLE", f"{model.name} can't answer: {told or 'no versions'}", remedy)
 
 
 def _look_at_answers(client: Client, model: str, deadline: float) -> Iterator[Finding]:
@@ -116,26 +111,22 @@ def _look_at_answers(client: Client, model: str, deadline: float) -> Iterator[Fi
         yield Finding("ERROR", error.reason, f"a picture is not classified: {error.message}", f"see {error.help}")
         return
     text = f"{model} answers for one picture after {took * 1e3:.0f} ms, of {deadline:g} s allowed"
-    if took > deadline / 2:
-        yield Finding("WARNING", "ANSWER_TIME", text, "allow more time, or see docs/performance.md")
-    else:
-        yield Finding("OK", "ANSWER_TIME", text)
+    late = ("WARNING", "ANSWER_TIME", text, "allow more time, or see docs/performance.md")
+    yield Finding(*late) if took > deadline / 2 else Finding("OK", "ANSWER_TIME", text)
     if theirs != (ours := importlib.metadata.version("dermserve")):
         text = f"the gateway is version {theirs or 'unknown'}, this client {ours}"
         yield Finding("NOTE", "VERSIONS", text, "CHANGELOG.md says what changed between them")
-    for reason in sorted({error.reason for error in errors}):
-        count = sum(error.reason == reason for error in errors)
-        yield _refused(reason, count, errors)
+    for one in {one.reason: one for one in errors}.values():
+        yield _refused(one, [one.reason for one in errors].count(one.reason))
 
 
-def _refused(reason: str, count: int, errors: list[DermserveError]) -> Finding:
-    text = f"of {_AT_ONCE} pictures at once, {count} got {reason}"
-    if reason == "MODEL_SERVER_BUSY":
+def _refused(error: DermserveError, count: int) -> Finding:
+    text = f"of {_AT_ONCE} pictures at once, {count} got {error.reason}"
+    if error.reason == "MODEL_SERVER_BUSY":
         remedy = "raise --grpc_max_threads of TensorFlow Serving above the gateways' calls in flight (64 suits most)"
-        return Finding("WARNING", reason, f"{text}: TensorFlow Serving has fewer threads than calls", remedy)
-    error = next(error for error in errors if error.reason == reason)
+        return Finding("WARNING", error.reason, f"{text}: TensorFlow Serving has fewer threads than calls", remedy)
     severity = "WARNING" if isinstance(error, Overloaded) else "ERROR"
-    return Finding(severity, reason, f"{text}: {error.message}", f"see {error.help}")
+    return Finding(severity, error.reason, f"{text}: {error.message}", f"see {error.help}")
 
 
 def _error_of(client: Client, picture: bytes, model: str) -> DermserveError | None:
@@ -148,20 +139,17 @@ def _error_of(client: Client, picture: bytes, model: str) -> DermserveError | No
 
 def draw_picture(side: int = 224) -> bytes:
     """Draw a PNG of a brown spot on a pale ground."""
-    middle, rows = side / 2, bytearray()
+    rows = bytearray()
     for y in range(side):
         rows.append(0)
         for x in range(side):
-            inside = (x - middle) ** 2 + (y - middle) ** 2 < (side / 5) ** 2
+            inside = (x - side / 2) ** 2 + (y - side / 2) ** 2 < (side / 5) ** 2
             rows += bytes((110, 70, 60) if inside else (225, 180 + (x + y) % 16, 165))
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(rows))) + chunk(b"IEND", b"")
-    )
+    drawn = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
+        drawn += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return drawn
 
 
 def _written(finding: Finding) -> str:

@@ -1,44 +1,62 @@
-"""What a long run leaves behind: a CSV file, a journal to go on from, and a summary."""
+"""What `dermserve classify` makes of answers: output, a progress bar, a CSV file, a journal and a summary."""
 
+import contextlib
 import csv
 import json
 import os
 import pathlib
+import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self, TextIO
 
 import click
 
-from dermserve.client import Answer
+from dermserve.cli.lazy import Exit
+from dermserve.cli.photos import shown
+from dermserve.client import Answer, Unavailable, render_text
 
 Row = dict[str, Any]
+_BAR = 30
+
+
+def print_json(answer: Answer) -> None:
+    """Print an answer as one line of JSON, on stdout, at once."""
+    click.echo(json.dumps({"file": answer.id, **_values(answer)}))
+
+
+def print_text(answer: Answer) -> None:
+    """Print an answer as text: a prediction on stdout, an error on stderr."""
+    if answer.error is None:
+        click.echo(f"{shown(answer.id)}\n{render_text(answer.result())}\n")
+    else:
+        said = f"{answer.id}: {answer.error.message} ({answer.error.reason}: {answer.error.help})"
+        click.echo(shown(said), err=True)
 
 
 class Results:
-    """Collects answers while the block lasts, and writes them at its end, however that comes.
+    """Prints and collects answers while the block lasts, and writes them at its end, however that comes.
 
     The journal has a line of JSON for what is asked and one for each answered photo, written before the next answer is
     looked at; a line that was cut off is ignored. Failed photos are not in it: they are asked for again.
 
-    Args:
-        asked: model, version, label and TTA mode.
-        table: CSV file to write, whole or not at all.
-        journal: file to go on from; made when there is none.
+    A bar stands on the last line of stderr, where that is a terminal and there is more than one photo to wait for.
 
     Raises:
-        click.UsageError: a file can't be written, or the journal is of another question.
+        click.UsageError: a file can't be written, or the journal is of another question than `asked`.
     """
 
     def __init__(
-        self, asked: Mapping[str, Any], *, table: pathlib.Path | None = None, journal: pathlib.Path | None = None
+        self, asked: Row, show: Callable[[Answer], None], *, table: pathlib.Path | None, journal: pathlib.Path | None
     ) -> None:
-        self._asked = {"asked": dict(asked)}
+        self._asked = {"asked": asked}
+        self._show = show
         self._table = table
         self._journal = journal
         self._rows: dict[str, Row] = {}
         self._file: TextIO | None = None
+        self._total = self._done = self._failed = 0
+        self._unavailable = False
 
     def __enter__(self) -> Self:
         for path in filter(None, (self._table, self._journal)):
@@ -51,45 +69,57 @@ class Results:
                 raise click.UsageError(f"{self._journal}: {error.strerror or error}") from error
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
+        self._clear()
         if self._file is not None:
             self._file.close()
         if self._table is not None:
-            write_csv(self._table, list(self._rows.values()))
+            _write_csv(self._table, list(self._rows.values()))
 
     def remaining(self, photos: Sequence[str]) -> list[str]:
         """Leave out the photos that the journal has an answer for, unless their files have changed since.
 
         Answers of other photos stay in the journal, and out of the table and the summary.
         """
-        names = {*map(printable, photos)}
-        self._rows = {name: row for name, row in self._rows.items() if name in names}
-        return [name for name in photos if not self._has(name)]
+        answered = {
+            name for name in photos if (row := self._rows.get(_printable(name))) and row.get("stamp") == _stamp(name)
+        }
+        self._rows = {_printable(name): self._rows[_printable(name)] for name in photos if name in answered}
+        return [name for name in photos if name not in answered]
+
+    def expect(self, total: int) -> None:
+        """Show how many answers there are to come."""
+        self._total = total
+        self._draw()
 
     def add(self, answer: Answer) -> None:
-        """Take an answer."""
-        name = printable(answer.id)
-        if answer.error is not None:
-            self._rows[name] = {"file": name, "error": answer.error.to_dict()}
-            return
-        self._rows[name] = {"file": name, **answer.result().to_dict()}
-        stamp = _stamp(answer.id)
-        if self._file is not None and stamp is not None:
+        """Take an answer and print it."""
+        name = _printable(answer.id)
+        self._rows[name] = {"file": name, **_values(answer)}
+        self._done += 1
+        self._failed += answer.error is not None
+        self._unavailable |= isinstance(answer.error, Unavailable)
+        if answer.error is None and (stamp := _stamp(answer.id)):
             self._write({"stamp": stamp, **self._rows[name]})
+        self._clear()
+        self._show(answer)
+        self._draw()
+
+    @property
+    def exit_code(self) -> Exit:
+        """What the answers so far amount to."""
+        if not self._failed:
+            return Exit.ANSWERED
+        return Exit.NO_SERVER if self._unavailable and self._failed == self._done else Exit.FAILED
 
     def summary(self) -> str:
         """Count answers by verdict and level of risk, and failures by reason."""
         answered = [row for row in self._rows.values() if "error" not in row]
         failed = Counter(row["error"]["reason"] for row in self._rows.values() if "error" in row)
         lines = [f"{len(self._rows)} photos: {len(answered)} answered, {failed.total()} failed"]
-        verdicts = Counter(row["verdict"] for row in answered)
-        for verdict, count in verdicts.most_common():
-            levels = Counter(_level(row) for row in answered if row["verdict"] == verdict)
-            lines.append(
-                f"  {verdict:<24} {count:>6}  {', '.join(f'{n} {level}' for level, n in levels.most_common())}"
-            )
+        for verdict, count in Counter(row["verdict"] for row in answered).most_common():
+            levels = Counter(_level(row) for row in answered if row["verdict"] == verdict).most_common()
+            lines.append(f"  {verdict:<24} {count:>6}  {', '.join(f'{number} {level}' for level, number in levels)}")
         for reason, count in failed.most_common():
             lines.append(f"  {reason:<24} {count:>6}  docs/errors.md#{reason.lower()}")
         return "\n".join(lines)
@@ -100,37 +130,40 @@ class Results:
         records = list(_records(whole))
         if lines and (not records or records[0] != self._asked):
             raise click.UsageError(f"{path} is of another question, or no journal at all: name another --resume file")
-        for record in records[1:]:
-            self._rows[record["file"]] = record
+        self._rows = {record["file"]: record for record in records if "file" in record}
         self._file = path.open("a", encoding="utf-8", newline="\n")
         self._file.truncate(sum(map(len, whole)))
         if not records:
             self._write(self._asked)
 
     def _write(self, record: Row) -> None:
-        assert self._file is not None
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
 
-    def _has(self, name: str) -> bool:
-        row = self._rows.get(printable(name))
-        if row is None or row.get("stamp") != _stamp(name):
-            self._rows.pop(printable(name), None)
-            return False
-        return True
+    def _draw(self) -> None:
+        if self._total > 1 and self._done < self._total and sys.stderr.isatty():
+            full = _BAR * self._done // self._total
+            failed = f", {self._failed} failed" if self._failed else ""
+            bar = f"\r[{'#' * full}{'.' * (_BAR - full)}] {self._done} of {self._total}{failed}"
+            click.echo(bar, nl=False, err=True)
+
+    def _clear(self) -> None:
+        if self._total > 1 and sys.stderr.isatty():
+            click.echo("\r\x1b[K", nl=False, err=True)
 
 
-def printable(name: str) -> str:
+def _values(answer: Answer) -> Row:
+    return answer.result().to_dict() if answer.error is None else {"error": answer.error.to_dict()}
+
+
+def _printable(name: str) -> str:
     """Return a file's name as any UTF-8 file can hold it: bytes that are no UTF-8 as backslash escapes."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
-def write_csv(path: pathlib.Path, rows: Sequence[Row]) -> None:
-    """Write a row an answer, whole or not at all; columns as the answers have them.
-
-    Raises:
-        click.ClickException: the disk is full, or the like.
-    """
+def _write_csv(path: pathlib.Path, rows: Sequence[Row]) -> None:
+    """Write a row an answer, whole or not at all; columns as the answers have them."""
     flat = [_flat(row) for row in rows]
     columns = list(dict.fromkeys(("file", *(name for row in flat for name in row))))
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -152,35 +185,31 @@ def _level(row: Row) -> str:
 
 
 def _flat(row: Row) -> Row:
-    """Make columns: the most probable class, a probability for each, lists joined by semicolons, maps by their keys.
-
-    A rejected photo has no classes: its columns of them stay empty.
-    """
+    """Make columns: the most probable class, a probability for each, lists joined by semicolons, maps by their keys."""
     flat: Row = {}
     for name, value in row.items():
         if name == "classes":
             for top in value[:1]:
                 flat |= {"class": top["code"], "class_name": top["name"], "probability": top["probability"]}
             flat |= {
-                f"p_{score['code']}": score["probability"] for score in sorted(value, key=lambda s: str(s["code"]))
+                f"p_{code}": probability for code, probability in sorted((s["code"], s["probability"]) for s in value)
             }
         elif isinstance(value, Mapping):
             flat |= {f"{name}_{key}": inner for key, inner in value.items()}
         elif isinstance(value, list):
             flat[name] = ";".join(map(str, value))
-        elif name != "stamp":
+        else:
             flat[name] = value
+    flat.pop("stamp", None)
     return flat
 
 
 def _records(lines: Sequence[bytes]) -> Iterator[Row]:
     for line in lines:
-        try:
+        with contextlib.suppress(ValueError):
             record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and ("asked" in record or "file" in record):
-            yield record
+            if isinstance(record, dict) and ("asked" in record or "file" in record):
+                yield record
 
 
 def _stamp(name: str) -> list[int] | None:

@@ -1,5 +1,6 @@
 """The table of commands."""
 
+import os
 import platform
 import sys
 
@@ -32,9 +33,7 @@ ENTRIES = {
     "doctor": Entry("dermserve.cli.reachable:doctor", "Check the gateway's settings, or a running one (--target)."),
     "proto": Entry("dermserve.cli.proto:proto", "Write the API as .proto files and descriptors."),
     "edge": Entry("dermserve.edge.cli:edge", "Write what an Envoy in front of the gateway needs."),
-    "modelserver": Entry(
-        "dermserve.cli.modelserver:modelserver", "Run the local stand-in for TensorFlow Serving.", LOCAL
-    ),
+    "modelserver": Entry("dermserve.cli.root:modelserver", "Run the local stand-in for TensorFlow Serving.", LOCAL),
     "export": Entry("dermserve.models.export:export", "Put versions of the models into a store.", MODELS),
     "model": Entry(
         "dermserve.models.lifecycle.cli:model", "Publish, verify, promote, roll back and retire versions.", STORE
@@ -58,3 +57,16 @@ def main() -> None:
 
     Exit codes: 0 all answered, 1 some failed, 2 wrong usage, 3 no server, 130 interrupted.
     """
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.argument("flags", nargs=-1, type=click.UNPROCESSED)
+def modelserver(flags: tuple[str, ...]) -> None:
+    """Run the local stand-in for TensorFlow Serving; --help shows its flags."""
+    # Read when a process starts: more malloc arenas double the memory of frozen graphs.
+    environment = {"MALLOC_ARENA_MAX": "1", **os.environ}
+    command = [sys.executable, "-m", "dermserve.modelserver", *flags]
+    os.execve(command[0], command, environment)  # noqa: S606 - our own module

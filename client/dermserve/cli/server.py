@@ -2,14 +2,13 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, fields
+from typing import Any
 
 import click
 
 from dermserve.client import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Client
 
-_F = TypeVar("_F", bound=Callable[..., Any])
 _FILE = click.Path(exists=True, dir_okay=False)
 
 
@@ -26,34 +25,41 @@ class Server:
     tls_authority: str | None
 
     def client(self) -> Client:
-        """Make a client.
-
-        Raises:
-            click.UsageError: the options don't go together.
-        """
+        """Make a client; raise click.UsageError when the options don't go together."""
         try:
             return Client(self.target, tls=self.tls_options(), deadline=self.deadline)
         except (OSError, ValueError) as error:
             raise click.UsageError(str(error)) from error
 
     def tls_options(self) -> TLS | None:
-        """Make the client's TLS options; None for plaintext.
-
-        Raises:
-            OSError: a file can't be read.
-            ValueError: the options don't go together.
-        """
-        files = (self.tls_ca, self.tls_cert, self.tls_key, self.tls_authority)
-        if not self.tls and not any(files):
-            return None
-        return TLS.from_files(
-            root_certificates=self.tls_ca,
-            certificate_chain=self.tls_cert,
-            private_key=self.tls_key,
-            authority=self.tls_authority,
-        )
+        """Make the client's TLS options; None for plaintext."""
+        return tls_options(**{name: getattr(self, name) for name in TLS_NAMES})
 
 
+def tls_options(
+    *, tls: bool, tls_ca: str | None, tls_cert: str | None, tls_key: str | None, tls_authority: str | None
+) -> TLS | None:
+    """Make the client's TLS options from those of a command; None for plaintext.
+
+    Raises:
+        OSError: a file can't be read.
+        ValueError: the options don't go together.
+    """
+    if not tls and not any((tls_ca, tls_cert, tls_key, tls_authority)):
+        return None
+    return TLS.from_files(
+        root_certificates=tls_ca, certificate_chain=tls_cert, private_key=tls_key, authority=tls_authority
+    )
+
+
+TLS_NAMES = ("tls", "tls_ca", "tls_cert", "tls_key", "tls_authority")
+TLS_OPTIONS = (
+    click.option("--tls", is_flag=True, help="Use TLS; the options below imply it."),
+    click.option("--tls-ca", type=_FILE, help="Authorities to trust (PEM), in place of the built-in ones."),
+    click.option("--tls-cert", type=_FILE, help="Client certificate (PEM), for mutual TLS."),
+    click.option("--tls-key", type=_FILE, help="Its key (PEM)."),
+    click.option("--tls-authority", metavar="NAME", help="Name to expect in the server's certificate."),
+)
 _OPTIONS = (
     click.option(
         "--server", "--target", "target", metavar="HOST:PORT", default=DEFAULT_TARGET, envvar="DERMSERVE_SERVER",
@@ -63,24 +69,16 @@ _OPTIONS = (
         "--deadline", type=click.FloatRange(0, min_open=True), default=DEFAULT_DEADLINE, show_default=True,
         metavar="SECONDS", help="How long to wait for the next answer.",
     ),
-    click.option("--tls", is_flag=True, help="Use TLS; the options below imply it."),
-    click.option("--tls-ca", type=_FILE, help="Authorities to trust (PEM), in place of the built-in ones."),
-    click.option("--tls-cert", type=_FILE, help="Client certificate (PEM), for mutual TLS."),
-    click.option("--tls-key", type=_FILE, help="Its key (PEM)."),
-    click.option("--tls-authority", metavar="NAME", help="Name to expect in the server's certificate."),
+    *TLS_OPTIONS,
 )  # fmt: skip
-_NAMES = ("target", "deadline", "tls", "tls_ca", "tls_cert", "tls_key", "tls_authority")
 
 
-def server_options(function: _F) -> Callable[..., Any]:
+def server_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options to a command, which gets them as one `server`."""
 
     @functools.wraps(function)
-    def gathered(**values: Any) -> Any:
-        server = Server(**{name: values.pop(name) for name in _NAMES})
+    def command(**values: Any) -> Any:
+        server = Server(**{field.name: values.pop(field.name) for field in fields(Server)})
         return function(server=server, **values)
 
-    command: Callable[..., Any] = gathered
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+    return functools.reduce(lambda made, option: option(made), reversed(_OPTIONS), command)

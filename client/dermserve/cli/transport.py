@@ -16,17 +16,16 @@ from urllib.parse import unquote, urlsplit
 import grpc
 
 from dermserve.cli.server import Server
+from dermserve.client import TLS
 from dermserve.client._connection import usual_roots
 from dermserve.client._proxies import Way, find_way, host_and_port
 
 Dial: TypeAlias = Callable[[], socket.socket]
 """Connects."""
 _EXPIRY_DAYS = 21
-_DAY = 86400
-_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(
-    (0, 0, 0, 4, 0, 0, 0, 0, 0)
-)  # and empty SETTINGS (RFC 9113, 3.4)
-_SETTINGS = b"\4"  # the type of the first frame
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0"  # and empty SETTINGS (RFC 9113, 3.4)
+_SETTINGS = b"\4"
+"""The type of the first frame that an HTTP/2 server sends."""
 _WRONG_PORT = "correct HOST:PORT: the gateway's gRPC port is 50051 unless set otherwise"
 _REMEDIES = {  # by OpenSSL's X509_V_ERR_…
     9: "set this machine's clock, or wait",
@@ -39,16 +38,13 @@ _UNTRUSTED = "name the authority that signed it by --tls-ca"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was checked."""
+    """One thing that was checked: how bad it is, a stable code, what is so and why it matters, and what to do."""
 
     severity: str
     """ERROR, WARNING, NOTE or OK."""
     code: str
-    """Machine-readable and stable."""
     what: str
-    """What is so, and why it matters."""
     remedy: str = ""
-    """What to do."""
 
 
 class ObstacleError(Exception):
@@ -65,7 +61,7 @@ def look_at_way(server: Server) -> Iterator[Finding]:
     Raises:
         ObstacleError: the first thing that keeps calls from getting there.
     """
-    way = find_way(server.target)
+    way, tls = find_way(server.target), server.tls_options()
     host, port = host_and_port(way.target)
     if host is None:  # a socket's path, or a scheme of which gRPC knows more
         return
@@ -75,10 +71,10 @@ def look_at_way(server: Server) -> Iterator[Finding]:
         dial: Dial = functools.partial(_tunnel, way, host, port or "443", server.deadline)
     else:
         dial = yield from _reach(host, port or "443", server.deadline)
-    if server.tls_options() is None:
+    if tls is None:
         yield _look_at_plain(dial, server)
     else:
-        yield from _look_at_tls(dial, way.name or host, server)
+        yield from _look_at_tls(dial, tls.authority or way.name or host, server, tls)
 
 
 def _reach(host: str, port: str, seconds: float) -> Generator[Finding, None, Dial]:
@@ -113,17 +109,19 @@ def _tunnel(way: Way, host: str, port: str, seconds: float) -> socket.socket:
     name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     without = "list the host in no_proxy to go without it, or correct the variable"
     try:
-        connection = socket.create_connection((proxy, int(proxy_port)), timeout=seconds)
-        connection.sendall(f"CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n{header}\r\n".encode())
-        said = connection.recv(4096)
+        with contextlib.ExitStack() as failing:
+            connection = failing.enter_context(socket.create_connection((proxy, int(proxy_port)), timeout=seconds))
+            connection.sendall(f"CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n{header}\r\n".encode())
+            if not (said := connection.recv(4096)):
+                raise ConnectionError("it closes the connection")
+            if said.split(b" ")[1:2] != [b"200"]:
+                text = f"the proxy {way.proxy} does not let calls to {name} pass: it says {_shown(said)}"
+                raise ObstacleError("PROXY_REFUSES", text, without)
+            failing.pop_all()
+            return connection
     except OSError as error:
         text = f"the proxy {way.proxy} does not answer: {error.strerror or error}"
         raise ObstacleError("PROXY_UNREACHABLE", text, without) from error
-    if said.split(b" ")[1:2] != [b"200"]:
-        connection.close()
-        text = f"the proxy {way.proxy} does not let calls to {name} pass: it says {_shown(said)}"
-        raise ObstacleError("PROXY_REFUSES", text, without)
-    return connection
 
 
 def _look_at_plain(dial: Dial, server: Server) -> Finding:
@@ -137,13 +135,10 @@ def _look_at_plain(dial: Dial, server: Server) -> Finding:
     raise _stranger(said, server.target)
 
 
-def _look_at_tls(dial: Dial, host: str, server: Server) -> Iterator[Finding]:
-    tls = server.tls_options()
-    context = _context(server)
+def _look_at_tls(dial: Dial, name: str, server: Server, tls: TLS) -> Iterator[Finding]:
+    context = _context(server, tls)
     try:
-        with _within(dial()) as plain, context.wrap_socket(
-            plain, server_hostname=tls.authority if tls and tls.authority else host
-        ) as secured:  # fmt: skip
+        with _within(dial()) as plain, context.wrap_socket(plain, server_hostname=name) as secured:
             ends = str((secured.getpeercert() or {})["notAfter"])
             protocol, said = secured.selected_alpn_protocol(), _greet(lambda: secured)
     except ssl.SSLCertVerificationError as error:
@@ -152,7 +147,10 @@ def _look_at_tls(dial: Dial, host: str, server: Server) -> Iterator[Finding]:
     except OSError as error:
         if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
             raise _refused_handshake(server, error.reason) from error
-        raise _no_tls(dial, server) from error
+        if not _is_http2(said := _greet(dial)):
+            raise _stranger(said, server.target) from error
+        text = f"{server.target} speaks gRPC in plain text, not TLS"
+        raise ObstacleError("NO_TLS", text, "leave --tls out") from error
     if said == b"":  # with TLS 1.3 a client certificate is judged after the handshake
         raise _refused_handshake(server, "it closes the connection after the handshake")
     if not _is_http2(said):
@@ -160,25 +158,21 @@ def _look_at_tls(dial: Dial, host: str, server: Server) -> Iterator[Finding]:
     if protocol != "h2":
         text = f"{server.target} does not offer HTTP/2 by ALPN, without which gRPC does not connect"
         raise ObstacleError("NO_ALPN", text, "turn HTTP/2 on at what ends TLS there")
-    days = (ssl.cert_time_to_seconds(ends) - time.time()) / _DAY
+    days = (ssl.cert_time_to_seconds(ends) - time.time()) / 86400
     if days < _EXPIRY_DAYS:
         yield Finding("WARNING", "CERTIFICATE_EXPIRES", f"the certificate ends in {days:.0f} days", "renew it")
 
 
-def _context(server: Server) -> ssl.SSLContext:
+def _context(server: Server, tls: TLS) -> ssl.SSLContext:
     """Trust what gRPC trusts, as strictly: `ssl.create_default_context` is stricter from Python 3.13 on."""
-    tls = server.tls_options()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    own = os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH") or (
-        pathlib.Path(grpc.__file__).parent / "_cython/_credentials/roots.pem"
-    )
+    own = os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH")
+    file = pathlib.Path(own or pathlib.Path(grpc.__file__).parent / "_cython/_credentials/roots.pem")
     try:
-        roots = (tls and tls.root_certificates) or usual_roots() or pathlib.Path(own).read_bytes()
-        context.load_verify_locations(
-            cadata="".join(line for line in roots.decode().splitlines(True) if line.isascii())
-        )
+        roots = (tls.root_certificates or usual_roots() or file.read_bytes()).decode().splitlines(keepends=True)
+        context.load_verify_locations(cadata="".join(line for line in roots if line.isascii()))
         if server.tls_cert:
             context.load_cert_chain(server.tls_cert, server.tls_key, password="")
     except (OSError, ValueError) as error:
@@ -191,13 +185,6 @@ def _refused_handshake(server: Server, why: str) -> ObstacleError:
     shown = "does not accept this client's certificate" if server.tls_cert else "wants a client certificate, it seems"
     remedy = "give one that its client authority signed, by --tls-cert and --tls-key"
     return ObstacleError("CLIENT_CERTIFICATE", f"{server.target} {shown}: {why}", remedy)
-
-
-def _no_tls(dial: Dial, server: Server) -> ObstacleError:
-    said = _greet(dial)
-    if _is_http2(said):
-        return ObstacleError("NO_TLS", f"{server.target} speaks gRPC in plain text, not TLS", "leave --tls out")
-    return _stranger(said, server.target)
 
 
 def _stranger(said: bytes | None, target: str) -> ObstacleError:
@@ -235,5 +222,5 @@ def _is_http2(said: bytes | None) -> bool:
 
 
 def _shown(said: bytes) -> str:
-    first = said.splitlines()[0][:60].decode("ascii", "replace")
+    first = said.partition(b"\n")[0].strip()[:60].decode("ascii", "replace")
     return repr("".join(letter if letter.isprintable() else "?" for letter in first))

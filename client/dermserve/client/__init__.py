@@ -8,10 +8,7 @@ diagnosis.
         print(prediction.verdict, prediction.malignancy, prediction.named)
 """
 
-from dermserve.client._answer import Answer
-from dermserve.client._async_client import AsyncClient
-from dermserve.client._catalog import Model, ModelVersion, VersionState
-from dermserve.client._client import Client
+from dermserve.client._client import AsyncClient, Client
 from dermserve.client._connection import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Retry
 from dermserve.client._errors import (
     AccessDenied,
@@ -23,55 +20,29 @@ from dermserve.client._errors import (
     NotFound,
     NotReady,
     Overloaded,
-    StreamBroke,
     TooLarge,
     Unavailable,
     UnreadablePhoto,
 )
-from dermserve.client._prediction import (
+from dermserve.client._request import Photo, TtaMode
+from dermserve.client._text import render_text
+from dermserve.client._values import (
+    Answer,
     ClassScore,
     MalignancyRisk,
+    Model,
+    ModelVersion,
     Prediction,
     Reason,
     RiskLevel,
     Timings,
     Verdict,
+    VersionState,
 )
-from dermserve.client._request import Photo, TtaMode
-from dermserve.client._text import render_text
 
 __all__ = [
-    "DEFAULT_DEADLINE",
-    "DEFAULT_TARGET",
-    "TLS",
-    "AccessDenied",
-    "Answer",
-    "AsyncClient",
-    "ClassScore",
-    "Client",
-    "DeadlineExceeded",
-    "DermserveError",
-    "Internal",
-    "InvalidPhoto",
-    "InvalidRequest",
-    "MalignancyRisk",
-    "Model",
-    "ModelVersion",
-    "NotFound",
-    "NotReady",
-    "Overloaded",
-    "Photo",
-    "Prediction",
-    "Reason",
-    "Retry",
-    "RiskLevel",
-    "StreamBroke",
-    "Timings",
-    "TooLarge",
-    "TtaMode",
-    "Unavailable",
-    "UnreadablePhoto",
-    "Verdict",
-    "VersionState",
-    "render_text",
-]
+    "DEFAULT_DEADLINE", "DEFAULT_TARGET", "TLS", "AccessDenied", "Answer", "AsyncClient", "ClassScore", "Client",
+    "DeadlineExceeded", "DermserveError", "Internal", "InvalidPhoto", "InvalidRequest", "MalignancyRisk", "Model",
+    "ModelVersion", "NotFound", "NotReady", "Overloaded", "Photo", "Prediction", "Reason", "Retry", "RiskLevel",
+    "Timings", "TooLarge", "TtaMode", "Unavailable", "UnreadablePhoto", "Verdict", "VersionState", "render_text",
+]  # fmt: skip

@@ -1,25 +1,155 @@
-"""The synchronous client."""
+"""The synchronous client and the asyncio one. What both can ask is described once, by the functions here."""
 
 import time
-from collections.abc import Generator, Iterable
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
 
 import grpc
 
-from dermserve.client._answer import Answer
-from dermserve.client._base import Base, Call
-from dermserve.client._batch import DEFAULT_IN_FLIGHT, Item
-from dermserve.client._catalog import Model
+from dermserve.client._batch import DEFAULT_IN_FLIGHT, Batch, pause_before_retry
+from dermserve.client._connection import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Connection, Retry, check_deadline
 from dermserve.client._many import Many
-from dermserve.client._prediction import Prediction
-from dermserve.client._request import Photo, TtaMode, read_photo
-from dermserve.v1 import classifier_pb2_grpc
+from dermserve.client._request import Item, Photo, TtaMode, make_request_id, preparer, read_photo
+from dermserve.client._values import Answer, Model, Prediction, read_model, read_prediction
+from dermserve.client._waiting import Blocking, OnLoop, blocking, blocking_generator
+from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
-T = TypeVar("T")
+
+class _Base:
+    """A channel to a gateway, and the options of its calls."""
+
+    _waiter: ClassVar[type[Blocking | OnLoop]]
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        tls: TLS | None = None,
+        deadline: float = DEFAULT_DEADLINE,
+        retry: Retry = Retry(),  # noqa: B008 - frozen
+        metadata: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self._connection = Connection(target=target, tls=tls, retry=retry, metadata=metadata)
+        self._deadline = check_deadline(deadline)
+        self._channel = self._connection.open()
+        self._stub: Any = classifier_pb2_grpc.ClassifierStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def _seconds(self, deadline: float | None) -> float:
+        return self._deadline if deadline is None else check_deadline(deadline)
+
+    async def _ask(
+        self, method: Any, request: Any, deadline: float | None, *, request_id: str | None = None, patient: bool = False
+    ) -> Any:
+        """Make a call; a patient one is repeated when an overloaded gateway says, within the deadline."""
+        end = time.monotonic() + self._seconds(deadline)
+        waiter, metadata = self._waiter(), self._connection.call_metadata(request_id)
+        while True:
+            try:
+                return await waiter.call(method, request, timeout=end - time.monotonic(), metadata=metadata)
+            except grpc.RpcError as error:
+                failure = self._connection.failure(error, request_id)
+                pause = pause_before_retry(failure, left=end - time.monotonic()) if patient else None
+                if pause is None:
+                    raise failure from error
+            await waiter.get(pause)
 
 
-class Client(Base):
+async def classify(  # noqa: D417 - a method's self has no description
+    self: _Base,
+    photo: Photo,
+    *,
+    model: str,
+    version: int | None = None,
+    label: str | None = None,
+    tta: TtaMode | str = TtaMode.NONE,
+    deadline: float | None = None,
+    request_id: str | None = None,
+    retry_overloaded: bool = False,
+) -> Prediction:
+    """Classify one photo.
+
+    Args:
+        photo: bytes of a JPEG, PNG or WebP file, or the path of one.
+        model: model name.
+        version: version to ask; the latest when neither this nor `label` is given.
+        label: label to ask, for example "stable".
+        tta: "none", "full" or "adaptive", or a TtaMode.
+        deadline: seconds the call may take; the client's default when None.
+        request_id: 1 to 64 characters of A-Z a-z 0-9 . _ - to find the request by in logs; made when None.
+        retry_overloaded: whether to wait as long as an overloaded gateway says and try again, within the deadline.
+
+    Raises:
+        DermserveError: the photo can't be classified, or not now.
+        ValueError: an argument can't be.
+    """
+    prepare, request_id = preparer(model=model, version=version, label=label, tta=tta), make_request_id(request_id)
+    image = read_photo(photo) if isinstance(photo, bytes) else await self._waiter().run(read_photo, photo)
+    ask = self._ask(self._stub.Classify, prepare(image), deadline, request_id=request_id, patient=retry_overloaded)
+    return read_prediction(await ask)
+
+
+def classify_many(  # noqa: D417
+    self: _Base,
+    photos: Iterable[Item] | AsyncIterable[Item],
+    *,
+    model: str,
+    version: int | None = None,
+    label: str | None = None,
+    tta: TtaMode | str = TtaMode.NONE,
+    deadline: float | None = None,
+    in_flight: int = DEFAULT_IN_FLIGHT,
+    retry_overloaded: bool = True,
+) -> AsyncGenerator[Answer, None]:
+    """Classify many photos over one stream, and yield an answer for each as it comes, in any order.
+
+    Photos are taken and read in a thread of their own, while there is room for them: one that comes late holds no
+    answer back, and an iterator may wait for the answers to its earlier photos. A stream that breaks under way is
+    opened again. Nothing is raised for a photo that fails: its answer holds the error.
+
+    Args:
+        photos: photos, or pairs of an id and a photo; for AsyncClient, the iterable may be asynchronous. What it raises
+            is raised after the answers to those before.
+        model, version, label, tta: as for `classify`.
+        deadline: seconds without any answer after which the photos in flight are given up; the client's when None.
+        in_flight: photos sent and not answered, at most.
+        retry_overloaded: whether a photo that an overloaded gateway refuses is sent again when that says, for up to
+            `deadline` seconds.
+
+    Raises:
+        ValueError: an argument can't be.
+    """
+    batch = Batch(
+        preparer(model=model, version=version, label=label, tta=tta),
+        in_flight=in_flight,
+        deadline=self._seconds(deadline),
+        retry_overloaded=retry_overloaded,
+    )
+    return Many(self._connection, self._stub, batch, self._waiter).answers(photos)
+
+
+async def models(self: _Base, *, deadline: float | None = None) -> tuple[Model, ...]:
+    """List the models the gateway serves, without their cards.
+
+    Raises:
+        DermserveError: no answer.
+    """
+    response = await self._ask(self._stub.ListModels, classifier_pb2.ListModelsRequest(), deadline)
+    return tuple(map(read_model, response.models))
+
+
+async def model(self: _Base, name: str, *, deadline: float | None = None) -> Model:
+    """Return one model, with the card of every version that can answer.
+
+    Raises:
+        NotFound: no such model.
+        DermserveError: no answer.
+    """
+    response = await self._ask(self._stub.GetModel, classifier_pb2.GetModelRequest(name=name), deadline)
+    return read_model(response.model)
+
+
+class Client(_Base):
     """Asks a gateway, from any number of threads. Use it as a context manager, or call `close`.
 
     Args:
@@ -33,120 +163,41 @@ class Client(Base):
         ValueError: an option can't be.
     """
 
-    def _connect(self) -> None:
-        self._channel: grpc.Channel = self._open_channel(grpc)
-        self._stub: Any = classifier_pb2_grpc.ClassifierStub(self._channel)  # type: ignore[no-untyped-call]
+    _waiter = Blocking
+    classify = blocking(classify)
+    classify_many = blocking_generator(classify_many)
+    models = blocking(models)
+    model = blocking(model)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Close the channel and cancel the calls in flight."""
         self._channel.close()
 
-    def classify(
-        self,
-        photo: Photo,
-        *,
-        model: str,
-        version: int | None = None,
-        label: str | None = None,
-        tta: TtaMode | str = TtaMode.NONE,
-        deadline: float | None = None,
-        request_id: str | None = None,
-        retry_overloaded: bool = False,
-    ) -> Prediction:
-        """Classify one photo.
 
-        Args:
-            photo: bytes of a JPEG, PNG or WebP file, or the path of one.
-            model: model name.
-            version: version to ask; the latest when neither this nor `label` is given.
-            label: label to ask, for example "stable".
-            tta: "none", "full" or "adaptive", or a TtaMode.
-            deadline: seconds the call may take; the client's default when None.
-            request_id: 1 to 64 characters of A-Z a-z 0-9 . _ - to find the request by in logs; made when None.
-            retry_overloaded: whether to wait as long as an overloaded gateway says and try again, within the deadline.
+class AsyncClient(_Base):
+    """Asks a gateway from an event loop: `Client`, awaited. Use it as an async context manager, or await `close`.
 
-        Raises:
-            DermserveError: the photo can't be classified, or not now.
-            ValueError: an argument can't be.
-        """
-        make = self._classify_call(
-            model=model, version=version, label=label, tta=tta, deadline=deadline, request_id=request_id,
-            retry_overloaded=retry_overloaded,
-        )  # fmt: skip
-        return self._ask(make(read_photo(photo)))
+    Arguments and errors are those of `Client`.
+    """
 
-    def classify_many(
-        self,
-        photos: Iterable[Item],
-        *,
-        model: str,
-        version: int | None = None,
-        label: str | None = None,
-        tta: TtaMode | str = TtaMode.NONE,
-        deadline: float | None = None,
-        in_flight: int = DEFAULT_IN_FLIGHT,
-        retry_overloaded: bool = True,
-    ) -> Generator[Answer, None, None]:
-        """Classify many photos over one stream, and yield an answer for each as it comes, in any order.
+    _waiter = OnLoop
+    classify = classify
+    classify_many = classify_many
+    models = models
+    model = model
 
-        Photos are taken and read in a thread of their own, while there is room for them: one that comes late holds no
-        answer back, and an iterator may wait for the answers to its earlier photos. A stream that breaks under way is
-        opened again. Nothing is raised for a photo that fails: its answer holds the error.
+    async def __aenter__(self) -> Self:
+        return self
 
-        Args:
-            photos: photos, or pairs of an id and a photo. What it raises is raised after the answers to those before.
-            model: model name.
-            version: version to ask; the latest when neither this nor `label` is given.
-            label: label to ask, for example "stable".
-            tta: "none", "full" or "adaptive", or a TtaMode.
-            deadline: seconds without any answer after which the photos in flight are given up; the client's when None.
-            in_flight: photos sent and not answered, at most.
-            retry_overloaded: whether a photo that an overloaded gateway refuses is sent again when that says, for up to
-                `deadline` seconds.
+    async def __aexit__(self, *raised: object) -> None:
+        await self.close()
 
-        Raises:
-            ValueError: an argument can't be.
-        """
-        batch = self._batch(
-            model=model, version=version, label=label, tta=tta, deadline=deadline, in_flight=in_flight,
-            retry_overloaded=retry_overloaded,
-        )  # fmt: skip
-        return Many(self, self._stub, batch).answers(photos)
-
-    def models(self, *, deadline: float | None = None) -> tuple[Model, ...]:
-        """List the models the gateway serves, without their cards.
-
-        Raises:
-            DermserveError: no answer.
-        """
-        return self._ask(self._models_call(deadline))
-
-    def model(self, name: str, *, deadline: float | None = None) -> Model:
-        """Return one model, with the card of every version that can answer.
-
-        Raises:
-            NotFound: no such model.
-            DermserveError: no answer.
-        """
-        return self._ask(self._model_call(name, deadline))
-
-    def _ask(self, call: Call[T]) -> T:
-        """Make a call; retry an overloaded one after the server's delay when `retry_overloaded` is set."""
-        metadata = self._connection.call_metadata(call.request_id)
-        while True:
-            try:
-                return call.read(getattr(self._stub, call.method)(call.request, timeout=call.left, metadata=metadata))
-            except grpc.RpcError as error:
-                failure = self._failure(error, call.request_id)
-                pause = call.pause(failure)
-                if pause is None:
-                    raise failure from error
-            time.sleep(pause)
+    async def close(self) -> None:
+        """Close the channel and cancel the calls in flight."""
+        self._channel.close()

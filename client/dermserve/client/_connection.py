@@ -1,4 +1,4 @@
-"""How a client reaches a gateway: frozen options, and the channel arguments gRPC makes of them."""
+"""How a client reaches a gateway: frozen options, the channel gRPC makes of them, and what its failures mean."""
 
 import json
 import os
@@ -9,14 +9,13 @@ from typing import Any, Self
 
 import grpc
 
+from dermserve.client._errors import DeadlineExceeded, DermserveError, read_call
 from dermserve.client._proxies import Way, find_way, host_and_port
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_DEADLINE = 30.0
 """Seconds."""
 
-_SERVICE = "dermserve.v1.Classifier"
-_RETRY_BUFFER = 64 * 2**20
 _BEGIN = b"-----BEGIN CERTIFICATE"
 _SCHEMES = ("unix", "unix-abstract", "vsock", "xds", "google-c2p")
 """Of gRPC targets without a host; `dns`, `ipv4` and `ipv6` have one."""
@@ -61,14 +60,11 @@ class TLS:
 
         Raises:
             OSError: a file can't be read.
-            ValueError: a client certificate without its key, a key without its certificate, or what is no such PEM.
+            ValueError: as TLS.
         """
-        return cls(
-            root_certificates=_read(root_certificates),
-            certificate_chain=_read(certificate_chain),
-            private_key=_read(private_key),
-            authority=authority,
-        )
+        files = (root_certificates, certificate_chain, private_key)
+        roots, chain, key = (None if file is None else pathlib.Path(file).read_bytes() for file in files)
+        return cls(root_certificates=roots, certificate_chain=chain, private_key=key, authority=authority)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,43 +94,29 @@ class Retry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Connection:
-    """A client's options for reaching its gateway.
-
-    Raises:
-        ValueError: a target that is empty, a URL, or has no port that can be, or a deadline that is not positive.
-    """
+    """A client's options for reaching its gateway; ValueError for a target that can't be."""
 
     target: str = DEFAULT_TARGET
-    """HOST:PORT, or any gRPC target: dns:///name:port balances over all addresses of the name."""
     tls: TLS | None = None
-    """Plaintext when None."""
-    deadline: float = DEFAULT_DEADLINE
-    """Default deadline of a call, in seconds."""
     retry: Retry = Retry()
-    """When to send again."""
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """Metadata of every call, for example a token for a proxy."""
 
     def __post_init__(self) -> None:
         _check_target(self.target)
-        check_deadline(self.deadline)
 
     @property
     def way(self) -> Way:
         """How gRPC gets to the target."""
         return find_way(self.target)
 
-    def credentials(self) -> grpc.ChannelCredentials | None:
-        """Make channel credentials; None for plaintext.
-
-        Raises:
-            ValueError: SSL_CERT_FILE names a file that can't be read.
-        """
+    def open(self) -> grpc.Channel:
+        """Open a channel; raise ValueError when SSL_CERT_FILE names a file that can't be read."""
+        options, target = self.options(), self.way.target
         if self.tls is None:
-            return None
-        return grpc.ssl_channel_credentials(
-            self.tls.root_certificates or usual_roots(), self.tls.private_key, self.tls.certificate_chain
-        )
+            return grpc.insecure_channel(target, options=options)
+        roots = self.tls.root_certificates or usual_roots()
+        credentials = grpc.ssl_channel_credentials(roots, self.tls.private_key, self.tls.certificate_chain)
+        return grpc.secure_channel(target, credentials, options=options)
 
     def options(self) -> list[tuple[str, Any]]:
         """Make channel arguments."""
@@ -144,7 +126,7 @@ class Connection:
             ("grpc.max_send_message_length", -1),
             ("grpc.max_receive_message_length", -1),
             # gRPC only retries what it still holds, and holds 256 KiB by default: less than a photo.
-            ("grpc.per_rpc_retry_buffer_size", _RETRY_BUFFER),
+            ("grpc.per_rpc_retry_buffer_size", 64 * 2**20),
             # Servers by default send GOAWAY to who pings more often than every 300 s (grpc#33661).
             ("grpc.keepalive_time_ms", 330_000),
             ("grpc.keepalive_timeout_ms", 20_000),
@@ -153,39 +135,43 @@ class Connection:
         ]
         if self.way.proxy is None:
             options.append(("grpc.enable_http_proxy", 0))
-        name = self.way.name if self.tls is None or self.tls.authority is None else self.tls.authority
-        if self.tls is not None and name is not None:
+        if self.tls is not None and (name := self.tls.authority or self.way.name):
             options.append(("grpc.ssl_target_name_override", name))
         return options
+
+    def _service_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+        if self.retry.max_attempts > 1:
+            policy = {
+                "maxAttempts": self.retry.max_attempts,
+                "initialBackoff": f"{self.retry.initial_backoff}s",
+                "maxBackoff": f"{self.retry.max_backoff}s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            }
+            config["retryThrottling"] = {"maxTokens": 10, "tokenRatio": 0.1}
+            config["methodConfig"] = [{"name": [{"service": "dermserve.v1.Classifier"}], "retryPolicy": policy}]
+        return config
 
     def call_metadata(self, request_id: str | None = None) -> tuple[tuple[str, str], ...]:
         """Make a call's metadata."""
         own = () if request_id is None else (("x-request-id", request_id),)
         return (*self.metadata.items(), *own)
 
-    def _service_config(self) -> dict[str, Any]:
-        config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
-        if self.retry.max_attempts > 1:
-            config["retryThrottling"] = {"maxTokens": 10, "tokenRatio": 0.1}
-            config["methodConfig"] = [{"name": [{"service": _SERVICE}], "retryPolicy": self._retry_policy()}]
-        return config
+    def failure(self, error: Any, request_id: str | None = None) -> DermserveError:
+        """Make an error from a grpc.RpcError."""
+        return read_call(error, target=self.target, request_id=request_id, proxy=self.way.proxy)
 
-    def _retry_policy(self) -> dict[str, Any]:
-        return {
-            "maxAttempts": self.retry.max_attempts,
-            "initialBackoff": f"{self.retry.initial_backoff}s",
-            "maxBackoff": f"{self.retry.max_backoff}s",
-            "backoffMultiplier": 2,
-            "retryableStatusCodes": ["UNAVAILABLE"],
-        }
+    def silence(self, seconds: float) -> DermserveError:
+        """Make the error of a stream that sends no answer in time."""
+        through = f" through the proxy {self.way.proxy}" if self.way.proxy else ""
+        return DeadlineExceeded(
+            f"no answer from {self.target}{through} within {seconds:g} s: allow more time, or ask for fewer views"
+        )
 
 
 def check_deadline(seconds: float) -> float:
-    """Return a deadline that can be kept.
-
-    Raises:
-        ValueError: not positive.
-    """
+    """Return it; raise ValueError unless it is positive."""
     if not seconds > 0:
         raise ValueError(f"the deadline must be a positive number of seconds, not {seconds}")
     return seconds
@@ -211,7 +197,3 @@ def usual_roots() -> bytes | None:
         return pathlib.Path(path).read_bytes()
     except OSError as error:
         raise ValueError(f"SSL_CERT_FILE names {path}, which can't be read: {error.strerror}") from error
-
-
-def _read(path: str | os.PathLike[str] | None) -> bytes | None:
-    return None if path is None else pathlib.Path(path).read_bytes()

@@ -1,34 +1,32 @@
 """What can go wrong when a photo is classified, and how the wire's errors become these.
 
 DermserveError
-├── InvalidRequest             INVALID_ARGUMENT: mend the request
-│   └── InvalidPhoto           the photo: empty, too large, damaged, in another format
-│       ├── TooLarge           more bytes than the gateway, a message or a proxy takes
-│       └── UnreadablePhoto    its file can't be read on this side
-├── NotFound                   NOT_FOUND: no such model, version or label
-├── NotReady                   FAILED_PRECONDITION: the version is there and can't answer
+├── InvalidRequest             INVALID_ARGUMENT
+│   └── InvalidPhoto
+│       ├── TooLarge           RESOURCE_EXHAUSTED
+│       └── UnreadablePhoto
+├── NotFound                   NOT_FOUND
+├── NotReady                   FAILED_PRECONDITION
 ├── AccessDenied               UNAUTHENTICATED, PERMISSION_DENIED
-├── Overloaded                 RESOURCE_EXHAUSTED: try again after `retry_after` seconds
-├── DeadlineExceeded           DEADLINE_EXCEEDED: no answer in time
-├── Unavailable                UNAVAILABLE: no gateway, or nothing behind it; try again later
-│   └── StreamBroke            a stream broke, and why got lost
-└── Internal                   anything else: a defect, to be reported with `request_id`
+├── Overloaded                 RESOURCE_EXHAUSTED
+├── DeadlineExceeded           DEADLINE_EXCEEDED
+├── Unavailable                UNAVAILABLE
+└── Internal                   anything else
 """
 
 # ruff: noqa: N818 - each is caught by the gRPC status it stands for, as everywhere in gRPC's world
 
+import contextlib
 import re
-from collections.abc import Iterable, Mapping
-from typing import Protocol, TypeAlias
+from collections.abc import Mapping
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-_DETAILS = "grpc-status-details-bin"
 # gRPC's message if the peer speaks HTTP/2 but not gRPC: a proxy, or another service.
 _HTTP_STATUS = re.compile(r"http2? header with status: (\d{3})", re.IGNORECASE)
-Metadata: TypeAlias = Iterable[tuple[str, str | bytes]]
 
 
 class DermserveError(Exception):
@@ -118,10 +116,6 @@ class Unavailable(DermserveError):
     status = "UNAVAILABLE"
 
 
-class StreamBroke(Unavailable):
-    """A stream broke, and why got lost."""
-
-
 class Internal(DermserveError):
     """A defect: report it with the request id."""
 
@@ -142,53 +136,52 @@ _BY_STATUS: Mapping[str, type[DermserveError]] = {
     "ABORTED": Unavailable,
 }
 
-PHOTO_REASONS = frozenset(
-    {
-        "EMPTY_IMAGE",
-        "IMAGE_TOO_LARGE",
-        "IMAGE_TOO_COMPLEX",
-        "IMAGE_TOO_SMALL",
-        "MESSAGE_TOO_LARGE",
-        "TOO_MANY_PIXELS",
-        "UNDECODABLE_IMAGE",
-        "UNSUPPORTED_FORMAT",
-    }
-)
+PHOTO_REASONS: Mapping[str, type[InvalidPhoto]] = {
+    "EMPTY_IMAGE": InvalidPhoto,
+    "IMAGE_TOO_COMPLEX": InvalidPhoto,
+    "IMAGE_TOO_LARGE": TooLarge,
+    "IMAGE_TOO_SMALL": InvalidPhoto,
+    "MESSAGE_TOO_LARGE": TooLarge,
+    "TOO_MANY_PIXELS": InvalidPhoto,
+    "UNDECODABLE_IMAGE": InvalidPhoto,
+    "UNSUPPORTED_FORMAT": InvalidPhoto,
+}
 """Reasons that blame the photo, whatever the status."""
 
+_GRPC_WANTED = "does not take gRPC's requests: is the address right, and does it pass gRPC on?"
+_NOTHING_BEHIND = "can't reach the gateway behind it: try again in a moment"
+_BY_HTTP: Mapping[int, tuple[type[DermserveError], str]] = {
+    401: (AccessDenied, "wants credentials: give them as metadata"),
+    403: (AccessDenied, "does not let this request pass"),
+    404: (NotFound, "has no route to a gateway: is the address right, and does it pass gRPC on?"),
+    405: (NotFound, _GRPC_WANTED),
+    407: (AccessDenied, "wants proxy credentials"),
+    408: (DeadlineExceeded, "gave up waiting for the photo"),
+    413: (TooLarge, "takes no photo of this size: a proxy's limit, not the gateway's. Send a smaller one, or raise it"),
+    415: (NotFound, _GRPC_WANTED),
+    429: (Overloaded, "says that there are too many requests: try again later"),
+    500: (Internal, "failed"),
+    501: (NotFound, _GRPC_WANTED),
+    502: (Unavailable, _NOTHING_BEHIND),
+    503: (Unavailable, _NOTHING_BEHIND),
+    504: (Unavailable, "got no answer from the gateway behind it in time: try again in a moment"),
+    505: (NotFound, _GRPC_WANTED),
+}
 
-_SIZE_REASONS = frozenset({"IMAGE_TOO_LARGE", "MESSAGE_TOO_LARGE"})
 
-
-class FailedCall(Protocol):
-    """What is used of a grpc.RpcError, of either API."""
-
-    def code(self) -> grpc.StatusCode | None:
-        """Status code."""
-
-    def details(self) -> str | None:
-        """Message."""
-
-    def trailing_metadata(self) -> Metadata | None:
-        """Metadata sent with the status."""
-
-
-def read_call(
-    call: FailedCall, *, target: str, request_id: str | None = None, proxy: str | None = None
-) -> DermserveError:
+def read_call(call: Any, *, target: str, request_id: str | None = None, proxy: str | None = None) -> DermserveError:
     """Make an error from a failed call: from its google.rpc.Status if it has one, else from gRPC's status and message.
 
     Args:
-        call: the call.
+        call: a grpc.RpcError, which is a grpc.Call.
         target: what the caller named.
         request_id: of the request, where the answer names none.
         proxy: the HTTP proxy on the way, and which variable names it.
     """
     trailing = dict(call.trailing_metadata() or ())
-    answered = trailing.get("x-request-id")
-    request_id = answered if isinstance(answered, str) else request_id
-    status = _parse_status(trailing.get(_DETAILS))
-    if status is not None:
+    request_id = trailing.get("x-request-id", request_id)
+    with contextlib.suppress(DecodeError, KeyError):  # a proxy may have mangled it
+        status = status_pb2.Status.FromString(trailing["grpc-status-details-bin"])
         return read_status(status, request_id=request_id)
     name, details = (call.code() or grpc.StatusCode.UNKNOWN).name, call.details() or ""
     if found := _HTTP_STATUS.search(details):
@@ -205,12 +198,9 @@ def read_status(status: status_pb2.Status, *, request_id: str | None = None) -> 
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     for detail in status.details:
         _ = detail.Unpack(info) or detail.Unpack(retry)
-    error = _class_of(name, info.reason)(
-        status.message,
-        status=name,
-        reason=info.reason,
-        request_id=info.metadata.get("request_id") or request_id,
-    )
+    kind = PHOTO_REASONS.get(info.reason) or _BY_STATUS.get(name, Internal)
+    request_id = info.metadata.get("request_id") or request_id
+    error = kind(status.message, status=name, reason=info.reason, request_id=request_id)
     if retry.HasField("retry_delay"):
         error.retry_after = retry.retry_delay.ToTimedelta().total_seconds()
     return error
@@ -219,22 +209,6 @@ def read_status(status: status_pb2.Status, *, request_id: str | None = None) -> 
 def too_large(message: str) -> TooLarge:
     """Make the error for a photo that doesn't fit into a message."""
     return TooLarge(f"{message}: send a smaller or more compressed one", reason="MESSAGE_TOO_LARGE")
-
-
-def _class_of(name: str, reason: str) -> type[DermserveError]:
-    if reason in _SIZE_REASONS:
-        return TooLarge
-    return InvalidPhoto if reason in PHOTO_REASONS else _BY_STATUS.get(name, Internal)
-
-
-def _parse_status(details: str | bytes | None) -> status_pb2.Status | None:
-    """Parse `grpc-status-details-bin`; a proxy may have mangled it."""
-    if not isinstance(details, bytes):
-        return None
-    try:
-        return status_pb2.Status.FromString(details)
-    except DecodeError:
-        return None
 
 
 def _transport_error(name: str, details: str, *, target: str, proxy: str | None) -> DermserveError:
@@ -250,28 +224,9 @@ def _transport_error(name: str, details: str, *, target: str, proxy: str | None)
     return _BY_STATUS.get(name, Internal)(message, status=name)
 
 
-_BY_HTTP: Mapping[int, tuple[type[DermserveError], str]] = {
-    401: (AccessDenied, "wants credentials: give them as metadata"),
-    403: (AccessDenied, "does not let this request pass"),
-    404: (NotFound, "has no route to a gateway: is the address right, and does it pass gRPC on?"),
-    405: (NotFound, "does not take gRPC's requests: is the address right, and does it pass gRPC on?"),
-    407: (AccessDenied, "wants proxy credentials"),
-    408: (DeadlineExceeded, "gave up waiting for the photo"),
-    413: (TooLarge, "takes no photo of this size: a proxy's limit, not the gateway's. Send a smaller one, or raise it"),
-    415: (NotFound, "does not take gRPC's requests: is the address right, and does it pass gRPC on?"),
-    429: (Overloaded, "says that there are too many requests: try again later"),
-    500: (Internal, "failed"),
-    501: (NotFound, "does not take gRPC's requests: is the address right, and does it pass gRPC on?"),
-    502: (Unavailable, "can't reach the gateway behind it: try again in a moment"),
-    503: (Unavailable, "can't reach the gateway behind it: try again in a moment"),
-    504: (Unavailable, "got no answer from the gateway behind it in time: try again in a moment"),
-    505: (NotFound, "does not take gRPC's requests: is the address right, and does it pass gRPC on?"),
-}
-
-
 def _http_error(code: int, *, target: str) -> DermserveError:
     """Make an error from the HTTP status of a proxy's own answer."""
     other = (Unavailable if code >= 500 else InvalidRequest, "refuses the request")
-    error_class, words = _BY_HTTP.get(code, other)
-    reason = "MESSAGE_TOO_LARGE" if error_class is TooLarge else f"HTTP_{code}"
-    return error_class(f"a proxy at or before {target} {words} (HTTP {code})", reason=reason)
+    kind, words = _BY_HTTP.get(code, other)
+    reason = "MESSAGE_TOO_LARGE" if kind is TooLarge else f"HTTP_{code}"
+    return kind(f"a proxy at or before {target} {words} (HTTP {code})", reason=reason)

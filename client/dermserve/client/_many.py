@@ -1,203 +1,179 @@
-"""`classify_many` of the synchronous client: drives a batch with threads that take photos and answers."""
+"""`classify_many` of both clients: threads take photos and answers, a `Batch` knows what to send and when."""
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import Any, TypeAlias
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sized
+from typing import Any, NamedTuple
 
 import grpc
 
-from dermserve.client._answer import Answer
-from dermserve.client._base import Base, first_alone
-from dermserve.client._batch import Batch, Item, Request, Response, identify
-from dermserve.client._errors import DermserveError, InvalidPhoto
-from dermserve.client._request import read_photo
+from dermserve.client._batch import Batch, Key, Request
+from dermserve.client._connection import Connection
+from dermserve.client._errors import DermserveError, InvalidPhoto, Unavailable
+from dermserve.client._request import Item, Photo, make_request_id, read_photo
+from dermserve.client._values import Answer, read_prediction
+from dermserve.client._waiting import Blocking, OnLoop, Pulled
 
+_FIRST_ALONE = 0.25
+"""Most seconds to wait for the answer to an iterator's first photo before taking the second: a generator may use that
+answer to make the next photo."""
 _CLOSE_GRACE = 5.0
 _TAKER_GRACE = 0.1
-Event: TypeAlias = Callable[[], object]
 
 
 class Many:
-    """One `classify_many`. All that happens is an event of one queue, noted by the caller's own thread."""
+    """One `classify_many`. All that happens in a thread is an event, called by whoever iterates over the answers."""
 
-    def __init__(self, client: Base, stub: Any, batch: Batch) -> None:
-        self._client = client
+    def __init__(self, connection: Connection, stub: Any, batch: Batch, waiter: type[Blocking | OnLoop]) -> None:
+        self._connection = connection
         self._stub = stub
         self._batch = batch
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._taker = _Taker(batch, self._events.put)
+        self._waiter = waiter
+        self._events: Blocking | OnLoop
+        self._room = threading.Semaphore(batch.in_flight)
+        self._answered = threading.Event()
+        self._stopped = False
+        self._failure: BaseException | None = None
         self._stream: _Stream | None = None
         self._reopened = False
         self._calls: set[Any] = set()
 
-    def answers(self, photos: Iterable[Item]) -> Generator[Answer, None, None]:
+    async def answers(self, photos: Iterable[Item] | AsyncIterable[Item]) -> AsyncGenerator[Answer, None]:
         """Yield an answer for each photo."""
-        self._taker.start(photos)
+        self._events = self._waiter()
+        source = Pulled(photos) if isinstance(photos, AsyncIterable) else photos
+        taker = threading.Thread(target=self._take, args=(source,), name="dermserve-photos", daemon=True)
+        taker.start()
         try:
             while not self._batch.done:
                 self._send()
                 for answer in self._batch.answers():
                     yield answer
-                    self._taker.answered()
+                    self._make_room()
                 if not self._batch.done:
-                    self._wait()
-            self._taker.check()
+                    await self._wait()
+            if self._failure is not None:
+                raise self._failure
         finally:
-            self._taker.stop()
-            for call in list(self._calls):
-                call.cancel()
-            self._close()
+            await self._events.run(self._close, taker)
+            if isinstance(source, Pulled):
+                await source.close()
+
+    def _make_room(self) -> None:
+        self._answered.set()
+        self._room.release()
+
+    def _take(self, photos: Iterable[Item]) -> None:
+        """Read photos in a thread of its own, a bounded number ahead; it may block on the next photo."""
+        alone = 0.0 if isinstance(photos, Sized) else _FIRST_ALONE
+        try:
+            items = enumerate(photos)
+            while self._room.acquire() and not self._stopped and (numbered := next(items, None)):
+                position, item = numbered
+                name, photo = item if isinstance(item, tuple) else (_name(position, item), item)
+                key, taken = Key(position, name), _read(photo)
+                self._events.put(lambda key=key, taken=taken: self._batch.take(key, taken))
+                self._answered.wait(alone)
+        except BaseException as error:  # the caller's own: raised where the caller is
+            self._failure = error
+        self._events.put(self._batch.end)
 
     def _send(self) -> None:
         for request, alone in self._batch.due():
             if alone:
                 self._ask_alone(request)
             else:
-                self._open().send(request)
+                self._open().requests.put(request)
 
-    def _wait(self) -> None:
-        """Wait for the next event, or for a photo's time to come, and note it."""
-        try:
-            self._events.get(timeout=self._batch.timeout)()
-        except queue.Empty:
-            if self._batch.overdue:
-                self._broke(self._client._silence(self._batch.deadline))
+    async def _wait(self) -> None:
+        """Wait for the next event, or for a photo's time to come, and handle it."""
+        event = await self._events.get(self._batch.timeout)
+        if event is not None:
+            event()
+        elif self._batch.overdue:
+            self._broke(self._connection.silence(self._batch.deadline))
 
     def _open(self) -> "_Stream":
         """Return the stream. One opened again waits for the gateway to come back, within the deadline."""
         if self._stream is None:
-            metadata = self._client._connection.call_metadata()
-            waits, self._reopened = self._reopened, True
-            self._stream = _Stream(
-                lambda requests: self._stub.ClassifyStream(requests, metadata=metadata, wait_for_ready=waits),
-                lambda stream, said: self._events.put(lambda: self._heard(stream, said)),
-            )
+            requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+            metadata, photos = self._connection.call_metadata(), iter(requests.get, None)
+            call = self._stub.ClassifyStream(photos, metadata=metadata, wait_for_ready=self._reopened)
+            self._reopened = True
+            reader = threading.Thread(target=self._listen, args=(call,), name="dermserve-answers", daemon=True)
+            reader.start()
+            self._stream = _Stream(requests, call, reader)
         return self._stream
 
-    def _heard(self, stream: "_Stream", said: Response | grpc.RpcError | None) -> None:
-        """Handle an event of a stream: an answer, its failure, or its end."""
-        if stream is not self._stream:  # closed since
-            return
-        if isinstance(said, Response):
-            self._batch.received(said)
-        else:
-            self._broke(self._client._cut_short() if said is None else self._client._failure(said))
-
-    def _broke(self, error: DermserveError) -> None:
-        self._close()
-        self._batch.broke(error)
-
-    def _close(self) -> None:
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.close(finished=self._batch.done)
-
-    def _ask_alone(self, request: Request) -> None:
-        call = self._client._alone_call(request.request, self._batch.deadline)
-        metadata = self._client._connection.call_metadata(call.request_id)
-        future = self._stub.Classify.future(call.request, timeout=call.left, metadata=metadata)
-        self._calls.add(future)
-
-        def settle() -> None:
-            self._calls.discard(future)
-            error = future.exception()
-            failed = error is not None and self._client._failure(error, call.request_id)
-            self._batch.settle(request.id, failed or call.read(future.result()))
-
-        future.add_done_callback(lambda _: self._events.put(settle))
-
-
-class _Taker:
-    """Reads photos in a thread of its own, a bounded number ahead; it may block on the next photo."""
-
-    def __init__(self, batch: Batch, tell: Callable[[Event], None]) -> None:
-        self._batch = batch
-        self._tell = tell
-        self._room = threading.Semaphore(batch.in_flight)
-        self._answered = threading.Event()
-        self._stopped = False
-        self._thread: threading.Thread
-        self._failure: BaseException | None = None
-
-    def start(self, photos: Iterable[Item]) -> None:
-        """Start taking."""
-        self._thread = threading.Thread(target=self._run, args=(photos,), name="dermserve-photos", daemon=True)
-        self._thread.start()
-
-    def answered(self) -> None:
-        """Allow one more photo to be read."""
-        self._answered.set()
-        self._room.release()
-
-    def check(self) -> None:
-        """Raise what the caller's iterable raised."""
-        if self._failure is not None:
-            raise self._failure
-
-    def stop(self) -> None:
-        """Take no more; a thread that waits for a photo is left behind."""
-        self._stopped = True
-        self.answered()
-        self._thread.join(_TAKER_GRACE)
-
-    def _run(self, photos: Iterable[Item]) -> None:
-        try:
-            for position, item in self._numbered(photos):
-                key, photo = identify(position, item)
-                taken = _read(photo)
-                self._tell(lambda key=key, taken=taken: self._batch.take(key, taken))  # type: ignore[misc]
-        except BaseException as error:  # the caller's own: raised where the caller is
-            self._failure = error
-        self._tell(self._batch.end)
-
-    def _numbered(self, photos: Iterable[Item]) -> Iterator[tuple[int, Item]]:
-        items, alone = enumerate(photos), first_alone(photos)
-        while self._room.acquire() and not self._stopped:
-            item = next(items, None)
-            if item is None:
-                return
-            yield item
-            self._answered.wait(alone)
-
-
-class _Stream:
-    """An open ClassifyStream: gRPC pulls photos from a queue in a thread of its own, another takes the answers."""
-
-    def __init__(
-        self,
-        open_call: Callable[[Iterator[Request]], Any],
-        tell: Callable[["_Stream", Response | grpc.RpcError | None], None],
-    ) -> None:
-        self._tell = tell
-        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._call = open_call(iter(self._requests.get, None))
-        self._reader = threading.Thread(target=self._read, name="dermserve-answers", daemon=True)
-        self._reader.start()
-
-    def send(self, request: Request) -> None:
-        """Send a photo when the transport accepts more."""
-        self._requests.put(request)
-
-    def close(self, *, finished: bool) -> None:
-        """Close the stream: by its end when all answers are in, else by cancelling it."""
-        self._requests.put(None)
-        if finished:
-            self._reader.join(_CLOSE_GRACE)
-        self._call.cancel()
-        self._reader.join()
-
-    def _read(self) -> None:
+    def _listen(self, call: Any) -> None:
+        """Take the answers of a stream, in a thread of its own."""
         end: grpc.RpcError | None = None
         try:
-            for response in self._call:
-                self._tell(self, response)
+            for response in call:
+                self._events.put(lambda response=response: self._heard(call, response))
         except grpc.RpcError as error:
             end = error
-        self._tell(self, end)
+        self._events.put(lambda: self._heard(call, end))
+
+    def _heard(self, call: Any, said: Any) -> None:
+        """Handle an answer of a stream, or the error that ended it; None for an end without one."""
+        if self._stream is None or call is not self._stream.call:  # closed since
+            return
+        if said is None:
+            self._broke(Unavailable(f"{self._connection.target} ended the stream before answering every photo"))
+        elif isinstance(said, grpc.RpcError):
+            self._broke(self._connection.failure(said))
+        else:
+            self._batch.received(said)
+
+    def _broke(self, error: DermserveError) -> None:
+        if self._stream is not None:
+            self._stream.requests.put(None)
+            self._stream.call.cancel()
+            self._stream = None
+        self._batch.broke(error)
+
+    def _ask_alone(self, request: Request) -> None:
+        request_id = make_request_id(None)
+        metadata = self._connection.call_metadata(request_id)
+        call = self._stub.Classify.future(request.request, timeout=self._batch.deadline, metadata=metadata)
+        self._calls.add(call)
+
+        def settle() -> None:
+            self._calls.discard(call)
+            error = call.exception()
+            failed = error is not None and self._connection.failure(error, request_id)
+            self._batch.settle(request.id, failed or read_prediction(call.result()))
+
+        call.add_done_callback(lambda _: self._events.put(settle))
+
+    def _close(self, taker: threading.Thread) -> None:
+        """End everything; a thread that waits for a photo is left behind."""
+        self._stopped = True
+        self._make_room()
+        for call in self._calls:
+            call.cancel()
+        if self._stream is not None:
+            self._stream.requests.put(None)
+            self._stream.reader.join(_CLOSE_GRACE if self._batch.done else 0)
+            self._stream.call.cancel()
+            self._stream.reader.join()
+        taker.join(_TAKER_GRACE)
 
 
-def _read(photo: Any) -> bytes | DermserveError:
+class _Stream(NamedTuple):
+    """An open ClassifyStream: gRPC pulls photos from a queue in a thread of its own, another takes the answers."""
+
+    requests: "queue.SimpleQueue[Request | None]"
+    call: Any
+    reader: threading.Thread
+
+
+def _name(position: int, photo: Photo) -> str:
+    return str(position) if isinstance(photo, bytes) else str(photo)
+
+
+def _read(photo: Photo) -> bytes | DermserveError:
     try:
         return read_photo(photo)
     except InvalidPhoto as error:

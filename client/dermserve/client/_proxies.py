@@ -5,6 +5,7 @@ and Python do: names with all below them, `*`, ports, addresses and networks (10
 is never behind a proxy.
 """
 
+import contextlib
 import ipaddress
 import os
 from collections.abc import Mapping
@@ -30,30 +31,23 @@ class Way:
 
 
 def find_way(target: str, environment: Mapping[str, str] = os.environ) -> Way:
-    """Find out how to get to a target.
+    """Find out how to get to a gRPC target.
 
     `localhost` becomes 127.0.0.1, where `dermserve up` listens: the name has two addresses, and another program may
     have the port on the other. Write [::1] for that.
-
-    Args:
-        target: HOST:PORT, or any gRPC target.
-        environment: variables.
     """
     host, port = host_and_port(target)
     if host is None or _is_loopback(host):
         plain = host == "localhost" and target == f"localhost:{port}"
         return Way(f"127.0.0.1:{port}", name="localhost") if plain else Way(target)
-    variable = next((name for name in _PROXIES if environment.get(name)), None)
-    if variable is None or _is_bypassed(host, port, environment):
+    variable = next((name for name in _PROXIES if environment.get(name)), "")
+    bypasses = next((found for name in _BYPASSES if (found := environment.get(name))), "")
+    url = urlsplit(environment.get(variable, ""))
+    bypassed = any(_covers(entry, host, port) for entry in bypasses.replace(",", " ").split())
+    if bypassed or url.scheme != "http" or not url.hostname:  # gRPC leaves other schemes aside
         return Way(target)
-    url = urlsplit(environment[variable])
-    if url.scheme != "http" or not url.hostname:  # which gRPC leaves aside
-        return Way(target)
-    return Way(target, proxy=f"{url.hostname}:{_port(url.netloc)} ({variable})")
-
-
-def _port(netloc: str) -> str:
-    return _split(netloc.rpartition("@")[2])[1] or "80"
+    proxy_port = _split(url.netloc.rpartition("@")[2])[1] or "80"
+    return Way(target, proxy=f"{url.hostname}:{proxy_port} ({variable})")
 
 
 def host_and_port(target: str) -> tuple[str | None, str]:
@@ -83,36 +77,27 @@ def _is_loopback(host: str) -> bool:
     return address.is_loopback if address else host == "localhost" or host.endswith(".localhost")
 
 
-def _is_bypassed(host: str, port: str, environment: Mapping[str, str]) -> bool:
-    lists = next((found for name in _BYPASSES if (found := environment.get(name))), "")
-    return any(_covers(entry, host, port) for entry in lists.replace(",", " ").split())
-
-
 def _covers(entry: str, host: str, port: str) -> bool:
     """Tell whether an entry of no_proxy covers an address."""
     if entry == "*":
         return True
-    if "/" in entry:
-        return _in_network(host, entry)
-    name, its_port = _split(entry.lower())
-    if its_port and its_port != port:
+    name, its_port = (entry, "") if "/" in entry else _split(entry.lower())
+    if its_port not in ("", port):
         return False
-    if (address := _ip(host)) or _ip(name):
-        return address == _ip(name)
+    address, network = _ip(host), _network(name)
+    if address or network:
+        return address is not None and network is not None and address in network
     name = name.lstrip("*").strip(".")
-    return bool(name) and (host == name or host.endswith(f".{name}"))
+    return name != "" and f".{host}".endswith(f".{name}")
 
 
-def _in_network(host: str, network: str) -> bool:
-    address = _ip(host)
-    try:
-        return address is not None and address in ipaddress.ip_network(network, strict=False)
-    except ValueError:
-        return False
+def _network(name: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_network(name, strict=False)
+    return None
 
 
 def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
+    with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host)
-    except ValueError:
-        return None
+    return None

@@ -14,6 +14,9 @@ from dermserve.v1 import classifier_pb2
 
 Photo: TypeAlias = bytes | str | os.PathLike[str]
 """A photo: the bytes of a JPEG, PNG or WebP file, or the path of one."""
+Item: TypeAlias = Photo | tuple[str, Photo]
+"""A photo, or the caller's id for it and the photo."""
+Prepare: TypeAlias = Callable[[bytes], classifier_pb2.ClassifyRequest]
 
 _MOST_BYTES = 2**29
 """Of a photo: far beyond what any gateway takes, and within what fits into memory and a message (2 GiB)."""
@@ -32,11 +35,11 @@ class TtaMode(StrEnum):
     """The photo as it is; more views, up to ten, if by the model's card they may change the answer."""
 
 
-def make_selector(*, model: str, version: int | None, label: str | None) -> classifier_pb2.ModelSelector:
-    """Name a model and, where given, which version of it.
+def preparer(*, model: str, version: int | None, label: str | None, tta: TtaMode | str) -> Prepare:
+    """Check what all photos of a call share, and return what makes a request of each.
 
     Raises:
-        ValueError: no model, both a version and a label, or a version below 1.
+        ValueError: no model, both a version and a label, a version below 1, or a TTA mode that does not exist.
     """
     if not model:
         raise ValueError('name a model, for example model="resnet50"')
@@ -44,19 +47,7 @@ def make_selector(*, model: str, version: int | None, label: str | None) -> clas
         raise ValueError("give a version or a label, not both")
     if version is not None and version < 1:
         raise ValueError(f"versions count from 1, not {version}")
-    return classifier_pb2.ModelSelector(name=model, version=version, label=label)
-
-
-Prepare: TypeAlias = Callable[[bytes], classifier_pb2.ClassifyRequest]
-
-
-def preparer(*, model: str, version: int | None, label: str | None, tta: TtaMode | str) -> Prepare:
-    """Check what all photos of a call share, and return what makes a request of each.
-
-    Raises:
-        ValueError: as `make_selector`, or a TTA mode that does not exist.
-    """
-    selector = make_selector(model=model, version=version, label=label)
+    selector = classifier_pb2.ModelSelector(name=model, version=version, label=label)
     mode = f"TTA_MODE_{TtaMode(tta).name}"
     return lambda image: classifier_pb2.ClassifyRequest(model=selector, image=image, tta=mode)
 

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterator
 
-from dermserve.client._prediction import ClassScore, Prediction, Reason, RiskLevel, Timings, Verdict
+from dermserve.client._values import ClassScore, Prediction, Reason, RiskLevel, Timings, Verdict
 
 _BAR = 24
 _WIDTH = 100

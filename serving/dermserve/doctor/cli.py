@@ -1,17 +1,17 @@
 """`dermserve doctor`: what of a configuration is unsafe or won't work, why, and what to do about it."""
 
 import asyncio
+import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import click
 
-from dermserve.doctor.findings import Finding, Severity
 from dermserve.doctor.models import look_at_models
-from dermserve.doctor.settings import look_at_settings
-from dermserve.gateway.cli import config_options
-from dermserve.gateway.config import Loaded
+from dermserve.doctor.settings import Finding, Severity, error, look_at_settings
+from dermserve.gateway.cli import config_options, load_options
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 
@@ -25,7 +25,7 @@ _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "c
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a finding.")
 @click.pass_context
 def doctor(
-    context: click.Context, *, load: Callable[[], Loaded], offline: bool, strict: bool, timeout: float, as_json: bool
+    context: click.Context, /, *, offline: bool, strict: bool, timeout: float, as_json: bool, **options: Any
 ) -> None:
     """Check a gateway's configuration: what is unsafe, what won't work, and what to do about it.
 
@@ -34,21 +34,22 @@ def doctor(
 
     Exit codes: 0 nothing to mend, 1 errors (with --strict, or warnings), 2 wrong usage.
     """
-    findings = sorted(_examine(load, offline=offline, timeout=timeout), key=lambda finding: finding.severity.value)
+    findings = sorted(_examine(options, offline=offline, timeout=timeout), key=lambda finding: finding.severity.value)
     for finding in findings:
-        click.echo(json.dumps(finding.as_json()) if as_json else _written(finding))
-    worst = {finding.severity for finding in findings}
+        click.echo(_json(finding) if as_json else _written(finding))
+    counts = {severity: sum(finding.severity is severity for finding in findings) for severity in Severity}
     if not as_json:
-        click.echo(_summary(findings, offline=offline))
-    context.exit(1 if Severity.ERROR in worst or (strict and Severity.WARNING in worst) else 0)
+        told = (f"{count} {severity.name.lower()}{'s' * (count != 1)}" for severity, count in counts.items())
+        click.echo(", ".join(told) + (" (model servers not asked)" if offline else ""))
+    context.exit(1 if counts[Severity.ERROR] or (strict and counts[Severity.WARNING]) else 0)
 
 
-def _examine(load: Callable[[], Loaded], *, offline: bool, timeout: float) -> Iterable[Finding]:
+def _examine(options: dict[str, Any], *, offline: bool, timeout: float) -> Iterable[Finding]:
     try:
-        config = load().config
-    except (ValueError, OSError) as error:
+        config = load_options(options).config
+    except (ValueError, OSError) as fault:
         remedy = "set it right; `dermserve config` shows what is read from where, docs/settings.md every setting"
-        return [Finding(Severity.ERROR, "SETTING", line, remedy) for line in str(error).splitlines()]
+        return [error("SETTING", line, remedy) for line in str(fault).splitlines()]
     found = list(look_at_settings(config, environment=os.environ))
     return found if offline else [*found, *asyncio.run(look_at_models(config, seconds=timeout))]
 
@@ -58,7 +59,5 @@ def _written(finding: Finding) -> str:
     return f"{severity} {finding.what} [{finding.code}]\n         → {finding.remedy}"
 
 
-def _summary(findings: list[Finding], *, offline: bool) -> str:
-    counts = {severity: sum(finding.severity is severity for finding in findings) for severity in Severity}
-    told = ", ".join(f"{count} {severity.name.lower()}{'s' * (count != 1)}" for severity, count in counts.items())
-    return told + (" (model servers not asked)" if offline else "")
+def _json(finding: Finding) -> str:
+    return json.dumps({**dataclasses.asdict(finding), "severity": finding.severity.name})

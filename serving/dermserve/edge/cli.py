@@ -11,7 +11,7 @@ import click
 
 from dermserve.edge import Settings, SettingsError, envoy_config, write_config
 from dermserve.edge.files import gather
-from dermserve.edge.options import setting_options
+from dermserve.edge.settings import setting_options
 
 
 @click.group()

@@ -3,17 +3,15 @@
 import base64
 import functools
 import hashlib
+import importlib.resources
 import json
 import pathlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf import descriptor_pb2
-from google.protobuf.descriptor import FileDescriptor
 
 from dermserve.edge.settings import Settings, SettingsError, read_keys, split_address
-from dermserve.v1 import classifier_pb2
 
 _TEMPLATES = pathlib.Path(__file__).with_name("templates")
 _JSON_OVERHEAD = 4096
@@ -82,15 +80,6 @@ _REPLIES = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Secret:
-    """PEM files that Envoy reads anew when they change: a certificate with its key, or authorities."""
-
-    name: str
-    certificates: pathlib.Path
-    key: pathlib.Path | None = None
-
-
 def envoy_config(settings: Settings, *, folder: pathlib.Path | None = None) -> dict[str, str]:
     """Write the configuration as YAML, for `envoy -c FOLDER/envoy.yaml`.
 
@@ -106,7 +95,12 @@ def envoy_config(settings: Settings, *, folder: pathlib.Path | None = None) -> d
     """
     import jinja2  # of the extra `edge`: `dermserve up` and `demo` without one need none
 
-    secrets = list(_secrets(settings))
+    certificates = {
+        "tls": (settings.tls_cert, settings.tls_key),
+        "gateway_ca": (settings.gateway_tls_ca, None),
+        "gateway_tls": (settings.gateway_tls_ca and settings.gateway_tls_cert, settings.gateway_tls_key),
+    }
+    secrets = {name: files for name, files in certificates.items() if files[0]}
     if secrets and folder is None:
         raise SettingsError(
             "certificates are in files beside the configuration, so that Envoy reloads them: give --out"
@@ -124,7 +118,8 @@ def envoy_config(settings: Settings, *, folder: pathlib.Path | None = None) -> d
         text = environment.get_template(name).render(values, part=part, **more)
         return text.strip().replace("\n", "\n" + " " * width)
 
-    files = {f"{secret.name}.yaml": part("secret.yaml", 0, secret=secret) + "\n" for secret in secrets}
+    files = {f"{name}.yaml": part("secret.yaml", 0, secret=name, certificate=certificate, key=key) + "\n"
+             for name, (certificate, key) in secrets.items()}  # fmt: skip
     return {"envoy.yaml": part("envoy.yaml", 0) + "\n", **files}
 
 
@@ -140,15 +135,6 @@ def write_config(settings: Settings, out: pathlib.Path) -> None:
         file.write_text(text, encoding="utf-8")
 
 
-def _secrets(settings: Settings) -> Iterator[_Secret]:
-    if settings.tls_cert:
-        yield _Secret("tls", settings.tls_cert, settings.tls_key)
-    if settings.gateway_tls_ca:
-        yield _Secret("gateway_ca", settings.gateway_tls_ca)
-    if settings.gateway_tls_ca and settings.gateway_tls_cert:
-        yield _Secret("gateway_tls", settings.gateway_tls_cert, settings.gateway_tls_key)
-
-
 def _sds(folder: pathlib.Path | None, name: str) -> str:
     source = {"path_config_source": {"path": str(folder and folder / f"{name}.yaml")}, "resource_api_version": "V3"}
     return json.dumps({"name": name, "sds_config": source})
@@ -159,7 +145,7 @@ def _values(settings: Settings) -> dict[str, Any]:
         "s": settings,
         "address": _address,
         "authenticates": settings.authenticates,
-        "descriptors": base64.b64encode(descriptor_set().SerializeToString(deterministic=True)).decode(),
+        "descriptors": _descriptors(),
         "files": list(_files(settings)),
         "gateway_name": settings.gateway_tls_name or split_address(settings.gateway, name="gateway")[0],
         "keys": read_keys(settings.keys) if settings.keys else {},
@@ -194,18 +180,10 @@ def _files(settings: Settings) -> Iterator[dict[str, str]]:
         }
 
 
-def descriptor_set() -> descriptor_pb2.FileDescriptorSet:
-    """Collect the API's files and what they import, imports first."""
-    found: dict[str, descriptor_pb2.FileDescriptorProto] = {}
-    _collect(classifier_pb2.DESCRIPTOR, found)
-    return descriptor_pb2.FileDescriptorSet(file=found.values())
-
-
-def _collect(file: FileDescriptor, found: dict[str, descriptor_pb2.FileDescriptorProto]) -> None:
-    if file.name in found:
-        return
-    for dependency in file.dependencies:
-        _collect(dependency, found)
-    proto = descriptor_pb2.FileDescriptorProto()
-    file.CopyToProto(proto)
-    found[file.name] = proto
+def _descriptors() -> str:
+    """Give the API's files and what they import, without their comments, as base64."""
+    text = importlib.resources.files("dermserve.v1").joinpath("dermserve.protoset").read_bytes()
+    found = descriptor_pb2.FileDescriptorSet.FromString(text)
+    for file in found.file:
+        file.ClearField("source_code_info")
+    return base64.b64encode(found.SerializeToString(deterministic=True)).decode()

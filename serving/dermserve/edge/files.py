@@ -13,23 +13,13 @@ VIEWER = SITE.with_name("rapidoc")
 """RapiDoc, the viewer of the API page, which `make web` puts here; without it there is no such page."""
 ON_DEVICE = "mobilenet_v3_small"
 """The model that is small enough for a phone."""
-_MODEL = "model.tflite"
 
 
-def gather(
-    to: pathlib.Path,
-    *,
-    store: pathlib.Path | None = None,
-    runtime: pathlib.Path = RUNTIME,
-    viewer: pathlib.Path = VIEWER,
-) -> dict[str, Any]:
-    """Put all that is served as files into a folder, anew.
+def gather(to: pathlib.Path, *, store: pathlib.Path | None = None) -> dict[str, Any]:
+    """Put all that is served as files into a folder, anew: what is in it is removed.
 
-    Args:
-        to: the folder; what is in it is removed.
-        store: versioned store to take the on-device model from; none without it.
-        runtime: folder of the on-device runtime; left out when there is none.
-        viewer: folder of the API page's viewer; without it, that page is left out.
+    The on-device model is that of the highest version in the store that has one; none without a store. The on-device
+    runtime and the API page are left out where `make web` has not been run.
 
     Returns:
         The content of device/index.json: "runtime", and "model" and "version" when there is one to run.
@@ -40,16 +30,18 @@ def gather(
     if to.exists():
         shutil.rmtree(to)
     shutil.copytree(SITE, to)
-    found: dict[str, Any] = {"runtime": runtime.is_dir()}
-    if runtime.is_dir():
-        shutil.copytree(runtime, to / "app/litert")
-    if viewer.is_dir():
-        shutil.copytree(viewer, to / "api", dirs_exist_ok=True)
+    found: dict[str, Any] = {"runtime": RUNTIME.is_dir()}
+    if RUNTIME.is_dir():
+        shutil.copytree(RUNTIME, to / "app/litert")
+    if VIEWER.is_dir():
+        shutil.copytree(VIEWER, to / "api", dirs_exist_ok=True)
     else:
         shutil.rmtree(to / "api")
-    newest = _newest(store) if store is not None else None
-    if newest is not None:
-        target = to / "device" / ON_DEVICE / newest.parent.name / _MODEL
+    models = (store / ON_DEVICE).glob("*/model.tflite") if store else ()
+    by_version = {int(model.parent.name): model for model in models if model.parent.name.isdigit()}
+    if by_version:
+        newest = by_version[max(by_version)]
+        target = to / "device" / ON_DEVICE / newest.parent.name / newest.name
         target.parent.mkdir(parents=True)
         shutil.copyfile(newest, target)
         found |= {"model": ON_DEVICE, "version": newest.parent.name}
@@ -57,9 +49,3 @@ def gather(
     index.parent.mkdir(exist_ok=True)
     index.write_text(json.dumps(found) + "\n", encoding="utf-8")
     return found
-
-
-def _newest(store: pathlib.Path) -> pathlib.Path | None:
-    """Find the model of the highest version that has one."""
-    models = [path for path in (store / ON_DEVICE).glob(f"*/{_MODEL}") if path.parent.name.isdigit()]
-    return max(models, key=lambda path: int(path.parent.name), default=None)

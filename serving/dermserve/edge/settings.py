@@ -4,11 +4,16 @@ import ipaddress
 import json
 import pathlib
 import re
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, Field, dataclass, fields
+from typing import Annotated, Any, TypeVar, get_args
+
+import click
 
 SITE = pathlib.Path(__file__).with_name("site")
 """What is served as files: openapi.json, and the built page in app/."""
 
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
@@ -20,60 +25,32 @@ class SettingsError(ValueError):
 class Settings:
     """The edge's settings, which are the options of `dermserve edge config`. Paths are as Envoy sees them."""
 
-    gateway: str = field(metadata={"help": "HOST:PORT of the gateway; each address of the name is used."})
-    listen: str = field(default="127.0.0.1:8080", metadata={"help": "HOST:PORT to serve; port 0 takes a free one."})
-    admin: str = field(
-        default="127.0.0.1:9901", metadata={"help": "HOST:PORT of Envoy's admin interface, on the loopback."}
-    )
-    metrics: str | None = field(
-        default=None, metadata={"help": "HOST:PORT for Prometheus (/stats/prometheus) and probes (/ready)."}
-    )
-    www: pathlib.Path = field(
-        default=SITE, metadata={"help": "Folder to serve files from, made by `dermserve edge files`."}
-    )
-    www_seen: pathlib.Path | None = field(
-        default=None, metadata={"help": "Where Envoy sees that folder, if elsewhere."}
-    )
-    tls_cert: pathlib.Path | None = field(default=None, metadata={"help": "TLS certificate chain, PEM."})
-    tls_key: pathlib.Path | None = field(default=None, metadata={"help": "Its private key, PEM."})
-    keys: pathlib.Path | None = field(
-        default=None, metadata={"help": "File of API keys' digests, made by `dermserve edge key`."}
-    )
-    jwks: pathlib.Path | None = field(
-        default=None, metadata={"help": "File of the keys that sign tokens (a JSON Web Key Set)."}
-    )
-    issuer: str | None = field(default=None, metadata={"help": "What a token's iss must be."})
-    audience: tuple[str, ...] = field(
-        default=(), metadata={"help": "What a token's aud must include one of; repeatable."}
-    )
-    open: bool = field(default=False, metadata={"help": "Let anyone who can reach it ask, without key or token."})
-    origin: tuple[str, ...] = field(
-        default=(), metadata={"help": "Origin of another page that may ask (CORS); repeatable."}
-    )
-    requests_per_minute: int = field(
-        default=120, metadata={"help": "Of each client: API key, token's subject, or else address."}
-    )
-    burst: int = field(default=30, metadata={"help": "Requests at once of each client, after a pause."})
-    max_photo_bytes: int = field(
-        default=20_000_000, metadata={"help": "Of a photo; its base64 in JSON may be a third longer."}
-    )
-    upload_seconds: int = field(default=60, metadata={"help": "Timeout of receiving a request."})
-    answer_seconds: int = field(
-        default=65, metadata={"help": "Timeout of answering: above the gateway's own limit of 60."}
-    )
-    max_connections: int = field(default=1000, metadata={"help": "From all clients together."})
-    max_streams: int = field(default=100, metadata={"help": "At once on one HTTP/2 connection."})
-    heap_bytes: int = field(default=2**29, metadata={"help": "Memory near which Envoy sheds load."})
-    gateway_tls_ca: pathlib.Path | None = field(
-        default=None, metadata={"help": "CA of the gateway's certificate, PEM; plaintext without."}
-    )
-    gateway_tls_name: str | None = field(
-        default=None, metadata={"help": "Name in that certificate; the gateway's host by default."}
-    )
-    gateway_tls_cert: pathlib.Path | None = field(
-        default=None, metadata={"help": "Certificate to show to the gateway, PEM."}
-    )
-    gateway_tls_key: pathlib.Path | None = field(default=None, metadata={"help": "Its private key, PEM."})
+    gateway: Annotated[str, "HOST:PORT of the gateway; each address of the name is used."]
+    listen: Annotated[str, "HOST:PORT to serve; port 0 takes a free one."] = "127.0.0.1:8080"
+    admin: Annotated[str, "HOST:PORT of Envoy's admin interface, on the loopback."] = "127.0.0.1:9901"
+    metrics: Annotated[str | None, "HOST:PORT for Prometheus (/stats/prometheus) and probes (/ready)."] = None
+    www: Annotated[pathlib.Path, "Folder to serve files from, made by `dermserve edge files`."] = SITE
+    www_seen: Annotated[pathlib.Path | None, "Where Envoy sees that folder, if elsewhere."] = None
+    tls_cert: Annotated[pathlib.Path | None, "TLS certificate chain, PEM."] = None
+    tls_key: Annotated[pathlib.Path | None, "Its private key, PEM."] = None
+    keys: Annotated[pathlib.Path | None, "File of API keys' digests, made by `dermserve edge key`."] = None
+    jwks: Annotated[pathlib.Path | None, "File of the keys that sign tokens (a JSON Web Key Set)."] = None
+    issuer: Annotated[str | None, "What a token's iss must be."] = None
+    audience: Annotated[tuple[str, ...], "What a token's aud must include one of; repeatable."] = ()
+    open: Annotated[bool, "Let anyone who can reach it ask, without key or token."] = False
+    origin: Annotated[tuple[str, ...], "Origin of another page that may ask (CORS); repeatable."] = ()
+    requests_per_minute: Annotated[int, "Of each client: API key, token's subject, or else address."] = 120
+    burst: Annotated[int, "Requests at once of each client, after a pause."] = 30
+    max_photo_bytes: Annotated[int, "Of a photo; its base64 in JSON may be a third longer."] = 20_000_000
+    upload_seconds: Annotated[int, "Timeout of receiving a request."] = 60
+    answer_seconds: Annotated[int, "Timeout of answering: above the gateway's own limit of 60."] = 65
+    max_connections: Annotated[int, "From all clients together."] = 1000
+    max_streams: Annotated[int, "At once on one HTTP/2 connection."] = 100
+    heap_bytes: Annotated[int, "Memory near which Envoy sheds load."] = 2**29
+    gateway_tls_ca: Annotated[pathlib.Path | None, "CA of the gateway's certificate, PEM; plaintext without."] = None
+    gateway_tls_name: Annotated[str | None, "Name in that certificate; the gateway's host by default."] = None
+    gateway_tls_cert: Annotated[pathlib.Path | None, "Certificate to show to the gateway, PEM."] = None
+    gateway_tls_key: Annotated[pathlib.Path | None, "Its private key, PEM."] = None
 
     def __post_init__(self) -> None:
         for name in ("gateway", "listen", "admin", *(("metrics",) if self.metrics else ())):
@@ -84,13 +61,10 @@ class Settings:
                 raise SettingsError(f"{names} go together: give both or neither")
         for setting in fields(self):
             value = getattr(self, setting.name)
-            if setting.type is int and value < 1:
+            if type(value) is int and value < 1:
                 raise SettingsError(f"{setting.name} is {value}, and must be at least 1")
-        self._check_reach()
         if self.keys:
             read_keys(self.keys)
-
-    def _check_reach(self) -> None:
         if not _is_loopback(self.admin):
             raise SettingsError(f"admin is {self.admin}: it can stop Envoy, so it stays on the loopback (127.0.0.1)")
         if not _is_loopback(self.listen) and not self.authenticates and not self.open:
@@ -151,3 +125,44 @@ def _is_loopback(address: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def setting_options(
+    *, prefix: str = "", only: Iterable[str] | None = None, exists: bool = False
+) -> Callable[[_Command], _Command]:
+    """Add options for the fields of `Settings` to a command, which gets them under the fields' names with the prefix.
+
+    Args:
+        prefix: of the options' names, for example "edge-". Options without one have environment variables.
+        only: names of the fields; all when None.
+        exists: whether files must exist on this machine.
+    """
+
+    def add(command: _Command) -> _Command:
+        for one in reversed(fields(Settings)):
+            if only is None or one.name in only:
+                command = _option(one, prefix, exists=exists)(command)
+        return command
+
+    return add
+
+
+def _option(setting: "Field[Any]", prefix: str, *, exists: bool) -> Callable[[_Command], _Command]:
+    kind, text = get_args(setting.type)
+    more: dict[str, Any] = {"help": text}
+    if setting.default is MISSING:
+        more |= {"required": True}
+    elif kind is bool:
+        more |= {"is_flag": True}
+    elif kind == tuple[str, ...]:
+        more |= {"multiple": True}
+    elif setting.default is not SITE:
+        more |= {"default": setting.default, "show_default": True}
+    if kind is int:
+        more |= {"type": click.IntRange(1)}
+    elif kind in (pathlib.Path, pathlib.Path | None):
+        more |= {"type": click.Path(exists=exists, dir_okay=not exists, resolve_path=exists, path_type=pathlib.Path)}
+    if not prefix:
+        more |= {"envvar": f"DERMSERVE_EDGE_{setting.name.upper()}", "show_envvar": True}
+    name = prefix + setting.name.replace("_", "-")
+    return click.option(f"--{name}", name.replace("-", "_"), **more)

@@ -20,85 +20,54 @@ from dataclasses import dataclass
 from dermserve.gateway.errors import InvalidModelOutputError
 from dermserve.gateway.tfserving import Scores
 from dermserve.imaging import Measures
-from dermserve.v1 import card_pb2, classifier_pb2
-from dermserve.v1.classifier_pb2 import (
-    REASON_BLURRED,
-    REASON_LOW_CONFIDENCE,
-    REASON_NO_COLOR,
-    REASON_NOT_SKIN,
-    REASON_OUT_OF_SCOPE,
-    REASON_TOO_BRIGHT,
-    REASON_TOO_DARK,
-    REASON_UNCALIBRATED_MODEL,
-    REASON_UNIFORM,
-    REASON_UNTRAINED_MODEL,
-    REASON_VIEW_DISAGREEMENT,
-    RISK_LEVEL_HIGH,
-    RISK_LEVEL_INTERMEDIATE,
-    RISK_LEVEL_LOW,
-    RISK_LEVEL_UNSPECIFIED,
-    VERDICT_CONFIDENT,
-    VERDICT_REJECTED,
-    VERDICT_UNCERTAIN,
-)
+from dermserve.v1 import card_pb2
+from dermserve.v1 import classifier_pb2 as api
 
 GATEWAY_VERSION = importlib.metadata.version("dermserve")
 
+# The last sentence of every answer's notice.
 NOTICE = "Screening aid, not a diagnosis: it can miss skin cancer and can see it where there is none."
-"""The last sentence of every answer's notice."""
-
-_SUM_TOLERANCE = 1e-3
-"""How far from 1 float32 probabilities may sum; 1000 classes of rounding stay well within."""
+_SUM_TOLERANCE = 1e-3  # how far from 1 float32 probabilities may sum; 1000 classes of rounding stay well within
 
 _BY_LEVEL = {
-    RISK_LEVEL_LOW: "No sign of skin cancer was found. If the spot is new, changes, itches or bleeds, see a "
+    api.RISK_LEVEL_LOW: "No sign of skin cancer was found. If the spot is new, changes, itches or bleeds, see a "
     "dermatologist all the same.",
-    RISK_LEVEL_INTERMEDIATE: "Skin cancer can't be ruled out: have the spot seen by a dermatologist soon.",
-    RISK_LEVEL_HIGH: "The spot looks like skin cancer: have it seen by a dermatologist now.",
-    RISK_LEVEL_UNSPECIFIED: "This says nothing about the spot: if in doubt, have it seen by a dermatologist.",
+    api.RISK_LEVEL_INTERMEDIATE: "Skin cancer can't be ruled out: have the spot seen by a dermatologist soon.",
+    api.RISK_LEVEL_HIGH: "The spot looks like skin cancer: have it seen by a dermatologist now.",
+    api.RISK_LEVEL_UNSPECIFIED: "This says nothing about the spot: if in doubt, have it seen by a dermatologist.",
 }
 _BY_REASON = {
-    REASON_NOT_SKIN: "Take another photo, of the spot alone.",
-    REASON_OUT_OF_SCOPE: "This model does not know every kind of spot, and probably not this one.",
-    REASON_TOO_DARK: "The photo is too dark: take another with more light.",
-    REASON_TOO_BRIGHT: "The photo is too bright: take another without flash or direct sun.",
-    REASON_NO_COLOR: "The photo has no natural colour: take another in colour, without filters.",
-    REASON_BLURRED: "The photo is blurred: hold still, focus on the spot and take another.",
-    REASON_UNIFORM: "The photo shows no spot: take another with the spot in the centre.",
+    api.REASON_NOT_SKIN: "Take another photo, of the spot alone.",
+    api.REASON_OUT_OF_SCOPE: "This model does not know every kind of spot, and probably not this one.",
+    api.REASON_TOO_DARK: "The photo is too dark: take another with more light.",
+    api.REASON_TOO_BRIGHT: "The photo is too bright: take another without flash or direct sun.",
+    api.REASON_NO_COLOR: "The photo has no natural colour: take another in colour, without filters.",
+    api.REASON_BLURRED: "The photo is blurred: hold still, focus on the spot and take another.",
+    api.REASON_UNIFORM: "The photo shows no spot: take another with the spot in the centre.",
 }
-_SHOWS_NO_KNOWN_LESION = frozenset({REASON_OUT_OF_SCOPE, REASON_UNIFORM})
-"""Reasons for which even a high risk means nothing."""
+# Reasons for which even a high risk means nothing.
+_SHOWS_NO_KNOWN_LESION = frozenset({api.REASON_OUT_OF_SCOPE, api.REASON_UNIFORM})
 
 
 @dataclass(frozen=True, slots=True)
 class Reduced:
     """One prediction for all views."""
 
-    mean: tuple[float, ...]
-    """Of each class; sums to 1."""
-    std: tuple[float, ...]
-    """Of each class: population standard deviation over the views."""
-    ranking: tuple[int, ...]
-    """Class indices, the most probable first, ties in the card's order."""
-    risk: float
-    """Summed probability of the malignant classes, the mean over the views."""
-    risk_std: float
-    """Its population standard deviation over the views."""
-    views: int
-    """Views the mean is over."""
-    ood_score: float
-    """Of the identity view."""
+    mean: tuple[float, ...]  # of each class; sums to 1
+    std: tuple[float, ...]  # of each class: population standard deviation over the views
+    ranking: tuple[int, ...]  # class indices, the most probable first, ties in the card's order
+    risk: float  # summed probability of the malignant classes, the mean over the views
+    risk_std: float  # its population standard deviation over the views
+    ood_score: float  # of the identity view
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """What a prediction may be used for."""
 
-    verdict: classifier_pb2.Verdict
-    reasons: tuple[classifier_pb2.Reason, ...] = ()
-    """Why the verdict is not VERDICT_CONFIDENT."""
-    level: classifier_pb2.RiskLevel = RISK_LEVEL_UNSPECIFIED
-    """RISK_LEVEL_UNSPECIFIED where nothing can be said."""
+    verdict: api.Verdict
+    reasons: tuple[api.Reason, ...] = ()  # why the verdict is not CONFIDENT
+    level: api.RiskLevel = api.RISK_LEVEL_UNSPECIFIED  # where nothing can be said
 
 
 def check_scores(scores: Scores, *, card: card_pb2.Card) -> Scores:
@@ -140,7 +109,6 @@ def reduce_views(scores: Scores, *, card: card_pb2.Card) -> Reduced:
         ranking=tuple(sorted(range(len(mean)), key=mean.__getitem__, reverse=True)),
         risk=risk,
         risk_std=risk_std,
-        views=len(rows),
         ood_score=float(scores.ood_scores[0]),
     )
 
@@ -153,46 +121,46 @@ def _mean_and_std(values: Sequence[float]) -> tuple[float, float]:
 def judge(reduced: Reduced, measures: Measures, *, card: card_pb2.Card) -> Judgement:
     """Decide whether a prediction of a photo may be used, with every reason against it, and the level of its risk."""
     if card.provenance.training != card_pb2.TRAINING_TRAINED:
-        return Judgement(VERDICT_UNCERTAIN, (REASON_UNTRAINED_MODEL,))
+        return Judgement(api.VERDICT_UNCERTAIN, (api.REASON_UNTRAINED_MODEL,))
     reasons = tuple(_reasons(reduced, measures, card))
-    if REASON_NOT_SKIN in reasons:
-        return Judgement(VERDICT_REJECTED, reasons)
-    if REASON_UNCALIBRATED_MODEL in reasons:
-        return Judgement(VERDICT_UNCERTAIN, reasons)
-    verdict = VERDICT_UNCERTAIN if reasons else VERDICT_CONFIDENT
+    if api.REASON_NOT_SKIN in reasons:
+        return Judgement(api.VERDICT_REJECTED, reasons)
+    if api.REASON_UNCALIBRATED_MODEL in reasons:
+        return Judgement(api.VERDICT_UNCERTAIN, reasons)
+    verdict = api.VERDICT_UNCERTAIN if reasons else api.VERDICT_CONFIDENT
     return Judgement(verdict, reasons, _level(reduced, reasons, card.calibration))
 
 
-def _reasons(reduced: Reduced, measures: Measures, card: card_pb2.Card) -> Iterator[classifier_pb2.Reason]:
+def _reasons(reduced: Reduced, measures: Measures, card: card_pb2.Card) -> Iterator[api.Reason]:
     fitted = card.calibration
     if fitted.HasField("max_ood_score") and reduced.ood_score > fitted.max_ood_score:
-        yield REASON_NOT_SKIN
+        yield api.REASON_NOT_SKIN
     elif fitted.HasField("max_scope_score") and reduced.ood_score > fitted.max_scope_score:
-        yield REASON_OUT_OF_SCOPE
+        yield api.REASON_OUT_OF_SCOPE
     yield from judge_quality(measures, fitted.quality)
     if not (fitted.HasField("rule_out") and fitted.HasField("rule_in")):
-        yield REASON_UNCALIBRATED_MODEL
+        yield api.REASON_UNCALIBRATED_MODEL
     elif _is_open(reduced, card):
-        yield REASON_LOW_CONFIDENCE
+        yield api.REASON_LOW_CONFIDENCE
     if fitted.HasField("max_view_std") and reduced.risk_std > fitted.max_view_std:
-        yield REASON_VIEW_DISAGREEMENT
+        yield api.REASON_VIEW_DISAGREEMENT
 
 
-def judge_quality(measures: Measures, limits: card_pb2.QualityLimits) -> Iterator[classifier_pb2.Reason]:
+def judge_quality(measures: Measures, limits: card_pb2.QualityLimits) -> Iterator[api.Reason]:
     """Give every reason why a photo can't be judged well."""
     # A limit that is not given is not a number, which nothing is below or above.
     limit = collections.defaultdict(lambda: math.nan, {field.name: value for field, value in limits.ListFields()})
     if measures.midtones < limit["min_midtones"] or measures.highlights < limit["min_highlights"]:
-        yield REASON_TOO_DARK
+        yield api.REASON_TOO_DARK
     if measures.midtones > limit["max_midtones"] or measures.glare > limit["max_glare"]:
-        yield REASON_TOO_BRIGHT
+        yield api.REASON_TOO_BRIGHT
     if measures.contrast < limit["min_contrast"]:
-        yield REASON_UNIFORM  # neither colour nor detail of an even area says anything
+        yield api.REASON_UNIFORM  # neither colour nor detail of an even area says anything
         return
     if measures.color < limit["min_color"]:
-        yield REASON_NO_COLOR
+        yield api.REASON_NO_COLOR
     if measures.detail < limit["min_detail"]:
-        yield REASON_BLURRED
+        yield api.REASON_BLURRED
 
 
 def _is_open(reduced: Reduced, card: card_pb2.Card) -> bool:
@@ -203,17 +171,15 @@ def _is_open(reduced: Reduced, card: card_pb2.Card) -> bool:
     return reduced.risk < fitted.rule_in.threshold or not card.classes[reduced.ranking[0]].malignant
 
 
-def _level(
-    reduced: Reduced, reasons: Collection[classifier_pb2.Reason], fitted: card_pb2.Calibration
-) -> classifier_pb2.RiskLevel:
+def _level(reduced: Reduced, reasons: Collection[api.Reason], fitted: card_pb2.Calibration) -> api.RiskLevel:
     if reduced.risk >= fitted.rule_in.threshold and _SHOWS_NO_KNOWN_LESION.isdisjoint(reasons):
-        return RISK_LEVEL_HIGH
-    return RISK_LEVEL_INTERMEDIATE if reasons else RISK_LEVEL_LOW
+        return api.RISK_LEVEL_HIGH
+    return api.RISK_LEVEL_INTERMEDIATE if reasons else api.RISK_LEVEL_LOW
 
 
 def write_answer(
     scores: Scores, measures: Measures, *, card: card_pb2.Card, include_rejected_classes: bool = False
-) -> classifier_pb2.ClassifyResponse:
+) -> api.ClassifyResponse:
     """Write the answer for one photo; who asked, what answered and the times are filled in by the caller.
 
     Args:
@@ -224,20 +190,20 @@ def write_answer(
     """
     reduced = reduce_views(scores, card=card)
     found = judge(reduced, measures, card=card)
-    answer = classifier_pb2.ClassifyResponse(
+    answer = api.ClassifyResponse(
         verdict=found.verdict,
         reasons=found.reasons,
-        views_used=reduced.views,
+        views_used=len(scores.probabilities),
         notice=write_notice(found),
         weights_digest=card.weights_digest,
         gateway_version=GATEWAY_VERSION,
     )
-    if found.verdict != VERDICT_REJECTED or include_rejected_classes:
+    if found.verdict != api.VERDICT_REJECTED or include_rejected_classes:
         answer.classes.extend(_ranked(reduced, card))
-    if found.level != RISK_LEVEL_UNSPECIFIED:
+    if found.level != api.RISK_LEVEL_UNSPECIFIED:
         answer.malignancy.level = found.level
         answer.malignancy.probability, answer.malignancy.std = reduced.risk, reduced.risk_std
-    if found.verdict == VERDICT_CONFIDENT and reduced.mean[reduced.ranking[0]] >= card.calibration.min_confidence:
+    if found.verdict == api.VERDICT_CONFIDENT and reduced.mean[reduced.ranking[0]] >= card.calibration.min_confidence:
         answer.named_class = card.classes[reduced.ranking[0]].code
     return answer
 
@@ -248,10 +214,10 @@ def write_notice(found: Judgement) -> str:
     return " ".join((_BY_LEVEL[found.level], *about_photo, NOTICE))
 
 
-def _ranked(reduced: Reduced, card: card_pb2.Card) -> Iterator[classifier_pb2.ClassScore]:
+def _ranked(reduced: Reduced, card: card_pb2.Card) -> Iterator[api.ClassScore]:
     for index in reduced.ranking:
         info = card.classes[index]
-        yield classifier_pb2.ClassScore(
+        yield api.ClassScore(
             code=info.code,
             name=info.name,
             common_name=info.common_name,

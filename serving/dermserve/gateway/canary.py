@@ -64,7 +64,7 @@ class Canary:
     def _use(self, shares: Mapping[str, float]) -> None:
         self._shares = {model: shares.get(model, 0.0) for model in self._catalog.models}
         for model, share in self._shares.items():
-            self._metrics.canary_share(model, share)
+            self._metrics.canary_share(model).set(share)
 
     async def follow(self, seconds: float) -> None:
         """Read the file every so many seconds, for ever; without one, do nothing."""
@@ -115,9 +115,9 @@ class Canary:
             async with asyncio.timeout(_TIMEOUT):
                 scores = await self._predictor.predict(Target(model, label=STABLE), view)
                 card = await self._catalog.card(model, scores.version, budget=view.budget)
-                self._metrics.compared(model, "agreed" if _top(scores, card) == canary else "differed")
+                self._metrics.compared(model, "agreed" if _top(scores, card) == canary else "differed").inc()
         except (GatewayError, TimeoutError, LookupError):
-            self._metrics.compared(model, "failed")
+            self._metrics.compared(model, "failed").inc()
 
 
 def _top(scores: Scores, card: card_pb2.Card) -> str:

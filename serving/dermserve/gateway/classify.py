@@ -2,35 +2,39 @@
 
 import asyncio
 import contextlib
-from dataclasses import dataclass, field, replace
+import functools
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from dermserve.gateway.admission import Admission, Place
 from dermserve.gateway.answer import check_scores, write_answer
 from dermserve.gateway.batching import Batching, Part
-from dermserve.gateway.budget import Clock
 from dermserve.gateway.canary import CANARY, Canary
 from dermserve.gateway.catalog import Catalog, Choice, read_target
+from dermserve.gateway.config import Config
 from dermserve.gateway.drift import Drift
-from dermserve.gateway.errors import BudgetSpentError, GatewayError, refusal
+from dermserve.gateway.errors import BudgetSpentError, GatewayError, RefusedPhotoError
 from dermserve.gateway.metrics import Metrics
-from dermserve.gateway.photos import Photos, Prepared
+from dermserve.gateway.model_servers import ModelServers
+from dermserve.gateway.photos import Prepared, Workers, prepare
 from dermserve.gateway.plan import count_first, count_more, read_mode, weigh
 from dermserve.gateway.rpc import Rpc
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
 from dermserve.gateway.tracing import Tracing
-from dermserve.imaging import IDENTITY, STANDARD_VIEWS, PhotoError
+from dermserve.imaging import IDENTITY, STANDARD_VIEWS, PhotoError, make_views
 from dermserve.v1 import card_pb2, classifier_pb2
 
-_ATTEMPTS = 3
-"""Attempts of a request without a version, as versions may change while it is in progress."""
+_ATTEMPTS = 3  # of a request without a version, as versions may change while it is in progress
+# Seconds: where several models share the model servers, views of a slower one go in several calls, so that a request
+# for another gets a slot in between.
 _LONGEST_CALL = 0.15
-"""Seconds: where several models share the model servers, views of a slower one go in several calls, so that a request
-for another gets a slot in between."""
+# Seconds, and share of the budget, that a later stage leaves: time to send the answer so far if it fails.
 _RESERVE, _RESERVE_SHARE = 0.1, 0.1
-"""Seconds, and share of the budget, that a later stage leaves: time to send the answer so far if it fails."""
+# Seconds of its budget with which a cancelled request counts as one that ran out of time: gRPC cancels those, too.
 _OVER = 0.05
-"""Seconds of its budget with which a cancelled request counts as one that ran out of time: gRPC cancels those, too."""
 
 _InHand: TypeAlias = tuple[Scores, card_pb2.Card, Prepared]
 
@@ -47,62 +51,28 @@ class PhotoRequest:
     version: int | None
     label: str | None
     tta: int
-    include_rejected_classes: bool
+    include_rejected: bool
     image: bytes
 
 
-class Stopwatch:
-    """Seconds of a request's stages, one after another, each in a span of its own."""
-
-    def __init__(self, clock: Clock, tracing: Tracing) -> None:
-        self.spent: dict[str, float] = {}
-        """Seconds by stage."""
-        self.stage = "on arrival"
-        """The stage it is in, or was last."""
-        self._clock = clock
-        self._tracing = tracing
-        self.begun = self._since = clock()
-        self._span: contextlib.AbstractContextManager[object] | None = None
-
-    def enter(self, stage: str) -> None:
-        """End the stage it is in, and begin another."""
-        self.leave()
-        self.stage, self._since = stage, self._clock()
-        self._span = self._tracing.span(stage)
-        self._span.__enter__()
-
-    def leave(self, error: BaseException | None = None) -> None:
-        """End the stage it is in."""
-        if self._span is not None:
-            span, self._span = self._span, None
-            self.spent[self.stage] = self.spent.get(self.stage, 0.0) + self._clock() - self._since
-            span.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
-
-    def move(self, seconds: float, *, to: str, out_of: str) -> None:
-        """Book time to a stage, and out of the one it was measured in."""
-        self.spent[to] = self.spent.get(to, 0.0) + seconds
-        self.spent[out_of] = max(0.0, self.spent.get(out_of, 0.0) - seconds)
-
-    def timings(self) -> classifier_pb2.Timings:
-        """Return what was measured until now."""
-        spent = {f"{stage}_ms": self.spent.get(stage, 0.0) * 1e3 for stage in ("decode", "plan", "predict", "reduce")}
-        return classifier_pb2.Timings(**spent, total_ms=(self._clock() - self.begun) * 1e3)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Classifier:
     """Answers one photo at a time, many of them at once."""
 
-    admission: Admission
-    canary: Canary
-    catalog: Catalog
-    photos: Photos
-    predictor: Batching
-    metrics: Metrics
-    drift: Drift | None
-    """Records answers of versions whose card has a profile; None when metrics are off."""
-    tracing: Tracing
-    clock: Clock
+    def __init__(
+        self, config: Config, servers: ModelServers, catalog: Catalog, metrics: Metrics, tracing: Tracing
+    ) -> None:
+        self.servers, self.catalog, self.metrics, self.tracing = servers, catalog, metrics, tracing
+        self.limits = config.limits
+        self.workers = Workers(config.decoders, stuck_after=config.decoder_stuck_seconds, clock=time.monotonic)
+        self.predictor = Batching(servers, longest=config.batch_seconds, clock=time.monotonic)
+        self.admission = Admission(config, free_capacity=self.predictor.free_capacity, clock=time.monotonic)
+        self.canary = Canary(config, predictor=self.predictor, catalog=catalog, metrics=metrics, clock=time.monotonic)
+        self.drift = Drift() if config.metrics_listen else None
+
+    async def close(self) -> None:
+        """Let the threads end, and give up what is done in the background."""
+        self.workers.close()
+        await self.canary.close()
 
     async def classify(self, photo: PhotoRequest, rpc: Rpc) -> classifier_pb2.ClassifyResponse:
         """Answer one request.
@@ -110,101 +80,107 @@ class Classifier:
         Raises:
             GatewayError: what is wrong with the request, the photo, the model servers, the load or the time.
         """
-        target = read_target(photo.model, version=photo.version, label=photo.label)
-        mode = read_mode(photo.tta)
-        self.catalog.find(target.model)
-        left = rpc.budget.require("on arrival")
-        # Refuses before any other work.
-        admitted = self.admission.queues[rpc.method, target.model].enter(len(photo.image), rpc.budget)
-        watch = Stopwatch(self.clock, self.tracing)
-        request = _Request(self, photo, target, mode, rpc, watch)
+        request = _Request(self, photo, rpc)
         try:
-            async with asyncio.timeout(left):
-                watch.enter("admit")
-                async with admitted as request.place:
-                    answer = await request.answer()
+            async with asyncio.timeout(rpc.budget.left()), contextlib.AsyncExitStack() as stack:
+                with request.measure("admit"):
+                    place = await stack.enter_async_context(request.admitted)
+                answer = await request.answer(place)
         except BaseException as error:
-            watch.leave(error)
-            self._count(request, error)
+            request.count(error)
             if isinstance(error, TimeoutError):
-                raise BudgetSpentError(watch.stage) from error
+                raise BudgetSpentError(request.stage) from error
             if isinstance(error, PhotoError):
-                raise refusal(error) from error
+                raise RefusedPhotoError(error) from error
             raise
-        finally:
-            for stage, seconds in watch.spent.items():
-                self.metrics.stage(stage, target.model).observe(seconds)
-        self._count(request, None)
+        request.count(None)
         return answer
 
-    def _count(self, request: "_Request", error: BaseException | None) -> None:
-        """Count a request by the label that it was sent to, if how it ended says anything of the version there."""
-        if request.routed is None or isinstance(error, PhotoError | MemoryError):
-            return
-        if isinstance(error, Exception | None) or request.rpc.budget.left() <= _OVER:
-            seconds = self.clock() - request.watch.begun - request.watch.spent["admit"]
-            self.metrics.routed(request.target.model, request.routed, failed=error is not None, seconds=seconds)
 
-
-@dataclass(slots=True)
 class _Request:
-    """One admitted request."""
+    """One request; refused before any other work if what it asks for can't be, or there is no room for it."""
 
-    line: Classifier
-    photo: PhotoRequest
-    target: Target
-    mode: int
-    rpc: Rpc
-    watch: Stopwatch
-    place: Place = field(init=False)
-    routed: str | None = None
-    """The label it was sent to, if it named neither version nor label."""
-    asked: int = 0
-    in_hand: _InHand | None = None
-    """The answer so far, if later stages fail."""
+    def __init__(self, line: Classifier, photo: PhotoRequest, rpc: Rpc) -> None:
+        self._line, self._photo, self._rpc = line, photo, rpc
+        self._target = read_target(photo.model, version=photo.version, label=photo.label)
+        self._mode = read_mode(photo.tta)
+        line.catalog.find(self._target.model)
+        rpc.budget.require("on arrival")
+        self.admitted = line.admission.queues[rpc.method, self._target.model].enter(len(photo.image), rpc.budget)
+        self.stage = ""  # the one it is in, or was last
+        self._begun = time.monotonic()
+        self._spent: defaultdict[str, float] = defaultdict(float)  # seconds by stage
+        self._routed: str | None = None  # the label it was sent to, if it named neither version nor label
+        self._asked = 0
+        self._in_hand: _InHand | None = None  # the answer so far, if later stages fail
 
-    async def answer(self) -> classifier_pb2.ClassifyResponse:
+    @contextlib.contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Measure a stage, in a span of its own."""
+        self.stage, since = stage, time.monotonic()
+        try:
+            with self._line.tracing.span(stage):
+                yield
+        finally:
+            self._spent[stage] += time.monotonic() - since
+
+    def count(self, error: BaseException | None) -> None:
+        """Count its stages, and how it ended at the label that it was sent to if that says anything of the version."""
+        model, metrics = self._target.model, self._line.metrics
+        for stage, seconds in self._spent.items():
+            metrics.stage(stage, model).observe(seconds)
+        if self._routed is None or isinstance(error, PhotoError | MemoryError):
+            return
+        if isinstance(error, Exception | None) or self._rpc.budget.left() <= _OVER:
+            seconds = time.monotonic() - self._begun - self._spent["admit"]
+            metrics.routed(model, self._routed, failed=error is not None, seconds=seconds)
+
+    async def answer(self, place: Place) -> classifier_pb2.ClassifyResponse:
         """Answer with all views that the plan asks for; with fewer when a later stage fails."""
-        catalog = self.line.catalog
+        catalog = self._line.catalog
         try:
             for _ in range(_ATTEMPTS):
-                routed = self.line.canary.route(self.target, self.rpc.caller)
-                self.routed = None if routed is self.target else routed.label
-                choice = await catalog.choose(routed, self.rpc.budget)
+                routed = self._line.canary.route(self._target, self._rpc.caller)
+                self._routed = None if routed is self._target else routed.label
+                choice = await catalog.choose(routed, self._rpc.budget)
                 try:
-                    found = await self._attempt(choice)
+                    found = await self._attempt(choice, place)
                 except _MovedError:
-                    if self.target.version is not None or catalog.lacks(self.target.model, self.target.label):
+                    if self._target.version is not None or catalog.lacks(self._target.model, self._target.label):
                         break
                     await catalog.poll()
                     continue
-                if self.routed == CANARY:
-                    self.line.canary.sample(self.target.model, found[2].views, *found[:2])
+                if self._routed == CANARY:
+                    self._line.canary.sample(self._target.model, found[2].views, *found[:2])
                 return self._write(*found)
-            raise catalog.find(self.target.model).absent(self.target)
+            raise catalog.find(self._target.model).absent(self._target)
         except GatewayError:
-            if self.in_hand is None:
+            if self._in_hand is None:
                 raise
-            return self._write(*self.in_hand)
+            return self._write(*self._in_hand)
 
-    async def _attempt(self, choice: Choice) -> _InHand:
+    async def _attempt(self, choice: Choice, place: Place) -> _InHand:
         """Predict stage by stage, each pinned to the version that answered the first, until the plan has enough."""
-        wanted, piece = count_first(self.mode, choice.card), self._piece()
+        wanted, piece = count_first(self._mode, choice.card), self._piece()
         in_graph = 1 < wanted <= piece and tuple(choice.card.views) == STANDARD_VIEWS
         names = (IDENTITY,) if in_graph or wanted == 1 else tuple(choice.card.views[:wanted])
-        self.watch.enter("decode")
-        prepared = await self.line.photos.prepare(self.photo.image, spec=choice.card.input, views=names)
-        self.place.prepared()
-        part = Part(prepared.views[:piece], self.rpc.budget, STANDARD_VIEWS if in_graph else ())
+        work = functools.partial(
+            prepare, self._photo.image, spec=choice.card.input, views=names, limits=self._line.limits
+        )
+        with self.measure("decode"):
+            prepared = await self._line.workers.run(work)
+        place.prepared()
+        self._spent["decode"] -= prepared.plan_seconds
+        self._spent["plan"] += prepared.plan_seconds
+        part = Part(prepared.views[:piece], self._rpc.budget, STANDARD_VIEWS if in_graph else ())
         scores, card = await self._predict(choice, part)
-        self.watch.move(prepared.plan_ms / 1e3, to="plan", out_of="decode")
-        self.asked = wanted
+        self._asked = wanted
         complete = scores.views == len(part)
         while complete:
-            self.in_hand = (scores, card, prepared)
-            if scores.views >= wanted and (wanted := count_more(self.mode, scores, card)) == scores.views:
-                return self.in_hand
-            self.asked = wanted
+            self._in_hand = (scores, card, prepared)
+            if scores.views >= wanted and (wanted := count_more(self._mode, scores, card)) == scores.views:
+                return self._in_hand
+            self._asked = wanted
             until = min(wanted, scores.views + piece)
             further = await self._predict_more(scores, card, prepared, until)
             complete = scores.views + further.views == until
@@ -213,18 +189,18 @@ class _Request:
 
     def _piece(self) -> int:
         """Count the views of one call."""
-        whole, model = len(STANDARD_VIEWS), self.target.model
-        if len(self.line.catalog.models) == 1 or self.line.predictor.costs.expect(model, whole) <= _LONGEST_CALL:
+        whole, model = len(STANDARD_VIEWS), self._target.model
+        if len(self._line.catalog.models) == 1 or self._line.predictor.costs.expect(model, whole) <= _LONGEST_CALL:
             return whole
-        return max(1, int(_LONGEST_CALL / self.line.predictor.costs.expect(model, 1)))
+        return max(1, int(_LONGEST_CALL / self._line.predictor.costs.expect(model, 1)))
 
     async def _predict(self, choice: Choice, part: Part) -> tuple[Scores, card_pb2.Card]:
         """Predict views; return checked scores and the card of the version that answered."""
-        self.watch.enter("predict")
         try:
-            scores, card = await self.line.predictor.predict(choice.target, part), choice.card
-            if scores.version != choice.version:
-                card = await self.line.catalog.card(self.target.model, scores.version, budget=self.rpc.budget)
+            with self.measure("predict"):
+                scores, card = await self._line.predictor.predict(choice.target, part), choice.card
+                if scores.version != choice.version:
+                    card = await self._line.catalog.card(self._target.model, scores.version, budget=self._rpc.budget)
         except ServableNotFoundError as error:
             raise _MovedError from error
         if (card.input.height, card.input.width) != (choice.card.input.height, choice.card.input.width):
@@ -233,36 +209,34 @@ class _Request:
 
     async def _predict_more(self, seen: Scores, card: card_pb2.Card, prepared: Prepared, until: int) -> Scores:
         """Predict the card's next views at the version that answered, with time left to answer without them."""
-        left = self.rpc.budget.require("before further views")
-        budget = self.rpc.budget.within(left - min(_RESERVE, left * _RESERVE_SHARE))
-        choice = Choice(Target(self.target.model, version=seen.version), seen.version, card)
+        left = self._rpc.budget.require("before further views")
+        budget = self._rpc.budget.within(left - min(_RESERVE, left * _RESERVE_SHARE))
+        choice = Choice(Target(self._target.model, version=seen.version), seen.version, card)
         try:
             async with asyncio.timeout(budget.left()):
                 views = prepared.views[seen.views : until]
                 if until > len(prepared.views):
-                    self.watch.enter("plan")
-                    views = await self.line.photos.vary(prepared.views[0], card.views[seen.views : until])
+                    work = functools.partial(make_views, prepared.views[0], card.views[seen.views : until])
+                    with self.measure("plan"):
+                        views = await self._line.workers.run(work)
                 return (await self._predict(choice, Part(views, budget)))[0]
         except TimeoutError as error:
             raise BudgetSpentError("asking for further views") from error
 
     def _write(self, scores: Scores, card: card_pb2.Card, prepared: Prepared) -> classifier_pb2.ClassifyResponse:
-        self.watch.enter("reduce")
-        include = self.photo.include_rejected_classes
-        answer = write_answer(scores, prepared.measures, card=card, include_rejected_classes=include)
-        answer.request_id, answer.model, answer.version = self.rpc.request_id, self.target.model, scores.version
-        answer.views_asked = self.asked
-        self.watch.leave()
-        answer.timings.CopyFrom(self.watch.timings())
-        self.line.metrics.outcome(self.target.model, weigh(self.mode, scores, asked=self.asked, card=card))
-        if self.line.drift and card.HasField("profile"):
-            self.line.drift.note(
-                self.target.model,
-                scores.version,
-                card=card,
-                probabilities=scores.probabilities[0],
-                measures=prepared.measures,
-            )
+        line, model, measures, include = self._line, self._target.model, prepared.measures, self._photo.include_rejected
+        with self.measure("reduce"):
+            answer = write_answer(scores, measures, card=card, include_rejected_classes=include)
+        answer.request_id, answer.model, answer.version = self._rpc.request_id, model, scores.version
+        answer.views_asked = self._asked
+        for stage in ("decode", "plan", "predict", "reduce"):
+            setattr(answer.timings, f"{stage}_ms", self._spent[stage] * 1e3)
+        answer.timings.total_ms = (time.monotonic() - self._begun) * 1e3
+        outcome = weigh(self._mode, scores, asked=self._asked, card=card)
+        line.metrics.answered(model, asked=self._asked, used=answer.views_used, outcome=outcome)
+        if line.drift and card.HasField("profile"):
+            first = scores.probabilities[0]
+            line.drift.note(model, scores.version, card=card, probabilities=first, measures=measures)
         return answer
 
 

@@ -1,7 +1,6 @@
 """`dermserve gateway` and `dermserve config`: the options, the signals, the output, and the exit code."""
 
 import asyncio
-import functools
 import gc
 import json
 import logging
@@ -33,50 +32,39 @@ _OPTIONS = (
 )
 
 
-def config_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options to a command, which gets `load`: it reads the configuration, and raises what load_config does."""
-
-    @functools.wraps(function)
-    def gathered(**values: Any) -> Any:
-        file = values.pop("file")
-        given = {name: values.pop(name) for name in list(values) if name in Config.model_fields}
-        given = {name: value for name, value in given.items() if value not in (None, ())}
-
-        def load() -> Loaded:
-            return load_config(given, file=file)
-
-        return function(load=load, **values)
-
+def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options of the gateway to a command, for `load_options`."""
     for option in reversed(_OPTIONS):
-        gathered = option(gathered)
-    return gathered
+        command = option(command)
+    return command
 
 
-def loaded(load: Callable[[], Loaded]) -> Loaded:
-    """Read the configuration.
+def load_options(options: dict[str, Any]) -> Loaded:
+    """Read the configuration that a command's options give. Raises what `load_config` raises."""
+    given = {name: value for name, value in options.items() if name != "file" and value not in (None, ())}
+    return load_config(given, file=options["file"])
 
-    Raises:
-        click.UsageError: it is not right.
-    """
+
+def _loaded(options: dict[str, Any]) -> Loaded:
     try:
-        return load()
+        return load_options(options)
     except (ValueError, OSError) as error:
         raise click.UsageError(str(error)) from error
 
 
 @click.command()
 @config_options
-def gateway(*, load: Callable[[], Loaded]) -> None:
+def gateway(**options: Any) -> None:
     """Run the gateway in front of TensorFlow Serving, until SIGTERM or Ctrl-C.
 
     Every setting can also come from a file, or from the environment as DERMSERVE_ and its name in capitals;
     docs/settings.md lists them. Options go before the environment, and that before the file.
     """
-    settings = loaded(load)
-    configure_logs(settings.config.log_level)
+    config = _loaded(options).config
+    configure_logs(config.log_level)
     try:
         with asyncio.Runner(loop_factory=_event_loop()) as runner:
-            runner.run(_serve(settings.config))
+            runner.run(_serve(config))
     except OSError as error:
         raise click.ClickException(str(error)) from error
 
@@ -84,13 +72,13 @@ def gateway(*, load: Callable[[], Loaded]) -> None:
 @click.command()
 @config_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: each setting's value and source.")
-def config(*, load: Callable[[], Loaded], as_json: bool) -> None:
+def config(*, as_json: bool, **options: Any) -> None:
     """Print the gateway's settings in effect here, and where each comes from.
 
     Takes what `dermserve gateway` takes and reads the same file and environment. Exit codes: 0, or 2 when a setting is
     not right.
     """
-    settings = loaded(load)
+    settings = _loaded(options)
     values = settings.config.model_dump(mode="json")  # no secrets, only the files that hold some
     if as_json:
         both = {name: {"value": values[name], "source": source} for name, source in settings.sources.items()}
@@ -134,26 +122,14 @@ def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 async def _serve(config: Config) -> None:
     """Serve until a signal; a second one stops at once."""
-    signals: asyncio.Queue[None] = asyncio.Queue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        _on_signal(number, functools.partial(signals.put_nowait, None))
-    async with lifespan(config) as running:
+    loop, stop, stop_now = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (stop_now if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):  # loop.add_signal_handler is not there on Windows
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
+    async with lifespan(config, stop_now=stop_now):
         gc.collect()
         gc.freeze()  # what is here stays: no full collection, which stops everything, need go through it again
-        await signals.get()
-        second = asyncio.create_task(_stop_at_next(signals, running.stop_now))
-    second.cancel()
-
-
-def _on_signal(number: signal.Signals, call: Callable[[], None]) -> None:
-    """Call something in the event loop at each signal; Windows' event loops take no signal handlers."""
-    loop = asyncio.get_running_loop()
-    if sys.platform == "win32":
-        signal.signal(number, lambda *_: loop.call_soon_threadsafe(call))
-    else:
-        loop.add_signal_handler(number, call)
-
-
-async def _stop_at_next(signals: "asyncio.Queue[None]", stop_now: asyncio.Event) -> None:
-    await signals.get()
-    stop_now.set()
+        await stop.wait()

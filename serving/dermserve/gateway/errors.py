@@ -7,14 +7,14 @@ GatewayError
 │   ├── InvalidVersionError            INVALID_VERSION
 │   ├── InvalidLabelError              INVALID_LABEL
 │   ├── InvalidTtaModeError            INVALID_TTA_MODE
-│   ├── InvalidPhotoError              the PhotoError's own reason
 │   └── InvalidItemIdError             INVALID_ID (of a stream's photo)
 ├── NotFoundError                  NOT_FOUND
 │   ├── UnknownModelError              MODEL_NOT_FOUND
 │   ├── UnknownVersionError            VERSION_NOT_FOUND
 │   └── UnknownLabelError              LABEL_NOT_FOUND
+├── RefusedPhotoError              INVALID_ARGUMENT or, of a file that is too large, RESOURCE_EXHAUSTED,
+│                                      and the PhotoError's own reason
 ├── ExhaustedError                 RESOURCE_EXHAUSTED
-│   ├── LargePhotoError                the PhotoError's own reason
 │   ├── OverloadedError                OVERLOADED, with RetryInfo
 │   ├── OutOfMemoryError               OUT_OF_MEMORY, with RetryInfo
 │   └── ModelServerBusyError           MODEL_SERVER_BUSY, with RetryInfo
@@ -36,10 +36,8 @@ import grpc
 
 from dermserve.imaging import PhotoError, TooManyBytesError
 
-_SHOWN = 64
-"""Characters of a caller's own text that an error repeats; trailing metadata has room for 8 kB in all."""
-_LISTED = 20
-"""Names an error lists."""
+_SHOWN = 64  # characters of a caller's own text that an error repeats; trailing metadata has room for 8 kB in all
+_LISTED = 20  # names that an error lists
 
 
 class ListenError(OSError):
@@ -49,14 +47,10 @@ class ListenError(OSError):
 class GatewayError(Exception):
     """An error that is meant for the caller: the message says what is wrong and what to do."""
 
-    status: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
-    """Code of the RPC."""
-    reason: str = "UNKNOWN"
-    """Machine-readable and stable: ErrorInfo.reason."""
-    text: ClassVar[str] = ""
-    """Its message, where that is always the same."""
-    retry_after: float | None = None
-    """Seconds after which trying again makes sense (RetryInfo); None when trying again changes nothing."""
+    status = grpc.StatusCode.UNKNOWN
+    reason: str = "UNKNOWN"  # machine-readable and stable: ErrorInfo.reason
+    text: ClassVar[str] = ""  # the message, where that is always the same
+    retry_after: float | None = None  # seconds (RetryInfo); None when trying again changes nothing
 
     def __init__(self, text: str | None = None) -> None:
         super().__init__(text or self.text)
@@ -66,7 +60,6 @@ class InvalidRequestError(GatewayError):
     """The request itself is wrong; sending it again changes nothing."""
 
     status = grpc.StatusCode.INVALID_ARGUMENT
-    reason = "INVALID_REQUEST"
 
 
 class MalformedRequestError(InvalidRequestError):
@@ -108,27 +101,29 @@ class InvalidTtaModeError(InvalidRequestError):
         super().__init__(f"TTA mode {mode} is not known here: send one of {listed(known)}")
 
 
-class InvalidPhotoError(InvalidRequestError):
-    """A photo that can't be decoded or is not taken."""
-
-    reason = "INVALID_PHOTO"
-
-    def __init__(self, error: PhotoError) -> None:
-        super().__init__(str(error))
-        self.reason = error.reason
-
-
 class InvalidItemIdError(InvalidRequestError):
     """A photo of a stream whose id can't tell it from the others."""
 
     reason = "INVALID_ID"
 
 
+class RefusedPhotoError(GatewayError):
+    """A photo that is too large, can't be decoded or is not taken."""
+
+    status = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "INVALID_PHOTO"
+
+    def __init__(self, error: PhotoError) -> None:
+        super().__init__(str(error))
+        self.reason = error.reason
+        if isinstance(error, TooManyBytesError):
+            self.status = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 class NotFoundError(GatewayError):
     """Something named that is not there."""
 
     status = grpc.StatusCode.NOT_FOUND
-    reason = "NOT_FOUND"
 
 
 class UnknownModelError(NotFoundError):
@@ -162,16 +157,6 @@ class ExhaustedError(GatewayError):
     """More than the service takes."""
 
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
-    reason = "EXHAUSTED"
-
-
-class LargePhotoError(ExhaustedError):
-    """A photo over the byte limit."""
-
-    reason = TooManyBytesError.reason
-
-    def __init__(self, error: PhotoError) -> None:
-        super().__init__(str(error))
 
 
 class OverloadedError(ExhaustedError):
@@ -204,7 +189,6 @@ class UnavailableError(GatewayError):
     """Not now; the same request may succeed later."""
 
     status = grpc.StatusCode.UNAVAILABLE
-    reason = "UNAVAILABLE"
     retry_after = 1.0
 
 
@@ -273,11 +257,6 @@ class ModelServerFailedError(InternalError):
 
     reason = "MODEL_SERVER_FAILED"
     text = "the model server failed on this request: its operator finds the cause in the gateway's log"
-
-
-def refusal(error: PhotoError) -> GatewayError:
-    """Turn what the decoder says into what the caller gets."""
-    return LargePhotoError(error) if isinstance(error, TooManyBytesError) else InvalidPhotoError(error)
 
 
 def shown(text: str) -> str:

@@ -7,8 +7,8 @@ import asyncio
 import math
 import re
 import secrets
-from types import TracebackType
-from typing import Any, NoReturn, TypeAlias
+import time
+from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
@@ -17,29 +17,19 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from dermserve.gateway.budget import Budget, Clock
-from dermserve.gateway.errors import (
-    ExhaustedError,
-    GatewayError,
-    InternalError,
-    OutOfMemoryError,
-    OverloadedError,
-    StoppingError,
-)
+from dermserve.gateway.config import Config
+from dermserve.gateway.errors import GatewayError, InternalError, OutOfMemoryError, OverloadedError, StoppingError
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.tracing import Tracing
 from dermserve.v1 import classifier_pb2
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
-DOMAIN = "dermserve.v1"
-"""ErrorInfo.domain of every error."""
-REQUEST_ID_KEY = "x-request-id"
-"""Metadata key of the request id, both ways."""
-CALLER_KEY = "x-caller-key"
-"""Metadata key whose value identifies a caller; it is hashed and used for nothing else."""
+DOMAIN = "dermserve.v1"  # ErrorInfo.domain of every error
+REQUEST_ID_KEY = "x-request-id"  # metadata, both ways
+CALLER_KEY = "x-caller-key"  # metadata that identifies a caller; it is hashed and used for nothing else
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
-_LOG_EVERY = 1.0
-"""Seconds between the log lines of requests that are refused for overload."""
+_LOG_EVERY = 1.0  # seconds between the log lines of requests that are refused for overload
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 _FIT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -79,26 +69,11 @@ class LogSampler:
 class Rpcs:
     """All RPCs in flight."""
 
-    def __init__(
-        self, *, default_seconds: float, max_seconds: float, metrics: Metrics, tracing: Tracing, clock: Clock
-    ) -> None:
-        """Begin with none.
-
-        Args:
-            default_seconds: for a request whose caller set no deadline, and for each photo of a stream.
-            max_seconds: no request gets more.
-            metrics: counts them.
-            tracing: opens a span for each photo of a stream; those of RPCs are gRPC's interceptor's.
-            clock: monotonic seconds.
-        """
-        self.default_seconds = default_seconds
-        self.max_seconds = max_seconds
-        self.metrics = metrics
-        self.tracing = tracing
-        self.clock = clock
-        self.stopping = asyncio.Event()
-        """Set when new RPCs are refused."""
-        self.overloads = LogSampler(clock)
+    def __init__(self, config: Config, *, metrics: Metrics, tracing: Tracing) -> None:
+        self.default_seconds, self._max_seconds = config.default_deadline_seconds, config.max_deadline_seconds
+        self.metrics, self.tracing = metrics, tracing
+        self.stopping = asyncio.Event()  # set when new RPCs are refused
+        self.overloads = LogSampler(time.monotonic)
         self._in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -111,12 +86,11 @@ class Rpcs:
     def open(self, method: str, context: Context, *, model: str | None = "") -> "Rpc":
         """Open an RPC for `async with`; a stream, whose model is None, may take as long as its caller likes."""
         metadata = dict(context.invocation_metadata() or ())
-        default, most = (math.inf, math.inf) if model is None else (self.default_seconds, self.max_seconds)
+        default, most = (math.inf, math.inf) if model is None else (self.default_seconds, self._max_seconds)
         asked: float | None = context.time_remaining()  # None without a deadline, whatever the stubs say
         seconds = min(default if asked is None else asked, most)
-        rpc = Rpc(self, method, read_request_id(metadata.get(REQUEST_ID_KEY)), seconds, model=model, context=context)
-        caller = metadata.get(CALLER_KEY)
-        rpc.caller = caller if isinstance(caller, str) else rpc.request_id
+        rpc = Rpc(self, method, model, read_request_id(metadata.get(REQUEST_ID_KEY)), seconds, context)
+        rpc.caller = str(metadata.get(CALLER_KEY, rpc.request_id))
         rpc.trace_id = read_trace_id(metadata.get("traceparent"))
         return rpc
 
@@ -133,32 +107,27 @@ class Rpcs:
 
 
 class Rpc:
-    """One RPC or one photo of a stream. Set `answer` within `async with`; an error within it is sent instead."""
+    """One RPC or one photo of a stream. Set a photo's `answer` within `async with`; an error there is sent instead."""
 
     def __init__(
-        self, rpcs: Rpcs, method: str, request_id: str, seconds: float, *, model: str | None, context: "Context | None"
+        self, rpcs: Rpcs, method: str, model: str | None, request_id: str, seconds: float, context: "Context | None"
     ) -> None:
         self._rpcs = rpcs
-        self._context = context
-        self._started = rpcs.clock()
-        self._span: Any = None
+        self._context = context  # None for a photo
+        self._span = rpcs.tracing.span("photo") if context is None else None
+        self._started = time.monotonic()
         self.method = method
-        self.model = model
-        """As the caller wrote it, "" for none; None for a stream, whose photos are counted instead."""
+        self.model = model  # as the caller wrote it, "" for none; None for a stream, whose photos are counted instead
         self.request_id = request_id
-        self.trace_id: str | None = None
-        """Of the caller's W3C traceparent."""
-        self.caller = request_id
-        """Tells callers apart, for the canary share; never logged."""
-        self.budget = Budget(self._started + seconds, rpcs.clock)
-        self.answer: Any = None
-        self.error: GatewayError | None = None
-        """What it ended in."""
+        self.trace_id: str | None = None  # of the caller's W3C traceparent
+        self.caller = request_id  # tells callers apart, for the canary share; never logged
+        self.budget = Budget(self._started + seconds, time.monotonic)
+        self.answer: classifier_pb2.ClassifyResponse | None = None
 
     def photo(self, number: int, *, model: str) -> "Rpc":
         """Open one photo of this stream: it has an id and a budget of its own, within the stream's."""
         seconds = min(self._rpcs.default_seconds, self.budget.left())
-        photo = Rpc(self._rpcs, self.method, f"{self.request_id}.{number}", seconds, model=model, context=None)
+        photo = Rpc(self._rpcs, self.method, model, f"{self.request_id}.{number}", seconds, None)
         photo.caller, photo.trace_id = self.caller, self.trace_id
         return photo
 
@@ -168,73 +137,71 @@ class Rpc:
         Raises:
             grpc.aio.AbortError: after the caller got the status that the gateway is stopping.
         """
-        if self._context is None:
-            self._span = self._rpcs.tracing.span("photo", serving=True)
+        if self._span is not None:
             self._span.__enter__()
-            return self
-        self._context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
-        if self._rpcs.stopping.is_set():
-            self.error = StoppingError()
-            self._meter(self.error)
-            await _abort(self._context, self.error, request_id=self.request_id)
-        self._rpcs.count(self._context)
+        if self._context is not None:
+            self._context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
+            if self._rpcs.stopping.is_set():
+                await self._end(StoppingError())
+            self._rpcs.count(self._context)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        """End in the answer, or in an error, which is sent; a photo's is left in `error`.
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """End in the answer, or in an error, which is sent.
 
         Raises:
             grpc.aio.AbortError: after the caller was sent the error.
+            GatewayError: the error of a photo.
         """
         try:
-            if error is not None and not isinstance(error, Exception):  # the caller gave up, or a stop has no patience
-                total_ms = round((self._rpcs.clock() - self._started) * 1e3, 1)
-                _log.info("request_cancelled", **self._names(), code="CANCELLED", total_ms=total_ms)
-                self._meter(None)
-                return False
-            self._end(None if error is None else self._intended(error))
+            await self._end(error)
         finally:
             if self._span is not None:
-                self._span.__exit__(kind, None, None)
-        if self.error is not None and self._context is not None:
-            await _abort(self._context, self.error, request_id=self.request_id)
-        return True
+                self._span.__exit__(None, None, None)  # which is said to have failed already
 
-    def _intended(self, error: Exception) -> GatewayError:
-        """Turn an exception into the caller's error; an unintended one becomes INTERNAL and is logged."""
-        if isinstance(error, GatewayError):
-            return error
-        if isinstance(error, MemoryError):
-            _log.error("out_of_memory", **self._names(), exc_info=error)
-            return OutOfMemoryError()
-        _log.error("request_failed", **self._names(), code="INTERNAL", exc_info=error)
-        return InternalError()
-
-    def _end(self, error: GatewayError | None) -> None:
-        self.error, facts, code = error, _facts(self.answer), error.status.name if error else "OK"
+    async def _end(self, error: BaseException | None) -> None:
+        facts, code, refusal = _facts(self.answer), "OK", None
+        seconds = time.monotonic() - self._started
         if error is None:
-            _log.info("request_answered", **self._names(), code=code, **facts)
-        elif isinstance(error, OverloadedError):  # as many as there are too many: their lines would be more of a load
-            if (skipped := self._rpcs.overloads.sample()) is not None:
-                _log.info("request_refused", **self._names(), code=code, reason=error.reason, unlogged=skipped)
-        elif type(error) is not InternalError:
-            _log.info("request_refused", **self._names(), code=code, reason=error.reason, cause=_cause(error))
-        self._meter(error or self.answer or "OK")  # a stream has no answer of its own
-        self._rpcs.tracing.annotate(code=code, request_id=self.request_id, **facts)
-
-    def _meter(self, ended: object) -> None:
+            self._log("request_answered", code, **facts)
+        elif isinstance(error, Exception):
+            refusal = self._refuse(error)
+            code = refusal.status.name
+        else:  # the caller gave up, or a stop has no patience
+            code = "CANCELLED"
+            self._log("request_cancelled", code, total_ms=round(seconds * 1e3, 1))
         if self.model is None:
-            self._rpcs.metrics.stream(ended)
+            self._rpcs.metrics.streams(code).inc()
         else:
-            seconds = self._rpcs.clock() - self._started
-            self._rpcs.metrics.request(self.method, self.model, ended=ended, seconds=seconds)
+            reason = refusal.reason if refusal else None
+            self._rpcs.metrics.request(self.method, self.model, code, facts, seconds=seconds, reason=reason)
+        self._rpcs.tracing.annotate(code, request_id=self.request_id, **facts)
+        if refusal:
+            if self._context:
+                await _abort(self._context, refusal, request_id=self.request_id)
+            raise refusal
 
-    def _names(self) -> dict[str, str]:
+    def _refuse(self, error: Exception) -> GatewayError:
+        """Log an exception and make it the caller's error; an unintended one becomes INTERNAL."""
+        if isinstance(error, MemoryError):
+            refusal: GatewayError = OutOfMemoryError()
+            self._log("out_of_memory", refusal.status.name, exc_info=error)
+        elif not isinstance(error, GatewayError):
+            refusal = InternalError()
+            self._log("request_failed", refusal.status.name, exc_info=error)
+        else:
+            refusal, facts = error, {"reason": error.reason}
+            if not isinstance(error, OverloadedError):
+                self._log("request_refused", error.status.name, **facts, cause=_cause(error))
+            elif (skipped := self._rpcs.overloads.sample()) is not None:  # all would be more of a load
+                self._log("request_refused", error.status.name, **facts, unlogged=skipped)
+        return refusal
+
+    def _log(self, event: str, code: str, **facts: Any) -> None:
         names = {"method": self.method, "request_id": self.request_id}
-        trace_id = self.trace_id or self._rpcs.tracing.trace_id()
-        return names | ({"trace_id": trace_id} if trace_id else {})
+        if trace_id := self.trace_id or self._rpcs.tracing.trace_id():
+            names["trace_id"] = trace_id
+        (_log.error if "exc_info" in facts else _log.info)(event, **names, code=code, **facts)
 
 
 def to_status(error: GatewayError, *, request_id: str) -> status_pb2.Status:
@@ -249,10 +216,10 @@ def to_status(error: GatewayError, *, request_id: str) -> status_pb2.Status:
     return status
 
 
-async def _abort(context: Context, error: GatewayError, *, request_id: str) -> NoReturn:
+async def _abort(context: Context, error: GatewayError, *, request_id: str) -> None:
     status = rpc_status.to_status(to_status(error, request_id=request_id))
     trailing: tuple[tuple[str, str | bytes], ...] = (*status.trailing_metadata, (REQUEST_ID_KEY, request_id))
-    if isinstance(error, ExhaustedError):
+    if error.status is grpc.StatusCode.RESOURCE_EXHAUSTED:
         # Tells a gRPC client that retries RESOURCE_EXHAUSTED when to, or not to (gRFC A6): a photo stays too large.
         milliseconds = -1 if error.retry_after is None else int(error.retry_after * 1e3)
         trailing = (*trailing, (_PUSHBACK_KEY, str(milliseconds)))
@@ -269,8 +236,9 @@ def _cause(error: GatewayError) -> str | None:
     return None if cause is None else f"{type(cause).__name__}: {cause}"
 
 
-def _facts(answer: object) -> dict[str, Any]:
-    if not isinstance(answer, classifier_pb2.ClassifyResponse):
+def _facts(answer: classifier_pb2.ClassifyResponse | None) -> dict[str, Any]:
+    """Describe an answer to a photo, for the log, the metrics and the trace."""
+    if answer is None:
         return {}
     return {
         "model": answer.model,

@@ -1,11 +1,12 @@
 """The Classifier service: the four methods, and many photos over one stream.
 
 The generated `add_ClassifierServicer_to_server` is not used: bytes that are not the method's message would end as
-UNKNOWN with the parser's words and a stack trace on stderr. Here they reach the method as None.
+UNKNOWN with the parser's words and a stack trace on stderr. Here methods take bytes and parse them.
 """
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+import operator
+from collections.abc import AsyncIterable, AsyncIterator
 from typing import Any, TypeVar
 
 import grpc
@@ -23,98 +24,77 @@ from dermserve.gateway.errors import (
     StoppingError,
 )
 from dermserve.gateway.rpc import Context, Rpc, Rpcs, to_status
-from dermserve.v1 import classifier_pb2
+from dermserve.v1 import classifier_pb2 as api
 
-SERVICE = classifier_pb2.DESCRIPTOR.services_by_name["Classifier"].full_name
+SERVICE = api.DESCRIPTOR.services_by_name["Classifier"].full_name
 _MAX_ID_BYTES = 128
-_LAST_READ = 0.25
-"""Seconds to wait for the next photo of a stream when the gateway stops."""
-_LAST_READS = 1.0
-"""Seconds to read a stream in all when the gateway stops."""
-_END: Any = object()
+_LAST_READS = 0.5  # seconds to go on reading a stream when the gateway stops: photos are on their way
 
 _T = TypeVar("_T", bound=Message)
-_StreamItem = tuple[str, PhotoRequest]
 
 
 class ClassifierService:
-    """dermserve.v1.Classifier."""
+    """dermserve.v1.Classifier. Each method takes the bytes of its request."""
 
     def __init__(self, classifier: Classifier, *, rpcs: Rpcs, stream_at_once: int) -> None:
-        self._classifier = classifier
-        self._catalog = classifier.catalog
-        self._rpcs = rpcs
-        self._stream_at_once = stream_at_once
+        self._classifier, self._rpcs, self._stream_at_once = classifier, rpcs, stream_at_once
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Serve it."""
-        unary, stream = grpc.unary_unary_rpc_method_handler, grpc.stream_stream_rpc_method_handler
-        requests = classifier_pb2
+        render = operator.methodcaller("SerializeToString")
+        methods = {CLASSIFY: self.classify, "ListModels": self.list_models, "GetModel": self.get_model}
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            CLASSIFY: unary(self.classify, parser(requests.ClassifyRequest, read_photo), _render),
-            CLASSIFY_STREAM: stream(self.classify_stream, parser(requests.ClassifyStreamRequest, _read_item), _render),
-            "ListModels": unary(self.list_models, parser(requests.ListModelsRequest), _render),
-            "GetModel": unary(self.get_model, parser(requests.GetModelRequest), _render),
+            name: grpc.unary_unary_rpc_method_handler(method, response_serializer=render)
+            for name, method in methods.items()
         }
+        handlers[CLASSIFY_STREAM] = grpc.stream_stream_rpc_method_handler(
+            self.classify_stream, response_serializer=render
+        )
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
-    async def classify(self, photo: PhotoRequest | None, context: Context) -> classifier_pb2.ClassifyResponse:
+    async def classify(self, data: bytes, context: Context) -> api.ClassifyResponse:
         """Classify one photo."""
-        async with self._rpcs.open(CLASSIFY, context, model=photo.model if photo else "") as rpc:
-            if photo is None:
-                raise MalformedRequestError
-            rpc.answer = answer = await self._classifier.classify(photo, rpc)
-        return answer
+        async with self._rpcs.open(CLASSIFY, context) as rpc:
+            photo = read_photo(parse(api.ClassifyRequest, data))
+            rpc.model = photo.model
+            rpc.answer = await self._classifier.classify(photo, rpc)
+            return rpc.answer
 
     async def classify_stream(
-        self, items: AsyncIterable[_StreamItem | None], context: Context
-    ) -> AsyncIterator[classifier_pb2.ClassifyStreamResponse]:
+        self, items: AsyncIterable[bytes], context: Context
+    ) -> AsyncIterator[api.ClassifyStreamResponse]:
         """Classify many photos."""
         async with self._rpcs.open(CLASSIFY_STREAM, context, model=None) as rpc:
-            photos = _PhotoStream(self._classifier, rpc, stopping=self._rpcs.stopping, at_once=self._stream_at_once)
+            photos = _PhotoStream(self._classifier, rpc, self._rpcs.stopping, at_once=self._stream_at_once)
             async for answer in photos.answers(items):
                 yield answer
 
-    async def list_models(
-        self, request: classifier_pb2.ListModelsRequest | None, context: Context
-    ) -> classifier_pb2.ListModelsResponse:
+    async def list_models(self, data: bytes, context: Context) -> api.ListModelsResponse:
         """List all models."""
-        async with self._rpcs.open("ListModels", context) as rpc:
-            if request is None:
-                raise MalformedRequestError
-            models = [_write_model(model, cards=False) for model in self._catalog.models.values()]
-            rpc.answer = answer = classifier_pb2.ListModelsResponse(models=models)
-        return answer
+        async with self._rpcs.open("ListModels", context):
+            parse(api.ListModelsRequest, data)
+            models = self._classifier.catalog.models.values()
+            return api.ListModelsResponse(models=[_write_model(model, cards=False) for model in models])
 
-    async def get_model(
-        self, request: classifier_pb2.GetModelRequest | None, context: Context
-    ) -> classifier_pb2.GetModelResponse:
+    async def get_model(self, data: bytes, context: Context) -> api.GetModelResponse:
         """Return one model with its cards."""
-        async with self._rpcs.open("GetModel", context, model=request.name if request else "") as rpc:
-            if request is None:
-                raise MalformedRequestError
-            if not request.name:
+        async with self._rpcs.open("GetModel", context) as rpc:
+            rpc.model = name = parse(api.GetModelRequest, data).name
+            if not name:
                 raise MissingModelError
-            model = _write_model(self._catalog.find(request.name), cards=True)
-            rpc.answer = answer = classifier_pb2.GetModelResponse(model=model)
-        return answer
+            return api.GetModelResponse(model=_write_model(self._classifier.catalog.find(name), cards=True))
 
 
 class _PhotoStream:
     """The photos of one stream: a bounded number of them at once, answered as they finish."""
 
-    def __init__(self, classifier: Classifier, rpc: Rpc, *, stopping: asyncio.Event, at_once: int) -> None:
-        self._classifier = classifier
-        self._rpc = rpc
-        self._stopping = stopping
+    def __init__(self, classifier: Classifier, rpc: Rpc, stopping: asyncio.Event, *, at_once: int) -> None:
+        self._classifier, self._rpc, self._stopping = classifier, rpc, stopping
         self._slots = asyncio.Semaphore(at_once)
         self._ids: set[str] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._answers: asyncio.Queue[classifier_pb2.ClassifyStreamResponse] = asyncio.Queue()
+        self._answers: asyncio.Queue[api.ClassifyStreamResponse | None] = asyncio.Queue()
 
-    async def answers(
-        self, items: AsyncIterable[_StreamItem | None]
-    ) -> AsyncIterator[classifier_pb2.ClassifyStreamResponse]:
+    async def answers(self, items: AsyncIterable[bytes]) -> AsyncIterator[api.ClassifyStreamResponse]:
         """Answer every photo. Reading stops while enough are in flight, so that gRPC's flow control slows the sender.
 
         Raises:
@@ -123,54 +103,42 @@ class _PhotoStream:
         """
         running = asyncio.create_task(self._run(items))
         try:
-            while (answer := await self._answers.get()) is not _END:
+            while (answer := await self._answers.get()) is not None:
                 yield answer
             await running  # raises what the reading ended in
         finally:
-            for task in (running, *self._tasks):
-                task.cancel()
-            await asyncio.gather(running, *self._tasks, return_exceptions=True)
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
-    async def _run(self, items: AsyncIterable[_StreamItem | None]) -> None:
-        """Read to the end, and answer what was read."""
+    async def _run(self, items: AsyncIterable[bytes]) -> None:
+        """Read to the end or until the gateway stops, and answer what was read."""
+        stopping = asyncio.create_task(self._stopping.wait())
         try:
-            await self._read(items)
-        finally:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            self._answers.put_nowait(_END)
-
-    async def _read(self, items: AsyncIterable[_StreamItem | None]) -> None:
-        iterator, stop, number, last = aiter(items), asyncio.create_task(self._stopping.wait()), 0, 0.0
-        loop = asyncio.get_running_loop()
-        try:
-            while True:
-                await self._slots.acquire()
-                item: Any = asyncio.ensure_future(_next(iterator))
+            async with asyncio.TaskGroup() as photos:
+                reading = asyncio.create_task(self._read(items, photos))
                 try:
-                    await asyncio.wait({item, stop}, return_when=asyncio.FIRST_COMPLETED)
-                    if stopping := self._stopping.is_set():
-                        last = last or loop.time() + _LAST_READS
-                        await asyncio.wait({item}, timeout=min(_LAST_READ, last - loop.time()))
-                    if not item.done():
-                        raise StoppingError
+                    await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait({reading}, timeout=_LAST_READS)
                 finally:
-                    item.cancel()
-                if (read := item.result()) is _END:
-                    if stopping:
-                        raise StoppingError
-                    return
-                if read is None:
-                    raise MalformedRequestError
-                number += 1
-                self._begin(read, number, StoppingError() if stopping else None)
+                    reading.cancel()
+                    await asyncio.gather(reading, return_exceptions=True)
+            if reading.cancelled():
+                raise StoppingError
+            reading.result()
         finally:
-            stop.cancel()
+            stopping.cancel()
+            self._answers.put_nowait(None)
 
-    def _begin(self, item: _StreamItem, number: int, fault: GatewayError | None) -> None:
-        fault = fault or self._take_id(item[0])
-        task = asyncio.create_task(self._answer(item, number, fault))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    async def _read(self, items: AsyncIterable[bytes], photos: asyncio.TaskGroup) -> None:
+        number = 0
+        await self._slots.acquire()
+        async for data in items:
+            number += 1
+            item = parse(api.ClassifyStreamRequest, data)
+            fault = StoppingError() if self._stopping.is_set() else self._take_id(item.id)
+            photos.create_task(self._answer(item.id, read_photo(item.request), number, fault))
+            del data, item  # the photo's bytes, which the answering has
+            await self._slots.acquire()
 
     def _take_id(self, item_id: str) -> GatewayError | None:
         """Take a photo's id into the set in flight, or say why it can't be."""
@@ -181,34 +149,28 @@ class _PhotoStream:
         self._ids.add(item_id)
         return None
 
-    async def _answer(self, item: _StreamItem, number: int, fault: GatewayError | None) -> None:
+    async def _answer(self, item_id: str, photo: PhotoRequest, number: int, fault: GatewayError | None) -> None:
         """Answer one photo and release its place for the next."""
-        item_id, photo = item
+        answer, rpc = api.ClassifyStreamResponse(id=item_id), self._rpc.photo(number, model=photo.model)
         try:
-            async with self._rpc.photo(number, model=photo.model) as rpc:
+            async with rpc:
                 if fault is not None:
                     raise fault
                 rpc.answer = await self._classifier.classify(photo, rpc)
-            answer = classifier_pb2.ClassifyStreamResponse(id=item_id)
-            if rpc.error is None:
-                answer.response.CopyFrom(rpc.answer)
-            else:
-                answer.error.CopyFrom(to_status(rpc.error, request_id=rpc.request_id))
-            self._answers.put_nowait(answer)
+            answer.response.CopyFrom(rpc.answer)
+        except GatewayError as error:
+            answer.error.CopyFrom(to_status(error, request_id=rpc.request_id))
         finally:
             if fault is None:
                 self._ids.discard(item_id)
             self._slots.release()
+        self._answers.put_nowait(answer)
 
 
-async def _next(iterator: AsyncIterator[Any]) -> Any:
-    return await anext(iterator, _END)
-
-
-def _write_model(model: KnownModel, *, cards: bool) -> classifier_pb2.Model:
+def _write_model(model: KnownModel, *, cards: bool) -> api.Model:
     """Write a model as last seen in the API's words, with or without the cards of its versions."""
     versions = [
-        classifier_pb2.ModelVersion(
+        api.ModelVersion(
             version=version.number,
             state=version.state,
             labels=sorted(label for label, number in model.labels.items() if number == version.number),
@@ -217,10 +179,10 @@ def _write_model(model: KnownModel, *, cards: bool) -> classifier_pb2.Model:
         )
         for version in model.versions
     ]
-    return classifier_pb2.Model(name=model.name, versions=versions)
+    return api.Model(name=model.name, versions=versions)
 
 
-def read_photo(request: classifier_pb2.ClassifyRequest) -> PhotoRequest:
+def read_photo(request: api.ClassifyRequest) -> PhotoRequest:
     """Take a request's values, its photo's bytes copied once."""
     selector = request.model
     choice = selector.WhichOneof("choice")
@@ -229,21 +191,13 @@ def read_photo(request: classifier_pb2.ClassifyRequest) -> PhotoRequest:
     return PhotoRequest(selector.name, version, label, request.tta, request.include_rejected_classes, request.image)
 
 
-def _read_item(item: classifier_pb2.ClassifyStreamRequest) -> _StreamItem:
-    return item.id, read_photo(item.request)
+def parse(message: type[_T], data: bytes) -> _T:
+    """Parse a message.
 
-
-def parser(message: type[_T], read: Callable[[_T], Any] = lambda parsed: parsed) -> Callable[[bytes], Any]:
-    """Make what parses a message and reads it; None when the bytes are not one."""
-
-    def parse(data: bytes) -> Any:
-        try:
-            return read(message.FromString(data))
-        except DecodeError:
-            return None
-
-    return parse
-
-
-def _render(message: Message) -> bytes:
-    return message.SerializeToString()
+    Raises:
+        MalformedRequestError: the bytes are none.
+    """
+    try:
+        return message.FromString(data)
+    except DecodeError as error:
+        raise MalformedRequestError from error

@@ -6,6 +6,7 @@ context that comes and goes with them, are opentelemetry-instrumentation-grpc's.
 """
 
 import contextlib
+import functools
 import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,16 +23,14 @@ class Tracing:
     """Tracing that is off; the one that is on is below."""
 
     server_interceptors: Sequence[Any] = ()
-    """For a grpc.aio server."""
     client_interceptors: Sequence[Any] = ()
-    """For a grpc.aio channel."""
     _nothing = contextlib.nullcontext()
 
-    def span(self, name: str, *, serving: bool = False) -> contextlib.AbstractContextManager[Any]:
+    def span(self, name: str) -> contextlib.AbstractContextManager[Any]:
         """Open a span below the current one while the block lasts. An exception marks it failed, by its kind alone."""
         return self._nothing
 
-    def annotate(self, *, code: str, **attributes: Any) -> None:
+    def annotate(self, code: str, **attributes: Any) -> None:
         """Say how the request of the current span ended."""
 
     def trace_id(self) -> str | None:
@@ -45,67 +44,56 @@ class Tracing:
 class _OpenTelemetry(Tracing):
     """Spans leave from a thread of the SDK's; when the collector is away, they are dropped."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self) -> None:
         from opentelemetry import propagate, trace
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
         from opentelemetry.instrumentation import grpc as instrumentation
         from opentelemetry.instrumentation.grpc import filters
-        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.resources import OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        named = "OTEL_SERVICE_NAME" in environment or "service.name=" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
-        resource = Resource.create({} if named else {"service.name": "dermserve-gateway"})
+        resource = Resource.create({"service.name": "dermserve-gateway"}).merge(OTELResourceDetector().detect())
         self._trace = trace
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-        self._tracer = self._provider.get_tracer("dermserve.gateway")
+        # Exceptions are not recorded: their messages may quote a caller.
+        span = self._provider.get_tracer("dermserve.gateway").start_as_current_span
+        self._open = functools.partial(span, record_exception=False, set_status_on_exception=False)
         propagate.set_global_textmap(TraceContextTextMapPropagator())
-        ours = filters.service_prefix("dermserve.")
+        ours, predict = filters.service_prefix("dermserve."), filters.method_name("Predict")
         self.server_interceptors = [instrumentation.aio_server_interceptor(self._provider, ours)]  # type: ignore[no-untyped-call]
-        predict = filters.method_name("Predict")
         self.client_interceptors = instrumentation.aio_client_interceptors(self._provider, predict)  # type: ignore[no-untyped-call]
 
     @contextlib.contextmanager
-    def span(self, name: str, *, serving: bool = False) -> Iterator[None]:
-        """See Tracing."""
-        kind = self._trace.SpanKind.SERVER if serving else self._trace.SpanKind.INTERNAL
-        with self._tracer.start_as_current_span(
-            name,
-            kind=kind,
-            record_exception=False,  # its message may quote a caller
-            set_status_on_exception=False,
-        ) as span:
+    def span(self, name: str) -> Iterator[None]:
+        with self._open(name) as span:
             try:
                 yield
             except BaseException as error:
                 span.set_status(self._trace.StatusCode.ERROR, type(error).__name__)
                 raise
 
-    def annotate(self, *, code: str, **attributes: Any) -> None:
-        """See Tracing."""
+    def annotate(self, code: str, **attributes: Any) -> None:
         span = self._trace.get_current_span()
         span.set_attributes({"rpc.response.status_code": code, **attributes})
         if code != "OK":
             span.set_status(self._trace.StatusCode.ERROR, code)
 
     def trace_id(self) -> str | None:
-        """See Tracing."""
         context = self._trace.get_current_span().get_span_context()
         return self._trace.format_trace_id(context.trace_id) if context.is_valid else None
 
     def close(self) -> None:
-        """See Tracing."""
         self._provider.shutdown()
 
 
 def is_wanted(environment: Mapping[str, str]) -> bool:
     """Return whether OpenTelemetry's environment asks for traces."""
-    if environment.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return False
+    enabled = environment.get("OTEL_SDK_DISABLED", "").lower() != "true"
     asked = any(environment.get(name) for name in _ENDPOINTS)
-    return asked and environment.get("OTEL_TRACES_EXPORTER", "otlp") == "otlp"
+    return enabled and asked and environment.get("OTEL_TRACES_EXPORTER", "otlp") == "otlp"
 
 
 def is_installed() -> bool:
@@ -122,4 +110,4 @@ def open_tracing(environment: Mapping[str, str]) -> Tracing:
     if not is_installed():
         _log.warning("tracing_not_installed", remedy="pip install 'dermserve[tracing]'")
         return Tracing()
-    return _OpenTelemetry(environment)
+    return _OpenTelemetry()

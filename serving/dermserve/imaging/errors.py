@@ -47,11 +47,9 @@ class TooManyPixelsError(PhotoError):
     reason = "TOO_MANY_PIXELS"
 
     def __init__(self, limit: int, width: int, height: int, kind: str | None = None) -> None:
-        what = (
-            f"a {kind} file: scale it down first, or send a baseline JPEG" if kind else "a photo: scale it down first"
-        )
+        what = f"{kind} file: scale it down first, or send a baseline JPEG" if kind else "photo: scale it down first"
         most = math.floor(limit / 1e5) / 10
-        super().__init__(f"the photo has {width}×{height} pixels, over the limit of {most:g} megapixels for {what}")
+        super().__init__(f"the photo has {width}×{height} pixels, over the limit of {most:g} megapixels for a {what}")
 
 
 class TooComplexError(PhotoError):

@@ -187,9 +187,8 @@ def _webp(data: bytes) -> Header:
 
 
 def _heic(data: bytes) -> Header:
-    picture = read_heif(data)
-    size, each = (picture.width, picture.height), picture.memory / max(1, picture.width * picture.height)
-    return Header("HEIC", "HEIC", "", *size, data, each, 1, picture.profile[:_MAX_PROFILE])
+    width, height, memory, profile = read_heif(data)
+    return Header("HEIC", "HEIC", "", width, height, data, memory / max(1, width * height), 1, profile[:_MAX_PROFILE])
 
 
 def _inflated(packed: bytes) -> bytes:

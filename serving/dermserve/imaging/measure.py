@@ -53,8 +53,9 @@ def measure(pixels: NDArray[np.uint8]) -> Measures:
     half = _halve(pixels)
     red, green, blue = half
     luma = (_LUMA @ half.reshape(3, -1)).reshape(red.shape)
-    near = _differences(luma, 1)
-    midtones, highlights = _percentiles(luma)
+    near, far = _differences(luma, 1), _differences(luma, min(_LAG, min(luma.shape) - 1))
+    places = luma.size // 2, luma.size * 95 // 100
+    midtones, highlights = (float(each) for each in np.partition(luma.ravel(), places)[list(places)])
     return Measures(
         brightness=_sum(luma) / luma.size,
         sharpness=(near[0] + near[1]) / 2,
@@ -62,7 +63,7 @@ def measure(pixels: NDArray[np.uint8]) -> Measures:
         highlights=highlights,
         glare=np.count_nonzero(np.maximum(np.maximum(red, green), blue) >= _GLARE) / luma.size,
         color=_color(luma, (red - green, (red + green) / 2 - blue)),
-        detail=_detail(near, _differences(luma, min(_LAG, min(luma.shape) - 1))),
+        detail=min(one / max(other, 1e-3) for one, other in zip(near, far, strict=True)),
         contrast=_contrast(luma) / max(highlights, 1.0),
     )
 
@@ -96,17 +97,6 @@ def _color(luma: _Floats, differences: tuple[_Floats, _Floats]) -> float:
 
 def _centred(values: _Floats) -> _Floats:
     return (values - np.float32(_sum(values) / values.size)).ravel()
-
-
-def _percentiles(luma: _Floats) -> tuple[float, float]:
-    """Give the 50th and the 95th percentile."""
-    places = luma.size // 2, luma.size * 95 // 100
-    ordered = np.partition(luma.ravel(), places)
-    return float(ordered[places[0]]), float(ordered[places[1]])
-
-
-def _detail(near: tuple[float, ...], far: tuple[float, ...]) -> float:
-    return min(one / max(other, 1e-3) for one, other in zip(near, far, strict=True))
 
 
 def _differences(luma: _Floats, lag: int) -> tuple[float, ...]:

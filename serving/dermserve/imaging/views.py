@@ -6,8 +6,7 @@ heteroscedastic aleatoric uncertainty in deep neural networks", MIDL 2018; rotat
 paper.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -19,16 +18,13 @@ IDENTITY = "identity"
 BRIGHTNESS_STEP = 10
 """Brightness views scale each value by 1 ± 1/BRIGHTNESS_STEP."""
 
-_LEVELS = np.arange(256, dtype=np.int32)
-
 
 def _scaled(numerator: int) -> Pixels:
-    rounded = (_LEVELS * numerator + BRIGHTNESS_STEP // 2) // BRIGHTNESS_STEP
+    rounded = (np.arange(256) * numerator + BRIGHTNESS_STEP // 2) // BRIGHTNESS_STEP
     return np.minimum(rounded, 255).astype(np.uint8)
 
 
-_DARKER = _scaled(BRIGHTNESS_STEP - 1)
-_BRIGHTER = _scaled(BRIGHTNESS_STEP + 1)
+_DARKER, _BRIGHTER = _scaled(BRIGHTNESS_STEP - 1), _scaled(BRIGHTNESS_STEP + 1)
 
 
 def _whole(pixels: Pixels) -> NDArray[np.void]:
@@ -36,20 +32,18 @@ def _whole(pixels: Pixels) -> NDArray[np.void]:
     return np.ascontiguousarray(pixels).view("V3")[..., 0]
 
 
-_VIEWS: Mapping[str, Callable[[Pixels], NDArray[np.void]]] = MappingProxyType(
-    {
-        IDENTITY: _whole,
-        "rot90": lambda pixels: np.rot90(_whole(pixels), 1),
-        "rot180": lambda pixels: np.rot90(_whole(pixels), 2),
-        "rot270": lambda pixels: np.rot90(_whole(pixels), 3),
-        "flip": lambda pixels: _whole(pixels)[:, ::-1],
-        "flip_rot90": lambda pixels: np.rot90(_whole(pixels)[:, ::-1], 1),
-        "flip_rot180": lambda pixels: np.rot90(_whole(pixels)[:, ::-1], 2),
-        "flip_rot270": lambda pixels: np.rot90(_whole(pixels)[:, ::-1], 3),
-        "darker": lambda pixels: _whole(_DARKER.take(pixels)),
-        "brighter": lambda pixels: _whole(_BRIGHTER.take(pixels)),
-    }
-)
+_VIEWS: dict[str, Callable[[Pixels], NDArray[np.void]]] = {
+    IDENTITY: _whole,
+    "rot90": lambda pixels: np.rot90(_whole(pixels), 1),
+    "rot180": lambda pixels: np.rot90(_whole(pixels), 2),
+    "rot270": lambda pixels: np.rot90(_whole(pixels), 3),
+    "flip": lambda pixels: _whole(pixels)[:, ::-1],
+    "flip_rot90": lambda pixels: np.rot90(_whole(pixels)[:, ::-1], 1),
+    "flip_rot180": lambda pixels: np.rot90(_whole(pixels)[:, ::-1], 2),
+    "flip_rot270": lambda pixels: np.rot90(_whole(pixels)[:, ::-1], 3),
+    "darker": lambda pixels: _whole(_DARKER.take(pixels)),
+    "brighter": lambda pixels: _whole(_BRIGHTER.take(pixels)),
+}
 
 STANDARD_VIEWS: tuple[str, ...] = tuple(_VIEWS)
 """Names of the ten standard views, in order. `rotN` turns counter-clockwise; `flip` mirrors left and right, first."""

@@ -3,7 +3,7 @@
 Never imports TensorFlow; the model server and the exporter are processes of their own.
 """
 
-from dermserve.local.errors import ChildDiedError, NotReadyInTimeError, PortInUseError, StackError, StoreError
+from dermserve.local.errors import ChildDiedError, NotReadyInTimeError, StackError, StoreError
 from dermserve.local.stack import DEFAULT_MODELS, DEFAULT_PORT, DEFAULT_STORE, DEFAULT_TFS_PORT, Stack
 
 __all__ = [
@@ -13,7 +13,6 @@ __all__ = [
     "DEFAULT_TFS_PORT",
     "ChildDiedError",
     "NotReadyInTimeError",
-    "PortInUseError",
     "Stack",
     "StackError",
     "StoreError",

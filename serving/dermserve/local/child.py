@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Self, TextIO
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -54,9 +56,7 @@ class Child:
         self._pattern = ready
         self._ready: queue.SimpleQueue[re.Match[str] | None] = queue.SimpleQueue()
         self._lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
-        self._lock = threading.Lock()
-        self._watchers: list[Callable[[], object]] = []
-        self._over = False
+        self._ended: Future[None] = Future()
         self._process = subprocess.Popen(  # noqa: S603 - the launcher's own command line
             [sys.executable, "-IS", str(_EXEC), str(os.getpid()), *command],
             stdin=subprocess.DEVNULL,
@@ -67,13 +67,9 @@ class Child:
             env={**os.environ, **(env or {})},
             start_new_session=True,
         )
+        self.pid = self._process.pid
         self._pump = threading.Thread(target=self._follow, name=f"{name}-log", daemon=True)
         self._pump.start()
-
-    @property
-    def pid(self) -> int:
-        """Process id."""
-        return self._process.pid
 
     @property
     def last_lines(self) -> Sequence[str]:
@@ -109,11 +105,7 @@ class Child:
 
     def on_exit(self, call: Callable[[], object]) -> None:
         """Call `call` in another thread once the child has ended; at once if it has ended already."""
-        with self._lock:
-            if not self._over:
-                self._watchers.append(call)
-                return
-        call()
+        self._ended.add_done_callback(lambda _: call())
 
     def stop(self, *, grace: float) -> None:
         """Stop it: ask, and SIGKILL for its whole group after `grace` seconds or a second signal."""
@@ -124,42 +116,49 @@ class Child:
         except subprocess.TimeoutExpired:
             self._log(f"launcher: the {self.name} did not stop within {grace:g} s and was killed")
         finally:
-            self._kill()
-
-    def _kill(self) -> None:
-        """Kill what is left of its process group, and wait for the child and its log."""
-        if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._pump.join()
+            if self._process.poll() is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self.pid, signal.SIGKILL)
+            self._process.wait()
+            self._pump.join()
 
     def _follow(self) -> None:
         assert self._process.stdout is not None
         with self._process.stdout as lines:
-            for line in lines:
-                self._take(line.rstrip("\n"))
+            for line in map(str.rstrip, lines):
+                self._lines.append(line)
+                self._log(line)
+                if self._pattern is not None and (match := self._pattern.search(line)):
+                    self._ready.put(match)
         self._process.wait()
         self._ready.put(None)
-        with self._lock:
-            self._over = True
-        for call in self._watchers:
-            call()
+        self._ended.set_result(None)
 
-    def _take(self, line: str) -> None:
-        self._lines.append(line)
-        self._log(line)
-        if self._pattern is not None and (match := self._pattern.search(line)):
-            self._ready.put(match)
+
+class InOrder:
+    """Something of parts: started one after the other on entry, stopped the other way round on exit or on an error."""
+
+    _parts: contextlib.ExitStack
+
+    def __enter__(self) -> Self:
+        """Start it; after an error nothing is left running."""
+        with contextlib.ExitStack() as parts:
+            self._start(parts)
+            self._parts = parts.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Stop it."""
+        self._parts.__exit__(*error)
+
+    def _start(self, parts: contextlib.ExitStack) -> None:
+        raise NotImplementedError
 
 
 def wait_serving(address: str, *, timeout: float, children: Sequence[Child]) -> None:
-    """Wait until a gateway reports SERVING, by health.Watch, without polling.
+    """Wait until the gateway at HOST:PORT reports SERVING, by health.Watch, without polling.
 
-    Args:
-        address: HOST:PORT.
-        timeout: seconds.
-        children: the wait ends if one of them ends; the log of the first goes into a timeout's message.
+    The wait ends if one of the children ends; the log of the first goes into a timeout's message.
 
     Raises:
         ChildDiedError: one of them ended.
@@ -184,29 +183,21 @@ def wait_serving(address: str, *, timeout: float, children: Sequence[Child]) -> 
 @contextlib.contextmanager
 def child_log(path: pathlib.Path, *, verbose: bool, say: Callable[[str], object]) -> Iterator[Callable[[str], None]]:
     """Append a child's lines to a file; show them on stderr when asked to, or when the file can't be written."""
-    with contextlib.ExitStack() as stack:
-        if verbose:
-            yield stack.enter_context(log_to_stderr(path.stem))
-            return
-        try:
-            log = stack.enter_context(log_to_file(path))
-        except OSError as error:
-            say(f"the {path.stem}'s log is shown here: {path} can't be written ({error.strerror})")
-            log = stack.enter_context(log_to_stderr(path.stem))
-        yield log
+    try:
+        file = None if verbose else open_log(path)
+    except OSError as error:
+        say(f"the {path.stem}'s log is shown here: {path} can't be written ({error.strerror})")
+        file = None
+    with file or contextlib.nullcontext():
+        if file:
+            yield lambda line: print(line, file=file)
+        else:
+            yield lambda line: print(f"[{path.stem}] {line}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-@contextlib.contextmanager
-def log_to_file(path: pathlib.Path) -> Iterator[Callable[[str], None]]:
-    """Append lines to a file. A file over 10 MB is first renamed to `.log.old`."""
+def open_log(path: pathlib.Path) -> TextIO:
+    """Open a file for lines to append. A file over 10 MB is first renamed to `.log.old`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size > _LARGE:
         path.replace(path.with_suffix(".log.old"))
-    with path.open("a", encoding="utf-8", buffering=1) as file:
-        yield lambda line: print(line, file=file)
-
-
-@contextlib.contextmanager
-def log_to_stderr(name: str) -> Iterator[Callable[[str], None]]:
-    """Show lines on stderr, each with the child's name before it."""
-    yield lambda line: print(f"[{name}] {line}", file=sys.stderr, flush=True)  # noqa: T201
+    return path.open("a", encoding="utf-8", buffering=1)

@@ -10,8 +10,7 @@ import click
 
 from dermserve.client import Client, DermserveError, TtaMode, render_text
 from dermserve.local import DEFAULT_MODELS, DEFAULT_PORT, DEFAULT_STORE, DEFAULT_TFS_PORT, Stack, StackError
-from dermserve.local.edge import Edge
-from dermserve.local.edge_options import chosen_edge, edge_options
+from dermserve.local.edge import Edge, chosen_edge, edge_options
 from dermserve.local.signals import ends_by_interrupt
 
 _PORT = click.IntRange(0, 65535)

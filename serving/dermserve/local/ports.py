@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Mapping
 
-from dermserve.local.errors import PortInUseError
+from dermserve.local.errors import StackError
 
 HOST = "127.0.0.1"
 
@@ -20,21 +20,18 @@ def free_port() -> int:
 
 
 def check_free(port: int, *, option: str) -> None:
-    """Check that nothing listens on a loopback port; 0 always passes.
-
-    Args:
-        port: TCP port.
-        option: the option that chooses it, for the message.
+    """Check that nothing listens on a loopback port; 0 always passes. The message names the option that chooses it.
 
     Raises:
-        PortInUseError: something listens there.
+        StackError: something listens there.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that linger don't count
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise PortInUseError(port, option=option) from error
+            what = f"port {port} is in use: stop what listens there"
+            raise StackError(f"{what}, or choose another with {option} (0: any free)") from error
 
 
 def no_proxy(environment: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -9,15 +9,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType, TracebackType
-from typing import Self, TypeVar
+from dataclasses import dataclass, field
+from typing import TypeVar
 
-from dermserve.local.child import Child, child_log, wait_serving
+from dermserve.local.child import Child, InOrder, child_log, wait_serving
 from dermserve.local.errors import NotReadyInTimeError
 from dermserve.local.ports import HOST, check_free, no_proxy
 from dermserve.local.signals import take
 from dermserve.local.store import ensure_models, owned, write_config
-from dermserve.models.lifecycle.desk import CANARY_FILE
+from dermserve.models.lifecycle.server_config import CANARY_FILE
 
 DEFAULT_MODELS = ("resnet50", "mobilenet_v3_small")
 DEFAULT_STORE = pathlib.Path(".dermserve/store")
@@ -27,13 +27,12 @@ DEFAULT_TFS_PORT = 8500
 _TFS_READY = re.compile(r"Running gRPC ModelServer at (\S+:\d+)")
 _GATEWAY_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"')
 # The gateway lets requests in flight finish within 10 s of its own; the model server has none left by then.
-_GATEWAY_GRACE = 15.0
-_TFS_GRACE = 15.0
-_SHARES, _CANARY_FILE = "DERMSERVE_CANARY_SHARES", "DERMSERVE_CANARY_FILE"
+_GRACE = 15.0
 _T = TypeVar("_T")
 
 
-class Stack:
+@dataclass(kw_only=True)
+class Stack(InOrder):
     """A model server and a gateway in front of it, on the loopback, while the block lasts.
 
     On entry it checks the ports, exports the models that the store lacks, starts the model server and waits until it
@@ -41,86 +40,52 @@ class Stack:
     gateway drains and stops, then the model server. A child that doesn't stop is killed. On Linux the kernel kills the
     children when this process is killed. Enter it in a thread that lives as long as the stack should.
 
-    Args:
-        store: folder of the versioned store.
-        models: models to serve.
-        port: the gateway's; 0 takes a free one.
-        tfs_port: the model server's; 0 takes a free one.
-        ready_timeout: seconds for the model server to load, and again for the gateway to be ready.
-        say: takes a line of progress.
-        verbose: show the children's logs on stderr, instead of appending them to files in `logs` beside the store.
-        program: gives the command line of "modelserver" and "gateway", to which their flags are added.
-        model_server_flags: more flags for the model server.
-        gateway_flags: more flags for the gateway.
-        owner: whether it is the one that serves the store: it writes models.config there, for `dermserve model`, and
-            a second one is refused. Otherwise the store stays as it is.
-        tell_after: seconds after which `say` gets the last log line of a server that isn't ready.
+    Raises on entry:
+        StackError: a port is taken, the store can't be built or is served by another, or a server doesn't come up.
     """
 
-    def __init__(
-        self,
-        *,
-        store: pathlib.Path = DEFAULT_STORE,
-        models: Sequence[str] = DEFAULT_MODELS,
-        port: int = DEFAULT_PORT,
-        tfs_port: int = DEFAULT_TFS_PORT,
-        ready_timeout: float = 180.0,
-        say: Callable[[str], None] = lambda line: None,
-        verbose: bool = False,
-        program: Callable[[str], Sequence[str]] = lambda name: (sys.executable, "-m", f"dermserve.{name}"),
-        model_server_flags: Sequence[str] = (),
-        gateway_flags: Sequence[str] = (),
-        owner: bool = False,
-        tell_after: float = 15.0,
-    ) -> None:
-        self._store = pathlib.Path(store)
-        self._models = tuple(models)
-        self._port = port
-        self._tfs_port = tfs_port
-        self._timeout = ready_timeout
-        self._say = say
-        self._verbose = verbose
-        self._program = program
-        self._model_server_flags = tuple(model_server_flags)
-        self._gateway_flags = tuple(gateway_flags)
-        self._owner = owner
-        self._tell_after = tell_after
-        self._children: dict[str, Child] = {}
-        self._ended: queue.SimpleQueue[Child] = queue.SimpleQueue()
-        self._exit = contextlib.ExitStack()
-        self.gateway_address = ""
-        """HOST:PORT of the gateway, once entered."""
-        self.tfs_address = ""
-        """HOST:PORT of the model server, once entered."""
+    store: pathlib.Path = DEFAULT_STORE
+    """Folder of the versioned store."""
+    models: Sequence[str] = DEFAULT_MODELS
+    port: int = DEFAULT_PORT
+    """The gateway's; 0 takes a free one."""
+    tfs_port: int = DEFAULT_TFS_PORT
+    """The model server's; 0 takes a free one."""
+    ready_timeout: float = 180.0
+    """Seconds for the model server to load, and again for the gateway to be ready."""
+    say: Callable[[str], None] = lambda line: None
+    """Takes a line of progress."""
+    verbose: bool = False
+    """Show the children's logs on stderr, instead of appending them to files in `logs` beside the store."""
+    program: Callable[[str], Sequence[str]] = lambda name: (sys.executable, "-m", f"dermserve.{name}")
+    """Gives the command line of "modelserver" and "gateway", to which their flags are added."""
+    model_server_flags: Sequence[str] = ()
+    gateway_flags: Sequence[str] = ()
+    owner: bool = False
+    """Whether it is the one that serves the store: it writes models.config there, for `dermserve model`, and a second
+    one is refused. Otherwise the store stays as it is."""
+    tell_after: float = 15.0
+    """Seconds after which `say` gets the last log line of a server that isn't ready."""
+    gateway_address: str = field(default="", init=False)
+    """HOST:PORT of the gateway, once entered."""
+    tfs_address: str = field(default="", init=False)
+    """HOST:PORT of the model server, once entered."""
+    _children: dict[str, Child] = field(default_factory=dict, init=False)
+    _ended: "queue.SimpleQueue[Child]" = field(default_factory=queue.SimpleQueue, init=False)
 
     @property
     def pids(self) -> Mapping[str, int]:
         """Process ids by name: "modelserver" and "gateway"."""
-        return MappingProxyType({name: child.pid for name, child in self._children.items()})
+        return {name: child.pid for name, child in self._children.items()}
 
-    def __enter__(self) -> Self:
-        """Start everything.
-
-        Raises:
-            StackError: a port is taken, the store can't be built or is served by another, or a server doesn't come up.
-                Nothing is left running.
-        """
-        check_free(self._port, option="--port")
-        check_free(self._tfs_port, option="--tfs-port")
-        with contextlib.ExitStack() as undo:
-            if self._owner:
-                undo.enter_context(owned(self._store))
-            ensure_models(self._store, self._models, say=self._say)
-            self._start_model_server(undo)
-            self._start_gateway(undo)
-            self._exit = undo.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop the gateway, then the model server."""
-        self._exit.__exit__(kind, error, trace)
+    def _start(self, parts: contextlib.ExitStack) -> None:
+        check_free(self.port, option="--port")
+        check_free(self.tfs_port, option="--tfs-port")
+        if self.owner:
+            parts.enter_context(owned(self.store))
+        ensure_models(self.store, self.models, say=self.say)
+        self._start_model_server(parts)
+        self._start_gateway(parts)
 
     def wait(self) -> None:
         """Wait without a timeout until a child ends by itself.
@@ -136,11 +101,11 @@ class Stack:
         """Let `wait` end with another child, too."""
         child.on_exit(lambda: self._ended.put(child))
 
-    def _start_model_server(self, undo: contextlib.ExitStack) -> None:
-        scratch = None if self._owner else pathlib.Path(undo.enter_context(tempfile.TemporaryDirectory()))
-        config = write_config(self._store, self._models, into=scratch)
+    def _start_model_server(self, parts: contextlib.ExitStack) -> None:
+        scratch = None if self.owner else pathlib.Path(parts.enter_context(tempfile.TemporaryDirectory()))
+        config = write_config(self.store, self.models, into=scratch)
         arguments = (
-            f"--port={self._tfs_port}",
+            f"--port={self.tfs_port}",
             f"--model_config_file={config}",
             "--file_system_poll_wait_seconds=1",
             # Labels in the file of a server that starts are on versions that are not loaded yet.
@@ -148,61 +113,49 @@ class Stack:
             # Requests in parallel, rather than one request on all cores (docs/performance.md).
             "--tensorflow_intra_op_parallelism=1",
             f"--tensorflow_inter_op_parallelism={_cores()}",
-            *self._model_server_flags,
+            *self.model_server_flags,
         )
-        self._say(f"starting the model server ({', '.join(self._models)})")
+        self.say(f"starting the model server ({', '.join(self.models)})")
         # One malloc arena: frozen graphs otherwise cost twice the memory (docs/performance.md).
-        server = self._start("modelserver", arguments, undo, ready=_TFS_READY, grace=_TFS_GRACE, MALLOC_ARENA_MAX="1")
+        server = self._start_child("modelserver", arguments, parts, ready=_TFS_READY, MALLOC_ARENA_MAX="1")
         started = time.monotonic()
         self.tfs_address = self._ready(server, lambda timeout: server.wait_ready(timeout=timeout))[1]
-        self._say(f"model server ready at {self.tfs_address} after {time.monotonic() - started:.1f} s")
+        self.say(f"model server ready at {self.tfs_address} after {time.monotonic() - started:.1f} s")
 
-    def _start_gateway(self, undo: contextlib.ExitStack) -> None:
-        models = [f"--model={model}" for model in self._models]
-        arguments = ("--listen", f"{HOST}:{self._port}", "--tfs", self.tfs_address, *models, *self._gateway_flags)
-        own = _SHARES in os.environ or _CANARY_FILE in os.environ
-        env = {} if own else {_CANARY_FILE: str(self._store.resolve() / CANARY_FILE)}
-        gateway = self._start("gateway", arguments, undo, ready=_GATEWAY_READY, grace=_GATEWAY_GRACE, **env)
+    def _start_gateway(self, parts: contextlib.ExitStack) -> None:
+        models = [f"--model={model}" for model in self.models]
+        arguments = ("--listen", f"{HOST}:{self.port}", "--tfs", self.tfs_address, *models, *self.gateway_flags)
+        own = {"DERMSERVE_CANARY_SHARES", "DERMSERVE_CANARY_FILE"} & os.environ.keys()
+        env = {} if own else {"DERMSERVE_CANARY_FILE": str(self.store.resolve() / CANARY_FILE)}
+        gateway = self._start_child("gateway", arguments, parts, ready=_GATEWAY_READY, **env)
         started = time.monotonic()
         self.gateway_address = self._ready(gateway, lambda timeout: gateway.wait_ready(timeout=timeout))[1]
         children, address = (gateway, self._children["modelserver"]), self.gateway_address
         self._ready(gateway, lambda timeout: wait_serving(address, timeout=timeout, children=children))
-        self._say(f"gateway ready at {self.gateway_address} after {time.monotonic() - started:.1f} s")
+        self.say(f"gateway ready at {self.gateway_address} after {time.monotonic() - started:.1f} s")
 
     def _ready(self, child: Child, wait: Callable[[float], _T]) -> _T:
         """Wait for a child; when that takes long, print the last line of its log."""
-        early = min(self._tell_after, self._timeout)
+        early = min(self.tell_after, self.ready_timeout)
         try:
             return wait(early)
         except NotReadyInTimeError:
             said = child.last_lines[-1:] or ("(none yet)",)
-            self._say(f"the {child.name} isn't ready after {early:g} s; last log line: {said[0]}")
+            self.say(f"the {child.name} isn't ready after {early:g} s; last log line: {said[0]}")
         try:
-            return wait(self._timeout - early)
+            return wait(self.ready_timeout - early)
         except NotReadyInTimeError as error:
-            raise NotReadyInTimeError(child.name, self._timeout, child.last_lines) from error
+            raise NotReadyInTimeError(child.name, self.ready_timeout, child.last_lines) from error
 
-    def _start(
-        self,
-        name: str,
-        arguments: Sequence[str],
-        undo: contextlib.ExitStack,
-        *,
-        ready: re.Pattern[str],
-        grace: float,
-        **env: str,
+    def _start_child(
+        self, name: str, arguments: Sequence[str], parts: contextlib.ExitStack, *, ready: re.Pattern[str], **env: str
     ) -> Child:
-        logs = self._store.resolve().parent / "logs"
-        log = undo.enter_context(child_log(logs / f"{name}.log", verbose=self._verbose, say=self._say))
-        child = Child(
-            [*self._program(name), *arguments],
-            name=name,
-            log=log,
-            ready=ready,
-            env={**env, **no_proxy(), "PYTHONUNBUFFERED": "1"},
-        )
-        undo.callback(child.stop, grace=grace)
-        undo.callback(self._say, f"stopping the {name}")
+        logs = self.store.resolve().parent / "logs"
+        log = parts.enter_context(child_log(logs / f"{name}.log", verbose=self.verbose, say=self.say))
+        env = {**env, **no_proxy(), "PYTHONUNBUFFERED": "1"}
+        child = Child([*self.program(name), *arguments], name=name, log=log, ready=ready, env=env)
+        parts.callback(child.stop, grace=_GRACE)
+        parts.callback(self.say, f"stopping the {name}")
         self.watch(child)
         self._children[name] = child
         return child

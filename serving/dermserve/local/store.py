@@ -17,7 +17,7 @@ from dermserve.local.errors import StoreError, indented
 from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.server_config import CONFIG, ServerConfig
 from dermserve.models.lifecycle.stores import LocalStore
-from dermserve.models.store import versions, write_durably
+from dermserve.models.store import write_durably
 
 _GRACE = 10.0
 _SERVED_BY = ".up"
@@ -57,54 +57,41 @@ def owned(store: pathlib.Path) -> Iterator[None]:
 def ensure_models(store: pathlib.Path, models: Sequence[str], *, say: Callable[[str], None]) -> None:
     """Export the models that a store lacks, in a process of its own, which alone imports TensorFlow.
 
-    Args:
-        store: folder of the versioned store; made when there is none.
-        models: names the store must hold.
-        say: takes a line of progress.
-
     Raises:
         StoreError: the export failed.
     """
-    lacking = [model for model in models if not versions(store, model)]
+    lacking = [model for model in models if not LocalStore(store).versions(model)]
     if not lacking:
         return
     say(f"building {store}: {', '.join(lacking)}")
     interrupted = threading.Event()  # once set, its output is not shown as progress
-    export = _start_export(store, lacking, log=lambda line: None if interrupted.is_set() else say(line))
+    arguments = [argument for model in lacking for argument in ("--model", model)]
+    export = Child(
+        [sys.executable, "-m", "dermserve.models.export", "--store", str(store), *arguments],
+        name="export",
+        log=lambda line: None if interrupted.is_set() else say(line),
+        env={"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"},
+        asking=signal.SIGINT,  # on which, as by Ctrl-C, the export removes what it was writing
+    )
     try:
         code = export.wait()
     finally:
         interrupted.set()
         export.stop(grace=_GRACE)
     if code != 0:
-        raise StoreError("\n".join((f"the store {store} can't be built:", *indented(export.last_lines))))
-
-
-def _start_export(store: pathlib.Path, models: Sequence[str], *, log: Callable[[str], None]) -> Child:
-    arguments = [argument for model in models for argument in ("--model", model)]
-    command = [sys.executable, "-m", "dermserve.models.export", "--store", str(store), *arguments]
-    environment = {"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"}
-    # On SIGINT, as by Ctrl-C, the export removes what it was writing.
-    return Child(command, name="export", log=log, env=environment, asking=signal.SIGINT)
+        raise StoreError(f"the store {store} can't be built:\n{indented(export.last_lines)}")
 
 
 def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Path | None = None) -> pathlib.Path:
-    """Write `models.config`, TensorFlow Serving's list of models, whole or not at all.
+    """Write `models.config`, TensorFlow Serving's list of models, whole or not at all; return its path.
 
-    Labels and pinned versions stay, those of models that are not served this time in a file of their own.
-
-    Args:
-        store: folder of the versioned store.
-        models: models to serve.
-        into: folder for the file, where the store is to stay as it is: another process may serve it.
-
-    Returns:
-        Its path.
+    Labels and pinned versions stay, those of models that are not served this time in a file of their own. With a folder
+    `into` the file goes there, and the store stays as it is: another process may serve it.
 
     Raises:
         StoreError: it can't be written, can't be understood, or pins or labels versions that the store lacks.
     """
-    held = LocalStore(store)
+    held, path = LocalStore(store), (into or store) / CONFIG
     try:
         if not store.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
@@ -113,34 +100,27 @@ def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Pa
             served = known.served_from({name: str(store.resolve() / name) for name in models})
             for name in models:
                 _check_present(held, served, name)
-            write_durably((into or store) / CONFIG, served.render())
+            write_durably(path, served.render())
             if into is None:
-                _keep_unserved(held, known.without(models))
+                rest = known.without(models)
+                if rest.models:
+                    held.write_text(_UNSERVED, rest.render())
+                else:
+                    (store / _UNSERVED).unlink(missing_ok=True)
     except OSError as error:
-        raise StoreError(f"can't write {(into or store) / CONFIG}: {error.strerror}") from error
+        raise StoreError(f"can't write {path}: {error.strerror}") from error
     except LifecycleError as error:
         raise StoreError(str(error)) from error
-    return (into or store) / CONFIG
+    return path
 
 
 def _read(store: LocalStore, name: str) -> ServerConfig:
-    try:
-        return ServerConfig.parse(store.read_text(name), where=f"{store.base}/{name}")
-    except FileNotFoundError:
-        return ServerConfig()
-
-
-def _keep_unserved(store: LocalStore, rest: ServerConfig) -> None:
-    if rest.models:
-        store.write_text(_UNSERVED, rest.render())
-    else:
-        (store.folder / _UNSERVED).unlink(missing_ok=True)
+    return ServerConfig.parse(store.read_text(name) or "", where=f"{store.base}/{name}")
 
 
 def _check_present(store: LocalStore, config: ServerConfig, model: str) -> None:
     """Refuse versions that the model server would never load."""
-    needed = {*config.labels(model).values(), *(config.pins(model) or ())}
-    lacking = sorted(needed - set(store.versions(model)))
+    lacking = sorted(config.needed(model) - set(store.versions(model)))
     if lacking:
         raise StoreError(
             f"{store.base}/{CONFIG} asks for version {', '.join(map(str, lacking))} of {model}, which the store does"

@@ -1,7 +1,43 @@
-"""`python -m dermserve.modelserver`."""
+"""`python -m dermserve.modelserver`: signals first, then the server."""
 
+import os
+import signal
 import sys
+import threading
+from collections.abc import Sequence
 
-from dermserve.modelserver import main
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-sys.exit(main())
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the model server until SIGTERM or SIGINT and return the exit code. Call it in the main thread.
+
+    The first signal lets the calls in flight finish (at most 30 s). The second one ends the process at once.
+    """
+    stop = _stop_on_signals()
+    # Imported here: it takes half a second, and a signal may arrive meanwhile.
+    from dermserve.modelserver.server import run
+
+    return run(sys.argv[1:] if argv is None else argv, stop=stop)
+
+
+def _stop_on_signals() -> threading.Event:
+    """Block the signals, which every later thread inherits, and let one thread wait for them.
+
+    A Python handler would run in the main thread only, between two bytecodes: a signal that arrives just before that
+    thread waits in C is not noticed until the wait ends.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    stop = threading.Event()
+    threading.Thread(target=_watch, args=(stop,), name="signals", daemon=True).start()
+    return stop
+
+
+def _watch(stop: threading.Event) -> None:
+    signal.sigwait(_SIGNALS)
+    stop.set()
+    os._exit(128 + signal.sigwait(_SIGNALS))  # The exit code that a shell gives a process ended by a signal.
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,12 +14,7 @@ _logger = logging.getLogger(__name__)
 
 
 def read_models(path: Path) -> Any:
-    """Read the ModelConfigList out of a ModelServerConfig in text format.
-
-    Raises:
-        ServingError: NOT_FOUND or INVALID_ARGUMENT, the file can't be read or parsed; FAILED_PRECONDITION, it has no
-            `model_config_list`.
-    """
+    """Read the ModelConfigList out of a ModelServerConfig in text format."""
     config = model_server_config_pb2.ModelServerConfig()
     try:
         text_format.Parse(path.read_text("utf-8"), config)
@@ -39,31 +34,19 @@ def list_models(**base_paths: str) -> Any:
     return model_server_config_pb2.ModelConfigList(config=entries)
 
 
-def check_models(models: Any) -> None:
-    """Check a ModelConfigList by itself.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT, a model is listed twice or its base path is relative.
-    """
+def check_models(models: Any, *, before: Any) -> None:
+    """Raise INVALID_ARGUMENT where a list breaks a rule, or a model changes its platform from the list before."""
     names = [model.name for model in models.config]
-    for name in names:
-        if names.count(name) > 1:
-            raise invalid_argument(f"Illegal to list model {name} multiple times in config list")
+    for model in models.config:
+        if names.count(model.name) > 1:
+            raise invalid_argument(f"Illegal to list model {model.name} multiple times in config list")
     for model in models.config:
         if not model.base_path.startswith("/") and "://" not in model.base_path:
             raise invalid_argument(
                 f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
             )
-
-
-def check_transition(old: Any, *, new: Any) -> None:
-    """Check that no model changes its platform between two ModelConfigLists.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT, one does, or one that is compared (or any of the old) has none.
-    """
-    platforms = {model.name: _platform_of(model) for model in old.config}
-    for model in new.config:
+    platforms = {model.name: _platform_of(model) for model in before.config}
+    for model in models.config:
         if model.name in platforms and _platform_of(model) != platforms[model.name]:
             raise invalid_argument(
                 f"Illegal to change a model's platform. For model {model.name} platform was "
@@ -72,11 +55,7 @@ def check_transition(old: Any, *, new: Any) -> None:
 
 
 def check_platforms(models: Any) -> None:
-    """Check that every model's platform is TensorFlow.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT, one is not.
-    """
+    """Raise INVALID_ARGUMENT where a model's platform is not TensorFlow."""
     for model in models.config:
         if _platform_of(model) != _PLATFORM:
             raise invalid_argument(f"Model {model.name} requests unsupported platform {_platform_of(model)}")

@@ -28,27 +28,20 @@ SERVED: dict[str, tuple[bool | int | str, str]] = {
     "load_retry_interval_micros": (60_000_000, "pause before a retry, in microseconds"),
     "num_load_threads": (0, "0 loads one version after the other; any other number loads each on a thread of its own"),
     "grpc_max_threads": (4 * cores(), "calls in flight beyond this many are refused with RESOURCE_EXHAUSTED"),
-    "grpc_channel_arguments": ("", "comma-separated NAME=VALUE, such as grpc.max_connection_age_ms=2000"),
     "allow_version_labels_for_unavailable_models": (False, "let a new label point to a version that is not loaded"),
     "enable_model_warmup": (True, "replay a version's warm-up records before it is served"),
-    "num_request_iterations_for_warmup": (0, "how often to replay each record; 0 means once"),
     "enable_grpc_healthcheck_service": (False, "serve grpc.health.v1"),
-    "enable_serialization_as_tensor_content": (
-        False,
-        "answer in tensor_content, rather than in float_val and the like",
-    ),
-    "tensorflow_session_parallelism": (0, "threads for both kinds of parallelism; 0 lets TensorFlow choose"),
+    "enable_serialization_as_tensor_content": (False, "answer in tensor_content, not in float_val and the like"),
     "tensorflow_intra_op_parallelism": (0, "threads that share one operation; 0 lets TensorFlow choose"),
     "tensorflow_inter_op_parallelism": (0, "threads that run operations in parallel; 0 lets TensorFlow choose"),
-    "saved_model_tags": ("serve", "comma-separated tags of the meta graph to load"),
     "version": (False, "print the versions and exit"),
 }
 """The flags that work here: default and help."""
 
 IGNORED = {
-    "enable_profiler", "enable_signature_method_name_check", "flush_filesystem_caches", "num_unload_threads",
-    "per_process_gpu_memory_fraction", "remove_unused_fields_from_bundle_metagraph", "thread_pool_factory_config_file",
-    "xla_cpu_compilation_enabled",
+    "enable_profiler", "enable_signature_method_name_check", "flush_filesystem_caches", "grpc_channel_arguments",
+    "num_request_iterations_for_warmup", "num_unload_threads", "per_process_gpu_memory_fraction",
+    "remove_unused_fields_from_bundle_metagraph", "thread_pool_factory_config_file", "xla_cpu_compilation_enabled",
 }  # fmt: skip
 """Flags of TensorFlow Serving that tune what does not exist here. They are logged and ignored."""
 
@@ -56,7 +49,8 @@ REFUSED = {
     "batching_parameters_file", "enable_batching", "enable_per_model_batching_parameters", "grpc_socket_path",
     "monitoring_config_file", "num_tflite_interpreters_per_pool", "num_tflite_pools", "platform_config_file",
     "prefer_tflite_model", "rest_api_enable_cors_support", "rest_api_num_threads", "rest_api_port",
-    "rest_api_timeout_in_ms", "ssl_config_file", "tensorflow_session_config_file", "use_alts_credentials",
+    "rest_api_timeout_in_ms", "saved_model_tags", "ssl_config_file", "tensorflow_session_config_file",
+    "tensorflow_session_parallelism", "use_alts_credentials",
 }  # fmt: skip
 """Flags of TensorFlow Serving that callers would notice. The server does not start with them."""
 
@@ -69,10 +63,7 @@ class _Parser(argparse.ArgumentParser):
 def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     """Read `--name=value` (also `--name value`, and `--name` alone for a switch) into an attribute for each flag.
 
-    An unknown flag is logged and ignored, as TensorFlow Serving does.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT, a value of the wrong type, or a flag of TensorFlow Serving that is refused here.
+    An unknown flag is logged and ignored, as TensorFlow Serving does. One that is refused here is INVALID_ARGUMENT.
     """
     parser = _Parser(prog="dermserve modelserver", description=__doc__, allow_abbrev=False)
     for name, (default, text) in SERVED.items():
@@ -84,21 +75,6 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     for argument in others:
         _check_other(argument)
     return flags
-
-
-def channel_arguments(text: str) -> list[tuple[str, int | str]]:
-    """Split `--grpc_channel_arguments`; a whole number becomes an int.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT, an entry without `=`.
-    """
-    pairs: list[tuple[str, int | str]] = []
-    for entry in filter(None, text.split(",")):
-        name, found, value = entry.partition("=")
-        if not found:
-            raise invalid_argument(f"--grpc_channel_arguments: {entry!r} is not of the form name=value")
-        pairs.append((name, int(value) if value.lstrip("-").isdecimal() else value))
-    return pairs
 
 
 def _check_other(argument: str) -> None:

@@ -4,18 +4,18 @@ One thread looks at the file system and carries out the changes. With `num_load_
 that thread, so a version that fails and is retried holds up every other change, as in TensorFlow Serving.
 """
 
+import argparse
 import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 
-from dermserve.modelserver.config import check_models, check_platforms, check_transition, list_models
+from dermserve.modelserver.config import check_models, check_platforms, list_models
 from dermserve.modelserver.errors import ServingError, failed_precondition, internal, invalid_argument, not_found
 from dermserve.modelserver.servable import Servable
 from dermserve.modelserver.versions import State, Version, find_versions, forbidden_label, next_change, settled
@@ -28,29 +28,18 @@ _NO_VERSIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Options:
-    """How versions are found and loaded. At the start each version is loaded on its own thread in any case."""
-
-    load_in_threads: bool = False
-    retries: int = 0
-    retry_interval_s: float = 0.0
-    poll_wait_s: float = 1.0  # 0 looks once
-    allow_unavailable_labels: bool = False
-
-
 class Manager:
     """Owns every loaded version.
 
     Args:
         load: loads the version in a directory and raises a `ServingError` when it can't.
-        options: how.
+        flags: how versions are found and loaded. At the start each is loaded on a thread of its own in any case.
         stop: set when the process is to stop; it ends every wait for a version.
     """
 
-    def __init__(self, *, load: Callable[[Path], Servable], options: Options, stop: threading.Event) -> None:
+    def __init__(self, *, load: Callable[[Path], Servable], flags: argparse.Namespace, stop: threading.Event) -> None:
         self._load_path = load
-        self._options = options
+        self._flags = flags
         self._stop = stop
         self._ended = threading.Event()
         self._versions: dict[str, dict[int, Version]] = {}
@@ -65,26 +54,16 @@ class Manager:
         self._thread = threading.Thread(target=self._run, name="manager", daemon=True)
 
     def start(self, models: Any) -> None:
-        """Serve a ModelConfigList. Return when each model has a version.
+        """Serve a ModelConfigList. Return when each model has a version; a model without one that loads is an error."""
+        self._thread.start()
+        self.reload(models, what="servable")
+        self._load_in_threads = self._flags.num_load_threads > 0
 
-        Raises:
-            ServingError: the list breaks a rule, a model has no version that loads, or the server stops.
-        """
-        with self._reloading:
-            self._accept(models)
-            self._served = models
-            self._thread.start()
-            self._wait_settled(models.config, what="servable")
-        self._load_in_threads = self._options.load_in_threads
-
-    def reload(self, models: Any) -> int:
+    def reload(self, models: Any, *, what: str = "model") -> int:
         """Serve another ModelConfigList. Return the number of loads when each model that is new has a version.
 
         A model that never gets one blocks the caller, and every later reload, until the server stops, as in TensorFlow
         Serving.
-
-        Raises:
-            ServingError: the list breaks a rule, a new model failed to load, or the server stops.
         """
         with self._reloading:
             before = self._loads
@@ -94,7 +73,7 @@ class Manager:
                 for name in known - {model.name for model in models.config}:
                     self._aspire(name, {})
                 self._served, self._look_at = models, 0.0
-            self._wait_settled([model for model in models.config if model.name not in known], what="model")
+            self._wait_settled(sorted({model.name for model in models.config} - known), what=what)
             return self._loads - before
 
     def stop(self) -> None:
@@ -117,11 +96,7 @@ class Manager:
 
     @contextlib.contextmanager
     def borrow(self, spec: Any) -> Iterator[tuple[int, Servable]]:
-        """Lend the loaded version that a ModelSpec names; it is not unloaded before it is given back.
-
-        Raises:
-            ServingError: INVALID_ARGUMENT, no model or an unknown label; NOT_FOUND, it is not loaded.
-        """
+        """Lend the loaded version that a ModelSpec names; it is not unloaded before it is given back."""
         version = self._take(spec.name, number=self._number(spec))
         try:
             assert version.servable is not None
@@ -156,8 +131,7 @@ class Manager:
 
     def _accept(self, models: Any) -> None:
         """Check a list in TensorFlow Serving's order: a list that fails late is what the next one is compared with."""
-        check_models(models)
-        check_transition(self._checked, new=models)
+        check_models(models, before=self._checked)
         self._checked = models
         self._labels = {model.name: self._checked_labels(model) for model in models.config}
         check_platforms(models)
@@ -168,7 +142,7 @@ class Manager:
             wanted,
             current=self._labels.get(model.name, {}),
             available={one.number for one in self.versions(model.name) if one.state is State.AVAILABLE},
-            allow_unavailable=self._options.allow_unavailable_labels,
+            allow_unavailable=self._flags.allow_version_labels_for_unavailable_models,
         )
         if forbidden is not None:
             raise failed_precondition(
@@ -177,14 +151,15 @@ class Manager:
             )
         return wanted
 
-    def _wait_settled(self, models: Any, *, what: str) -> None:
-        names = sorted(model.name for model in models)
+    def _wait_settled(self, names: list[str], *, what: str) -> None:
+        def look() -> list[Version | None]:
+            return [settled(self._versions.get(name, {}).values()) for name in names]
+
         with self._changed:
-            while not all(settled(self._versions.get(name, {}).values()) for name in names):
+            while not all(found := look()):
                 if self._stop.is_set():
                     raise ServingError(grpc.StatusCode.UNAVAILABLE, "the server is stopping")
                 self._changed.wait(_INTERVAL_S)
-            found = [settled(self._versions.get(name, {}).values()) for name in names]
         failed = [one for one in found if one and one.state is not State.AVAILABLE]
         if failed:
             listed = "".join(f"{{{one} due to error: {one.error}}}, " for one in failed)
@@ -202,7 +177,7 @@ class Manager:
 
     def _look(self) -> None:
         """Read every base path, then change the aspired versions. If one is unreadable, nothing changes."""
-        wait_s = self._options.poll_wait_s
+        wait_s = self._flags.file_system_poll_wait_seconds
         with self._changed:
             self._look_at = time.monotonic() + (wait_s if wait_s > 0 else float("inf"))
             models = self._served
@@ -239,17 +214,16 @@ class Manager:
         due = sorted(filter(None, changes), key=lambda one: one.state is not State.AVAILABLE)
         if not due or self._ended.is_set():
             return False
-        (self._unload if due[0].state is State.AVAILABLE else self._start_load)(due[0])
+        if due[0].state is State.AVAILABLE:
+            self._unload(due[0])
+            return True
+        self._set(due[0], State.LOADING)
+        if self._load_in_threads:
+            self._loading.append(threading.Thread(target=self._load, args=(due[0],), name="load", daemon=True))
+            self._loading[-1].start()
+        else:
+            self._load(due[0])
         return True
-
-    def _start_load(self, version: Version) -> None:
-        self._set(version, State.LOADING)
-        if not self._load_in_threads:
-            self._load(version)
-            return
-        self._loading = [thread for thread in self._loading if thread.is_alive()]
-        self._loading.append(threading.Thread(target=self._load, args=(version,), name="load", daemon=True))
-        self._loading[-1].start()
 
     def _load(self, version: Version) -> None:
         try:
@@ -258,14 +232,14 @@ class Manager:
             _logger.error("Servable %s cannot be loaded: %s", version, error)
             version.error = error
             self._set(version, State.END)
-            return
-        _logger.info("Successfully loaded servable version %s", version)
-        with self._changed:
-            self._loads += 1
-        self._set(version, State.AVAILABLE)
+        else:
+            _logger.info("Successfully loaded servable version %s", version)
+            with self._changed:
+                self._loads += 1
+            self._set(version, State.AVAILABLE)
 
     def _load_with_retries(self, version: Version) -> Servable:
-        retries_left = self._options.retries
+        retries_left = max(self._flags.max_num_load_retries, 0)
         while True:
             _logger.info("Loading servable version %s from %s", version, version.path)
             try:
@@ -274,7 +248,11 @@ class Manager:
                 failure = error if isinstance(error, ServingError) else internal(error)
             version.failures += 1
             _logger.error("Loading servable: %s failed: %s", version, failure)
-            if not retries_left or self._ended.wait(self._options.retry_interval_s) or not version.aspired:
+            if (
+                not retries_left
+                or self._ended.wait(self._flags.load_retry_interval_micros / 1e6)
+                or not version.aspired
+            ):
                 raise failure
             retries_left -= 1
 

@@ -1,13 +1,12 @@
 """One version, loaded and warm: from a PredictRequest to the graph's inputs, and from its outputs to the answer."""
 
-import functools
+import argparse
+import itertools
 import logging
-import struct
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -23,21 +22,6 @@ _MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ServableOptions:
-    """How versions are loaded and run."""
-
-    intra_op: int = 0
-    """Threads that share one operation; 0 lets TensorFlow choose."""
-    inter_op: int = 0
-    """Threads that run operations in parallel; 0 lets TensorFlow choose."""
-    tags: tuple[str, ...] = ("serve",)
-    warmup: bool = True
-    warmup_iterations: int = 1
-    as_content: bool = False
-    """Answer in `tensor_content` rather than in `float_val` and the like."""
-
-
 class Servable:
     """A loaded version. Any number of threads may call `predict`; `close` comes after the last of them."""
 
@@ -49,10 +33,7 @@ class Servable:
     def predict(self, request: Any, *, timeout_ms: int, into: Any) -> None:
         """Answer a PredictRequest into the PredictResponse `into`, all but the model's name and version.
 
-        A timeout of 0 waits for ever.
-
-        Raises:
-            ServingError: the request does not fit the signature, or the graph failed (with the graph's own status).
+        A timeout of 0 waits for ever. Where the graph fails, the error has the graph's own status.
         """
         name = request.model_spec.signature_name or _DEFAULT_SIGNATURE
         if name not in self.signatures:
@@ -66,20 +47,15 @@ class Servable:
             render(output, as_content=self._as_content, into=into.outputs[alias])
         into.model_spec.signature_name = name
 
-    def warm_up(self, directory: Path, *, iterations: int) -> None:
-        """Replay the warm-up records of Predict; other calls are not served here.
-
-        Raises:
-            ServingError: a record is bad or fails.
-        """
+    def warm_up(self, directory: Path) -> None:
+        """Replay the warm-up records of Predict; other calls are not served here."""
         count, started = 0, time.monotonic()
         for log in read_requests(directory):
             count += 1
-            if log.WhichOneof("log_type") != "predict_log":
-                _logger.warning("skipping a warm-up record of kind %s", log.WhichOneof("log_type"))
-                continue
-            for _ in range(iterations):
+            if log.WhichOneof("log_type") == "predict_log":
                 self.predict(log.predict_log.request, timeout_ms=0, into=predict_pb2.PredictResponse())
+            else:
+                _logger.warning("skipping a warm-up record of kind %s", log.WhichOneof("log_type"))
         if count:
             _logger.info("Warmed %s up: %d records in %.2f s", directory, count, time.monotonic() - started)
 
@@ -88,27 +64,23 @@ class Servable:
         self._session.close()
 
 
-def load(path: Path, *, options: ServableOptions) -> Servable:
-    """Load the version in a directory and warm it up.
-
-    Raises:
-        ServingError: it can't be loaded, with the code and the message of TensorFlow Serving.
-    """
+def load(path: Path, *, flags: argparse.Namespace) -> Servable:
+    """Load the version in a directory and warm it up."""
     if not any((path / name).exists() for name in _MODEL_FILES):
         raise not_found(
             "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
             f"`saved_model.pb`)\nSpecified file path: {path}"
         )
     config = config_pb2.ConfigProto(
-        intra_op_parallelism_threads=options.intra_op, inter_op_parallelism_threads=options.inter_op
+        intra_op_parallelism_threads=flags.tensorflow_intra_op_parallelism,
+        inter_op_parallelism_threads=flags.tensorflow_inter_op_parallelism,
     )
-    session = Session(path, tags=options.tags, config=config)
+    servable = Servable(Session(path, config=config), as_content=flags.enable_serialization_as_tensor_content)
     try:
-        servable = Servable(session, as_content=options.as_content)
-        if options.warmup:
-            servable.warm_up(path, iterations=options.warmup_iterations)
+        if flags.enable_model_warmup:
+            servable.warm_up(path)
     except ServingError:
-        session.close()
+        servable.close()
         raise
     return servable
 
@@ -160,54 +132,24 @@ def read_requests(directory: Path) -> Iterator[Any]:
     """Read the PredictionLogs in a version's warm-up file; none when there is no file.
 
     The file is a TFRecord (https://www.tensorflow.org/tutorials/load_data/tfrecord): for each record its length, a
-    checksum, the content, a checksum, where a checksum is a masked CRC-32C.
-
-    Raises:
-        ServingError: DATA_LOSS, the file is no TFRecord; INVALID_ARGUMENT, a bad record or one too many.
+    checksum, the content, a checksum. The checksums are not checked.
     """
     path = directory / WARMUP_FILE
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for number, record in enumerate(_records(file), start=1):
-            try:
-                yield prediction_log_pb2.PredictionLog.FromString(record)
-            except DecodeError as error:
-                text = record.decode("utf-8", "replace")
-                raise invalid_argument(f"Failed to parse warmup record: {text} from {path}") from error
-            if number > _MAX_RECORDS:
-                raise invalid_argument(f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) at {path}")
-
-
-def _records(file: BinaryIO) -> Iterator[bytes]:
-    offset = 0
-    while length := file.read(12):
-        (size,) = struct.unpack("<Q", _checked(length, 8, offset=offset))
-        yield _checked(file.read(size + 4), size, offset=offset)
-        offset = file.tell()
-
-
-def _checked(data: bytes, size: int, *, offset: int) -> bytes:
-    """Return the content without the checksum that follows it."""
-    if len(data) == size + 4 and struct.unpack("<I", data[size:])[0] == _masked_crc(data[:size]):
-        return data[:size]
-    what = "truncated" if len(data) < size + 4 else "corrupted"
-    doubt = " (Is this even a TFRecord file?)" if offset == 0 else ""
-    message = f"{what} record at {offset}{doubt}. Please verify your warmup data is in TFRecord format."
-    raise ServingError(grpc.StatusCode.DATA_LOSS, message)
-
-
-def _masked_crc(data: bytes) -> int:
-    table, crc = _crc_table(), 0xFFFFFFFF
-    for byte in data:
-        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    crc ^= 0xFFFFFFFF
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-@functools.cache
-def _crc_table() -> list[int]:
-    table = list(range(256))
-    for _ in range(8):
-        table = [(crc >> 1) ^ (0x82F63B78 if crc & 1 else 0) for crc in table]
-    return table
+    content, offset = path.read_bytes() if path.exists() else b"", 0
+    for number in itertools.count(1):
+        if offset == len(content):
+            return
+        if number > _MAX_RECORDS:
+            raise invalid_argument(f"Number of warmup records exceeds the maximum ({_MAX_RECORDS}) at {path}")
+        start = offset + 12
+        end = start + int.from_bytes(content[offset : offset + 8], "little")
+        if end + 4 > len(content):
+            doubt = " (Is this even a TFRecord file?)" if offset == 0 else ""
+            advice = "Please verify your warmup data is in TFRecord format."
+            raise ServingError(grpc.StatusCode.DATA_LOSS, f"corrupted record at {offset}{doubt}. {advice}")
+        offset = end + 4
+        try:
+            yield prediction_log_pb2.PredictionLog.FromString(content[start:end])
+        except DecodeError as error:
+            text = content[start:end].decode("utf-8", "replace")
+            raise invalid_argument(f"Failed to parse warmup record: {text} from {path}") from error

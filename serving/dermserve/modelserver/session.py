@@ -8,7 +8,7 @@ import math
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
-from ctypes import POINTER, byref, c_char_p, c_void_p
+from ctypes import byref, c_char_p, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from dermserve.modelserver.errors import ServingError, invalid_argument
 from dermserve.modelserver.protos import config_pb2, meta_graph_pb2, types_pb2
-from dermserve.modelserver.tensorflow_c import Buffer, Output, buffer_of, checked_status, library
+from dermserve.modelserver.tensorflow_c import Output, buffer_of, checked_status, library
 
 _STRING_BYTES = 24  # sizeof(TF_TString), fixed by TensorFlow's ABI
 _MAX_ELEMENTS = 2**29  # TensorFlow Serving would fill terabytes for a message of twenty bytes.
@@ -68,9 +68,7 @@ class Tensor:
 def parse(proto: Any, *, alias: str) -> Tensor:
     """Read a TensorProto as TensorFlow reads it: values missing at the end repeat the last one, too many are dropped.
 
-    Raises:
-        ServingError: INVALID_ARGUMENT, it is no tensor (no dtype, a negative dimension, content of the wrong length),
-            or one so large that only the repetition of its last value could fill it.
+    One so large that only such repetition could fill it is refused.
     """
     if math.prod(max(dim.size, 0) for dim in proto.tensor_shape.dim) > _MAX_ELEMENTS:
         raise invalid_argument(f"tensor parsing error: {alias}")
@@ -86,11 +84,7 @@ def parse(proto: Any, *, alias: str) -> Tensor:
 
 
 def render(tensor: Tensor, *, as_content: bool, into: Any) -> None:
-    """Fill the TensorProto `into`, in `float_val` and the like, or in `tensor_content` when `as_content` is set.
-
-    Raises:
-        ServingError: UNIMPLEMENTED, a dtype that this module can't write.
-    """
+    """Fill the TensorProto `into`, in `float_val` and the like, or in `tensor_content` when `as_content` is set."""
     into.dtype = library().TF_TensorType(tensor.handle)
     into.tensor_shape.SetInParent()
     for size in tensor.shape:
@@ -123,24 +117,19 @@ def _varint(number: int) -> bytes:
 class Session:
     """A SavedModel in memory. Any number of threads may `run` it; `close` comes after the last of them."""
 
-    def __init__(self, path: Path, *, tags: Sequence[str], config: Any) -> None:
-        """Load the meta graph with these tags; a `ServingError` has TensorFlow's code and message."""
+    def __init__(self, path: Path, *, config: Any) -> None:
+        """Load the meta graph for serving; a `ServingError` has TensorFlow's code and message."""
         self._graph = c_void_p(library().TF_NewGraph())
         try:
-            self._session, meta_graph = _load(path, tags=tags, config=config, graph=self._graph)
+            self._session, self.signatures = _load(path, config=config, graph=self._graph)
         except ServingError:
             library().TF_DeleteGraph(self._graph)
             raise
-        self.signatures: Mapping[str, Any] = dict(meta_graph.signature_def)
         self._outputs: dict[str, Output] = {}
         self._lock = threading.Lock()
 
     def run(self, feeds: Mapping[str, Tensor], *, fetches: Sequence[str], timeout_ms: int = 0) -> list[Tensor]:
-        """Feed tensors by name and fetch others, in the order asked. A timeout of 0 waits for ever.
-
-        Raises:
-            ServingError: with the code and the message of TensorFlow's session.
-        """
+        """Feed tensors by name and fetch others, in the order asked. A timeout of 0 waits for ever."""
         inputs = (Output * len(feeds))(*[self._output(name) for name in feeds])
         tensors = (c_void_p * len(feeds))(*[tensor.handle for tensor in feeds.values()])
         outputs = (Output * len(fetches))(*[self._output(name) for name in fetches])
@@ -168,9 +157,8 @@ class Session:
             return self._outputs[name]
 
 
-def _load(path: Path, *, tags: Sequence[str], config: Any, graph: c_void_p) -> tuple[c_void_p, Any]:
-    tf = library()
-    names = (c_char_p * len(tags))(*[tag.encode() for tag in tags])
+def _load(path: Path, *, config: Any, graph: c_void_p) -> tuple[c_void_p, dict[str, Any]]:
+    tf, tags = library(), (c_char_p * 1)(b"serve")
     serialized = config.SerializeToString()
     options, meta_graph = c_void_p(tf.TF_NewSessionOptions()), tf.TF_NewBuffer()
     try:
@@ -178,18 +166,14 @@ def _load(path: Path, *, tags: Sequence[str], config: Any, graph: c_void_p) -> t
             tf.TF_SetConfig(options, serialized, len(serialized), status)
         where = str(path).encode()
         with checked_status() as status:
-            session = tf.TF_LoadSessionFromSavedModel(options, None, where, names, len(tags), graph, meta_graph, status)
-        return c_void_p(session), _signatures(meta_graph)
+            session = tf.TF_LoadSessionFromSavedModel(options, None, where, tags, 1, graph, meta_graph, status)
+        content = meta_graph.contents
+        whole = meta_graph_pb2.MetaGraphDef.FromString(ctypes.string_at(content.data, content.length))
+        # A copy of the signatures alone: the graph beside them is as large as the model.
+        return c_void_p(session), dict(meta_graph_pb2.MetaGraphDef(signature_def=whole.signature_def).signature_def)
     finally:
         tf.TF_DeleteBuffer(meta_graph)
         tf.TF_DeleteSessionOptions(options)
-
-
-def _signatures(buffer: Any) -> Any:
-    content = ctypes.cast(buffer, POINTER(Buffer)).contents
-    whole = meta_graph_pb2.MetaGraphDef.FromString(ctypes.string_at(content.data, content.length))
-    # Only the signatures are kept: the graph in it is as large as the model.
-    return meta_graph_pb2.MetaGraphDef(signature_def=whole.signature_def)
 
 
 def _resolve(graph: c_void_p, name: str) -> Output:

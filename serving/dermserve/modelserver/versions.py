@@ -56,11 +56,7 @@ def index_versions(children: Iterable[str]) -> dict[int, str]:
     Rule: a name that is a whole number in int64 is a version, also with leading zeros (`00000001` is version 1). Of two
     names for one number the last in byte order is taken.
     """
-    versions = {}
-    for child in sorted(children):
-        if _NUMBER.fullmatch(child) and int(child) in _INT64:
-            versions[int(child)] = child
-    return versions
+    return {int(name): name for name in sorted(children) if _NUMBER.fullmatch(name) and int(name) in _INT64}
 
 
 def aspired_versions(versions: Mapping[int, str], *, policy: Any) -> dict[int, str]:
@@ -69,30 +65,26 @@ def aspired_versions(versions: Mapping[int, str], *, policy: Any) -> dict[int, s
     Rule: `latest`, the default, wants the highest `num_versions`, at least one; `all` wants every one; `specific` wants
     the listed ones that exist.
     """
-    choice = policy.WhichOneof("policy_choice")
-    if choice == "all":
-        return dict(versions)
-    if choice == "specific":
-        return {version: versions[version] for version in policy.specific.versions if version in versions}
-    newest = sorted(versions, reverse=True)[: max(policy.latest.num_versions, 1)]
-    return {version: versions[version] for version in newest}
+    wanted = sorted(versions, reverse=True)
+    if policy.WhichOneof("policy_choice") == "specific":
+        wanted = [version for version in policy.specific.versions if version in versions]
+    elif policy.WhichOneof("policy_choice") != "all":
+        wanted = wanted[: max(policy.latest.num_versions, 1)]
+    return {version: versions[version] for version in wanted}
 
 
 def find_versions(model: Any) -> dict[int, Path]:
     """Look at the base path of a ModelConfig and return the path of each version to serve.
 
-    Raises:
-        ServingError: INVALID_ARGUMENT, the base path can't be read. It is not taken for an empty one, which would
-            unload everything.
+    One that can't be read is an error: taken for an empty one, it would unload everything.
     """
     base = Path(model.base_path)
     try:
         versions = index_versions(child.name for child in base.iterdir())
     except OSError as error:
         why = not_found(f"{model.base_path} not found") if isinstance(error, FileNotFoundError) else error
-        raise invalid_argument(
-            f"Could not find base path {model.base_path} for servable {model.name} with error {why}"
-        ) from error
+        where = f"{model.base_path} for servable {model.name}"
+        raise invalid_argument(f"Could not find base path {where} with error {why}") from error
     aspired = aspired_versions(versions, policy=model.model_version_policy)
     return {version: base / name for version, name in aspired.items()}
 

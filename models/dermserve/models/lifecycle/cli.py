@@ -1,40 +1,34 @@
 """`dermserve model`: the commands for the life of a version."""
 
-import contextlib
 import dataclasses
-import functools
-import json
 import pathlib
-import sys
-from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from dermserve.models.lifecycle import audit, moves, rollout, view, watch
-from dermserve.models.lifecycle.desk import CANARY_FILE, ConfigMap, Desk
+from dermserve.models.lifecycle import moves
 from dermserve.models.lifecycle.errors import GateError, LifecycleError
-from dermserve.models.lifecycle.gate import TOLERANCE, Check, Requirement, verify_files, verify_version
+from dermserve.models.lifecycle.gate import Requirement
 from dermserve.models.lifecycle.manifest import load_key
 from dermserve.models.lifecycle.options import (
-    FAILED,
     VERSION,
-    Watching,
-    asking_servers,
-    config_option,
-    fails_clearly,
-    json_option,
     moving,
     parse_requirement,
     parse_share,
     public_key_option,
-    store_option,
+    reading,
+    separated,
+    show,
     unchecked_option,
     watching,
 )
 from dermserve.models.lifecycle.pull import pull_versions
-from dermserve.models.lifecycle.servers import Servers
-from dermserve.models.lifecycle.stores import open_store
+from dermserve.models.lifecycle.rollout import Intent
+from dermserve.models.lifecycle.server_config import CANARY_FILE, Desk
+from dermserve.models.lifecycle.stores import LocalStore, Store, manifest_of
+from dermserve.models.lifecycle.view import list_versions, log, status, verify
+from dermserve.models.lifecycle.watch import Gateways, Limits
+from dermserve.models.quiet import native_stderr_held
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -50,146 +44,43 @@ def model() -> None:
     """
 
 
+for _command in (list_versions, status, verify, log):
+    model.add_command(_command)
+
+
 @model.command()
 @click.argument("run", metavar="RUN", type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path))
 @click.option(
     "--sign", "key", metavar="KEY", type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
     help="Sign it with this private key: a PEM file, elliptic curve, without a password (extra `sign`).",
 )  # fmt: skip
-@store_option
-@json_option
-@fails_clearly
-def publish(run: pathlib.Path, key: pathlib.Path | None, base: str, as_json: bool) -> None:
+@reading
+def publish(run: pathlib.Path, key: pathlib.Path | None, store: Store, as_json: bool) -> None:
     """Export what RUN trained as a new version, checked before it appears.
 
     RUN is the folder of a finished and evaluated `dermserve train`. Servers that follow the newest version load it at
     once; those with a stable version keep that until `promote` or `canary`.
     """
+    if key is not None:
+        load_key(key)  # before minutes of work
+    click.echo(f"exporting {run} (TensorFlow takes a while to start)", err=True)
     try:
-        from dermserve.models.exporter import ExportError, export_run
-        from dermserve.models.quiet import native_stderr_held
-        from dermserve.models.training.train.finished import FinishedRun
+        with native_stderr_held(unless=(ImportError, OSError, LifecycleError)):
+            from dermserve.models.exporter import export_run
+            from dermserve.models.training.train.finished import FinishedRun
+
+            version = export_run(run, store.base, sign=key)
     except ImportError as error:
         raise click.UsageError(
             f"`dermserve model publish` needs more ({error}): pip install 'dermserve[models]'"
         ) from error
-
-    if key is not None:
-        load_key(key)  # before minutes of work
-    click.echo(f"exporting {run} (TensorFlow takes a while to start)", err=True)
-    store = open_store(base)
-    try:
-        with native_stderr_held(unless=(ExportError, OSError, LifecycleError)):
-            version = export_run(run, base, sign=key)
-    except ExportError as error:
-        raise click.ClickException(str(error)) from error
     name = FinishedRun(run).model
-    digest = moves.digest_of(store, name, version)
-    if as_json:
-        click.echo(json.dumps({"model": name, "version": version, "store": base, "digest": digest}))
-    else:
-        click.echo(f"{name}: version {version} published to {base} (sha256 {digest})")
+    manifest = manifest_of(store, name, version)
+    digest = manifest.digest if manifest else None
+    told = f"{name}: version {version} published to {store.base} (sha256 {digest})"
+    show(as_json, {"model": name, "version": version, "store": store.base, "digest": digest}, told)
+    if not as_json:
         click.echo(f"next: dermserve model promote {name} {version}, or canary first", err=True)
-
-
-@model.command(name="list")
-@click.argument("name", metavar="MODEL", required=False)
-@store_option
-@config_option
-@json_option
-@fails_clearly
-def list_versions(name: str | None, base: str, config_file: pathlib.Path | ConfigMap | None, as_json: bool) -> None:
-    """List the versions in a store, with labels, pins and digests. No server is asked."""
-    store = open_store(base)
-    rows = list(view.stored(store, config_file, name))
-    if not rows and name is not None:
-        moves.newest(store, name)  # says which models there are
-    for row in rows:
-        click.echo(json.dumps(row) if as_json else view.stored_line(row))
-
-
-@model.command()
-@click.argument("name", metavar="MODEL", required=False)
-@store_option
-@config_option
-@asking_servers
-@json_option
-@fails_clearly
-def status(
-    name: str | None, base: str, config_file: pathlib.Path | ConfigMap | None, servers: Servers, as_json: bool
-) -> None:
-    """Show what the servers say now: the state of each version, and where the labels lead.
-
-    Exit code 1 when a server has no version of a model that can answer, or its labels are not those in models.config.
-    """
-    store = open_store(base)
-    with servers:
-        rows = list(view.live(store, servers, config_file, name))
-    if (intent := rollout.pending(store)) is not None:
-        click.echo(f"half done, the next command finishes or undoes it: {rollout.describe(intent)}", err=True)
-    for row in rows:
-        click.echo(json.dumps(row) if as_json else view.live_text(row))
-    if not all(row["ok"] for row in rows):
-        sys.exit(FAILED)
-
-
-@model.command()
-@click.argument("name", metavar="MODEL", required=False)
-@click.argument("version", type=VERSION, required=False)
-@store_option
-@asking_servers
-@click.option(
-    "--tolerance", type=click.FloatRange(0), default=TOLERANCE, show_default=True,
-    help="Largest difference from a golden prediction, relative to its largest value or 1.",
-)  # fmt: skip
-@click.option(
-    "--offline", is_flag=True,
-    help="Ask no server: check the files alone, of every version, or of every one of MODEL, or of VERSION.",
-)  # fmt: skip
-@public_key_option
-@json_option
-@fails_clearly
-def verify(
-    name: str | None,
-    version: int | None,
-    base: str,
-    servers: Servers,
-    tolerance: float,
-    offline: bool,
-    public_key: pathlib.Path | None,
-    as_json: bool,
-) -> None:
-    """Replay a version's warm-up and golden predictions against live servers, and check its files by their digests.
-
-    VERSION is the newest in the store when it is not given. The servers must have it loaded. With --offline no server
-    is asked: for an init container, before they start.
-    """
-    if name is None and not offline:
-        raise click.UsageError("name a MODEL, or check the files of all with --offline")
-    store, failed = open_store(base), 0
-    with contextlib.ExitStack() as stack:
-        if name is None or offline:
-            checks = verify_files(store, name, version, public_key)
-        else:
-            chosen = moves.newest(store, name) if version is None else version
-            live = stack.enter_context(servers)
-            checks = verify_version(store, live, name, chosen, tolerance=tolerance, public_key=public_key)
-        for check in checks:
-            failed += not check.ok
-            click.echo(json.dumps(_check_dict(check)) if as_json else _check_line(check))
-    if failed:
-        click.echo(f"{failed} checks failed", err=True)
-        sys.exit(FAILED)
-
-
-def _check_dict(check: Check) -> dict[str, Any]:
-    values = {"server": check.server or None, "what": check.what, "ok": check.ok, "problem": check.problem or None}
-    return {**values, "difference": check.difference}
-
-
-def _check_line(check: Check) -> str:
-    how = check.problem or ("ok" if not check.difference else f"ok, differs by {check.difference:.1g}")
-    return f"{check.server or 'store':<22} {check.what}: {how}"
 
 
 @model.command()
@@ -202,32 +93,29 @@ def _check_line(check: Check) -> str:
 @unchecked_option
 @moving
 def promote(
+    desk: Desk,
     name: str,
     version: int | None,
     require: tuple[Requirement, ...],
     unchecked: bool,
     note: str,
     as_json: bool,
-    **where: Any,
 ) -> None:
     """Make a version the stable one on every server: the newest in the store when none is given.
 
     It is loaded beside the one that serves, and its golden predictions are replayed; then the label moves; then the old
     one is unloaded. No request fails.
     """
-    with _desk(**where) as desk:
-        moved = moves.promote(desk, name, version, require=require, checked=not unchecked, note=note)
-        _print_moved(moved, as_json)
+    _show_moved(moves.promote(desk, name, version, require=require, checked=not unchecked, note=note), as_json)
 
 
 @model.command()
 @click.argument("name", metavar="MODEL")
 @click.option("--to", "version", type=VERSION, metavar="VERSION", help="Which; by default the stable one before.")
 @moving
-def rollback(name: str, version: int | None, note: str, as_json: bool, **where: Any) -> None:
+def rollback(desk: Desk, name: str, version: int | None, note: str, as_json: bool) -> None:
     """Make the version stable again that was so before the last promotion."""
-    with _desk(**where) as desk:
-        _print_moved(moves.rollback(desk, name, version, note=note), as_json)
+    _show_moved(moves.rollback(desk, name, version, note=note), as_json)
 
 
 @model.command()
@@ -239,15 +127,18 @@ def rollback(name: str, version: int | None, note: str, as_json: bool, **where: 
 @watching
 @moving
 def canary(
+    desk: Desk,
     name: str,
     version: int | None,
     share: float | None,
     off: bool,
     unchecked: bool,
-    how: Watching,
+    gateways: tuple[str, ...],
+    seconds: float | None,
+    auto_rollback: bool,
     note: str,
     as_json: bool,
-    **where: Any,
+    **limits: Any,
 ) -> None:
     """Give a share of the callers another version beside the stable one: the newest when none is given.
 
@@ -258,46 +149,57 @@ def canary(
     """
     if off == (share is not None) or (off and version is not None):
         raise click.UsageError("give --share SHARE to begin a canary, or --off alone to end it")
-    if off and how.seconds is not None:
+    if off and seconds is not None:
         raise click.UsageError("there is nothing to --watch after --off")
-    with _desk(**where) as desk:
-        if share is None:
-            moved = moves.end_canary(desk, name, note=note)
-        else:
-            moved = moves.canary(desk, name, version, share=share, checked=not unchecked, note=note)
-        _print_moved(moved, as_json)
-        if not how.gateways:
-            click.echo(f"gateways follow {desk.place.base}/{CANARY_FILE} (canary_file); none was asked", err=True)
-            return
-        try:
-            _watch(how, moved, timeout=desk.timeout, as_json=as_json)
-        except (LifecycleError, KeyboardInterrupt) as error:
-            if how.auto_rollback:
-                ended = moves.end_canary(desk, name, note=str(error) or "the watch was interrupted")
-                _print_moved(ended, as_json)
-            raise
-
-
-def _watch(how: Watching, moved: moves.Moved, *, timeout: float, as_json: bool) -> None:
-    gateways = watch.Gateways(how.gateways)
-    count = gateways.wait_share(moved.model, moved.share, timeout=timeout)
-    click.echo(f"all {count} gateways have the share {moved.share:g}", err=True)
-    if how.seconds is None:
+    if seconds is not None and not gateways:
+        raise click.UsageError("--watch needs --gateway-metrics: it compares by the gateways' metrics")
+    if auto_rollback and seconds is None:
+        raise click.UsageError("--auto-rollback needs --watch DURATION")
+    if share is None:
+        moved = moves.end_canary(desk, name, note=note)
+    else:
+        moved = moves.canary(desk, name, version, share=share, checked=not unchecked, note=note)
+    _show_moved(moved, as_json)
+    if not gateways:
+        click.echo(f"gateways follow {desk.place.base}/{CANARY_FILE} (canary_file); none was asked", err=True)
         return
-    report, problems = gateways.watch(moved.model, seconds=how.seconds, limits=how.limits)
-    values = {"model": moved.model, "ok": not problems, "problems": problems, **dataclasses.asdict(report)}
-    click.echo(json.dumps(values) if as_json else watch.line(moved.model, report))
+    asked = Gateways(separated(gateways))
+    try:
+        count = asked.wait_share(name, share or 0.0, timeout=desk.timeout)
+        click.echo(f"all {count} gateways have the share {share or 0:g}", err=True)
+        if seconds is not None:
+            _watch(asked, name, seconds, Limits(**limits), as_json)
+    except (LifecycleError, KeyboardInterrupt) as error:
+        if auto_rollback:
+            _show_moved(moves.end_canary(desk, name, note=str(error) or "the watch was interrupted"), as_json)
+        raise
+
+
+def _watch(gateways: Gateways, name: str, seconds: float, limits: Limits, as_json: bool) -> None:
+    report, problems = gateways.watch(name, seconds=seconds, limits=limits)
+    values = {"model": name, "ok": not problems, "problems": problems, **dataclasses.asdict(report)}
+    show(as_json, values, f"{name}: {report}")
     if problems:
-        raise GateError(f"the canary of {moved.model} does not do well: {'; '.join(problems)}")
+        raise GateError(f"the canary of {name} does not do well: {'; '.join(problems)}")
 
 
 @model.command()
 @click.argument("name", metavar="MODEL")
 @moving
-def unpin(name: str, note: str, as_json: bool, **where: Any) -> None:
+def unpin(desk: Desk, name: str, note: str, as_json: bool) -> None:
     """Take a model's labels off: its servers follow the newest version again, as before the first promotion."""
-    with _desk(**where) as desk:
-        _print_moved(moves.unpin(desk, name, note=note), as_json)
+    _show_moved(moves.unpin(desk, name, note=note), as_json)
+
+
+def _show_moved(moved: Intent, as_json: bool) -> None:
+    before, after = dict(moved.before.labels), dict(moved.after.labels)
+    values: dict[str, Any] = {"model": moved.model, "from": before, "to": after}
+    values |= {"share": moved.after.share} if moved.after.share else {}
+    show(as_json, values, f"{moved.model}: {_labels(before)} → {_labels(after)}")
+
+
+def _labels(labels: dict[str, int]) -> str:
+    return ", ".join(f"{label} {version}" for label, version in sorted(labels.items())) or "the newest, no labels"
 
 
 @model.command()
@@ -306,50 +208,27 @@ def unpin(name: str, note: str, as_json: bool, **where: Any) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
 @click.option("--offline", is_flag=True, help="Don't ask servers what they have loaded; go by models.config alone.")
 @moving
-def retire(name: str, keep: int, dry_run: bool, offline: bool, note: str, as_json: bool, **where: Any) -> None:
+def retire(desk: Desk, name: str, keep: int, dry_run: bool, offline: bool, note: str, as_json: bool) -> None:
     """Delete the oldest versions, but for the newest N and all that are labelled, pinned or loaded."""
-    with _desk(**where) as desk:
-        gone = moves.retire(desk, name, keep=keep, offline=offline, dry=dry_run, note=note)
-        left = [version for version in desk.store.versions(name) if version not in gone]
-    if as_json:
-        click.echo(json.dumps({"model": name, "retired": gone, "left": left, "dry_run": dry_run}))
-    else:
-        what = ", ".join(map(str, gone)) or "nothing"
-        click.echo(f"{name}: {'would delete' if dry_run else 'deleted'} {what}; left: {', '.join(map(str, left))}")
-
-
-@model.command()
-@click.argument("name", metavar="MODEL", required=False)
-@store_option
-@json_option
-@fails_clearly
-def log(name: str | None, base: str, as_json: bool) -> None:
-    """Show the audit log, oldest first: when, who, what, from, to."""
-    for entry in audit.entries(open_store(base), name):
-        values = {"when": entry.when, "who": entry.who, "what": entry.what, "model": entry.model}
-        changed = {"from": entry.before, "to": entry.after, **entry.more}
-        if as_json:
-            click.echo(json.dumps({**values, **changed}))
-        else:
-            told = f"{json.dumps(entry.before)} → {json.dumps(entry.after)}"
-            why = f"  ({entry.more['note']})" if "note" in entry.more else ""
-            click.echo(f"{entry.when}  {entry.who}  {entry.what:<8} {entry.model}  {told}{why}")
+    gone = moves.retire(desk, name, keep=keep, offline=offline, dry=dry_run, note=note)
+    left = [version for version in desk.store.versions(name) if version not in gone]
+    what, verb = ", ".join(map(str, gone)) or "nothing", "would delete" if dry_run else "deleted"
+    values = {"model": name, "retired": gone, "left": left, "dry_run": dry_run}
+    show(as_json, values, f"{name}: {verb} {what}; left: {', '.join(map(str, left))}")
 
 
 @model.command()
 @click.argument("names", metavar="[MODEL]...", nargs=-1)
-@store_option
 @click.option("--to", "target", required=True, metavar="DIR", type=click.Path(file_okay=False, path_type=pathlib.Path),
               help="Folder of the local store to fill.")  # fmt: skip
 @click.option(
     "--latest", type=click.IntRange(1), metavar="N", help="Only the newest N of each model, and labelled ones."
 )
 @public_key_option
-@json_option
-@fails_clearly
+@reading
 def pull(
     names: tuple[str, ...],
-    base: str,
+    store: Store,
     target: pathlib.Path,
     latest: int | None,
     public_key: pathlib.Path | None,
@@ -359,25 +238,5 @@ def pull(
 
     For what TensorFlow Serving can't read itself, such as s3://: run it before the server starts (an init container).
     """
-    for name, version in pull_versions(open_store(base), target, models=names, latest=latest, public_key=public_key):
-        click.echo(json.dumps({"model": name, "version": version}) if as_json else f"{name}: version {version} copied")
-
-
-@contextlib.contextmanager
-def _desk(*, base: str, servers: Servers, **settings: Any) -> Iterator[Desk]:
-    """Open what the commands that move labels work with."""
-    with servers:
-        say = functools.partial(click.echo, err=True)
-        yield Desk(store=open_store(base), servers=servers, say=say, **settings)
-
-
-def _print_moved(moved: moves.Moved, as_json: bool) -> None:
-    if as_json:
-        values = {"model": moved.model, "from": dict(moved.before), "to": dict(moved.after)}
-        click.echo(json.dumps({**values, **({"share": moved.share} if moved.share else {})}))
-        return
-    click.echo(f"{moved.model}: {_labels(moved.before)} → {_labels(moved.after)}")
-
-
-def _labels(labels: Any) -> str:
-    return ", ".join(f"{label} {version}" for label, version in sorted(labels.items())) or "the newest, no labels"
+    for name, version in pull_versions(store, LocalStore(target), models=names, latest=latest, public_key=public_key):
+        show(as_json, {"model": name, "version": version}, f"{name}: version {version} copied")

@@ -1,18 +1,12 @@
-"""What can go wrong in the life of a version.
-
-LifecycleError
-├── StoreError        the store can't be used, or doesn't hold what was asked for
-│   └── SignatureError  a version is not what was signed, or a key can't be used
-├── ConfigError       models.config is missing or can't be understood
-├── RefusedError      what was asked for would break something
-├── GateError         a version does not meet what is required of it
-└── ServerError       a model server refused or failed
-    └── NoServerError   it does not answer
-"""
+"""What can go wrong in the life of a version."""
 
 
 class LifecycleError(Exception):
     """Base. Each message says what is wrong and what to do."""
+
+
+class ExportError(LifecycleError):
+    """A version could not be made; the store is as it was."""
 
 
 class StoreError(LifecycleError):

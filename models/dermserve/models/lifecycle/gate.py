@@ -3,7 +3,6 @@
 import math
 import operator
 import pathlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermserve.contract import CardError, parse_card
-from dermserve.models.lifecycle.desk import Desk
 from dermserve.models.lifecycle.errors import GateError, NoServerError, ServerError, SignatureError, StoreError
 from dermserve.models.lifecycle.manifest import (
     GOLDEN,
@@ -22,6 +20,7 @@ from dermserve.models.lifecycle.manifest import (
     parse_manifest,
     read_records,
 )
+from dermserve.models.lifecycle.server_config import Desk
 from dermserve.models.lifecycle.servers import Server, Servers, state_name
 from dermserve.models.lifecycle.stores import Store, known_version
 from dermserve.models.rounding import comparable
@@ -31,9 +30,9 @@ from dermserve.v1 import card_pb2
 _COMPARED: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
-_REQUIREMENT = re.compile(r"\s*(\w+)\s*(>=|<=|>|<)\s*([-+.\deE]+)(%?)\s*")
 _SPLITS = ("_grouped", "_by_image")
 """How an evaluation kept training and test photos apart: ends of the names in a card."""
+_KINDS = {WARMUP: "warm-up", GOLDEN: "golden"}
 TOLERANCE = 1e-3
 """Other processors and thread counts round differently; measured against the largest value of a tensor, or 1."""
 
@@ -50,11 +49,6 @@ class Check:
     """Empty when all is well."""
     difference: float = 0.0
     """Largest difference of a golden prediction, relative to the largest value or 1."""
-
-    @property
-    def ok(self) -> bool:
-        """Whether all is well."""
-        return not self.problem
 
 
 def verify_version(
@@ -74,34 +68,38 @@ def verify_version(
     """
     known_version(store, model, version)
     yield from check_files(store, model, version, public_key)
-    warmup, golden = (_records(store, model, version, name) for name in (WARMUP, GOLDEN))
+    records = [(name, record) for name in (WARMUP, GOLDEN) for record in _records(store, model, version, name)]
     for server in servers:
-        if (state := _state(server, model, version)) != "AVAILABLE":
+        states = {state.version: state_name(state.state) for state in server.states(model)}
+        if (state := states.get(version, "not known to this server")) != "AVAILABLE":
             yield Check(server.address, f"version {version} of {model}", f"{state}: promote it first, or canary it")
             continue
-        for record in warmup:
-            yield _replay(server, record, model, version, kind="warm-up", tolerance=math.inf)
-        for record in golden:
-            yield _replay(server, record, model, version, kind="golden", tolerance=tolerance)
-
-
-def _state(server: Server, model: str, version: int) -> str:
-    states = {state.version: state_name(state.state) for state in server.states(model)}
-    return states.get(version, "not known to this server")
+        for name, record in records:
+            request = serving_pb2.PredictRequest()
+            request.CopyFrom(record.request)
+            request.model_spec.name = model
+            request.model_spec.version.value = version
+            what = f"{_KINDS[name]}: {request.model_spec.signature_name}{_size(request)}"
+            golden = record.response if name == GOLDEN else None
+            yield Check(server.address, what, *_replay(server, request, golden, tolerance))
 
 
 def check_files(store: Store, model: str, version: int, public_key: pathlib.Path | None) -> Iterator[Check]:
     """Check a version's files by its manifest and, with a key, by its signature.
 
-    Raises:
-        StoreError: it has no manifest.
+    Raises StoreError: it has no manifest.
     """
     name = f"{store.base}/{model}/{version}"
     manifest = parse_manifest(_read(store, model, version, MANIFEST), where=f"{name}/{MANIFEST}")
     with store.opened(model, version) as folder:
         yield Check("", f"files of {name}", "; ".join(changes(folder, manifest)))
         if public_key is not None:
-            yield Check("", f"signature of {name}", _signature_problem(folder, public_key, model, name))
+            problem = ""
+            try:
+                check_signature(folder, public_key, model=model, where=name)
+            except SignatureError as error:
+                problem = str(error)
+            yield Check("", f"signature of {name}", problem)
 
 
 def verify_files(
@@ -109,28 +107,19 @@ def verify_files(
 ) -> Iterator[Check]:
     """Check the files of every version without asking a server; of one model, or one version, when it is named.
 
-    Raises:
-        StoreError: there is no such version, or none at all.
+    Raises StoreError: there is no such version, or none at all.
     """
-    if model is not None and version is not None:
+    if model is not None:
         known_version(store, model, version)
     models = store.models() if model is None else [model]
-    chosen = [(name, one) for name in models for one in store.versions(name) if version in (None, one)]
-    if not chosen:
-        raise StoreError(f"{store.base} has no version of {model or 'any model'}")
-    for name, one in chosen:
-        try:
-            yield from check_files(store, name, one, public_key)
-        except StoreError as error:
-            yield Check("", f"files of {store.base}/{name}/{one}", str(error))
-
-
-def _signature_problem(folder: pathlib.Path, public_key: pathlib.Path, model: str, name: str) -> str:
-    try:
-        check_signature(folder, public_key, model=model, where=name)
-    except SignatureError as error:
-        return str(error)
-    return ""
+    if not models:
+        raise StoreError(f"{store.base} has no version of any model")
+    for name in models:
+        for one in store.versions(name) if version is None else [version]:
+            try:
+                yield from check_files(store, name, one, public_key)
+            except StoreError as error:
+                yield Check("", f"files of {store.base}/{name}/{one}", str(error))
 
 
 def _records(store: Store, model: str, version: int, name: str) -> list[management_pb2.PredictLog]:
@@ -142,49 +131,41 @@ def _records(store: Store, model: str, version: int, name: str) -> list[manageme
 
 
 def _read(store: Store, model: str, version: int, name: str) -> bytes:
-    try:
-        return store.read(model, version, name)
-    except FileNotFoundError as error:
+    data = store.read(model, version, name)
+    if data is None:
         raise StoreError(
             f"version {version} of {model} has no {name}: it was exported by an older dermserve or by something else,"
             " and can't be verified; export it again"
-        ) from error
+        )
+    return data
 
 
 def _replay(
-    server: Server, record: management_pb2.PredictLog, model: str, version: int, *, kind: str, tolerance: float
-) -> Check:
-    request = serving_pb2.PredictRequest()
-    request.CopyFrom(record.request)
-    request.model_spec.name = model
-    request.model_spec.version.value = version
-    what = f"{kind}: {request.model_spec.signature_name}{_size(request)}"
+    server: Server,
+    request: serving_pb2.PredictRequest,
+    golden: serving_pb2.PredictResponse | None,
+    tolerance: float,
+) -> tuple[str, float]:
+    """Tell the problem, if there is one, and the largest difference from the golden answer, if there is one."""
     try:
         answer = server.predict(request)
     except NoServerError:
         raise
     except ServerError as error:
-        return Check(server.address, what, str(error))
-    if answer.model_spec.version.value != version:
-        return Check(server.address, what, f"version {answer.model_spec.version.value} answered")
-    if kind == "warm-up":
-        return Check(server.address, what, "" if answer.outputs else "the answer is empty")
-    return _compared(Check(server.address, what), answer, record.response, tolerance=tolerance)
-
-
-def _compared(
-    check: Check, answer: serving_pb2.PredictResponse, golden: serving_pb2.PredictResponse, *, tolerance: float
-) -> Check:
+        return str(error), 0.0
+    if answer.model_spec.version.value != request.model_spec.version.value:
+        return f"version {answer.model_spec.version.value} answered", 0.0
+    if golden is None:
+        return "" if answer.outputs else "the answer is empty", 0.0
     if answer.outputs.keys() != golden.outputs.keys():
-        return Check(check.server, check.what, f"outputs are {sorted(answer.outputs)}, not {sorted(golden.outputs)}")
-    worst = 0.0
-    for name, expected in golden.outputs.items():
-        difference = _difference(name, answer.outputs[name], expected)
-        if not difference <= tolerance:
-            how = "differs" if math.isinf(difference) else f"differs by {difference:.2g}, more than {tolerance:g}"
-            return Check(check.server, check.what, f"{name} {how}", difference)
-        worst = max(worst, difference)
-    return Check(check.server, check.what, difference=worst)
+        return f"outputs are {sorted(answer.outputs)}, not {sorted(golden.outputs)}", 0.0
+    differences = {name: _difference(name, answer.outputs[name], value) for name, value in golden.outputs.items()}
+    worst = max(differences, key=lambda name: differences[name])
+    most = differences[worst]
+    if most <= tolerance:
+        return "", most
+    how = "differs" if math.isinf(most) else f"differs by {most:.2g}, more than {tolerance:g}"
+    return f"{worst} {how}", most
 
 
 def _difference(name: str, actual: tensor_pb2.TensorProto, expected: tensor_pb2.TensorProto) -> float:
@@ -194,18 +175,18 @@ def _difference(name: str, actual: tensor_pb2.TensorProto, expected: tensor_pb2.
     if expected.dtype == tensor_pb2.DATA_TYPE_STRING:
         return 0.0 if list(actual.string_val) == list(expected.string_val) else math.inf
     ours, theirs = (comparable(name, _floats(tensor)) for tensor in (actual, expected))
-    if ours.shape != theirs.shape or not np.isfinite(ours).all():
+    if ours.shape != theirs.shape or not np.isfinite(ours - theirs).all():
         return math.inf
     return float(np.abs(ours - theirs).max(initial=0.0) / max(1.0, np.abs(theirs).max(initial=0.0)))
 
 
 def _floats(tensor: tensor_pb2.TensorProto) -> NDArray[np.float32]:
-    count = math.prod(_shape(tensor))
     if tensor.tensor_content:
         return np.frombuffer(tensor.tensor_content, "<f4")
     values = np.asarray(tensor.float_val, np.float32)
+    lacking = math.prod(_shape(tensor)) - len(values)
     # A short list goes on with its last value: TensorFlow shortens tensors of equal values so.
-    return np.pad(values, (0, count - len(values)), mode="edge") if 0 < len(values) < count else values
+    return np.pad(values, (0, lacking), mode="edge") if len(values) and lacking > 0 else values
 
 
 def _shape(tensor: tensor_pb2.TensorProto) -> Sequence[int]:
@@ -224,18 +205,6 @@ class Requirement:
     name: str
     comparison: str
     bound: float
-
-    @classmethod
-    def parse(cls, text: str) -> "Requirement":
-        """Read `accuracy>=0.8` or `accuracy>=80%`.
-
-        Raises:
-            ValueError: it is something else.
-        """
-        found = _REQUIREMENT.fullmatch(text)
-        if found is None:
-            raise ValueError(f"{text!r} is no requirement: write one like accuracy>=0.8, with >=, <=, > or <")
-        return cls(found[1], found[2], float(found[3]) / (100 if found[4] else 1))
 
     def problem(self, figures: dict[str, float]) -> str:
         """Say what is wrong with a version that has these figures; nothing when it meets the requirement."""
@@ -257,10 +226,10 @@ def figures(store: Store, model: str, version: int) -> dict[str, float]:
     """
     where = f"{store.base}/{model}/{version}/{GOLDEN}"
     try:
-        records = list(read_records(store.read(model, version, GOLDEN), where=where))
+        records = list(read_records(store.read(model, version, GOLDEN) or b"", where=where))
         texts = [record.response.outputs["card"].string_val for record in records if "card" in record.response.outputs]
         card = parse_card(texts[0][0])
-    except (FileNotFoundError, IndexError, CardError) as error:
+    except (IndexError, CardError) as error:
         raise StoreError(f"{where} holds no card, so nothing is known of the version's evaluation") from error
     found = dict(card.provenance.metrics)
     for point in ("rule_out", "rule_in"):
@@ -287,29 +256,19 @@ def check_figures(store: Store, model: str, version: int, requirements: Sequence
 def check_version(desk: Desk, model: str, version: int, *, answers: bool) -> None:
     """Check a version's files and signature, and on every server that it answers as it did when it was exported.
 
-    Args:
-        desk: the store, its servers and the public key.
-        model: which.
-        version: it must be loaded.
-        answers: without, only the signature is checked, and only with a public key.
+    It must be loaded. Without `answers` only its files and signature are checked, and only with a public key.
 
     Raises:
         GateError: something is wrong.
         NoServerError: a server does not answer.
     """
+    if answers and desk.store.read(model, version, GOLDEN) is None:
+        desk.say(f"version {version} of {model} has no golden predictions: its answers were not checked")
+        answers = False
     checks: Iterator[Check] = iter(())
-    if answers and _has_golden(desk, model, version):
+    if answers:
         checks = verify_version(desk.store, desk.servers, model, version, public_key=desk.public_key)
     elif desk.public_key is not None:
         checks = check_files(desk.store, model, version, desk.public_key)
-    if wrong := [f"{check.server or 'store'}: {check.what}: {check.problem}" for check in checks if not check.ok]:
+    if wrong := [f"{check.server or 'store'}: {check.what}: {check.problem}" for check in checks if check.problem]:
         raise GateError(f"version {version} of {model} is not what was exported: {'; '.join(wrong)}")
-
-
-def _has_golden(desk: Desk, model: str, version: int) -> bool:
-    try:
-        desk.store.read(model, version, GOLDEN)
-    except FileNotFoundError:
-        desk.say(f"version {version} of {model} has no golden predictions: its answers were not checked")
-        return False
-    return True

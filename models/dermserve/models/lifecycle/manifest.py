@@ -1,35 +1,33 @@
-"""What lies beside a version's graph: its manifest and signature, and its warm-up and golden records.
+"""What lies beside a version's graph in `assets.extra`: its manifest, its signature, warm-up and golden records.
 
-All of it is in `assets.extra`, of which TensorFlow Serving reads the warm-up file alone. In object storage the manifest
-is uploaded last: a version without one is not there yet.
+TensorFlow Serving reads the warm-up file alone. In object storage the manifest is uploaded last: a version without one
+is not there yet.
 """
 
 import hashlib
 import importlib
+import io
 import json
 import pathlib
 import re
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from dermserve.models.lifecycle.errors import SignatureError, StoreError
-from dermserve.models.lifecycle.stores import Store
 from dermserve.tfserving.v1 import management_pb2
 
 MANIFEST = "assets.extra/dermserve.json"
-"""Path in a version's folder."""
+"""Path in a version's folder, as those below."""
 SIGNATURE = "assets.extra/dermserve.sig.json"
-"""Path in a version's folder, if it is signed; it covers the manifest, and is not in it."""
+"""If the version is signed; it covers the manifest, and is not in it."""
 WARMUP = "assets.extra/tf_serving_warmup_requests"
-"""Path in a version's folder; TensorFlow Serving replays it when it loads the version."""
+"""TensorFlow Serving replays it when it loads the version."""
 GOLDEN = "assets.extra/golden_predictions"
-"""Path in a version's folder: requests, and what the version answered when it was exported."""
-_LENGTH = struct.Struct("<Q")
-_CHECKSUM = 4
+"""Requests, and what the version answered when it was exported."""
 _SCHEMA = 1
 
 
@@ -40,7 +38,7 @@ class Manifest:
     model: str
     files: Mapping[str, str]
     """SHA-256, hexadecimal, by path in the version's folder; all but the manifest and the signature."""
-    about: Mapping[str, str] = field(default_factory=dict)
+    about: Mapping[str, str]
     """For people: when it was exported, from what, by which dermserve."""
 
     @property
@@ -51,21 +49,9 @@ class Manifest:
 
 
 def write_manifest(folder: pathlib.Path, *, model: str, about: Mapping[str, str]) -> Manifest:
-    """Write the manifest of a finished version.
-
-    Args:
-        folder: holds the version.
-        model: whose version it is.
-        about: for people.
-    """
-    manifest = Manifest(model, dict(_digests(folder)), about)
-    content = {
-        "schema": _SCHEMA,
-        "model": model,
-        "digest": manifest.digest,
-        "about": dict(about),
-        "files": dict(sorted(manifest.files.items())),
-    }
+    """Write the manifest of a finished version into its folder."""
+    manifest = Manifest(model, _digests(folder), about)
+    content = {"schema": _SCHEMA, "model": model, "digest": manifest.digest, "about": about, "files": manifest.files}
     path = folder / MANIFEST
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -73,38 +59,21 @@ def write_manifest(folder: pathlib.Path, *, model: str, about: Mapping[str, str]
 
 
 def parse_manifest(data: bytes, *, where: str) -> Manifest:
-    """Read a manifest.
-
-    Raises:
-        StoreError: it is none, or does not agree with its own digest.
-    """
+    """Read a manifest. Raises StoreError: it is none, or does not agree with its own digest."""
     try:
         content = json.loads(data)
         manifest = Manifest(content["model"], content["files"], content["about"])
         agrees = content["schema"] == _SCHEMA and content["digest"] == manifest.digest
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{where} is not a manifest: {error}") from error
     if not agrees:
         raise StoreError(f"{where} does not agree with its own digest, or is of a later dermserve")
     return manifest
 
 
-def manifest_of(store: Store, model: str, version: int) -> Manifest | None:
-    """Read the manifest of a version in a store; None for one that has none.
-
-    Raises:
-        StoreError: it is none, or does not agree with its own digest.
-    """
-    try:
-        data = store.read(model, version, MANIFEST)
-    except FileNotFoundError:
-        return None
-    return parse_manifest(data, where=f"{store.base}/{model}/{version}/{MANIFEST}")
-
-
 def changes(folder: pathlib.Path, manifest: Manifest) -> list[str]:
     """Name what differs between a folder and its manifest, a phrase a file; nothing when all is well."""
-    found = dict(_digests(folder))
+    found = _digests(folder)
     return [
         *(f"{path} is missing" for path in sorted(manifest.files.keys() - found.keys())),
         *(f"{path} was added" for path in sorted(found.keys() - manifest.files.keys())),
@@ -112,32 +81,20 @@ def changes(folder: pathlib.Path, manifest: Manifest) -> list[str]:
     ]
 
 
-def _digests(folder: pathlib.Path) -> Iterator[tuple[str, str]]:
+def _digests(folder: pathlib.Path) -> dict[str, str]:
+    found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name not in (MANIFEST, SIGNATURE):
             with path.open("rb") as file:
-                yield name, hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sign_version(folder: pathlib.Path, key: pathlib.Path) -> None:
-    """Sign a finished version.
-
-    Args:
-        folder: holds the version, with its manifest.
-        key: PEM file of an elliptic-curve private key, without a password.
-
-    Raises:
-        SignatureError: the key can't be used, or the extra `sign` is not installed.
-    """
-    load_key(key).set_hashing_config(_hashing(folder)).sign(folder, folder / SIGNATURE)
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def load_key(key: pathlib.Path) -> Any:
-    """Load a private key, as model-signing's configuration of a signer.
+    """Load a private key, a PEM file of an elliptic curve without a password, as model-signing's signer.
 
-    Raises:
-        SignatureError: the key can't be used, or the extra `sign` is not installed.
+    Raises SignatureError: the key can't be used, or the extra `sign` is not installed.
     """
     signing = _module("signing")
     try:
@@ -146,17 +103,15 @@ def load_key(key: pathlib.Path) -> Any:
         raise SignatureError(f"{key} is no private key of an elliptic curve, without a password: {error}") from error
 
 
+def sign_version(folder: pathlib.Path, key: pathlib.Path) -> None:
+    """Sign a finished version, which has its manifest, with a private key; raises as `load_key`."""
+    load_key(key).set_hashing_config(_hashing(folder)).sign(folder, folder / SIGNATURE)
+
+
 def check_signature(folder: pathlib.Path, public_key: pathlib.Path, *, model: str, where: str) -> None:
-    """Check that a version is what was signed with a key, and is of the model that it is stored under.
+    """Check that a version is what was signed with a key, a PEM file, and is of the model that it is stored under.
 
-    Args:
-        folder: holds the version.
-        public_key: PEM file.
-        model: the model's name.
-        where: what messages call it.
-
-    Raises:
-        SignatureError: it is not, or has no signature, or the key can't be used.
+    Raises SignatureError: it is not, or has no signature, or the key can't be used; the message calls it `where`.
     """
     verifying = _module("verifying")
     if not (folder / SIGNATURE).is_file():
@@ -188,24 +143,24 @@ def _module(name: str) -> Any:
         raise SignatureError(f"signatures need the extra `sign` ({error}): pip install 'dermserve[sign]'") from error
 
 
-def read_records(data: bytes, *, where: str) -> Iterator[management_pb2.PredictLog]:
-    """Give the Predict calls in a file.
+_HEAD = struct.Struct("<QI")
+"""Of a TFRecord: its length, and the length's checksum; another checksum of four bytes comes last."""
 
-    Raises:
-        StoreError: it is cut off, or holds something else.
+
+def read_records(data: bytes, *, where: str) -> Iterator[management_pb2.PredictLog]:
+    """Give the Predict calls in a TFRecord file of PredictionLogs.
+
+    Raises StoreError: it is cut off, or holds something else.
     """
-    offset = 0
-    while offset < len(data):
-        begin = offset + _LENGTH.size + _CHECKSUM
-        if begin > len(data):
-            raise StoreError(f"{where} is cut off")
-        end = begin + _LENGTH.unpack_from(data, offset)[0]
-        if end + _CHECKSUM > len(data):
+    file = io.BytesIO(data)
+    while head := file.read(_HEAD.size):
+        length = _HEAD.unpack(head)[0] if len(head) == _HEAD.size else 0
+        record = file.read(min(length, len(data)))
+        if len(file.read(4)) < 4:
             raise StoreError(f"{where} is cut off")
         try:
-            log = management_pb2.PredictionLog.FromString(data[begin:end])
+            log = management_pb2.PredictionLog.FromString(record)
         except DecodeError as error:
             raise StoreError(f"{where} holds something that is no PredictionLog") from error
         if log.WhichOneof("log_type") == "predict_log":
             yield log.predict_log
-        offset = end + _CHECKSUM

@@ -3,32 +3,16 @@
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from dermserve.models.lifecycle import audit
-from dermserve.models.lifecycle.desk import Desk
-from dermserve.models.lifecycle.errors import RefusedError, StoreError
+from dermserve.models.lifecycle.errors import RefusedError
 from dermserve.models.lifecycle.gate import Requirement, check_figures, check_version
-from dermserve.models.lifecycle.manifest import manifest_of
 from dermserve.models.lifecycle.rollout import Intent, Served, change, pending, recover
-from dermserve.models.lifecycle.stores import Store, known_version
+from dermserve.models.lifecycle.server_config import Desk
+from dermserve.models.lifecycle.stores import Entry, Store, entries, known_version, manifest_of
 
 STABLE, CANARY = "stable", "canary"
 """The labels dermserve moves; the gateway shows both."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Moved:
-    """What a move did."""
-
-    model: str
-    before: Mapping[str, int]
-    """Versions by label."""
-    after: Mapping[str, int]
-    """The same now."""
-    share: float = 0.0
-    """Of the callers who name no version, for the canary."""
 
 
 def promote(
@@ -39,8 +23,8 @@ def promote(
     require: Sequence[Requirement] = (),
     checked: bool = True,
     note: str = "",
-) -> Moved:
-    """Make a version the stable one: the newest in the store when none is named.
+) -> Intent:
+    """Make a version the stable one, the newest in the store when none is named; return what was changed.
 
     Args:
         desk: the store and its servers.
@@ -55,140 +39,89 @@ def promote(
         LifecycleError: no such version, or a server refuses or can't load it; nothing was changed then.
     """
     with _changing(desk):
-        target = newest(desk.store, model) if version is None else version
-        known_version(desk.store, model, target)
+        target = known_version(desk.store, model, version)
         check_figures(desk.store, model, target, require)
-        return _make_stable(desk, model, target, what=audit.PROMOTE, note=note, checked=checked)
+        return _make_stable(desk, model, target, what="promote", note=note, checked=checked)
 
 
-def rollback(desk: Desk, model: str, version: int | None = None, *, note: str = "") -> Moved:
+def rollback(desk: Desk, model: str, version: int | None = None, *, note: str = "") -> Intent:
     """Make the version stable that was so before the last promotion, or the one that is named.
 
-    Raises:
-        LifecycleError: the log knows of none, or as for `promote`.
+    Raises LifecycleError: the log knows of none, or as for `promote`.
     """
     with _changing(desk):
         current = desk.read_config().labels(model).get(STABLE)
         if current is None:
             raise RefusedError(f"{model} has no stable version to roll back from: promote one first")
-        target = version if version is not None else audit.former_stable(desk.store, model, current)
+        target = version or _former_stable(desk.store, model, current)
         if target is None:
             raise RefusedError(f"no stable version of {model} before {current} is known: name one with --to")
         known_version(desk.store, model, target)
-        return _make_stable(desk, model, target, what=audit.ROLLBACK, note=note, checked=False)
+        return _make_stable(desk, model, target, what="rollback", note=note, checked=False)
 
 
-def canary(desk: Desk, model: str, version: int | None, *, share: float, checked: bool = True, note: str = "") -> Moved:
+def canary(
+    desk: Desk, model: str, version: int | None, *, share: float, checked: bool = True, note: str = ""
+) -> Intent:
     """Give a share of the callers another version than the stable one: the newest in the store when none is named.
 
-    Raises:
-        LifecycleError: there is no stable version, or it is the same, or as for `promote`.
+    Raises LifecycleError: there is no stable version, or it is the same, or as for `promote`.
     """
     with _changing(desk):
-        target = newest(desk.store, model) if version is None else version
-        known_version(desk.store, model, target)
+        target = known_version(desk.store, model, version)
         before = _served(desk, model)
         if STABLE not in before.labels:
             raise RefusedError(f"{model} has no stable version for the other callers: promote one first")
         if before.labels[STABLE] == target:
             raise RefusedError(f"version {target} of {model} is the stable one already")
-        after = {"version": target, "share": share}
-        entry = _entry(desk, audit.CANARY, model, before=_canary_of(before), after=after, note=note)
-        checks = functools.partial(check_version, desk, model, target, answers=checked)
-        return _move(desk, entry, before, {**before.labels, CANARY: target}, share=share, check=checks)
+        after = _pinned({**before.labels, CANARY: target}, share)
+        check = functools.partial(check_version, desk, model, target, answers=checked)
+        return _move(desk, model, "canary", before, after, note=note, check=check)
 
 
-def end_canary(desk: Desk, model: str, *, note: str = "") -> Moved:
+def end_canary(desk: Desk, model: str, *, note: str = "") -> Intent:
     """Unload the canary; everybody gets the stable version.
 
-    Raises:
-        LifecycleError: there is none, or as for `promote`.
+    Raises LifecycleError: there is none, or as for `promote`.
     """
     with _changing(desk):
         before = _served(desk, model)
         if CANARY not in before.labels:
             raise RefusedError(f"{model} has no canary")
-        labels = {label: version for label, version in before.labels.items() if label != CANARY}
-        entry = _entry(desk, audit.CANARY, model, before=_canary_of(before), after=None, note=note)
-        return _move(desk, entry, before, labels)
+        after = _pinned({label: version for label, version in before.labels.items() if label != CANARY})
+        return _move(desk, model, "canary", before, after, note=note)
 
 
-def unpin(desk: Desk, model: str, *, note: str = "") -> Moved:
+def unpin(desk: Desk, model: str, *, note: str = "") -> Intent:
     """Take all labels off and let the servers follow the newest version, as before the first promotion.
 
-    Raises:
-        LifecycleError: as for `promote`.
+    Raises LifecycleError: as for `promote`.
     """
     with _changing(desk):
-        before, needs = _served(desk, model), [newest(desk.store, model)]
-        entry = _entry(desk, audit.UNPIN, model, before=dict(before.labels), after={}, note=note)
-        change(desk, Intent(entry=entry, before=before, after=Served(labels={}), needs=needs))
-        return Moved(model=model, before=before.labels, after={})
+        before, after = _served(desk, model), Served(labels={})
+        return _move(desk, model, "unpin", before, after, note=note)
 
 
 def retire(desk: Desk, model: str, *, keep: int, offline: bool = False, dry: bool = False, note: str = "") -> list[int]:
     """Delete the oldest versions of a model, but for the newest `keep` and all that are labelled, pinned or loaded.
 
-    Args:
-        desk: the store and its servers.
-        model: which.
-        keep: how many of the newest to keep.
-        offline: don't ask the servers what is loaded; go by models.config alone.
-        dry: delete nothing.
-        note: for the log.
-
-    Returns:
-        The versions that are gone, or would be.
-
-    Raises:
-        LifecycleError: the store can't be used, or a server does not answer.
+    With `offline`, models.config alone says what is needed; with `dry`, nothing is deleted. Returns the versions that
+    are gone, or would be. Raises LifecycleError: the store can't be used, or a server does not answer.
     """
-    with desk.store.locked() if offline else _changing(desk):
-        present = desk.store.versions(model)
-        needed = set(present[-keep:]) | _needed(desk, model, offline=offline)
+    store = desk.store
+    with store.locked() if offline else _changing(desk):
+        present = store.versions(model)
+        needed = {*present[-keep:], *desk.read_config().needed(model)}
+        if (intent := pending(store)) is not None and intent.model == model:
+            needed |= {*intent.needs, *intent.before.pins, *intent.before.labels.values()}
+        if not offline:
+            needed |= desk.servers.available(model)
         gone = [version for version in present if version not in needed]
         for version in [] if dry else gone:
-            digest = digest_of(desk.store, model, version)
-            desk.store.remove(model, version)
-            entry = _entry(desk, audit.RETIRE, model, before=version, after=None, digest=digest, note=note)
-            audit.note(desk.store, entry)
+            more = _known({"digest": _digest_of(store, model, version), "note": note})
+            store.remove(model, version)
+            store.append_audit(Entry(what="retire", model=model, before=version, after=None, more=more).json())
         return gone
-
-
-def digest_of(store: Store, model: str, version: int) -> str | None:
-    """Return the digest in a version's manifest; None for one that has no manifest."""
-    found = manifest_of(store, model, version)
-    return found.digest if found else None
-
-
-def _make_stable(desk: Desk, model: str, version: int, *, what: str, note: str, checked: bool) -> Moved:
-    before = _served(desk, model)
-    labels = {label: number for label, number in before.labels.items() if (label, number) != (CANARY, version)}
-    labels[STABLE] = version
-    digest = digest_of(desk.store, model, version)
-    entry = _entry(desk, what, model, before=before.labels.get(STABLE), after=version, digest=digest, note=note)
-    checks = functools.partial(check_version, desk, model, version, answers=checked)
-    return _move(desk, entry, before, labels, share=before.share if CANARY in labels else 0.0, check=checks)
-
-
-def _move(
-    desk: Desk,
-    entry: audit.Entry,
-    before: Served,
-    labels: Mapping[str, int],
-    *,
-    share: float = 0.0,
-    check: Callable[[], None] = lambda: None,
-) -> Moved:
-    """Load what the labels need, move them, and unload what nothing needs any more."""
-    pins = sorted(set(labels.values()))
-    after = Served(labels=labels, pins=pins, share=share)
-    change(desk, Intent(entry=entry, before=before, after=after, needs=pins), check=check)
-    return Moved(model=entry.model, before=before.labels, after=labels, share=share)
-
-
-def _served(desk: Desk, model: str) -> Served:
-    return Served.of(desk.read_config(), model, share=desk.read_shares().get(model, 0.0))
 
 
 @contextlib.contextmanager
@@ -199,38 +132,66 @@ def _changing(desk: Desk) -> Iterator[None]:
         yield
 
 
-def _needed(desk: Desk, model: str, *, offline: bool) -> set[int]:
+def _former_stable(store: Store, model: str, current: int) -> int | None:
+    """Tell which version was stable before this one was promoted; None when the log doesn't say."""
+    found = None
+    for entry in entries(store, model):
+        if entry.what == "promote" and entry.after == current and entry.before != current:
+            found = entry.before
+    return found
+
+
+def _make_stable(desk: Desk, model: str, version: int, *, what: str, note: str, checked: bool) -> Intent:
+    before = _served(desk, model)
+    labels = {label: number for label, number in before.labels.items() if (label, number) != (CANARY, version)}
+    after = _pinned({**labels, STABLE: version}, before.share if CANARY in labels else 0.0)
+    check = functools.partial(check_version, desk, model, version, answers=checked)
+    return _move(desk, model, what, before, after, note=note, check=check)
+
+
+def _move(
+    desk: Desk,
+    model: str,
+    what: str,
+    before: Served,
+    after: Served,
+    *,
+    note: str,
+    check: Callable[[], None] = lambda: None,
+) -> Intent:
+    """Make a change, and note it."""
+    digest = _digest_of(desk.store, model, after.labels[STABLE]) if what in ("promote", "rollback") else None
+    more = _known({"servers": list(desk.servers.addresses), "digest": digest, "note": note})
+    entry = Entry(what=what, model=model, before=_told(what, before), after=_told(what, after), more=more)
+    needs = after.pins or [known_version(desk.store, model, None)]
+    intent = Intent(entry=entry, before=before, after=after, needs=needs)
+    change(desk, intent, check=check)
+    return intent
+
+
+def _served(desk: Desk, model: str) -> Served:
     config = desk.read_config()
-    needed: set[int] = set()
-    if model in config.models:
-        needed |= set(config.labels(model).values()) | set(config.pins(model) or ())
-    if (intent := pending(desk.store)) is not None and intent.model == model:
-        needed |= {*intent.needs, *intent.before.pins, *intent.before.labels.values()}
-    if not offline:
-        needed = needed.union(*desk.servers.available(model).values())
-    return needed
+    return Served(labels=config.labels(model), pins=config.pins(model), share=desk.read_shares().get(model, 0.0))
 
 
-def newest(store: Store, model: str) -> int:
-    """Return the newest version of a model.
-
-    Raises:
-        StoreError: there is none; the message says which models there are.
-    """
-    present = store.versions(model)
-    if not present:
-        held = ", ".join(store.models()) or "no model at all"
-        raise StoreError(f"{store.base} has no version of {model}; it has {held}")
-    return present[-1]
+def _pinned(labels: Mapping[str, int], share: float = 0.0) -> Served:
+    """Serve what the labels need, and nothing else."""
+    return Served(labels=labels, pins=sorted(set(labels.values())), share=share)
 
 
-def _canary_of(served: Served) -> dict[str, Any] | None:
-    return {"version": served.labels[CANARY], "share": served.share} if CANARY in served.labels else None
+def _told(what: str, served: Served) -> Any:
+    """Give what the log says of a move: the labels, the canary, or the stable version."""
+    if what == "unpin":
+        return served.labels
+    if what == "canary":
+        return {"version": served.labels[CANARY], "share": served.share} if CANARY in served.labels else None
+    return served.labels.get(STABLE)
 
 
-def _entry(
-    desk: Desk, what: str, model: str, *, before: Any, after: Any, note: str, digest: str | None = None
-) -> audit.Entry:
-    more: dict[str, Any] = {"servers": list(desk.servers.addresses)} if what != audit.RETIRE else {}
-    more |= {key: value for key, value in (("digest", digest), ("note", note)) if value}
-    return audit.Entry(what=what, model=model, before=before, after=after, more=more)
+def _digest_of(store: Store, model: str, version: int) -> str | None:
+    found = manifest_of(store, model, version)
+    return found.digest if found else None
+
+
+def _known(more: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in more.items() if value}

@@ -1,33 +1,98 @@
 """What the commands of `dermserve model` share: options, their values, and how they end."""
 
 import functools
+import json
 import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
 
-from dermserve.models.lifecycle import watch
-from dermserve.models.lifecycle.desk import ConfigMap
 from dermserve.models.lifecycle.errors import GateError, LifecycleError, NoServerError
 from dermserve.models.lifecycle.gate import Requirement
+from dermserve.models.lifecycle.server_config import ConfigMap, Desk
 from dermserve.models.lifecycle.servers import Servers, Tls
+from dermserve.models.lifecycle.stores import open_store
+from dermserve.models.lifecycle.watch import Limits
 
-DEFAULT_STORE = ".dermserve/store"
 DEFAULT_TFS = "127.0.0.1:8500"
 FAILED, NO_SERVER, GATE = 1, 3, 4
-"""Exit codes, as dermserve.cli.exits has them."""
-
+"""Exit codes: the first two as in dermserve.cli.lazy; 4 for a version that does not pass its gate."""
+VERSION = click.IntRange(1)
 _F = TypeVar("_F", bound=Callable[..., Any])
+_PEM = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 
-store_option = click.option(
-    "--store", "base", metavar="BASE", default=DEFAULT_STORE, envvar="DERMSERVE_STORE", show_default=True,
+
+def _with(options: Sequence[Callable[[Any], Any]], command: Any) -> Any:
+    """Add options to a command, in the order in which --help is to list them."""
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
+def _config(text: str) -> pathlib.Path | ConfigMap:
+    """Read a path, or configmap:NAMESPACE/NAME."""
+    if not text.startswith("configmap:"):
+        return pathlib.Path(text)
+    found = re.fullmatch(r"configmap:([a-z0-9][-a-z0-9]*)/([a-z0-9][-.a-z0-9]*)", text)
+    if found is None:
+        raise click.BadParameter(f"{text} is not configmap:NAMESPACE/NAME")
+    return ConfigMap(*found.groups())
+
+
+def parse_requirement(text: str) -> Requirement:
+    """Read `accuracy>=0.8` or `accuracy>=80%`."""
+    found = re.fullmatch(r"\s*(\w+)\s*(>=|<=|>|<)\s*([-+.\deE]+)(%?)\s*", text)
+    try:
+        name, comparison, bound, percent = found.groups()  # type: ignore[union-attr]  # None is caught
+        return Requirement(name, comparison, float(bound) / (100 if percent else 1))
+    except (AttributeError, ValueError):
+        raise click.BadParameter(
+            f"{text!r} is no requirement: write one like accuracy>=0.8, with >=, <=, > or <"
+        ) from None
+
+
+def parse_share(text: str) -> float:
+    """Read 5% or 0.05, between 0 and 1."""
+    try:
+        found = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is no share: write 5% or 0.05") from None
+    if not 0 < found < 1:
+        raise click.BadParameter(f"{text} is not between 0% and 100%")
+    return found
+
+
+def _duration(text: str) -> float:
+    """Read 90s, 30m or 2h; return seconds."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if found is None or not float(found[1]):
+        raise click.BadParameter(f"{text!r} is no duration: write 90s, 30m or 2h")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+_store_option = click.option(
+    "--store", "base", metavar="BASE", default=".dermserve/store", envvar="DERMSERVE_STORE", show_default=True,
     show_envvar=True, help="The versioned store: a folder, or s3://… or gs://….",
 )  # fmt: skip
-_PEM = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+config_option = click.option(
+    "--config", "config_file", type=_config, metavar="FILE|configmap:NAMESPACE/NAME",
+    help="The servers' list of models, where it is not models.config in the store. A ConfigMap is written with kubectl,"
+    " and the servers read it by themselves.",
+)  # fmt: skip
+public_key_option = click.option(
+    "--public-key", type=_PEM, envvar="DERMSERVE_PUBLIC_KEY", show_envvar=True,
+    help="Refuse versions that are not signed with the private key to this PEM file.",
+)  # fmt: skip
+unchecked_option = click.option(
+    "--unchecked", is_flag=True, help="Do not replay the version's golden predictions on every server first."
+)
+_timeout_option = click.option(
+    "--timeout", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, metavar="SECONDS",
+    help="How long a version may take to load.",
+)  # fmt: skip
+_note_option = click.option("--note", default="", metavar="TEXT", help="Why; kept in the audit log.")
 _tfs_options = (
     click.option(
         "--tfs", metavar="HOST:PORT", multiple=True, envvar="DERMSERVE_TFS", show_envvar=True,
@@ -50,37 +115,41 @@ _tfs_options = (
         help="Name to expect in their certificates, when not the host of their address.",
     ),
 )  # fmt: skip
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+_USUAL = Limits()
+watching = functools.partial(_with, (
+    click.option(
+        "--gateway-metrics", "gateways", metavar="HOST:PORT", multiple=True, envvar="DERMSERVE_GATEWAY_METRICS",
+        show_envvar=True, help="Metrics of every gateway (metrics_listen): wait until they have the share. Repeatable;"
+        " a DNS name stands for all its addresses.",
+    ),
+    click.option("--watch", "seconds", type=_duration, metavar="DURATION", help="Then watch the canary for so long."),
+    click.option("--auto-rollback", is_flag=True, help="End the canary when it does not do well in that time."),
+    click.option(
+        "--max-failed", "more_failed", type=click.FloatRange(0, 1), default=_USUAL.more_failed, show_default=True,
+        metavar="SHARE", help="Share of its requests that may fail, above the stable version's share.",
+    ),
+    click.option(
+        "--max-slower", "slower", type=click.FloatRange(1), default=_USUAL.slower, show_default=True, metavar="TIMES",
+        help="Largest mean time of its requests, as a multiple of the stable version's.",
+    ),
+    click.option(
+        "--max-disagreement", "disagreement", type=click.FloatRange(0, 1), default=_USUAL.disagreement,
+        show_default=True, metavar="SHARE", help="Share of the compared photos that it may name another class for.",
+    ),
+    click.option(
+        "--min-requests", "requests", type=click.IntRange(1), default=_USUAL.requests, show_default=True, metavar="N",
+        help="Requests of either version, and comparisons, without which it counts as not judged: exit code 4.",
+    ),
+))  # fmt: skip
+"""Adds the options that say how a canary is watched."""
 
 
-def _config(text: str) -> pathlib.Path | ConfigMap:
-    """Read a path, or configmap:NAMESPACE/NAME."""
-    if not text.startswith("configmap:"):
-        return pathlib.Path(text)
-    found = re.fullmatch(r"configmap:([a-z0-9][-a-z0-9]*)/([a-z0-9][-.a-z0-9]*)", text)
-    if found is None:
-        raise click.BadParameter(f"{text} is not configmap:NAMESPACE/NAME")
-    return ConfigMap(*found.groups())
+def show(as_json: bool, values: dict[str, Any], text: str) -> None:
+    """Print values as JSON, or as text."""
+    click.echo(json.dumps(values) if as_json else text)
 
 
-config_option = click.option(
-    "--config", "config_file", type=_config, metavar="FILE|configmap:NAMESPACE/NAME",
-    help="The servers' list of models, where it is not models.config in the store. A ConfigMap is written with kubectl,"
-    " and the servers read it by themselves.",
-)  # fmt: skip
-public_key_option = click.option(
-    "--public-key", type=_PEM, envvar="DERMSERVE_PUBLIC_KEY", show_envvar=True,
-    help="Refuse versions that are not signed with the private key to this PEM file.",
-)  # fmt: skip
-_timeout_option = click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, metavar="SECONDS",
-    help="How long a version may take to load.",
-)  # fmt: skip
-_note_option = click.option("--note", default="", metavar="TEXT", help="Why; kept in the audit log.")
-VERSION = click.IntRange(1)
-
-
-def fails_clearly(command: _F) -> _F:
+def _fails_clearly(command: _F) -> _F:
     """Print what went wrong, without a trace, and end with the code that says whether trying again may help."""
 
     @functools.wraps(command)
@@ -89,10 +158,21 @@ def fails_clearly(command: _F) -> _F:
             return command(*args, **kwargs)
         except (LifecycleError, OSError) as error:
             click.echo(f"Error: {error}", err=True)
-            codes = {NoServerError: NO_SERVER, GateError: GATE}
-            sys.exit(next((code for kind, code in codes.items() if isinstance(error, kind)), FAILED))
+            sys.exit(
+                NO_SERVER if isinstance(error, NoServerError) else GATE if isinstance(error, GateError) else FAILED
+            )
 
     return run  # type: ignore[return-value]  # the same signature
+
+
+def reading(command: _F) -> Any:
+    """Add what the commands share that begin with a store, and give them this."""
+
+    @functools.wraps(command)
+    def run(base: str, **others: Any) -> Any:
+        return command(store=open_store(base), **others)
+
+    return _with((_store_option, _json_option), _fails_clearly(run))
 
 
 def asking_servers(command: _F) -> Any:
@@ -106,118 +186,26 @@ def asking_servers(command: _F) -> Any:
         if tfs_tls_ca is None and (certificate or tfs_tls_name):
             raise click.UsageError("--tfs-tls-certificate and --tfs-tls-name need --tfs-tls-ca")
         tls = Tls(ca=tfs_tls_ca, certificate=certificate, key=key, name=tfs_tls_name) if tfs_tls_ca else None
-        return command(servers=Servers(_separated(tfs) or [DEFAULT_TFS], tls=tls), **others)
+        return command(servers=Servers(separated(tfs) or [DEFAULT_TFS], tls=tls), **others)
 
     return _with(_tfs_options, run)
 
 
 def moving(command: _F) -> Any:
-    """Add what the commands share that move labels."""
-    options = (store_option, config_option, public_key_option, _timeout_option, _note_option, json_option)
-    return _with(options, asking_servers(fails_clearly(command)))
-
-
-def parse_requirement(text: str) -> Requirement:
-    """Read accuracy>=0.8."""
-    try:
-        return Requirement.parse(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-
-
-unchecked_option = click.option(
-    "--unchecked", is_flag=True, help="Do not replay the version's golden predictions on every server first."
-)
-
-
-def parse_share(text: str) -> float:
-    """Read 5% or 0.05, between 0 and 1."""
-    try:
-        found = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is no share: write 5% or 0.05") from None
-    if not 0 < found < 1:
-        raise click.BadParameter(f"{text} is not between 0% and 100%")
-    return found
-
-
-def _duration(text: str) -> float:
-    """Read 90s, 30m or 2h; return seconds."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
-    if found is None or not float(found[1]):
-        raise click.BadParameter(f"{text!r} is no duration: write 90s, 30m or 2h")
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
-
-
-_USUAL = watch.Limits()
-_watch_options = (
-    click.option(
-        "--gateway-metrics", metavar="HOST:PORT", multiple=True, envvar="DERMSERVE_GATEWAY_METRICS", show_envvar=True,
-        help="Metrics of every gateway (metrics_listen): wait until they have the share. Repeatable; a DNS name stands"
-        " for all its addresses.",
-    ),
-    click.option("--watch", "seconds", type=_duration, metavar="DURATION", help="Then watch the canary for so long."),
-    click.option("--auto-rollback", is_flag=True, help="End the canary when it does not do well in that time."),
-    click.option(
-        "--max-failed", type=click.FloatRange(0, 1), default=_USUAL.more_failed, show_default=True, metavar="SHARE",
-        help="Share of its requests that may fail, above the stable version's share.",
-    ),
-    click.option(
-        "--max-slower", type=click.FloatRange(1), default=_USUAL.slower, show_default=True, metavar="TIMES",
-        help="Largest mean time of its requests, as a multiple of the stable version's.",
-    ),
-    click.option(
-        "--max-disagreement", type=click.FloatRange(0, 1), default=_USUAL.disagreement, show_default=True,
-        metavar="SHARE", help="Share of the compared photos that it may name another class for.",
-    ),
-    click.option(
-        "--min-requests", type=click.IntRange(1), default=_USUAL.requests, show_default=True, metavar="N",
-        help="Requests of either version, and comparisons, without which it counts as not judged: exit code 4.",
-    ),
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Watching:
-    """How a canary is watched."""
-
-    gateways: tuple[str, ...]
-    """HOST:PORT of their metrics."""
-    seconds: float | None
-    """None: only until all have the share."""
-    auto_rollback: bool
-    limits: watch.Limits
-
-
-def watching(command: _F) -> Any:
-    """Add the options that say how a canary is watched, and give the command these as one."""
+    """Add what the commands share that move labels, and give them a desk."""
 
     @functools.wraps(command)
-    def run(
-        gateway_metrics: tuple[str, ...], seconds: float | None, auto_rollback: bool, min_requests: int, **others: Any
-    ) -> Any:
-        if seconds is not None and not gateway_metrics:
-            raise click.UsageError("--watch needs --gateway-metrics: it compares by the gateways' metrics")
-        if auto_rollback and seconds is None:
-            raise click.UsageError("--auto-rollback needs --watch DURATION")
-        limits = watch.Limits(
-            more_failed=others.pop("max_failed"),
-            slower=others.pop("max_slower"),
-            disagreement=others.pop("max_disagreement"),
-            requests=min_requests,
-        )
-        gateways = tuple(_separated(gateway_metrics))
-        how = Watching(gateways=gateways, seconds=seconds, auto_rollback=auto_rollback, limits=limits)
-        return command(how=how, **others)
+    def run(base: str, servers: Servers, config_file: pathlib.Path | ConfigMap | None, **others: Any) -> Any:
+        how = {name: others.pop(name) for name in ("public_key", "timeout")}
+        say = functools.partial(click.echo, err=True)
+        with servers:
+            desk = Desk(store=open_store(base), servers=servers, config_file=config_file, say=say, **how)
+            return command(desk=desk, **others)
 
-    return _with(_watch_options, run)
+    options = (_store_option, config_option, public_key_option, _timeout_option, _note_option, _json_option)
+    return _with(options, asking_servers(_fails_clearly(run)))
 
 
-def _with(options: Sequence[Callable[[Any], Any]], command: Any) -> Any:
-    """Add options to a command, in the order in which --help is to list them."""
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
-
-
-def _separated(names: tuple[str, ...]) -> list[str]:
+def separated(names: tuple[str, ...]) -> list[str]:
     """Take names apart: variables separate them by commas, click by spaces."""
     return [part for text in names for part in re.split(r"[,\s]+", text) if part]

@@ -7,17 +7,16 @@ finishes or undoes what a killed one began. models.config decides which: with th
 """
 
 import dataclasses
+import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dermserve.models.lifecycle import audit
-from dermserve.models.lifecycle.desk import Desk
 from dermserve.models.lifecycle.errors import LifecycleError, ServerError, StoreError
-from dermserve.models.lifecycle.server_config import ServerConfig
+from dermserve.models.lifecycle.server_config import Desk, ServerConfig
 from dermserve.models.lifecycle.servers import Server
-from dermserve.models.lifecycle.stores import Store
+from dermserve.models.lifecycle.stores import Entry, Store, entries
 
 INTENT = "intent.json"
 """Name in a store: the change that is being made; absent otherwise."""
@@ -34,25 +33,20 @@ class Served:
     share: float = 0.0
     """Of the callers who name no version, for the canary."""
 
-    @classmethod
-    def of(cls, config: ServerConfig, model: str, *, share: float) -> "Served":
-        """Read a model's entry in models.config."""
-        return cls(labels=config.labels(model), pins=sorted(config.pins(model) or ()), share=share)
-
     def put_into(self, config: ServerConfig, model: str) -> ServerConfig:
         """Make a model's entry say this."""
         return config.labelled(model, self.labels).pinned(model, self.pins)
 
-    def same_entry(self, other: "Served") -> bool:
-        """Tell whether both have the same entry in models.config."""
-        return (dict(self.labels), self.pins) == (dict(other.labels), other.pins)
+    def is_in(self, config: ServerConfig, model: str) -> bool:
+        """Tell whether a model's entry says this."""
+        return (config.labels(model), config.pins(model)) == (dict(self.labels), self.pins)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
     """A change that is being made."""
 
-    entry: audit.Entry
+    entry: Entry
     """Its line in the audit log."""
     before: Served
     after: Served
@@ -64,168 +58,173 @@ class Intent:
         """Whose labels and pins change."""
         return self.entry.model
 
+    @property
+    def labels(self) -> set[str]:
+        """Those that the model has before or afterwards."""
+        return {*self.before.labels, *self.after.labels}
+
+    def __str__(self) -> str:
+        entry = self.entry
+        return f"{entry.what} of {entry.model}, {entry.change()}, begun {entry.when} by {entry.who}"
+
 
 def change(desk: Desk, intent: Intent, *, check: Callable[[], None] = lambda: None) -> None:
-    """Make a change; undo it when a step fails.
+    """Make a change; undo it when a step fails. The store is locked.
 
-    Args:
-        desk: the store, locked, and its servers.
-        intent: what is to change.
-        check: called once the versions are loaded on every server, before a label moves; what it raises undoes all.
+    `check` is called once the versions are loaded on every server, before a label moves; what it raises undoes all.
 
     Raises:
         LifecycleError: a step failed. Servers that could not be told back are told by the next command.
     """
     desk.servers.available(intent.model)  # all must answer before anything changes
     desk.store.write_text(INTENT, json.dumps(dataclasses.asdict(intent), indent=1))
-    _finish_or_undo(desk, intent, check=check)
+    _finish_or_undo(desk, intent, check)
 
 
 def recover(desk: Desk) -> None:
     """Finish or undo the change that an earlier command left half done, if there is one, and say so.
 
-    Raises:
-        LifecycleError: a model server does not answer, or a step failed; it is tried again by the next command.
+    Raises LifecycleError: a model server does not answer, or a step failed; it is tried again by the next command.
     """
     intent = pending(desk.store)
     if intent is None:
         return
     desk.servers.available(intent.model)
-    finished = Served.of(desk.read_config(), intent.model, share=0.0).same_entry(intent.after)
+    finished = intent.after.is_in(desk.read_config(), intent.model)
     if finished:
-        _finish_or_undo(desk, intent, again=True)
+        _finish_or_undo(desk, intent, noted=intent.entry in entries(desk.store, intent.model))
     elif left := _undo(desk, intent):
         raise left[0]
-    desk.say(f"{'finished' if finished else 'undid'} what an earlier command left half done: {describe(intent)}")
+    desk.say(f"{'finished' if finished else 'undid'} what an earlier command left half done: {intent}")
 
 
 def pending(store: Store) -> Intent | None:
-    """Read the change that is being made, or was left half done.
-
-    Raises:
-        StoreError: the file can't be understood.
-    """
-    try:
-        content: dict[str, Any] = json.loads(store.read_text(INTENT))
-        before, after = Served(**content.pop("before")), Served(**content.pop("after"))
-        return Intent(entry=audit.Entry(**content.pop("entry")), before=before, after=after, **content)
-    except FileNotFoundError:
+    """Read the change that is being made, or was left half done. Raises StoreError: the file can't be understood."""
+    text = store.read_text(INTENT)
+    if text is None:
         return None
+    try:
+        content: dict[str, Any] = json.loads(text)
+        before, after = Served(**content.pop("before")), Served(**content.pop("after"))
+        return Intent(entry=Entry(**content.pop("entry")), before=before, after=after, **content)
     except (ValueError, TypeError, KeyError) as error:
         raise StoreError(f"{store.base}/{INTENT} can't be understood: {error}") from error
 
 
-def describe(intent: Intent) -> str:
-    """Put a change in words."""
-    entry = intent.entry
-    told = f"{json.dumps(entry.before)} → {json.dumps(entry.after)}"
-    return f"{entry.what} of {entry.model}, {told}, begun {entry.when} by {entry.who}"
-
-
-def _finish_or_undo(
-    desk: Desk, intent: Intent, *, check: Callable[[], None] = lambda: None, again: bool = False
-) -> None:
+def _finish_or_undo(desk: Desk, intent: Intent, check: Callable[[], None] = lambda: None, noted: bool = False) -> None:
     try:
         _finish(desk, intent, check)
-        if not (again and intent.entry in audit.entries(desk.store, intent.model)):
-            audit.note(desk.store, intent.entry)
+        if not noted:
+            desk.store.append_audit(intent.entry.json())
         desk.store.remove_text(INTENT)
     except BaseException as error:
         if left := _undo(desk, intent):
             desk.say(f"{left[0]}: what it was told is still to be undone, by the next command")
         elif not isinstance(error, LifecycleError):
-            desk.say(f"undone: {describe(intent)}")
+            desk.say(f"undone: {intent}")
         raise
 
 
 def _finish(desk: Desk, intent: Intent, check: Callable[[], None]) -> None:
     """Do what is not done yet. A second time, this changes nothing."""
-    model, needs = intent.model, set(intent.needs)
-    final = intent.after.put_into(desk.read_config(), model)
-    if intent.after.share:
+    model, after, needs = intent.model, intent.after, set(intent.needs)
+    if after.share:
         # The share first: a gateway that reads it sends callers to the canary once there is one.
-        desk.write_share(model, intent.after.share)
+        desk.write_share(model, after.share)
     if desk.led:
-        _lead(desk, intent, intent.after, needs, check)
-        desk.write_share(model, intent.after.share)
-        return
-    wide = {server.address: _wide(server, final, intent, needs) for server in desk.servers}
-    for server in desk.servers:
-        server.reload(wide[server.address])
-    for server in desk.servers:
-        server.wait_available(model, needs, timeout=desk.timeout)
-    check()
-    for server in desk.servers:
-        server.reload(wide[server.address].labelled(model, intent.after.labels))
-    desk.write_config(final)  # from here on, a server that restarts comes back as it is to be
-    for server in desk.servers:
-        server.reload(_loadable(server, final, model))
-    for server in desk.servers:
-        # The next move must not take for loaded what is about to go.
-        server.wait_only(model, needs, timeout=desk.timeout)
-    desk.write_share(model, intent.after.share)
+        _lead(desk, intent, after, needs, check)
+    else:
+        servers, final = list(desk.servers), after.put_into(desk.read_config(), model)
+        _widen(desk, servers, intent, final, needs, check)
+        desk.write_config(final)  # from here on, a server that restarts comes back as it is to be
+        _narrow(desk, servers, model, final, needs)
+    desk.write_share(model, after.share)
 
 
 def _undo(desk: Desk, intent: Intent) -> list[ServerError]:
     """Put everything back; the intent stays when a server could not be told, whose errors are returned."""
-    config, left = desk.read_config(), list[ServerError]()
-    if desk.led:
-        before = intent.before
-        try:
-            _lead(desk, intent, before, {*before.pins, *before.labels.values()}, lambda: None)
-        except ServerError as error:
-            left.append(error)
-    elif Served.of(config, intent.model, share=0).same_entry(intent.after):
-        config = intent.before.put_into(config, intent.model)
+    model, before, left = intent.model, intent.before, list[ServerError]()
+    config = desk.read_config()
+    if not desk.led and intent.after.is_in(config, model):
+        config = before.put_into(config, model)
         desk.write_config(config)
-    for server in [] if desk.led else desk.servers:
+    steps = [functools.partial(_tell_back, desk, server, intent, config) for server in desk.servers]
+    if desk.led:
+        steps = [functools.partial(_lead, desk, intent, before, {*before.pins, *before.labels.values()})]
+    for step in steps:
         try:
-            _tell_back(desk, server, config, intent)
+            step()
         except ServerError as error:
             left.append(error)
-    desk.write_share(intent.model, intent.before.share)
+    desk.write_share(model, before.share)
     if not left:
         desk.store.remove_text(INTENT)
     return left
 
 
-def _lead(desk: Desk, intent: Intent, target: Served, needs: set[int], check: Callable[[], None]) -> None:
+def _tell_back(desk: Desk, server: Server, intent: Intent, config: ServerConfig) -> None:
+    needs = config.needed(intent.model)
+    _widen(desk, [server], intent, config, needs)
+    _narrow(desk, [server], intent.model, config, needs)
+
+
+def _lead(
+    desk: Desk, intent: Intent, target: Served, needs: set[int], check: Callable[[], None] = lambda: None
+) -> None:
     """Write models.config step by step, and wait each time until the servers have read it and done what it says."""
     model, config = intent.model, desk.read_config()
-    labels = {*config.labels(model), *intent.before.labels, *intent.after.labels}
+    labels = {label: target.labels.get(label) for label in {*config.labels(model), *intent.labels}}
     final = target.put_into(config, model)
-    loaded = needs.union(*desk.servers.available(model).values())
-    if not needs <= set(config.pins(model) or ()):
+    loaded = needs | desk.servers.available(model)
+    if not needs <= set(config.pins(model)):
         desk.write_config(config.pinned(model, loaded))
     for server in desk.servers:
         server.wait_available(model, needs, timeout=desk.timeout)
     check()
     desk.write_config(final.pinned(model, loaded))
     for server in desk.servers:
-        server.wait_labels(model, {label: target.labels.get(label) for label in labels}, timeout=desk.timeout)
+        server.wait_labels(model, labels, timeout=desk.timeout)
     desk.write_config(final)
-    for server in desk.servers if needs else ():
-        server.wait_only(model, needs, timeout=desk.timeout)
+    _wait_only(desk, desk.servers, model, needs)
 
 
-def _tell_back(desk: Desk, server: Server, config: ServerConfig, intent: Intent) -> None:
+def _widen(
+    desk: Desk,
+    servers: list[Server],
+    intent: Intent,
+    config: ServerConfig,
+    needs: set[int],
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Have servers load what is needed beside what they have, and then move the labels."""
     model = intent.model
-    labels, pins = config.labels(model), set(config.pins(model) or ())
-    needs = pins | set(labels.values())
-    wide = _wide(server, config, intent, needs)
-    if needs - server.available(model):
-        server.reload(wide)
+    wide = [(server, _wide(server, config, intent, needs)) for server in servers]
+    for server, told in wide:
+        server.reload(told.message())
+    for server in servers:
         server.wait_available(model, needs, timeout=desk.timeout)
-    server.reload(wide.labelled(model, labels))
-    server.reload(_loadable(server, config, model))
-    if needs:
+    check()
+    for server, told in wide:
+        server.reload(told.labelled(model, config.labels(model)).message())
+
+
+def _narrow(desk: Desk, servers: list[Server], model: str, config: ServerConfig, needs: set[int]) -> None:
+    """Have servers unload what is not needed."""
+    for server in servers:
+        server.reload(_loadable(server, config, model).message())
+    _wait_only(desk, servers, model, needs)
+
+
+def _wait_only(desk: Desk, servers: Iterable[Server], model: str, needs: set[int]) -> None:
+    """Wait for the rest to go, which the next move must not take for loaded; with no needs, the server chooses."""
+    for server in servers if needs else ():
         server.wait_only(model, needs, timeout=desk.timeout)
 
 
 def _wide(server: Server, config: ServerConfig, intent: Intent, needs: set[int]) -> ServerConfig:
     """Make a server's list: what it has loaded now with its labels, and some versions besides."""
     model = intent.model
-    known = sorted({*config.labels(model), *intent.before.labels, *intent.after.labels})
+    known = sorted({*config.labels(model), *intent.labels})
     labels = {label: version for label in known if (version := server.label(model, label)) is not None}
     pinned = config.pinned(model, server.available(model) | needs)
     return _loadable(server, pinned, model).labelled(model, labels)

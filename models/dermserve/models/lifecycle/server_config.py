@@ -1,17 +1,28 @@
-"""models.config, TensorFlow Serving's list of models: reading it, and changing labels and pins in it.
+"""models.config, TensorFlow Serving's list of models: what it says, and where it is kept.
 
-Everything else in the file stays as it was; comments don't.
+A change of labels and pins leaves everything else in the list as it was, but for comments.
 """
 
-from collections.abc import Iterable, Mapping
+import json
+import pathlib
+import subprocess
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from google.protobuf import text_format
 
-from dermserve.models.lifecycle.errors import ConfigError
+from dermserve.models.lifecycle.errors import ConfigError, StoreError
+from dermserve.models.lifecycle.servers import Servers
+from dermserve.models.lifecycle.stores import LocalStore, Store
 from dermserve.tfserving.v1 import management_pb2
 
 CONFIG = "models.config"
 """Name in a store."""
+CANARY_FILE = "canary.toml"
+"""Name in a store: the gateway's `canary_shares`, as its --config reads it and `dermserve up` passes it on."""
+_KUBECTL = 60.0
+"""Seconds for one call of it."""
 
 
 class ServerConfig:
@@ -22,11 +33,7 @@ class ServerConfig:
 
     @classmethod
     def parse(cls, text: str, *, where: str = CONFIG) -> "ServerConfig":
-        """Read the file's text.
-
-        Raises:
-            ConfigError: it is not what this dermserve understands.
-        """
+        """Read the file's text. Raises ConfigError: it is not what this dermserve understands."""
         config = management_pb2.ModelServerConfig()
         try:
             text_format.Parse(text, config)
@@ -50,18 +57,17 @@ class ServerConfig:
         """Names, in the file's order."""
         return list(self._models)
 
-    def base_path(self, model: str) -> str:
-        """Where the server finds a model's versions."""
-        return self._entry(model).base_path
-
     def labels(self, model: str) -> dict[str, int]:
         """Versions by label."""
         return dict(self._entry(model).version_labels)
 
-    def pins(self, model: str) -> list[int] | None:
-        """The versions that are loaded whatever comes; None when the server chooses, as by default: the latest."""
-        policy = self._entry(model).model_version_policy
-        return list(policy.specific.versions) if policy.HasField("specific") else None
+    def pins(self, model: str) -> list[int]:
+        """The versions that are loaded whatever comes; none when the server chooses, as by default: the latest."""
+        return sorted(self._entry(model).model_version_policy.specific.versions)
+
+    def needed(self, model: str) -> set[int]:
+        """The versions that are labelled or pinned; none of a model that is not listed."""
+        return {*self.labels(model).values(), *self.pins(model)} if model in self._models else set()
 
     def labelled(self, model: str, labels: Mapping[str, int]) -> "ServerConfig":
         """Replace a model's labels."""
@@ -74,9 +80,8 @@ class ServerConfig:
         """Have a server load these versions and no others; with none, the latest."""
         entry = self._copy(model)
         entry.ClearField("model_version_policy")
-        entry.model_version_policy.specific.versions.extend(sorted(set(versions)))
-        if not entry.model_version_policy.specific.versions:
-            entry.ClearField("model_version_policy")
+        if pins := sorted(set(versions)):
+            entry.model_version_policy.specific.versions.extend(pins)
         return self._with(entry)
 
     def served_from(self, base_paths: Mapping[str, str]) -> "ServerConfig":
@@ -111,3 +116,115 @@ class ServerConfig:
             listed = ", ".join(self._models) or "none"
             raise ConfigError(f"the list of models has no {model}: it has {listed}")
         return self._models[model]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigMap:
+    """A ConfigMap with models.config and canary.toml, read and written by kubectl."""
+
+    namespace: str
+    name: str
+
+    @property
+    def base(self) -> str:
+        """Where it is, as --config has it."""
+        return f"configmap:{self.namespace}/{self.name}"
+
+    def read_text(self, name: str) -> str | None:
+        """Read a key, if it has one of that name. Raises StoreError: kubectl can't read it."""
+        data: dict[str, str] = json.loads(self._kubectl("get", "--output=json")).get("data") or {}
+        return data.get(name)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a key. Raises StoreError: kubectl can't write it."""
+        patch = json.dumps({"data": {name: text}})
+        self._kubectl("patch", "--type=merge", "--field-manager=dermserve-model", f"--patch={patch}")
+
+    def _kubectl(self, verb: str, *flags: str) -> str:
+        command = ["kubectl", verb, "configmap", self.name, f"--namespace={self.namespace}", *flags]
+        try:
+            done = subprocess.run(  # noqa: S603 - names were checked, and no shell reads them
+                command, capture_output=True, text=True, check=False, timeout=_KUBECTL
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise StoreError(f"{self.base} needs kubectl: {error}") from error
+        if done.returncode:
+            raise StoreError(f"{self.base}: kubectl {verb} failed: {done.stderr.strip()}")
+        return done.stdout
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Desk:
+    """What the commands that move labels work with."""
+
+    store: Store
+    servers: Servers
+    config_file: pathlib.Path | ConfigMap | None = None
+    """models.config, where it does not lie in the store."""
+    public_key: pathlib.Path | None = None
+    """PEM file of the key that a version must be signed with to get callers; None to check none."""
+    timeout: float = 120.0
+    """Seconds for a version to load."""
+    say: Callable[[str], None] = lambda line: None
+    """Takes what people should know besides the result."""
+
+    @property
+    def led(self) -> bool:
+        """Whether servers read models.config by themselves, as pods do with a ConfigMap, and are not told of it."""
+        return isinstance(self.config_file, ConfigMap)
+
+    @property
+    def config_name(self) -> str:
+        """Where models.config is, for people."""
+        file = self.config_file
+        return file.base if isinstance(file, ConfigMap) else str(file or f"{self.store.base}/{CONFIG}")
+
+    @property
+    def place(self) -> Store | ConfigMap:
+        """Where canary.toml is."""
+        return self.config_file if isinstance(self.config_file, ConfigMap) else self.store
+
+    def _config(self) -> tuple[Store | ConfigMap, str]:
+        """Give where models.config is, and its name there."""
+        file = self.config_file
+        return (LocalStore(file.parent), file.name) if isinstance(file, pathlib.Path) else (self.place, CONFIG)
+
+    def read_config(self) -> ServerConfig:
+        """Read models.config. Raises ConfigError: there is none, or it can't be understood."""
+        place, name = self._config()
+        text = place.read_text(name)
+        if text is None:
+            raise ConfigError(
+                f"there is no {self.config_name}: `dermserve up` writes it; for a TensorFlow Serving of yours write it"
+                " as docs/versions.md shows, or say where it is with --config"
+            )
+        return ServerConfig.parse(text, where=self.config_name)
+
+    def write_config(self, config: ServerConfig) -> None:
+        """Write models.config, whole or not at all. Raises StoreError: it can't be written."""
+        place, name = self._config()
+        try:
+            place.write_text(name, config.render())
+        except OSError as error:
+            raise StoreError(f"{self.config_name} can't be written: {error}") from error
+
+    def read_shares(self) -> dict[str, float]:
+        """Read the share of callers that gets each model's canary.
+
+        Raises ConfigError: the file is not what `dermserve model canary` writes.
+        """
+        text = self.place.read_text(CANARY_FILE)
+        if text is None:
+            return {}
+        try:
+            return {str(model): float(share) for model, share in tomllib.loads(text)["canary_shares"].items()}
+        except (tomllib.TOMLDecodeError, KeyError, ValueError, AttributeError, TypeError) as error:
+            raise ConfigError(f"{self.place.base}/{CANARY_FILE} can't be understood: {error}") from error
+
+    def write_share(self, model: str, share: float) -> None:
+        """Write a model's share; models without one are left out."""
+        shares = self.read_shares()
+        kept = {name: one for name, one in sorted({**shares, model: share}.items()) if one}
+        if kept != shares:
+            lines = "".join(f'"{name}" = {one!r}\n' for name, one in kept.items())
+            self.place.write_text(CANARY_FILE, f"# Written by `dermserve model`.\n[canary_shares]\n{lines}")

@@ -1,25 +1,20 @@
 """The model servers, asked and told over TensorFlow Serving's own API."""
 
+import contextlib
 import ipaddress
 import pathlib
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import grpc
 from google.protobuf.message import Message
 
 from dermserve.models.lifecycle.errors import NoServerError, ServerError
-from dermserve.models.lifecycle.server_config import ServerConfig
 from dermserve.tfserving.v1 import management_pb2, serving_pb2
 
-_PREDICT = "/tensorflow.serving.PredictionService/Predict"
-_METADATA = "/tensorflow.serving.PredictionService/GetModelMetadata"
-_STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
-_RELOAD = "/tensorflow.serving.ModelService/HandleReloadConfigRequest"
 _OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -27,59 +22,45 @@ _OPTIONS = [
 ]
 _AVAILABLE = serving_pb2.ModelVersionStatus.STATE_AVAILABLE
 _END = serving_pb2.ModelVersionStatus.STATE_END
+_M = TypeVar("_M", bound=Message)
 _PAUSE = 0.1
 _SETTLE = 5.0
 """Seconds for which a version may still show the failure of an earlier try."""
-_GONE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """TLS of the connections to model servers."""
+    """TLS of the connections to model servers; PEM files."""
 
     ca: pathlib.Path
-    """PEM file of the authorities that their certificates must come from."""
+    """The authorities that their certificates must come from."""
     certificate: pathlib.Path | None = None
-    """PEM file of our own, where they ask for one."""
+    """Our own, where they ask for one."""
     key: pathlib.Path | None = None
-    """PEM file of its private key."""
+    """Its private key."""
     name: str | None = None
     """To expect in their certificates, when not the host of the address."""
 
+    def channel(self, address: str, host: str) -> grpc.Channel:
+        """Connect to an address that was found by a host's name."""
+        pair = (self.key, self.certificate) if self.key and self.certificate else ()
+        credentials = grpc.ssl_channel_credentials(*(file.read_bytes() for file in (self.ca, *pair)))
+        named = [*_OPTIONS, ("grpc.ssl_target_name_override", self.name or host)]
+        return grpc.secure_channel(address, credentials, options=named)
+
 
 class Server:
-    """One model server.
+    """One model server, at HOST:PORT."""
 
-    Args:
-        address: HOST:PORT.
-        host: the name that the address was found by, which its certificate is verified against.
-        tls: None for plain text.
-        timeout: seconds for a call.
-
-    Raises:
-        OSError: a file of the TLS can't be read.
-    """
-
-    def __init__(self, address: str, *, host: str = "", tls: Tls | None = None, timeout: float = 30.0) -> None:
+    def __init__(self, address: str, channel: grpc.Channel) -> None:
         self.address = address
-        self._timeout = timeout
-        if tls is None:
-            self._channel = grpc.insecure_channel(address, options=_OPTIONS)
-            return
-        pair = (tls.key.read_bytes(), tls.certificate.read_bytes()) if tls.key and tls.certificate else (None, None)
-        credentials = grpc.ssl_channel_credentials(tls.ca.read_bytes(), *pair)
-        named = [*_OPTIONS, ("grpc.ssl_target_name_override", tls.name or host)]
-        self._channel = grpc.secure_channel(address, credentials, options=named)
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._channel.close()
+        self._channel = channel
 
     def states(self, model: str) -> list[serving_pb2.ModelVersionStatus]:
         """Return every version the server has known, newest first; none of a model it does not serve."""
         request = serving_pb2.GetModelStatusRequest(model_spec=serving_pb2.ModelSpec(name=model))
         try:
-            answer = self._call(_STATUS, request, serving_pb2.GetModelStatusResponse)
+            answer = self._call("ModelService/GetModelStatus", request, serving_pb2.GetModelStatusResponse)
         except _NotFoundError:
             return []
         return sorted(answer.model_version_status, key=lambda state: state.version, reverse=True)
@@ -93,37 +74,24 @@ class Server:
         spec = serving_pb2.ModelSpec(name=model, version_label=label)
         request = serving_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
         try:
-            answer = self._call(_METADATA, request, serving_pb2.GetModelMetadataResponse)
+            answer = self._call("PredictionService/GetModelMetadata", request, serving_pb2.GetModelMetadataResponse)
         except _NotFoundError:
             return None
         return int(answer.model_spec.version.value)
 
-    def reload(self, config: ServerConfig) -> None:
-        """Tell the server what to serve from now on.
-
-        Raises:
-            ServerError: it refuses, and serves on as before.
-        """
-        request = management_pb2.ReloadConfigRequest(config=config.message())
-        status = self._call(_RELOAD, request, management_pb2.ReloadConfigResponse).status
-        if status.error_code:
-            raise ServerError(f"{self.address} refused the list of models: {status.error_message}")
+    def reload(self, config: management_pb2.ModelServerConfig) -> None:
+        """Tell the server what to serve from now on. Raises ServerError: it refuses, and serves on as before."""
+        request = management_pb2.ReloadConfigRequest(config=config)
+        answer = self._call("ModelService/HandleReloadConfigRequest", request, management_pb2.ReloadConfigResponse)
+        if answer.status.error_code:
+            raise ServerError(f"{self.address} refused the list of models: {answer.status.error_message}")
 
     def predict(self, request: serving_pb2.PredictRequest) -> serving_pb2.PredictResponse:
-        """Ask for a prediction.
-
-        Raises:
-            ServerError: it failed.
-        """
-        answer: serving_pb2.PredictResponse = self._call(_PREDICT, request, serving_pb2.PredictResponse)
-        return answer
+        """Ask for a prediction; raises ServerError if it fails."""
+        return self._call("PredictionService/Predict", request, serving_pb2.PredictResponse)
 
     def wait_available(self, model: str, versions: set[int], *, timeout: float) -> None:
-        """Wait until versions can answer.
-
-        Raises:
-            ServerError: one failed to load, or `timeout` seconds went by.
-        """
+        """Wait until versions can answer. Raises ServerError: one failed to load, or `timeout` seconds went by."""
         started = time.monotonic()
         while True:
             states = {state.version: state for state in self.states(model)}
@@ -131,12 +99,10 @@ class Server:
             if not lacking:
                 return
             waited = time.monotonic() - started
-            failed = [states[v] for v in lacking if v in states and _failed(states[v])]
-            if failed and waited > _SETTLE:
-                raise ServerError(
-                    f"{self.address} can't load version {failed[0].version} of {model}:"
-                    f" {failed[0].status.error_message}"
-                )
+            for version in lacking if waited > _SETTLE else ():
+                if version in states and states[version].state == _END and states[version].status.error_code:
+                    why = states[version].status.error_message
+                    raise ServerError(f"{self.address} can't load version {version} of {model}: {why}")
             if waited > timeout:
                 said = state_name(states[lacking[0]].state) if lacking[0] in states else "not seen by it"
                 raise ServerError(
@@ -148,8 +114,7 @@ class Server:
     def wait_labels(self, model: str, labels: Mapping[str, int | None], *, timeout: float) -> None:
         """Wait until labels lead where they should, or, with None, nowhere.
 
-        Raises:
-            ServerError: `timeout` seconds went by.
+        Raises ServerError: `timeout` seconds went by.
         """
         until = time.monotonic() + timeout
         while wrong := {label: seen for label in labels if (seen := self.label(model, label)) != labels[label]}:
@@ -160,23 +125,23 @@ class Server:
                 )
             time.sleep(_PAUSE)
 
-    def wait_only(self, model: str, versions: set[int], *, timeout: float) -> bool:
-        """Wait until no other versions are loaded; tell whether that came true in `timeout` seconds."""
+    def wait_only(self, model: str, versions: set[int], *, timeout: float) -> None:
+        """Wait until no other versions are loaded, or `timeout` seconds went by."""
         until = time.monotonic() + timeout
-        while not all(state.version in versions or state.state == _END for state in self.states(model)):
+        while any(state.version not in versions and state.state != _END for state in self.states(model)):
             if time.monotonic() > until:
-                return False
+                return
             time.sleep(_PAUSE)
-        return True
 
-    def _call(self, path: str, request: Message, answer: Any) -> Any:
-        method: Any = self._channel.unary_unary(
-            path,
-            request_serializer=lambda message: message.SerializeToString(),
+    def _call(self, method: str, request: Message, answer: type[_M]) -> _M:
+        call: Any = self._channel.unary_unary(
+            f"/tensorflow.serving.{method}",
+            request_serializer=type(request).SerializeToString,
             response_deserializer=answer.FromString,
         )
         try:
-            return method(request, timeout=self._timeout)
+            answered: _M = call(request, timeout=30)
+            return answered
         except grpc.RpcError as error:
             raise _translated(self.address, error) from error
 
@@ -186,42 +151,37 @@ class _NotFoundError(ServerError):
 
 
 class Servers:
-    """All the model servers that serve a store; closed at the end of the block.
+    """All the model servers that serve a store, connected to within the block.
 
-    Args:
-        names: HOST:PORT; a name with several addresses stands for a server at each.
-        tls: None for plain text.
-        timeout: seconds for a call.
+    Of the names, HOST:PORT, one with several addresses stands for a server at each.
     """
 
-    def __init__(self, names: Sequence[str], *, tls: Tls | None = None, timeout: float = 30.0) -> None:
+    def __init__(self, names: Sequence[str], *, tls: Tls | None = None) -> None:
         self._hosts = {address: name.rpartition(":")[0] for name in names for address in every_address(name)}
         self.addresses = tuple(self._hosts)
         self._tls = tls
-        self._timeout = timeout
         self._servers: list[Server] = []
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         for address, host in self._hosts.items():
-            self._servers.append(Server(address, host=host, tls=self._tls, timeout=self._timeout))
+            tls = self._tls
+            channel = tls.channel(address, host) if tls else grpc.insecure_channel(address, options=_OPTIONS)
+            self._servers.append(Server(address, self._open.enter_context(channel)))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for server in self._servers:
-            server.close()
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
 
     def __iter__(self) -> Iterator[Server]:
         return iter(self._servers)
 
-    def available(self, model: str) -> dict[str, set[int]]:
-        """Return, by address, the versions that can answer; asks every server, so a dead one is noticed here.
+    def available(self, model: str) -> set[int]:
+        """Return the versions that can answer on any; asks every server, so a dead one is noticed here.
 
-        Raises:
-            NoServerError: one does not answer.
+        Raises NoServerError: one does not answer.
         """
-        return {server.address: server.available(model) for server in self}
+        return set[int]().union(*(server.available(model) for server in self))
 
 
 def every_address(address: str, *, resolve: Callable[..., Any] = socket.getaddrinfo) -> list[str]:
@@ -244,17 +204,13 @@ def _translated(address: str, error: grpc.RpcError) -> ServerError:
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.NOT_FOUND or details.startswith("Unrecognized servable version label"):
         return _NotFoundError(f"{address}: {details}")
-    if code in _GONE:
+    if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}:
         how = f"{code.name}: {details}" if "handshake" in details.lower() else code.name
         return NoServerError(
             f"the model server {address} does not answer ({how}): is it running there (--tfs), with this TLS or none"
             " (--tfs-tls-ca)?"
         )
     return ServerError(f"the model server {address} answered {code.name}: {details}")
-
-
-def _failed(state: serving_pb2.ModelVersionStatus) -> bool:
-    return state.state == _END and state.status.error_code != 0
 
 
 def state_name(state: int) -> str:

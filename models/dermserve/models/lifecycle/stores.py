@@ -1,194 +1,240 @@
-"""Stores of versions: what every store can do, one in a folder, and which one a base names."""
+"""Stores of versions: the one in a folder, which one a base names, and the audit log that each keeps."""
 
 import contextlib
+import datetime
+import getpass
+import json
 import os
 import pathlib
 import shutil
+import socket
+import tempfile
 from collections.abc import Iterator
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import portalocker
 
-from dermserve.models import store as folders
 from dermserve.models.lifecycle.errors import StoreError
+from dermserve.models.lifecycle.manifest import MANIFEST, Manifest, parse_manifest
+from dermserve.models.lifecycle.object_store import LOCK_SECONDS, ObjectStore
+from dermserve.models.store import is_version, sync, sync_tree, write_durably
 
 _AUDIT = "audit.jsonl"
-_PAUSE = 0.1
-LOCK_SECONDS = 60.0
-"""How long to wait for somebody else's change of the same store."""
-
-
-class Store(Protocol):
-    """Versions of models, and what is known about them. A version appears whole or not at all and never changes."""
-
-    base: str
-    """Where it is, as given."""
-
-    def models(self) -> list[str]:
-        """Name the models that have versions."""
-        ...
-
-    def versions(self, model: str) -> list[int]:
-        """Return the finished versions of a model, ascending."""
-        ...
-
-    def staged(self, model: str) -> contextlib.AbstractContextManager[pathlib.Path]:
-        """Give a local scratch folder for a new version, removed in the end."""
-        ...
-
-    def publish(self, staging: pathlib.Path, model: str) -> int:
-        """Put a finished version into the store under a number nobody else gets; return it."""
-        ...
-
-    def read(self, model: str, version: int, name: str) -> bytes:
-        """Read a file of a version.
-
-        Raises:
-            FileNotFoundError: it has none of that name.
-        """
-        ...
-
-    def fetch(self, model: str, version: int, into: pathlib.Path) -> None:
-        """Copy a version into an empty local folder."""
-        ...
-
-    def opened(self, model: str, version: int) -> contextlib.AbstractContextManager[pathlib.Path]:
-        """Give a local folder with a version's files, to be read only."""
-        ...
-
-    def remove(self, model: str, version: int) -> None:
-        """Delete a version: first it disappears, then its files do."""
-        ...
-
-    def read_text(self, name: str) -> str:
-        """Read a small file at the top of the store.
-
-        Raises:
-            FileNotFoundError: there is none.
-        """
-        ...
-
-    def write_text(self, name: str, text: str) -> None:
-        """Write a small file at the top of the store, whole or not at all."""
-        ...
-
-    def remove_text(self, name: str) -> None:
-        """Remove a small file at the top of the store, if it is there."""
-        ...
-
-    def append_audit(self, line: str) -> None:
-        """Add a line to the audit log; lines are only ever added."""
-        ...
-
-    def audit(self) -> Iterator[str]:
-        """Give the lines of the audit log, oldest first."""
-        ...
-
-    def locked(self, wait: float = LOCK_SECONDS) -> contextlib.AbstractContextManager[None]:
-        """Keep other changes of labels and of what is kept out, while the block lasts."""
-        ...
-
-
-def open_store(base: str | pathlib.Path) -> Store:
-    """Open a store: a local path, or the URL of one in object storage (s3://, gs://, and others fsspec knows).
-
-    Raises:
-        StoreError: the URL is of a kind that can't be used here.
-    """
-    if isinstance(base, pathlib.Path) or "://" not in base or base.startswith("file://"):
-        return LocalStore(pathlib.Path(str(base).removeprefix("file://")))
-    from dermserve.models.lifecycle.object_store import ObjectStore
-
-    return ObjectStore(base)
-
-
-def known_version(store: Store, model: str, version: int) -> None:
-    """Check that a store holds a version.
-
-    Raises:
-        StoreError: it does not; the message says what it holds.
-    """
-    present = store.versions(model)
-    if version not in present:
-        held = f"it has {', '.join(map(str, present))}" if present else f"it has none of {model}"
-        raise StoreError(f"{store.base} has no version {version} of {model}: {held}")
 
 
 class LocalStore:
-    """The Store in a folder of this machine."""
+    """Versions of models in `<folder>/<model>/<version>/`, and what is known about them.
+
+    A version appears whole or not at all and never changes. ObjectStore has the same methods.
+    """
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.folder = folder
         self.base = str(folder)
 
     def models(self) -> list[str]:
+        """Name the models that have versions."""
         if not self.folder.is_dir():
             return []
         names = sorted(path.name for path in self.folder.iterdir() if path.is_dir() and not path.name.startswith("."))
         return [name for name in names if self.versions(name)]
 
     def versions(self, model: str) -> list[int]:
-        return folders.versions(self.folder, model)
+        """Return the finished versions of a model, ascending; none where there is no store."""
+        return sorted(self._folders(model))
 
-    def staged(self, model: str) -> contextlib.AbstractContextManager[pathlib.Path]:
-        # On the store's own file system, so that it can be renamed into place.
-        return folders.staged(self.folder, model)
+    def version_folder(self, model: str, version: int) -> pathlib.Path:
+        """Return the folder of a version, which TensorFlow Serving serves with leading zeros in its name, too."""
+        return self._folders(model).get(version, self.folder / model / str(version))
+
+    def _folders(self, model: str) -> dict[int, pathlib.Path]:
+        """Map versions to folders, as TensorFlow Serving does: the last in byte order of two names."""
+        folder = self.folder / model
+        if not folder.is_dir():
+            return {}
+        return {int(path.name): path for path in sorted(folder.iterdir()) if is_version(path.name) and path.is_dir()}
+
+    @contextlib.contextmanager
+    def staged(self, model: str) -> Iterator[pathlib.Path]:
+        """Give a scratch folder for a new version, invisible to TensorFlow Serving; removed in the end."""
+        self.folder.mkdir(parents=True, exist_ok=True)  # on the store's own file system, to be renamed into place
+        with tempfile.TemporaryDirectory(
+            prefix=f".staging-{model}-", dir=self.folder, ignore_cleanup_errors=True
+        ) as scratch:
+            folder = pathlib.Path(scratch, "version")
+            folder.mkdir()
+            yield folder
 
     def publish(self, staging: pathlib.Path, model: str) -> int:
-        return folders.publish(staging, self.folder, model)
+        """Put a finished version into the store under a number nobody else gets; return it."""
+        sync_tree(staging)
+        folder = self.folder / model
+        folder.mkdir(exist_ok=True)
+        number = max(self.versions(model), default=0) + 1
+        while True:
+            try:
+                staging.rename(folder / str(number))
+            except OSError:  # another publisher has just claimed it, since no version is empty
+                if not (folder / str(number)).exists():
+                    raise
+                number += 1
+            else:
+                sync(folder)
+                return number
 
-    def read(self, model: str, version: int, name: str) -> bytes:
-        return (folders.version_folder(self.folder, model, version) / name).read_bytes()
+    def replace(self, staging: pathlib.Path, model: str, version: int) -> None:
+        """Put a finished version into the store under its number, in place of what may be there."""
+        sync_tree(staging)
+        place = self.version_folder(model, version)
+        place.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            place.rename(staging.with_name("former"))
+        staging.rename(place)
+        sync(place.parent)
+        sync(self.folder)
+
+    def read(self, model: str, version: int, name: str) -> bytes | None:
+        """Read a file of a version, if it has one of that name."""
+        file = self.version_folder(model, version) / name
+        return file.read_bytes() if file.exists() else None
 
     def fetch(self, model: str, version: int, into: pathlib.Path) -> None:
-        shutil.copytree(folders.version_folder(self.folder, model, version), into, dirs_exist_ok=True)
+        """Copy a version into an empty local folder."""
+        shutil.copytree(self.version_folder(model, version), into, dirs_exist_ok=True)
 
     def opened(self, model: str, version: int) -> contextlib.AbstractContextManager[pathlib.Path]:
-        return contextlib.nullcontext(folders.version_folder(self.folder, model, version))
+        """Give a local folder with a version's files, to be read only."""
+        return contextlib.nullcontext(self.version_folder(model, version))
 
     def remove(self, model: str, version: int) -> None:
-        with folders.staged(self.folder, model) as bin_:
-            folders.version_folder(self.folder, model, version).rename(bin_ / str(version))
+        """Delete a version: first it disappears, then its files do."""
+        with self.staged(model) as bin_:
+            self.version_folder(model, version).rename(bin_ / str(version))
 
-    def read_text(self, name: str) -> str:
-        return (self.folder / name).read_text(encoding="utf-8")
+    def read_text(self, name: str) -> str | None:
+        """Read a small file at the top of the store, if there is one of that name."""
+        file = self.folder / name
+        return file.read_text(encoding="utf-8") if file.exists() else None
 
     def write_text(self, name: str, text: str) -> None:
+        """Write a small file at the top of the store, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        folders.write_durably(self.folder / name, text)
+        write_durably(self.folder / name, text)
 
     def remove_text(self, name: str) -> None:
+        """Remove a small file at the top of the store, if it is there."""
         (self.folder / name).unlink(missing_ok=True)
-        folders.sync(self.folder)
+        sync(self.folder)
 
     def append_audit(self, line: str) -> None:
-        # One write to a file opened for appending, which the kernel doesn't mix with another's.
+        """Add a line to the audit log; lines are only ever added."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder / _AUDIT, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            os.write(descriptor, f"{line}\n".encode())
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        # One write to a file opened for appending, which the kernel doesn't mix with another's.
+        with (self.folder / _AUDIT).open("ab", buffering=0) as file:
+            file.write(f"{line}\n".encode())
+            os.fsync(file.fileno())
 
-    def audit(self) -> Iterator[str]:
-        with contextlib.suppress(FileNotFoundError), (self.folder / _AUDIT).open(encoding="utf-8") as file:
-            yield from (line.rstrip("\n") for line in file)
+    def audit(self) -> list[str]:
+        """Give the lines of the audit log, oldest first."""
+        return (self.read_text(_AUDIT) or "").splitlines()
 
     @contextlib.contextmanager
     def locked(self, wait: float = LOCK_SECONDS) -> Iterator[None]:
-        """The lock goes with the process that holds it, however that ends.
+        """Keep other changes of labels and of what is kept out, while the block lasts or until the process ends.
 
-        Raises:
-            StoreError: somebody else holds it for `wait` seconds.
+        Raises StoreError: somebody else holds the lock for `wait` seconds.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = portalocker.Lock(self.folder / ".lock", timeout=wait, check_interval=_PAUSE)
         try:
-            lock.acquire()
+            with portalocker.Lock(self.folder / ".lock", timeout=wait, check_interval=0.1):
+                yield
         except portalocker.LockException as error:
             raise StoreError(f"{self.base} is being changed by another command: try again when that is done") from error
-        try:
-            yield
-        finally:
-            lock.release()
+
+
+Store: TypeAlias = LocalStore | ObjectStore
+
+
+def open_store(base: str | pathlib.Path) -> Store:
+    """Open a store: a local path, or the URL of one in object storage (s3://, gs://, and others fsspec knows).
+
+    Raises StoreError: the URL is of a kind that can't be used here.
+    """
+    if isinstance(base, pathlib.Path) or "://" not in base or base.startswith("file://"):
+        return LocalStore(pathlib.Path(str(base).removeprefix("file://")))
+    return ObjectStore(base)
+
+
+def known_version(store: Store, model: str, version: int | None) -> int:
+    """Return a version that a store holds; the newest when none is named.
+
+    Raises StoreError: it does not hold it; the message says what it holds.
+    """
+    present = store.versions(model)
+    if version is None and not present:
+        held = ", ".join(store.models()) or "no model at all"
+        raise StoreError(f"{store.base} has no version of {model}; it has {held}")
+    if version is not None and version not in present:
+        held = f"it has {', '.join(map(str, present))}" if present else f"it has none of {model}"
+        raise StoreError(f"{store.base} has no version {version} of {model}: {held}")
+    return present[-1] if version is None else version
+
+
+def manifest_of(store: Store, model: str, version: int) -> Manifest | None:
+    """Read the manifest of a version in a store; None for one that has none.
+
+    Raises StoreError: it is none, or does not agree with its own digest.
+    """
+    data = store.read(model, version, MANIFEST)
+    return None if data is None else parse_manifest(data, where=f"{store.base}/{model}/{version}/{MANIFEST}")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _who() -> str:
+    if name := os.environ.get("DERMSERVE_WHO"):
+        return name
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no such user in a container
+        user = f"uid{os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One change in the audit log."""
+
+    what: str
+    """publish, promote, rollback, canary, retire or unpin."""
+    model: str
+    before: Any
+    """What it was: a version, versions, or None."""
+    after: Any
+    more: dict[str, Any] = field(default_factory=dict)
+    """What else is worth knowing: a digest, servers, a share, a note."""
+    who: str = field(default_factory=_who)
+    """USER@HOST, or DERMSERVE_WHO from the environment."""
+    when: str = field(default_factory=_now)
+    """UTC, ISO 8601."""
+
+    def json(self) -> str:
+        """Put it as the log has it."""
+        line = {"when": self.when, "who": self.who, "what": self.what, "model": self.model}
+        return json.dumps({**line, "from": self.before, "to": self.after, **self.more})
+
+    def change(self) -> str:
+        """Put from what to what it changed in words."""
+        return f"{json.dumps(self.before)} → {json.dumps(self.after)}"
+
+
+def entries(store: Store, model: str | None = None) -> Iterator[Entry]:
+    """Give a store's audit log, oldest first; of one model when it is named."""
+    for line in store.audit():
+        values = json.loads(line)
+        if model in (None, values["model"]):
+            known = {name: values.pop(name) for name in ("what", "model", "who", "when")}
+            yield Entry(**known, before=values.pop("from"), after=values.pop("to"), more=values)

@@ -1,17 +1,20 @@
 """Ask the gateways, by their metrics, whether they have a canary's share, and how it does beside the stable version."""
 
 import collections
+import contextlib
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from dermserve.models.lifecycle.errors import NoServerError
 from dermserve.models.lifecycle.servers import every_address
 
 _PREFIX = "dermserve_gateway_canary_"
 _PAUSE = 1.0
-_TIMEOUT = 5.0
 _Key = tuple[str, str, str]
 """Series, label or result, and how a request ended."""
 
@@ -32,24 +35,21 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What became of the canary's requests and the stable version's, since the watch began."""
+    """What became of the canary's requests and the stable version's, each by label, since the watch began."""
 
     requests: Mapping[str, int]
-    """By label."""
     failed: Mapping[str, int]
-    """By label."""
     mean_seconds: Mapping[str, float]
-    """By label; of those that were answered."""
+    """Of those that were answered."""
     compared: int
     differed: int
 
     def problems(self, limits: Limits) -> list[str]:
         """Name the limits that are exceeded, where there were requests enough to tell."""
-        found = []
-        canary, stable = (self._failing(label) for label in ("canary", "stable"))
+        found, times = [], self.mean_seconds
+        canary, stable = (self.failed[label] / max(1, self.requests[label]) for label in ("canary", "stable"))
         if self.requests["canary"] >= limits.requests and canary > stable + limits.more_failed:
             found.append(f"{canary:.1%} of its requests failed, of the stable version's {stable:.1%}")
-        times = self.mean_seconds
         if min(self.requests.values()) >= limits.requests and times["canary"] > limits.slower * times["stable"] > 0:
             found.append(f"its requests took {times['canary']:.3f} s, the stable version's {times['stable']:.3f} s")
         if self.compared >= limits.requests and self.differed > limits.disagreement * self.compared:
@@ -60,10 +60,21 @@ class Report:
         """Say what there was too little of to judge."""
         counts = {f"requests to {label}": count for label, count in self.requests.items()}
         counts["comparisons"] = self.compared
-        return [f"{count} {name}" for name, count in counts.items() if count < limits.requests]
+        return [f"only {n} {name}: too few to judge" for name, n in counts.items() if n < limits.requests]
 
-    def _failing(self, label: str) -> float:
-        return self.failed[label] / max(1, self.requests[label])
+    def __str__(self) -> str:
+        told = [
+            f"{label}: {self.requests[label]} requests, {self.failed[label]} failed, {self.mean_seconds[label]:.3f} s"
+            for label in ("canary", "stable")
+        ]
+        return f"{'; '.join(told)}; {self.differed} of {self.compared} compared answers differ"
+
+
+def _fetch(url: str) -> str:
+    """Read a page; addresses in a cluster are never asked through a proxy."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=5) as answer:
+        return str(answer.read().decode("utf-8", "replace"))
 
 
 class Gateways:
@@ -75,24 +86,23 @@ class Gateways:
         fetch: gives the text at a URL; raises OSError.
     """
 
-    def __init__(self, names: Sequence[str], *, fetch: Callable[[str], str] | None = None) -> None:
+    def __init__(self, names: Sequence[str], *, fetch: Callable[[str], str] = _fetch) -> None:
         self._names = names
-        self._fetch = fetch or _fetch
+        self._fetch = fetch
 
     def wait_share(self, model: str, share: float, *, timeout: float) -> int:
         """Wait until all send a model's canary a share of the callers; return how many gateways there are.
 
-        Raises:
-            NoServerError: one does not within `timeout` seconds; the message says which, and what it does.
+        Raises NoServerError: one does not within `timeout` seconds; the message says which, and what it does.
         """
         until = time.monotonic() + timeout
         while True:
             seen = {address: self._share(address, model) for address in self._addresses()}
-            others = {address: found for address, found in seen.items() if found != share}
+            others = [(address, found) for address, found in seen.items() if found != share]
             if not others:
                 return len(seen)
             if time.monotonic() >= until:
-                address, found = next(iter(others.items()))
+                address, found = others[0]
                 raise NoServerError(
                     f"{len(others)} of {len(seen)} gateways do not have the share {share:g} of {model}: {address}"
                     f" {'shows none' if found is None else f'has {found}'}; do they read canary.toml (canary_file)?"
@@ -117,21 +127,19 @@ class Gateways:
         until = clock() + seconds
         while True:
             for address in self._addresses():
-                try:
+                with contextlib.suppress(OSError):
                     now = self._counts(address, model)
-                except OSError:
-                    continue
-                before = former.get(address, now)
-                for key, value in now.items():
-                    # A counter that fell began anew: its gateway was restarted.
-                    since = before.get(key, 0.0)
-                    totals[key] += value - since if value >= since else value
-                former[address] = now
+                    before = former.get(address, now)
+                    for key, value in now.items():
+                        # A counter that fell began anew: its gateway was restarted.
+                        since = before.get(key, 0.0)
+                        totals[key] += value - since if value >= since else value
+                    former[address] = now
             report = _report(totals)
             if problems := report.problems(limits):
                 return report, problems
             if (left := until - clock()) <= 0:
-                return report, [f"only {lack}: too few to judge" for lack in report.lacks(limits)]
+                return report, report.lacks(limits)
             pause(min(_PAUSE, left))
 
     def _addresses(self) -> list[str]:
@@ -140,65 +148,35 @@ class Gateways:
     def _share(self, address: str, model: str) -> float | str | None:
         """Return a gateway's share; None when it does not serve the model, and the error when it does not answer."""
         try:
-            samples = _samples(self._fetch(f"http://{address}/metrics"))
+            samples = self._samples(address, model)
         except OSError as error:
             return str(error)
-        name = f"{_PREFIX}share"
-        return next((value for series, of, value in samples if series == name and of["model"] == model), None)
+        return next((sample.value for sample in samples if sample.name == f"{_PREFIX}share"), None)
 
     def _counts(self, address: str, model: str) -> dict[_Key, float]:
-        samples = _samples(self._fetch(f"http://{address}/metrics"))
-        return {
-            (series.removeprefix(_PREFIX), of.get("label") or of.get("result", ""), of.get("ended", "")): value
-            for series, of, value in samples
-            if of.get("model") == model and not series.endswith(("_bucket", "_share"))
-        }
+        found = {}
+        for name, of, value, *_ in self._samples(address, model):
+            if not name.endswith(("_bucket", "_share")):
+                who = of.get("label") or of.get("result", "")
+                found[name.removeprefix(_PREFIX), who, of.get("ended", "")] = value
+        return found
+
+    def _samples(self, address: str, model: str) -> list[Sample]:
+        try:
+            families = list(text_string_to_metric_families(self._fetch(f"http://{address}/metrics")))
+        except ValueError as error:
+            raise OSError(f"no metrics of a gateway: {error}") from error
+        samples = [sample for family in families if family.name.startswith(_PREFIX) for sample in family.samples]
+        return [sample for sample in samples if sample.labels.get("model") == model]
 
 
 def _report(totals: Mapping[_Key, float]) -> Report:
-    counted = {
-        label: {ended: int(totals["requests_total", label, ended]) for ended in ("ok", "failed")}
-        for label in ("stable", "canary")
-    }
-    seconds = {
-        label: totals["request_duration_seconds_sum", label, ""]
-        / max(1.0, totals["request_duration_seconds_count", label, ""])
-        for label in counted
-    }
+    requests, failed, mean_seconds = {}, {}, {}
+    for label in ("stable", "canary"):
+        failed[label] = int(totals["requests_total", label, "failed"])
+        requests[label] = failed[label] + int(totals["requests_total", label, "ok"])
+        answered = max(1.0, totals["request_duration_seconds_count", label, ""])
+        mean_seconds[label] = round(totals["request_duration_seconds_sum", label, ""] / answered, 4)
     differed, agreed = (int(totals["comparisons_total", result, ""]) for result in ("differed", "agreed"))
-    return Report(
-        requests={label: sum(ends.values()) for label, ends in counted.items()},
-        failed={label: ends["failed"] for label, ends in counted.items()},
-        mean_seconds={label: round(value, 4) for label, value in seconds.items()},
-        compared=agreed + differed,
-        differed=differed,
-    )
-
-
-def _samples(text: str) -> list[tuple[str, Mapping[str, str], float]]:
-    from prometheus_client.parser import text_string_to_metric_families
-
-    found: list[tuple[str, Mapping[str, str], float]] = []
-    try:
-        for family in text_string_to_metric_families(text):
-            if family.name.startswith(_PREFIX):
-                found += [(sample.name, sample.labels, sample.value) for sample in family.samples]
-    except ValueError as error:
-        raise OSError(f"no metrics of a gateway: {error}") from error
-    return found
-
-
-def _fetch(url: str) -> str:
-    """Read a page; addresses in a cluster are never asked through a proxy."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=_TIMEOUT) as answer:
-        return str(answer.read().decode("utf-8", "replace"))
-
-
-def line(model: str, report: Report) -> str:
-    """Put a report in words."""
-    told = [
-        f"{label}: {report.requests[label]} requests, {report.failed[label]} failed, {report.mean_seconds[label]:.3f} s"
-        for label in ("canary", "stable")
-    ]
-    return f"{model}: {'; '.join(told)}; {report.differed} of {report.compared} compared answers differ"
+    compared = agreed + differed
+    return Report(requests=requests, failed=failed, mean_seconds=mean_seconds, compared=compared, differed=differed)

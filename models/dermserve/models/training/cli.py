@@ -1,60 +1,122 @@
-"""`dermserve train`, `evaluate`, `report`, `pack` and `tflite`."""
+"""`dermserve train`, `evaluate`, `report`, `pack` and `tflite`, and what all commands of training share."""
 
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training.options import (
-    CACHE,
-    DATA,
-    PRECISION,
-    draw_progress,
-    error_messages,
-    print_line,
-    read_backbone,
-)
+from dermserve.models.training.errors import DataError, ExperimentError, TrainingError
 
 if TYPE_CHECKING:
+    from dermserve.models.training.train.finished import Kind
     from dermserve.models.training.train.loop import Epoch
 
-_PAPER = click.option(
-    "--paper",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="An evaluated random-by-image run to set beside.",
-)
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+DATA = click.option(
+    "--data", type=_FOLDER, required=True,
+    help="Folder of the photos: HAM10000 as ISIC or Kaggle ships it, a folder a class, or labels.csv.",
+)  # fmt: skip
+CACHE = click.option(
+    "--cache", type=_NEW_FOLDER, default=Path(".dermserve/cache"), show_default=True,
+    help="Folder for decoded photos and the outputs of networks.",
+)  # fmt: skip
+PRECISION = click.option(
+    "--precision", type=click.Choice(["float32", "mixed_bfloat16"]), default="float32", show_default=True,
+    help="Arithmetic; mixed_bfloat16 is about twice as fast on a CPU that supports it.",
+)  # fmt: skip
+_RUN = click.argument("run", type=_FOLDER)
+_PAPER = click.option("--paper", type=_FOLDER, help="An evaluated random-by-image run to set beside.")
 _ALSO = click.option(
     "--also",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=_FOLDER,
     help="The same photos at another resolution, under the same file names; each in the part of its lesion.",
 )
-_RUN = click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+
+
+class _InputError(click.ClickException):
+    """What was passed can't be used: the exit code is that of a wrong command line."""
+
+    exit_code = 2
+
+
+@contextlib.contextmanager
+def error_messages() -> Iterator[None]:
+    """Turn intended errors into one line, and Ctrl-C into advice."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # TensorFlow leaves it off without AVX-512: half the speed
+    try:
+        yield
+    except TrainingError as error:
+        wrong_input = isinstance(error, DataError | ExperimentError)
+        raise (_InputError if wrong_input else click.ClickException)(str(error)) from error
+    except OSError as error:
+        raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from error
+    except KeyboardInterrupt:
+        click.echo("interrupted: the same command goes on from the last epoch", err=True)
+        raise click.Abort from None
+
+
+def read_backbone(weights: str | None) -> Path | str | None:
+    """Read --weights: a file, "imagenet", or None for random weights."""
+    if weights in (None, "random"):
+        return None
+    if weights == "imagenet":
+        return weights
+    path = Path(str(weights))
+    if not path.is_file():
+        raise click.BadParameter(f"{path}: no such file", param_hint="--weights")
+    return path
+
+
+def draw_progress() -> Callable[[str, int, int], None]:
+    """Make a progress function that draws one bar after another on stderr, on a terminal alone."""
+    bar: Any = None
+
+    def advance(what: str, done: int, whole: int) -> None:
+        nonlocal bar
+        if bar is None or bar.label != what:
+            bar = click.progressbar(length=whole, label=what, file=sys.stderr)
+            bar.render_progress()
+        bar.update(done - bar.pos)
+        if done >= whole:
+            bar.render_finish()
+
+    return advance
+
+
+def print_line(line: str) -> None:
+    """Print a line on stderr."""
+    click.echo(line, err=True)
 
 
 @click.command()
 @click.argument("model", type=click.Choice(list(SPECS)))
 @DATA
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder of the run.")
+@click.option("--out", type=_NEW_FOLDER, required=True, help="Folder of the run.")
 @click.option("--experiment", help="One of dermserve's experiments or a .toml file; the paper's when not given.")
 @click.option("--weights", help='Initial backbone: "imagenet" (Keras downloads it), a file, or "random".')
 @click.option(
-    "--start",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="A finished run whose weights to go on from, by its split; instead of --weights.",
+    "--start", type=_FOLDER, help="A finished run whose weights to go on from, by its split; instead of --weights."
 )
 @click.option(
-    "--teacher",
-    "teachers",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    multiple=True,
+    "--teacher", "teachers", type=_FOLDER, multiple=True,
     help="A finished run of the same model to learn from beside the labels (distillation); several: their mean.",
-)
+)  # fmt: skip
 @_ALSO
-@click.option("--data-name", help="What the data set is called, for the card; else as its dataset.toml says.")
-@click.option("--data-license", help="Under which licence the photos may be used; else as its dataset.toml says.")
-@click.option("--data-source", help="Where the photos come from; else as its dataset.toml says.")
+@click.option("--data-name", "name", help="What the data set is called, for the card; else as its dataset.toml says.")
+@click.option(
+    "--data-license", "license", help="Under which licence the photos may be used; else as its dataset.toml says."
+)
+@click.option("--data-source", "source", help="Where the photos come from; else as its dataset.toml says.")
 @CACHE
+@error_messages()
 def train(
     model: str,
     data: Path,
@@ -64,41 +126,54 @@ def train(
     start: Path | None,
     teachers: tuple[Path, ...],
     also: Path | None,
-    data_name: str | None,
-    data_license: str | None,
-    data_source: str | None,
     cache: Path,
+    **stated: str | None,
 ) -> None:
     """Train a model on labelled photos. Stopped with Ctrl-C, the same command goes on from the last epoch."""
-    with error_messages():
-        from dermserve.models.training.data.provenance import read_provenance
-        from dermserve.models.training.train.experiment import load_experiment
-        from dermserve.models.training.train.finished import FinishedRun
-        from dermserve.models.training.train.run import finished_data, prepare, read_also, run_training, with_also
+    from dermserve.models.training.train import dataset
+    from dermserve.models.training.train.experiment import load_experiment
+    from dermserve.models.training.train.finished import FinishedRun
+    from dermserve.models.training.train.run import run_training
 
-        chosen = load_experiment(experiment or model)
-        if chosen.model != model:
-            raise click.UsageError(f"experiment {chosen.name} is for {chosen.model}, not {model}")
-        if start is not None and weights is not None:
-            raise click.UsageError("--start brings its own weights: leave --weights out")
-        begun = None if start is None else FinishedRun(start)
-        if begun is not None and begun.model != model:
-            raise click.UsageError(f"{start} is a run of {begun.model}, not {model}")
-        backbone = read_backbone(weights)
-        click.echo(f"{chosen.name}: reading {data}", err=True)
-        stated = read_provenance(data, name=data_name, license=data_license, source=data_source)
-        if begun is None:
-            prepared = prepare(chosen, data, cache=cache, say=print_line)
-        else:
-            prepared = finished_data(begun.experiment, data, begun.split, cache=cache)
-        if also is not None:
-            more = read_also(prepared, also, SPECS[model], cache=cache, say=print_line)
-            prepared = with_also(prepared, more, SPECS[model], cache=cache)
-        click.echo(f"training data: {stated.data}", err=True)
-        how: Any = {"backbone": backbone, "start": begun, "progress": draw_progress(), "report": _report_epoch}
-        how["teachers"] = [FinishedRun(teacher) for teacher in teachers]
-        run_training(chosen, prepared, out, provenance=stated, **how)
-        click.echo(f"finished: dermserve evaluate {out} --data {data}", err=True)
+    chosen = load_experiment(experiment or model)
+    if chosen.model != model:
+        raise click.UsageError(f"experiment {chosen.name} is for {chosen.model}, not {model}")
+    if start is not None and weights is not None:
+        raise click.UsageError("--start brings its own weights: leave --weights out")
+    begun = None if start is None else FinishedRun(start)
+    if begun is not None and begun.model != model:
+        raise click.UsageError(f"{start} is a run of {begun.model}, not {model}")
+    backbone = read_backbone(weights)
+    print_line(f"{chosen.name}: reading {data}")
+    provenance = dataset.read_provenance(data, **stated)
+    if begun is None:
+        prepared = dataset.prepare(chosen, data, cache=cache, say=print_line)
+    else:
+        prepared = dataset.finished_data(begun.experiment, data, begun.split, cache=cache)
+    if also is not None:
+        more = dataset.read_also(prepared, also, SPECS[model], cache=cache, say=print_line)
+        prepared = dataset.with_also(prepared, more, SPECS[model], cache=cache)
+    print_line(f"training data: {provenance['data']}")
+    run_training(
+        chosen,
+        prepared,
+        out,
+        backbone=backbone,
+        progress=draw_progress(),
+        report=_report_epoch,
+        stated=provenance,
+        start=begun,
+        teachers=[FinishedRun(teacher) for teacher in teachers],
+    )
+    print_line(f"finished: dermserve evaluate {out} --data {data}")
+
+
+def _report_epoch(epoch: "Epoch") -> None:
+    print_line(
+        f"{epoch.stage} {epoch.epoch}: loss {epoch.loss:.3f}, accuracy {epoch.accuracy:.3f}; validation loss "
+        f"{epoch.validation_loss:.3f}, accuracy {epoch.validation_accuracy:.3f}, balanced "
+        f"{epoch.validation_balanced_accuracy:.3f}; {epoch.seconds:.0f} s"
+    )
 
 
 @click.command()
@@ -109,23 +184,16 @@ def train(
 )
 @_PAPER
 @click.option(
-    "--thin",
-    type=click.IntRange(min=1),
-    default=1,
-    metavar="N",
-    show_default=True,
+    "--thin", type=click.IntRange(min=1), default=1, metavar="N", show_default=True,
     help="Run ten views of every Nth photo only, and one view of all: ten of all take ResNet-50 half an hour on a PC.",
-)
+)  # fmt: skip
 @click.option(
-    "--recall-price",
-    type=click.FloatRange(0, 1),
-    default=0.0,
-    show_default=True,
+    "--recall-price", "price", type=click.FloatRange(0, 1), default=0.0, show_default=True,
     help="Loss of accuracy on validation photos, as a share, that is allowed for a melanoma recall of 0.65.",
-)
+)  # fmt: skip
 @click.option(
     "--others",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=_FOLDER,
     help="HAM10000, for a model that does not know all its classes: fit and measure the out-of-scope score.",
 )
 @_ALSO
@@ -136,107 +204,24 @@ def train(
 )
 @PRECISION
 @CACHE
-def evaluate(
-    run: Path,
-    data: Path,
-    other: str | None,
-    paper: Path | None,
-    thin: int,
-    recall_price: float,
-    others: Path | None,
-    also: Path | None,
-    again: str | None,
-    precision: str,
-    cache: Path,
-) -> None:
+@error_messages()
+def evaluate(run: Path, data: Path, other: str | None, paper: Path | None, **how: Any) -> None:
     """Calibrate a run on its validation photos, measure it on its test photos, and write RUN/report."""
-    with error_messages():
-        from dermserve.models.training.evaluate import evaluation
-        from dermserve.models.training.evaluate.report import keep_figures, write_report
-        from dermserve.models.training.train.finished import FinishedRun
+    from dermserve.models.training.evaluate import evaluation
+    from dermserve.models.training.evaluate.report import keep_figures, write_report
+    from dermserve.models.training.train.finished import FinishedRun
 
-        finished = FinishedRun(run)
-        options: dict[str, Any] = {"cache": cache, "precision": precision, "others": others}
-        options["progress"] = draw_progress()
-        if other is not None:
-            measured = evaluation.evaluate_other(finished, data, name=other, **options)
-            _say_figures(other, measured)
-            return
-        how: Any = {"thin": thin, "price": recall_price, "also": also, "again": again}
-        result = evaluation.evaluate_own(finished, data, **how, **options)
-        keep_figures(finished, result["figures"])
-        page = write_report(finished, paper=None if paper is None else FinishedRun(paper))
-        _say_figures("test", result["metrics"]["test"])
-        click.echo(str(page))
-
-
-@click.command()
-@_RUN
-@_PAPER
-def report(run: Path, paper: Path | None) -> None:
-    """Write RUN/report again: after measuring on other data, or with another run beside it."""
-    with error_messages():
-        from dermserve.models.training.evaluate.report import write_report
-        from dermserve.models.training.train.finished import FinishedRun
-
-        click.echo(str(write_report(FinishedRun(run), paper=None if paper is None else FinishedRun(paper))))
-
-
-@click.command()
-@_RUN
-@DATA
-@CACHE
-@click.option(
-    "--kind",
-    type=click.Choice(["int8", "float16"]),
-    default="int8",
-    show_default=True,
-    help="What kernels become; int8 is too coarse for MobileNet's.",
-)
-def pack(run: Path, data: Path, cache: Path, kind: Literal["int8", "float16"]) -> None:
-    """Make a run's weights compact and measure what that costs. Evaluate the run again afterwards."""
-    with error_messages():
-        from dermserve.models.training.export.pack import pack as pack_run
-        from dermserve.models.training.train.finished import FinishedRun
-
-        found = pack_run(FinishedRun(run), data, kind=kind, cache=cache, progress=draw_progress())
-        click.echo(
-            f"{found['bytes'] / 1e6:.1f} MB; accuracy {found['accuracy_full']:.4f} → {found['accuracy_compact']:.4f}, "
-            f"the same answer for {found['agreement']:.2%}"
-        )
-
-
-@click.command()
-@_RUN
-@DATA
-@CACHE
-def tflite(run: Path, data: Path, cache: Path) -> None:
-    """Convert an evaluated run to TensorFlow Lite, float16 and int8, and compare each with it on validation photos."""
-    with error_messages():
-        from dermserve.models.training.data.splits import Part
-        from dermserve.models.training.export.lite import convert_run
-        from dermserve.models.training.train.finished import FinishedRun
-        from dermserve.models.training.train.run import finished_data
-
-        finished = FinishedRun(run)
-        photos = finished_data(finished.experiment, data, finished.split, cache=cache)
-        photos = photos.without_test()
-        found = convert_run(finished, photos.part(Part.TRAIN), photos.part(Part.VALIDATION), progress=draw_progress())
-        for kind, row in found.items():
-            click.echo(
-                f"{kind}: {row['bytes'] / 1e6:.1f} MB, the same answer for {row['agreement']:.2%}, "
-                f"the same side of the gate for {row['gate_agreement']:.2%}, accuracy {row['accuracy']:.4f}, "
-                f"{row['milliseconds']:.1f} ms a photo"
-            )
-
-
-def _report_epoch(epoch: "Epoch") -> None:
-    click.echo(
-        f"{epoch.stage} {epoch.epoch}: loss {epoch.loss:.3f}, accuracy {epoch.accuracy:.3f}; validation loss "
-        f"{epoch.validation_loss:.3f}, accuracy {epoch.validation_accuracy:.3f}, balanced "
-        f"{epoch.validation_balanced_accuracy:.3f}; {epoch.seconds:.0f} s",
-        err=True,
-    )
+    finished = FinishedRun(run)
+    how["progress"] = draw_progress()
+    if other is not None:
+        common = {key: how[key] for key in ("cache", "precision", "others", "progress")}
+        _say_figures(other, evaluation.evaluate_other(finished, data, name=other, **common))
+        return
+    result = evaluation.evaluate_own(finished, data, **how)
+    keep_figures(finished, result["figures"])
+    page = write_report(finished, paper=None if paper is None else FinishedRun(paper))
+    _say_figures("test", result["metrics"]["test"])
+    click.echo(str(page))
 
 
 def _say_figures(name: str, measured: dict[str, Any]) -> None:
@@ -252,3 +237,54 @@ def _say_figures(name: str, measured: dict[str, Any]) -> None:
         f"{name}, one view: confident {found['confident']:.1%}, bad quality {found['bad_quality']:.1%}, rejected "
         f"{found['rejected']:.1%}, malignant confidently benign {'none there' if missed is None else f'{missed:.1%}'}"
     )
+
+
+@click.command()
+@_RUN
+@_PAPER
+@error_messages()
+def report(run: Path, paper: Path | None) -> None:
+    """Write RUN/report again: after measuring on other data, or with another run beside it."""
+    from dermserve.models.training.evaluate.report import write_report
+    from dermserve.models.training.train.finished import FinishedRun
+
+    click.echo(str(write_report(FinishedRun(run), paper=None if paper is None else FinishedRun(paper))))
+
+
+@click.command()
+@_RUN
+@DATA
+@CACHE
+@click.option(
+    "--kind", type=click.Choice(["int8", "float16"]), default="int8", show_default=True,
+    help="What kernels become; int8 is too coarse for MobileNet's.",
+)  # fmt: skip
+@error_messages()
+def pack(run: Path, data: Path, cache: Path, kind: "Kind") -> None:
+    """Make a run's weights compact and measure what that costs. Evaluate the run again afterwards."""
+    from dermserve.models.training.export import conversion
+    from dermserve.models.training.train.finished import FinishedRun
+
+    found = conversion.pack(FinishedRun(run), data, kind=kind, cache=cache, progress=draw_progress())
+    click.echo(
+        f"{found['bytes'] / 1e6:.1f} MB; accuracy {found['accuracy_full']:.4f} → {found['accuracy_compact']:.4f}, "
+        f"the same answer for {found['agreement']:.2%}"
+    )
+
+
+@click.command()
+@_RUN
+@DATA
+@CACHE
+@error_messages()
+def tflite(run: Path, data: Path, cache: Path) -> None:
+    """Convert an evaluated run to TensorFlow Lite, float16 and int8, and compare each with it on validation photos."""
+    from dermserve.models.training.export.conversion import convert_run
+    from dermserve.models.training.train.finished import FinishedRun
+
+    for kind, row in convert_run(FinishedRun(run), data, cache=cache, progress=draw_progress()).items():
+        click.echo(
+            f"{kind}: {row['bytes'] / 1e6:.1f} MB, the same answer for {row['agreement']:.2%}, "
+            f"the same side of the gate for {row['gate_agreement']:.2%}, accuracy {row['accuracy']:.4f}, "
+            f"{row['milliseconds']:.1f} ms a photo"
+        )

@@ -1,4 +1,4 @@
-"""What can go wrong before, in and after training.
+"""What can go wrong in training; files that are written whole or not at all.
 
 TrainingError
 ├── DataError        photos on disk that can't be trained on
@@ -6,6 +6,18 @@ TrainingError
 ├── RunError         a run folder that is not what the command needs
 └── DivergedError    a training whose loss is no number any more
 """
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+DAMAGED = (OSError, ValueError, KeyError, BadZipFile)
+"""What numpy, h5py and Keras raise for a file of arrays that is missing, damaged or of something else."""
 
 
 class TrainingError(Exception):
@@ -26,3 +38,31 @@ class DivergedError(TrainingError):
 
 class RunError(TrainingError):
     """A run folder that is not what the command needs: absent, of another experiment, or not finished."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`, of this process alone, that replaces it when the block succeeds."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file, atomically."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_digest(value: Any) -> str:
+    """Return the SHA-256 of a JSON value, hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,1 +1,1 @@
-"""Data sets: the layouts they come in, lesions, splits, where they are from, and their photos as pixels."""
+"""Data sets: the layouts they come in, lesions, splits, and their photos as pixels."""

@@ -15,66 +15,44 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from types import MappingProxyType
 from typing import TypeAlias
 
-from dermserve.models.training.data.samples import Sample, digest_file, join_lesions, refuse_divided, refuse_two_labels
-from dermserve.models.training.data.tables import (
-    Row,
-    Table,
-    blank,
-    class_of,
-    is_table,
-    missing_columns,
-    read_header,
-    read_rows,
-    read_table,
-)
+from dermserve.models.training.data import tables
+from dermserve.models.training.data.splits import Sample, digest_file, join_lesions, refuse_divided, refuse_two_labels
+from dermserve.models.training.data.tables import Row, Table, class_of
 from dermserve.models.training.errors import DataError
 
 Say: TypeAlias = Callable[[str], None]
 """Called with one line for each kind of thing that was left out."""
+_Read: TypeAlias = tuple[list[Sample], list[list[str]]]
+"""Photos, and the lesions each of them is said to show."""
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"})
 _OTHER_PICTURES = frozenset({".heic", ".heif", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".avif", ".jxl", ".jp2"})
 _LABELS = ("path", "label", "lesion_id", "split")
-_SPLITS: Mapping[str, str] = MappingProxyType(
-    {
-        "train": "train",
-        "training": "train",
-        "val": "validation",
-        "valid": "validation",
-        "validation": "validation",
-        "test": "test",
-        "testing": "test",
-    }
-)
+_SPLITS: Mapping[str, str] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 _WORD = re.compile(r"[^a-z]+")
 
 
 @dataclass(slots=True)
 class _Found:
-    """Files of a data set, by what they are."""
+    """Files of a data set, by what they are; paths within the data set."""
 
     photos: list[str] = field(default_factory=list)
-    """Paths within the data set."""
     tables: list[str] = field(default_factory=list)
-    junk: int = 0
-    """Files that macOS leaves beside others."""
-    others: Counter[str] = field(default_factory=Counter)
-    """Pictures of formats that are not read, by suffix."""
+    junk: int = 0  # files that macOS leaves beside others
+    others: Counter[str] = field(default_factory=Counter)  # pictures of formats that are not read, by suffix
     dangling: list[str] = field(default_factory=list)
 
 
 def read_samples(directory: Path, classes: Sequence[str], *, say: Say = lambda _: None) -> list[Sample]:
-    """Read a data set's list of photos, sorted by name; no photo is decoded.
+    """Read a data set's list of photos, sorted by name; no photo is decoded, and `say` is told what was left out.
 
-    Photos whose files are equal byte for byte are taken to show the same lesion.
-
-    Args:
-        directory: the data set.
-        classes: codes of the model's classes.
-        say: told what was left out.
+    Photos whose files are equal byte for byte are taken to show the same lesion. The classes are the model's codes.
 
     Raises:
         DataError: the layout is none that is known, names photos or classes that are not there, gives a photo two
@@ -92,7 +70,11 @@ def read_samples(directory: Path, classes: Sequence[str], *, say: Say = lambda _
     samples, lesions = _read(directory, found, codes, say)
     if not samples:
         raise DataError(f"no photos in {directory}: expected {_expected(classes)}")
-    _say_skipped(found, say)
+    if found.junk:
+        say(f"left out {found.junk} files that macOS leaves beside others (._*, .DS_Store, __MACOSX)")
+    if found.others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.others.items()))
+        say(f"left out pictures of formats that are not read: {kinds}; convert them to JPEG or PNG")
     hashed = [replace(sample, digest=digest_file(sample)) for sample in samples]
     refuse_two_labels(hashed, codes)
     joined = join_lesions(hashed, lesions)
@@ -123,18 +105,10 @@ def _sort_in(found: _Found, path: Path, directory: Path) -> None:
         return
     elif suffix in _SUFFIXES:
         (found.photos if path.is_file() else found.dangling).append(within)
-    elif is_table(path):
+    elif tables.is_table(path):
         found.tables.append(within)
     elif suffix in _OTHER_PICTURES:
         found.others[suffix] += 1
-
-
-def _say_skipped(found: _Found, say: Say) -> None:
-    if found.junk:
-        say(f"left out {found.junk} files that macOS leaves beside others (._*, .DS_Store, __MACOSX)")
-    if found.others:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.others.items()))
-        say(f"left out pictures of formats that are not read: {kinds}; convert them to JPEG or PNG")
 
 
 def _expected(classes: Sequence[str]) -> str:
@@ -144,35 +118,27 @@ def _expected(classes: Sequence[str]) -> str:
     )
 
 
-_Read: TypeAlias = tuple[list[Sample], list[list[str]]]
-"""Photos, and the lesions each of them is said to show."""
-
-
 def _read(directory: Path, found: _Found, classes: Sequence[str], say: Say) -> _Read:
     labels = directory / "labels.csv"
-    if labels.is_file() and "path" in read_header(labels):
+    if labels.is_file() and "path" in tables.read_header(labels):
         return _read_labels(labels, classes)
     folders = {photo: _folder_class(photo, classes) for photo in found.photos}
-    tables = [table for name in found.tables if (table := read_table(directory / name, classes)) is not None]
-    if not any(table.classes for table in tables) and not any(label is not None for label in folders.values()):
-        raise DataError(_unknown_layout(directory, found, classes))
-    return _merge(directory, found.photos, folders, tables, classes, say)
-
-
-def _unknown_layout(directory: Path, found: _Found, classes: Sequence[str]) -> str:
+    read = [table for name in found.tables if (table := tables.read_table(directory / name, classes)) is not None]
+    if any(table.classes for table in read) or any(label is not None for label in folders.values()):
+        return _merge(directory, folders, read, classes, say)
     if found.tables:
-        table = directory / found.tables[0]
-        return f"{table} lacks the columns {missing_columns(table)}: expected {_expected(classes)}"
-    return f"{directory} has no layout dermserve knows: expected {_expected(classes)}"
+        first = directory / found.tables[0]
+        raise DataError(f"{first} lacks the columns {tables.missing_columns(first)}: expected {_expected(classes)}")
+    raise DataError(f"{directory} has no layout dermserve knows: expected {_expected(classes)}")
 
 
 def _read_labels(path: Path, classes: Sequence[str]) -> _Read:
-    missing = [column for column in _LABELS if column not in read_header(path)]
+    missing = [column for column in _LABELS if column not in tables.read_header(path)]
     if missing:
         raise DataError(f"{path} lacks the column {missing[0]}; it needs {', '.join(_LABELS)}")
     samples: dict[str, Sample] = {}
     lesions: list[list[str]] = []
-    for row in read_rows(path):
+    for row in tables.read_rows(path):
         within = PurePosixPath(os.path.normpath(row["path"].replace("\\", "/"))).as_posix()
         if not (path.parent / within).is_file():
             raise DataError(f"{path} names {row['path']}, which is not there")
@@ -185,7 +151,7 @@ def _read_labels(path: Path, classes: Sequence[str]) -> _Read:
         if split is None:
             raise DataError(f"{path} names the split {row['split']!r}; it may be train, validation, test or empty")
         samples[within] = Sample(path.parent / within, label, "", split, within)
-        lesions.append([] if blank(row["lesion_id"]) else [row["lesion_id"]])
+        lesions.append([] if tables.blank(row["lesion_id"]) else [row["lesion_id"]])
     return list(samples.values()), lesions
 
 
@@ -204,32 +170,31 @@ def _folder_split(photo: str) -> str:
 
 
 def _merge(
-    directory: Path,
-    photos: Sequence[str],
-    folders: Mapping[str, int | None],
-    tables: Sequence[Table],
-    classes: Sequence[str],
-    say: Say,
+    directory: Path, folders: Mapping[str, int | None], read: Sequence[Table], classes: Sequence[str], say: Say
 ) -> _Read:
     """Put together what folders and tables say of each photo."""
-    labels, lesions = dict(folders), {photo: list[str]() for photo in photos}
+    labels, lesions = dict(folders), {photo: list[str]() for photo in folders}
     others: dict[str, tuple[Table, str]] = {}
     by_stem: dict[str, list[str]] = defaultdict(list)
-    for photo in photos:
+    for photo in folders:
         by_stem[Path(photo).stem].append(photo)
-    for table in tables:
+    for table in read:
         matched = list(_match(directory, table, by_stem, lesions))
         for row, photo in matched:
-            _agree(labels, photo, row, table.path, classes)
+            before = labels[photo]
+            if row.label is not None and before is not None and before != row.label:
+                by = f"{classes[before]}, and by {table.path} {classes[row.label]}"
+                raise DataError(f"{photo} is under two labels: {by}")
+            labels[photo] = before if row.label is None else row.label
             lesions[photo] += [row.lesion] if row.lesion else []
             if row.said:
                 others[photo] = (table, row.said)
         if (absent := len(table.rows) - len({row.photo for row, _ in matched})) > 0:
             say(f"{table.path} names {absent} photos that are not there, of {len(table.rows)}")
-    chosen = [photo for photo in photos if labels[photo] is not None]
-    _say_unlabelled({photo: others.get(photo) for photo in photos if labels[photo] is None}, classes, say)
-    samples = [Sample(directory / p, int(labels[p] or 0), "", _folder_split(p), p) for p in chosen]
-    return samples, [lesions[photo] for photo in chosen]
+    _say_unlabelled([others.get(photo) for photo in folders if labels[photo] is None], classes, say)
+    known = {photo: label for photo, label in labels.items() if label is not None}
+    samples = [Sample(directory / photo, label, "", _folder_split(photo), photo) for photo, label in known.items()]
+    return samples, [lesions[photo] for photo in known]
 
 
 def _match(
@@ -252,23 +217,13 @@ def _match(
         yield from ((row, photo) for photo in found)
 
 
-def _agree(labels: dict[str, int | None], photo: str, row: Row, table: Path, classes: Sequence[str]) -> None:
-    if row.label is None:
-        return
-    before = labels[photo]
-    if before is not None and before != row.label:
-        raise DataError(f"{photo} is under two labels: {classes[before]}, and by {table} {classes[row.label]}")
-    labels[photo] = row.label
-
-
-def _say_unlabelled(photos: Mapping[str, tuple[Table, str] | None], classes: Sequence[str], say: Say) -> None:
+def _say_unlabelled(photos: Sequence[tuple[Table, str] | None], classes: Sequence[str], say: Say) -> None:
     """Say what is left out as the model has no class for it; a code that is none of the model's is a mistake."""
     counts: Counter[str] = Counter()
-    for said in photos.values():
+    for said in photos:
         if said is not None and said[0].codes:
             raise DataError(f"{said[0].path} names the class {said[1]!r}; this model knows {', '.join(classes)}")
-        counts[
-            "photos that nothing gives a class" if said is None else f"photos of {said[1]}, no class of this model"
-        ] += 1
+        nothing = "photos that nothing gives a class"
+        counts[nothing if said is None else f"photos of {said[1]}, no class of this model"] += 1
     for what, count in sorted(counts.items()):
         say(f"left out {count} {what}")

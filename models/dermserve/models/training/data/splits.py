@@ -1,20 +1,41 @@
-"""Which photos train, which validate and which test, decided once per run from a seed.
+"""Labelled photos, the lesions they show, and which of them train, validate and test, decided once per run from a seed.
 
 `lesion` keeps a lesion's photos together: the honest split. `image` draws photos one by one, as the papers did, so that
 other photos of a test lesion may have been trained on; equal files stay together even so.
 """
 
 import csv
+import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from dermserve.models.training.data.samples import Sample
 from dermserve.models.training.errors import DataError, RunError
+
+_SHOWN = 3
+_COLUMNS = ("photo", "lesion_id", "part", "sha256")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One labelled photo."""
+
+    path: Path
+    label: int  # index into the classes
+    lesion: str  # the one it shows; the photo's own name where nothing says
+    split: str = ""  # "train", "validation" or "test" where the data set itself says, else empty
+    within: str = ""  # its path within the data set, with slashes
+    digest: str = ""  # first 64 bits of the SHA-256 of its file, in hexadecimal
+
+    @property
+    def name(self) -> str:
+        """What the photo is known by: its path within the data set."""
+        return self.within or self.path.as_posix()
 
 
 class Part(StrEnum):
@@ -26,119 +47,144 @@ class Part(StrEnum):
 
 
 class Protocol(StrEnum):
-    """What a split keeps together."""
+    """What a split keeps together: all photos of a lesion, or nothing but equal files."""
 
     LESION = "lesion"
-    """All photos of a lesion."""
     IMAGE = "image"
-    """Nothing but equal files: photos are drawn one by one."""
 
 
 class Recorded(NamedTuple):
-    """A photo in a run's split."""
+    """A photo in a run's split: the lesion it shows, what it was for, its file's digest as in Sample."""
 
     lesion: str
-    """The lesion it shows."""
     part: Part
-    """What it was for."""
     digest: str
-    """First 64 bits of the SHA-256 of its file, in hexadecimal."""
 
 
-_COLUMNS = ("photo", "lesion_id", "part", "sha256")
+def digest_file(sample: Sample) -> str:
+    """Give the digest of a photo's file, as in Sample; a DataError where it can't be read, or is empty."""
+    try:
+        data = sample.path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{sample.path} can't be read: {error.strerror}") from error
+    if not data:
+        raise DataError(f"{sample.path} is empty: replace or remove it")
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def require_samples(samples: Iterable[Sample], classes: Sequence[str], *, minimum: int) -> None:
+    """Raise a DataError that names the classes with fewer than `minimum` lesions."""
+    lesions = Counter(label for label, _ in {(sample.label, sample.lesion) for sample in samples})
+    few = [f"class {code} has {lesions[i]} lesions" for i, code in enumerate(classes) if lesions[i] < minimum]
+    if few:
+        raise DataError(f"{', '.join(few)}; at least {minimum} are needed: add photos of it")
+
+
+def count_classes(samples: Iterable[Sample], classes: Sequence[str]) -> dict[str, int]:
+    """Count photos by class code, in the order of the classes."""
+    counts = Counter(sample.label for sample in samples)
+    return {code: counts[label] for label, code in enumerate(classes)}
+
+
+def join_lesions(samples: Sequence[Sample], lesions: Sequence[Sequence[str]]) -> list[Sample]:
+    """Give photos one lesion that share a lesion or a file's bytes, however long the chain between them.
+
+    `lesions` are those that each photo is said to show, none where nothing is said; each photo gets the first lesion of
+    its group.
+    """
+    named = list(zip(samples, lesions, strict=True))
+    groups = _components([[*(("lesion", name) for name in own), ("bytes", sample.digest)] for sample, own in named])
+    names: dict[int, str] = {}
+    for group, own in zip(groups, lesions, strict=True):
+        if own:
+            names.setdefault(group, own[0])
+    pairs = zip(samples, groups, strict=True)
+    return [replace(sample, lesion=names.setdefault(group, sample.name)) for sample, group in pairs]
+
+
+def _components(keys: Sequence[Sequence[Hashable]]) -> list[int]:
+    """Number the connected groups of items, of which those with a key in common are connected."""
+    from scipy.sparse import coo_array  # of the extra `train`, without which a run is exported
+    from scipy.sparse.csgraph import connected_components
+
+    numbers: dict[Hashable, int] = {}
+    edges = [(item, len(keys) + numbers.setdefault(key, len(numbers))) for item, own in enumerate(keys) for key in own]
+    size = len(keys) + len(numbers)
+    rows, columns = np.asarray(edges, np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(edges), np.int8), (rows, columns)), shape=(size, size))
+    return [int(group) for group in connected_components(graph, directed=False)[1][: len(keys)]]
+
+
+def refuse_two_labels(samples: Iterable[Sample], classes: Sequence[str]) -> None:
+    """Raise a DataError where files with equal bytes are of two classes."""
+    pairs = [
+        f"{group[0].name} ({classes[group[0].label]}) = {other.name} ({classes[other.label]})"
+        for group in _grouped(samples, lambda sample: sample.digest)
+        if (other := next((sample for sample in group if sample.label != group[0].label), None))
+    ]
+    if pairs:
+        raise DataError(f"the same photo is under two labels: {_shown(pairs)}; remove the wrong one")
+
+
+def refuse_divided(samples: Iterable[Sample]) -> None:
+    """Raise a DataError where a data set's own split tests or validates on lesions or files it also trains on."""
+    pairs = [
+        f"{group[0].name} ({group[0].split or 'train'}) and {other.name} ({other.split or 'train'}) "
+        f"{'are equal byte for byte' if group[0].digest == other.digest else f'show the lesion {other.lesion}'}"
+        for group in _grouped(samples, lambda sample: sample.lesion)
+        if (other := _on_other_side(group))
+    ]
+    if pairs:
+        raise DataError(f"the data set's own split divides what belongs together: {_shown(pairs)}; mend the split")
+
+
+def _on_other_side(group: Sequence[Sample]) -> Sample | None:
+    first = group[0]
+    others = [sample for sample in group if (sample.split or "train") != (first.split or "train")]
+    return next((sample for sample in others if sample.digest == first.digest), others[0] if others else None)
+
+
+def _grouped(samples: Iterable[Sample], key: Callable[[Sample], str]) -> list[list[Sample]]:
+    groups: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        groups[key(sample)].append(sample)
+    return list(groups.values())
+
+
+def _shown(found: Sequence[str]) -> str:
+    more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return "; ".join(found[:_SHOWN]) + more
 
 
 def split(
     samples: Sequence[Sample], *, protocol: Protocol, validation: float, test: float, seed: int
 ) -> dict[Sample, Part]:
-    """Assign every photo to a part, class by class, at random from the seed.
+    """Assign every photo to a part, class by class, at random from the seed, whatever the photos' order.
 
-    Where the data set says which photos test, these do and no others; likewise for validation. The rest is divided.
-
-    Args:
-        samples: the photos; the result does not depend on their order.
-        protocol: what to keep together.
-        validation: share of the photos, 0..1; unused where the data set says what validates.
-        test: share of the photos, 0..1; unused where the data set says what tests.
-        seed: another seed, another split.
+    Where the data set says which photos test, these do and no others; likewise for validation. The rest is divided, by
+    shares 0..1 of the photos.
     """
-    own = own_parts(samples)
+    own = _own_parts(samples)
     parts = {sample: Part(sample.split) for sample in samples if sample.split in own}
-    rng = np.random.default_rng(seed)
     shares = {Part.TEST: test, Part.VALIDATION: validation}
     shares = {part: 0.0 if part in own else share for part, share in shares.items()}
+    rng = np.random.default_rng(seed)
     for groups in _groups_by_class([sample for sample in samples if sample not in parts], protocol):
         parts |= _assign(groups, shares, rng)
     return parts
 
 
-def own_parts(samples: Sequence[Sample]) -> set[Part]:
+def _own_parts(samples: Iterable[Sample]) -> set[Part]:
     """List what the data set itself says photos are for, but for training."""
     return {Part(sample.split) for sample in samples if sample.split} - {Part.TRAIN}
 
 
-def require_parts(parts: Mapping[Sample, Part], classes: Sequence[str], shares: Mapping[Part, float | None]) -> None:
-    """Check that every class has photos to train on, to validate on, and to test on.
-
-    Args:
-        parts: the split.
-        classes: codes.
-        shares: by part to check, of the photos, 0..1; None where the data set itself says what is in the part.
-
-    Raises:
-        DataError: classes that a part lacks, and how many lesions it takes.
-    """
-    have = Counter((part, sample.label) for sample, part in parts.items())
-    lesions = {(sample.label, sample.lesion) for sample in parts}
-    missing = []
-    for part, share in shares.items():
-        lacking = [label for label in range(len(classes)) if share != 0 and not have[part, label]]
-        counts = [f"{classes[label]} ({sum(own == label for own, _ in lesions)} lesions)" for label in lacking]
-        if counts:
-            missing.append(f"{part.value} has no photo of {', '.join(counts)}{_needed(share)}")
-    if missing:
-        raise DataError(
-            f"too few lesions to split; {'; '.join(missing)}: add photos, or change the experiment's shares"
-        )
-
-
-def write_split(path: Path, parts: Mapping[Sample, Part]) -> None:
-    """Write a split as CSV: photo (its path within the data set), lesion_id, part, sha256 (its first 64 bits)."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(_COLUMNS)
-        for sample, part in sorted(parts.items(), key=lambda item: item[0].name):
-            writer.writerow((sample.name, sample.lesion, part.value, sample.digest))
-
-
-def read_split(path: Path) -> dict[str, Recorded]:
-    """Read a split by the photos' paths within the data set.
-
-    Raises:
-        RunError: no such file, or another one.
-    """
-    if not path.is_file():
-        raise RunError(f"{path} is not there: pass the folder of a run that `dermserve train` wrote")
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != _COLUMNS:
-            raise RunError(f"{path} does not have the columns {', '.join(_COLUMNS)}: train again")
-        return {row["photo"]: Recorded(row["lesion_id"], Part(row["part"]), row["sha256"]) for row in reader}
-
-
-def _needed(share: float | None) -> str:
-    if share is None:
-        return ", by the data set's own split"
-    return f": at {share:.0%}, about {int(0.5 / share) + 1} lesions of a class are needed"
-
-
 def _groups_by_class(samples: Sequence[Sample], protocol: Protocol) -> list[list[list[Sample]]]:
     """Group photos as the protocol says, then by the class most of a group's photos have; in a fixed order."""
-    groups: dict[str, list[Sample]] = defaultdict(list)
-    for sample in sorted(samples, key=lambda sample: (sample.path.stem, sample.name)):
-        groups[sample.lesion if protocol is Protocol.LESION else sample.digest or sample.name].append(sample)
+    ordered = sorted(samples, key=lambda sample: (sample.path.stem, sample.name))
+    together = _grouped(ordered, lambda s: s.lesion if protocol is Protocol.LESION else s.digest or s.name)
     by_class: dict[int, list[list[Sample]]] = defaultdict(list)
-    for group in groups.values():
+    for group in together:
         by_class[Counter(sample.label for sample in group).most_common(1)[0][0]].append(group)
     return [by_class[label] for label in sorted(by_class)]
 
@@ -158,3 +204,45 @@ def _assign(
     for group in order:
         parts |= dict.fromkeys(group, Part.TRAIN)
     return parts
+
+
+def require_parts(parts: Mapping[Sample, Part], classes: Sequence[str], *, validation: float, test: float) -> None:
+    """Raise a DataError that names classes without photos in a part; a data set's own test photos may lack some."""
+    own = _own_parts(parts)
+    shares = {Part.TRAIN: 1 - validation - test, Part.VALIDATION: validation}
+    if Part.TEST not in own:
+        shares[Part.TEST] = test
+    have = Counter((part, sample.label) for sample, part in parts.items())
+    lesions = Counter(label for label, _ in {(sample.label, sample.lesion) for sample in parts})
+    missing = []
+    for part, share in shares.items():
+        lacking = [label for label in range(len(classes)) if not have[part, label]]
+        if lacking and share:
+            needed = f": at {share:.0%}, about {int(0.5 / share) + 1} lesions of a class are needed"
+            counts = ", ".join(f"{classes[label]} ({lesions[label]} lesions)" for label in lacking)
+            by = ", by the data set's own split" if part in own else needed
+            missing.append(f"{part.value} has no photo of {counts}{by}")
+    if missing:
+        raise DataError(
+            f"too few lesions to split; {'; '.join(missing)}: add photos, or change the experiment's shares"
+        )
+
+
+def write_split(path: Path, parts: Mapping[Sample, Part]) -> None:
+    """Write a split as CSV: photo (its path within the data set), lesion_id, part, sha256 (its first 64 bits)."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(_COLUMNS)
+        for sample, part in sorted(parts.items(), key=lambda item: item[0].name):
+            writer.writerow((sample.name, sample.lesion, part.value, sample.digest))
+
+
+def read_split(path: Path) -> dict[str, Recorded]:
+    """Read a split by the photos' paths within the data set; a RunError when it is none."""
+    if not path.is_file():
+        raise RunError(f"{path} is not there: pass the folder of a run that `dermserve train` wrote")
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != _COLUMNS:
+            raise RunError(f"{path} does not have the columns {', '.join(_COLUMNS)}: train again")
+        return {row["photo"]: Recorded(row["lesion_id"], Part(row["part"]), row["sha256"]) for row in reader}

@@ -7,57 +7,34 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import TypeAlias
 
 from dermserve.models.training.errors import DataError
 
 _SUFFIXES = frozenset({".csv", ".tab", ".tsv"})
-_NAMES = frozenset({"ham10000_metadata"})
-"""Tables without a suffix, as Harvard's Dataverse names one."""
 _IDS = ("image_id", "isic_id", "image", "image_name")
+# Of the ISIC archive, the most precise first.
 _DIAGNOSES = ("diagnosis_5", "diagnosis_4", "diagnosis_3", "diagnosis_2", "diagnosis_1", "diagnosis")
-"""Of the ISIC archive, the most precise first."""
 _BLANK = frozenset({"", "na", "n/a", "nan", "none", "null", "unknown"})
 _HEADER_BYTES = 65536
-_BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-_OTHER_NAMES: Mapping[str, str] = MappingProxyType(
-    {
-        "ak": "akiec",
-        "actinic keratosis": "akiec",
-        "solar or actinic keratosis": "akiec",
-        "squamous cell carcinoma in situ": "akiec",
-        "basal cell carcinoma": "bcc",
-        "benign keratosis": "bkl",
-        "pigmented benign keratosis": "bkl",
-        "seborrheic keratosis": "bkl",
-        "solar lentigo": "bkl",
-        "lichen planus like keratosis": "bkl",
-        "lichenoid keratosis": "bkl",
-        "dermatofibroma": "df",
-        "melanoma": "mel",
-        "melanoma in situ": "mel",
-        "melanoma invasive": "mel",
-        "melanoma, nos": "mel",
-        "nevus": "nv",
-        "melanocytic nevus": "nv",
-        "melanocytic nevi": "nv",
-        "vascular lesion": "vasc",
-        "angioma": "vasc",
-        "hemangioma": "vasc",
-        "angiokeratoma": "vasc",
-        "pyogenic granuloma": "vasc",
-        "benign soft tissue proliferations - vascular": "vasc",
-        "squamous cell carcinoma": "scc",
-        "squamous cell carcinoma, nos": "scc",
-        "squamous cell carcinoma, invasive": "scc",
-    }
-)
-"""What the ISIC archive and its challenges call the classes, by the codes of HAM10000."""
+_BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+# What the ISIC archive and its challenges call the classes, by the codes of HAM10000.
+_NAMES: Mapping[str, Sequence[str]] = {
+        "akiec": ("ak", "actinic keratosis", "solar or actinic keratosis", "squamous cell carcinoma in situ"),
+        "bcc": ("basal cell carcinoma",),
+        "bkl": (
+            "benign keratosis", "pigmented benign keratosis", "seborrheic keratosis", "solar lentigo",
+            "lichen planus like keratosis", "lichenoid keratosis",
+        ),
+        "df": ("dermatofibroma",),
+        "mel": ("melanoma", "melanoma in situ", "melanoma invasive", "melanoma, nos"),
+        "nv": ("nevus", "melanocytic nevus", "melanocytic nevi"),
+        "vasc": (
+            "vascular lesion", "angioma", "hemangioma", "angiokeratoma", "pyogenic granuloma",
+            "benign soft tissue proliferations - vascular",
+        ),
+        "scc": ("squamous cell carcinoma", "squamous cell carcinoma, nos", "squamous cell carcinoma, invasive"),
+}  # fmt: skip
+_CODES = {name: code for code, names in _NAMES.items() for name in names}
 _ONE_HOT = frozenset({"mel", "nv", "bcc", "akiec", "ak", "bkl", "df", "vasc", "scc", "unk"})
 
 
@@ -65,14 +42,12 @@ _ONE_HOT = frozenset({"mel", "nv", "bcc", "akiec", "ak", "bkl", "df", "vasc", "s
 class Row:
     """What one row says of one photo."""
 
-    photo: str
-    """The photo's id, file name or path, as the table has it."""
-    label: int | None
-    """Index into the classes; None where the table has no classes, or one that the model does not know."""
-    lesion: str
-    """The lesion; empty where the table says nothing."""
-    said: str
-    """The class in the table's own words."""
+    photo: str  # its id, file name or path, as the table has it
+    label: (
+        int | None
+    )  # index into the classes; None where the table has no classes, or one that the model does not know
+    lesion: str  # empty where the table says nothing
+    said: str  # the class in the table's own words
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +56,14 @@ class Table:
 
     path: Path
     rows: Sequence[Row]
-    classes: bool
-    """Whether it says the classes of photos."""
-    codes: bool
-    """Whether those are codes like the model's, so that another one is a mistake; else a larger collection's."""
+    classes: bool  # whether it says the classes of photos
+    codes: bool  # whether those are codes like the model's, so that another one is a mistake
 
 
 def class_of(text: str, classes: Sequence[str]) -> int | None:
     """Find the class that a code or the name of a diagnosis means, in any case; None where the model has none."""
     name = " ".join(text.replace("_", " ").lower().split())
-    code = name if name in classes else _OTHER_NAMES.get(name, "")
+    code = name if name in classes else _CODES.get(name, "")
     return classes.index(code) if code in classes else None
 
 
@@ -100,26 +73,18 @@ def blank(text: str) -> bool:
 
 
 def is_table(path: Path) -> bool:
-    """Tell whether a file is a table by its name."""
-    return path.suffix.lower() in _SUFFIXES or path.name.lower() in _NAMES
+    """Tell whether a file is a table by its name; Harvard's Dataverse names one without a suffix."""
+    return path.suffix.lower() in _SUFFIXES or path.name.lower() == "ham10000_metadata"
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
     """Read a table's rows as dictionaries by lower-case column.
 
     The delimiter is the header's (comma, semicolon or tab); the encoding UTF-8, UTF-16 or, where it is neither,
-    Windows-1252, which spreadsheets write. Empty lines are left out.
-
-    Raises:
-        DataError: no table, a row with more cells than the header, or a column named twice.
+    Windows-1252, which spreadsheets write. Empty lines are left out. A DataError names what is no table, a row with
+    more cells than the header, or a column named twice.
     """
-    text = _read_text(path)
-    try:
-        lines = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
-        header = _names(next(lines, []))
-        rows = [(lines.line_num, [cell.strip() for cell in cells]) for cells in lines if any(cells)]
-    except csv.Error as error:
-        raise DataError(f"{path} can't be read as a table: {error}") from error
+    header, rows = _parse(path)
     if len(set(header)) < len(header):
         raise DataError(f"{path} has the column {Counter(header).most_common(1)[0][0]} twice")
     for number, cells in rows:
@@ -130,26 +95,51 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def read_header(path: Path) -> list[str]:
     """Read a table's columns in lower case; the rest of the file may be gigabytes."""
-    text = _read_text(path, limit=_HEADER_BYTES)
+    return _parse(path, header_only=True)[0]
+
+
+def _parse(path: Path, *, header_only: bool = False) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Read the header, and each other line with its number."""
+    text = _read_text(path, limit=_HEADER_BYTES if header_only else -1)
+    delimiter = max(",;\t", key=text.partition("\n")[0].count)
     try:
-        return _names(next(csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text)), []))
+        lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        header = [cell.strip().lower() for cell in next(lines, [])]
+        if header_only:
+            return header, []
+        return header, [(lines.line_num, [cell.strip() for cell in cells]) for cells in lines if any(cells)]
     except csv.Error as error:
         raise DataError(f"{path} can't be read as a table: {error}") from error
 
 
+def _read_text(path: Path, *, limit: int) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit)
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}") from error
+    encoding = next((name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), None)
+    if encoding is None and b"\0" in data[:4]:
+        encoding = "utf-16-be" if data[:1] == b"\0" else "utf-16-le"
+    try:
+        text = data.decode(encoding or "utf-8", errors="ignore" if limit > 0 else "strict")
+    except UnicodeDecodeError:
+        text = data.decode("cp1252", errors="replace")
+    return text.partition("\n")[2] if text.lower().startswith("sep=") else text  # Excel's hint for itself
+
+
+def missing_columns(path: Path) -> str:
+    """Say what a table that says nothing lacks."""
+    header = read_header(path)
+    return "dx" if any(column in header for column in _IDS) else "image_id, dx"
+
+
 def read_table(path: Path, classes: Sequence[str]) -> Table | None:
-    """Read what a table says of photos.
+    """Read what a table says of photos; None where it has no column of photos, or says neither classes nor lesions.
 
-    Args:
-        path: HAM10000's metadata (image_id, dx), the ISIC archive's (isic_id, diagnosis_1, ...), a challenge's one-hot
-            table (image, MEL, NV, ...) or lesion groups (image, lesion_id).
-        classes: codes of the model, in lower case.
-
-    Returns:
-        None where the table has no column of photos, or says neither classes nor lesions.
-
-    Raises:
-        DataError: a photo twice, a class that is none, or a row that is damaged.
+    It may be HAM10000's metadata (image_id, dx), the ISIC archive's (isic_id, diagnosis_1, ...), a challenge's one-hot
+    table (image, MEL, NV, ...) or lesion groups (image, lesion_id). The classes are the model's codes in lower case. A
+    DataError names a photo that is there twice, a class that is none, or a row that is damaged.
     """
     header = read_header(path)
     photo = next((column for column in _IDS if column in header), None)
@@ -161,23 +151,17 @@ def read_table(path: Path, classes: Sequence[str]) -> Table | None:
         label, said = (None, "") if reader is None else reader(cells)
         lesion = cells.get("lesion_id", "")
         rows.append(Row(cells[photo], label, "" if blank(lesion) else lesion, said))
-    _refuse_repeated(rows, path)
+    counts = Counter(row.photo for row in rows)
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        raise DataError(f"{path} names {repeated[0]} twice ({len(repeated)} photos in all): leave one row for each")
     return Table(path, rows, reader is not None, "dx" in header)
 
 
-def missing_columns(path: Path) -> str:
-    """Say what a table that says nothing lacks."""
-    header = read_header(path)
-    photo = [] if any(column in header for column in _IDS) else ["image_id"]
-    return ", ".join([*photo, "dx"])
-
-
-_ReadLabel: TypeAlias = Callable[[Mapping[str, str]], tuple[int | None, str]]
-"""From a row to the class and how the table calls it."""
-
-
-def _label_reader(header: Sequence[str], classes: Sequence[str], path: Path) -> _ReadLabel | None:
-    """Find how a table says the class of a row; None where it does not."""
+def _label_reader(
+    header: Sequence[str], classes: Sequence[str], path: Path
+) -> Callable[[Mapping[str, str]], tuple[int | None, str]] | None:
+    """Find how a table says the class of a row, and how it calls it; None where it does not."""
     if "dx" in header:
         return lambda cells: (class_of(cells["dx"], classes), cells["dx"])
     if columns := [column for column in _DIAGNOSES if column in header]:
@@ -205,35 +189,3 @@ def _from_one_hot(
     if len(chosen) != 1:
         raise DataError(f"{where} is of {len(chosen)} classes: a row must have a 1 in one column")
     return class_of(chosen[0], classes), chosen[0]
-
-
-def _refuse_repeated(rows: Sequence[Row], path: Path) -> None:
-    counts = Counter(row.photo for row in rows)
-    repeated = [photo for photo, count in counts.items() if count > 1]
-    if repeated:
-        raise DataError(f"{path} names {repeated[0]} twice ({len(repeated)} photos in all): leave one row for each")
-
-
-def _read_text(path: Path, *, limit: int = -1) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit)
-    except OSError as error:
-        raise DataError(f"{path} can't be read: {error.strerror}") from error
-    encoding = next((name for mark, name in _BYTE_ORDER_MARKS if data.startswith(mark)), None)
-    if encoding is None and b"\0" in data[:4]:
-        encoding = "utf-16-be" if data[:1] == b"\0" else "utf-16-le"
-    try:
-        text = data.decode(encoding or "utf-8", errors="ignore" if limit > 0 else "strict")
-    except UnicodeDecodeError:
-        text = data.decode("cp1252", errors="replace")
-    return text.partition("\n")[2] if text.lower().startswith("sep=") else text  # Excel's hint for itself
-
-
-def _delimiter(text: str) -> str:
-    header = text.partition("\n")[0]
-    return max(",;\t", key=header.count)
-
-
-def _names(cells: Sequence[str]) -> list[str]:
-    return [cell.strip().lower() for cell in cells]

@@ -1,9 +1,8 @@
 """Fitting the numbers a card carries, all on validation photos and never on test photos.
 
-- temperature: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017;
-- prior shift: Saerens, Latinne & Decaestecker, "Adjusting the outputs of a classifier to new a priori probabilities",
-  Neural Computation 14 (2002), for training on balanced draws;
-- thresholds: quantiles and sweeps, each with its rule in its function's docstring.
+The temperature is by Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. The prior shift, for training
+on balanced draws, is by Saerens, Latinne & Decaestecker, "Adjusting the outputs of a classifier to new a priori
+probabilities", Neural Computation 14 (2002).
 """
 
 from collections.abc import Sequence
@@ -17,12 +16,11 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 
 from dermserve.imaging import Measures
+from dermserve.models.training.train.loop import accuracies
 
 Floats: TypeAlias = NDArray[np.floating]
 Labels: TypeAlias = NDArray[np.int64]
 Flags: TypeAlias = NDArray[np.bool_]
-
-_BINS = 15
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:
@@ -36,7 +34,7 @@ def negative_log_likelihood(probabilities: Floats, labels: Labels) -> float:
     return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean())
 
 
-def expected_calibration_error(probabilities: Floats, labels: Labels, *, bins: int = _BINS) -> float:
+def expected_calibration_error(probabilities: Floats, labels: Labels, *, bins: int = 15) -> float:
     """Mean gap between top probability and accuracy, over equal-width bins, weighted by their photos (Guo et al.)."""
     confidence, hits = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     index = np.minimum((confidence * bins).astype(int), bins - 1)
@@ -48,17 +46,12 @@ def expected_calibration_error(probabilities: Floats, labels: Labels, *, bins: i
 def fit_temperature(
     logits: Floats, labels: Labels, *, views: Floats | None = None, owners: Labels | None = None
 ) -> float:
-    """Find the temperature with the lowest likelihood loss; between 0.05 and 20.
+    """Find the temperature with the lowest likelihood loss, between 0.05 and 20, for logits [N, C] of one view a photo.
 
     A mean over views is less sure of itself than one view is, so that no temperature suits both exactly: with views,
-    the loss is the sum of both. Where some photos alone have views, the loss of the mean is taken to be that of one
-    view of all, and what the mean adds for those photos.
-
-    Args:
-        logits: float [N, C], of one view a photo.
-        labels: int64 [N].
-        views: float [M, V, C], of views of all photos or of some; the first is the one view.
-        owners: int64 [M], labels of those.
+    float [M, V, C] of all photos or of some with the labels `owners` [M], the loss is the sum of both. The first view
+    is the one view. Where some photos alone have views, the loss of the mean is taken to be that of one view of all,
+    and what the mean adds for those photos.
     """
 
     def loss(log_temperature: float) -> float:
@@ -82,29 +75,19 @@ def mean_probabilities(logits: Floats, temperature: float) -> NDArray[np.float64
 def fit_prior_shift(logits: Floats, labels: Labels, shift: Floats) -> float:
     """Find how much of a prior shift to add to the logits: the share in 0..1 that serves both accuracies best.
 
-    Args:
-        logits: float [N, C].
-        labels: int64 [N].
-        shift: float [C], log of the prior in use over the prior in training.
+    `shift` is float [C], the log of the prior in use over the prior in training; logits are [N, C], labels [N].
     """
     shares = np.linspace(0, 1, 21)
-    scores = [_both_accuracies((logits + share * shift).argmax(axis=1), labels) for share in shares]
+    scores = [sum(accuracies((logits + share * shift).argmax(axis=1), labels)) for share in shares]
     best = [share for share, score in zip(shares, scores, strict=True) if score >= max(scores) - 1e-9]
     return float(best[len(best) // 2])
 
 
 def fit_recall_shift(logits: Floats, labels: Labels, *, label: int, recall: float, price: float) -> float:
-    """Find the least that added to one class's logit lets it win a share of its photos, in steps of 0.01 up to 3.
+    """Find the least that added to one class's logit lets it win the share `recall` of its photos, by 0.01 up to 3.
 
-    The accuracy over all photos is what that is paid with: where the share can't be had for `price`, what can be had
-    for it is bought.
-
-    Args:
-        logits: float [N, C].
-        labels: int64 [N].
-        label: the class that is not to be missed.
-        recall: wanted share of its photos, 0..1.
-        price: how much lower the accuracy may become, 0..1.
+    The accuracy over all photos is what that is paid with: where the share can't be had for `price` of it, what can be
+    had for it is bought. Logits are float [N, C], labels int64 [N].
     """
     raised, accuracies, shifts = np.eye(logits.shape[1])[label], [], np.arange(301) / 100
     for shift in shifts:
@@ -117,17 +100,11 @@ def fit_recall_shift(logits: Floats, labels: Labels, *, label: int, recall: floa
 
 
 def fit_rule_out(risks: Floats, malignant: Flags, lesions: Sequence[str], *, bound: float) -> float:
-    """Find the highest threshold of which photos still show that it misses few malignant lesions.
+    """Find the highest threshold on the risks, float [N], that still shows that it misses few malignant lesions.
 
-    A lesion is missed when any photo of it lies below: photos of one lesion are not independent.
-
-    Args:
-        risks: float [N], malignancy risk of each photo.
-        malignant: bool [N].
-        lesions: lesion of each photo.
-        bound: what the lower end of the exact (Clopper-Pearson) one-sided 95 % interval of the share of malignant
-            lesions not missed must reach, as far as so many lesions can: where even none missed is too few to show it,
-            none is.
+    A lesion is missed when any photo of it lies below: photos of one lesion are not independent. The lower end of the
+    exact (Clopper-Pearson) one-sided 95 % interval of the share of malignant lesions not missed must reach `bound`, as
+    far as so many lesions can: where even none missed is too few to show it, none is.
     """
     least: dict[str, float] = {}
     for index in np.flatnonzero(malignant).tolist():
@@ -145,24 +122,16 @@ def lower_bound(hits: int, photos: int) -> float:
 
 
 def fit_rule_in(risks: Floats, malignant: Flags, *, specificity: float) -> float:
-    """Find the lowest threshold that a share of the benign photos lies below.
-
-    Args:
-        risks: float [N], malignancy risk of each photo.
-        malignant: bool [N].
-        specificity: that share, 0..1.
-    """
+    """Find the lowest threshold on the risks, float [N], below which the share `specificity` of benign photos lies."""
     well = np.sort(risks[~malignant])[::-1]
     return float(np.nextafter(well[int(np.floor(len(well) * (1 - specificity) + 1e-9))], 2.0))
 
 
 def fit_min_confidence(confidence: Floats, hits: Flags, *, accuracy: float) -> float:
-    """Find the lowest top probability, at least a half, from which named classes are right often enough.
+    """Find the lowest top probability, at least a half, from which the share `accuracy` of the named classes is right.
 
-    Args:
-        confidence: float [N], top probability of photos that are answered confidently.
-        hits: bool [N], whether the top class is the true one.
-        accuracy: share that is to be right, 0..1.
+    `confidence` is float [N], top probability of photos that are answered confidently; `hits` bool [N], whether the top
+    class is the true one.
     """
     order = np.argsort(-confidence)
     right = np.cumsum(hits[order]) / np.arange(1, len(order) + 1)
@@ -185,34 +154,22 @@ def fit_quality(measures: Sequence[Measures], *, share: float) -> dict[str, floa
     return {**low, **high, "min_detail": quantile("detail", 2 * share), "min_contrast": low["min_contrast"] / 2}
 
 
-def fit_max_view_std(risks: Floats, *, quantile: float = 0.95) -> float:
-    """Find the disagreement of the views above which to abstain: a quantile of validation photos.
-
-    Args:
-        risks: float [N, V], malignancy risk of each view.
-        quantile: share of the photos that stay below.
-    """
-    return float(np.quantile(risks.std(axis=1), quantile))
-
-
 @dataclass(frozen=True, slots=True)
 class Look:
     """A point at which ADAPTIVE may stop: a sequential test's interim look."""
 
-    views: int
-    """Seen by then."""
-    margin: float
-    """Between the two top probabilities, averaged over those views, from which no further view is asked for."""
+    views: int  # seen by then
+    margin: (
+        float  # between the two top probabilities, averaged over those views, from which no further one is asked for
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
     """What comes of stopping early."""
 
-    agreement: float
-    """Share of photos whose answer is that of all views."""
-    saved: float
-    """Share of the views that are not asked for."""
+    agreement: float  # share of photos whose answer is that of all views
+    saved: float  # share of the views that are not asked for
 
 
 def fit_looks(
@@ -220,13 +177,10 @@ def fit_looks(
 ) -> tuple[Look, ...]:
     """Find, look by look, the lowest margin at which stopping early agrees with all views often enough.
 
-    Args:
-        view_probabilities: float [N, V, C]; the first view is the identity.
-        agreement: share of photos whose top class each look may not change; two looks may change twice the rest.
-        views: how many have been seen at each look, ascending.
-        turned: how many of the views, from the first on, stand for one another; no fewer than a look sees. A lesion
-            has no upright, so each of its turned and mirrored views might as well have been the photo, and any other
-            the second: every order of them is a case to fit to.
+    A look, after so many of the `views`, ascending, may change the top class of the share 1 - `agreement` of photos;
+    two looks may change twice that. The probabilities are float [N, V, C], of the identity first. The first `turned`
+    views, no fewer than a look sees, stand for one another: a lesion has no upright, so each of its turned and mirrored
+    views might as well have been the photo, and any other the second. Every order of them is a case to fit to.
     """
     everything = view_probabilities.mean(axis=1).argmax(axis=1)[:, np.newaxis]
     orders = np.asarray(list(permutations(range(turned), views[-1])))
@@ -256,8 +210,3 @@ def stop_early(view_probabilities: Floats, looks: Sequence[Look]) -> Stopping:
 def _margins(probabilities: Floats) -> Floats:
     top = np.sort(probabilities, axis=-1)
     return np.asarray(top[..., -1] - top[..., -2])
-
-
-def _both_accuracies(answers: Labels, labels: Labels) -> float:
-    hits = answers == labels
-    return float(hits.mean() + np.mean([hits[labels == label].mean() for label in np.unique(labels)]))

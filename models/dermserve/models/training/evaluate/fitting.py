@@ -5,7 +5,6 @@ Every rule was written down before test photos were measured with it, and none l
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,35 +16,30 @@ from dermserve.models.graph import FeatureDistance
 from dermserve.models.training.data.splits import Part
 from dermserve.models.training.evaluate import calibration as fit
 from dermserve.models.training.evaluate import ood
-from dermserve.models.training.evaluate.others import Others, centre_crops, class_weights
+from dermserve.models.training.evaluate import predictions as predict
 from dermserve.models.training.evaluate.predictions import ONE_VIEW, PartPredictions, Predictions, Predictor
-from dermserve.models.training.evaluate.verdicts import Verdicts, decide, measure_all
+from dermserve.models.training.train.dataset import Data
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.finished import FinishedRun
-from dermserve.models.training.train.run import Data
 
+# What rule_out promises of malignant lesions: the lower end of the exact one-sided 95 % interval of the share of
+# validation lesions that have no photo below it. The margin is that of the interval.
 SENSITIVITY = 0.95
-"""What rule_out promises of malignant lesions: the lower end of the exact one-sided 95 % interval of the share of
-validation lesions that have no photo below it. The margin is that of the interval."""
-SPECIFICITY = 0.95
-"""Share of benign validation photos below rule_in."""
-NAMED_ACCURACY = 0.95
-"""Share of the named classes of confident answers that are to be right."""
+# Share of benign validation photos below rule_in, and of the named classes of confident answers that are to be right.
+SPECIFICITY, NAMED_ACCURACY = 0.95, 0.95
 VIEW_STD_QUANTILE = 0.975
+# Shares of all validation photos, and of those of any class, that may be taken for pictures without skin.
 FALSE_REJECTIONS, CLASS_REJECTIONS = 0.01, 0.05
-"""Shares of all validation photos, and of those of any class, that may be taken for pictures without skin."""
+# Share of training and validation photos beyond each limit on quality, twice that for blur: of good photos 2 % may be
+# flagged, and seven limits share that.
 BAD_QUALITY = 0.02 / 8
-"""Share of training and validation photos beyond each limit on quality, twice that for blur: of good photos 2 % may be
-flagged, and seven limits share that."""
+# Share of the model's own validation photos that may be taken for lesions of other classes.
 OUT_OF_SCOPE = 0.05
-"""Share of the model's own validation photos that may be taken for lesions of other classes."""
-AGREEMENT = 0.999
-"""Share of validation photos whose answer a look of ADAPTIVE may not change; stricter than the 99.5 % that is promised
-of photos nobody has seen."""
-LOOKS = (1, 3)
-"""Views after which ADAPTIVE may stop."""
-RECALLS: Mapping[str, float] = MappingProxyType({"mel": 0.65})
-"""By class code, the share of its validation photos that is to be answered with it: melanoma is the one that kills."""
+# Views after which ADAPTIVE may stop, and the share of validation photos whose answer such a look may not change;
+# stricter than the 99.5 % that is promised of photos nobody has seen.
+LOOKS, AGREEMENT = (1, 3), 0.999
+# By class code, the share of its validation photos that is to be answered with it: melanoma is the one that kills.
+RECALLS: Mapping[str, float] = {"mel": 0.65}
 
 _TURNED = sum(name not in ("darker", "brighter") for name in STANDARD_VIEWS)
 _DISTANCE_RANK = 16
@@ -57,36 +51,31 @@ class Fitted:
     """What calibration found."""
 
     model: str
-    shift: NDArray[np.float64]
-    """Added to the logits, float64 [C]."""
+    shift: NDArray[np.float64]  # added to the logits, float64 [C]
     distance: FeatureDistance
-    calibration: dict[str, Any]
-    """The fields of a `dermserve.v1.Calibration`."""
+    calibration: dict[str, Any]  # the fields of a `dermserve.v1.Calibration`
 
     @property
     def malignant(self) -> NDArray[np.bool_]:
-        """Which classes are malignant."""
-        return malignant_classes(self.model)
+        """Which classes are malignant, bool [C]."""
+        return np.asarray([item.malignant for item in SPECS[self.model].classes])
 
     def probabilities(self, judged: Predictions) -> NDArray[np.float64]:
         """Calibrate the views of photos, float64 [N, V, C]."""
-        return fit.softmax((judged.outputs.logits + self.shift) / self.calibration["temperature"])
+        return fit.softmax((judged.logits + self.shift) / self.calibration["temperature"])
 
-    def decide(self, judged: Predictions) -> Verdicts:
+    def decide(self, judged: Predictions) -> predict.Verdicts:
         """Give the verdicts of photos."""
-        scores = ood.scores(self.distance, judged.outputs.features)
-        return decide(self.probabilities(judged), scores, judged.measures, self.malignant, self.calibration)
-
-
-def malignant_classes(model: str) -> NDArray[np.bool_]:
-    """Tell which classes of a model are malignant, bool [C]."""
-    return np.asarray([item.malignant for item in SPECS[model].classes])
+        scores = ood.scores(self.distance, judged.features)
+        return predict.decide(self.probabilities(judged), scores, judged.measures, self.malignant, self.calibration)
 
 
 def good_measures(sets: Sequence[Data], validation: Sequence[PartPredictions]) -> list[Measures]:
     """Measure photos that the limits on quality are fitted to: validation photos, and as many training photos or so."""
     own = [found for each in validation for found in each.one.measures]
-    return own + [found for data in sets for found in measure_all(data.part(Part.TRAIN).thinned(_FITTED_PHOTOS))]
+    return own + [
+        found for data in sets for found in predict.measure_all(data.part(Part.TRAIN).thinned(_FITTED_PHOTOS))
+    ]
 
 
 def fit_distance(predictor: Predictor, sets: Sequence[Data]) -> FeatureDistance:
@@ -95,7 +84,7 @@ def fit_distance(predictor: Predictor, sets: Sequence[Data]) -> FeatureDistance:
         predictor.predict(data.part(Part.TRAIN).thinned(_FITTED_PHOTOS), data.samples, Part.TRAIN.value, views=ONE_VIEW)
         for data in sets
     ]
-    features = np.concatenate([judged.outputs.features for judged in looked])
+    features = np.concatenate([judged.features for judged in looked])
     labels = np.concatenate([judged.labels for judged in looked])
     strangers = np.concatenate(list(predictor.no_skin_features(seed=0).values()))
     return ood.fit_distance(features, labels, strangers=strangers, rank=_DISTANCE_RANK)
@@ -111,23 +100,26 @@ def calibrate(
 ) -> Fitted:
     """Fit the shift of the logits, the temperature and the thresholds.
 
-    Args:
-        run: a finished run.
-        validation: of the run's own data first; then of the same lesions at other resolutions, which the rule-out
-            threshold and the gate must suit as well. The rest depends on how frequent classes are, which the run's own
-            data say.
-        good: of what `good_measures` returns.
-        distance: what `fit_distance` returns.
-        price: how much accuracy, 0..1, the recall of the classes in RECALLS may cost at most.
+    `validation` is of the run's own data first; then of the same lesions at other resolutions, which the rule-out
+    threshold and the gate must suit as well. The rest depends on how frequent classes are, which the run's own data
+    say. `good` and `distance` are what `good_measures` and `fit_distance` return; `price` is how much accuracy, 0..1,
+    the recall of the classes in RECALLS may cost at most.
     """
-    one, ten, malignant = validation[0].one, validation[0].ten, malignant_classes(run.model)
+    one, ten = validation[0].one, validation[0].ten
+    malignant = np.asarray([item.malignant for item in SPECS[run.model].classes])
     shift = _shift(run, one, price=price)
-    logits = one.outputs.logits[:, 0] + shift
-    temperature = fit.fit_temperature(logits, one.labels, views=ten.outputs.logits + shift, owners=ten.labels)
-    views, single = fit.softmax((ten.outputs.logits + shift) / temperature), fit.softmax(logits / temperature)
+    logits = one.logits[:, 0] + shift
+    temperature = fit.fit_temperature(logits, one.labels, views=ten.logits + shift, owners=ten.labels)
+    views, single = fit.softmax((ten.logits + shift) / temperature), fit.softmax(logits / temperature)
     risks, ill = single[:, malignant].sum(axis=1), malignant[one.labels]
     looked = [each.one for each in validation]
-    rule_out = _rule_out(looked, malignant, shift, temperature)
+    every = fit.softmax((np.concatenate([judged.logits[:, 0] for judged in looked]) + shift) / temperature)
+    rule_out = fit.fit_rule_out(  # a lesion of which any photo, at any resolution, lies below is missed
+        every[:, malignant].sum(axis=1),
+        malignant[np.concatenate([judged.labels for judged in looked])],
+        [lesion for judged in looked for lesion in judged.lesions],
+        bound=SENSITIVITY,
+    )
     rule_in = max(rule_out, fit.fit_rule_in(risks, ill, specificity=SPECIFICITY))
     answers = single.argmax(axis=1)
     confident = np.where(malignant[answers], risks >= rule_in, risks < rule_out)
@@ -139,7 +131,7 @@ def calibrate(
         "min_confidence": fit.fit_min_confidence(
             single.max(axis=1)[confident], (answers == one.labels)[confident], accuracy=NAMED_ACCURACY
         ),
-        "max_view_std": fit.fit_max_view_std(views[..., malignant].sum(axis=-1), quantile=VIEW_STD_QUANTILE),
+        "max_view_std": float(np.quantile(views[..., malignant].sum(axis=-1).std(axis=1), VIEW_STD_QUANTILE)),
         "adaptive_margin": first.margin,
         "adaptive_looks": [dataclasses.asdict(look) for look in later],
         "max_ood_score": max(_max_score(judged, distance) for judged in looked),
@@ -149,45 +141,32 @@ def calibrate(
     return Fitted(run.model, shift, distance, found)
 
 
-def _rule_out(
-    looked: Sequence[Predictions], malignant: NDArray[np.bool_], shift: NDArray[np.float64], temperature: float
-) -> float:
-    """Fit rule_out to photos of every resolution: a lesion of which any photo lies below is missed."""
-    logits = np.concatenate([judged.outputs.logits[:, 0] for judged in looked])
-    risks = fit.softmax((logits + shift) / temperature)[:, malignant].sum(axis=1)
-    labels = np.concatenate([judged.labels for judged in looked])
-    lesions = [lesion for judged in looked for lesion in judged.lesions]
-    return fit.fit_rule_out(risks, malignant[labels], lesions, bound=SENSITIVITY)
-
-
 def _max_score(judged: Predictions, distance: FeatureDistance) -> float:
-    found = ood.scores(distance, judged.outputs.features)
+    found = ood.scores(distance, judged.features)
     return ood.fit_max_score(found, judged.labels, false_rejections=FALSE_REJECTIONS, of_class=CLASS_REJECTIONS)
 
 
 def fit_scope(
-    fitted: Fitted, predictor: Predictor, photos: Data, validation: PartPredictions, outside: Mapping[Part, Others]
+    fitted: Fitted, predictor: Predictor, photos: Data, validation: PartPredictions, outside: Mapping[Part, ood.Others]
 ) -> Fitted:
     """Add to the score how likely a lesion is of another class, and fit its threshold."""
     train = photos.part(Part.TRAIN)
     own = [
-        predictor.predict(train, photos.samples, f"train, {view}", views=(view,)).outputs.features
+        predictor.predict(train, photos.samples, f"train, {view}", views=(view,)).features
         for view in STANDARD_VIEWS[:_TURNED]
     ]
-    whole, crops = outside[Part.TRAIN], centre_crops(outside[Part.TRAIN].photos)
-    others = [
-        predictor.features(whole.photos, "other lesions"),
-        predictor.features(crops, "other lesions, centres"),
-    ]
-    weights = np.concatenate([class_weights(whole.photos.labels), class_weights(crops.labels)])
+    whole = outside[Part.TRAIN].photos
+    crops = ood.centre_crops(whole)
+    others = [predictor.features(whole, "other lesions"), predictor.features(crops, "other lesions, centres")]
+    weights = np.concatenate([ood.class_weights(each.labels) for each in (whole, crops)])
     scope = ood.fit_scope(np.concatenate(own), others=np.concatenate(others), weights=weights)
     distance = dataclasses.replace(fitted.distance, scope=scope, limit=fitted.calibration["max_ood_score"])
-    known = ood.scores(distance, validation.one.outputs.features)
+    known = ood.scores(distance, validation.one.features)
     found = fitted.calibration | {
         "max_ood_score": 1.0,
         "max_scope_score": float(np.quantile(known[known <= 1], 1 - OUT_OF_SCOPE)),
         "method": f"{fitted.calibration['method']}; max_scope_score (logistic regression of the features on "
-        f"{len(whole.photos)} photos of other classes of HAM10000 and {len(crops)} crops of them) at "
+        f"{len(whole)} photos of other classes of HAM10000 and {len(crops)} crops of them) at "
         f"{OUT_OF_SCOPE:.0%} of the model's own validation photos",
     }
     return dataclasses.replace(fitted, distance=distance, calibration=found)
@@ -195,12 +174,12 @@ def fit_scope(
 
 def _shift(run: FinishedRun, one: Predictions, *, price: float) -> NDArray[np.float64]:
     """Fit what is added to the logits: for the classes' frequencies, then for the recall of those in RECALLS."""
-    logits, classes = one.outputs.logits[:, 0].astype(np.float64), SPECS[run.model].classes
+    logits, classes = one.logits[:, 0].astype(np.float64), SPECS[run.model].classes
     shift = _prior_shift(run.experiment, logits, one.labels)
     for label, item in enumerate(classes):
         if item.code in RECALLS:
-            wanted: Any = {"label": label, "recall": RECALLS[item.code], "price": price}
-            shift[label] += fit.fit_recall_shift(logits + shift, one.labels, **wanted)
+            recall = RECALLS[item.code]
+            shift[label] += fit.fit_recall_shift(logits + shift, one.labels, label=label, recall=recall, price=price)
     return shift
 
 

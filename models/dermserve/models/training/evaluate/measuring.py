@@ -1,26 +1,32 @@
-"""Figures of a calibrated run on photos, and the card's profile, by which drift is noticed.
+"""Figures of a calibrated run on photos, with bootstrap intervals over lesions; and the card's profile.
 
 Figures are accuracy, verdicts, risk levels, what is noticed of spoiled photos, and what is out of scope.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
+from scipy.stats import bootstrap as bootstrap_of
+from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, recall_score, roc_auc_score
 
 from dermserve.models.catalogue import SPECS
+from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.evaluate import calibration as fit
 from dermserve.models.training.evaluate import ood
+from dermserve.models.training.evaluate import predictions as predict
 from dermserve.models.training.evaluate.fitting import Fitted
-from dermserve.models.training.evaluate.metrics import abstention_curve, measure, operating_point, risk_levels
-from dermserve.models.training.evaluate.no_skin import draw_no_skin
-from dermserve.models.training.evaluate.others import Others
-from dermserve.models.training.evaluate.predictions import ONE_VIEW, PartPredictions, Predictions, Predictor
-from dermserve.models.training.evaluate.spoil import SPOILED, spoil
-from dermserve.models.training.evaluate.verdicts import measure_all, quality_flags
-from dermserve.models.training.train.loop import Labelled
+from dermserve.models.training.evaluate.pictures import SPOILED, draw_no_skin, spoil
+from dermserve.models.training.evaluate.predictions import PartPredictions, Predictions, Predictor, measure_all
 
+Floats: TypeAlias = NDArray[np.floating[Any]]
+Labels: TypeAlias = NDArray[np.int64]
+Flags: TypeAlias = NDArray[np.bool_]
+
+_ROUNDS = 1000
+_FEWEST = 3  # lesions below which redrawing them says nothing
 _SPOILED_PHOTOS = 200
 _BINS = 10
 
@@ -42,21 +48,18 @@ def measures(fitted: Fitted, part: PartPredictions) -> dict[str, Any]:
     """Measure one part: single view, ten views, and what the thresholds do."""
     codes = [item.code for item in SPECS[fitted.model].classes]
     one, ten, found = part.one, part.ten, fitted.calibration
-    raw = fit.softmax(one.outputs.logits[:, 0])
-    single, views = fitted.probabilities(one)[:, 0], fitted.probabilities(ten)
-    averaged, stopping = views.mean(axis=1), fit.stop_early(views, _looks(found))
+    raw = fit.softmax(one.logits[:, 0])
+    views = fitted.probabilities(ten)
+    later = (fit.Look(**look) for look in found.get("adaptive_looks", ()))
+    stopping = fit.stop_early(views, [fit.Look(1, found["adaptive_margin"]), *later])
     before = {"ece_before": fit.expected_calibration_error(raw, one.labels)}
     return {
-        "single": measure(single, one.labels, one.lesions, codes) | before,
-        "tta": measure(averaged, ten.labels, ten.lesions, codes),
+        "single": measure(fitted.probabilities(one)[:, 0], one.labels, one.lesions, codes) | before,
+        "tta": measure(views.mean(axis=1), ten.labels, ten.lesions, codes),
         "adaptive": {"agreement": stopping.agreement, "views_saved": stopping.saved},
         "verdict": _verdicts(fitted, one),
         "verdict_tta": _verdicts(fitted, ten),
     }
-
-
-def _looks(found: dict[str, Any]) -> list[fit.Look]:
-    return [fit.Look(1, found["adaptive_margin"]), *(fit.Look(**look) for look in found.get("adaptive_looks", ()))]
 
 
 def _verdicts(fitted: Fitted, judged: Predictions) -> dict[str, Any]:
@@ -64,7 +67,7 @@ def _verdicts(fitted: Fitted, judged: Predictions) -> dict[str, Any]:
     codes = [item.code for item in SPECS[fitted.model].classes]
     decided, ill = fitted.decide(judged), fitted.malignant[judged.labels]
     answers = fitted.probabilities(judged).mean(axis=1).argmax(axis=1)
-    flags = quality_flags(judged.measures, fitted.calibration["quality"])
+    flags = predict.quality_flags(judged.measures, fitted.calibration["quality"])
     risks = _risks(fitted, judged)
     return {
         "photos": len(ill),
@@ -79,12 +82,12 @@ def _verdicts(fitted: Fitted, judged: Predictions) -> dict[str, Any]:
         "accuracy_when_named": _share((answers == judged.labels)[decided.named]),
         "malignancy_right_when_confident": _share((fitted.malignant[answers] == ill)[decided.confident]),
         "malignant_confidently_benign": _share((decided.confident & ~fitted.malignant[answers])[ill]),
-        "levels": risk_levels(judged.labels, codes, low=decided.low, high=decided.high, rejected=decided.rejected),
+        "levels": _risk_levels(judged.labels, codes, decided),
         **{
             name: operating_point(risks, ill, judged.lesions, threshold=fitted.calibration[name]["threshold"])
             for name in ("rule_out", "rule_in")
         },
-        "abstention": abstention_curve(risks, ill),
+        "abstention": _abstention_curve(risks, ill),
     }
 
 
@@ -97,8 +100,8 @@ def spoiled(photos: Labelled, fitted: Fitted) -> dict[str, float]:
     some, found = photos.thinned(_SPOILED_PHOTOS), {}
     for kind in SPOILED:
         images = np.stack([spoil(some.images[row], kind) for row in some.rows])
-        measures = measure_all(Labelled(images, np.arange(len(images)), some.labels))
-        flags = quality_flags(measures, fitted.calibration["quality"])
+        measures = measure_all(Labelled.whole(images, some.labels))
+        flags = predict.quality_flags(measures, fitted.calibration["quality"])
         found[kind] = float(np.any(list(flags.values()), axis=0).mean())
     return found
 
@@ -107,8 +110,8 @@ def strangers(predictor: Predictor, fitted: Fitted) -> dict[str, dict[str, float
     """Say what becomes of pictures without skin that the gate was not fitted to, by kind."""
     pictures, found = draw_no_skin(predictor.side, seed=1), {}
     for kind, features in predictor.no_skin_features(seed=1).items():
-        images = Labelled(pictures[kind], np.arange(len(features)), np.zeros(len(features), np.int64))
-        flags = quality_flags(measure_all(images), fitted.calibration["quality"])
+        images = Labelled.whole(pictures[kind], [0] * len(features))
+        flags = predict.quality_flags(measure_all(images), fitted.calibration["quality"])
         scores = ood.scores(fitted.distance, features)
         rejected = scores > fitted.calibration["max_ood_score"]
         stopped = np.any([rejected, *flags.values()], axis=0)
@@ -117,9 +120,9 @@ def strangers(predictor: Predictor, fitted: Fitted) -> dict[str, dict[str, float
     return found
 
 
-def other_lesions(fitted: Fitted, predictor: Predictor, others: Others) -> dict[str, Any]:
+def other_lesions(fitted: Fitted, predictor: Predictor, others: ood.Others) -> dict[str, Any]:
     """Say what becomes of lesions of classes that the model does not know, by HAM10000's class."""
-    judged = predictor.predict(others.photos, others.samples, "other lesions, test", views=ONE_VIEW)
+    judged = predictor.predict(others.photos, others.samples, "other lesions, test", views=predict.ONE_VIEW)
     decided, codes = fitted.decide(judged), np.asarray(others.codes)
     stopped = ~(decided.confident | decided.low)
     return {
@@ -133,7 +136,7 @@ def other_lesions(fitted: Fitted, predictor: Predictor, others: Others) -> dict[
 
 def figures(fitted: Fitted, test: PartPredictions) -> dict[str, Any]:
     """Collect what the report draws."""
-    single = test.one.outputs.logits[:, 0] + fitted.shift
+    single = test.one.logits[:, 0] + fitted.shift
     return {
         "labels": test.one.labels,
         "before": fit.softmax(single),
@@ -144,14 +147,9 @@ def figures(fitted: Fitted, test: PartPredictions) -> dict[str, Any]:
 
 
 def measure_profile(photos: Labelled, probabilities: NDArray[np.float64]) -> dict[str, Any]:
-    """Measure a profile.
+    """Measure photos that the network was not trained on: the fields of a `dermserve.v1.Profile`, as JSON values.
 
-    Args:
-        photos: N photos that the network was not trained on.
-        probabilities: of the identity view of each, calibrated; float64 [N, C].
-
-    Returns:
-        The fields of a `dermserve.v1.Profile`, as JSON values.
+    The probabilities, float64 [N, C], are of the identity view of each, calibrated.
     """
     measures = measure_all(photos)
     counts = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
@@ -169,3 +167,114 @@ def _histogram(values: Sequence[float] | NDArray[np.float64]) -> dict[str, Any]:
     edges = np.unique(np.quantile(values, np.linspace(0, 1, _BINS + 1)[1:-1]))
     counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
     return {"edges": edges.tolist(), "shares": (counts / counts.sum()).tolist(), "mean": float(np.mean(values))}
+
+
+def measure(probabilities: Floats, labels: Labels, lesions: Sequence[str], codes: Sequence[str]) -> dict[str, Any]:
+    """Measure probabilities, float [N, C], by labels, int64 [N].
+
+    The bootstrap draws lesions, of which there is one a photo, as their photos are not independent.
+
+    Returns:
+        JSON values: accuracy and balanced accuracy with 95 % intervals, ECE, likelihood loss, macro and weighted
+        averages, and for each class precision, recall, F1, support and AUC against the rest (None for an absent class).
+    """
+    answers = probabilities.argmax(axis=1)
+    indices = list(range(len(codes)))
+    report = classification_report(
+        labels, answers, labels=indices, target_names=list(codes), output_dict=True, zero_division=0
+    )
+    for label, code in enumerate(codes):
+        both = 0 < (labels == label).sum() < len(labels)
+        report[code]["auc"] = float(roc_auc_score(labels == label, probabilities[:, label])) if both else None
+    return {
+        "photos": len(labels),
+        "lesions": len(set(lesions)),
+        "accuracy": accuracy_score(labels, answers),
+        "balanced_accuracy": balanced(labels, answers),
+        **intervals(labels, answers, lesions),
+        "ece": fit.expected_calibration_error(probabilities, labels),
+        "nll": fit.negative_log_likelihood(probabilities, labels),
+        "classes": {code: report[code] for code in codes},
+        "macro": report["macro avg"],
+        "weighted": report["weighted avg"],
+        "confusion": confusion_matrix(labels, answers, labels=indices).tolist(),
+    }
+
+
+def operating_point(
+    risks: Floats, malignant: Flags, lesions: Sequence[str], *, threshold: float
+) -> dict[str, dict[str, float]]:
+    """Give sensitivity and specificity of a threshold on the risks, float [N], each with its 95 % interval."""
+    names, above = np.asarray(lesions), risks >= threshold
+    return {
+        "sensitivity": _share_of(above[malignant], names[malignant]),
+        "specificity": _share_of(~above[~malignant], names[~malignant]),
+    }
+
+
+def _share_of(hits: Flags, lesions: NDArray[np.str_]) -> dict[str, float]:
+    """Give a share of photos with its 95 % percentile interval over redrawn lesions (scipy.stats.bootstrap).
+
+    Where every photo is a hit or none is, no redrawing shows otherwise: the interval is the exact one of as many photos
+    as there are lesions.
+    """
+    if not len(hits):
+        return {"value": 0.0, "low": 0.0, "high": 1.0}
+    value, (_, owner) = float(hits.mean()), np.unique(lesions, return_inverse=True)
+    found, photos = np.bincount(owner, weights=hits), np.bincount(owner)
+    if value in (0.0, 1.0) or len(photos) < _FEWEST:
+        exact = binomtest(round(value * len(photos)), len(photos)).proportion_ci(0.95, method="exact")
+        return {"value": value, "low": min(value, exact.low), "high": max(value, exact.high)}
+
+    def ratio(hit: Floats, whole: Floats, axis: int = -1) -> Floats:
+        return np.asarray(hit.sum(axis=axis) / whole.sum(axis=axis))
+
+    drawn = bootstrap_of(
+        (found, photos), ratio, paired=True, method="percentile", n_resamples=_ROUNDS, rng=np.random.default_rng(0)
+    ).confidence_interval
+    return {"value": value, "low": min(value, float(drawn.low)), "high": max(value, float(drawn.high))}
+
+
+def _risk_levels(labels: Labels, codes: Sequence[str], decided: predict.Verdicts) -> dict[str, dict[str, int]]:
+    """Count photos by class and by the level of their malignancy risk."""
+    levels = {
+        "LOW": decided.low,
+        "INTERMEDIATE": ~(decided.low | decided.high | decided.rejected),
+        "HIGH": decided.high,
+        "REJECTED": decided.rejected,
+    }
+    return {
+        code: {level: int((flags & (labels == label)).sum()) for level, flags in levels.items()}
+        for label, code in enumerate(codes)
+    }
+
+
+def _abstention_curve(risks: Floats, malignant: Flags) -> list[dict[str, float]]:
+    """Give the error of malignant against benign among the surest photos, for each tenth of the photos more.
+
+    Surest are those whose risk is nearest to 0 or 1; what is above a half counts as called malignant.
+    """
+    order = np.argsort(-np.abs(risks - 0.5), kind="stable")
+    wrong = np.cumsum(((risks >= 0.5) != malignant)[order])
+    counts = [max(1, len(order) * tenth // 10) for tenth in range(1, 11)]
+    return [{"answered": count / len(order), "error": float(wrong[count - 1] / count)} for count in counts]
+
+
+def balanced(labels: Labels, answers: Labels) -> float:
+    """Mean recall over the classes that occur in the labels."""
+    return float(recall_score(labels, answers, labels=np.unique(labels), average="macro", zero_division=0))
+
+
+def intervals(labels: Labels, answers: Labels, lesions: Sequence[str]) -> dict[str, tuple[float, float]]:
+    """Give the 95 % percentile intervals of the accuracy and the balanced accuracy over redrawn lesions."""
+    _, owner = np.unique(np.asarray(lesions), return_inverse=True)
+    count, classes = owner.max() + 1, max(labels.max(), answers.max()) + 1
+    tables, rng = np.zeros((count, classes, classes)), np.random.default_rng(0)
+    np.add.at(tables, (owner, labels, answers), 1)
+    times = [np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(_ROUNDS)]
+    drawn = np.tensordot(np.asarray(times, float), tables, 1)  # a confusion matrix a round
+    right, whole = np.diagonal(drawn, axis1=1, axis2=2), drawn.sum(axis=2)
+    recalls = np.divide(right, whole, out=np.full_like(whole, np.nan), where=whole > 0)
+    found = {"accuracy_95": right.sum(1) / whole.sum(1), "balanced_accuracy_95": np.nanmean(recalls, axis=1)}
+    ends = {name: np.quantile(value, (0.025, 0.975)) for name, value in found.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}

@@ -1,4 +1,4 @@
-"""The not-skin gate: how far a photo's features lie from those of the training photos.
+"""The not-skin gate: how far a photo's features lie from those of the training photos; and lesions of other classes.
 
 Squared Mahalanobis distance to the nearest class mean under one covariance (Lee et al., "A Simple Unified Framework for
 Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018), of features scaled to unit length (Müller
@@ -7,23 +7,35 @@ pictures without skin tell (the idea of Hendrycks, Mazeika & Dietterich, "Deep A
 ICLR 2019): along all of them, what makes one lesion unlike another drowns what makes a page of text unlike both.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from scipy.special import expit
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 
+from dermserve.models.catalogue import SPECS
 from dermserve.models.graph import FeatureDistance
 from dermserve.models.rounding import MAX_GAIN
+from dermserve.models.training.data.layouts import read_samples
+from dermserve.models.training.data.photos import Labelled, load_pixels
+from dermserve.models.training.data.splits import Part, Protocol, Sample, read_split, split, write_split
+from dermserve.models.training.train.finished import FinishedRun
 
+# Standard deviation of unit features along a direction, at least: below it, a difference may be rounding.
 _LEAST_SPREAD = 1 / MAX_GAIN
-"""Standard deviation of unit features along a direction, at least: below it, a difference may be rounding."""
-
+# Inverse strength of the penalty, and how many photos each side counts as against it.
 _SCOPE_STRENGTH, _SCOPE_PHOTOS = 1.0, 1000
-"""Inverse strength of the penalty, and how many photos each side counts as against it."""
+# Features that vary less than the one that varies most by more than this count for less: what hardly varies would get
+# weights of 10⁵, which make rounding to float16 of the network's weights decide.
 _SCOPE_RANGE = 10
-"""Features that vary less than the one that varies most by more than this count for less: what hardly varies would get
-weights of 10⁵, which make rounding to float16 of the network's weights decide."""
+_CODES = tuple(item.code for item in SPECS["resnet50"].classes)
+_MOST, _MOST_CROPS = 3000, 750
+_CROP = 96  # side in pixels, of an input of 224, of centre crops: 64 pixels of HAM10000 at 200×150
 
 _Floats = NDArray[np.float32] | NDArray[np.float64]
 
@@ -31,13 +43,9 @@ _Floats = NDArray[np.float32] | NDArray[np.float64]
 def fit_distance(
     features: NDArray[np.float32], labels: NDArray[np.int64], *, strangers: NDArray[np.float32], rank: int
 ) -> FeatureDistance:
-    """Fit the distance to training photos.
+    """Fit the distance to the features of training photos, float32 [N, F], of classes int64 [N].
 
-    Args:
-        features: float32 [N, F].
-        labels: int64 [N]; classes without photos are left out.
-        strangers: float32 [M, F], of pictures without skin.
-        rank: directions to keep, at most F.
+    `strangers` are features of pictures without skin, float32 [M, F]; of the directions, at most F, `rank` are kept.
     """
     scaled = _unit(features)
     present, own = np.unique(labels, return_inverse=True)
@@ -67,12 +75,8 @@ def fit_scope(
 ) -> NDArray[np.float32]:
     """Fit how likely a lesion is of a class that the network does not know: outlier exposure of its features.
 
-    Logistic regression; both sides weigh the same.
-
-    Args:
-        features: float32 [N, F], of training photos.
-        others: float32 [M, F], of photos of lesions of other classes.
-        weights: float64 [M], of those.
+    Logistic regression of training photos' features, float32 [N, F], against those of photos of lesions of other
+    classes, float32 [M, F] with weights [M]; both sides weigh the same.
 
     Returns:
         float32 [F + 1]: weights of the features at unit length, and a constant.
@@ -93,11 +97,8 @@ def fit_max_score(
 ) -> float:
     """Find the score that few validation photos exceed, or 1: nearer than the classes spread is not strange.
 
-    Args:
-        found: float32 [N], scores.
-        labels: int64 [N]; a rare class that lies far out would else pay for all the others.
-        false_rejections: share of all photos that may lie beyond, 0..1.
-        of_class: share of the photos of any class that may.
+    Of all scores, float32 [N], the share `false_rejections` may lie beyond, of those of any class the share `of_class`:
+    a rare class that lies far out would else pay for all the others.
     """
     classes = [float(np.quantile(found[labels == label], 1 - of_class)) for label in np.unique(labels)]
     return max(1.0, float(np.quantile(found, 1 - false_rejections)), *classes)
@@ -116,3 +117,55 @@ def _from_nearest(points: _Floats, centers: _Floats, projection: _Floats) -> _Fl
     between = np.stack([(points - center) @ projection for center in centers])
     nearest = (between**2).sum(axis=2).argmin(axis=0)
     return np.asarray(between[nearest, np.arange(len(points))])
+
+
+@dataclass(frozen=True, slots=True)
+class Others:
+    """Photos of lesions of classes that a model does not know, labelled by HAM10000's."""
+
+    samples: Sequence[Sample]
+    photos: Labelled
+
+    @property
+    def codes(self) -> list[str]:
+        """Class code of each photo."""
+        return [_CODES[label] for label in self.photos.labels]
+
+
+def read_others(run: FinishedRun, directory: Path, *, cache: Path, known: Sequence[Sample] = ()) -> dict[Part, Others]:
+    """Read HAM10000 and leave the photos that show a class that the model knows, or a lesion of the `known` photos.
+
+    They are divided by lesion, the same way each time; the division is kept in the run at the first, as others.csv.
+    """
+    own, lesions = {item.code for item in SPECS[run.model].classes}, {sample.lesion for sample in known}
+    found = read_samples(directory, _CODES)
+    samples = [sample for sample in found if _CODES[sample.label] not in own and sample.lesion not in lesions]
+    file = run.folder / "others.csv"
+    if not file.is_file():
+        write_split(file, split(samples, protocol=Protocol.LESION, validation=0.15, test=0.15, seed=0))
+    by_stem = {Path(name).stem: recorded for name, recorded in read_split(file).items()}
+    parts = {sample: by_stem[sample.path.stem].part for sample in samples if sample.path.stem in by_stem}
+
+    def load(part: Part) -> Others:
+        chosen = [sample for sample in parts if parts[sample] is part]
+        chosen = chosen[:: max(1, -(-len(chosen) // _MOST))]
+        pixels = load_pixels(chosen, folder=cache, side=SPECS[run.model].input_side)
+        return Others(chosen, Labelled.whole(pixels, [sample.label for sample in chosen]))
+
+    return {part: load(part) for part in Part}
+
+
+def centre_crops(photos: Labelled) -> Labelled:
+    """Enlarge the centre of some of the photos to the whole input: lesions as near as in a data set of crops."""
+    some, side = photos.thinned(_MOST_CROPS), photos.images.shape[1]
+    start = (side - _CROP) // 2
+    box, bilinear = (start, start, start + _CROP, start + _CROP), Image.Resampling.BILINEAR
+    crops = [
+        np.asarray(Image.fromarray(photos.images[row]).resize((side, side), bilinear, box=box)) for row in some.rows
+    ]
+    return Labelled.whole(np.stack(crops), some.labels)
+
+
+def class_weights(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Weigh photos so that a class counts by the root of its size: moles are two thirds of HAM10000."""
+    return np.asarray(1 / np.sqrt(np.bincount(labels).astype(float)[labels]))

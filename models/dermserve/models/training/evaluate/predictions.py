@@ -1,4 +1,4 @@
-"""Outputs of a network for views of photos, computed as in serving: a frozen graph with batch norm folded.
+"""Outputs of a network for views of photos, computed as in serving, and the verdicts that the gateway would give.
 
 Each photo's outputs are cached in a file whose name is a digest of all that they depend on: ten views of a few thousand
 photos take ResNet-50 an hour on two cores. A second evaluation, or one that was interrupted, reads these files.
@@ -7,8 +7,8 @@ photos take ResNet-50 an hour on two cores. A second evaluation, or one that was
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,36 +18,29 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from dermserve.imaging import STANDARD_VIEWS, Measures, make_views
-from dermserve.models.training.data.cache import imaging_version
-from dermserve.models.training.data.samples import Sample
-from dermserve.models.training.evaluate.no_skin import draw_no_skin
-from dermserve.models.training.evaluate.verdicts import measure_all
-from dermserve.models.training.files import replacing
-from dermserve.models.training.train.loop import Labelled, Progress
+from dermserve.imaging import STANDARD_VIEWS, Measures, make_views, measure
+from dermserve.models.training.data.photos import Labelled, imaging_version
+from dermserve.models.training.data.splits import Sample
+from dermserve.models.training.errors import replacing
+from dermserve.models.training.evaluate.pictures import draw_no_skin
+from dermserve.models.training.train.loop import Progress
 from dermserve.models.training.train.network import training_copy
 
 ONE_VIEW = STANDARD_VIEWS[:1]
 _VIEWS_AT_ONCE = 64
 
+Floats = NDArray[np.floating[Any]]
+Flags = NDArray[np.bool_]
+_Outputs: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
 Infer: TypeAlias = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """Outputs of a network for N photos."""
-
-    logits: NDArray[np.float32]
-    """float32 [N, V, C], before the temperature."""
-    features: NDArray[np.float32]
-    """float32 [N, F], of the first view."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Photos with the network's outputs and their lesions."""
+    """N photos with the network's outputs and their lesions."""
 
-    outputs: Outputs
+    logits: NDArray[np.float32]  # [N, V, C], before the temperature
+    features: NDArray[np.float32]  # [N, F], of the first view
     photos: Labelled
     lesions: list[str]
 
@@ -63,7 +56,7 @@ class Predictions:
 
     def first_view(self) -> "Predictions":
         """Keep only the first view of each photo."""
-        return Predictions(Outputs(self.outputs.logits[:, :1], self.outputs.features), self.photos, self.lesions)
+        return replace(self, logits=self.logits[:, :1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +65,7 @@ class PartPredictions:
 
     one: Predictions
     ten: Predictions
-    name: str
-    """Of the data set."""
+    name: str  # of the data set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +73,11 @@ class Predictor:
     """Runs a network over views of photos, and caches its outputs."""
 
     network: keras.Model
-    cache: Path
-    """Folder of the cached outputs; made when absent."""
-    precision: str
-    """Of the arithmetic: "float32", as served, or "mixed_bfloat16", about twice as fast where the CPU knows it."""
-    progress: Progress
-    """Called with the name of the step, photos done and photos in all."""
+    cache: Path  # folder of the cached outputs; made when absent
+    precision: str = (
+        "float32"  # of the arithmetic, as served; or "mixed_bfloat16", twice as fast where the CPU knows it
+    )
+    progress: Progress  # called with the name of the step, photos done and photos in all
 
     def predict_part(
         self, photos: Labelled, samples: Sequence[Sample], what: str, *, name: str, thin: int = 1
@@ -99,16 +90,8 @@ class Predictor:
     def predict(
         self, photos: Labelled, samples: Sequence[Sample], what: str, *, views: Sequence[str] = STANDARD_VIEWS
     ) -> Predictions:
-        """Run views of photos.
-
-        Args:
-            photos: N of them; their rows are indices into `samples`.
-            samples: the data set's photos, for their lesions.
-            what: name of the step, for the progress.
-            views: names of standard views.
-        """
-        outputs = self._outputs(photos, what, views)
-        return Predictions(outputs, photos, [samples[row].lesion for row in photos.rows])
+        """Run views of photos, whose rows are indices into `samples`; `what` names the step, for the progress."""
+        return Predictions(*self._outputs(photos, what, views), photos, [samples[row].lesion for row in photos.rows])
 
     @property
     def side(self) -> int:
@@ -117,15 +100,12 @@ class Predictor:
 
     def features(self, photos: Labelled, what: str) -> NDArray[np.float32]:
         """Return the features of one view of photos, float32 [N, F]."""
-        return self._outputs(photos, what, ONE_VIEW).features
+        return self._outputs(photos, what, ONE_VIEW)[1]
 
     def no_skin_features(self, *, seed: int) -> dict[str, NDArray[np.float32]]:
         """Return the features of drawn pictures without skin, float32 [N, F] by kind."""
-        found = {}
-        for kind, images in draw_no_skin(self.side, seed=seed).items():
-            rows = np.arange(len(images))
-            found[kind] = self.features(Labelled(images, rows, np.zeros_like(rows)), kind)
-        return found
+        pictures = draw_no_skin(self.side, seed=seed)
+        return {kind: self.features(Labelled.whole(drawn, [0] * len(drawn)), kind) for kind, drawn in pictures.items()}
 
     @functools.cached_property
     def _infer(self) -> Infer:
@@ -136,7 +116,7 @@ class Predictor:
         """Digest of each array of the network's."""
         return [_digest(np.ascontiguousarray(weight).tobytes()) for weight in self.network.get_weights()]
 
-    def _outputs(self, photos: Labelled, what: str, views: Sequence[str]) -> Outputs:
+    def _outputs(self, photos: Labelled, what: str, views: Sequence[str]) -> _Outputs:
         """Read the outputs of photos from the cache; compute and cache those that are missing."""
         settings = [self.network.name, self._weights, list(views), self.precision, imaging_version()]
         folder = self.cache / f"outputs-{_digest(json.dumps(settings).encode())}"
@@ -146,13 +126,13 @@ class Predictor:
             chunk = Labelled(photos.images, photos.rows[start : start + step], photos.labels[start : start + step])
             files = [folder / f"{_digest(photos.images[row].tobytes())}.npz" for row in chunk.rows]
             if not all(file.is_file() for file in files):
-                _save(run_views(self._infer, chunk, views=views), files)
+                _save(files, *run_views(self._infer, chunk, views=views))
             parts += [_load(file) for file in files]
             self.progress(what, start + len(chunk), len(photos))
-        return Outputs(np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts]))
+        return np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts])
 
 
-def frozen_function(network: keras.Model, *, precision: str = "float32") -> Infer:
+def frozen_function(network: keras.Model, *, precision: str) -> Infer:
     """Freeze a network into a function from uint8 [N, S, S, 3] to {"logits", "features"}, float32."""
     copy = training_copy(network, folded=True, precision=precision)
     side = network.inputs[0].shape[1]
@@ -172,35 +152,80 @@ def frozen_function(network: keras.Model, *, precision: str = "float32") -> Infe
     return run
 
 
-def run_views(
-    infer: Infer,
-    photos: Labelled,
-    *,
-    views: Sequence[str] = ONE_VIEW,
-    progress: Callable[[int, int], None] = lambda done, whole: None,
-) -> Outputs:
-    """Run what `frozen_function` returns over views of photos; `progress` gets photos done and photos in all."""
-    step = max(1, _VIEWS_AT_ONCE // len(views))
-    logits, features = [], []
-    for start in range(0, len(photos), step):
-        rows = photos.rows[start : start + step]
-        outputs = infer(np.concatenate([make_views(photos.images[row], views) for row in rows]))
-        logits.append(outputs["logits"].reshape(len(rows), len(views), -1))
-        features.append(outputs["features"].reshape(len(rows), len(views), -1)[:, 0])
-        progress(start + len(rows), len(photos))
-    return Outputs(np.concatenate(logits), np.concatenate(features))
+def run_views(infer: Infer, photos: Labelled, *, views: Sequence[str]) -> _Outputs:
+    """Run what `frozen_function` returns over views of photos, all at once; as the fields of Predictions."""
+    outputs = infer(np.concatenate([make_views(photos.images[row], views) for row in photos.rows]))
+    shape = (len(photos), len(views), -1)
+    return outputs["logits"].reshape(shape), outputs["features"].reshape(shape)[:, 0]
 
 
-def _save(outputs: Outputs, files: Sequence[Path]) -> None:
-    for logits, features, file in zip(outputs.logits, outputs.features, files, strict=True):
+def _save(files: Sequence[Path], *outputs: NDArray[np.float32]) -> None:
+    for file, logits, features in zip(files, *outputs, strict=True):
         with replacing(file) as partial, partial.open("wb") as stream:
             np.savez(stream, logits=logits, features=features)
 
 
-def _load(file: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _load(file: Path) -> _Outputs:
     with np.load(file) as arrays:
         return arrays["logits"], arrays["features"]
 
 
 def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:24]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What becomes of N photos; bool [N] each."""
+
+    rejected: Flags  # not skin
+    bad: Flags  # of too bad a quality to be judged
+    strange: Flags  # out of scope
+    confident: Flags  # VERDICT_CONFIDENT
+    low: Flags  # risk level LOW, which only confident answers have
+    high: Flags  # risk level HIGH
+    named: Flags  # confident, and the class is named
+
+
+def measure_all(photos: Labelled) -> list[Measures]:
+    """Measure the identity view of each photo: brightness, sharpness and so on."""
+    return [measure(photos.images[row]) for row in photos.rows]
+
+
+def quality_flags(measures: Sequence[Measures], limits: Mapping[str, float]) -> dict[str, Flags]:
+    """Give what is wrong with photos, bool [N] by reason, for the limits of a `dermserve.v1.QualityLimits`."""
+
+    def beyond(limit: str) -> Flags:
+        values = np.asarray([getattr(found, limit.split("_", 1)[1]) for found in measures])
+        return np.asarray(values < limits[limit] if limit.startswith("min_") else values > limits[limit])
+
+    flags = {
+        "too_dark": beyond("min_midtones") | beyond("min_highlights"),
+        "too_bright": beyond("max_midtones") | beyond("max_glare"),
+        "uniform": beyond("min_contrast"),
+    }
+    flags["no_color"] = beyond("min_color") & ~flags["uniform"]
+    flags["blurred"] = beyond("min_detail") & ~flags["uniform"]
+    return flags
+
+
+def decide(
+    views: Floats, scores: Floats, measures: Sequence[Measures], malignant: Flags, found: Mapping[str, Any]
+) -> Verdicts:
+    """Decide as dermserve.gateway.answer does, which models can't import; a test compares the two.
+
+    `views` are the probabilities of views, float [N, V, C], `scores` those of the gate, float [N], `malignant` says
+    which classes are, bool [C], and `found` is a run's calibration, in the words of `dermserve.v1.Calibration`.
+    """
+    mean, risks = views.mean(axis=1), views[..., malignant].sum(axis=-1)
+    risk, top, answer = risks.mean(axis=1), mean.max(axis=1), malignant[mean.argmax(axis=1)]
+    flags = quality_flags(measures, found["quality"])
+    bad = np.any(list(flags.values()), axis=0)
+    strange = scores > found.get("max_scope_score", np.inf)
+    below, above = risk < found["rule_out"]["threshold"], risk >= found["rule_in"]["threshold"]
+    rejected = scores > found["max_ood_score"]
+    good = ~(rejected | bad | strange | (risks.std(axis=1) > found["max_view_std"]))
+    low, confident_high = good & below & ~answer, good & above & answer
+    confident = low | confident_high
+    high = above & ~rejected & ~strange & ~flags["uniform"]
+    return Verdicts(rejected, bad, strange, confident, low, high, confident & (top >= found["min_confidence"]))

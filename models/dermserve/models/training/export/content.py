@@ -1,14 +1,11 @@
 """From a finished and calibrated run to what the exporter makes a version of."""
 
 from pathlib import Path
-from typing import Any
 
 from google.protobuf import json_format
 
-from dermserve.models.training.data.provenance import NOT_STATED
 from dermserve.models.training.errors import RunError
-from dermserve.models.training.evaluate.tested import describe_tests
-from dermserve.models.training.train.finished import FinishedRun
+from dermserve.models.training.train.finished import FinishedRun, describe_tests
 from dermserve.models.version import Content
 from dermserve.v1 import card_pb2
 
@@ -16,10 +13,8 @@ from dermserve.v1 import card_pb2
 def run_content(folder: Path) -> Content:
     """Read a run into what `version.write_version` takes: network, provenance, calibration, out-of-distribution score.
 
-    Provenance names the data as whoever trained the run did: "data" and "license" of its run.json.
-
-    Raises:
-        RunError: no finished run, one that was not evaluated, or a teacher.
+    Provenance names the data as whoever trained the run did: "data" and "license" of its run.json. A RunError says that
+    there is no finished run, that it was not evaluated, or that it is a teacher's.
     """
     run = FinishedRun(folder)
     if run.experiment.teacher is not None:
@@ -31,8 +26,8 @@ def run_content(folder: Path) -> Content:
     provenance = card_pb2.Provenance(
         training=card_pb2.TRAINING_TRAINED,
         initialization=facts["initialization"],
-        data=facts.get("data", NOT_STATED),
-        license=facts.get("license", NOT_STATED),
+        data=facts["data"],
+        license=facts["license"],
         metrics=_metrics(run),
     )
     return Content(
@@ -46,14 +41,11 @@ def run_content(folder: Path) -> Content:
 
 
 def _metrics(run: FinishedRun) -> dict[str, float]:
-    split = "grouped" if run.experiment.protocol == "lesion" else "by_image"
-    return {f"{name}_{split}": value for name, value in _summary(run.summary["metrics"]["test"]).items()}
-
-
-def _summary(metrics: dict[str, Any]) -> dict[str, float]:
     """Name the figures of the test part that go into a card."""
-    single, tta = metrics["single"], metrics["tta"]
-    return {
+    split = "grouped" if run.experiment.protocol == "lesion" else "by_image"
+    measured = run.summary["metrics"]["test"]
+    single, tta, verdict = measured["single"], measured["tta"], measured["verdict"]
+    figures = {
         "accuracy": single["accuracy"],
         "accuracy_low": single["accuracy_95"][0],
         "accuracy_high": single["accuracy_95"][1],
@@ -61,7 +53,6 @@ def _summary(metrics: dict[str, Any]) -> dict[str, float]:
         "accuracy_tta": tta["accuracy"],
         "balanced_accuracy_tta": tta["balanced_accuracy"],
         "ece": single["ece"],
-        "abstained": metrics["verdict"]["abstained"],
-        "confident": metrics["verdict"]["confident"],
-        "malignant_confidently_benign": metrics["verdict"]["malignant_confidently_benign"],
+        **{name: verdict[name] for name in ("abstained", "confident", "malignant_confidently_benign")},
     }
+    return {f"{name}_{split}": value for name, value in figures.items()}

@@ -20,16 +20,10 @@ _GRAY = (0.299, 0.587, 0.114)
 
 
 def augment(images: Tensor, settings: Augmentation, *, side: int, seed: Tensor) -> Tensor:
-    """Vary photos.
-
-    Args:
-        images: uint8 [N, S, S, 3], at the serving preprocessing.
-        settings: by how much.
-        side: of the crops to take, in pixels.
-        seed: int32 [2]; the same seed varies the same way.
+    """Vary photos, uint8 [N, S, S, 3] at the serving preprocessing, as `settings` say and the seed, int32 [2], decides.
 
     Returns:
-        float32 [N, side, side, 3] in 0..255.
+        Crops, float32 [N, side, side, 3] in 0..255.
     """
     seeds = tf.random.experimental.stateless_split(seed, 11)
     photos = _moved(tf.cast(images, tf.float32), settings, side, seeds)

@@ -1,20 +1,18 @@
 """The checkpoint of a training: all that changes, written whole after each epoch, and what it belongs to."""
 
-import hashlib
 import json
+import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dermserve.models.training.data.samples import Sample
-from dermserve.models.training.data.splits import Part
-from dermserve.models.training.errors import RunError
-from dermserve.models.training.files import file_digest, replacing, write_json
+from dermserve.models.training.data.splits import Part, Sample
+from dermserve.models.training.errors import DAMAGED, RunError, file_digest, json_digest, replacing, write_json
 from dermserve.models.training.train.experiment import Experiment
 
 FINGERPRINT = "fingerprint.json"
@@ -24,53 +22,38 @@ Fingerprint: TypeAlias = Mapping[str, str]
 """What a training depends on: its experiment, photos, split, initial weights and teachers, each by a digest."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True)
 class State:
     """Where a training stands."""
 
-    stage: int
-    """Index of the stage under way."""
-    epoch: int
-    """Epochs of it that are done."""
-    history: list[dict[str, Any]]
-    """Every epoch so far, as loop.Epoch."""
-    variables: list[NDArray[Any]]
-    """Of the network, the optimiser and the moving average."""
-    best: list[NDArray[Any]] | None
-    """The network's weights after the best epoch, where the stage keeps those."""
-    best_score: float
-    """Lowest validation loss of the stage so far, or its highest validation accuracy, negated: what it monitors."""
-    best_epoch: int
-    """When it was reached, from 1; 0 before."""
+    stage: int  # index of the one under way
+    epoch: int = 0  # how many of it are done
+    best_score: float = math.inf  # lowest validation loss of the stage, or its highest accuracy, negated
+    best_epoch: int = 0  # when it was reached, from 1; 0 before
+    best: list[NDArray[Any]] | None = None  # the network's weights after the best epoch, where the stage keeps those
+    history: list[dict[str, Any]] = field(default_factory=list)  # every epoch so far, as loop.Epoch
+    variables: list[NDArray[Any]] = field(default_factory=list)  # of the network, the optimiser and the moving average
 
 
 def fingerprint(
     experiment: Experiment, parts: Mapping[Sample, Part], backbone: Path | str | None, teachers: Sequence[Path] = ()
 ) -> dict[str, str]:
-    """Identify a training.
+    """Identify a training by its experiment, split, initial weights (as for `run_training`) and teachers' weights.
 
-    Args:
-        experiment: every field of it counts.
-        parts: the split; a photo counts with its path within the data set, its bytes, its class and its lesion.
-        backbone: initial weights: a file, "imagenet", or None for random ones.
-        teachers: their files of weights.
+    A photo counts with its path within the data set, its bytes, its class and its lesion.
     """
     ordered = sorted(parts, key=lambda sample: sample.name)
     return {
-        "experiment": _digest([asdict(experiment)]),
-        "photos": _digest([sample.name, sample.digest, sample.label, sample.lesion] for sample in ordered),
-        "split": _digest([sample.name, parts[sample].value] for sample in ordered),
+        "experiment": json_digest([asdict(experiment)]),
+        "photos": json_digest([[sample.name, sample.digest, sample.label, sample.lesion] for sample in ordered]),
+        "split": json_digest([[sample.name, parts[sample].value] for sample in ordered]),
         "initial weights": file_digest(backbone) if isinstance(backbone, Path) else backbone or "random",
-        "teachers": _digest(sorted(file_digest(teacher) for teacher in teachers)),
+        "teachers": json_digest(sorted(file_digest(teacher) for teacher in teachers)),
     }
 
 
 def claim(folder: Path, mine: Fingerprint) -> None:
-    """Make a run's folder, or check that the training it holds is this one; nothing is overwritten before.
-
-    Raises:
-        RunError: it holds another training.
-    """
+    """Make a run's folder, or raise a RunError where it holds another training; nothing is overwritten before."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FINGERPRINT
     if path.is_file():
@@ -85,7 +68,6 @@ def save(folder: Path, mine: Fingerprint, state: State) -> None:
     arrays: dict[str, Any] = {f"v{index}": value for index, value in enumerate(state.variables)}
     arrays |= {f"b{index}": value for index, value in enumerate(state.best or ())}
     counts = {"variable_count": len(state.variables), "best_count": len(state.best or ())}
-    folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / _NAME) as partial, partial.open("wb") as file:
         np.savez(file, meta=np.array(json.dumps({**values, **counts, "fingerprint": dict(mine)})), **arrays)
         file.flush()
@@ -93,11 +75,7 @@ def save(folder: Path, mine: Fingerprint, state: State) -> None:
 
 
 def load(folder: Path, mine: Fingerprint) -> State | None:
-    """Load the checkpoint of a folder, or None where there is none.
-
-    Raises:
-        RunError: it is of another training, or damaged.
-    """
+    """Load the checkpoint of a folder, None where there is none; a RunError where it is another's, or damaged."""
     path = folder / _NAME
     if not path.is_file():
         return None
@@ -107,7 +85,7 @@ def load(folder: Path, mine: Fingerprint) -> State | None:
             found = values.pop("fingerprint")
             best = [arrays[f"b{index}"] for index in range(values.pop("best_count"))] or None
             variables = [arrays[f"v{index}"] for index in range(values.pop("variable_count"))]
-    except (OSError, ValueError, KeyError) as error:
+    except DAMAGED as error:
         raise RunError(f"{path} is damaged ({error}): remove it to start anew") from error
     _require_same(path, found, mine)
     return State(**values, variables=variables, best=best)
@@ -119,7 +97,3 @@ def _require_same(path: Path, found: Fingerprint, mine: Fingerprint) -> None:
         raise RunError(
             f"{path} is of a training with another {' and '.join(other)}: pass what it was begun with, or another --out"
         )
-
-
-def _digest(values: Iterable[Any]) -> str:
-    return hashlib.sha256(json.dumps(list(values), sort_keys=True).encode()).hexdigest()

@@ -17,6 +17,7 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.splits import Protocol
 from dermserve.models.training.errors import ExperimentError
 
+_FOLDER: Any = resources.files("dermserve.models").joinpath("experiments")
 _CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False)
 _Amount: TypeAlias = Annotated[float, Field(ge=0)]
 _Share: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
@@ -28,24 +29,16 @@ _Magnification: TypeAlias = Annotated[float, Field(gt=0)]
 class Augmentation:
     """How training photos are varied; every range is drawn from anew for each photo and epoch. Zeros vary nothing."""
 
-    rotation: _Amount = 0.0
-    """Largest turn to either side, in degrees; 180 is any."""
+    rotation: _Amount = 0.0  # largest turn to either side, in degrees; 180 is any
     zoom: tuple[_Magnification, _Magnification] = (1.0, 1.0)
     """Smallest and largest magnification, relative to the serving preprocessing."""
-    shift: _Amount = 0.0
-    """Largest shift along either axis, as a share of the photo's side."""
-    shear: _Amount = 0.0
-    """Largest shear, in degrees."""
-    flip: bool = False
-    """Mirror half of the photos left to right."""
-    brightness: _Amount = 0.0
-    """Largest relative change of all channels."""
-    channel_gain: _Amount = 0.0
-    """Largest relative change of each channel on its own: what another camera or lamp does."""
-    contrast: _Amount = 0.0
-    """Largest relative change of the distance from the photo's mean."""
-    saturation: _Amount = 0.0
-    """Largest relative change of the distance from gray."""
+    shift: _Amount = 0.0  # largest shift along either axis, as a share of the photo's side
+    shear: _Amount = 0.0  # largest shear, in degrees
+    flip: bool = False  # mirror half of the photos left to right
+    brightness: _Amount = 0.0  # largest relative change of all channels
+    channel_gain: _Amount = 0.0  # largest relative change of each channel on its own: what another camera or lamp does
+    contrast: _Amount = 0.0  # largest relative change of the distance from the photo's mean
+    saturation: _Amount = 0.0  # largest relative change of the distance from gray
     sharpness: _Amount = 0.0
     """Largest share of the detail (photo minus its blur) taken away or added again: what another resolution does."""
 
@@ -64,74 +57,51 @@ class Distillation:
 class Stage:
     """One stretch of training with one set of trainable layers."""
 
-    name: str
-    """For the logs and curves."""
-    epochs: _Count
-    """At most; early stopping may end it before."""
+    name: str  # for the logs and curves
+    epochs: _Count  # at most; early stopping may end it before
     trainable: str = "all"
     """"all", "head" (all but the backbone), "top:N" (head and the backbone's last N layers) or "from:NAME" (head and
     the backbone from that layer on)."""
     optimizer: Literal["adamw", "lamb"] = "adamw"
     """AdamW, or LAMB (You et al. 2020), whose steps are `rate` times the norm of the weights they change: kernels whose
     batch norm was folded away once differ in size by a factor of 600."""
-    rate: _Amount = 1e-4
-    """Learning rate of the optimizer, after the warm-up."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Whether the rate stays or falls to zero along a half cosine."""
-    warmup: _Share = 0.0
-    """Share of the stage over which the rate rises from zero."""
-    batch: _Count = 64
-    """Photos a step."""
-    side: _Count = 224
-    """Height and width of the training crops, in pixels; validation uses the whole input."""
+    rate: _Amount = 1e-4  # learning rate of the optimizer, after the warm-up
+    schedule: Literal["constant", "cosine"] = "constant"  # whether the rate stays or falls to zero along a half cosine
+    warmup: _Share = 0.0  # share of the stage over which the rate rises from zero
+    batch: _Count = 64  # photos a step
+    side: _Count = 224  # height and width of the training crops, in pixels; validation uses the whole input
     zoom: tuple[_Magnification, _Magnification] | None = None
     """Smallest and largest magnification, where another than the augmentation's suits the crop."""
-    weight_decay: _Amount = 0.0
-    """Decoupled, as in AdamW."""
+    weight_decay: _Amount = 0.0  # decoupled, as in AdamW
     batch_norm: Literal["frozen", "train"] = "frozen"
     """Whether the backbone's batch norm uses its stored statistics or those of the batch."""
-    average: _Share = 0.0
-    """Decay of the exponential moving average of the weights that the stage hands on; 0 for none."""
-    patience: _Count | None = None
-    """Epochs without a better one after which the stage ends; never when absent."""
-    keep: Literal["best", "last"] = "last"
-    """Which epoch's weights the stage hands on: the best one's or the last's."""
-    monitor: Literal["loss", "accuracy"] = "loss"
-    """What of the validation photos says which epoch is the best."""
+    average: _Share = 0.0  # decay of the exponential moving average of the weights that the stage hands on; 0 for none
+    patience: _Count | None = None  # epochs without a better one after which the stage ends; never when absent
+    keep: Literal["best", "last"] = "last"  # which epoch's weights the stage hands on: the best one's or the last's
+    monitor: Literal["loss", "accuracy"] = "loss"  # what of the validation photos says which epoch is the best
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_CHECKED)
 class Experiment:
     """A whole training."""
 
-    name: str
-    """Of the experiment; the file's."""
-    model: str
-    """A key of SPECS."""
-    stages: tuple[Stage, ...]
-    """In order."""
-    protocol: Protocol = Protocol.LESION
-    """What the split keeps together."""
-    validation: float = 0.15
-    """Share of the photos that validate."""
-    test: float = 0.15
-    """Share of the photos that test; unused where the data set says what tests."""
-    minimum: _Count = 3
-    """Fewest lesions a class may have."""
+    name: str  # of the experiment; the file's
+    model: str  # a key of SPECS
+    stages: tuple[Stage, ...]  # in order
+    protocol: Protocol = Protocol.LESION  # what the split keeps together
+    validation: float = 0.15  # share of the photos that validate
+    test: float = 0.15  # share of the photos that test; unused where the data set says what tests
+    minimum: _Count = 3  # fewest lesions a class may have
     seed: Annotated[int, Field(ge=0, lt=2_000_000)] = 0
     """Of the split, the initial head, the order and the augmentation."""
-    dropout: _Share | None = None
-    """Before the logits; the paper's when absent."""
-    l2: _Amount = 0.01
-    """Weight penalty of the hidden dense layer."""
-    label_smoothing: _Share = 0.0
-    """Share of each target spread over all classes."""
+    dropout: _Share | None = None  # before the logits; the paper's when absent
+    l2: _Amount = 0.01  # weight penalty of the hidden dense layer
+    label_smoothing: _Share = 0.0  # share of each target spread over all classes
     balance: _Amount = 0.0
     """Photos are drawn with weights (class size)^-balance: 0 as they come, 1 all classes alike, 0.5 in between."""
     class_weights: _Amount = 0.0
     """Losses are weighted with (class size)^-class_weights, to mean 1: the other way to heed rare classes."""
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    """How training photos are varied."""
+    augmentation: Augmentation = field(default_factory=Augmentation)  # how training photos are varied
     teacher: Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"] | None = None
     """Train this network in the model's place, to teach it: a teacher is never exported."""
     distillation: Distillation = field(default_factory=Distillation)
@@ -153,33 +123,30 @@ class Experiment:
             raise ExperimentError("validation and test must be shares that leave photos to train on")
 
 
-def load_experiment(source: str | Path) -> Experiment:
-    """Load an experiment from a TOML file, or one of dermserve's own by name.
-
-    Raises:
-        ExperimentError: no such experiment, a key it does not know, or a value that can't be.
-    """
-    path = Path(source)
-    if path.suffix != ".toml":
-        return parse_experiment(_packaged(str(source)), name=str(source))
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ExperimentError(f"{path} can't be read: {error.strerror}") from error
-    return parse_experiment(text, name=path.stem)
+_EXPERIMENT = TypeAdapter(Experiment)
 
 
 def experiment_names() -> list[str]:
     """List the experiments that come with dermserve."""
-    return sorted(item.name.removesuffix(".toml") for item in _folder().iterdir() if item.name.endswith(".toml"))
+    return sorted(item.name.removesuffix(".toml") for item in _FOLDER.iterdir() if item.name.endswith(".toml"))
+
+
+def load_experiment(source: str | Path) -> Experiment:
+    """Load an experiment from a TOML file, or one of dermserve's own by name; an ExperimentError as `parse_record`."""
+    path = Path(source)
+    if path.suffix != ".toml":
+        if str(source) not in experiment_names():
+            known = ", ".join(experiment_names())
+            raise ExperimentError(f"no experiment {str(source)!r}: pass a .toml file or one of {known}")
+        return parse_experiment(_FOLDER.joinpath(f"{source}.toml").read_text(encoding="utf-8"), name=str(source))
+    try:
+        return parse_experiment(path.read_text(encoding="utf-8"), name=path.stem)
+    except OSError as error:
+        raise ExperimentError(f"{path} can't be read: {error.strerror}") from error
 
 
 def parse_experiment(text: str, *, name: str) -> Experiment:
-    """Parse an experiment.
-
-    Raises:
-        ExperimentError: not TOML, a key it does not know, or a value that can't be.
-    """
+    """Parse the TOML text of an experiment; an ExperimentError as `parse_record`."""
     try:
         return parse_record({"name": name, **tomllib.loads(text)}, name)
     except tomllib.TOMLDecodeError as error:
@@ -187,20 +154,13 @@ def parse_experiment(text: str, *, name: str) -> Experiment:
 
 
 def parse_record(values: dict[str, Any], where: str) -> Experiment:
-    """Read an experiment from its fields as JSON.
-
-    Raises:
-        ExperimentError: an unknown field, or a value that can't be.
-    """
+    """Read an experiment from its fields; an ExperimentError names the first that is unknown or can't be."""
     try:
         return _EXPERIMENT.validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         raise ExperimentError(f"{where}{_explain(error)}") from error
     except TypeError as error:  # dates and times, which TOML has and JSON has not
         raise ExperimentError(f"{where} holds a value that no field takes: {error}") from error
-
-
-_EXPERIMENT = TypeAdapter(Experiment)
 
 
 def _explain(error: ValidationError) -> str:
@@ -219,13 +179,3 @@ def _explain(error: ValidationError) -> str:
     if kind in ("literal_error", "enum"):
         return f"{here} is {value!r}, not one of {problem['ctx']['expected']}"
     return f"{here} is {value!r}: {problem['msg']}"
-
-
-def _folder() -> Any:
-    return resources.files("dermserve.models").joinpath("experiments")
-
-
-def _packaged(name: str) -> str:
-    if name not in experiment_names():
-        raise ExperimentError(f"no experiment {name!r}: pass a .toml file or one of {', '.join(experiment_names())}")
-    return str(_folder().joinpath(f"{name}.toml").read_text(encoding="utf-8"))

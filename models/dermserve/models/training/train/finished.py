@@ -1,8 +1,8 @@
-"""A finished run, read back: its network, split and calibration, for evaluation, packing and export."""
+"""A finished run, read back: its network, split, calibration and looks at test photos; for evaluation and export."""
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
@@ -13,26 +13,29 @@ from numpy.typing import NDArray
 
 from dermserve.models.catalogue import SPECS
 from dermserve.models.graph import FeatureDistance
-from dermserve.models.training.data.samples import Sample
-from dermserve.models.training.data.splits import Part, Recorded, read_split
-from dermserve.models.training.errors import RunError
-from dermserve.models.training.files import replacing, write_json
+from dermserve.models.training.data.splits import Part, Recorded, Sample, read_split
+from dermserve.models.training.errors import DAMAGED, RunError, json_digest, replacing, write_json
+from dermserve.models.training.train.backbones import build_network
 from dermserve.models.training.train.experiment import Experiment, parse_record
-from dermserve.models.training.train.run import COMPACT, EXPERIMENT, HISTORY, SPLIT, SUMMARY, WEIGHTS
-from dermserve.models.training.train.teachers import build_network
+from dermserve.models.weights import weights_digest
 
+WEIGHTS = "weights.weights.h5"
+EXPERIMENT = "experiment.json"
+SPLIT = "split.csv"
+HISTORY = "history.json"
+SUMMARY = "run.json"
+COMPACT = "weights.npz"
 DISTANCE = "distance.npz"
 
 Kind: TypeAlias = Literal["int8", "float16"]
 """What compact kernels are; vectors stay float32."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class FinishedRun:
     """A folder that `dermserve train` has finished writing."""
 
     folder: Path
-    """Of the run."""
 
     def __post_init__(self) -> None:
         """Refuse folders that hold no finished run."""
@@ -83,11 +86,7 @@ class FinishedRun:
 
     @property
     def calibration(self) -> dict[str, Any]:
-        """Temperature and thresholds.
-
-        Raises:
-            RunError: not fitted yet.
-        """
+        """Temperature and thresholds; a RunError when they are not fitted yet."""
         if "calibration" not in self.summary:
             raise RunError(f"{self.folder} is not calibrated: run `dermserve evaluate` on the data it was trained from")
         return dict(self.summary["calibration"])
@@ -103,11 +102,9 @@ class FinishedRun:
         return load_distance(self.folder / DISTANCE)
 
     def network(self, *, shifted: bool = True, full: bool = False) -> keras.Model:
-        """Build the network with the run's weights, compact ones where there are.
+        """Build the network with the run's weights: compact ones where there are, unless `full` ones are asked for.
 
-        Args:
-            shifted: with the prior shift in the last bias, as exported.
-            full: the full weights even where there are compact ones.
+        When `shifted`, the prior shift is in the last bias, as exported.
         """
         network = build_network(self.experiment)
         if self.compact.is_file() and not full:
@@ -125,50 +122,28 @@ class FinishedRun:
         Another data set may have the photo in another folder, at another size, and without lesion ids: what has the
         bytes, the file name or the lesion of a photo that was used is taken to be seen.
         """
-        stem = sample.path.stem
-        used = sample.digest in self._used_digests or stem in self._used_stems
-        return not used and {sample.lesion, self._lesions.get(stem, "")}.isdisjoint(self._used_lesions)
-
-    def save_calibration(
-        self, calibration: dict[str, Any], *, shift: NDArray[np.float64], distance: FeatureDistance, metrics: Any
-    ) -> None:
-        """Write what calibration found into the run; what was measured on other data with another one is forgotten."""
-        save_distance(distance, self.folder / DISTANCE)
-        self.update(calibration=calibration, prior_shift=shift.tolist(), metrics=metrics, other={})
-
-    def save_other(self, name: str, measured: dict[str, Any]) -> None:
-        """Write the figures of another data set into the run."""
-        self.update(other={**self.summary.get("other", {}), name: measured})
-
-    def update(self, **values: Any) -> None:
-        """Replace entries of run.json."""
-        write_json(self.folder / SUMMARY, {**self.summary, **values})
+        digests, stems, used = self._used
+        known = {sample.lesion, self._lesions.get(sample.path.stem, "")}
+        return sample.digest not in digests and sample.path.stem not in stems and known.isdisjoint(used)
 
     @cached_property
-    def _used_lesions(self) -> frozenset[str]:
-        return frozenset(photo.lesion for photo in self.split.values() if photo.part is not Part.TEST)
-
-    @cached_property
-    def _used_digests(self) -> frozenset[str]:
-        return frozenset(photo.digest for photo in self.split.values() if photo.part is not Part.TEST)
-
-    @cached_property
-    def _used_stems(self) -> frozenset[str]:
-        return frozenset(PurePosixPath(name).stem for name, (_, part, _) in self.split.items() if part is not Part.TEST)
+    def _used(self) -> tuple[set[str], set[str], set[str]]:
+        """Digests, file stems and lesions of the photos that trained or validated."""
+        used = {name: photo for name, photo in self.split.items() if photo.part is not Part.TEST}
+        digests, lesions = ({photo[index] for photo in used.values()} for index in (2, 0))
+        return digests, {PurePosixPath(name).stem for name in used}, lesions
 
     @cached_property
     def _lesions(self) -> dict[str, str]:
         return {PurePosixPath(name).stem: photo.lesion for name, photo in self.split.items()}
 
+    def update(self, **values: Any) -> None:
+        """Replace entries of run.json."""
+        write_json(self.folder / SUMMARY, {**self.summary, **values})
+
 
 def save_compact(network: keras.Model, file: Path, *, kind: Kind) -> None:
-    """Write a network's weights, in model order, as a compressed .npz.
-
-    Args:
-        network: any.
-        file: to write.
-        kind: what kernels become.
-    """
+    """Write a network's weights, in model order and with kernels of a kind, as a compressed .npz."""
     arrays: dict[str, Any] = {}
     for index, variable in enumerate(network.weights):
         value = np.asarray(variable, np.float32)
@@ -183,15 +158,11 @@ def save_compact(network: keras.Model, file: Path, *, kind: Kind) -> None:
 
 
 def load_compact(network: keras.Model, file: Path) -> None:
-    """Set a network's weights from what `save_compact` wrote.
-
-    Raises:
-        RunError: the file is missing, damaged or of another architecture.
-    """
+    """Set a network's weights from what `save_compact` wrote; a RunError where it is missing, damaged or another's."""
     try:
         with np.load(file) as arrays:
             network.set_weights([_restored(arrays, index) for index in range(len(network.weights))])
-    except (OSError, KeyError, ValueError) as error:
+    except DAMAGED as error:
         raise RunError(f"{file} does not hold compact weights of {network.name}: {error}") from error
 
 
@@ -215,11 +186,9 @@ def _restored(arrays: "np.lib.npyio.NpzFile", index: int) -> NDArray[np.float32]
 
 def save_distance(distance: FeatureDistance, file: Path) -> None:
     """Write a distance."""
-    with file.open("wb") as stream:
-        arrays: dict[str, Any] = {
-            name: value for name, value in dataclasses.asdict(distance).items() if value is not None
-        }
-        np.savez_compressed(stream, **arrays)
+    values = dataclasses.asdict(distance).items()
+    arrays: dict[str, Any] = {name: value for name, value in values if value is not None}
+    np.savez_compressed(file, **arrays)
 
 
 def load_distance(file: Path) -> FeatureDistance:
@@ -232,3 +201,50 @@ def load_distance(file: Path) -> FeatureDistance:
             scope=arrays.get("scope"),
             limit=float(arrays.get("limit", 0.0)),
         )
+
+
+def claim_test(
+    run: FinishedRun,
+    network: keras.Model,
+    calibration: Mapping[str, Any],
+    shift: NDArray[np.float64],
+    again: str | None,
+) -> None:
+    """Note in the run, before test photos are looked at, what is measured on them; "tested" in run.json.
+
+    Test photos are measured once. The same weights with the same fitted numbers (the calibration, and the shift of the
+    logits, float64 [C]) may be measured any number of times, which gives the same figures. For others than those before
+    there is a RunError, unless `again` gives a reason.
+    """
+    looks = list(run.summary.get("tested", []))
+    mine = {
+        "weights": weights_digest(network),
+        "fitted": json_digest([_rounded(calibration), _rounded(shift.tolist())]),
+    }
+    if looks and {key: looks[-1][key] for key in mine} == mine:
+        return
+    if looks and not again:
+        changed = "weights" if looks[-1]["weights"] != mine["weights"] else "thresholds"
+        raise RunError(
+            f"test photos of {run.folder} were measured with other {changed}: figures of a second choice flatter. "
+            "Train another run, or pass --again REASON, which run.json and the card keep"
+        )
+    run.update(tested=[*looks, {**mine, "reason": again if looks else "the first"}])
+
+
+def _rounded(value: Any) -> Any:
+    """Round numbers in JSON values to four digits, as processors round the rest otherwise; words do not count."""
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items() if not isinstance(item, str)}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return f"{value:.4g}"
+
+
+def describe_tests(run: FinishedRun) -> str:
+    """Say how often test photos were measured with other weights or thresholds, and why."""
+    looks = run.summary.get("tested", [])
+    if len(looks) < 2:
+        return "test photos measured once"
+    reasons = "; ".join(look["reason"] for look in looks[1:])
+    return f"test photos measured with {len(looks)} choices of weights or thresholds, after the first for: {reasons}"

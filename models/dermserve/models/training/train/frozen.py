@@ -5,7 +5,6 @@ photos. The outputs are kept as float16 in the run folder while training lasts.
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training.files import replacing
+from dermserve.models.training.data.photos import Labelled
+from dermserve.models.training.errors import replacing
 from dermserve.models.training.train.experiment import Augmentation, Experiment
-from dermserve.models.training.train.loop import Labelled
+from dermserve.models.training.train.loop import Progress
 from dermserve.models.training.train.network import backbone_call, first_trainable
 
 _BATCH = 64
@@ -28,64 +28,58 @@ _BATCH = 64
 class Halves:
     """A training copy in two: both share its layers, so that what the upper one learns is in the copy."""
 
-    lower: keras.Model
-    """float32 RGB [N, S, S, 3] → the one tensor that the trained layers take; holds what no stage trains."""
-    upper: keras.Model
-    """That tensor → {"logits", "features"}; its layer "backbone" holds the rest of the backbone."""
+    lower: keras.Model  # float32 RGB [N, S, S, 3] → the one tensor that the trained layers take
+    upper: keras.Model  # that tensor → {"logits", "features"}; its layer "backbone" holds the rest of the backbone
 
 
 def split_frozen(copy: keras.Model, experiment: Experiment) -> Halves | None:
-    """Split a training copy below the first layer that any stage trains.
-
-    Args:
-        copy: what network.training_copy returns.
-        experiment: what is to be trained.
+    """Split what network.training_copy returns below the first layer that any stage of the experiment trains.
 
     Returns:
         None where photos are varied, where every layer is trained, or where more than one tensor crosses.
     """
+    side = SPECS[experiment.model].input_side
+    whole = all(stage.side == side and stage.zoom is None for stage in experiment.stages)
     backbone = copy.get_layer("backbone")
-    first = min(first_trainable(backbone, stage.trainable) for stage in experiment.stages)
-    crossing = _crossing(backbone, first)
-    if not _varies_nothing(experiment) or len(crossing) != 1 or crossing[0] is backbone.input:
+    crossing = _crossing(backbone, min(first_trainable(backbone, stage.trainable) for stage in experiment.stages))
+    varies = experiment.augmentation != Augmentation() or not whole
+    if varies or len(crossing) != 1 or crossing[0] is backbone.input:
         return None
     preprocessed, pooled_from = backbone_call(copy)
     entry = keras.Model(copy.input, preprocessed)
     lower = keras.Model(copy.input, keras.Model(backbone.input, crossing[0])(entry(copy.input)))
     features = keras.Input(crossing[0].shape[1:])
-    rest = features
+    rest = keras.Sequential([keras.layers.Identity()], name="backbone")
     if crossing[0] is not backbone.output:
-        rest = keras.Model(crossing[0], backbone.output, name="backbone")(features)
-    else:
-        rest = keras.Sequential([keras.layers.Identity()], name="backbone")(features)
-    return Halves(lower, keras.Model(features, keras.Model(pooled_from, copy.output, name="head")(rest)))
+        rest = keras.Model(crossing[0], backbone.output, name="backbone")
+    return Halves(lower, keras.Model(features, keras.Model(pooled_from, copy.output, name="head")(rest(features))))
 
 
-def compute_frozen(
-    lower: keras.Model, photos: Labelled, folder: Path, *, side: int, progress: Callable[[int], None]
-) -> NDArray[np.float16]:
+def _crossing(backbone: keras.Model, first: int) -> list[Any]:
+    """List the tensors that layers from `first` on take from layers before."""
+    if first >= len(backbone.layers):
+        return [backbone.output]
+    upper = {layer.name for layer in backbone.layers[first:]}
+    taken = [tensor for layer in backbone.layers[first:] for tensor in layer._inbound_nodes[0].input_tensors]
+    return list({id(x): x for x in taken if x._keras_history.operation.name not in upper}.values())
+
+
+def compute_frozen(lower: keras.Model, photos: Labelled, folder: Path, *, progress: Progress) -> NDArray[np.float16]:
     """Run the frozen layers over photos, or map the file that an earlier call with the same layers and photos wrote.
-
-    Args:
-        lower: of `split_frozen`.
-        photos: those to run over.
-        folder: of the run.
-        side: of the photos.
-        progress: called with the number of photos done since the last call.
 
     Returns:
         float16 [M, ...], memory-mapped, in the order of `photos.images`; rows that are not of `photos` hold zeros.
     """
     path = folder / f"frozen-{_key(lower, photos)}.npy"
     if not path.is_file():
-        shape = (len(photos.images), *lower.compute_output_shape((1, side, side, 3))[1:])
+        shape = (len(photos.images), *lower.compute_output_shape((1, *photos.images.shape[1:]))[1:])
         infer = tf.function(lambda images: lower(tf.cast(images, tf.float32), training=False))
         with replacing(path) as partial:
             outputs: Any = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
             for start in range(0, len(photos), _BATCH):
                 rows = photos.rows[start : start + _BATCH]
                 outputs[rows] = infer(photos.images[rows]).numpy()
-                progress(len(rows))
+                progress("frozen layers", start + len(rows), len(photos))
             outputs.flush()
     whole: NDArray[np.float16] = np.load(path, mmap_mode="r")
     return whole
@@ -103,22 +97,3 @@ def forget_frozen(folder: Path) -> None:
     """Remove what `compute_frozen` keeps in a run folder, gigabytes of it."""
     for file in folder.glob("frozen-*"):
         file.unlink()
-
-
-def _varies_nothing(experiment: Experiment) -> bool:
-    side = SPECS[experiment.model].input_side
-    whole = all(stage.side == side and stage.zoom is None for stage in experiment.stages)
-    return whole and experiment.augmentation == Augmentation()
-
-
-def _crossing(backbone: keras.Model, first: int) -> list[Any]:
-    """List the tensors that layers from `first` on take from layers before."""
-    if first >= len(backbone.layers):
-        return [backbone.output]
-    upper = {layer.name for layer in backbone.layers[first:]}
-    found: dict[int, Any] = {}
-    for layer in backbone.layers[first:]:
-        for tensor in layer._inbound_nodes[0].input_tensors:
-            if tensor._keras_history.operation.name not in upper:
-                found[id(tensor)] = tensor
-    return list(found.values())

@@ -16,42 +16,21 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.errors import DivergedError
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.augment import augment
-from dermserve.models.training.train.experiment import Experiment, Stage
+from dermserve.models.training.train.experiment import Distillation, Experiment, Stage
 from dermserve.models.training.train.network import select_trainable
-from dermserve.models.training.train.teachers import distillation_losses, soft_targets
 
 Tensor: TypeAlias = Any
 Progress: TypeAlias = Callable[[str, int, int], None]
 """Called with what is going on, steps done and steps in all."""
 
-
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """Photos and their classes."""
-
-    images: NDArray[Any]
-    """uint8 [M, S, S, 3], or float16 [M, ...] what frozen layers made of them; may be memory-mapped."""
-    rows: NDArray[np.int64]
-    """Which of the images, int64 [N]."""
-    labels: NDArray[np.int64]
-    """Their classes, int64 [N]."""
-    possible: NDArray[np.float32] | None = None
-    """float32 [N, C]: 1 for the classes a photo could have had, 0 for those its data set has none of; None for all."""
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def thinned(self, most: int | None) -> "Labelled":
-        """Keep at most so many photos, evenly spread; all of them when None."""
-        return self.every(1 if most is None else max(1, -(-len(self) // most)))
-
-    def every(self, step: int) -> "Labelled":
-        """Keep every `step`-th photo."""
-        possible = None if self.possible is None else self.possible[::step]
-        return Labelled(self.images, self.rows[::step], self.labels[::step], possible)
+# Taken off the logits of classes that a photo's data set lacks: that it is not of those says where it comes from alone.
+_IMPOSSIBLE = 1e4
+_JUDGED = 64  # photos a batch in validation
+_OPTIMIZERS = {"adamw": keras.optimizers.AdamW, "lamb": keras.optimizers.Lamb}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,23 +38,14 @@ class Epoch:
     """What came of one epoch."""
 
     stage: str
-    """Name of the stage."""
-    epoch: int
-    """Within the stage, from 1."""
-    rate: float
-    """Learning rate at its end."""
-    loss: float
-    """Mean training loss, augmented and weighted, without penalties."""
-    accuracy: float
-    """On the training photos as they came, augmented."""
-    validation_loss: float
-    """Mean cross-entropy on the validation photos, of the averaged weights where the stage averages."""
+    epoch: int  # within the stage, from 1
+    rate: float  # learning rate at its end
+    loss: float  # mean training loss, augmented and weighted, without penalties
+    accuracy: float  # on the training photos as they came, augmented
+    validation_loss: float  # mean cross-entropy, of the averaged weights where the stage averages
     validation_accuracy: float
-    """Of the same."""
-    validation_balanced_accuracy: float
-    """Mean recall over the classes."""
-    seconds: float
-    """Of wall clock, validation included."""
+    validation_balanced_accuracy: float  # mean recall over the classes
+    seconds: float  # of wall clock, validation included
 
 
 def train(
@@ -90,49 +60,31 @@ def train(
     report: Callable[[Epoch], None],
     teachers: Sequence[keras.Model] = (),
 ) -> list[Epoch]:
-    """Train a training copy through an experiment's stages, from the last checkpoint where there is one.
+    """Train a training copy through an experiment's stages, from the last checkpoint in the folder where there is one.
 
-    Args:
-        network: what network.training_copy returns; holds the trained weights afterwards.
-        experiment: what to do.
-        training: photos to learn from.
-        validation: photos to judge each epoch by.
-        folder: for the checkpoint; the same folder continues.
-        fingerprint: what the checkpoint belongs to.
-        progress: called during an epoch.
-        report: called after each epoch, those before a restart included.
-        teachers: training copies that see what the network sees, and whose mean answer it learns beside the labels.
-
-    Returns:
-        Every epoch.
+    The network, of network.training_copy, holds the trained weights afterwards. `progress` is called during an epoch,
+    `report` after each, those before a restart included. Teachers are training copies that see what the network sees,
+    and whose mean answer it learns beside the labels.
 
     Raises:
         ExperimentError: a stage names layers that are not there.
         RunError: the checkpoint is of another training.
         DivergedError: a loss is not finite; the checkpoint is that of the epoch before.
     """
-    state = checkpoint.load(folder, fingerprint)
-    history = [Epoch(**values) for values in state.history] if state else []
+    saved = checkpoint.load(folder, fingerprint)
+    history = [Epoch(**values) for values in saved.history] if saved else []
     for epoch in history:
         report(epoch)
-    for index in range(len(experiment.stages)):
-        if state is not None and index < state.stage:
-            continue
+    for index in range(saved.stage if saved else 0, len(experiment.stages)):
         run = _StageRun(network, experiment, index, training, validation, progress, teachers)
-        if state is not None:
-            run.restore(state)
-            state = None
+        if saved is not None and saved.stage == index:
+            run.restore(saved)
         while not run.ended:
             history.append(run.epoch())
-            checkpoint.save(folder, fingerprint, run.state([asdict(epoch) for epoch in history]))
+            checkpoint.save(folder, fingerprint, run.state(history))
             report(history[-1])
         run.hand_on()
     return history
-
-
-# Taken off the logits of classes that a photo's data set lacks: that it is not of those says where it comes from alone.
-_IMPOSSIBLE = 1e4
-_OPTIMIZERS = {"adamw": keras.optimizers.AdamW, "lamb": keras.optimizers.Lamb}
 
 
 class _StageRun:
@@ -148,20 +100,22 @@ class _StageRun:
         progress: Progress,
         teachers: Sequence[keras.Model] = (),
     ) -> None:
-        self._teachers = teachers
-        self._network, self._experiment, self._index = network, experiment, index
-        self._stage: Stage = experiment.stages[index]
+        self._network, self._experiment, self._teachers = network, experiment, teachers
+        self._stage, self._at = experiment.stages[index], checkpoint.State(stage=index)
         self._training, self._validation, self._progress = training, validation, progress
         select_trainable(network, self._stage.trainable, batch_norm=self._stage.batch_norm)
         self._optimizer = _OPTIMIZERS[self._stage.optimizer](1e-4, weight_decay=self._stage.weight_decay)
         self._optimizer.build(network.trainable_variables)
-        self._averaged = _changing(network)
+        trained = [layer for layer in network.get_layer("backbone").layers if layer.trainable]
+        statistics = [weight for layer in trained for weight in layer.non_trainable_weights]  # of batch norm
+        self._averaged = [*network.trainable_variables, *statistics]
         self._averages = [tf.Variable(variable) for variable in self._averaged]
-        self._best: list[NDArray[Any]] | None = None
-        self._best_score, self._best_epoch, self._done = math.inf, 0, 0
-        self._sampling = _sampling(training.labels, experiment.balance)
-        self._weights = tf.constant(_class_weights(training.labels, experiment.class_weights), tf.float32)
-        everything = np.ones((len(training), len(self._weights)), np.float32)
+        sizes = np.maximum(np.bincount(training.labels), 1).astype(np.float64)
+        drawn = sizes[training.labels] ** -experiment.balance
+        self._sampling = drawn / drawn.sum()
+        weights = sizes**-experiment.class_weights
+        self._weights = tf.constant(weights / weights[training.labels].mean(), tf.float32)
+        everything = np.ones((len(training), len(sizes)), np.float32)
         possible = training.possible
         self._possible = everything if possible is None or experiment.also_complete else possible
         self._step = tf.function(self._train_step)
@@ -169,46 +123,38 @@ class _StageRun:
 
     @property
     def ended(self) -> bool:
-        stage = self._stage
-        waited = stage.patience is not None and self._done - self._best_epoch >= stage.patience
-        return self._done >= stage.epochs or waited
+        stage, at = self._stage, self._at
+        return at.epoch >= stage.epochs or (stage.patience is not None and at.epoch - at.best_epoch >= stage.patience)
 
-    def restore(self, state: checkpoint.State) -> None:
+    def restore(self, saved: checkpoint.State) -> None:
         """Go on from a checkpoint of this stage."""
-        for variable, value in zip(self._saved_variables(), state.variables, strict=True):
+        for variable, value in zip(self._saved_variables(), saved.variables, strict=True):
             variable.assign(value)
-        self._best, self._best_score = state.best, state.best_score
-        self._best_epoch, self._done = state.best_epoch, state.epoch
+        self._at = replace(saved, variables=[])
 
-    def state(self, history: list[dict[str, Any]]) -> checkpoint.State:
+    def state(self, history: Sequence[Epoch]) -> checkpoint.State:
         """Return what a restart needs."""
-        return checkpoint.State(
-            stage=self._index,
-            epoch=self._done,
-            history=history,
-            variables=[np.asarray(variable) for variable in self._saved_variables()],
-            best=self._best,
-            best_score=self._best_score,
-            best_epoch=self._best_epoch,
-        )
+        variables = [np.asarray(variable) for variable in self._saved_variables()]
+        return replace(self._at, variables=variables, history=[asdict(epoch) for epoch in history])
 
     def epoch(self) -> Epoch:
         """Train for one epoch and judge it."""
         started = time.monotonic()
         loss, accuracy = self._train_epoch()
-        self._done += 1
+        at = self._at
+        at.epoch += 1
         self._swap_averages()
         judged = self._judge()
-        self._finite(judged[0], f"epoch {self._done}, on validation photos")
+        self._finite(judged[0], f"epoch {at.epoch}, on validation photos")
         score = judged[0] if self._stage.monitor == "loss" else -judged[1]
-        if score < self._best_score:
-            self._best_score, self._best_epoch = score, self._done
+        if score < at.best_score:
+            at.best_score, at.best_epoch = score, at.epoch
             if self._stage.keep == "best":
-                self._best = [np.asarray(variable) for variable in self._network.weights]
+                at.best = [np.asarray(variable) for variable in self._network.weights]
         self._swap_averages()
         return Epoch(
             stage=self._stage.name,
-            epoch=self._done,
+            epoch=at.epoch,
             rate=float(self._optimizer.learning_rate),
             loss=loss,
             accuracy=accuracy,
@@ -220,14 +166,14 @@ class _StageRun:
 
     def hand_on(self) -> None:
         """Leave in the network what the next stage starts from."""
-        if self._best is not None:
-            self._network.set_weights(self._best)
+        if self._at.best is not None:
+            self._network.set_weights(self._at.best)
         else:
             self._swap_averages()
 
     def _train_epoch(self) -> tuple[float, float]:
-        stage, epoch = self._stage, self._done
-        rng = np.random.default_rng((self._experiment.seed, self._index, epoch))
+        stage, epoch, base = self._stage, self._at.epoch, self._experiment.seed
+        rng = np.random.default_rng((base, self._at.stage, epoch))
         order = rng.choice(len(self._training), size=len(self._training), replace=True, p=self._sampling)
         if self._experiment.balance == 0:
             order = rng.permutation(len(self._training))
@@ -236,7 +182,7 @@ class _StageRun:
         for step in range(steps):
             chosen = order[step * stage.batch : (step + 1) * stage.batch]
             self._optimizer.learning_rate.assign(_rate(stage, (epoch * steps + step + 1) / (stage.epochs * steps)))
-            seed = tf.constant((self._experiment.seed * 1000 + self._index, epoch * steps + step), tf.int32)
+            seed = tf.constant((base * 1000 + self._at.stage, epoch * steps + step), tf.int32)
             images = self._training.images[self._training.rows[chosen]]
             labels, possible = self._training.labels[chosen], self._possible[chosen]
             loss, accuracy = self._step(images, tf.constant(labels), tf.constant(possible), seed)
@@ -260,9 +206,14 @@ class _StageRun:
         smoothing = self._experiment.label_smoothing
         spread = smoothing * possible / tf.reduce_sum(possible, axis=1, keepdims=True)
         targets = tf.one_hot(labels, self._weights.shape[0]) * (1 - smoothing) + spread
+        away = (possible - 1) * _IMPOSSIBLE
         with tf.GradientTape() as tape:
-            logits = network(photos, training=True)["logits"] + (possible - 1) * _IMPOSSIBLE
-            losses = self._losses(targets, logits, photos, possible)
+            logits = network(photos, training=True)["logits"] + away
+            if self._teachers:
+                soft = soft_targets(self._teachers, photos, away, self._experiment.distillation.temperature)
+                losses = distillation_losses(targets, soft, logits, self._experiment.distillation)
+            else:
+                losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
             loss = tf.reduce_mean(losses * tf.gather(self._weights, labels))
             total = tf.add_n([loss, *(tf.cast(penalty, tf.float32) for penalty in network.losses)])
         variables = network.trainable_variables
@@ -275,24 +226,18 @@ class _StageRun:
                 average.assign_sub((1 - decay) * (average - variable))
         return loss, tf.reduce_mean(tf.cast(tf.argmax(logits, -1) == labels, tf.float32))
 
-    def _losses(self, targets: Tensor, logits: Tensor, photos: Tensor, possible: Tensor) -> Tensor:
-        if not self._teachers:
-            return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-        settings = self._experiment.distillation
-        away = (possible - 1) * _IMPOSSIBLE
-        soft = soft_targets(self._teachers, photos, away, settings.temperature)
-        return distillation_losses(targets, soft, logits, settings)
-
     def _varied(self, images: Tensor, seed: Tensor) -> Tensor:
         if images.dtype != tf.uint8:
             return tf.cast(images, tf.float32)  # of frozen layers, for experiments that vary nothing
-        settings, zoom = self._experiment.augmentation, self._stage.zoom
-        settings = settings if zoom is None else replace(settings, zoom=zoom)
+        settings = self._experiment.augmentation
+        settings = replace(settings, zoom=self._stage.zoom or settings.zoom)
         return augment(images, settings, side=self._stage.side, seed=seed)
 
     def _judge(self) -> tuple[float, float, float]:
-        logits = predict_logits(self._infer, self._validation, batch=64)
-        labels = self._validation.labels
+        """Give loss, accuracy and balanced accuracy on the validation photos."""
+        photos, labels = self._validation, self._validation.labels
+        batches = [photos.rows[start : start + _JUDGED] for start in range(0, len(photos), _JUDGED)]
+        logits = np.concatenate([np.asarray(self._infer(photos.images[rows])) for rows in batches]).astype(np.float32)
         shifted = logits - logits.max(axis=1, keepdims=True)
         logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
         return float(-logs[np.arange(len(labels)), labels].mean()), *accuracies(logits.argmax(axis=1), labels)
@@ -311,14 +256,6 @@ class _StageRun:
         return [*self._network.variables, *self._optimizer.variables, *self._averages]
 
 
-def predict_logits(infer: Callable[[Any], Tensor], photos: Labelled, *, batch: int) -> NDArray[np.float32]:
-    """Run a function from uint8 [n, S, S, 3] to logits over photos; float32 [N, C]."""
-    parts = [
-        np.asarray(infer(photos.images[photos.rows[start : start + batch]])) for start in range(0, len(photos), batch)
-    ]
-    return np.concatenate(parts).astype(np.float32)
-
-
 def accuracies(answers: NDArray[np.int64], labels: NDArray[np.int64]) -> tuple[float, float]:
     """Give the share of right answers and the mean recall over the classes there are; both int64 [N]."""
     hits = answers == labels
@@ -335,22 +272,23 @@ def _rate(stage: Stage, done: float) -> float:
     return stage.rate * 0.5 * (1 + math.cos(math.pi * (done - stage.warmup) / (1 - stage.warmup)))
 
 
-def _changing(network: keras.Model) -> list[Any]:
-    """List the weights that a stage changes: those it trains, and the statistics of the batch norm it trains."""
-    norms = [layer for layer in network.get_layer("backbone").layers if layer.trainable]
-    statistics = [weight for norm in norms for weight in norm.non_trainable_weights]
-    return [*network.trainable_variables, *statistics]
+def soft_targets(teachers: Sequence[keras.Model], photos: Tensor, away: Tensor, temperature: float) -> Tensor:
+    """Give the mean of the teachers' probabilities for photos as a student sees them; float32 [N, C].
+
+    `photos` are float32 [N, side, side, 3]; `away`, float32 [N, C] and added to the logits, is far below zero for
+    classes that a photo can't have; the logits are divided by the temperature.
+    """
+    given = [tf.nn.softmax((teacher(photos, training=False)["logits"] + away) / temperature) for teacher in teachers]
+    return tf.add_n(given) / len(given)
 
 
-def _class_sizes(labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.maximum(np.bincount(labels), 1).astype(np.float64)
+def distillation_losses(targets: Tensor, soft: Tensor, logits: Tensor, settings: Distillation) -> Tensor:
+    """Mix the loss by the labels with that by the teachers (Hinton et al. 2015), float32 [N].
 
-
-def _sampling(labels: NDArray[np.int64], balance: float) -> NDArray[np.float64]:
-    weights = _class_sizes(labels)[labels] ** -balance
-    return np.asarray(weights / weights.sum())
-
-
-def _class_weights(labels: NDArray[np.int64], power: float) -> NDArray[np.float64]:
-    weights = _class_sizes(labels) ** -power
-    return np.asarray(weights / weights[labels].mean())
+    The targets by the labels, what `soft_targets` returns and the student's logits are float32 [N, C]. The gradient by
+    the teachers grows with the temperature squared.
+    """
+    temperature, share = settings.temperature, settings.weight
+    own = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
+    taught = tf.nn.softmax_cross_entropy_with_logits(soft, logits / temperature)
+    return (1 - share) * own + share * temperature**2 * taught

@@ -1,8 +1,7 @@
 """The copy of a network that training works on, and the way back.
 
-Training may want other things of a network than serving: crops of another size, bfloat16 arithmetic, batch norm fused
-or folded away. The copy has them; what it learns goes back into the network as architectures.build made it, with its
-parameter count.
+Training may want crops of another size than serving, bfloat16 arithmetic, and batch norm fused or folded away. The copy
+has them; what it learns goes back into the network as architectures.build made it, with its parameter count.
 """
 
 from typing import Any
@@ -14,102 +13,55 @@ from numpy.typing import NDArray
 
 from dermserve.models.folding import fold_batch_norm
 from dermserve.models.training.errors import ExperimentError
-from dermserve.models.training.train.batch_norm import FusedBatchNormalization
 
 _ANY_SIDE = (None, None, 3)
+# MobileNetV3's 0.999 would need more steps than a small data set has in all its epochs.
+_MOST_MOMENTUM = 0.99
+
+
+class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
+    """A keras.layers.BatchNormalization over the last axis, with the same weights and the same results.
+
+    Keras normalises bfloat16 activations in float32, by five operations. TensorFlow's fused one takes bfloat16, keeps
+    its statistics in float32 and takes a third of the time
+    (https://www.tensorflow.org/api_docs/python/tf/raw_ops/FusedBatchNormV3).
+    """
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(autocast=False, **config)
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Normalise [N, H, W, C]; in training by the batch, which the moving statistics take note of."""
+        learning = bool(training) and self.trainable
+        stored = (tf.zeros([0]), tf.zeros([0])) if learning else (self.moving_mean.value, self.moving_variance.value)
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=inputs,
+            scale=self.gamma.value,
+            offset=self.beta.value,
+            mean=stored[0],
+            variance=stored[1],
+            epsilon=self.epsilon,
+            is_training=learning,
+        )
+        if learning:
+            for moving, found in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                moving.assign(moving.value * self.momentum + found * (1 - self.momentum))
+        return outputs
 
 
 def training_copy(network: keras.Model, *, folded: bool, precision: str) -> keras.Model:
-    """Copy a network for training.
+    """Copy a network of architectures.build for training, with its weights, for RGB input of any side.
 
-    Args:
-        network: what architectures.build returns.
-        folded: fold batch norm into the convolutions.
-        precision: a Keras dtype policy; weights and logits are float32 in any.
-
-    Returns:
-        A network of the same layers (without the folded ones) and weights, for RGB input of any side.
+    `folded` folds batch norm into the convolutions; `precision` is a Keras dtype policy: weights and logits are float32
+    in any.
     """
     source = fold_batch_norm(network) if folded else network
     copy = _any_side(source, precision)
-    for layer in _leaves(source):
+    copied = _leaves(copy)
+    for name, layer in _leaves(source).items():
         if layer.weights:
-            _leaf(copy, layer.name).set_weights(layer.get_weights())
+            copied[name].set_weights(layer.get_weights())
     return copy
-
-
-def copy_back(copy: keras.Model, network: keras.Model) -> None:
-    """Put what a training copy has learned into the network it was made from.
-
-    Batch norm that was folded away becomes the identity plus the bias its convolution has learned, until
-    `estimate_batch_norm` gives it statistics again.
-    """
-    names = {layer.name for layer in _leaves(copy)}
-    for layer in _leaves(network):
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.name not in names:
-            _set_identity(layer, _learned_bias(layer, copy))
-        elif layer.weights:
-            learned = _leaf(copy, layer.name).get_weights()
-            layer.set_weights(learned[: len(layer.weights)])  # a folded convolution may have a bias its original lacks
-
-
-def estimate_batch_norm(network: keras.Model, images: NDArray[np.uint8], *, batch: int = 32) -> None:
-    """Give every batch norm after a convolution statistics measured on photos, leaving what the network computes alone.
-
-    Batch norm that is the identity in inference is anything but in training mode. With mean and variance as measured,
-    γ = old scale · σ and β = old shift at the mean, both modes compute (nearly) the same.
-
-    Args:
-        network: what architectures.build returns.
-        images: uint8 [N, S, S, 3].
-        batch: photos at once.
-    """
-    backbone = network.get_layer("backbone")
-    norms = [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    moments = _moments(network, norms, images, batch)
-    for norm, (mean, variance) in zip(norms, moments, strict=True):
-        scale, shift = _affine(norm)
-        deviation = np.sqrt(variance + norm.epsilon)
-        norm.set_weights([scale * deviation, scale * mean + shift, mean, variance])
-
-
-def select_trainable(copy: keras.Model, trainable: str, *, batch_norm: str) -> None:
-    """Mark the layers a stage trains.
-
-    Args:
-        copy: of a network.
-        trainable: "all", "head", "top:N" or "from:NAME", as in Stage.
-        batch_norm: "frozen" leaves the backbone's batch norm in inference mode and as it is.
-
-    Raises:
-        ExperimentError: `trainable` is none of these, or names a layer the backbone does not have.
-    """
-    backbone = copy.get_layer("backbone")
-    first = first_trainable(backbone, trainable)
-    copy.trainable = True
-    for index, layer in enumerate(backbone.layers):
-        norm = isinstance(layer, keras.layers.BatchNormalization)
-        layer.trainable = index >= first and not (norm and batch_norm == "frozen")
-
-
-def first_trainable(backbone: keras.Model, trainable: str) -> int:
-    """Give the index of the first backbone layer that `trainable` names; the number of layers for the head alone.
-
-    Raises:
-        ExperimentError: `trainable` is none of what Stage knows, or names a layer the backbone does not have.
-    """
-    kind, _, argument = trainable.partition(":")
-    names = [layer.name for layer in backbone.layers]
-    if kind in ("all", "head") and not argument:
-        return 0 if kind == "all" else len(names)
-    if kind == "top" and argument.isdecimal():
-        return max(0, len(names) - int(argument))
-    if kind == "from" and argument:
-        found = [index for index, name in enumerate(names) if name.startswith(argument)]
-        if found:
-            return found[0]
-        raise ExperimentError(f"trainable = {trainable!r}: the backbone has no layer of that name")
-    raise ExperimentError(f'trainable = {trainable!r} is none of "all", "head", "top:N" and "from:NAME"')
 
 
 def _any_side(model: keras.Model, precision: str) -> keras.Model:
@@ -117,7 +69,8 @@ def _any_side(model: keras.Model, precision: str) -> keras.Model:
         if isinstance(layer, keras.Model):
             return _any_side(layer, precision)
         if isinstance(layer, keras.layers.BatchNormalization) and len(layer.output.shape) == 4:  # maps, not vectors
-            return FusedBatchNormalization.like(layer)
+            momentum = min(layer.momentum, _MOST_MOMENTUM)
+            return FusedBatchNormalization(name=layer.name, momentum=momentum, epsilon=layer.epsilon, dtype="float32")
         config = layer.get_config()
         if "dtype" in config and not isinstance(layer, keras.layers.InputLayer) and layer.name != "logits":
             config["dtype"] = precision
@@ -127,34 +80,50 @@ def _any_side(model: keras.Model, precision: str) -> keras.Model:
     return keras.models.clone_model(model, input_tensors=inputs, clone_function=clone)
 
 
-def _leaves(model: keras.Model) -> list[keras.layers.Layer]:
-    leaves = []
+def _leaves(model: keras.Model) -> dict[str, keras.layers.Layer]:
+    leaves: dict[str, keras.layers.Layer] = {}
     for layer in model.layers:
-        leaves += _leaves(layer) if isinstance(layer, keras.Model) else [layer]
+        leaves |= _leaves(layer) if isinstance(layer, keras.Model) else {layer.name: layer}
     return leaves
 
 
-def _leaf(model: keras.Model, name: str) -> keras.layers.Layer:
-    return next(layer for layer in _leaves(model) if layer.name == name)
+def copy_back(copy: keras.Model, network: keras.Model) -> None:
+    """Put what a training copy has learned into the network it was made from.
+
+    Batch norm that was folded away becomes the identity plus the bias its convolution has learned, until
+    `estimate_batch_norm` gives it statistics again.
+    """
+    learned = _leaves(copy)
+    for name, layer in _leaves(network).items():
+        if isinstance(layer, keras.layers.BatchNormalization) and name not in learned:
+            convolution = layer.input._keras_history.operation
+            bias = learned[convolution.name].get_weights()[1]
+            set_identity(layer, 0 * bias if convolution.use_bias else bias)  # the network's own bias takes it up
+        elif layer.weights:
+            weights = learned[name].get_weights()
+            layer.set_weights(weights[: len(layer.weights)])  # a folded convolution may have a bias its original lacks
 
 
-def _learned_bias(norm: keras.layers.BatchNormalization, copy: keras.Model) -> NDArray[np.float32]:
-    convolution = norm.input._keras_history.operation
-    if convolution.use_bias:
-        return np.zeros(norm.moving_mean.shape, np.float32)  # copied into the convolution itself
-    bias: NDArray[np.float32] = _leaf(copy, convolution.name).get_weights()[1]
-    return bias
-
-
-def _set_identity(norm: keras.layers.BatchNormalization, shift: NDArray[np.float32]) -> None:
+def set_identity(norm: keras.layers.BatchNormalization, shift: NDArray[np.float32]) -> None:
+    """Make batch norm add `shift`, float32 [C], and nothing else."""
     ones = np.ones_like(shift)
     norm.set_weights([np.sqrt(1 + norm.epsilon) * ones, shift, 0 * ones, ones])
 
 
-def _affine(norm: keras.layers.BatchNormalization) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    gamma, beta, mean, variance = (np.asarray(weight, np.float64) for weight in norm.get_weights())
-    scale = gamma / np.sqrt(variance + norm.epsilon)
-    return scale, beta - mean * scale
+def estimate_batch_norm(network: keras.Model, images: NDArray[np.uint8], *, batch: int = 32) -> None:
+    """Give every batch norm after a convolution statistics measured on photos, leaving what the network computes alone.
+
+    Batch norm that is the identity in inference is anything but in training mode. With mean and variance as measured,
+    γ = old scale · σ and β = old shift at the mean, both modes compute (nearly) the same. The images are
+    uint8 [N, S, S, 3].
+    """
+    backbone = network.get_layer("backbone")
+    norms = [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for norm, (mean, variance) in zip(norms, _moments(network, norms, images, batch), strict=True):
+        gamma, beta, before, spread = (np.asarray(weight, np.float64) for weight in norm.get_weights())
+        scale = gamma / np.sqrt(spread + norm.epsilon)
+        deviation = np.sqrt(variance + norm.epsilon)
+        norm.set_weights([scale * deviation, scale * mean + (beta - before * scale), mean, variance])
 
 
 def _moments(
@@ -183,3 +152,33 @@ def backbone_call(network: keras.Model) -> tuple[Any, Any]:
     """Return the tensor the network hands to its backbone (the preprocessed photo) and the one it gets back."""
     node = network.get_layer("backbone")._inbound_nodes[-1]
     return node.input_tensors[0], node.output_tensors[0]
+
+
+def select_trainable(copy: keras.Model, trainable: str, *, batch_norm: str) -> None:
+    """Mark the layers of a copy that a stage trains: `trainable` and `batch_norm` as in Stage.
+
+    Raises:
+        ExperimentError: `trainable` is none of what Stage knows, or names a layer the backbone does not have.
+    """
+    backbone = copy.get_layer("backbone")
+    first = first_trainable(backbone, trainable)
+    copy.trainable = True
+    for index, layer in enumerate(backbone.layers):
+        norm = isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = index >= first and not (norm and batch_norm == "frozen")
+
+
+def first_trainable(backbone: keras.Model, trainable: str) -> int:
+    """Give the index of the first backbone layer that `trainable` names; the number of layers for the head alone."""
+    kind, _, argument = trainable.partition(":")
+    names = [layer.name for layer in backbone.layers]
+    if kind in ("all", "head") and not argument:
+        return 0 if kind == "all" else len(names)
+    if kind == "top" and argument.isdecimal():
+        return max(0, len(names) - int(argument))
+    if kind == "from" and argument:
+        found = [index for index, name in enumerate(names) if name.startswith(argument)]
+        if found:
+            return found[0]
+        raise ExperimentError(f"trainable = {trainable!r}: the backbone has no layer of that name")
+    raise ExperimentError(f'trainable = {trainable!r} is none of "all", "head", "top:N" and "from:NAME"')

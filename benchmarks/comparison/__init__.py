@@ -1,1 +1,0 @@
-"""The gateway beside other ways to serve the same weights."""

@@ -1,1 +1,0 @@
-"""Servers that are compared; each runs in an environment of its own."""

@@ -1,0 +1,307 @@
+"""What a gateway answers, as frozen values: predictions and models."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import Any, Self, TypeVar
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from dermserve.client._errors import DermserveError
+from dermserve.v1 import card_pb2, classifier_pb2
+
+T = TypeVar("T")
+
+
+class OpenEnum(StrEnum):
+    """A string enum for the proto's of the same name, with a member for each number without a name: `UNKNOWN_7`."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        if not (isinstance(value, str) and value.startswith("UNKNOWN_") and value[8:].isdecimal()):
+            return None
+        member = str.__new__(cls, value)
+        member._name_ = member._value_ = value
+        return member
+
+    @classmethod
+    def from_number(cls, number: int) -> Self:
+        """Make the member for the proto's number."""
+        names = getattr(classifier_pb2, cls.__name__)
+        try:
+            return cls(names.Name(number).removeprefix(names.Name(0).removesuffix("UNSPECIFIED")))
+        except ValueError:  # newer than our stubs, newer than this enum, or the "unspecified" no server should send
+            return cls(f"UNKNOWN_{number}")
+
+
+class Verdict(OpenEnum):
+    """Whether a prediction may be used. One this client does not know reads `UNKNOWN_<number>`: trust it as little."""
+
+    CONFIDENT = "CONFIDENT"
+    """The malignancy risk is LOW or HIGH and may be trusted as far as the card says."""
+    UNCERTAIN = "UNCERTAIN"
+    """The model abstains: show no class as the answer. There may still be a malignancy risk."""
+    REJECTED = "REJECTED"
+    """Not a usable photo of skin."""
+
+
+class Reason(OpenEnum):
+    """Why a verdict is not CONFIDENT. A reason this client does not know reads `UNKNOWN_<number>`."""
+
+    UNTRAINED_MODEL = "UNTRAINED_MODEL"
+    """The weights were never trained on skin lesions: the probabilities mean nothing."""
+    UNCALIBRATED_MODEL = "UNCALIBRATED_MODEL"
+    """Nobody measured when this model may be trusted."""
+    LOW_CONFIDENCE = "LOW_CONFIDENCE"
+    """Cancer is neither ruled out nor in."""
+    VIEW_DISAGREEMENT = "VIEW_DISAGREEMENT"
+    """The malignancy risk differs between the views more than the card allows."""
+    NOT_SKIN = "NOT_SKIN"
+    """The photo looks unlike anything the model was trained on."""
+    OUT_OF_SCOPE = "OUT_OF_SCOPE"
+    """The lesion is probably of a kind that the model does not know."""
+    TOO_DARK = "TOO_DARK"
+    """Take another photo with more light."""
+    TOO_BRIGHT = "TOO_BRIGHT"
+    """Take another photo without flash or direct sun."""
+    NO_COLOR = "NO_COLOR"
+    """Take another photo in colour, without filters."""
+    BLURRED = "BLURRED"
+    """Hold still, focus on the lesion and take another photo."""
+    UNIFORM = "UNIFORM"
+    """The photo shows an even area and no lesion."""
+
+
+class RiskLevel(OpenEnum):
+    """What a malignancy risk calls for. A level this client does not know reads `UNKNOWN_<number>`: see it as HIGH."""
+
+    LOW = "LOW"
+    """Below the card's rule-out threshold, in a confident answer."""
+    INTERMEDIATE = "INTERMEDIATE"
+    """Cancer can't be ruled out."""
+    HIGH = "HIGH"
+    """At or above the card's rule-in threshold."""
+
+
+@dataclass(frozen=True, slots=True)
+class MalignancyRisk:
+    """How probable it is that the lesion is malignant."""
+
+    level: RiskLevel
+    """What the probability means, by the card's thresholds."""
+    probability: float
+    """Sum of the probabilities of the malignant classes, in [0, 1]; the mean over the views used."""
+    std: float
+    """Population standard deviation of that sum over the views used; 0 with one view."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScore:
+    """One class of a prediction."""
+
+    code: str
+    """Short code, for example "mel"."""
+    name: str
+    """Full name, for example "melanoma"."""
+    probability: float
+    """Calibrated, in [0, 1]; the mean over the views used."""
+    std: float
+    """Population standard deviation of the probability over the views used; 0 with one view."""
+    common_name: str
+    """Word for people who are not physicians, for example "mole"."""
+    malignant: bool
+    """Whether the class counts towards the malignancy risk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Wall time of each stage in the gateway."""
+
+    decode_ms: float
+    """Photo bytes to pixels, waiting for a decoder included."""
+    plan_ms: float
+    """Making the views."""
+    predict_ms: float
+    """Asking TensorFlow Serving, the network between it and the gateway included."""
+    reduce_ms: float
+    """Mean, standard deviation and verdict."""
+    total_ms: float
+    """From the request's arrival at the gateway to its answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """The answer of a model version for one photo. A screening aid, never a diagnosis."""
+
+    model: str
+    """Model that answered."""
+    version: int
+    """Version that answered, for all views."""
+    classes: tuple[ClassScore, ...]
+    """All classes, the most probable first; empty when the verdict is REJECTED."""
+    malignancy: MalignancyRisk | None
+    """None when the photo was rejected, or the model is untrained or uncalibrated."""
+    named_class: str
+    """Code of the class that may be named as the answer; empty: name none."""
+    verdict: Verdict
+    """Whether the prediction may be used at all."""
+    reasons: tuple[Reason, ...]
+    """Why the verdict is not CONFIDENT; empty when it is."""
+    views_used: int
+    """Views the probabilities are the mean of."""
+    views_asked: int
+    """Views the TTA mode called for."""
+    timings: Timings
+    """Wall time of each stage."""
+    request_id: str
+    """Names this request in the gateway's logs."""
+    notice: str
+    """What to tell a person, in English, to be shown with the answer."""
+    weights_digest: str
+    """SHA-256 of the weights that answered."""
+    gateway_version: str
+    """Version of dermserve that the gateway runs."""
+
+    @property
+    def top(self) -> ClassScore | None:
+        """The most probable class, whatever the verdict; `named` is the one to show. None for a rejected photo."""
+        return self.classes[0] if self.classes else None
+
+    @property
+    def named(self) -> ClassScore | None:
+        """The class that may be named as the answer, if any."""
+        return next((score for score in self.classes if score.code == self.named_class), None)
+
+    @property
+    def confident(self) -> bool:
+        """Whether the model may be trusted with this photo."""
+        return self.verdict is Verdict.CONFIDENT
+
+    def to_dict(self) -> dict[str, Any]:
+        """Make plain JSON values, with the keys that `dermserve classify --json` prints."""
+        values = json.loads(json.dumps(asdict(self)))
+        values["named_class"] = self.named_class or None
+        values["timings"] = {name.removesuffix("_ms"): value for name, value in values["timings"].items()}
+        return {"timings_ms" if name == "timings" else name: value for name, value in values.items()}
+
+    @property
+    def probabilities(self) -> Mapping[str, float]:
+        """Probability by class code, the most probable first."""
+        return {score.code: score.probability for score in self.classes}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Result of one photo of `classify_many`: exactly one of `prediction` and `error` is set."""
+
+    index: int
+    """Position of the photo in the input, from 0."""
+    id: str
+    """The caller's id; for a path given without one, the path; for bytes, their index."""
+    prediction: Prediction | None = None
+    """The prediction; None if the photo failed."""
+    error: DermserveError | None = None
+    """Why the photo failed; None if it was classified."""
+
+    def result(self) -> Prediction:
+        """Return the prediction, or raise the error."""
+        if self.prediction is None:
+            raise self.error or AssertionError("an answer holds a prediction or an error")
+        return self.prediction
+
+
+class VersionState(OpenEnum):
+    """State of a version in the model server. A state this client does not know reads `UNKNOWN_<number>`."""
+
+    START = "START"
+    """Known to the model server, not loading yet."""
+    LOADING = "LOADING"
+    """Being loaded."""
+    AVAILABLE = "AVAILABLE"
+    """Can answer."""
+    UNLOADING = "UNLOADING"
+    """Being unloaded."""
+    END = "END"
+    """Unloaded, or failed to load."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One version of a model."""
+
+    version: int
+    """The number of its directory in the store."""
+    state: VersionState
+    """State in the model server."""
+    labels: tuple[str, ...]
+    """Labels that point to it."""
+    ready: bool
+    """Whether the gateway has read its card, so that it can answer."""
+    card: card_pb2.Card | None
+    """The card; None from `models()`, and for versions that can't answer."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Make plain JSON values; `card` is the card's proto3 JSON, absent when there is none."""
+        values = {"version": self.version, "state": str(self.state), "labels": [*self.labels], "ready": self.ready}
+        if self.card is None:
+            return values
+        return values | {"card": json_format.MessageToDict(self.card, preserving_proto_field_name=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model and its versions."""
+
+    name: str
+    """For example "resnet50"."""
+    versions: tuple[ModelVersion, ...]
+    """Versions the model server knows, newest first."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether any version can answer."""
+        return any(version.ready for version in self.versions)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Make plain JSON values, with the keys that `dermserve models --json` prints."""
+        return {"name": self.name, "ready": self.ready, "versions": [item.to_dict() for item in self.versions]}
+
+
+def read_prediction(message: classifier_pb2.ClassifyResponse) -> Prediction:
+    """Make a prediction from the wire's."""
+    malignancy = None
+    if message.HasField("malignancy"):
+        level = RiskLevel.from_number(message.malignancy.level)
+        malignancy = _copy(MalignancyRisk, message.malignancy, level=level)
+    return _copy(
+        Prediction,
+        message,
+        classes=tuple(_copy(ClassScore, score) for score in message.classes),
+        malignancy=malignancy,
+        verdict=Verdict.from_number(message.verdict),
+        reasons=tuple(map(Reason.from_number, message.reasons)),
+        timings=_copy(Timings, message.timings),
+    )
+
+
+def read_model(message: classifier_pb2.Model) -> Model:
+    """Make a model from the wire's."""
+    return Model(message.name, tuple(map(_read_version, message.versions)))
+
+
+def _read_version(message: classifier_pb2.ModelVersion) -> ModelVersion:
+    return _copy(
+        ModelVersion,
+        message,
+        state=VersionState.from_number(message.state),
+        labels=tuple(message.labels),
+        card=message.card if message.HasField("card") else None,
+    )
+
+
+def _copy(kind: type[T], message: Message, **read: Any) -> T:
+    """Make a value of a message's fields of the same names, but for those that have been read already."""
+    names = {field.name for field in fields(kind)} - read.keys()  # type: ignore[arg-type]
+    return kind(**read, **{name: getattr(message, name) for name in names})

@@ -1,0 +1,142 @@
+"""How the two clients wait, so that each call is described once, as a coroutine.
+
+The asyncio client awaits it. In the synchronous one nothing that it awaits is ever suspended: one step runs it whole.
+"""
+
+import asyncio
+import contextlib
+import functools
+import queue
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine, Generator, Iterator
+from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_END = object()
+
+
+class Blocking:
+    """A queue of events that any thread may put and the caller's thread waits for."""
+
+    def __init__(self) -> None:
+        self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.put = self._events.put
+
+    async def get(self, seconds: float | None = None) -> Any:
+        """Return the next event; None after `seconds` without one."""
+        try:
+            return self._events.get(timeout=seconds)
+        except queue.Empty:
+            return None
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call what may block."""
+        return function(*arguments)
+
+    async def call(self, method: Any, request: Any, **options: Any) -> Any:
+        """Call a method of a stub."""
+        return method(request, **options)
+
+
+class OnLoop:
+    """The same for a running event loop, which it does not block."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[Any] = asyncio.Queue()
+
+    def put(self, event: object) -> None:
+        """Add an event, from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    async def get(self, seconds: float | None = None) -> Any:
+        """Return the next event; None after `seconds` without one."""
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._events.get()
+        except TimeoutError:
+            return None
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Call what may block, in a thread."""
+        return await asyncio.to_thread(function, *arguments)
+
+    async def call(self, method: Any, request: Any, **options: Any) -> Any:
+        """Call a method of a stub; cancel the call when the caller is cancelled."""
+        call = method.future(request, **options)
+        call.add_done_callback(self.put)
+        try:
+            await self.get()
+            return call.result()
+        finally:
+            call.cancel()
+
+
+class Pulled(Iterator[T]):
+    """An asynchronous iterable of the running loop, to be iterated over by another thread."""
+
+    def __init__(self, items: AsyncIterable[T]) -> None:
+        self._items = aiter(items)
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[Any] | None = None
+
+    def __next__(self) -> T:
+        item = asyncio.run_coroutine_threadsafe(self._pull(), self._loop).result()
+        if item is _END:
+            raise StopIteration
+        return item  # type: ignore[no-any-return]
+
+    async def _pull(self) -> Any:
+        self._task = asyncio.current_task()
+        return await anext(self._items, _END)
+
+    async def close(self) -> None:
+        """Stop waiting for the next item, and close the iterator."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if isinstance(self._items, AsyncGenerator):
+            await self._items.aclose()
+
+
+def blocking(described: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Any, P], T]:
+    """Make the synchronous method of a described one."""
+
+    @functools.wraps(described)
+    def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return _run(described(self, *args, **kwargs))
+
+    return method
+
+
+def blocking_generator(
+    described: Callable[Concatenate[Any, P], AsyncGenerator[T, None]],
+) -> Callable[Concatenate[Any, P], Generator[T, None, None]]:
+    """Make the synchronous method of a described one that returns an asynchronous generator."""
+
+    @functools.wraps(described)
+    def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
+        return _iterate(described(self, *args, **kwargs))
+
+    generator: Any = Generator
+    returned = generator[*get_args(described.__annotations__["return"]), None]
+    method.__annotations__ = described.__annotations__ | {"return": returned}  # for who reads the documentation
+    return method
+
+
+def _run(described: Awaitable[T]) -> T:
+    try:
+        described.__await__().send(None)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+    raise AssertionError("it was suspended")
+
+
+def _iterate(described: AsyncGenerator[T, None]) -> Generator[T, None, None]:
+    try:
+        with contextlib.suppress(StopAsyncIteration):
+            while True:
+                yield _run(anext(described))
+    finally:
+        _run(described.aclose())

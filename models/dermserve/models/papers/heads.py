@@ -1,0 +1,247 @@
+"""The papers' tables, trained again: heads on the pooled features of backbones that stay frozen as a whole.
+
+`run_grid` has tables IV and V, accuracy and minutes over a grid of settings; `compare` the backbones: MobileNet,
+InceptionV3 and ResNet-50, and MobileNetV3Small beside them. Features are computed once, so that a head takes minutes on
+two cores. All are compared on validation photos; test photos are measured once, with what those chose. A cell that
+trains the whole network is a `dermserve train` with an experiment of its own.
+"""
+
+import csv
+import hashlib
+import itertools
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from dermserve.models.catalogue import SPECS
+from dermserve.models.training.data.photos import Labelled
+from dermserve.models.training.data.splits import Part, require_parts, split
+from dermserve.models.training.errors import RunError, replacing
+from dermserve.models.training.evaluate.predictions import Predictor
+from dermserve.models.training.train import checkpoint
+from dermserve.models.training.train.backbones import load_backbone
+from dermserve.models.training.train.dataset import Data
+from dermserve.models.training.train.experiment import Experiment
+from dermserve.models.training.train.loop import Progress, accuracies
+
+GRID: tuple[tuple[float, float, int], ...] = tuple(itertools.product((0.7, 0.8), (0.4, 0.5, 0.6), (16, 32, 64)))
+"""Training share, dropout and batch of every cell."""
+_APPLICATIONS = keras.applications
+BACKBONES: Mapping[str, tuple[Callable[..., keras.Model], Callable[[Any], Any]]] = {
+    "mobilenet": (_APPLICATIONS.MobileNet, _APPLICATIONS.mobilenet.preprocess_input),
+    "inception_v3": (_APPLICATIONS.InceptionV3, _APPLICATIONS.inception_v3.preprocess_input),
+    "resnet50": (_APPLICATIONS.ResNet50, _APPLICATIONS.resnet.preprocess_input),
+    "mobilenet_v3_small": (_APPLICATIONS.MobileNetV3Small, _APPLICATIONS.mobilenet_v3.preprocess_input),
+}
+"""What builds each backbone, and what prepares photos for it; all of them take the same photos."""
+_BATCH = 64
+# Heads see standardised features when backbones are compared, so that one rate serves features of different scales.
+_EPSILON = 1e-3
+_Rows = NDArray[np.int64]
+
+
+class Cell(NamedTuple):
+    """One training of the grid."""
+
+    training_share: float  # of the photos; the rest is divided evenly into validation and test
+    dropout: float
+    batch: int
+    accuracy: float  # on the validation photos, one view
+    balanced_accuracy: float  # mean recall over the classes, of the same
+    minutes: float  # of training, without the features that all cells share
+
+
+class Compared(NamedTuple):
+    """One backbone's row."""
+
+    backbone: str
+    parameters: int  # of the backbone alone
+    accuracy: float  # on the validation photos, one view
+    balanced_accuracy: float  # mean recall over the classes, of the same
+    features_minutes: float  # to run the backbone over every photo once
+    head_minutes: float
+    test_accuracy: float | None = None  # of the backbone that did best on validation photos
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Pooled features of every photo, of a frozen backbone."""
+
+    values: NDArray[np.float32]  # [N, F], in the order of the samples
+    labels: NDArray[np.int64]
+
+
+def compute_features(network: keras.Model, data: Data, *, cache: Path, precision: str, progress: Progress) -> Features:
+    """Run the frozen backbone over every photo once, at the serving preprocessing, or read what an earlier run did."""
+    photos = Labelled.whole(data.pixels, [sample.label for sample in data.samples])
+    predictor = Predictor(network=network, cache=cache, precision=precision, progress=progress)
+    return Features(predictor.features(photos, "features"), photos.labels)
+
+
+def run_grid(
+    experiment: Experiment,
+    data: Data,
+    features: Features,
+    table: Path,
+    *,
+    report: Callable[[Cell], None],
+    grid: Sequence[tuple[float, float, int]] = GRID,
+) -> list[Cell]:
+    """Train the head of every cell on features of the frozen backbone; those the table has are not trained again.
+
+    A DataError says that a cell's split leaves a class without photos in a part, a RunError that the table is of
+    another experiment, other photos or other features.
+    """
+    _claim(table, experiment, data, features)
+    cells = _read_table(table) if table.is_file() else []
+    done = {(cell.training_share, cell.dropout, cell.batch) for cell in cells}
+    for share, dropout, batch in (setting for setting in grid if setting not in done):
+        parts = _divide(experiment, data, share)
+        started = time.monotonic()
+        head = _train_head(experiment, features, parts, dropout, batch)
+        minutes = (time.monotonic() - started) / 60
+        accuracy, balanced = _judge_head(head, features, parts[Part.VALIDATION])
+        cells.append(Cell(share, dropout, batch, round(accuracy, 4), round(balanced, 4), round(minutes, 2)))
+        write_table(cells, table)
+        report(cells[-1])
+    return cells
+
+
+def measure_best(
+    experiment: Experiment, data: Data, features: Features, cells: Sequence[Cell]
+) -> tuple[Cell, float, float]:
+    """Train the head of the best cell once more, which gives the same, and measure both accuracies on test photos."""
+    best = max(cells, key=lambda cell: cell.accuracy)
+    parts = _divide(experiment, data, best.training_share)
+    head = _train_head(experiment, features, parts, best.dropout, best.batch)
+    return best, *_judge_head(head, features, parts[Part.TEST])
+
+
+def _claim(table: Path, experiment: Experiment, data: Data, features: Features) -> None:
+    """Check that a table's cells are of these features and photos, and write down that its further ones are."""
+    if table.is_file() and not (table.parent / checkpoint.FINGERPRINT).is_file():
+        raise RunError(f"{table.parent} does not say what {table.name} is of: pass another --out")
+    digest = hashlib.sha256(features.labels.tobytes())
+    digest.update(np.ascontiguousarray(features.values).tobytes())
+    mine = checkpoint.fingerprint(experiment, dict.fromkeys(data.samples, Part.TRAIN), None)
+    del mine["split"], mine["initial weights"]  # each cell has a split of its own; features follow from the weights
+    checkpoint.claim(table.parent, {**mine, "features": digest.hexdigest()})
+
+
+def _divide(experiment: Experiment, data: Data, share: float) -> dict[Part, _Rows]:
+    """Divide photos for a training share, the rest evenly into validation and test."""
+    rest = (1 - share) / 2
+    parts = split(data.samples, protocol=experiment.protocol, validation=rest, test=rest, seed=experiment.seed)
+    require_parts(parts, [item.code for item in SPECS[experiment.model].classes], validation=rest, test=rest)
+    found = {part: [index for index, sample in enumerate(data.samples) if parts[sample] is part] for part in Part}
+    return {part: np.asarray(rows, np.int64) for part, rows in found.items()}
+
+
+def _train_head(
+    experiment: Experiment, features: Features, parts: Mapping[Part, _Rows], dropout: float, batch: int
+) -> keras.Model:
+    """Train the head of DESIGN's ResNet-50 with Adam at 1e-4 and early stopping, as the paper does the whole."""
+    keras.utils.set_random_seed(experiment.seed)
+    head = keras.Sequential(
+        [
+            keras.Input(features.values.shape[1:]),
+            keras.layers.Dropout(dropout),
+            keras.layers.Dense(1024, "relu", kernel_regularizer=keras.regularizers.L2(experiment.l2)),
+            keras.layers.Dropout(dropout),
+            keras.layers.Dense(len(SPECS[experiment.model].classes)),
+        ]
+    )
+    head.compile(keras.optimizers.Adam(1e-4), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    train, validation = parts[Part.TRAIN], parts[Part.VALIDATION]
+    head.fit(
+        features.values[train],
+        features.labels[train],
+        validation_data=(features.values[validation], features.labels[validation]),
+        batch_size=batch,
+        epochs=experiment.stages[0].epochs,
+        verbose=0,
+        callbacks=[keras.callbacks.EarlyStopping(patience=4, restore_best_weights=True)],
+    )
+    return head
+
+
+def _judge_head(head: keras.Model, features: Features, rows: _Rows) -> tuple[float, float]:
+    return accuracies(np.asarray(head(features.values[rows])).argmax(axis=1), features.labels[rows])
+
+
+def write_table(rows: Sequence[Any], path: Path) -> None:
+    """Write rows, named tuples of one kind and at least one, as CSV, whole or not at all."""
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([rows[0]._fields, *rows])
+
+
+def _read_table(path: Path) -> list[Cell]:
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [[float(value) for value in row] for row in itertools.islice(csv.reader(file), 1, None)]
+    return [Cell(share, dropout, int(batch), *measured) for share, dropout, batch, *measured in rows]
+
+
+def load(name: str, weights: Path | str | None, *, side: int) -> keras.Model:
+    """Build one of BACKBONES with its preprocessing and weights: "imagenet", a file, or None for random ones.
+
+    It takes float32 [N, side, side, 3] RGB in 0..255 and gives pooled features float32 [N, F]. A RunError says that the
+    weights can't be had or are of another backbone.
+    """
+    build, preprocess = BACKBONES[name]
+    named = weights if isinstance(weights, str) else None
+    try:
+        backbone = build(include_top=False, weights=named, input_shape=(side, side, 3), name="backbone")
+    except Exception as error:  # Keras downloads with urllib, and raises a bare Exception when that fails
+        raise RunError(f"the {named} weights of {name} can't be had: {str(error).partition(chr(10))[0]}") from error
+    images = keras.Input((side, side, 3), name="rgb")
+    pooled = keras.layers.GlobalAveragePooling2D()(backbone(preprocess(images)))
+    network = keras.Model(images, pooled, name=name)
+    if isinstance(weights, Path):
+        load_backbone(network, weights)
+    return network
+
+
+def compare(
+    experiment: Experiment, data: Data, networks: Iterable[keras.Model], *, progress: Progress
+) -> list[Compared]:
+    """Train the experiment's head, with its batch and epochs, on the features of what `load` returns, on one split."""
+    parts = {part: data.part(part).rows for part in Part}
+    labels = np.asarray([sample.label for sample in data.samples], np.int64)
+    stage, dropout = experiment.stages[0], 0.4 if experiment.dropout is None else experiment.dropout
+    trained = []
+    for network in networks:
+        started = time.monotonic()
+        features = Features(_standardised(_run_backbone(network, data, progress), parts[Part.TRAIN]), labels)
+        computed = time.monotonic()
+        head = _train_head(experiment, features, parts, dropout, stage.batch)
+        minutes = [(computed - started) / 60, (time.monotonic() - computed) / 60]
+        accuracy, balanced = _judge_head(head, features, parts[Part.VALIDATION])
+        figures = [round(accuracy, 4), round(balanced, 4), *(round(taken, 2) for taken in minutes)]
+        size = network.get_layer("backbone").count_params()
+        trained.append((Compared(network.name, size, *figures), head, features))
+    best = max(trained, key=lambda each: each[0].accuracy)
+    row, head, features = best
+    accuracy, _ = _judge_head(head, features, parts[Part.TEST])
+    tested = row._replace(test_accuracy=round(accuracy, 4))
+    return [tested if each is best else each[0] for each in trained]
+
+
+def _run_backbone(network: keras.Model, data: Data, progress: Progress) -> NDArray[np.float32]:
+    infer = tf.function(lambda images: network(tf.cast(images, tf.float32), training=False))
+    parts, whole = [], len(data.pixels)
+    for start in range(0, whole, _BATCH):
+        parts.append(infer(tf.constant(data.pixels[start : start + _BATCH])).numpy())
+        progress(network.name, min(start + _BATCH, whole), whole)
+    return np.concatenate(parts)
+
+
+def _standardised(values: NDArray[np.float32], training: _Rows) -> NDArray[np.float32]:
+    mean, deviation = values[training].mean(axis=0), values[training].std(axis=0)
+    return np.asarray((values - mean) / (deviation + _EPSILON), np.float32)

@@ -1,0 +1,89 @@
+"""The records beside a version's graph: requests to warm it up with, and golden predictions to check it by."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from PIL import Image
+from tensorflow_serving.apis import prediction_log_pb2
+
+from dermserve.contract import Input, Signature
+from dermserve.models.lifecycle.manifest import GOLDEN, WARMUP
+from dermserve.models.verify import LoadedVersion, open_version, png
+
+_PICTURES = 2
+_PATCHES = 7
+
+
+def write_warmup_records(version_folder: pathlib.Path, *, model: str, side: int) -> None:
+    """Write what TensorFlow Serving replays when it loads a version, so that no user waits for the first answer.
+
+    TensorFlow optimises a graph once for each set of outputs asked for, and the records ask for what the gateway asks
+    for: all of them (no output_filter), with one view and with ten, the views made in graph, and the card; and for
+    `encoded`, which others call. https://www.tensorflow.org/tfx/serving/saved_model_warmup
+
+    Args:
+        version_folder: holds the SavedModel.
+        model: model name.
+        side: height and width of the input in pixels.
+    """
+    file = version_folder / WARMUP
+    file.parent.mkdir(exist_ok=True)
+    gray = np.full((10, side, side, 3), 127, np.uint8)
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        asked: list[tuple[Signature, dict[str, Any]]] = [
+            (Signature.SERVING_DEFAULT, {Input.IMAGES: gray[:1]}),
+            (Signature.SERVING_DEFAULT, {Input.IMAGES: gray}),
+            (Signature.TTA, {Input.IMAGES: gray[:1]}),
+            (Signature.ENCODED, {Input.IMAGE_BYTES: np.array([png(gray[0])], object)}),
+            (Signature.DESCRIBE, {Input.QUERY: np.array([b""], object)}),
+        ]
+        for signature, inputs in asked:
+            writer.write(_record(model, signature, inputs))
+
+
+def write_golden_predictions(version_folder: pathlib.Path, *, model: str, side: int) -> None:
+    """Ask every signature of an exported version about made-up pictures, and keep the answers beside it.
+
+    Args:
+        version_folder: holds the SavedModel.
+        model: model name.
+        side: height and width of the input in pixels.
+
+    Raises:
+        VerificationError: a signature does not run.
+    """
+    images = pictures(_PICTURES, side=side)
+    with open_version(version_folder) as run, tf.io.TFRecordWriter(str(version_folder / GOLDEN)) as writer:
+        asked: list[tuple[Signature, dict[str, Any]]] = [
+            (Signature.SERVING_DEFAULT, {Input.IMAGES: images}),
+            (Signature.ENCODED, {Input.IMAGE_BYTES: np.array([png(image) for image in images], object)}),
+            (Signature.TTA, {Input.IMAGES: images[:1]}),
+            (Signature.DESCRIBE, {Input.QUERY: np.array([b""], object)}),
+        ]
+        for signature, inputs in asked:
+            writer.write(_record(model, signature, inputs, run))
+
+
+def pictures(count: int, *, side: int) -> NDArray[np.uint8]:
+    """Make pictures of coloured patches, always the same: uint8 [count, side, side, 3]."""
+    patches = np.random.default_rng(0).integers(0, 256, (count, _PATCHES, _PATCHES, 3), np.uint8)
+    return np.stack(
+        [np.asarray(Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC)) for one in patches]
+    )
+
+
+def _record(model: str, signature: Signature, inputs: Mapping[str, Any], run: LoadedVersion | None = None) -> bytes:
+    """Make a PredictionLog of a request, with its answer where there is something to run it."""
+    log = prediction_log_pb2.PredictLog()
+    log.request.model_spec.name = model
+    log.request.model_spec.signature_name = signature
+    for name, value in inputs.items():
+        log.request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    for name, value in run(signature, inputs).items() if run else ():
+        log.response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+    record: bytes = prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString()
+    return record

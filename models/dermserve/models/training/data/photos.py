@@ -1,0 +1,102 @@
+"""Photos decoded once, exactly as serving does, into one memory-mapped file that training and evaluation read."""
+
+import functools
+import importlib.metadata
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import dermserve.imaging
+from dermserve.imaging import PhotoError, decode
+from dermserve.models.training.data.splits import Sample, digest_file
+from dermserve.models.training.errors import DataError, json_digest, replacing
+
+_DECODERS = 2
+_IMPORTED = re.compile(r"^\s*(?:import|from) (\w+)", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """N photos and their classes."""
+
+    images: NDArray[Any]
+    """uint8 [M, S, S, 3], or float16 [M, ...] what frozen layers made of them; may be memory-mapped."""
+    rows: NDArray[np.int64]  # which of the images, [N]
+    labels: NDArray[np.int64]  # their classes, [N]
+    possible: NDArray[np.float32] | None = None
+    """float32 [N, C]: 1 for the classes a photo could have had, 0 for those its data set has none of; None for all."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @classmethod
+    def whole(cls, images: NDArray[Any], labels: Sequence[int] | NDArray[np.int64]) -> "Labelled":
+        """Take every image; labels [M]."""
+        return cls(images, np.arange(len(images)), np.asarray(labels, np.int64))
+
+    def thinned(self, most: int) -> "Labelled":
+        """Keep at most so many photos, evenly spread."""
+        return self.every(max(1, -(-len(self) // most)))
+
+    def every(self, step: int) -> "Labelled":
+        """Keep every `step`-th photo."""
+        possible = None if self.possible is None else self.possible[::step]
+        return Labelled(self.images, self.rows[::step], self.labels[::step], possible)
+
+
+def load_pixels(
+    samples: Sequence[Sample], *, folder: Path, side: int, progress: Callable[[int], None] = lambda _: None
+) -> NDArray[np.uint8]:
+    """Decode photos at the serving preprocessing, or map the file that an earlier call wrote into the folder.
+
+    `side` is the height and width of the model's input; `progress` gets the number of photos done since the last call.
+    A DataError names the photos that can't be read.
+
+    Returns:
+        uint8 [N, side, side, 3] RGB, memory-mapped and read-only, in the order of `samples`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    digests = [sample.digest or digest_file(sample) for sample in samples]
+    path = folder / f"pixels-{json_digest([side, imaging_version(), digests])[:16]}.npy"
+    if not path.is_file():
+        with replacing(path) as partial:
+            _decode_all(samples, partial, side, progress)
+    pixels: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+    return pixels
+
+
+@functools.cache
+def imaging_version() -> str:
+    """Identify the code that makes pixels and views: that of dermserve.imaging, and the versions of what it imports."""
+    files = [file for folder in dermserve.imaging.__path__ for file in sorted(Path(folder).rglob("*.py"))]
+    code = [file.read_text(encoding="utf-8") for file in files]
+    modules = {name for text in code for name in _IMPORTED.findall(text)}
+    installed = importlib.metadata.packages_distributions()
+    packages = sorted({package for module in modules for package in installed.get(module, ())})
+    versions = [[package, importlib.metadata.version(package)] for package in packages]
+    return json_digest([code, versions])[:16]
+
+
+def _decode_all(samples: Sequence[Sample], path: Path, side: int, progress: Callable[[int], None]) -> None:
+    pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(samples), side, side, 3))
+    problems: list[str] = []
+
+    def decode_one(index: int) -> None:
+        try:
+            pixels[index] = decode(samples[index].path.read_bytes(), height=side, width=side).pixels
+        except (PhotoError, OSError) as error:
+            problems.append(f"{samples[index].path}: {error}")
+
+    with ThreadPoolExecutor(_DECODERS) as pool:
+        for _ in pool.map(decode_one, range(len(samples))):
+            progress(1)
+    pixels.flush()
+    if problems:
+        shown = "\n  ".join(sorted(problems)[:10])
+        raise DataError(f"{len(problems)} of {len(samples)} photos can't be read; mend or remove them:\n  {shown}")

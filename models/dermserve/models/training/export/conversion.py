@@ -1,0 +1,257 @@
+"""What a run is shipped as beside its network: compact weights, and TensorFlow Lite models for phones.
+
+Compact weights take a quarter or half of the space: kernels as int8 or float16, vectors as float32. int8 is symmetric
+with a scale for each output channel, as in Jacob et al., CVPR 2018, of the weights alone; loading gives float32 again,
+so the network computes as before.
+
+A TensorFlow Lite model takes a photo and gives probabilities and the out-of-distribution score. Labels, and in a
+version its card, travel inside (`dermserve.models.associated_files`).
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+from tensorflow.lite.python import schema_py_generated as schema_fb
+from tensorflow.lite.python.convert import mlir_quantize
+from tensorflow.lite.tools import flatbuffer_utils
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+from dermserve.contract import Input, Output, Signature
+from dermserve.models.associated_files import LABELS, SOURCE, source_digest, with_files
+from dermserve.models.catalogue import SPECS
+from dermserve.models.graph import FeatureDistance, scored
+from dermserve.models.training.data.photos import Labelled
+from dermserve.models.training.data.splits import Part
+from dermserve.models.training.evaluate import ood
+from dermserve.models.training.evaluate.calibration import softmax
+from dermserve.models.training.evaluate.predictions import ONE_VIEW, Predictor
+from dermserve.models.training.train.dataset import finished_data
+from dermserve.models.training.train.finished import FinishedRun, Kind, save_compact
+from dermserve.models.training.train.loop import Progress
+from dermserve.models.training.train.network import training_copy
+
+KINDS: tuple[Kind, ...] = ("float16", "int8")
+SHIPPED: Kind = "float16"
+"""Which of them goes into the version directory as model.tflite."""
+
+# How many operations at the beginning of a network the int8 kind leaves in float. Of ResNet-50 the cast, the change to
+# BGR, the means and the padding: TensorFlow quantises the change to BGR wrongly (the answer was that of the network for
+# 70 % of test photos). Of MobileNetV3Small all up to the end of its first block, which amplifies what rounding does to
+# its first convolution 70 times. At the end it leaves all from the pooled features on: the dense layers, the softmax
+# and the out-of-distribution score.
+_FIRST_IN_FLOAT = {"resnet50": 4, "mobilenet_v3_small": 12}
+# What hardly leaves zero (a layer that learned nothing) gets this range: XNNPACK refuses scales that are near zero.
+_DEAD, _LEAST_RANGE = 1e-6, 1e-3
+_OUTPUTS = (Output.PROBABILITIES.value, Output.OOD_SCORE.value)
+_THREADS = 2
+_EXAMPLES = 200  # training photos that the int8 conversion looks at
+
+
+def pack(run: FinishedRun, data: Path, *, kind: Kind, cache: Path, progress: Progress) -> dict[str, Any]:
+    """Write a run's compact weights, and measure them against the full ones by one view of its validation photos.
+
+    From then on the compact weights are the run's: evaluate it again, so that its calibration is of what ships. A
+    DataError says that the data set lacks photos of the run's split.
+
+    Returns:
+        JSON values: bytes, accuracy before and after, and the share of equal answers; also in run.json.
+    """
+    chosen = finished_data(run.experiment, data, run.split, cache=cache).without_test()
+    photos = chosen.part(Part.VALIDATION)
+    full = run.network(full=True)
+    save_compact(full, run.compact, kind=kind)
+    answers = []
+    for name, network in (("full", full), ("compact", run.network())):
+        predictor = Predictor(network=network, cache=cache, progress=progress)
+        found = predictor.predict(photos, chosen.samples, name, views=ONE_VIEW)
+        answers.append(found.logits[:, 0].argmax(axis=1))
+    packed = {
+        "kind": kind,
+        "bytes": run.compact.stat().st_size,
+        "accuracy_full": float((answers[0] == photos.labels).mean()),
+        "accuracy_compact": float((answers[1] == photos.labels).mean()),
+        "agreement": float((answers[0] == answers[1]).mean()),
+    }
+    run.update(packed=packed)
+    return packed
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a model says of photos: calibrated probabilities, float32 [N, C], and scores, float32 [N]."""
+
+    probabilities: NDArray[np.float32]
+    ood_scores: NDArray[np.float32]
+
+
+def convert(
+    network: keras.Model,
+    *,
+    temperature: float,
+    kind: Kind,
+    examples: NDArray[np.uint8],
+    distance: FeatureDistance | None = None,
+) -> bytes:
+    """Convert a network to TensorFlow Lite.
+
+    The logits are divided by the temperature; `distance` is the out-of-distribution score, as for graph.freeze_core.
+    float16 is of the weights; int8 of weights and activations but for both ends, with ranges from the examples, photos
+    uint8 [N, S, S, 3].
+
+    Returns:
+        The file: `images` uint8 [1, S, S, 3] RGB in; `probabilities` float32 [1, C] and `ood_score` float32 [1] out, in
+        this order and by these names in its signature `serving_default`.
+    """
+    folded = training_copy(network, folded=True, precision="float32")
+    side = network.inputs[0].shape[1]
+
+    @tf.function(input_signature=[tf.TensorSpec([1, side, side, 3], tf.uint8, name="images")])
+    def infer(images: Any) -> dict[str, Any]:
+        outputs = folded(tf.cast(images, tf.float32), training=False)
+        answer = scored(outputs, temperature=temperature, distance=distance)
+        return {name: answer[name] for name in _OUTPUTS}
+
+    # Frozen first: the converter leaves a Keras 3 model's variables in the graph, uninitialised.
+    frozen = convert_variables_to_constants_v2(infer.get_concrete_function())
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if kind == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    else:
+        converter.representative_dataset = lambda: ([example[np.newaxis]] for example in examples)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of inputs that stay uint8, for which no statistics are asked
+        model = _quantise(converter, _FIRST_IN_FLOAT[network.name]) if kind == "int8" else converter.convert()
+    labels = "".join(f"{item.code}\n" for item in SPECS[network.name].classes)
+    source = source_digest(network, temperature=temperature, distance=distance)
+    return with_files(_named(model), {LABELS: labels, SOURCE: source})
+
+
+def _named(model: bytes) -> bytes:
+    """Give a model's tensors the names of the contract, and a signature; put the probabilities first.
+
+    The converter calls outputs Identity, in the order of their names.
+    """
+    content = flatbuffer_utils.convert_bytearray_to_object(model)
+    graph, signature = content.subgraphs[0], schema_fb.SignatureDefT()
+    by_name = dict(zip(sorted(_OUTPUTS), graph.outputs, strict=True))
+    graph.outputs = [by_name[name] for name in _OUTPUTS]
+    signature.signatureKey, signature.subgraphIndex = Signature.SERVING_DEFAULT.value, 0
+    signature.inputs = _maps(graph, {Input.IMAGES: graph.inputs[0]})
+    signature.outputs = _maps(graph, by_name)
+    content.signatureDefs = [signature]
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(content))
+
+
+def _maps(graph: Any, tensors: Mapping[str, int]) -> list[Any]:
+    found = []
+    for name, index in tensors.items():
+        graph.tensors[index].name = name.encode()
+        found.append(schema_fb.TensorMapT())
+        found[-1].name, found[-1].tensorIndex = name, index
+    return found
+
+
+def _quantise(converter: Any, first: int) -> bytes:
+    """Convert with int8 activations between the first so many operations and the pooled features.
+
+    As tf.lite.experimental.QuantizationDebugger does it for its denylist, which it can't without an interpreter that
+    XNNPACK refuses (see `runner`).
+    """
+    converter._experimental_calibrate_only = True
+    model = flatbuffer_utils.convert_bytearray_to_object(converter.convert())
+    graph = model.subgraphs[0]
+    for tensor in graph.tensors:
+        seen = tensor.quantization
+        if seen is not None and seen.max is not None and np.ptp([*seen.min, *seen.max]) < _DEAD:
+            seen.max = seen.min + _LEAST_RANGE
+    names = [graph.tensors[operation.outputs[0]].name.decode() for operation in graph.operators]
+    codes = [model.operatorCodes[operation.opcodeIndex] for operation in graph.operators]
+    mean = schema_fb.BuiltinOperator.MEAN
+    pooled = max(index for index, code in enumerate(codes) if mean in (code.builtinCode, code.deprecatedBuiltinCode))
+    calibrated = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
+    quantised: bytes = mlir_quantize(calibrated, denylisted_nodes=names[:first] + names[pooled:])
+    return quantised
+
+
+def runner(model: bytes) -> Callable[[NDArray[np.uint8]], Answers]:
+    """Load a model into an interpreter: uint8 [S, S, 3] → answers to one photo."""
+    try:
+        interpreter = _interpreter(model, tf.lite.experimental.OpResolverType.AUTO)
+    except RuntimeError:  # XNNPACK refuses scales beyond its range, which channels that are nearly zero have
+        interpreter = _interpreter(model, tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    ask = interpreter.get_signature_runner(Signature.SERVING_DEFAULT.value)
+
+    def run(pixels: NDArray[np.uint8]) -> Answers:
+        found = ask(images=pixels[np.newaxis])
+        return Answers(found[Output.PROBABILITIES], found[Output.OOD_SCORE])
+
+    return run
+
+
+def _interpreter(model: bytes, resolver: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TensorFlow announces that its interpreter will move to another package
+        interpreter = tf.lite.Interpreter(
+            model_content=model, num_threads=_THREADS, experimental_op_resolver_type=resolver
+        )
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+def convert_run(run: FinishedRun, data: Path, *, cache: Path, progress: Progress) -> dict[str, Any]:
+    """Convert a calibrated run in every way, compare each with the network on validation photos, keep the shipped one.
+
+    Returns:
+        JSON values by kind: bytes, agreement (share of equal answers), gate_agreement (share of photos on the same side
+        of the card's limits on the out-of-distribution score), accuracy, largest_difference (of a probability),
+        milliseconds (median of one photo on this machine); also in run.json.
+        The files are RUN/model-KIND.tflite, and RUN/model.tflite the shipped kind.
+    """
+    chosen = finished_data(run.experiment, data, run.split, cache=cache).without_test()
+    training, validation = chosen.part(Part.TRAIN).thinned(_EXAMPLES), chosen.part(Part.VALIDATION)
+    network, distance, calibration = run.network(), run.distance, run.calibration
+    temperature = calibration["temperature"]
+    predictor = Predictor(network=network, cache=cache, progress=progress)
+    outputs = predictor.predict(validation, chosen.samples, "network", views=ONE_VIEW)
+    expected = Answers(
+        softmax(outputs.logits[:, 0] / temperature).astype(np.float32), ood.scores(distance, outputs.features)
+    )
+    limits = [calibration[name] for name in ("max_ood_score", "max_scope_score") if name in calibration]
+    examples, found = np.asarray(training.images[training.rows]), dict[str, Any]()
+    for kind in KINDS:
+        model = convert(network, temperature=temperature, kind=kind, examples=examples, distance=distance)
+        (run.folder / f"model-{kind}.tflite").write_bytes(model)
+        found[kind] = {"bytes": len(model), **_compare(model, validation, expected, limits, kind, progress)}
+    (run.folder / f"model-{SHIPPED}.tflite").replace(run.tflite)
+    run.update(tflite=found)
+    return found
+
+
+def _compare(
+    model: bytes, photos: Labelled, expected: Answers, limits: Sequence[float], kind: str, progress: Progress
+) -> dict[str, float]:
+    run, answers, times = runner(model), [], []
+    for index, row in enumerate(photos.rows):
+        started = time.perf_counter()
+        answers.append(run(np.asarray(photos.images[row])))
+        times.append(time.perf_counter() - started)
+        progress(kind, index + 1, len(photos))
+    found = np.concatenate([answer.probabilities for answer in answers])
+    scores = np.concatenate([answer.ood_scores for answer in answers])
+    top, beyond = found.argmax(axis=1), np.asarray(limits)[:, np.newaxis]
+    return {
+        "agreement": float((top == expected.probabilities.argmax(axis=1)).mean()),
+        "gate_agreement": float(((scores > beyond) == (expected.ood_scores > beyond)).all(axis=0).mean()),
+        "accuracy": float((top == photos.labels).mean()),
+        "largest_difference": float(np.abs(found - expected.probabilities).max()),
+        "milliseconds": float(np.median(times) * 1000),
+    }

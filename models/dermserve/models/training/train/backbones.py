@@ -1,0 +1,162 @@
+"""Networks to train and their ImageNet weights: Keras's own, a Keras weights file, or torch-style arrays.
+
+A folded torch-style ResNet-50 is an .npz of `1.conv1.weight`, `1.layerL.B.convC.weight`, … [out, in, h, w] with biases,
+batch norm folded, for RGB input (x/255 - mean)/std. Keras's ResNet50 takes BGR minus the caffe means; the difference is
+linear, so conv1 takes it up exactly. Only the zero padding of conv1 differs: caffe's zero is another gray than torch's
+by at most half a level.
+
+Teachers are larger networks that are trained to teach a model by distillation (Hinton et al. 2015), and never shipped.
+EfficientNet-Lite (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite) is EfficientNet
+without squeeze-excite and with ReLU6. Its weights come as `_conv_stem.weight`, `_bn0.running_mean`,
+`_blocks.3._expand_conv.weight`, and so on.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from dermserve.models.architectures import build
+from dermserve.models.catalogue import SPECS
+from dermserve.models.training.errors import DAMAGED, RunError
+from dermserve.models.training.train.experiment import Experiment
+from dermserve.models.training.train.network import set_identity
+
+_MEAN = np.array((0.485, 0.456, 0.406)) * 255
+_DEVIATION = np.array((0.229, 0.224, 0.225)) * 255
+_CAFFE_MEAN = np.array((123.68, 116.779, 103.939))
+_RESNET50_BLOCKS = (3, 4, 6, 3)
+# Width and depth, relative to EfficientNet-B0's.
+_SCALES = {"efficientnet_lite0": (1.0, 1.0), "efficientnet_lite1": (1.0, 1.1), "efficientnet_lite2": (1.1, 1.2)}
+# EfficientNet-B0's stages (Tan & Le 2019, table 1): blocks, kernel, first stride, expansion, channels.
+_STAGES = (
+    (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320),
+)  # fmt: skip
+_STEM, _HEAD = 32, 1280
+_NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+def build_network(experiment: Experiment, *, backbone_weights: str | None = None) -> keras.Model:
+    """Build an experiment's network: its model's, or a teacher with the same input, classes and layer names.
+
+    `backbone_weights` are "imagenet" or None, as for architectures.build; a teacher's are loaded from a file.
+    """
+    if experiment.teacher is None:
+        return build(experiment.model, backbone_weights=backbone_weights, dropout=experiment.dropout, l2=experiment.l2)
+    spec = SPECS[experiment.model]
+    images = keras.Input((spec.input_side, spec.input_side, 3), name="rgb")
+    backbone = _efficientnet_lite(experiment.teacher, spec.input_side)
+    features = keras.layers.GlobalAveragePooling2D(name="features")(backbone(images))
+    rate = 0.4 if experiment.dropout is None else experiment.dropout
+    x = keras.layers.Dropout(rate, name="features_dropout")(features)
+    logits = keras.layers.Dense(len(spec.classes), name="logits")(x)
+    return keras.Model(images, {"logits": logits, "features": features}, name=experiment.teacher)
+
+
+def load_backbone(network: keras.Model, file: Path) -> None:
+    """Load ImageNet weights into the backbone of what `build_network` returns.
+
+    The file holds Keras weights of the backbone (.h5), a folded torch-style ResNet-50 or a teacher's (.npz). A RunError
+    says that it can't be read or is of another backbone.
+    """
+    backbone = network.get_layer("backbone")
+    try:
+        if file.suffix == ".npz":
+            set_arrays = _set_efficientnet_lite if network.name in _SCALES else _set_folded_resnet50
+            with np.load(file) as arrays:
+                set_arrays(backbone, arrays)
+        else:
+            backbone.load_weights(file)
+    except DAMAGED as error:
+        reason = str(error).partition("\n")[0]
+        raise RunError(f"{file} does not hold weights for the backbone of {network.name}: {reason}") from error
+
+
+def _set_folded_resnet50(backbone: keras.Model, arrays: Mapping[str, NDArray[np.float32]]) -> None:
+    """Set keras.applications.ResNet50; batch norm becomes the identity, which network.estimate_batch_norm mends."""
+    for layer, name in _resnet50_pairs():
+        kernel = np.asarray(arrays[f"{name}.weight"], np.float32).transpose(2, 3, 1, 0)
+        bias = np.asarray(arrays[f"{name}.bias"], np.float32)
+        if layer == "conv1":
+            kernel, bias = _for_caffe_input(kernel, bias)
+        backbone.get_layer(f"{layer}_conv").set_weights([kernel, bias])
+        set_identity(backbone.get_layer(f"{layer}_bn"), 0 * bias)
+
+
+def _resnet50_pairs() -> Iterator[tuple[str, str]]:
+    """Name each convolution in Keras and in the file."""
+    yield "conv1", "1.conv1"
+    for stage, blocks in enumerate(_RESNET50_BLOCKS, start=1):
+        yield f"conv{stage + 1}_block1_0", f"1.layer{stage}.0.downsample.0"
+        for block in range(blocks):
+            for index in (1, 2, 3):
+                yield f"conv{stage + 1}_block{block + 1}_{index}", f"1.layer{stage}.{block}.conv{index}"
+
+
+def _for_caffe_input(
+    kernel: NDArray[np.float32], bias: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Rewrite conv1 [h, w, RGB, out] for BGR input minus the caffe means.
+
+    With t = (x - mean)/deviation and c = x - caffe: t = (c + caffe - mean)/deviation, in each channel.
+    """
+    scaled = kernel / _DEVIATION[:, None]
+    offset = np.einsum("hwco,c->o", scaled, _CAFFE_MEAN - _MEAN)
+    return scaled[:, :, ::-1].astype(np.float32), (bias + offset).astype(np.float32)
+
+
+def _set_efficientnet_lite(backbone: keras.Model, arrays: Mapping[str, NDArray[Any]]) -> None:
+    for layer in backbone.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([np.asarray(arrays[f"{layer.name}.{part}"], np.float32) for part in _NORM])
+        elif layer.weights:
+            axes = (2, 3, 0, 1) if isinstance(layer, keras.layers.DepthwiseConv2D) else (2, 3, 1, 0)
+            layer.set_weights([np.asarray(arrays[f"{layer.name}.weight"], np.float32).transpose(axes)])
+
+
+def _efficientnet_lite(name: str, side: int) -> keras.Model:
+    """Build a backbone whose layers are called as its arrays are; RGB 0..255 in, normalised within."""
+    width, depth = _SCALES[name]
+    inputs = keras.Input((side, side, 3))
+    x = keras.layers.Rescaling(1 / 128, -127 / 128, name="preprocess")(inputs)
+    x = _normalised(keras.layers.Conv2D(_STEM, 3, 2, "same", use_bias=False, name="_conv_stem")(x), "_bn0")
+    number = 0
+    for index, (blocks, kernel, stride, expansion, channels) in enumerate(_STAGES):
+        ends = index in (0, len(_STAGES) - 1)  # the first and the last stage are never deepened
+        for block in range(blocks if ends else math.ceil(blocks * depth)):
+            steps = stride if block == 0 else 1
+            x = _block(x, f"_blocks.{number}.", kernel, steps, expansion, _rounded(channels * width))
+            number += 1
+    x = _normalised(keras.layers.Conv2D(_HEAD, 1, use_bias=False, name="_conv_head")(x), "_bn1")
+    return keras.Model(inputs, x, name="backbone")
+
+
+def _block(x: Any, name: str, kernel: int, stride: int, expansion: int, channels: int) -> Any:
+    """Append one inverted residual: expand, filter each channel, project."""
+    before, wide = x, x
+    if expansion > 1:
+        expand = keras.layers.Conv2D(x.shape[-1] * expansion, 1, use_bias=False, name=f"{name}_expand_conv")
+        wide = _normalised(expand(x), f"{name}_bn0")
+    filters = keras.layers.DepthwiseConv2D(kernel, stride, "same", use_bias=False, name=f"{name}_depthwise_conv")
+    wide = _normalised(filters(wide), f"{name}_bn1")
+    project = keras.layers.Conv2D(channels, 1, use_bias=False, name=f"{name}_project_conv")
+    after = _normalised(project(wide), f"{name}_bn2", active=False)
+    if stride == 1 and before.shape[-1] == channels:
+        return keras.layers.Add(name=f"{name}_add")([before, after])
+    return after
+
+
+def _normalised(x: Any, name: str, *, active: bool = True) -> Any:
+    x = keras.layers.BatchNormalization(epsilon=1e-3, name=name)(x)
+    return keras.layers.ReLU(6.0, name=f"{name}_relu")(x) if active else x
+
+
+def _rounded(channels: float) -> int:
+    """Round channels to a multiple of eight, by no more than a tenth down."""
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * channels else rounded + 8

@@ -1,0 +1,139 @@
+"""A data set decoded and split, and what is said of it: its name, licence and source."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dermserve.models.catalogue import SPECS, Spec
+from dermserve.models.training.data.layouts import Say, read_samples
+from dermserve.models.training.data.photos import Labelled, load_pixels
+from dermserve.models.training.data.splits import Part, Recorded, Sample, require_parts, require_samples, split
+from dermserve.models.training.errors import DataError
+from dermserve.models.training.train.experiment import Experiment
+
+UNSTATED = {"data": "not stated", "license": "not stated"}
+_SAID = ("name", "license", "source")
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A data set, decoded and split."""
+
+    samples: Sequence[Sample]
+    pixels: NDArray[np.uint8]  # [N, S, S, 3], in the order of the samples
+    parts: Mapping[Sample, Part]
+    also: int = 0  # how many of them, the last, are of another data set: the same lesions at another resolution
+
+    @property
+    def own(self) -> dict[Sample, Part]:
+        """The split of the data set's own photos."""
+        return {sample: self.parts[sample] for sample in self.samples[: len(self.samples) - self.also]}
+
+    def part(self, part: Part) -> Labelled:
+        """Return the photos of a part."""
+        chosen = np.asarray([i for i, sample in enumerate(self.samples) if self.parts.get(sample) is part], np.int64)
+        labels = np.asarray([sample.label for sample in self.samples], np.int64)
+        if not self.also:
+            return Labelled(self.pixels, chosen, labels[chosen])
+        possible = np.ones((len(labels), labels.max() + 1), np.float32)
+        possible[-self.also :] = np.isin(np.arange(labels.max() + 1), labels[-self.also :])
+        return Labelled(self.pixels, chosen, labels[chosen], possible[chosen])
+
+    def without_test(self) -> "Data":
+        """Leave the photos that anything may be chosen by; what has no test photos can't look at them."""
+        return replace(self, parts={sample: part for sample, part in self.parts.items() if part is not Part.TEST})
+
+
+def prepare(experiment: Experiment, directory: Path, *, cache: Path, say: Say = lambda _: None) -> Data:
+    """Read, check, split and decode a data set, as an experiment says; `say` is told what was left out.
+
+    A DataError names a wrong layout, an unreadable photo, or a class with too few lesions.
+    """
+    spec = SPECS[experiment.model]
+    codes = _codes(spec)
+    samples = read_samples(directory, codes, say=say)
+    require_samples(samples, codes, minimum=experiment.minimum)
+    validation, test = experiment.validation, experiment.test
+    parts = split(samples, protocol=experiment.protocol, validation=validation, test=test, seed=experiment.seed)
+    require_parts(parts, codes, validation=validation, test=test)
+    return Data(samples, load_pixels(samples, folder=cache, side=spec.input_side), parts)
+
+
+def finished_data(experiment: Experiment, directory: Path, recorded: Mapping[str, Recorded], *, cache: Path) -> Data:
+    """Read a run's data again, divided as its split.csv says.
+
+    A DataError says that the data set lacks photos of the split, or has others under their names.
+    """
+    spec = SPECS[experiment.model]
+    samples = [sample for sample in read_samples(directory, _codes(spec)) if sample.name in recorded]
+    missing = recorded.keys() - {sample.name for sample in samples}
+    if missing:
+        raise DataError(
+            f"{directory} lacks {len(missing)} photos of the run's split, such as {min(missing)}: pass its data"
+        )
+    changed = [sample.name for sample in samples if recorded[sample.name].digest != sample.digest]
+    if changed:
+        raise DataError(
+            f"{directory} has {len(changed)} photos that are not those of the run's split, such as {changed[0]}: pass "
+            "the data the run was trained from"
+        )
+    parts = {sample: recorded[sample.name].part for sample in samples}
+    return Data(samples, load_pixels(samples, folder=cache, side=spec.input_side), parts)
+
+
+def read_also(data: Data, directory: Path, spec: Spec, *, cache: Path, say: Say = lambda _: None) -> Data:
+    """Read another data set's photos of the same lesions, at another resolution, each for what its lesion is for.
+
+    Photos are matched by file name; those of lesions that the split does not know are left out, as nothing says that
+    they are not of lesions that test. Where none is left, and for what `prepare` refuses, there is a DataError.
+    """
+    known = {sample.path.stem: (sample.lesion, part) for sample, part in data.parts.items()}
+    found = read_samples(directory, _codes(spec))
+    parts = {}
+    for sample in found:
+        if sample.path.stem in known:
+            lesion, part = known[sample.path.stem]
+            parts[replace(sample, lesion=lesion, within=f"{directory.name}/{sample.name}")] = part
+    if not parts:
+        raise DataError(f"{directory} has no photo named as one of the split: pass photos of the same lesions")
+    if len(parts) < len(found):
+        say(f"{directory}: {len(found) - len(parts)} of {len(found)} photos left out, as the split does not know them")
+    samples = list(parts)
+    return Data(samples, load_pixels(samples, folder=cache, side=spec.input_side), parts)
+
+
+def with_also(data: Data, also: Data, spec: Spec, *, cache: Path) -> Data:
+    """Put what `read_also` returns behind a data set's own photos, to be trained on together."""
+    samples = [*data.samples, *also.samples]
+    pixels = load_pixels(samples, folder=cache, side=spec.input_side)
+    return Data(samples, pixels, {**data.parts, **also.parts}, also=len(also.samples))
+
+
+def _codes(spec: Spec) -> list[str]:
+    return [item.code for item in spec.classes]
+
+
+def read_provenance(directory: Path, **given: str | None) -> dict[str, str]:
+    """Say in words what weights trained on a data set come from: "data" and "license" of run.json.
+
+    What is given as name, license and source counts, else what `dataset.toml` in the data set says, else UNSTATED. A
+    DataError says that the file can't be read, or says something else.
+    """
+    path = directory / "dataset.toml"
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} can't be read as TOML: {error}") from error
+    for key, value in values.items():
+        if key not in _SAID or not isinstance(value, str):
+            raise DataError(f"{path}: {key} = {value!r}; it may hold {', '.join(_SAID)}, each a string")
+    said = {key: given.get(key) or values.get(key, "").strip() for key in _SAID}
+    if not any(said.values()):
+        return UNSTATED
+    details = f"{said['source'] or 'source not stated'}; {said['license'] or 'licence not stated'}"
+    terms = f"{said['license']}: that of the training data" if said["license"] else "not stated"
+    return {"data": f"{said['name'] or 'name not stated'} ({details})", "license": terms}
