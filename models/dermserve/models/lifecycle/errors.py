@@ -11,10 +11,6 @@ class ExportError(LifecycleError):
     """A version could not be made; the store is as it was."""
 
 
-class ExportError(LifecycleError):
-    """A version could not be made; the store is as it was."""
-
-
 class StoreError(LifecycleError):
     """The store can't be used, or doesn't hold what was asked for."""
 
