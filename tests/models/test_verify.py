@@ -10,7 +10,7 @@ import tensorflow as tf
 from dermserve.contract import render_card
 from dermserve.imaging import STANDARD_VIEWS
 from dermserve.models.graph import signatures
-from dermserve.models.verify import VerificationError, verify
+from dermserve.models.verify import VerificationError, open_version, verify
 from dermserve.v1 import card_pb2
 
 SIDE = 8
@@ -49,7 +49,8 @@ def _save(folder: pathlib.Path, changed: dict[str, Any]) -> pathlib.Path:
 
 
 def test_a_small_model_that_keeps_the_contract_passes(tmp_path: pathlib.Path) -> None:
-    assert verify(_save(tmp_path / "1", {})).model == "small"
+    with open_version(_save(tmp_path / "1", {})) as version:
+        assert verify(version).model == "small"
 
 
 def _describe(answer: Callable[[Any], Any]) -> Any:
@@ -113,5 +114,6 @@ BROKEN: dict[str, tuple[str, Callable[[], Any], str]] = {
 @pytest.mark.parametrize("what", list(BROKEN))
 def test_a_saved_model_that_breaks_a_promise_is_refused(what: str, tmp_path: pathlib.Path) -> None:
     signature, make, words = BROKEN[what]
-    with pytest.raises(VerificationError, match=words):
-        verify(_save(tmp_path / "1", {signature: make()}))
+    folder = _save(tmp_path / "1", {signature: make()})
+    with open_version(folder) as version, pytest.raises(VerificationError, match=words):
+        verify(version)

@@ -12,7 +12,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from dermserve.contract import Input, Signature
 from dermserve.models.lifecycle.manifest import GOLDEN, WARMUP
-from dermserve.models.verify import LoadedVersion, open_version, png
+from dermserve.models.verify import LoadedVersion, png
 
 _PICTURES = 2
 _PATCHES = 7
@@ -41,13 +41,13 @@ def write_warmup_records(version_folder: pathlib.Path, *, model: str, side: int)
             writer.write(_record(model, signature, inputs))
 
 
-def write_golden_predictions(version_folder: pathlib.Path, *, model: str, side: int) -> None:
-    """Ask every signature of an exported version about made-up pictures, and keep the answers beside it.
+def write_golden_predictions(version_folder: pathlib.Path, run: LoadedVersion, *, model: str, side: int) -> None:
+    """Ask every signature of a loaded version about made-up pictures, and keep the answers in its folder.
 
     Raises VerificationError: a signature does not run.
     """
     images = pictures(_PICTURES, side=side)
-    with open_version(version_folder) as run, tf.io.TFRecordWriter(str(version_folder / GOLDEN)) as writer:
+    with tf.io.TFRecordWriter(str(version_folder / GOLDEN)) as writer:
         asked: list[tuple[Signature, dict[str, Any]]] = [
             (Signature.SERVING_DEFAULT, {Input.IMAGES: images}),
             (Signature.ENCODED, {Input.IMAGE_BYTES: np.array([png(image) for image in images], object)}),

@@ -32,23 +32,22 @@ class VerificationError(RuntimeError):
     """An export that must not be served. The message says which signature and what is wrong."""
 
 
-def verify(version_folder: pathlib.Path) -> card_pb2.Card:
+def verify(run: "LoadedVersion") -> card_pb2.Card:
     """Check every promise of the model contract that can be checked without knowing right answers; return the card.
 
     Raises:
         VerificationError: a signature is missing, does not run, can't be batched, accepts images of another size or
             disagrees with another.
     """
-    with open_version(version_folder) as run:
-        _check_batch_dimensions(run.signatures)
-        card = _check_describe(run)
-        _check_refusals(run, side=card.input.height)
-        images = np.random.default_rng(0).integers(0, 256, (_BATCH, card.input.height, card.input.width, 3), np.uint8)
-        single = run(Signature.SERVING_DEFAULT, {Input.IMAGES: images})
-        _check_scores(Signature.SERVING_DEFAULT, single, classes=len(card.classes))
-        encoded = run(Signature.ENCODED, {Input.IMAGE_BYTES: np.array([png(image) for image in images], object)})
-        _check_close(Signature.ENCODED, encoded, single, card)
-        _check_tta(run, images, card)
+    _check_batch_dimensions(run.signatures)
+    card = _check_describe(run)
+    _check_refusals(run, side=card.input.height)
+    images = np.random.default_rng(0).integers(0, 256, (_BATCH, card.input.height, card.input.width, 3), np.uint8)
+    single = run(Signature.SERVING_DEFAULT, {Input.IMAGES: images})
+    _check_scores(Signature.SERVING_DEFAULT, single, classes=len(card.classes))
+    encoded = run(Signature.ENCODED, {Input.IMAGE_BYTES: np.array([png(image) for image in images], object)})
+    _check_close(Signature.ENCODED, encoded, single, card)
+    _check_tta(run, images, card)
     return card
 
 

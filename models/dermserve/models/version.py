@@ -20,7 +20,7 @@ from dermserve.models.lifecycle.manifest import sign_version, write_manifest
 from dermserve.models.lifecycle.stores import Entry, open_store
 from dermserve.models.quiet import no_bytecode
 from dermserve.models.records import write_golden_predictions, write_warmup_records
-from dermserve.models.verify import VerificationError, verify
+from dermserve.models.verify import VerificationError, open_version, verify
 from dermserve.models.weights import weights_digest
 from dermserve.v1 import card_pb2
 
@@ -72,8 +72,9 @@ def write_version(content: Content, base: pathlib.Path | str, *, sign: pathlib.P
         write_warmup_records(staging, model=spec.name, side=spec.input_side)
         if tflite is not None:
             (staging / "model.tflite").write_bytes(tflite)
-        verify(staging)
-        write_golden_predictions(staging, model=spec.name, side=spec.input_side)
+        with open_version(staging) as loaded:
+            verify(loaded)
+            write_golden_predictions(staging, loaded, model=spec.name, side=spec.input_side)
         about = {
             "exported_at": card.provenance.exported_at,
             "exporter": card.provenance.exporter,
