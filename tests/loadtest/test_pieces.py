@@ -159,6 +159,7 @@ def test_few_calls_leave_a_p99_open_and_many_decide_it():
     assert judge(230, 0, share=0.01, confidence=0.9) is Verdict.KEPT
     assert judge(230, 10, share=0.01, confidence=0.9) is Verdict.BROKEN
     assert judge(20, 20, share=0.01, confidence=0.9) is Verdict.BROKEN
+    assert judge(1, 1, share=0.5, confidence=0.9) is Verdict.OPEN
     assert judge(0, 0, share=0.01, confidence=0.9) is Verdict.OPEN
 
 

@@ -145,6 +145,10 @@ def test_the_web_ui_starts_a_test_and_ctrl_c_writes_the_report(target, gateway, 
         (("run", "--server", "x:1", "--mix", "resnet50:often"), 2, "part of a mix"),
         (("run", "--server", "x:1", "--run-time", "2s"), 2, "warm-up"),
         (("run", "--server", "x:1", "--slo", "slo.toml"), 2, "p98"),
+        (("run", "--server", "x:1", "--rate", "nan"), 2, "rate"),
+        (("run", "--server", "x:1", "--deadline", "0"), 2, "deadline"),
+        (("run", "--server", "x:1", "--deadline", "soon"), 2, "500ms"),
+        (("run", "--server", "x:1", "--metadata", "token"), 2, "KEY=VALUE"),
         (("worker", "nowhere"), 2, "HOST:PORT"),
         (("report", "slo.toml"), 2, "no result"),
         (("run", "--server", "x:1", "--photos", "nowhere"), 2, "nowhere is not a folder"),
@@ -257,7 +261,7 @@ def master(target: str, *arguments: str, cwd: pathlib.Path, port: int):
 
 @pytest.mark.slow
 def test_workers_prepare_large_photos_first_and_then_send_everything(target, gateway, tmp_path, unused_port):
-    photos = folder_of_photos(tmp_path, 24)
+    photos = folder_of_photos(tmp_path, 12)
     large = ("--photos", str(photos), "--side", "4000", "--users", "4")
     with master(target, *large, cwd=tmp_path, port=unused_port) as process, contextlib.ExitStack() as workers:
         for _ in range(2):

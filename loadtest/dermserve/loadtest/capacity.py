@@ -63,10 +63,6 @@ class Law(_Frozen):
         parameters = f"λ {self.rate:.2f}/s, σ {self.contention:.3f}, κ {self.coherence:.5f}"
         return f"{parameters}, R² {self.r_squared:.2f}"
 
-    def at(self, callers: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Give the throughput of so many callers."""
-        return _law(callers, self.rate, self.contention, self.coherence)
-
     @property
     def peak(self) -> float:
         """Callers beyond which throughput falls; infinite when it never does."""
@@ -143,7 +139,7 @@ def judge(calls: int, slow: int, *, share: float, confidence: float) -> Verdict:
     """
     if calls and bdtr(slow, calls, share) <= 1 - confidence:  # so few are slow by chance only
         return Verdict.KEPT
-    if slow and (slow == calls or bdtrc(slow - 1, calls, share) < 1 - confidence):
+    if slow and bdtrc(slow - 1, calls, share) < 1 - confidence:
         return Verdict.BROKEN
     return Verdict.OPEN
 
@@ -187,15 +183,16 @@ def fit_law(callers: Sequence[float], rates: Sequence[float]) -> Law:
     start = (float(np.max(seen / counts)), 0.1, 1e-4)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OptimizeWarning)  # of the covariance, which is not used
-        found, _ = curve_fit(_law, counts, seen, p0=start, bounds=((0, 0, 0), (np.inf, 1, 1)), maxfev=20_000)
+        found, _ = curve_fit(throughput, counts, seen, p0=start, bounds=((0, 0, 0), (np.inf, 1, 1)), maxfev=20_000)
     rate, contention, coherence = map(float, found)
     spread = float(((seen - seen.mean()) ** 2).sum())
-    missed = float(((seen - _law(counts, *found)) ** 2).sum())
+    missed = float(((seen - throughput(counts, *found)) ** 2).sum())
     r_squared = 1 - missed / spread if spread else 1.0
     return Law(rate=rate, contention=contention, coherence=coherence, r_squared=r_squared)
 
 
-def _law(callers: NDArray[np.float64], rate: float, contention: float, coherence: float) -> NDArray[np.float64]:
+def throughput(callers: NDArray[np.float64], rate: float, contention: float, coherence: float) -> NDArray[np.float64]:
+    """Give the answers a second of so many callers by the law with these parameters."""
     more = callers - 1
     return np.asarray(rate * callers / (1 + contention * more + coherence * callers * more), np.float64)
 

@@ -24,9 +24,9 @@ from dermserve.loadtest.capacity import (
     fit_law,
     judge,
     too_slow_already,
-)  # fmt: skip
-from dermserve.loadtest.cli import CALL_OPTIONS, DURATION, FOLDER, add_options, say, under_test
-from dermserve.loadtest.drive import Generator, Server, more_gateways, run
+)
+from dermserve.loadtest.cli import CALL_OPTIONS, FOLDER, add_options, duration, under_test
+from dermserve.loadtest.drive import Generator, Server, more_gateways, run, say
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.recorder import middle_of, quantile
 from dermserve.loadtest.report import capacity_table, plot_capacity
@@ -108,7 +108,7 @@ class _Search:
         server = self.servers[gateways]
         load = {"rate": rate, "users": callers, "run_time": seconds + self.base.warm_up}
         scenario = self.base.model_copy(update={"mix": (part,), "target": server.target, **load})
-        result = run(scenario, server, Generator(processes=self.processes), say=lambda line: None)
+        result = run(scenario, server, Generator(processes=self.processes), quiet=True)
         row = result.all
         return result, Point(
             rate=rate, callers=callers, gateways=gateways, answers=row.rate, error_rate=row.error_rate,
@@ -129,7 +129,7 @@ class _Search:
         help="Share of the rate to find it to.",
     ),
     click.option(
-        "--probe", type=DURATION, default="20s", show_default=True,
+        "--probe", type=duration, default="20s", show_default=True,
         help="Length of one probe; longer where a rate is so low that all its probes would not suffice to judge it.",
     ),
     click.option(
@@ -143,7 +143,7 @@ class _Search:
         "--gateways", type=click.IntRange(1, 16), default=1, show_default=True,
         help="With --local: the law for 1 to so many gateway processes.",
     ),
-    click.option("--warm-up", type=DURATION, default="3s", show_default=True, help="Left out of each probe."),
+    click.option("--warm-up", type=duration, default="3s", show_default=True, help="Left out of each probe."),
     click.option(
         "--out", type=FOLDER, default="build/capacity", show_default=True, help="For capacity.json and capacity.png."
     ),
@@ -165,12 +165,11 @@ def capacity(
     limit, milliseconds = _threshold(slo)
     counts = _counts(callers)
     options |= {"users": 1, "run_time": probe + options["warm_up"]}
-    out.mkdir(parents=True, exist_ok=True)
     machine = describe_machine()
     found = []
     with under_test(options) as (base, alone):
         models = sorted({part.model for part in base.mix})
-        with more_gateways(alone, models=models, most=gateways, say=say) as servers:
+        with more_gateways(alone, models=models, most=gateways) as servers:
             search = _Search(
                 base=base, servers=servers, processes=processes, limit=limit, milliseconds=milliseconds,
                 confidence=confidence, precision=precision, probe=probe, probes=probes, callers=counts,
@@ -178,6 +177,7 @@ def capacity(
             for part in base.mix:  # what is known so far is on disk after each
                 say(f"{part.model} {part.mode}")
                 found.append(search.find(part))
+                out.mkdir(parents=True, exist_ok=True)
                 content = {"machine": machine, "capacity": [each.to_json() for each in found]}
                 write_durably(out / "capacity.json", json.dumps(content, indent=1))
                 plot_capacity(found, out / "capacity.png", limit=limit, milliseconds=milliseconds)

@@ -18,7 +18,7 @@ import pydantic
 
 from dermserve.cli.lazy import Entry, LazyGroup
 from dermserve.cli.server import TLS_NAMES, TLS_OPTIONS, tls_options
-from dermserve.loadtest.drive import Generator, Server, check_server, run, server_under_test, worker_command
+from dermserve.loadtest.drive import Generator, Server, check_server, run, say, server_under_test, worker_command
 from dermserve.loadtest.result import Result, table, write_csv
 from dermserve.loadtest.scenario import (
     MODES,
@@ -29,7 +29,7 @@ from dermserve.loadtest.scenario import (
     first_fault,
     parse_mix,
     parse_seconds,
-)  # fmt: skip
+)
 from dermserve.loadtest.slo import Finding, check, findings_table, read_slos
 from dermserve.local import DEFAULT_STORE
 from dermserve.local.signals import ends_by_interrupt
@@ -57,15 +57,12 @@ def main() -> None:
     """
 
 
-class _Duration(click.ParamType[float]):
-    name = "duration"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Read 500ms, 90s, 2m or 1m30s."""
-        try:
-            return value if isinstance(value, float) else parse_seconds(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def duration(text: str) -> float:
+    """Read an option of 500ms, 90s, 2m or 1m30s; give seconds."""
+    try:
+        return parse_seconds(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def add_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -79,7 +76,6 @@ def add_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return add
 
 
-DURATION = _Duration()
 _FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 FOLDER = click.Path(file_okay=False, path_type=pathlib.Path)
 CALL_OPTIONS = add_options(
@@ -98,7 +94,7 @@ CALL_OPTIONS = add_options(
         "`all`: everything.",
     ),
     click.option("--photos", type=click.Path(resolve_path=True), help="Folder of photos. [default: eight drawn ones]"),
-    click.option("--deadline", type=DURATION, default="10s", show_default=True, help="Of a call."),
+    click.option("--deadline", type=duration, default="10s", show_default=True, help="Of a call."),
     click.option(
         "--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Generating processes."
     ),
@@ -126,12 +122,12 @@ _LOCUSTFILE = (
         "--rate", type=click.FloatRange(0, min_open=True),
         help="Calls due a second, over all users, whatever the answers do (open loop).",
     ),
-    click.option("--run-time", type=DURATION, default="1m", show_default=True, help="How long."),
+    click.option("--run-time", type=duration, default="1m", show_default=True, help="How long."),
     click.option(
         "--shape", type=click.Choice(list(SHAPES)), default="steady", show_default=True, help="Load over time."
     ),
     click.option(
-        "--warm-up", type=DURATION, default="5s", show_default=True, help="Left out of the numbers, at the start."
+        "--warm-up", type=duration, default="5s", show_default=True, help="Left out of the numbers, at the start."
     ),
     click.option(
         "--side", "sides", multiple=True, type=click.IntRange(64, 8000),
@@ -168,7 +164,7 @@ def run_command(
     generator = Generator(processes=processes, expect_workers=expect_workers, bind=bind, web=web, locustfile=locustfile)
     slos = read_slos(slo_file) if slo_file else []
     with under_test(options, photos_here=not expect_workers) as (scenario, server):
-        result = run(scenario, server, generator, say=say)
+        result = run(scenario, server, generator)
     if csv_file:
         write_csv(result, csv_file)
     _conclude(result, check(result, slos), out, max_error_rate=max_error_rate, as_json=as_json)
@@ -199,11 +195,6 @@ def report(
     _conclude(result, findings, out or result_file.parent, max_error_rate=max_error_rate, as_json=as_json)
 
 
-def say(line: str) -> None:
-    """Print a line of progress on stderr."""
-    click.echo(line, err=True)
-
-
 @contextlib.contextmanager
 def under_test(options: Mapping[str, Any], *, photos_here: bool = True) -> Iterator[tuple[Scenario, Server]]:
     """Give the scenario that the options ask for, and the server that they name, checked or started."""
@@ -212,7 +203,7 @@ def under_test(options: Mapping[str, Any], *, photos_here: bool = True) -> Itera
         find_photos(scenario.photos)
     models = list(dict.fromkeys(part.model for part in scenario.mix))
     chosen = {name: options[name] for name in ("local", "store", "metrics")}
-    with ends_by_interrupt(), server_under_test(options["server"], **chosen, models=models, say=say) as server:
+    with ends_by_interrupt(), server_under_test(options["server"], **chosen, models=models) as server:
         scenario = scenario.model_copy(update={"target": server.target})
         check_server(scenario)
         yield scenario, server

@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import click
+
 from dermserve.client import Client, DermserveError
 from dermserve.loadtest.machine import Sampler, describe_machine
 from dermserve.loadtest.result import Result
@@ -52,11 +54,15 @@ class Generator:
     """A file of one's own; the scenario's users when None."""
 
 
+def say(line: str) -> None:
+    """Print a line of progress on stderr."""
+    click.echo(line, err=True)
+
+
 @contextlib.contextmanager
 def server_under_test(
-    address: str | None, *, local: bool, store: pathlib.Path, metrics: str, models: Sequence[str],
-    say: Callable[[str], None],
-) -> Iterator[Server]:  # fmt: skip
+    address: str | None, *, local: bool, store: pathlib.Path, metrics: str, models: Sequence[str]
+) -> Iterator[Server]:
     """Give the gateway at an address, or run a model server and a gateway on free ports while the block lasts.
 
     Args:
@@ -65,7 +71,6 @@ def server_under_test(
         store: folder of the versioned store.
         metrics: URL of the metrics of the gateway at the address; "" for none.
         models: their names.
-        say: takes a line of progress.
 
     Raises:
         ScenarioError: neither an address nor `local`, or both.
@@ -91,9 +96,7 @@ def server_under_test(
 
 
 @contextlib.contextmanager
-def more_gateways(
-    server: Server, *, models: Sequence[str], most: int, say: Callable[[str], None]
-) -> Iterator[dict[int, Server]]:
+def more_gateways(server: Server, *, models: Sequence[str], most: int) -> Iterator[dict[int, Server]]:
     """Run up to `most` gateways before a server's model server while the block lasts.
 
     Returns:
@@ -138,8 +141,8 @@ def check_server(scenario: Scenario) -> None:
             raise ServerError(f"{scenario.target} can't answer with model {name}; ready: {ready}")
 
 
-def run(scenario: Scenario, server: Server, generator: Generator, *, say: Callable[[str], None]) -> Result:
-    """Run one test; on KeyboardInterrupt, Locust stops, too.
+def run(scenario: Scenario, server: Server, generator: Generator, *, quiet: bool = False) -> Result:
+    """Run one test, without Locust's lines where it is to be quiet; on KeyboardInterrupt, Locust stops, too.
 
     Raises:
         LoadTestError: Locust ended without a result.
@@ -148,7 +151,7 @@ def run(scenario: Scenario, server: Server, generator: Generator, *, say: Callab
     with tempfile.TemporaryDirectory(prefix="dermserve-loadtest-") as scratch:
         file = pathlib.Path(scratch) / "result.json"
         with Sampler(pids=server.pids, metrics_url=server.metrics_url) as sampler:
-            _drive(scenario, generator, file, say=say)
+            _drive(scenario, generator, file, log=(lambda line: None) if quiet else say)
         if not file.is_file():
             raise LoadTestError("Locust ended without a result; its lines above say why")
         return Result({**about, **json.loads(file.read_text()), "server": sampler.report()})
@@ -168,17 +171,17 @@ def _address(option: str, address: str) -> list[str]:
     return [f"{option.format('host')}={host}", f"{option.format('port')}={port}"]
 
 
-def _drive(scenario: Scenario, generator: Generator, file: pathlib.Path, *, say: Callable[[str], None]) -> None:
+def _drive(scenario: Scenario, generator: Generator, file: pathlib.Path, *, log: Callable[[str], None]) -> None:
     """Start Locust, and its workers, and wait until it has ended."""
     environment = {"DERMSERVE_LOADTEST_SCENARIO": scenario.model_dump_json(), "PYTHONUNBUFFERED": "1"}
     bind = generator.bind if generator.expect_workers else f"127.0.0.1:{free_port()}"
     # Locust finishes the calls in flight first, when it is asked to stop.
     grace = scenario.deadline + _LOCUST_GRACE
     with contextlib.ExitStack() as undo:
-        main = Child(_main_command(scenario, generator, file, bind), name="Locust", log=say, env=environment)
+        main = Child(_main_command(scenario, generator, file, bind), name="Locust", log=log, env=environment)
         undo.callback(main.stop, grace=grace)
         for index in range(generator.processes if generator.processes > 1 else 0):
-            worker = Child(worker_command(bind, generator.locustfile), name=f"worker {index}", log=say, env=environment)
+            worker = Child(worker_command(bind, generator.locustfile), name=f"worker {index}", log=log, env=environment)
             undo.callback(worker.stop, grace=_CHILD_GRACE)
         if generator.web:
             say(f"web UI: http://{generator.web}; Ctrl-C ends it and writes the report")

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dermserve.loadtest.capacity import Capacity
+from dermserve.loadtest.capacity import Capacity, throughput
 from dermserve.loadtest.recorder import Cell, middle_of, quantile
 from dermserve.loadtest.result import Result
 from dermserve.loadtest.slo import Finding
@@ -199,7 +199,9 @@ def _law(axes: Axes, found: Capacity) -> None:
         (dots,) = axes.plot(*zip(*points, strict=True), "o", label=f"{gateways} gateway(s)")
         if law := found.laws.get(gateways):
             callers = np.linspace(1, max(points)[0], 100)
-            axes.plot(callers, law.at(callers), color=dots.get_color(), lw=1)
+            axes.plot(
+                callers, throughput(callers, law.rate, law.contention, law.coherence), color=dots.get_color(), lw=1
+            )
     axes.set(title="scalability law", xlabel="callers", ylabel="answers a second", ylim=(0, None))
     axes.legend(fontsize=7)
 

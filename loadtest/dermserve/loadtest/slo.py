@@ -74,7 +74,8 @@ def read_slos(file: pathlib.Path) -> list[Slo]:
     try:
         return _File(**tomllib.loads(file.read_text())).slo
     except pydantic.ValidationError as error:
-        raise ScenarioError(f"{file}: {first_fault(error)}; it must hold [[slo]] tables and nothing else") from error
+        known = f"[[slo]] tables hold {', '.join((*_WHOM, *LIMITS))}"
+        raise ScenarioError(f"{file}: {first_fault(error)}; {known}") from error
     except (OSError, ValueError) as error:
         raise ScenarioError(f"{file}: {error}") from error
 

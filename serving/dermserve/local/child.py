@@ -127,7 +127,8 @@ class Child:
         with self._process.stdout as lines:
             for line in map(str.rstrip, lines):
                 self._lines.append(line)
-                self._log(line)
+                with contextlib.suppress(BrokenPipeError):  # nobody reads the launcher's stderr any more
+                    self._log(line)
                 if self._pattern is not None and (match := self._pattern.search(line)):
                     self._ready.put(match)
         self._process.wait()
