@@ -1,7 +1,8 @@
 """Runs for tests: a tiny data set, a tiny experiment, and a run that is finished without having trained."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -68,21 +69,19 @@ def tiny(extra: str = "", text: str = EXPERIMENT) -> Experiment:
 
 
 def start(
-    experiment: Experiment, photos: Path, out: Path, *, stop_after: int | None = None, backbone: Path | None = None
-) -> None:
+    experiment: Experiment, photos: Path, out: Path, *, stop_after: int | None = None, backbone: Path | None = None,
+    teachers: Sequence[FinishedRun] = (),
+) -> None:  # fmt: skip
     """Train; raise in the middle of the epoch after `stop_after` whole ones."""
-    whole = 0
-
-    def report(_: Epoch) -> None:
-        nonlocal whole
-        whole += 1
+    whole: list[Epoch] = []
 
     def progress(what: str, done: int, steps: int) -> None:
-        if stop_after is not None and whole > stop_after - 1 and done > 1:
+        if stop_after is not None and len(whole) >= stop_after and done > 1:
             raise StoppedError
 
     data = prepare(experiment, photos, cache=photos.parent / "cache")
-    run_training(experiment, data, out, backbone=backbone, progress=progress, report=report)
+    how: Any = {"progress": progress, "report": whole.append, "teachers": teachers}
+    run_training(experiment, data, out, backbone=backbone, **how)
 
 
 def instead_of_training(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None] = lambda: None) -> None:

@@ -14,9 +14,7 @@ from dermserve.models.training.train.experiment import Experiment, parse_experim
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.frozen import compute_frozen, split_frozen
 from dermserve.models.training.train.network import training_copy
-from dermserve.models.training.train.run import run_training
-
-from .conftest import MakeFolders
+from tests.training.runs import start
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 224, 224, 3)).astype(np.uint8)
 HEAD = """
@@ -99,14 +97,14 @@ def unit_features(file: Path, photos: np.ndarray) -> Path:
 
 @pytest.mark.slow
 def test_training_on_frozen_outputs_learns_what_training_on_photos_does(
-    folders: MakeFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = experiment("mobilenet_v3_small", "head")
-    data = prepare(chosen, folders({"bcc": 8, "scc": 8, "normal": 8}), cache=tmp_path / "cache")
-    backbone = unit_features(tmp_path / "backbone.weights.h5", data.pixels[::3])
+    pixels = prepare(chosen, photos, cache=photos.parent / "cache").pixels
+    backbone = unit_features(tmp_path / "backbone.weights.h5", pixels[::3])
 
     def train(out: Path) -> list[np.ndarray]:
-        run_training(chosen, data, out, backbone=backbone, progress=lambda *_: None, report=lambda _: None)
+        start(chosen, photos, out, backbone=backbone)
         weights: list[np.ndarray] = FinishedRun(out).network().get_weights()
         return weights
 

@@ -16,12 +16,11 @@ from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.train import loop
 from dermserve.models.training.train.backbones import build_network, load_backbone
-from dermserve.models.training.train.dataset import prepare
 from dermserve.models.training.train.experiment import Distillation
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.loop import distillation_losses, soft_targets
-from dermserve.models.training.train.run import initial_network, run_training
-from tests.training.runs import EXPERIMENT, command, instead_of_training, tiny, untrained
+from dermserve.models.training.train.run import initial_network
+from tests.training.runs import EXPERIMENT, command, instead_of_training, start, tiny, untrained
 
 LITE = 'teacher = "efficientnet_lite0"\n'
 UNFOLDED = EXPERIMENT.replace("fold_batch_norm = true", "")
@@ -38,14 +37,6 @@ def _copy(run: FinishedRun, folder: Path, *, file: str = "run.json", old: str = 
     shutil.copytree(run.folder, folder)
     (folder / file).write_text((folder / file).read_text().replace(old, new))
     return FinishedRun(folder)
-
-
-def _distil(photos: Path, out: Path, *teachers: FinishedRun) -> FinishedRun:
-    experiment = tiny("", UNFOLDED)
-    data = prepare(experiment, photos, cache=photos.parent / "cache")
-    how: Any = {"backbone": None, "progress": lambda *_: None, "report": lambda _: None}
-    run_training(experiment, data, out, teachers=teachers, **how)
-    return FinishedRun(out)
 
 
 def _small(bias: tuple[float, ...] = (0.0, 0.0, 0.0)) -> keras.Model:
@@ -116,14 +107,14 @@ def test_a_distilled_run_names_its_teachers_and_goes_on_with_no_others(
 ) -> None:
     instead_of_training(monkeypatch)
     second = _copy(teacher, tmp_path / "second")
-    run = _distil(photos, tmp_path / "out", teacher, second)
-    described = run.summary["initialization"]
+    start(tiny("", UNFOLDED), photos, tmp_path / "out", teachers=[teacher, second])
+    described = FinishedRun(tmp_path / "out").summary["initialization"]
     named = r"distilled from teacher \(efficientnet_lite0\), SHA-256 [0-9a-f]{16}; distilled from second \(eff"
     assert re.search(named, described), described
     (tmp_path / "out" / "weights.weights.h5").unlink()
     for teachers in ([], [teacher]):
         with pytest.raises(RunError, match="another teachers"):
-            _distil(photos, tmp_path / "out", *teachers)
+            start(tiny("", UNFOLDED), photos, tmp_path / "out", teachers=teachers)
 
 
 def test_a_teacher_that_knows_what_validates_or_tests_is_refused_before_anything_is_written(
@@ -140,7 +131,7 @@ def test_a_teacher_that_knows_what_validates_or_tests_is_refused_before_anything
 def test_a_teacher_of_other_classes_is_refused(teacher: FinishedRun, photos: Path, tmp_path: Path) -> None:
     other = _copy(teacher, tmp_path / "o", file="experiment.json", old="mobilenet_v3_small", new="resnet50")
     with pytest.raises(RunError, match="can't teach mobilenet_v3_small"):
-        _distil(photos, tmp_path / "out", other)
+        start(tiny("", UNFOLDED), photos, tmp_path / "out", teachers=[other])
 
 
 def test_a_teacher_is_never_exported(teacher: FinishedRun, tmp_path: Path) -> None:

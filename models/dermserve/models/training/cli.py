@@ -208,7 +208,7 @@ def _report_epoch(epoch: "Epoch") -> None:
 def evaluate(run: Path, data: Path, other: str | None, paper: Path | None, **how: Any) -> None:
     """Calibrate a run on its validation photos, measure it on its test photos, and write RUN/report."""
     from dermserve.models.training.evaluate import evaluation
-    from dermserve.models.training.evaluate.report import keep_figures, write_report
+    from dermserve.models.training.evaluate.report import write_report
     from dermserve.models.training.train.finished import FinishedRun
 
     finished = FinishedRun(run)
@@ -217,10 +217,9 @@ def evaluate(run: Path, data: Path, other: str | None, paper: Path | None, **how
         common = {key: how[key] for key in ("cache", "precision", "others", "progress")}
         _say_figures(other, evaluation.evaluate_other(finished, data, name=other, **common))
         return
-    result = evaluation.evaluate_own(finished, data, **how)
-    keep_figures(finished, result["figures"])
+    metrics = evaluation.evaluate_own(finished, data, **how)
     page = write_report(finished, paper=None if paper is None else FinishedRun(paper))
-    _say_figures("test", result["metrics"]["test"])
+    _say_figures("test", metrics["test"])
     click.echo(str(page))
 
 

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
@@ -12,7 +14,7 @@ from dermserve.models.training.evaluate import fitting, measuring
 from dermserve.models.training.evaluate.ood import read_others
 from dermserve.models.training.evaluate.predictions import PartPredictions, Predictor
 from dermserve.models.training.train.dataset import finished_data, read_also
-from dermserve.models.training.train.finished import DISTANCE, FinishedRun, claim_test, save_distance
+from dermserve.models.training.train.finished import DISTANCE, FIGURES, FinishedRun, claim_test, save_distance
 from dermserve.models.training.train.loop import Progress
 
 
@@ -29,16 +31,13 @@ def evaluate_own(
     also: Path | None = None,
     again: str | None = None,
 ) -> dict[str, Any]:
-    """Calibrate and measure a run on the data it was trained from, and write both into the run.
+    """Calibrate and measure a run on the data it was trained from, write both into the run, and return the figures.
 
     `cache`, which holds decoded photos, too, `precision` and `progress` are as for Predictor. Ten views are taken of
     every `thin`-th photo, and one view of all. `price` is how much of the validation accuracy, 0..1, the recall of the
     classes in RECALLS may cost at most. `others` is HAM10000, to whose other classes the scope of a model is fitted
     that does not know them all; `also` has photos of the same lesions at another resolution, which thresholds are to
     suit, too; `again` says why test photos are measured although they were before, with other weights or rules.
-
-    Returns:
-        {"calibration", "metrics", "figures"}; the first two are also in run.json.
 
     Raises:
         DataError: the data set lacks photos of the run's split.
@@ -80,6 +79,7 @@ def evaluate_own(
     if outside is not None:
         metrics["others"] = measuring.other_lesions(fitted, predictor, outside[Part.TEST])
     save_distance(fitted.distance, run.folder / DISTANCE)
+    np.savez_compressed(run.folder / FIGURES, **measuring.figures(fitted, test[0]))
     identity = fitted.probabilities(validation[0].one)[:, 0]
     run.update(
         calibration=fitted.calibration,
@@ -88,7 +88,7 @@ def evaluate_own(
         other={},  # what was measured on other data with another calibration is forgotten
         profile=measuring.measure_profile(photos.part(Part.VALIDATION), identity),
     )
-    return {"calibration": fitted.calibration, "metrics": metrics, "figures": measuring.figures(fitted, test[0])}
+    return metrics
 
 
 def evaluate_other(

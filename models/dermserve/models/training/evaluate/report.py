@@ -15,18 +15,12 @@ from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, confusion_m
 
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.errors import RunError, write_json
-from dermserve.models.training.train.finished import FinishedRun
+from dermserve.models.training.train.finished import FIGURES, FinishedRun
 
 mpl.use("Agg")  # no window, and no display needed
 
-_FIGURES = "figures.npz"
 _BINS = 10
 _NUMBERS = ("model", "experiment", "initialization", "photos", "training_minutes", "metrics", "other", "packed")
-
-
-def keep_figures(run: FinishedRun, figures: Mapping[str, Any]) -> None:
-    """Keep what evaluate_own returns under "figures" in the run, so that its report can be written again."""
-    np.savez_compressed(run.folder / _FIGURES, **figures)
 
 
 def write_report(run: FinishedRun, *, paper: FinishedRun | None = None) -> Path:
@@ -35,11 +29,11 @@ def write_report(run: FinishedRun, *, paper: FinishedRun | None = None) -> Path:
     `paper` is an evaluated run of the same model by the paper's protocol (random by image), to set beside it. A
     RunError says that a run is not evaluated.
     """
-    if not (run.folder / _FIGURES).is_file():
-        raise RunError(f"{run.folder} lacks {_FIGURES}: run `dermserve evaluate` on the data it was trained from")
+    if not (run.folder / FIGURES).is_file():
+        raise RunError(f"{run.folder} lacks {FIGURES}: run `dermserve evaluate` on the data it was trained from")
     folder, page = run.folder / "report", run.folder / "report" / "index.html"
     folder.mkdir(exist_ok=True)
-    with np.load(run.folder / _FIGURES) as kept:
+    with np.load(run.folder / FIGURES) as kept:
         _draw_answers(folder, run, dict(kept))
     _draw_abstention(folder, run)
     _draw_history(folder, run)

@@ -26,6 +26,7 @@ HISTORY = "history.json"
 SUMMARY = "run.json"
 COMPACT = "weights.npz"
 DISTANCE = "distance.npz"
+FIGURES = "figures.npz"
 
 Kind: TypeAlias = Literal["int8", "float16"]
 """What compact kernels are; vectors stay float32."""
