@@ -6,16 +6,21 @@ import hashlib
 import json
 import pathlib
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import requests
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from dermserve.edge import Settings
 from dermserve.local import Stack
 from dermserve.local.edge import Edge
+from dermserve.v1 import classifier_pb2_grpc
 
 MODEL = "mobilenet_v3_small"
 CLASSIFY = f"/v1/models/{MODEL}:classify"
@@ -28,6 +33,22 @@ def run(gateway: Stack | str, store: pathlib.Path, **settings: Any) -> contextli
     address = gateway if isinstance(gateway, str) else gateway.gateway_address
     many = {"requests_per_minute": 600_000, "burst": 10_000}
     return Edge(Settings(gateway=address, listen="127.0.0.1:0", **{**many, **settings}), store=store)
+
+
+@contextlib.contextmanager
+def gateway_of(servicer: classifier_pb2_grpc.ClassifierServicer) -> Iterator[int]:
+    """Serve what answers for a gateway, and say that it is well; give the port."""
+    server = grpc.server(ThreadPoolExecutor(4))
+    healthy = health.HealthServicer()
+    healthy.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    classifier_pb2_grpc.add_ClassifierServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield port
+    finally:
+        server.stop(0).wait()
 
 
 def _encoded(data: bytes) -> str:

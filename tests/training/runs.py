@@ -92,7 +92,7 @@ def instead_of_training(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]
         act()
         return [EPOCH]
 
-    monkeypatch.setattr(run, "_train", skip)
+    monkeypatch.setattr(run, "train", skip)
 
 
 def untrained(experiment: Experiment, photos: Path, out: Path) -> FinishedRun:

@@ -3,9 +3,11 @@
 import itertools
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dermserve.imaging import decode
 from dermserve.models.training.data import photos
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import load_pixels
@@ -138,38 +140,41 @@ def test_pixels_are_decoded_once_and_again_when_a_photo_or_the_code_changes(
     folders: MakeFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, done = folders({"bcc": 3}), list[int]()
+    monkeypatch.setattr(photos, "decode", lambda data, **how: done.append(1) or decode(data, **how))
 
     def load() -> list[bytes]:
-        samples = read_samples(base, CLASSES)
-        pixels = load_pixels(samples, folder=tmp_path / "cache", side=32, progress=done.append)
+        pixels = load_pixels(read_samples(base, CLASSES), folder=tmp_path / "cache", side=32)
         assert pixels.shape == (3, 32, 32, 3)
         return [photo.tobytes() for photo in pixels]
 
     first = load()
     assert load() == first
-    assert sum(done) == 3
+    assert len(done) == 3
     draw(base / "bcc" / "bcc_001.png", label=2, seed=99, side=50)
     assert [a == b for a, b in zip(first, load(), strict=True)] == [True, False, True]
     monkeypatch.setattr(photos, "imaging_version", lambda: "another")
     load()
-    assert sum(done) == 9
+    assert len(done) == 9
 
 
 def test_two_processes_that_decode_the_same_photos_do_not_share_a_partial_file(
     folders: MakeFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    samples, seen = read_samples(folders({"bcc": 3}), CLASSES), set[str]()
-    other = itertools.count(1000)
+    samples, met, other = read_samples(folders({"bcc": 3}), CLASSES), list[str](), itertools.count(1000)
 
-    def meet(_: int) -> None:
+    def meet(data: bytes, **how: Any) -> Any:
         """Let a second process begin and end while the first one is half way."""
-        seen.update(path.name for path in (tmp_path / "cache").iterdir())
-        if len(seen) == 1:
+        if not met:
+            met.extend(path.name for path in (tmp_path / "cache").iterdir())
             with monkeypatch.context() as patch:
                 patch.setattr(os, "getpid", lambda: next(other))
                 load_pixels(samples, folder=tmp_path / "cache", side=32)
+        return decode(data, **how)
 
-    pixels = load_pixels(samples, folder=tmp_path / "cache", side=32, progress=meet)
+    monkeypatch.setattr(photos, "decode", meet)
+    monkeypatch.setattr(photos, "_DECODERS", 1)
+    pixels = load_pixels(samples, folder=tmp_path / "cache", side=32)
     assert pixels.any(axis=(1, 2, 3)).all()
     (whole,) = (tmp_path / "cache").iterdir()
+    assert [name.endswith(".partial") for name in met] == [True]
     assert whole.suffix == ".npy"

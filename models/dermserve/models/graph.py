@@ -129,17 +129,10 @@ def _distance(features: Tensor, distance: FeatureDistance) -> Tensor:
 
 
 def signatures(core: Core, *, side: int, views: Sequence[str], card: str) -> dict[str, Any]:
-    """Build the four signatures of the model contract around a core.
+    """Build the four signatures of the model contract around a core, as ConcreteFunctions by name.
 
-    Args:
-        core: what freeze_core returns.
-        side: height and width of the input in pixels.
-        views: names of the standard views, for `tta`.
-        card: JSON that `describe` returns.
-
-    Returns:
-        ConcreteFunctions by signature name. Those of pixels refuse images that are not [N, side, side, 3], or
-        none, with INVALID_ARGUMENT when they run.
+    Those of pixels refuse images that are not [N, side, side, 3], or none, with INVALID_ARGUMENT when they run. `views`
+    are the standard views that `tta` makes, and `card` is the JSON that `describe` returns.
     """
     # TensorFlow Serving does not compare a request with the placeholder. The graph must, and optimisers drop a check of
     # what the placeholder promises already: so this one promises no size.

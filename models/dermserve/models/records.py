@@ -24,11 +24,7 @@ def write_warmup_records(version_folder: pathlib.Path, *, model: str, side: int)
     TensorFlow optimises a graph once for each set of outputs asked for, and the records ask for what the gateway asks
     for: all of them (no output_filter), with one view and with ten, the views made in graph, and the card; and for
     `encoded`, which others call. https://www.tensorflow.org/tfx/serving/saved_model_warmup
-
-    Args:
-        version_folder: holds the SavedModel.
-        model: model name.
-        side: height and width of the input in pixels.
+    `side` is the height and width of the input in pixels.
     """
     file = version_folder / WARMUP
     file.parent.mkdir(exist_ok=True)
@@ -48,13 +44,7 @@ def write_warmup_records(version_folder: pathlib.Path, *, model: str, side: int)
 def write_golden_predictions(version_folder: pathlib.Path, *, model: str, side: int) -> None:
     """Ask every signature of an exported version about made-up pictures, and keep the answers beside it.
 
-    Args:
-        version_folder: holds the SavedModel.
-        model: model name.
-        side: height and width of the input in pixels.
-
-    Raises:
-        VerificationError: a signature does not run.
+    Raises VerificationError: a signature does not run.
     """
     images = pictures(_PICTURES, side=side)
     with open_version(version_folder) as run, tf.io.TFRecordWriter(str(version_folder / GOLDEN)) as writer:

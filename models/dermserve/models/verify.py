@@ -76,9 +76,10 @@ class LoadedVersion:
 @contextlib.contextmanager
 def open_version(version_folder: pathlib.Path) -> Iterator[LoadedVersion]:
     """Load a SavedModel as TensorFlow Serving does; give what runs its signatures."""
-    with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        # Deprecated in name only: it is the loader whose C++ twin TensorFlow Serving runs.
-        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(version_folder))
+    with contextlib.closing(tf.compat.v1.Session(graph=tf.Graph())) as session:
+        with session.graph.as_default():
+            # Deprecated in name only: it is the loader whose C++ twin TensorFlow Serving runs.
+            loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(version_folder))
         yield LoadedVersion(session, loaded.signature_def)
 
 

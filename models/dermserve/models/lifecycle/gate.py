@@ -175,7 +175,7 @@ def _difference(name: str, actual: tensor_pb2.TensorProto, expected: tensor_pb2.
     if expected.dtype == tensor_pb2.DATA_TYPE_STRING:
         return 0.0 if list(actual.string_val) == list(expected.string_val) else math.inf
     ours, theirs = (comparable(name, _floats(tensor)) for tensor in (actual, expected))
-    if ours.shape != theirs.shape or not np.isfinite(ours - theirs).all():
+    if ours.shape != theirs.shape or not (np.isfinite(ours) & np.isfinite(theirs)).all():
         return math.inf
     return float(np.abs(ours - theirs).max(initial=0.0) / max(1.0, np.abs(theirs).max(initial=0.0)))
 
@@ -242,12 +242,7 @@ def figures(store: Store, model: str, version: int) -> dict[str, float]:
 
 
 def check_figures(store: Store, model: str, version: int, requirements: Sequence[Requirement]) -> None:
-    """Check a version's evaluation.
-
-    Raises:
-        GateError: it does not meet a requirement.
-        StoreError: nothing is known of its evaluation.
-    """
+    """Check a version's evaluation. Raises GateError: it fails; StoreError: nothing is known of it."""
     known = figures(store, model, version) if requirements else {}
     if problems := [problem for one in requirements if (problem := one.problem(known))]:
         raise GateError(f"version {version} of {model} is not good enough: {'; '.join(problems)}")

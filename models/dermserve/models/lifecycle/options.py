@@ -1,5 +1,6 @@
 """What the commands of `dermserve model` share: options, their values, and how they end."""
 
+import contextlib
 import functools
 import json
 import pathlib
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from dermserve.models.lifecycle.errors import GateError, LifecycleError, NoServerError
+from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.gate import Requirement
 from dermserve.models.lifecycle.server_config import ConfigMap, Desk
 from dermserve.models.lifecycle.servers import Servers, Tls
@@ -40,22 +41,22 @@ def _config(text: str) -> pathlib.Path | ConfigMap:
     return ConfigMap(*found.groups())
 
 
+def _number(text: str) -> float:
+    return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+
+
 def parse_requirement(text: str) -> Requirement:
     """Read `accuracy>=0.8` or `accuracy>=80%`."""
-    found = re.fullmatch(r"\s*(\w+)\s*(>=|<=|>|<)\s*([-+.\deE]+)(%?)\s*", text)
-    try:
-        name, comparison, bound, percent = found.groups()  # type: ignore[union-attr]  # None is caught
-        return Requirement(name, comparison, float(bound) / (100 if percent else 1))
-    except (AttributeError, ValueError):
-        raise click.BadParameter(
-            f"{text!r} is no requirement: write one like accuracy>=0.8, with >=, <=, > or <"
-        ) from None
+    if found := re.fullmatch(r"\s*(\w+)\s*(>=|<=|>|<)\s*([-+.\deE]+%?)\s*", text):
+        with contextlib.suppress(ValueError):
+            return Requirement(found[1], found[2], _number(found[3]))
+    raise click.BadParameter(f"{text!r} is no requirement: write one like accuracy>=0.8, with >=, <=, > or <")
 
 
 def parse_share(text: str) -> float:
     """Read 5% or 0.05, between 0 and 1."""
     try:
-        found = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        found = _number(text)
     except ValueError:
         raise click.BadParameter(f"{text!r} is no share: write 5% or 0.05") from None
     if not 0 < found < 1:
@@ -158,9 +159,7 @@ def _fails_clearly(command: _F) -> _F:
             return command(*args, **kwargs)
         except (LifecycleError, OSError) as error:
             click.echo(f"Error: {error}", err=True)
-            sys.exit(
-                NO_SERVER if isinstance(error, NoServerError) else GATE if isinstance(error, GateError) else FAILED
-            )
+            sys.exit(error.exit_code if isinstance(error, LifecycleError) else LifecycleError.exit_code)
 
     return run  # type: ignore[return-value]  # the same signature
 

@@ -174,39 +174,35 @@ class Desk:
         return isinstance(self.config_file, ConfigMap)
 
     @property
-    def config_name(self) -> str:
-        """Where models.config is, for people."""
-        file = self.config_file
-        return file.base if isinstance(file, ConfigMap) else str(file or f"{self.store.base}/{CONFIG}")
-
-    @property
     def place(self) -> Store | ConfigMap:
         """Where canary.toml is."""
         return self.config_file if isinstance(self.config_file, ConfigMap) else self.store
 
-    def _config(self) -> tuple[Store | ConfigMap, str]:
-        """Give where models.config is, and its name there."""
+    def _config(self) -> tuple[Store | ConfigMap, str, str]:
+        """Give where models.config is, its name there, and what messages call it."""
         file = self.config_file
-        return (LocalStore(file.parent), file.name) if isinstance(file, pathlib.Path) else (self.place, CONFIG)
+        if isinstance(file, pathlib.Path):
+            return LocalStore(file.parent), file.name, str(file)
+        return self.place, CONFIG, f"{self.place.base}/{CONFIG}"
 
     def read_config(self) -> ServerConfig:
         """Read models.config. Raises ConfigError: there is none, or it can't be understood."""
-        place, name = self._config()
+        place, name, called = self._config()
         text = place.read_text(name)
         if text is None:
             raise ConfigError(
-                f"there is no {self.config_name}: `dermserve up` writes it; for a TensorFlow Serving of yours write it"
+                f"there is no {called}: `dermserve up` writes it; for a TensorFlow Serving of yours write it"
                 " as docs/versions.md shows, or say where it is with --config"
             )
-        return ServerConfig.parse(text, where=self.config_name)
+        return ServerConfig.parse(text, where=called)
 
     def write_config(self, config: ServerConfig) -> None:
         """Write models.config, whole or not at all. Raises StoreError: it can't be written."""
-        place, name = self._config()
+        place, name, called = self._config()
         try:
             place.write_text(name, config.render())
         except OSError as error:
-            raise StoreError(f"{self.config_name} can't be written: {error}") from error
+            raise StoreError(f"{called} can't be written: {error}") from error
 
     def read_shares(self) -> dict[str, float]:
         """Read the share of callers that gets each model's canary.

@@ -8,11 +8,10 @@ from typing import Any
 
 import click
 
-from dermserve.models.lifecycle.errors import ConfigError, StoreError
+from dermserve.models.lifecycle.errors import ConfigError, LifecycleError, StoreError
 from dermserve.models.lifecycle.gate import TOLERANCE, Check, verify_files, verify_version
 from dermserve.models.lifecycle.moves import CANARY, STABLE
 from dermserve.models.lifecycle.options import (
-    FAILED,
     VERSION,
     asking_servers,
     config_option,
@@ -41,24 +40,18 @@ def list_versions(name: str | None, store: Store, config_file: pathlib.Path | Co
             manifest = None
             with contextlib.suppress(StoreError):
                 manifest = manifest_of(store, listed, version)
-            row = {
-                "model": listed,
-                "version": version,
-                "labels": sorted(label for label, number in labels.items() if number == version),
-                "pinned": version in pins,
-                "digest": manifest.digest if manifest else None,
-                "about": dict(manifest.about) if manifest else {},
-            }
-            show(as_json, row, _stored_line(**row))
+            named = sorted(label for label, number in labels.items() if number == version)
+            digest, about = (manifest.digest, dict(manifest.about)) if manifest else (None, {})
+            row = {"model": listed, "version": version, "labels": named, "pinned": version in pins}
+            shown = f" [{', '.join(named)}]" if named else ""
+            told = f"{listed:<20} {version:>4}{shown}  {_about(digest, about)}"
+            show(as_json, {**row, "digest": digest, "about": about}, told)
 
 
-def _stored_line(
-    model: str, version: int, labels: list[str], pinned: bool, digest: str | None, about: dict[str, str]
-) -> str:
+def _about(digest: str | None, about: dict[str, str]) -> str:
     training = {"TRAINED": "trained", "NONE": "never trained"}.get(about.get("training", ""), "")
     told = (about.get("exported_at", ""), training, f"sha256 {digest[:12]}" if digest else "no manifest")
-    named = f" [{', '.join(labels)}]" if labels else ""
-    return f"{model:<20} {version:>4}{named}  {', '.join(part for part in told if part)}"
+    return ", ".join(part for part in told if part)
 
 
 @click.command()
@@ -80,7 +73,7 @@ def status(
     for row in rows:
         show(as_json, row, _live_text(row))
     if not all(row["ok"] for row in rows):
-        sys.exit(FAILED)
+        sys.exit(LifecycleError.exit_code)
 
 
 @click.command()
@@ -126,7 +119,7 @@ def verify(
             _show_check(check, as_json)
     if failed:
         click.echo(f"{failed} checks failed", err=True)
-        sys.exit(FAILED)
+        sys.exit(LifecycleError.exit_code)
 
 
 def _show_check(check: Check, as_json: bool) -> None:

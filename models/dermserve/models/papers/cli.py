@@ -97,7 +97,6 @@ def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], 
 
 
 def _named(item: str, names: list[str]) -> tuple[str, str]:
-    """Split NAME=WEIGHTS."""
     name, _, source = item.partition("=")
     if name not in names or not source:
         known = ", ".join(names)

@@ -156,7 +156,6 @@ def _read_labels(path: Path, classes: Sequence[str]) -> _Read:
 
 
 def _folder_class(photo: str, classes: Sequence[str]) -> int | None:
-    """Find the class whose folder a photo lies in."""
     found = {label for part in Path(photo).parts[:-1] if (label := class_of(part, classes)) is not None}
     if len(found) > 1:
         raise DataError(f"{photo} lies in the folders of {len(found)} classes: move it out of one")

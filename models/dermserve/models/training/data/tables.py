@@ -99,7 +99,6 @@ def read_header(path: Path) -> list[str]:
 
 
 def _parse(path: Path, *, header_only: bool = False) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Read the header, and each other line with its number."""
     text = _read_text(path, limit=_HEADER_BYTES if header_only else -1)
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     try:

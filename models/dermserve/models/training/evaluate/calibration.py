@@ -164,14 +164,6 @@ class Look:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Stopping:
-    """What comes of stopping early."""
-
-    agreement: float  # share of photos whose answer is that of all views
-    saved: float  # share of the views that are not asked for
-
-
 def fit_looks(
     view_probabilities: Floats, *, agreement: float = 0.995, views: Sequence[int] = (1,), turned: int = 1
 ) -> tuple[Look, ...]:
@@ -196,15 +188,19 @@ def fit_looks(
     return tuple(looks)
 
 
-def stop_early(view_probabilities: Floats, looks: Sequence[Look]) -> Stopping:
-    """Measure what stopping at the looks does to photos as they are, views [N, V, C] in their order."""
+def stop_early(view_probabilities: Floats, looks: Sequence[Look]) -> tuple[float, float]:
+    """Measure what stopping at the looks does to photos as they are, views [N, V, C] in their order.
+
+    Returns:
+        The share of photos whose answer is that of all views, and the share of the views that are not asked for.
+    """
     everything = view_probabilities.mean(axis=1).argmax(axis=1)
     answers, seen = everything.copy(), np.full(len(everything), view_probabilities.shape[1])
     for look in reversed(looks):
         mean = view_probabilities[:, : look.views].mean(axis=1)
         stopped = _margins(mean) >= look.margin
         answers[stopped], seen[stopped] = mean.argmax(axis=1)[stopped], look.views
-    return Stopping(float((answers == everything).mean()), float(1 - seen.mean() / view_probabilities.shape[1]))
+    return float((answers == everything).mean()), float(1 - seen.mean() / view_probabilities.shape[1])
 
 
 def _margins(probabilities: Floats) -> Floats:

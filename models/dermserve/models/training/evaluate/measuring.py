@@ -51,12 +51,12 @@ def measures(fitted: Fitted, part: PartPredictions) -> dict[str, Any]:
     raw = fit.softmax(one.logits[:, 0])
     views = fitted.probabilities(ten)
     later = (fit.Look(**look) for look in found.get("adaptive_looks", ()))
-    stopping = fit.stop_early(views, [fit.Look(1, found["adaptive_margin"]), *later])
+    agreement, saved = fit.stop_early(views, [fit.Look(1, found["adaptive_margin"]), *later])
     before = {"ece_before": fit.expected_calibration_error(raw, one.labels)}
     return {
         "single": measure(fitted.probabilities(one)[:, 0], one.labels, one.lesions, codes) | before,
         "tta": measure(views.mean(axis=1), ten.labels, ten.lesions, codes),
-        "adaptive": {"agreement": stopping.agreement, "views_saved": stopping.saved},
+        "adaptive": {"agreement": agreement, "views_saved": saved},
         "verdict": _verdicts(fitted, one),
         "verdict_tta": _verdicts(fitted, ten),
     }
@@ -236,7 +236,6 @@ def _share_of(hits: Flags, lesions: NDArray[np.str_]) -> dict[str, float]:
 
 
 def _risk_levels(labels: Labels, codes: Sequence[str], decided: predict.Verdicts) -> dict[str, dict[str, int]]:
-    """Count photos by class and by the level of their malignancy risk."""
     levels = {
         "LOW": decided.low,
         "INTERMEDIATE": ~(decided.low | decided.high | decided.rejected),

@@ -74,9 +74,8 @@ class Predictor:
 
     network: keras.Model
     cache: Path  # folder of the cached outputs; made when absent
-    precision: str = (
-        "float32"  # of the arithmetic, as served; or "mixed_bfloat16", twice as fast where the CPU knows it
-    )
+    precision: str = "float32"
+    """Of the arithmetic: as served, or "mixed_bfloat16", about twice as fast where the CPU knows it."""
     progress: Progress  # called with the name of the step, photos done and photos in all
 
     def predict_part(
@@ -113,7 +112,6 @@ class Predictor:
 
     @functools.cached_property
     def _weights(self) -> list[str]:
-        """Digest of each array of the network's."""
         return [_digest(np.ascontiguousarray(weight).tobytes()) for weight in self.network.get_weights()]
 
     def _outputs(self, photos: Labelled, what: str, views: Sequence[str]) -> _Outputs:

@@ -107,7 +107,6 @@ def _draw_roc(axes: Any, positives: Any, scores: Any, name: str) -> bool:
 
 
 def _draw_abstention(folder: Path, run: FinishedRun) -> None:
-    """Draw the error of malignant against benign over the share of photos that is answered."""
     curve = run.summary["metrics"]["test"]["verdict"]["abstention"]
     with _axes(folder / "abstention.png") as axes:
         axes.plot([point["answered"] for point in curve], [point["error"] for point in curve], "o-")
@@ -116,7 +115,6 @@ def _draw_abstention(folder: Path, run: FinishedRun) -> None:
 
 
 def _draw_history(folder: Path, run: FinishedRun) -> None:
-    """Draw loss and accuracy over the epochs, with a line where a stage begins."""
     figure, history = Figure(figsize=(10, 4.2), layout="constrained"), run.history
     epochs = range(1, len(history) + 1)
     panels = {

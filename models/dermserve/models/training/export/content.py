@@ -41,7 +41,6 @@ def run_content(folder: Path) -> Content:
 
 
 def _metrics(run: FinishedRun) -> dict[str, float]:
-    """Name the figures of the test part that go into a card."""
     split = "grouped" if run.experiment.protocol == "lesion" else "by_image"
     measured = run.summary["metrics"]["test"]
     single, tta, verdict = measured["single"], measured["tta"], measured["verdict"]

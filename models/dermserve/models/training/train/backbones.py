@@ -89,7 +89,6 @@ def _set_folded_resnet50(backbone: keras.Model, arrays: Mapping[str, NDArray[np.
 
 
 def _resnet50_pairs() -> Iterator[tuple[str, str]]:
-    """Name each convolution in Keras and in the file."""
     yield "conv1", "1.conv1"
     for stage, blocks in enumerate(_RESNET50_BLOCKS, start=1):
         yield f"conv{stage + 1}_block1_0", f"1.layer{stage}.0.downsample.0"

@@ -114,7 +114,6 @@ class Experiment:
     """Arithmetic of training; weights, validation figures at the end and what ships are float32."""
 
     def __post_init__(self) -> None:
-        """Check what types don't."""
         if self.model not in SPECS:
             raise ExperimentError(f"model {self.model!r} is not one of {', '.join(SPECS)}")
         if not self.stages:

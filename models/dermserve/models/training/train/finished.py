@@ -38,7 +38,6 @@ class FinishedRun:
     folder: Path
 
     def __post_init__(self) -> None:
-        """Refuse folders that hold no finished run."""
         missing = [name for name in (EXPERIMENT, SPLIT, SUMMARY) if not (self.folder / name).is_file()]
         if missing or not (self.compact.is_file() or (self.folder / WEIGHTS).is_file()):
             what = missing[0] if missing else WEIGHTS

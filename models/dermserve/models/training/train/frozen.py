@@ -86,7 +86,6 @@ def compute_frozen(lower: keras.Model, photos: Labelled, folder: Path, *, progre
 
 
 def _key(lower: keras.Model, photos: Labelled) -> str:
-    """Identify frozen layers and the pixels they see."""
     digest = hashlib.sha256(photos.rows.tobytes())
     for values in (*lower.get_weights(), *(photos.images[row] for row in photos.rows)):
         digest.update(np.ascontiguousarray(values).tobytes())

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -83,8 +82,19 @@ def run_training(
     write_json(folder / EXPERIMENT, asdict(experiment))
     write_split(folder / SPLIT, data.own)
     taught = [training_copy(teacher.network(shifted=False), folded=True, precision="float32") for teacher in teachers]
-    how: dict[str, Any] = {"fingerprint": fingerprint, "teachers": taught, "report": report}
-    history = _train(copy, experiment, data, folder, progress=progress, **how)
+    trained, training, validation = _above_frozen(copy, experiment, data, folder, progress, taught=bool(teachers))
+    history = train(
+        trained,
+        experiment,
+        training=training,
+        validation=validation,
+        folder=folder,
+        fingerprint=fingerprint,
+        progress=progress,
+        report=report,
+        teachers=taught,
+    )
+    forget_frozen(folder)
     copy_back(copy, network)
     if experiment.fold_batch_norm:
         estimate_batch_norm(network, np.asarray(some.images[some.rows]))
@@ -111,21 +121,17 @@ def run_training(
     partial.rename(folder / WEIGHTS)
 
 
-def _train(
-    copy: keras.Model, experiment: Experiment, data: Data, folder: Path, *, progress: Progress, **how: Any
-) -> list[Epoch]:
-    """Train a copy, on what its frozen layers make of the photos where that is the same in every epoch."""
+def _above_frozen(
+    copy: keras.Model, experiment: Experiment, data: Data, folder: Path, progress: Progress, *, taught: bool
+) -> tuple[keras.Model, Labelled, Labelled]:
+    """Give what of a copy is trained, and on what: where no epoch varies photos, on what frozen layers make of them."""
     training, validation = data.part(Part.TRAIN), data.part(Part.VALIDATION)
-    halves = None if how["teachers"] else split_frozen(copy, experiment)  # teachers want the photos themselves
-    if halves is not None:
-        both = np.concatenate((training.rows, validation.rows))
-        outputs = compute_frozen(halves.lower, Labelled(data.pixels, both, both), folder, progress=progress)
-        training, validation = replace(training, images=outputs), replace(validation, images=outputs)
-        copy = halves.upper
-    how |= {"training": training, "validation": validation}
-    history = train(copy, experiment, folder=folder, progress=progress, **how)
-    forget_frozen(folder)
-    return history
+    halves = None if taught else split_frozen(copy, experiment)  # teachers want the photos themselves
+    if halves is None:
+        return copy, training, validation
+    both = np.concatenate((training.rows, validation.rows))
+    outputs = compute_frozen(halves.lower, Labelled(data.pixels, both, both), folder, progress=progress)
+    return halves.upper, replace(training, images=outputs), replace(validation, images=outputs)
 
 
 def initial_network(experiment: Experiment, backbone: Path | str | None) -> keras.Model:
