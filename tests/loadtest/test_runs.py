@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from dermserve.loadtest.cli import main
 from dermserve.local.picture import draw_lesion
 from dermserve.v1 import classifier_pb2
+from tests.certificates import make_certificate, server_credentials
 from tests.client import fake_gateway
 
 COMMAND = (sys.executable, "-m", "dermserve.loadtest")
@@ -94,6 +95,17 @@ def test_errors_are_counted_by_status_and_breach_the_gate(target, gateway, tmp_p
     assert set(said["calls"][0]["statuses"]) == {"RESOURCE_EXHAUSTED"}
     assert not said["slo"][0]["kept"]
     assert "full: try again" in (tmp_path / "build/loadtest/report.html").read_text()
+
+
+@pytest.mark.slow
+def test_tls_trusts_the_authorities_of_the_environment(tmp_path, monkeypatch):
+    certificate = make_certificate(tmp_path)
+    monkeypatch.delenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    gateway = fake_gateway.FakeGateway()
+    with fake_gateway.serving(gateway, host="localhost", credentials=server_credentials(certificate)) as port:
+        done = run(*quick(f"localhost:{port}", "--mix", "resnet50", "--users", "1", "--tls"), cwd=tmp_path)
+    assert set(json.loads(done.stdout)["calls"][0]["statuses"]) == {"OK"}
 
 
 @pytest.mark.slow

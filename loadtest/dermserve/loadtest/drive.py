@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import click
 
 from dermserve.client import Client, DermserveError
-from dermserve.loadtest.machine import Sampler, describe_machine
+from dermserve.loadtest.machine import describe_machine, sampling
 from dermserve.loadtest.result import Result
 from dermserve.loadtest.scenario import LoadTestError, Scenario, ScenarioError, ServerError
 from dermserve.local import Stack, StackError
@@ -150,11 +150,11 @@ def run(scenario: Scenario, server: Server, generator: Generator, *, quiet: bool
     about = {"scenario": scenario.public(), "machine": describe_machine()}
     with tempfile.TemporaryDirectory(prefix="dermserve-loadtest-") as scratch:
         file = pathlib.Path(scratch) / "result.json"
-        with Sampler(pids=server.pids, metrics_url=server.metrics_url) as sampler:
+        with sampling(server.pids, metrics_url=server.metrics_url) as seen:
             _drive(scenario, generator, file, log=(lambda line: None) if quiet else say)
         if not file.is_file():
             raise LoadTestError("Locust ended without a result; its lines above say why")
-        return Result({**about, **json.loads(file.read_text()), "server": sampler.report()})
+        return Result({**about, **json.loads(file.read_text()), "server": seen})
 
 
 def worker_command(master: str, locustfile: pathlib.Path | None = None) -> list[str]:

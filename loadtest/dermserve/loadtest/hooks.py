@@ -153,6 +153,8 @@ def _show_progress(environment: Any) -> None:
             name_lost()
             if seconds % _SAY_EVERY == 0:
                 _say(_progress(runner.user_count))
+        else:
+            seen = set()
 
 
 def _progress(users: int) -> str:

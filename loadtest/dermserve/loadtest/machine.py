@@ -9,9 +9,8 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
@@ -68,69 +67,58 @@ def _version(package: str) -> str:
     return ""
 
 
-class Sampler:
-    """Watches processes and metrics once a second, in a thread, while the block lasts.
+@contextlib.contextmanager
+def sampling(pids: Mapping[str, int], *, metrics_url: str = "") -> Iterator[dict[str, Any]]:
+    """Watch processes and metrics in a thread while the block lasts.
 
     Args:
         pids: processes of this machine, by name; their children count with them.
         metrics_url: of a gateway; "" for none.
+
+    Returns:
+        "samples", each second's cores and memory by process; after the block also "stages", of the gateway.
     """
-
-    def __init__(self, *, pids: Mapping[str, int], metrics_url: str = "") -> None:
-        self._processes = {name: psutil.Process(pid) for name, pid in pids.items()}
-        self._url = metrics_url
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
-        self._samples: list[dict[str, Any]] = []
-        self._stages: list[dict[str, Any]] = []
-
-    def __enter__(self) -> Self:
-        self._before = scrape(self._url)
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._stages = difference(self._before, scrape(self._url))
-
-    def report(self) -> dict[str, Any]:
-        """Give what was seen: each second's cores and memory by process, and the gateway's stages."""
-        return {"stages": self._stages, "samples": self._samples}
-
-    def _run(self) -> None:
-        then, before, idle_before = time.monotonic(), self._look(), _idle()
-        while not self._stop.wait(_INTERVAL):
-            now, seen, idle = time.monotonic(), self._look(), _idle()
-            use = {
-                name: {"cores": (cpu - before[name][0]) / (now - then), "resident_mb": resident / 1e6}
-                for name, (cpu, resident) in seen.items()
-                if name in before
-            }
-            busy = max(0.0, (psutil.cpu_count() or 1) - (idle - idle_before) / (now - then))
-            self._samples.append({"second": int(time.time()), "machine_cores": busy, "processes": use})
-            then, before, idle_before = now, seen, idle
-
-    def _look(self) -> dict[str, tuple[float, float]]:
-        """CPU seconds and resident bytes by name."""
-        seen = {}
-        for name, process in self._processes.items():
-            with contextlib.suppress(psutil.Error):
-                seen[name] = _use(process)
-        if "gateway" not in seen and (sample := scrape(self._url)):
-            with contextlib.suppress(KeyError):
-                seen["gateway"] = (
-                    sample["process_cpu_seconds_total", ()],
-                    sample["process_resident_memory_bytes", ()],
-                )
-        return seen
+    seen: dict[str, Any] = {"samples": [], "stages": []}
+    processes = {name: psutil.Process(pid) for name, pid in pids.items()}
+    stop = threading.Event()
+    thread = threading.Thread(target=_sample, args=(processes, metrics_url, seen["samples"], stop), daemon=True)
+    before = scrape(metrics_url)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        stop.set()
+        thread.join()
+        seen["stages"] = difference(before, scrape(metrics_url))
 
 
-def _idle() -> float:
-    times = psutil.cpu_times()
-    return float(times.idle + getattr(times, "iowait", 0))
+def _sample(
+    processes: Mapping[str, psutil.Process], metrics_url: str, samples: list[dict[str, Any]], stop: threading.Event
+) -> None:
+    then, before = time.monotonic(), _look(processes, metrics_url)
+    psutil.cpu_percent()
+    while not stop.wait(_INTERVAL):
+        now, seen = time.monotonic(), _look(processes, metrics_url)
+        use = {
+            name: {"cores": (cpu - before[name][0]) / (now - then), "resident_mb": resident / 1e6}
+            for name, (cpu, resident) in seen.items()
+            if name in before
+        }
+        busy = psutil.cpu_percent() / 100 * (psutil.cpu_count() or 1)
+        samples.append({"second": int(time.time()), "machine_cores": busy, "processes": use})
+        then, before = now, seen
+
+
+def _look(processes: Mapping[str, psutil.Process], metrics_url: str) -> dict[str, tuple[float, float]]:
+    """CPU seconds and resident bytes by name."""
+    seen = {}
+    for name, process in processes.items():
+        with contextlib.suppress(psutil.Error):
+            seen[name] = _use(process)
+    if "gateway" not in seen and (sample := scrape(metrics_url)):
+        with contextlib.suppress(KeyError):
+            seen["gateway"] = sample["process_cpu_seconds_total", ()], sample["process_resident_memory_bytes", ()]
+    return seen
 
 
 def _use(process: psutil.Process) -> tuple[float, float]:

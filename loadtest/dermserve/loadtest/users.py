@@ -15,6 +15,7 @@ import grpc.experimental.gevent as grpc_gevent
 from locust import User
 
 from dermserve.client import TLS
+from dermserve.client._connection import usual_roots
 from dermserve.loadtest.calls import Call, ReportCalls
 from dermserve.loadtest.hooks import RECORDER, shared_photos
 from dermserve.loadtest.scenario import Part
@@ -43,7 +44,8 @@ def _open(target: str, tls: TLS | None) -> grpc.Channel:
         return grpc.insecure_channel(target, options=options)
     if tls.authority is not None:
         options.append(("grpc.ssl_target_name_override", tls.authority))
-    credentials = grpc.ssl_channel_credentials(tls.root_certificates, tls.private_key, tls.certificate_chain)
+    roots = tls.root_certificates or usual_roots()
+    credentials = grpc.ssl_channel_credentials(roots, tls.private_key, tls.certificate_chain)
     return grpc.secure_channel(target, credentials, options=options)
 
 
