@@ -71,13 +71,18 @@ def ask_backend(photo: str, **environment: str) -> str:
     folder = ROOT / "examples/python"
     with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as server:
         try:
-            address = next(found[0] for line in server.stderr if (found := re.search(r"http://\S+", line)))
-            post = f'curl -sS --noproxy "*" -F "photo=@$1" {address}/check'
+            started = (re.search(r"http://\S+", line) for line in server.stderr)
+            if not (address := next(filter(None, started), None)):
+                raise FailedError("backend.py did not start")
+            post = f'curl -sS --noproxy "*" -F "photo=@$1" {address[0]}/check'
             answer, refusal = (json.loads(shell(post, file, cwd=SCRATCH)) for file in (photo, __file__))
         finally:
             server.send_signal(signal.SIGTERM)
-    said = f"{answer['verdict']} {answer['level']} {' '.join(answer['reasons'])}\n{answer['notice']}\n"
-    return f"{said}refused: {refusal['reason']}\n"
+    try:
+        said = f"{answer['verdict']} {answer['level']} {' '.join(answer['reasons'])}\n{answer['notice']}\n"
+        return f"{said}refused: {refusal['reason']}\n"
+    except KeyError as error:
+        raise FailedError(f"backend.py answers {answer} and {refusal}") from error
 
 
 _MAVEN = (
