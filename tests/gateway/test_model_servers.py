@@ -18,6 +18,7 @@ from dermserve.gateway import model_servers
 from dermserve.gateway.batching import Batching, Part
 from dermserve.gateway.budget import Budget
 from dermserve.gateway.catalog import Catalog
+from dermserve.gateway.config import Config
 from dermserve.gateway.errors import BudgetSpentError, ModelServerUnreachableError
 from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.tfserving import Scores, Target, TfServing
@@ -396,7 +397,7 @@ async def _catalog(*wires: Told, seconds: float = 2) -> Catalog:
     names = [target.removeprefix("ipv4:") for target in found]
     servers = ModelServers(names, connect=lambda target, _: found[target], slots=1)
     await servers.resolve()
-    return Catalog(servers, models=["resnet50"], labels=["stable"], steady=1, waiting=1, timeout=seconds)
+    return Catalog(servers, Config(models=["resnet50"], labels=["stable"], poll_timeout_seconds=seconds))
 
 
 def _numbers(catalog: Catalog) -> list[int]:

@@ -8,11 +8,11 @@ import pytest
 import yaml
 from prometheus_client import ProcessCollector
 
+from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.classify import Classifier
 from dermserve.gateway.config import Config
 from dermserve.gateway.metrics import Metrics, Snapshot
 from dermserve.gateway.model_servers import ModelServers
-from dermserve.gateway.server import build_catalog
 from dermserve.gateway.tracing import Tracing
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -26,7 +26,7 @@ def _families() -> dict[str, tuple[str, tuple[str, ...], str]]:
     """Return help, label names and type by name, as documented: counters with their _total."""
     config, metrics = Config(models="m"), Metrics(("m",))
     servers = ModelServers([], connect=lambda *_: None, slots=1)
-    classifier = Classifier(config, servers, build_catalog(config, servers), metrics, Tracing())
+    classifier = Classifier(config, servers, Catalog(servers, config), metrics, Tracing())
     classifier.workers.close()
     snapshot = Snapshot(classifier, ())
     own = [

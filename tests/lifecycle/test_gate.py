@@ -1,20 +1,16 @@
 """What keeps a version from being promoted, and a canary from going on."""
 
-import http.server
 import itertools
 import json
 import pathlib
 import struct
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 
 import grpc
 import pytest
-from click.testing import CliRunner, Result
-from prometheus_client import generate_latest
+from prometheus_client import Metric, generate_latest, start_http_server
 
-from dermserve.cli import main
 from dermserve.contract import render_card
 from dermserve.gateway.metrics import Metrics
 from dermserve.models.lifecycle import gate, moves
@@ -27,9 +23,7 @@ from dermserve.models.lifecycle.watch import Gateways, Limits, Report
 from dermserve.tfserving.v1 import management_pb2, serving_pb2, tensor_pb2
 from tests.gateway.fake_tfserving import make_card
 from tests.lifecycle.fake_servers import FakeServer, FakeServers, GrpcHandler
-from tests.lifecycle.versions_at_hand import make_version, shares
-
-CONFIG = 'model_config_list { config { name: "m" base_path: "/models/m" } }'
+from tests.lifecycle.versions_at_hand import CONFIG, make_version, run, shares
 
 
 def _floats(*values: float) -> tensor_pb2.TensorProto:
@@ -121,13 +115,12 @@ def test_a_version_of_whose_evaluation_nothing_is_known_meets_no_requirement(
     "text", ["accuracy", "accuracy=0.8", ">=0.8", "accuracy>=", "accuracy>=high", "a b>=1", "a>=1e"]
 )
 def test_a_requirement_that_is_none_is_refused(text: str, tmp_path: pathlib.Path) -> None:
-    done = CliRunner().invoke(main, ["model", "promote", "m", "--require", text, f"--store={tmp_path}"])
+    done = run("promote", "m", "--require", text, store=tmp_path)
     assert (done.exit_code, "--require" in done.output) == (2, True)
 
 
 def test_the_command_ends_with_a_code_of_its_own(desk: Desk) -> None:
-    arguments = ["model", "promote", "m", "2", "--require", "accuracy>=99%", f"--store={desk.store.base}"]
-    assert CliRunner().invoke(main, arguments).exit_code == 4
+    assert run("promote", "m", "2", require="accuracy>=99%", store=desk.store.base).exit_code == 4
 
 
 @pytest.mark.parametrize("move", ["promote", "canary"])
@@ -160,9 +153,12 @@ class _Page:
         self.metrics = Metrics(["m"])
         self.between_looks: Callable[[], None] = lambda: None
 
-    def text(self) -> str:
+    def collect(self) -> Iterable[Metric]:
         self.between_looks()
-        return generate_latest(self.metrics.registry).decode()
+        return self.metrics.registry.collect()
+
+    def text(self) -> str:
+        return generate_latest(self).decode()
 
     def count(self, label: str, ok: int, failed: int = 0, *, seconds: float = 0.1) -> None:
         for number in range(ok + failed):
@@ -259,19 +255,8 @@ def test_a_share_has_arrived_when_every_gateway_has_it() -> None:
 def page() -> Iterator[tuple[_Page, str]]:
     """A gateway's metrics over HTTP."""
     shown = _Page()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(shown.text().encode())
-
-        def log_message(self, *_: object) -> None:
-            """Stay silent."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    server, thread = start_http_server(0, addr="127.0.0.1", registry=shown)
+    with server:
         yield shown, f"127.0.0.1:{server.server_port}"
         server.shutdown()
         thread.join()
@@ -287,13 +272,9 @@ def site(tmp_path: pathlib.Path) -> Iterator[tuple[LocalStore, str]]:
         server = grpc.server(pool, handlers=[GrpcHandler()])
         address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         server.start()
-        assert _run("promote", "m", "1", store=tmp_path, tfs=address).exit_code == 0
+        assert run("promote", "m", "1", store=tmp_path, tfs=address).exit_code == 0
         yield LocalStore(tmp_path), address
         server.stop(None).wait()
-
-
-def _run(*arguments: str, store: object, tfs: str) -> Result:
-    return CliRunner().invoke(main, ["model", *arguments, f"--store={store}", f"--tfs={tfs}"])
 
 
 def test_a_canary_that_does_not_do_well_is_undone_by_the_command(
@@ -302,12 +283,12 @@ def test_a_canary_that_does_not_do_well_is_undone_by_the_command(
     (store, tfs), (shown, metrics) = site, page
     watching = ["--gateway-metrics", metrics, "--watch", "1s", "--min-requests", "1", "--json"]
     canary = ["canary", "m", "2", "--share", "5%"]
-    late = _run(*canary, "--gateway-metrics", metrics, "--timeout", "0.1", store=store.base, tfs=tfs)
+    late = run(*canary, "--gateway-metrics", metrics, "--timeout", "0.1", store=store.base, tfs=tfs)
     assert (late.exit_code, "1 of 1 gateways do not have the share 0.05" in late.output) == (3, True)
     assert shares(store) == {"m": 0.05}  # not asked to undo it
     shown.metrics.canary_share("m").set(0.05)
     shown.between_looks = lambda: (shown.count("canary", 5), shown.count("stable", 5), shown.compare(5, 0))
-    done = _run(*canary, *watching, "--auto-rollback", store=store.base, tfs=tfs)
+    done = run(*canary, *watching, "--auto-rollback", store=store.base, tfs=tfs)
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout.splitlines()[-1])
     assert (report["ok"], report["failed"]) == (True, {"stable": 0, "canary": 0})
@@ -315,7 +296,7 @@ def test_a_canary_that_does_not_do_well_is_undone_by_the_command(
     assert shares(store) == {"m": 0.05}
     for options, left in ([], {"m": 0.05}), (["--auto-rollback"], {}):
         shown.between_looks = lambda: shown.count("canary", 0, 5)
-        done = _run(*canary, *watching, *options, store=store.base, tfs=tfs)
+        done = run(*canary, *watching, *options, store=store.base, tfs=tfs)
         assert (done.exit_code, shares(store)) == (4, left), done.output
     assert json.loads(done.stdout.splitlines()[1])["problems"] == [
         "100.0% of its requests failed, of the stable version's 0.0%"
@@ -335,5 +316,5 @@ def test_a_canary_that_does_not_do_well_is_undone_by_the_command(
     ],
 )
 def test_a_watch_that_makes_no_sense_is_refused(options: list[str], words: str, tmp_path: pathlib.Path) -> None:
-    done = CliRunner().invoke(main, ["model", "canary", "m", *options, f"--store={tmp_path}"])
+    done = run("canary", "m", *options, store=tmp_path)
     assert (done.exit_code, words in " ".join(done.output.split())) == (2, True), done.output

@@ -4,27 +4,25 @@ import json
 import pathlib
 
 import pytest
-from click.testing import CliRunner
 
-from dermserve.cli import main
 from dermserve.models.export import SHIPPED
 from dermserve.models.lifecycle.manifest import GOLDEN, MANIFEST, WARMUP, parse_manifest, read_records
 from dermserve.models.lifecycle.servers import every_address
 from dermserve.models.lifecycle.stores import open_store
-from tests.lifecycle.versions_at_hand import MODEL
+from tests.lifecycle.versions_at_hand import MODEL, run
 
 
 def test_a_run_becomes_a_signed_version_in_object_storage_with_all_that_belongs_to_it(
     bucket: str, keys: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     publish = ["publish", str(SHIPPED / MODEL), f"--store={bucket}", f"--sign={keys / 'ours.key'}", "--json"]
-    done = CliRunner().invoke(main, ["model", *publish])
+    done = run(*publish)
     assert done.exit_code == 0, done.output
     for name, code in (("ours", 0), ("theirs", 1)):
         key = f"--public-key={keys / f'{name}.pub'}"
         for command in (["verify", "--offline", f"--store={bucket}"], ["pull", f"--store={bucket}", "--to"]):
             to = [str(tmp_path / name)] if "--to" in command else []
-            assert CliRunner().invoke(main, ["model", *command, *to, key]).exit_code == code
+            assert run(*command, *to, key).exit_code == code
     assert open_store(tmp_path / "ours").versions(MODEL) == [1]
     assert open_store(tmp_path / "theirs").versions(MODEL) == []
     said = json.loads(done.stdout)
@@ -37,15 +35,13 @@ def test_a_run_becomes_a_signed_version_in_object_storage_with_all_that_belongs_
         *("serving_default", "encoded", "tta", "describe")
     ]
     assert all(record.response.outputs for record in golden)
-    (line,) = map(
-        json.loads, CliRunner().invoke(main, ["model", "log", "--store", bucket, "--json"]).stdout.splitlines()
-    )
+    (line,) = map(json.loads, run("log", "--store", bucket, "--json").stdout.splitlines())
     assert (line["what"], line["from"], line["to"], line["digest"]) == ("publish", None, 1, manifest.digest)
 
 
 def test_a_folder_that_is_no_run_publishes_nothing(tmp_path: pathlib.Path) -> None:
     (tmp_path / "run").mkdir()
-    done = CliRunner().invoke(main, ["model", "publish", str(tmp_path / "run"), "--store", str(tmp_path / "store")])
+    done = run("publish", str(tmp_path / "run"), "--store", str(tmp_path / "store"))
     assert done.exit_code == 1
     assert "lacks experiment.json" in done.output
     assert not (tmp_path / "store").exists()

@@ -13,38 +13,21 @@ from dermserve.models.lifecycle.errors import LifecycleError, NoServerError, Ref
 from dermserve.models.lifecycle.server_config import Desk
 from dermserve.models.lifecycle.stores import Entry, entries
 from tests.lifecycle.fake_servers import FakeServer, FakeServers, Fleet, KilledError, SteppedStore, Steps
-from tests.lifecycle.versions_at_hand import make_version
+from tests.lifecycle.versions_at_hand import CONFIG, make_version
 
 Move = Callable[[Desk], object]
-CONFIG = 'model_config_list { config { name: "m" base_path: "/models/m" } }'
 
 
-def _promote(desk: Desk) -> None:
-    moves.promote(desk, "m", 3)
-
-
-def _promote_the_canary(desk: Desk) -> None:
-    moves.promote(desk, "m", 2)
-
-
-def _rollback(desk: Desk) -> None:
-    moves.rollback(desk, "m")
-
-
-def _canary(desk: Desk) -> None:
-    moves.canary(desk, "m", 3, share=0.5)
-
-
-def _end_canary(desk: Desk) -> None:
-    moves.end_canary(desk, "m")
-
-
-def _unpin(desk: Desk) -> None:
-    moves.unpin(desk, "m")
-
-
-MOVES = [_promote, _promote_the_canary, _rollback, _canary, _end_canary, _unpin]
-every_move = pytest.mark.parametrize("move", MOVES, ids=lambda move: move.__name__.strip("_"))
+MOVES: dict[str, Move] = {
+    "promote": lambda desk: moves.promote(desk, "m", 3),
+    "promote the canary": lambda desk: moves.promote(desk, "m", 2),
+    "rollback": lambda desk: moves.rollback(desk, "m"),
+    "canary": lambda desk: moves.canary(desk, "m", 3, share=0.5),
+    "end canary": lambda desk: moves.end_canary(desk, "m"),
+    "unpin": lambda desk: moves.unpin(desk, "m"),
+}
+_promote, _rollback = MOVES["promote"], MOVES["rollback"]
+every_move = pytest.mark.parametrize("move", MOVES.values(), ids=MOVES.keys())
 
 
 @pytest.fixture
@@ -188,6 +171,14 @@ def test_rollback_after_a_killed_promotion_goes_back_to_what_was_stable_before_i
         _promote(fleet.desk)
     assert moves.rollback(fleet.desk, "m").after.labels["stable"] == 1
     assert _log(fleet)[-2:] == [("promote", 1, 3), ("rollback", 3, 1)]
+
+
+def test_a_rollback_is_not_undone_by_the_next_rollback(fleet: Fleet) -> None:
+    _promote(fleet.desk)
+    assert moves.rollback(fleet.desk, "m").after.labels["stable"] == 1
+    assert moves.rollback(fleet.desk, "m").after.labels["stable"] == 4  # before 1 was promoted
+    with pytest.raises(RefusedError, match="no stable version of m before 4 is known"):
+        moves.rollback(fleet.desk, "m")
 
 
 def test_a_version_that_fails_its_check_moves_no_label(fleet: Fleet) -> None:

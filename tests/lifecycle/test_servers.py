@@ -7,15 +7,12 @@ from concurrent import futures
 
 import grpc
 import pytest
-from click.testing import CliRunner, Result
 
-from dermserve.cli import main
 from tests.certificates import make_certificate
 from tests.lifecycle.fake_servers import GrpcHandler
-from tests.lifecycle.versions_at_hand import make_version
+from tests.lifecycle.versions_at_hand import CONFIG, make_version, run
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificates with openssl")
-CONFIG = 'model_config_list { config { name: "m" base_path: "/models/m" } }'
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +45,6 @@ def store(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path
 
 
-def _run(*arguments: str, store: pathlib.Path, env: dict[str, str] | None = None) -> Result:
-    return CliRunner().invoke(main, ["model", *arguments, f"--store={store}"], env=env)
-
-
 def _options(folder: pathlib.Path, own: str = "client", ca: str = "server") -> list[str]:
     pair = [f"--tfs-tls-certificate={folder / own}.pem", f"--tfs-tls-key={folder / own}.key"]
     return [f"--tfs-tls-ca={folder / ca}.pem", *pair, "--tfs-tls-name=modelserver"]
@@ -61,15 +54,15 @@ def test_promote_and_status_speak_mtls_by_options_and_by_variables(
     store: pathlib.Path, address: str, certificates: pathlib.Path
 ) -> None:
     options = [f"--tfs={address}", *_options(certificates)]
-    assert _run("promote", "m", *options, store=store).exit_code == 0
-    status = _run("status", *options, store=store)
+    assert run("promote", "m", *options, store=store).exit_code == 0
+    status = run("status", *options, store=store)
     assert (status.exit_code, "AVAILABLE [stable]" in status.stdout) == (0, True)
     variables = {
         "DERMSERVE_TFS": address, "DERMSERVE_TFS_TLS_CA": str(certificates / "server.pem"),
         "DERMSERVE_TFS_TLS_CERTIFICATE": str(certificates / "client.pem"),
         "DERMSERVE_TFS_TLS_KEY": str(certificates / "client.key"), "DERMSERVE_TFS_TLS_NAME": "modelserver",
     }  # fmt: skip
-    assert _run("status", store=store, env=variables).exit_code == 0
+    assert run("status", store=store, env=variables).exit_code == 0
 
 
 @pytest.mark.parametrize(
@@ -86,7 +79,7 @@ def test_promote_and_status_speak_mtls_by_options_and_by_variables(
 def test_wrong_tls_is_a_server_that_does_not_answer(
     store: pathlib.Path, address: str, certificates: pathlib.Path, options: object
 ) -> None:
-    done = _run("status", f"--tfs={address}", *options(certificates), store=store)
+    done = run("status", f"--tfs={address}", *options(certificates), store=store)
     assert done.exit_code == 3
     assert f"{address} does not answer" in done.output
     assert "--tfs-tls-ca" in done.output
@@ -103,5 +96,5 @@ def test_wrong_tls_is_a_server_that_does_not_answer(
 def test_options_of_tls_that_do_not_fit_are_refused(
     store: pathlib.Path, certificates: pathlib.Path, options: list[str], words: str
 ) -> None:
-    done = _run("promote", "m", *(option.format(certificates) for option in options), store=store)
+    done = run("promote", "m", *(option.format(certificates) for option in options), store=store)
     assert (done.exit_code, words in done.output) == (2, True)

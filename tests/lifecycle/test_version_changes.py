@@ -1,22 +1,178 @@
-"""No request is lost while versions change under load."""
+"""No request is lost while versions change under load.
 
+Two model servers, a gateway before them, and callers that never pause and never retry. Meanwhile versions are
+published, tried as a canary, promoted, rolled back and retired, and a server is restarted while the other serves. A
+request that fails counts, and so does an answer from a version that was not live while the request was on its way.
+"""
+
+import contextlib
+import dataclasses
+import itertools
 import pathlib
 import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.lifecycle.changes import run
-from tests.lifecycle.versions_at_hand import MODEL
+from dermserve.client import Client, DermserveError, Retry
+from dermserve.local.child import Child, wait_serving
+from dermserve.local.picture import draw_lesion
+from dermserve.local.ports import free_port
+from dermserve.local.store import write_config
+from dermserve.models.lifecycle import moves
+from dermserve.models.lifecycle.rollout import Intent
+from dermserve.models.lifecycle.server_config import Desk
+from dermserve.models.lifecycle.servers import Servers
+from dermserve.models.lifecycle.stores import LocalStore
+from tests.lifecycle.versions_at_hand import MODEL, model_server, republish
+from tests.modelserver.server_process import ServerProcess
+
+SHARE = 0.3
+PAUSE = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """One request and what became of it."""
+
+    started: float
+    ended: float
+    label: str | None
+    version: int | None
+    error: str
+
+
+class Windows:
+    """When each version could answer, or was the one a label meant."""
+
+    def __init__(self) -> None:
+        self._windows: dict[int, list[list[float]]] = {}
+
+    def open(self, version: int) -> None:
+        """From now on it can answer; those that could before still can."""
+        windows = self._windows.setdefault(version, [])
+        if not windows or windows[-1][1] < float("inf"):
+            windows.append([time.monotonic(), float("inf")])
+
+    def keep(self, *versions: int) -> None:
+        """From now on no others can answer."""
+        for version, windows in self._windows.items():
+            if version not in versions:
+                windows[-1][1] = min(windows[-1][1], time.monotonic())
+
+    def had(self, asked: Asked) -> bool:
+        """Tell whether the version that answered could do so at some time while the request was on its way."""
+        windows = self._windows.get(asked.version or 0, [])
+        return any(start <= asked.ended and end >= asked.started for start, end in windows)
+
+
+class Callers:
+    """Threads that ask and ask again, and remember: every fourth by the label `stable`, the others by none."""
+
+    def __init__(self, address: str, count: int) -> None:
+        self.asked: list[Asked] = []
+        self._address, self._photo, self._stop = address, draw_lesion(), threading.Event()
+        self._threads = [threading.Thread(target=self._ask, args=(index,)) for index in range(count)]
+
+    def __enter__(self) -> "Callers":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask(self, index: int) -> None:
+        label = "stable" if index % 4 == 3 else None
+        metadata = {"x-caller-key": f"caller {index}"}
+        with Client(self._address, retry=Retry(max_attempts=1), metadata=metadata) as client:
+            for tta in itertools.cycle(("none", "adaptive", "full")):
+                if self._stop.is_set():
+                    return
+                started, version, error = time.monotonic(), None, ""
+                try:
+                    version = client.classify(self._photo, model=MODEL, label=label, tta=tta).version
+                except DermserveError as failure:
+                    error = f"{failure.status.name} {failure.reason}: {failure.message}"
+                self.asked.append(Asked(started, time.monotonic(), label, version, error))
+
+
+@contextlib.contextmanager
+def gateway(tfs: list[str], log: Callable[[str], None]) -> Iterator[str]:
+    address = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "dermserve.gateway", f"--listen={address}", f"--model={MODEL}"]
+    settings = {"DERMSERVE_CANARY_SHARES": f"{MODEL}={SHARE}", "DERMSERVE_POLL_SECONDS": "0.5"}
+    child = Child([*command, *(f"--tfs={one}" for one in tfs)], name="gateway", log=log, env=settings)
+    try:
+        wait_serving(address, timeout=120, children=[child])
+        yield address
+    finally:
+        child.stop(grace=30)
+
+
+class Changer:
+    """Changes versions, one step after the other, and keeps book of what is live; version 1 is the first."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.live, self.stable = Windows(), Windows()
+        self._desk = desk
+        self._move(lambda: moves.promote(desk, MODEL, 1), opens=1, stable=1)
+
+    def steps(self) -> Iterator[None]:
+        """Change everything once; pauses where it yields."""
+        desk = self._desk
+        version, stable = republish(desk.store.folder), desk.read_config().labels(MODEL)["stable"]
+        yield
+        self._move(lambda: moves.canary(desk, MODEL, version, share=SHARE), opens=version)
+        yield
+        for move, now in ((moves.promote, version), (moves.rollback, stable), (moves.promote, version)):
+            self._move(lambda move=move, now=now: move(desk, MODEL, now), opens=now, stable=now)
+            yield
+        moves.retire(desk, MODEL, keep=2)
+        yield
+
+    def was_live(self, asked: Asked) -> bool:
+        return (self.stable if asked.label else self.live).had(asked)
+
+    def _move(self, move: Callable[[], Intent], *, opens: int, stable: int | None = None) -> None:
+        self.live.open(opens)
+        if stable is not None:
+            self.stable.open(stable)
+        moved = move()
+        self.live.keep(*moved.after.labels.values())
+        self.stable.keep(moved.after.labels["stable"])
 
 
 @pytest.mark.slow
 def test_callers_notice_nothing_of_any_change(small_store: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    copy, logs = tmp_path / "store", tmp_path / "logs"
-    shutil.copytree(small_store / MODEL / "1", copy / MODEL / "1")
-    logs.mkdir()
-    result = run(copy, model=MODEL, seconds=6, callers=8, logs=logs)
-    assert (result.failed, result.not_live, result.faults) == (0, 0, [])
-    assert result.requests > 50
-    assert set(result.versions) >= {1, 2}
-    kinds = {"publish", "canary", "promote", "rollback", "retire", "restart by SIGTERM"}
-    assert kinds <= set(result.changes)
+    shutil.copytree(small_store / MODEL / "1", tmp_path / MODEL / "1")
+    write_config(tmp_path, [MODEL])
+    said: list[str] = []
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(model_server(tmp_path)) for _ in range(2)]
+        addresses = [server.address for server in servers]
+        changer = Changer(Desk(store=LocalStore(tmp_path), servers=stack.enter_context(Servers(addresses))))
+        address = stack.enter_context(gateway(addresses, said.append))
+
+        def restart(server: ServerProcess, how: signal.Signals) -> None:
+            server.process.send_signal(how)
+            server.wait_exit()
+            stack.enter_context(model_server(tmp_path, port=server.address.rpartition(":")[2]))
+
+        with Callers(address, 8) as callers:
+            restart(servers[0], signal.SIGTERM)
+            for _ in changer.steps():
+                time.sleep(PAUSE)
+            restart(servers[1], signal.SIGKILL)
+            time.sleep(PAUSE)
+    faults = [one.error for one in callers.asked if one.error]
+    faults += [str(one) for one in callers.asked if not one.error and not changer.was_live(one)]
+    assert faults == [], "\n".join(said)
+    assert len(callers.asked) > 50
+    assert {one.version for one in callers.asked} >= {1, 2}

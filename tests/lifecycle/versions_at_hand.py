@@ -4,6 +4,9 @@ import contextlib
 import pathlib
 from collections.abc import Iterator
 
+from click.testing import CliRunner, Result
+
+from dermserve.cli import main
 from dermserve.models.lifecycle.manifest import write_manifest
 from dermserve.models.lifecycle.server_config import Desk
 from dermserve.models.lifecycle.servers import Servers
@@ -11,6 +14,13 @@ from dermserve.models.lifecycle.stores import LocalStore, Store, open_store
 from tests.modelserver.server_process import ServerProcess, running
 
 MODEL = "mobilenet_v3_small"
+CONFIG = 'model_config_list { config { name: "m" base_path: "/models/m" } }'
+
+
+def run(*arguments: object, env: dict[str, str] | None = None, **options: object) -> Result:
+    """Run `dermserve model` with arguments and --options."""
+    named = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    return CliRunner().invoke(main, ["model", *map(str, arguments), *named], env=env)
 
 
 def make_version(folder: pathlib.Path, *, content: bytes = b"graph", model: str = "m") -> pathlib.Path:

@@ -6,7 +6,7 @@ import pathlib
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -18,44 +18,26 @@ from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
 
 from dermserve.contract import parse_card
-from dermserve.imaging import STANDARD_VIEWS, decode, make_views
+from dermserve.imaging import STANDARD_VIEWS, decode
 from dermserve.models.architectures import build
 from dermserve.models.catalogue import SPECS
 from dermserve.models.exporter import export_model
 from dermserve.models.folding import fold_batch_norm
 from dermserve.models.graph import FeatureDistance, freeze_core
+from dermserve.models.verify import LoadedVersion, VerificationError, open_version
 from dermserve.models.weights import WeightsError, load_weights
 from dermserve.v1 import card_pb2
 from tests.models.networks import disturb_batch_norm
 
 
-class Served:
-    """A version, run as TensorFlow Serving runs it."""
-
-    def __init__(self, folder: pathlib.Path) -> None:
-        self.session = tf.compat.v1.Session(graph=tf.Graph())
-        with self.session.graph.as_default():
-            loaded = tf.compat.v1.saved_model.load(self.session, ["serve"], str(folder))
-        self.signatures = loaded.signature_def
-
-    def run(self, signature: str, **inputs: NDArray) -> Mapping[str, NDArray]:
-        definition = self.signatures[signature]
-        fetches = {name: info.name for name, info in definition.outputs.items()}
-        return self.session.run(fetches, {definition.inputs[k].name: v for k, v in inputs.items()})
-
-    @property
-    def card(self) -> card_pb2.Card:
-        texts = self.run("describe", query=np.array([b"", b"any"], object))["card"]
-        assert texts.shape == (2,)
-        assert texts[0] == texts[1]
-        return parse_card(texts[0])
-
-
 @pytest.fixture(scope="module", params=list(SPECS))
-def served(request: pytest.FixtureRequest, store: pathlib.Path) -> Iterator[Served]:
-    version = Served(store / request.param / "1")
-    yield version
-    version.session.close()
+def served(request: pytest.FixtureRequest, store: pathlib.Path) -> Iterator[LoadedVersion]:
+    with open_version(store / request.param / "1") as version:
+        yield version
+
+
+def _card(version: LoadedVersion) -> card_pb2.Card:
+    return parse_card(version("describe", {"query": np.array([b""], object)})["card"][0])
 
 
 @pytest.fixture(scope="module")
@@ -76,16 +58,13 @@ def test_variables_give_the_frozen_graphs_answers_and_are_on_disk_once(
 ) -> None:
     name = "mobilenet_v3_small"
     export_model(name, tmp_path, graph="folded-variables")
-    folders = [base / name / "1" for base in (weights_store, tmp_path)]
-    frozen, variables = [Served(folder) for folder in folders]
-    for signature in ("serving_default", "tta"):
-        expected, found = (one.run(signature, images=pixels[np.newaxis]) for one in (frozen, variables))
-        for output, value in expected.items():
-            np.testing.assert_allclose(found[output], value, rtol=1e-4, atol=1e-5)
-    weights = next((folders[1] / "variables").glob("*.data-*")).stat().st_size
+    with open_version(weights_store / name / "1") as frozen, open_version(tmp_path / name / "1") as variables:
+        for signature in ("serving_default", "tta"):
+            expected, found = (one(signature, {"images": pixels[np.newaxis]}) for one in (frozen, variables))
+            for output, value in expected.items():
+                np.testing.assert_allclose(found[output], value, rtol=1e-4, atol=1e-5)
+    weights = next((tmp_path / name / "1" / "variables").glob("*.data-*")).stat().st_size
     assert weights == pytest.approx(4 * build(name).count_params(), rel=0.05)
-    for one in (frozen, variables):
-        one.session.close()
 
 
 @pytest.mark.parametrize("fusible", [False, True])
@@ -138,15 +117,7 @@ def test_the_served_hard_swish_is_computed_within_the_convolution(weights_store:
     assert done.stdout.split() == ["18"]
 
 
-def test_the_signatures_are_those_of_the_contract(served: Served) -> None:
-    names = {"serving_default", "encoded", "tta", "describe"}
-    assert names <= set(served.signatures)
-    assert served.signatures["serving_default"].inputs["images"].dtype == tf.uint8.as_datatype_enum
-    assert served.signatures["encoded"].inputs["image_bytes"].dtype == tf.string.as_datatype_enum
-    assert served.signatures["describe"].inputs["query"].dtype == tf.string.as_datatype_enum
-
-
-def test_the_metadata_names_sizes_and_the_batch_dimension_of_every_tensor(served: Served) -> None:
+def test_the_metadata_names_sizes_and_the_batch_dimension_of_every_tensor(served: LoadedVersion) -> None:
     shapes = {
         (signature, name): [dim.size for dim in info.tensor_shape.dim]
         for signature in ("serving_default", "encoded", "tta", "describe")
@@ -159,7 +130,9 @@ def test_the_metadata_names_sizes_and_the_batch_dimension_of_every_tensor(served
 
 @pytest.mark.parametrize("asked", [("probabilities", "logits", "ood_score"), ("ood_score",)])
 @pytest.mark.parametrize("signature", ["serving_default", "tta"])
-def test_the_graph_refuses_images_of_another_size(served: Served, signature: str, asked: tuple[str, ...]) -> None:
+def test_the_graph_refuses_images_of_another_size(
+    served: LoadedVersion, signature: str, asked: tuple[str, ...]
+) -> None:
     definition = served.signatures[signature]
     fetches = [definition.outputs[name].name for name in asked]
     for shape in (
@@ -173,38 +146,31 @@ def test_the_graph_refuses_images_of_another_size(served: Served, signature: str
 
 
 @pytest.mark.parametrize("signature", ["serving_default", "tta"])
-def test_no_images_are_refused_in_words(served: Served, signature: str) -> None:
-    with pytest.raises(tf.errors.InvalidArgumentError, match="at least one image"):
-        served.run(signature, images=np.zeros((0, 224, 224, 3), np.uint8))
+def test_no_images_are_refused_in_words(served: LoadedVersion, signature: str) -> None:
+    with pytest.raises(VerificationError, match="at least one image"):
+        served(signature, {"images": np.zeros((0, 224, 224, 3), np.uint8)})
 
 
 def test_probabilities_sum_to_one_and_are_the_softmax_of_the_logits_at_the_cards_temperature(
-    served: Served, pixels: NDArray[np.uint8]
+    served: LoadedVersion, pixels: NDArray[np.uint8]
 ) -> None:
-    outputs = served.run("serving_default", images=pixels[np.newaxis])
+    outputs = served("serving_default", {"images": pixels[np.newaxis]})
     np.testing.assert_allclose(outputs["probabilities"].sum(-1), 1, atol=1e-5)
-    softened = outputs["logits"] / served.card.calibration.temperature
+    softened = outputs["logits"] / _card(served).calibration.temperature
     np.testing.assert_allclose(tf.nn.softmax(softened), outputs["probabilities"], atol=1e-6)
 
 
-def test_tta_is_the_mean_over_the_views_that_the_gateway_makes(served: Served, pixels: NDArray[np.uint8]) -> None:
-    views = served.run("serving_default", images=make_views(pixels, STANDARD_VIEWS))
-    tta = served.run("tta", images=pixels[np.newaxis])
-    np.testing.assert_allclose(tta["view_probabilities"][0], views["probabilities"], atol=1e-5)
-    np.testing.assert_allclose(tta["probabilities"][0], views["probabilities"].mean(0), atol=1e-5)
-
-
-def test_encoded_sees_what_the_gateway_sees(served: Served, photo: bytes, pixels: NDArray[np.uint8]) -> None:
+def test_encoded_sees_what_the_gateway_sees(served: LoadedVersion, photo: bytes, pixels: NDArray[np.uint8]) -> None:
     file = io.BytesIO()
     Image.open(io.BytesIO(photo)).save(file, "PNG")
     files = np.array([photo, file.getvalue()], object)
-    encoded = served.run("encoded", image_bytes=files)["probabilities"]
-    expected = served.run("serving_default", images=pixels[np.newaxis])["probabilities"]
+    encoded = served("encoded", {"image_bytes": files})["probabilities"]
+    expected = served("serving_default", {"images": pixels[np.newaxis]})["probabilities"]
     np.testing.assert_allclose(encoded, np.repeat(expected, 2, 0), atol=0.01)
 
 
-def test_the_card_describes_the_version(served: Served) -> None:
-    card = served.card
+def test_the_card_describes_the_version(served: LoadedVersion) -> None:
+    card = _card(served)
     spec = SPECS[card.model]
     assert [info.code for info in card.classes] == [info.code for info in spec.classes]
     assert card.parameters == spec.parameters

@@ -89,6 +89,7 @@ BROKEN: dict[str, tuple[str, Callable[[], Any], str]] = {
         "two equal cards",
     ),
     "unequal cards": ("describe", lambda: _describe(lambda query: tf.strings.join([CARD, query])), "two equal cards"),
+    "no card": ("describe", lambda: _describe(lambda query: tf.fill(tf.shape(query), "{}")), "schema_version is 0"),
     "images of any size": ("serving_default", lambda: _function(_core, PIXELS), "the graph must refuse"),
     # Python's session refuses these; TensorFlow Serving's would not.
     "a placeholder that only states the size": (

@@ -1,11 +1,6 @@
-"""Reading, writing and checking a version's card.
-
-The card is a `dermserve.v1.Card`; inside a SavedModel it is that message's proto3 JSON
-(https://protobuf.dev/programming-guides/json/).
-"""
+"""Reading, writing and checking a version's card: a `dermserve.v1.Card`, in a SavedModel as its proto3 JSON."""
 
 import math
-from collections.abc import Sequence
 
 from google.protobuf import json_format
 
@@ -13,7 +8,6 @@ from dermserve.v1 import card_pb2
 
 SCHEMA_VERSION = 1
 """Version of the card schema this code writes, and the highest it reads."""
-_SUM_TOLERANCE = 1e-6
 
 
 class CardError(ValueError):
@@ -21,11 +15,7 @@ class CardError(ValueError):
 
 
 def render_card(card: card_pb2.Card) -> str:
-    """Render a valid card as the JSON a version carries.
-
-    Raises:
-        CardError: the card is not valid.
-    """
+    """Render a valid card as the JSON a version carries. Raises CardError: the card is not valid."""
     validate_card(card)
     return json_format.MessageToJson(card, preserving_proto_field_name=True, indent=None, sort_keys=True)
 
@@ -33,8 +23,7 @@ def render_card(card: card_pb2.Card) -> str:
 def parse_card(text: str | bytes) -> card_pb2.Card:
     """Parse and check the JSON a version carries. Fields of a later minor revision are ignored.
 
-    Raises:
-        CardError: not JSON, not a card, or not valid.
+    Raises CardError: not JSON, not a card, or not valid.
     """
     try:
         card = json_format.Parse(text, card_pb2.Card(), ignore_unknown_fields=True)
@@ -45,11 +34,7 @@ def parse_card(text: str | bytes) -> card_pb2.Card:
 
 
 def validate_card(card: card_pb2.Card) -> None:
-    """Check what a reader relies on.
-
-    Raises:
-        CardError: the first field that is wrong.
-    """
+    """Check what a reader relies on. Raises CardError: the first field that is wrong."""
     if not 1 <= card.schema_version <= SCHEMA_VERSION:
         raise CardError(f"schema_version is {card.schema_version}; this dermserve reads 1 to {SCHEMA_VERSION}")
     if not card.model:
@@ -80,12 +65,12 @@ def _validate_classes(card: card_pb2.Card) -> None:
 def _validate_calibration(calibration: card_pb2.Calibration) -> None:
     if not (math.isfinite(calibration.temperature) and calibration.temperature > 0):
         raise CardError(f"calibration.temperature must be a positive number, not {calibration.temperature}")
+    given = {field.name: value for field, value in calibration.ListFields()}
     for field in ("min_confidence", "max_view_std", "adaptive_margin"):
-        value = getattr(calibration, field)
-        if calibration.HasField(field) and not 0 <= value <= 1:
-            raise CardError(f"calibration.{field} must lie in 0..1, not {value}")
+        if not 0 <= given.get(field, 0) <= 1:
+            raise CardError(f"calibration.{field} must lie in 0..1, not {given[field]}")
     for field in ("max_ood_score", "max_scope_score"):
-        if calibration.HasField(field) and not math.isfinite(getattr(calibration, field)):
+        if not math.isfinite(given.get(field, 0)):
             raise CardError(f"calibration.{field} must be finite")
     for limit, value in calibration.quality.ListFields():
         if not math.isfinite(value):
@@ -111,17 +96,18 @@ def _validate_risk(card: card_pb2.Card) -> None:
 
 
 def _validate_looks(card: card_pb2.Card) -> None:
-    views = [look.views for look in card.calibration.adaptive_looks]
+    looks = card.calibration.adaptive_looks
+    views = [look.views for look in looks]
     if views != sorted(set(views)) or not all(1 < count < len(card.views) for count in views):
         raise CardError("calibration.adaptive_looks must ascend in views, after the first view and before the last")
-    if not all(0 <= look.margin <= 1 for look in card.calibration.adaptive_looks):
+    if not all(0 <= look.margin <= 1 for look in looks):
         raise CardError("calibration.adaptive_looks: each margin must lie in 0..1")
 
 
 def _validate_profile(card: card_pb2.Card) -> None:
     if len(card.profile.class_shares) != len(card.classes):
         raise CardError(f"profile.class_shares must have {len(card.classes)} shares, one for each class")
-    _validate_shares(card.profile.class_shares, "class_shares")
+    shares = {"class_shares": card.profile.class_shares}
     for field in ("confidence", "brightness", "sharpness"):
         histogram = getattr(card.profile, field)
         edges = list(histogram.edges)
@@ -129,9 +115,7 @@ def _validate_profile(card: card_pb2.Card) -> None:
             raise CardError(f"profile.{field} needs one share more than edges")
         if not all(map(math.isfinite, [histogram.mean, *edges])) or edges != sorted(set(edges)):
             raise CardError(f"profile.{field} needs finite numbers, and edges that ascend")
-        _validate_shares(histogram.shares, f"{field}.shares")
-
-
-def _validate_shares(shares: Sequence[float], field: str) -> None:
-    if not all(0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > _SUM_TOLERANCE:
-        raise CardError(f"profile.{field} must lie in 0..1 and sum to 1")
+        shares[f"{field}.shares"] = histogram.shares
+    for field, values in shares.items():
+        if not all(0 <= share <= 1 for share in values) or abs(sum(values) - 1) > 1e-6:
+            raise CardError(f"profile.{field} must lie in 0..1 and sum to 1")

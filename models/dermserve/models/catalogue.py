@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,23 +50,8 @@ class Spec:
     """Height and width of the input, in pixels."""
 
 
-SPECS: Mapping[str, Spec] = MappingProxyType(
-    {
-        spec.name: spec
-        for spec in (
-            Spec(
-                name="resnet50",
-                classes=(_AKIEC, _BCC, _BKL, _DF, _MEL, _NV, _VASC),
-                backbone_parameters=23_587_712,
-                parameters=25_693_063,
-            ),
-            Spec(
-                name="mobilenet_v3_small",
-                classes=(_BCC, _SCC, _NORMAL),
-                backbone_parameters=939_120,
-                parameters=1_089_907,
-            ),
-        )
-    }
-)
+SPECS: Mapping[str, Spec] = {
+    "resnet50": Spec("resnet50", (_AKIEC, _BCC, _BKL, _DF, _MEL, _NV, _VASC), 23_587_712, 25_693_063),
+    "mobilenet_v3_small": Spec("mobilenet_v3_small", (_BCC, _SCC, _NORMAL), 939_120, 1_089_907),
+}
 """By name. HAM10000's seven classes: Tschandl et al., Sci. Data 5:180161 (2018)."""

@@ -1,14 +1,12 @@
 """`dermserve export`, also `python -m dermserve.models.export`: put versions of the models into a store."""
 
-import functools
 import pathlib
 import time
-from collections.abc import Callable
+from typing import Any
 
 import click
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.exporter import ExportError, export_model, export_run
 from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.stores import open_store
 from dermserve.models.quiet import native_stderr_held
@@ -16,42 +14,31 @@ from dermserve.models.quiet import native_stderr_held
 SHIPPED = pathlib.Path(__file__).parent / "shipped"
 """Folder of the runs whose weights dermserve ships, by model."""
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
-
 
 @click.command()
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path), required=False)
 @click.option(
-    "--store",
-    metavar="BASE",
-    default=".dermserve/store",
-    envvar="DERMSERVE_STORE",
-    show_default=True,
+    "--store", metavar="BASE", default=".dermserve/store", envvar="DERMSERVE_STORE", show_default=True,
     help="The versioned store: a folder, or s3://… or gs://….",
-)
+)  # fmt: skip
 @click.option("--model", "models", type=click.Choice(list(SPECS)), multiple=True, help="Which; all when not given.")
-@click.option("--weights", type=_FILE, help="Weights of the whole network (.weights.h5 or .keras).")
-@click.option("--init-weights", type=_FILE, help="ImageNet weights of the backbone alone; the head is random.")
-@click.option("--imagenet", is_flag=True, help="Like --init-weights, with the weights Keras downloads.")
-@click.option("--random", "random_weights", is_flag=True, help="Random weights, for trying things out.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of what is random.")
 @click.option(
-    "--graph",
-    type=click.Choice(["frozen", "folded-variables"]),
-    default="frozen",
-    show_default=True,
-    help="Weights as constants, which is fastest, or as variables, which takes less memory.",
+    "--weights",
+    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    help="Weights of the whole network (.weights.h5 or .keras).",
 )
+@click.option("--random", "random_weights", is_flag=True, help="Random weights, for trying things out.")
+@click.option(
+    "--graph", type=click.Choice(["frozen", "folded-variables"]), default="frozen", show_default=True,
+    help="Weights as constants, which is fastest, or as variables, which takes less memory.",
+)  # fmt: skip
 @click.option("--new-version", is_flag=True, help="Export even where the store has a version already.")
 def export(
     run: pathlib.Path | None,
     store: str,
     models: tuple[str, ...],
     weights: pathlib.Path | None,
-    init_weights: pathlib.Path | None,
-    imagenet: bool,
     random_weights: bool,
-    seed: int,
     graph: str,
     new_version: bool,
 ) -> None:
@@ -61,46 +48,36 @@ def export(
     the store lacks get the weights that dermserve ships, or random ones where it ships none. A model whose weights were
     not trained on skin lesions says so in its card: it is served, and answers "uncertain" to everything.
     """
-    flags: dict[str, object] = {"RUN": run, "--weights": weights, "--init-weights": init_weights}
-    flags |= {"--imagenet": imagenet, "--random": random_weights}
-    given = [name for name, value in flags.items() if value]
+    given = [name for name, value in (("RUN", run), ("--weights", weights), ("--random", random_weights)) if value]
     if len(given) > 1:
         raise click.UsageError(f"{' and '.join(given)} exclude each other")
-    if run is not None:
-        if models:
-            raise click.UsageError("--model is for models without a RUN: the run knows its own")
-        _report(run.name, store, functools.partial(export_run, run, store, graph=graph))
-        return
-    if (weights or init_weights) and len(models) != 1:
-        raise click.UsageError(f"{given[0]} is for one model: say which with --model")
-    for model in models or tuple(SPECS):
-        present = _present(store, model)
-        if present and not (given or new_version):
-            click.echo(f"{model}: version {present[-1]} is in {store}", err=True)
-        elif not given and (SHIPPED / model).is_dir():
-            _report(model, store, functools.partial(export_run, SHIPPED / model, store, graph=graph))
-        else:
-            backbone = init_weights or ("imagenet" if imagenet else None)
-            made = functools.partial(export_model, model, store, weights=weights, backbone_weights=backbone)
-            _report(model, store, functools.partial(made, seed=seed, graph=graph))
-
-
-def _present(store: str, model: str) -> list[int]:
+    if run is not None and models:
+        raise click.UsageError("--model is for models without a RUN: the run knows its own")
+    if weights and len(models) != 1:
+        raise click.UsageError("--weights is for one model: say which with --model")
     try:
-        return open_store(store).versions(model)
+        if run is not None:
+            return _export(run.name, store, run=run, graph=graph)
+        for model in models or tuple(SPECS):
+            present = open_store(store).versions(model)
+            if present and not (given or new_version):
+                click.echo(f"{model}: version {present[-1]} is in {store}", err=True)
+            elif not given and (SHIPPED / model).is_dir():
+                _export(model, store, run=SHIPPED / model, graph=graph)
+            else:
+                _export(model, store, weights=weights, graph=graph)
     except (LifecycleError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
-def _report(what: str, store: str, make: Callable[[], int]) -> None:
+def _export(what: str, store: str, *, run: pathlib.Path | None = None, **how: Any) -> None:
     """Make a version, saying so before and after, and show nothing of TensorFlow's chatter unless it fails."""
     started = time.monotonic()
     click.echo(f"{what}: exporting (TensorFlow takes a while to start)", err=True)
-    try:
-        with native_stderr_held(unless=(ExportError, OSError)):
-            version = make()
-    except (ExportError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+    with native_stderr_held(unless=(LifecycleError, OSError)):
+        from dermserve.models.exporter import export_model, export_run
+
+        version = export_run(run, store, **how) if run else export_model(what, store, **how)
     click.echo(f"{what}: version {version} written to {store} in {time.monotonic() - started:.0f} s", err=True)
 
 

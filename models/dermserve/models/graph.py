@@ -8,7 +8,6 @@ signatures call one function, so the weights are on disk once.
 import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import keras
@@ -88,20 +87,20 @@ def freeze_core(
         return scored(outputs, temperature=temperature, distance=distance)
 
     concrete = infer.get_concrete_function()
-    if weights is Weights.VARIABLES:
-        return _tracking(concrete, [weight.value for weight in folded.weights])
-    frozen = convert_variables_to_constants_v2(concrete)
+    frozen = convert_variables_to_constants_v2(concrete) if weights is Weights.FROZEN else None
     names = sorted(concrete.structured_outputs)  # tf.nest flattens a dict in the order of its keys
-    return _tracking(lambda images: dict(zip(names, frozen(images), strict=True)), frozen)
+
+    def core(images: Tensor) -> dict[str, Tensor]:
+        return dict(zip(names, frozen(images), strict=True)) if frozen else concrete(images)
+
+    core.tracked = frozen or [weight.value for weight in folded.weights]  # type: ignore[attr-defined]
+    return core
 
 
 def scored(outputs: Mapping[str, Tensor], *, temperature: float, distance: FeatureDistance | None) -> dict[str, Tensor]:
-    """Compute what a version answers from what its network gives; see freeze_core.
+    """Compute what a version answers from what its network gives, {logits f32 [N, C], features f32 [N, F]}.
 
-    Args:
-        outputs: {logits f32 [N, C], features f32 [N, F]}.
-        temperature: of the softmax.
-        distance: the out-of-distribution score, or None.
+    Of temperature and distance see freeze_core.
     """
     logits = outputs["logits"]
     score = -tf.reduce_logsumexp(logits, axis=-1) if distance is None else _distance(outputs["features"], distance)
@@ -110,14 +109,6 @@ def scored(outputs: Mapping[str, Tensor], *, temperature: float, distance: Featu
         Output.LOGITS.value: logits,
         Output.OOD_SCORE.value: score,
     }
-
-
-def _tracking(call: Core, tracked: object) -> Core:
-    def core(images: Tensor) -> dict[str, Tensor]:
-        return call(images)
-
-    core.tracked = tracked  # type: ignore[attr-defined]
-    return core
 
 
 _LEAST_SQUARE = 1e-30
@@ -138,17 +129,10 @@ def _distance(features: Tensor, distance: FeatureDistance) -> Tensor:
 
 
 def signatures(core: Core, *, side: int, views: Sequence[str], card: str) -> dict[str, Any]:
-    """Build the four signatures of the model contract around a core.
+    """Build the four signatures of the model contract around a core, as ConcreteFunctions by name.
 
-    Args:
-        core: what freeze_core returns.
-        side: height and width of the input in pixels.
-        views: names of the standard views, for `tta`.
-        card: JSON that `describe` returns.
-
-    Returns:
-        ConcreteFunctions by signature name. Those of pixels refuse images that are not [N, side, side, 3], or
-        none, with INVALID_ARGUMENT when they run.
+    Those of pixels refuse images that are not [N, side, side, 3], or none, with INVALID_ARGUMENT when they run. `views`
+    are the standard views that `tta` makes, and `card` is the JSON that `describe` returns.
     """
     # TensorFlow Serving does not compare a request with the placeholder. The graph must, and optimisers drop a check of
     # what the placeholder promises already: so this one promises no size.
@@ -181,12 +165,11 @@ def signatures(core: Core, *, side: int, views: Sequence[str], card: str) -> dic
     def describe(query: Tensor) -> dict[str, Tensor]:
         return {Output.CARD.value: tf.fill(tf.shape(query), tf.constant(card))}
 
-    return {
-        Signature.SERVING_DEFAULT.value: serving_default.get_concrete_function(),
-        Signature.ENCODED.value: encoded.get_concrete_function(),
-        Signature.TTA.value: tta.get_concrete_function(),
-        Signature.DESCRIBE.value: describe.get_concrete_function(),
-    }
+    named = {
+        Signature.SERVING_DEFAULT: serving_default, Signature.ENCODED: encoded, Signature.TTA: tta,
+        Signature.DESCRIBE: describe,
+    }  # fmt: skip
+    return {name.value: function.get_concrete_function() for name, function in named.items()}
 
 
 def _checked(images: Tensor, side: int) -> Tensor:
@@ -230,17 +213,15 @@ def _scaled(images: Tensor, numerator: int) -> Tensor:
     return tf.cast(tf.minimum(scaled, 255), tf.uint8)
 
 
-_VIEWS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
-    {
-        "identity": lambda images: images,
-        "rot90": lambda images: _turned(images, 1),
-        "rot180": lambda images: _turned(images, 2),
-        "rot270": lambda images: _turned(images, 3),
-        "flip": _flipped,
-        "flip_rot90": lambda images: _turned(_flipped(images), 1),
-        "flip_rot180": lambda images: _turned(_flipped(images), 2),
-        "flip_rot270": lambda images: _turned(_flipped(images), 3),
-        "darker": lambda images: _scaled(images, BRIGHTNESS_STEP - 1),
-        "brighter": lambda images: _scaled(images, BRIGHTNESS_STEP + 1),
-    }
-)
+_VIEWS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda images: images,
+    "rot90": lambda images: _turned(images, 1),
+    "rot180": lambda images: _turned(images, 2),
+    "rot270": lambda images: _turned(images, 3),
+    "flip": _flipped,
+    "flip_rot90": lambda images: _turned(_flipped(images), 1),
+    "flip_rot180": lambda images: _turned(_flipped(images), 2),
+    "flip_rot270": lambda images: _turned(_flipped(images), 3),
+    "darker": lambda images: _scaled(images, BRIGHTNESS_STEP - 1),
+    "brighter": lambda images: _scaled(images, BRIGHTNESS_STEP + 1),
+}

@@ -9,9 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def native_stderr_held(*, unless: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Hold back what native code writes to file descriptor 2, and show it if the block raises.
-
-    Errors of the types in `unless` say enough by themselves and show nothing more.
+    """Hold back what native code writes to file descriptor 2, and show it if the block raises something else.
 
     TensorFlow logs hints about CPUs and GPUs there before any setting of its own can stop it.
     """

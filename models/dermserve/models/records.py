@@ -12,7 +12,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from dermserve.contract import Input, Signature
 from dermserve.models.lifecycle.manifest import GOLDEN, WARMUP
-from dermserve.models.verify import Run, open_version, png
+from dermserve.models.verify import LoadedVersion, open_version, png
 
 _PICTURES = 2
 _PATCHES = 7
@@ -24,11 +24,7 @@ def write_warmup_records(version_folder: pathlib.Path, *, model: str, side: int)
     TensorFlow optimises a graph once for each set of outputs asked for, and the records ask for what the gateway asks
     for: all of them (no output_filter), with one view and with ten, the views made in graph, and the card; and for
     `encoded`, which others call. https://www.tensorflow.org/tfx/serving/saved_model_warmup
-
-    Args:
-        version_folder: holds the SavedModel.
-        model: model name.
-        side: height and width of the input in pixels.
+    `side` is the height and width of the input in pixels.
     """
     file = version_folder / WARMUP
     file.parent.mkdir(exist_ok=True)
@@ -48,13 +44,7 @@ def write_warmup_records(version_folder: pathlib.Path, *, model: str, side: int)
 def write_golden_predictions(version_folder: pathlib.Path, *, model: str, side: int) -> None:
     """Ask every signature of an exported version about made-up pictures, and keep the answers beside it.
 
-    Args:
-        version_folder: holds the SavedModel.
-        model: model name.
-        side: height and width of the input in pixels.
-
-    Raises:
-        VerificationError: a signature does not run.
+    Raises VerificationError: a signature does not run.
     """
     images = pictures(_PICTURES, side=side)
     with open_version(version_folder) as run, tf.io.TFRecordWriter(str(version_folder / GOLDEN)) as writer:
@@ -76,7 +66,7 @@ def pictures(count: int, *, side: int) -> NDArray[np.uint8]:
     )
 
 
-def _record(model: str, signature: Signature, inputs: Mapping[str, Any], run: Run | None = None) -> bytes:
+def _record(model: str, signature: Signature, inputs: Mapping[str, Any], run: LoadedVersion | None = None) -> bytes:
     """Make a PredictionLog of a request, with its answer where there is something to run it."""
     log = prediction_log_pb2.PredictLog()
     log.request.model_spec.name = model

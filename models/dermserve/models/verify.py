@@ -5,8 +5,9 @@
 
 import contextlib
 import io
+import itertools
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -22,7 +23,6 @@ from dermserve.models.rounding import allowed, comparable
 from dermserve.v1 import card_pb2
 
 Array: TypeAlias = NDArray[Any]
-Run: TypeAlias = Callable[[Signature, Mapping[str, Array]], Mapping[str, Array]]
 
 _BATCH = 3
 _SUM_TOLERANCE = 1e-4
@@ -33,13 +33,7 @@ class VerificationError(RuntimeError):
 
 
 def verify(version_folder: pathlib.Path) -> card_pb2.Card:
-    """Check every promise of the model contract that can be checked without knowing right answers.
-
-    Args:
-        version_folder: holds the SavedModel.
-
-    Returns:
-        The card.
+    """Check every promise of the model contract that can be checked without knowing right answers; return the card.
 
     Raises:
         VerificationError: a signature is missing, does not run, can't be batched, accepts images of another size or
@@ -52,7 +46,8 @@ def verify(version_folder: pathlib.Path) -> card_pb2.Card:
         images = np.random.default_rng(0).integers(0, 256, (_BATCH, card.input.height, card.input.width, 3), np.uint8)
         single = run(Signature.SERVING_DEFAULT, {Input.IMAGES: images})
         _check_scores(Signature.SERVING_DEFAULT, single, classes=len(card.classes))
-        _check_encoded(run, images, single, temperature=card.calibration.temperature or 1.0)
+        encoded = run(Signature.ENCODED, {Input.IMAGE_BYTES: np.array([png(image) for image in images], object)})
+        _check_close(Signature.ENCODED, encoded, single, card)
         _check_tta(run, images, card)
     return card
 
@@ -65,38 +60,27 @@ class LoadedVersion:
     signatures: Mapping[str, meta_graph_pb2.SignatureDef]
 
     def __call__(self, signature: Signature, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Run a signature.
-
-        Raises:
-            VerificationError: it is missing or fails; TensorFlow's own error is the cause.
-        """
-        return _run(self.session, self.signatures, signature, inputs)
+        """Run a signature. Raises VerificationError: it is missing or fails; TensorFlow's own error is the cause."""
+        if signature not in self.signatures:
+            raise VerificationError(f"signature {signature} is missing")
+        definition = self.signatures[signature]
+        try:
+            feeds = {definition.inputs[name].name: value for name, value in inputs.items()}
+            fetches = {name: tensor.name for name, tensor in definition.outputs.items()}
+            outputs: Mapping[str, Array] = self.session.run(fetches, feeds)
+        except (tf.errors.OpError, ValueError, TypeError) as error:
+            raise VerificationError(f"signature {signature} does not run: {error}") from error
+        return outputs
 
 
 @contextlib.contextmanager
 def open_version(version_folder: pathlib.Path) -> Iterator[LoadedVersion]:
     """Load a SavedModel as TensorFlow Serving does; give what runs its signatures."""
-    with tf.compat.v1.Session(graph=tf.Graph()) as session:
-        # Deprecated in name only: it is the loader whose C++ twin TensorFlow Serving runs.
-        loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(version_folder))
+    with contextlib.closing(tf.compat.v1.Session(graph=tf.Graph())) as session:
+        with session.graph.as_default():
+            # Deprecated in name only: it is the loader whose C++ twin TensorFlow Serving runs.
+            loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(version_folder))
         yield LoadedVersion(session, loaded.signature_def)
-
-
-def _run(
-    session: tf.compat.v1.Session,
-    signature_defs: Mapping[str, meta_graph_pb2.SignatureDef],
-    signature: Signature,
-    inputs: Mapping[str, Array],
-) -> Mapping[str, Array]:
-    if signature not in signature_defs:
-        raise VerificationError(f"signature {signature} is missing")
-    definition = signature_defs[signature]
-    try:
-        feeds = {definition.inputs[name].name: value for name, value in inputs.items()}
-        outputs: Mapping[str, Array] = session.run({n: i.name for n, i in definition.outputs.items()}, feeds)
-    except (tf.errors.OpError, ValueError, TypeError) as error:
-        raise VerificationError(f"signature {signature} does not run: {error}") from error
-    return outputs
 
 
 def _check_batch_dimensions(definitions: Mapping[str, meta_graph_pb2.SignatureDef]) -> None:
@@ -112,7 +96,7 @@ def _check_batch_dimensions(definitions: Mapping[str, meta_graph_pb2.SignatureDe
                     raise VerificationError(f"signature {signature}: {kind} {name} has no batch dimension")
 
 
-def _check_describe(run: Run) -> card_pb2.Card:
+def _check_describe(run: LoadedVersion) -> card_pb2.Card:
     cards = run(Signature.DESCRIBE, {Input.QUERY: np.array([b"", b"any"], object)})[Output.CARD]
     if cards.shape != (2,) or cards[0] != cards[1]:
         raise VerificationError("signature describe: two queries must give two equal cards")
@@ -122,49 +106,31 @@ def _check_describe(run: Run) -> card_pb2.Card:
         raise VerificationError(f"signature describe: {error}") from error
 
 
-def _check_refusals(run: Run, *, side: int) -> None:
-    for signature in (Signature.SERVING_DEFAULT, Signature.TTA):
-        for size in (
-            (side // 2, side // 2, 3),
-            (side, side + 1, 3),
-            (side + 1, side, 3),
-            (side, side, 1),
-            (side, side, 4),
-        ):
-            if not _refuses(run, signature, np.zeros((1, *size), np.uint8)):
-                raise VerificationError(
-                    f"signature {signature}: the graph must refuse images of {size} with INVALID_ARGUMENT, as"
-                    " TensorFlow Serving does not"
-                )
-
-
-def _refuses(run: Run, signature: Signature, images: NDArray[np.uint8]) -> bool:
-    try:
-        run(signature, {Input.IMAGES: images})
-    except VerificationError as error:
+def _check_refusals(run: LoadedVersion, *, side: int) -> None:
+    wrong = ((side // 2, side // 2, 3), (side, side + 1, 3), (side + 1, side, 3), (side, side, 1), (side, side, 4))
+    for signature, size in itertools.product((Signature.SERVING_DEFAULT, Signature.TTA), wrong):
+        cause = None
+        try:
+            run(signature, {Input.IMAGES: np.zeros((1, *size), np.uint8)})
+        except VerificationError as error:
+            cause = error.__cause__
         # Python's session alone compares with the placeholder, which is a ValueError: that is no refusal of the graph.
-        return isinstance(error.__cause__, tf.errors.InvalidArgumentError)
-    return False
+        if not isinstance(cause, tf.errors.InvalidArgumentError):
+            raise VerificationError(
+                f"signature {signature}: the graph must refuse images of {size} with INVALID_ARGUMENT, as"
+                " TensorFlow Serving does not"
+            )
 
 
 def _check_scores(signature: Signature, outputs: Mapping[str, Array], *, classes: int) -> None:
     probabilities = outputs[Output.PROBABILITIES]
-    expected = {
-        Output.PROBABILITIES: (_BATCH, classes),
-        Output.LOGITS: (_BATCH, classes),
-        Output.OOD_SCORE: (_BATCH,),
-    }
-    for name, shape in expected.items():
+    scores = (_BATCH, classes)
+    for name, shape in {Output.PROBABILITIES: scores, Output.LOGITS: scores, Output.OOD_SCORE: scores[:1]}.items():
         value = outputs[name]
         if value.shape != shape or value.dtype != np.float32 or not np.isfinite(value).all():
             raise VerificationError(f"signature {signature}: {name} must be finite float32 {shape}")
     if not np.allclose(probabilities.sum(-1), 1, atol=_SUM_TOLERANCE):
         raise VerificationError(f"signature {signature}: probabilities do not sum to 1")
-
-
-def _check_encoded(run: Run, images: NDArray[np.uint8], single: Mapping[str, Array], *, temperature: float) -> None:
-    files = np.array([png(image) for image in images], object)
-    _check_close(Signature.ENCODED, run(Signature.ENCODED, {Input.IMAGE_BYTES: files}), single, temperature=temperature)
 
 
 def png(image: NDArray[np.uint8]) -> bytes:
@@ -174,7 +140,7 @@ def png(image: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
-def _check_tta(run: Run, images: NDArray[np.uint8], card: card_pb2.Card) -> None:
+def _check_tta(run: LoadedVersion, images: NDArray[np.uint8], card: card_pb2.Card) -> None:
     outputs = run(Signature.TTA, {Input.IMAGES: images})
     _check_scores(Signature.TTA, outputs, classes=len(card.classes))
     for index, image in enumerate(images):
@@ -183,15 +149,15 @@ def _check_tta(run: Run, images: NDArray[np.uint8], card: card_pb2.Card) -> None
         means[Output.OOD_SCORE] = views[Output.OOD_SCORE][0]
         means[Output.VIEW_PROBABILITIES] = views[Output.PROBABILITIES]
         found = {name: value[index] for name, value in outputs.items()}
-        _check_close(Signature.TTA, found, means, temperature=card.calibration.temperature or 1.0)
+        _check_close(Signature.TTA, found, means, card)
 
 
 def _check_close(
-    signature: Signature, outputs: Mapping[str, Array], expected: Mapping[str, Array], *, temperature: float
+    signature: Signature, outputs: Mapping[str, Array], expected: Mapping[str, Array], card: card_pb2.Card
 ) -> None:
     if set(outputs) != set(expected):
         raise VerificationError(f"signature {signature} has outputs {sorted(outputs)}, not {sorted(expected)}")
-    for name, limit in allowed(expected, temperature=temperature).items():
+    for name, limit in allowed(expected, temperature=card.calibration.temperature or 1.0).items():
         if name in expected:
             worst = float(np.abs(comparable(name, outputs[name]) - comparable(name, expected[name])).max())
             if not worst <= limit:

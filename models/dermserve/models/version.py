@@ -16,7 +16,7 @@ from dermserve.imaging import STANDARD_VIEWS
 from dermserve.models.associated_files import CARD, SOURCE, read_file, source_digest, with_files
 from dermserve.models.catalogue import SPECS, Spec
 from dermserve.models.graph import FeatureDistance, Weights, freeze_core, signatures
-from dermserve.models.lifecycle.manifest import Manifest, sign_version, write_manifest
+from dermserve.models.lifecycle.manifest import sign_version, write_manifest
 from dermserve.models.lifecycle.stores import Entry, open_store
 from dermserve.models.quiet import no_bytecode
 from dermserve.models.records import write_golden_predictions, write_warmup_records
@@ -44,17 +44,19 @@ class Content:
     weights: Weights = Weights.FROZEN
     """How the graph holds them."""
 
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by."""
+        return self.calibration.temperature if self.calibration else 1.0
+
 
 def write_version(content: Content, base: pathlib.Path | str, *, sign: pathlib.Path | None = None) -> int:
-    """Export a version into a store. It appears only once every signature has been checked.
+    """Export a version into a store, and return its number. It appears only once every signature has been checked.
 
     Args:
         content: what it is made from.
         base: path or URL of the store.
         sign: PEM file of the private key to sign it with.
-
-    Returns:
-        The version.
 
     Raises:
         CardError: the content does not make a valid card.
@@ -62,9 +64,8 @@ def write_version(content: Content, base: pathlib.Path | str, *, sign: pathlib.P
         LifecycleError: the store can't be used.
         OSError: the store can't be written.
     """
-    spec = SPECS[content.network.name]
-    store = open_store(base)
-    card = make_card(content, spec)
+    spec, store = SPECS[content.network.name], open_store(base)
+    card = _make_card(content, spec)
     tflite = None if content.tflite is None else _with_card(content, content.tflite, card)
     with store.staged(spec.name) as staging, no_bytecode():
         _save(content, card, spec, staging)
@@ -73,7 +74,13 @@ def write_version(content: Content, base: pathlib.Path | str, *, sign: pathlib.P
             (staging / "model.tflite").write_bytes(tflite)
         verify(staging)
         write_golden_predictions(staging, model=spec.name, side=spec.input_side)
-        manifest = _write_manifest(staging, card)
+        about = {
+            "exported_at": card.provenance.exported_at,
+            "exporter": card.provenance.exporter,
+            "training": card_pb2.Training.Name(card.provenance.training).removeprefix("TRAINING_"),
+            "weights_digest": card.weights_digest,
+        }
+        manifest = write_manifest(staging, model=spec.name, about=about)
         if sign is not None:
             sign_version(staging, sign)
         version = store.publish(staging, spec.name)
@@ -82,18 +89,7 @@ def write_version(content: Content, base: pathlib.Path | str, *, sign: pathlib.P
     return version
 
 
-def _write_manifest(staging: pathlib.Path, card: card_pb2.Card) -> Manifest:
-    about = {
-        "exported_at": card.provenance.exported_at,
-        "exporter": card.provenance.exporter,
-        "training": card_pb2.Training.Name(card.provenance.training).removeprefix("TRAINING_"),
-        "weights_digest": card.weights_digest,
-    }
-    return write_manifest(staging, model=card.model, about=about)
-
-
-def make_card(content: Content, spec: Spec) -> card_pb2.Card:
-    """Make the card of a version."""
+def _make_card(content: Content, spec: Spec) -> card_pb2.Card:
     side = spec.input_side
     card = card_pb2.Card(
         schema_version=SCHEMA_VERSION,
@@ -115,8 +111,8 @@ def make_card(content: Content, spec: Spec) -> card_pb2.Card:
 
 def _with_card(content: Content, model: bytes, card: card_pb2.Card) -> bytes:
     """Put the card into a TensorFlow Lite model that was converted from this very content."""
-    temperature = content.calibration.temperature if content.calibration else 1.0
-    if read_file(model, SOURCE) != source_digest(content.network, temperature=temperature, distance=content.distance):
+    source = source_digest(content.network, temperature=content.temperature, distance=content.distance)
+    if read_file(model, SOURCE) != source:
         raise VerificationError(
             "model.tflite was converted from other weights or before the last `dermserve evaluate`: its answers are not"
             " those of this version. Convert it again with `dermserve tflite`, or delete it from the run"
@@ -125,8 +121,9 @@ def _with_card(content: Content, model: bytes, card: card_pb2.Card) -> bytes:
 
 
 def _save(content: Content, card: card_pb2.Card, spec: Spec, folder: pathlib.Path) -> None:
-    temperature = content.calibration.temperature if content.calibration else 1.0
-    core = freeze_core(content.network, temperature=temperature, distance=content.distance, weights=content.weights)
+    core = freeze_core(
+        content.network, temperature=content.temperature, distance=content.distance, weights=content.weights
+    )
     module = tf.Module()
     module.core = core.tracked  # type: ignore[attr-defined]  # what the signatures call must be tracked
     functions = signatures(core, side=spec.input_side, views=card.views, card=render_card(card))

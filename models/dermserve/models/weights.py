@@ -15,14 +15,9 @@ class WeightsError(ValueError):
 
 
 def load_weights(network: keras.Model, file: pathlib.Path) -> None:
-    """Load a whole network's weights, as Keras saved them.
+    """Load a whole network's weights, as Keras saved them: `.weights.h5` or `.keras`.
 
-    Args:
-        network: what architectures.build returns.
-        file: `.weights.h5` or `.keras`.
-
-    Raises:
-        WeightsError: the file is missing, unreadable or of another architecture.
+    Raises WeightsError: the file is missing, unreadable or of another architecture.
     """
     if not file.is_file():
         raise WeightsError(f"{file}: no such weights file")

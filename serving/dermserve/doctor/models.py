@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 from dermserve.doctor.settings import Finding, error, note, warning
 from dermserve.gateway.canary import CANARY, STABLE
-from dermserve.gateway.catalog import KnownModel, KnownVersion
+from dermserve.gateway.catalog import Catalog, KnownModel, KnownVersion
 from dermserve.gateway.certificates import model_server_files
 from dermserve.gateway.config import Config
 from dermserve.gateway.errors import GatewayError
-from dermserve.gateway.server import build_catalog, connect
+from dermserve.gateway.server import connect
 from dermserve.gateway.tracing import Tracing
 from dermserve.v1 import card_pb2
 
@@ -31,7 +31,7 @@ async def _look_at(config: Config, name: str, seconds: float) -> list[Finding]:
             await servers.versions(config.models[0], seconds=seconds)
         except GatewayError as fault:
             return [_unreachable(config, name, fault)]
-        catalog = build_catalog(alone, servers)
+        catalog = Catalog(servers, alone)
         await catalog.poll()
     finally:
         await servers.close()

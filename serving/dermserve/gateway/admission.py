@@ -3,30 +3,31 @@
 gRPC's `maximum_concurrent_rpcs` is not used, because it refuses health checks, too. Health, ListModels and GetModel are
 not limited here: they cost little, and an overloaded gateway must still answer health checks.
 
-The limit follows the free capacity that the model servers publish for a model: the requests that they could take beyond
-those that they have. A request is admitted while fewer requests than that are being prepared, plus two, so that a photo
-is decoded while a call is in flight.
+A request is admitted while fewer are being prepared than the model servers could take beyond those that they have, plus
+two, so that a photo is decoded while a call is in flight.
 
 A burst of requests may wait. Under a longer overload a long queue only makes every answer late. So when the queue is
 full, or a request has waited for longer than its budget, the queue is cut to a short one until no request has been
-refused for a second. (After Nichols & Jacobson, "Controlling Queue Delay", ACM Queue 10(5), 2012.) During an
-overload the two extra requests are not admitted: they would only wait behind the queue.
-
-A request that would wait for longer than its budget is refused on arrival, since its caller would not wait for the
-answer. So is a request whose photo would exceed the bound on the bytes of all photos in memory.
+refused for a second, and the two extra requests are not admitted. (After Nichols & Jacobson, "Controlling Queue Delay",
+ACM Queue 10(5), 2012.) Refused on arrival: a request that would wait for longer than its budget, and one whose photo
+would exceed the bound on the bytes of all photos in memory.
 """
 
 import asyncio
 import contextlib
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from dermserve.gateway.budget import Budget, Clock
 from dermserve.gateway.errors import OverloadedError
+
+if TYPE_CHECKING:
+    from dermserve.gateway.config import Config
 
 CLASSIFY = "Classify"
 CLASSIFY_STREAM = "ClassifyStream"
@@ -183,29 +184,11 @@ class Place:
 class Admission:
     """A queue for each method and model, so that none fills another's, and one bound on the photos' bytes."""
 
-    def __init__(
-        self,
-        models: Iterable[str],
-        *,
-        unary: Bounds,
-        stream: Bounds,
-        max_held_bytes: int,
-        free_capacity: Callable[[str], int],
-        clock: Clock,
-    ) -> None:
-        """Make the queues.
-
-        Args:
-            models: those that are served.
-            unary: for Classify.
-            stream: for the photos of ClassifyStream.
-            max_held_bytes: of all photos that wait or are worked on.
-            free_capacity: what the model servers publish, by model.
-            clock: monotonic seconds.
-        """
-        self.held = HeldBytes(max_held_bytes)
+    def __init__(self, config: "Config", *, free_capacity: Callable[[str], int], clock: Clock) -> None:
+        """Make the queues; the free capacity, by model, is what the model servers publish."""
+        self.held = HeldBytes(config.max_held_bytes)
         self.queues = {
             (method, model): Queue(bounds, free_capacity=partial(free_capacity, model), held=self.held, clock=clock)
-            for method, bounds in {CLASSIFY: unary, CLASSIFY_STREAM: stream}.items()
-            for model in models
+            for method, bounds in {CLASSIFY: config.unary, CLASSIFY_STREAM: config.stream}.items()
+            for model in config.models
         }

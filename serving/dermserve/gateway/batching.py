@@ -27,13 +27,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dermserve.gateway import errors
 from dermserve.gateway.budget import Budget, Clock, Costs
-from dermserve.gateway.errors import (
-    BudgetSpentError,
-    InvalidModelOutputError,
-    ModelServerBusyError,
-    ModelServerUnreachableError,
-)
 from dermserve.gateway.model_servers import ModelServer, ModelServers, gravest
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
 from dermserve.imaging import make_views
@@ -116,7 +111,7 @@ class _Call:
         alone, start = len(self.requests) == 1, 0
         rows = len(scores.probabilities), len(scores.ood_scores)
         if not alone and rows != (scores.views, scores.views):
-            raise InvalidModelOutputError(f"it has {rows[0]} and {rows[1]} rows for {scores.views} views")
+            raise errors.InvalidModelOutputError(f"it has {rows[0]} and {rows[1]} rows for {scores.views} views")
         for request in self.requests:
             own, views = slice(start, start + len(request.part)), len(request.part)
             start += views
@@ -168,11 +163,11 @@ class Batching:
                 waiting = self._enter(target, part, failed)
                 try:
                     return await waiting.answer
-                except (ModelServerUnreachableError, ServableNotFoundError) as error:
+                except (errors.ModelServerUnreachableError, ServableNotFoundError) as error:
                     if waiting.call is None:
                         raise  # no server is left
                     failed[waiting.call.server] = error.with_traceback(None)
-                except ModelServerBusyError:
+                except errors.ModelServerBusyError:
                     delay = back_off * random.uniform(0.5, 1.5)  # noqa: S311
                     if delay >= part.budget.left():
                         raise
@@ -207,7 +202,7 @@ class Batching:
         for first in list(self._queue):
             if first.call or first.answer.done() or first.key in held:
                 continue
-            if self._servers.all_in(first.failed):
+            if not self._servers.untried(first.failed):
                 self._queue.remove(first)
                 first.answer.set_exception(gravest(first.failed.values()))
             elif server := self._servers.pick(first.key[0].model, first.failed):
@@ -263,7 +258,7 @@ class Batching:
         left = budget.require("before asking the model server")
         views = sum(len(request.part) for request in call.requests)
         if not (fitting := self.costs.fit(model, views, left=left)):
-            raise BudgetSpentError("too little is left for the model")
+            raise errors.BudgetSpentError("too little is left for the model")
         if len(call.requests) == 1:  # a batch is short, and goes whole
             views = fitting
         images, tta = call.gather(views)
@@ -276,13 +271,13 @@ class Batching:
         except ServableNotFoundError:
             server.retried += others
             raise
-        except (BudgetSpentError, ModelServerUnreachableError) as error:
-            if isinstance(error, BudgetSpentError) and timeout >= left:
+        except (errors.BudgetSpentError, errors.ModelServerUnreachableError) as error:
+            if isinstance(error, errors.BudgetSpentError) and timeout >= left:
                 self.costs.note(model, views, self._clock() - start, late=True)
                 raise
             server.retried += others
             self._servers.mark(server, alive=False)  # it is gone, or hangs while the request has time left
-            raise ModelServerUnreachableError from error
+            raise errors.ModelServerUnreachableError from error
         self.costs.note(model, views, self._clock() - start)
         server.calls += 1
         server.views += views

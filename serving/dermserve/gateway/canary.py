@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from dermserve.gateway.batching import Batching, Part
 from dermserve.gateway.budget import Budget, Clock
 from dermserve.gateway.catalog import Catalog
+from dermserve.gateway.config import Config
 from dermserve.gateway.errors import GatewayError
 from dermserve.gateway.metrics import Metrics
-from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
+from dermserve.gateway.tfserving import Scores, Target
 from dermserve.v1 import card_pb2
 
 STABLE, CANARY = "stable", "canary"
@@ -47,36 +48,18 @@ def route(target: Target, *, share: float, caller: str, labels: Mapping[str, int
 
 
 class Canary:
-    """The share of callers that gets each model's canary, and how it does beside the stable version.
-
-    Args:
-        shares: by model; what applies without a file.
-        file: TOML with a table `canary_shares`, as `dermserve model canary` writes it; absent: no shares.
-        sample: share of the canary's answers that are compared.
-        predictor: asks the stable version.
-        catalog: has the cards, and the models whose shares are shown.
-        metrics: shows what is in effect.
-        clock: monotonic seconds.
-    """
+    """The share of callers that gets each model's canary, and how it does beside the stable version."""
 
     def __init__(
-        self,
-        shares: Mapping[str, float],
-        file: pathlib.Path | None,
-        *,
-        sample: float,
-        predictor: Batching,
-        catalog: Catalog,
-        metrics: Metrics,
-        clock: Clock,
+        self, config: Config, *, predictor: Batching, catalog: Catalog, metrics: Metrics, clock: Clock
     ) -> None:
-        self._file, self._fault = file, ""
-        self._sample, self._due = sample, 0.0
+        self._file, self._fault = config.canary_file, ""
+        self._sample, self._due = config.canary_sample, 0.0
         self._predictor, self._catalog, self._metrics, self._clock = predictor, catalog, metrics, clock
         self._running: set[asyncio.Task[None]] = set()
-        self._use(shares)
-        if file is not None:
-            self._read(file)
+        self._use(config.canary_shares)
+        if self._file is not None:
+            self._read(self._file)
 
     def _use(self, shares: Mapping[str, float]) -> None:
         self._shares = {model: shares.get(model, 0.0) for model in self._catalog.models}
@@ -108,8 +91,8 @@ class Canary:
 
     def route(self, target: Target, caller: str) -> Target:
         """Apply the share in effect; see the function of this name."""
-        model = target.model
-        return route(target, share=self._shares[model], caller=caller, labels=self._catalog.find(model).labels)
+        labels = self._catalog.models[target.model].labels
+        return route(target, share=self._shares[target.model], caller=caller, labels=labels)
 
     def sample(self, model: str, views: NDArray[np.uint8], scores: Scores, card: card_pb2.Card) -> None:
         """Compare an answer of the canary in the background, if it is in the sample and nobody waits for a slot."""
@@ -133,7 +116,7 @@ class Canary:
                 scores = await self._predictor.predict(Target(model, label=STABLE), view)
                 card = await self._catalog.card(model, scores.version, budget=view.budget)
                 self._metrics.compared(model, "agreed" if _top(scores, card) == canary else "differed").inc()
-        except (GatewayError, ServableNotFoundError, TimeoutError, LookupError):
+        except (GatewayError, TimeoutError, LookupError):
             self._metrics.compared(model, "failed").inc()
 
 

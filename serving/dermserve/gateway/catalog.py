@@ -6,28 +6,16 @@ is static, so GetModelStatus is what shows which versions can answer.
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import structlog
 
 from dermserve.contract import CardError, parse_card
+from dermserve.gateway import errors
 from dermserve.gateway.budget import Budget
-from dermserve.gateway.errors import (
-    BudgetSpentError,
-    GatewayError,
-    InvalidCardError,
-    InvalidLabelError,
-    InvalidModelOutputError,
-    InvalidVersionError,
-    MissingModelError,
-    ModelNotAvailableError,
-    ModelServerFailedError,
-    ModelServerUnreachableError,
-    UnknownLabelError,
-    UnknownModelError,
-    UnknownVersionError,
-)
+from dermserve.gateway.config import Config
 from dermserve.gateway.model_servers import AVAILABLE, ModelServers, State
 from dermserve.gateway.tfserving import ServableNotFoundError, Target
 from dermserve.imaging import STANDARD_VIEWS
@@ -39,12 +27,10 @@ _log = structlog.get_logger(__name__)
 _MAX_LABEL = 128
 _TOLERATED_FAILURES = 2
 """Polls in a row that may fail before a model counts as unreachable: one that is late is no outage."""
-_STATES = {
-    serving_pb2.ModelVersionStatus.STATE_START: classifier_pb2.VERSION_STATE_START,
-    serving_pb2.ModelVersionStatus.STATE_LOADING: classifier_pb2.VERSION_STATE_LOADING,
-    serving_pb2.ModelVersionStatus.STATE_AVAILABLE: classifier_pb2.VERSION_STATE_AVAILABLE,
-    serving_pb2.ModelVersionStatus.STATE_UNLOADING: classifier_pb2.VERSION_STATE_UNLOADING,
-    serving_pb2.ModelVersionStatus.STATE_END: classifier_pb2.VERSION_STATE_END,
+_UNKNOWN = classifier_pb2.VERSION_STATE_UNSPECIFIED
+_STATES: Mapping[int, Any] = {
+    state: classifier_pb2.VersionState.Value(f"VERSION_{name}")
+    for name, state in serving_pb2.ModelVersionStatus.State.items()
 }
 
 
@@ -97,13 +83,13 @@ class KnownModel:
         """Whether some version can answer here."""
         return any(version.ready for version in self.versions)
 
-    def absent(self, target: Target) -> GatewayError:
+    def absent(self, target: Target) -> errors.GatewayError:
         """Make the error for a version or label of this model that no model server has."""
         if target.version is not None:
-            return UnknownVersionError(self.name, target.version, [version.number for version in self.available])
+            return errors.UnknownVersionError(self.name, target.version, [version.number for version in self.available])
         if target.label is not None and target.label not in self.labels:
-            return UnknownLabelError(self.name, target.label, sorted(self.labels))
-        return ModelNotAvailableError(self.name)
+            return errors.UnknownLabelError(self.name, target.label, sorted(self.labels))
+        return errors.ModelNotAvailableError(self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,44 +110,25 @@ def read_target(model: str, *, version: int | None = None, label: str | None = N
         InvalidRequestError: no model, a version below 1, or a label empty or too long.
     """
     if not model:
-        raise MissingModelError
+        raise errors.MissingModelError
     if version is not None and version < 1:
-        raise InvalidVersionError(version)
+        raise errors.InvalidVersionError(version)
     # TF Serving would send a longer label back in a header too large to arrive.
     if label is not None and not 0 < len(label) <= _MAX_LABEL:
-        raise InvalidLabelError
+        raise errors.InvalidLabelError
     return Target(model, version, label)
 
 
 class Catalog:
     """The configured models as last seen. Replaces whole values, so that a reader never meets half an update."""
 
-    def __init__(
-        self,
-        servers: ModelServers,
-        *,
-        models: Sequence[str],
-        labels: Sequence[str],
-        steady: float,
-        waiting: float,
-        timeout: float,
-    ) -> None:
-        """Make it; nothing is known before the first poll.
-
-        Args:
-            servers: those to ask.
-            models: names of those that are polled.
-            labels: those to look up of each model.
-            steady: seconds between polls while every model is ready.
-            waiting: seconds between polls while none is.
-            timeout: seconds of one call.
-        """
-        self.models: Mapping[str, KnownModel] = {name: KnownModel(name) for name in models}
+    def __init__(self, servers: ModelServers, config: Config) -> None:
+        self.models: Mapping[str, KnownModel] = {name: KnownModel(name) for name in config.models}
         self.failed_polls = 0
         """Polls of a model that ended in an unexpected error."""
         self._servers = servers
-        self._labels = labels
-        self._steady, self._waiting, self._timeout = steady, waiting, timeout
+        self._config = config
+        self._timeout = config.poll_timeout_seconds
         self._cards: dict[tuple[str, int], asyncio.Task[card_pb2.Card]] = {}
         """Valid ones, and those that are being read."""
         self._polling: asyncio.Task[None] | None = None
@@ -178,12 +145,12 @@ class Catalog:
             UnknownModelError: there is none of that name.
         """
         if (known := self.models.get(name)) is None:
-            raise UnknownModelError(name, self.models)
+            raise errors.UnknownModelError(name, self.models)
         return known
 
     def lacks(self, model: str, label: str | None) -> bool:
         """Whether a label is one that is polled, and did not exist at the last poll."""
-        return label in self._labels and label not in self.find(model).labels
+        return label in self._config.labels and label not in self.find(model).labels
 
     async def choose(self, target: Target, budget: Budget) -> Choice:
         """Choose what to ask for: of a label or the newest version, which version answers is known only afterwards.
@@ -193,7 +160,9 @@ class Catalog:
         """
         known = self.find(target.model)
         if not known.available:
-            raise ModelNotAvailableError(target.model) if known.reachable else ModelServerUnreachableError()
+            raise (
+                errors.ModelNotAvailableError(target.model) if known.reachable else errors.ModelServerUnreachableError()
+            )
         number = known.available[0].number
         if target.version is not None:
             number = target.version
@@ -225,7 +194,7 @@ class Catalog:
             async with asyncio.timeout(budget.require("reading the card") if budget else None):
                 return await asyncio.shield(reading)
         except TimeoutError as error:
-            raise BudgetSpentError("reading the card") from error
+            raise errors.BudgetSpentError("reading the card") from error
 
     async def _read(self, model: str, version: int) -> card_pb2.Card:
         try:
@@ -235,9 +204,9 @@ class Catalog:
             if unknown := set(card.views) - set(STANDARD_VIEWS):
                 raise CardError(f"views {sorted(unknown)} are not standard ones")
         except CardError as error:
-            raise InvalidCardError(model, version, str(error)) from error
-        except (InvalidModelOutputError, ModelServerFailedError) as error:
-            raise InvalidCardError(model, version, "its `describe` signature does not return one") from error
+            raise errors.InvalidCardError(model, version, str(error)) from error
+        except (errors.InvalidModelOutputError, errors.ModelServerFailedError) as error:
+            raise errors.InvalidCardError(model, version, "its `describe` signature does not return one") from error
         return card
 
     def _forget_failed(self, key: tuple[str, int], reading: asyncio.Task[card_pb2.Card]) -> None:
@@ -246,8 +215,7 @@ class Catalog:
 
     def _keep_cards(self, model: str, versions: Collection[int]) -> None:
         """Drop the cards of a model's other versions: a number that comes back may be another model."""
-        for key in [key for key in self._cards if key[0] == model and key[1] not in versions]:
-            del self._cards[key]
+        self._cards = {key: card for key, card in self._cards.items() if key[0] != model or key[1] in versions}
 
     async def follow(self, report: Callable[[bool], Awaitable[None]]) -> None:
         """Poll for ever, whatever fails; report after each poll whether every model is ready."""
@@ -261,10 +229,10 @@ class Catalog:
             await asyncio.sleep(self._pause())
 
     def _pause(self) -> float:
-        if self.ready and all(model.failures == 0 for model in self.models.values()):
-            return self._steady
-        some = any(model.ready for model in self.models.values())
-        return min(self._steady, self._waiting * (5 if some else 1))
+        steady, waiting = self._config.poll_seconds, self._config.poll_waiting_seconds
+        if self.ready and not any(model.failures for model in self.models.values()):
+            return steady
+        return min(steady, 5 * waiting if any(model.ready for model in self.models.values()) else waiting)
 
     async def poll(self) -> None:
         """Poll every model once; a call during a poll waits for that poll."""
@@ -275,7 +243,11 @@ class Catalog:
     async def _poll(self) -> None:
         seen = await asyncio.gather(*map(self._look, self.models.values()))
         for before, after in zip(self.models.values(), seen, strict=True):
-            _log_change(before, after)
+            if replace(before, failures=0) != replace(after, failures=0) or before.reachable != after.reachable:
+                states = {each.number: classifier_pb2.VersionState.Name(each.state) for each in after.versions}
+                ready = [version.number for version in after.versions if version.ready]
+                facts = {"reachable": after.reachable, "states": states, "ready": ready, "labels": dict(after.labels)}
+                _log.info("model_state_changed", model=after.name, **facts)
         self.models = {model.name: model for model in seen}
 
     async def _look(self, before: KnownModel) -> KnownModel:
@@ -287,7 +259,7 @@ class Catalog:
             versions = [await self._with_card(before, number, state) for number, state in states.items()]
             labels = await self._resolve_labels(before) if available else {}
             return KnownModel(before.name, tuple(versions), labels, failures=0)
-        except GatewayError:
+        except errors.GatewayError:
             pass
         except Exception:
             self.failed_polls += 1
@@ -295,38 +267,28 @@ class Catalog:
         if before.failures < _TOLERATED_FAILURES:
             return replace(before, failures=before.failures + 1)
         self._keep_cards(before.name, ())
-        unknown = classifier_pb2.VERSION_STATE_UNSPECIFIED
-        return KnownModel(before.name, tuple(KnownVersion(version.number, unknown) for version in before.versions))
+        return KnownModel(before.name, tuple(KnownVersion(version.number, _UNKNOWN) for version in before.versions))
 
     async def _with_card(self, before: KnownModel, number: int, state: State) -> KnownVersion:
-        version = KnownVersion(number, _STATES.get(state, classifier_pb2.VERSION_STATE_UNSPECIFIED))
+        version = KnownVersion(number, _STATES.get(state, _UNKNOWN))
         if not version.available:
             return version
         try:
             return replace(version, card=await self.card(before.name, number))
-        except (GatewayError, ServableNotFoundError) as error:
-            fault = str(error.__cause__ if isinstance(error, InvalidCardError) else error)
+        except (errors.GatewayError, ServableNotFoundError) as error:
+            fault = str(error.__cause__ if isinstance(error, errors.InvalidCardError) else error)
             if fault not in {known.fault for known in before.versions}:
                 _log.warning("card_not_read", model=before.name, version=number, fault=fault)
             return replace(version, fault=fault)
 
     async def _resolve_labels(self, before: KnownModel) -> dict[str, int]:
         found = {}
-        for label in self._labels:
+        for label in self._config.labels:
             try:
                 found[label] = await self._servers.labelled(before.name, label=label, seconds=self._timeout)
             except ServableNotFoundError:
                 pass
-            except GatewayError:
+            except errors.GatewayError:
                 if label in before.labels:
                     found[label] = before.labels[label]
         return found
-
-
-def _log_change(before: KnownModel, after: KnownModel) -> None:
-    if replace(before, failures=0) == replace(after, failures=0) and before.reachable == after.reachable:
-        return
-    states = {version.number: classifier_pb2.VersionState.Name(version.state) for version in after.versions}
-    ready = [version.number for version in after.versions if version.ready]
-    facts = {"reachable": after.reachable, "states": states, "ready": ready, "labels": dict(after.labels)}
-    _log.info("model_state_changed", model=after.name, **facts)

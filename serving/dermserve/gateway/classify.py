@@ -65,23 +65,8 @@ class Classifier:
         self.limits = config.limits
         self.workers = Workers(config.decoders, stuck_after=config.decoder_stuck_seconds, clock=time.monotonic)
         self.predictor = Batching(servers, longest=config.batch_seconds, clock=time.monotonic)
-        self.admission = Admission(
-            config.models,
-            unary=config.unary,
-            stream=config.stream,
-            max_held_bytes=config.max_held_bytes,
-            free_capacity=self.predictor.free_capacity,
-            clock=time.monotonic,
-        )
-        self.canary = Canary(
-            config.canary_shares,
-            config.canary_file,
-            sample=config.canary_sample,
-            predictor=self.predictor,
-            catalog=catalog,
-            metrics=metrics,
-            clock=time.monotonic,
-        )
+        self.admission = Admission(config, free_capacity=self.predictor.free_capacity, clock=time.monotonic)
+        self.canary = Canary(config, predictor=self.predictor, catalog=catalog, metrics=metrics, clock=time.monotonic)
         self.drift = Drift() if config.metrics_listen else None
 
     async def close(self) -> None:

@@ -77,9 +77,8 @@ async def look_up(host: str, port: int) -> Sequence[str]:
         OSError: it has none, or it can't be resolved.
     """
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    families = {family for family, *_ in found}
-    wanted = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
-    return sorted({str(address[0]) for family, *_, address in found if family == wanted})
+    ipv4 = {str(address[0]) for family, *_, address in found if family == socket.AF_INET}
+    return sorted(ipv4 or {str(address[0]) for *_, address in found})
 
 
 class ModelServers:
@@ -279,22 +278,20 @@ class ModelServers:
             failures, key=lambda error: isinstance(error, ServableNotFoundError), default=ModelServerUnreachableError()
         )
 
-    def all_in(self, failed: Collection[ModelServer]) -> bool:
-        """Whether every model server is among those; so it is when there is none."""
-        return all(server in failed for server in self._servers.values())
+    def untried(self, failed: Collection[ModelServer]) -> list[ModelServer]:
+        """Return the model servers that have not failed a request."""
+        return [server for server in self._servers.values() if server not in failed]
 
     def pick(self, model: str, failed: Collection[ModelServer]) -> ModelServer | None:
         """Choose the least busy server with a free slot that has not failed; of those that answer, if there are any."""
-        candidates = [server for server in self._servers.values() if server not in failed]
+        candidates = self.untried(failed)
         candidates = [server for server in candidates if server.alive] or candidates
         free = [server for server in candidates if server.in_flight < self._slots]
-        if len(free) < 2:
-            return free[0] if free else None
-        return min(free, key=lambda server: (not server.has(model), server.in_flight, server.last_used))
+        return min(free, key=lambda each: (not each.has(model), each.in_flight, each.last_used), default=None)
 
     def has_other(self, server: ModelServer, failed: Collection[ModelServer]) -> bool:
         """Whether to stop waiting for a server: another answers, or this one did not answer before, either."""
-        others = [other for other in self._servers.values() if other is not server and other not in failed]
+        others = self.untried({*failed, server})
         return any(other.alive for other in others) or bool(others and not server.alive)
 
 

@@ -76,7 +76,7 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
         own, towards_servers = certificates.server_files(config), certificates.model_server_files(config)
         servers = await connect(config, tracing, towards_servers)
         stack.push_async_callback(servers.close)
-        catalog = build_catalog(config, servers)
+        catalog = Catalog(servers, config)
         await _report(servicer, ready=False)
         metrics = Metrics(config.models)
         classifier = Classifier(config, servers, catalog, metrics, tracing)
@@ -119,18 +119,6 @@ async def connect(config: Config, tracing: Tracing, tls: certificates.TlsFiles |
     servers = ModelServers(config.tfs, connect=open_one, slots=config.tfs_in_flight)
     await servers.resolve()
     return servers
-
-
-def build_catalog(config: Config, servers: ModelServers) -> Catalog:
-    """Make the catalog of a configuration, which has seen nothing yet."""
-    return Catalog(
-        servers,
-        models=config.models,
-        labels=config.labels,
-        steady=config.poll_seconds,
-        waiting=config.poll_waiting_seconds,
-        timeout=config.poll_timeout_seconds,
-    )
 
 
 def _server_options(config: Config) -> list[tuple[str, int]]:

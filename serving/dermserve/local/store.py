@@ -115,10 +115,7 @@ def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Pa
 
 
 def _read(store: LocalStore, name: str) -> ServerConfig:
-    try:
-        return ServerConfig.parse(store.read_text(name), where=f"{store.base}/{name}")
-    except FileNotFoundError:
-        return ServerConfig()
+    return ServerConfig.parse(store.read_text(name) or "", where=f"{store.base}/{name}")
 
 
 def _check_present(store: LocalStore, config: ServerConfig, model: str) -> None:

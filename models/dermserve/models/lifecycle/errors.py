@@ -4,6 +4,16 @@
 class LifecycleError(Exception):
     """Base. Each message says what is wrong and what to do."""
 
+    exit_code = 1
+
+
+class ExportError(LifecycleError):
+    """A version could not be made; the store is as it was."""
+
+
+class ExportError(LifecycleError):
+    """A version could not be made; the store is as it was."""
+
 
 class StoreError(LifecycleError):
     """The store can't be used, or doesn't hold what was asked for."""
@@ -24,10 +34,14 @@ class RefusedError(LifecycleError):
 class GateError(LifecycleError):
     """A version does not meet what is required of it."""
 
+    exit_code = 4
+
 
 class ServerError(LifecycleError):
     """A model server refused or failed."""
 
 
 class NoServerError(ServerError):
-    """A model server does not answer."""
+    """A model server or gateway does not answer."""
+
+    exit_code = 3

@@ -87,8 +87,7 @@ def verify_version(
 def check_files(store: Store, model: str, version: int, public_key: pathlib.Path | None) -> Iterator[Check]:
     """Check a version's files by its manifest and, with a key, by its signature.
 
-    Raises:
-        StoreError: it has no manifest.
+    Raises StoreError: it has no manifest.
     """
     name = f"{store.base}/{model}/{version}"
     manifest = parse_manifest(_read(store, model, version, MANIFEST), where=f"{name}/{MANIFEST}")
@@ -108,8 +107,7 @@ def verify_files(
 ) -> Iterator[Check]:
     """Check the files of every version without asking a server; of one model, or one version, when it is named.
 
-    Raises:
-        StoreError: there is no such version, or none at all.
+    Raises StoreError: there is no such version, or none at all.
     """
     if model is not None:
         known_version(store, model, version)
@@ -133,13 +131,13 @@ def _records(store: Store, model: str, version: int, name: str) -> list[manageme
 
 
 def _read(store: Store, model: str, version: int, name: str) -> bytes:
-    try:
-        return store.read(model, version, name)
-    except FileNotFoundError as error:
+    data = store.read(model, version, name)
+    if data is None:
         raise StoreError(
             f"version {version} of {model} has no {name}: it was exported by an older dermserve or by something else,"
             " and can't be verified; export it again"
-        ) from error
+        )
+    return data
 
 
 def _replay(
@@ -177,7 +175,7 @@ def _difference(name: str, actual: tensor_pb2.TensorProto, expected: tensor_pb2.
     if expected.dtype == tensor_pb2.DATA_TYPE_STRING:
         return 0.0 if list(actual.string_val) == list(expected.string_val) else math.inf
     ours, theirs = (comparable(name, _floats(tensor)) for tensor in (actual, expected))
-    if ours.shape != theirs.shape or not np.isfinite(ours - theirs).all():
+    if ours.shape != theirs.shape or not (np.isfinite(ours) & np.isfinite(theirs)).all():
         return math.inf
     return float(np.abs(ours - theirs).max(initial=0.0) / max(1.0, np.abs(theirs).max(initial=0.0)))
 
@@ -228,10 +226,10 @@ def figures(store: Store, model: str, version: int) -> dict[str, float]:
     """
     where = f"{store.base}/{model}/{version}/{GOLDEN}"
     try:
-        records = list(read_records(store.read(model, version, GOLDEN), where=where))
+        records = list(read_records(store.read(model, version, GOLDEN) or b"", where=where))
         texts = [record.response.outputs["card"].string_val for record in records if "card" in record.response.outputs]
         card = parse_card(texts[0][0])
-    except (FileNotFoundError, IndexError, CardError) as error:
+    except (IndexError, CardError) as error:
         raise StoreError(f"{where} holds no card, so nothing is known of the version's evaluation") from error
     found = dict(card.provenance.metrics)
     for point in ("rule_out", "rule_in"):
@@ -244,12 +242,7 @@ def figures(store: Store, model: str, version: int) -> dict[str, float]:
 
 
 def check_figures(store: Store, model: str, version: int, requirements: Sequence[Requirement]) -> None:
-    """Check a version's evaluation.
-
-    Raises:
-        GateError: it does not meet a requirement.
-        StoreError: nothing is known of its evaluation.
-    """
+    """Check a version's evaluation. Raises GateError: it fails; StoreError: nothing is known of it."""
     known = figures(store, model, version) if requirements else {}
     if problems := [problem for one in requirements if (problem := one.problem(known))]:
         raise GateError(f"version {version} of {model} is not good enough: {'; '.join(problems)}")
@@ -258,22 +251,15 @@ def check_figures(store: Store, model: str, version: int, requirements: Sequence
 def check_version(desk: Desk, model: str, version: int, *, answers: bool) -> None:
     """Check a version's files and signature, and on every server that it answers as it did when it was exported.
 
-    Args:
-        desk: the store, its servers and the public key.
-        model: which.
-        version: it must be loaded.
-        answers: without, only the signature is checked, and only with a public key.
+    It must be loaded. Without `answers` only its files and signature are checked, and only with a public key.
 
     Raises:
         GateError: something is wrong.
         NoServerError: a server does not answer.
     """
-    if answers:
-        try:
-            desk.store.read(model, version, GOLDEN)
-        except FileNotFoundError:
-            desk.say(f"version {version} of {model} has no golden predictions: its answers were not checked")
-            answers = False
+    if answers and desk.store.read(model, version, GOLDEN) is None:
+        desk.say(f"version {version} of {model} has no golden predictions: its answers were not checked")
+        answers = False
     checks: Iterator[Check] = iter(())
     if answers:
         checks = verify_version(desk.store, desk.servers, model, version, public_key=desk.public_key)

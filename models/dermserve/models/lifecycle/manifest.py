@@ -49,13 +49,7 @@ class Manifest:
 
 
 def write_manifest(folder: pathlib.Path, *, model: str, about: Mapping[str, str]) -> Manifest:
-    """Write the manifest of a finished version.
-
-    Args:
-        folder: holds the version.
-        model: whose version it is.
-        about: for people.
-    """
+    """Write the manifest of a finished version into its folder."""
     manifest = Manifest(model, _digests(folder), about)
     content = {"schema": _SCHEMA, "model": model, "digest": manifest.digest, "about": about, "files": manifest.files}
     path = folder / MANIFEST
@@ -65,11 +59,7 @@ def write_manifest(folder: pathlib.Path, *, model: str, about: Mapping[str, str]
 
 
 def parse_manifest(data: bytes, *, where: str) -> Manifest:
-    """Read a manifest.
-
-    Raises:
-        StoreError: it is none, or does not agree with its own digest.
-    """
+    """Read a manifest. Raises StoreError: it is none, or does not agree with its own digest."""
     try:
         content = json.loads(data)
         manifest = Manifest(content["model"], content["files"], content["about"])
@@ -104,8 +94,7 @@ def _digests(folder: pathlib.Path) -> dict[str, str]:
 def load_key(key: pathlib.Path) -> Any:
     """Load a private key, a PEM file of an elliptic curve without a password, as model-signing's signer.
 
-    Raises:
-        SignatureError: the key can't be used, or the extra `sign` is not installed.
+    Raises SignatureError: the key can't be used, or the extra `sign` is not installed.
     """
     signing = _module("signing")
     try:
@@ -120,16 +109,9 @@ def sign_version(folder: pathlib.Path, key: pathlib.Path) -> None:
 
 
 def check_signature(folder: pathlib.Path, public_key: pathlib.Path, *, model: str, where: str) -> None:
-    """Check that a version is what was signed with a key, and is of the model that it is stored under.
+    """Check that a version is what was signed with a key, a PEM file, and is of the model that it is stored under.
 
-    Args:
-        folder: holds the version.
-        public_key: PEM file.
-        model: the model's name.
-        where: what messages call it.
-
-    Raises:
-        SignatureError: it is not, or has no signature, or the key can't be used.
+    Raises SignatureError: it is not, or has no signature, or the key can't be used; the message calls it `where`.
     """
     verifying = _module("verifying")
     if not (folder / SIGNATURE).is_file():
@@ -168,8 +150,7 @@ _HEAD = struct.Struct("<QI")
 def read_records(data: bytes, *, where: str) -> Iterator[management_pb2.PredictLog]:
     """Give the Predict calls in a TFRecord file of PredictionLogs.
 
-    Raises:
-        StoreError: it is cut off, or holds something else.
+    Raises StoreError: it is cut off, or holds something else.
     """
     file = io.BytesIO(data)
     while head := file.read(_HEAD.size):

@@ -24,7 +24,7 @@ def promote(
     checked: bool = True,
     note: str = "",
 ) -> Intent:
-    """Make a version the stable one: the newest in the store when none is named.
+    """Make a version the stable one, the newest in the store when none is named; return what was changed.
 
     Args:
         desk: the store and its servers.
@@ -33,9 +33,6 @@ def promote(
         require: what its evaluation must have come to.
         checked: whether its golden predictions are replayed on every server before the label moves.
         note: for the log.
-
-    Returns:
-        What was changed, as from the other moves.
 
     Raises:
         GateError: it does not meet a requirement, or does not answer as it did when exported; nothing was changed.
@@ -50,8 +47,7 @@ def promote(
 def rollback(desk: Desk, model: str, version: int | None = None, *, note: str = "") -> Intent:
     """Make the version stable that was so before the last promotion, or the one that is named.
 
-    Raises:
-        LifecycleError: the log knows of none, or as for `promote`.
+    Raises LifecycleError: the log knows of none, or as for `promote`.
     """
     with _changing(desk):
         current = desk.read_config().labels(model).get(STABLE)
@@ -69,8 +65,7 @@ def canary(
 ) -> Intent:
     """Give a share of the callers another version than the stable one: the newest in the store when none is named.
 
-    Raises:
-        LifecycleError: there is no stable version, or it is the same, or as for `promote`.
+    Raises LifecycleError: there is no stable version, or it is the same, or as for `promote`.
     """
     with _changing(desk):
         target = known_version(desk.store, model, version)
@@ -81,50 +76,37 @@ def canary(
             raise RefusedError(f"version {target} of {model} is the stable one already")
         after = _pinned({**before.labels, CANARY: target}, share)
         check = functools.partial(check_version, desk, model, target, answers=checked)
-        return _move(desk, model, "canary", before, after, told=_canary_of, note=note, check=check)
+        return _move(desk, model, "canary", before, after, note=note, check=check)
 
 
 def end_canary(desk: Desk, model: str, *, note: str = "") -> Intent:
     """Unload the canary; everybody gets the stable version.
 
-    Raises:
-        LifecycleError: there is none, or as for `promote`.
+    Raises LifecycleError: there is none, or as for `promote`.
     """
     with _changing(desk):
         before = _served(desk, model)
         if CANARY not in before.labels:
             raise RefusedError(f"{model} has no canary")
         after = _pinned({label: version for label, version in before.labels.items() if label != CANARY})
-        return _move(desk, model, "canary", before, after, told=_canary_of, note=note)
+        return _move(desk, model, "canary", before, after, note=note)
 
 
 def unpin(desk: Desk, model: str, *, note: str = "") -> Intent:
     """Take all labels off and let the servers follow the newest version, as before the first promotion.
 
-    Raises:
-        LifecycleError: as for `promote`.
+    Raises LifecycleError: as for `promote`.
     """
     with _changing(desk):
         before, after = _served(desk, model), Served(labels={})
-        return _move(desk, model, "unpin", before, after, told=lambda served: served.labels, note=note)
+        return _move(desk, model, "unpin", before, after, note=note)
 
 
 def retire(desk: Desk, model: str, *, keep: int, offline: bool = False, dry: bool = False, note: str = "") -> list[int]:
     """Delete the oldest versions of a model, but for the newest `keep` and all that are labelled, pinned or loaded.
 
-    Args:
-        desk: the store and its servers.
-        model: which.
-        keep: how many of the newest to keep.
-        offline: don't ask the servers what is loaded; go by models.config alone.
-        dry: delete nothing.
-        note: for the log.
-
-    Returns:
-        The versions that are gone, or would be.
-
-    Raises:
-        LifecycleError: the store can't be used, or a server does not answer.
+    With `offline`, models.config alone says what is needed; with `dry`, nothing is deleted. Returns the versions that
+    are gone, or would be. Raises LifecycleError: the store can't be used, or a server does not answer.
     """
     store = desk.store
     with store.locked() if offline else _changing(desk):
@@ -163,9 +145,8 @@ def _make_stable(desk: Desk, model: str, version: int, *, what: str, note: str, 
     before = _served(desk, model)
     labels = {label: number for label, number in before.labels.items() if (label, number) != (CANARY, version)}
     after = _pinned({**labels, STABLE: version}, before.share if CANARY in labels else 0.0)
-    digest = _digest_of(desk.store, model, version)
     check = functools.partial(check_version, desk, model, version, answers=checked)
-    return _move(desk, model, what, before, after, told=_stable_of, note=note, digest=digest, check=check)
+    return _move(desk, model, what, before, after, note=note, check=check)
 
 
 def _move(
@@ -175,14 +156,13 @@ def _move(
     before: Served,
     after: Served,
     *,
-    told: Callable[[Served], Any],
     note: str,
-    digest: str | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Intent:
-    """Make a change; `told` gives what the log says of it."""
+    """Make a change, and note it."""
+    digest = _digest_of(desk.store, model, after.labels[STABLE]) if what in ("promote", "rollback") else None
     more = _known({"servers": list(desk.servers.addresses), "digest": digest, "note": note})
-    entry = Entry(what=what, model=model, before=told(before), after=told(after), more=more)
+    entry = Entry(what=what, model=model, before=_told(what, before), after=_told(what, after), more=more)
     needs = after.pins or [known_version(desk.store, model, None)]
     intent = Intent(entry=entry, before=before, after=after, needs=needs)
     change(desk, intent, check=check)
@@ -199,12 +179,13 @@ def _pinned(labels: Mapping[str, int], share: float = 0.0) -> Served:
     return Served(labels=labels, pins=sorted(set(labels.values())), share=share)
 
 
-def _stable_of(served: Served) -> int | None:
+def _told(what: str, served: Served) -> Any:
+    """Give what the log says of a move: the labels, the canary, or the stable version."""
+    if what == "unpin":
+        return served.labels
+    if what == "canary":
+        return {"version": served.labels[CANARY], "share": served.share} if CANARY in served.labels else None
     return served.labels.get(STABLE)
-
-
-def _canary_of(served: Served) -> dict[str, Any] | None:
-    return {"version": served.labels[CANARY], "share": served.share} if CANARY in served.labels else None
 
 
 def _digest_of(store: Store, model: str, version: int) -> str | None:

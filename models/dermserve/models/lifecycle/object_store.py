@@ -33,7 +33,7 @@ def _naming_store(method: _F) -> _F:
     def run(self: "ObjectStore", *args: Any, **kwargs: Any) -> Any:
         try:
             return method(self, *args, **kwargs)
-        except (FileNotFoundError, StoreError):
+        except StoreError:
             raise
         except Exception as error:  # each client has errors of its own
             raise StoreError(f"{self.base} can't be used: {type(error).__name__}: {error}") from error
@@ -44,8 +44,7 @@ def _naming_store(method: _F) -> _F:
 class ObjectStore:
     """Versions of models in object storage; LocalStore says what its methods do.
 
-    Raises:
-        StoreError: nothing here speaks the URL's protocol.
+    Raises StoreError: nothing here speaks the URL's protocol.
     """
 
     def __init__(self, url: str) -> None:
@@ -89,8 +88,8 @@ class ObjectStore:
         return number
 
     @_naming_store
-    def read(self, model: str, version: int, name: str) -> bytes:
-        return bytes(self._files.cat_file(f"{self._folder(model, version)}/{name}"))
+    def read(self, model: str, version: int, name: str) -> bytes | None:
+        return self._get(f"{self._folder(model, version)}/{name}")
 
     @_naming_store
     def fetch(self, model: str, version: int, into: pathlib.Path) -> None:
@@ -113,8 +112,9 @@ class ObjectStore:
         self._files.rm(folder, recursive=True)
 
     @_naming_store
-    def read_text(self, name: str) -> str:
-        return bytes(self._files.cat_file(self._path(name))).decode()
+    def read_text(self, name: str) -> str | None:
+        data = self._get(self._path(name))
+        return None if data is None else data.decode()
 
     @_naming_store
     def write_text(self, name: str, text: str) -> None:
@@ -133,16 +133,12 @@ class ObjectStore:
         self._create(self._path(".audit", f"{now}-{secrets.token_hex(4)}.json"), line)
 
     @_naming_store
-    def audit(self) -> Iterator[str]:
-        return iter([self.read_text(f".audit/{name}") for name in self._keys(".audit")])
+    def audit(self) -> list[str]:
+        return [bytes(self._files.cat_file(self._path(".audit", name))).decode() for name in self._keys(".audit")]
 
     @contextlib.contextmanager
     def locked(self, wait: float = LOCK_SECONDS) -> Iterator[None]:
-        """A lock whose holder was killed stays, and the message says how to remove it.
-
-        Raises:
-            StoreError: somebody else holds it for `wait` seconds.
-        """
+        # A lock whose holder was killed stays, and the message says how to remove it.
         self._take_lock(until=time.monotonic() + wait)
         try:
             yield
@@ -155,17 +151,10 @@ class ObjectStore:
         while True:
             with contextlib.suppress(FileExistsError):
                 return self._create(self._path(".lock"), mine)
-            if time.monotonic() >= until:
-                raise StoreError(
-                    f"{self.base} is being changed by {self._holder()}; if that is dead, delete {self.base}/.lock"
-                )
+            if time.monotonic() >= until and (holder := self.read_text(".lock")):
+                told = f"{self.base} is being changed by {holder}; if that is dead, delete {self.base}/.lock"
+                raise StoreError(told)
             time.sleep(0.5)
-
-    def _holder(self) -> str:
-        try:
-            return self.read_text(".lock")
-        except FileNotFoundError:
-            return "another command"
 
     def _claim(self, model: str) -> int:
         """Reserve the next number, above all that were ever used."""
@@ -178,12 +167,14 @@ class ObjectStore:
                 return number
             number += 1
 
-    def _create(self, path: str, text: str) -> None:
-        """Put an object that must not exist yet.
+    def _get(self, path: str) -> bytes | None:
+        try:
+            return bytes(self._files.cat_file(path))
+        except FileNotFoundError:
+            return None
 
-        Raises:
-            FileExistsError: it does.
-        """
+    def _create(self, path: str, text: str) -> None:
+        """Put an object that must not exist yet; raises FileExistsError if it does."""
         self._files.pipe_file(path, text.encode(), mode="create")
 
     def _folder(self, model: str, version: int) -> str:

@@ -1,17 +1,17 @@
 """What the commands of `dermserve model` share: options, their values, and how they end."""
 
-import dataclasses
+import contextlib
 import functools
+import json
 import pathlib
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
 
-from dermserve.models.lifecycle.errors import GateError, LifecycleError, NoServerError
+from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.gate import Requirement
 from dermserve.models.lifecycle.server_config import ConfigMap, Desk
 from dermserve.models.lifecycle.servers import Servers, Tls
@@ -26,6 +26,11 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _PEM = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 
 
+def _with(options: Sequence[Callable[[Any], Any]], command: Any) -> Any:
+    """Add options to a command, in the order in which --help is to list them."""
+    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
+
+
 def _config(text: str) -> pathlib.Path | ConfigMap:
     """Read a path, or configmap:NAMESPACE/NAME."""
     if not text.startswith("configmap:"):
@@ -36,22 +41,22 @@ def _config(text: str) -> pathlib.Path | ConfigMap:
     return ConfigMap(*found.groups())
 
 
+def _number(text: str) -> float:
+    return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+
+
 def parse_requirement(text: str) -> Requirement:
     """Read `accuracy>=0.8` or `accuracy>=80%`."""
-    found = re.fullmatch(r"\s*(\w+)\s*(>=|<=|>|<)\s*([-+.\deE]+)(%?)\s*", text)
-    try:
-        name, comparison, bound, percent = found.groups()  # type: ignore[union-attr]  # None is caught
-        return Requirement(name, comparison, float(bound) / (100 if percent else 1))
-    except (AttributeError, ValueError):
-        raise click.BadParameter(
-            f"{text!r} is no requirement: write one like accuracy>=0.8, with >=, <=, > or <"
-        ) from None
+    if found := re.fullmatch(r"\s*(\w+)\s*(>=|<=|>|<)\s*([-+.\deE]+%?)\s*", text):
+        with contextlib.suppress(ValueError):
+            return Requirement(found[1], found[2], _number(found[3]))
+    raise click.BadParameter(f"{text!r} is no requirement: write one like accuracy>=0.8, with >=, <=, > or <")
 
 
 def parse_share(text: str) -> float:
     """Read 5% or 0.05, between 0 and 1."""
     try:
-        found = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+        found = _number(text)
     except ValueError:
         raise click.BadParameter(f"{text!r} is no share: write 5% or 0.05") from None
     if not 0 < found < 1:
@@ -67,11 +72,11 @@ def _duration(text: str) -> float:
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-store_option = click.option(
+_store_option = click.option(
     "--store", "base", metavar="BASE", default=".dermserve/store", envvar="DERMSERVE_STORE", show_default=True,
     show_envvar=True, help="The versioned store: a folder, or s3://… or gs://….",
 )  # fmt: skip
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 config_option = click.option(
     "--config", "config_file", type=_config, metavar="FILE|configmap:NAMESPACE/NAME",
     help="The servers' list of models, where it is not models.config in the store. A ConfigMap is written with kubectl,"
@@ -112,11 +117,11 @@ _tfs_options = (
     ),
 )  # fmt: skip
 _USUAL = Limits()
-_watch_options = (
+watching = functools.partial(_with, (
     click.option(
-        "--gateway-metrics", metavar="HOST:PORT", multiple=True, envvar="DERMSERVE_GATEWAY_METRICS", show_envvar=True,
-        help="Metrics of every gateway (metrics_listen): wait until they have the share. Repeatable; a DNS name stands"
-        " for all its addresses.",
+        "--gateway-metrics", "gateways", metavar="HOST:PORT", multiple=True, envvar="DERMSERVE_GATEWAY_METRICS",
+        show_envvar=True, help="Metrics of every gateway (metrics_listen): wait until they have the share. Repeatable;"
+        " a DNS name stands for all its addresses.",
     ),
     click.option("--watch", "seconds", type=_duration, metavar="DURATION", help="Then watch the canary for so long."),
     click.option("--auto-rollback", is_flag=True, help="End the canary when it does not do well in that time."),
@@ -136,10 +141,16 @@ _watch_options = (
         "--min-requests", "requests", type=click.IntRange(1), default=_USUAL.requests, show_default=True, metavar="N",
         help="Requests of either version, and comparisons, without which it counts as not judged: exit code 4.",
     ),
-)  # fmt: skip
+))  # fmt: skip
+"""Adds the options that say how a canary is watched."""
 
 
-def fails_clearly(command: _F) -> _F:
+def show(as_json: bool, values: dict[str, Any], text: str) -> None:
+    """Print values as JSON, or as text."""
+    click.echo(json.dumps(values) if as_json else text)
+
+
+def _fails_clearly(command: _F) -> _F:
     """Print what went wrong, without a trace, and end with the code that says whether trying again may help."""
 
     @functools.wraps(command)
@@ -148,11 +159,19 @@ def fails_clearly(command: _F) -> _F:
             return command(*args, **kwargs)
         except (LifecycleError, OSError) as error:
             click.echo(f"Error: {error}", err=True)
-            sys.exit(
-                NO_SERVER if isinstance(error, NoServerError) else GATE if isinstance(error, GateError) else FAILED
-            )
+            sys.exit(error.exit_code if isinstance(error, LifecycleError) else LifecycleError.exit_code)
 
     return run  # type: ignore[return-value]  # the same signature
+
+
+def reading(command: _F) -> Any:
+    """Add what the commands share that begin with a store, and give them this."""
+
+    @functools.wraps(command)
+    def run(base: str, **others: Any) -> Any:
+        return command(store=open_store(base), **others)
+
+    return _with((_store_option, _json_option), _fails_clearly(run))
 
 
 def asking_servers(command: _F) -> Any:
@@ -166,7 +185,7 @@ def asking_servers(command: _F) -> Any:
         if tfs_tls_ca is None and (certificate or tfs_tls_name):
             raise click.UsageError("--tfs-tls-certificate and --tfs-tls-name need --tfs-tls-ca")
         tls = Tls(ca=tfs_tls_ca, certificate=certificate, key=key, name=tfs_tls_name) if tfs_tls_ca else None
-        return command(servers=Servers(_separated(tfs) or [DEFAULT_TFS], tls=tls), **others)
+        return command(servers=Servers(separated(tfs) or [DEFAULT_TFS], tls=tls), **others)
 
     return _with(_tfs_options, run)
 
@@ -182,44 +201,10 @@ def moving(command: _F) -> Any:
             desk = Desk(store=open_store(base), servers=servers, config_file=config_file, say=say, **how)
             return command(desk=desk, **others)
 
-    options = (store_option, config_option, public_key_option, _timeout_option, _note_option, json_option)
-    return _with(options, asking_servers(fails_clearly(run)))
+    options = (_store_option, config_option, public_key_option, _timeout_option, _note_option, _json_option)
+    return _with(options, asking_servers(_fails_clearly(run)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Watching:
-    """How a canary is watched."""
-
-    gateways: list[str]
-    """HOST:PORT of their metrics."""
-    seconds: float | None
-    """None: only until all have the share."""
-    auto_rollback: bool
-    limits: Limits
-
-
-def watching(command: _F) -> Any:
-    """Add the options that say how a canary is watched, and give the command these as one."""
-
-    @functools.wraps(command)
-    def run(gateway_metrics: tuple[str, ...], seconds: float | None, auto_rollback: bool, **others: Any) -> Any:
-        if seconds is not None and not gateway_metrics:
-            raise click.UsageError("--watch needs --gateway-metrics: it compares by the gateways' metrics")
-        if auto_rollback and seconds is None:
-            raise click.UsageError("--auto-rollback needs --watch DURATION")
-        limits = Limits(**{name: others.pop(name) for name in dataclasses.asdict(_USUAL)})
-        gateways = _separated(gateway_metrics)
-        how = Watching(gateways=gateways, seconds=seconds, auto_rollback=auto_rollback, limits=limits)
-        return command(how=how, **others)
-
-    return _with(_watch_options, run)
-
-
-def _with(options: Sequence[Callable[[Any], Any]], command: Any) -> Any:
-    """Add options to a command, in the order in which --help is to list them."""
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
-
-
-def _separated(names: tuple[str, ...]) -> list[str]:
+def separated(names: tuple[str, ...]) -> list[str]:
     """Take names apart: variables separate them by commas, click by spaces."""
     return [part for text in names for part in re.split(r"[,\s]+", text) if part]

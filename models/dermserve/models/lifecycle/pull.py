@@ -3,11 +3,10 @@
 import pathlib
 from collections.abc import Iterator, Sequence
 
-from dermserve.models.lifecycle.errors import SignatureError, StoreError
+from dermserve.models.lifecycle.errors import StoreError
 from dermserve.models.lifecycle.manifest import MANIFEST, changes, check_signature, parse_manifest
 from dermserve.models.lifecycle.server_config import CANARY_FILE, CONFIG, ServerConfig
 from dermserve.models.lifecycle.stores import LocalStore, Store, known_version
-from dermserve.models.store import write_durably
 
 
 def pull_versions(
@@ -35,35 +34,34 @@ def pull_versions(
     Raises:
         StoreError: a copy does not agree with its manifest or signature, or a model is not there.
     """
-    texts = {name: text for name in (CONFIG, CANARY_FILE) if (text := _read(store, name)) is not None}
+    config, shares = store.read_text(CONFIG), store.read_text(CANARY_FILE)
     for model in models or store.models():
         known_version(store, model, None)
         wanted = present = store.versions(model)
         if latest is not None:
-            needed = ServerConfig.parse(texts.get(CONFIG, "")).needed(model)
+            needed = ServerConfig.parse(config or "").needed(model)
             wanted = [version for version in present if version in needed or version in present[-latest:]]
         for version in wanted:
             if not _same(store, model, version, target, public_key):
                 _copy(store, model, version, target, public_key)
                 yield model, version
-    for name, text in texts.items():
-        write_durably(target.folder / name, text)
+    for name, text in ((CONFIG, config), (CANARY_FILE, shares)):
+        if text is not None:
+            target.write_text(name, text)
 
 
 def _same(store: Store, model: str, version: int, target: LocalStore, public_key: pathlib.Path | None) -> bool:
     """Tell whether a version is there as it should be; one without a manifest is taken on trust."""
-    folder = target.version_folder(model, version)
-    if not folder.is_dir():
+    if version not in target.versions(model):
+        return False
+    data = store.read(model, version, MANIFEST)
+    if data is None:
+        return public_key is None
+    if target.read(model, version, MANIFEST) != data:
         return False
     try:
-        data = store.read(model, version, MANIFEST)
-    except FileNotFoundError:
-        return public_key is None
-    try:
-        if target.read(model, version, MANIFEST) != data:
-            return False
-        _check(folder, f"{store.base}/{model}/{version}", model, public_key)
-    except (FileNotFoundError, SignatureError, StoreError):
+        _check(target.version_folder(model, version), f"{store.base}/{model}/{version}", model, public_key)
+    except StoreError:
         return False
     return True
 
@@ -82,10 +80,3 @@ def _check(folder: pathlib.Path, where: str, model: str, public_key: pathlib.Pat
             raise StoreError(f"{where} does not agree with its manifest: {'; '.join(wrong)}")
     if public_key is not None:
         check_signature(folder, public_key, model=model, where=where)
-
-
-def _read(store: Store, name: str) -> str | None:
-    try:
-        return store.read_text(name)
-    except FileNotFoundError:
-        return None

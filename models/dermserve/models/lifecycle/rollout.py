@@ -7,8 +7,9 @@ finishes or undoes what a killed one began. models.config decides which: with th
 """
 
 import dataclasses
+import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,26 +69,22 @@ class Intent:
 
 
 def change(desk: Desk, intent: Intent, *, check: Callable[[], None] = lambda: None) -> None:
-    """Make a change; undo it when a step fails.
+    """Make a change; undo it when a step fails. The store is locked.
 
-    Args:
-        desk: the store, locked, and its servers.
-        intent: what is to change.
-        check: called once the versions are loaded on every server, before a label moves; what it raises undoes all.
+    `check` is called once the versions are loaded on every server, before a label moves; what it raises undoes all.
 
     Raises:
         LifecycleError: a step failed. Servers that could not be told back are told by the next command.
     """
     desk.servers.available(intent.model)  # all must answer before anything changes
     desk.store.write_text(INTENT, json.dumps(dataclasses.asdict(intent), indent=1))
-    _finish_or_undo(desk, intent, check=check)
+    _finish_or_undo(desk, intent, check)
 
 
 def recover(desk: Desk) -> None:
     """Finish or undo the change that an earlier command left half done, if there is one, and say so.
 
-    Raises:
-        LifecycleError: a model server does not answer, or a step failed; it is tried again by the next command.
+    Raises LifecycleError: a model server does not answer, or a step failed; it is tried again by the next command.
     """
     intent = pending(desk.store)
     if intent is None:
@@ -95,34 +92,29 @@ def recover(desk: Desk) -> None:
     desk.servers.available(intent.model)
     finished = intent.after.is_in(desk.read_config(), intent.model)
     if finished:
-        _finish_or_undo(desk, intent, again=True)
+        _finish_or_undo(desk, intent, noted=intent.entry in entries(desk.store, intent.model))
     elif left := _undo(desk, intent):
         raise left[0]
     desk.say(f"{'finished' if finished else 'undid'} what an earlier command left half done: {intent}")
 
 
 def pending(store: Store) -> Intent | None:
-    """Read the change that is being made, or was left half done.
-
-    Raises:
-        StoreError: the file can't be understood.
-    """
+    """Read the change that is being made, or was left half done. Raises StoreError: the file can't be understood."""
+    text = store.read_text(INTENT)
+    if text is None:
+        return None
     try:
-        content: dict[str, Any] = json.loads(store.read_text(INTENT))
+        content: dict[str, Any] = json.loads(text)
         before, after = Served(**content.pop("before")), Served(**content.pop("after"))
         return Intent(entry=Entry(**content.pop("entry")), before=before, after=after, **content)
-    except FileNotFoundError:
-        return None
     except (ValueError, TypeError, KeyError) as error:
         raise StoreError(f"{store.base}/{INTENT} can't be understood: {error}") from error
 
 
-def _finish_or_undo(
-    desk: Desk, intent: Intent, *, check: Callable[[], None] = lambda: None, again: bool = False
-) -> None:
+def _finish_or_undo(desk: Desk, intent: Intent, check: Callable[[], None] = lambda: None, noted: bool = False) -> None:
     try:
         _finish(desk, intent, check)
-        if not (again and intent.entry in entries(desk.store, intent.model)):
+        if not noted:
             desk.store.append_audit(intent.entry.json())
         desk.store.remove_text(INTENT)
     except BaseException as error:
@@ -135,39 +127,45 @@ def _finish_or_undo(
 
 def _finish(desk: Desk, intent: Intent, check: Callable[[], None]) -> None:
     """Do what is not done yet. A second time, this changes nothing."""
-    model, needs = intent.model, set(intent.needs)
-    if intent.after.share:
+    model, after, needs = intent.model, intent.after, set(intent.needs)
+    if after.share:
         # The share first: a gateway that reads it sends callers to the canary once there is one.
-        desk.write_share(model, intent.after.share)
+        desk.write_share(model, after.share)
     if desk.led:
-        _lead(desk, intent, intent.after, needs, check)
+        _lead(desk, intent, after, needs, check)
     else:
-        _tell(desk, intent, needs, check)
-    desk.write_share(model, intent.after.share)
+        servers, final = list(desk.servers), after.put_into(desk.read_config(), model)
+        _widen(desk, servers, intent, final, needs, check)
+        desk.write_config(final)  # from here on, a server that restarts comes back as it is to be
+        _narrow(desk, servers, model, final, needs)
+    desk.write_share(model, after.share)
 
 
 def _undo(desk: Desk, intent: Intent) -> list[ServerError]:
     """Put everything back; the intent stays when a server could not be told, whose errors are returned."""
-    left, before = list[ServerError](), intent.before
+    model, before, left = intent.model, intent.before, list[ServerError]()
+    config = desk.read_config()
+    if not desk.led and intent.after.is_in(config, model):
+        config = before.put_into(config, model)
+        desk.write_config(config)
+    steps = [functools.partial(_tell_back, desk, server, intent, config) for server in desk.servers]
     if desk.led:
+        steps = [functools.partial(_lead, desk, intent, before, {*before.pins, *before.labels.values()})]
+    for step in steps:
         try:
-            _lead(desk, intent, before, {*before.pins, *before.labels.values()})
+            step()
         except ServerError as error:
             left.append(error)
-    else:
-        config = desk.read_config()
-        if intent.after.is_in(config, intent.model):
-            config = before.put_into(config, intent.model)
-            desk.write_config(config)
-        for server in desk.servers:
-            try:
-                _tell_back(desk, server, config, intent)
-            except ServerError as error:
-                left.append(error)
-    desk.write_share(intent.model, before.share)
+    desk.write_share(model, before.share)
     if not left:
         desk.store.remove_text(INTENT)
     return left
+
+
+def _tell_back(desk: Desk, server: Server, intent: Intent, config: ServerConfig) -> None:
+    needs = config.needed(intent.model)
+    _widen(desk, [server], intent, config, needs)
+    _narrow(desk, [server], intent.model, config, needs)
 
 
 def _lead(
@@ -187,38 +185,39 @@ def _lead(
     for server in desk.servers:
         server.wait_labels(model, labels, timeout=desk.timeout)
     desk.write_config(final)
-    for server in desk.servers if needs else ():
-        server.wait_only(model, needs, timeout=desk.timeout)
+    _wait_only(desk, desk.servers, model, needs)
 
 
-def _tell(desk: Desk, intent: Intent, needs: set[int], check: Callable[[], None]) -> None:
-    """Tell the servers what to serve, step by step, and write models.config."""
-    model, final = intent.model, intent.after.put_into(desk.read_config(), intent.model)
-    wide = [(server, _wide(server, final, intent, needs)) for server in desk.servers]
-    for server, config in wide:
-        server.reload(config.message())
-    for server in desk.servers:
+def _widen(
+    desk: Desk,
+    servers: list[Server],
+    intent: Intent,
+    config: ServerConfig,
+    needs: set[int],
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Have servers load what is needed beside what they have, and then move the labels."""
+    model = intent.model
+    wide = [(server, _wide(server, config, intent, needs)) for server in servers]
+    for server, told in wide:
+        server.reload(told.message())
+    for server in servers:
         server.wait_available(model, needs, timeout=desk.timeout)
     check()
-    for server, config in wide:
-        server.reload(config.labelled(model, intent.after.labels).message())
-    desk.write_config(final)  # from here on, a server that restarts comes back as it is to be
-    for server in desk.servers:
-        server.reload(_loadable(server, final, model).message())
-    for server in desk.servers:
-        # The next move must not take for loaded what is about to go.
-        server.wait_only(model, needs, timeout=desk.timeout)
+    for server, told in wide:
+        server.reload(told.labelled(model, config.labels(model)).message())
 
 
-def _tell_back(desk: Desk, server: Server, config: ServerConfig, intent: Intent) -> None:
-    model, needs = intent.model, config.needed(intent.model)
-    wide = _wide(server, config, intent, needs)
-    if needs - server.available(model):
-        server.reload(wide.message())
-        server.wait_available(model, needs, timeout=desk.timeout)
-    server.reload(wide.labelled(model, config.labels(model)).message())
-    server.reload(_loadable(server, config, model).message())
-    if needs:
+def _narrow(desk: Desk, servers: list[Server], model: str, config: ServerConfig, needs: set[int]) -> None:
+    """Have servers unload what is not needed."""
+    for server in servers:
+        server.reload(_loadable(server, config, model).message())
+    _wait_only(desk, servers, model, needs)
+
+
+def _wait_only(desk: Desk, servers: Iterable[Server], model: str, needs: set[int]) -> None:
+    """Wait for the rest to go, which the next move must not take for loaded; with no needs, the server chooses."""
+    for server in servers if needs else ():
         server.wait_only(model, needs, timeout=desk.timeout)
 
 

@@ -33,11 +33,7 @@ class ServerConfig:
 
     @classmethod
     def parse(cls, text: str, *, where: str = CONFIG) -> "ServerConfig":
-        """Read the file's text.
-
-        Raises:
-            ConfigError: it is not what this dermserve understands.
-        """
+        """Read the file's text. Raises ConfigError: it is not what this dermserve understands."""
         config = management_pb2.ModelServerConfig()
         try:
             text_format.Parse(text, config)
@@ -134,24 +130,13 @@ class ConfigMap:
         """Where it is, as --config has it."""
         return f"configmap:{self.namespace}/{self.name}"
 
-    def read_text(self, name: str) -> str:
-        """Read a key.
-
-        Raises:
-            FileNotFoundError: it has none of that name.
-            StoreError: kubectl can't read it.
-        """
-        data = json.loads(self._kubectl("get", "--output=json")).get("data") or {}
-        if name not in data:
-            raise FileNotFoundError(f"{self.base} has no {name}")
-        return str(data[name])
+    def read_text(self, name: str) -> str | None:
+        """Read a key, if it has one of that name. Raises StoreError: kubectl can't read it."""
+        data: dict[str, str] = json.loads(self._kubectl("get", "--output=json")).get("data") or {}
+        return data.get(name)
 
     def write_text(self, name: str, text: str) -> None:
-        """Write a key.
-
-        Raises:
-            StoreError: kubectl can't write it.
-        """
+        """Write a key. Raises StoreError: kubectl can't write it."""
         patch = json.dumps({"data": {name: text}})
         self._kubectl("patch", "--type=merge", "--field-manager=dermserve-model", f"--patch={patch}")
 
@@ -189,59 +174,46 @@ class Desk:
         return isinstance(self.config_file, ConfigMap)
 
     @property
-    def config_name(self) -> str:
-        """Where models.config is, for people."""
-        file = self.config_file
-        return file.base if isinstance(file, ConfigMap) else str(file or f"{self.store.base}/{CONFIG}")
-
-    @property
     def place(self) -> Store | ConfigMap:
         """Where canary.toml is."""
         return self.config_file if isinstance(self.config_file, ConfigMap) else self.store
 
-    def _config(self) -> tuple[Store | ConfigMap, str]:
-        """Give where models.config is, and its name there."""
+    def _config(self) -> tuple[Store | ConfigMap, str, str]:
+        """Give where models.config is, its name there, and what messages call it."""
         file = self.config_file
-        return (LocalStore(file.parent), file.name) if isinstance(file, pathlib.Path) else (self.place, CONFIG)
+        if isinstance(file, pathlib.Path):
+            return LocalStore(file.parent), file.name, str(file)
+        return self.place, CONFIG, f"{self.place.base}/{CONFIG}"
 
     def read_config(self) -> ServerConfig:
-        """Read models.config.
-
-        Raises:
-            ConfigError: there is none, or it can't be understood.
-        """
-        place, name = self._config()
-        try:
-            return ServerConfig.parse(place.read_text(name), where=self.config_name)
-        except FileNotFoundError as error:
+        """Read models.config. Raises ConfigError: there is none, or it can't be understood."""
+        place, name, called = self._config()
+        text = place.read_text(name)
+        if text is None:
             raise ConfigError(
-                f"there is no {self.config_name}: `dermserve up` writes it; for a TensorFlow Serving of yours write it"
+                f"there is no {called}: `dermserve up` writes it; for a TensorFlow Serving of yours write it"
                 " as docs/versions.md shows, or say where it is with --config"
-            ) from error
+            )
+        return ServerConfig.parse(text, where=called)
 
     def write_config(self, config: ServerConfig) -> None:
-        """Write models.config, whole or not at all.
-
-        Raises:
-            StoreError: it can't be written.
-        """
-        place, name = self._config()
+        """Write models.config, whole or not at all. Raises StoreError: it can't be written."""
+        place, name, called = self._config()
         try:
             place.write_text(name, config.render())
         except OSError as error:
-            raise StoreError(f"{self.config_name} can't be written: {error}") from error
+            raise StoreError(f"{called} can't be written: {error}") from error
 
     def read_shares(self) -> dict[str, float]:
         """Read the share of callers that gets each model's canary.
 
-        Raises:
-            ConfigError: the file is not what `dermserve model canary` writes.
+        Raises ConfigError: the file is not what `dermserve model canary` writes.
         """
-        try:
-            content = tomllib.loads(self.place.read_text(CANARY_FILE))
-            return {str(model): float(share) for model, share in content["canary_shares"].items()}
-        except FileNotFoundError:
+        text = self.place.read_text(CANARY_FILE)
+        if text is None:
             return {}
+        try:
+            return {str(model): float(share) for model, share in tomllib.loads(text)["canary_shares"].items()}
         except (tomllib.TOMLDecodeError, KeyError, ValueError, AttributeError, TypeError) as error:
             raise ConfigError(f"{self.place.base}/{CANARY_FILE} can't be understood: {error}") from error
 

@@ -7,9 +7,10 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from dermserve.models.lifecycle.errors import NoServerError, ServerError
 from dermserve.tfserving.v1 import management_pb2, serving_pb2
@@ -21,9 +22,8 @@ _OPTIONS = [
 ]
 _AVAILABLE = serving_pb2.ModelVersionStatus.STATE_AVAILABLE
 _END = serving_pb2.ModelVersionStatus.STATE_END
+_M = TypeVar("_M", bound=Message)
 _PAUSE = 0.1
-_TIMEOUT = 30.0
-"""Seconds for a call."""
 _SETTLE = 5.0
 """Seconds for which a version may still show the failure of an earlier try."""
 
@@ -80,33 +80,18 @@ class Server:
         return int(answer.model_spec.version.value)
 
     def reload(self, config: management_pb2.ModelServerConfig) -> None:
-        """Tell the server what to serve from now on.
-
-        Raises:
-            ServerError: it refuses, and serves on as before.
-        """
+        """Tell the server what to serve from now on. Raises ServerError: it refuses, and serves on as before."""
         request = management_pb2.ReloadConfigRequest(config=config)
         answer = self._call("ModelService/HandleReloadConfigRequest", request, management_pb2.ReloadConfigResponse)
         if answer.status.error_code:
             raise ServerError(f"{self.address} refused the list of models: {answer.status.error_message}")
 
     def predict(self, request: serving_pb2.PredictRequest) -> serving_pb2.PredictResponse:
-        """Ask for a prediction.
-
-        Raises:
-            ServerError: it failed.
-        """
-        answer: serving_pb2.PredictResponse = self._call(
-            "PredictionService/Predict", request, serving_pb2.PredictResponse
-        )
-        return answer
+        """Ask for a prediction; raises ServerError if it fails."""
+        return self._call("PredictionService/Predict", request, serving_pb2.PredictResponse)
 
     def wait_available(self, model: str, versions: set[int], *, timeout: float) -> None:
-        """Wait until versions can answer.
-
-        Raises:
-            ServerError: one failed to load, or `timeout` seconds went by.
-        """
+        """Wait until versions can answer. Raises ServerError: one failed to load, or `timeout` seconds went by."""
         started = time.monotonic()
         while True:
             states = {state.version: state for state in self.states(model)}
@@ -129,8 +114,7 @@ class Server:
     def wait_labels(self, model: str, labels: Mapping[str, int | None], *, timeout: float) -> None:
         """Wait until labels lead where they should, or, with None, nowhere.
 
-        Raises:
-            ServerError: `timeout` seconds went by.
+        Raises ServerError: `timeout` seconds went by.
         """
         until = time.monotonic() + timeout
         while wrong := {label: seen for label in labels if (seen := self.label(model, label)) != labels[label]}:
@@ -144,19 +128,20 @@ class Server:
     def wait_only(self, model: str, versions: set[int], *, timeout: float) -> None:
         """Wait until no other versions are loaded, or `timeout` seconds went by."""
         until = time.monotonic() + timeout
-        while not all(state.version in versions or state.state == _END for state in self.states(model)):
+        while any(state.version not in versions and state.state != _END for state in self.states(model)):
             if time.monotonic() > until:
                 return
             time.sleep(_PAUSE)
 
-    def _call(self, method: str, request: Any, answer: Any) -> Any:
+    def _call(self, method: str, request: Message, answer: type[_M]) -> _M:
         call: Any = self._channel.unary_unary(
             f"/tensorflow.serving.{method}",
             request_serializer=type(request).SerializeToString,
             response_deserializer=answer.FromString,
         )
         try:
-            return call(request, timeout=_TIMEOUT)
+            answered: _M = call(request, timeout=30)
+            return answered
         except grpc.RpcError as error:
             raise _translated(self.address, error) from error
 
@@ -166,11 +151,9 @@ class _NotFoundError(ServerError):
 
 
 class Servers:
-    """All the model servers that serve a store; connected to within the block.
+    """All the model servers that serve a store, connected to within the block.
 
-    Args:
-        names: HOST:PORT; a name with several addresses stands for a server at each.
-        tls: None for plain text.
+    Of the names, HOST:PORT, one with several addresses stands for a server at each.
     """
 
     def __init__(self, names: Sequence[str], *, tls: Tls | None = None) -> None:
@@ -196,8 +179,7 @@ class Servers:
     def available(self, model: str) -> set[int]:
         """Return the versions that can answer on any; asks every server, so a dead one is noticed here.
 
-        Raises:
-            NoServerError: one does not answer.
+        Raises NoServerError: one does not answer.
         """
         return set[int]().union(*(server.available(model) for server in self))
 

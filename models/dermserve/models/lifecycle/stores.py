@@ -94,13 +94,10 @@ class LocalStore:
         sync(place.parent)
         sync(self.folder)
 
-    def read(self, model: str, version: int, name: str) -> bytes:
-        """Read a file of a version.
-
-        Raises:
-            FileNotFoundError: it has none of that name.
-        """
-        return (self.version_folder(model, version) / name).read_bytes()
+    def read(self, model: str, version: int, name: str) -> bytes | None:
+        """Read a file of a version, if it has one of that name."""
+        file = self.version_folder(model, version) / name
+        return file.read_bytes() if file.exists() else None
 
     def fetch(self, model: str, version: int, into: pathlib.Path) -> None:
         """Copy a version into an empty local folder."""
@@ -115,13 +112,10 @@ class LocalStore:
         with self.staged(model) as bin_:
             self.version_folder(model, version).rename(bin_ / str(version))
 
-    def read_text(self, name: str) -> str:
-        """Read a small file at the top of the store.
-
-        Raises:
-            FileNotFoundError: there is none.
-        """
-        return (self.folder / name).read_text(encoding="utf-8")
+    def read_text(self, name: str) -> str | None:
+        """Read a small file at the top of the store, if there is one of that name."""
+        file = self.folder / name
+        return file.read_text(encoding="utf-8") if file.exists() else None
 
     def write_text(self, name: str, text: str) -> None:
         """Write a small file at the top of the store, whole or not at all."""
@@ -141,28 +135,22 @@ class LocalStore:
             file.write(f"{line}\n".encode())
             os.fsync(file.fileno())
 
-    def audit(self) -> Iterator[str]:
+    def audit(self) -> list[str]:
         """Give the lines of the audit log, oldest first."""
-        with contextlib.suppress(FileNotFoundError), (self.folder / _AUDIT).open(encoding="utf-8") as file:
-            yield from (line.rstrip("\n") for line in file)
+        return (self.read_text(_AUDIT) or "").splitlines()
 
     @contextlib.contextmanager
     def locked(self, wait: float = LOCK_SECONDS) -> Iterator[None]:
         """Keep other changes of labels and of what is kept out, while the block lasts or until the process ends.
 
-        Raises:
-            StoreError: somebody else holds the lock for `wait` seconds.
+        Raises StoreError: somebody else holds the lock for `wait` seconds.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        lock = portalocker.Lock(self.folder / ".lock", timeout=wait, check_interval=0.1)
         try:
-            lock.acquire()
+            with portalocker.Lock(self.folder / ".lock", timeout=wait, check_interval=0.1):
+                yield
         except portalocker.LockException as error:
             raise StoreError(f"{self.base} is being changed by another command: try again when that is done") from error
-        try:
-            yield
-        finally:
-            lock.release()
 
 
 Store: TypeAlias = LocalStore | ObjectStore
@@ -171,8 +159,7 @@ Store: TypeAlias = LocalStore | ObjectStore
 def open_store(base: str | pathlib.Path) -> Store:
     """Open a store: a local path, or the URL of one in object storage (s3://, gs://, and others fsspec knows).
 
-    Raises:
-        StoreError: the URL is of a kind that can't be used here.
+    Raises StoreError: the URL is of a kind that can't be used here.
     """
     if isinstance(base, pathlib.Path) or "://" not in base or base.startswith("file://"):
         return LocalStore(pathlib.Path(str(base).removeprefix("file://")))
@@ -182,8 +169,7 @@ def open_store(base: str | pathlib.Path) -> Store:
 def known_version(store: Store, model: str, version: int | None) -> int:
     """Return a version that a store holds; the newest when none is named.
 
-    Raises:
-        StoreError: it does not hold it; the message says what it holds.
+    Raises StoreError: it does not hold it; the message says what it holds.
     """
     present = store.versions(model)
     if version is None and not present:
@@ -198,14 +184,10 @@ def known_version(store: Store, model: str, version: int | None) -> int:
 def manifest_of(store: Store, model: str, version: int) -> Manifest | None:
     """Read the manifest of a version in a store; None for one that has none.
 
-    Raises:
-        StoreError: it is none, or does not agree with its own digest.
+    Raises StoreError: it is none, or does not agree with its own digest.
     """
-    try:
-        data = store.read(model, version, MANIFEST)
-    except FileNotFoundError:
-        return None
-    return parse_manifest(data, where=f"{store.base}/{model}/{version}/{MANIFEST}")
+    data = store.read(model, version, MANIFEST)
+    return None if data is None else parse_manifest(data, where=f"{store.base}/{model}/{version}/{MANIFEST}")
 
 
 def _now() -> str:

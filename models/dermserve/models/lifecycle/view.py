@@ -1,47 +1,146 @@
-"""What `dermserve model list` and `status` show, as plain values and as text."""
+"""`dermserve model list`, `status`, `verify` and `log`: the commands that change nothing."""
 
 import contextlib
 import pathlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
-from dermserve.models.lifecycle.errors import ConfigError, StoreError
+import click
+
+from dermserve.models.lifecycle.errors import ConfigError, LifecycleError, StoreError
+from dermserve.models.lifecycle.gate import TOLERANCE, Check, verify_files, verify_version
 from dermserve.models.lifecycle.moves import CANARY, STABLE
-from dermserve.models.lifecycle.server_config import ConfigMap, Desk, ServerConfig
+from dermserve.models.lifecycle.options import (
+    VERSION,
+    asking_servers,
+    config_option,
+    public_key_option,
+    reading,
+    show,
+)
+from dermserve.models.lifecycle.rollout import pending
+from dermserve.models.lifecycle.server_config import CONFIG, ConfigMap, Desk, ServerConfig
 from dermserve.models.lifecycle.servers import Server, Servers, state_name
-from dermserve.models.lifecycle.stores import Store, manifest_of
+from dermserve.models.lifecycle.stores import Store, entries, known_version, manifest_of
 
 
-def stored(store: Store, config_file: pathlib.Path | ConfigMap | None, model: str | None) -> Iterator[dict[str, Any]]:
-    """Give a row for each version in a store, of one model when it is named."""
+@click.command(name="list")
+@click.argument("name", metavar="MODEL", required=False)
+@config_option
+@reading
+def list_versions(name: str | None, store: Store, config_file: pathlib.Path | ConfigMap | None, as_json: bool) -> None:
+    """List the versions in a store, with labels, pins and digests. No server is asked."""
+    if name is not None:
+        known_version(store, name, None)
     config = _config(store, config_file)
-    for name in [model] if model else store.models():
-        labels, pins = (config.labels(name), config.pins(name)) if name in config.models else ({}, [])
-        for version in store.versions(name):
+    for listed in [name] if name else store.models():
+        labels, pins = (config.labels(listed), config.pins(listed)) if listed in config.models else ({}, [])
+        for version in store.versions(listed):
             manifest = None
             with contextlib.suppress(StoreError):
-                manifest = manifest_of(store, name, version)
-            yield {
-                "model": name,
-                "version": version,
-                "labels": sorted(label for label, number in labels.items() if number == version),
-                "pinned": version in pins,
-                "digest": manifest.digest if manifest else None,
-                "about": dict(manifest.about) if manifest else {},
-            }
+                manifest = manifest_of(store, listed, version)
+            named = sorted(label for label, number in labels.items() if number == version)
+            digest, about = (manifest.digest, dict(manifest.about)) if manifest else (None, {})
+            row = {"model": listed, "version": version, "labels": named, "pinned": version in pins}
+            shown = f" [{', '.join(named)}]" if named else ""
+            told = f"{listed:<20} {version:>4}{shown}  {_about(digest, about)}"
+            show(as_json, {**row, "digest": digest, "about": about}, told)
 
 
-def stored_line(row: dict[str, Any]) -> str:
-    """Put a row in words."""
-    labels = f" [{', '.join(row['labels'])}]" if row["labels"] else ""
-    about = row["about"]
-    training = {"TRAINED": "trained", "NONE": "never trained"}.get(about.get("training"), "")
-    digest = f"sha256 {row['digest'][:12]}" if row["digest"] else "no manifest"
-    details = ", ".join(part for part in (about.get("exported_at", ""), training, digest) if part)
-    return f"{row['model']:<20} {row['version']:>4}{labels}  {details}"
+def _about(digest: str | None, about: dict[str, str]) -> str:
+    training = {"TRAINED": "trained", "NONE": "never trained"}.get(about.get("training", ""), "")
+    told = (about.get("exported_at", ""), training, f"sha256 {digest[:12]}" if digest else "no manifest")
+    return ", ".join(part for part in told if part)
 
 
-def live(
+@click.command()
+@click.argument("name", metavar="MODEL", required=False)
+@config_option
+@asking_servers
+@reading
+def status(
+    name: str | None, store: Store, config_file: pathlib.Path | ConfigMap | None, servers: Servers, as_json: bool
+) -> None:
+    """Show what the servers say now: the state of each version, and where the labels lead.
+
+    Exit code 1 when a server has no version of a model that can answer, or its labels are not those in models.config.
+    """
+    with servers:
+        rows = list(_live_rows(store, servers, config_file, name))
+    if (intent := pending(store)) is not None:
+        click.echo(f"half done, the next command finishes or undoes it: {intent}", err=True)
+    for row in rows:
+        show(as_json, row, _live_text(row))
+    if not all(row["ok"] for row in rows):
+        sys.exit(LifecycleError.exit_code)
+
+
+@click.command()
+@click.argument("name", metavar="MODEL", required=False)
+@click.argument("version", type=VERSION, required=False)
+@asking_servers
+@click.option(
+    "--tolerance", type=click.FloatRange(0), default=TOLERANCE, show_default=True,
+    help="Largest difference from a golden prediction, relative to its largest value or 1.",
+)  # fmt: skip
+@click.option(
+    "--offline", is_flag=True,
+    help="Ask no server: check the files alone, of every version, or of every one of MODEL, or of VERSION.",
+)  # fmt: skip
+@public_key_option
+@reading
+def verify(
+    name: str | None,
+    version: int | None,
+    store: Store,
+    servers: Servers,
+    tolerance: float,
+    offline: bool,
+    public_key: pathlib.Path | None,
+    as_json: bool,
+) -> None:
+    """Replay a version's warm-up and golden predictions against live servers, and check its files by their digests.
+
+    VERSION is the newest in the store when it is not given. The servers must have it loaded. With --offline no server
+    is asked: for an init container, before they start.
+    """
+    failed = 0
+    with servers:
+        if offline:
+            checks = verify_files(store, name, version, public_key)
+        elif name is None:
+            raise click.UsageError("name a MODEL, or check the files of all with --offline")
+        else:
+            version = known_version(store, name, version)
+            checks = verify_version(store, servers, name, version, tolerance=tolerance, public_key=public_key)
+        for check in checks:
+            failed += bool(check.problem)
+            _show_check(check, as_json)
+    if failed:
+        click.echo(f"{failed} checks failed", err=True)
+        sys.exit(LifecycleError.exit_code)
+
+
+def _show_check(check: Check, as_json: bool) -> None:
+    values: dict[str, Any] = {"server": check.server or None, "what": check.what, "ok": not check.problem}
+    values |= {"problem": check.problem or None, "difference": check.difference}
+    how = check.problem or ("ok" if not check.difference else f"ok, differs by {check.difference:.1g}")
+    show(as_json, values, f"{check.server or 'store':<22} {check.what}: {how}")
+
+
+@click.command()
+@click.argument("name", metavar="MODEL", required=False)
+@reading
+def log(name: str | None, store: Store, as_json: bool) -> None:
+    """Show the audit log, oldest first: when, who, what, from, to."""
+    for entry in entries(store, name):
+        why = f"  ({entry.more['note']})" if "note" in entry.more else ""
+        text = f"{entry.when}  {entry.who}  {entry.what:<8} {entry.model}  {entry.change()}{why}"
+        click.echo(entry.json() if as_json else text)
+
+
+def _live_rows(
     store: Store, servers: Servers, config_file: pathlib.Path | ConfigMap | None, model: str | None
 ) -> Iterator[dict[str, Any]]:
     """Give a row for each model and server.
@@ -57,10 +156,10 @@ def live(
     for name in names:
         wanted = config.labels(name) if name in config.models else {}
         for server in servers:
-            yield _live(server, name, wanted)
+            yield _live_row(server, name, wanted)
 
 
-def _live(server: Server, model: str, wanted: dict[str, int]) -> dict[str, Any]:
+def _live_row(server: Server, model: str, wanted: dict[str, int]) -> dict[str, Any]:
     versions = [
         {"version": state.version, "state": state_name(state.state), "error": state.status.error_message or None}
         for state in server.states(model)
@@ -71,7 +170,7 @@ def _live(server: Server, model: str, wanted: dict[str, int]) -> dict[str, Any]:
     return {**row, "ok": labels == wanted and any(one["state"] == "AVAILABLE" for one in versions)}
 
 
-def live_text(row: dict[str, Any]) -> str:
+def _live_text(row: dict[str, Any]) -> str:
     """Put a row in words, a line a version."""
     lines = [f"{row['model']} at {row['server']}{'' if row['versions'] else ': not served'}"]
     for one in row["versions"]:
@@ -86,9 +185,6 @@ def live_text(row: dict[str, Any]) -> str:
 
 def _config(store: Store, config_file: pathlib.Path | ConfigMap | None) -> ServerConfig:
     """Read models.config, or take it as empty where the store has none: then nothing is labelled."""
-    try:
-        return Desk(store=store, servers=Servers(()), config_file=config_file).read_config()
-    except ConfigError as error:
-        if config_file is None and isinstance(error.__cause__, FileNotFoundError):
-            return ServerConfig()
-        raise
+    if config_file is None and store.read_text(CONFIG) is None:
+        return ServerConfig()
+    return Desk(store=store, servers=Servers(()), config_file=config_file).read_config()

@@ -15,7 +15,6 @@ from dermserve.models.lifecycle.servers import every_address
 
 _PREFIX = "dermserve_gateway_canary_"
 _PAUSE = 1.0
-_TIMEOUT = 5.0
 _Key = tuple[str, str, str]
 """Series, label or result, and how a request ended."""
 
@@ -36,24 +35,21 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What became of the canary's requests and the stable version's, since the watch began."""
+    """What became of the canary's requests and the stable version's, each by label, since the watch began."""
 
     requests: Mapping[str, int]
-    """By label."""
     failed: Mapping[str, int]
-    """By label."""
     mean_seconds: Mapping[str, float]
-    """By label; of those that were answered."""
+    """Of those that were answered."""
     compared: int
     differed: int
 
     def problems(self, limits: Limits) -> list[str]:
         """Name the limits that are exceeded, where there were requests enough to tell."""
-        found = []
+        found, times = [], self.mean_seconds
         canary, stable = (self.failed[label] / max(1, self.requests[label]) for label in ("canary", "stable"))
         if self.requests["canary"] >= limits.requests and canary > stable + limits.more_failed:
             found.append(f"{canary:.1%} of its requests failed, of the stable version's {stable:.1%}")
-        times = self.mean_seconds
         if min(self.requests.values()) >= limits.requests and times["canary"] > limits.slower * times["stable"] > 0:
             found.append(f"its requests took {times['canary']:.3f} s, the stable version's {times['stable']:.3f} s")
         if self.compared >= limits.requests and self.differed > limits.disagreement * self.compared:
@@ -74,6 +70,13 @@ class Report:
         return f"{'; '.join(told)}; {self.differed} of {self.compared} compared answers differ"
 
 
+def _fetch(url: str) -> str:
+    """Read a page; addresses in a cluster are never asked through a proxy."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=5) as answer:
+        return str(answer.read().decode("utf-8", "replace"))
+
+
 class Gateways:
     """The metrics of all gateways.
 
@@ -83,24 +86,23 @@ class Gateways:
         fetch: gives the text at a URL; raises OSError.
     """
 
-    def __init__(self, names: Sequence[str], *, fetch: Callable[[str], str] | None = None) -> None:
+    def __init__(self, names: Sequence[str], *, fetch: Callable[[str], str] = _fetch) -> None:
         self._names = names
-        self._fetch = fetch or _fetch
+        self._fetch = fetch
 
     def wait_share(self, model: str, share: float, *, timeout: float) -> int:
         """Wait until all send a model's canary a share of the callers; return how many gateways there are.
 
-        Raises:
-            NoServerError: one does not within `timeout` seconds; the message says which, and what it does.
+        Raises NoServerError: one does not within `timeout` seconds; the message says which, and what it does.
         """
         until = time.monotonic() + timeout
         while True:
             seen = {address: self._share(address, model) for address in self._addresses()}
-            others = {address: found for address, found in seen.items() if found != share}
+            others = [(address, found) for address, found in seen.items() if found != share]
             if not others:
                 return len(seen)
             if time.monotonic() >= until:
-                address, found = next(iter(others.items()))
+                address, found = others[0]
                 raise NoServerError(
                     f"{len(others)} of {len(seen)} gateways do not have the share {share:g} of {model}: {address}"
                     f" {'shows none' if found is None else f'has {found}'}; do they read canary.toml (canary_file)?"
@@ -146,10 +148,10 @@ class Gateways:
     def _share(self, address: str, model: str) -> float | str | None:
         """Return a gateway's share; None when it does not serve the model, and the error when it does not answer."""
         try:
-            shares = [sample for sample in self._samples(address, model) if sample.name == f"{_PREFIX}share"]
+            samples = self._samples(address, model)
         except OSError as error:
             return str(error)
-        return shares[0].value if shares else None
+        return next((sample.value for sample in samples if sample.name == f"{_PREFIX}share"), None)
 
     def _counts(self, address: str, model: str) -> dict[_Key, float]:
         found = {}
@@ -160,36 +162,21 @@ class Gateways:
         return found
 
     def _samples(self, address: str, model: str) -> list[Sample]:
-        text = self._fetch(f"http://{address}/metrics")
         try:
-            families = [one for one in text_string_to_metric_families(text) if one.name.startswith(_PREFIX)]
+            families = list(text_string_to_metric_families(self._fetch(f"http://{address}/metrics")))
         except ValueError as error:
             raise OSError(f"no metrics of a gateway: {error}") from error
-        return [sample for one in families for sample in one.samples if sample.labels.get("model") == model]
+        samples = [sample for family in families if family.name.startswith(_PREFIX) for sample in family.samples]
+        return [sample for sample in samples if sample.labels.get("model") == model]
 
 
 def _report(totals: Mapping[_Key, float]) -> Report:
-    counted = {
-        label: {ended: int(totals["requests_total", label, ended]) for ended in ("ok", "failed")}
-        for label in ("stable", "canary")
-    }
-    seconds = {
-        label: totals["request_duration_seconds_sum", label, ""]
-        / max(1.0, totals["request_duration_seconds_count", label, ""])
-        for label in counted
-    }
+    requests, failed, mean_seconds = {}, {}, {}
+    for label in ("stable", "canary"):
+        failed[label] = int(totals["requests_total", label, "failed"])
+        requests[label] = failed[label] + int(totals["requests_total", label, "ok"])
+        answered = max(1.0, totals["request_duration_seconds_count", label, ""])
+        mean_seconds[label] = round(totals["request_duration_seconds_sum", label, ""] / answered, 4)
     differed, agreed = (int(totals["comparisons_total", result, ""]) for result in ("differed", "agreed"))
-    return Report(
-        requests={label: sum(ends.values()) for label, ends in counted.items()},
-        failed={label: ends["failed"] for label, ends in counted.items()},
-        mean_seconds={label: round(value, 4) for label, value in seconds.items()},
-        compared=agreed + differed,
-        differed=differed,
-    )
-
-
-def _fetch(url: str) -> str:
-    """Read a page; addresses in a cluster are never asked through a proxy."""
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=_TIMEOUT) as answer:
-        return str(answer.read().decode("utf-8", "replace"))
+    compared = agreed + differed
+    return Report(requests=requests, failed=failed, mean_seconds=mean_seconds, compared=compared, differed=differed)
