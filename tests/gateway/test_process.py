@@ -10,8 +10,10 @@ from collections.abc import AsyncIterator
 import grpc.aio
 import psutil
 import pytest
+from click.testing import CliRunner
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from dermserve.gateway.cli import gateway
 from dermserve.gateway.server import Gateway
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 from tests.gateway.gateways import NOT_SERVING, PHOTO, SERVING, World, ask, reason_of
@@ -109,13 +111,6 @@ async def test_the_process_is_small_and_loads_no_tensorflow(tfs):
         assert not [entry.path for entry in running.memory_maps() if "tensorflow" in entry.path]
 
 
-async def test_importing_the_gateway_loads_neither_tensorflow_nor_models():
-    script = "import sys, dermserve.gateway.cli; print([m for m in sys.modules if 'tensorflow' in m or 'keras' in m])"
-    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
-    output, _ = await process.communicate()
-    assert output.decode().strip() == "[]"
-
-
 async def test_the_log_is_json_names_each_request_and_holds_nothing_of_the_photo(tfs):
     async with tfs.serving() as address, _process(address) as (process, world):
         await world.stub.Classify(ask(), timeout=20, metadata=(("x-request-id", "good-1"),))
@@ -155,24 +150,20 @@ async def test_a_taken_port_is_an_error_that_names_it(tfs):
         ({"DERMSERVE_DECODERS": "0"}, "decoders"),
     ],
 )
-async def test_a_wrong_setting_is_refused_by_name(environment, words, monkeypatch):
-    for key, value in environment.items():
-        monkeypatch.setenv(key, value)
-    command = [sys.executable, "-m", "dermserve.gateway", "--listen", "127.0.0.1:0"]
-    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
-    _, text = await process.communicate()
-    assert process.returncode == 2
-    assert words in text.decode()
+def test_a_wrong_setting_is_refused_by_name(environment, words):
+    refused = CliRunner().invoke(gateway, ["--listen", "127.0.0.1:0"], env=environment)
+    assert refused.exit_code == 2
+    assert words in refused.output
 
 
 @pytest.mark.parametrize("on", [False, True])
-async def test_reflection_is_there_only_when_asked_for(tfs, on):
-    async with tfs.serving() as address, _process(address, *(["--reflection"] if on else [])) as (_, world):
+async def test_reflection_is_there_only_when_asked_for(running, on):
+    async with running(reflection=on) as world:
         listing = reflection_pb2_grpc.ServerReflectionStub(world.channel).ServerReflectionInfo
-        requests = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
         if not on:
             assert await listing(timeout=20).code() is grpc.StatusCode.UNIMPLEMENTED
             return
+        requests = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
         response = await anext(aiter(listing(requests, timeout=20)))
         names = [service.name for service in response.list_services_response.service]
         assert "dermserve.v1.Classifier" in names

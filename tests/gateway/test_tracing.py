@@ -15,6 +15,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
 from dermserve.gateway.server import Gateway
+from dermserve.gateway.tracing import is_wanted
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 from tests.gateway.gateways import SERVING, World, ask
 
@@ -147,20 +148,24 @@ async def test_a_collector_that_is_away_costs_no_request_and_no_stop(tfs, unused
 
 
 @pytest.mark.parametrize(
-    "environment",
+    ("environment", "wanted"),
     [
-        {},
-        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x:1", "OTEL_SDK_DISABLED": "true"},
-        {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x:1", "OTEL_TRACES_EXPORTER": "none"},
+        ({}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x:1"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://x:1"}, True),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x:1", "OTEL_SDK_DISABLED": "true"}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://x:1", "OTEL_TRACES_EXPORTER": "none"}, False),
     ],
 )
-def test_when_nobody_asks_for_traces_nothing_of_opentelemetry_is_imported(environment):
-    script = f"""
+def test_the_environment_of_opentelemetry_asks_for_traces(environment, wanted):
+    assert is_wanted(environment) == wanted
+
+
+def test_when_nobody_asks_for_traces_nothing_of_opentelemetry_is_imported():
+    script = """
 import asyncio, sys
 from dermserve.gateway.config import Config
 from dermserve.gateway.server import lifespan
-import os
-os.environ.update({environment!r})
 async def main():
     async with lifespan(Config(listen="127.0.0.1:0", tfs="127.0.0.1:1")):
         print([name for name in sys.modules if name.startswith("opentelemetry")])
