@@ -15,10 +15,9 @@ from dermserve.v1 import card_pb2, classifier_pb2
 class Outcome:
     """What a plan came to."""
 
-    saved: int | None = None
-    """Views that ADAPTIVE did not ask for; None in other modes."""
+    saved: int | None = None  # views that ADAPTIVE did not ask for; None in other modes
+    # Of a FULL answer: whether ADAPTIVE would have put the same class first; None where nothing tells
     agreed: bool | None = None
-    """Of a FULL answer: whether ADAPTIVE would have put the same class first; None where nothing tells."""
 
 
 def read_mode(mode: int) -> int:
