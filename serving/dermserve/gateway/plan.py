@@ -10,6 +10,8 @@ from dermserve.gateway.errors import InvalidTtaModeError
 from dermserve.gateway.tfserving import Scores
 from dermserve.v1 import card_pb2, classifier_pb2
 
+_MODES = frozenset(classifier_pb2.TtaMode.values())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -26,7 +28,7 @@ def read_mode(mode: int) -> int:
     Raises:
         InvalidTtaModeError: no mode of this gateway's.
     """
-    if mode not in classifier_pb2.TtaMode.values():
+    if mode not in _MODES:
         raise InvalidTtaModeError(mode, classifier_pb2.TtaMode.keys()[1:])
     return mode or classifier_pb2.TTA_MODE_NONE
 
