@@ -175,21 +175,13 @@ async def test_what_does_not_fit_any_more_goes_in_the_next_call():
     assert [len(said(await task)) for task in tasks] == [1, 8, 3]
 
 
-@pytest.mark.parametrize("longest", [0.0, 0.015])
-async def test_where_a_call_of_two_would_be_long_everyone_has_a_call(longest):
-    servers = Servers(slots=3, seconds=0.01)
+@pytest.mark.parametrize(("longest", "expected"), [(0.0, 0.01), (0.015, 0.01), (1.0, 0.0)])
+async def test_where_a_call_of_two_would_be_long_or_nothing_is_known_everyone_has_a_call(longest, expected):
+    servers = Servers(slots=3, seconds=expected)
     asking = await Asking.of(servers, longest=longest)
     for value in range(3):
         await asking(value)
     assert [values for _, values in servers.calls] == [[0], [1], [2]]
-
-
-async def test_while_nothing_is_known_of_a_model_everyone_has_a_call():
-    servers = Servers(slots=3, seconds=0.0)
-    asking = await Asking.of(servers)
-    for value in range(3):
-        await asking(value)
-    assert len(servers.calls) == 3
 
 
 async def test_a_call_is_no_longer_than_it_may_be():

@@ -32,28 +32,21 @@ if TYPE_CHECKING:
 CLASSIFY = "Classify"
 CLASSIFY_STREAM = "ClassifyStream"
 
-_AHEAD = 2
-"""Requests admitted beyond the free capacity: one whose photo is decoded, one whose answer is being sent."""
-_WEIGHT = 0.2
-"""Weight of the newest request in the running mean of how long a request is in progress."""
-_LEAST_RETRY = 0.05
-"""Seconds; the shortest time to try again: capacity does not change faster."""
+_AHEAD = 2  # requests admitted beyond the free capacity: one whose photo is decoded, one whose answer is being sent
+_WEIGHT = 0.2  # weight of the newest request in the running mean of how long a request is in progress
+_LEAST_RETRY = 0.05  # seconds; the shortest time to try again: capacity does not change faster
+# Seconds; a shorter wait is no sign of overload, even if it exceeds a budget. No burst causes a longer one.
 _LONG = 3.0
-"""Seconds; a shorter wait is no sign of overload, even if it exceeds a budget. No burst causes a longer one."""
-_CALM = 1.0
-"""Seconds without a refusal after which an overload is over."""
+_CALM = 1.0  # seconds without a refusal after which an overload is over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
     """Of one method and model."""
 
-    at_once: int | None
-    """Most requests in progress, whatever the free capacity; None for no other bound."""
-    queue: int
-    """Most requests that wait during an overload."""
-    burst: int
-    """Most requests that wait when there is no overload."""
+    at_once: int | None  # most requests in progress, whatever the free capacity; None for no other bound
+    queue: int  # most requests that wait during an overload
+    burst: int  # most requests that wait when there is no overload
 
 
 @dataclass(slots=True)
@@ -75,10 +68,8 @@ class Queue:
     """Requests for one model by one method: those worked on, and those that wait, first come, first served."""
 
     def __init__(self, bounds: Bounds, *, free_capacity: Callable[[], int], held: HeldBytes, clock: Clock) -> None:
-        self.working = 0
-        """Requests worked on."""
-        self.preparing = 0
-        """Those of them that the model servers do not count yet."""
+        self.working = 0  # requests worked on
+        self.preparing = 0  # those of them that the model servers do not count yet
         self._bounds = bounds
         self._free_capacity = free_capacity
         self._held = held

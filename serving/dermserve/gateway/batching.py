@@ -29,38 +29,33 @@ from numpy.typing import NDArray
 
 from dermserve.gateway import errors
 from dermserve.gateway.budget import Budget, Clock, Costs
-from dermserve.gateway.model_servers import ModelServer, ModelServers, gravest
+from dermserve.gateway.model_servers import ModelServer, ModelServers
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
 from dermserve.imaging import make_views
 
-MOST = 10
-"""Most views in a batch of several requests: as many as one request has at most, which the warm-up ran."""
-_AGEING = 4.0
-"""Seconds that a request may be overtaken, for each second that it is expected to take."""
-_LEAST_TIMEOUT = 1.0
-"""Least seconds of a call before it is retried on another server."""
-_SLOW = 5.0
-"""Multiple of a call's expected seconds after which its server counts as hanging."""
+MOST = 10  # most views in a batch of several requests: as many as one request has at most, which the warm-up ran
+_AGEING = 4.0  # seconds that a request may be overtaken, for each second that it is expected to take
+_LEAST_TIMEOUT = 1.0  # least seconds of a call before it is retried on another server
+_SLOW = 5.0  # multiple of a call's expected seconds after which its server counts as hanging
+# Seconds to wait when a server is full: doubled each time up to the latter, and jittered
 _BACK_OFF, _MOST_BACK_OFF = 0.02, 0.64
-"""Seconds to wait when a server is full: doubled each time up to the latter, and jittered."""
-_NEARLY_DONE = 0.02
-"""Seconds before its end at which a call counts as nearly done: long enough to decode a photo."""
+_NEARLY_DONE = 0.02  # seconds before its end at which a call counts as nearly done: long enough to decode a photo
+# Share of its expected seconds after which a call counts as nearly done: a call may take less than expected
 _NEARLY_DONE_SHARE = 0.4
-"""Share of its expected seconds after which a call counts as nearly done: a call may take less than expected."""
 
+# What views must have in common to go together: the target, and height, width and channels
 _Key: TypeAlias = tuple[Target, tuple[int, ...]]
-"""What views must have in common to go together: the target, and height, width and channels."""
 
 
 @dataclass(eq=False, slots=True)
 class Part:
     """What one request has in a call."""
 
+    # uint8 [V, H, W, 3], or the identity alone, [1, H, W, 3], when the views are made in graph
     images: NDArray[np.uint8]
-    """uint8 [V, H, W, 3], or the identity alone, [1, H, W, 3], when the views are made in graph."""
     budget: Budget
+    # Views that the signature `tta` makes of the image; empty when the images are the views
     tta_views: tuple[str, ...] = ()
-    """Views that the signature `tta` makes of the image; empty when the images are the views."""
 
     def __len__(self) -> int:
         """Count the views."""
@@ -77,8 +72,7 @@ class _Waiting:
     failed: dict[ModelServer, Exception]
     answer: "asyncio.Future[Scores]"
     call: "_Call | None" = None
-    context: Context = field(default_factory=copy_context)
-    """Of its trace."""
+    context: Context = field(default_factory=copy_context)  # of its trace
 
 
 @dataclass(eq=False, slots=True)
@@ -88,8 +82,7 @@ class _Call:
     server: ModelServer
     key: _Key
     requests: list[_Waiting]
-    nearly_done: float = math.inf
-    """When it will be near its end, by the clock."""
+    nearly_done: float = math.inf  # when it will be near its end, by the clock
     task: "asyncio.Task[None] | None" = None
 
     def gather(self, count: int) -> tuple[NDArray[np.uint8], bool]:
@@ -204,7 +197,9 @@ class Batching:
                 continue
             if not self._servers.untried(first.failed):
                 self._queue.remove(first)
-                first.answer.set_exception(gravest(first.failed.values()))
+                # That one has no such version does not mean that those that failed have none.
+                kinds = sorted(first.failed.values(), key=lambda error: isinstance(error, ServableNotFoundError))
+                first.answer.set_exception(next(iter(kinds), errors.ModelServerUnreachableError()))
             elif server := self._servers.pick(first.key[0].model, first.failed):
                 if batch := self._batch(first, server):
                     self._send(server, batch)

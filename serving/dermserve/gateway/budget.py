@@ -9,25 +9,19 @@ from typing import TypeAlias
 
 from dermserve.gateway.errors import BudgetSpentError
 
-Clock: TypeAlias = Callable[[], float]
-"""Monotonic seconds."""
+Clock: TypeAlias = Callable[[], float]  # monotonic seconds
 
-_WEIGHT = 0.2
-"""Weight of the newest answer in the running mean."""
-_SHARE = 0.8
-"""Share of the budget that views may take: half of the calls take longer than the mean."""
-_HOPELESS = 0.5
-"""Share of the mean for one view: with less time left than that, no answer is expected in time."""
-_FADE = 0.98
-"""Factor on the mean after each refusal based on it, so that slow calls do not cause refusals for ever."""
+_WEIGHT = 0.2  # weight of the newest answer in the running mean
+_SHARE = 0.8  # share of the budget that views may take: half of the calls take longer than the mean
+_HOPELESS = 0.5  # share of the mean for one view: with less time left than that, no answer is expected in time
+_FADE = 0.98  # factor on the mean after each refusal based on it, so that slow calls do not cause refusals for ever
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
     """Time left of a request's deadline."""
 
-    ends: float
-    """When the clock shows this, it is over."""
+    ends: float  # when the clock shows this, it is over
     clock: Clock
 
     def left(self) -> float:

@@ -25,10 +25,8 @@ from dermserve.gateway.tfserving import Scores, Target
 from dermserve.v1 import card_pb2
 
 STABLE, CANARY = "stable", "canary"
-_COMPARING = 2
-"""Comparisons at once: they use what requests leave."""
-_TIMEOUT = 10.0
-"""Seconds for one."""
+_COMPARING = 2  # comparisons at once: they use what requests leave
+_TIMEOUT = 10.0  # seconds for one
 
 _log = structlog.get_logger(__name__)
 

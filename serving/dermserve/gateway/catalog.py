@@ -25,8 +25,8 @@ from dermserve.v1 import card_pb2, classifier_pb2
 _log = structlog.get_logger(__name__)
 
 _MAX_LABEL = 128
+# Polls in a row that may fail before a model counts as unreachable: one that is late is no outage
 _TOLERATED_FAILURES = 2
-"""Polls in a row that may fail before a model counts as unreachable: one that is late is no outage."""
 _UNKNOWN = classifier_pb2.VERSION_STATE_UNSPECIFIED
 _STATES: Mapping[int, Any] = {
     state: classifier_pb2.VersionState.Value(f"VERSION_{name}")
@@ -40,10 +40,8 @@ class KnownVersion:
 
     number: int
     state: classifier_pb2.VersionState
-    card: card_pb2.Card | None = None
-    """None while it is not read, or when it is not valid."""
-    fault: str = ""
-    """Why an available version has no card."""
+    card: card_pb2.Card | None = None  # None while it is not read, or when it is not valid
+    fault: str = ""  # why an available version has no card
 
     @property
     def available(self) -> bool:
@@ -61,12 +59,11 @@ class KnownModel:
     """A model as last seen."""
 
     name: str
-    versions: tuple[KnownVersion, ...] = ()
-    """Newest first."""
+    versions: tuple[KnownVersion, ...] = ()  # newest first
+    # Configured labels that exist, and the versions they point at
     labels: Mapping[str, int] = field(default_factory=dict)
-    """Configured labels that exist, and the versions they point at."""
+    # Polls in a row that went unanswered; a model never seen counts as unreachable
     failures: int = _TOLERATED_FAILURES + 1
-    """Polls in a row that went unanswered; a model never seen counts as unreachable."""
 
     @property
     def reachable(self) -> bool:
@@ -96,10 +93,8 @@ class KnownModel:
 class Choice:
     """What to ask a model server for."""
 
-    target: Target
-    """Names no version when the newest is wanted: the model server knows best which that is."""
-    version: int
-    """Version whose card it is, which may not be the one that answers."""
+    target: Target  # names no version when the newest is wanted: the model server knows best which that is
+    version: int  # version whose card it is, which may not be the one that answers
     card: card_pb2.Card
 
 
@@ -124,13 +119,12 @@ class Catalog:
 
     def __init__(self, servers: ModelServers, config: Config) -> None:
         self.models: Mapping[str, KnownModel] = {name: KnownModel(name) for name in config.models}
-        self.failed_polls = 0
-        """Polls of a model that ended in an unexpected error."""
+        self.failed_polls = 0  # polls of a model that ended in an unexpected error
         self._servers = servers
         self._config = config
         self._timeout = config.poll_timeout_seconds
+        # Valid ones, and those that are being read
         self._cards: dict[tuple[str, int], asyncio.Task[card_pb2.Card]] = {}
-        """Valid ones, and those that are being read."""
         self._polling: asyncio.Task[None] | None = None
 
     @property

@@ -19,8 +19,7 @@ from dermserve.gateway.model_servers import ModelServer, ModelServers
 if TYPE_CHECKING:
     from cryptography import x509
 
-_PEERS_SECONDS = 60.0
-"""Seconds between looks at the certificates that model servers show."""
+_PEERS_SECONDS = 60.0  # seconds between looks at the certificates that model servers show
 _HANDSHAKE_SECONDS = 5.0
 
 _log = structlog.get_logger(__name__)
@@ -44,10 +43,9 @@ class TlsFiles:
         self._names = ("tls_client_ca" if use == "tls" else "tfs_tls_ca", f"{use}_key", f"{use}_certificate")
         files: tuple[pathlib.Path | None, ...] = tuple(getattr(config, name) for name in self._names)
         self._authorities, self._key, self._certificate = files
-        self.expiry: dict[str, float] = {}
-        """When the first certificate of each setting expires, in seconds since 1970."""
+        self.expiry: dict[str, float] = {}  # when the first certificate of each setting expires, in seconds since 1970
+        # Authorities, key and certificate
         self.loaded: tuple[bytes | None, bytes | None, bytes | None] = (None, None, None)
-        """Authorities, key and certificate."""
         self._read()
 
     def renew(self) -> bool:

@@ -14,16 +14,12 @@ from typing import TypeAlias
 from dermserve.imaging import Measures
 from dermserve.v1 import card_pb2
 
-WINDOW = 1000
-"""Answers that are remembered of each version, as bins."""
-_LEAST = 100
-"""Answers below which chance alone would look like drift."""
-_LEAST_SHARE = 1e-3
-"""For a bin that is empty then or now, which would make the index infinite."""
+WINDOW = 1000  # answers that are remembered of each version, as bins
+_LEAST = 100  # answers below which chance alone would look like drift
+_LEAST_SHARE = 1e-3  # for a bin that is empty then or now, which would make the index infinite
 _VERSIONS = 16
 _COMPARED = ("classes", "confidence", "brightness", "sharpness")
-_Answer: TypeAlias = tuple[float, ...]
-"""Its top probability, and the bin of each of _COMPARED."""
+_Answer: TypeAlias = tuple[float, ...]  # its top probability, and the bin of each of _COMPARED
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +28,9 @@ class Reading:
 
     model: str
     version: int
-    answers: int
-    """In the window."""
-    confidence: float
-    """Their mean top probability."""
-    psi: dict[str, float]
-    """By what is compared; empty while there are too few answers."""
+    answers: int  # in the window
+    confidence: float  # their mean top probability
+    psi: dict[str, float]  # by what is compared; empty while there are too few answers
 
 
 class Drift:

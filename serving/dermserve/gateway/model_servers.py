@@ -8,7 +8,7 @@ ejected until it answers a poll of the catalog. `dermserve.gateway.batching` cho
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
@@ -19,12 +19,9 @@ from dermserve.gateway.tfserving import ServableNotFoundError, TfServing
 from dermserve.tfserving.v1 import serving_pb2
 
 AVAILABLE = serving_pb2.ModelVersionStatus.STATE_AVAILABLE
-_CLOSE_GRACE = 60.0
-"""Seconds for calls in flight to finish at a server whose address is gone."""
-_LOOKUP_SECONDS = 2.0
-"""Seconds for a name to be resolved, before it counts as one that can't be."""
-_PATIENCE = 0.2
-"""Seconds for every model server to say what it has; later answers count from the next time on."""
+_CLOSE_GRACE = 60.0  # seconds for calls in flight to finish at a server whose address is gone
+_LOOKUP_SECONDS = 2.0  # seconds for a name to be resolved, before it counts as one that can't be
+_PATIENCE = 0.2  # seconds for every model server to say what it has; later answers count from the next time on
 
 _T = TypeVar("_T")
 State: TypeAlias = "serving_pb2.ModelVersionStatus.State"
@@ -35,31 +32,21 @@ _log = structlog.get_logger(__name__)
 class ModelServer:
     """One address."""
 
-    address: str
-    """HOST:PORT with the IP address, or `unix:PATH`."""
-    name: str
-    """The configured name that it was found by."""
+    address: str  # HOST:PORT with the IP address, or `unix:PATH`
+    name: str  # the configured name that it was found by
     wire: TfServing
-    alive: bool = True
-    """Whether it answered when last asked."""
-    in_flight: int = 0
-    """Predict calls at it."""
+    alive: bool = True  # whether it answered when last asked
+    in_flight: int = 0  # predict calls at it
+    # State of each version of a model, as it said last; without the models that it failed to speak of
     seen: dict[str, dict[int, State]] = field(default_factory=dict)
-    """State of each version of a model, as it said last; without the models that it failed to speak of."""
+    # The newest question about each model
     looks: dict[str, "asyncio.Task[GatewayError | None]"] = field(default_factory=dict)
-    """The newest question about each model."""
-    last_used: int = 0
-    """Number of the newest call it was chosen for."""
-    ejections: int = 0
-    """Times it was ejected."""
-    calls: int = 0
-    """Predict calls that it answered."""
-    views: int = 0
-    """Views in those calls."""
-    retried: int = 0
-    """Calls that it failed and that were retried on another."""
-    certificate_expiry: float | None = None
-    """When the certificate that it shows expires, in seconds since 1970."""
+    last_used: int = 0  # number of the newest call it was chosen for
+    ejections: int = 0  # times it was ejected
+    calls: int = 0  # predict calls that it answered
+    views: int = 0  # views in those calls
+    retried: int = 0  # calls that it failed and that were retried on another
+    certificate_expiry: float | None = None  # when the certificate that it shows expires, in seconds since 1970
 
     def has(self, model: str) -> bool:
         """Whether it had an available version of a model when last asked."""
@@ -92,16 +79,15 @@ class ModelServers:
             connect: opens the channel to a target of gRPC's, whose certificate is verified against a host.
             slots: Predict calls at each address at once.
         """
-        self.on_change: Callable[[], None] = lambda: None
-        """Called when model servers come, go, fail or answer again."""
+        self.on_change: Callable[[], None] = lambda: None  # called when model servers come, go, fail or answer again
         self._names = names
         self._connect = connect
         self._slots = slots
         self._servers: dict[str, ModelServer] = {}
         self._unresolved: set[str] = set()
-        self._lookups: dict[str, asyncio.Future[Sequence[str]]] = {}
+        self._lookups: dict[str, asyncio.Task[Sequence[str]]] = {}
         self._failed = asyncio.Event()
-        self._closing: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
 
     @property
     def all(self) -> list[ModelServer]:
@@ -142,7 +128,7 @@ class ModelServers:
         self.on_change()
         for server in gone:
             _log.info("model_server_gone", address=server.address, name=server.name)
-            self._close(server.wire, _CLOSE_GRACE)
+            self._spawn(server.wire.close(_CLOSE_GRACE))
 
     async def _addresses(self, name: str) -> list[str]:
         """Find each address of a name; the last known ones after a failure."""
@@ -150,8 +136,7 @@ class ModelServers:
             return [name]
         host, port = _host(name), name.rpartition(":")[2]
         # A lookup that hangs keeps a thread: no other is begun for the name until it ends.
-        lookup = self._lookups.get(name) or asyncio.ensure_future(look_up(host, int(port)))
-        self._lookups[name] = lookup
+        lookup = self._lookups[name] = self._lookups.get(name) or self._spawn(look_up(host, int(port)))
         await asyncio.wait({lookup}, timeout=_LOOKUP_SECONDS)
         try:
             if not lookup.done():
@@ -176,27 +161,26 @@ class ModelServers:
             async with asyncio.timeout(seconds):
                 await wire.connected()
         except Exception as error:
-            self._close(wire, None)
+            self._spawn(wire.close(None))
             _log.warning("model_server_not_reconnected", address=server.address, fault=repr(error))
             return server not in self.all
         if server in self.all:
             server.wire, wire = wire, server.wire
             _log.info("model_server_reconnected", address=server.address)
-        self._close(wire, _CLOSE_GRACE)
+        self._spawn(wire.close(_CLOSE_GRACE))
         return True
 
-    def _close(self, wire: TfServing, grace: float | None) -> None:
-        closing = asyncio.create_task(wire.close(grace))
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+    def _spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """Run something in the background, until `close` at the latest."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
 
     async def close(self) -> None:
         """Close every channel."""
-        running: list[asyncio.Future[Any]] = [*self._closing, *self._lookups.values()]
-        for server in self.all:
-            running += server.looks.values()
-        for each in running:
-            each.cancel()
+        for task in self._running:
+            task.cancel()
         for server in self.all:
             await server.wire.close(None)
 
@@ -211,7 +195,7 @@ class ModelServers:
         looks = []
         for server in self.all:
             if not server.is_late(model):
-                server.looks[model] = asyncio.create_task(self._look(server, model, seconds))
+                server.looks[model] = self._spawn(self._look(server, model, seconds))
             looks.append(server.looks[model])
         if looks:
             await asyncio.wait(looks, timeout=_PATIENCE)
@@ -304,10 +288,3 @@ def _target(address: str, name: str) -> tuple[str, str]:
 
 def _host(name: str) -> str:
     return name.removeprefix("dns:///").rpartition(":")[0].strip("[]")
-
-
-def gravest(failures: Iterable[Exception]) -> Exception:
-    """Choose the error when every server failed: that one has no such version does not mean that others have none."""
-    return min(
-        failures, key=lambda failure: isinstance(failure, ServableNotFoundError), default=ModelServerUnreachableError()
-    )

@@ -10,15 +10,16 @@ from dermserve.gateway.errors import InvalidTtaModeError
 from dermserve.gateway.tfserving import Scores
 from dermserve.v1 import card_pb2, classifier_pb2
 
+_MODES = frozenset(classifier_pb2.TtaMode.values())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What a plan came to."""
 
-    saved: int | None = None
-    """Views that ADAPTIVE did not ask for; None in other modes."""
+    saved: int | None = None  # views that ADAPTIVE did not ask for; None in other modes
+    # Of a FULL answer: whether ADAPTIVE would have put the same class first; None where nothing tells
     agreed: bool | None = None
-    """Of a FULL answer: whether ADAPTIVE would have put the same class first; None where nothing tells."""
 
 
 def read_mode(mode: int) -> int:
@@ -27,7 +28,7 @@ def read_mode(mode: int) -> int:
     Raises:
         InvalidTtaModeError: no mode of this gateway's.
     """
-    if mode not in classifier_pb2.TtaMode.values():
+    if mode not in _MODES:
         raise InvalidTtaModeError(mode, classifier_pb2.TtaMode.keys()[1:])
     return mode or classifier_pb2.TTA_MODE_NONE
 

@@ -33,8 +33,7 @@ _CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 )
-_MAX_ELEMENTS = 1_000_000
-"""No answer of a classifier is larger; a shape alone could otherwise claim any memory."""
+_MAX_ELEMENTS = 1_000_000  # no answer of a classifier is larger; a shape alone could otherwise claim any memory
 
 _Answer = TypeVar("_Answer", bound=Message)
 _Method: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
@@ -57,14 +56,11 @@ class Target:
 class Scores:
     """A version's scores of views."""
 
-    views: int
-    """Number of views predicted: the first of those requested."""
-    version: int
-    """Version that answered."""
+    views: int  # number of views predicted: the first of those requested
+    version: int  # version that answered
+    # As sent, unchecked; [V][C] when all is well. Plain numbers: numpy takes longer for so few.
     probabilities: Sequence[Sequence[float]]
-    """As sent, unchecked; [V][C] when all is well. Plain numbers: numpy takes longer for so few."""
-    ood_scores: Sequence[float]
-    """As sent, unchecked; [V] when all is well. Of `tta` the identity's, for every view."""
+    ood_scores: Sequence[float]  # as sent, unchecked; [V] when all is well. Of `tta` the identity's, for every view.
 
 
 class TfServing:
