@@ -230,7 +230,7 @@ def test_a_dead_server_keeps_the_intent_for_later(fleet: Fleet) -> None:
 
 
 def test_an_intent_that_is_no_intent_is_named(fleet: Fleet) -> None:
-    for text in ("", "[]", json.dumps({"entry": {}, "before": {}, "after": {}})):
+    for text in ("", "[]", "3", json.dumps({"entry": {}, "before": {}, "after": {}})):
         fleet.store.write_text(rollout.INTENT, text)
         with pytest.raises(StoreError, match=r"intent.json can't be understood"):
             _promote(fleet.desk)
