@@ -2,7 +2,7 @@
 
 import contextlib
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from dermserve.models.lifecycle.server_config import Desk, ServerConfig
 from dermserve.models.lifecycle.servers import Servers
 from dermserve.models.lifecycle.stores import LocalStore
 from dermserve.tfserving.v1 import management_pb2, serving_pb2
+from tests.lifecycle.versions_at_hand import CONFIG
 
 
 class KilledError(BaseException):
@@ -151,6 +152,13 @@ class SteppedStore(LocalStore):
     def append_audit(self, line: str) -> None:
         self.steps.take("audit")
         super().append_audit(line)
+
+
+def fake_desk(store: LocalStore, *, broken: Collection[int] = (), **how: Any) -> Desk:
+    """Two servers that follow the newest version of a store, whose models.config this writes."""
+    store.write_text("models.config", CONFIG)
+    servers = [FakeServer(name, store, broken=set(broken)) for name in ("first", "second")]
+    return Desk(store=store, servers=FakeServers(servers), **how)
 
 
 @dataclass

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from dermserve.models.export import export_version
 from dermserve.models.lifecycle import moves
 from dermserve.models.lifecycle.errors import GateError, LifecycleError
 from dermserve.models.lifecycle.gate import Requirement
@@ -28,7 +29,6 @@ from dermserve.models.lifecycle.server_config import CANARY_FILE, Desk
 from dermserve.models.lifecycle.stores import LocalStore, Store, manifest_of
 from dermserve.models.lifecycle.view import list_versions, log, status, verify
 from dermserve.models.lifecycle.watch import Gateways, Limits
-from dermserve.models.quiet import native_stderr_held
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,13 +63,9 @@ def publish(run: pathlib.Path, key: pathlib.Path | None, store: Store, as_json: 
     """
     if key is not None:
         load_key(key)  # before minutes of work
-    click.echo(f"exporting {run} (TensorFlow takes a while to start)", err=True)
     try:
-        with native_stderr_held(unless=(ImportError, OSError, LifecycleError)):
-            from dermserve.models.exporter import export_run
-            from dermserve.models.training.train.finished import FinishedRun
-
-            version = export_run(run, store.base, sign=key)
+        version = export_version(str(run), store.base, run=run, sign=key)
+        from dermserve.models.training.train.finished import FinishedRun
     except ImportError as error:
         raise click.UsageError(
             f"`dermserve model publish` needs more ({error}): pip install 'dermserve[models]'"
