@@ -36,7 +36,7 @@ from benchmarks.serving import (
     store_option,
 )
 from dermserve.imaging import decode
-from dermserve.loadtest.photos import load_photos
+from dermserve.loadtest.scenario import load_photos
 from dermserve.local import Stack
 from dermserve.local.picture import draw_lesion
 from dermserve.local.ports import HOST, free_port

@@ -33,7 +33,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
 from benchmarks.serving import closed_loop, gateway_caller, json_option, local_stack, store_option
-from dermserve.loadtest.sampling import scrape
+from dermserve.loadtest.machine import scrape
 from dermserve.local.picture import draw_lesion
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 

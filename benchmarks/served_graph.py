@@ -24,7 +24,7 @@ from benchmarks.figures import Table, report
 from benchmarks.networks import FOLDED, FROZEN, VARIABLES, ensure_networks
 from benchmarks.serving import MODELS, closed_loop, cores, direct_caller, json_option, model_server
 from dermserve.loadtest.machine import describe_machine
-from dermserve.loadtest.photos import load_photos
+from dermserve.loadtest.scenario import load_photos
 
 LOADS = tuple(itertools.product((1, 10), (1, 2, 8)))
 """Images a request and callers."""

@@ -10,7 +10,6 @@ versions, as "mobilenet_v3_small/1 resnet50/1".
 import json
 import pathlib
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 from dermserve.models.lifecycle.errors import StoreError
@@ -30,33 +29,19 @@ models.config
 def component(folder: pathlib.Path) -> dict[str, Any]:
     """Describe a version; without digest if it is of other origin and has no manifest."""
     name = f"{folder.parent.name}/{folder.name}"
-    found: dict[str, Any] = {
-        "type": "machine-learning-model",
-        "bom-ref": name,
-        "name": folder.parent.name,
-        "version": folder.name,
-    }
+    found = {"type": "machine-learning-model", "bom-ref": name, "name": folder.parent.name, "version": folder.name}
     file = folder / MANIFEST
-    if file.exists():
-        manifest = parse_manifest(file.read_bytes(), where=str(file))
-        found["hashes"] = [{"alg": "SHA-256", "content": manifest.digest}]
-        found["properties"] = [
-            {"name": f"dermserve:{key}", "value": manifest.about[key]} for key in sorted(manifest.about)
-        ]
-    return found
-
-
-def components(store: pathlib.Path) -> Iterator[dict[str, Any]]:
-    """Describe every version of every model, in order."""
-    held = LocalStore(store)
-    for model in held.models():
-        for version in held.versions(model):
-            yield component(store / model / str(version))
+    if not file.exists():
+        return found
+    manifest = parse_manifest(file.read_bytes(), where=str(file))
+    about = [{"name": f"dermserve:{key}", "value": value} for key, value in sorted(manifest.about.items())]
+    return {**found, "hashes": [{"alg": "SHA-256", "content": manifest.digest}], "properties": about}
 
 
 def main(store: pathlib.Path) -> None:
     """Write both files."""
-    found = list(components(store))
+    held = LocalStore(store)
+    found = [component(store / model / str(version)) for model in held.models() for version in held.versions(model)]
     if not found:
         sys.exit(f"{store} holds no version of a model: export one first (dermserve export --store {store})")
     sbom = {

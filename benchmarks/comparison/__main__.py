@@ -15,7 +15,7 @@ from benchmarks.figures import report
 from benchmarks.networks import ensure_networks
 from benchmarks.serving import MODELS, json_option
 from dermserve.loadtest.machine import describe_machine
-from dermserve.loadtest.photos import load_photos
+from dermserve.loadtest.scenario import load_photos
 from dermserve.local import StackError
 from dermserve.local.signals import ends_by_interrupt
 

@@ -97,26 +97,18 @@ def make_environment(contender: Contender, folder: pathlib.Path) -> None:
     made.write_text(wanted)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Running:
-    """A server that answers."""
-
-    address: str
-    """HOST:PORT."""
-    pids: Sequence[int]
-
-    def megabytes(self) -> float:
-        """Give the memory of all its processes, shared pages counted once, in MB."""
-        processes = [psutil.Process(pid) for pid in self.pids]
-        family = {each for one in processes for each in (one, *one.children(recursive=True))}
-        return sum(each.memory_full_info().pss for each in family) / 1e6
+def megabytes(pids: Sequence[int]) -> float:
+    """Give the memory of processes and their children, shared pages counted once, in MB."""
+    processes = [psutil.Process(pid) for pid in pids]
+    family = {each for one in processes for each in (one, *one.children(recursive=True))}
+    return sum(each.memory_full_info().pss for each in family) / 1e6
 
 
 @contextlib.contextmanager
 def running(
     contender: Contender, model: str, *, weights: pathlib.Path, environments: pathlib.Path
-) -> Iterator[Running]:
-    """Run a contender's server while the block lasts; it answers HTTP or gRPC once entered.
+) -> Iterator[tuple[str, Sequence[int]]]:
+    """Run a contender's server while the block lasts; gives its HOST:PORT, which answers, and its process ids.
 
     Raises:
         ContenderError: it does not start.
@@ -125,16 +117,16 @@ def running(
         port = free_port()
         with _server(contender, model, port, weights, environments) as child:
             _wait(child, port, contender)
-            yield Running(address=f"127.0.0.1:{port}", pids=[child.pid])
+            yield f"127.0.0.1:{port}", [child.pid]
         return
     # The gateway keeps its calls few; direct callers would be refused beyond four times the cores.
     flags = ("--grpc_max_threads=64",) if contender.name == DIRECT else ()
     store = weights / networks.FROZEN
     with Stack(store=store, models=[model], port=0, tfs_port=0, model_server_flags=flags) as stack:
         if contender.name == DIRECT:
-            yield Running(address=stack.tfs_address, pids=[stack.pids["modelserver"]])
+            yield stack.tfs_address, [stack.pids["modelserver"]]
         else:
-            yield Running(address=stack.gateway_address, pids=list(stack.pids.values()))
+            yield stack.gateway_address, list(stack.pids.values())
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.comparison.contenders import DIRECT, FIELD, OURS, Contender, ContenderError, running
+from benchmarks.comparison.contenders import DIRECT, FIELD, OURS, Contender, ContenderError, megabytes, running
 from benchmarks.figures import Table
 from benchmarks.serving import Loop, closed_loop, direct_caller, gateway_caller
 from dermserve.models.catalogue import SPECS
@@ -63,18 +63,18 @@ def visit(contender: Contender, model: str, plan: Plan, reference: Reference, sa
         ContenderError: it does not start, or answers something else than the reference.
     """
     started, loops = time.monotonic(), {}
-    with running(contender, model, weights=plan.weights, environments=plan.environments) as server:
-        _caller(contender, server.address, model, "1")(plan.photos[0])
+    with running(contender, model, weights=plan.weights, environments=plan.environments) as (address, pids):
+        _caller(contender, address, model, "1")(plan.photos[0])
         start = time.monotonic() - started
         kinds = _kinds_of(contender)
         for kind in set(kinds) & reference.keys():
-            _check(contender, _caller(contender, server.address, model, kind), kind, plan, reference)
+            _check(contender, _caller(contender, address, model, kind), kind, plan, reference)
         for kind, callers in itertools.product(kinds, plan.callers):
-            calls = [_caller(contender, server.address, model, kind) for _ in range(callers)]
+            calls = [_caller(contender, address, model, kind) for _ in range(callers)]
             loop = closed_loop(calls, plan.photos, seconds=plan.seconds, warm_up=min(2.0, plan.seconds))
             loops[kind, callers] = loop
             say(f"    {_KINDS[kind]}, {callers} callers: {loop.answers:.1f}/s, p99 {loop.p99:.0f} ms")
-        memory = server.megabytes()
+        memory = megabytes(pids)
     return Visit(contender=contender.name, model=model, start_seconds=start, loaded_mb=memory, loops=loops)
 
 
@@ -104,9 +104,9 @@ def reference_of(model: str, plan: Plan) -> Reference:
         ContenderError: its answers don't tell photos apart, so that they could not tell contenders apart either.
     """
     ours, found = next(each for each in FIELD if each.name == OURS), {}
-    with running(ours, model, weights=plan.weights, environments=plan.environments) as server:
+    with running(ours, model, weights=plan.weights, environments=plan.environments) as (address, _):
         for kind in ("1", "10"):
-            found[kind] = [_caller(ours, server.address, model, kind)(photo) for photo in plan.photos]
+            found[kind] = [_caller(ours, address, model, kind)(photo) for photo in plan.photos]
     if float(np.ptp(np.array(found["1"]), axis=0).max()) < TOLERANCE:
         raise ContenderError(f"{model} says the same of all photos: take others, or weights that were trained")
     return found

@@ -45,12 +45,10 @@ def test_the_protoset_holds_all_that_is_needed_and_where_each_language_puts_it(w
     assert pool.FindMessageTypeByName("google.rpc.RetryInfo")
     for file in image.file:
         if file.package == "dermserve.v1":
-            options = file.options
-            assert options.go_package == "dermserve.dev/proto/dermserve/v1;dermservev1"
-            assert (options.java_package, options.java_multiple_files) == ("dev.dermserve.v1", True)
-            assert (options.csharp_namespace, options.swift_prefix, options.objc_class_prefix) == (
-                "Dermserve.V1", "Derm", "DERM",
-            )  # fmt: skip
+            o = file.options
+            assert o.go_package == "dermserve.dev/proto/dermserve/v1;dermservev1"
+            assert (o.java_package, o.java_multiple_files) == ("dev.dermserve.v1", True)
+            assert (o.csharp_namespace, o.swift_prefix, o.objc_class_prefix) == ("Dermserve.V1", "Derm", "DERM")
             fields = [field for message in file.message_type for field in message.field]
             assert all(field.json_name for field in fields)
 

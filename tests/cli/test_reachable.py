@@ -19,6 +19,7 @@ from dermserve.v1 import classifier_pb2
 from tests.certificates import make_certificate, server_credentials
 from tests.client.fake_gateway import FakeGateway, abort, answer, rich_status, serving
 from tests.client.http2 import answering
+from tests.client.test_client import changed
 
 
 @pytest.fixture
@@ -87,16 +88,10 @@ def test_nothing_is_classified_unless_wanted(examine, gateway, target):
     assert (code, "MODEL" in found, gateway.requests) == (0, True, [])
 
 
-def test_an_address_where_nothing_listens(examine):
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        code, found = examine(f"127.0.0.1:{held.getsockname()[1]}")
-    assert (code, set(found)) == (1, {"UNREACHABLE"})
-
-
-def test_a_name_without_an_address(examine):
-    code, found = examine("no-such-gateway.invalid:50051")
-    assert (code, set(found)) == (1, {"NAME"})
+@pytest.mark.parametrize(("target", "found"), [("127.0.0.1:1", "UNREACHABLE"), ("no-such-gateway.invalid:1", "NAME")])
+def test_an_address_that_leads_nowhere(examine, target, found):
+    code, findings = examine(target)
+    assert (code, set(findings)) == (1, {found})
 
 
 def test_a_server_that_is_something_else(examine):
@@ -146,52 +141,46 @@ def test_a_proxy_that_does_not_answer_is_named(examine, proxied):
         assert "secret" not in str(finding)
 
 
-@pytest.mark.parametrize("word", [b"", None])
-def test_a_proxy_that_closes_or_hangs_does_not_answer(examine, proxied, word):
+@pytest.mark.parametrize(
+    ("word", "code", "what"),
+    [
+        (b"", "PROXY_UNREACHABLE", "does not answer"),
+        (None, "PROXY_UNREACHABLE", "does not answer"),
+        (b"HTTP/1.1 403 Forbidden\r\n\r\n", "PROXY_REFUSES", "192.0.2.1:50051 pass: it says 'HTTP/1.1 403 Forbidden'"),
+        (b"\r\n", "PROXY_REFUSES", "it says ''"),
+        (b"HTTP/1.1 200 Established\r\n\r\n", "SILENT", "says nothing"),  # what is behind it
+    ],
+)
+def test_what_a_proxy_does_is_named(examine, proxied, word, code, what):
     with saying(word) as proxy:
         proxied(proxy)
-        code, found = examine("192.0.2.1:50051", "--deadline", "0.2")
-    assert (code, set(found)) == (1, {"PROXY", "PROXY_UNREACHABLE"})
+        exit_code, found = examine("192.0.2.1:50051", "--deadline", "0.2")
+    assert (exit_code, set(found)) == (1, {"PROXY", code})
+    assert what in found[code]["what"]
 
 
-def test_a_proxy_that_refuses_says_so(examine, proxied):
-    with saying(b"HTTP/1.1 403 Forbidden\r\n\r\n") as proxy:
-        proxied(proxy)
-        code, found = examine("192.0.2.1:50051", "--deadline", "5")
-    assert (code, set(found)) == (1, {"PROXY", "PROXY_REFUSES"})
-    assert "192.0.2.1:50051 pass: it says 'HTTP/1.1 403 Forbidden'" in found["PROXY_REFUSES"]["what"]
-
-
-def test_what_is_behind_a_proxy_is_looked_at_through_it(examine, proxied):
-    with saying(b"HTTP/1.1 200 Established\r\n\r\n") as proxy:  # and nothing behind it
-        proxied(proxy)
-        code, found = examine("192.0.2.1:50051", "--deadline", "0.2")
-    assert (code, set(found)) == (1, {"PROXY", "SILENT"})
-
-
-def test_tls_where_plain_text_is_asked_for(examine, secured):
-    code, found = examine(secured)
-    assert (code, found["TLS_WANTED"]["remedy"]) == (1, "use --tls")
-
-
-def test_plain_text_where_tls_is_asked_for(examine, target):
-    code, found = examine(target, "--tls")
-    assert (code, found["NO_TLS"]["remedy"]) == (1, "leave --tls out")
-
-
-def test_a_certificate_of_an_unknown_authority(examine, secured):
-    code, found = examine(secured, "--tls")
-    assert (code, set(found)) == (1, {"CERTIFICATE"})
-    assert "self" in found["CERTIFICATE"]["what"]
-    assert "--tls-ca" in found["CERTIFICATE"]["remedy"]
-
-
-@pytest.mark.parametrize("named", [(), ("--tls-authority", "other.test")])
-def test_a_certificate_of_another_name(examine, secured, certificate, named):
-    code, found = examine(secured, "--tls-ca", str(certificate), *named)
-    assert (code, set(found)) == (1, {"CERTIFICATE"})
-    assert (named[-1] if named else "127.0.0.1") in found["CERTIFICATE"]["what"]
-    assert "--tls-authority" in found["CERTIFICATE"]["remedy"]
+@pytest.mark.parametrize(
+    ("server", "options", "code", "what", "remedy"),
+    [
+        ("secured", [], "TLS_WANTED", "speaks TLS", "use --tls"),
+        ("target", ["--tls"], "NO_TLS", "plain text", "leave --tls out"),
+        ("secured", ["--tls"], "CERTIFICATE", "self", "--tls-ca"),
+        ("secured", ["--tls-ca", "CA"], "CERTIFICATE", "127.0.0.1", "--tls-authority"),
+        (
+            "secured",
+            ["--tls-ca", "CA", "--tls-authority", "other.test"],
+            "CERTIFICATE",
+            "other.test",
+            "--tls-authority",
+        ),
+    ],
+)
+def test_tls_that_does_not_suit(request, examine, certificate, server, options, code, what, remedy):
+    options = [str(certificate) if option == "CA" else option for option in options]
+    exit_code, found = examine(request.getfixturevalue(server), *options)
+    assert (exit_code, set(found)) == (1, {code})
+    assert what in found[code]["what"]
+    assert remedy in found[code]["remedy"]
 
 
 @pytest.mark.parametrize(
@@ -239,12 +228,7 @@ def test_a_gateway_that_wants_a_client_certificate(examine, tmp_path):
 
 
 def test_another_version_than_the_client_s_is_said(examine, gateway, target):
-    def newer(request, context):
-        response = answer(request)
-        response.gateway_version = "9.9"
-        return response
-
-    gateway.classify = newer
+    gateway.classify = changed(gateway_version="9.9")
     code, found = examine(target)
     assert (code, found["VERSIONS"]["severity"]) == (0, "NOTE")
     assert "9.9" in found["VERSIONS"]["what"]
@@ -271,26 +255,15 @@ def test_what_several_pictures_at_once_are_refused_for(examine, gateway, target,
     assert words in found[reason]["remedy"]
 
 
-def test_a_gateway_whose_clock_differs(examine, gateway, target):
-    known = gateway.ListModels
-
+def test_a_gateway_whose_clock_differs_and_whose_model_cannot_answer(examine, gateway):
     def dated(request, context):
         context.send_initial_metadata((("date", "Tue, 15 Nov 1994 08:12:31 GMT"),))
-        return known(request, context)
+        return classifier_pb2.ListModelsResponse(models=[classifier_pb2.Model(name="resnet50")])
 
     gateway.ListModels = dated
     with serving(gateway) as port:
-        _, found = examine(f"127.0.0.1:{port}", "--no-probe")
-    assert found["CLOCK"]["severity"] == "WARNING"
-
-
-def test_a_model_that_cannot_answer(examine, gateway):
-    gateway.ListModels = lambda request, context: classifier_pb2.ListModelsResponse(
-        models=[classifier_pb2.Model(name="resnet50")]
-    )
-    with serving(gateway) as port:
         code, found = examine(f"127.0.0.1:{port}")
-    assert (code, found["MODEL_NOT_AVAILABLE"]["severity"]) == (1, "ERROR")
+    assert (code, found["CLOCK"]["severity"], found["MODEL_NOT_AVAILABLE"]["severity"]) == (1, "WARNING", "ERROR")
 
 
 def test_a_person_reads_what_to_do(run, target):

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tomllib
 
-import click
 import pytest
 from click.testing import CliRunner
 
@@ -59,13 +58,10 @@ def test_an_unknown_command_is_wrong_usage():
     assert "No such command" in done.output
 
 
-def group(entry):
-    return LazyGroup(name="dermserve", entries={"thing": entry})
-
-
 def test_a_missing_extra_says_what_to_install():
     extra = Extra("gateway", ("json", "no_such_module_of_ours"))
-    done = CliRunner().invoke(group(Entry("dermserve.cli.no_such:command", "A thing.", extra)), ["thing"])
+    entries = {"thing": Entry("dermserve.cli.no_such:command", "A thing.", extra)}
+    done = CliRunner().invoke(LazyGroup(name="dermserve", entries=entries), ["thing"])
     assert done.exit_code == 2
     assert "missing: no_such_module_of_ours" in done.output
     assert "pip install '.[gateway]' in a clone" in done.output
@@ -74,10 +70,10 @@ def test_a_missing_extra_says_what_to_install():
 @pytest.mark.parametrize("extra", [GATEWAY, STORE, MODELS, LOCAL, TRAIN], ids=lambda extra: extra.name)
 def test_an_extra_is_looked_for_by_what_it_requires(extra):
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    modules = {}
-    for module, distributions in importlib.metadata.packages_distributions().items():
-        for distribution in distributions:
-            modules.setdefault(distribution.lower().replace("_", "-"), set()).add(module)
+    found = importlib.metadata.packages_distributions().items()
+    looked_for = {
+        name.lower().replace("_", "-") for module, names in found if module in extra.modules for name in names
+    }
 
     def required(name):
         for requirement in extras[name]:
@@ -89,30 +85,20 @@ def test_an_extra_is_looked_for_by_what_it_requires(extra):
                 yield distribution
 
     for distribution in required(extra.name):
-        assert modules[distribution] & set(extra.modules), f"{distribution} is not looked for"
+        assert distribution in looked_for
     assert extra.missing() == []
 
 
-def test_a_commands_exit_code_is_the_programs():
-    @click.command()
-    @click.pass_context
-    def seven(ctx):
-        ctx.exit(7)
-
-    class Loaded(Entry):
-        def load(self, name):
-            return seven
-
-    assert CliRunner().invoke(group(Loaded("", "")), ["thing"]).exit_code == 7
-
-
-@pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 141)])
-def test_interruptions_have_the_codes_of_shells(raised, code):
+@pytest.mark.parametrize(
+    ("does", "code"), [("raise KeyboardInterrupt", 130), ("raise BrokenPipeError", 141), ("ctx.exit(7)", 7)]
+)
+def test_the_program_ends_with_the_codes_of_commands_and_of_shells(does, code):
     program = f"""
 import click
 from dermserve.cli.lazy import Entry, LazyGroup
 @click.command()
-def thing(): raise {raised.__name__}
+@click.pass_context
+def thing(ctx): {does}
 class Loaded(Entry):
     def load(self, name): return thing
 LazyGroup(name="dermserve", entries={{"thing": Loaded("", "")}})(["thing"])
@@ -124,6 +110,4 @@ LazyGroup(name="dermserve", entries={{"thing": Loaded("", "")}})(["thing"])
 def test_flags_of_the_model_server_pass_through():
     code = "from dermserve.cli import main; main(['modelserver', '--version'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    direct = [sys.executable, "-m", "dermserve.modelserver", "--version"]
-    expected = subprocess.run(direct, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (expected.returncode, expected.stdout)
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "dermserve.modelserver, a stand-in")

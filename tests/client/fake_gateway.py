@@ -7,7 +7,7 @@ from concurrent import futures
 from typing import Any
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
+from google.protobuf import duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from dermserve.v1 import card_pb2, classifier_pb2, classifier_pb2_grpc
@@ -17,16 +17,15 @@ NOTICE = "A screening aid, not a diagnosis."
 
 def answer(request: classifier_pb2.ClassifyRequest, *, request_id: str = "r-1") -> classifier_pb2.ClassifyResponse:
     full = request.tta == classifier_pb2.TTA_MODE_FULL
+    std = 0.05 if full else 0
     return classifier_pb2.ClassifyResponse(
         request_id=request_id,
         model=request.model.name,
         version=request.model.version or 3,
         classes=[
+            classifier_pb2.ClassScore(code="mel", name="melanoma", malignant=True, probability=0.75, std=std),
             classifier_pb2.ClassScore(
-                code="mel", name="melanoma", malignant=True, probability=0.75, std=0.05 if full else 0
-            ),
-            classifier_pb2.ClassScore(
-                code="nv", name="melanocytic nevus", common_name="mole", probability=0.25, std=0.05 if full else 0
+                code="nv", name="melanocytic nevus", common_name="mole", probability=0.25, std=std
             ),
         ],
         verdict=classifier_pb2.VERDICT_UNCERTAIN,
@@ -36,7 +35,7 @@ def answer(request: classifier_pb2.ClassifyRequest, *, request_id: str = "r-1") 
         timings=classifier_pb2.Timings(decode_ms=1.5, plan_ms=0.5, predict_ms=20, reduce_ms=0.25, total_ms=23),
         notice=NOTICE,
         malignancy=classifier_pb2.MalignancyRisk(
-            level=classifier_pb2.RISK_LEVEL_INTERMEDIATE, probability=0.75, std=0.05 if full else 0
+            level=classifier_pb2.RISK_LEVEL_INTERMEDIATE, probability=0.75, std=std
         ),
         weights_digest="0123456789abcdef",
         gateway_version="0.1.0",
@@ -52,30 +51,17 @@ def reject(response: classifier_pb2.ClassifyResponse) -> None:
 
 
 def rich_status(
-    code: "code_pb2.Code.ValueType",
-    message: str,
-    *,
-    reason: str = "",
-    request_id: str = "",
-    retry_after: float | None = None,
+    code: int, message: str, *, reason: str = "", request_id: str | None = None, retry_after: float | None = None
 ) -> status_pb2.Status:
-    details = []
+    status = status_pb2.Status(code=code, message=message)
     if reason:
-        info = error_details_pb2.ErrorInfo(reason=reason, domain="dermserve.v1")
-        if request_id:
-            info.metadata["request_id"] = request_id
-        details.append(_pack(info))
+        metadata = {"request_id": request_id} if request_id else {}
+        status.details.add().Pack(error_details_pb2.ErrorInfo(reason=reason, domain="dermserve.v1", metadata=metadata))
     if retry_after is not None:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(retry_after * 1e9))
-        details.append(_pack(error_details_pb2.RetryInfo(retry_delay=delay)))
-    return status_pb2.Status(code=code, message=message, details=details)
-
-
-def _pack(message: Any) -> any_pb2.Any:
-    packed = any_pb2.Any()
-    packed.Pack(message)
-    return packed
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    return status
 
 
 def abort(context: grpc.ServicerContext, status: status_pb2.Status) -> None:

@@ -81,22 +81,14 @@ def test_what_grpc_knows_as_a_target_is_taken(target):
     assert Connection(target=target).target == target
 
 
-def test_a_deadline_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="positive"):
-        Client("gateway.example:1", deadline=0)
-
-
-def test_pings_stay_above_what_servers_punish():
+def test_the_channel_balances_retries_with_a_throttle_and_pings_no_more_than_servers_bear():
     options = dict(Connection().options())
-    assert options["grpc.keepalive_time_ms"] > 300_000
-
-
-def test_the_service_config_balances_and_retries_with_a_throttle():
-    config = json.loads(dict(Connection().options())["grpc.service_config"])
+    config = json.loads(options["grpc.service_config"])
+    policy = config["methodConfig"][0]["retryPolicy"]
     assert config["loadBalancingConfig"] == [{"round_robin": {}}]
-    assert config["methodConfig"][0]["retryPolicy"]["maxAttempts"] == 4
-    assert config["methodConfig"][0]["retryPolicy"]["retryableStatusCodes"] == ["UNAVAILABLE"]
+    assert (policy["maxAttempts"], policy["retryableStatusCodes"]) == (4, ["UNAVAILABLE"])
     assert config["retryThrottling"]["maxTokens"] > 0
+    assert options["grpc.keepalive_time_ms"] > 300_000
 
 
 def test_the_authorities_of_ssl_cert_file_are_trusted(certificate, monkeypatch):

@@ -1,12 +1,11 @@
 """Which way gRPC takes, by the environment's variables."""
 
-import asyncio
-
 import pytest
 
-from dermserve.client import AsyncClient, Client, Retry, Unavailable
+from dermserve.client import Client, Retry, Unavailable
 from dermserve.client._proxies import find_way
 from tests.client.fake_gateway import FakeGateway, serving
+from tests.client.test_classify_many import several
 
 DEAD = "http://127.0.0.1:9"
 
@@ -91,29 +90,17 @@ def test_localhost_does_not_reach_what_listens_on_its_other_address(gateway, tar
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_a_dead_proxy_is_named_when_it_fails_and_left_out_where_no_proxy_says(monkeypatch, kind):
+def test_a_dead_proxy_is_named_when_it_fails(monkeypatch, kind):
     monkeypatch.setenv("http_proxy", "http://user:secret@127.0.0.1:9")
     for variable in ("https_proxy", "grpc_proxy", "no_proxy", "NO_PROXY", "no_grpc_proxy"):
         monkeypatch.delenv(variable, raising=False)
 
-    def ask():
-        once = Retry(max_attempts=1)
-        if kind == "sync":
-            with Client("192.0.2.1:50051", retry=once) as client:
-                client.models()
-            return
-
-        async def asked():
-            async with AsyncClient("192.0.2.1:50051", retry=once) as client:
-                await client.models()
-
-        asyncio.run(asked())
-
-    with pytest.raises(Unavailable) as caught:
-        ask()
-    assert "through the proxy 127.0.0.1:9 (http_proxy)" in caught.value.message
-    assert "no_proxy" in caught.value.message
-    assert "secret" not in str(caught.value)
+    (answer,) = several(kind, "192.0.2.1:50051", [b"1"])
+    error = answer.error
+    assert type(error) is Unavailable
+    assert "through the proxy 127.0.0.1:9 (http_proxy)" in error.message
+    assert "no_proxy" in error.message
+    assert "secret" not in str(error)
 
 
 def test_the_loopback_answers_whatever_the_variables_say(monkeypatch, target):

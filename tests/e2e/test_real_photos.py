@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dermserve.client import Client, Prediction
-from tests.imaging.orientation import stored
+from tests.imaging.files import turned
 
 pytestmark = pytest.mark.shared_data
 LARGE, SMALL = "resnet50", "mobilenet_v3_small"
@@ -36,9 +36,9 @@ def _encoded(image: Image.Image, image_format: str, **options: object) -> bytes:
 
 def _turned(photo: bytes, orientation: int, image_format: str) -> bytes:
     image = Image.open(io.BytesIO(photo)).convert("RGB")
-    turned, exif = stored(image, orientation)
+    stored, exif = turned(image, orientation)
     options = {"quality": 95, "subsampling": 0} if image_format == "JPEG" else {}
-    return _encoded(turned, image_format, exif=exif, **options)
+    return _encoded(stored, image_format, exif=exif, **options)
 
 
 def _probabilities(prediction: Prediction) -> np.ndarray:

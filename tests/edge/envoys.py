@@ -1,4 +1,4 @@
-"""Starting an edge, and the keys and certificates that tests of it need."""
+"""Starting an edge, asking it as curl would, and the keys that tests of it need."""
 
 import base64
 import contextlib
@@ -6,16 +6,25 @@ import hashlib
 import json
 import pathlib
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
+import requests
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from dermserve.edge import Settings
 from dermserve.local import Stack
 from dermserve.local.edge import Edge
+from dermserve.v1 import classifier_pb2_grpc
 
+MODEL = "mobilenet_v3_small"
+CLASSIFY = f"/v1/models/{MODEL}:classify"
+JPEG = {"content-type": "image/jpeg"}
 ISSUER = "https://issuer.example"
 AUDIENCE = "dermserve"
 
@@ -24,6 +33,22 @@ def run(gateway: Stack | str, store: pathlib.Path, **settings: Any) -> contextli
     address = gateway if isinstance(gateway, str) else gateway.gateway_address
     many = {"requests_per_minute": 600_000, "burst": 10_000}
     return Edge(Settings(gateway=address, listen="127.0.0.1:0", **{**many, **settings}), store=store)
+
+
+@contextlib.contextmanager
+def gateway_of(servicer: classifier_pb2_grpc.ClassifierServicer) -> Iterator[int]:
+    """Serve what answers for a gateway, and say that it is well; give the port."""
+    server = grpc.server(ThreadPoolExecutor(4))
+    healthy = health.HealthServicer()
+    healthy.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    classifier_pb2_grpc.add_ClassifierServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield port
+    finally:
+        server.stop(0).wait()
 
 
 def _encoded(data: bytes) -> str:
@@ -70,3 +95,23 @@ def write_keys(path: pathlib.Path, **keys: str) -> pathlib.Path:
     digests = {client: f"sha256:{hashlib.sha256(key.encode()).hexdigest()}" for client, key in keys.items()}
     path.write_text(json.dumps(digests))
     return path
+
+
+def ask(url: str, path: str, *, body: Any = None, method: str | None = None, **headers: str) -> requests.Response:
+    """Ask; a photo is sent as the body, anything else as JSON."""
+    named = {key.replace("_", "-"): value for key, value in headers.items()}
+    if isinstance(body, bytes):
+        named = {**JPEG, **named}
+    how: dict[str, Any] = {"data": body} if isinstance(body, bytes) else {"json": body} if body is not None else {}
+    verb = method or ("GET" if body is None else "POST")
+    return requests.request(verb, url + path, headers=named, timeout=60, **how)
+
+
+def reason(response: requests.Response) -> str:
+    """The machine-readable reason of an error, after a look at its shape."""
+    status = response.json()
+    assert set(status) == {"code", "message", "details"}
+    (info,) = (detail for detail in status["details"] if detail["@type"].endswith("/google.rpc.ErrorInfo"))
+    assert info["domain"] == "dermserve.v1"
+    assert info["metadata"]["request_id"] == response.headers["x-request-id"]
+    return str(info["reason"])

@@ -8,7 +8,7 @@ import pytest
 import requests
 
 from dermserve.local.edge import Edge
-from tests.edge.asking import CLASSIFY, MODEL, ask, reason
+from tests.edge.envoys import CLASSIFY, MODEL, ask, reason
 
 SECRET = "SECRETSECRETSECRET"
 BASE64 = base64.b64encode(SECRET.encode() * 100).decode()

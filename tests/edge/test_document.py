@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import (
 
 from dermserve.edge import SITE
 from dermserve.local.edge import Edge
-from tests.edge.asking import ask
+from tests.edge.envoys import ask
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCHEMA = schemathesis.openapi.from_dict(json.loads((SITE / "openapi.json").read_text()))

@@ -3,19 +3,16 @@
 import contextlib
 import pathlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
 from dermserve.gateway.errors import GatewayError
 from dermserve.gateway.rpc import to_status
 from dermserve.local.edge import Edge
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
-from tests.edge.asking import CLASSIFY, ask
-from tests.edge.envoys import run
+from tests.edge.envoys import CLASSIFY, ask, gateway_of, run
 
 HTTP = {
     "INVALID_ARGUMENT": 400,
@@ -62,16 +59,8 @@ class _Failing(classifier_pb2_grpc.ClassifierServicer):
 
 @pytest.fixture(scope="module")
 def failing(store: pathlib.Path) -> Iterator[Edge]:
-    server = grpc.server(ThreadPoolExecutor(4))
-    classifier_pb2_grpc.add_ClassifierServicer_to_server(_Failing(), server)
-    healthy = health.HealthServicer()
-    healthy.set("", health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    with run(f"127.0.0.1:{port}", store) as edge:
+    with gateway_of(_Failing()) as port, run(f"127.0.0.1:{port}", store) as edge:
         yield edge
-    server.stop(0).wait()
 
 
 @pytest.mark.parametrize("name", ERRORS)

@@ -9,7 +9,7 @@ import requests
 from dermserve.client import Client, DermserveError
 from dermserve.local.edge import Edge
 from dermserve.v1 import classifier_pb2
-from tests.edge.asking import MODEL
+from tests.edge.envoys import MODEL
 
 SERVICE = "/dermserve.v1.Classifier"
 _TRAILERS = 0x80

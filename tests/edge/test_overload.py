@@ -7,19 +7,16 @@ import select
 import socket
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import yaml
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from dermserve.edge import Settings, envoy_config
 from dermserve.local import Stack
 from dermserve.local.child import Child
 from dermserve.local.edge import envoy
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
-from tests.edge.asking import CLASSIFY, ask
-from tests.edge.envoys import run
+from tests.edge.envoys import CLASSIFY, ask, gateway_of, run
 
 FAILURES = 5
 """In a row, after which the configuration sets a gateway aside."""
@@ -64,21 +61,6 @@ class _Gateway(classifier_pb2_grpc.ClassifierServicer):
             context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
         return classifier_pb2.ListModelsResponse()
 
-    @contextlib.contextmanager
-    def serving(self) -> Iterator[int]:
-        """Serve on a free port while the block lasts."""
-        server = grpc.server(ThreadPoolExecutor(4))
-        servicer = health.HealthServicer()
-        servicer.set("", health_pb2.HealthCheckResponse.SERVING)
-        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-        classifier_pb2_grpc.add_ClassifierServicer_to_server(self, server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        try:
-            yield port
-        finally:
-            server.stop(0).wait()
-
 
 @contextlib.contextmanager
 def _before(ports: list[int], folder: pathlib.Path) -> Iterator[str]:
@@ -104,7 +86,7 @@ def _before(ports: list[int], folder: pathlib.Path) -> Iterator[str]:
 
 def test_a_gateway_that_fails_and_says_it_is_well_is_set_aside(tmp_path: pathlib.Path) -> None:
     sick, well = _Gateway(well=False), _Gateway(well=True)
-    with sick.serving() as one, well.serving() as other, _before([one, other], tmp_path) as url:
+    with gateway_of(sick) as one, gateway_of(well) as other, _before([one, other], tmp_path) as url:
         codes: list[int] = []
         ends = time.monotonic() + 60
         while codes[-ENOUGH:] != [200] * ENOUGH:  # Envoy gathers such changes for a second.

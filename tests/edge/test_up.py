@@ -14,7 +14,7 @@ import requests
 from click.testing import CliRunner
 
 from dermserve.cli import main
-from tests.edge.asking import CLASSIFY, ask
+from tests.edge.envoys import CLASSIFY, ask
 
 
 @contextlib.contextmanager

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from tests.fuzz import fuzzing
 
 with fuzzing.instrumented():
+    from dermserve.gateway.canary import route
+    from dermserve.gateway.catalog import read_target
     from dermserve.gateway.errors import GatewayError, InvalidRequestError, UnknownLabelError, UnknownModelError
     from dermserve.gateway.plan import read_mode
     from dermserve.gateway.rpc import read_request_id, read_trace_id, to_status
-    from dermserve.gateway.selection import read_target, route
     from dermserve.gateway.service import parse, read_photo
     from dermserve.v1 import classifier_pb2
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
+from dermserve.gateway.canary import route
 from dermserve.gateway.config import load_config
-from dermserve.gateway.selection import route
 from dermserve.gateway.tfserving import Target
 from tests.gateway.fake_tfserving import Version, make_card
 from tests.gateway.gateways import ask

@@ -37,6 +37,8 @@ def test_options_go_before_the_environment_and_that_before_the_file(tmp_path, mo
         ("queue = ", "Invalid value"),
         ('tls_certificate = "/nonexistent.pem"', "tls_certificate"),
         ("poll_seconds = 0", "poll_seconds"),
+        ("models = 3", "models"),
+        ("canary_shares = [1]", "canary_shares"),
     ],
 )
 def test_a_wrong_file_is_refused_with_the_key_and_the_reason(tmp_path, text, words):

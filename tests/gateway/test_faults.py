@@ -15,7 +15,8 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
-from dermserve.gateway import catalog, photos
+from dermserve.gateway import photos
+from dermserve.gateway.tfserving import TfServing
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 from tests.certificates import make_certificate
 from tests.gateway import gateways
@@ -60,10 +61,10 @@ async def test_an_exception_in_a_poll_is_logged_and_the_catalog_goes_on(running,
     async with running() as world:
         with capture_logs() as log, monkeypatch.context() as patched:
 
-            def broken(_: object) -> None:
+            async def broken(*_: object, **__: object) -> None:
                 raise RuntimeError("a bug")
 
-            patched.setattr(catalog, "_state", broken)
+            patched.setattr(TfServing, "versions", broken)
             await asyncio.wait_for(world.until_health(NOT_SERVING), 20)
         await asyncio.wait_for(world.until_health(SERVING), 20)
         assert (await world.stub.Classify(ask(), timeout=20)).classes
@@ -162,8 +163,7 @@ async def test_an_idle_stream_does_not_hold_up_the_stop(tfs):
         assert await stream.code() is grpc.StatusCode.UNAVAILABLE
 
 
-@pytest.mark.parametrize("port", ["calls", "health"])
-async def test_a_peer_may_ping_without_calls_and_is_not_sent_goaway(port, running, unused_port):
+async def test_a_peer_may_ping_both_ports_without_calls_and_is_not_sent_goaway(running, unused_port):
     """At one ping a second, so as not to wait for minutes; Envoy pings every 30 s."""
     options = [
         ("grpc.keepalive_time_ms", 1_000),
@@ -171,13 +171,17 @@ async def test_a_peer_may_ping_without_calls_and_is_not_sent_goaway(port, runnin
         ("grpc.http2.max_pings_without_data", 0),
         ("grpc.use_local_subchannel_pool", 1),
     ]
-    async with running(health_listen=f"127.0.0.1:{unused_port}") as world:
-        address = world.gateway.address if port == "calls" else f"127.0.0.1:{unused_port}"
+
+    async def ping(address: str) -> None:
         async with grpc.aio.insecure_channel(address, options=options) as channel:
             check = health_pb2_grpc.HealthStub(channel).Check
             await check(health_pb2.HealthCheckRequest(), timeout=20)
             with pytest.raises(TimeoutError):  # it stays READY over four pings; the third used to be one too many
                 await asyncio.wait_for(channel.wait_for_state_change(grpc.ChannelConnectivity.READY), 4.5)
+
+    probes = f"127.0.0.1:{unused_port}"
+    async with running(health_listen=probes) as world:
+        await asyncio.gather(ping(world.gateway.address), ping(probes))
 
 
 async def test_the_health_port_takes_no_large_messages(running, unused_port):

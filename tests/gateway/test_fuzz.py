@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dermserve.gateway.catalog import read_target
 from dermserve.gateway.errors import InvalidRequestError
 from dermserve.gateway.plan import read_mode
-from dermserve.gateway.selection import read_target
 from dermserve.imaging import PhotoError, decode
 from dermserve.v1 import classifier_pb2
 from tests.gateway.gateways import PHOTO, ask, make_photo, reason_of

@@ -13,15 +13,19 @@ import grpc.aio
 import numpy as np
 import pytest
 
+from dermserve.contract import render_card
 from dermserve.gateway import model_servers
 from dermserve.gateway.batching import Batching, Part
 from dermserve.gateway.budget import Budget
-from dermserve.gateway.errors import ModelServerUnreachableError
+from dermserve.gateway.catalog import Catalog
+from dermserve.gateway.config import Config
+from dermserve.gateway.errors import BudgetSpentError, ModelServerUnreachableError
 from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.tfserving import Scores, Target, TfServing
+from dermserve.tfserving.v1 import serving_pb2
 from dermserve.v1 import classifier_pb2
 from tests.gateway import fake_tfserving
-from tests.gateway.fake_tfserving import FakeTfServing, Version, make_card, pixels_of
+from tests.gateway.fake_tfserving import AVAILABLE, FakeTfServing, Version, make_card, pixels_of
 from tests.gateway.gateways import SERVING, World, ask, reason_of
 from tests.gateway.gateways import running as gateway_before
 
@@ -363,8 +367,87 @@ async def test_a_call_on_a_channel_that_was_just_closed_counts_as_unreachable_an
         await wire.predict(Target("resnet50"), np.zeros((1, 2, 2, 3), np.uint8), tta=False, seconds=5)
 
 
+class Told:
+    """A model server that says which versions it has, once it is let."""
+
+    def __init__(self, *versions: int) -> None:
+        self.let = asyncio.Event()
+        self.versions_had = versions
+        self.asked = 0
+
+    async def versions(self, _: str, *, seconds: float) -> list[serving_pb2.ModelVersionStatus]:
+        self.asked += 1
+        try:
+            await asyncio.wait_for(self.let.wait(), seconds)
+        except TimeoutError as error:
+            raise BudgetSpentError("waiting for the model server") from error
+        return [serving_pb2.ModelVersionStatus(version=number, state=AVAILABLE) for number in self.versions_had]
+
+    async def describe(self, model: str, *, version: int, seconds: float) -> bytes:
+        await self.let.wait()
+        return render_card(make_card(model)).encode()
+
+    async def labelled(self, model: str, *, label: str, seconds: float) -> int:
+        await asyncio.wait_for(self.let.wait(), seconds)
+        return self.versions_had[0]
+
+
+async def _catalog(*wires: Told, seconds: float = 2) -> Catalog:
+    found = dict(zip(("ipv4:127.0.0.1:1", "ipv4:127.0.0.1:2"), wires, strict=False))
+    names = [target.removeprefix("ipv4:") for target in found]
+    servers = ModelServers(names, connect=lambda target, _: found[target], slots=1)
+    await servers.resolve()
+    return Catalog(servers, Config(models=["resnet50"], labels=["stable"], poll_timeout_seconds=seconds))
+
+
+def _numbers(catalog: Catalog) -> list[int]:
+    return [version.number for version in catalog.models["resnet50"].versions]
+
+
+@pytest.mark.parametrize("frozen_before", [True, False])
+async def test_a_frozen_address_delays_no_poll_of_the_others_and_counts_when_it_answers(frozen_before):
+    frozen, sound = Told(1, 2), Told(2)
+    sound.let.set()
+    catalog = await _catalog(frozen, sound)
+    if not frozen_before:
+        frozen.let.set()
+        await catalog.poll()
+        assert _numbers(catalog) == [2, 1]
+        frozen.let.clear()
+    asked = sound.asked
+    async with asyncio.timeout(1.5):  # within the time that one poll of the frozen one may take
+        for number in (3, 4, 5):
+            sound.versions_had = (number,)
+            await catalog.poll()
+            assert catalog.ready
+            assert number in _numbers(catalog)
+    assert (sound.asked - asked, frozen.asked) == (3, 1 if frozen_before else 2)
+    frozen.let.set()
+    await catalog.poll()
+    assert _numbers(catalog) == [5, 2, 1]
+
+
+async def test_what_a_frozen_address_had_is_forgotten_when_its_time_is_over_and_all_frozen_are_waited_for(monkeypatch):
+    monkeypatch.setattr(model_servers, "_PATIENCE", 0.02)
+    frozen, sound = Told(1), Told(2)
+    frozen.let.set()
+    sound.let.set()
+    catalog = await _catalog(frozen, sound, seconds=0.05)
+    await catalog.poll()
+    frozen.let.clear()
+    await catalog.poll()
+    assert _numbers(catalog) == [2, 1]
+    await asyncio.sleep(0.1)
+    await catalog.poll()
+    assert _numbers(catalog) == [2]
+    sound.let.clear()
+    for _ in range(4):
+        await catalog.poll()
+    assert not catalog.models["resnet50"].reachable
+
+
 async def test_a_name_whose_lookup_hangs_costs_the_others_nothing_and_one_thread(monkeypatch):
-    monkeypatch.setattr(model_servers, "_LOOKUP_SECONDS", 0.01, raising=False)
+    monkeypatch.setattr(model_servers, "_LOOKUP_SECONDS", 0.01)
     lookups, answers = [], asyncio.Event()
 
     async def lookup(host: str, _: int) -> list[str]:
@@ -373,7 +456,8 @@ async def test_a_name_whose_lookup_hangs_costs_the_others_nothing_and_one_thread
             await answers.wait()
         return ["10.0.0.1" if host == "hangs" else "10.0.0.2"]
 
-    servers = ModelServers(["hangs:1", "answers:1"], connect=lambda *_: None, slots=1, lookup=lookup)
+    monkeypatch.setattr(model_servers, "look_up", lookup)
+    servers = ModelServers(["hangs:1", "answers:1"], connect=lambda *_: None, slots=1)
     async with asyncio.timeout(2):
         for _ in range(3):
             await servers.resolve()
@@ -388,3 +472,15 @@ async def test_a_name_that_can_be_none_costs_the_others_nothing():
     servers = ModelServers(["a..b:1", f"{'x' * 64}:1", "127.0.0.1:2"], connect=lambda *_: None, slots=1)
     await servers.resolve()
     assert [server.address for server in servers.all] == ["127.0.0.1:2"]
+
+
+async def test_following_the_names_can_be_cancelled_at_the_moment_a_server_fails():
+    servers = ModelServers(["127.0.0.1:1"], connect=lambda *_: None, slots=1)
+    await servers.resolve()
+    following = asyncio.create_task(servers.follow(60))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    servers.mark(servers.all[0], alive=False)
+    following.cancel()
+    done, _ = await asyncio.wait({following}, timeout=5)
+    assert [task.cancelled() for task in done] == [True]

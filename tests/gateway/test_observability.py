@@ -3,18 +3,16 @@
 import json
 import pathlib
 import re
-import time
 
 import pytest
 import yaml
 from prometheus_client import ProcessCollector
 
+from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.classify import Classifier
 from dermserve.gateway.config import Config
 from dermserve.gateway.metrics import Metrics, Snapshot
 from dermserve.gateway.model_servers import ModelServers
-from dermserve.gateway.photos import Workers
-from dermserve.gateway.server import build_catalog
 from dermserve.gateway.tracing import Tracing
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -28,12 +26,9 @@ def _families() -> dict[str, tuple[str, tuple[str, ...], str]]:
     """Return help, label names and type by name, as documented: counters with their _total."""
     config, metrics = Config(models="m"), Metrics(("m",))
     servers = ModelServers([], connect=lambda *_: None, slots=1)
-    workers = Workers(0, stuck_after=1, clock=time.monotonic)
-    catalog = build_catalog(config, servers)
-    classifier = Classifier(
-        config, servers=servers, catalog=catalog, workers=workers, metrics=metrics, tracing=Tracing()
-    )
-    snapshot = Snapshot(classifier, servers, ())
+    classifier = Classifier(config, servers, Catalog(servers, config), metrics, Tracing())
+    classifier.workers.close()
+    snapshot = Snapshot(classifier, ())
     own = [
         collector for collector in metrics.registry._collector_to_names if not isinstance(collector, ProcessCollector)
     ]

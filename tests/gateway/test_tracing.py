@@ -140,8 +140,8 @@ async def test_a_request_without_a_trace_gets_one_that_its_log_line_names(tfs):
 @installed
 async def test_a_collector_that_is_away_costs_no_request_and_no_stop(tfs, unused_port):
     async with tfs.serving() as address:
-        away = f"http://127.0.0.1:{unused_port}"
-        async with _process(address, OTEL_EXPORTER_OTLP_ENDPOINT=away, OTEL_BSP_SCHEDULE_DELAY="50") as (world, _):
+        away = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{unused_port}", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+        async with _process(address, OTEL_BSP_SCHEDULE_DELAY="50", **away) as (world, _):
             for _ in range(3):
                 assert (await world.stub.Classify(ask(), timeout=20)).classes
 

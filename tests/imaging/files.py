@@ -8,6 +8,11 @@ import zlib
 from PIL import Image
 
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_STORED = (
+    Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_90, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_270,
+)  # fmt: skip
+"""How the pixels of an upright photo lie in a file with EXIF orientation 2 to 8."""
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Values a pixel, by the colour type of a PNG."""
 
@@ -17,6 +22,13 @@ def saved(image: Image.Image, image_format: str, **options: object) -> bytes:
     file = io.BytesIO()
     image.save(file, image_format, **options)
     return file.getvalue()
+
+
+def turned(upright: Image.Image, orientation: int) -> tuple[Image.Image, Image.Exif]:
+    """Give the pixels as they lie in the file, and the EXIF block that says how to turn them."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return upright if orientation == 1 else upright.transpose(_STORED[orientation - 2]), exif
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
@@ -30,6 +42,11 @@ def zeros(count: int) -> bytes:
     return b"".join(packed.compress(bytes(1_000_000)) for _ in range(count // 1_000_000)) + packed.flush()
 
 
+def png_header(width: int, height: int, *, depth: int = 8, colour: int = 2, interlaced: bool = False) -> bytes:
+    """Make the first chunk of a PNG."""
+    return chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced))
+
+
 def png(
     width: int, height: int, *, depth: int = 8, colour: int = 2, interlaced: bool = False, extra: bytes = b""
 ) -> bytes:
@@ -41,10 +58,10 @@ def png(
         for x, y, dx, dy in passes
         for _ in range(math.ceil((height - y) / dy))
     )
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
+    header = png_header(width, height, depth=depth, colour=colour, interlaced=interlaced)
     palette = chunk(b"PLTE", bytes(range(256)) * 3) if colour == 3 else b""
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        [chunk(b"IHDR", header), palette, extra, chunk(b"IDAT", pixels + packed.flush()), chunk(b"IEND", b"")]
+        [header, palette, extra, chunk(b"IDAT", pixels + packed.flush()), chunk(b"IEND", b"")]
     )
 
 

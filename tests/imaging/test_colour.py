@@ -9,7 +9,6 @@ from PIL import Image, ImageCms
 
 from dermserve.imaging import decode
 from tests.imaging import files
-from tests.imaging.orientation import stored
 
 _CASES = pathlib.Path(__file__).parent / "cases"
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -50,8 +49,8 @@ def test_a_wide_space_gives_the_pixels_of_srgb(image_format: str, profile: bytes
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_profile_is_converted_at_any_exif_turn(orientation: int) -> None:
-    turned, exif = stored(_in_space(files.DISPLAY_P3), orientation)
-    data = _saved(turned, "JPEG", exif=exif, icc_profile=files.DISPLAY_P3)
+    image, exif = files.turned(_in_space(files.DISPLAY_P3), orientation)
+    data = _saved(image, "JPEG", exif=exif, icc_profile=files.DISPLAY_P3)
     assert np.abs(_pixels(data) - _pixels(_saved(_SKIN, "JPEG"))).max() <= 6
 
 

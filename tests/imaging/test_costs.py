@@ -163,8 +163,8 @@ _SMALL_FRAME = files.segment(0xC0, struct.pack(">BHHB", 8, 90, 90, 3) + b"\1\x22
 @pytest.mark.parametrize(
     "data",
     [
-        lambda: files.png(90, 90, extra=files.png(12_000, 12_000)[8:33]),
-        lambda: files.png(90, 90, extra=files.png(30_000, 30_000)[8:33]),
+        lambda: files.png(90, 90, extra=files.png_header(12_000, 12_000)),
+        lambda: files.png(90, 90, extra=files.png_header(30_000, 30_000)),
         lambda: (
             _JPEG[:2]
             + _SMALL_FRAME

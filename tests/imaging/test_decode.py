@@ -2,7 +2,6 @@ import contextlib
 import importlib
 import io
 import pathlib
-import struct
 import zlib
 
 import numpy as np
@@ -22,18 +21,12 @@ from dermserve.imaging import (
     UnsupportedFormatError,
     decode,
 )
-from tests.imaging.orientation import stored
+from tests.imaging.files import chunk, png_header, saved, turned
 
 decoding = importlib.import_module("dermserve.imaging.decode")  # the package has a function of this name
 _CASES = pathlib.Path(__file__).parent / "cases"
 _SIDE = 64
 _NOISE = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
-
-
-def _file(image: Image.Image, image_format: str, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, image_format, **options)
-    return file.getvalue()
 
 
 def _pixels(data: bytes) -> np.ndarray:
@@ -42,7 +35,7 @@ def _pixels(data: bytes) -> np.ndarray:
 
 def test_a_photo_becomes_its_centre_square() -> None:
     expected = Image.fromarray(_NOISE[:, 15:105]).resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
-    pixels = _pixels(_file(Image.fromarray(_NOISE), "PNG")).astype(int)
+    pixels = _pixels(saved(Image.fromarray(_NOISE), "PNG")).astype(int)
     assert np.abs(pixels - np.asarray(expected)).max() <= 1
 
 
@@ -50,26 +43,26 @@ def test_a_photo_becomes_its_centre_square() -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_every_exif_orientation_of_a_photo_gives_the_same_pixels(shape: tuple[int, int], orientation: int) -> None:
     upright = Image.fromarray(np.random.default_rng(1).integers(0, 256, (*shape, 3), np.uint8))
-    turned, exif = stored(upright, orientation)
-    assert (_pixels(_file(turned, "PNG", exif=exif)) == _pixels(_file(upright, "PNG"))).all()
+    image, exif = turned(upright, orientation)
+    assert (_pixels(saved(image, "PNG", exif=exif)) == _pixels(saved(upright, "PNG"))).all()
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        _file(Image.fromarray(_NOISE), "JPEG", progressive=True),
-        _file(Image.fromarray(_NOISE).convert("CMYK"), "JPEG"),
-        _file(Image.fromarray(_NOISE).convert("L"), "JPEG"),
-        _file(Image.fromarray(_NOISE), "WEBP", lossless=True),
-        _file(Image.fromarray(_NOISE).convert("P"), "PNG"),
-        _file(Image.fromarray(_NOISE).convert("RGBA"), "PNG"),
-        _file(Image.fromarray(_NOISE).convert("LA"), "PNG"),
-        _file(Image.fromarray(_NOISE).convert("1"), "PNG"),
-        _file(Image.fromarray(_NOISE[..., 0].astype(np.uint16) * 257), "PNG"),
-        _file(Image.fromarray(_NOISE), "PNG", save_all=True, append_images=[Image.fromarray(_NOISE[::-1])]),
-        _file(Image.fromarray(_NOISE), "JPEG") + b"trailing junk",
-        _file(Image.fromarray(_NOISE), "JPEG", exif=b"Exif\0\0garbage"),
-        _file(Image.fromarray(_NOISE), "JPEG", icc_profile=b"x" * 500_000),
+        saved(Image.fromarray(_NOISE), "JPEG", progressive=True),
+        saved(Image.fromarray(_NOISE).convert("CMYK"), "JPEG"),
+        saved(Image.fromarray(_NOISE).convert("L"), "JPEG"),
+        saved(Image.fromarray(_NOISE), "WEBP", lossless=True),
+        saved(Image.fromarray(_NOISE).convert("P"), "PNG"),
+        saved(Image.fromarray(_NOISE).convert("RGBA"), "PNG"),
+        saved(Image.fromarray(_NOISE).convert("LA"), "PNG"),
+        saved(Image.fromarray(_NOISE).convert("1"), "PNG"),
+        saved(Image.fromarray(_NOISE[..., 0].astype(np.uint16) * 257), "PNG"),
+        saved(Image.fromarray(_NOISE), "PNG", save_all=True, append_images=[Image.fromarray(_NOISE[::-1])]),
+        saved(Image.fromarray(_NOISE), "JPEG") + b"trailing junk",
+        saved(Image.fromarray(_NOISE), "JPEG", exif=b"Exif\0\0garbage"),
+        saved(Image.fromarray(_NOISE), "JPEG", icc_profile=b"x" * 500_000),
     ],
     ids=[
         "progressive", "cmyk", "gray", "webp", "palette", "rgba", "gray_alpha", "bilevel", "gray16", "apng",
@@ -85,25 +78,22 @@ def test_every_usual_kind_of_photo_is_decoded(data: bytes) -> None:
 
 def test_sixteen_bit_gray_is_scaled_not_clipped() -> None:
     gray = Image.fromarray(np.full((64, 64), 0x8000, np.uint16))
-    assert (_pixels(_file(gray, "PNG")) == 0x80).all()
+    assert (_pixels(saved(gray, "PNG")) == 0x80).all()
 
 
 def test_transparency_lies_over_white() -> None:
-    assert (_pixels(_file(Image.new("RGBA", (64, 64), (0, 0, 0, 0)), "PNG")) == 255).all()
+    assert (_pixels(saved(Image.new("RGBA", (64, 64), (0, 0, 0, 0)), "PNG")) == 255).all()
 
 
 def test_a_large_jpeg_decoded_at_a_fraction_looks_as_if_decoded_whole(photo: bytes) -> None:
     large = Image.open(io.BytesIO(photo)).resize((2400, 1800), Image.Resampling.BICUBIC)
-    scaled = decode(_file(large, "JPEG", quality=95), height=224, width=224).pixels.astype(int)
-    whole = decode(_file(large, "PNG"), height=224, width=224).pixels
+    scaled = decode(saved(large, "JPEG", quality=95), height=224, width=224).pixels.astype(int)
+    whole = decode(saved(large, "PNG"), height=224, width=224).pixels
     assert np.abs(scaled - whole).max() <= 6
 
 
 def _png_claiming(width: int, height: int) -> bytes:
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = b"IDAT" + zlib.compress(b"")
-    chunks = b"".join(struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, body))
-    return b"\x89PNG\r\n\x1a\n" + chunks
+    return b"\x89PNG\r\n\x1a\n" + png_header(width, height) + chunk(b"IDAT", zlib.compress(b""))
 
 
 @pytest.mark.parametrize(("width", "height"), [(8000, 7000), (10_000, 10_000), (65_500, 65_500)])
@@ -112,7 +102,7 @@ def test_a_header_over_the_pixel_limit_is_refused_before_any_pixel(width: int, h
         _pixels(_png_claiming(width, height))
 
 
-_BASELINE = _file(Image.fromarray(_NOISE), "JPEG")
+_BASELINE = saved(Image.fromarray(_NOISE), "JPEG")
 _AT = _BASELINE.index(b"\xff\xc0") + 9
 _WRONG_COMPONENTS = [_BASELINE[:_AT] + bytes([count]) + _BASELINE[_AT + 1 :] for count in (0, 2, 5, 255)]
 """JPEGs of no, two, five and 255 components."""
@@ -123,13 +113,13 @@ _WRONG_COMPONENTS = [_BASELINE[:_AT] + bytes([count]) + _BASELINE[_AT + 1 :] for
     [
         (b"", EmptyPhotoError, "empty"),
         (b"hello, this is no image at all", UnsupportedFormatError, "not an image"),
-        (_file(Image.fromarray(_NOISE), "GIF"), UnsupportedFormatError, "GIF"),
-        (_file(Image.fromarray(_NOISE), "BMP"), UnsupportedFormatError, "BMP"),
-        (_file(Image.fromarray(_NOISE), "TIFF"), UnsupportedFormatError, "TIFF"),
+        (saved(Image.fromarray(_NOISE), "GIF"), UnsupportedFormatError, "GIF"),
+        (saved(Image.fromarray(_NOISE), "BMP"), UnsupportedFormatError, "BMP"),
+        (saved(Image.fromarray(_NOISE), "TIFF"), UnsupportedFormatError, "TIFF"),
         (b"\0\0\0\x18ftypheic" + b"\0" * 40, UnsupportedFormatError, "HEIC"),
         (b"%PDF-1.7", UnsupportedFormatError, "PDF"),
         (b"\xff\xd8", PhotoError, "JPEG"),
-        (_file(Image.fromarray(_NOISE[:1, :1]), "PNG"), TooSmallError, "1×1"),
+        (saved(Image.fromarray(_NOISE[:1, :1]), "PNG"), TooSmallError, "1×1"),
         (_png_claiming(120, 90), UndecodablePhotoError, "truncated or damaged"),
         *((data, UndecodablePhotoError, "truncated or damaged") for data in _WRONG_COMPONENTS),
     ],
@@ -162,7 +152,7 @@ def test_a_format_that_is_not_taken_is_named(start: bytes | pathlib.Path, name: 
 @pytest.mark.parametrize(("old", "new"), [(b"\xff\xc0", b"\xff\xc9"), (b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c")])
 def test_an_arithmetic_or_twelve_bit_jpeg_is_refused_by_name(old: bytes, new: bytes) -> None:
     with pytest.raises(UnsupportedFormatError, match="arithmetically coded, lossless or of 12 bits"):
-        _pixels(_file(Image.fromarray(_NOISE), "JPEG").replace(old, new))
+        _pixels(saved(Image.fromarray(_NOISE), "JPEG").replace(old, new))
 
 
 @pytest.mark.parametrize("error", [MemoryError(), TypeError("ours"), AttributeError("ours"), KeyError("ours")])
@@ -177,16 +167,16 @@ def test_a_fault_that_is_not_the_photos_is_not_blamed_on_it(
     monkeypatch.setattr(Image.Image, "crop", fail)
     monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
     with pytest.raises(type(error)):
-        _pixels(_file(Image.fromarray(_NOISE), image_format))
+        _pixels(saved(Image.fromarray(_NOISE), image_format))
 
 
-def test_running_out_of_memory_within_pillow_is_not_a_damaged_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_within_pillow_is_not_a_damagedsaved(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object) -> None:
         raise OSError("out of memory when reading image file")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
     with pytest.raises(MemoryError):
-        _pixels(_file(Image.fromarray(_NOISE), "WEBP"))
+        _pixels(saved(Image.fromarray(_NOISE), "WEBP"))
 
 
 @pytest.mark.parametrize("missing", ["simd", "simplejpeg"])
@@ -198,7 +188,7 @@ def test_pixels_are_the_same_without_the_fast_libraries(
     assert decoding.simd
     assert decoding.simplejpeg
     noise = np.random.default_rng(2).integers(0, 256, (*size[::-1], 3), np.uint8)
-    data = _file(Image.fromarray(noise).convert(mode), "JPEG", quality=95)
+    data = saved(Image.fromarray(noise).convert(mode), "JPEG", quality=95)
     fast = decode(data, height=224, width=224).pixels.astype(int)
     monkeypatch.setattr(decoding, missing, None)
     slow = decode(data, height=224, width=224).pixels
@@ -212,7 +202,7 @@ def test_a_file_over_the_byte_limit_is_refused_unread() -> None:
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
 def test_a_photo_truncated_anywhere_is_refused_or_decoded_but_never_crashes(image_format: str) -> None:
-    data = _file(Image.fromarray(_NOISE), image_format)
+    data = saved(Image.fromarray(_NOISE), image_format)
     outcomes = set()
     for length in range(0, len(data) - 1, max(1, len(data) // 200)):
         try:
@@ -229,7 +219,7 @@ def test_a_photo_truncated_anywhere_is_refused_or_decoded_but_never_crashes(imag
 @given(data=st.data())
 def test_damaged_files_raise_nothing_but_photo_errors(data: st.DataObject) -> None:
     image_format = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP"]))
-    file = bytearray(_file(Image.fromarray(_NOISE), image_format))
+    file = bytearray(saved(Image.fromarray(_NOISE), image_format))
     for _ in range(data.draw(st.integers(1, 8))):
         file[data.draw(st.integers(0, len(file) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(PhotoError):

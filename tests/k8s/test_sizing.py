@@ -6,8 +6,7 @@ import types
 
 import pytest
 
-from dermserve.loadtest.bisect import Found
-from dermserve.loadtest.capacity import Capacity, Point
+from dermserve.loadtest.capacity import Capacity, Found, Point
 from tests.k8s.rendering import ROOT
 
 sizing = types.SimpleNamespace(**runpy.run_path(str(ROOT / "scripts" / "sizing.py")))
@@ -20,9 +19,7 @@ def _point(answers: float, **cores: float) -> Point:
 
 
 def _capacity(*points: Point) -> Capacity:
-    return Capacity(
-        model="resnet50", mode="NONE", found=Found(0, 0), open_points=(), closed_points=points, laws={}, why=""
-    )
+    return Capacity(model="resnet50", mode="NONE", found=Found(), open_points=(), closed_points=points, laws={}, why="")
 
 
 def test_the_page_is_what_the_committed_costs_give() -> None:

@@ -145,11 +145,15 @@ def test_the_web_ui_starts_a_test_and_ctrl_c_writes_the_report(target, gateway, 
         (("run", "--server", "x:1", "--mix", "resnet50:often"), 2, "part of a mix"),
         (("run", "--server", "x:1", "--run-time", "2s"), 2, "warm-up"),
         (("run", "--server", "x:1", "--slo", "slo.toml"), 2, "p98"),
+        (("run", "--server", "x:1", "--rate", "nan"), 2, "rate"),
+        (("run", "--server", "x:1", "--deadline", "0"), 2, "deadline"),
+        (("run", "--server", "x:1", "--deadline", "soon"), 2, "500ms"),
+        (("run", "--server", "x:1", "--metadata", "token"), 2, "KEY=VALUE"),
         (("worker", "nowhere"), 2, "HOST:PORT"),
         (("report", "slo.toml"), 2, "no result"),
         (("run", "--server", "x:1", "--photos", "nowhere"), 2, "nowhere is not a folder"),
         (("capacity", "--server", "x:1", "--photos", "nowhere"), 2, "nowhere is not a folder"),
-        (("run", "--server", "x:1", "--tls-cert", "slo.toml"), 2, "--tls-cert and --tls-key together"),
+        (("run", "--server", "x:1", "--tls-cert", "slo.toml"), 2, "certificate and its key go together"),
         (("capacity", "--server", "x:1", "--slo", "fast"), 2, "p99=500ms"),
         (("capacity", "--server", "x:1", "--gateways", "2"), 2, "--local"),
     ],
@@ -257,7 +261,7 @@ def master(target: str, *arguments: str, cwd: pathlib.Path, port: int):
 
 @pytest.mark.slow
 def test_workers_prepare_large_photos_first_and_then_send_everything(target, gateway, tmp_path, unused_port):
-    photos = folder_of_photos(tmp_path, 24)
+    photos = folder_of_photos(tmp_path, 12)
     large = ("--photos", str(photos), "--side", "4000", "--users", "4")
     with master(target, *large, cwd=tmp_path, port=unused_port) as process, contextlib.ExitStack() as workers:
         for _ in range(2):
@@ -272,17 +276,21 @@ def test_workers_prepare_large_photos_first_and_then_send_everything(target, gat
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_lost_is_named_and_fails_the_test(target, gateway, tmp_path, unused_port):
+def test_workers_that_are_lost_are_named_the_last_one_too_and_fail_the_test(target, gateway, tmp_path, unused_port):
     with (
-        master(target, "--run-time", "12s", "--users", "2", cwd=tmp_path, port=unused_port) as process,
-        interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path),
-        interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path) as lost,
+        master(target, "--run-time", "60s", "--users", "2", cwd=tmp_path, port=unused_port) as process,
+        interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path) as first,
+        interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path) as second,
     ):
+        assert process.stderr is not None
         wait_for(lambda: len(gateway.requests) > 10)
-        lost.kill()
+        first.kill()
+        assert any("was lost: its last calls are missing" in line for line in process.stderr)
+        second.kill()
         _, err = process.communicate(timeout=240)
     assert process.returncode == 1
-    assert "was lost: its last calls are missing" in err
+    assert "was lost: its last calls are missing" in err.partition("failed: ")[0]
+    assert err.count("failed: worker") == 2
 
 
 @pytest.mark.slow

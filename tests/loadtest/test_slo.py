@@ -6,9 +6,9 @@ import pathlib
 import pytest
 
 from dermserve.loadtest.calls import Call
-from dermserve.loadtest.errors import ScenarioError
 from dermserve.loadtest.recorder import Recorder
-from dermserve.loadtest.result import SCHEMA, Result
+from dermserve.loadtest.result import Result
+from dermserve.loadtest.scenario import ScenarioError
 from dermserve.loadtest.slo import check, findings_table, read_slos
 
 
@@ -30,7 +30,7 @@ def recorded(tmp_path, *, errors: int = 0) -> Result:
     recorder.ended = recorder.started + 10
     recorder.write(tmp_path / "raw.json")
     raw = json.loads((tmp_path / "raw.json").read_text())
-    about = {"schema": SCHEMA, "scenario": {"warm_up": 0}, "machine": {}, "server": {"stages": [], "samples": []}}
+    about = {"scenario": {"warm_up": 0}, "machine": {}, "server": {"stages": [], "samples": []}}
     return Result({**about, **raw})
 
 
@@ -88,7 +88,7 @@ def test_no_calls_of_a_kind_breach_its_thresholds(tmp_path):
         ("[[slo]]\np98 = 1", "p98"),
         ("[[slo]]", "threshold"),
         ('[[slo]]\np99 = "soon"', "soon"),
-        ("[[slo]]\nerror_rate = 2", "share"),
+        ("[[slo]]\nerror_rate = 2", "error_rate"),
         ("[[slo]]\nmin_rate = -1", "min_rate"),
         ('[[slo]]\nmode = "MOST"\np99 = 1', "FULL"),
         ("[[slo", "slo.toml"),

@@ -45,6 +45,16 @@ def test_it_gets_variables_beside_the_launchers_own(monkeypatch):
     child.stop(grace=10)
 
 
+def test_its_end_is_seen_although_nobody_reads_its_log_any_more():
+    class Closed(list):
+        def append(self, line):
+            raise BrokenPipeError
+
+    child = start("print('ready at here'); print('bye')", lines=Closed())
+    assert child.wait_ready(timeout=30)[1] == "here"
+    assert child.wait() == 0
+
+
 def test_dying_before_ready_shows_its_last_words():
     child = start("import sys; print('no such model'); sys.exit(3)")
     with pytest.raises(ChildDiedError, match="server ended with status 3") as caught:

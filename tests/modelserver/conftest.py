@@ -17,28 +17,20 @@ def recordings() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pathlib.Path]:
-    """The folder of each script's models; one process writes both, because importing TensorFlow takes longest."""
-    folders = {name: tmp_path_factory.mktemp(name) for name in ("recorded_models", "small_models")}
-    arguments = [part for name, folder in folders.items() for part in (HERE / f"{name}.py", folder)]
-    subprocess.run([sys.executable, "-c", RUN_ALL, *arguments], check=True, capture_output=True, timeout=300)
-    return folders
-
-
-RUN_ALL = """
-import runpy, sys
-for script, folder in list(zip(sys.argv[1::2], sys.argv[2::2])):
-    sys.argv = [script, folder]
-    runpy.run_path(script, run_name="__main__")
-"""
+def models(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The folder of the models that served_models.py writes."""
+    folder = tmp_path_factory.mktemp("served-models")
+    command = [sys.executable, HERE / "served_models.py", folder]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    return folder
 
 
 @pytest.fixture(scope="session")
-def golden_models(written: dict[str, pathlib.Path]) -> pathlib.Path:
-    """The small models that were served when the cases were recorded, made anew."""
+def golden_models(request: pytest.FixtureRequest) -> pathlib.Path:
+    """The models that were served when the cases were recorded, made anew."""
     if "DERMSERVE_TFS_ADDRESS" in os.environ:
         pytest.skip("starts servers of its own; DERMSERVE_TFS_ADDRESS asks for the calls to that one alone")
-    return written["recorded_models"]
+    return request.getfixturevalue("models")
 
 
 @pytest.fixture(scope="session")
@@ -57,10 +49,6 @@ def golden_server(
     flags = [flag for flag in meta["flags"] if "port" not in flag and "config_file" not in flag]
     # A process: some messages of kernels, as recorded, are oneDNN's, which only the program turns on.
     with server_process.serving_process(f"--model_config_file={config}", *flags) as (_, caller):
+        # It serves once a model has its highest version; the others come a moment later.
+        server_process.wait_until(lambda: set(caller.states("half_plus_two").values()) == {"AVAILABLE"})
         yield caller
-
-
-@pytest.fixture(scope="session")
-def models(written: dict[str, pathlib.Path]) -> pathlib.Path:
-    """Small models of our own: `line` (1 to 3), `echo`, `slow`, `defaults`, `warm`, `picky`."""
-    return written["small_models"]

@@ -1,7 +1,7 @@
 """Predict, GetModelMetadata and GetModelStatus answer as a real TensorFlow Serving 2.20 did.
 
 With DERMSERVE_TFS_ADDRESS=host:port the same cases are replayed against the server there, which must serve the models
-of `make_models.py` under the recorded configuration.
+of `served_models.py` under the recorded configuration.
 """
 
 import pathlib

@@ -15,7 +15,7 @@ from dermserve.modelserver.errors import ServingError, invalid_argument, not_fou
 from dermserve.modelserver.flags import parse_flags
 from dermserve.modelserver.manager import Manager
 from dermserve.modelserver.protos import predict_pb2
-from dermserve.modelserver.services import PredictionService
+from dermserve.modelserver.server import PredictionService
 from dermserve.modelserver.versions import State
 from tests.modelserver.server_process import wait_until
 

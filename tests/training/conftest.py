@@ -1,18 +1,18 @@
 """Tiny data sets, drawn on the spot."""
 
 import csv
-import pathlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 CLASSES = ("bcc", "scc", "normal")
-MakeFolders = Callable[..., pathlib.Path]
+MakeFolders = Callable[..., Path]
 
 
-def draw(path: pathlib.Path, *, label: int, seed: int, side: int = 48) -> None:
+def draw(path: Path, *, label: int, seed: int, side: int = 48) -> None:
     """Save noise whose colour tells the class."""
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 120, (side, side, 3))
@@ -21,7 +21,7 @@ def draw(path: pathlib.Path, *, label: int, seed: int, side: int = 48) -> None:
     Image.fromarray(pixels.astype(np.uint8)).save(path)
 
 
-def draw_photos(base: pathlib.Path, *, each: int = 12, seed: int = 0) -> pathlib.Path:
+def draw_photos(base: Path, *, each: int = 12, seed: int = 0) -> Path:
     """Draw a folder a class."""
     for label, code in enumerate(CLASSES):
         for index in range(each):
@@ -30,16 +30,16 @@ def draw_photos(base: pathlib.Path, *, each: int = 12, seed: int = 0) -> pathlib
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder a class, of twelve photos each."""
     return draw_photos(tmp_path_factory.mktemp("photos") / "photos")
 
 
 @pytest.fixture
-def folders(tmp_path: pathlib.Path) -> MakeFolders:
+def folders(tmp_path: Path) -> MakeFolders:
     """Make a folder a class; every two photos show one lesion when `lesions` is set."""
 
-    def make(counts: dict[str, int], *, lesions: bool = False, name: str = "data") -> pathlib.Path:
+    def make(counts: dict[str, int], *, lesions: bool = False, name: str = "data") -> Path:
         base, rows = tmp_path / name, []
         for label, (code, count) in enumerate(counts.items()):
             for index in range(count):

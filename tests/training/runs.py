@@ -1,9 +1,11 @@
 """Runs for tests: a tiny data set, a tiny experiment, and a run that is finished without having trained."""
 
-import pathlib
 from collections.abc import Callable
+from pathlib import Path
 
+import click
 import pytest
+from click.testing import CliRunner
 
 from dermserve.models.training.train import run
 from dermserve.models.training.train.dataset import prepare
@@ -49,6 +51,13 @@ EPOCH = Epoch(
 )
 
 
+def command(what: click.Command, *arguments: object, code: int = 0) -> str:
+    """Run a command and return what it says."""
+    result = CliRunner().invoke(what, [str(argument) for argument in arguments])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
 class StoppedError(Exception):
     """Stands for Ctrl-C."""
 
@@ -59,12 +68,7 @@ def tiny(extra: str = "", text: str = EXPERIMENT) -> Experiment:
 
 
 def start(
-    experiment: Experiment,
-    photos: pathlib.Path,
-    out: pathlib.Path,
-    *,
-    stop_after: int | None = None,
-    backbone: pathlib.Path | None = None,
+    experiment: Experiment, photos: Path, out: Path, *, stop_after: int | None = None, backbone: Path | None = None
 ) -> None:
     """Train; raise in the middle of the epoch after `stop_after` whole ones."""
     whole = 0
@@ -88,10 +92,10 @@ def instead_of_training(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]
         act()
         return [EPOCH]
 
-    monkeypatch.setattr(run, "_train", skip)
+    monkeypatch.setattr(run, "train", skip)
 
 
-def untrained(experiment: Experiment, photos: pathlib.Path, out: pathlib.Path) -> FinishedRun:
+def untrained(experiment: Experiment, photos: Path, out: Path) -> FinishedRun:
     """Make a finished run whose weights are those it began with."""
     with pytest.MonkeyPatch.context() as patch:
         instead_of_training(patch)

@@ -1,11 +1,10 @@
 """Going on from a finished run, and photos of the same lesions at another resolution."""
 
-import pathlib
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training import cli
@@ -18,34 +17,31 @@ from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.network import training_copy
 from dermserve.models.training.train.run import initial_network
 from tests.training.conftest import draw, draw_photos
-from tests.training.runs import EXPERIMENT, instead_of_training, tiny, untrained
+from tests.training.runs import EXPERIMENT, command, instead_of_training, tiny, untrained
 
 SPEC = SPECS["mobilenet_v3_small"]
 
 
 @pytest.fixture(scope="module")
-def begun(photos: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+def begun(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A finished run whose weights are those it began with."""
     run = untrained(tiny(), photos, tmp_path_factory.mktemp("runs") / "begun")
     run.update(data="photos of a clinic", license="CC BY-NC 4.0", tested=[{"reason": "the first"}])
     return run
 
 
-def _train(begun: FinishedRun, photos: pathlib.Path, tmp_path: pathlib.Path, *extra: str) -> tuple[int, str]:
-    experiment = tmp_path / "tiny.toml"
-    experiment.write_text(EXPERIMENT)
-    base = ["mobilenet_v3_small", "--data", str(photos), "--experiment", str(experiment)]
-    options = ["--out", str(tmp_path / "out"), "--cache", str(photos.parent / "cache"), "--start", str(begun.folder)]
-    result = CliRunner().invoke(cli.train, [*base, *options, *extra])
-    return result.exit_code, result.output
+@pytest.fixture
+def options(begun: FinishedRun, photos: Path, tmp_path: Path) -> list[object]:
+    (tmp_path / "tiny.toml").write_text(EXPERIMENT)
+    base = ["--data", photos, "--out", tmp_path / "out", "--cache", photos.parent / "cache", "--start", begun.folder]
+    return [*base, "--experiment", tmp_path / "tiny.toml"]
 
 
 def test_a_continued_run_has_the_weights_the_split_the_licence_and_the_looks_at_test_photos_of_the_one_before(
-    begun: FinishedRun, photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    begun: FinishedRun, options: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instead_of_training(monkeypatch)
-    code, output = _train(begun, photos, tmp_path)
-    assert code == 0, output
+    command(cli.train, "mobilenet_v3_small", *options)
     run = FinishedRun(tmp_path / "out")
     assert run.split == begun.split
     assert (run.summary["data"], run.summary["license"]) == ("photos of a clinic", "CC BY-NC 4.0")
@@ -55,19 +51,13 @@ def test_a_continued_run_has_the_weights_the_split_the_licence_and_the_looks_at_
     np.testing.assert_array_equal(np.asarray(head.kernel), np.asarray(logits.kernel))
 
 
-def test_a_start_of_another_model_and_two_kinds_of_initial_weights_are_refused(
-    begun: FinishedRun, photos: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
-    code, output = _train(begun, photos, tmp_path, "--weights", "random")
-    assert (code, "leave --weights out" in output) == (2, True)
-    options = ["resnet50", "--data", str(photos), "--out", str(tmp_path / "out"), "--start", str(begun.folder)]
-    result = CliRunner().invoke(cli.train, options)
-    assert (result.exit_code, "is a run of mobilenet_v3_small" in result.output) == (2, True)
+def test_a_start_of_another_model_and_two_kinds_of_initial_weights_are_refused(options: list[object]) -> None:
+    said = command(cli.train, "mobilenet_v3_small", *options, "--weights", "random", code=2)
+    assert "leave --weights out" in said
+    assert "is a run of mobilenet_v3_small" in command(cli.train, "resnet50", *options[:-2], code=2)
 
 
-def test_photos_at_another_resolution_are_for_what_their_lesions_are_for(
-    begun: FinishedRun, photos: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_photos_of_also_are_for_what_their_lesions_are(begun: FinishedRun, photos: Path, tmp_path: Path) -> None:
     larger, said = tmp_path / "larger", list[str]()
     shutil.copytree(photos, larger)
     shutil.rmtree(larger / "normal")
@@ -87,7 +77,7 @@ def test_photos_at_another_resolution_are_for_what_their_lesions_are_for(
     assert (training.possible[~ours] == (1, 1, 0)).all()
 
 
-def test_a_folder_of_other_photos_is_refused(begun: FinishedRun, photos: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_folder_of_other_photos_is_refused(begun: FinishedRun, photos: Path, tmp_path: Path) -> None:
     other = draw_photos(tmp_path / "other", each=1)
     for file in other.rglob("*.png"):
         file.rename(file.with_name(f"another_{file.name}"))

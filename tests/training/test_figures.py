@@ -1,8 +1,7 @@
-"""Metrics, the not-skin score, TensorFlow Lite and the grid."""
+"""Metrics, the not-skin score and TensorFlow Lite."""
 
-import csv
 import dataclasses
-import pathlib
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,16 +12,12 @@ from tensorflow.lite.tools import flatbuffer_utils
 from dermserve.models import associated_files
 from dermserve.models.architectures import build
 from dermserve.models.export import SHIPPED
-from dermserve.models.papers import heads
 from dermserve.models.records import pictures
-from dermserve.models.training.data.splits import Part, Sample
 from dermserve.models.training.evaluate import ood
 from dermserve.models.training.evaluate.calibration import softmax
-from dermserve.models.training.evaluate.measuring import balanced, intervals, measure
+from dermserve.models.training.evaluate.measuring import intervals, measure
 from dermserve.models.training.evaluate.pictures import draw_no_skin
 from dermserve.models.training.export import conversion
-from dermserve.models.training.train.dataset import Data
-from dermserve.models.training.train.experiment import parse_experiment
 from dermserve.models.training.train.finished import FinishedRun, Kind, load_distance, save_distance
 
 RNG = np.random.default_rng(0)
@@ -57,10 +52,6 @@ def test_the_interval_draws_lesions_and_not_photos() -> None:
     narrow_low, narrow_high = intervals(labels, answers, by_photo)["accuracy_95"]
     assert low < 0.5 < high
     assert high - low > 2 * (narrow_high - narrow_low)
-
-
-def test_balanced_accuracy_is_the_mean_recall() -> None:
-    assert balanced(np.array([0, 0, 0, 1]), np.array([0, 0, 0, 2])) == pytest.approx(0.5)
 
 
 WIDTH = 8
@@ -101,7 +92,7 @@ def test_the_size_of_features_does_not_matter_to_the_gate() -> None:
     np.testing.assert_allclose(ood.scores(distance, 7 * features), ood.scores(distance, features), rtol=1e-3)
 
 
-def test_a_distance_comes_back_from_its_file(tmp_path: pathlib.Path) -> None:
+def test_a_distance_comes_back_from_its_file(tmp_path: Path) -> None:
     features, labels = clusters(900)
     distance = ood.fit_distance(features, labels, strangers=strange(50), rank=4)
     save_distance(distance, tmp_path / "distance.npz")
@@ -128,6 +119,10 @@ def test_a_tflite_model_answers_as_the_network_and_knows_its_labels(kind: Kind) 
     photos = RNG.integers(0, 256, (8, 224, 224, 3)).astype(np.uint8)
     model = conversion.convert(network, temperature=0.5, kind=kind, examples=photos)
     assert associated_files.read_file(model, "labels.txt") == "bcc\nscc\nnormal\n"
+    graph = flatbuffer_utils.convert_bytearray_to_object(model).subgraphs[0]
+    assert [graph.tensors[index].name for index in graph.inputs] == [b"images"]
+    outputs = [(graph.tensors[index].name, list(graph.tensors[index].shape)) for index in graph.outputs]
+    assert outputs == [(b"probabilities", [1, 3]), (b"ood_score", [1])]
     run = conversion.runner(model)
     logits = np.asarray(network(photos.astype(np.float32))["logits"])
     found = [run(photo) for photo in photos]
@@ -155,15 +150,6 @@ def test_a_tflite_model_scores_as_the_network_does(scope: bool) -> None:
     np.testing.assert_allclose(np.sqrt(found), np.sqrt(expected), rtol=0.03)  # float16 rounds weights by 2⁻¹¹
 
 
-def test_a_tflite_model_names_its_tensors_and_gives_probabilities_first() -> None:
-    network = build("mobilenet_v3_small")
-    model = conversion.convert(network, temperature=1, kind="float16", examples=np.zeros((0, 224, 224, 3), np.uint8))
-    graph = flatbuffer_utils.convert_bytearray_to_object(model).subgraphs[0]
-    assert [graph.tensors[index].name for index in graph.inputs] == [b"images"]
-    assert [graph.tensors[index].name for index in graph.outputs] == [b"probabilities", b"ood_score"]
-    assert [list(graph.tensors[index].shape) for index in graph.outputs] == [[1, 3], [1]]
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # TensorFlow's interpreter will move to another package
 def test_what_tensorflow_quantises_wrongly_stays_in_float() -> None:
@@ -186,56 +172,3 @@ def test_an_int8_model_with_a_layer_that_learned_nothing_runs_where_others_do() 
     photos = RNG.integers(0, 256, (2, 224, 224, 3)).astype(np.uint8)
     model = conversion.convert(network, temperature=1, kind="int8", examples=photos)
     tf.lite.Interpreter(model_content=model).allocate_tensors()  # XNNPACK refuses scales near zero
-
-
-@pytest.mark.slow
-def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: pathlib.Path) -> None:
-    experiment = parse_experiment(
-        'model = "resnet50"\n[[stages]]\nname = "x"\nepochs = 15\ntrainable = "head"\n', name="tiny"
-    )
-    labels = np.arange(280) % 7
-    samples = [Sample(pathlib.Path(f"{index}.png"), int(label), str(index)) for index, label in enumerate(labels)]
-    values = (20 * np.eye(7, 16)[labels] + RNG.normal(0, 0.1, (280, 16))).astype(np.float32)
-    data = Data(samples, np.zeros((280, 1, 1, 3), np.uint8), {})
-    grid, reported, table = ((0.7, 0.4, 16), (0.8, 0.5, 32)), [], tmp_path / "table.csv"
-
-    def run(wanted: tuple[tuple[float, float, int], ...]) -> list[heads.Cell]:
-        features = heads.Features(values, labels)
-        return heads.run_grid(experiment, data, features, table, report=reported.append, grid=wanted)
-
-    run(grid[:1])
-    cells = run(grid)
-    assert reported == cells  # the first is not trained again
-    assert [(cell.training_share, cell.dropout, cell.batch) for cell in cells] == [(0.7, 0.4, 16), (0.8, 0.5, 32)]
-    assert all(cell.accuracy > 0.9 for cell in cells)
-    with table.open() as file:
-        assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [cell.accuracy for cell in cells]
-    best, accuracy, _ = heads.measure_best(experiment, data, heads.Features(values, labels), cells)
-    assert best.accuracy == max(cell.accuracy for cell in cells)
-    assert accuracy > 0.9
-
-
-def test_the_grid_chooses_by_validation_photos_and_measures_test_photos_once(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    looked: list[Part] = []
-    experiment = parse_experiment(
-        'model = "resnet50"\n[[stages]]\nname = "x"\nepochs = 1\ntrainable = "head"\n', name="tiny"
-    )
-    labels = np.arange(280) % 7
-    samples = [Sample(pathlib.Path(f"{index}.png"), int(label), str(index)) for index, label in enumerate(labels)]
-    data = Data(samples, np.zeros((280, 1, 1, 3), np.uint8), {})
-    parts = {share: heads._divide(experiment, data, share) for share in (0.7, 0.8)}
-
-    def judge(head: object, features: heads.Features, rows: np.ndarray) -> tuple[float, float]:
-        share = next(share for share in parts if any(np.array_equal(rows, own) for own in parts[share].values()))
-        looked.append(next(part for part, own in parts[share].items() if np.array_equal(rows, own)))
-        return (share if looked[-1] is Part.VALIDATION else 0.1), 0.5
-
-    monkeypatch.setattr(heads, "_judge_head", judge)
-    monkeypatch.setattr(heads, "_train_head", lambda *_: None)
-    features = heads.Features(np.zeros((280, 4), np.float32), labels)
-    cells = heads.run_grid(experiment, data, features, tmp_path / "table.csv", report=lambda _: None)
-    best, accuracy, _ = heads.measure_best(experiment, data, features, cells)
-    assert looked == [Part.VALIDATION] * 18 + [Part.TEST]
-    assert (best.training_share, accuracy) == (0.8, 0.1)

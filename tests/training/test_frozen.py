@@ -1,6 +1,6 @@
 """Running the frozen layers once: the same network in two halves, and the same training."""
 
-import pathlib
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -35,10 +35,7 @@ def experiment(model: str, trainable: str, extra: str = "") -> Experiment:
     return parse_experiment(f'model = "{model}"\n{HEAD}trainable = "{trainable}"\n{extra}', name="test")
 
 
-@pytest.mark.parametrize(
-    ("model", "trainable"),
-    [("resnet50", "from:conv5_block1"), ("mobilenet_v3_small", "head")],
-)
+@pytest.mark.parametrize(("model", "trainable"), [("resnet50", "from:conv5_block1"), ("mobilenet_v3_small", "head")])
 def test_the_halves_compute_what_the_whole_does(model: str, trainable: str) -> None:
     keras.utils.set_random_seed(1)
     copy = training_copy(build(model), folded=True, precision="float32")
@@ -60,7 +57,7 @@ def test_nothing_is_frozen_where_the_photos_vary_or_every_layer_learns(trainable
     assert split_frozen(copy, experiment("mobilenet_v3_small", trainable, extra)) is None
 
 
-def test_frozen_layers_are_run_whole_and_once(tmp_path: pathlib.Path) -> None:
+def test_frozen_layers_are_run_whole_and_once(tmp_path: Path) -> None:
     calls: list[int] = []
 
     def answer(images: np.ndarray) -> np.ndarray:
@@ -88,7 +85,7 @@ def test_frozen_layers_are_run_whole_and_once(tmp_path: pathlib.Path) -> None:
     assert not found[140:].any()
 
 
-def unit_features(file: pathlib.Path, photos: np.ndarray) -> pathlib.Path:
+def unit_features(file: Path, photos: np.ndarray) -> Path:
     """Save a backbone of random weights whose last batch norm gives features of unit size; as built they are 1e-8."""
     keras.utils.set_random_seed(3)
     backbone = build("mobilenet_v3_small").get_layer("backbone")
@@ -102,13 +99,13 @@ def unit_features(file: pathlib.Path, photos: np.ndarray) -> pathlib.Path:
 
 @pytest.mark.slow
 def test_training_on_frozen_outputs_learns_what_training_on_photos_does(
-    folders: MakeFolders, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    folders: MakeFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = experiment("mobilenet_v3_small", "head")
     data = prepare(chosen, folders({"bcc": 8, "scc": 8, "normal": 8}), cache=tmp_path / "cache")
     backbone = unit_features(tmp_path / "backbone.weights.h5", data.pixels[::3])
 
-    def train(out: pathlib.Path) -> list[np.ndarray]:
+    def train(out: Path) -> list[np.ndarray]:
         run_training(chosen, data, out, backbone=backbone, progress=lambda *_: None, report=lambda _: None)
         weights: list[np.ndarray] = FinishedRun(out).network().get_weights()
         return weights

@@ -1,8 +1,8 @@
 """Test photos are measured once."""
 
 import json
-import pathlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -14,7 +14,6 @@ from dermserve.models.training.data.splits import Part
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.evaluate import evaluation as evaluate
 from dermserve.models.training.evaluate import predictions
-from dermserve.models.training.evaluate.predictions import Outputs
 from dermserve.models.training.train.dataset import Data
 from dermserve.models.training.train.finished import FinishedRun, claim_test, describe_tests
 from tests.training.conftest import draw_photos
@@ -31,7 +30,7 @@ def network(seed: int = 0) -> keras.Model:
 
 
 @pytest.fixture
-def run(tmp_path: pathlib.Path) -> FinishedRun:
+def run(tmp_path: Path) -> FinishedRun:
     for name in ("experiment.json", "run.json", "split.csv", "weights.npz"):
         (tmp_path / name).write_text("{}")
     return FinishedRun(tmp_path)
@@ -47,9 +46,7 @@ def run(tmp_path: pathlib.Path) -> FinishedRun:
         ({"network": 1}, "weights"),
     ],
 )
-def test_a_second_choice_is_not_measured_without_a_reason_that_is_kept(
-    run: FinishedRun, changed: dict[str, Any], what: str
-) -> None:
+def test_a_second_choice_needs_a_reason_that_is_kept(run: FinishedRun, changed: dict[str, Any], what: str) -> None:
     first: dict[str, Any] = {"calibration": FOUND, "shift": SHIFT, "network": 0}
 
     def claim(values: dict[str, Any], again: str | None = None) -> None:
@@ -78,15 +75,15 @@ def test_rounding_and_words_are_no_second_choice(run: FinishedRun, same: dict[st
     assert len(run.summary["tested"]) == 1
 
 
-def say_anything(_: object, photos: Labelled, *, views: Sequence[str]) -> Outputs:
+def say_anything(_: object, photos: Labelled, *, views: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Stand for the network."""
     rng = np.random.default_rng(photos.rows.tolist())
     logits, features = rng.normal(size=(len(photos), len(views), 3)), rng.normal(size=(len(photos), 16))
-    return Outputs(logits.astype(np.float32), features.astype(np.float32))
+    return logits.astype(np.float32), features.astype(np.float32)
 
 
-def test_no_test_photo_is_read_before_the_run_notes_what_is_fixed(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+def test_no_test_photo_is_read_before_a_run_notes_what_is_fixed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     photos, folder = draw_photos(tmp_path / "photos"), tmp_path / "run"
     instead_of_training(monkeypatch)
@@ -102,7 +99,7 @@ def test_no_test_photo_is_read_before_the_run_notes_what_is_fixed(
     frozen: list[object] = []
     monkeypatch.setattr(predictions, "frozen_function", lambda network, **_: frozen.append(network))
     how: Any = {"cache": tmp_path / "cache", "precision": "float32", "progress": lambda *_: None}
-    FinishedRun(folder).save_other("clinic", {"measured": "with other thresholds"})
+    FinishedRun(folder).update(other={"clinic": {"measured": "with other thresholds"}})
     evaluate.evaluate_own(FinishedRun(folder), photos, thin=4, **how)
     assert FinishedRun(folder).summary["other"] == {}
     assert {which for which, noted in asked if not noted} == {Part.TRAIN, Part.VALIDATION}

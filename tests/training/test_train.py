@@ -1,6 +1,6 @@
 """Training itself, on tiny data: resuming, what it changes, and which epoch it hands on."""
 
-import pathlib
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,15 +15,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def whole(photos: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "whole"
     start(tiny(), photos, out)
     return out
 
 
-def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
-    photos: pathlib.Path, whole: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_a_run_that_was_interrupted_ends_as_one_that_was_not(photos: Path, whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(StoppedError):
         start(tiny(), photos, out, stop_after=2)
@@ -34,7 +32,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
     assert [epoch["epoch"] for epoch in FinishedRun(out).history] == [1, 1, 2]
 
 
-def test_training_changes_every_layer(photos: pathlib.Path, whole: pathlib.Path) -> None:
+def test_training_changes_every_layer(photos: Path, whole: Path) -> None:
     keras.utils.set_random_seed(tiny().seed)
     before = initial_network(tiny(), None)
     after = FinishedRun(whole).network()
@@ -42,9 +40,7 @@ def test_training_changes_every_layer(photos: pathlib.Path, whole: pathlib.Path)
         assert not np.array_equal(old, new), old.path
 
 
-def test_batch_norm_in_train_mode_learns_statistics_that_the_averaged_weights_keep(
-    photos: pathlib.Path, tmp_path: pathlib.Path
-) -> None:
+def test_batch_norm_in_train_mode_learns_statistics_that_averages_keep(photos: Path, tmp_path: Path) -> None:
     general, _, stages = EXPERIMENT.replace("fold_batch_norm = true\n", "").partition("[[stages]]")
     text = f'{general}[[stages]]{stages.rpartition("[[stages]]")[2]}batch_norm = "train"\noptimizer = "lamb"\n'
     start(tiny(text=text), photos, tmp_path / "run")
@@ -58,7 +54,7 @@ def test_batch_norm_in_train_mode_learns_statistics_that_the_averaged_weights_ke
 
 @pytest.mark.parametrize(("monitor", "best"), [("loss", 2), ("accuracy", 3)])
 def test_the_best_epoch_is_handed_on_and_training_ends_when_none_better_comes(
-    photos: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, monitor: str, best: int
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, monitor: str, best: int
 ) -> None:
     judged = iter([(1.0, 0.3, 0.0), (0.5, 0.4, 0.0), (0.8, 0.6, 0.0), (0.9, 0.5, 0.0), (0.9, 0.5, 0.0)])
     heads = []

@@ -9,7 +9,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Request
 
 from dermserve.edge import SITE
-from tests.edge.asking import ask
+from tests.edge.envoys import ask
 from tests.web.conftest import SHOTS
 from tests.web.page import App
 

@@ -1,13 +1,12 @@
 """Our TensorFlow-free protos and the real tensorflow-serving-api against each other, field by field, both ways."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -47,7 +46,7 @@ PAIRS: list[tuple[type[Message], type[Message]]] = [
     (our_tensor.TensorShapeProto, real_shape.TensorShapeProto),
     (our_tensor.TensorShapeProto.Dim, real_shape.TensorShapeProto.Dim),
 ]
-IDS = [our.DESCRIPTOR.name for our, _ in PAIRS]
+both_schemas = pytest.mark.parametrize(("our", "real"), PAIRS, ids=[our.DESCRIPTOR.name for our, _ in PAIRS])
 
 _SCALARS: dict[int, st.SearchStrategy[Any]] = {
     FieldDescriptor.CPPTYPE_INT32: st.integers(-(2**31), 2**31 - 1),
@@ -123,34 +122,32 @@ def _value(field: FieldDescriptor, value: Any) -> Any:
     return [_values(entry) for entry in value] if field.is_repeated else _values(value)
 
 
-@pytest.mark.parametrize(("our", "real"), PAIRS, ids=IDS)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(data=st.data())
-def test_what_one_side_writes_the_other_reads(our: type[Message], real: type[Message], data: st.DataObject) -> None:
+def at_random(test):
+    """Give a test messages at random."""
+    checks = [HealthCheck.too_slow, HealthCheck.data_too_large]
+    return settings(max_examples=60, deadline=None, suppress_health_check=checks)(given(data=st.data())(test))
+
+
+@both_schemas
+@at_random
+def test_what_one_side_writes_the_other_reads(our, real, data):
     written = data.draw(_filled(our))
     read = real.FromString(written.SerializeToString())
     assert _values(read) == _values(written)
     assert our.FromString(read.SerializeToString()) == written
 
 
-@pytest.mark.parametrize(("our", "real"), PAIRS, ids=IDS)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
-@given(data=st.data())
-def test_fields_we_do_not_know_pass_through_unharmed(
-    our: type[Message], real: type[Message], data: st.DataObject
-) -> None:
+@both_schemas
+@at_random
+def test_fields_we_do_not_know_pass_through_unharmed(our, real, data):
     written = data.draw(_filled(real))
     assert real.FromString(our.FromString(written.SerializeToString()).SerializeToString()) == written
 
 
-def _shared(our: Descriptor, real: Descriptor) -> Iterator[tuple[FieldDescriptor, FieldDescriptor]]:
-    for field in our.fields:
-        yield field, real.fields_by_name[field.name]
-
-
-@pytest.mark.parametrize(("our", "real"), PAIRS, ids=IDS)
-def test_every_field_has_the_number_type_and_oneof_of_the_real_one(our: type[Message], real: type[Message]) -> None:
-    for mine, theirs in _shared(our.DESCRIPTOR, real.DESCRIPTOR):
+@both_schemas
+def test_every_field_has_the_number_type_and_oneof_of_the_real_one(our, real):
+    for mine in our.DESCRIPTOR.fields:
+        theirs = real.DESCRIPTOR.fields_by_name[mine.name]
         # int32 and enum are the same on the wire: we need no copy of TensorFlow's error codes.
         types = {mine.type, theirs.type}
         assert len(types) == 1 or types == {FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_ENUM}
@@ -158,9 +155,8 @@ def test_every_field_has_the_number_type_and_oneof_of_the_real_one(our: type[Mes
         assert (mine.containing_oneof is None) == (theirs.containing_oneof is None)
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(data=st.data())
-def test_a_models_config_we_write_is_read_by_tensorflow_serving_and_back(data: st.DataObject) -> None:
+@at_random
+def test_a_models_config_we_write_is_read_by_tensorflow_serving_and_back(data):
     written = data.draw(_filled(our_management.ModelServerConfig))
     written.ClearField("custom_model_config")  # text format expands an Any, whose type must be known
     for model in written.model_config_list.config:
@@ -170,7 +166,7 @@ def test_a_models_config_we_write_is_read_by_tensorflow_serving_and_back(data: s
     assert text_format.Parse(text_format.MessageToString(read), our_management.ModelServerConfig()) == written
 
 
-def test_enum_numbers_are_the_real_ones() -> None:
+def test_enum_numbers_are_the_real_ones():
     for value in our_tensor.DataType.DESCRIPTOR.values:
         name = value.name.removeprefix("DATA_TYPE_").replace("UNSPECIFIED", "INVALID")
         assert real_types.DataType.Value(f"DT_{name}") == value.number
@@ -180,7 +176,7 @@ def test_enum_numbers_are_the_real_ones() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 224, 224, 3), (10, 224, 224, 3), (0, 4, 4, 3), (3, 1000, 1000, 3)])
-def test_tensorflow_reads_the_pixels_the_gateway_writes(shape: tuple[int, ...]) -> None:
+def test_tensorflow_reads_the_pixels_the_gateway_writes(shape):
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     proto = real_tensor.TensorProto.FromString(uint8_tensor(pixels).SerializeToString())
     assert (tf.make_ndarray(proto) == pixels).all()
@@ -188,7 +184,7 @@ def test_tensorflow_reads_the_pixels_the_gateway_writes(shape: tuple[int, ...]) 
 
 @pytest.mark.parametrize("shape", [(), (0,), (1, 7), (10, 3), (2, 10, 7), (1000, 1000)])
 @pytest.mark.parametrize("as_content", [False, True], ids=["float_val", "tensor_content"])
-def test_the_gateway_reads_the_floats_tensorflow_writes(shape: tuple[int, ...], as_content: bool) -> None:
+def test_the_gateway_reads_the_floats_tensorflow_writes(shape, as_content):
     values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     proto = tf.make_tensor_proto(values)
     if not as_content:
@@ -198,14 +194,7 @@ def test_the_gateway_reads_the_floats_tensorflow_writes(shape: tuple[int, ...], 
     assert (read == values).all()
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.lists(st.binary(max_size=100), max_size=10))
-def test_string_tensors_are_read_byte_for_byte(strings: list[bytes]) -> None:
-    proto = tf.make_tensor_proto(np.array(strings, object), dtype=tf.string, shape=[len(strings)])
-    assert list(our_tensor.TensorProto.FromString(proto.SerializeToString()).string_val) == strings
-
-
-def test_a_float_tensor_with_fewer_values_than_its_shape_repeats_the_last() -> None:
+def test_a_float_tensor_with_fewer_values_than_its_shape_repeats_the_last():
     proto = real_tensor.TensorProto(dtype=real_types.DT_FLOAT, float_val=[1.0, 2.0])
     proto.tensor_shape.dim.add(size=4)
     read = float_array(our_tensor.TensorProto.FromString(proto.SerializeToString()), name="x")

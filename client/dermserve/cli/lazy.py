@@ -1,9 +1,9 @@
 """A click group whose commands are lines in a table until one is called, and its exit codes."""
 
-import importlib
 import importlib.util
 import io
 import os
+import pkgutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,8 +60,7 @@ class Entry:
             )
         if self.extra is None:  # a client: gRPC's messages are in the errors already
             os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        module, attribute = self.target.split(":")
-        command = getattr(importlib.import_module(module), attribute)
+        command = pkgutil.resolve_name(self.target)
         assert isinstance(command, click.Command)
         return command
 

@@ -7,7 +7,7 @@ import click
 
 from dermserve.cli.lazy import Exit
 from dermserve.cli.server import Server, server_options
-from dermserve.client import DermserveError, Model, ModelVersion, Unavailable
+from dermserve.client import DermserveError, Model, Unavailable
 from dermserve.v1 import card_pb2
 
 
@@ -34,14 +34,10 @@ def models(ctx: click.Context, /, *, name: str | None, as_json: bool, server: Se
 def _lines(model: Model) -> Iterator[str]:
     yield f"{model.name}{'' if model.versions else ': no versions'}"
     for version in model.versions:
-        yield f"  version {version.version}: {_state(version)}"
+        labels = f" [{', '.join(version.labels)}]" if version.labels else ""
+        yield f"  version {version.version}: {version.state}, {'ready' if version.ready else 'not ready'}{labels}"
         if version.card is not None:
             yield from (f"    {line}" for line in _card_lines(version.card))
-
-
-def _state(version: ModelVersion) -> str:
-    labels = f" [{', '.join(version.labels)}]" if version.labels else ""
-    return f"{version.state}, {'ready' if version.ready else 'not ready'}{labels}"
 
 
 def _card_lines(card: card_pb2.Card) -> Iterator[str]:

@@ -33,16 +33,33 @@ class Server:
 
     def tls_options(self) -> TLS | None:
         """Make the client's TLS options; None for plaintext."""
-        if not (self.tls or self.tls_ca or self.tls_cert or self.tls_key or self.tls_authority):
-            return None
-        return TLS.from_files(
-            root_certificates=self.tls_ca,
-            certificate_chain=self.tls_cert,
-            private_key=self.tls_key,
-            authority=self.tls_authority,
-        )
+        return tls_options(**{name: getattr(self, name) for name in TLS_NAMES})
 
 
+def tls_options(
+    *, tls: bool, tls_ca: str | None, tls_cert: str | None, tls_key: str | None, tls_authority: str | None
+) -> TLS | None:
+    """Make the client's TLS options from those of a command; None for plaintext.
+
+    Raises:
+        OSError: a file can't be read.
+        ValueError: the options don't go together.
+    """
+    if not tls and not any((tls_ca, tls_cert, tls_key, tls_authority)):
+        return None
+    return TLS.from_files(
+        root_certificates=tls_ca, certificate_chain=tls_cert, private_key=tls_key, authority=tls_authority
+    )
+
+
+TLS_NAMES = ("tls", "tls_ca", "tls_cert", "tls_key", "tls_authority")
+TLS_OPTIONS = (
+    click.option("--tls", is_flag=True, help="Use TLS; the options below imply it."),
+    click.option("--tls-ca", type=_FILE, help="Authorities to trust (PEM), in place of the built-in ones."),
+    click.option("--tls-cert", type=_FILE, help="Client certificate (PEM), for mutual TLS."),
+    click.option("--tls-key", type=_FILE, help="Its key (PEM)."),
+    click.option("--tls-authority", metavar="NAME", help="Name to expect in the server's certificate."),
+)
 _OPTIONS = (
     click.option(
         "--server", "--target", "target", metavar="HOST:PORT", default=DEFAULT_TARGET, envvar="DERMSERVE_SERVER",
@@ -52,11 +69,7 @@ _OPTIONS = (
         "--deadline", type=click.FloatRange(0, min_open=True), default=DEFAULT_DEADLINE, show_default=True,
         metavar="SECONDS", help="How long to wait for the next answer.",
     ),
-    click.option("--tls", is_flag=True, help="Use TLS; the options below imply it."),
-    click.option("--tls-ca", type=_FILE, help="Authorities to trust (PEM), in place of the built-in ones."),
-    click.option("--tls-cert", type=_FILE, help="Client certificate (PEM), for mutual TLS."),
-    click.option("--tls-key", type=_FILE, help="Its key (PEM)."),
-    click.option("--tls-authority", metavar="NAME", help="Name to expect in the server's certificate."),
+    *TLS_OPTIONS,
 )  # fmt: skip
 
 

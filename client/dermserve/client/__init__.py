@@ -8,6 +8,7 @@ diagnosis.
         print(prediction.verdict, prediction.malignancy, prediction.named)
 """
 
+from dermserve.client._batch import Answer
 from dermserve.client._client import AsyncClient, Client
 from dermserve.client._connection import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Retry
 from dermserve.client._errors import (
@@ -27,7 +28,6 @@ from dermserve.client._errors import (
 from dermserve.client._request import Photo, TtaMode
 from dermserve.client._text import render_text
 from dermserve.client._values import (
-    Answer,
     ClassScore,
     MalignancyRisk,
     Model,

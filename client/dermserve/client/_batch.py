@@ -21,7 +21,7 @@ from dermserve.client._errors import (
     read_status,
 )
 from dermserve.client._request import Prepare
-from dermserve.client._values import Answer, Prediction, read_prediction
+from dermserve.client._values import Prediction, read_prediction
 from dermserve.v1 import classifier_pb2
 
 Request: TypeAlias = classifier_pb2.ClassifyStreamRequest
@@ -30,6 +30,26 @@ Response: TypeAlias = classifier_pb2.ClassifyStreamResponse
 DEFAULT_IN_FLIGHT = 4
 _UNRELATED = (AccessDenied, DeadlineExceeded, NotFound, Overloaded, Unavailable)
 """Errors of a stream that no photo can have caused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Result of one photo of `classify_many`: exactly one of `prediction` and `error` is set."""
+
+    index: int
+    """Position of the photo in the input, from 0."""
+    id: str
+    """The caller's id; for a path given without one, the path; for bytes, their index."""
+    prediction: Prediction | None = None
+    """The prediction; None if the photo failed."""
+    error: DermserveError | None = None
+    """Why the photo failed; None if it was classified."""
+
+    def result(self) -> Prediction:
+        """Return the prediction, or raise the error."""
+        if self.prediction is None:
+            raise self.error or AssertionError("an answer holds a prediction or an error")
+        return self.prediction
 
 
 class Key(NamedTuple):

@@ -1,4 +1,4 @@
-"""The synchronous client and the asyncio one. What both can ask is described once, by the functions here."""
+"""The asyncio client, and the synchronous one made of it."""
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
@@ -7,11 +7,11 @@ from typing import Any, ClassVar, Self
 
 import grpc
 
-from dermserve.client._batch import DEFAULT_IN_FLIGHT, Batch, pause_before_retry
+from dermserve.client._batch import DEFAULT_IN_FLIGHT, Answer, Batch, pause_before_retry
 from dermserve.client._connection import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Connection, Retry, check_deadline
 from dermserve.client._many import Many
 from dermserve.client._request import Item, Photo, TtaMode, make_request_id, preparer, read_photo
-from dermserve.client._values import Answer, Model, Prediction, read_model, read_prediction
+from dermserve.client._values import Model, Prediction, read_model, read_prediction
 from dermserve.client._waiting import Blocking, OnLoop, blocking, blocking_generator
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
@@ -55,98 +55,116 @@ class _Base:
             await waiter.get(pause)
 
 
-async def classify(  # noqa: D417 - a method's self has no description
-    self: _Base,
-    photo: Photo,
-    *,
-    model: str,
-    version: int | None = None,
-    label: str | None = None,
-    tta: TtaMode | str = TtaMode.NONE,
-    deadline: float | None = None,
-    request_id: str | None = None,
-    retry_overloaded: bool = False,
-) -> Prediction:
-    """Classify one photo.
+class AsyncClient(_Base):
+    """Asks a gateway from any event loop: `Client`, awaited. Use it as an async context manager, or await `close`.
 
-    Args:
-        photo: bytes of a JPEG, PNG or WebP file, or the path of one.
-        model: model name.
-        version: version to ask; the latest when neither this nor `label` is given.
-        label: label to ask, for example "stable".
-        tta: "none", "full" or "adaptive", or a TtaMode.
-        deadline: seconds the call may take; the client's default when None.
-        request_id: 1 to 64 characters of A-Z a-z 0-9 . _ - to find the request by in logs; made when None.
-        retry_overloaded: whether to wait as long as an overloaded gateway says and try again, within the deadline.
-
-    Raises:
-        DermserveError: the photo can't be classified, or not now.
-        ValueError: an argument can't be.
+    Arguments and errors are those of `Client`.
     """
-    prepare, request_id = preparer(model=model, version=version, label=label, tta=tta), make_request_id(request_id)
-    image = read_photo(photo) if isinstance(photo, bytes) else await self._waiter().run(read_photo, photo)
-    ask = self._ask(self._stub.Classify, prepare(image), deadline, request_id=request_id, patient=retry_overloaded)
-    return read_prediction(await ask)
 
+    _waiter = OnLoop
 
-def classify_many(  # noqa: D417
-    self: _Base,
-    photos: Iterable[Item] | AsyncIterable[Item],
-    *,
-    model: str,
-    version: int | None = None,
-    label: str | None = None,
-    tta: TtaMode | str = TtaMode.NONE,
-    deadline: float | None = None,
-    in_flight: int = DEFAULT_IN_FLIGHT,
-    retry_overloaded: bool = True,
-) -> AsyncGenerator[Answer, None]:
-    """Classify many photos over one stream, and yield an answer for each as it comes, in any order.
+    async def __aenter__(self) -> Self:
+        return self
 
-    Photos are taken and read in a thread of their own, while there is room for them: one that comes late holds no
-    answer back, and an iterator may wait for the answers to its earlier photos. A stream that breaks under way is
-    opened again. Nothing is raised for a photo that fails: its answer holds the error.
+    async def __aexit__(self, *raised: object) -> None:
+        await self.close()
 
-    Args:
-        photos: photos, or pairs of an id and a photo; for AsyncClient, the iterable may be asynchronous. What it raises
-            is raised after the answers to those before.
-        model, version, label, tta: as for `classify`.
-        deadline: seconds without any answer after which the photos in flight are given up; the client's when None.
-        in_flight: photos sent and not answered, at most.
-        retry_overloaded: whether a photo that an overloaded gateway refuses is sent again when that says, for up to
-            `deadline` seconds.
+    async def close(self) -> None:
+        """Close the channel and cancel the calls in flight."""
+        self._channel.close()
 
-    Raises:
-        ValueError: an argument can't be.
-    """
-    batch = Batch(
-        preparer(model=model, version=version, label=label, tta=tta),
-        in_flight=in_flight,
-        deadline=self._seconds(deadline),
-        retry_overloaded=retry_overloaded,
-    )
-    return Many(self._connection, self._stub, batch, self._waiter).answers(photos)
+    async def classify(
+        self,
+        photo: Photo,
+        *,
+        model: str,
+        version: int | None = None,
+        label: str | None = None,
+        tta: TtaMode | str = TtaMode.NONE,
+        deadline: float | None = None,
+        request_id: str | None = None,
+        retry_overloaded: bool = False,
+    ) -> Prediction:
+        """Classify one photo.
 
+        Args:
+            photo: bytes of a JPEG, PNG or WebP file, or the path of one.
+            model: model name.
+            version: version to ask; the latest when neither this nor `label` is given.
+            label: label to ask, for example "stable".
+            tta: "none", "full" or "adaptive", or a TtaMode.
+            deadline: seconds the call may take; the client's default when None.
+            request_id: 1 to 64 characters of A-Z a-z 0-9 . _ - to find the request by in logs; made when None.
+            retry_overloaded: whether to wait as long as an overloaded gateway says and try again, within the deadline.
 
-async def models(self: _Base, *, deadline: float | None = None) -> tuple[Model, ...]:
-    """List the models the gateway serves, without their cards.
+        Raises:
+            DermserveError: the photo can't be classified, or not now.
+            ValueError: an argument can't be.
+        """
+        prepare, request_id = preparer(model=model, version=version, label=label, tta=tta), make_request_id(request_id)
+        image = read_photo(photo) if isinstance(photo, bytes) else await self._waiter().run(read_photo, photo)
+        ask = self._ask(self._stub.Classify, prepare(image), deadline, request_id=request_id, patient=retry_overloaded)
+        return read_prediction(await ask)
 
-    Raises:
-        DermserveError: no answer.
-    """
-    response = await self._ask(self._stub.ListModels, classifier_pb2.ListModelsRequest(), deadline)
-    return tuple(map(read_model, response.models))
+    def classify_many(
+        self,
+        photos: Iterable[Item] | AsyncIterable[Item],
+        *,
+        model: str,
+        version: int | None = None,
+        label: str | None = None,
+        tta: TtaMode | str = TtaMode.NONE,
+        deadline: float | None = None,
+        in_flight: int = DEFAULT_IN_FLIGHT,
+        retry_overloaded: bool = True,
+    ) -> AsyncGenerator[Answer, None]:
+        """Classify many photos over one stream, and yield an answer for each as it comes, in any order.
 
+        Photos are taken and read in a thread of their own, while there is room for them: one that comes late holds no
+        answer back, and an iterator may wait for the answers to its earlier photos. A stream that breaks under way is
+        opened again. Nothing is raised for a photo that fails: its answer holds the error.
 
-async def model(self: _Base, name: str, *, deadline: float | None = None) -> Model:
-    """Return one model, with the card of every version that can answer.
+        Args:
+            photos: photos, or pairs of an id and a photo; asynchronous for AsyncClient, if wanted. What the iterable
+                raises is raised after the answers to those before.
+            model: as for `classify`.
+            version: as for `classify`.
+            label: as for `classify`.
+            tta: as for `classify`.
+            deadline: seconds without any answer after which the photos in flight are given up; the client's when None.
+            in_flight: photos sent and not answered, at most.
+            retry_overloaded: whether a photo that an overloaded gateway refuses is sent again when that says, for up to
+                `deadline` seconds.
 
-    Raises:
-        NotFound: no such model.
-        DermserveError: no answer.
-    """
-    response = await self._ask(self._stub.GetModel, classifier_pb2.GetModelRequest(name=name), deadline)
-    return read_model(response.model)
+        Raises:
+            ValueError: an argument can't be.
+        """
+        batch = Batch(
+            preparer(model=model, version=version, label=label, tta=tta),
+            in_flight=in_flight,
+            deadline=self._seconds(deadline),
+            retry_overloaded=retry_overloaded,
+        )
+        return Many(self._connection, self._stub, batch, self._waiter).answers(photos)
+
+    async def models(self, *, deadline: float | None = None) -> tuple[Model, ...]:
+        """List the models the gateway serves, without their cards.
+
+        Raises:
+            DermserveError: no answer.
+        """
+        response = await self._ask(self._stub.ListModels, classifier_pb2.ListModelsRequest(), deadline)
+        return tuple(map(read_model, response.models))
+
+    async def model(self, name: str, *, deadline: float | None = None) -> Model:
+        """Return one model, with the card of every version that can answer.
+
+        Raises:
+            NotFound: no such model.
+            DermserveError: no answer.
+        """
+        response = await self._ask(self._stub.GetModel, classifier_pb2.GetModelRequest(name=name), deadline)
+        return read_model(response.model)
 
 
 class Client(_Base):
@@ -164,10 +182,10 @@ class Client(_Base):
     """
 
     _waiter = Blocking
-    classify = blocking(classify)
-    classify_many = blocking_generator(classify_many)
-    models = blocking(models)
-    model = blocking(model)
+    classify = blocking(AsyncClient.classify)
+    classify_many = blocking_generator(AsyncClient.classify_many)
+    models = blocking(AsyncClient.models)
+    model = blocking(AsyncClient.model)
 
     def __enter__(self) -> Self:
         return self
@@ -176,28 +194,5 @@ class Client(_Base):
         self.close()
 
     def close(self) -> None:
-        """Close the channel and cancel the calls in flight."""
-        self._channel.close()
-
-
-class AsyncClient(_Base):
-    """Asks a gateway from an event loop: `Client`, awaited. Use it as an async context manager, or await `close`.
-
-    Arguments and errors are those of `Client`.
-    """
-
-    _waiter = OnLoop
-    classify = classify
-    classify_many = classify_many
-    models = models
-    model = model
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *raised: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
         """Close the channel and cancel the calls in flight."""
         self._channel.close()

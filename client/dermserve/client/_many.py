@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import grpc
 
-from dermserve.client._batch import Batch, Key, Request
+from dermserve.client._batch import Answer, Batch, Key, Request
 from dermserve.client._connection import Connection
 from dermserve.client._errors import DermserveError, InvalidPhoto, Unavailable
 from dermserve.client._request import Item, Photo, make_request_id, read_photo
-from dermserve.client._values import Answer, read_prediction
+from dermserve.client._values import read_prediction
 from dermserve.client._waiting import Blocking, OnLoop, Pulled
 
 _FIRST_ALONE = 0.25

@@ -9,7 +9,6 @@ from typing import Any, Self, TypeVar
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from dermserve.client._errors import DermserveError
 from dermserve.v1 import card_pb2, classifier_pb2
 
 T = TypeVar("T")
@@ -190,26 +189,6 @@ class Prediction:
     def probabilities(self) -> Mapping[str, float]:
         """Probability by class code, the most probable first."""
         return {score.code: score.probability for score in self.classes}
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Result of one photo of `classify_many`: exactly one of `prediction` and `error` is set."""
-
-    index: int
-    """Position of the photo in the input, from 0."""
-    id: str
-    """The caller's id; for a path given without one, the path; for bytes, their index."""
-    prediction: Prediction | None = None
-    """The prediction; None if the photo failed."""
-    error: DermserveError | None = None
-    """Why the photo failed; None if it was classified."""
-
-    def result(self) -> Prediction:
-        """Return the prediction, or raise the error."""
-        if self.prediction is None:
-            raise self.error or AssertionError("an answer holds a prediction or an error")
-        return self.prediction
 
 
 class VersionState(OpenEnum):

@@ -21,7 +21,6 @@ class Call:
     method: str
     """"Classify" or "ClassifyStream"; of another service or method, its last part."""
     model: str
-    """Model asked for."""
     mode: str
     """"NONE", "FULL" or "ADAPTIVE"."""
     status: str
@@ -29,7 +28,6 @@ class Call:
     milliseconds: float
     """From when it was due, or began, to its answer."""
     response_bytes: int = 0
-    """Of the answer's message."""
     stages: dict[str, float] = field(default_factory=dict)
     """Milliseconds in each of the gateway's stages, as the answer says."""
     message: str = ""
@@ -65,87 +63,69 @@ class ReportCalls(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInter
         """Time one call."""
         due = self._due()
         started = self._clock() if due is None else due
+        method = details.method.rpartition("/")[2]
+
+        def report(ended: Any) -> None:
+            status = ended.code()
+            answer = ended.result() if status is grpc.StatusCode.OK else None
+            self._report(_call(method, request, answer, self._clock() - started, status.name, ended.details()))
+
         call = continuation(details, request)
-        call.add_done_callback(lambda ended: self._report_unary(details.method, request, ended, started))
+        call.add_done_callback(report)
         return call
 
     def intercept_stream_stream(self, continuation: Any, details: Any, requests: Any) -> Any:
         """Time every photo of one stream."""
-        watched = _Photos(self._report, self._clock)
-        return _Answers(continuation(details, watched.sending(requests)), watched)
+        sent: dict[str, tuple[float, classifier_pb2.ClassifyRequest]] = {}
 
-    def _report_unary(self, path: str, request: Any, ended: Any, started: float) -> None:
-        status = ended.code()
-        answer = ended.result() if status is grpc.StatusCode.OK else None
-        self._report(
-            _call(
-                path.rpartition("/")[2],
-                request,
-                answer,
-                status=status.name,
-                message="" if answer is not None else ended.details() or "",
-                milliseconds=(self._clock() - started) * 1000,
-            )
-        )
+        def sending() -> Iterator[Any]:
+            for request in requests:
+                sent[request.id] = (self._clock(), request.request)
+                yield request
 
+        def end(name: str, status: str, message: str = "", answer: Any = None) -> None:
+            if name in sent:  # when answered twice, only the first counts
+                started, request = sent.pop(name)
+                self._report(_call("ClassifyStream", request, answer, self._clock() - started, status, message))
 
-class _Photos:
-    """The photos of one stream that are under way."""
-
-    def __init__(self, report: Callable[[Call], object], clock: Callable[[], float]) -> None:
-        self._report = report
-        self._clock = clock
-        self._sent: dict[str, tuple[float, classifier_pb2.ClassifyRequest]] = {}
-
-    def sending(self, requests: Iterator[classifier_pb2.ClassifyStreamRequest]) -> Iterator[Any]:
-        for request in requests:
-            self._sent[request.id] = (self._clock(), request.request)
-            yield request
-
-    def answered(self, response: classifier_pb2.ClassifyStreamResponse) -> None:
-        if response.WhichOneof("result") == "error":
-            self._end(response.id, status=code_pb2.Code.Name(response.error.code), message=response.error.message)
-        else:
-            self._end(response.id, status="OK", answer=response.response)
-
-    def over(self, status: str, message: str) -> None:
-        for name in list(self._sent):
-            self._end(name, status=status, message=message)
-
-    def _end(self, name: str, *, status: str, message: str = "", answer: Any = None) -> None:
-        if (sent := self._sent.pop(name, None)) is None:  # answered twice: only the first counts
-            return
-        spent = (self._clock() - sent[0]) * 1000
-        self._report(_call("ClassifyStream", sent[1], answer, status=status, message=message, milliseconds=spent))
+        return _Answers(continuation(details, sending()), sent, end)
 
 
 class _Answers:
     """A stream's call that notes each answer on its way to the caller."""
 
-    def __init__(self, call: Any, photos: _Photos) -> None:
+    def __init__(self, call: Any, sent: dict[str, Any], end: Callable[..., None]) -> None:
         self._call = call
-        self._photos = photos
+        self._sent = sent
+        self._end = end
 
     def __iter__(self) -> "_Answers":
         return self
 
     def __next__(self) -> Any:
         try:
-            response = next(self._call)
+            item = next(self._call)
         except StopIteration:
-            self._photos.over(UNANSWERED, "the stream ended without an answer for it")
+            self._end_all(UNANSWERED, "the stream ended without an answer for it")
             raise
         except grpc.RpcError as error:
-            self._photos.over(error.code().name, error.details() or "")
+            self._end_all(error.code().name, error.details() or "")
             raise
-        self._photos.answered(response)
-        return response
+        if item.WhichOneof("result") == "error":
+            self._end(item.id, code_pb2.Code.Name(item.error.code), item.error.message)
+        else:
+            self._end(item.id, "OK", answer=item.response)
+        return item
+
+    def _end_all(self, status: str, message: str) -> None:
+        for name in list(self._sent):
+            self._end(name, status, message)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._call, name)
 
 
-def _call(method: str, request: Any, answer: Any, *, status: str, message: str, milliseconds: float) -> Call:
+def _call(method: str, request: Any, answer: Any, seconds: float, status: str, message: str | None) -> Call:
     classify = isinstance(request, classifier_pb2.ClassifyRequest)
     mode = classifier_pb2.TtaMode.Name(request.tta or classifier_pb2.TTA_MODE_NONE) if classify else ""
     return Call(
@@ -153,20 +133,13 @@ def _call(method: str, request: Any, answer: Any, *, status: str, message: str, 
         model=request.model.name if classify else "",
         mode=mode.removeprefix("TTA_MODE_"),
         status=status,
-        message=message,
-        milliseconds=milliseconds,
+        message="" if status == "OK" else message or "",
+        milliseconds=seconds * 1000,
         response_bytes=answer.ByteSize() if answer is not None else 0,
-        stages=_stages(answer) if isinstance(answer, classifier_pb2.ClassifyResponse) else {},
+        stages=_stages(answer.timings) if isinstance(answer, classifier_pb2.ClassifyResponse) else {},
     )
 
 
-def _stages(answer: classifier_pb2.ClassifyResponse) -> dict[str, float]:
-    timings = answer.timings
-    known = timings.decode_ms + timings.plan_ms + timings.predict_ms + timings.reduce_ms
-    return {
-        "decode": timings.decode_ms,
-        "plan": timings.plan_ms,
-        "predict": timings.predict_ms,
-        "reduce": timings.reduce_ms,
-        "other": max(0.0, timings.total_ms - known),
-    }
+def _stages(timings: classifier_pb2.Timings) -> dict[str, float]:
+    known = {name: getattr(timings, f"{name}_ms") for name in ("decode", "plan", "predict", "reduce")}
+    return {**known, "other": max(0.0, timings.total_ms - sum(known.values()))}

@@ -4,19 +4,50 @@ Exit codes: 0 done and all thresholds kept, 1 a threshold breached or the test f
 4 thresholds kept, but the generator could not keep its rate, so that they mean nothing, 130 interrupted.
 """
 
+import contextlib
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
 import click
+import pydantic
 
 from dermserve.cli.lazy import Entry, LazyGroup
+from dermserve.cli.server import TLS_NAMES, TLS_OPTIONS, tls_options
+from dermserve.loadtest.drive import Generator, Server, check_server, run, say, server_under_test, worker_command
+from dermserve.loadtest.result import Result, table, write_csv
+from dermserve.loadtest.scenario import (
+    MODES,
+    SHAPES,
+    Scenario,
+    ScenarioError,
+    find_photos,
+    first_fault,
+    parse_mix,
+    parse_seconds,
+)
+from dermserve.loadtest.slo import Finding, check, findings_table, read_slos
+from dermserve.local import DEFAULT_STORE
+from dermserve.local.signals import ends_by_interrupt
 
-ENTRIES = {
-    "run": Entry("dermserve.loadtest.run_cli:run_command", "Put load on a gateway and report."),
-    "worker": Entry("dermserve.loadtest.run_cli:worker", "Generate load for a run on another machine."),
-    "report": Entry("dermserve.loadtest.run_cli:report", "Write the report of a recorded result again."),
+BREACHED = 1
+RATE_NOT_KEPT = 4
+_RESULT = "result.json"
+_REPORT = "report.html"
+_HERE = "dermserve.loadtest.cli"
+_ENTRIES = {
+    "run": Entry(f"{_HERE}:run_command", "Put load on a gateway and report."),
+    "worker": Entry(f"{_HERE}:worker", "Generate load for a run on another machine."),
+    "report": Entry(f"{_HERE}:report", "Write the report of a recorded result again."),
     "capacity": Entry("dermserve.loadtest.capacity_cli:capacity", "Find the highest rate that keeps a threshold."),
 }
 
 
-@click.group(cls=LazyGroup, entries=ENTRIES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, entries=_ENTRIES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="dermserve", prog_name="dermserve-loadtest")
 def main() -> None:
     """Load on a dermserve gateway: what it holds, at what latency, and where it breaks.
@@ -24,3 +55,205 @@ def main() -> None:
     Exit codes: 0 all thresholds kept, 1 one breached or the test failed, 2 wrong usage, 3 no server, 4 the generator
     could not keep its rate, 130 interrupted.
     """
+
+
+def duration(text: str) -> float:
+    """Read an option of 500ms, 90s, 2m or 1m30s; give seconds."""
+    try:
+        return parse_seconds(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def add_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Make one decorator of several."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
+FOLDER = click.Path(file_okay=False, path_type=pathlib.Path)
+CALL_OPTIONS = add_options(
+    click.option("--server", metavar="HOST:PORT", envvar="DERMSERVE_SERVER", show_envvar=True, help="The gateway."),
+    click.option("--local", is_flag=True, help="Start a model server and a gateway here, and stop them afterwards."),
+    click.option(
+        "--store", type=FOLDER, default=DEFAULT_STORE, envvar="DERMSERVE_STORE", show_default=True, show_envvar=True,
+        help="Store of --local.",
+    ),
+    click.option("--metrics", default="", metavar="URL", help="The gateway's metrics, http://HOST:PORT/metrics."),
+    *TLS_OPTIONS,
+    click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Sent with every call; repeatable."),
+    click.option(
+        "--mix", multiple=True, default=("all",), show_default=True, metavar="MODEL[:MODE[:N]][=WEIGHT]",
+        help=f"What to call; repeatable. MODE is {', '.join(MODES).lower()}; N photos make one stream, in `run` alone. "
+        "`all`: everything.",
+    ),
+    click.option("--photos", type=click.Path(resolve_path=True), help="Folder of photos. [default: eight drawn ones]"),
+    click.option("--deadline", type=duration, default="10s", show_default=True, help="Of a call."),
+    click.option(
+        "--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Generating processes."
+    ),
+)  # fmt: skip
+_JUDGED = add_options(
+    click.option("--slo", "slo_file", type=_FILE, help="TOML file of thresholds; a breach exits with 1."),
+    click.option(
+        "--max-error-rate", type=click.FloatRange(0, 1), default=0.01, show_default=True,
+        help="Share of calls that may fail, more exits with 1.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON."),
+)  # fmt: skip
+_LOCUSTFILE = (
+    "A locustfile of your own, with users made from dermserve.loadtest.ClassifyUser; it ignores --mix and --rate."
+)
+
+
+@click.command("run")
+@CALL_OPTIONS
+@add_options(
+    click.option(
+        "--users", type=click.IntRange(0), default=0, help="Users at the peak. [default: 8, or what --rate needs]"
+    ),
+    click.option(
+        "--rate", type=click.FloatRange(0, min_open=True),
+        help="Calls due a second, over all users, whatever the answers do (open loop).",
+    ),
+    click.option("--run-time", type=duration, default="1m", show_default=True, help="How long."),
+    click.option(
+        "--shape", type=click.Choice(list(SHAPES)), default="steady", show_default=True, help="Load over time."
+    ),
+    click.option(
+        "--warm-up", type=duration, default="5s", show_default=True, help="Left out of the numbers, at the start."
+    ),
+    click.option(
+        "--side", "sides", multiple=True, type=click.IntRange(64, 8000),
+        help="Longer side in pixels to scale photos to; repeatable.",
+    ),
+    click.option("--connections", type=click.IntRange(1), default=4, show_default=True, help="Of each process."),
+    click.option("--expect-workers", type=click.IntRange(0), default=0, help="Wait for so many `worker`s elsewhere."),
+    click.option("--bind", default="0.0.0.0:5557", show_default=True, help="HOST:PORT where those find this one."),
+    click.option(
+        "--web", default="", metavar="HOST:PORT", is_flag=False, flag_value="127.0.0.1:8089",
+        help="Locust's web UI starts the test, instead of starting at once. [without a value: 127.0.0.1:8089]",
+    ),
+    click.option("-f", "--locustfile", type=_FILE, help=_LOCUSTFILE),
+)  # fmt: skip
+@_JUDGED
+@click.option(
+    "--csv", "csv_file", type=click.Path(dir_okay=False, path_type=pathlib.Path),
+    help="Also write a row for each kind of call to this CSV file.",
+)  # fmt: skip
+@click.option(
+    "--out", type=FOLDER, default="build/loadtest", show_default=True, help=f"Folder for {_REPORT} and {_RESULT}."
+)
+def run_command(
+    slo_file: pathlib.Path | None, max_error_rate: float, csv_file: pathlib.Path | None, out: pathlib.Path,
+    as_json: bool, processes: int, expect_workers: int, bind: str, web: str, locustfile: pathlib.Path | None,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Put load on a gateway and report; compare with thresholds where there are any.
+
+    Ctrl-C ends the test and reports what there is; a server that --local started is stopped, too.
+    """
+    if processes > 1 and expect_workers:
+        raise click.UsageError("--processes starts workers here, --expect-workers waits for others: choose one")
+    generator = Generator(processes=processes, expect_workers=expect_workers, bind=bind, web=web, locustfile=locustfile)
+    slos = read_slos(slo_file) if slo_file else []
+    with under_test(options, photos_here=not expect_workers) as (scenario, server):
+        result = run(scenario, server, generator)
+    if csv_file:
+        write_csv(result, csv_file)
+    _conclude(result, check(result, slos), out, max_error_rate=max_error_rate, as_json=as_json)
+
+
+@click.command()
+@click.argument("master", metavar="HOST:PORT")
+@click.option("-f", "--locustfile", type=_FILE, help="The master's, if it has one of its own.")
+def worker(master: str, locustfile: pathlib.Path | None) -> None:
+    """Generate load for a `run --expect-workers` at HOST:PORT; ends when it does."""
+    if not master.rpartition(":")[2].isdigit() or ":" not in master:
+        raise click.BadParameter(f"{master} is not HOST:PORT")
+    command = worker_command(master, locustfile)
+    os.execv(command[0], command)  # noqa: S606 - Locust, with our own arguments
+
+
+@click.command()
+@click.argument("result_file", type=_FILE)
+@_JUDGED
+@click.option("--out", type=FOLDER, help="Folder for the report. [default: beside the result]")
+def report(
+    result_file: pathlib.Path, slo_file: pathlib.Path | None, max_error_rate: float, out: pathlib.Path | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Write the report of a recorded result again, with other thresholds perhaps."""
+    result = Result.read(result_file)
+    findings = check(result, read_slos(slo_file)) if slo_file else []
+    _conclude(result, findings, out or result_file.parent, max_error_rate=max_error_rate, as_json=as_json)
+
+
+@contextlib.contextmanager
+def under_test(options: Mapping[str, Any], *, photos_here: bool = True) -> Iterator[tuple[Scenario, Server]]:
+    """Give the scenario that the options ask for, and the server that they name, checked or started."""
+    scenario = _scenario(options)
+    if scenario.photos and photos_here:
+        find_photos(scenario.photos)
+    models = list(dict.fromkeys(part.model for part in scenario.mix))
+    chosen = {name: options[name] for name in ("local", "store", "metrics")}
+    with ends_by_interrupt(), server_under_test(options["server"], **chosen, models=models) as server:
+        scenario = scenario.model_copy(update={"target": server.target})
+        check_server(scenario)
+        yield scenario, server
+
+
+def _scenario(options: Mapping[str, Any]) -> Scenario:
+    metadata = {key: value for key, _, value in (pair.partition("=") for pair in options["metadata"])}
+    if "" in metadata or not all("=" in pair for pair in options["metadata"]):
+        raise ScenarioError("write --metadata KEY=VALUE")
+    given = {"target": options["server"] or "local", "mix": parse_mix(options["mix"]), "metadata": metadata}
+    try:
+        given["tls"] = tls_options(**{name: options[name] for name in TLS_NAMES})
+        return Scenario(**{**options, **given})
+    except pydantic.ValidationError as error:
+        raise ScenarioError(first_fault(error)) from error
+    except (OSError, ValueError) as error:
+        raise ScenarioError(str(error)) from error
+
+
+def _conclude(
+    result: Result, findings: list[Finding], out: pathlib.Path, *, max_error_rate: float, as_json: bool
+) -> None:
+    """Write the report, print the summary, and end with the exit code."""
+    from dermserve.loadtest.report import write_report
+
+    out.mkdir(parents=True, exist_ok=True)
+    result.write(out / _RESULT)
+    write_report(result, out / _REPORT, findings=findings)
+    if as_json:
+        summary = {
+            "calls": [asdict(row) for row in (*result.rows, result.all)],
+            "slo": [asdict(each) for each in findings],
+            "kept_rate": result.kept_rate,
+            "warnings": result.warnings,
+        }
+        click.echo(json.dumps(summary))
+    else:
+        click.echo(table([*result.rows, result.all]))
+        if findings:
+            click.echo(f"\n{findings_table(findings)}")
+    for warning in result.warnings:
+        say(f"warning: {warning}")
+    say(f"report: {out / _REPORT}")
+    faults = list(result.worker_faults)
+    if not result.all.calls:
+        faults.append("no call was made after the warm-up")
+    elif result.all.error_rate > max_error_rate:
+        faults.append(f"{result.all.error_rate:.2%} of the calls failed; --max-error-rate allows {max_error_rate:.2%}")
+    for fault in faults:
+        say(f"failed: {fault}")
+    if faults or any(not each.kept for each in findings):
+        sys.exit(BREACHED)
+    sys.exit(0 if result.kept_rate else RATE_NOT_KEPT)

@@ -1,30 +1,41 @@
-"""Running Locust as processes of its own: alone, or a master with workers."""
+"""The servers under test, and Locust as processes of its own: alone, or a master with workers."""
 
 import contextlib
 import json
 import math
 import pathlib
-import queue
+import re
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import click
 
 from dermserve.client import Client, DermserveError
-from dermserve.loadtest.errors import GeneratorError, ServerError
-from dermserve.loadtest.local import Server
-from dermserve.loadtest.machine import describe_machine
-from dermserve.loadtest.result import SCHEMA, Result
-from dermserve.loadtest.sampling import Sampler
-from dermserve.loadtest.scenario import Scenario
-from dermserve.local.child import Child
-from dermserve.local.ports import free_port
-from dermserve.local.signals import take
+from dermserve.loadtest.machine import Sampler, describe_machine
+from dermserve.loadtest.result import Result
+from dermserve.loadtest.scenario import LoadTestError, Scenario, ScenarioError, ServerError
+from dermserve.local import Stack, StackError
+from dermserve.local.child import Child, wait_serving
+from dermserve.local.ports import HOST, free_port
 
-_HERE = pathlib.Path(__file__).parent
-_SPARE = 60.0
-_PATIENCE = 10.0
+_LOCUSTFILE = pathlib.Path(__file__).with_name("locustfile.py")
+_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"')
+_READY_TIMEOUT = 180.0
+_CHECK_TIMEOUT = 10.0
+_LOCUST_GRACE = 60.0
+_CHILD_GRACE = 15.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Server:
+    """A server under test: its gateway's gRPC target and metrics, its processes here by name, its model server."""
+
+    target: str
+    metrics_url: str = ""
+    pids: Mapping[str, int]
+    tfs_address: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +54,76 @@ class Generator:
     """A file of one's own; the scenario's users when None."""
 
 
+def say(line: str) -> None:
+    """Print a line of progress on stderr."""
+    click.echo(line, err=True)
+
+
+@contextlib.contextmanager
+def server_under_test(
+    address: str | None, *, local: bool, store: pathlib.Path, metrics: str, models: Sequence[str]
+) -> Iterator[Server]:
+    """Give the gateway at an address, or run a model server and a gateway on free ports while the block lasts.
+
+    Args:
+        address: a gRPC target; None with `local`.
+        local: whether to run servers of our own, with these models of this store.
+        store: folder of the versioned store.
+        metrics: URL of the metrics of the gateway at the address; "" for none.
+        models: their names.
+
+    Raises:
+        ScenarioError: neither an address nor `local`, or both.
+        ServerError: our own servers don't come up.
+    """
+    if local == (address is not None):
+        raise ScenarioError("name the gateway with --server HOST:PORT, or start one here with --local")
+    if address is not None:
+        yield Server(target=address, metrics_url=metrics, pids={})
+        return
+    listen = f"{HOST}:{free_port()}"
+    flags = ("--metrics-listen", listen)
+    stack = Stack(store=store, models=models, port=0, tfs_port=0, gateway_flags=flags, say=say)
+    with contextlib.ExitStack() as undo:
+        try:
+            undo.enter_context(stack)
+        except StackError as error:
+            raise ServerError(str(error)) from error
+        yield Server(
+            target=stack.gateway_address, metrics_url=f"http://{listen}/metrics", pids=dict(stack.pids),
+            tfs_address=stack.tfs_address,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def more_gateways(server: Server, *, models: Sequence[str], most: int) -> Iterator[dict[int, Server]]:
+    """Run up to `most` gateways before a server's model server while the block lasts.
+
+    Returns:
+        Servers by their number of gateways, 1 to `most`; callers take turns with the gateways of one.
+
+    Raises:
+        ServerError: a gateway does not come up.
+    """
+    servers, addresses = {1: server}, [server.target]
+    command = [sys.executable, "-m", "dermserve.gateway", "--listen", "127.0.0.1:0", "--tfs", server.tfs_address]
+    command += [f"--model={model}" for model in models]
+    with contextlib.ExitStack() as undo:
+        for count in range(2, most + 1):
+            child = Child(command, name="gateway", log=lambda line: None, ready=_READY)
+            undo.callback(child.stop, grace=_CHILD_GRACE)
+            try:
+                address = child.wait_ready(timeout=_READY_TIMEOUT)[1]
+                wait_serving(address, timeout=_READY_TIMEOUT, children=[child])
+            except StackError as error:
+                raise ServerError(str(error)) from error
+            say(f"gateway {count} ready at {address}")
+            addresses.append(address)
+            pids = {**servers[count - 1].pids, f"gateway {count}": child.pid}
+            servers[count] = replace(server, target=f"ipv4:{','.join(addresses)}", pids=pids)
+        yield servers
+
+
 def check_server(scenario: Scenario) -> None:
     """See that a gateway answers and has the models.
 
@@ -50,7 +131,7 @@ def check_server(scenario: Scenario) -> None:
         ServerError: it does not.
     """
     try:
-        with Client(scenario.target, tls=scenario.tls, metadata=dict(scenario.metadata), deadline=_PATIENCE) as client:
+        with Client(scenario.target, tls=scenario.tls, metadata=scenario.metadata, deadline=_CHECK_TIMEOUT) as client:
             known = {model.name: model.ready for model in client.models()}
     except DermserveError as error:
         raise ServerError(f"{scenario.target}: {error}; start one with `dermserve up`, or use --local") from error
@@ -60,86 +141,66 @@ def check_server(scenario: Scenario) -> None:
             raise ServerError(f"{scenario.target} can't answer with model {name}; ready: {ready}")
 
 
-def run(
-    scenario: Scenario, server: Server, generator: Generator | None = None, *, say: Callable[[str], None]
-) -> Result:
-    """Run one test; on KeyboardInterrupt, Locust stops, too.
+def run(scenario: Scenario, server: Server, generator: Generator, *, quiet: bool = False) -> Result:
+    """Run one test, without Locust's lines where it is to be quiet; on KeyboardInterrupt, Locust stops, too.
 
     Raises:
-        GeneratorError: Locust ended without a result.
+        LoadTestError: Locust ended without a result.
     """
-    generator = generator or Generator()
-    machine = describe_machine()
+    about = {"scenario": scenario.public(), "machine": describe_machine()}
     with tempfile.TemporaryDirectory(prefix="dermserve-loadtest-") as scratch:
         file = pathlib.Path(scratch) / "result.json"
         with Sampler(pids=server.pids, metrics_url=server.metrics_url) as sampler:
-            _drive(scenario, generator, file, say=say)
+            _drive(scenario, generator, file, log=(lambda line: None) if quiet else say)
         if not file.is_file():
-            raise GeneratorError("Locust ended without a result; its lines above say why")
-        recorded: dict[str, Any] = json.loads(file.read_text())
-    about = {"schema": SCHEMA, "scenario": scenario.public(), "machine": machine}
-    return Result({**about, **recorded, "server": sampler.report()})
+            raise LoadTestError("Locust ended without a result; its lines above say why")
+        return Result({**about, **json.loads(file.read_text()), "server": sampler.report()})
 
 
 def worker_command(master: str, locustfile: pathlib.Path | None = None) -> list[str]:
     """Give the command of one worker, for a master at HOST:PORT."""
-    host, _, port = master.rpartition(":")
-    files = str(locustfile or _HERE / "locustfile.py")
-    return [*_locust(files), "--worker", f"--master-host={host}", f"--master-port={port}"]
+    return [*_locust(locustfile), "--worker", *_address("--master-{}", master)]
 
 
-def _locust(files: str) -> list[str]:
-    return [sys.executable, "-m", "locust", "-f", files, "--loglevel", "ERROR"]
+def _locust(locustfile: pathlib.Path | None) -> list[str]:
+    return [sys.executable, "-m", "locust", "-f", str(locustfile or _LOCUSTFILE), "--loglevel", "ERROR"]
 
 
-def _drive(scenario: Scenario, generator: Generator, file: pathlib.Path, *, say: Callable[[str], None]) -> None:
+def _address(option: str, address: str) -> list[str]:
+    host, _, port = address.rpartition(":")
+    return [f"{option.format('host')}={host}", f"{option.format('port')}={port}"]
+
+
+def _drive(scenario: Scenario, generator: Generator, file: pathlib.Path, *, log: Callable[[str], None]) -> None:
     """Start Locust, and its workers, and wait until it has ended."""
-    environment = {"DERMSERVE_LOADTEST_SCENARIO": scenario.to_json(), "PYTHONUNBUFFERED": "1"}
-    ended: queue.SimpleQueue[Child] = queue.SimpleQueue()
+    environment = {"DERMSERVE_LOADTEST_SCENARIO": scenario.model_dump_json(), "PYTHONUNBUFFERED": "1"}
     bind = generator.bind if generator.expect_workers else f"127.0.0.1:{free_port()}"
     # Locust finishes the calls in flight first, when it is asked to stop.
-    grace = scenario.deadline + _SPARE
+    grace = scenario.deadline + _LOCUST_GRACE
     with contextlib.ExitStack() as undo:
-        main = Child(_main_command(scenario, generator, file, bind), name="Locust", log=say, env=environment)
+        main = Child(_main_command(scenario, generator, file, bind), name="Locust", log=log, env=environment)
         undo.callback(main.stop, grace=grace)
-        main.on_exit(lambda: ended.put(main))
         for index in range(generator.processes if generator.processes > 1 else 0):
-            worker = Child(worker_command(bind, generator.locustfile), name=f"worker {index}", log=say, env=environment)
-            undo.callback(worker.stop, grace=_PATIENCE)
+            worker = Child(worker_command(bind, generator.locustfile), name=f"worker {index}", log=log, env=environment)
+            undo.callback(worker.stop, grace=_CHILD_GRACE)
         if generator.web:
             say(f"web UI: http://{generator.web}; Ctrl-C ends it and writes the report")
         try:
-            take(ended)
+            main.wait()
         except KeyboardInterrupt:
             main.stop(grace=grace)
             if not file.is_file():
                 raise
             say("interrupted: the report has what was measured so far")
-        main.wait()
 
 
 def _main_command(scenario: Scenario, generator: Generator, file: pathlib.Path, bind: str) -> list[str]:
-    files = str(generator.locustfile or _HERE / "locustfile.py")
-    if not generator.web and generator.locustfile is None:
-        files += f",{_HERE / 'shaped.py'}"
-    command = [
-        *_locust(files),
-        f"--host={scenario.target}",
-        f"--stop-timeout={math.ceil(scenario.deadline)}",
-        f"--result={file}",
-        "--exit-code-on-error=0",
-    ]
-    if generator.web:
-        host, _, port = generator.web.rpartition(":")
-        command += [f"--web-host={host}", f"--web-port={port}"]
-    else:
-        command += ["--headless", "--only-summary"]
-    if generator.web or generator.locustfile is not None:
+    command = [*_locust(generator.locustfile), f"--host={scenario.target}", f"--result={file}"]
+    command += [f"--stop-timeout={math.ceil(scenario.deadline)}", "--exit-code-on-error=0"]
+    if generator.web or generator.locustfile:  # our own users follow the scenario's shape otherwise
         command += [f"--users={scenario.peak_users}", f"--spawn-rate={scenario.peak_users}"]
         command += [f"--run-time={round(scenario.run_time)}s"]
-    workers = generator.expect_workers + (generator.processes if generator.processes > 1 else 0)
-    if workers:
-        host, _, port = bind.rpartition(":")
-        command += ["--master", f"--master-bind-host={host}", f"--master-bind-port={port}"]
-        command += [f"--expect-workers={workers}"]
+    command += _address("--web-{}", generator.web) if generator.web else ["--headless", "--only-summary"]
+    if workers := generator.expect_workers or (generator.processes if generator.processes > 1 else 0):
+        command += ["--master", *_address("--master-bind-{}", bind), f"--expect-workers={workers}"]
     return command

@@ -1,7 +1,71 @@
 """What Locust runs for `dermserve-loadtest`; workers load it, too."""
 
-from dermserve.loadtest.users import ScenarioUser
+import random
+from typing import Any
+
+import gevent
+from locust import LoadTestShape, events
+from locust.runners import WorkerRunner
+
+from dermserve.loadtest.hooks import RECORDER
+from dermserve.loadtest.recorder import Timeline
+from dermserve.loadtest.scenario import Scenario
+from dermserve.loadtest.users import ClassifyUser
 
 
-class Caller(ScenarioUser):
-    """Makes the scenario's calls."""
+class Caller(ClassifyUser):
+    """Makes the scenario's calls; every worker gets it from the master."""
+
+    def __init__(self, environment: Any) -> None:
+        scenario = Scenario.model_validate_json(environment.parsed_options.scenario)
+        self.host, self.mix, self.photos_folder = scenario.target, scenario.mix, scenario.photos
+        self.sides, self.deadline, self.connections = scenario.sides, scenario.deadline, scenario.connections
+        self.metadata, self.tls = scenario.metadata, scenario.tls
+        self._rate = scenario.rate and scenario.rate / scenario.peak_users
+        self._warm_up = scenario.warm_up
+        self._timeline: Timeline | None = None
+        super().__init__(environment)
+
+    def on_start(self) -> None:
+        """Begin its timetable, if there is a rate, at a moment of its own, and wait for the first call to be due."""
+        if self._rate:
+            phase = random.random()  # noqa: S311 - no secret
+            self._timeline = Timeline(self._rate, phase=phase, warm_up=self._warm_up)
+            gevent.sleep(self._timeline.pause())
+
+    def on_stop(self) -> None:
+        """Account for what came due."""
+        if self._timeline:
+            RECORDER.pace.add(self._timeline.finish())
+
+    def wait_time(self) -> float:
+        """Wait until the next call is due; not at all in a closed loop."""
+        return self._timeline.pause() if self._timeline else 0.0
+
+    def classify_by_mix(self) -> None:
+        """Make one call of the mix, timed from when it was due."""
+        self._due = self._timeline.take() if self._timeline else None
+        super().classify_by_mix()
+
+
+class Shape(LoadTestShape):
+    """Follows the scenario's shape."""
+
+    abstract = True  # or Locust would use it with the web UI, which says how many users there are
+
+    def __init__(self, scenario: Scenario) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._scenario = scenario
+
+    def tick(self) -> tuple[int, float] | None:
+        """Give the users wanted now and how quickly to get there; None at the end."""
+        users = self._scenario.users_at(self.get_run_time())  # type: ignore[no-untyped-call]
+        return None if users is None else (users, float(users))
+
+
+@events.init.add_listener  # type: ignore[untyped-decorator]
+def _follow_shape(environment: Any, runner: Any, **_: Any) -> None:
+    options = environment.parsed_options
+    if options.headless and not isinstance(runner, WorkerRunner):
+        environment.shape_class = Shape(Scenario.model_validate_json(options.scenario))
+        environment.shape_class.runner = runner

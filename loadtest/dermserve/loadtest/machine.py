@@ -1,19 +1,32 @@
-"""Where and from what a test ran, so that its numbers can be judged later."""
+"""The machine of a test, and how busy each server is: by psutil where it runs here, else by its /metrics."""
 
+import contextlib
 import importlib.metadata
 import os
 import pathlib
 import platform
 import subprocess
-from typing import Any
+import threading
+import time
+import urllib.request
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
 
 import psutil
+from prometheus_client.parser import text_string_to_metric_families
 
 _PACKAGES = ("grpcio", "locust", "gevent", "numpy", "pillow", "tensorflow")
+_STAGES = "dermserve_gateway_stage_duration_seconds"
+_INTERVAL = 1.0
+_TIMEOUT = 2.0
+# Of what is under test; a proxy of the environment has no part in it.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+Sample = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def describe_machine() -> dict[str, Any]:
-    """Give processor, cores, memory, load, system and versions."""
+    """Give processor, cores, memory, load, system, versions, and the checkout's commit."""
     return {
         "processor": _processor(),
         "cores": psutil.cpu_count() or 1,
@@ -23,19 +36,18 @@ def describe_machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
-        "commit": commit(),
+        "commit": _commit(),
     }
 
 
-def commit() -> str:
+def _commit() -> str:
     """Give the checkout's commit, "+ changes" where files differ from it; "" outside a checkout."""
-    here = pathlib.Path(__file__).parent
-    head = _git(here, "rev-parse", "HEAD")
-    return f"{head} + changes" if head and _git(here, "status", "--porcelain", "--untracked-files=no") else head
+    head = _git("rev-parse", "HEAD")
+    return f"{head} + changes" if head and _git("status", "--porcelain", "--untracked-files=no") else head
 
 
-def _git(folder: pathlib.Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(pathlib.Path(__file__).parent), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()  # noqa: S603
     except (OSError, subprocess.SubprocessError):
@@ -51,7 +63,112 @@ def _processor() -> str:
 
 
 def _version(package: str) -> str:
-    try:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+    return ""
+
+
+class Sampler:
+    """Watches processes and metrics once a second, in a thread, while the block lasts.
+
+    Args:
+        pids: processes of this machine, by name; their children count with them.
+        metrics_url: of a gateway; "" for none.
+    """
+
+    def __init__(self, *, pids: Mapping[str, int], metrics_url: str = "") -> None:
+        self._processes = {name: psutil.Process(pid) for name, pid in pids.items()}
+        self._url = metrics_url
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
+        self._samples: list[dict[str, Any]] = []
+        self._stages: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Self:
+        self._before = scrape(self._url)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._stages = difference(self._before, scrape(self._url))
+
+    def report(self) -> dict[str, Any]:
+        """Give what was seen: each second's cores and memory by process, and the gateway's stages."""
+        return {"stages": self._stages, "samples": self._samples}
+
+    def _run(self) -> None:
+        then, before, idle_before = time.monotonic(), self._look(), _idle()
+        while not self._stop.wait(_INTERVAL):
+            now, seen, idle = time.monotonic(), self._look(), _idle()
+            use = {
+                name: {"cores": (cpu - before[name][0]) / (now - then), "resident_mb": resident / 1e6}
+                for name, (cpu, resident) in seen.items()
+                if name in before
+            }
+            busy = max(0.0, (psutil.cpu_count() or 1) - (idle - idle_before) / (now - then))
+            self._samples.append({"second": int(time.time()), "machine_cores": busy, "processes": use})
+            then, before, idle_before = now, seen, idle
+
+    def _look(self) -> dict[str, tuple[float, float]]:
+        """CPU seconds and resident bytes by name."""
+        seen = {}
+        for name, process in self._processes.items():
+            with contextlib.suppress(psutil.Error):
+                seen[name] = _use(process)
+        if "gateway" not in seen and (sample := scrape(self._url)):
+            with contextlib.suppress(KeyError):
+                seen["gateway"] = (
+                    sample["process_cpu_seconds_total", ()],
+                    sample["process_resident_memory_bytes", ()],
+                )
+        return seen
+
+
+def _idle() -> float:
+    times = psutil.cpu_times()
+    return float(times.idle + getattr(times, "iowait", 0))
+
+
+def _use(process: psutil.Process) -> tuple[float, float]:
+    cpu = resident = 0.0
+    for each in (process, *process.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = each.cpu_times()
+            cpu += times.user + times.system
+            resident += each.memory_info().rss
+    return cpu, resident
+
+
+def scrape(url: str) -> Sample | None:
+    """Read all samples by name and labels; None when nothing answers there."""
+    if not url.startswith(("http://", "https://")):
+        return None
+    try:
+        with _DIRECT.open(url, timeout=_TIMEOUT) as answer:
+            text = answer.read().decode()
+        return {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+    except (OSError, ValueError):
+        return None
+
+
+def difference(before: Sample | None, after: Sample | None) -> list[dict[str, Any]]:
+    """Give each stage's calls and mean milliseconds between two looks; nothing where one is missing."""
+    if before is None or after is None:
+        return []
+    stages = []
+    for (name, labels), total in sorted(after.items()):
+        if name == f"{_STAGES}_sum":
+            count = (f"{_STAGES}_count", labels)
+            calls = after.get(count, 0) - before.get(count, 0)
+            spent = total - before.get((name, labels), 0)
+            if calls > 0:
+                stages.append({**dict(labels), "calls": calls, "mean_ms": spent / calls * 1000})
+    return stages

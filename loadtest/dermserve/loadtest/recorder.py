@@ -1,67 +1,28 @@
-"""What is kept of every call: a second's counts for each kind, in each generating process, gathered by the master."""
+"""What is kept of a test: counts of calls by second and kind, and how an open loop kept its timetable.
+
+Locust's own statistics round latencies to two digits and know neither seconds, nor statuses, nor the gateway's stages.
+"""
 
 import json
 import math
 import pathlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from dermserve.loadtest.calls import Call
-from dermserve.loadtest.pacing import Pace
 from dermserve.models.store import write_durably
 
-Key = tuple[int, str, str, str]
+TOLERANCE = 0.02
+"""Seconds a call may start after it was due without counting as late."""
 _STEP = math.log(1.01)
 _LEAST = 0.01
 
 
-class Histogram:
-    """Counts of latencies in milliseconds; quantiles are right to half a percent.
-
-    Args:
-        counts: by bucket, as `counts` gives them; JSON's text keys will do.
-    """
-
-    def __init__(self, counts: Mapping[int, int] | Mapping[str, int] | None = None) -> None:
-        self.counts: Counter[int] = Counter({int(bucket): count for bucket, count in (counts or {}).items()})
-        """By bucket."""
-
-    def add(self, milliseconds: float) -> None:
-        """Count one."""
-        self.counts[bucket_of(milliseconds)] += 1
-
-    @property
-    def total(self) -> int:
-        """How many were counted."""
-        return self.counts.total()
-
-    def quantile(self, share: float) -> float:
-        """Give the latency in milliseconds that `share` of the calls kept within; NaN when there are none."""
-        left = math.ceil(share * self.total)
-        for bucket in sorted(self.counts):
-            left -= self.counts[bucket]
-            if left <= 0:
-                return middle_of(bucket)
-        return math.nan
-
-    def over(self, milliseconds: float) -> int:
-        """Count the calls that took longer."""
-        return sum(count for bucket, count in self.counts.items() if middle_of(bucket) > milliseconds)
-
-    @classmethod
-    def merged(cls, histograms: Iterable[Self]) -> Self:
-        """Put histograms together."""
-        whole = cls()
-        for histogram in histograms:
-            whole.counts.update(histogram.counts)
-        return whole
-
-
 def bucket_of(milliseconds: float) -> int:
-    """Give the bucket of a latency."""
+    """Give the bucket of a latency; each is 1 % wide, so that quantiles are right to half a percent."""
     return round(math.log(max(milliseconds, _LEAST)) / _STEP)
 
 
@@ -70,29 +31,120 @@ def middle_of(bucket: int) -> float:
     return math.exp(bucket * _STEP)
 
 
-@dataclass(slots=True)
+def quantile(latency: Mapping[int, int], share: float) -> float:
+    """Give the milliseconds that a share of the calls, by bucket, kept within; NaN without calls."""
+    left = math.ceil(share * sum(latency.values()))
+    for bucket in sorted(latency):
+        left -= latency[bucket]
+        if left <= 0:
+            return middle_of(bucket)
+    return math.nan
+
+
+@dataclass
 class Cell:
     """The calls of one kind that ended in one second."""
 
-    latency: Histogram = field(default_factory=Histogram)
-    """Of those that got an answer."""
+    second: int = 0
+    """Unix time."""
+    method: str = ""
+    model: str = ""
+    mode: str = ""
+    latency: Counter[int] = field(default_factory=Counter)
+    """Calls that got an answer, by bucket."""
     statuses: Counter[str] = field(default_factory=Counter)
     """Calls by the name of their status."""
     stages: Counter[str] = field(default_factory=Counter)
     """Milliseconds, summed over the answers."""
 
-    def add(self, call: Call) -> None:
-        """Count one call."""
-        self.statuses[call.status] += 1
-        if call.status == "OK":
-            self.latency.add(call.milliseconds)
-            self.stages.update(call.stages)
+    @property
+    def kind(self) -> tuple[str, str, str]:
+        """Method, model and mode."""
+        return self.method, self.model, self.mode
 
     def merge(self, other: "Cell") -> None:
-        """Put another's counts to these."""
-        self.latency.counts.update(other.latency.counts)
+        """Add another's counts to these."""
+        self.latency.update(other.latency)
         self.statuses.update(other.statuses)
         self.stages.update(other.stages)
+
+    @classmethod
+    def read(cls, written: Mapping[str, Any]) -> Self:
+        """Read what `vars` gave, also after its way through JSON."""
+        latency = Counter({int(bucket): count for bucket, count in written["latency"].items()})
+        counters = {"statuses": Counter(written["statuses"]), "stages": Counter(written["stages"])}
+        return cls(**{**written, **counters, "latency": latency})
+
+
+@dataclass(slots=True)
+class Pace:
+    """How an open loop went."""
+
+    wanted: int = 0
+    """Calls that came due."""
+    started: int = 0
+    """Calls that were started."""
+    late: int = 0
+    """Those of them that started more than TOLERANCE after they were due."""
+    worst: float = 0.0
+    """Seconds of the latest."""
+
+    def add(self, other: "Pace") -> None:
+        """Add another's counts to these."""
+        self.wanted += other.wanted
+        self.started += other.started
+        self.late += other.late
+        self.worst = max(self.worst, other.worst)
+
+    @property
+    def off(self) -> float:
+        """Share of the calls that were late or never started."""
+        return (self.wanted - self.started + self.late) / self.wanted if self.wanted else 0.0
+
+
+class Timeline:
+    """When the calls of one user of an open loop are due, whatever the answers do.
+
+    Locust's `constant_throughput` silently drops the slots that come due during a slow call, and with them the
+    latencies that waiting callers would have seen (coordinated omission). Here they stay due, and lateness is counted.
+
+    Args:
+        rate: calls a second.
+        phase: share of an interval before the first, so that users don't call in step.
+        warm_up: seconds from now on in which lateness doesn't count.
+        clock: seconds.
+    """
+
+    def __init__(
+        self, rate: float, *, phase: float = 0.0, warm_up: float = 0.0, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._interval = 1 / rate
+        self._clock = clock
+        now = clock()
+        self._next = now + phase * self._interval
+        skipped = max(0, math.ceil((now + warm_up - self._next) / self._interval))
+        self._begin = self._next + skipped * self._interval
+        self._pace = Pace()
+
+    def pause(self) -> float:
+        """Give the seconds until the next call is due; 0 when it is already."""
+        return max(0.0, self._next - self._clock())
+
+    def take(self) -> float:
+        """Start the next call; return when it was due."""
+        due = self._next
+        self._next += self._interval
+        if due >= self._begin - self._interval / 2:
+            lateness = max(0.0, self._clock() - due)
+            self._pace.add(Pace(started=1, late=int(lateness > TOLERANCE), worst=lateness))
+        return due
+
+    def finish(self) -> Pace:
+        """Count the calls that came due, also those never started, but for the one that is due just now."""
+        overdue = self._clock() - TOLERANCE - self._begin
+        came_due = int(overdue / self._interval) + 1 if overdue >= 0 else 0
+        self._pace.wanted = max(self._pace.started, came_due)
+        return self._pace
 
 
 class Recorder:
@@ -103,91 +155,67 @@ class Recorder:
 
     def clear(self) -> None:
         """Forget everything; a test starts now."""
-        self._cells: dict[Key, Cell] = {}
-        self._pace = Pace()
+        self.started = time.time()
+        self.ended = 0.0
+        self.faults: list[str] = []
+        """What went wrong with workers, by which the test has failed."""
+        self.pace = Pace()
+        self._empty()
+
+    def _empty(self) -> None:
+        self._cells: dict[tuple[int, tuple[str, str, str]], Cell] = {}
         self._generators: list[dict[str, Any]] = []
         self._messages: Counter[str] = Counter()
-        self._faults: list[str] = []
-        self.started = time.time()
-        self.ended: float | None = None
 
     def note(self, call: Call) -> None:
         """Count one call."""
-        key = (int(time.time()), call.method, call.model, call.mode)
-        self._cells.setdefault(key, Cell()).add(call)
+        counts = Cell(int(time.time()), call.method, call.model, call.mode, statuses=Counter({call.status: 1}))
+        if call.status == "OK":
+            counts.latency[bucket_of(call.milliseconds)] += 1
+            counts.stages.update(call.stages)
+        self._add(counts)
         if call.message and len(self._messages) < 100:
             self._messages[f"{call.status}: {call.message}"[:300]] += 1
-
-    def note_pace(self, pace: Pace) -> None:
-        """Add how one user's open loop went."""
-        self._pace.add(pace)
 
     def note_generator(self, name: str, *, cpu: float, lag: float) -> None:
         """Note one second of a generating process: its share of one core, and how late its event loop was in ms."""
         self._generators.append({"second": int(time.time()), "name": name, "cpu": cpu, "lag_ms": lag})
 
-    def note_fault(self, fault: str) -> None:
-        """Add what went wrong with a worker, by which the test has failed."""
-        self._faults.append(fault)
-
     def drain(self) -> dict[str, Any]:
         """Empty it into a message."""
         message = self._contents()
-        started = self.started
-        self.clear()
-        self.started = started
+        self.pace = Pace()
+        self._empty()
         return message
 
     def absorb(self, message: dict[str, Any]) -> None:
         """Take in another's message."""
-        for key, cell in read_cells(message["cells"]):
-            self._cells.setdefault(key, Cell()).merge(cell)
-        self._pace.add(Pace(**message["pace"]))
+        for cell in message["cells"]:
+            self._add(Cell.read(cell))
+        self.pace.add(Pace(**message["pace"]))
         self._generators.extend(message["generators"])
         self._messages.update(message["messages"])
 
-    def since(self, second: int) -> Cell:
+    def since(self, second: float) -> Cell:
         """Put together all calls that ended in a second or later."""
         whole = Cell()
-        for key, cell in self._cells.items():
-            if key[0] >= second:
+        for cell in self._cells.values():
+            if cell.second >= second:
                 whole.merge(cell)
         return whole
 
     def write(self, file: pathlib.Path) -> None:
         """Write everything, whole or not at all."""
-        content = {"started": self.started, "ended": self.ended or time.time(), **self._contents()}
-        write_durably(file, json.dumps(content))
+        times = {"started": self.started, "ended": self.ended or time.time()}
+        write_durably(file, json.dumps({**times, "worker_faults": self.faults, **self._contents()}))
+
+    def _add(self, counts: Cell) -> None:
+        key = counts.second, counts.kind
+        if key in self._cells:
+            self._cells[key].merge(counts)
+        else:
+            self._cells[key] = counts
 
     def _contents(self) -> dict[str, Any]:
-        return {
-            "cells": [_written(key, cell) for key, cell in sorted(self._cells.items())],
-            "pace": asdict(self._pace),
-            "generators": self._generators,
-            "messages": dict(self._messages),
-            "worker_faults": self._faults,
-        }
-
-
-def _written(key: Key, cell: Cell) -> dict[str, Any]:
-    second, method, model, mode = key
-    return {
-        "second": second,
-        "method": method,
-        "model": model,
-        "mode": mode,
-        "latency": {str(bucket): count for bucket, count in cell.latency.counts.items()},
-        "statuses": dict(cell.statuses),
-        "stages": dict(cell.stages),
-    }
-
-
-def read_cells(written: Iterable[dict[str, Any]]) -> Iterable[tuple[Key, Cell]]:
-    """Read what a recorder wrote of its calls."""
-    for each in written:
-        cell = Cell(
-            latency=Histogram(each["latency"]),
-            statuses=Counter(each["statuses"]),
-            stages=Counter(each["stages"]),
-        )
-        yield (each["second"], each["method"], each["model"], each["mode"]), cell
+        cells = [vars(cell) for _, cell in sorted(self._cells.items())]
+        return {"cells": cells, "pace": asdict(self.pace), "generators": self._generators, "messages": self._messages}

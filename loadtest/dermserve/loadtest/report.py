@@ -6,34 +6,24 @@ import importlib.resources
 import io
 import json
 import pathlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import jinja2
-import matplotlib as mpl
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dermserve.loadtest.recorder import Cell, Histogram, middle_of
+from dermserve.loadtest.capacity import Capacity, throughput
+from dermserve.loadtest.recorder import Cell, middle_of, quantile
 from dermserve.loadtest.result import Result
 from dermserve.loadtest.slo import Finding
 from dermserve.models.store import write_durably
 
-_LOOK: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-}
-_QUANTILES = {0.5: "p50", 0.95: "p95", 0.99: "p99"}
+_STYLE = "seaborn-v0_8-whitegrid"
 _POINTS = 120
-_OK = "#2a6f97"
-_BAD = "#c1121f"
+_GOOD, _BAD = "#2a6f97", "#c1121f"
 
 
 def write_report(result: Result, file: pathlib.Path, *, findings: Sequence[Finding] = ()) -> None:
@@ -46,113 +36,96 @@ def write_report(result: Result, file: pathlib.Path, *, findings: Sequence[Findi
     """
     template = importlib.resources.files("dermserve.loadtest").joinpath("report.html.j2").read_text()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    with settings():
-        pictures = {title: _png(figure) for title, figure in _plots(result).items()}
-    page = environment.from_string(template).render(
-        result=result,
-        rows=[*result.rows, result.all],
-        findings=findings,
-        pictures=pictures,
-        stages=_stage_means(result),
-        scenario=json.dumps(result.data["scenario"], indent=1),
-        machine=result.data["machine"],
-        messages=result.data["messages"],
-        started=datetime.datetime.fromtimestamp(result.data["started"], datetime.UTC).isoformat(timespec="seconds"),
-    )
+    stages = _stage_means(result)
+    with matplotlib.style.context(_STYLE):
+        page = environment.from_string(template).render(
+            result=result,
+            rows=[*result.rows, result.all],
+            findings=findings,
+            pictures=_pictures(result, stages),
+            stages=stages,
+            scenario=json.dumps(result.data["scenario"], indent=1),
+            machine=result.data["machine"],
+            messages=result.data["messages"],
+            started=datetime.datetime.fromtimestamp(result.data["started"], datetime.UTC).isoformat(timespec="seconds"),
+        )
     write_durably(file, page)
 
 
-def settings() -> AbstractContextManager[None]:
-    """Set how plots look, while the block lasts."""
-    return mpl.rc_context(_LOOK)
+def _pictures(result: Result, stages: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """Draw all that a result has data for; give data URLs by title."""
+    pictures = {
+        "Latency over time": _over_time(result),
+        "Answers and errors": _throughput(result),
+        "Latency by kind of call": _histograms(result),
+    }
+    if stages:
+        pictures["Where the time goes in the gateway"] = _stages(stages)
+    if result.data["server"]["samples"] or result.data["generators"]:
+        pictures["Processor and memory"] = _resources(result)
+    return {title: _png(figure) for title, figure in pictures.items()}
 
 
 def _png(figure: Figure) -> str:
-    """Give a figure as a data URL."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110, bbox_inches="tight")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _plots(result: Result) -> dict[str, Figure]:
-    """Draw all that a result has data for, by title."""
-    drawn = {
-        "Latency over time": _over_time(result),
-        "Answers and errors": _throughput(result),
-        "Latency by kind of call": _histograms(result),
-    }
-    if any(row.stages for row in result.rows) or result.data["server"]["stages"]:
-        drawn["Where the time goes in the gateway"] = _stages(result)
-    if result.data["server"]["samples"] or result.data["generators"]:
-        drawn["Processor and memory"] = _resources(result)
-    return drawn
+def _figure(columns: int = 1, height: float = 3.0) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(9, height), layout="constrained")
+    return figure, list(figure.subplots(1, columns, squeeze=False)[0])
 
 
 def _slices(result: Result) -> tuple[int, dict[int, Cell]]:
     """Put seconds together to at most _POINTS slices; give the seconds of one, and each slice's calls by its start."""
-    start = int(result.data["started"])
-    width = max(1, round((result.data["ended"] - start) / _POINTS))
-    slices = {second: Cell() for second in range(0, int(result.data["ended"] - start) + 1, width)}
-    for (second, *_), cell in result.cells:
-        slices.setdefault((second - start) // width * width, Cell()).merge(cell)
+    start, length = int(result.data["started"]), int(result.data["ended"] - result.data["started"])
+    width = max(1, round(length / _POINTS))
+    slices = {second: Cell() for second in range(0, length + 1, width)}
+    for cell in result.cells:
+        slices.setdefault((cell.second - start) // width * width, Cell()).merge(cell)
     return width, dict(sorted(slices.items()))
 
 
-def _axes(rows: int = 1, columns: int = 1, height: float = 3.0) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(9, height * rows), layout="constrained")
-    return figure, list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
-
-
-def _mark_warm_up(axes: Axes, result: Result) -> None:
+def _over_seconds(axes: Axes, result: Result, **labels: Any) -> None:
     if warm_up := result.data["scenario"].get("warm_up"):
         axes.axvspan(0, warm_up, color="0.9", zorder=0, label="warm-up, not counted")
+    axes.set(xlabel="seconds since the start", **labels)
+    axes.legend(ncols=4, fontsize=8)
 
 
 def _over_time(result: Result) -> Figure:
-    figure, (axes,) = _axes()
-    _, slices = _slices(result)
-    slices = {start: cell for start, cell in slices.items() if cell.latency.total}
-    for share, name in _QUANTILES.items():
-        axes.plot(list(slices), [cell.latency.quantile(share) for cell in slices.values()], label=name, lw=1.4)
-    _mark_warm_up(axes, result)
-    axes.set(xlabel="seconds since the start", ylabel="milliseconds", yscale="log")
-    axes.legend(ncols=4, loc="upper right")
+    figure, (axes,) = _figure()
+    slices = {start: cell for start, cell in _slices(result)[1].items() if cell.latency}
+    for name, share in {"p50": 0.5, "p95": 0.95, "p99": 0.99}.items():
+        axes.plot(list(slices), [quantile(cell.latency, share) for cell in slices.values()], label=name)
+    _over_seconds(axes, result, ylabel="milliseconds", yscale="log")
     return figure
 
 
 def _throughput(result: Result) -> Figure:
-    figure, (axes,) = _axes()
+    figure, (axes,) = _figure()
     width, slices = _slices(result)
-    answers = [cell.statuses["OK"] / width for cell in slices.values()]
-    errors = [(cell.statuses.total() - cell.statuses["OK"]) / width for cell in slices.values()]
-    axes.plot(list(slices), answers, color=_OK, label="answers/s")
-    axes.fill_between(list(slices), errors, color=_BAD, alpha=0.6, step="mid", label="errors/s")
-    _mark_warm_up(axes, result)
-    axes.set(xlabel="seconds since the start", ylabel="calls a second", ylim=(0, None))
-    axes.legend(ncols=3, loc="lower right")
+    answers = np.array([cell.statuses["OK"] for cell in slices.values()])
+    calls = np.array([cell.statuses.total() for cell in slices.values()])
+    axes.plot(list(slices), answers / width, color=_GOOD, label="answers/s")
+    axes.fill_between(list(slices), (calls - answers) / width, color=_BAD, alpha=0.6, step="mid", label="errors/s")
+    _over_seconds(axes, result, ylabel="calls a second", ylim=(0, None))
     return figure
 
 
 def _histograms(result: Result) -> Figure:
-    kinds: dict[str, list[Histogram]] = {}
-    for (second, *kind), cell in result.cells:
-        if second >= int(result.counted_from):
-            kinds.setdefault(" ".join(filter(None, map(str, kind))), []).append(cell.latency)
-    figure, (axes,) = _axes()
-    for name, histograms in sorted(kinds.items()):
-        counts = Histogram.merged(histograms).counts
-        if counts:
-            _draw_histogram(axes, name, counts)
+    figure, (axes,) = _figure()
+    for kind, cell in result.kinds.items():
+        if cell.latency:
+            buckets, counts = np.array(sorted(cell.latency.items())).T
+            edges = np.geomspace(middle_of(buckets[0]) * 0.99, middle_of(buckets[-1]) * 1.01, 60)
+            shares, milliseconds = counts / counts.sum(), [middle_of(bucket) for bucket in buckets]
+            axes.hist(milliseconds, edges.tolist(), weights=shares, histtype="step", label=" ".join(filter(None, kind)))
     axes.set(xlabel="milliseconds", ylabel="share of calls", xscale="log")
-    if kinds:
+    if axes.has_data():
         axes.legend(fontsize=8)
     return figure
-
-
-def _draw_histogram(axes: Axes, name: str, counts: Counter[int]) -> None:
-    edges = np.geomspace(middle_of(min(counts)) * 0.99, middle_of(max(counts)) * 1.01, 60)
-    middles, weights = [middle_of(bucket) for bucket in counts], np.array(list(counts.values()), float)
-    axes.hist(middles, edges.tolist(), weights=weights / weights.sum(), histtype="step", label=name)
 
 
 def _stage_means(result: Result) -> dict[str, Mapping[str, float]]:
@@ -165,38 +138,84 @@ def _stage_means(result: Result) -> dict[str, Mapping[str, float]]:
     return dict(models)
 
 
-def _stages(result: Result) -> Figure:
-    means = _stage_means(result)
-    figure, (axes,) = _axes(height=1.2 + 0.4 * len(means))
-    names = list(dict.fromkeys(stage for stages in means.values() for stage in stages))
+def _stages(means: Mapping[str, Mapping[str, float]]) -> Figure:
+    figure, (axes,) = _figure(height=1.2 + 0.4 * len(means))
     left = np.zeros(len(means))
-    for name in names:
+    for name in dict.fromkeys(stage for stages in means.values() for stage in stages):
         widths = np.array([stages.get(name, 0.0) for stages in means.values()])
         axes.barh(list(means), widths, left=left, label=name)
         left += widths
     axes.set(xlabel="mean milliseconds")
-    axes.legend(ncols=len(names), loc="upper center", bbox_to_anchor=(0.5, 1.3), fontsize=8)
+    figure.legend(ncols=5, loc="outside upper center", fontsize=8)
     return figure
 
 
 def _resources(result: Result) -> Figure:
-    start = result.data["started"]
-    samples: list[Mapping[str, Any]] = result.data["server"]["samples"]
-    figure, (cores, memory) = _axes(1, 2)
-    for name in dict.fromkeys(name for sample in samples for name in sample["processes"]):
-        having = [sample for sample in samples if name in sample["processes"]]
-        seconds = [sample["second"] - start for sample in having]
-        cores.plot(seconds, [sample["processes"][name]["cores"] for sample in having], label=name)
-        memory.plot(seconds, [sample["processes"][name]["resident_mb"] for sample in having], label=name)
-    for name in result.generators:
-        notes = [note for note in result.data["generators"] if note["name"] == name]
-        cores.plot(
-            [note["second"] - start for note in notes], [note["cpu"] for note in notes], ls=":", label="generator"
-        )
-    if samples:
-        machine = [sample["machine_cores"] for sample in samples]
-        cores.plot([sample["second"] - start for sample in samples], machine, color="0.6", lw=1, label="whole machine")
+    figure, (cores, memory) = _figure(columns=2)
+    seen: dict[tuple[Axes, str], list[tuple[float, float]]] = {}
+    for sample in result.data["server"]["samples"]:
+        second = sample["second"] - result.data["started"]
+        seen.setdefault((cores, "whole machine"), []).append((second, sample["machine_cores"]))
+        for name, use in sample["processes"].items():
+            seen.setdefault((cores, name), []).append((second, use["cores"]))
+            seen.setdefault((memory, name), []).append((second, use["resident_mb"]))
+    for note in result.data["generators"]:
+        second = note["second"] - result.data["started"]
+        seen.setdefault((cores, f"generator {note['name']}"), []).append((second, note["cpu"]))
+    for (axes, name), points in seen.items():
+        axes.plot(*zip(*points, strict=True), label=name)
     cores.set(xlabel="seconds since the start", ylabel="cores busy", ylim=(0, None))
     memory.set(xlabel="seconds since the start", ylabel="MB resident", ylim=(0, None))
     cores.legend(fontsize=8)
     return figure
+
+
+def plot_capacity(found: Sequence[Capacity], file: pathlib.Path, *, limit: str, milliseconds: float) -> None:
+    """Draw latency against throughput, and throughput against callers with the law: a row for each model and mode."""
+    with matplotlib.style.context(_STYLE):
+        figure = Figure(figsize=(10, 3.2 * len(found)), layout="constrained")
+        for each, (left, right) in zip(found, figure.subplots(len(found), 2, squeeze=False), strict=True):
+            left.axhline(milliseconds, color=_BAD, lw=1, label=f"{limit} threshold")
+            _latency(left, each)
+            _law(right, each)
+        figure.savefig(file, dpi=110)
+
+
+def _latency(axes: Axes, found: Capacity) -> None:
+    closed = sorted((point for point in found.closed_points if point.gateways == 1), key=lambda point: point.callers)
+    answers = [point.answers for point in closed]
+    axes.plot(answers, [point.p99 for point in closed], "o-", label="closed loop, p99")
+    axes.plot(answers, [point.p50 for point in closed], "o--", label="closed loop, p50")
+    axes.plot([p.answers for p in found.open_points], [p.p99 for p in found.open_points], "x", label="open loop, p99")
+    if found.found.kept:
+        axes.axvline(found.found.kept, color=_GOOD, lw=1, label="highest rate within it")
+    axes.set(title=f"{found.model} {found.mode}", xlabel="answers a second", ylabel="milliseconds", yscale="log")
+    axes.legend(fontsize=7)
+
+
+def _law(axes: Axes, found: Capacity) -> None:
+    for gateways in sorted({point.gateways for point in found.closed_points}):
+        points = [(point.callers, point.answers) for point in found.closed_points if point.gateways == gateways]
+        (dots,) = axes.plot(*zip(*points, strict=True), "o", label=f"{gateways} gateway(s)")
+        if law := found.laws.get(gateways):
+            callers = np.linspace(1, max(points)[0], 100)
+            axes.plot(
+                callers, throughput(callers, law.rate, law.contention, law.coherence), color=dots.get_color(), lw=1
+            )
+    axes.set(title="scalability law", xlabel="callers", ylabel="answers a second", ylim=(0, None))
+    axes.legend(fontsize=7)
+
+
+def capacity_table(found: Sequence[Capacity], slo: str) -> str:
+    """Lay capacities out as text."""
+    lines = [f"{'':32}{'rate with ' + slo:>24}{'most answers/s':>16}{'callers at peak':>17}"]
+    for each in found:
+        law, best = each.laws.get(1), max(point.answers for point in each.closed_points)
+        peak = f"{law.peak:.0f}" if law and law.peak < 10_000 else "–"
+        lines.append(f"{each.model + ' ' + each.mode:32}{each.found!s:>24}{best:>16.2f}{peak:>17}")
+        lines.append(f"  {each.why}")
+        if each.photos_per_core:
+            costs = ", ".join(f"{name.replace('_', ' ')} {ms:.3g}" for name, ms in each.core_ms.items())
+            lines.append(f"  {each.photos_per_core:.2f} photos/s a core; core-ms a photo: {costs}")
+        lines += [f"  {gateways} gateway(s): {law}" for gateways, law in each.laws.items()]
+    return "\n".join(lines)

@@ -5,40 +5,40 @@ import json
 import math
 import pathlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from statistics import fmean, median_high
 from typing import Any, Self
 
-from dermserve.loadtest.errors import ScenarioError
-from dermserve.loadtest.pacing import TOLERANCE, Pace
-from dermserve.loadtest.recorder import Cell, read_cells
+from dermserve.loadtest.recorder import TOLERANCE, Cell, Pace, quantile
+from dermserve.loadtest.scenario import ScenarioError
 from dermserve.models.store import write_durably
 
-SCHEMA = 1
 _OFF_PACE = 0.01
 _BUSY = 0.9
 _LAGGING = 50.0
+_COLUMNS = ("method", "model", "mode", "calls", "rate", "p50", "p95", "p99", "worst", "error_rate")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """All calls of one kind, the warm-up's left out. Latencies in milliseconds, of calls that got an answer."""
+    """All calls of one kind, the warm-up's left out; latencies in milliseconds, of calls that got an answer."""
 
-    method: str
-    model: str
-    mode: str
-    calls: int
-    rate: float
+    method: str = ""
+    model: str = ""
+    mode: str = ""
+    calls: int = 0
+    rate: float = 0.0
     """Answers a second."""
-    p50: float
-    p95: float
-    p99: float
-    worst: float
-    error_rate: float
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    worst: float | None = None
+    error_rate: float = 0.0
     """Share of the calls that got no answer."""
-    statuses: Mapping[str, int]
+    statuses: Mapping[str, int] = field(default_factory=dict)
     """Calls by the name of their status."""
-    stages: Mapping[str, float]
+    stages: Mapping[str, float] = field(default_factory=dict)
     """Mean milliseconds in each of the gateway's stages, as its answers say."""
 
     @property
@@ -48,15 +48,21 @@ class Row:
 
 
 class Result:
-    """What a test recorded.
-
-    Args:
-        data: the content of a result file.
-    """
+    """What a test recorded."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         self.data = data
         """The content of a result file."""
+        self.cells = [Cell.read(each) for each in data["cells"]]
+        """Each second's calls of each kind, the warm-up's included."""
+        self.pace = Pace(**data["pace"])
+        """How the open loop went; all zero for a closed one."""
+        self.worker_faults: list[str] = data["worker_faults"]
+        """What went wrong with workers, a sentence each."""
+        self.counted_from = float(data["started"]) + float(data["scenario"].get("warm_up", 0))
+        """Unix time at which the warm-up was over."""
+        self.seconds = max(float(data["ended"]) - self.counted_from, 1e-9)
+        """How long the test ran after its warm-up."""
 
     @classmethod
     def read(cls, file: pathlib.Path) -> Self:
@@ -66,73 +72,51 @@ class Result:
             ScenarioError: it is none.
         """
         try:
-            data = json.loads(file.read_text())
-            if data["schema"] != SCHEMA:
-                raise ScenarioError(f"{file} was written by another dermserve-loadtest: run the test again")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return cls(json.loads(file.read_text()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ScenarioError(f"{file} is no result of dermserve-loadtest: {error}") from error
-        return cls(data)
 
     def write(self, file: pathlib.Path) -> None:
         """Write a result file, whole or not at all."""
-        summary = {"summary": [row_json(row) for row in (*self.rows, self.all)], "warnings": self.warnings}
+        summary = {"summary": [asdict(row) for row in (*self.rows, self.all)], "warnings": self.warnings}
         write_durably(file, json.dumps({**self.data, **summary}, indent=1))
 
-    @property
-    def counted_from(self) -> float:
-        """Unix time at which the warm-up was over."""
-        return float(self.data["started"]) + float(self.data["scenario"].get("warm_up", 0))
-
-    @property
-    def seconds(self) -> float:
-        """How long the test ran after its warm-up."""
-        return max(float(self.data["ended"]) - self.counted_from, 1e-9)
-
     @cached_property
-    def cells(self) -> list[tuple[tuple[int, str, str, str], Cell]]:
-        """Each second's calls by (second, method, model, mode), the warm-up's included."""
-        return list(read_cells(self.data["cells"]))
+    def kinds(self) -> dict[tuple[str, str, str], Cell]:
+        """All counted calls of each kind."""
+        kinds: dict[tuple[str, str, str], Cell] = {}
+        for cell in self.cells:
+            if cell.second >= math.floor(self.counted_from):
+                kinds.setdefault(cell.kind, Cell(0, *cell.kind)).merge(cell)
+        return dict(sorted(kinds.items()))
 
     @cached_property
     def rows(self) -> list[Row]:
         """A row for each kind of call."""
-        kinds: dict[tuple[str, str, str], list[Cell]] = {}
-        for (second, *kind), cell in self.cells:
-            if second >= math.floor(self.counted_from):
-                kinds.setdefault((kind[0], kind[1], kind[2]), []).append(cell)
-        return [self._row(kind, cells) for kind, cells in sorted(kinds.items())]
+        return [self._row(cell) for cell in self.kinds.values()]
+
+    @cached_property
+    def total(self) -> Cell:
+        """All counted calls."""
+        whole = Cell()
+        for cell in self.kinds.values():
+            whole.merge(cell)
+        return whole
 
     @cached_property
     def all(self) -> Row:
         """All calls in one row."""
-        cells = (cell for (second, *_), cell in self.cells if second >= math.floor(self.counted_from))
-        return self._row(("", "", ""), cells)
+        return self._row(self.total)
 
-    def _row(self, kind: tuple[str, str, str], cells: Iterable[Cell]) -> Row:
-        whole = Cell()
-        for cell in cells:
-            whole.merge(cell)
-        calls, answers = whole.statuses.total(), whole.latency.total
-        method, model, mode = kind
+    def _row(self, cell: Cell) -> Row:
+        calls, answers = cell.statuses.total(), cell.latency.total()
+        quantiles = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "worst": 1.0} if answers else {}
         return Row(
-            method=method,
-            model=model,
-            mode=mode,
-            calls=calls,
-            rate=answers / self.seconds,
-            p50=whole.latency.quantile(0.5),
-            p95=whole.latency.quantile(0.95),
-            p99=whole.latency.quantile(0.99),
-            worst=whole.latency.quantile(1),
-            error_rate=1 - answers / calls if calls else 0.0,
-            statuses=dict(whole.statuses),
-            stages={stage: spent / answers for stage, spent in whole.stages.items()} if answers else {},
-        )
-
-    @property
-    def pace(self) -> Pace:
-        """How the open loop went; all zero for a closed one."""
-        return Pace(**self.data["pace"])
+            method=cell.method, model=cell.model, mode=cell.mode, calls=calls, rate=answers / self.seconds,
+            error_rate=1 - answers / calls if calls else 0.0, statuses=dict(cell.statuses),
+            stages={stage: spent / answers for stage, spent in cell.stages.items()},
+            **{name: quantile(cell.latency, share) for name, share in quantiles.items()},
+        )  # fmt: skip
 
     @property
     def kept_rate(self) -> bool:
@@ -140,14 +124,9 @@ class Result:
         return self.pace.off <= _OFF_PACE
 
     @property
-    def worker_faults(self) -> list[str]:
-        """Give what went wrong with workers, a sentence each."""
-        return list(self.data["worker_faults"])
-
-    @property
     def warnings(self) -> list[str]:
         """What makes the numbers doubtful, a sentence each."""
-        said = self.worker_faults
+        said = list(self.worker_faults)
         pace = self.pace
         if not self.kept_rate:
             said.append(
@@ -164,7 +143,7 @@ class Result:
                 )
         return said
 
-    @property
+    @cached_property
     def generators(self) -> dict[str, tuple[float, float]]:
         """Mean share of one core and median of each second's worst event loop lag (ms), by generating process."""
         seen: dict[str, list[Mapping[str, float]]] = {}
@@ -172,27 +151,28 @@ class Result:
             if note["second"] >= self.counted_from:
                 seen.setdefault(note["name"], []).append(note)
         return {
-            name: (
-                sum(note["cpu"] for note in notes) / len(notes),
-                sorted(note["lag_ms"] for note in notes)[len(notes) // 2],
-            )
+            name: (fmean(note["cpu"] for note in notes), median_high(note["lag_ms"] for note in notes))
             for name, notes in seen.items()
         }
 
-
-def row_json(row: Row) -> dict[str, Any]:
-    """Give a row as JSON takes it: no NaN."""
-    fields = {name: getattr(row, name) for name in Row.__slots__}
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in fields.items()}
+    def mean_cores(self) -> dict[str, float]:
+        """Give the mean cores busy by process: the servers', all of the "machine", our busiest "generator"."""
+        seen: dict[str, list[float]] = {}
+        for sample in self.data["server"]["samples"]:
+            if sample["second"] >= self.counted_from:
+                seen.setdefault("machine", []).append(sample["machine_cores"])
+                for name, use in sample["processes"].items():
+                    seen.setdefault(name, []).append(use["cores"])
+        generator = max((cpu for cpu, _ in self.generators.values()), default=0.0)
+        return {name: fmean(values) for name, values in seen.items()} | {"generator": generator}
 
 
 def write_csv(result: Result, file: pathlib.Path) -> None:
     """Write a row for each kind of call, and one for all."""
-    columns = ("method", "model", "mode", "calls", "rate", "p50", "p95", "p99", "worst", "error_rate")
     with file.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, columns, extrasaction="ignore")
+        writer = csv.DictWriter(stream, _COLUMNS, extrasaction="ignore")
         writer.writeheader()
-        writer.writerows({**row_json(row), "method": row.method or "all"} for row in (*result.rows, result.all))
+        writer.writerows({**asdict(row), "method": row.method or "all"} for row in (*result.rows, result.all))
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -200,7 +180,7 @@ def table(rows: Iterable[Row]) -> str:
     head = ("calls", "answers/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "errors")
     lines = [f"{'':44}" + "".join(f"{title:>10}" for title in head)]
     for row in rows:
-        times = (f"{value:.0f}" if not math.isnan(value) else "–" for value in (row.p50, row.p95, row.p99, row.worst))
+        times = ("–" if value is None else f"{value:.0f}" for value in (row.p50, row.p95, row.p99, row.worst))
         cells = (str(row.calls), f"{row.rate:.1f}", *times, f"{row.error_rate:.1%}")
         lines.append(f"{row.name:44}" + "".join(f"{cell:>10}" for cell in cells))
     return "\n".join(lines)

@@ -1,29 +1,63 @@
 """What a test asks for: where, which models and modes in what mix, with which photos, how often and for how long."""
 
-import json
+import io
 import math
+import pathlib
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Self
 
+import click
+import pydantic
+from PIL import Image, ImageOps
+
 from dermserve.client import TLS
-from dermserve.loadtest.errors import ScenarioError
-from dermserve.loadtest.shapes import SHAPES
+from dermserve.imaging import PhotoError, decode
+from dermserve.local.picture import draw_lesion
 
 MODES = ("NONE", "FULL", "ADAPTIVE")
 MODELS = ("resnet50", "mobilenet_v3_small")
-STREAM = "STREAM"
-_OPEN_LOOP_SPAN = 2.0
-"""Seconds between two calls of one user of an open loop, where the number of users is left to us."""
+_SECONDS_BETWEEN_CALLS = 2.0  # of one user of an open loop, where nobody said how many users
+_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp")
+_DRAWN_PHOTOS = 8
+_MOST_PHOTOS = 256
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+SHAPES: Mapping[str, Callable[[float], float]] = MappingProxyType(
+    {
+        "steady": lambda progress: 1.0,
+        "ramp": lambda progress: progress,
+        "step": lambda progress: (math.floor(progress * 5) + 1) / 5,
+        "spike": lambda progress: 1.0 if 0.4 <= progress < 0.6 else 0.2,
+        "soak": lambda progress: min(1.0, progress / 0.02),
+    }
+)
+"""From progress in [0, 1) to a share of the peak in [0, 1]: steady; a straight ramp; five steps; a fifth of the peak
+with all of it from 40 to 60 %; a soak, which is steady after a gentle start and wants hours."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class LoadTestError(click.ClickException):
+    """What keeps a load test from running; the message says what is wrong and what to do."""
+
+
+class ScenarioError(LoadTestError):
+    """The test can't be understood, or its photos can't be sent."""
+
+    exit_code = 2
+
+
+class ServerError(LoadTestError):
+    """No gateway answers, or it lacks a model."""
+
+    exit_code = 3
+
+
+class Part(pydantic.BaseModel):
     """One kind of call of a mix."""
 
+    model_config = pydantic.ConfigDict(frozen=True)
+
     model: str
-    """Model name."""
     mode: str = "NONE"
     """"NONE" (a single view), "FULL" or "ADAPTIVE"."""
     stream: int = 0
@@ -38,111 +72,78 @@ class Part:
         Raises:
             ScenarioError: it is something else.
         """
-        match = re.fullmatch(r"([\w.-]+)(?::(\w+))?(?::(\d+))?(?:=([\d.]+))?", text)
+        match = re.fullmatch(r"([\w.-]+)(?::(\w+))?(?::(\d+))?(?:=(\d+\.?\d*|\.\d+))?", text)
         mode = (match[2] or "none").upper() if match else ""
         if not match or mode not in MODES:
             raise ScenarioError(f"{text!r} is no part of a mix: write MODEL:MODE=WEIGHT, for example resnet50:full=0.2")
-        try:
-            weight = float(match[4] or 1)
-        except ValueError:
-            weight = math.nan
+        weight = float(match[4] or 1)
         if not weight > 0:
             raise ScenarioError(f"{text!r} needs a weight above 0")
         return cls(model=match[1], mode=mode, stream=int(match[3] or 0), weight=weight)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scenario:
+class Scenario(pydantic.BaseModel):
     """One test, as it is sent to every worker.
 
     Raises:
-        ScenarioError: a field that can't be.
+        pydantic.ValidationError: a field that can't be.
     """
+
+    model_config = pydantic.ConfigDict(frozen=True, allow_inf_nan=False)
 
     target: str
     """Any gRPC target: HOST:PORT, or ipv4:HOST:PORT,HOST:PORT for several."""
-    mix: tuple[Part, ...]
+    mix: tuple[Part, ...] = pydantic.Field(min_length=1)
     """What users call."""
-    photos: str = ""
-    """A folder of photos; drawn ones when empty."""
+    photos: str | None = None
+    """A folder of photos; drawn ones when None."""
     sides: tuple[int, ...] = ()
     """Longer sides in pixels to scale photos to, each photo to all; as they are when empty."""
-    rate: float | None = None
+    rate: float | None = pydantic.Field(None, gt=0)
     """Calls due a second, over all users (open loop); each user calls again at once (closed loop) when None."""
-    users: int = 0
-    """Users at the shape's peak; as many as the rate needs when 0."""
+    users: int = pydantic.Field(0, ge=0)
+    """Users at the shape's peak; as many as the rate needs, or eight, when 0."""
     run_time: float = 60.0
     """Seconds."""
     shape: str = "steady"
     """A key of SHAPES."""
-    warm_up: float = 5.0
+    warm_up: float = pydantic.Field(5.0, ge=0)
     """Seconds at the start that the summary leaves out."""
-    deadline: float = 10.0
+    deadline: float = pydantic.Field(10.0, gt=0)
     """Seconds a call may take."""
     connections: int = 4
     """Connections of each generating process, which its users take turns with."""
-    tls_ca: str = ""
-    """PEM of the authority to trust, itself; plaintext when empty."""
-    tls_cert: str = field(default="", repr=False)
-    """PEM of the client's certificate, itself; none when empty."""
-    tls_key: str = field(default="", repr=False)
-    """PEM of its private key, itself."""
-    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tls: TLS | None = pydantic.Field(None, repr=False)
+    """The connections' encryption; plaintext when None."""
+    metadata: dict[str, str] = pydantic.Field(default_factory=dict, repr=False)
     """Sent with every call."""
 
-    def __post_init__(self) -> None:
-        faults = [
-            (not self.mix, "the mix is empty: name a model"),
-            (self.shape not in SHAPES, f"there is no shape {self.shape}: take one of {', '.join(SHAPES)}"),
-            (self.rate is not None and not self.rate > 0, "the rate must be above 0 calls a second"),
-            (self.users < 0, "users can't be fewer than 0"),
-            (not self.users and self.rate is None, "say how many users, or at what rate"),
-            (not self.run_time > self.warm_up >= 0, "the run time must be longer than the warm-up"),
-            (not self.deadline > 0, "the deadline must be above 0 seconds"),
-            (self.rate is not None and any(part.stream for part in self.mix), "streams take users, not a rate"),
-        ]
-        if said := [message for wrong, message in faults if wrong]:
-            raise ScenarioError("; ".join(said))
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.shape not in SHAPES:
+            raise ValueError(f"there is no shape {self.shape}: take one of {', '.join(SHAPES)}")
+        if not self.run_time > self.warm_up:
+            raise ValueError("the run time must be longer than the warm-up")
+        if self.rate is not None and any(part.stream for part in self.mix):
+            raise ValueError("streams take users, not a rate")
+        return self
 
     @property
     def peak_users(self) -> int:
         """Users at the shape's peak."""
-        return self.users or max(2, math.ceil((self.rate or 0) * _OPEN_LOOP_SPAN))
+        needed = 8 if self.rate is None else max(2, math.ceil(self.rate * _SECONDS_BETWEEN_CALLS))
+        return self.users or needed
 
-    @property
-    def user_rate(self) -> float | None:
-        """Calls a second of one user of an open loop."""
-        return None if self.rate is None else self.rate / self.peak_users
-
-    @property
-    def tls(self) -> TLS | None:
-        """The connections' encryption; None for plaintext."""
-        if not self.tls_ca:
+    def users_at(self, seconds: float) -> int | None:
+        """Tell how many users the shape wants so long after the start, at least one; None when the test is over."""
+        if seconds >= self.run_time:
             return None
-        return TLS(
-            root_certificates=self.tls_ca.encode(),
-            certificate_chain=self.tls_cert.encode() or None,
-            private_key=self.tls_key.encode() or None,
-        )
-
-    def to_json(self) -> str:
-        """Write it as one line."""
-        return json.dumps(asdict(self))
+        return max(1, round(self.peak_users * SHAPES[self.shape](seconds / self.run_time)))
 
     def public(self) -> dict[str, Any]:
         """Give it as it may be shown: without metadata, which may hold tokens, and certificates."""
-        shown = asdict(self)
-        shown["metadata"] = sorted(self.metadata)
-        shown |= {name: bool(shown[name]) for name in ("tls_ca", "tls_cert", "tls_key")}
-        return shown
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote."""
-        fields = json.loads(text)
-        fields["mix"] = tuple(Part(**part) for part in fields["mix"])
-        fields["sides"] = tuple(fields["sides"])
-        return cls(**fields)
+        shown = self.model_dump(mode="json", exclude={"metadata", "tls"})
+        return {**shown, "metadata": sorted(self.metadata), "tls": self.tls is not None}
 
 
 def parse_mix(texts: Sequence[str]) -> tuple[Part, ...]:
@@ -159,13 +160,71 @@ def parse_seconds(text: str) -> float:
     """Read a duration: "500ms", "90s", "2m", "1h", "1m30s", or a number of seconds.
 
     Raises:
-        ScenarioError: it is something else.
+        ValueError: it is something else.
     """
-    units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
-    parts = re.findall(r"([\d.]+)(ms|h|m|s)", text)
-    try:
-        if "".join(map("".join, parts)) == text and parts:
-            return sum(float(number) * units[unit] for number, unit in parts)
+    number = r"\d+\.?\d*|\.\d+"
+    if re.fullmatch(number, text):
         return float(text)
-    except ValueError:
-        raise ScenarioError(f"{text!r} is no duration: write 500ms, 90s, 2m or 1m30s") from None
+    if not re.fullmatch(rf"(({number})(ms|h|m|s))+", text):
+        raise ValueError(f"{text!r} is no duration: write 500ms, 90s, 2m or 1m30s")
+    return sum(float(number) * _UNITS[unit] for number, unit in re.findall(rf"({number})(ms|h|m|s)", text))
+
+
+def first_fault(error: pydantic.ValidationError) -> str:
+    """Say where the first fault of something read is, and what it is."""
+    fault = error.errors(include_url=False)[0]
+    where = ", ".join(str(each + 1 if isinstance(each, int) else each) for each in fault["loc"])
+    return ": ".join(filter(None, (where, fault["msg"].removeprefix("Value error, "))))
+
+
+def load_photos(folder: str | None = None, sides: Sequence[int] = ()) -> list[bytes]:
+    """Read up to 256 photos of a folder, or draw eight, and scale each to all sides.
+
+    Args:
+        folder: photos in it and below; drawn photos when None.
+        sides: longer sides in pixels, each at least 64; photos stay as they are when there are none.
+
+    Returns:
+        Files.
+
+    Raises:
+        ScenarioError: no such folder, no photos in it, or one that the gateway would refuse.
+    """
+    if folder:
+        originals = [_checked(file) for file in find_photos(folder)]
+    else:
+        originals = [draw_lesion(seed=seed) for seed in range(_DRAWN_PHOTOS)]
+    return [_scale(photo, side) for photo in originals for side in sides] if sides else originals
+
+
+def find_photos(folder: str) -> list[pathlib.Path]:
+    """List up to 256 photos below a folder.
+
+    Raises:
+        ScenarioError: no such folder, or no photos in it.
+    """
+    if not pathlib.Path(folder).is_dir():
+        raise ScenarioError(f"{folder} is not a folder: give one with photos, or none to have some drawn")
+    files = sorted(file for file in pathlib.Path(folder).rglob("*") if file.suffix.lower() in _SUFFIXES)[:_MOST_PHOTOS]
+    if not files:
+        raise ScenarioError(f"{folder} has no photos ({', '.join(_SUFFIXES)})")
+    return files
+
+
+def _scale(photo: bytes, side: int) -> bytes:
+    with Image.open(io.BytesIO(photo)) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGB")
+    factor = side / max(upright.size)
+    size = (max(1, round(upright.width * factor)), max(1, round(upright.height * factor)))
+    file = io.BytesIO()
+    upright.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def _checked(file: pathlib.Path) -> bytes:
+    try:
+        photo = file.read_bytes()
+        decode(photo, height=224, width=224)
+    except (OSError, PhotoError) as error:
+        raise ScenarioError(f"{file}: {error}; take it out of the folder") from error
+    return photo

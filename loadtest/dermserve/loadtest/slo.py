@@ -1,34 +1,56 @@
 """Thresholds from a TOML file, and whether a result keeps them."""
 
-import math
 import pathlib
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
-from dermserve.loadtest.errors import ScenarioError
+import pydantic
+
 from dermserve.loadtest.result import Result, Row
-from dermserve.loadtest.scenario import MODES, parse_seconds
+from dermserve.loadtest.scenario import ScenarioError, first_fault, parse_seconds
 
-_LATENCIES = ("p50", "p95", "p99")
-_LIMITS = (*_LATENCIES, "error_rate", "min_rate")
+LIMITS = ("p50", "p95", "p99", "error_rate", "min_rate")
 _WHOM = ("method", "model", "mode")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Slo:
+def _milliseconds(value: Any) -> Any:
+    return parse_seconds(value) * 1000 if isinstance(value, str) else value
+
+
+_Latency = Annotated[float | None, pydantic.BeforeValidator(_milliseconds), pydantic.Field(ge=0)]
+_Mode = Annotated[Literal["", "NONE", "FULL", "ADAPTIVE"], pydantic.BeforeValidator(lambda mode: str(mode).upper())]
+
+
+class Slo(pydantic.BaseModel):
     """Thresholds for one kind of call; for all calls together where nothing names a kind."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
 
     method: str = ""
     model: str = ""
-    mode: str = ""
-    limits: Mapping[str, float]
-    """By "p50", "p95", "p99" (milliseconds), "error_rate" (share) and "min_rate" (answers a second)."""
+    mode: _Mode = ""
+    p50: _Latency = None
+    """Milliseconds, as the next two."""
+    p95: _Latency = None
+    p99: _Latency = None
+    error_rate: float | None = pydantic.Field(None, ge=0, le=1)
+    """A share."""
+    min_rate: float | None = pydantic.Field(None, ge=0)
+    """Answers a second."""
 
-    def concerns(self, row: Row) -> bool:
-        """Tell whether a row is of this kind."""
-        return all(getattr(self, field) in {"", getattr(row, field)} for field in _WHOM)
+    @pydantic.model_validator(mode="after")
+    def _has_threshold(self) -> Self:
+        if all(getattr(self, name) is None for name in LIMITS):
+            raise ValueError(f"there is no threshold: give one of {', '.join(LIMITS)}")
+        return self
+
+
+class _File(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    slo: list[Slo] = pydantic.Field(min_length=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +60,8 @@ class Finding:
     name: str
     limit: str
     allowed: float
-    measured: float
+    measured: float | None
+    """None when there were no calls."""
     kept: bool
 
 
@@ -49,13 +72,12 @@ def read_slos(file: pathlib.Path) -> list[Slo]:
         ScenarioError: the file can't be read or understood; the message says where.
     """
     try:
-        content = tomllib.loads(file.read_text())
+        return _File(**tomllib.loads(file.read_text())).slo
+    except pydantic.ValidationError as error:
+        known = f"[[slo]] tables hold {', '.join((*_WHOM, *LIMITS))}"
+        raise ScenarioError(f"{file}: {first_fault(error)}; {known}") from error
     except (OSError, ValueError) as error:
         raise ScenarioError(f"{file}: {error}") from error
-    tables = content.get("slo", [])
-    if set(content) - {"slo"} or not tables or not isinstance(tables, list):
-        raise ScenarioError(f"{file} must hold [[slo]] tables and nothing else")
-    return [_read(table, where=f"{file}, [[slo]] {index}") for index, table in enumerate(tables, 1)]
 
 
 def check(result: Result, slos: Sequence[Slo]) -> list[Finding]:
@@ -63,62 +85,32 @@ def check(result: Result, slos: Sequence[Slo]) -> list[Finding]:
     return [finding for slo in slos for row in _rows(result, slo) for finding in _compare(row, slo)]
 
 
-def findings_table(findings: Iterable[Finding]) -> str:
+def findings_table(findings: Sequence[Finding]) -> str:
     """Lay findings out as text."""
     lines = [f"{'SLO':44}{'':12}{'allowed':>12}{'measured':>12}"]
     for each in findings:
-        measured = "no calls" if math.isnan(each.measured) else _shown(each.limit, each.measured)
+        measured = "no calls" if each.measured is None else _shown(each.limit, each.measured)
         allowed = ("≥ " if each.limit == "min_rate" else "≤ ") + _shown(each.limit, each.allowed)
         verdict = "kept" if each.kept else "BREACHED"
         lines.append(f"{each.name:44}{each.limit:12}{allowed:>12}{measured:>12}  {verdict}")
     return "\n".join(lines)
 
 
-def _read(table: Mapping[str, Any], *, where: str) -> Slo:
-    if unknown := sorted(set(table) - {*_WHOM, *_LIMITS}):
-        raise ScenarioError(f"{where}: {', '.join(unknown)} is not known; there are {', '.join((*_WHOM, *_LIMITS))}")
-    limits = {name: _limit(name, table[name], where=f"{where}, {name}") for name in _LIMITS if name in table}
-    if not limits:
-        raise ScenarioError(f"{where} has no threshold: give one of {', '.join(_LIMITS)}")
-    whom = {name: str(table.get(name, "")) for name in _WHOM}
-    whom["mode"] = whom["mode"].upper()
-    if whom["mode"] not in {"", *MODES}:
-        raise ScenarioError(f"{where}: mode is one of {', '.join(MODES)}")
-    return Slo(limits=limits, **whom)
-
-
-def _limit(name: str, value: Any, *, where: str) -> float:
-    if name not in _LIMITS:
-        raise ScenarioError(f"{where}: there is no threshold {name!r}; there are {', '.join(_LIMITS)}")
-    try:
-        if name in _LATENCIES:
-            number = float(value) if isinstance(value, int | float) else parse_seconds(value) * 1000
-        else:
-            number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not (number >= 0 and (name != "error_rate" or number <= 1)):
-        raise ScenarioError(f'{where}: write latencies as "500ms" or milliseconds, error_rate as a share from 0 to 1')
-    return number
-
-
 def _rows(result: Result, slo: Slo) -> list[Row]:
-    if not (slo.method or slo.model or slo.mode):
+    whom = {name: getattr(slo, name) for name in _WHOM}
+    if not any(whom.values()):
         return [result.all]
-    nothing = Row(
-        method=slo.method or "any", model=slo.model or "any", mode=slo.mode or "any", calls=0, rate=math.nan,
-        p50=math.nan, p95=math.nan, p99=math.nan, worst=math.nan, error_rate=math.nan, statuses={}, stages={},
-    )  # fmt: skip
-    return [row for row in result.rows if slo.concerns(row)] or [nothing]
+    found = [row for row in result.rows if all(value in {"", getattr(row, name)} for name, value in whom.items())]
+    return found or [Row(method=slo.method or "any", model=slo.model or "any", mode=slo.mode or "any")]
 
 
-def _compare(row: Row, slo: Slo) -> Iterable[Finding]:
-    for limit, allowed in slo.limits.items():
-        if limit == "min_rate":
-            yield Finding(row.name, limit, allowed, row.rate, kept=row.rate >= allowed)
-        else:
-            measured = getattr(row, limit) if row.calls else math.nan
-            yield Finding(row.name, limit, allowed, measured, kept=measured <= allowed)  # False for NaN
+def _compare(row: Row, slo: Slo) -> Iterator[Finding]:
+    for limit in LIMITS:
+        if (allowed := getattr(slo, limit)) is None:
+            continue
+        measured = getattr(row, "rate" if limit == "min_rate" else limit) if row.calls else None
+        kept = measured is not None and (measured >= allowed if limit == "min_rate" else measured <= allowed)
+        yield Finding(row.name, limit, allowed, measured, kept)
 
 
 def _shown(limit: str, value: float) -> str:

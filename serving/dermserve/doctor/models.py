@@ -1,19 +1,15 @@
 """What the doctor learns from the model servers: whether they answer, and what their versions are worth."""
 
 import asyncio
-import time
 from collections.abc import Iterator
 
-from dermserve.contract import CardError
 from dermserve.doctor.settings import Finding, error, note, warning
-from dermserve.gateway.budget import Budget
+from dermserve.gateway.canary import CANARY, STABLE
 from dermserve.gateway.catalog import Catalog, KnownModel, KnownVersion
 from dermserve.gateway.certificates import model_server_files
 from dermserve.gateway.config import Config
 from dermserve.gateway.errors import GatewayError
-from dermserve.gateway.selection import CANARY, STABLE
-from dermserve.gateway.server import build_catalog, connect
-from dermserve.gateway.tfserving import ServableNotFoundError
+from dermserve.gateway.server import connect
 from dermserve.gateway.tracing import Tracing
 from dermserve.v1 import card_pb2
 
@@ -32,16 +28,14 @@ async def _look_at(config: Config, name: str, seconds: float) -> list[Finding]:
         return [error("TFS_TLS", f"the TLS to {name} can't be set up: {fault}", "check the tfs_tls files")]
     try:
         try:
-            await servers.versions(config.models[0], budget=Budget(time.monotonic() + seconds, time.monotonic))
-        except ServableNotFoundError:
-            pass  # it answers
+            await servers.versions(config.models[0], seconds=seconds)
         except GatewayError as fault:
             return [_unreachable(config, name, fault)]
-        catalog = build_catalog(alone, servers)
+        catalog = Catalog(servers, alone)
         await catalog.poll()
     finally:
         await servers.close()
-    return [finding for model in catalog.models.values() for finding in _look_at_model(config, name, model, catalog)]
+    return [finding for model in catalog.models.values() for finding in _look_at_model(config, name, model)]
 
 
 def _unreachable(config: Config, address: str, fault: GatewayError) -> Finding:
@@ -52,14 +46,14 @@ def _unreachable(config: Config, address: str, fault: GatewayError) -> Finding:
     return error("TFS_UNREACHABLE", f"{address} does not answer: {details}", remedy)
 
 
-def _look_at_model(config: Config, address: str, model: KnownModel, catalog: Catalog) -> Iterator[Finding]:
+def _look_at_model(config: Config, address: str, model: KnownModel) -> Iterator[Finding]:
     here = f"{model.name} at {address}"
     if not model.versions:
         remedy = "add it to the model server's models.config, or correct models"
         yield error("MODEL_MISSING", f"{here}: there is no such model", remedy)
         return
     for version in model.available:
-        yield from _look_at_version(here, version, catalog.card_fault(model.name, version.number))
+        yield from _look_at_version(here, version)
     if not model.ready:
         text = f"{here}: none of its versions is available with a valid card"
         yield error("MODEL_NOT_READY", text, "see the model server's log; export it again")
@@ -67,10 +61,10 @@ def _look_at_model(config: Config, address: str, model: KnownModel, catalog: Cat
         yield from _look_at_labels(config, here, model)
 
 
-def _look_at_version(here: str, version: KnownVersion, known: CardError | None) -> Iterator[Finding]:
+def _look_at_version(here: str, version: KnownVersion) -> Iterator[Finding]:
     name = f"{here}, version {version.number}"
     if version.card is None:
-        text = f"{name}: {known or 'its card could not be read'}; it answers nothing"
+        text = f"{name}: {version.fault}; it answers nothing"
         yield error("INVALID_CARD", text, "export it by `dermserve export`, which writes and checks the card")
         return
     if version.card.provenance.training != card_pb2.TRAINING_TRAINED:

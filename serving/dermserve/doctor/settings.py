@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from dermserve.gateway import tracing
+from dermserve.gateway.canary import CANARY
 from dermserve.gateway.certificates import is_key_of, read_certificates
 from dermserve.gateway.config import Config, is_loopback
-from dermserve.gateway.selection import CANARY
 
 _SOON = datetime.timedelta(days=30)
 

@@ -3,28 +3,31 @@
 gRPC's `maximum_concurrent_rpcs` is not used, because it refuses health checks, too. Health, ListModels and GetModel are
 not limited here: they cost little, and an overloaded gateway must still answer health checks.
 
-The limit follows the free capacity that the model servers publish for a model: the requests that they could take beyond
-those that they have. A request is admitted while fewer requests than that are being prepared, plus two, so that a photo
-is decoded while a call is in flight.
+A request is admitted while fewer are being prepared than the model servers could take beyond those that they have, plus
+two, so that a photo is decoded while a call is in flight.
 
 A burst of requests may wait. Under a longer overload a long queue only makes every answer late. So when the queue is
 full, or a request has waited for longer than its budget, the queue is cut to a short one until no request has been
-refused for a second. (After Nichols & Jacobson, "Controlling Queue Delay", ACM Queue 10(5), 2012.) During an
-overload the two extra requests are not admitted: they would only wait behind the queue.
-
-A request that would wait for longer than its budget is refused on arrival, since its caller would not wait for the
-answer. So is a request whose photo would exceed the bound on the bytes of all photos in memory.
+refused for a second, and the two extra requests are not admitted. (After Nichols & Jacobson, "Controlling Queue Delay",
+ACM Queue 10(5), 2012.) Refused on arrival: a request that would wait for longer than its budget, and one whose photo
+would exceed the bound on the bytes of all photos in memory.
 """
 
 import asyncio
-import functools
+import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 from dermserve.gateway.budget import Budget, Clock
 from dermserve.gateway.errors import OverloadedError
+
+if TYPE_CHECKING:
+    from dermserve.gateway.config import Config
 
 CLASSIFY = "Classify"
 CLASSIFY_STREAM = "ClassifyStream"
@@ -74,19 +77,20 @@ class Queue:
     def __init__(self, bounds: Bounds, *, free_capacity: Callable[[], int], held: HeldBytes, clock: Clock) -> None:
         self.working = 0
         """Requests worked on."""
-        self._preparing = 0
+        self.preparing = 0
+        """Those of them that the model servers do not count yet."""
         self._bounds = bounds
         self._free_capacity = free_capacity
         self._held = held
-        self._overloaded_until = -math.inf
         self._clock = clock
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._overloaded_until = -math.inf
+        self._turns: deque[asyncio.Future[None]] = deque()
         self._mean = 0.0
 
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return len(self._waiting)
+        return len(self._turns)
 
     @property
     def is_free(self) -> bool:
@@ -95,10 +99,13 @@ class Queue:
             return True  # each model always has one request in progress, and the end of one admits the next
         if self._bounds.at_once is not None and self.working >= self._bounds.at_once:
             return False
-        ahead = 0 if self._is_overloaded() else _AHEAD
-        return self._preparing < self._free_capacity() + ahead
+        return self.preparing < self._free_capacity() + (0 if self._is_overloaded else _AHEAD)
 
-    def enter(self, size: int, budget: Budget) -> "Place":
+    @property
+    def _is_overloaded(self) -> bool:
+        return self._clock() < self._overloaded_until
+
+    def enter(self, size: int, budget: Budget) -> AbstractAsyncContextManager["Place"]:
         """Admit a request with a photo of so many bytes; begin `async with` on what it returns without awaiting.
 
         Raises:
@@ -106,140 +113,82 @@ class Queue:
                 the queue is cut while this waits.
         """
         self._let_in()  # the overload may have ended since
-        if self._waiting or not self.is_free:
+        if self._turns or not self.is_free:
             self._refuse_if_in_vain(budget)
         if not self._held.take(size):
             raise OverloadedError(max(self._mean, _LEAST_RETRY))
-        return Place(self, size)
-
-    async def wait(self, place: "Place") -> None:
-        """Wait for the turn."""
-        if not self._waiting and self.is_free:
-            self._begin()
-        else:
-            turn = asyncio.get_running_loop().create_future()
-            self._waiting.append(turn)
-            try:
-                await turn
-            except BaseException:
-                self._held.held -= place.size
-                self._leave(turn)
-                raise
-        place.started = self._clock()
-
-    def prepared(self, place: "Place") -> None:
-        """Stop counting a request as being prepared: the model servers count it from its first call on."""
-        self._preparing -= not place.is_prepared
-        place.is_prepared = True
-
-    def end(self, place: "Place") -> None:
-        """End a request, and admit those that wait."""
-        self._held.held -= place.size
-        seconds = self._clock() - place.started
-        self._mean += (seconds - self._mean) * (_WEIGHT if self._mean else 1.0)
-        self._finish(prepared=place.is_prepared)
-
-    def _begin(self) -> None:
-        self.working += 1
-        self._preparing += 1
-
-    def _finish(self, *, prepared: bool) -> None:
-        self.working -= 1
-        self._preparing -= not prepared
-        self._let_in()
+        return self._stay(size)
 
     def _refuse_if_in_vain(self, budget: Budget) -> None:
         wait = (self.waiting + 1) * self._mean / max(1, self.working)
-        late = wait > budget.left()
-        if self._is_full() or (late and wait > _LONG):
-            self._cut(wait)
-            late = True
-        if late:
+        is_late = wait > budget.left()
+        if is_overload := self.waiting >= self._room() or (is_late and wait > _LONG):
+            self._overloaded_until = self._clock() + _CALM
+            while len(self._turns) > self._bounds.queue:
+                if not (turn := self._turns.pop()).done():
+                    turn.set_exception(OverloadedError(max(wait, _LEAST_RETRY)))
+        if is_overload or is_late:
             raise OverloadedError(max(wait, _LEAST_RETRY))
 
-    def _is_overloaded(self) -> bool:
-        return self._clock() < self._overloaded_until
-
-    def _is_full(self) -> bool:
-        queue = self._bounds.queue
-        return self.waiting >= (queue if self._is_overloaded() else max(queue, self._room()))
-
     def _room(self) -> float:
-        """Count the requests that may wait in a burst."""
-        burst = self._bounds.burst
-        return min(burst, _LONG * max(1, self.working) / self._mean) if self._mean else burst
+        """Count the requests that may wait: in a burst, no more than are answered in so many seconds."""
+        if self._is_overloaded:
+            return self._bounds.queue
+        answered = _LONG * max(1, self.working) / self._mean if self._mean else math.inf
+        return max(self._bounds.queue, min(self._bounds.burst, answered))
 
-    def _cut(self, wait: float) -> None:
-        """Begin or prolong an overload, and refuse the newest waiting requests until the short queue is left."""
-        self._overloaded_until = self._clock() + _CALM
-        while len(self._waiting) > self._bounds.queue:
-            if not (turn := self._waiting.pop()).done():
-                turn.set_exception(OverloadedError(max(wait, _LEAST_RETRY)))
-
-    def _leave(self, turn: "asyncio.Future[None]") -> None:
-        if turn in self._waiting:
-            self._waiting.remove(turn)
-        elif not turn.cancelled() and turn.exception() is None:  # admitted at the moment that it was cancelled
-            self._finish(prepared=False)
+    @contextlib.asynccontextmanager
+    async def _stay(self, size: int) -> AsyncIterator["Place"]:
+        """Wait for the turn, let the request be worked on, and admit those that wait."""
+        place, turn = Place(self), asyncio.get_running_loop().create_future()
+        self._turns.append(turn)
+        self._let_in()
+        try:
+            await turn
+            started = self._clock()
+            try:
+                yield place
+            finally:
+                seconds = self._clock() - started
+                self._mean += (seconds - self._mean) * (_WEIGHT if self._mean else 1.0)
+        finally:
+            self._held.held -= size
+            if turn in self._turns:
+                self._turns.remove(turn)
+            elif not turn.cancelled() and turn.exception() is None:  # perhaps cancelled at the moment of its turn
+                self.working -= 1
+                place.prepared()
+                self._let_in()
 
     def _let_in(self) -> None:
-        while self._waiting and self.is_free:
-            if not (turn := self._waiting.popleft()).done():
-                self._begin()
+        while self._turns and self.is_free:
+            if not (turn := self._turns.popleft()).done():
+                self.working += 1
+                self.preparing += 1
                 turn.set_result(None)
 
 
 @dataclass(eq=False, slots=True)
 class Place:
-    """One request's place in the queue: waits until admitted when entered, and admits the next one when left."""
+    """One admitted request's place."""
 
     queue: Queue
-    size: int
-    started: float = 0.0
     is_prepared: bool = False
 
-    async def __aenter__(self) -> "Place":
-        """Wait for the turn."""
-        await self.queue.wait(self)
-        return self
-
     def prepared(self) -> None:
-        """Report that the request goes to the model servers."""
-        self.queue.prepared(self)
-
-    async def __aexit__(self, *_: object) -> None:
-        """End the request."""
-        self.queue.end(self)
+        """Report that the request goes to the model servers, which count it from its first call on."""
+        self.queue.preparing -= not self.is_prepared
+        self.is_prepared = True
 
 
 class Admission:
     """A queue for each method and model, so that none fills another's, and one bound on the photos' bytes."""
 
-    def __init__(
-        self,
-        models: Iterable[str],
-        *,
-        unary: Bounds,
-        stream: Bounds,
-        max_held_bytes: int,
-        free_capacity: Callable[[str], int],
-        clock: Clock,
-    ) -> None:
-        """Make the queues.
-
-        Args:
-            models: those that are served.
-            unary: for Classify.
-            stream: for the photos of ClassifyStream.
-            max_held_bytes: of all photos that wait or are worked on.
-            free_capacity: what the model servers publish, by model.
-            clock: monotonic seconds.
-        """
-        self.held = HeldBytes(max_held_bytes)
+    def __init__(self, config: "Config", *, free_capacity: Callable[[str], int], clock: Clock) -> None:
+        """Make the queues; the free capacity, by model, is what the model servers publish."""
+        self.held = HeldBytes(config.max_held_bytes)
         self.queues = {
-            (method, model): Queue(
-                bounds, free_capacity=functools.partial(free_capacity, model), held=self.held, clock=clock
-            )
-            for method, bounds in {CLASSIFY: unary, CLASSIFY_STREAM: stream}.items()
-            for model in models
+            (method, model): Queue(bounds, free_capacity=partial(free_capacity, model), held=self.held, clock=clock)
+            for method, bounds in {CLASSIFY: config.unary, CLASSIFY_STREAM: config.stream}.items()
+            for model in config.models
         }

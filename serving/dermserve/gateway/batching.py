@@ -27,13 +27,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dermserve.gateway import errors
 from dermserve.gateway.budget import Budget, Clock, Costs
-from dermserve.gateway.errors import (
-    BudgetSpentError,
-    InvalidModelOutputError,
-    ModelServerBusyError,
-    ModelServerUnreachableError,
-)
 from dermserve.gateway.model_servers import ModelServer, ModelServers, gravest
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
 from dermserve.imaging import make_views
@@ -46,8 +41,8 @@ _LEAST_TIMEOUT = 1.0
 """Least seconds of a call before it is retried on another server."""
 _SLOW = 5.0
 """Multiple of a call's expected seconds after which its server counts as hanging."""
-_BACK_OFF = 0.02
-"""Seconds to wait, doubled and jittered each time, when a server is full."""
+_BACK_OFF, _MOST_BACK_OFF = 0.02, 0.64
+"""Seconds to wait when a server is full: doubled each time up to the latter, and jittered."""
 _NEARLY_DONE = 0.02
 """Seconds before its end at which a call counts as nearly done: long enough to decode a photo."""
 _NEARLY_DONE_SHARE = 0.4
@@ -80,12 +75,8 @@ class _Waiting:
     key: _Key
     part: Part
     failed: dict[ModelServer, Exception]
-    alone: bool
-    """Whether it must not be batched: it was left out of a batch for want of time."""
     answer: "asyncio.Future[Scores]"
     call: "_Call | None" = None
-    batched: bool = False
-    """Whether its call has others, too."""
     context: Context = field(default_factory=copy_context)
     """Of its trace."""
 
@@ -110,28 +101,23 @@ class _Call:
         return (images if len(parts) == 1 else np.concatenate([part.images for part in parts]))[:count], False
 
     def fail(self, error: Exception) -> None:
-        """End every request that still waits in an error."""
+        """End every request that still waits in an error; not where it is caught, whose frame it refers to."""
         for request in self.requests:
             if not request.answer.done():
                 request.answer.set_exception(error)
 
     def share(self, scores: Scores) -> None:
-        """Give each request its share of the answer; those for whose views there was no time, an error."""
-        rows, start = (len(scores.probabilities), len(scores.ood_scores)), 0
-        if len(self.requests) > 1 and rows != (scores.views, scores.views):
-            self.fail(InvalidModelOutputError(f"it has {rows[0]} and {rows[1]} rows for {scores.views} views"))
-            return
+        """Give each request its rows of the answer; one alone gets it as it is, unchecked."""
+        alone, start = len(self.requests) == 1, 0
+        rows = len(scores.probabilities), len(scores.ood_scores)
+        if not alone and rows != (scores.views, scores.views):
+            raise errors.InvalidModelOutputError(f"it has {rows[0]} and {rows[1]} rows for {scores.views} views")
         for request in self.requests:
-            start, own = start + len(request.part), slice(start, start + len(request.part))
-            if request.answer.done():
-                continue
-            if len(self.requests) == 1:
-                request.answer.set_result(scores)
-            elif ood_scores := scores.ood_scores[own]:
-                share = Scores(len(ood_scores), scores.version, scores.probabilities[own], ood_scores)
-                request.answer.set_result(share)
-            else:
-                request.answer.set_exception(BudgetSpentError("too little is left for the model"))
+            own, views = slice(start, start + len(request.part)), len(request.part)
+            start += views
+            if not request.answer.done():
+                share = Scores(views, scores.version, scores.probabilities[own], scores.ood_scores[own])
+                request.answer.set_result(scores if alone else share)
 
 
 class Batching:
@@ -159,7 +145,8 @@ class Batching:
         for call in self._calls:
             others += call.key[0].model != model
             nearly_done += call.nearly_done <= now and call.server.alive
-        return (self._servers.slots - others) * self._together(model) - self._requests[model] + nearly_done
+        together = next((views for views in range(MOST, 1, -1) if self._is_short(model, views)), 1)
+        return (self._servers.slots - others) * together - self._requests[model] + nearly_done
 
     async def predict(self, target: Target, part: Part) -> Scores:
         """Predict a request's views, all of one height and width, or as many of the first as there is time for.
@@ -169,35 +156,34 @@ class Batching:
             GatewayError: none can be reached, or is full, failed, is late, or answered nonsense.
         """
         failed: dict[ModelServer, Exception] = {}
-        alone = False
+        back_off = _BACK_OFF
         self._requests[target.model] += 1
         try:
-            for attempt in itertools.count():
-                waiting = self._enter(target, part, failed, alone=alone)
+            while True:
+                waiting = self._enter(target, part, failed)
                 try:
                     return await waiting.answer
-                except (ModelServerUnreachableError, ServableNotFoundError) as error:
+                except (errors.ModelServerUnreachableError, ServableNotFoundError) as error:
                     if waiting.call is None:
                         raise  # no server is left
                     failed[waiting.call.server] = error.with_traceback(None)
-                except ModelServerBusyError:
-                    await _back_off(attempt, part.budget)
-                except BudgetSpentError:  # the others' budgets were too short for it: its own may be enough
-                    if not waiting.batched or part.budget.left() <= 0:
+                except errors.ModelServerBusyError:
+                    delay = back_off * random.uniform(0.5, 1.5)  # noqa: S311
+                    if delay >= part.budget.left():
                         raise
-                    alone = True
+                    await asyncio.sleep(delay)
+                    back_off = min(2 * back_off, _MOST_BACK_OFF)
                 finally:
                     self._leave(waiting)
                     del waiting  # its error refers to this frame
         finally:
             self._requests[target.model] -= 1
             failed.clear()  # these refer to this frame, too
-        raise AssertionError("the loop ends by return or raise")
 
-    def _enter(self, target: Target, part: Part, failed: dict[ModelServer, Exception], *, alone: bool) -> _Waiting:
+    def _enter(self, target: Target, part: Part, failed: dict[ModelServer, Exception]) -> _Waiting:
         turn = self._clock() + _AGEING * self.costs.expect(target.model, len(part))
         answer = asyncio.get_running_loop().create_future()
-        waiting = _Waiting((turn, next(self._numbers)), (target, part.images.shape[1:]), part, failed, alone, answer)
+        waiting = _Waiting((turn, next(self._numbers)), (target, part.images.shape[1:]), part, failed, answer)
         bisect.insort(self._queue, waiting, key=lambda each: each.order)
         self._dispatch()
         return waiting
@@ -214,9 +200,9 @@ class Batching:
         """Send what waits to free slots, in its order."""
         held = set[_Key]()  # those that wait for more of their kind
         for first in list(self._queue):
-            if first.call or first.answer.done() or (first.key in held and not first.alone):
+            if first.call or first.answer.done() or first.key in held:
                 continue
-            if self._servers.all_in(first.failed):
+            if not self._servers.untried(first.failed):
                 self._queue.remove(first)
                 first.answer.set_exception(gravest(first.failed.values()))
             elif server := self._servers.pick(first.key[0].model, first.failed):
@@ -229,26 +215,17 @@ class Batching:
 
     def _batch(self, first: _Waiting, server: ModelServer) -> list[_Waiting]:
         """Choose the requests to send with one; none when it should wait for more."""
-        key, views, batch = first.key, len(first.part), [first]
-        model = key[0].model
-        if first.alone or not self._is_short(model, views + 1):
-            return batch
+        model, views, batch = first.key[0].model, len(first.part), [first]
         for other in self._queue:
-            if other is first or other.answer.done() or other.alone or other.key != key or server in other.failed:
+            if other is first or other.answer.done() or other.key != first.key or server in other.failed:
                 continue
             if not self._is_short(model, views + len(other.part)):
                 return batch
             batch.append(other)
             views += len(other.part)
-        in_flight = sum(call.key == key for call in self._calls)
+        in_flight = sum(call.key == first.key for call in self._calls)
         waits = in_flight and self._servers.slots <= 2 * in_flight and self._is_short(model, views + 1)
         return [] if waits else batch
-
-    def _together(self, model: str) -> int:
-        """Count the requests of one view that a call may carry."""
-        if not self._is_short(model, 2):
-            return 1
-        return next(views for views in range(MOST, 1, -1) if self._is_short(model, views))
 
     def _is_short(self, model: str, views: int) -> bool:
         return views <= MOST and 0 < self.costs.expect(model, views) <= self._longest
@@ -256,10 +233,11 @@ class Batching:
     def _send(self, server: ModelServer, batch: list[_Waiting]) -> None:
         call = _Call(server, batch[0].key, batch)
         for request in batch:
-            request.call, request.batched = call, len(batch) > 1
+            request.call = call
             self._queue.remove(request)
         self._calls.add(call)
-        server.take()
+        server.in_flight += 1
+        server.last_used = next(self._numbers)
         call.task = asyncio.get_running_loop().create_task(self._run(call), context=batch[0].context)
 
     async def _run(self, call: _Call) -> None:
@@ -278,9 +256,11 @@ class Batching:
         server, model = call.server, call.key[0].model
         budget = max((request.part.budget for request in call.requests), key=lambda each: each.ends)
         left = budget.require("before asking the model server")
-        views = self.costs.fit(model, sum(len(request.part) for request in call.requests), left=left)
-        if not views:
-            raise BudgetSpentError("too little is left for the model")
+        views = sum(len(request.part) for request in call.requests)
+        if not (fitting := self.costs.fit(model, views, left=left)):
+            raise errors.BudgetSpentError("too little is left for the model")
+        if len(call.requests) == 1:  # a batch is short, and goes whole
+            views = fitting
         images, tta = call.gather(views)
         start, expected = self._clock(), self.costs.expect(model, views)
         others = self._servers.has_other(server, call.requests[0].failed)
@@ -288,31 +268,17 @@ class Batching:
         call.nearly_done = start + expected - max(_NEARLY_DONE, expected * _NEARLY_DONE_SHARE)
         try:
             scores = await server.wire.predict(call.key[0], images, tta=tta, seconds=timeout)
-        except BudgetSpentError as error:
-            if timeout >= left:
-                self.costs.note(model, views, self._clock() - start, late=True)
-                raise
-            self._servers.fail(server, retried=others)  # it hangs, and the request has time left
-            raise ModelServerUnreachableError from error
-        except ModelServerUnreachableError:
-            self._servers.fail(server, retried=others)
-            raise
         except ServableNotFoundError:
             server.retried += others
             raise
+        except (errors.BudgetSpentError, errors.ModelServerUnreachableError) as error:
+            if isinstance(error, errors.BudgetSpentError) and timeout >= left:
+                self.costs.note(model, views, self._clock() - start, late=True)
+                raise
+            server.retried += others
+            self._servers.mark(server, alive=False)  # it is gone, or hangs while the request has time left
+            raise errors.ModelServerUnreachableError from error
         self.costs.note(model, views, self._clock() - start)
         server.calls += 1
         server.views += views
         return scores
-
-
-async def _back_off(attempt: int, budget: Budget) -> None:
-    """Wait for a full server.
-
-    Raises:
-        ModelServerBusyError: there is no time for that.
-    """
-    delay = _BACK_OFF * 2 ** min(attempt, 5) * random.uniform(0.5, 1.5)  # noqa: S311
-    if delay >= budget.left():
-        raise ModelServerBusyError
-    await asyncio.sleep(delay)

@@ -1,4 +1,4 @@
-"""Versions, states and labels of the model servers, by polling; each version's card is read once.
+"""Versions, states and labels of the model servers, by polling; each version's card; and which version answers.
 
 TensorFlow Serving has no call that lists its models, so the configured ones are polled by name. Its health service
 is static, so GetModelStatus is what shows which versions can answer.
@@ -6,38 +6,31 @@ is static, so GetModelStatus is what shows which versions can answer.
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import structlog
 
 from dermserve.contract import CardError, parse_card
-from dermserve.gateway.budget import Budget, Clock
-from dermserve.gateway.errors import (
-    BudgetSpentError,
-    GatewayError,
-    InvalidCardError,
-    InvalidModelOutputError,
-    ModelServerBusyError,
-    ModelServerFailedError,
-    UnknownModelError,
-)
-from dermserve.gateway.model_servers import ModelServers
-from dermserve.gateway.tfserving import ServableNotFoundError
+from dermserve.gateway import errors
+from dermserve.gateway.budget import Budget
+from dermserve.gateway.config import Config
+from dermserve.gateway.model_servers import AVAILABLE, ModelServers, State
+from dermserve.gateway.tfserving import ServableNotFoundError, Target
 from dermserve.imaging import STANDARD_VIEWS
 from dermserve.tfserving.v1 import serving_pb2
 from dermserve.v1 import card_pb2, classifier_pb2
 
 _log = structlog.get_logger(__name__)
 
+_MAX_LABEL = 128
 _TOLERATED_FAILURES = 2
 """Polls in a row that may fail before a model counts as unreachable: one that is late is no outage."""
-_STATES = {
-    serving_pb2.ModelVersionStatus.STATE_START: classifier_pb2.VERSION_STATE_START,
-    serving_pb2.ModelVersionStatus.STATE_LOADING: classifier_pb2.VERSION_STATE_LOADING,
-    serving_pb2.ModelVersionStatus.STATE_AVAILABLE: classifier_pb2.VERSION_STATE_AVAILABLE,
-    serving_pb2.ModelVersionStatus.STATE_UNLOADING: classifier_pb2.VERSION_STATE_UNLOADING,
-    serving_pb2.ModelVersionStatus.STATE_END: classifier_pb2.VERSION_STATE_END,
+_UNKNOWN = classifier_pb2.VERSION_STATE_UNSPECIFIED
+_STATES: Mapping[int, Any] = {
+    state: classifier_pb2.VersionState.Value(f"VERSION_{name}")
+    for name, state in serving_pb2.ModelVersionStatus.State.items()
 }
 
 
@@ -49,6 +42,8 @@ class KnownVersion:
     state: classifier_pb2.VersionState
     card: card_pb2.Card | None = None
     """None while it is not read, or when it is not valid."""
+    fault: str = ""
+    """Why an available version has no card."""
 
     @property
     def available(self) -> bool:
@@ -88,34 +83,54 @@ class KnownModel:
         """Whether some version can answer here."""
         return any(version.ready for version in self.versions)
 
+    def absent(self, target: Target) -> errors.GatewayError:
+        """Make the error for a version or label of this model that no model server has."""
+        if target.version is not None:
+            return errors.UnknownVersionError(self.name, target.version, [version.number for version in self.available])
+        if target.label is not None and target.label not in self.labels:
+            return errors.UnknownLabelError(self.name, target.label, sorted(self.labels))
+        return errors.ModelNotAvailableError(self.name)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """How often and how long the catalog asks, in seconds."""
 
-    steady: float
-    """Between polls while every model is ready."""
-    waiting: float
-    """Between polls while none is."""
-    timeout: float
-    """Of one call."""
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What to ask a model server for."""
+
+    target: Target
+    """Names no version when the newest is wanted: the model server knows best which that is."""
+    version: int
+    """Version whose card it is, which may not be the one that answers."""
+    card: card_pb2.Card
+
+
+def read_target(model: str, *, version: int | None = None, label: str | None = None) -> Target:
+    """Check a caller's choice.
+
+    Raises:
+        InvalidRequestError: no model, a version below 1, or a label empty or too long.
+    """
+    if not model:
+        raise errors.MissingModelError
+    if version is not None and version < 1:
+        raise errors.InvalidVersionError(version)
+    # TF Serving would send a longer label back in a header too large to arrive.
+    if label is not None and not 0 < len(label) <= _MAX_LABEL:
+        raise errors.InvalidLabelError
+    return Target(model, version, label)
 
 
 class Catalog:
     """The configured models as last seen. Replaces whole values, so that a reader never meets half an update."""
 
-    def __init__(
-        self, servers: ModelServers, *, models: Sequence[str], labels: Sequence[str], pace: Pace, clock: Clock
-    ) -> None:
-        self.models: Mapping[str, KnownModel] = {name: KnownModel(name) for name in models}
+    def __init__(self, servers: ModelServers, config: Config) -> None:
+        self.models: Mapping[str, KnownModel] = {name: KnownModel(name) for name in config.models}
         self.failed_polls = 0
         """Polls of a model that ended in an unexpected error."""
         self._servers = servers
-        self._labels = labels
-        self._pace = pace
-        self._clock = clock
-        self._cards: dict[tuple[str, int], card_pb2.Card | CardError] = {}
-        self._reading: dict[tuple[str, int], asyncio.Task[card_pb2.Card]] = {}
+        self._config = config
+        self._timeout = config.poll_timeout_seconds
+        self._cards: dict[tuple[str, int], asyncio.Task[card_pb2.Card]] = {}
+        """Valid ones, and those that are being read."""
         self._polling: asyncio.Task[None] | None = None
 
     @property
@@ -130,12 +145,77 @@ class Catalog:
             UnknownModelError: there is none of that name.
         """
         if (known := self.models.get(name)) is None:
-            raise UnknownModelError(name, self.models)
+            raise errors.UnknownModelError(name, self.models)
         return known
 
     def lacks(self, model: str, label: str | None) -> bool:
         """Whether a label is one that is polled, and did not exist at the last poll."""
-        return label in self._labels and label not in self.find(model).labels
+        return label in self._config.labels and label not in self.find(model).labels
+
+    async def choose(self, target: Target, budget: Budget) -> Choice:
+        """Choose what to ask for: of a label or the newest version, which version answers is known only afterwards.
+
+        Raises:
+            GatewayError: the model, version or label does not exist or can't answer.
+        """
+        known = self.find(target.model)
+        if not known.available:
+            raise (
+                errors.ModelNotAvailableError(target.model) if known.reachable else errors.ModelServerUnreachableError()
+            )
+        number = known.available[0].number
+        if target.version is not None:
+            number = target.version
+        elif target.label is not None:
+            number = known.labels.get(target.label, number)
+        elif not known.available[0].ready and known.ready:
+            # The newest version has no valid card and must not answer: the newest that has one is asked by its number.
+            number = next(version.number for version in known.available if version.ready)
+            target = Target(target.model, version=number)
+        try:
+            return Choice(target, number, await self.card(target.model, number, budget=budget))
+        except ServableNotFoundError as error:
+            raise known.absent(target) from error
+
+    async def card(self, model: str, version: int, *, budget: Budget | None = None) -> card_pb2.Card:
+        """Return a card, read once for all that need it, and waited for within a budget.
+
+        Raises:
+            InvalidCardError: the version's card can't be trusted.
+            ServableNotFoundError: there is no such version.
+            GatewayError: no model server can be asked.
+        """
+        if (reading := self._cards.get((model, version))) is None:
+            reading = self._cards[model, version] = asyncio.create_task(self._read(model, version))
+            reading.add_done_callback(functools.partial(self._forget_failed, (model, version)))
+        if reading.done():
+            return reading.result()
+        try:
+            async with asyncio.timeout(budget.require("reading the card") if budget else None):
+                return await asyncio.shield(reading)
+        except TimeoutError as error:
+            raise errors.BudgetSpentError("reading the card") from error
+
+    async def _read(self, model: str, version: int) -> card_pb2.Card:
+        try:
+            card = parse_card(await self._servers.describe(model, version=version, seconds=self._timeout))
+            if card.input.height != card.input.width:
+                raise CardError(f"input is {card.input.height}×{card.input.width}; views need a square")
+            if unknown := set(card.views) - set(STANDARD_VIEWS):
+                raise CardError(f"views {sorted(unknown)} are not standard ones")
+        except CardError as error:
+            raise errors.InvalidCardError(model, version, str(error)) from error
+        except (errors.InvalidModelOutputError, errors.ModelServerFailedError) as error:
+            raise errors.InvalidCardError(model, version, "its `describe` signature does not return one") from error
+        return card
+
+    def _forget_failed(self, key: tuple[str, int], reading: asyncio.Task[card_pb2.Card]) -> None:
+        if (reading.cancelled() or reading.exception()) and self._cards.get(key) is reading:
+            del self._cards[key]
+
+    def _keep_cards(self, model: str, versions: Collection[int]) -> None:
+        """Drop the cards of a model's other versions: a number that comes back may be another model."""
+        self._cards = {key: card for key, card in self._cards.items() if key[0] != model or key[1] in versions}
 
     async def follow(self, report: Callable[[bool], Awaitable[None]]) -> None:
         """Poll for ever, whatever fails; report after each poll whether every model is ready."""
@@ -148,156 +228,67 @@ class Catalog:
                 _log.exception("catalog_poll_failed")
             await asyncio.sleep(self._pause())
 
+    def _pause(self) -> float:
+        steady, waiting = self._config.poll_seconds, self._config.poll_waiting_seconds
+        if self.ready and not any(model.failures for model in self.models.values()):
+            return steady
+        return min(steady, 5 * waiting if any(model.ready for model in self.models.values()) else waiting)
+
     async def poll(self) -> None:
         """Poll every model once; a call during a poll waits for that poll."""
         if self._polling is None or self._polling.done():
             self._polling = asyncio.create_task(self._poll())
         await asyncio.shield(self._polling)
 
-    async def card(self, model: str, version: int, *, budget: Budget) -> card_pb2.Card:
-        """Return a card, read now unless it is known.
-
-        Raises:
-            InvalidCardError: the version's card can't be trusted.
-            ServableNotFoundError: there is no such version.
-            GatewayError: no model server can be asked.
-        """
-        known = self._cards.get((model, version))
-        if isinstance(known, CardError):
-            raise InvalidCardError(model, version, str(known))
-        return known if known is not None else await self._read_once(model, version, budget=budget)
-
-    def card_fault(self, model: str, version: int) -> CardError | None:
-        """Return what is wrong with a card, as far as is known."""
-        known = self._cards.get((model, version))
-        return known if isinstance(known, CardError) else None
-
-    def _pause(self) -> float:
-        if self.ready and all(model.failures == 0 for model in self.models.values()):
-            return self._pace.steady
-        some = any(model.ready for model in self.models.values())
-        return min(self._pace.steady, self._pace.waiting * (5 if some else 1))
-
     async def _poll(self) -> None:
-        seen = await asyncio.gather(*(self._look_safely(model) for model in self.models.values()))
+        seen = await asyncio.gather(*map(self._look, self.models.values()))
         for before, after in zip(self.models.values(), seen, strict=True):
-            _log_change(before, after)
+            if replace(before, failures=0) != replace(after, failures=0) or before.reachable != after.reachable:
+                states = {each.number: classifier_pb2.VersionState.Name(each.state) for each in after.versions}
+                ready = [version.number for version in after.versions if version.ready]
+                facts = {"reachable": after.reachable, "states": states, "ready": ready, "labels": dict(after.labels)}
+                _log.info("model_state_changed", model=after.name, **facts)
         self.models = {model.name: model for model in seen}
 
-    async def _look_safely(self, model: KnownModel) -> KnownModel:
+    async def _look(self, before: KnownModel) -> KnownModel:
         """Poll a model; an unexpected error counts as a poll without an answer."""
         try:
-            return await self._look(model)
+            states = await self._servers.versions(before.name, seconds=self._timeout)
+            available = {number for number, state in states.items() if state == AVAILABLE}
+            self._keep_cards(before.name, available)
+            versions = [await self._with_card(before, number, state) for number, state in states.items()]
+            labels = await self._resolve_labels(before) if available else {}
+            return KnownModel(before.name, tuple(versions), labels, failures=0)
+        except errors.GatewayError:
+            pass
         except Exception:
             self.failed_polls += 1
-            _log.exception("catalog_poll_failed", model=model.name)
-            return self._unanswered(model)
+            _log.exception("catalog_poll_failed", model=before.name)
+        if before.failures < _TOLERATED_FAILURES:
+            return replace(before, failures=before.failures + 1)
+        self._keep_cards(before.name, ())
+        return KnownModel(before.name, tuple(KnownVersion(version.number, _UNKNOWN) for version in before.versions))
 
-    async def _look(self, model: KnownModel) -> KnownModel:
-        try:
-            statuses = await self._servers.versions(model.name, budget=self._budget())
-        except ServableNotFoundError:
-            statuses = ()
-        except ModelServerBusyError:
-            return model  # full is not gone
-        except GatewayError:
-            return self._unanswered(model)
-        versions = [KnownVersion(status.version, _state(status)) for status in statuses]
-        self._keep_cards(model.name, {version.number for version in versions if version.available})
-        known = tuple([await self._with_card(model.name, version) for version in versions])
-        labels = await self._resolve_labels(model) if any(version.available for version in known) else {}
-        return KnownModel(model.name, known, labels, failures=0)
-
-    def _unanswered(self, model: KnownModel) -> KnownModel:
-        failures = model.failures + 1
-        if failures <= _TOLERATED_FAILURES:
-            return replace(model, failures=failures)
-        self._keep_cards(model.name, ())
-        unknown = classifier_pb2.VERSION_STATE_UNSPECIFIED
-        return KnownModel(model.name, tuple(KnownVersion(v.number, unknown) for v in model.versions), {}, failures)
-
-    async def _with_card(self, model: str, version: KnownVersion) -> KnownVersion:
-        """Read a card unless it is known; a card that was not valid is read again, as the fault may be gone."""
+    async def _with_card(self, before: KnownModel, number: int, state: State) -> KnownVersion:
+        version = KnownVersion(number, _STATES.get(state, _UNKNOWN))
         if not version.available:
             return version
-        known = self._cards.get((model, version.number))
-        if isinstance(known, card_pb2.Card):
-            return replace(version, card=known)
         try:
-            return replace(version, card=await self._read_once(model, version.number, budget=self._budget()))
-        except (GatewayError, ServableNotFoundError) as error:
-            if known is None:
-                _log.warning("card_not_read", model=model, version=version.number, fault=str(error))
-            return version
+            return replace(version, card=await self.card(before.name, number))
+        except (errors.GatewayError, ServableNotFoundError) as error:
+            fault = str(error.__cause__ if isinstance(error, errors.InvalidCardError) else error)
+            if fault not in {known.fault for known in before.versions}:
+                _log.warning("card_not_read", model=before.name, version=number, fault=fault)
+            return replace(version, fault=fault)
 
-    async def _read_once(self, model: str, version: int, *, budget: Budget) -> card_pb2.Card:
-        """Read a card; concurrent calls for the same card share one read."""
-        key = (model, version)
-        if (task := self._reading.get(key)) is None:
-            task = self._reading[key] = asyncio.create_task(self._read(model, version))
-            task.add_done_callback(lambda done: self._finish_reading(key, done))
-        try:
-            async with asyncio.timeout(budget.require("reading the card")):
-                return await asyncio.shield(task)
-        except TimeoutError as error:
-            raise BudgetSpentError("reading the card") from error
-
-    async def _read(self, model: str, version: int) -> card_pb2.Card:
-        try:
-            card = parse_card(await self._servers.describe(model, version=version, budget=self._budget()))
-            _require_usable(card)
-        except CardError as error:
-            fault = error
-        except (InvalidModelOutputError, ModelServerFailedError):
-            fault = CardError("its `describe` signature does not return one")
-        else:
-            self._cards[model, version] = card
-            return card
-        self._cards[model, version] = fault
-        raise InvalidCardError(model, version, str(fault)) from fault
-
-    def _finish_reading(self, key: tuple[str, int], task: asyncio.Task[card_pb2.Card]) -> None:
-        del self._reading[key]
-        if not task.cancelled():
-            task.exception()  # retrieved, even if every caller has been cancelled
-
-    def _keep_cards(self, model: str, versions: Collection[int]) -> None:
-        """Drop the cards of a model's other versions: a number that comes back may be another model."""
-        for key in [key for key in self._cards if key[0] == model and key[1] not in versions]:
-            del self._cards[key]
-
-    def _budget(self) -> Budget:
-        return Budget(self._clock() + self._pace.timeout, self._clock)
-
-    async def _resolve_labels(self, model: KnownModel) -> dict[str, int]:
-        found = {label: await self._labelled(model, label) for label in self._labels}
-        return {label: version for label, version in found.items() if version is not None}
-
-    async def _labelled(self, model: KnownModel, label: str) -> int | None:
-        try:
-            return await self._servers.labelled(model.name, label=label, budget=self._budget())
-        except ServableNotFoundError:
-            return None
-        except GatewayError:
-            return model.labels.get(label)
-
-
-def _require_usable(card: card_pb2.Card) -> None:
-    """Refuse a valid card of a model whose views this gateway can't make."""
-    if card.input.height != card.input.width:
-        raise CardError(f"input is {card.input.height}×{card.input.width}; views need a square")
-    if unknown := set(card.views) - set(STANDARD_VIEWS):
-        raise CardError(f"views {sorted(unknown)} are not standard ones")
-
-
-def _state(status: serving_pb2.ModelVersionStatus) -> classifier_pb2.VersionState:
-    return _STATES.get(status.state, classifier_pb2.VERSION_STATE_UNSPECIFIED)
-
-
-def _log_change(before: KnownModel, after: KnownModel) -> None:
-    if (before.versions, before.labels, before.reachable) == (after.versions, after.labels, after.reachable):
-        return
-    states = {version.number: classifier_pb2.VersionState.Name(version.state) for version in after.versions}
-    ready = [version.number for version in after.versions if version.ready]
-    facts = {"reachable": after.reachable, "states": states, "ready": ready, "labels": dict(after.labels)}
-    _log.info("model_state_changed", model=after.name, **facts)
+    async def _resolve_labels(self, before: KnownModel) -> dict[str, int]:
+        found = {}
+        for label in self._config.labels:
+            try:
+                found[label] = await self._servers.labelled(before.name, label=label, seconds=self._timeout)
+            except ServableNotFoundError:
+                pass
+            except errors.GatewayError:
+                if label in before.labels:
+                    found[label] = before.labels[label]
+        return found

@@ -61,10 +61,15 @@ class TlsFiles:
             _log.warning("certificate_renewed", use=self._use)
         return changed
 
-    def show_to(self, context: ssl.SSLContext) -> None:
-        """Have a context of Python's own TLS show the same certificate."""
+    @property
+    def probe(self) -> ssl.SSLContext:
+        """Context of Python's own TLS that shows the same certificate, and takes any."""
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_alpn_protocols(["h2"])
         if self._certificate is not None:
             context.load_cert_chain(self._certificate, self._key)
+        return context
 
     @property
     def client(self) -> grpc.ChannelCredentials:
@@ -125,11 +130,8 @@ async def follow_files(files: TlsFiles, servers: ModelServers, *, every: float) 
         await asyncio.sleep(every)
         if files.renew():
             outdated = servers.all
-        moves = (servers.reconnect(server, seconds=_HANDSHAKE_SECONDS) for server in outdated)
-        moved = await asyncio.gather(*moves, return_exceptions=True)
-        for failure in (done for done in moved if isinstance(done, Exception)):
-            _log.error("model_server_reconnect_failed", exc_info=failure)
-        outdated = [server for server, done in zip(outdated, moved, strict=True) if done is not True]
+        moved = await asyncio.gather(*(servers.reconnect(each, seconds=_HANDSHAKE_SECONDS) for each in outdated))
+        outdated = [server for server, done in zip(outdated, moved, strict=True) if not done]
 
 
 async def follow_peers(files: TlsFiles, servers: ModelServers) -> None:
@@ -140,24 +142,13 @@ async def follow_peers(files: TlsFiles, servers: ModelServers) -> None:
 
 
 async def _look_at(server: ModelServer, files: TlsFiles) -> None:
+    host, _, port = server.address.rpartition(":")
     with contextlib.suppress(OSError, ValueError, TimeoutError):  # what was seen last stays
         async with asyncio.timeout(_HANDSHAKE_SECONDS):
-            server.certificate_expiry = await _shown_expiry(server.address, files)
-
-
-async def _shown_expiry(address: str, files: TlsFiles) -> float:
-    """Return when the certificate that a server shows expires, whether it is valid or not."""
-    host, _, port = address.rpartition(":")
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.set_alpn_protocols(["h2"])
-    files.show_to(context)
-    _, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=context)
-    try:
+            _, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=files.probe)
         shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-    finally:
         writer.transport.abort()
-    return _expiry(read_certificates(ssl.DER_cert_to_PEM_cert(shown).encode())[0])
+        server.certificate_expiry = _expiry(read_certificates(ssl.DER_cert_to_PEM_cert(shown).encode())[0])
 
 
 def _expiry(certificate: "x509.Certificate") -> float:

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from dermserve.gateway.admission import Admission
+from dermserve.gateway.admission import Admission, Place
 from dermserve.gateway.answer import check_scores, write_answer
 from dermserve.gateway.batching import Batching, Part
-from dermserve.gateway.catalog import Catalog
+from dermserve.gateway.canary import CANARY, Canary
+from dermserve.gateway.catalog import Catalog, Choice, read_target
 from dermserve.gateway.config import Config
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import BudgetSpentError, GatewayError, RefusedPhotoError
@@ -21,7 +22,6 @@ from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.photos import Prepared, Workers, prepare
 from dermserve.gateway.plan import count_first, count_more, read_mode, weigh
 from dermserve.gateway.rpc import Rpc
-from dermserve.gateway.selection import CANARY, Canary, Choice, absent, choose, read_target
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
 from dermserve.gateway.tracing import Tracing
 from dermserve.imaging import IDENTITY, STANDARD_VIEWS, PhotoError, make_views
@@ -59,36 +59,20 @@ class Classifier:
     """Answers one photo at a time, many of them at once."""
 
     def __init__(
-        self,
-        config: Config,
-        *,
-        servers: ModelServers,
-        catalog: Catalog,
-        workers: Workers,
-        metrics: Metrics,
-        tracing: Tracing,
+        self, config: Config, servers: ModelServers, catalog: Catalog, metrics: Metrics, tracing: Tracing
     ) -> None:
-        self.catalog, self.workers, self.metrics, self.tracing = catalog, workers, metrics, tracing
+        self.servers, self.catalog, self.metrics, self.tracing = servers, catalog, metrics, tracing
         self.limits = config.limits
+        self.workers = Workers(config.decoders, stuck_after=config.decoder_stuck_seconds, clock=time.monotonic)
         self.predictor = Batching(servers, longest=config.batch_seconds, clock=time.monotonic)
-        self.admission = Admission(
-            config.models,
-            unary=config.unary,
-            stream=config.stream,
-            max_held_bytes=config.max_held_bytes,
-            free_capacity=self.predictor.free_capacity,
-            clock=time.monotonic,
-        )
-        self.canary = Canary(
-            config.canary_shares,
-            config.canary_file,
-            sample=config.canary_sample,
-            predictor=self.predictor,
-            catalog=catalog,
-            metrics=metrics,
-            clock=time.monotonic,
-        )
+        self.admission = Admission(config, free_capacity=self.predictor.free_capacity, clock=time.monotonic)
+        self.canary = Canary(config, predictor=self.predictor, catalog=catalog, metrics=metrics, clock=time.monotonic)
         self.drift = Drift() if config.metrics_listen else None
+
+    async def close(self) -> None:
+        """Let the threads end, and give up what is done in the background."""
+        self.workers.close()
+        await self.canary.close()
 
     async def classify(self, photo: PhotoRequest, rpc: Rpc) -> classifier_pb2.ClassifyResponse:
         """Answer one request.
@@ -100,8 +84,8 @@ class Classifier:
         try:
             async with asyncio.timeout(rpc.budget.left()), contextlib.AsyncExitStack() as stack:
                 with request.measure("admit"):
-                    await stack.enter_async_context(request.place)
-                answer = await request.answer()
+                    place = await stack.enter_async_context(request.admitted)
+                answer = await request.answer(place)
         except BaseException as error:
             request.count(error)
             if isinstance(error, TimeoutError):
@@ -122,7 +106,7 @@ class _Request:
         self._mode = read_mode(photo.tta)
         line.catalog.find(self._target.model)
         rpc.budget.require("on arrival")
-        self.place = line.admission.queues[rpc.method, self._target.model].enter(len(photo.image), rpc.budget)
+        self.admitted = line.admission.queues[rpc.method, self._target.model].enter(len(photo.image), rpc.budget)
         self.stage = ""  # the one it is in, or was last
         self._begun = time.monotonic()
         self._spent: defaultdict[str, float] = defaultdict(float)  # seconds by stage
@@ -151,16 +135,16 @@ class _Request:
             seconds = time.monotonic() - self._begun - self._spent["admit"]
             metrics.routed(model, self._routed, failed=error is not None, seconds=seconds)
 
-    async def answer(self) -> classifier_pb2.ClassifyResponse:
+    async def answer(self, place: Place) -> classifier_pb2.ClassifyResponse:
         """Answer with all views that the plan asks for; with fewer when a later stage fails."""
         catalog = self._line.catalog
         try:
             for _ in range(_ATTEMPTS):
                 routed = self._line.canary.route(self._target, self._rpc.caller)
                 self._routed = None if routed is self._target else routed.label
-                choice = await choose(routed, catalog=catalog, budget=self._rpc.budget)
+                choice = await catalog.choose(routed, self._rpc.budget)
                 try:
-                    found = await self._attempt(choice)
+                    found = await self._attempt(choice, place)
                 except _MovedError:
                     if self._target.version is not None or catalog.lacks(self._target.model, self._target.label):
                         break
@@ -169,13 +153,13 @@ class _Request:
                 if self._routed == CANARY:
                     self._line.canary.sample(self._target.model, found[2].views, *found[:2])
                 return self._write(*found)
-            raise absent(self._target, catalog.find(self._target.model))
+            raise catalog.find(self._target.model).absent(self._target)
         except GatewayError:
             if self._in_hand is None:
                 raise
             return self._write(*self._in_hand)
 
-    async def _attempt(self, choice: Choice) -> _InHand:
+    async def _attempt(self, choice: Choice, place: Place) -> _InHand:
         """Predict stage by stage, each pinned to the version that answered the first, until the plan has enough."""
         wanted, piece = count_first(self._mode, choice.card), self._piece()
         in_graph = 1 < wanted <= piece and tuple(choice.card.views) == STANDARD_VIEWS
@@ -185,7 +169,7 @@ class _Request:
         )
         with self.measure("decode"):
             prepared = await self._line.workers.run(work)
-        self.place.prepared()
+        place.prepared()
         self._spent["decode"] -= prepared.plan_seconds
         self._spent["plan"] += prepared.plan_seconds
         part = Part(prepared.views[:piece], self._rpc.budget, STANDARD_VIEWS if in_graph else ())

@@ -37,18 +37,19 @@ _BURST = 256
 _LIMITS = Limits()
 
 
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def _read_names(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    return _split(value) if isinstance(value, str) else value
 
 
 def _read_shares(value: object) -> object:
     """Read NAME=SHARE,NAME=SHARE; a part without "=" keeps no share, which is then no number."""
-    names = _read_names(value)
-    return (
-        {name: share for name, _, share in (part.partition("=") for part in names)}
-        if isinstance(names, list)
-        else value
-    )
+    if not isinstance(value, str):
+        return value
+    return {name: share for name, _, share in (part.partition("=") for part in _split(value))}
 
 
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_read_names)]

@@ -9,6 +9,7 @@ from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from dermserve.imaging import Measures
 from dermserve.v1 import card_pb2
@@ -21,8 +22,8 @@ _LEAST_SHARE = 1e-3
 """For a bin that is empty then or now, which would make the index infinite."""
 _VERSIONS = 16
 _COMPARED = ("classes", "confidence", "brightness", "sharpness")
-_Bins = tuple[float, int, int, int, int]
-"""Of one answer: its top probability, and the bins of its class and of the three others of _COMPARED."""
+_Answer: TypeAlias = tuple[float, ...]
+"""Its top probability, and the bin of each of _COMPARED."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,44 +44,36 @@ class Drift:
     """The windows of the versions that answer."""
 
     def __init__(self) -> None:
-        self._windows: dict[tuple[str, int], tuple[card_pb2.Card, deque[_Bins]]] = {}
+        self._windows: dict[tuple[str, int], tuple[card_pb2.Card, deque[_Answer]]] = {}
 
     def note(
         self, model: str, version: int, *, card: card_pb2.Card, probabilities: Sequence[float], measures: Measures
     ) -> None:
         """Record the measures and the answer of a photo's identity view, for a card that has a profile."""
-        known, answers = self._windows.get((model, version), (None, deque[_Bins](maxlen=WINDOW)))
+        known, answers = self._windows.get((model, version), (None, deque[_Answer]()))
         if known is not card:
             if len(self._windows) >= _VERSIONS:
                 del self._windows[next(iter(self._windows))]
             answers = deque(maxlen=WINDOW)
             self._windows[model, version] = card, answers
-        top, of = max(probabilities), card.profile
-        answers.append(
-            (
-                top,
-                list(probabilities).index(top),
-                bisect_right(of.confidence.edges, top),
-                bisect_right(of.brightness.edges, measures.brightness),
-                bisect_right(of.sharpness.edges, measures.sharpness),
-            )
-        )
+        top = max(probabilities)
+        values = zip(_histograms(card.profile), (top, measures.brightness, measures.sharpness), strict=True)
+        answers.append((top, list(probabilities).index(top), *(bisect_right(of.edges, value) for of, value in values)))
 
     def read(self) -> Iterator[Reading]:
         """Compare every window; callable from any thread."""
         for (model, version), (card, answers) in list(self._windows.items()):
             tops, *bins = zip(*list(answers), strict=True)
-            psi = dict(zip(_COMPARED, map(_psi, _shares(card.profile), bins), strict=True))
-            confidence = sum(tops) / len(tops)
-            yield Reading(model, version, len(tops), confidence, psi if len(tops) >= _LEAST else {})
+            shares = [card.profile.class_shares, *(each.shares for each in _histograms(card.profile))]
+            psi = dict(zip(_COMPARED, map(_psi, shares, bins), strict=True)) if len(tops) >= _LEAST else {}
+            yield Reading(model, version, len(tops), sum(tops) / len(tops), psi)
 
 
-def _shares(profile: card_pb2.Profile) -> tuple[Sequence[float], ...]:
-    histograms = (profile.confidence, profile.brightness, profile.sharpness)
-    return profile.class_shares, *(histogram.shares for histogram in histograms)
+def _histograms(profile: card_pb2.Profile) -> tuple[card_pb2.Histogram, card_pb2.Histogram, card_pb2.Histogram]:
+    return profile.confidence, profile.brightness, profile.sharpness
 
 
-def _psi(then: Sequence[float], bins: Sequence[int]) -> float:
+def _psi(then: Sequence[float], bins: Sequence[float]) -> float:
     counts = Counter(bins)
     floored = [(max(share, _LEAST_SHARE), max(counts[at] / len(bins), _LEAST_SHARE)) for at, share in enumerate(then)]
     return sum((now - before) * math.log(now / before) for before, now in floored)

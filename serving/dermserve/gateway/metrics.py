@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from dermserve.gateway.certificates import TlsFiles
 from dermserve.gateway.errors import ListenError
-from dermserve.gateway.model_servers import ModelServer, ModelServers
+from dermserve.gateway.model_servers import ModelServer
 from dermserve.gateway.plan import Outcome
 
 if TYPE_CHECKING:
@@ -109,7 +109,6 @@ class Snapshot(Collector):
     """State that another thread may read: numbers, and values that are replaced whole."""
 
     classifier: "Classifier"
-    servers: ModelServers
     tls: Collection[TlsFiles]
 
     def collect(self) -> Iterator[Metric]:
@@ -125,7 +124,9 @@ class Snapshot(Collector):
         yield from self._read_models()
         yield from self._read_drift()
         ends = {(use,): at for files in self.tls for use, at in files.expiry.items()}
-        if shown := [each.certificate_expiry for each in self.servers.all if each.certificate_expiry is not None]:
+        if shown := [
+            each.certificate_expiry for each in self.classifier.servers.all if each.certificate_expiry is not None
+        ]:
             ends["model_server",] = min(shown)
         yield _gauge("certificate_expiry_timestamp_seconds", "use", "When the first certificate in use expires.", ends)
         yield _counter(
@@ -134,7 +135,7 @@ class Snapshot(Collector):
 
     def _read_servers(self) -> Iterator[Metric]:
         def each(read: Callable[[ModelServer], float]) -> _Rows:
-            return {(server.address,): read(server) for server in self.servers.all}
+            return {(server.address,): read(server) for server in self.classifier.servers.all}
 
         of, calls = "model_server", {(): self.classifier.predictor.waiting}
         yield _gauge("model_server_up", of, "1 if it answered the last poll or call.", each(lambda s: s.alive))

@@ -6,31 +6,29 @@ ejected until it answers a poll of the catalog. `dermserve.gateway.batching` cho
 """
 
 import asyncio
-import functools
-import itertools
+import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import structlog
 
-from dermserve.gateway.budget import Budget
 from dermserve.gateway.errors import GatewayError, ModelServerBusyError, ModelServerUnreachableError
 from dermserve.gateway.tfserving import ServableNotFoundError, TfServing
 from dermserve.tfserving.v1 import serving_pb2
 
+AVAILABLE = serving_pb2.ModelVersionStatus.STATE_AVAILABLE
 _CLOSE_GRACE = 60.0
 """Seconds for calls in flight to finish at a server whose address is gone."""
-
 _LOOKUP_SECONDS = 2.0
 """Seconds for a name to be resolved, before it counts as one that can't be."""
-_CALLS = itertools.count(1)
+_PATIENCE = 0.2
+"""Seconds for every model server to say what it has; later answers count from the next time on."""
 
 _T = TypeVar("_T")
+State: TypeAlias = "serving_pb2.ModelVersionStatus.State"
 _log = structlog.get_logger(__name__)
-Lookup = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Finds the IP addresses of a host and port."""
 
 
 @dataclass(eq=False, slots=True)
@@ -41,17 +39,15 @@ class ModelServer:
     """HOST:PORT with the IP address, or `unix:PATH`."""
     name: str
     """The configured name that it was found by."""
-    connect: Callable[[], TfServing]
-    """Opens a channel to it."""
     wire: TfServing
-    slots: int
-    """Predict calls at once."""
     alive: bool = True
     """Whether it answered when last asked."""
     in_flight: int = 0
     """Predict calls at it."""
-    models: dict[str, bool] = field(default_factory=dict)
-    """Whether it had an available version of a model when last asked."""
+    seen: dict[str, dict[int, State]] = field(default_factory=dict)
+    """State of each version of a model, as it said last; without the models that it failed to speak of."""
+    looks: dict[str, "asyncio.Task[GatewayError | None]"] = field(default_factory=dict)
+    """The newest question about each model."""
     last_used: int = 0
     """Number of the newest call it was chosen for."""
     ejections: int = 0
@@ -65,10 +61,13 @@ class ModelServer:
     certificate_expiry: float | None = None
     """When the certificate that it shows expires, in seconds since 1970."""
 
-    def take(self) -> None:
-        """Take a slot for a call."""
-        self.in_flight += 1
-        self.last_used = next(_CALLS)
+    def has(self, model: str) -> bool:
+        """Whether it had an available version of a model when last asked."""
+        return AVAILABLE in self.seen.get(model, {}).values()
+
+    def is_late(self, model: str) -> bool:
+        """Whether it still owes an answer about a model."""
+        return model in self.looks and not self.looks[model].done()
 
 
 async def look_up(host: str, port: int) -> Sequence[str]:
@@ -77,42 +76,30 @@ async def look_up(host: str, port: int) -> Sequence[str]:
     Raises:
         OSError: it has none, or it can't be resolved.
     """
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    families = {family for family, *_ in found}
-    wanted = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
-    return sorted({str(address[0]) for family, *_, address in found if family == wanted})
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    ipv4 = {str(address[0]) for family, *_, address in found if family == socket.AF_INET}
+    return sorted(ipv4 or {str(address[0]) for *_, address in found})
 
 
 class ModelServers:
     """All model servers behind one interface, for Predict and for the catalog."""
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        *,
-        connect: Callable[[str, str], TfServing],
-        slots: int,
-        lookup: Lookup | None = None,
-    ) -> None:
+    def __init__(self, names: Sequence[str], *, connect: Callable[[str, str], TfServing], slots: int) -> None:
         """Make them; `resolve` finds the first.
 
         Args:
             names: HOST:PORT of each, where a host may have many addresses, or `unix:PATH`.
             connect: opens the channel to a target of gRPC's, whose certificate is verified against a host.
             slots: Predict calls at each address at once.
-            lookup: resolves a host; by the system's resolver when None.
         """
         self.on_change: Callable[[], None] = lambda: None
         """Called when model servers come, go, fail or answer again."""
         self._names = names
         self._connect = connect
         self._slots = slots
-        self._lookup = lookup or look_up
         self._servers: dict[str, ModelServer] = {}
         self._unresolved: set[str] = set()
         self._lookups: dict[str, asyncio.Future[Sequence[str]]] = {}
-        """Those that took too long, by name."""
         self._failed = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -124,17 +111,15 @@ class ModelServers:
     @property
     def slots(self) -> int:
         """How many calls may be in flight at those that answer."""
-        return sum(server.slots for server in self._servers.values() if server.alive)
+        return self._slots * sum(server.alive for server in self._servers.values())
 
     async def follow(self, every: float) -> None:
         """Resolve the names for ever: every so many seconds, and a second after a failure."""
         while True:
-            try:
-                async with asyncio.timeout(every):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every):  # wait_for of Python 3.11 may swallow a cancellation
                     await self._failed.wait()
                 await asyncio.sleep(min(1.0, every))
-            except TimeoutError:
-                pass
             self._failed.clear()
             try:
                 await self.resolve()
@@ -143,15 +128,14 @@ class ModelServers:
 
     async def resolve(self) -> None:
         """Resolve every name: connect to new addresses, and remove those that are gone."""
-        first, found = not self._servers, dict[str, tuple[str, str, str]]()
+        found = dict[str, str]()
         for name, addresses in zip(self._names, await asyncio.gather(*map(self._addresses, self._names)), strict=True):
-            for address, target, host in addresses:
-                found.setdefault(address, (target, host, name))
-        for address, (target, host, name) in found.items():
+            found |= dict.fromkeys(addresses, name)
+        first = not self._servers
+        for address, name in found.items():
             if address not in self._servers:
-                connect = functools.partial(self._connect, target, host)
-                server = ModelServer(address, name, connect, connect(), self._slots, alive=first)
-                self._servers[address] = server
+                wire = self._connect(*_target(address, name))
+                self._servers[address] = ModelServer(address, name, wire, alive=first)
                 if not first:
                     _log.info("model_server_found", address=address, name=name)
         gone = [self._servers.pop(address) for address in set(self._servers) - set(found)]
@@ -160,19 +144,40 @@ class ModelServers:
             _log.info("model_server_gone", address=server.address, name=server.name)
             self._close(server.wire, _CLOSE_GRACE)
 
+    async def _addresses(self, name: str) -> list[str]:
+        """Find each address of a name; the last known ones after a failure."""
+        if name.startswith("unix:"):
+            return [name]
+        host, port = _host(name), name.rpartition(":")[2]
+        # A lookup that hangs keeps a thread: no other is begun for the name until it ends.
+        lookup = self._lookups.get(name) or asyncio.ensure_future(look_up(host, int(port)))
+        self._lookups[name] = lookup
+        await asyncio.wait({lookup}, timeout=_LOOKUP_SECONDS)
+        try:
+            if not lookup.done():
+                raise TimeoutError("the resolver does not answer")
+            found = self._lookups.pop(name).result()
+        except (OSError, UnicodeError) as error:  # the latter of a name that can't be one
+            if name not in self._unresolved:
+                _log.warning("model_server_name_not_resolved", name=name, fault=str(error))
+            self._unresolved.add(name)
+            return [server.address for server in self.all if server.name == name]
+        self._unresolved.discard(name)
+        return [f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}" for ip in found]
+
     async def reconnect(self, server: ModelServer, *, seconds: float) -> bool:
         """Move a model server to a new channel if that is connected within so many seconds.
 
         Returns:
             Whether it is moved, or gone.
         """
-        wire = server.connect()
+        wire = self._connect(*_target(server.address, server.name))
         try:
             async with asyncio.timeout(seconds):
                 await wire.connected()
-        except TimeoutError:
+        except Exception as error:
             self._close(wire, None)
-            _log.warning("model_server_not_reconnected", address=server.address)
+            _log.warning("model_server_not_reconnected", address=server.address, fault=repr(error))
             return server not in self.all
         if server in self.all:
             server.wire, wire = wire, server.wire
@@ -187,78 +192,62 @@ class ModelServers:
 
     async def close(self) -> None:
         """Close every channel."""
-        for closing in list(self._closing):
-            closing.cancel()
-        for lookup in self._lookups.values():
-            lookup.cancel()
-        for server in self._servers.values():
+        running: list[asyncio.Future[Any]] = [*self._closing, *self._lookups.values()]
+        for server in self.all:
+            running += server.looks.values()
+        for each in running:
+            each.cancel()
+        for server in self.all:
             await server.wire.close(None)
 
-    async def _addresses(self, name: str) -> list[tuple[str, str, str]]:
-        """Find each address of a name, its target for gRPC and its host; the last known ones after a failure."""
-        if name.startswith("unix:"):
-            return [(name, name, "localhost")]
-        host, _, port = name.removeprefix("dns:///").rpartition(":")
-        host = host.strip("[]")
+    async def versions(self, model: str, *, seconds: float) -> dict[int, State]:
+        """Return the state of each version of a model, newest first; one available anywhere is available.
+
+        A server that takes long is not waited for where others have answered: until it does, what it said last counts.
+
+        Raises:
+            GatewayError: no server can say.
+        """
+        looks = []
+        for server in self.all:
+            if not server.is_late(model):
+                server.looks[model] = asyncio.create_task(self._look(server, model, seconds))
+            looks.append(server.looks[model])
+        if looks:
+            await asyncio.wait(looks, timeout=_PATIENCE)
+        while True:
+            faults = [look.result() for look in looks if look.done()]
+            answers = [server.seen[model] for server in self.all if model in server.seen]
+            if answers or len(faults) == len(looks):
+                break
+            await asyncio.wait([look for look in looks if not look.done()], return_when=asyncio.FIRST_COMPLETED)
+        if not answers:
+            raise next(filter(None, faults), ModelServerUnreachableError())
+        merged: dict[int, State] = {}
+        said = [item for answer in answers for item in answer.items()]
+        for version, state in sorted(said, key=lambda item: (-item[0], item[1] != AVAILABLE)):
+            merged.setdefault(version, state)
+        return merged
+
+    async def _look(self, server: ModelServer, model: str, seconds: float) -> GatewayError | None:
+        """Ask one server for its versions, and learn whether it is alive; returns why it did not say."""
+        fault = None
         try:
-            found = await self._resolved(name, host, int(port))
-        except (OSError, UnicodeError) as error:  # the latter of a name that can't be one
-            if name not in self._unresolved:
-                _log.warning("model_server_name_not_resolved", name=name, fault=str(error))
-            self._unresolved.add(name)
-            known = [server.address for server in self._servers.values() if server.name == name]
-            return [(address, _target(address), host) for address in known]
-        self._unresolved.discard(name)
-        addresses = [f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}" for ip in found]
-        return [(address, _target(address), host) for address in addresses]
-
-    async def _resolved(self, name: str, host: str, port: int) -> Sequence[str]:
-        """Resolve a host. One lookup that hangs keeps a thread: no other is begun for the name until it ends."""
-        lookup = self._lookups.pop(name, None) or asyncio.ensure_future(self._lookup(host, port))
-        await asyncio.wait({lookup}, timeout=_LOOKUP_SECONDS)
-        if not lookup.done():
-            self._lookups[name] = lookup
-            raise TimeoutError("the resolver does not answer")
-        return lookup.result()
-
-    async def describe(self, model: str, *, version: int, budget: Budget) -> bytes:
-        """Read a card from whichever has the version."""
-        return await self._first(lambda wire, left: wire.describe(model, version=version, seconds=left), budget)
-
-    async def labelled(self, model: str, *, label: str, budget: Budget) -> int:
-        """Return the version a label points at, as the first that knows it says."""
-        return await self._first(lambda wire, left: wire.labelled(model, label=label, seconds=left), budget)
-
-    async def versions(self, model: str, *, budget: Budget) -> Sequence[serving_pb2.ModelVersionStatus]:
-        """List the versions of a model on any server, newest first; one available anywhere is available."""
-        answers = await asyncio.gather(*(self._look(server, model, budget) for server in self._servers.values()))
-        good = [answer for answer in answers if not isinstance(answer, Exception)]
-        failures = [answer for answer in answers if isinstance(answer, Exception)]
-        if not good:
-            told = (ServableNotFoundError, ModelServerBusyError)
-            raise max(failures, key=lambda error: isinstance(error, told), default=ModelServerUnreachableError())
-        merged: dict[int, serving_pb2.ModelVersionStatus] = {}
-        for status in itertools.chain.from_iterable(good):
-            if status.version not in merged or status.state == serving_pb2.ModelVersionStatus.STATE_AVAILABLE:
-                merged[status.version] = status
-        return [merged[number] for number in sorted(merged, reverse=True)]
-
-    async def _look(
-        self, server: ModelServer, model: str, budget: Budget
-    ) -> Sequence[serving_pb2.ModelVersionStatus] | GatewayError | ServableNotFoundError:
-        """Ask one server for its versions, and learn whether it is alive."""
-        try:
-            answer = await server.wire.versions(model, seconds=budget.require("asking for versions"))
-        except (GatewayError, ServableNotFoundError) as error:
-            server.models[model] = False
-            self._mark(server, alive=isinstance(error, ServableNotFoundError | ModelServerBusyError))
+            statuses = await server.wire.versions(model, seconds=seconds)
+            server.seen[model] = {status.version: status.state for status in statuses}
+        except ServableNotFoundError:
+            server.seen[model] = {}
+        except ModelServerBusyError as error:
+            fault = error  # full is not gone: what it said last counts
+        except GatewayError as error:
+            server.seen.pop(model, None)
+            self.mark(server, alive=False)
             return error
-        available = serving_pb2.ModelVersionStatus.STATE_AVAILABLE
-        server.models[model] = any(status.state == available for status in answer)
-        self._mark(server, alive=True)
-        return answer
+        self.mark(server, alive=True)
+        return fault
 
-    def _mark(self, server: ModelServer, *, alive: bool) -> None:
+    def mark(self, server: ModelServer, *, alive: bool) -> None:
+        """Eject a server that did not answer, or take back one that does."""
         if alive == server.alive:
             return
         server.alive = alive
@@ -268,45 +257,53 @@ class ModelServers:
             self._failed.set()
         self.on_change()
 
-    async def _first(self, ask: Callable[[TfServing, float], Awaitable[_T]], budget: Budget) -> _T:
+    async def describe(self, model: str, *, version: int, seconds: float) -> bytes:
+        """Read a card from whichever has the version."""
+        return await self._first(model, lambda wire, left: wire.describe(model, version=version, seconds=left), seconds)
+
+    async def labelled(self, model: str, *, label: str, seconds: float) -> int:
+        """Return the version a label points at, as the first that knows it says."""
+        return await self._first(model, lambda wire, left: wire.labelled(model, label=label, seconds=left), seconds)
+
+    async def _first(self, model: str, ask: Callable[[TfServing, float], Awaitable[_T]], seconds: float) -> _T:
         """Return the first answer; without one, raise that it does not exist rather than another server's failure."""
         failures: list[GatewayError | ServableNotFoundError] = []
-        order = sorted(self._servers.values(), key=lambda server: not server.alive)
-        for still, server in zip(range(len(order), 0, -1), order, strict=True):
+        order = sorted(self.all, key=lambda server: (not server.alive, server.is_late(model)))
+        for server in order:
             try:  # one that hangs leaves time for the next
-                return await ask(server.wire, budget.require("asking for a card") / still)
+                return await ask(server.wire, seconds / len(order))
             except (GatewayError, ServableNotFoundError) as error:
                 failures.append(error)
         raise max(
             failures, key=lambda error: isinstance(error, ServableNotFoundError), default=ModelServerUnreachableError()
         )
 
-    def all_in(self, failed: Collection[ModelServer]) -> bool:
-        """Whether every model server is among those; so it is when there is none."""
-        return all(server in failed for server in self._servers.values())
+    def untried(self, failed: Collection[ModelServer]) -> list[ModelServer]:
+        """Return the model servers that have not failed a request."""
+        return [server for server in self._servers.values() if server not in failed]
 
     def pick(self, model: str, failed: Collection[ModelServer]) -> ModelServer | None:
         """Choose the least busy server with a free slot that has not failed; of those that answer, if there are any."""
-        candidates = [server for server in self._servers.values() if server not in failed]
+        candidates = self.untried(failed)
         candidates = [server for server in candidates if server.alive] or candidates
-        free = [server for server in candidates if server.in_flight < server.slots]
-        if len(free) < 2:
-            return free[0] if free else None
-        return min(free, key=lambda server: (not server.models.get(model, True), server.in_flight, server.last_used))
+        free = [server for server in candidates if server.in_flight < self._slots]
+        return min(free, key=lambda each: (not each.has(model), each.in_flight, each.last_used), default=None)
 
     def has_other(self, server: ModelServer, failed: Collection[ModelServer]) -> bool:
         """Whether to stop waiting for a server: another answers, or this one did not answer before, either."""
-        others = [other for other in self._servers.values() if other is not server and other not in failed]
+        others = self.untried({*failed, server})
         return any(other.alive for other in others) or bool(others and not server.alive)
 
-    def fail(self, server: ModelServer, *, retried: bool) -> None:
-        """Eject a server that did not answer a call, which is retried on another or not."""
-        server.retried += retried
-        self._mark(server, alive=False)
+
+def _target(address: str, name: str) -> tuple[str, str]:
+    """Return an address as gRPC writes it, and the host whose certificate it shows."""
+    if address.startswith("unix:"):
+        return address, "localhost"
+    return f"{'ipv6' if address.startswith('[') else 'ipv4'}:{address}", _host(name)
 
 
-def _target(address: str) -> str:
-    return f"ipv6:{address}" if address.startswith("[") else f"ipv4:{address}"
+def _host(name: str) -> str:
+    return name.removeprefix("dns:///").rpartition(":")[0].strip("[]")
 
 
 def gravest(failures: Iterable[Exception]) -> Exception:

@@ -10,8 +10,6 @@ from dermserve.gateway.errors import InvalidTtaModeError
 from dermserve.gateway.tfserving import Scores
 from dermserve.v1 import card_pb2, classifier_pb2
 
-_MODES = frozenset(classifier_pb2.TtaMode.values())
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -29,16 +27,14 @@ def read_mode(mode: int) -> int:
     Raises:
         InvalidTtaModeError: no mode of this gateway's.
     """
-    if mode not in _MODES:
+    if mode not in classifier_pb2.TtaMode.values():
         raise InvalidTtaModeError(mode, classifier_pb2.TtaMode.keys()[1:])
     return mode or classifier_pb2.TTA_MODE_NONE
 
 
 def count_first(mode: int, card: card_pb2.Card) -> int:
     """Count the card's views that a TTA mode calls for at once; the first is the identity."""
-    if mode == classifier_pb2.TTA_MODE_NONE:
-        return 1
-    if mode == classifier_pb2.TTA_MODE_ADAPTIVE and card.calibration.HasField("adaptive_margin"):
+    if mode == classifier_pb2.TTA_MODE_NONE or (mode == classifier_pb2.TTA_MODE_ADAPTIVE and _looks(card)):
         return 1
     return len(card.views)  # without a fitted margin nothing says when one view is enough
 
@@ -53,15 +49,12 @@ def count_more(mode: int, scores: Scores, card: card_pb2.Card) -> int:
 
 def weigh(mode: int, scores: Scores, *, asked: int, card: card_pb2.Card) -> Outcome:
     """Say what the plan of a checked answer came to; `asked` is how many views were asked for."""
-    if not card.calibration.HasField("adaptive_margin"):
-        return Outcome()
-    if mode == classifier_pb2.TTA_MODE_ADAPTIVE:
+    if mode == classifier_pb2.TTA_MODE_ADAPTIVE and _looks(card):
         return Outcome(saved=len(card.views) - asked)
-    if mode != classifier_pb2.TTA_MODE_FULL:
-        return Outcome()
-    enough = _mean(scores, _stops_at(scores, card))
-    every = _mean(scores, len(card.views))
-    return Outcome(agreed=enough.index(max(enough)) == every.index(max(every)))
+    if mode == classifier_pb2.TTA_MODE_FULL and _looks(card):
+        enough, every = (_mean(scores, views) for views in (_stops_at(scores, card), len(card.views)))
+        return Outcome(agreed=enough.index(max(enough)) == every.index(max(every)))
+    return Outcome()
 
 
 def _stops_at(scores: Scores, card: card_pb2.Card) -> int:

@@ -5,7 +5,6 @@ import contextlib
 import logging
 import os
 import sys
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +15,12 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from dermserve.gateway import certificates
-from dermserve.gateway.catalog import Catalog, Pace
+from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.classify import Classifier
 from dermserve.gateway.config import Config
 from dermserve.gateway.errors import ListenError
 from dermserve.gateway.metrics import Metrics, Snapshot, serve_metrics
 from dermserve.gateway.model_servers import ModelServers
-from dermserve.gateway.photos import Workers
 from dermserve.gateway.reflection import add_reflection
 from dermserve.gateway.rpc import Rpcs
 from dermserve.gateway.service import SERVICE, ClassifierService
@@ -67,8 +65,6 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
         OSError: a certificate can't be read, is none, or its key is another's.
     """
     async with contextlib.AsyncExitStack() as stack:
-        workers = Workers(config.decoders, stuck_after=config.decoder_stuck_seconds, clock=time.monotonic)
-        stack.callback(workers.close)
         servicer = health.aio.HealthServicer()
         if config.health_listen is not None:  # to the very end, so that probes see NOT_SERVING while draining
             probes = grpc.aio.server(options=(*_OPTIONS, ("grpc.max_receive_message_length", 4096)))
@@ -80,13 +76,11 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
         own, towards_servers = certificates.server_files(config), certificates.model_server_files(config)
         servers = await connect(config, tracing, towards_servers)
         stack.push_async_callback(servers.close)
-        catalog = build_catalog(config, servers)
+        catalog = Catalog(servers, config)
         await _report(servicer, ready=False)
         metrics = Metrics(config.models)
-        classifier = Classifier(
-            config, servers=servers, catalog=catalog, workers=workers, metrics=metrics, tracing=tracing
-        )
-        stack.push_async_callback(classifier.canary.close)
+        classifier = Classifier(config, servers, catalog, metrics, tracing)
+        stack.push_async_callback(classifier.close)
         follow = [
             servers.follow(config.resolve_seconds),
             catalog.follow(lambda ready: _report(servicer, ready=ready)),
@@ -99,7 +93,7 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
         metrics_address = None
         if config.metrics_listen is not None:
             tls = [files for files in (own, towards_servers) if files]
-            metrics.registry.register(Snapshot(classifier, servers, tls))
+            metrics.registry.register(Snapshot(classifier, tls))
             metrics_address, stop_metrics = serve_metrics(metrics.registry, config.metrics_listen)
             stack.push_async_callback(asyncio.to_thread, stop_metrics)
             announce("metrics_listening", address=metrics_address)
@@ -125,12 +119,6 @@ async def connect(config: Config, tracing: Tracing, tls: certificates.TlsFiles |
     servers = ModelServers(config.tfs, connect=open_one, slots=config.tfs_in_flight)
     await servers.resolve()
     return servers
-
-
-def build_catalog(config: Config, servers: ModelServers) -> Catalog:
-    """Make the catalog of a configuration, which has seen nothing yet."""
-    pace = Pace(steady=config.poll_seconds, waiting=config.poll_waiting_seconds, timeout=config.poll_timeout_seconds)
-    return Catalog(servers, models=config.models, labels=config.labels, pace=pace, clock=time.monotonic)
 
 
 def _server_options(config: Config) -> list[tuple[str, int]]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -12,14 +12,7 @@ from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
 from dermserve.contract import Input, Output, Signature
-from dermserve.gateway.errors import (
-    BudgetSpentError,
-    GatewayError,
-    InvalidModelOutputError,
-    ModelServerBusyError,
-    ModelServerFailedError,
-    ModelServerUnreachableError,
-)
+from dermserve.gateway import errors
 from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
 
 _UNKNOWN_LABEL = "Unrecognized servable version label"
@@ -44,6 +37,7 @@ _MAX_ELEMENTS = 1_000_000
 """No answer of a classifier is larger; a shape alone could otherwise claim any memory."""
 
 _Answer = TypeVar("_Answer", bound=Message)
+_Method: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
 
 
 class ServableNotFoundError(LookupError):
@@ -99,9 +93,9 @@ class TfServing:
             channel = grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
         self.close = channel.close
         self.connected = channel.channel_ready
-        self._predict: Any = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
-        self._metadata: Any = channel.unary_unary("/tensorflow.serving.PredictionService/GetModelMetadata")
-        self._status: Any = channel.unary_unary("/tensorflow.serving.ModelService/GetModelStatus")
+        self._predict: _Method = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+        self._metadata: _Method = channel.unary_unary("/tensorflow.serving.PredictionService/GetModelMetadata")
+        self._status: _Method = channel.unary_unary("/tensorflow.serving.ModelService/GetModelStatus")
 
     async def predict(self, target: Target, images: NDArray[np.uint8], *, tta: bool, seconds: float) -> Scores:
         """Predict images, uint8 [N, H, W, 3]: each one view, or, with `tta`, one image of which views are made.
@@ -116,13 +110,13 @@ class TfServing:
         request = serving_pb2.PredictRequest(model_spec=spec, inputs={Input.IMAGES: uint8_tensor(images)})
         response = await _call(self._predict, request, serving_pb2.PredictResponse, seconds)
         if (version := response.model_spec.version.value) < 1:
-            raise InvalidModelOutputError("it names no version")
+            raise errors.InvalidModelOutputError("it names no version")
         ood_scores = read_output(response, Output.OOD_SCORE, rank=1)
         if not tta:
             return Scores(len(images), version, read_output(response, Output.PROBABILITIES, rank=2), ood_scores)
         views = read_output(response, Output.VIEW_PROBABILITIES, rank=3)
         if len(views) != 1 or len(ood_scores) != 1:
-            raise InvalidModelOutputError(f"{Output.VIEW_PROBABILITIES} has {len(views)} rows for one image")
+            raise errors.InvalidModelOutputError(f"{Output.VIEW_PROBABILITIES} has {len(views)} rows for one image")
         return Scores(len(views[0]), version, views[0], ood_scores * len(views[0]))
 
     async def describe(self, model: str, *, version: int, seconds: float) -> bytes:
@@ -156,31 +150,29 @@ def _spec(target: Target, signature: Signature | None = None) -> serving_pb2.Mod
     return spec
 
 
-async def _call(
-    method: "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]", request: Message, answer: type[_Answer], seconds: float
-) -> _Answer:
+async def _call(method: _Method, request: Message, answer: type[_Answer], seconds: float) -> _Answer:
     """Make a call. What comes is parsed here: of bytes that are no message, gRPC logs a stack trace and gives None."""
     try:
         return answer.FromString(await method(request.SerializeToString(), timeout=seconds))
     except DecodeError as error:
-        raise InvalidModelOutputError("it is no message of TensorFlow Serving's") from error
+        raise errors.InvalidModelOutputError("it is no message of TensorFlow Serving's") from error
     except grpc.aio.UsageError as error:  # the channel was closed a moment ago, as its address is gone
-        raise ModelServerUnreachableError from error
+        raise errors.ModelServerUnreachableError from error
     except grpc.aio.AioRpcError as error:
         raise _translated(error.code(), error.details() or "") from error
 
 
-def _translated(code: grpc.StatusCode, details: str) -> GatewayError | ServableNotFoundError:
+def _translated(code: grpc.StatusCode, details: str) -> errors.GatewayError | ServableNotFoundError:
     """Make the caller's error of a failed RPC; the original is its cause, for the log."""
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED or details.startswith(_FULL_QUEUE):
-        return ModelServerBusyError()
+        return errors.ModelServerBusyError()
     if code is grpc.StatusCode.NOT_FOUND or details.startswith(_UNKNOWN_LABEL):
         return ServableNotFoundError(details)
     if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
-        return ModelServerUnreachableError()
+        return errors.ModelServerUnreachableError()
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        return BudgetSpentError("waiting for the model server")
-    return ModelServerFailedError()
+        return errors.BudgetSpentError("waiting for the model server")
+    return errors.ModelServerFailedError()
 
 
 def read_output(response: serving_pb2.PredictResponse, output: Output, *, rank: int) -> Any:
@@ -191,7 +183,7 @@ def read_output(response: serving_pb2.PredictResponse, output: Output, *, rank: 
     """
     array = float_array(response.outputs[output], name=output)
     if array.ndim != rank:
-        raise InvalidModelOutputError(f"{output} has the shape {array.shape}")
+        raise errors.InvalidModelOutputError(f"{output} has the shape {array.shape}")
     return array.tolist()
 
 
@@ -209,16 +201,16 @@ def float_array(tensor: tensor_pb2.TensorProto, *, name: str) -> NDArray[np.floa
         InvalidModelOutputError: another dtype, or content that does not fit the shape.
     """
     if tensor.dtype != tensor_pb2.DATA_TYPE_FLOAT:
-        raise InvalidModelOutputError(f"{name} is not float32")
+        raise errors.InvalidModelOutputError(f"{name} is not float32")
     shape = tuple([dim.size for dim in tensor.tensor_shape.dim])
     size, content = math.prod(shape), tensor.tensor_content
     if tensor.tensor_shape.unknown_rank or min(shape, default=1) < 0 or size > _MAX_ELEMENTS:
-        raise InvalidModelOutputError(f"{name} has the shape {shape}")
+        raise errors.InvalidModelOutputError(f"{name} has the shape {shape}")
     if content and len(content) != size * 4:
-        raise InvalidModelOutputError(f"{name} has {len(content)} bytes for {size} values")
+        raise errors.InvalidModelOutputError(f"{name} has {len(content)} bytes for {size} values")
     values = np.frombuffer(content, "<f4") if content else np.array(tensor.float_val, np.float32)
     if values.size > size:
-        raise InvalidModelOutputError(f"{name} has {values.size} values for {size}")
+        raise errors.InvalidModelOutputError(f"{name} has {values.size} values for {size}")
     if values.size < size:
         values = np.pad(values, (0, size - values.size), mode="edge" if values.size else "constant")
     return values.reshape(shape)
@@ -231,5 +223,5 @@ def string_scalar(tensor: tensor_pb2.TensorProto, *, name: str) -> bytes:
         InvalidModelOutputError: it is anything else.
     """
     if tensor.dtype != tensor_pb2.DATA_TYPE_STRING or len(tensor.string_val) != 1:
-        raise InvalidModelOutputError(f"{name} is not one string")
+        raise errors.InvalidModelOutputError(f"{name} is not one string")
     return tensor.string_val[0]

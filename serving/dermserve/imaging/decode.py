@@ -1,8 +1,8 @@
 """Photo bytes to RGB pixels at a model's input size, within limits that are read from the header before any pixel.
 
 simplejpeg (libjpeg-turbo) decodes JPEGs at a fraction of their size, cykooz-resizer resizes with SIMD instructions, and
-Pillow does the rest, and all of it where those two have no wheel. HEIC needs the extra `heic`. EXIF orientation is
-applied once, the embedded colour profile is converted to sRGB, and all other metadata is dropped.
+Pillow does the rest, and all of it where those two have no wheel. HEIC needs the extra `heic` (pillow-heif).
+EXIF orientation is applied once, the embedded colour profile is converted to sRGB, and all other metadata is dropped.
 """
 
 import io
@@ -10,12 +10,12 @@ import math
 import struct
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageChops, ImageCms
 
-from dermserve.imaging.colour import to_srgb
 from dermserve.imaging.errors import (
     EmptyPhotoError,
     TooManyBytesError,
@@ -24,7 +24,7 @@ from dermserve.imaging.errors import (
     UndecodablePhotoError,
 )
 from dermserve.imaging.header import Header, read_header
-from dermserve.imaging.heif import HeifImage
+from dermserve.imaging.heif import HEIC
 
 try:
     import simplejpeg
@@ -34,6 +34,11 @@ try:
     import cykooz_resizer as simd
 except ImportError:
     simd = None
+if HEIC:
+    import pillow_heif
+
+    pillow_heif.options.DECODE_THREADS = 1  # each request has its own thread
+    pillow_heif.options.THUMBNAILS = pillow_heif.options.DEPTH_IMAGES = pillow_heif.options.AUX_IMAGES = False
 
 # Halve, quarter ... a photo to no less than this many times the input size before resizing it, JPEGs while they are
 # decoded.
@@ -48,6 +53,10 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error
 
 _BILINEAR = simd and simd.ResizeAlg.convolution(simd.FilterType.bilinear)
 
+_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
+"""What ImageCms calls the colour space of a profile, by the mode of the pixels it is for."""
+_PROBE = Image.frombytes("RGB", (8, 64), bytes(36 * (n >> at & 7) for n in range(512) for at in (0, 3, 6)))
+"""Eight levels of each colour in every combination."""
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -119,7 +128,7 @@ def decode(data: bytes, *, height: int, width: int, limits: Limits | None = None
     region = _reduce(image, lying)
     if header.orientation > 1:  # before resizing, so that a turned photo gives the same pixels as an upright one
         region = region.transpose(_TRANSPOSE[header.orientation])
-    pixels = to_srgb(_resize(region, (width, height)), header.profile)
+    pixels = _to_srgb(_resize(region, (width, height)), header.profile)
     return Photo(np.asarray(pixels), header.format, header.width, header.height)
 
 
@@ -142,10 +151,33 @@ def _check(header: Header, scale: int, limits: Limits) -> None:
         raise TooManyPixelsError(max(0, int(most)), header.width, header.height, header.kind)
 
 
-def _load(header: Header, scale: int) -> Image.Image | HeifImage:
+class _HeifImage:
+    """The decoded primary image of a HEIC file, turned as its container says.
+
+    A part at a time becomes an Image, which holds four bytes a pixel: not all of them beside libheif's three.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        try:
+            heif = pillow_heif.HeifFile(data, convert_hdr_to_8bit=True, remove_stride=False)
+            self._image = image = heif[heif.primary_index]  # owns the memory of the pixels
+            decoded, channels = image.data, len(image.mode)
+        except RuntimeError as error:  # all that libheif says
+            raise ValueError from error
+        self.width, self.height = image.size
+        strides = (image.stride, channels, 1)
+        pixels = np.ndarray((self.height, self.width, channels), np.uint8, decoded, strides=strides)
+        self._pixels: NDArray[np.uint8] = pixels if channels == 3 else pixels[..., 0]
+
+    def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
+        """Copy a part: left, upper, right, lower."""
+        return Image.fromarray(self._pixels[box[1] : box[3], box[0] : box[2]])
+
+
+def _load(header: Header, scale: int) -> Image.Image | _HeifImage:
     """Decode to mode L, RGB or CMYK, or to another one that _flat converts."""
     if header.format == "HEIC":
-        return HeifImage(header.data)
+        return _HeifImage(header.data)
     size = math.ceil(header.width / scale), math.ceil(header.height / scale)
     if header.format == "JPEG" and simplejpeg is not None and header.mode != "CMYK":
         colours = "GRAY" if header.mode == "L" else "RGB"
@@ -162,12 +194,12 @@ def _load(header: Header, scale: int) -> Image.Image | HeifImage:
     return image
 
 
-def _region(image: Image.Image | HeifImage, size: tuple[int, int]) -> tuple[float, float]:
+def _region(image: Image.Image | _HeifImage, size: tuple[int, int]) -> tuple[float, float]:
     """Give the columns and rows of the largest region of a shape."""
     return min(image.width, image.height * size[0] / size[1]), min(image.height, image.width * size[1] / size[0])
 
 
-def _reduce(image: Image.Image | HeifImage, size: tuple[int, int]) -> Image.Image:
+def _reduce(image: Image.Image | _HeifImage, size: tuple[int, int]) -> Image.Image:
     """Cut out the largest centred region of an input's shape, averaged to no less than _GAP times that input.
 
     In bands, so that only one of them is there in another mode.
@@ -216,3 +248,22 @@ def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     options = simd.ResizeOptions(_BILINEAR, crop_box=crop)
     simd.Resizer().resize_pil(image, fitted, options)
     return fitted
+
+
+def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """Convert mode L, RGB or CMYK to sRGB by LittleCMS, ignoring a profile that is broken or of another space."""
+    transform = _transform(profile, image.mode) if profile else None
+    return image.convert("RGB") if transform is None else transform.apply(image)
+
+
+@lru_cache(maxsize=8)  # phones send the same few; one of a printer takes up to 3 MB
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if source.profile.xcolor_space.strip() != _SPACES[mode]:
+            return None
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (OSError, ValueError, ImageCms.PyCMSError):  # not a profile, or one that LittleCMS can't use
+        return None
+    changes = ImageChops.difference(transform.apply(_PROBE.convert(mode)), _PROBE.convert(mode).convert("RGB"))
+    return transform if np.asarray(changes).max() > 2 else None  # sRGB, by whatever name

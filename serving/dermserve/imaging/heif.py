@@ -2,35 +2,24 @@
 
 Decoders take the size from the HEVC stream and not from the container, so both are read, and files in which they
 differ are refused. Read are the box `meta`, the parameter sets (ITU-T H.265, 7.3.2.2) and the kinds of the NAL units of
-the primary image: one coded image, or a grid of tiles. Decoded by the extra `heic` (pillow-heif: libheif and libde265).
+the primary image: one coded image, or a grid of tiles.
 """
 
+import importlib.util
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias
 
 from dermserve.imaging.errors import TooComplexError, UndecodablePhotoError, UnsupportedFormatError
 
-try:
-    import pillow_heif
-except ImportError:
-    pillow_heif = None
-else:  # each request has its own thread
-    pillow_heif.options.DECODE_THREADS = 1
-    pillow_heif.options.THUMBNAILS = pillow_heif.options.DEPTH_IMAGES = pillow_heif.options.AUX_IMAGES = False
-
-HEIC = pillow_heif is not None
+HEIC = importlib.util.find_spec("pillow_heif") is not None
 """Whether the extra `heic` is installed."""
+_Box: TypeAlias = tuple[bytes, bytes]
+"""Kind and content."""
 _NAME = "HEIC"
 _MAX_BOXES = 4096
-_MAX_SLICES = 32
-"""Of one coded image; cameras write one."""
-_PADDING = 64
-"""Rows and columns that an encoder may add: a coding tree unit."""
+_MAX_SLICES = 32  # of one coded image; cameras write one
+_PADDING = 64  # rows and columns that an encoder may add: a coding tree unit
 _SPS = 33
 _PARAMETER_SETS = {32, _SPS, 34}
 _SAMPLES = {0: 1, 1: 1.5, 2: 2, 3: 3}
@@ -66,32 +55,6 @@ def read_heif(data: bytes) -> tuple[int, int, float, bytes]:
     return width, height, decoded * max(each for *_, each in coded), profile
 
 
-class HeifImage:
-    """The decoded primary image of a file that `read_heif` has accepted, turned as its container says.
-
-    A part at a time becomes an Image, which holds four bytes a pixel: not all of them beside libheif's three.
-
-    Raises:
-        OSError, ValueError, SyntaxError, EOFError: the file is damaged.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        try:
-            heif = pillow_heif.HeifFile(data, convert_hdr_to_8bit=True, remove_stride=False)
-            self._image = image = heif[heif.primary_index]  # owns the memory of the pixels
-            decoded, channels = image.data, len(image.mode)
-        except RuntimeError as error:  # all that libheif says
-            raise ValueError from error
-        self.width, self.height = image.size
-        strides = (image.stride, channels, 1)
-        pixels = np.ndarray((self.height, self.width, channels), np.uint8, decoded, strides=strides)
-        self._pixels: NDArray[np.uint8] = pixels if channels == 3 else pixels[..., 0]
-
-    def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
-        """Copy a part: left, upper, right, lower."""
-        return Image.fromarray(self._pixels[box[1] : box[3], box[0] : box[2]])
-
-
 class _Bytes:
     """Big-endian numbers, one after another."""
 
@@ -108,7 +71,7 @@ class _Bytes:
         return int.from_bytes(self.take(size))
 
 
-def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _boxes(data: bytes) -> Iterator[_Box]:
     """Give each box's kind and content."""
     position = 0
     for _ in range(_MAX_BOXES):
@@ -126,7 +89,7 @@ def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     raise TooComplexError(_NAME, f"{_MAX_BOXES:,} boxes")
 
 
-def _only(boxes: list[tuple[bytes, bytes]], kind: bytes) -> bytes:
+def _only(boxes: list[_Box], kind: bytes) -> bytes:
     """Return the content of the only box of a kind: decoders differ in which of two they take."""
     found = [body for name, body in boxes if name == kind]
     if len(found) > 1:
@@ -134,33 +97,22 @@ def _only(boxes: list[tuple[bytes, bytes]], kind: bytes) -> bytes:
     return found[0] if found else b""
 
 
-@dataclass(slots=True)
 class _Meta:
     """The items of a file: what they are, where they lie, and what is said of them."""
 
-    file: bytes
-    primary: int = 0
-    kinds: dict[int, bytes] = field(default_factory=dict)
-    places: dict[int, list[tuple[int, int, int]]] = field(default_factory=dict)
-    properties: dict[int, list[tuple[bytes, bytes]]] = field(default_factory=dict)
-    references: list[tuple[bytes, int, list[int]]] = field(default_factory=list)
-    idat: bytes = b""
-    unread: int = 0
-    """Bytes of the file that no item has taken yet."""
-
-    def __post_init__(self) -> None:
-        self.unread = len(self.file)
-        meta = _only(list(_boxes(self.file)), b"meta")
+    def __init__(self, file: bytes) -> None:
+        self.file, self.unread = file, len(file)  # bytes that no item has taken yet
+        meta = _only(list(_boxes(file)), b"meta")
         if not meta:
             raise UnsupportedFormatError("HEIC sequences without a still picture are not supported")
         boxes = list(_boxes(meta[4:]))
         pitm = _Bytes(_only(boxes, b"pitm"))
         self.primary = pitm.number(4 if pitm.number(4) >> 24 else 2) if pitm.data else 0
         self.idat = _only(boxes, b"idat")
-        self._read_kinds(_only(boxes, b"iinf"))
-        self._read_places(_only(boxes, b"iloc"))
-        self._read_properties(list(_boxes(_only(boxes, b"iprp"))))
-        self._read_references(_only(boxes, b"iref"))
+        self.kinds: dict[int, bytes] = _once(_kinds(_only(boxes, b"iinf")))
+        self.places: dict[int, list[tuple[int, int, int]]] = _once(_places(_only(boxes, b"iloc")))
+        self.properties = _properties(list(_boxes(_only(boxes, b"iprp"))))
+        self.references = list(_references(_only(boxes, b"iref")))
 
     def data(self, item: int) -> bytes:
         """Put together an item's bytes."""
@@ -174,52 +126,63 @@ class _Meta:
             parts.append(source[start:end])
         return b"".join(parts)
 
-    def _read_kinds(self, iinf: bytes) -> None:
-        for _, infe in _boxes(iinf[6 if not iinf[0] else 8 :]):
-            entry = _Bytes(infe)
-            version = entry.number(4) >> 24
-            item = entry.number(2 if version < 3 else 4)
-            entry.take(2)
-            if item in self.kinds:
-                raise UndecodablePhotoError(_NAME)
-            self.kinds[item] = entry.take(4)
 
-    def _read_places(self, iloc: bytes) -> None:
-        reader = _Bytes(iloc)
-        version = reader.number(4) >> 24
-        sizes, more = reader.number(1), reader.number(1)
-        wide = 4 if version == 2 else 2
-        for _ in range(reader.number(wide)):
-            item = reader.number(wide)
-            method = reader.number(2) & 15 if version else 0
-            reader.take(2)
-            base = reader.number(more >> 4)
-            extents = []
-            for _ in range(reader.number(2)):
-                reader.take(more & 15 if version else 0)
-                start = base + reader.number(sizes >> 4)
-                extents.append((method, start, reader.number(sizes & 15)))
-            if item in self.places:
-                raise UndecodablePhotoError(_NAME)
-            self.places[item] = extents
+def _once(items: Iterable[tuple[int, Any]]) -> dict[int, Any]:
+    """Refuse an item that is there twice."""
+    found: dict[int, Any] = {}
+    for item, value in items:
+        if item in found:
+            raise UndecodablePhotoError(_NAME)
+        found[item] = value
+    return found
 
-    def _read_properties(self, iprp: list[tuple[bytes, bytes]]) -> None:
-        known = list(_boxes(_only(iprp, b"ipco")))
-        for body in (body for kind, body in iprp if kind == b"ipma"):
-            reader = _Bytes(body)
-            head = reader.number(4)
-            for _ in range(reader.number(4)):
-                of = self.properties.setdefault(reader.number(4 if head >> 24 else 2), [])
-                for _ in range(reader.number(1)):
-                    index = reader.number(2) & 0x7FFF if head & 1 else reader.number(1) & 0x7F
-                    of.extend(known[index - 1 : index] if index else [])
 
-    def _read_references(self, iref: bytes) -> None:
-        wide = 4 if iref[:1] == b"\1" else 2
-        for kind, body in _boxes(iref[4:]):
-            reader = _Bytes(body)
-            item = reader.number(wide)
-            self.references.append((kind, item, [reader.number(wide) for _ in range(reader.number(2))]))
+def _kinds(iinf: bytes) -> Iterator[tuple[int, bytes]]:
+    for _, infe in _boxes(iinf[6 if not iinf[0] else 8 :]):
+        entry = _Bytes(infe)
+        item = entry.number(2 if entry.number(4) >> 24 < 3 else 4)
+        entry.take(2)
+        yield item, entry.take(4)
+
+
+def _places(iloc: bytes) -> Iterator[tuple[int, list[tuple[int, int, int]]]]:
+    """Give each item's extents: how they are placed, where they start, and how long they are."""
+    reader = _Bytes(iloc)
+    version = reader.number(4) >> 24
+    sizes, more = reader.number(1), reader.number(1)
+    wide = 4 if version == 2 else 2
+    for _ in range(reader.number(wide)):
+        item = reader.number(wide)
+        method = reader.number(2) & 15 if version else 0
+        reader.take(2)
+        base = reader.number(more >> 4)
+        extents = []
+        for _ in range(reader.number(2)):
+            reader.take(more & 15 if version else 0)
+            start = base + reader.number(sizes >> 4)
+            extents.append((method, start, reader.number(sizes & 15)))
+        yield item, extents
+
+
+def _properties(iprp: list[_Box]) -> dict[int, list[_Box]]:
+    known, found = list(_boxes(_only(iprp, b"ipco"))), dict[int, list[_Box]]()
+    for body in (body for kind, body in iprp if kind == b"ipma"):
+        reader = _Bytes(body)
+        head = reader.number(4)
+        for _ in range(reader.number(4)):
+            of = found.setdefault(reader.number(4 if head >> 24 else 2), [])
+            for _ in range(reader.number(1)):
+                index = reader.number(2) & 0x7FFF if head & 1 else reader.number(1) & 0x7F
+                of.extend(known[index - 1 : index] if index else [])
+    return found
+
+
+def _references(iref: bytes) -> Iterator[tuple[bytes, int, list[int]]]:
+    wide = 4 if iref[:1] == b"\1" else 2
+    for kind, body in _boxes(iref[4:]):
+        reader = _Bytes(body)
+        item = reader.number(wide)
+        yield kind, item, [reader.number(wide) for _ in range(reader.number(2))]
 
 
 def _tiles(meta: _Meta) -> list[int]:
@@ -241,7 +204,7 @@ def _tiles(meta: _Meta) -> list[int]:
     return found[0]
 
 
-def _extent(properties: list[tuple[bytes, bytes]]) -> tuple[int, int]:
+def _extent(properties: list[_Box]) -> tuple[int, int]:
     width, height = struct.unpack_from(">II", _only(properties, b"ispe"), 4)
     return width, height
 
@@ -263,7 +226,6 @@ def _coded(meta: _Meta, item: int) -> tuple[int, int, float]:
     width, height = _extent(meta.properties[item])
     config = _Bytes(_only(meta.properties[item], b"hvcC"))
     head = config.take(22)
-    length_size = (head[21] & 3) + 1
     sets = []
     for _ in range(config.number(1)):
         kind = config.number(1) & 63
@@ -275,7 +237,7 @@ def _coded(meta: _Meta, item: int) -> tuple[int, int, float]:
     fits = width <= columns < width + _PADDING and height <= rows < height + _PADDING
     if not fits or form != [head[16] & 3, head[17] & 7, head[18] & 7]:  # hvcC says the same
         raise UndecodablePhotoError(_NAME)
-    _check_units(meta.data(item), length_size)
+    _check_units(meta.data(item), (head[21] & 3) + 1)
     each = (1 + any(form[1:])) * _SAMPLES[form[0]]
     return width, height, 2 * each + 4.1  # samples twice, RGB, and what lies beside
 
@@ -304,8 +266,7 @@ def _read_sps(unit: bytes) -> tuple[int, int, int, int, int]:
     bits.take(4)
     layers = bits.take(3)
     bits.take(1 + 96)
-    flags = [bits.take(2) for _ in range(8 if layers else 0)][:layers]
-    for flag in flags:
+    for flag in [bits.take(2) for _ in range(8 if layers else 0)][:layers]:
         bits.take(88 * (flag >> 1) + 8 * (flag & 1))
     bits.golomb()
     chroma = bits.golomb()

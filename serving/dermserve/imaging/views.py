@@ -18,10 +18,13 @@ IDENTITY = "identity"
 BRIGHTNESS_STEP = 10
 """Brightness views scale each value by 1 ± 1/BRIGHTNESS_STEP."""
 
-_DARKER, _BRIGHTER = (
-    np.minimum((np.arange(256) * (BRIGHTNESS_STEP + sign) + BRIGHTNESS_STEP // 2) // BRIGHTNESS_STEP, 255).astype("u1")
-    for sign in (-1, 1)
-)
+
+def _scaled(numerator: int) -> Pixels:
+    rounded = (np.arange(256) * numerator + BRIGHTNESS_STEP // 2) // BRIGHTNESS_STEP
+    return np.minimum(rounded, 255).astype(np.uint8)
+
+
+_DARKER, _BRIGHTER = _scaled(BRIGHTNESS_STEP - 1), _scaled(BRIGHTNESS_STEP + 1)
 
 
 def _whole(pixels: Pixels) -> NDArray[np.void]:

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import TextIO
+from typing import Any, Self, TextIO
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -127,12 +127,33 @@ class Child:
         with self._process.stdout as lines:
             for line in map(str.rstrip, lines):
                 self._lines.append(line)
-                self._log(line)
+                with contextlib.suppress(BrokenPipeError):  # nobody reads the launcher's stderr any more
+                    self._log(line)
                 if self._pattern is not None and (match := self._pattern.search(line)):
                     self._ready.put(match)
         self._process.wait()
         self._ready.put(None)
         self._ended.set_result(None)
+
+
+class InOrder:
+    """Something of parts: started one after the other on entry, stopped the other way round on exit or on an error."""
+
+    _parts: contextlib.ExitStack
+
+    def __enter__(self) -> Self:
+        """Start it; after an error nothing is left running."""
+        with contextlib.ExitStack() as parts:
+            self._start(parts)
+            self._parts = parts.pop_all()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Stop it."""
+        self._parts.__exit__(*error)
+
+    def _start(self, parts: contextlib.ExitStack) -> None:
+        raise NotImplementedError
 
 
 def wait_serving(address: str, *, timeout: float, children: Sequence[Child]) -> None:

@@ -13,15 +13,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import click
 
 from dermserve.edge import Settings, SettingsError, write_config
 from dermserve.edge.files import gather
 from dermserve.edge.settings import setting_options
-from dermserve.local.child import Child, child_log
+from dermserve.local.child import Child, InOrder, child_log
 from dermserve.local.errors import StackError
 from dermserve.local.ports import HOST, check_free, free_port
 
@@ -34,8 +33,12 @@ _POLL = 0.05
 
 
 @dataclass
-class Edge:
-    """An Envoy in front of a gateway, on the loopback, while the block lasts."""
+class Edge(InOrder):
+    """An Envoy in front of a gateway, on the loopback, while the block lasts; requests in flight may then finish.
+
+    Raises on entry:
+        StackError: Envoy isn't installed, a port is taken, or it doesn't come up.
+    """
 
     settings: Settings
     """Of the edge; `admin` and `www` are chosen here."""
@@ -54,58 +57,43 @@ class Edge:
     """HOST:PORT of its metrics, once entered, where there are any."""
     child: Child = field(init=False)
     """Its process, once entered."""
-    _exit: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, init=False)
     _admin: str = field(default="", init=False)
 
-    def __enter__(self) -> Self:
-        """Start it.
-
-        Raises:
-            StackError: Envoy isn't installed, a port is taken, or it doesn't come up.
-        """
+    def _start(self, parts: contextlib.ExitStack) -> None:
         command = envoy()
         check_free(int(self.settings.listen.rpartition(":")[2]), option="--edge-port")
-        with contextlib.ExitStack() as undo:
-            scratch = pathlib.Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="dermserve-edge-")))
-            self._start(command, scratch, undo)
-            self._exit = undo.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Let requests in flight finish, and stop it."""
-        self._exit.__exit__(kind, error, trace)
-
-    def _start(self, command: pathlib.Path, scratch: pathlib.Path, undo: contextlib.ExitStack) -> None:
+        scratch = pathlib.Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="dermserve-edge-")))
         found = gather(scratch / "www", store=self.store)
         settings = dataclasses.replace(self.settings, admin=f"{HOST}:{free_port()}", www=scratch / "www")
         config, admin = scratch / "envoy.yaml", scratch / "admin"
         write_config(settings, config)
         logs = self.store.resolve().parent / "logs"
-        log = undo.enter_context(child_log(logs / "edge.log", verbose=self.verbose, say=self.say))
+        log = parts.enter_context(child_log(logs / "edge.log", verbose=self.verbose, say=self.say))
         self.say("starting the edge (Envoy)")
         started = time.monotonic()
         flags = ("-c", str(config), "--admin-address-path", str(admin), "--disable-hot-restart")
         # Its log shows a request after half a second instead of ten.
         more = ("--concurrency", str(min(4, os.cpu_count() or 1)), "--file-flush-interval-msec", "500")
         self.child = Child([str(command), *flags, *more], name="edge", log=log, ready=_READY)
-        undo.callback(self.child.stop, grace=_GRACE)
-        undo.callback(self._drain)
-        undo.callback(self.say, "stopping the edge")
+        parts.callback(self.child.stop, grace=_GRACE)
+        parts.callback(self._drain)
+        parts.callback(self.say, "stopping the edge")
         self.child.wait_ready(timeout=self.ready_timeout)
         self._admin = admin.read_text(encoding="utf-8")
-        listeners = self._ask("/listeners?format=json")["listener_statuses"]
-        places = {item["name"]: item["local_address"]["socket_address"] for item in listeners}
-        addresses = {name: f"{place['address']}:{place['port_value']}" for name, place in places.items()}
-        self.url = f"{'https' if self.settings.tls_cert else 'http'}://{addresses['edge']}"
-        self.metrics = addresses.get("metrics", "")
+        self._read_addresses()
         self.say(f"edge ready at {self.url} after {time.monotonic() - started:.1f} s")
         if not found["runtime"]:
             lacking = "the package comes without the on-device runtime, which `make web` fetches in a checkout"
             self.say(f"the page can't answer without a network: {lacking} (docs/edge.md)")
         elif "model" not in found:
             self.say("the page can't answer without a network: the store holds no model.tflite")
+
+    def _read_addresses(self) -> None:
+        listeners = self._ask("/listeners?format=json")["listener_statuses"]
+        places = {item["name"]: item["local_address"]["socket_address"] for item in listeners}
+        addresses = {name: f"{place['address']}:{place['port_value']}" for name, place in places.items()}
+        self.url = f"{'https' if self.settings.tls_cert else 'http'}://{addresses['edge']}"
+        self.metrics = addresses.get("metrics", "")
 
     def _drain(self) -> None:
         """Refuse new requests, and wait for those in flight."""

@@ -10,10 +10,9 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
-from dermserve.local.child import Child, child_log, wait_serving
+from dermserve.local.child import Child, InOrder, child_log, wait_serving
 from dermserve.local.errors import NotReadyInTimeError
 from dermserve.local.ports import HOST, check_free, no_proxy
 from dermserve.local.signals import take
@@ -33,13 +32,16 @@ _T = TypeVar("_T")
 
 
 @dataclass(kw_only=True)
-class Stack:
+class Stack(InOrder):
     """A model server and a gateway in front of it, on the loopback, while the block lasts.
 
     On entry it checks the ports, exports the models that the store lacks, starts the model server and waits until it
     has loaded them, then starts the gateway and waits until it reports SERVING. On exit, also after an error, the
     gateway drains and stops, then the model server. A child that doesn't stop is killed. On Linux the kernel kills the
     children when this process is killed. Enter it in a thread that lives as long as the stack should.
+
+    Raises on entry:
+        StackError: a port is taken, the store can't be built or is served by another, or a server doesn't come up.
     """
 
     store: pathlib.Path = DEFAULT_STORE
@@ -70,36 +72,20 @@ class Stack:
     """HOST:PORT of the model server, once entered."""
     _children: dict[str, Child] = field(default_factory=dict, init=False)
     _ended: "queue.SimpleQueue[Child]" = field(default_factory=queue.SimpleQueue, init=False)
-    _exit: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, init=False)
 
     @property
     def pids(self) -> Mapping[str, int]:
         """Process ids by name: "modelserver" and "gateway"."""
         return {name: child.pid for name, child in self._children.items()}
 
-    def __enter__(self) -> Self:
-        """Start everything.
-
-        Raises:
-            StackError: a port is taken, the store can't be built or is served by another, or a server doesn't come up.
-                Nothing is left running.
-        """
+    def _start(self, parts: contextlib.ExitStack) -> None:
         check_free(self.port, option="--port")
         check_free(self.tfs_port, option="--tfs-port")
-        with contextlib.ExitStack() as undo:
-            if self.owner:
-                undo.enter_context(owned(self.store))
-            ensure_models(self.store, self.models, say=self.say)
-            self._start_model_server(undo)
-            self._start_gateway(undo)
-            self._exit = undo.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop the gateway, then the model server."""
-        self._exit.__exit__(kind, error, trace)
+        if self.owner:
+            parts.enter_context(owned(self.store))
+        ensure_models(self.store, self.models, say=self.say)
+        self._start_model_server(parts)
+        self._start_gateway(parts)
 
     def wait(self) -> None:
         """Wait without a timeout until a child ends by itself.
@@ -115,8 +101,8 @@ class Stack:
         """Let `wait` end with another child, too."""
         child.on_exit(lambda: self._ended.put(child))
 
-    def _start_model_server(self, undo: contextlib.ExitStack) -> None:
-        scratch = None if self.owner else pathlib.Path(undo.enter_context(tempfile.TemporaryDirectory()))
+    def _start_model_server(self, parts: contextlib.ExitStack) -> None:
+        scratch = None if self.owner else pathlib.Path(parts.enter_context(tempfile.TemporaryDirectory()))
         config = write_config(self.store, self.models, into=scratch)
         arguments = (
             f"--port={self.tfs_port}",
@@ -131,17 +117,17 @@ class Stack:
         )
         self.say(f"starting the model server ({', '.join(self.models)})")
         # One malloc arena: frozen graphs otherwise cost twice the memory (docs/performance.md).
-        server = self._start("modelserver", arguments, undo, ready=_TFS_READY, MALLOC_ARENA_MAX="1")
+        server = self._start_child("modelserver", arguments, parts, ready=_TFS_READY, MALLOC_ARENA_MAX="1")
         started = time.monotonic()
         self.tfs_address = self._ready(server, lambda timeout: server.wait_ready(timeout=timeout))[1]
         self.say(f"model server ready at {self.tfs_address} after {time.monotonic() - started:.1f} s")
 
-    def _start_gateway(self, undo: contextlib.ExitStack) -> None:
+    def _start_gateway(self, parts: contextlib.ExitStack) -> None:
         models = [f"--model={model}" for model in self.models]
         arguments = ("--listen", f"{HOST}:{self.port}", "--tfs", self.tfs_address, *models, *self.gateway_flags)
         own = {"DERMSERVE_CANARY_SHARES", "DERMSERVE_CANARY_FILE"} & os.environ.keys()
         env = {} if own else {"DERMSERVE_CANARY_FILE": str(self.store.resolve() / CANARY_FILE)}
-        gateway = self._start("gateway", arguments, undo, ready=_GATEWAY_READY, **env)
+        gateway = self._start_child("gateway", arguments, parts, ready=_GATEWAY_READY, **env)
         started = time.monotonic()
         self.gateway_address = self._ready(gateway, lambda timeout: gateway.wait_ready(timeout=timeout))[1]
         children, address = (gateway, self._children["modelserver"]), self.gateway_address
@@ -161,15 +147,15 @@ class Stack:
         except NotReadyInTimeError as error:
             raise NotReadyInTimeError(child.name, self.ready_timeout, child.last_lines) from error
 
-    def _start(
-        self, name: str, arguments: Sequence[str], undo: contextlib.ExitStack, *, ready: re.Pattern[str], **env: str
+    def _start_child(
+        self, name: str, arguments: Sequence[str], parts: contextlib.ExitStack, *, ready: re.Pattern[str], **env: str
     ) -> Child:
         logs = self.store.resolve().parent / "logs"
-        log = undo.enter_context(child_log(logs / f"{name}.log", verbose=self.verbose, say=self.say))
+        log = parts.enter_context(child_log(logs / f"{name}.log", verbose=self.verbose, say=self.say))
         env = {**env, **no_proxy(), "PYTHONUNBUFFERED": "1"}
         child = Child([*self.program(name), *arguments], name=name, log=log, ready=ready, env=env)
-        undo.callback(child.stop, grace=_GRACE)
-        undo.callback(self.say, f"stopping the {name}")
+        parts.callback(child.stop, grace=_GRACE)
+        parts.callback(self.say, f"stopping the {name}")
         self.watch(child)
         self._children[name] = child
         return child

@@ -14,12 +14,7 @@ _logger = logging.getLogger(__name__)
 
 
 def read_models(path: Path) -> Any:
-    """Read the ModelConfigList out of a ModelServerConfig in text format.
-
-    Raises:
-        ServingError: NOT_FOUND or INVALID_ARGUMENT, the file can't be read or parsed; FAILED_PRECONDITION, it has no
-            `model_config_list`.
-    """
+    """Read the ModelConfigList out of a ModelServerConfig in text format."""
     config = model_server_config_pb2.ModelServerConfig()
     try:
         text_format.Parse(path.read_text("utf-8"), config)
@@ -40,11 +35,7 @@ def list_models(**base_paths: str) -> Any:
 
 
 def check_models(models: Any, *, before: Any) -> None:
-    """Check a ModelConfigList by itself, and that no model changes its platform from the one before.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT.
-    """
+    """Raise INVALID_ARGUMENT where a list breaks a rule, or a model changes its platform from the list before."""
     names = [model.name for model in models.config]
     for model in models.config:
         if names.count(model.name) > 1:

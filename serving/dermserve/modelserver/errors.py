@@ -13,7 +13,7 @@ CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class ServingError(Exception):
-    """A failure with the status code and the message that the caller gets."""
+    """A failure with the status code and the message that the caller gets: what functions of this package raise."""
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
         super().__init__(message)

@@ -63,10 +63,7 @@ class _Parser(argparse.ArgumentParser):
 def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     """Read `--name=value` (also `--name value`, and `--name` alone for a switch) into an attribute for each flag.
 
-    An unknown flag is logged and ignored, as TensorFlow Serving does.
-
-    Raises:
-        ServingError: INVALID_ARGUMENT, a value of the wrong type, or a flag of TensorFlow Serving that is refused here.
+    An unknown flag is logged and ignored, as TensorFlow Serving does. One that is refused here is INVALID_ARGUMENT.
     """
     parser = _Parser(prog="dermserve modelserver", description=__doc__, allow_abbrev=False)
     for name, (default, text) in SERVED.items():

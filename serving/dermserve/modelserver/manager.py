@@ -54,11 +54,7 @@ class Manager:
         self._thread = threading.Thread(target=self._run, name="manager", daemon=True)
 
     def start(self, models: Any) -> None:
-        """Serve a ModelConfigList. Return when each model has a version.
-
-        Raises:
-            ServingError: the list breaks a rule, a model has no version that loads, or the server stops.
-        """
+        """Serve a ModelConfigList. Return when each model has a version; a model without one that loads is an error."""
         self._thread.start()
         self.reload(models, what="servable")
         self._load_in_threads = self._flags.num_load_threads > 0
@@ -68,9 +64,6 @@ class Manager:
 
         A model that never gets one blocks the caller, and every later reload, until the server stops, as in TensorFlow
         Serving.
-
-        Raises:
-            ServingError: the list breaks a rule, a new model failed to load, or the server stops.
         """
         with self._reloading:
             before = self._loads
@@ -103,11 +96,7 @@ class Manager:
 
     @contextlib.contextmanager
     def borrow(self, spec: Any) -> Iterator[tuple[int, Servable]]:
-        """Lend the loaded version that a ModelSpec names; it is not unloaded before it is given back.
-
-        Raises:
-            ServingError: INVALID_ARGUMENT, no model or an unknown label; NOT_FOUND, it is not loaded.
-        """
+        """Lend the loaded version that a ModelSpec names; it is not unloaded before it is given back."""
         version = self._take(spec.name, number=self._number(spec))
         try:
             assert version.servable is not None

@@ -33,10 +33,7 @@ class Servable:
     def predict(self, request: Any, *, timeout_ms: int, into: Any) -> None:
         """Answer a PredictRequest into the PredictResponse `into`, all but the model's name and version.
 
-        A timeout of 0 waits for ever.
-
-        Raises:
-            ServingError: the request does not fit the signature, or the graph failed (with the graph's own status).
+        A timeout of 0 waits for ever. Where the graph fails, the error has the graph's own status.
         """
         name = request.model_spec.signature_name or _DEFAULT_SIGNATURE
         if name not in self.signatures:
@@ -51,11 +48,7 @@ class Servable:
         into.model_spec.signature_name = name
 
     def warm_up(self, directory: Path) -> None:
-        """Replay the warm-up records of Predict; other calls are not served here.
-
-        Raises:
-            ServingError: a record is bad or fails.
-        """
+        """Replay the warm-up records of Predict; other calls are not served here."""
         count, started = 0, time.monotonic()
         for log in read_requests(directory):
             count += 1
@@ -72,11 +65,7 @@ class Servable:
 
 
 def load(path: Path, *, flags: argparse.Namespace) -> Servable:
-    """Load the version in a directory and warm it up.
-
-    Raises:
-        ServingError: it can't be loaded, with the code and the message of TensorFlow Serving.
-    """
+    """Load the version in a directory and warm it up."""
     if not any((path / name).exists() for name in _MODEL_FILES):
         raise not_found(
             "Specified file path does not appear to contain a SavedModel bundle (should have a file called "
@@ -144,9 +133,6 @@ def read_requests(directory: Path) -> Iterator[Any]:
 
     The file is a TFRecord (https://www.tensorflow.org/tutorials/load_data/tfrecord): for each record its length, a
     checksum, the content, a checksum. The checksums are not checked.
-
-    Raises:
-        ServingError: DATA_LOSS, the file is no TFRecord; INVALID_ARGUMENT, a bad record or one too many.
     """
     path = directory / WARMUP_FILE
     content, offset = path.read_bytes() if path.exists() else b"", 0

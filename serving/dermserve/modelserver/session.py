@@ -68,9 +68,7 @@ class Tensor:
 def parse(proto: Any, *, alias: str) -> Tensor:
     """Read a TensorProto as TensorFlow reads it: values missing at the end repeat the last one, too many are dropped.
 
-    Raises:
-        ServingError: INVALID_ARGUMENT, it is no tensor (no dtype, a negative dimension, content of the wrong length),
-            or one so large that only the repetition of its last value could fill it.
+    One so large that only such repetition could fill it is refused.
     """
     if math.prod(max(dim.size, 0) for dim in proto.tensor_shape.dim) > _MAX_ELEMENTS:
         raise invalid_argument(f"tensor parsing error: {alias}")
@@ -86,11 +84,7 @@ def parse(proto: Any, *, alias: str) -> Tensor:
 
 
 def render(tensor: Tensor, *, as_content: bool, into: Any) -> None:
-    """Fill the TensorProto `into`, in `float_val` and the like, or in `tensor_content` when `as_content` is set.
-
-    Raises:
-        ServingError: UNIMPLEMENTED, a dtype that this module can't write.
-    """
+    """Fill the TensorProto `into`, in `float_val` and the like, or in `tensor_content` when `as_content` is set."""
     into.dtype = library().TF_TensorType(tensor.handle)
     into.tensor_shape.SetInParent()
     for size in tensor.shape:
@@ -135,11 +129,7 @@ class Session:
         self._lock = threading.Lock()
 
     def run(self, feeds: Mapping[str, Tensor], *, fetches: Sequence[str], timeout_ms: int = 0) -> list[Tensor]:
-        """Feed tensors by name and fetch others, in the order asked. A timeout of 0 waits for ever.
-
-        Raises:
-            ServingError: with the code and the message of TensorFlow's session.
-        """
+        """Feed tensors by name and fetch others, in the order asked. A timeout of 0 waits for ever."""
         inputs = (Output * len(feeds))(*[self._output(name) for name in feeds])
         tensors = (c_void_p * len(feeds))(*[tensor.handle for tensor in feeds.values()])
         outputs = (Output * len(fetches))(*[self._output(name) for name in fetches])

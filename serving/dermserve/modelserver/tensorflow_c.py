@@ -68,11 +68,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
 
 @functools.cache
 def library() -> Any:
-    """Load the C library once (0.3 to 0.5 s) and declare the functions used.
-
-    Raises:
-        OSError: the installed TensorFlow carries no C library this dermserve can load.
-    """
+    """Load the C library once (0.3 to 0.5 s) and declare the functions used."""
     suffix = ".2.dylib" if sys.platform == "darwin" else ".so.2"
     names = [f"libtensorflow_framework{suffix}", f"libtensorflow_cc{suffix}"]
     directory = protos.tensorflow_directory()
@@ -91,11 +87,7 @@ def version() -> str:
 
 @contextlib.contextmanager
 def checked_status() -> Iterator[c_void_p]:
-    """Lend a TF_Status to a call and raise, at the end of the block, what the call reported.
-
-    Raises:
-        ServingError: the call failed.
-    """
+    """Lend a TF_Status to a call and raise, at the end of the block, what the call reported."""
     status = c_void_p(library().TF_NewStatus())
     try:
         yield status

@@ -76,9 +76,7 @@ def aspired_versions(versions: Mapping[int, str], *, policy: Any) -> dict[int, s
 def find_versions(model: Any) -> dict[int, Path]:
     """Look at the base path of a ModelConfig and return the path of each version to serve.
 
-    Raises:
-        ServingError: INVALID_ARGUMENT, the base path can't be read. It is not taken for an empty one, which would
-            unload everything.
+    One that can't be read is an error: taken for an empty one, it would unload everything.
     """
     base = Path(model.base_path)
     try:

@@ -6,15 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training.cli import (
-    CACHE,
-    DATA,
-    PRECISION,
-    draw_progress,
-    error_messages,
-    print_line,
-    read_backbone,
-)
+from dermserve.models.training import cli as common
 
 if TYPE_CHECKING:
     from dermserve.models.papers.heads import Cell
@@ -25,48 +17,50 @@ _OUT = click.option(
 
 
 @click.command()
-@DATA
+@common.DATA
 @_OUT
 @click.option("--experiment", default="resnet50", show_default=True, help="What to vary.")
 @click.option("--weights", help='Initial backbone: "imagenet" (Keras downloads it), a file, or "random".')
-@PRECISION
-@CACHE
+@common.PRECISION
+@common.CACHE
+@common.error_messages()
 def scenarios(data: Path, out: Path, experiment: str, weights: str | None, precision: str, cache: Path) -> None:
     """Train over the papers' grid: training share 70 and 80 %, dropout 0.4 to 0.6, batches of 16, 32 and 64.
 
     The backbone stays frozen, and each cell trains a head on its features. Goes on where it was stopped: cells that
     --out has already are not trained again.
     """
-    with error_messages():
-        from dermserve.models.papers import heads
-        from dermserve.models.training.train.dataset import prepare
-        from dermserve.models.training.train.experiment import load_experiment
-        from dermserve.models.training.train.run import initial_network
+    from dermserve.models.papers import heads
+    from dermserve.models.training.train.dataset import prepare
+    from dermserve.models.training.train.experiment import load_experiment
+    from dermserve.models.training.train.run import initial_network
 
-        chosen, backbone = load_experiment(experiment), read_backbone(weights)
-        prepared = prepare(chosen, data, cache=cache, say=print_line)
-        out.mkdir(parents=True, exist_ok=True)
-        table = out / "scenarios.csv"
-        network = initial_network(chosen, backbone)
-        features = heads.compute_features(network, prepared, cache=cache, precision=precision, progress=draw_progress())
-        cells = heads.run_grid(chosen, prepared, features, table, report=_report_cell)
-        best, accuracy, balanced = heads.measure_best(chosen, prepared, features, cells)
-        print_line(
-            f"best on validation photos: {best.training_share:.0%} training, dropout {best.dropout}, batch "
-            f"{best.batch}; on its test photos: accuracy {accuracy:.4f}, balanced {balanced:.4f}"
-        )
-        click.echo(str(table))
+    chosen, backbone = load_experiment(experiment), common.read_backbone(weights)
+    prepared = prepare(chosen, data, cache=cache, say=common.print_line)
+    out.mkdir(parents=True, exist_ok=True)
+    table = out / "scenarios.csv"
+    network = initial_network(chosen, backbone)
+    features = heads.compute_features(
+        network, prepared, cache=cache, precision=precision, progress=common.draw_progress()
+    )
+    cells = heads.run_grid(chosen, prepared, features, table, report=_report_cell)
+    best, accuracy, balanced = heads.measure_best(chosen, prepared, features, cells)
+    common.print_line(
+        f"best on validation photos: {best.training_share:.0%} training, dropout {best.dropout}, batch "
+        f"{best.batch}; on its test photos: accuracy {accuracy:.4f}, balanced {balanced:.4f}"
+    )
+    click.echo(str(table))
 
 
 def _report_cell(cell: "Cell") -> None:
-    print_line(
+    common.print_line(
         f"{cell.training_share:.0%} training, dropout {cell.dropout}, batch {cell.batch}: "
         f"accuracy {cell.accuracy:.4f}, balanced {cell.balanced_accuracy:.4f}, {cell.minutes:.1f} min"
     )
 
 
 @click.command()
-@DATA
+@common.DATA
 @_OUT
 @click.option("--experiment", default="resnet50", show_default=True, help="Whose head and split to take.")
 @click.option(
@@ -76,34 +70,33 @@ def _report_cell(cell: "Cell") -> None:
     help='A backbone to compare: mobilenet, inception_v3, resnet50 or mobilenet_v3_small, and "imagenet" (Keras '
     'downloads it), a file, or "random". Repeatable; all four with imagenet when not given.',
 )
-@CACHE
+@common.CACHE
+@common.error_messages()
 def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], cache: Path) -> None:
     """Compare backbones: the same head on the frozen features of each."""
-    with error_messages():
-        from dermserve.models.papers import heads
-        from dermserve.models.training.train.dataset import prepare
-        from dermserve.models.training.train.experiment import load_experiment
+    from dermserve.models.papers import heads
+    from dermserve.models.training.train.dataset import prepare
+    from dermserve.models.training.train.experiment import load_experiment
 
-        names = list(heads.BACKBONES)
-        asked = [_named(item, names) for item in weights] or [(name, "imagenet") for name in names]
-        chosen = load_experiment(experiment)
-        side = SPECS[chosen.model].input_side
-        networks = [heads.load(name, read_backbone(source), side=side) for name, source in asked]
-        prepared = prepare(chosen, data, cache=cache, say=print_line)
-        rows = heads.compare(chosen, prepared, networks, progress=draw_progress())
-        out.mkdir(parents=True, exist_ok=True)
-        heads.write_table(rows, out / "backbones.csv")
-        for row in rows:
-            print_line(
-                f"{row.backbone}: accuracy {row.accuracy:.4f}, balanced {row.balanced_accuracy:.4f}; features "
-                f"{row.features_minutes:.1f} min, head {row.head_minutes:.1f} min"
-                + ("" if row.test_accuracy is None else f"; on test photos {row.test_accuracy:.4f}")
-            )
-        click.echo(str(out / "backbones.csv"))
+    names = list(heads.BACKBONES)
+    asked = [_named(item, names) for item in weights] or [(name, "imagenet") for name in names]
+    chosen = load_experiment(experiment)
+    side = SPECS[chosen.model].input_side
+    networks = [heads.load(name, common.read_backbone(source), side=side) for name, source in asked]
+    prepared = prepare(chosen, data, cache=cache, say=common.print_line)
+    rows = heads.compare(chosen, prepared, networks, progress=common.draw_progress())
+    out.mkdir(parents=True, exist_ok=True)
+    heads.write_table(rows, out / "backbones.csv")
+    for row in rows:
+        common.print_line(
+            f"{row.backbone}: accuracy {row.accuracy:.4f}, balanced {row.balanced_accuracy:.4f}; features "
+            f"{row.features_minutes:.1f} min, head {row.head_minutes:.1f} min"
+            + ("" if row.test_accuracy is None else f"; on test photos {row.test_accuracy:.4f}")
+        )
+    click.echo(str(out / "backbones.csv"))
 
 
 def _named(item: str, names: list[str]) -> tuple[str, str]:
-    """Split NAME=WEIGHTS."""
     name, _, source = item.partition("=")
     if name not in names or not source:
         known = ", ".join(names)

@@ -7,14 +7,13 @@ trains the whole network is a `dermserve train` with an experiment of its own.
 """
 
 import csv
-import dataclasses
 import hashlib
 import itertools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -48,8 +47,7 @@ _EPSILON = 1e-3
 _Rows = NDArray[np.int64]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Cell:
+class Cell(NamedTuple):
     """One training of the grid."""
 
     training_share: float  # of the photos; the rest is divided evenly into validation and test
@@ -60,8 +58,7 @@ class Cell:
     minutes: float  # of training, without the features that all cells share
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Compared:
+class Compared(NamedTuple):
     """One backbone's row."""
 
     backbone: str
@@ -99,9 +96,8 @@ def run_grid(
 ) -> list[Cell]:
     """Train the head of every cell on features of the frozen backbone; those the table has are not trained again.
 
-    Raises:
-        DataError: a cell's split leaves a class without photos in a part.
-        RunError: the table is of another experiment, other photos or other features.
+    A DataError says that a cell's split leaves a class without photos in a part, a RunError that the table is of
+    another experiment, other photos or other features.
     """
     _claim(table, experiment, data, features)
     cells = _read_table(table) if table.is_file() else []
@@ -112,16 +108,7 @@ def run_grid(
         head = _train_head(experiment, features, parts, dropout, batch)
         minutes = (time.monotonic() - started) / 60
         accuracy, balanced = _judge_head(head, features, parts[Part.VALIDATION])
-        cells.append(
-            Cell(
-                training_share=share,
-                dropout=dropout,
-                batch=batch,
-                accuracy=round(accuracy, 4),
-                balanced_accuracy=round(balanced, 4),
-                minutes=round(minutes, 2),
-            )
-        )
+        cells.append(Cell(share, dropout, batch, round(accuracy, 4), round(balanced, 4), round(minutes, 2)))
         write_table(cells, table)
         report(cells[-1])
     return cells
@@ -190,27 +177,22 @@ def _judge_head(head: keras.Model, features: Features, rows: _Rows) -> tuple[flo
 
 
 def write_table(rows: Sequence[Any], path: Path) -> None:
-    """Write rows, dataclass instances of one kind and at least one, as CSV, whole or not at all."""
+    """Write rows, named tuples of one kind and at least one, as CSV, whole or not at all."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(rows[0])])
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(row) for row in rows)
+        csv.writer(file).writerows([rows[0]._fields, *rows])
 
 
 def _read_table(path: Path) -> list[Cell]:
     with path.open(newline="", encoding="utf-8") as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    return [Cell(**row | {"batch": int(row["batch"])}) for row in rows]  # type: ignore[arg-type]
+        rows = [[float(value) for value in row] for row in itertools.islice(csv.reader(file), 1, None)]
+    return [Cell(share, dropout, int(batch), *measured) for share, dropout, batch, *measured in rows]
 
 
 def load(name: str, weights: Path | str | None, *, side: int) -> keras.Model:
     """Build one of BACKBONES with its preprocessing and weights: "imagenet", a file, or None for random ones.
 
-    Returns:
-        float32 [N, side, side, 3] RGB in 0..255 → pooled features float32 [N, F].
-
-    Raises:
-        RunError: the weights can't be had or are of another backbone.
+    It takes float32 [N, side, side, 3] RGB in 0..255 and gives pooled features float32 [N, F]. A RunError says that the
+    weights can't be had or are of another backbone.
     """
     build, preprocess = BACKBONES[name]
     named = weights if isinstance(weights, str) else None
@@ -239,21 +221,15 @@ def compare(
         features = Features(_standardised(_run_backbone(network, data, progress), parts[Part.TRAIN]), labels)
         computed = time.monotonic()
         head = _train_head(experiment, features, parts, dropout, stage.batch)
-        ended = time.monotonic()
+        minutes = [(computed - started) / 60, (time.monotonic() - computed) / 60]
         accuracy, balanced = _judge_head(head, features, parts[Part.VALIDATION])
-        row = Compared(
-            backbone=network.name,
-            parameters=network.get_layer("backbone").count_params(),
-            accuracy=round(accuracy, 4),
-            balanced_accuracy=round(balanced, 4),
-            features_minutes=round((computed - started) / 60, 2),
-            head_minutes=round((ended - computed) / 60, 2),
-        )
-        trained.append((row, head, features))
+        figures = [round(accuracy, 4), round(balanced, 4), *(round(taken, 2) for taken in minutes)]
+        size = network.get_layer("backbone").count_params()
+        trained.append((Compared(network.name, size, *figures), head, features))
     best = max(trained, key=lambda each: each[0].accuracy)
     row, head, features = best
     accuracy, _ = _judge_head(head, features, parts[Part.TEST])
-    tested = dataclasses.replace(row, test_accuracy=round(accuracy, 4))
+    tested = row._replace(test_accuracy=round(accuracy, 4))
     return [tested if each is best else each[0] for each in trained]
 
 

@@ -116,6 +116,7 @@ def print_line(line: str) -> None:
 )
 @click.option("--data-source", "source", help="Where the photos come from; else as its dataset.toml says.")
 @CACHE
+@error_messages()
 def train(
     model: str,
     data: Path,
@@ -129,43 +130,42 @@ def train(
     **stated: str | None,
 ) -> None:
     """Train a model on labelled photos. Stopped with Ctrl-C, the same command goes on from the last epoch."""
-    with error_messages():
-        from dermserve.models.training.train import dataset
-        from dermserve.models.training.train.experiment import load_experiment
-        from dermserve.models.training.train.finished import FinishedRun
-        from dermserve.models.training.train.run import run_training
+    from dermserve.models.training.train import dataset
+    from dermserve.models.training.train.experiment import load_experiment
+    from dermserve.models.training.train.finished import FinishedRun
+    from dermserve.models.training.train.run import run_training
 
-        chosen = load_experiment(experiment or model)
-        if chosen.model != model:
-            raise click.UsageError(f"experiment {chosen.name} is for {chosen.model}, not {model}")
-        if start is not None and weights is not None:
-            raise click.UsageError("--start brings its own weights: leave --weights out")
-        begun = None if start is None else FinishedRun(start)
-        if begun is not None and begun.model != model:
-            raise click.UsageError(f"{start} is a run of {begun.model}, not {model}")
-        backbone = read_backbone(weights)
-        print_line(f"{chosen.name}: reading {data}")
-        provenance = dataset.read_provenance(data, **stated)
-        if begun is None:
-            prepared = dataset.prepare(chosen, data, cache=cache, say=print_line)
-        else:
-            prepared = dataset.finished_data(begun.experiment, data, begun.split, cache=cache)
-        if also is not None:
-            more = dataset.read_also(prepared, also, SPECS[model], cache=cache, say=print_line)
-            prepared = dataset.with_also(prepared, more, SPECS[model], cache=cache)
-        print_line(f"training data: {provenance.data}")
-        run_training(
-            chosen,
-            prepared,
-            out,
-            backbone=backbone,
-            progress=draw_progress(),
-            report=_report_epoch,
-            provenance=provenance,
-            start=begun,
-            teachers=[FinishedRun(teacher) for teacher in teachers],
-        )
-        print_line(f"finished: dermserve evaluate {out} --data {data}")
+    chosen = load_experiment(experiment or model)
+    if chosen.model != model:
+        raise click.UsageError(f"experiment {chosen.name} is for {chosen.model}, not {model}")
+    if start is not None and weights is not None:
+        raise click.UsageError("--start brings its own weights: leave --weights out")
+    begun = None if start is None else FinishedRun(start)
+    if begun is not None and begun.model != model:
+        raise click.UsageError(f"{start} is a run of {begun.model}, not {model}")
+    backbone = read_backbone(weights)
+    print_line(f"{chosen.name}: reading {data}")
+    provenance = dataset.read_provenance(data, **stated)
+    if begun is None:
+        prepared = dataset.prepare(chosen, data, cache=cache, say=print_line)
+    else:
+        prepared = dataset.finished_data(begun.experiment, data, begun.split, cache=cache)
+    if also is not None:
+        more = dataset.read_also(prepared, also, SPECS[model], cache=cache, say=print_line)
+        prepared = dataset.with_also(prepared, more, SPECS[model], cache=cache)
+    print_line(f"training data: {provenance['data']}")
+    run_training(
+        chosen,
+        prepared,
+        out,
+        backbone=backbone,
+        progress=draw_progress(),
+        report=_report_epoch,
+        stated=provenance,
+        start=begun,
+        teachers=[FinishedRun(teacher) for teacher in teachers],
+    )
+    print_line(f"finished: dermserve evaluate {out} --data {data}")
 
 
 def _report_epoch(epoch: "Epoch") -> None:
@@ -204,24 +204,24 @@ def _report_epoch(epoch: "Epoch") -> None:
 )
 @PRECISION
 @CACHE
+@error_messages()
 def evaluate(run: Path, data: Path, other: str | None, paper: Path | None, **how: Any) -> None:
     """Calibrate a run on its validation photos, measure it on its test photos, and write RUN/report."""
-    with error_messages():
-        from dermserve.models.training.evaluate import evaluation
-        from dermserve.models.training.evaluate.report import keep_figures, write_report
-        from dermserve.models.training.train.finished import FinishedRun
+    from dermserve.models.training.evaluate import evaluation
+    from dermserve.models.training.evaluate.report import keep_figures, write_report
+    from dermserve.models.training.train.finished import FinishedRun
 
-        finished = FinishedRun(run)
-        how["progress"] = draw_progress()
-        if other is not None:
-            common = {key: how[key] for key in ("cache", "precision", "others", "progress")}
-            _say_figures(other, evaluation.evaluate_other(finished, data, name=other, **common))
-            return
-        result = evaluation.evaluate_own(finished, data, **how)
-        keep_figures(finished, result["figures"])
-        page = write_report(finished, paper=None if paper is None else FinishedRun(paper))
-        _say_figures("test", result["metrics"]["test"])
-        click.echo(str(page))
+    finished = FinishedRun(run)
+    how["progress"] = draw_progress()
+    if other is not None:
+        common = {key: how[key] for key in ("cache", "precision", "others", "progress")}
+        _say_figures(other, evaluation.evaluate_other(finished, data, name=other, **common))
+        return
+    result = evaluation.evaluate_own(finished, data, **how)
+    keep_figures(finished, result["figures"])
+    page = write_report(finished, paper=None if paper is None else FinishedRun(paper))
+    _say_figures("test", result["metrics"]["test"])
+    click.echo(str(page))
 
 
 def _say_figures(name: str, measured: dict[str, Any]) -> None:
@@ -242,13 +242,13 @@ def _say_figures(name: str, measured: dict[str, Any]) -> None:
 @click.command()
 @_RUN
 @_PAPER
+@error_messages()
 def report(run: Path, paper: Path | None) -> None:
     """Write RUN/report again: after measuring on other data, or with another run beside it."""
-    with error_messages():
-        from dermserve.models.training.evaluate.report import write_report
-        from dermserve.models.training.train.finished import FinishedRun
+    from dermserve.models.training.evaluate.report import write_report
+    from dermserve.models.training.train.finished import FinishedRun
 
-        click.echo(str(write_report(FinishedRun(run), paper=None if paper is None else FinishedRun(paper))))
+    click.echo(str(write_report(FinishedRun(run), paper=None if paper is None else FinishedRun(paper))))
 
 
 @click.command()
@@ -259,32 +259,32 @@ def report(run: Path, paper: Path | None) -> None:
     "--kind", type=click.Choice(["int8", "float16"]), default="int8", show_default=True,
     help="What kernels become; int8 is too coarse for MobileNet's.",
 )  # fmt: skip
+@error_messages()
 def pack(run: Path, data: Path, cache: Path, kind: "Kind") -> None:
     """Make a run's weights compact and measure what that costs. Evaluate the run again afterwards."""
-    with error_messages():
-        from dermserve.models.training.export import conversion
-        from dermserve.models.training.train.finished import FinishedRun
+    from dermserve.models.training.export import conversion
+    from dermserve.models.training.train.finished import FinishedRun
 
-        found = conversion.pack(FinishedRun(run), data, kind=kind, cache=cache, progress=draw_progress())
-        click.echo(
-            f"{found['bytes'] / 1e6:.1f} MB; accuracy {found['accuracy_full']:.4f} → {found['accuracy_compact']:.4f}, "
-            f"the same answer for {found['agreement']:.2%}"
-        )
+    found = conversion.pack(FinishedRun(run), data, kind=kind, cache=cache, progress=draw_progress())
+    click.echo(
+        f"{found['bytes'] / 1e6:.1f} MB; accuracy {found['accuracy_full']:.4f} → {found['accuracy_compact']:.4f}, "
+        f"the same answer for {found['agreement']:.2%}"
+    )
 
 
 @click.command()
 @_RUN
 @DATA
 @CACHE
+@error_messages()
 def tflite(run: Path, data: Path, cache: Path) -> None:
     """Convert an evaluated run to TensorFlow Lite, float16 and int8, and compare each with it on validation photos."""
-    with error_messages():
-        from dermserve.models.training.export.conversion import convert_run
-        from dermserve.models.training.train.finished import FinishedRun
+    from dermserve.models.training.export.conversion import convert_run
+    from dermserve.models.training.train.finished import FinishedRun
 
-        for kind, row in convert_run(FinishedRun(run), data, cache=cache, progress=draw_progress()).items():
-            click.echo(
-                f"{kind}: {row['bytes'] / 1e6:.1f} MB, the same answer for {row['agreement']:.2%}, "
-                f"the same side of the gate for {row['gate_agreement']:.2%}, accuracy {row['accuracy']:.4f}, "
-                f"{row['milliseconds']:.1f} ms a photo"
-            )
+    for kind, row in convert_run(FinishedRun(run), data, cache=cache, progress=draw_progress()).items():
+        click.echo(
+            f"{kind}: {row['bytes'] / 1e6:.1f} MB, the same answer for {row['agreement']:.2%}, "
+            f"the same side of the gate for {row['gate_agreement']:.2%}, accuracy {row['accuracy']:.4f}, "
+            f"{row['milliseconds']:.1f} ms a photo"
+        )

@@ -17,24 +17,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
-from dermserve.models.training.data.splits import (
-    Sample,
-    digest_file,
-    join_lesions,
-    refuse_divided,
-    refuse_two_labels,
-)
-from dermserve.models.training.data.tables import (
-    Row,
-    Table,
-    blank,
-    class_of,
-    is_table,
-    missing_columns,
-    read_header,
-    read_rows,
-    read_table,
-)
+from dermserve.models.training.data import tables
+from dermserve.models.training.data.splits import Sample, digest_file, join_lesions, refuse_divided, refuse_two_labels
+from dermserve.models.training.data.tables import Row, Table, class_of
 from dermserve.models.training.errors import DataError
 
 Say: TypeAlias = Callable[[str], None]
@@ -85,7 +70,11 @@ def read_samples(directory: Path, classes: Sequence[str], *, say: Say = lambda _
     samples, lesions = _read(directory, found, codes, say)
     if not samples:
         raise DataError(f"no photos in {directory}: expected {_expected(classes)}")
-    _say_skipped(found, say)
+    if found.junk:
+        say(f"left out {found.junk} files that macOS leaves beside others (._*, .DS_Store, __MACOSX)")
+    if found.others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.others.items()))
+        say(f"left out pictures of formats that are not read: {kinds}; convert them to JPEG or PNG")
     hashed = [replace(sample, digest=digest_file(sample)) for sample in samples]
     refuse_two_labels(hashed, codes)
     joined = join_lesions(hashed, lesions)
@@ -116,18 +105,10 @@ def _sort_in(found: _Found, path: Path, directory: Path) -> None:
         return
     elif suffix in _SUFFIXES:
         (found.photos if path.is_file() else found.dangling).append(within)
-    elif is_table(path):
+    elif tables.is_table(path):
         found.tables.append(within)
     elif suffix in _OTHER_PICTURES:
         found.others[suffix] += 1
-
-
-def _say_skipped(found: _Found, say: Say) -> None:
-    if found.junk:
-        say(f"left out {found.junk} files that macOS leaves beside others (._*, .DS_Store, __MACOSX)")
-    if found.others:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.others.items()))
-        say(f"left out pictures of formats that are not read: {kinds}; convert them to JPEG or PNG")
 
 
 def _expected(classes: Sequence[str]) -> str:
@@ -139,25 +120,25 @@ def _expected(classes: Sequence[str]) -> str:
 
 def _read(directory: Path, found: _Found, classes: Sequence[str], say: Say) -> _Read:
     labels = directory / "labels.csv"
-    if labels.is_file() and "path" in read_header(labels):
+    if labels.is_file() and "path" in tables.read_header(labels):
         return _read_labels(labels, classes)
     folders = {photo: _folder_class(photo, classes) for photo in found.photos}
-    tables = [table for name in found.tables if (table := read_table(directory / name, classes)) is not None]
-    if any(table.classes for table in tables) or any(label is not None for label in folders.values()):
-        return _merge(directory, folders, tables, classes, say)
+    read = [table for name in found.tables if (table := tables.read_table(directory / name, classes)) is not None]
+    if any(table.classes for table in read) or any(label is not None for label in folders.values()):
+        return _merge(directory, folders, read, classes, say)
     if found.tables:
         first = directory / found.tables[0]
-        raise DataError(f"{first} lacks the columns {missing_columns(first)}: expected {_expected(classes)}")
+        raise DataError(f"{first} lacks the columns {tables.missing_columns(first)}: expected {_expected(classes)}")
     raise DataError(f"{directory} has no layout dermserve knows: expected {_expected(classes)}")
 
 
 def _read_labels(path: Path, classes: Sequence[str]) -> _Read:
-    missing = [column for column in _LABELS if column not in read_header(path)]
+    missing = [column for column in _LABELS if column not in tables.read_header(path)]
     if missing:
         raise DataError(f"{path} lacks the column {missing[0]}; it needs {', '.join(_LABELS)}")
     samples: dict[str, Sample] = {}
     lesions: list[list[str]] = []
-    for row in read_rows(path):
+    for row in tables.read_rows(path):
         within = PurePosixPath(os.path.normpath(row["path"].replace("\\", "/"))).as_posix()
         if not (path.parent / within).is_file():
             raise DataError(f"{path} names {row['path']}, which is not there")
@@ -170,12 +151,11 @@ def _read_labels(path: Path, classes: Sequence[str]) -> _Read:
         if split is None:
             raise DataError(f"{path} names the split {row['split']!r}; it may be train, validation, test or empty")
         samples[within] = Sample(path.parent / within, label, "", split, within)
-        lesions.append([] if blank(row["lesion_id"]) else [row["lesion_id"]])
+        lesions.append([] if tables.blank(row["lesion_id"]) else [row["lesion_id"]])
     return list(samples.values()), lesions
 
 
 def _folder_class(photo: str, classes: Sequence[str]) -> int | None:
-    """Find the class whose folder a photo lies in."""
     found = {label for part in Path(photo).parts[:-1] if (label := class_of(part, classes)) is not None}
     if len(found) > 1:
         raise DataError(f"{photo} lies in the folders of {len(found)} classes: move it out of one")
@@ -189,7 +169,7 @@ def _folder_split(photo: str) -> str:
 
 
 def _merge(
-    directory: Path, folders: Mapping[str, int | None], tables: Sequence[Table], classes: Sequence[str], say: Say
+    directory: Path, folders: Mapping[str, int | None], read: Sequence[Table], classes: Sequence[str], say: Say
 ) -> _Read:
     """Put together what folders and tables say of each photo."""
     labels, lesions = dict(folders), {photo: list[str]() for photo in folders}
@@ -197,7 +177,7 @@ def _merge(
     by_stem: dict[str, list[str]] = defaultdict(list)
     for photo in folders:
         by_stem[Path(photo).stem].append(photo)
-    for table in tables:
+    for table in read:
         matched = list(_match(directory, table, by_stem, lesions))
         for row, photo in matched:
             before = labels[photo]

@@ -3,7 +3,7 @@
 import functools
 import importlib.metadata
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +27,8 @@ class Labelled:
 
     images: NDArray[Any]
     """uint8 [M, S, S, 3], or float16 [M, ...] what frozen layers made of them; may be memory-mapped."""
-    rows: NDArray[np.int64]
-    """Which of the images, int64 [N]."""
-    labels: NDArray[np.int64]
-    """Their classes, int64 [N]."""
+    rows: NDArray[np.int64]  # which of the images, [N]
+    labels: NDArray[np.int64]  # their classes, [N]
     possible: NDArray[np.float32] | None = None
     """float32 [N, C]: 1 for the classes a photo could have had, 0 for those its data set has none of; None for all."""
 
@@ -52,25 +50,20 @@ class Labelled:
         return Labelled(self.images, self.rows[::step], self.labels[::step], possible)
 
 
-def load_pixels(
-    samples: Sequence[Sample], *, folder: Path, side: int, progress: Callable[[int], None] = lambda _: None
-) -> NDArray[np.uint8]:
+def load_pixels(samples: Sequence[Sample], *, folder: Path, side: int) -> NDArray[np.uint8]:
     """Decode photos at the serving preprocessing, or map the file that an earlier call wrote into the folder.
 
-    `side` is the height and width of the model's input; `progress` gets the number of photos done since the last call.
+    `side` is the height and width of the model's input. A DataError names the photos that can't be read.
 
     Returns:
         uint8 [N, side, side, 3] RGB, memory-mapped and read-only, in the order of `samples`.
-
-    Raises:
-        DataError: photos that can't be read, by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     digests = [sample.digest or digest_file(sample) for sample in samples]
     path = folder / f"pixels-{json_digest([side, imaging_version(), digests])[:16]}.npy"
     if not path.is_file():
         with replacing(path) as partial:
-            _decode_all(samples, partial, side, progress)
+            _decode_all(samples, partial, side)
     pixels: NDArray[np.uint8] = np.load(path, mmap_mode="r")
     return pixels
 
@@ -87,7 +80,7 @@ def imaging_version() -> str:
     return json_digest([code, versions])[:16]
 
 
-def _decode_all(samples: Sequence[Sample], path: Path, side: int, progress: Callable[[int], None]) -> None:
+def _decode_all(samples: Sequence[Sample], path: Path, side: int) -> None:
     pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(samples), side, side, 3))
     problems: list[str] = []
 
@@ -98,8 +91,7 @@ def _decode_all(samples: Sequence[Sample], path: Path, side: int, progress: Call
             problems.append(f"{samples[index].path}: {error}")
 
     with ThreadPoolExecutor(_DECODERS) as pool:
-        for _ in pool.map(decode_one, range(len(samples))):
-            progress(1)
+        list(pool.map(decode_one, range(len(samples))))  # which raises what a thread raised
     pixels.flush()
     if problems:
         shown = "\n  ".join(sorted(problems)[:10])

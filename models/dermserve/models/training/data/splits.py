@@ -62,11 +62,7 @@ class Recorded(NamedTuple):
 
 
 def digest_file(sample: Sample) -> str:
-    """Give the digest of a photo's file, as in Sample.
-
-    Raises:
-        DataError: the file can't be read, or is empty.
-    """
+    """Give the digest of a photo's file, as in Sample; a DataError where it can't be read, or is empty."""
     try:
         data = sample.path.read_bytes()
     except OSError as error:
@@ -211,11 +207,7 @@ def _assign(
 
 
 def require_parts(parts: Mapping[Sample, Part], classes: Sequence[str], *, validation: float, test: float) -> None:
-    """Check that every class has photos in every part; a data set's own test photos may lack some.
-
-    Raises:
-        DataError: classes that a part lacks, and how many lesions the part's share takes.
-    """
+    """Raise a DataError that names classes without photos in a part; a data set's own test photos may lack some."""
     own = _own_parts(parts)
     shares = {Part.TRAIN: 1 - validation - test, Part.VALIDATION: validation}
     if Part.TEST not in own:

@@ -81,10 +81,8 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """Read a table's rows as dictionaries by lower-case column.
 
     The delimiter is the header's (comma, semicolon or tab); the encoding UTF-8, UTF-16 or, where it is neither,
-    Windows-1252, which spreadsheets write. Empty lines are left out.
-
-    Raises:
-        DataError: no table, a row with more cells than the header, or a column named twice.
+    Windows-1252, which spreadsheets write. Empty lines are left out. A DataError names what is no table, a row with
+    more cells than the header, or a column named twice.
     """
     header, rows = _parse(path)
     if len(set(header)) < len(header):
@@ -101,7 +99,6 @@ def read_header(path: Path) -> list[str]:
 
 
 def _parse(path: Path, *, header_only: bool = False) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Read the header, and each other line with its number."""
     text = _read_text(path, limit=_HEADER_BYTES if header_only else -1)
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     try:
@@ -140,10 +137,8 @@ def read_table(path: Path, classes: Sequence[str]) -> Table | None:
     """Read what a table says of photos; None where it has no column of photos, or says neither classes nor lesions.
 
     It may be HAM10000's metadata (image_id, dx), the ISIC archive's (isic_id, diagnosis_1, ...), a challenge's one-hot
-    table (image, MEL, NV, ...) or lesion groups (image, lesion_id). The classes are the model's codes in lower case.
-
-    Raises:
-        DataError: a photo twice, a class that is none, or a row that is damaged.
+    table (image, MEL, NV, ...) or lesion groups (image, lesion_id). The classes are the model's codes in lower case. A
+    DataError names a photo that is there twice, a class that is none, or a row that is damaged.
     """
     header = read_header(path)
     photo = next((column for column in _IDS if column in header), None)

@@ -16,6 +16,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 
 from dermserve.imaging import Measures
+from dermserve.models.training.train.loop import accuracies
 
 Floats: TypeAlias = NDArray[np.floating]
 Labels: TypeAlias = NDArray[np.int64]
@@ -77,7 +78,7 @@ def fit_prior_shift(logits: Floats, labels: Labels, shift: Floats) -> float:
     `shift` is float [C], the log of the prior in use over the prior in training; logits are [N, C], labels [N].
     """
     shares = np.linspace(0, 1, 21)
-    scores = [_both_accuracies((logits + share * shift).argmax(axis=1), labels) for share in shares]
+    scores = [sum(accuracies((logits + share * shift).argmax(axis=1), labels)) for share in shares]
     best = [share for share, score in zip(shares, scores, strict=True) if score >= max(scores) - 1e-9]
     return float(best[len(best) // 2])
 
@@ -153,11 +154,6 @@ def fit_quality(measures: Sequence[Measures], *, share: float) -> dict[str, floa
     return {**low, **high, "min_detail": quantile("detail", 2 * share), "min_contrast": low["min_contrast"] / 2}
 
 
-def fit_max_view_std(risks: Floats, *, quantile: float = 0.95) -> float:
-    """Find the spread of the views' risks, float [N, V], above which to abstain: a quantile of validation photos."""
-    return float(np.quantile(risks.std(axis=1), quantile))
-
-
 @dataclass(frozen=True, slots=True)
 class Look:
     """A point at which ADAPTIVE may stop: a sequential test's interim look."""
@@ -168,26 +164,15 @@ class Look:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Stopping:
-    """What comes of stopping early."""
-
-    agreement: float  # share of photos whose answer is that of all views
-    saved: float  # share of the views that are not asked for
-
-
 def fit_looks(
     view_probabilities: Floats, *, agreement: float = 0.995, views: Sequence[int] = (1,), turned: int = 1
 ) -> tuple[Look, ...]:
     """Find, look by look, the lowest margin at which stopping early agrees with all views often enough.
 
-    Args:
-        view_probabilities: float [N, V, C]; the first view is the identity.
-        agreement: share of photos whose top class each look may not change; two looks may change twice the rest.
-        views: how many have been seen at each look, ascending.
-        turned: how many of the views, from the first on, stand for one another; no fewer than a look sees. A lesion
-            has no upright, so each of its turned and mirrored views might as well have been the photo, and any other
-            the second: every order of them is a case to fit to.
+    A look, after so many of the `views`, ascending, may change the top class of the share 1 - `agreement` of photos;
+    two looks may change twice that. The probabilities are float [N, V, C], of the identity first. The first `turned`
+    views, no fewer than a look sees, stand for one another: a lesion has no upright, so each of its turned and mirrored
+    views might as well have been the photo, and any other the second. Every order of them is a case to fit to.
     """
     everything = view_probabilities.mean(axis=1).argmax(axis=1)[:, np.newaxis]
     orders = np.asarray(list(permutations(range(turned), views[-1])))
@@ -203,22 +188,21 @@ def fit_looks(
     return tuple(looks)
 
 
-def stop_early(view_probabilities: Floats, looks: Sequence[Look]) -> Stopping:
-    """Measure what stopping at the looks does to photos as they are, views [N, V, C] in their order."""
+def stop_early(view_probabilities: Floats, looks: Sequence[Look]) -> tuple[float, float]:
+    """Measure what stopping at the looks does to photos as they are, views [N, V, C] in their order.
+
+    Returns:
+        The share of photos whose answer is that of all views, and the share of the views that are not asked for.
+    """
     everything = view_probabilities.mean(axis=1).argmax(axis=1)
     answers, seen = everything.copy(), np.full(len(everything), view_probabilities.shape[1])
     for look in reversed(looks):
         mean = view_probabilities[:, : look.views].mean(axis=1)
         stopped = _margins(mean) >= look.margin
         answers[stopped], seen[stopped] = mean.argmax(axis=1)[stopped], look.views
-    return Stopping(float((answers == everything).mean()), float(1 - seen.mean() / view_probabilities.shape[1]))
+    return float((answers == everything).mean()), float(1 - seen.mean() / view_probabilities.shape[1])
 
 
 def _margins(probabilities: Floats) -> Floats:
     top = np.sort(probabilities, axis=-1)
     return np.asarray(top[..., -1] - top[..., -2])
-
-
-def _both_accuracies(answers: Labels, labels: Labels) -> float:
-    hits = answers == labels
-    return float(hits.mean() + np.mean([hits[labels == label].mean() for label in np.unique(labels)]))

@@ -12,7 +12,7 @@ from dermserve.models.training.evaluate import fitting, measuring
 from dermserve.models.training.evaluate.ood import read_others
 from dermserve.models.training.evaluate.predictions import PartPredictions, Predictor
 from dermserve.models.training.train.dataset import finished_data, read_also
-from dermserve.models.training.train.finished import FinishedRun, claim_test
+from dermserve.models.training.train.finished import DISTANCE, FinishedRun, claim_test, save_distance
 from dermserve.models.training.train.loop import Progress
 
 
@@ -31,17 +31,11 @@ def evaluate_own(
 ) -> dict[str, Any]:
     """Calibrate and measure a run on the data it was trained from, and write both into the run.
 
-    Args:
-        run: a finished run.
-        data: the data set it was trained from.
-        cache: where decoded photos and what the network said of them lie.
-        precision: of the arithmetic; see predictions.Predictor.
-        progress: called with what is going on, photos done and photos in all.
-        thin: N, to take ten views of every Nth photo alone, and one view of all.
-        price: how much of the validation accuracy, 0..1, the recall of the classes in RECALLS may cost at most.
-        others: HAM10000, whose other classes the model's scope is fitted to; for a model that does not know them all.
-        also: photos of the same lesions at another resolution, which thresholds are to suit, too.
-        again: why test photos are measured although they were before, with other weights or rules.
+    `cache`, which holds decoded photos, too, `precision` and `progress` are as for Predictor. Ten views are taken of
+    every `thin`-th photo, and one view of all. `price` is how much of the validation accuracy, 0..1, the recall of the
+    classes in RECALLS may cost at most. `others` is HAM10000, to whose other classes the scope of a model is fitted
+    that does not know them all; `also` has photos of the same lesions at another resolution, which thresholds are to
+    suit, too; `again` says why test photos are measured although they were before, with other weights or rules.
 
     Returns:
         {"calibration", "metrics", "figures"}; the first two are also in run.json.
@@ -71,7 +65,7 @@ def evaluate_own(
         known = [sample for sample in photos.samples if fitted.malignant[sample.label]]
         outside = read_others(run, others, cache=cache, known=known)
         fitted = fitting.fit_scope(fitted, predictor, photos, validation[0], outside)
-    claim_test(run, predictor.network, fitted.calibration, fitted.shift, again=again)
+    claim_test(run, predictor.network, fitted.calibration, fitted.shift, again)
     test = predict_part(Part.TEST)
     measuring.note_points(fitted, test[0])
     metrics: dict[str, Any] = {
@@ -85,9 +79,15 @@ def evaluate_own(
         metrics["also"] = {part: measuring.measures(fitted, found) for part, found in parts.items()}
     if outside is not None:
         metrics["others"] = measuring.other_lesions(fitted, predictor, outside[Part.TEST])
-    run.save_calibration(fitted.calibration, shift=fitted.shift, distance=fitted.distance, metrics=metrics)
+    save_distance(fitted.distance, run.folder / DISTANCE)
     identity = fitted.probabilities(validation[0].one)[:, 0]
-    run.update(profile=measuring.measure_profile(photos.part(Part.VALIDATION), identity))
+    run.update(
+        calibration=fitted.calibration,
+        prior_shift=fitted.shift.tolist(),
+        metrics=metrics,
+        other={},  # what was measured on other data with another calibration is forgotten
+        profile=measuring.measure_profile(photos.part(Part.VALIDATION), identity),
+    )
     return {"calibration": fitted.calibration, "metrics": metrics, "figures": measuring.figures(fitted, test[0])}
 
 
@@ -104,11 +104,8 @@ def evaluate_other(
     """Measure a calibrated run on another data set, leaving out every photo and lesion it was trained or validated on.
 
     The figures are called `name` in run.json. Of `others`, photos of HAM10000's classes, those that the model does not
-    know are measured, too. The rest is as in `evaluate_own`.
-
-    Raises:
-        DataError: nothing is left.
-        RunError: the run has not been calibrated.
+    know are measured, too. The rest is as in `evaluate_own`. A DataError says that nothing is left to measure on, a
+    RunError that the run has not been calibrated.
     """
     spec = SPECS[run.model]
     samples = [sample for sample in read_samples(data, [item.code for item in spec.classes]) if run.unseen(sample)]
@@ -122,5 +119,5 @@ def evaluate_other(
     if others is not None:
         outside = read_others(run, others, cache=cache)
         measured["others"] = measuring.other_lesions(fitted, predictor, outside[Part.TEST])
-    run.save_other(name, measured)
+    run.update(other={**run.summary.get("other", {}), name: measured})
     return measured

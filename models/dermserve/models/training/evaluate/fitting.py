@@ -16,15 +16,8 @@ from dermserve.models.graph import FeatureDistance
 from dermserve.models.training.data.splits import Part
 from dermserve.models.training.evaluate import calibration as fit
 from dermserve.models.training.evaluate import ood
-from dermserve.models.training.evaluate.predictions import (
-    ONE_VIEW,
-    PartPredictions,
-    Predictions,
-    Predictor,
-    Verdicts,
-    decide,
-    measure_all,
-)
+from dermserve.models.training.evaluate import predictions as predict
+from dermserve.models.training.evaluate.predictions import ONE_VIEW, PartPredictions, Predictions, Predictor
 from dermserve.models.training.train.dataset import Data
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.finished import FinishedRun
@@ -69,18 +62,20 @@ class Fitted:
 
     def probabilities(self, judged: Predictions) -> NDArray[np.float64]:
         """Calibrate the views of photos, float64 [N, V, C]."""
-        return fit.softmax((judged.outputs.logits + self.shift) / self.calibration["temperature"])
+        return fit.softmax((judged.logits + self.shift) / self.calibration["temperature"])
 
-    def decide(self, judged: Predictions) -> Verdicts:
+    def decide(self, judged: Predictions) -> predict.Verdicts:
         """Give the verdicts of photos."""
-        scores = ood.scores(self.distance, judged.outputs.features)
-        return decide(self.probabilities(judged), scores, judged.measures, self.malignant, self.calibration)
+        scores = ood.scores(self.distance, judged.features)
+        return predict.decide(self.probabilities(judged), scores, judged.measures, self.malignant, self.calibration)
 
 
 def good_measures(sets: Sequence[Data], validation: Sequence[PartPredictions]) -> list[Measures]:
     """Measure photos that the limits on quality are fitted to: validation photos, and as many training photos or so."""
     own = [found for each in validation for found in each.one.measures]
-    return own + [found for data in sets for found in measure_all(data.part(Part.TRAIN).thinned(_FITTED_PHOTOS))]
+    return own + [
+        found for data in sets for found in predict.measure_all(data.part(Part.TRAIN).thinned(_FITTED_PHOTOS))
+    ]
 
 
 def fit_distance(predictor: Predictor, sets: Sequence[Data]) -> FeatureDistance:
@@ -89,7 +84,7 @@ def fit_distance(predictor: Predictor, sets: Sequence[Data]) -> FeatureDistance:
         predictor.predict(data.part(Part.TRAIN).thinned(_FITTED_PHOTOS), data.samples, Part.TRAIN.value, views=ONE_VIEW)
         for data in sets
     ]
-    features = np.concatenate([judged.outputs.features for judged in looked])
+    features = np.concatenate([judged.features for judged in looked])
     labels = np.concatenate([judged.labels for judged in looked])
     strangers = np.concatenate(list(predictor.no_skin_features(seed=0).values()))
     return ood.fit_distance(features, labels, strangers=strangers, rank=_DISTANCE_RANK)
@@ -105,24 +100,20 @@ def calibrate(
 ) -> Fitted:
     """Fit the shift of the logits, the temperature and the thresholds.
 
-    Args:
-        run: a finished run.
-        validation: of the run's own data first; then of the same lesions at other resolutions, which the rule-out
-            threshold and the gate must suit as well. The rest depends on how frequent classes are, which the run's own
-            data say.
-        good: of what `good_measures` returns.
-        distance: what `fit_distance` returns.
-        price: how much accuracy, 0..1, the recall of the classes in RECALLS may cost at most.
+    `validation` is of the run's own data first; then of the same lesions at other resolutions, which the rule-out
+    threshold and the gate must suit as well. The rest depends on how frequent classes are, which the run's own data
+    say. `good` and `distance` are what `good_measures` and `fit_distance` return; `price` is how much accuracy, 0..1,
+    the recall of the classes in RECALLS may cost at most.
     """
     one, ten = validation[0].one, validation[0].ten
     malignant = np.asarray([item.malignant for item in SPECS[run.model].classes])
     shift = _shift(run, one, price=price)
-    logits = one.outputs.logits[:, 0] + shift
-    temperature = fit.fit_temperature(logits, one.labels, views=ten.outputs.logits + shift, owners=ten.labels)
-    views, single = fit.softmax((ten.outputs.logits + shift) / temperature), fit.softmax(logits / temperature)
+    logits = one.logits[:, 0] + shift
+    temperature = fit.fit_temperature(logits, one.labels, views=ten.logits + shift, owners=ten.labels)
+    views, single = fit.softmax((ten.logits + shift) / temperature), fit.softmax(logits / temperature)
     risks, ill = single[:, malignant].sum(axis=1), malignant[one.labels]
     looked = [each.one for each in validation]
-    every = fit.softmax((np.concatenate([judged.outputs.logits[:, 0] for judged in looked]) + shift) / temperature)
+    every = fit.softmax((np.concatenate([judged.logits[:, 0] for judged in looked]) + shift) / temperature)
     rule_out = fit.fit_rule_out(  # a lesion of which any photo, at any resolution, lies below is missed
         every[:, malignant].sum(axis=1),
         malignant[np.concatenate([judged.labels for judged in looked])],
@@ -140,7 +131,7 @@ def calibrate(
         "min_confidence": fit.fit_min_confidence(
             single.max(axis=1)[confident], (answers == one.labels)[confident], accuracy=NAMED_ACCURACY
         ),
-        "max_view_std": fit.fit_max_view_std(views[..., malignant].sum(axis=-1), quantile=VIEW_STD_QUANTILE),
+        "max_view_std": float(np.quantile(views[..., malignant].sum(axis=-1).std(axis=1), VIEW_STD_QUANTILE)),
         "adaptive_margin": first.margin,
         "adaptive_looks": [dataclasses.asdict(look) for look in later],
         "max_ood_score": max(_max_score(judged, distance) for judged in looked),
@@ -151,7 +142,7 @@ def calibrate(
 
 
 def _max_score(judged: Predictions, distance: FeatureDistance) -> float:
-    found = ood.scores(distance, judged.outputs.features)
+    found = ood.scores(distance, judged.features)
     return ood.fit_max_score(found, judged.labels, false_rejections=FALSE_REJECTIONS, of_class=CLASS_REJECTIONS)
 
 
@@ -161,7 +152,7 @@ def fit_scope(
     """Add to the score how likely a lesion is of another class, and fit its threshold."""
     train = photos.part(Part.TRAIN)
     own = [
-        predictor.predict(train, photos.samples, f"train, {view}", views=(view,)).outputs.features
+        predictor.predict(train, photos.samples, f"train, {view}", views=(view,)).features
         for view in STANDARD_VIEWS[:_TURNED]
     ]
     whole = outside[Part.TRAIN].photos
@@ -170,7 +161,7 @@ def fit_scope(
     weights = np.concatenate([ood.class_weights(each.labels) for each in (whole, crops)])
     scope = ood.fit_scope(np.concatenate(own), others=np.concatenate(others), weights=weights)
     distance = dataclasses.replace(fitted.distance, scope=scope, limit=fitted.calibration["max_ood_score"])
-    known = ood.scores(distance, validation.one.outputs.features)
+    known = ood.scores(distance, validation.one.features)
     found = fitted.calibration | {
         "max_ood_score": 1.0,
         "max_scope_score": float(np.quantile(known[known <= 1], 1 - OUT_OF_SCOPE)),
@@ -183,7 +174,7 @@ def fit_scope(
 
 def _shift(run: FinishedRun, one: Predictions, *, price: float) -> NDArray[np.float64]:
     """Fit what is added to the logits: for the classes' frequencies, then for the recall of those in RECALLS."""
-    logits, classes = one.outputs.logits[:, 0].astype(np.float64), SPECS[run.model].classes
+    logits, classes = one.logits[:, 0].astype(np.float64), SPECS[run.model].classes
     shift = _prior_shift(run.experiment, logits, one.labels)
     for label, item in enumerate(classes):
         if item.code in RECALLS:

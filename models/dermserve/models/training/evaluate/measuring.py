@@ -16,17 +16,10 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.evaluate import calibration as fit
 from dermserve.models.training.evaluate import ood
+from dermserve.models.training.evaluate import predictions as predict
 from dermserve.models.training.evaluate.fitting import Fitted
 from dermserve.models.training.evaluate.pictures import SPOILED, draw_no_skin, spoil
-from dermserve.models.training.evaluate.predictions import (
-    ONE_VIEW,
-    PartPredictions,
-    Predictions,
-    Predictor,
-    Verdicts,
-    measure_all,
-    quality_flags,
-)
+from dermserve.models.training.evaluate.predictions import PartPredictions, Predictions, Predictor, measure_all
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
 Labels: TypeAlias = NDArray[np.int64]
@@ -55,15 +48,15 @@ def measures(fitted: Fitted, part: PartPredictions) -> dict[str, Any]:
     """Measure one part: single view, ten views, and what the thresholds do."""
     codes = [item.code for item in SPECS[fitted.model].classes]
     one, ten, found = part.one, part.ten, fitted.calibration
-    raw = fit.softmax(one.outputs.logits[:, 0])
+    raw = fit.softmax(one.logits[:, 0])
     views = fitted.probabilities(ten)
     later = (fit.Look(**look) for look in found.get("adaptive_looks", ()))
-    stopping = fit.stop_early(views, [fit.Look(1, found["adaptive_margin"]), *later])
+    agreement, saved = fit.stop_early(views, [fit.Look(1, found["adaptive_margin"]), *later])
     before = {"ece_before": fit.expected_calibration_error(raw, one.labels)}
     return {
         "single": measure(fitted.probabilities(one)[:, 0], one.labels, one.lesions, codes) | before,
         "tta": measure(views.mean(axis=1), ten.labels, ten.lesions, codes),
-        "adaptive": {"agreement": stopping.agreement, "views_saved": stopping.saved},
+        "adaptive": {"agreement": agreement, "views_saved": saved},
         "verdict": _verdicts(fitted, one),
         "verdict_tta": _verdicts(fitted, ten),
     }
@@ -74,7 +67,7 @@ def _verdicts(fitted: Fitted, judged: Predictions) -> dict[str, Any]:
     codes = [item.code for item in SPECS[fitted.model].classes]
     decided, ill = fitted.decide(judged), fitted.malignant[judged.labels]
     answers = fitted.probabilities(judged).mean(axis=1).argmax(axis=1)
-    flags = quality_flags(judged.measures, fitted.calibration["quality"])
+    flags = predict.quality_flags(judged.measures, fitted.calibration["quality"])
     risks = _risks(fitted, judged)
     return {
         "photos": len(ill),
@@ -108,7 +101,7 @@ def spoiled(photos: Labelled, fitted: Fitted) -> dict[str, float]:
     for kind in SPOILED:
         images = np.stack([spoil(some.images[row], kind) for row in some.rows])
         measures = measure_all(Labelled.whole(images, some.labels))
-        flags = quality_flags(measures, fitted.calibration["quality"])
+        flags = predict.quality_flags(measures, fitted.calibration["quality"])
         found[kind] = float(np.any(list(flags.values()), axis=0).mean())
     return found
 
@@ -118,7 +111,7 @@ def strangers(predictor: Predictor, fitted: Fitted) -> dict[str, dict[str, float
     pictures, found = draw_no_skin(predictor.side, seed=1), {}
     for kind, features in predictor.no_skin_features(seed=1).items():
         images = Labelled.whole(pictures[kind], [0] * len(features))
-        flags = quality_flags(measure_all(images), fitted.calibration["quality"])
+        flags = predict.quality_flags(measure_all(images), fitted.calibration["quality"])
         scores = ood.scores(fitted.distance, features)
         rejected = scores > fitted.calibration["max_ood_score"]
         stopped = np.any([rejected, *flags.values()], axis=0)
@@ -129,7 +122,7 @@ def strangers(predictor: Predictor, fitted: Fitted) -> dict[str, dict[str, float
 
 def other_lesions(fitted: Fitted, predictor: Predictor, others: ood.Others) -> dict[str, Any]:
     """Say what becomes of lesions of classes that the model does not know, by HAM10000's class."""
-    judged = predictor.predict(others.photos, others.samples, "other lesions, test", views=ONE_VIEW)
+    judged = predictor.predict(others.photos, others.samples, "other lesions, test", views=predict.ONE_VIEW)
     decided, codes = fitted.decide(judged), np.asarray(others.codes)
     stopped = ~(decided.confident | decided.low)
     return {
@@ -143,7 +136,7 @@ def other_lesions(fitted: Fitted, predictor: Predictor, others: ood.Others) -> d
 
 def figures(fitted: Fitted, test: PartPredictions) -> dict[str, Any]:
     """Collect what the report draws."""
-    single = test.one.outputs.logits[:, 0] + fitted.shift
+    single = test.one.logits[:, 0] + fitted.shift
     return {
         "labels": test.one.labels,
         "before": fit.softmax(single),
@@ -191,7 +184,8 @@ def measure(probabilities: Floats, labels: Labels, lesions: Sequence[str], codes
         labels, answers, labels=indices, target_names=list(codes), output_dict=True, zero_division=0
     )
     for label, code in enumerate(codes):
-        report[code]["auc"] = _auc(probabilities[:, label], labels == label)
+        both = 0 < (labels == label).sum() < len(labels)
+        report[code]["auc"] = float(roc_auc_score(labels == label, probabilities[:, label])) if both else None
     return {
         "photos": len(labels),
         "lesions": len(set(lesions)),
@@ -241,8 +235,7 @@ def _share_of(hits: Flags, lesions: NDArray[np.str_]) -> dict[str, float]:
     return {"value": value, "low": min(value, float(drawn.low)), "high": max(value, float(drawn.high))}
 
 
-def _risk_levels(labels: Labels, codes: Sequence[str], decided: Verdicts) -> dict[str, dict[str, int]]:
-    """Count photos by class and by the level of their malignancy risk."""
+def _risk_levels(labels: Labels, codes: Sequence[str], decided: predict.Verdicts) -> dict[str, dict[str, int]]:
     levels = {
         "LOW": decided.low,
         "INTERMEDIATE": ~(decided.low | decided.high | decided.rejected),
@@ -284,7 +277,3 @@ def intervals(labels: Labels, answers: Labels, lesions: Sequence[str]) -> dict[s
     found = {"accuracy_95": right.sum(1) / whole.sum(1), "balanced_accuracy_95": np.nanmean(recalls, axis=1)}
     ends = {name: np.quantile(value, (0.025, 0.975)) for name, value in found.items()}
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
-
-
-def _auc(scores: Floats, positives: Flags) -> float | None:
-    return None if positives.all() or not positives.any() else float(roc_auc_score(positives, scores))

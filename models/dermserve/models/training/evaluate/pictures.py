@@ -71,7 +71,6 @@ def _shapes(rng: np.random.Generator, side: int) -> Pixels:
 
 
 def _page(rng: np.random.Generator, side: int) -> Pixels:
-    """Draw lines of words, dark on light or light on dark."""
     dark = rng.random() < 0.3
     image = Image.new("RGB", (side, side), (24, 24, 28) if dark else (250, 250, 247))
     canvas = ImageDraw.Draw(image)
@@ -82,7 +81,6 @@ def _page(rng: np.random.Generator, side: int) -> Pixels:
 
 
 def _screen(rng: np.random.Generator, side: int) -> Pixels:
-    """Draw a window: a bar, a column of buttons, a chart."""
     image = Image.new("RGB", (side, side), (244, 245, 247))
     canvas = ImageDraw.Draw(image)
     canvas.rectangle((0, 0, side, side // 10), fill=_colour(rng))

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -31,22 +31,16 @@ _VIEWS_AT_ONCE = 64
 
 Floats = NDArray[np.floating[Any]]
 Flags = NDArray[np.bool_]
+_Outputs: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
 Infer: TypeAlias = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
-
-
-@dataclass(frozen=True, slots=True)
-class Outputs:
-    """Outputs of a network for N photos."""
-
-    logits: NDArray[np.float32]  # [N, V, C], before the temperature
-    features: NDArray[np.float32]  # [N, F], of the first view
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Photos with the network's outputs and their lesions."""
+    """N photos with the network's outputs and their lesions."""
 
-    outputs: Outputs
+    logits: NDArray[np.float32]  # [N, V, C], before the temperature
+    features: NDArray[np.float32]  # [N, F], of the first view
     photos: Labelled
     lesions: list[str]
 
@@ -62,7 +56,7 @@ class Predictions:
 
     def first_view(self) -> "Predictions":
         """Keep only the first view of each photo."""
-        return Predictions(Outputs(self.outputs.logits[:, :1], self.outputs.features), self.photos, self.lesions)
+        return replace(self, logits=self.logits[:, :1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +74,8 @@ class Predictor:
 
     network: keras.Model
     cache: Path  # folder of the cached outputs; made when absent
-    precision: str = (
-        "float32"  # of the arithmetic, as served; or "mixed_bfloat16", twice as fast where the CPU knows it
-    )
+    precision: str = "float32"
+    """Of the arithmetic: as served, or "mixed_bfloat16", about twice as fast where the CPU knows it."""
     progress: Progress  # called with the name of the step, photos done and photos in all
 
     def predict_part(
@@ -97,8 +90,7 @@ class Predictor:
         self, photos: Labelled, samples: Sequence[Sample], what: str, *, views: Sequence[str] = STANDARD_VIEWS
     ) -> Predictions:
         """Run views of photos, whose rows are indices into `samples`; `what` names the step, for the progress."""
-        outputs = self._outputs(photos, what, views)
-        return Predictions(outputs, photos, [samples[row].lesion for row in photos.rows])
+        return Predictions(*self._outputs(photos, what, views), photos, [samples[row].lesion for row in photos.rows])
 
     @property
     def side(self) -> int:
@@ -107,7 +99,7 @@ class Predictor:
 
     def features(self, photos: Labelled, what: str) -> NDArray[np.float32]:
         """Return the features of one view of photos, float32 [N, F]."""
-        return self._outputs(photos, what, ONE_VIEW).features
+        return self._outputs(photos, what, ONE_VIEW)[1]
 
     def no_skin_features(self, *, seed: int) -> dict[str, NDArray[np.float32]]:
         """Return the features of drawn pictures without skin, float32 [N, F] by kind."""
@@ -120,10 +112,9 @@ class Predictor:
 
     @functools.cached_property
     def _weights(self) -> list[str]:
-        """Digest of each array of the network's."""
         return [_digest(np.ascontiguousarray(weight).tobytes()) for weight in self.network.get_weights()]
 
-    def _outputs(self, photos: Labelled, what: str, views: Sequence[str]) -> Outputs:
+    def _outputs(self, photos: Labelled, what: str, views: Sequence[str]) -> _Outputs:
         """Read the outputs of photos from the cache; compute and cache those that are missing."""
         settings = [self.network.name, self._weights, list(views), self.precision, imaging_version()]
         folder = self.cache / f"outputs-{_digest(json.dumps(settings).encode())}"
@@ -133,10 +124,10 @@ class Predictor:
             chunk = Labelled(photos.images, photos.rows[start : start + step], photos.labels[start : start + step])
             files = [folder / f"{_digest(photos.images[row].tobytes())}.npz" for row in chunk.rows]
             if not all(file.is_file() for file in files):
-                _save(run_views(self._infer, chunk, views=views), files)
+                _save(files, *run_views(self._infer, chunk, views=views))
             parts += [_load(file) for file in files]
             self.progress(what, start + len(chunk), len(photos))
-        return Outputs(np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts]))
+        return np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts])
 
 
 def frozen_function(network: keras.Model, *, precision: str) -> Infer:
@@ -159,20 +150,20 @@ def frozen_function(network: keras.Model, *, precision: str) -> Infer:
     return run
 
 
-def run_views(infer: Infer, photos: Labelled, *, views: Sequence[str]) -> Outputs:
-    """Run what `frozen_function` returns over views of photos, all at once."""
+def run_views(infer: Infer, photos: Labelled, *, views: Sequence[str]) -> _Outputs:
+    """Run what `frozen_function` returns over views of photos, all at once; as the fields of Predictions."""
     outputs = infer(np.concatenate([make_views(photos.images[row], views) for row in photos.rows]))
     shape = (len(photos), len(views), -1)
-    return Outputs(outputs["logits"].reshape(shape), outputs["features"].reshape(shape)[:, 0])
+    return outputs["logits"].reshape(shape), outputs["features"].reshape(shape)[:, 0]
 
 
-def _save(outputs: Outputs, files: Sequence[Path]) -> None:
-    for logits, features, file in zip(outputs.logits, outputs.features, files, strict=True):
+def _save(files: Sequence[Path], *outputs: NDArray[np.float32]) -> None:
+    for file, logits, features in zip(files, *outputs, strict=True):
         with replacing(file) as partial, partial.open("wb") as stream:
             np.savez(stream, logits=logits, features=features)
 
 
-def _load(file: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _load(file: Path) -> _Outputs:
     with np.load(file) as arrays:
         return arrays["logits"], arrays["features"]
 
@@ -221,12 +212,8 @@ def decide(
 ) -> Verdicts:
     """Decide as dermserve.gateway.answer does, which models can't import; a test compares the two.
 
-    Args:
-        views: float [N, V, C], probabilities of the views.
-        scores: float [N], out-of-distribution score.
-        measures: of each photo.
-        malignant: bool [C].
-        found: a run's calibration, in the words of `dermserve.v1.Calibration`.
+    `views` are the probabilities of views, float [N, V, C], `scores` those of the gate, float [N], `malignant` says
+    which classes are, bool [C], and `found` is a run's calibration, in the words of `dermserve.v1.Calibration`.
     """
     mean, risks = views.mean(axis=1), views[..., malignant].sum(axis=-1)
     risk, top, answer = risks.mean(axis=1), mean.max(axis=1), malignant[mean.argmax(axis=1)]

@@ -32,10 +32,8 @@ def keep_figures(run: FinishedRun, figures: Mapping[str, Any]) -> None:
 def write_report(run: FinishedRun, *, paper: FinishedRun | None = None) -> Path:
     """Write an evaluated run's report, from its numbers and the figures kept in it, and return the HTML page.
 
-    `paper` is an evaluated run of the same model by the paper's protocol (random by image), to set beside it.
-
-    Raises:
-        RunError: a run is not evaluated.
+    `paper` is an evaluated run of the same model by the paper's protocol (random by image), to set beside it. A
+    RunError says that a run is not evaluated.
     """
     if not (run.folder / _FIGURES).is_file():
         raise RunError(f"{run.folder} lacks {_FIGURES}: run `dermserve evaluate` on the data it was trained from")
@@ -109,7 +107,6 @@ def _draw_roc(axes: Any, positives: Any, scores: Any, name: str) -> bool:
 
 
 def _draw_abstention(folder: Path, run: FinishedRun) -> None:
-    """Draw the error of malignant against benign over the share of photos that is answered."""
     curve = run.summary["metrics"]["test"]["verdict"]["abstention"]
     with _axes(folder / "abstention.png") as axes:
         axes.plot([point["answered"] for point in curve], [point["error"] for point in curve], "o-")
@@ -118,7 +115,6 @@ def _draw_abstention(folder: Path, run: FinishedRun) -> None:
 
 
 def _draw_history(folder: Path, run: FinishedRun) -> None:
-    """Draw loss and accuracy over the epochs, with a line where a stage begins."""
     figure, history = Figure(figsize=(10, 4.2), layout="constrained"), run.history
     epochs = range(1, len(history) + 1)
     panels = {

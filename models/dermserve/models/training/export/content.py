@@ -5,7 +5,6 @@ from pathlib import Path
 from google.protobuf import json_format
 
 from dermserve.models.training.errors import RunError
-from dermserve.models.training.train.dataset import NOT_STATED
 from dermserve.models.training.train.finished import FinishedRun, describe_tests
 from dermserve.models.version import Content
 from dermserve.v1 import card_pb2
@@ -14,10 +13,8 @@ from dermserve.v1 import card_pb2
 def run_content(folder: Path) -> Content:
     """Read a run into what `version.write_version` takes: network, provenance, calibration, out-of-distribution score.
 
-    Provenance names the data as whoever trained the run did: "data" and "license" of its run.json.
-
-    Raises:
-        RunError: no finished run, one that was not evaluated, or a teacher.
+    Provenance names the data as whoever trained the run did: "data" and "license" of its run.json. A RunError says that
+    there is no finished run, that it was not evaluated, or that it is a teacher's.
     """
     run = FinishedRun(folder)
     if run.experiment.teacher is not None:
@@ -29,8 +26,8 @@ def run_content(folder: Path) -> Content:
     provenance = card_pb2.Provenance(
         training=card_pb2.TRAINING_TRAINED,
         initialization=facts["initialization"],
-        data=facts.get("data", NOT_STATED),
-        license=facts.get("license", NOT_STATED),
+        data=facts["data"],
+        license=facts["license"],
         metrics=_metrics(run),
     )
     return Content(
@@ -44,7 +41,6 @@ def run_content(folder: Path) -> Content:
 
 
 def _metrics(run: FinishedRun) -> dict[str, float]:
-    """Name the figures of the test part that go into a card."""
     split = "grouped" if run.experiment.protocol == "lesion" else "by_image"
     measured = run.summary["metrics"]["test"]
     single, tta, verdict = measured["single"], measured["tta"], measured["verdict"]

@@ -33,7 +33,7 @@ from dermserve.models.training.data.splits import Part
 from dermserve.models.training.evaluate import ood
 from dermserve.models.training.evaluate.calibration import softmax
 from dermserve.models.training.evaluate.predictions import ONE_VIEW, Predictor
-from dermserve.models.training.train.dataset import Data, finished_data
+from dermserve.models.training.train.dataset import finished_data
 from dermserve.models.training.train.finished import FinishedRun, Kind, save_compact
 from dermserve.models.training.train.loop import Progress
 from dermserve.models.training.train.network import training_copy
@@ -55,23 +55,16 @@ _THREADS = 2
 _EXAMPLES = 200  # training photos that the int8 conversion looks at
 
 
-def _chosen_by(run: FinishedRun, data: Path, cache: Path) -> Data:
-    """Read a run's photos without those that test, as what is chosen by photos must not test."""
-    return finished_data(run.experiment, data, run.split, cache=cache).without_test()
-
-
 def pack(run: FinishedRun, data: Path, *, kind: Kind, cache: Path, progress: Progress) -> dict[str, Any]:
     """Write a run's compact weights, and measure them against the full ones by one view of its validation photos.
 
-    From then on the compact weights are the run's: evaluate it again, so that its calibration is of what ships.
+    From then on the compact weights are the run's: evaluate it again, so that its calibration is of what ships. A
+    DataError says that the data set lacks photos of the run's split.
 
     Returns:
         JSON values: bytes, accuracy before and after, and the share of equal answers; also in run.json.
-
-    Raises:
-        DataError: the data set lacks photos of the run's split.
     """
-    chosen = _chosen_by(run, data, cache)
+    chosen = finished_data(run.experiment, data, run.split, cache=cache).without_test()
     photos = chosen.part(Part.VALIDATION)
     full = run.network(full=True)
     save_compact(full, run.compact, kind=kind)
@@ -79,7 +72,7 @@ def pack(run: FinishedRun, data: Path, *, kind: Kind, cache: Path, progress: Pro
     for name, network in (("full", full), ("compact", run.network())):
         predictor = Predictor(network=network, cache=cache, progress=progress)
         found = predictor.predict(photos, chosen.samples, name, views=ONE_VIEW)
-        answers.append(found.outputs.logits[:, 0].argmax(axis=1))
+        answers.append(found.logits[:, 0].argmax(axis=1))
     packed = {
         "kind": kind,
         "bytes": run.compact.stat().st_size,
@@ -109,12 +102,9 @@ def convert(
 ) -> bytes:
     """Convert a network to TensorFlow Lite.
 
-    Args:
-        network: what architectures.build returns.
-        temperature: the logits are divided by it.
-        kind: "float16" weights; or "int8" weights and activations but for both ends, with ranges from the examples.
-        examples: uint8 [N, S, S, 3], photos to take the range of activations from; for int8 alone.
-        distance: the out-of-distribution score; see graph.freeze_core.
+    The logits are divided by the temperature; `distance` is the out-of-distribution score, as for graph.freeze_core.
+    float16 is of the weights; int8 of weights and activations but for both ends, with ranges from the examples, photos
+    uint8 [N, S, S, 3].
 
     Returns:
         The file: `images` uint8 [1, S, S, 3] RGB in; `probabilities` float32 [1, C] and `ood_score` float32 [1] out, in
@@ -184,15 +174,12 @@ def _quantise(converter: Any, first: int) -> bytes:
         if seen is not None and seen.max is not None and np.ptp([*seen.min, *seen.max]) < _DEAD:
             seen.max = seen.min + _LEAST_RANGE
     names = [graph.tensors[operation.outputs[0]].name.decode() for operation in graph.operators]
-    pooled = max(index for index, operation in enumerate(graph.operators) if _is_mean(model, operation))
+    codes = [model.operatorCodes[operation.opcodeIndex] for operation in graph.operators]
+    mean = schema_fb.BuiltinOperator.MEAN
+    pooled = max(index for index, code in enumerate(codes) if mean in (code.builtinCode, code.deprecatedBuiltinCode))
     calibrated = bytes(flatbuffer_utils.convert_object_to_bytearray(model))
     quantised: bytes = mlir_quantize(calibrated, denylisted_nodes=names[:first] + names[pooled:])
     return quantised
-
-
-def _is_mean(model: Any, operation: Any) -> bool:
-    code = model.operatorCodes[operation.opcodeIndex]
-    return schema_fb.BuiltinOperator.MEAN in (code.builtinCode, code.deprecatedBuiltinCode)
 
 
 def runner(model: bytes) -> Callable[[NDArray[np.uint8]], Answers]:
@@ -229,12 +216,12 @@ def convert_run(run: FinishedRun, data: Path, *, cache: Path, progress: Progress
         milliseconds (median of one photo on this machine); also in run.json.
         The files are RUN/model-KIND.tflite, and RUN/model.tflite the shipped kind.
     """
-    chosen = _chosen_by(run, data, cache)
+    chosen = finished_data(run.experiment, data, run.split, cache=cache).without_test()
     training, validation = chosen.part(Part.TRAIN).thinned(_EXAMPLES), chosen.part(Part.VALIDATION)
     network, distance, calibration = run.network(), run.distance, run.calibration
     temperature = calibration["temperature"]
     predictor = Predictor(network=network, cache=cache, progress=progress)
-    outputs = predictor.predict(validation, chosen.samples, "network", views=ONE_VIEW).outputs
+    outputs = predictor.predict(validation, chosen.samples, "network", views=ONE_VIEW)
     expected = Answers(
         softmax(outputs.logits[:, 0] / temperature).astype(np.float32), ood.scores(distance, outputs.features)
     )

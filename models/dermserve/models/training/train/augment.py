@@ -34,7 +34,6 @@ def augment(images: Tensor, settings: Augmentation, *, side: int, seed: Tensor) 
 
 
 def _draw(photos: Tensor, seed: Tensor, size: float, shape: tuple[int, ...]) -> Tensor:
-    """Draw from -size..size for each photo."""
     return tf.random.stateless_uniform((tf.shape(photos)[0], *shape), seed, -size, size)
 
 

@@ -61,10 +61,8 @@ def build_network(experiment: Experiment, *, backbone_weights: str | None = None
 def load_backbone(network: keras.Model, file: Path) -> None:
     """Load ImageNet weights into the backbone of what `build_network` returns.
 
-    The file holds Keras weights of the backbone (.h5), a folded torch-style ResNet-50 or a teacher's (.npz).
-
-    Raises:
-        RunError: the file can't be read or is of another backbone.
+    The file holds Keras weights of the backbone (.h5), a folded torch-style ResNet-50 or a teacher's (.npz). A RunError
+    says that it can't be read or is of another backbone.
     """
     backbone = network.get_layer("backbone")
     try:
@@ -91,7 +89,6 @@ def _set_folded_resnet50(backbone: keras.Model, arrays: Mapping[str, NDArray[np.
 
 
 def _resnet50_pairs() -> Iterator[tuple[str, str]]:
-    """Name each convolution in Keras and in the file."""
     yield "conv1", "1.conv1"
     for stage, blocks in enumerate(_RESNET50_BLOCKS, start=1):
         yield f"conv{stage + 1}_block1_0", f"1.layer{stage}.0.downsample.0"

@@ -38,13 +38,9 @@ class State:
 def fingerprint(
     experiment: Experiment, parts: Mapping[Sample, Part], backbone: Path | str | None, teachers: Sequence[Path] = ()
 ) -> dict[str, str]:
-    """Identify a training.
+    """Identify a training by its experiment, split, initial weights (as for `run_training`) and teachers' weights.
 
-    Args:
-        experiment: every field of it counts.
-        parts: the split; a photo counts with its path within the data set, its bytes, its class and its lesion.
-        backbone: initial weights: a file, "imagenet", or None for random ones.
-        teachers: their files of weights.
+    A photo counts with its path within the data set, its bytes, its class and its lesion.
     """
     ordered = sorted(parts, key=lambda sample: sample.name)
     return {
@@ -57,11 +53,7 @@ def fingerprint(
 
 
 def claim(folder: Path, mine: Fingerprint) -> None:
-    """Make a run's folder, or check that the training it holds is this one; nothing is overwritten before.
-
-    Raises:
-        RunError: it holds another training.
-    """
+    """Make a run's folder, or raise a RunError where it holds another training; nothing is overwritten before."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FINGERPRINT
     if path.is_file():
@@ -83,11 +75,7 @@ def save(folder: Path, mine: Fingerprint, state: State) -> None:
 
 
 def load(folder: Path, mine: Fingerprint) -> State | None:
-    """Load the checkpoint of a folder, or None where there is none.
-
-    Raises:
-        RunError: it is of another training, or damaged.
-    """
+    """Load the checkpoint of a folder, None where there is none; a RunError where it is another's, or damaged."""
     path = folder / _NAME
     if not path.is_file():
         return None

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ from dermserve.models.training.data.splits import Part, Recorded, Sample, requir
 from dermserve.models.training.errors import DataError
 from dermserve.models.training.train.experiment import Experiment
 
-NOT_STATED = "not stated"
+UNSTATED = {"data": "not stated", "license": "not stated"}
+_SAID = ("name", "license", "source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,7 @@ class Data:
 def prepare(experiment: Experiment, directory: Path, *, cache: Path, say: Say = lambda _: None) -> Data:
     """Read, check, split and decode a data set, as an experiment says; `say` is told what was left out.
 
-    Raises:
-        DataError: a wrong layout, an unreadable photo, a class with too few lesions.
+    A DataError names a wrong layout, an unreadable photo, or a class with too few lesions.
     """
     spec = SPECS[experiment.model]
     codes = _codes(spec)
@@ -66,8 +66,7 @@ def prepare(experiment: Experiment, directory: Path, *, cache: Path, say: Say = 
 def finished_data(experiment: Experiment, directory: Path, recorded: Mapping[str, Recorded], *, cache: Path) -> Data:
     """Read a run's data again, divided as its split.csv says.
 
-    Raises:
-        DataError: the data set lacks photos of the split, or has others under their names.
+    A DataError says that the data set lacks photos of the split, or has others under their names.
     """
     spec = SPECS[experiment.model]
     samples = [sample for sample in read_samples(directory, _codes(spec)) if sample.name in recorded]
@@ -90,10 +89,7 @@ def read_also(data: Data, directory: Path, spec: Spec, *, cache: Path, say: Say 
     """Read another data set's photos of the same lesions, at another resolution, each for what its lesion is for.
 
     Photos are matched by file name; those of lesions that the split does not know are left out, as nothing says that
-    they are not of lesions that test.
-
-    Raises:
-        DataError: a wrong layout, an unreadable photo, or no photo of the split's lesions.
+    they are not of lesions that test. Where none is left, and for what `prepare` refuses, there is a DataError.
     """
     known = {sample.path.stem: (sample.lesion, part) for sample, part in data.parts.items()}
     found = read_samples(directory, _codes(spec))
@@ -121,42 +117,23 @@ def _codes(spec: Spec) -> list[str]:
     return [item.code for item in spec.classes]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Provenance:
-    """A data set in words, as whoever trains on it says; what nobody has said is None."""
+def read_provenance(directory: Path, **given: str | None) -> dict[str, str]:
+    """Say in words what weights trained on a data set come from: "data" and "license" of run.json.
 
-    name: str | None = None  # for example "Clinic of X, 2020 to 2024"
-    license: str | None = None  # under which the photos may be used; that of the weights follows from it
-    source: str | None = None  # where the photos come from: an address, a citation
-
-    @property
-    def data(self) -> str:
-        """One line for the card."""
-        if self == Provenance():
-            return NOT_STATED
-        said = {"source": self.source, "licence": self.license}
-        details = "; ".join(value or f"{key} {NOT_STATED}" for key, value in said.items())
-        return f"{self.name or f'name {NOT_STATED}'} ({details})"
-
-    @property
-    def weights_license(self) -> str:
-        """The licence of weights trained on the data."""
-        return NOT_STATED if self.license is None else f"{self.license}: that of the training data"
-
-
-def read_provenance(directory: Path, **given: str | None) -> Provenance:
-    """Take name, license and source as they are given, and the rest from `dataset.toml` in the data set.
-
-    Raises:
-        DataError: the file can't be read, or says something else.
+    What is given as name, license and source counts, else what `dataset.toml` in the data set says, else UNSTATED. A
+    DataError says that the file can't be read, or says something else.
     """
-    path, known = directory / "dataset.toml", [item.name for item in fields(Provenance)]
+    path = directory / "dataset.toml"
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
     except (OSError, ValueError) as error:
         raise DataError(f"{path} can't be read as TOML: {error}") from error
     for key, value in values.items():
-        if key not in known or not isinstance(value, str):
-            raise DataError(f"{path}: {key} = {value!r}; it may hold {', '.join(known)}, each a string")
-    stated = {key: value.strip() or None for key, value in values.items()}
-    return Provenance(**stated | {key: value for key, value in given.items() if value})
+        if key not in _SAID or not isinstance(value, str):
+            raise DataError(f"{path}: {key} = {value!r}; it may hold {', '.join(_SAID)}, each a string")
+    said = {key: given.get(key) or values.get(key, "").strip() for key in _SAID}
+    if not any(said.values()):
+        return UNSTATED
+    details = f"{said['source'] or 'source not stated'}; {said['license'] or 'licence not stated'}"
+    terms = f"{said['license']}: that of the training data" if said["license"] else "not stated"
+    return {"data": f"{said['name'] or 'name not stated'} ({details})", "license": terms}

@@ -114,7 +114,6 @@ class Experiment:
     """Arithmetic of training; weights, validation figures at the end and what ships are float32."""
 
     def __post_init__(self) -> None:
-        """Check what types don't."""
         if self.model not in SPECS:
             raise ExperimentError(f"model {self.model!r} is not one of {', '.join(SPECS)}")
         if not self.stages:
@@ -132,11 +131,7 @@ def experiment_names() -> list[str]:
 
 
 def load_experiment(source: str | Path) -> Experiment:
-    """Load an experiment from a TOML file, or one of dermserve's own by name.
-
-    Raises:
-        ExperimentError: no such experiment, a key it does not know, or a value that can't be.
-    """
+    """Load an experiment from a TOML file, or one of dermserve's own by name; an ExperimentError as `parse_record`."""
     path = Path(source)
     if path.suffix != ".toml":
         if str(source) not in experiment_names():
@@ -158,11 +153,7 @@ def parse_experiment(text: str, *, name: str) -> Experiment:
 
 
 def parse_record(values: dict[str, Any], where: str) -> Experiment:
-    """Read an experiment from its fields as JSON.
-
-    Raises:
-        ExperimentError: an unknown field, or a value that can't be.
-    """
+    """Read an experiment from its fields; an ExperimentError names the first that is unknown or can't be."""
     try:
         return _EXPERIMENT.validate_json(json.dumps(values), strict=True)
     except ValidationError as error:

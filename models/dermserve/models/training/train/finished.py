@@ -38,7 +38,6 @@ class FinishedRun:
     folder: Path
 
     def __post_init__(self) -> None:
-        """Refuse folders that hold no finished run."""
         missing = [name for name in (EXPERIMENT, SPLIT, SUMMARY) if not (self.folder / name).is_file()]
         if missing or not (self.compact.is_file() or (self.folder / WEIGHTS).is_file()):
             what = missing[0] if missing else WEIGHTS
@@ -137,17 +136,6 @@ class FinishedRun:
     def _lesions(self) -> dict[str, str]:
         return {PurePosixPath(name).stem: photo.lesion for name, photo in self.split.items()}
 
-    def save_calibration(
-        self, calibration: dict[str, Any], *, shift: NDArray[np.float64], distance: FeatureDistance, metrics: Any
-    ) -> None:
-        """Write what calibration found into the run; what was measured on other data with another one is forgotten."""
-        save_distance(distance, self.folder / DISTANCE)
-        self.update(calibration=calibration, prior_shift=shift.tolist(), metrics=metrics, other={})
-
-    def save_other(self, name: str, measured: dict[str, Any]) -> None:
-        """Write the figures of another data set into the run."""
-        self.update(other={**self.summary.get("other", {}), name: measured})
-
     def update(self, **values: Any) -> None:
         """Replace entries of run.json."""
         write_json(self.folder / SUMMARY, {**self.summary, **values})
@@ -169,11 +157,7 @@ def save_compact(network: keras.Model, file: Path, *, kind: Kind) -> None:
 
 
 def load_compact(network: keras.Model, file: Path) -> None:
-    """Set a network's weights from what `save_compact` wrote.
-
-    Raises:
-        RunError: the file is missing, damaged or of another architecture.
-    """
+    """Set a network's weights from what `save_compact` wrote; a RunError where it is missing, damaged or another's."""
     try:
         with np.load(file) as arrays:
             network.set_weights([_restored(arrays, index) for index in range(len(network.weights))])
@@ -223,23 +207,13 @@ def claim_test(
     network: keras.Model,
     calibration: Mapping[str, Any],
     shift: NDArray[np.float64],
-    *,
     again: str | None,
 ) -> None:
     """Note in the run, before test photos are looked at, what is measured on them; "tested" in run.json.
 
-    Test photos are measured once. The same weights with the same fitted numbers may be measured any number of times,
-    which gives the same figures.
-
-    Args:
-        run: a finished run.
-        network: with its weights.
-        calibration: what was fitted to validation photos.
-        shift: added to the logits, float64 [C].
-        again: why other weights or numbers are measured after the first.
-
-    Raises:
-        RunError: others were measured before, and no reason is given.
+    Test photos are measured once. The same weights with the same fitted numbers (the calibration, and the shift of the
+    logits, float64 [C]) may be measured any number of times, which gives the same figures. For others than those before
+    there is a RunError, unless `again` gives a reason.
     """
     looks = list(run.summary.get("tested", []))
     mine = {

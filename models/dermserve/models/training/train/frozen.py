@@ -28,10 +28,8 @@ _BATCH = 64
 class Halves:
     """A training copy in two: both share its layers, so that what the upper one learns is in the copy."""
 
-    lower: keras.Model
-    """float32 RGB [N, S, S, 3] → the one tensor that the trained layers take; holds what no stage trains."""
-    upper: keras.Model
-    """That tensor → {"logits", "features"}; its layer "backbone" holds the rest of the backbone."""
+    lower: keras.Model  # float32 RGB [N, S, S, 3] → the one tensor that the trained layers take
+    upper: keras.Model  # that tensor → {"logits", "features"}; its layer "backbone" holds the rest of the backbone
 
 
 def split_frozen(copy: keras.Model, experiment: Experiment) -> Halves | None:
@@ -51,11 +49,10 @@ def split_frozen(copy: keras.Model, experiment: Experiment) -> Halves | None:
     entry = keras.Model(copy.input, preprocessed)
     lower = keras.Model(copy.input, keras.Model(backbone.input, crossing[0])(entry(copy.input)))
     features = keras.Input(crossing[0].shape[1:])
+    rest = keras.Sequential([keras.layers.Identity()], name="backbone")
     if crossing[0] is not backbone.output:
-        rest = keras.Model(crossing[0], backbone.output, name="backbone")(features)
-    else:
-        rest = keras.Sequential([keras.layers.Identity()], name="backbone")(features)
-    return Halves(lower, keras.Model(features, keras.Model(pooled_from, copy.output, name="head")(rest)))
+        rest = keras.Model(crossing[0], backbone.output, name="backbone")
+    return Halves(lower, keras.Model(features, keras.Model(pooled_from, copy.output, name="head")(rest(features))))
 
 
 def _crossing(backbone: keras.Model, first: int) -> list[Any]:
@@ -89,7 +86,6 @@ def compute_frozen(lower: keras.Model, photos: Labelled, folder: Path, *, progre
 
 
 def _key(lower: keras.Model, photos: Labelled) -> str:
-    """Identify frozen layers and the pixels they see."""
     digest = hashlib.sha256(photos.rows.tobytes())
     for values in (*lower.get_weights(), *(photos.images[row] for row in photos.rows)):
         digest.update(np.ascontiguousarray(values).tobytes())

@@ -106,7 +106,9 @@ class _StageRun:
         select_trainable(network, self._stage.trainable, batch_norm=self._stage.batch_norm)
         self._optimizer = _OPTIMIZERS[self._stage.optimizer](1e-4, weight_decay=self._stage.weight_decay)
         self._optimizer.build(network.trainable_variables)
-        self._averaged = _changing(network)
+        trained = [layer for layer in network.get_layer("backbone").layers if layer.trainable]
+        statistics = [weight for layer in trained for weight in layer.non_trainable_weights]  # of batch norm
+        self._averaged = [*network.trainable_variables, *statistics]
         self._averages = [tf.Variable(variable) for variable in self._averaged]
         sizes = np.maximum(np.bincount(training.labels), 1).astype(np.float64)
         drawn = sizes[training.labels] ** -experiment.balance
@@ -204,9 +206,14 @@ class _StageRun:
         smoothing = self._experiment.label_smoothing
         spread = smoothing * possible / tf.reduce_sum(possible, axis=1, keepdims=True)
         targets = tf.one_hot(labels, self._weights.shape[0]) * (1 - smoothing) + spread
+        away = (possible - 1) * _IMPOSSIBLE
         with tf.GradientTape() as tape:
-            logits = network(photos, training=True)["logits"] + (possible - 1) * _IMPOSSIBLE
-            losses = self._losses(targets, logits, photos, possible)
+            logits = network(photos, training=True)["logits"] + away
+            if self._teachers:
+                soft = soft_targets(self._teachers, photos, away, self._experiment.distillation.temperature)
+                losses = distillation_losses(targets, soft, logits, self._experiment.distillation)
+            else:
+                losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
             loss = tf.reduce_mean(losses * tf.gather(self._weights, labels))
             total = tf.add_n([loss, *(tf.cast(penalty, tf.float32) for penalty in network.losses)])
         variables = network.trainable_variables
@@ -219,18 +226,11 @@ class _StageRun:
                 average.assign_sub((1 - decay) * (average - variable))
         return loss, tf.reduce_mean(tf.cast(tf.argmax(logits, -1) == labels, tf.float32))
 
-    def _losses(self, targets: Tensor, logits: Tensor, photos: Tensor, possible: Tensor) -> Tensor:
-        if not self._teachers:
-            return tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-        settings = self._experiment.distillation
-        soft = soft_targets(self._teachers, photos, (possible - 1) * _IMPOSSIBLE, settings.temperature)
-        return distillation_losses(targets, soft, logits, settings)
-
     def _varied(self, images: Tensor, seed: Tensor) -> Tensor:
         if images.dtype != tf.uint8:
             return tf.cast(images, tf.float32)  # of frozen layers, for experiments that vary nothing
-        settings, zoom = self._experiment.augmentation, self._stage.zoom
-        settings = settings if zoom is None else replace(settings, zoom=zoom)
+        settings = self._experiment.augmentation
+        settings = replace(settings, zoom=self._stage.zoom or settings.zoom)
         return augment(images, settings, side=self._stage.side, seed=seed)
 
     def _judge(self) -> tuple[float, float, float]:
@@ -270,13 +270,6 @@ def _rate(stage: Stage, done: float) -> float:
     if stage.schedule == "constant":
         return stage.rate
     return stage.rate * 0.5 * (1 + math.cos(math.pi * (done - stage.warmup) / (1 - stage.warmup)))
-
-
-def _changing(network: keras.Model) -> list[Any]:
-    """List the weights that a stage changes: those it trains, and the statistics of the batch norm it trains."""
-    norms = [layer for layer in network.get_layer("backbone").layers if layer.trainable]
-    statistics = [weight for norm in norms for weight in norm.non_trainable_weights]
-    return [*network.trainable_variables, *statistics]
 
 
 def soft_targets(teachers: Sequence[keras.Model], photos: Tensor, away: Tensor, temperature: float) -> Tensor:

@@ -57,9 +57,10 @@ def training_copy(network: keras.Model, *, folded: bool, precision: str) -> kera
     """
     source = fold_batch_norm(network) if folded else network
     copy = _any_side(source, precision)
-    for layer in _leaves(source):
+    copied = _leaves(copy)
+    for name, layer in _leaves(source).items():
         if layer.weights:
-            _leaf(copy, layer.name).set_weights(layer.get_weights())
+            copied[name].set_weights(layer.get_weights())
     return copy
 
 
@@ -79,15 +80,11 @@ def _any_side(model: keras.Model, precision: str) -> keras.Model:
     return keras.models.clone_model(model, input_tensors=inputs, clone_function=clone)
 
 
-def _leaves(model: keras.Model) -> list[keras.layers.Layer]:
-    leaves = []
+def _leaves(model: keras.Model) -> dict[str, keras.layers.Layer]:
+    leaves: dict[str, keras.layers.Layer] = {}
     for layer in model.layers:
-        leaves += _leaves(layer) if isinstance(layer, keras.Model) else [layer]
+        leaves |= _leaves(layer) if isinstance(layer, keras.Model) else {layer.name: layer}
     return leaves
-
-
-def _leaf(model: keras.Model, name: str) -> keras.layers.Layer:
-    return next(layer for layer in _leaves(model) if layer.name == name)
 
 
 def copy_back(copy: keras.Model, network: keras.Model) -> None:
@@ -96,21 +93,15 @@ def copy_back(copy: keras.Model, network: keras.Model) -> None:
     Batch norm that was folded away becomes the identity plus the bias its convolution has learned, until
     `estimate_batch_norm` gives it statistics again.
     """
-    names = {layer.name for layer in _leaves(copy)}
-    for layer in _leaves(network):
-        if isinstance(layer, keras.layers.BatchNormalization) and layer.name not in names:
-            set_identity(layer, _learned_bias(layer, copy))
+    learned = _leaves(copy)
+    for name, layer in _leaves(network).items():
+        if isinstance(layer, keras.layers.BatchNormalization) and name not in learned:
+            convolution = layer.input._keras_history.operation
+            bias = learned[convolution.name].get_weights()[1]
+            set_identity(layer, 0 * bias if convolution.use_bias else bias)  # the network's own bias takes it up
         elif layer.weights:
-            learned = _leaf(copy, layer.name).get_weights()
-            layer.set_weights(learned[: len(layer.weights)])  # a folded convolution may have a bias its original lacks
-
-
-def _learned_bias(norm: keras.layers.BatchNormalization, copy: keras.Model) -> NDArray[np.float32]:
-    convolution = norm.input._keras_history.operation
-    if convolution.use_bias:
-        return np.zeros(norm.moving_mean.shape, np.float32)  # copied into the convolution itself
-    bias: NDArray[np.float32] = _leaf(copy, convolution.name).get_weights()[1]
-    return bias
+            weights = learned[name].get_weights()
+            layer.set_weights(weights[: len(layer.weights)])  # a folded convolution may have a bias its original lacks
 
 
 def set_identity(norm: keras.layers.BatchNormalization, shift: NDArray[np.float32]) -> None:

@@ -12,7 +12,7 @@ RUN/weights.weights.h5  the network's weights once training has ended
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from dermserve.models.training.data.splits import Part, count_classes, write_spl
 from dermserve.models.training.errors import RunError, file_digest, write_json
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.backbones import build_network, load_backbone
-from dermserve.models.training.train.dataset import Data, Provenance
+from dermserve.models.training.train.dataset import UNSTATED, Data
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.finished import COMPACT, EXPERIMENT, HISTORY, SPLIT, SUMMARY, WEIGHTS, FinishedRun
 from dermserve.models.training.train.frozen import compute_frozen, forget_frozen, split_frozen
@@ -43,26 +43,25 @@ def run_training(
     backbone: Path | str | None,
     progress: Progress,
     report: Callable[[Epoch], None],
-    provenance: Provenance | None = None,
+    stated: Mapping[str, str] = UNSTATED,
     start: FinishedRun | None = None,
     teachers: Sequence[FinishedRun] = (),
 ) -> None:
-    """Train, from the folder's checkpoint where it has one, and leave the run in the folder.
+    """Train on what `prepare` returns, from the folder's checkpoint where it has one, and leave the run in the folder.
 
     Args:
         experiment: what to do.
-        data: what `prepare` returns.
+        data: decoded and split.
         folder: of the run.
         backbone: initial weights: a file, "imagenet", or None for random ones.
         progress: called during an epoch.
         report: called after each epoch.
-        provenance: the data set in words; nothing is stated when None.
-        start: a finished run to go on from, whole, instead of a backbone; its data are stated where provenance is not.
+        stated: what `read_provenance` says of the data set.
+        start: a finished run to go on from, whole, instead of a backbone; its data are stated where no others are.
         teachers: finished runs to learn from beside the labels, none of which trained on what validates or tests here.
 
     Raises:
-        RunError: the folder holds a finished run, or one of another experiment, photos, split, initial weights or
-            teachers; or a teacher can't teach this model.
+        RunError: the folder holds a finished run, or one of another fingerprint; or a teacher can't teach this model.
         DivergedError: a loss is not finite.
     """
     if any((folder / name).exists() for name in (WEIGHTS, COMPACT)):
@@ -83,7 +82,19 @@ def run_training(
     write_json(folder / EXPERIMENT, asdict(experiment))
     write_split(folder / SPLIT, data.own)
     taught = [training_copy(teacher.network(shifted=False), folded=True, precision="float32") for teacher in teachers]
-    history = _train(copy, experiment, data, folder, fingerprint, taught, progress=progress, report=report)
+    trained, training, validation = _above_frozen(copy, experiment, data, folder, progress, taught=bool(teachers))
+    history = train(
+        trained,
+        experiment,
+        training=training,
+        validation=validation,
+        folder=folder,
+        fingerprint=fingerprint,
+        progress=progress,
+        report=report,
+        teachers=taught,
+    )
+    forget_frozen(folder)
     copy_back(copy, network)
     if experiment.fold_batch_norm:
         estimate_batch_norm(network, np.asarray(some.images[some.rows]))
@@ -91,7 +102,7 @@ def run_training(
     codes = [item.code for item in SPECS[experiment.model].classes]
     summary = {
         "model": experiment.model,
-        **_state(provenance or Provenance(), start),
+        **({key: start.summary[key] for key in UNSTATED} if start is not None and stated == UNSTATED else stated),
         "experiment": experiment.name,
         "initialization": "; distilled from ".join(
             [_initialization(experiment, backbone, start), *map(_name, teachers)]
@@ -110,37 +121,17 @@ def run_training(
     partial.rename(folder / WEIGHTS)
 
 
-def _train(
-    copy: keras.Model,
-    experiment: Experiment,
-    data: Data,
-    folder: Path,
-    fingerprint: checkpoint.Fingerprint,
-    teachers: Sequence[keras.Model],
-    *,
-    progress: Progress,
-    report: Callable[[Epoch], None],
-) -> list[Epoch]:
-    """Train a copy, on what its frozen layers make of the photos where that is the same in every epoch."""
+def _above_frozen(
+    copy: keras.Model, experiment: Experiment, data: Data, folder: Path, progress: Progress, *, taught: bool
+) -> tuple[keras.Model, Labelled, Labelled]:
+    """Give what of a copy is trained, and on what: where no epoch varies photos, on what frozen layers make of them."""
     training, validation = data.part(Part.TRAIN), data.part(Part.VALIDATION)
-    halves = None if teachers else split_frozen(copy, experiment)  # teachers want the photos themselves
-    if halves is not None:
-        both = np.concatenate((training.rows, validation.rows))
-        outputs = compute_frozen(halves.lower, Labelled(data.pixels, both, both), folder, progress=progress)
-        training, validation = replace(training, images=outputs), replace(validation, images=outputs)
-    history = train(
-        copy if halves is None else halves.upper,
-        experiment,
-        training=training,
-        validation=validation,
-        folder=folder,
-        fingerprint=fingerprint,
-        progress=progress,
-        report=report,
-        teachers=teachers,
-    )
-    forget_frozen(folder)
-    return history
+    halves = None if taught else split_frozen(copy, experiment)  # teachers want the photos themselves
+    if halves is None:
+        return copy, training, validation
+    both = np.concatenate((training.rows, validation.rows))
+    outputs = compute_frozen(halves.lower, Labelled(data.pixels, both, both), folder, progress=progress)
+    return halves.upper, replace(training, images=outputs), replace(validation, images=outputs)
 
 
 def initial_network(experiment: Experiment, backbone: Path | str | None) -> keras.Model:
@@ -152,13 +143,6 @@ def initial_network(experiment: Experiment, backbone: Path | str | None) -> kera
     if isinstance(backbone, Path):
         load_backbone(network, backbone)
     return network
-
-
-def _state(provenance: Provenance, start: FinishedRun | None) -> dict[str, str]:
-    """Say what the weights were trained on, and the licence that follows: that of a run gone on from holds on."""
-    if start is None or provenance != Provenance():
-        return {"data": provenance.data, "license": provenance.weights_license}
-    return {key: start.summary[key] for key in ("data", "license")}
 
 
 def _require_teacher(teacher: FinishedRun, experiment: Experiment, data: Data) -> None:

@@ -1,4 +1,4 @@
-"""Writes the small models that were served when the cases in recordings/ were recorded.
+"""Writes the small models that were served when the cases in recordings/ were recorded, and others that tests serve.
 
 A process of its own, because it imports TensorFlow. Names are those of the recording: they are in its messages.
 """
@@ -7,10 +7,13 @@ import pathlib
 import sys
 
 import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 BASE = pathlib.Path(sys.argv[1])
 v1 = tf.compat.v1
 EXAMPLES = [tf.TensorSpec([None], tf.string, name="inputs")]
+DTYPES = ["float32", "float64", "float16", "bfloat16", "complex64", "complex128", "bool", "int8", "uint8", "int16",
+          "uint16", "int32", "uint32", "int64", "uint64", "string"]  # fmt: skip
 PICTURES = [tf.TensorSpec([None, 224, 224, 3], tf.uint8, name="image")]
 
 
@@ -70,8 +73,8 @@ class Slow(tf.Module):
         return {"y": x + tf.reduce_sum(end) * 0.0, "batch": tf.fill([count], count)}
 
 
-def save(module: tf.Module, name: str, version: int = 1, **signatures: str) -> None:
-    found = {signature: getattr(module, method) for signature, method in signatures.items()}
+def save(module: tf.Module, name: str, version: int = 1, **signatures: object) -> None:
+    found = {signature: getattr(module, to) if isinstance(to, str) else to for signature, to in signatures.items()}
     tf.saved_model.save(module, str(BASE / name / str(version)), signatures=found)
 
 
@@ -105,6 +108,62 @@ def save_tf1() -> None:
         builder.save()
 
 
+def echo(name: str):
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.as_dtype(name), name="x")])
+    def echo_one(x):
+        return {"x": tf.identity(x)}
+
+    return echo_one
+
+
+@tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="query")])
+def describe(query):
+    return {"card": tf.fill(tf.shape(query), '{"model": "echo"}')}
+
+
+@tf.function(input_signature=[tf.TensorSpec([None, None], tf.float32, name="x")])
+def picky(x):
+    return {"y": tf.ensure_shape(x, [None, 4])}
+
+
+def save_functions(name: str, **functions: object) -> None:
+    module = tf.Module()
+    module.functions = functions
+    save(module, name, **functions)
+
+
+def save_defaults() -> None:
+    """A graph of TensorFlow 1, with a default for its input, two names for one output, and wrong ones."""
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None], name="x")
+        y = tf.add(x, 1.0, name="y")
+        info = v1.saved_model.utils.build_tensor_info
+        signature = v1.saved_model.build_signature_def({"x": info(x)}, {"y": info(y), "again": info(y)}, "any")
+        signature.defaults["x"].CopyFrom(tf.make_tensor_proto([41.0]))
+        lost = v1.saved_model.build_signature_def({"x": info(x)}, {"y": info(y)}, "any")
+        lost.inputs["x"].name = "lost:0"
+        gone = v1.saved_model.build_signature_def({"x": info(x)}, {"y": info(y)}, "any")
+        gone.outputs["y"].name = "y:7"
+        builder = v1.saved_model.builder.SavedModelBuilder(str(BASE / "defaults" / "1"))
+        signatures = {"serving_default": signature, "lost": lost, "gone": gone}
+        builder.add_meta_graph_and_variables(session, ["serve"], signature_def_map=signatures)
+        builder.save()
+
+
+def add_warm_up(name: str) -> None:
+    """Give a model three records of Predict, and one of another call."""
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = name
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto([0.5] * 1000))
+    logs = [prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))] * 3
+    logs.append(prediction_log_pb2.PredictionLog(regress_log=prediction_log_pb2.RegressLog()))
+    folder = BASE / name / "1" / "assets.extra"
+    folder.mkdir()
+    with tf.io.TFRecordWriter(str(folder / "tf_serving_warmup_requests")) as writer:
+        for log in logs:
+            writer.write(log.SerializeToString())
+
+
 for number in (1, 2, 3):
     save(
         HalfPlusTwo(number), "half_plus_two", number,
@@ -113,3 +172,8 @@ for number in (1, 2, 3):
 save_tf1()
 save(Image(), "image", serving_default="predict", embed="embed")
 save(Slow(), "slow", serving_default="predict")
+save_functions("echo", describe=describe, **{name: echo(name) for name in DTYPES})
+save_functions("picky", serving_default=picky)
+save_defaults()
+save(HalfPlusTwo(5), "warm", serving_default="predict")
+add_warm_up("warm")

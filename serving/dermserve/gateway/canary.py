@@ -1,0 +1,126 @@
+"""The canary: the share of the callers that gets it, and how it does beside the stable version.
+
+The shares are fixed, or from a file that is read anew when it changes. Requests for both labels are counted by how they
+end, and the stable version is asked about a sample of the canary's answers.
+"""
+
+import asyncio
+import hashlib
+import pathlib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from dermserve.gateway.batching import Batching, Part
+from dermserve.gateway.budget import Budget, Clock
+from dermserve.gateway.catalog import Catalog
+from dermserve.gateway.config import Config
+from dermserve.gateway.errors import GatewayError
+from dermserve.gateway.metrics import Metrics
+from dermserve.gateway.tfserving import Scores, Target
+from dermserve.v1 import card_pb2
+
+STABLE, CANARY = "stable", "canary"
+_COMPARING = 2
+"""Comparisons at once: they use what requests leave."""
+_TIMEOUT = 10.0
+"""Seconds for one."""
+
+_log = structlog.get_logger(__name__)
+
+
+def route(target: Target, *, share: float, caller: str, labels: Mapping[str, int]) -> Target:
+    """Point a target that names neither version nor label at `canary` or `stable`, for each caller always the same.
+
+    While the model server knows no canary, the target stays as it is: the newest version. With one, and no share, all
+    get the stable version: a canary is usually the newest version, which these requests did not ask for.
+    """
+    if target.version is not None or target.label is not None or CANARY not in labels:
+        return target
+    digest = hashlib.sha256(f"{target.model}\0{caller}".encode()).digest()
+    if int.from_bytes(digest[:8]) / 2**64 < share:  # spread evenly, and independently for each model
+        return replace(target, label=CANARY)
+    return replace(target, label=STABLE) if STABLE in labels else target
+
+
+class Canary:
+    """The share of callers that gets each model's canary, and how it does beside the stable version."""
+
+    def __init__(
+        self, config: Config, *, predictor: Batching, catalog: Catalog, metrics: Metrics, clock: Clock
+    ) -> None:
+        self._file, self._fault = config.canary_file, ""
+        self._sample, self._due = config.canary_sample, 0.0
+        self._predictor, self._catalog, self._metrics, self._clock = predictor, catalog, metrics, clock
+        self._running: set[asyncio.Task[None]] = set()
+        self._use(config.canary_shares)
+        if self._file is not None:
+            self._read(self._file)
+
+    def _use(self, shares: Mapping[str, float]) -> None:
+        self._shares = {model: shares.get(model, 0.0) for model in self._catalog.models}
+        for model, share in self._shares.items():
+            self._metrics.canary_share(model).set(share)
+
+    async def follow(self, seconds: float) -> None:
+        """Read the file every so many seconds, for ever; without one, do nothing."""
+        while self._file is not None:
+            await asyncio.sleep(seconds)
+            await asyncio.to_thread(self._read, self._file)
+
+    def _read(self, file: pathlib.Path) -> None:
+        """Use the shares in the file; where it can't be understood, keep the former ones."""
+        try:
+            found = tomllib.loads(file.read_text("utf-8") if file.exists() else "").get("canary_shares", {})
+            shares = {model: float(share) for model, share in found.items()}
+            if wrong := [model for model, share in shares.items() if not 0 <= share <= 1]:
+                raise ValueError(f"the share of {wrong[0]} is not between 0 and 1")
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            if str(error) != self._fault:
+                self._fault = str(error)
+                _log.error("canary_file_not_read", file=str(file), fault=self._fault)
+            return
+        self._fault, former = "", self._shares
+        self._use(shares)
+        if self._shares != former:
+            _log.info("canary_shares_read", file=str(file), shares=self._shares)
+
+    def route(self, target: Target, caller: str) -> Target:
+        """Apply the share in effect; see the function of this name."""
+        labels = self._catalog.models[target.model].labels
+        return route(target, share=self._shares[target.model], caller=caller, labels=labels)
+
+    def sample(self, model: str, views: NDArray[np.uint8], scores: Scores, card: card_pb2.Card) -> None:
+        """Compare an answer of the canary in the background, if it is in the sample and nobody waits for a slot."""
+        self._due = min(1.0, self._due + self._sample)
+        if self._due >= 1 and len(self._running) < _COMPARING and self._predictor.free_capacity(model) > 0:
+            self._due = 0.0
+            view = Part(views[:1], Budget(self._clock() + _TIMEOUT, self._clock))
+            task = asyncio.create_task(self._compare(model, view, _top(scores, card)))
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
+
+    async def close(self) -> None:
+        """Give up what is being compared."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _compare(self, model: str, view: Part, canary: str) -> None:
+        try:
+            async with asyncio.timeout(_TIMEOUT):
+                scores = await self._predictor.predict(Target(model, label=STABLE), view)
+                card = await self._catalog.card(model, scores.version, budget=view.budget)
+                self._metrics.compared(model, "agreed" if _top(scores, card) == canary else "differed").inc()
+        except (GatewayError, TimeoutError, LookupError):
+            self._metrics.compared(model, "failed").inc()
+
+
+def _top(scores: Scores, card: card_pb2.Card) -> str:
+    """Name the most probable class of the first view, the photo as it is."""
+    first = list(scores.probabilities[0])
+    return card.classes[first.index(max(first))].code

@@ -1,0 +1,123 @@
+"""The papers' grid and their comparison of backbones, on tiny data and random weights."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from dermserve.models.papers import cli, heads
+from dermserve.models.training.data.splits import Part, Sample
+from dermserve.models.training.errors import RunError
+from dermserve.models.training.train.dataset import Data, prepare
+from tests.training.runs import command, tiny
+
+HEAD = 'validation = 0.25\ntest = 0.25\n[[stages]]\nname = "head"\nepochs = 15\ntrainable = "head"\nbatch = 8\n'
+EXPERIMENT = f'model = "mobilenet_v3_small"\n{HEAD}'
+LABELS = np.arange(280) % 7
+SAMPLES = [Sample(Path(f"{index}.png"), int(label), str(index)) for index, label in enumerate(LABELS)]
+DATA = Data(SAMPLES, np.zeros((280, 1, 1, 3), np.uint8), {})
+VALUES = (20 * np.eye(7, 16)[LABELS] + np.random.default_rng(0).normal(0, 0.1, (280, 16))).astype(np.float32)
+SEVEN = tiny('model = "resnet50"\n', HEAD)
+
+
+@pytest.mark.slow
+def test_each_backbone_gets_a_row(tmp_path: Path, photos: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(EXPERIMENT.replace("epochs = 15", "epochs = 3"))
+    arguments = ["--data", photos, "--out", tmp_path / "out", "--experiment", tmp_path / "tiny.toml"]
+    arguments += ["--weights", "mobilenet=random", "--weights", "mobilenet_v3_small=random", "--cache", tmp_path / "c"]
+    command(cli.backbones, *arguments)
+    with (tmp_path / "out" / "backbones.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    named = [(row["backbone"], row["parameters"]) for row in rows]
+    assert named == [("mobilenet", "3228864"), ("mobilenet_v3_small", "939120")]
+    assert all(0 < float(row["accuracy"]) <= 1 for row in rows)
+    tested = [row for row in rows if row["test_accuracy"]]
+    assert [row["accuracy"] for row in tested] == [max(row["accuracy"] for row in rows)]
+
+
+@pytest.mark.slow
+def test_features_that_tell_the_classes_apart_are_learned_from(tmp_path: Path, photos: Path) -> None:
+    experiment = tiny("", EXPERIMENT.replace("epochs = 15", "epochs = 40"))
+    images = keras.Input((224, 224, 3))
+    means = keras.Sequential([keras.layers.AveragePooling2D(32)], name="backbone")
+    network = keras.Model(images, keras.layers.GlobalAveragePooling2D()(means(images)), name="means")
+    data = prepare(experiment, photos, cache=tmp_path / "cache")
+    (row,) = heads.compare(experiment, data, [network], progress=lambda *_: None)
+    assert (row.backbone, row.parameters, row.accuracy) == ("means", 0, 1.0)
+
+
+def test_a_backbone_that_is_not_known_is_named(photos: Path) -> None:
+    said = command(cli.backbones, "--data", photos, "--out", "x", "--weights", "vgg=imagenet", code=2)
+    assert "'vgg=imagenet' is not NAME=WEIGHTS" in said
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "mobilenet_v3_small"])
+def test_a_backbone_normalises_the_photo_itself(name: str) -> None:
+    network = heads.load(name, None, side=96)
+    assert np.isfinite(np.asarray(network(np.full((1, 96, 96, 3), 255, np.float32)))).all()
+
+
+def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "other.weights.h5"
+    file.write_bytes(b"not HDF5")
+    with pytest.raises(RunError, match="does not hold weights for the backbone of mobilenet_v3_small"):
+        heads.load("mobilenet_v3_small", file, side=96)
+
+
+@pytest.mark.slow
+def test_the_grid_trains_each_cell_on_its_own_share(tmp_path: Path) -> None:
+    grid, reported, table = ((0.7, 0.4, 16), (0.8, 0.5, 32)), list[heads.Cell](), tmp_path / "table.csv"
+    features = heads.Features(VALUES, LABELS)
+    heads.run_grid(SEVEN, DATA, features, table, report=reported.append, grid=grid[:1])
+    cells = heads.run_grid(SEVEN, DATA, features, table, report=reported.append, grid=grid)
+    assert reported == cells  # the first is not trained again
+    assert [(cell.training_share, cell.dropout, cell.batch) for cell in cells] == list(grid)
+    assert all(cell.accuracy > 0.9 for cell in cells)
+    with table.open() as file:
+        assert [float(row["accuracy"]) for row in csv.DictReader(file)] == [cell.accuracy for cell in cells]
+    best, accuracy, _ = heads.measure_best(SEVEN, DATA, features, cells)
+    assert best.accuracy == max(cell.accuracy for cell in cells)
+    assert accuracy > 0.9
+
+
+def test_the_grid_chooses_by_validation_photos_and_tests_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Part] = []
+    parts = {share: heads._divide(SEVEN, DATA, share) for share in (0.7, 0.8)}
+
+    def judge(head: object, features: heads.Features, rows: np.ndarray) -> tuple[float, float]:
+        share = next(share for share in parts if any(np.array_equal(rows, own) for own in parts[share].values()))
+        looked.append(next(part for part, own in parts[share].items() if np.array_equal(rows, own)))
+        return (share if looked[-1] is Part.VALIDATION else 0.1), 0.5
+
+    monkeypatch.setattr(heads, "_judge_head", judge)
+    monkeypatch.setattr(heads, "_train_head", lambda *_: None)
+    features = heads.Features(VALUES, LABELS)
+    cells = heads.run_grid(SEVEN, DATA, features, tmp_path / "table.csv", report=lambda _: None)
+    best, accuracy, _ = heads.measure_best(SEVEN, DATA, features, cells)
+    assert looked == [Part.VALIDATION] * 18 + [Part.TEST]
+    assert (best.training_share, accuracy) == (0.8, 0.1)
+
+
+def test_the_grids_cells_are_of_its_own_data(tmp_path: Path) -> None:
+    table = tmp_path / "scenarios.csv"
+
+    def run(values: np.ndarray, samples: Sequence[Sample] = SAMPLES, extra: str = "") -> None:
+        data = Data(samples, DATA.pixels, {})
+        experiment = tiny(f'model = "resnet50"\n{extra}', HEAD)
+        heads.run_grid(experiment, data, heads.Features(values, LABELS), table, report=lambda _: None, grid=())
+
+    run(VALUES)
+    run(VALUES)
+    with pytest.raises(RunError, match="of a training with another features"):
+        run(VALUES + 1)
+    with pytest.raises(RunError, match="of a training with another photos"):
+        run(VALUES, SAMPLES[:5])
+    with pytest.raises(RunError, match="of a training with another experiment"):
+        run(VALUES, extra="seed = 2\n")
+    (tmp_path / "fingerprint.json").unlink()
+    table.write_text("training_share,dropout,batch,accuracy,balanced_accuracy,minutes\n")
+    with pytest.raises(RunError, match="does not say what"):
+        run(VALUES)
