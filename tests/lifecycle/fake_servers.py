@@ -1,17 +1,20 @@
 """Model servers in memory, with TensorFlow Serving's rules for labels, and stores that fail at a chosen step."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import pathlib
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from google.protobuf.wrappers_pb2 import Int64Value
 
 from dermserve.models.lifecycle.errors import NoServerError, ServerError
 from dermserve.models.lifecycle.server_config import Desk, ServerConfig
 from dermserve.models.lifecycle.servers import Servers
 from dermserve.models.lifecycle.stores import LocalStore
 from dermserve.tfserving.v1 import management_pb2, serving_pb2
+from tests.lifecycle.versions_at_hand import CONFIG
 
 
 class KilledError(BaseException):
@@ -99,11 +102,11 @@ class FakeServers(Servers):
 
 
 class GrpcHandler(grpc.GenericRpcHandler):
-    """A model server behind gRPC: it starts with version 1, and has at once what it is told to load."""
+    """A fake server behind gRPC, which starts with version 1."""
 
     def __init__(self) -> None:
-        self.labels: dict[str, int] = {}
-        self.loaded = [1]
+        self._server = FakeServer("", LocalStore(pathlib.Path("none")), broken=set())
+        self._server.loaded = {1}
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         asked = {
@@ -116,26 +119,18 @@ class GrpcHandler(grpc.GenericRpcHandler):
             answer, request_deserializer=request.FromString, response_serializer=lambda one: one.SerializeToString()
         )
 
-    def _status(self, request: object, context: grpc.ServicerContext) -> serving_pb2.GetModelStatusResponse:
-        available = serving_pb2.ModelVersionStatus.STATE_AVAILABLE
-        states = [serving_pb2.ModelVersionStatus(version=version, state=available) for version in self.loaded]
-        return serving_pb2.GetModelStatusResponse(model_version_status=states)
+    def _status(self, request: object, context: object) -> serving_pb2.GetModelStatusResponse:
+        return serving_pb2.GetModelStatusResponse(model_version_status=self._server.states("m"))
 
-    def _label(
-        self, request: serving_pb2.GetModelMetadataRequest, context: grpc.ServicerContext
-    ) -> serving_pb2.GetModelMetadataResponse:
-        version = self.labels.get(request.model_spec.version_label)
+    def _label(self, request: Any, context: grpc.ServicerContext) -> serving_pb2.GetModelMetadataResponse:
+        version = self._server.label("m", request.model_spec.version_label)
         if version is None:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, "Unrecognized servable version label: x")
-        answer = serving_pb2.GetModelMetadataResponse()
-        answer.model_spec.version.value = version
-        return answer
+        spec = serving_pb2.ModelSpec(version=Int64Value(value=version))
+        return serving_pb2.GetModelMetadataResponse(model_spec=spec)
 
-    def _reload(
-        self, request: management_pb2.ReloadConfigRequest, context: grpc.ServicerContext
-    ) -> management_pb2.ReloadConfigResponse:
-        told = request.config.model_config_list.config[0]
-        self.labels, self.loaded = dict(told.version_labels), list(told.model_version_policy.specific.versions)
+    def _reload(self, request: Any, context: object) -> management_pb2.ReloadConfigResponse:
+        self._server.reload(request.config)
         return management_pb2.ReloadConfigResponse()
 
 
@@ -157,6 +152,13 @@ class SteppedStore(LocalStore):
     def append_audit(self, line: str) -> None:
         self.steps.take("audit")
         super().append_audit(line)
+
+
+def fake_desk(store: LocalStore, *, broken: Collection[int] = (), **how: Any) -> Desk:
+    """Two servers that follow the newest version of a store, whose models.config this writes."""
+    store.write_text("models.config", CONFIG)
+    servers = [FakeServer(name, store, broken=set(broken)) for name in ("first", "second")]
+    return Desk(store=store, servers=FakeServers(servers), **how)
 
 
 @dataclass

@@ -3,7 +3,6 @@
 import itertools
 import json
 import pathlib
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 
@@ -22,8 +21,8 @@ from dermserve.models.lifecycle.stores import LocalStore
 from dermserve.models.lifecycle.watch import Gateways, Limits, Report
 from dermserve.tfserving.v1 import management_pb2, serving_pb2, tensor_pb2
 from tests.gateway.fake_tfserving import make_card
-from tests.lifecycle.fake_servers import FakeServer, FakeServers, GrpcHandler
-from tests.lifecycle.versions_at_hand import CONFIG, make_version, run, shares
+from tests.lifecycle.fake_servers import GrpcHandler, fake_desk
+from tests.lifecycle.versions_at_hand import CONFIG, make_version, records, run, shares
 
 
 def _floats(*values: float) -> tensor_pb2.TensorProto:
@@ -47,13 +46,10 @@ def _answers(**metrics: float) -> dict[str, serving_pb2.PredictResponse]:
 def _golden_version(folder: pathlib.Path, answers: dict[str, serving_pb2.PredictResponse]) -> None:
     make_version(folder)
     for name in (WARMUP, GOLDEN):
-        data = b""
-        for signature, answer in answers.items():
-            request = serving_pb2.PredictRequest(model_spec=serving_pb2.ModelSpec(signature_name=signature))
-            log = management_pb2.PredictLog(request=request, response=answer)
-            record = management_pb2.PredictionLog(predict_log=log).SerializeToString()
-            data += struct.pack("<Q", len(record)) + bytes(4) + record + bytes(4)
-        (folder / name).write_bytes(data)
+        specs = {signature: serving_pb2.ModelSpec(signature_name=signature) for signature in answers}
+        asked = {name: serving_pb2.PredictRequest(model_spec=spec) for name, spec in specs.items()}
+        logs = [management_pb2.PredictLog(request=asked[one], response=answer) for one, answer in answers.items()]
+        (folder / name).write_bytes(records(logs))
     write_manifest(folder, model="m", about={})
 
 
@@ -64,11 +60,9 @@ def desk(tmp_path: pathlib.Path) -> Desk:
     answers = _answers(accuracy_grouped=0.81, ece_grouped=0.03)
     for version in (1, 2):
         _golden_version(tmp_path / "m" / str(version), answers)
-    (tmp_path / "models.config").write_text(CONFIG)
-    servers = [FakeServer(name, store, broken=set()) for name in ("first", "second")]
-    for server in servers:
+    desk = fake_desk(store)
+    for server in desk.servers:
         server.answers = dict(answers)
-    desk = Desk(store=store, servers=FakeServers(servers))
     moves.promote(desk, "m", 1)
     return desk
 

@@ -5,7 +5,6 @@ import json
 import pathlib
 import shutil
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,8 +17,7 @@ from click.testing import Result
 from dermserve.local.store import write_config
 from dermserve.models.lifecycle.manifest import read_records
 from dermserve.models.lifecycle.stores import manifest_of, open_store
-from dermserve.tfserving.v1 import management_pb2
-from tests.lifecycle.versions_at_hand import MODEL, model_server, republish, run, shares
+from tests.lifecycle.versions_at_hand import MODEL, model_server, records, republish, run, shares
 from tests.modelserver.server_process import Caller, ServerProcess, wait_until
 
 
@@ -198,15 +196,14 @@ def test_verify_notices_answers_and_files_that_are_not_what_was_exported(world: 
 
 def _with_other_answers(data: bytes) -> bytes:
     """The same records, whose probabilities are off by a tenth."""
-    changed = b""
+    changed = []
     for record in read_records(data, where="here"):
         if "probabilities" in record.response.outputs:
             tensor = record.response.outputs["probabilities"]
             values = np.frombuffer(tensor.tensor_content, "<f4") + np.float32(0.1)
             tensor.tensor_content = values.tobytes()
-        log = management_pb2.PredictionLog(predict_log=record).SerializeToString()
-        changed += struct.pack("<Q", len(log)) + bytes(4) + log + bytes(4)
-    return changed
+        changed.append(record)
+    return records(changed)
 
 
 def test_verify_says_when_a_version_is_not_loaded(world: World) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import json
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import pytest
 
@@ -12,8 +12,8 @@ from dermserve.models.lifecycle import moves, rollout
 from dermserve.models.lifecycle.errors import LifecycleError, NoServerError, RefusedError, ServerError, StoreError
 from dermserve.models.lifecycle.server_config import Desk
 from dermserve.models.lifecycle.stores import Entry, entries
-from tests.lifecycle.fake_servers import FakeServer, FakeServers, Fleet, KilledError, SteppedStore, Steps
-from tests.lifecycle.versions_at_hand import CONFIG, make_version
+from tests.lifecycle.fake_servers import Fleet, KilledError, SteppedStore, Steps, fake_desk
+from tests.lifecycle.versions_at_hand import make_version
 
 Move = Callable[[Desk], object]
 
@@ -43,15 +43,14 @@ def fleet(memory: pathlib.Path) -> Fleet:
     return _fleet(memory)
 
 
-def _fleet(folder: pathlib.Path, *, broken: set[int] | None = None) -> Fleet:
+def _fleet(folder: pathlib.Path, *, broken: Collection[int] = ()) -> Fleet:
     """Versions 1 to 3; 1 was promoted, and 4, a rollback went to 1, and 2 is its canary."""
     store = SteppedStore(folder)
     for version in (1, 2, 3, 4):
         make_version(folder / "m" / str(version))
-    store.write_text("models.config", CONFIG)
-    servers = [FakeServer(name, store, broken=broken or set()) for name in ("first", "second")]
     said: list[str] = []
-    fleet = Fleet(Desk(store=store, servers=FakeServers(servers), say=said.append), store, servers, said)
+    desk = fake_desk(store, broken=broken, say=said.append)
+    fleet = Fleet(desk, store, list(desk.servers), said)
     moves.promote(fleet.desk, "m", 4)
     moves.promote(fleet.desk, "m", 1)
     moves.canary(fleet.desk, "m", 2, share=0.1)
@@ -230,7 +229,7 @@ def test_a_dead_server_keeps_the_intent_for_later(fleet: Fleet) -> None:
 
 
 def test_an_intent_that_is_no_intent_is_named(fleet: Fleet) -> None:
-    for text in ("", "[]", json.dumps({"entry": {}, "before": {}, "after": {}})):
+    for text in ("", "[]", "3", json.dumps({"entry": {}, "before": {}, "after": {}})):
         fleet.store.write_text(rollout.INTENT, text)
         with pytest.raises(StoreError, match=r"intent.json can't be understood"):
             _promote(fleet.desk)

@@ -2,7 +2,8 @@
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+import struct
+from collections.abc import Iterable, Iterator
 
 from click.testing import CliRunner, Result
 
@@ -11,6 +12,7 @@ from dermserve.models.lifecycle.manifest import write_manifest
 from dermserve.models.lifecycle.server_config import Desk
 from dermserve.models.lifecycle.servers import Servers
 from dermserve.models.lifecycle.stores import LocalStore, Store, open_store
+from dermserve.tfserving.v1 import management_pb2
 from tests.modelserver.server_process import ServerProcess, running
 
 MODEL = "mobilenet_v3_small"
@@ -36,6 +38,12 @@ def shares(store: Store | pathlib.Path) -> dict[str, float]:
     """The share of callers that gets each model's canary."""
     held = open_store(store) if isinstance(store, pathlib.Path) else store
     return Desk(store=held, servers=Servers(())).read_shares()
+
+
+def records(logs: Iterable[management_pb2.PredictLog]) -> bytes:
+    """A TFRecord file of Predict calls, with checksums that nobody reads."""
+    found = [management_pb2.PredictionLog(predict_log=log).SerializeToString() for log in logs]
+    return b"".join(struct.pack("<Q", len(one)) + bytes(4) + one + bytes(4) for one in found)
 
 
 def republish(store: pathlib.Path, model: str = MODEL) -> int:

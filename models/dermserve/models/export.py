@@ -57,28 +57,33 @@ def export(
         raise click.UsageError("--weights is for one model: say which with --model")
     try:
         if run is not None:
-            return _export(run.name, store, run=run, graph=graph)
+            export_version(run.name, store, run=run, graph=graph)
+            return
         for model in models or tuple(SPECS):
             present = open_store(store).versions(model)
             if present and not (given or new_version):
                 click.echo(f"{model}: version {present[-1]} is in {store}", err=True)
             elif not given and (SHIPPED / model).is_dir():
-                _export(model, store, run=SHIPPED / model, graph=graph)
+                export_version(model, store, run=SHIPPED / model, graph=graph)
             else:
-                _export(model, store, weights=weights, graph=graph)
+                export_version(model, store, weights=weights, graph=graph)
     except (LifecycleError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
 
-def _export(what: str, store: str, *, run: pathlib.Path | None = None, **how: Any) -> None:
-    """Make a version, saying so before and after, and show nothing of TensorFlow's chatter unless it fails."""
+def export_version(what: str, store: str, *, run: pathlib.Path | None = None, **how: Any) -> int:
+    """Make a version of a run or a model, saying so before and after, with TensorFlow's chatter only if it fails.
+
+    Raises ExportError, and ImportError where TensorFlow is not installed.
+    """
     started = time.monotonic()
     click.echo(f"{what}: exporting (TensorFlow takes a while to start)", err=True)
-    with native_stderr_held(unless=(LifecycleError, OSError)):
+    with native_stderr_held(unless=(ImportError, LifecycleError, OSError)):
         from dermserve.models.exporter import export_model, export_run
 
         version = export_run(run, store, **how) if run else export_model(what, store, **how)
     click.echo(f"{what}: version {version} written to {store} in {time.monotonic() - started:.0f} s", err=True)
+    return version
 
 
 if __name__ == "__main__":

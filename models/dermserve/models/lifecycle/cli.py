@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from dermserve.models.export import export_version
 from dermserve.models.lifecycle import moves
 from dermserve.models.lifecycle.errors import GateError, LifecycleError
 from dermserve.models.lifecycle.gate import Requirement
@@ -28,7 +29,6 @@ from dermserve.models.lifecycle.server_config import CANARY_FILE, Desk
 from dermserve.models.lifecycle.stores import LocalStore, Store, manifest_of
 from dermserve.models.lifecycle.view import list_versions, log, status, verify
 from dermserve.models.lifecycle.watch import Gateways, Limits
-from dermserve.models.quiet import native_stderr_held
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,13 +63,9 @@ def publish(run: pathlib.Path, key: pathlib.Path | None, store: Store, as_json: 
     """
     if key is not None:
         load_key(key)  # before minutes of work
-    click.echo(f"exporting {run} (TensorFlow takes a while to start)", err=True)
     try:
-        with native_stderr_held(unless=(ImportError, OSError, LifecycleError)):
-            from dermserve.models.exporter import export_run
-            from dermserve.models.training.train.finished import FinishedRun
-
-            version = export_run(run, store.base, sign=key)
+        version = export_version(str(run), store.base, run=run, sign=key)
+        from dermserve.models.training.train.finished import FinishedRun
     except ImportError as error:
         raise click.UsageError(
             f"`dermserve model publish` needs more ({error}): pip install 'dermserve[models]'"
@@ -93,29 +89,23 @@ def publish(run: pathlib.Path, key: pathlib.Path | None, store: Store, as_json: 
 @unchecked_option
 @moving
 def promote(
-    desk: Desk,
-    name: str,
-    version: int | None,
-    require: tuple[Requirement, ...],
-    unchecked: bool,
-    note: str,
-    as_json: bool,
+    desk: Desk, name: str, version: int | None, require: tuple[Requirement, ...], unchecked: bool, as_json: bool
 ) -> None:
     """Make a version the stable one on every server: the newest in the store when none is given.
 
     It is loaded beside the one that serves, and its golden predictions are replayed; then the label moves; then the old
     one is unloaded. No request fails.
     """
-    _show_moved(moves.promote(desk, name, version, require=require, checked=not unchecked, note=note), as_json)
+    _show_moved(moves.promote(desk, name, version, require=require, checked=not unchecked), as_json)
 
 
 @model.command()
 @click.argument("name", metavar="MODEL")
 @click.option("--to", "version", type=VERSION, metavar="VERSION", help="Which; by default the stable one before.")
 @moving
-def rollback(desk: Desk, name: str, version: int | None, note: str, as_json: bool) -> None:
+def rollback(desk: Desk, name: str, version: int | None, as_json: bool) -> None:
     """Make the version stable again that was so before the last promotion."""
-    _show_moved(moves.rollback(desk, name, version, note=note), as_json)
+    _show_moved(moves.rollback(desk, name, version), as_json)
 
 
 @model.command()
@@ -136,7 +126,6 @@ def canary(
     gateways: tuple[str, ...],
     seconds: float | None,
     auto_rollback: bool,
-    note: str,
     as_json: bool,
     **limits: Any,
 ) -> None:
@@ -156,9 +145,9 @@ def canary(
     if auto_rollback and seconds is None:
         raise click.UsageError("--auto-rollback needs --watch DURATION")
     if share is None:
-        moved = moves.end_canary(desk, name, note=note)
+        moved = moves.end_canary(desk, name)
     else:
-        moved = moves.canary(desk, name, version, share=share, checked=not unchecked, note=note)
+        moved = moves.canary(desk, name, version, share=share, checked=not unchecked)
     _show_moved(moved, as_json)
     if not gateways:
         click.echo(f"gateways follow {desk.place.base}/{CANARY_FILE} (canary_file); none was asked", err=True)
@@ -171,7 +160,8 @@ def canary(
             _watch(asked, name, seconds, Limits(**limits), as_json)
     except (LifecycleError, KeyboardInterrupt) as error:
         if auto_rollback:
-            _show_moved(moves.end_canary(desk, name, note=str(error) or "the watch was interrupted"), as_json)
+            why = str(error) or "the watch was interrupted"
+            _show_moved(moves.end_canary(dataclasses.replace(desk, note=why), name), as_json)
         raise
 
 
@@ -186,9 +176,9 @@ def _watch(gateways: Gateways, name: str, seconds: float, limits: Limits, as_jso
 @model.command()
 @click.argument("name", metavar="MODEL")
 @moving
-def unpin(desk: Desk, name: str, note: str, as_json: bool) -> None:
+def unpin(desk: Desk, name: str, as_json: bool) -> None:
     """Take a model's labels off: its servers follow the newest version again, as before the first promotion."""
-    _show_moved(moves.unpin(desk, name, note=note), as_json)
+    _show_moved(moves.unpin(desk, name), as_json)
 
 
 def _show_moved(moved: Intent, as_json: bool) -> None:
@@ -208,9 +198,9 @@ def _labels(labels: dict[str, int]) -> str:
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
 @click.option("--offline", is_flag=True, help="Don't ask servers what they have loaded; go by models.config alone.")
 @moving
-def retire(desk: Desk, name: str, keep: int, dry_run: bool, offline: bool, note: str, as_json: bool) -> None:
+def retire(desk: Desk, name: str, keep: int, dry_run: bool, offline: bool, as_json: bool) -> None:
     """Delete the oldest versions, but for the newest N and all that are labelled, pinned or loaded."""
-    gone = moves.retire(desk, name, keep=keep, offline=offline, dry=dry_run, note=note)
+    gone = moves.retire(desk, name, keep=keep, offline=offline, dry=dry_run)
     left = [version for version in desk.store.versions(name) if version not in gone]
     what, verb = ", ".join(map(str, gone)) or "nothing", "would delete" if dry_run else "deleted"
     values = {"model": name, "retired": gone, "left": left, "dry_run": dry_run}

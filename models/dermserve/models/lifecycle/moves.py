@@ -16,23 +16,12 @@ STABLE, CANARY = "stable", "canary"
 
 
 def promote(
-    desk: Desk,
-    model: str,
-    version: int | None = None,
-    *,
-    require: Sequence[Requirement] = (),
-    checked: bool = True,
-    note: str = "",
+    desk: Desk, model: str, version: int | None = None, *, require: Sequence[Requirement] = (), checked: bool = True
 ) -> Intent:
     """Make a version the stable one, the newest in the store when none is named; return what was changed.
 
-    Args:
-        desk: the store and its servers.
-        model: which.
-        version: to promote.
-        require: what its evaluation must have come to.
-        checked: whether its golden predictions are replayed on every server before the label moves.
-        note: for the log.
+    Its evaluation must have come to what is required. When `checked`, its golden predictions are replayed on every
+    server before the label moves.
 
     Raises:
         GateError: it does not meet a requirement, or does not answer as it did when exported; nothing was changed.
@@ -41,10 +30,10 @@ def promote(
     with _changing(desk):
         target = known_version(desk.store, model, version)
         check_figures(desk.store, model, target, require)
-        return _make_stable(desk, model, target, what="promote", note=note, checked=checked)
+        return _make_stable(desk, model, target, what="promote", checked=checked)
 
 
-def rollback(desk: Desk, model: str, version: int | None = None, *, note: str = "") -> Intent:
+def rollback(desk: Desk, model: str, version: int | None = None) -> Intent:
     """Make the version stable that was so before the last promotion, or the one that is named.
 
     Raises LifecycleError: the log knows of none, or as for `promote`.
@@ -57,12 +46,10 @@ def rollback(desk: Desk, model: str, version: int | None = None, *, note: str = 
         if target is None:
             raise RefusedError(f"no stable version of {model} before {current} is known: name one with --to")
         known_version(desk.store, model, target)
-        return _make_stable(desk, model, target, what="rollback", note=note, checked=False)
+        return _make_stable(desk, model, target, what="rollback", checked=False)
 
 
-def canary(
-    desk: Desk, model: str, version: int | None, *, share: float, checked: bool = True, note: str = ""
-) -> Intent:
+def canary(desk: Desk, model: str, version: int | None, *, share: float, checked: bool = True) -> Intent:
     """Give a share of the callers another version than the stable one: the newest in the store when none is named.
 
     Raises LifecycleError: there is no stable version, or it is the same, or as for `promote`.
@@ -76,10 +63,10 @@ def canary(
             raise RefusedError(f"version {target} of {model} is the stable one already")
         after = _pinned({**before.labels, CANARY: target}, share)
         check = functools.partial(check_version, desk, model, target, answers=checked)
-        return _move(desk, model, "canary", before, after, note=note, check=check)
+        return _move(desk, model, "canary", before, after, check=check)
 
 
-def end_canary(desk: Desk, model: str, *, note: str = "") -> Intent:
+def end_canary(desk: Desk, model: str) -> Intent:
     """Unload the canary; everybody gets the stable version.
 
     Raises LifecycleError: there is none, or as for `promote`.
@@ -89,20 +76,20 @@ def end_canary(desk: Desk, model: str, *, note: str = "") -> Intent:
         if CANARY not in before.labels:
             raise RefusedError(f"{model} has no canary")
         after = _pinned({label: version for label, version in before.labels.items() if label != CANARY})
-        return _move(desk, model, "canary", before, after, note=note)
+        return _move(desk, model, "canary", before, after)
 
 
-def unpin(desk: Desk, model: str, *, note: str = "") -> Intent:
+def unpin(desk: Desk, model: str) -> Intent:
     """Take all labels off and let the servers follow the newest version, as before the first promotion.
 
     Raises LifecycleError: as for `promote`.
     """
     with _changing(desk):
         before, after = _served(desk, model), Served(labels={})
-        return _move(desk, model, "unpin", before, after, note=note)
+        return _move(desk, model, "unpin", before, after)
 
 
-def retire(desk: Desk, model: str, *, keep: int, offline: bool = False, dry: bool = False, note: str = "") -> list[int]:
+def retire(desk: Desk, model: str, *, keep: int, offline: bool = False, dry: bool = False) -> list[int]:
     """Delete the oldest versions of a model, but for the newest `keep` and all that are labelled, pinned or loaded.
 
     With `offline`, models.config alone says what is needed; with `dry`, nothing is deleted. Returns the versions that
@@ -118,7 +105,7 @@ def retire(desk: Desk, model: str, *, keep: int, offline: bool = False, dry: boo
             needed |= desk.servers.available(model)
         gone = [version for version in present if version not in needed]
         for version in [] if dry else gone:
-            more = _known({"digest": _digest_of(store, model, version), "note": note})
+            more = _more(desk, model, version)
             store.remove(model, version)
             store.append_audit(Entry(what="retire", model=model, before=version, after=None, more=more).json())
         return gone
@@ -141,27 +128,20 @@ def _former_stable(store: Store, model: str, current: int) -> int | None:
     return found
 
 
-def _make_stable(desk: Desk, model: str, version: int, *, what: str, note: str, checked: bool) -> Intent:
+def _make_stable(desk: Desk, model: str, version: int, *, what: str, checked: bool) -> Intent:
     before = _served(desk, model)
     labels = {label: number for label, number in before.labels.items() if (label, number) != (CANARY, version)}
     after = _pinned({**labels, STABLE: version}, before.share if CANARY in labels else 0.0)
     check = functools.partial(check_version, desk, model, version, answers=checked)
-    return _move(desk, model, what, before, after, note=note, check=check)
+    return _move(desk, model, what, before, after, check=check)
 
 
 def _move(
-    desk: Desk,
-    model: str,
-    what: str,
-    before: Served,
-    after: Served,
-    *,
-    note: str,
-    check: Callable[[], None] = lambda: None,
+    desk: Desk, model: str, what: str, before: Served, after: Served, *, check: Callable[[], None] = lambda: None
 ) -> Intent:
     """Make a change, and note it."""
-    digest = _digest_of(desk.store, model, after.labels[STABLE]) if what in ("promote", "rollback") else None
-    more = _known({"servers": list(desk.servers.addresses), "digest": digest, "note": note})
+    version = after.labels[STABLE] if what in ("promote", "rollback") else None
+    more = _more(desk, model, version, servers=list(desk.servers.addresses))
     entry = Entry(what=what, model=model, before=_told(what, before), after=_told(what, after), more=more)
     needs = after.pins or [known_version(desk.store, model, None)]
     intent = Intent(entry=entry, before=before, after=after, needs=needs)
@@ -188,10 +168,8 @@ def _told(what: str, served: Served) -> Any:
     return served.labels.get(STABLE)
 
 
-def _digest_of(store: Store, model: str, version: int) -> str | None:
-    found = manifest_of(store, model, version)
-    return found.digest if found else None
-
-
-def _known(more: dict[str, Any]) -> dict[str, Any]:
+def _more(desk: Desk, model: str, version: int | None, **more: Any) -> dict[str, Any]:
+    """Give what else the log says: the version's digest, if it has one, and the command's note."""
+    manifest = None if version is None else manifest_of(desk.store, model, version)
+    more |= {"digest": manifest and manifest.digest, "note": desk.note}
     return {name: value for name, value in more.items() if value}

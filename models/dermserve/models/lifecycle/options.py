@@ -195,7 +195,7 @@ def moving(command: _F) -> Any:
 
     @functools.wraps(command)
     def run(base: str, servers: Servers, config_file: pathlib.Path | ConfigMap | None, **others: Any) -> Any:
-        how = {name: others.pop(name) for name in ("public_key", "timeout")}
+        how = {name: others.pop(name) for name in ("public_key", "timeout", "note")}
         say = functools.partial(click.echo, err=True)
         with servers:
             desk = Desk(store=open_store(base), servers=servers, config_file=config_file, say=say, **how)

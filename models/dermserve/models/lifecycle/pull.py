@@ -28,11 +28,8 @@ def pull_versions(
         latest: only so many of the newest of each model, and those that are labelled or pinned.
         public_key: PEM file of the key that every version must be signed with; None to check none.
 
-    Yields:
-        Model and version of each copy.
-
-    Raises:
-        StoreError: a copy does not agree with its manifest or signature, or a model is not there.
+    Yields model and version of each copy. Raises StoreError: a copy does not agree with its manifest or signature, or a
+    model is not there.
     """
     config, shares = store.read_text(CONFIG), store.read_text(CANARY_FILE)
     for model in models or store.models():

@@ -107,7 +107,7 @@ def pending(store: Store) -> Intent | None:
         content: dict[str, Any] = json.loads(text)
         before, after = Served(**content.pop("before")), Served(**content.pop("after"))
         return Intent(entry=Entry(**content.pop("entry")), before=before, after=after, **content)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise StoreError(f"{store.base}/{INTENT} can't be understood: {error}") from error
 
 

@@ -165,6 +165,8 @@ class Desk:
     """PEM file of the key that a version must be signed with to get callers; None to check none."""
     timeout: float = 120.0
     """Seconds for a version to load."""
+    note: str = ""
+    """Why the command was given, for the audit log."""
     say: Callable[[str], None] = lambda line: None
     """Takes what people should know besides the result."""
 

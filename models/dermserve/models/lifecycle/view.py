@@ -3,7 +3,6 @@
 import contextlib
 import pathlib
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -66,14 +65,44 @@ def status(
 
     Exit code 1 when a server has no version of a model that can answer, or its labels are not those in models.config.
     """
+    config, rows = _config(store, config_file), list[dict[str, Any]]()
+    names = [name] if name else config.models or store.models()
+    if not names:
+        raise ConfigError(f"{store.base} has no model, and no models.config lists one: name a model")
     with servers:
-        rows = list(_live_rows(store, servers, config_file, name))
+        for one in names:
+            wanted = config.labels(one) if one in config.models else {}
+            rows += [_live_row(server, one, wanted) for server in servers]
     if (intent := pending(store)) is not None:
         click.echo(f"half done, the next command finishes or undoes it: {intent}", err=True)
     for row in rows:
         show(as_json, row, _live_text(row))
     if not all(row["ok"] for row in rows):
         sys.exit(LifecycleError.exit_code)
+
+
+def _live_row(server: Server, model: str, wanted: dict[str, int]) -> dict[str, Any]:
+    versions = [
+        {"version": state.version, "state": state_name(state.state), "error": state.status.error_message or None}
+        for state in server.states(model)
+    ]
+    asked = sorted({STABLE, CANARY, *wanted}) if versions else []
+    labels = {label: version for label in asked if (version := server.label(model, label)) is not None}
+    row = {"model": model, "server": server.address, "versions": versions, "labels": labels, "labels_wanted": wanted}
+    return {**row, "ok": labels == wanted and any(one["state"] == "AVAILABLE" for one in versions)}
+
+
+def _live_text(row: dict[str, Any]) -> str:
+    """Put a row in words, a line a version."""
+    lines = [f"{row['model']} at {row['server']}{'' if row['versions'] else ': not served'}"]
+    for one in row["versions"]:
+        labels = [label for label, version in sorted(row["labels"].items()) if version == one["version"]]
+        why = f": {one['error']}" if one["error"] else ""
+        named = f" [{', '.join(labels)}]" if labels else ""
+        lines.append(f"  {one['version']:>4}  {one['state']}{named}{why}")
+    if row["labels"] != row["labels_wanted"]:
+        lines.append(f"  labels are {row['labels'] or 'none'}, models.config says {row['labels_wanted'] or 'none'}")
+    return "\n".join(lines)
 
 
 @click.command()
@@ -138,49 +167,6 @@ def log(name: str | None, store: Store, as_json: bool) -> None:
         why = f"  ({entry.more['note']})" if "note" in entry.more else ""
         text = f"{entry.when}  {entry.who}  {entry.what:<8} {entry.model}  {entry.change()}{why}"
         click.echo(entry.json() if as_json else text)
-
-
-def _live_rows(
-    store: Store, servers: Servers, config_file: pathlib.Path | ConfigMap | None, model: str | None
-) -> Iterator[dict[str, Any]]:
-    """Give a row for each model and server.
-
-    Raises:
-        NoServerError: one does not answer.
-        ConfigError: no model is named, and neither models.config nor the store knows one.
-    """
-    config = _config(store, config_file)
-    names = [model] if model else config.models or store.models()
-    if not names:
-        raise ConfigError(f"{store.base} has no model, and no models.config lists one: name a model")
-    for name in names:
-        wanted = config.labels(name) if name in config.models else {}
-        for server in servers:
-            yield _live_row(server, name, wanted)
-
-
-def _live_row(server: Server, model: str, wanted: dict[str, int]) -> dict[str, Any]:
-    versions = [
-        {"version": state.version, "state": state_name(state.state), "error": state.status.error_message or None}
-        for state in server.states(model)
-    ]
-    asked = sorted({STABLE, CANARY, *wanted}) if versions else []
-    labels = {label: version for label in asked if (version := server.label(model, label)) is not None}
-    row = {"model": model, "server": server.address, "versions": versions, "labels": labels, "labels_wanted": wanted}
-    return {**row, "ok": labels == wanted and any(one["state"] == "AVAILABLE" for one in versions)}
-
-
-def _live_text(row: dict[str, Any]) -> str:
-    """Put a row in words, a line a version."""
-    lines = [f"{row['model']} at {row['server']}{'' if row['versions'] else ': not served'}"]
-    for one in row["versions"]:
-        labels = [label for label, version in sorted(row["labels"].items()) if version == one["version"]]
-        why = f": {one['error']}" if one["error"] else ""
-        named = f" [{', '.join(labels)}]" if labels else ""
-        lines.append(f"  {one['version']:>4}  {one['state']}{named}{why}")
-    if row["labels"] != row["labels_wanted"]:
-        lines.append(f"  labels are {row['labels'] or 'none'}, models.config says {row['labels_wanted'] or 'none'}")
-    return "\n".join(lines)
 
 
 def _config(store: Store, config_file: pathlib.Path | ConfigMap | None) -> ServerConfig:
