@@ -27,7 +27,8 @@ def test_a_store_that_has_the_models_is_left_alone(store: pathlib.Path) -> None:
     ("arguments", "words"),
     [
         (["--model", "vgg16"], "vgg16"),
-        (["--random", "--weights", __file__], "exclude each other"),
+        (["--imagenet", "--weights", __file__], "exclude each other"),
+        (["--init-weights", __file__], "--model"),
         (["--weights", __file__], "--model"),
         (["--weights", "missing.h5", "--model", "resnet50"], "does not exist"),
         ([".", "--random"], "RUN and --random exclude each other"),

@@ -11,6 +11,7 @@ from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.stores import open_store
 from dermserve.models.quiet import native_stderr_held
 
+_FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 SHIPPED = pathlib.Path(__file__).parent / "shipped"
 """Folder of the runs whose weights dermserve ships, by model."""
 
@@ -22,12 +23,11 @@ SHIPPED = pathlib.Path(__file__).parent / "shipped"
     help="The versioned store: a folder, or s3://… or gs://….",
 )  # fmt: skip
 @click.option("--model", "models", type=click.Choice(list(SPECS)), multiple=True, help="Which; all when not given.")
-@click.option(
-    "--weights",
-    type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
-    help="Weights of the whole network (.weights.h5 or .keras).",
-)
+@click.option("--weights", type=_FILE, help="Weights of the whole network (.weights.h5 or .keras).")
+@click.option("--init-weights", type=_FILE, help="ImageNet weights of the backbone alone; the head is random.")
+@click.option("--imagenet", is_flag=True, help="Like --init-weights, with the weights that Keras downloads.")
 @click.option("--random", "random_weights", is_flag=True, help="Random weights, for trying things out.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of what is random.")
 @click.option(
     "--graph", type=click.Choice(["frozen", "folded-variables"]), default="frozen", show_default=True,
     help="Weights as constants, which is fastest, or as variables, which takes less memory.",
@@ -38,7 +38,10 @@ def export(
     store: str,
     models: tuple[str, ...],
     weights: pathlib.Path | None,
+    init_weights: pathlib.Path | None,
+    imagenet: bool,
     random_weights: bool,
+    seed: int,
     graph: str,
     new_version: bool,
 ) -> None:
@@ -48,13 +51,15 @@ def export(
     the store lacks get the weights that dermserve ships, or random ones where it ships none. A model whose weights were
     not trained on skin lesions says so in its card: it is served, and answers "uncertain" to everything.
     """
-    given = [name for name, value in (("RUN", run), ("--weights", weights), ("--random", random_weights)) if value]
+    sources: dict[str, object] = {"RUN": run, "--weights": weights, "--init-weights": init_weights}
+    sources |= {"--imagenet": imagenet, "--random": random_weights}
+    given = [name for name, value in sources.items() if value]
     if len(given) > 1:
         raise click.UsageError(f"{' and '.join(given)} exclude each other")
     if run is not None and models:
         raise click.UsageError("--model is for models without a RUN: the run knows its own")
-    if weights and len(models) != 1:
-        raise click.UsageError("--weights is for one model: say which with --model")
+    if (weights or init_weights) and len(models) != 1:
+        raise click.UsageError(f"{given[0]} is for one model: say which with --model")
     try:
         if run is not None:
             export_version(run.name, store, run=run, graph=graph)
@@ -66,7 +71,8 @@ def export(
             elif not given and (SHIPPED / model).is_dir():
                 export_version(model, store, run=SHIPPED / model, graph=graph)
             else:
-                export_version(model, store, weights=weights, graph=graph)
+                backbone = init_weights or ("imagenet" if imagenet else None)
+                export_version(model, store, weights=weights, backbone=backbone, seed=seed, graph=graph)
     except (LifecycleError, OSError) as error:
         raise click.ClickException(str(error)) from error
 

@@ -20,29 +20,37 @@ from dermserve.models.version import Content, write_version
 from dermserve.models.weights import WeightsError, load_weights
 from dermserve.v1 import card_pb2
 
-_SEED = 0
-
 
 def export_model(
-    model: str, store: pathlib.Path | str, *, weights: pathlib.Path | None = None, graph: str = "frozen"
+    model: str,
+    store: pathlib.Path | str,
+    *,
+    weights: pathlib.Path | None = None,
+    backbone: pathlib.Path | str | None = None,
+    seed: int = 0,
+    graph: str = "frozen",
 ) -> int:
     """Build a model, give it weights and write it into the store as a new version, whose number is returned.
 
     Args:
         model: a key of SPECS.
         store: path or URL of the store.
-        weights: of the whole network, random when None; its card says that nothing is known of their training.
+        weights: of the whole network; its card says that nothing is known of their training.
+        backbone: a file with weights of the backbone alone, or "imagenet" for those that Keras downloads.
+        seed: of what is random, which is all without the two.
         graph: how it holds its weights, a value of graph.Weights.
 
     Raises:
         ExportError: the weights don't fit, or the export does not keep the model contract.
     """
-    keras.utils.set_random_seed(_SEED)
+    keras.utils.set_random_seed(seed)
     with _exporting(f"{model}: "):
-        network = build(model)
+        network = build(model, backbone_weights=None if backbone is None else str(backbone))
         if weights is not None:
             load_weights(network, weights)
-        origin = f"file {weights.name}" if weights else f"random (seed {_SEED})"
+        origin = f"file {weights.name}" if weights else f"random (seed {seed})"
+        if backbone is not None:
+            origin = f"backbone {pathlib.Path(backbone).name}, head {origin}"
         provenance = card_pb2.Provenance(training=card_pb2.TRAINING_NONE, initialization=origin)
         return write_version(Content(network=network, provenance=provenance, weights=Weights(graph)), store)
 
