@@ -99,7 +99,7 @@ class Callers:
                 try:
                     version = client.classify(self._photo, model=MODEL, label=label, tta=tta).version
                 except DermserveError as failure:
-                    error = f"{failure.status.name} {failure.reason}: {failure.message}"
+                    error = f"{failure.status} {failure.reason}: {failure.message}"
                 self.asked.append(Asked(started, time.monotonic(), label, version, error))
 
 
