@@ -114,6 +114,8 @@ def reduce_views(scores: Scores, *, card: card_pb2.Card) -> Reduced:
 
 
 def _mean_and_std(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) == 1:  # of TTA_MODE_NONE
+        return values[0], 0.0
     mean = math.fsum(values) / len(values)
     return mean, math.sqrt(math.fsum([(value - mean) ** 2 for value in values]) / len(values))
 

@@ -16,6 +16,9 @@ import structlog
 from dermserve.gateway.config import Config, Loaded, load_config
 from dermserve.gateway.server import lifespan
 
+if sys.platform != "win32":
+    import uvloop
+
 _LEVELS = ("debug", "info", "warning", "error")
 _OPTIONS = (
     click.option("--config", "file", type=click.Path(path_type=pathlib.Path), help="TOML file with settings."),
@@ -63,7 +66,8 @@ def gateway(**options: Any) -> None:
     config = _loaded(options).config
     configure_logs(config.log_level)
     try:
-        with asyncio.Runner(loop_factory=_event_loop()) as runner:
+        # uvloop costs less under load than asyncio's own event loop; Windows has none.
+        with asyncio.Runner(loop_factory=None if sys.platform == "win32" else uvloop.new_event_loop) as runner:
             runner.run(_serve(config))
     except OSError as error:
         raise click.ClickException(str(error)) from error
@@ -109,15 +113,6 @@ def configure_logs(level: str) -> None:
 
 def _shown(value: object) -> str:
     return f"{len(value)} bytes" if isinstance(value, bytes | bytearray | memoryview) else type(value).__name__
-
-
-def _event_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Give uvloop's event loop, which costs less under load; asyncio's own on Windows, where there is no uvloop."""
-    if sys.platform == "win32":
-        return None
-    import uvloop
-
-    return uvloop.new_event_loop
 
 
 async def _serve(config: Config) -> None:

@@ -57,15 +57,9 @@ class Metrics:
         self._adaptive = counter("adaptive_answers", "model stopped", "ADAPTIVE answers; early: with fewer views.")
         self._agreement = counter("adaptive_agreement", "model agreed", "FULL answers: would ADAPTIVE say the same?")
         self.canary_share = gauge("canary_share", "model", "Share of the callers that gets a model's canary.")
-        self._routed = counter(
-            "canary_requests", "model label ended", "Requests sent to a label that they did not name."
-        )
-        self._routed_seconds = coarse(
-            "canary_request_duration_seconds", "model label", "Time of those, from admission to answer."
-        )
-        self.compared = counter(
-            "canary_comparisons", "model result", "The canary's answers against the stable version's."
-        )
+        self._routed = counter("canary_requests", "model label ended", "Requests routed to a label, as they ended.")
+        self._routed_seconds = coarse("canary_request_duration_seconds", "model label", "Of those, from admission.")
+        self.compared = counter("canary_comparisons", "model result", "Canary against stable version.")
 
     def _define(self, kind: type[_T], name: str, labels: str, text: str, **options: Any) -> Callable[..., _T]:
         metric = kind(name, text, labels.split(), namespace=NAMESPACE, registry=self.registry, **options)
