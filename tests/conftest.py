@@ -39,7 +39,7 @@ _LONGEST = (
     *("e2e", "loadtest/test_runs.py", "lifecycle", "training/test_run.py", "web", "e2e/test_chaos.py"),
     *("training/test_train.py", "gateway/test_fleet.py", "lifecycle/test_version_changes.py", "benchmarks", "edge"),
     *("models/test_export.py", "training/test_figures.py", "models/test_graph.py", "training/test_frozen.py"),
-    *("training/test_identity.py", "models/test_rounding.py", "modelserver", "training/test_backbones.py"),
+    *("training/test_identity.py", "models/test_rounding.py", "modelserver", "training/test_papers.py"),
     *("training/test_network.py", "imaging", "packaging"),
 )
 
