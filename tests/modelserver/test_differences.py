@@ -30,10 +30,11 @@ def test_it_listens_elsewhere_when_told(models: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["Classify", "Regress", "MultiInference"])
-def test_calls_on_examples_are_unimplemented(server: tuple[ServerThread, Caller], method: str) -> None:
+def test_calls_on_examples_say_that_this_is_the_stand_in(server: tuple[ServerThread, Caller], method: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         server[1].raw(f"{PREDICTION}/{method}", b"")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "local stand-in for TensorFlow Serving" in caught.value.details()
 
 
 def test_a_tensor_that_only_repetition_could_fill_is_refused(server: tuple[ServerThread, Caller]) -> None:

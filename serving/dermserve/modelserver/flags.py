@@ -41,7 +41,8 @@ SERVED: dict[str, tuple[bool | int | str, str]] = {
 IGNORED = {
     "enable_profiler", "enable_signature_method_name_check", "flush_filesystem_caches", "grpc_channel_arguments",
     "num_request_iterations_for_warmup", "num_unload_threads", "per_process_gpu_memory_fraction",
-    "remove_unused_fields_from_bundle_metagraph", "thread_pool_factory_config_file", "xla_cpu_compilation_enabled",
+    "remove_unused_fields_from_bundle_metagraph", "tensorflow_session_parallelism", "thread_pool_factory_config_file",
+    "xla_cpu_compilation_enabled",
 }  # fmt: skip
 """Flags of TensorFlow Serving that tune what does not exist here. They are logged and ignored."""
 
@@ -50,7 +51,7 @@ REFUSED = {
     "monitoring_config_file", "num_tflite_interpreters_per_pool", "num_tflite_pools", "platform_config_file",
     "prefer_tflite_model", "rest_api_enable_cors_support", "rest_api_num_threads", "rest_api_port",
     "rest_api_timeout_in_ms", "saved_model_tags", "ssl_config_file", "tensorflow_session_config_file",
-    "tensorflow_session_parallelism", "use_alts_credentials",
+    "use_alts_credentials",
 }  # fmt: skip
 """Flags of TensorFlow Serving that callers would notice. The server does not start with them."""
 
@@ -79,7 +80,7 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _check_other(argument: str) -> None:
     name, _, value = argument.removeprefix("--").partition("=")
-    if name in REFUSED and value.lower() not in {"false", "0"}:  # Switched off is what the stand-in does.
+    if name in REFUSED and value.lower() not in {"false", "0", "serve"}:  # What the stand-in does anyway.
         raise invalid_argument(
             f"--{name} is not supported by dermserve.modelserver, the local stand-in. "
             "Remove it, or run the real server: the image tensorflow/serving"

@@ -123,6 +123,14 @@ def _answering(handler: Callable[..., Any]) -> Callable[..., Any]:
     return answer
 
 
+def _refusing(method: str) -> Any:
+    def refuse(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
+        message = f"{method} is not served by dermserve.modelserver, the local stand-in for TensorFlow Serving"
+        return context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{message}; use Predict, or the real server")
+
+    return refuse
+
+
 class _Service:
     def __init__(self, manager: Manager, *, slots: threading.Semaphore) -> None:
         self._manager = manager
@@ -130,7 +138,9 @@ class _Service:
 
 
 class PredictionService(_Service, protos.prediction_service_pb2_grpc.PredictionServiceServicer):  # type: ignore[misc]
-    """Predict and GetModelMetadata; the calls on tf.Example are UNIMPLEMENTED."""
+    """Predict and GetModelMetadata; the calls on tf.Example are refused."""
+
+    Classify, Regress, MultiInference = map(_refusing, ("Classify", "Regress", "MultiInference"))
 
     @_answering
     def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the service's name for it
