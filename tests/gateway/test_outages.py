@@ -215,6 +215,25 @@ async def test_a_swap_between_looks_fails_no_request_and_uses_the_new_versions_c
         assert tfs.describes.count(("resnet50", 2)) == 1
 
 
+async def test_a_request_during_a_poll_that_finds_its_version_gone_is_answered():
+    held, go_on = asyncio.Event(), asyncio.Event()
+
+    class SlowLabels(FakeTfServing):
+        async def _metadata(self, request, context):
+            if 2 in self.models["resnet50"]:
+                held.set()
+                await go_on.wait()
+            return await super()._metadata(request, context)
+
+    tfs = SlowLabels()
+    async with tfs.serving() as address, gateway_before(tfs_address=address) as world:
+        tfs.models["resnet50"] = {2: Version(make_card(min_confidence=0.5))}
+        await held.wait()  # the poll knows that version 1 is gone, and still asks for the labels
+        assert (await world.stub.Classify(ask(), timeout=20)).version == 2
+        assert ("resnet50", 1) not in tfs.describes[2:]
+        go_on.set()
+
+
 async def test_a_swap_to_another_input_size_starts_again_with_the_right_pixels(running, tfs):
     async with running(poll_seconds=60) as world:
         tfs.models["resnet50"] = {2: Version(make_card(size=96))}

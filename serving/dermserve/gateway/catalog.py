@@ -150,6 +150,7 @@ class Catalog:
         """Choose what to ask for: of a label or the newest version, which version answers is known only afterwards.
 
         Raises:
+            ServableNotFoundError: no model server has the version any more.
             GatewayError: the model, version or label does not exist or can't answer.
         """
         known = self.find(target.model)
@@ -166,10 +167,9 @@ class Catalog:
             # The newest version has no valid card and must not answer: the newest that has one is asked by its number.
             number = next(version.number for version in known.available if version.ready)
             target = Target(target.model, version=number)
-        try:
-            return Choice(target, number, await self.card(target.model, number, budget=budget))
-        except ServableNotFoundError as error:
-            raise known.absent(target) from error
+        # Of a poll that is over: during one, the cards of versions that are gone are dropped before the models change.
+        card = next((version.card for version in known.versions if version.number == number), None)
+        return Choice(target, number, card or await self.card(target.model, number, budget=budget))
 
     async def card(self, model: str, version: int, *, budget: Budget | None = None) -> card_pb2.Card:
         """Return a card, read once for all that need it, and waited for within a budget.

@@ -142,10 +142,9 @@ class _Request:
             for _ in range(_ATTEMPTS):
                 routed = self._line.canary.route(self._target, self._rpc.caller)
                 self._routed = None if routed is self._target else routed.label
-                choice = await catalog.choose(routed, self._rpc.budget)
                 try:
-                    found = await self._attempt(choice, place)
-                except _MovedError:
+                    found = await self._attempt(await catalog.choose(routed, self._rpc.budget), place)
+                except (_MovedError, ServableNotFoundError):
                     if self._target.version is not None or catalog.lacks(self._target.model, self._target.label):
                         break
                     await catalog.poll()
