@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from dermserve.client import AsyncClient, Client
+from dermserve.client import AsyncClient, Client, NotFound, Retry, Unavailable, UnreadablePhoto
 from tests.client.fake_gateway import answer
 
 
@@ -31,6 +31,21 @@ def test_calls_give_the_same_values_as_the_synchronous_client(target):
     with Client(target) as client:
         expected = client.classify(b"1", model="resnet50", tta="full"), client.models(), client.model("resnet50")
     assert asyncio.run(ask()) == expected
+
+
+def test_errors_are_those_of_the_synchronous_client(target):
+    async def ask(call, address=target):
+        async with AsyncClient(address, retry=Retry(max_attempts=1)) as client:
+            await call(client)
+
+    with pytest.raises(NotFound, match="there are: resnet50"):
+        asyncio.run(ask(lambda client: client.model("vgg")))
+    with pytest.raises(UnreadablePhoto, match=r"no-such\.jpg"):
+        asyncio.run(ask(lambda client: client.classify("no-such.jpg", model="m")))
+    with pytest.raises(Unavailable, match="no gateway answers"):
+        asyncio.run(ask(lambda client: client.classify(b"1", model="m"), "127.0.0.1:1"))
+    with pytest.raises(ValueError, match="deadline"):
+        asyncio.run(ask(lambda client: client.classify("no-such.jpg", model="m", deadline=0)))
 
 
 def test_many_calls_run_at_once(gateway, target):
@@ -121,3 +136,25 @@ def test_leaving_early_cancels_the_stream_and_closes_the_iterable(gateway, targe
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(ask())
+
+
+def test_cancelling_twice_leaves_nothing_behind(target):
+    producer, began = Producer(1000), asyncio.Event()
+
+    async def ask():
+        async with AsyncClient(target) as client:
+            async for _ in client.classify_many(producer.photos(), model="m"):
+                began.set()
+
+    async def cancel():
+        before = asyncio.all_tasks()
+        asking = asyncio.create_task(ask())
+        await began.wait()
+        for _ in range(2):
+            asking.cancel()
+            await asyncio.sleep(0)
+        while left := asyncio.all_tasks() - before:
+            await asyncio.wait(left)
+        assert producer.closed
+
+    asyncio.run(asyncio.wait_for(cancel(), 20))

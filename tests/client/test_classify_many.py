@@ -1,6 +1,7 @@
 """Many photos over one stream: every photo gets one answer, and only so many are in flight."""
 
 import asyncio
+import contextvars
 import threading
 
 import grpc
@@ -123,6 +124,44 @@ def test_a_producer_may_wait_for_the_answer_to_each_photo(target, kind):
         ids.append(found.id)
         answered.release()
     assert ids == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_answer_is_given_before_the_second_photo_is_asked_for(target, kind):
+    answers = []
+
+    def photos():
+        yield b"0"
+        assert answers
+        yield b"1"
+
+    for found in several(kind, target, photos()):
+        answers.append(found)
+    assert [answer.error for answer in answers] == [None, None]
+
+
+CALLER = contextvars.ContextVar("CALLER", default="nobody")
+
+
+@pytest.mark.parametrize("kind", ["sync", "async", "async iterable"])
+def test_the_iterable_runs_in_the_callers_context_and_an_asynchronous_one_in_one_task(target, kind):
+    seen = set()
+
+    def photos():
+        for _ in range(3):
+            seen.add(CALLER.get())
+            yield b"1"
+
+    async def later():
+        for photo in photos():
+            seen.add(asyncio.current_task())
+            yield photo
+
+    CALLER.set("somebody")
+    found = list(several(kind.split()[0], target, later() if kind == "async iterable" else photos()))
+    assert [answer.error for answer in found] == [None, None, None]
+    assert "somebody" in seen
+    assert len(seen) == 1 + (kind == "async iterable")
 
 
 @pytest.mark.parametrize("kind", KINDS)

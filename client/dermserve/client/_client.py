@@ -38,11 +38,13 @@ class _Base:
     def _seconds(self, deadline: float | None) -> float:
         return self._deadline if deadline is None else check_deadline(deadline)
 
+    def _end(self, deadline: float | None) -> float:
+        return time.monotonic() + self._seconds(deadline)
+
     async def _ask(
-        self, method: Any, request: Any, deadline: float | None, *, request_id: str | None = None, patient: bool = False
+        self, method: Any, request: Any, end: float, *, request_id: str | None = None, patient: bool = False
     ) -> Any:
         """Make a call; a patient one is repeated when an overloaded gateway says, within the deadline."""
-        end = time.monotonic() + self._seconds(deadline)
         waiter, metadata = self._waiter(), self._connection.call_metadata(request_id)
         while True:
             try:
@@ -101,9 +103,10 @@ class AsyncClient(_Base):
             DermserveError: the photo can't be classified, or not now.
             ValueError: an argument can't be.
         """
+        end = self._end(deadline)
         prepare, request_id = preparer(model=model, version=version, label=label, tta=tta), make_request_id(request_id)
         image = read_photo(photo) if isinstance(photo, bytes) else await self._waiter().run(read_photo, photo)
-        ask = self._ask(self._stub.Classify, prepare(image), deadline, request_id=request_id, patient=retry_overloaded)
+        ask = self._ask(self._stub.Classify, prepare(image), end, request_id=request_id, patient=retry_overloaded)
         return read_prediction(await ask)
 
     def classify_many(
@@ -153,7 +156,7 @@ class AsyncClient(_Base):
         Raises:
             DermserveError: no answer.
         """
-        response = await self._ask(self._stub.ListModels, classifier_pb2.ListModelsRequest(), deadline)
+        response = await self._ask(self._stub.ListModels, classifier_pb2.ListModelsRequest(), self._end(deadline))
         return tuple(map(read_model, response.models))
 
     async def model(self, name: str, *, deadline: float | None = None) -> Model:
@@ -163,7 +166,7 @@ class AsyncClient(_Base):
             NotFound: no such model.
             DermserveError: no answer.
         """
-        response = await self._ask(self._stub.GetModel, classifier_pb2.GetModelRequest(name=name), deadline)
+        response = await self._ask(self._stub.GetModel, classifier_pb2.GetModelRequest(name=name), self._end(deadline))
         return read_model(response.model)
 
 

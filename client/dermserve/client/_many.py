@@ -1,5 +1,6 @@
 """`classify_many` of both clients: threads take photos and answers, a `Batch` knows what to send and when."""
 
+import contextvars
 import queue
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sized
@@ -42,7 +43,8 @@ class Many:
         """Yield an answer for each photo."""
         self._events = self._waiter()
         source = Pulled(photos) if isinstance(photos, AsyncIterable) else photos
-        taker = threading.Thread(target=self._take, args=(source,), name="dermserve-photos", daemon=True)
+        context = contextvars.copy_context()  # the caller's, in which its iterator runs
+        taker = threading.Thread(target=context.run, args=(self._take, source), name="dermserve-photos", daemon=True)
         taker.start()
         try:
             while not self._batch.done:
@@ -55,9 +57,11 @@ class Many:
             if self._failure is not None:
                 raise self._failure
         finally:
+            if isinstance(source, Pulled):
+                source.stop()  # before anything to await: a second cancellation leaves nothing behind
             await self._events.run(self._close, taker)
             if isinstance(source, Pulled):
-                await source.close()
+                await source.stopped()
 
     def _make_room(self) -> None:
         self._answered.set()

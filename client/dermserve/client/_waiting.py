@@ -12,7 +12,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_END = object()
 
 
 class Blocking:
@@ -74,30 +73,45 @@ class OnLoop:
 
 
 class Pulled(Iterator[T]):
-    """An asynchronous iterable of the running loop, to be iterated over by another thread."""
+    """An asynchronous iterable, to be iterated over by another thread; one task of the running loop pulls all of it."""
 
     def __init__(self, items: AsyncIterable[T]) -> None:
-        self._items = aiter(items)
         self._loop = asyncio.get_running_loop()
-        self._task: asyncio.Task[Any] | None = None
+        self._wanted = asyncio.Semaphore(0)
+        self._pulled: queue.SimpleQueue[Callable[[], T]] = queue.SimpleQueue()
+        self._task = asyncio.create_task(self._pull(items))
 
     def __next__(self) -> T:
-        item = asyncio.run_coroutine_threadsafe(self._pull(), self._loop).result()
-        if item is _END:
-            raise StopIteration
-        return item  # type: ignore[no-any-return]
+        self._loop.call_soon_threadsafe(self._wanted.release)
+        return self._pulled.get()()
 
-    async def _pull(self) -> Any:
-        self._task = asyncio.current_task()
-        return await anext(self._items, _END)
+    async def _pull(self, items: AsyncIterable[T]) -> None:
+        iterator, end = aiter(items), BaseException()
+        try:
+            while True:
+                await self._wanted.acquire()
+                item = await anext(iterator)
+                self._pulled.put(lambda item=item: item)  # type: ignore[misc]
+        except StopAsyncIteration:
+            end = StopIteration()
+        except BaseException as error:  # the iterable's own, or our cancellation: raised where the iterator is used
+            end = error
+        finally:
+            self._pulled.put(functools.partial(_raise, end))
+            if isinstance(iterator, AsyncGenerator):
+                await iterator.aclose()
 
-    async def close(self) -> None:
+    def stop(self) -> None:
         """Stop waiting for the next item, and close the iterator."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        if isinstance(self._items, AsyncGenerator):
-            await self._items.aclose()
+        self._task.cancel()
+
+    async def stopped(self) -> None:
+        """Wait until it is closed."""
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
+def _raise(error: BaseException) -> Any:
+    raise error
 
 
 def blocking(described: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Any, P], T]:
