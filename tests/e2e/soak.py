@@ -1,8 +1,9 @@
 """Mixed work on one gateway: does its memory, its open files or its threads grow?
 
 Callers ask in every TTA mode, one by one and in streams, send photos that are damaged, name models that do not exist,
-cancel, and allow too little time. The gateway is sampled every second. The first third is the warm-up; over the rest,
-its medians of the first and the last third are compared.
+cancel, and allow too little time. The gateway is sampled every second. The first half is the warm-up; the two halves of
+the rest are compared: the least memory, which no garbage on its way to be collected is part of, and the
+medians of files and threads.
 """
 
 import asyncio
@@ -119,21 +120,21 @@ async def _sample(process: psutil.Process, taken: list[Sample]) -> None:
         taken.append(_look(process))
 
 
-def _thirds(samples: list[Sample]) -> tuple[Sample, Sample]:
-    """Return the medians of the first and the last third after the warm-up, which is a third, too."""
-    steady = samples[len(samples) // 3 :]
-    part = max(1, len(steady) // 3)
-    return _median(steady[:part]), _median(steady[-part:])
+def _halves(samples: list[Sample]) -> tuple[Sample, Sample]:
+    """Sum up the two halves after the warm-up."""
+    steady = samples[len(samples) // 2 :]
+    part = max(1, len(steady) // 2)
+    return _summed_up(steady[:part]), _summed_up(steady[-part:])
 
 
-def _median(samples: list[Sample]) -> Sample:
-    columns = zip(*(dataclasses.astuple(sample) for sample in samples), strict=True)
-    resident, files, threads = (statistics.median(column) for column in columns)
-    return Sample(resident, int(files), int(threads))
+def _summed_up(samples: list[Sample]) -> Sample:
+    files = statistics.median_low(each.files for each in samples)
+    threads = statistics.median_low(each.threads for each in samples)
+    return Sample(min(each.resident for each in samples), files, threads)
 
 
 def _judge(taken: list[Sample], ended: Counter[str]) -> list[str]:
-    before, after = _thirds(taken)
+    before, after = _halves(taken)
     failures = [f"{count} requests ended {name}" for name, count in ended.items() if name.startswith("unclean")]
     if after.resident - before.resident > max(_MORE_BYTES, _MORE_SHARE * before.resident):
         failures.append(f"memory grew by {(after.resident - before.resident) / 1e6:.1f} MB")
