@@ -75,14 +75,15 @@ def ask_backend(photo: str, **environment: str) -> str:
             if not (address := next(filter(None, started), None)):
                 raise FailedError("backend.py did not start")
             post = f'curl -sS --noproxy "*" -F "photo=@$1" {address[0]}/check'
-            answer, refusal = (json.loads(shell(post, file, cwd=SCRATCH)) for file in (photo, __file__))
+            answers = [shell(post, file, cwd=SCRATCH) for file in (photo, __file__)]
         finally:
             server.send_signal(signal.SIGTERM)
     try:
+        answer, refusal = map(json.loads, answers)
         said = f"{answer['verdict']} {answer['level']} {' '.join(answer['reasons'])}\n{answer['notice']}\n"
         return f"{said}refused: {refusal['reason']}\n"
-    except KeyError as error:
-        raise FailedError(f"backend.py answers {answer} and {refusal}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        raise FailedError(f"backend.py answers {' and '.join(answers)}") from error
 
 
 _MAVEN = (

@@ -90,3 +90,14 @@ def test_what_an_example_prints_is_judged() -> None:
     ):
         with pytest.raises(run.FailedError):
             run.judge(wrong)
+
+
+@pytest.mark.parametrize("said", ["<html>", "[]", "{}", '{"verdict": 1, "level": 2, "reasons": null}'])
+def test_a_backend_that_answers_badly_fails_alone(said: str, tmp_path: pathlib.Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    server = tmp_path / "python"
+    server.write_text("#!/bin/sh\necho on http://127.0.0.1:1 >&2\nexec sleep 60\n")
+    server.chmod(0o755)
+    monkeypatch.setattr(run, "PYTHON", str(server))
+    monkeypatch.setattr(run, "shell", lambda *_, **__: said)
+    with pytest.raises(run.FailedError, match=re.escape(f"backend.py answers {said}")):
+        run.ask_backend("photo.jpg")

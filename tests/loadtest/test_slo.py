@@ -1,14 +1,18 @@
-"""Thresholds are read strictly, and hold or not."""
+"""Thresholds are read strictly, and hold or not; what is concluded of a result."""
 
+import contextlib
 import json
 import pathlib
 
 import pytest
+from click.testing import CliRunner
 
+from dermserve.loadtest import cli, drive
 from dermserve.loadtest.calls import Call
+from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.recorder import Recorder
 from dermserve.loadtest.result import Result
-from dermserve.loadtest.scenario import ScenarioError
+from dermserve.loadtest.scenario import Part, Scenario, ScenarioError
 from dermserve.loadtest.slo import check, findings_table, read_slos
 
 
@@ -30,7 +34,8 @@ def recorded(tmp_path, *, errors: int = 0) -> Result:
     recorder.ended = recorder.started + 10
     recorder.write(tmp_path / "raw.json")
     raw = json.loads((tmp_path / "raw.json").read_text())
-    about = {"scenario": {"warm_up": 0}, "machine": {}, "server": {"stages": [], "samples": []}}
+    scenario = Scenario(target="x:1", mix=(Part(model="m"),), users=1, warm_up=0).public()
+    about = {"scenario": scenario, "machine": describe_machine(), "server": {"stages": [], "samples": []}}
     return Result({**about, **raw})
 
 
@@ -101,3 +106,52 @@ def test_a_file_that_makes_no_sense_is_refused(tmp_path, text, says):
 
 def test_our_own_thresholds_can_be_read():
     assert len(read_slos(pathlib.Path(__file__).parents[2] / "loadtest" / "slo.toml")) > 1
+
+
+@pytest.mark.parametrize(("csv", "code"), [("/dev/full", 1), ("new/rows.csv", 0)])
+def test_a_csv_that_cannot_be_written_leaves_everything_else(tmp_path, monkeypatch, csv, code):
+    result = recorded(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "under_test", lambda *_, **__: contextlib.nullcontext((None, None)))
+    monkeypatch.setattr(cli, "run", lambda *_: result)
+    done = CliRunner().invoke(cli.main, ["run", "--csv", csv, "--out", "new", "--json"])
+    assert done.exit_code == code, done.output
+    assert ("failed: /dev/full: No space left on device" in done.stderr) is bool(code)
+    assert json.loads(done.stdout)["calls"]
+    assert {"result.json", "report.html"} <= {file.name for file in (tmp_path / "new").iterdir()}
+
+
+def test_a_generator_that_idles_after_the_test_was_busy_all_the_same(tmp_path):
+    result = recorded(tmp_path)
+    end = int(result.data["ended"])
+    result.data["generators"] = [
+        {"second": end - 5 + index, "name": "host/1", "cpu": 1.0 if index <= 5 else 0.0, "lag_ms": 1.0}
+        for index in range(100)
+    ]
+    assert result.generators == {"host/1": (1.0, 1.0)}
+    assert "the generator host/1 was busy" in result.warnings[0]
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_ctrl_c_ends_a_search_and_a_single_run_is_reported(tmp_path, monkeypatch, quiet):
+    written = json.dumps(recorded(tmp_path).data)
+
+    class Interrupted:
+        """Locust that writes its result and is interrupted."""
+
+        def __init__(self, command, **_):
+            (self.file,) = (part.partition("=")[2] for part in command if part.startswith("--result="))
+
+        def wait(self):
+            pathlib.Path(self.file).write_text(written)
+            raise KeyboardInterrupt
+
+        def stop(self, *, grace):
+            pass
+
+    monkeypatch.setattr(drive, "Child", Interrupted)
+    scenario = Scenario(target="x:1", mix=(Part(model="m"),), users=1)
+    expected = pytest.raises(KeyboardInterrupt) if quiet else contextlib.nullcontext()
+    with expected:
+        result = drive.run(scenario, drive.Server(target="x:1", pids={}), drive.Generator(), quiet=quiet)
+    assert quiet or result.all.calls == 200

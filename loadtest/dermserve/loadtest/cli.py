@@ -162,12 +162,12 @@ def run_command(
     if processes > 1 and expect_workers:
         raise click.UsageError("--processes starts workers here, --expect-workers waits for others: choose one")
     generator = Generator(processes=processes, expect_workers=expect_workers, bind=bind, web=web, locustfile=locustfile)
+    if csv_file and csv_file.parent != out and not csv_file.parent.is_dir():
+        raise ScenarioError(f"--csv {csv_file}: there is no folder {csv_file.parent}")
     slos = read_slos(slo_file) if slo_file else []
     with under_test(options, photos_here=not expect_workers) as (scenario, server):
         result = run(scenario, server, generator)
-    if csv_file:
-        write_csv(result, csv_file)
-    _conclude(result, check(result, slos), out, max_error_rate=max_error_rate, as_json=as_json)
+    _conclude(result, check(result, slos), out, max_error_rate=max_error_rate, as_json=as_json, csv_file=csv_file)
 
 
 @click.command()
@@ -224,8 +224,9 @@ def _scenario(options: Mapping[str, Any]) -> Scenario:
 
 
 def _conclude(
-    result: Result, findings: list[Finding], out: pathlib.Path, *, max_error_rate: float, as_json: bool
-) -> None:
+    result: Result, findings: list[Finding], out: pathlib.Path, *, max_error_rate: float, as_json: bool,
+    csv_file: pathlib.Path | None = None,
+) -> None:  # fmt: skip
     """Write the report, print the summary, and end with the exit code."""
     from dermserve.loadtest.report import write_report
 
@@ -248,6 +249,11 @@ def _conclude(
         say(f"warning: {warning}")
     say(f"report: {out / _REPORT}")
     faults = list(result.worker_faults)
+    if csv_file:
+        try:
+            write_csv(result, csv_file)
+        except OSError as error:
+            faults.append(f"{csv_file}: {error.strerror}")
     if not result.all.calls:
         faults.append("no call was made after the warm-up")
     elif result.all.error_rate > max_error_rate:

@@ -142,7 +142,13 @@ def check_server(scenario: Scenario) -> None:
 
 
 def run(scenario: Scenario, server: Server, generator: Generator, *, quiet: bool = False) -> Result:
-    """Run one test, without Locust's lines where it is to be quiet; on KeyboardInterrupt, Locust stops, too.
+    """Run one test; on KeyboardInterrupt, Locust stops, too.
+
+    Args:
+        scenario: what to send.
+        server: where to.
+        generator: how Locust is to run.
+        quiet: whether it is a probe of a search: without Locust's lines, and an interrupt ends the search, too.
 
     Raises:
         LoadTestError: Locust ended without a result.
@@ -151,7 +157,7 @@ def run(scenario: Scenario, server: Server, generator: Generator, *, quiet: bool
     with tempfile.TemporaryDirectory(prefix="dermserve-loadtest-") as scratch:
         file = pathlib.Path(scratch) / "result.json"
         with sampling(server.pids, metrics_url=server.metrics_url) as seen:
-            _drive(scenario, generator, file, log=(lambda line: None) if quiet else say)
+            _drive(scenario, generator, file, quiet=quiet)
         if not file.is_file():
             raise LoadTestError("Locust ended without a result; its lines above say why")
         return Result({**about, **json.loads(file.read_text()), "server": seen})
@@ -171,8 +177,9 @@ def _address(option: str, address: str) -> list[str]:
     return [f"{option.format('host')}={host}", f"{option.format('port')}={port}"]
 
 
-def _drive(scenario: Scenario, generator: Generator, file: pathlib.Path, *, log: Callable[[str], None]) -> None:
+def _drive(scenario: Scenario, generator: Generator, file: pathlib.Path, *, quiet: bool) -> None:
     """Start Locust, and its workers, and wait until it has ended."""
+    log: Callable[[str], None] = (lambda line: None) if quiet else say
     environment = {"DERMSERVE_LOADTEST_SCENARIO": scenario.model_dump_json(), "PYTHONUNBUFFERED": "1"}
     bind = generator.bind if generator.expect_workers else f"127.0.0.1:{free_port()}"
     # Locust finishes the calls in flight first, when it is asked to stop.
@@ -189,7 +196,7 @@ def _drive(scenario: Scenario, generator: Generator, file: pathlib.Path, *, log:
             main.wait()
         except KeyboardInterrupt:
             main.stop(grace=grace)
-            if not file.is_file():
+            if quiet or not file.is_file():
                 raise
             say("interrupted: the report has what was measured so far")
 

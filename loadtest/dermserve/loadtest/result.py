@@ -61,7 +61,9 @@ class Result:
         """What went wrong with workers, a sentence each."""
         self.counted_from = float(data["started"]) + float(data["scenario"].get("warm_up", 0))
         """Unix time at which the warm-up was over."""
-        self.seconds = max(float(data["ended"]) - self.counted_from, 1e-9)
+        self.ended = float(data["ended"])
+        """Unix time at which the test ended; the web UI's process goes on."""
+        self.seconds = max(self.ended - self.counted_from, 1e-9)
         """How long the test ran after its warm-up."""
 
     @classmethod
@@ -148,7 +150,7 @@ class Result:
         """Mean share of one core and median of each second's worst event loop lag (ms), by generating process."""
         seen: dict[str, list[Mapping[str, float]]] = {}
         for note in self.data["generators"]:
-            if note["second"] >= self.counted_from:
+            if self.counted_from <= note["second"] <= self.ended:
                 seen.setdefault(note["name"], []).append(note)
         return {
             name: (fmean(note["cpu"] for note in notes), median_high(note["lag_ms"] for note in notes))
