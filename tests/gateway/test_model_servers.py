@@ -441,9 +441,42 @@ async def test_what_a_frozen_address_had_is_forgotten_when_its_time_is_over_and_
     await catalog.poll()
     assert _numbers(catalog) == [2]
     sound.let.clear()
-    for _ in range(4):
+    for _ in range(3):
         await catalog.poll()
     assert not catalog.models["resnet50"].reachable
+
+
+async def test_a_sole_server_that_is_late_three_times_in_a_row_counts_as_gone():
+    alone = Told(1)
+    alone.let.set()
+    catalog = await _catalog(alone, seconds=0.05)
+    await catalog.poll()
+    alone.let.clear()
+    for _ in range(3):
+        assert catalog.models["resnet50"].reachable
+        await catalog.poll()
+    assert not catalog.models["resnet50"].reachable
+
+
+async def test_a_name_that_is_given_twice_is_one_server():
+    servers = ModelServers(["127.0.0.1:1", "127.0.0.1:1"], connect=lambda *_: None, slots=3)
+    await servers.resolve()
+    assert ([server.address for server in servers.all], servers.slots) == (["127.0.0.1:1"], 3)
+
+
+async def test_what_servers_that_fail_at_once_leave_of_the_time_the_next_has():
+    class Lacks(Told):
+        async def labelled(self, model: str, *, label: str, seconds: float) -> int:
+            raise ModelServerUnreachableError
+
+    class Has(Told):
+        async def labelled(self, model: str, *, label: str, seconds: float) -> int:
+            return round(seconds)
+
+    wires = {f"ipv4:127.0.0.1:{port}": Lacks() for port in range(1, 5)} | {"ipv4:127.0.0.1:5": Has()}
+    servers = ModelServers([each.removeprefix("ipv4:") for each in wires], connect=lambda at, _: wires[at], slots=1)
+    await servers.resolve()
+    assert await servers.labelled("m", label="stable", seconds=10) == 10
 
 
 async def test_a_name_whose_lookup_hangs_costs_the_others_nothing_and_one_thread(monkeypatch):

@@ -261,6 +261,15 @@ async def test_a_version_without_a_valid_card_answers_nothing(running, tfs, card
         assert (refused.code(), reason_of(refused)) == (grpc.StatusCode.FAILED_PRECONDITION, "INVALID_CARD")
 
 
+async def test_requests_for_a_version_without_a_valid_card_do_not_read_it_again(running, tfs):
+    tfs.models["resnet50"][2] = Version("{")
+    async with running(poll_seconds=60) as world:
+        read = tfs.describes.count(("resnet50", 2))
+        for _ in range(5):
+            assert reason_of(await world.refusal(ask(version=2))) == "INVALID_CARD"
+        assert tfs.describes.count(("resnet50", 2)) == read
+
+
 async def test_a_card_with_views_we_can_not_make_is_not_valid(running, tfs):
     card = make_card()
     card.views.append("zoomed")

@@ -170,7 +170,7 @@ def test_a_fault_that_is_not_the_photos_is_not_blamed_on_it(
         _pixels(saved(Image.fromarray(_NOISE), image_format))
 
 
-def test_running_out_of_memory_within_pillow_is_not_a_damagedsaved(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_within_pillow_is_not_a_damaged_file(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: object) -> None:
         raise OSError("out of memory when reading image file")
 

@@ -140,7 +140,7 @@ def _addresses(config: Config) -> Iterator[Finding]:
         text = f"{address} is set for more than one of {', '.join(names)}: the gateway won't start"
         yield error("ADDRESS_TWICE", text, "give each a port of its own")
     if doubled := [address for address, count in Counter(config.tfs).items() if count > 1]:
-        text = f"tfs names {', '.join(doubled)} more than once: it gets twice its calls in flight"
+        text = f"tfs names {', '.join(doubled)} more than once: it counts once"
         yield warning("TFS_TWICE", text, "name each address once")
 
 

@@ -42,6 +42,7 @@ class KnownVersion:
     state: classifier_pb2.VersionState
     card: card_pb2.Card | None = None  # None while it is not read, or when it is not valid
     fault: str = ""  # why an available version has no card
+    invalid: bool = False  # it has one, which can't be trusted
 
     @property
     def available(self) -> bool:
@@ -168,8 +169,11 @@ class Catalog:
             number = next(version.number for version in known.available if version.ready)
             target = Target(target.model, version=number)
         # Of a poll that is over: during one, the cards of versions that are gone are dropped before the models change.
-        card = next((version.card for version in known.versions if version.number == number), None)
-        return Choice(target, number, card or await self.card(target.model, number, budget=budget))
+        version = next((version for version in known.versions if version.number == number), None)
+        if version and version.invalid:
+            raise errors.InvalidCardError(target.model, number, version.fault)
+        card = (version and version.card) or await self.card(target.model, number, budget=budget)
+        return Choice(target, number, card)
 
     async def card(self, model: str, version: int, *, budget: Budget | None = None) -> card_pb2.Card:
         """Return a card, read once for all that need it, and waited for within a budget.
@@ -270,10 +274,11 @@ class Catalog:
         try:
             return replace(version, card=await self.card(before.name, number))
         except (errors.GatewayError, ServableNotFoundError) as error:
-            fault = str(error.__cause__ if isinstance(error, errors.InvalidCardError) else error)
-            if fault not in {known.fault for known in before.versions}:
+            invalid = isinstance(error, errors.InvalidCardError)
+            fault = str(error.__cause__ if invalid else error)
+            if (number, fault) not in {(known.number, known.fault) for known in before.versions}:
                 _log.warning("card_not_read", model=before.name, version=number, fault=fault)
-            return replace(version, fault=fault)
+            return replace(version, fault=fault, invalid=invalid)
 
     async def _resolve_labels(self, before: KnownModel) -> dict[str, int]:
         found = {}

@@ -144,9 +144,9 @@ class _Request:
                 self._routed = None if routed is self._target else routed.label
                 try:
                     found = await self._attempt(await catalog.choose(routed, self._rpc.budget), place)
-                except (_MovedError, ServableNotFoundError):
+                except (_MovedError, ServableNotFoundError) as error:
                     if self._target.version is not None or catalog.lacks(self._target.model, self._target.label):
-                        break
+                        raise catalog.find(self._target.model).absent(self._target) from error
                     await catalog.poll()
                     continue
                 if self._routed == CANARY:

@@ -8,6 +8,7 @@ ejected until it answers a poll of the catalog. `dermserve.gateway.batching` cho
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
@@ -80,7 +81,7 @@ class ModelServers:
             slots: Predict calls at each address at once.
         """
         self.on_change: Callable[[], None] = lambda: None  # called when model servers come, go, fail or answer again
-        self._names = names
+        self._names = tuple(dict.fromkeys(names))  # one that is given twice is one
         self._connect = connect
         self._slots = slots
         self._servers: dict[str, ModelServer] = {}
@@ -202,8 +203,8 @@ class ModelServers:
         while True:
             faults = [look.result() for look in looks if look.done()]
             answers = [server.seen[model] for server in self.all if model in server.seen]
-            if answers or len(faults) == len(looks):
-                break
+            if (answers and faults) or len(faults) == len(looks):
+                break  # what was said before counts beside an answer, not instead of one
             await asyncio.wait([look for look in looks if not look.done()], return_when=asyncio.FIRST_COMPLETED)
         if not answers:
             raise next(filter(None, faults), ModelServerUnreachableError())
@@ -253,9 +254,10 @@ class ModelServers:
         """Return the first answer; without one, raise that it does not exist rather than another server's failure."""
         failures: list[GatewayError | ServableNotFoundError] = []
         order = sorted(self.all, key=lambda server: (not server.alive, server.is_late(model)))
-        for server in order:
-            try:  # one that hangs leaves time for the next
-                return await ask(server.wire, seconds / len(order))
+        ends = time.monotonic() + seconds
+        for place, server in enumerate(order):
+            try:  # one that hangs leaves time for the next, one that fails at once leaves all of its own
+                return await ask(server.wire, (ends - time.monotonic()) / (len(order) - place))
             except (GatewayError, ServableNotFoundError) as error:
                 failures.append(error)
         raise max(

@@ -5,15 +5,19 @@ differ are refused. Read are the box `meta`, the parameter sets (ITU-T H.265, 7.
 the primary image: one coded image, or a grid of tiles.
 """
 
-import importlib.util
 import struct
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeAlias
 
 from dermserve.imaging.errors import TooComplexError, UndecodablePhotoError, UnsupportedFormatError
 
-HEIC = importlib.util.find_spec("pillow_heif") is not None
-"""Whether the extra `heic` is installed."""
+try:
+    import pillow_heif
+except ImportError:
+    pillow_heif = None
+
+HEIC = pillow_heif is not None
+"""Whether the extra `heic` is installed, and works here."""
 _Box: TypeAlias = tuple[bytes, bytes]
 """Kind and content."""
 _NAME = "HEIC"
