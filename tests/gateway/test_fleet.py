@@ -35,7 +35,7 @@ FASTER = 40.0
 POD_STARTS, POD_ENDS = 90 / FASTER, 60 / FASTER
 UP_EVERY = 180 / FASTER
 """Seconds in which two model servers are added at most."""
-RISE, HOLD, FALL = 20.0, 6.0, 8.0
+RISE, HOLD, FALL = 26.0, 6.0, 8.0
 
 pytestmark = pytest.mark.slow
 
