@@ -12,7 +12,8 @@ from typing import Any
 import grpc.aio
 import uvloop
 
-from benchmarks.serving import CHANNEL, PREDICT, cores, pixels_of, predict_request, probabilities
+from benchmarks.serving import CHANNEL, PREDICT, pixels_of, predict_request, probabilities
+from dermserve.local.stack import usable_cores
 from dermserve.tfserving.v1 import serving_pb2
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
@@ -21,7 +22,7 @@ class Relay(classifier_pb2_grpc.ClassifierServicer):
     """Answers Classify with the first standard view, or ten for FULL."""
 
     def __init__(self, tfs: str) -> None:
-        self._pool = ThreadPoolExecutor(cores())
+        self._pool = ThreadPoolExecutor(usable_cores())
         self._predict = grpc.aio.insecure_channel(tfs, options=CHANNEL).unary_unary(
             PREDICT, serving_pb2.PredictRequest.SerializeToString, serving_pb2.PredictResponse.FromString
         )

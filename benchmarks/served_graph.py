@@ -22,13 +22,14 @@ import psutil
 
 from benchmarks.figures import Table, report
 from benchmarks.networks import FOLDED, FROZEN, VARIABLES, ensure_networks
-from benchmarks.serving import MODELS, closed_loop, cores, direct_caller, json_option, model_server
+from benchmarks.serving import MODELS, closed_loop, direct_caller, json_option, model_server
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.scenario import load_photos
+from dermserve.local.stack import usable_cores
 
 LOADS = tuple(itertools.product((1, 10), (1, 2, 8)))
 """Images a request and callers."""
-_ONE = ("--tensorflow_intra_op_parallelism=1", f"--tensorflow_inter_op_parallelism={cores()}")
+_ONE = ("--tensorflow_intra_op_parallelism=1", f"--tensorflow_inter_op_parallelism={usable_cores()}")
 _ARENA = {"MALLOC_ARENA_MAX": "1"}
 VARIANTS: dict[str, tuple[str, tuple[str, ...], dict[str, str | None]]] = {
     "variables": (VARIABLES, (), _ARENA),

@@ -51,11 +51,6 @@ store_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a row.")
 
 
-def cores() -> int:
-    """Count the processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def processor_ms(pid: int) -> float:
     """Return the processor time that a process and its children have used, in milliseconds."""
     process = psutil.Process(pid)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import psutil
 
 from benchmarks import networks
-from benchmarks.serving import cores
 from dermserve.local import Stack
 from dermserve.local.child import Child
 from dermserve.local.ports import free_port
+from dermserve.local.stack import usable_cores
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 REQUIREMENTS = pathlib.Path(__file__).with_name("requirements")
@@ -73,13 +73,14 @@ FIELD: Sequence[Contender] = (
         configuration="the gateway with its defaults before the stand-in for TensorFlow Serving, as `dermserve up`",
     ),
     *_both(
-        "flask", "Flask", f"gunicorn, {cores()} gthread workers of 4 threads; documented: model.predict on the .h5",
-        ("gunicorn", f"--workers={cores()}", "--worker-class=gthread", "--threads=4", "--timeout=180",
+        "flask", "Flask",
+        f"gunicorn, {usable_cores()} gthread workers of 4 threads; documented: model.predict on the .h5",
+        ("gunicorn", f"--workers={usable_cores()}", "--worker-class=gthread", "--threads=4", "--timeout=180",
          f"{_APPS}.flask_app:app", "--bind=127.0.0.1:PORT"),
     ),
     *_both(
-        "fastapi", "FastAPI", f"{cores()} uvicorn workers (uvloop, httptools)",
-        ("uvicorn", f"--workers={cores()}", "--log-level=warning", f"{_APPS}.fastapi_app:app", "--port=PORT"),
+        "fastapi", "FastAPI", f"{usable_cores()} uvicorn workers (uvloop, httptools)",
+        ("uvicorn", f"--workers={usable_cores()}", "--log-level=warning", f"{_APPS}.fastapi_app:app", "--port=PORT"),
     ),
 )  # fmt: skip
 

@@ -246,8 +246,11 @@ async def test_a_version_that_goes_while_a_request_names_it_is_not_found(running
     tfs.models["resnet50"][2] = Version(make_card())
     async with running(poll_seconds=60) as world:
         del tfs.models["resnet50"][1]
-        refused = await world.refusal(ask(version=1))
+        with capture_logs() as logged:
+            refused = await world.refusal(ask(version=1))
         assert (refused.code(), reason_of(refused)) == (grpc.StatusCode.NOT_FOUND, "VERSION_NOT_FOUND")
+        (line,) = (each for each in logged if each["event"] == "request_refused")
+        assert "Servable not found" in line["cause"]
 
 
 @pytest.mark.parametrize("card", ["{", "{}", '{"schema_version": 99}', ""])

@@ -15,7 +15,7 @@ from dermserve.imaging import decode
 from dermserve.local import Stack, StackError, StoreError
 from dermserve.local.child import open_log
 from dermserve.local.picture import draw_lesion
-from dermserve.local.stack import _GATEWAY_READY, _TFS_READY
+from dermserve.local.stack import _TFS_READY, GATEWAY_READY
 from dermserve.local.store import ensure_models, write_config
 
 
@@ -129,8 +129,8 @@ def test_the_drawn_picture_is_always_the_same_and_can_be_classified():
 
 def test_the_shape_of_a_log_line_decides_what_the_gateway_listens_on():
     for line in ('{"address": "127.0.0.1:5", "event": "listening"}', '{"event":"listening","address":"127.0.0.1:5"}'):
-        assert _GATEWAY_READY.search(line)[1] == "127.0.0.1:5"
-    assert not _GATEWAY_READY.search('{"event": "answered", "address": "127.0.0.1:5"}')
+        assert GATEWAY_READY.search(line)[1] == "127.0.0.1:5"
+    assert not GATEWAY_READY.search('{"event": "answered", "address": "127.0.0.1:5"}')
     assert _TFS_READY.search("2026-01-01 I Running gRPC ModelServer at 127.0.0.1:8500 ...")[1] == "127.0.0.1:8500"
 
 

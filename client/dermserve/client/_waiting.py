@@ -86,18 +86,16 @@ class Pulled(Iterator[T]):
         return self._pulled.get()()
 
     async def _pull(self, items: AsyncIterable[T]) -> None:
-        iterator, end = aiter(items), BaseException()
+        iterator = aiter(items)
         try:
             while True:
                 await self._wanted.acquire()
                 item = await anext(iterator)
                 self._pulled.put(lambda item=item: item)  # type: ignore[misc]
-        except StopAsyncIteration:
-            end = StopIteration()
         except BaseException as error:  # the iterable's own, or our cancellation: raised where the iterator is used
-            end = error
-        finally:
+            end = StopIteration() if isinstance(error, StopAsyncIteration) else error
             self._pulled.put(functools.partial(_raise, end))
+        finally:
             if isinstance(iterator, AsyncGenerator):
                 await iterator.aclose()
 

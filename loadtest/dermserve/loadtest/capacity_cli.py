@@ -32,7 +32,7 @@ from dermserve.loadtest.recorder import middle_of, quantile
 from dermserve.loadtest.report import capacity_table, plot_capacity
 from dermserve.loadtest.result import Result
 from dermserve.loadtest.scenario import Part, Scenario, ScenarioError, parse_mix, parse_seconds
-from dermserve.models.store import write_durably
+from dermserve.models.durable import write_durably
 
 _LEAST = 1 / 16
 """Of the most answers a second: what breaks the threshold below is not the load."""

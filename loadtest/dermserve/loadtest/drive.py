@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import pathlib
-import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,9 +18,9 @@ from dermserve.loadtest.scenario import LoadTestError, Scenario, ScenarioError, 
 from dermserve.local import Stack, StackError
 from dermserve.local.child import Child, wait_serving
 from dermserve.local.ports import HOST, free_port
+from dermserve.local.stack import GATEWAY_READY
 
 _LOCUSTFILE = pathlib.Path(__file__).with_name("locustfile.py")
-_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"')
 _READY_TIMEOUT = 180.0
 _CHECK_TIMEOUT = 10.0
 _LOCUST_GRACE = 60.0
@@ -110,7 +109,7 @@ def more_gateways(server: Server, *, models: Sequence[str], most: int) -> Iterat
     command += [f"--model={model}" for model in models]
     with contextlib.ExitStack() as undo:
         for count in range(2, most + 1):
-            child = Child(command, name="gateway", log=lambda line: None, ready=_READY)
+            child = Child(command, name="gateway", log=lambda line: None, ready=GATEWAY_READY)
             undo.callback(child.stop, grace=_CHILD_GRACE)
             try:
                 address = child.wait_ready(timeout=_READY_TIMEOUT)[1]

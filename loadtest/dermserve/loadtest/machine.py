@@ -15,6 +15,8 @@ from typing import Any
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from dermserve.local.stack import usable_cores
+
 _PACKAGES = ("grpcio", "locust", "gevent", "numpy", "pillow", "tensorflow")
 _STAGES = "dermserve_gateway_stage_duration_seconds"
 _INTERVAL = 1.0
@@ -29,7 +31,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "cores": psutil.cpu_count() or 1,
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else psutil.cpu_count(),
+        "usable_cores": usable_cores(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "load_before": [round(load, 2) for load in os.getloadavg()],
         "system": f"{platform.system()} {platform.release()}",

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from dermserve.loadtest.calls import Call
-from dermserve.models.store import write_durably
+from dermserve.models.durable import write_durably
 
 TOLERANCE = 0.02
 """Seconds a call may start after it was due without counting as late."""

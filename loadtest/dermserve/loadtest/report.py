@@ -19,7 +19,7 @@ from dermserve.loadtest.capacity import Capacity, throughput
 from dermserve.loadtest.recorder import Cell, middle_of, quantile
 from dermserve.loadtest.result import Result
 from dermserve.loadtest.slo import Finding
-from dermserve.models.store import write_durably
+from dermserve.models.durable import write_durably
 
 _STYLE = "seaborn-v0_8-whitegrid"
 _POINTS = 120

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from dermserve.loadtest.recorder import TOLERANCE, Cell, Pace, quantile
 from dermserve.loadtest.scenario import ScenarioError
-from dermserve.models.store import write_durably
+from dermserve.models.durable import write_durably
 
 _OFF_PACE = 0.01
 _BUSY = 0.9

@@ -40,7 +40,7 @@ _InHand: TypeAlias = tuple[Scores, card_pb2.Card, Prepared]
 
 
 class _MovedError(Exception):
-    """The version that was to answer is gone, or the one that did wants other pixels: start again."""
+    """The version that answered wants other pixels than were sent: start again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,13 +195,10 @@ class _Request:
 
     async def _predict(self, choice: Choice, part: Part) -> tuple[Scores, card_pb2.Card]:
         """Predict views; return checked scores and the card of the version that answered."""
-        try:
-            with self.measure("predict"):
-                scores, card = await self._line.predictor.predict(choice.target, part), choice.card
-                if scores.version != choice.version:
-                    card = await self._line.catalog.card(self._target.model, scores.version, budget=self._rpc.budget)
-        except ServableNotFoundError as error:
-            raise _MovedError from error
+        with self.measure("predict"):
+            scores, card = await self._line.predictor.predict(choice.target, part), choice.card
+            if scores.version != choice.version:
+                card = await self._line.catalog.card(self._target.model, scores.version, budget=self._rpc.budget)
         if (card.input.height, card.input.width) != (choice.card.input.height, choice.card.input.width):
             raise _MovedError
         return check_scores(scores, card=card), card

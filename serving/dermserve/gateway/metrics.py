@@ -5,7 +5,6 @@ metrics are served by prometheus-client in a thread of its own, so they answer h
 """
 
 import functools
-import importlib.metadata
 import platform
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from dermserve.gateway.answer import GATEWAY_VERSION
 from dermserve.gateway.certificates import TlsFiles
 from dermserve.gateway.errors import ListenError
 from dermserve.gateway.model_servers import ModelServer
@@ -107,7 +107,7 @@ class Snapshot(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Read everything."""
-        versions = (importlib.metadata.version("dermserve"), platform.python_version(), grpc.__version__)
+        versions = (GATEWAY_VERSION, platform.python_version(), grpc.__version__)
         yield _gauge("build_info", "version python grpc", "Always 1; its labels have what runs.", {versions: 1})
         queues = self.classifier.admission.queues.items()
         working, waiting = ({key: getattr(each, of) for key, each in queues} for of in ("working", "waiting"))

@@ -25,7 +25,7 @@ DEFAULT_PORT = 50051
 DEFAULT_TFS_PORT = 8500
 
 _TFS_READY = re.compile(r"Running gRPC ModelServer at (\S+:\d+)")
-_GATEWAY_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"')
+GATEWAY_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"')
 # The gateway lets requests in flight finish within 10 s of its own; the model server has none left by then.
 _GRACE = 15.0
 _T = TypeVar("_T")
@@ -112,7 +112,7 @@ class Stack(InOrder):
             "--allow_version_labels_for_unavailable_models=true",
             # Requests in parallel, rather than one request on all cores (docs/performance.md).
             "--tensorflow_intra_op_parallelism=1",
-            f"--tensorflow_inter_op_parallelism={_cores()}",
+            f"--tensorflow_inter_op_parallelism={usable_cores()}",
             *self.model_server_flags,
         )
         self.say(f"starting the model server ({', '.join(self.models)})")
@@ -127,7 +127,7 @@ class Stack(InOrder):
         arguments = ("--listen", f"{HOST}:{self.port}", "--tfs", self.tfs_address, *models, *self.gateway_flags)
         own = {"DERMSERVE_CANARY_SHARES", "DERMSERVE_CANARY_FILE"} & os.environ.keys()
         env = {} if own else {"DERMSERVE_CANARY_FILE": str(self.store.resolve() / CANARY_FILE)}
-        gateway = self._start_child("gateway", arguments, parts, ready=_GATEWAY_READY, **env)
+        gateway = self._start_child("gateway", arguments, parts, ready=GATEWAY_READY, **env)
         started = time.monotonic()
         self.gateway_address = self._ready(gateway, lambda timeout: gateway.wait_ready(timeout=timeout))[1]
         children, address = (gateway, self._children["modelserver"]), self.gateway_address
@@ -161,5 +161,6 @@ class Stack(InOrder):
         return child
 
 
-def _cores() -> int:
+def usable_cores() -> int:
+    """Count the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

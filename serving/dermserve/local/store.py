@@ -14,10 +14,10 @@ import portalocker
 
 from dermserve.local.child import Child
 from dermserve.local.errors import StoreError, indented
+from dermserve.models.durable import write_durably
 from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.server_config import CONFIG, ServerConfig
 from dermserve.models.lifecycle.stores import LocalStore
-from dermserve.models.store import write_durably
 
 _GRACE = 10.0
 _SERVED_BY = ".up"

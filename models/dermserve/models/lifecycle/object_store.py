@@ -18,12 +18,17 @@ from typing import Any, TypeVar
 
 from dermserve.models.lifecycle.errors import StoreError
 from dermserve.models.lifecycle.manifest import MANIFEST
-from dermserve.models.store import is_version
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 LOCK_SECONDS = 60.0
 """How long to wait for somebody else's change of the same store."""
 _GRAPH = "saved_model.pb"
+_LARGEST = 2**63 - 1
+
+
+def is_version(name: str) -> bool:
+    """Tell whether TensorFlow Serving takes a folder's name for a version: an int64 in ASCII digits."""
+    return name.isascii() and name.isdecimal() and int(name) <= _LARGEST
 
 
 def _naming_store(method: _F) -> _F:

@@ -19,8 +19,6 @@ from dermserve.models.lifecycle.stores import open_store
 from dermserve.models.lifecycle.watch import Limits
 
 DEFAULT_TFS = "127.0.0.1:8500"
-FAILED, NO_SERVER, GATE = 1, 3, 4
-"""Exit codes: the first two as in dermserve.cli.lazy; 4 for a version that does not pass its gate."""
 VERSION = click.IntRange(1)
 _F = TypeVar("_F", bound=Callable[..., Any])
 _PEM = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)

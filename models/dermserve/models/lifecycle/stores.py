@@ -15,10 +15,10 @@ from typing import Any, TypeAlias
 
 import portalocker
 
+from dermserve.models.durable import sync, sync_tree, write_durably
 from dermserve.models.lifecycle.errors import StoreError
 from dermserve.models.lifecycle.manifest import MANIFEST, Manifest, parse_manifest
-from dermserve.models.lifecycle.object_store import LOCK_SECONDS, ObjectStore
-from dermserve.models.store import is_version, sync, sync_tree, write_durably
+from dermserve.models.lifecycle.object_store import LOCK_SECONDS, ObjectStore, is_version
 
 _AUDIT = "audit.jsonl"
 

@@ -1,14 +1,7 @@
-"""What stores are made of: files that outlast a power failure, and names of versions."""
+"""Writing files that are whole, and still there, after a power failure."""
 
 import os
 import pathlib
-
-_LARGEST = 2**63 - 1
-
-
-def is_version(name: str) -> bool:
-    """Tell whether TensorFlow Serving takes a folder's name for a version: an int64 in ASCII digits."""
-    return name.isascii() and name.isdecimal() and int(name) <= _LARGEST
 
 
 def write_durably(path: pathlib.Path, text: str) -> None:
