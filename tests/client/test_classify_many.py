@@ -316,9 +316,13 @@ def test_one_photo_that_never_answers_costs_only_itself(gateway, target):
 
     gateway.stream = forgetful
     photos = [("a", b"1"), ("lost", b"lost"), ("b", b"2"), ("c", b"3")]
+    expected = {"a": type(None), "lost": DeadlineExceeded, "b": type(None), "c": type(None)}
     with Client(target) as client:
-        errors = {a.id: type(a.error) for a in client.classify_many(photos, model="m", deadline=0.3, in_flight=2)}
-    assert errors == {"a": type(None), "lost": DeadlineExceeded, "b": type(None), "c": type(None)}
+        for deadline in (0.3, 5):  # the latter where a busy machine takes longer than the former for the others
+            answers = client.classify_many(photos, model="m", deadline=deadline, in_flight=2)
+            if (errors := {answer.id: type(answer.error) for answer in answers}) == expected:
+                return
+    raise AssertionError(errors)
 
 
 def test_a_stream_ended_early_is_unavailable(gateway, target):

@@ -2,12 +2,10 @@
 
 import grpc
 import numpy as np
-import psutil
 import pytest
 
 from dermserve.client import Client, Prediction
 from dermserve.imaging import STANDARD_VIEWS, decode, make_views
-from dermserve.local import Stack
 from dermserve.local.picture import draw_lesion
 from tests.e2e.conftest import MODELS
 from tests.e2e.predicting import predict
@@ -104,15 +102,3 @@ def test_models_and_their_cards_are_listed(client: Client) -> None:
     assert version.ready
     assert version.card is not None
     assert len(version.card.classes) == 7
-
-
-def _resident_mb(stack: Stack) -> float:
-    return psutil.Process(stack.pids["gateway"]).memory_info().rss / 1e6
-
-
-def test_the_gateway_stays_small_and_never_loads_tensorflow(stack: Stack, client: Client, photo: bytes) -> None:
-    for index in range(150):
-        client.classify(photo, model="mobilenet_v3_small", tta="full" if index % 10 == 0 else "none")
-    assert _resident_mb(stack) < 150
-    libraries = {mapping.path for mapping in psutil.Process(stack.pids["gateway"]).memory_maps()}
-    assert not [path for path in libraries if "tensorflow" in path]

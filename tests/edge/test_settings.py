@@ -73,7 +73,7 @@ def test_a_made_key_is_shown_once_and_kept_as_its_digest(tmp_path: pathlib.Path)
 
 @pytest.mark.parametrize("rate", [1, 7, 59, 60, 61, 90, 150, 1000, 60_000])
 def test_the_rate_limit_is_exactly_what_was_asked_for(rate: int) -> None:
-    config = yaml.safe_load(envoy_config(Settings(**GATEWAY, requests_per_minute=rate))["envoy.yaml"])
+    config = yaml.load(envoy_config(Settings(**GATEWAY, requests_per_minute=rate))["envoy.yaml"], yaml.CSafeLoader)
     manager = config["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]
     (limit,) = (one for one in manager["http_filters"] if one["name"].endswith("local_ratelimit"))
     (bucket,) = (one["token_bucket"] for one in limit["typed_config"]["descriptors"])

@@ -95,7 +95,7 @@ def _content(tensor: dict[str, Any]) -> bytes:
     return bytes(one) + b"\xff" * (one * (rows - 1))
 
 
-def replay_until(caller: Caller, case: dict[str, Any], *, within_s: float = 20) -> None:
+def replay_until(caller: Caller, case: dict[str, Any], *, within_s: float = 60) -> None:
     """Replay a case until the answer is the recorded one: it follows a change that takes a moment."""
     end = time.monotonic() + within_s
     while True:
@@ -107,7 +107,7 @@ def replay_until(caller: Caller, case: dict[str, Any], *, within_s: float = 20) 
             time.sleep(0.05)
 
 
-def observe(caller: Caller, model: str, *, until: dict[int, str], within_s: float = 20) -> list[dict[int, str]]:
+def observe(caller: Caller, model: str, *, until: dict[int, str], within_s: float = 60) -> list[dict[int, str]]:
     """Poll a model's states until they are these; give every distinct picture on the way."""
     seen: list[dict[int, str]] = []
     end = time.monotonic() + within_s

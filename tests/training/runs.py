@@ -85,13 +85,14 @@ def start(
 
 
 def instead_of_training(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None] = lambda: None) -> None:
-    """Let runs do everything but train: `act` is called where epochs would be."""
+    """Let runs do everything but train, and measure no batch norm: `act` is called where epochs would be."""
 
     def skip(*_: object, **__: object) -> list[Epoch]:
         act()
         return [EPOCH]
 
     monkeypatch.setattr(run, "train", skip)
+    monkeypatch.setattr(run, "estimate_batch_norm", lambda *_: None)
 
 
 def untrained(experiment: Experiment, photos: Path, out: Path) -> FinishedRun:

@@ -18,7 +18,7 @@ from dermserve.models.training.evaluate.calibration import softmax
 from dermserve.models.training.evaluate.measuring import intervals, measure
 from dermserve.models.training.evaluate.pictures import draw_no_skin
 from dermserve.models.training.export import conversion
-from dermserve.models.training.train.finished import FinishedRun, Kind, load_distance, save_distance
+from dermserve.models.training.train.finished import FinishedRun, load_distance, save_distance
 
 RNG = np.random.default_rng(0)
 CODES = ("a", "b", "c")
@@ -112,42 +112,51 @@ def test_pictures_without_skin_differ_and_follow_from_the_seed() -> None:
         assert not np.array_equal(images[0], images[1])
 
 
-@pytest.mark.parametrize("kind", conversion.KINDS)
-def test_a_tflite_model_answers_as_the_network_and_knows_its_labels(kind: Kind) -> None:
+def _names_and_shapes(model: bytes) -> tuple[list[bytes], list[tuple[bytes, list[int]]]]:
+    graph = flatbuffer_utils.convert_bytearray_to_object(model).subgraphs[0]
+    outputs = [(graph.tensors[index].name, list(graph.tensors[index].shape)) for index in graph.outputs]
+    return [graph.tensors[index].name for index in graph.inputs], outputs
+
+
+NAMES_AND_SHAPES = [b"images"], [(b"probabilities", [1, 3]), (b"ood_score", [1])]
+
+
+def test_an_int8_model_answers_as_the_network_by_its_energy_and_knows_its_labels() -> None:
     keras.utils.set_random_seed(0)
     network = build("mobilenet_v3_small")
     photos = RNG.integers(0, 256, (8, 224, 224, 3)).astype(np.uint8)
-    model = conversion.convert(network, temperature=0.5, kind=kind, examples=photos)
+    model = conversion.convert(network, temperature=0.5, kind="int8", examples=photos)
     assert associated_files.read_file(model, "labels.txt") == "bcc\nscc\nnormal\n"
-    graph = flatbuffer_utils.convert_bytearray_to_object(model).subgraphs[0]
-    assert [graph.tensors[index].name for index in graph.inputs] == [b"images"]
-    outputs = [(graph.tensors[index].name, list(graph.tensors[index].shape)) for index in graph.outputs]
-    assert outputs == [(b"probabilities", [1, 3]), (b"ood_score", [1])]
+    assert _names_and_shapes(model) == NAMES_AND_SHAPES
     run = conversion.runner(model)
     logits = np.asarray(network(photos.astype(np.float32))["logits"])
     found = [run(photo) for photo in photos]
     probabilities = np.concatenate([one.probabilities for one in found])
-    np.testing.assert_allclose(probabilities, softmax(logits / 0.5), atol=0.01 if kind == "float16" else 0.1)
+    np.testing.assert_allclose(probabilities, softmax(logits / 0.5), atol=0.1)
     scores = np.concatenate([one.ood_scores for one in found])
-    np.testing.assert_allclose(scores, -np.log(np.exp(logits).sum(axis=1)), atol=0.01 if kind == "float16" else 0.1)
-    assert len(model) < {"float16": 2.5e6, "int8": 1.9e6}[kind]
+    np.testing.assert_allclose(scores, -np.log(np.exp(logits).sum(axis=1)), atol=0.1)
+    assert len(model) < 1.9e6
 
 
-@pytest.mark.parametrize("scope", [False, True])
-def test_a_tflite_model_scores_as_the_network_does(scope: bool) -> None:
+def test_a_float16_model_answers_and_scores_as_the_shipped_network_does_within_its_scope_and_beyond() -> None:
     run = FinishedRun(SHIPPED / "mobilenet_v3_small")
     network, distance, photos = run.network(), run.distance, pictures(12, side=224)
     assert distance.scope is not None
-    features = np.asarray(network(photos.astype(np.float32))["features"])
-    whole = dataclasses.replace(distance, scope=None)
-    limit = float(np.median(ood.scores(whole, features)))  # some are within it and some beyond
-    distance = dataclasses.replace(distance, limit=limit) if scope else whole
-    model = conversion.convert(network, temperature=1, kind="float16", examples=photos[:0], distance=distance)
+    outputs = network(photos.astype(np.float32))
+    features, logits = np.asarray(outputs["features"]), np.asarray(outputs["logits"])
+    limit = float(np.median(ood.scores(dataclasses.replace(distance, scope=None), features)))
+    distance = dataclasses.replace(distance, limit=limit)  # some are within it and some beyond
+    model = conversion.convert(network, temperature=2, kind="float16", examples=photos[:0], distance=distance)
+    assert associated_files.read_file(model, "labels.txt") == "bcc\nscc\nnormal\n"
+    assert _names_and_shapes(model) == NAMES_AND_SHAPES
     ask = conversion.runner(model)
-    found = np.concatenate([ask(photo).ood_scores for photo in photos])
-    expected = ood.scores(distance, features)
-    assert expected.shape == found.shape == (12,)
-    np.testing.assert_allclose(np.sqrt(found), np.sqrt(expected), rtol=0.03)  # float16 rounds weights by 2⁻¹¹
+    found = [ask(photo) for photo in photos]
+    probabilities = np.concatenate([one.probabilities for one in found])
+    np.testing.assert_allclose(probabilities, softmax(logits / 2), atol=0.01)
+    scores, expected = np.concatenate([one.ood_scores for one in found]), ood.scores(distance, features)
+    assert expected.shape == scores.shape == (12,)
+    np.testing.assert_allclose(np.sqrt(scores), np.sqrt(expected), rtol=0.03)  # float16 rounds weights by 2⁻¹¹
+    assert len(model) < 2.5e6
 
 
 @pytest.mark.slow
