@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import functools
 import io
 import os
 import pathlib
@@ -33,14 +32,14 @@ def pytest_configure() -> None:
 
 # Folders whose tests share no processes: their files go to whichever pytest-xdist worker is free. Tests of any other
 # folder run on one worker, so that what they share is started once, but for these files, which start their own.
-_SPREAD = frozenset({"gateway", "k8s", "loadtest", "models", "training"})
+_SPREAD = frozenset({"gateway", "loadtest", "models", "training"})
 _ALONE = frozenset({"e2e/test_chaos.py", "lifecycle/test_version_changes.py"})
 # Those that take longest begin first, so that the workers end together.
 _LONGEST = (
     *("e2e", "loadtest/test_runs.py", "lifecycle", "training/test_run.py", "web", "e2e/test_chaos.py"),
     *("training/test_train.py", "gateway/test_fleet.py", "lifecycle/test_version_changes.py", "benchmarks", "edge"),
     *("models/test_export.py", "training/test_figures.py", "models/test_graph.py", "training/test_frozen.py"),
-    *("training/test_identity.py", "models/test_rounding.py", "modelserver", "training/test_papers.py"),
+    *("k8s", "training/test_identity.py", "models/test_rounding.py", "modelserver", "training/test_papers.py"),
     *("training/test_network.py", "imaging", "packaging"),
 )
 
@@ -109,13 +108,13 @@ def shared() -> pathlib.Path:
     return folder
 
 
-def exported(factory: pytest.TempPathFactory, model: str, *options: str) -> pathlib.Path:
-    """Export version 1 of a model once for all workers, with the weights that a user gets by default or `--random`."""
+def exported(factory: pytest.TempPathFactory, model: str) -> pathlib.Path:
+    """Export version 1 of a model once for all workers, with the weights that a user gets by default."""
 
     def build(folder: pathlib.Path) -> None:
-        export.main(["--model", model, "--store", str(folder), *options], standalone_mode=False)
+        export.main(["--model", model, "--store", str(folder)], standalone_mode=False)
 
-    return once(factory, f"{model}{''.join(options)}", build) / model
+    return once(factory, model, build) / model
 
 
 def store_of(target: pathlib.Path, *models: pathlib.Path) -> pathlib.Path:
@@ -132,25 +131,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return store_of(tmp_path_factory.mktemp("store"), *models)
 
 
-def _export_tiny(model: str, folder: pathlib.Path) -> None:
-    import keras  # noqa: PLC0415 - it takes seconds
-
-    from dermserve.models.catalogue import SPECS  # noqa: PLC0415
-    from dermserve.models.version import Content, write_version  # noqa: PLC0415
-    from dermserve.v1 import card_pb2  # noqa: PLC0415
-
-    keras.utils.set_random_seed(0)
-    images = keras.Input((224, 224, 3), name="rgb")
-    means = keras.layers.AveragePooling2D(32, name="backbone")(keras.layers.Rescaling(1 / 255)(images))
-    features = keras.layers.Flatten(name="features")(means)
-    logits = keras.layers.Dense(len(SPECS[model].classes), name="logits")(features)
-    network = keras.Model(images, {"logits": logits, "features": features}, name=model)
-    write_version(Content(network=network, provenance=card_pb2.Provenance(training=card_pb2.TRAINING_NONE)), folder)
-
-
 def tiny(factory: pytest.TempPathFactory, model: str) -> pathlib.Path:
     """Version 1 of a model, whole, but for a network that takes no time to load, to warm up and to ask."""
-    return once(factory, f"tiny-{model}", functools.partial(_export_tiny, model)) / model
+
+    def build(folder: pathlib.Path) -> None:
+        from tests.tiny import export_tiny  # noqa: PLC0415 - TensorFlow takes seconds
+
+        export_tiny(model, folder)
+
+    return once(factory, f"tiny-{model}", build) / model
 
 
 @pytest.fixture(scope="session")

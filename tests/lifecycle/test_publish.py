@@ -5,16 +5,19 @@ import pathlib
 
 import pytest
 
+from dermserve.models import exporter
 from dermserve.models.export import SHIPPED
 from dermserve.models.lifecycle.manifest import GOLDEN, MANIFEST, WARMUP, parse_manifest, read_records
 from dermserve.models.lifecycle.servers import every_address
 from dermserve.models.lifecycle.stores import open_store
 from tests.lifecycle.versions_at_hand import MODEL, run
+from tests.tiny import tiny_content
 
 
 def test_a_run_becomes_a_signed_version_in_object_storage_with_all_that_belongs_to_it(
-    bucket: str, keys: pathlib.Path, tmp_path: pathlib.Path
+    bucket: str, keys: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(exporter, "run_content", lambda run: tiny_content(run.name))
     publish = ["publish", str(SHIPPED / MODEL), f"--store={bucket}", f"--sign={keys / 'ours.key'}", "--json"]
     done = run(*publish)
     assert done.exit_code == 0, done.output

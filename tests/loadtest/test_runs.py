@@ -17,7 +17,6 @@ import pytest
 from click.testing import CliRunner
 
 from dermserve.loadtest.cli import main
-from dermserve.local.picture import draw_lesion
 from dermserve.v1 import classifier_pb2
 from tests.certificates import make_certificate, server_credentials
 from tests.client import fake_gateway
@@ -267,24 +266,42 @@ def master(target: str, *arguments: str, cwd: pathlib.Path, port: int):
         yield process
 
 
+PREPARES = """
+import pathlib
+from dermserve.loadtest import ClassifyUser, hooks
+from dermserve.loadtest.scenario import Part, load_photos
+
+def when_it_is_let(folder, sides):
+    pathlib.Path("let").read_text()  # a pipe: it blocks its thread
+    return load_photos(folder, sides)
+
+hooks.load_photos = when_it_is_let
+
+class Caller(ClassifyUser):
+    mix = (Part(model="resnet50"),)
+"""
+
+
 @pytest.mark.slow
 def test_workers_prepare_their_photos_first_and_then_send_everything(target, gateway, tmp_path, unused_port):
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "slow.jpg").symlink_to("/proc/self/cwd/pipe")  # each worker has its own
-    pipes = [tmp_path / name / "pipe" for name in ("one", "two")]
+    (tmp_path / "mine.py").write_text(PREPARES)
+    mine = ("-f", str(tmp_path / "mine.py"))
+    pipes = [tmp_path / name / "let" for name in ("one", "two")]
     for pipe in pipes:
         pipe.parent.mkdir()
-        os.mkfifo(pipe)  # a photo that takes as long to read as the test wants
-    how = {"cwd": tmp_path, "port": unused_port}
-    with master(target, "--photos", "photos", "--users", "4", **how) as process, contextlib.ExitStack() as workers:
+        os.mkfifo(pipe)
+    with (
+        master(target, "--users", "4", *mine, cwd=tmp_path, port=unused_port) as process,
+        contextlib.ExitStack() as workers,
+    ):
         for pipe in pipes:
-            workers.enter_context(interruptible("worker", f"127.0.0.1:{unused_port}", cwd=pipe.parent))
-        for _ in range(2):  # five seconds apart: they live while they read
+            workers.enter_context(interruptible("worker", f"127.0.0.1:{unused_port}", *mine, cwd=pipe.parent))
+        for _ in range(2):  # five seconds apart: they live meanwhile
             waiting = next(line for line in process.stderr if "waiting for photos of" in line)
             assert waiting.count(",") == 1, waiting
         assert not gateway.requests
         for pipe in pipes:
-            pipe.write_bytes(draw_lesion())
+            pipe.write_text("now")
         out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     result = json.loads((tmp_path / "build/loadtest/result.json").read_text())

@@ -7,20 +7,18 @@ from click.testing import CliRunner
 
 from dermserve.contract import Input, Output, Signature, parse_card
 from dermserve.models.architectures import build
-from dermserve.models.associated_files import read_file
 from dermserve.models.export import SHIPPED, export
 from dermserve.models.lifecycle.stores import LocalStore
 from dermserve.models.training.export.content import run_content
 from dermserve.models.verify import VerificationError, open_version
 from dermserve.models.version import write_version
 from dermserve.v1 import card_pb2
-from tests.conftest import exported
 
 
-def test_a_store_that_has_the_models_is_left_alone(store: pathlib.Path) -> None:
-    result = CliRunner().invoke(export, ["--store", str(store)])
+def test_a_store_that_has_the_models_is_left_alone(own_store: pathlib.Path) -> None:
+    result = CliRunner().invoke(export, ["--store", str(own_store)])
     assert result.exit_code == 0
-    assert LocalStore(store).versions("resnet50") == [1]
+    assert LocalStore(own_store).versions("resnet50") == [1]
 
 
 @pytest.mark.parametrize(
@@ -57,9 +55,8 @@ def test_a_source_of_no_weights_fails_and_leaves_the_store_empty(
 
 def test_a_weights_file_becomes_a_new_version_that_still_counts_as_untrained(weights_store: pathlib.Path) -> None:
     assert LocalStore(weights_store).versions("mobilenet_v3_small") == [1, 2]
-    cards = [_read_card(weights_store / "mobilenet_v3_small" / version) for version in ("1", "2")]
-    assert {card.provenance.training for card in cards} == {card_pb2.TRAINING_NONE}
-    assert [card.provenance.initialization for card in cards] == ["random (seed 0)", "file some.weights.h5"]
+    provenance = _read_card(weights_store / "mobilenet_v3_small" / "2").provenance
+    assert (provenance.training, provenance.initialization) == (card_pb2.TRAINING_NONE, "file some.weights.h5")
 
 
 def test_backbone_weights_alone_leave_a_random_head(tmp_path: pathlib.Path) -> None:
@@ -69,20 +66,6 @@ def test_backbone_weights_alone_leave_a_random_head(tmp_path: pathlib.Path) -> N
     network = build("mobilenet_v3_small", backbone_weights=str(file))
     kernels = [layer.get_weights()[0] for layer in (source, network.get_layer("backbone"))]
     assert (kernels[0] == kernels[1]).all()
-
-
-@pytest.mark.parametrize("model", ["resnet50", "mobilenet_v3_small"])
-def test_what_is_shipped_was_trained_and_calibrated(model: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = exported(tmp_path_factory, model) / "1"
-    card = _read_card(folder)
-    assert card.provenance.training == card_pb2.TRAINING_TRAINED
-    assert "NC" in card.provenance.license
-    for threshold in ("min_confidence", "max_view_std", "adaptive_margin", "max_ood_score"):
-        assert card.calibration.HasField(threshold), threshold
-    assert card.calibration.min_confidence >= 0.5
-    tflite = folder / "model.tflite"
-    if tflite.exists():
-        assert parse_card(read_file(tflite.read_bytes(), "card.json") or "") == card
 
 
 def _read_card(folder: pathlib.Path) -> card_pb2.Card:

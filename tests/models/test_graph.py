@@ -6,6 +6,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 from dermserve.contract import parse_card
 from dermserve.imaging import STANDARD_VIEWS, decode
 from dermserve.models.architectures import build
+from dermserve.models.associated_files import read_file
 from dermserve.models.catalogue import SPECS
 from dermserve.models.exporter import export_model
 from dermserve.models.folding import fold_batch_norm
@@ -28,6 +30,7 @@ from dermserve.models.verify import LoadedVersion, VerificationError, open_versi
 from dermserve.models.weights import WeightsError, load_weights
 from dermserve.v1 import card_pb2
 from tests.models.networks import disturb_batch_norm
+from tests.tiny import tiny_network
 
 
 @pytest.fixture(scope="module", params=list(SPECS))
@@ -45,32 +48,30 @@ def pixels(photo: bytes) -> NDArray[np.uint8]:
     return decode(photo, height=224, width=224).pixels
 
 
-@pytest.mark.parametrize("name", list(SPECS))
-def test_the_networks_have_the_papers_parameter_counts(name: str) -> None:
-    network = build(name)
-    assert network.count_params() == {"resnet50": 25_693_063, "mobilenet_v3_small": 1_089_907}[name]
-    backbone = network.get_layer("backbone")
-    assert backbone.count_params() == {"resnet50": 23_587_712, "mobilenet_v3_small": 939_120}[name]
-
-
-def test_variables_give_the_frozen_graphs_answers_and_are_on_disk_once(
-    weights_store: pathlib.Path, tmp_path: pathlib.Path, pixels: NDArray[np.uint8]
+def test_random_weights_as_variables_give_the_frozen_graphs_answers_and_are_on_disk_once(
+    tmp_path: pathlib.Path, pixels: NDArray[np.uint8]
 ) -> None:
     name = "mobilenet_v3_small"
     export_model(name, tmp_path, graph="folded-variables")
-    with open_version(weights_store / name / "1") as frozen, open_version(tmp_path / name / "1") as variables:
-        for signature in ("serving_default", "tta"):
-            expected, found = (one(signature, {"images": pixels[np.newaxis]}) for one in (frozen, variables))
-            for output, value in expected.items():
-                np.testing.assert_allclose(found[output], value, rtol=1e-4, atol=1e-5)
+    keras.utils.set_random_seed(0)
+    network = build(name)
+    expected = freeze_core(network)(tf.constant(pixels[np.newaxis]))
+    with open_version(tmp_path / name / "1") as variables:
+        assert _card(variables).provenance.initialization == "random (seed 0)"
+        found = variables("serving_default", {"images": pixels[np.newaxis]})
+    for output, value in expected.items():
+        np.testing.assert_allclose(found[output], value, rtol=1e-4, atol=1e-5)
     weights = next((tmp_path / name / "1" / "variables").glob("*.data-*")).stat().st_size
-    assert weights == pytest.approx(4 * build(name).count_params(), rel=0.05)
+    assert weights == pytest.approx(4 * network.count_params(), rel=0.05)
 
 
 @pytest.mark.parametrize("fusible", [False, True])
 @pytest.mark.parametrize("name", list(SPECS))
 def test_folding_batch_norm_changes_nothing_but_the_graph(name: str, fusible: bool) -> None:
     network = build(name)
+    backbone = network.get_layer("backbone")
+    counts = {"resnet50": (25_693_063, 23_587_712), "mobilenet_v3_small": (1_089_907, 939_120)}  # the papers'
+    assert (network.count_params(), backbone.count_params()) == counts[name]
     disturb_batch_norm(network)
     folded = fold_batch_norm(network, fusible=fusible)
     images = np.random.default_rng(0).uniform(0, 255, (2, 224, 224, 3)).astype(np.float32)
@@ -78,18 +79,10 @@ def test_folding_batch_norm_changes_nothing_but_the_graph(name: str, fusible: bo
     for output in ("logits", "features"):
         scale = np.abs(expected[output]).max()
         np.testing.assert_allclose(actual[output] / scale, expected[output] / scale, atol=1e-5)
-    left = [
-        layer for layer in folded.get_layer("backbone").layers if isinstance(layer, keras.layers.BatchNormalization)
-    ]
-    assert left == []
-
-
-def test_padding_that_same_would_add_goes_and_other_padding_stays() -> None:
-    def pads(name: str) -> int:
-        backbone = fold_batch_norm(build(name), fusible=True).get_layer("backbone")
-        return sum(isinstance(layer, keras.layers.ZeroPadding2D) for layer in backbone.layers)
-
-    assert (pads("mobilenet_v3_small"), pads("resnet50")) == (0, 2)
+    left = Counter(type(layer) for layer in folded.get_layer("backbone").layers)
+    assert left[keras.layers.BatchNormalization] == 0
+    if fusible:  # padding that "same" would add goes, and other padding stays
+        assert left[keras.layers.ZeroPadding2D] == {"mobilenet_v3_small": 0, "resnet50": 2}[name]
 
 
 _OPTIMISED = """
@@ -169,7 +162,9 @@ def test_encoded_sees_what_the_gateway_sees(served: LoadedVersion, photo: bytes,
     np.testing.assert_allclose(encoded, np.repeat(expected, 2, 0), atol=0.01)
 
 
-def test_the_card_describes_the_version(served: LoadedVersion) -> None:
+def test_the_card_describes_the_version_that_was_trained_and_calibrated(
+    served: LoadedVersion, store: pathlib.Path
+) -> None:
     card = _card(served)
     spec = SPECS[card.model]
     assert [info.code for info in card.classes] == [info.code for info in spec.classes]
@@ -177,6 +172,13 @@ def test_the_card_describes_the_version(served: LoadedVersion) -> None:
     assert tuple(card.views) == STANDARD_VIEWS
     assert card.provenance.training == card_pb2.TRAINING_TRAINED
     assert len(card.weights_digest) == 64
+    assert "NC" in card.provenance.license
+    for threshold in ("min_confidence", "max_view_std", "adaptive_margin", "max_ood_score"):
+        assert card.calibration.HasField(threshold), threshold
+    assert card.calibration.min_confidence >= 0.5
+    tflite = store / card.model / "1" / "model.tflite"
+    if tflite.exists():
+        assert parse_card(read_file(tflite.read_bytes(), "card.json") or "") == card
 
 
 def test_a_version_holds_its_weights_once(store: pathlib.Path) -> None:
@@ -203,11 +205,11 @@ def test_warm_up_records_ask_every_signature_for_all_its_outputs(store: pathlib.
 
 @pytest.mark.parametrize("unit", [False, True])
 def test_temperature_softens_and_feature_distance_scores(unit: bool) -> None:
-    network = build("mobilenet_v3_small")
+    network = tiny_network("mobilenet_v3_small")
     rng = np.random.default_rng(0)
     logits = network.get_layer("logits")
     logits.set_weights([logits.get_weights()[0], np.array([1.0, 2.0, 3.0])])
-    centers, projection = rng.normal(size=(3, 576)), rng.normal(size=(576, 8))
+    centers, projection = rng.normal(size=(3, 8)), rng.normal(size=(8, 8))
     distance = FeatureDistance(centers=centers.astype(np.float32), projection=projection.astype(np.float32), unit=unit)
     images = rng.integers(0, 256, (2, 224, 224, 3), np.uint8)
     outputs = freeze_core(network, temperature=2.0, distance=distance)(tf.constant(images))
@@ -221,6 +223,6 @@ def test_temperature_softens_and_feature_distance_scores(unit: bool) -> None:
 
 def test_weights_of_another_network_are_refused_in_one_line(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "small.weights.h5"
-    build("mobilenet_v3_small").save_weights(file)
-    with pytest.raises(WeightsError, match=r"do not fit resnet50: [^\n]*\Z"):
-        load_weights(build("resnet50"), file)
+    tiny_network("mobilenet_v3_small").save_weights(file)
+    with pytest.raises(WeightsError, match=r"do not fit mobilenet_v3_small: [^\n]*\Z"):
+        load_weights(build("mobilenet_v3_small"), file)

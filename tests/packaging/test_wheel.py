@@ -73,7 +73,8 @@ def test_it_names_its_programs_and_no_file_outside_its_packages(wheel):
     programs = (info / "entry_points.txt").read_text()
     assert "dermserve = dermserve.cli:main" in programs
     assert {path.name for path in wheel.iterdir()} == {"dermserve", info.name}
-    assert not [path for path in wheel.rglob("*") if "tests" in path.parts or path.suffix == ".pyc"]
+    files = [path.relative_to(wheel) for path in wheel.rglob("*")]
+    assert not [path for path in files if "tests" in path.parts or path.suffix == ".pyc"]
 
 
 def _required(extra, platform, version):

@@ -1,12 +1,15 @@
 """Tiny data sets, drawn on the spot."""
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from dermserve.models.training.train import backbones
+from tests.tiny import tiny_network
 
 CLASSES = ("bcc", "scc", "normal")
 MakeFolders = Callable[..., Path]
@@ -51,3 +54,11 @@ def folders(tmp_path: Path) -> MakeFolders:
         return base
 
     return make
+
+
+@pytest.fixture(scope="module")
+def tiny_networks() -> Iterator[None]:
+    """Let runs build a tiny network: what a run belongs to, and what it leaves, are the same for any."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbones, "build", tiny_network)
+        yield

@@ -20,6 +20,7 @@ from tests.training.conftest import draw, draw_photos
 from tests.training.runs import EXPERIMENT, command, instead_of_training, tiny, untrained
 
 SPEC = SPECS["mobilenet_v3_small"]
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 
 
 @pytest.fixture(scope="module")

@@ -46,12 +46,18 @@ def test_the_halves_compute_what_the_whole_does(model: str, trainable: str) -> N
     assert len(halves.upper.trainable_variables) < len(copy.trainable_variables)
 
 
+@pytest.fixture(scope="module")
+def copy() -> keras.Model:
+    return training_copy(build("mobilenet_v3_small"), folded=True, precision="float32")
+
+
 @pytest.mark.parametrize(
     ("trainable", "extra"),
     [("all", ""), ("head", "side = 96"), ("head", "[augmentation]\nflip = true"), ("top:2", "zoom = [0.5, 1.0]")],
 )
-def test_nothing_is_frozen_where_the_photos_vary_or_every_layer_learns(trainable: str, extra: str) -> None:
-    copy = training_copy(build("mobilenet_v3_small"), folded=True, precision="float32")
+def test_nothing_is_frozen_where_the_photos_vary_or_every_layer_learns(
+    copy: keras.Model, trainable: str, extra: str
+) -> None:
     assert split_frozen(copy, experiment("mobilenet_v3_small", trainable, extra)) is None
 
 

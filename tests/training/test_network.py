@@ -1,5 +1,6 @@
 """Training copies, initial weights, augmentation and compact weights, on the real architectures."""
 
+import functools
 from pathlib import Path
 
 import keras
@@ -70,11 +71,15 @@ def test_estimated_batch_norm_answers_as_before_and_about_the_same_in_training_m
     assert not np.allclose(norm.moving_mean, 0)
 
 
+@pytest.fixture(scope="module")
+def copy(mobilenet: keras.Model) -> keras.Model:
+    return training_copy(mobilenet, folded=True, precision="float32")
+
+
 @pytest.mark.parametrize(
     ("trainable", "count"), [("head", 0), ("all", None), ("top:5", 5), ("from:expanded_conv_10", None)]
 )
-def test_stages_choose_their_layers(mobilenet: keras.Model, trainable: str, count: int | None) -> None:
-    copy = training_copy(mobilenet, folded=True, precision="float32")
+def test_stages_choose_their_layers(copy: keras.Model, trainable: str, count: int | None) -> None:
     select_trainable(copy, trainable, batch_norm="frozen")
     chosen = [layer.trainable for layer in copy.get_layer("backbone").layers]
     assert copy.get_layer("logits").trainable
@@ -118,9 +123,14 @@ def resnet50(tmp_path_factory: pytest.TempPathFactory) -> tuple[keras.Model, Pat
     return network, file
 
 
+@functools.cache
+def reference_network() -> keras.Model:
+    return keras.applications.ResNet50(weights=None, include_top=False, pooling="avg")
+
+
 def sees_what_torch_sees(network: keras.Model, file: Path) -> None:
     """Compare a network's features with those of a ResNet-50 that takes torch's input and the file's first kernel."""
-    reference = keras.applications.ResNet50(weights=None, include_top=False, pooling="avg")
+    reference = reference_network()
     backbone = network.get_layer("backbone")
     for layer in reference.layers:
         if layer.weights:

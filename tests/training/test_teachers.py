@@ -14,21 +14,25 @@ from dermserve.models.exporter import ExportError, export_run
 from dermserve.models.training import cli
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.errors import RunError
-from dermserve.models.training.train import loop
+from dermserve.models.training.train import backbones, loop
 from dermserve.models.training.train.backbones import build_network, load_backbone
 from dermserve.models.training.train.experiment import Distillation
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.loop import distillation_losses, soft_targets
 from dermserve.models.training.train.run import initial_network
+from tests.tiny import tiny_backbone
 from tests.training.runs import EXPERIMENT, command, instead_of_training, start, tiny, untrained
 
 LITE = 'teacher = "efficientnet_lite0"\n'
 UNFOLDED = EXPERIMENT.replace("fold_batch_norm = true", "")
 
 
-@pytest.fixture(scope="module")
-def teacher(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """A teacher that has learned nothing."""
+@pytest.fixture
+def teacher(
+    tiny_networks: None, photos: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> FinishedRun:
+    """A teacher that has learned nothing, of a tiny network."""
+    monkeypatch.setattr(backbones, "_efficientnet_lite", tiny_backbone)
     return untrained(tiny(LITE, UNFOLDED), photos, tmp_path_factory.mktemp("runs") / "teacher")
 
 

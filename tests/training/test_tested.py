@@ -19,6 +19,7 @@ from dermserve.models.training.train.finished import FinishedRun, claim_test, de
 from tests.training.conftest import draw_photos
 from tests.training.runs import instead_of_training, start, tiny
 
+pytestmark = pytest.mark.usefixtures("tiny_networks")
 FOUND = {"temperature": 1.25, "rule_out": {"threshold": 0.05}, "adaptive_looks": [], "method": "as written"}
 SHIFT = np.asarray([0.1, 0.0, -0.1])
 
