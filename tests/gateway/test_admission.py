@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
 from dermserve.gateway.admission import Bounds, HeldBytes, Place, Queue
@@ -292,6 +293,13 @@ async def test_a_wait_longer_than_the_budget_is_refused_on_arrival():
     assert refused.value.retry_after == pytest.approx(10)
     holder.leave.set()
     await holder.task
+
+
+async def test_grpc_cancels_no_call_of_a_flood_before_the_gateway_sees_it(running):
+    async with running() as world:
+        check = health_pb2_grpc.HealthStub(world.channel).Check
+        calls = [check(health_pb2.HealthCheckRequest(), timeout=60) for _ in range(2500)]
+        assert {answer.status for answer in await asyncio.gather(*calls)} == {SERVING}
 
 
 async def test_ten_times_too_many_requests_are_answered_or_refused_and_health_stays_green(running, tfs):
