@@ -294,6 +294,11 @@ def test_what_is_copied_is_on_the_disk_before_it_appears(
     assert {name for name, appeared in names if appeared} >= {str(target.folder / "m"), target.base}
 
 
+def test_a_store_without_versions_is_no_success_to_copy(base: str, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(StoreError, match="has no version of any model"):
+        list(pull_versions(open_store(base), LocalStore(tmp_path / "local")))
+
+
 def test_a_copy_that_differs_from_its_manifest_never_appears(tmp_path: pathlib.Path) -> None:
     store = open_store(tmp_path / "store")
     _publish(store)
