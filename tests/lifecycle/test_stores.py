@@ -151,6 +151,7 @@ def test_what_a_killed_command_was_writing_is_deleted_by_the_next_and_what_anoth
 ) -> None:
     store = LocalStore(tmp_path)
     make_version(tmp_path / ".staging-m-killed" / "version")
+    make_version(tmp_path / ".staging-m-replaced" / "former")
     with store.staged("m") as other:
         assert [path.name for path in tmp_path.iterdir()] == [other.parent.name]
         assert _publish(store) == 1

@@ -50,7 +50,7 @@ def tls_options(
         return None
     if tls_cert and tls_key:
         try:
-            ssl.create_default_context().load_cert_chain(tls_cert, tls_key, password="")
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(tls_cert, tls_key, password="")
         except ssl.SSLError as error:  # gRPC would say that no server answers
             raise ValueError(f"{tls_cert} with the key {tls_key} can't be used for TLS: {error}") from error
     return TLS.from_files(

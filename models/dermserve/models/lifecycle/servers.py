@@ -44,7 +44,7 @@ class Tls:
 
     def fault(self) -> str:
         """Say which files can't be used, of which gRPC would say that no server answers; nothing when all can."""
-        named, context = str(self.ca), ssl.create_default_context()
+        named, context = str(self.ca), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
             context.load_verify_locations(self.ca)
             if self.certificate and self.key:
