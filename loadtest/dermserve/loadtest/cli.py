@@ -7,7 +7,6 @@ Exit codes: 0 done and all thresholds kept, 1 a threshold breached or the test f
 import contextlib
 import json
 import pathlib
-import re
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -68,7 +67,8 @@ def duration(text: str) -> float:
 
 def _address(text: str) -> str:
     """Read an option of HOST:PORT."""
-    if not re.fullmatch(r"[^\s]+:\d{1,5}", text):
+    host, _, port = text.rpartition(":")
+    if not (host and port.isdecimal() and int(port) < 65536):
         raise click.BadParameter(f"{text!r} is not HOST:PORT")
     return text
 
@@ -147,7 +147,7 @@ _LOCUSTFILE = (
         "--bind", type=_address, default="0.0.0.0:5557", show_default=True, help="HOST:PORT where those find this one."
     ),
     click.option(
-        "--web", type=_address, default=None, metavar="HOST:PORT", is_flag=False, flag_value="127.0.0.1:8089",
+        "--web", type=_address, metavar="HOST:PORT", is_flag=False, flag_value="127.0.0.1:8089",
         help="Locust's web UI starts the test, instead of starting at once. [without a value: 127.0.0.1:8089]",
     ),
     click.option("-f", "--locustfile", type=_FILE, help=_LOCUSTFILE),
@@ -171,9 +171,7 @@ def run_command(
     """
     if processes > 1 and expect_workers:
         raise click.UsageError("--processes starts workers here, --expect-workers waits for others: choose one")
-    generator = Generator(
-        processes=processes, expect_workers=expect_workers, bind=bind, web=web or "", locustfile=locustfile
-    )
+    generator = Generator(processes=processes, expect_workers=expect_workers, bind=bind, web=web, locustfile=locustfile)
     if csv_file and csv_file.parent != out and not csv_file.parent.is_dir():
         raise ScenarioError(f"--csv {csv_file}: there is no folder {csv_file.parent}")
     if expect_workers:
@@ -188,7 +186,7 @@ def _check_bind(address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
         socket.create_server((host.strip("*"), int(port))).close()
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ScenarioError(f"--bind {address}: workers can't be waited for there: {error}") from error
 
 

@@ -47,8 +47,8 @@ class Generator:
     """Workers of other machines to wait for; 0 for none."""
     bind: str = "127.0.0.1:5557"
     """HOST:PORT where workers of other machines find the master."""
-    web: str = ""
-    """HOST:PORT of the web UI, which then starts and stops tests; "" for none."""
+    web: str | None = None
+    """HOST:PORT of the web UI, which then starts and stops tests; None for none."""
     locustfile: pathlib.Path | None = None
     """A file of one's own; the scenario's users when None."""
 
