@@ -88,7 +88,23 @@ def app(browser: Browser, served: str) -> Iterator[App]:
         yield app
 
 
+@pytest.fixture(scope="module")
+def once(browser: Browser, served: str) -> Iterator[App]:
+    """The page on a phone, opened once for all tests of a module that leave nothing behind."""
+    with App.opened(browser, served, shots=SHOTS) as app:
+        yield app
+
+
 @pytest.fixture
+def tidy(once: App) -> App:
+    """The same page, on its first screen: for a test that neither saves anything nor changes settings."""
+    once.page.unroute_all()
+    once.go("/")
+    once.page.wait_for_selector("#file", state="attached")
+    return once
+
+
+@pytest.fixture(scope="session")
 def runtime() -> None:
     if not RUNTIME.is_dir():
         pytest.skip("NOT TESTED: answers on the device need the runtime (make web)")

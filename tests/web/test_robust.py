@@ -64,8 +64,8 @@ def test_without_https_results_are_saved_and_the_camera_is_explained(
     expect(app.page.locator("canvas.crop")).to_be_visible()
 
 
-_ADDRESSES = ("/", "/check/camera", "/check/shared", "/check/frame", "/check/result", "/check/report", "/history",
-              "/history/spot/a", "/history/photo/a", "/history/report/a", "/learn", "/learn/mel", "/settings")  # fmt: skip
+_CHECK = ("/check/camera", "/check/shared", "/check/frame", "/check/result", "/check/report")
+_ADDRESSES = ("/", *_CHECK, "/history", "/history/spot/a", "/history/report/a", "/learn", "/learn/mel", "/settings")
 
 
 def test_every_address_opens_in_a_browser_that_allows_nothing_and_hears_nothing(app: App) -> None:
@@ -101,7 +101,7 @@ def test_a_web_page_in_place_of_an_answer_is_understood(app: App, lesion: pathli
 
 
 def test_a_limit_on_bursts_is_waited_out_and_a_longer_one_is_said(
-    app: App, lesion: pathlib.Path, confident: dict[str, object]
+    tidy: App, lesion: pathlib.Path, confident: dict[str, object]
 ) -> None:
     waits = ["1", "40"]
 
@@ -111,12 +111,12 @@ def test_a_limit_on_bursts_is_waited_out_and_a_longer_one_is_said(
         else:
             route.fulfill(json=confident)
 
-    app.page.route("**/v1/models/*:classify*", reply)
-    app.choose(lesion)
-    app.press("Analyse")
-    expect(app.page.get_by_role("alert")).to_contain_text("Try again in 40 seconds")
-    app.press("Try again")
-    app.result()
+    tidy.page.route("**/v1/models/*:classify*", reply)
+    tidy.choose(lesion)
+    tidy.press("Analyse")
+    expect(tidy.page.get_by_role("alert")).to_contain_text("Try again in 40 seconds")
+    tidy.press("Try again")
+    tidy.result()
 
 
 def test_a_wrong_key_is_said_to_be_wrong_and_can_be_removed(app: App) -> None:
@@ -144,15 +144,15 @@ def test_a_wrong_key_is_said_to_be_wrong_and_can_be_removed(app: App) -> None:
     expect(app.page.get_by_role("alert")).to_have_count(0)
 
 
-def test_heic_is_named_and_what_to_do_about_it_is_said(app: App, tmp_path: pathlib.Path) -> None:
+def test_heic_is_named_and_what_to_do_about_it_is_said(tidy: App, tmp_path: pathlib.Path) -> None:
     for brand, words in (
         (b"heic", "Most Compatible"),
         (b"none", "can't be read as a photo"),
         (b"mif1", "Most Compatible"),
     ):
         (tmp_path / "IMG_1.heic").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(64))
-        app.page.set_input_files("#file", tmp_path / "IMG_1.heic")
-        expect(app.page.get_by_role("alert")).to_contain_text(words)
+        tidy.page.set_input_files("#file", tmp_path / "IMG_1.heic")
+        expect(tidy.page.get_by_role("alert")).to_contain_text(words)
 
 
 @pytest.mark.parametrize(("share", "words"), [(1.0, "Good: take the photo"), (0.1, "More light")])
