@@ -64,11 +64,24 @@ def _launch(playwright: Playwright, *flags: str) -> Browser:
 
 
 @pytest.fixture(scope="package")
-def browser(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One whose camera sees a drawn lesion, and may be used."""
+def camera(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Flags for a browser whose camera sees a drawn lesion, and may be used."""
     video = tmp_path_factory.mktemp("camera") / "lesion.y4m"
     write_video(video, draw_lesion(seed=3))
-    browser = _launch(playwright, "--use-fake-ui-for-media-stream", f"--use-file-for-fake-video-capture={video}")
+    return ["--use-fake-ui-for-media-stream", f"--use-file-for-fake-video-capture={video}"]
+
+
+@pytest.fixture(scope="package")
+def browser(playwright: Playwright, camera: list[str]) -> Iterator[Browser]:
+    browser = _launch(playwright, *camera)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="package")
+def large_browser(playwright: Playwright, camera: list[str]) -> Iterator[Browser]:
+    """One that is set to text of twice the size."""
+    browser = _launch(playwright, *camera, "--blink-settings=defaultFontSize=32")
     yield browser
     browser.close()
 

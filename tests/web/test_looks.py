@@ -34,10 +34,10 @@ LOOKS = {
     "phone-light": (PHONE, "light", "en-GB", "normal"),
     "phone-dark": (PHONE, "dark", "en-GB", "normal"),
     "desktop-light": (DESKTOP, "light", "en-GB", "normal"),
-    "small-english": (_SMALL, "light", "en-GB", "larger"),
+    "small-browser": (_SMALL, "light", "en-GB", "normal"),
     "small-indonesian": (_SMALL, "dark", "id-ID", "larger"),
 }
-"""Width, colours, language and text size; "larger" is twice the size."""
+"""Width, colours, language and text size: twice the size by the browser's setting, then by the page's ("larger")."""
 _WIDTH = 130
 """In pixels, a third of the phone's: antialiasing and hinting average out."""
 _FAR = 40
@@ -140,9 +140,10 @@ class Walk:
 
 @pytest.fixture(scope="module")
 def walk(
-    request: pytest.FixtureRequest, browser: Browser, served: str, lesion: pathlib.Path, confident: dict[str, object]
+    request: pytest.FixtureRequest, served: str, lesion: pathlib.Path, confident: dict[str, object]
 ) -> Iterator[Walk]:
     size, scheme, locale, text = LOOKS[request.param]
+    browser = request.getfixturevalue("large_browser" if request.param == "small-browser" else "browser")
     with App.opened(browser, served, shots=SHOTS, locale=locale) as app:
         app.page.set_viewport_size(size)  # type: ignore[arg-type]
         app.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
