@@ -1,6 +1,7 @@
 """`dermserve train`, `evaluate`, `report`, `pack` and `tflite`, and what all commands of training share."""
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -91,9 +92,7 @@ def draw_progress() -> Callable[[str, int, int], None]:
     return advance
 
 
-def print_line(line: str) -> None:
-    """Print a line on stderr."""
-    click.echo(line, err=True)
+print_line = functools.partial(click.echo, err=True)
 
 
 @click.command()
