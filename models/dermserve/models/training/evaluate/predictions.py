@@ -79,12 +79,9 @@ class Predictor:
     ) -> PartPredictions:
         """Run ten views of every `thin`-th photo and one view of all, of the data set called `name`."""
         ten = self.predict(photos.every(thin), samples, what)
-        one = (
-            replace(ten, logits=ten.logits[:, :1])
-            if thin == 1
-            else self.predict(photos, samples, f"{what}, one view", views=ONE_VIEW)
-        )
-        return PartPredictions(one, ten, name)
+        if thin == 1:
+            return PartPredictions(replace(ten, logits=ten.logits[:, :1]), ten, name)
+        return PartPredictions(self.predict(photos, samples, f"{what}, one view", views=ONE_VIEW), ten, name)
 
     def predict(
         self, photos: Labelled, samples: Sequence[Sample], what: str, *, views: Sequence[str] = STANDARD_VIEWS

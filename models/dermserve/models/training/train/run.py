@@ -40,8 +40,8 @@ def run_training(
     """Train on what `prepare` returns, from the folder's checkpoint where it has one, and leave the run in the folder.
 
     The initial weights are a file, "imagenet" or None for random ones, or those of `start`, a finished run to go on
-    from. `stated` is what `read_provenance` says of the data set; where it says nothing, that of `start` holds.
-    `teachers` are finished runs to learn from beside the labels. `progress` is called during, `report` after an epoch.
+    from. `stated` is what `read_provenance` says of the data. `teachers` are finished runs to learn from beside the
+    labels. `progress` is called during, `report` after an epoch.
 
     Raises:
         RunError: the folder holds a finished run, or one of another fingerprint; or a teacher can't teach this model.
@@ -85,7 +85,7 @@ def run_training(
     codes = [item.code for item in SPECS[experiment.model].classes]
     summary = {
         "model": experiment.model,
-        **({key: start.summary[key] for key in UNSTATED} if start is not None and stated == UNSTATED else stated),
+        **stated,
         "experiment": experiment.name,
         "initialization": "; distilled from ".join(
             [_initialization(experiment, backbone, start), *map(_name, teachers)]
