@@ -54,6 +54,13 @@ def test_a_token_must_be_signed_meant_for_us_and_in_time(locked: Edge, keys: Key
         assert ask(locked.url, "/v1/models", authorization=f"Bearer {token}").status_code == 401
     other = ask(locked.url, "/v1/models", authorization=f"Bearer {keys.token(aud='other')}")
     assert other.status_code == 403
+    for refused in (other, _grpc(locked, keys.token(aud="other")), _grpc(locked, "nonsense")):
+        assert 'realm="http' not in str(refused.headers), "neither host nor path is repeated"
+
+
+def _grpc(edge: Edge, token: str) -> requests.Response:
+    path, kind = "/dermserve.v1.Classifier/ListModels", "application/grpc"
+    return ask(edge.url, path, body=bytes(5), content_type=kind, authorization=f"Bearer {token}")
 
 
 def test_the_page_and_the_document_need_no_key(locked: Edge) -> None:

@@ -169,12 +169,28 @@ def test_the_web_ui_starts_a_test_and_ctrl_c_writes_the_report(target, gateway, 
         (("capacity", "--server", "x:1", "--photos", "nowhere"), 2, "nowhere is not a folder"),
         (("run", "--server", "x:1", "--csv", "no/such/rows.csv"), 2, "no folder no/such"),
         (("run", "--server", "x:1", "--tls-cert", "slo.toml"), 2, "certificate and its key go together"),
+        (("run", "--server", "x:1", "--photos", "text"), 2, "text/a.jpg: the bytes are not an image"),
+        (("run", "--server", "x:1", "--photos", "empty"), 2, "empty/a.jpg: the photo is empty"),
+        (("capacity", "--server", "x:1", "--photos", "odd"), 2, "odd has no photos"),
+        (("run", "--server", "x:1", "--expect-workers", "1", "--bind", "nowhere"), 2, "'nowhere' is not HOST:PORT"),
+        (("run", "--server", "x:1", "--expect-workers", "1", "--bind", "240.0.0.1:1"), 2, "--bind 240.0.0.1:1"),
+        (("run", "--server", "x:1", "--expect-workers", "1", "--bind", "127.0.0.1:99999"), 2, "is not HOST:PORT"),
+        (("run", "--server", "x:1", "--web", "nowhere"), 2, "'nowhere' is not HOST:PORT"),
+        (("run", "--server", "x:1", "--tls-cert", "a.pem", "--tls-key", "b.key"), 2, "a.pem with the key b.key"),
         (("capacity", "--server", "x:1", "--slo", "fast"), 2, "p99=500ms"),
         (("capacity", "--server", "x:1", "--gateways", "2"), 2, "--local"),
     ],
 )
 def test_what_cannot_be_done_is_said(tmp_path, monkeypatch, arguments, code, says):
     (tmp_path / "slo.toml").write_text("[[slo]]\np98 = 3")
+    for name in ("a", "b"):
+        make_certificate(tmp_path, name)
+    for name, content in (("text", b"text"), ("empty", b"")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").write_bytes(content)
+    (tmp_path / "odd" / "folder.jpg").mkdir(parents=True)
+    (tmp_path / "odd" / "nowhere.jpg").symlink_to("/nowhere")
+    os.mkfifo(tmp_path / "odd" / "pipe.jpg")  # whoever reads one waits for a writer
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, arguments)
     assert (done.exit_code, says in done.stderr) == (code, True), done.output
@@ -345,8 +361,20 @@ def test_a_worker_without_the_photos_says_so_and_nothing_is_sent(target, gateway
 def test_a_master_without_workers_says_what_it_waits_for_and_stops_on_ctrl_c(target, tmp_path, unused_port):
     with master(target, cwd=tmp_path, port=unused_port) as process:
         assert any("waiting for workers: 0 of 2 connected" in line for line in process.stderr)
-        process.send_signal(signal.SIGINT)
-        process.stderr.read()
+        with interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path) as worker:
+            assert any("waiting for workers: 1 of 2 connected" in line for line in process.stderr)
+            process.send_signal(signal.SIGINT)
+            assert "Traceback" not in process.stderr.read()
+            assert process.wait(15) == 130
+            assert worker.wait(15) == 0  # it was told
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_without_a_master_says_what_it_waits_for_and_stops_when_it_is_told(tmp_path, unused_port, number):
+    with interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path) as process:
+        assert process.stderr.readline() == f"waiting for a run at 127.0.0.1:{unused_port}\n"
+        process.send_signal(number)
+        assert "Traceback" not in process.stderr.read()
         assert process.wait(15) == 130
 
 
