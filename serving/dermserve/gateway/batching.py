@@ -100,11 +100,6 @@ class _Call:
             return (images, True) if count == len(names) else (make_views(images[0], names[:count]), False)
         return (images if len(self.parts) == 1 else np.concatenate([part.images for part in self.parts]))[:count], False
 
-    def fail(self, error: Exception) -> None:
-        """End every request in an error; not where it is caught, whose frame it refers to."""
-        for part in self.parts:
-            part.end(error)
-
     def share(self, scores: Scores) -> None:
         """Give each request its rows of the answer; one alone gets it as it is, unchecked."""
         alone, start = len(self.parts) == 1, 0
@@ -242,7 +237,8 @@ class Batching:
         try:
             call.share(await self._ask(call))
         except Exception as error:
-            call.fail(error)
+            for part in call.parts:
+                part.end(error)
         finally:
             self._calls.discard(call)
             call.parts, call.task = [], None  # a cycle would keep the photos until the next full collection
