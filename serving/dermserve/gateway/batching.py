@@ -59,10 +59,10 @@ class Part:
 
     key: _Key = field(init=False)
     order: tuple[float, int] = field(init=False)
+    context: Context = field(init=False)  # of its trace
     answer: "asyncio.Future[Scores] | None" = None
     call: "_Call | None" = None
     failed: dict[ModelServer, Exception] = field(default_factory=dict)
-    context: Context = field(default_factory=copy_context)  # of its trace
 
     def __len__(self) -> int:
         """Count the views."""
@@ -173,6 +173,7 @@ class Batching:
     def _enter(self, target: Target, part: Part) -> "asyncio.Future[Scores]":
         turn = self._clock() + _AGEING * self.costs.expect(target.model, len(part))
         part.order, part.key, part.call = (turn, next(self._numbers)), (target, part.images.shape[1:]), None
+        part.context = copy_context()
         part.answer = answer = asyncio.get_running_loop().create_future()
         bisect.insort(self._queue, part, key=lambda each: each.order)
         self._dispatch()
