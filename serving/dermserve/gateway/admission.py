@@ -110,7 +110,8 @@ class Queue:
         if is_overload := self.waiting >= self._room() or (is_late and wait > _LONG):
             self._overloaded_until = self._clock() + _CALM
             while len(self._places) > self._bounds.queue:
-                self._places.pop().end_wait(OverloadedError(max(wait, _LEAST_RETRY)))
+                if not (turn := self._places.pop().turn).done():
+                    turn.set_result(OverloadedError(max(wait, _LEAST_RETRY)))
         if is_overload or is_late:
             raise OverloadedError(max(wait, _LEAST_RETRY))
 
@@ -123,8 +124,8 @@ class Queue:
 
     def _let_in(self) -> None:
         while self._places and self.is_free:
-            place = self._places.popleft()
-            if place.end_wait(None):
+            if not (place := self._places.popleft()).turn.done():
+                place.turn.set_result(None)
                 place.since = self._clock()
                 self.working += 1
                 self.preparing += 1
@@ -150,15 +151,8 @@ class Place:
     size: int  # bytes of its photo
     since: float | None = None  # when it was admitted, by the clock
     is_prepared: bool = False
-    turn: "asyncio.Future[OverloadedError | None]" = field(
-        default_factory=lambda: asyncio.get_running_loop().create_future()
-    )
-
-    def end_wait(self, refusal: OverloadedError | None) -> bool:
-        """Admit or refuse it; returns whether it still waited."""
-        if waited := not self.turn.done():
-            self.turn.set_result(refusal)
-        return waited
+    # Ends when it is admitted or refused
+    turn: "asyncio.Future[OverloadedError | None]" = field(default_factory=asyncio.Future)
 
     async def wait(self) -> None:
         """Wait until it is admitted.

@@ -59,10 +59,10 @@ class Part:
 
     key: _Key = field(init=False)
     order: tuple[float, int] = field(init=False)
+    context: Context = field(init=False)  # of its trace
     answer: "asyncio.Future[Scores] | None" = None
     call: "_Call | None" = None
     failed: dict[ModelServer, Exception] = field(default_factory=dict)
-    context: Context = field(default_factory=copy_context)  # of its trace
 
     def __len__(self) -> int:
         """Count the views."""
@@ -99,11 +99,6 @@ class _Call:
         if names:
             return (images, True) if count == len(names) else (make_views(images[0], names[:count]), False)
         return (images if len(self.parts) == 1 else np.concatenate([part.images for part in self.parts]))[:count], False
-
-    def fail(self, error: Exception) -> None:
-        """End every request in an error; not where it is caught, whose frame it refers to."""
-        for part in self.parts:
-            part.end(error)
 
     def share(self, scores: Scores) -> None:
         """Give each request its rows of the answer; one alone gets it as it is, unchecked."""
@@ -178,6 +173,7 @@ class Batching:
     def _enter(self, target: Target, part: Part) -> "asyncio.Future[Scores]":
         turn = self._clock() + _AGEING * self.costs.expect(target.model, len(part))
         part.order, part.key, part.call = (turn, next(self._numbers)), (target, part.images.shape[1:]), None
+        part.context = copy_context()
         part.answer = answer = asyncio.get_running_loop().create_future()
         bisect.insort(self._queue, part, key=lambda each: each.order)
         self._dispatch()
@@ -242,7 +238,8 @@ class Batching:
         try:
             call.share(await self._ask(call))
         except Exception as error:
-            call.fail(error)
+            for part in call.parts:
+                part.end(error)
         finally:
             self._calls.discard(call)
             call.parts, call.task = [], None  # a cycle would keep the photos until the next full collection

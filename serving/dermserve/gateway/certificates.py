@@ -111,11 +111,6 @@ class TlsFiles:
         return True
 
 
-def server_files(config: Config) -> TlsFiles | None:
-    """Read the files of the gateway's own TLS; None without. Raises what `TlsFiles` raises."""
-    return TlsFiles(config, "tls") if config.tls_certificate else None
-
-
 def model_server_files(config: Config) -> TlsFiles | None:
     """Read the files of the TLS towards model servers; None without. Raises what `TlsFiles` raises."""
     return TlsFiles(config, "tfs_tls") if config.tfs_tls_ca else None

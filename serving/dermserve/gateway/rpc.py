@@ -74,14 +74,13 @@ class Rpcs:
         self.metrics, self.tracing = metrics, tracing
         self.stopping = asyncio.Event()  # set when new RPCs are refused
         self.overloads = LogSampler(time.monotonic)
-        self._in_flight = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._in_flight, self._idle = 0, asyncio.Event()
 
     async def finish(self) -> None:
         """Refuse new RPCs from now on; return when those in flight are answered."""
         self.stopping.set()
-        await self._idle.wait()
+        if self._in_flight:
+            await self._idle.wait()
 
     def open(self, method: str, context: Context, *, model: str | None = "") -> "Rpc":
         """Open an RPC for `async with`; a stream, whose model is None, may take as long as its caller likes."""
@@ -97,12 +96,11 @@ class Rpcs:
     def count(self, context: Context) -> None:
         """Count an RPC as in flight until gRPC has sent its answer, which is after the handler has returned it."""
         self._in_flight += 1
-        self._idle.clear()
         context.add_done_callback(self._uncount)  # type: ignore[arg-type]  # stubs want a Protocol
 
     def _uncount(self, _: object) -> None:
         self._in_flight -= 1
-        if not self._in_flight:
+        if not self._in_flight and self.stopping.is_set():
             self._idle.set()
 
 

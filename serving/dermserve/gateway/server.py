@@ -77,7 +77,8 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
             stack.push_async_callback(probes.stop, None)
         tracing = open_tracing(os.environ)
         stack.push_async_callback(asyncio.to_thread, tracing.close)
-        own, towards_servers = certificates.server_files(config), certificates.model_server_files(config)
+        own = certificates.TlsFiles(config, "tls") if config.tls_certificate else None
+        towards_servers = certificates.model_server_files(config)
         servers = await connect(config, tracing, towards_servers)
         stack.push_async_callback(servers.close)
         catalog = Catalog(servers, config)
