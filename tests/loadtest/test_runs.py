@@ -61,15 +61,17 @@ def test_a_closed_loop_calls_by_its_mix_and_reports(target, gateway, tmp_path):
 
 @pytest.mark.slow
 def test_an_open_loop_keeps_its_rate_and_passes_its_gate(target, gateway, tmp_path):
+    came = []
+    gateway.classify = lambda request, context: came.append(time.monotonic()) or fake_gateway.answer(request)
     (tmp_path / "slo.toml").write_text("[[slo]]\nerror_rate = 0\nmin_rate = 3")
     arguments = quick(target, "--mix", "resnet50", "--rate", "8", "--slo", "slo.toml")
     done = subprocess.run(
         [*COMMAND, *arguments], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=240
     )
-    pace = json.loads((tmp_path / "build/loadtest/result.json").read_text())["pace"]
-    assert 18 <= pace["wanted"] <= 28, "eight a second for the three seconds that count"
-    # A machine with other work to do may be late, which must then be said.
-    assert done.returncode == (0 if json.loads(done.stdout)["kept_rate"] else 4), done.stderr
+    kept = json.loads(done.stdout)["kept_rate"]
+    assert done.returncode == (0 if kept else 4), done.stderr
+    if kept:  # a machine with other work to do may be late, which it has then said
+        assert (len(came) - 1) / (came[-1] - came[0]) == pytest.approx(8, rel=0.15)
 
 
 @pytest.mark.slow
@@ -273,14 +275,6 @@ def wait_for(condition, seconds: float = 90) -> None:
         time.sleep(0.1)
 
 
-def folder_of_photos(tmp_path: pathlib.Path, count: int) -> pathlib.Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for index in range(count):
-        (folder / f"{index}.jpg").write_bytes(draw_lesion(seed=index))
-    return folder
-
-
 @contextlib.contextmanager
 def master(target: str, *arguments: str, cwd: pathlib.Path, port: int):
     """Start a `run` that waits for workers elsewhere."""
@@ -290,18 +284,28 @@ def master(target: str, *arguments: str, cwd: pathlib.Path, port: int):
 
 
 @pytest.mark.slow
-def test_workers_prepare_large_photos_first_and_then_send_everything(target, gateway, tmp_path, unused_port):
-    photos = folder_of_photos(tmp_path, 12)
-    large = ("--photos", str(photos), "--side", "4000", "--users", "4")
-    with master(target, *large, cwd=tmp_path, port=unused_port) as process, contextlib.ExitStack() as workers:
-        for _ in range(2):
-            workers.enter_context(interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path))
+def test_workers_prepare_their_photos_first_and_then_send_everything(target, gateway, tmp_path, unused_port):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "slow.jpg").symlink_to("/proc/self/cwd/pipe")  # each worker has its own
+    pipes = [tmp_path / name / "pipe" for name in ("one", "two")]
+    for pipe in pipes:
+        pipe.parent.mkdir()
+        os.mkfifo(pipe)  # a photo that takes as long to read as the test wants
+    how = {"cwd": tmp_path, "port": unused_port}
+    with master(target, "--photos", "photos", "--users", "4", **how) as process, contextlib.ExitStack() as workers:
+        for pipe in pipes:
+            workers.enter_context(interruptible("worker", f"127.0.0.1:{unused_port}", cwd=pipe.parent))
+        for _ in range(2):  # five seconds apart: they live while they read
+            waiting = next(line for line in process.stderr if "waiting for photos of" in line)
+            assert waiting.count(",") == 1, waiting
+        assert not gateway.requests
+        for pipe in pipes:
+            pipe.write_bytes(draw_lesion())
         out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     result = json.loads((tmp_path / "build/loadtest/result.json").read_text())
     assert len({note["name"] for note in result["generators"]}) == 2
     assert sum(sum(cell["statuses"].values()) for cell in result["cells"]) == len(gateway.requests) > 0
-    assert result["ended"] - result["started"] < 20, "preparing is no part of the test"
     assert json.loads(out)["calls"][-1]["calls"] > 0
 
 
