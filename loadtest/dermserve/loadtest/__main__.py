@@ -10,7 +10,7 @@ def main() -> None:
     from dermserve.loadtest import cli  # takes a second
 
     signal.signal(signal.SIGINT, usual)
-    cli.main()
+    cli.main(prog_name="dermserve-loadtest")
 
 
 if __name__ == "__main__":
