@@ -1,6 +1,7 @@
 """Options that choose the gateway, and the client made from them."""
 
 import functools
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -46,6 +47,11 @@ def tls_options(given: Mapping[str, Any]) -> TLS | None:
     roots, chain, key, authority = (given[name] for name in ("tls_ca", "tls_cert", "tls_key", "tls_authority"))
     if not (given["tls"] or roots or chain or key or authority):
         return None
+    if chain and key:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(chain, key, password="")
+        except ssl.SSLError as error:  # gRPC would say that no server answers
+            raise ValueError(f"{chain} with the key {key} can't be used for TLS: {error}") from error
     return TLS.from_files(root_certificates=roots, certificate_chain=chain, private_key=key, authority=authority)
 
 

@@ -9,7 +9,7 @@ TrainingError
 
 import hashlib
 import json
-import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,8 +42,8 @@ class RunError(TrainingError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, of this process alone, that replaces it when the block succeeds."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    """Yield a temporary path beside `path`, of this call alone, that replaces it when the block succeeds."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # containers have process ids in common
     try:
         yield partial
         partial.replace(path)
@@ -55,6 +55,14 @@ def write_json(path: Path, value: Any) -> None:
     """Replace a JSON file, atomically."""
     with replacing(path) as partial:
         partial.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file of a run; a RunError where it is missing, damaged or something else."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} can't be read as JSON ({error}): restore it, or train again") from error
 
 
 def file_digest(path: Path) -> str:
