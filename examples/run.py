@@ -152,12 +152,12 @@ def try_example(name: str, photo: pathlib.Path, servers: dict[str, dict[str, str
 
 
 @contextlib.contextmanager
-def stack(store: pathlib.Path) -> Iterator[dict[str, dict[str, str]]]:
+def stack() -> Iterator[dict[str, dict[str, str]]]:
     """Run `dermserve up` with a TLS edge; give the environment that leads to each."""
     shell(_CERTIFICATE, cwd=SCRATCH)
     shell("dermserve proto --out protos", cwd=SCRATCH)
     options = f"up --model {MODEL} --reflection --port 0 --tfs-port 0 --edge --edge-port 0".split()
-    files = {"store": store, "edge-tls-cert": SCRATCH / "ca.pem", "edge-tls-key": SCRATCH / "key.pem"}
+    files = {"store": SCRATCH / "store", "edge-tls-cert": SCRATCH / "ca.pem", "edge-tls-key": SCRATCH / "key.pem"}
     options += [f"--{name}={file}" for name, file in files.items()]
     command = [pathlib.Path(PYTHON).with_name("dermserve"), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as up:
@@ -184,16 +184,14 @@ def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="names, separated by commas", default=",".join(EXAMPLES))
-    parser.add_argument("--store", type=pathlib.Path, default=SCRATCH / "store", help="built when it has no model")
-    chosen = parser.parse_args()
-    names = chosen.only.split(",")
+    names = parser.parse_args().only.split(",")
     if strange := set(names) - EXAMPLES.keys():
         parser.error(f"no example {', '.join(strange)}: there are {', '.join(EXAMPLES)}")
     SCRATCH.mkdir(parents=True, exist_ok=True)
     photo = SCRATCH / "photo.jpg"
     photo.write_bytes(draw_lesion())
     failed = False
-    with stack(chosen.store) as servers:
+    with stack() as servers:
         for name in names:
             try:
                 said = try_example(name, photo, servers)

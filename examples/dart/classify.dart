@@ -4,9 +4,9 @@
 import 'dart:io';
 
 import 'package:grpc/grpc.dart';
+import 'package:grpc/protos.dart' show ErrorInfo, RetryInfo; // the classes that GrpcError.details has
 
 import 'gen/dermserve/v1/classifier.pbgrpc.dart';
-import 'gen/google/rpc/error_details.pb.dart';
 
 Future<void> main(List<String> files) async {
   final channel = ClientChannel('127.0.0.1',

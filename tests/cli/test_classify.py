@@ -4,6 +4,8 @@ import json
 import os
 import pty
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -178,6 +180,22 @@ def test_a_bar_stands_on_stderr_when_it_is_a_terminal(run, folder):
     assert "2 of 3" in shown
     assert shown.endswith("\r\x1b[K")
     assert len(lines(done)) == 3
+
+
+def test_standard_input_without_an_end_is_not_read_for_ever_and_a_closed_one_is_wrong_usage(start):
+    code = "from dermserve.cli import photos; photos.MOST_BYTES = 9; print([len(p) for _, p in photos.load('-')])"
+    with open("/dev/zero", "rb") as endless:
+        assert subprocess.check_output([sys.executable, "-c", code], stdin=endless, text=True) == "[10]\n"
+    closed = {"stdin": None, "preexec_fn": lambda: os.close(0)}
+    with start("classify", "-", **closed) as process:
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err.splitlines()[-1]) == (2, "Error: standard input (-) is closed")
+
+
+def test_a_closed_standard_output_is_no_error(start):
+    with start("models", stdout=None, preexec_fn=lambda: os.close(1)) as process:
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])

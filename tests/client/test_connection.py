@@ -66,7 +66,8 @@ def test_an_impossible_retry_is_refused(arguments):
     ("target", "words"),
     [("", "127.0.0.1:50051"), (":50051", "HOST:PORT"), ("host:0", "HOST:PORT"), ("host:65536", "HOST:PORT"),
      ("host:port", "HOST:PORT"), ("127.0.0.1:5005x", "HOST:PORT"), ("[::1]:x", "HOST:PORT"), ("dns:///host:x", "HOST"),
-     ("http://host:1/v1", "give host:1$"), ("https://host", "give host, with TLS"), ("ftp://host", "HOST:PORT")],
+     ("http://host:1/v1", "give host:1$"), ("https://host", "give host, with TLS"), ("ftp://host", "HOST:PORT"),
+     ("::1:50051", r"\[::1\]:50051"), ("fd00::7:50051x", r"\[::1\]"), ("a:b:1", "HOST:PORT")],
 )  # fmt: skip
 def test_a_target_that_cannot_be_is_refused(target, words):
     with pytest.raises(ValueError, match=words):
@@ -75,7 +76,7 @@ def test_a_target_that_cannot_be_is_refused(target, words):
 
 @pytest.mark.parametrize(
     "target", ["host", "host:1", "[::1]:1", "::1", "dns:///host:1", "dns:host", "ipv4:10.0.0.1:1,10.0.0.2:2",
-               "ipv6:[::1]:1", "unix:/a.sock", "unix-abstract:a", "xds:///host"],
+               "ipv6:[::1]:1", "unix:/a.sock", "unix-abstract:a", "xds:///host", "[fe80::1%eth0]:1"],
 )  # fmt: skip
 def test_what_grpc_knows_as_a_target_is_taken(target):
     assert Connection(target=target).target == target

@@ -40,6 +40,12 @@ def test_every_reason_has_a_cause_and_a_remedy_where_its_link_leads(reason):
     assert len(remedy) > 8
 
 
+@pytest.mark.parametrize("status", [301, 400, 411, 431, 520])
+def test_statuses_of_proxies_without_a_section_share_one(status):
+    assert DermserveError("", reason=f"HTTP_{status}").help == "docs/errors.md#http_other"
+    assert "### HTTP_OTHER\n" in PAGE
+
+
 def test_no_section_is_there_twice():
     headings = re.findall(r"^### (\w+)", PAGE, re.M)
     assert len(headings) == len(set(headings))

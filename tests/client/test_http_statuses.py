@@ -52,6 +52,15 @@ def test_a_proxys_http_status_becomes_the_matching_error(status, error_class, wo
     assert caught.value.reason == ("MESSAGE_TOO_LARGE" if status == 413 else f"HTTP_{status}")
 
 
+def test_a_web_page_is_no_gateway():
+    with (
+        answering(200) as target,
+        Client(target, retry=ONCE) as client,
+        pytest.raises(Internal, match="not a dermserve"),
+    ):
+        client.models()
+
+
 @pytest.mark.parametrize("kind", ["sync", "async"])
 @pytest.mark.parametrize(("status", "error_class"), [(413, TooLarge), (401, AccessDenied), (502, Unavailable)])
 def test_in_a_stream_every_photo_gets_it(kind, status, error_class):

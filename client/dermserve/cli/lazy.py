@@ -93,7 +93,8 @@ class LazyGroup(click.Group):
         """Run the command; end without an error when the reader of its output has closed the pipe (`| head`)."""
         try:
             super().invoke(ctx)
-            sys.stdout.flush()
+            if sys.stdout:  # not closed by the caller
+                sys.stdout.flush()
         except BrokenPipeError:
             _drop_output()
             raise click.exceptions.Exit(Exit.PIPE_CLOSED) from None
@@ -114,7 +115,7 @@ class LazyGroup(click.Group):
             if error.errno not in _FULL:
                 raise
             _drop_output()
-            click.echo(f"Error: can't write: {error.strerror}", err=True)
+            click.echo(f"Error: can't write{f' {error.filename}' * bool(error.filename)}: {error.strerror}", err=True)
             sys.exit(Exit.FAILED)
         sys.exit(code if isinstance(code, int) else Exit.ANSWERED)
 

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import stat
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 import click
 
 from dermserve.client import InvalidPhoto, Photo, UnreadablePhoto
+from dermserve.client._request import MOST_BYTES
 
 STDIN = "-"
 SUFFIXES = frozenset(
@@ -54,7 +56,7 @@ def expand(named: Iterable[str], *, written: Iterable[str | os.PathLike[str]] = 
     Links to folders are followed, to each folder once. What the command itself has `written` there is skipped.
 
     Raises:
-        click.UsageError: a folder has no photos, or standard input is named twice.
+        click.UsageError: a folder has no photos, or standard input is named twice or closed.
     """
     found = Found()
     own = {os.path.realpath(path) for path in written}
@@ -65,6 +67,8 @@ def expand(named: Iterable[str], *, written: Iterable[str | os.PathLike[str]] = 
             found.photos.append(name)
     if found.photos.count(STDIN) > 1:
         raise click.UsageError("standard input (-) can be read once")
+    if STDIN in found.photos and sys.stdin is None:
+        raise click.UsageError("standard input (-) is closed")
     return found
 
 
@@ -75,9 +79,9 @@ def load(files: Iterable[str]) -> Iterator[tuple[str, Photo]]:
 
 
 def _read_stdin() -> bytes:
-    """Read all of it, past Python's own buffer, whose lock a thread that waits here would hold at exit."""
-    with open(0, "rb", buffering=0, closefd=False) as stdin:
-        return stdin.readall() or b""
+    """Read it, past Python's own buffer, whose lock a thread that waits here would hold at exit; it may have no end."""
+    with open(0, "rb", closefd=False) as stdin:
+        return stdin.read(MOST_BYTES + 1)
 
 
 def _look_into(folder: str, found: Found, own: set[str]) -> None:

@@ -4,13 +4,8 @@ import pathlib
 from importlib import resources
 
 import click
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-_API = "dermserve.v1"
-_PROTOS = {
-    _API: ("card.proto", "classifier.proto"),
-    "google.api": ("annotations.proto", "http.proto"),  # of googleapis-common-protos
-    "google.rpc": ("error_details.proto", "status.proto"),
-}
 _PROTOSET = "dermserve.protoset"
 
 
@@ -26,16 +21,15 @@ def proto(*, out: pathlib.Path) -> None:
     dermserve/v1/classifier.proto`, Node's `includeDirs: [DIR]`. The protoset is a FileDescriptorSet of the same files:
     `grpcurl -protoset DIR/dermserve.protoset`. google's files are googleapis' own, under the Apache License 2.0.
     """
-    files = {
-        pathlib.PurePosixPath(*package.split("."), name): resources.files(package) / name
-        for package, names in _PROTOS.items()
-        for name in names
-    }
-    files[pathlib.PurePosixPath(_PROTOSET)] = resources.files(_API) / _PROTOSET
+    files = {_PROTOSET: resources.files("dermserve.v1").joinpath(_PROTOSET).read_bytes()}
+    for path in (file.name for file in FileDescriptorSet.FromString(files[_PROTOSET]).file):
+        if not path.startswith("google/protobuf/"):  # which every compiler has
+            package, _, name = path.rpartition("/")
+            files[path] = resources.files(package.replace("/", ".")).joinpath(name).read_bytes()
     try:
-        for path, source in files.items():
+        for path, content in files.items():
             (out / path).parent.mkdir(parents=True, exist_ok=True)
-            (out / path).write_bytes(source.read_bytes())
+            (out / path).write_bytes(content)
     except OSError as error:
         raise click.ClickException(f"can't write to {out}: {error.strerror or error}") from error
     for path in files:

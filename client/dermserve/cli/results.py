@@ -14,7 +14,7 @@ import click
 
 from dermserve.cli.lazy import Exit
 from dermserve.cli.photos import SUFFIXES, shown
-from dermserve.client import Answer, Unavailable, render_text
+from dermserve.client import Answer, DermserveError, Unavailable, render_text
 
 Row = dict[str, Any]
 _BAR = 30
@@ -63,10 +63,10 @@ class Results:
         if len({os.path.realpath(path) for path in files}) < len(files):
             raise click.UsageError("--csv and --resume name the same file: name two")
         for path in files:
-            photo = path.suffix.lower() in SUFFIXES  # as in `--csv *.jpg`
-            if photo or str(path) == "-" or (path.exists() and not path.is_file()):
+            photo, there = path.suffix.lower() in SUFFIXES, os.path.exists(path)  # as in `--csv *.jpg`
+            if photo or str(path) == "-" or (there and not path.is_file()):
                 raise click.UsageError(f"{path} would be written: name a file, not a photo, device or standard output")
-            if not os.access(path if path.exists() else path.parent, os.W_OK):
+            if not os.access(path if there else path.parent, os.W_OK):
                 raise click.UsageError(f"{path} can't be written: does its folder exist, and is it yours?")
         if self._journal is not None:
             try:
@@ -128,7 +128,7 @@ class Results:
             levels = Counter(_level(row) for row in answered if row["verdict"] == verdict).most_common()
             lines.append(f"  {verdict:<24} {count:>6}  {', '.join(f'{number} {level}' for level, number in levels)}")
         for reason, count in failed.most_common():
-            lines.append(f"  {reason:<24} {count:>6}  docs/errors.md#{reason.lower()}")
+            lines.append(f"  {reason:<24} {count:>6}  {DermserveError('', reason=reason).help}")
         return "\n".join(lines)
 
     def _open(self, path: pathlib.Path) -> None:

@@ -2,8 +2,8 @@
 
 import functools
 import ssl
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import click
@@ -34,31 +34,27 @@ class Server:
 
     def tls_options(self) -> TLS | None:
         """Make the client's TLS options; None for plaintext."""
-        return tls_options(**{name: getattr(self, name) for name in TLS_NAMES})
+        return tls_options(asdict(self))
 
 
-def tls_options(
-    *, tls: bool, tls_ca: str | None, tls_cert: str | None, tls_key: str | None, tls_authority: str | None
-) -> TLS | None:
-    """Make the client's TLS options from those of a command; None for plaintext.
+def tls_options(given: Mapping[str, Any]) -> TLS | None:
+    """Make the client's TLS options from TLS_OPTIONS as a command got them; None for plaintext.
 
     Raises:
         OSError: a file can't be read.
         ValueError: the options don't go together.
     """
-    if not tls and not any((tls_ca, tls_cert, tls_key, tls_authority)):
+    roots, chain, key, authority = (given[name] for name in ("tls_ca", "tls_cert", "tls_key", "tls_authority"))
+    if not (given["tls"] or roots or chain or key or authority):
         return None
-    if tls_cert and tls_key:
+    if chain and key:
         try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(tls_cert, tls_key, password="")
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(chain, key, password="")
         except ssl.SSLError as error:  # gRPC would say that no server answers
-            raise ValueError(f"{tls_cert} with the key {tls_key} can't be used for TLS: {error}") from error
-    return TLS.from_files(
-        root_certificates=tls_ca, certificate_chain=tls_cert, private_key=tls_key, authority=tls_authority
-    )
+            raise ValueError(f"{chain} with the key {key} can't be used for TLS: {error}") from error
+    return TLS.from_files(root_certificates=roots, certificate_chain=chain, private_key=key, authority=authority)
 
 
-TLS_NAMES = ("tls", "tls_ca", "tls_cert", "tls_key", "tls_authority")
 TLS_OPTIONS = (
     click.option("--tls", is_flag=True, help="Use TLS; the options below imply it."),
     click.option("--tls-ca", type=_FILE, help="Authorities to trust (PEM), in place of the built-in ones."),

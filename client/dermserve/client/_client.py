@@ -189,13 +189,10 @@ class Client(_Base):
     classify_many = blocking_generator(AsyncClient.classify_many)
     models = blocking(AsyncClient.models)
     model = blocking(AsyncClient.model)
+    close = blocking(AsyncClient.close)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: object) -> None:
         self.close()
-
-    def close(self) -> None:
-        """Close the channel and cancel the calls in flight."""
-        self._channel.close()

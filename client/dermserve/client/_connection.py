@@ -10,7 +10,7 @@ from typing import Any, Self
 import grpc
 
 from dermserve.client._errors import DeadlineExceeded, DermserveError, read_call
-from dermserve.client._proxies import Way, find_way, host_and_port
+from dermserve.client._proxies import Way, find_way, host_and_port, ip_address
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 DEFAULT_DEADLINE = 30.0
@@ -183,9 +183,9 @@ def _check_target(target: str) -> None:
         tls = ", with TLS" if scheme.endswith("s") else ""
         raise ValueError(f"the target is no URL: give {rest.split('/')[0] or DEFAULT_TARGET}{tls}")
     host, port = host_and_port(target)
-    odd = host is None and target.partition(":")[0] not in _SCHEMES
+    odd = target.partition(":")[0] not in _SCHEMES if host is None else ":" in host and ip_address(host) is None
     if odd or host == "" or (port and not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536)):
-        raise ValueError(f"the target {target!r} is not HOST:PORT: give, for example, {DEFAULT_TARGET}")
+        raise ValueError(f"the target {target!r} is not HOST:PORT: give, for example, {DEFAULT_TARGET} or [::1]:50051")
 
 
 def usual_roots() -> bytes | None:

@@ -53,7 +53,8 @@ class DermserveError(Exception):
     @property
     def help(self) -> str:
         """Where cause and remedy are written down."""
-        return f"docs/errors.md#{self.reason.lower()}"
+        other = self.reason.startswith("HTTP_") and self.reason[5:] not in map(str, _BY_HTTP)
+        return f"docs/errors.md#{'http_other' if other else self.reason.lower()}"
 
     def to_dict(self) -> dict[str, str]:
         """Make plain JSON values, with the keys that `dermserve classify --json` prints under `error`."""
@@ -148,24 +149,21 @@ PHOTO_REASONS: Mapping[str, type[InvalidPhoto]] = {
 }
 """Reasons that blame the photo, whatever the status."""
 
-_GRPC_WANTED = "does not take gRPC's requests: is the address right, and does it pass gRPC on?"
-_NOTHING_BEHIND = "can't reach the gateway behind it: try again in a moment"
 _BY_HTTP: Mapping[int, tuple[type[DermserveError], str]] = {
+    **dict.fromkeys(
+        (405, 415, 501, 505),
+        (NotFound, "does not take gRPC's requests: is the address right, and does it pass gRPC on?"),
+    ),
+    **dict.fromkeys((502, 503), (Unavailable, "can't reach the gateway behind it: try again in a moment")),
     401: (AccessDenied, "wants credentials: give them as metadata"),
     403: (AccessDenied, "does not let this request pass"),
     404: (NotFound, "has no route to a gateway: is the address right, and does it pass gRPC on?"),
-    405: (NotFound, _GRPC_WANTED),
     407: (AccessDenied, "wants proxy credentials"),
     408: (DeadlineExceeded, "gave up waiting for the photo"),
     413: (TooLarge, "takes no photo of this size: a proxy's limit, not the gateway's. Send a smaller one, or raise it"),
-    415: (NotFound, _GRPC_WANTED),
     429: (Overloaded, "says that there are too many requests: try again later"),
     500: (Internal, "failed"),
-    501: (NotFound, _GRPC_WANTED),
-    502: (Unavailable, _NOTHING_BEHIND),
-    503: (Unavailable, _NOTHING_BEHIND),
     504: (Unavailable, "got no answer from the gateway behind it in time: try again in a moment"),
-    505: (NotFound, _GRPC_WANTED),
 }
 
 
@@ -220,7 +218,7 @@ def _transport_error(name: str, details: str, *, target: str, proxy: str | None)
         "UNAVAILABLE": f"no gateway answers at {way} ({details}): is it running, and is the address right?",
         "DEADLINE_EXCEEDED": f"no answer from {way} in time: allow more time, or ask for fewer views",
         "UNIMPLEMENTED": f"{way} answers and is not a dermserve gateway ({details}): is the address right?",
-    }.get(name, details or f"the call failed with {name}")
+    }.get("UNIMPLEMENTED" if details == "No status received" else name, details or f"the call failed with {name}")
     return _BY_STATUS.get(name, Internal)(message, status=name)
 
 

@@ -60,7 +60,7 @@ def host_and_port(target: str) -> tuple[str | None, str]:
     """Take host and port out of a gRPC target; no host when it names none, as a socket's path does not."""
     scheme, colon, rest = target.partition(":")
     schemed = scheme in _NAMED or (scheme and not rest.split(",")[0].isdecimal())
-    if colon and schemed and not target.startswith("[") and _ip(target) is None:
+    if colon and schemed and not target.startswith("[") and ip_address(target) is None:
         if scheme not in _NAMED:
             return None, ""
         target = rest.rpartition("/")[2]
@@ -79,7 +79,7 @@ def _split(address: str) -> tuple[str, str]:
 
 
 def _is_here(host: str) -> bool:
-    if address := _ip(host):
+    if address := ip_address(host):
         address = getattr(address, "ipv4_mapped", None) or address
         return address.is_loopback or address.is_unspecified
     return host in _LOOPBACKS or host.endswith(".localhost")
@@ -92,7 +92,7 @@ def _covers(entry: str, host: str, port: str) -> bool:
     name, its_port = (entry, "") if "/" in entry else _split(entry.lower())
     if its_port not in ("", port):
         return False
-    address, network = _ip(host), _network(name)
+    address, network = ip_address(host), _network(name)
     if address or network:
         return address is not None and network is not None and address in network
     name = name.lstrip("*").strip(".")
@@ -105,7 +105,8 @@ def _network(name: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
     return None
 
 
-def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Read an address; None for a name."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host)
     return None

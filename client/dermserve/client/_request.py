@@ -18,7 +18,7 @@ Item: TypeAlias = Photo | tuple[str, Photo]
 """A photo, or the caller's id for it and the photo."""
 Prepare: TypeAlias = Callable[[bytes], classifier_pb2.ClassifyRequest]
 
-_MOST_BYTES = 2**29
+MOST_BYTES = 2**29
 """Of a photo: far beyond what any gateway takes, and within what fits into memory and a message (2 GiB)."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REASONS = {errno.ENOENT: "FILE_NOT_FOUND", errno.EISDIR: "IS_A_DIRECTORY"}
@@ -60,9 +60,9 @@ def read_photo(photo: Photo) -> bytes:
         TooLarge: it can't be a photo.
     """
     data = photo if isinstance(photo, bytes) else _read(pathlib.Path(photo))
-    if len(data) > _MOST_BYTES:
+    if len(data) > MOST_BYTES:
         name = "it" if isinstance(photo, bytes) else os.fspath(photo)
-        raise too_large(f"{name} has more than {_MOST_BYTES >> 20} MiB")
+        raise too_large(f"{name} has more than {MOST_BYTES >> 20} MiB")
     return data
 
 
@@ -70,7 +70,7 @@ def _read(path: pathlib.Path) -> bytes:
     """Read a file, up to just over the size limit: it may be a device without an end."""
     try:
         with path.open("rb") as file:
-            return file.read(_MOST_BYTES + 1)
+            return file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a null character in the name
         number, words = (error.errno, error.strerror) if isinstance(error, OSError) else (None, str(error))
         reason = _REASONS.get(number or 0, "UNREADABLE_FILE")

@@ -17,7 +17,7 @@ import click
 import pydantic
 
 from dermserve.cli.lazy import Entry, LazyGroup
-from dermserve.cli.server import TLS_NAMES, TLS_OPTIONS, tls_options
+from dermserve.cli.server import TLS_OPTIONS, tls_options
 from dermserve.loadtest.drive import Generator, Server, check_server, run, run_worker, say, server_under_test
 from dermserve.loadtest.result import Result, table, write_csv
 from dermserve.loadtest.scenario import (
@@ -234,7 +234,7 @@ def _scenario(options: Mapping[str, Any]) -> Scenario:
         raise ScenarioError("write --metadata KEY=VALUE")
     given = {"target": options["server"] or "local", "mix": parse_mix(options["mix"]), "metadata": metadata}
     try:
-        given["tls"] = tls_options(**{name: options[name] for name in TLS_NAMES})
+        given["tls"] = tls_options(options)
         return Scenario(**{**options, **given})
     except pydantic.ValidationError as error:
         raise ScenarioError(first_fault(error)) from error

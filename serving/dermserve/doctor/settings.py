@@ -63,35 +63,23 @@ def look_at_settings(config: Config, *, environment: Mapping[str, str]) -> Itera
 def _exposure(config: Config) -> Iterator[Finding]:
     exposed = not is_loopback(config.listen)
     if exposed and not config.tls_certificate:
-        yield warning(
-            "NO_TLS",
-            f"listen is {config.listen}, which others can reach, without TLS: photos travel in plain text",
-            "set tls_certificate and tls_key, unless something in front of it encrypts and nothing else can reach it",
-        )
+        text = f"listen is {config.listen}, which others can reach, without TLS: photos travel in plain text"
+        remedy = "unless something in front of it encrypts and nothing else can reach it"
+        yield warning("NO_TLS", text, f"set tls_certificate and tls_key, {remedy}")
     if exposed and not config.tls_client_ca:
-        yield warning(
-            "NO_CLIENT_CA",
-            f"whoever can reach {config.listen} may ask: the gateway knows no users and trusts its callers",
-            "set tls_client_ca, so that callers must show a certificate; or let only the edge reach it",
-        )
+        text = f"whoever can reach {config.listen} may ask: the gateway knows no users and trusts its callers"
+        remedy = "set tls_client_ca, so that callers must show a certificate; or let only the edge reach it"
+        yield warning("NO_CLIENT_CA", text, remedy)
     if config.reflection:
-        yield (warning if exposed else note)(
-            "REFLECTION",
-            "reflection shows the whole API to anyone who connects",
-            "set reflection to false outside development",
-        )
+        text = "reflection shows the whole API to anyone who connects"
+        yield (warning if exposed else note)("REFLECTION", text, "set reflection to false outside development")
     if config.metrics_listen and not is_loopback(config.metrics_listen):
-        yield note(
-            "METRICS_EXPOSED",
-            f"metrics are served in plain text on {config.metrics_listen}: model names, versions and load",
-            "let only Prometheus reach that port, for example by a NetworkPolicy",
-        )
+        text = f"metrics are served in plain text on {config.metrics_listen}: model names, versions and load"
+        yield note("METRICS_EXPOSED", text, "let only Prometheus reach that port, for example by a NetworkPolicy")
     if plain := [address for address in config.tfs if not (config.tfs_tls_ca or is_loopback(address))]:
-        yield warning(
-            "TFS_NOT_ENCRYPTED",
-            f"calls to {', '.join(plain)} are not encrypted, and its answers are trusted",
-            "set tfs_tls_ca, put TensorFlow Serving into the same pod, or have the cluster encrypt",
-        )
+        text = f"calls to {', '.join(plain)} are not encrypted, and its answers are trusted"
+        remedy = "set tfs_tls_ca, put TensorFlow Serving into the same pod, or have the cluster encrypt"
+        yield warning("TFS_NOT_ENCRYPTED", text, remedy)
 
 
 def _certificate(name: str, file: pathlib.Path) -> Iterator[Finding]:
