@@ -1,6 +1,7 @@
 """What a person does with the page: one test a task."""
 
 import pathlib
+import re
 
 import pytest
 from playwright.sync_api import expect
@@ -114,6 +115,20 @@ def test_a_kind_of_spot_is_explained_with_its_source_and_back_leads_to_the_resul
     assert (link.get_attribute("href") or "").startswith("https://")
     result.page.go_back()
     expect(result.page.locator("#verdict")).to_have_text(_LOW)
+
+
+@pytest.mark.parametrize("language", ["en", "id"])
+def test_each_kind_of_spot_is_explained_in_three_parts_and_names_its_source(tidy: App, language: str) -> None:
+    if tidy.page.locator("html").get_attribute("lang") != language:
+        tidy.press("ID: Bahasa Indonesia" if language == "id" else "EN: English")
+    for code in ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc", "scc", "normal"):
+        tidy.go(f"/learn/{code}")
+        link = tidy.page.locator("main a[target=_blank]")
+        expect(link).to_have_attribute("href", re.compile(r"https://(www\.nhs\.uk|dermnetnz\.org)/\S+"))
+        assert len(link.inner_text().partition(": ")[2]) > 5
+        assert all(len(part) > 25 for part in tidy.page.locator(".prose p").all_inner_texts())
+    tidy.go("/settings")
+    tidy.page.locator("#language").select_option("en")
 
 
 def test_a_page_for_a_doctor_has_the_photo_the_figures_and_what_the_patient_says(result: App) -> None:

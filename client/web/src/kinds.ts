@@ -140,7 +140,7 @@ const KINDS: Record<string, Kind> = {
     ],
   },
   normal: {
-    source: ["NHS, Moles", `${NHS}moles/`],
+    source: ["DermNet, The structure of normal skin", `${DERMNET}the-structure-of-normal-skin`],
     name: "normal skin",
     en: [
       "Skin without a spot of note.",

@@ -13,21 +13,23 @@ import { calendar, read, written } from "./transfer";
 
 const today = (): string => new Date(Date.now() - new Date().getTimezoneOffset() * 60_000).toISOString().slice(0, 10);
 
-/** Read what a screen needs, and say so where nothing can be read. */
-async function load<T>(title: string, read: () => Promise<T>): Promise<T | undefined> {
+/** Read what a screen shows, and show it; say so where nothing can be read, or where it is gone (null). */
+async function load<T>(still: () => boolean, read: () => Promise<T | null>, then: (found: T) => void): Promise<void> {
   try {
-    return await read();
+    const found = await read();
+    if (still()) found === null ? gone() : then(found);
   } catch (error) {
     console.warn(error);
-    show(title, [alert_(t("storageBlocked"))]);
-    return undefined;
+    if (still()) show(t("history"), [alert_(t("storageBlocked"))]);
   }
 }
 
 export async function historyScreen(_: string, still: () => boolean): Promise<void> {
-  const kept = await load(t("history"), records.all);
   const persisted = await navigator.storage?.persisted?.().catch(() => false);
-  if (!kept || !still()) return;
+  await load(still, records.all, (kept) => showHistory(kept, persisted === true));
+}
+
+function showHistory(kept: records.Kept, persisted: boolean): void {
   const some = kept.spots.length > 0;
   const rows = kept.spots.map((spot) => row(spot, kept.entries.filter((entry) => entry.spot === spot.id)));
   show(t("history"), [
@@ -74,11 +76,11 @@ function isDue({ again }: records.Spot): boolean {
   return again !== "" && again <= today();
 }
 
-export async function spotScreen(id: string, still: () => boolean): Promise<void> {
-  const found = await load(t("history"), () => records.spotOf(id));
-  if (found === undefined || !still()) return;
-  if (!found) return gone();
-  const { spot, photos } = found;
+export function spotScreen(id: string, still: () => boolean): Promise<void> {
+  return load(still, () => records.spotOf(id), showSpot);
+}
+
+function showSpot({ spot, photos }: { spot: records.Spot; photos: records.Entry[] }): void {
   const change = (what: Partial<records.Spot>) => {
     Object.assign(spot, what);
     records.change(spot.id, what).catch((error) => {
@@ -146,11 +148,11 @@ async function entryOf(id: string): Promise<{ entry: records.Entry; spot: record
   return entry && spot ? { entry, spot } : null;
 }
 
-export async function photoScreen(id: string, still: () => boolean): Promise<void> {
-  const found = await load(t("history"), () => entryOf(id));
-  if (found === undefined || !still()) return;
-  if (!found) return gone();
-  const { entry, spot } = found;
+export function photoScreen(id: string, still: () => boolean): Promise<void> {
+  return load(still, () => entryOf(id), showPhoto);
+}
+
+function showPhoto({ entry, spot }: { entry: records.Entry; spot: records.Spot }): void {
   const above = `/history/spot/${spot.id}`;
   show(
     spot.name,
@@ -160,7 +162,7 @@ export async function photoScreen(id: string, still: () => boolean): Promise<voi
       h(
         "div",
         { className: "row plain" },
-        button(t("forDoctor"), "print", () => go(`/history/report/${id}`), "quiet"),
+        button(t("forDoctor"), "print", () => go(`/history/report/${entry.id}`), "quiet"),
         button(t("remove"), "trash", () => void removeWithUndo({ spots: [], entries: [entry] }, above), "quiet danger"),
       ),
     ],
@@ -168,11 +170,10 @@ export async function photoScreen(id: string, still: () => boolean): Promise<voi
   );
 }
 
-export async function savedReportScreen(id: string, still: () => boolean): Promise<void> {
-  const found = await load(t("history"), () => entryOf(id));
-  if (found === undefined || !still()) return;
-  if (!found) return gone();
-  show(t("reportTitle"), [makeReport(found.entry, found.spot), reportButtons(found.entry, found.spot)], { above: `/history/photo/${id}` });
+export function savedReportScreen(id: string, still: () => boolean): Promise<void> {
+  return load(still, () => entryOf(id), ({ entry, spot }) =>
+    show(t("reportTitle"), [makeReport(entry, spot), reportButtons(entry, spot)], { above: `/history/photo/${id}` }),
+  );
 }
 
 function gone(): void {

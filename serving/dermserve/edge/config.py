@@ -174,7 +174,7 @@ def _files(settings: Settings) -> Iterator[dict[str, str]]:
         yield {
             "path": path_served,
             "csp": _CSP.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'") * (path_served == _API_PAGE),
-            "shown": str(settings.www_seen / place if settings.www_seen else path),
+            "shown": str(path),
             "type": _CONTENT_TYPES[path.suffix[1:]],
             "digest": hashlib.sha256(path.read_bytes()).hexdigest()[:32],
         }

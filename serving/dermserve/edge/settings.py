@@ -30,7 +30,6 @@ class Settings:
     admin: Annotated[str, "HOST:PORT of Envoy's admin interface, on the loopback."] = "127.0.0.1:9901"
     metrics: Annotated[str | None, "HOST:PORT for Prometheus (/stats/prometheus) and probes (/ready)."] = None
     www: Annotated[pathlib.Path, "Folder to serve files from, made by `dermserve edge files`."] = SITE
-    www_seen: Annotated[pathlib.Path | None, "Where Envoy sees that folder, if elsewhere."] = None
     tls_cert: Annotated[pathlib.Path | None, "TLS certificate chain, PEM."] = None
     tls_key: Annotated[pathlib.Path | None, "Its private key, PEM."] = None
     keys: Annotated[pathlib.Path | None, "File of API keys' digests, made by `dermserve edge key`."] = None
