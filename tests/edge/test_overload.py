@@ -20,6 +20,7 @@ from tests.edge.envoys import CLASSIFY, ask, gateway_of, run
 
 FAILURES = 5
 """In a row, after which the configuration sets a gateway aside."""
+_HEALTH = "/grpc.health.v1.Health/Check"
 ENOUGH = 20
 """Answers in a row that all came from the one of two gateways, and not by chance."""
 
@@ -51,14 +52,14 @@ def test_a_connection_too_many_is_closed_and_the_others_are_served(gateway: Stac
 class _Gateway(classifier_pb2_grpc.ClassifierServicer):
     """A gateway that says it is well, and answers or fails."""
 
-    def __init__(self, *, well: bool) -> None:
-        self.well = well
+    def __init__(self, fails: grpc.StatusCode | None = None) -> None:
+        self.fails = fails
         self.asked = 0
 
     def ListModels(self, request: classifier_pb2.ListModelsRequest, context: grpc.ServicerContext) -> object:  # noqa: N802
         self.asked += 1
-        if not self.well:
-            context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+        if self.fails:
+            context.abort(self.fails, "not now")
         return classifier_pb2.ListModelsResponse()
 
 
@@ -85,13 +86,37 @@ def _before(ports: list[int], folder: pathlib.Path) -> Iterator[str]:
 
 
 def test_a_gateway_that_fails_and_says_it_is_well_is_set_aside(tmp_path: pathlib.Path) -> None:
-    sick, well = _Gateway(well=False), _Gateway(well=True)
+    sick, well = _Gateway(grpc.StatusCode.UNAVAILABLE), _Gateway()
     with gateway_of(sick) as one, gateway_of(well) as other, _before([one, other], tmp_path) as url:
         codes: list[int] = []
         ends = time.monotonic() + 60
         while codes[-ENOUGH:] != [200] * ENOUGH:  # Envoy gathers such changes for a second.
             codes.append(ask(url, "/v1/models").status_code)
             assert time.monotonic() < ends, (sick.asked, well.asked)
-        stats = ask(f"http://{(tmp_path / 'admin').read_text()}", "/stats?filter=outlier_detection").text
+        assert _ejections(tmp_path) == 1
     assert sick.asked == codes.count(503) >= FAILURES
-    assert "cluster.gateway.outlier_detection.ejections_enforced_consecutive_gateway_failure: 1\n" in stats
+
+
+def test_no_caller_can_have_a_gateway_set_aside(tmp_path: pathlib.Path) -> None:
+    """With requests that are refused, or with what the health service, which needs no key, does not take."""
+    one, other = _Gateway(), _Gateway()
+    with gateway_of(one) as first, gateway_of(other) as second, _before([first, second], tmp_path) as url:
+        for status in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNIMPLEMENTED):
+            one.fails = other.fails = status
+            for _ in range(2 * FAILURES):
+                ask(url, "/v1/models")
+        for method, kind, body in (
+            ("GET", "application/grpc", None),
+            ("PUT", "application/grpc", b""),
+            ("POST", "text/plain", b"x"),
+            ("POST", "application/grpc", b"\0\0\0\0\0"),
+            ("POST", "application/grpc", b"\0\xff\xff\xff\xff"),
+        ):
+            for _ in range(2 * FAILURES):
+                ask(url, _HEALTH, method=method, body=body, content_type=kind, grpc_timeout="1n")
+        assert _ejections(tmp_path) == 0
+
+
+def _ejections(folder: pathlib.Path) -> int:
+    stats = ask(f"http://{(folder / 'admin').read_text()}", "/stats?filter=ejections_enforced_total").text
+    return int(stats.rpartition(": ")[2])

@@ -59,6 +59,9 @@ def test_models_and_cards_are_read(edge: Edge) -> None:
         ("/v2", None, 404, "NO_SUCH_ROUTE"),
         (CLASSIFY, None, 405, "METHOD_NOT_ALLOWED"),
         ("/v1/models", {}, 405, "METHOD_NOT_ALLOWED"),
+        ("/healthz", {}, 405, "METHOD_NOT_ALLOWED"),
+        ("/app", {}, 405, "METHOD_NOT_ALLOWED"),
+        ("/", {}, 405, "METHOD_NOT_ALLOWED"),
     ],
 )
 def test_what_is_wrong_is_said_as_a_status_with_the_right_code(
@@ -206,3 +209,9 @@ def test_a_person_at_a_wrong_address_is_shown_the_way(edge: Edge) -> None:
     assert (response.status_code, response.headers["content-type"]) == (404, "text/html; charset=utf-8")
     assert 'href="/app/"' in response.text
     assert ask(edge.url, "/favicon.ico").headers["content-type"] == "image/png"
+
+
+def test_a_redirect_keeps_scheme_and_host_as_the_browser_has_them(edge: Edge) -> None:
+    for path, place in (("/", "/app/"), ("/app", "/app/"), ("/api", "/api/")):
+        answer = requests.get(edge.url + path, headers={"host": "other"}, allow_redirects=False, timeout=30)
+        assert (answer.status_code, answer.headers["location"]) == (302, place)

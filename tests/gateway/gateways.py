@@ -65,10 +65,12 @@ class World:
         check = health_pb2_grpc.HealthStub(self.channel).Check
         return (await check(health_pb2.HealthCheckRequest(service=service), timeout=5)).status
 
-    async def until_health(self, status: int) -> None:
-        """Wait on the health stream until it says so."""
+    async def until_health(self, status: int, *, watching: asyncio.Event | None = None) -> None:
+        """Wait on the health stream until it says so; `watching` is set when it has said anything."""
         watch = health_pb2_grpc.HealthStub(self.channel).Watch(health_pb2.HealthCheckRequest(service=""), timeout=20)
         async for update in watch:
+            if watching:
+                watching.set()
             if update.status == status:
                 watch.cancel()
                 return

@@ -111,9 +111,9 @@ async def test_one_server_that_hangs_and_another_that_refuses_are_unavailable_no
         refusing.faults["Predict"] = (grpc.StatusCode.UNAVAILABLE, "gone")
         for _ in range(3):  # whichever is asked first, and when both have been ejected
             began = time.monotonic()
-            refused = await world.refusal(ask(), timeout=10)
+            refused = await world.refusal(ask(), timeout=40)
             assert (refused.code(), reason_of(refused)) == (grpc.StatusCode.UNAVAILABLE, "MODEL_SERVER_UNREACHABLE")
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 20
 
 
 async def test_many_requests_for_a_label_that_is_gone_share_the_looks_at_the_versions(running, tfs):
@@ -150,7 +150,7 @@ async def test_a_stream_answers_what_was_read_before_sigterm_and_says_unavailabl
         with pytest.raises(grpc.aio.AioRpcError):
             await stream.read()
         assert await stream.code() is grpc.StatusCode.UNAVAILABLE
-        assert await asyncio.wait_for(process.ended(), 5) == 0
+        assert await asyncio.wait_for(process.ended(), 40) == 0
 
 
 async def test_an_idle_stream_does_not_hold_up_the_stop(tfs):
@@ -159,7 +159,7 @@ async def test_an_idle_stream_does_not_hold_up_the_stop(tfs):
         await stream.write(classifier_pb2.ClassifyStreamRequest(id="a", request=ask()))
         assert (await stream.read()).id == "a"
         process.process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.ended(), 5) == 0
+        assert await asyncio.wait_for(process.ended(), 40) == 0
         assert await stream.code() is grpc.StatusCode.UNAVAILABLE
 
 

@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from dermserve.contract import render_card
 from dermserve.gateway import model_servers
@@ -154,9 +155,18 @@ def one_name(monkeypatch):
     return addresses
 
 
-@pytest.mark.parametrize("fault", ["kill", "freeze"])
+async def _all_back(log: list[dict[str, object]]) -> None:
+    """Wait until each model server that was ejected has come back."""
+    async with asyncio.timeout(30):
+        while True:
+            events = Counter(entry["event"] for entry in log)
+            if events["model_server_ejected"] == events["model_server_back"]:
+                return
+            await asyncio.sleep(0.02)
+
+
 @pytest.mark.parametrize("names", [1, 2])
-async def test_killing_or_freezing_each_server_in_turn_under_load_loses_no_request(fault, names, one_name):
+async def test_killing_and_freezing_each_server_in_turn_under_load_loses_no_request(names, one_name):
     servers = [Server("127.0.0.2"), Server("127.0.0.3")]
     first = await servers[0].start()
     servers[1].port = servers[0].port if names == 1 else 0
@@ -167,17 +177,18 @@ async def test_killing_or_freezing_each_server_in_turn_under_load_loses_no_reque
         async with gateway_before(tfs_address=tfs_address, tfs_in_flight=2) as world:
             load = Load(world, callers=6)
             await load.more(20)
-            for server in servers:
-                if fault == "kill":
+            with capture_logs() as log:
+                for server in servers:
                     await server.kill()
                     await load.more(30)
                     await server.start()
-                else:
+                    await _all_back(log)
                     server.send(signal.SIGSTOP)
                     await load.more(30)
                     server.send(signal.SIGCONT)
-                await asyncio.sleep(1.5)  # longer than a look at it and the back-off of its channel take
-                await load.more(30)
+                    await load.more(30)
+                    await _all_back(log)
+            assert [entry["event"] for entry in log].count("model_server_ejected") >= 2
             await load.stop()
         assert set(load.outcomes) == {"answered"}
     finally:
@@ -405,17 +416,18 @@ def _numbers(catalog: Catalog) -> list[int]:
 
 
 @pytest.mark.parametrize("frozen_before", [True, False])
-async def test_a_frozen_address_delays_no_poll_of_the_others_and_counts_when_it_answers(frozen_before):
+async def test_a_frozen_address_delays_no_poll_of_the_others_and_counts_when_it_answers(frozen_before, monkeypatch):
+    monkeypatch.setattr(model_servers, "_PATIENCE", 0.02)
     frozen, sound = Told(1, 2), Told(2)
     sound.let.set()
-    catalog = await _catalog(frozen, sound)
+    catalog = await _catalog(frozen, sound, seconds=60)
     if not frozen_before:
         frozen.let.set()
         await catalog.poll()
         assert _numbers(catalog) == [2, 1]
         frozen.let.clear()
     asked = sound.asked
-    async with asyncio.timeout(1.5):  # within the time that one poll of the frozen one may take
+    async with asyncio.timeout(20):  # within the time that one poll of the frozen one may take
         for number in (3, 4, 5):
             sound.versions_had = (number,)
             await catalog.poll()
@@ -491,9 +503,8 @@ async def test_a_name_whose_lookup_hangs_costs_the_others_nothing_and_one_thread
 
     monkeypatch.setattr(model_servers, "look_up", lookup)
     servers = ModelServers(["hangs:1", "answers:1"], connect=lambda *_: None, slots=1)
-    async with asyncio.timeout(2):
-        for _ in range(3):
-            await servers.resolve()
+    for _ in range(3):
+        await servers.resolve()
     assert [server.address for server in servers.all] == ["10.0.0.2:1"]
     assert lookups.count("hangs") == 1
     answers.set()
@@ -515,5 +526,5 @@ async def test_following_the_names_can_be_cancelled_at_the_moment_a_server_fails
         await asyncio.sleep(0)
     servers.mark(servers.all[0], alive=False)
     following.cancel()
-    done, _ = await asyncio.wait({following}, timeout=5)
+    done, _ = await asyncio.wait({following}, timeout=20)
     assert [task.cancelled() for task in done] == [True]

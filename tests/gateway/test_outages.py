@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
+from dermserve.gateway import batching
 from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
 from dermserve.v1 import classifier_pb2
 from tests.gateway.fake_tfserving import FakeTfServing, Version, floats, make_card
@@ -138,14 +139,24 @@ async def test_a_caller_that_cancels_cancels_the_call_to_the_model_server(runnin
         ((grpc.StatusCode.NOT_FOUND, "Servable not found"), grpc.StatusCode.UNAVAILABLE, "MODEL_NOT_AVAILABLE"),
     ],
 )
-async def test_what_fails_in_the_model_server_is_told_without_its_words(running, tfs, fault, code, reason):
+async def test_what_fails_in_the_model_server_is_told_without_its_words(running, tfs, fault, code, reason, monkeypatch):
+    monkeypatch.setattr(batching, "_BACK_OFF", 100.0)  # longer than the budget: one that is full is not asked again
     async with running() as world:
         tfs.faults["Predict"] = fault
-        refused = await world.refusal(ask(), timeout=3)
+        refused = await world.refusal(ask())
         assert (refused.code(), reason_of(refused)) == (code, reason)
         assert "secret" not in refused.details()
         del tfs.faults["Predict"]
         assert (await world.stub.Classify(ask(), timeout=20)).classes
+
+
+async def test_a_model_server_that_is_full_for_a_moment_is_asked_again(running, tfs):
+    async with running() as world:
+        tfs.faults["Predict"] = (grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+        asking = asyncio.ensure_future(world.stub.Classify(ask(), timeout=20))
+        await asyncio.wait_for(tfs.refused.wait(), 20)
+        del tfs.faults["Predict"]
+        assert (await asking).classes
 
 
 def _set(name: str, array: np.ndarray):

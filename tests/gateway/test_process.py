@@ -71,10 +71,11 @@ async def test_a_signal_lets_accepted_work_finish_and_takes_no_more(tfs, number)
         tfs.on_predict = lambda _: hold()
         accepted = asyncio.ensure_future(world.stub.Classify(ask(), timeout=20))
         await asyncio.wait_for(arrived.wait(), 20)
-        watching = asyncio.create_task(world.until_health(NOT_SERVING))
-        await asyncio.sleep(0.1)  # for the watch to be on its way: nothing here tells when it has arrived
+        watching = asyncio.Event()
+        stopping = asyncio.create_task(world.until_health(NOT_SERVING, watching=watching))
+        await asyncio.wait_for(watching.wait(), 20)
         process.process.send_signal(number)
-        await asyncio.wait_for(watching, 20)
+        await asyncio.wait_for(stopping, 20)
         assert reason_of(await world.refusal(ask())) == "GATEWAY_STOPPING"
         release.set()
         assert (await accepted).classes
@@ -94,9 +95,10 @@ async def test_the_grace_is_a_limit_and_a_second_signal_ends_it_at_once(tfs):
             tfs.on_predict = lambda _, hold=hold: hold()
             accepted = asyncio.ensure_future(world.stub.Classify(ask(), timeout=20))
             await asyncio.wait_for(arrived.wait(), 20)
-            for _ in range(signals):
+            process.process.send_signal(signal.SIGTERM)
+            if signals == 2:  # two pending signals of one kind would be one
+                await asyncio.wait_for(world.until_health(NOT_SERVING), 20)
                 process.process.send_signal(signal.SIGTERM)
-                await asyncio.sleep(0.1)  # two pending signals of one kind would be one
             assert await process.ended() == 0
             with pytest.raises(grpc.aio.AioRpcError):
                 await accepted

@@ -7,38 +7,68 @@ import time
 import numpy as np
 import pytest
 
+from dermserve.contract import Output, Signature
 from dermserve.gateway.errors import InvalidModelOutputError
 from dermserve.gateway.photos import Workers
-from dermserve.gateway.tfserving import float_array, uint8_tensor
-from dermserve.tfserving.v1 import tensor_pb2
+from dermserve.gateway.tfserving import Target, encode_predict, read_output
+from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
 from tests.gateway.fake_tfserving import floats
 
 
-def test_pixels_travel_as_content():
-    pixels = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)
-    tensor = uint8_tensor(pixels)
+@pytest.mark.parametrize(
+    "target", [Target("resnet50"), Target("m", version=3), Target("ü", label="canary")], ids=lambda each: each.model
+)
+@pytest.mark.parametrize("views", [0, 1, 10])
+def test_pixels_travel_as_content(target, views):
+    pixels = np.random.default_rng(0).integers(0, 256, (views, 32, 16, 3), np.uint8)
+    for _ in range(2):
+        request = serving_pb2.PredictRequest.FromString(encode_predict(target, Signature.TTA, pixels))
+    spec, tensor = request.model_spec, request.inputs["images"]
+    assert (spec.name, spec.version.value, spec.version_label) == (
+        target.model,
+        target.version or 0,
+        target.label or "",
+    )
+    assert spec.signature_name == "tta"
+    assert [*request.inputs] == ["images"]
     assert tensor.dtype == tensor_pb2.DATA_TYPE_UINT8
-    assert [dim.size for dim in tensor.tensor_shape.dim] == [2, 4, 4, 3]
-    assert np.frombuffer(tensor.tensor_content, np.uint8).tolist() == pixels.ravel().tolist()
+    assert [dim.size for dim in tensor.tensor_shape.dim] == [views, 32, 16, 3]
+    assert tensor.tensor_content == pixels.tobytes()
     assert not tensor.int_val
 
 
+def read(tensor, rank):
+    response = serving_pb2.PredictResponse()
+    response.outputs["probabilities"].CopyFrom(tensor)
+    return read_output(response, Output.PROBABILITIES, rank=rank)
+
+
 @pytest.mark.parametrize("content", [False, True])
-@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (0, 7)])
+@pytest.mark.parametrize("shape", [(0,), (3,), (2, 3), (0, 7), (3, 0), (2, 3, 4), (2, 0, 4), (1, 10, 7)])
 def test_floats_come_back_in_their_shape(content, shape):
     array = np.random.default_rng(0).random(shape).astype(np.float32)
-    np.testing.assert_array_equal(float_array(floats(array, content=content), name="x"), array)
+    assert read(floats(array, content=content), len(shape)) == array.tolist()
 
 
 def test_the_last_of_too_few_values_repeats():
     tensor = floats(np.zeros((2, 2)))
     del tensor.float_val[:]
-    np.testing.assert_array_equal(float_array(tensor, name="x"), np.zeros((2, 2)))
+    assert read(tensor, 2) == [[0, 0], [0, 0]]
     tensor.float_val.extend([1, 2])
-    np.testing.assert_array_equal(float_array(tensor, name="x"), [[1, 2], [2, 2]])
+    assert read(tensor, 2) == [[1, 2], [2, 2]]
     tensor.float_val.extend([3, 4, 5])
     with pytest.raises(InvalidModelOutputError, match="5 values for 4"):
-        float_array(tensor, name="x")
+        read(tensor, 2)
+
+
+@pytest.mark.parametrize("shape", [(2,), (), (1, 2, 2), (-1, 2), (1 << 40, 0), (1 << 20, 1)])
+def test_another_shape_is_refused(shape):
+    tensor = floats(np.zeros(0))
+    del tensor.tensor_shape.dim[:]
+    for size in shape:
+        tensor.tensor_shape.dim.add(size=size)
+    with pytest.raises(InvalidModelOutputError, match="has the shape"):
+        read(tensor, 2)
 
 
 async def test_workers_do_no_more_at_once_than_they_are():

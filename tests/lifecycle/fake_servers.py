@@ -147,6 +147,8 @@ class SteppedStore(LocalStore):
 
     def remove_text(self, name: str) -> None:
         self.steps.take(f"remove {name}")
+        if self.steps.refuse(f"remove {name}"):
+            raise OSError(28, "No space left on device")
         super().remove_text(name)
 
     def append_audit(self, line: str) -> None:

@@ -3,6 +3,10 @@
 import itertools
 import json
 import pathlib
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 
@@ -17,7 +21,7 @@ from dermserve.models.lifecycle.errors import GateError, NoServerError, StoreErr
 from dermserve.models.lifecycle.manifest import GOLDEN, WARMUP, write_manifest
 from dermserve.models.lifecycle.options import parse_requirement
 from dermserve.models.lifecycle.server_config import Desk
-from dermserve.models.lifecycle.stores import LocalStore
+from dermserve.models.lifecycle.stores import LocalStore, entries
 from dermserve.models.lifecycle.watch import Gateways, Limits, Report
 from dermserve.tfserving.v1 import management_pb2, serving_pb2, tensor_pb2
 from tests.gateway.fake_tfserving import make_card
@@ -297,6 +301,25 @@ def test_a_canary_that_does_not_do_well_is_undone_by_the_command(
     ]
     assert json.loads(done.stdout.splitlines()[-1])["to"] == {"stable": 1}
     assert "does not do well" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_watch_that_a_pipeline_stops_ends_the_canary(
+    site: tuple[LocalStore, str], page: tuple[_Page, str], number: signal.Signals
+) -> None:
+    (store, tfs), (shown, metrics) = site, page
+    shown.metrics.canary_share("m").set(0.05)
+    looks = threading.Semaphore(0)
+    shown.between_looks = looks.release
+    command = ["model", "canary", "m", "2", "--share=5%", f"--gateway-metrics={metrics}", "--watch=1h"]
+    program = [sys.executable, "-c", "from dermserve.cli import main; main()", *command, "--auto-rollback"]
+    with subprocess.Popen([*program, f"--store={store.base}", f"--tfs={tfs}"]) as process:
+        for _ in range(2):  # the share has been seen, and the watch has begun
+            assert looks.acquire(timeout=60)
+        process.send_signal(number)
+        assert process.wait(60) == 130
+    assert shares(store) == {}
+    assert list(entries(store))[-1].more["note"] == "the watch was interrupted"
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,11 @@ def test_verify_says_when_a_version_is_not_loaded(world: World) -> None:
         (["canary", MODEL, "--share", "much"], 2, "write 5% or 0.05"),
         (["retire", MODEL, "--keep", "0"], 2, "--keep"),
         (["verify", MODEL, "7"], 1, "no version 7"),
+        (["retire", f"../store/{MODEL}", "--keep", "1", "--offline"], 2, "is not the name of a model"),
+        (["retire", f"{MODEL}/../{MODEL}", "--keep", "1", "--offline"], 2, "is not the name of a model"),
+        (["retire", "/", "--keep", "1", "--offline"], 2, "is not the name of a model"),
+        (["verify", "."], 2, "is not the name of a model"),
+        (["rollback", ""], 2, "is not the name of a model"),
         (["promote", MODEL, "1", "--config", "/no/such.config"], 1, "there is no /no/such.config"),
     ],
 )

@@ -218,6 +218,31 @@ def test_a_hand_that_edits_models_config_after_a_killed_move_has_the_last_word(m
     assert [server.labels for server in fleet.servers] == [{"stable": 2}] * 2
 
 
+@every_move
+def test_an_intent_that_cannot_be_removed_is_what_the_next_command_finishes(move: Move, memory: pathlib.Path) -> None:
+    fleet = _fleet(memory)
+    with (
+        fleet.stepping(Steps(refuse=lambda name: name == "remove intent.json")),
+        pytest.raises(OSError, match="No space"),
+    ):
+        move(fleet.desk)
+    after, log = fleet.state(), _log(fleet)
+    rollout.recover(fleet.desk)
+    assert (fleet.state(), _log(fleet)) == (after, log)
+    assert fleet.said[-1].startswith("finished what an earlier command left half done")
+
+
+def test_a_log_line_that_was_cut_off_is_written_whole_by_the_next_command(memory: pathlib.Path) -> None:
+    steps = _steps(memory / "whole", _promote)
+    fleet = _fleet(memory / "cut")
+    with fleet.stepping(Steps(steps.index("audit"))), pytest.raises(KilledError):
+        _promote(fleet.desk)
+    with (fleet.store.folder / "audit.jsonl").open("a") as file:
+        file.write('{"when": "20')
+    assert moves.rollback(fleet.desk, "m").after.labels["stable"] == 1
+    assert _log(fleet)[-2:] == [("promote", 1, 3), ("rollback", 3, 1)]
+
+
 def test_a_dead_server_keeps_the_intent_for_later(fleet: Fleet) -> None:
     with fleet.stepping(Steps(4)), pytest.raises(KilledError):
         _promote(fleet.desk)

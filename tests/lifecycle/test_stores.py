@@ -1,6 +1,7 @@
 """What every store promises, in a folder and in object storage alike."""
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 
+import boto3
 import pytest
 
 from dermserve.models.lifecycle.errors import StoreError
@@ -90,6 +92,70 @@ def test_the_log_keeps_who_when_from_and_to_in_order(base: str, monkeypatch: pyt
         (1, 2, "ann@ci", "why"),
     ]
     assert lines[0]["when"] <= lines[1]["when"]
+
+
+def test_the_log_is_in_order_when_clocks_go_back(base: str) -> None:
+    for when in ("2026-03-01", "2026-01-01", "2025-12-31"):
+        open_store(base).append_audit(Entry(what="promote", model="m", before=None, after=1, when=when).json())
+    assert [entry.when for entry in entries(open_store(base))] == ["2026-03-01", "2026-01-01", "2025-12-31"]
+
+
+@pytest.mark.parametrize("cut", [1, 10, 60])
+def test_a_line_of_the_log_that_was_cut_off_does_not_count_and_spoils_no_other(
+    tmp_path: pathlib.Path, cut: int
+) -> None:
+    store = LocalStore(tmp_path)
+    lines = [Entry(what="promote", model="m", before=None, after=version).json() for version in (1, 2, 3)]
+    store.append_audit(lines[0])
+    with (tmp_path / "audit.jsonl").open("a") as file:
+        file.write(lines[1][:cut])
+    assert [entry.after for entry in entries(store)] == [1]
+    store.append_audit(lines[2])
+    assert [entry.after for entry in entries(store)] == [1, 3]
+
+
+@pytest.mark.parametrize("line", ["", "[]", "{}", '{"what": "promote"', "3", '"from"', "null"])
+def test_a_line_of_the_log_that_is_none_is_named(tmp_path: pathlib.Path, line: str) -> None:
+    store = LocalStore(tmp_path)
+    store.append_audit(Entry(what="promote", model="m", before=None, after=1).json())
+    store.append_audit(line)
+    with pytest.raises(StoreError, match="line 2 of the audit log of"):
+        list(entries(store, "m"))
+
+
+@pytest.mark.parametrize("name", ["models.config", "canary.toml", "audit.jsonl", "intent.json"])
+def test_a_file_of_the_store_that_is_no_text_is_named(tmp_path: pathlib.Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\xff\xfe\n")
+    with pytest.raises(StoreError, match=f"{name} can't be understood"):
+        LocalStore(tmp_path).read_text(name)
+
+
+def test_a_full_disk_is_named_with_the_file_and_leaves_no_other(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path)
+    store.write_text("models.config", "first")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*/models.config'"):
+        store.write_text("models.config", "second")
+    assert [path.name for path in tmp_path.iterdir()] == ["models.config"]
+    assert store.read_text("models.config") == "first"
+
+
+def test_what_a_killed_command_was_writing_is_deleted_by_the_next_and_what_another_is_writing_is_not(
+    tmp_path: pathlib.Path,
+) -> None:
+    store = LocalStore(tmp_path)
+    make_version(tmp_path / ".staging-m-killed" / "version")
+    with store.staged("m") as other:
+        assert [path.name for path in tmp_path.iterdir()] == [other.parent.name]
+        assert _publish(store) == 1
+        assert store.publish(make_version(other), "m") == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
 def test_a_failed_export_leaves_the_store_as_it_was(tmp_path: pathlib.Path) -> None:
@@ -235,6 +301,54 @@ def test_a_copy_that_differs_from_its_manifest_never_appears(tmp_path: pathlib.P
     with pytest.raises(StoreError, match=r"saved_model.pb was changed"):
         list(pull_versions(store, LocalStore(tmp_path / "local")))
     assert open_store(tmp_path / "local").versions("m") == []
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_two_commands_that_copy_to_the_same_place_both_succeed(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    store, target = open_store(tmp_path / "store"), LocalStore(tmp_path / "local")
+    _publish(store)
+    if there:
+        make_version(target.folder / "m" / "1", content=b"damaged")
+    rename, others = pathlib.Path.rename, iter([True])
+
+    def beside_another(path: pathlib.Path, place: pathlib.Path) -> pathlib.Path:
+        if path.name == "version" and next(others, False):  # the other one comes just before
+            list(pull_versions(store, LocalStore(tmp_path / "local")))
+        return rename(path, place)
+
+    monkeypatch.setattr(pathlib.Path, "rename", beside_another)
+    assert list(pull_versions(store, target)) == [("m", 1)]
+    assert target.read("m", 1, "saved_model.pb") == b"graph"
+    assert [path.name for path in target.folder.iterdir()] == ["m"]
+
+
+@pytest.mark.parametrize("name", ["../../../out", "a/../../../out", "/out", "//out"])
+def test_an_object_whose_name_leads_out_of_its_version_is_refused(
+    bucket: str, tmp_path: pathlib.Path, name: str
+) -> None:
+    store = open_store(bucket)
+    _publish(store)
+    store._files.pipe_file(f"{bucket.removeprefix('s3://')}/m/1/{name}", b"x")
+    with pytest.raises(StoreError, match=r"m/1 has an object whose name leads out of it"):
+        list(pull_versions(store, LocalStore(tmp_path / "local")))
+    assert not list(tmp_path.rglob("out"))
+    assert not pathlib.Path("/out").exists()
+
+
+def test_folders_that_consoles_make_in_object_storage_are_no_versions(bucket: str, tmp_path: pathlib.Path) -> None:
+    store = open_store(bucket)
+    _publish(store)
+    boto = boto3.client("s3")
+    where, _, root = bucket.removeprefix("s3://").partition("/")
+    for name in ("", "m/", "m/1/", "m/1/assets.extra/", "m/2/", "empty/"):
+        boto.put_object(Bucket=where, Key=f"{root}/{name}")
+    boto.close()
+    store = open_store(bucket)
+    assert (store.models(), store.versions("m")) == (["m"], [1])
+    assert list(pull_versions(store, LocalStore(tmp_path / "local"))) == [("m", 1)]
+    assert _publish(store) == 2
 
 
 def test_a_version_folder_with_leading_zeros_is_that_version_and_one_beyond_int64_is_none(

@@ -1,6 +1,7 @@
 """Data sets as people have them: each is read, or named in one line before any work."""
 
 import csv
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -107,6 +108,34 @@ def test_excels_hint_and_empty_lines_are_no_rows(tmp_path: Path) -> None:
     rows = "".join(f"L{name};{name}.png;scc\r\n;;\r\n" for name in names)
     (tmp_path / "metadata.csv").write_text("sep=;\r\nlesion_id;image_id;dx\r\n" + rows)
     assert [sample.label for sample in read_samples(tmp_path, CLASSES)] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        ",image_id,dx,,\n0,{},bcc,,\n",  # as pandas and Excel leave them
+        "image_id,dx\n{},bcc,\n",
+        '\r\n\r\nimage_id;dx;"age, sex, site"\r\n{};bcc;"30, m, back"\r\n',
+        "image_id|dx\n{}|bcc\n",
+        "image,BCC,SCC\n{},1.0,\n",
+        "image,BCC,SCC\n{},nan,1\n",
+        'IMAGE_ID,"no\nte",DX\n{},"a\nb",BCC\n',
+    ],
+)
+def test_tables_as_spreadsheets_leave_them_are_read(tmp_path: Path, table: str) -> None:
+    (name,) = flat(tmp_path, 1)
+    (tmp_path / "metadata.csv").write_text(table.format(name), newline="")
+    assert [sample.label for sample in read_samples(tmp_path, CLASSES)] == [1 if "nan" in table else 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("isic_01.JPG", "ISIC_01"), ("ISIC_01.jpg", "isic_01.JPG"), ("Ru\u0308cken.png", "R\u00fccken")],
+)
+def test_an_id_names_a_photo_in_any_case_and_with_any_accents(tmp_path: Path, name: str, written: str) -> None:
+    photo(tmp_path / name)
+    described(tmp_path, f"L1,{written},bcc")
+    assert [sample.lesion for sample in read_samples(tmp_path, CLASSES)] == ["L1"]
 
 
 def test_nested_folders_and_upper_case_suffixes_are_found(tmp_path: Path) -> None:
@@ -223,6 +252,52 @@ def test_train_and_test_folders_split_the_photos(tmp_path: Path, folders: tuple[
     assert splits == {"train": 1, "test": 1, "validation": 1}
 
 
+def test_a_table_splits_the_photos_too(tmp_path: Path) -> None:
+    head, names = "lesion_id,image_id,dx,Split\n", flat(tmp_path / "Training_Input")
+    rows = [
+        f"L{index},{name},bcc,{part}"
+        for index, (name, part) in enumerate(zip(names, ("Test", "valid", ""), strict=True))
+    ]
+    described(tmp_path, *rows, head=head)
+    assert [sample.split for sample in read_samples(tmp_path, CLASSES)] == ["test", "validation", "train"]
+    described(tmp_path, *(row.replace("L1", "L0") for row in rows), head=head)
+    with pytest.raises(DataError, match=r"ISIC_0000000\.png \(test\) and \S+1\.png \(validation\) show the lesion L0"):
+        read_samples(tmp_path, CLASSES)
+    described(tmp_path, rows[0].replace("Test", "fold 1"), head=head)
+    with pytest.raises(DataError, match="names the split 'fold 1'; it may be train"):
+        read_samples(tmp_path, CLASSES)
+
+
+def test_lesions_of_any_table_are_held_against_the_split_of_labels_csv(tmp_path: Path) -> None:
+    for name in "abc":
+        photo(tmp_path / "BCC" / f"{name}.png")
+    (tmp_path / "labels.csv").write_text(
+        "path,label,lesion_id,split\nBCC/a.png,bcc,,train\nBCC/b.png,bcc,,test\n", encoding="utf-8-sig"
+    )
+    samples, lines = said(tmp_path)
+    assert [(sample.name, sample.split) for sample in samples] == [("BCC/a.png", "train"), ("BCC/b.png", "test")]
+    assert lines == f"left out 1 photos that {tmp_path / 'labels.csv'} does not name"
+    (tmp_path / "LesionGroupings.csv").write_text("image,lesion_id\na,L1\nb,L1\nc,L1\n")
+    with pytest.raises(DataError, match=r"BCC/a\.png \(train\) and BCC/b\.png \(test\) show the lesion L1"):
+        read_samples(tmp_path, CLASSES)
+
+
+@pytest.mark.parametrize("outside", ["../a.png", "/a.png", "", "bcc", "BCC/a.png"])
+def test_labels_csv_names_photos_of_the_data_set_alone(tmp_path: Path, outside: str) -> None:
+    photo(tmp_path / "a.png")
+    photo(tmp_path / "data" / "bcc" / "a.png")
+    (tmp_path / "data" / "labels.csv").write_text(f"path,label,lesion_id,split\n{outside},bcc,,\n")
+    with pytest.raises(DataError, match="which is not there: write paths within"):
+        read_samples(tmp_path / "data", CLASSES)
+
+
+def test_labels_csv_and_its_folders_may_not_disagree(tmp_path: Path) -> None:
+    photo(tmp_path / "bcc" / "a.png")
+    (tmp_path / "labels.csv").write_text("path,label,lesion_id,split\nbcc/a.png,scc,,\n")
+    with pytest.raises(DataError, match=r"bcc/a\.png is under two labels: bcc, and by \S+labels\.csv scc"):
+        read_samples(tmp_path, CLASSES)
+
+
 def test_full_names_of_classes_are_folders_too(tmp_path: Path) -> None:
     for name in ("Basal Cell Carcinoma", "squamous_cell_carcinoma"):
         photo(tmp_path / name / "a b.png")
@@ -248,11 +323,16 @@ def train(model: str, data: Path, tmp_path: Path) -> str:
     return line
 
 
-def test_a_dangling_link_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["bcc/b.png", "metadata.csv", "test"])
+def test_a_dangling_link_is_one_line(tmp_path: Path, name: str) -> None:
     photo(tmp_path / "data" / "bcc" / "a.png")
-    (tmp_path / "data" / "bcc" / "b.png").symlink_to(".git/annex/objects/nothing")
+    (tmp_path / "data" / name).symlink_to(".git/annex/objects/nothing")
     line = train("mobilenet_v3_small", tmp_path / "data", tmp_path)
-    assert "bcc/b.png is a link to nothing" in line
+    assert f"{name} is a link to nothing" in line
+    (tmp_path / "data" / name).unlink()
+    os.mkfifo(tmp_path / "data" / name)
+    with pytest.raises(DataError, match=f"{name} is a link to nothing, or no file"):
+        read_samples(tmp_path / "data", CLASSES)
 
 
 @pytest.mark.parametrize(

@@ -291,10 +291,10 @@ def test_predictions_by_other_view_code_are_not_taken(tmp_path: Path, monkeypatc
 
 
 def test_only_what_measures_at_the_end_asks_for_test_photos() -> None:
-    """Splitting, evaluation and the papers' tables; nothing that chooses weights, thresholds or a conversion."""
+    """Splitting and evaluation; nothing that chooses weights, thresholds or a conversion."""
     folder = SHIPPED.parent
     asking = {file.name for file in folder.rglob("*.py") if "Part.TEST" in file.read_text()}
-    assert asking == {"dataset.py", "evaluation.py", "finished.py", "heads.py", "splits.py"}
+    assert asking == {"dataset.py", "evaluation.py", "finished.py", "splits.py"}
 
 
 def test_a_photo_that_was_used_is_known_again_by_its_bytes_its_name_or_its_lesion() -> None:

@@ -14,7 +14,7 @@ from dermserve.models.training.data.splits import Part
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.evaluate import evaluation as evaluate
 from dermserve.models.training.evaluate import predictions
-from dermserve.models.training.train.dataset import Data
+from dermserve.models.training.train.dataset import Data, prepare
 from dermserve.models.training.train.finished import FinishedRun, claim_test, describe_tests
 from tests.training.conftest import draw_photos
 from tests.training.runs import instead_of_training, start, tiny
@@ -105,6 +105,8 @@ def test_no_test_photo_is_read_before_a_run_notes_what_is_fixed(
     assert {which for which, noted in asked if not noted} == {Part.TRAIN, Part.VALIDATION}
     assert (Part.TEST, True) in asked
     assert len(frozen) == 1, "it takes seconds"
+    with pytest.raises(RuntimeError, match="measured once, by evaluate_own"):
+        prepare(tiny(), photos, cache=tmp_path / "cache").part(Part.TEST)
     before = (folder / "run.json").read_text()
     with pytest.raises(RunError, match="measured with other thresholds"):
         evaluate.evaluate_own(FinishedRun(folder), photos, thin=1, **how)

@@ -22,7 +22,8 @@ from tensorflow_serving.apis import prediction_log_pb2 as real_log
 from tensorflow_serving.apis import status_pb2 as real_util_status
 from tensorflow_serving.config import model_server_config_pb2 as real_config
 
-from dermserve.gateway.tfserving import float_array, uint8_tensor
+from dermserve.contract import Output, Signature
+from dermserve.gateway.tfserving import Target, encode_predict, read_output
 from dermserve.tfserving.v1 import management_pb2 as our_management
 from dermserve.tfserving.v1 import serving_pb2 as ours
 from dermserve.tfserving.v1 import tensor_pb2 as our_tensor
@@ -178,24 +179,29 @@ def test_enum_numbers_are_the_real_ones():
 @pytest.mark.parametrize("shape", [(1, 224, 224, 3), (10, 224, 224, 3), (0, 4, 4, 3), (3, 1000, 1000, 3)])
 def test_tensorflow_reads_the_pixels_the_gateway_writes(shape):
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    proto = real_tensor.TensorProto.FromString(uint8_tensor(pixels).SerializeToString())
+    request = encode_predict(Target("m"), Signature.SERVING_DEFAULT, pixels)
+    content = ours.PredictRequest.FromString(request).inputs["images"].SerializeToString()
+    proto = real_tensor.TensorProto.FromString(content)
     assert (tf.make_ndarray(proto) == pixels).all()
 
 
-@pytest.mark.parametrize("shape", [(), (0,), (1, 7), (10, 3), (2, 10, 7), (1000, 1000)])
+def read_floats(proto, rank):
+    response = ours.PredictResponse()
+    response.outputs["probabilities"].MergeFromString(proto.SerializeToString())
+    return read_output(response, Output.PROBABILITIES, rank=rank)
+
+
+@pytest.mark.parametrize("shape", [(0,), (1, 7), (10, 3), (2, 10, 7), (1000, 1000)])
 @pytest.mark.parametrize("as_content", [False, True], ids=["float_val", "tensor_content"])
 def test_the_gateway_reads_the_floats_tensorflow_writes(shape, as_content):
     values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     proto = tf.make_tensor_proto(values)
     if not as_content:
         proto = real_tensor.TensorProto(dtype=proto.dtype, tensor_shape=proto.tensor_shape, float_val=values.ravel())
-    read = float_array(our_tensor.TensorProto.FromString(proto.SerializeToString()), name="probabilities")
-    assert read.shape == shape
-    assert (read == values).all()
+    assert read_floats(proto, len(shape)) == values.tolist()
 
 
 def test_a_float_tensor_with_fewer_values_than_its_shape_repeats_the_last():
     proto = real_tensor.TensorProto(dtype=real_types.DT_FLOAT, float_val=[1.0, 2.0])
     proto.tensor_shape.dim.add(size=4)
-    read = float_array(our_tensor.TensorProto.FromString(proto.SerializeToString()), name="x")
-    assert read.tolist() == tf.make_ndarray(proto).tolist() == [1.0, 2.0, 2.0, 2.0]
+    assert read_floats(proto, 1) == tf.make_ndarray(proto).tolist() == [1.0, 2.0, 2.0, 2.0]

@@ -7,10 +7,16 @@ import pathlib
 def write_durably(path: pathlib.Path, text: str) -> None:
     """Write a file, whole or not at all, so that it is still there after a power failure."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(text, encoding="utf-8")
-    sync(fresh)
-    fresh.replace(path)
-    sync(path.parent)
+    try:
+        fresh.write_text(text, encoding="utf-8")
+        sync(fresh)
+        fresh.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def sync_tree(folder: pathlib.Path) -> None:

@@ -13,6 +13,7 @@ from dermserve.models.lifecycle.gate import Requirement
 from dermserve.models.lifecycle.manifest import load_key
 from dermserve.models.lifecycle.options import (
     VERSION,
+    model_name,
     moving,
     parse_requirement,
     parse_share,
@@ -80,7 +81,7 @@ def publish(run: pathlib.Path, key: pathlib.Path | None, store: Store, as_json: 
 
 
 @model.command()
-@click.argument("name", metavar="MODEL")
+@click.argument("name", type=model_name, metavar="MODEL")
 @click.argument("version", type=VERSION, required=False)
 @click.option(
     "--require", type=parse_requirement, multiple=True, metavar="'FIGURE>=VALUE'",
@@ -100,7 +101,7 @@ def promote(
 
 
 @model.command()
-@click.argument("name", metavar="MODEL")
+@click.argument("name", type=model_name, metavar="MODEL")
 @click.option("--to", "version", type=VERSION, metavar="VERSION", help="Which; by default the stable one before.")
 @moving
 def rollback(desk: Desk, name: str, version: int | None, as_json: bool) -> None:
@@ -109,7 +110,7 @@ def rollback(desk: Desk, name: str, version: int | None, as_json: bool) -> None:
 
 
 @model.command()
-@click.argument("name", metavar="MODEL")
+@click.argument("name", type=model_name, metavar="MODEL")
 @click.argument("version", type=VERSION, required=False)
 @click.option("--share", type=parse_share, metavar="SHARE", help="Of the callers who name no version: 5% or 0.05.")
 @click.option("--off", is_flag=True, help="End the canary: everybody gets the stable version.")
@@ -174,7 +175,7 @@ def _watch(gateways: Gateways, name: str, seconds: float, limits: Limits, as_jso
 
 
 @model.command()
-@click.argument("name", metavar="MODEL")
+@click.argument("name", type=model_name, metavar="MODEL")
 @moving
 def unpin(desk: Desk, name: str, as_json: bool) -> None:
     """Take a model's labels off: its servers follow the newest version again, as before the first promotion."""
@@ -193,7 +194,7 @@ def _labels(labels: dict[str, int]) -> str:
 
 
 @model.command()
-@click.argument("name", metavar="MODEL")
+@click.argument("name", type=model_name, metavar="MODEL")
 @click.option("--keep", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Newest to keep.")
 @click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
 @click.option("--offline", is_flag=True, help="Don't ask servers what they have loaded; go by models.config alone.")
@@ -208,7 +209,7 @@ def retire(desk: Desk, name: str, keep: int, dry_run: bool, offline: bool, as_js
 
 
 @model.command()
-@click.argument("names", metavar="[MODEL]...", nargs=-1)
+@click.argument("names", type=model_name, metavar="[MODEL]...", nargs=-1)
 @click.option("--to", "target", required=True, metavar="DIR", type=click.Path(file_okay=False, path_type=pathlib.Path),
               help="Folder of the local store to fill.")  # fmt: skip
 @click.option(

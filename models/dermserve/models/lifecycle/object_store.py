@@ -9,7 +9,6 @@ import datetime
 import functools
 import os
 import pathlib
-import secrets
 import socket
 import tempfile
 import time
@@ -80,7 +79,8 @@ class ObjectStore:
         # A number whose upload fails is never used again.
         if not (staging / MANIFEST).is_file():
             raise StoreError(f"{staging} has no {MANIFEST}, by which {self.base} would know that it is whole")
-        number = self._claim(model)
+        used = [int(name) for key in self._keys(model) if is_version(name := key.partition("/")[0])]
+        number = self._create_next(".claims", model, text=socket.gethostname(), above=max(used, default=0))
         folder = self._path(model, str(number))
         names = [path.relative_to(staging).as_posix() for path in staging.rglob("*") if path.is_file()]
         try:
@@ -101,6 +101,8 @@ class ObjectStore:
         folder = self._folder(model, version)
         for name in self._keys(folder.removeprefix(f"{self._root}/")):
             target = into / name
+            if not target.resolve().is_relative_to(into.resolve()):
+                raise StoreError(f"{self.base}/{model}/{version} has an object whose name leads out of it: {name}")
             target.parent.mkdir(parents=True, exist_ok=True)
             self._files.get_file(f"{folder}/{name}", str(target))
 
@@ -133,9 +135,7 @@ class ObjectStore:
 
     @_naming_store
     def append_audit(self, line: str) -> None:
-        # An object a line, since objects can't grow. Their names sort by time.
-        now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        self._create(self._path(".audit", f"{now}-{secrets.token_hex(4)}.json"), line)
+        self._create_next(".audit", text=line)  # an object a line, since objects can't grow
 
     @_naming_store
     def audit(self) -> list[str]:
@@ -161,14 +161,12 @@ class ObjectStore:
                 raise StoreError(told)
             time.sleep(0.5)
 
-    def _claim(self, model: str) -> int:
-        """Reserve the next number, above all that were ever used."""
-        used = [int(name) for key in self._keys(model) if is_version(name := key.partition("/")[0])]
-        claimed = [int(key) for key in self._keys(".claims", model)]
-        number = max([0, *used, *claimed]) + 1
+    def _create_next(self, *prefix: str, text: str, above: int = 0) -> int:
+        """Put an object under a number that nobody else gets, higher than all that were used; return the number."""
+        number = max([above, *(int(key) for key in self._keys(*prefix) if is_version(key))]) + 1
         while True:
             with contextlib.suppress(FileExistsError):
-                self._create(self._path(".claims", model, str(number)), socket.gethostname())
+                self._create(self._path(*prefix, f"{number:012}"), text)
                 return number
             number += 1
 
@@ -196,7 +194,8 @@ class ObjectStore:
             found = self._files.find(prefix)
         except FileNotFoundError as error:  # of a prefix without keys it would have said so
             raise StoreError(f"{self.base} can't be used: {error}") from error
-        return sorted(key.removeprefix(prefix) for key in found if key.startswith(prefix))
+        # A key that ends in a slash is a folder that a console made.
+        return sorted(key.removeprefix(prefix) for key in found if key.startswith(prefix) and not key.endswith("/"))
 
 
 def _open(url: str) -> tuple[Any, str]:

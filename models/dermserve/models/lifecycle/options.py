@@ -5,6 +5,7 @@ import functools
 import json
 import pathlib
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -37,6 +38,13 @@ def _config(text: str) -> pathlib.Path | ConfigMap:
     if found is None:
         raise click.BadParameter(f"{text} is not configmap:NAMESPACE/NAME")
     return ConfigMap(*found.groups())
+
+
+def model_name(text: str) -> str:
+    """Read a model's name, which is that of a folder in the store."""
+    if not text or "/" in text or text.startswith("."):
+        raise click.BadParameter(f"{text!r} is not the name of a model")
+    return text
 
 
 def _number(text: str) -> float:
@@ -195,6 +203,9 @@ def moving(command: _F) -> Any:
     def run(base: str, servers: Servers, config_file: pathlib.Path | ConfigMap | None, **others: Any) -> Any:
         how = {name: others.pop(name) for name in ("public_key", "timeout", "note")}
         say = functools.partial(click.echo, err=True)
+        for number in (signal.SIGTERM, signal.SIGHUP):  # they undo what was begun, as Ctrl-C does
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, signal.default_int_handler)
         with servers:
             desk = Desk(store=open_store(base), servers=servers, config_file=config_file, say=say, **how)
             return command(desk=desk, **others)

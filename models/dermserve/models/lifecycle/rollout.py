@@ -116,13 +116,13 @@ def _finish_or_undo(desk: Desk, intent: Intent, check: Callable[[], None] = lamb
         _finish(desk, intent, check)
         if not noted:
             desk.store.append_audit(intent.entry.json())
-        desk.store.remove_text(INTENT)
     except BaseException as error:
         if left := _undo(desk, intent):
             desk.say(f"{left[0]}: what it was told is still to be undone, by the next command")
         elif not isinstance(error, LifecycleError):
             desk.say(f"undone: {intent}")
         raise
+    desk.store.remove_text(INTENT)
 
 
 def _finish(desk: Desk, intent: Intent, check: Callable[[], None]) -> None:

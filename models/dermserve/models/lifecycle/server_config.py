@@ -224,5 +224,5 @@ class Desk:
         shares = self.read_shares()
         kept = {name: one for name, one in sorted({**shares, model: share}.items()) if one}
         if kept != shares:
-            lines = "".join(f'"{name}" = {one!r}\n' for name, one in kept.items())
+            lines = "".join(f"{json.dumps(name)} = {one!r}\n" for name, one in kept.items())
             self.place.write_text(CANARY_FILE, f"# Written by `dermserve model`.\n[canary_shares]\n{lines}")

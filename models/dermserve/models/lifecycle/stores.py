@@ -59,9 +59,12 @@ class LocalStore:
     def staged(self, model: str) -> Iterator[pathlib.Path]:
         """Give a scratch folder for a new version, invisible to TensorFlow Serving; removed in the end."""
         self.folder.mkdir(parents=True, exist_ok=True)  # on the store's own file system, to be renamed into place
+        for left in self.folder.glob(".staging-*/version"):  # by a command that was killed, if nobody holds it
+            with contextlib.suppress(portalocker.LockException, OSError), _held(left.parent):
+                shutil.rmtree(left.parent, ignore_errors=True)
         with tempfile.TemporaryDirectory(
             prefix=f".staging-{model}-", dir=self.folder, ignore_cleanup_errors=True
-        ) as scratch:
+        ) as scratch, _held(scratch):  # fmt: skip
             folder = pathlib.Path(scratch, "version")
             folder.mkdir()
             yield folder
@@ -90,7 +93,11 @@ class LocalStore:
         place.parent.mkdir(exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             place.rename(staging.with_name("former"))
-        staging.rename(place)
+        try:
+            staging.rename(place)
+        except OSError:  # another command has just put it there
+            if not place.exists():
+                raise
         sync(place.parent)
         sync(self.folder)
 
@@ -115,7 +122,10 @@ class LocalStore:
     def read_text(self, name: str) -> str | None:
         """Read a small file at the top of the store, if there is one of that name."""
         file = self.folder / name
-        return file.read_text(encoding="utf-8") if file.exists() else None
+        try:
+            return file.read_text(encoding="utf-8") if file.exists() else None
+        except UnicodeDecodeError as error:
+            raise StoreError(f"{file} can't be understood: {error}") from error
 
     def write_text(self, name: str, text: str) -> None:
         """Write a small file at the top of the store, whole or not at all."""
@@ -130,14 +140,16 @@ class LocalStore:
     def append_audit(self, line: str) -> None:
         """Add a line to the audit log; lines are only ever added."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        # One write to a file opened for appending, which the kernel doesn't mix with another's.
-        with (self.folder / _AUDIT).open("ab", buffering=0) as file:
+        with portalocker.Lock(self.folder / _AUDIT, "a+b", timeout=LOCK_SECONDS) as file:
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)  # what a full disk or a power failure cut off
             file.write(f"{line}\n".encode())
+            file.flush()
             os.fsync(file.fileno())
 
     def audit(self) -> list[str]:
         """Give the lines of the audit log, oldest first."""
-        return (self.read_text(_AUDIT) or "").splitlines()
+        return (self.read_text(_AUDIT) or "").split("\n")[:-1]  # the last one is empty, or was cut off
 
     @contextlib.contextmanager
     def locked(self, wait: float = LOCK_SECONDS) -> Iterator[None]:
@@ -151,6 +163,17 @@ class LocalStore:
                 yield
         except portalocker.LockException as error:
             raise StoreError(f"{self.base} is being changed by another command: try again when that is done") from error
+
+
+@contextlib.contextmanager
+def _held(folder: pathlib.Path | str) -> Iterator[None]:
+    """Lock a folder until the process ends, if not before. Raises LockException: another process holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        portalocker.lock(descriptor, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 Store: TypeAlias = LocalStore | ObjectStore
@@ -232,9 +255,16 @@ class Entry:
 
 
 def entries(store: Store, model: str | None = None) -> Iterator[Entry]:
-    """Give a store's audit log, oldest first; of one model when it is named."""
-    for line in store.audit():
-        values = json.loads(line)
-        if model in (None, values["model"]):
+    """Give a store's audit log, oldest first; of one model when it is named.
+
+    Raises StoreError: a line can't be understood.
+    """
+    for number, line in enumerate(store.audit(), 1):
+        try:
+            values = json.loads(line)
             known = {name: values.pop(name) for name in ("what", "model", "who", "when")}
-            yield Entry(**known, before=values.pop("from"), after=values.pop("to"), more=values)
+            entry = Entry(**known, before=values.pop("from"), after=values.pop("to"), more=values)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise StoreError(f"line {number} of the audit log of {store.base} is not one: {error!r}") from error
+        if model in (None, entry.model):
+            yield entry

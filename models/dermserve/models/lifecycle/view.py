@@ -14,6 +14,7 @@ from dermserve.models.lifecycle.options import (
     VERSION,
     asking_servers,
     config_option,
+    model_name,
     public_key_option,
     reading,
     show,
@@ -25,7 +26,7 @@ from dermserve.models.lifecycle.stores import Store, entries, known_version, man
 
 
 @click.command(name="list")
-@click.argument("name", metavar="MODEL", required=False)
+@click.argument("name", type=model_name, metavar="MODEL", required=False)
 @config_option
 @reading
 def list_versions(name: str | None, store: Store, config_file: pathlib.Path | ConfigMap | None, as_json: bool) -> None:
@@ -54,7 +55,7 @@ def _about(digest: str | None, about: dict[str, str]) -> str:
 
 
 @click.command()
-@click.argument("name", metavar="MODEL", required=False)
+@click.argument("name", type=model_name, metavar="MODEL", required=False)
 @config_option
 @asking_servers
 @reading
@@ -106,7 +107,7 @@ def _live_text(row: dict[str, Any]) -> str:
 
 
 @click.command()
-@click.argument("name", metavar="MODEL", required=False)
+@click.argument("name", type=model_name, metavar="MODEL", required=False)
 @click.argument("version", type=VERSION, required=False)
 @asking_servers
 @click.option(
@@ -159,7 +160,7 @@ def _show_check(check: Check, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("name", metavar="MODEL", required=False)
+@click.argument("name", type=model_name, metavar="MODEL", required=False)
 @reading
 def log(name: str | None, store: Store, as_json: bool) -> None:
     """Show the audit log, oldest first: when, who, what, from, to."""

@@ -44,11 +44,8 @@ def scenarios(data: Path, out: Path, experiment: str, weights: str | None, preci
         network, prepared, cache=cache, precision=precision, progress=common.draw_progress()
     )
     cells = heads.run_grid(chosen, prepared, features, table, report=_report_cell)
-    best, accuracy, balanced = heads.measure_best(chosen, prepared, features, cells)
-    common.print_line(
-        f"best on validation photos: {best.training_share:.0%} training, dropout {best.dropout}, batch "
-        f"{best.batch}; on its test photos: accuracy {accuracy:.4f}, balanced {balanced:.4f}"
-    )
+    best = max(cells, key=lambda cell: cell.accuracy)
+    common.print_line(f"best: {best.training_share:.0%} training, dropout {best.dropout}, batch {best.batch}")
     click.echo(str(table))
 
 
@@ -91,7 +88,6 @@ def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], 
         common.print_line(
             f"{row.backbone}: accuracy {row.accuracy:.4f}, balanced {row.balanced_accuracy:.4f}; features "
             f"{row.features_minutes:.1f} min, head {row.head_minutes:.1f} min"
-            + ("" if row.test_accuracy is None else f"; on test photos {row.test_accuracy:.4f}")
         )
     click.echo(str(out / "backbones.csv"))
 

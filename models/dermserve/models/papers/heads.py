@@ -2,7 +2,7 @@
 
 `run_grid` has tables IV and V, accuracy and minutes over a grid of settings; `compare` the backbones: MobileNet,
 InceptionV3 and ResNet-50, and MobileNetV3Small beside them. Features are computed once, so that a head takes minutes on
-two cores. All are compared on validation photos; test photos are measured once, with what those chose. A cell that
+two cores. All are compared on validation photos; no test photo of the experiment's split is looked at. A cell that
 trains the whole network is a `dermserve train` with an experiment of its own.
 """
 
@@ -50,7 +50,7 @@ _Rows = NDArray[np.int64]
 class Cell(NamedTuple):
     """One training of the grid."""
 
-    training_share: float  # of the photos; the rest is divided evenly into validation and test
+    training_share: float  # of the photos that do not test; the rest validates
     dropout: float
     batch: int
     accuracy: float  # on the validation photos, one view
@@ -67,22 +67,29 @@ class Compared(NamedTuple):
     balanced_accuracy: float  # mean recall over the classes, of the same
     features_minutes: float  # to run the backbone over every photo once
     head_minutes: float
-    test_accuracy: float | None = None  # of the backbone that did best on validation photos
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Pooled features of every photo, of a frozen backbone."""
+    """Pooled features of photos, of a frozen backbone."""
 
-    values: NDArray[np.float32]  # [N, F], in the order of the samples
+    values: NDArray[np.float32]  # [N, F], in the order of the samples; zeros for those that test
     labels: NDArray[np.int64]
 
 
 def compute_features(network: keras.Model, data: Data, *, cache: Path, precision: str, progress: Progress) -> Features:
-    """Run the frozen backbone over every photo once, at the serving preprocessing, or read what an earlier run did."""
-    photos = Labelled.whole(data.pixels, [sample.label for sample in data.samples])
+    """Run the frozen backbone over photos once, at the serving preprocessing, or read what an earlier run did."""
+    labels, rows = np.asarray([sample.label for sample in data.samples], np.int64), data.untested
     predictor = Predictor(network=network, cache=cache, precision=precision, progress=progress)
-    return Features(predictor.features(photos, "features"), photos.labels)
+    found = predictor.features(Labelled(data.pixels, rows, labels[rows]), "features")
+    return Features(_placed(found, rows, len(labels)), labels)
+
+
+def _placed(found: NDArray[np.float32], rows: _Rows, count: int) -> NDArray[np.float32]:
+    """Put features of some photos at their places among all."""
+    values = np.zeros((count, found.shape[1]), np.float32)
+    values[rows] = found
+    return values
 
 
 def run_grid(
@@ -114,16 +121,6 @@ def run_grid(
     return cells
 
 
-def measure_best(
-    experiment: Experiment, data: Data, features: Features, cells: Sequence[Cell]
-) -> tuple[Cell, float, float]:
-    """Train the head of the best cell once more, which gives the same, and measure both accuracies on test photos."""
-    best = max(cells, key=lambda cell: cell.accuracy)
-    parts = _divide(experiment, data, best.training_share)
-    head = _train_head(experiment, features, parts, best.dropout, best.batch)
-    return best, *_judge_head(head, features, parts[Part.TEST])
-
-
 def _claim(table: Path, experiment: Experiment, data: Data, features: Features) -> None:
     """Check that a table's cells are of these features and photos, and write down that its further ones are."""
     if table.is_file() and not (table.parent / checkpoint.FINGERPRINT).is_file():
@@ -136,12 +133,12 @@ def _claim(table: Path, experiment: Experiment, data: Data, features: Features) 
 
 
 def _divide(experiment: Experiment, data: Data, share: float) -> dict[Part, _Rows]:
-    """Divide photos for a training share, the rest evenly into validation and test."""
-    rest = (1 - share) / 2
-    parts = split(data.samples, protocol=experiment.protocol, validation=rest, test=rest, seed=experiment.seed)
-    require_parts(parts, [item.code for item in SPECS[experiment.model].classes], validation=rest, test=rest)
-    found = {part: [index for index, sample in enumerate(data.samples) if parts[sample] is part] for part in Part}
-    return {part: np.asarray(rows, np.int64) for part, rows in found.items()}
+    """Divide the photos that do not test, for a training share."""
+    samples = {row: data.samples[row] for row in data.untested.tolist()}
+    shares: dict[str, float] = {"validation": 1 - share, "test": 0.0}
+    parts = split(list(samples.values()), protocol=experiment.protocol, seed=experiment.seed, **shares)
+    require_parts(parts, [item.code for item in SPECS[experiment.model].classes], **shares)
+    return {part: np.asarray([row for row, each in samples.items() if parts[each] is part]) for part in Part}
 
 
 def _train_head(
@@ -212,10 +209,9 @@ def compare(
     experiment: Experiment, data: Data, networks: Iterable[keras.Model], *, progress: Progress
 ) -> list[Compared]:
     """Train the experiment's head, with its batch and epochs, on the features of what `load` returns, on one split."""
-    parts = {part: data.part(part).rows for part in Part}
+    parts = {part: data.part(part).rows for part in (Part.TRAIN, Part.VALIDATION)}
     labels = np.asarray([sample.label for sample in data.samples], np.int64)
-    stage, dropout = experiment.stages[0], 0.4 if experiment.dropout is None else experiment.dropout
-    trained = []
+    stage, dropout, rows = experiment.stages[0], 0.4 if experiment.dropout is None else experiment.dropout, []
     for network in networks:
         started = time.monotonic()
         features = Features(_standardised(_run_backbone(network, data, progress), parts[Part.TRAIN]), labels)
@@ -225,21 +221,17 @@ def compare(
         accuracy, balanced = _judge_head(head, features, parts[Part.VALIDATION])
         figures = [round(accuracy, 4), round(balanced, 4), *(round(taken, 2) for taken in minutes)]
         size = network.get_layer("backbone").count_params()
-        trained.append((Compared(network.name, size, *figures), head, features))
-    best = max(trained, key=lambda each: each[0].accuracy)
-    row, head, features = best
-    accuracy, _ = _judge_head(head, features, parts[Part.TEST])
-    tested = row._replace(test_accuracy=round(accuracy, 4))
-    return [tested if each is best else each[0] for each in trained]
+        rows.append(Compared(network.name, size, *figures))
+    return rows
 
 
 def _run_backbone(network: keras.Model, data: Data, progress: Progress) -> NDArray[np.float32]:
     infer = tf.function(lambda images: network(tf.cast(images, tf.float32), training=False))
-    parts, whole = [], len(data.pixels)
-    for start in range(0, whole, _BATCH):
-        parts.append(infer(tf.constant(data.pixels[start : start + _BATCH])).numpy())
-        progress(network.name, min(start + _BATCH, whole), whole)
-    return np.concatenate(parts)
+    found, rows = [], data.untested
+    for start in range(0, len(rows), _BATCH):
+        found.append(infer(tf.constant(data.pixels[rows[start : start + _BATCH]])).numpy())
+        progress(network.name, min(start + _BATCH, len(rows)), len(rows))
+    return _placed(np.concatenate(found), rows, len(data.samples))
 
 
 def _standardised(values: NDArray[np.float32], training: _Rows) -> NDArray[np.float32]:

@@ -85,6 +85,7 @@ function envoy_on_response(handle)
     headers:remove("x-request-id")
   end
   if string.find(headers:get("content-type") or "", "^application/grpc") then
+    headers:remove("www-authenticate") -- the token filter's repeats host and path
     return
   end
   for _, name in ipairs({ "grpc-status", "grpc-message", "grpc-status-details-bin", "grpc-accept-encoding" }) do

@@ -10,11 +10,11 @@ they must agree.
 """
 
 import os
-import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TypeAlias
 
 from dermserve.models.training.data import tables
@@ -29,13 +29,6 @@ _Read: TypeAlias = tuple[list[Sample], list[list[str]]]
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"})
 _OTHER_PICTURES = frozenset({".heic", ".heif", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".avif", ".jxl", ".jp2"})
-_LABELS = ("path", "label", "lesion_id", "split")
-_SPLITS: Mapping[str, str] = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
-_WORD = re.compile(r"[^a-z]+")
 
 
 @dataclass(slots=True)
@@ -64,12 +57,12 @@ def read_samples(directory: Path, classes: Sequence[str], *, say: Say = lambda _
     found = _walk(directory)
     if found.dangling:
         raise DataError(
-            f"{directory / found.dangling[0]} is a link to nothing ({len(found.dangling)} such photos in all): fetch "
+            f"{directory / found.dangling[0]} is a link to nothing, or no file ({len(found.dangling)} in all): fetch "
             "the files (git annex get, dvc pull) or remove the links"
         )
     samples, lesions = _read(directory, found, codes, say)
     if not samples:
-        raise DataError(f"no photos in {directory}: expected {_expected(classes)}")
+        raise DataError(f"{directory} has {len(found.photos)} photos, none with a class: expected {_expected(classes)}")
     if found.junk:
         say(f"left out {found.junk} files that macOS leaves beside others (._*, .DS_Store, __MACOSX)")
     if found.others:
@@ -103,8 +96,10 @@ def _sort_in(found: _Found, path: Path, directory: Path) -> None:
         found.junk += 1
     elif path.name.startswith("."):
         return
+    elif not path.is_file():
+        found.dangling.append(within)
     elif suffix in _SUFFIXES:
-        (found.photos if path.is_file() else found.dangling).append(within)
+        found.photos.append(within)
     elif tables.is_table(path):
         found.tables.append(within)
     elif suffix in _OTHER_PICTURES:
@@ -119,11 +114,9 @@ def _expected(classes: Sequence[str]) -> str:
 
 
 def _read(directory: Path, found: _Found, classes: Sequence[str], say: Say) -> _Read:
-    labels = directory / "labels.csv"
-    if labels.is_file() and "path" in tables.read_header(labels):
-        return _read_labels(labels, classes)
-    folders = {photo: _folder_class(photo, classes) for photo in found.photos}
     read = [table for name in found.tables if (table := tables.read_table(directory / name, classes)) is not None]
+    photos = _named(directory, read, found.photos, say)
+    folders = {photo: _folder_class(photo, classes) for photo in photos}
     if any(table.classes for table in read) or any(label is not None for label in folders.values()):
         return _merge(directory, folders, read, classes, say)
     if found.tables:
@@ -132,27 +125,18 @@ def _read(directory: Path, found: _Found, classes: Sequence[str], say: Say) -> _
     raise DataError(f"{directory} has no layout dermserve knows: expected {_expected(classes)}")
 
 
-def _read_labels(path: Path, classes: Sequence[str]) -> _Read:
-    missing = [column for column in _LABELS if column not in tables.read_header(path)]
-    if missing:
-        raise DataError(f"{path} lacks the column {missing[0]}; it needs {', '.join(_LABELS)}")
-    samples: dict[str, Sample] = {}
-    lesions: list[list[str]] = []
-    for row in tables.read_rows(path):
-        within = PurePosixPath(os.path.normpath(row["path"].replace("\\", "/"))).as_posix()
-        if not (path.parent / within).is_file():
-            raise DataError(f"{path} names {row['path']}, which is not there")
-        if within in samples:
-            raise DataError(f"{path} names {row['path']} twice: leave one row for each photo")
-        label = class_of(row["label"], classes)
-        if label is None:
-            raise DataError(f"{path} names the class {row['label']!r}; this model knows {', '.join(classes)}")
-        split = _SPLITS.get(row["split"].lower()) if row["split"] else ""
-        if split is None:
-            raise DataError(f"{path} names the split {row['split']!r}; it may be train, validation, test or empty")
-        samples[within] = Sample(path.parent / within, label, "", split, within)
-        lesions.append([] if tables.blank(row["lesion_id"]) else [row["lesion_id"]])
-    return list(samples.values()), lesions
+def _named(directory: Path, read: Sequence[Table], photos: Sequence[str], say: Say) -> Sequence[str]:
+    """List the photos that labels.csv names, which are all there; where there is no such file, all photos."""
+    labels = next((table for table in read if table.path == directory / "labels.csv"), None)
+    if labels is None:
+        return photos
+    named = [row.photo for row in labels.rows]
+    for photo in named:
+        if photo.startswith(("/", "../")) or not (directory / photo).is_file():
+            raise DataError(f"{labels.path} names {photo}, which is not there: write paths within {directory}")
+    if others := len(set(photos).difference(named)):
+        say(f"left out {others} photos that {labels.path} does not name")
+    return named
 
 
 def _folder_class(photo: str, classes: Sequence[str]) -> int | None:
@@ -162,21 +146,16 @@ def _folder_class(photo: str, classes: Sequence[str]) -> int | None:
     return found.pop() if found else None
 
 
-def _folder_split(photo: str) -> str:
-    """Find the part of a split whose folder a photo lies in, such as Test or ISIC2018_Task3_Training_Input."""
-    words = (word for part in Path(photo).parts[:-1] for word in _WORD.split(part.lower()))
-    return next((_SPLITS[word] for word in words if word in _SPLITS), "")
-
-
 def _merge(
     directory: Path, folders: Mapping[str, int | None], read: Sequence[Table], classes: Sequence[str], say: Say
 ) -> _Read:
     """Put together what folders and tables say of each photo."""
     labels, lesions = dict(folders), {photo: list[str]() for photo in folders}
+    splits = {photo: tables.split_of(Path(photo).parent.as_posix()) for photo in folders}
     others: dict[str, tuple[Table, str]] = {}
     by_stem: dict[str, list[str]] = defaultdict(list)
     for photo in folders:
-        by_stem[Path(photo).stem].append(photo)
+        by_stem[_folded(Path(photo).stem)].append(photo)
     for table in read:
         matched = list(_match(directory, table, by_stem, lesions))
         for row, photo in matched:
@@ -186,14 +165,20 @@ def _merge(
                 raise DataError(f"{photo} is under two labels: {by}")
             labels[photo] = before if row.label is None else row.label
             lesions[photo] += [row.lesion] if row.lesion else []
+            splits[photo] = row.split or splits[photo]
             if row.said:
                 others[photo] = (table, row.said)
         if (absent := len(table.rows) - len({row.photo for row, _ in matched})) > 0:
             say(f"{table.path} names {absent} photos that are not there, of {len(table.rows)}")
     _say_unlabelled([others.get(photo) for photo in folders if labels[photo] is None], classes, say)
     known = {photo: label for photo, label in labels.items() if label is not None}
-    samples = [Sample(directory / photo, label, "", _folder_split(photo), photo) for photo, label in known.items()]
+    samples = [Sample(directory / photo, label, "", splits[photo], photo) for photo, label in known.items()]
     return samples, [lesions[photo] for photo in known]
+
+
+def _folded(name: str) -> str:
+    """Write a name as other systems may have: in any case, and with accents of their own (macOS)."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _match(
@@ -202,12 +187,13 @@ def _match(
     """Find the photos of each row: by path, else by name, beside the table before elsewhere; all of equal files."""
     beside = table.path.parent.relative_to(directory)
     for row in table.rows:
-        path = (beside / row.photo.replace("\\", "/")).as_posix()
+        path = (beside / row.photo).as_posix()
         if path in known:
             yield row, path
             continue
-        name = Path(row.photo)
-        found = by_stem.get(name.stem if name.suffix.lower() in _SUFFIXES else name.name, ())
+        stem = Path(row.photo).stem if Path(row.photo).suffix.lower() in _SUFFIXES else Path(row.photo).name
+        found = by_stem.get(_folded(stem), ())
+        found = [photo for photo in found if Path(photo).stem == stem] or found
         found = [photo for photo in found if Path(photo).is_relative_to(beside)] or found
         if len(found) > 1 and len({(directory / photo).read_bytes() for photo in found}) > 1:
             raise DataError(

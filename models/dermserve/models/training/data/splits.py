@@ -11,14 +11,15 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from dermserve.models.training.errors import DataError, RunError
+from dermserve.models.training.errors import DataError, RunError, replacing
 
 _SHOWN = 3
 _COLUMNS = ("photo", "lesion_id", "part", "sha256")
+_TEXT: Mapping[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}  # file names may be no text
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +231,7 @@ def require_parts(parts: Mapping[Sample, Part], classes: Sequence[str], *, valid
 
 def write_split(path: Path, parts: Mapping[Sample, Part]) -> None:
     """Write a split as CSV: photo (its path within the data set), lesion_id, part, sha256 (its first 64 bits)."""
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", newline="", **_TEXT) as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
         for sample, part in sorted(parts.items(), key=lambda item: item[0].name):
@@ -241,8 +242,11 @@ def read_split(path: Path) -> dict[str, Recorded]:
     """Read a split by the photos' paths within the data set; a RunError when it is none."""
     if not path.is_file():
         raise RunError(f"{path} is not there: pass the folder of a run that `dermserve train` wrote")
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", **_TEXT) as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != _COLUMNS:
             raise RunError(f"{path} does not have the columns {', '.join(_COLUMNS)}: train again")
-        return {row["photo"]: Recorded(row["lesion_id"], Part(row["part"]), row["sha256"]) for row in reader}
+        try:
+            return {row["photo"]: Recorded(row["lesion_id"], Part(row["part"]), row["sha256"]) for row in reader}
+        except ValueError as error:
+            raise RunError(f"{path} is damaged ({error}): restore it, or train again") from error

@@ -3,15 +3,26 @@
 import codecs
 import csv
 import io
+import itertools
+import posixpath
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from dermserve.models.training.errors import DataError
 
 _SUFFIXES = frozenset({".csv", ".tab", ".tsv"})
 _IDS = ("image_id", "isic_id", "image", "image_name")
+_LABELS = ("path", "label", "lesion_id", "split")  # of labels.csv
+_SPLITS: Mapping[str, str] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_WORD = re.compile(r"[^a-z]+")
 # Of the ISIC archive, the most precise first.
 _DIAGNOSES = ("diagnosis_5", "diagnosis_4", "diagnosis_3", "diagnosis_2", "diagnosis_1", "diagnosis")
 _BLANK = frozenset({"", "na", "n/a", "nan", "none", "null", "unknown"})
@@ -35,6 +46,7 @@ _NAMES: Mapping[str, Sequence[str]] = {
         "scc": ("squamous cell carcinoma", "squamous cell carcinoma, nos", "squamous cell carcinoma, invasive"),
 }  # fmt: skip
 _CODES = {name: code for code, names in _NAMES.items() for name in names}
+_Reader: TypeAlias = Callable[[Mapping[str, str]], tuple[int | None, str]]
 _ONE_HOT = frozenset({"mel", "nv", "bcc", "akiec", "ak", "bkl", "df", "vasc", "scc", "unk"})
 
 
@@ -42,12 +54,13 @@ _ONE_HOT = frozenset({"mel", "nv", "bcc", "akiec", "ak", "bkl", "df", "vasc", "s
 class Row:
     """What one row says of one photo."""
 
-    photo: str  # its id, file name or path, as the table has it
+    photo: str  # its id, file name or path with slashes
     label: (
         int | None
     )  # index into the classes; None where the table has no classes, or one that the model does not know
     lesion: str  # empty where the table says nothing
     said: str  # the class in the table's own words
+    split: str  # "train", "validation" or "test" where the table says so, else empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +80,12 @@ def class_of(text: str, classes: Sequence[str]) -> int | None:
     return classes.index(code) if code in classes else None
 
 
-def blank(text: str) -> bool:
+def split_of(text: str) -> str:
+    """Find the part of a split that a name means, such as Test or ISIC2018_Task3_Training_Input; empty where none."""
+    return next((_SPLITS[word] for word in _WORD.split(text.lower()) if word in _SPLITS), "")
+
+
+def _blank(text: str) -> bool:
     """Tell whether a cell says nothing."""
     return text.lower() in _BLANK
 
@@ -81,16 +99,17 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     """Read a table's rows as dictionaries by lower-case column.
 
     The delimiter is the header's (comma, semicolon or tab); the encoding UTF-8, UTF-16 or, where it is neither,
-    Windows-1252, which spreadsheets write. Empty lines are left out. A DataError names what is no table, a row with
-    more cells than the header, or a column named twice.
+    Windows-1252, which spreadsheets write. Empty lines and columns without a name are left out. A DataError names what
+    is no table, a row with more cells than the header, or a column named twice.
     """
     header, rows = _parse(path)
-    if len(set(header)) < len(header):
-        raise DataError(f"{path} has the column {Counter(header).most_common(1)[0][0]} twice")
+    column, count = Counter(filter(None, header)).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{path} has the column {column} twice")
     for number, cells in rows:
-        if len(cells) > len(header):
+        if any(cells[len(header) :]):
             raise DataError(f"{path}, line {number}, has {len(cells)} cells, but there are {len(header)} columns")
-    return [dict(zip(header, cells + [""] * (len(header) - len(cells)), strict=True)) for _, cells in rows]
+    return [dict(itertools.zip_longest(header, cells[: len(header)], fillvalue="")) for _, cells in rows]
 
 
 def read_header(path: Path) -> list[str]:
@@ -100,7 +119,7 @@ def read_header(path: Path) -> list[str]:
 
 def _parse(path: Path, *, header_only: bool = False) -> tuple[list[str], list[tuple[int, list[str]]]]:
     text = _read_text(path, limit=_HEADER_BYTES if header_only else -1)
-    delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    delimiter = max(",;\t|", key=re.sub('"[^"]*"', "", text).partition("\n")[0].count)
     try:
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
         header = [cell.strip().lower() for cell in next(lines, [])]
@@ -124,6 +143,7 @@ def _read_text(path: Path, *, limit: int) -> str:
         text = data.decode(encoding or "utf-8", errors="ignore" if limit > 0 else "strict")
     except UnicodeDecodeError:
         text = data.decode("cp1252", errors="replace")
+    text = text.lstrip("\r\n")
     return text.partition("\n")[2] if text.lower().startswith("sep=") else text  # Excel's hint for itself
 
 
@@ -136,33 +156,42 @@ def missing_columns(path: Path) -> str:
 def read_table(path: Path, classes: Sequence[str]) -> Table | None:
     """Read what a table says of photos; None where it has no column of photos, or says neither classes nor lesions.
 
-    It may be HAM10000's metadata (image_id, dx), the ISIC archive's (isic_id, diagnosis_1, ...), a challenge's one-hot
-    table (image, MEL, NV, ...) or lesion groups (image, lesion_id). The classes are the model's codes in lower case. A
-    DataError names a photo that is there twice, a class that is none, or a row that is damaged.
+    It may be labels.csv, HAM10000's metadata (image_id, dx), the ISIC archive's (isic_id, diagnosis_1, ...), a
+    challenge's one-hot table (image, MEL, NV, ...) or lesion groups (image, lesion_id). The classes are the model's
+    codes in lower case. A DataError names a photo that is there twice, a class or a split that is none, or a row that
+    is damaged.
     """
     header = read_header(path)
-    photo = next((column for column in _IDS if column in header), None)
+    paths = "path" in header and ("label" in header or path.name == "labels.csv")
+    missing = [column for column in _LABELS if paths and column not in header]
+    if missing and path.name == "labels.csv":
+        raise DataError(f"{path} lacks the column {missing[0]}; it needs {', '.join(_LABELS)}")
+    photo = "path" if paths else next((column for column in _IDS if column in header), None)
     reader = _label_reader(header, classes, path)
     if photo is None or (reader is None and "lesion_id" not in header):
         return None
-    rows = []
-    for cells in read_rows(path):
-        label, said = (None, "") if reader is None else reader(cells)
-        lesion = cells.get("lesion_id", "")
-        rows.append(Row(cells[photo], label, "" if blank(lesion) else lesion, said))
-    counts = Counter(row.photo for row in rows)
-    repeated = [name for name, count in counts.items() if count > 1]
+    rows = [_read_row(path, photo, cells, reader) for cells in read_rows(path)]
+    repeated = [name for name, count in Counter(row.photo for row in rows).items() if count > 1]
     if repeated:
         raise DataError(f"{path} names {repeated[0]} twice ({len(repeated)} photos in all): leave one row for each")
-    return Table(path, rows, reader is not None, "dx" in header)
+    return Table(path, rows, reader is not None, paths or "dx" in header)
 
 
-def _label_reader(
-    header: Sequence[str], classes: Sequence[str], path: Path
-) -> Callable[[Mapping[str, str]], tuple[int | None, str]] | None:
+def _read_row(path: Path, photo: str, cells: Mapping[str, str], reader: _Reader | None) -> Row:
+    label, said = (None, "") if reader is None else reader(cells)
+    lesion, part = cells.get("lesion_id", ""), cells.get("split", "")
+    split = _SPLITS.get(part.lower(), "")
+    if part and not split:
+        raise DataError(f"{path} names the split {part!r}; it may be train, validation, test or empty")
+    name = cells[photo].replace("\\", "/")
+    return Row(posixpath.normpath(name) if name else "", label, "" if _blank(lesion) else lesion, said, split)
+
+
+def _label_reader(header: Sequence[str], classes: Sequence[str], path: Path) -> _Reader | None:
     """Find how a table says the class of a row, and how it calls it; None where it does not."""
-    if "dx" in header:
-        return lambda cells: (class_of(cells["dx"], classes), cells["dx"])
+    column = "label" if "path" in header and "label" in header else "dx"
+    if column in header:
+        return lambda cells: (class_of(cells[column], classes), cells[column])
     if columns := [column for column in _DIAGNOSES if column in header]:
         return lambda cells: _from_diagnosis([cells[column] for column in columns], classes)
     one_hot = [column for column in header if column in _ONE_HOT or column in classes]
@@ -172,7 +201,7 @@ def _label_reader(
 
 
 def _from_diagnosis(texts: Sequence[str], classes: Sequence[str]) -> tuple[int | None, str]:
-    said = [text for text in texts if not blank(text)]
+    said = [text for text in texts if not _blank(text)]
     label = next((found for text in said if (found := class_of(text, classes)) is not None), None)
     return label, said[0] if said else ""
 
@@ -182,7 +211,7 @@ def _from_one_hot(
 ) -> tuple[int | None, str]:
     where = f"{path}: {next(cells[column] for column in _IDS if column in cells)}"
     try:
-        chosen = [column for column in columns if float(cells[column].replace(",", ".") or 0)]
+        chosen = [each for each in columns if not _blank(cells[each]) and float(cells[each].replace(",", "."))]
     except ValueError as error:
         raise DataError(f"{where} has a cell that is not 0 or 1: {error}") from error
     if len(chosen) != 1:

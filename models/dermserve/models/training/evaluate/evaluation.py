@@ -1,5 +1,6 @@
 """Evaluating a run: calibrate on its validation photos, measure on its test photos once, and on other data."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
 from dermserve.models.training.data.splits import Part
-from dermserve.models.training.errors import DataError
+from dermserve.models.training.errors import DataError, RunError
 from dermserve.models.training.evaluate import fitting, measuring
 from dermserve.models.training.evaluate.ood import read_others
 from dermserve.models.training.evaluate.predictions import PartPredictions, Predictor
@@ -41,9 +42,11 @@ def evaluate_own(
 
     Raises:
         DataError: the data set lacks photos of the run's split.
-        RunError: test photos were measured with other weights or rules, and `again` gives no reason.
+        RunError: test photos were measured with other weights or rules, and `again` gives no reason; or there are none.
     """
     photos = finished_data(run.experiment, data, run.split, cache=cache)
+    if Part.TEST not in photos.parts.values():
+        raise RunError(f"{run.folder} has no test photos: train with a share for test, or measure other data (--other)")
     sets = [(data.resolve().name, photos)]
     if also is not None:
         sets.append((also.resolve().name, read_also(photos, also, SPECS[run.model], cache=cache)))
@@ -65,12 +68,13 @@ def evaluate_own(
         outside = read_others(run, others, cache=cache, known=known)
         fitted = fitting.fit_scope(fitted, predictor, photos, validation[0], outside)
     claim_test(run, predictor.network, fitted.calibration, fitted.shift, again)
+    sets = [(name, replace(each, claimed=True)) for name, each in sets]
     test = predict_part(Part.TEST)
     measuring.note_points(fitted, test[0])
     metrics: dict[str, Any] = {
         "validation": measuring.measures(fitted, validation[0]),
         "test": measuring.measures(fitted, test[0]),
-        "spoiled": measuring.spoiled(photos.part(Part.TEST), fitted),
+        "spoiled": measuring.spoiled(sets[0][1].part(Part.TEST), fitted),
         "strangers": measuring.strangers(predictor, fitted),
     }
     if also is not None:

@@ -54,4 +54,4 @@ def _metrics(run: FinishedRun) -> dict[str, float]:
         "ece": single["ece"],
         **{name: verdict[name] for name in ("abstained", "confident", "malignant_confidently_benign")},
     }
-    return {f"{name}_{split}": value for name, value in figures.items()}
+    return {f"{name}_{split}": value for name, value in figures.items() if value is not None}

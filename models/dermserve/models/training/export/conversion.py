@@ -64,7 +64,7 @@ def pack(run: FinishedRun, data: Path, *, kind: Kind, cache: Path, progress: Pro
     Returns:
         JSON values: bytes, accuracy before and after, and the share of equal answers; also in run.json.
     """
-    chosen = finished_data(run.experiment, data, run.split, cache=cache).without_test()
+    chosen = finished_data(run.experiment, data, run.split, cache=cache)
     photos = chosen.part(Part.VALIDATION)
     full = run.network(full=True)
     save_compact(full, run.compact, kind=kind)
@@ -216,7 +216,7 @@ def convert_run(run: FinishedRun, data: Path, *, cache: Path, progress: Progress
         milliseconds (median of one photo on this machine); also in run.json.
         The files are RUN/model-KIND.tflite, and RUN/model.tflite the shipped kind.
     """
-    chosen = finished_data(run.experiment, data, run.split, cache=cache).without_test()
+    chosen = finished_data(run.experiment, data, run.split, cache=cache)
     training, validation = chosen.part(Part.TRAIN).thinned(_EXAMPLES), chosen.part(Part.VALIDATION)
     network, distance, calibration = run.network(), run.distance, run.calibration
     temperature = calibration["temperature"]

@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermserve.models.training.data.splits import Part, Sample
-from dermserve.models.training.errors import DAMAGED, RunError, file_digest, json_digest, replacing, write_json
+from dermserve.models.training.errors import (
+    DAMAGED,
+    RunError,
+    file_digest,
+    json_digest,
+    read_json,
+    replacing,
+    write_json,
+)
 from dermserve.models.training.train.experiment import Experiment
 
 FINGERPRINT = "fingerprint.json"
@@ -57,7 +65,7 @@ def claim(folder: Path, mine: Fingerprint) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FINGERPRINT
     if path.is_file():
-        _require_same(path, json.loads(path.read_text(encoding="utf-8")), mine)
+        _require_same(path, read_json(path), mine)
     load(folder, mine)
     write_json(path, dict(mine))
 

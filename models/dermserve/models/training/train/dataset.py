@@ -27,14 +27,22 @@ class Data:
     pixels: NDArray[np.uint8]  # [N, S, S, 3], in the order of the samples
     parts: Mapping[Sample, Part]
     also: int = 0  # how many of them, the last, are of another data set: the same lesions at another resolution
+    claimed: bool = False  # whether test photos may be looked at: `evaluate` alone does, once all else is fixed
 
     @property
     def own(self) -> dict[Sample, Part]:
         """The split of the data set's own photos."""
         return {sample: self.parts[sample] for sample in self.samples[: len(self.samples) - self.also]}
 
+    @property
+    def untested(self) -> NDArray[np.int64]:
+        """Rows of the photos that anything may be chosen by."""
+        return np.asarray([i for i, sample in enumerate(self.samples) if self.parts.get(sample) is not Part.TEST])
+
     def part(self, part: Part) -> Labelled:
-        """Return the photos of a part."""
+        """Return the photos of a part; a RuntimeError for test photos that are not claimed."""
+        if part is Part.TEST and not self.claimed:
+            raise RuntimeError("test photos are measured once, by evaluate_own after claim_test")
         chosen = np.asarray([i for i, sample in enumerate(self.samples) if self.parts.get(sample) is part], np.int64)
         labels = np.asarray([sample.label for sample in self.samples], np.int64)
         if not self.also:
@@ -42,10 +50,6 @@ class Data:
         possible = np.ones((len(labels), labels.max() + 1), np.float32)
         possible[-self.also :] = np.isin(np.arange(labels.max() + 1), labels[-self.also :])
         return Labelled(self.pixels, chosen, labels[chosen], possible[chosen])
-
-    def without_test(self) -> "Data":
-        """Leave the photos that anything may be chosen by; what has no test photos can't look at them."""
-        return replace(self, parts={sample: part for sample, part in self.parts.items() if part is not Part.TEST})
 
 
 def prepare(experiment: Experiment, directory: Path, *, cache: Path, say: Say = lambda _: None) -> Data:
@@ -88,16 +92,25 @@ def finished_data(experiment: Experiment, directory: Path, recorded: Mapping[str
 def read_also(data: Data, directory: Path, spec: Spec, *, cache: Path, say: Say = lambda _: None) -> Data:
     """Read another data set's photos of the same lesions, at another resolution, each for what its lesion is for.
 
-    Photos are matched by file name; those of lesions that the split does not know are left out, as nothing says that
-    they are not of lesions that test. Where none is left, and for what `prepare` refuses, there is a DataError.
+    Photos are matched by class and file name; those that the split does not know are left out, as nothing says that
+    they are not of lesions that test. Where none is left, where a name may be one of two lesions, and for what
+    `prepare` refuses, there is a DataError.
     """
-    known = {sample.path.stem: (sample.lesion, part) for sample, part in data.parts.items()}
+    known: dict[tuple[int, str], tuple[Sample, Part]] = {}
+    twice = set()
+    for own, part in data.parts.items():
+        before, _ = known.setdefault((own.label, own.path.stem), (own, part))
+        if before.lesion != own.lesion:
+            twice.add((own.label, own.path.stem))
     found = read_samples(directory, _codes(spec))
     parts = {}
     for sample in found:
-        if sample.path.stem in known:
-            lesion, part = known[sample.path.stem]
-            parts[replace(sample, lesion=lesion, within=f"{directory.name}/{sample.name}")] = part
+        key = (sample.label, sample.path.stem)
+        if key in twice:
+            raise DataError(f"{sample.path} may be {known[key][0].name} or another photo of that name: rename them")
+        if key in known:
+            own, part = known[key]
+            parts[replace(sample, lesion=own.lesion, within=f"{directory.name}/{sample.name}")] = part
     if not parts:
         raise DataError(f"{directory} has no photo named as one of the split: pass photos of the same lesions")
     if len(parts) < len(found):

@@ -1,7 +1,6 @@
 """A finished run, read back: its network, split, calibration and looks at test photos; for evaluation and export."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from dermserve.models.catalogue import SPECS
 from dermserve.models.graph import FeatureDistance
 from dermserve.models.training.data.splits import Part, Recorded, Sample, read_split
-from dermserve.models.training.errors import DAMAGED, RunError, json_digest, replacing, write_json
+from dermserve.models.training.errors import DAMAGED, RunError, json_digest, read_json, replacing, write_json
 from dermserve.models.training.train.backbones import build_network
 from dermserve.models.training.train.experiment import Experiment, parse_record
 from dermserve.models.weights import weights_digest
@@ -62,7 +61,7 @@ class FinishedRun:
     @cached_property
     def experiment(self) -> Experiment:
         """What the run did."""
-        return parse_record(json.loads((self.folder / EXPERIMENT).read_text(encoding="utf-8")), str(self.folder))
+        return parse_record(read_json(self.folder / EXPERIMENT), str(self.folder))
 
     @property
     def model(self) -> str:
@@ -77,12 +76,12 @@ class FinishedRun:
     @property
     def summary(self) -> dict[str, Any]:
         """run.json."""
-        return dict(json.loads((self.folder / SUMMARY).read_text(encoding="utf-8")))
+        return dict(read_json(self.folder / SUMMARY))
 
     @property
     def history(self) -> list[dict[str, Any]]:
         """Every epoch."""
-        return list(json.loads((self.folder / HISTORY).read_text(encoding="utf-8")))
+        return list(read_json(self.folder / HISTORY))
 
     @property
     def calibration(self) -> dict[str, Any]:
@@ -122,20 +121,14 @@ class FinishedRun:
         Another data set may have the photo in another folder, at another size, and without lesion ids: what has the
         bytes, the file name or the lesion of a photo that was used is taken to be seen.
         """
-        digests, stems, used = self._used
-        known = {sample.lesion, self._lesions.get(sample.path.stem, "")}
-        return sample.digest not in digests and sample.path.stem not in stems and known.isdisjoint(used)
+        return self._used.isdisjoint((sample.lesion, sample.digest, sample.path.stem))
 
     @cached_property
-    def _used(self) -> tuple[set[str], set[str], set[str]]:
-        """Digests, file stems and lesions of the photos that trained or validated."""
-        used = {name: photo for name, photo in self.split.items() if photo.part is not Part.TEST}
-        digests, lesions = ({photo[index] for photo in used.values()} for index in (2, 0))
-        return digests, {PurePosixPath(name).stem for name in used}, lesions
-
-    @cached_property
-    def _lesions(self) -> dict[str, str]:
-        return {PurePosixPath(name).stem: photo.lesion for name, photo in self.split.items()}
+    def _used(self) -> set[str]:
+        """Lesions that trained or validated, and the digests and file stems of all their photos."""
+        lesions = {photo.lesion for photo in self.split.values() if photo.part is not Part.TEST}
+        photos = [(name, photo.digest) for name, photo in self.split.items() if photo.lesion in lesions]
+        return lesions.union(*((PurePosixPath(name).stem, digest) for name, digest in photos))
 
     def update(self, **values: Any) -> None:
         """Replace entries of run.json."""
@@ -192,15 +185,18 @@ def save_distance(distance: FeatureDistance, file: Path) -> None:
 
 
 def load_distance(file: Path) -> FeatureDistance:
-    """Read what `save_distance` wrote."""
-    with np.load(file) as arrays:
-        return FeatureDistance(
-            centers=arrays["centers"],
-            projection=arrays["projection"],
-            unit=bool(arrays["unit"]),
-            scope=arrays.get("scope"),
-            limit=float(arrays.get("limit", 0.0)),
-        )
+    """Read what `save_distance` wrote; a RunError where it is missing or damaged."""
+    try:
+        with np.load(file) as arrays:
+            return FeatureDistance(
+                centers=arrays["centers"],
+                projection=arrays["projection"],
+                unit=bool(arrays["unit"]),
+                scope=arrays.get("scope"),
+                limit=float(arrays.get("limit", 0.0)),
+            )
+    except DAMAGED as error:
+        raise RunError(f"{file} can't be read ({error}): run `dermserve evaluate` again") from error
 
 
 def claim_test(

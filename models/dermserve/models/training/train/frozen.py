@@ -93,6 +93,7 @@ def _key(lower: keras.Model, photos: Labelled) -> str:
 
 
 def forget_frozen(folder: Path) -> None:
-    """Remove what `compute_frozen` keeps in a run folder, gigabytes of it."""
-    for file in folder.glob("frozen-*"):
-        file.unlink()
+    """Remove what `compute_frozen` keeps in a run folder, and what a killed process left half-written in it."""
+    for pattern in ("frozen-*", "*.partial", "partial-*"):
+        for file in folder.glob(pattern):
+            file.unlink()

@@ -104,7 +104,9 @@ class _StageRun:
         self._stage, self._at = experiment.stages[index], checkpoint.State(stage=index)
         self._training, self._validation, self._progress = training, validation, progress
         select_trainable(network, self._stage.trainable, batch_norm=self._stage.batch_norm)
-        self._optimizer = _OPTIMIZERS[self._stage.optimizer](1e-4, weight_decay=self._stage.weight_decay)
+        self._steps = max(1, len(training) // self._stage.batch)
+        rates = _rates(self._stage, self._steps)
+        self._optimizer = _OPTIMIZERS[self._stage.optimizer](rates, weight_decay=self._stage.weight_decay)
         self._optimizer.build(network.trainable_variables)
         trained = [layer for layer in network.get_layer("backbone").layers if layer.trainable]
         statistics = [weight for layer in trained for weight in layer.non_trainable_weights]  # of batch norm
@@ -177,11 +179,9 @@ class _StageRun:
         order = rng.choice(len(self._training), size=len(self._training), replace=True, p=self._sampling)
         if self._experiment.balance == 0:
             order = rng.permutation(len(self._training))
-        steps = max(1, len(order) // stage.batch)
-        losses, hits = [], []
+        steps, losses, hits = self._steps, [], []
         for step in range(steps):
             chosen = order[step * stage.batch : (step + 1) * stage.batch]
-            self._optimizer.learning_rate.assign(_rate(stage, (epoch * steps + step + 1) / (stage.epochs * steps)))
             seed = tf.constant((base * 1000 + self._at.stage, epoch * steps + step), tf.int32)
             images = self._training.images[self._training.rows[chosen]]
             labels, possible = self._training.labels[chosen], self._possible[chosen]
@@ -263,13 +263,13 @@ def accuracies(answers: NDArray[np.int64], labels: NDArray[np.int64]) -> tuple[f
     return float(hits.mean()), float(np.mean(recalls))
 
 
-def _rate(stage: Stage, done: float) -> float:
-    """Give the learning rate when a share `done` of the stage (0..1) is over."""
-    if done < stage.warmup:
-        return stage.rate * done / stage.warmup
-    if stage.schedule == "constant":
-        return stage.rate
-    return stage.rate * 0.5 * (1 + math.cos(math.pi * (done - stage.warmup) / (1 - stage.warmup)))
+def _rates(stage: Stage, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Give the learning rate by step, for so many steps an epoch."""
+    whole = stage.epochs * steps
+    warmup = round(stage.warmup * whole)
+    first, target = (0.0, stage.rate) if warmup else (stage.rate, None)
+    least = 1.0 if stage.schedule == "constant" else 0.0  # of the rate, at the end
+    return keras.optimizers.schedules.CosineDecay(first, max(1, whole - warmup), least, None, target, warmup)
 
 
 def soft_targets(teachers: Sequence[keras.Model], photos: Tensor, away: Tensor, temperature: float) -> Tensor:
