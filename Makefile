@@ -86,10 +86,10 @@ bench: $(VENV)/dev  ## Compare the gateway with a direct Predict and with a rela
 regression: $(VENV)/dev  ## Whether the gateway is slower beside a direct Predict or a relay than its bounds (one run, any machine)
 	@$(BIN)/python -m benchmarks.gateway --check --rounds 60 --store $(STORE)
 
-loadtest: $(VENV)/dev  ## Load on the local stack: its thresholds (loadtest/slo.toml), then photos a second a core (ten minutes)
-	@$(BIN)/dermserve-loadtest run --local --store $(STORE) --users 4 --run-time 2m --warm-up 10s --slo loadtest/slo.toml
+loadtest: $(VENV)/dev  ## Load on the local stack: photos a second a core, then the thresholds of loadtest/slo.toml (a quarter of an hour)
 	@$(BIN)/dermserve-loadtest capacity --local --store $(STORE) --slo p95=4s --callers 1,4 --probe 10s --probes 2 \
 	    --precision 0.25 --mix resnet50:none --mix resnet50:full --mix mobilenet_v3_small:none --mix mobilenet_v3_small:full
+	@$(BIN)/dermserve-loadtest run --local --store $(STORE) --users 4 --run-time 2m --warm-up 10s --slo loadtest/slo.toml
 
 comparison: $(VENV)/dev  ## Compare with other ways to serve the same weights (an hour or more; COMPARISON_ARGS=--quick to try)
 	$(BIN)/python -m benchmarks.comparison $(COMPARISON_ARGS)

@@ -35,7 +35,7 @@ content (70 % of 4), a gateway with 80 % of its request of half a core; rounded 
 may be missing. `3 + 2` is three model servers and two gateways; `*` is more than `maxReplicas`. ADAPTIVE lies between
 NONE and FULL.
 
-The costs are of {machine}, {date} (`{command}`).
+The costs in [k8s/costs.json](../k8s/costs.json) are of {machine}, {date} (`{command}`).
 
 {table}
 These are **derived, not measured in a cluster**: costs are taken to grow with the cores. In a cluster, put

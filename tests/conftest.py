@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import io
 import os
 import pathlib
@@ -131,20 +132,37 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return store_of(tmp_path_factory.mktemp("store"), *models)
 
 
+def _export_tiny(model: str, folder: pathlib.Path) -> None:
+    import keras  # noqa: PLC0415 - it takes seconds
+
+    from dermserve.models.catalogue import SPECS  # noqa: PLC0415
+    from dermserve.models.version import Content, write_version  # noqa: PLC0415
+    from dermserve.v1 import card_pb2  # noqa: PLC0415
+
+    keras.utils.set_random_seed(0)
+    images = keras.Input((224, 224, 3), name="rgb")
+    means = keras.layers.AveragePooling2D(32, name="backbone")(keras.layers.Rescaling(1 / 255)(images))
+    features = keras.layers.Flatten(name="features")(means)
+    logits = keras.layers.Dense(len(SPECS[model].classes), name="logits")(features)
+    network = keras.Model(images, {"logits": logits, "features": features}, name=model)
+    write_version(Content(network=network, provenance=card_pb2.Provenance(training=card_pb2.TRAINING_NONE)), folder)
+
+
+def tiny(factory: pytest.TempPathFactory, model: str) -> pathlib.Path:
+    """Version 1 of a model, whole, but for a network that takes no time to load, to warm up and to ask."""
+    return once(factory, f"tiny-{model}", functools.partial(_export_tiny, model)) / model
+
+
 @pytest.fixture(scope="session")
 def small_store(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A store with version 1 of the smaller model alone, with random weights."""
-    return store_of(tmp_path_factory.mktemp("store"), exported(tmp_path_factory, "mobilenet_v3_small", "--random"))
+    """A store with version 1 of the smaller model alone, of a tiny network with random weights."""
+    return store_of(tmp_path_factory.mktemp("store"), tiny(tmp_path_factory, "mobilenet_v3_small"))
 
 
 @pytest.fixture
-def own_store(store: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
-    """The same versions in a store that no other test serves: links to them."""
-    for version in store.glob("*/*"):
-        link = tmp_path / "own" / version.relative_to(store)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(version)
-    return tmp_path / "own"
+def own_store(tmp_path_factory: pytest.TempPathFactory, tmp_path: pathlib.Path) -> pathlib.Path:
+    """Tiny versions of both models in a store that no other test serves."""
+    return store_of(tmp_path / "own", *(tiny(tmp_path_factory, name) for name in ("resnet50", "mobilenet_v3_small")))
 
 
 @pytest.fixture(scope="session")

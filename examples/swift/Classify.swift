@@ -13,7 +13,7 @@ struct Classify {
         let transport = try HTTP2ClientTransport.Posix(
             target: .ipv4(address: "127.0.0.1", port: 50051), transportSecurity: .plaintext)  // or .tls
         try await withGRPCClient(transport: transport) { connection in
-            let client = Dermserve_V1_Classifier.Client(wrapping: connection)
+            let client = DermClassifier.Client(wrapping: connection)
             var request = DermClassifyRequest()
             request.model.name = "mobilenet_v3_small"
             request.image = try Data(contentsOf: URL(fileURLWithPath: CommandLine.arguments[1]))

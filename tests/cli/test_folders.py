@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import resource
 import signal
 import subprocess
 import threading
@@ -37,7 +38,7 @@ def test_what_its_name_makes_a_picture_is_sent_in_either_case(tmp_path, suffix):
     "head",
     [
         b"\xff\xd8\xff\xe0", b"\x89PNG\r\n", b"RIFF1234WEBP", b"\0\0\0\x18ftypheic", bytes(128) + b"DICM",
-        b"\xff\x0a", b"GIF89a", b"II*\0",
+        b"\xff\x0a", b"GIF89a", b"II*\0", b"\0\0\0\x18ftypmif1", b"\0\0\0\x1cftypavif", b"\0\0\0\x18ftypcrx ",
     ],
 )  # fmt: skip
 def test_a_picture_without_a_picture_s_name_is_sent(tmp_path, head):
@@ -53,6 +54,19 @@ def test_what_is_no_picture_is_named_and_counted(run, folder, name):
     (refused,) = [answer for answer in _lines(done) if "error" in answer]
     assert (refused["file"], refused["error"]["reason"]) == (str(folder / name), "NOT_A_PHOTO")
     assert len(_lines(done)) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("IMG_1.MOV", b"\0\0\0\x14ftypqt  "), ("VID.mp4", b"\0\0\0\x18ftypisom"), ("a.3gp", b"\0\0\0\x18ftyp3gp4"),
+        ("a.m4v", b"\0\0\0\x20ftypM4V "), ("a.avi", b"RIFF1234AVI "), ("a.wav", b"RIFF1234WAVE"),
+    ],
+)  # fmt: skip
+def test_videos_of_a_live_photo_or_a_phone_are_named_and_not_sent(tmp_path, name, head):
+    _make(tmp_path, name, content=head)
+    found = expand([str(tmp_path)])
+    assert (found.photos, found.refused[0][1].reason) == ([], "NOT_A_PHOTO")
 
 
 def test_what_macos_and_windows_leave_is_skipped_and_said(run, gateway, folder):
@@ -193,6 +207,47 @@ def test_the_table_has_a_row_for_every_file(run, folder, tmp_path):
 def test_a_file_that_cannot_be_written_is_refused_before_any_work(run, gateway, folder, tmp_path, option):
     done = run("classify", folder, option, tmp_path / "no" / "such" / "file")
     assert (done.returncode, "can't be written" in done.stderr, gateway.streams) == (2, True, 0)
+
+
+@pytest.mark.parametrize("option", ["--csv", "--resume"])
+@pytest.mark.parametrize("name", ["-", "null", "pipe", "a.png", "deeper/c.webp", "new.JPG"])
+def test_a_photo_a_device_or_standard_output_is_no_file_to_write(run, gateway, folder, option, name, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "null").symlink_to(os.devnull)
+    os.mkfifo(folder / "pipe")
+    path = pathlib.Path(name)
+    before = path.read_bytes() if name in {"a.png", "deeper/c.webp"} else b""
+    done = run("classify", folder, option, path)
+    assert (done.returncode, gateway.streams) == (2, 0)
+    assert f"{path}" in done.stderr
+    assert not before or path.read_bytes() == before
+
+
+def test_table_and_journal_are_two_files(run, gateway, folder, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    done = run("classify", folder, "--csv", tmp_path / "file", "--resume", tmp_path / "link")
+    assert (done.returncode, "same file" in done.stderr, gateway.streams) == (2, True, 0)
+
+
+@pytest.mark.parametrize("option", ["--csv", "--resume"])
+def test_a_disk_that_fills_up_is_named_and_what_was_there_stays(run, folder, tmp_path, option):
+    """A limit on the size of files stands in for the disk's."""
+    path = tmp_path / "answers"
+    assert run("classify", folder / "a.png", option, path).returncode == 0
+    before = path.read_bytes()
+    full = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 9, len(before) + 9))}
+    done = run("classify", folder, option, path, **full)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, f"Error: can't write {path}: File too large")
+    assert path.read_bytes().startswith(before)
+    assert run("classify", folder, option, path).returncode == 0
+
+
+@pytest.mark.parametrize("command", [["classify", "a.png"], ["classify", ".", "--json"], ["models"], ["--help"]])
+def test_output_that_nothing_has_room_for_is_one_line(run, folder, command):
+    with open("/dev/full", "w") as full:
+        done = run(*command, stdout=full, cwd=folder)
+    said = done.stderr.replace("./notes.txt: skipped: notes or metadata, not a photo\n", "")
+    assert (done.returncode, said) == (1, "Error: can't write: No space left on device\n")
 
 
 def test_a_run_goes_on_where_ctrl_c_stopped_it(start, run, gateway, folder, tmp_path):

@@ -104,9 +104,12 @@ def test_the_authorities_of_ssl_cert_file_are_trusted(certificate, monkeypatch):
             stranger.classify(b"1", model="m")
 
 
-def test_an_ssl_cert_file_that_cannot_be_read_is_named(monkeypatch):
+@pytest.mark.parametrize("content", [None, b"", b"no PEM", b"-----BEGIN PRIVATE KEY-----"])
+def test_an_ssl_cert_file_that_does_not_serve_is_named(monkeypatch, tmp_path, content):
     monkeypatch.delenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", raising=False)
-    monkeypatch.setenv("SSL_CERT_FILE", "/no/such/file.pem")
-    with pytest.raises(ValueError, match=r"SSL_CERT_FILE names /no/such/file\.pem"):
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "file.pem"))
+    if content is not None:
+        (tmp_path / "file.pem").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"SSL_CERT_FILE names {tmp_path}/file\.pem"):
         Client("gateway.example:1", tls=TLS())
     Client("gateway.example:1").close()  # plaintext needs none

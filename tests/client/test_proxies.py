@@ -14,7 +14,8 @@ DEAD = "http://127.0.0.1:9"
     "target",
     [
         "127.0.0.1:1", "127.8.9.1:1", "[::1]:1", "localhost:1", "LOCALHOST:1", "dns:///localhost:1", "ipv4:127.0.0.1:1",
-        "ipv6:[::1]:1", "unix:/run/gateway", "unix:///run/gateway", "gateway.localhost:1",
+        "ipv6:[::1]:1", "unix:/run/gateway", "unix:///run/gateway", "gateway.localhost:1", "localhost.:1", "localhost",
+        "localhost.localdomain:1", "ip6-localhost:1", "[::ffff:127.0.0.1]:1", "0.0.0.0:1", "[::]:1",
     ],
 )  # fmt: skip
 def test_the_loopback_is_never_behind_a_proxy(target):
@@ -34,6 +35,20 @@ def test_others_are_by_the_variables_that_grpc_reads(target, variable):
 )
 def test_what_grpc_does_not_read_names_no_proxy(environment):
     assert find_way("gateway.example:1", environment).proxy is None
+
+
+def test_a_proxy_s_ipv6_address_is_in_brackets():
+    assert find_way("gateway.example:1", {"grpc_proxy": "http://[::1]:3128"}).proxy == "[::1]:3128 (grpc_proxy)"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://[::1", "http://proxy:bad", "http://proxy:99999", "http://user:se/cret@proxy:1"]
+)
+def test_a_variable_that_is_no_url_is_named_and_its_secrets_are_not(monkeypatch, url):
+    with pytest.raises(ValueError, match=r"https_proxy is no URL of a proxy: give http://HOST:PORT") as raised:
+        find_way("gateway.example:1", {"https_proxy": url})
+    assert not {"se", "cret", "bad"} & {*str(raised.value).split()}
+    assert find_way("127.0.0.1:1", {"https_proxy": url}).proxy is None
 
 
 @pytest.mark.parametrize("variable", ["no_proxy", "NO_PROXY", "no_grpc_proxy"])
@@ -71,9 +86,11 @@ def test_no_proxy_is_read_as_elsewhere(variable, bypass, target, covered):
     assert (find_way(target, {"https_proxy": DEAD, variable: bypass}).proxy is None) is covered
 
 
-def test_localhost_is_where_dermserve_listens():
-    assert find_way("localhost:50051").target == "127.0.0.1:50051"
-    assert find_way("localhost:50051").name == "localhost"  # in a certificate
+@pytest.mark.parametrize("host", ["localhost", "LocalHost", "localhost.", "dns:localhost", "dns:///localhost"])
+def test_localhost_is_where_dermserve_listens(host):
+    assert find_way(f"{host}:50051").target == "127.0.0.1:50051"
+    assert find_way(f"{host}:50051").name == "localhost"  # in a certificate
+    assert find_way(host).target == "127.0.0.1:443"
     assert find_way("[::1]:50051").target == "[::1]:50051"
 
 

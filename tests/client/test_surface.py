@@ -13,10 +13,17 @@ from dermserve.client._errors import PHOTO_REASONS
 from dermserve.imaging import PhotoError
 from dermserve.v1 import classifier_pb2
 
+PUBLIC = """
+    DEFAULT_DEADLINE DEFAULT_TARGET TLS AccessDenied Answer AsyncClient ClassScore Client DeadlineExceeded
+    DermserveError Internal InvalidPhoto InvalidRequest MalignancyRisk Model ModelVersion NotFound NotReady
+    Overloaded Photo Prediction Reason Retry RiskLevel Timings TooLarge TtaMode Unavailable UnreadablePhoto
+    Verdict VersionState render_text
+"""
 
-def test_no_other_names_are_public():
+
+def test_these_names_are_public_and_no_others():
     visible = {name for name in vars(dermserve.client) if not name.startswith("_")}
-    assert visible == set(dermserve.client.__all__)
+    assert visible == set(dermserve.client.__all__) == set(PUBLIC.split())
 
 
 @pytest.mark.parametrize("module", ["dermserve.client", "dermserve.cli"])

@@ -88,11 +88,11 @@ def _started_with(scratch: pathlib.Path) -> list[psutil.Process]:
 
 
 def test_demo_answers_with_both_models_and_leaves_nothing(
-    store: pathlib.Path, photo_file: pathlib.Path, tmp_path: pathlib.Path
+    own_store: pathlib.Path, photo_file: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     scratch = tmp_path / "tmp"
     scratch.mkdir()
-    done = _run("demo", str(photo_file), "--store", str(store), env={**os.environ, "TMPDIR": str(scratch)})
+    done = _run("demo", str(photo_file), "--store", str(own_store), env={**os.environ, "TMPDIR": str(scratch)})
     assert done.returncode == 0, done.stderr
     for words in ("resnet50", "mobilenet_v3_small", "melanoma", "10 of 10", "not a diagnosis"):
         assert words in " ".join(done.stdout.split()), done.stdout  # lines are wrapped

@@ -55,7 +55,7 @@ def test_a_token_must_be_signed_meant_for_us_and_in_time(locked: Edge, keys: Key
     other = ask(locked.url, "/v1/models", authorization=f"Bearer {keys.token(aud='other')}")
     assert other.status_code == 403
     for refused in (other, _grpc(locked, keys.token(aud="other")), _grpc(locked, "nonsense")):
-        assert "realm=\"http" not in str(refused.headers), "neither host nor path is repeated"
+        assert 'realm="http' not in str(refused.headers), "neither host nor path is repeated"
 
 
 def _grpc(edge: Edge, token: str) -> requests.Response:

@@ -6,7 +6,7 @@ from tests.fuzz import fuzzing
 
 with fuzzing.instrumented():
     from dermserve.gateway.canary import route
-    from dermserve.gateway.catalog import read_target
+    from dermserve.gateway.catalog import check_target
     from dermserve.gateway.errors import GatewayError, InvalidRequestError, UnknownLabelError, UnknownModelError
     from dermserve.gateway.plan import read_mode
     from dermserve.gateway.rpc import read_request_id, read_trace_id, to_status
@@ -41,7 +41,7 @@ def target(data: bytes) -> None:
 def _read(request: classifier_pb2.ClassifyRequest) -> None:
     try:
         photo = read_photo(request)
-        found = read_target(photo.model, version=photo.version, label=photo.label)
+        found = check_target(photo.target)
         assert read_mode(request.tta) in classifier_pb2.TtaMode.values()
     except InvalidRequestError as error:
         _write(error)

@@ -10,9 +10,10 @@ import grpc
 import grpc.aio
 import pytest
 from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
-from dermserve.gateway.admission import Bounds, HeldBytes, Queue
+from dermserve.gateway.admission import Bounds, HeldBytes, Place, Queue
 from dermserve.gateway.budget import Budget, Costs
 from dermserve.gateway.errors import OverloadedError
 from dermserve.gateway.rpc import LogSampler
@@ -30,6 +31,16 @@ def Gate(*, at_once=None, queue=0, burst=0, free=lambda: 1000, clock):  # noqa: 
     return Queue(bounds, free_capacity=free, held=HeldBytes(10**9), clock=clock)
 
 
+@contextlib.asynccontextmanager
+async def entered(gate: Queue, size: int, budget: Budget) -> AsyncIterator[Place]:
+    place = gate.enter(size, budget)
+    try:
+        await place.wait()
+        yield place
+    finally:
+        gate.leave(place)
+
+
 class Passage:
     """A task that passes a gate and stays until it is told to go."""
 
@@ -41,7 +52,7 @@ class Passage:
         self.task = asyncio.create_task(self._pass(gate, budget or _budget()))
 
     async def _pass(self, gate: Queue, budget: Budget) -> None:
-        async with gate.enter(0, budget):
+        async with entered(gate, 0, budget):
             if self._order is not None:
                 self._order.append(self._name)
             self.inside.set()
@@ -78,13 +89,13 @@ async def test_beyond_the_queue_is_refused_at_once_with_a_time_to_retry():
     for passage in (first, second):
         passage.leave.set()
         await passage.task
-    async with gate.enter(0, _budget()):
+    async with entered(gate, 0, _budget()):
         pass
 
 
 async def _refused(gate: Queue) -> OverloadedError:
     with pytest.raises(OverloadedError) as refused:
-        async with gate.enter(0, _budget()):
+        async with entered(gate, 0, _budget()):
             pass
     return refused.value
 
@@ -133,7 +144,7 @@ async def test_a_burst_that_is_cut_leaves_no_place_behind_however_its_callers_le
 async def test_a_burst_is_no_more_than_can_be_answered_in_three_seconds():
     now = 0.0
     gate = Gate(at_once=2, queue=0, burst=64, clock=lambda: now)
-    async with gate.enter(0, Budget(100, lambda: now)):
+    async with entered(gate, 0, Budget(100, lambda: now)):
         now = 1.5  # two in one and a half seconds: four in three
     passages = [Passage(gate, budget=Budget(100, lambda: now)) for _ in range(6)]
     await _settled()
@@ -178,7 +189,7 @@ async def test_what_is_prepared_follows_the_free_capacity_and_two_more_but_under
 async def test_requests_that_the_model_servers_have_leave_room_for_others_to_be_prepared():
     free = 0
     gate = Gate(free=lambda: free, clock=time.monotonic)
-    async with gate.enter(0, _budget()) as first, gate.enter(0, _budget()) as second:
+    async with entered(gate, 0, _budget()) as first, entered(gate, 0, _budget()) as second:
         assert not gate.is_free
         first.prepared()
         first.prepared()  # each stage may say so
@@ -189,7 +200,7 @@ async def test_requests_that_the_model_servers_have_leave_room_for_others_to_be_
 
 async def test_a_model_gets_on_whatever_others_keep_the_model_servers_at():
     gate = Gate(free=lambda: -100, clock=time.monotonic)
-    async with gate.enter(0, _budget()):
+    async with entered(gate, 0, _budget()):
         assert not gate.is_free
     assert gate.is_free
 
@@ -198,8 +209,8 @@ async def test_photos_held_are_bounded_by_their_bytes_however_they_leave():
     held = HeldBytes(10)
     bounds = Bounds(at_once=1, queue=5, burst=5)
     gate = Queue(bounds, free_capacity=lambda: 1, held=held, clock=time.monotonic)
-    async with gate.enter(6, _budget()):
-        waiting = asyncio.create_task(_pass(gate.enter(4, _budget())))
+    async with entered(gate, 6, _budget()):
+        waiting = asyncio.create_task(_pass(entered(gate, 4, _budget())))
         await _settled()
         assert (held.held, gate.waiting) == (10, 1)
         with pytest.raises(OverloadedError):
@@ -208,7 +219,7 @@ async def test_photos_held_are_bounded_by_their_bytes_however_they_leave():
         await asyncio.gather(waiting, return_exceptions=True)
         assert held.held == 6
     assert held.held == 0
-    async with gate.enter(11, _budget()):
+    async with entered(gate, 11, _budget()):
         assert held.held == 11
 
 
@@ -272,16 +283,23 @@ async def test_a_turn_that_comes_in_the_moment_its_owner_is_cancelled_is_not_los
 async def test_a_wait_longer_than_the_budget_is_refused_on_arrival():
     now = 0.0
     gate = Gate(at_once=1, queue=None, clock=lambda: now)
-    async with gate.enter(0, Budget(100, lambda: now)):
+    async with entered(gate, 0, Budget(100, lambda: now)):
         now = 10.0
     holder = Passage(gate, budget=Budget(1000, lambda: now))
     await holder.inside.wait()
     with pytest.raises(OverloadedError) as refused:
-        async with gate.enter(0, Budget(19, lambda: now)):
+        async with entered(gate, 0, Budget(19, lambda: now)):
             pass
     assert refused.value.retry_after == pytest.approx(10)
     holder.leave.set()
     await holder.task
+
+
+async def test_grpc_cancels_no_call_of_a_flood_before_the_gateway_sees_it(running):
+    async with running() as world:
+        check = health_pb2_grpc.HealthStub(world.channel).Check
+        calls = [check(health_pb2.HealthCheckRequest(), timeout=60) for _ in range(2500)]
+        assert {answer.status for answer in await asyncio.gather(*calls)} == {SERVING}
 
 
 async def test_ten_times_too_many_requests_are_answered_or_refused_and_health_stays_green(running, tfs):

@@ -14,7 +14,8 @@ from dermserve.gateway.config import Config
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.rpc import Rpcs
 from dermserve.gateway.tracing import Tracing
-from dermserve.imaging import EmptyPhotoError, PhotoError, TooManyBytesError, UnsupportedFormatError
+from dermserve.imaging import PhotoError, TooManyBytesError
+from dermserve.imaging.errors import EmptyPhotoError, UnsupportedFormatError
 from tests.gateway.gateways import PHOTO, ask, reason_of, status_of
 
 EXAMPLES = {

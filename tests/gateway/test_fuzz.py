@@ -10,9 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dermserve.gateway.catalog import read_target
+from dermserve.gateway.catalog import check_target
 from dermserve.gateway.errors import InvalidRequestError
 from dermserve.gateway.plan import read_mode
+from dermserve.gateway.tfserving import Target
 from dermserve.imaging import PhotoError, decode
 from dermserve.v1 import classifier_pb2
 from tests.gateway.gateways import PHOTO, ask, make_photo, reason_of
@@ -43,7 +44,7 @@ def test_a_damaged_photo_is_decoded_or_refused(data):
 def test_any_choice_of_model_and_mode_is_read_or_refused(name, choice, mode):
     fields = {"version": choice} if isinstance(choice, int) else {"label": choice} if choice is not None else {}
     with contextlib.suppress(InvalidRequestError):
-        assert read_target(name, **fields).model == name
+        assert check_target(Target(name, **fields)).model == name
         assert read_mode(mode) in classifier_pb2.TtaMode.values()
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dermserve.imaging import Limits, TooComplexError, TooManyPixelsError, UndecodablePhotoError, decode
+from dermserve.imaging import Limits, decode
+from dermserve.imaging.errors import TooComplexError, TooManyPixelsError, UndecodablePhotoError
 from dermserve.imaging.header import read_header
 from tests.imaging import files, heif_files
 

@@ -10,16 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from dermserve.imaging import (
+from dermserve.imaging import Limits, PhotoError, TooManyBytesError, decode
+from dermserve.imaging.errors import (
     EmptyPhotoError,
-    Limits,
-    PhotoError,
-    TooManyBytesError,
     TooManyPixelsError,
     TooSmallError,
     UndecodablePhotoError,
     UnsupportedFormatError,
-    decode,
 )
 from tests.imaging.files import chunk, png_header, saved, turned
 

@@ -11,16 +11,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dermserve.imaging import (
-    Limits,
-    PhotoError,
+from dermserve.imaging import Limits, PhotoError, decode, header
+from dermserve.imaging.errors import (
     TooComplexError,
     TooManyPixelsError,
     TooSmallError,
     UndecodablePhotoError,
     UnsupportedFormatError,
-    decode,
-    header,
 )
 from tests.imaging import files
 from tests.imaging.heif_files import CASES, box, coded, full, grid, heic, ispe, single

@@ -9,7 +9,7 @@ from tests.k8s.policy import RULES, broken
 from tests.k8s.rendering import LOAD_TEST, TARGETS, Manifest, containers, named, of_kind, pod, render
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", [*TARGETS, "gpu+keda", "gpu+all"])
 def test_every_container_keeps_every_rule(target: str) -> None:
     assert broken(render(target)) == {}
 

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
+from http.client import BadStatusLine, IncompleteRead
 
 import grpc
 import pytest
@@ -211,14 +212,15 @@ def test_a_canary_is_judged_by_what_happens_while_it_is_watched(canary, stable, 
         assert any(word in problem for problem in problems), problems
 
 
-def test_a_gateway_that_restarts_or_does_not_answer_for_a_moment_loses_no_count() -> None:
+@pytest.mark.parametrize("fault", [OSError("refused"), IncompleteRead(b""), BadStatusLine("x"), UnicodeError("idna")])
+def test_a_gateway_that_restarts_or_does_not_answer_for_a_moment_loses_no_count(fault: Exception) -> None:
     pages = {"one:1": _Page(), "two:1": _Page()}
     turns = iter(range(100))
 
     def fetch(url: str) -> str:
         page = pages[url.split("/")[2]]
         if page is None:
-            raise OSError("refused")
+            raise fault
         return page.text()
 
     def happen() -> None:
@@ -301,6 +303,17 @@ def test_a_canary_that_does_not_do_well_is_undone_by_the_command(
     ]
     assert json.loads(done.stdout.splitlines()[-1])["to"] == {"stable": 1}
     assert "does not do well" in done.stderr
+
+
+def test_a_watch_that_breaks_ends_the_canary(
+    site: tuple[LocalStore, str], page: tuple[_Page, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (store, tfs), (shown, metrics) = site, page
+    shown.metrics.canary_share("m").set(0.05)
+    monkeypatch.setattr(Report, "problems", None)
+    watching = ["--gateway-metrics", metrics, "--watch", "1s", "--auto-rollback"]
+    done = run("canary", "m", "2", "--share", "5%", *watching, store=store.base, tfs=tfs)
+    assert (type(done.exception), shares(store)) == (TypeError, {})
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -2,6 +2,7 @@
 
 import pathlib
 import shutil
+import subprocess
 from collections.abc import Iterator
 from concurrent import futures
 
@@ -15,11 +16,16 @@ from tests.lifecycle.versions_at_hand import CONFIG, make_version, run
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificates with openssl")
 
 
+_PAIR = ["--tfs-tls-ca={0}/server.pem", "--tfs-tls-certificate={0}/client.pem"]
+
+
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("certificates")
     for name in ("server", "client", "stranger"):
         make_certificate(folder, name, host="modelserver")
+    locked = ["-aes256", "-passout", "pass:secret", "-out", str(folder / "locked.key")]
+    subprocess.run(["openssl", "ec", "-in", str(folder / "client.key"), *locked], check=True, capture_output=True)
     return folder
 
 
@@ -91,10 +97,14 @@ def test_wrong_tls_is_a_server_that_does_not_answer(
         (["--tfs-tls-ca={0}/server.pem", "--tfs-tls-key={0}/client.key"], "need each other"),
         (["--tfs-tls-name=modelserver"], "need --tfs-tls-ca"),
         (["--tfs-tls-ca={0}/none.pem"], "does not exist"),
+        (["--tfs-tls-ca={0}/server.key"], "server.key can't be used for TLS"),
+        ([*_PAIR, "--tfs-tls-key={0}/stranger.key"], "client.pem with the key"),
+        ([*_PAIR, "--tfs-tls-key={0}/client.pem"], "client.pem with the key"),
+        ([*_PAIR, "--tfs-tls-key={0}/locked.key"], "client.pem with the key"),
     ],
 )
 def test_options_of_tls_that_do_not_fit_are_refused(
     store: pathlib.Path, certificates: pathlib.Path, options: list[str], words: str
 ) -> None:
     done = run("promote", "m", *(option.format(certificates) for option in options), store=store)
-    assert (done.exit_code, words in done.output) == (2, True)
+    assert (done.exit_code, words in " ".join(done.output.split())) == (2, True), done.output

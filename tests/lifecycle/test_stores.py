@@ -151,6 +151,7 @@ def test_what_a_killed_command_was_writing_is_deleted_by_the_next_and_what_anoth
 ) -> None:
     store = LocalStore(tmp_path)
     make_version(tmp_path / ".staging-m-killed" / "version")
+    make_version(tmp_path / ".staging-m-replaced" / "former")
     with store.staged("m") as other:
         assert [path.name for path in tmp_path.iterdir()] == [other.parent.name]
         assert _publish(store) == 1
@@ -292,6 +293,11 @@ def test_what_is_copied_is_on_the_disk_before_it_appears(
     before = {pathlib.Path(name).name for name, appeared in names if not appeared}
     assert {"saved_model.pb", "other", "dermserve.json", "assets.extra", "version"} <= before
     assert {name for name, appeared in names if appeared} >= {str(target.folder / "m"), target.base}
+
+
+def test_a_store_without_versions_is_no_success_to_copy(base: str, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(StoreError, match="has no version of any model"):
+        list(pull_versions(open_store(base), LocalStore(tmp_path / "local")))
 
 
 def test_a_copy_that_differs_from_its_manifest_never_appears(tmp_path: pathlib.Path) -> None:

@@ -4,9 +4,8 @@ import asyncio
 import pathlib
 from typing import TypeAlias
 
-import pytest
-
 from dermserve.models.lifecycle.manifest import WARMUP, read_records
+from dermserve.models.records import write_warmup_records
 from dermserve.tfserving.v1 import serving_pb2
 from dermserve.v1 import classifier_pb2
 from tests.gateway.fake_tfserving import FakeTfServing, Version, make_card
@@ -42,13 +41,14 @@ async def _asked_by_the_gateway() -> set[_Kind]:
     return {_kind(request) for request in (*fake.predicts, *fake.describe_requests)}
 
 
-@pytest.fixture(scope="module")
-def warmed(store: pathlib.Path) -> set[_Kind]:
-    files = {model: (store / model / "1" / WARMUP).read_bytes() for model in MODELS}
-    return {_kind(record.request) for data in files.values() for record in read_records(data, where="here")}
+def _warmed(model: str, folder: pathlib.Path) -> set[_Kind]:
+    folder.mkdir()
+    write_warmup_records(folder, model=model, side=224)
+    return {_kind(record.request) for record in read_records((folder / WARMUP).read_bytes(), where="here")}
 
 
-def test_all_that_the_gateway_asks_is_warm(warmed: set[_Kind]) -> None:
+def test_all_that_the_gateway_asks_is_warm(tmp_path: pathlib.Path) -> None:
     asked = asyncio.run(_asked_by_the_gateway())
+    warmed = set().union(*(_warmed(model, tmp_path / model) for model in MODELS))
     assert {signature for _, signature, _, _ in asked} == {"serving_default", "tta", "describe"}
     assert asked <= warmed

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import signal
 import socket
@@ -60,15 +61,17 @@ def test_a_closed_loop_calls_by_its_mix_and_reports(target, gateway, tmp_path):
 
 @pytest.mark.slow
 def test_an_open_loop_keeps_its_rate_and_passes_its_gate(target, gateway, tmp_path):
+    came = []
+    gateway.classify = lambda request, context: came.append(time.monotonic()) or fake_gateway.answer(request)
     (tmp_path / "slo.toml").write_text("[[slo]]\nerror_rate = 0\nmin_rate = 3")
     arguments = quick(target, "--mix", "resnet50", "--rate", "8", "--slo", "slo.toml")
     done = subprocess.run(
         [*COMMAND, *arguments], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=240
     )
-    pace = json.loads((tmp_path / "build/loadtest/result.json").read_text())["pace"]
-    assert 18 <= pace["wanted"] <= 28, "eight a second for the three seconds that count"
-    # A machine with other work to do may be late, which must then be said.
-    assert done.returncode == (0 if json.loads(done.stdout)["kept_rate"] else 4), done.stderr
+    kept = json.loads(done.stdout)["kept_rate"]
+    assert done.returncode == (0 if kept else 4), done.stderr
+    if kept:  # a machine with other work to do may be late, which it has then said
+        assert (len(came) - 1) / (came[-1] - came[0]) == pytest.approx(8, rel=0.15)
 
 
 @pytest.mark.slow
@@ -167,12 +170,28 @@ def test_the_web_ui_starts_a_test_and_ctrl_c_writes_the_report(target, gateway, 
         (("capacity", "--server", "x:1", "--photos", "nowhere"), 2, "nowhere is not a folder"),
         (("run", "--server", "x:1", "--csv", "no/such/rows.csv"), 2, "no folder no/such"),
         (("run", "--server", "x:1", "--tls-cert", "slo.toml"), 2, "certificate and its key go together"),
+        (("run", "--server", "x:1", "--photos", "text"), 2, "text/a.jpg: the bytes are not an image"),
+        (("run", "--server", "x:1", "--photos", "empty"), 2, "empty/a.jpg: the photo is empty"),
+        (("capacity", "--server", "x:1", "--photos", "odd"), 2, "odd has no photos"),
+        (("run", "--server", "x:1", "--expect-workers", "1", "--bind", "nowhere"), 2, "'nowhere' is not HOST:PORT"),
+        (("run", "--server", "x:1", "--expect-workers", "1", "--bind", "240.0.0.1:1"), 2, "--bind 240.0.0.1:1"),
+        (("run", "--server", "x:1", "--expect-workers", "1", "--bind", "127.0.0.1:99999"), 2, "is not HOST:PORT"),
+        (("run", "--server", "x:1", "--web", "nowhere"), 2, "'nowhere' is not HOST:PORT"),
+        (("run", "--server", "x:1", "--tls-cert", "a.pem", "--tls-key", "b.key"), 2, "a.pem with the key b.key"),
         (("capacity", "--server", "x:1", "--slo", "fast"), 2, "p99=500ms"),
         (("capacity", "--server", "x:1", "--gateways", "2"), 2, "--local"),
     ],
 )
 def test_what_cannot_be_done_is_said(tmp_path, monkeypatch, arguments, code, says):
     (tmp_path / "slo.toml").write_text("[[slo]]\np98 = 3")
+    for name in ("a", "b"):
+        make_certificate(tmp_path, name)
+    for name, content in (("text", b"text"), ("empty", b"")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").write_bytes(content)
+    (tmp_path / "odd" / "folder.jpg").mkdir(parents=True)
+    (tmp_path / "odd" / "nowhere.jpg").symlink_to("/nowhere")
+    os.mkfifo(tmp_path / "odd" / "pipe.jpg")  # whoever reads one waits for a writer
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, arguments)
     assert (done.exit_code, says in done.stderr) == (code, True), done.output
@@ -256,14 +275,6 @@ def wait_for(condition, seconds: float = 90) -> None:
         time.sleep(0.1)
 
 
-def folder_of_photos(tmp_path: pathlib.Path, count: int) -> pathlib.Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for index in range(count):
-        (folder / f"{index}.jpg").write_bytes(draw_lesion(seed=index))
-    return folder
-
-
 @contextlib.contextmanager
 def master(target: str, *arguments: str, cwd: pathlib.Path, port: int):
     """Start a `run` that waits for workers elsewhere."""
@@ -273,18 +284,28 @@ def master(target: str, *arguments: str, cwd: pathlib.Path, port: int):
 
 
 @pytest.mark.slow
-def test_workers_prepare_large_photos_first_and_then_send_everything(target, gateway, tmp_path, unused_port):
-    photos = folder_of_photos(tmp_path, 12)
-    large = ("--photos", str(photos), "--side", "4000", "--users", "4")
-    with master(target, *large, cwd=tmp_path, port=unused_port) as process, contextlib.ExitStack() as workers:
-        for _ in range(2):
-            workers.enter_context(interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path))
+def test_workers_prepare_their_photos_first_and_then_send_everything(target, gateway, tmp_path, unused_port):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "slow.jpg").symlink_to("/proc/self/cwd/pipe")  # each worker has its own
+    pipes = [tmp_path / name / "pipe" for name in ("one", "two")]
+    for pipe in pipes:
+        pipe.parent.mkdir()
+        os.mkfifo(pipe)  # a photo that takes as long to read as the test wants
+    how = {"cwd": tmp_path, "port": unused_port}
+    with master(target, "--photos", "photos", "--users", "4", **how) as process, contextlib.ExitStack() as workers:
+        for pipe in pipes:
+            workers.enter_context(interruptible("worker", f"127.0.0.1:{unused_port}", cwd=pipe.parent))
+        for _ in range(2):  # five seconds apart: they live while they read
+            waiting = next(line for line in process.stderr if "waiting for photos of" in line)
+            assert waiting.count(",") == 1, waiting
+        assert not gateway.requests
+        for pipe in pipes:
+            pipe.write_bytes(draw_lesion())
         out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     result = json.loads((tmp_path / "build/loadtest/result.json").read_text())
     assert len({note["name"] for note in result["generators"]}) == 2
     assert sum(sum(cell["statuses"].values()) for cell in result["cells"]) == len(gateway.requests) > 0
-    assert result["ended"] - result["started"] < 20, "preparing is no part of the test"
     assert json.loads(out)["calls"][-1]["calls"] > 0
 
 
@@ -323,8 +344,20 @@ def test_a_worker_without_the_photos_says_so_and_nothing_is_sent(target, gateway
 def test_a_master_without_workers_says_what_it_waits_for_and_stops_on_ctrl_c(target, tmp_path, unused_port):
     with master(target, cwd=tmp_path, port=unused_port) as process:
         assert any("waiting for workers: 0 of 2 connected" in line for line in process.stderr)
-        process.send_signal(signal.SIGINT)
-        process.stderr.read()
+        with interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path) as worker:
+            assert any("waiting for workers: 1 of 2 connected" in line for line in process.stderr)
+            process.send_signal(signal.SIGINT)
+            assert "Traceback" not in process.stderr.read()
+            assert process.wait(15) == 130
+            assert worker.wait(15) == 0  # it was told
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_without_a_master_says_what_it_waits_for_and_stops_when_it_is_told(tmp_path, unused_port, number):
+    with interruptible("worker", f"127.0.0.1:{unused_port}", cwd=tmp_path) as process:
+        assert process.stderr.readline() == f"waiting for a run at 127.0.0.1:{unused_port}\n"
+        process.send_signal(number)
+        assert "Traceback" not in process.stderr.read()
         assert process.wait(15) == 130
 
 

@@ -12,7 +12,7 @@ from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part
 from dermserve.models.training.errors import DataError
 from dermserve.models.training.train import loop
-from dermserve.models.training.train.dataset import finished_data, read_also, with_also
+from dermserve.models.training.train.dataset import finished_data, prepare, read_also, with_also
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.network import training_copy
 from dermserve.models.training.train.run import initial_network
@@ -38,13 +38,16 @@ def options(begun: FinishedRun, photos: Path, tmp_path: Path) -> list[object]:
 
 
 def test_a_continued_run_has_the_weights_the_split_the_licence_and_the_looks_at_test_photos_of_the_one_before(
-    begun: FinishedRun, options: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    begun: FinishedRun, options: list[object], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     instead_of_training(monkeypatch)
-    command(cli.train, "mobilenet_v3_small", *options)
+    also = Path(shutil.copytree(photos, tmp_path / "also"))
+    (also / "dataset.toml").write_text('name = "Large"\nlicense = "CC0"\n')
+    command(cli.train, "mobilenet_v3_small", *options, "--also", also)
     run = FinishedRun(tmp_path / "out")
     assert run.split == begun.split
-    assert (run.summary["data"], run.summary["license"]) == ("photos of a clinic", "CC BY-NC 4.0")
+    said = "photos of a clinic; Large (source not stated; CC0)", "CC BY-NC 4.0; CC0: that of the training data"
+    assert (run.summary["data"], run.summary["license"]) == said
     assert begun.folder.name in run.summary["initialization"]
     assert run.summary["tested"] == [{"reason": "the first"}]
     head, logits = (run.network().get_layer("logits"), begun.network().get_layer("logits"))
@@ -75,6 +78,21 @@ def test_photos_of_also_are_for_what_their_lesions_are(begun: FinishedRun, photo
     ours = training.rows < 36
     assert training.possible[ours].all()
     assert (training.possible[~ours] == (1, 1, 0)).all()
+
+
+def test_equal_names_in_several_folders_are_matched_by_class_or_refused(tmp_path: Path) -> None:
+    for label, code in enumerate(("bcc", "scc", "normal")):
+        for index in range(8):
+            draw(tmp_path / "own" / code / f"{index}.png", label=label, seed=10 * label + index, side=40)
+            draw(tmp_path / "also" / code / f"{index}.png", label=label, seed=10 * label + index, side=48)
+    own = prepare(tiny(), tmp_path / "own", cache=tmp_path / "cache")
+    also = read_also(own, tmp_path / "also", SPEC, cache=tmp_path / "cache")
+    parts = {sample.name: part for sample, part in own.parts.items()}
+    assert all(part is parts[sample.name.removeprefix("also/")] for sample, part in also.parts.items())
+    draw(tmp_path / "own" / "bcc" / "b" / "1.png", label=0, seed=99, side=40)
+    own = prepare(tiny(), tmp_path / "own", cache=tmp_path / "cache")
+    with pytest.raises(DataError, match=r"also/bcc/1\.png may be bcc/(b/)?1\.png or bcc/(b/)?1\.png: rename"):
+        read_also(own, tmp_path / "also", SPEC, cache=tmp_path / "cache")
 
 
 def test_a_folder_of_other_photos_is_refused(begun: FinishedRun, photos: Path, tmp_path: Path) -> None:

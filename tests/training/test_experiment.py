@@ -37,6 +37,7 @@ def test_the_papers_settings_are_the_default_experiments() -> None:
         ("validation = 0.9\ntest = 0.2\n" + MINIMAL, "leave photos to train on"),
         ('protocol = "patient"\n' + MINIMAL, "'patient', not one of 'lesion' or 'image'"),
         ("nonsense", "is not TOML"),
+        ("", "lacks 'model'|lacks 'stages'"),
         (MINIMAL + "zoom = [1.0]\n", "needs 2 values, not 1"),
         (MINIMAL + "zoom = [0.0, 1.0]\n", "stages.zoom is 0.0: Input should be greater than 0"),
         (MINIMAL + "rate = nan\n", "stages.rate is nan: Input should be a finite number"),

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +14,14 @@ from click.testing import CliRunner
 from PIL import Image
 
 from dermserve.models.training import cli
-from dermserve.models.training.errors import RunError
+from dermserve.models.training.errors import RunError, TrainingError
 from dermserve.models.training.evaluate import measuring, predictions
 from dermserve.models.training.evaluate.pictures import draw_no_skin
 from dermserve.models.training.export.content import run_content
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.version import write_version
 from tests.training.conftest import draw
-from tests.training.runs import command, tiny, untrained
+from tests.training.runs import EXPERIMENT, command, tiny, untrained
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,13 +44,52 @@ def test_a_folder_without_a_finished_run_is_named(tmp_path: Path) -> None:
         FinishedRun(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("run.json", ""),
+        ("run.json", '{"model": "res'),
+        ("experiment.json", "[]"),
+        ("experiment.json", "\udcff"),
+        ("split.csv", "photo,lesion_id\n"),
+        ("split.csv", "photo,lesion_id,part,sha256\na.png,L,both,0\n"),
+        ("split.csv", "photo,lesion_id,part,sha256\na.png"),
+        ("distance.npz", "PK"),
+        ("weights.weights.h5", "HDF"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(whole: Path, tmp_path: Path, file: str, text: str) -> None:
+    run = FinishedRun(Path(shutil.copytree(whole, tmp_path / "run")))
+    (run.folder / file).write_bytes(text.encode("utf-8", "surrogateescape"))
+    read: dict[str, Callable[[], object]] = {
+        "run.json": lambda: run.summary,
+        "experiment.json": lambda: run.experiment,
+        "split.csv": lambda: run.split,
+        "distance.npz": lambda: run.distance,
+        "weights.weights.h5": run.network,
+    }
+    with pytest.raises(TrainingError, match=rf"run(/{file})?\b"):
+        read[file]()
+
+
+def test_a_run_without_test_photos_is_not_evaluated(photos: Path, tmp_path: Path) -> None:
+    experiment = tiny(text=EXPERIMENT.replace("test = 0.25", "test = 0.0"))
+    run = untrained(experiment, photos, tmp_path / "run")
+    said = command(cli.evaluate, run.folder, "--data", photos, "--cache", photos.parent / "cache", code=1)
+    assert "has no test photos" in said
+    assert "tested" not in run.summary
+
+
 @pytest.fixture(scope="module")
 def evaluated(whole: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the run, packed and evaluated by the commands."""
     out = tmp_path_factory.mktemp("evaluated") / "run"
     shutil.copytree(whole, out)
     options = ["--data", str(photos), "--cache", str(photos.parent / "cache")]
+    FinishedRun(out).update(calibration={"temperature": 1.0})
     command(cli.pack, out, *options, "--kind", "float16")
+    with pytest.raises(RunError, match="is not calibrated"):  # other weights than those it was fitted to
+        run_content(out)
     command(cli.evaluate, out, *options, "--thin", 2)
     return out
 

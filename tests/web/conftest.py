@@ -64,11 +64,24 @@ def _launch(playwright: Playwright, *flags: str) -> Browser:
 
 
 @pytest.fixture(scope="package")
-def browser(playwright: Playwright, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One whose camera sees a drawn lesion, and may be used."""
+def camera(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Flags for a browser whose camera sees a drawn lesion, and may be used."""
     video = tmp_path_factory.mktemp("camera") / "lesion.y4m"
     write_video(video, draw_lesion(seed=3))
-    browser = _launch(playwright, "--use-fake-ui-for-media-stream", f"--use-file-for-fake-video-capture={video}")
+    return ["--use-fake-ui-for-media-stream", f"--use-file-for-fake-video-capture={video}"]
+
+
+@pytest.fixture(scope="package")
+def browser(playwright: Playwright, camera: list[str]) -> Iterator[Browser]:
+    browser = _launch(playwright, *camera)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="package")
+def large_browser(playwright: Playwright, camera: list[str]) -> Iterator[Browser]:
+    """One that is set to text of twice the size."""
+    browser = _launch(playwright, *camera, "--blink-settings=defaultFontSize=32")
     yield browser
     browser.close()
 
@@ -88,7 +101,23 @@ def app(browser: Browser, served: str) -> Iterator[App]:
         yield app
 
 
+@pytest.fixture(scope="module")
+def once(browser: Browser, served: str) -> Iterator[App]:
+    """The page on a phone, opened once for all tests of a module that leave nothing behind."""
+    with App.opened(browser, served, shots=SHOTS) as app:
+        yield app
+
+
 @pytest.fixture
+def tidy(once: App) -> App:
+    """The same page, on its first screen: for a test that neither saves anything nor changes settings."""
+    once.page.unroute_all()
+    once.go("/")
+    once.page.wait_for_selector("#file", state="attached")
+    return once
+
+
+@pytest.fixture(scope="session")
 def runtime() -> None:
     if not RUNTIME.is_dir():
         pytest.skip("NOT TESTED: answers on the device need the runtime (make web)")

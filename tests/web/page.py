@@ -28,12 +28,9 @@ class App:
 
     @classmethod
     @contextlib.contextmanager
-    def opened(
-        cls, browser: Browser, url: str, *, shots: pathlib.Path, desktop: bool = False, locale: str = "en-GB"
-    ) -> Iterator["App"]:
+    def opened(cls, browser: Browser, url: str, *, shots: pathlib.Path, locale: str = "en-GB") -> Iterator["App"]:
         """Open the page anew; what it says on the console but should not fails the test in the end."""
-        size = DESKTOP if desktop else PHONE
-        context = browser.new_context(viewport=size, device_scale_factor=1, locale=locale, accept_downloads=True)  # type: ignore[arg-type]
+        context = browser.new_context(viewport=PHONE, device_scale_factor=1, locale=locale, accept_downloads=True)  # type: ignore[arg-type]
         page = context.new_page()
         app = cls(page, context, shots, [])
         page.on("pageerror", lambda error: app.complaints.append(str(error)))

@@ -61,10 +61,10 @@ def photos(shared: pathlib.Path) -> list[bytes]:
     return [path.read_bytes() for path in own + other + originals]
 
 
-def test_the_device_gives_the_servers_verdict_and_level_of_photos(app: App, photos: list[bytes]) -> None:
-    assert _agreeing(app, photos) >= 0.97
+def test_the_device_gives_the_servers_verdict_and_level_of_photos(once: App, photos: list[bytes]) -> None:
+    assert _agreeing(once, photos) >= 0.97
 
 
-def test_the_device_gives_the_servers_verdict_and_level_of_spoiled_photos(app: App, photos: list[bytes]) -> None:
+def test_the_device_gives_the_servers_verdict_and_level_of_spoiled_photos(once: App, photos: list[bytes]) -> None:
     spoiled = [made for photo in photos[::3] for made in _spoiled(photo)]
-    assert _agreeing(app, spoiled) >= 0.99
+    assert _agreeing(once, spoiled) >= 0.99

@@ -42,7 +42,7 @@ _REJECTED = "This photo can't be used"
     ],
 )
 def test_an_answer_is_said_in_plain_words(
-    app: App,
+    tidy: App,
     lesion: pathlib.Path,
     confident: dict[str, object],
     verdict: str,
@@ -53,8 +53,8 @@ def test_an_answer_is_said_in_plain_words(
 ) -> None:
     risk = {"malignancy": {"level": f"RISK_LEVEL_{level}"} if level else None}
     reasons = [f"REASON_{reason}" for reason in reasons]
-    app.answer_with({**confident, **risk, "verdict": f"VERDICT_{verdict}", "reasons": reasons})
-    result = app.classify(lesion)
+    tidy.answer_with({**confident, **risk, "verdict": f"VERDICT_{verdict}", "reasons": reasons})
+    result = tidy.classify(lesion)
     said = result.inner_text()
     assert result.locator("#verdict").inner_text() == title
     assert words in said
@@ -64,15 +64,15 @@ def test_an_answer_is_said_in_plain_words(
 
 
 def test_levels_differ_in_shape_and_words_not_in_colour_alone(
-    app: App, lesion: pathlib.Path, confident: dict[str, object]
+    tidy: App, lesion: pathlib.Path, confident: dict[str, object]
 ) -> None:
     looks = set()
     for level in ("LOW", "INTERMEDIATE", "HIGH"):
-        app.answer_with({**confident, "malignancy": {"level": f"RISK_LEVEL_{level}"}})
-        shape = app.classify(lesion).locator(".level path").get_attribute("d")
+        tidy.answer_with({**confident, "malignancy": {"level": f"RISK_LEVEL_{level}"}})
+        shape = tidy.classify(lesion).locator(".level path").get_attribute("d")
         style = "getComputedStyle(document.querySelector('.verdict'))"
-        looks.add((shape, app.page.evaluate(f"{style}.borderStyle + {style}.borderWidth")))
-        app.press("Close without saving")
+        looks.add((shape, tidy.page.evaluate(f"{style}.borderStyle + {style}.borderWidth")))
+        tidy.press("Close without saving")
     assert len({shape for shape, _ in looks}) == len({border for _, border in looks}) == 3
 
 
@@ -85,7 +85,7 @@ def test_levels_differ_in_shape_and_words_not_in_colour_alone(
     ],
 )
 def test_where_another_photo_helps_it_is_the_first_action(
-    app: App,
+    tidy: App,
     lesion: pathlib.Path,
     confident: dict[str, object],
     verdict: str,
@@ -93,12 +93,12 @@ def test_where_another_photo_helps_it_is_the_first_action(
     first: str,
     others: list[str],
 ) -> None:
-    app.answer_with({**confident, "verdict": f"VERDICT_{verdict}", "reasons": [f"REASON_{reason}"]})
-    app.classify(lesion)
-    buttons = app.page.locator(".sticky button")
+    tidy.answer_with({**confident, "verdict": f"VERDICT_{verdict}", "reasons": [f"REASON_{reason}"]})
+    tidy.classify(lesion)
+    buttons = tidy.page.locator(".sticky button")
     assert buttons.all_inner_texts() == [first, *others]
-    assert ("Take another photo first" in app.words()) == (reason == "BLURRED")
+    assert ("Take another photo first" in tidy.words()) == (reason == "BLURRED")
     assert "primary" in (buttons.first.get_attribute("class") or "")
     if first == "Take another photo":
-        app.press(first)
-        expect(app.page.locator("video")).to_be_visible()
+        tidy.press(first)
+        expect(tidy.page.locator("video")).to_be_visible()

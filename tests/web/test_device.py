@@ -13,7 +13,7 @@ import requests
 from google.protobuf import json_format
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
 from dermserve.edge.files import ON_DEVICE
 from dermserve.gateway.answer import write_answer
@@ -21,6 +21,7 @@ from dermserve.gateway.tfserving import Scores
 from dermserve.imaging import STANDARD_VIEWS, Measures, decode, make_views, measure
 from dermserve.local.picture import draw_lesion
 from dermserve.v1 import card_pb2
+from tests.web.conftest import SHOTS
 from tests.web.page import App
 
 pytestmark = pytest.mark.usefixtures("runtime")
@@ -78,21 +79,21 @@ def _assert_agree(app: App, photos: list[bytes], views: str) -> None:
 
 
 @pytest.mark.parametrize("views", ["NONE", "FULL"])
-def test_the_device_says_what_the_server_says_of_drawn_pictures(app: App, views: str) -> None:
-    _assert_agree(app, [draw_lesion(seed=seed) for seed in range(6)], views)
+def test_the_device_says_what_the_server_says_of_drawn_pictures(once: App, views: str) -> None:
+    _assert_agree(once, [draw_lesion(seed=seed) for seed in range(6)], views)
 
 
 @pytest.mark.shared_data
-def test_the_device_says_what_the_server_says_of_real_photos(app: App, shared: pathlib.Path) -> None:
+def test_the_device_says_what_the_server_says_of_real_photos(once: App, shared: pathlib.Path) -> None:
     photos = sorted((shared / "data").rglob("*.jpg"))[::290][:40]
     assert photos
-    _assert_agree(app, [photo.read_bytes() for photo in photos], "NONE")
+    _assert_agree(once, [photo.read_bytes() for photo in photos], "NONE")
 
 
-def test_the_views_of_the_device_are_the_servers(app: App) -> None:
+def test_the_views_of_the_device_are_the_servers(once: App) -> None:
     pixels = decode(draw_lesion(), height=224, width=224).pixels
     expected = make_views(pixels, STANDARD_VIEWS)
-    found = app.page.evaluate(
+    found = once.page.evaluate(
         """async ([pixels, names]) => {
           const { view } = await import("/app/device.js");
           const data = Uint8Array.from(atob(pixels), (c) => c.charCodeAt(0));
@@ -124,11 +125,11 @@ def _pictures() -> Iterator[NDArray[np.uint8]]:
         yield np.roll(lesion, 50, axis=1)[:61, :61].copy()  # an odd side
 
 
-def test_the_measures_of_the_device_are_the_servers(app: App) -> None:
+def test_the_measures_of_the_device_are_the_servers(once: App) -> None:
     for pixels in _pictures():
         given = [base64.b64encode(pixels.tobytes()).decode(), len(pixels)]
         script = "return device.measure(Uint8Array.from(atob(given[0]), (c) => c.charCodeAt(0)), given[1]);"
-        found = _evaluate(app, script, given)
+        found = _evaluate(once, script, given)
         expected = asdict(measure(pixels))
         assert found == pytest.approx({name: expected[name] for name in found}, rel=2e-3, abs=2e-3)
         assert set(found) == {limit.partition("_")[2] for limit in card_pb2.QualityLimits.DESCRIPTOR.fields_by_name}
@@ -189,12 +190,12 @@ def _cases(count: int) -> Iterator[tuple[Scores, Measures]]:
 
 
 @pytest.mark.parametrize("card", _CARDS)
-def test_the_device_judges_as_the_gateway_does(app: App, card: dict[str, Any]) -> None:
+def test_the_device_judges_as_the_gateway_does(once: App, card: dict[str, Any]) -> None:
     cases = list(_cases(300))
     given = [
         [{"probabilities": s.probabilities.tolist(), "oodScore": float(s.ood_scores[0])}, asdict(m)] for s, m in cases
     ]
-    found = _evaluate(app, "return given[0].map(([s, m]) => device.judge(s, m, given[1]));", [given, card])
+    found = _evaluate(once, "return given[0].map(([s, m]) => device.judge(s, m, given[1]));", [given, card])
     message = json_format.ParseDict(card, card_pb2.Card())
     verdicts = set()
     for (scores, measures), got in zip(cases, found, strict=True):
@@ -210,75 +211,80 @@ def test_the_device_judges_as_the_gateway_does(app: App, card: dict[str, Any]) -
 
 
 @pytest.mark.parametrize("missing", ["score", "gate"])
-def test_without_the_check_for_skin_nothing_is_confident_or_of_low_risk(app: App, missing: str) -> None:
+def test_without_the_check_for_skin_nothing_is_confident_or_of_low_risk(once: App, missing: str) -> None:
     card = _card(maxOodScore=None if missing == "gate" else 30.0)
     given = [
         [{"probabilities": s.probabilities.tolist(), "oodScore": None if missing == "score" else 0.0}, asdict(m)]
         for s, m in _cases(300)
     ]
-    found = _evaluate(app, "return given[0].map(([s, m]) => device.judge(s, m, given[1]));", [given, card])
+    found = _evaluate(once, "return given[0].map(([s, m]) => device.judge(s, m, given[1]));", [given, card])
     assert {one["verdict"] for one in found} == {"VERDICT_UNCERTAIN"}
     assert {one["level"] for one in found} == {"intermediate", "high"}
     assert {one["namedClass"] for one in found} == {""}
 
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (222, 184, 160), (128, 128, 128), (0, 90, 200)])
-def test_an_even_picture_is_never_harmless_on_the_device(app: App, colour: tuple[int, int, int]) -> None:
+def test_an_even_picture_is_never_harmless_on_the_device(once: App, colour: tuple[int, int, int]) -> None:
     photo = io.BytesIO()
     Image.new("RGB", (600, 450), colour).save(photo, "JPEG", quality=95)
-    answer = _device(app, photo.getvalue(), "FULL")
+    answer = _device(once, photo.getvalue(), "FULL")
     assert answer["verdict"] != "VERDICT_CONFIDENT"
     assert answer["level"] in ("none", "intermediate")
     assert answer["namedClass"] == ""
 
 
-def _prepare(app: App) -> None:
-    app.tab("Settings")
-    app.press("Prepare for offline use")
-    app.page.locator("#prepared").wait_for(timeout=60_000)
-    app.tab("Check")
+@pytest.fixture(scope="module")
+def prepared(runtime: None, browser: Browser, served: str) -> Iterator[App]:
+    """The page on a phone that has been prepared for answering by itself."""
+    with App.opened(browser, served, shots=SHOTS) as app:
+        app.tab("Settings")
+        expect(app.page.locator("#device")).to_contain_text("it knows 3 kinds of spots")
+        expect(app.page.locator("#device")).to_contain_text("about 12 MB")
+        app.press("Prepare for offline use")
+        app.page.locator("#prepared").wait_for(timeout=60_000)
+        app.until("navigator.serviceWorker.controller !== null")
+        yield app
 
 
-def test_settings_say_what_the_device_can_do_and_take_it_away_again(app: App) -> None:
-    app.tab("Settings")
-    card = app.page.locator("#device")
-    expect(card).to_contain_text("it knows 3 kinds of spots")
-    expect(card).to_contain_text("about 12 MB")
-    _prepare(app)
-    app.tab("Settings")
-    size = float((card.inner_text()).partition("It takes ")[2].split()[0])
-    assert 9 < size < 16
-    app.press("Remove it")
-    expect(app.page.get_by_role("button", name="Prepare for offline use")).to_be_visible()
-    assert app.page.evaluate("caches.has('dermserve-device')") is False
+@pytest.fixture
+def ready(prepared: App) -> Iterator[App]:
+    prepared.tab("Check")
+    yield prepared
+    prepared.page.unroute_all()
+    prepared.context.set_offline(False)
 
 
-def test_without_a_network_the_device_answers_and_the_page_says_so(app: App, lesion: pathlib.Path) -> None:
-    _prepare(app)
-    app.until("navigator.serviceWorker.controller !== null")
-    app.context.set_offline(True)
-    app.page.reload()
-    expect(app.page.locator(".banner")).to_contain_text("looked at on this device")
-    words = app.classify(lesion).inner_text()
+def test_without_a_network_the_device_answers_and_the_page_says_so(ready: App, lesion: pathlib.Path) -> None:
+    ready.context.set_offline(True)
+    ready.page.reload()
+    expect(ready.page.locator(".banner")).to_contain_text("looked at on this device")
+    words = ready.classify(lesion).inner_text()
     assert "Answered on this device, without a network" in words
     assert "Limited check on this device" in words
-    app.shoot("phone-offline")
-    app.press("Save to history")
-    expect(app.page.locator(".entry")).to_have_count(1)
+    ready.press("Save to history")
+    expect(ready.page.locator(".entry")).to_have_count(1)
 
 
-def test_where_the_network_leads_nowhere_the_device_answers(app: App, lesion: pathlib.Path) -> None:
-    _prepare(app)
-    app.page.route("**/v1/**", lambda route: route.abort("addressunreachable"))
-    app.page.reload()
-    expect(app.page.locator(".banner")).to_contain_text("looked at on this device")
-    assert "Answered on this device" in app.classify(lesion).inner_text()
+def test_where_the_network_leads_nowhere_the_device_answers(ready: App, lesion: pathlib.Path) -> None:
+    ready.page.route("**/v1/**", lambda route: route.abort("addressunreachable"))
+    ready.page.reload()
+    expect(ready.page.locator(".banner")).to_contain_text("looked at on this device")
+    assert "Answered on this device" in ready.classify(lesion).inner_text()
 
 
-def test_when_the_connection_is_lost_the_device_can_answer(app: App, lesion: pathlib.Path) -> None:
-    _prepare(app)
-    app.page.route("**/v1/models/*:classify*", lambda route: route.abort("connectionreset"))
-    app.choose(lesion)
-    app.press("Analyse")
-    app.press("Answer on this device")
-    assert "Answered on this device" in app.result().inner_text()
+def test_when_the_connection_is_lost_the_device_can_answer(ready: App, lesion: pathlib.Path) -> None:
+    ready.page.reload()
+    ready.page.route("**/v1/models/*:classify*", lambda route: route.abort("connectionreset"))
+    ready.choose(lesion)
+    ready.press("Analyse")
+    ready.press("Answer on this device")
+    assert "Answered on this device" in ready.result().inner_text()
+
+
+def test_settings_say_what_the_device_takes_and_remove_it(ready: App) -> None:
+    ready.tab("Settings")
+    taken = ready.page.locator("#prepared").inner_text().partition("It takes ")[2]
+    assert 9 < float(taken.split()[0]) < 16
+    ready.press("Remove it")
+    expect(ready.page.get_by_role("button", name="Prepare for offline use")).to_be_visible()
+    assert ready.page.evaluate("caches.has('dermserve-device')") is False

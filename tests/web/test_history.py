@@ -92,27 +92,72 @@ def test_the_history_is_one_file_that_another_browser_reads(
         )
 
 
-_EXPORTED: dict[str, Any] = {"format": "dermserve history 1", "spots": [], "photos": []}
+_CHANGES: list[tuple[str, Any]] = [
+    ("format", "another"),
+    ("spots", {}),
+    ("spots", []),
+    ("spots.0", None),
+    ("spots.0.id", "a/b"),
+    ("spots.0.name", ""),
+    ("spots.0.notes", 5),
+    ("spots.0.again", "tomorrow"),
+    ("spots.0.place", "arm"),
+    ("spots.0.place", {"side": "front", "region": "constructor", "x": 1, "y": 1}),
+    ("photos", "none"),
+    ("photos.0.spot", "nowhere"),
+    ("photos.0.time", "noon"),
+    ("photos.0.picture", "data:text/html;base64,AAAA"),
+    ("photos.0.questions", None),
+    ("photos.0.questions.signs", ["constructor"]),
+    ("photos.0.questions.since", "ages"),
+    ("photos.0.answer", None),
+    ("photos.0.answer.level", "constructor"),
+    ("photos.0.answer.risk", "high"),
+    ("photos.0.answer.weightsDigest", None),
+    ("photos.0.answer.reasons", [{}]),
+    ("photos.0.answer.scores", [None]),
+    ("photos.0.answer.scores.0.probability", "1"),
+]
 
 
-def test_a_file_that_is_no_history_changes_nothing(app: App, tmp_path: pathlib.Path) -> None:
-    photo = {"id": "a", "spot": "nowhere", "time": "2026-01-01", "picture": "data:image/png;base64,AAAA"}
-    app.tab("History")
-    for text in (
-        "",
-        "not JSON",
-        "null",
-        "[]",
-        json.dumps({**_EXPORTED, "format": "another"}),
-        json.dumps({**_EXPORTED, "spots": [{"id": "a"}]}),
-        json.dumps({**_EXPORTED, "photos": [photo]}),
-        json.dumps({**_EXPORTED, "photos": [{**photo, "picture": "data:text/html;base64,AAAA"}]}),
-    ):
-        (tmp_path / "some.json").write_text(text)
-        app.page.set_input_files("#import", tmp_path / "some.json")
-        expect(app.page.locator(".toast")).to_contain_text("not a history that was exported here")
-        app.press("Dismiss")
-    expect(app.page.locator("main")).to_contain_text("Nothing saved yet")
+def test_a_file_that_is_no_history_changes_nothing(result: App, tmp_path: pathlib.Path) -> None:
+    page = _saved(result).page
+    result.tab("History")
+    with page.expect_download() as download:
+        result.press("Export")
+    exported = pathlib.Path(download.value.path()).read_text()
+    result.press("Delete all")
+    for text in ("", "not JSON", "null", "[]", "{}", *(_changed(exported, where, to) for where, to in _CHANGES)):
+        page.set_input_files("#import", {"name": "a.json", "mimeType": "application/json", "buffer": text.encode()})
+        expect(page.locator(".toast")).to_contain_text("not a history that was exported here")
+        result.press("Dismiss")
+    expect(page.locator("main")).to_contain_text("Nothing saved yet")
+    page.set_input_files("#import", {"name": "a.json", "mimeType": "", "buffer": exported.encode()})
+    expect(page.locator(".entries li")).to_have_count(1)
+
+
+def _changed(text: str, where: str, to: Any) -> str:
+    """Change one value of a file."""
+    found = json.loads(text)
+    *way, last = [int(step) if step.isdigit() else step for step in where.split(".")]
+    inner = found
+    for step in way:
+        inner = inner[step]
+    inner[last] = to
+    return json.dumps(found)
+
+
+def test_what_is_typed_is_kept_though_one_goes_back_or_reloads_in_the_middle(result: App) -> None:
+    page = _saved(result).page
+    page.get_by_label("Name").fill("Left arm")
+    page.get_by_label("Notes").fill("half a")
+    page.go_back()
+    page.go_forward()
+    expect(page.locator("h1")).to_have_text("Left arm")
+    expect(page.get_by_label("Notes")).to_have_value("half a")
+    page.get_by_label("Notes").fill("half a sentence")
+    page.reload()
+    expect(page.get_by_label("Notes")).to_have_value("half a sentence")
 
 
 def test_two_tabs_are_in_step(result: App) -> None:

@@ -1,17 +1,49 @@
-"""Each screen at three widths: nothing for axe to say, nothing wider than the screen, and pictures to look at."""
+"""Each screen in five looks: nothing for axe to say, nothing wider than the screen, and the main ones as they were."""
 
+import io
+import json
+import os
 import pathlib
-from collections.abc import Collection, Iterator
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser
 
-from tests.web.page import App
+from tests.web.page import DESKTOP, PHONE, App
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 AXE = ROOT / "client/web/node_modules/axe-core/axe.min.js"
 SHOTS = ROOT / "build/screenshots"
+SNAPSHOTS = pathlib.Path(__file__).with_name("snapshots")
+MADE_WITH = SNAPSHOTS / "made-with.json"
+UPDATE = "DERMSERVE_UPDATE_SNAPSHOTS"
+SCREENS = (
+    *("check", "camera", "frame", "result", "alarm", "report", "spot", "photo"),
+    *("history", "learn", "kind", "settings", "high", "blurred", "rejected"),
+)
+KEPT = ("check", "camera", "frame", "result", "spot", "history", "learn", "settings")
+"""The main screens, of which a small picture is kept (one tolerance for all)."""
+_SMALL = {"width": 320, "height": 640}
+LOOKS = {
+    "phone-light": (PHONE, "light", "en-GB", "normal"),
+    "phone-dark": (PHONE, "dark", "en-GB", "normal"),
+    "desktop-light": (DESKTOP, "light", "en-GB", "normal"),
+    "small-browser": (_SMALL, "light", "en-GB", "normal"),
+    "small-indonesian": (_SMALL, "dark", "id-ID", "larger"),
+}
+"""Width, colours, language and text size: twice the size by the browser's setting, then by the page's ("larger")."""
+_WIDTH = 130
+"""In pixels, a third of the phone's: antialiasing and hinting average out."""
+_FAR = 40
+"""Of 255: a pixel further off than this is another one."""
+_MOST_FAR = 0.02
+"""Share of such pixels, enough for a date of another length, not for a button that moved."""
 _OTHERS: dict[str, dict[str, object]] = {
     "high": {"malignancy": {"level": "RISK_LEVEL_HIGH"}, "namedClass": "mel"},
     "blurred": {
@@ -21,15 +53,6 @@ _OTHERS: dict[str, dict[str, object]] = {
     },
     "rejected": {"verdict": "VERDICT_REJECTED", "reasons": ["REASON_NOT_SKIN"], "malignancy": None},
 }
-
-
-def tour(app: App, lesion: pathlib.Path, confident: dict[str, object], only: Collection[str] = ()) -> Iterator[str]:
-    """Go through every screen, and yield its name while it is shown; or of those in `only`."""
-    for name in _screens(app, lesion, confident):
-        if not only or name in only:
-            yield name
-        if only and name == list(only)[-1]:
-            return
 
 
 def _screens(app: App, lesion: pathlib.Path, confident: dict[str, object]) -> Iterator[str]:
@@ -78,34 +101,94 @@ def _screens(app: App, lesion: pathlib.Path, confident: dict[str, object]) -> It
         app.go("/")
 
 
-def _fits(app: App) -> bool:
-    return bool(app.page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
+def _machine(browser: Browser) -> dict[str, str]:
+    fc_match = shutil.which("fc-match")
+    font = (
+        subprocess.run([fc_match, "system-ui"], capture_output=True, text=True, check=True).stdout if fc_match else ""
+    )
+    return {"chromium": browser.version, "font": font.strip()}
 
 
-@pytest.mark.parametrize(("width", "scheme"), [("phone", "light"), ("phone", "dark"), ("desktop", "light")])
-def test_every_screen_can_be_read_by_everyone(
-    browser: Browser, served: str, lesion: pathlib.Path, confident: dict[str, object], width: str, scheme: str
-) -> None:
-    if not AXE.exists():
-        pytest.skip("NOT TESTED: axe-core is fetched by `make web`")
-    with App.opened(browser, served, shots=SHOTS, desktop=width == "desktop") as app:
-        app.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-        for name in tour(app, lesion, confident):
-            app.shoot(f"{width}-{scheme}-{name}")
-            assert _fits(app), name
-            app.page.evaluate(AXE.read_text())
-            found: dict[str, Any] = app.page.evaluate("axe.run({resultTypes: ['violations']})")
-            assert not [(one["id"], [node["html"] for node in one["nodes"]]) for one in found["violations"]], name
+def _picture(app: App) -> Image.Image:
+    image = Image.open(io.BytesIO(app.page.screenshot(animations="disabled"))).convert("RGB")
+    return image.resize((_WIDTH, round(image.height * _WIDTH / image.width)), Image.Resampling.BOX)
 
 
-@pytest.mark.parametrize("locale", ["en-GB", "id-ID"])
-def test_nothing_scrolls_sideways_on_a_small_phone_with_text_of_twice_the_size(
-    browser: Browser, served: str, lesion: pathlib.Path, confident: dict[str, object], locale: str
-) -> None:
+def _difference(one: Image.Image, other: Image.Image) -> float:
+    if one.size != other.size:
+        return 1.0
+    apart = np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16)).max(axis=2)
+    return float((apart > _FAR).mean())
+
+
+@dataclass
+class Walk:
+    """The way through all screens in one look; each test takes it on to its own screen."""
+
+    app: App
+    look: str
+    steps: Iterator[str]
+    pictures: dict[str, Image.Image] = field(default_factory=dict)
+    """Of the screens behind, small."""
+
+    def reach(self, screen: str) -> None:
+        while screen not in self.pictures:
+            name = next(self.steps)
+            self.app.page.evaluate("Promise.all([...document.images].map((image) => image.decode().catch(() => {})))")
+            self.pictures[name] = _picture(self.app)
+
+
+@pytest.fixture(scope="module")
+def walk(
+    request: pytest.FixtureRequest, served: str, lesion: pathlib.Path, confident: dict[str, object]
+) -> Iterator[Walk]:
+    size, scheme, locale, text = LOOKS[request.param]
+    browser = request.getfixturevalue("large_browser" if request.param == "small-browser" else "browser")
     with App.opened(browser, served, shots=SHOTS, locale=locale) as app:
-        app.page.set_viewport_size({"width": 320, "height": 640})
-        app.page.evaluate("localStorage.setItem('dermserve.size', 'larger')")
+        app.page.set_viewport_size(size)  # type: ignore[arg-type]
+        app.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        app.page.evaluate(f"localStorage.setItem('dermserve.size', '{text}')")
         app.page.reload()
         app.page.wait_for_selector("#app[data-service]")
-        for name in tour(app, lesion, confident):
-            assert _fits(app), name
+        yield Walk(app, request.param, _screens(app, lesion, confident))
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+@pytest.mark.parametrize("walk", LOOKS, indirect=True)
+def test_a_screen_can_be_read_by_everyone(walk: Walk, screen: str) -> None:
+    walk.reach(screen)
+    page = walk.app.page
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    walk.app.shoot(f"{walk.look}-{screen}")
+    if not AXE.exists():
+        pytest.skip("NOT TESTED: axe-core is fetched by `make web`")
+    if not page.evaluate("'axe' in window"):
+        page.evaluate(AXE.read_text())
+    found: dict[str, Any] = page.evaluate("axe.run({resultTypes: ['violations']})")
+    assert not [(one["id"], [node["html"] for node in one["nodes"]]) for one in found["violations"]]
+
+
+@pytest.mark.usefixtures("runtime")
+@pytest.mark.parametrize("screen", KEPT)
+@pytest.mark.parametrize("walk", ["phone-light", "phone-dark"], indirect=True)
+def test_a_main_screen_looks_as_it_did(walk: Walk, browser: Browser, screen: str) -> None:
+    machine, update = _machine(browser), UPDATE in os.environ
+    if not update and (not MADE_WITH.exists() or json.loads(MADE_WITH.read_text()) != machine):
+        pytest.skip(f"NOT TESTED: the pictures were made with another Chromium or font than {machine}")
+    walk.reach(screen)
+    found, kept = walk.pictures[screen], SNAPSHOTS / f"{walk.look.removeprefix('phone-')}-{screen}.png"
+    if update:
+        SNAPSHOTS.mkdir(exist_ok=True)
+        found.quantize(64).save(kept, optimize=True)
+        MADE_WITH.write_text(json.dumps(machine, indent=1) + "\n")
+    apart = _difference(found, Image.open(kept).convert("RGB"))
+    assert apart <= _MOST_FAR, f"look at it; if it is meant, run again with {UPDATE}=1"
+
+
+def test_a_button_that_moved_is_seen() -> None:
+    screen = Image.new("RGB", (_WIDTH, 281), "white")
+    moved = screen.copy()
+    screen.paste("teal", (10, 40, 120, 55))
+    moved.paste("teal", (10, 48, 120, 63))
+    assert _difference(screen, moved) > _MOST_FAR
+    assert _difference(screen, screen) == 0

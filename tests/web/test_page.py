@@ -10,10 +10,10 @@ from playwright.sync_api import Browser, expect
 from tests.web.page import App
 
 
-def test_home_says_what_it_is_and_what_it_is_not(app: App) -> None:
-    assert app.heading() == "Skin check"
-    assert "screening aid" in app.words()
-    assert "A diagnosis. It can miss skin cancer" in app.words()
+def test_home_says_what_it_is_and_what_it_is_not(tidy: App) -> None:
+    assert tidy.heading() == "Skin check"
+    assert "screening aid" in tidy.words()
+    assert "A diagnosis. It can miss skin cancer" in tidy.words()
 
 
 def test_a_service_without_an_on_device_runtime_says_that_it_answers_with_a_connection_alone(app: App) -> None:
@@ -23,21 +23,21 @@ def test_a_service_without_an_on_device_runtime_says_that_it_answers_with_a_conn
     expect(app.page.get_by_role("button", name="Prepare for offline use")).to_have_count(0)
 
 
-def test_a_chosen_photo_is_analysed_and_the_result_says_everything(app: App, lesion: pathlib.Path) -> None:
-    result = app.classify(lesion)
+def test_a_chosen_photo_is_analysed_and_the_result_says_everything(tidy: App, lesion: pathlib.Path) -> None:
+    result = tidy.classify(lesion)
     assert "Answered by the server" in result.inner_text()
     assert "not a diagnosis" in result.inner_text()
-    app.unfold()
+    tidy.unfold()
     words = result.inner_text()
     for expected in ("10 of 10", "mobilenet_v3_small 1", "Answer number", "Fingerprint", "Software", "Time taken"):
         assert expected in words
 
 
 def test_the_level_comes_first_and_the_classes_when_asked_for(
-    app: App, lesion: pathlib.Path, confident: dict[str, object]
+    tidy: App, lesion: pathlib.Path, confident: dict[str, object]
 ) -> None:
-    app.answer_with(confident)
-    result = app.classify(lesion)
+    tidy.answer_with(confident)
+    result = tidy.classify(lesion)
     assert result.inner_text().startswith("Low risk")
     assert "It most resembles: mole." in result.inner_text()
     assert "nevus" not in result.inner_text()
@@ -57,12 +57,12 @@ def test_a_photo_is_taken_with_the_camera(app: App) -> None:
     assert "Answered by the server" in app.result().inner_text()
 
 
-def test_the_camera_is_given_back(app: App) -> None:
-    app.press("Take a photo")
-    app.until("document.querySelector('video')?.videoWidth > 0")
-    app.page.evaluate("window.tracks = document.querySelector('video').srcObject.getTracks()")
-    app.press("Back")
-    app.until("window.tracks.every((track) => track.readyState === 'ended')")
+def test_the_camera_is_given_back(tidy: App) -> None:
+    tidy.press("Take a photo")
+    tidy.until("document.querySelector('video')?.videoWidth > 0")
+    tidy.page.evaluate("window.tracks = document.querySelector('video').srcObject.getTracks()")
+    tidy.press("Back")
+    tidy.until("window.tracks.every((track) => track.readyState === 'ended')")
 
 
 def test_without_permission_for_the_camera_it_says_what_to_do(
@@ -73,23 +73,23 @@ def test_without_permission_for_the_camera_it_says_what_to_do(
         expect(app.page.get_by_role("alert")).to_contain_text("may not be used")
 
 
-def test_closing_saves_nothing(app: App, lesion: pathlib.Path) -> None:
-    app.classify(lesion)
-    app.press("Close without saving")
-    app.tab("History")
-    expect(app.page.locator("main")).to_contain_text("Nothing saved yet")
+def test_closing_saves_nothing(tidy: App, lesion: pathlib.Path) -> None:
+    tidy.classify(lesion)
+    tidy.press("Close without saving")
+    tidy.tab("History")
+    expect(tidy.page.locator("main")).to_contain_text("Nothing saved yet")
 
 
 def test_nothing_but_the_framed_square_leaves_the_device(
-    app: App, confident: dict[str, object], tmp_path: pathlib.Path
+    tidy: App, confident: dict[str, object], tmp_path: pathlib.Path
 ) -> None:
     exif = Image.Exif()
     exif[0x010F] = "SecretCamera"
     exif.get_ifd(0x8825)[1] = "N"
     photo = tmp_path / "tagged.jpg"
     Image.radial_gradient("L").convert("RGB").resize((800, 600)).save(photo, exif=exif, comment=b"SecretPlace")
-    sent = app.answer_with(confident)
-    app.classify(photo)
+    sent = tidy.answer_with(confident)
+    tidy.classify(photo)
     assert b"SecretCamera" in photo.read_bytes()
     assert b"Secret" not in sent[0]
     image = Image.open(io.BytesIO(sent[0]))
@@ -98,32 +98,32 @@ def test_nothing_but_the_framed_square_leaves_the_device(
 
 
 def test_the_photo_is_framed_and_turned_before_it_is_sent(
-    app: App, confident: dict[str, object], tmp_path: pathlib.Path
+    tidy: App, confident: dict[str, object], tmp_path: pathlib.Path
 ) -> None:
     picture = Image.new("RGB", (400, 400), "white")
     picture.paste("black", (0, 0, 400, 200))  # black above
     picture.save(tmp_path / "halves.png")
-    sent = app.answer_with(confident)
-    app.choose(tmp_path / "halves.png")
-    app.press("Turn")
-    app.press("Analyse")
-    app.result()
+    sent = tidy.answer_with(confident)
+    tidy.choose(tmp_path / "halves.png")
+    tidy.press("Turn")
+    tidy.press("Analyse")
+    tidy.result()
     turned = Image.open(io.BytesIO(sent[0])).convert("L")
     assert turned.getpixel((30, 200)) > 200  # a quarter clockwise: black on the right
     assert turned.getpixel((370, 200)) < 50
 
 
-def test_the_frame_is_moved_with_the_keyboard(app: App, confident: dict[str, object], tmp_path: pathlib.Path) -> None:
+def test_the_frame_is_moved_with_the_keyboard(tidy: App, confident: dict[str, object], tmp_path: pathlib.Path) -> None:
     picture = Image.new("RGB", (400, 400), "white")
     picture.paste("black", (0, 0, 100, 400))
     picture.save(tmp_path / "edge.png")
-    sent = app.answer_with(confident)
-    app.choose(tmp_path / "edge.png")
-    app.page.locator("canvas.crop").focus()
+    sent = tidy.answer_with(confident)
+    tidy.choose(tmp_path / "edge.png")
+    tidy.page.locator("canvas.crop").focus()
     for key in ["+"] * 10 + ["ArrowLeft"] * 40:
-        app.page.keyboard.press(key)
-    app.press("Analyse")
-    app.result()
+        tidy.page.keyboard.press(key)
+    tidy.press("Analyse")
+    tidy.result()
     image = Image.open(io.BytesIO(sent[0])).convert("L")
     assert image.width < 150
     assert image.getpixel((image.width // 2, image.height // 2)) < 50
@@ -131,42 +131,42 @@ def test_the_frame_is_moved_with_the_keyboard(app: App, confident: dict[str, obj
 
 @pytest.mark.parametrize(("name", "data"), [("notes.jpg", b"not a photo"), ("empty.png", b""), ("cut.jpg", None)])
 def test_a_wrong_file_is_named_as_such(
-    app: App, lesion: pathlib.Path, tmp_path: pathlib.Path, name: str, data: bytes | None
+    tidy: App, lesion: pathlib.Path, tmp_path: pathlib.Path, name: str, data: bytes | None
 ) -> None:
     path = tmp_path / name
     path.write_bytes(lesion.read_bytes()[:100] if data is None else data)
-    app.choose(path)
-    expect(app.page.get_by_role("alert")).to_contain_text("can't be read as a photo")
+    tidy.choose(path)
+    expect(tidy.page.get_by_role("alert")).to_contain_text("can't be read as a photo")
 
 
-def test_a_picture_that_is_too_small_is_refused(app: App, tmp_path: pathlib.Path) -> None:
+def test_a_picture_that_is_too_small_is_refused(tidy: App, tmp_path: pathlib.Path) -> None:
     Image.new("RGB", (20, 20)).save(tmp_path / "small.png")
-    app.choose(tmp_path / "small.png")
-    expect(app.page.get_by_role("alert")).to_contain_text("too small")
+    tidy.choose(tmp_path / "small.png")
+    expect(tidy.page.get_by_role("alert")).to_contain_text("too small")
 
 
-def test_a_lost_connection_keeps_the_photo_and_can_be_tried_again(app: App, lesion: pathlib.Path) -> None:
-    app.page.route("**/v1/models/*:classify*", lambda route: route.abort("connectionreset"))
-    app.choose(lesion)
-    app.press("Analyse")
-    expect(app.page.get_by_role("alert")).to_contain_text("connection was lost")
-    app.page.unroute("**/v1/models/*:classify*")
-    app.press("Try again")
-    assert "Answered by the server" in app.result().inner_text()
+def test_a_lost_connection_keeps_the_photo_and_can_be_tried_again(tidy: App, lesion: pathlib.Path) -> None:
+    tidy.page.route("**/v1/models/*:classify*", lambda route: route.abort("connectionreset"))
+    tidy.choose(lesion)
+    tidy.press("Analyse")
+    expect(tidy.page.get_by_role("alert")).to_contain_text("connection was lost")
+    tidy.page.unroute("**/v1/models/*:classify*")
+    tidy.press("Try again")
+    assert "Answered by the server" in tidy.result().inner_text()
 
 
 @pytest.mark.parametrize(
     ("status", "words"), [(429, "busy"), (504, "in time"), (400, "can't be read"), (500, "can't answer now")]
 )
 def test_what_the_server_refuses_is_said_in_plain_words(
-    app: App, lesion: pathlib.Path, status: int, words: str
+    tidy: App, lesion: pathlib.Path, status: int, words: str
 ) -> None:
-    app.answer_with({"code": 3, "message": "words for operators", "details": []}, status=status)
-    app.choose(lesion)
-    app.press("Analyse")
-    expect(app.page.get_by_role("alert")).to_contain_text(words)
-    assert "operators" not in app.words()
-    assert app.page.get_by_role("button", name="Try again").is_visible()
+    tidy.answer_with({"code": 3, "message": "words for operators", "details": []}, status=status)
+    tidy.choose(lesion)
+    tidy.press("Analyse")
+    expect(tidy.page.get_by_role("alert")).to_contain_text(words)
+    assert "operators" not in tidy.words()
+    assert tidy.page.get_by_role("button", name="Try again").is_visible()
 
 
 def test_a_key_is_asked_for_and_used(app: App, lesion: pathlib.Path, confident: dict[str, object]) -> None:
@@ -208,12 +208,12 @@ def test_each_screen_is_reached_with_the_keyboard_alone(app: App) -> None:
     assert app.page.evaluate("document.activeElement.tagName") == "H1"
 
 
-def test_the_skip_link_skips_and_stays(app: App, lesion: pathlib.Path) -> None:
-    app.choose(lesion)
-    app.page.locator(".skip").focus()
-    app.page.keyboard.press("Enter")
-    assert app.page.evaluate("document.activeElement.id") == "main"
-    assert app.heading() == "Frame the spot"
+def test_the_skip_link_skips_and_stays(tidy: App, lesion: pathlib.Path) -> None:
+    tidy.choose(lesion)
+    tidy.page.locator(".skip").focus()
+    tidy.page.keyboard.press("Enter")
+    assert tidy.page.evaluate("document.activeElement.id") == "main"
+    assert tidy.heading() == "Frame the spot"
 
 
 def test_it_is_small_installable_and_has_targets_that_a_thumb_hits(app: App, served: str) -> None:

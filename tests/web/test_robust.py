@@ -22,7 +22,7 @@ def _changed(app: App, script: str) -> None:
     """Open the page again in a browser that is so."""
     app.page.add_init_script(script)
     app.page.reload()
-    app.page.wait_for_selector("#app[data-service]")
+    app.page.wait_for_selector("h1")
 
 
 @pytest.mark.parametrize("what", _BLOCKED)
@@ -60,8 +60,27 @@ def test_without_https_results_are_saved_and_the_camera_is_explained(
     expect(app.page.get_by_role("alert")).to_contain_text("secure pages alone")
     expect(app.page.get_by_role("button", name="Use the phone's camera")).to_be_visible()
     assert app.page.locator("input[capture=environment]").count() == 1
-    app.page.set_input_files("#file >> nth=0", lesion)
+    app.page.set_input_files("#captured", lesion)
     expect(app.page.locator("canvas.crop")).to_be_visible()
+
+
+_CHECK = ("/check/camera", "/check/shared", "/check/frame", "/check/result", "/check/report")
+_ADDRESSES = ("/", *_CHECK, "/history", "/history/spot/a", "/history/report/a", "/learn", "/learn/mel", "/settings")
+
+
+def test_every_address_opens_in_a_browser_that_allows_nothing_and_hears_nothing(app: App) -> None:
+    _changed(
+        app,
+        f"{_BLOCKED['indexedDB']}; {_BLOCKED['localStorage']}; delete Navigator.prototype.mediaDevices;"
+        "delete Navigator.prototype.storage; delete window.caches;"
+        "Object.defineProperty(window, 'isSecureContext', { value: false })",
+    )
+    app.page.route("**/v1/**", lambda route: None)  # a network that swallows everything
+    app.page.reload()
+    for address in _ADDRESSES:
+        app.page.evaluate("document.querySelector('h1').textContent = ''")
+        app.go(address)
+        expect(app.page.locator("h1")).not_to_be_empty()
 
 
 @pytest.mark.parametrize("path", ["**/v1/models", "**/v1/models/*:classify*", "**/device/index.json"])
@@ -82,7 +101,7 @@ def test_a_web_page_in_place_of_an_answer_is_understood(app: App, lesion: pathli
 
 
 def test_a_limit_on_bursts_is_waited_out_and_a_longer_one_is_said(
-    app: App, lesion: pathlib.Path, confident: dict[str, object]
+    tidy: App, lesion: pathlib.Path, confident: dict[str, object]
 ) -> None:
     waits = ["1", "40"]
 
@@ -92,12 +111,12 @@ def test_a_limit_on_bursts_is_waited_out_and_a_longer_one_is_said(
         else:
             route.fulfill(json=confident)
 
-    app.page.route("**/v1/models/*:classify*", reply)
-    app.choose(lesion)
-    app.press("Analyse")
-    expect(app.page.get_by_role("alert")).to_contain_text("Try again in 40 seconds")
-    app.press("Try again")
-    app.result()
+    tidy.page.route("**/v1/models/*:classify*", reply)
+    tidy.choose(lesion)
+    tidy.press("Analyse")
+    expect(tidy.page.get_by_role("alert")).to_contain_text("Try again in 40 seconds")
+    tidy.press("Try again")
+    tidy.result()
 
 
 def test_a_wrong_key_is_said_to_be_wrong_and_can_be_removed(app: App) -> None:
@@ -125,15 +144,15 @@ def test_a_wrong_key_is_said_to_be_wrong_and_can_be_removed(app: App) -> None:
     expect(app.page.get_by_role("alert")).to_have_count(0)
 
 
-def test_heic_is_named_and_what_to_do_about_it_is_said(app: App, tmp_path: pathlib.Path) -> None:
+def test_heic_is_named_and_what_to_do_about_it_is_said(tidy: App, tmp_path: pathlib.Path) -> None:
     for brand, words in (
         (b"heic", "Most Compatible"),
         (b"none", "can't be read as a photo"),
         (b"mif1", "Most Compatible"),
     ):
         (tmp_path / "IMG_1.heic").write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(64))
-        app.page.set_input_files("#file", tmp_path / "IMG_1.heic")
-        expect(app.page.get_by_role("alert")).to_contain_text(words)
+        tidy.page.set_input_files("#file", tmp_path / "IMG_1.heic")
+        expect(tidy.page.get_by_role("alert")).to_contain_text(words)
 
 
 @pytest.mark.parametrize(("share", "words"), [(1.0, "Good: take the photo"), (0.1, "More light")])
@@ -150,6 +169,32 @@ def test_the_camera_says_what_to_do_better(app: App, share: float, words: str) -
     app.page.wait_for_selector("#app[data-service]")
     app.press("Take a photo")
     expect(app.page.locator(".coach")).to_contain_text(words)
+
+
+_TRACK = """
+  MediaStreamTrack.prototype.getCapabilities = () => ({ torch: true });
+  MediaStreamTrack.prototype.applyConstraints = async function ({ advanced }) {
+    window.track = this;
+    if (window.broken) throw new DOMException("no light", "NotSupportedError");
+    window.torch = advanced[0].torch;
+  };"""
+
+
+def test_the_light_is_turned_on_and_off_where_the_camera_has_one(app: App) -> None:
+    app.press("Take a photo")
+    expect(app.page.get_by_role("button", name="Take the photo")).to_be_enabled()
+    expect(app.page.get_by_role("button", name="Light")).to_have_count(0)
+    _changed(app, _TRACK)
+    light = app.page.get_by_role("button", name="Light")
+    for on in ("true", "false"):
+        light.click()
+        expect(light).to_have_attribute("aria-pressed", on)
+        assert app.page.evaluate("String(window.torch)") == on
+    app.page.evaluate("window.broken = true")
+    light.click()
+    expect(light).to_have_attribute("aria-pressed", "false")
+    app.page.evaluate("window.track.dispatchEvent(new Event('ended'))")
+    expect(app.page.get_by_role("alert")).to_contain_text("another program may have it")
 
 
 def test_offline_every_screen_opens(app: App, lesion: pathlib.Path, confident: dict[str, object]) -> None:

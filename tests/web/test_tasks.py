@@ -72,22 +72,22 @@ _LEVELS: dict[str, dict[str, object]] = {
 
 @pytest.mark.parametrize("level", _LEVELS)
 def test_an_alarm_sign_makes_the_advice_stricter_and_is_said_to_be_the_reason(
-    app: App, lesion: pathlib.Path, confident: dict[str, object], level: str
+    tidy: App, lesion: pathlib.Path, confident: dict[str, object], level: str
 ) -> None:
-    sent = app.answer_with({**confident, **_LEVELS[level]})
-    app.choose(lesion)
-    app.page.get_by_label("It bleeds").check()
-    app.press("Analyse")
-    title = app.result().locator("#verdict")
+    sent = tidy.answer_with({**confident, **_LEVELS[level]})
+    tidy.choose(lesion)
+    tidy.page.get_by_label("It bleeds").check()
+    tidy.press("Analyse")
+    title = tidy.result().locator("#verdict")
     expect(title).to_have_text(_RAISED)
-    assert "within the next two weeks" in app.words()
-    expect(app.page.locator(".alarmed")).to_contain_text("you said: “It bleeds or doesn't heal”")
-    assert "most resembles: mole" not in app.words() or level == "intermediate"
+    assert "within the next two weeks" in tidy.words()
+    expect(tidy.page.locator(".alarmed")).to_contain_text("you said: “It bleeds or doesn't heal”")
+    assert "most resembles: mole" not in tidy.words() or level == "intermediate"
     assert b"bleed" not in sent[0]
     assert len(sent) == 1
-    app.page.get_by_label("None of these").check()
+    tidy.page.get_by_label("None of these").check()
     expect(title).not_to_have_text(_RAISED)
-    expect(app.page.get_by_label("It bleeds")).not_to_be_checked()
+    expect(tidy.page.get_by_label("It bleeds")).not_to_be_checked()
 
 
 def test_every_sign_raises_low_risk_and_none_lowers_high_risk(result: App, confident: dict[str, object]) -> None:
@@ -177,30 +177,31 @@ def test_it_says_what_it_knows_how_good_it_is_and_under_which_licence(app: App) 
     expect(app.page.locator("main")).to_contain_text("No figures can be shown")
 
 
-@pytest.mark.parametrize("way", ["share", "paste", "drop"])
-def test_a_photo_comes_in_by_other_ways(app: App, way: str) -> None:
-    data = list(draw_lesion())
-    if way == "share":
-        app.page.evaluate("navigator.serviceWorker.ready.then(() => true)")
-        app.until("navigator.serviceWorker.controller !== null")
-        app.page.evaluate(
-            """async (data) => {
-              const form = new FormData();
-              form.append("photo", new File([new Uint8Array(data)], "spot.jpg", { type: "image/jpeg" }));
-              await fetch("/app/share", { method: "POST", body: form });
-            }""",
-            data,
+@pytest.mark.parametrize("way", ["paste", "drop"])
+def test_a_photo_is_pasted_or_dropped(tidy: App, way: str) -> None:
+    tidy.page.evaluate(
+        """([data, way]) => {
+          const given = new DataTransfer();
+          given.items.add(new File([new Uint8Array(data)], "spot.jpg", { type: "image/jpeg" }));
+          if (way === "paste") document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: given }));
+          else for (const kind of ["dragover", "drop"])
+            document.dispatchEvent(new DragEvent(kind, { dataTransfer: given, cancelable: true }));
+        }""",
+        [list(draw_lesion()), way],
+    )
+    expect(tidy.page.locator("canvas.crop")).to_be_visible()
+
+
+def test_a_photo_that_another_app_shares_is_taken_by_the_service_worker(app: App, served: str) -> None:
+    """The phone posts the form of the manifest's share_target."""
+    app.page.evaluate("navigator.serviceWorker.ready.then(() => true)")
+    app.until("navigator.serviceWorker.controller !== null")
+    for data, shown in ((draw_lesion(), "canvas.crop"), (b"no photo", "[role=alert]")):
+        sender = app.context.new_page()
+        sender.set_content(
+            f'<form method="post" enctype="multipart/form-data" action="{served}/app/share">'
+            '<input type="file" name="photo"><button>Share</button></form>'
         )
-        app.go("/check/shared")
-    else:
-        app.page.evaluate(
-            """([data, way]) => {
-              const given = new DataTransfer();
-              given.items.add(new File([new Uint8Array(data)], "spot.jpg", { type: "image/jpeg" }));
-              if (way === "paste") document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: given }));
-              else for (const kind of ["dragover", "drop"])
-                document.dispatchEvent(new DragEvent(kind, { dataTransfer: given, cancelable: true }));
-            }""",
-            [data, way],
-        )
-    expect(app.page.locator("canvas.crop")).to_be_visible()
+        sender.set_input_files("input", {"name": "spot", "mimeType": "image/jpeg", "buffer": data})
+        sender.get_by_role("button", name="Share").click()
+        expect(sender.locator(shown)).to_be_visible()

@@ -1,5 +1,6 @@
 """A click group whose commands are lines in a table until one is called, and its exit codes."""
 
+import errno
 import importlib.util
 import io
 import os
@@ -11,6 +12,8 @@ from enum import IntEnum
 from typing import Any
 
 import click
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Exit(IntEnum):
@@ -92,7 +95,7 @@ class LazyGroup(click.Group):
             super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more
+            _drop_output()
             raise click.exceptions.Exit(Exit.PIPE_CLOSED) from None
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -107,4 +110,15 @@ class LazyGroup(click.Group):
             sys.exit(error.exit_code)
         except click.Abort:
             sys.exit(Exit.INTERRUPTED)
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            _drop_output()
+            click.echo(f"Error: can't write: {error.strerror}", err=True)
+            sys.exit(Exit.FAILED)
         sys.exit(code if isinstance(code, int) else Exit.ANSWERED)
+
+
+def _drop_output() -> None:
+    """Leave nothing to the interpreter, which flushes once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -22,8 +22,12 @@ SUFFIXES = frozenset(
 _NOTES = frozenset(
     {".aae", ".csv", ".htm", ".html", ".json", ".log", ".md", ".tsv", ".txt", ".xml", ".xmp", ".yaml", ".yml"}
 )
-_JUNK = frozenset({".ds_store", "desktop.ini", "thumbs.db", ".nomedia", ".localized"})
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\xff\x0a", b"\0\0\0\x0cJXL ")
+_JUNK = frozenset(
+    {".ds_store", "desktop.ini", "thumbs.db", "ehthumbs.db", ".nomedia", ".localized", ".picasa.ini", "icon\r"}
+)
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\xff\x0a", b"\0\0\0\x0cJXL ")
+_BRANDS = (b"ftyphe", b"ftypmif1", b"ftypmsf1", b"ftypavi", b"ftypcrx")
+"""Of pictures: HEIC, AVIF and Canon's raw files. Those of videos begin alike."""
 _HEAD = 132
 
 
@@ -135,7 +139,8 @@ def _refusal(path: str) -> str | None:
             head = file.read(_HEAD)
     except OSError:
         return None
-    picture = head.startswith(_MAGIC) or head[4:8] == b"ftyp" or head[128:132] == b"DICM"
+    start = head.startswith
+    picture = start(_MAGIC) or start(_BRANDS, 4) or start(b"WEBP", 8) or start(b"DICM", 128)
     return None if picture else "not a photo, by name and content"
 
 

@@ -13,7 +13,7 @@ from typing import Any, Self, TextIO
 import click
 
 from dermserve.cli.lazy import Exit
-from dermserve.cli.photos import shown
+from dermserve.cli.photos import SUFFIXES, shown
 from dermserve.client import Answer, Unavailable, render_text
 
 Row = dict[str, Any]
@@ -59,7 +59,13 @@ class Results:
         self._unavailable = False
 
     def __enter__(self) -> Self:
-        for path in filter(None, (self._table, self._journal)):
+        files = [path for path in (self._table, self._journal) if path]
+        if len({os.path.realpath(path) for path in files}) < len(files):
+            raise click.UsageError("--csv and --resume name the same file: name two")
+        for path in files:
+            photo = path.suffix.lower() in SUFFIXES  # as in `--csv *.jpg`
+            if photo or str(path) == "-" or (path.exists() and not path.is_file()):
+                raise click.UsageError(f"{path} would be written: name a file, not a photo, device or standard output")
             if not os.access(path if path.exists() else path.parent, os.W_OK):
                 raise click.UsageError(f"{path} can't be written: does its folder exist, and is it yours?")
         if self._journal is not None:
@@ -72,7 +78,8 @@ class Results:
     def __exit__(self, *raised: object) -> None:
         self._clear()
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # of a full disk, which was said
+                self._file.close()
         if self._table is not None:
             _write_csv(self._table, list(self._rows.values()))
 
@@ -138,8 +145,11 @@ class Results:
 
     def _write(self, record: Row) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
+            try:
+                self._file.write(json.dumps(record) + "\n")
+                self._file.flush()
+            except OSError as error:
+                raise click.ClickException(f"can't write {self._journal}: {error.strerror}") from error
 
     def _draw(self) -> None:
         if self._total > 1 and self._done < self._total and sys.stderr.isatty():

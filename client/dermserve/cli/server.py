@@ -1,6 +1,7 @@
 """Options that choose the gateway, and the client made from them."""
 
 import functools
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -47,6 +48,11 @@ def tls_options(
     """
     if not tls and not any((tls_ca, tls_cert, tls_key, tls_authority)):
         return None
+    if tls_cert and tls_key:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(tls_cert, tls_key, password="")
+        except ssl.SSLError as error:  # gRPC would say that no server answers
+            raise ValueError(f"{tls_cert} with the key {tls_key} can't be used for TLS: {error}") from error
     return TLS.from_files(
         root_certificates=tls_ca, certificate_chain=tls_cert, private_key=tls_key, authority=tls_authority
     )

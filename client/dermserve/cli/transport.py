@@ -101,16 +101,16 @@ def _reach(host: str, port: str, seconds: float) -> Generator[Finding, None, Dia
 
 def _tunnel(way: Way, host: str, port: str, seconds: float) -> socket.socket:
     """Connect through the HTTP proxy, with the credentials of its URL, as gRPC does."""
-    address, _, variable = (way.proxy or "").partition(" ")
-    proxy, _, proxy_port = address.rpartition(":")
-    url = urlsplit(os.environ[variable.strip("()")])
+    url = urlsplit(os.environ[str(way.proxy).partition(" ")[2].strip("()")])
     login = base64.b64encode(unquote(f"{url.username}:{url.password or ''}").encode()).decode()
     header = f"Proxy-Authorization: Basic {login}\r\n" if url.username else ""
     name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     without = "list the host in no_proxy to go without it, or correct the variable"
     try:
         with contextlib.ExitStack() as failing:
-            connection = failing.enter_context(socket.create_connection((proxy, int(proxy_port)), timeout=seconds))
+            connection = failing.enter_context(
+                socket.create_connection((url.hostname, url.port or 80), timeout=seconds)
+            )
             connection.sendall(f"CONNECT {name} HTTP/1.1\r\nHost: {name}\r\n{header}\r\n".encode())
             if not (said := connection.recv(4096)):
                 raise ConnectionError("it closes the connection")

@@ -110,7 +110,7 @@ class Connection:
         return find_way(self.target)
 
     def open(self) -> grpc.Channel:
-        """Open a channel; raise ValueError when SSL_CERT_FILE names a file that can't be read."""
+        """Open a channel; raise ValueError when SSL_CERT_FILE or a proxy's variable names nothing of use."""
         options, target = self.options(), self.way.target
         if self.tls is None:
             return grpc.insecure_channel(target, options=options)
@@ -194,6 +194,9 @@ def usual_roots() -> bytes | None:
     if not path or os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"):
         return None
     try:
-        return pathlib.Path(path).read_bytes()
+        roots = pathlib.Path(path).read_bytes()
     except OSError as error:
         raise ValueError(f"SSL_CERT_FILE names {path}, which can't be read: {error.strerror}") from error
+    if _BEGIN not in roots:
+        raise ValueError(f"SSL_CERT_FILE names {path}, which is no PEM file with {_BEGIN.decode()}-----")
+    return roots

@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _BYPASSES = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
+_LOOPBACKS = ("localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback")
+"""As /etc/hosts of the usual distributions has them."""
 _NAMED = ("dns", "ipv4", "ipv6")
 """Schemes of gRPC targets that name a host."""
 
@@ -31,23 +33,27 @@ class Way:
 
 
 def find_way(target: str, environment: Mapping[str, str] = os.environ) -> Way:
-    """Find out how to get to a gRPC target.
+    """Find out how to get to a gRPC target; raise ValueError for a proxy that can't be.
 
     `localhost` becomes 127.0.0.1, where `dermserve up` listens: the name has two addresses, and another program may
     have the port on the other. Write [::1] for that.
     """
     host, port = host_and_port(target)
-    if host is None or _is_loopback(host):
-        plain = host == "localhost" and target == f"localhost:{port}"
-        return Way(f"127.0.0.1:{port}", name="localhost") if plain else Way(target)
+    if host == "localhost":
+        return Way(f"127.0.0.1:{port or 443}", name="localhost")
+    if host is None or _is_here(host):
+        return Way(target)
     variable = next((name for name in _PROXIES if environment.get(name)), "")
     bypasses = next((found for name in _BYPASSES if (found := environment.get(name))), "")
-    url = urlsplit(environment.get(variable, ""))
-    bypassed = any(_covers(entry, host, port) for entry in bypasses.replace(",", " ").split())
-    if bypassed or url.scheme != "http" or not url.hostname:  # gRPC leaves other schemes aside
+    if not variable or any(_covers(entry, host, port) for entry in bypasses.replace(",", " ").split()):
         return Way(target)
-    proxy_port = _split(url.netloc.rpartition("@")[2])[1] or "80"
-    return Way(target, proxy=f"{url.hostname}:{proxy_port} ({variable})")
+    try:
+        url = urlsplit(environment[variable])
+        proxy = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+        named = f"{proxy}:{url.port or 80} ({variable})"
+    except ValueError:
+        raise ValueError(f"{variable} is no URL of a proxy: give http://HOST:PORT") from None
+    return Way(target, proxy=named if url.scheme == "http" and proxy else None)  # gRPC leaves other schemes aside
 
 
 def host_and_port(target: str) -> tuple[str | None, str]:
@@ -72,9 +78,11 @@ def _split(address: str) -> tuple[str, str]:
     return host, port
 
 
-def _is_loopback(host: str) -> bool:
-    address = _ip(host)
-    return address.is_loopback if address else host == "localhost" or host.endswith(".localhost")
+def _is_here(host: str) -> bool:
+    if address := _ip(host):
+        address = getattr(address, "ipv4_mapped", None) or address
+        return address.is_loopback or address.is_unspecified
+    return host in _LOOPBACKS or host.endswith(".localhost")
 
 
 def _covers(entry: str, host: str, port: str) -> bool:

@@ -29,7 +29,7 @@ export async function resultScreen(_: string, still: () => boolean): Promise<voi
 async function analyse(current: Draft, square: Blob, still: () => boolean, device: boolean): Promise<void> {
   const here = device || (!service.reached() && offline.prepared() !== null);
   show(
-    t("resultTitle"),
+    t("result"),
     [
       h(
         "div",
@@ -68,7 +68,7 @@ function showTrouble(error: unknown, current: Draft, square: Blob, still: () => 
   const again = (device = false) => void analyse(current, square, still, device);
   const here = offline.prepared() !== null && trouble !== "key" && trouble !== "photo";
   show(
-    t("resultTitle"),
+    t("result"),
     [
       h("div", { className: "result" }, shot(square), h("div", { className: "stack" }, alert_(words(error)), trouble === "key" && keyForm(() => again()))),
       h(
@@ -119,7 +119,7 @@ function showResult(current: Draft, answer: Answer, square: Blob, spots: records
   const under = spots.length > 0 && choice(t("whichSpot"), "spot", options, current.spot, (spot) => change({ spot }));
   const more = [button(t("frameAgain"), "rotate", () => back("/check/frame"), "quiet"), button(t("forDoctor"), "print", () => go("/check/report"), "quiet")];
   show(
-    t("resultTitle"),
+    t("result"),
     [
       makeResult(answer, square, current.questions, (questions) => change({ questions })),
       h("div", { className: "row plain" }, ...more),

@@ -3,7 +3,8 @@
 import type { ClassifyResponse, ClassScore, Reason, Verdict } from "./api.gen";
 
 /** What the malignancy risk calls for; "none" where nothing may be said of the spot. */
-export type Level = "none" | "low" | "intermediate" | "high";
+export const LEVELS = ["none", "low", "intermediate", "high"] as const;
+export type Level = (typeof LEVELS)[number];
 
 export interface Score {
   code: string;

@@ -15,7 +15,7 @@ export interface Place {
 }
 
 /** Middle of each region as seen from the front, or from behind; right and left are the person's own. */
-const REGIONS: Record<Side, Record<string, [x: number, y: number]>> = {
+export const REGIONS: Record<Side, Record<string, [x: number, y: number]>> = {
   front: {
     head: [50, 16], neck: [50, 32], chest: [50, 50], belly: [50, 74], hips: [50, 95],
     rightArm: [29, 64], leftArm: [71, 64], rightHand: [20, 103], leftHand: [80, 103],

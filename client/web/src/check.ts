@@ -75,8 +75,8 @@ export function takePhoto(spot = ""): void {
 }
 
 /** A button that lets one choose a file; with `capture`, the phone's own camera makes it. */
-export function chooser(words: string, symbol: string, { capture = false, id = "file", className = "" } = {}): HTMLElement {
-  const input = fileInput("image/jpeg,image/png,image/webp", id, (file) => void open(file));
+export function chooser(words: string, symbol: string, { capture = false, className = "" } = {}): HTMLElement {
+  const input = fileInput("image/jpeg,image/png,image/webp", capture ? "captured" : "file", (file) => void open(file));
   if (capture) input.setAttribute("capture", "environment");
   return h("span", { className: "chooser" }, input, button(words, symbol, () => input.click(), className));
 }
@@ -85,7 +85,7 @@ export function chooser(words: string, symbol: string, { capture = false, id = "
 export async function open(file: Blob): Promise<void> {
   try {
     const bitmap = await decode(file);
-    if (path() === "/") expect("");
+    if (!path().startsWith("/check/")) expect("");
     await begin(bitmap);
     go("/check/frame");
   } catch (error) {
@@ -104,7 +104,7 @@ const SHARED = "/app/shared-photo";
 
 /** A photo that another app shared with this one; the service worker has put it into a cache. */
 export async function sharedScreen(): Promise<void> {
-  const found = await caches.match(SHARED).catch(() => undefined);
+  const found = await globalThis.caches?.match(SHARED).catch(() => undefined); // without https there are none
   go("/", { replace: true });
   if (!found) return;
   await caches.delete("dermserve-shared");

@@ -10,29 +10,36 @@ import * as service from "./service";
 import { t } from "./strings";
 
 export async function learnScreen(_: string, still: () => boolean): Promise<void> {
-  await service.refresh();
-  if (!still()) return;
+  // What the card says comes when it is there: a network that leads nowhere keeps nobody waiting for the rest.
+  const known = h("div", {});
+  const good = h("div", { className: "prose" });
+  const licensed = h("div", {});
   show(t("learn"), [
     section("photoTitle", makeGuide()),
-    section("canTitle", h("p", {}, t("canWords")), kinds(), h("p", {}, t("cantSkin")), h("p", {}, t("cantScope")), h("p", {}, t("cantElse"))),
-    section("goodTitle", ...figures(service.card()?.calibration?.ruleOut)),
-    section("whoTitle", h("p", {}, t("whoWords")), licence()),
+    section("canTitle", h("p", {}, t("canWords")), known, h("p", {}, t("cantSkin")), h("p", {}, t("cantScope")), h("p", {}, t("cantElse"))),
+    section("goodTitle", good),
+    section("whoTitle", h("p", {}, t("whoWords")), licensed),
     section("privacyTitle", h("ol", {}, ...t("privacyLines").split("|").map((line) => h("li", {}, line)))),
   ]);
+  await service.refresh();
+  if (!still()) return;
+  known.replaceChildren(...kinds());
+  good.replaceChildren(...figures(service.card()?.calibration?.ruleOut));
+  licensed.replaceChildren(...licence());
 }
 
-function section(title: "photoTitle" | "canTitle" | "goodTitle" | "whoTitle" | "privacyTitle", ...content: (Node | null)[]): HTMLElement {
+function section(title: "photoTitle" | "canTitle" | "goodTitle" | "whoTitle" | "privacyTitle", ...content: Node[]): HTMLElement {
   return h("section", { className: "card prose" }, h("h2", {}, t(title)), ...content);
 }
 
-function kinds(): HTMLElement | null {
+function kinds(): HTMLElement[] {
   const classes = service.card()?.classes ?? [];
-  if (classes.length === 0) return null;
+  if (classes.length === 0) return [];
   const lines = classes.map(({ code = "", name = "", commonName }) => {
     const words = className(code, commonName || name);
     return h("li", {}, kindOf(code) ? h("a", { href: `#/learn/${code}` }, words) : words);
   });
-  return h("div", {}, h("h3", {}, t("kinds")), h("ul", {}, ...lines));
+  return [h("h3", {}, t("kinds")), h("ul", {}, ...lines)];
 }
 
 /** The card's figures, measured on test photos, in whole photos of a hundred. */
@@ -47,9 +54,9 @@ function figures(ruleOut: OperatingPoint | undefined): HTMLElement[] {
   ];
 }
 
-function licence(): HTMLElement | null {
+function licence(): HTMLElement[] {
   const words = service.card()?.provenance?.license;
-  return words ? h("p", {}, t("licence", { licence: words.split(":")[0]! })) : null;
+  return words ? [h("p", {}, t("licence", { licence: words.split(":")[0]! }))] : [];
 }
 
 /** One kind of spot, in plain words. */

@@ -28,7 +28,7 @@ function listen(): void {
   store.onChange(() => idle() && !path().startsWith("/check") && render());
   records.onChange(() => path().startsWith("/history") && idle() && render());
   for (const change of ["online", "offline"]) {
-    addEventListener(change, () => void service.refresh(true).then(() => path() === "/" && render()));
+    addEventListener(change, () => void service.refresh(true).then(() => path() === "/" && idle() && render()));
   }
   listenForPhotos();
 }

@@ -5,7 +5,7 @@ import type { Card } from "./api.gen";
 import { h, icon } from "./dom";
 import { className } from "./kinds";
 import * as offline from "./offline";
-import { render } from "./router";
+import { path, render } from "./router";
 import { alert_, button, choice, say, show } from "./screen";
 import * as service from "./service";
 import { apply, get, remove, set, type Setting } from "./store";
@@ -90,7 +90,7 @@ function preparing(offer: { model: string; version: string }): HTMLElement[] {
     start.disabled = true;
     try {
       await offline.prepare(offer, (share) => (words.textContent = t("preparing", { p: Math.round(share * 100) })));
-      render();
+      if (path() === "/settings") render();
       say(t("prepared"));
     } catch (error) {
       console.warn(error);

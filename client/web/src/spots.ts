@@ -25,12 +25,12 @@ async function load<T>(title: string, read: () => Promise<T>): Promise<T | undef
 }
 
 export async function historyScreen(_: string, still: () => boolean): Promise<void> {
-  const kept = await load(t("historyTitle"), records.all);
+  const kept = await load(t("history"), records.all);
   const persisted = await navigator.storage?.persisted?.().catch(() => false);
   if (!kept || !still()) return;
   const some = kept.spots.length > 0;
   const rows = kept.spots.map((spot) => row(spot, kept.entries.filter((entry) => entry.spot === spot.id)));
-  show(t("historyTitle"), [
+  show(t("history"), [
     !some && h("p", { className: "empty" }, icon("history"), t("historyEmpty")),
     some && h("ul", { className: "entries" }, ...rows),
     h(
@@ -75,7 +75,7 @@ function isDue({ again }: records.Spot): boolean {
 }
 
 export async function spotScreen(id: string, still: () => boolean): Promise<void> {
-  const found = await load(t("historyTitle"), () => records.spotOf(id));
+  const found = await load(t("history"), () => records.spotOf(id));
   if (found === undefined || !still()) return;
   if (!found) return gone();
   const { spot, photos } = found;
@@ -108,12 +108,11 @@ function photo(entry: records.Entry): HTMLLIElement {
 
 function fields(spot: records.Spot, change: (what: Partial<records.Spot>) => void): HTMLElement[] {
   const name = h("input", { id: "name", value: spot.name, maxLength: 60, autocomplete: "off" });
-  name.addEventListener("change", () => {
-    change({ name: name.value.trim() || spot.name });
-    document.querySelector("h1")!.textContent = name.value = spot.name;
-  });
+  // Kept as it is typed, as Back and a reload come without a word.
+  name.addEventListener("input", () => name.value.trim() !== "" && change({ name: name.value.trim() }));
+  name.addEventListener("change", () => (document.querySelector("h1")!.textContent = name.value = spot.name));
   const notes = h("textarea", { id: "notes", value: spot.notes, rows: 3, maxLength: 4000, placeholder: t("notesHint") });
-  notes.addEventListener("change", () => change({ notes: notes.value }));
+  notes.addEventListener("input", () => change({ notes: notes.value }));
   const calendarButton = button(t("calendar"), "bell", () => download(calendar(spot.again, t("calendarText", { name: spot.name })), "skin-check.ics"), "quiet");
   calendarButton.hidden = spot.again === "";
   const again = h("input", { id: "again", type: "date", value: spot.again, min: today() });
@@ -148,7 +147,7 @@ async function entryOf(id: string): Promise<{ entry: records.Entry; spot: record
 }
 
 export async function photoScreen(id: string, still: () => boolean): Promise<void> {
-  const found = await load(t("historyTitle"), () => entryOf(id));
+  const found = await load(t("history"), () => entryOf(id));
   if (found === undefined || !still()) return;
   if (!found) return gone();
   const { entry, spot } = found;
@@ -170,14 +169,14 @@ export async function photoScreen(id: string, still: () => boolean): Promise<voi
 }
 
 export async function savedReportScreen(id: string, still: () => boolean): Promise<void> {
-  const found = await load(t("historyTitle"), () => entryOf(id));
+  const found = await load(t("history"), () => entryOf(id));
   if (found === undefined || !still()) return;
   if (!found) return gone();
   show(t("reportTitle"), [makeReport(found.entry, found.spot), reportButtons(found.entry, found.spot)], { above: `/history/photo/${id}` });
 }
 
 function gone(): void {
-  show(t("historyTitle"), [h("p", { className: "empty" }, icon("history"), t("gone")), h("p", {}, h("a", { href: "#/history" }, t("toHistory")))], { above: "/history" });
+  show(t("history"), [h("p", { className: "empty" }, icon("history"), t("gone")), h("p", {}, h("a", { href: "#/history" }, t("toHistory")))], { above: "/history" });
 }
 
 async function removeWithUndo(what: records.Kept, then: string): Promise<void> {

@@ -1,7 +1,9 @@
 // The history as one file: out of this browser, and into another.
 
+import { type Answer, LEVELS } from "./answer";
+import { REGIONS } from "./bodymap";
 import type { Entry, Kept, Spot } from "./history";
-import { noQuestions } from "./questions";
+import { SIGNS, SINCE } from "./questions";
 
 const FORMAT = "dermserve history 1";
 
@@ -12,24 +14,40 @@ export async function written({ spots, entries }: Kept): Promise<Blob> {
   return new Blob([JSON.stringify({ format: FORMAT, notice, spots, photos }, null, 1)], { type: "application/json" });
 }
 
-/** Read such a file; throws where it isn't one. */
+/** Read such a file; throws where it isn't one, or where something in it is not as the page writes it. */
 export async function read(file: Blob): Promise<Kept> {
-  const { format, spots, photos } = JSON.parse(await file.text()) as { format?: string; spots?: Spot[]; photos?: (Omit<Entry, "time" | "picture"> & { time: string; picture: string })[] };
-  if (format !== FORMAT || !Array.isArray(spots) || !Array.isArray(photos)) throw new Error("not a history");
-  const kept: Kept = { spots: spots.map(spotFrom), entries: photos.map((one) => ({ ...one, time: Date.parse(one.time), picture: blob(one.picture), questions: { ...noQuestions(), ...one.questions } })) };
-  const names = new Set(kept.spots.map(({ id }) => id));
-  const sound = kept.entries.every(({ id, spot, time, answer }) => isText(id) && names.has(spot) && !Number.isNaN(time) && Array.isArray(answer?.scores) && Array.isArray(answer.reasons));
-  if (!sound) throw new Error("a photo lacks something");
-  return kept;
+  const { format, spots, photos } = JSON.parse(await file.text()) as { format?: string; spots: Spot[]; photos: Written[] };
+  const names = new Set(spots.map(({ id }) => id));
+  if (format !== FORMAT || !spots.every(isSpot) || !photos.every((one) => isPhoto(one) && names.has(one.spot))) throw new Error("not a history");
+  return { spots, entries: photos.map((one) => ({ ...one, time: Date.parse(one.time), picture: blob(one.picture) })) };
 }
 
-function isText(value: unknown): value is string {
-  return typeof value === "string" && value !== "";
+type Written = Omit<Entry, "time" | "picture"> & { time: string; picture: string };
+
+/** Has each of these fields, and of the same type as here. */
+function like(value: unknown, ...examples: object[]): boolean {
+  if (typeof value !== "object" || value === null) return false;
+  const found = value as Record<string, unknown>;
+  return examples.every((example) => Object.entries(example).every(([name, one]) => typeof found[name] === typeof one));
 }
 
-function spotFrom({ id, name, place = null, notes = "", again = "" }: Spot): Spot {
-  if (!isText(id) || !isText(name)) throw new Error("a spot lacks something");
-  return { id, name, place, notes, again };
+function isSpot(value: Spot): boolean {
+  if (!like(value, { id: "", name: "", notes: "", again: "", place: {} }) || value.name === "" || !/^\w+$/.test(value.id) || !/^(\d{4}-\d\d-\d\d)?$/.test(value.again)) return false;
+  const { place } = value;
+  return place === null || (like(place, { side: "", region: "", x: 0, y: 0 }) && Object.hasOwn(REGIONS, place.side) && Object.hasOwn(REGIONS[place.side], place.region));
+}
+
+function isPhoto({ id, time, picture, answer, questions }: Written): boolean {
+  const texts = like({ id, time, picture }, { id: "", time: "", picture: "" }) && /^\w+$/.test(id) && !Number.isNaN(Date.parse(time));
+  const asked = like(questions, { none: true, since: "", signs: [] }) && SINCE.includes(questions.since) && questions.signs.every((one) => SIGNS.includes(one));
+  return texts && asked && isAnswer(answer);
+}
+
+function isAnswer(value: Answer): boolean {
+  const texts = { source: "", model: "", version: "", weightsDigest: "", gatewayVersion: "", verdict: "", namedClass: "", requestId: "", level: "" };
+  const rest = { reasons: [], scores: [], viewsUsed: 0, viewsAsked: 0, totalMs: 0, skinChecked: true };
+  const sound = like(value, texts, rest) && LEVELS.includes(value.level) && (value.risk === null || typeof value.risk === "number");
+  return sound && value.reasons.every((one) => typeof one === "string") && value.scores.every((one) => like(one, { code: "", name: "", medical: "", probability: 0, std: 0 }));
 }
 
 function blob(url: string): Blob {

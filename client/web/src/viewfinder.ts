@@ -15,7 +15,7 @@ const LOOK_EVERY_MS = 400;
 const SIDE = 224;
 
 export async function cameraScreen(facing = "environment"): Promise<void> {
-  const video = h("video", { autoplay: true, muted: true, playsInline: true, "aria-label": t("cameraTitle") });
+  const video = h("video", { autoplay: true, muted: true, playsInline: true, "aria-label": t("take") });
   const words = h("p", { className: "coach", role: "status" }, t("cameraStarting"));
   const shutter = h("button", { type: "button", className: "shutter", "aria-label": t("shutter"), disabled: true, onclick: () => void shoot(video) }, h("span", {}));
   const swap = iconButton("rotate", t("switchCamera"), () => {
@@ -24,7 +24,7 @@ export async function cameraScreen(facing = "environment"): Promise<void> {
   });
   const tools = h("div", { className: "tools" }, swap, shutter);
   const screen = h("div", { className: "viewfinder" }, video, h("span", { className: "ring", "aria-hidden": "true" }), words, tools);
-  show(t("cameraTitle"), [screen], { above: "/" });
+  show(t("take"), [screen], { above: "/" });
   document.body.classList.add("camera");
   let gone = false;
   let stream: MediaStream | undefined;
@@ -39,6 +39,9 @@ export async function cameraScreen(facing = "environment"): Promise<void> {
   try {
     stream = await openCamera(video, facing as "environment" | "user");
     if (gone) return closeCamera(stream);
+    stream.getVideoTracks()[0]?.addEventListener("ended", () => {
+      if (!gone) noCamera(null, screen); // unplugged, or taken by another app
+    });
     words.textContent = t("aim");
     shutter.disabled = false;
     tools.append(torchButton(stream) ?? h("span", { className: "icon-button" }));
@@ -54,8 +57,7 @@ function torchButton(stream: MediaStream): HTMLElement | null {
   if (!turn) return null;
   const toggle = async () => {
     const on = made.getAttribute("aria-pressed") !== "true";
-    await turn(on);
-    made.setAttribute("aria-pressed", String(on));
+    await turn(on).then(() => made.setAttribute("aria-pressed", String(on)), console.warn);
   };
   const made = h("button", { type: "button", className: "icon-button", "aria-label": t("torch"), "aria-pressed": "false", onclick: () => void toggle() }, icon("torch"));
   return made;

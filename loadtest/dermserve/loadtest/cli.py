@@ -6,8 +6,8 @@ Exit codes: 0 done and all thresholds kept, 1 a threshold breached or the test f
 
 import contextlib
 import json
-import os
 import pathlib
+import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
@@ -18,15 +18,15 @@ import pydantic
 
 from dermserve.cli.lazy import Entry, LazyGroup
 from dermserve.cli.server import TLS_NAMES, TLS_OPTIONS, tls_options
-from dermserve.loadtest.drive import Generator, Server, check_server, run, say, server_under_test, worker_command
+from dermserve.loadtest.drive import Generator, Server, check_server, run, run_worker, say, server_under_test
 from dermserve.loadtest.result import Result, table, write_csv
 from dermserve.loadtest.scenario import (
     MODES,
     SHAPES,
     Scenario,
     ScenarioError,
-    find_photos,
     first_fault,
+    load_photos,
     parse_mix,
     parse_seconds,
 )
@@ -63,6 +63,14 @@ def duration(text: str) -> float:
         return parse_seconds(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
+
+
+def _address(text: str) -> str:
+    """Read an option of HOST:PORT."""
+    host, _, port = text.rpartition(":")
+    if not (host and port.isdecimal() and int(port) < 65536):
+        raise click.BadParameter(f"{text!r} is not HOST:PORT")
+    return text
 
 
 def add_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -135,9 +143,11 @@ _LOCUSTFILE = (
     ),
     click.option("--connections", type=click.IntRange(1), default=4, show_default=True, help="Of each process."),
     click.option("--expect-workers", type=click.IntRange(0), default=0, help="Wait for so many `worker`s elsewhere."),
-    click.option("--bind", default="0.0.0.0:5557", show_default=True, help="HOST:PORT where those find this one."),
     click.option(
-        "--web", default="", metavar="HOST:PORT", is_flag=False, flag_value="127.0.0.1:8089",
+        "--bind", type=_address, default="0.0.0.0:5557", show_default=True, help="HOST:PORT where those find this one."
+    ),
+    click.option(
+        "--web", type=_address, metavar="HOST:PORT", is_flag=False, flag_value="127.0.0.1:8089",
         help="Locust's web UI starts the test, instead of starting at once. [without a value: 127.0.0.1:8089]",
     ),
     click.option("-f", "--locustfile", type=_FILE, help=_LOCUSTFILE),
@@ -152,7 +162,7 @@ _LOCUSTFILE = (
 )
 def run_command(
     slo_file: pathlib.Path | None, max_error_rate: float, csv_file: pathlib.Path | None, out: pathlib.Path,
-    as_json: bool, processes: int, expect_workers: int, bind: str, web: str, locustfile: pathlib.Path | None,
+    as_json: bool, processes: int, expect_workers: int, bind: str, web: str | None, locustfile: pathlib.Path | None,
     **options: Any,
 ) -> None:  # fmt: skip
     """Put load on a gateway and report; compare with thresholds where there are any.
@@ -164,21 +174,30 @@ def run_command(
     generator = Generator(processes=processes, expect_workers=expect_workers, bind=bind, web=web, locustfile=locustfile)
     if csv_file and csv_file.parent != out and not csv_file.parent.is_dir():
         raise ScenarioError(f"--csv {csv_file}: there is no folder {csv_file.parent}")
+    if expect_workers:
+        _check_bind(bind)
     slos = read_slos(slo_file) if slo_file else []
     with under_test(options, photos_here=not expect_workers) as (scenario, server):
         result = run(scenario, server, generator)
     _conclude(result, check(result, slos), out, max_error_rate=max_error_rate, as_json=as_json, csv_file=csv_file)
 
 
+def _check_bind(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_server((host.strip("*"), int(port))).close()
+    except OSError as error:
+        raise ScenarioError(f"--bind {address}: workers can't be waited for there: {error}") from error
+
+
 @click.command()
-@click.argument("master", metavar="HOST:PORT")
+@click.argument("master", type=_address, metavar="HOST:PORT")
 @click.option("-f", "--locustfile", type=_FILE, help="The master's, if it has one of its own.")
 def worker(master: str, locustfile: pathlib.Path | None) -> None:
     """Generate load for a `run --expect-workers` at HOST:PORT; ends when it does."""
-    if not master.rpartition(":")[2].isdigit() or ":" not in master:
-        raise click.BadParameter(f"{master} is not HOST:PORT")
-    command = worker_command(master, locustfile)
-    os.execv(command[0], command)  # noqa: S606 - Locust, with our own arguments
+    say(f"waiting for a run at {master}")
+    with ends_by_interrupt():
+        sys.exit(run_worker(master, locustfile))
 
 
 @click.command()
@@ -200,7 +219,7 @@ def under_test(options: Mapping[str, Any], *, photos_here: bool = True) -> Itera
     """Give the scenario that the options ask for, and the server that they name, checked or started."""
     scenario = _scenario(options)
     if scenario.photos and photos_here:
-        find_photos(scenario.photos)
+        load_photos(scenario.photos)
     models = list(dict.fromkeys(part.model for part in scenario.mix))
     chosen = {name: options[name] for name in ("local", "store", "metrics")}
     with ends_by_interrupt(), server_under_test(options["server"], **chosen, models=models) as server:

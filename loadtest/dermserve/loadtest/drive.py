@@ -47,8 +47,8 @@ class Generator:
     """Workers of other machines to wait for; 0 for none."""
     bind: str = "127.0.0.1:5557"
     """HOST:PORT where workers of other machines find the master."""
-    web: str = ""
-    """HOST:PORT of the web UI, which then starts and stops tests; "" for none."""
+    web: str | None = None
+    """HOST:PORT of the web UI, which then starts and stops tests; None for none."""
     locustfile: pathlib.Path | None = None
     """A file of one's own; the scenario's users when None."""
 
@@ -162,8 +162,16 @@ def run(scenario: Scenario, server: Server, generator: Generator, *, quiet: bool
         return Result({**about, **json.loads(file.read_text()), "server": seen})
 
 
-def worker_command(master: str, locustfile: pathlib.Path | None = None) -> list[str]:
-    """Give the command of one worker, for a master at HOST:PORT."""
+def run_worker(master: str, locustfile: pathlib.Path | None = None) -> int:
+    """Run a worker for a master at HOST:PORT until it has ended; return its exit code."""
+    worker = Child(_worker_command(master, locustfile), name="worker", log=say)
+    try:
+        return worker.wait()
+    finally:
+        worker.stop(grace=_CHILD_GRACE)
+
+
+def _worker_command(master: str, locustfile: pathlib.Path | None) -> list[str]:
     return [*_locust(locustfile), "--worker", *_address("--master-{}", master)]
 
 
@@ -187,7 +195,9 @@ def _drive(scenario: Scenario, generator: Generator, file: pathlib.Path, *, quie
         main = Child(_main_command(scenario, generator, file, bind), name="Locust", log=log, env=environment)
         undo.callback(main.stop, grace=grace)
         for index in range(generator.processes if generator.processes > 1 else 0):
-            worker = Child(worker_command(bind, generator.locustfile), name=f"worker {index}", log=log, env=environment)
+            worker = Child(
+                _worker_command(bind, generator.locustfile), name=f"worker {index}", log=log, env=environment
+            )
             undo.callback(worker.stop, grace=_CHILD_GRACE)
         if generator.web:
             say(f"web UI: http://{generator.web}; Ctrl-C ends it and writes the report")

@@ -40,8 +40,18 @@ def shared_photos(folder: str | None, sides: Sequence[int]) -> list[bytes]:
 @functools.cache
 def _photos(folder: str | None, sides: tuple[int, ...]) -> list[bytes]:
     # In a native thread: reading and scaling take seconds, and heartbeats and calls must continue.
-    photos: list[bytes] = gevent.get_hub().threadpool.apply(load_photos, (folder, sides))
+    photos: list[bytes] | ScenarioError = gevent.get_hub().threadpool.apply(_photos_or_fault, (folder, sides))
+    if isinstance(photos, ScenarioError):
+        raise photos
     return photos
+
+
+def _photos_or_fault(folder: str | None, sides: tuple[int, ...]) -> list[bytes] | ScenarioError:
+    """Return what is raised, of which gevent would print a traceback."""
+    try:
+        return load_photos(folder, sides)
+    except ScenarioError as error:
+        return error
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
@@ -66,15 +76,19 @@ def _record(environment: Any, runner: Any, **_: Any) -> None:
         environment.events.report_to_master.add_listener(lambda data, **_: data.update(dermserve=RECORDER.drain()))
         runner.register_message(_PREPARE, _prepare, concurrent=True)
         return
-    if isinstance(runner, MasterRunner):
-        environment.events.worker_report.add_listener(lambda data, **_: RECORDER.absorb(data["dermserve"]))
-        if options.scenario:
-            _wait_for_workers(runner, options)
-    elif options.scenario and (fault := _load(options.scenario)):
-        raise SystemExit(fault)
     if options.scenario:
         # As Ctrl-C, until Locust sets a handler of its own, which it does only once a shape has ended.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if isinstance(runner, MasterRunner):
+        environment.events.worker_report.add_listener(lambda data, **_: RECORDER.absorb(data["dermserve"]))
+        if options.scenario:
+            try:
+                _wait_for_workers(runner, options)
+            except KeyboardInterrupt:
+                runner.quit()  # or they would look for us for a minute
+                raise SystemExit(130) from None
+    elif options.scenario and (fault := _load(options.scenario)):
+        raise SystemExit(fault)
     gevent.spawn(_show_progress, environment)
     if options.result:
         environment.events.quitting.add_listener(lambda **_: RECORDER.write(pathlib.Path(options.result)))

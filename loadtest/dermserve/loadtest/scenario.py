@@ -205,7 +205,8 @@ def find_photos(folder: str) -> list[pathlib.Path]:
     """
     if not pathlib.Path(folder).is_dir():
         raise ScenarioError(f"{folder} is not a folder: give one with photos, or none to have some drawn")
-    files = sorted(file for file in pathlib.Path(folder).rglob("*") if file.suffix.lower() in _SUFFIXES)[:_MOST_PHOTOS]
+    found = (file for file in pathlib.Path(folder).rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
+    files = sorted(found)[:_MOST_PHOTOS]
     if not files:
         raise ScenarioError(f"{folder} has no photos ({', '.join(_SUFFIXES)})")
     return files

@@ -24,7 +24,7 @@ from dermserve.v1 import card_pb2
 
 Array: TypeAlias = NDArray[Any]
 
-_BATCH = 3
+_BATCH = 2
 _SUM_TOLERANCE = 1e-4
 
 

@@ -14,12 +14,10 @@ would exceed the bound on the bytes of all photos in memory.
 """
 
 import asyncio
-import contextlib
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -56,13 +54,6 @@ class HeldBytes:
     most: int
     held: int = 0
 
-    def take(self, size: int) -> bool:
-        """Count a photo, unless it would exceed the bound; a photo that is held alone never does."""
-        if self.held and self.held + size > self.most:
-            return False
-        self.held += size
-        return True
-
 
 class Queue:
     """Requests for one model by one method: those worked on, and those that wait, first come, first served."""
@@ -75,13 +66,13 @@ class Queue:
         self._held = held
         self._clock = clock
         self._overloaded_until = -math.inf
-        self._turns: deque[asyncio.Future[None]] = deque()
+        self._places: deque[Place] = deque()  # of those that wait
         self._mean = 0.0
 
     @property
     def waiting(self) -> int:
         """How many wait."""
-        return len(self._turns)
+        return len(self._places)
 
     @property
     def is_free(self) -> bool:
@@ -96,28 +87,30 @@ class Queue:
     def _is_overloaded(self) -> bool:
         return self._clock() < self._overloaded_until
 
-    def enter(self, size: int, budget: Budget) -> AbstractAsyncContextManager["Place"]:
-        """Admit a request with a photo of so many bytes; begin `async with` on what it returns without awaiting.
+    def enter(self, size: int, budget: Budget) -> "Place":
+        """Give a request with a photo of so many bytes its place, which it must leave whatever comes.
 
         Raises:
-            OverloadedError: the queue is full or longer than the budget, or too many bytes are held; at once, or when
-                the queue is cut while this waits.
+            OverloadedError: the queue is full or longer than the budget, or too many bytes are held.
         """
         self._let_in()  # the overload may have ended since
-        if self._turns or not self.is_free:
+        if self._places or not self.is_free:
             self._refuse_if_in_vain(budget)
-        if not self._held.take(size):
+        if self._held.held and self._held.held + size > self._held.most:  # a photo that is held alone may exceed it
             raise OverloadedError(max(self._mean, _LEAST_RETRY))
-        return self._stay(size)
+        self._held.held += size
+        place = Place(self, size)
+        self._places.append(place)
+        self._let_in()
+        return place
 
     def _refuse_if_in_vain(self, budget: Budget) -> None:
         wait = (self.waiting + 1) * self._mean / max(1, self.working)
         is_late = wait > budget.left()
         if is_overload := self.waiting >= self._room() or (is_late and wait > _LONG):
             self._overloaded_until = self._clock() + _CALM
-            while len(self._turns) > self._bounds.queue:
-                if not (turn := self._turns.pop()).done():
-                    turn.set_exception(OverloadedError(max(wait, _LEAST_RETRY)))
+            while len(self._places) > self._bounds.queue:
+                self._places.pop().end_wait(OverloadedError(max(wait, _LEAST_RETRY)))
         if is_overload or is_late:
             raise OverloadedError(max(wait, _LEAST_RETRY))
 
@@ -128,43 +121,53 @@ class Queue:
         answered = _LONG * max(1, self.working) / self._mean if self._mean else math.inf
         return max(self._bounds.queue, min(self._bounds.burst, answered))
 
-    @contextlib.asynccontextmanager
-    async def _stay(self, size: int) -> AsyncIterator["Place"]:
-        """Wait for the turn, let the request be worked on, and admit those that wait."""
-        place, turn = Place(self), asyncio.get_running_loop().create_future()
-        self._turns.append(turn)
-        self._let_in()
-        try:
-            await turn
-            started = self._clock()
-            try:
-                yield place
-            finally:
-                seconds = self._clock() - started
-                self._mean += (seconds - self._mean) * (_WEIGHT if self._mean else 1.0)
-        finally:
-            self._held.held -= size
-            if turn in self._turns:
-                self._turns.remove(turn)
-            elif not turn.cancelled() and turn.exception() is None:  # perhaps cancelled at the moment of its turn
-                self.working -= 1
-                place.prepared()
-                self._let_in()
-
     def _let_in(self) -> None:
-        while self._turns and self.is_free:
-            if not (turn := self._turns.popleft()).done():
+        while self._places and self.is_free:
+            place = self._places.popleft()
+            if place.end_wait(None):
+                place.since = self._clock()
                 self.working += 1
                 self.preparing += 1
-                turn.set_result(None)
+
+    def leave(self, place: "Place") -> None:
+        """Take a place back, and admit those that wait."""
+        self._held.held -= place.size
+        if place.since is None:
+            if place in self._places:
+                self._places.remove(place)
+            return
+        self._mean += (self._clock() - place.since - self._mean) * (_WEIGHT if self._mean else 1.0)
+        self.working -= 1
+        place.prepared()
+        self._let_in()
 
 
 @dataclass(eq=False, slots=True)
 class Place:
-    """One admitted request's place."""
+    """One request's place: in the queue, and once it is admitted among those worked on."""
 
     queue: Queue
+    size: int  # bytes of its photo
+    since: float | None = None  # when it was admitted, by the clock
     is_prepared: bool = False
+    turn: "asyncio.Future[OverloadedError | None]" = field(
+        default_factory=lambda: asyncio.get_running_loop().create_future()
+    )
+
+    def end_wait(self, refusal: OverloadedError | None) -> bool:
+        """Admit or refuse it; returns whether it still waited."""
+        if waited := not self.turn.done():
+            self.turn.set_result(refusal)
+        return waited
+
+    async def wait(self) -> None:
+        """Wait until it is admitted.
+
+        Raises:
+            OverloadedError: the queue was cut meanwhile.
+        """
+        if refusal := await self.turn:
+            raise refusal
 
     def prepared(self) -> None:
         """Report that the request goes to the model servers, which count it from its first call on."""

@@ -49,7 +49,7 @@ _Key: TypeAlias = tuple[Target, tuple[int, ...]]
 
 @dataclass(eq=False, slots=True)
 class Part:
-    """What one request has in a call."""
+    """What one request has in a call; of one that waits for a slot, and then for the call's answer, also how."""
 
     # uint8 [V, H, W, 3], or the identity alone, [1, H, W, 3], when the views are made in graph
     images: NDArray[np.uint8]
@@ -57,22 +57,30 @@ class Part:
     # Views that the signature `tta` makes of the image; empty when the images are the views
     tta_views: tuple[str, ...] = ()
 
+    key: _Key = field(init=False)
+    order: tuple[float, int] = field(init=False)
+    answer: "asyncio.Future[Scores] | None" = None
+    call: "_Call | None" = None
+    failed: dict[ModelServer, Exception] = field(default_factory=dict)
+    context: Context = field(default_factory=copy_context)  # of its trace
+
     def __len__(self) -> int:
         """Count the views."""
         return len(self.tta_views) or len(self.images)
 
+    @property
+    def waits(self) -> bool:
+        """Whether its request still waits for an answer."""
+        return self.answer is not None and not self.answer.done()
 
-@dataclass(eq=False, slots=True)
-class _Waiting:
-    """A request that waits for a slot, and then for the answer of the call that it is part of."""
-
-    order: tuple[float, int]
-    key: _Key
-    part: Part
-    failed: dict[ModelServer, Exception]
-    answer: "asyncio.Future[Scores]"
-    call: "_Call | None" = None
-    context: Context = field(default_factory=copy_context)  # of its trace
+    def end(self, found: Scores | Exception) -> None:
+        """Answer its request if that still waits."""
+        if self.answer is None or self.answer.done():
+            return
+        if isinstance(found, Scores):
+            self.answer.set_result(found)
+        else:
+            self.answer.set_exception(found)
 
 
 @dataclass(eq=False, slots=True)
@@ -81,36 +89,32 @@ class _Call:
 
     server: ModelServer
     key: _Key
-    requests: list[_Waiting]
+    parts: list[Part]
     nearly_done: float = math.inf  # when it will be near its end, by the clock
     task: "asyncio.Task[None] | None" = None
 
     def gather(self, count: int) -> tuple[NDArray[np.uint8], bool]:
         """Return the images of the first views, and whether they are for `tta`."""
-        parts = [request.part for request in self.requests]
-        images, names = parts[0].images, parts[0].tta_views
+        images, names = self.parts[0].images, self.parts[0].tta_views
         if names:
             return (images, True) if count == len(names) else (make_views(images[0], names[:count]), False)
-        return (images if len(parts) == 1 else np.concatenate([part.images for part in parts]))[:count], False
+        return (images if len(self.parts) == 1 else np.concatenate([part.images for part in self.parts]))[:count], False
 
     def fail(self, error: Exception) -> None:
-        """End every request that still waits in an error; not where it is caught, whose frame it refers to."""
-        for request in self.requests:
-            if not request.answer.done():
-                request.answer.set_exception(error)
+        """End every request in an error; not where it is caught, whose frame it refers to."""
+        for part in self.parts:
+            part.end(error)
 
     def share(self, scores: Scores) -> None:
         """Give each request its rows of the answer; one alone gets it as it is, unchecked."""
-        alone, start = len(self.requests) == 1, 0
+        alone, start = len(self.parts) == 1, 0
         rows = len(scores.probabilities), len(scores.ood_scores)
         if not alone and rows != (scores.views, scores.views):
             raise errors.InvalidModelOutputError(f"it has {rows[0]} and {rows[1]} rows for {scores.views} views")
-        for request in self.requests:
-            own, views = slice(start, start + len(request.part)), len(request.part)
-            start += views
-            if not request.answer.done():
-                share = Scores(views, scores.version, scores.probabilities[own], scores.ood_scores[own])
-                request.answer.set_result(scores if alone else share)
+        for part in self.parts:
+            own = slice(start, start := start + len(part))
+            share = Scores(len(part), scores.version, scores.probabilities[own], scores.ood_scores[own])
+            part.end(scores if alone else share)
 
 
 class Batching:
@@ -121,7 +125,7 @@ class Batching:
         self._servers = servers
         self._longest = longest
         self._clock = clock
-        self._queue: list[_Waiting] = []
+        self._queue: list[Part] = []
         self._calls: set[_Call] = set()
         self._requests: Counter[str] = Counter()
         self._numbers = itertools.count()
@@ -148,18 +152,16 @@ class Batching:
             ServableNotFoundError: no model server has such a model, version or label.
             GatewayError: none can be reached, or is full, failed, is late, or answered nonsense.
         """
-        failed: dict[ModelServer, Exception] = {}
         back_off = _BACK_OFF
         self._requests[target.model] += 1
         try:
             while True:
-                waiting = self._enter(target, part, failed)
                 try:
-                    return await waiting.answer
+                    return await self._enter(target, part)
                 except (errors.ModelServerUnreachableError, ServableNotFoundError) as error:
-                    if waiting.call is None:
+                    if part.call is None:
                         raise  # no server is left
-                    failed[waiting.call.server] = error.with_traceback(None)
+                    part.failed[part.call.server] = error.with_traceback(None)
                 except errors.ModelServerBusyError:
                     delay = back_off * random.uniform(0.5, 1.5)  # noqa: S311
                     if delay >= part.budget.left():
@@ -167,39 +169,39 @@ class Batching:
                     await asyncio.sleep(delay)
                     back_off = min(2 * back_off, _MOST_BACK_OFF)
                 finally:
-                    self._leave(waiting)
-                    del waiting  # its error refers to this frame
+                    self._leave(part)
         finally:
             self._requests[target.model] -= 1
-            failed.clear()  # these refer to this frame, too
+            part.answer = None  # its error refers to this frame
+            part.failed.clear()
 
-    def _enter(self, target: Target, part: Part, failed: dict[ModelServer, Exception]) -> _Waiting:
+    def _enter(self, target: Target, part: Part) -> "asyncio.Future[Scores]":
         turn = self._clock() + _AGEING * self.costs.expect(target.model, len(part))
-        answer = asyncio.get_running_loop().create_future()
-        waiting = _Waiting((turn, next(self._numbers)), (target, part.images.shape[1:]), part, failed, answer)
-        bisect.insort(self._queue, waiting, key=lambda each: each.order)
+        part.order, part.key, part.call = (turn, next(self._numbers)), (target, part.images.shape[1:]), None
+        part.answer = answer = asyncio.get_running_loop().create_future()
+        bisect.insort(self._queue, part, key=lambda each: each.order)
         self._dispatch()
-        return waiting
+        return answer
 
-    def _leave(self, waiting: _Waiting) -> None:
+    def _leave(self, part: Part) -> None:
         """Give up what a request still has: its place in the queue, or a call that nobody else waits for."""
-        if waiting.call is None:
-            if waiting in self._queue:
-                self._queue.remove(waiting)
-        elif waiting.call.task and all(request.answer.done() for request in waiting.call.requests):
-            waiting.call.task.cancel()
+        if part.call is None:
+            if part in self._queue:
+                self._queue.remove(part)
+        elif part.call.task and not any(each.waits for each in part.call.parts):
+            part.call.task.cancel()
 
     def _dispatch(self) -> None:
         """Send what waits to free slots, in its order."""
         held = set[_Key]()  # those that wait for more of their kind
         for first in list(self._queue):
-            if first.call or first.answer.done() or first.key in held:
+            if first.call or not first.waits or first.key in held:
                 continue
             if not self._servers.untried(first.failed):
                 self._queue.remove(first)
                 # That one has no such version does not mean that those that failed have none.
                 kinds = sorted(first.failed.values(), key=lambda error: isinstance(error, ServableNotFoundError))
-                first.answer.set_exception(next(iter(kinds), errors.ModelServerUnreachableError()))
+                first.end(next(iter(kinds), errors.ModelServerUnreachableError()))
             elif server := self._servers.pick(first.key[0].model, first.failed):
                 if batch := self._batch(first, server):
                     self._send(server, batch)
@@ -208,16 +210,16 @@ class Batching:
             elif not first.failed:  # no slot is free anywhere
                 return
 
-    def _batch(self, first: _Waiting, server: ModelServer) -> list[_Waiting]:
+    def _batch(self, first: Part, server: ModelServer) -> list[Part]:
         """Choose the requests to send with one; none when it should wait for more."""
-        model, views, batch = first.key[0].model, len(first.part), [first]
+        model, views, batch = first.key[0].model, len(first), [first]
         for other in self._queue:
-            if other is first or other.answer.done() or other.key != first.key or server in other.failed:
+            if other is first or not other.waits or other.key != first.key or server in other.failed:
                 continue
-            if not self._is_short(model, views + len(other.part)):
+            if not self._is_short(model, views + len(other)):
                 return batch
             batch.append(other)
-            views += len(other.part)
+            views += len(other)
         in_flight = sum(call.key == first.key for call in self._calls)
         waits = in_flight and self._servers.slots <= 2 * in_flight and self._is_short(model, views + 1)
         return [] if waits else batch
@@ -225,11 +227,11 @@ class Batching:
     def _is_short(self, model: str, views: int) -> bool:
         return views <= MOST and 0 < self.costs.expect(model, views) <= self._longest
 
-    def _send(self, server: ModelServer, batch: list[_Waiting]) -> None:
+    def _send(self, server: ModelServer, batch: list[Part]) -> None:
         call = _Call(server, batch[0].key, batch)
-        for request in batch:
-            request.call = call
-            self._queue.remove(request)
+        for part in batch:
+            part.call = call
+            self._queue.remove(part)
         self._calls.add(call)
         server.in_flight += 1
         server.last_used = next(self._numbers)
@@ -243,22 +245,22 @@ class Batching:
             call.fail(error)
         finally:
             self._calls.discard(call)
-            call.requests, call.task = [], None  # a cycle would keep the photos until the next full collection
+            call.parts, call.task = [], None  # a cycle would keep the photos until the next full collection
             call.server.in_flight -= 1
             self._dispatch()
 
     async def _ask(self, call: _Call) -> Scores:
         server, model = call.server, call.key[0].model
-        budget = max((request.part.budget for request in call.requests), key=lambda each: each.ends)
+        budget = max((part.budget for part in call.parts), key=lambda each: each.ends)
         left = budget.require("before asking the model server")
-        views = sum(len(request.part) for request in call.requests)
+        views = sum(map(len, call.parts))
         if not (fitting := self.costs.fit(model, views, left=left)):
             raise errors.BudgetSpentError("too little is left for the model")
-        if len(call.requests) == 1:  # a batch is short, and goes whole
+        if len(call.parts) == 1:  # a batch is short, and goes whole
             views = fitting
         images, tta = call.gather(views)
         start, expected = self._clock(), self.costs.expect(model, views)
-        others = self._servers.has_other(server, call.requests[0].failed)
+        others = self._servers.has_other(server, call.parts[0].failed)
         timeout = min(left, max(_LEAST_TIMEOUT, expected * _SLOW)) if others else left
         call.nearly_done = start + expected - max(_NEARLY_DONE, expected * _NEARLY_DONE_SHARE)
         try:

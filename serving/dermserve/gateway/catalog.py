@@ -99,20 +99,20 @@ class Choice:
     card: card_pb2.Card
 
 
-def read_target(model: str, *, version: int | None = None, label: str | None = None) -> Target:
+def check_target(target: Target) -> Target:
     """Check a caller's choice.
 
     Raises:
         InvalidRequestError: no model, a version below 1, or a label empty or too long.
     """
-    if not model:
+    if not target.model:
         raise errors.MissingModelError
-    if version is not None and version < 1:
-        raise errors.InvalidVersionError(version)
+    if target.version is not None and target.version < 1:
+        raise errors.InvalidVersionError(target.version)
     # TF Serving would send a longer label back in a header too large to arrive.
-    if label is not None and not 0 < len(label) <= _MAX_LABEL:
+    if target.label is not None and not 0 < len(target.label) <= _MAX_LABEL:
         raise errors.InvalidLabelError
-    return Target(model, version, label)
+    return target
 
 
 class Catalog:
@@ -156,9 +156,9 @@ class Catalog:
         """
         known = self.find(target.model)
         if not known.available:
-            raise (
-                errors.ModelNotAvailableError(target.model) if known.reachable else errors.ModelServerUnreachableError()
-            )
+            if known.reachable:
+                raise errors.ModelNotAvailableError(target.model)
+            raise errors.ModelServerUnreachableError
         number = known.available[0].number
         if target.version is not None:
             number = target.version

@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from dermserve.gateway.admission import Admission, Place
+from dermserve.gateway.admission import Admission
 from dermserve.gateway.answer import check_scores, write_answer
 from dermserve.gateway.batching import Batching, Part
 from dermserve.gateway.canary import CANARY, Canary
-from dermserve.gateway.catalog import Catalog, Choice, read_target
+from dermserve.gateway.catalog import Catalog, Choice, check_target
 from dermserve.gateway.config import Config
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import BudgetSpentError, GatewayError, RefusedPhotoError
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.photos import Prepared, Workers, prepare
-from dermserve.gateway.plan import count_first, count_more, read_mode, weigh
+from dermserve.gateway.plan import count_first, count_more, count_saved, read_mode, would_agree
 from dermserve.gateway.rpc import Rpc
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
 from dermserve.gateway.tracing import Tracing
@@ -39,17 +39,11 @@ _OVER = 0.05
 _InHand: TypeAlias = tuple[Scores, card_pb2.Card, Prepared]
 
 
-class _MovedError(Exception):
-    """The version that answered wants other pixels than were sent: start again."""
-
-
 @dataclass(frozen=True, slots=True)
 class PhotoRequest:
     """A ClassifyRequest in plain values, so that nothing holds its bytes a second time."""
 
-    model: str
-    version: int | None
-    label: str | None
+    target: Target  # unchecked, as is the mode
     tta: int
     include_rejected: bool
     image: bytes
@@ -82,10 +76,10 @@ class Classifier:
         """
         request = _Request(self, photo, rpc)
         try:
-            async with asyncio.timeout(rpc.budget.left()), contextlib.AsyncExitStack() as stack:
+            async with asyncio.timeout(rpc.budget.left()):
                 with request.measure("admit"):
-                    place = await stack.enter_async_context(request.admitted)
-                answer = await request.answer(place)
+                    await request.place.wait()
+                answer = await request.answer()
         except BaseException as error:
             request.count(error)
             if isinstance(error, TimeoutError):
@@ -93,6 +87,8 @@ class Classifier:
             if isinstance(error, PhotoError):
                 raise RefusedPhotoError(error) from error
             raise
+        finally:
+            request.place.queue.leave(request.place)
         request.count(None)
         return answer
 
@@ -102,11 +98,11 @@ class _Request:
 
     def __init__(self, line: Classifier, photo: PhotoRequest, rpc: Rpc) -> None:
         self._line, self._photo, self._rpc = line, photo, rpc
-        self._target = read_target(photo.model, version=photo.version, label=photo.label)
+        self._target = check_target(photo.target)
         self._mode = read_mode(photo.tta)
         line.catalog.find(self._target.model)
         rpc.budget.require("on arrival")
-        self.admitted = line.admission.queues[rpc.method, self._target.model].enter(len(photo.image), rpc.budget)
+        self.place = line.admission.queues[rpc.method, self._target.model].enter(len(photo.image), rpc.budget)
         self.stage = ""  # the one it is in, or was last
         self._begun = time.monotonic()
         self._spent: defaultdict[str, float] = defaultdict(float)  # seconds by stage
@@ -135,7 +131,7 @@ class _Request:
             seconds = time.monotonic() - self._begun - self._spent["admit"]
             metrics.routed(model, self._routed, failed=error is not None, seconds=seconds)
 
-    async def answer(self, place: Place) -> classifier_pb2.ClassifyResponse:
+    async def answer(self) -> classifier_pb2.ClassifyResponse:
         """Answer with all views that the plan asks for; with fewer when a later stage fails."""
         catalog = self._line.catalog
         try:
@@ -143,8 +139,8 @@ class _Request:
                 routed = self._line.canary.route(self._target, self._rpc.caller)
                 self._routed = None if routed is self._target else routed.label
                 try:
-                    found = await self._attempt(await catalog.choose(routed, self._rpc.budget), place)
-                except (_MovedError, ServableNotFoundError) as error:
+                    found = await self._attempt(await catalog.choose(routed, self._rpc.budget))
+                except ServableNotFoundError as error:
                     if self._target.version is not None or catalog.lacks(self._target.model, self._target.label):
                         raise catalog.find(self._target.model).absent(self._target) from error
                     await catalog.poll()
@@ -158,17 +154,16 @@ class _Request:
                 raise
             return self._write(*self._in_hand)
 
-    async def _attempt(self, choice: Choice, place: Place) -> _InHand:
+    async def _attempt(self, choice: Choice) -> _InHand:
         """Predict stage by stage, each pinned to the version that answered the first, until the plan has enough."""
         wanted, piece = count_first(self._mode, choice.card), self._piece()
         in_graph = 1 < wanted <= piece and tuple(choice.card.views) == STANDARD_VIEWS
         names = (IDENTITY,) if in_graph or wanted == 1 else tuple(choice.card.views[:wanted])
-        work = functools.partial(
-            prepare, self._photo.image, spec=choice.card.input, views=names, limits=self._line.limits
-        )
+        spec, limits = choice.card.input, self._line.limits
+        work = functools.partial(prepare, self._photo.image, spec=spec, views=names, limits=limits)
         with self.measure("decode"):
             prepared = await self._line.workers.run(work)
-        place.prepared()
+        self.place.prepared()
         self._spent["decode"] -= prepared.plan_seconds
         self._spent["plan"] += prepared.plan_seconds
         part = Part(prepared.views[:piece], self._rpc.budget, STANDARD_VIEWS if in_graph else ())
@@ -200,7 +195,7 @@ class _Request:
             if scores.version != choice.version:
                 card = await self._line.catalog.card(self._target.model, scores.version, budget=self._rpc.budget)
         if (card.input.height, card.input.width) != (choice.card.input.height, choice.card.input.width):
-            raise _MovedError
+            raise ServableNotFoundError("the version that answered wants other pixels than were sent")
         return check_scores(scores, card=card), card
 
     async def _predict_more(self, seen: Scores, card: card_pb2.Card, prepared: Prepared, until: int) -> Scores:
@@ -228,8 +223,8 @@ class _Request:
         for stage in ("decode", "plan", "predict", "reduce"):
             setattr(answer.timings, f"{stage}_ms", self._spent[stage] * 1e3)
         answer.timings.total_ms = (time.monotonic() - self._begun) * 1e3
-        outcome = weigh(self._mode, scores, asked=self._asked, card=card)
-        line.metrics.answered(model, asked=self._asked, used=answer.views_used, outcome=outcome)
+        saved, agreed = count_saved(self._mode, self._asked, card), would_agree(self._mode, scores, card)
+        line.metrics.answered(model, asked=self._asked, used=answer.views_used, saved=saved, agreed=agreed)
         if line.drift and card.HasField("profile"):
             first = scores.probabilities[0]
             line.drift.note(model, scores.version, card=card, probabilities=first, measures=measures)

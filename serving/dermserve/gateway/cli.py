@@ -24,10 +24,8 @@ _OPTIONS = (
     click.option("--config", "file", type=click.Path(path_type=pathlib.Path), help="TOML file with settings."),
     click.option("--listen", metavar="HOST:PORT", help="Address to serve on; port 0 takes a free one."),
     click.option("--metrics-listen", metavar="HOST:PORT", help="Address of the metrics for Prometheus."),
-    click.option(
-        "--tfs", metavar="HOST:PORT", multiple=True, help="Address of TensorFlow Serving; repeat it for more."
-    ),
-    click.option("--model", "models", metavar="NAME", multiple=True, help="Model to serve; repeat it for more."),
+    click.option("--tfs", metavar="HOST:PORT", multiple=True, help="Address of TensorFlow Serving; repeatable."),
+    click.option("--model", "models", metavar="NAME", multiple=True, help="Model to serve; repeatable."),
     click.option("--insecure", is_flag=True, default=None, help="Listen beyond the loopback without TLS."),
     click.option("--reflection/--no-reflection", default=None, help="Serve gRPC reflection."),
     click.option("--grace", "grace_seconds", type=float, metavar="SECONDS", help="For requests to finish on SIGTERM."),

@@ -65,9 +65,7 @@ class Config(BaseSettings):
 
     listen: str = "127.0.0.1:50051"  # HOST:PORT to serve dermserve.v1 on; port 0 takes a free one
     tfs: SomeNames = ("127.0.0.1:8500",)  # HOST:PORT of each TensorFlow Serving, or unix:PATH
-    resolve_seconds: PositiveFloat = (
-        5.0  # between resolutions of these names, each of whose addresses is a model server
-    )
+    resolve_seconds: PositiveFloat = 5.0  # between resolutions of these names; each address is a model server
     tfs_tls_ca: FilePath | None = None  # authorities of its certificate; without it, calls are not encrypted
     tfs_tls_certificate: FilePath | None = None  # to show it, where it asks for one
     tfs_tls_key: FilePath | None = None  # private key of that certificate

@@ -20,7 +20,6 @@ from dermserve.gateway.answer import GATEWAY_VERSION
 from dermserve.gateway.certificates import TlsFiles
 from dermserve.gateway.errors import ListenError
 from dermserve.gateway.model_servers import ModelServer
-from dermserve.gateway.plan import Outcome
 
 if TYPE_CHECKING:
     from dermserve.gateway.classify import Classifier
@@ -82,16 +81,16 @@ class Metrics:
         self._requests(method, model, *found, code).inc()
         self._seconds(method, model, code).observe(seconds)
 
-    def answered(self, model: str, *, asked: int, used: int, outcome: Outcome) -> None:
+    def answered(self, model: str, *, asked: int, used: int, saved: int | None, agreed: bool | None) -> None:
         """Count the views of an answer, and what its plan came to."""
         self._asked(model).inc(asked)
         self._used(model).inc(used)
         self._dropped(model).inc(asked - used)
-        if outcome.saved is not None:
-            self._saved(model).inc(outcome.saved)
-            self._adaptive(model, "early" if outcome.saved else "late").inc()
-        if outcome.agreed is not None:
-            self._agreement(model, str(outcome.agreed).lower()).inc()
+        if saved is not None:
+            self._saved(model).inc(saved)
+            self._adaptive(model, "early" if saved else "late").inc()
+        if agreed is not None:
+            self._agreement(model, str(agreed).lower()).inc()
 
 
 _Rows = Mapping[Any, float]
@@ -118,14 +117,11 @@ class Snapshot(Collector):
         yield from self._read_models()
         yield from self._read_drift()
         ends = {(use,): at for files in self.tls for use, at in files.expiry.items()}
-        if shown := [
-            each.certificate_expiry for each in self.classifier.servers.all if each.certificate_expiry is not None
-        ]:
+        if shown := [at for each in self.classifier.servers.all if (at := each.certificate_expiry) is not None]:
             ends["model_server",] = min(shown)
         yield _gauge("certificate_expiry_timestamp_seconds", "use", "When the first certificate in use expires.", ends)
-        yield _counter(
-            "decoders_replaced", "", "Decoder threads that were stuck.", {(): self.classifier.workers.replaced}
-        )
+        replaced = {(): self.classifier.workers.replaced}
+        yield _counter("decoders_replaced", "", "Decoder threads that were stuck.", replaced)
 
     def _read_servers(self) -> Iterator[Metric]:
         def each(read: Callable[[ModelServer], float]) -> _Rows:
@@ -136,9 +132,8 @@ class Snapshot(Collector):
         yield _gauge("model_server_calls_in_flight", of, "Predict calls in flight to it.", each(lambda s: s.in_flight))
         yield _gauge("model_server_calls_waiting", "", "Predict calls that wait for a free slot of any.", calls)
         yield _counter("model_server_calls", of, "Predict calls that it answered.", each(lambda s: s.calls))
-        yield _counter(
-            "model_server_views", of, "Views in the Predict calls that it answered.", each(lambda s: s.views)
-        )
+        views = each(lambda s: s.views)
+        yield _counter("model_server_views", of, "Views in the Predict calls that it answered.", views)
         yield _counter("model_server_ejections", of, "Times it was ejected: no answer.", each(lambda s: s.ejections))
         yield _counter("model_server_retries", of, "Predict calls retried on another.", each(lambda s: s.retried))
 

@@ -260,9 +260,8 @@ class ModelServers:
                 return await ask(server.wire, (ends - time.monotonic()) / (len(order) - place))
             except (GatewayError, ServableNotFoundError) as error:
                 failures.append(error)
-        raise max(
-            failures, key=lambda error: isinstance(error, ServableNotFoundError), default=ModelServerUnreachableError()
-        )
+        absent = (error for error in failures if isinstance(error, ServableNotFoundError))
+        raise next(absent, failures[0] if failures else ModelServerUnreachableError())
 
     def untried(self, failed: Collection[ModelServer]) -> list[ModelServer]:
         """Return the model servers that have not failed a request."""

@@ -4,22 +4,11 @@ ADAPTIVE is a sequential test with interim looks: it sees the identity, and more
 class open, by margins that were fitted for agreement with all views.
 """
 
-from dataclasses import dataclass
-
 from dermserve.gateway.errors import InvalidTtaModeError
 from dermserve.gateway.tfserving import Scores
 from dermserve.v1 import card_pb2, classifier_pb2
 
 _MODES = frozenset(classifier_pb2.TtaMode.values())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a plan came to."""
-
-    saved: int | None = None  # views that ADAPTIVE did not ask for; None in other modes
-    # Of a FULL answer: whether ADAPTIVE would have put the same class first; None where nothing tells
-    agreed: bool | None = None
 
 
 def read_mode(mode: int) -> int:
@@ -48,14 +37,17 @@ def count_more(mode: int, scores: Scores, card: card_pb2.Card) -> int:
     return min((views for views in _looks(card) if views > seen), default=len(card.views))
 
 
-def weigh(mode: int, scores: Scores, *, asked: int, card: card_pb2.Card) -> Outcome:
-    """Say what the plan of a checked answer came to; `asked` is how many views were asked for."""
-    if mode == classifier_pb2.TTA_MODE_ADAPTIVE and _looks(card):
-        return Outcome(saved=len(card.views) - asked)
-    if mode == classifier_pb2.TTA_MODE_FULL and _looks(card):
-        enough, every = (_mean(scores, views) for views in (_stops_at(scores, card), len(card.views)))
-        return Outcome(agreed=enough.index(max(enough)) == every.index(max(every)))
-    return Outcome()
+def count_saved(mode: int, asked: int, card: card_pb2.Card) -> int | None:
+    """Count the views that ADAPTIVE did not ask for; None in other modes."""
+    return len(card.views) - asked if mode == classifier_pb2.TTA_MODE_ADAPTIVE and _looks(card) else None
+
+
+def would_agree(mode: int, scores: Scores, card: card_pb2.Card) -> bool | None:
+    """Tell whether ADAPTIVE would have put the class first that FULL does; None in other modes."""
+    if mode != classifier_pb2.TTA_MODE_FULL or not _looks(card):
+        return None
+    enough, every = (_mean(scores, views) for views in (_stops_at(scores, card), len(card.views)))
+    return enough.index(max(enough)) == every.index(max(every))
 
 
 def _stops_at(scores: Scores, card: card_pb2.Card) -> int:

@@ -36,6 +36,10 @@ _OPTIONS = (
     # Peers may ping, with and without calls, without being sent GOAWAY too_many_pings (grpc#33661).
     ("grpc.http2.min_ping_interval_without_data_ms", 500),
     ("grpc.keepalive_permit_without_calls", 1),
+    # Calls that wait in gRPC's core before we see them, each with up to 64 kB: it ends further ones as CANCELLED, which
+    # nobody retries, and by default some from 1,000 on.
+    ("grpc.server.max_pending_requests", 3000),
+    ("grpc.server.max_pending_requests_hard_limit", 3000),
 )
 
 

@@ -13,17 +13,12 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
+from dermserve.gateway import errors
 from dermserve.gateway.admission import CLASSIFY, CLASSIFY_STREAM
 from dermserve.gateway.catalog import KnownModel
 from dermserve.gateway.classify import Classifier, PhotoRequest
-from dermserve.gateway.errors import (
-    GatewayError,
-    InvalidItemIdError,
-    MalformedRequestError,
-    MissingModelError,
-    StoppingError,
-)
 from dermserve.gateway.rpc import Context, Rpc, Rpcs, to_status
+from dermserve.gateway.tfserving import Target
 from dermserve.v1 import classifier_pb2 as api
 
 SERVICE = api.DESCRIPTOR.services_by_name["Classifier"].full_name
@@ -56,7 +51,7 @@ class ClassifierService:
         """Classify one photo."""
         async with self._rpcs.open(CLASSIFY, context) as rpc:
             photo = read_photo(parse(api.ClassifyRequest, data))
-            rpc.model = photo.model
+            rpc.model = photo.target.model
             rpc.answer = await self._classifier.classify(photo, rpc)
             return rpc.answer
 
@@ -81,7 +76,7 @@ class ClassifierService:
         async with self._rpcs.open("GetModel", context) as rpc:
             rpc.model = name = parse(api.GetModelRequest, data).name
             if not name:
-                raise MissingModelError
+                raise errors.MissingModelError
             return api.GetModelResponse(model=_write_model(self._classifier.catalog.find(name), cards=True))
 
 
@@ -123,7 +118,7 @@ class _PhotoStream:
                     reading.cancel()
                     await asyncio.gather(reading, return_exceptions=True)
             if reading.cancelled():
-                raise StoppingError
+                raise errors.StoppingError
             reading.result()
         finally:
             stopping.cancel()
@@ -135,30 +130,30 @@ class _PhotoStream:
         async for data in items:
             number += 1
             item = parse(api.ClassifyStreamRequest, data)
-            fault = StoppingError() if self._stopping.is_set() else self._take_id(item.id)
+            fault = errors.StoppingError() if self._stopping.is_set() else self._take_id(item.id)
             photos.create_task(self._answer(item.id, read_photo(item.request), number, fault))
             del data, item  # the photo's bytes, which the answering has
             await self._slots.acquire()
 
-    def _take_id(self, item_id: str) -> GatewayError | None:
+    def _take_id(self, item_id: str) -> errors.GatewayError | None:
         """Take a photo's id into the set in flight, or say why it can't be."""
         if not 0 < (size := len(item_id.encode())) <= _MAX_ID_BYTES:
-            return InvalidItemIdError(f"a photo's id needs 1 to {_MAX_ID_BYTES} bytes, this has {size}")
+            return errors.InvalidItemIdError(f"a photo's id needs 1 to {_MAX_ID_BYTES} bytes, this has {size}")
         if item_id in self._ids:
-            return InvalidItemIdError("another photo with this id is in flight: give each its own")
+            return errors.InvalidItemIdError("another photo with this id is in flight: give each its own")
         self._ids.add(item_id)
         return None
 
-    async def _answer(self, item_id: str, photo: PhotoRequest, number: int, fault: GatewayError | None) -> None:
+    async def _answer(self, item_id: str, photo: PhotoRequest, number: int, fault: errors.GatewayError | None) -> None:
         """Answer one photo and release its place for the next."""
-        answer, rpc = api.ClassifyStreamResponse(id=item_id), self._rpc.photo(number, model=photo.model)
+        answer, rpc = api.ClassifyStreamResponse(id=item_id), self._rpc.photo(number, model=photo.target.model)
         try:
             async with rpc:
                 if fault is not None:
                     raise fault
                 rpc.answer = await self._classifier.classify(photo, rpc)
             answer.response.CopyFrom(rpc.answer)
-        except GatewayError as error:
+        except errors.GatewayError as error:
             answer.error.CopyFrom(to_status(error, request_id=rpc.request_id))
         finally:
             if fault is None:
@@ -184,11 +179,9 @@ def _write_model(model: KnownModel, *, cards: bool) -> api.Model:
 
 def read_photo(request: api.ClassifyRequest) -> PhotoRequest:
     """Take a request's values, its photo's bytes copied once."""
-    selector = request.model
-    choice = selector.WhichOneof("choice")
-    version = selector.version if choice == "version" else None
-    label = selector.label if choice == "label" else None
-    return PhotoRequest(selector.name, version, label, request.tta, request.include_rejected_classes, request.image)
+    choice = request.model.WhichOneof("choice")
+    target = Target(request.model.name, **{choice: getattr(request.model, choice)} if choice else {})
+    return PhotoRequest(target, request.tta, request.include_rejected_classes, request.image)
 
 
 def parse(message: type[_T], data: bytes) -> _T:
@@ -200,4 +193,4 @@ def parse(message: type[_T], data: bytes) -> _T:
     try:
         return message.FromString(data)
     except DecodeError as error:
-        raise MalformedRequestError from error
+        raise errors.MalformedRequestError from error

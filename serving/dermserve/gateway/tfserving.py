@@ -204,7 +204,7 @@ def read_output(response: serving_pb2.PredictResponse, output: Output, *, rank: 
     tensor = response.outputs[output]
     if tensor.dtype != tensor_pb2.DATA_TYPE_FLOAT:
         raise errors.InvalidModelOutputError(f"{output} is not float32")
-    shape, content = [dim.size for dim in tensor.tensor_shape.dim], tensor.tensor_content
+    shape, content = tuple([dim.size for dim in tensor.tensor_shape.dim]), tensor.tensor_content
     is_sized = len(shape) == rank and not tensor.tensor_shape.unknown_rank and min(shape) >= 0
     if not is_sized or math.prod(size or 1 for size in shape) > _MAX_ELEMENTS:
         raise errors.InvalidModelOutputError(f"{output} has the shape {shape}")

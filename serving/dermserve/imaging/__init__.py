@@ -4,33 +4,18 @@ Needs Pillow and numpy, and is faster with simplejpeg and cykooz-resizer; never 
 """
 
 from dermserve.imaging.decode import Limits, Photo, decode
-from dermserve.imaging.errors import (
-    EmptyPhotoError,
-    PhotoError,
-    TooComplexError,
-    TooManyBytesError,
-    TooManyPixelsError,
-    TooSmallError,
-    UndecodablePhotoError,
-    UnsupportedFormatError,
-)
+from dermserve.imaging.errors import PhotoError, TooManyBytesError
 from dermserve.imaging.measure import Measures, measure
 from dermserve.imaging.views import IDENTITY, STANDARD_VIEWS, make_views
 
 __all__ = [
     "IDENTITY",
     "STANDARD_VIEWS",
-    "EmptyPhotoError",
     "Limits",
     "Measures",
     "Photo",
     "PhotoError",
-    "TooComplexError",
     "TooManyBytesError",
-    "TooManyPixelsError",
-    "TooSmallError",
-    "UndecodablePhotoError",
-    "UnsupportedFormatError",
     "decode",
     "make_views",
     "measure",

@@ -47,7 +47,6 @@ export const en = {
   dropHere: "Drop the photo anywhere",
 
   // Camera
-  cameraTitle: "Take a photo",
   shutter: "Take the photo",
   switchCamera: "Other camera",
   torch: "Light",
@@ -91,7 +90,6 @@ export const en = {
   // Result
   analysing: "Looking at your photo…",
   analysingDevice: "Looking at your photo on this device…",
-  resultTitle: "Result",
   byServer: "Answered by the server",
   byDevice: "Answered on this device, without a network",
   low: "Low risk: no sign of skin cancer was found",
@@ -179,7 +177,6 @@ export const en = {
   unsure: "not sure",
 
   // History
-  historyTitle: "History",
   historyEmpty: "Nothing saved yet. What you save stays on this device.",
   spotName: "Spot {n}",
   photosCount: "{n} photos",

@@ -47,7 +47,6 @@ export const id: Record<Key, string> = {
   tooSmall: "Gambar ini terlalu kecil: paling sedikit 32 × 32 piksel.",
   dropHere: "Letakkan foto di mana saja",
 
-  cameraTitle: "Ambil foto",
   shutter: "Ambil foto sekarang",
   switchCamera: "Kamera lain",
   torch: "Lampu",
@@ -89,7 +88,6 @@ export const id: Record<Key, string> = {
 
   analysing: "Memeriksa foto Anda…",
   analysingDevice: "Memeriksa foto Anda di perangkat ini…",
-  resultTitle: "Hasil",
   byServer: "Dijawab oleh server",
   byDevice: "Dijawab di perangkat ini, tanpa jaringan",
   low: "Risiko rendah: tidak ditemukan tanda kanker kulit",
@@ -174,7 +172,6 @@ export const id: Record<Key, string> = {
   classes: "Kelas",
   unsure: "tidak pasti",
 
-  historyTitle: "Riwayat",
   historyEmpty: "Belum ada yang disimpan. Yang Anda simpan tetap di perangkat ini.",
   spotName: "Bintik {n}",
   photosCount: "{n} foto",

@@ -8,7 +8,7 @@ import click
 
 from dermserve.models.export import export_version
 from dermserve.models.lifecycle import moves
-from dermserve.models.lifecycle.errors import GateError, LifecycleError
+from dermserve.models.lifecycle.errors import GateError
 from dermserve.models.lifecycle.gate import Requirement
 from dermserve.models.lifecycle.manifest import load_key
 from dermserve.models.lifecycle.options import (
@@ -159,7 +159,7 @@ def canary(
         click.echo(f"all {count} gateways have the share {share or 0:g}", err=True)
         if seconds is not None:
             _watch(asked, name, seconds, Limits(**limits), as_json)
-    except (LifecycleError, KeyboardInterrupt) as error:
+    except BaseException as error:
         if auto_rollback:
             why = str(error) or "the watch was interrupted"
             _show_moved(moves.end_canary(dataclasses.replace(desk, note=why), name), as_json)

@@ -191,6 +191,8 @@ def asking_servers(command: _F) -> Any:
         if tfs_tls_ca is None and (certificate or tfs_tls_name):
             raise click.UsageError("--tfs-tls-certificate and --tfs-tls-name need --tfs-tls-ca")
         tls = Tls(ca=tfs_tls_ca, certificate=certificate, key=key, name=tfs_tls_name) if tfs_tls_ca else None
+        if tls and (fault := tls.fault()):
+            raise click.UsageError(fault)
         return command(servers=Servers(separated(tfs) or [DEFAULT_TFS], tls=tls), **others)
 
     return _with(_tfs_options, run)

@@ -32,7 +32,10 @@ def pull_versions(
     model is not there.
     """
     config, shares = store.read_text(CONFIG), store.read_text(CANARY_FILE)
-    for model in models or store.models():
+    names = models or store.models()
+    if not names:
+        raise StoreError(f"{store.base} has no version of any model")
+    for model in names:
         known_version(store, model, None)
         wanted = present = store.versions(model)
         if latest is not None:

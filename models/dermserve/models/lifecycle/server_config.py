@@ -199,12 +199,9 @@ class Desk:
         return ServerConfig.parse(text, where=called)
 
     def write_config(self, config: ServerConfig) -> None:
-        """Write models.config, whole or not at all. Raises StoreError: it can't be written."""
-        place, name, called = self._config()
-        try:
-            place.write_text(name, config.render())
-        except OSError as error:
-            raise StoreError(f"{called} can't be written: {error}") from error
+        """Write models.config, whole or not at all. Raises StoreError or OSError: it can't be written."""
+        place, name, _ = self._config()
+        place.write_text(name, config.render())
 
     def read_shares(self) -> dict[str, float]:
         """Read the share of callers that gets each model's canary.

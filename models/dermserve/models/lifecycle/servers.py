@@ -4,6 +4,7 @@ import contextlib
 import ipaddress
 import pathlib
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,18 @@ class Tls:
     """Its private key."""
     name: str | None = None
     """To expect in their certificates, when not the host of the address."""
+
+    def fault(self) -> str:
+        """Say which files can't be used, of which gRPC would say that no server answers; nothing when all can."""
+        named, context = str(self.ca), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            context.load_verify_locations(self.ca)
+            if self.certificate and self.key:
+                named = f"{self.certificate} with the key {self.key}"
+                context.load_cert_chain(self.certificate, self.key, password="")
+        except (OSError, ValueError) as error:
+            return f"{named} can't be used for TLS: {error}"
+        return ""
 
     def channel(self, address: str, host: str) -> grpc.Channel:
         """Connect to an address that was found by a host's name."""

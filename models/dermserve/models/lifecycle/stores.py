@@ -57,17 +57,20 @@ class LocalStore:
 
     @contextlib.contextmanager
     def staged(self, model: str) -> Iterator[pathlib.Path]:
-        """Give a scratch folder for a new version, invisible to TensorFlow Serving; removed in the end."""
+        """Give a scratch folder for a new version, invisible to TensorFlow Serving; removed in the end.
+
+        Those that killed commands left are removed first.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)  # on the store's own file system, to be renamed into place
-        for left in self.folder.glob(".staging-*/version"):  # by a command that was killed, if nobody holds it
-            with contextlib.suppress(portalocker.LockException, OSError), _held(left.parent):
-                shutil.rmtree(left.parent, ignore_errors=True)
-        with tempfile.TemporaryDirectory(
-            prefix=f".staging-{model}-", dir=self.folder, ignore_cleanup_errors=True
-        ) as scratch, _held(scratch):  # fmt: skip
+        for left in {path.parents[1] for path in self.folder.glob(".staging-*/*/*")}:
+            with contextlib.suppress(portalocker.LockException, OSError), _held(left):
+                shutil.rmtree(left, ignore_errors=True)
+        prefix = f".staging-{model}-"
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=self.folder, ignore_cleanup_errors=True) as scratch:
             folder = pathlib.Path(scratch, "version")
-            folder.mkdir()
-            yield folder
+            with _held(folder.parent):
+                folder.mkdir()
+                yield folder
 
     def publish(self, staging: pathlib.Path, model: str) -> int:
         """Put a finished version into the store under a number nobody else gets; return it."""
@@ -165,15 +168,9 @@ class LocalStore:
             raise StoreError(f"{self.base} is being changed by another command: try again when that is done") from error
 
 
-@contextlib.contextmanager
-def _held(folder: pathlib.Path | str) -> Iterator[None]:
-    """Lock a folder until the process ends, if not before. Raises LockException: another process holds it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        portalocker.lock(descriptor, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
-        yield
-    finally:
-        os.close(descriptor)
+def _held(scratch: pathlib.Path) -> portalocker.Lock:
+    """Give the lock of a folder that a command writes, which is free once that has ended or was killed."""
+    return portalocker.Lock(scratch / "lock", timeout=0, fail_when_locked=True)
 
 
 Store: TypeAlias = LocalStore | ObjectStore

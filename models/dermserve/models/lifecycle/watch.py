@@ -6,6 +6,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
@@ -164,8 +165,8 @@ class Gateways:
     def _samples(self, address: str, model: str) -> list[Sample]:
         try:
             families = list(text_string_to_metric_families(self._fetch(f"http://{address}/metrics")))
-        except ValueError as error:
-            raise OSError(f"no metrics of a gateway: {error}") from error
+        except (ValueError, HTTPException) as error:
+            raise OSError(f"no metrics of a gateway: {error!r}") from error
         samples = [sample for family in families if family.name.startswith(_PREFIX) for sample in family.samples]
         return [sample for sample in samples if sample.labels.get("model") == model]
 

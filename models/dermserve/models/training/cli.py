@@ -1,6 +1,7 @@
 """`dermserve train`, `evaluate`, `report`, `pack` and `tflite`, and what all commands of training share."""
 
 import contextlib
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -91,9 +92,7 @@ def draw_progress() -> Callable[[str, int, int], None]:
     return advance
 
 
-def print_line(line: str) -> None:
-    """Print a line on stderr."""
-    click.echo(line, err=True)
+print_line = functools.partial(click.echo, err=True)
 
 
 @click.command()
@@ -146,6 +145,8 @@ def train(
     backbone = read_backbone(weights)
     print_line(f"{chosen.name}: reading {data}")
     provenance = dataset.read_provenance(data, **stated)
+    if begun is not None and provenance == dataset.UNSTATED:
+        provenance = {key: begun.summary[key] for key in dataset.UNSTATED}
     if begun is None:
         prepared = dataset.prepare(chosen, data, cache=cache, say=print_line)
     else:
@@ -153,6 +154,8 @@ def train(
     if also is not None:
         more = dataset.read_also(prepared, also, SPECS[model], cache=cache, say=print_line)
         prepared = dataset.with_also(prepared, more, SPECS[model], cache=cache)
+        if (second := dataset.read_provenance(also)) not in (dataset.UNSTATED, provenance):
+            provenance = {key: f"{provenance[key]}; {second[key]}" for key in provenance}
     print_line(f"training data: {provenance['data']}")
     run_training(
         chosen,

@@ -9,7 +9,7 @@ TrainingError
 
 import hashlib
 import json
-import os
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,8 +42,8 @@ class RunError(TrainingError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, of this process alone, that replaces it when the block succeeds."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    """Yield a temporary path beside `path`, of this call alone, that replaces it when the block succeeds."""
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # containers have process ids in common
     try:
         yield partial
         partial.replace(path)

@@ -221,7 +221,7 @@ def require_parts(parts: Mapping[Sample, Part], classes: Sequence[str], *, valid
         if lacking and share:
             needed = f": at {share:.0%}, about {int(0.5 / share) + 1} lesions of a class are needed"
             counts = ", ".join(f"{classes[label]} ({lesions[label]} lesions)" for label in lacking)
-            by = ", by the data set's own split" if part in own else needed
+            by = ", by the data set's own split" if part in own or (own and part is Part.TRAIN) else needed
             missing.append(f"{part.value} has no photo of {counts}{by}")
     if missing:
         raise DataError(

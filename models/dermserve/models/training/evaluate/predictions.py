@@ -54,10 +54,6 @@ class Predictions:
         """Brightness, sharpness and so on of each photo."""
         return measure_all(self.photos)
 
-    def first_view(self) -> "Predictions":
-        """Keep only the first view of each photo."""
-        return replace(self, logits=self.logits[:, :1])
-
 
 @dataclass(frozen=True, slots=True)
 class PartPredictions:
@@ -83,8 +79,9 @@ class Predictor:
     ) -> PartPredictions:
         """Run ten views of every `thin`-th photo and one view of all, of the data set called `name`."""
         ten = self.predict(photos.every(thin), samples, what)
-        one = ten.first_view() if thin == 1 else self.predict(photos, samples, f"{what}, one view", views=ONE_VIEW)
-        return PartPredictions(one, ten, name)
+        if thin == 1:
+            return PartPredictions(replace(ten, logits=ten.logits[:, :1]), ten, name)
+        return PartPredictions(self.predict(photos, samples, f"{what}, one view", views=ONE_VIEW), ten, name)
 
     def predict(
         self, photos: Labelled, samples: Sequence[Sample], what: str, *, views: Sequence[str] = STANDARD_VIEWS

@@ -75,8 +75,8 @@ def _draw_answers(folder: Path, run: FinishedRun, figures: Mapping[str, Any]) ->
                 threshold = run.calibration[name]["threshold"]
                 point = (risks[~ill] >= threshold).mean(), (risks[ill] >= threshold).mean()
                 axes.plot(*point, marker, label=f"{name.replace('_', '-')}, risk {threshold:.3f}")
+            axes.legend()
         axes.plot((0, 1), (0, 1), ":", color="gray")
-        axes.legend()
     with _axes(folder / "reliability.png") as axes:
         axes.plot((0, 1), (0, 1), ":", color="gray", label="perfectly calibrated")
         curves = {

@@ -58,8 +58,8 @@ _EXAMPLES = 200  # training photos that the int8 conversion looks at
 def pack(run: FinishedRun, data: Path, *, kind: Kind, cache: Path, progress: Progress) -> dict[str, Any]:
     """Write a run's compact weights, and measure them against the full ones by one view of its validation photos.
 
-    From then on the compact weights are the run's: evaluate it again, so that its calibration is of what ships. A
-    DataError says that the data set lacks photos of the run's split.
+    From then on the compact weights are the run's, and a calibration of the full ones is forgotten: evaluate the run
+    again. A DataError says that the data set lacks photos of the run's split.
 
     Returns:
         JSON values: bytes, accuracy before and after, and the share of equal answers; also in run.json.
@@ -80,7 +80,7 @@ def pack(run: FinishedRun, data: Path, *, kind: Kind, cache: Path, progress: Pro
         "accuracy_compact": float((answers[1] == photos.labels).mean()),
         "agreement": float((answers[0] == answers[1]).mean()),
     }
-    run.update(packed=packed)
+    run.update(packed=packed, calibration=None)
     return packed
 
 

@@ -25,6 +25,7 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.training.errors import DAMAGED, RunError
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.network import set_identity
+from dermserve.models.weights import WeightsError
 
 _MEAN = np.array((0.485, 0.456, 0.406)) * 255
 _DEVIATION = np.array((0.229, 0.224, 0.225)) * 255
@@ -44,10 +45,15 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 def build_network(experiment: Experiment, *, backbone_weights: str | None = None) -> keras.Model:
     """Build an experiment's network: its model's, or a teacher with the same input, classes and layer names.
 
-    `backbone_weights` are "imagenet" or None, as for architectures.build; a teacher's are loaded from a file.
+    `backbone_weights` are "imagenet" or None, as for architectures.build; a teacher's are loaded from a file. A
+    RunError says that they can't be had.
     """
     if experiment.teacher is None:
-        return build(experiment.model, backbone_weights=backbone_weights, dropout=experiment.dropout, l2=experiment.l2)
+        how: dict[str, Any] = {"dropout": experiment.dropout, "l2": experiment.l2}
+        try:
+            return build(experiment.model, backbone_weights=backbone_weights, **how)
+        except WeightsError as error:
+            raise RunError(str(error)) from error
     spec = SPECS[experiment.model]
     images = keras.Input((spec.input_side, spec.input_side, 3), name="rgb")
     backbone = _efficientnet_lite(experiment.teacher, spec.input_side)

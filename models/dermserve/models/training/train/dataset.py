@@ -1,6 +1,7 @@
 """A data set decoded and split, and what is said of it: its name, licence and source."""
 
 import tomllib
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,21 +97,16 @@ def read_also(data: Data, directory: Path, spec: Spec, *, cache: Path, say: Say 
     they are not of lesions that test. Where none is left, where a name may be one of two lesions, and for what
     `prepare` refuses, there is a DataError.
     """
-    known: dict[tuple[int, str], tuple[Sample, Part]] = {}
-    twice = set()
-    for own, part in data.parts.items():
-        before, _ = known.setdefault((own.label, own.path.stem), (own, part))
-        if before.lesion != own.lesion:
-            twice.add((own.label, own.path.stem))
-    found = read_samples(directory, _codes(spec))
-    parts = {}
+    known: dict[tuple[int, str], list[Sample]] = defaultdict(list)
+    for own in data.parts:
+        known[own.label, own.path.stem].append(own)
+    found, parts = read_samples(directory, _codes(spec)), {}
     for sample in found:
-        key = (sample.label, sample.path.stem)
-        if key in twice:
-            raise DataError(f"{sample.path} may be {known[key][0].name} or another photo of that name: rename them")
-        if key in known:
-            own, part = known[key]
-            parts[replace(sample, lesion=own.lesion, within=f"{directory.name}/{sample.name}")] = part
+        names = known[sample.label, sample.path.stem]
+        if len({own.lesion for own in names}) > 1:
+            raise DataError(f"{sample.path} may be {names[0].name} or {names[1].name}: rename them in both folders")
+        for own in names[:1]:
+            parts[replace(sample, lesion=own.lesion, within=f"{directory.name}/{sample.name}")] = data.parts[own]
     if not parts:
         raise DataError(f"{directory} has no photo named as one of the split: pass photos of the same lesions")
     if len(parts) < len(found):

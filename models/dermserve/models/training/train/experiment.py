@@ -165,7 +165,7 @@ def parse_record(values: dict[str, Any], where: str) -> Experiment:
 def _explain(error: ValidationError) -> str:
     """Say of the first problem what is wrong, where, and what would be right."""
     problem = error.errors(include_url=False)[0]
-    *path, last = problem["loc"]
+    *path, last = problem["loc"] or ("",)  # none where it is no table at all
     above = "".join(f".{part}" for part in path if isinstance(part, str))
     here = above if isinstance(last, int) else f"{above}.{last}"
     value, kind = problem["input"], problem["type"]

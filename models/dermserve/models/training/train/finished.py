@@ -16,7 +16,7 @@ from dermserve.models.training.data.splits import Part, Recorded, Sample, read_s
 from dermserve.models.training.errors import DAMAGED, RunError, json_digest, read_json, replacing, write_json
 from dermserve.models.training.train.backbones import build_network
 from dermserve.models.training.train.experiment import Experiment, parse_record
-from dermserve.models.weights import weights_digest
+from dermserve.models.weights import WeightsError, load_weights, weights_digest
 
 WEIGHTS = "weights.weights.h5"
 EXPERIMENT = "experiment.json"
@@ -86,9 +86,10 @@ class FinishedRun:
     @property
     def calibration(self) -> dict[str, Any]:
         """Temperature and thresholds; a RunError when they are not fitted yet."""
-        if "calibration" not in self.summary:
+        found = self.summary.get("calibration")
+        if found is None:
             raise RunError(f"{self.folder} is not calibrated: run `dermserve evaluate` on the data it was trained from")
-        return dict(self.summary["calibration"])
+        return dict(found)
 
     @property
     def shift(self) -> NDArray[np.float64]:
@@ -109,7 +110,10 @@ class FinishedRun:
         if self.compact.is_file() and not full:
             load_compact(network, self.compact)
         else:
-            network.load_weights(self.folder / WEIGHTS)
+            try:
+                load_weights(network, self.folder / WEIGHTS)
+            except WeightsError as error:
+                raise RunError(str(error)) from error
         if shifted:
             bias = network.get_layer("logits").bias
             bias.assign(np.asarray(bias) + self.shift.astype(np.float32))

@@ -269,7 +269,9 @@ def _rates(stage: Stage, steps: int) -> keras.optimizers.schedules.LearningRateS
     warmup = round(stage.warmup * whole)
     first, target = (0.0, stage.rate) if warmup else (stage.rate, None)
     least = 1.0 if stage.schedule == "constant" else 0.0  # of the rate, at the end
-    return keras.optimizers.schedules.CosineDecay(first, max(1, whole - warmup), least, None, target, warmup)
+    return keras.optimizers.schedules.CosineDecay(
+        first, max(1, whole - warmup), alpha=least, warmup_target=target, warmup_steps=warmup
+    )
 
 
 def soft_targets(teachers: Sequence[keras.Model], photos: Tensor, away: Tensor, temperature: float) -> Tensor:

@@ -1,14 +1,4 @@
-"""The run folder: everything one training leaves behind, and the order in which it comes about.
-
-RUN/fingerprint.json  what the training depends on: experiment, photos, split, initial weights, teachers
-RUN/experiment.json   the experiment, every field
-RUN/split.csv         which photo was for what: its path within the data set, lesion_id, part, sha256
-RUN/checkpoint.npz    where an unfinished training goes on from
-RUN/frozen-KEY.npy    what frozen layers made of the photos, while training lasts
-RUN/history.json      every epoch
-RUN/run.json          data, times, seeds; later metrics and calibration
-RUN/weights.weights.h5  the network's weights once training has ended
-"""
+"""One training, from its data to the run folder, whose files docs/training.md lists; the weights come last."""
 
 import os
 import time
@@ -49,16 +39,9 @@ def run_training(
 ) -> None:
     """Train on what `prepare` returns, from the folder's checkpoint where it has one, and leave the run in the folder.
 
-    Args:
-        experiment: what to do.
-        data: decoded and split.
-        folder: of the run.
-        backbone: initial weights: a file, "imagenet", or None for random ones.
-        progress: called during an epoch.
-        report: called after each epoch.
-        stated: what `read_provenance` says of the data set.
-        start: a finished run to go on from, whole, instead of a backbone; its data are stated where no others are.
-        teachers: finished runs to learn from beside the labels, none of which trained on what validates or tests here.
+    The initial weights are a file, "imagenet" or None for random ones, or those of `start`, a finished run to go on
+    from. `stated` is what `read_provenance` says of the data. `teachers` are finished runs to learn from beside the
+    labels. `progress` is called during, `report` after an epoch.
 
     Raises:
         RunError: the folder holds a finished run, or one of another fingerprint; or a teacher can't teach this model.
@@ -102,7 +85,7 @@ def run_training(
     codes = [item.code for item in SPECS[experiment.model].classes]
     summary = {
         "model": experiment.model,
-        **({key: start.summary[key] for key in UNSTATED} if start is not None and stated == UNSTATED else stated),
+        **stated,
         "experiment": experiment.name,
         "initialization": "; distilled from ".join(
             [_initialization(experiment, backbone, start), *map(_name, teachers)]

@@ -1,0 +1,34 @@
+"""Lighthouse's own checks of accessibility and best practices. Those of installing are gone: test_checklist.py."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+
+import pytest
+
+_LIGHTHOUSE = "lighthouse@13.5.0"
+_FLAGS = ("--quiet", "--output=json", "--throttling-method=provided", "--only-categories=accessibility,best-practices")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["", "#/history", "#/learn", "#/settings"])
+def test_lighthouse_finds_nothing(served: str, address: str, tmp_path: pathlib.Path) -> None:
+    npx, chromium = shutil.which("npx"), shutil.which("chromium")
+    if npx is None or chromium is None:
+        pytest.skip("NOT TESTED: Lighthouse needs Node.js and Chromium")
+    command = [npx, "--yes", "--package", _LIGHTHOUSE, "--", "lighthouse"]
+    if subprocess.run([*command, "--version"], capture_output=True, check=False, cwd=tmp_path).returncode != 0:
+        pytest.skip(f"NOT TESTED: npm can't fetch {_LIGHTHOUSE}")
+    report = tmp_path / "report.json"
+    chrome = "--chrome-flags=--headless=new --no-sandbox --disable-gpu"
+    environment = {**os.environ, "CHROME_PATH": chromium}
+    ran = [*command, f"{served}/app/{address}", *_FLAGS, chrome, f"--output-path={report}"]
+    subprocess.run(ran, check=True, cwd=tmp_path, env=environment, timeout=120)
+    found = json.loads(report.read_text())
+    low = {name: one["score"] for name, one in found["categories"].items() if one["score"] != 1}
+    wrong = [
+        name for name, one in found["audits"].items() if one["score"] == 0 and one.get("scoreDisplayMode") == "binary"
+    ]
+    assert not low, wrong
