@@ -50,7 +50,7 @@ def test_few_photos_are_flagged_as_they_are(photos: tuple[list[np.ndarray], card
     assert _flagged(*photos) <= 0.05
 
 
-@pytest.mark.parametrize("sigma", [4, 12])
+@pytest.mark.parametrize("sigma", [5, 12])
 def test_blur_is_noticed(photos: tuple[list[np.ndarray], card_pb2.QualityLimits], sigma: float) -> None:
     pixels, limits = photos
     assert _flagged([_blurred(each, sigma) for each in pixels], limits) >= 0.85
