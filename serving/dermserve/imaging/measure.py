@@ -108,7 +108,9 @@ def _size(differences: _Floats) -> float:
 
 
 def _detail(luma: _Floats) -> float:
-    areas = _averaged(luma, 2)
+    rows, columns = (size // 2 * 2 for size in luma.shape)
+    pairs = luma[0:rows:2] + luma[1:rows:2]
+    areas = (pairs[:, 0:columns:2] + pairs[:, 1:columns:2]) * np.float32(0.25)
     fine, coarse = _bends(areas, 1), _bends(areas, 2)
     least = max(_LEAST, _OTHERS * sum(coarse) / len(coarse))
     return min(one / max(other, least) for one, other in zip(fine, coarse, strict=True))
@@ -127,14 +129,10 @@ def _bends(luma: _Floats, lag: int) -> list[float]:
 
 
 def _contrast(luma: _Floats) -> float:
-    means = _centred(_averaged(luma, min(_BLOCK, *luma.shape)))
-    return math.sqrt(float(means @ means) / means.size)
-
-
-def _averaged(luma: _Floats, side: int) -> _Floats:
-    """Average areas of a side."""
+    side = min(_BLOCK, *luma.shape)
     rows, columns = (_averaging(size // side, side) for size in luma.shape)
-    return np.matmul(rows @ luma[: rows.shape[1], : columns.shape[1]], columns.T)
+    means = _centred(np.matmul(rows @ luma[: rows.shape[1], : columns.shape[1]], columns.T))
+    return math.sqrt(float(means @ means) / means.size)
 
 
 @functools.lru_cache
