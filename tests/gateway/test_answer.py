@@ -190,6 +190,46 @@ def test_whatever_the_scores_and_the_photo_the_promises_hold(views):
         assert answer.malignancy.std == pytest.approx(probabilities[:, MALIGNANT].sum(axis=1).std(), abs=1e-6)
 
 
+def _any_card(rng: np.random.Generator) -> card_pb2.Card:
+    """Give a valid card with thresholds anywhere, any of them absent; one of eight is of a network without training."""
+    card = _variant(training=int(rng.choice([card_pb2.TRAINING_TRAINED] * 7 + [card_pb2.TRAINING_NONE])))
+    fitted, out = card.calibration, float(rng.uniform(0, 1))
+    fitted.rule_out.threshold, fitted.rule_in.threshold = out, float(rng.uniform(out, 1))
+    fitted.min_confidence, fitted.max_view_std = rng.uniform(0, 1, 2)
+    fitted.max_ood_score, fitted.max_scope_score = rng.uniform(0, 6, 2)
+    for name in QUALITY:
+        setattr(fitted.quality, name, getattr(GOOD, name.split("_", 1)[1]) * rng.uniform(0.8, 1.2))
+    for message in (fitted, fitted.quality):
+        for field, _ in message.ListFields():
+            if field.name not in ("temperature", "quality") and rng.random() < 0.15:
+                message.ClearField(field.name)
+    return card
+
+
+def test_low_is_said_of_no_rejected_bad_strange_or_untrained_photo_by_any_card():
+    rng, levels = np.random.default_rng(7), set()
+    for _ in range(3000):
+        card, views = _any_card(rng), int(rng.integers(1, 11))
+        probabilities = rng.dirichlet(np.full(4, 0.3), views).astype(np.float32)
+        scores = Scores(views, 1, probabilities, rng.uniform(0, 4, views).astype(np.float32))
+        answer = write_answer(scores, GOOD, card=card)
+        fitted, risk, ood = card.calibration, answer.malignancy.probability, float(scores.ood_scores[0])
+        spoiled = any(judge_quality(GOOD, fitted.quality))
+        strange = any(
+            fitted.HasField(name) and ood > getattr(fitted, name) for name in ("max_ood_score", "max_scope_score")
+        )
+        trained = card.provenance.training == card_pb2.TRAINING_TRAINED
+        if spoiled or strange or not trained or not (fitted.HasField("rule_out") and fitted.HasField("rule_in")):
+            assert answer.malignancy.level != RISK_LEVEL_LOW
+            assert answer.verdict != VERDICT_CONFIDENT
+            assert not answer.named_class
+        if answer.malignancy.level == RISK_LEVEL_LOW:
+            assert risk < fitted.rule_out.threshold
+        assert bool(answer.classes) == (answer.verdict != VERDICT_REJECTED)
+        levels.add(answer.malignancy.level)
+    assert levels == set(classifier_pb2.RiskLevel.values())
+
+
 def test_a_rejected_photo_has_classes_only_for_who_asks():
     scores = Scores(1, 1, np.asarray([MALIGN], np.float32), np.asarray([9], np.float32))
     assert not write_answer(scores, GOOD, card=CARD).classes

@@ -96,6 +96,12 @@ def test_what_spoils_a_photo_shows_in_its_measure(change, name, below):
         assert bad < 0.8 * min(good) if below else bad > 1.2 * max(good)
 
 
+@pytest.mark.parametrize("side", [4, 7, 12, 19, 21])
+def test_pictures_of_any_size_are_measured(side: int) -> None:
+    found = measure(skin(side=64)[:side, : side + 3])
+    assert 0 <= found.detail < np.inf
+
+
 def test_a_flat_picture_is_as_bright_as_it_is_and_shows_nothing() -> None:
     found = measure(np.full((16, 12, 3), 77, np.uint8))
     assert (found.brightness, found.midtones, found.highlights) == pytest.approx((77, 77, 77))

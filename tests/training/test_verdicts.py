@@ -8,9 +8,9 @@ from google.protobuf import json_format
 
 from dermserve.gateway.answer import write_answer
 from dermserve.gateway.tfserving import Scores
-from dermserve.imaging import measure
+from dermserve.imaging import Measures, measure
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training.evaluate.calibration import fit_rule_in, fit_rule_out, lower_bound
+from dermserve.models.training.evaluate.calibration import fit_quality, fit_rule_in, fit_rule_out, lower_bound
 from dermserve.models.training.evaluate.pictures import SPOILED, spoil
 from dermserve.models.training.evaluate.predictions import decide
 from dermserve.v1 import card_pb2, classifier_pb2
@@ -83,3 +83,18 @@ def test_rule_in_is_the_lowest_with_its_specificity() -> None:
     threshold = fit_rule_in(risks, np.zeros(100, bool), specificity=0.95)
     assert (risks < threshold).mean() == 0.95
     assert (risks < np.nextafter(threshold, 0)).mean() < 0.95
+
+
+def test_of_no_set_of_good_photos_more_than_the_share_lies_beyond_a_limit() -> None:
+    rng = np.random.default_rng(0)
+    names = [field.name for field in dataclasses.fields(Measures)]
+    sets = [
+        [Measures(**dict(zip(names, row, strict=True))) for row in rng.normal(middle, 1, (size, len(names)))]
+        for middle, size in ((20, 200), (50, 4000))  # the smaller set is the worse one by every limit on what is least
+    ]
+    limits = fit_quality(sets, share=0.01)
+    for good in sets:
+        for limit, value in limits.items():
+            found = np.asarray([getattr(photo, limit.partition("_")[2]) for photo in good])
+            beyond = found < value if limit.startswith("min_") else found > value
+            assert beyond.mean() <= (0.02 if limit == "min_detail" else 0.01)

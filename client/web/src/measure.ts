@@ -13,11 +13,12 @@ export interface Measures {
 }
 
 const GLARE = 248;
-const LAG = 4;
+const OTHERS = 0.75;
 const BLOCK = 8;
-const DIRECTIONS = [[0, 1], [1, 0], [1, 1], [1, -1]] as const;
+/** Down, across, and how much larger second differences are along it. */
+const DIRECTIONS = [[0, 1, 1], [1, 0, 1], [1, 1, 1.6], [1, -1, 1.6]] as const;
 
-/** One value per pixel, at half the model's size. */
+/** One value per pixel. */
 interface Plane {
   values: Float32Array;
   side: number;
@@ -26,7 +27,7 @@ interface Plane {
 /** Measure uint8 [side, side, 3] pixels, side of at least 4. */
 export function measure(pixels: Pixels, side: number): Measures {
   const half = side >> 1;
-  const [red, green, blue] = [0, 1, 2].map((channel) => halve(pixels, side, channel)) as [Float32Array, Float32Array, Float32Array];
+  const [red, green, blue] = [0, 1, 2].map((channel) => halve((i) => pixels[i * 3 + channel]!, side).values) as [Float32Array, Float32Array, Float32Array];
   const luma = red.map((value, i) => 0.299 * value + 0.587 * green[i]! + 0.114 * blue[i]!);
   const plane = { values: luma, side: half };
   const ordered = luma.slice().sort();
@@ -40,17 +41,6 @@ export function measure(pixels: Pixels, side: number): Measures {
     detail: detail(plane),
     contrast: contrast(plane) / Math.max(highlights, 1),
   };
-}
-
-/** Average one channel two by two. */
-function halve(pixels: Pixels, side: number, channel: number): Float32Array {
-  const half = side >> 1;
-  const at = (y: number, x: number) => pixels[(y * side + x) * 3 + channel]!;
-  return Float32Array.from({ length: half * half }, (_, i) => {
-    const y = 2 * Math.floor(i / half);
-    const x = 2 * (i % half);
-    return (at(y, x) + at(y, x + 1) + at(y + 1, x) + at(y + 1, x + 1)) / 4;
-  });
 }
 
 /** The spread of colour that a straight line over luma doesn't explain. */
@@ -75,18 +65,34 @@ function dot(one: Float64Array, other: Float64Array): number {
 }
 
 function detail(plane: Plane): number {
-  const lag = Math.min(LAG, plane.side - 1);
-  return Math.min(...DIRECTIONS.map(([y, x]) => difference(plane, y, x) / Math.max(difference(plane, y * lag, x * lag), 1e-3)));
+  const areas = halve((i) => plane.values[i]!, plane.side);
+  const [fine, coarse] = [1, 2].map((lag) => DIRECTIONS.map(([y, x, longer]) => bend(areas, lag, y, x) / longer)) as [number[], number[]];
+  const least = Math.max(1, (OTHERS * coarse.reduce((a, b) => a + b, 0)) / coarse.length);
+  return Math.min(...fine.map((one, i) => one / Math.max(coarse[i]!, least)));
 }
 
-/** Mean absolute difference of pixels so far apart. */
-function difference({ values, side }: Plane, down: number, across: number): number {
-  const [from, to] = [Math.max(0, -across), side - Math.max(0, across)];
+/** Average values of a square two by two. */
+function halve(value: (i: number) => number, side: number): Plane {
+  const half = side >> 1;
+  const at = (y: number, x: number) => value(y * side + x);
+  const means = Float32Array.from({ length: half * half }, (_, i) => {
+    const [y, x] = [2 * Math.floor(i / half), 2 * (i % half)];
+    return (at(y, x) + at(y, x + 1) + at(y + 1, x) + at(y + 1, x + 1)) / 4;
+  });
+  return { values: means, side: half };
+}
+
+/** Mean absolute second difference of pixels so far apart. */
+function bend({ values, side }: Plane, lag: number, down: number, across: number): number {
+  const step = (down * side + across) * lag;
   let sum = 0;
-  for (let y = 0; y < side - down; y++) {
-    for (let x = from; x < to; x++) sum += Math.abs(values[(y + down) * side + x + across]! - values[y * side + x]!);
+  for (let y = lag; y < side - lag; y++) {
+    for (let x = lag; x < side - lag; x++) {
+      const i = y * side + x;
+      sum += Math.abs(values[i + step]! + values[i - step]! - 2 * values[i]!);
+    }
   }
-  return sum / ((side - down) * (to - from));
+  return sum / Math.max(side - 2 * lag, 1) ** 2;
 }
 
 /** Standard deviation of the mean luma of areas. */

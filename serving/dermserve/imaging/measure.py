@@ -18,8 +18,11 @@ _Floats: TypeAlias = NDArray[np.float32]
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _GLARE = 248
 """Value of its brightest channel from which a pixel counts as blown out."""
-_LAG = 4
-"""Pixels, at half size, between those whose difference stands for a photo's structure."""
+_DIAGONAL = 1.6
+"""How much larger second differences are along a diagonal of a photo of skin, whose pixels lie further apart."""
+_OTHERS, _LEAST = 0.75, 1.0
+"""Share of the mean over all directions, and gray levels, that count as the structure of each direction, at least:
+below a level there is only what rounding to 8 bits leaves."""
 _BLOCK = 8
 """Side in pixels, at half size, of the areas whose brightness is compared for contrast."""
 
@@ -42,8 +45,9 @@ class Measures:
     """Standard deviation of the colour differences that brightness does not explain, in gray levels. A gray or
     one-toned (sepia) photo has 0, however strong the tone."""
     detail: float
-    """Difference of neighbouring pixels over that of pixels four apart, in the direction where it is least. 0.25 is a
-    photo without any detail, such as a blurred one; motion blurs one direction alone."""
+    """Second difference of neighbouring areas of 4×4 pixels over that of areas two apart, in the direction where it is
+    least: 0.25 where all is smooth. Where a direction has less structure than the others, as motion leaves it, it is
+    compared with theirs. Coarse, as crops of 64 pixels have no finer detail."""
     contrast: float
     """Standard deviation of the mean luma of areas of 16×16 pixels of the photo, as a share of the highlights."""
 
@@ -53,17 +57,16 @@ def measure(pixels: NDArray[np.uint8]) -> Measures:
     half = _halve(pixels)
     red, green, blue = half
     luma = (_LUMA @ half.reshape(3, -1)).reshape(red.shape)
-    near, far = _differences(luma, 1), _differences(luma, min(_LAG, min(luma.shape) - 1))
     places = luma.size // 2, luma.size * 95 // 100
     midtones, highlights = (float(each) for each in np.partition(luma.ravel(), places)[list(places)])
     return Measures(
         brightness=_sum(luma) / luma.size,
-        sharpness=(near[0] + near[1]) / 2,
+        sharpness=(_size(luma[:, 1:] - luma[:, :-1]) + _size(luma[1:] - luma[:-1])) / 2,
         midtones=midtones,
         highlights=highlights,
         glare=np.count_nonzero(np.maximum(np.maximum(red, green), blue) >= _GLARE) / luma.size,
         color=_color(luma, (red - green, (red + green) / 2 - blue)),
-        detail=min(one / max(other, 1e-3) for one, other in zip(near, far, strict=True)),
+        detail=_detail(luma),
         contrast=_contrast(luma) / max(highlights, 1.0),
     )
 
@@ -99,15 +102,30 @@ def _centred(values: _Floats) -> _Floats:
     return (values - np.float32(_sum(values) / values.size)).ravel()
 
 
-def _differences(luma: _Floats, lag: int) -> tuple[float, ...]:
-    """Mean absolute difference of pixels so far apart: along rows, along columns, and along both diagonals."""
-    apart = (
-        luma[:, lag:] - luma[:, :-lag],
-        luma[lag:] - luma[:-lag],
-        luma[lag:, lag:] - luma[:-lag, :-lag],
-        luma[lag:, :-lag] - luma[:-lag, lag:],
-    )
-    return tuple([_sum(np.abs(each, out=each)) / each.size for each in apart])
+def _size(differences: _Floats) -> float:
+    """Mean absolute value."""
+    return _sum(np.abs(differences, out=differences)) / max(differences.size, 1)
+
+
+def _detail(luma: _Floats) -> float:
+    rows, columns = (size // 2 * 2 for size in luma.shape)
+    pairs = luma[0:rows:2] + luma[1:rows:2]
+    areas = (pairs[:, 0:columns:2] + pairs[:, 1:columns:2]) * np.float32(0.25)
+    fine, coarse = _bends(areas, 1), _bends(areas, 2)
+    least = max(_LEAST, _OTHERS * sum(coarse) / len(coarse))
+    return min(one / max(other, least) for one, other in zip(fine, coarse, strict=True))
+
+
+def _bends(luma: _Floats, lag: int) -> list[float]:
+    """Mean absolute second difference of pixels so far apart: along rows, along columns, and along both diagonals."""
+    rows, columns = (max(0, size - 2 * lag) for size in luma.shape)
+
+    def shifted(down: int, across: int) -> _Floats:
+        return luma[lag + down : lag + down + rows, lag + across : lag + across + columns]
+
+    steps = ((0, lag, 1.0), (lag, 0, 1.0), (lag, lag, _DIAGONAL), (lag, -lag, _DIAGONAL))
+    middle = 2 * shifted(0, 0)
+    return [_size(shifted(y, x) + shifted(-y, -x) - middle) / longer for y, x, longer in steps]
 
 
 def _contrast(luma: _Floats) -> float:

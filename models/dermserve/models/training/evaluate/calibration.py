@@ -139,19 +139,20 @@ def fit_min_confidence(confidence: Floats, hits: Flags, *, accuracy: float) -> f
     return float(max(0.5, confidence[order][enough[-1]])) if len(enough) else 1.0
 
 
-def fit_quality(measures: Sequence[Measures], *, share: float) -> dict[str, float]:
-    """Find limits that a share of good photos lies beyond, each; the fields of a `dermserve.v1.QualityLimits`.
+def fit_quality(sets: Sequence[Sequence[Measures]], *, share: float) -> dict[str, float]:
+    """Find limits that no more than a share of the good photos of any set lies beyond, each: a `QualityLimits`.
 
     The least contrast is half of that: how even skin may look is for the not-skin gate to say, and what is meant here
     is a picture of nothing.
     """
 
-    def quantile(name: str, at: float) -> float:
-        return float(np.quantile([getattr(found, name) for found in measures], at))
+    def quantiles(name: str, at: float) -> list[float]:
+        return [float(np.quantile([getattr(found, name) for found in good], at)) for good in sets]
 
-    low = {f"min_{name}": quantile(name, share) for name in ("midtones", "highlights", "color", "contrast")}
-    high = {f"max_{name}": quantile(name, 1 - share) for name in ("midtones", "glare")}
-    return {**low, **high, "min_detail": quantile("detail", 2 * share), "min_contrast": low["min_contrast"] / 2}
+    low = {f"min_{name}": min(quantiles(name, share)) for name in ("midtones", "highlights", "color", "contrast")}
+    high = {f"max_{name}": max(quantiles(name, 1 - share)) for name in ("midtones", "glare")}
+    low |= {"min_detail": min(quantiles("detail", 2 * share)), "min_contrast": low["min_contrast"] / 2}
+    return low | high
 
 
 @dataclass(frozen=True, slots=True)

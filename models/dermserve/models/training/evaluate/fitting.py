@@ -30,7 +30,7 @@ SPECIFICITY, NAMED_ACCURACY = 0.95, 0.95
 VIEW_STD_QUANTILE = 0.975
 # Shares of all validation photos, and of those of any class, that may be taken for pictures without skin.
 FALSE_REJECTIONS, CLASS_REJECTIONS = 0.01, 0.05
-# Share of training and validation photos beyond each limit on quality, twice that for blur: of good photos 2 % may be
+# Share of the photos of any data set beyond each limit on quality, twice that for blur: of good photos 2 % may be
 # flagged, and seven limits share that.
 BAD_QUALITY = 0.02 / 8
 # Share of the model's own validation photos that may be taken for lesions of other classes.
@@ -70,11 +70,11 @@ class Fitted:
         return predict.decide(self.probabilities(judged), scores, judged.measures, self.malignant, self.calibration)
 
 
-def good_measures(sets: Sequence[Data], validation: Sequence[PartPredictions]) -> list[Measures]:
-    """Measure photos that the limits on quality are fitted to: validation photos, and as many training photos or so."""
-    own = [found for each in validation for found in each.one.measures]
-    return own + [
-        found for data in sets for found in predict.measure_all(data.part(Part.TRAIN).thinned(_FITTED_PHOTOS))
+def good_measures(sets: Sequence[Data], validation: Sequence[PartPredictions]) -> list[list[Measures]]:
+    """Measure what the limits on quality are fitted to: each data set's validation photos, and some training photos."""
+    return [
+        each.one.measures + predict.measure_all(data.part(Part.TRAIN).thinned(_FITTED_PHOTOS))
+        for data, each in zip(sets, validation, strict=True)
     ]
 
 
@@ -93,7 +93,7 @@ def fit_distance(predictor: Predictor, sets: Sequence[Data]) -> FeatureDistance:
 def calibrate(
     run: FinishedRun,
     validation: Sequence[PartPredictions],
-    good: list[Measures],
+    good: Sequence[Sequence[Measures]],
     distance: FeatureDistance,
     *,
     price: float,
@@ -120,7 +120,8 @@ def calibrate(
         [lesion for judged in looked for lesion in judged.lesions],
         bound=SENSITIVITY,
     )
-    rule_in = max(rule_out, fit.fit_rule_in(risks, ill, specificity=SPECIFICITY))
+    # "It looks like cancer" is not said of a lesion that is more probably benign.
+    rule_in = max(rule_out, 0.5, fit.fit_rule_in(risks, ill, specificity=SPECIFICITY))
     answers = single.argmax(axis=1)
     confident = np.where(malignant[answers], risks >= rule_in, risks < rule_out)
     first, *later = fit.fit_looks(views, agreement=AGREEMENT, views=LOOKS, turned=_TURNED)
@@ -206,7 +207,7 @@ def _method(model: str, validation: Sequence[PartPredictions], *, price: float) 
         "temperature by likelihood of one view and of the mean of ten; "
         "rule_out: by one view the exact one-sided 95% lower bound of the share of malignant lesions without a photo "
         f"below it, at any resolution, is {SENSITIVITY:.0%}; "
-        f"rule_in: {SPECIFICITY:.0%} of the benign photos below it, and no less than rule_out; "
+        f"rule_in: {SPECIFICITY:.0%} of the benign photos below it, and at least a half; "
         f"min_confidence so that {NAMED_ACCURACY:.0%} of the classes named are right, and at least a half; "
         f"max_view_std at the {VIEW_STD_QUANTILE:.1%} quantile; "
         f"adaptive_margin and adaptive_looks each for {AGREEMENT:.1%} agreement with ten views, the {_TURNED} turned "
@@ -214,6 +215,6 @@ def _method(model: str, validation: Sequence[PartPredictions], *, price: float) 
         "max_ood_score (Mahalanobis distance of pooled features of unit length, along the directions that drawn "
         f"pictures without skin tell) at {FALSE_REJECTIONS:.0%} false rejections, of no class more than "
         f"{CLASS_REJECTIONS:.0%}, in each data set; "
-        f"quality: {BAD_QUALITY:.2%} of training and validation photos beyond each limit, twice that for min_detail, "
-        "min_contrast halved"
+        f"quality: at most {BAD_QUALITY:.2%} of the training and validation photos of each data set beyond each limit, "
+        "twice that for min_detail, min_contrast halved"
     )

@@ -3,6 +3,7 @@
 Figures are accuracy, verdicts, risk levels, what is noticed of spoiled photos, and what is out of scope.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -69,6 +70,8 @@ def _verdicts(fitted: Fitted, judged: Predictions) -> dict[str, Any]:
     answers = fitted.probabilities(judged).mean(axis=1).argmax(axis=1)
     flags = predict.quality_flags(judged.measures, fitted.calibration["quality"])
     risks = _risks(fitted, judged)
+    unlimited = {name: value for name, value in fitted.calibration.items() if name != "max_scope_score"}
+    everything = dataclasses.replace(fitted, calibration=unlimited).decide(judged)
     return {
         "photos": len(ill),
         "malignant": int(ill.sum()),
@@ -76,6 +79,7 @@ def _verdicts(fitted: Fitted, judged: Predictions) -> dict[str, Any]:
         "abstained": float(1 - (decided.confident | decided.rejected).mean()),
         "rejected": float(decided.rejected.mean()),
         "out_of_scope": float(decided.strange.mean()),
+        "abstained_for_scope_alone": float((everything.confident & ~decided.confident).mean()),
         "bad_quality": float(decided.bad.mean()),
         "quality": {name: float(flag.mean()) for name, flag in flags.items()},
         "named": float(decided.named.mean()),
