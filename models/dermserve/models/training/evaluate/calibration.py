@@ -48,10 +48,9 @@ def fit_temperature(
 ) -> float:
     """Find the temperature with the lowest likelihood loss, between 0.05 and 20, for logits [N, C] of one view a photo.
 
-    A mean over views is less sure of itself than one view is, so that no temperature suits both exactly: with views,
-    float [M, V, C] of all photos or of some with the labels `owners` [M], the loss is the sum of both. The first view
-    is the one view. Where some photos alone have views, the loss of the mean is taken to be that of one view of all,
-    and what the mean adds for those photos.
+    With views, float [M, V, C] of some photos with the labels `owners` [M], the identity first, the loss is the sum of
+    that of one view and of the mean, which is less sure of itself: the latter is that of one view of all photos, and
+    what the mean adds for those with views.
     """
 
     def loss(log_temperature: float) -> float:
@@ -86,8 +85,7 @@ def fit_prior_shift(logits: Floats, labels: Labels, shift: Floats) -> float:
 def fit_recall_shift(logits: Floats, labels: Labels, *, label: int, recall: float, price: float) -> float:
     """Find the least that added to one class's logit lets it win the share `recall` of its photos, by 0.01 up to 3.
 
-    The accuracy over all photos is what that is paid with: where the share can't be had for `price` of it, what can be
-    had for it is bought. Logits are float [N, C], labels int64 [N].
+    Where that costs more than `price` of the accuracy, it is what can be had for it. Logits are [N, C], labels [N].
     """
     raised, accuracies, shifts = np.eye(logits.shape[1])[label], [], np.arange(301) / 100
     for shift in shifts:
@@ -102,9 +100,8 @@ def fit_recall_shift(logits: Floats, labels: Labels, *, label: int, recall: floa
 def fit_rule_out(risks: Floats, malignant: Flags, lesions: Sequence[str], *, bound: float) -> float:
     """Find the highest threshold on the risks, float [N], that still shows that it misses few malignant lesions.
 
-    A lesion is missed when any photo of it lies below: photos of one lesion are not independent. The lower end of the
-    exact (Clopper-Pearson) one-sided 95 % interval of the share of malignant lesions not missed must reach `bound`, as
-    far as so many lesions can: where even none missed is too few to show it, none is.
+    A lesion is missed when any photo of it lies below. The lower end of the exact (Clopper-Pearson) one-sided 95 %
+    interval of the share not missed must reach `bound`; where there are too few lesions to show it, none is missed.
     """
     least: dict[str, float] = {}
     for index in np.flatnonzero(malignant).tolist():
@@ -142,8 +139,7 @@ def fit_min_confidence(confidence: Floats, hits: Flags, *, accuracy: float) -> f
 def fit_quality(sets: Sequence[Sequence[Measures]], *, share: float) -> dict[str, float]:
     """Find limits that no more than a share of the good photos of any set lies beyond, each: a `QualityLimits`.
 
-    The least contrast is half of that: how even skin may look is for the not-skin gate to say, and what is meant here
-    is a picture of nothing.
+    The least contrast is half of that, as what is meant is a picture of nothing.
     """
 
     def quantiles(name: str, at: float) -> list[float]:
@@ -170,10 +166,9 @@ def fit_looks(
 ) -> tuple[Look, ...]:
     """Find, look by look, the lowest margin at which stopping early agrees with all views often enough.
 
-    A look, after so many of the `views`, ascending, may change the top class of the share 1 - `agreement` of photos;
-    two looks may change twice that. The probabilities are float [N, V, C], of the identity first. The first `turned`
-    views, no fewer than a look sees, stand for one another: a lesion has no upright, so each of its turned and mirrored
-    views might as well have been the photo, and any other the second. Every order of them is a case to fit to.
+    A look, after so many of the `views`, may change the top class of the share 1 - `agreement` of photos. The
+    probabilities are float [N, V, C], of the identity first. A lesion has no upright: the first `turned` views, no
+    fewer than a look sees, stand for one another, and every order of them is a case to fit to.
     """
     everything = view_probabilities.mean(axis=1).argmax(axis=1)[:, np.newaxis]
     orders = np.asarray(list(permutations(range(turned), views[-1])))

@@ -34,11 +34,9 @@ def evaluate_own(
 ) -> dict[str, Any]:
     """Calibrate and measure a run on the data it was trained from, write both into the run, and return the figures.
 
-    `cache`, which holds decoded photos, too, `precision` and `progress` are as for Predictor. Ten views are taken of
-    every `thin`-th photo, and one view of all. `price` is how much of the validation accuracy, 0..1, the recall of the
-    classes in RECALLS may cost at most. `others` is HAM10000, to whose other classes the scope of a model is fitted
-    that does not know them all; `also` has photos of the same lesions at another resolution, which thresholds are to
-    suit, too; `again` says why test photos are measured although they were before, with other weights or rules.
+    `cache`, `precision` and `progress` are as for Predictor. Ten views are taken of every `thin`-th photo. `price`
+    is as for `calibrate`. `others` is HAM10000, to fit the scope to; thresholds are to suit the photos of `also`, too;
+    `again` says why test photos are measured although they were before, with other weights or rules.
 
     Raises:
         DataError: the data set lacks photos of the run's split.
@@ -107,9 +105,8 @@ def evaluate_other(
 ) -> dict[str, Any]:
     """Measure a calibrated run on another data set, leaving out every photo and lesion it was trained or validated on.
 
-    The figures are called `name` in run.json. Of `others`, photos of HAM10000's classes, those that the model does not
-    know are measured, too. The rest is as in `evaluate_own`. A DataError says that nothing is left to measure on, a
-    RunError that the run has not been calibrated.
+    The figures are called `name` in run.json. The rest is as in `evaluate_own`. A DataError says that nothing is
+    left to measure on, a RunError that the run has not been calibrated.
     """
     spec = SPECS[run.model]
     samples = [sample for sample in read_samples(data, [item.code for item in spec.classes]) if run.unseen(sample)]

@@ -101,9 +101,8 @@ def calibrate(
     """Fit the shift of the logits, the temperature and the thresholds.
 
     `validation` is of the run's own data first; then of the same lesions at other resolutions, which the rule-out
-    threshold and the gate must suit as well. The rest depends on how frequent classes are, which the run's own data
-    say. `good` and `distance` are what `good_measures` and `fit_distance` return; `price` is how much accuracy, 0..1,
-    the recall of the classes in RECALLS may cost at most.
+    threshold and the gate must suit as well. `price` is how much accuracy, 0..1, the recall of the classes in RECALLS
+    may cost at most.
     """
     one, ten = validation[0].one, validation[0].ten
     malignant = np.asarray([item.malignant for item in SPECS[run.model].classes])

@@ -43,10 +43,7 @@ _Floats = NDArray[np.float32] | NDArray[np.float64]
 def fit_distance(
     features: NDArray[np.float32], labels: NDArray[np.int64], *, strangers: NDArray[np.float32], rank: int
 ) -> FeatureDistance:
-    """Fit the distance to the features of training photos, float32 [N, F], of classes int64 [N].
-
-    `strangers` are features of pictures without skin, float32 [M, F]; of the directions, at most F, `rank` are kept.
-    """
+    """Fit the distance to photos' features [N, F] and classes [N], by `rank` directions to those of strangers."""
     scaled = _unit(features)
     present, own = np.unique(labels, return_inverse=True)
     centers = np.stack([scaled[labels == label].mean(axis=0) for label in present])

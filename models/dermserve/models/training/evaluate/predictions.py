@@ -1,7 +1,6 @@
 """Outputs of a network for views of photos, computed as in serving, and the verdicts that the gateway would give.
 
-Each photo's outputs are cached in a file whose name is a digest of all that they depend on: ten views of a few thousand
-photos take ResNet-50 an hour on two cores. A second evaluation, or one that was interrupted, reads these files.
+Each photo's outputs are cached in a file whose name is a digest of all that they depend on.
 """
 
 import functools

@@ -4,8 +4,8 @@ Compact weights take a quarter or half of the space: kernels as int8 or float16,
 with a scale for each output channel, as in Jacob et al., CVPR 2018, of the weights alone; loading gives float32 again,
 so the network computes as before.
 
-A TensorFlow Lite model takes a photo and gives probabilities and the out-of-distribution score. Labels, and in a
-version its card, travel inside (`dermserve.models.associated_files`).
+A TensorFlow Lite model gives probabilities and the out-of-distribution score. Labels, and in a version its card, travel
+inside (`dermserve.models.associated_files`).
 """
 
 import time

@@ -46,10 +46,7 @@ class State:
 def fingerprint(
     experiment: Experiment, parts: Mapping[Sample, Part], backbone: Path | str | None, teachers: Sequence[Path] = ()
 ) -> dict[str, str]:
-    """Identify a training by its experiment, split, initial weights (as for `run_training`) and teachers' weights.
-
-    A photo counts with its path within the data set, its bytes, its class and its lesion.
-    """
+    """Identify a training; a photo counts with its path within the data set, its bytes, its class and its lesion."""
     ordered = sorted(parts, key=lambda sample: sample.name)
     return {
         "experiment": json_digest([asdict(experiment)]),

@@ -93,9 +93,8 @@ def finished_data(experiment: Experiment, directory: Path, recorded: Mapping[str
 def read_also(data: Data, directory: Path, spec: Spec, *, cache: Path, say: Say = lambda _: None) -> Data:
     """Read another data set's photos of the same lesions, at another resolution, each for what its lesion is for.
 
-    Photos are matched by class and file name; those that the split does not know are left out, as nothing says that
-    they are not of lesions that test. Where none is left, where a name may be one of two lesions, and for what
-    `prepare` refuses, there is a DataError.
+    Photos are matched by class and file name; those that the split does not know are left out, as they may be of
+    lesions that test. A DataError says that none is left, or that a name may be one of two lesions.
     """
     known: dict[tuple[int, str], list[Sample]] = defaultdict(list)
     for own in data.parts:

@@ -1,8 +1,4 @@
-"""The layers no stage trains, run over the photos once: an epoch then costs what the trained layers cost.
-
-That takes an experiment that varies nothing (no augmentation, whole photos), for otherwise each epoch has other
-photos. The outputs are kept as float16 in the run folder while training lasts.
-"""
+"""The layers no stage trains, run over the photos once, where an experiment varies nothing (docs/training.md)."""
 
 import hashlib
 from dataclasses import dataclass

@@ -62,9 +62,8 @@ def train(
 ) -> list[Epoch]:
     """Train a training copy through an experiment's stages, from the last checkpoint in the folder where there is one.
 
-    The network, of network.training_copy, holds the trained weights afterwards. `progress` is called during an epoch,
-    `report` after each, those before a restart included. Teachers are training copies that see what the network sees,
-    and whose mean answer it learns beside the labels.
+    The network, of network.training_copy, holds the trained weights afterwards. `report` is called after each epoch,
+    those before a restart included. Teachers are training copies whose mean answer it learns beside the labels.
 
     Raises:
         ExperimentError: a stage names layers that are not there.
@@ -277,8 +276,7 @@ def _rates(stage: Stage, steps: int) -> keras.optimizers.schedules.LearningRateS
 def soft_targets(teachers: Sequence[keras.Model], photos: Tensor, away: Tensor, temperature: float) -> Tensor:
     """Give the mean of the teachers' probabilities for photos as a student sees them; float32 [N, C].
 
-    `photos` are float32 [N, side, side, 3]; `away`, float32 [N, C] and added to the logits, is far below zero for
-    classes that a photo can't have; the logits are divided by the temperature.
+    `away`, float32 [N, C] and added to the logits, is far below zero for classes that a photo can't have.
     """
     given = [tf.nn.softmax((teacher(photos, training=False)["logits"] + away) / temperature) for teacher in teachers]
     return tf.add_n(given) / len(given)
@@ -287,8 +285,7 @@ def soft_targets(teachers: Sequence[keras.Model], photos: Tensor, away: Tensor, 
 def distillation_losses(targets: Tensor, soft: Tensor, logits: Tensor, settings: Distillation) -> Tensor:
     """Mix the loss by the labels with that by the teachers (Hinton et al. 2015), float32 [N].
 
-    The targets by the labels, what `soft_targets` returns and the student's logits are float32 [N, C]. The gradient by
-    the teachers grows with the temperature squared.
+    Targets by the labels, soft targets and the student's logits are float32 [N, C].
     """
     temperature, share = settings.temperature, settings.weight
     own = tf.nn.softmax_cross_entropy_with_logits(targets, logits)

@@ -113,9 +113,8 @@ def set_identity(norm: keras.layers.BatchNormalization, shift: NDArray[np.float3
 def estimate_batch_norm(network: keras.Model, images: NDArray[np.uint8], *, batch: int = 32) -> None:
     """Give every batch norm after a convolution statistics measured on photos, leaving what the network computes alone.
 
-    Batch norm that is the identity in inference is anything but in training mode. With mean and variance as measured,
-    γ = old scale · σ and β = old shift at the mean, both modes compute (nearly) the same. The images are
-    uint8 [N, S, S, 3].
+    With mean and variance as measured, γ = old scale · σ and β = old shift at the mean, training mode computes (nearly)
+    the same as inference. The images are uint8 [N, S, S, 3].
     """
     backbone = network.get_layer("backbone")
     norms = [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
@@ -155,11 +154,7 @@ def backbone_call(network: keras.Model) -> tuple[Any, Any]:
 
 
 def select_trainable(copy: keras.Model, trainable: str, *, batch_norm: str) -> None:
-    """Mark the layers of a copy that a stage trains: `trainable` and `batch_norm` as in Stage.
-
-    Raises:
-        ExperimentError: `trainable` is none of what Stage knows, or names a layer the backbone does not have.
-    """
+    """Mark the layers of a copy that a stage trains, as in Stage; an ExperimentError names an absent one."""
     backbone = copy.get_layer("backbone")
     first = first_trainable(backbone, trainable)
     copy.trainable = True
