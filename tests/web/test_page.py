@@ -33,6 +33,13 @@ def test_a_chosen_photo_is_analysed_and_the_result_says_everything(tidy: App, le
         assert expected in words
 
 
+def test_no_answer_waits_until_the_browser_is_idle(app: App, lesion: pathlib.Path) -> None:
+    """Chromium put `toBlob` off by up to 7 s while the page showed that it was busy."""
+    app.page.add_init_script("HTMLCanvasElement.prototype.toBlob = () => {}")
+    app.page.reload()
+    app.classify(lesion)
+
+
 def test_the_level_comes_first_and_the_classes_when_asked_for(
     tidy: App, lesion: pathlib.Path, confident: dict[str, object]
 ) -> None:

@@ -20,8 +20,7 @@ import { t } from "./strings";
 export async function resultScreen(_: string, still: () => boolean): Promise<void> {
   const current = draft();
   if (!current) return go("/", { replace: true });
-  const square = await picture(current);
-  if (!still()) return;
+  const square = picture(current);
   if (current.answer) return showResult(current, current.answer, square, await spotsOrNone());
   await analyse(current, square, still, false);
 }
@@ -59,7 +58,7 @@ async function ask({ bitmap, frame }: Draft, here: boolean, cancel: AbortSignal)
   if (service.models().length === 0) await service.refresh(true);
   const name = service.chosenModel();
   if (!name) throw new NoAnswer(service.trouble() === "reached" ? "failed" : (service.trouble() as api.Trouble));
-  return api.classify(await encode(photo), name, service.chosenViews(), cancel);
+  return api.classify(encode(photo), name, service.chosenViews(), cancel);
 }
 
 function showTrouble(error: unknown, current: Draft, square: Blob, still: () => boolean): void {
@@ -148,11 +147,9 @@ async function keep(current: Draft, answer: Answer, square: Blob, save: HTMLButt
 }
 
 /** The result of the check in progress, for a doctor. */
-export async function reportScreen(_: string, still: () => boolean): Promise<void> {
+export function reportScreen(): void {
   const current = draft();
   if (!current?.answer) return go("/", { replace: true });
-  const square = await picture(current);
-  if (!still()) return;
-  const entry = { picture: square, answer: current.answer, time: current.time, questions: current.questions };
+  const entry = { picture: picture(current), answer: current.answer, time: current.time, questions: current.questions };
   show(t("reportTitle"), [makeReport(entry), reportButtons(entry)], { above: "/check/result" });
 }

@@ -2,7 +2,7 @@
 // it goes with the tab.
 
 import type { Answer } from "./answer";
-import { cut, encode, type Frame, wholeFrame } from "./pixels";
+import { blobOf, cut, encode, type Frame, wholeFrame } from "./pixels";
 import { noQuestions, type Questions } from "./questions";
 import { here } from "./router";
 
@@ -65,7 +65,7 @@ export function discard(): void {
 }
 
 /** The square that is or was looked at, as the history keeps it. */
-export function picture({ bitmap, frame }: Draft): Promise<Blob> {
+export function picture({ bitmap, frame }: Draft): Blob {
   const photo = cut(bitmap, frame);
   return encode(photo, Math.min(KEPT_SIDE, photo.width));
 }
@@ -103,8 +103,7 @@ export async function restore(): Promise<void> {
     const meta = sessionStorage.getItem(META);
     const photo = sessionStorage.getItem(PHOTO);
     if (!meta || !photo) return;
-    const bytes = Uint8Array.from(atob(photo.slice(photo.indexOf(",") + 1)), (char) => char.charCodeAt(0));
-    const bitmap = await createImageBitmap(new Blob([bytes], { type: "image/jpeg" }));
+    const bitmap = await createImageBitmap(blobOf(photo));
     scale = 1;
     current = { ...(JSON.parse(meta) as Omit<Draft, "bitmap">), bitmap };
   } catch {

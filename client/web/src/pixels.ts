@@ -69,7 +69,7 @@ export function cut(bitmap: ImageBitmap, frame: Frame): HTMLCanvasElement {
 }
 
 /** Encode anew: what the camera wrote beside the pixels (place, time, device) is gone. */
-export async function encode(canvas: HTMLCanvasElement, side = canvas.width): Promise<Blob> {
+export function encode(canvas: HTMLCanvasElement, side = canvas.width): Blob {
   let source = canvas;
   if (side !== canvas.width) {
     source = document.createElement("canvas");
@@ -81,9 +81,15 @@ export async function encode(canvas: HTMLCanvasElement, side = canvas.width): Pr
   }
   // What JPEG does to a small square shows in the probabilities once it is enlarged.
   const type = source.width <= LOSSLESS_SIDE ? "image/png" : "image/jpeg";
-  return new Promise((resolve, reject) =>
-    source.toBlob((blob) => (blob ? resolve(blob) : reject(new Error("can't encode"))), type, QUALITY),
-  );
+  // Not toBlob: Chromium waits with that until it is idle, up to 7 s while something moves on the screen.
+  return blobOf(source.toDataURL(type, QUALITY));
+}
+
+/** The picture that a data: URL holds; the page's own rules forbid it to fetch one. */
+export function blobOf(url: string): Blob {
+  const [, type, data] = /^data:(image\/(?:png|jpeg));base64,(.+)$/.exec(url) ?? [];
+  if (!type || !data) throw new Error("not a picture");
+  return new Blob([Uint8Array.from(atob(data), (char) => char.charCodeAt(0))], { type });
 }
 
 /** RGB of a whole canvas, fitted to side × side as the server fits: centred, antialiased bilinear, rounded per pass. */

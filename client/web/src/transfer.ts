@@ -3,6 +3,7 @@
 import { type Answer, LEVELS } from "./answer";
 import { REGIONS } from "./bodymap";
 import type { Entry, Kept, Spot } from "./history";
+import { blobOf } from "./pixels";
 import { SIGNS, SINCE } from "./questions";
 
 const FORMAT = "dermserve history 1";
@@ -19,7 +20,7 @@ export async function read(file: Blob): Promise<Kept> {
   const { format, spots, photos } = JSON.parse(await file.text()) as { format?: string; spots: Spot[]; photos: Written[] };
   const names = new Set(spots.map(({ id }) => id));
   if (format !== FORMAT || !spots.every(isSpot) || !photos.every((one) => isPhoto(one) && names.has(one.spot))) throw new Error("not a history");
-  return { spots, entries: photos.map((one) => ({ ...one, time: Date.parse(one.time), picture: blob(one.picture) })) };
+  return { spots, entries: photos.map((one) => ({ ...one, time: Date.parse(one.time), picture: blobOf(one.picture) })) };
 }
 
 type Written = Omit<Entry, "time" | "picture"> & { time: string; picture: string };
@@ -48,12 +49,6 @@ function isAnswer(value: Answer): boolean {
   const rest = { reasons: [], scores: [], viewsUsed: 0, viewsAsked: 0, totalMs: 0, skinChecked: true };
   const sound = like(value, texts, rest) && LEVELS.includes(value.level) && (value.risk === null || typeof value.risk === "number");
   return sound && value.reasons.every((one) => typeof one === "string") && value.scores.every((one) => like(one, { code: "", name: "", medical: "", probability: 0, std: 0 }));
-}
-
-function blob(url: string): Blob {
-  const [, type, data] = /^data:(image\/(?:png|jpeg));base64,(.+)$/.exec(url) ?? [];
-  if (!type || !data) throw new Error("not a picture");
-  return new Blob([Uint8Array.from(atob(data), (char) => char.charCodeAt(0))], { type });
 }
 
 function dataUrl(picture: Blob): Promise<string> {
