@@ -293,9 +293,13 @@ def test_labels_csv_names_photos_of_the_data_set_alone(tmp_path: Path, outside: 
 
 def test_labels_csv_and_its_folders_may_not_disagree(tmp_path: Path) -> None:
     photo(tmp_path / "bcc" / "a.png")
-    (tmp_path / "labels.csv").write_text("path,label,lesion_id,split\nbcc/a.png,scc,,\n")
-    with pytest.raises(DataError, match=r"bcc/a\.png is under two labels: bcc, and by \S+labels\.csv scc"):
-        read_samples(tmp_path, CLASSES)
+    for label, message in (
+        ("scc", r"bcc/a\.png is under two labels: bcc, and by \S+labels\.csv scc"),
+        ("mole", "'mole'"),
+    ):
+        (tmp_path / "labels.csv").write_text(f"path,label,lesion_id,split\nbcc/a.png,{label},,\n")
+        with pytest.raises(DataError, match=message):
+            read_samples(tmp_path, CLASSES)
 
 
 def test_full_names_of_classes_are_folders_too(tmp_path: Path) -> None:

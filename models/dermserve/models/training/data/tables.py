@@ -162,15 +162,18 @@ def read_table(path: Path, classes: Sequence[str]) -> Table | None:
     is damaged.
     """
     header = read_header(path)
-    paths = "path" in header and ("label" in header or path.name == "labels.csv")
+    paths = "path" in header and path.name == "labels.csv"
     missing = [column for column in _LABELS if paths and column not in header]
-    if missing and path.name == "labels.csv":
+    if missing:
         raise DataError(f"{path} lacks the column {missing[0]}; it needs {', '.join(_LABELS)}")
     photo = "path" if paths else next((column for column in _IDS if column in header), None)
     reader = _label_reader(header, classes, path)
     if photo is None or (reader is None and "lesion_id" not in header):
         return None
     rows = [_read_row(path, photo, cells, reader) for cells in read_rows(path)]
+    unknown = [row.said for row in rows if paths and row.label is None and row.said]
+    if unknown:
+        raise DataError(f"{path} names the class {unknown[0]!r}; this model knows {', '.join(classes)}")
     repeated = [name for name, count in Counter(row.photo for row in rows).items() if count > 1]
     if repeated:
         raise DataError(f"{path} names {repeated[0]} twice ({len(repeated)} photos in all): leave one row for each")
@@ -189,7 +192,7 @@ def _read_row(path: Path, photo: str, cells: Mapping[str, str], reader: _Reader 
 
 def _label_reader(header: Sequence[str], classes: Sequence[str], path: Path) -> _Reader | None:
     """Find how a table says the class of a row, and how it calls it; None where it does not."""
-    column = "label" if "path" in header and "label" in header else "dx"
+    column = "label" if "path" in header and path.name == "labels.csv" else "dx"
     if column in header:
         return lambda cells: (class_of(cells[column], classes), cells[column])
     if columns := [column for column in _DIAGNOSES if column in header]:
