@@ -195,8 +195,8 @@ def _check_bind(address: str) -> None:
 @click.option("-f", "--locustfile", type=_FILE, help="The master's, if it has one of its own.")
 def worker(master: str, locustfile: pathlib.Path | None) -> None:
     """Generate load for a `run --expect-workers` at HOST:PORT; ends when it does."""
-    say(f"waiting for a run at {master}")
     with ends_by_interrupt():
+        say(f"waiting for a run at {master}")
         sys.exit(run_worker(master, locustfile))
 
 
