@@ -40,8 +40,23 @@ QUALITY = {
     "min_color": 4,
     "min_detail": 0.3,
     "min_contrast": 0.05,
+    "min_redness": 0.05,
+    "max_redness": 0.9,
+    "min_yellowness": -0.1,
+    "max_yellowness": 0.5,
 }
-GOOD = Measures(brightness=150, sharpness=4, midtones=150, highlights=190, glare=0, color=9, detail=0.4, contrast=0.15)
+GOOD = Measures(
+    brightness=150,
+    sharpness=4,
+    midtones=150,
+    highlights=190,
+    glare=0,
+    color=9,
+    redness=0.3,
+    yellowness=0.15,
+    detail=0.4,
+    contrast=0.15,
+)
 CARD = card_pb2.Card(
     classes=[
         card_pb2.ClassInfo(code="mel", name="melanoma", malignant=True),
@@ -108,6 +123,10 @@ BAD_PHOTOS = [
     ({"midtones": 221}, [REASON_TOO_BRIGHT]),
     ({"glare": 0.51}, [REASON_TOO_BRIGHT]),
     ({"color": 3.9}, [REASON_NO_COLOR]),
+    ({"redness": 0.04}, [REASON_NO_COLOR]),
+    ({"redness": 0.91}, [REASON_NO_COLOR]),
+    ({"yellowness": -0.11}, [REASON_NO_COLOR]),
+    ({"yellowness": 0.51, "redness": 0.91, "color": 3.9}, [REASON_NO_COLOR]),
     ({"detail": 0.29}, [REASON_BLURRED]),
     ({"contrast": 0.04}, [REASON_UNIFORM]),
     ({"contrast": 0.0, "color": 0.0, "detail": 0.0}, [REASON_UNIFORM]),
@@ -198,7 +217,8 @@ def _any_card(rng: np.random.Generator) -> card_pb2.Card:
     fitted.min_confidence, fitted.max_view_std = rng.uniform(0, 1, 2)
     fitted.max_ood_score, fitted.max_scope_score = rng.uniform(0, 6, 2)
     for name in QUALITY:
-        setattr(fitted.quality, name, getattr(GOOD, name.split("_", 1)[1]) * rng.uniform(0.8, 1.2))
+        room = rng.uniform(0.5, 1.05) if name.startswith("min_") else rng.uniform(0.95, 1.5)
+        setattr(fitted.quality, name, getattr(GOOD, name.split("_", 1)[1]) * room)
     for message in (fitted, fitted.quality):
         for field, _ in message.ListFields():
             if field.name not in ("temperature", "quality") and rng.random() < 0.15:

@@ -50,6 +50,10 @@ def sepia(image: Image.Image) -> Image.Image:
     return Image.fromarray((gray * (1.07, 0.87, 0.67)).clip(0, 255).astype(np.uint8))
 
 
+def cast(*gains: float) -> Callable[[Image.Image], Image.Image]:
+    return lambda image: Image.fromarray((np.asarray(image, float) * gains).clip(0, 255).astype(np.uint8))
+
+
 def moved(image: Image.Image, *, columns: int = 0, rows: int = 0, steps: int = 16) -> Image.Image:
     pixels = np.asarray(image, float)
     shifts = [(round(rows * step / steps), round(columns * step / steps)) for step in range(steps)]
@@ -73,6 +77,10 @@ GOOD = [measure(skin(seed)) for seed in range(4)]
         (lambda image: ImageEnhance.Color(image).enhance(0.1), "color", True),
         (sepia, "color", True),
         (lambda image: jpeg(sepia(image)), "color", True),
+        (cast(1.1, 1.0, 0.5), "yellowness", False),
+        (cast(1.3, 0.6, 0.6), "redness", False),
+        (cast(0.7, 1.2, 0.7), "redness", True),
+        (cast(0.6, 0.8, 1.3), "yellowness", True),
         (lambda image: image.filter(ImageFilter.GaussianBlur(4.5)), "detail", True),
         (lambda image: jpeg(image.filter(ImageFilter.GaussianBlur(4.5))), "detail", True),
         (lambda image: image.filter(ImageFilter.BoxBlur(6)), "detail", True),

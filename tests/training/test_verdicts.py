@@ -31,6 +31,10 @@ FOUND = {
         "min_color": 3.0,
         "min_detail": 0.29,
         "min_contrast": 0.01,
+        "min_redness": 0.0,
+        "max_redness": 1.0,
+        "min_yellowness": -0.2,
+        "max_yellowness": 0.6,
     },
 }
 

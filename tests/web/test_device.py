@@ -151,6 +151,10 @@ def _card(**calibration: object) -> dict[str, Any]:
             "minColor": 2.0,
             "minDetail": 0.3,
             "minContrast": 0.03,
+            "minRedness": 0.05,
+            "maxRedness": 0.8,
+            "minYellowness": -0.1,
+            "maxYellowness": 0.5,
         },
     }
     classes: list[dict[str, object]] = [
@@ -177,13 +181,13 @@ _CARDS = [
 def _cases(count: int) -> Iterator[tuple[Scores, Measures]]:
     """Probabilities from sure to open, and measures about the limits of which one in a while is beyond."""
     random = np.random.default_rng(1)
-    good = np.array([150, 100, 150, 200, 0.02, 8, 0.5, 0.2])
-    spoiled = np.array([150, 100, 10, 50, 0.5, 0.5, 0.26, 0.01])
+    good = np.array([150, 100, 150, 200, 0.02, 8, 0.3, 0.15, 0.5, 0.2])
+    spoiled = np.array([150, 100, 10, 50, 0.5, 0.5, 0.9, 0.6, 0.26, 0.01])
     for _ in range(count):
         centre = random.dirichlet(np.full(4, 0.3))
         probabilities = random.dirichlet(centre * random.choice([5, 200]) + 1e-3, size=random.integers(1, 4))
         ood = random.uniform(0, random.choice([20, 40]), len(probabilities))
-        bad = random.random(8) < random.choice([0, 0.2])
+        bad = random.random(len(good)) < random.choice([0, 0.2])
         values = np.where(bad, spoiled, good).astype(float)
         scores = Scores(len(ood), 1, probabilities.astype(np.float32), ood.astype(np.float32))
         yield scores, Measures(*map(float, values))

@@ -28,7 +28,7 @@ _REASONS = {
     Reason.OUT_OF_SCOPE: "it is probably a kind of spot that this model does not know",
     Reason.TOO_DARK: "the photo is too dark: take another with more light",
     Reason.TOO_BRIGHT: "the photo is too bright: take another without flash or direct sun",
-    Reason.NO_COLOR: "the photo has no natural colour: take another in colour, without filters",
+    Reason.NO_COLOR: "the photo has no natural colour: take another in white light, without filters",
     Reason.BLURRED: "the photo is blurred: hold still, focus on the spot and take another",
     Reason.UNIFORM: "the photo shows no spot: take another with the spot in the centre",
 }

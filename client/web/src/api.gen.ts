@@ -132,6 +132,10 @@ export interface QualityLimits {
   "minColor"?: number;
   "minDetail"?: number;
   "minContrast"?: number;
+  "minRedness"?: number;
+  "maxRedness"?: number;
+  "minYellowness"?: number;
+  "maxYellowness"?: number;
 }
 export type Reason = "REASON_UNSPECIFIED" | "REASON_UNTRAINED_MODEL" | "REASON_UNCALIBRATED_MODEL" | "REASON_LOW_CONFIDENCE" | "REASON_VIEW_DISAGREEMENT" | "REASON_NOT_SKIN" | "REASON_OUT_OF_SCOPE" | "REASON_TOO_DARK" | "REASON_TOO_BRIGHT" | "REASON_NO_COLOR" | "REASON_BLURRED" | "REASON_UNIFORM";
 export type RiskLevel = "RISK_LEVEL_UNSPECIFIED" | "RISK_LEVEL_LOW" | "RISK_LEVEL_INTERMEDIATE" | "RISK_LEVEL_HIGH";

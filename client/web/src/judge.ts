@@ -94,7 +94,12 @@ export function* quality(measures: Measures, limits: QualityLimits): Generator<R
     yield "REASON_UNIFORM"; // neither colour nor detail of an even area says anything
     return;
   }
-  if (below(measures.color, limits.minColor)) yield "REASON_NO_COLOR";
+  const hasCast =
+    below(measures.redness, limits.minRedness) ||
+    above(measures.redness, limits.maxRedness) ||
+    below(measures.yellowness, limits.minYellowness) ||
+    above(measures.yellowness, limits.maxYellowness);
+  if (hasCast || below(measures.color, limits.minColor)) yield "REASON_NO_COLOR";
   if (below(measures.detail, limits.minDetail)) yield "REASON_BLURRED";
 }
 

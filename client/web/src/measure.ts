@@ -8,6 +8,8 @@ export interface Measures {
   highlights: number;
   glare: number;
   color: number;
+  redness: number;
+  yellowness: number;
   detail: number;
   contrast: number;
 }
@@ -33,11 +35,15 @@ export function measure(pixels: Pixels, side: number): Measures {
   const ordered = luma.slice().sort();
   const highlights = ordered[Math.floor((luma.length * 95) / 100)]!;
   const blown = red.filter((value, i) => Math.max(value, green[i]!, blue[i]!) >= GLARE).length;
+  const differences = [red.map((value, i) => value - green[i]!), red.map((value, i) => (value + green[i]!) / 2 - blue[i]!)];
+  const [brightness, redness, yellowness] = [luma, ...differences].map((values) => values.reduce((a, b) => a + b, 0) / values.length) as [number, number, number];
   return {
     midtones: ordered[luma.length >> 1]!,
     highlights,
     glare: blown / luma.length,
-    color: color(luma, [red.map((value, i) => value - green[i]!), red.map((value, i) => (value + green[i]!) / 2 - blue[i]!)]),
+    color: color(luma, differences),
+    redness: redness / Math.max(brightness, 1),
+    yellowness: yellowness / Math.max(brightness, 1),
     detail: detail(plane),
     contrast: contrast(plane) / Math.max(highlights, 1),
   };

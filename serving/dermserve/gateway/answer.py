@@ -41,7 +41,7 @@ _BY_REASON = {
     api.REASON_OUT_OF_SCOPE: "This model does not know every kind of spot, and probably not this one.",
     api.REASON_TOO_DARK: "The photo is too dark: take another with more light.",
     api.REASON_TOO_BRIGHT: "The photo is too bright: take another without flash or direct sun.",
-    api.REASON_NO_COLOR: "The photo has no natural colour: take another in colour, without filters.",
+    api.REASON_NO_COLOR: "The photo has no natural colour: take another in white light, without filters.",
     api.REASON_BLURRED: "The photo is blurred: hold still, focus on the spot and take another.",
     api.REASON_UNIFORM: "The photo shows no spot: take another with the spot in the centre.",
 }
@@ -159,7 +159,10 @@ def judge_quality(measures: Measures, limits: card_pb2.QualityLimits) -> Iterato
     if measures.contrast < limit["min_contrast"]:
         yield api.REASON_UNIFORM  # neither colour nor detail of an even area says anything
         return
-    if measures.color < limit["min_color"]:
+    red, yellow = measures.redness, measures.yellowness
+    has_cast = red < limit["min_redness"] or red > limit["max_redness"]
+    has_cast |= yellow < limit["min_yellowness"] or yellow > limit["max_yellowness"]
+    if has_cast or measures.color < limit["min_color"]:
         yield api.REASON_NO_COLOR
     if measures.detail < limit["min_detail"]:
         yield api.REASON_BLURRED

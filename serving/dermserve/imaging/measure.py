@@ -1,4 +1,4 @@
-"""What a photo looks like, in numbers: whether it is dark, bright, without colour, blurred or empty.
+"""What a photo looks like, in numbers: whether it is dark, bright, of no natural colour, blurred or empty.
 
 They show whether a photo is fit to be classified, and whether photos have changed since a model was calibrated, without
 keeping any. All are measured at half the model's size: pixels averaged two by two, which removes sensor noise and what
@@ -44,6 +44,10 @@ class Measures:
     color: float
     """Standard deviation of the colour differences that brightness does not explain, in gray levels. A gray or
     one-toned (sepia) photo has 0, however strong the tone."""
+    redness: float
+    """Mean of red less green, as a share of the mean luma."""
+    yellowness: float
+    """Mean of red and green less blue, as a share of the mean luma."""
     detail: float
     """Second difference of neighbouring areas of 4×4 pixels over that of areas two apart, in the direction where it is
     least: 0.25 where all is smooth. Where a direction has less structure than the others, as motion leaves it, it is
@@ -59,13 +63,17 @@ def measure(pixels: NDArray[np.uint8]) -> Measures:
     luma = (_LUMA @ half.reshape(3, -1)).reshape(red.shape)
     places = luma.size // 2, luma.size * 95 // 100
     midtones, highlights = (float(each) for each in np.partition(luma.ravel(), places)[list(places)])
+    brightness = _sum(luma) / luma.size
+    to_green, to_blue = red - green, (red + green) / 2 - blue
     return Measures(
-        brightness=_sum(luma) / luma.size,
+        brightness=brightness,
         sharpness=(_size(luma[:, 1:] - luma[:, :-1]) + _size(luma[1:] - luma[:-1])) / 2,
         midtones=midtones,
         highlights=highlights,
         glare=np.count_nonzero(np.maximum(np.maximum(red, green), blue) >= _GLARE) / luma.size,
-        color=_color(luma, (red - green, (red + green) / 2 - blue)),
+        color=_color(luma, (to_green, to_blue)),
+        redness=_sum(to_green) / luma.size / max(brightness, 1.0),
+        yellowness=_sum(to_blue) / luma.size / max(brightness, 1.0),
         detail=_detail(luma),
         contrast=_contrast(luma) / max(highlights, 1.0),
     )

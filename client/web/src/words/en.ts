@@ -115,7 +115,7 @@ export const en = {
   REASON_OUT_OF_SCOPE: "This is probably a kind of spot that can't be recognised here. Only a dermatologist can tell.",
   REASON_TOO_DARK: "The photo is too dark. Take another with more light, best by a window in daylight.",
   REASON_TOO_BRIGHT: "The photo is too bright. Take another without flash and out of direct sun.",
-  REASON_NO_COLOR: "The photo has no natural colour. Take another in colour, without filters.",
+  REASON_NO_COLOR: "The photo has no natural colour. Take another in daylight, without filters.",
   REASON_BLURRED: "The photo is blurred. Hold still, tap on the spot to focus, and take another.",
   REASON_UNIFORM: "The photo shows no spot. Bring the spot into the middle and take another.",
   REASON_UNTRAINED_MODEL: "This service has not learned to judge skin yet.",

@@ -113,7 +113,7 @@ export const id: Record<Key, string> = {
   REASON_OUT_OF_SCOPE: "Ini mungkin jenis bintik yang tidak bisa dikenali di sini. Hanya dokter kulit yang bisa memastikan.",
   REASON_TOO_DARK: "Foto terlalu gelap. Ambil lagi dengan lebih banyak cahaya, sebaiknya di dekat jendela pada siang hari.",
   REASON_TOO_BRIGHT: "Foto terlalu terang. Ambil lagi tanpa lampu kilat dan tidak di bawah matahari langsung.",
-  REASON_NO_COLOR: "Foto tidak berwarna alami. Ambil lagi dalam warna, tanpa filter.",
+  REASON_NO_COLOR: "Foto tidak berwarna alami. Ambil lagi dengan cahaya siang hari, tanpa filter.",
   REASON_BLURRED: "Foto kabur. Jangan bergerak, ketuk bintiknya agar fokus, lalu ambil lagi.",
   REASON_UNIFORM: "Foto tidak menunjukkan bintik. Tempatkan bintik di tengah, lalu ambil lagi.",
   REASON_UNTRAINED_MODEL: "Layanan ini belum belajar menilai kulit.",

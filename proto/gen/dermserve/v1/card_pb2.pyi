@@ -141,7 +141,7 @@ class Share(_message.Message):
     def __init__(self, value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ...) -> None: ...
 
 class QualityLimits(_message.Message):
-    __slots__ = ("min_midtones", "min_highlights", "max_midtones", "max_glare", "min_color", "min_detail", "min_contrast")
+    __slots__ = ("min_midtones", "min_highlights", "max_midtones", "max_glare", "min_color", "min_detail", "min_contrast", "min_redness", "max_redness", "min_yellowness", "max_yellowness")
     MIN_MIDTONES_FIELD_NUMBER: _ClassVar[int]
     MIN_HIGHLIGHTS_FIELD_NUMBER: _ClassVar[int]
     MAX_MIDTONES_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +149,10 @@ class QualityLimits(_message.Message):
     MIN_COLOR_FIELD_NUMBER: _ClassVar[int]
     MIN_DETAIL_FIELD_NUMBER: _ClassVar[int]
     MIN_CONTRAST_FIELD_NUMBER: _ClassVar[int]
+    MIN_REDNESS_FIELD_NUMBER: _ClassVar[int]
+    MAX_REDNESS_FIELD_NUMBER: _ClassVar[int]
+    MIN_YELLOWNESS_FIELD_NUMBER: _ClassVar[int]
+    MAX_YELLOWNESS_FIELD_NUMBER: _ClassVar[int]
     min_midtones: float
     min_highlights: float
     max_midtones: float
@@ -156,7 +160,11 @@ class QualityLimits(_message.Message):
     min_color: float
     min_detail: float
     min_contrast: float
-    def __init__(self, min_midtones: _Optional[float] = ..., min_highlights: _Optional[float] = ..., max_midtones: _Optional[float] = ..., max_glare: _Optional[float] = ..., min_color: _Optional[float] = ..., min_detail: _Optional[float] = ..., min_contrast: _Optional[float] = ...) -> None: ...
+    min_redness: float
+    max_redness: float
+    min_yellowness: float
+    max_yellowness: float
+    def __init__(self, min_midtones: _Optional[float] = ..., min_highlights: _Optional[float] = ..., max_midtones: _Optional[float] = ..., max_glare: _Optional[float] = ..., min_color: _Optional[float] = ..., min_detail: _Optional[float] = ..., min_contrast: _Optional[float] = ..., min_redness: _Optional[float] = ..., max_redness: _Optional[float] = ..., min_yellowness: _Optional[float] = ..., max_yellowness: _Optional[float] = ...) -> None: ...
 
 class Look(_message.Message):
     __slots__ = ("views", "margin")

@@ -128,6 +128,10 @@ def _sepia(image: Image.Image) -> Image.Image:
     return Image.fromarray((gray * _SEPIA).clip(0, 255).astype(np.uint8))
 
 
+def _cast(*gains: float) -> _Spoil:
+    return lambda image: Image.fromarray((np.asarray(image, float) * gains).clip(0, 255).astype(np.uint8))
+
+
 def _blurred(sigma: float) -> _Spoil:
     return lambda image: image.filter(ImageFilter.GaussianBlur(sigma))
 
@@ -157,6 +161,10 @@ SPOILED: Mapping[str, _Spoil] = {
     "gray": _desaturated(0.0),
     "a tenth of the colour": _desaturated(0.1),
     "sepia": _sepia,
+    "yellow cast": _cast(1.1, 1.0, 0.5),
+    "red cast": _cast(1.3, 0.6, 0.6),
+    "green cast": _cast(0.7, 1.2, 0.7),
+    "blue cast": _cast(0.6, 0.8, 1.3),
     "Gaussian blur, sigma 4": _blurred(4),
     "Gaussian blur, sigma 6": _blurred(6),
     "box blur of 13": lambda image: image.filter(ImageFilter.BoxBlur(6)),

@@ -198,7 +198,8 @@ def quality_flags(measures: Sequence[Measures], limits: Mapping[str, float]) -> 
         "too_bright": beyond("max_midtones") | beyond("max_glare"),
         "uniform": beyond("min_contrast"),
     }
-    flags["no_color"] = beyond("min_color") & ~flags["uniform"]
+    cast = [beyond(f"{end}_{name}") for end in ("min", "max") for name in ("redness", "yellowness")]
+    flags["no_color"] = np.any([beyond("min_color"), *cast], axis=0) & ~flags["uniform"]
     flags["blurred"] = beyond("min_detail") & ~flags["uniform"]
     return flags
 
