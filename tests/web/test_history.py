@@ -160,6 +160,39 @@ def test_what_is_typed_is_kept_though_one_goes_back_or_reloads_in_the_middle(res
     expect(page.get_by_label("Notes")).to_have_value("half a sentence")
 
 
+def test_what_is_typed_while_another_tabs_change_is_read_stays(result: App) -> None:
+    second = result.context.new_page()
+    _saved(result)
+    second.goto(result.page.url)
+    result.page.evaluate("""() => {
+        const open = IDBFactory.prototype.open;
+        window.held = [];
+        IDBFactory.prototype.open = function (...given) {
+            const request = open.apply(this, given);
+            Object.defineProperty(request, "onsuccess", {
+                set: (then) => request.addEventListener("success", (event) => window.held.push(() => then(event))),
+            });
+            return request;
+        };
+        window.release = () => {
+            IDBFactory.prototype.open = open;
+            window.held.forEach((then) => then());
+        };
+    }""")
+    second.get_by_label("Notes").fill("typed in one")
+    result.until("window.held.length === 1")
+    result.page.get_by_label("Name").fill("Named in the other")
+    result.until("window.held.length === 2")
+    result.page.evaluate("release()")
+    expect(second.locator("h1")).to_have_text("Spot 1")  # it is typing, too
+    second.locator("h1").click()
+    expect(second.locator("h1")).to_have_text("Named in the other")
+    expect(result.page.get_by_label("Name")).to_have_value("Named in the other")
+    result.page.locator("h1").click()
+    expect(result.page.get_by_label("Notes")).to_have_value("typed in one")
+    expect(result.page.locator("h1")).to_have_text("Named in the other")
+
+
 def test_two_tabs_are_in_step(result: App) -> None:
     second = result.context.new_page()
     second.goto(f"{result.page.url.partition('#')[0]}#/history")

@@ -20,15 +20,26 @@ function idle(): boolean {
   return !document.activeElement?.matches("input, textarea, select, canvas");
 }
 
+/** Whether what is shown has changed elsewhere, in another tab, while the person was typing. */
+let stale = false;
+
+/** Show the screen anew, but not while the person types, who may have begun while it was read. */
+function repaint(): void {
+  stale = !idle();
+  if (!stale) render(() => !(stale = !idle()));
+}
+
 function listen(): void {
   document.querySelector(".skip")?.addEventListener("click", (event) => {
     event.preventDefault(); // the address says which screen is shown
     document.getElementById("main")?.focus();
   });
-  store.onChange(() => idle() && !path().startsWith("/check") && render());
-  records.onChange(() => path().startsWith("/history") && idle() && render());
+  store.onChange(() => !path().startsWith("/check") && repaint());
+  records.onChange(() => path().startsWith("/history") && repaint());
+  // After the click that may have ended the typing, whose target a repaint would take away.
+  addEventListener("focusout", () => setTimeout(() => stale && !path().startsWith("/check") && repaint(), 300));
   for (const change of ["online", "offline"]) {
-    addEventListener(change, () => void service.refresh(true).then(() => path() === "/" && idle() && render()));
+    addEventListener(change, () => void service.refresh(true).then(() => path() === "/" && repaint()));
   }
   listenForPhotos();
 }

@@ -19,15 +19,15 @@ function depth(): number {
   return (history.state as State)?.depth ?? 0;
 }
 
-/** Show the screen of the address anew. */
-export function render(): void {
+/** Show the screen of the address anew, if it still may be once what it shows is read. */
+export function render(may: () => boolean = () => true): void {
   leaving.forEach((act) => act());
   leaving = [];
   const mine = ++turn;
   for (const [pattern, screen] of routes) {
     const found = pattern.exec(path());
     if (!found) continue;
-    void screen(decodeURIComponent(found[1] ?? ""), () => mine === turn);
+    void screen(decodeURIComponent(found[1] ?? ""), () => mine === turn && may());
     return;
   }
   go("/", { replace: true });
