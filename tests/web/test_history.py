@@ -9,6 +9,16 @@ from playwright.sync_api import Browser, expect
 
 from tests.web.page import App
 
+# Whether the history, the database of the page, has such notes of a spot.
+_KEPT_NOTES = """new Promise((resolve) => {{
+    indexedDB.open("dermserve").onsuccess = ({{ target: {{ result: db }} }}) => {{
+        db.transaction("spots").objectStore("spots").getAll().onsuccess = (event) => {{
+            db.close();
+            resolve(event.target.result.some(({{ notes }}) => notes === "{}"));
+        }};
+    }};
+}})"""
+
 
 def _saved(result: App) -> App:
     result.press("Save to history")
@@ -156,6 +166,7 @@ def test_what_is_typed_is_kept_though_one_goes_back_or_reloads_in_the_middle(res
     expect(page.locator("h1")).to_have_text("Left arm")
     expect(page.get_by_label("Notes")).to_have_value("half a")
     page.get_by_label("Notes").fill("half a sentence")
+    result.until(_KEPT_NOTES.format("half a sentence"))
     page.reload()
     expect(page.get_by_label("Notes")).to_have_value("half a sentence")
 

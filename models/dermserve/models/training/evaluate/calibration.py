@@ -139,7 +139,7 @@ def fit_min_confidence(confidence: Floats, hits: Flags, *, accuracy: float) -> f
 def fit_quality(sets: Sequence[Sequence[Measures]], *, share: float) -> dict[str, float]:
     """Find limits that no more than a share of the good photos of any set lies beyond, each: a `QualityLimits`.
 
-    Twice the share for blur, half for each of the four limits of a cast; the least contrast is half of what the
+    2.5 times the share for blur, half for each of the four limits of a cast; the least contrast is half of what the
     share gives, as what is meant is a picture of nothing.
     """
 
@@ -148,7 +148,7 @@ def fit_quality(sets: Sequence[Sequence[Measures]], *, share: float) -> dict[str
 
     low = {f"min_{name}": min(quantiles(name, share)) for name in ("midtones", "highlights", "color", "contrast")}
     high = {f"max_{name}": max(quantiles(name, 1 - share)) for name in ("midtones", "glare")}
-    low |= {"min_detail": min(quantiles("detail", 2 * share)), "min_contrast": low["min_contrast"] / 2}
+    low |= {"min_detail": min(quantiles("detail", 2.5 * share)), "min_contrast": low["min_contrast"] / 2}
     for name in ("redness", "yellowness"):
         low[f"min_{name}"], high[f"max_{name}"] = min(quantiles(name, share / 2)), max(quantiles(name, 1 - share / 2))
     return low | high

@@ -30,9 +30,9 @@ SPECIFICITY, NAMED_ACCURACY = 0.95, 0.95
 VIEW_STD_QUANTILE = 0.975
 # Shares of all validation photos, and of those of any class, that may be taken for pictures without skin.
 FALSE_REJECTIONS, CLASS_REJECTIONS = 0.01, 0.05
-# Share of the photos of any data set beyond each limit on quality, twice that for blur and half for each limit of a
-# cast: of good photos 2 % may be flagged, and eleven limits share that.
-BAD_QUALITY = 0.02 / 10
+# Share of the photos of any data set beyond each limit on quality, 2.5 times that for blur and half for each limit of a
+# cast: of good photos some 2 % may be flagged, and eleven limits share that.
+BAD_QUALITY = 0.002
 # Share of the model's own validation photos that may be taken for lesions of other classes.
 OUT_OF_SCOPE = 0.05
 # Views after which ADAPTIVE may stop, and the share of validation photos whose answer such a look may not change;
@@ -215,5 +215,5 @@ def _method(model: str, validation: Sequence[PartPredictions], *, price: float) 
         f"pictures without skin tell) at {FALSE_REJECTIONS:.0%} false rejections, of no class more than "
         f"{CLASS_REJECTIONS:.0%}, in each data set; "
         f"quality: at most {BAD_QUALITY:.2%} of the training and validation photos of each data set beyond each limit, "
-        "twice that for min_detail, half of it for each limit of redness and yellowness, min_contrast halved"
+        "2.5 times that for min_detail, half of it for each limit of redness and yellowness, min_contrast halved"
     )
