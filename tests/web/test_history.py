@@ -137,6 +137,7 @@ def test_a_file_that_is_no_history_changes_nothing(result: App, tmp_path: pathli
         result.press("Export")
     exported = pathlib.Path(download.value.path()).read_text()
     result.press("Delete all")
+    expect(page.locator(".toast")).to_contain_text("Deleted")
     for text in ("", "not JSON", "null", "[]", "{}", *(_changed(exported, where, to) for where, to in _CHANGES)):
         page.set_input_files("#import", {"name": "a.json", "mimeType": "application/json", "buffer": text.encode()})
         expect(page.locator(".toast")).to_contain_text("not a history that was exported here")
