@@ -1,9 +1,10 @@
 """Mixed work on one gateway: does its memory, its open files or its threads grow?
 
 Callers ask in every TTA mode, one by one and in streams, send photos that are damaged, name models that do not exist,
-cancel, and allow too little time. The gateway is sampled every second. The first half is the warm-up; the two halves of
-the rest are compared: the least memory, which no garbage on its way to be collected is part of, and the
-medians of files and threads.
+cancel, and allow too little time. They work in rounds, each compared with the one before, until one shows no growth:
+how long a gateway takes to warm up depends on the machine; what leaks grows in every round. It is sampled every
+second. What is compared is the least memory, which no garbage on its way to be collected is part of, and the medians of
+files and threads.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Self
 
 import grpc
 import grpc.aio
@@ -24,9 +26,10 @@ from dermserve.local import Stack
 from dermserve.local.picture import draw_lesion
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
+_ROUNDS = 6
 _MORE_BYTES = 5e6
 _MORE_SHARE = 0.03
-"""What the gateway's memory may grow by, whichever is more."""
+"""What the gateway's memory may grow by in a round, whichever is more."""
 _MORE_FILES = 4
 _MORE_THREADS = 2
 _DISTURBED = (grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
@@ -59,11 +62,16 @@ class Work:
         self._channel = grpc.aio.insecure_channel(address, options=[("grpc.max_send_message_length", -1)])
         self._stub = classifier_pb2_grpc.ClassifierStub(self._channel)
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._channel.close()
+
     async def run(self, callers: int, seconds: float) -> None:
         """Work for so long."""
         ends = time.monotonic() + seconds
-        async with self._channel:
-            await asyncio.gather(*(self._caller(ends) for _ in range(callers)))
+        await asyncio.gather(*(self._caller(ends) for _ in range(callers)))
 
     async def _caller(self, ends: float) -> None:
         kinds = (self._classify, self._classify, self._classify, self._stream, self._give_up, self._hurry, self._err)
@@ -120,38 +128,46 @@ async def _sample(process: psutil.Process, taken: list[Sample]) -> None:
         taken.append(_look(process))
 
 
-def _halves(samples: list[Sample]) -> tuple[Sample, Sample]:
-    """Sum up the two halves after the warm-up."""
-    steady = samples[len(samples) // 2 :]
-    part = max(1, len(steady) // 2)
-    return _summed_up(steady[:part]), _summed_up(steady[-part:])
-
-
 def _summed_up(samples: list[Sample]) -> Sample:
     files = statistics.median_low(each.files for each in samples)
     threads = statistics.median_low(each.threads for each in samples)
     return Sample(min(each.resident for each in samples), files, threads)
 
 
-def _judge(taken: list[Sample], ended: Counter[str]) -> list[str]:
-    before, after = _halves(taken)
-    failures = [f"{count} requests ended {name}" for name, count in ended.items() if name.startswith("unclean")]
+def _growth(before: Sample, after: Sample) -> list[str]:
+    found = []
     if after.resident - before.resident > max(_MORE_BYTES, _MORE_SHARE * before.resident):
-        failures.append(f"memory grew by {(after.resident - before.resident) / 1e6:.1f} MB")
+        found.append(f"memory grew by {(after.resident - before.resident) / 1e6:.1f} MB")
     if after.files - before.files > _MORE_FILES:
-        failures.append(f"open files grew from {before.files} to {after.files}")
+        found.append(f"open files grew from {before.files} to {after.files}")
     if after.threads - before.threads > _MORE_THREADS:
-        failures.append(f"threads grew from {before.threads} to {after.threads}")
-    return failures if ended["answered"] else [*failures, "nothing was answered"]
+        found.append(f"threads grew from {before.threads} to {after.threads}")
+    return found
 
 
-async def soak(stack: Stack, models: tuple[str, ...], *, seconds: float, callers: int = 4, seed: int = 1) -> list[str]:
-    """Load a gateway for a while; give what grew, and the requests that did not end cleanly."""
+async def _round(work: Work, process: psutil.Process, callers: int, seconds: float) -> Sample:
     taken: list[Sample] = []
-    work = Work(stack.gateway_address, models, seed)
-    sampling = asyncio.create_task(_sample(psutil.Process(stack.pids["gateway"]), taken))
+    sampling = asyncio.create_task(_sample(process, taken))
     await work.run(callers, seconds)
     sampling.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await sampling
-    return _judge(taken, work.ended)
+    return _summed_up(taken)
+
+
+async def soak(stack: Stack, models: tuple[str, ...], *, seconds: float, callers: int = 4, seed: int = 1) -> list[str]:
+    """Load a gateway for rounds of so long until one shows no growth, or for six.
+
+    Returns what grew in every round, and the requests that did not end cleanly.
+    """
+    process = psutil.Process(stack.pids["gateway"])
+    async with Work(stack.gateway_address, models, seed) as work:
+        before = await _round(work, process, callers, seconds)
+        for _ in range(_ROUNDS - 1):
+            after = await _round(work, process, callers, seconds)
+            grown = _growth(before, after)
+            if not grown:
+                break
+            before = after
+    failures = [f"{count} requests ended {name}" for name, count in work.ended.items() if name.startswith("unclean")]
+    return failures + grown + ([] if work.ended["answered"] else ["nothing was answered"])

@@ -1,5 +1,6 @@
 """What every store promises, in a folder and in object storage alike."""
 
+import concurrent.futures
 import contextlib
 import errno
 import json
@@ -157,6 +158,15 @@ def test_what_a_killed_command_was_writing_is_deleted_by_the_next_and_what_anoth
         assert _publish(store) == 1
         assert store.publish(make_version(other), "m") == 2
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_command_that_begins_while_others_end_is_not_stopped_by_what_they_remove(tmp_path: pathlib.Path) -> None:
+    def begin_and_end(turn: int) -> None:
+        with LocalStore(tmp_path).staged("m") as staging:
+            (staging / "saved_model.pb").write_bytes(b"graph")
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(begin_and_end, range(400))) == [None] * 400
 
 
 def test_a_failed_export_leaves_the_store_as_it_was(tmp_path: pathlib.Path) -> None:

@@ -62,9 +62,11 @@ class LocalStore:
         Those that killed commands left are removed first.
         """
         self.folder.mkdir(parents=True, exist_ok=True)  # on the store's own file system, to be renamed into place
-        for left in {path.parents[1] for path in self.folder.glob(".staging-*/*/*")}:
-            with contextlib.suppress(portalocker.LockException, OSError), _held(left):
-                shutil.rmtree(left, ignore_errors=True)
+        for left in self.folder.glob(".staging-*"):
+            with contextlib.suppress(portalocker.LockException, OSError):  # OSError: its command removes it just now
+                if any(left.glob("*/*")):  # an empty one may have been made just now, and not be locked yet
+                    with _held(left):
+                        shutil.rmtree(left, ignore_errors=True)
         prefix = f".staging-{model}-"
         with tempfile.TemporaryDirectory(prefix=prefix, dir=self.folder, ignore_cleanup_errors=True) as scratch:
             folder = pathlib.Path(scratch, "version")
@@ -106,8 +108,9 @@ class LocalStore:
 
     def read(self, model: str, version: int, name: str) -> bytes | None:
         """Read a file of a version, if it has one of that name."""
-        file = self.version_folder(model, version) / name
-        return file.read_bytes() if file.exists() else None
+        with contextlib.suppress(FileNotFoundError):
+            return (self.version_folder(model, version) / name).read_bytes()
+        return None
 
     def fetch(self, model: str, version: int, into: pathlib.Path) -> None:
         """Copy a version into an empty local folder."""
