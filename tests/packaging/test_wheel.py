@@ -1,5 +1,7 @@
 """The wheel, as a user has it: from any folder, without the checkout, on each platform it names."""
 
+import ast
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -123,6 +125,54 @@ def _resolve(folder, requirements, platform, version):
     found = json.loads((folder / "report").read_text())["install"]
     names = {canonicalize_name(item["metadata"]["name"]) for item in found}
     assert {canonicalize_name(Requirement(text).name) for text in requirements} <= names
+
+
+PROGRAMS = {
+    "": ["dermserve.cli.root", "dermserve.cli.classify", "dermserve.cli.models", "dermserve.cli.proto"],
+    "gateway": ["dermserve.gateway.__main__", "dermserve.doctor.cli"],
+    "store": ["dermserve.models.lifecycle.cli"],
+    "local": ["dermserve.local.cli", "dermserve.modelserver.__main__"],
+    "loadtest": [f"dermserve.loadtest.{name}" for name in ("cli", "capacity_cli", "report", "locustfile")],
+}
+
+
+def _imports(module: str, seen: set[str]) -> set[str]:
+    """Name the packages of others that a module of ours imports as it is imported, and what it imports does."""
+    parts = [ROOT / folder / module.replace(".", "/") for folder in ("client", "serving", "models", "loadtest")]
+    files = [file for part in parts for file in (part.with_suffix(".py"), part / "__init__.py") if file.is_file()]
+    if module in seen or not files:
+        return set()
+    seen.add(module)
+    found = _imports(module.rpartition(".")[0], seen)
+    for node in ast.parse(files[0].read_text()).body:
+        names = [one.name for one in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [str(node.module), *(f"{node.module}.{name}" for name in names)]
+        for name in names:
+            found |= _imports(name, seen) if name.startswith("dermserve") else {name.partition(".")[0]}
+    return found - sys.stdlib_module_names
+
+
+def _installed_with(names):
+    """Name all that comes along with these distributions."""
+    found, left = set(), {canonicalize_name(name) for name in names}
+    while left:
+        found.add(name := left.pop())
+        requirements = map(Requirement, importlib.metadata.requires(name) or [])
+        needed = [one for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})]
+        left |= {canonicalize_name(one.name) for one in needed} - found
+    return found
+
+
+@pytest.mark.parametrize("extra", PROGRAMS)
+def test_an_extra_requires_all_that_its_programs_import(extra):
+    version = ".".join(map(str, sys.version_info[:2]))
+    there = _installed_with(Requirement(text).name for text in _required(extra, "linux", version))
+    of = importlib.metadata.packages_distributions()
+    seen = set()
+    for name in set().union(*(_imports(module, seen) for module in PROGRAMS[extra])):
+        assert there & {canonicalize_name(each) for each in of[name]}, f"{name} does not come with [{extra}]"
+    assert len(seen) > 3
 
 
 def test_nothing_that_windows_lacks_is_required_or_imported_there():
