@@ -303,6 +303,9 @@ def finds_names_wherever_a_cluster_resolves_them(manifests: list[Manifest]) -> I
             yield f"{name} ({address}) is out of reach"
         elif {port["port"] for port in blocks[address]["ports"]} != {53}:
             yield f"{address}: more than DNS"
+    pods = [peer["podSelector"].get("matchExpressions", []) for rule in rules for peer in rule["to"] if len(peer) == 2]
+    if [{"key": "k8s-app", "operator": "In", "values": ["kube-dns", "node-local-dns"]}] not in pods:
+        yield "the pods of the cluster's DNS, or of its cache on each node with GKE Dataplane V2, are out of reach"
 
 
 def _without_part_of(peer: Manifest) -> Manifest:

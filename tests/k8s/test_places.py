@@ -1,5 +1,6 @@
 """What differs from cluster to cluster has one place: the registry, Prometheus' label, the runbooks' address."""
 
+import itertools
 import pathlib
 import re
 
@@ -20,10 +21,18 @@ def test_monitoring_puts_the_clusters_label_and_address_where_they_belong() -> N
     assert not [m for m in of_kind(manifests, "ConfigMap") if m["metadata"]["name"] == "monitoring-place"]
 
 
-@pytest.mark.parametrize("components", [["edge"], ["cert-manager", "edge", "image-volume", "signed"]])
-@pytest.mark.parametrize("overlay", ["local", "production", "gpu"])
+@pytest.mark.parametrize(
+    ("overlay", "components"),
+    [
+        *itertools.product(
+            ["local", "production", "gpu"], [["edge"], ["cert-manager", "edge", "image-volume", "signed"]]
+        ),
+        ("../examples/kserve", []),
+        ("../../loadtest/k8s/production", []),
+    ],
+)
 def test_the_registry_is_set_in_one_place_for_every_image(
-    components: list[str], overlay: str, tmp_path: pathlib.Path
+    overlay: str, components: list[str], tmp_path: pathlib.Path
 ) -> None:
     write_overlay(tmp_path, overlay, [*components, "registry"])
     images = re.findall(r"(?:image|reference): (\S+)", kustomize(tmp_path))
