@@ -101,6 +101,11 @@ def test_a_version_that_does_not_is_not_even_loaded(desk: Desk, texts: list[str]
     assert [(server.labels, server.loaded) for server in desk.servers] == [({"stable": 1}, {1})] * 2
 
 
+def test_a_figure_is_shown_as_precisely_as_it_is_compared() -> None:
+    (requirement,) = _require("accuracy>=0.8")
+    assert requirement.problem({"accuracy": 0.79999996}) == "accuracy is 0.79999996, not >= 0.8"
+
+
 def test_a_version_of_whose_evaluation_nothing_is_known_meets_no_requirement(
     desk: Desk, tmp_path: pathlib.Path
 ) -> None:
@@ -343,6 +348,9 @@ def test_a_watch_that_a_pipeline_stops_ends_the_canary(
         (["--off", "--watch", "1m", "--gateway-metrics", "a:1"], "nothing to --watch"),
         (["--share", "5%", "--watch", "soon", "--gateway-metrics", "a:1"], "write 90s, 30m or 2h"),
         (["--share", "5%", "--watch", "0s", "--gateway-metrics", "a:1"], "write 90s, 30m or 2h"),
+        (["--share", "5%", "--max-failed", "nan"], "'nan' is not a number"),
+        (["--share", "5%", "--timeout", "NaN"], "'NaN' is not a number"),
+        (["--share", "nan"], "nan is not between"),
     ],
 )
 def test_a_watch_that_makes_no_sense_is_refused(options: list[str], words: str, tmp_path: pathlib.Path) -> None:

@@ -163,6 +163,16 @@ def test_a_server_that_cannot_be_told_back_is_told_by_the_next_command(fleet: Fl
     assert fleet.said[-1].startswith("undid what an earlier command left half done: promote of m, 1 → 3, begun 20")
 
 
+def test_what_a_dry_run_finds_half_done_stays_as_it_is(memory: pathlib.Path) -> None:
+    fleet = _fleet(memory)
+    with fleet.stepping(Steps(5)), pytest.raises(KilledError):
+        _promote(fleet.desk)
+    before = fleet.state()
+    moves.retire(fleet.desk, "m", keep=1, dry=True)
+    assert fleet.state() == before
+    assert rollout.pending(fleet.store) is not None
+
+
 def test_rollback_after_a_killed_promotion_goes_back_to_what_was_stable_before_it(memory: pathlib.Path) -> None:
     steps = _steps(memory / "whole", _promote)
     fleet = _fleet(memory / "killed")

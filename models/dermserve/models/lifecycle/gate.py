@@ -213,7 +213,7 @@ class Requirement:
             return f"its evaluation has no {self.name}; it has {', '.join(sorted(figures)) or 'no figures at all'}"
         if _COMPARED[self.comparison](named[0], self.bound):
             return ""
-        return f"{self.name} is {named[0]:.4g}, not {self.comparison} {self.bound:g}"
+        return f"{self.name} is {named[0]:.12g}, not {self.comparison} {self.bound:.12g}"
 
 
 def figures(store: Store, model: str, version: int) -> dict[str, float]:

@@ -96,7 +96,7 @@ def retire(desk: Desk, model: str, *, keep: int, offline: bool = False, dry: boo
     are gone, or would be. Raises LifecycleError: the store can't be used, or a server does not answer.
     """
     store = desk.store
-    with store.locked() if offline else _changing(desk):
+    with store.locked() if offline or dry else _changing(desk):
         present = store.versions(model)
         needed = {*present[-keep:], *desk.read_config().needed(model)}
         if (intent := pending(store)) is not None and intent.model == model:

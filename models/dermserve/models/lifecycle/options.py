@@ -7,7 +7,7 @@ import pathlib
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
@@ -18,16 +18,12 @@ from dermserve.models.lifecycle.server_config import ConfigMap, Desk
 from dermserve.models.lifecycle.servers import Servers, Tls
 from dermserve.models.lifecycle.stores import open_store
 from dermserve.models.lifecycle.watch import Limits
+from dermserve.models.options import Number, add_options
 
 DEFAULT_TFS = "127.0.0.1:8500"
 VERSION = click.IntRange(1)
 _F = TypeVar("_F", bound=Callable[..., Any])
 _PEM = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
-
-
-def _with(options: Sequence[Callable[[Any], Any]], command: Any) -> Any:
-    """Add options to a command, in the order in which --help is to list them."""
-    return functools.reduce(lambda wrapped, option: option(wrapped), reversed(options), command)
 
 
 def _config(text: str) -> pathlib.Path | ConfigMap:
@@ -96,11 +92,11 @@ unchecked_option = click.option(
     "--unchecked", is_flag=True, help="Do not replay the version's golden predictions on every server first."
 )
 _timeout_option = click.option(
-    "--timeout", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True, metavar="SECONDS",
+    "--timeout", type=Number(0, min_open=True), default=120.0, show_default=True, metavar="SECONDS",
     help="How long a version may take to load.",
 )  # fmt: skip
 _note_option = click.option("--note", default="", metavar="TEXT", help="Why; kept in the audit log.")
-_tfs_options = (
+_tfs_options = add_options(
     click.option(
         "--tfs", metavar="HOST:PORT", multiple=True, envvar="DERMSERVE_TFS", show_envvar=True,
         help="Every model server that serves the store; repeatable. A DNS name stands for all its addresses."
@@ -123,7 +119,7 @@ _tfs_options = (
     ),
 )  # fmt: skip
 _USUAL = Limits()
-watching = functools.partial(_with, (
+watching = add_options(
     click.option(
         "--gateway-metrics", "gateways", metavar="HOST:PORT", multiple=True, envvar="DERMSERVE_GATEWAY_METRICS",
         show_envvar=True, help="Metrics of every gateway (metrics_listen): wait until they have the share. Repeatable;"
@@ -132,22 +128,22 @@ watching = functools.partial(_with, (
     click.option("--watch", "seconds", type=_duration, metavar="DURATION", help="Then watch the canary for so long."),
     click.option("--auto-rollback", is_flag=True, help="End the canary when it does not do well in that time."),
     click.option(
-        "--max-failed", "more_failed", type=click.FloatRange(0, 1), default=_USUAL.more_failed, show_default=True,
+        "--max-failed", "more_failed", type=Number(0, 1), default=_USUAL.more_failed, show_default=True,
         metavar="SHARE", help="Share of its requests that may fail, above the stable version's share.",
     ),
     click.option(
-        "--max-slower", "slower", type=click.FloatRange(1), default=_USUAL.slower, show_default=True, metavar="TIMES",
+        "--max-slower", "slower", type=Number(1), default=_USUAL.slower, show_default=True, metavar="TIMES",
         help="Largest mean time of its requests, as a multiple of the stable version's.",
     ),
     click.option(
-        "--max-disagreement", "disagreement", type=click.FloatRange(0, 1), default=_USUAL.disagreement,
+        "--max-disagreement", "disagreement", type=Number(0, 1), default=_USUAL.disagreement,
         show_default=True, metavar="SHARE", help="Share of the compared photos that it may name another class for.",
     ),
     click.option(
         "--min-requests", "requests", type=click.IntRange(1), default=_USUAL.requests, show_default=True, metavar="N",
         help="Requests of either version, and comparisons, without which it counts as not judged: exit code 4.",
     ),
-))  # fmt: skip
+)  # fmt: skip
 """Adds the options that say how a canary is watched."""
 
 
@@ -177,7 +173,7 @@ def reading(command: _F) -> Any:
     def run(base: str, **others: Any) -> Any:
         return command(store=open_store(base), **others)
 
-    return _with((_store_option, _json_option), _fails_clearly(run))
+    return add_options(_store_option, _json_option)(_fails_clearly(run))
 
 
 def asking_servers(command: _F) -> Any:
@@ -195,7 +191,7 @@ def asking_servers(command: _F) -> Any:
             raise click.UsageError(fault)
         return command(servers=Servers(separated(tfs) or [DEFAULT_TFS], tls=tls), **others)
 
-    return _with(_tfs_options, run)
+    return _tfs_options(run)
 
 
 def moving(command: _F) -> Any:
@@ -213,7 +209,7 @@ def moving(command: _F) -> Any:
             return command(desk=desk, **others)
 
     options = (_store_option, config_option, public_key_option, _timeout_option, _note_option, _json_option)
-    return _with(options, asking_servers(_fails_clearly(run)))
+    return add_options(*options)(asking_servers(_fails_clearly(run)))
 
 
 def separated(names: tuple[str, ...]) -> list[str]:

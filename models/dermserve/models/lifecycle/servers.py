@@ -105,46 +105,39 @@ class Server:
 
     def wait_available(self, model: str, versions: set[int], *, timeout: float) -> None:
         """Wait until versions can answer. Raises ServerError: one failed to load, or `timeout` seconds went by."""
-        started = time.monotonic()
-        while True:
+        for waited in _looks(timeout):
             states = {state.version: state for state in self.states(model)}
             lacking = sorted(v for v in versions if v not in states or states[v].state != _AVAILABLE)
             if not lacking:
                 return
-            waited = time.monotonic() - started
             for version in lacking if waited > _SETTLE else ():
                 if version in states and states[version].state == _END and states[version].status.error_code:
                     why = states[version].status.error_message
                     raise ServerError(f"{self.address} can't load version {version} of {model}: {why}")
-            if waited > timeout:
-                said = state_name(states[lacking[0]].state) if lacking[0] in states else "not seen by it"
-                raise ServerError(
-                    f"{self.address} has not loaded version {lacking[0]} of {model} in {timeout:g} s ({said}); does it"
-                    " see the store's files under the base_path in models.config?"
-                )
-            time.sleep(_PAUSE)
+        said = state_name(states[lacking[0]].state) if lacking[0] in states else "not seen by it"
+        raise ServerError(
+            f"{self.address} has not loaded version {lacking[0]} of {model} in {timeout:g} s ({said}); does it see the"
+            " store's files under the base_path in models.config?"
+        )
 
     def wait_labels(self, model: str, labels: Mapping[str, int | None], *, timeout: float) -> None:
         """Wait until labels lead where they should, or, with None, nowhere.
 
         Raises ServerError: `timeout` seconds went by.
         """
-        until = time.monotonic() + timeout
-        while wrong := {label: seen for label in labels if (seen := self.label(model, label)) != labels[label]}:
-            if time.monotonic() > until:
-                raise ServerError(
-                    f"{self.address} still has the labels {wrong} of {model} after {timeout:g} s, not {dict(labels)};"
-                    " does it read models.config again (--model_config_file_poll_wait_seconds)?"
-                )
-            time.sleep(_PAUSE)
+        for _ in _looks(timeout):
+            if not (wrong := {label: seen for label in labels if (seen := self.label(model, label)) != labels[label]}):
+                return
+        raise ServerError(
+            f"{self.address} still has the labels {wrong} of {model} after {timeout:g} s, not {dict(labels)}; does it"
+            " read models.config again (--model_config_file_poll_wait_seconds)?"
+        )
 
     def wait_only(self, model: str, versions: set[int], *, timeout: float) -> None:
         """Wait until no other versions are loaded, or `timeout` seconds went by."""
-        until = time.monotonic() + timeout
-        while any(state.version not in versions and state.state != _END for state in self.states(model)):
-            if time.monotonic() > until:
+        for _ in _looks(timeout):
+            if all(state.version in versions or state.state == _END for state in self.states(model)):
                 return
-            time.sleep(_PAUSE)
 
     def _call(self, method: str, request: Message, answer: type[_M]) -> _M:
         call: Any = self._channel.unary_unary(
@@ -211,6 +204,15 @@ def every_address(address: str, *, resolve: Callable[..., Any] = socket.getaddri
     if len(hosts) < 2 or all(one.is_loopback for one in hosts):
         return [address]
     return [f"[{one}]:{port}" if one.version == 6 else f"{one}:{port}" for one in hosts]
+
+
+def _looks(timeout: float) -> Iterator[float]:
+    """Give the seconds that went by, again and again with a pause between, until `timeout` is over."""
+    started, waited = time.monotonic(), 0.0
+    while waited <= timeout:
+        yield waited
+        time.sleep(_PAUSE)
+        waited = time.monotonic() - started
 
 
 def _translated(address: str, error: grpc.RpcError) -> ServerError:

@@ -23,6 +23,7 @@ from dermserve.models.lifecycle.rollout import pending
 from dermserve.models.lifecycle.server_config import CONFIG, ConfigMap, Desk, ServerConfig
 from dermserve.models.lifecycle.servers import Server, Servers, state_name
 from dermserve.models.lifecycle.stores import Store, entries, known_version, manifest_of
+from dermserve.models.options import Number
 
 
 @click.command(name="list")
@@ -111,7 +112,7 @@ def _live_text(row: dict[str, Any]) -> str:
 @click.argument("version", type=VERSION, required=False)
 @asking_servers
 @click.option(
-    "--tolerance", type=click.FloatRange(0), default=TOLERANCE, show_default=True,
+    "--tolerance", type=Number(0), default=TOLERANCE, show_default=True,
     help="Largest difference from a golden prediction, relative to its largest value or 1.",
 )  # fmt: skip
 @click.option(

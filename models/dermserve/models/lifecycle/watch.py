@@ -78,6 +78,14 @@ def _fetch(url: str) -> str:
         return str(answer.read().decode("utf-8", "replace"))
 
 
+def read_metrics(url: str, *, fetch: Callable[[str], str] = _fetch) -> list[Sample]:
+    """Read all that a page of metrics shows. Raises OSError: it does not answer, or shows none."""
+    try:
+        return [sample for family in text_string_to_metric_families(fetch(url)) for sample in family.samples]
+    except (ValueError, HTTPException) as error:
+        raise OSError(f"no metrics of a gateway: {error!r}") from error
+
+
 class Gateways:
     """The metrics of all gateways.
 
@@ -163,12 +171,8 @@ class Gateways:
         return found
 
     def _samples(self, address: str, model: str) -> list[Sample]:
-        try:
-            families = list(text_string_to_metric_families(self._fetch(f"http://{address}/metrics")))
-        except (ValueError, HTTPException) as error:
-            raise OSError(f"no metrics of a gateway: {error!r}") from error
-        samples = [sample for family in families if family.name.startswith(_PREFIX) for sample in family.samples]
-        return [sample for sample in samples if sample.labels.get("model") == model]
+        samples = read_metrics(f"http://{address}/metrics", fetch=self._fetch)
+        return [one for one in samples if one.name.startswith(_PREFIX) and one.labels.get("model") == model]
 
 
 def _report(totals: Mapping[_Key, float]) -> Report:

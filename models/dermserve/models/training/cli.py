@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dermserve.models.catalogue import SPECS
+from dermserve.models.options import Number
 from dermserve.models.training.errors import DataError, ExperimentError, TrainingError
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def _report_epoch(epoch: "Epoch") -> None:
     help="Run ten views of every Nth photo only, and one view of all: ten of all take ResNet-50 half an hour on a PC.",
 )  # fmt: skip
 @click.option(
-    "--recall-price", "price", type=click.FloatRange(0, 1), default=0.0, show_default=True,
+    "--recall-price", "price", type=Number(0, 1), default=0.0, show_default=True,
     help="Loss of accuracy on validation photos, as a share, that is allowed for a melanoma recall of 0.65.",
 )  # fmt: skip
 @click.option(

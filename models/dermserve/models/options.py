@@ -1,0 +1,24 @@
+"""What the options of several commands share."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+
+def add_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Make one decorator of several, in the order in which --help is to list them."""
+    return lambda command: functools.reduce(lambda made, option: option(made), reversed(options), command)
+
+
+class Number(click.FloatRange):
+    """A number within bounds; click's own takes NaN, too, with which no threshold is ever exceeded."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it; fail unless it is a number within the bounds."""
+        found: float = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return found
