@@ -5,6 +5,7 @@ set -euo pipefail
 BUILD_BASE=localhost/dermserve-debian:12
 BASE=localhost/dermserve-python3-debian12:latest
 MODELS_BASE=localhost/dermserve-busybox:latest
+KUBECTL_BASE=localhost/dermserve-kubectl:latest
 # What gcr.io/distroless/python3-debian12 consists of.
 PACKAGES=(base-files ca-certificates libbz2-1.0 libc6 libcom-err2 libcrypt1 libdb5.3 libexpat1 libffi8 libgcc-s1 libgomp1
     libgssapi-krb5-2 libk5crypto3 libkeyutils1 libkrb5-3 libkrb5support0 liblzma5 libncursesw6 libnsl2
@@ -16,8 +17,9 @@ PACKAGES=(base-files ca-certificates libbz2-1.0 libc6 libcom-err2 libcrypt1 libd
 usage: make images DOCKER=podman BUILD_ARGS="\$(scripts/podman_bases.sh)"
 
 As root, on Debian 12, with podman and debootstrap. Imports, where they are not there yet, $BUILD_BASE
-(for debian:12-slim), $BASE (for gcr.io/distroless/python3-debian12) and
-$MODELS_BASE (for busybox), and prints the options that build on them.
+(for debian:12-slim), $BASE (for gcr.io/distroless/python3-debian12),
+$MODELS_BASE (for busybox) and $KUBECTL_BASE (this machine's kubectl), and prints the
+options that build on them.
 TEXT
     exit 0
 }
@@ -61,10 +63,15 @@ if ! podman image exists "$MODELS_BASE"; then
     rm -rf busybox/usr
     import busybox "$MODELS_BASE"
 fi
+if ! podman image exists "$KUBECTL_BASE"; then
+    mkdir -p kubectl/bin && cp -L "$(command -v kubectl)" kubectl/bin/
+    import kubectl "$KUBECTL_BASE"
+fi
 podman images --format '{{.Repository}}:{{.Tag}} {{.Size}}' | grep ^localhost/dermserve- >&2
 # Containers can't be given more than this shell has, and podman would by default.
 files=$(ulimit -Hn) processes=$(ulimit -Hu) most=$(</proc/sys/kernel/pid_max)
 [[ $files == unlimited ]] && files=1048576
 if [[ $processes == unlimited || $processes -gt $most ]]; then processes=$most; fi
 echo "--network=host --ulimit=nofile=$files:$files --ulimit=nproc=$processes:$processes" \
-    "--build-arg=BUILD_BASE=$BUILD_BASE --build-arg=PYTHON_BASE=$BASE --build-arg=MODELS_BASE=$MODELS_BASE"
+    "--build-arg=BUILD_BASE=$BUILD_BASE --build-arg=PYTHON_BASE=$BASE --build-arg=MODELS_BASE=$MODELS_BASE" \
+    "--build-arg=KUBECTL_BASE=$KUBECTL_BASE"

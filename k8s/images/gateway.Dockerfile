@@ -8,6 +8,7 @@
 # Both bases have the same Debian Python at the same place, so the environment built on one runs on the other.
 ARG BUILD_BASE=docker.io/library/debian:12-slim
 ARG PYTHON_BASE=gcr.io/distroless/python3-debian12:nonroot
+ARG KUBECTL_BASE=registry.k8s.io/kubectl:v1.33.13
 
 FROM ${BUILD_BASE} AS tools
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv
@@ -100,6 +101,8 @@ RUN --mount=type=cache,target=/root/.cache/pip python3 -m venv --without-pip /op
     && rm -r /opt/dermserve/lib/python3.11/site-packages/dermserve/models/shipped \
     && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/dermserve/lib
 
+FROM ${KUBECTL_BASE} AS kubectl
+
 FROM ${PYTHON_BASE} AS store
 ARG PYTHON_BASE
 ARG VERSION=0.1.0
@@ -109,6 +112,8 @@ LABEL org.opencontainers.image.title="dermserve store" \
       org.opencontainers.image.base.name="${PYTHON_BASE}" \
       org.opencontainers.image.version="${VERSION}"
 COPY --from=build-store /opt/dermserve /opt/dermserve
+# With --config configmap:… commands change the ConfigMap with it.
+COPY --from=kubectl /bin/kubectl /usr/bin/kubectl
 ENV PATH=/opt/dermserve/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 10001:10001
 ENTRYPOINT ["/opt/dermserve/bin/dermserve"]

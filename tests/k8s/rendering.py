@@ -26,6 +26,8 @@ OVERLAYS = _folders("overlays")
 TARGETS = [*OVERLAYS, *(f"production+{name}" for name in COMPONENTS), "production+all"]
 LOAD_TEST = "loadtest"
 """Against production; it holds all that the one in plain text does."""
+JOBS = {LOAD_TEST: ROOT / "loadtest" / "k8s" / "production", "command": K8S / "examples" / "model-command"}
+"""What is applied beside a target, by folder."""
 
 
 def kubectl() -> str:
@@ -44,8 +46,8 @@ def kustomize(folder: pathlib.Path) -> str:
 
 @functools.cache
 def rendered_text(target: str) -> str:
-    if target == LOAD_TEST:
-        return kustomize(ROOT / "loadtest" / "k8s" / "production")
+    if target in JOBS:
+        return kustomize(JOBS[target])
     overlay, _, component = target.partition("+")
     if not component:
         return kustomize(K8S / "overlays" / overlay)

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
+from dermserve.models.lifecycle.errors import StoreError
+from dermserve.models.lifecycle.server_config import ConfigMap, ServerConfig
 from tests.k8s.api_server import Cluster, running
-from tests.k8s.rendering import LOAD_TEST, TARGETS, Manifest, containers, named, of_kind, render, rendered_text
+from tests.k8s.rendering import JOBS, TARGETS, Manifest, containers, named, of_kind, render, rendered_text
 
 CRDS = pathlib.Path(__file__).parent / "crds" / "operators.yaml"
 
@@ -38,7 +40,7 @@ def _versions(cluster: Cluster, text: str) -> list[str]:
             for each in yaml.safe_load(got.stdout)["items"]]  # fmt: skip
 
 
-@pytest.mark.parametrize("target", [*TARGETS, LOAD_TEST])
+@pytest.mark.parametrize("target", [*TARGETS, *JOBS])
 def test_a_target_is_accepted_twice_and_the_second_time_changes_nothing(cluster: Cluster, target: str) -> None:
     text = rendered_text(target)
     assert len(cluster.apply(text, "--force-conflicts")) == len(render(target))
@@ -47,7 +49,7 @@ def test_a_target_is_accepted_twice_and_the_second_time_changes_nothing(cluster:
     assert _versions(cluster, text) == before
 
 
-@pytest.mark.parametrize("target", [*TARGETS, LOAD_TEST])
+@pytest.mark.parametrize("target", [*TARGETS, *JOBS])
 def test_pods_are_admitted_where_restricted_is_enforced(cluster: Cluster, target: str) -> None:
     manifests = render(target)
     for workload in of_kind(manifests, "Deployment") + of_kind(manifests, "Job"):
@@ -70,3 +72,27 @@ def test_a_misspelt_field_is_refused(cluster: Cluster) -> None:
     refused = cluster.kubectl("apply", "--server-side", "--validate=strict", "-f", "-", text=yaml.safe_dump(deployment))
     assert refused.returncode != 0
     assert "terminationGracePeriod" in refused.stderr
+
+
+def test_a_commands_account_changes_the_config_map_which_the_next_apply_does_not_undo(
+    cluster: Cluster, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = rendered_text("production")
+    cluster.apply(text, "--force-conflicts")
+    cluster.apply(rendered_text("command"))
+    as_the_account = yaml.safe_load(cluster.kubeconfig.read_text())
+    as_the_account["users"][0]["user"]["as"] = "system:serviceaccount:dermserve:model-command"
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(as_the_account))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    held = ConfigMap("dermserve", "models-config")
+
+    def config() -> ServerConfig:
+        return ServerConfig.parse(held.read_text("models.config") or "")
+
+    held.write_text("models.config", config().labelled("resnet50", {"stable": 3}).pinned("resnet50", [3]).render())
+    applied = cluster.kubectl("apply", "--server-side", "--field-manager=test", "-f", "-", text=text)
+    assert 'conflict with "dermserve-model"' in applied.stderr
+    assert (config().labels("resnet50"), config().pins("resnet50")) == ({"stable": 3}, [3])
+    with pytest.raises(StoreError, match="forbidden"):
+        ConfigMap("dermserve", "gateway-dashboard").read_text("dashboard.json")
+    cluster.apply(text, "--force-conflicts")

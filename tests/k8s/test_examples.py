@@ -1,4 +1,4 @@
-"""k8s/examples/kserve: KServe's kinds by an excerpt of their schemas, and the pods that it makes of them by our rules.
+"""k8s/examples: a command as a Job; KServe's kinds by an excerpt of their schemas, and the pods that it makes of them.
 
 KServe itself is not run: the Deployment that it makes is put together here as its documentation says.
 """
@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from dermserve.models.lifecycle.server_config import ServerConfig
+from dermserve.models.lifecycle.cli import model
+from dermserve.models.lifecycle.server_config import ConfigMap, ServerConfig
 from tests.k8s.policy import broken
 from tests.k8s.rendering import K8S, Manifest, kustomize, named, of_kind, pod, render
 from tests.k8s.test_schemas import check
@@ -76,3 +77,24 @@ def test_our_services_and_budgets_select_kserves_pods(manifests: list[Manifest])
     for kind in ("Service", "PodDisruptionBudget"):
         selector = named(manifests, kind, "modelserver")["spec"]["selector"]
         assert selector.get("matchLabels", selector).items() <= labels.items()
+
+
+def test_the_job_of_a_command_has_a_command_that_exists_and_reaches_what_it_names() -> None:
+    manifests = render("command")
+    (container,) = pod(named(manifests, "Job", "model-command"))["containers"]
+    group, name, *arguments = container["args"]
+    assert group == model.name
+    given = model.commands[name].make_context(name, arguments).params
+    (rule,) = named(manifests, "Role", "model-command")["rules"]
+    place = named(manifests, "Role", "model-command")["metadata"]["namespace"]
+    assert [given["config_file"]] == [ConfigMap(place, each) for each in rule["resourceNames"]]
+    served = render("production")
+    assert named(served, "ConfigMap", given["config_file"].name)["metadata"]["namespace"] == place
+    host, port = given["tfs"][0].split(":")
+    assert int(port) in {each["port"] for each in named(served, "Service", host)["spec"]["ports"]}
+    (out,) = (policy["spec"] for policy in of_kind(manifests, "NetworkPolicy") if "egress" in policy["spec"])
+    reached = [(rule["to"][0].get("podSelector"), rule["ports"]) for rule in out["egress"]]
+    for policy in (policy["spec"] for policy in of_kind(manifests, "NetworkPolicy") if "ingress" in policy["spec"]):
+        (allowed,) = policy["ingress"]
+        assert allowed["from"] == [{"podSelector": out["podSelector"]}]
+        assert (policy["podSelector"], allowed["ports"]) in reached

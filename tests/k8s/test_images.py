@@ -24,6 +24,7 @@ IMAGES = {
     "edge": "docker.io/dermserve/edge:0.1.0",
     "local": "docker.io/dermserve/local:0.1.0",
     "store": "docker.io/dermserve/store:0.1.0",
+    "loadtest": "docker.io/dermserve/loadtest:0.1.0",
     "models": "docker.io/dermserve/models:1",
 }
 PYTHON = "/opt/dermserve/bin/python"
@@ -135,11 +136,11 @@ def test_an_image_says_what_it_is_and_is_not_roots(engine: Engine, image: str) -
     assert {"title", "description", "version", "base.name"} <= labels.keys()
     assert labels["title"].startswith("dermserve ")
     subprocess.run(["git", "rev-parse", "--verify", f"{labels['revision']}^{{commit}}"], cwd=ROOT, check=True)
-    assert config["User"] == "10001:10001"
+    assert config["User"] == ("65532:65532" if image == "loadtest" else "10001:10001")
 
 
 @pytest.mark.usefixtures("packed")
-@pytest.mark.parametrize("image", ["gateway", "edge", "local", "store"])
+@pytest.mark.parametrize("image", ["gateway", "edge", "local", "store", "loadtest"])
 def test_the_bill_of_materials_names_every_package(engine: Engine, image: str, tmp_path: pathlib.Path) -> None:
     sbom = json.loads(engine.read(IMAGES[image], "/opt/dermserve/sbom.cdx.json", tmp_path / "sbom.json"))
     printed = engine.run("--network=none", f"--entrypoint={PYTHON}", IMAGES[image], "-c", PACKAGES)
@@ -208,6 +209,19 @@ def test_a_photo_is_classified(
     answer = json.loads(engine.run(*place, IMAGES["gateway"], *client))
     assert (answer["model"], answer["version"], answer["views_used"]) == (model, 1, 10)
     assert abs(sum(each["probability"] for each in answer["classes"]) - 1) < 1e-3
+
+
+def test_the_load_tests_image_loads_a_gateway(engine: Engine, gateway: str, modelserver: str) -> None:
+    place = [f"--network=container:{modelserver}", "--read-only", "--tmpfs=/tmp", IMAGES["loadtest"]]
+    load = ["--mix=mobilenet_v3_small", "--users=1", "--run-time=5s", "--warm-up=1s", "--out=/tmp/report", "--json"]
+    said = json.loads(engine.run(*place, "run", "--server=127.0.0.1:50051", *load))
+    assert set(said["calls"][-1]["statuses"]) == {"OK"}
+
+
+@pytest.mark.usefixtures("packed")
+def test_commands_in_the_cluster_have_kubectl(engine: Engine) -> None:
+    told = engine.run("--network=none", "--entrypoint=/usr/bin/kubectl", IMAGES["store"], "version", "--client")
+    assert "Client Version: v1." in told
 
 
 def test_stopping_under_load_loses_no_request(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.k8s.policy import RULES, broken
-from tests.k8s.rendering import LOAD_TEST, TARGETS, Manifest, containers, named, of_kind, pod, render
+from tests.k8s.rendering import JOBS, TARGETS, Manifest, containers, named, of_kind, pod, render
 
 
 @pytest.mark.parametrize("target", [*TARGETS, "gpu+keda", "gpu+all"])
@@ -14,8 +14,9 @@ def test_every_container_keeps_every_rule(target: str) -> None:
     assert broken(render(target)) == {}
 
 
-def test_the_load_tests_jobs_keep_the_rules_of_every_pod() -> None:
-    manifests = render(LOAD_TEST)
+@pytest.mark.parametrize("jobs", JOBS)
+def test_jobs_keep_the_rules_of_every_pod(jobs: str) -> None:
+    manifests = render(jobs)
     every = [check for check in RULES if check.__name__ in EVERY_POD]
     assert len(every) == len(EVERY_POD)
     assert [problem for check in every for problem in check(manifests)] == []

@@ -15,7 +15,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.k8s.rendering import K8S, LOAD_TEST, TARGETS, Manifest, named, render
+from tests.k8s.rendering import JOBS, K8S, TARGETS, Manifest, named, render
 
 MINORS = ("1.31", "1.33", "1.35")
 CRDS = pathlib.Path(__file__).parent / "crds" / "operators.yaml"
@@ -50,7 +50,7 @@ def check(manifest: Manifest, minor: str) -> None:
 
 
 @pytest.mark.parametrize("minor", MINORS)
-@pytest.mark.parametrize("target", [*TARGETS, LOAD_TEST])
+@pytest.mark.parametrize("target", [*TARGETS, *JOBS])
 def test_manifests_are_valid_strictly(target: str, minor: str) -> None:
     for manifest in render(target):
         _check_once(json.dumps(manifest), minor)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.k8s.go import CACHE, go
-from tests.k8s.rendering import LOAD_TEST, TARGETS, Manifest, named, of_kind, pod, render, rendered_text
+from tests.k8s.rendering import JOBS, TARGETS, Manifest, named, of_kind, pod, render, rendered_text
 
 VERSION = "v1.20.0"
 WITH_OTHERS = {"production+edge-monitoring", "production+ingress"}
@@ -31,7 +31,7 @@ def _problems(text: str) -> list[str]:
     return [line for line in done.stdout.splitlines() if not line.startswith(("[OK]", "[SKIPPED]"))]
 
 
-@pytest.mark.parametrize("target", [*(target for target in TARGETS if target not in WITH_OTHERS), LOAD_TEST])
+@pytest.mark.parametrize("target", [*(target for target in TARGETS if target not in WITH_OTHERS), *JOBS])
 def test_kube_score_finds_nothing(target: str) -> None:
     assert _problems(rendered_text(target)) == []
 

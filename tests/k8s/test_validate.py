@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.k8s.go import CACHE, go
-from tests.k8s.rendering import K8S, LOAD_TEST, TARGETS, Manifest, named, of_kind, render, rendered_text
+from tests.k8s.rendering import JOBS, K8S, TARGETS, Manifest, named, of_kind, render, rendered_text
 
 
 @functools.cache
@@ -30,7 +30,7 @@ def errors(tmp_path: pathlib.Path, text: str) -> str:
 
 
 def test_every_target_is_accepted(tmp_path: pathlib.Path) -> None:
-    texts = (rendered_text(target) for target in [*TARGETS, LOAD_TEST])
+    texts = (rendered_text(target) for target in [*TARGETS, *JOBS])
     assert errors(tmp_path, "\n---\n".join(texts)) == ""
 
 
