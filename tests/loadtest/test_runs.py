@@ -163,6 +163,10 @@ def test_the_web_ui_starts_a_test_and_ctrl_c_writes_the_report(target, gateway, 
         (("run", "--server", "x:1", "--deadline", "0"), 2, "deadline"),
         (("run", "--server", "x:1", "--deadline", "soon"), 2, "500ms"),
         (("run", "--server", "x:1", "--metadata", "token"), 2, "KEY=VALUE"),
+        (("run", "--server", "x:1", "--metadata", "Bad key=1"), 2, "KEY=VALUE"),
+        (("run", "--server", "x:1", "--metadata", "key=\n"), 2, "KEY=VALUE"),
+        (("run", "--server", ""), 2, "is not HOST:PORT"),
+        (("capacity", "--server", "nowhere:"), 2, "is not HOST:PORT"),
         (("worker", "nowhere"), 2, "HOST:PORT"),
         (("report", "slo.toml"), 2, "no result"),
         (("run", "--server", "x:1", "--photos", "nowhere"), 2, "nowhere is not a folder"),
@@ -177,7 +181,15 @@ def test_the_web_ui_starts_a_test_and_ctrl_c_writes_the_report(target, gateway, 
         (("run", "--server", "x:1", "--expect-workers", "1", "--bind", "127.0.0.1:99999"), 2, "is not HOST:PORT"),
         (("run", "--server", "x:1", "--web", "nowhere"), 2, "'nowhere' is not HOST:PORT"),
         (("run", "--server", "x:1", "--tls-cert", "a.pem", "--tls-key", "b.key"), 2, "a.pem with the key b.key"),
+        (("run", "--server", "x:1", "--out", "slo.toml/out"), 2, "--out slo.toml/out: Not a directory"),
+        (("run", "--server", "x:1", "--metrics", "x:9090"), 2, "'x:9090' is no URL"),
+        (("run", "--server", "x:1", "--metrics", "http://127.0.0.1:1/metrics"), 3, "shows no metrics"),
+        (("run", "--server", "x:1", "--max-error-rate", "nan"), 2, "'nan' is not a number"),
+        (("report", "slo.toml", "--max-error-rate", "nan"), 2, "'nan' is not a number"),
+        (("capacity", "--server", "x:1", "--precision", "nan"), 2, "'nan' is not a number"),
+        (("capacity", "--server", "x:1", "--out", "slo.toml/out"), 2, "--out slo.toml/out: Not a directory"),
         (("capacity", "--server", "x:1", "--slo", "fast"), 2, "p99=500ms"),
+        (("capacity", "--server", "x:1", "--slo", "p99=nan"), 2, "p99=500ms"),
         (("capacity", "--server", "x:1", "--gateways", "2"), 2, "--local"),
     ],
 )
@@ -345,6 +357,27 @@ def test_workers_that_are_lost_are_named_the_last_one_too_and_fail_the_test(targ
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("prepares", [True, False])
+def test_a_worker_of_this_machine_that_dies_ends_the_test_and_is_named(target, gateway, tmp_path, prepares):
+    (tmp_path / "mine.py").write_text(PREPARES)
+    os.mkfifo(tmp_path / "let")
+    load = ("--mix", "resnet50", "--run-time", "90s", "--users", "2", "--processes", "2")
+    mine = ("-f", str(tmp_path / "mine.py")) if prepares else ()
+    with interruptible(*quick(target, *load, *mine), cwd=tmp_path) as process:
+        if prepares:
+            next(line for line in process.stderr if "waiting for photos of" in line)
+        wait_for(lambda: prepares or len(gateway.requests) > 10)
+        family = psutil.Process(process.pid).children(recursive=True)
+        next(one for one in family if "--worker" in one.cmdline()).kill()
+        if prepares:
+            (tmp_path / "let").write_text("now")  # or the other one would be waited for
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "was killed by signal 9" in err
+    assert (tmp_path / "build/loadtest/report.html").exists() is not prepares
+
+
+@pytest.mark.slow
 def test_a_worker_without_the_photos_says_so_and_nothing_is_sent(target, gateway, tmp_path, unused_port):
     with (
         master(target, "--photos", "/nowhere", cwd=tmp_path, port=unused_port) as process,
@@ -386,6 +419,17 @@ def test_a_short_deadline_is_kept_and_its_failures_fail_the_test(target, gateway
     assert "of the calls failed; --max-error-rate allows 1.00%" in done.stderr
     assert set(json.loads(done.stdout)["calls"][0]["statuses"]) == {"DEADLINE_EXCEEDED"}
     assert (tmp_path / "rows.csv").read_text().splitlines()[-1].startswith("all,")
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_photos_are_prepared_is_130_without_a_traceback(target, tmp_path):
+    (tmp_path / "mine.py").write_text(PREPARES)
+    os.mkfifo(tmp_path / "let")
+    arguments = quick(target, "--mix", "resnet50", "-f", "mine.py")
+    with interruptible(*arguments, cwd=tmp_path) as process, (tmp_path / "let").open("w"):  # which waits for a reader
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in err) == (130, False), err
 
 
 def test_ctrl_c_before_the_first_call_is_130_without_a_traceback(tmp_path):

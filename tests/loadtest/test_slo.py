@@ -7,7 +7,7 @@ import pathlib
 import pytest
 from click.testing import CliRunner
 
-from dermserve.loadtest import cli, drive
+from dermserve.loadtest import capacity_cli, cli, drive
 from dermserve.loadtest.calls import Call
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.recorder import Recorder
@@ -95,6 +95,9 @@ def test_no_calls_of_a_kind_breach_its_thresholds(tmp_path):
         ('[[slo]]\np99 = "soon"', "soon"),
         ("[[slo]]\nerror_rate = 2", "error_rate"),
         ("[[slo]]\nmin_rate = -1", "min_rate"),
+        ("[[slo]]\nerror_rate = nan", "error_rate"),
+        ('[[slo]]\np99 = "nan"', "p99"),
+        ("[[slo]]\np99 = [1]", "p99"),
         ('[[slo]]\nmode = "MOST"\np99 = 1', "FULL"),
         ("[[slo", "slo.toml"),
     ],
@@ -104,19 +107,33 @@ def test_a_file_that_makes_no_sense_is_refused(tmp_path, text, says):
         slos(tmp_path, text)
 
 
+def test_a_latency_without_a_unit_is_milliseconds_also_in_quotes(tmp_path):
+    (slo,) = slos(tmp_path, '[[slo]]\np50 = "500"\np95 = 500\np99 = "500ms"')
+    assert (slo.p50, slo.p95, slo.p99) == (500, 500, 500)
+    assert capacity_cli._threshold("p99=500") == capacity_cli._threshold("p99=0.5s") == ("p99", 500)
+
+
 def test_our_own_thresholds_can_be_read():
     assert len(read_slos(pathlib.Path(__file__).parents[2] / "loadtest" / "slo.toml")) > 1
 
 
-@pytest.mark.parametrize(("csv", "code"), [("/dev/full", 1), ("new/rows.csv", 0)])
-def test_a_csv_that_cannot_be_written_leaves_everything_else(tmp_path, monkeypatch, csv, code):
+@pytest.mark.parametrize(
+    ("csv", "fault"),
+    [
+        ("/dev/full", "/dev/full: No space left on device"),
+        ("new/rows.csv", ""),
+        ("new/result.json/rows.csv", "new/result.json: Is a directory"),
+    ],
+)
+def test_a_file_that_cannot_be_written_leaves_everything_else(tmp_path, monkeypatch, csv, fault):
     result = recorded(tmp_path)
     monkeypatch.chdir(tmp_path)
+    pathlib.Path(csv).parent.mkdir(parents=True, exist_ok=True)
     monkeypatch.setattr(cli, "under_test", lambda *_, **__: contextlib.nullcontext((None, None)))
     monkeypatch.setattr(cli, "run", lambda *_: result)
     done = CliRunner().invoke(cli.main, ["run", "--csv", csv, "--out", "new", "--json"])
-    assert done.exit_code == code, done.output
-    assert ("failed: /dev/full: No space left on device" in done.stderr) is bool(code)
+    assert done.exit_code == bool(fault), done.output
+    assert [line for line in done.stderr.splitlines() if "failed" in line] == [f"failed: {fault}"] * bool(fault)
     assert json.loads(done.stdout)["calls"]
     assert {"result.json", "report.html"} <= {file.name for file in (tmp_path / "new").iterdir()}
 

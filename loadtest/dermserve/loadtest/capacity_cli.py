@@ -1,9 +1,12 @@
 """`dermserve-loadtest capacity`: the command, and its search for the highest rate within a threshold."""
 
+import contextlib
+import functools
 import json
 import math
 import pathlib
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,14 +28,24 @@ from dermserve.loadtest.capacity import (
     judge,
     too_slow_already,
 )
-from dermserve.loadtest.cli import CALL_OPTIONS, FOLDER, add_options, duration, under_test
+from dermserve.loadtest.cli import (
+    BREACHED,
+    CALL_OPTIONS,
+    FOLDER,
+    duration,
+    make_folder,
+    under_test,
+    write_files,
+)
 from dermserve.loadtest.drive import Generator, Server, more_gateways, run, say
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.recorder import middle_of, quantile
 from dermserve.loadtest.report import capacity_table, plot_capacity
 from dermserve.loadtest.result import Result
-from dermserve.loadtest.scenario import Part, Scenario, ScenarioError, parse_mix, parse_seconds
+from dermserve.loadtest.scenario import Part, Scenario, ScenarioError, parse_mix
+from dermserve.loadtest.slo import milliseconds
 from dermserve.models.durable import write_durably
+from dermserve.models.options import Number, add_options
 
 _LEAST = 1 / 16
 """Of the most answers a second: what breaks the threshold below is not the load."""
@@ -121,11 +134,11 @@ class _Search:
 @add_options(
     click.option("--slo", default="p99=500ms", show_default=True, help="Threshold to keep: p50, p95 or p99."),
     click.option(
-        "--confidence", type=click.FloatRange(0.5, 0.999), default=0.9, show_default=True,
+        "--confidence", type=Number(0.5, 0.999), default=0.9, show_default=True,
         help="With which a rate is judged; a p99 at 0.9 takes 230 calls at least.",
     ),
     click.option(
-        "--precision", type=click.FloatRange(0.01, 0.5), default=0.05, show_default=True,
+        "--precision", type=Number(0.01, 0.5), default=0.05, show_default=True,
         help="Share of the rate to find it to.",
     ),
     click.option(
@@ -162,8 +175,9 @@ def capacity(
         raise ScenarioError("capacity is found for single calls: leave streams out of --mix")
     if gateways > 1 and not options["local"]:
         raise ScenarioError("--gateways needs --local, which can start them")
-    limit, milliseconds = _threshold(slo)
+    limit, threshold = _threshold(slo)
     counts = _counts(callers)
+    make_folder(out)
     options |= {"users": 1, "run_time": probe + options["warm_up"]}
     machine = describe_machine()
     found = []
@@ -171,27 +185,27 @@ def capacity(
         models = sorted({part.model for part in base.mix})
         with more_gateways(alone, models=models, most=gateways) as servers:
             search = _Search(
-                base=base, servers=servers, processes=processes, limit=limit, milliseconds=milliseconds,
+                base=base, servers=servers, processes=processes, limit=limit, milliseconds=threshold,
                 confidence=confidence, precision=precision, probe=probe, probes=probes, callers=counts,
             )  # fmt: skip
             for part in base.mix:  # what is known so far is on disk after each
                 say(f"{part.model} {part.mode}")
                 found.append(search.find(part))
-                out.mkdir(parents=True, exist_ok=True)
                 content = {"machine": machine, "capacity": [each.to_json() for each in found]}
-                write_durably(out / "capacity.json", json.dumps(content, indent=1))
-                plot_capacity(found, out / "capacity.png", limit=limit, milliseconds=milliseconds)
+                written = functools.partial(write_durably, text=json.dumps(content, indent=1))
+                plotted = functools.partial(plot_capacity, found, limit=limit, milliseconds=threshold)
+                failed = write_files({out / "capacity.json": written, out / "capacity.png": plotted})
     click.echo(json.dumps([each.to_json() for each in found]) if as_json else capacity_table(found, slo))
+    if failed:
+        sys.exit(BREACHED)
     say(f"plot: {out / 'capacity.png'}")
 
 
 def _threshold(text: str) -> tuple[str, float]:
     limit, _, value = text.partition("=")
-    try:
+    with contextlib.suppress(ValueError):
         if limit in SHARES:
-            return limit, parse_seconds(value) * 1000
-    except ValueError as error:
-        raise ScenarioError(str(error)) from error
+            return limit, float(milliseconds(value))
     raise ScenarioError(f"{text!r} is no threshold: write p99=500ms; there are {', '.join(SHARES)}")
 
 

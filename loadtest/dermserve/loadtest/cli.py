@@ -5,8 +5,10 @@ Exit codes: 0 done and all thresholds kept, 1 a threshold breached or the test f
 """
 
 import contextlib
+import functools
 import json
 import pathlib
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +35,7 @@ from dermserve.loadtest.scenario import (
 from dermserve.loadtest.slo import Finding, check, findings_table, read_slos
 from dermserve.local import DEFAULT_STORE
 from dermserve.local.signals import ends_by_interrupt
+from dermserve.models.options import Number, add_options
 
 BREACHED = 1
 RATE_NOT_KEPT = 4
@@ -73,15 +76,11 @@ def _address(text: str) -> str:
     return text
 
 
-def add_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Make one decorator of several."""
-
-    def add(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
+def _url(text: str) -> str:
+    """Read an option of http://HOST:PORT/PATH, or nothing."""
+    if text and not text.startswith(("http://", "https://")):
+        raise click.BadParameter(f"{text!r} is no URL: write http://HOST:PORT/metrics")
+    return text
 
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
@@ -93,7 +92,7 @@ CALL_OPTIONS = add_options(
         "--store", type=FOLDER, default=DEFAULT_STORE, envvar="DERMSERVE_STORE", show_default=True, show_envvar=True,
         help="Store of --local.",
     ),
-    click.option("--metrics", default="", metavar="URL", help="The gateway's metrics, http://HOST:PORT/metrics."),
+    click.option("--metrics", type=_url, default="", metavar="URL", help="The gateway's metrics, http://HOST:PORT/metrics."),
     *TLS_OPTIONS,
     click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Sent with every call; repeatable."),
     click.option(
@@ -110,7 +109,7 @@ CALL_OPTIONS = add_options(
 _JUDGED = add_options(
     click.option("--slo", "slo_file", type=_FILE, help="TOML file of thresholds; a breach exits with 1."),
     click.option(
-        "--max-error-rate", type=click.FloatRange(0, 1), default=0.01, show_default=True,
+        "--max-error-rate", type=Number(0, 1), default=0.01, show_default=True,
         help="Share of calls that may fail, more exits with 1.",
     ),
     click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON."),
@@ -127,7 +126,7 @@ _LOCUSTFILE = (
         "--users", type=click.IntRange(0), default=0, help="Users at the peak. [default: 8, or what --rate needs]"
     ),
     click.option(
-        "--rate", type=click.FloatRange(0, min_open=True),
+        "--rate", type=Number(0, min_open=True),
         help="Calls due a second, over all users, whatever the answers do (open loop).",
     ),
     click.option("--run-time", type=duration, default="1m", show_default=True, help="How long."),
@@ -174,6 +173,7 @@ def run_command(
     generator = Generator(processes=processes, expect_workers=expect_workers, bind=bind, web=web, locustfile=locustfile)
     if csv_file and csv_file.parent != out and not csv_file.parent.is_dir():
         raise ScenarioError(f"--csv {csv_file}: there is no folder {csv_file.parent}")
+    make_folder(out)
     if expect_workers:
         _check_bind(bind)
     slos = read_slos(slo_file) if slo_file else []
@@ -211,7 +211,9 @@ def report(
     """Write the report of a recorded result again, with other thresholds perhaps."""
     result = Result.read(result_file)
     findings = check(result, read_slos(slo_file)) if slo_file else []
-    _conclude(result, findings, out or result_file.parent, max_error_rate=max_error_rate, as_json=as_json)
+    out = out or result_file.parent
+    make_folder(out)
+    _conclude(result, findings, out, max_error_rate=max_error_rate, as_json=as_json)
 
 
 @contextlib.contextmanager
@@ -230,8 +232,8 @@ def under_test(options: Mapping[str, Any], *, photos_here: bool = True) -> Itera
 
 def _scenario(options: Mapping[str, Any]) -> Scenario:
     metadata = {key: value for key, _, value in (pair.partition("=") for pair in options["metadata"])}
-    if "" in metadata or not all("=" in pair for pair in options["metadata"]):
-        raise ScenarioError("write --metadata KEY=VALUE")
+    if not all(re.fullmatch(r"[a-z0-9_.-]+=[ -~]*", pair) for pair in options["metadata"]):
+        raise ScenarioError("write --metadata KEY=VALUE, the key in lower case, all in ASCII")
     given = {"target": options["server"] or "local", "mix": parse_mix(options["mix"]), "metadata": metadata}
     try:
         given["tls"] = tls_options(options)
@@ -249,9 +251,6 @@ def _conclude(
     """Write the report, print the summary, and end with the exit code."""
     from dermserve.loadtest.report import write_report
 
-    out.mkdir(parents=True, exist_ok=True)
-    result.write(out / _RESULT)
-    write_report(result, out / _REPORT, findings=findings)
     if as_json:
         summary = {
             "calls": [asdict(row) for row in (*result.rows, result.all)],
@@ -266,19 +265,40 @@ def _conclude(
             click.echo(f"\n{findings_table(findings)}")
     for warning in result.warnings:
         say(f"warning: {warning}")
-    say(f"report: {out / _REPORT}")
-    faults = list(result.worker_faults)
+    files: dict[pathlib.Path, Callable[[pathlib.Path], None]] = {out / _RESULT: result.write}
+    files[out / _REPORT] = functools.partial(write_report, result, findings=findings)
     if csv_file:
-        try:
-            write_csv(result, csv_file)
-        except OSError as error:
-            faults.append(f"{csv_file}: {error.strerror}")
+        files[csv_file] = functools.partial(write_csv, result)
+    failed = write_files(files)
+    if out / _REPORT not in failed:
+        say(f"report: {out / _REPORT}")
+    faults = list(result.worker_faults)
     if not result.all.calls:
         faults.append("no call was made after the warm-up")
     elif result.all.error_rate > max_error_rate:
         faults.append(f"{result.all.error_rate:.2%} of the calls failed; --max-error-rate allows {max_error_rate:.2%}")
     for fault in faults:
         say(f"failed: {fault}")
-    if faults or any(not each.kept for each in findings):
+    if failed or faults or any(not each.kept for each in findings):
         sys.exit(BREACHED)
     sys.exit(0 if result.kept_rate else RATE_NOT_KEPT)
+
+
+def make_folder(folder: pathlib.Path) -> None:
+    """Make the folder of a report before the test. Raises ScenarioError: it can't be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ScenarioError(f"--out {folder}: {error.strerror}") from error
+
+
+def write_files(files: Mapping[pathlib.Path, Callable[[pathlib.Path], None]]) -> list[pathlib.Path]:
+    """Write each file; say which can't be written, and return these."""
+    failed = []
+    for file, write in files.items():
+        try:
+            write(file)
+        except OSError as error:
+            failed.append(file)
+            say(f"failed: {file}: {error.strerror}")
+    return failed

@@ -1,6 +1,7 @@
 """The servers under test, and Locust as processes of its own: alone, or a master with workers."""
 
 import contextlib
+import functools
 import json
 import math
 import pathlib
@@ -12,7 +13,7 @@ from dataclasses import dataclass, replace
 import click
 
 from dermserve.client import Client, DermserveError
-from dermserve.loadtest.machine import describe_machine, sampling
+from dermserve.loadtest.machine import describe_machine, sampling, scrape
 from dermserve.loadtest.result import Result
 from dermserve.loadtest.scenario import LoadTestError, Scenario, ScenarioError, ServerError
 from dermserve.local import Stack, StackError
@@ -78,6 +79,8 @@ def server_under_test(
     if local == (address is not None):
         raise ScenarioError("name the gateway with --server HOST:PORT, or start one here with --local")
     if address is not None:
+        if metrics and scrape(metrics) is None:
+            raise ServerError(f"{metrics} shows no metrics: name the gateway's (its setting metrics_listen), or none")
         yield Server(target=address, metrics_url=metrics, pids={})
         return
     listen = f"{HOST}:{free_port()}"
@@ -127,11 +130,14 @@ def check_server(scenario: Scenario) -> None:
     """See that a gateway answers and has the models.
 
     Raises:
+        ScenarioError: the target is none.
         ServerError: it does not.
     """
     try:
         with Client(scenario.target, tls=scenario.tls, metadata=scenario.metadata, deadline=_CHECK_TIMEOUT) as client:
             known = {model.name: model.ready for model in client.models()}
+    except ValueError as error:
+        raise ScenarioError(str(error)) from error
     except DermserveError as error:
         raise ServerError(f"{scenario.target}: {error}; start one with `dermserve up`, or use --local") from error
     for name in sorted({part.model for part in scenario.mix}):
@@ -156,10 +162,11 @@ def run(scenario: Scenario, server: Server, generator: Generator, *, quiet: bool
     with tempfile.TemporaryDirectory(prefix="dermserve-loadtest-") as scratch:
         file = pathlib.Path(scratch) / "result.json"
         with sampling(server.pids, metrics_url=server.metrics_url) as seen:
-            _drive(scenario, generator, file, quiet=quiet)
+            lost = _drive(scenario, generator, file, quiet=quiet)
         if not file.is_file():
-            raise LoadTestError("Locust ended without a result; its lines above say why")
-        return Result({**about, **json.loads(file.read_text()), "server": seen})
+            raise LoadTestError("\n".join(lost) or "Locust ended without a result; its lines above say why")
+        recorded = json.loads(file.read_text())
+        return Result({**about, **recorded, "worker_faults": recorded["worker_faults"] + lost, "server": seen})
 
 
 def run_worker(master: str, locustfile: pathlib.Path | None = None) -> int:
@@ -176,7 +183,8 @@ def _worker_command(master: str, locustfile: pathlib.Path | None) -> list[str]:
 
 
 def _locust(locustfile: pathlib.Path | None) -> list[str]:
-    return [sys.executable, "-m", "locust", "-f", str(locustfile or _LOCUSTFILE), "--loglevel", "ERROR"]
+    command = [sys.executable, "-m", "locust", "-f", str(locustfile or _LOCUSTFILE), "--loglevel", "ERROR"]
+    return [*command, "--exit-code-on-error=0"]  # calls that fail are counted, by the master
 
 
 def _address(option: str, address: str) -> list[str]:
@@ -184,13 +192,21 @@ def _address(option: str, address: str) -> list[str]:
     return [f"{option.format('host')}={host}", f"{option.format('port')}={port}"]
 
 
-def _drive(scenario: Scenario, generator: Generator, file: pathlib.Path, *, quiet: bool) -> None:
-    """Start Locust, and its workers, and wait until it has ended."""
+def _drive(scenario: Scenario, generator: Generator, file: pathlib.Path, *, quiet: bool) -> list[str]:
+    """Start Locust, and its workers, and wait until it has ended; a worker that dies here ends it, and is named."""
     log: Callable[[str], None] = (lambda line: None) if quiet else say
     environment = {"DERMSERVE_LOADTEST_SCENARIO": scenario.model_dump_json(), "PYTHONUNBUFFERED": "1"}
     bind = generator.bind if generator.expect_workers else f"127.0.0.1:{free_port()}"
     # Locust finishes the calls in flight first, when it is asked to stop.
     grace = scenario.deadline + _LOCUST_GRACE
+    lost: list[str] = []
+
+    def ended(worker: Child) -> None:
+        died = worker.died()
+        if died and died.code and not main.died():
+            lost.append(str(died))
+            main.stop(grace=grace)
+
     with contextlib.ExitStack() as undo:
         main = Child(_main_command(scenario, generator, file, bind), name="Locust", log=log, env=environment)
         undo.callback(main.stop, grace=grace)
@@ -199,6 +215,7 @@ def _drive(scenario: Scenario, generator: Generator, file: pathlib.Path, *, quie
                 _worker_command(bind, generator.locustfile), name=f"worker {index}", log=log, env=environment
             )
             undo.callback(worker.stop, grace=_CHILD_GRACE)
+            worker.on_exit(functools.partial(ended, worker))
         if generator.web:
             say(f"web UI: http://{generator.web}; Ctrl-C ends it and writes the report")
         try:
@@ -208,11 +225,12 @@ def _drive(scenario: Scenario, generator: Generator, file: pathlib.Path, *, quie
             if quiet or not file.is_file():
                 raise
             say("interrupted: the report has what was measured so far")
+    return lost
 
 
 def _main_command(scenario: Scenario, generator: Generator, file: pathlib.Path, bind: str) -> list[str]:
     command = [*_locust(generator.locustfile), f"--host={scenario.target}", f"--result={file}"]
-    command += [f"--stop-timeout={math.ceil(scenario.deadline)}", "--exit-code-on-error=0"]
+    command += [f"--stop-timeout={math.ceil(scenario.deadline)}"]
     if generator.web or generator.locustfile:  # our own users follow the scenario's shape otherwise
         command += [f"--users={scenario.peak_users}", f"--spawn-rate={scenario.peak_users}"]
         command += [f"--run-time={round(scenario.run_time)}s"]

@@ -15,7 +15,7 @@ from typing import Any
 import gevent
 import psutil
 from locust import events
-from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
+from locust.runners import STATE_INIT, STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
 
 from dermserve.loadtest.recorder import Recorder, quantile
 from dermserve.loadtest.scenario import Scenario, ScenarioError, load_photos
@@ -77,21 +77,26 @@ def _record(environment: Any, runner: Any, **_: Any) -> None:
         runner.register_message(_PREPARE, _prepare, concurrent=True)
         return
     if options.scenario:
-        # As Ctrl-C, until Locust sets a handler of its own, which it does only once a shape has ended.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # Until Locust sets a handler of its own, which it does only once a shape has ended.
+        signal.signal(signal.SIGTERM, functools.partial(_end, runner))
     if isinstance(runner, MasterRunner):
         environment.events.worker_report.add_listener(lambda data, **_: RECORDER.absorb(data["dermserve"]))
         if options.scenario:
             try:
                 _wait_for_workers(runner, options)
-            except KeyboardInterrupt:
+            except SystemExit:
                 runner.quit()  # or they would look for us for a minute
-                raise SystemExit(130) from None
+                raise
     elif options.scenario and (fault := _load(options.scenario)):
         raise SystemExit(fault)
     gevent.spawn(_show_progress, environment)
     if options.result:
         environment.events.quitting.add_listener(lambda **_: RECORDER.write(pathlib.Path(options.result)))
+
+
+def _end(runner: Any, *_: object) -> None:
+    """End Locust as Ctrl-C does, which writes the result; before there is any, at once."""
+    raise SystemExit(130) if runner.state == STATE_INIT else KeyboardInterrupt
 
 
 def _load(scenario: str) -> str:
@@ -115,7 +120,6 @@ def _wait_for_workers(runner: MasterRunner, options: Any) -> None:
     for seconds in itertools.count():
         connected = _connected(runner)
         if said := [f"worker {name} can't prepare its photos: {fault}" for name, fault in faults.items() if fault]:
-            runner.quit()
             raise SystemExit("\n".join(said))
         if len(connected & set(faults)) >= options.expect_workers:
             return

@@ -8,21 +8,17 @@ import platform
 import subprocess
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import psutil
-from prometheus_client.parser import text_string_to_metric_families
 
 from dermserve.local.stack import usable_cores
+from dermserve.models.lifecycle.watch import read_metrics
 
 _PACKAGES = ("grpcio", "locust", "gevent", "numpy", "pillow", "tensorflow")
 _STAGES = "dermserve_gateway_stage_duration_seconds"
 _INTERVAL = 1.0
-_TIMEOUT = 2.0
-# Of what is under test; a proxy of the environment has no part in it.
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 Sample = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
@@ -135,18 +131,10 @@ def _use(process: psutil.Process) -> tuple[float, float]:
 
 def scrape(url: str) -> Sample | None:
     """Read all samples by name and labels; None when nothing answers there."""
-    if not url.startswith(("http://", "https://")):
-        return None
-    try:
-        with _DIRECT.open(url, timeout=_TIMEOUT) as answer:
-            text = answer.read().decode()
-        return {
-            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
-    except (OSError, ValueError):
-        return None
+    with contextlib.suppress(OSError):
+        if url:
+            return {(one.name, tuple(sorted(one.labels.items()))): one.value for one in read_metrics(url)}
+    return None
 
 
 def difference(before: Sample | None, after: Sample | None) -> list[dict[str, Any]]:

@@ -15,11 +15,12 @@ LIMITS = ("p50", "p95", "p99", "error_rate", "min_rate")
 _WHOM = ("method", "model", "mode")
 
 
-def _milliseconds(value: Any) -> Any:
-    return parse_seconds(value) * 1000 if isinstance(value, str) else value
+def milliseconds(value: Any) -> Any:
+    """Read a duration with its unit; anything else is milliseconds and stays as it is. Raises ValueError."""
+    return parse_seconds(value) * 1000 if isinstance(value, str) and value[-1:].isalpha() else value
 
 
-_Latency = Annotated[float | None, pydantic.BeforeValidator(_milliseconds), pydantic.Field(ge=0)]
+_Latency = Annotated[float | None, pydantic.BeforeValidator(milliseconds), pydantic.Field(ge=0)]
 _Mode = Annotated[Literal["", "NONE", "FULL", "ADAPTIVE"], pydantic.BeforeValidator(lambda mode: str(mode).upper())]
 
 

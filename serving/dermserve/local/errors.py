@@ -21,6 +21,7 @@ class ChildDiedError(StackError):
     """A child ended by itself."""
 
     def __init__(self, name: str, code: int, last_lines: Sequence[str]) -> None:
+        self.code = code
         how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
         super().__init__(f"the {name} {how}; last log lines:\n{indented(last_lines)}")
 
