@@ -190,6 +190,13 @@ def test_a_rollback_is_not_undone_by_the_next_rollback(fleet: Fleet) -> None:
         moves.rollback(fleet.desk, "m")
 
 
+def test_what_a_rollback_would_go_to_is_not_retired(fleet: Fleet) -> None:
+    moves.end_canary(fleet.desk, "m")
+    _promote(fleet.desk)
+    assert moves.retire(fleet.desk, "m", keep=1) == [2]
+    assert moves.rollback(fleet.desk, "m").after.labels["stable"] == 1
+
+
 def test_a_version_that_fails_its_check_moves_no_label(fleet: Fleet) -> None:
     before = fleet.state()
     intent = rollout.Intent(

@@ -200,7 +200,7 @@ def _labels(labels: dict[str, int]) -> str:
 @click.option("--offline", is_flag=True, help="Don't ask servers what they have loaded; go by models.config alone.")
 @moving
 def retire(desk: Desk, name: str, keep: int, dry_run: bool, offline: bool, as_json: bool) -> None:
-    """Delete the oldest versions, but for the newest N and all that are labelled, pinned or loaded."""
+    """Delete the oldest versions, but for the newest N, all that are labelled, pinned or loaded, and rollback's."""
     gone = moves.retire(desk, name, keep=keep, offline=offline, dry=dry_run)
     left = [version for version in desk.store.versions(name) if version not in gone]
     what, verb = ", ".join(map(str, gone)) or "nothing", "would delete" if dry_run else "deleted"

@@ -90,15 +90,18 @@ def unpin(desk: Desk, model: str) -> Intent:
 
 
 def retire(desk: Desk, model: str, *, keep: int, offline: bool = False, dry: bool = False) -> list[int]:
-    """Delete the oldest versions of a model, but for the newest `keep` and all that are labelled, pinned or loaded.
+    """Delete the oldest versions of a model, but for the newest `keep` and all that are needed.
+
+    Needed are those that are labelled, pinned or loaded, and the one that `rollback` would go to.
 
     With `offline`, models.config alone says what is needed; with `dry`, nothing is deleted. Returns the versions that
     are gone, or would be. Raises LifecycleError: the store can't be used, or a server does not answer.
     """
     store = desk.store
     with store.locked() if offline or dry else _changing(desk):
-        present = store.versions(model)
-        needed = {*present[-keep:], *desk.read_config().needed(model)}
+        present, config = store.versions(model), desk.read_config()
+        stable = config.labels(model).get(STABLE) if model in config.models else None
+        needed = {*present[-keep:], *config.needed(model), _former_stable(store, model, stable)}
         if (intent := pending(store)) is not None and intent.model == model:
             needed |= {*intent.needs, *intent.before.pins, *intent.before.labels.values()}
         if not offline:
@@ -119,7 +122,7 @@ def _changing(desk: Desk) -> Iterator[None]:
         yield
 
 
-def _former_stable(store: Store, model: str, current: int) -> int | None:
+def _former_stable(store: Store, model: str, current: int | None) -> int | None:
     """Tell which version was stable before this one was promoted; None when the log doesn't say."""
     found = None
     for entry in entries(store, model):
