@@ -1,4 +1,4 @@
-"""What the two architectures are called and which classes they tell apart, without importing TensorFlow."""
+"""Names and classes of the two architectures, without importing TensorFlow."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
