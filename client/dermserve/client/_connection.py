@@ -18,7 +18,7 @@ DEFAULT_DEADLINE = 30.0
 
 _BEGIN = b"-----BEGIN CERTIFICATE"
 _SCHEMES = ("unix", "unix-abstract", "vsock", "xds", "google-c2p")
-"""Of gRPC targets without a host; `dns`, `ipv4` and `ipv6` have one."""
+"""Schemes of gRPC targets without a host; `dns`, `ipv4` and `ipv6` have one."""
 _PEM = {"root_certificates": _BEGIN, "certificate_chain": _BEGIN, "private_key": b"PRIVATE KEY"}
 
 

@@ -31,7 +31,7 @@ class Call:
     stages: dict[str, float] = field(default_factory=dict)
     """Milliseconds in each of the gateway's stages, as the answer says."""
     message: str = ""
-    """Of an error."""
+    """The error's message."""
 
     @property
     def name(self) -> str:

@@ -35,7 +35,7 @@ from dermserve.loadtest.scenario import Part, Scenario, ScenarioError, parse_mix
 from dermserve.models.durable import write_durably
 
 _LEAST = 1 / 16
-"""Of the most answers a second: what breaks the threshold below is not the load."""
+"""Share of the most answers a second: below it, a breached threshold is not caused by the load."""
 _MARGIN = 1.25
 _ROOM = 1.5
 """Factor on the calls that a verdict needs, as a few of them may be slow."""

@@ -21,7 +21,7 @@ from dermserve.loadtest.recorder import Recorder, quantile
 from dermserve.loadtest.scenario import Scenario, ScenarioError, load_photos
 
 RECORDER = Recorder()
-"""Of this process."""
+"""The recorder of this process."""
 _LOCK = threading.Lock()
 _PREPARE, _PREPARED = "dermserve_prepare", "dermserve_prepared"
 _SAY_EVERY = 5

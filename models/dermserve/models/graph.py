@@ -112,7 +112,7 @@ def scored(outputs: Mapping[str, Tensor], *, temperature: float, distance: Featu
 
 
 _LEAST_SQUARE = 1e-30
-"""Of a feature vector's length, squared: an untrained network's may be under TensorFlow's own bound of 1e-12."""
+"""Least squared length of a feature vector: an untrained network may be below TensorFlow's own bound of 1e-12."""
 
 
 def _distance(features: Tensor, distance: FeatureDistance) -> Tensor:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from dermserve.contract import Output
 
 ROUNDING = 2.0**-16
-"""Of a network's outputs, relative to the largest: 2⁻²⁴ an operation, 2⁸ operations one after another.
+"""Largest rounding of a network's outputs, relative to the largest: 2⁻²⁴ an operation, 2⁸ operations in sequence.
 
 Measured on unit features of both shipped networks, oneDNN on and off, AVX2 and AVX-512, batches of 1 and 12: 2⁻²¹.
 """
 MAX_GAIN = 2000.0
-"""Of the root of an out-of-distribution score, a distance: how many times as far as unit features it may move.
+"""How many times as far as unit features the root of an out-of-distribution score, a distance, may move.
 
 So the distance is exact to MAX_GAIN × ROUNDING = 0.03.
 """

@@ -14,11 +14,11 @@ from dermserve.imaging.errors import TooComplexError, UndecodablePhotoError, Uns
 from dermserve.imaging.heif import HEIC, read_heif
 
 _MAX_SCANS = 64
-"""Of one JPEG; encoders write 10 to 20. Each scan walks over all blocks: 8 ms for 50 megapixels without detail."""
+"""Most scans of a JPEG; encoders write 10 to 20. Each scan walks over all blocks: 8 ms for 50 megapixels."""
 _MAX_PARTS = 4096
-"""JPEG segments, PNG or WebP chunks. A PNG of 20 MB in chunks of 8 kB has 2,500."""
+"""Most JPEG segments, PNG or WebP chunks. A PNG of 20 MB in chunks of 8 kB has 2,500."""
 _MAX_PROFILE = 1 << 20
-"""Bytes of a colour profile: those of cameras and phones have 500 to 4,000, those of printers up to a megabyte."""
+"""Most bytes of a colour profile: those of cameras and phones have 500 to 4,000, those of printers up to a megabyte."""
 
 _ORIENTATION = 0x0112
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # 00: a stuffed byte, 01: TEM, D0 to D7: restarts, FF: a fill byte

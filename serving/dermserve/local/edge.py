@@ -41,7 +41,7 @@ class Edge(InOrder):
     """
 
     settings: Settings
-    """Of the edge; `admin` and `www` are chosen here."""
+    """Settings of the edge; `admin` and `www` are chosen here."""
     _: KW_ONLY
     store: pathlib.Path
     """Where the on-device model is taken from, and beside which logs are written."""

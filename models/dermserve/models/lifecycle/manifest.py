@@ -144,7 +144,7 @@ def _module(name: str) -> Any:
 
 
 _HEAD = struct.Struct("<QI")
-"""Of a TFRecord: its length, and the length's checksum; another checksum of four bytes comes last."""
+"""The head of a TFRecord: its length, and the length's checksum. A checksum of four bytes comes last."""
 
 
 def read_records(data: bytes, *, where: str) -> Iterator[management_pb2.PredictLog]:

@@ -41,7 +41,7 @@ class Report:
     requests: Mapping[str, int]
     failed: Mapping[str, int]
     mean_seconds: Mapping[str, float]
-    """Of answered requests."""
+    """Durations of answered requests."""
     compared: int
     differed: int
 
