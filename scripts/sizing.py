@@ -36,8 +36,9 @@ model servers and two gateways; `*` is more than `maxReplicas`. ADAPTIVE lies be
 
 The costs in [k8s/costs.json](../k8s/costs.json) are of {machine}, {date} (`{command}`).
 
-{table} These numbers are **computed, not measured in a cluster**: they assume that throughput grows with the cores. In
-a cluster, run `dermserve-loadtest capacity --server …` against one pod of each to measure the rate.
+{table}
+These numbers are **computed, not measured in a cluster**: they assume that throughput grows with the cores. In a
+cluster, run `dermserve-loadtest capacity --server …` against one pod of each to measure the rate.
 """
 
 
