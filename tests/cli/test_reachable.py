@@ -146,8 +146,8 @@ def test_a_proxy_that_does_not_answer_is_named(examine, proxied):
     [
         (b"", "PROXY_UNREACHABLE", "does not answer"),
         (None, "PROXY_UNREACHABLE", "does not answer"),
-        (b"HTTP/1.1 403 Forbidden\r\n\r\n", "PROXY_REFUSES", "192.0.2.1:50051 pass: it says 'HTTP/1.1 403 Forbidden'"),
-        (b"\r\n", "PROXY_REFUSES", "it says ''"),
+        (b"HTTP/1.1 403 Forbidden\r\n\r\n", "PROXY_REFUSES", "192.0.2.1:50051: it answers 'HTTP/1.1 403 Forbidden'"),
+        (b"\r\n", "PROXY_REFUSES", "it answers ''"),
         (b"HTTP/1.1 200 Established\r\n\r\n", "SILENT", "sends nothing"),  # what is behind it
     ],
 )
