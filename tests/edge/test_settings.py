@@ -20,7 +20,7 @@ GATEWAY = {"gateway": "gateway:50051"}
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"listen": "0.0.0.0:8080"}, "anyone could ask"),
+        ({"listen": "0.0.0.0:8080"}, "without keys or tokens"),
         ({"admin": "0.0.0.0:9901"}, "loopback"),
         ({"listen": "8080"}, "HOST:PORT"),
         ({"tls_cert": pathlib.Path("cert.pem")}, "go together"),

@@ -69,7 +69,7 @@ class Settings:
         if not _is_loopback(self.listen) and not self.authenticates and not self.open:
             raise SettingsError(
                 f"listen is {self.listen}, which others can reach, without keys or tokens: set API keys or a JWKS, "
-                "or `open` if that is intended"
+                "or give --open if that is intended"
             )
 
     @property
