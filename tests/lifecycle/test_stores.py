@@ -221,6 +221,14 @@ def test_a_bucket_that_does_not_exist_is_named(s3: None) -> None:
         _publish(open_store("s3://no-such-bucket-here/x"))
 
 
+def test_a_lock_that_somebody_deleted_is_no_failure_of_what_was_done() -> None:
+    store = open_store("memory://lock")
+    with store.locked():
+        with pytest.raises(StoreError, match=r"delete memory://lock/\.lock"), store.locked(wait=0):
+            pass
+        store.remove_text(".lock")
+
+
 def test_a_protocol_nobody_speaks_is_named() -> None:
     with pytest.raises(StoreError, match="ftq://x"):
         open_store("ftq://x")

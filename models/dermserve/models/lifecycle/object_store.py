@@ -149,7 +149,7 @@ class ObjectStore:
         try:
             yield
         finally:
-            self._files.rm_file(self._path(".lock"))
+            self.remove_text(".lock")
 
     @_naming_store
     def _take_lock(self, *, until: float) -> None:
