@@ -96,7 +96,10 @@ def _record(environment: Any, runner: Any, **_: Any) -> None:
 
 def _end(runner: Any, *_: object) -> None:
     """End Locust as Ctrl-C does, which writes the result; before there is any, at once."""
-    raise SystemExit(130) if runner.state == STATE_INIT else KeyboardInterrupt
+    if runner.state == STATE_INIT:
+        raise SystemExit(130)
+    hub = gevent.get_hub()  # raised here, gevent would print it
+    hub.loop.run_callback(hub.parent.throw, KeyboardInterrupt)
 
 
 def _load(scenario: str) -> str:
