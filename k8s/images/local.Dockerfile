@@ -11,7 +11,8 @@ WORKDIR /src
 COPY pyproject.toml constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip python3 -m venv --without-pip /opt/dermserve \
     && python3 -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-e = p["optional-dependencies"]; print(*p["dependencies"], *e["gateway"], *e["models"], sep="\n")' >/tmp/requirements.txt \
+e = p["optional-dependencies"]; every = [*p["dependencies"], *e["gateway"], *e["store"], *e["models"]]; \
+print(*(each for each in every if not each.startswith("dermserve[")), sep="\n")' >/tmp/requirements.txt \
     && /opt/tools/bin/pip --python /opt/dermserve/bin/python install --disable-pip-version-check -c constraints.txt \
         -r /tmp/requirements.txt
 COPY . .

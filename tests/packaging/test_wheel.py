@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -173,6 +174,15 @@ def test_an_extra_requires_all_that_its_programs_import(extra):
     for name in set().union(*(_imports(module, seen) for module in PROGRAMS[extra])):
         assert there & {canonicalize_name(each) for each in of[name]}, f"{name} does not come with [{extra}]"
     assert len(seen) > 3
+
+
+def test_the_local_image_installs_first_what_the_extra_local_requires():
+    text = (ROOT / "k8s" / "images" / "local.Dockerfile").read_text().replace("\\\n", "")
+    (program,) = re.findall(r"python3 -c '([^']*)'", text)
+    listed = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True)
+    requirements = [Requirement(line) for line in listed.stdout.splitlines()]
+    there = [f"{each.name}{each.specifier}" for each in requirements if not each.marker or each.marker.evaluate()]
+    assert set(there) == set(_required("local", "linux", ".".join(map(str, sys.version_info[:2]))))
 
 
 def test_nothing_that_windows_lacks_is_required_or_imported_there():
