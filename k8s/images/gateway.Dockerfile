@@ -11,7 +11,7 @@ ARG PYTHON_BASE=gcr.io/distroless/python3-debian12:nonroot
 ARG KUBECTL_BASE=registry.k8s.io/kubectl:v1.33.13
 
 FROM ${BUILD_BASE} AS tools
-RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv
+RUN apt-get update && apt-get install -y --no-install-recommends binutils ca-certificates python3 python3-venv
 RUN --mount=type=cache,target=/root/.cache/pip python3 -m venv /opt/tools \
     && /opt/tools/bin/pip install --disable-pip-version-check cyclonedx-bom==7.5.0
 
@@ -25,9 +25,11 @@ RUN --mount=type=cache,target=/root/.cache/pip python3 -m venv --without-pip /op
         -c constraints.txt ".[$EXTRAS]" jinja2 \
     && /opt/tools/bin/cyclonedx-py environment /opt/dermserve/bin/python --pyproject pyproject.toml --of JSON \
         -o /opt/dermserve/sbom.cdx.json
-# What runs needs neither the weights that exports are made of, nor the packages' tests and headers. Byte code is made
-# here, as the root is read-only later.
+# What runs needs neither the weights that exports are made of, nor the packages' tests and headers, debug symbols (12 MB of
+# uvloop's) and a decoder of AVIF, which the gateway refuses. Byte code is made here, as the root is read-only later.
 RUN rm -r /opt/dermserve/lib/python3.11/site-packages/dermserve/models/shipped \
+    && rm -r /opt/dermserve/lib/python3.11/site-packages/PIL/_avif.*.so /opt/dermserve/lib/python3.11/site-packages/pillow.libs/libavif-* \
+    && find /opt/dermserve/lib -name '*.cpython-*.so' -exec strip --strip-unneeded {} + \
     && find /opt/dermserve/lib -depth -type d \( -name tests -o -name include \) -exec rm -rf {} + \
     && find /opt/dermserve/lib \( -name '*.a' -o -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' \) -delete \
     && python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/dermserve/lib
