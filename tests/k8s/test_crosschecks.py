@@ -115,6 +115,14 @@ def test_volumes_and_mounts_belong_together(target: str) -> None:
         assert mounted == volumes
 
 
+@pytest.mark.parametrize("target", ["production+signed", "production+all", "command", LOAD_TEST])
+def test_programs_that_use_a_store_have_a_folder_for_temporary_files(target: str) -> None:
+    workloads = of_kind(render(target), "Deployment") + of_kind(render(target), "Job")
+    users = [c for each in workloads for c in containers(each) if re.search("dermserve/(store|loadtest):", c["image"])]
+    assert users
+    assert all("/tmp" in {mount["mountPath"] for mount in c["volumeMounts"]} for c in users)
+
+
 @pytest.mark.parametrize("target", ["production+edge", "production+all"])
 def test_files_that_the_edges_configuration_names_are_mounted_where_envoy_runs(target: str) -> None:
     manifests = render(target)
