@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from dermserve.local.picture import draw_lesion
 from dermserve.models.lifecycle.manifest import MANIFEST, changes, parse_manifest
 from tests.k8s.engine import Container, Engine, empty_dir, find_engine
 from tests.k8s.rendering import ROOT, render
@@ -115,8 +116,8 @@ def _probe(engine: Engine, modelserver: str, address: str, service: str) -> None
 
 
 @pytest.fixture
-def photo_file(photo: bytes, tmp_path: pathlib.Path) -> pathlib.Path:
-    (tmp_path / "photo.jpg").write_bytes(photo)
+def photo_file(tmp_path: pathlib.Path) -> pathlib.Path:
+    (tmp_path / "photo.jpg").write_bytes(draw_lesion(seed=0))
     (tmp_path / "photo.jpg").chmod(0o644)
     return tmp_path / "photo.jpg"
 
@@ -246,7 +247,7 @@ def test_stopping_under_load_loses_no_request(
         logs = subprocess.run([engine.program, "logs", stopped], env=engine.environment, capture_output=True, text=True,
                               check=True)  # fmt: skip
     events = [json.loads(line) for line in (logs.stdout + logs.stderr).splitlines() if line.startswith("{")]
-    answered = {event["request_id"] for event in events if event["event"] == "answered"}
+    answered = {event["request_id"] for event in events if event["event"] == "request_answered"}
     sys.stdout.write(
         f"{len(answered)} answered by it, {len(found['refused'])} refused ({', '.join(set(found['reasons']))}) and "
         f"answered by the other; ended after {seconds:.1f} s of {container.grace} s\n"
