@@ -9,7 +9,9 @@ import time
 from collections.abc import Iterator
 
 import grpc
+import pytest
 import yaml
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from dermserve.edge import Settings, envoy_config
 from dermserve.local import Stack
@@ -21,6 +23,8 @@ from tests.edge.envoys import CLASSIFY, ask, gateway_of, run
 FAILURES = 5
 """In a row, after which the configuration sets a gateway aside."""
 _HEALTH = "/grpc.health.v1.Health/Check"
+MOST = 3
+"""Requests at once that a gateway gets here."""
 ENOUGH = 20
 """Answers in a row that all came from the one of two gateways, and not by chance."""
 
@@ -71,6 +75,7 @@ def _before(ports: list[int], folder: pathlib.Path) -> Iterator[str]:
     config = yaml.safe_load(envoy_config(settings)["envoy.yaml"])
     cluster = next(one for one in config["static_resources"]["clusters"] if one["name"] == "gateway")
     places = [{"socket_address": {"address": "127.0.0.1", "port_value": port}} for port in ports]
+    cluster["circuit_breakers"]["thresholds"][0]["max_requests"] = MOST
     cluster["load_assignment"]["endpoints"] = [{"lb_endpoints": [{"endpoint": {"address": one}} for one in places]}]
     (folder / "envoy.yaml").write_text(yaml.safe_dump(config))
     command = [str(envoy()), "-c", str(folder / "envoy.yaml"), "--admin-address-path", str(folder / "admin")]
@@ -98,10 +103,13 @@ def test_a_gateway_that_fails_and_says_it_is_well_is_set_aside(tmp_path: pathlib
 
 
 def test_no_caller_can_have_a_gateway_set_aside(tmp_path: pathlib.Path) -> None:
-    """With requests that are refused, or with what the health service, which needs no key, does not take."""
+    """With refused requests, deadlines that end, or what the health service, which needs no key, does not take."""
     one, other = _Gateway(), _Gateway()
     with gateway_of(one) as first, gateway_of(other) as second, _before([first, second], tmp_path) as url:
-        for status in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNIMPLEMENTED):
+        for status in (
+            *(grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNIMPLEMENTED),
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+        ):
             one.fails = other.fails = status
             for _ in range(2 * FAILURES):
                 ask(url, "/v1/models")
@@ -117,6 +125,26 @@ def test_no_caller_can_have_a_gateway_set_aside(tmp_path: pathlib.Path) -> None:
         assert _ejections(tmp_path) == 0
 
 
+def test_health_checks_of_anyone_take_no_room_from_requests(tmp_path: pathlib.Path) -> None:
+    """As many that are never sent whole as requests may be in progress; and none that lasts."""
+    with gateway_of(_Gateway()) as port, _before([port], tmp_path) as url, contextlib.ExitStack() as stack:
+        place = url.removeprefix("http://")
+        head = f"POST {_HEALTH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/grpc\r\nContent-Length: 5\r\n\r\n"
+        host, number = place.split(":")
+        for _ in range(MOST + 1):
+            stack.enter_context(socket.create_connection((host, int(number)), 60)).sendall(head.encode())
+        ends = time.monotonic() + 30
+        while _stat(tmp_path, "cluster.gateway.upstream_rq_active") < MOST:
+            assert time.monotonic() < ends
+        assert ask(url, "/v1/models").status_code == 200
+        with grpc.insecure_channel(place) as channel, pytest.raises(grpc.RpcError) as raised:
+            next(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30))
+        assert raised.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
 def _ejections(folder: pathlib.Path) -> int:
-    stats = ask(f"http://{(folder / 'admin').read_text()}", "/stats?filter=ejections_enforced_total").text
-    return int(stats.rpartition(": ")[2])
+    return _stat(folder, "cluster.gateway.outlier_detection.ejections_enforced_total")
+
+
+def _stat(folder: pathlib.Path, name: str) -> int:
+    return int(ask(f"http://{(folder / 'admin').read_text()}", f"/stats?filter=^{name}$").text.rpartition(": ")[2])
