@@ -28,6 +28,8 @@ def _saved(result: App) -> App:
 
 def test_a_spot_is_named_placed_noted_and_photographed_again(result: App, lesion: pathlib.Path) -> None:
     page = _saved(result).page
+    chromium = result.context.new_cdp_session(page)
+    chromium.send("Emulation.setTimezoneOverride", {"timezoneId": "America/Los_Angeles"})  # where days begin later
     page.get_by_label("Name").fill("Left shoulder")
     page.get_by_label("Notes").fill("Doctor: watch it")
     page.get_by_label("Look at it again on").fill("2020-01-02")
@@ -51,11 +53,23 @@ def test_a_spot_is_named_placed_noted_and_photographed_again(result: App, lesion
     expect(page.get_by_label("Notes")).to_have_value("Doctor: watch it")
     result.tab("History")
     row = page.locator(".entries a")
-    for words in ("Left shoulder", "2 photos", "upper back", "due since", "Low risk"):
+    for words in ("Left shoulder", "2 photos", "upper back", "due since 2 Jan 2020", "Low risk"):
         expect(row).to_contain_text(words)
     row.click(position={"x": 5, "y": 5})
     page.locator(".photos a").first.click()
     assert "Answered by the server" in result.result().inner_text()
+
+
+def test_a_spot_to_save_under_is_asked_for_where_the_answer_can_be_saved(
+    result: App, lesion: pathlib.Path, confident: dict[str, object]
+) -> None:
+    _saved(result)
+    for verdict, count in (("REJECTED", 0), ("CONFIDENT", 1)):
+        result.answer_with({**confident, "verdict": f"VERDICT_{verdict}"})
+        result.tab("Check")
+        result.classify(lesion)
+        expect(result.page.get_by_label("Save under")).to_have_count(count)
+        result.press("Close without saving")
 
 
 @pytest.mark.parametrize("what", ["photo", "spot", "all"])
@@ -176,21 +190,7 @@ def test_what_is_typed_while_another_tabs_change_is_read_stays(result: App) -> N
     second = result.context.new_page()
     _saved(result)
     second.goto(result.page.url)
-    result.page.evaluate("""() => {
-        const open = IDBFactory.prototype.open;
-        window.held = [];
-        IDBFactory.prototype.open = function (...given) {
-            const request = open.apply(this, given);
-            Object.defineProperty(request, "onsuccess", {
-                set: (then) => request.addEventListener("success", (event) => window.held.push(() => then(event))),
-            });
-            return request;
-        };
-        window.release = () => {
-            IDBFactory.prototype.open = open;
-            window.held.forEach((then) => then());
-        };
-    }""")
+    result.hold_database()
     second.get_by_label("Notes").fill("typed in one")
     result.until("window.held.length === 1")
     result.page.get_by_label("Name").fill("Named in the other")
