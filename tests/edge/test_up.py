@@ -3,6 +3,7 @@
 import contextlib
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,3 +60,18 @@ def test_options_that_do_not_fit_are_refused_before_anything_starts(options: lis
     result = CliRunner().invoke(main, ["up", *options])
     assert result.exit_code == 2
     assert words in result.output
+
+
+def test_an_edge_that_cannot_start_is_told_before_anything_starts(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ("--store", str(tmp_path / "store"), "--model", "none")  # not built, once told
+    ports = ("--edge", "--port", "0", "--tfs-port", "0", "--edge-port")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(main, ["up", *store, *ports, str(port)])
+    assert (result.exit_code, f"port {port} is in use" in result.output) == (1, True)
+    monkeypatch.setenv("DERMSERVE_ENVOY", str(tmp_path / "no-envoy"))
+    result = CliRunner().invoke(main, ["up", *store, *ports, "0"])
+    assert (result.exit_code, "no-envoy" in result.output) == (1, True)
+    assert list(tmp_path.iterdir()) == []

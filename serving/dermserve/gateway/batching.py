@@ -36,7 +36,7 @@ from dermserve.imaging import make_views
 
 MOST = 10  # most views in a batch of several requests: as many as in one request with FULL, which the warm-up ran
 _AGEING = 4.0  # seconds for which a request may be overtaken, for each second that it is expected to take
-_LEAST_TIMEOUT = 1.0  # a call is never retried on another server before so many seconds
+_LEAST_TIMEOUT = 1.0  # least timeout of a call that could be retried on another server
 _SLOW = 5.0  # a server counts as hanging after so many times the expected seconds of a call
 # Seconds to wait when a server is full: first, and at most; doubled each time, with jitter
 _BACK_OFF, _MOST_BACK_OFF = 0.02, 0.64
