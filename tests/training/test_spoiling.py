@@ -1,15 +1,23 @@
 """Spoiled photos: what training varies, what evaluation counts, and what the shipped weights say of them."""
 
 import itertools
+import pathlib
 from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from dermserve.models.export import SHIPPED
 from dermserve.models.training.data.photos import Labelled
-from dermserve.models.training.data.spoiling import spoil, spoil_at_random
+from dermserve.models.training.data.splits import Part
+from dermserve.models.training.data.spoiling import HARD, spoil, spoil_at_random
+from dermserve.models.training.evaluate import measuring
+from dermserve.models.training.evaluate.fitting import Fitted
+from dermserve.models.training.evaluate.predictions import Predictor
 from dermserve.models.training.train import loop
+from dermserve.models.training.train.dataset import finished_data
+from dermserve.models.training.train.finished import FinishedRun
 from tests.training.runs import tiny
 from tests.training.test_teachers import UNFOLDED, _small
 
@@ -64,3 +72,15 @@ def test_a_student_sees_spoiled_photos_and_its_teachers_the_clean_ones() -> None
     assert sorted(set(clean.round())) == [60, 200]
     changed = np.abs(spoiled[: len(clean)] - clean) > 1
     assert 5 <= changed.sum() <= 19
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_a_spoiled_photo_of_a_malignant_lesion_is_seldom_low(shared: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    run = FinishedRun(SHIPPED / "mobilenet_v3_small")
+    data = finished_data(run.experiment, shared / "data" / "three_class_64", run.split, cache=tmp_path)
+    predictor = Predictor(network=run.network(shifted=False), cache=tmp_path, progress=lambda *_: None)
+    fitted = Fitted(run.model, run.shift, run.distance, run.calibration)
+    found = measuring.spoiled(predictor, fitted, data.part(Part.VALIDATION).every(3), data.samples)
+    assert found["black"] == {"noticed": 1, "malignant_low": 0}
+    assert max(found[kind]["malignant_low"] or 0 for kind in HARD) <= 0.1

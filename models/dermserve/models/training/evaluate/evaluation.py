@@ -64,7 +64,7 @@ def evaluate_own(
     if others is not None:
         known = [sample for sample in photos.samples if fitted.malignant[sample.label]]
         outside = read_others(run, others, cache=cache, known=known)
-        fitted = fitting.fit_scope(fitted, predictor, photos, validation[0], outside)
+        fitted = fitting.fit_scope(fitted, predictor, photos, outside)
     claim_test(run, predictor.network, fitted.calibration, fitted.shift, again)
     sets = [(name, replace(each, claimed=True)) for name, each in sets]
     photos = sets[0][1]
