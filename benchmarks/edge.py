@@ -1,11 +1,11 @@
-"""What the edge adds to a call, and what an answer on the device costs, in one run.
+"""Measure what the edge adds to a call, and how long an answer on the device takes, in one run.
 
-    make bench                              # with the gateway's own
+    make bench                              # after the gateway's benchmark
     python -m benchmarks.edge --json        # the same for machines
 
-Rounds alternate between gRPC straight to the gateway, gRPC through Envoy, a photo as an HTTP body and JSON with base64
-through Envoy, over connections that stay open, so that a noisy machine disturbs all alike. `ratio` is a median over the
-first one's. With Chromium and the on-device runtime (`make web`), the page answers on this machine, too.
+Rounds alternate between gRPC to the gateway, and through Envoy gRPC, a photo as an HTTP body and JSON with base64, over
+connections that stay open. `ratio` is the median over that of gRPC to the gateway. With Chromium and the on-device
+runtime (`make web`), the page answers on this machine, too.
 """
 
 import base64

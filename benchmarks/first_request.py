@@ -1,4 +1,4 @@
-"""The first Predict after loading beside those that follow, with and without warm-up.
+"""Compare the first Predict after loading with the next ones, with and without warm-up.
 
     python -m benchmarks.first_request
 

@@ -1,11 +1,10 @@
-"""What the gateway costs beside a direct Predict and beside a relay without features, in one run.
+"""Compare the gateway with a direct Predict and with a relay without features, in one run.
 
     make bench                                     # both models: latency, and processor time at 2 and 8 callers
     python -m benchmarks.gateway --json            # the same for machines
     make regression                                # a minute: exits with 1 when a ratio is over its bound
 
-Rounds alternate between the contenders, so that what slows the machine slows all of them, and each figure is judged
-beside the others of its run: no list of processors is needed.
+Rounds alternate between the contenders, so that a slow machine slows all, and only ratios of one run are judged.
 
 - *latency ratio*: the gateway's median time over that of direct Predict plus decoding, with one caller.
 - *processor time*: what a contender's own process takes for a photo, decoding included and the model server excluded,

@@ -1,6 +1,6 @@
-"""The same network in every form that is measured, written by `python -m benchmarks.networks FOLDER MODEL...`.
+"""Write the same network in every form that is measured: `python -m benchmarks.networks FOLDER MODEL...`.
 
-Shipped weights where there are any, random ones (seed 0) otherwise: how long an answer takes does not depend on them.
+The weights are shipped ones, or else random (seed 0): the time of an answer does not depend on them.
 """
 
 import os

@@ -1,18 +1,17 @@
-"""Ten times more requests than can be answered: what becomes of answers, refusals, health and memory.
+"""Send ten times more requests than can be answered; measure answers, refusals, health and memory.
 
     python -m benchmarks.overload --model resnet50 --seconds 30
     python -m benchmarks.overload --times 3 --json
 
-The local stack runs both servers as processes. First as many callers as the gateway has calls in flight call again at
-once: what that gives is the capacity, and its latencies are the uncongested ones. Then requests come at `--times` that
-rate, each with a deadline, whatever becomes of those before (an open loop). Both begin with two seconds that are not
-counted: what a burst is and what an overload shows only then, and the slowest answer meanwhile is shown by itself.
-A process of its own makes the load. Latencies are those of `_WATCHED` further requests a second from here, as those of
-the load would wait for their own event loop, which is shown as `load_late`. How long a refusal takes is shown as the
-gateway's own metric has it, too, because callers, gateway and model server share the cores. What the callers take of
-the processor is no fault of the gateway: the goodput is judged by the capacity of what they left.
+The local stack runs both servers as processes. First, as many callers as the gateway has calls in flight call again at
+once: their answers a second are the capacity, and their latencies those without overload. Then a process of its own
+sends requests at `--times` that rate, each with a deadline (an open loop). Both parts begin with two seconds that are
+not counted; the slowest answer in them is shown separately. Latencies are those of `_WATCHED` further requests a second
+from this process, because those of the load would include delays of its own event loop, which are shown as `load_late`.
+Callers, gateway and model server share the cores. So the time to a refusal is also shown from the gateway's own metric,
+and the goodput is compared with the capacity less the share of the processor that the callers took.
 
-Goals (issue 4): goodput at least 90 % of that capacity; the p99 of accepted requests at most twice the uncongested one;
+Goals: goodput at least 90 % of that capacity; the p99 of accepted requests at most twice the uncongested one;
 refusals in under 10 ms; health green throughout; memory flat. Exit codes: 0 all met, 1 not (the last lines say what).
 """
 
@@ -73,7 +72,7 @@ class Load:
         ).SerializeToString()
 
     async def open(self, rate: float, seconds: float) -> Seen:
-        """Send requests at a rate, whatever becomes of them, and wait for the last of them."""
+        """Send requests at a rate, however late the answers are, and wait for the last answer."""
         seen, tasks, begin, busy = Seen(), [], time.perf_counter(), time.process_time()
         for number in range(int(rate * seconds)):
             wait = begin + number / rate - time.perf_counter()
@@ -125,7 +124,7 @@ def _measure(address: str, metrics: str, pid: int, model: str, times: float, sec
 
 
 def _run_load(address: str, model: str, rate: float, seconds: float, pipe: "Connection") -> None:
-    """Be the process that makes the load: two seconds to warm up, and then what counts."""
+    """Make the load in a process of its own: two seconds of warm-up, then what counts."""
 
     async def run() -> None:
         async with grpc.aio.insecure_channel(address) as channel:
@@ -202,7 +201,7 @@ def faults(found: dict[str, float]) -> list[str]:
 @click.option("--seconds", type=click.FloatRange(2), default=30.0, show_default=True, help="Of each of the two parts.")
 @json_option
 def main(store: pathlib.Path, model: str, times: float, seconds: float, as_json: bool) -> None:
-    """Put a gateway under several times the load it can carry, and judge what becomes of it."""
+    """Put several times its capacity on a gateway, and judge the goals."""
     with local_stack(store, [model]) as (stack, metrics):
         address, pid = stack.gateway_address, stack.pids["gateway"]
         found = _measure(address, metrics, pid, model, times, seconds)

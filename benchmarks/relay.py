@@ -1,7 +1,8 @@
-"""A gateway without features: decode in a pool of threads, one Predict, the probabilities. What the gateway is held to.
+"""A gateway without features: decode in a pool of threads, one Predict, the probabilities.
 
-Same RPC, decoder, event loop and gRPC as the gateway, and nothing else: no limits, admission, batching, verdict,
-metrics or log. `benchmarks.gateway` starts it as `python -m benchmarks.relay LISTEN MODEL_SERVER`.
+The gateway is compared with it. It has the same RPC, decoder, event loop and gRPC, and nothing else: no limits,
+admission, batching, verdict, metrics or log. `benchmarks.gateway` starts it as `python -m benchmarks.relay LISTEN
+MODEL_SERVER`.
 """
 
 import asyncio

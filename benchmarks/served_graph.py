@@ -1,10 +1,10 @@
-"""Ways to serve the same network: speed, memory and how far their answers differ, side by side in one run.
+"""Compare ways to serve the same network in one run: speed, memory and the difference of their answers.
 
     python -m benchmarks.served_graph
     python -m benchmarks.served_graph --quick --model mobilenet_v3_small      # to see that it works
 
-Each variant is served by a fresh process of the local model server, one after the other, in rounds: a machine that gets
-slower for a while slows all of them. A cell of the table is the median over the rounds. The last column but one is the
+A new process of the local model server serves each variant, one after the other, in rounds, so that a slow machine
+slows all of them. A cell of the table is the median over the rounds. The last column but one is the
 ratio of the frozen graph's images a second to the variant's, with one caller and one image. Copy figures.json to
 docs/figures/served_graph.json to have the docs show the run.
 """

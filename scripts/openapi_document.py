@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of the JSON routes, from the proto: its routes, messages, enums and comments."""
+"""Make the OpenAPI 3.1 document of the JSON routes from the proto: its routes, messages, enums and comments."""
 
 import json
 import pathlib
@@ -86,20 +86,20 @@ def render() -> str:
 
 
 class _Schemas:
-    """The schemas of messages and enums, made as they are referred to."""
+    """The schemas of messages and enums, made when something refers to them."""
 
     def __init__(self, comments: dict[str, str]) -> None:
         self.found: dict[str, Json] = {}
         self._comments = comments
 
     def words(self, name: str) -> str:
-        """Give the comment of a declaration by its full name."""
+        """Return the comment of a declaration by its full name."""
         return self._comments.get(name, "")
 
     def of_message(self, message: Descriptor) -> Json:
         """Refer to a message."""
         if message.name not in self.found:
-            self.found[message.name] = {}  # for messages that hold themselves
+            self.found[message.name] = {}  # for recursive messages
             self.found[message.name] = {
                 "type": "object",
                 "description": self.words(message.full_name),
@@ -161,7 +161,7 @@ def _operation(method: MethodDescriptor, schemas: _Schemas, path: str) -> Json:
 
 
 def _request_body(message: Descriptor, schemas: _Schemas, path: str) -> Json:
-    """Describe a request: a photo, or JSON without what the path says already."""
+    """Describe a request: a photo, or JSON without the fields in the path."""
     inner = dict(name.split(".") for name in _PATH_FIELD.findall(path) if name.count(".") == 1)
     properties = {}
     for field in message.fields:
@@ -194,7 +194,7 @@ _PHOTO_PARAMETERS = [
 
 
 def _bindings(method: MethodDescriptor) -> Iterator[tuple[str, str, bool]]:
-    """Give each of a method's routes: verb, path, whether it has a body."""
+    """Return each of a method's routes: verb, path, whether it has a body."""
     rule = method.GetOptions().Extensions[annotations_pb2.http]
     for one in (rule, *rule.additional_bindings):
         if verb := one.WhichOneof("pattern"):

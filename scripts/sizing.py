@@ -29,22 +29,21 @@ $ make loadtest                                                    # on an idle 
 $ python scripts/sizing.py --capacity build/capacity/capacity.json
 ```
 
-A photo costs cores × milliseconds in a model server and in a gateway: processor time of each process over the answers,
-where four callers gave the highest throughput. A model server is counted with the cores at which its autoscaler is
-content (70 % of 4), a gateway with 80 % of its request of half a core; rounded up, and one more of each, so that one
-may be missing. `3 + 2` is three model servers and two gateways; `*` is more than `maxReplicas`. ADAPTIVE lies between
-NONE and FULL.
+The cost of a photo is the processor time of a model server and of a gateway for each answer, in cores × milliseconds,
+at the highest throughput. A model server counts with the cores at its autoscaler's target (70 % of 4), a gateway with
+80 % of its request of half a core. Pods are rounded up, with one more of each, so that one may fail. `3 + 2` is three
+model servers and two gateways; `*` is more than `maxReplicas`. ADAPTIVE lies between NONE and FULL.
 
 The costs in [k8s/costs.json](../k8s/costs.json) are of {machine}, {date} (`{command}`).
 
 {table}
-These are **derived, not measured in a cluster**: costs are taken to grow with the cores. In a cluster, put
-`dermserve-loadtest capacity --server …` on one pod of each and read the rate itself.
+These numbers are **computed, not measured in a cluster**: they assume that throughput grows with the cores. In a
+cluster, run `dermserve-loadtest capacity --server …` against one pod of each to measure the rate.
 """
 
 
 class Cost(NamedTuple):
-    """What one photo takes, in cores × milliseconds."""
+    """The cost of one photo, in cores × milliseconds."""
 
     model: str
     mode: str
@@ -53,31 +52,31 @@ class Cost(NamedTuple):
 
 
 class Pod(NamedTuple):
-    """A Deployment's pods, as the manifests have them."""
+    """A Deployment's pods, from the manifests."""
 
     cores: float
-    """Busy in each when the autoscaler is content."""
+    """Busy cores of a pod at the autoscaler's target."""
     most: int
     """Pods."""
 
     def count(self, rate: float, cost: float) -> int:
-        """Count the pods for so many answers a second at so many cores × ms each, with one to spare, at least two."""
+        """Count the pods for a rate of answers at a cost of cores × ms each: one more than needed, at least two."""
         return max(2, math.ceil(rate * cost / 1000 / self.cores) + 1)
 
     def shown(self, rate: float, cost: float) -> str:
-        """Write that number, with a star where it is more than there may be."""
+        """Write that number, with a star if it is above the maximum."""
         return f"{self.count(rate, cost)}{'*' * (self.count(rate, cost) > self.most)}"
 
 
 def read_costs(capacities: Sequence[dict[str, Any]]) -> Iterator[Cost]:
-    """Read the costs of what `dermserve-loadtest capacity` found; nothing of what gave no answers."""
+    """Read the costs from a result of `dermserve-loadtest capacity`, for models and modes that gave answers."""
     for each in capacities:
         if cost := each["core_ms"]:
             yield Cost(each["model"], each["mode"], cost["model_server"], cost["gateway"])
 
 
 def read_pod(name: str) -> Pod:
-    """Read what the autoscaler of a Deployment aims at."""
+    """Read the target of a Deployment's autoscaler."""
     base = ROOT / "k8s" / "base"
     scalers = yaml.safe_load_all((base / "autoscaling.yaml").read_text())
     scaler = next(each["spec"] for each in scalers if each["metadata"]["name"] == name)
@@ -111,7 +110,7 @@ def page(found: dict[str, Any]) -> str:
 
 
 def keep(capacity: dict[str, Any], *, date: str) -> dict[str, Any]:
-    """Keep of capacity.json what the page needs, for k8s/costs.json."""
+    """Select from capacity.json what the page needs, for k8s/costs.json."""
     machine = capacity["machine"]
     return {
         "machine": f"{machine['cores']} cores of {machine['processor']}",

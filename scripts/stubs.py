@@ -34,7 +34,7 @@ def generate(target: pathlib.Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
     protoc(f"--python_out={target}", f"--pyi_out={target}", f"--grpc_python_out={target}")
     for path in target.rglob("*_pb2_grpc.py"):
-        if "Stub" not in path.read_text():  # no service in that proto: the file says nothing
+        if "Stub" not in path.read_text():  # without a service in that proto, the file is empty
             path.unlink()
     for package in {path.parent for path in target.rglob("*_pb2.py")}:
         (package / "py.typed").touch()
@@ -45,7 +45,7 @@ def generate(target: pathlib.Path) -> None:
 
 
 def stale(committed: pathlib.Path) -> list[str]:
-    """Name the stubs that differ from what the protos now give."""
+    """Name the stubs that differ from newly generated ones."""
     with tempfile.TemporaryDirectory() as scratch:
         fresh = pathlib.Path(scratch)
         generate(fresh)

@@ -12,7 +12,9 @@ from dermserve.v1 import card_pb2
 def tiny_backbone(*_: object) -> keras.Model:
     images = keras.Input((224, 224, 3))
     maps = keras.layers.Conv2D(8, 32, strides=32, use_bias=False, name="conv")(keras.layers.Rescaling(1 / 255)(images))
-    return keras.Model(images, keras.layers.BatchNormalization(name="norm")(maps), name="backbone")
+    maps = keras.layers.BatchNormalization(name="norm")(maps)
+    maps = keras.layers.Conv2D(8, 1, use_bias=False, name="top_conv")(maps)
+    return keras.Model(images, keras.layers.BatchNormalization(name="top_norm")(maps), name="backbone")
 
 
 def tiny_network(model: str, **_: object) -> keras.Model:

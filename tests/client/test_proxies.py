@@ -45,7 +45,7 @@ def test_a_proxy_s_ipv6_address_is_in_brackets():
     "url", ["http://[::1", "http://proxy:bad", "http://proxy:99999", "http://user:se/cret@proxy:1"]
 )
 def test_a_variable_that_is_no_url_is_named_and_its_secrets_are_not(monkeypatch, url):
-    with pytest.raises(ValueError, match=r"https_proxy is no URL of a proxy: give http://HOST:PORT") as raised:
+    with pytest.raises(ValueError, match=r"https_proxy is not the URL of a proxy: give http://HOST:PORT") as raised:
         find_way("gateway.example:1", {"https_proxy": url})
     assert not {"se", "cret", "bad"} & {*str(raised.value).split()}
     assert find_way("127.0.0.1:1", {"https_proxy": url}).proxy is None

@@ -1,6 +1,6 @@
 """What the fuzz targets share: running under atheris (libFuzzer), over a corpus made by code.
 
-    pip install 'dermserve[fuzz]'
+    pip install '.[fuzz]'
     python tests/fuzz/decode.py -runs=1000000        # or request.py, answer.py; libFuzzer's options; Ctrl-C ends it
 
 What crashes a target is written to crash-* in the current folder; `python tests/fuzz/decode.py crash-…` runs it again.

@@ -1,9 +1,9 @@
 """Load that rises and falls while model servers are scaled by their calls in flight, as in Kubernetes, fails none.
 
 Gateways are real, with the manifests' settings; a model server is a stand-in of four cores on which a view takes fixed
-time. Photos are a tenth of 60/s and take ten times the 354 ms of ResNet-50 FULL (k8s/costs.json): as many calls in
-flight. The autoscaler's times are a fortieth. Time passes by the ticks of one clock, which a busy machine delays for
-load, model servers and autoscaler alike.
+time. Photos are a tenth of 60/s and take ten times 354 ms: as many calls in flight. The autoscaler's times are a
+fortieth. Time passes by the ticks of one clock, which a busy machine delays for load, model servers and autoscaler
+alike.
 """
 
 import asyncio

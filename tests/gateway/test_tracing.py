@@ -182,5 +182,5 @@ async def test_without_the_extra_the_gateway_says_so_and_works(tfs):
         async with traced as (world, log):
             assert (await world.stub.Classify(ask(), timeout=20)).classes
     assert [line["remedy"] for line in log if line["event"] == "tracing_not_installed"] == [
-        "pip install 'dermserve[tracing]'"
+        "pip install '.[tracing]' in a clone"
     ]

@@ -139,7 +139,7 @@ _BASE = (b"hvc1", _COLOURS.stream, (_SIZE, _CONFIG))
         (heic([_BASE, (b"hvc1", _COLOURS.stream, (_SIZE, _CONFIG, _ALPHA))], references=[(b"auxl", 2, [1])]),
          UnsupportedFormatError, "transparency"),
         (heic([(b"av01", b"", (_SIZE,))]), UnsupportedFormatError, "AVIF"),
-        (heic([(b"iovl", b"", (_SIZE,)), _BASE], references=[(b"dimg", 1, [2])]), UnsupportedFormatError, "coding"),
+        (heic([(b"iovl", b"", (_SIZE,)), _BASE], references=[(b"dimg", 1, [2])]), UnsupportedFormatError, "codec"),
         (single(_COLOURS)[:24], UnsupportedFormatError, "still picture"),
         (heic([_BASE], extra=box(b"free") * 5000), TooComplexError, "4,096 boxes"),
         ((CASES / "transparent.heic").read_bytes(), UnsupportedFormatError, "transparency"),

@@ -243,7 +243,7 @@ def tells_tensorflow_serving_what_it_must_know(manifests: list[Manifest]) -> Ite
 @rule
 def has_memory_for_the_photos_it_lets_wait(manifests: list[Manifest]) -> Iterator[str]:
     values = settings(manifests)
-    held = 2 * int(values["DERMSERVE_MAX_HELD_BYTES"])  # as docs/gateway.md says of it
+    held = 2 * int(values["DERMSERVE_MAX_HELD_BYTES"])  # docs/settings.md, Memory
     decoding = int(values["DERMSERVE_DECODERS"]) * Limits().max_memory
     needed = GATEWAY_BYTES + decoding + held
     (gateway,) = pod(named(manifests, "Deployment", "gateway"))["containers"]

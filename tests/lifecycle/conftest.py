@@ -18,6 +18,13 @@ CREDENTIALS = {
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 
+# One request at a time: moto's own server has threads, and two conditional puts at once then both succeed in it.
+_S3 = """
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+run_simple("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app))
+"""
+
 
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
@@ -43,8 +50,9 @@ def fresh_store(small_store: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Pa
 @pytest.fixture(scope="session")
 def s3() -> Iterator[None]:
     """A local S3 server in a process of its own, which this process and its children use."""
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **CREDENTIALS}) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", _S3], stderr=subprocess.PIPE, text=True, env={**os.environ, **CREDENTIALS}
+    ) as process:
         assert process.stderr is not None
         address = next(found[0] for line in process.stderr if (found := re.search(r"http://127\S+:\d+", line)))
         drain = threading.Thread(target=process.stderr.read)  # a full pipe would stop it

@@ -302,7 +302,7 @@ def test_a_canary_that_does_not_do_well_is_undone_by_the_command(
         "100.0% of its requests failed, of the stable version's 0.0%"
     ]
     assert json.loads(done.stdout.splitlines()[-1])["to"] == {"stable": 1}
-    assert "does not do well" in done.stderr
+    assert "the canary of m failed" in done.stderr
 
 
 def test_a_watch_that_breaks_ends_the_canary(

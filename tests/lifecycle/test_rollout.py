@@ -157,7 +157,7 @@ def test_a_server_that_cannot_be_told_back_is_told_by_the_next_command(fleet: Fl
     with fleet.stepping(steps), pytest.raises(ServerError, match="second refused"):
         _promote(fleet.desk)
     assert fleet.state()[0] == before[0]
-    assert "still to be undone, by the next command" in fleet.said[-1]
+    assert "the next command will undo the change" in fleet.said[-1]
     moves.retire(fleet.desk, "m", keep=9)
     assert fleet.state() == before
     assert fleet.said[-1].startswith("undid what an earlier command left half done: promote of m, 1 → 3, begun 20")

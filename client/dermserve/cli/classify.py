@@ -26,12 +26,12 @@ _FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
     show_default=True,
     help="Test-time augmentation: one view of each photo, all ten, or ten where it matters.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line and photo.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each photo, on a line of its own.")
 @click.option(
     "--in-flight", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Photos to send at once."
 )
-@click.option("--csv", "table", type=_FILE, help="Write a row a photo to this file, at the end or on Ctrl-C.")
-@click.option("--resume", type=_FILE, help="Keep answers in this file, and go on from those that are in it.")
+@click.option("--csv", "table", type=_FILE, help="Write a row for each photo to this file, at the end or on Ctrl-C.")
+@click.option("--resume", type=_FILE, help="Keep answers in this file, and skip photos that have an answer in it.")
 @server_options
 @click.pass_context
 def classify(
@@ -48,10 +48,10 @@ def classify(
 ) -> None:
     """Classify photos: JPEG, PNG or WebP files, - for standard input, or folders with all files in them, at any depth.
 
-    Answers are printed as they come, and a summary of several in the end. Every file of a folder is answered, or named
-    with the reason; what macOS and Windows leave there is skipped. With --resume, a run that was stopped goes on where
-    it was: what has an answer is not asked again, what failed is. Exit codes: 0 all answered, 1 some failed, 2 wrong
-    usage, 3 no server.
+    Answers are printed as they come, with a summary at the end if there are several. Every file of a folder is
+    answered, or reported with a reason; files of macOS and Windows are skipped. With --resume, a stopped run continues:
+    photos with an answer are not sent again, failed ones are. Exit codes: 0 all answered, 1 some failed, 2 wrong usage,
+    3 no server.
     """
     if asked["version"] is not None and asked["label"] is not None:
         raise click.UsageError("give --version or --label, not both")
@@ -76,7 +76,7 @@ def classify(
 
 
 def _ask(client: Client, files: list[str], *, in_flight: int, **asked: Any) -> Iterator[Answer]:
-    """Ask for one photo by a call of its own, whose deadline the gateway learns; for more over one stream."""
+    """Send one photo in its own call, whose deadline the gateway gets; send several over one stream."""
     if len(files) != 1:
         yield from client.classify_many(load(files), in_flight=in_flight, **asked)
         return

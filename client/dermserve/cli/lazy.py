@@ -1,4 +1,4 @@
-"""A click group whose commands are lines in a table until one is called, and its exit codes."""
+"""A click group that imports a command only when it is called, and the exit codes."""
 
 import errno
 import importlib.util
@@ -22,15 +22,15 @@ class Exit(IntEnum):
     ANSWERED = 0
     """Every photo or request was answered."""
     FAILED = 1
-    """Some or all of it failed."""
+    """Some or all of them failed."""
     USAGE = 2
     """The command line is wrong; no request was sent. Click's own code."""
     NO_SERVER = 3
-    """No gateway answers, or no model server answers it: try again later."""
+    """No gateway answers, or its model servers do not: try again later."""
     INTERRUPTED = 130
-    """Ctrl-C, as shells have it: 128 + SIGINT."""
+    """Ctrl-C, as in shells: 128 + SIGINT."""
     PIPE_CLOSED = 141
-    """Whoever read the output has gone, as shells have it: 128 + SIGPIPE."""
+    """The reader of the output has closed it, as in shells: 128 + SIGPIPE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Entry:
     """One command, before it is loaded."""
 
     target: str
-    """Where it is: "module:attribute"."""
+    """Where to import it from: "module:attribute"."""
     help: str
     extra: Extra | None = None
 
@@ -61,7 +61,7 @@ class Entry:
                 f"`dermserve {name}` needs more than the bare install (missing: {', '.join(missing)}):"
                 f" give pip the extra [{self.extra.name}], for example pip install '.[{self.extra.name}]' in a clone"
             )
-        if self.extra is None:  # a client: gRPC's messages are in the errors already
+        if self.extra is None:  # for clients: gRPC's messages are already in the errors
             os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         command = pkgutil.resolve_name(self.target)
         assert isinstance(command, click.Command)
@@ -103,7 +103,7 @@ class LazyGroup(click.Group):
         """Run as a program: like click's own, and Ctrl-C gives 130."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="replace")  # bars on a terminal that has no such characters
+                stream.reconfigure(errors="replace")  # for terminals without the characters of bars
         try:
             code = super().main(*args, **{**kwargs, "standalone_mode": False})
         except click.ClickException as error:
@@ -121,5 +121,5 @@ class LazyGroup(click.Group):
 
 
 def _drop_output() -> None:
-    """Leave nothing to the interpreter, which flushes once more at its end."""
+    """Discard unwritten output, which the interpreter would flush at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,7 +13,7 @@ from dermserve.v1 import card_pb2
 
 @click.command()
 @click.argument("name", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line and model.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each model, on a line of its own.")
 @server_options
 @click.pass_context
 def models(ctx: click.Context, /, *, name: str | None, as_json: bool, server: Server) -> None:

@@ -1,4 +1,4 @@
-"""From what was named on the command line to the photos to send, and to every file that is none."""
+"""Find the photos to send from the command line's arguments, and the files that are not sent."""
 
 import os
 import pathlib
@@ -20,7 +20,7 @@ SUFFIXES = frozenset(
         ".jif", ".jp2", ".jpe", ".jpeg", ".jpg", ".jxl", ".png", ".tif", ".tiff", ".webp",
     }
 )  # fmt: skip
-"""Of pictures. The gateway decides which of them it reads, and names those that it doesn't."""
+"""Suffixes of pictures. The gateway decides which of them it reads."""
 _NOTES = frozenset(
     {".aae", ".csv", ".htm", ".html", ".json", ".log", ".md", ".tsv", ".txt", ".xml", ".xmp", ".yaml", ".yml"}
 )
@@ -29,22 +29,22 @@ _JUNK = frozenset(
 )
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\xff\x0a", b"\0\0\0\x0cJXL ")
 _BRANDS = (b"ftyphe", b"ftypmif1", b"ftypmsf1", b"ftypavi", b"ftypcrx")
-"""Of pictures: HEIC, AVIF and Canon's raw files. Those of videos begin alike."""
+"""Brands of picture files (HEIC, AVIF, Canon's raw files); files of videos begin alike."""
 _HEAD = 132
 
 
 @dataclass(slots=True)
 class Found:
-    """What there is to classify."""
+    """The photos to classify, and other files."""
 
     photos: list[str] = field(default_factory=list)
     refused: list[tuple[str, InvalidPhoto]] = field(default_factory=list)
     """Files and folders that are not sent, and why not."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
-    """What belongs to photos or folders and is none, and what it is: no failure."""
+    """Files beside photos that are not photos, and what they are. They do not count as failed."""
 
     def notes(self, *, all_files: bool) -> Iterator[str]:
-        """Say what is skipped: all of it, or only what its name makes a photo."""
+        """Describe skipped files: all, or only those named like a photo."""
         for name, what in self.skipped:
             if all_files or pathlib.Path(name).suffix.lower() in SUFFIXES:
                 yield shown(f"{name}: skipped: {what}")
@@ -53,7 +53,7 @@ class Found:
 def expand(named: Iterable[str], *, written: Iterable[str | os.PathLike[str]] = ()) -> Found:
     """Replace each folder by the files in it, at any depth, in order of their names; leave everything else as it is.
 
-    Links to folders are followed, to each folder once. What the command itself has `written` there is skipped.
+    Links to folders are followed, each folder once. Files that the command itself has `written` are skipped.
 
     Raises:
         click.UsageError: a folder has no photos, or standard input is named twice or closed.
@@ -73,13 +73,13 @@ def expand(named: Iterable[str], *, written: Iterable[str | os.PathLike[str]] = 
 
 
 def load(files: Iterable[str]) -> Iterator[tuple[str, Photo]]:
-    """Give each photo with its name; standard input is read when its turn comes, files by the client."""
+    """Yield each photo with its name. Standard input is read here; the client reads files."""
     for name in files:
         yield name, _read_stdin() if name == STDIN else name
 
 
 def _read_stdin() -> bytes:
-    """Read it, past Python's own buffer, whose lock a thread that waits here would hold at exit; it may have no end."""
+    """Read standard input without Python's buffer: a thread that waits here would hold its lock at exit."""
     with open(0, "rb", closefd=False) as stdin:
         return stdin.read(MOST_BYTES + 1)
 
@@ -98,7 +98,7 @@ def _look_into(folder: str, found: Found, own: set[str]) -> None:
 
 
 def _files_in(folder: str, found: Found) -> Iterator[str]:
-    """Name the files below a folder, entering each folder once: by its own name before any link's."""
+    """Name the files below a folder, each folder once: by its own name rather than by a link's."""
     seen, folders = set(), deque([folder])
     while folders:
         folder = folders.pop()
@@ -121,7 +121,7 @@ def _files_in(folder: str, found: Found) -> Iterator[str]:
 
 
 def _companion(path: str, own: set[str]) -> str | None:
-    """Say what a file is that belongs to photos or their folder and is none; None for all else."""
+    """Describe a file beside photos that is not a photo; None for other files."""
     name = os.path.basename(path).lower()
     if name.startswith("._"):
         return "what macOS keeps about another file, not a photo"
@@ -133,9 +133,9 @@ def _companion(path: str, own: set[str]) -> str | None:
 
 
 def _refusal(path: str) -> str | None:
-    """Say why a file can't be a photo. One that can't be read may be: the client reports why."""
+    """Say why a file can't be a photo; None if it may be one. An unreadable file may be: the client reports that."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # read without an end, or waiting for a writer
+        if not stat.S_ISREG(os.stat(path).st_mode):  # would be read without an end, or wait for a writer
             return "a pipe, socket or device, not a file"
         if pathlib.Path(path).suffix.lower() in SUFFIXES:
             return None
@@ -149,5 +149,5 @@ def _refusal(path: str) -> str | None:
 
 
 def shown(text: str) -> str:
-    """Escape what would move a terminal's cursor, or is no text: file names may hold anything."""
+    """Escape control characters and bytes that are not text, which file names may contain."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)

@@ -1,4 +1,4 @@
-"""`dermserve proto`: what a client in another language is generated from."""
+"""`dermserve proto`: write the files from which clients in other languages are generated."""
 
 import pathlib
 from importlib import resources

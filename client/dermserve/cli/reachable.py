@@ -1,4 +1,4 @@
-"""`dermserve doctor --target`: what is wrong between here and a running gateway, seen from outside."""
+"""`dermserve doctor --target`: check a running gateway from outside, and the way to it."""
 
 import contextlib
 import email.utils
@@ -28,12 +28,12 @@ _CLOCK_SECONDS = 60
 
 
 class _Doctor(click.Command):
-    """Looks at a running gateway, given --target or where no gateway is installed; else it is the gateway's own."""
+    """Checks a running gateway with --target, or where no gateway is installed; else the gateway's settings."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """Parse the command line by the options of the one or the other."""
+        """Parse the command line with the options of one of the two commands."""
         outside = any(argument.split("=")[0] in {"--target", "--server"} for argument in args)
         if outside or GATEWAY.missing():
             return super().make_context(info_name, args, parent, **extra)
@@ -42,13 +42,13 @@ class _Doctor(click.Command):
 
 @click.command(cls=_Doctor)
 @server_options
-@click.option("--probe/--no-probe", default=True, help="Have a drawn picture classified, a few at a time.")
+@click.option("--probe/--no-probe", default=True, help="Send a drawn picture, and a few at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a finding.")
 @click.pass_context
 def doctor(ctx: click.Context, /, *, server: Server, probe: bool, as_json: bool) -> None:
-    """Look at a running gateway from here: the address, proxies, TLS, the clock, time to an answer, models and load.
+    """Check a running gateway from here: the address, proxies, TLS, the clock, time to an answer, models and load.
 
-    Exit codes: 0 nothing to mend, 1 errors, 2 wrong usage.
+    Exit codes: 0 no errors, 1 errors, 2 wrong usage.
     """
     worst = 0
     for finding in examine(server, probe=probe):
@@ -58,7 +58,7 @@ def doctor(ctx: click.Context, /, *, server: Server, probe: bool, as_json: bool)
 
 
 def examine(server: Server, *, probe: bool) -> Iterator[Finding]:
-    """Look at everything from the address to the answer; what depends on what failed is left out."""
+    """Check everything from the address to the answer; after a failure, skip what depends on it."""
     with server.client() as client:
         try:
             yield from look_at_way(server)
@@ -97,7 +97,7 @@ def _look_at_model(model: Model) -> Finding:
 
 
 def _look_at_answers(client: Client, model: str, deadline: float) -> Iterator[Finding]:
-    """Have a drawn picture classified: once for the time it takes, then several at once for what is refused."""
+    """Send a drawn picture: once to measure the time, then several at once to see whether any is refused."""
     picture = draw_picture()
     try:
         started = time.monotonic()
@@ -105,7 +105,7 @@ def _look_at_answers(client: Client, model: str, deadline: float) -> Iterator[Fi
         took = time.monotonic() - started
         with futures.ThreadPoolExecutor(_AT_ONCE) as pool:
             errors = [*filter(None, pool.map(lambda _: _error_of(client, picture, model), range(_AT_ONCE)))]
-    except InvalidPhoto:  # another size or kind than this model's, and no fault
+    except InvalidPhoto:  # another size or format than this model takes: not a fault
         return
     except DermserveError as error:
         yield Finding("ERROR", error.reason, f"a picture is not classified: {error.message}", f"see {error.help}")

@@ -1,4 +1,4 @@
-"""What `dermserve classify` makes of answers: output, a progress bar, a CSV file, a journal and a summary."""
+"""The output of `dermserve classify`: answers, a progress bar, a CSV file, a journal and a summary."""
 
 import contextlib
 import csv
@@ -21,7 +21,7 @@ _BAR = 30
 
 
 def print_json(answer: Answer) -> None:
-    """Print an answer as one line of JSON, on stdout, at once."""
+    """Print an answer as one line of JSON on stdout, and flush it."""
     click.echo(json.dumps({"file": answer.id, **_values(answer)}))
 
 
@@ -35,15 +35,15 @@ def print_text(answer: Answer) -> None:
 
 
 class Results:
-    """Prints and collects answers while the block lasts, and writes them at its end, however that comes.
+    """Prints and collects answers while the block lasts, and writes them at its end, also after an error.
 
-    The journal has a line of JSON for what is asked and one for each answered photo, written before the next answer is
-    looked at; a line that was cut off is ignored. Failed photos are not in it: they are asked for again.
+    The journal has a line of JSON for the question, and one for each answered photo, written before the next answer is
+    handled. A line that was cut off is ignored. Failed photos are not in it, so they are sent again.
 
-    A bar stands on the last line of stderr, where that is a terminal and there is more than one photo to wait for.
+    If stderr is a terminal and there is more than one photo, its last line is a progress bar.
 
     Raises:
-        click.UsageError: a file can't be written, or the journal is of another question than `asked`.
+        click.UsageError: a file can't be written, or the journal has another question than `asked`.
     """
 
     def __init__(
@@ -78,15 +78,15 @@ class Results:
     def __exit__(self, *raised: object) -> None:
         self._clear()
         if self._file is not None:
-            with contextlib.suppress(OSError):  # of a full disk, which was said
+            with contextlib.suppress(OSError):  # from a full disk, which was reported
                 self._file.close()
         if self._table is not None:
             _write_csv(self._table, list(self._rows.values()))
 
     def remaining(self, photos: Sequence[str]) -> list[str]:
-        """Leave out the photos that the journal has an answer for, unless their files have changed since.
+        """Leave out photos with an answer in the journal, unless their files have changed since.
 
-        Answers of other photos stay in the journal, and out of the table and the summary.
+        Answers to other photos stay in the journal, but do not appear in the table and the summary.
         """
         answered = {
             name for name in photos if (row := self._rows.get(_printable(name))) and row.get("stamp") == _stamp(name)
@@ -95,7 +95,7 @@ class Results:
         return [name for name in photos if name not in answered]
 
     def expect(self, total: int) -> None:
-        """Show how many answers there are to come."""
+        """Set the number of answers to expect."""
         self._total = total
         self._draw()
 
@@ -114,7 +114,7 @@ class Results:
 
     @property
     def exit_code(self) -> Exit:
-        """What the answers so far amount to."""
+        """The exit code for the answers so far."""
         if not self._failed:
             return Exit.ANSWERED
         return Exit.NO_SERVER if self._unavailable and self._failed == self._done else Exit.FAILED
@@ -136,7 +136,7 @@ class Results:
         whole = [line for line in lines if line.endswith(b"\n")]
         records = list(_records(whole))
         if lines and (not records or records[0] != self._asked):
-            raise click.UsageError(f"{path} is of another question, or no journal at all: name another --resume file")
+            raise click.UsageError(f"{path} is the journal of another question, or none: name another --resume file")
         self._rows = {record["file"]: record for record in records if "file" in record}
         self._file = path.open("a", encoding="utf-8", newline="\n")
         self._file.truncate(sum(map(len, whole)))
@@ -168,7 +168,7 @@ def _values(answer: Answer) -> Row:
 
 
 def _printable(name: str) -> str:
-    """Return a file's name as any UTF-8 file can hold it: bytes that are no UTF-8 as backslash escapes."""
+    """Return a file's name as UTF-8; other bytes become backslash escapes."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
@@ -223,7 +223,7 @@ def _records(lines: Sequence[bytes]) -> Iterator[Row]:
 
 
 def _stamp(name: str) -> list[int] | None:
-    """Return what changes when a file does; None for what is no file."""
+    """Return a stamp that changes when a file does; None if it is not a file."""
     try:
         about = os.stat(name)
     except (OSError, ValueError):

@@ -8,7 +8,7 @@ import click
 
 from dermserve.cli.lazy import Entry, Extra, LazyGroup
 
-_WHEELS = platform.machine() in {"x86_64", "aarch64", "arm64", "AMD64"}  # of what Pillow stands in for elsewhere
+_WHEELS = platform.machine() in {"x86_64", "aarch64", "arm64", "AMD64"}  # on other platforms Pillow does their work
 _GATEWAY = (
     "cryptography", "grpc_health", "grpc_reflection", "grpc_status", "numpy", "PIL", "prometheus_client",
     "pydantic_settings", "structlog", *(("cykooz_resizer", "simplejpeg") if _WHEELS else ()),
@@ -66,7 +66,7 @@ def main() -> None:
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED)
 def modelserver(flags: tuple[str, ...]) -> None:
     """Run the local stand-in for TensorFlow Serving; --help shows its flags."""
-    # Read when a process starts: more malloc arenas double the memory of frozen graphs.
+    # Read when a process starts; with more malloc arenas, frozen graphs take much more memory.
     environment = {"MALLOC_ARENA_MAX": "1", **os.environ}
     command = [sys.executable, "-m", "dermserve.modelserver", *flags]
     os.execve(command[0], command, environment)  # noqa: S606 - our own module

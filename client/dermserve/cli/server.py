@@ -50,7 +50,7 @@ def tls_options(given: Mapping[str, Any]) -> TLS | None:
     if chain and key:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(chain, key, password="")
-        except ssl.SSLError as error:  # gRPC would say that no server answers
+        except ssl.SSLError as error:  # gRPC would only report that no server answers
             raise ValueError(f"{chain} with the key {key} can't be used for TLS: {error}") from error
     return TLS.from_files(root_certificates=roots, certificate_chain=chain, private_key=key, authority=authority)
 

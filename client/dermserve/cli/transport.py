@@ -1,4 +1,4 @@
-"""What stands between here and a gateway, found out without gRPC: names, ports, proxies, TLS, and other protocols."""
+"""Check the way to a gateway without gRPC: names, ports, proxies, TLS, and other protocols."""
 
 import base64
 import contextlib
@@ -38,7 +38,7 @@ _UNTRUSTED = "name the authority that signed it by --tls-ca"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was checked: how bad it is, a stable code, what is so and why it matters, and what to do."""
+    """The result of one check: severity, a stable code, what was found, and what to do."""
 
     severity: str
     """ERROR, WARNING, NOTE or OK."""
@@ -48,7 +48,7 @@ class Finding:
 
 
 class ObstacleError(Exception):
-    """What keeps calls from the gateway, as a finding."""
+    """A finding that prevents calls to the gateway."""
 
     def __init__(self, code: str, what: str, remedy: str) -> None:
         super().__init__(what)
@@ -56,17 +56,17 @@ class ObstacleError(Exception):
 
 
 def look_at_way(server: Server) -> Iterator[Finding]:
-    """Connect as gRPC would, and see whether the other side speaks TLS as asked for, and HTTP/2.
+    """Connect as gRPC would, and check whether the other side speaks TLS, if configured, and HTTP/2.
 
     Raises:
-        ObstacleError: the first thing that keeps calls from getting there.
+        ObstacleError: the first problem that prevents calls.
     """
     way, tls = find_way(server.target), server.tls_options()
     host, port = host_and_port(way.target)
-    if host is None:  # a socket's path, or a scheme of which gRPC knows more
+    if host is None:  # a socket's path, or a scheme that only gRPC resolves
         return
     if way.proxy:
-        text = f"calls to {server.target} go through the proxy {way.proxy}: it must let CONNECT pass to that port"
+        text = f"calls to {server.target} go through the proxy {way.proxy}: it must allow CONNECT to that port"
         yield Finding("WARNING", "PROXY", text, "list the host in no_proxy, if it can be reached without")
         dial: Dial = functools.partial(_tunnel, way, host, port or "443", server.deadline)
     else:
@@ -78,7 +78,7 @@ def look_at_way(server: Server) -> Iterator[Finding]:
 
 
 def _reach(host: str, port: str, seconds: float) -> Generator[Finding, None, Dial]:
-    """Connect to each address of a name; return what connects to one that answers."""
+    """Connect to each address of a name; return a function that connects to one that answers."""
     try:
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
@@ -115,7 +115,7 @@ def _tunnel(way: Way, host: str, port: str, seconds: float) -> socket.socket:
             if not (said := connection.recv(4096)):
                 raise ConnectionError("it closes the connection")
             if said.split(b" ")[1:2] != [b"200"]:
-                text = f"the proxy {way.proxy} does not let calls to {name} pass: it says {_shown(said)}"
+                text = f"the proxy {way.proxy} refuses calls to {name}: it answers {_shown(said)}"
                 raise ObstacleError("PROXY_REFUSES", text, without)
             failing.pop_all()
             return connection
@@ -131,7 +131,7 @@ def _look_at_plain(dial: Dial, server: Server) -> Finding:
     anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
     with contextlib.suppress(OSError), _within(dial()) as plain, anyone.wrap_socket(plain):
-        raise ObstacleError("TLS_WANTED", f"{server.target} speaks TLS, and this asks it in plain text", "use --tls")
+        raise ObstacleError("TLS_WANTED", f"{server.target} speaks TLS, and this client plain text", "use --tls")
     raise _stranger(said, server.target)
 
 
@@ -157,14 +157,14 @@ def _look_at_tls(dial: Dial, name: str, server: Server, tls: TLS) -> Iterator[Fi
         raise _stranger(said, server.target)
     if protocol != "h2":
         text = f"{server.target} does not offer HTTP/2 by ALPN, without which gRPC does not connect"
-        raise ObstacleError("NO_ALPN", text, "turn HTTP/2 on at what ends TLS there")
+        raise ObstacleError("NO_ALPN", text, "enable HTTP/2 where TLS ends there")
     days = (ssl.cert_time_to_seconds(ends) - time.time()) / 86400
     if days < _EXPIRY_DAYS:
         yield Finding("WARNING", "CERTIFICATE_EXPIRES", f"the certificate ends in {days:.0f} days", "renew it")
 
 
 def _context(server: Server, tls: TLS) -> ssl.SSLContext:
-    """Trust what gRPC trusts, as strictly: `ssl.create_default_context` is stricter from Python 3.13 on."""
+    """Check certificates as gRPC does; `ssl.create_default_context` is stricter from Python 3.13 on."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.set_alpn_protocols(["h2"])
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
@@ -176,7 +176,7 @@ def _context(server: Server, tls: TLS) -> ssl.SSLContext:
         if server.tls_cert:
             context.load_cert_chain(server.tls_cert, server.tls_key, password="")
     except (OSError, ValueError) as error:
-        text = f"the files for TLS don't serve: {getattr(error, 'reason', None) or error}"
+        text = f"the TLS files can't be used: {getattr(error, 'reason', None) or error}"
         raise ObstacleError("TLS_FILES", text, "give PEM: --tls-key is the key of --tls-cert, not encrypted") from error
     return context
 
@@ -189,7 +189,7 @@ def _refused_handshake(server: Server, why: str) -> ObstacleError:
 
 def _stranger(said: bytes | None, target: str) -> ObstacleError:
     if said is None:
-        text = f"{target} accepts connections and says nothing"
+        text = f"{target} accepts connections and sends nothing"
         return ObstacleError("SILENT", text, f"restart what hangs there, or {_WRONG_PORT}")
     if not said:
         text = f"{target} accepts connections and closes them at once, as a proxy does with nothing behind it"
@@ -204,7 +204,7 @@ def _within(connection: socket.socket) -> socket.socket:
 
 
 def _greet(dial: Dial) -> bytes | None:
-    """Begin HTTP/2; return what is said to that, nothing if the connection is closed, None after some seconds."""
+    """Begin HTTP/2; return the answer, nothing if the connection is closed, None after some seconds."""
     try:
         with _within(dial()) as connection:
             connection.sendall(_GREETING)

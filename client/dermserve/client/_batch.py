@@ -1,7 +1,7 @@
-"""State of the photos of a `classify_many`, without I/O.
+"""The state of the photos of one `classify_many`, without I/O.
 
-Every photo gets exactly one answer, however often the stream breaks. When a photo may have ended the stream, each photo
-in flight is sent again in its own call, so that only that one fails.
+Every photo gets exactly one answer, however often the stream breaks. If a photo may have ended the stream, each photo
+in flight is sent again in its own call, so that only that photo fails.
 """
 
 import collections
@@ -53,7 +53,7 @@ class Answer:
 
 
 class Key(NamedTuple):
-    """Which photo an answer is for."""
+    """Identifies the photo of an answer."""
 
     position: int
     id: str
@@ -77,11 +77,11 @@ class Batch:
     """The photos that have no answer yet, and when to send which.
 
     If a stream breaks after it gave answers, another one is opened and the photos in flight are sent again. If it
-    breaks before any answer (gRPC has retried by then) and no photo can be the cause, the batch ends: its error is the
-    answer to every remaining photo.
+    breaks before any answer (gRPC has retried by then) and no photo can be the cause, the batch ends: every remaining
+    photo gets this error as its answer.
 
-    After `deadline` seconds without any answer, the photos in flight fail. For as long, a photo is sent again that an
-    overloaded gateway refuses, if `retry_overloaded`.
+    After `deadline` seconds without any answer, the photos in flight fail. With `retry_overloaded`, a photo that an
+    overloaded gateway refuses is sent again for up to `deadline` seconds.
     """
 
     def __init__(self, prepare: Prepare, *, in_flight: int, deadline: float, retry_overloaded: bool) -> None:
@@ -175,7 +175,7 @@ class Batch:
             for flight in lost:
                 self.settle(flight.request.id, error)
         elif not isinstance(error, _UNRELATED) and error.status != "UNIMPLEMENTED":
-            # A proxy's limit may be on the whole stream; and one that gave no answer may be the first of many.
+            # A proxy's limit may be on the whole stream; and without an answer, many more streams may break.
             self._alone |= isinstance(error, TooLarge) or not progress
             self._send(lost, alone=True)
         else:

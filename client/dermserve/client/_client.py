@@ -1,4 +1,4 @@
-"""The asyncio client, and the synchronous one made of it."""
+"""The asyncio client, and the synchronous one made from it."""
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
@@ -44,7 +44,7 @@ class _Base:
     async def _ask(
         self, method: Any, request: Any, end: float, *, request_id: str | None = None, patient: bool = False
     ) -> Any:
-        """Make a call; a patient one is repeated when an overloaded gateway says, within the deadline."""
+        """Make a call; if `patient`, repeat it after the time that an overloaded gateway names, within the deadline."""
         waiter, metadata = self._waiter(), self._connection.call_metadata(request_id)
         while True:
             try:
@@ -58,7 +58,7 @@ class _Base:
 
 
 class AsyncClient(_Base):
-    """Asks a gateway from any event loop: `Client`, awaited. Use it as an async context manager, or await `close`.
+    """Calls a gateway from any event loop: `Client`, awaited. Use it as an async context manager, or await `close`.
 
     Arguments and errors are those of `Client`.
     """
@@ -97,11 +97,11 @@ class AsyncClient(_Base):
             tta: "none", "full" or "adaptive", or a TtaMode.
             deadline: seconds the call may take; the client's default when None.
             request_id: 1 to 64 characters of A-Z a-z 0-9 . _ - to find the request by in logs; made when None.
-            retry_overloaded: whether to wait as long as an overloaded gateway says and try again, within the deadline.
+            retry_overloaded: whether to try again after the time that an overloaded gateway names, within the deadline.
 
         Raises:
             DermserveError: the photo can't be classified, or not now.
-            ValueError: an argument can't be.
+            ValueError: an argument is not valid.
         """
         end = self._end(deadline)
         prepare, request_id = preparer(model=model, version=version, label=label, tta=tta), make_request_id(request_id)
@@ -123,24 +123,24 @@ class AsyncClient(_Base):
     ) -> AsyncGenerator[Answer, None]:
         """Classify many photos over one stream, and yield an answer for each as it comes, in any order.
 
-        Photos are taken and read in a thread of their own, while there is room for them: one that comes late holds no
-        answer back, and an iterator may wait for the answers to its earlier photos. A stream that breaks under way is
-        opened again. Nothing is raised for a photo that fails: its answer holds the error.
+        A thread takes and reads photos, while fewer than `in_flight` are sent: a late photo delays no answer, and an
+        iterator may wait for the answers to its earlier photos. A broken stream is opened again. A photo that fails
+        raises nothing: its answer holds the error.
 
         Args:
-            photos: photos, or pairs of an id and a photo; asynchronous for AsyncClient, if wanted. What the iterable
-                raises is raised after the answers to those before.
+            photos: photos, or pairs of an id and a photo; AsyncClient also takes an asynchronous iterable. What the
+                iterable raises is raised after the answers to earlier photos.
             model: as for `classify`.
             version: as for `classify`.
             label: as for `classify`.
             tta: as for `classify`.
-            deadline: seconds without any answer after which the photos in flight are given up; the client's when None.
-            in_flight: photos sent and not answered, at most.
-            retry_overloaded: whether a photo that an overloaded gateway refuses is sent again when that says, for up to
-                `deadline` seconds.
+            deadline: seconds without any answer after which the photos in flight fail; the client's when None.
+            in_flight: most photos that are sent and not answered.
+            retry_overloaded: whether a photo that an overloaded gateway refuses is sent again, after the time that it
+                names, for up to `deadline` seconds.
 
         Raises:
-            ValueError: an argument can't be.
+            ValueError: an argument is not valid.
         """
         batch = Batch(
             preparer(model=model, version=version, label=label, tta=tta),
@@ -171,17 +171,17 @@ class AsyncClient(_Base):
 
 
 class Client(_Base):
-    """Asks a gateway, from any number of threads. Use it as a context manager, or call `close`.
+    """Calls a gateway, from any number of threads. Use it as a context manager, or call `close`.
 
     Args:
         target: HOST:PORT, or any gRPC target (dns:///name:port balances over all addresses of the name).
         tls: transport security; plaintext when None.
-        deadline: seconds a call may take unless it says otherwise.
+        deadline: seconds that a call may take, unless the call has its own.
         retry: when gRPC sends a call again by itself.
         metadata: sent with every call, for example a token that an edge proxy asks for.
 
     Raises:
-        ValueError: an option can't be.
+        ValueError: an option is not valid.
     """
 
     _waiter = Blocking

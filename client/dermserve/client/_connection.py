@@ -1,4 +1,4 @@
-"""How a client reaches a gateway: frozen options, the channel gRPC makes of them, and what its failures mean."""
+"""How a client reaches a gateway: frozen options, the gRPC channel made from them, and the meaning of its failures."""
 
 import json
 import os
@@ -18,7 +18,7 @@ DEFAULT_DEADLINE = 30.0
 
 _BEGIN = b"-----BEGIN CERTIFICATE"
 _SCHEMES = ("unix", "unix-abstract", "vsock", "xds", "google-c2p")
-"""Of gRPC targets without a host; `dns`, `ipv4` and `ipv6` have one."""
+"""Schemes of gRPC targets without a host; `dns`, `ipv4` and `ipv6` have one."""
 _PEM = {"root_certificates": _BEGIN, "certificate_chain": _BEGIN, "private_key": b"PRIVATE KEY"}
 
 
@@ -27,12 +27,11 @@ class TLS:
     """Transport security. `TLS()` trusts the usual root certificates and shows no client certificate.
 
     Raises:
-        ValueError: a client certificate without its key, a key without its certificate, or what is no such PEM.
+        ValueError: a client certificate without its key, a key without its certificate, or a file that is not such PEM.
     """
 
     root_certificates: bytes | None = None
-    """PEM: authorities trusted to sign the server's certificate; when None, those in the file that the environment's
-    SSL_CERT_FILE names, else gRPC's own."""
+    """PEM: the authorities to trust for the server's certificate; None: those in SSL_CERT_FILE, or gRPC's own."""
     certificate_chain: bytes | None = None
     """PEM: this client's certificate, for mutual TLS."""
     private_key: bytes | None = field(default=None, repr=False)
@@ -69,9 +68,9 @@ class TLS:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Retry:
-    """When gRPC sends a call again by itself: on UNAVAILABLE alone, which promises that trying again may help.
+    """When gRPC retries a call by itself: only on UNAVAILABLE, which means that trying again may help.
 
-    A throttle stops retries while most calls fail, so that clients don't keep a struggling gateway down.
+    A throttle stops retries while most calls fail, so that clients don't overload a struggling gateway.
 
     Raises:
         ValueError: fewer than one attempt or more than gRPC's own cap of five; back-offs out of order or below 10 ms.
@@ -87,14 +86,14 @@ class Retry:
     def __post_init__(self) -> None:
         if not 1 <= self.max_attempts <= 5:
             raise ValueError(f"max_attempts must lie in 1..5, not {self.max_attempts}")
-        # grpcio 1.85.1 hangs instead of sending again after a pause that its jitter rounds to 0 ms (measured at 1 ms).
+        # grpcio 1.85.1 hangs instead of retrying when jitter rounds the pause to 0 ms (seen at 1 ms).
         if not 0.01 <= self.initial_backoff <= self.max_backoff:
-            raise ValueError("back-offs must be 0.01 s or more, the initial one no longer than the longest")
+            raise ValueError("back-offs must be 0.01 s or more, and the initial one no longer than the longest")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Connection:
-    """A client's options for reaching its gateway; ValueError for a target that can't be."""
+    """A client's options for reaching its gateway. Raises ValueError for an invalid target."""
 
     target: str = DEFAULT_TARGET
     tls: TLS | None = None
@@ -110,7 +109,7 @@ class Connection:
         return find_way(self.target)
 
     def open(self) -> grpc.Channel:
-        """Open a channel; raise ValueError when SSL_CERT_FILE or a proxy's variable names nothing of use."""
+        """Open a channel; raise ValueError if SSL_CERT_FILE or a proxy's variable is not valid."""
         options, target = self.options(), self.way.target
         if self.tls is None:
             return grpc.insecure_channel(target, options=options)
@@ -125,9 +124,9 @@ class Connection:
             # The gateway limits photos, with a clearer error than the transport's.
             ("grpc.max_send_message_length", -1),
             ("grpc.max_receive_message_length", -1),
-            # gRPC only retries what it still holds, and holds 256 KiB by default: less than a photo.
+            # gRPC only retries calls that it still buffers; by default it buffers 256 KiB, less than a photo.
             ("grpc.per_rpc_retry_buffer_size", 64 * 2**20),
-            # Servers by default send GOAWAY to who pings more often than every 300 s (grpc#33661).
+            # By default servers send GOAWAY to clients that ping more often than every 300 s (grpc#33661).
             ("grpc.keepalive_time_ms", 330_000),
             ("grpc.keepalive_timeout_ms", 20_000),
             # A gateway that restarted is found again within seconds; the default waits up to two minutes.
@@ -181,7 +180,7 @@ def _check_target(target: str) -> None:
     scheme, slashes, rest = target.partition("://")
     if slashes and scheme in {"http", "https", "grpc", "grpcs"}:
         tls = ", with TLS" if scheme.endswith("s") else ""
-        raise ValueError(f"the target is no URL: give {rest.split('/')[0] or DEFAULT_TARGET}{tls}")
+        raise ValueError(f"the target must not be a URL: give {rest.split('/')[0] or DEFAULT_TARGET}{tls}")
     host, port = host_and_port(target)
     odd = target.partition(":")[0] not in _SCHEMES if host is None else ":" in host and ip_address(host) is None
     if odd or host == "" or (port and not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536)):
@@ -189,7 +188,7 @@ def _check_target(target: str) -> None:
 
 
 def usual_roots() -> bytes | None:
-    """Read the authorities that OpenSSL's variable names; gRPC's own variable goes before it."""
+    """Read the authorities that OpenSSL's variable names; gRPC's own variable takes precedence."""
     path = os.environ.get("SSL_CERT_FILE")
     if not path or os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"):
         return None

@@ -1,4 +1,4 @@
-"""What can go wrong when a photo is classified, and how the wire's errors become these.
+"""The errors of a call, and how they are made from the wire's errors.
 
 DermserveError
 ├── InvalidRequest             INVALID_ARGUMENT
@@ -14,7 +14,7 @@ DermserveError
 └── Internal                   anything else
 """
 
-# ruff: noqa: N818 - each is caught by the gRPC status it stands for, as everywhere in gRPC's world
+# ruff: noqa: N818 - named for gRPC statuses, which have no suffix Error
 
 import contextlib
 import re
@@ -52,7 +52,7 @@ class DermserveError(Exception):
 
     @property
     def help(self) -> str:
-        """Where cause and remedy are written down."""
+        """The section of the docs with cause and remedy."""
         other = self.reason.startswith("HTTP_") and self.reason[5:] not in map(str, _BY_HTTP)
         return f"docs/errors.md#{'http_other' if other else self.reason.lower()}"
 

@@ -1,4 +1,4 @@
-"""`classify_many` of both clients: threads take photos and answers, a `Batch` knows what to send and when."""
+"""`classify_many` of both clients: threads take photos and answers, a `Batch` decides what to send and when."""
 
 import contextvars
 import queue
@@ -16,14 +16,14 @@ from dermserve.client._values import read_prediction
 from dermserve.client._waiting import Blocking, OnLoop, Pulled
 
 _FIRST_ALONE = 0.25
-"""Most seconds to wait for the answer to an iterator's first photo before taking the second: a generator may use that
-answer to make the next photo."""
+"""Most seconds to wait for the answer to an iterator's first photo before taking the second: a generator may need that
+answer for the next photo."""
 _CLOSE_GRACE = 5.0
 _TAKER_GRACE = 0.1
 
 
 class Many:
-    """One `classify_many`. All that happens in a thread is an event, called by whoever iterates over the answers."""
+    """One `classify_many`. Threads put events into a queue; the iteration over the answers handles them."""
 
     def __init__(self, connection: Connection, stub: Any, batch: Batch, waiter: type[Blocking | OnLoop]) -> None:
         self._connection = connection
@@ -58,7 +58,7 @@ class Many:
                 raise self._failure
         finally:
             if isinstance(source, Pulled):
-                source.stop()  # before anything to await: a second cancellation leaves nothing behind
+                source.stop()  # before the first await, so that a second cancellation leaves nothing open
             await self._events.run(self._close, taker)
             if isinstance(source, Pulled):
                 await source.stopped()
@@ -90,7 +90,7 @@ class Many:
                 self._open().requests.put(request)
 
     async def _wait(self) -> None:
-        """Wait for the next event, or for a photo's time to come, and handle it."""
+        """Wait for the next event or the next photo that is due, and handle it."""
         event = await self._events.get(self._batch.timeout)
         if event is not None:
             event()

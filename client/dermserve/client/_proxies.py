@@ -1,8 +1,8 @@
-"""Whether an HTTP proxy stands between a client and its gateway, by the environment's variables.
+"""Find the HTTP proxy between a client and its gateway, by the environment's variables.
 
-gRPC reads grpc_proxy, https_proxy and http_proxy. Its own no_proxy compares ends of names alone; this reads it as curl
-and Python do: names with all below them, `*`, ports, addresses and networks (10.0.0.0/8), in either case. The loopback
-is never behind a proxy.
+gRPC reads grpc_proxy, https_proxy and http_proxy. For no_proxy it only compares ends of names. This module reads
+no_proxy as curl and Python do: names and their subdomains, `*`, ports, addresses and networks (10.0.0.0/8), in either
+case. The loopback is never behind a proxy.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ class Way:
     """How a channel gets to a target."""
 
     target: str
-    """What gRPC is given."""
+    """The target for gRPC."""
     proxy: str | None = None
     """The proxy's address and the variable that names it, for messages; None without one."""
     name: str | None = None
@@ -33,10 +33,10 @@ class Way:
 
 
 def find_way(target: str, environment: Mapping[str, str] = os.environ) -> Way:
-    """Find out how to get to a gRPC target; raise ValueError for a proxy that can't be.
+    """Find the way to a gRPC target; raise ValueError for an invalid proxy.
 
-    `localhost` becomes 127.0.0.1, where `dermserve up` listens: the name has two addresses, and another program may
-    have the port on the other. Write [::1] for that.
+    `localhost` becomes 127.0.0.1, where `dermserve up` listens, because another program may listen on its other
+    address. Write [::1] for that one.
     """
     host, port = host_and_port(target)
     if host == "localhost":
@@ -52,7 +52,7 @@ def find_way(target: str, environment: Mapping[str, str] = os.environ) -> Way:
         proxy = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
         named = f"{proxy}:{url.port or 80} ({variable})"
     except ValueError:
-        raise ValueError(f"{variable} is no URL of a proxy: give http://HOST:PORT") from None
+        raise ValueError(f"{variable} is not the URL of a proxy: give http://HOST:PORT") from None
     return Way(target, proxy=named if url.scheme == "http" and proxy else None)  # gRPC leaves other schemes aside
 
 

@@ -1,4 +1,4 @@
-"""From what a caller gives to the wire's requests, each argument checked on the way."""
+"""Check a caller's arguments, and make the wire's requests from them."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ Item: TypeAlias = Photo | tuple[str, Photo]
 Prepare: TypeAlias = Callable[[bytes], classifier_pb2.ClassifyRequest]
 
 MOST_BYTES = 2**29
-"""Of a photo: far beyond what any gateway takes, and within what fits into memory and a message (2 GiB)."""
+"""Most bytes of a photo: far beyond what any gateway takes, and less than a message may have (2 GiB)."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _REASONS = {errno.ENOENT: "FILE_NOT_FOUND", errno.EISDIR: "IS_A_DIRECTORY"}
 
@@ -32,7 +32,7 @@ class TtaMode(StrEnum):
     FULL = "full"
     """All ten standard views, averaged."""
     ADAPTIVE = "adaptive"
-    """The photo as it is; more views, up to ten, if by the model's card they may change the answer."""
+    """The photo as it is; more views, up to ten, where they may change the answer, by the model's card."""
 
 
 def preparer(*, model: str, version: int | None, label: str | None, tta: TtaMode | str) -> Prepare:
@@ -78,7 +78,7 @@ def _read(path: pathlib.Path) -> bytes:
 
 
 def make_request_id(given: str | None) -> str:
-    """Return the caller's request id, or a new one: known on this side too when no answer comes.
+    """Return the caller's request id, or a new one, so that it is known even without an answer.
 
     Raises:
         ValueError: not 1 to 64 characters of A-Z a-z 0-9 . _ -

@@ -1,4 +1,4 @@
-"""What a gateway answers, as frozen values: predictions and models."""
+"""A gateway's answers as frozen values: predictions and models."""
 
 import json
 from collections.abc import Mapping
@@ -31,12 +31,12 @@ class OpenEnum(StrEnum):
         names = getattr(classifier_pb2, cls.__name__)
         try:
             return cls(names.Name(number).removeprefix(names.Name(0).removesuffix("UNSPECIFIED")))
-        except ValueError:  # newer than our stubs, newer than this enum, or the "unspecified" no server should send
+        except ValueError:  # newer than our stubs or than this enum, or the "unspecified" that no server should send
             return cls(f"UNKNOWN_{number}")
 
 
 class Verdict(OpenEnum):
-    """Whether a prediction may be used. One this client does not know reads `UNKNOWN_<number>`: trust it as little."""
+    """Whether a prediction may be used. One that is new to this client is `UNKNOWN_<number>`: treat it as UNCERTAIN."""
 
     CONFIDENT = "CONFIDENT"
     """The malignancy risk is LOW or HIGH and may be trusted as far as the card says."""
@@ -47,12 +47,12 @@ class Verdict(OpenEnum):
 
 
 class Reason(OpenEnum):
-    """Why a verdict is not CONFIDENT. A reason this client does not know reads `UNKNOWN_<number>`."""
+    """Why a verdict is not CONFIDENT. A reason that this client does not know is `UNKNOWN_<number>`."""
 
     UNTRAINED_MODEL = "UNTRAINED_MODEL"
     """The weights were never trained on skin lesions: the probabilities mean nothing."""
     UNCALIBRATED_MODEL = "UNCALIBRATED_MODEL"
-    """Nobody measured when this model may be trusted."""
+    """The model is not calibrated: nobody measured when it may be trusted."""
     LOW_CONFIDENCE = "LOW_CONFIDENCE"
     """Cancer is neither ruled out nor in."""
     VIEW_DISAGREEMENT = "VIEW_DISAGREEMENT"
@@ -70,11 +70,11 @@ class Reason(OpenEnum):
     BLURRED = "BLURRED"
     """Hold still, focus on the lesion and take another photo."""
     UNIFORM = "UNIFORM"
-    """The photo shows an even area and no lesion."""
+    """The photo shows a uniform area and no lesion."""
 
 
 class RiskLevel(OpenEnum):
-    """What a malignancy risk calls for. A level this client does not know reads `UNKNOWN_<number>`: see it as HIGH."""
+    """The level of a malignancy risk. One that this client does not know is `UNKNOWN_<number>`: treat it as HIGH."""
 
     LOW = "LOW"
     """Below the card's rule-out threshold, in a confident answer."""
@@ -192,7 +192,7 @@ class Prediction:
 
 
 class VersionState(OpenEnum):
-    """State of a version in the model server. A state this client does not know reads `UNKNOWN_<number>`."""
+    """State of a version in the model server. A state that this client does not know is `UNKNOWN_<number>`."""
 
     START = "START"
     """Known to the model server, not loading yet."""

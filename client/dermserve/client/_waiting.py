@@ -1,6 +1,7 @@
-"""How the two clients wait, so that each call is described once, as a coroutine.
+"""How the two clients wait. Each call is written once, as a coroutine.
 
-The asyncio client awaits it. In the synchronous one nothing that it awaits is ever suspended: one step runs it whole.
+The asyncio client awaits it. In the synchronous client nothing that the coroutine awaits ever suspends, so one step
+runs all of it.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ T = TypeVar("T")
 
 
 class Blocking:
-    """A queue of events that any thread may put and the caller's thread waits for."""
+    """A queue of events: any thread puts them, and the caller's thread waits for them."""
 
     def __init__(self) -> None:
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -29,7 +30,7 @@ class Blocking:
             return None
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call what may block."""
+        """Call a function that may block."""
         return function(*arguments)
 
     async def call(self, method: Any, request: Any, **options: Any) -> Any:
@@ -58,7 +59,7 @@ class OnLoop:
             return None
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call what may block, in a thread."""
+        """Call a function that may block, in a thread."""
         return await asyncio.to_thread(function, *arguments)
 
     async def call(self, method: Any, request: Any, **options: Any) -> Any:
@@ -73,7 +74,7 @@ class OnLoop:
 
 
 class Pulled(Iterator[T]):
-    """An asynchronous iterable, to be iterated over by another thread; one task of the running loop pulls all of it."""
+    """Lets another thread iterate over an asynchronous iterable, which one task of the running loop reads."""
 
     def __init__(self, items: AsyncIterable[T]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -92,7 +93,7 @@ class Pulled(Iterator[T]):
                 await self._wanted.acquire()
                 item = await anext(iterator)
                 self._pulled.put(lambda item=item: item)  # type: ignore[misc]
-        except BaseException as error:  # the iterable's own, or our cancellation: raised where the iterator is used
+        except BaseException as error:  # of the iterable, or our cancellation: raised where the iterator is used
             end = StopIteration() if isinstance(error, StopAsyncIteration) else error
             self._pulled.put(functools.partial(_raise, end))
         finally:
@@ -113,7 +114,7 @@ def _raise(error: BaseException) -> Any:
 
 
 def blocking(described: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Any, P], T]:
-    """Make the synchronous method of a described one."""
+    """Make a synchronous method of a coroutine method."""
 
     @functools.wraps(described)
     def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -125,7 +126,7 @@ def blocking(described: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -
 def blocking_generator(
     described: Callable[Concatenate[Any, P], AsyncGenerator[T, None]],
 ) -> Callable[Concatenate[Any, P], Generator[T, None, None]]:
-    """Make the synchronous method of a described one that returns an asynchronous generator."""
+    """Make a synchronous method of one that returns an asynchronous generator."""
 
     @functools.wraps(described)
     def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
@@ -133,7 +134,7 @@ def blocking_generator(
 
     generator: Any = Generator
     returned = generator[*get_args(described.__annotations__["return"]), None]
-    method.__annotations__ = described.__annotations__ | {"return": returned}  # for who reads the documentation
+    method.__annotations__ = described.__annotations__ | {"return": returned}  # for readers of the documentation
     return method
 
 

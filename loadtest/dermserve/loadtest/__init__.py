@@ -1,7 +1,7 @@
-"""Load on a gateway: Locust users, shapes, a gate on thresholds, reports and capacity.
+"""Load tests of a gateway: Locust users, shapes, thresholds, reports and capacity.
 
-`from dermserve.loadtest import ClassifyUser` is all that a locustfile of one's own needs. Locust patches the standard
-library for gevent when it is imported, so it is only once something of it is asked for.
+Your own locustfile needs only `from dermserve.loadtest import ClassifyUser`. Locust patches the standard library for
+gevent when it is imported, so it is imported only when something from it is used.
 """
 
 from typing import TYPE_CHECKING, Any

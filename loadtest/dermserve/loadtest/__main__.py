@@ -5,7 +5,7 @@ import signal
 
 
 def main() -> None:
-    """Run the command; Ctrl-C ends it at once, and without a traceback, while modules are imported."""
+    """Run the command. While modules are imported, Ctrl-C ends it at once, without a traceback."""
     usual = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     from dermserve.loadtest import cli  # takes a second
 

@@ -11,12 +11,12 @@ from google.rpc import code_pb2
 from dermserve.v1 import classifier_pb2
 
 UNANSWERED = "UNANSWERED"
-"""Status of a stream's photo that got no answer although the stream ended well."""
+"""Status of a stream's photo that got no answer although the stream ended without an error."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """How one call, or one photo of a stream, went."""
+    """The result of one call, or of one photo of a stream."""
 
     method: str
     """"Classify" or "ClassifyStream"; of another service or method, its last part."""
@@ -26,16 +26,16 @@ class Call:
     status: str
     """Name of the gRPC status."""
     milliseconds: float
-    """From when it was due, or began, to its answer."""
+    """From when it was due, or else began, to its answer."""
     response_bytes: int = 0
     stages: dict[str, float] = field(default_factory=dict)
     """Milliseconds in each of the gateway's stages, as the answer says."""
     message: str = ""
-    """Of an error."""
+    """The error's message."""
 
     @property
     def name(self) -> str:
-        """What lists call it."""
+        """Its name in lists."""
         return " ".join(part for part in (self.method, self.model, self.mode) if part)
 
 
@@ -44,7 +44,7 @@ class ReportCalls(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInter
 
     Args:
         report: takes each call once, when it has ended.
-        due: when the call that starts now was due, on the clock; None for now.
+        due: returns when the call that starts now was due, by the clock; None for now.
         clock: seconds.
     """
 
@@ -84,7 +84,7 @@ class ReportCalls(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInter
                 yield request
 
         def end(name: str, status: str, message: str = "", answer: Any = None) -> None:
-            if name in sent:  # when answered twice, only the first counts
+            if name in sent:  # of two answers only the first counts
                 started, request = sent.pop(name)
                 self._report(_call("ClassifyStream", request, answer, self._clock() - started, status, message))
 
@@ -92,7 +92,7 @@ class ReportCalls(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInter
 
 
 class _Answers:
-    """A stream's call that notes each answer on its way to the caller."""
+    """A stream's call that records each answer before the caller gets it."""
 
     def __init__(self, call: Any, sent: dict[str, Any], end: Callable[..., None]) -> None:
         self._call = call
@@ -106,7 +106,7 @@ class _Answers:
         try:
             item = next(self._call)
         except StopIteration:
-            self._end_all(UNANSWERED, "the stream ended without an answer for it")
+            self._end_all(UNANSWERED, "the stream ended without an answer to this photo")
             raise
         except grpc.RpcError as error:
             self._end_all(error.code().name, error.details() or "")

@@ -1,4 +1,4 @@
-"""What is found of a capacity: a verdict on a rate, the law that more callers follow, and what is the limit."""
+"""Capacity: the verdict on a rate, the scalability law, and the limit."""
 
 import enum
 import json
@@ -19,7 +19,7 @@ _FULL = 0.85
 
 
 class Verdict(enum.Enum):
-    """What is known of a rate."""
+    """What is known about a rate."""
 
     KEPT = "kept"
     BROKEN = "broken"
@@ -31,12 +31,12 @@ class _Frozen(pydantic.BaseModel):
 
 
 class Found(_Frozen):
-    """What bisection found: the highest rate that keeps the threshold lies between the two."""
+    """What bisection found: the highest rate that keeps the threshold is between these two."""
 
     kept: float = 0.0
-    """Highest rate known to keep it; 0 when none does."""
+    """Highest rate that was shown to keep it; 0 if none."""
     broken: float = 0.0
-    """Lowest rate above it that breaks it, or could not be shown to keep it; infinite when there is none."""
+    """Lowest rate above that which breaks it, or was not shown to keep it; infinite if none."""
 
     def __str__(self) -> str:
         if not self.kept:
@@ -55,7 +55,7 @@ class Law(_Frozen):
     contention: float
     """σ: the share that must queue."""
     coherence: float
-    """κ: what callers cost each other."""
+    """κ: the cost of callers to each other."""
     r_squared: float
     """Share of the variance it explains."""
 
@@ -92,7 +92,7 @@ class Point(_Frozen):
 
 
 class Capacity(_Frozen):
-    """What was found for one model and mode."""
+    """The capacity for one model and mode."""
 
     model: str
     mode: str
@@ -103,7 +103,7 @@ class Capacity(_Frozen):
     laws: dict[int, Law]
     """By number of gateway processes."""
     why: str
-    """What is the limit, a sentence."""
+    """The limit, as a sentence."""
 
     @pydantic.computed_field  # type: ignore[prop-decorator]
     @property
@@ -120,11 +120,11 @@ class Capacity(_Frozen):
     @pydantic.computed_field  # type: ignore[prop-decorator]
     @property
     def photos_per_core(self) -> float | None:
-        """Photos a second for each core that the servers keep busy; None where their processes are not seen."""
+        """Photos a second for each busy core of the servers; None if their processes can't be seen."""
         return 1000 / sum(self.core_ms.values()) if sum(self.core_ms.values()) else None
 
     def to_json(self) -> dict[str, Any]:
-        """Give it as JSON takes it: no infinity, no NaN."""
+        """Return it as JSON values, without infinity and NaN."""
         return dict(json.loads(self.model_dump_json()))
 
 
@@ -132,10 +132,10 @@ def judge(calls: int, slow: int, *, share: float, confidence: float) -> Verdict:
     """Judge whether at most `share` of all calls are slow, from a sample, by the binomial test of each side.
 
     Args:
-        calls: made.
-        slow: of them, beyond the threshold or without an answer.
-        share: allowed, for example 0.01 for a p99.
-        confidence: for example 0.9, which a p99 reaches with 230 calls of which none is slow.
+        calls: number of calls.
+        slow: how many of them were beyond the threshold or without an answer.
+        share: the allowed share, for example 0.01 for a p99.
+        confidence: for example 0.9, for which a p99 needs 230 calls if none is slow.
     """
     if calls and bdtr(slow, calls, share) <= 1 - confidence:  # so few are slow by chance only
         return Verdict.KEPT
@@ -145,17 +145,17 @@ def judge(calls: int, slow: int, *, share: float, confidence: float) -> Verdict:
 
 
 def calls_needed(*, share: float, confidence: float) -> int:
-    """Give how many calls, none of them slow, it takes to judge that at most `share` of all are."""
+    """Count the calls, none of them slow, that show that at most `share` of all calls are slow."""
     return math.ceil(math.log(1 - confidence) / math.log(1 - share))
 
 
 def bisect(probe: Callable[[float], Verdict], *, start: float, precision: float, least: float, most: float) -> Found:
-    """Find the highest rate that a probe says is kept: by doubling or halving, then by halving the interval.
+    """Find the highest rate that a probe judges as kept: by doubling or halving the rate, then by bisection.
 
     Args:
-        probe: judges a rate; a rate it leaves open counts as broken.
+        probe: judges a rate; an undecided rate counts as broken.
         start: first rate.
-        precision: share of the rate to find it to.
+        precision: relative precision of the result.
         least: no lower rate is tried.
         most: no higher rate is tried; reaching it ends the search.
     """
@@ -182,7 +182,7 @@ def fit_law(callers: Sequence[float], rates: Sequence[float]) -> Law:
     counts, seen = np.asarray(callers, float), np.asarray(rates, float)
     start = (float(np.max(seen / counts)), 0.1, 1e-4)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", OptimizeWarning)  # of the covariance, which is not used
+        warnings.simplefilter("ignore", OptimizeWarning)  # about the covariance, which is not used
         found, _ = curve_fit(throughput, counts, seen, p0=start, bounds=((0, 0, 0), (np.inf, 1, 1)), maxfev=20_000)
     rate, contention, coherence = map(float, found)
     spread = float(((seen - seen.mean()) ** 2).sum())
@@ -198,15 +198,15 @@ def throughput(callers: NDArray[np.float64], rate: float, contention: float, coh
 
 
 def too_slow_already(points: Sequence[Point], milliseconds: float) -> str:
-    """Say so where the fewest callers' calls mostly are slower than the threshold: no rate will keep it then."""
+    """Return a message if most calls of the fewest callers are slower than the threshold: then no rate can keep it."""
     fewest = min(points, key=lambda point: point.callers)
-    if not fewest.p50 > milliseconds:  # nor where nothing was answered, so that there is no p50
+    if not fewest.p50 > milliseconds:  # also if nothing was answered, so that there is no p50
         return ""
     return f"{fewest.callers} caller(s) already wait {fewest.p50:.0f} ms (p50), so no rate keeps {milliseconds:.0f} ms"
 
 
 def explain(point: Point, *, cores: int) -> str:
-    """Say what is the limit where throughput was highest, from how busy each process was.
+    """Describe the limit at the highest throughput, from how busy each process was.
 
     Args:
         point: of the highest throughput.

@@ -35,10 +35,10 @@ from dermserve.loadtest.scenario import Part, Scenario, ScenarioError, parse_mix
 from dermserve.models.durable import write_durably
 
 _LEAST = 1 / 16
-"""Of the most answers a second: what breaks the threshold below is not the load."""
+"""Share of the most answers a second: below it, a breached threshold is not caused by the load."""
 _MARGIN = 1.25
 _ROOM = 1.5
-"""Times the calls that a verdict needs: a few of them may be slow."""
+"""Factor on the calls that a verdict needs, as a few of them may be slow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class _Search:
         )  # fmt: skip
 
     def _judge(self, part: Part, rate: float, points: list[Point]) -> Verdict:
-        """Probe a rate until its verdict is sure; a rate the generator did not keep is not kept."""
+        """Probe a rate until its verdict is sure. A rate that the generator did not reach is not kept."""
         share = SHARES[self.limit]
         needed = _ROOM * calls_needed(share=share, confidence=self.confidence) / rate / self.probes
         calls = slow = 0
@@ -122,11 +122,11 @@ class _Search:
     click.option("--slo", default="p99=500ms", show_default=True, help="Threshold to keep: p50, p95 or p99."),
     click.option(
         "--confidence", type=click.FloatRange(0.5, 0.999), default=0.9, show_default=True,
-        help="With which a rate is judged; a p99 at 0.9 takes 230 calls at least.",
+        help="Confidence of a verdict on a rate; a p99 at 0.9 takes at least 230 calls.",
     ),
     click.option(
         "--precision", type=click.FloatRange(0.01, 0.5), default=0.05, show_default=True,
-        help="Share of the rate to find it to.",
+        help="Relative precision of the rate.",
     ),
     click.option(
         "--probe", type=duration, default="20s", show_default=True,
@@ -134,16 +134,16 @@ class _Search:
     ),
     click.option(
         "--probes", type=click.IntRange(1), default=6, show_default=True,
-        help="Of one rate at most, before it counts as not kept.",
+        help="Most probes of one rate, before it counts as not kept.",
     ),
     click.option(
-        "--callers", default="1,2,4,8,16,32", show_default=True, help="Of the closed loops, for the scalability law."
+        "--callers", default="1,2,4,8,16,32", show_default=True, help="Numbers of callers for the closed loops."
     ),
     click.option(
         "--gateways", type=click.IntRange(1, 16), default=1, show_default=True,
-        help="With --local: the law for 1 to so many gateway processes.",
+        help="With --local: measure the law for 1 to N gateway processes.",
     ),
-    click.option("--warm-up", type=duration, default="3s", show_default=True, help="Left out of each probe."),
+    click.option("--warm-up", type=duration, default="3s", show_default=True, help="Start of each probe, not counted."),
     click.option(
         "--out", type=FOLDER, default="build/capacity", show_default=True, help="For capacity.json and capacity.png."
     ),
@@ -156,7 +156,7 @@ def capacity(
     """Find the highest rate that keeps a threshold, for each model and mode.
 
     For each: closed loops of 1 to N callers, to which the universal scalability law is fitted, then open loops at
-    rates found by bisection. Says what is the limit from how busy each process is.
+    rates found by bisection. Prints which process is the limit.
     """
     if any(part.stream for part in parse_mix(options["mix"])):
         raise ScenarioError("capacity is found for single calls: leave streams out of --mix")
@@ -174,7 +174,7 @@ def capacity(
                 base=base, servers=servers, processes=processes, limit=limit, milliseconds=milliseconds,
                 confidence=confidence, precision=precision, probe=probe, probes=probes, callers=counts,
             )  # fmt: skip
-            for part in base.mix:  # what is known so far is on disk after each
+            for part in base.mix:  # write the results so far after each
                 say(f"{part.model} {part.mode}")
                 found.append(search.find(part))
                 out.mkdir(parents=True, exist_ok=True)
@@ -192,12 +192,12 @@ def _threshold(text: str) -> tuple[str, float]:
             return limit, parse_seconds(value) * 1000
     except ValueError as error:
         raise ScenarioError(str(error)) from error
-    raise ScenarioError(f"{text!r} is no threshold: write p99=500ms; there are {', '.join(SHARES)}")
+    raise ScenarioError(f"{text!r} is not a threshold: write for example p99=500ms; there are {', '.join(SHARES)}")
 
 
 def _counts(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
-        raise ScenarioError(f"{text!r} are no numbers of callers: write 1,2,4,8")
+        raise ScenarioError(f"{text!r} are not numbers of callers: write for example 1,2,4,8")
     return tuple(sorted({int(part) for part in text.split(",")}))
 
 

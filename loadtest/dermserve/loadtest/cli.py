@@ -1,7 +1,7 @@
 """`dermserve-loadtest`: run, worker, report, capacity.
 
-Exit codes: 0 done and all thresholds kept, 1 a threshold breached or the test failed, 2 wrong usage, 3 no server,
-4 thresholds kept, but the generator could not keep its rate, so that they mean nothing, 130 interrupted.
+Exit codes: 0 all thresholds kept, 1 a threshold breached or the test failed, 2 wrong usage, 3 no server, 4 thresholds
+kept, but the generator did not keep its rate, so that they prove nothing, 130 interrupted.
 """
 
 import contextlib
@@ -50,15 +50,15 @@ _ENTRIES = {
 @click.group(cls=LazyGroup, entries=_ENTRIES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="dermserve", prog_name="dermserve-loadtest")
 def main() -> None:
-    """Load on a dermserve gateway: what it holds, at what latency, and where it breaks.
+    """Load tests of a dermserve gateway: throughput, latency, errors and capacity.
 
     Exit codes: 0 all thresholds kept, 1 one breached or the test failed, 2 wrong usage, 3 no server, 4 the generator
-    could not keep its rate, 130 interrupted.
+    did not keep its rate, 130 interrupted.
     """
 
 
 def duration(text: str) -> float:
-    """Read an option of 500ms, 90s, 2m or 1m30s; give seconds."""
+    """Read a duration such as 500ms, 90s, 2m or 1m30s; return seconds."""
     try:
         return parse_seconds(text)
     except ValueError as error:
@@ -66,7 +66,7 @@ def duration(text: str) -> float:
 
 
 def _address(text: str) -> str:
-    """Read an option of HOST:PORT."""
+    """Read HOST:PORT."""
     host, _, port = text.rpartition(":")
     if not (host and port.isdecimal() and int(port) < 65536):
         raise click.BadParameter(f"{text!r} is not HOST:PORT")
@@ -74,7 +74,7 @@ def _address(text: str) -> str:
 
 
 def add_options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Make one decorator of several."""
+    """Combine several decorators into one."""
 
     def add(command: Any) -> Any:
         for option in reversed(options):
@@ -98,7 +98,7 @@ CALL_OPTIONS = add_options(
     click.option("--metadata", multiple=True, metavar="KEY=VALUE", help="Sent with every call; repeatable."),
     click.option(
         "--mix", multiple=True, default=("all",), show_default=True, metavar="MODEL[:MODE[:N]][=WEIGHT]",
-        help=f"What to call; repeatable. MODE is {', '.join(MODES).lower()}; N photos make one stream, in `run` alone. "
+        help=f"What to call; repeatable. MODE is {', '.join(MODES).lower()}; with N, a stream of N photos. "
         "`all`: everything.",
     ),
     click.option("--photos", type=click.Path(resolve_path=True), help="Folder of photos. [default: eight drawn ones]"),
@@ -128,14 +128,14 @@ _LOCUSTFILE = (
     ),
     click.option(
         "--rate", type=click.FloatRange(0, min_open=True),
-        help="Calls due a second, over all users, whatever the answers do (open loop).",
+        help="Calls due a second, over all users, however late the answers are (open loop).",
     ),
     click.option("--run-time", type=duration, default="1m", show_default=True, help="How long."),
     click.option(
         "--shape", type=click.Choice(list(SHAPES)), default="steady", show_default=True, help="Load over time."
     ),
     click.option(
-        "--warm-up", type=duration, default="5s", show_default=True, help="Left out of the numbers, at the start."
+        "--warm-up", type=duration, default="5s", show_default=True, help="Time at the start that is not counted."
     ),
     click.option(
         "--side", "sides", multiple=True, type=click.IntRange(64, 8000),
@@ -165,12 +165,12 @@ def run_command(
     as_json: bool, processes: int, expect_workers: int, bind: str, web: str | None, locustfile: pathlib.Path | None,
     **options: Any,
 ) -> None:  # fmt: skip
-    """Put load on a gateway and report; compare with thresholds where there are any.
+    """Put load on a gateway, report, and compare with thresholds if there are any.
 
-    Ctrl-C ends the test and reports what there is; a server that --local started is stopped, too.
+    Ctrl-C ends the test, reports what was measured so far, and stops the servers of --local.
     """
     if processes > 1 and expect_workers:
-        raise click.UsageError("--processes starts workers here, --expect-workers waits for others: choose one")
+        raise click.UsageError("give --processes, which starts workers, or --expect-workers, which waits for some")
     generator = Generator(processes=processes, expect_workers=expect_workers, bind=bind, web=web, locustfile=locustfile)
     if csv_file and csv_file.parent != out and not csv_file.parent.is_dir():
         raise ScenarioError(f"--csv {csv_file}: there is no folder {csv_file.parent}")
@@ -194,7 +194,7 @@ def _check_bind(address: str) -> None:
 @click.argument("master", type=_address, metavar="HOST:PORT")
 @click.option("-f", "--locustfile", type=_FILE, help="The master's, if it has one of its own.")
 def worker(master: str, locustfile: pathlib.Path | None) -> None:
-    """Generate load for a `run --expect-workers` at HOST:PORT; ends when it does."""
+    """Generate load for a `run --expect-workers` at HOST:PORT, until it ends."""
     with ends_by_interrupt():
         say(f"waiting for a run at {master}")
         sys.exit(run_worker(master, locustfile))
@@ -208,7 +208,7 @@ def report(
     result_file: pathlib.Path, slo_file: pathlib.Path | None, max_error_rate: float, out: pathlib.Path | None,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Write the report of a recorded result again, with other thresholds perhaps."""
+    """Write the report of a recorded result again, also with other thresholds."""
     result = Result.read(result_file)
     findings = check(result, read_slos(slo_file)) if slo_file else []
     _conclude(result, findings, out or result_file.parent, max_error_rate=max_error_rate, as_json=as_json)
@@ -216,7 +216,7 @@ def report(
 
 @contextlib.contextmanager
 def under_test(options: Mapping[str, Any], *, photos_here: bool = True) -> Iterator[tuple[Scenario, Server]]:
-    """Give the scenario that the options ask for, and the server that they name, checked or started."""
+    """Return the scenario of the options, and their server, which is checked or started."""
     scenario = _scenario(options)
     if scenario.photos and photos_here:
         load_photos(scenario.photos)

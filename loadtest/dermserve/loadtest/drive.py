@@ -1,4 +1,4 @@
-"""The servers under test, and Locust as processes of its own: alone, or a master with workers."""
+"""Start the servers under test, and run Locust as a process, or as a master with workers."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ _CHILD_GRACE = 15.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Server:
-    """A server under test: its gateway's gRPC target and metrics, its processes here by name, its model server."""
+    """A server under test: its gateway's gRPC target and metrics, its local processes by name, its model server."""
 
     target: str
     metrics_url: str = ""
@@ -50,7 +50,7 @@ class Generator:
     web: str | None = None
     """HOST:PORT of the web UI, which then starts and stops tests; None for none."""
     locustfile: pathlib.Path | None = None
-    """A file of one's own; the scenario's users when None."""
+    """The caller's locustfile; the scenario's users when None."""
 
 
 def say(line: str) -> None:
@@ -62,7 +62,7 @@ def say(line: str) -> None:
 def server_under_test(
     address: str | None, *, local: bool, store: pathlib.Path, metrics: str, models: Sequence[str]
 ) -> Iterator[Server]:
-    """Give the gateway at an address, or run a model server and a gateway on free ports while the block lasts.
+    """Return the gateway at an address, or run a model server and a gateway on free ports while the block lasts.
 
     Args:
         address: a gRPC target; None with `local`.
@@ -73,7 +73,7 @@ def server_under_test(
 
     Raises:
         ScenarioError: neither an address nor `local`, or both.
-        ServerError: our own servers don't come up.
+        ServerError: the local servers don't start.
     """
     if local == (address is not None):
         raise ScenarioError("name the gateway with --server HOST:PORT, or start one here with --local")
@@ -96,13 +96,13 @@ def server_under_test(
 
 @contextlib.contextmanager
 def more_gateways(server: Server, *, models: Sequence[str], most: int) -> Iterator[dict[int, Server]]:
-    """Run up to `most` gateways before a server's model server while the block lasts.
+    """Run up to `most` gateways in front of a server's model server while the block lasts.
 
     Returns:
-        Servers by their number of gateways, 1 to `most`; callers take turns with the gateways of one.
+        A server for each number of gateways, 1 to `most`; its callers use the gateways in turn.
 
     Raises:
-        ServerError: a gateway does not come up.
+        ServerError: a gateway does not start.
     """
     servers, addresses = {1: server}, [server.target]
     command = [sys.executable, "-m", "dermserve.gateway", "--listen", "127.0.0.1:0", "--tfs", server.tfs_address]
@@ -124,7 +124,7 @@ def more_gateways(server: Server, *, models: Sequence[str], most: int) -> Iterat
 
 
 def check_server(scenario: Scenario) -> None:
-    """See that a gateway answers and has the models.
+    """Check that a gateway answers and has the models.
 
     Raises:
         ServerError: it does not.
@@ -147,7 +147,7 @@ def run(scenario: Scenario, server: Server, generator: Generator, *, quiet: bool
         scenario: what to send.
         server: where to.
         generator: how Locust is to run.
-        quiet: whether it is a probe of a search: without Locust's lines, and an interrupt ends the search, too.
+        quiet: for a probe of a search: do not print Locust's lines, and let an interrupt end the search, too.
 
     Raises:
         LoadTestError: Locust ended without a result.
@@ -189,7 +189,7 @@ def _drive(scenario: Scenario, generator: Generator, file: pathlib.Path, *, quie
     log: Callable[[str], None] = (lambda line: None) if quiet else say
     environment = {"DERMSERVE_LOADTEST_SCENARIO": scenario.model_dump_json(), "PYTHONUNBUFFERED": "1"}
     bind = generator.bind if generator.expect_workers else f"127.0.0.1:{free_port()}"
-    # Locust finishes the calls in flight first, when it is asked to stop.
+    # When asked to stop, Locust first finishes the calls in flight.
     grace = scenario.deadline + _LOCUST_GRACE
     with contextlib.ExitStack() as undo:
         main = Child(_main_command(scenario, generator, file, bind), name="Locust", log=log, env=environment)
@@ -213,7 +213,7 @@ def _drive(scenario: Scenario, generator: Generator, file: pathlib.Path, *, quie
 def _main_command(scenario: Scenario, generator: Generator, file: pathlib.Path, bind: str) -> list[str]:
     command = [*_locust(generator.locustfile), f"--host={scenario.target}", f"--result={file}"]
     command += [f"--stop-timeout={math.ceil(scenario.deadline)}", "--exit-code-on-error=0"]
-    if generator.web or generator.locustfile:  # our own users follow the scenario's shape otherwise
+    if generator.web or generator.locustfile:  # otherwise the scenario's shape sets the number of users
         command += [f"--users={scenario.peak_users}", f"--spawn-rate={scenario.peak_users}"]
         command += [f"--run-time={round(scenario.run_time)}s"]
     command += _address("--web-{}", generator.web) if generator.web else ["--headless", "--only-summary"]

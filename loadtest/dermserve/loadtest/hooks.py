@@ -1,4 +1,4 @@
-"""What ties Locust to a test: options, recording, photos before the start, lost workers, and progress."""
+"""Locust's event handlers: options, recording, photos before the start, lost workers, and progress."""
 
 import functools
 import itertools
@@ -21,7 +21,7 @@ from dermserve.loadtest.recorder import Recorder, quantile
 from dermserve.loadtest.scenario import Scenario, ScenarioError, load_photos
 
 RECORDER = Recorder()
-"""Of this process."""
+"""The recorder of this process."""
 _LOCK = threading.Lock()
 _PREPARE, _PREPARED = "dermserve_prepare", "dermserve_prepared"
 _SAY_EVERY = 5
@@ -39,7 +39,7 @@ def shared_photos(folder: str | None, sides: Sequence[int]) -> list[bytes]:
 
 @functools.cache
 def _photos(folder: str | None, sides: tuple[int, ...]) -> list[bytes]:
-    # In a native thread: reading and scaling take seconds, and heartbeats and calls must continue.
+    # In a native thread: reading and scaling take seconds, while heartbeats and calls must continue.
     photos: list[bytes] | ScenarioError = gevent.get_hub().threadpool.apply(_photos_or_fault, (folder, sides))
     if isinstance(photos, ScenarioError):
         raise photos
@@ -47,7 +47,7 @@ def _photos(folder: str | None, sides: tuple[int, ...]) -> list[bytes]:
 
 
 def _photos_or_fault(folder: str | None, sides: tuple[int, ...]) -> list[bytes] | ScenarioError:
-    """Return what is raised, of which gevent would print a traceback."""
+    """Return an exception instead of raising it: gevent would print a traceback."""
     try:
         return load_photos(folder, sides)
     except ScenarioError as error:
@@ -57,7 +57,7 @@ def _photos_or_fault(folder: str | None, sides: tuple[int, ...]) -> list[bytes] 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _add_options(parser: Any) -> None:
     parser.add_argument("--result", default="", help="File to write every second's counts to.", include_in_web_ui=False)
-    # By the environment, because it may hold a token, which a command line would show to everyone.
+    # In the environment, because it may hold a token, which everyone could see on a command line.
     parser.add_argument(
         "--scenario", default="", env_var="DERMSERVE_LOADTEST_SCENARIO", help="Set by dermserve-loadtest.",
         include_in_web_ui=False,
@@ -66,7 +66,7 @@ def _add_options(parser: Any) -> None:
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
 def _record(environment: Any, runner: Any, **_: Any) -> None:
-    """Record on whatever this process is: alone, a worker, or the master that gathers."""
+    """Record in this process, which is the only one, a worker, or the master."""
     options = environment.parsed_options
     environment.events.test_start.add_listener(lambda **_: RECORDER.clear())
     environment.events.test_stop.add_listener(lambda **_: setattr(RECORDER, "ended", time.time()))
@@ -77,7 +77,7 @@ def _record(environment: Any, runner: Any, **_: Any) -> None:
         runner.register_message(_PREPARE, _prepare, concurrent=True)
         return
     if options.scenario:
-        # As Ctrl-C, until Locust sets a handler of its own, which it does only once a shape has ended.
+        # Like Ctrl-C, until Locust sets its own handler, which it does only when a shape has ended.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     if isinstance(runner, MasterRunner):
         environment.events.worker_report.add_listener(lambda data, **_: RECORDER.absorb(data["dermserve"]))
@@ -85,7 +85,7 @@ def _record(environment: Any, runner: Any, **_: Any) -> None:
             try:
                 _wait_for_workers(runner, options)
             except KeyboardInterrupt:
-                runner.quit()  # or they would look for us for a minute
+                runner.quit()  # otherwise workers would try to reconnect for a minute
                 raise SystemExit(130) from None
     elif options.scenario and (fault := _load(options.scenario)):
         raise SystemExit(fault)
@@ -95,7 +95,7 @@ def _record(environment: Any, runner: Any, **_: Any) -> None:
 
 
 def _load(scenario: str) -> str:
-    """Load a scenario's photos, which may take longer than a test; return why they can't be had, or nothing."""
+    """Load a scenario's photos, which may take longer than a test; return the error, or nothing."""
     wanted = Scenario.model_validate_json(scenario)
     try:
         shared_photos(wanted.photos, wanted.sides)
@@ -110,7 +110,7 @@ def _prepare(environment: Any, msg: Any) -> None:
 
 def _wait_for_workers(runner: MasterRunner, options: Any) -> None:
     """Wait until all expected workers have connected and loaded their photos; end Locust when one can't."""
-    faults: dict[str, str] = {}  # of each worker that is prepared
+    faults: dict[str, str] = {}  # workers that have loaded their photos
     runner.register_message(_PREPARED, lambda msg, **_: faults.update({msg.node_id: msg.data["fault"]}))
     for seconds in itertools.count():
         connected = _connected(runner)
@@ -120,7 +120,7 @@ def _wait_for_workers(runner: MasterRunner, options: Any) -> None:
         if len(connected & set(faults)) >= options.expect_workers:
             return
         waiting = sorted(connected - set(faults))
-        for name in waiting:  # again and again, as one that has just connected may not listen yet
+        for name in waiting:  # repeatedly, because a worker that has just connected may not listen yet
             runner.send_message(_PREPARE, {"scenario": options.scenario}, name)
         if seconds % _SAY_EVERY == 1 and len(connected) < options.expect_workers:
             _say(f"waiting for workers: {len(connected)} of {options.expect_workers} connected")
@@ -134,7 +134,7 @@ def _connected(runner: MasterRunner) -> set[str]:
 
 
 def _watch_self() -> None:
-    """Once a second, note this process's share of one core, and by how much naps overran: the event loop's lag."""
+    """Once a second, record this process's share of one core, and the event loop's lag."""
     process = psutil.Process()
     name = f"{socket.gethostname()}/{os.getpid()}"
     process.cpu_percent()
@@ -148,7 +148,7 @@ def _watch_self() -> None:
 
 
 def _show_progress(environment: Any) -> None:
-    """While a test runs, name workers that are lost, and print a line every few seconds."""
+    """While a test runs, report lost workers, and print a line every few seconds."""
     runner = environment.runner
     seen: set[str] = set()
 

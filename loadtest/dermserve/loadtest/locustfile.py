@@ -1,4 +1,4 @@
-"""What Locust runs for `dermserve-loadtest`; workers load it, too."""
+"""The locustfile of `dermserve-loadtest`, also for workers."""
 
 import random
 from typing import Any
@@ -14,7 +14,7 @@ from dermserve.loadtest.users import ClassifyUser
 
 
 class Caller(ClassifyUser):
-    """Makes the scenario's calls; every worker gets it from the master."""
+    """Makes the scenario's calls. Every worker gets the scenario from the master."""
 
     def __init__(self, environment: Any) -> None:
         scenario = Scenario.model_validate_json(environment.parsed_options.scenario)
@@ -27,14 +27,14 @@ class Caller(ClassifyUser):
         super().__init__(environment)
 
     def on_start(self) -> None:
-        """Begin its timetable, if there is a rate, at a moment of its own, and wait for the first call to be due."""
+        """If there is a rate, begin this user's timeline at its own moment, and wait until the first call is due."""
         if self._rate:
             phase = random.random()  # noqa: S311 - no secret
             self._timeline = Timeline(self._rate, phase=phase, warm_up=self._warm_up)
             gevent.sleep(self._timeline.pause())
 
     def on_stop(self) -> None:
-        """Account for what came due."""
+        """Count the calls that came due."""
         if self._timeline:
             RECORDER.pace.add(self._timeline.finish())
 
@@ -58,7 +58,7 @@ class Shape(LoadTestShape):
         self._scenario = scenario
 
     def tick(self) -> tuple[int, float] | None:
-        """Give the users wanted now and how quickly to get there; None at the end."""
+        """Return the number of users now and the rate of change; None at the end."""
         users = self._scenario.users_at(self.get_run_time())  # type: ignore[no-untyped-call]
         return None if users is None else (users, float(users))
 

@@ -1,4 +1,4 @@
-"""The machine of a test, and how busy each server is: by psutil where it runs here, else by its /metrics."""
+"""Describe the machine of a test, and how busy each server is: from psutil if it runs here, else from its /metrics."""
 
 import contextlib
 import importlib.metadata
@@ -21,13 +21,13 @@ _PACKAGES = ("grpcio", "locust", "gevent", "numpy", "pillow", "tensorflow")
 _STAGES = "dermserve_gateway_stage_duration_seconds"
 _INTERVAL = 1.0
 _TIMEOUT = 2.0
-# Of what is under test; a proxy of the environment has no part in it.
+# The environment's proxy is not for the servers under test.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 Sample = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
 
 def describe_machine() -> dict[str, Any]:
-    """Give processor, cores, memory, load, system, versions, and the checkout's commit."""
+    """Return processor, cores, memory, load, system, versions, and the checkout's commit."""
     return {
         "processor": _processor(),
         "cores": psutil.cpu_count() or 1,
@@ -78,7 +78,7 @@ def sampling(pids: Mapping[str, int], *, metrics_url: str = "") -> Iterator[dict
         metrics_url: of a gateway; "" for none.
 
     Returns:
-        "samples", each second's cores and memory by process; after the block also "stages", of the gateway.
+        "samples", each second's cores and memory by process; after the block also "stages", those of the gateway.
     """
     seen: dict[str, Any] = {"samples": [], "stages": []}
     processes = {name: psutil.Process(pid) for name, pid in pids.items()}
@@ -134,7 +134,7 @@ def _use(process: psutil.Process) -> tuple[float, float]:
 
 
 def scrape(url: str) -> Sample | None:
-    """Read all samples by name and labels; None when nothing answers there."""
+    """Read all samples by name and labels; None if there is no answer."""
     if not url.startswith(("http://", "https://")):
         return None
     try:
@@ -150,7 +150,7 @@ def scrape(url: str) -> Sample | None:
 
 
 def difference(before: Sample | None, after: Sample | None) -> list[dict[str, Any]]:
-    """Give each stage's calls and mean milliseconds between two looks; nothing where one is missing."""
+    """Return each stage's calls and mean milliseconds between two readings; nothing if one is missing."""
     if before is None or after is None:
         return []
     stages = []

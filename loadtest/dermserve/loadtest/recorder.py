@@ -1,6 +1,6 @@
-"""What is kept of a test: counts of calls by second and kind, and how an open loop kept its timetable.
+"""Record a test: counts of calls by second and kind, and how an open loop kept its rate.
 
-Locust's own statistics round latencies to two digits and know neither seconds, nor statuses, nor the gateway's stages.
+Locust's own statistics round latencies to two digits and have no seconds, statuses or stages of the gateway.
 """
 
 import json
@@ -16,23 +16,23 @@ from dermserve.loadtest.calls import Call
 from dermserve.models.durable import write_durably
 
 TOLERANCE = 0.02
-"""Seconds a call may start after it was due without counting as late."""
+"""A call counts as late when it starts so many seconds after it was due."""
 _STEP = math.log(1.01)
 _LEAST = 0.01
 
 
 def bucket_of(milliseconds: float) -> int:
-    """Give the bucket of a latency; each is 1 % wide, so that quantiles are right to half a percent."""
+    """Return the bucket of a latency. Buckets are 1 % wide, so quantiles are exact to half a percent."""
     return round(math.log(max(milliseconds, _LEAST)) / _STEP)
 
 
 def middle_of(bucket: int) -> float:
-    """Give the latency in milliseconds in a bucket's middle."""
+    """Return the latency in milliseconds at the middle of a bucket."""
     return math.exp(bucket * _STEP)
 
 
 def quantile(latency: Mapping[int, int], share: float) -> float:
-    """Give the milliseconds that a share of the calls, by bucket, kept within; NaN without calls."""
+    """Return the milliseconds within which a share of the calls ended; NaN without calls."""
     left = math.ceil(share * sum(latency.values()))
     for bucket in sorted(latency):
         left -= latency[bucket]
@@ -70,7 +70,7 @@ class Cell:
 
     @classmethod
     def read(cls, written: Mapping[str, Any]) -> Self:
-        """Read what `vars` gave, also after its way through JSON."""
+        """Read the result of `vars`, also from JSON."""
         latency = Counter({int(bucket): count for bucket, count in written["latency"].items()})
         counters = {"statuses": Counter(written["statuses"]), "stages": Counter(written["stages"])}
         return cls(**{**written, **counters, "latency": latency})
@@ -78,16 +78,16 @@ class Cell:
 
 @dataclass(slots=True)
 class Pace:
-    """How an open loop went."""
+    """How an open loop kept its rate."""
 
     wanted: int = 0
     """Calls that came due."""
     started: int = 0
     """Calls that were started."""
     late: int = 0
-    """Those of them that started more than TOLERANCE after they were due."""
+    """Started calls that were more than TOLERANCE late."""
     worst: float = 0.0
-    """Seconds of the latest."""
+    """The largest lateness in seconds."""
 
     def add(self, other: "Pace") -> None:
         """Add another's counts to these."""
@@ -103,14 +103,14 @@ class Pace:
 
 
 class Timeline:
-    """When the calls of one user of an open loop are due, whatever the answers do.
+    """The times at which the calls of one user of an open loop are due, however late the answers are.
 
-    Locust's `constant_throughput` silently drops the slots that come due during a slow call, and with them the
-    latencies that waiting callers would have seen (coordinated omission). Here they stay due, and lateness is counted.
+    Locust's `constant_throughput` silently drops calls that come due during a slow call, and so hides the latency of
+    waiting callers (coordinated omission). Here they stay due, and lateness is counted.
 
     Args:
         rate: calls a second.
-        phase: share of an interval before the first, so that users don't call in step.
+        phase: share of an interval before the first call, so that users don't call at the same moments.
         warm_up: seconds from now on in which lateness doesn't count.
         clock: seconds.
     """
@@ -127,7 +127,7 @@ class Timeline:
         self._pace = Pace()
 
     def pause(self) -> float:
-        """Give the seconds until the next call is due; 0 when it is already."""
+        """Return the seconds until the next call is due; 0 if it is."""
         return max(0.0, self._next - self._clock())
 
     def take(self) -> float:
@@ -140,7 +140,7 @@ class Timeline:
         return due
 
     def finish(self) -> Pace:
-        """Count the calls that came due, also those never started, but for the one that is due just now."""
+        """Count the calls that came due, also those never started, except one that is due just now."""
         overdue = self._clock() - TOLERANCE - self._begin
         came_due = int(overdue / self._interval) + 1 if overdue >= 0 else 0
         self._pace.wanted = max(self._pace.started, came_due)
@@ -148,7 +148,7 @@ class Timeline:
 
 
 class Recorder:
-    """Counts calls; can be emptied into a message and filled from one."""
+    """Counts calls. Workers empty it into messages, which the master adds to its own."""
 
     def __init__(self) -> None:
         self.clear()
@@ -158,7 +158,7 @@ class Recorder:
         self.started = time.time()
         self.ended = 0.0
         self.faults: list[str] = []
-        """What went wrong with workers, by which the test has failed."""
+        """Failures of workers, with which the test has failed."""
         self.pace = Pace()
         self._empty()
 
@@ -178,7 +178,7 @@ class Recorder:
             self._messages[f"{call.status}: {call.message}"[:300]] += 1
 
     def note_generator(self, name: str, *, cpu: float, lag: float) -> None:
-        """Note one second of a generating process: its share of one core, and how late its event loop was in ms."""
+        """Record one second of a generating process: its share of one core, and its event loop's lag in ms."""
         self._generators.append({"second": int(time.time()), "name": name, "cpu": cpu, "lag_ms": lag})
 
     def drain(self) -> dict[str, Any]:
@@ -189,7 +189,7 @@ class Recorder:
         return message
 
     def absorb(self, message: dict[str, Any]) -> None:
-        """Take in another's message."""
+        """Add another recorder's message."""
         for cell in message["cells"]:
             self._add(Cell.read(cell))
         self.pace.add(Pace(**message["pace"]))
@@ -197,7 +197,7 @@ class Recorder:
         self._messages.update(message["messages"])
 
     def since(self, second: float) -> Cell:
-        """Put together all calls that ended in a second or later."""
+        """Combine all calls that ended in this second or later."""
         whole = Cell()
         for cell in self._cells.values():
             if cell.second >= second:

@@ -1,4 +1,4 @@
-"""The report of a test as one HTML file that needs nothing else: a Jinja template, and plots without a display."""
+"""Write the report of a test as one HTML file without dependencies."""
 
 import base64
 import datetime
@@ -32,7 +32,7 @@ def write_report(result: Result, file: pathlib.Path, *, findings: Sequence[Findi
     Args:
         result: what was measured.
         file: where to.
-        findings: of the gate, if there was one.
+        findings: of the thresholds, if there were any.
     """
     template = importlib.resources.files("dermserve.loadtest").joinpath("report.html.j2").read_text()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
@@ -53,7 +53,7 @@ def write_report(result: Result, file: pathlib.Path, *, findings: Sequence[Findi
 
 
 def _pictures(result: Result, stages: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
-    """Draw all that a result has data for; give data URLs by title."""
+    """Draw all plots for which the result has data; return data URLs by title."""
     pictures = {
         "Latency over time": _over_time(result),
         "Answers and errors": _throughput(result),
@@ -78,7 +78,7 @@ def _figure(columns: int = 1, height: float = 3.0) -> tuple[Figure, list[Axes]]:
 
 
 def _slices(result: Result) -> tuple[int, dict[int, Cell]]:
-    """Put seconds together to at most _POINTS slices; give the seconds of one, and each slice's calls by its start."""
+    """Combine seconds into at most _POINTS slices; return a slice's seconds, and each slice's calls by its start."""
     start, length = int(result.data["started"]), int(result.data["ended"] - result.data["started"])
     width = max(1, round(length / _POINTS))
     slices = {second: Cell() for second in range(0, length + 1, width)}
@@ -129,7 +129,7 @@ def _histograms(result: Result) -> Figure:
 
 
 def _stage_means(result: Result) -> dict[str, Mapping[str, float]]:
-    """Give mean milliseconds by stage for each row: the gateway's metrics where there are any, else its answers'."""
+    """Return mean milliseconds by stage for each row, from the gateway's metrics if there are any, else answers."""
     if not (told := result.data["server"]["stages"]):
         return {row.name: row.stages for row in result.rows if row.stages}
     models: dict[str, dict[str, float]] = {}
@@ -207,7 +207,7 @@ def _law(axes: Axes, found: Capacity) -> None:
 
 
 def capacity_table(found: Sequence[Capacity], slo: str) -> str:
-    """Lay capacities out as text."""
+    """Format capacities as text."""
     lines = [f"{'':32}{'rate with ' + slo:>24}{'most answers/s':>16}{'callers at peak':>17}"]
     for each in found:
         law, best = each.laws.get(1), max(point.answers for point in each.closed_points)

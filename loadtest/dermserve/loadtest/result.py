@@ -1,4 +1,4 @@
-"""The result of a test: what was recorded, and the numbers made of it."""
+"""The result of a test: the recorded data, and the numbers computed from them."""
 
 import csv
 import json
@@ -22,7 +22,7 @@ _COLUMNS = ("method", "model", "mode", "calls", "rate", "p50", "p95", "p99", "wo
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """All calls of one kind, the warm-up's left out; latencies in milliseconds, of calls that got an answer."""
+    """All calls of one kind after the warm-up; latencies in milliseconds, of calls that got an answer."""
 
     method: str = ""
     model: str = ""
@@ -43,12 +43,12 @@ class Row:
 
     @property
     def name(self) -> str:
-        """What lists call it."""
+        """Its name in lists."""
         return " ".join(part for part in (self.method, self.model, self.mode) if part) or "all"
 
 
 class Result:
-    """What a test recorded."""
+    """The recorded data of a test."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         self.data = data
@@ -56,13 +56,13 @@ class Result:
         self.cells = [Cell.read(each) for each in data["cells"]]
         """Each second's calls of each kind, the warm-up's included."""
         self.pace = Pace(**data["pace"])
-        """How the open loop went; all zero for a closed one."""
+        """How the open loop kept its rate; all zero for a closed loop."""
         self.worker_faults: list[str] = data["worker_faults"]
-        """What went wrong with workers, a sentence each."""
+        """Failures of workers, a sentence each."""
         self.counted_from = float(data["started"]) + float(data["scenario"].get("warm_up", 0))
         """Unix time at which the warm-up was over."""
         self.ended = float(data["ended"])
-        """Unix time at which the test ended; the web UI's process goes on."""
+        """Unix time at which the test ended; the process of the web UI continues."""
         self.seconds = max(self.ended - self.counted_from, 1e-9)
         """How long the test ran after its warm-up."""
 
@@ -71,12 +71,12 @@ class Result:
         """Read a result file.
 
         Raises:
-            ScenarioError: it is none.
+            ScenarioError: it is not a result file.
         """
         try:
             return cls(json.loads(file.read_text()))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ScenarioError(f"{file} is no result of dermserve-loadtest: {error}") from error
+            raise ScenarioError(f"{file} is not a result of dermserve-loadtest: {error}") from error
 
     def write(self, file: pathlib.Path) -> None:
         """Write a result file, whole or not at all."""
@@ -127,7 +127,7 @@ class Result:
 
     @property
     def warnings(self) -> list[str]:
-        """What makes the numbers doubtful, a sentence each."""
+        """Reasons to doubt the numbers, a sentence each."""
         said = list(self.worker_faults)
         pace = self.pace
         if not self.kept_rate:
@@ -158,7 +158,7 @@ class Result:
         }
 
     def mean_cores(self) -> dict[str, float]:
-        """Give the mean cores busy by process: the servers', all of the "machine", our busiest "generator"."""
+        """Return mean busy cores: of each server process, of the whole "machine", and of our busiest "generator"."""
         seen: dict[str, list[float]] = {}
         for sample in self.data["server"]["samples"]:
             if sample["second"] >= self.counted_from:
@@ -178,7 +178,7 @@ def write_csv(result: Result, file: pathlib.Path) -> None:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Lay rows out as text."""
+    """Format rows as text."""
     head = ("calls", "answers/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "errors")
     lines = [f"{'':44}" + "".join(f"{title:>10}" for title in head)]
     for row in rows:

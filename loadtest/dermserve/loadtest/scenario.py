@@ -1,4 +1,4 @@
-"""What a test asks for: where, which models and modes in what mix, with which photos, how often and for how long."""
+"""The definition of a test: target, mix of models and modes, photos, rate or users, and duration."""
 
 import io
 import math
@@ -18,7 +18,7 @@ from dermserve.local.picture import draw_lesion
 
 MODES = ("NONE", "FULL", "ADAPTIVE")
 MODELS = ("resnet50", "mobilenet_v3_small")
-_SECONDS_BETWEEN_CALLS = 2.0  # of one user of an open loop, where nobody said how many users
+_SECONDS_BETWEEN_CALLS = 2.0  # of one user of an open loop, if the number of users was not given
 _SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp")
 _DRAWN_PHOTOS = 8
 _MOST_PHOTOS = 256
@@ -32,16 +32,16 @@ SHAPES: Mapping[str, Callable[[float], float]] = MappingProxyType(
         "soak": lambda progress: min(1.0, progress / 0.02),
     }
 )
-"""From progress in [0, 1) to a share of the peak in [0, 1]: steady; a straight ramp; five steps; a fifth of the peak
-with all of it from 40 to 60 %; a soak, which is steady after a gentle start and wants hours."""
+"""Functions from progress in [0, 1) to a share of the peak in [0, 1]: steady; a linear ramp; five steps; a fifth of the
+peak, with the whole peak from 40 to 60 %; a soak, which is steady after a slow start and should last hours."""
 
 
 class LoadTestError(click.ClickException):
-    """What keeps a load test from running; the message says what is wrong and what to do."""
+    """A load test can't run; the message says what is wrong and what to do."""
 
 
 class ScenarioError(LoadTestError):
-    """The test can't be understood, or its photos can't be sent."""
+    """The test's definition is not valid, or its photos can't be sent."""
 
     exit_code = 2
 
@@ -70,12 +70,12 @@ class Part(pydantic.BaseModel):
         """Read MODEL[:MODE[:STREAM]][=WEIGHT], for example "resnet50:full:16=0.5".
 
         Raises:
-            ScenarioError: it is something else.
+            ScenarioError: the text is not of this form.
         """
         match = re.fullmatch(r"([\w.-]+)(?::(\w+))?(?::(\d+))?(?:=(\d+\.?\d*|\.\d+))?", text)
         mode = (match[2] or "none").upper() if match else ""
         if not match or mode not in MODES:
-            raise ScenarioError(f"{text!r} is no part of a mix: write MODEL:MODE=WEIGHT, for example resnet50:full=0.2")
+            raise ScenarioError(f"{text!r} is not a part of a mix: write MODEL:MODE=WEIGHT, like resnet50:full=0.2")
         weight = float(match[4] or 1)
         if not weight > 0:
             raise ScenarioError(f"{text!r} needs a weight above 0")
@@ -86,7 +86,7 @@ class Scenario(pydantic.BaseModel):
     """One test, as it is sent to every worker.
 
     Raises:
-        pydantic.ValidationError: a field that can't be.
+        pydantic.ValidationError: a field is not valid.
     """
 
     model_config = pydantic.ConfigDict(frozen=True, allow_inf_nan=False)
@@ -98,11 +98,11 @@ class Scenario(pydantic.BaseModel):
     photos: str | None = None
     """A folder of photos; drawn ones when None."""
     sides: tuple[int, ...] = ()
-    """Longer sides in pixels to scale photos to, each photo to all; as they are when empty."""
+    """Longer sides in pixels: each photo is scaled to all of them; to none when empty."""
     rate: float | None = pydantic.Field(None, gt=0)
-    """Calls due a second, over all users (open loop); each user calls again at once (closed loop) when None."""
+    """Calls due a second, over all users (open loop). None: each user calls again at once (closed loop)."""
     users: int = pydantic.Field(0, ge=0)
-    """Users at the shape's peak; as many as the rate needs, or eight, when 0."""
+    """Users at the shape's peak. 0: as many as the rate needs, or eight."""
     run_time: float = 60.0
     """Seconds."""
     shape: str = "steady"
@@ -112,7 +112,7 @@ class Scenario(pydantic.BaseModel):
     deadline: float = pydantic.Field(10.0, gt=0)
     """Seconds a call may take."""
     connections: int = 4
-    """Connections of each generating process, which its users take turns with."""
+    """Connections of each generating process, which its users share."""
     tls: TLS | None = pydantic.Field(None, repr=False)
     """The connections' encryption; plaintext when None."""
     metadata: dict[str, str] = pydantic.Field(default_factory=dict, repr=False)
@@ -121,7 +121,7 @@ class Scenario(pydantic.BaseModel):
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
         if self.shape not in SHAPES:
-            raise ValueError(f"there is no shape {self.shape}: take one of {', '.join(SHAPES)}")
+            raise ValueError(f"there is no shape {self.shape}: choose one of {', '.join(SHAPES)}")
         if not self.run_time > self.warm_up:
             raise ValueError("the run time must be longer than the warm-up")
         if self.rate is not None and any(part.stream for part in self.mix):
@@ -135,13 +135,13 @@ class Scenario(pydantic.BaseModel):
         return self.users or needed
 
     def users_at(self, seconds: float) -> int | None:
-        """Tell how many users the shape wants so long after the start, at least one; None when the test is over."""
+        """Return the number of users at a time after the start, at least one; None when the test is over."""
         if seconds >= self.run_time:
             return None
         return max(1, round(self.peak_users * SHAPES[self.shape](seconds / self.run_time)))
 
     def public(self) -> dict[str, Any]:
-        """Give it as it may be shown: without metadata, which may hold tokens, and certificates."""
+        """Return the fields that may be shown: without metadata, which may hold tokens, and without certificates."""
         shown = self.model_dump(mode="json", exclude={"metadata", "tls"})
         return {**shown, "metadata": sorted(self.metadata), "tls": self.tls is not None}
 
@@ -166,12 +166,12 @@ def parse_seconds(text: str) -> float:
     if re.fullmatch(number, text):
         return float(text)
     if not re.fullmatch(rf"(({number})(ms|h|m|s))+", text):
-        raise ValueError(f"{text!r} is no duration: write 500ms, 90s, 2m or 1m30s")
+        raise ValueError(f"{text!r} is not a duration: write 500ms, 90s, 2m or 1m30s")
     return sum(float(number) * _UNITS[unit] for number, unit in re.findall(rf"({number})(ms|h|m|s)", text))
 
 
 def first_fault(error: pydantic.ValidationError) -> str:
-    """Say where the first fault of something read is, and what it is."""
+    """Describe the first fault of a validation, with its place."""
     fault = error.errors(include_url=False)[0]
     where = ", ".join(str(each + 1 if isinstance(each, int) else each) for each in fault["loc"])
     return ": ".join(filter(None, (where, fault["msg"].removeprefix("Value error, "))))

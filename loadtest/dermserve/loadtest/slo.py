@@ -43,7 +43,7 @@ class Slo(pydantic.BaseModel):
     @pydantic.model_validator(mode="after")
     def _has_threshold(self) -> Self:
         if all(getattr(self, name) is None for name in LIMITS):
-            raise ValueError(f"there is no threshold: give one of {', '.join(LIMITS)}")
+            raise ValueError(f"no threshold: give one of {', '.join(LIMITS)}")
         return self
 
 
@@ -81,12 +81,12 @@ def read_slos(file: pathlib.Path) -> list[Slo]:
 
 
 def check(result: Result, slos: Sequence[Slo]) -> list[Finding]:
-    """Compare a result with thresholds; a kind of which there were no calls keeps none of its own."""
+    """Compare a result with thresholds; a threshold on a kind without calls is breached."""
     return [finding for slo in slos for row in _rows(result, slo) for finding in _compare(row, slo)]
 
 
 def findings_table(findings: Sequence[Finding]) -> str:
-    """Lay findings out as text."""
+    """Format findings as text."""
     lines = [f"{'SLO':44}{'':12}{'allowed':>12}{'measured':>12}"]
     for each in findings:
         measured = "no calls" if each.measured is None else _shown(each.limit, each.measured)

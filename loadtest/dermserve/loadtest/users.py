@@ -1,4 +1,4 @@
-"""The Locust user of the gateway, with gRPC that lets gevent run."""
+"""The Locust user of the gateway, with gRPC that works with gevent."""
 
 import contextlib
 import functools
@@ -35,8 +35,8 @@ def _open(target: str, tls: TLS | None) -> grpc.Channel:
     options = [
         ("grpc.max_send_message_length", -1),
         ("grpc.max_receive_message_length", -1),
-        ("grpc.use_local_subchannel_pool", 1),  # or channels of one process would share a connection
-        ("grpc.enable_retries", 0),  # a load test wants to see what fails
+        ("grpc.use_local_subchannel_pool", 1),  # otherwise the channels of one process share a connection
+        ("grpc.enable_retries", 0),  # a load test must see failures
         ("grpc.enable_http_proxy", 0),
         ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
     ]
@@ -54,10 +54,10 @@ class CallError(Exception):
 
 
 class ClassifyUser(User):
-    """A user of the gateway, to be made one's own by a locustfile.
+    """A user of the gateway, the base class for users of your own locustfile.
 
     `locust -f FILE --host HOST:PORT` runs it; every call is reported once, as "Classify MODEL MODE". Without tasks of
-    its own it classifies photos by `mix`, again and again. Calls that fail are reported and give None; they raise
+    its own it classifies photos by `mix`, again and again. A failed call is reported and returns None; it raises
     nothing.
     """
 
@@ -71,7 +71,7 @@ class ClassifyUser(User):
     deadline: float = 10.0
     """Seconds a call may take."""
     connections: int = 4
-    """Connections of each process, which its users take turns with."""
+    """Connections of each process, which its users share."""
     tls: TLS | None = None
     """Plaintext when None."""
     metadata: Mapping[str, str] = MappingProxyType({})
@@ -79,7 +79,7 @@ class ClassifyUser(User):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        # Locust adds tasks up over base classes; ours is for users that have none of their own.
+        # Locust adds the tasks of base classes; ours is only for users without tasks of their own.
         own = [task for task in cls.tasks if task is not ClassifyUser.classify_by_mix]
         cls.tasks = own or [cls.classify_by_mix]
 
@@ -95,7 +95,7 @@ class ClassifyUser(User):
         """Files to send."""
         channel = grpc.intercept_channel(shared, ReportCalls(self._report, due=lambda: self._due))
         self.stub = classifier_pb2_grpc.ClassifierStub(channel)  # type: ignore[no-untyped-call]
-        """The API itself, for calls of another kind; they are reported, too."""
+        """The gRPC stub, for other calls, which are reported, too."""
 
     def classify_by_mix(self) -> None:
         """Make one call of the mix."""

@@ -11,7 +11,7 @@ SCHEMA_VERSION = 1
 
 
 class CardError(ValueError):
-    """A card that can't be trusted to describe its model. The message says which field and why."""
+    """A card that is not valid. The message says which field and why."""
 
 
 def render_card(card: card_pb2.Card) -> str:
@@ -34,7 +34,7 @@ def parse_card(text: str | bytes) -> card_pb2.Card:
 
 
 def validate_card(card: card_pb2.Card) -> None:
-    """Check what a reader relies on. Raises CardError: the first field that is wrong."""
+    """Check the fields that readers rely on. Raises CardError: the first one that is wrong."""
     if not 1 <= card.schema_version <= SCHEMA_VERSION:
         raise CardError(f"schema_version is {card.schema_version}; this dermserve reads 1 to {SCHEMA_VERSION}")
     if not card.model:
@@ -78,7 +78,7 @@ def _validate_calibration(calibration: card_pb2.Calibration) -> None:
 
 
 def _validate_risk(card: card_pb2.Card) -> None:
-    """Check that the malignancy risk can be judged where its thresholds are given."""
+    """Check the thresholds of the malignancy risk, if they are given."""
     points = {name: getattr(card.calibration, name) for name in ("rule_out", "rule_in")}
     given = [name for name in points if card.calibration.HasField(name)]
     if not given:

@@ -1,4 +1,4 @@
 """The models: architectures, weights, export to TensorFlow Serving, and the store.
 
-Importing this package imports no TensorFlow: its modules do, so that `--help` stays quick.
+The package itself imports no TensorFlow, only its modules do, so that `--help` stays quick.
 """

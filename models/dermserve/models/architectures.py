@@ -1,7 +1,7 @@
 """The two networks, as the papers built them, in Keras.
 
-Each takes float32 RGB in 0..255, normalises as its own backbone wants it, and gives raw logits and the pooled features
-that an out-of-distribution score looks at. The softmax, with its temperature, is put on at export.
+Each takes float32 RGB in 0..255, normalises it for its backbone, and returns logits and the pooled features, from which
+the out-of-distribution score is computed. The softmax with its temperature is added at export.
 """
 
 import keras
@@ -22,7 +22,7 @@ def build(
         name: a key of SPECS.
         backbone_weights: "imagenet" (Keras downloads them), a file of backbone weights, or None for random ones.
         dropout: rate before the logits; the paper's when None.
-        l2: weight penalty of the hidden dense layer; matters in training alone.
+        l2: weight penalty of the hidden dense layer; only for training.
 
     Returns:
         float32 [N, 224, 224, 3] RGB in 0..255 → {"logits": float32 [N, C], "features": float32 [N, F]}. The backbone is
@@ -30,7 +30,7 @@ def build(
 
     Raises:
         KeyError: no such architecture.
-        WeightsError: the weights can't be had or don't fit.
+        WeightsError: the weights can't be read or don't fit.
     """
     with fitting(str(backbone_weights), name):
         network = _BUILDERS[name](backbone_weights, dropout, l2)
@@ -47,7 +47,7 @@ def _resnet50(backbone_weights: str | None, dropout: float | None, l2: float) ->
     )
     images = keras.Input((side, side, 3), name="rgb")
     bgr = keras.ops.flip(images, axis=-1)
-    # A Normalization with its mean given holds no weights, so the paper's parameter count stands.
+    # A Normalization with a given mean has no weights, so the parameter count is the paper's.
     x = keras.layers.Normalization(mean=_CAFFE_MEANS, variance=(1.0, 1.0, 1.0), name="preprocess")(bgr)
     features = keras.layers.GlobalAveragePooling2D(name="features")(backbone(x))
     x = keras.layers.Dropout(rate, name="features_dropout")(features)

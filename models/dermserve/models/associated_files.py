@@ -1,6 +1,6 @@
-"""Files that travel in a TensorFlow Lite model: its labels, its version's card, and what it was converted from.
+"""Files within a TensorFlow Lite model: its labels, its version's card, and the digest of its source.
 
-They lie in a zip archive appended to the model, where TensorFlow Lite's own metadata tools put and look for associated
+They are in a zip archive appended to the model, where TensorFlow Lite's own metadata tools write and read associated
 files (https://ai.google.dev/edge/litert/conversion/tensorflow/metadata). The archive is not compressed.
 """
 
@@ -17,13 +17,13 @@ from dermserve.models.weights import weights_digest
 LABELS = "labels.txt"
 """Class codes in the order of the probabilities, one a line."""
 CARD = "card.json"
-"""The card that `describe` returns, the same bytes; in a version's model.tflite, not yet in that of a run."""
+"""The card that `describe` returns; only in a version's model.tflite, not in that of a run."""
 SOURCE = "source.txt"
-"""What `source_digest` gives for what it was converted from."""
+"""The `source_digest` of what it was converted from."""
 
 
 def with_files(model: bytes, files: Mapping[str, str]) -> bytes:
-    """Append files, text by name, to a model that may hold others."""
+    """Append files, text by name, to a model, which may contain others."""
     file = io.BytesIO(model)
     file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file, "a") as archive:
@@ -42,7 +42,7 @@ def read_file(model: bytes, name: str) -> str | None:
 
 
 def source_digest(network: keras.Model, *, temperature: float, distance: FeatureDistance | None) -> str:
-    """Return the SHA-256, hexadecimal, of all that a converted model's answers rest on."""
+    """Return the SHA-256, hexadecimal, of everything that determines a converted model's answers."""
     digest = hashlib.sha256(f"{weights_digest(network)} {temperature!r}".encode())
     if distance is not None:
         for array in (distance.centers, distance.projection, distance.scope):

@@ -1,4 +1,4 @@
-"""What the two architectures are called and which classes they tell apart, without importing TensorFlow."""
+"""Names and classes of the two architectures, without importing TensorFlow."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,9 +43,9 @@ class Spec:
     classes: tuple[LesionClass, ...]
     """In the order of the outputs."""
     backbone_parameters: int
-    """Of the Keras application without its top."""
+    """Parameters of the Keras application without its top."""
     parameters: int
-    """In all."""
+    """All parameters."""
     input_side: int = 224
     """Height and width of the input, in pixels."""
 

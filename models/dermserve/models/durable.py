@@ -1,11 +1,11 @@
-"""Writing files that are whole, and still there, after a power failure."""
+"""Write files so that they survive a power failure whole."""
 
 import os
 import pathlib
 
 
 def write_durably(path: pathlib.Path, text: str) -> None:
-    """Write a file, whole or not at all, so that it is still there after a power failure."""
+    """Write a file, whole or not at all, so that it survives a power failure."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         fresh.write_text(text, encoding="utf-8")
@@ -20,7 +20,7 @@ def write_durably(path: pathlib.Path, text: str) -> None:
 
 
 def sync_tree(folder: pathlib.Path) -> None:
-    """Have the disk hold a folder with all that is in it."""
+    """Sync a folder and everything in it to disk."""
     for root, _, files in os.walk(folder):
         for name in files:
             sync(pathlib.Path(root, name))
@@ -28,7 +28,7 @@ def sync_tree(folder: pathlib.Path) -> None:
 
 
 def sync(path: pathlib.Path) -> None:
-    """Have the disk hold a file, or the names in a folder."""
+    """Sync a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

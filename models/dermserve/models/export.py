@@ -22,12 +22,12 @@ SHIPPED = pathlib.Path(__file__).parent / "shipped"
     "--store", metavar="BASE", default=".dermserve/store", envvar="DERMSERVE_STORE", show_default=True,
     help="The versioned store: a folder, or s3://… or gs://….",
 )  # fmt: skip
-@click.option("--model", "models", type=click.Choice(list(SPECS)), multiple=True, help="Which; all when not given.")
+@click.option("--model", "models", type=click.Choice(list(SPECS)), multiple=True, help="Repeatable. [default: all]")
 @click.option("--weights", type=_FILE, help="Weights of the whole network (.weights.h5 or .keras).")
 @click.option("--init-weights", type=_FILE, help="ImageNet weights of the backbone alone; the head is random.")
 @click.option("--imagenet", is_flag=True, help="Like --init-weights, with the weights that Keras downloads.")
 @click.option("--random", "random_weights", is_flag=True, help="Random weights, for trying things out.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of what is random.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random weights.")
 @click.option(
     "--graph", type=click.Choice(["frozen", "folded-variables"]), default="frozen", show_default=True,
     help="Weights as constants, which is fastest, or as variables, which takes less memory.",
@@ -47,9 +47,9 @@ def export(
 ) -> None:
     """Export models as SavedModels that TensorFlow Serving can load, each checked before it appears.
 
-    With RUN, the folder of a finished and evaluated `dermserve train`, export what it trained. Otherwise models that
-    the store lacks get the weights that dermserve ships, or random ones where it ships none. A model whose weights were
-    not trained on skin lesions says so in its card: it is served, and answers "uncertain" to everything.
+    With RUN, the folder of a finished and evaluated `dermserve train`, export its model. Otherwise export the models
+    that the store lacks, with the weights that dermserve ships. A model whose weights were not trained on skin lesions
+    says so in its card, and answers UNCERTAIN to everything.
     """
     sources: dict[str, object] = {"RUN": run, "--weights": weights, "--init-weights": init_weights}
     sources |= {"--imagenet": imagenet, "--random": random_weights}
@@ -78,7 +78,7 @@ def export(
 
 
 def export_version(what: str, store: str, *, run: pathlib.Path | None = None, **how: Any) -> int:
-    """Make a version of a run or a model, saying so before and after, with TensorFlow's chatter only if it fails.
+    """Make a version of a run or a model and report it; show TensorFlow's own messages only if it fails.
 
     Raises ExportError, and ImportError where TensorFlow is not installed.
     """

@@ -1,4 +1,4 @@
-"""Making a version from one of the sources of weights. Importing this starts TensorFlow, which takes a while."""
+"""Make a version from a source of weights. Importing this module imports TensorFlow, which takes a while."""
 
 import contextlib
 import dataclasses
@@ -35,10 +35,10 @@ def export_model(
     Args:
         model: a key of SPECS.
         store: path or URL of the store.
-        weights: of the whole network; its card says that nothing is known of their training.
+        weights: a file with weights of the whole network; the card says that their training is unknown.
         backbone: a file with weights of the backbone alone, or "imagenet" for those that Keras downloads.
-        seed: of what is random, which is all without the two.
-        graph: how it holds its weights, a value of graph.Weights.
+        seed: of random weights: the head, or without `weights` and `backbone` everything.
+        graph: how the graph holds its weights, a value of graph.Weights.
 
     Raises:
         ExportError: the weights don't fit, or the export does not keep the model contract.
@@ -63,7 +63,7 @@ def export_run(
     Args:
         run: folder of a finished and evaluated `dermserve train`.
         store: path or URL of the store.
-        graph: how it holds its weights, a value of graph.Weights.
+        graph: how the graph holds its weights, a value of graph.Weights.
         sign: PEM file of the private key to sign it with.
 
     Raises:

@@ -1,12 +1,12 @@
-"""Folding layers into the convolution before or after them, for inference.
+"""Fold layers into the convolution before or after them, for inference.
 
 Batch normalisation: Jacob et al., "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference", CVPR 2018, section 3.2: with γ, β, μ, σ² fixed,
 BN(conv(x, W) + b) = conv(x, W·γ/σ) + (b - μ)·γ/σ + β.
 
-Activations and padding: TensorFlow with oneDNN computes BiasAdd and hard swish within the convolution when the latter
-is written as its optimiser looks for it (tensorflow/core/grappler/optimizers/remapper.cc, `_FusedHardSwish`), which is
-not how Keras writes it; and padding by zeros costs nothing where the convolution's own "same" means the same.
+Activations and padding: TensorFlow with oneDNN computes BiasAdd and hard swish within the convolution, if hard swish
+has the form that its optimiser looks for (tensorflow/core/grappler/optimizers/remapper.cc, `_FusedHardSwish`). Keras
+writes another form. Padding with zeros costs nothing if the convolution's own "same" pads equally.
 """
 
 from typing import Any
@@ -22,8 +22,8 @@ _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
 def fold_batch_norm(network: keras.Model, *, fusible: bool = False) -> keras.Model:
     """Copy a network with every batch normalisation that directly follows a convolution folded into it.
 
-    Nested models are folded too. Others, such as one before a dense layer, stay as they are. The copy computes the same
-    in inference, to rounding; it is of no use in training.
+    Nested models are folded, too. Batch norm elsewhere, such as before a dense layer, stays. In inference the copy
+    computes the same, except for rounding. It can't be trained.
 
     Args:
         network: to copy.
@@ -56,7 +56,7 @@ def fold_batch_norm(network: keras.Model, *, fusible: bool = False) -> keras.Mod
 
 
 def _foldable(network: keras.Model) -> dict[keras.layers.Layer, keras.layers.Layer]:
-    """Map each batch normalisation that can go to the convolution it goes into."""
+    """Map each batch normalisation that can be folded to its convolution."""
     pairs = {}
     for layer in network.layers:
         if not isinstance(layer, keras.layers.BatchNormalization):
@@ -68,13 +68,13 @@ def _foldable(network: keras.Model) -> dict[keras.layers.Layer, keras.layers.Lay
 
 
 def _feeds_alone(layer: keras.layers.Layer) -> keras.layers.Layer | None:
-    """Return the layer before one, where nothing else takes its output."""
+    """Return the layer before this one, if its output goes nowhere else."""
     before = layer.input._keras_history.operation
     return before if sum(len(node.outputs) for node in before._outbound_nodes) == 1 else None
 
 
 def _padded(network: keras.Model) -> dict[str, str]:
-    """Map each convolution that "same" would pad as the layer before it does to that layer."""
+    """Map each convolution to the padding layer before it, if "same" would pad equally."""
     pairs = {}
     for layer in network.layers:
         if not isinstance(layer, _CONVOLUTIONS) or layer.padding != "valid":
@@ -90,7 +90,7 @@ def _padded(network: keras.Model) -> dict[str, str]:
 def _same_padding(
     sizes: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...]
 ) -> tuple[tuple[int, int], ...]:
-    """Give the zeros before and after each side that "same" means (https://www.tensorflow.org/api_docs/python/tf/nn)."""
+    """Return the zeros that "same" adds before and after each side (https://www.tensorflow.org/api_docs/python/tf/nn)."""
     found = []
     for size, extent, stride in zip(sizes, kernel, strides, strict=True):
         whole = max((-(-size // stride) - 1) * stride + extent - size, 0)
@@ -101,7 +101,7 @@ def _same_padding(
 def _hard_swish(values: Any) -> Any:
     """Compute x · min(max(x + 3, 0), 6) / 6 in the operations and the order that TensorFlow's optimiser looks for.
 
-    It sorts the factors of a product by name before it looks for x / 6 first: hence the names.
+    The optimiser sorts the factors of a product by name, and expects x / 6 first: hence the names.
     """
     return tf.multiply(tf.multiply(values, 1 / 6, name="a_sixth"), tf.nn.relu6(values + 3.0, name="gate"))
 

@@ -1,8 +1,8 @@
 """The served graph: one core, and the four signatures that call it.
 
-Batch norm is folded. Freezing (variables to constants) is what TensorFlow Serving runs fastest; variables take less
-memory. The variables of a Keras 3 model are not found by the C++ loader, unless they are tracked by name. All
-signatures call one function, so the weights are on disk once.
+Batch norm is folded. TensorFlow Serving runs a frozen graph (variables turned into constants) fastest; variables take
+less memory. The C++ loader finds the variables of a Keras 3 model only if they are tracked by name. All signatures call
+one function, so the weights are on disk once.
 """
 
 import enum
@@ -37,7 +37,7 @@ class FeatureDistance:
     projection: NDArray[np.float32]
     """float32 [F, K]; projection · projectionᵀ is the precision matrix, or a part of it of rank K."""
     unit: bool = False
-    """Whether features are scaled to unit length first (Müller & Hein, "Mahalanobis++", ICML 2025)."""
+    """Whether features are first scaled to unit length (Müller & Hein, "Mahalanobis++", ICML 2025)."""
     scope: NDArray[np.float32] | None = None
     """float32 [F + 1]: weights of the features, scaled as above, and a constant. With it the score of a photo within
     `limit` is the logistic of their sum, below 1: how likely the lesion is of a class the network does not know. Beyond
@@ -50,9 +50,9 @@ class Weights(enum.StrEnum):
     """How a served graph holds its weights."""
 
     FROZEN = "frozen"
-    """As constants: the fastest."""
+    """As constants, which is fastest."""
     VARIABLES = "folded-variables"
-    """As variables: they take less memory."""
+    """As variables, which take less memory."""
 
 
 def freeze_core(
@@ -62,7 +62,7 @@ def freeze_core(
     distance: FeatureDistance | None = None,
     weights: Weights = Weights.FROZEN,
 ) -> Core:
-    """Make a network a function, of constants alone unless it is to keep its variables.
+    """Turn a network into a function, with its variables as constants unless `weights` says otherwise.
 
     Args:
         network: what architectures.build returns.
@@ -70,11 +70,11 @@ def freeze_core(
             Networks", ICML 2017).
         distance: the out-of-distribution score. When None it is the energy, -log Σ exp(logits) (Liu et al.,
             "Energy-based Out-of-distribution Detection", NeurIPS 2020).
-        weights: how it holds its weights.
+        weights: how the function holds its weights.
 
     Returns:
         uint8 [N, H, W, 3] → {probabilities f32 [N, C], logits f32 [N, C], ood_score f32 [N]}; its attribute `tracked`
-        is what a SavedModel of it must track.
+        is what its SavedModel must track.
     """
     folded = fold_batch_norm(network, fusible=True)
     height, width = network.inputs[0].shape[1:3]
@@ -98,9 +98,9 @@ def freeze_core(
 
 
 def scored(outputs: Mapping[str, Tensor], *, temperature: float, distance: FeatureDistance | None) -> dict[str, Tensor]:
-    """Compute what a version answers from what its network gives, {logits f32 [N, C], features f32 [N, F]}.
+    """Compute a version's outputs from its network's, {logits f32 [N, C], features f32 [N, F]}.
 
-    Of temperature and distance see freeze_core.
+    For temperature and distance see freeze_core.
     """
     logits = outputs["logits"]
     score = -tf.reduce_logsumexp(logits, axis=-1) if distance is None else _distance(outputs["features"], distance)
@@ -112,13 +112,13 @@ def scored(outputs: Mapping[str, Tensor], *, temperature: float, distance: Featu
 
 
 _LEAST_SQUARE = 1e-30
-"""Of a feature vector's length, squared: an untrained network's may be under TensorFlow's own bound of 1e-12."""
+"""Least squared length of a feature vector: an untrained network may be below TensorFlow's own bound of 1e-12."""
 
 
 def _distance(features: Tensor, distance: FeatureDistance) -> Tensor:
     if distance.unit:
         features = tf.math.l2_normalize(features, axis=-1, epsilon=_LEAST_SQUARE)
-    # Subtract first: the projection is large, and a difference of two large numbers would be mostly rounding.
+    # Subtract first: the projection is large, and the difference of two large numbers would be mostly rounding error.
     whitened = (features[:, tf.newaxis] - distance.centers[np.newaxis]) @ distance.projection
     away = tf.reduce_min(tf.reduce_sum(whitened**2, axis=-1), axis=-1)
     if distance.scope is None:
@@ -131,11 +131,11 @@ def _distance(features: Tensor, distance: FeatureDistance) -> Tensor:
 def signatures(core: Core, *, side: int, views: Sequence[str], card: str) -> dict[str, Any]:
     """Build the four signatures of the model contract around a core, as ConcreteFunctions by name.
 
-    Those of pixels refuse images that are not [N, side, side, 3], or none, with INVALID_ARGUMENT when they run. `views`
-    are the standard views that `tta` makes, and `card` is the JSON that `describe` returns.
+    The signatures of pixels refuse images that are not [N, side, side, 3], and an empty batch, with INVALID_ARGUMENT.
+    `views` are the standard views that `tta` makes, and `card` is the JSON that `describe` returns.
     """
-    # TensorFlow Serving does not compare a request with the placeholder. The graph must, and optimisers drop a check of
-    # what the placeholder promises already: so this one promises no size.
+    # TensorFlow Serving does not compare a request with the placeholder, so the graph must check the size. Optimisers
+    # would remove a check of what the placeholder already states: so it states no size.
     pixels = tf.TensorSpec([None, None, None, None], tf.uint8, name=Input.IMAGES)
     files = tf.TensorSpec([None], tf.string, name=Input.IMAGE_BYTES)
 
@@ -173,7 +173,7 @@ def signatures(core: Core, *, side: int, views: Sequence[str], card: str) -> dic
 
 
 def _checked(images: Tensor, side: int) -> Tensor:
-    """Refuse, when the graph runs, what is not [N, side, side, 3] with N ≥ 1."""
+    """Let the graph refuse images that are not [N, side, side, 3] with N ≥ 1."""
     sized = tf.ensure_shape(images, [None, side, side, 3])
     # Kernels differ on an empty batch: some return no rows, others fail with a message about filters.
     with tf.control_dependencies([tf.debugging.Assert(tf.shape(sized)[0] > 0, ["there must be at least one image"])]):

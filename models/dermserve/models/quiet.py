@@ -1,4 +1,4 @@
-"""Keeping what TensorFlow does on the side from a person: its chatter, and what it leaves in the temporary folder."""
+"""Hide side effects of TensorFlow: its messages on stderr, and files in the temporary folder."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def native_stderr_held(*, unless: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Hold back what native code writes to file descriptor 2, and show it if the block raises something else.
+    """Hold back what native code writes to file descriptor 2, and show it if the block raises another exception.
 
     TensorFlow logs hints about CPUs and GPUs there before any setting of its own can stop it.
     """

@@ -19,11 +19,10 @@ _PATCHES = 7
 
 
 def write_warmup_records(version_folder: pathlib.Path, *, model: str, side: int) -> None:
-    """Write what TensorFlow Serving replays when it loads a version, so that no user waits for the first answer.
+    """Write the records that TensorFlow Serving replays when it loads a version, so that the first answer is fast.
 
-    TensorFlow optimises a graph once for each set of outputs asked for, and the records ask for what the gateway asks
-    for: all of them (no output_filter), with one view and with ten, the views made in graph, and the card; and for
-    `encoded`, which others call. https://www.tensorflow.org/tfx/serving/saved_model_warmup
+    TensorFlow optimises a graph once for each set of requested outputs. Like the gateway, the records request all
+    outputs (no output_filter): of one view and of ten, of `tta`, of the card, and of `encoded`, which others call. https://www.tensorflow.org/tfx/serving/saved_model_warmup
     `side` is the height and width of the input in pixels.
     """
     file = version_folder / WARMUP
@@ -42,7 +41,7 @@ def write_warmup_records(version_folder: pathlib.Path, *, model: str, side: int)
 
 
 def write_golden_predictions(version_folder: pathlib.Path, run: LoadedVersion, *, model: str, side: int) -> None:
-    """Ask every signature of a loaded version about made-up pictures, and keep the answers in its folder.
+    """Run every signature of a loaded version on made-up pictures, and write the answers into its folder.
 
     Raises VerificationError: a signature does not run.
     """
@@ -59,7 +58,7 @@ def write_golden_predictions(version_folder: pathlib.Path, run: LoadedVersion, *
 
 
 def pictures(count: int, *, side: int) -> NDArray[np.uint8]:
-    """Make pictures of coloured patches, always the same: uint8 [count, side, side, 3]."""
+    """Make pictures of coloured patches, always the same ones: uint8 [count, side, side, 3]."""
     patches = np.random.default_rng(0).integers(0, 256, (count, _PATCHES, _PATCHES, 3), np.uint8)
     return np.stack(
         [np.asarray(Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC)) for one in patches]

@@ -1,7 +1,7 @@
-"""How far outputs of the same network may lie apart on another processor, or in a batch of another size.
+"""How much outputs of the same network may differ on another processor, or in a batch of another size.
 
-Processors add the same numbers in another order. In float32 each addition rounds by up to 2⁻²⁴ of its result (Higham,
-"Accuracy and Stability of Numerical Algorithms", 2002, section 4.2), and so do the layers that follow.
+Processors add the same numbers in different orders. In float32 each addition rounds by up to 2⁻²⁴ of its result
+(Higham, "Accuracy and Stability of Numerical Algorithms", 2002, section 4.2), and so do the layers that follow.
 """
 
 from collections.abc import Mapping
@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from dermserve.contract import Output
 
 ROUNDING = 2.0**-16
-"""Of a network's outputs, relative to the largest: 2⁻²⁴ an operation, 2⁸ operations one after another.
+"""Largest rounding of a network's outputs, relative to the largest: 2⁻²⁴ an operation, 2⁸ operations in sequence.
 
 Measured on unit features of both shipped networks, oneDNN on and off, AVX2 and AVX-512, batches of 1 and 12: 2⁻²¹.
 """
 MAX_GAIN = 2000.0
-"""Of an out-of-distribution score: how much farther apart two photos may be by it than their unit features are.
+"""How many times as far as unit features the root of an out-of-distribution score, a distance, may move.
 
-So a distance, the score's root, is known to within MAX_GAIN × ROUNDING = 0.03; the shipped ones reject beyond 6 to 9.
+So the distance is exact to MAX_GAIN × ROUNDING = 0.03.
 """
 
 
 def allowed(expected: Mapping[str, NDArray[np.float32]], *, temperature: float) -> dict[str, float]:
-    """Say how far each float32 output may be from what is expected, in its own unit.
+    """Return how much each float32 output may differ from the expected value, in its own unit.
 
     An `ood_score` is compared by its root: see `comparable`.
 
@@ -43,5 +43,5 @@ def allowed(expected: Mapping[str, NDArray[np.float32]], *, temperature: float) 
 
 
 def comparable(name: str, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Give values whose differences are rounding alone: of a squared distance, the distance, with its sign kept."""
+    """Return values whose differences can be compared with `allowed`: of a score its root, with its sign."""
     return np.asarray(np.sign(values) * np.sqrt(np.abs(values))) if name == Output.OOD_SCORE else values

@@ -1,6 +1,6 @@
-"""Checking a SavedModel before it becomes a version, through the session loader that TensorFlow Serving uses.
+"""Check a SavedModel before it becomes a version, through the session loader that TensorFlow Serving uses.
 
-`tf.saved_model.load` would not do: a SavedModel can work there and fail every Predict in TensorFlow Serving.
+`tf.saved_model.load` proves nothing: a SavedModel can work there and fail every Predict in TensorFlow Serving.
 """
 
 import contextlib
@@ -74,10 +74,10 @@ class LoadedVersion:
 
 @contextlib.contextmanager
 def open_version(version_folder: pathlib.Path) -> Iterator[LoadedVersion]:
-    """Load a SavedModel as TensorFlow Serving does; give what runs its signatures."""
+    """Load a SavedModel as TensorFlow Serving does; return an object that runs its signatures."""
     with contextlib.closing(tf.compat.v1.Session(graph=tf.Graph())) as session:
         with session.graph.as_default():
-            # Deprecated in name only: it is the loader whose C++ twin TensorFlow Serving runs.
+            # TensorFlow Serving runs the C++ version of this loader, although this one is called deprecated.
             loaded = tf.compat.v1.saved_model.load(session, ["serve"], str(version_folder))
         yield LoadedVersion(session, loaded.signature_def)
 
@@ -113,7 +113,7 @@ def _check_refusals(run: LoadedVersion, *, side: int) -> None:
             run(signature, {Input.IMAGES: np.zeros((1, *size), np.uint8)})
         except VerificationError as error:
             cause = error.__cause__
-        # Python's session alone compares with the placeholder, which is a ValueError: that is no refusal of the graph.
+        # Python's session compares with the placeholder and raises ValueError; that is not a refusal by the graph.
         if not isinstance(cause, tf.errors.InvalidArgumentError):
             raise VerificationError(
                 f"signature {signature}: the graph must refuse images of {size} with INVALID_ARGUMENT, as"

@@ -1,4 +1,4 @@
-"""Writing a version: network in, checked SavedModel in the store out."""
+"""Write a version: export a network, check the SavedModel, and move it into the store."""
 
 import dataclasses
 import datetime
@@ -27,7 +27,7 @@ from dermserve.v1 import card_pb2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Content:
-    """Everything a version is made from."""
+    """Everything that a version is made from."""
 
     network: keras.Model
     """What architectures.build returns, with its weights; its name is the model's."""
@@ -40,13 +40,13 @@ class Content:
     distance: FeatureDistance | None = None
     """Out-of-distribution score; the energy when None."""
     tflite: bytes | None = None
-    """model.tflite, to lie beside the SavedModel, with the card put into it."""
+    """model.tflite, which gets the card and is stored beside the SavedModel."""
     weights: Weights = Weights.FROZEN
-    """How the graph holds them."""
+    """How the graph holds the weights."""
 
     @property
     def temperature(self) -> float:
-        """What the logits are divided by."""
+        """The logits are divided by it."""
         return self.calibration.temperature if self.calibration else 1.0
 
 
@@ -111,7 +111,7 @@ def _make_card(content: Content, spec: Spec) -> card_pb2.Card:
 
 
 def _with_card(content: Content, model: bytes, card: card_pb2.Card) -> bytes:
-    """Put the card into a TensorFlow Lite model that was converted from this very content."""
+    """Add the card to a TensorFlow Lite model, which must have been converted from this content."""
     source = source_digest(content.network, temperature=content.temperature, distance=content.distance)
     if read_file(model, SOURCE) != source:
         raise VerificationError(
@@ -133,11 +133,11 @@ def _save(content: Content, card: card_pb2.Card, spec: Spec, folder: pathlib.Pat
 
 
 def _declare_size(folder: pathlib.Path, *, side: int) -> None:
-    """Name the size of images in the metadata of the signatures, for readers; the placeholders must not (graph.py)."""
+    """State the size of images in the metadata of the signatures; the placeholders must not (graph.py)."""
     file = folder / "saved_model.pb"
     saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())
     for definition in saved.meta_graphs[0].signature_def.values():
         if Input.IMAGES in definition.inputs:
             definition.inputs[Input.IMAGES].tensor_shape.CopyFrom(tf.TensorShape([None, side, side, 3]).as_proto())
     file.write_bytes(saved.SerializeToString(deterministic=True))
-    fingerprinting_utils.write_fingerprint(str(folder))  # the one that `save` wrote is of the file before
+    fingerprinting_utils.write_fingerprint(str(folder))  # the fingerprint that `save` wrote is of the former file

@@ -1,4 +1,4 @@
-"""Where a network's weights come from, and the digest that names them."""
+"""Load a network's weights, and compute the digest that names them."""
 
 import contextlib
 import hashlib

@@ -1,1 +1,1 @@
-"""`dermserve doctor`: what of a configuration is unsafe or will not work. No part of the request path."""
+"""`dermserve doctor`: find what is unsafe or does not work in a configuration. Not part of the request path."""

@@ -1,4 +1,4 @@
-"""`dermserve doctor`: what of a configuration is unsafe or won't work, why, and what to do about it."""
+"""`dermserve doctor`: the command."""
 
 import asyncio
 import dataclasses
@@ -18,8 +18,8 @@ _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "c
 
 @click.command()
 @config_options
-@click.option("--offline", is_flag=True, help="Leave out what only the model servers can tell.")
-@click.option("--strict", is_flag=True, help="Let warnings fail, too.")
+@click.option("--offline", is_flag=True, help="Check settings and files only; ask no model server.")
+@click.option("--strict", is_flag=True, help="Exit with 1 for warnings, too.")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, metavar="SECONDS",
               help="For each model server to answer.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a finding.")
@@ -27,12 +27,12 @@ _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "c
 def doctor(
     context: click.Context, /, *, offline: bool, strict: bool, timeout: float, as_json: bool, **options: Any
 ) -> None:
-    """Check a gateway's configuration: what is unsafe, what won't work, and what to do about it.
+    """Check a gateway's configuration: what is unsafe, what does not work, and what to do.
 
-    Takes what `dermserve gateway` takes, reads the same file and environment, and asks the model servers it names. An
-    error keeps the gateway or some of its answers from working; a warning is unsafe or unwise; a note is good to know.
+    Takes the options of `dermserve gateway`, reads the same file and environment, and asks the model servers. An error
+    prevents the gateway or some of its answers; a warning is unsafe or unwise; a note is information.
 
-    Exit codes: 0 nothing to mend, 1 errors (with --strict, or warnings), 2 wrong usage.
+    Exit codes: 0 no errors, 1 errors (with --strict, also warnings), 2 wrong usage.
     """
     findings = sorted(_examine(options, offline=offline, timeout=timeout), key=lambda finding: finding.severity.value)
     for finding in findings:
@@ -48,7 +48,7 @@ def _examine(options: dict[str, Any], *, offline: bool, timeout: float) -> Itera
     try:
         config = load_options(options).config
     except (ValueError, OSError) as fault:
-        remedy = "set it right; `dermserve config` shows what is read from where, docs/settings.md every setting"
+        remedy = "correct it; `dermserve config` shows where each setting comes from, docs/settings.md describes them"
         return [error("SETTING", line, remedy) for line in str(fault).splitlines()]
     found = list(look_at_settings(config, environment=os.environ))
     return found if offline else [*found, *asyncio.run(look_at_models(config, seconds=timeout))]

@@ -1,4 +1,4 @@
-"""What the doctor learns from the model servers: whether they answer, and what their versions are worth."""
+"""Check the model servers: whether they answer, and whether their versions can give good answers."""
 
 import asyncio
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from dermserve.v1 import card_pb2
 
 
 async def look_at_models(config: Config, *, seconds: float) -> list[Finding]:
-    """Ask every model server, so many seconds a call, and find what keeps answers from being given or good."""
+    """Ask every model server, with `seconds` for a call, and find what prevents answers or makes them useless."""
     found = await asyncio.gather(*(_look_at(config, address, seconds) for address in config.tfs))
     return [finding for findings in found for finding in findings]
 
@@ -42,7 +42,7 @@ def _unreachable(config: Config, address: str, fault: GatewayError) -> Finding:
     details = getattr(fault.__cause__, "details", lambda: None)() or str(fault)
     remedy = "start it, or correct tfs; it speaks gRPC on --port, not REST on --rest_api_port"
     if config.tfs_tls_ca:
-        remedy += "; TLS fails like this, too: check tfs_tls_ca, and tfs_tls_name against its certificate"
+        remedy += "; a TLS error looks the same: check tfs_tls_ca, and tfs_tls_name against its certificate"
     return error("TFS_UNREACHABLE", f"{address} does not answer: {details}", remedy)
 
 

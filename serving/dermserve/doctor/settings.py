@@ -1,4 +1,4 @@
-"""What the doctor finds, and what of it the settings and the files that they name show, without any network."""
+"""Findings of the doctor, and those about settings and their files, without any network."""
 
 import datetime
 import functools
@@ -21,16 +21,16 @@ class Severity(Enum):
     """How much a finding matters, the gravest first."""
 
     ERROR = 1
-    """The gateway, or some of its answers, won't work."""
+    """The gateway, or some of its answers, do not work."""
     WARNING = 2
     """Unsafe or unwise."""
     NOTE = 3
-    """Good to know."""
+    """Information."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is not as it should be."""
+    """One problem, or one piece of information."""
 
     severity: Severity
     code: str
@@ -55,7 +55,7 @@ def look_at_settings(config: Config, *, environment: Mapping[str, str]) -> Itera
     yield from _addresses(config)
     yield from _limits(config)
     if (config.canary_file or any(config.canary_shares.values())) and CANARY not in config.labels:
-        text = f"a canary's share is set, but labels does not name {CANARY}: it is not looked up, and nobody gets it"
+        text = f"a canary's share is set, but labels does not name {CANARY}, so nobody gets the canary"
         yield error("CANARY_LABEL", text, f"add {CANARY} to labels")
     yield from _traces(environment)
 
@@ -67,7 +67,7 @@ def _exposure(config: Config) -> Iterator[Finding]:
         remedy = "unless something in front of it encrypts and nothing else can reach it"
         yield warning("NO_TLS", text, f"set tls_certificate and tls_key, {remedy}")
     if exposed and not config.tls_client_ca:
-        text = f"whoever can reach {config.listen} may ask: the gateway knows no users and trusts its callers"
+        text = f"whoever can reach {config.listen} may ask: the gateway has no users and trusts every caller"
         remedy = "set tls_client_ca, so that callers must show a certificate; or let only the edge reach it"
         yield warning("NO_CLIENT_CA", text, remedy)
     if config.reflection:
@@ -133,7 +133,7 @@ def _addresses(config: Config) -> Iterator[Finding]:
 
 
 def _limits(config: Config) -> Iterator[Finding]:
-    """Find limits that defeat one another."""
+    """Find limits that contradict each other."""
     deadline, longest = config.default_deadline_seconds, config.max_deadline_seconds
     grace, age, stuck = config.grace_seconds, config.max_connection_age_seconds, config.decoder_stuck_seconds
     at_once, in_flight = config.at_once, config.tfs_in_flight * len(config.tfs)
@@ -170,7 +170,7 @@ def _traces(environment: Mapping[str, str]) -> Iterator[Finding]:
         return
     if not tracing.is_installed():
         text = "OpenTelemetry's environment turns traces on, but the extra `tracing` is not installed: none are sent"
-        yield warning("NO_TRACING", text, "pip install 'dermserve[tracing]', or unset OTEL_EXPORTER_OTLP_*")
+        yield warning("NO_TRACING", text, "pip install '.[tracing]' in a clone, or unset OTEL_EXPORTER_OTLP_*")
     protocol = environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL")
     if protocol not in {None, "", "grpc"}:
         text = f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol}; traces are sent by grpc regardless"

@@ -1,4 +1,4 @@
-"""`dermserve edge`: what platform engineers need of it. `dermserve up --edge` runs it on one machine."""
+"""`dermserve edge`: the commands for platform engineers. `dermserve up --edge` runs the edge on one machine."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from dermserve.edge.settings import setting_options
 def edge() -> None:
     """Write what an Envoy in front of the gateway needs.
 
-    It speaks HTTP with JSON or photos as they are, gRPC and gRPC-Web, checks keys, and serves the page: docs/edge.md.
+    It accepts JSON or photos over HTTP, gRPC and gRPC-Web, checks keys, and serves the page: docs/edge.md.
     """
 
 
@@ -32,7 +32,8 @@ def edge() -> None:
 def config(out: pathlib.Path | None, **chosen: Any) -> None:
     """Print Envoy's configuration (YAML, for `envoy -c FILE.yaml`).
 
-    Of API keys it holds digests alone. Certificates are in files beside it, which Envoy reads anew when they change.
+    It contains digests of API keys, not the keys. Certificates are in files beside it, which Envoy reads again when
+    they change.
     """
     given = {name: value for name, value in chosen.items() if value is not None}
     try:
@@ -47,7 +48,7 @@ def config(out: pathlib.Path | None, **chosen: Any) -> None:
 
 @edge.command()
 @click.argument("client")
-@click.option("--from-stdin", is_flag=True, help="Read the key from stdin, rather than make one.")
+@click.option("--from-stdin", is_flag=True, help="Read the key from stdin instead of making one.")
 def key(client: str, from_stdin: bool) -> None:
     """Make an API key for CLIENT: the key on stderr, once, and the entry for the file of keys on stdout."""
     chosen = sys.stdin.readline().rstrip("\r\n") if from_stdin else secrets.token_urlsafe(32)
@@ -65,12 +66,12 @@ def key(client: str, from_stdin: bool) -> None:
     type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path),
     envvar="DERMSERVE_STORE",
     show_envvar=True,
-    help="Store to take the on-device model from.",
+    help="Store with the on-device model.",
 )
 def files(to: pathlib.Path, store: pathlib.Path | None) -> None:
-    """Put the page, and what it needs to work without a network, into the folder TO, anew."""
+    """Write the page, and what it needs to work without a network, into the folder TO, which is emptied first."""
     if to.exists() and any(to.iterdir()) and not (to / "openapi.json").exists():
-        raise click.UsageError(f"{to} holds something else than an earlier copy of the page, and would be emptied")
+        raise click.UsageError(f"{to} holds something else than an earlier copy of the page, which would be deleted")
     try:
         found = gather(to, store=store)
     except OSError as error:

@@ -28,7 +28,7 @@ _SECURITY = {
     "x-content-type-options": "nosniff",
 }
 _API_PAGE = "/api/"
-"""Its styles are within its elements (RapiDoc): this page alone may have such."""
+"""RapiDoc has styles within its elements; only this page may have them."""
 _STS = {"strict-transport-security": "max-age=31536000"}
 _CONTENT_TYPES = {
     "css": "text/css; charset=utf-8",
@@ -42,8 +42,8 @@ _CONTENT_TYPES = {
     "wasm": "application/wasm",
     "webmanifest": "application/manifest+json",
 }
-# What Envoy itself answers: HTTP status, gRPC status code, reason, message, and the kind of body if it is for one kind.
-# The first that fits is taken. No message repeats any of a request.
+# Envoy's own errors: HTTP status, gRPC status code, reason, message, and the type of body if it is for one type. The
+# first match is used. No message repeats a part of the request.
 _REPLIES = (
     (
         *(400, 3, "MALFORMED_REQUEST"),
@@ -85,7 +85,7 @@ def envoy_config(settings: Settings, *, folder: pathlib.Path | None = None) -> d
 
     Args:
         settings: of the edge.
-        folder: where Envoy will find the files; it can be left out where no certificate is set.
+        folder: where Envoy will find the files; not needed without certificates.
 
     Returns:
         `envoy.yaml`, and a file for each certificate, which Envoy watches.
@@ -93,7 +93,7 @@ def envoy_config(settings: Settings, *, folder: pathlib.Path | None = None) -> d
     Raises:
         SettingsError: the file of API keys can't be used, or certificates are set and no folder.
     """
-    import jinja2  # of the extra `edge`: `dermserve up` and `demo` without one need none
+    import jinja2  # in the extra `edge`; not needed by `dermserve up` and `demo` without an edge
 
     certificates = {
         "tls": (settings.tls_cert, settings.tls_key),
@@ -181,7 +181,7 @@ def _files(settings: Settings) -> Iterator[dict[str, str]]:
 
 
 def _descriptors() -> str:
-    """Give the API's files and what they import, without their comments, as base64."""
+    """Return the descriptors of the API's files and their imports, without comments, as base64."""
     text = importlib.resources.files("dermserve.v1").joinpath("dermserve.protoset").read_bytes()
     found = descriptor_pb2.FileDescriptorSet.FromString(text)
     for file in found.file:

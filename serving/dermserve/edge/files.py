@@ -1,4 +1,4 @@
-"""The folder that is served as files: the page, its on-device runtime where there is one, and the on-device model."""
+"""The folder of files that Envoy serves: the page, and if they exist its on-device runtime and model."""
 
 import json
 import pathlib
@@ -16,7 +16,7 @@ ON_DEVICE = "mobilenet_v3_small"
 
 
 def gather(to: pathlib.Path, *, store: pathlib.Path | None = None) -> dict[str, Any]:
-    """Put all that is served as files into a folder, anew: what is in it is removed.
+    """Write all files that Envoy serves into a folder, which is emptied first.
 
     The on-device model is that of the highest version in the store that has one; none without a store. The on-device
     runtime and the API page are left out where `make web` has not been run.

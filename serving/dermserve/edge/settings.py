@@ -1,4 +1,4 @@
-"""Everything an operator may choose about the edge: each setting, its default and its help once, for both commands."""
+"""The settings of the edge: each with its default and help, for `dermserve edge config` and `dermserve up --edge`."""
 
 import ipaddress
 import json
@@ -18,7 +18,7 @@ _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 class SettingsError(ValueError):
-    """Settings that don't fit together, or a file that can't be used; the message names the remedy."""
+    """Settings contradict each other, or a file can't be used; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +68,8 @@ class Settings:
             raise SettingsError(f"admin is {self.admin}: it can stop Envoy, so it stays on the loopback (127.0.0.1)")
         if not _is_loopback(self.listen) and not self.authenticates and not self.open:
             raise SettingsError(
-                f"listen is {self.listen}, which others can reach, and anyone could ask: set API keys or a JWKS, "
-                "or say that it is open on purpose"
+                f"listen is {self.listen}, which others can reach, without keys or tokens: set API keys or a JWKS, "
+                "or give --open if that is intended"
             )
 
     @property
@@ -79,13 +79,13 @@ class Settings:
 
 
 def read_keys(path: pathlib.Path) -> dict[str, str]:
-    """Read the digests of API keys from a JSON object, {"client": "sha256:<64 hexadecimal digits>", …}.
+    """Read the digests of API keys from a JSON file, {"client": "sha256:<64 hexadecimal digits>", …}.
 
     Returns:
         Each client's digest, 64 hexadecimal digits.
 
     Raises:
-        SettingsError: it can't be read or is something else; the message holds no key.
+        SettingsError: it can't be read or is not valid; the message contains no key.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -110,7 +110,7 @@ def split_address(address: str, *, name: str) -> tuple[str, int]:
     """Split HOST:PORT.
 
     Raises:
-        SettingsError: it is something else.
+        SettingsError: it is not HOST:PORT.
     """
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdigit() or int(port) > 65535:
@@ -132,7 +132,7 @@ def setting_options(
     """Add options for the fields of `Settings` to a command, which gets them under the fields' names with the prefix.
 
     Args:
-        prefix: of the options' names, for example "edge-". Options without one have environment variables.
+        prefix: of the options' names, for example "edge-". Options without a prefix have environment variables.
         only: names of the fields; all when None.
         exists: whether files must exist on this machine.
     """

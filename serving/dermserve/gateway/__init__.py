@@ -6,5 +6,5 @@ The stages of a request: admit → decode → plan → predict → reduce → ve
 
 import os
 
-# gRPC reads this once, when it is imported: its own log lines, of failed handshakes for example, are not JSON.
+# gRPC reads this when it is imported. Its own log lines, for example of failed handshakes, are not JSON.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -1,16 +1,16 @@
 """Stage *admit*: how many requests are in progress and how many wait, for each method and model.
 
-gRPC's `maximum_concurrent_rpcs` is not used, because it refuses health checks, too. Health, ListModels and GetModel are
+gRPC's `maximum_concurrent_rpcs` is not used, because it also refuses health checks. Health, ListModels and GetModel are
 not limited here: they cost little, and an overloaded gateway must still answer health checks.
 
-A request is admitted while fewer are being prepared than the model servers could take beyond those that they have, plus
-two, so that a photo is decoded while a call is in flight.
+A request is admitted while fewer requests are being prepared than the model servers have free capacity for, plus two,
+so that photos are decoded while calls are in flight.
 
-A burst of requests may wait. Under a longer overload a long queue only makes every answer late. So when the queue is
-full, or a request has waited for longer than its budget, the queue is cut to a short one until no request has been
-refused for a second, and the two extra requests are not admitted. (After Nichols & Jacobson, "Controlling Queue Delay",
-ACM Queue 10(5), 2012.) Refused on arrival: a request that would wait for longer than its budget, and one whose photo
-would exceed the bound on the bytes of all photos in memory.
+A burst of requests may wait. In a longer overload a long queue only makes every answer late. So when the queue is full,
+or a request would wait for longer than its budget and three seconds, an overload begins: the queue is cut to a short
+one and the two extra requests are not admitted, until no request has been refused for a second. (After Nichols &
+Jacobson, "Controlling Queue Delay", ACM Queue 10(5), 2012.) A request is also refused on arrival if it would wait for
+longer than its budget, or if its photo would exceed the bound on the bytes of all photos in memory.
 """
 
 import asyncio
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 CLASSIFY = "Classify"
 CLASSIFY_STREAM = "ClassifyStream"
 
-_AHEAD = 2  # requests admitted beyond the free capacity: one whose photo is decoded, one whose answer is being sent
-_WEIGHT = 0.2  # weight of the newest request in the running mean of how long a request is in progress
-_LEAST_RETRY = 0.05  # seconds; the shortest time to try again: capacity does not change faster
-# Seconds; a shorter wait is no sign of overload, even if it exceeds a budget. No burst causes a longer one.
+_AHEAD = 2  # requests admitted beyond the free capacity: one to decode its photo, one to send its answer
+_WEIGHT = 0.2  # weight of the newest request in the running mean of the time that a request is in progress
+_LEAST_RETRY = 0.05  # seconds; the shortest retry delay that a refusal names
+# Seconds; a wait up to this is no overload, even if it exceeds a budget. A burst is limited to what causes such a wait.
 _LONG = 3.0
 _CALM = 1.0  # seconds without a refusal after which an overload is over
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """Of one method and model."""
+    """The limits for one method and model."""
 
     at_once: int | None  # most requests in progress, whatever the free capacity; None for no other bound
     queue: int  # most requests that wait during an overload
@@ -49,17 +49,17 @@ class Bounds:
 
 @dataclass(slots=True)
 class HeldBytes:
-    """The bytes of all photos that wait or are worked on."""
+    """The bytes of all photos that wait or are in progress."""
 
     most: int
     held: int = 0
 
 
 class Queue:
-    """Requests for one model by one method: those worked on, and those that wait, first come, first served."""
+    """Requests for one model by one method: those in progress, and those that wait, in order of arrival."""
 
     def __init__(self, bounds: Bounds, *, free_capacity: Callable[[], int], held: HeldBytes, clock: Clock) -> None:
-        self.working = 0  # requests worked on
+        self.working = 0  # requests in progress
         self.preparing = 0  # those of them that the model servers do not count yet
         self._bounds = bounds
         self._free_capacity = free_capacity
@@ -88,15 +88,15 @@ class Queue:
         return self._clock() < self._overloaded_until
 
     def enter(self, size: int, budget: Budget) -> "Place":
-        """Give a request with a photo of so many bytes its place, which it must leave whatever comes.
+        """Give a place to a request with a photo of `size` bytes. The caller must `leave` it in every case.
 
         Raises:
             OverloadedError: the queue is full or longer than the budget, or too many bytes are held.
         """
         self._let_in()  # the overload may have ended since
         if self._places or not self.is_free:
-            self._refuse_if_in_vain(budget)
-        if self._held.held and self._held.held + size > self._held.most:  # a photo that is held alone may exceed it
+            self._refuse_if_too_late(budget)
+        if self._held.held and self._held.held + size > self._held.most:  # a single photo may exceed it
             raise OverloadedError(max(self._mean, _LEAST_RETRY))
         self._held.held += size
         place = Place(self, size)
@@ -104,7 +104,7 @@ class Queue:
         self._let_in()
         return place
 
-    def _refuse_if_in_vain(self, budget: Budget) -> None:
+    def _refuse_if_too_late(self, budget: Budget) -> None:
         wait = (self.waiting + 1) * self._mean / max(1, self.working)
         is_late = wait > budget.left()
         if is_overload := self.waiting >= self._room() or (is_late and wait > _LONG):
@@ -116,7 +116,7 @@ class Queue:
             raise OverloadedError(max(wait, _LEAST_RETRY))
 
     def _room(self) -> float:
-        """Count the requests that may wait: in a burst, no more than are answered in so many seconds."""
+        """Count the requests that may wait: in a burst, no more than are answered in `_LONG` seconds."""
         if self._is_overloaded:
             return self._bounds.queue
         answered = _LONG * max(1, self.working) / self._mean if self._mean else math.inf
@@ -145,7 +145,7 @@ class Queue:
 
 @dataclass(eq=False, slots=True)
 class Place:
-    """One request's place: in the queue, and once it is admitted among those worked on."""
+    """One request's place: in the queue, and after its admission among the requests in progress."""
 
     queue: Queue
     size: int  # bytes of its photo
@@ -164,16 +164,16 @@ class Place:
             raise refusal
 
     def prepared(self) -> None:
-        """Report that the request goes to the model servers, which count it from its first call on."""
+        """Report that the request is sent to the model servers; from now on it counts against their slots."""
         self.queue.preparing -= not self.is_prepared
         self.is_prepared = True
 
 
 class Admission:
-    """A queue for each method and model, so that none fills another's, and one bound on the photos' bytes."""
+    """A queue for each method and model, so that no model fills another's queue, and one bound on the photos' bytes."""
 
     def __init__(self, config: "Config", *, free_capacity: Callable[[str], int], clock: Clock) -> None:
-        """Make the queues; the free capacity, by model, is what the model servers publish."""
+        """Make the queues; `free_capacity` gives that of the model servers by model."""
         self.held = HeldBytes(config.max_held_bytes)
         self.queues = {
             (method, model): Queue(bounds, free_capacity=partial(free_capacity, model), held=self.held, clock=clock)

@@ -1,13 +1,13 @@
-"""From a model server's scores to the API's answer: check, reduce, judge, write. Pure functions, no state.
+"""Make the API's answer from a model server's scores: check, reduce, judge, write. Pure functions, no state.
 
-The card decides everything. A network that was never trained on skin, or one without fitted rule_out and rule_in, is
-never trusted. Otherwise the malignancy risk, the summed probability of the card's malignant classes, decides: below
-rule_out cancer is ruled out, from rule_in it is likely, between them the model abstains. It abstains, too, from a photo
-that is too bad to be judged, that shows a lesion of a kind the model does not know, or whose views disagree. Each
-threshold that the card gives is applied; one that it does not give is not.
+All thresholds come from the card; one that it does not give is not applied. A network that was not trained on skin, or
+that has no fitted rule_out and rule_in, is never trusted. Otherwise the malignancy risk decides, the sum of the
+probabilities of the card's malignant classes: below rule_out cancer is ruled out, from rule_in on it is likely, between
+them the model abstains. It also abstains if the photo is of bad quality, the lesion is of a kind that the model does
+not know, or the views disagree.
 
-- An answer has the level LOW only if it is CONFIDENT: no missed cancer hides behind a bad photo.
-- A confident answer names its class only if that is probable enough; the risk may be clear when the class is not.
+- The level is LOW only if the verdict is CONFIDENT: a bad photo never gets LOW.
+- A confident answer names its class only if that is probable enough: the risk can be clear when the class is not.
 """
 
 import collections
@@ -27,7 +27,7 @@ GATEWAY_VERSION = importlib.metadata.version("dermserve")
 
 # The last sentence of every answer's notice.
 NOTICE = "Screening aid, not a diagnosis: it can miss skin cancer and can see it where there is none."
-_SUM_TOLERANCE = 1e-3  # how far from 1 float32 probabilities may sum; 1000 classes of rounding stay well within
+_SUM_TOLERANCE = 1e-3  # largest distance from 1 of a sum of float32 probabilities; far above the rounding of 1000
 
 _BY_LEVEL = {
     api.RISK_LEVEL_LOW: "No sign of skin cancer was found. If the spot is new, changes, itches or bleeds, see a "
@@ -45,7 +45,7 @@ _BY_REASON = {
     api.REASON_BLURRED: "The photo is blurred: hold still, focus on the spot and take another.",
     api.REASON_UNIFORM: "The photo shows no spot: take another with the spot in the centre.",
 }
-# Reasons for which even a high risk means nothing.
+# With these reasons even a high risk means nothing.
 _SHOWS_NO_KNOWN_LESION = frozenset({api.REASON_OUT_OF_SCOPE, api.REASON_UNIFORM})
 
 
@@ -149,15 +149,15 @@ def _reasons(reduced: Reduced, measures: Measures, card: card_pb2.Card) -> Itera
 
 
 def judge_quality(measures: Measures, limits: card_pb2.QualityLimits) -> Iterator[api.Reason]:
-    """Give every reason why a photo can't be judged well."""
-    # A limit that is not given is not a number, which nothing is below or above.
+    """Yield every reason why the photo's quality is too bad."""
+    # A limit that is not given is NaN, which no measure is below or above.
     limit = collections.defaultdict(lambda: math.nan, {field.name: value for field, value in limits.ListFields()})
     if measures.midtones < limit["min_midtones"] or measures.highlights < limit["min_highlights"]:
         yield api.REASON_TOO_DARK
     if measures.midtones > limit["max_midtones"] or measures.glare > limit["max_glare"]:
         yield api.REASON_TOO_BRIGHT
     if measures.contrast < limit["min_contrast"]:
-        yield api.REASON_UNIFORM  # neither colour nor detail of an even area says anything
+        yield api.REASON_UNIFORM  # colour and detail of a uniform area mean nothing
         return
     red, yellow = measures.redness, measures.yellowness
     has_cast = red < limit["min_redness"] or red > limit["max_redness"]
@@ -169,7 +169,7 @@ def judge_quality(measures: Measures, limits: card_pb2.QualityLimits) -> Iterato
 
 
 def _is_open(reduced: Reduced, card: card_pb2.Card) -> bool:
-    """Tell whether cancer is neither ruled out nor in; not ruled in while a benign class is the most probable."""
+    """Tell whether cancer is neither ruled out nor ruled in; the most probable class must agree with the risk."""
     fitted = card.calibration
     if reduced.risk < fitted.rule_out.threshold:
         return card.classes[reduced.ranking[0]].malignant
@@ -185,7 +185,7 @@ def _level(reduced: Reduced, reasons: Collection[api.Reason], fitted: card_pb2.C
 def write_answer(
     scores: Scores, measures: Measures, *, card: card_pb2.Card, include_rejected_classes: bool = False
 ) -> api.ClassifyResponse:
-    """Write the answer for one photo; who asked, what answered and the times are filled in by the caller.
+    """Write the answer for one photo; the caller fills in the request id, model, version and times.
 
     Args:
         scores: checked, of at least one view, the identity first.
@@ -214,7 +214,7 @@ def write_answer(
 
 
 def write_notice(found: Judgement) -> str:
-    """Say in English what a judgement calls for, what is wrong with the photo, and what this is."""
+    """Write the notice in English: what to do, what is wrong with the photo, and the disclaimer."""
     about_photo = [_BY_REASON[reason] for reason in found.reasons if reason in _BY_REASON]
     return " ".join((_BY_LEVEL[found.level], *about_photo, NOTICE))
 

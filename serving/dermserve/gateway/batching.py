@@ -1,17 +1,18 @@
-"""Predict: send requests to the model servers, in order, in batches where calls are short, and again where one fails.
+"""Stage *predict*: send requests to the model servers in order, batch where calls are short, and retry failed calls.
 
-*Order*: requests wait in one queue, cheap ones first: by their arrival plus `_AGEING` times the seconds that they are
-expected to take. That bounds for how long others can overtake a request, whatever they cost.
+*Order*: requests wait in one queue, ordered by their arrival plus `_AGEING` times their expected seconds. So short
+requests overtake long ones, but only for a bounded time.
 
 *Batches*: the overhead of a call hardly depends on the number of images, and a small network takes half as long for an
-image of a batch of ten as for one alone. Requests that wait when a slot becomes free are sent in one call. Once half of
-the slots serve a target, further requests wait for the end of one of its calls, or until they fill a batch. (J. Nagle's
-rule for small packets, RFC 896.) Only where such a call is expected to stay short, as learned from earlier ones:
-ResNet-50 on a processor takes as long for two images as for two calls, so the first request would wait for the second.
-TensorFlow Serving's own batching can't do this: it merges calls in flight, which the gateway keeps few.
+image of a batch of ten as for a single one. Requests that wait when a slot becomes free are sent in one call. Once half
+of the slots serve a target, further requests wait for the end of one of its calls, or until they fill a batch (like J.
+Nagle's rule for small packets, RFC 896). This is done only if the call is expected to be short, judged by earlier
+calls: on a processor, ResNet-50 takes as long for a call of two images as for two calls, so batching would only delay
+the first request. TensorFlow Serving's own batching can't do this: it merges calls in flight, of which the gateway
+makes few.
 
-*Retries*: a call that a model server refuses, or does not answer while another one could, is sent to another. Predict
-changes nothing on the server, so sending it twice is safe.
+*Retries*: a call that a model server refuses, or does not answer while another one could, is sent to another. This is
+safe, because Predict changes nothing on the server.
 """
 
 import asyncio
@@ -33,23 +34,23 @@ from dermserve.gateway.model_servers import ModelServer, ModelServers
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
 from dermserve.imaging import make_views
 
-MOST = 10  # most views in a batch of several requests: as many as one request has at most, which the warm-up ran
-_AGEING = 4.0  # seconds that a request may be overtaken, for each second that it is expected to take
-_LEAST_TIMEOUT = 1.0  # least seconds of a call before it is retried on another server
-_SLOW = 5.0  # multiple of a call's expected seconds after which its server counts as hanging
-# Seconds to wait when a server is full: doubled each time up to the latter, and jittered
+MOST = 10  # most views in a batch of several requests: as many as in one request with FULL, which the warm-up ran
+_AGEING = 4.0  # seconds for which a request may be overtaken, for each second that it is expected to take
+_LEAST_TIMEOUT = 1.0  # least timeout of a call that could be retried on another server
+_SLOW = 5.0  # a server counts as hanging after so many times the expected seconds of a call
+# Seconds to wait when a server is full: first, and at most; doubled each time, with jitter
 _BACK_OFF, _MOST_BACK_OFF = 0.02, 0.64
 _NEARLY_DONE = 0.02  # seconds before its end at which a call counts as nearly done: long enough to decode a photo
-# Share of its expected seconds after which a call counts as nearly done: a call may take less than expected
+# Share of its expected seconds before its end at which a call counts as nearly done: it may take less than expected
 _NEARLY_DONE_SHARE = 0.4
 
-# What views must have in common to go together: the target, and height, width and channels
+# What requests of a batch have in common: the target, and the images' height, width and channels
 _Key: TypeAlias = tuple[Target, tuple[int, ...]]
 
 
 @dataclass(eq=False, slots=True)
 class Part:
-    """What one request has in a call; of one that waits for a slot, and then for the call's answer, also how."""
+    """One request's images for a call, and its state while it waits for a slot and then for the answer."""
 
     # uint8 [V, H, W, 3], or the identity alone, [1, H, W, 3], when the views are made in graph
     images: NDArray[np.uint8]
@@ -101,7 +102,7 @@ class _Call:
         return (images if len(self.parts) == 1 else np.concatenate([part.images for part in self.parts]))[:count], False
 
     def share(self, scores: Scores) -> None:
-        """Give each request its rows of the answer; one alone gets it as it is, unchecked."""
+        """Give each request its rows of the answer. A single request gets the answer unchecked."""
         alone, start = len(self.parts) == 1, 0
         rows = len(scores.probabilities), len(scores.ood_scores)
         if not alone and rows != (scores.views, scores.views):
@@ -141,11 +142,11 @@ class Batching:
         return (self._servers.slots - others) * together - self._requests[model] + nearly_done
 
     async def predict(self, target: Target, part: Part) -> Scores:
-        """Predict a request's views, all of one height and width, or as many of the first as there is time for.
+        """Predict a request's views, all of one height and width, or the first of them if there is no time for all.
 
         Raises:
             ServableNotFoundError: no model server has such a model, version or label.
-            GatewayError: none can be reached, or is full, failed, is late, or answered nonsense.
+            GatewayError: no model server can be reached, or it is full, failed, late, or gave an invalid answer.
         """
         back_off = _BACK_OFF
         self._requests[target.model] += 1
@@ -180,7 +181,7 @@ class Batching:
         return answer
 
     def _leave(self, part: Part) -> None:
-        """Give up what a request still has: its place in the queue, or a call that nobody else waits for."""
+        """Take a request out of the queue, or cancel its call if no other request waits for it."""
         if part.call is None:
             if part in self._queue:
                 self._queue.remove(part)
@@ -188,14 +189,14 @@ class Batching:
             part.call.task.cancel()
 
     def _dispatch(self) -> None:
-        """Send what waits to free slots, in its order."""
-        held = set[_Key]()  # those that wait for more of their kind
+        """Send waiting requests to free slots, in their order."""
+        held = set[_Key]()  # targets whose requests wait for a fuller batch
         for first in list(self._queue):
             if first.call or not first.waits or first.key in held:
                 continue
             if not self._servers.untried(first.failed):
                 self._queue.remove(first)
-                # That one has no such version does not mean that those that failed have none.
+                # One server without this version does not mean that the unreachable ones lack it, too.
                 kinds = sorted(first.failed.values(), key=lambda error: isinstance(error, ServableNotFoundError))
                 first.end(next(iter(kinds), errors.ModelServerUnreachableError()))
             elif server := self._servers.pick(first.key[0].model, first.failed):
@@ -207,7 +208,7 @@ class Batching:
                 return
 
     def _batch(self, first: Part, server: ModelServer) -> list[Part]:
-        """Choose the requests to send with one; none when it should wait for more."""
+        """Choose the requests to send together with `first`; none if it should wait for more."""
         model, views, batch = first.key[0].model, len(first), [first]
         for other in self._queue:
             if other is first or not other.waits or other.key != first.key or server in other.failed:
@@ -234,7 +235,7 @@ class Batching:
         call.task = asyncio.get_running_loop().create_task(self._run(call), context=batch[0].context)
 
     async def _run(self, call: _Call) -> None:
-        """Make a call, give each of its requests what came of it, and send what waits."""
+        """Make a call, give each of its requests the answer or error, and send waiting requests."""
         try:
             call.share(await self._ask(call))
         except Exception as error:
@@ -253,7 +254,7 @@ class Batching:
         views = sum(map(len, call.parts))
         if not (fitting := self.costs.fit(model, views, left=left)):
             raise errors.BudgetSpentError("too little is left for the model")
-        if len(call.parts) == 1:  # a batch is short, and goes whole
+        if len(call.parts) == 1:  # a batch of several requests is sent with all its views
             views = fitting
         images, tta = call.gather(views)
         start, expected = self._clock(), self.costs.expect(model, views)

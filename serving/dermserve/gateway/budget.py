@@ -1,6 +1,6 @@
 """The time left of a request's deadline, and the time that calls are expected to take.
 
-gRPC's asyncio does not pass deadlines on, so each stage asks here.
+gRPC's asyncio does not propagate deadlines, so each stage checks its budget here.
 """
 
 from collections.abc import Callable
@@ -12,9 +12,9 @@ from dermserve.gateway.errors import BudgetSpentError
 Clock: TypeAlias = Callable[[], float]  # monotonic seconds
 
 _WEIGHT = 0.2  # weight of the newest answer in the running mean
-_SHARE = 0.8  # share of the budget that views may take: half of the calls take longer than the mean
-_HOPELESS = 0.5  # share of the mean for one view: with less time left than that, no answer is expected in time
-_FADE = 0.98  # factor on the mean after each refusal based on it, so that slow calls do not cause refusals for ever
+_SHARE = 0.8  # share of the budget that views may take: many calls take longer than the mean
+_HOPELESS = 0.5  # share of the mean time for one view: with less time left, no answer is expected in time
+_FADE = 0.98  # factor on the mean after each refusal that it caused, so that slow calls do not cause refusals for ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class Budget:
     clock: Clock
 
     def left(self) -> float:
-        """Return the seconds left, below zero when overdrawn."""
+        """Return the seconds left; negative after the deadline."""
         return self.ends - self.clock()
 
     def require(self, stage: str) -> float:
@@ -51,7 +51,7 @@ class Costs:
         self._seconds: dict[str, dict[int, float]] = {}
 
     def note(self, model: str, views: int, seconds: float, *, late: bool = False) -> None:
-        """Learn from an answer, or from one that had not come after `seconds`."""
+        """Learn from a call that took so many seconds, or that had no answer after them."""
         known = self._seconds.setdefault(model, {})
         before = known.get(views, seconds)
         known[views] = max(before, seconds) if late else before + (seconds - before) * _WEIGHT

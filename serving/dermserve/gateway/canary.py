@@ -1,7 +1,7 @@
-"""The canary: the share of the callers that gets it, and how it does beside the stable version.
+"""The canary: the share of callers that it serves, and how it compares with the stable version.
 
-The shares are fixed, or from a file that is read anew when it changes. Requests for both labels are counted by how they
-end, and the stable version is asked about a sample of the canary's answers.
+The shares are settings, or in a file that is read again when it changes. Metrics count how requests for both labels
+end, and the stable version classifies a sample of the canary's photos.
 """
 
 import asyncio
@@ -25,17 +25,17 @@ from dermserve.gateway.tfserving import Scores, Target
 from dermserve.v1 import card_pb2
 
 STABLE, CANARY = "stable", "canary"
-_COMPARING = 2  # comparisons at once: they use what requests leave
+_COMPARING = 2  # comparisons at once: they only use free slots
 _TIMEOUT = 10.0  # seconds for one
 
 _log = structlog.get_logger(__name__)
 
 
 def route(target: Target, *, share: float, caller: str, labels: Mapping[str, int]) -> Target:
-    """Point a target that names neither version nor label at `canary` or `stable`, for each caller always the same.
+    """Send a target without version or label to `canary` or `stable`, always the same one for each caller.
 
-    While the model server knows no canary, the target stays as it is: the newest version. With one, and no share, all
-    get the stable version: a canary is usually the newest version, which these requests did not ask for.
+    While the model server knows no canary, the target stays as it is: the newest version. With a canary but no share,
+    all get the stable version, because the canary is usually the newest one.
     """
     if target.version is not None or target.label is not None or CANARY not in labels:
         return target
@@ -46,7 +46,7 @@ def route(target: Target, *, share: float, caller: str, labels: Mapping[str, int
 
 
 class Canary:
-    """The share of callers that gets each model's canary, and how it does beside the stable version."""
+    """The share of callers that each model's canary serves, and its comparison with the stable version."""
 
     def __init__(
         self, config: Config, *, predictor: Batching, catalog: Catalog, metrics: Metrics, clock: Clock
@@ -71,7 +71,7 @@ class Canary:
             await asyncio.to_thread(self._read, self._file)
 
     def _read(self, file: pathlib.Path) -> None:
-        """Use the shares in the file; where it can't be understood, keep the former ones."""
+        """Use the shares in the file; if it is not valid, keep the former ones."""
         try:
             found = tomllib.loads(file.read_text("utf-8") if file.exists() else "").get("canary_shares", {})
             shares = {model: float(share) for model, share in found.items()}
@@ -93,7 +93,7 @@ class Canary:
         return route(target, share=self._shares[target.model], caller=caller, labels=labels)
 
     def sample(self, model: str, views: NDArray[np.uint8], scores: Scores, card: card_pb2.Card) -> None:
-        """Compare an answer of the canary in the background, if it is in the sample and nobody waits for a slot."""
+        """Compare an answer of the canary in the background, if it is in the sample and no request waits for a slot."""
         self._due = min(1.0, self._due + self._sample)
         if self._due >= 1 and len(self._running) < _COMPARING and self._predictor.free_capacity(model) > 0:
             self._due = 0.0
@@ -103,7 +103,7 @@ class Canary:
             task.add_done_callback(self._running.discard)
 
     async def close(self) -> None:
-        """Give up what is being compared."""
+        """Cancel the comparisons that run."""
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)

@@ -1,7 +1,7 @@
-"""Versions, states and labels of the model servers, by polling; each version's card; and which version answers.
+"""Poll the model servers for versions, states and labels, read each version's card, and choose which version answers.
 
 TensorFlow Serving has no call that lists its models, so the configured ones are polled by name. Its health service
-is static, so GetModelStatus is what shows which versions can answer.
+always answers the same, so only GetModelStatus shows which versions can answer.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from dermserve.v1 import card_pb2, classifier_pb2
 _log = structlog.get_logger(__name__)
 
 _MAX_LABEL = 128
-# Polls in a row that may fail before a model counts as unreachable: one that is late is no outage
+# A model counts as unreachable after so many failed polls in a row: a single late one is no outage
 _TOLERATED_FAILURES = 2
 _UNKNOWN = classifier_pb2.VERSION_STATE_UNSPECIFIED
 _STATES: Mapping[int, Any] = {
@@ -36,53 +36,53 @@ _STATES: Mapping[int, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class KnownVersion:
-    """A version as last seen."""
+    """A version at the last poll."""
 
     number: int
     state: classifier_pb2.VersionState
-    card: card_pb2.Card | None = None  # None while it is not read, or when it is not valid
+    card: card_pb2.Card | None = None  # None until it is read, or if it is not valid
     fault: str = ""  # why an available version has no card
-    invalid: bool = False  # it has one, which can't be trusted
+    invalid: bool = False  # its card was read and is not valid
 
     @property
     def available(self) -> bool:
-        """Whether a model server can answer with it."""
+        """Whether the version is AVAILABLE on a model server."""
         return self.state == classifier_pb2.VERSION_STATE_AVAILABLE
 
     @property
     def ready(self) -> bool:
-        """Whether we can, too."""
+        """Whether the gateway can answer with it, too: it has a valid card."""
         return self.available and self.card is not None
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model as last seen."""
+    """A model at the last poll."""
 
     name: str
     versions: tuple[KnownVersion, ...] = ()  # newest first
-    # Configured labels that exist, and the versions they point at
+    # The configured labels that exist, and the versions they point to
     labels: Mapping[str, int] = field(default_factory=dict)
-    # Polls in a row that went unanswered; a model never seen counts as unreachable
+    # Failed polls in a row; a model that was never seen counts as unreachable
     failures: int = _TOLERATED_FAILURES + 1
 
     @property
     def reachable(self) -> bool:
-        """Whether a model server answers, or did a moment ago."""
+        """Whether a model server answered one of the last polls."""
         return self.failures <= _TOLERATED_FAILURES
 
     @functools.cached_property
     def available(self) -> tuple[KnownVersion, ...]:
-        """Versions a model server can answer with, newest first."""
+        """The AVAILABLE versions, newest first."""
         return tuple(version for version in self.versions if version.available)
 
     @property
     def ready(self) -> bool:
-        """Whether some version can answer here."""
+        """Whether the gateway can answer with some version."""
         return any(version.ready for version in self.versions)
 
     def absent(self, target: Target) -> errors.GatewayError:
-        """Make the error for a version or label of this model that no model server has."""
+        """Make the error for a version or label of this model that does not exist on any model server."""
         if target.version is not None:
             return errors.UnknownVersionError(self.name, target.version, [version.number for version in self.available])
         if target.label is not None and target.label not in self.labels:
@@ -92,10 +92,10 @@ class KnownModel:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What to ask a model server for."""
+    """What to request from a model server."""
 
-    target: Target  # names no version when the newest is wanted: the model server knows best which that is
-    version: int  # version whose card it is, which may not be the one that answers
+    target: Target  # without a version for the newest one: the model server chooses it
+    version: int  # whose card this is; another version may answer
     card: card_pb2.Card
 
 
@@ -109,14 +109,14 @@ def check_target(target: Target) -> Target:
         raise errors.MissingModelError
     if target.version is not None and target.version < 1:
         raise errors.InvalidVersionError(target.version)
-    # TF Serving would send a longer label back in a header too large to arrive.
+    # TensorFlow Serving repeats the label in a header, which would be too large with a longer one.
     if target.label is not None and not 0 < len(target.label) <= _MAX_LABEL:
         raise errors.InvalidLabelError
     return target
 
 
 class Catalog:
-    """The configured models as last seen. Replaces whole values, so that a reader never meets half an update."""
+    """The configured models at the last poll. Values are replaced as a whole, so a reader never sees half an update."""
 
     def __init__(self, servers: ModelServers, config: Config) -> None:
         self.models: Mapping[str, KnownModel] = {name: KnownModel(name) for name in config.models}
@@ -124,7 +124,7 @@ class Catalog:
         self._servers = servers
         self._config = config
         self._timeout = config.poll_timeout_seconds
-        # Valid ones, and those that are being read
+        # Valid cards, and those that are being read
         self._cards: dict[tuple[str, int], asyncio.Task[card_pb2.Card]] = {}
         self._polling: asyncio.Task[None] | None = None
 
@@ -137,21 +137,21 @@ class Catalog:
         """Return a configured model.
 
         Raises:
-            UnknownModelError: there is none of that name.
+            UnknownModelError: no configured model has that name.
         """
         if (known := self.models.get(name)) is None:
             raise errors.UnknownModelError(name, self.models)
         return known
 
     def lacks(self, model: str, label: str | None) -> bool:
-        """Whether a label is one that is polled, and did not exist at the last poll."""
+        """Whether a label is configured and did not exist at the last poll."""
         return label in self._config.labels and label not in self.find(model).labels
 
     async def choose(self, target: Target, budget: Budget) -> Choice:
-        """Choose what to ask for: of a label or the newest version, which version answers is known only afterwards.
+        """Choose what to request. For a label or the newest version, the answer shows which version it was.
 
         Raises:
-            ServableNotFoundError: no model server has the version any more.
+            ServableNotFoundError: no model server has the version any longer.
             GatewayError: the model, version or label does not exist or can't answer.
         """
         known = self.find(target.model)
@@ -165,10 +165,10 @@ class Catalog:
         elif target.label is not None:
             number = known.labels.get(target.label, number)
         elif not known.available[0].ready and known.ready:
-            # The newest version has no valid card and must not answer: the newest that has one is asked by its number.
+            # The newest version has no valid card and must not answer: request the newest that has one, by its number.
             number = next(version.number for version in known.available if version.ready)
             target = Target(target.model, version=number)
-        # Of a poll that is over: during one, the cards of versions that are gone are dropped before the models change.
+        # A poll drops the cards of versions that are gone before it replaces the models: use the state of one poll.
         version = next((version for version in known.versions if version.number == number), None)
         if version and version.invalid:
             raise errors.InvalidCardError(target.model, number, version.fault)
@@ -176,7 +176,7 @@ class Catalog:
         return Choice(target, number, card)
 
     async def card(self, model: str, version: int, *, budget: Budget | None = None) -> card_pb2.Card:
-        """Return a card, read once for all that need it, and waited for within a budget.
+        """Return a version's card. It is read once for all requests, each of which waits within its budget.
 
         Raises:
             InvalidCardError: the version's card can't be trusted.
@@ -212,11 +212,11 @@ class Catalog:
             del self._cards[key]
 
     def _keep_cards(self, model: str, versions: Collection[int]) -> None:
-        """Drop the cards of a model's other versions: a number that comes back may be another model."""
+        """Drop the cards of all other versions of a model: a number that comes back may be another version."""
         self._cards = {key: card for key, card in self._cards.items() if key[0] != model or key[1] in versions}
 
     async def follow(self, report: Callable[[bool], Awaitable[None]]) -> None:
-        """Poll for ever, whatever fails; report after each poll whether every model is ready."""
+        """Poll until cancelled, whatever fails; report after each poll whether every model is ready."""
         while True:
             try:
                 await self.poll()
@@ -249,7 +249,7 @@ class Catalog:
         self.models = {model.name: model for model in seen}
 
     async def _look(self, before: KnownModel) -> KnownModel:
-        """Poll a model; an unexpected error counts as a poll without an answer."""
+        """Poll a model; an unexpected error counts as a failed poll."""
         try:
             states = await self._servers.versions(before.name, seconds=self._timeout)
             available = {number for number, state in states.items() if state == AVAILABLE}

@@ -1,7 +1,7 @@
-"""TLS from PEM files that change while the gateway runs, and when what is loaded of them expires.
+"""TLS from PEM files that may change while the gateway runs, and the expiry of the loaded certificates.
 
-gRPC's channels take their credentials once, so a channel to a model server is replaced by one with the new files: as
-soon as that one is connected, and not before. Until then, and for calls in flight, the one before stays.
+A gRPC channel takes its credentials once. So when files change, a new channel to each model server is opened. Once it
+is connected, it replaces the old channel, which stays for the calls in flight.
 """
 
 import asyncio
@@ -26,11 +26,11 @@ _log = structlog.get_logger(__name__)
 
 
 class CertificateError(OSError):
-    """PEM files that can be read but not used."""
+    """PEM files can be read but not used."""
 
 
 class TlsFiles:
-    """The PEM files of one end of TLS, as last read whole."""
+    """The PEM files of one end of TLS, as last read."""
 
     def __init__(self, config: Config, use: Literal["tls", "tfs_tls"]) -> None:
         """Read the files of the gateway's own TLS, or of that towards model servers.
@@ -44,15 +44,15 @@ class TlsFiles:
         files: tuple[pathlib.Path | None, ...] = tuple(getattr(config, name) for name in self._names)
         self._authorities, self._key, self._certificate = files
         self.expiry: dict[str, float] = {}  # when the first certificate of each setting expires, in seconds since 1970
-        # Authorities, key and certificate
+        # authorities, key and certificate
         self.loaded: tuple[bytes | None, bytes | None, bytes | None] = (None, None, None)
         self._read()
 
     def renew(self) -> bool:
-        """Read the files anew; returns whether they changed. What can't be used is logged, and nothing changes."""
+        """Read the files again; return whether they changed. If they can't be used, log it and keep the former."""
         try:
             changed = self._read()
-        except OSError as error:  # perhaps in the middle of being replaced
+        except OSError as error:  # a file may just be being replaced
             _log.warning("certificate_not_read", use=self._use, fault=str(error))
             return False
         if changed:
@@ -61,7 +61,7 @@ class TlsFiles:
 
     @property
     def probe(self) -> ssl.SSLContext:
-        """Context of Python's own TLS that shows the same certificate, and takes any."""
+        """A context of Python's own TLS that shows our certificate and accepts any."""
         context = ssl.create_default_context()
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         context.set_alpn_protocols(["h2"])
@@ -71,12 +71,12 @@ class TlsFiles:
 
     @property
     def client(self) -> grpc.ChannelCredentials:
-        """Credentials of a channel."""
+        """Credentials for a channel."""
         return grpc.ssl_channel_credentials(*self.loaded)
 
     @property
     def server(self) -> grpc.ServerCredentials:
-        """Credentials of a server, each of whose connections reads the files anew."""
+        """Credentials for a server, which reads the files again for each connection."""
         given = self.loaded
 
         def renewed() -> grpc.ServerCertificateConfiguration | None:
@@ -117,7 +117,7 @@ def model_server_files(config: Config) -> TlsFiles | None:
 
 
 async def follow_files(files: TlsFiles, servers: ModelServers, *, every: float) -> None:
-    """Look at the files for ever, every so many seconds, and move each model server to a channel with the new ones."""
+    """Check the files every so many seconds until cancelled, and move each model server to a channel with new ones."""
     outdated: list[ModelServer] = []
     while True:
         await asyncio.sleep(every)
@@ -128,7 +128,7 @@ async def follow_files(files: TlsFiles, servers: ModelServers, *, every: float) 
 
 
 async def follow_peers(files: TlsFiles, servers: ModelServers) -> None:
-    """Read the certificates that model servers show, for ever: they may go on showing what they read at their start."""
+    """Read the certificates that model servers show, until cancelled: these may be older than the files."""
     while True:
         await asyncio.gather(*(_look_at(server, files) for server in servers.all))
         await asyncio.sleep(_PEERS_SECONDS)
@@ -136,7 +136,7 @@ async def follow_peers(files: TlsFiles, servers: ModelServers) -> None:
 
 async def _look_at(server: ModelServer, files: TlsFiles) -> None:
     host, _, port = server.address.rpartition(":")
-    with contextlib.suppress(OSError, ValueError, TimeoutError):  # what was seen last stays
+    with contextlib.suppress(OSError, ValueError, TimeoutError):  # keep what was seen last
         async with asyncio.timeout(_HANDSHAKE_SECONDS):
             _, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=files.probe)
         shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
@@ -156,9 +156,9 @@ def read_certificates(pem: bytes) -> "list[x509.Certificate]":
     """Read all certificates of PEM, the first being the server's or client's own.
 
     Raises:
-        ValueError: it holds none.
+        ValueError: it holds no certificate.
     """
-    from cryptography import x509  # only where there is TLS: it brings 10 MB along
+    from cryptography import x509  # imported only with TLS: it takes 10 MB
 
     return x509.load_pem_x509_certificates(pem)
 
@@ -173,7 +173,7 @@ def is_key_of(key: bytes, certificate: "x509.Certificate") -> bool:
 
     try:
         public = load_pem_private_key(key, password=None).public_key()
-    except TypeError as error:  # what the library raises for a passphrase it was not given
-        raise ValueError("the key has a passphrase, which nobody could type") from error
+    except TypeError as error:  # raised by the library for a missing passphrase
+        raise ValueError("the key has a passphrase, which can't be entered here") from error
     plain = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return public.public_bytes(*plain) == certificate.public_key().public_bytes(*plain)

@@ -27,13 +27,13 @@ from dermserve.gateway.tracing import Tracing
 from dermserve.imaging import IDENTITY, STANDARD_VIEWS, PhotoError, make_views
 from dermserve.v1 import card_pb2, classifier_pb2
 
-_ATTEMPTS = 3  # of a request without a version, as versions may change while it is in progress
-# Seconds: where several models share the model servers, views of a slower one go in several calls, so that a request
-# for another gets a slot in between.
+_ATTEMPTS = 3  # attempts for a request without a version: versions may change while it is in progress
+# Seconds: if several models share the model servers, views that take longer are sent in several calls, so that requests
+# for other models get slots in between.
 _LONGEST_CALL = 0.15
-# Seconds, and share of the budget, that a later stage leaves: time to send the answer so far if it fails.
+# Seconds, and share of the budget, that a later stage must leave: time to send the answer so far if it fails.
 _RESERVE, _RESERVE_SHARE = 0.1, 0.1
-# Seconds of its budget with which a cancelled request counts as one that ran out of time: gRPC cancels those, too.
+# Seconds: a request that is cancelled with less budget left has run out of time. gRPC cancels it in both cases.
 _OVER = 0.05
 
 _InHand: TypeAlias = tuple[Scores, card_pb2.Card, Prepared]
@@ -41,16 +41,16 @@ _InHand: TypeAlias = tuple[Scores, card_pb2.Card, Prepared]
 
 @dataclass(frozen=True, slots=True)
 class PhotoRequest:
-    """A ClassifyRequest in plain values, so that nothing holds its bytes a second time."""
+    """A ClassifyRequest in plain values; the message, with another copy of the photo, can be freed."""
 
-    target: Target  # unchecked, as is the mode
+    target: Target  # unchecked, like the mode
     tta: int
     include_rejected: bool
     image: bytes
 
 
 class Classifier:
-    """Answers one photo at a time, many of them at once."""
+    """Classifies photos, many at once."""
 
     def __init__(
         self, config: Config, servers: ModelServers, catalog: Catalog, metrics: Metrics, tracing: Tracing
@@ -64,7 +64,7 @@ class Classifier:
         self.drift = Drift() if config.metrics_listen else None
 
     async def close(self) -> None:
-        """Let the threads end, and give up what is done in the background."""
+        """Let the decoder threads end, and cancel background work."""
         self.workers.close()
         await self.canary.close()
 
@@ -72,7 +72,7 @@ class Classifier:
         """Answer one request.
 
         Raises:
-            GatewayError: what is wrong with the request, the photo, the model servers, the load or the time.
+            GatewayError: the request or photo is invalid, there is no room or time for it, or the model servers fail.
         """
         request = _Request(self, photo, rpc)
         try:
@@ -94,7 +94,7 @@ class Classifier:
 
 
 class _Request:
-    """One request; refused before any other work if what it asks for can't be, or there is no room for it."""
+    """One request in progress. It is checked, and refused if there is no room, before any other work."""
 
     def __init__(self, line: Classifier, photo: PhotoRequest, rpc: Rpc) -> None:
         self._line, self._photo, self._rpc = line, photo, rpc
@@ -103,16 +103,16 @@ class _Request:
         line.catalog.find(self._target.model)
         rpc.budget.require("on arrival")
         self.place = line.admission.queues[rpc.method, self._target.model].enter(len(photo.image), rpc.budget)
-        self.stage = ""  # the one it is in, or was last
+        self.stage = ""  # the current or last one
         self._begun = time.monotonic()
         self._spent: defaultdict[str, float] = defaultdict(float)  # seconds by stage
-        self._routed: str | None = None  # the label it was sent to, if it named neither version nor label
+        self._routed: str | None = None  # the label that it was sent to, if it had neither version nor label
         self._asked = 0
-        self._in_hand: _InHand | None = None  # the answer so far, if later stages fail
+        self._in_hand: _InHand | None = None  # the answer if later stages fail
 
     @contextlib.contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Measure a stage, in a span of its own."""
+        """Measure a stage, in its own span."""
         self.stage, since = stage, time.monotonic()
         try:
             with self._line.tracing.span(stage):
@@ -121,7 +121,7 @@ class _Request:
             self._spent[stage] += time.monotonic() - since
 
     def count(self, error: BaseException | None) -> None:
-        """Count its stages, and how it ended at the label that it was sent to if that says anything of the version."""
+        """Count its stages, and its end at the label that it was sent to, if the version is the cause."""
         model, metrics = self._target.model, self._line.metrics
         for stage, seconds in self._spent.items():
             metrics.stage(stage, model).observe(seconds)
@@ -155,7 +155,7 @@ class _Request:
             return self._write(*self._in_hand)
 
     async def _attempt(self, choice: Choice) -> _InHand:
-        """Predict stage by stage, each pinned to the version that answered the first, until the plan has enough."""
+        """Predict in stages, all with the version that answered the first, until the plan needs no more views."""
         wanted, piece = count_first(self._mode, choice.card), self._piece()
         in_graph = 1 < wanted <= piece and tuple(choice.card.views) == STANDARD_VIEWS
         names = (IDENTITY,) if in_graph or wanted == 1 else tuple(choice.card.views[:wanted])
@@ -199,7 +199,7 @@ class _Request:
         return check_scores(scores, card=card), card
 
     async def _predict_more(self, seen: Scores, card: card_pb2.Card, prepared: Prepared, until: int) -> Scores:
-        """Predict the card's next views at the version that answered, with time left to answer without them."""
+        """Predict the card's next views with the version that answered, leaving time to answer without them."""
         left = self._rpc.budget.require("before further views")
         budget = self._rpc.budget.within(left - min(_RESERVE, left * _RESERVE_SHARE))
         choice = Choice(Target(self._target.model, version=seen.version), seen.version, card)

@@ -58,8 +58,8 @@ def _loaded(options: dict[str, Any]) -> Loaded:
 def gateway(**options: Any) -> None:
     """Run the gateway in front of TensorFlow Serving, until SIGTERM or Ctrl-C.
 
-    Every setting can also come from a file, or from the environment as DERMSERVE_ and its name in capitals;
-    docs/settings.md lists them. Options go before the environment, and that before the file.
+    Every setting can also be in a file, or in the environment as DERMSERVE_ and its name in capitals;
+    docs/settings.md lists them. Options take precedence over the environment, and the environment over the file.
     """
     config = _loaded(options).config
     configure_logs(config.log_level)
@@ -77,11 +77,11 @@ def gateway(**options: Any) -> None:
 def config(*, as_json: bool, **options: Any) -> None:
     """Print the gateway's settings in effect here, and where each comes from.
 
-    Takes what `dermserve gateway` takes and reads the same file and environment. Exit codes: 0, or 2 when a setting is
-    not right.
+    Takes the options of `dermserve gateway` and reads the same file and environment. Exit codes: 0, or 2 for an invalid
+    setting.
     """
     settings = _loaded(options)
-    values = settings.config.model_dump(mode="json")  # no secrets, only the files that hold some
+    values = settings.config.model_dump(mode="json")  # names files with secrets, but no secret
     if as_json:
         both = {name: {"value": values[name], "source": source} for name, source in settings.sources.items()}
         click.echo(json.dumps(both))
@@ -91,11 +91,11 @@ def config(*, as_json: bool, **options: Any) -> None:
 
 
 def configure_logs(level: str) -> None:
-    """Send this process's events of a level and above to stderr: JSON lines, one an event.
+    """Log events of a level and above to stderr, one JSON line each.
 
-    No bytes are logged: what is neither text nor a number is logged as its type.
+    No bytes are logged: a value that is neither text nor a number is logged as its type.
     """
-    encoder = json.JSONEncoder(default=_shown)  # json.dumps would make one for each line
+    encoder = json.JSONEncoder(default=_shown)  # json.dumps would make an encoder for each line
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -124,5 +124,5 @@ async def _serve(config: Config) -> None:
         signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
     async with lifespan(config, stop_now=stop_now):
         gc.collect()
-        gc.freeze()  # what is here stays: no full collection, which stops everything, need go through it again
+        gc.freeze()  # objects made so far stay: exclude them from garbage collection, which stops everything
         await stop.wait()

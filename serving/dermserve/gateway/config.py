@@ -32,7 +32,7 @@ from dermserve.gateway.admission import Bounds
 from dermserve.imaging import Limits
 
 PREFIX = "DERMSERVE_"
-_DECODING_BYTES = 220_000_000  # of all decoders; what they take beyond it keeps a pod of 1 GiB within its limit
+_DECODING_BYTES = 220_000_000  # of all decoders together
 _BURST = 256
 _LIMITS = Limits()
 
@@ -46,7 +46,7 @@ def _read_names(value: object) -> object:
 
 
 def _read_shares(value: object) -> object:
-    """Read NAME=SHARE,NAME=SHARE; a part without "=" keeps no share, which is then no number."""
+    """Read NAME=SHARE,NAME=SHARE; a part without "=" gets an empty share, which is refused as not a number."""
     if not isinstance(value, str):
         return value
     return {name: share for name, _, share in (part.partition("=") for part in _split(value))}
@@ -65,16 +65,16 @@ class Config(BaseSettings):
 
     listen: str = "127.0.0.1:50051"  # HOST:PORT to serve dermserve.v1 on; port 0 takes a free one
     tfs: SomeNames = ("127.0.0.1:8500",)  # HOST:PORT of each TensorFlow Serving, or unix:PATH
-    resolve_seconds: PositiveFloat = 5.0  # between resolutions of these names; each address is a model server
+    resolve_seconds: PositiveFloat = 5.0  # between resolutions of these names
     tfs_tls_ca: FilePath | None = None  # authorities of its certificate; without it, calls are not encrypted
-    tfs_tls_certificate: FilePath | None = None  # to show it, where it asks for one
+    tfs_tls_certificate: FilePath | None = None  # to show it, if it asks for one
     tfs_tls_key: FilePath | None = None  # private key of that certificate
     tfs_tls_name: str | None = None  # name to expect in its certificate; when not set, the host of its address
     tfs_in_flight: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)  # calls to each address at once
-    batch_seconds: NonNegativeFloat = 0.05  # expected time of a call up to which requests share one; 0: never
+    batch_seconds: NonNegativeFloat = 0.05  # longest expected time of a call for which requests are batched; 0: never
     at_once: PositiveInt | None = None  # requests in progress, for each method and model; None: free capacity decides
     queue: NonNegativeInt = 0  # requests that wait, for each model, during an overload
-    burst: NonNegativeInt | None = None  # requests that wait, for each model, before one; when not set, see `unary`
+    burst: NonNegativeInt | None = None  # requests that wait, for each model, before an overload; see `unary`
     stream_queue: PositiveInt = 256  # photos of all streams that wait, for each model
     max_held_bytes: PositiveInt = 128_000_000  # of all photos that wait or are in progress; in memory they count twice
     tls_certificate: FilePath | None = None  # chain of this server; with tls_key, callers need TLS
@@ -83,12 +83,12 @@ class Config(BaseSettings):
     insecure: bool = False  # listen beyond the loopback without TLS, because something in front of it encrypts
     health_listen: str | None = None  # HOST:PORT for grpc.health.v1 alone, without TLS, for an orchestrator's probes
     metrics_listen: str | None = None  # HOST:PORT for Prometheus at /metrics, without TLS
-    max_connection_age_seconds: PositiveFloat | None = None  # then a connection is closed gracefully
+    max_connection_age_seconds: PositiveFloat | None = None  # after which a connection is closed gracefully
     models: SomeNames = ("resnet50", "mobilenet_v3_small")  # to serve, by their names in TensorFlow Serving
     labels: Names = ("stable", "canary")  # to show in ListModels; others can be asked for, too
     canary_shares: Shares = {}  # by model, of the requests without a version or label, that go to the label `canary`
-    canary_file: pathlib.Path | None = None  # TOML with these shares in a table `canary_shares`, followed, instead
-    canary_sample: Share = 0.1  # of the canary's answers about which the stable version is asked, too
+    canary_file: pathlib.Path | None = None  # TOML with these shares, read every `poll_seconds`, instead of the setting
+    canary_sample: Share = 0.1  # of the canary's photos that the stable version classifies, too
     reflection: bool = False  # serve gRPC reflection, which shows the whole API to anyone who connects
     log_level: Literal["debug", "info", "warning", "error"] = "info"  # least severe events to log
 
@@ -136,7 +136,7 @@ class Config(BaseSettings):
 
     @property
     def unary(self) -> Bounds:
-        """What Classify admits for each model; a burst is as long as a queue that is set, when it is not itself."""
+        """What Classify admits for each model. If `burst` is not set, a `queue` that is set counts for bursts, too."""
         usual = self.queue if "queue" in self.model_fields_set else _BURST
         return Bounds(at_once=self.at_once, queue=self.queue, burst=usual if self.burst is None else self.burst)
 
@@ -157,7 +157,7 @@ class Config(BaseSettings):
 
 
 def is_loopback(listen: str) -> bool:
-    """Return whether only this machine can reach HOST:PORT; names other than localhost count as reachable."""
+    """Return whether only this machine can reach HOST:PORT; names other than localhost count as reachable by others."""
     host = listen.rpartition(":")[0].strip("[]")
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
@@ -176,7 +176,7 @@ def load_config(options: Mapping[str, Any], *, file: pathlib.Path | None = None)
     """Read the configuration: options first, then the environment, then a TOML file, then the defaults.
 
     Raises:
-        ValueError: a key or a value that is not right; the message names it.
+        ValueError: a key or a value is not valid; the message names it.
         OSError: the file can't be read.
     """
     variables = {name: PREFIX + name.upper() for name in Config.model_fields}
@@ -194,9 +194,9 @@ def load_config(options: Mapping[str, Any], *, file: pathlib.Path | None = None)
 
 
 def _refuse_misspelt(known: list[str]) -> None:
-    """Refuse variables that look like a setting and are none.
+    """Refuse variables that look like a misspelt setting.
 
-    Others that begin with DERMSERVE_ belong to other parts, or were set by Kubernetes for a Service of that name.
+    Other variables that begin with DERMSERVE_ belong to other commands, or Kubernetes set them for a Service.
     """
     found = []
     for key in os.environ:

@@ -1,4 +1,4 @@
-"""Whether photos and answers still look like those a version was calibrated on: counts in a rolling window, no photo.
+"""Compare photos and answers with those that a version was calibrated on: counts in a rolling window, no photo.
 
 Compared as population stability index (PSI): the sum over bins of (now - then) x ln(now / then). Below 0.1 is commonly
 read as stable, above 0.25 as changed.
@@ -14,9 +14,9 @@ from typing import TypeAlias
 from dermserve.imaging import Measures
 from dermserve.v1 import card_pb2
 
-WINDOW = 1000  # answers that are remembered of each version, as bins
-_LEAST = 100  # answers below which chance alone would look like drift
-_LEAST_SHARE = 1e-3  # for a bin that is empty then or now, which would make the index infinite
+WINDOW = 1000  # answers of each version in the window, as bins
+_LEAST = 100  # with fewer answers, chance alone would look like drift
+_LEAST_SHARE = 1e-3  # share of an empty bin, which would make the index infinite
 _VERSIONS = 16
 _COMPARED = ("classes", "confidence", "brightness", "sharpness")
 _Answer: TypeAlias = tuple[float, ...]  # its top probability, and the bin of each of _COMPARED
@@ -24,7 +24,7 @@ _Answer: TypeAlias = tuple[float, ...]  # its top probability, and the bin of ea
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a version's answers compare with its card's profile."""
+    """The comparison of a version's answers with its card's profile."""
 
     model: str
     version: int
@@ -34,7 +34,7 @@ class Reading:
 
 
 class Drift:
-    """The windows of the versions that answer."""
+    """A window for each version that answers."""
 
     def __init__(self) -> None:
         self._windows: dict[tuple[str, int], tuple[card_pb2.Card, deque[_Answer]]] = {}

@@ -41,7 +41,7 @@ _LISTED = 20  # names that an error lists
 
 
 class ListenError(OSError):
-    """An address can't be listened on; the gateway does not start."""
+    """The gateway can't listen on an address, and does not start."""
 
 
 class GatewayError(Exception):
@@ -49,28 +49,28 @@ class GatewayError(Exception):
 
     status = grpc.StatusCode.UNKNOWN
     reason: str = "UNKNOWN"  # machine-readable and stable: ErrorInfo.reason
-    text: ClassVar[str] = ""  # the message, where that is always the same
-    retry_after: float | None = None  # seconds (RetryInfo); None when trying again changes nothing
+    text: ClassVar[str] = ""  # the message, if it is always the same
+    retry_after: float | None = None  # seconds (RetryInfo); None if trying again does not help
 
     def __init__(self, text: str | None = None) -> None:
         super().__init__(text or self.text)
 
 
 class InvalidRequestError(GatewayError):
-    """The request itself is wrong; sending it again changes nothing."""
+    """The request itself is wrong; sending it again does not help."""
 
     status = grpc.StatusCode.INVALID_ARGUMENT
 
 
 class MalformedRequestError(InvalidRequestError):
-    """Bytes that are not the method's message."""
+    """The bytes are not a message of the method."""
 
     reason = "MALFORMED_REQUEST"
     text = "the request is not a message of this method: was it made from another version of the API?"
 
 
 class MissingModelError(InvalidRequestError):
-    """No model name."""
+    """The request names no model."""
 
     reason = "MODEL_REQUIRED"
     text = "no model named: set model.name; ListModels says which there are"
@@ -102,13 +102,13 @@ class InvalidTtaModeError(InvalidRequestError):
 
 
 class InvalidItemIdError(InvalidRequestError):
-    """A photo of a stream whose id can't tell it from the others."""
+    """The id of a stream's photo is missing, too long, or that of another photo in flight."""
 
     reason = "INVALID_ID"
 
 
 class RefusedPhotoError(GatewayError):
-    """A photo that is too large, can't be decoded or is not taken."""
+    """A photo that is too large, can't be decoded or has an unsupported format."""
 
     status = grpc.StatusCode.INVALID_ARGUMENT
     reason = "INVALID_PHOTO"
@@ -121,7 +121,7 @@ class RefusedPhotoError(GatewayError):
 
 
 class NotFoundError(GatewayError):
-    """Something named that is not there."""
+    """Something that the request names does not exist."""
 
     status = grpc.StatusCode.NOT_FOUND
 
@@ -154,13 +154,13 @@ class UnknownLabelError(NotFoundError):
 
 
 class ExhaustedError(GatewayError):
-    """More than the service takes."""
+    """The service has no capacity for the request."""
 
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 class OverloadedError(ExhaustedError):
-    """More requests than this gateway works on and lets wait, or a wait longer than the request's budget."""
+    """The gateway's queue is full, or the wait would be longer than the request's budget."""
 
     reason = "OVERLOADED"
 
@@ -186,7 +186,7 @@ class ModelServerBusyError(ExhaustedError):
 
 
 class UnavailableError(GatewayError):
-    """Not now; the same request may succeed later."""
+    """The request can't be answered now; the same request may succeed later."""
 
     status = grpc.StatusCode.UNAVAILABLE
     retry_after = 1.0
@@ -200,7 +200,7 @@ class ModelServerUnreachableError(UnavailableError):
 
 
 class ModelNotAvailableError(UnavailableError):
-    """A model this gateway serves has no version that can answer."""
+    """No version of a configured model can answer."""
 
     reason = "MODEL_NOT_AVAILABLE"
 
@@ -209,14 +209,14 @@ class ModelNotAvailableError(UnavailableError):
 
 
 class StoppingError(UnavailableError):
-    """This gateway finishes what it has accepted and takes nothing new."""
+    """The gateway is stopping: it finishes accepted requests and takes no new ones."""
 
     reason = "GATEWAY_STOPPING"
     text = "this gateway is stopping: try again, another one or its successor will answer"
 
 
 class InvalidCardError(GatewayError):
-    """A version whose card can't be trusted, so that nothing it says can be."""
+    """The version has no valid card, so its answers can't be interpreted."""
 
     status = grpc.StatusCode.FAILED_PRECONDITION
     reason = "INVALID_CARD"
@@ -226,7 +226,7 @@ class InvalidCardError(GatewayError):
 
 
 class BudgetSpentError(GatewayError):
-    """No time left for the request."""
+    """The request has no time left."""
 
     status = grpc.StatusCode.DEADLINE_EXCEEDED
     reason = "DEADLINE_EXCEEDED"
@@ -236,7 +236,7 @@ class BudgetSpentError(GatewayError):
 
 
 class InternalError(GatewayError):
-    """Anything unintended. The detail is in the log under the request id, never in the message."""
+    """An unexpected error. The detail is in the log under the request id, never in the message."""
 
     status = grpc.StatusCode.INTERNAL
     reason = "INTERNAL"
@@ -244,7 +244,7 @@ class InternalError(GatewayError):
 
 
 class InvalidModelOutputError(InternalError):
-    """The model server's answer is not one a classifier can give."""
+    """The model server's answer is not that of a classifier."""
 
     reason = "INVALID_MODEL_OUTPUT"
 

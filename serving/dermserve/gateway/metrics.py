@@ -1,7 +1,7 @@
 """Metrics for Prometheus: counters and histograms that requests feed, and gauges read from the state at each scrape.
 
-No label's values come from a caller: a model that is not configured is "other", and a version is one that answered. The
-metrics are served by prometheus-client in a thread of its own, so they answer however full the gateway is.
+No label has a value from a caller: a model that is not configured is "other", and a version is one that answered.
+prometheus-client serves the metrics in its own thread, so they answer under overload, too.
 """
 
 import functools
@@ -28,14 +28,14 @@ _T = TypeVar("_T", Counter, Gauge, Histogram)
 
 NAMESPACE = "dermserve_gateway"
 OTHER = "other"
-"""Label of every model that is not configured."""
+"""Label value of every model that is not configured."""
 _FINE = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # an unused timestamp beside each counter
 
 
 class Metrics:
-    """What requests feed; each photo of a stream is one. A metric called with its labels' values gives what to feed."""
+    """Counters and histograms that requests feed; a photo of a stream counts as a request."""
 
     def __init__(self, models: Collection[str]) -> None:
         self.registry = prometheus_client.CollectorRegistry()
@@ -62,10 +62,10 @@ class Metrics:
 
     def _define(self, kind: type[_T], name: str, labels: str, text: str, **options: Any) -> Callable[..., _T]:
         metric = kind(name, text, labels.split(), namespace=NAMESPACE, registry=self.registry, **options)
-        return functools.cache(metric.labels)  # the sets of labels are bounded
+        return functools.cache(metric.labels)  # the number of different labels is bounded
 
     def routed(self, model: str, label: str, *, failed: bool, seconds: float) -> None:
-        """Count a request that was sent to a label because it named none."""
+        """Count a request without version and label that was sent to a label."""
         self._routed(model, label, "failed" if failed else "ok").inc()
         if not failed:
             self._routed_seconds(model, label).observe(seconds)
@@ -73,7 +73,7 @@ class Metrics:
     def request(
         self, method: str, model: str, code: str, facts: Mapping[str, Any], *, seconds: float, reason: str | None
     ) -> None:
-        """Count a request or a stream's photo that ended: with the facts of an answer, or the reason of an error."""
+        """Count a request or a stream's photo that ended, with the facts of its answer or the reason of its error."""
         model = model if not model or model in self._models else OTHER
         if reason is not None:
             self._refusals(method, model, reason).inc()
@@ -82,7 +82,7 @@ class Metrics:
         self._seconds(method, model, code).observe(seconds)
 
     def answered(self, model: str, *, asked: int, used: int, saved: int | None, agreed: bool | None) -> None:
-        """Count the views of an answer, and what its plan came to."""
+        """Count the views of an answer, and how its plan ended."""
         self._asked(model).inc(asked)
         self._used(model).inc(used)
         self._dropped(model).inc(asked - used)
@@ -99,7 +99,7 @@ _Rows = Mapping[Any, float]
 
 @dataclass(eq=False, frozen=True, slots=True)
 class Snapshot(Collector):
-    """State that another thread may read: numbers, and values that are replaced whole."""
+    """Gauges that another thread reads at each scrape: numbers, and values that are replaced as a whole."""
 
     classifier: "Classifier"
     tls: Collection[TlsFiles]
@@ -171,7 +171,7 @@ _counter = functools.partial(_family, CounterMetricFamily)
 
 
 def serve_metrics(registry: Collector, listen: str) -> tuple[str, Callable[[], None]]:
-    """Serve a registry over plain HTTP on HOST:PORT; gives the address, its port resolved, and what stops it.
+    """Serve a registry over plain HTTP on HOST:PORT; return the address with its port, and a function that stops it.
 
     Raises:
         ListenError: the address is taken or wrong.
@@ -180,10 +180,10 @@ def serve_metrics(registry: Collector, listen: str) -> tuple[str, Callable[[], N
     try:
         server, _ = prometheus_client.start_http_server(int(port), host.strip("[]"), registry)
     except (OSError, ValueError) as error:
-        raise ListenError(f"can't serve metrics on {listen}: is it taken, or not an address here?") from error
+        raise ListenError(f"can't serve metrics on {listen}: is the port taken, or not an address here?") from error
 
     def stop() -> None:
-        server.shutdown()  # waits for its thread, which looks up twice a second
+        server.shutdown()  # waits up to half a second for its thread
         server.server_close()
 
     return f"{host}:{server.server_port}", stop

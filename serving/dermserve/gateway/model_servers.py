@@ -1,8 +1,8 @@
 """The model servers: every address of every configured name, its calls in flight and its health.
 
-gRPC's round robin over the addresses of a name would lose requests to one that hangs. So names are resolved here, every
-few seconds and after a failure, and each address has its own channel, slots and health. A model server that failed is
-ejected until it answers a poll of the catalog. `dermserve.gateway.batching` chooses what is sent to which.
+gRPC's round robin over the addresses of a name loses requests to one that hangs. So names are resolved here, every few
+seconds and after a failure, and each address has its own channel, slots and health. A model server that failed is
+ejected until it answers a poll of the catalog. `dermserve.gateway.batching` sends the requests.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from dermserve.tfserving.v1 import serving_pb2
 
 AVAILABLE = serving_pb2.ModelVersionStatus.STATE_AVAILABLE
 _CLOSE_GRACE = 60.0  # seconds for calls in flight to finish at a server whose address is gone
-_LOOKUP_SECONDS = 2.0  # seconds for a name to be resolved, before it counts as one that can't be
-_PATIENCE = 0.2  # seconds for every model server to say what it has; later answers count from the next time on
+_LOOKUP_SECONDS = 2.0  # seconds to resolve a name; after that it counts as not resolved
+_PATIENCE = 0.2  # seconds to wait for all model servers in a poll; later answers count in the next poll
 
 _T = TypeVar("_T")
 State: TypeAlias = "serving_pb2.ModelVersionStatus.State"
@@ -31,20 +31,20 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(eq=False, slots=True)
 class ModelServer:
-    """One address."""
+    """A model server: one address."""
 
     address: str  # HOST:PORT with the IP address, or `unix:PATH`
     name: str  # the configured name that it was found by
     wire: TfServing
     alive: bool = True  # whether it answered when last asked
-    in_flight: int = 0  # predict calls at it
-    # State of each version of a model, as it said last; without the models that it failed to speak of
+    in_flight: int = 0  # Predict calls in flight to it
+    # State of each version by model, as of its last answer; without the models about which it gave an error
     seen: dict[str, dict[int, State]] = field(default_factory=dict)
-    # The newest question about each model
+    # the newest poll of each model
     looks: dict[str, "asyncio.Task[GatewayError | None]"] = field(default_factory=dict)
     last_used: int = 0  # number of the newest call it was chosen for
     ejections: int = 0  # times it was ejected
-    calls: int = 0  # predict calls that it answered
+    calls: int = 0  # Predict calls that it answered
     views: int = 0  # views in those calls
     retried: int = 0  # calls that it failed and that were retried on another
     certificate_expiry: float | None = None  # when the certificate that it shows expires, in seconds since 1970
@@ -54,15 +54,15 @@ class ModelServer:
         return AVAILABLE in self.seen.get(model, {}).values()
 
     def is_late(self, model: str) -> bool:
-        """Whether it still owes an answer about a model."""
+        """Whether a poll of a model is still unanswered."""
         return model in self.looks and not self.looks[model].done()
 
 
 async def look_up(host: str, port: int) -> Sequence[str]:
-    """Resolve a host; of one with both kinds of addresses the IPv4 ones, or each pod would count twice.
+    """Resolve a host. If it has IPv4 and IPv6 addresses, return the IPv4 ones, so that each pod counts once.
 
     Raises:
-        OSError: it has none, or it can't be resolved.
+        OSError: it has no address, or can't be resolved.
     """
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     ipv4 = {str(address[0]) for family, *_, address in found if family == socket.AF_INET}
@@ -73,15 +73,15 @@ class ModelServers:
     """All model servers behind one interface, for Predict and for the catalog."""
 
     def __init__(self, names: Sequence[str], *, connect: Callable[[str, str], TfServing], slots: int) -> None:
-        """Make them; `resolve` finds the first.
+        """Make it without model servers; `resolve` finds them.
 
         Args:
             names: HOST:PORT of each, where a host may have many addresses, or `unix:PATH`.
-            connect: opens the channel to a target of gRPC's, whose certificate is verified against a host.
+            connect: opens the channel to a gRPC target; the second argument is the host to expect in its certificate.
             slots: Predict calls at each address at once.
         """
         self.on_change: Callable[[], None] = lambda: None  # called when model servers come, go, fail or answer again
-        self._names = tuple(dict.fromkeys(names))  # one that is given twice is one
+        self._names = tuple(dict.fromkeys(names))  # a name that is given twice counts once
         self._connect = connect
         self._slots = slots
         self._servers: dict[str, ModelServer] = {}
@@ -92,16 +92,16 @@ class ModelServers:
 
     @property
     def all(self) -> list[ModelServer]:
-        """Every model server there is."""
+        """All model servers."""
         return list(self._servers.values())
 
     @property
     def slots(self) -> int:
-        """How many calls may be in flight at those that answer."""
+        """How many calls may be in flight to all model servers that answer."""
         return self._slots * sum(server.alive for server in self._servers.values())
 
     async def follow(self, every: float) -> None:
-        """Resolve the names for ever: every so many seconds, and a second after a failure."""
+        """Resolve the names until cancelled: every so many seconds, and a second after a failure."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(every):  # wait_for of Python 3.11 may swallow a cancellation
@@ -136,14 +136,14 @@ class ModelServers:
         if name.startswith("unix:"):
             return [name]
         host, port = _host(name), name.rpartition(":")[2]
-        # A lookup that hangs keeps a thread: no other is begun for the name until it ends.
+        # A lookup that hangs keeps a thread: start no other one for the name until it ends.
         lookup = self._lookups[name] = self._lookups.get(name) or self._spawn(look_up(host, int(port)))
         await asyncio.wait({lookup}, timeout=_LOOKUP_SECONDS)
         try:
             if not lookup.done():
                 raise TimeoutError("the resolver does not answer")
             found = self._lookups.pop(name).result()
-        except (OSError, UnicodeError) as error:  # the latter of a name that can't be one
+        except (OSError, UnicodeError) as error:  # UnicodeError: an impossible name
             if name not in self._unresolved:
                 _log.warning("model_server_name_not_resolved", name=name, fault=str(error))
             self._unresolved.add(name)
@@ -155,7 +155,7 @@ class ModelServers:
         """Move a model server to a new channel if that is connected within so many seconds.
 
         Returns:
-            Whether it is moved, or gone.
+            Whether it was moved, or is gone.
         """
         wire = self._connect(*_target(server.address, server.name))
         try:
@@ -186,12 +186,12 @@ class ModelServers:
             await server.wire.close(None)
 
     async def versions(self, model: str, *, seconds: float) -> dict[int, State]:
-        """Return the state of each version of a model, newest first; one available anywhere is available.
+        """Return the state of each version of a model, newest first. One that is available on any server is available.
 
-        A server that takes long is not waited for where others have answered: until it does, what it said last counts.
+        Once a server has answered, late ones are not waited for: their last answer counts.
 
         Raises:
-            GatewayError: no server can say.
+            GatewayError: no server answers.
         """
         looks = []
         for server in self.all:
@@ -204,7 +204,7 @@ class ModelServers:
             faults = [look.result() for look in looks if look.done()]
             answers = [server.seen[model] for server in self.all if model in server.seen]
             if (answers and faults) or len(faults) == len(looks):
-                break  # what was said before counts beside an answer, not instead of one
+                break  # earlier answers count in addition to a new one, not instead of one
             await asyncio.wait([look for look in looks if not look.done()], return_when=asyncio.FIRST_COMPLETED)
         if not answers:
             raise next(filter(None, faults), ModelServerUnreachableError())
@@ -215,7 +215,7 @@ class ModelServers:
         return merged
 
     async def _look(self, server: ModelServer, model: str, seconds: float) -> GatewayError | None:
-        """Ask one server for its versions, and learn whether it is alive; returns why it did not say."""
+        """Poll one server for its versions and mark whether it answers; return its error, if any."""
         fault = None
         try:
             statuses = await server.wire.versions(model, seconds=seconds)
@@ -223,7 +223,7 @@ class ModelServers:
         except ServableNotFoundError:
             server.seen[model] = {}
         except ModelServerBusyError as error:
-            fault = error  # full is not gone: what it said last counts
+            fault = error  # a full server is not gone: its last answer counts
         except GatewayError as error:
             server.seen.pop(model, None)
             self.mark(server, alive=False)
@@ -232,7 +232,7 @@ class ModelServers:
         return fault
 
     def mark(self, server: ModelServer, *, alive: bool) -> None:
-        """Eject a server that did not answer, or take back one that does."""
+        """Eject a server that did not answer, or use one again that does."""
         if alive == server.alive:
             return
         server.alive = alive
@@ -243,20 +243,20 @@ class ModelServers:
         self.on_change()
 
     async def describe(self, model: str, *, version: int, seconds: float) -> bytes:
-        """Read a card from whichever has the version."""
+        """Read a card from a server that has the version."""
         return await self._first(model, lambda wire, left: wire.describe(model, version=version, seconds=left), seconds)
 
     async def labelled(self, model: str, *, label: str, seconds: float) -> int:
-        """Return the version a label points at, as the first that knows it says."""
+        """Return the version that a label points to, from the first server that knows it."""
         return await self._first(model, lambda wire, left: wire.labelled(model, label=label, seconds=left), seconds)
 
     async def _first(self, model: str, ask: Callable[[TfServing, float], Awaitable[_T]], seconds: float) -> _T:
-        """Return the first answer; without one, raise that it does not exist rather than another server's failure."""
+        """Return the first answer. Without one, prefer the error that it does not exist to other errors."""
         failures: list[GatewayError | ServableNotFoundError] = []
         order = sorted(self.all, key=lambda server: (not server.alive, server.is_late(model)))
         ends = time.monotonic() + seconds
         for place, server in enumerate(order):
-            try:  # one that hangs leaves time for the next, one that fails at once leaves all of its own
+            try:  # a server that hangs must leave time for the next
                 return await ask(server.wire, (ends - time.monotonic()) / (len(order) - place))
             except (GatewayError, ServableNotFoundError) as error:
                 failures.append(error)
@@ -268,20 +268,20 @@ class ModelServers:
         return [server for server in self._servers.values() if server not in failed]
 
     def pick(self, model: str, failed: Collection[ModelServer]) -> ModelServer | None:
-        """Choose the least busy server with a free slot that has not failed; of those that answer, if there are any."""
+        """Choose the least busy server with a free slot that has not failed; prefer those that answer."""
         candidates = self.untried(failed)
         candidates = [server for server in candidates if server.alive] or candidates
         free = [server for server in candidates if server.in_flight < self._slots]
         return min(free, key=lambda each: (not each.has(model), each.in_flight, each.last_used), default=None)
 
     def has_other(self, server: ModelServer, failed: Collection[ModelServer]) -> bool:
-        """Whether to stop waiting for a server: another answers, or this one did not answer before, either."""
+        """Whether to wait less for a server: another one answers, or this one did not answer before."""
         others = self.untried({*failed, server})
         return any(other.alive for other in others) or bool(others and not server.alive)
 
 
 def _target(address: str, name: str) -> tuple[str, str]:
-    """Return an address as gRPC writes it, and the host whose certificate it shows."""
+    """Return an address in gRPC's form, and the host to expect in its certificate."""
     if address.startswith("unix:"):
         return address, "localhost"
     return f"{'ipv6' if address.startswith('[') else 'ipv4'}:{address}", _host(name)

@@ -1,7 +1,7 @@
-"""Stage *decode*: photo bytes to a batch of views, in one job of a bounded pool of threads.
+"""Stage *decode*: photo bytes to views, in one job of a bounded pool of threads.
 
-`concurrent.futures`' own pool waits for its threads at exit and never replaces one. These are daemon threads. A thread
-that has worked on one photo for too long is replaced by a new one, and ends when its work does.
+The pool of `concurrent.futures` waits for its threads at exit and never replaces one. These are daemon threads. A
+thread that works on one photo for too long is replaced by a new one, and ends when its work is done.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 
 class Workers:
-    """Runs blocking work in at most `count` threads, first come, first served."""
+    """Runs blocking work in at most `count` threads, in order of arrival."""
 
     def __init__(self, count: int, *, stuck_after: float, clock: Clock) -> None:
         self.replaced = 0
@@ -37,14 +37,14 @@ class Workers:
             self._start()
 
     async def run(self, work: Callable[[], _T]) -> _T:
-        """Run work in a thread; work that its caller no longer waits for is not started."""
+        """Run work in a thread, unless its caller was cancelled before it starts."""
         self._replace_stuck()
         future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
         self._jobs.put((future, work))
         return await future
 
     def close(self) -> None:
-        """Let the threads end once the work before this call is done; waits for none of them."""
+        """Let the threads end once earlier work is done, without waiting for them."""
         for _ in self._since:
             self._jobs.put(None)
 
@@ -71,15 +71,15 @@ class Workers:
 
 
 def _do(future: "asyncio.Future[Any]", work: Callable[[], Any]) -> None:
-    """Do work and settle its future in the loop: cheaper than a future of `concurrent.futures` chained to it."""
+    """Do work and set its future's result in the loop: cheaper than chaining a future of `concurrent.futures`."""
     if future.cancelled():
         return
     result, error = None, None
     try:
         result = work()
-    except BaseException as caught:  # any error goes to the caller that waits
+    except BaseException as caught:  # any error goes to the waiting caller
         error = caught
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+    with contextlib.suppress(RuntimeError):  # the loop is closed: no caller waits
         future.get_loop().call_soon_threadsafe(_settle, future, result, error)
     del error  # it refers to this frame
 
@@ -95,10 +95,10 @@ def _settle(future: "asyncio.Future[Any]", result: object, error: BaseException 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A photo as the model is to see it."""
+    """A decoded photo and its views."""
 
     views: NDArray[np.uint8]  # [V, H, W, 3], the identity first
-    plan_seconds: float  # that making the views took
+    plan_seconds: float  # time to make the views
     measures: Measures  # of the identity view
 
 

@@ -1,7 +1,7 @@
 """Stage *plan*: which views of a photo the model sees, in order, and whether it needs to see more of them.
 
-ADAPTIVE is a sequential test with interim looks: it sees the identity, and more only while the views so far leave the
-class open, by margins that were fitted for agreement with all views.
+ADAPTIVE is a sequential test with interim looks: the model sees the identity view, and more only while the margin of
+the views so far is below a limit. The limits were fitted for agreement with all views.
 """
 
 from dermserve.gateway.errors import InvalidTtaModeError
@@ -12,10 +12,10 @@ _MODES = frozenset(classifier_pb2.TtaMode.values())
 
 
 def read_mode(mode: int) -> int:
-    """Check the TTA mode a caller chose; not choosing is TTA_MODE_NONE.
+    """Check the caller's TTA mode; TTA_MODE_UNSPECIFIED becomes TTA_MODE_NONE.
 
     Raises:
-        InvalidTtaModeError: no mode of this gateway's.
+        InvalidTtaModeError: this gateway does not know the mode.
     """
     if mode not in _MODES:
         raise InvalidTtaModeError(mode, classifier_pb2.TtaMode.keys()[1:])
@@ -23,14 +23,14 @@ def read_mode(mode: int) -> int:
 
 
 def count_first(mode: int, card: card_pb2.Card) -> int:
-    """Count the card's views that a TTA mode calls for at once; the first is the identity."""
+    """Count the card's views of the first stage; the first view is the identity."""
     if mode == classifier_pb2.TTA_MODE_NONE or (mode == classifier_pb2.TTA_MODE_ADAPTIVE and _looks(card)):
         return 1
-    return len(card.views)  # without a fitted margin nothing says when one view is enough
+    return len(card.views)  # without a fitted margin, all views
 
 
 def count_more(mode: int, scores: Scores, card: card_pb2.Card) -> int:
-    """Count the views called for after checked scores of the card's first: as many as before where those say enough."""
+    """Count the views called for after the scores of the first ones: no more, if those decide the class."""
     seen = len(scores.probabilities)
     if mode != classifier_pb2.TTA_MODE_ADAPTIVE or _stops_at(scores, card) <= seen:
         return seen
@@ -51,7 +51,7 @@ def would_agree(mode: int, scores: Scores, card: card_pb2.Card) -> bool | None:
 
 
 def _stops_at(scores: Scores, card: card_pb2.Card) -> int:
-    """Find the views, of those seen, at which the card says to stop; all of the card's where it does at none."""
+    """Count the views after which the card says to stop, of those seen; all of the card's if it does not."""
     for views, margin in _looks(card).items():
         if views <= len(scores.probabilities):
             second, top = sorted(_mean(scores, views))[-2:]
@@ -61,7 +61,7 @@ def _stops_at(scores: Scores, card: card_pb2.Card) -> int:
 
 
 def _looks(card: card_pb2.Card) -> dict[int, float]:
-    """Margins by the views after which they are looked at, ascending."""
+    """The margin limits by the number of views after which they are checked, ascending."""
     fitted = card.calibration
     if not fitted.HasField("adaptive_margin"):
         return {}

@@ -1,7 +1,7 @@
 """gRPC server reflection, v1 and v1alpha.
 
-grpcio-reflection serves v1alpha alone and does not find methods, and the descriptors of Python's stubs leave JSON names
-out, so that clients would print `request_id` where the API says `requestId`: those of the API are of its protoset.
+grpcio-reflection serves only v1alpha and does not find methods. The descriptors of Python's stubs lack JSON names, so
+clients would print `request_id` instead of `requestId`: the API's descriptors come from its protoset.
 """
 
 import contextlib

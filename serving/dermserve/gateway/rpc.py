@@ -1,6 +1,6 @@
 """Handle one RPC, or one photo of a stream: id, budget, log line, metrics, and errors as statuses.
 
-Each leaves one log line. Of those refused because there are too many, one line a second is written.
+Each is logged once. Refusals for overload are logged at most once a second.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from dermserve.v1 import classifier_pb2
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 DOMAIN = "dermserve.v1"  # ErrorInfo.domain of every error
-REQUEST_ID_KEY = "x-request-id"  # metadata, both ways
+REQUEST_ID_KEY = "x-request-id"  # metadata of requests and answers
 CALLER_KEY = "x-caller-key"  # metadata that identifies a caller; it is hashed and used for nothing else
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 _LOG_EVERY = 1.0  # seconds between the log lines of requests that are refused for overload
@@ -48,7 +48,7 @@ def read_trace_id(value: object) -> str | None:
 
 
 class LogSampler:
-    """Limits log lines that may be thousands a second: one a second is written, with the number left out."""
+    """Limits log lines to one a second, which has the number of those left out."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -56,7 +56,7 @@ class LogSampler:
         self._skipped = 0
 
     def sample(self) -> int | None:
-        """Return how many lines were left out since the one before, or None when this one is to be left out, too."""
+        """Return how many lines were left out since the last one; None if this one must be left out, too."""
         now = self._clock()
         if now < self._next:
             self._skipped += 1
@@ -77,16 +77,16 @@ class Rpcs:
         self._in_flight, self._idle = 0, asyncio.Event()
 
     async def finish(self) -> None:
-        """Refuse new RPCs from now on; return when those in flight are answered."""
+        """Refuse new RPCs from now on; return when all in flight are answered."""
         self.stopping.set()
         if self._in_flight:
             await self._idle.wait()
 
     def open(self, method: str, context: Context, *, model: str | None = "") -> "Rpc":
-        """Open an RPC for `async with`; a stream, whose model is None, may take as long as its caller likes."""
+        """Open an RPC for `async with`. A stream, whose model is None, has no deadline of the gateway."""
         metadata = dict(context.invocation_metadata() or ())
         default, most = (math.inf, math.inf) if model is None else (self.default_seconds, self._max_seconds)
-        asked: float | None = context.time_remaining()  # None without a deadline, whatever the stubs say
+        asked: float | None = context.time_remaining()  # None without a deadline, unlike in the stubs
         seconds = min(default if asked is None else asked, most)
         rpc = Rpc(self, method, model, read_request_id(metadata.get(REQUEST_ID_KEY)), seconds, context)
         rpc.caller = str(metadata.get(CALLER_KEY, rpc.request_id))
@@ -94,7 +94,7 @@ class Rpcs:
         return rpc
 
     def count(self, context: Context) -> None:
-        """Count an RPC as in flight until gRPC has sent its answer, which is after the handler has returned it."""
+        """Count an RPC as in flight until gRPC has sent its answer, after the handler has returned it."""
         self._in_flight += 1
         context.add_done_callback(self._uncount)  # type: ignore[arg-type]  # stubs want a Protocol
 
@@ -105,7 +105,7 @@ class Rpcs:
 
 
 class Rpc:
-    """One RPC or one photo of a stream. Set a photo's `answer` within `async with`; an error there is sent instead."""
+    """One RPC or one photo of a stream. Set `answer` within `async with`; an exception there is sent instead."""
 
     def __init__(
         self, rpcs: Rpcs, method: str, model: str | None, request_id: str, seconds: float, context: "Context | None"
@@ -123,7 +123,7 @@ class Rpc:
         self.answer: classifier_pb2.ClassifyResponse | None = None
 
     def photo(self, number: int, *, model: str) -> "Rpc":
-        """Open one photo of this stream: it has an id and a budget of its own, within the stream's."""
+        """Open one photo of this stream. It has its own id, and its own budget within that of the stream."""
         seconds = min(self._rpcs.default_seconds, self.budget.left())
         photo = Rpc(self._rpcs, self.method, model, f"{self.request_id}.{number}", seconds, None)
         photo.caller, photo.trace_id = self.caller, self.trace_id
@@ -133,7 +133,7 @@ class Rpc:
         """Begin.
 
         Raises:
-            grpc.aio.AbortError: after the caller got the status that the gateway is stopping.
+            grpc.aio.AbortError: the gateway is stopping; the caller got that status.
         """
         if self._span is not None:
             self._span.__enter__()
@@ -145,7 +145,7 @@ class Rpc:
         return self
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """End in the answer, or in an error, which is sent.
+        """End with the answer or an error, which is sent.
 
         Raises:
             grpc.aio.AbortError: after the caller was sent the error.
@@ -165,7 +165,7 @@ class Rpc:
         elif isinstance(error, Exception):
             refusal = self._refuse(error)
             code = refusal.status.name
-        else:  # the caller gave up, or a stop has no patience
+        else:  # the caller cancelled, or the gateway stops at once
             code = "CANCELLED"
             self._log("request_cancelled", code, total_ms=round(seconds * 1e3, 1))
         if self.model is None:
@@ -180,7 +180,7 @@ class Rpc:
             raise refusal
 
     def _refuse(self, error: Exception) -> GatewayError:
-        """Log an exception and make it the caller's error; an unintended one becomes INTERNAL."""
+        """Log an exception and return the caller's error; an unexpected exception becomes INTERNAL."""
         if isinstance(error, MemoryError):
             refusal: GatewayError = OutOfMemoryError()
             self._log("out_of_memory", refusal.status.name, exc_info=error)
@@ -191,7 +191,7 @@ class Rpc:
             refusal, facts = error, {"reason": error.reason}
             if not isinstance(error, OverloadedError):
                 self._log("request_refused", error.status.name, **facts, cause=_cause(error))
-            elif (skipped := self._rpcs.overloads.sample()) is not None:  # all would be more of a load
+            elif (skipped := self._rpcs.overloads.sample()) is not None:  # logging each would add load
                 self._log("request_refused", error.status.name, **facts, unlogged=skipped)
         return refusal
 
@@ -218,14 +218,15 @@ async def _abort(context: Context, error: GatewayError, *, request_id: str) -> N
     status = rpc_status.to_status(to_status(error, request_id=request_id))
     trailing: tuple[tuple[str, str | bytes], ...] = (*status.trailing_metadata, (REQUEST_ID_KEY, request_id))
     if error.status is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        # Tells a gRPC client that retries RESOURCE_EXHAUSTED when to, or not to (gRFC A6): a photo stays too large.
+        # For gRPC clients that retry RESOURCE_EXHAUSTED: when to retry, or never (gRFC A6), as for a photo that is too
+        # large.
         milliseconds = -1 if error.retry_after is None else int(error.retry_after * 1e3)
         trailing = (*trailing, (_PUSHBACK_KEY, str(milliseconds)))
     await context.abort(status.code, status.details, trailing)
 
 
 def _cause(error: GatewayError) -> str | None:
-    """Say what lay behind an error, for the log: gRPC's own message, or the exception's."""
+    """Describe an error's cause for the log: gRPC's own message, or the exception's."""
     cause = error.__cause__
     while isinstance(cause, GatewayError) and cause.__cause__ is not None:
         cause = cause.__cause__

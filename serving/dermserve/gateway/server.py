@@ -27,24 +27,24 @@ from dermserve.gateway.service import SERVICE, ClassifierService
 from dermserve.gateway.tfserving import TfServing
 from dermserve.gateway.tracing import Tracing, open_tracing
 
-LIVENESS = "liveness"  # health name that is SERVING while the gateway runs: whether to start it again
+LIVENESS = "liveness"  # health name that is SERVING while the gateway runs, for liveness probes
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-_MESSAGE_ROOM = 12_000_000  # bytes over the photo limit, so that a photo that is too large gets our message, not gRPC's
+_MESSAGE_ROOM = 12_000_000  # bytes beyond the photo limit, so that a photo that is too large gets our error, not gRPC's
 _OPTIONS = (
-    ("grpc.so_reuseport", 0),  # a taken port is an error, not a second server that gets half the calls
+    ("grpc.so_reuseport", 0),  # otherwise a second server could take the same port and get half of the calls
     # Peers may ping, with and without calls, without being sent GOAWAY too_many_pings (grpc#33661).
     ("grpc.http2.min_ping_interval_without_data_ms", 500),
     ("grpc.keepalive_permit_without_calls", 1),
-    # Calls that wait in gRPC's core before we see them, each with up to 64 kB: it ends further ones as CANCELLED, which
-    # nobody retries, and by default some from 1,000 on.
+    # Calls that wait in gRPC's core, each with up to 64 kB. It ends further ones as CANCELLED, which clients do not
+    # retry; by default it begins with that at 1,000.
     ("grpc.server.max_pending_requests", 3000),
     ("grpc.server.max_pending_requests_hard_limit", 3000),
 )
 
 
 def announce(event: str, **facts: object) -> None:
-    """Log an event that launchers wait for, whatever the level: it is part of the process's interface."""
+    """Log an event at every log level: launchers wait for it."""
     anything = structlog.make_filtering_bound_logger(logging.NOTSET)
     structlog.wrap_logger(structlog.PrintLogger(sys.stderr), wrapper_class=anything).info(event, **facts)
 
@@ -53,7 +53,7 @@ def announce(event: str, **facts: object) -> None:
 class Gateway:
     """A running gateway."""
 
-    address: str  # HOST:PORT it listens on, the port resolved, or unix:PATH
+    address: str  # HOST:PORT with the chosen port, or unix:PATH
     metrics_address: str | None  # HOST:PORT of the metrics, if they are served
 
 
@@ -66,11 +66,11 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
 
     Raises:
         ListenError: an address is taken or wrong.
-        OSError: a certificate can't be read, is none, or its key is another's.
+        OSError: a certificate can't be read, is not valid, or does not match its key.
     """
     async with contextlib.AsyncExitStack() as stack:
         servicer = health.aio.HealthServicer()
-        if config.health_listen is not None:  # to the very end, so that probes see NOT_SERVING while draining
+        if config.health_listen is not None:  # open to the very end, so that probes see NOT_SERVING while draining
             probes = grpc.aio.server(options=(*_OPTIONS, ("grpc.max_receive_message_length", 4096)))
             health_pb2_grpc.add_HealthServicer_to_server(servicer, probes)
             announce("health_listening", address=await _start(probes, config.health_listen))
@@ -115,7 +115,7 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
 
 
 async def connect(config: Config, tracing: Tracing, tls: certificates.TlsFiles | None) -> ModelServers:
-    """Find and connect to the model servers of a configuration, with the TLS files as they are at the time."""
+    """Make the model servers of a configuration, whose channels use the TLS files as they are then."""
 
     def open_one(target: str, host: str) -> TfServing:
         credentials, name = (tls.client if tls else None), config.tfs_tls_name or host
@@ -141,7 +141,7 @@ async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:
 
 
 async def _report(servicer: health.aio.HealthServicer, *, ready: bool) -> None:
-    """Say whether requests can be answered; without effect once the gateway is stopping."""
+    """Set the health; without effect once the gateway is stopping."""
     for name in ("", SERVICE):
         await servicer.set(name, _SERVING if ready else _NOT_SERVING)
     await servicer.set(LIVENESS, _SERVING)
@@ -164,14 +164,14 @@ async def _drain(
 
 
 async def _start(server: grpc.aio.Server, listen: str, *, credentials: grpc.ServerCredentials | None = None) -> str:
-    """Start on HOST:PORT and return it with the port that was got, or unix:PATH.
+    """Start on HOST:PORT or unix:PATH; return the address, with the chosen port.
 
     Raises:
-        ListenError: it is taken or wrong.
+        ListenError: the address is taken or wrong.
     """
     try:
         port = server.add_secure_port(listen, credentials) if credentials else server.add_insecure_port(listen)
     except RuntimeError as error:
-        raise ListenError(f"can't listen on {listen}: is it taken, or not an address of this machine?") from error
+        raise ListenError(f"can't listen on {listen}: is the port taken, or not an address of this machine?") from error
     await server.start()
     return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"

@@ -1,7 +1,7 @@
 """The Classifier service: the four methods, and many photos over one stream.
 
-The generated `add_ClassifierServicer_to_server` is not used: bytes that are not the method's message would end as
-UNKNOWN with the parser's words and a stack trace on stderr. Here methods take bytes and parse them.
+The generated `add_ClassifierServicer_to_server` is not used: with it, bytes that are not the method's message end as
+UNKNOWN with the parser's message, and a stack trace on stderr. Here methods take bytes and parse them.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from dermserve.v1 import classifier_pb2 as api
 
 SERVICE = api.DESCRIPTOR.services_by_name["Classifier"].full_name
 _MAX_ID_BYTES = 128
-_LAST_READS = 0.5  # seconds to go on reading a stream when the gateway stops: photos are on their way
+_LAST_READS = 0.5  # seconds for which a stream is still read when the gateway stops: photos may be on their way
 
 _T = TypeVar("_T", bound=Message)
 
@@ -35,7 +35,7 @@ class ClassifierService:
         self._classifier, self._rpcs, self._stream_at_once = classifier, rpcs, stream_at_once
 
     def add_to(self, server: grpc.aio.Server) -> None:
-        """Serve it."""
+        """Add the methods to a server."""
         render = operator.methodcaller("SerializeToString")
         methods = {CLASSIFY: self.classify, "ListModels": self.list_models, "GetModel": self.get_model}
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
@@ -93,8 +93,8 @@ class _PhotoStream:
         """Answer every photo. Reading stops while enough are in flight, so that gRPC's flow control slows the sender.
 
         Raises:
-            MalformedRequestError: something came that is no photo of a stream; those before it are answered.
-            StoppingError: the gateway stops; the photos read before are answered.
+            MalformedRequestError: a message is not a ClassifyStreamRequest; photos before it are answered.
+            StoppingError: the gateway stops; photos that were read before are answered.
         """
         running = asyncio.create_task(self._run(items))
         try:
@@ -132,13 +132,13 @@ class _PhotoStream:
             item = parse(api.ClassifyStreamRequest, data)
             fault = errors.StoppingError() if self._stopping.is_set() else self._take_id(item.id)
             photos.create_task(self._answer(item.id, read_photo(item.request), number, fault))
-            del data, item  # the photo's bytes, which the answering has
+            del data, item  # release the photo's bytes; the task that answers has them
             await self._slots.acquire()
 
     def _take_id(self, item_id: str) -> errors.GatewayError | None:
-        """Take a photo's id into the set in flight, or say why it can't be."""
+        """Add a photo's id to those in flight; return an error if it is not valid."""
         if not 0 < (size := len(item_id.encode())) <= _MAX_ID_BYTES:
-            return errors.InvalidItemIdError(f"a photo's id needs 1 to {_MAX_ID_BYTES} bytes, this has {size}")
+            return errors.InvalidItemIdError(f"a photo's id needs 1 to {_MAX_ID_BYTES} bytes, this one has {size}")
         if item_id in self._ids:
             return errors.InvalidItemIdError("another photo with this id is in flight: give each its own")
         self._ids.add(item_id)
@@ -163,7 +163,7 @@ class _PhotoStream:
 
 
 def _write_model(model: KnownModel, *, cards: bool) -> api.Model:
-    """Write a model as last seen in the API's words, with or without the cards of its versions."""
+    """Write a model, as of the last poll, as the API's message, with or without cards."""
     versions = [
         api.ModelVersion(
             version=version.number,
@@ -178,7 +178,7 @@ def _write_model(model: KnownModel, *, cards: bool) -> api.Model:
 
 
 def read_photo(request: api.ClassifyRequest) -> PhotoRequest:
-    """Take a request's values, its photo's bytes copied once."""
+    """Read a request's values; the photo's bytes are copied once."""
     choice = request.model.WhichOneof("choice")
     target = Target(request.model.name, **{choice: getattr(request.model, choice)} if choice else {})
     return PhotoRequest(target, request.tta, request.include_rejected_classes, request.image)
@@ -188,7 +188,7 @@ def parse(message: type[_T], data: bytes) -> _T:
     """Parse a message.
 
     Raises:
-        MalformedRequestError: the bytes are none.
+        MalformedRequestError: the bytes are not such a message.
     """
     try:
         return message.FromString(data)

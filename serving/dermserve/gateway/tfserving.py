@@ -23,31 +23,31 @@ _FULL_QUEUE = "The batch scheduling queue"
 _CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    # Reconnect shortly after a restart. An own subchannel pool: no other channel's back-off is inherited.
+    # Reconnect soon after a restart, with an own subchannel pool, so that no other channel's back-off applies.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1000),
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.use_local_subchannel_pool", 1),
-    # Model servers are ours: a proxy of the environment is for other hosts.
+    # The environment's proxy is not for model servers.
     ("grpc.enable_http_proxy", 0),
-    # A frozen server is noticed without an answer. TensorFlow Serving permits two pings without data in 300 s, and
-    # what the catalog asks every few seconds is data.
+    # Pings find a frozen server. TensorFlow Serving permits two pings without data in 300 s; the catalog's polls every
+    # few seconds count as data.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 )
-_MAX_ELEMENTS = 1_000_000  # no answer of a classifier is larger; a shape alone could otherwise claim any memory
+_MAX_ELEMENTS = 1_000_000  # no answer of a classifier is larger; without a limit a shape could claim any memory
 
 _Answer = TypeVar("_Answer", bound=Message)
 _Method: TypeAlias = "grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]"
 
 
 class ServableNotFoundError(LookupError):
-    """TensorFlow Serving has no such model, version or label. The code that asked chooses the caller's error."""
+    """TensorFlow Serving has no such model, version or label. The calling code chooses the caller's error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A model and, if not its latest version, which one."""
+    """A model, and the version or label if not the latest version."""
 
     model: str
     version: int | None = None
@@ -56,17 +56,17 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """A version's scores of views."""
+    """The scores of views, from one version."""
 
-    views: int  # number of views predicted: the first of those requested
+    views: int  # number of views predicted, the first of those requested
     version: int  # version that answered
-    # As sent, unchecked; [V][C] when all is well. Plain numbers: numpy takes longer for so few.
+    # As received, unchecked; [V][C] if valid. Lists, because numpy takes longer for so few numbers.
     probabilities: Sequence[Sequence[float]]
-    ood_scores: Sequence[float]  # as sent, unchecked; [V] when all is well. Of `tta` the identity's, for every view.
+    ood_scores: Sequence[float]  # as received, unchecked; [V] if valid. With `tta`, that of the identity for each.
 
 
 class TfServing:
-    """The calls to one TensorFlow Serving; each ends after so many `seconds`. Connects and reconnects by itself."""
+    """The calls to one TensorFlow Serving; `seconds` is a call's timeout. Connects and reconnects by itself."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class TfServing:
         """Open the channel.
 
         Args:
-            target: its address as gRPC writes it: `ipv4:ADDRESS:PORT`, `ipv6:[ADDRESS]:PORT` or `unix:PATH`.
+            target: its address in gRPC's form: `ipv4:ADDRESS:PORT`, `ipv6:[ADDRESS]:PORT` or `unix:PATH`.
             host: the name that its certificate is verified against.
             credentials: of TLS; None for plain text.
             interceptors: gRPC's own, for traces.
@@ -100,10 +100,10 @@ class TfServing:
 
         Raises:
             ServableNotFoundError: there is no such model, version or label.
-            GatewayError: it can't be reached, is full, failed, is late, or answered nonsense.
+            GatewayError: it can't be reached, is full, failed, is late, or gave an invalid answer.
         """
-        # No output_filter: TensorFlow optimises, and keeps in memory, a graph for each set of outputs that is asked
-        # for, and the warm-up records ask for all.
+        # No output_filter: TensorFlow optimises a graph, and keeps it in memory, for each set of outputs that is
+        # requested, and the warm-up records request all.
         request = encode_predict(target, Signature.TTA if tta else Signature.SERVING_DEFAULT, images)
         response = await _call(self._predict, request, serving_pb2.PredictResponse, seconds)
         if (version := response.model_spec.version.value) < 1:
@@ -133,7 +133,7 @@ class TfServing:
         ).model_version_status
 
     async def labelled(self, model: str, *, label: str, seconds: float) -> int:
-        """Return the version a label points at. Raises what `predict` raises."""
+        """Return the version that a label points to. Raises what `predict` raises."""
         spec = _spec(Target(model, label=label))
         request = serving_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
         response = await _call(
@@ -152,11 +152,11 @@ def _spec(target: Target, signature: Signature | None = None) -> serving_pb2.Mod
 
 
 def encode_predict(target: Target, signature: Signature, images: NDArray[np.uint8]) -> bytes:
-    """Encode a PredictRequest, its pixels copied once: protobuf would copy these 150 kB of a view four times."""
+    """Encode a PredictRequest; the pixels, 150 kB a view, are copied once. protobuf would copy them four times."""
     return b"".join((_predict_head(target, signature, images.shape), images.data))
 
 
-@functools.lru_cache(maxsize=64)  # labels may be a caller's
+@functools.lru_cache(maxsize=64)  # labels come from callers
 def _predict_head(target: Target, signature: Signature, shape: tuple[int, ...]) -> bytes:
     """Encode what comes before the pixels, the last field of the last field."""
     content = bytes(math.prod(shape))
@@ -169,11 +169,11 @@ def _predict_head(target: Target, signature: Signature, shape: tuple[int, ...]) 
 
 
 async def _call(method: _Method, request: bytes, answer: type[_Answer], seconds: float) -> _Answer:
-    """Make a call. What comes is parsed here: of bytes that are no message, gRPC logs a stack trace and gives None."""
+    """Make a call and parse the answer. If gRPC parsed it, invalid bytes would give a stack trace and None."""
     try:
         return answer.FromString(await method(request, timeout=seconds))
     except DecodeError as error:
-        raise errors.InvalidModelOutputError("it is no message of TensorFlow Serving's") from error
+        raise errors.InvalidModelOutputError("it is not a message of TensorFlow Serving") from error
     except grpc.aio.UsageError as error:  # the channel was closed a moment ago, as its address is gone
         raise errors.ModelServerUnreachableError from error
     except grpc.aio.AioRpcError as error:
@@ -181,7 +181,7 @@ async def _call(method: _Method, request: bytes, answer: type[_Answer], seconds:
 
 
 def _translated(code: grpc.StatusCode, details: str) -> errors.GatewayError | ServableNotFoundError:
-    """Make the caller's error of a failed RPC; the original is its cause, for the log."""
+    """Make the caller's error from a failed RPC, which becomes its cause, for the log."""
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED or details.startswith(_FULL_QUEUE):
         return errors.ModelServerBusyError()
     if code is grpc.StatusCode.NOT_FOUND or details.startswith(_UNKNOWN_LABEL):
@@ -196,7 +196,7 @@ def _translated(code: grpc.StatusCode, details: str) -> errors.GatewayError | Se
 def read_output(response: serving_pb2.PredictResponse, output: Output, *, rank: int) -> Any:
     """Read an output, a float32 tensor in `tensor_content` or `float_val`, as nested lists.
 
-    Of `float_val` the last value fills up the shape. No numpy: it takes longer for so few.
+    The last value of `float_val` fills up the shape. Without numpy, which takes longer for so few numbers.
 
     Raises:
         InvalidModelOutputError: another dtype or rank, or content that does not fit the shape.

@@ -1,8 +1,8 @@
 """Spans of requests and their stages by OpenTelemetry; off, and not imported, unless configured.
 
-Asked for by its own environment (OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, and not
-OTEL_SDK_DISABLED or OTEL_TRACES_EXPORTER=none), and there with the extra `tracing`. The spans of RPCs, and the trace
-context that comes and goes with them, are opentelemetry-instrumentation-grpc's.
+OpenTelemetry's own variables turn them on (OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, without
+OTEL_SDK_DISABLED and OTEL_TRACES_EXPORTER=none), if the extra `tracing` is installed.
+opentelemetry-instrumentation-grpc makes the spans of RPCs and propagates the trace context.
 """
 
 import contextlib
@@ -20,29 +20,29 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 
 
 class Tracing:
-    """Tracing that is off; the one that is on is below."""
+    """Tracing that does nothing; `_OpenTelemetry` is the real one."""
 
     server_interceptors: Sequence[Any] = ()
     client_interceptors: Sequence[Any] = ()
     _nothing = contextlib.nullcontext()
 
     def span(self, name: str) -> contextlib.AbstractContextManager[Any]:
-        """Open a span below the current one while the block lasts. An exception marks it failed, by its kind alone."""
+        """Open a span below the current one while the block lasts. An exception marks it failed, with its type only."""
         return self._nothing
 
     def annotate(self, code: str, **attributes: Any) -> None:
-        """Say how the request of the current span ended."""
+        """Add attributes to the current span."""
 
     def trace_id(self) -> str | None:
-        """Return the current trace's, 32 hexadecimal digits; None when there is none."""
+        """Return the current trace id, 32 hexadecimal digits; None without a trace."""
         return None
 
     def close(self) -> None:
-        """Send what has not been sent; may block for some seconds."""
+        """Send the remaining spans; may block for some seconds."""
 
 
 class _OpenTelemetry(Tracing):
-    """Spans leave from a thread of the SDK's; when the collector is away, they are dropped."""
+    """A thread of the SDK sends the spans; if the collector does not answer, they are dropped."""
 
     def __init__(self) -> None:
         from opentelemetry import propagate, trace
@@ -90,24 +90,24 @@ class _OpenTelemetry(Tracing):
 
 
 def is_wanted(environment: Mapping[str, str]) -> bool:
-    """Return whether OpenTelemetry's environment asks for traces."""
+    """Return whether OpenTelemetry's variables turn traces on."""
     enabled = environment.get("OTEL_SDK_DISABLED", "").lower() != "true"
     asked = any(environment.get(name) for name in _ENDPOINTS)
     return enabled and asked and environment.get("OTEL_TRACES_EXPORTER", "otlp") == "otlp"
 
 
 def is_installed() -> bool:
-    """Return whether the extra `tracing` is there."""
+    """Return whether the extra `tracing` is installed."""
     with contextlib.suppress(ModuleNotFoundError):
         return all(importlib.util.find_spec(name) for name in _MODULES)
     return False
 
 
 def open_tracing(environment: Mapping[str, str]) -> Tracing:
-    """Make the Tracing that the environment asks for."""
+    """Make the tracing that the environment configures."""
     if not is_wanted(environment):
         return Tracing()
     if not is_installed():
-        _log.warning("tracing_not_installed", remedy="pip install 'dermserve[tracing]'")
+        _log.warning("tracing_not_installed", remedy="pip install '.[tracing]' in a clone")
         return Tracing()
     return _OpenTelemetry()

@@ -1,7 +1,7 @@
-"""Photo bytes to RGB pixels at a model's input size, within limits that are read from the header before any pixel.
+"""Decode photo bytes to RGB pixels at a model's input size. Limits are checked from the header, before any pixel.
 
 simplejpeg (libjpeg-turbo) decodes JPEGs at a fraction of their size, cykooz-resizer resizes with SIMD instructions, and
-Pillow does the rest, and all of it where those two have no wheel. HEIC needs the extra `heic` (pillow-heif).
+Pillow does the rest, or everything where those two have no wheel. HEIC needs the extra `heic` (pillow-heif).
 EXIF orientation is applied once, the embedded colour profile is converted to sRGB, and all other metadata is dropped.
 """
 
@@ -40,21 +40,21 @@ if HEIC:
     pillow_heif.options.DECODE_THREADS = 1  # each request has its own thread
     pillow_heif.options.THUMBNAILS = pillow_heif.options.DEPTH_IMAGES = pillow_heif.options.AUX_IMAGES = False
 
-# Halve, quarter ... a photo to no less than this many times the input size before resizing it, JPEGs while they are
-# decoded.
+# Before resizing, a photo is reduced to a half, a quarter … but to no less than this many times the input size; a JPEG
+# is reduced while it is decoded.
 _GAP = 1.5
 _SCALES = (8, 4, 2, 1)
-"""Divisors at which JPEGs are decoded. libjpeg-turbo has eighths between, too, but without SIMD code: 5/8 of 600×450
-takes longer than the whole."""
+"""Divisors at which JPEGs are decoded. libjpeg-turbo also has other eighths, but without SIMD code: 5/8 of 600×450
+takes longer than the whole photo."""
 _BAND = 1 << 18
 """Pixels converted at once."""
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-"""What codecs raise of damaged files. MemoryError and what only a fault of ours raises are not among them."""
+"""What codecs raise for damaged files; not MemoryError, and nothing that only a bug of ours raises."""
 
 _BILINEAR = simd and simd.ResizeAlg.convolution(simd.FilterType.bilinear)
 
 _SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
-"""What ImageCms calls the colour space of a profile, by the mode of the pixels it is for."""
+"""ImageCms' name of a profile's colour space, by the mode of its pixels."""
 _PROBE = Image.frombytes("RGB", (8, 64), bytes(36 * (n >> at & 7) for n in range(512) for at in (0, 3, 6)))
 """Eight levels of each colour in every combination."""
 _TRANSPOSE = {
@@ -70,7 +70,7 @@ _TRANSPOSE = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What a photo may be."""
+    """Limits for a photo."""
 
     max_bytes: int = 20_000_000
     """File size in bytes."""
@@ -98,7 +98,7 @@ class Photo:
 
 
 def decode(data: bytes, *, height: int, width: int, limits: Limits | None = None) -> Photo:
-    """Decode one photo to the pixels a model sees: the largest centred region of its shape, resized, in sRGB.
+    """Decode one photo to the pixels that a model sees: the largest centred region of its shape, resized, in sRGB.
 
     Args:
         data: a JPEG, PNG or WebP file, or HEIC with the extra `heic`.
@@ -116,13 +116,13 @@ def decode(data: bytes, *, height: int, width: int, limits: Limits | None = None
     if len(data) > limits.max_bytes:
         raise TooManyBytesError(len(data), limits.max_bytes)
     header = read_header(data)
-    lying = (width, height) if header.orientation < 5 else (height, width)  # from 5 on, the file lies on its side
+    lying = (width, height) if header.orientation < 5 else (height, width)  # from 5 on, turned by 90 degrees
     scale = _scale(header, lying)
     _check(header, scale, limits)
     try:
         image = _load(header, scale)
     except _DAMAGED as error:
-        if "out of memory" in str(error):  # how Pillow says that an allocation failed
+        if "out of memory" in str(error):  # Pillow's message for a failed allocation
             raise MemoryError from error
         raise UndecodablePhotoError(header.format) from error
     region = _reduce(image, lying)
@@ -144,7 +144,7 @@ def _check(header: Header, scale: int, limits: Limits) -> None:
         raise TooManyPixelsError(limits.max_pixels, header.width, header.height)
     if min(header.width, header.height) < limits.min_side:
         raise TooSmallError(header.width, header.height, limits.min_side)
-    # A decoded JPEG is there twice for a moment, of three and of four bytes a pixel.
+    # For a moment a decoded JPEG is in memory twice, with three and with four bytes a pixel.
     each = header.pixel_bytes + (7 / scale**2 if header.format == "JPEG" else 0)
     most = (limits.max_memory - len(header.data)) / each
     if pixels > most:
@@ -154,7 +154,7 @@ def _check(header: Header, scale: int, limits: Limits) -> None:
 class _HeifImage:
     """The decoded primary image of a HEIC file, turned as its container says.
 
-    A part at a time becomes an Image, which holds four bytes a pixel: not all of them beside libheif's three.
+    One part at a time becomes an Image, which takes four bytes a pixel, beside libheif's three.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -184,7 +184,7 @@ def _load(header: Header, scale: int) -> Image.Image | _HeifImage:
         try:
             pixels = simplejpeg.decode_jpeg(header.data, colours, min_width=size[0], min_height=size[1])
             return Image.fromarray(pixels[..., 0] if colours == "GRAY" else pixels)
-        except ValueError:  # of files that are damaged, and of odd ones: Pillow can tell
+        except ValueError:  # for damaged and for unusual files; Pillow decides
             pass
     image = Image.open(io.BytesIO(header.data), formats=[header.format.upper()])
     if image.size != (header.width, header.height):
@@ -195,18 +195,18 @@ def _load(header: Header, scale: int) -> Image.Image | _HeifImage:
 
 
 def _region(image: Image.Image | _HeifImage, size: tuple[int, int]) -> tuple[float, float]:
-    """Give the columns and rows of the largest region of a shape."""
+    """Return columns and rows of the largest region of a shape."""
     return min(image.width, image.height * size[0] / size[1]), min(image.height, image.width * size[1] / size[0])
 
 
 def _reduce(image: Image.Image | _HeifImage, size: tuple[int, int]) -> Image.Image:
     """Cut out the largest centred region of an input's shape, averaged to no less than _GAP times that input.
 
-    In bands, so that only one of them is there in another mode.
+    This is done in bands, so that only one band at a time is in memory in another mode.
     """
     across, down = _region(image, size)
     factor = max(1, int(across / size[0] / _GAP))
-    whole = math.floor if factor > 1 else math.ceil  # whole blocks; of pixels also those that lie partly within
+    whole = math.floor if factor > 1 else math.ceil  # whole blocks, and the pixels that lie partly within
     columns, rows = whole(across / factor), whole(down / factor)
     left, top = (image.width - columns * factor) // 2, (image.height - rows * factor) // 2
     if factor == 1:
@@ -256,7 +256,7 @@ def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     return image.convert("RGB") if transform is None else transform.apply(image)
 
 
-@lru_cache(maxsize=8)  # phones send the same few; one of a printer takes up to 3 MB
+@lru_cache(maxsize=8)  # phones send the same few profiles; one of a printer takes up to 3 MB
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -266,4 +266,4 @@ def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     except (OSError, ValueError, ImageCms.PyCMSError):  # not a profile, or one that LittleCMS can't use
         return None
     changes = ImageChops.difference(transform.apply(_PROBE.convert(mode)), _PROBE.convert(mode).convert("RGB"))
-    return transform if np.asarray(changes).max() > 2 else None  # sRGB, by whatever name
+    return transform if np.asarray(changes).max() > 2 else None  # sRGB under any name

@@ -1,4 +1,4 @@
-"""What can be wrong with a photo.
+"""Errors of photos that can't be used.
 
 PhotoError
 ├── EmptyPhotoError         no bytes
@@ -42,7 +42,7 @@ class TooManyBytesError(PhotoError):
 
 
 class TooManyPixelsError(PhotoError):
-    """The header names more pixels than the limit, or than the memory for one photo allows in its format."""
+    """More pixels, by the header, than the limit, or than the memory limit allows for the format."""
 
     reason = "TOO_MANY_PIXELS"
 

@@ -14,11 +14,11 @@ from dermserve.imaging.errors import TooComplexError, UndecodablePhotoError, Uns
 from dermserve.imaging.heif import HEIC, read_heif
 
 _MAX_SCANS = 64
-"""Of one JPEG; encoders write 10 to 20. Each scan walks over all blocks: 8 ms for 50 megapixels without detail."""
+"""Most scans of a JPEG; encoders write 10 to 20. Each scan walks over all blocks: 8 ms for 50 megapixels."""
 _MAX_PARTS = 4096
-"""JPEG segments, PNG or WebP chunks. A PNG of 20 MB in chunks of 8 kB has 2,500."""
+"""Most JPEG segments, PNG or WebP chunks. A PNG of 20 MB in chunks of 8 kB has 2,500."""
 _MAX_PROFILE = 1 << 20
-"""Bytes of a colour profile: those of cameras and phones have 500 to 4,000, those of printers up to a megabyte."""
+"""Most bytes of a colour profile: those of cameras and phones have 500 to 4,000, those of printers up to a megabyte."""
 
 _ORIENTATION = 0x0112
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # 00: a stuffed byte, 01: TEM, D0 to D7: restarts, FF: a fill byte
@@ -26,7 +26,7 @@ _SOI, _EOI, _SOS, _COM = 0xD8, 0xD9, 0xDA, 0xFE
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 
-# Magic numbers of formats that are not read: only to name them in the error.
+# Magic numbers of unsupported formats, to name them in the error.
 _KNOWN = {
     "GIF": re.compile(rb"GIF8"),
     "BMP": re.compile(rb"BM.{4}\0\0\0\0", re.DOTALL),
@@ -45,18 +45,18 @@ _KNOWN = {
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Of one photo."""
+    """The header of one photo."""
 
     format: str
     """"JPEG", "PNG", "WebP" or "HEIC"."""
     kind: str
-    """The format and what of it decides how much memory it takes, in words."""
+    """The format with the properties that decide how much memory it takes, in words."""
     mode: str
     """What a JPEG decodes to: L, RGB or CMYK; empty for other formats."""
     width: int
     height: int
     data: bytes
-    """The file, without what a decoder does not need."""
+    """The file, without the parts that a decoder does not need."""
     pixel_bytes: float
     """Memory for each pixel while it is decoded at full size."""
     orientation: int = 1
@@ -77,7 +77,7 @@ def read_header(data: bytes) -> Header:
         if magic.match(data):
             try:
                 return read(data)
-            except (IndexError, KeyError, struct.error) as error:  # it ends within the header
+            except (IndexError, KeyError, struct.error) as error:  # the file ends within the header
                 raise UndecodablePhotoError(image_format) from error
     for name, magic in _KNOWN.items():
         if magic.match(data[:1024]):
@@ -86,7 +86,7 @@ def read_header(data: bytes) -> Header:
 
 
 def _segments(data: bytes, position: int) -> Iterator[tuple[int, int, int]]:
-    """Walk the markers of a JPEG; give each with where its segment begins and ends."""
+    """Yield each marker of a JPEG, with the start and end of its segment."""
     for _ in range(_MAX_PARTS):
         found = _MARKER.search(data, position)
         if found is None:

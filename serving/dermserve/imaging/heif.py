@@ -1,8 +1,8 @@
-"""HEIC (HEVC in HEIF, ISO/IEC 23008-12) before it is decoded: how large its pictures are, and that it has no others.
+"""Check a HEIC file (HEVC in HEIF, ISO/IEC 23008-12) before it is decoded: the size and number of its pictures.
 
-Decoders take the size from the HEVC stream and not from the container, so both are read, and files in which they
-differ are refused. Read are the box `meta`, the parameter sets (ITU-T H.265, 7.3.2.2) and the kinds of the NAL units of
-the primary image: one coded image, or a grid of tiles.
+Decoders take the size from the HEVC stream and not from the container, so this module reads both and refuses files in
+which they differ. It reads the box `meta`, the parameter sets (ITU-T H.265, 7.3.2.2) and the types of the NAL units of
+the primary image, which is one coded image or a grid of tiles.
 """
 
 import struct
@@ -32,14 +32,14 @@ _ALPHA = (b"urn:mpeg:hevc:2015:auxid:1\0", b"urn:mpeg:mpegB:cicp:systems:auxilia
 
 
 def read_heif(data: bytes) -> tuple[int, int, float, bytes]:
-    """Read what the container and the stream agree on of the primary image.
+    """Read the size, memory and profile of the primary image from the container and the stream, which must agree.
 
     Returns:
         Its columns and rows as shown (libheif turns and mirrors by itself); bytes to decode it, the file not counted;
         its ICC profile, empty when there is none.
 
     Raises:
-        UnsupportedFormatError: it is of another kind than HEVC, or has transparency.
+        UnsupportedFormatError: its codec is not HEVC, or it has transparency.
         UndecodablePhotoError: it contradicts itself.
         TooComplexError: it has too many parts.
         IndexError, KeyError, struct.error: it ends too early.
@@ -102,10 +102,10 @@ def _only(boxes: list[_Box], kind: bytes) -> bytes:
 
 
 class _Meta:
-    """The items of a file: what they are, where they lie, and what is said of them."""
+    """The items of a file: their types, places and properties."""
 
     def __init__(self, file: bytes) -> None:
-        self.file, self.unread = file, len(file)  # bytes that no item has taken yet
+        self.file, self.unread = file, len(file)  # bytes that no item has used yet
         meta = _only(list(_boxes(file)), b"meta")
         if not meta:
             raise UnsupportedFormatError("HEIC sequences without a still picture are not supported")
@@ -125,7 +125,7 @@ class _Meta:
             source = self.idat if method else self.file
             end = start + length if length else len(source)
             self.unread -= end - start
-            if method > 1 or end > len(source) or self.unread < 0:  # items that share bytes are none of a camera's
+            if method > 1 or end > len(source) or self.unread < 0:  # no camera writes items that share bytes
                 raise UndecodablePhotoError(_NAME)
             parts.append(source[start:end])
         return b"".join(parts)
@@ -201,7 +201,7 @@ def _tiles(meta: _Meta) -> list[int]:
     if kind == b"av01":
         raise UnsupportedFormatError("AVIF files are not supported")
     if kind != b"grid":
-        raise UnsupportedFormatError("HEIF files of another coding than HEVC are not supported")
+        raise UnsupportedFormatError("HEIF files with another codec than HEVC are not supported")
     found = [to for reference, item, to in meta.references if reference == b"dimg" and item == meta.primary]
     if len(found) != 1 or not found[0] or any(meta.kinds[tile] != b"hvc1" for tile in found[0]):
         raise UndecodablePhotoError(_NAME)
@@ -214,7 +214,7 @@ def _extent(properties: list[_Box]) -> tuple[int, int]:
 
 
 def _check_grid(meta: _Meta, tiles: list[int], sizes: set[tuple[int, int]], width: int, height: int) -> None:
-    """See that the tiles are alike, and cover the picture and no more."""
+    """Check that the tiles are alike, and cover the picture exactly."""
     grid = _Bytes(meta.data(meta.primary))
     wide = 4 if grid.number(2) & 1 else 2
     rows, columns = grid.number(1) + 1, grid.number(1) + 1
@@ -247,7 +247,7 @@ def _coded(meta: _Meta, item: int) -> tuple[int, int, float]:
 
 
 def _check_units(stream: bytes, length_size: int) -> None:
-    """See that a stream has one picture and no parameter sets of its own."""
+    """Check that a stream has one picture and no parameter sets."""
     reader, slices, pictures = _Bytes(stream), 0, 0
     for _ in range(_MAX_BOXES):
         if reader.position == len(stream):
@@ -265,7 +265,7 @@ def _check_units(stream: bytes, length_size: int) -> None:
 
 
 def _read_sps(unit: bytes) -> tuple[int, int, int, int, int]:
-    """Read columns, rows, chroma_format_idc, and by how many bits samples of luma and chroma are deeper than 8."""
+    """Read columns, rows, chroma_format_idc, and the bits beyond 8 of luma and chroma samples."""
     bits = _Bits(unit[2:].replace(b"\0\0\3", b"\0\0"))
     bits.take(4)
     layers = bits.take(3)

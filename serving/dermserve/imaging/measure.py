@@ -1,8 +1,8 @@
-"""What a photo looks like, in numbers: whether it is dark, bright, of no natural colour, blurred or empty.
+"""Measure a photo's quality: whether it is dark, bright, without natural colour, blurred or empty.
 
-They show whether a photo is fit to be classified, and whether photos have changed since a model was calibrated, without
-keeping any. All are measured at half the model's size: pixels averaged two by two, which removes sensor noise and what
-enlarging a small photo leaves. numpy alone, a fifth of a millisecond at 224×224: every photo is measured.
+The measures show whether a photo can be classified, and whether photos have changed since a model was calibrated,
+without keeping any. All are taken at half the model's size, with pixels averaged two by two: this removes sensor noise,
+and the smoothness of small photos that were enlarged. Every photo is measured, so it must be fast.
 """
 
 import functools
@@ -17,9 +17,9 @@ _Floats: TypeAlias = NDArray[np.float32]
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _GLARE = 248
-"""Value of its brightest channel from which a pixel counts as blown out."""
+"""A pixel counts as blown out from this value of its brightest channel on."""
 _DIAGONAL = 1.6
-"""How much larger second differences are along a diagonal of a photo of skin, whose pixels lie further apart."""
+"""How much larger second differences of skin are along a diagonal, where pixels are further apart."""
 _OTHERS, _LEAST = 0.75, 1.0
 """Share of the mean over all directions, and gray levels, that count as the structure of each direction, at least:
 below a level there is only what rounding to 8 bits leaves."""
@@ -29,7 +29,7 @@ _BLOCK = 8
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """Of one photo's pixels."""
+    """The measures of one photo."""
 
     brightness: float
     """Mean luma, 0 to 255."""
@@ -96,7 +96,7 @@ def _halve(pixels: NDArray[np.uint8]) -> _Floats:
 
 
 def _color(luma: _Floats, differences: tuple[_Floats, _Floats]) -> float:
-    """Take from the variance of colour differences what a straight line over luma explains."""
+    """Subtract from the variance of colour differences the part that a linear function of luma explains."""
     light = _centred(luma)
     power, left = float(light @ light), 0.0
     for difference in differences:

@@ -28,7 +28,7 @@ _DARKER, _BRIGHTER = _scaled(BRIGHTNESS_STEP - 1), _scaled(BRIGHTNESS_STEP + 1)
 
 
 def _whole(pixels: Pixels) -> NDArray[np.void]:
-    """See [S, S, 3] as [S, S] pixels of three bytes: copying those takes half the time of copying single bytes."""
+    """View [S, S, 3] as [S, S] elements of three bytes: copying those takes half the time of copying single bytes."""
     return np.ascontiguousarray(pixels).view("V3")[..., 0]
 
 

@@ -77,7 +77,7 @@ class Child:
         return tuple(self._lines)
 
     def died(self) -> ChildDiedError | None:
-        """Return the error that describes how it ended; None while it runs."""
+        """Return an error that says how it ended; None while it runs."""
         code = self._process.poll()
         return None if code is None else ChildDiedError(self.name, code, self.last_lines)
 
@@ -86,7 +86,7 @@ class Child:
 
         Raises:
             ChildDiedError: it ended first.
-            NotReadyInTimeError: `timeout` seconds went by.
+            NotReadyInTimeError: it was not ready after `timeout` seconds.
         """
         try:
             match = take(self._ready, timeout=timeout)
@@ -104,11 +104,11 @@ class Child:
         return self._process.wait()
 
     def on_exit(self, call: Callable[[], object]) -> None:
-        """Call `call` in another thread once the child has ended; at once if it has ended already."""
+        """Call `call` in another thread once the child has ended, or now if it has."""
         self._ended.add_done_callback(lambda _: call())
 
     def stop(self, *, grace: float) -> None:
-        """Stop it: ask, and SIGKILL for its whole group after `grace` seconds or a second signal."""
+        """Ask it to stop; after `grace` seconds or a second signal, send SIGKILL to its whole group."""
         try:
             if self._process.poll() is None:
                 self._process.send_signal(self._asking)
@@ -127,7 +127,7 @@ class Child:
         with self._process.stdout as lines:
             for line in map(str.rstrip, lines):
                 self._lines.append(line)
-                with contextlib.suppress(BrokenPipeError):  # nobody reads the launcher's stderr any more
+                with contextlib.suppress(BrokenPipeError):  # stderr is closed
                     self._log(line)
                 if self._pattern is not None and (match := self._pattern.search(line)):
                     self._ready.put(match)
@@ -137,7 +137,7 @@ class Child:
 
 
 class InOrder:
-    """Something of parts: started one after the other on entry, stopped the other way round on exit or on an error."""
+    """Parts that are started one after the other on entry, and stopped in reverse order on exit or on an error."""
 
     _parts: contextlib.ExitStack
 
@@ -159,11 +159,11 @@ class InOrder:
 def wait_serving(address: str, *, timeout: float, children: Sequence[Child]) -> None:
     """Wait until the gateway at HOST:PORT reports SERVING, by health.Watch, without polling.
 
-    The wait ends if one of the children ends; the log of the first goes into a timeout's message.
+    The wait ends if one of the children ends. The message of a timeout has the log of the first child.
 
     Raises:
         ChildDiedError: one of them ended.
-        NotReadyInTimeError: `timeout` seconds went by.
+        NotReadyInTimeError: it was not SERVING after `timeout` seconds.
     """
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
@@ -197,7 +197,7 @@ def child_log(path: pathlib.Path, *, verbose: bool, say: Callable[[str], object]
 
 
 def open_log(path: pathlib.Path) -> TextIO:
-    """Open a file for lines to append. A file over 10 MB is first renamed to `.log.old`."""
+    """Open a log file to append lines. A file over 10 MB is first renamed to `.log.old`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.stat().st_size > _LARGE:
         path.replace(path.with_suffix(".log.old"))

@@ -22,10 +22,10 @@ _store_option = click.option(
     envvar="DERMSERVE_STORE",
     show_default=True,
     show_envvar=True,
-    help="Folder of the versioned store; built when it lacks a model.",
+    help="Folder of the versioned store; models that it lacks are exported into it.",
 )
 _verbose_option = click.option(
-    "--verbose", is_flag=True, help="Show the servers' logs here, not in files in `logs` beside the store."
+    "--verbose", is_flag=True, help="Print the servers' logs instead of writing them to `logs` beside the store."
 )
 
 
@@ -66,7 +66,7 @@ def up(
 
 
 def _serve(stack: Stack, model: str, make_edge: Callable[[str], Edge] | None) -> None:
-    """Run until a signal or a child's end. A signal once ready is success; before that, an interruption."""
+    """Run until a signal, or until a child ends. A signal before the servers are ready is an interruption."""
     ready = False
     try:
         with contextlib.ExitStack() as running:
@@ -94,9 +94,9 @@ def _serve(stack: Stack, model: str, make_edge: Callable[[str], Edge] | None) ->
 )
 @_verbose_option
 def demo(image: pathlib.Path | None, store: pathlib.Path, models: tuple[str, ...], verbose: bool) -> None:
-    """Classify one picture with each model, as it is and over ten views, then stop everything.
+    """Classify one picture with each model, with one view and with ten, then stop everything.
 
-    IMAGE is a JPEG, PNG or WebP file; without one, a made-up lesion is drawn.
+    IMAGE is a JPEG, PNG or WebP file. Without it, the program draws a lesion.
     """
     photo = _picture(image)
     with ends_by_interrupt():
@@ -134,6 +134,6 @@ def _show_answers(address: str, models: Sequence[str], photo: bytes) -> None:
 
 
 def _progress() -> Callable[[str], None]:
-    """Make a printer of lines on stderr, each with the seconds since now before it."""
+    """Return a function that prints lines on stderr, each after the seconds since now."""
     started = time.monotonic()
     return lambda line: click.echo(f"[{time.monotonic() - started:5.1f} s] {line}", err=True)

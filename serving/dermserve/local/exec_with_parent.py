@@ -1,10 +1,11 @@
 """Run a command that the kernel kills when the process that started it dies.
 
-Run as a script, `python exec_with_parent.py PARENT_PID COMMAND...`. It is no preexec function, which is unsafe in a
-process with threads. Linux only (PR_SET_PDEATHSIG, which survives exec): on other systems a launcher that gets SIGKILL
-leaves its children running.
+Run it as a script: `python exec_with_parent.py PARENT_PID COMMAND...`. A preexec function would be unsafe in a process
+with threads. Linux only (PR_SET_PDEATHSIG, which survives exec): on other systems the children of a launcher that gets
+SIGKILL continue to run.
 
-The signal follows the end of the parent's *thread*: start children from a thread that lives as long as they should.
+The kernel sends the signal when the parent's *thread* ends: start children from a thread that lives as long as they
+should.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""Turn termination signals into KeyboardInterrupt, so that every `with` block is left in order."""
+"""Turn termination signals into KeyboardInterrupt, so that every `with` block ends in order."""
 
 import contextlib
 import queue
@@ -14,7 +14,7 @@ _Item = TypeVar("_Item")
 
 @contextlib.contextmanager
 def ends_by_interrupt() -> Iterator[None]:
-    """Treat SIGTERM and, unless `nohup` had it ignored, SIGHUP as Ctrl-C while the block lasts."""
+    """Treat SIGTERM, and SIGHUP unless `nohup` ignores it, as Ctrl-C while the block lasts."""
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
@@ -33,7 +33,7 @@ def take(items: queue.SimpleQueue[_Item], *, timeout: float = float("inf")) -> _
     long wait would not be handled until the wait is over.
 
     Raises:
-        queue.Empty: none came in `timeout` seconds.
+        queue.Empty: no item came within `timeout` seconds.
     """
     end = time.monotonic() + timeout
     while (left := end - time.monotonic()) > _SLICE:

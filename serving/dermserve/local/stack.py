@@ -26,7 +26,7 @@ DEFAULT_TFS_PORT = 8500
 
 _TFS_READY = re.compile(r"Running gRPC ModelServer at (\S+:\d+)")
 GATEWAY_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"')
-# The gateway lets requests in flight finish within 10 s of its own; the model server has none left by then.
+# The gateway gives requests in flight 10 s to finish; then none is left in the model server.
 _GRACE = 15.0
 _T = TypeVar("_T")
 
@@ -41,7 +41,7 @@ class Stack(InOrder):
     children when this process is killed. Enter it in a thread that lives as long as the stack should.
 
     Raises on entry:
-        StackError: a port is taken, the store can't be built or is served by another, or a server doesn't come up.
+        StackError: a port is taken, the store can't be built or another process serves it, or a server doesn't start.
     """
 
     store: pathlib.Path = DEFAULT_STORE
@@ -98,7 +98,7 @@ class Stack(InOrder):
         raise died
 
     def watch(self, child: Child) -> None:
-        """Let `wait` end with another child, too."""
+        """Let `wait` also end when another child ends."""
         child.on_exit(lambda: self._ended.put(child))
 
     def _start_model_server(self, parts: contextlib.ExitStack) -> None:
@@ -108,9 +108,9 @@ class Stack(InOrder):
             f"--port={self.tfs_port}",
             f"--model_config_file={config}",
             "--file_system_poll_wait_seconds=1",
-            # Labels in the file of a server that starts are on versions that are not loaded yet.
+            # When a server starts, the versions with labels are not loaded yet.
             "--allow_version_labels_for_unavailable_models=true",
-            # Requests in parallel, rather than one request on all cores (docs/performance.md).
+            # Run requests in parallel, instead of one request on all cores (docs/performance.md).
             "--tensorflow_intra_op_parallelism=1",
             f"--tensorflow_inter_op_parallelism={usable_cores()}",
             *self.model_server_flags,
@@ -135,7 +135,7 @@ class Stack(InOrder):
         self.say(f"gateway ready at {self.gateway_address} after {time.monotonic() - started:.1f} s")
 
     def _ready(self, child: Child, wait: Callable[[float], _T]) -> _T:
-        """Wait for a child; when that takes long, print the last line of its log."""
+        """Wait for a child; if that takes long, print the last line of its log."""
         early = min(self.tell_after, self.ready_timeout)
         try:
             return wait(early)

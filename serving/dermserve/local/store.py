@@ -27,12 +27,12 @@ _UNSERVED = "models.config.unserved"
 
 @contextlib.contextmanager
 def owned(store: pathlib.Path) -> Iterator[None]:
-    """Have a store, whose models.config this process alone writes and serves while the block lasts.
+    """Lock a store while the block lasts, so that only this process writes and serves its models.config.
 
-    The kernel takes the lock away with the process, however that ends.
+    The kernel releases the lock when the process ends, in whatever way.
 
     Raises:
-        StoreError: another process has it, or it can't be written.
+        StoreError: another process holds the lock, or the store can't be written.
     """
     try:
         store.mkdir(parents=True, exist_ok=True)
@@ -64,14 +64,14 @@ def ensure_models(store: pathlib.Path, models: Sequence[str], *, say: Callable[[
     if not lacking:
         return
     say(f"building {store}: {', '.join(lacking)}")
-    interrupted = threading.Event()  # once set, its output is not shown as progress
+    interrupted = threading.Event()  # once set, the export's output is not printed as progress
     arguments = [argument for model in lacking for argument in ("--model", model)]
     export = Child(
         [sys.executable, "-m", "dermserve.models.export", "--store", str(store), *arguments],
         name="export",
         log=lambda line: None if interrupted.is_set() else say(line),
         env={"TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONUNBUFFERED": "1"},
-        asking=signal.SIGINT,  # on which, as by Ctrl-C, the export removes what it was writing
+        asking=signal.SIGINT,  # as on Ctrl-C, the export then removes what it was writing
     )
     try:
         code = export.wait()
@@ -85,8 +85,8 @@ def ensure_models(store: pathlib.Path, models: Sequence[str], *, say: Callable[[
 def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Path | None = None) -> pathlib.Path:
     """Write `models.config`, TensorFlow Serving's list of models, whole or not at all; return its path.
 
-    Labels and pinned versions stay, those of models that are not served this time in a file of their own. With a folder
-    `into` the file goes there, and the store stays as it is: another process may serve it.
+    Labels and pinned versions stay; those of models that are not served this time go to another file. With a folder
+    `into` the file is written there and the store is not changed, because another process may serve it.
 
     Raises:
         StoreError: it can't be written, can't be understood, or pins or labels versions that the store lacks.
@@ -119,7 +119,7 @@ def _read(store: LocalStore, name: str) -> ServerConfig:
 
 
 def _check_present(store: LocalStore, config: ServerConfig, model: str) -> None:
-    """Refuse versions that the model server would never load."""
+    """Refuse pinned or labelled versions that the store lacks."""
     lacking = sorted(config.needed(model) - set(store.versions(model)))
     if lacking:
         raise StoreError(

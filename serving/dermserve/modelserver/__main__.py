@@ -22,10 +22,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _stop_on_signals() -> threading.Event:
-    """Block the signals, which every later thread inherits, and let one thread wait for them.
+    """Block the signals in this and every later thread, and let one thread wait for them.
 
-    A Python handler would run in the main thread only, between two bytecodes: a signal that arrives just before that
-    thread waits in C is not noticed until the wait ends.
+    A Python handler runs in the main thread only, between two bytecodes: it would not run for a signal that arrives
+    just before that thread waits in C.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     stop = threading.Event()

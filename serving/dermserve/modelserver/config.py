@@ -1,4 +1,4 @@
-"""models.config: reading it, and the rules that a list of models must keep."""
+"""Read models.config, and check the rules that a list of models must keep."""
 
 import logging
 from pathlib import Path

@@ -13,7 +13,7 @@ CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class ServingError(Exception):
-    """A failure with the status code and the message that the caller gets: what functions of this package raise."""
+    """What this package raises: a failure with the status code and message that the caller gets."""
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
         super().__init__(message)
@@ -26,7 +26,7 @@ class ServingError(Exception):
 
 
 def internal(error: Exception) -> ServingError:
-    """Build the INTERNAL for a bug of this server. The detail goes to the log, not to the caller."""
+    """Make the INTERNAL error for a bug of this server. The detail goes to the log, not to the caller."""
     _logger.error("internal error", exc_info=error)
     return ServingError(grpc.StatusCode.INTERNAL, "internal error")
 

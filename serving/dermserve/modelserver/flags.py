@@ -64,7 +64,7 @@ class _Parser(argparse.ArgumentParser):
 def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     """Read `--name=value` (also `--name value`, and `--name` alone for a switch) into an attribute for each flag.
 
-    An unknown flag is logged and ignored, as TensorFlow Serving does. One that is refused here is INVALID_ARGUMENT.
+    An unknown flag is logged and ignored, as in TensorFlow Serving. A refused one raises INVALID_ARGUMENT.
     """
     parser = _Parser(prog="dermserve modelserver", description=__doc__, allow_abbrev=False)
     for name, (default, text) in SERVED.items():
@@ -80,7 +80,7 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _check_other(argument: str) -> None:
     name, _, value = argument.removeprefix("--").partition("=")
-    if name in REFUSED and value.lower() not in {"false", "0", "serve"}:  # What the stand-in does anyway.
+    if name in REFUSED and value.lower() not in {"false", "0", "serve"}:  # The value is what the stand-in does anyway.
         raise invalid_argument(
             f"--{name} is not supported by dermserve.modelserver, the local stand-in. "
             "Remove it, or run the real server: the image tensorflow/serving"

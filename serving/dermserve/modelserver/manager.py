@@ -1,7 +1,7 @@
-"""The models that are served: the configuration, the labels, and the thread that loads and unloads versions.
+"""The served models: the configuration, the labels, and the thread that loads and unloads versions.
 
-One thread looks at the file system and carries out the changes. With `num_load_threads=0` (the default) a load runs on
-that thread, so a version that fails and is retried holds up every other change, as in TensorFlow Serving.
+One thread polls the file system and carries out the changes. With `num_load_threads=0` (the default) it also loads
+versions, so retries of a failed one block every other change, as in TensorFlow Serving.
 """
 
 import argparse
@@ -33,8 +33,8 @@ class Manager:
 
     Args:
         load: loads the version in a directory and raises a `ServingError` when it can't.
-        flags: how versions are found and loaded. At the start each is loaded on a thread of its own in any case.
-        stop: set when the process is to stop; it ends every wait for a version.
+        flags: how versions are found and loaded. At the start each is loaded on its own thread in any case.
+        stop: set when the process must stop; it ends every wait for a version.
     """
 
     def __init__(self, *, load: Callable[[Path], Servable], flags: argparse.Namespace, stop: threading.Event) -> None:
@@ -60,10 +60,10 @@ class Manager:
         self._load_in_threads = self._flags.num_load_threads > 0
 
     def reload(self, models: Any, *, what: str = "model") -> int:
-        """Serve another ModelConfigList. Return the number of loads when each model that is new has a version.
+        """Serve another ModelConfigList. Return the number of loads once each new model has a version.
 
-        A model that never gets one blocks the caller, and every later reload, until the server stops, as in TensorFlow
-        Serving.
+        A model that never gets a version blocks the caller, and every later reload, until the server stops, as in
+        TensorFlow Serving.
         """
         with self._reloading:
             before = self._loads
@@ -96,7 +96,7 @@ class Manager:
 
     @contextlib.contextmanager
     def borrow(self, spec: Any) -> Iterator[tuple[int, Servable]]:
-        """Lend the loaded version that a ModelSpec names; it is not unloaded before it is given back."""
+        """Lend the loaded version that a ModelSpec names; it is not unloaded while the block lasts."""
         version = self._take(spec.name, number=self._number(spec))
         try:
             assert version.servable is not None
@@ -130,7 +130,7 @@ class Manager:
             return version
 
     def _accept(self, models: Any) -> None:
-        """Check a list in TensorFlow Serving's order: a list that fails late is what the next one is compared with."""
+        """Check a list in TensorFlow Serving's order. The next list is compared with it even if a late check fails."""
         check_models(models, before=self._checked)
         self._checked = models
         self._labels = {model.name: self._checked_labels(model) for model in models.config}
@@ -176,7 +176,7 @@ class Manager:
             self._ended.wait(_INTERVAL_S)
 
     def _look(self) -> None:
-        """Read every base path, then change the aspired versions. If one is unreadable, nothing changes."""
+        """Read every base path, then change the aspired versions. If a path is unreadable, change nothing."""
         wait_s = self._flags.file_system_poll_wait_seconds
         with self._changed:
             self._look_at = time.monotonic() + (wait_s if wait_s > 0 else float("inf"))
@@ -195,7 +195,7 @@ class Manager:
                     self._aspire(name, versions)
 
     def _aspire(self, model: str, paths: Mapping[int, Path]) -> None:
-        """Aspire exactly these versions. One that had ended and reappears is loaded again."""
+        """Aspire exactly these versions. A version that had ended and reappears is loaded again."""
         managed = self._versions.setdefault(model, {})
         for number, version in managed.items():
             version.aspired = version.aspired and number in paths
@@ -245,7 +245,7 @@ class Manager:
             _logger.info("Loading servable version %s from %s", version, version.path)
             try:
                 return self._load_path(version.path)
-            except Exception as error:  # A version that fails must not end the manager's thread.
+            except Exception as error:  # A failed version must not end the manager's thread.
                 failure = error if isinstance(error, ServingError) else internal(error)
             version.failures += 1
             _logger.error("Loading servable: %s failed: %s", version, failure)

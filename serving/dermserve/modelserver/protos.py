@@ -1,8 +1,8 @@
 """TensorFlow Serving's own messages, imported without running TensorFlow's Python package.
 
-The generated modules import `tensorflow.core...`, and with it all of TensorFlow's Python: five to eight seconds and
-some 300 MB that a server which calls TensorFlow's C library (`tensorflow_c`) does not need. While they are imported,
-the name `tensorflow` stands for a bare package with the same path. `import tensorflow` works as usual
+The generated modules import `tensorflow.core...`, and so all of TensorFlow's Python package, which takes seconds and
+hundreds of megabytes. The server does not need it, as it calls TensorFlow's C library (`tensorflow_c`). While the
+modules are imported, an empty package with the same path replaces `tensorflow`. `import tensorflow` works as usual
 afterwards.
 """
 
@@ -26,7 +26,7 @@ def tensorflow_directory() -> Path:
         else sys.modules["tensorflow"].__spec__
     )
     if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("the model server needs TensorFlow: pip install 'dermserve[local]'")
+        raise ModuleNotFoundError("the model server needs TensorFlow: pip install '.[local]' in a clone")
     return Path(next(iter(spec.submodule_search_locations)))
 
 

@@ -1,4 +1,4 @@
-"""One version, loaded and warm: from a PredictRequest to the graph's inputs, and from its outputs to the answer."""
+"""One loaded version: a PredictRequest becomes the graph's inputs, and its outputs the answer."""
 
 import argparse
 import itertools
@@ -23,7 +23,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Servable:
-    """A loaded version. Any number of threads may call `predict`; `close` comes after the last of them."""
+    """A loaded version. Any number of threads may call `predict`; call `close` after the last one has returned."""
 
     def __init__(self, session: Session, *, as_content: bool) -> None:
         self.signatures: Mapping[str, Any] = session.signatures
@@ -33,7 +33,7 @@ class Servable:
     def predict(self, request: Any, *, timeout_ms: int, into: Any) -> None:
         """Answer a PredictRequest into the PredictResponse `into`, all but the model's name and version.
 
-        A timeout of 0 waits for ever. Where the graph fails, the error has the graph's own status.
+        A timeout of 0 waits for ever. If the graph fails, the error has the graph's own status.
         """
         name = request.model_spec.signature_name or _DEFAULT_SIGNATURE
         if name not in self.signatures:

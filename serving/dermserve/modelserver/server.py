@@ -1,4 +1,4 @@
-"""Start, serve, stop, and the gRPC services, whose errors become TensorFlow Serving's statuses."""
+"""Start, serve and stop; the gRPC services, with TensorFlow Serving's statuses for errors."""
 
 import argparse
 import contextlib
@@ -35,7 +35,7 @@ def run(argv: Sequence[str], *, stop: threading.Event) -> int:
         format="%(asctime)s: %(levelname).1s %(name)s:%(lineno)d] %(message)s", level=logging.INFO, stream=sys.stderr
     )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # TensorFlow turns oneDNN on by itself only on some processors (AVX-512 VNNI); others gain as much.
+    # TensorFlow enables oneDNN by itself only on some processors (AVX-512 VNNI); others gain as much.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     try:
         serve(parse_flags(argv), stop=stop)
@@ -81,7 +81,7 @@ def _listen(manager: Manager, flags: argparse.Namespace) -> grpc.Server:
     protos.model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
     if flags.enable_grpc_healthcheck_service:
         checks = health.HealthServicer()
-        for name in ("", "PredictionService", "ModelService"):  # As TensorFlow Serving, whatever the models do.
+        for name in ("", "PredictionService", "ModelService"):  # Always, as in TensorFlow Serving.
             checks.set(name, health_pb2.HealthCheckResponse.SERVING)
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     try:
@@ -104,7 +104,7 @@ def _poll_config(manager: Manager, flags: argparse.Namespace, *, stop: threading
 
 
 def _answering(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """Refuse a call beyond `--grpc_max_threads`, as gRPC's C++ server does, and turn errors into statuses."""
+    """Refuse calls beyond `--grpc_max_threads`, as gRPC's C++ server does, and turn errors into statuses."""
 
     @functools.wraps(handler)
     def answer(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
@@ -179,7 +179,7 @@ class ModelService(_Service, protos.model_service_pb2_grpc.ModelServiceServicer)
 
     @_answering
     def GetModelStatus(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        """Return the state of one version, or of all that were ever managed, the highest first; labels are ignored."""
+        """Return the state of one version, or of all that were ever managed, the highest first. Labels are ignored."""
         _check_spec(request)
         spec = request.model_spec
         wanted = spec.version.value if spec.HasField("version") else None
@@ -197,7 +197,7 @@ class ModelService(_Service, protos.model_service_pb2_grpc.ModelServiceServicer)
 
     @_answering
     def HandleReloadConfigRequest(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        """Serve another list of models. Of the metrics asked for only the number of loads is counted."""
+        """Serve another list of models. Of the requested metrics only the number of loads is counted."""
         if request.config.WhichOneof("config") != "model_config_list":
             raise invalid_argument(
                 "ServerModelConfig type not supported by HandleReloadConfigRequest. "

@@ -20,7 +20,7 @@ from dermserve.modelserver.protos import config_pb2, meta_graph_pb2, types_pb2
 from dermserve.modelserver.tensorflow_c import Output, buffer_of, checked_status, library
 
 _STRING_BYTES = 24  # sizeof(TF_TString), fixed by TensorFlow's ABI
-_MAX_ELEMENTS = 2**29  # TensorFlow Serving would fill terabytes for a message of twenty bytes.
+_MAX_ELEMENTS = 2**29  # TensorFlow Serving fills any size, even terabytes, for a message of twenty bytes.
 _FIELDS: dict[int, tuple[str, str]] = {
     types_pb2.DataType.Value(f"DT_{name}"): (layout, f"{field}_val")
     for field, types in {
@@ -53,22 +53,22 @@ class Tensor:
         return tuple(library().TF_Dim(self.handle, axis) for axis in range(library().TF_NumDims(self.handle)))
 
     def content(self) -> bytes:
-        """Copy the elements out, in memory order; of strings, what describes them."""
-        if 0 in self.shape:  # It may have no buffer, and asking a tensor without one for its size ends the process.
+        """Copy the elements, in memory order; for strings, their descriptors."""
+        if 0 in self.shape:  # Without a buffer, asking for its size ends the process.
             return b""
         return ctypes.string_at(library().TF_TensorData(self.handle), library().TF_TensorByteSize(self.handle))
 
     def strings(self) -> list[bytes]:
-        """Copy the strings out."""
+        """Copy the strings."""
         tf, size = library(), len(self.content())
         addresses = [tf.TF_TensorData(self.handle) + at for at in range(0, size, _STRING_BYTES)]
         return [ctypes.string_at(tf.TF_StringGetDataPointer(at), tf.TF_StringGetSize(at)) for at in addresses]
 
 
 def parse(proto: Any, *, alias: str) -> Tensor:
-    """Read a TensorProto as TensorFlow reads it: values missing at the end repeat the last one, too many are dropped.
+    """Read a TensorProto as TensorFlow does: the last value fills missing ones, and extra values are dropped.
 
-    One so large that only such repetition could fill it is refused.
+    A tensor is refused if it is so large that only such filling could complete it.
     """
     if math.prod(max(dim.size, 0) for dim in proto.tensor_shape.dim) > _MAX_ELEMENTS:
         raise invalid_argument(f"tensor parsing error: {alias}")
@@ -115,7 +115,7 @@ def _varint(number: int) -> bytes:
 
 
 class Session:
-    """A SavedModel in memory. Any number of threads may `run` it; `close` comes after the last of them."""
+    """A SavedModel in memory. Any number of threads may call `run`; call `close` after the last one has returned."""
 
     def __init__(self, path: Path, *, config: Any) -> None:
         """Load the meta graph for serving; a `ServingError` has TensorFlow's code and message."""
@@ -129,7 +129,7 @@ class Session:
         self._lock = threading.Lock()
 
     def run(self, feeds: Mapping[str, Tensor], *, fetches: Sequence[str], timeout_ms: int = 0) -> list[Tensor]:
-        """Feed tensors by name and fetch others, in the order asked. A timeout of 0 waits for ever."""
+        """Feed tensors by name and fetch others, in the given order. A timeout of 0 waits for ever."""
         inputs = (Output * len(feeds))(*[self._output(name) for name in feeds])
         tensors = (c_void_p * len(feeds))(*[tensor.handle for tensor in feeds.values()])
         outputs = (Output * len(fetches))(*[self._output(name) for name in fetches])
@@ -169,7 +169,7 @@ def _load(path: Path, *, config: Any, graph: c_void_p) -> tuple[c_void_p, dict[s
             session = tf.TF_LoadSessionFromSavedModel(options, None, where, tags, 1, graph, meta_graph, status)
         content = meta_graph.contents
         whole = meta_graph_pb2.MetaGraphDef.FromString(ctypes.string_at(content.data, content.length))
-        # A copy of the signatures alone: the graph beside them is as large as the model.
+        # Copy only the signatures: the graph beside them is as large as the model.
         return c_void_p(session), dict(meta_graph_pb2.MetaGraphDef(signature_def=whole.signature_def).signature_def)
     finally:
         tf.TF_DeleteBuffer(meta_graph)

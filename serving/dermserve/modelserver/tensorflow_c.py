@@ -1,8 +1,8 @@
 """TensorFlow's C library (tensorflow/c/c_api.h) through ctypes, as far as the server needs it.
 
 TensorFlow Serving uses the same loader and session, so a wrong tensor, a corrupt file or a failing kernel gives the
-same code and message; TensorFlow's Python loader gives others. A foreign call releases the interpreter lock, so calls
-run side by side.
+same code and message; TensorFlow's Python loader gives others. ctypes releases the interpreter lock during a call, so
+calls run side by side.
 """
 
 import contextlib
@@ -72,7 +72,7 @@ def library() -> Any:
     suffix = ".2.dylib" if sys.platform == "darwin" else ".so.2"
     names = [f"libtensorflow_framework{suffix}", f"libtensorflow_cc{suffix}"]
     directory = protos.tensorflow_directory()
-    # No RTLD_GLOBAL: it carries an OpenSSL of its own, and Python's hashlib would crash on that.
+    # Without RTLD_GLOBAL: the library contains its own OpenSSL, on which Python's hashlib would crash.
     loaded = [ctypes.CDLL(str(directory / name)) for name in names][-1]
     for name, (result, arguments) in _PROTOTYPES.items():
         function = getattr(loaded, name)
@@ -87,7 +87,7 @@ def version() -> str:
 
 @contextlib.contextmanager
 def checked_status() -> Iterator[c_void_p]:
-    """Lend a TF_Status to a call and raise, at the end of the block, what the call reported."""
+    """Give a TF_Status for a call; at the end of the block, raise the error that it reports."""
     status = c_void_p(library().TF_NewStatus())
     try:
         yield status

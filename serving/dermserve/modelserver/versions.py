@@ -53,8 +53,8 @@ class Version:
 def index_versions(children: Iterable[str]) -> dict[int, str]:
     """Map each version number to its directory's name.
 
-    Rule: a name that is a whole number in int64 is a version, also with leading zeros (`00000001` is version 1). Of two
-    names for one number the last in byte order is taken.
+    Rule: a name that is a whole number in int64 is a version, also with leading zeros (`00000001` is version 1). If two
+    names have the same number, the last in byte order counts.
     """
     return {int(name): name for name in sorted(children) if _NUMBER.fullmatch(name) and int(name) in _INT64}
 
@@ -62,8 +62,8 @@ def index_versions(children: Iterable[str]) -> dict[int, str]:
 def aspired_versions(versions: Mapping[int, str], *, policy: Any) -> dict[int, str]:
     """Choose the versions to serve under a `ServableVersionPolicy`.
 
-    Rule: `latest`, the default, wants the highest `num_versions`, at least one; `all` wants every one; `specific` wants
-    the listed ones that exist.
+    Rule: `latest`, the default, chooses the highest `num_versions`, at least one; `all` every version; `specific` the
+    listed ones that exist.
     """
     wanted = sorted(versions, reverse=True)
     if policy.WhichOneof("policy_choice") == "specific":
@@ -74,9 +74,9 @@ def aspired_versions(versions: Mapping[int, str], *, policy: Any) -> dict[int, s
 
 
 def find_versions(model: Any) -> dict[int, Path]:
-    """Look at the base path of a ModelConfig and return the path of each version to serve.
+    """Read the base path of a ModelConfig and return the path of each version to serve.
 
-    One that can't be read is an error: taken for an empty one, it would unload everything.
+    An unreadable path is an error: if it counted as empty, everything would be unloaded.
     """
     base = Path(model.base_path)
     try:

@@ -1,1 +1,1 @@
-"""The life of a model version: published, verified, promoted, rolled back, retired; each step in an audit log."""
+"""The life of a model version: publish, verify, promote, roll back, retire; each step is in an audit log."""

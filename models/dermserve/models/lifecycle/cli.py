@@ -36,12 +36,12 @@ from dermserve.models.lifecycle.watch import Gateways, Limits
 def model() -> None:
     """Publish, verify, promote, roll back and retire versions of the models.
 
-    A store holds versions; model servers serve them; the labels `stable` and `canary` say which is for whom. What a
-    command changes goes to the servers, to models.config, so that a restart keeps it, and to the store's audit log.
-    docs/versions.md tells more.
+    A store holds versions and model servers serve them. The labels `stable` and `canary` say which version is for which
+    callers. A command changes the servers, models.config (so that a restart keeps the change), and the store's audit
+    log. See docs/versions.md.
 
-    Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 a server does not answer, 4 a version does not meet what
-    is required of it and was not promoted, or did not do well as a canary.
+    Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 a server does not answer, 4 a version failed a check, a
+    requirement or its canary.
     """
 
 
@@ -57,10 +57,10 @@ for _command in (list_versions, status, verify, log):
 )  # fmt: skip
 @reading
 def publish(run: pathlib.Path, key: pathlib.Path | None, store: Store, as_json: bool) -> None:
-    """Export what RUN trained as a new version, checked before it appears.
+    """Export the model of RUN as a new version, checked before it appears.
 
     RUN is the folder of a finished and evaluated `dermserve train`. Servers that follow the newest version load it at
-    once; those with a stable version keep that until `promote` or `canary`.
+    once; pinned ones do so after `promote` or `canary`.
     """
     if key is not None:
         load_key(key)  # before minutes of work
@@ -69,7 +69,7 @@ def publish(run: pathlib.Path, key: pathlib.Path | None, store: Store, as_json: 
         from dermserve.models.training.train.finished import FinishedRun
     except ImportError as error:
         raise click.UsageError(
-            f"`dermserve model publish` needs more ({error}): pip install 'dermserve[models]'"
+            f"`dermserve model publish` needs more ({error}): pip install '.[models]' in a clone"
         ) from error
     name = FinishedRun(run).model
     manifest = manifest_of(store, name, version)
@@ -85,7 +85,7 @@ def publish(run: pathlib.Path, key: pathlib.Path | None, store: Store, as_json: 
 @click.argument("version", type=VERSION, required=False)
 @click.option(
     "--require", type=parse_requirement, multiple=True, metavar="'FIGURE>=VALUE'",
-    help="What the version's evaluation must have come to, for example accuracy>=0.8; repeatable.",
+    help="Bound on a figure of the version's evaluation, for example accuracy>=0.8; repeatable.",
 )  # fmt: skip
 @unchecked_option
 @moving
@@ -94,25 +94,25 @@ def promote(
 ) -> None:
     """Make a version the stable one on every server: the newest in the store when none is given.
 
-    It is loaded beside the one that serves, and its golden predictions are replayed; then the label moves; then the old
-    one is unloaded. No request fails.
+    It is loaded beside the version that serves, and its golden predictions are replayed. Then the label moves, and the
+    old version is unloaded. No request fails.
     """
     _show_moved(moves.promote(desk, name, version, require=require, checked=not unchecked), as_json)
 
 
 @model.command()
 @click.argument("name", type=model_name, metavar="MODEL")
-@click.option("--to", "version", type=VERSION, metavar="VERSION", help="Which; by default the stable one before.")
+@click.option("--to", "version", type=VERSION, metavar="VERSION", help="By default the version that was stable before.")
 @moving
 def rollback(desk: Desk, name: str, version: int | None, as_json: bool) -> None:
-    """Make the version stable again that was so before the last promotion."""
+    """Make the version stable again that was stable before the last promotion."""
     _show_moved(moves.rollback(desk, name, version), as_json)
 
 
 @model.command()
 @click.argument("name", type=model_name, metavar="MODEL")
 @click.argument("version", type=VERSION, required=False)
-@click.option("--share", type=parse_share, metavar="SHARE", help="Of the callers who name no version: 5% or 0.05.")
+@click.option("--share", type=parse_share, metavar="SHARE", help="Of requests without version and label: 5% or 0.05.")
 @click.option("--off", is_flag=True, help="End the canary: everybody gets the stable version.")
 @unchecked_option
 @watching
@@ -130,17 +130,17 @@ def canary(
     as_json: bool,
     **limits: Any,
 ) -> None:
-    """Give a share of the callers another version beside the stable one: the newest when none is given.
+    """Serve another version to a share of the callers: the newest when none is given.
 
-    This loads it, points the label `canary` at it, and writes the share to canary.toml in the store, which the gateways
-    follow (their setting `canary_file`). With --gateway-metrics it waits until all have it. With --watch it then
-    compares the canary with the stable version, and ends with exit code 4 when it fails more often, takes longer, or
-    disagrees; with --auto-rollback the canary is ended then, and whenever the watch can't go on.
+    This loads the version, sets the label `canary` to it, and writes the share to canary.toml in the store, which the
+    gateways read (their setting `canary_file`). With --gateway-metrics the command waits until all have the share. With
+    --watch it then compares the canary with the stable version, and ends with exit code 4 if the canary fails more
+    often, takes longer, or disagrees. --auto-rollback then ends the canary, also when the watch is interrupted.
     """
     if off == (share is not None) or (off and version is not None):
         raise click.UsageError("give --share SHARE to begin a canary, or --off alone to end it")
     if off and seconds is not None:
-        raise click.UsageError("there is nothing to --watch after --off")
+        raise click.UsageError("--off ends the canary, so there is nothing to --watch")
     if seconds is not None and not gateways:
         raise click.UsageError("--watch needs --gateway-metrics: it compares by the gateways' metrics")
     if auto_rollback and seconds is None:
@@ -171,14 +171,14 @@ def _watch(gateways: Gateways, name: str, seconds: float, limits: Limits, as_jso
     values = {"model": name, "ok": not problems, "problems": problems, **dataclasses.asdict(report)}
     show(as_json, values, f"{name}: {report}")
     if problems:
-        raise GateError(f"the canary of {name} does not do well: {'; '.join(problems)}")
+        raise GateError(f"the canary of {name} failed: {'; '.join(problems)}")
 
 
 @model.command()
 @click.argument("name", type=model_name, metavar="MODEL")
 @moving
 def unpin(desk: Desk, name: str, as_json: bool) -> None:
-    """Take a model's labels off: its servers follow the newest version again, as before the first promotion."""
+    """Remove a model's labels: its servers follow the newest version again, as before the first promotion."""
     _show_moved(moves.unpin(desk, name), as_json)
 
 
@@ -195,12 +195,12 @@ def _labels(labels: dict[str, int]) -> str:
 
 @model.command()
 @click.argument("name", type=model_name, metavar="MODEL")
-@click.option("--keep", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Newest to keep.")
-@click.option("--dry-run", is_flag=True, help="Say what would be deleted, and delete nothing.")
-@click.option("--offline", is_flag=True, help="Don't ask servers what they have loaded; go by models.config alone.")
+@click.option("--keep", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Versions to keep.")
+@click.option("--dry-run", is_flag=True, help="Print what would be deleted, and delete nothing.")
+@click.option("--offline", is_flag=True, help="Don't ask servers what they have loaded; use models.config alone.")
 @moving
 def retire(desk: Desk, name: str, keep: int, dry_run: bool, offline: bool, as_json: bool) -> None:
-    """Delete the oldest versions, but for the newest N and all that are labelled, pinned or loaded."""
+    """Delete all versions except the newest N and those that are labelled, pinned or loaded."""
     gone = moves.retire(desk, name, keep=keep, offline=offline, dry=dry_run)
     left = [version for version in desk.store.versions(name) if version not in gone]
     what, verb = ", ".join(map(str, gone)) or "nothing", "would delete" if dry_run else "deleted"
@@ -213,7 +213,7 @@ def retire(desk: Desk, name: str, keep: int, dry_run: bool, offline: bool, as_js
 @click.option("--to", "target", required=True, metavar="DIR", type=click.Path(file_okay=False, path_type=pathlib.Path),
               help="Folder of the local store to fill.")  # fmt: skip
 @click.option(
-    "--latest", type=click.IntRange(1), metavar="N", help="Only the newest N of each model, and labelled ones."
+    "--latest", type=click.IntRange(1), metavar="N", help="Only the newest N versions of each model, and labelled ones."
 )
 @public_key_option
 @reading
@@ -225,9 +225,9 @@ def pull(
     public_key: pathlib.Path | None,
     as_json: bool,
 ) -> None:
-    """Copy the versions of a store that a local one lacks, each checked by its digests before it appears.
+    """Copy versions that a local store lacks, each checked by its digests before it appears.
 
-    For what TensorFlow Serving can't read itself, such as s3://: run it before the server starts (an init container).
+    For stores that TensorFlow Serving can't read, such as s3://. Run it before the server starts (an init container).
     """
     for name, version in pull_versions(store, LocalStore(target), models=names, latest=latest, public_key=public_key):
         show(as_json, {"model": name, "version": version}, f"{name}: version {version} copied")

@@ -1,8 +1,8 @@
-"""What can go wrong in the life of a version."""
+"""Errors of the commands that change or check versions."""
 
 
 class LifecycleError(Exception):
-    """Base. Each message says what is wrong and what to do."""
+    """Base class. Each message says what is wrong and what to do."""
 
     exit_code = 1
 
@@ -12,23 +12,23 @@ class ExportError(LifecycleError):
 
 
 class StoreError(LifecycleError):
-    """The store can't be used, or doesn't hold what was asked for."""
+    """The store can't be used, or does not have what was requested."""
 
 
 class SignatureError(StoreError):
-    """A version is not what was signed, or a key can't be used."""
+    """A version differs from what was signed, or a key can't be used."""
 
 
 class ConfigError(LifecycleError):
-    """models.config is missing or can't be understood."""
+    """models.config is missing or not valid."""
 
 
 class RefusedError(LifecycleError):
-    """What was asked for would break something; nothing was changed."""
+    """The change would break something; nothing was changed."""
 
 
 class GateError(LifecycleError):
-    """A version does not meet what is required of it."""
+    """A version failed a check or a requirement."""
 
     exit_code = 4
 

@@ -1,4 +1,4 @@
-"""What a version must meet before it gets callers: files and signature as published, figures, answers as exported."""
+"""Check a version before it serves: files and signature as published, required figures, answers as at export."""
 
 import math
 import operator
@@ -31,20 +31,20 @@ _COMPARED: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
 _SPLITS = ("_grouped", "_by_image")
-"""How an evaluation kept training and test photos apart: ends of the names in a card."""
+"""How an evaluation split its photos: suffixes of the names in a card."""
 _KINDS = {WARMUP: "warm-up", GOLDEN: "golden"}
 TOLERANCE = 1e-3
-"""Other processors and thread counts round differently; measured against the largest value of a tensor, or 1."""
+"""Relative to the largest value of a tensor, or 1: processors and thread counts round differently."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     server: str
     """Address; empty for the store."""
     what: str
-    """For people: the record, its signature."""
+    """For people: the record and its signature key."""
     problem: str = ""
     """Empty when all is well."""
     difference: float = 0.0
@@ -60,7 +60,7 @@ def verify_version(
     tolerance: float = TOLERANCE,
     public_key: pathlib.Path | None = None,
 ) -> Iterator[Check]:
-    """Check a version: its files by manifest and signature, then on every server its warm-up and golden predictions.
+    """Check a version's files, and replay its warm-up and golden predictions on every server.
 
     Raises:
         StoreError: there is no such version, or it has no manifest or golden predictions.
@@ -105,7 +105,7 @@ def check_files(store: Store, model: str, version: int, public_key: pathlib.Path
 def verify_files(
     store: Store, model: str | None, version: int | None, public_key: pathlib.Path | None
 ) -> Iterator[Check]:
-    """Check the files of every version without asking a server; of one model, or one version, when it is named.
+    """Check the files of every version, or of one model or version, without asking a server.
 
     Raises StoreError: there is no such version, or none at all.
     """
@@ -146,7 +146,7 @@ def _replay(
     golden: serving_pb2.PredictResponse | None,
     tolerance: float,
 ) -> tuple[str, float]:
-    """Tell the problem, if there is one, and the largest difference from the golden answer, if there is one."""
+    """Return the problem, if any, and the largest difference from the golden answer, if there is one."""
     try:
         answer = server.predict(request)
     except NoServerError:
@@ -185,7 +185,7 @@ def _floats(tensor: tensor_pb2.TensorProto) -> NDArray[np.float32]:
         return np.frombuffer(tensor.tensor_content, "<f4")
     values = np.asarray(tensor.float_val, np.float32)
     lacking = math.prod(_shape(tensor)) - len(values)
-    # A short list goes on with its last value: TensorFlow shortens tensors of equal values so.
+    # The last value of a short list is repeated: TensorFlow shortens tensors of equal values.
     return np.pad(values, (0, lacking), mode="edge") if len(values) and lacking > 0 else values
 
 
@@ -207,7 +207,7 @@ class Requirement:
     bound: float
 
     def problem(self, figures: dict[str, float]) -> str:
-        """Say what is wrong with a version that has these figures; nothing when it meets the requirement."""
+        """Say why a version with these figures does not meet the requirement; nothing if it does."""
         named = [figures[name] for name in (self.name, *(self.name + split for split in _SPLITS)) if name in figures]
         if not named:
             return f"its evaluation has no {self.name}; it has {', '.join(sorted(figures)) or 'no figures at all'}"
@@ -217,7 +217,7 @@ class Requirement:
 
 
 def figures(store: Store, model: str, version: int) -> dict[str, float]:
-    """Read what the evaluation of a version came to, by name, from the card that its golden predictions hold.
+    """Read the figures of a version's evaluation, by name, from the card in its golden predictions.
 
     Besides the card's figures: `rule_out_sensitivity`, `rule_in_specificity` and their `_low` and `_high` bounds.
 
@@ -242,19 +242,19 @@ def figures(store: Store, model: str, version: int) -> dict[str, float]:
 
 
 def check_figures(store: Store, model: str, version: int, requirements: Sequence[Requirement]) -> None:
-    """Check a version's evaluation. Raises GateError: it fails; StoreError: nothing is known of it."""
+    """Check a version's evaluation. Raises GateError: it fails; StoreError: the version has no card."""
     known = figures(store, model, version) if requirements else {}
     if problems := [problem for one in requirements if (problem := one.problem(known))]:
         raise GateError(f"version {version} of {model} is not good enough: {'; '.join(problems)}")
 
 
 def check_version(desk: Desk, model: str, version: int, *, answers: bool) -> None:
-    """Check a version's files and signature, and on every server that it answers as it did when it was exported.
+    """Check a version's files and signature, and on every server that it answers as at export.
 
     It must be loaded. Without `answers` only its files and signature are checked, and only with a public key.
 
     Raises:
-        GateError: something is wrong.
+        GateError: a check failed.
         NoServerError: a server does not answer.
     """
     if answers and desk.store.read(model, version, GOLDEN) is None:

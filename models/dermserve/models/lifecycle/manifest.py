@@ -1,7 +1,7 @@
-"""What lies beside a version's graph in `assets.extra`: its manifest, its signature, warm-up and golden records.
+"""The files in a version's `assets.extra`: manifest, signature, warm-up records and golden predictions.
 
-TensorFlow Serving reads the warm-up file alone. In object storage the manifest is uploaded last: a version without one
-is not there yet.
+Of these TensorFlow Serving reads only the warm-up file. In object storage the manifest is uploaded last: a version
+without one does not count.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from dermserve.tfserving.v1 import management_pb2
 MANIFEST = "assets.extra/dermserve.json"
 """Path in a version's folder, as those below."""
 SIGNATURE = "assets.extra/dermserve.sig.json"
-"""If the version is signed; it covers the manifest, and is not in it."""
+"""Only of signed versions. It covers the manifest, which does not contain it."""
 WARMUP = "assets.extra/tf_serving_warmup_requests"
 """TensorFlow Serving replays it when it loads the version."""
 GOLDEN = "assets.extra/golden_predictions"
@@ -33,17 +33,17 @@ _SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What a version was when it was written."""
+    """The content of a version when it was written."""
 
     model: str
     files: Mapping[str, str]
-    """SHA-256, hexadecimal, by path in the version's folder; all but the manifest and the signature."""
+    """SHA-256, hexadecimal, by path in the version's folder, of all files but the manifest and the signature."""
     about: Mapping[str, str]
     """For people: when it was exported, from what, by which dermserve."""
 
     @property
     def digest(self) -> str:
-        """SHA-256, hexadecimal, over all files: what `sha256sum` prints for them in order of their paths."""
+        """SHA-256, hexadecimal, of the output of `sha256sum` for all files in order of their paths."""
         lines = "".join(f"{digest}  {path}\n" for path, digest in sorted(self.files.items()))
         return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -59,7 +59,7 @@ def write_manifest(folder: pathlib.Path, *, model: str, about: Mapping[str, str]
 
 
 def parse_manifest(data: bytes, *, where: str) -> Manifest:
-    """Read a manifest. Raises StoreError: it is none, or does not agree with its own digest."""
+    """Read a manifest. Raises StoreError: it is not valid, or does not match its own digest."""
     try:
         content = json.loads(data)
         manifest = Manifest(content["model"], content["files"], content["about"])
@@ -67,12 +67,12 @@ def parse_manifest(data: bytes, *, where: str) -> Manifest:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"{where} is not a manifest: {error}") from error
     if not agrees:
-        raise StoreError(f"{where} does not agree with its own digest, or is of a later dermserve")
+        raise StoreError(f"{where} does not match its own digest, or was written by a later dermserve")
     return manifest
 
 
 def changes(folder: pathlib.Path, manifest: Manifest) -> list[str]:
-    """Name what differs between a folder and its manifest, a phrase a file; nothing when all is well."""
+    """Yield a phrase for each file that differs from the manifest."""
     found = _digests(folder)
     return [
         *(f"{path} is missing" for path in sorted(manifest.files.keys() - found.keys())),
@@ -109,7 +109,7 @@ def sign_version(folder: pathlib.Path, key: pathlib.Path) -> None:
 
 
 def check_signature(folder: pathlib.Path, public_key: pathlib.Path, *, model: str, where: str) -> None:
-    """Check that a version is what was signed with a key, a PEM file, and is of the model that it is stored under.
+    """Check that a version is what was signed with a key, a PEM file, and for the model that it is stored under.
 
     Raises SignatureError: it is not, or has no signature, or the key can't be used; the message calls it `where`.
     """
@@ -122,7 +122,7 @@ def check_signature(folder: pathlib.Path, public_key: pathlib.Path, *, model: st
         raise SignatureError(f"{public_key} is no public key of an elliptic curve: {error}") from error
     try:
         verifier.set_hashing_config(_hashing(folder)).verify(folder, folder / SIGNATURE)
-    except Exception as error:  # what it parses is not trusted, and each layer has errors of its own
+    except Exception as error:  # the input is not trusted, and each layer raises its own errors
         found = re.sub(r": Expected .*?\)'\)?", "", str(error)) or "the signature was made with another key, or changed"
         raise SignatureError(f"{where} is not what was signed with the key of {public_key}: {found[:500]}") from error
     named = parse_manifest((folder / MANIFEST).read_bytes(), where=f"{where}/{MANIFEST}").model
@@ -140,17 +140,17 @@ def _module(name: str) -> Any:
     try:
         return importlib.import_module(f"model_signing.{name}")
     except ImportError as error:
-        raise SignatureError(f"signatures need the extra `sign` ({error}): pip install 'dermserve[sign]'") from error
+        raise SignatureError(f"signatures need the extra `sign` ({error}): pip install '.[sign]' in a clone") from error
 
 
 _HEAD = struct.Struct("<QI")
-"""Of a TFRecord: its length, and the length's checksum; another checksum of four bytes comes last."""
+"""The head of a TFRecord: its length, and the length's checksum. A checksum of four bytes comes last."""
 
 
 def read_records(data: bytes, *, where: str) -> Iterator[management_pb2.PredictLog]:
-    """Give the Predict calls in a TFRecord file of PredictionLogs.
+    """Return the Predict calls in a TFRecord file of PredictionLogs.
 
-    Raises StoreError: it is cut off, or holds something else.
+    Raises StoreError: the file is truncated, or contains something else.
     """
     file = io.BytesIO(data)
     while head := file.read(_HEAD.size):

@@ -20,12 +20,12 @@ def promote(
 ) -> Intent:
     """Make a version the stable one, the newest in the store when none is named; return what was changed.
 
-    Its evaluation must have come to what is required. When `checked`, its golden predictions are replayed on every
-    server before the label moves.
+    Its evaluation must meet the requirements. When `checked`, its golden predictions are replayed on every server
+    before the label moves.
 
     Raises:
-        GateError: it does not meet a requirement, or does not answer as it did when exported; nothing was changed.
-        LifecycleError: no such version, or a server refuses or can't load it; nothing was changed then.
+        GateError: it does not meet a requirement, or does not answer as at export; nothing was changed.
+        LifecycleError: no such version, or a server refuses or can't load it; nothing was changed.
     """
     with _changing(desk):
         target = known_version(desk.store, model, version)
@@ -34,9 +34,9 @@ def promote(
 
 
 def rollback(desk: Desk, model: str, version: int | None = None) -> Intent:
-    """Make the version stable that was so before the last promotion, or the one that is named.
+    """Make the version stable that was stable before the last promotion, or the named one.
 
-    Raises LifecycleError: the log knows of none, or as for `promote`.
+    Raises LifecycleError: the log has no such version, or as for `promote`.
     """
     with _changing(desk):
         current = desk.read_config().labels(model).get(STABLE)
@@ -50,9 +50,9 @@ def rollback(desk: Desk, model: str, version: int | None = None) -> Intent:
 
 
 def canary(desk: Desk, model: str, version: int | None, *, share: float, checked: bool = True) -> Intent:
-    """Give a share of the callers another version than the stable one: the newest in the store when none is named.
+    """Serve another version than the stable one to a share of the callers: the newest in the store when none is named.
 
-    Raises LifecycleError: there is no stable version, or it is the same, or as for `promote`.
+    Raises LifecycleError: there is no stable version, it is the same version, or as for `promote`.
     """
     with _changing(desk):
         target = known_version(desk.store, model, version)
@@ -80,7 +80,7 @@ def end_canary(desk: Desk, model: str) -> Intent:
 
 
 def unpin(desk: Desk, model: str) -> Intent:
-    """Take all labels off and let the servers follow the newest version, as before the first promotion.
+    """Remove all labels and let the servers follow the newest version, as before the first promotion.
 
     Raises LifecycleError: as for `promote`.
     """
@@ -90,10 +90,10 @@ def unpin(desk: Desk, model: str) -> Intent:
 
 
 def retire(desk: Desk, model: str, *, keep: int, offline: bool = False, dry: bool = False) -> list[int]:
-    """Delete the oldest versions of a model, but for the newest `keep` and all that are labelled, pinned or loaded.
+    """Delete all versions of a model except the newest `keep` and those that are labelled, pinned or loaded.
 
-    With `offline`, models.config alone says what is needed; with `dry`, nothing is deleted. Returns the versions that
-    are gone, or would be. Raises LifecycleError: the store can't be used, or a server does not answer.
+    With `offline`, no server is asked which are loaded; with `dry`, nothing is deleted. Returns the versions that are
+    deleted, or would be. Raises LifecycleError: the store can't be used, or a server does not answer.
     """
     store = desk.store
     with store.locked() if offline else _changing(desk):
@@ -113,14 +113,14 @@ def retire(desk: Desk, model: str, *, keep: int, offline: bool = False, dry: boo
 
 @contextlib.contextmanager
 def _changing(desk: Desk) -> Iterator[None]:
-    """Keep other changes out, and finish or undo what an earlier one left half done."""
+    """Lock out other changes, and finish or undo one that an earlier command left half done."""
     with desk.store.locked():
         recover(desk)
         yield
 
 
 def _former_stable(store: Store, model: str, current: int) -> int | None:
-    """Tell which version was stable before this one was promoted; None when the log doesn't say."""
+    """Return the version that was stable before this one was promoted; None if it is not in the log."""
     found = None
     for entry in entries(store, model):
         if entry.what == "promote" and entry.after == current and entry.before != current:
@@ -139,7 +139,7 @@ def _make_stable(desk: Desk, model: str, version: int, *, what: str, checked: bo
 def _move(
     desk: Desk, model: str, what: str, before: Served, after: Served, *, check: Callable[[], None] = lambda: None
 ) -> Intent:
-    """Make a change, and note it."""
+    """Make a change, and log it."""
     version = after.labels[STABLE] if what in ("promote", "rollback") else None
     more = _more(desk, model, version, servers=list(desk.servers.addresses))
     entry = Entry(what=what, model=model, before=_told(what, before), after=_told(what, after), more=more)
@@ -155,12 +155,12 @@ def _served(desk: Desk, model: str) -> Served:
 
 
 def _pinned(labels: Mapping[str, int], share: float = 0.0) -> Served:
-    """Serve what the labels need, and nothing else."""
+    """Serve the versions with labels, and no others."""
     return Served(labels=labels, pins=sorted(set(labels.values())), share=share)
 
 
 def _told(what: str, served: Served) -> Any:
-    """Give what the log says of a move: the labels, the canary, or the stable version."""
+    """Return what the log records of a move: the labels, the canary, or the stable version."""
     if what == "unpin":
         return served.labels
     if what == "canary":
@@ -169,7 +169,7 @@ def _told(what: str, served: Served) -> Any:
 
 
 def _more(desk: Desk, model: str, version: int | None, **more: Any) -> dict[str, Any]:
-    """Give what else the log says: the version's digest, if it has one, and the command's note."""
+    """Return further facts for the log: the version's digest, if it has one, and the command's note."""
     manifest = None if version is None else manifest_of(desk.store, model, version)
     more |= {"digest": manifest and manifest.digest, "note": desk.note}
     return {name: value for name, value in more.items() if value}

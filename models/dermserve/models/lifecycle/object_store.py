@@ -1,7 +1,8 @@
 """A store in object storage (s3://, gs://, …) through fsspec.
 
-Nothing can be renamed there, so a version's manifest is uploaded last, and a version without one does not count.
-Numbers are claimed by an object that is created only if there is none yet (a conditional put), which two can't both do.
+Objects can't be renamed, so a version's manifest is uploaded last, and a version without one does not count. A
+publisher claims a number by creating an object only if it does not exist (a conditional put), which can't succeed
+twice.
 """
 
 import contextlib
@@ -20,18 +21,18 @@ from dermserve.models.lifecycle.manifest import MANIFEST
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 LOCK_SECONDS = 60.0
-"""How long to wait for somebody else's change of the same store."""
+"""Seconds to wait for another command's change of the same store."""
 _GRAPH = "saved_model.pb"
 _LARGEST = 2**63 - 1
 
 
 def is_version(name: str) -> bool:
-    """Tell whether TensorFlow Serving takes a folder's name for a version: an int64 in ASCII digits."""
+    """Tell whether a folder's name is a version for TensorFlow Serving: an int64 in ASCII digits."""
     return name.isascii() and name.isdecimal() and int(name) <= _LARGEST
 
 
 def _naming_store(method: _F) -> _F:
-    """Turn what the storage's client raises into a StoreError that names the store."""
+    """Turn errors of the storage's client into a StoreError that names the store."""
 
     @functools.wraps(method)
     def run(self: "ObjectStore", *args: Any, **kwargs: Any) -> Any:
@@ -48,14 +49,14 @@ def _naming_store(method: _F) -> _F:
 class ObjectStore:
     """Versions of models in object storage; LocalStore says what its methods do.
 
-    Raises StoreError: nothing here speaks the URL's protocol.
+    Raises StoreError: the URL's protocol is not supported here.
     """
 
     def __init__(self, url: str) -> None:
         self.base = url.rstrip("/")
         self._files, self._root = _open(self.base)
         self._named: dict[tuple[str, int], str] = {}
-        """Names of versions as last listed, which may begin with zeros."""
+        """Folder names of the versions listed last, which may begin with zeros."""
 
     @_naming_store
     def models(self) -> list[str]:
@@ -78,7 +79,7 @@ class ObjectStore:
     def publish(self, staging: pathlib.Path, model: str) -> int:
         # A number whose upload fails is never used again.
         if not (staging / MANIFEST).is_file():
-            raise StoreError(f"{staging} has no {MANIFEST}, by which {self.base} would know that it is whole")
+            raise StoreError(f"{staging} has no {MANIFEST}, without which {self.base} would not list it")
         used = [int(name) for key in self._keys(model) if is_version(name := key.partition("/")[0])]
         number = self._create_next(".claims", model, text=socket.gethostname(), above=max(used, default=0))
         folder = self._path(model, str(number))
@@ -87,7 +88,7 @@ class ObjectStore:
             for name in sorted(names, key=lambda name: (name == MANIFEST, name == _GRAPH, name)):
                 self._files.put_file(str(staging / name), f"{folder}/{name}")
         except BaseException:
-            with contextlib.suppress(Exception):  # what is left of it does not count
+            with contextlib.suppress(Exception):  # without a manifest the rest does not count
                 self._files.rm(folder, recursive=True)
             raise
         return number
@@ -143,7 +144,7 @@ class ObjectStore:
 
     @contextlib.contextmanager
     def locked(self, wait: float = LOCK_SECONDS) -> Iterator[None]:
-        # A lock whose holder was killed stays, and the message says how to remove it.
+        # The lock of a killed command stays; the message says how to remove it.
         self._take_lock(until=time.monotonic() + wait)
         try:
             yield
@@ -162,7 +163,7 @@ class ObjectStore:
             time.sleep(0.5)
 
     def _create_next(self, *prefix: str, text: str, above: int = 0) -> int:
-        """Put an object under a number that nobody else gets, higher than all that were used; return the number."""
+        """Create an object under a new number, higher than all used ones; return the number."""
         number = max([above, *(int(key) for key in self._keys(*prefix) if is_version(key))]) + 1
         while True:
             with contextlib.suppress(FileExistsError):
@@ -189,12 +190,12 @@ class ObjectStore:
     def _keys(self, *parts: str) -> list[str]:
         """List the keys below a prefix, without it, in order; none where there is nothing."""
         prefix = self._path(*(part for part in parts if part)) + "/"
-        self._files.invalidate_cache()  # somebody else may have written
+        self._files.invalidate_cache()  # another command may have written
         try:
             found = self._files.find(prefix)
-        except FileNotFoundError as error:  # of a prefix without keys it would have said so
+        except FileNotFoundError as error:  # a prefix without keys gives another error
             raise StoreError(f"{self.base} can't be used: {error}") from error
-        # A key that ends in a slash is a folder that a console made.
+        # A key that ends in a slash is a folder marker made by a console.
         return sorted(key.removeprefix(prefix) for key in found if key.startswith(prefix) and not key.endswith("/"))
 
 
@@ -205,8 +206,8 @@ def _open(url: str) -> tuple[Any, str]:
 
         files, root = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        extra = "pip install 'dermserve[s3]'" if protocol == "s3" else "pip install gcsfs" if protocol == "gs" else ""
+        extra = {"s3": "pip install '.[s3]' in a clone", "gs": "pip install gcsfs"}.get(protocol, "")
         raise StoreError(f"{url} needs a package that is not installed ({error}) {extra}".rstrip()) from error
     except ValueError as error:
-        raise StoreError(f"{url} is no store: {error}") from error
+        raise StoreError(f"{url} is not a store: {error}") from error
     return files, str(root).rstrip("/")

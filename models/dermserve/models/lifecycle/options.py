@@ -1,4 +1,4 @@
-"""What the commands of `dermserve model` share: options, their values, and how they end."""
+"""Shared parts of the commands of `dermserve model`: options, their values, and exit codes."""
 
 import contextlib
 import functools
@@ -56,7 +56,7 @@ def parse_requirement(text: str) -> Requirement:
     if found := re.fullmatch(r"\s*(\w+)\s*(>=|<=|>|<)\s*([-+.\deE]+%?)\s*", text):
         with contextlib.suppress(ValueError):
             return Requirement(found[1], found[2], _number(found[3]))
-    raise click.BadParameter(f"{text!r} is no requirement: write one like accuracy>=0.8, with >=, <=, > or <")
+    raise click.BadParameter(f"{text!r} is not a requirement: write for example accuracy>=0.8, with >=, <=, > or <")
 
 
 def parse_share(text: str) -> float:
@@ -64,7 +64,7 @@ def parse_share(text: str) -> float:
     try:
         found = _number(text)
     except ValueError:
-        raise click.BadParameter(f"{text!r} is no share: write 5% or 0.05") from None
+        raise click.BadParameter(f"{text!r} is not a share: write 5% or 0.05") from None
     if not 0 < found < 1:
         raise click.BadParameter(f"{text} is not between 0% and 100%")
     return found
@@ -74,7 +74,7 @@ def _duration(text: str) -> float:
     """Read 90s, 30m or 2h; return seconds."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
     if found is None or not float(found[1]):
-        raise click.BadParameter(f"{text!r} is no duration: write 90s, 30m or 2h")
+        raise click.BadParameter(f"{text!r} is not a duration: write 90s, 30m or 2h")
     return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
@@ -148,7 +148,7 @@ watching = functools.partial(_with, (
         help="Requests of either version, and comparisons, without which it counts as not judged: exit code 4.",
     ),
 ))  # fmt: skip
-"""Adds the options that say how a canary is watched."""
+"""Adds the options for the watch of a canary."""
 
 
 def show(as_json: bool, values: dict[str, Any], text: str) -> None:
@@ -157,7 +157,7 @@ def show(as_json: bool, values: dict[str, Any], text: str) -> None:
 
 
 def _fails_clearly(command: _F) -> _F:
-    """Print what went wrong, without a trace, and end with the code that says whether trying again may help."""
+    """Print an error without a traceback, and exit with its code."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> Any:
@@ -171,7 +171,7 @@ def _fails_clearly(command: _F) -> _F:
 
 
 def reading(command: _F) -> Any:
-    """Add what the commands share that begin with a store, and give them this."""
+    """Add the options of commands that use a store, and pass the opened store."""
 
     @functools.wraps(command)
     def run(base: str, **others: Any) -> Any:
@@ -181,7 +181,7 @@ def reading(command: _F) -> Any:
 
 
 def asking_servers(command: _F) -> Any:
-    """Add the options that name the model servers, and give the command these, not yet connected to."""
+    """Add the options that name the model servers, and pass these, not yet connected."""
 
     @functools.wraps(command)
     def run(tfs: tuple[str, ...], tfs_tls_ca: pathlib.Path | None, tfs_tls_name: str | None, **others: Any) -> Any:
@@ -199,13 +199,13 @@ def asking_servers(command: _F) -> Any:
 
 
 def moving(command: _F) -> Any:
-    """Add what the commands share that move labels, and give them a desk."""
+    """Add the options of commands that move labels, and pass a Desk."""
 
     @functools.wraps(command)
     def run(base: str, servers: Servers, config_file: pathlib.Path | ConfigMap | None, **others: Any) -> Any:
         how = {name: others.pop(name) for name in ("public_key", "timeout", "note")}
         say = functools.partial(click.echo, err=True)
-        for number in (signal.SIGTERM, signal.SIGHUP):  # they undo what was begun, as Ctrl-C does
+        for number in (signal.SIGTERM, signal.SIGHUP):  # these signals undo a change that has begun, as Ctrl-C does
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, signal.default_int_handler)
         with servers:
@@ -217,5 +217,5 @@ def moving(command: _F) -> Any:
 
 
 def separated(names: tuple[str, ...]) -> list[str]:
-    """Take names apart: variables separate them by commas, click by spaces."""
+    """Split names: variables separate them by commas, click by spaces."""
     return [part for text in names for part in re.split(r"[,\s]+", text) if part]

@@ -1,4 +1,4 @@
-"""Copying a store to a local one: what a TensorFlow Serving needs that can't read object storage."""
+"""Copy a store to a local one, for a TensorFlow Serving that can't read object storage."""
 
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -19,17 +19,17 @@ def pull_versions(
 ) -> Iterator[tuple[str, int]]:
     """Copy the versions that a local store lacks, under their numbers, each whole or not at all; then models.config.
 
-    A version that is there and does not agree with the manifest in the store, as after a power failure, is replaced.
+    A local version that does not match the manifest in the store, as after a power failure, is replaced.
 
     Args:
-        store: where they are.
-        target: the local store; made when there is none.
-        models: which; all when none is named.
-        latest: only so many of the newest of each model, and those that are labelled or pinned.
+        store: the store to copy from.
+        target: the local store, created if it does not exist.
+        models: names; all models when empty.
+        latest: only so many of the newest versions of each model, and those that are labelled or pinned.
         public_key: PEM file of the key that every version must be signed with; None to check none.
 
-    Yields model and version of each copy. Raises StoreError: a copy does not agree with its manifest or signature, or a
-    model is not there.
+    Yields model and version of each copy. Raises StoreError: a copy does not match its manifest or signature, or a
+    model does not exist.
     """
     config, shares = store.read_text(CONFIG), store.read_text(CANARY_FILE)
     names = models or store.models()
@@ -51,7 +51,7 @@ def pull_versions(
 
 
 def _same(store: Store, model: str, version: int, target: LocalStore, public_key: pathlib.Path | None) -> bool:
-    """Tell whether a version is there as it should be; one without a manifest is taken on trust."""
+    """Tell whether a version exists and matches its manifest; one without a manifest is trusted."""
     if version not in target.versions(model):
         return False
     data = store.read(model, version, MANIFEST)
@@ -77,6 +77,6 @@ def _check(folder: pathlib.Path, where: str, model: str, public_key: pathlib.Pat
     if (file := folder / MANIFEST).exists():
         wrong = changes(folder, parse_manifest(file.read_bytes(), where=f"{where}/{MANIFEST}"))
         if wrong:
-            raise StoreError(f"{where} does not agree with its manifest: {'; '.join(wrong)}")
+            raise StoreError(f"{where} does not match its manifest: {'; '.join(wrong)}")
     if public_key is not None:
         check_signature(folder, public_key, model=model, where=where)

@@ -1,9 +1,9 @@
 """Change a model's labels and pins on every model server and in models.config: wholly, or not at all.
 
-TensorFlow Serving refuses a label on a version that is not AVAILABLE, and a label whose version is unloaded answers
-nothing. So a change loads what is needed beside what is there, moves the labels, writes models.config, and unloads the
-rest. Its intent is in the store before the first of these steps and is removed after the last, so that the next command
-finishes or undoes what a killed one began. models.config decides which: with the new entry, the change is finished.
+TensorFlow Serving refuses a label on a version that is not AVAILABLE, and requests for a label whose version is
+unloaded fail. So a change loads the new version beside the old one, moves the labels, writes models.config, and then
+unloads the rest. Its intent is in the store from before the first step until after the last, so that the next command
+can finish or undo the change of a killed one: finish it if models.config has the new entry, else undo it.
 """
 
 import dataclasses
@@ -24,21 +24,21 @@ INTENT = "intent.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
-    """What is served of a model."""
+    """What is served of a model: labels, pins and the canary's share."""
 
     labels: Mapping[str, int]
     """Versions by label."""
     pins: list[int] = field(default_factory=list)
     """The versions that servers load; with none, they follow the newest."""
     share: float = 0.0
-    """Of the callers who name no version, for the canary."""
+    """The canary's share of the requests without version and label."""
 
     def put_into(self, config: ServerConfig, model: str) -> ServerConfig:
-        """Make a model's entry say this."""
+        """Write this into a model's entry."""
         return config.labelled(model, self.labels).pinned(model, self.pins)
 
     def is_in(self, config: ServerConfig, model: str) -> bool:
-        """Tell whether a model's entry says this."""
+        """Tell whether a model's entry has this."""
         return (config.labels(model), config.pins(model)) == (dict(self.labels), self.pins)
 
 
@@ -55,12 +55,12 @@ class Intent:
 
     @property
     def model(self) -> str:
-        """Whose labels and pins change."""
+        """The model whose labels and pins change."""
         return self.entry.model
 
     @property
     def labels(self) -> set[str]:
-        """Those that the model has before or afterwards."""
+        """The labels that the model has before or afterwards."""
         return {*self.before.labels, *self.after.labels}
 
     def __str__(self) -> str:
@@ -69,20 +69,21 @@ class Intent:
 
 
 def change(desk: Desk, intent: Intent, *, check: Callable[[], None] = lambda: None) -> None:
-    """Make a change; undo it when a step fails. The store is locked.
+    """Make a change; undo it if a step fails. The store must be locked.
 
-    `check` is called once the versions are loaded on every server, before a label moves; what it raises undoes all.
+    `check` is called once the versions are loaded on every server, before a label moves. If it raises, the change is
+    undone.
 
     Raises:
-        LifecycleError: a step failed. Servers that could not be told back are told by the next command.
+        LifecycleError: a step failed. Servers that could not be restored are restored by the next command.
     """
-    desk.servers.available(intent.model)  # all must answer before anything changes
+    desk.servers.available(intent.model)  # all servers must answer before anything changes
     desk.store.write_text(INTENT, json.dumps(dataclasses.asdict(intent), indent=1))
     _finish_or_undo(desk, intent, check)
 
 
 def recover(desk: Desk) -> None:
-    """Finish or undo the change that an earlier command left half done, if there is one, and say so.
+    """Finish or undo the change that an earlier command left half done, if there is one, and report it.
 
     Raises LifecycleError: a model server does not answer, or a step failed; it is tried again by the next command.
     """
@@ -99,7 +100,7 @@ def recover(desk: Desk) -> None:
 
 
 def pending(store: Store) -> Intent | None:
-    """Read the change that is being made, or was left half done. Raises StoreError: the file can't be understood."""
+    """Read the change that is being made, or was left half done. Raises StoreError: the file is not valid."""
     text = store.read_text(INTENT)
     if text is None:
         return None
@@ -118,7 +119,7 @@ def _finish_or_undo(desk: Desk, intent: Intent, check: Callable[[], None] = lamb
             desk.store.append_audit(intent.entry.json())
     except BaseException as error:
         if left := _undo(desk, intent):
-            desk.say(f"{left[0]}: what it was told is still to be undone, by the next command")
+            desk.say(f"{left[0]}: the next command will undo the change on it")
         elif not isinstance(error, LifecycleError):
             desk.say(f"undone: {intent}")
         raise
@@ -126,29 +127,29 @@ def _finish_or_undo(desk: Desk, intent: Intent, check: Callable[[], None] = lamb
 
 
 def _finish(desk: Desk, intent: Intent, check: Callable[[], None]) -> None:
-    """Do what is not done yet. A second time, this changes nothing."""
+    """Do the remaining steps. A second call changes nothing."""
     model, after, needs = intent.model, intent.after, set(intent.needs)
     if after.share:
-        # The share first: a gateway that reads it sends callers to the canary once there is one.
+        # The share comes first: gateways read it, and send callers to the canary once it exists.
         desk.write_share(model, after.share)
     if desk.led:
         _lead(desk, intent, after, needs, check)
     else:
         servers, final = list(desk.servers), after.put_into(desk.read_config(), model)
         _widen(desk, servers, intent, final, needs, check)
-        desk.write_config(final)  # from here on, a server that restarts comes back as it is to be
+        desk.write_config(final)  # from here on, a server that restarts has the new state
         _narrow(desk, servers, model, final, needs)
     desk.write_share(model, after.share)
 
 
 def _undo(desk: Desk, intent: Intent) -> list[ServerError]:
-    """Put everything back; the intent stays when a server could not be told, whose errors are returned."""
+    """Restore everything. If a server could not be restored, the intent stays; returns the errors of such servers."""
     model, before, left = intent.model, intent.before, list[ServerError]()
     config = desk.read_config()
     if not desk.led and intent.after.is_in(config, model):
         config = before.put_into(config, model)
         desk.write_config(config)
-    steps = [functools.partial(_tell_back, desk, server, intent, config) for server in desk.servers]
+    steps = [functools.partial(_restore, desk, server, intent, config) for server in desk.servers]
     if desk.led:
         steps = [functools.partial(_lead, desk, intent, before, {*before.pins, *before.labels.values()})]
     for step in steps:
@@ -162,7 +163,7 @@ def _undo(desk: Desk, intent: Intent) -> list[ServerError]:
     return left
 
 
-def _tell_back(desk: Desk, server: Server, intent: Intent, config: ServerConfig) -> None:
+def _restore(desk: Desk, server: Server, intent: Intent, config: ServerConfig) -> None:
     needs = config.needed(intent.model)
     _widen(desk, [server], intent, config, needs)
     _narrow(desk, [server], intent.model, config, needs)
@@ -171,7 +172,7 @@ def _tell_back(desk: Desk, server: Server, intent: Intent, config: ServerConfig)
 def _lead(
     desk: Desk, intent: Intent, target: Served, needs: set[int], check: Callable[[], None] = lambda: None
 ) -> None:
-    """Write models.config step by step, and wait each time until the servers have read it and done what it says."""
+    """Write models.config step by step, and wait each time until the servers have read and done it."""
     model, config = intent.model, desk.read_config()
     labels = {label: target.labels.get(label) for label in {*config.labels(model), *intent.labels}}
     final = target.put_into(config, model)
@@ -196,7 +197,7 @@ def _widen(
     needs: set[int],
     check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Have servers load what is needed beside what they have, and then move the labels."""
+    """Let servers load the new version beside the others, and then move the labels."""
     model = intent.model
     wide = [(server, _wide(server, config, intent, needs)) for server in servers]
     for server, told in wide:
@@ -209,20 +210,20 @@ def _widen(
 
 
 def _narrow(desk: Desk, servers: list[Server], model: str, config: ServerConfig, needs: set[int]) -> None:
-    """Have servers unload what is not needed."""
+    """Let servers unload what is not needed."""
     for server in servers:
         server.reload(_loadable(server, config, model).message())
     _wait_only(desk, servers, model, needs)
 
 
 def _wait_only(desk: Desk, servers: Iterable[Server], model: str, needs: set[int]) -> None:
-    """Wait for the rest to go, which the next move must not take for loaded; with no needs, the server chooses."""
+    """Wait until other versions are unloaded: the next move must not count them as loaded."""
     for server in servers if needs else ():
         server.wait_only(model, needs, timeout=desk.timeout)
 
 
 def _wide(server: Server, config: ServerConfig, intent: Intent, needs: set[int]) -> ServerConfig:
-    """Make a server's list: what it has loaded now with its labels, and some versions besides."""
+    """Make a server's list: the versions that it has loaded with their labels, and some more."""
     model = intent.model
     known = sorted({*config.labels(model), *intent.labels})
     labels = {label: version for label in known if (version := server.label(model, label)) is not None}
@@ -231,7 +232,7 @@ def _wide(server: Server, config: ServerConfig, intent: Intent, needs: set[int])
 
 
 def _loadable(server: Server, config: ServerConfig, model: str) -> ServerConfig:
-    """Leave out labels of other models whose version is not there, which a server would refuse."""
+    """Leave out labels of other models whose version is not loaded, which a server would refuse."""
     for name in config.models:
         if name != model and (labels := config.labels(name)):
             available = server.available(name)

@@ -1,6 +1,6 @@
-"""models.config, TensorFlow Serving's list of models: what it says, and where it is kept.
+"""models.config, TensorFlow Serving's list of models: its content, and where it is stored.
 
-A change of labels and pins leaves everything else in the list as it was, but for comments.
+A change of labels and pins keeps everything else in the list, except comments.
 """
 
 import json
@@ -20,20 +20,20 @@ from dermserve.tfserving.v1 import management_pb2
 CONFIG = "models.config"
 """Name in a store."""
 CANARY_FILE = "canary.toml"
-"""Name in a store: the gateway's `canary_shares`, as its --config reads it and `dermserve up` passes it on."""
+"""Name in a store: the file with `canary_shares` for the gateway's setting `canary_file`."""
 _KUBECTL = 60.0
-"""Seconds for one call of it."""
+"""Timeout of one call of kubectl, in seconds."""
 
 
 class ServerConfig:
-    """The models a server serves. Values: every change makes another one."""
+    """The models that a server serves. Immutable: every change returns another one."""
 
     def __init__(self, models: Iterable[management_pb2.ModelConfig] = ()) -> None:
         self._models = {model.name: model for model in models}
 
     @classmethod
     def parse(cls, text: str, *, where: str = CONFIG) -> "ServerConfig":
-        """Read the file's text. Raises ConfigError: it is not what this dermserve understands."""
+        """Read the file's text. Raises ConfigError: it is not valid."""
         config = management_pb2.ModelServerConfig()
         try:
             text_format.Parse(text, config)
@@ -44,11 +44,11 @@ class ServerConfig:
         return cls(config.model_config_list.config)
 
     def render(self) -> str:
-        """Give the file's text."""
+        """Return the file's text."""
         return text_format.MessageToString(self.message(), as_utf8=True)
 
     def message(self) -> management_pb2.ModelServerConfig:
-        """Give the message that a reload sends."""
+        """Return the message for a reload."""
         listed = management_pb2.ModelConfigList(config=self._models.values())
         return management_pb2.ModelServerConfig(model_config_list=listed)
 
@@ -62,7 +62,7 @@ class ServerConfig:
         return dict(self._entry(model).version_labels)
 
     def pins(self, model: str) -> list[int]:
-        """The versions that are loaded whatever comes; none when the server chooses, as by default: the latest."""
+        """The versions that are pinned; none if the server follows the latest, which is the default."""
         return sorted(self._entry(model).model_version_policy.specific.versions)
 
     def needed(self, model: str) -> set[int]:
@@ -77,7 +77,7 @@ class ServerConfig:
         return self._with(entry)
 
     def pinned(self, model: str, versions: Iterable[int]) -> "ServerConfig":
-        """Have a server load these versions and no others; with none, the latest."""
+        """Pin these versions; with none, let the server follow the latest."""
         entry = self._copy(model)
         entry.ClearField("model_version_policy")
         if pins := sorted(set(versions)):
@@ -85,7 +85,7 @@ class ServerConfig:
         return self._with(entry)
 
     def served_from(self, base_paths: Mapping[str, str]) -> "ServerConfig":
-        """Serve these models from these paths, and no others; what is known of them is kept."""
+        """Serve these models from these paths, and no others; keep their labels and pins."""
         entries = []
         for name, path in base_paths.items():
             entry = self._copy(name) if name in self._models else management_pb2.ModelConfig(name=name)
@@ -100,7 +100,7 @@ class ServerConfig:
         return ServerConfig(entry for name, entry in self._models.items() if name not in gone)
 
     def joined(self, other: "ServerConfig") -> "ServerConfig":
-        """Add the models of another list that this one lacks."""
+        """Add the models of another list that are not in this one."""
         return ServerConfig([*self._models.values(), *other.without(self._models)._models.values()])
 
     def _with(self, entry: management_pb2.ModelConfig) -> "ServerConfig":
@@ -120,14 +120,14 @@ class ServerConfig:
 
 @dataclass(frozen=True, slots=True)
 class ConfigMap:
-    """A ConfigMap with models.config and canary.toml, read and written by kubectl."""
+    """A ConfigMap with models.config and canary.toml, read and written with kubectl."""
 
     namespace: str
     name: str
 
     @property
     def base(self) -> str:
-        """Where it is, as --config has it."""
+        """Its name in the form of --config."""
         return f"configmap:{self.namespace}/{self.name}"
 
     def read_text(self, name: str) -> str | None:
@@ -155,24 +155,24 @@ class ConfigMap:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Desk:
-    """What the commands that move labels work with."""
+    """What the commands that move labels need."""
 
     store: Store
     servers: Servers
     config_file: pathlib.Path | ConfigMap | None = None
-    """models.config, where it does not lie in the store."""
+    """models.config, if it is not in the store."""
     public_key: pathlib.Path | None = None
-    """PEM file of the key that a version must be signed with to get callers; None to check none."""
+    """PEM file of the key with which versions must be signed; None to check no signature."""
     timeout: float = 120.0
-    """Seconds for a version to load."""
+    """Seconds in which a version must load."""
     note: str = ""
-    """Why the command was given, for the audit log."""
+    """The reason for the command, for the audit log."""
     say: Callable[[str], None] = lambda line: None
-    """Takes what people should know besides the result."""
+    """Takes messages for people, besides the result."""
 
     @property
     def led(self) -> bool:
-        """Whether servers read models.config by themselves, as pods do with a ConfigMap, and are not told of it."""
+        """Whether servers read models.config by themselves, as pods do with a ConfigMap, instead of being told."""
         return isinstance(self.config_file, ConfigMap)
 
     @property
@@ -181,14 +181,14 @@ class Desk:
         return self.config_file if isinstance(self.config_file, ConfigMap) else self.store
 
     def _config(self) -> tuple[Store | ConfigMap, str, str]:
-        """Give where models.config is, its name there, and what messages call it."""
+        """Return where models.config is, its name there, and its name in messages."""
         file = self.config_file
         if isinstance(file, pathlib.Path):
             return LocalStore(file.parent), file.name, str(file)
         return self.place, CONFIG, f"{self.place.base}/{CONFIG}"
 
     def read_config(self) -> ServerConfig:
-        """Read models.config. Raises ConfigError: there is none, or it can't be understood."""
+        """Read models.config. Raises ConfigError: it does not exist, or is not valid."""
         place, name, called = self._config()
         text = place.read_text(name)
         if text is None:
@@ -217,7 +217,7 @@ class Desk:
             raise ConfigError(f"{self.place.base}/{CANARY_FILE} can't be understood: {error}") from error
 
     def write_share(self, model: str, share: float) -> None:
-        """Write a model's share; models without one are left out."""
+        """Write a model's share; the file lists only models with a share."""
         shares = self.read_shares()
         kept = {name: one for name, one in sorted({**shares, model: share}.items()) if one}
         if kept != shares:

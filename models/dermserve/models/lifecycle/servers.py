@@ -1,4 +1,4 @@
-"""The model servers, asked and told over TensorFlow Serving's own API."""
+"""Calls to the model servers, over TensorFlow Serving's own API."""
 
 import contextlib
 import ipaddress
@@ -26,7 +26,7 @@ _END = serving_pb2.ModelVersionStatus.STATE_END
 _M = TypeVar("_M", bound=Message)
 _PAUSE = 0.1
 _SETTLE = 5.0
-"""Seconds for which a version may still show the failure of an earlier try."""
+"""Seconds for which a version may still show the error of an earlier attempt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +40,10 @@ class Tls:
     key: pathlib.Path | None = None
     """Its private key."""
     name: str | None = None
-    """To expect in their certificates, when not the host of the address."""
+    """Name to expect in their certificates, if not the host of the address."""
 
     def fault(self) -> str:
-        """Say which files can't be used, of which gRPC would say that no server answers; nothing when all can."""
+        """Return a message if files can't be used: gRPC would only report that no server answers."""
         named, context = str(self.ca), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         try:
             context.load_verify_locations(self.ca)
@@ -55,7 +55,7 @@ class Tls:
         return ""
 
     def channel(self, address: str, host: str) -> grpc.Channel:
-        """Connect to an address that was found by a host's name."""
+        """Connect to an address of a host."""
         pair = (self.key, self.certificate) if self.key and self.certificate else ()
         credentials = grpc.ssl_channel_credentials(*(file.read_bytes() for file in (self.ca, *pair)))
         named = [*_OPTIONS, ("grpc.ssl_target_name_override", self.name or host)]
@@ -70,7 +70,7 @@ class Server:
         self._channel = channel
 
     def states(self, model: str) -> list[serving_pb2.ModelVersionStatus]:
-        """Return every version the server has known, newest first; none of a model it does not serve."""
+        """Return every version that the server has known, newest first; none for a model that it does not serve."""
         request = serving_pb2.GetModelStatusRequest(model_spec=serving_pb2.ModelSpec(name=model))
         try:
             answer = self._call("ModelService/GetModelStatus", request, serving_pb2.GetModelStatusResponse)
@@ -83,7 +83,7 @@ class Server:
         return {state.version for state in self.states(model) if state.state == _AVAILABLE}
 
     def label(self, model: str, label: str) -> int | None:
-        """Return the version a label leads to; None when the label is not known or its version can't answer."""
+        """Return the version that a label points to; None if the label is unknown or its version can't answer."""
         spec = serving_pb2.ModelSpec(name=model, version_label=label)
         request = serving_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
         try:
@@ -93,18 +93,18 @@ class Server:
         return int(answer.model_spec.version.value)
 
     def reload(self, config: management_pb2.ModelServerConfig) -> None:
-        """Tell the server what to serve from now on. Raises ServerError: it refuses, and serves on as before."""
+        """Send the server a new list of models. Raises ServerError: it refuses, and serves as before."""
         request = management_pb2.ReloadConfigRequest(config=config)
         answer = self._call("ModelService/HandleReloadConfigRequest", request, management_pb2.ReloadConfigResponse)
         if answer.status.error_code:
             raise ServerError(f"{self.address} refused the list of models: {answer.status.error_message}")
 
     def predict(self, request: serving_pb2.PredictRequest) -> serving_pb2.PredictResponse:
-        """Ask for a prediction; raises ServerError if it fails."""
+        """Call Predict; raises ServerError if it fails."""
         return self._call("PredictionService/Predict", request, serving_pb2.PredictResponse)
 
     def wait_available(self, model: str, versions: set[int], *, timeout: float) -> None:
-        """Wait until versions can answer. Raises ServerError: one failed to load, or `timeout` seconds went by."""
+        """Wait until versions can answer. Raises ServerError: one failed to load, or `timeout` seconds passed."""
         started = time.monotonic()
         while True:
             states = {state.version: state for state in self.states(model)}
@@ -125,9 +125,9 @@ class Server:
             time.sleep(_PAUSE)
 
     def wait_labels(self, model: str, labels: Mapping[str, int | None], *, timeout: float) -> None:
-        """Wait until labels lead where they should, or, with None, nowhere.
+        """Wait until labels point to their versions, or, with None, to none.
 
-        Raises ServerError: `timeout` seconds went by.
+        Raises ServerError: `timeout` seconds passed.
         """
         until = time.monotonic() + timeout
         while wrong := {label: seen for label in labels if (seen := self.label(model, label)) != labels[label]}:
@@ -139,7 +139,7 @@ class Server:
             time.sleep(_PAUSE)
 
     def wait_only(self, model: str, versions: set[int], *, timeout: float) -> None:
-        """Wait until no other versions are loaded, or `timeout` seconds went by."""
+        """Wait until no other versions are loaded, at most `timeout` seconds."""
         until = time.monotonic() + timeout
         while any(state.version not in versions and state.state != _END for state in self.states(model)):
             if time.monotonic() > until:
@@ -164,9 +164,9 @@ class _NotFoundError(ServerError):
 
 
 class Servers:
-    """All the model servers that serve a store, connected to within the block.
+    """All model servers of a store, connected while the block lasts.
 
-    Of the names, HOST:PORT, one with several addresses stands for a server at each.
+    A name, HOST:PORT, with several addresses stands for a server at each.
     """
 
     def __init__(self, names: Sequence[str], *, tls: Tls | None = None) -> None:
@@ -190,7 +190,7 @@ class Servers:
         return iter(self._servers)
 
     def available(self, model: str) -> set[int]:
-        """Return the versions that can answer on any; asks every server, so a dead one is noticed here.
+        """Return the versions that can answer on any server. Calls every server, so that a dead one raises here.
 
         Raises NoServerError: one does not answer.
         """
@@ -198,9 +198,9 @@ class Servers:
 
 
 def every_address(address: str, *, resolve: Callable[..., Any] = socket.getaddrinfo) -> list[str]:
-    """Give all the servers a HOST:PORT stands for: a DNS name, such as a headless Service's, may have many.
+    """Return all servers of a HOST:PORT: a DNS name, such as that of a headless Service, may have many.
 
-    A name that leads to this machine alone, or that can't be resolved, stays as it is.
+    A name of this machine alone, or one that can't be resolved, stays as it is.
     """
     host, _, port = address.rpartition(":")
     try:

@@ -1,4 +1,4 @@
-"""Stores of versions: the one in a folder, which one a base names, and the audit log that each keeps."""
+"""Stores of versions: the store in a folder, how a store is opened, and the audit log."""
 
 import contextlib
 import datetime
@@ -24,7 +24,7 @@ _AUDIT = "audit.jsonl"
 
 
 class LocalStore:
-    """Versions of models in `<folder>/<model>/<version>/`, and what is known about them.
+    """Versions of models in `<folder>/<model>/<version>/`, and files about them.
 
     A version appears whole or not at all and never changes. ObjectStore has the same methods.
     """
@@ -41,11 +41,11 @@ class LocalStore:
         return [name for name in names if self.versions(name)]
 
     def versions(self, model: str) -> list[int]:
-        """Return the finished versions of a model, ascending; none where there is no store."""
+        """Return the finished versions of a model, ascending; none if the store does not exist."""
         return sorted(self._folders(model))
 
     def version_folder(self, model: str, version: int) -> pathlib.Path:
-        """Return the folder of a version, which TensorFlow Serving serves with leading zeros in its name, too."""
+        """Return the folder of a version; its name may have leading zeros."""
         return self._folders(model).get(version, self.folder / model / str(version))
 
     def _folders(self, model: str) -> dict[int, pathlib.Path]:
@@ -57,14 +57,14 @@ class LocalStore:
 
     @contextlib.contextmanager
     def staged(self, model: str) -> Iterator[pathlib.Path]:
-        """Give a scratch folder for a new version, invisible to TensorFlow Serving; removed in the end.
+        """Make a temporary folder for a new version, invisible to TensorFlow Serving, while the block lasts.
 
-        Those that killed commands left are removed first.
+        Folders of killed commands are removed first.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)  # on the store's own file system, to be renamed into place
+        self.folder.mkdir(parents=True, exist_ok=True)  # on the store's file system, for the rename
         for left in self.folder.glob(".staging-*"):
-            with contextlib.suppress(portalocker.LockException, OSError):  # OSError: its command removes it just now
-                if any(left.glob("*/*")):  # an empty one may have been made just now, and not be locked yet
+            with contextlib.suppress(portalocker.LockException, OSError):  # OSError: its command is removing it
+                if any(left.glob("*/*")):  # an empty folder may be new and not locked yet
                     with _held(left):
                         shutil.rmtree(left, ignore_errors=True)
         prefix = f".staging-{model}-"
@@ -75,7 +75,7 @@ class LocalStore:
                 yield folder
 
     def publish(self, staging: pathlib.Path, model: str) -> int:
-        """Put a finished version into the store under a number nobody else gets; return it."""
+        """Move a finished version into the store under a new number; return the number."""
         sync_tree(staging)
         folder = self.folder / model
         folder.mkdir(exist_ok=True)
@@ -83,7 +83,7 @@ class LocalStore:
         while True:
             try:
                 staging.rename(folder / str(number))
-            except OSError:  # another publisher has just claimed it, since no version is empty
+            except OSError:  # another publisher has just taken this number: no version is empty
                 if not (folder / str(number)).exists():
                     raise
                 number += 1
@@ -92,7 +92,7 @@ class LocalStore:
                 return number
 
     def replace(self, staging: pathlib.Path, model: str, version: int) -> None:
-        """Put a finished version into the store under its number, in place of what may be there."""
+        """Move a finished version into the store under its number, and replace an existing one."""
         sync_tree(staging)
         place = self.version_folder(model, version)
         place.parent.mkdir(exist_ok=True)
@@ -100,7 +100,7 @@ class LocalStore:
             place.rename(staging.with_name("former"))
         try:
             staging.rename(place)
-        except OSError:  # another command has just put it there
+        except OSError:  # another command has just moved it there
             if not place.exists():
                 raise
         sync(place.parent)
@@ -117,11 +117,11 @@ class LocalStore:
         shutil.copytree(self.version_folder(model, version), into, dirs_exist_ok=True)
 
     def opened(self, model: str, version: int) -> contextlib.AbstractContextManager[pathlib.Path]:
-        """Give a local folder with a version's files, to be read only."""
+        """Return a local folder with a version's files, for reading."""
         return contextlib.nullcontext(self.version_folder(model, version))
 
     def remove(self, model: str, version: int) -> None:
-        """Delete a version: first it disappears, then its files do."""
+        """Delete a version: first rename it away, then delete its files."""
         with self.staged(model) as bin_:
             self.version_folder(model, version).rename(bin_ / str(version))
 
@@ -148,20 +148,20 @@ class LocalStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         with portalocker.Lock(self.folder / _AUDIT, "a+b", timeout=LOCK_SECONDS) as file:
             file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)  # what a full disk or a power failure cut off
+            file.truncate(file.read().rfind(b"\n") + 1)  # a line that a full disk or a power failure cut off
             file.write(f"{line}\n".encode())
             file.flush()
             os.fsync(file.fileno())
 
     def audit(self) -> list[str]:
-        """Give the lines of the audit log, oldest first."""
-        return (self.read_text(_AUDIT) or "").split("\n")[:-1]  # the last one is empty, or was cut off
+        """Return the lines of the audit log, oldest first."""
+        return (self.read_text(_AUDIT) or "").split("\n")[:-1]  # the last part is empty, or a line that was cut off
 
     @contextlib.contextmanager
     def locked(self, wait: float = LOCK_SECONDS) -> Iterator[None]:
-        """Keep other changes of labels and of what is kept out, while the block lasts or until the process ends.
+        """Lock the store against other changes while the block lasts, or until the process ends.
 
-        Raises StoreError: somebody else holds the lock for `wait` seconds.
+        Raises StoreError: another command holds the lock for `wait` seconds.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -172,7 +172,7 @@ class LocalStore:
 
 
 def _held(scratch: pathlib.Path) -> portalocker.Lock:
-    """Give the lock of a folder that a command writes, which is free once that has ended or was killed."""
+    """Hold the lock of a folder that a command writes. The lock is free once the command has ended or was killed."""
     return portalocker.Lock(scratch / "lock", timeout=0, fail_when_locked=True)
 
 
@@ -182,7 +182,7 @@ Store: TypeAlias = LocalStore | ObjectStore
 def open_store(base: str | pathlib.Path) -> Store:
     """Open a store: a local path, or the URL of one in object storage (s3://, gs://, and others fsspec knows).
 
-    Raises StoreError: the URL is of a kind that can't be used here.
+    Raises StoreError: this kind of URL can't be used here.
     """
     if isinstance(base, pathlib.Path) or "://" not in base or base.startswith("file://"):
         return LocalStore(pathlib.Path(str(base).removeprefix("file://")))
@@ -190,9 +190,9 @@ def open_store(base: str | pathlib.Path) -> Store:
 
 
 def known_version(store: Store, model: str, version: int | None) -> int:
-    """Return a version that a store holds; the newest when none is named.
+    """Return a version of a store; the newest when none is named.
 
-    Raises StoreError: it does not hold it; the message says what it holds.
+    Raises StoreError: the store does not have it; the message says what it has.
     """
     present = store.versions(model)
     if version is None and not present:
@@ -205,9 +205,9 @@ def known_version(store: Store, model: str, version: int | None) -> int:
 
 
 def manifest_of(store: Store, model: str, version: int) -> Manifest | None:
-    """Read the manifest of a version in a store; None for one that has none.
+    """Read the manifest of a version in a store; None if it has none.
 
-    Raises StoreError: it is none, or does not agree with its own digest.
+    Raises StoreError: it is not valid, or does not match its own digest.
     """
     data = store.read(model, version, MANIFEST)
     return None if data is None else parse_manifest(data, where=f"{store.base}/{model}/{version}/{MANIFEST}")
@@ -222,7 +222,7 @@ def _who() -> str:
         return name
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # no such user in a container
+    except (KeyError, OSError):  # a container may have no such user
         user = f"uid{os.getuid()}"
     return f"{user}@{socket.gethostname()}"
 
@@ -235,29 +235,29 @@ class Entry:
     """publish, promote, rollback, canary, retire or unpin."""
     model: str
     before: Any
-    """What it was: a version, versions, or None."""
+    """The former state: a version, versions, or None."""
     after: Any
     more: dict[str, Any] = field(default_factory=dict)
-    """What else is worth knowing: a digest, servers, a share, a note."""
+    """Further facts: a digest, servers, a share, a note."""
     who: str = field(default_factory=_who)
     """USER@HOST, or DERMSERVE_WHO from the environment."""
     when: str = field(default_factory=_now)
     """UTC, ISO 8601."""
 
     def json(self) -> str:
-        """Put it as the log has it."""
+        """Return the line for the log."""
         line = {"when": self.when, "who": self.who, "what": self.what, "model": self.model}
         return json.dumps({**line, "from": self.before, "to": self.after, **self.more})
 
     def change(self) -> str:
-        """Put from what to what it changed in words."""
+        """Describe the change: from what to what."""
         return f"{json.dumps(self.before)} → {json.dumps(self.after)}"
 
 
 def entries(store: Store, model: str | None = None) -> Iterator[Entry]:
-    """Give a store's audit log, oldest first; of one model when it is named.
+    """Return a store's audit log, or that of one model, oldest first.
 
-    Raises StoreError: a line can't be understood.
+    Raises StoreError: a line is not valid.
     """
     for number, line in enumerate(store.audit(), 1):
         try:
@@ -265,6 +265,6 @@ def entries(store: Store, model: str | None = None) -> Iterator[Entry]:
             known = {name: values.pop(name) for name in ("what", "model", "who", "when")}
             entry = Entry(**known, before=values.pop("from"), after=values.pop("to"), more=values)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreError(f"line {number} of the audit log of {store.base} is not one: {error!r}") from error
+            raise StoreError(f"line {number} of the audit log of {store.base} is not valid: {error!r}") from error
         if model in (None, entry.model):
             yield entry

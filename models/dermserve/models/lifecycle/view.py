@@ -30,7 +30,7 @@ from dermserve.models.lifecycle.stores import Store, entries, known_version, man
 @config_option
 @reading
 def list_versions(name: str | None, store: Store, config_file: pathlib.Path | ConfigMap | None, as_json: bool) -> None:
-    """List the versions in a store, with labels, pins and digests. No server is asked."""
+    """List the versions in a store, with labels, pins and digests, without asking a server."""
     if name is not None:
         known_version(store, name, None)
     config = _config(store, config_file)
@@ -62,9 +62,9 @@ def _about(digest: str | None, about: dict[str, str]) -> str:
 def status(
     name: str | None, store: Store, config_file: pathlib.Path | ConfigMap | None, servers: Servers, as_json: bool
 ) -> None:
-    """Show what the servers say now: the state of each version, and where the labels lead.
+    """Show the state on the servers: each version, and the versions of the labels.
 
-    Exit code 1 when a server has no version of a model that can answer, or its labels are not those in models.config.
+    Exit code 1 if a server has no version of a model that can answer, or its labels differ from models.config.
     """
     config, rows = _config(store, config_file), list[dict[str, Any]]()
     names = [name] if name else config.models or store.models()
@@ -94,7 +94,7 @@ def _live_row(server: Server, model: str, wanted: dict[str, int]) -> dict[str, A
 
 
 def _live_text(row: dict[str, Any]) -> str:
-    """Put a row in words, a line a version."""
+    """Write a row as text, a line for each version."""
     lines = [f"{row['model']} at {row['server']}{'' if row['versions'] else ': not served'}"]
     for one in row["versions"]:
         labels = [label for label, version in sorted(row["labels"].items()) if version == one["version"]]
@@ -112,11 +112,11 @@ def _live_text(row: dict[str, Any]) -> str:
 @asking_servers
 @click.option(
     "--tolerance", type=click.FloatRange(0), default=TOLERANCE, show_default=True,
-    help="Largest difference from a golden prediction, relative to its largest value or 1.",
+    help="Largest allowed difference from a golden prediction, relative to its largest value or 1.",
 )  # fmt: skip
 @click.option(
     "--offline", is_flag=True,
-    help="Ask no server: check the files alone, of every version, or of every one of MODEL, or of VERSION.",
+    help="Ask no server: only check the files of all versions, of those of MODEL, or of VERSION.",
 )  # fmt: skip
 @public_key_option
 @reading
@@ -130,10 +130,10 @@ def verify(
     public_key: pathlib.Path | None,
     as_json: bool,
 ) -> None:
-    """Replay a version's warm-up and golden predictions against live servers, and check its files by their digests.
+    """Replay a version's warm-up and golden predictions on running servers, and check its files by their digests.
 
-    VERSION is the newest in the store when it is not given. The servers must have it loaded. With --offline no server
-    is asked: for an init container, before they start.
+    VERSION is the newest in the store by default. The servers must have loaded it. Use --offline in an init container,
+    before a server starts.
     """
     failed = 0
     with servers:
@@ -171,7 +171,7 @@ def log(name: str | None, store: Store, as_json: bool) -> None:
 
 
 def _config(store: Store, config_file: pathlib.Path | ConfigMap | None) -> ServerConfig:
-    """Read models.config, or take it as empty where the store has none: then nothing is labelled."""
+    """Read models.config; an empty one if the store has none."""
     if config_file is None and store.read_text(CONFIG) is None:
         return ServerConfig()
     return Desk(store=store, servers=Servers(()), config_file=config_file).read_config()

@@ -1,4 +1,4 @@
-"""Ask the gateways, by their metrics, whether they have a canary's share, and how it does beside the stable version."""
+"""Read from the gateways' metrics whether they have a canary's share, and compare it with the stable version."""
 
 import collections
 import contextlib
@@ -17,12 +17,12 @@ from dermserve.models.lifecycle.servers import every_address
 _PREFIX = "dermserve_gateway_canary_"
 _PAUSE = 1.0
 _Key = tuple[str, str, str]
-"""Series, label or result, and how a request ended."""
+"""Series, label or result, and end of a request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a canary may do worse than the stable version."""
+    """How much worse than the stable version a canary may be."""
 
     more_failed: float = 0.01
     """Share of its requests that fail, above the stable version's share."""
@@ -31,22 +31,22 @@ class Limits:
     disagreement: float = 0.2
     """Share of the compared answers whose top class differs."""
     requests: int = 50
-    """Fewer requests or comparisons than this say nothing."""
+    """With fewer requests or comparisons nothing is judged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What became of the canary's requests and the stable version's, each by label, since the watch began."""
+    """The results of requests to the canary and the stable version, by label, since the watch began."""
 
     requests: Mapping[str, int]
     failed: Mapping[str, int]
     mean_seconds: Mapping[str, float]
-    """Of those that were answered."""
+    """Durations of answered requests."""
     compared: int
     differed: int
 
     def problems(self, limits: Limits) -> list[str]:
-        """Name the limits that are exceeded, where there were requests enough to tell."""
+        """Name the exceeded limits, where there were enough requests to judge."""
         found, times = [], self.mean_seconds
         canary, stable = (self.failed[label] / max(1, self.requests[label]) for label in ("canary", "stable"))
         if self.requests["canary"] >= limits.requests and canary > stable + limits.more_failed:
@@ -58,7 +58,7 @@ class Report:
         return found
 
     def lacks(self, limits: Limits) -> list[str]:
-        """Say what there was too little of to judge."""
+        """Name what was too little to judge."""
         counts = {f"requests to {label}": count for label, count in self.requests.items()}
         counts["comparisons"] = self.compared
         return [f"only {n} {name}: too few to judge" for name, n in counts.items() if n < limits.requests]
@@ -72,7 +72,7 @@ class Report:
 
 
 def _fetch(url: str) -> str:
-    """Read a page; addresses in a cluster are never asked through a proxy."""
+    """Read a page without a proxy, as the addresses are in the cluster."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(url, timeout=5) as answer:
         return str(answer.read().decode("utf-8", "replace"))
@@ -82,9 +82,9 @@ class Gateways:
     """The metrics of all gateways.
 
     Args:
-        names: HOST:PORT of their metrics; a name with several addresses stands for a gateway at each, found anew at
-            every look.
-        fetch: gives the text at a URL; raises OSError.
+        names: HOST:PORT of their metrics; a name with several addresses stands for a gateway at each, and is resolved
+            for every reading.
+        fetch: returns the text at a URL; raises OSError.
     """
 
     def __init__(self, names: Sequence[str], *, fetch: Callable[[str], str] = _fetch) -> None:
@@ -92,9 +92,9 @@ class Gateways:
         self._fetch = fetch
 
     def wait_share(self, model: str, share: float, *, timeout: float) -> int:
-        """Wait until all send a model's canary a share of the callers; return how many gateways there are.
+        """Wait until all gateways use a canary's share; return the number of gateways.
 
-        Raises NoServerError: one does not within `timeout` seconds; the message says which, and what it does.
+        Raises NoServerError: one does not within `timeout` seconds; the message says which, and its state.
         """
         until = time.monotonic() + timeout
         while True:
@@ -119,9 +119,9 @@ class Gateways:
         pause: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> tuple[Report, list[str]]:
-        """Watch a canary until a limit is exceeded or the time is over; return the report and what is wrong.
+        """Watch a canary until a limit is exceeded or the time is over; return the report and the problems.
 
-        Too few requests to judge are wrong, too. A gateway that does not answer is left out until it does.
+        Too few requests to judge are a problem, too. A gateway that does not answer is left out until it does.
         """
         totals: dict[_Key, float] = collections.defaultdict(float)
         former: dict[str, dict[_Key, float]] = {}
@@ -132,7 +132,7 @@ class Gateways:
                     now = self._counts(address, model)
                     before = former.get(address, now)
                     for key, value in now.items():
-                        # A counter that fell began anew: its gateway was restarted.
+                        # A counter that fell started from zero: its gateway was restarted.
                         since = before.get(key, 0.0)
                         totals[key] += value - since if value >= since else value
                     former[address] = now
@@ -147,7 +147,7 @@ class Gateways:
         return list(dict.fromkeys(address for name in self._names for address in every_address(name)))
 
     def _share(self, address: str, model: str) -> float | str | None:
-        """Return a gateway's share; None when it does not serve the model, and the error when it does not answer."""
+        """Return a gateway's share; None if it does not serve the model, or the error if it does not answer."""
         try:
             samples = self._samples(address, model)
         except OSError as error:

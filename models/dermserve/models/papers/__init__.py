@@ -1,1 +1,1 @@
-"""The papers' grid of settings and comparison of backbones, trained again."""
+"""Train the papers' grid of settings, and compare backbones, as in the papers."""

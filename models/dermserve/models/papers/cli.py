@@ -19,7 +19,7 @@ _OUT = click.option(
 @click.command()
 @common.DATA
 @_OUT
-@click.option("--experiment", default="resnet50", show_default=True, help="What to vary.")
+@click.option("--experiment", default="resnet50", show_default=True, help="Experiment to vary.")
 @click.option("--weights", help='Initial backbone: "imagenet" (Keras downloads it), a file, or "random".')
 @common.PRECISION
 @common.CACHE
@@ -27,8 +27,8 @@ _OUT = click.option(
 def scenarios(data: Path, out: Path, experiment: str, weights: str | None, precision: str, cache: Path) -> None:
     """Train over the papers' grid: training share 70 and 80 %, dropout 0.4 to 0.6, batches of 16, 32 and 64.
 
-    The backbone stays frozen, and each cell trains a head on its features. Goes on where it was stopped: cells that
-    --out has already are not trained again.
+    The backbone stays frozen, and each cell trains a head on its features. A stopped command continues: cells that are
+    in --out are not trained again.
     """
     from dermserve.models.papers import heads
     from dermserve.models.training.train.dataset import prepare
@@ -59,7 +59,7 @@ def _report_cell(cell: "Cell") -> None:
 @click.command()
 @common.DATA
 @_OUT
-@click.option("--experiment", default="resnet50", show_default=True, help="Whose head and split to take.")
+@click.option("--experiment", default="resnet50", show_default=True, help="Experiment whose head and split are used.")
 @click.option(
     "--weights",
     metavar="NAME=WEIGHTS",

@@ -1,9 +1,9 @@
-"""The papers' tables, trained again: heads on the pooled features of backbones that stay frozen as a whole.
+"""Reproduce the papers' tables with heads on the pooled features of frozen backbones.
 
-`run_grid` has tables IV and V, accuracy and minutes over a grid of settings; `compare` the backbones: MobileNet,
-InceptionV3 and ResNet-50, and MobileNetV3Small beside them. Features are computed once, so that a head takes minutes on
-two cores. All are compared on validation photos; no test photo of the experiment's split is looked at. A cell that
-trains the whole network is a `dermserve train` with an experiment of its own.
+`run_grid` makes tables IV and V, accuracy and minutes over a grid of settings. `compare` compares backbones: MobileNet,
+InceptionV3, ResNet-50, and MobileNetV3Small. Features are computed once, so that a head takes minutes on two cores.
+Only validation photos are used, no test photo of the experiment's split. To train the whole network for a cell, use
+`dermserve train` with an experiment of its own.
 """
 
 import csv
@@ -42,7 +42,7 @@ BACKBONES: Mapping[str, tuple[Callable[..., keras.Model], Callable[[Any], Any]]]
 }
 """What builds each backbone, and what prepares photos for it; all of them take the same photos."""
 _BATCH = 64
-# Heads see standardised features when backbones are compared, so that one rate serves features of different scales.
+# To compare backbones, features are standardised, so that one learning rate suits different scales.
 _EPSILON = 1e-3
 _Rows = NDArray[np.int64]
 
@@ -59,7 +59,7 @@ class Cell(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """One backbone's row."""
+    """The row of one backbone."""
 
     backbone: str
     parameters: int  # of the backbone alone
@@ -122,7 +122,7 @@ def run_grid(
 
 
 def _claim(table: Path, experiment: Experiment, data: Data, features: Features) -> None:
-    """Check that a table's cells are of these features and photos, and write down that its further ones are."""
+    """Check that a table's cells have these features and photos, and record them for its further cells."""
     if table.is_file() and not (table.parent / checkpoint.FINGERPRINT).is_file():
         raise RunError(f"{table.parent} does not say what {table.name} is of: pass another --out")
     digest = hashlib.sha256(features.labels.tobytes())
