@@ -35,7 +35,7 @@ import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
-from benchmarks.serving import closed_loop, gateway_caller, json_option, local_stack, store_option
+from benchmarks.serving import CHANNEL, closed_loop, gateway_caller, json_option, local_stack, store_option
 from dermserve.loadtest.machine import scrape
 from dermserve.local.picture import draw_lesion
 from dermserve.v1 import classifier_pb2
@@ -127,7 +127,7 @@ def _run_load(address: str, model: str, rate: float, seconds: float, pipe: "Conn
     """Make the load in a process of its own: two seconds of warm-up, then what counts."""
 
     async def run() -> None:
-        async with grpc.aio.insecure_channel(address) as channel:
+        async with grpc.aio.insecure_channel(address, options=CHANNEL) as channel:
             load = Load(channel, model)
             onset = await load.open(rate, _WARM_UP)
             pipe.send(onset)
@@ -145,7 +145,7 @@ async def _overload(
     )
     making.start()
     onset: Seen = await asyncio.to_thread(ours.recv)
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with grpc.aio.insecure_channel(address, options=CHANNEL) as channel:
         load = Load(channel, model)
         before, started = await asyncio.to_thread(_refusals, metrics), time.perf_counter()
         work, held, healthy = asyncio.create_task(load.open(_WATCHED, seconds)), [], []

@@ -108,7 +108,6 @@ EXAMPLES = {
     "kotlin": Example("kotlin", *_MAVEN),
     "curl": Example("curl", 'sh classify.sh "$1"', needs=("curl", "jq"), plain=False),
     "grpcurl": Example("grpcurl", 'sh classify.sh "$1"', _INSTALL_GRPCURL, ("go", "jq")),
-    "csharp": Example("csharp", "", needs=("dotnet",)),
     "dart": Example("dart", "", needs=("dart",)),
     "swift": Example("swift", "", needs=("swift",)),
 }
@@ -202,4 +201,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except FailedError as failure:
+        sys.exit(str(failure))

@@ -2,6 +2,7 @@
 # Classify photos with curl and jq, over the edge's HTTP and JSON: an answer, an error by its reason, a retry. ../README.md
 # usage: classify.sh PHOTO...; DERMSERVE_URL (http://127.0.0.1:8080), DERMSERVE_MODEL, and DERMSERVE_CA, a PEM file.
 set -eu
+: "${1:?usage: classify.sh PHOTO...}"
 model=${DERMSERVE_URL:-http://127.0.0.1:8080}/v1/models/${DERMSERVE_MODEL:-mobilenet_v3_small}
 
 # A photo on stdin, the answer on stdout. A deadline of 20 s, and as many retries as fit into it: curl waits as long as

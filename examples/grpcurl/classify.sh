@@ -3,6 +3,7 @@
 # usage: classify.sh PHOTO...; DERMSERVE_SERVER (127.0.0.1:50051), DERMSERVE_MODEL, and DERMSERVE_CA, a PEM file, for TLS;
 # DERMSERVE_PROTOSET, a file that `dermserve proto` wrote, where the gateway has no reflection.
 set -eu
+: "${1:?usage: classify.sh PHOTO...}"
 name=${DERMSERVE_MODEL:-mobilenet_v3_small}
 
 # Requests on stdin, answers on stdout, an error as JSON on stderr. 20 s are the deadline.

@@ -13,6 +13,7 @@ const { Classifier } = (loadPackageDefinition(protos) as unknown as ProtoGrpcTyp
 const secure = ca ? credentials.createSsl(readFileSync(ca)) : credentials.createInsecure();
 const client = new Classifier(server, secure, { "grpc.enable_http_proxy": 0 });
 const photos = process.argv.slice(2);
+if (!photos.length) throw new Error("usage: npx tsx classify.ts PHOTO...");
 const request = (image: Buffer) => ({ model: { name }, image, tta: "TTA_MODE_FULL" as const });
 
 // Read an error's details: the reason is stable (docs/errors.md), and there is a delay where trying again helps.

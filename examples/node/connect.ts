@@ -16,6 +16,7 @@ const transport = createGrpcTransport({
 });
 const client = createClient(api.Classifier, transport);
 const photos = process.argv.slice(2);
+if (!photos.length) throw new Error("usage: npx tsx connect.ts PHOTO...");
 const request = (image: Uint8Array) => create(api.ClassifyRequestSchema, { model: { name }, image, tta: api.TtaMode.FULL });
 const reasonOf = (error: ConnectError) => error.findDetails(ErrorInfoSchema)[0]?.reason ?? Code[error.code];
 

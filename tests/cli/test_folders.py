@@ -185,15 +185,21 @@ def test_rejected_photos_are_summed_up_and_written_though_they_have_no_classes(r
 
 
 def test_the_table_has_a_row_for_every_file(run, folder, tmp_path):
-    _make(folder, "bad.jpg", content=b"bad")
+    _make(folder, "bad.jpg", "movie.mov", content=b"bad")
     odd = os.fsdecode(os.fsencode(folder) + b"/odd\xff,\n.jpg")
     pathlib.Path(odd).write_bytes(b"odd")
     table = tmp_path / "answers.csv"
     done = run("classify", folder, "--csv", table)
     assert done.returncode == 1
     with table.open(encoding="utf-8", newline="") as file:
-        rows = {row["file"]: row for row in csv.DictReader(file)}
-    assert len(rows) == 5
+        reader = csv.DictReader(file)
+        rows = {row["file"]: row for row in reader}
+    assert len(rows) == 6
+    columns = list(reader.fieldnames)
+    assert (columns[:3], columns[-3:]) == (
+        ["file", "model", "version"],
+        ["error_status", "error_reason", "error_message"],
+    )
     good = rows[str(folder / "a.png")]
     values = good["class"], good["probability"], good["p_nv"], good["reasons"]
     assert values == ("mel", "0.75", "0.25", "LOW_CONFIDENCE")

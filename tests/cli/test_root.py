@@ -107,6 +107,29 @@ LazyGroup(name="dermserve", entries={{"thing": Loaded("", "")}})(["thing"])
     assert (done.returncode, done.stderr.strip()) == (code, b"")
 
 
+@pytest.mark.parametrize("out", ["/proc/none/envoy.yaml", "/proc/envoy.yaml", "/dev/null/envoy.yaml"])
+def test_a_file_that_no_command_expected_to_fail_is_one_line(out):
+    code = f"from dermserve.cli import main; main(['edge', 'config', '--gateway', 'gateway:1', '--out', {out!r}])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith(f"Error: can't use {out}: ")
+
+
+@pytest.mark.parametrize("module", ["click", "dermserve.cli.lazy", "grpc"])
+def test_ctrl_c_while_modules_are_imported_leaves_no_traceback(module):
+    program = f"""
+import sys
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == {module!r}: raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupting())
+from dermserve.cli import main
+main(["models"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (130, b"")
+
+
 def test_flags_of_the_model_server_pass_through():
     code = "from dermserve.cli import main; main(['modelserver', '--version'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -79,7 +79,7 @@ def test_a_bad_photo_fails_alone(target, tmp_path, kind):
     assert len(answers) == 4
     assert answers["0"].error.reason == "UNDECODABLE_IMAGE"
     assert answers["0"].error.request_id == "r-bad"
-    assert answers[str(good)].result().top.code == "mel"
+    assert answers[str(good)].result().classes[0].code == "mel"
     assert type(answers[str(missing)].error) is UnreadablePhoto
     with pytest.raises(InvalidPhoto):
         answers["0"].result()

@@ -58,10 +58,11 @@ def changed(**fields):
 def test_a_photo_gets_a_typed_prediction(target):
     prediction = classify(target, tta="full")
     assert (prediction.model, prediction.version) == ("resnet50", 3)
-    assert (prediction.top.code, prediction.top.name, prediction.top.probability) == ("mel", "melanoma", 0.75)
-    assert prediction.probabilities == {"mel": 0.75, "nv": 0.25}
+    assert [(score.code, score.name, score.probability) for score in prediction.classes] == [
+        ("mel", "melanoma", 0.75),
+        ("nv", "melanocytic nevus", 0.25),
+    ]
     assert prediction.verdict is Verdict.UNCERTAIN
-    assert not prediction.confident
     assert prediction.reasons == (Reason.LOW_CONFIDENCE,)
     assert (prediction.views_asked, prediction.views_used) == (10, 9)
     assert prediction.timings.predict_ms == 20
@@ -91,7 +92,7 @@ def test_a_rejected_photo_has_neither_classes_nor_a_risk(gateway, target):
     gateway.classify = changed(verdict=classifier_pb2.VERDICT_REJECTED, classes=None, malignancy=None)
     prediction = classify(target)
     assert prediction.verdict is Verdict.REJECTED
-    assert (prediction.top, prediction.named, prediction.malignancy, prediction.classes) == (None, None, None, ())
+    assert (prediction.named, prediction.malignancy, prediction.classes) == (None, None, ())
     assert prediction.to_dict()["malignancy"] is None
     assert "NO ANSWER: take another photo" in render_text(prediction)
 
@@ -175,7 +176,7 @@ def test_a_verdict_and_a_reason_of_a_newer_server_survive(gateway, target):
     gateway.classify = newer
     prediction = classify(target)
     assert isinstance(prediction.verdict, Verdict)
-    assert (prediction.verdict, prediction.confident) == ("UNKNOWN_17", False)
+    assert prediction.verdict == "UNKNOWN_17"
     assert prediction.reasons == (Reason.LOW_CONFIDENCE, "UNKNOWN_99")
     assert prediction.to_dict()["reasons"] == ["LOW_CONFIDENCE", "UNKNOWN_99"]
     with pytest.raises(ValueError, match="bogus"):

@@ -26,7 +26,7 @@ def test_tls_with_a_private_authority_and_a_client_certificate(certificate):
     with serving(FakeGateway(), credentials=credentials) as port:
         target = f"127.0.0.1:{port}"
         with Client(target, tls=tls) as client:
-            assert client.classify(b"1", model="m").top.code == "mel"
+            assert client.classify(b"1", model="m").classes[0].code == "mel"
         without = TLS(root_certificates=certificate.read_bytes(), authority="gateway.test")
         once = Retry(max_attempts=1)
         for stranger in (Client(target, tls=without, retry=once), Client(target, retry=once)):

@@ -1,8 +1,10 @@
 """Which way gRPC takes, by the environment's variables."""
 
+import socket
+
 import pytest
 
-from dermserve.client import Client, Retry, Unavailable
+from dermserve.client import Client, DeadlineExceeded, Retry, Unavailable
 from dermserve.client._proxies import find_way
 from tests.client.fake_gateway import FakeGateway, serving
 from tests.client.test_classify_many import several
@@ -118,6 +120,23 @@ def test_a_dead_proxy_is_named_when_it_fails(monkeypatch, kind):
     assert "through the proxy 127.0.0.1:9 (http_proxy)" in error.message
     assert "no_proxy" in error.message
     assert "secret" not in str(error)
+
+
+def test_a_proxy_that_says_nothing_is_named_in_the_same_words_for_a_photo_and_a_stream(monkeypatch):
+    for variable in ("https_proxy", "grpc_proxy", "no_proxy", "NO_PROXY", "no_grpc_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and reads nothing
+        proxy = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("http_proxy", f"http://{proxy}")
+        with Client("192.0.2.1:50051", deadline=0.3) as client:
+            (answer,) = client.classify_many([b"1"], model="m")
+            with pytest.raises(DeadlineExceeded) as one:
+                client.classify(b"1", model="m")
+    said = f"no answer from 192.0.2.1:50051 through the proxy {proxy} (http_proxy) in time: allow more time, or ask for"
+    for error in (answer.error, one.value):
+        assert type(error) is DeadlineExceeded
+        assert error.message.startswith(said)
+        assert error.message.endswith("list the host in no_proxy to go without the proxy")
 
 
 def test_the_loopback_answers_whatever_the_variables_say(monkeypatch, target):

@@ -1,15 +1,19 @@
 """More than the edge can hold, and a gateway that fails though it says it is well."""
 
 import contextlib
+import functools
 import pathlib
 import re
 import select
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+import pytest
 import yaml
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from dermserve.edge import Settings, envoy_config
 from dermserve.local import Stack
@@ -21,6 +25,8 @@ from tests.edge.envoys import CLASSIFY, ask, gateway_of, run
 FAILURES = 5
 """In a row, after which the configuration sets a gateway aside."""
 _HEALTH = "/grpc.health.v1.Health/Check"
+MOST = 3
+"""Requests at once that a gateway gets here."""
 ENOUGH = 20
 """Answers in a row that all came from the one of two gateways, and not by chance."""
 
@@ -69,9 +75,11 @@ def _before(ports: list[int], folder: pathlib.Path) -> Iterator[str]:
     many = {"requests_per_minute": 600_000, "burst": 10_000}
     settings = Settings(gateway="127.0.0.1:1", listen="127.0.0.1:0", admin="127.0.0.1:0", **many)  # type: ignore[arg-type]
     config = yaml.safe_load(envoy_config(settings)["envoy.yaml"])
-    cluster = next(one for one in config["static_resources"]["clusters"] if one["name"] == "gateway")
     places = [{"socket_address": {"address": "127.0.0.1", "port_value": port}} for port in ports]
-    cluster["load_assignment"]["endpoints"] = [{"lb_endpoints": [{"endpoint": {"address": one}} for one in places]}]
+    for cluster in config["static_resources"]["clusters"]:
+        cluster["load_assignment"]["endpoints"] = [{"lb_endpoints": [{"endpoint": {"address": one}} for one in places]}]
+        if cluster["name"] == "gateway":
+            cluster["circuit_breakers"]["thresholds"][0]["max_requests"] = MOST
     (folder / "envoy.yaml").write_text(yaml.safe_dump(config))
     command = [str(envoy()), "-c", str(folder / "envoy.yaml"), "--admin-address-path", str(folder / "admin")]
     ready = re.compile(r"all dependencies initialized\. starting workers")
@@ -98,10 +106,13 @@ def test_a_gateway_that_fails_and_says_it_is_well_is_set_aside(tmp_path: pathlib
 
 
 def test_no_caller_can_have_a_gateway_set_aside(tmp_path: pathlib.Path) -> None:
-    """With requests that are refused, or with what the health service, which needs no key, does not take."""
+    """With refused requests, deadlines that end, or what the health service, which needs no key, does not take."""
     one, other = _Gateway(), _Gateway()
     with gateway_of(one) as first, gateway_of(other) as second, _before([first, second], tmp_path) as url:
-        for status in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNIMPLEMENTED):
+        for status in (
+            *(grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INTERNAL, grpc.StatusCode.UNIMPLEMENTED),
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+        ):
             one.fails = other.fails = status
             for _ in range(2 * FAILURES):
                 ask(url, "/v1/models")
@@ -112,11 +123,32 @@ def test_no_caller_can_have_a_gateway_set_aside(tmp_path: pathlib.Path) -> None:
             ("POST", "application/grpc", b"\0\0\0\0\0"),
             ("POST", "application/grpc", b"\0\xff\xff\xff\xff"),
         ):
-            for _ in range(2 * FAILURES):
-                ask(url, _HEALTH, method=method, body=body, content_type=kind, grpc_timeout="1n")
+            asked = functools.partial(ask, url, _HEALTH, method=method, body=body, content_type=kind)
+            with ThreadPoolExecutor(2 * FAILURES) as pool:
+                assert all(one.result() is not None for one in [pool.submit(asked) for _ in range(2 * FAILURES)])
         assert _ejections(tmp_path) == 0
 
 
+def test_health_checks_of_anyone_take_no_room_from_requests(tmp_path: pathlib.Path) -> None:
+    """As many that are never sent whole as requests may be in progress; and none that lasts."""
+    with gateway_of(_Gateway()) as port, _before([port], tmp_path) as url, contextlib.ExitStack() as stack:
+        place = url.removeprefix("http://")
+        head = f"POST {_HEALTH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/grpc\r\nContent-Length: 5\r\n\r\n"
+        host, number = place.split(":")
+        for _ in range(MOST + 1):
+            stack.enter_context(socket.create_connection((host, int(number)), 60)).sendall(head.encode())
+        ends = time.monotonic() + 30
+        while _stat(tmp_path, "cluster.health.upstream_rq_active") < MOST:
+            assert time.monotonic() < ends
+        assert ask(url, "/v1/models").status_code == 200
+        with grpc.insecure_channel(place) as channel, pytest.raises(grpc.RpcError) as raised:
+            next(health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=30))
+        assert raised.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
 def _ejections(folder: pathlib.Path) -> int:
-    stats = ask(f"http://{(folder / 'admin').read_text()}", "/stats?filter=ejections_enforced_total").text
-    return int(stats.rpartition(": ")[2])
+    return _stat(folder, "cluster.gateway.outlier_detection.ejections_enforced_total")
+
+
+def _stat(folder: pathlib.Path, name: str) -> int:
+    return int(ask(f"http://{(folder / 'admin').read_text()}", f"/stats?filter=^{name}$").text.rpartition(": ")[2])

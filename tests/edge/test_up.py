@@ -3,7 +3,7 @@
 import contextlib
 import pathlib
 import re
-import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -33,28 +33,18 @@ def _up(store: pathlib.Path, *options: str) -> Iterator[tuple[subprocess.Popen[s
             process.kill()
 
 
-def _children(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    return psutil.Process(process.pid).children(recursive=True)
-
-
-def test_one_command_serves_the_page_and_leaves_nothing(own_store: pathlib.Path, photo: bytes) -> None:
+def test_one_command_serves_the_page_and_leaves_nothing_when_envoy_dies(own_store: pathlib.Path, photo: bytes) -> None:
+    """What a signal ends: tests/e2e/test_commands.py."""
     with _up(own_store) as (process, url):
         assert ask(url, CLASSIFY, body=photo).status_code == 200
         assert requests.get(f"{url}/app/", timeout=30).status_code == 200
-        children = _children(process)
-        assert any("envoy" in child.name() for child in children)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
-    assert not psutil.wait_procs(children, timeout=10)[1]
-
-
-def test_it_ends_when_envoy_does(own_store: pathlib.Path) -> None:
-    with _up(own_store) as (process, _):
-        (envoy,) = (child for child in _children(process) if "envoy" in child.name())
+        children = psutil.Process(process.pid).children(recursive=True)
+        (envoy,) = (child for child in children if "envoy" in child.name())
         envoy.kill()
         assert process.wait(60) == 1
         assert process.stderr is not None
         assert "the edge was killed by signal 9" in process.stderr.read()
+    assert not psutil.wait_procs(children, timeout=10)[1]
 
 
 @pytest.mark.parametrize(
@@ -70,3 +60,18 @@ def test_options_that_do_not_fit_are_refused_before_anything_starts(options: lis
     result = CliRunner().invoke(main, ["up", *options])
     assert result.exit_code == 2
     assert words in result.output
+
+
+def test_an_edge_that_cannot_start_is_told_before_anything_starts(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ("--store", str(tmp_path / "store"), "--model", "none")  # not built, once told
+    ports = ("--edge", "--port", "0", "--tfs-port", "0", "--edge-port")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(main, ["up", *store, *ports, str(port)])
+    assert (result.exit_code, f"port {port} is in use" in result.output) == (1, True)
+    monkeypatch.setenv("DERMSERVE_ENVOY", str(tmp_path / "no-envoy"))
+    result = CliRunner().invoke(main, ["up", *store, *ports, "0"])
+    assert (result.exit_code, "no-envoy" in result.output) == (1, True)
+    assert list(tmp_path.iterdir()) == []

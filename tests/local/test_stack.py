@@ -58,8 +58,19 @@ def test_a_store_that_has_the_models_is_left_alone(tmp_path):
 
 
 def test_a_model_that_cannot_be_built_says_why(tmp_path):
-    with pytest.raises(StoreError, match="no_such_model"):
-        ensure_models(tmp_path, ["no_such_model"], say=lambda line: None)
+    said = []
+    with pytest.raises(StoreError, match="no_such_model, and only resnet50, mobilenet_v3_small can be built"):
+        ensure_models(tmp_path, ["no_such_model"], say=said.append)
+    assert said == []
+
+
+@pytest.mark.parametrize("where", ["file/below", "/proc/none/store", "/proc"])
+def test_a_store_that_cannot_be_written_is_named_before_tensorflow_starts(tmp_path, where):
+    (tmp_path / "file").touch()
+    said = []
+    with pytest.raises(StoreError, match=f"can't write {re.escape(str(tmp_path / where))}: "):
+        ensure_models(tmp_path / where, ["resnet50"], say=said.append)
+    assert said == []
 
 
 def test_the_config_is_what_tensorflow_serving_reads(tmp_path):

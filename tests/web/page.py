@@ -84,6 +84,24 @@ class App:
             assert time.monotonic() < deadline, expression
             time.sleep(0.05)
 
+    def hold_database(self) -> None:
+        """Let the page's database open only once `release()` is called on the page; `held` are those that wait."""
+        self.page.evaluate("""() => {
+            const open = IDBFactory.prototype.open;
+            window.held = [];
+            IDBFactory.prototype.open = function (...given) {
+                const request = open.apply(this, given);
+                Object.defineProperty(request, "onsuccess", {
+                    set: (then) => request.addEventListener("success", (event) => window.held.push(() => then(event))),
+                });
+                return request;
+            };
+            window.release = () => {
+                IDBFactory.prototype.open = open;
+                window.held.forEach((then) => then());
+            };
+        }""")
+
     def shoot(self, name: str) -> None:
         self.shots.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=self.shots / f"{name}.png", full_page=True)

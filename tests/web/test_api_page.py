@@ -34,6 +34,13 @@ def test_the_api_page_shows_every_operation_and_sends_a_photo(
     expect(page.get_by_text("A screening aid, never a diagnosis").first).to_be_visible()
 
     form = page.locator("api-request").first
+    for width in (1280, 360):  # a phone's: all that is to be read or pressed is within it
+        page.set_viewport_size({"width": width, "height": 800})
+        page.evaluate("scrollTo(0, 0)")
+        seen = [page.locator("#api-title + div"), *form.get_by_role("button").all()]
+        for box in filter(None, (each.bounding_box() for each in seen)):
+            assert box["x"] >= 0
+            assert box["x"] + box["width"] <= width
     form.locator("[data-pname=model_name]").fill("mobilenet_v3_small")
     form.locator("select").first.select_option("image/jpeg")
     form.locator("input[type=file]").set_input_files(lesion)

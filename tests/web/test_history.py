@@ -28,6 +28,8 @@ def _saved(result: App) -> App:
 
 def test_a_spot_is_named_placed_noted_and_photographed_again(result: App, lesion: pathlib.Path) -> None:
     page = _saved(result).page
+    chromium = result.context.new_cdp_session(page)
+    chromium.send("Emulation.setTimezoneOverride", {"timezoneId": "America/Los_Angeles"})  # where days begin later
     page.get_by_label("Name").fill("Left shoulder")
     page.get_by_label("Notes").fill("Doctor: watch it")
     page.get_by_label("Look at it again on").fill("2020-01-02")
@@ -51,11 +53,23 @@ def test_a_spot_is_named_placed_noted_and_photographed_again(result: App, lesion
     expect(page.get_by_label("Notes")).to_have_value("Doctor: watch it")
     result.tab("History")
     row = page.locator(".entries a")
-    for words in ("Left shoulder", "2 photos", "upper back", "due since", "Low risk"):
+    for words in ("Left shoulder", "2 photos", "upper back", "due since 2 Jan 2020", "Low risk"):
         expect(row).to_contain_text(words)
     row.click(position={"x": 5, "y": 5})
     page.locator(".photos a").first.click()
     assert "Answered by the server" in result.result().inner_text()
+
+
+def test_a_spot_to_save_under_is_asked_for_where_the_answer_can_be_saved(
+    result: App, lesion: pathlib.Path, confident: dict[str, object]
+) -> None:
+    _saved(result)
+    for verdict, count in (("REJECTED", 0), ("CONFIDENT", 1)):
+        result.answer_with({**confident, "verdict": f"VERDICT_{verdict}"})
+        result.tab("Check")
+        result.classify(lesion)
+        expect(result.page.get_by_label("Save under")).to_have_count(count)
+        result.press("Close without saving")
 
 
 @pytest.mark.parametrize("what", ["photo", "spot", "all"])
@@ -130,6 +144,22 @@ _CHANGES: list[tuple[str, Any]] = [
 ]
 
 
+# Chooses one file after another, and gives what the page says of each.
+_IMPORT_EACH = """async (texts) => {
+  const input = document.getElementById("import"), toast = document.getElementById("toast"), said = [];
+  for (const text of texts) {
+    toast.replaceChildren();
+    const chosen = new DataTransfer();
+    chosen.items.add(new File([text], "a.json", { type: "application/json" }));
+    input.files = chosen.files;
+    input.dispatchEvent(new Event("change"));
+    while (!toast.firstChild) await new Promise((resolve) => setTimeout(resolve));
+    said.push(toast.textContent);
+  }
+  return said;
+}"""
+
+
 def test_a_file_that_is_no_history_changes_nothing(result: App, tmp_path: pathlib.Path) -> None:
     page = _saved(result).page
     result.tab("History")
@@ -138,10 +168,10 @@ def test_a_file_that_is_no_history_changes_nothing(result: App, tmp_path: pathli
     exported = pathlib.Path(download.value.path()).read_text()
     result.press("Delete all")
     expect(page.locator(".toast")).to_contain_text("Deleted")
-    for text in ("", "not JSON", "null", "[]", "{}", *(_changed(exported, where, to) for where, to in _CHANGES)):
-        page.set_input_files("#import", {"name": "a.json", "mimeType": "application/json", "buffer": text.encode()})
-        expect(page.locator(".toast")).to_contain_text("not a history that was exported here")
-        result.press("Dismiss")
+    wrong = ["", "not JSON", "null", "[]", "{}", *(_changed(exported, where, to) for where, to in _CHANGES)]
+    said = page.evaluate(_IMPORT_EACH, wrong)
+    assert len(said) == len(wrong)
+    assert all("not a history that was exported here" in words for words in said)
     expect(page.locator("main")).to_contain_text("Nothing saved yet")
     page.set_input_files("#import", {"name": "a.json", "mimeType": "", "buffer": exported.encode()})
     expect(page.locator(".entries li")).to_have_count(1)
@@ -176,21 +206,7 @@ def test_what_is_typed_while_another_tabs_change_is_read_stays(result: App) -> N
     second = result.context.new_page()
     _saved(result)
     second.goto(result.page.url)
-    result.page.evaluate("""() => {
-        const open = IDBFactory.prototype.open;
-        window.held = [];
-        IDBFactory.prototype.open = function (...given) {
-            const request = open.apply(this, given);
-            Object.defineProperty(request, "onsuccess", {
-                set: (then) => request.addEventListener("success", (event) => window.held.push(() => then(event))),
-            });
-            return request;
-        };
-        window.release = () => {
-            IDBFactory.prototype.open = open;
-            window.held.forEach((then) => then());
-        };
-    }""")
+    result.hold_database()
     second.get_by_label("Notes").fill("typed in one")
     result.until("window.held.length === 1")
     result.page.get_by_label("Name").fill("Named in the other")
@@ -220,6 +236,12 @@ def test_two_tabs_are_in_step(result: App) -> None:
     expect(result.page.locator("h1")).to_have_text("Named in the other")
     second.go_back()
     expect(second.locator(".entries")).to_contain_text("Named in the other")
-    result.tab("Settings")
-    result.page.locator("#language").select_option("id")
+
+
+def test_a_language_chosen_in_one_tab_is_that_of_the_other(app: App) -> None:
+    second = app.context.new_page()
+    second.goto(f"{app.page.url.partition('#')[0]}#/history")
+    expect(second.locator("h1")).to_have_text("History")
+    app.tab("Settings")
+    app.page.locator("#language").select_option("id")
     expect(second.locator("h1")).to_have_text("Riwayat")

@@ -3,11 +3,14 @@
 import io
 import pathlib
 
+import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, expect
 
 from tests.web.page import App
+
+_CASES = pathlib.Path(__file__).resolve().parents[1] / "imaging/cases"
 
 
 def test_home_says_what_it_is_and_what_it_is_not(tidy: App) -> None:
@@ -72,6 +75,19 @@ def test_the_camera_is_given_back(tidy: App) -> None:
     tidy.until("window.tracks.every((track) => track.readyState === 'ended')")
 
 
+def test_a_camera_that_was_left_before_it_played_is_given_back(app: App) -> None:
+    app.page.evaluate(
+        "() => { HTMLMediaElement.prototype.play = function () {"
+        " window.video = this; return new Promise((_, refuse) => { window.refuse = refuse }) } }"
+    )
+    app.press("Take a photo")
+    app.until("Boolean(window.video)")
+    app.press("Back")
+    app.page.evaluate("window.refuse(new DOMException('removed from the document', 'AbortError'))")
+    app.until("video.srcObject.getTracks().every((track) => track.readyState === 'ended')")
+    expect(app.page.locator("h1")).to_have_text("Skin check")
+
+
 def test_without_permission_for_the_camera_it_says_what_to_do(
     shy_browser: Browser, served: str, tmp_path: pathlib.Path
 ) -> None:
@@ -102,6 +118,16 @@ def test_nothing_but_the_framed_square_leaves_the_device(
     image = Image.open(io.BytesIO(sent[0]))
     assert image.size == (600, 600)
     assert not image.getexif()
+
+
+def test_a_phones_photo_is_sent_in_the_colours_of_its_profile(tidy: App, confident: dict[str, object]) -> None:
+    """iPhones write Display P3; what is sent has no profile, so it has to be sRGB."""
+    sent = tidy.answer_with(confident)
+    for name in ("p3", "srgb"):
+        tidy.classify(_CASES / f"{name}.jpg")
+        tidy.press("Close without saving")
+    p3, srgb = (np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), int) for data in sent)
+    assert np.abs(p3 - srgb).mean() < 2  # 4.3 with the profile ignored
 
 
 def test_the_photo_is_framed_and_turned_before_it_is_sent(
@@ -191,7 +217,11 @@ def test_a_key_is_asked_for_and_used(app: App, lesion: pathlib.Path, confident: 
 def test_it_speaks_indonesian_and_remembers_it(
     browser: Browser, served: str, lesion: pathlib.Path, confident: dict[str, object], tmp_path: pathlib.Path
 ) -> None:
-    with App.opened(browser, served, shots=tmp_path, locale="id-ID") as app:
+    with App.opened(browser, served, shots=tmp_path) as app:
+        # A phone in Javanese, as Indonesians have them.
+        app.page.add_init_script("Object.defineProperty(navigator, 'languages', { value: ['jv-ID', 'id-ID', 'en'] })")
+        app.page.reload()
+        app.page.wait_for_selector("#app[data-service]")
         assert app.heading() == "Periksa kulit"
         assert app.page.locator("html").get_attribute("lang") == "id"
         app.answer_with(confident)

@@ -130,9 +130,11 @@ def test_a_wrong_key_is_said_to_be_wrong_and_can_be_removed(app: App) -> None:
     app.page.route("**/v1/models", reply)
     app.page.route("**/v1/models/m", lambda route: route.fulfill(json={"model": {"name": "m"}}))
     app.page.reload()
-    app.page.get_by_label("Access key").fill("wrong")
-    app.press("Use this key")
-    expect(app.page.get_by_role("alert")).to_contain_text("This key is not accepted")
+    for wrong in ("wrong", "“right”"):
+        app.page.get_by_label("Access key").fill(wrong)
+        app.press("Use this key")
+        expect(app.page.get_by_role("alert")).to_contain_text("This key is not accepted")
+        expect(app.page.get_by_label("Access key")).to_be_empty()
     app.page.get_by_label("Access key").fill("right")
     app.press("Use this key")
     expect(app.page.get_by_label("Access key")).to_have_count(0)
@@ -142,6 +144,40 @@ def test_a_wrong_key_is_said_to_be_wrong_and_can_be_removed(app: App) -> None:
     app.page.reload()
     expect(app.page.get_by_label("Access key")).to_be_visible()
     expect(app.page.get_by_role("alert")).to_have_count(0)
+
+
+def test_what_comes_late_does_not_take_the_place_of_another_screen(
+    app: App, lesion: pathlib.Path, confident: dict[str, object]
+) -> None:
+    app.answer_with(confident)
+    app.hold_database()
+    app.choose(lesion)
+    app.press("Analyse")
+    app.until("window.held.length === 1")
+    app.press("Cancel")
+    app.page.evaluate("release()")
+    app.answer_with({"code": 16}, status=401)
+    expect(app.page.locator("h1")).to_have_text("Frame the spot")
+    app.press("Turn")
+    app.press("Analyse")
+    app.page.get_by_label("Access key").fill("my-key")
+    late: list[Route] = []
+    app.page.route("**/v1/models", lambda route: late.insert(0, route))
+    app.press("Use this key")
+    app.tab("Learn")
+    late[0].fulfill(json={"models": []})
+    app.page.evaluate("fetch('/app/icon.svg').then(() => true)")  # what was answered before has been read
+    expect(app.page.locator("h1")).to_have_text("Learn")
+
+
+def test_a_photo_that_finds_no_room_is_not_mistaken_for_the_one_before(app: App, lesion: pathlib.Path) -> None:
+    app.choose(lesion)
+    app.page.evaluate(f"() => {{ {_BLOCKED['quota']} }}")
+    app.press("Back")
+    app.choose(lesion)
+    app.page.reload()
+    expect(app.page.locator("h1")).to_have_text("Skin check")
+    assert "Your photo is still here" not in app.words()
 
 
 def test_heic_is_named_and_what_to_do_about_it_is_said(tidy: App, tmp_path: pathlib.Path) -> None:

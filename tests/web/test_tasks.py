@@ -23,6 +23,11 @@ def test_each_part_has_an_address_and_the_browsers_back_goes_where_one_came_from
     expect(app.page.locator("h1")).to_have_text("Learn")
     app.page.reload()
     expect(app.page.locator("h1")).to_have_text("Learn")
+    app.page.get_by_role("link", name="normal skin").click()
+    expect(app.page.locator("h1")).to_have_text("Normal skin")
+    app.page.go_back()
+    expect(app.page.locator("h1")).to_have_text("Learn")
+    expect(app.page.get_by_role("link", name="normal skin")).to_be_in_viewport()
     for nowhere, name in (("/nowhere", "Skin check"), ("/learn/constructor", "Learn"), ("/history/spot/0", "History")):
         app.go(nowhere)
         expect(app.page.locator("h1")).to_have_text(name)

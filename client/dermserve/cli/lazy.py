@@ -112,10 +112,12 @@ class LazyGroup(click.Group):
         except click.Abort:
             sys.exit(Exit.INTERRUPTED)
         except OSError as error:
-            if error.errno not in _FULL:
+            if full := error.errno in _FULL:
+                _drop_output()
+            elif error.filename is None:
                 raise
-            _drop_output()
-            click.echo(f"Error: can't write{f' {error.filename}' * bool(error.filename)}: {error.strerror}", err=True)
+            name = f" {error.filename}" * bool(error.filename)
+            click.echo(f"Error: can't {'write' if full else 'use'}{name}: {error.strerror}", err=True)
             sys.exit(Exit.FAILED)
         sys.exit(code if isinstance(code, int) else Exit.ANSWERED)
 

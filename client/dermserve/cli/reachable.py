@@ -4,12 +4,11 @@ import contextlib
 import email.utils
 import importlib.metadata
 import json
-import struct
 import time
-import zlib
 from collections.abc import Iterator
 from concurrent import futures
 from dataclasses import asdict
+from importlib import resources
 from typing import Any
 
 import click
@@ -98,7 +97,7 @@ def _look_at_model(model: Model) -> Finding:
 
 def _look_at_answers(client: Client, model: str, deadline: float) -> Iterator[Finding]:
     """Send a drawn picture: once to measure the time, then several at once to see whether any is refused."""
-    picture = draw_picture()
+    picture = read_picture()
     try:
         started = time.monotonic()
         theirs = client.classify(picture, model=model).gateway_version
@@ -120,6 +119,11 @@ def _look_at_answers(client: Client, model: str, deadline: float) -> Iterator[Fi
         yield _refused(one, [one.reason for one in errors].count(one.reason))
 
 
+def read_picture() -> bytes:
+    """Read a PNG of a brown spot on a pale ground."""
+    return resources.files("dermserve.cli").joinpath("probe.png").read_bytes()
+
+
 def _refused(error: DermserveError, count: int) -> Finding:
     text = f"of {_AT_ONCE} pictures at once, {count} got {error.reason}"
     if error.reason == "MODEL_SERVER_BUSY":
@@ -135,19 +139,6 @@ def _error_of(client: Client, picture: bytes, model: str) -> DermserveError | No
     except DermserveError as error:
         return error
     return None
-
-
-def draw_picture(side: int = 224) -> bytes:
-    """Draw a PNG of a brown spot on a pale ground."""
-    rows = bytearray()
-    for x, y in ((x, y) for y in range(-side // 2, side // 2) for x in range(-1, side)):
-        inside = (x - side / 2) ** 2 + y**2 < (side / 5) ** 2
-        rows += b"\0" if x < 0 else bytes((110, 70, 60) if inside else (225, 180 + (x + y) % 16, 165))
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    drawn = b"\x89PNG\r\n\x1a\n"
-    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
-        drawn += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    return drawn
 
 
 def _written(finding: Finding) -> str:

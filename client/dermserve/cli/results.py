@@ -174,7 +174,7 @@ def _printable(name: str) -> str:
 
 def _write_csv(path: pathlib.Path, rows: Sequence[Row]) -> None:
     """Write a row an answer, whole or not at all; columns as the answers have them."""
-    flat = [_flat(row) for row in rows]
+    flat = sorted(map(_flat, rows), key=lambda row: "error_reason" in row)  # failures and their columns last
     columns = list(dict.fromkeys(("file", *(name for row in flat for name in row))))
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import grpc
 
-from dermserve.client._errors import DeadlineExceeded, DermserveError, read_call
+from dermserve.client._errors import DermserveError, read_call, transport_error
 from dermserve.client._proxies import Way, find_way, host_and_port, ip_address
 
 DEFAULT_TARGET = "127.0.0.1:50051"
@@ -161,12 +161,9 @@ class Connection:
         """Make an error from a grpc.RpcError."""
         return read_call(error, target=self.target, request_id=request_id, proxy=self.way.proxy)
 
-    def silence(self, seconds: float) -> DermserveError:
+    def silence(self) -> DermserveError:
         """Make the error of a stream that sends no answer in time."""
-        through = f" through the proxy {self.way.proxy}" if self.way.proxy else ""
-        return DeadlineExceeded(
-            f"no answer from {self.target}{through} within {seconds:g} s: allow more time, or ask for fewer views"
-        )
+        return transport_error("DEADLINE_EXCEEDED", target=self.target, proxy=self.way.proxy)
 
 
 def check_deadline(seconds: float) -> float:

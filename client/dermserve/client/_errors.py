@@ -185,7 +185,7 @@ def read_call(call: Any, *, target: str, request_id: str | None = None, proxy: s
     if found := _HTTP_STATUS.search(details):
         error = _http_error(int(found[1]), target=target)
     else:
-        error = _transport_error(name, details, target=target, proxy=proxy)
+        error = transport_error(name, details, target=target, proxy=proxy)
     error.request_id = request_id
     return error
 
@@ -209,17 +209,18 @@ def too_large(message: str) -> TooLarge:
     return TooLarge(f"{message}: send a smaller or more compressed one", reason="MESSAGE_TOO_LARGE")
 
 
-def _transport_error(name: str, details: str, *, target: str, proxy: str | None) -> DermserveError:
+def transport_error(name: str, details: str = "", *, target: str, proxy: str | None) -> DermserveError:
     """Make an error that gRPC made, not the gateway."""
     if name == "RESOURCE_EXHAUSTED" and "message larger than max" in details.lower():
         return too_large(f"the photo is larger than a message may be ({details})")
-    way = f"{target} through the proxy {proxy}; list the host in no_proxy to go without it" if proxy else target
+    way = f"{target} through the proxy {proxy}" if proxy else target
+    advice = "; list the host in no_proxy to go without the proxy" if proxy else ""
     message = {
         "UNAVAILABLE": f"no gateway answers at {way} ({details}): is it running, and is the address right?",
         "DEADLINE_EXCEEDED": f"no answer from {way} in time: allow more time, or ask for fewer views",
         "UNIMPLEMENTED": f"{way} answers and is not a dermserve gateway ({details}): is the address right?",
     }.get("UNIMPLEMENTED" if details == "No status received" else name, details or f"the call failed with {name}")
-    return _BY_STATUS.get(name, Internal)(message, status=name)
+    return _BY_STATUS.get(name, Internal)(message + advice, status=name)
 
 
 def _http_error(code: int, *, target: str) -> DermserveError:

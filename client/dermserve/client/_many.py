@@ -95,7 +95,7 @@ class Many:
         if event is not None:
             event()
         elif self._batch.overdue:
-            self._broke(self._connection.silence(self._batch.deadline))
+            self._broke(self._connection.silence())
 
     def _open(self) -> "_Stream":
         """Return the stream. One opened again waits for the gateway to come back, within the deadline."""

@@ -1,7 +1,6 @@
 """A gateway's answers as frozen values: predictions and models."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any, Self, TypeVar
@@ -164,19 +163,9 @@ class Prediction:
     """Version of dermserve that the gateway runs."""
 
     @property
-    def top(self) -> ClassScore | None:
-        """The most probable class, whatever the verdict; `named` is the one to show. None for a rejected photo."""
-        return self.classes[0] if self.classes else None
-
-    @property
     def named(self) -> ClassScore | None:
         """The class that may be named as the answer, if any."""
         return next((score for score in self.classes if score.code == self.named_class), None)
-
-    @property
-    def confident(self) -> bool:
-        """Whether the model may be trusted with this photo."""
-        return self.verdict is Verdict.CONFIDENT
 
     def to_dict(self) -> dict[str, Any]:
         """Make plain JSON values, with the keys that `dermserve classify --json` prints."""
@@ -184,11 +173,6 @@ class Prediction:
         values["named_class"] = self.named_class or None
         values["timings"] = {name.removesuffix("_ms"): value for name, value in values["timings"].items()}
         return {"timings_ms" if name == "timings" else name: value for name, value in values.items()}
-
-    @property
-    def probabilities(self) -> Mapping[str, float]:
-        """Probability by class code, the most probable first."""
-        return {score.code: score.probability for score in self.classes}
 
 
 class VersionState(OpenEnum):

@@ -21,11 +21,12 @@ export async function resultScreen(_: string, still: () => boolean): Promise<voi
   const current = draft();
   if (!current) return go("/", { replace: true });
   const square = picture(current);
-  if (current.answer) return showResult(current, current.answer, square, await spotsOrNone());
+  if (current.answer) return showResult(current, current.answer, square, still);
   await analyse(current, square, still, false);
 }
 
 async function analyse(current: Draft, square: Blob, still: () => boolean, device: boolean): Promise<void> {
+  if (!still()) return;
   const here = device || (!service.reached() && offline.prepared() !== null);
   show(
     t("result"),
@@ -46,7 +47,7 @@ async function analyse(current: Draft, square: Blob, still: () => boolean, devic
     const answer = await ask(current, here, cancel.signal);
     if (!still()) return;
     change({ answer, time: Date.now() });
-    showResult(current, answer, square, await spotsOrNone());
+    await showResult(current, answer, square, still);
   } catch (error) {
     if (still()) showTrouble(error, current, square, still);
   }
@@ -98,12 +99,9 @@ function words(error: unknown): string {
   }
 }
 
-/** What is needed to offer spots to save under; nothing where the browser keeps nothing. */
-async function spotsOrNone(): Promise<records.Spot[]> {
-  return records.spots().catch(() => []);
-}
-
-function showResult(current: Draft, answer: Answer, square: Blob, spots: records.Spot[]): void {
+async function showResult(current: Draft, answer: Answer, square: Blob, still: () => boolean): Promise<void> {
+  const spots = await records.spots().catch(() => []); // none to save under where the browser keeps nothing
+  if (!still()) return;
   const another = needsAnotherPhoto(answer);
   const close = () => {
     discard();
@@ -115,7 +113,7 @@ function showResult(current: Draft, answer: Answer, square: Blob, spots: records
     ? [button(t("another"), "camera", () => go("/check/camera"), "primary"), answer.verdict === "VERDICT_REJECTED" ? closing : save]
     : [save, closing];
   const options: [string, string][] = [["", t("newSpot")], ...spots.map(({ id, name }): [string, string] => [id, name])];
-  const under = spots.length > 0 && choice(t("whichSpot"), "spot", options, current.spot, (spot) => change({ spot }));
+  const under = spots.length > 0 && buttons.includes(save) && choice(t("whichSpot"), "spot", options, current.spot, (spot) => change({ spot }));
   const more = [button(t("frameAgain"), "rotate", () => back("/check/frame"), "quiet"), button(t("forDoctor"), "print", () => go("/check/report"), "quiet")];
   show(
     t("result"),

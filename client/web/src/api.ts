@@ -43,24 +43,18 @@ async function ask<T>(path: string, init: RequestInit, cancel?: AbortSignal): Pr
 
 async function once<T>(path: string, init: RequestInit, cancel?: AbortSignal): Promise<T> {
   const key = get("key");
+  if (key && /[^!-~]/.test(key)) throw new NoAnswer("key"); // quotes of a chat, for example: fetch would refuse the header
   const headers = { ...(init.headers as Record<string, string>), ...(key ? { "x-api-key": key } : {}) };
-  const control = new AbortController();
-  const stop = () => control.abort();
-  cancel?.addEventListener("abort", stop);
-  if (cancel?.aborted) stop();
-  const patience = setTimeout(stop, PATIENCE_MS);
+  const signal = AbortSignal.any([AbortSignal.timeout(PATIENCE_MS), ...(cancel ? [cancel] : [])]);
   try {
-    const response = await fetch(path, { ...init, headers, signal: control.signal });
+    const response = await fetch(path, { ...init, headers, signal });
     const isJson = response.headers.get("content-type")?.includes("json") ?? false;
     if (response.ok && !isJson) throw new NoAnswer("portal");
     if (!response.ok) throw await refusal(response, isJson);
     return (await response.json()) as T;
   } catch (error) {
     if (cancel?.aborted || error instanceof NoAnswer) throw error;
-    throw new NoAnswer(control.signal.aborted ? "slow" : "lost");
-  } finally {
-    clearTimeout(patience);
-    cancel?.removeEventListener("abort", stop);
+    throw new NoAnswer(signal.aborted ? "slow" : "lost");
   }
 }
 

@@ -1,14 +1,17 @@
-// The camera: a live picture, and a photo of it.
+// The camera, over the whole screen: a live picture, what to do better, and the shutter.
 
-import type { Key } from "./strings";
+import { chooser } from "./check";
+import { h, icon } from "./dom";
+import { begin } from "./draft";
+import { quality } from "./judge";
+import { measure } from "./measure";
+import { back, go, onLeave, render } from "./router";
+import { alert_, button, iconButton, show } from "./screen";
+import * as service from "./service";
+import { isKey, type Key, t } from "./strings";
 
-/** Why there is no camera, as words of the page. */
-export class NoCamera extends Error {
-  constructor(readonly key: Key) {
-    super(key);
-  }
-}
-
+const LOOK_EVERY_MS = 400;
+const SIDE = 224;
 const REASONS: Record<string, Key> = {
   NotAllowedError: "cameraDenied",
   SecurityError: "cameraDenied",
@@ -16,35 +19,112 @@ const REASONS: Record<string, Key> = {
   OverconstrainedError: "cameraNone",
 };
 
+/** Why there is no camera, as words of the page. */
+class NoCamera extends Error {
+  constructor(readonly key: Key) {
+    super(key);
+  }
+}
+
+export async function cameraScreen(facing = "environment"): Promise<void> {
+  const video = h("video", { autoplay: true, muted: true, playsInline: true, "aria-label": t("take") });
+  const words = h("p", { className: "coach", role: "status" }, t("cameraStarting"));
+  const shutter = h("button", { type: "button", className: "shutter", "aria-label": t("shutter"), disabled: true, onclick: () => void shoot(video) }, h("span", {}));
+  const swap = iconButton("rotate", t("switchCamera"), () => {
+    leave();
+    void cameraScreen(facing === "user" ? "environment" : "user");
+  });
+  const tools = h("div", { className: "tools" }, swap, shutter);
+  const screen = h("div", { className: "viewfinder" }, video, h("span", { className: "ring", "aria-hidden": "true" }), words, tools);
+  show(t("take"), [screen], { above: "/" });
+  document.body.classList.add("camera");
+  let gone = false;
+  let timer = 0;
+  const close = () => (video.srcObject as MediaStream | null)?.getTracks().forEach((track) => track.stop());
+  const leave = () => {
+    gone = true;
+    clearInterval(timer);
+    close();
+    document.body.classList.remove("camera");
+  };
+  onLeave(leave);
+  try {
+    const stream = await open(video, facing);
+    if (gone) return close();
+    stream.getVideoTracks()[0]?.addEventListener("ended", () => {
+      if (!gone) noCamera(null, screen); // unplugged, or taken by another app
+    });
+    words.textContent = t("aim");
+    shutter.disabled = false;
+    tools.append(torch(stream) ?? h("span", { className: "icon-button" }));
+    await service.refresh();
+    timer = gone ? 0 : window.setInterval(() => coach(video, words), LOOK_EVERY_MS);
+  } catch (error) {
+    close(); // it may be open though it does not play: who leaves meanwhile interrupts that
+    if (!gone) noCamera(error, screen);
+  }
+}
+
 /** Open the camera on the back of the phone, or the other one. */
-export async function openCamera(video: HTMLVideoElement, facing: "environment" | "user"): Promise<MediaStream> {
+async function open(video: HTMLVideoElement, facing: string): Promise<MediaStream> {
   if (!isSecureContext) throw new NoCamera("cameraInsecure");
   if (!navigator.mediaDevices?.getUserMedia) throw new NoCamera("cameraNone");
-  let stream: MediaStream;
   try {
     const size = { width: { ideal: 1920 }, height: { ideal: 1080 } };
-    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: { ideal: facing }, ...size }, audio: false });
+    video.srcObject = await navigator.mediaDevices.getUserMedia({ video: { facingMode: { ideal: facing }, ...size }, audio: false });
   } catch (error) {
     throw new NoCamera(REASONS[(error as DOMException).name] ?? "cameraBusy");
   }
-  video.srcObject = stream;
   await video.play();
-  return stream;
+  return video.srcObject;
 }
 
-export function closeCamera(stream: MediaStream | undefined): void {
-  for (const track of stream?.getTracks() ?? []) track.stop();
-}
-
-/** What the camera sees now. */
-export function snap(video: HTMLVideoElement): Promise<ImageBitmap> {
-  return createImageBitmap(video);
-}
-
-/** The camera's light: null when it has none. */
-export function torchOf(stream: MediaStream): ((on: boolean) => Promise<void>) | null {
+/** A button for the camera's light; null when it has none. */
+function torch(stream: MediaStream): HTMLElement | null {
   const track = stream.getVideoTracks()[0];
   const able = track?.getCapabilities?.() as { torch?: boolean } | undefined;
   if (!track || !able?.torch) return null;
-  return (on) => track.applyConstraints({ advanced: [{ torch: on } as MediaTrackConstraintSet] });
+  const toggle = async () => {
+    const on = made.getAttribute("aria-pressed") !== "true";
+    const turned = track.applyConstraints({ advanced: [{ torch: on } as MediaTrackConstraintSet] });
+    await turned.then(() => made.setAttribute("aria-pressed", String(on)), console.warn);
+  };
+  const made = h("button", { type: "button", className: "icon-button", "aria-label": t("torch"), "aria-pressed": "false", onclick: () => void toggle() }, icon("torch"));
+  return made;
+}
+
+/** Measure what the camera sees as the server would, and say what to do better. */
+function coach(video: HTMLVideoElement, words: HTMLElement): void {
+  const limits = service.limits();
+  if (!limits || video.videoWidth === 0) return;
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = SIDE;
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  if (!context) return;
+  const side = Math.min(video.videoWidth, video.videoHeight);
+  context.drawImage(video, (video.videoWidth - side) / 2, (video.videoHeight - side) / 2, side, side, 0, 0, SIDE, SIDE);
+  const { data } = context.getImageData(0, 0, SIDE, SIDE);
+  const pixels = new Uint8Array(SIDE * SIDE * 3).map((_, i) => data[Math.floor(i / 3) * 4 + (i % 3)]!);
+  const [first] = quality(measure(pixels, SIDE), limits);
+  const key = `hint_${first}`;
+  const said = first && isKey(key) ? t(key) : t("hintGood");
+  words.classList.toggle("fine", !first);
+  if (words.textContent !== said) words.textContent = said;
+}
+
+async function shoot(video: HTMLVideoElement): Promise<void> {
+  await begin(await createImageBitmap(video));
+  go("/check/frame");
+}
+
+/** Say why there is no camera, and the ways out. */
+function noCamera(error: unknown, screen: HTMLElement): void {
+  document.body.classList.remove("camera");
+  const key = error instanceof NoCamera ? error.key : "cameraBusy";
+  const ways = [
+    key === "cameraInsecure" ? chooser(t("cameraApp"), "camera", { capture: true, className: "primary" }) : button(t("retry"), "rotate", () => render(), "primary"),
+    chooser(t("choose"), "photo"),
+    button(t("cancel"), null, () => back("/"), "quiet"),
+  ];
+  screen.replaceWith(alert_(t(key)), h("div", { className: "row" }, ...ways));
 }

@@ -6,7 +6,7 @@ import { makeGuide } from "./guide";
 import * as offline from "./offline";
 import { decode, isHeic, WrongPhoto } from "./pixels";
 import { go, path, render } from "./router";
-import { alert_, button, fileInput, image, show } from "./screen";
+import { alert_, button, fileButton, image, show } from "./screen";
 import * as service from "./service";
 import { keyForm } from "./settings";
 import { type Key, t } from "./strings";
@@ -74,11 +74,11 @@ export function takePhoto(spot = ""): void {
   go("/check/camera");
 }
 
-/** A button that lets one choose a file; with `capture`, the phone's own camera makes it. */
+/** A button that lets one choose a photo; with `capture`, the phone's own camera makes it. */
 export function chooser(words: string, symbol: string, { capture = false, className = "" } = {}): HTMLElement {
-  const input = fileInput("image/jpeg,image/png,image/webp", capture ? "captured" : "file", (file) => void open(file));
-  if (capture) input.setAttribute("capture", "environment");
-  return h("span", { className: "chooser" }, input, button(words, symbol, () => input.click(), className));
+  const made = fileButton(words, symbol, "image/jpeg,image/png,image/webp", capture ? "captured" : "file", (file) => void open(file), className);
+  if (capture) made.querySelector("input")?.setAttribute("capture", "environment");
+  return made;
 }
 
 /** Begin a check with a photo, however it came: chosen, dropped, pasted or shared. */

@@ -16,7 +16,7 @@ export function h<K extends keyof HTMLElementTagNameMap>(
     else if (name.includes("-") || name === "role" || name === "for") element.setAttribute(name, String(value));
     else (element as unknown as Props)[name] = value;
   }
-  element.append(...children.filter((child): child is Node | string => child !== null && child !== undefined && child !== false));
+  element.append(...children.filter((child) => typeof child === "string" || child instanceof Node));
   return element;
 }
 

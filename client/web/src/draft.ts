@@ -43,6 +43,7 @@ export async function begin(bitmap: ImageBitmap): Promise<void> {
   const questions = ahead ? noQuestions() : (current?.questions ?? noQuestions());
   current = { bitmap, frame: wholeFrame(bitmap), questions, answer: null, time: 0, spot, start };
   ahead = null;
+  forget();
   await keepPhoto(bitmap);
 }
 
@@ -54,8 +55,12 @@ export function change(what: Partial<Omit<Draft, "bitmap" | "start">>): void {
 }
 
 export function discard(): void {
-  current = null;
-  ahead = null;
+  current = ahead = null;
+  forget();
+}
+
+/** Nothing of an earlier photo may be left where the next one finds no room. */
+function forget(): void {
   try {
     sessionStorage.removeItem(META);
     sessionStorage.removeItem(PHOTO);

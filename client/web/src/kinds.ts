@@ -1,7 +1,6 @@
 // The kinds of spots that models know: what people call them, what they are, and where that is from.
 
-import type { Language } from "./strings";
-import { language } from "./strings";
+import { type Language, language } from "./strings";
 
 /** What it is, what it looks like, what doctors do. */
 type Words = readonly [string, string, string];

@@ -11,7 +11,7 @@ import { t } from "./strings";
 
 export async function learnScreen(_: string, still: () => boolean): Promise<void> {
   // What the card says comes when it is there: a network that leads nowhere keeps nobody waiting for the rest.
-  const known = h("div", {});
+  const known = h("div", {}, ...kinds());
   const good = h("div", { className: "prose" });
   const licensed = h("div", {});
   show(t("learn"), [

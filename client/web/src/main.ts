@@ -1,6 +1,7 @@
 // The page: its screens and their addresses, and what it listens to.
 
 import { reportScreen, resultScreen } from "./analyse";
+import { cameraScreen } from "./camera";
 import { checkScreen, listenForPhotos, sharedScreen } from "./check";
 import { restore } from "./draft";
 import { frameScreen } from "./frame";
@@ -13,7 +14,6 @@ import { settingsScreen } from "./settings";
 import { historyScreen, photoScreen, savedReportScreen, spotScreen } from "./spots";
 import * as store from "./store";
 import { t } from "./strings";
-import { cameraScreen } from "./viewfinder";
 
 /** Whether the person is not typing something that a repaint would take away. */
 function idle(): boolean {
@@ -26,7 +26,7 @@ let stale = false;
 /** Show the screen anew, but not while the person types, who may have begun while it was read. */
 function repaint(): void {
   stale = !idle();
-  if (!stale) render(() => !(stale = !idle()));
+  if (!stale) render(() => !(stale = !idle()), scrollY);
 }
 
 function listen(): void {

@@ -16,11 +16,11 @@ const SENT_SIDE = 1024;
 const QUALITY = 0.95;
 const LOSSLESS_SIDE = 448;
 
-/** Decode a photo file, upright. */
+/** Decode a photo file, upright, its colours in sRGB. */
 export async function decode(file: Blob): Promise<ImageBitmap> {
   let bitmap: ImageBitmap;
   try {
-    bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
+    bitmap = await createImageBitmap(file, { imageOrientation: "from-image" });
   } catch {
     throw new WrongPhoto();
   }

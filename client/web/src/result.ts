@@ -1,49 +1,31 @@
 // How an answer is shown: what to do first, then why, and the classes and what gave the answer only when asked for.
 
-import { type Answer, needsAnotherPhoto, type Score } from "./answer";
+import { type Answer, type Level, needsAnotherPhoto, type Score } from "./answer";
 import { shot } from "./check";
 import { h, icon } from "./dom";
 import { className, kindOf } from "./kinds";
 import { said as answered, makeQuestions, noQuestions, type Questions, signsOf } from "./questions";
 import { isKey, type Key, number, t } from "./strings";
 
-/** Four looks that differ in shape and words, not in colour alone. */
-type Kind = "low" | "intermediate" | "high" | "none";
-
+/** What is said of an answer: a look, which differs from the others in shape and words and not in colour alone. */
 interface Said {
-  kind: Kind;
-  icon: string;
+  kind: Level;
+  symbol: string;
   title: Key;
   words: Key;
 }
 
-const LEVELS: Record<Exclude<Kind, "none">, Said> = {
-  low: { kind: "low", icon: "low", title: "low", words: "lowWords" },
-  intermediate: { kind: "intermediate", icon: "intermediate", title: "intermediate", words: "intermediateWords" },
-  high: { kind: "high", icon: "high", title: "high", words: "highWords" },
-};
-
-function said(answer: Answer, questions: Questions = noQuestions()): Said {
-  const alarmed = questions.signs.length > 0;
-  if (alarmed && answer.level !== "high") return { kind: "intermediate", icon: "intermediate", title: "raised", words: "raisedWords" };
-  if (answer.level === "intermediate" && needsAnotherPhoto(answer)) return { ...LEVELS.intermediate, words: "intermediatePhoto" };
-  if (answer.level in LEVELS) return LEVELS[answer.level as keyof typeof LEVELS];
-  if (answer.verdict === "VERDICT_REJECTED") return { kind: "none", icon: "camera", title: "rejected", words: "rejectedWords" };
-  return { kind: "none", icon: "cross", title: "noLevel", words: "noLevelWords" };
+export function said(answer: Answer, { signs }: Questions = noQuestions()): Said {
+  const { level } = answer;
+  if (signs.length > 0 && level !== "high") return { kind: "intermediate", symbol: "intermediate", title: "raised", words: "raisedWords" };
+  if (level !== "none") return { kind: level, symbol: level, title: level, words: level === "intermediate" && needsAnotherPhoto(answer) ? "intermediatePhoto" : `${level}Words` };
+  if (answer.verdict === "VERDICT_REJECTED") return { kind: "none", symbol: "camera", title: "rejected", words: "rejectedWords" };
+  return { kind: "none", symbol: "cross", title: "noLevel", words: "noLevelWords" };
 }
 
 /** Say in a line what an answer says, or, with alarm signs, what to do. */
 export function headline(answer: Answer, questions?: Questions): string {
   return t(said(answer, questions).title);
-}
-
-/** The shape that stands for the level. */
-export function mark(answer: Answer, questions: Questions): SVGElement {
-  return icon(said(answer, questions).icon);
-}
-
-export function kind(answer: Answer, questions: Questions): string {
-  return said(answer, questions).kind;
 }
 
 /** Make all of a result but its buttons; with `changed` the questions can be answered. */
@@ -71,12 +53,12 @@ export function makeResult(answer: Answer, picture: Blob, questions: Questions, 
 }
 
 function verdict(answer: Answer, questions: Questions): HTMLElement {
-  const { kind, title, words } = said(answer, questions);
+  const { kind, symbol, title, words } = said(answer, questions);
   const alarmed = questions.signs.length > 0;
   return h(
     "section",
     { className: `verdict ${kind}`, "aria-labelledby": "verdict" },
-    h("div", { className: "level" }, mark(answer, questions), h("h2", { id: "verdict" }, t(title))),
+    h("div", { className: "level" }, icon(symbol), h("h2", { id: "verdict" }, t(title))),
     h("p", { className: "todo" }, t(words)),
     alarmed && h("p", { className: "alarmed" }, t(`raised_${answer.level}`, { signs: signsOf(questions) })),
     answer.source === "device" && h("p", {}, `${t("limited")} ${answer.skinChecked ? "" : t("noSkinCheck")}`.trim()),

@@ -3,13 +3,14 @@
 /** Shows a screen; `still` says whether it is the one to be shown, which it may not be after waiting. */
 export type Screen = (parameter: string, still: () => boolean) => void | Promise<void>;
 
-/** What is kept beside each address: how many screens lie behind it, and the last of them. */
-type State = { depth?: number; from?: string } | null;
+/** What is kept beside each address: how many screens lie behind it, the last of them, and where it was scrolled to. */
+type State = { depth?: number; from?: string; top?: number } | null;
 
 let routes: [RegExp, Screen][] = [];
 let turn = 0;
 let after: string | null = null;
 let leaving: (() => void)[] = [];
+let top = 0;
 
 export function path(): string {
   return location.hash.slice(1) || "/";
@@ -20,7 +21,8 @@ function depth(): number {
 }
 
 /** Show the screen of the address anew, if it still may be once what it shows is read. */
-export function render(may: () => boolean = () => true): void {
+export function render(may: () => boolean = () => true, place = 0): void {
+  top = place;
   leaving.forEach((act) => act());
   leaving = [];
   const mine = ++turn;
@@ -38,7 +40,13 @@ export function onLeave(act: () => void): void {
   leaving.push(act);
 }
 
+/** Where to scroll a screen to that is shown: down to where it was left, if Back led to it. */
+export function place(): number {
+  return top;
+}
+
 export function go(to: string, { replace = false } = {}): void {
+  if (!replace) history.replaceState({ ...(history.state as State), top: scrollY }, "");
   const state = { depth: depth() + (replace ? 0 : 1), from: replace ? (history.state as State)?.from : path() };
   if (replace) history.replaceState(state, "", `#${to}`);
   else history.pushState(state, "", `#${to}`);
@@ -77,8 +85,9 @@ export function start(all: [RegExp, Screen][]): void {
     const to = after;
     after = null;
     if (to !== null && to !== path()) go(to);
-    else render();
+    else render(undefined, (history.state as State)?.top);
   });
+  history.scrollRestoration = "manual"; // the screen to scroll may still be read
   document.addEventListener("click", (event) => {
     const link = (event.target as Element).closest?.("a[href^='#/']");
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;

@@ -1,7 +1,7 @@
 // What every screen has: its heading, the way back, the bottom navigation, and words for those who listen.
 
 import { h, icon } from "./dom";
-import { back, path, render } from "./router";
+import { back, path, place, render } from "./router";
 import { apply, set } from "./store";
 import { type Key, LANGUAGES, language, t } from "./strings";
 
@@ -36,7 +36,7 @@ export function show(title: string, content: Content, { above }: { above?: strin
   );
   document.title = `${title} · ${t("appName")}`;
   say("");
-  scrollTo(0, 0);
+  scrollTo(0, place());
   heading.focus({ preventScroll: true });
 }
 
@@ -97,15 +97,15 @@ export function choice(words: string, id: string, options: [value: string, words
   return h("label", { for: id }, h("span", {}, words), select);
 }
 
-/** A file chooser behind a button; the same file can be chosen again. */
-export function fileInput(accept: string, id: string, act: (file: File) => void): HTMLInputElement {
+/** A button that lets one choose a file, and the same again. */
+export function fileButton(words: string, symbol: string, accept: string, id: string, act: (file: File) => void, className = ""): HTMLElement {
   const input = h("input", { type: "file", accept, id, className: "hidden", tabIndex: -1, "aria-hidden": "true" });
   input.addEventListener("change", () => {
     const file = input.files?.[0];
     input.value = "";
     if (file) act(file);
   });
-  return input;
+  return h("span", { className: "chooser" }, input, button(words, symbol, () => input.click(), className));
 }
 
 /** An image that gives its memory back once it is there. */

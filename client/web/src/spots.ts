@@ -5,9 +5,9 @@ import { takePhoto } from "./check";
 import { h, icon } from "./dom";
 import * as records from "./history";
 import { makeReport, reportButtons } from "./report";
-import { headline, kind, makeResult, mark } from "./result";
+import { makeResult, said } from "./result";
 import { go, leaveFor, render } from "./router";
-import { alert_, button, choice, download, fileInput, image, show, toast } from "./screen";
+import { alert_, button, choice, download, fileButton, image, show, toast } from "./screen";
 import { date, t } from "./strings";
 import { calendar, read, written } from "./transfer";
 
@@ -39,7 +39,7 @@ function showHistory(kept: records.Kept, persisted: boolean): void {
       "div",
       { className: "row" },
       some && button(t("export"), "download", () => void exportAll(), "quiet"),
-      importer(),
+      fileButton(t("import"), "upload", "application/json,.json", "import", (file) => void importAll(file), "quiet"),
       some && button(t("removeAll"), "trash", () => void removeWithUndo(kept, "/history"), "quiet danger"),
     ),
     some && h("p", { className: "hint" }, t(persisted ? "persisted" : "notPersisted")),
@@ -68,8 +68,9 @@ function row(spot: records.Spot, photos: records.Entry[]): HTMLLIElement {
   );
 }
 
-function tag(entry: records.Entry): HTMLElement {
-  return h("span", { className: `tag ${kind(entry.answer, entry.questions)}` }, mark(entry.answer, entry.questions), headline(entry.answer, entry.questions));
+function tag({ answer, questions }: records.Entry): HTMLElement {
+  const { kind, symbol, title } = said(answer, questions);
+  return h("span", { className: `tag ${kind}` }, icon(symbol), t(title));
 }
 
 function isDue({ again }: records.Spot): boolean {
@@ -133,7 +134,7 @@ function comparison(photos: records.Entry[]): HTMLElement {
     const place = h("div", {});
     const paint = (chosen: string) => {
       const entry = photos.find((one) => one.id === chosen) ?? first;
-      place.replaceChildren(image(entry.picture, t("photoOf", { date: date(entry.time) })));
+      place.replaceChildren(image(entry.picture, t("photoOf", { date: date(entry.time) })), h("p", { className: "hint" }, date(entry.time, true)));
     };
     paint(first.id);
     return h("div", {}, choice(words, id, options, first.id, paint), place);
@@ -194,11 +195,6 @@ async function removeWithUndo(what: records.Kept, then: string): Promise<void> {
 
 async function exportAll(): Promise<void> {
   download(await written(await records.all()), `skin-check-${today()}.json`);
-}
-
-function importer(): HTMLElement {
-  const input = fileInput("application/json,.json", "import", (file) => void importAll(file));
-  return h("span", { className: "chooser" }, input, button(t("import"), "upload", () => input.click(), "quiet"));
 }
 
 async function importAll(file: Blob): Promise<void> {

@@ -14,10 +14,10 @@ export function language(): Language {
   return current;
 }
 
-/** Take the saved language, or the browser's when it is one of ours. */
+/** Take the saved language, or the first of the browser's that is one of ours. */
 export function chooseLanguage(saved: string | null): void {
-  const wanted = saved ?? navigator.language.slice(0, 2);
-  current = Object.hasOwn(TABLES, wanted) ? (wanted as Language) : "en";
+  const wanted = [saved ?? "", ...navigator.languages.map((one) => one.slice(0, 2))];
+  current = (wanted.find((one) => Object.hasOwn(TABLES, one)) ?? "en") as Language;
   document.documentElement.lang = current;
 }
 
@@ -34,7 +34,8 @@ export function number(value: number, digits = 1): string {
   return value.toLocaleString(current, { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
+/** A moment, or a day (YYYY-MM-DD), which alone would be read as UTC: west of there it is still the day before. */
 export function date(time: number | string, withTime = false): string {
   const local = navigator.language.startsWith(current) ? navigator.language : current;
-  return new Date(time).toLocaleString(local, { dateStyle: "medium", ...(withTime ? { timeStyle: "short" } : {}) });
+  return new Date(typeof time === "string" ? `${time}T00:00` : time).toLocaleString(local, { dateStyle: "medium", ...(withTime ? { timeStyle: "short" } : {}) });
 }

@@ -1,6 +1,7 @@
 """`dermserve up` and `dermserve demo`."""
 
 import contextlib
+import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 import click
 
 from dermserve.client import Client, DermserveError, TtaMode, render_text
+from dermserve.edge.files import VIEWER
 from dermserve.local import DEFAULT_MODELS, DEFAULT_PORT, DEFAULT_STORE, DEFAULT_TFS_PORT, Stack, StackError
 from dermserve.local.edge import Edge, chosen_edge, edge_options
 from dermserve.local.signals import ends_by_interrupt
@@ -57,25 +59,30 @@ def up(
     """
     if port == tfs_port != 0:
         raise click.UsageError("--port and --tfs-port must differ")
-    make_edge = chosen_edge(**edge_choices, store=store, say=_progress(), verbose=verbose)
+    edge = chosen_edge(**edge_choices, store=store, say=_progress(), verbose=verbose)
     flags = ("--reflection",) if reflection else ()
     logs: Any = {"say": _progress(), "verbose": verbose}
     stack = Stack(store=store, models=models, port=port, tfs_port=tfs_port, gateway_flags=flags, owner=True, **logs)
     with ends_by_interrupt():
-        _serve(stack, models[0], make_edge)
+        _serve(stack, models[0], edge)
 
 
-def _serve(stack: Stack, model: str, make_edge: Callable[[str], Edge] | None) -> None:
+def _serve(stack: Stack, model: str, edge: Edge | None) -> None:
     """Run until a signal, or until a child ends. A signal before the servers are ready is an interruption."""
     ready = False
     try:
         with contextlib.ExitStack() as running:
+            if edge is not None:
+                edge.check()
             running.enter_context(stack)
-            edge = running.enter_context(make_edge(stack.gateway_address)) if make_edge else None
+            if edge is not None:
+                edge.settings = dataclasses.replace(edge.settings, gateway=stack.gateway_address)
+                running.enter_context(edge)
             ready = True
             if edge is not None:
                 stack.watch(edge.child)
-                click.echo(f"page:  {edge.url}/app/")
+                api = "api/" if VIEWER.is_dir() else "openapi.json"
+                click.echo(f"page:  {edge.url}/app/, API: {edge.url}/{api}")
             click.echo(f"ready: dermserve classify PHOTO --model {model} --server {stack.gateway_address}")
             click.echo("Ctrl-C stops it")
             stack.wait()

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -59,9 +60,13 @@ class Edge(InOrder):
     """Its process, once entered."""
     _admin: str = field(default="", init=False)
 
-    def _start(self, parts: contextlib.ExitStack) -> None:
-        command = envoy()
+    def check(self) -> None:
+        """Raise StackError if Envoy isn't installed or the port is taken: before the servers take time to start."""
+        envoy()
         check_free(int(self.settings.listen.rpartition(":")[2]), option="--edge-port")
+
+    def _start(self, parts: contextlib.ExitStack) -> None:
+        self.check()
         scratch = pathlib.Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="dermserve-edge-")))
         found = gather(scratch / "www", store=self.store)
         settings = dataclasses.replace(self.settings, admin=f"{HOST}:{free_port()}", www=scratch / "www")
@@ -74,7 +79,7 @@ class Edge(InOrder):
         flags = ("-c", str(config), "--admin-address-path", str(admin), "--disable-hot-restart")
         # Envoy writes its log every half second, instead of every ten.
         more = ("--concurrency", str(min(4, os.cpu_count() or 1)), "--file-flush-interval-msec", "500")
-        self.child = Child([str(command), *flags, *more], name="edge", log=log, ready=_READY)
+        self.child = Child([str(envoy()), *flags, *more], name="edge", log=log, ready=_READY)
         parts.callback(self.child.stop, grace=_GRACE)
         parts.callback(self._drain)
         parts.callback(self.say, "stopping the edge")
@@ -120,12 +125,13 @@ def envoy() -> pathlib.Path:
         StackError: it is not there.
     """
     if chosen := os.environ.get("DERMSERVE_ENVOY"):
-        return pathlib.Path(chosen)
+        if program := shutil.which(chosen):
+            return pathlib.Path(program)
+        raise StackError(f"DERMSERVE_ENVOY names {chosen}, which is not a program")
     found = importlib.util.find_spec("envoy")
     for folder in (found.submodule_search_locations or []) if found else []:
-        program = pathlib.Path(folder) / "_bin" / "envoy"
-        if program.exists():
-            return program
+        if (installed := pathlib.Path(folder) / "_bin" / "envoy").exists():
+            return installed
     raise StackError("Envoy is not installed: pip install '.[edge]' in a clone, or name one with DERMSERVE_ENVOY")
 
 
@@ -142,8 +148,8 @@ def edge_options(command: _Command) -> _Command:
     return functools.reduce(lambda wrapped, option: option(wrapped), options, command)
 
 
-def chosen_edge(*, with_edge: bool, edge_port: int, **choices: Any) -> Callable[[str], Edge] | None:
-    """Return a function that makes the edge from the gateway's address; None without `--edge`.
+def chosen_edge(*, with_edge: bool, edge_port: int, **choices: Any) -> Edge | None:
+    """Return the edge, whose gateway is still to be set; None without `--edge`.
 
     Raises:
         click.UsageError: the options contradict each other.
@@ -156,7 +162,6 @@ def chosen_edge(*, with_edge: bool, edge_port: int, **choices: Any) -> Callable[
     if not {"keys", "jwks"} & given.keys():
         given |= {"requests_per_minute": 60_000, "burst": 1_000}  # Without keys the only client is this machine.
     try:
-        settings = Settings(gateway=f"{HOST}:1", listen=f"{HOST}:{edge_port}", **given)  # before anything is started
+        return Edge(Settings(gateway=f"{HOST}:1", listen=f"{HOST}:{edge_port}", **given), **choices)
     except SettingsError as error:
         raise click.UsageError(str(error)) from error
-    return lambda gateway: Edge(dataclasses.replace(settings, gateway=gateway), **choices)

@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
@@ -14,6 +15,7 @@ import portalocker
 
 from dermserve.local.child import Child
 from dermserve.local.errors import StoreError, indented
+from dermserve.models.catalogue import SPECS
 from dermserve.models.durable import write_durably
 from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.server_config import CONFIG, ServerConfig
@@ -63,6 +65,13 @@ def ensure_models(store: pathlib.Path, models: Sequence[str], *, say: Callable[[
     lacking = [model for model in models if not LocalStore(store).versions(model)]
     if not lacking:
         return
+    if unknown := [model for model in lacking if model not in SPECS]:
+        raise StoreError(f"{store} has no {', '.join(unknown)}, and only {', '.join(SPECS)} can be built")
+    try:  # before TensorFlow starts, which takes seconds
+        store.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=store).close()
+    except OSError as error:
+        raise StoreError(f"can't write {store}: {error.strerror}") from error
     say(f"building {store}: {', '.join(lacking)}")
     interrupted = threading.Event()  # once set, the export's output is not printed as progress
     arguments = [argument for model in lacking for argument in ("--model", model)]

@@ -86,6 +86,7 @@ public class Classify {
     }
 
     public static void main(String[] files) throws Exception {
+        if (files.length == 0) throw new IllegalArgumentException("usage: -Dexec.args=PHOTO");
         var ca = System.getenv("DERMSERVE_CA");
         var secure = ca == null ? InsecureChannelCredentials.create()
             : TlsChannelCredentials.newBuilder().trustManager(new File(ca)).build();

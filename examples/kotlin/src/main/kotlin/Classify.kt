@@ -57,6 +57,7 @@ fun show(answer: ClassifyResponse) {
 }
 
 fun main(files: Array<String>) = runBlocking {
+    require(files.isNotEmpty()) { "usage: -Dexec.args=PHOTO" }
     val ca = System.getenv("DERMSERVE_CA")
     val secure = if (ca == null) InsecureChannelCredentials.create()
         else TlsChannelCredentials.newBuilder().trustManager(File(ca)).build()
