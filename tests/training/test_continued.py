@@ -113,11 +113,11 @@ def test_a_photo_says_nothing_of_classes_that_its_data_set_lacks() -> None:
     photos = Labelled(images, np.arange(9), labels, possible)
     stage = loop._StageRun(network, experiment, 0, photos, photos, lambda *_: None)
     before = np.asarray(network.get_layer("logits").bias)
-    loss, _ = stage._step(images[:8], labels[:8], possible[:8], np.int32([0, 0]))
+    loss, _ = stage._step(images[:8], labels[:8], possible[:8], np.int32([0, 0]), images[:8])
     changed = np.asarray(network.get_layer("logits").bias) != before
     assert changed.tolist() == [True, True, False]
     assert float(loss) < 10
-    stage._step(images[1:], labels[1:], possible[1:], np.int32([0, 1]))
+    stage._step(images[1:], labels[1:], possible[1:], np.int32([0, 1]), images[1:])
     assert np.asarray(network.get_layer("logits").bias)[2] != before[2]
 
 

@@ -104,7 +104,8 @@ def test_evaluation_calibrates_and_measures(evaluated: Path) -> None:
     test = run.summary["metrics"]["test"]
     assert (test["single"]["photos"], test["tta"]["photos"]) == (9, 5)
     assert 0 <= run.summary["metrics"]["strangers"]["page of text"]["rejected"] <= 1
-    assert run.summary["metrics"]["spoiled"]["black"] == 1
+    spoiled = run.summary["metrics"]["spoiled"]
+    assert spoiled["validation"]["black"]["noticed"] == spoiled["test"]["black"]["noticed"] == 1
     assert max(0.5, run.calibration["rule_out"]["threshold"]) <= run.calibration["rule_in"]["threshold"]
     assert test["adaptive"]["agreement"] >= 0
     low, high = test["tta"]["accuracy_95"]

@@ -49,6 +49,11 @@ class Spec:
     input_side: int = 224
     """Height and width of the input, in pixels."""
 
+    @property
+    def skin(self) -> int | None:
+        """Which class is skin without a lesion; None where none is."""
+        return self.classes.index(_NORMAL) if _NORMAL in self.classes else None
+
 
 SPECS: Mapping[str, Spec] = {
     "resnet50": Spec("resnet50", (_AKIEC, _BCC, _BKL, _DF, _MEL, _NV, _VASC), 23_587_712, 25_693_063),

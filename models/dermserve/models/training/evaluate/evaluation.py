@@ -64,15 +64,19 @@ def evaluate_own(
     if others is not None:
         known = [sample for sample in photos.samples if fitted.malignant[sample.label]]
         outside = read_others(run, others, cache=cache, known=known)
-        fitted = fitting.fit_scope(fitted, predictor, photos, validation[0], outside)
+        fitted = fitting.fit_scope(fitted, predictor, photos, outside)
     claim_test(run, predictor.network, fitted.calibration, fitted.shift, again)
     sets = [(name, replace(each, claimed=True)) for name, each in sets]
+    photos = sets[0][1]
     test = predict_part(Part.TEST)
     measuring.note_points(fitted, test[0])
     metrics: dict[str, Any] = {
         "validation": measuring.measures(fitted, validation[0]),
         "test": measuring.measures(fitted, test[0]),
-        "spoiled": measuring.spoiled(sets[0][1].part(Part.TEST), fitted),
+        "spoiled": {
+            part.value: measuring.spoiled(predictor, fitted, photos.part(part), photos.samples)
+            for part in (Part.VALIDATION, Part.TEST)
+        },
         "strangers": measuring.strangers(predictor, fitted),
     }
     if also is not None:

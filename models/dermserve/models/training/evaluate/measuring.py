@@ -15,11 +15,13 @@ from sklearn.metrics import accuracy_score, classification_report, confusion_mat
 
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.photos import Labelled
+from dermserve.models.training.data.splits import Sample
+from dermserve.models.training.data.spoiling import HARD, SPOILED, spoil
 from dermserve.models.training.evaluate import calibration as fit
 from dermserve.models.training.evaluate import ood
 from dermserve.models.training.evaluate import predictions as predict
 from dermserve.models.training.evaluate.fitting import Fitted
-from dermserve.models.training.evaluate.pictures import SPOILED, draw_no_skin, spoil
+from dermserve.models.training.evaluate.pictures import draw_no_skin
 from dermserve.models.training.evaluate.predictions import PartPredictions, Predictions, Predictor, measure_all
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
@@ -99,14 +101,24 @@ def _share(flags: NDArray[np.bool_]) -> float | None:
     return float(flags.mean()) if len(flags) else None
 
 
-def spoiled(photos: Labelled, fitted: Fitted) -> dict[str, float]:
-    """Give the share of spoiled test photos that the limits on quality notice, by kind."""
-    some, found = photos.thinned(_SPOILED_PHOTOS), {}
-    for kind in SPOILED:
-        images = np.stack([spoil(some.images[row], kind) for row in some.rows])
-        measures = measure_all(Labelled.whole(images, some.labels))
-        flags = predict.quality_flags(measures, fitted.calibration["quality"])
-        found[kind] = float(np.any(list(flags.values()), axis=0).mean())
+def spoiled(
+    predictor: Predictor, fitted: Fitted, photos: Labelled, samples: Sequence[Sample]
+) -> dict[str, dict[str, float | None]]:
+    """Say what becomes of spoiled photos, by kind: the share that the limits on quality notice, and false all-clears.
+
+    Those are the malignant ones that are LOW, by one view.
+    """
+    some, skin, found = photos.thinned(_SPOILED_PHOTOS), SPECS[fitted.model].skin, {}
+    skins = [some.images[row] for row in some.rows[some.labels == skin]] or [None]
+    ill = fitted.malignant[some.labels]
+    for kind in (*SPOILED, *HARD):
+        images = np.stack([spoil(some.images[r], kind, skins[i % len(skins)]) for i, r in enumerate(some.rows)])
+        flags = predict.quality_flags(measure_all(Labelled.whole(images, some.labels)), fitted.calibration["quality"])
+        lesions = Labelled.whole(images[ill], some.labels[ill])
+        low = fitted.decide(
+            predictor.predict(lesions, [samples[r] for r in some.rows[ill]], kind, views=predict.ONE_VIEW)
+        ).low
+        found[kind] = {"noticed": float(np.any(list(flags.values()), axis=0).mean()), "malignant_low": _share(low)}
     return found
 
 

@@ -1,20 +1,18 @@
-"""Pictures to fit and test gates with: drawn ones without skin, and photos spoiled for the limits on quality."""
+"""Drawn pictures without skin, to fit and test gates with."""
 
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
+from PIL import Image, ImageDraw, ImageFilter
 
 Pixels: TypeAlias = NDArray[np.uint8]
 _Draw: TypeAlias = Callable[[np.random.Generator, int], Pixels]
-_Spoil: TypeAlias = Callable[[Image.Image], Image.Image]
 
 _WORDS = (
     "invoice", "total", "amount", "due", "please", "reply", "before", "Friday", "meeting", "room", "seven", "notes",
 )  # fmt: skip
-_SEPIA = (1.07, 0.87, 0.67)
 
 
 def draw_no_skin(side: int, *, each: int = 20, seed: int = 0) -> dict[str, Pixels]:
@@ -24,11 +22,6 @@ def draw_no_skin(side: int, *, each: int = 20, seed: int = 0) -> dict[str, Pixel
         rng = np.random.default_rng((seed, index))
         drawn[kind] = np.stack([draw(rng, side) for _ in range(each)])
     return drawn
-
-
-def spoil(pixels: Pixels, kind: str) -> Pixels:
-    """Spoil one photo, uint8 [S, S, 3], as a kind of SPOILED says."""
-    return np.asarray(SPOILED[kind](Image.fromarray(pixels)))
 
 
 def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
@@ -109,70 +102,3 @@ _KINDS: Mapping[str, _Draw] = {
     "page of text": _page,
     "screen": _screen,
 }
-
-
-def _exposed(factor: float) -> _Spoil:
-    return lambda image: ImageEnhance.Brightness(image).enhance(factor)
-
-
-def _gamma(exponent: float) -> _Spoil:
-    return lambda image: image.point([round(255 * (value / 255) ** exponent) for value in range(256)] * 3)
-
-
-def _desaturated(left: float) -> _Spoil:
-    return lambda image: ImageEnhance.Color(image).enhance(left)
-
-
-def _sepia(image: Image.Image) -> Image.Image:
-    gray = np.asarray(image.convert("L"), float)[..., np.newaxis]
-    return Image.fromarray((gray * _SEPIA).clip(0, 255).astype(np.uint8))
-
-
-def _cast(*gains: float) -> _Spoil:
-    return lambda image: Image.fromarray((np.asarray(image, float) * gains).clip(0, 255).astype(np.uint8))
-
-
-def _blurred(sigma: float) -> _Spoil:
-    return lambda image: image.filter(ImageFilter.GaussianBlur(sigma))
-
-
-def _moved(columns: int, rows: int) -> _Spoil:
-    def move(image: Image.Image) -> Image.Image:
-        pixels, steps = np.asarray(image, float), max(abs(columns), abs(rows))
-        shifts = [(rows * step // steps, columns * step // steps) for step in range(steps)]
-        mean = np.mean([np.roll(pixels, shift, (0, 1)) for shift in shifts], axis=0)
-        return Image.fromarray(mean.astype(np.uint8))
-
-    return move
-
-
-def _plain(color: tuple[int, int, int]) -> _Spoil:
-    return lambda image: Image.new("RGB", image.size, color)
-
-
-SPOILED: Mapping[str, _Spoil] = {
-    "exposure x0.4": _exposed(0.4),
-    "exposure x0.2": _exposed(0.2),
-    "gamma 4": _gamma(4),
-    "exposure x1.8": _exposed(1.8),
-    "exposure x2.5": _exposed(2.5),
-    "gamma 0.2": _gamma(0.2),
-    "90 brighter": lambda image: image.point([min(255, value + 90) for value in range(256)] * 3),
-    "gray": _desaturated(0.0),
-    "a tenth of the colour": _desaturated(0.1),
-    "sepia": _sepia,
-    "yellow cast": _cast(1.1, 1.0, 0.5),
-    "red cast": _cast(1.3, 0.6, 0.6),
-    "green cast": _cast(0.7, 1.2, 0.7),
-    "blue cast": _cast(0.6, 0.8, 1.3),
-    "Gaussian blur, sigma 4": _blurred(4),
-    "Gaussian blur, sigma 6": _blurred(6),
-    "box blur of 13": lambda image: image.filter(ImageFilter.BoxBlur(6)),
-    "motion of 20 along rows": _moved(20, 0),
-    "motion of 20 along columns": _moved(0, 20),
-    "motion of 28 along a diagonal": _moved(20, 20),
-    "plain beige": _plain((222, 184, 150)),
-    "black": _plain((0, 0, 0)),
-    "white": _plain((255, 255, 255)),
-}
-"""By kind, lengths in pixels of the model's input: 6 of 224 are 12 of a photo of 600×450."""

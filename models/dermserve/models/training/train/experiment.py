@@ -41,6 +41,9 @@ class Augmentation:
     saturation: _Amount = 0.0  # largest relative change of the distance from gray
     sharpness: _Amount = 0.0
     """Largest share of the detail (photo minus its blur) taken away or added again: what another resolution does."""
+    spoiled: _Share = 0.0
+    """Share of the photos that are first spoiled as people do it: taken from afar, cut off, washed out, too light or
+    too dark, with a glare (data.spoiling). Teachers see them as they were."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_CHECKED)

@@ -16,7 +16,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.photos import Labelled
+from dermserve.models.training.data.spoiling import spoil_at_random
 from dermserve.models.training.errors import DivergedError
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.augment import augment
@@ -182,13 +184,25 @@ class _StageRun:
         for step in range(steps):
             chosen = order[step * stage.batch : (step + 1) * stage.batch]
             seed = tf.constant((base * 1000 + self._at.stage, epoch * steps + step), tf.int32)
-            images = self._training.images[self._training.rows[chosen]]
+            clean = self._training.images[self._training.rows[chosen]]
+            images = self._spoiled(clean, rng)
             labels, possible = self._training.labels[chosen], self._possible[chosen]
-            loss, accuracy = self._step(images, tf.constant(labels), tf.constant(possible), seed)
+            loss, accuracy = self._step(images, tf.constant(labels), tf.constant(possible), seed, clean)
             losses.append(self._finite(float(loss), f"epoch {epoch + 1}, step {step + 1} of {steps}"))
             hits.append(float(accuracy))
             self._progress(f"{stage.name} {epoch + 1}/{stage.epochs}", step + 1, steps)
         return float(np.mean(losses)), float(np.mean(hits))
+
+    def _spoiled(self, images: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+        """Spoil as many of the photos as the augmentation says, each before skin of another photo."""
+        chosen = np.flatnonzero(rng.random(len(images)) < self._experiment.augmentation.spoiled)
+        if not len(chosen):
+            return images
+        images, skins = images.copy(), self._training.rows[self._training.labels == SPECS[self._experiment.model].skin]
+        for index in chosen:
+            skin = self._training.images[rng.choice(skins)] if len(skins) else None
+            images[index] = spoil_at_random(images[index], skin, rng)
+        return images
 
     def _finite(self, loss: float, where: str) -> float:
         """Stop at the first loss that is not finite, before its weights reach a checkpoint."""
@@ -199,7 +213,10 @@ class _StageRun:
             )
         return loss
 
-    def _train_step(self, images: Tensor, labels: Tensor, possible: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
+    def _train_step(
+        self, images: Tensor, labels: Tensor, possible: Tensor, seed: Tensor, clean: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Take a step by photos as they are spoiled; what teachers say is of the `clean` ones."""
         network, stage = self._network, self._stage
         photos = self._varied(images, seed)
         smoothing = self._experiment.label_smoothing
@@ -209,7 +226,8 @@ class _StageRun:
         with tf.GradientTape() as tape:
             logits = network(photos, training=True)["logits"] + away
             if self._teachers:
-                soft = soft_targets(self._teachers, photos, away, self._experiment.distillation.temperature)
+                seen = self._varied(clean, seed) if self._experiment.augmentation.spoiled else photos
+                soft = soft_targets(self._teachers, seen, away, self._experiment.distillation.temperature)
                 losses = distillation_losses(targets, soft, logits, self._experiment.distillation)
             else:
                 losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
