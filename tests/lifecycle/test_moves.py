@@ -266,3 +266,9 @@ def test_list_shows_labels_pins_and_digests(fresh_store: pathlib.Path) -> None:
     assert (row["version"], row["labels"], row["pinned"]) == (1, ["stable"], True)
     assert row["digest"] == manifest_of(open_store(fresh_store), MODEL, 1).digest
     assert row["about"]["training"] == "NONE"
+
+
+def test_a_store_without_versions_is_named(tmp_path: pathlib.Path) -> None:
+    listed = World(tmp_path / "nowhere", []).run("list", "--json")
+    assert (listed.exit_code, listed.stdout) == (0, "")
+    assert listed.stderr == f"{tmp_path}/nowhere has no versions\n"

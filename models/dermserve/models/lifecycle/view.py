@@ -34,8 +34,10 @@ def list_versions(name: str | None, store: Store, config_file: pathlib.Path | Co
     """List the versions in a store, with labels, pins and digests, without asking a server."""
     if name is not None:
         known_version(store, name, None)
-    config = _config(store, config_file)
-    for listed in [name] if name else store.models():
+    config, models = _config(store, config_file), [name] if name else store.models()
+    if not models:
+        click.echo(f"{store.base} has no versions", err=True)
+    for listed in models:
         labels, pins = (config.labels(listed), config.pins(listed)) if listed in config.models else ({}, [])
         for version in store.versions(listed):
             manifest = None
