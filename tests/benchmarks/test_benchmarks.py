@@ -56,6 +56,12 @@ def test_callers_call_again_at_once_until_the_time_is_over_and_enough_were_answe
     assert opened.is_set()
 
 
+def test_no_more_answers_are_counted_than_callers_can_have_had() -> None:
+    long_calls = [lambda photo: threading.Event().wait(0.1)] * 2  # they end together
+    loop = closed_loop(long_calls, (b"a",), seconds=0.06, warm_up=0.05)
+    assert loop.answers <= 2 / 0.1
+
+
 def test_a_call_that_fails_ends_the_loop_with_its_error() -> None:
     def fail(photo: bytes) -> None:
         raise ValueError(photo)
