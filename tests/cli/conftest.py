@@ -19,12 +19,18 @@ DERMSERVE = (sys.executable, "-c", "from dermserve.cli import main; main(prog_na
 
 @pytest.fixture
 def start(target: str) -> Callable[..., "subprocess.Popen[str]"]:
-    """Start `dermserve ARGUMENTS` as a process that asks the fake gateway."""
+    """Start `dermserve ARGUMENTS` as a process that asks the fake gateway.
 
-    def call(*arguments: str | pathlib.Path, **options: object) -> "subprocess.Popen[str]":
+    The process runs `first`, Python code, before. `preexec_fn` would fork this process, which has gRPC's threads.
+    """
+
+    def call(*arguments: str | pathlib.Path, first: str = "", **options: object) -> "subprocess.Popen[str]":
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         environment = {**os.environ, "DERMSERVE_SERVER": target}
         command = [*DERMSERVE, *map(str, arguments)]
+        if first:
+            become = "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+            command[1:1] = ["-c", f"import os, resource, sys; {first}; {become}"]
         return subprocess.Popen(command, env=environment, **{**streams, **options})
 
     return call

@@ -186,14 +186,13 @@ def test_standard_input_without_an_end_is_not_read_for_ever_and_a_closed_one_is_
     code = "from dermserve.cli import photos; photos.MOST_BYTES = 9; print([len(p) for _, p in photos.load('-')])"
     with open("/dev/zero", "rb") as endless:
         assert subprocess.check_output([sys.executable, "-c", code], stdin=endless, text=True) == "[10]\n"
-    closed = {"stdin": None, "preexec_fn": lambda: os.close(0)}
-    with start("classify", "-", **closed) as process:
+    with start("classify", "-", stdin=None, first="os.close(0)") as process:
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err.splitlines()[-1]) == (2, "Error: standard input (-) is closed")
 
 
 def test_a_closed_standard_output_is_no_error(start):
-    with start("models", stdout=None, preexec_fn=lambda: os.close(1)) as process:
+    with start("models", stdout=None, first="os.close(1)") as process:
         _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (0, "")
 

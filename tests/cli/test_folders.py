@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import pathlib
-import resource
 import signal
 import subprocess
 import threading
@@ -241,8 +240,8 @@ def test_a_disk_that_fills_up_is_named_and_what_was_there_stays(run, folder, tmp
     path = tmp_path / "answers"
     assert run("classify", folder / "a.png", option, path).returncode == 0
     before = path.read_bytes()
-    full = {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 9, len(before) + 9))}
-    done = run("classify", folder, option, path, **full)
+    limit = f"resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 9}, {len(before) + 9}))"
+    done = run("classify", folder, option, path, first=limit)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (1, f"Error: can't write {path}: File too large")
     assert path.read_bytes().startswith(before)
     assert run("classify", folder, option, path).returncode == 0
