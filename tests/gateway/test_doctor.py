@@ -199,3 +199,8 @@ def test_config_prints_every_setting_with_its_source(tmp_path):
     assert shown["queue"] == {"value": 0, "source": "default"}
     refused = CliRunner().invoke(config_command, [], env={"DERMSERVE_QUEUE": "-1"})
     assert (refused.exit_code, "queue" in refused.output) == (2, True)
+
+
+def test_a_timeout_that_is_no_number_is_wrong_usage():
+    code, said = _run("--timeout", "nan")
+    assert (code, "'nan' is not a number" in said) == (2, True)

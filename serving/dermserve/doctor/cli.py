@@ -12,6 +12,7 @@ import click
 from dermserve.doctor.models import look_at_models
 from dermserve.doctor.settings import Finding, Severity, error, look_at_settings
 from dermserve.gateway.cli import config_options, load_options
+from dermserve.models.options import Number
 
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 
@@ -20,7 +21,7 @@ _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "c
 @config_options
 @click.option("--offline", is_flag=True, help="Check settings and files only; ask no model server.")
 @click.option("--strict", is_flag=True, help="Exit with 1 for warnings, too.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True, metavar="SECONDS",
+@click.option("--timeout", type=Number(0, min_open=True), default=5.0, show_default=True, metavar="SECONDS",
               help="For each model server to answer.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a finding.")
 @click.pass_context

@@ -94,7 +94,6 @@ def retire(desk: Desk, model: str, *, keep: int, offline: bool = False, dry: boo
 
     Needed are those that are labelled, pinned or loaded, and the one that `rollback` would go to.
 
-
     With `offline`, no server is asked which are loaded; with `dry`, nothing is deleted. Returns the versions that are
     deleted, or would be. Raises LifecycleError: the store can't be used, or a server does not answer.
     """
