@@ -38,7 +38,8 @@ def spoil_at_random(pixels: Pixels, skin: Pixels | None, rng: np.random.Generato
         _washed_out(rng.uniform(0.1, 0.7), rng.uniform(100, 230)),
         _gamma(math.exp(rng.uniform(*np.log((0.2, 2.5))))),
         _glaring(rng.uniform(0.1, 0.4), *rng.uniform(0.2, 0.8, 2)),
-    )[rng.integers(6)]
+        _noisy(rng.uniform(5, 40), rng),
+    )[rng.integers(7)]
     return np.asarray(hide(image, _around(image, skin)))
 
 
@@ -86,6 +87,17 @@ def _glaring(radius: float, x: float, y: float) -> _Hide:
         return Image.fromarray((pixels + (255 - pixels) * light).astype(np.uint8))
 
     return glare
+
+
+def _noisy(deviation: float, rng: np.random.Generator | None = None) -> _Hide:
+    """Add normal noise to every value, as a sensor does in little light; the same each time without `rng`."""
+
+    def add(image: Image.Image, _: Image.Image) -> Image.Image:
+        drawn = np.random.default_rng(0) if rng is None else rng
+        pixels = np.asarray(image, float)
+        return Image.fromarray((pixels + drawn.normal(0, deviation, pixels.shape)).clip(0, 255).astype(np.uint8))
+
+    return add
 
 
 def _exposed(factor: float) -> _Spoil:
@@ -162,6 +174,7 @@ HARD: Mapping[str, _Hide] = {
     "a fifth of the contrast": _washed_out(0.2),
     "gamma 0.4": _gamma(0.4),
     "wide glare": _glaring(0.25, 0.5, 0.5),
+    "noise of 25": _noisy(25),
     "cut off at the edge": _placed(1, 1.0, 0.5),
     "cut off in the corner": _placed(1, 0.9, 0.9),
 }
