@@ -9,6 +9,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 
 import boto3
 import pytest
@@ -221,12 +222,33 @@ def test_a_bucket_that_does_not_exist_is_named(s3: None) -> None:
         _publish(open_store("s3://no-such-bucket-here/x"))
 
 
-def test_a_lock_that_somebody_deleted_is_no_failure_of_what_was_done() -> None:
-    store = open_store("memory://lock")
-    with store.locked():
-        with pytest.raises(StoreError, match=r"delete memory://lock/\.lock"), store.locked(wait=0):
+def test_a_command_whose_lock_was_deleted_changes_nothing_more_and_leaves_the_lock_of_the_next() -> None:
+    first, second = open_store("memory://deleted"), open_store("memory://deleted")
+    _publish(second)
+    changes: list[Callable[[], object]] = [
+        lambda: first.write_text("models.config", "x"),
+        lambda: first.remove_text("models.config"),
+        lambda: first.append_audit("x"),
+        lambda: first.remove("m", 1),
+    ]
+    with contextlib.ExitStack() as held:
+        held.enter_context(first.locked())
+        first.write_text("models.config", "first")
+        with pytest.raises(StoreError, match=r"delete memory://deleted/\.lock"), second.locked(wait=0):
             pass
-        store.remove_text(".lock")
+        second.remove_text(".lock")
+        for change in changes:
+            with pytest.raises(StoreError, match="was deleted while this command held it"):
+                change()
+        with second.locked(wait=0):
+            for change in changes:
+                with pytest.raises(StoreError, match="was deleted while this command held it"):
+                    change()
+            held.close()
+            with pytest.raises(StoreError, match="is being changed"), first.locked(wait=0):
+                pass
+    assert (second.read_text("models.config"), second.audit(), second.versions("m")) == ("first", [], [1])
+    first.write_text("models.config", "without a lock")  # as `dermserve model pull` does
 
 
 def test_a_protocol_nobody_speaks_is_named() -> None:

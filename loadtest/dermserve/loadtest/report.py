@@ -45,7 +45,7 @@ def write_report(result: Result, file: pathlib.Path, *, findings: Sequence[Findi
             pictures=_pictures(result, stages),
             stages=stages,
             scenario=json.dumps(result.data["scenario"], indent=1),
-            machine=result.data["machine"],
+            machine=json.dumps(result.data["machine"], indent=1),
             messages=result.data["messages"],
             started=datetime.datetime.fromtimestamp(result.data["started"], datetime.UTC).isoformat(timespec="seconds"),
         )

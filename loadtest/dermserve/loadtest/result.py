@@ -10,8 +10,10 @@ from functools import cached_property
 from statistics import fmean, median_high
 from typing import Any, Self
 
+import pydantic
+
 from dermserve.loadtest.recorder import TOLERANCE, Cell, Pace, quantile
-from dermserve.loadtest.scenario import ScenarioError
+from dermserve.loadtest.scenario import ScenarioError, first_fault
 from dermserve.models.durable import write_durably
 
 _OFF_PACE = 0.01
@@ -47,6 +49,65 @@ class Row:
         return " ".join(part for part in (self.method, self.model, self.mode) if part) or "all"
 
 
+class _Scenario(pydantic.BaseModel):
+    target: str
+    warm_up: float
+
+
+class _Cell(pydantic.BaseModel):
+    second: int
+    method: str
+    model: str
+    mode: str
+    latency: dict[int, int]
+    statuses: dict[str, int]
+    stages: dict[str, float]
+
+
+class _Note(pydantic.BaseModel):
+    second: float
+    name: str
+    cpu: float
+    lag_ms: float
+
+
+class _Use(pydantic.BaseModel):
+    cores: float
+    resident_mb: float
+
+
+class _Sample(pydantic.BaseModel):
+    second: float
+    machine_cores: float
+    processes: dict[str, _Use]
+
+
+class _Stage(pydantic.BaseModel):
+    stage: str
+    model: str = ""
+    mean_ms: float
+
+
+class _Server(pydantic.BaseModel):
+    samples: list[_Sample]
+    stages: list[_Stage]
+
+
+class _File(pydantic.BaseModel):
+    """What a result file must have."""
+
+    started: pydantic.FiniteFloat
+    ended: pydantic.FiniteFloat
+    cells: list[_Cell]
+    scenario: _Scenario
+    machine: dict[str, Any]
+    messages: dict[str, int]
+    pace: Pace
+    worker_faults: list[str]
+    generators: list[_Note]
+    server: _Server
+
+
 class Result:
     """The recorded data of a test."""
 
@@ -74,9 +135,12 @@ class Result:
             ScenarioError: it is not a result file.
         """
         try:
-            return cls(json.loads(file.read_text()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ScenarioError(f"{file} is not a result of dermserve-loadtest: {error}") from error
+            data = json.loads(file.read_text())
+            _File.model_validate(data)
+        except (OSError, ValueError) as error:
+            why = first_fault(error) if isinstance(error, pydantic.ValidationError) else error
+            raise ScenarioError(f"{file} is not a result of dermserve-loadtest: {why}") from error
+        return cls(data)
 
     def write(self, file: pathlib.Path) -> None:
         """Write a result file, whole or not at all."""

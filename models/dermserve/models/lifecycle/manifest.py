@@ -99,7 +99,7 @@ def load_key(key: pathlib.Path) -> Any:
     signing = _module("signing")
     try:
         return signing.Config().use_elliptic_key_signer(private_key=key)
-    except (ValueError, TypeError, AttributeError) as error:
+    except Exception as error:  # the library raises errors of many kinds
         raise SignatureError(f"{key} is no private key of an elliptic curve, without a password: {error}") from error
 
 
@@ -118,7 +118,7 @@ def check_signature(folder: pathlib.Path, public_key: pathlib.Path, *, model: st
         raise SignatureError(f"{where} is not signed: it has no {SIGNATURE}; publish it with --sign")
     try:
         verifier = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
-    except (ValueError, TypeError, AttributeError) as error:
+    except Exception as error:  # the library raises errors of many kinds
         raise SignatureError(f"{public_key} is no public key of an elliptic curve: {error}") from error
     try:
         verifier.set_hashing_config(_hashing(folder)).verify(folder, folder / SIGNATURE)

@@ -213,8 +213,8 @@ class Desk:
             return {}
         try:
             return {str(model): float(share) for model, share in tomllib.loads(text)["canary_shares"].items()}
-        except (tomllib.TOMLDecodeError, KeyError, ValueError, AttributeError, TypeError) as error:
-            raise ConfigError(f"{self.place.base}/{CANARY_FILE} can't be understood: {error}") from error
+        except Exception as error:  # whatever the file has in it
+            raise ConfigError(f"{self.place.base}/{CANARY_FILE} can't be understood: {error!r}") from error
 
     def write_share(self, model: str, share: float) -> None:
         """Write a model's share; the file lists only models with a share."""
