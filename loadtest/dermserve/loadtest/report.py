@@ -88,7 +88,7 @@ def _slices(result: Result) -> tuple[int, dict[int, Cell]]:
 
 
 def _over_seconds(axes: Axes, result: Result, **labels: Any) -> None:
-    if warm_up := result.data["scenario"].get("warm_up"):
+    if warm_up := result.data["scenario"]["warm_up"]:
         axes.axvspan(0, warm_up, color="0.9", zorder=0, label="warm-up, not counted")
     axes.set(xlabel="seconds since the start", **labels)
     axes.legend(ncols=4, fontsize=8)

@@ -54,16 +54,6 @@ class _Scenario(pydantic.BaseModel):
     warm_up: float
 
 
-class _Cell(pydantic.BaseModel):
-    second: int
-    method: str
-    model: str
-    mode: str
-    latency: dict[int, int]
-    statuses: dict[str, int]
-    stages: dict[str, float]
-
-
 class _Note(pydantic.BaseModel):
     second: float
     name: str
@@ -98,7 +88,7 @@ class _File(pydantic.BaseModel):
 
     started: pydantic.FiniteFloat
     ended: pydantic.FiniteFloat
-    cells: list[_Cell]
+    cells: list[Cell]
     scenario: _Scenario
     machine: dict[str, Any]
     messages: dict[str, int]
@@ -114,15 +104,16 @@ class Result:
     def __init__(self, data: Mapping[str, Any]) -> None:
         self.data = data
         """The content of a result file."""
-        self.cells = [Cell.read(each) for each in data["cells"]]
+        file = _File.model_validate(data)
+        self.cells = file.cells
         """Each second's calls of each kind, the warm-up's included."""
-        self.pace = Pace(**data["pace"])
+        self.pace = file.pace
         """How the open loop kept its rate; all zero for a closed loop."""
-        self.worker_faults: list[str] = data["worker_faults"]
+        self.worker_faults = file.worker_faults
         """Failures of workers, a sentence each."""
-        self.counted_from = float(data["started"]) + float(data["scenario"].get("warm_up", 0))
+        self.counted_from = file.started + file.scenario.warm_up
         """Unix time at which the warm-up was over."""
-        self.ended = float(data["ended"])
+        self.ended = file.ended
         """Unix time at which the test ended; the process of the web UI continues."""
         self.seconds = max(self.ended - self.counted_from, 1e-9)
         """How long the test ran after its warm-up."""
@@ -135,12 +126,10 @@ class Result:
             ScenarioError: it is not a result file.
         """
         try:
-            data = json.loads(file.read_text())
-            _File.model_validate(data)
+            return cls(json.loads(file.read_text()))
         except (OSError, ValueError) as error:
             why = first_fault(error) if isinstance(error, pydantic.ValidationError) else error
             raise ScenarioError(f"{file} is not a result of dermserve-loadtest: {why}") from error
-        return cls(data)
 
     def write(self, file: pathlib.Path) -> None:
         """Write a result file, whole or not at all."""
