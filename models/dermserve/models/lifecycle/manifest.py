@@ -72,13 +72,32 @@ def parse_manifest(data: bytes, *, where: str) -> Manifest:
 
 
 def changes(folder: pathlib.Path, manifest: Manifest) -> list[str]:
-    """Yield a phrase for each file that differs from the manifest."""
+    """Return a phrase for each file that differs from the manifest."""
     found = _digests(folder)
     return [
         *(f"{path} is missing" for path in sorted(manifest.files.keys() - found.keys())),
         *(f"{path} was added" for path in sorted(found.keys() - manifest.files.keys())),
         *(f"{path} was changed" for path in sorted(found) if manifest.files.get(path, found[path]) != found[path]),
     ]
+
+
+def check_folder(
+    folder: pathlib.Path, public_key: pathlib.Path | None, *, model: str, where: str
+) -> Iterator[tuple[str, str]]:
+    """Compare a version with its manifest, if it has one, and, with a key, with its signature.
+
+    Yields what was checked, and the problem, which is empty when all is well.
+    """
+    if (file := folder / MANIFEST).exists():
+        manifest = parse_manifest(file.read_bytes(), where=f"{where}/{MANIFEST}")
+        yield "files", "; ".join(changes(folder, manifest))
+    if public_key is not None:
+        problem = ""
+        try:
+            check_signature(folder, public_key, model=model, where=where)
+        except SignatureError as error:
+            problem = str(error)
+        yield "signature", problem
 
 
 def _digests(folder: pathlib.Path) -> dict[str, str]:

@@ -171,9 +171,9 @@ class Desk:
     """Takes messages for people, besides the result."""
 
     @property
-    def led(self) -> bool:
-        """Whether servers read models.config by themselves, as pods do with a ConfigMap, instead of being told."""
-        return isinstance(self.config_file, ConfigMap)
+    def config_map(self) -> str:
+        """The ConfigMap from which servers read models.config by themselves, as pods do; empty where they are told."""
+        return self.config_file.base if isinstance(self.config_file, ConfigMap) else ""
 
     @property
     def place(self) -> Store | ConfigMap:
