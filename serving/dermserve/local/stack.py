@@ -29,6 +29,8 @@ GATEWAY_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"'
 # The gateway gives requests in flight 10 s to finish; then none is left in the model server.
 _GRACE = 15.0
 _T = TypeVar("_T")
+_TENSORFLOW = re.compile(r"[IWE]\d{4} |WARNING: All log")
+"""Begins TensorFlow's own lines, as that it finds no GPU: no reason for anything."""
 
 
 @dataclass(kw_only=True)
@@ -140,8 +142,8 @@ class Stack(InOrder):
         try:
             return wait(early)
         except NotReadyInTimeError:
-            said = child.last_lines[-1:] or ("(none yet)",)
-            self.say(f"the {child.name} isn't ready after {early:g} s; last log line: {said[0]}")
+            said = [line for line in child.last_lines if not _TENSORFLOW.match(line)] or ["(none yet)"]
+            self.say(f"the {child.name} isn't ready after {early:g} s; last log line: {said[-1]}")
         try:
             return wait(self.ready_timeout - early)
         except NotReadyInTimeError as error:
