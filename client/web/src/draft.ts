@@ -15,7 +15,7 @@ export interface Draft {
   time: number;
   /** Id of the spot in the history; empty for a new one. */
   spot: string;
-  /** Length of the browser's history when the check began. */
+  /** Number of screens before the check in the browser's history. */
   start: number;
 }
 

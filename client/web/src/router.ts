@@ -66,7 +66,7 @@ export function leaveFor(above: string): void {
   else go(above, { replace: true });
 }
 
-/** Mark the start of a sequence of screens, for `finish`. */
+/** Return the start of a sequence of screens, for `finish`. */
 export function here(): number {
   return depth();
 }
