@@ -23,6 +23,7 @@ GATEWAY = {"gateway": "gateway:50051"}
         ({"listen": "0.0.0.0:8080"}, "without keys or tokens"),
         ({"admin": "0.0.0.0:9901"}, "loopback"),
         ({"listen": "8080"}, "HOST:PORT"),
+        ({"listen": "127.0.0.1:²"}, "HOST:PORT"),
         ({"tls_cert": pathlib.Path("cert.pem")}, "go together"),
         ({"gateway_tls_key": pathlib.Path("key.pem")}, "go together"),
         ({"issuer": "https://issuer.example"}, "go together"),

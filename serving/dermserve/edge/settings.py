@@ -113,7 +113,7 @@ def split_address(address: str, *, name: str) -> tuple[str, int]:
         SettingsError: it is not HOST:PORT.
     """
     host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise SettingsError(f"{name} is {address!r}, and must be HOST:PORT")
     return host.strip("[]"), int(port)
 
