@@ -8,10 +8,9 @@ from click.testing import CliRunner
 from dermserve.contract import Input, Output, Signature, parse_card
 from dermserve.models.architectures import build
 from dermserve.models.export import SHIPPED, export
+from dermserve.models.exporter import run_content, write_version
 from dermserve.models.lifecycle.stores import LocalStore
-from dermserve.models.training.export.content import run_content
 from dermserve.models.verify import VerificationError, open_version
-from dermserve.models.version import write_version
 from dermserve.v1 import card_pb2
 
 

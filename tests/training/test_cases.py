@@ -204,7 +204,7 @@ def test_subsets_are_read_and_what_is_missing_is_counted(tmp_path: Path) -> None
     samples, lines = said(tmp_path)
     assert len(samples) == 3
     assert "names 4 photos that are not there, of 7" in lines
-    assert "left out 2 photos that nothing gives a class" in lines
+    assert "left out 2 photos without a class" in lines
 
 
 def test_the_isic_archives_diagnoses_are_classes_and_others_are_counted(tmp_path: Path) -> None:

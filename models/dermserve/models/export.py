@@ -1,7 +1,12 @@
 """`dermserve export`, also `python -m dermserve.models.export`: put versions of the models into a store."""
 
+import contextlib
+import os
 import pathlib
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -9,7 +14,6 @@ import click
 from dermserve.models.catalogue import SPECS
 from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.stores import open_store
-from dermserve.models.quiet import native_stderr_held
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 SHIPPED = pathlib.Path(__file__).parent / "shipped"
@@ -84,12 +88,36 @@ def export_version(what: str, store: str, *, run: pathlib.Path | None = None, **
     """
     started = time.monotonic()
     click.echo(f"{what}: exporting (TensorFlow takes a while to start)", err=True)
-    with native_stderr_held(unless=(ImportError, LifecycleError, OSError)):
+    with _native_stderr_held(unless=(ImportError, LifecycleError, OSError)):
         from dermserve.models.exporter import export_model, export_run
 
         version = export_run(run, store, **how) if run else export_model(what, store, **how)
     click.echo(f"{what}: version {version} written to {store} in {time.monotonic() - started:.0f} s", err=True)
     return version
+
+
+@contextlib.contextmanager
+def _native_stderr_held(*, unless: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Hold back what native code writes to file descriptor 2, and show it if the block raises another exception.
+
+    TensorFlow logs hints about CPUs and GPUs there before any setting of its own can stop it.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except unless:
+            raise
+        except BaseException:
+            held.seek(0)
+            os.write(saved, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
 
 
 if __name__ == "__main__":
