@@ -76,6 +76,14 @@ def test_what_macos_leaves_is_said_and_left_out(tmp_path: Path) -> None:
     assert "left out 3 files that macOS leaves" in lines
 
 
+@pytest.mark.parametrize(
+    "option", [["--thin", 2], ["--again", "why"], ["--also", "."], ["--paper", "."], ["--recall-price", 0.1]]
+)
+def test_options_that_would_change_nothing_for_other_data_are_refused(option: list[object]) -> None:
+    lines = command(cli.evaluate, ".", "--data", ".", "--other", "clinic", *option, code=2)
+    assert f"leave out {option[0]}" in lines
+
+
 @pytest.mark.parametrize("blank", ["", " ", "NA", "nan", "None", '""'])
 def test_a_blank_lesion_is_one_of_its_own(tmp_path: Path, blank: str) -> None:
     names = flat(tmp_path)

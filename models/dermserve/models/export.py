@@ -31,7 +31,7 @@ SHIPPED = pathlib.Path(__file__).parent / "shipped"
 @click.option("--init-weights", type=_FILE, help="ImageNet weights of the backbone alone; the head is random.")
 @click.option("--imagenet", is_flag=True, help="Like --init-weights, with the weights that Keras downloads.")
 @click.option("--random", "random_weights", is_flag=True, help="Random weights, for trying things out.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random weights.")
+@click.option("--seed", type=int, help="Seed of random weights. [default: 0]")
 @click.option(
     "--graph", type=click.Choice(["frozen", "folded-variables"]), default="frozen", show_default=True,
     help="Weights as constants, which is fastest, or as variables, which takes less memory.",
@@ -45,7 +45,7 @@ def export(
     init_weights: pathlib.Path | None,
     imagenet: bool,
     random_weights: bool,
-    seed: int,
+    seed: int | None,
     graph: str,
     new_version: bool,
 ) -> None:
@@ -64,6 +64,8 @@ def export(
         raise click.UsageError("--model is for models without a RUN: the run knows its own")
     if (weights or init_weights) and len(models) != 1:
         raise click.UsageError(f"{given[0]} is for one model: say which with --model")
+    if seed is not None and not (random_weights or init_weights or imagenet):
+        raise click.UsageError("--seed is of random weights: give --random, --init-weights or --imagenet")
     try:
         if run is not None:
             export_version(run.name, store, run=run, graph=graph)
@@ -76,7 +78,7 @@ def export(
                 export_version(model, store, run=SHIPPED / model, graph=graph)
             else:
                 backbone = init_weights or ("imagenet" if imagenet else None)
-                export_version(model, store, weights=weights, backbone=backbone, seed=seed, graph=graph)
+                export_version(model, store, weights=weights, backbone=backbone, seed=seed or 0, graph=graph)
     except (LifecycleError, OSError) as error:
         raise click.ClickException(str(error)) from error
 

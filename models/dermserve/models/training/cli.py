@@ -209,6 +209,10 @@ def _report_epoch(epoch: "Epoch") -> None:
 @error_messages()
 def evaluate(run: Path, data: Path, other: str | None, paper: Path | None, **how: Any) -> None:
     """Calibrate a run on its validation photos, measure it on its test photos, and write RUN/report."""
+    ignored = {"--paper": paper, "--thin": how["thin"] > 1, "--recall-price": how["price"]}
+    ignored |= {f"--{name}": how[name] for name in ("also", "again")}
+    if other is not None and (given := [option for option, value in ignored.items() if value]):
+        raise click.UsageError(f"--other only measures: leave out {' and '.join(given)}")
     from dermserve.models.training.evaluate import evaluation
     from dermserve.models.training.evaluate.report import write_report
     from dermserve.models.training.train.finished import FinishedRun
