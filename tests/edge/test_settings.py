@@ -27,6 +27,7 @@ GATEWAY = {"gateway": "gateway:50051"}
         ({"tls_cert": pathlib.Path("cert.pem")}, "go together"),
         ({"gateway_tls_key": pathlib.Path("key.pem")}, "go together"),
         ({"issuer": "https://issuer.example"}, "go together"),
+        ({"audience": ("https://api.example",)}, "give jwks and issuer"),
         ({"burst": 0}, "at least 1"),
         ({"requests_per_minute": -5}, "at least 1"),
     ],

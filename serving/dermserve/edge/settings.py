@@ -58,6 +58,8 @@ class Settings:
             if (getattr(self, one) is None) != (getattr(self, other) is None):
                 names = f"{one} and {other}".replace("_", "-")
                 raise SettingsError(f"{names} go together: give both or neither")
+        if self.audience and self.jwks is None:
+            raise SettingsError("audience is what a token must name: give jwks and issuer as well")
         for setting in fields(self):
             value = getattr(self, setting.name)
             if type(value) is int and value < 1:
