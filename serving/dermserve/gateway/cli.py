@@ -1,6 +1,7 @@
 """`dermserve gateway` and `dermserve config`: the options, the signals, the output, and the exit code."""
 
 import asyncio
+import datetime
 import gc
 import json
 import logging
@@ -98,15 +99,17 @@ def configure_logs(level: str) -> None:
     encoder = json.JSONEncoder(default=_shown)  # json.dumps would make an encoder for each line
     structlog.configure(
         processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(serializer=lambda event, **_: encoder.encode(event)),
+            lambda _, level, event: encoder.encode({**event, "level": level, "timestamp": _now()}),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # a line is one write; print makes it two
         cache_logger_on_first_use=True,
     )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _shown(value: object) -> str:

@@ -139,7 +139,7 @@ def _bends(luma: _Floats, lag: int) -> list[float]:
     np.add(luma[up, right], luma[down, left], out=bends[3])
     bends -= 2 * luma[level, centre]
     sums = np.add.reduce(np.abs(bends, out=bends).reshape(4, -1), axis=1)
-    return (sums / (_LONGER * max(rows * columns, 1))).tolist()
+    return [float(each) for each in sums / (_LONGER * max(rows * columns, 1))]
 
 
 def _contrast(luma: _Floats) -> float:
