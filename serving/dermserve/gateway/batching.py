@@ -110,9 +110,6 @@ class _Call:
             part.end(Scores(part.views, scores.version, scores.probabilities[own], scores.ood_scores[own]))
 
 
-_order = operator.attrgetter("order")
-
-
 class Batching:
     """Sends requests to the model servers, in batches where a call is expected to take `longest` seconds at most."""
 
@@ -181,7 +178,7 @@ class Batching:
         turn = self._clock() + _AGEING * self.costs.expect(target.model, part.views)
         part.order, part.key, part.call = (turn, next(self._numbers)), (target, part.images.shape[1:]), None
         part.answer = asyncio.get_running_loop().create_future()
-        bisect.insort(self._queue, part, key=_order)
+        bisect.insort(self._queue, part, key=operator.attrgetter("order"))
         self._dispatch(entering=part)
         if part.call is None:
             part.context = copy_context()

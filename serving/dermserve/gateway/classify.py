@@ -128,7 +128,8 @@ class _Request:
         self._leave(error)
         model, metrics = self._target.model, self._line.metrics
         for stage, seconds in self._spent.items():
-            metrics.stage(stage, model).observe(seconds)
+            if seconds:
+                metrics.stage(stage, model).observe(seconds)
         if self._routed is None or isinstance(error, PhotoError | MemoryError):
             return self._stage
         if isinstance(error, Exception | None) or self._rpc.budget.left() <= _OVER:
