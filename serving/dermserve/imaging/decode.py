@@ -144,49 +144,46 @@ def _check(header: Header, scale: int, limits: Limits) -> None:
         raise TooManyPixelsError(limits.max_pixels, header.width, header.height)
     if min(header.width, header.height) < limits.min_side:
         raise TooSmallError(header.width, header.height, limits.min_side)
-    # A decoded JPEG takes three bytes a pixel, or four in Pillow; the rest is a margin for the parts cut out of it.
+    # For a moment a decoded JPEG is in memory twice, with three and with four bytes a pixel.
     each = header.pixel_bytes + (7 / scale**2 if header.format == "JPEG" else 0)
     most = (limits.max_memory - len(header.data)) / each
     if pixels > most:
         raise TooManyPixelsError(max(0, int(most)), header.width, header.height, header.kind)
 
 
-class _Raster:
-    """Decoded pixels outside of Pillow, of which one part at a time becomes an Image: that takes four bytes a pixel."""
+class _HeifImage:
+    """The decoded primary image of a HEIC file, turned as its container says.
 
-    def __init__(self, pixels: NDArray[np.uint8], owner: object = None) -> None:
-        """Take pixels, uint8 [H, W] or [H, W, 3], and what their memory belongs to."""
-        self.height, self.width = pixels.shape[:2]
-        self._pixels, self._owner = pixels, owner
+    One part at a time becomes an Image, which takes four bytes a pixel, beside libheif's three.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        try:
+            heif = pillow_heif.HeifFile(data, convert_hdr_to_8bit=True, remove_stride=False)
+            self._image = image = heif[heif.primary_index]  # owns the memory of the pixels
+            decoded, channels = image.data, len(image.mode)
+        except RuntimeError as error:  # all that libheif says
+            raise ValueError from error
+        self.width, self.height = image.size
+        strides = (image.stride, channels, 1)
+        pixels = np.ndarray((self.height, self.width, channels), np.uint8, decoded, strides=strides)
+        self._pixels: NDArray[np.uint8] = pixels if channels == 3 else pixels[..., 0]
 
     def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
         """Copy a part: left, upper, right, lower."""
         return Image.fromarray(self._pixels[box[1] : box[3], box[0] : box[2]])
 
 
-def _heif(data: bytes) -> _Raster:
-    """Decode the primary image of a HEIC file, turned as its container says."""
-    try:
-        heif = pillow_heif.HeifFile(data, convert_hdr_to_8bit=True, remove_stride=False)
-        image = heif[heif.primary_index]
-        decoded, channels = image.data, len(image.mode)
-    except RuntimeError as error:  # all that libheif says
-        raise ValueError from error
-    shape, strides = (image.size[1], image.size[0], channels), (image.stride, channels, 1)
-    pixels = np.ndarray(shape, np.uint8, decoded, strides=strides)
-    return _Raster(pixels if channels == 3 else pixels[..., 0], image)
-
-
-def _load(header: Header, scale: int) -> Image.Image | _Raster:
+def _load(header: Header, scale: int) -> Image.Image | _HeifImage:
     """Decode to mode L, RGB or CMYK, or to another one that _flat converts."""
     if header.format == "HEIC":
-        return _heif(header.data)
+        return _HeifImage(header.data)
     size = math.ceil(header.width / scale), math.ceil(header.height / scale)
     if header.format == "JPEG" and simplejpeg is not None and header.mode != "CMYK":
         colours = "GRAY" if header.mode == "L" else "RGB"
         try:
             pixels = simplejpeg.decode_jpeg(header.data, colours, min_width=size[0], min_height=size[1])
-            return _Raster(pixels[..., 0] if colours == "GRAY" else pixels)
+            return Image.fromarray(pixels[..., 0] if colours == "GRAY" else pixels)
         except ValueError:  # for damaged and for unusual files; Pillow decides
             pass
     image = Image.open(io.BytesIO(header.data), formats=[header.format.upper()])
@@ -197,12 +194,12 @@ def _load(header: Header, scale: int) -> Image.Image | _Raster:
     return image
 
 
-def _region(image: Image.Image | _Raster, size: tuple[int, int]) -> tuple[float, float]:
+def _region(image: Image.Image | _HeifImage, size: tuple[int, int]) -> tuple[float, float]:
     """Return columns and rows of the largest region of a shape."""
     return min(image.width, image.height * size[0] / size[1]), min(image.height, image.width * size[1] / size[0])
 
 
-def _reduce(image: Image.Image | _Raster, size: tuple[int, int]) -> Image.Image:
+def _reduce(image: Image.Image | _HeifImage, size: tuple[int, int]) -> Image.Image:
     """Cut out the largest centred region of an input's shape, averaged to no less than _GAP times that input.
 
     This is done in bands, so that only one band at a time is in memory in another mode.
@@ -256,9 +253,7 @@ def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     """Convert mode L, RGB or CMYK to sRGB by LittleCMS, ignoring a profile that is broken or of another space."""
     transform = _transform(profile, image.mode) if profile else None
-    if transform is None:
-        return image if image.mode == "RGB" else image.convert("RGB")
-    return transform.apply(image)
+    return image.convert("RGB") if transform is None else transform.apply(image)
 
 
 @lru_cache(maxsize=8)  # phones send the same few profiles; one of a printer takes up to 3 MB
