@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from dermserve.local.child import Child, InOrder, child_log, wait_serving
+from dermserve.local.child import Child, InOrder, child_log, take, wait_serving
 from dermserve.local.errors import NotReadyInTimeError
 from dermserve.local.ports import HOST, check_free, no_proxy
-from dermserve.local.signals import take
 from dermserve.local.store import ensure_models, owned, write_config
 from dermserve.models.lifecycle.server_config import CANARY_FILE
 
