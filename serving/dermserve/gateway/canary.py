@@ -9,7 +9,6 @@ import hashlib
 import pathlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import structlog
@@ -41,8 +40,8 @@ def route(target: Target, *, share: float, caller: str, labels: Mapping[str, int
         return target
     digest = hashlib.sha256(f"{target.model}\0{caller}".encode()).digest()
     if int.from_bytes(digest[:8]) / 2**64 < share:  # spread evenly, and independently for each model
-        return replace(target, label=CANARY)
-    return replace(target, label=STABLE) if STABLE in labels else target
+        return target._replace(label=CANARY)
+    return target._replace(label=STABLE) if STABLE in labels else target
 
 
 class Canary:
