@@ -77,7 +77,7 @@ proto: $(VENV)/dev  ## Generate the stubs and dermserve.protoset in proto/gen, a
 	$(BIN)/python scripts/stubs.py
 
 breaking: $(VENV)/dev  ## Whether the API still fits BASE's on the wire and in JSON (BASE=main); for CI, once releases promise it
-	$(BIN)/buf breaking --against "$$(git rev-parse --path-format=absolute --git-common-dir)#ref=$$(git rev-parse $(BASE))"
+	$(BIN)/buf breaking --against "$$(git rev-parse --path-format=absolute --git-common-dir)#ref=$$(git rev-parse -q --verify $(BASE) || git rev-parse --verify origin/$(BASE))"
 
 bench: $(VENV)/dev  ## Compare the gateway with a direct Predict and with a relay without features, and the edge with both
 	$(BIN)/python -m benchmarks.gateway --store $(STORE)

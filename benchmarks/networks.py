@@ -31,9 +31,8 @@ def _write(folder: pathlib.Path, model: str) -> None:
 
     from dermserve.models.architectures import build
     from dermserve.models.export import SHIPPED
+    from dermserve.models.exporter import Content, run_content, write_version
     from dermserve.models.folding import fold_batch_norm
-    from dermserve.models.training.export.content import run_content
-    from dermserve.models.version import Content, write_version
     from dermserve.v1 import card_pb2
 
     keras.utils.set_random_seed(0)

@@ -46,6 +46,8 @@ class Example:
     run: str | Callable[..., str]
     """Gets the photo as `$1`; empty: never run."""
     build: str = ":"
+    built: str = ""
+    """What the build makes, below the folder; while it is newer than its sources, nothing is built."""
     needs: tuple[str, ...] = ()
     plain: bool = True
     """Whether it is run without TLS, too."""
@@ -86,28 +88,26 @@ def ask_backend(photo: str, **environment: str) -> str:
         raise FailedError(f"backend.py answers {' and '.join(answers)}") from error
 
 
-_MAVEN = (
-    'mvn -B -q exec:java -Dexec.args="$1"',
-    "dermserve proto --out target/protos && mvn -B -q compile",
-    ("java", "mvn"),
-)
+_MAVEN = 'mvn -B -q exec:java -Dexec.args="$1"', "dermserve proto --out target/protos && mvn -B -q compile"
 _NPM = "npm ci --ignore-scripts --no-audit --no-fund --silent && npm run --silent generate && npm run --silent check"
 _PIP = f"{PYTHON} -m pip install --quiet --disable-pip-version-check --upgrade --target {_SITE} -r requirements.txt"
 _GO = f'PROTOC="{PYTHON} -m grpc_tools.protoc" go generate . && go vet . && go build -o gen/classify .'
 _INSTALL_GRPCURL = (
     f"command -v grpcurl || GOBIN={SCRATCH}/bin go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4"
 )
+_BIN = "../../build/examples/bin"
+_STUBS = "gen/connect/dermserve/v1/classifier_pb.ts"
 EXAMPLES = {
     "python": Example("python", f'{PYTHON} classify.py "$1"'),
     "python-async": Example("python", f'{PYTHON} classify_async.py "$1"'),
-    "python-backend": Example("python", ask_backend, _PIP, ("curl",)),
-    "go": Example("go", 'gen/classify "$1"', _GO, ("go",)),
-    "node": Example("node", 'npx tsx classify.ts "$1"', _NPM, ("node", "npm")),
-    "connect": Example("node", 'npx tsx connect.ts "$1"', _NPM, ("node", "npm")),
-    "java": Example("java", *_MAVEN),
-    "kotlin": Example("kotlin", *_MAVEN),
+    "python-backend": Example("python", ask_backend, _PIP, "../../build/examples/site/uvicorn", ("curl",)),
+    "go": Example("go", 'gen/classify "$1"', _GO, "gen/classify", ("go",)),
+    "node": Example("node", 'npx tsx classify.ts "$1"', _NPM, _STUBS, ("node", "npm")),
+    "connect": Example("node", 'npx tsx connect.ts "$1"', _NPM, _STUBS, ("node", "npm")),
+    "java": Example("java", *_MAVEN, "target/classes/Classify.class", ("java", "mvn")),
+    "kotlin": Example("kotlin", *_MAVEN, "target/classes/ClassifyKt.class", ("java", "mvn")),
     "curl": Example("curl", 'sh classify.sh "$1"', needs=("curl", "jq"), plain=False),
-    "grpcurl": Example("grpcurl", 'sh classify.sh "$1"', _INSTALL_GRPCURL, ("go", "jq")),
+    "grpcurl": Example("grpcurl", 'sh classify.sh "$1"', _INSTALL_GRPCURL, f"{_BIN}/grpcurl", ("go", "jq")),
     "dart": Example("dart", "", needs=("dart",)),
     "swift": Example("swift", "", needs=("swift",)),
 }
@@ -127,12 +127,16 @@ def judge(printed: str) -> str:
     return verdict[1]
 
 
-@functools.cache
-def build(command: str, folder: pathlib.Path) -> float:
-    """Run a build once, however many examples it is for; return the seconds it took."""
+def build(example: Example) -> str:
+    """Build an example, unless what is built is newer than its sources; say how long it took."""
+    folder = ROOT / "examples" / example.folder
+    sources = (*folder.glob("*.*"), *folder.glob("src/**/*.*"), *ROOT.glob("proto/dermserve/v1/*.proto"))
+    built = folder / example.built
+    if example.built and built.exists() and built.stat().st_mtime > max(file.stat().st_mtime for file in sources):
+        return "built before"
     started = time.monotonic()
-    shell(command, cwd=folder)
-    return time.monotonic() - started
+    shell(example.build, cwd=folder)
+    return f"built in {time.monotonic() - started:.0f} s"
 
 
 def try_example(name: str, photo: pathlib.Path, servers: dict[str, dict[str, str]]) -> str:
@@ -144,19 +148,19 @@ def try_example(name: str, photo: pathlib.Path, servers: dict[str, dict[str, str
         return "skipped: written by hand, never run"
     folder, run = ROOT / "examples" / example.folder, example.run
     run = run if callable(run) else functools.partial(shell, run, cwd=folder)
-    seconds = build(example.build, folder)
+    built = build(example)
     ways = [way for way in servers if example.plain or way != "plain"]
     verdicts = {judge(run(str(photo), **servers[way])) for way in ways}
-    return f"ran: {', '.join(verdicts)} ({' and '.join(ways)}; built in {seconds:.0f} s)"
+    return f"ran: {', '.join(verdicts)} ({' and '.join(ways)}; {built})"
 
 
 @contextlib.contextmanager
-def stack() -> Iterator[dict[str, dict[str, str]]]:
+def stack(store: pathlib.Path) -> Iterator[dict[str, dict[str, str]]]:
     """Run `dermserve up` with a TLS edge; give the environment that leads to each."""
     shell(_CERTIFICATE, cwd=SCRATCH)
     shell("dermserve proto --out protos", cwd=SCRATCH)
     options = f"up --model {MODEL} --reflection --port 0 --tfs-port 0 --edge --edge-port 0".split()
-    files = {"store": SCRATCH / "store", "edge-tls-cert": SCRATCH / "ca.pem", "edge-tls-key": SCRATCH / "key.pem"}
+    files = {"store": store, "edge-tls-cert": SCRATCH / "ca.pem", "edge-tls-key": SCRATCH / "key.pem"}
     options += [f"--{name}={file}" for name, file in files.items()]
     command = [pathlib.Path(PYTHON).with_name("dermserve"), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as up:
@@ -183,14 +187,16 @@ def main() -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="names, separated by commas", default=",".join(EXAMPLES))
-    names = parser.parse_args().only.split(",")
+    parser.add_argument("--store", help="what it lacks is exported", type=pathlib.Path, default=SCRATCH / "store")
+    arguments = parser.parse_args()
+    names = arguments.only.split(",")
     if strange := set(names) - EXAMPLES.keys():
         parser.error(f"no example {', '.join(strange)}: there are {', '.join(EXAMPLES)}")
     SCRATCH.mkdir(parents=True, exist_ok=True)
     photo = SCRATCH / "photo.jpg"
     photo.write_bytes(draw_lesion())
     failed = False
-    with stack() as servers:
+    with stack(arguments.store) as servers:
         for name in names:
             try:
                 said = try_example(name, photo, servers)

@@ -29,10 +29,11 @@ $ make loadtest                                                    # on an idle 
 $ python scripts/sizing.py --capacity build/capacity/capacity.json
 ```
 
-The cost of a photo is the processor time of a model server and of a gateway for each answer, in cores × milliseconds,
-at the highest throughput. A model server counts with the cores at its autoscaler's target (70 % of 4), a gateway with
-80 % of its request of half a core. Pods are rounded up, with one more of each, so that one may fail. `3 + 2` is three
-model servers and two gateways; `*` is more than `maxReplicas`. ADAPTIVE lies between NONE and FULL.
+The cost of a photo is the processor time of a model server and of a gateway for each answer, in cores ×
+milliseconds, at the highest throughput. A model server counts with {server:.3g} cores and a gateway with
+{gateway:.3g}, the targets of their autoscalers. Pods are rounded up, with one more of each, so that one may fail.
+`3 + 2` is three model servers and two gateways; `*` is more than `maxReplicas`. ADAPTIVE lies between NONE and
+FULL.
 
 The costs in [k8s/costs.json](../k8s/costs.json) are of {machine}, {date} (`{command}`).
 
@@ -63,10 +64,6 @@ class Pod(NamedTuple):
         """Count the pods for a rate of answers at a cost of cores × ms each: one more than needed, at least two."""
         return max(2, math.ceil(rate * cost / 1000 / self.cores) + 1)
 
-    def shown(self, rate: float, cost: float) -> str:
-        """Write that number, with a star if it is above the maximum."""
-        return f"{self.count(rate, cost)}{'*' * (self.count(rate, cost) > self.most)}"
-
 
 def read_costs(capacities: Sequence[dict[str, Any]]) -> Iterator[Cost]:
     """Read the costs from a result of `dermserve-loadtest capacity`, for models and modes that gave answers."""
@@ -89,24 +86,21 @@ def read_pod(name: str) -> Pod:
     return Pod(cores=cores * target, most=scaler["maxReplicas"])
 
 
-def table(costs: Sequence[Cost]) -> str:
-    """Draw the table."""
-    server, gateway = read_pod("modelserver"), read_pod("gateway")
-    head = ["model", "views", "core-ms, model server", "core-ms, gateway", "photos/s a core", "photos/s, model server",
-            "photos/s, gateway", *(f"{rate}/s" for rate in RATES)]  # fmt: skip
-    rows = [head, ["---"] * len(head)]
-    for cost in costs:
-        numbers = [cost.server, cost.gateway, 1000 / (cost.server + cost.gateway)]
-        numbers += [1000 * server.cores / cost.server, 1000 * gateway.cores / cost.gateway]
-        pods = [f"{server.shown(rate, cost.server)} + {gateway.shown(rate, cost.gateway)}" for rate in RATES]
-        rows.append([cost.model, cost.mode, *(f"{each:.3g}" for each in numbers), *pods])
-    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
-
-
 def page(found: dict[str, Any]) -> str:
     """Write the page from k8s/costs.json."""
+    server, gateway = read_pod("modelserver"), read_pod("gateway")
+    rows = [["model", "views", "core-ms, model server", "core-ms, gateway", "photos/s a core", "photos/s, model server",
+             "photos/s, gateway", *(f"{rate}/s" for rate in RATES)]]  # fmt: skip
+    rows.append(["---"] * len(rows[0]))
+    for model, mode, *costs in read_costs(found["capacity"]):
+        needs = list(zip((server, gateway), costs, strict=True))
+        numbers = [*costs, 1000 / sum(costs), *(1000 * pod.cores / cost for pod, cost in needs)]
+        counts = [[(pod.count(rate, cost), pod.most) for pod, cost in needs] for rate in RATES]
+        pods = [" + ".join(f"{count}{'*' * (count > most)}" for count, most in pair) for pair in counts]
+        rows.append([model, mode, *(f"{each:.3g}" for each in numbers), *pods])
+    table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
     named = {key: found[key] for key in ("machine", "date", "command")}
-    return _TEXT.format(**named, table=table(list(read_costs(found["capacity"]))))
+    return _TEXT.format(**named, table=table, server=server.cores, gateway=gateway.cores)
 
 
 def keep(capacity: dict[str, Any], *, date: str) -> dict[str, Any]:

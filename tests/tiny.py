@@ -5,7 +5,7 @@ import pathlib
 import keras
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.version import Content, write_version
+from dermserve.models.exporter import Content, write_version
 from dermserve.v1 import card_pb2
 
 

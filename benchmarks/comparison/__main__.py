@@ -17,7 +17,7 @@ from benchmarks.serving import MODELS, json_option
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.scenario import load_photos
 from dermserve.local import StackError
-from dermserve.local.signals import ends_by_interrupt
+from dermserve.local.child import ends_by_interrupt
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

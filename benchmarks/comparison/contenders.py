@@ -135,7 +135,7 @@ def _server(
     contender: Contender, model: str, port: int, weights: pathlib.Path, environments: pathlib.Path
 ) -> Iterator[Child]:
     exported, frozen = weights / networks.EXPORTED / model, weights / networks.FROZEN / model
-    newest = max((each for each in frozen.iterdir() if each.name.isdigit()), key=lambda each: int(each.name))
+    newest = max((each for each in frozen.iterdir() if each.name.isdecimal()), key=lambda each: int(each.name))
     folder = environments / contender.environment / "bin"
     environment = {
         # As the gateway's model server has them.

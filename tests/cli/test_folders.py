@@ -96,6 +96,14 @@ def test_linked_folders_are_followed_and_loops_end(tmp_path):
     assert _names(expand([str(photos)]), photos) == ["a.jpg", "deeper/b.jpg", "file.jpg", "linked/c.jpg"]
 
 
+def test_a_file_that_is_named_twice_is_sent_and_counted_once(run, gateway, folder):
+    _make(folder, "movie.mov", "._a.png")
+    done = run("classify", folder, folder / "a.png", folder)
+    assert "4 photos: 3 answered, 1 failed" in done.stdout
+    assert len(gateway.requests) == 3
+    assert len(done.stderr.splitlines()) == 3  # movie.mov, ._a.png and notes.txt, once each
+
+
 def test_a_link_that_leads_nowhere_is_named_and_counted(run, folder):
     (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
     (folder / "gone").symlink_to(folder / "nowhere")

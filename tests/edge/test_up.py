@@ -51,6 +51,7 @@ def test_one_command_serves_the_page_and_leaves_nothing_when_envoy_dies(own_stor
     ("options", "words"),
     [
         (["--edge-keys", __file__], "need --edge"),
+        (["--edge-port", "9000"], "need --edge"),
         (["--edge", "--edge-tls-cert", __file__], "go together"),
         (["--edge", "--edge-issuer", "x"], "go together"),
         (["--edge", "--edge-keys", __file__], "not JSON"),

@@ -11,46 +11,38 @@ from google.rpc import code_pb2
 
 from examples import run
 from tests.client.fake_gateway import FakeGateway, abort, answer, rich_status, serving
+from tests.conftest import exported, store_of
 
 pytestmark = pytest.mark.slow
-QUICK = ("python", "python-async", "curl", "node", "connect", "go", "grpcurl")
-"""Built in less than a minute, once Go has compiled what they import; `make examples` runs all."""
-BUILT = {
-    "python": "python/classify.py",
-    "python-async": "python/classify_async.py",
-    "node": "node/gen/grpc/classifier.ts",
-    "connect": "node/gen/connect/dermserve/v1/classifier_pb.ts",
-    "grpcurl": "../build/examples/bin/grpcurl",
-    "go": "go/gen/classify",
-    "java": "java/target/classes/Classify.class",
-    "kotlin": "kotlin/target/classes/ClassifyKt.class",
-}
-"""What is there once an example can be run."""
 PAUSE = 0.4
+NAMES = tuple(run.EXAMPLES)
+RETRYING = [name for name, each in run.EXAMPLES.items() if each.plain and isinstance(each.run, str)]
 
 
 @pytest.fixture(scope="module")
-def ran() -> dict[str, str]:
+def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What is said of each."""
-    command = [sys.executable, run.ROOT / "examples/run.py", "--only", ",".join(QUICK)]
+    store = store_of(tmp_path_factory.mktemp("examples"), exported(tmp_path_factory, run.MODEL))
+    command = [sys.executable, run.ROOT / "examples/run.py", "--store", store]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-    return {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith(QUICK)} | {"": done.stderr}
+    said = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith(NAMES)}
+    return said | {"": done.stderr}
 
 
-@pytest.mark.parametrize("name", run.EXAMPLES)
+@pytest.mark.parametrize("name", NAMES)
 def test_an_example_runs_on_the_real_servers(name: str, ran: dict[str, str]) -> None:
-    if name not in QUICK:
-        pytest.skip(f"NOT TESTED: {name}: its build takes too long, or there are no tools for it: make examples")
     if "skipped" in ran.get(name, ""):
         pytest.skip(f"NOT TESTED: {ran[name]}")
     assert re.match(rf"{name} +ran: ", ran.get(name, "")), [ran.get(name), ran[""][-2000:]]
 
 
 @pytest.mark.usefixtures("ran")
-@pytest.mark.parametrize("name", BUILT)
+@pytest.mark.parametrize("name", RETRYING)
 def test_an_example_waits_as_long_as_an_overloaded_gateway_says(name: str, tmp_path: pathlib.Path) -> None:
-    if not (run.ROOT / "examples" / BUILT[name]).exists():
-        pytest.skip(f"NOT TESTED: make examples EXAMPLES={name} builds it")
+    example = run.EXAMPLES[name]
+    folder = run.ROOT / "examples" / example.folder
+    if not example.run or not (folder / example.built).exists():
+        pytest.skip(f"NOT TESTED: {name} is not built here")
     fake, asked = FakeGateway(), []
     photo = tmp_path / "photo.jpg"
     photo.write_bytes(b"a photo")
@@ -71,8 +63,7 @@ def test_an_example_waits_as_long_as_an_overloaded_gateway_says(name: str, tmp_p
             "DERMSERVE_SERVER": f"127.0.0.1:{port}",
             "DERMSERVE_PROTOSET": f"{tmp_path}/protos/dermserve.protoset",
         }
-        printed = run.shell(run.EXAMPLES[name].run, str(photo), cwd=run.ROOT / "examples" / run.EXAMPLES[name].folder,
-                            **environment)  # fmt: skip
+        printed = run.shell(example.run, str(photo), cwd=folder, **environment)
     assert len(asked) == 2
     assert asked[1] - asked[0] >= PAUSE
     assert re.match("(VERDICT_)?UNCERTAIN", printed)

@@ -83,7 +83,7 @@ MALIGNANT = np.array([True, True, False, False])
 def reduced(mean: tuple[float, ...], *, std: float = 0.0, ood: float = 0.0) -> Reduced:
     rows = np.asarray([mean])
     scores = Scores(1, 1, rows.astype(np.float32), np.asarray([ood], np.float32))
-    return dataclasses.replace(reduce_views(scores, card=CARD), risk_std=std)
+    return reduce_views(scores, card=CARD)._replace(risk_std=std)
 
 
 BENIGN, OPEN, MALIGN = (0.01, 0.01, 0.9, 0.08), (0.2, 0.1, 0.6, 0.1), (0.7, 0.1, 0.1, 0.1)
@@ -283,8 +283,8 @@ def test_each_level_and_each_reason_that_a_person_can_mend_has_words_of_its_own(
 
 
 def test_ties_are_ranked_in_the_cards_order_and_the_identity_gives_the_ood_score():
-    probabilities = np.array([[0.25, 0.25, 0.25, 0.25], [0.1, 0.4, 0.1, 0.4]], np.float32)
-    found = reduce_views(Scores(2, 1, probabilities, np.array([2.0, 7.0], np.float32)), card=CARD)
+    probabilities = np.array([[0.25, 0.25, 0.25, 0.25], [0.1, 0.4, 0.1, 0.4]], np.float32).tolist()
+    found = reduce_views(Scores(2, 1, probabilities, [2.0, 7.0]), card=CARD)
     assert found.ranking == (1, 3, 0, 2)
     assert found.ood_score == 2.0
     np.testing.assert_allclose(found.std, [0.075] * 4, atol=1e-7)

@@ -336,10 +336,9 @@ def entered(monkeypatch) -> asyncio.Semaphore:
     """Released whenever a request is in the queue, or sent at once."""
     semaphore, enter = asyncio.Semaphore(0), Batching._enter
 
-    def entering(batching: Batching, *given: object, **options: object) -> object:
-        waiting = enter(batching, *given, **options)
+    def entering(batching: Batching, *given: object, **options: object) -> None:
+        enter(batching, *given, **options)
         semaphore.release()
-        return waiting
 
     monkeypatch.setattr(Batching, "_enter", entering)
     return semaphore

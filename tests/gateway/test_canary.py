@@ -108,7 +108,10 @@ async def test_a_share_in_a_file_is_followed_without_a_restart_and_a_broken_file
             await _share_is(world, 1)
             assert await version() == 2
             table = "[canary_shares]\nresnet50 = "
-            for count, wrong in enumerate((f"{table}7", f'{table}"x"', "[canary", "canary_shares = 1", "\0"), 1):
+            # None has the fault of the one before it, which would not be logged again.
+            strange = ["", f"{table}7", "# cut off", f"{table}nan", "[canary_shares", f"{table}1{'0' * 400}", "\0"]
+            strange += [f'{table}"x"', "canary_shares = 1", f"canary_shares = {'[' * 9999}"]
+            for count, wrong in enumerate(strange, 1):
                 # Renamed, as `dermserve model` does: half a file may be a valid one.
                 file.with_suffix(".new").write_text(wrong)
                 file.with_suffix(".new").replace(file)

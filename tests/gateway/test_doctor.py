@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 from dermserve.doctor.cli import doctor
 from dermserve.doctor.models import look_at_models
-from dermserve.doctor.settings import Severity, look_at_settings
+from dermserve.doctor.settings import look_at_settings
 from dermserve.gateway.cli import config as config_command
 from dermserve.gateway.config import Config
 from dermserve.gateway.tracing import is_installed
@@ -39,13 +39,13 @@ def _certificate(folder: pathlib.Path, name: str, *, begins: int = -1, ends: int
     return folder / f"{name}.pem"
 
 
-def _codes(environment: dict[str, str] | None = None, **settings: object) -> dict[str, Severity]:
+def _codes(environment: dict[str, str] | None = None, **settings: object) -> dict[str, str]:
     found = list(look_at_settings(Config(**settings), environment=environment or {}))
     assert all(finding.what and finding.remedy for finding in found)
     return {finding.code: finding.severity for finding in found}
 
 
-def _tls(certificate: pathlib.Path, key: pathlib.Path | None = None, **settings: object) -> dict[str, Severity]:
+def _tls(certificate: pathlib.Path, key: pathlib.Path | None = None, **settings: object) -> dict[str, str]:
     return _codes(tls_certificate=certificate, tls_key=key or certificate.with_suffix(".key"), **settings)
 
 
@@ -59,24 +59,24 @@ def test_the_defaults_and_a_whole_mtls_configuration_are_well(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "code", "severity"),
     [
-        ({"listen": "0.0.0.0:1", "insecure": True}, "NO_TLS", Severity.WARNING),
-        ({"listen": "0.0.0.0:1", "insecure": True}, "NO_CLIENT_CA", Severity.WARNING),
-        ({"reflection": True}, "REFLECTION", Severity.NOTE),
-        ({"listen": "0.0.0.0:1", "insecure": True, "reflection": True}, "REFLECTION", Severity.WARNING),
-        ({"metrics_listen": "0.0.0.0:9090"}, "METRICS_EXPOSED", Severity.NOTE),
-        ({"tfs": "models.example:8500"}, "TFS_NOT_ENCRYPTED", Severity.WARNING),
-        ({"health_listen": "127.0.0.1:50051"}, "ADDRESS_TWICE", Severity.ERROR),
-        ({"tfs": "127.0.0.1:1,127.0.0.1:1"}, "TFS_TWICE", Severity.WARNING),
-        ({"default_deadline_seconds": 90, "grace_seconds": 90}, "DEADLINES", Severity.WARNING),
-        ({"grace_seconds": 1}, "GRACE", Severity.WARNING),
-        ({"max_connection_age_seconds": 1}, "CONNECTION_AGE", Severity.WARNING),
-        ({"decoder_stuck_seconds": 1}, "DECODER_STUCK", Severity.WARNING),
-        ({"tfs_in_flight": 4, "at_once": 2}, "AT_ONCE", Severity.WARNING),
-        ({"tfs_in_flight": 1, "queue": 100}, "LONG_QUEUE", Severity.WARNING),
-        ({"stream_queue": 1}, "STREAM_QUEUE", Severity.WARNING),
-        ({"max_held_bytes": 1}, "HELD_BYTES", Severity.WARNING),
-        ({"canary_shares": "resnet50=0.1", "labels": "stable"}, "CANARY_LABEL", Severity.ERROR),
-        ({"canary_file": "canary.toml", "labels": "stable"}, "CANARY_LABEL", Severity.ERROR),
+        ({"listen": "0.0.0.0:1", "insecure": True}, "NO_TLS", "WARNING"),
+        ({"listen": "0.0.0.0:1", "insecure": True}, "NO_CLIENT_CA", "WARNING"),
+        ({"reflection": True}, "REFLECTION", "NOTE"),
+        ({"listen": "0.0.0.0:1", "insecure": True, "reflection": True}, "REFLECTION", "WARNING"),
+        ({"metrics_listen": "0.0.0.0:9090"}, "METRICS_EXPOSED", "NOTE"),
+        ({"tfs": "models.example:8500"}, "TFS_NOT_ENCRYPTED", "WARNING"),
+        ({"health_listen": "127.0.0.1:50051"}, "ADDRESS_TWICE", "ERROR"),
+        ({"tfs": "127.0.0.1:1,127.0.0.1:1"}, "TFS_TWICE", "WARNING"),
+        ({"default_deadline_seconds": 90, "grace_seconds": 90}, "DEADLINES", "WARNING"),
+        ({"grace_seconds": 1}, "GRACE", "WARNING"),
+        ({"max_connection_age_seconds": 1}, "CONNECTION_AGE", "WARNING"),
+        ({"decoder_stuck_seconds": 1}, "DECODER_STUCK", "WARNING"),
+        ({"tfs_in_flight": 4, "at_once": 2}, "AT_ONCE", "WARNING"),
+        ({"tfs_in_flight": 1, "queue": 100}, "LONG_QUEUE", "WARNING"),
+        ({"stream_queue": 1}, "STREAM_QUEUE", "WARNING"),
+        ({"max_held_bytes": 1}, "HELD_BYTES", "WARNING"),
+        ({"canary_shares": "resnet50=0.1", "labels": "stable"}, "CANARY_LABEL", "ERROR"),
+        ({"canary_file": "canary.toml", "labels": "stable"}, "CANARY_LABEL", "ERROR"),
     ],
 )
 def test_a_setting_that_is_unsafe_or_contradicts_another_is_found(settings, code, severity):
@@ -85,7 +85,7 @@ def test_a_setting_that_is_unsafe_or_contradicts_another_is_found(settings, code
 
 def test_certificates_that_are_over_or_nearly_so_or_not_yet_valid_are_found(tmp_path):
     assert "CERTIFICATE_EXPIRED" in _tls(_certificate(tmp_path, "old", begins=-9, ends=-1))
-    assert _tls(_certificate(tmp_path, "soon", ends=20))["CERTIFICATE_EXPIRES"] is Severity.WARNING
+    assert _tls(_certificate(tmp_path, "soon", ends=20))["CERTIFICATE_EXPIRES"] == "WARNING"
     assert "CERTIFICATE_NOT_YET_VALID" in _tls(_certificate(tmp_path, "early", begins=1))
     good = _certificate(tmp_path, "good")
     assert "CERTIFICATE_EXPIRED" in _codes(tfs_tls_ca=tmp_path / "old.pem")
@@ -94,7 +94,7 @@ def test_certificates_that_are_over_or_nearly_so_or_not_yet_valid_are_found(tmp_
 
 def test_keys_that_do_not_fit_can_not_be_read_or_can_be_by_others_are_found(tmp_path):
     one, two = _certificate(tmp_path, "one"), _certificate(tmp_path, "two")
-    assert _tls(one, two.with_suffix(".key"))["KEY_MISMATCH"] is Severity.ERROR
+    assert _tls(one, two.with_suffix(".key"))["KEY_MISMATCH"] == "ERROR"
     junk = tmp_path / "junk.pem"
     junk.write_text("no PEM")
     assert "KEY_UNREADABLE" in _tls(one, junk)
@@ -105,7 +105,7 @@ def test_keys_that_do_not_fit_can_not_be_read_or_can_be_by_others_are_found(tmp_
     locked.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, sealed))
     assert "KEY_UNREADABLE" in _tls(one, locked)
     one.with_suffix(".key").chmod(0o644)
-    assert _tls(one)["KEY_READABLE"] is Severity.WARNING
+    assert _tls(one)["KEY_READABLE"] == "WARNING"
 
 
 def test_traces_that_can_not_be_sent_are_found():
@@ -115,14 +115,14 @@ def test_traces_that_can_not_be_sent_are_found():
     assert _codes({**asked, "OTEL_SDK_DISABLED": "true"}) == {}
 
 
-async def _seen(address: str, **settings: object) -> dict[str, Severity]:
+async def _seen(address: str, **settings: object) -> dict[str, str]:
     found = await look_at_models(Config(tfs=address, **settings), seconds=10)
     return {finding.code: finding.severity for finding in found}
 
 
 async def test_models_that_are_well_give_no_finding_but_that_they_have_no_profile(tfs):
     async with tfs.serving() as address:
-        assert await _seen(address) == {"NO_PROFILE": Severity.NOTE}
+        assert await _seen(address) == {"NO_PROFILE": "NOTE"}
         histogram = card_pb2.Histogram(shares=[1], mean=1)
         for model, versions in tfs.models.items():
             shares = [1 / len(CODES[model])] * len(CODES[model])
@@ -139,22 +139,22 @@ async def test_what_the_model_server_lacks_is_found(tfs, unused_port):
     async with tfs.serving() as address:
         seen = await _seen(address, canary_shares="resnet50=0.5")
         assert seen == {
-            "UNTRAINED_MODEL": Severity.WARNING,
-            "INVALID_CARD": Severity.ERROR,
-            "UNCALIBRATED_MODEL": Severity.WARNING,
-            "LABELS_MISSING": Severity.WARNING,
+            "UNTRAINED_MODEL": "WARNING",
+            "INVALID_CARD": "ERROR",
+            "UNCALIBRATED_MODEL": "WARNING",
+            "LABELS_MISSING": "WARNING",
         }
         tfs.labels = {("resnet50", "stable"): 1, ("resnet50", "canary"): 1}
         assert "LABELS_MISSING" not in await _seen(address, canary_shares="resnet50=0.5")
         del tfs.models["resnet50"][1]
         assert {"INVALID_CARD", "MODEL_NOT_READY"} <= set(await _seen(address))
         assert "MODEL_MISSING" in await _seen(address, models="other")
-    assert await _seen(f"127.0.0.1:{unused_port}") == {"TFS_UNREACHABLE": Severity.ERROR}
+    assert await _seen(f"127.0.0.1:{unused_port}") == {"TFS_UNREACHABLE": "ERROR"}
 
 
 async def test_a_certificate_that_does_not_fit_the_model_server_is_found(tfs, tmp_path):
     async with tfs.serving() as address:
-        assert await _seen(address, tfs_tls_ca=_certificate(tmp_path, "ca")) == {"TFS_UNREACHABLE": Severity.ERROR}
+        assert await _seen(address, tfs_tls_ca=_certificate(tmp_path, "ca")) == {"TFS_UNREACHABLE": "ERROR"}
 
 
 def _run(*options: str, environment: dict[str, str] | None = None) -> tuple[int, str]:

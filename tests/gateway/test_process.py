@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 
@@ -16,7 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from dermserve.gateway.cli import gateway
 from dermserve.gateway.server import Gateway
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
-from tests.gateway.gateways import NOT_SERVING, PHOTO, SERVING, World, ask, reason_of
+from tests.gateway.gateways import NOT_SERVING, PHOTO, SERVING, World, ask, make_photo, reason_of
 
 
 class Process:
@@ -132,6 +133,30 @@ async def test_the_log_is_json_names_each_request_and_holds_nothing_of_the_photo
     )
     assert "SECRET" not in json.dumps(process.log)
     assert max(len(json.dumps(line)) for line in process.log) < 1000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_the_memory_of_a_photo_is_kept_for_the_next():
+    script = """
+import resource, sys, threading
+from dermserve.gateway.cli import keep_freed_memory
+from dermserve.imaging import decode
+keep_freed_memory()
+photo = sys.stdin.buffer.read()
+def faults(photos):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    thread = threading.Thread(target=lambda: [decode(photo, height=224, width=224) for _ in range(photos)])
+    thread.start()
+    thread.join()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / photos
+faults(3)
+print(faults(10))
+"""
+    photo = make_photo(
+        size=(3000, 2250)
+    )  # not made in that process, which would raise the thresholds of glibc by itself
+    ended = subprocess.run([sys.executable, "-c", script], input=photo, capture_output=True, timeout=60, check=True)
+    assert float(ended.stdout) < 200  # about 1,000 otherwise
 
 
 async def test_a_taken_port_is_an_error_that_names_it(tfs):

@@ -83,18 +83,37 @@ async def test_with_mtls_callers_must_show_a_certificate_of_the_authority(tfs, t
         assert await _call(address, trusting=server, showing=stranger) is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_certificate_that_is_replaced_is_used_without_a_restart_and_a_missing_one_is_not(tfs, tmp_path):
+# openssl ecparam -name secp112r1 -genkey -noout
+STRANGE_KEY = b"""\
+-----BEGIN EC PRIVATE KEY-----
+MD4CAQEEDjhJ089150Zn3Wq+z6VZoAcGBSuBBAAGoSADHgAEZ95s/XtRTA1ZDb/H
+5tpIdvlZSa405xWigOr4BA==
+-----END EC PRIVATE KEY-----
+"""
+"""Of a curve that the library does not know."""
+
+
+@pytest.mark.parametrize("broken", [None, b"", b"-----BEGIN", STRANGE_KEY, "another's", "half"], ids=str)
+@pytest.mark.parametrize("suffix", [".pem", ".key"])
+async def test_a_certificate_that_is_replaced_is_used_without_a_restart_and_a_broken_one_is_not(
+    tfs, tmp_path, suffix, broken
+):
     server, renewed = make_certificate(tmp_path, "server"), make_certificate(tmp_path, "renewed")
-    old = tmp_path / "old.pem"
+    old, file = tmp_path / "old.pem", server.with_suffix(suffix)
     shutil.copy(server, old)
     async with tfs.serving() as tfs_address, _gateway(tfs_address, server) as address:
         assert (await _ready(address, old)).classes
-        server.unlink()
+        if broken is None:
+            file.unlink()
+        elif broken == "another's":  # one of the two is replaced before the other
+            shutil.copy(renewed.with_suffix(suffix), file)
+        else:
+            file.write_bytes(file.read_bytes()[:100] if broken == "half" else broken)
         with capture_logs() as log:
             assert (await _call(address, trusting=old)).classes
         assert "certificate_not_read" in [entry["event"] for entry in log]
-        for suffix in (".key", ".pem"):
-            shutil.copy(renewed.with_suffix(suffix), server.with_suffix(suffix))
+        for each in (".key", ".pem"):
+            shutil.copy(renewed.with_suffix(each), server.with_suffix(each))
         assert (await _call(address, trusting=renewed)).classes
         assert await _call(address, trusting=old) is grpc.StatusCode.UNAVAILABLE
 

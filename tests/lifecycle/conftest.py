@@ -28,10 +28,10 @@ run_simple("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app))
 
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """Two pairs, NAME.key and NAME.pub."""
+    """Two pairs, NAME.key and NAME.pub, and one of a curve that the library does not know."""
     folder = tmp_path_factory.mktemp("keys")
-    for name in ("ours", "theirs"):
-        made = ["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", f"{folder}/{name}.key"]
+    for name, curve in (("ours", "prime256v1"), ("theirs", "prime256v1"), ("strange", "secp112r1")):
+        made = ["openssl", "ecparam", "-name", curve, "-genkey", "-noout", "-out", f"{folder}/{name}.key"]
         subprocess.run(made, check=True, capture_output=True)
         public = ["openssl", "ec", "-in", f"{folder}/{name}.key", "-pubout", "-out", f"{folder}/{name}.pub"]
         subprocess.run(public, check=True, capture_output=True)

@@ -1,6 +1,8 @@
 """On Kubernetes models.config is a ConfigMap, which pods read by themselves: commands change it, and wait for them."""
 
 import contextlib
+import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -9,7 +11,7 @@ import sys
 import pytest
 
 from dermserve.models.lifecycle import moves, rollout
-from dermserve.models.lifecycle.errors import ServerError, StoreError
+from dermserve.models.lifecycle.errors import RefusedError, ServerError, StoreError
 from dermserve.models.lifecycle.server_config import ConfigMap, Desk, ServerConfig
 from dermserve.models.lifecycle.stores import entries
 from tests.lifecycle.fake_servers import FakeServer, FakeServers, KilledError, SteppedStore, Steps
@@ -134,6 +136,25 @@ def test_a_killed_command_is_finished_or_undone_by_the_next(tmp_path: pathlib.Pa
         assert rollout.pending(desk.store) is None
     assert ends == sorted(ends)  # undone up to some step, finished from there on
     assert len(set(ends)) == 2
+
+
+@pytest.mark.parametrize("led", [True, False])
+def test_what_a_killed_command_left_is_settled_only_by_one_with_the_same_list_of_models(desk: Desk, led: bool) -> None:
+    desk.store.write_text("models.config", desk.read_config().render())
+    ours, other = desk, dataclasses.replace(desk, config_file=None)
+    if not led:
+        ours, other = other, ours
+        for server in desk.servers:
+            server.reload = functools.partial(FakeServer.reload, server)
+    ours.store.steps = Steps(1)
+    with pytest.raises(KilledError):
+        moves.canary(ours, "m", 2, share=0.05)
+    ours.store.steps = Steps()
+    with pytest.raises(RefusedError, match="run one with --config configmap:derm" if led else "run one without"):
+        moves.promote(other, "m", 2)
+    assert rollout.pending(desk.store) is not None
+    moves.retire(ours, "m", keep=9)
+    assert rollout.pending(desk.store) is None
 
 
 KUBECTL = """#!{python}

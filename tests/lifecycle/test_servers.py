@@ -9,9 +9,11 @@ from concurrent import futures
 import grpc
 import pytest
 
+from dermserve.models.lifecycle.manifest import GOLDEN, WARMUP, write_manifest
+from dermserve.tfserving.v1 import management_pb2
 from tests.certificates import make_certificate
 from tests.lifecycle.fake_servers import GrpcHandler
-from tests.lifecycle.versions_at_hand import CONFIG, make_version, run
+from tests.lifecycle.versions_at_hand import CONFIG, make_version, records, run
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="makes its certificates with openssl")
 
@@ -69,6 +71,17 @@ def test_promote_and_status_speak_mtls_by_options_and_by_variables(
         "DERMSERVE_TFS_TLS_KEY": str(certificates / "client.key"), "DERMSERVE_TFS_TLS_NAME": "modelserver",
     }  # fmt: skip
     assert run("status", store=store, env=variables).exit_code == 0
+
+
+def test_verify_speaks_mtls(store: pathlib.Path, address: str, certificates: pathlib.Path) -> None:
+    version = make_version(store / "m" / "2")  # which the server has not loaded, as it says
+    for name in (WARMUP, GOLDEN):
+        (version / name).write_bytes(records([management_pb2.PredictLog()]))
+    write_manifest(version, model="m", about={})
+    done = run("verify", "m", "2", f"--tfs={address}", *_options(certificates), store=store)
+    assert (done.exit_code, address in done.stdout, "promote it first" in done.stdout) == (1, True, True), done
+    done = run("verify", "m", "2", f"--tfs={address}", *_options(certificates, own="stranger"), store=store)
+    assert (done.exit_code, "does not answer" in done.output) == (3, True), done.output
 
 
 @pytest.mark.parametrize(

@@ -67,9 +67,10 @@ def test_a_version_of_another_model_is_refused(store: pathlib.Path, keys: pathli
 
 
 def test_keys_that_are_none_are_named(store: pathlib.Path, keys: pathlib.Path) -> None:
-    with pytest.raises(SignatureError, match=r"junk.pub is no public key"):
-        check_signature(store / "m" / "1", keys / "junk.pub", model="m", where="m/1")
-    for name in ("junk.pub", "ours.pub"):
+    for name in ("junk.pub", "ours.key", "strange.pub"):
+        with pytest.raises(SignatureError, match=rf"{name} is no public key"):
+            check_signature(store / "m" / "1", keys / name, model="m", where="m/1")
+    for name in ("junk.pub", "ours.pub", "strange.key"):
         with pytest.raises(SignatureError, match=rf"{name} is no private key"):
             sign_version(store / "m" / "1", keys / name)
     done = run("publish", str(store), "--sign", str(keys / "junk.pub"), f"--store={store}")

@@ -9,13 +9,14 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 
 import boto3
 import pytest
 
 from dermserve.models.lifecycle.errors import StoreError
 from dermserve.models.lifecycle.manifest import MANIFEST, changes, parse_manifest, write_manifest
-from dermserve.models.lifecycle.pull import pull_versions
+from dermserve.models.lifecycle.moves import pull
 from dermserve.models.lifecycle.stores import Entry, LocalStore, Store, entries, open_store
 from tests.lifecycle.versions_at_hand import make_version
 
@@ -221,12 +222,33 @@ def test_a_bucket_that_does_not_exist_is_named(s3: None) -> None:
         _publish(open_store("s3://no-such-bucket-here/x"))
 
 
-def test_a_lock_that_somebody_deleted_is_no_failure_of_what_was_done() -> None:
-    store = open_store("memory://lock")
-    with store.locked():
-        with pytest.raises(StoreError, match=r"delete memory://lock/\.lock"), store.locked(wait=0):
+def test_a_command_whose_lock_was_deleted_changes_nothing_more_and_leaves_the_lock_of_the_next() -> None:
+    first, second = open_store("memory://deleted"), open_store("memory://deleted")
+    _publish(second)
+    changes: list[Callable[[], object]] = [
+        lambda: first.write_text("models.config", "x"),
+        lambda: first.remove_text("models.config"),
+        lambda: first.append_audit("x"),
+        lambda: first.remove("m", 1),
+    ]
+    with contextlib.ExitStack() as held:
+        held.enter_context(first.locked())
+        first.write_text("models.config", "first")
+        with pytest.raises(StoreError, match=r"delete memory://deleted/\.lock"), second.locked(wait=0):
             pass
-        store.remove_text(".lock")
+        second.remove_text(".lock")
+        for change in changes:
+            with pytest.raises(StoreError, match="was deleted while this command held it"):
+                change()
+        with second.locked(wait=0):
+            for change in changes:
+                with pytest.raises(StoreError, match="was deleted while this command held it"):
+                    change()
+            held.close()
+            with pytest.raises(StoreError, match="is being changed"), first.locked(wait=0):
+                pass
+    assert (second.read_text("models.config"), second.audit(), second.versions("m")) == ("first", [], [1])
+    first.write_text("models.config", "without a lock")  # as `dermserve model pull` does
 
 
 def test_a_protocol_nobody_speaks_is_named() -> None:
@@ -261,8 +283,8 @@ def test_a_store_is_copied_whole_version_by_version(base: str, tmp_path: pathlib
         _publish(store, content)
     text = 'model_config_list { config { name: "m" base_path: "/models/m" version_labels { key: "stable" value: 1 } } }'
     store.write_text("models.config", text)
-    assert list(pull_versions(store, target, latest=1)) == [("m", 1), ("m", 3)]  # the labelled one is needed, too
-    assert list(pull_versions(store, target)) == [("m", 2)]
+    assert list(pull(store, target, latest=1)) == [("m", 1), ("m", 3)]  # the labelled one is needed, too
+    assert list(pull(store, target)) == [("m", 2)]
     assert target.read_text("models.config") == text
     assert target.read("m", 3, "saved_model.pb") == b"3"
     assert not [path for path in target.folder.iterdir() if path.name.startswith(".staging")]
@@ -273,8 +295,8 @@ def test_a_copy_that_is_there_and_wrong_is_made_anew(base: str, tmp_path: pathli
     store, target = open_store(base), LocalStore(tmp_path / "local")
     _publish(store, b"graph")
     folder = target.folder / "m" / "1"
-    assert list(pull_versions(store, target)) == [("m", 1)]
-    assert list(pull_versions(store, target)) == []
+    assert list(pull(store, target)) == [("m", 1)]
+    assert list(pull(store, target)) == []
     if damage == "changed":
         (folder / "saved_model.pb").write_bytes(b"")  # as a power failure may leave it
     elif damage == "missing":
@@ -288,7 +310,7 @@ def test_a_copy_that_is_there_and_wrong_is_made_anew(base: str, tmp_path: pathli
         folder.mkdir()
         if damage == "another version":
             make_version(folder, content=b"whole, and not what the store has")
-    assert list(pull_versions(store, target)) == [("m", 1)]
+    assert list(pull(store, target)) == [("m", 1)]
     assert (folder / "saved_model.pb").read_bytes() == b"graph"
     assert changes(folder, parse_manifest(store.read("m", 1, MANIFEST), where="here")) == []
     assert [path.name for path in target.folder.iterdir()] == ["m"]
@@ -307,7 +329,7 @@ def test_what_is_copied_is_on_the_disk_before_it_appears(
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", noted)
-    list(pull_versions(store, target))
+    list(pull(store, target))
     before = {pathlib.Path(name).name for name, appeared in names if not appeared}
     assert {"saved_model.pb", "other", "dermserve.json", "assets.extra", "version"} <= before
     assert {name for name, appeared in names if appeared} >= {str(target.folder / "m"), target.base}
@@ -315,7 +337,7 @@ def test_what_is_copied_is_on_the_disk_before_it_appears(
 
 def test_a_store_without_versions_is_no_success_to_copy(base: str, tmp_path: pathlib.Path) -> None:
     with pytest.raises(StoreError, match="has no version of any model"):
-        list(pull_versions(open_store(base), LocalStore(tmp_path / "local")))
+        list(pull(open_store(base), LocalStore(tmp_path / "local")))
 
 
 def test_a_copy_that_differs_from_its_manifest_never_appears(tmp_path: pathlib.Path) -> None:
@@ -323,7 +345,7 @@ def test_a_copy_that_differs_from_its_manifest_never_appears(tmp_path: pathlib.P
     _publish(store)
     (tmp_path / "store" / "m" / "1" / "saved_model.pb").write_bytes(b"bad")
     with pytest.raises(StoreError, match=r"saved_model.pb was changed"):
-        list(pull_versions(store, LocalStore(tmp_path / "local")))
+        list(pull(store, LocalStore(tmp_path / "local")))
     assert open_store(tmp_path / "local").versions("m") == []
 
 
@@ -339,11 +361,11 @@ def test_two_commands_that_copy_to_the_same_place_both_succeed(
 
     def beside_another(path: pathlib.Path, place: pathlib.Path) -> pathlib.Path:
         if path.name == "version" and next(others, False):  # the other one comes just before
-            list(pull_versions(store, LocalStore(tmp_path / "local")))
+            list(pull(store, LocalStore(tmp_path / "local")))
         return rename(path, place)
 
     monkeypatch.setattr(pathlib.Path, "rename", beside_another)
-    assert list(pull_versions(store, target)) == [("m", 1)]
+    assert list(pull(store, target)) == [("m", 1)]
     assert target.read("m", 1, "saved_model.pb") == b"graph"
     assert [path.name for path in target.folder.iterdir()] == ["m"]
 
@@ -356,7 +378,7 @@ def test_an_object_whose_name_leads_out_of_its_version_is_refused(
     _publish(store)
     store._files.pipe_file(f"{bucket.removeprefix('s3://')}/m/1/{name}", b"x")
     with pytest.raises(StoreError, match=r"m/1 has an object whose name leads out of it"):
-        list(pull_versions(store, LocalStore(tmp_path / "local")))
+        list(pull(store, LocalStore(tmp_path / "local")))
     assert not list(tmp_path.rglob("out"))
     assert not pathlib.Path("/out").exists()
 
@@ -371,7 +393,7 @@ def test_folders_that_consoles_make_in_object_storage_are_no_versions(bucket: st
     boto.close()
     store = open_store(bucket)
     assert (store.models(), store.versions("m")) == (["m"], [1])
-    assert list(pull_versions(store, LocalStore(tmp_path / "local"))) == [("m", 1)]
+    assert list(pull(store, LocalStore(tmp_path / "local"))) == [("m", 1)]
     assert _publish(store) == 2
 
 
@@ -405,7 +427,7 @@ def test_object_storage_with_leading_zeros_is_read_alike(bucket: str, tmp_path: 
             store._files.put_file(str(folder / name), f"{bucket.removeprefix('s3://')}/m/{number}/{name}")
     assert open_store(bucket).versions("m") == [3]
     (tmp_path / "local" / "m" / "003").mkdir(parents=True)
-    assert list(pull_versions(open_store(bucket), LocalStore(tmp_path / "local"))) == [("m", 3)]
+    assert list(pull(open_store(bucket), LocalStore(tmp_path / "local"))) == [("m", 3)]
     assert (tmp_path / "local" / "m" / "003" / "saved_model.pb").read_bytes() == b"zeros"
     assert _publish(open_store(bucket)) == 4
     store.remove("m", store.versions("m")[0])

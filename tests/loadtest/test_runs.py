@@ -60,17 +60,15 @@ def test_a_closed_loop_calls_by_its_mix_and_reports(target, gateway, tmp_path):
 
 @pytest.mark.slow
 def test_an_open_loop_keeps_its_rate_and_passes_its_gate(target, gateway, tmp_path):
-    came = []
-    gateway.classify = lambda request, context: came.append(time.monotonic()) or fake_gateway.answer(request)
     (tmp_path / "slo.toml").write_text("[[slo]]\nerror_rate = 0\nmin_rate = 3")
     arguments = quick(target, "--mix", "resnet50", "--rate", "8", "--slo", "slo.toml")
     done = subprocess.run(
         [*COMMAND, *arguments], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=240
     )
-    kept = json.loads(done.stdout)["kept_rate"]
-    assert done.returncode == (0 if kept else 4), done.stderr
-    if kept:  # a machine with other work to do may be late, which it has then said
-        assert (len(came) - 1) / (came[-1] - came[0]) == pytest.approx(8, rel=0.15)
+    said = json.loads(done.stdout)
+    assert done.returncode == (0 if said["kept_rate"] else 4), done.stderr
+    if said["kept_rate"]:  # a machine with other work to do may be late, which it has then said
+        assert said["calls"][0]["rate"] == pytest.approx(8, rel=0.15)
 
 
 @pytest.mark.slow
@@ -111,7 +109,8 @@ def test_tls_trusts_the_authorities_of_the_environment(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_workers_send_everything_to_their_master(target, gateway, tmp_path):
+def test_workers_send_everything_to_their_master_calls_in_flight_at_the_end_too(target, gateway, tmp_path):
+    gateway.classify = lambda request, context: time.sleep(1.5) or fake_gateway.answer(request)
     run(*quick(target, "--mix", "resnet50", "--users", "4", "--processes", "2"), cwd=tmp_path)
     result = json.loads((tmp_path / "build/loadtest/result.json").read_text())
     assert sum(sum(cell["statuses"].values()) for cell in result["cells"]) == len(gateway.requests)

@@ -1,6 +1,7 @@
 """Thresholds are read strictly, and hold or not; what is concluded of a result."""
 
 import contextlib
+import functools
 import json
 import pathlib
 
@@ -136,6 +137,39 @@ def test_a_file_that_cannot_be_written_leaves_everything_else(tmp_path, monkeypa
     assert [line for line in done.stderr.splitlines() if "failed" in line] == [f"failed: {fault}"] * bool(fault)
     assert json.loads(done.stdout)["calls"]
     assert {"result.json", "report.html"} <= {file.name for file in (tmp_path / "new").iterdir()}
+
+
+def _paths(value, path=()):
+    """Every place in a JSON value."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield *path, key
+        yield from _paths(inner, (*path, key))
+
+
+@pytest.mark.parametrize("damage", ["lacks", "a list", "nothing"])
+def test_a_result_that_lacks_something_is_named_in_one_line(tmp_path, damage):
+    data = dict(recorded(tmp_path).data)
+    data["cells"] = data["cells"][:1]
+    data["messages"] = {"UNAVAILABLE: full": 3}
+    data["generators"] = [{"second": int(data["started"]), "name": "host/1", "cpu": 0.5, "lag_ms": 1.0}]
+    used = {"gateway": {"cores": 0.5, "resident_mb": 100.0}}
+    sample = {"second": int(data["started"]), "machine_cores": 1.0, "processes": used}
+    data["server"] = {"samples": [sample], "stages": [{"model": "m", "stage": "decode", "calls": 3, "mean_ms": 2.0}]}
+    file, read = tmp_path / "some.json", set()
+    for *inner, key in _paths(data):
+        copy = json.loads(json.dumps(data))
+        holder = functools.reduce(lambda value, key: value[key], inner, copy)
+        if damage == "lacks":
+            del holder[key]
+        else:
+            holder[key] = [[]] if damage == "a list" else None
+        file.write_text(json.dumps(copy))
+        with contextlib.suppress(ScenarioError):
+            Result.read(file)
+            read.add((*inner, key))
+    assert not [path for path in read if len(path) == 1 or path in {("scenario", "target"), ("server", "samples")}]
+    if damage == "a list":
+        assert not [path for path in read if path[0] in {"pace", "cells"}]
 
 
 def test_a_generator_that_idles_after_the_test_was_busy_all_the_same(tmp_path):

@@ -8,10 +8,9 @@ from click.testing import CliRunner
 from dermserve.contract import Input, Output, Signature, parse_card
 from dermserve.models.architectures import build
 from dermserve.models.export import SHIPPED, export
+from dermserve.models.exporter import run_content, write_version
 from dermserve.models.lifecycle.stores import LocalStore
-from dermserve.models.training.export.content import run_content
 from dermserve.models.verify import VerificationError, open_version
-from dermserve.models.version import write_version
 from dermserve.v1 import card_pb2
 
 
@@ -26,6 +25,7 @@ def test_a_store_that_has_the_models_is_left_alone(own_store: pathlib.Path) -> N
     [
         (["--model", "vgg16"], "vgg16"),
         (["--imagenet", "--weights", __file__], "exclude each other"),
+        (["--seed", "1"], "--seed is of random weights"),
         (["--init-weights", __file__], "--model"),
         (["--weights", __file__], "--model"),
         (["--weights", "missing.h5", "--model", "resnet50"], "does not exist"),

@@ -20,14 +20,13 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from dermserve.contract import parse_card
 from dermserve.imaging import STANDARD_VIEWS, decode
-from dermserve.models.architectures import build
+from dermserve.models.architectures import WeightsError, build, load_weights
 from dermserve.models.associated_files import read_file
 from dermserve.models.catalogue import SPECS
 from dermserve.models.exporter import export_model
 from dermserve.models.folding import fold_batch_norm
 from dermserve.models.graph import FeatureDistance, freeze_core
 from dermserve.models.verify import LoadedVersion, VerificationError, open_version
-from dermserve.models.weights import WeightsError, load_weights
 from dermserve.v1 import card_pb2
 from tests.models.networks import disturb_batch_norm
 from tests.tiny import tiny_network

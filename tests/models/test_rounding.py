@@ -100,7 +100,7 @@ import numpy as np
 import keras
 from dermserve.models import architectures, graph, rounding, verify
 from dermserve.models.training.evaluate import ood
-from dermserve.models.version import Content, write_version
+from dermserve.models.exporter import Content, write_version
 from dermserve.v1 import card_pb2
 
 keras.utils.set_random_seed(0)

@@ -300,12 +300,12 @@ def test_the_server_runs_without_tensorflows_python_and_beside_it() -> None:
     code = """
 import sys
 import dermserve.modelserver.server
-from dermserve.modelserver import tensorflow_c
+from dermserve.modelserver import session
 assert "tensorflow" not in sys.modules
-tensorflow_c.library()
+session.library()
 import hashlib, ssl  # They crash when TensorFlow's OpenSSL gets in their way.
 import tensorflow as tf
 assert tf.constant([1.0]).numpy().tolist() == [1.0]
-assert tensorflow_c.version() == tf.__version__
+assert session.tensorflow_version() == tf.__version__
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=600)

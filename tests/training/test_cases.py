@@ -76,6 +76,14 @@ def test_what_macos_leaves_is_said_and_left_out(tmp_path: Path) -> None:
     assert "left out 3 files that macOS leaves" in lines
 
 
+@pytest.mark.parametrize(
+    "option", [["--thin", 2], ["--again", "why"], ["--also", "."], ["--paper", "."], ["--recall-price", 0.1]]
+)
+def test_options_that_would_change_nothing_for_other_data_are_refused(option: list[object]) -> None:
+    lines = command(cli.evaluate, ".", "--data", ".", "--other", "clinic", *option, code=2)
+    assert f"leave out {option[0]}" in lines
+
+
 @pytest.mark.parametrize("blank", ["", " ", "NA", "nan", "None", '""'])
 def test_a_blank_lesion_is_one_of_its_own(tmp_path: Path, blank: str) -> None:
     names = flat(tmp_path)
@@ -204,7 +212,7 @@ def test_subsets_are_read_and_what_is_missing_is_counted(tmp_path: Path) -> None
     samples, lines = said(tmp_path)
     assert len(samples) == 3
     assert "names 4 photos that are not there, of 7" in lines
-    assert "left out 2 photos that nothing gives a class" in lines
+    assert "left out 2 photos without a class" in lines
 
 
 def test_the_isic_archives_diagnoses_are_classes_and_others_are_counted(tmp_path: Path) -> None:

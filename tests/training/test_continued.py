@@ -70,7 +70,7 @@ def test_photos_of_also_are_for_what_their_lesions_are(begun: FinishedRun, photo
     also = read_also(own, larger, SPEC, cache=tmp_path / "cache", say=said.append)
     both = with_also(own, also, SPEC, cache=tmp_path / "cache")
     assert len(both.samples) == 36 + 24
-    assert "1 of 25 photos left out" in said[0]
+    assert "left out 1 of 25 photos" in said[0]
     for sample in both.samples[36:]:
         assert both.parts[sample] is begun.split[sample.name.removeprefix("larger/")].part
     assert both.own == own.parts
@@ -101,7 +101,7 @@ def test_a_folder_of_other_photos_is_refused(begun: FinishedRun, photos: Path, t
     for file in other.rglob("*.png"):
         file.rename(file.with_name(f"another_{file.name}"))
     own = finished_data(begun.experiment, photos, begun.split, cache=tmp_path / "cache")
-    with pytest.raises(DataError, match="no photo named as one of the split"):
+    with pytest.raises(DataError, match="no photo with a file name of the split"):
         read_also(own, other, SPEC, cache=tmp_path / "cache")
 
 

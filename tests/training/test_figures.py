@@ -13,11 +13,11 @@ from dermserve.models import associated_files
 from dermserve.models.architectures import build
 from dermserve.models.export import SHIPPED
 from dermserve.models.records import pictures
+from dermserve.models.training import conversion
 from dermserve.models.training.evaluate import ood
 from dermserve.models.training.evaluate.calibration import softmax
 from dermserve.models.training.evaluate.measuring import intervals, measure
 from dermserve.models.training.evaluate.pictures import draw_no_skin
-from dermserve.models.training.export import conversion
 from dermserve.models.training.train.finished import FinishedRun, load_distance, save_distance
 
 RNG = np.random.default_rng(0)

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 import dermserve.imaging
 from dermserve.models.architectures import build
 from dermserve.models.export import SHIPPED
+from dermserve.models.exporter import run_content
 from dermserve.models.training import cli
 from dermserve.models.training.data import photos as pixels
 from dermserve.models.training.data.photos import Labelled
@@ -22,7 +23,6 @@ from dermserve.models.training.data.splits import Part, Sample, read_split, writ
 from dermserve.models.training.errors import DataError, DivergedError, RunError
 from dermserve.models.training.evaluate import predictions
 from dermserve.models.training.evaluate.predictions import Predictor
-from dermserve.models.training.export.content import run_content
 from dermserve.models.training.train import backbones, checkpoint
 from dermserve.models.training.train.dataset import finished_data, prepare, read_provenance
 from dermserve.models.training.train.finished import FinishedRun

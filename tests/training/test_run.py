@@ -13,15 +13,14 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from dermserve.models.exporter import run_content, write_version
 from dermserve.models.training import cli
 from dermserve.models.training.errors import RunError, TrainingError
 from dermserve.models.training.evaluate import measuring, predictions
 from dermserve.models.training.evaluate.pictures import draw_no_skin
-from dermserve.models.training.export.content import run_content
 from dermserve.models.training.train.finished import FinishedRun
-from dermserve.models.version import write_version
 from tests.training.conftest import draw
-from tests.training.runs import EXPERIMENT, command, tiny, untrained
+from tests.training.runs import EXPERIMENT, StoppedError, command, tiny, untrained
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -131,6 +130,22 @@ def test_what_was_said_is_remembered(
 
 
 @pytest.mark.slow
+def test_an_interrupted_evaluation_leaves_no_calibration_beside_another_score(
+    evaluated: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path(shutil.copytree(evaluated, tmp_path / "run"))
+
+    def stop(*_: object, **__: object) -> None:
+        raise StoppedError
+
+    monkeypatch.setattr(measuring, "measure_profile", stop)
+    options = ["--data", str(photos), "--cache", str(photos.parent / "cache"), "--thin", "2"]
+    assert isinstance(CliRunner().invoke(cli.evaluate, [str(run), *options]).exception, StoppedError)
+    with pytest.raises(RunError, match="is not calibrated"):
+        run_content(run)
+
+
+@pytest.mark.slow
 def test_packing_keeps_the_answers(evaluated: Path) -> None:
     packed = FinishedRun(evaluated).summary["packed"]
     assert packed["bytes"] == (evaluated / "weights.npz").stat().st_size
@@ -147,6 +162,7 @@ def test_the_report_has_its_figures_and_numbers(evaluated: Path) -> None:
     for name in images:
         with Image.open(report / name) as image:
             assert min(image.size) > 300
+    assert re.search(r"<td>black</td><td>1\.00</td><td>[01]\.\d{3}</td>", (report / "index.html").read_text())
     numbers, metrics = json.loads((report / "report.json").read_text()), FinishedRun(evaluated).summary["metrics"]
     assert numbers["metrics"]["test"]["tta"]["accuracy"] == metrics["test"]["tta"]["accuracy"]
 
@@ -183,6 +199,6 @@ def test_an_evaluated_run_is_exported_with_its_calibration(evaluated: Path, tmp_
 
 def test_exporting_a_run_needs_nothing_that_only_training_needs() -> None:
     absent = "import sys; sys.modules.update(dict.fromkeys(('sklearn', 'scipy', 'matplotlib')))"
-    code = f"{absent}; import dermserve.models.training.export.content"
+    code = f"{absent}; import dermserve.models.exporter"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+from dermserve.models.training.conversion import pack
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part
 from dermserve.models.training.errors import RunError
@@ -17,7 +18,7 @@ from dermserve.models.training.evaluate import predictions
 from dermserve.models.training.train.dataset import Data, prepare
 from dermserve.models.training.train.finished import FinishedRun, claim_test, describe_tests
 from tests.training.conftest import draw_photos
-from tests.training.runs import instead_of_training, start, tiny
+from tests.training.runs import StoppedError, instead_of_training, start, tiny, untrained
 
 pytestmark = pytest.mark.usefixtures("tiny_networks")
 FOUND = {"temperature": 1.25, "rule_out": {"threshold": 0.05}, "adaptive_looks": [], "method": "as written"}
@@ -28,6 +29,20 @@ def network(seed: int = 0) -> keras.Model:
     """Make a network of random weights."""
     keras.utils.set_random_seed(seed)
     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="logits")], name="tiny")
+
+
+def test_an_interrupted_pack_leaves_no_calibration_of_other_weights(photos: Path, tmp_path: Path) -> None:
+    run = untrained(tiny(), photos, tmp_path / "run")
+    run.update(calibration=FOUND)
+
+    def stop(*_: object) -> None:
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        pack(run, photos, kind="int8", cache=photos.parent / "cache", progress=stop)
+    assert run.compact.is_file()
+    with pytest.raises(RunError, match="is not calibrated"):
+        _ = run.calibration
 
 
 @pytest.fixture

@@ -53,7 +53,8 @@ class Found:
 def expand(named: Iterable[str], *, written: Iterable[str | os.PathLike[str]] = ()) -> Found:
     """Replace each folder by the files in it, at any depth, in order of their names; leave everything else as it is.
 
-    Links to folders are followed, each folder once. Files that the command itself has `written` are skipped.
+    A file that is named twice is there once. Links to folders are followed, each folder once. Files that the command
+    itself has `written` are skipped.
 
     Raises:
         click.UsageError: a folder has no photos, or standard input is named twice or closed.
@@ -69,7 +70,7 @@ def expand(named: Iterable[str], *, written: Iterable[str | os.PathLike[str]] = 
         raise click.UsageError("standard input (-) can be read once")
     if STDIN in found.photos and sys.stdin is None:
         raise click.UsageError("standard input (-) is closed")
-    return found
+    return Found([*dict.fromkeys(found.photos)], [*dict(found.refused).items()], [*dict(found.skipped).items()])
 
 
 def load(files: Iterable[str]) -> Iterator[tuple[str, Photo]]:

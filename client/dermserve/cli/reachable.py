@@ -3,21 +3,20 @@
 import contextlib
 import email.utils
 import importlib.metadata
-import json
 import time
 from collections.abc import Iterator
 from concurrent import futures
-from dataclasses import asdict
 from importlib import resources
 from typing import Any
 
 import click
 import grpc
 
+from dermserve.cli.findings import Finding
 from dermserve.cli.lazy import Entry
 from dermserve.cli.root import GATEWAY
 from dermserve.cli.server import Server, server_options
-from dermserve.cli.transport import Finding, ObstacleError, look_at_way
+from dermserve.cli.transport import ObstacleError, look_at_way
 from dermserve.client import Client, DermserveError, InvalidPhoto, Model, Overloaded
 from dermserve.v1 import classifier_pb2
 
@@ -52,7 +51,7 @@ def doctor(ctx: click.Context, /, *, server: Server, probe: bool, as_json: bool)
     worst = 0
     for finding in examine(server, probe=probe):
         worst |= finding.severity == "ERROR"
-        click.echo(json.dumps(asdict(finding)) if as_json else _written(finding))
+        finding.show(as_json=as_json)
     ctx.exit(worst)
 
 
@@ -139,10 +138,3 @@ def _error_of(client: Client, picture: bytes, model: str) -> DermserveError | No
     except DermserveError as error:
         return error
     return None
-
-
-def _written(finding: Finding) -> str:
-    colours = {"ERROR": "red", "WARNING": "yellow", "NOTE": "cyan", "OK": "green"}
-    severity = click.style(f"{finding.severity.lower():8}", fg=colours[finding.severity], bold=True)
-    remedy = f"\n         → {finding.remedy}" if finding.remedy else ""
-    return f"{severity} {finding.what} [{finding.code}]{remedy}"

@@ -9,12 +9,12 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
 from typing import TypeAlias
 from urllib.parse import unquote, urlsplit
 
 import grpc
 
+from dermserve.cli.findings import Finding
 from dermserve.cli.server import Server
 from dermserve.client import TLS
 from dermserve.client._connection import usual_roots
@@ -34,17 +34,6 @@ _REMEDIES = {  # by OpenSSL's X509_V_ERR_…
     64: "ask by a name in the certificate, or name one by --tls-authority",
 }
 _UNTRUSTED = "name the authority that signed it by --tls-ca"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of one check: severity, a stable code, what was found, and what to do."""
-
-    severity: str
-    """ERROR, WARNING, NOTE or OK."""
-    code: str
-    what: str
-    remedy: str = ""
 
 
 class ObstacleError(Exception):

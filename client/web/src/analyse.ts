@@ -1,4 +1,4 @@
-// The way to a result: asking the server or this device, what can go wrong, and what to do with the answer.
+// Get an answer from the server or this device; the screens of waiting, failure and result.
 
 import { type Answer, needsAnotherPhoto } from "./answer";
 import * as api from "./api";
@@ -64,7 +64,7 @@ async function ask({ bitmap, frame }: Draft, here: boolean, cancel: AbortSignal)
 
 function showTrouble(error: unknown, current: Draft, square: Blob, still: () => boolean): void {
   const trouble = troubleOf(error);
-  console.warn(error); // the server's words are for whoever runs it
+  console.warn(error); // the server's message is for operators
   const again = (device = false) => void analyse(current, square, still, device);
   const here = offline.prepared() !== null && trouble !== "key" && trouble !== "photo";
   show(
@@ -100,7 +100,7 @@ function words(error: unknown): string {
 }
 
 async function showResult(current: Draft, answer: Answer, square: Blob, still: () => boolean): Promise<void> {
-  const spots = await records.spots().catch(() => []); // none to save under where the browser keeps nothing
+  const spots = await records.spots().catch(() => []); // no spots if the browser has no storage
   if (!still()) return;
   const another = needsAnotherPhoto(answer);
   const close = () => {
@@ -144,7 +144,7 @@ async function keep(current: Draft, answer: Answer, square: Blob, save: HTMLButt
   }
 }
 
-/** The result of the check in progress, for a doctor. */
+/** The report of the check in progress, for a doctor. */
 export function reportScreen(): void {
   const current = draft();
   if (!current?.answer) return go("/", { replace: true });

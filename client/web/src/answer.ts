@@ -1,16 +1,16 @@
-// What the page keeps of an answer, whoever gave it.
+// An answer as the page stores it, from the server or this device.
 
 import type { ClassifyResponse, ClassScore, Reason, Verdict } from "./api.gen";
 
-/** What the malignancy risk calls for; "none" where nothing may be said of the spot. */
+/** Advice by malignancy risk; "none" if nothing may be said of the spot. */
 export const LEVELS = ["none", "low", "intermediate", "high"] as const;
 export type Level = (typeof LEVELS)[number];
 
 export interface Score {
   code: string;
-  /** What people call it. */
+  /** Common name. */
   name: string;
-  /** What physicians call it. */
+  /** Medical name. */
   medical: string;
   probability: number;
   std: number;
@@ -25,15 +25,15 @@ export interface Answer {
   verdict: Verdict;
   reasons: Reason[];
   level: Level;
-  /** Probability of cancer as the model has it, 0 to 1; null where no level may be said. */
+  /** The model's probability of cancer, 0 to 1; null if no level may be said. */
   risk: number | null;
-  /** Code of the class that may be named as the answer; empty when none may. */
+  /** Code of the class that may be named as the answer; empty for none. */
   namedClass: string;
   scores: Score[];
   viewsUsed: number;
   viewsAsked: number;
   requestId: string;
-  /** Whether the check for photos that show no skin was made. */
+  /** Whether the check for photos without skin was made. */
   skinChecked: boolean;
   totalMs: number;
 }
@@ -48,12 +48,12 @@ const PHOTO_REASONS = new Set<Reason>([
   "REASON_UNIFORM",
 ]);
 
-/** Whether the first thing to do is to take another photo. */
+/** Whether to take another photo first. */
 export function needsAnotherPhoto({ verdict, reasons }: Pick<Answer, "verdict" | "reasons">): boolean {
   return verdict === "VERDICT_REJECTED" || reasons.some((reason) => PHOTO_REASONS.has(reason));
 }
 
-/** Read the server's answer; what is missing counts as the worst it could be. */
+/** Read the server's answer; a missing field counts as the worst value. */
 export function fromServer(response: ClassifyResponse): Answer {
   const verdict = response.verdict ?? "VERDICT_UNCERTAIN";
   const rejected = verdict === "VERDICT_REJECTED";
@@ -78,7 +78,7 @@ export function fromServer(response: ClassifyResponse): Answer {
   };
 }
 
-/** LOW needs a confident answer without a reason against it; whatever else says LOW doesn't rule cancer out. */
+/** LOW counts only in a confident answer without reasons against it. */
 function levelOf({ verdict, reasons = [], malignancy }: ClassifyResponse): Level {
   if (verdict === "VERDICT_REJECTED") return "none";
   const sure = verdict === "VERDICT_CONFIDENT" && reasons.length === 0;

@@ -1,4 +1,4 @@
-// Asking the server, and what can go wrong on the way.
+// Requests to the server, and their failures.
 
 import { type Answer, fromServer } from "./answer";
 import type { ClassifyResponse, GetModelResponse, ListModelsResponse, Model, Status } from "./api.gen";
@@ -6,7 +6,7 @@ import { get } from "./store";
 
 export type Trouble = "lost" | "portal" | "key" | "busy" | "slow" | "photo" | "failed";
 
-/** Why there is no answer; `words` are the server's own, `seconds` what it asks to wait. */
+/** Why there is no answer; `words` is the server's message, `seconds` how long it asks to wait. */
 export class NoAnswer extends Error {
   constructor(
     readonly trouble: Trouble,
@@ -22,7 +22,7 @@ export function troubleOf(error: unknown): Trouble {
 }
 
 const PATIENCE_MS = 45_000;
-/** Most seconds to wait and ask again without telling: limits on bursts are over sooner. */
+/** Longest wait, in seconds, before a retry that the person does not see; limits on bursts are shorter. */
 const MOST_WAIT_S = 3;
 const TROUBLES: Record<number, Trouble> = { 400: "photo", 401: "key", 403: "key", 408: "lost", 413: "photo", 429: "busy", 504: "slow" };
 
@@ -43,7 +43,7 @@ async function ask<T>(path: string, init: RequestInit, cancel?: AbortSignal): Pr
 
 async function once<T>(path: string, init: RequestInit, cancel?: AbortSignal): Promise<T> {
   const key = get("key");
-  if (key && /[^!-~]/.test(key)) throw new NoAnswer("key"); // quotes of a chat, for example: fetch would refuse the header
+  if (key && /[^!-~]/.test(key)) throw new NoAnswer("key"); // fetch refuses such a header; typographic quotes from a chat, for example
   const headers = { ...(init.headers as Record<string, string>), ...(key ? { "x-api-key": key } : {}) };
   const signal = AbortSignal.any([AbortSignal.timeout(PATIENCE_MS), ...(cancel ? [cancel] : [])]);
   try {
@@ -78,7 +78,7 @@ export async function models(): Promise<Model[]> {
   return all.flatMap((one) => (one.status === "fulfilled" && one.value.model ? [one.value.model] : []));
 }
 
-/** Whether a model has a version that was trained and can answer. */
+/** Whether a model has a trained version that can answer. */
 export function trained(model: Model): boolean {
   return (model.versions ?? []).some((v) => v.ready && v.card?.provenance?.training === "TRAINING_TRAINED");
 }

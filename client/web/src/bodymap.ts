@@ -1,4 +1,4 @@
-// Where on the body a spot is: a list for everyone, and two drawings for those who would rather point.
+// The place of a spot on the body: a list, and two drawings to point at.
 
 import { h, svg } from "./dom";
 import { choice } from "./screen";
@@ -6,7 +6,7 @@ import { language, t } from "./strings";
 
 type Side = "front" | "back";
 
-/** A point on one of the drawings, 100 wide and 200 high, and the region it lies in. */
+/** A point on one of the drawings (100 wide, 200 high), and its region. */
 export interface Place {
   side: Side;
   region: string;
@@ -14,7 +14,7 @@ export interface Place {
   y: number;
 }
 
-/** Middle of each region as seen from the front, or from behind; right and left are the person's own. */
+/** Centre of each region, from the front or behind; right and left are the person's. */
 export const REGIONS: Record<Side, Record<string, [x: number, y: number]>> = {
   front: {
     head: [50, 16], neck: [50, 32], chest: [50, 50], belly: [50, 74], hips: [50, 95],
@@ -50,7 +50,7 @@ const WORDS: Record<string, { en: string; id: string }> = {
 const BODY =
   "M50 4a12 12 0 0 0-6 22v6c-8 2-18 3-20 12l-7 50c-1 8 5 8 6 1l9-38 2 26-3 40 3 66c0 6 13 6 13 0l3-70 3 70c0 6 13 6 13 0l3-66-3-40 2-26 9 38c1 7 7 7 6-1l-7-50c-2-9-12-10-20-12v-6a12 12 0 0 0-6-22z";
 
-/** A place in words; empty when there is none. */
+/** A place in words; empty for none. */
 export function place(where: Place | null): string {
   const words = where && Object.hasOwn(WORDS, where.region) && WORDS[where.region];
   return words ? `${words[language()]} (${t(where.side === "front" ? "front" : "backSide")})` : "";
@@ -66,7 +66,7 @@ function nearest(side: Side, x: number, y: number): string {
   return Object.entries(REGIONS[side]).sort((one, other) => distance(one) - distance(other))[0]![0];
 }
 
-/** Make the list and the drawings; tell of another place. */
+/** Make the list and the drawings; call back on another place. */
 export function makeBodyMap(given: Place | null, changed: (now: Place | null) => void): HTMLElement {
   const all = (["front", "back"] as const).flatMap((side) => Object.keys(REGIONS[side]).map((region) => named(side, region)));
   const options = all.map((one): [string, string] => [`${one.side} ${one.region}`, place(one)]);

@@ -1,4 +1,4 @@
-// The camera, over the whole screen: a live picture, what to do better, and the shutter.
+// The full-screen camera: live picture, hints, shutter.
 
 import { chooser } from "./check";
 import { h, icon } from "./dom";
@@ -19,7 +19,7 @@ const REASONS: Record<string, Key> = {
   OverconstrainedError: "cameraNone",
 };
 
-/** Why there is no camera, as words of the page. */
+/** Why there is no camera, as a key of the texts. */
 class NoCamera extends Error {
   constructor(readonly key: Key) {
     super(key);
@@ -60,12 +60,12 @@ export async function cameraScreen(facing = "environment"): Promise<void> {
     await service.refresh();
     timer = gone ? 0 : window.setInterval(() => coach(video, words), LOOK_EVERY_MS);
   } catch (error) {
-    close(); // it may be open though it does not play: who leaves meanwhile interrupts that
+    close(); // it may be open without playing, if the person left meanwhile
     if (!gone) noCamera(error, screen);
   }
 }
 
-/** Open the camera on the back of the phone, or the other one. */
+/** Open the phone's back camera, or the front one. */
 async function open(video: HTMLVideoElement, facing: string): Promise<MediaStream> {
   if (!isSecureContext) throw new NoCamera("cameraInsecure");
   if (!navigator.mediaDevices?.getUserMedia) throw new NoCamera("cameraNone");
@@ -79,7 +79,7 @@ async function open(video: HTMLVideoElement, facing: string): Promise<MediaStrea
   return video.srcObject;
 }
 
-/** A button for the camera's light; null when it has none. */
+/** A button for the camera's light; null if it has none. */
 function torch(stream: MediaStream): HTMLElement | null {
   const track = stream.getVideoTracks()[0];
   const able = track?.getCapabilities?.() as { torch?: boolean } | undefined;
@@ -93,7 +93,7 @@ function torch(stream: MediaStream): HTMLElement | null {
   return made;
 }
 
-/** Measure what the camera sees as the server would, and say what to do better. */
+/** Measure the live picture as the server would a photo, and show hints. */
 function coach(video: HTMLVideoElement, words: HTMLElement): void {
   const limits = service.limits();
   if (!limits || video.videoWidth === 0) return;
@@ -117,7 +117,7 @@ async function shoot(video: HTMLVideoElement): Promise<void> {
   go("/check/frame");
 }
 
-/** Say why there is no camera, and the ways out. */
+/** Say why there is no camera, and what to do instead. */
 function noCamera(error: unknown, screen: HTMLElement): void {
   document.body.classList.remove("camera");
   const key = error instanceof NoCamera ? error.key : "cameraBusy";

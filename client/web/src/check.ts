@@ -1,4 +1,4 @@
-// The first screen: take or choose a photo, or go on with the one that is there.
+// The first screen: take or choose a photo, or continue with the current one.
 
 import { discard, draft, expect, begin } from "./draft";
 import { h, icon } from "./dom";
@@ -47,7 +47,7 @@ function stateOfService(): Node[] {
   return service.models().length === 0 ? banner("noModel") : [];
 }
 
-/** The photo that the person was working on. */
+/** The photo of the check in progress. */
 function continued(): HTMLElement | null {
   const current = draft();
   if (!current) return null;
@@ -68,20 +68,20 @@ function continued(): HTMLElement | null {
   );
 }
 
-/** Take a photo, as the beginning of a check: of a spot of the history, if one is named. */
+/** Start a check with the camera; `spot` names the spot of the history, if it is one. */
 export function takePhoto(spot = ""): void {
   expect(spot);
   go("/check/camera");
 }
 
-/** A button that lets one choose a photo; with `capture`, the phone's own camera makes it. */
+/** A button to choose a photo; with `capture`, the phone's camera app takes it. */
 export function chooser(words: string, symbol: string, { capture = false, className = "" } = {}): HTMLElement {
   const made = fileButton(words, symbol, "image/jpeg,image/png,image/webp", capture ? "captured" : "file", (file) => void open(file), className);
   if (capture) made.querySelector("input")?.setAttribute("capture", "environment");
   return made;
 }
 
-/** Begin a check with a photo, however it came: chosen, dropped, pasted or shared. */
+/** Start a check with a photo that was chosen, dropped, pasted or shared. */
 export async function open(file: Blob): Promise<void> {
   try {
     const bitmap = await decode(file);
@@ -102,16 +102,16 @@ async function reason(file: Blob, error: unknown): Promise<Key> {
 
 const SHARED = "/app/shared-photo";
 
-/** A photo that another app shared with this one; the service worker has put it into a cache. */
+/** The photo that another app shared; the service worker put it into a cache. */
 export async function sharedScreen(): Promise<void> {
-  const found = await globalThis.caches?.match(SHARED).catch(() => undefined); // without https there are none
+  const found = await globalThis.caches?.match(SHARED).catch(() => undefined); // no caches without https
   go("/", { replace: true });
   if (!found) return;
   await caches.delete("dermserve-shared");
   await open(await found.blob());
 }
 
-/** Say something of a whole photo while it is dragged over the page, and take it where it is dropped, or pasted. */
+/** Take photos that are dropped on the page or pasted; show a hint while one is dragged. */
 export function listenForPhotos(): void {
   const { classList } = document.body;
   document.addEventListener("dragover", (event) => {
@@ -132,7 +132,7 @@ export function listenForPhotos(): void {
   });
 }
 
-/** The photo that is looked at, whole. */
+/** The whole photo of the check. */
 export function shot(picture: Blob): HTMLElement {
   return h("figure", { className: "shot" }, image(picture, t("analysed")));
 }

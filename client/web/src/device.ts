@@ -1,5 +1,5 @@
-// Answering on the device: LiteRT.js runs model.tflite as the server runs its own, and the card's thresholds decide.
-// Loaded only when there is something to do for it.
+// Answers on the device: LiteRT.js runs model.tflite, and the card's thresholds decide.
+// Imported only when needed.
 
 import { type CompiledModel, loadAndCompile, loadLiteRt, Tensor } from "@litertjs/core";
 import type { Answer } from "./answer";
@@ -23,7 +23,7 @@ export function load(url: string): Promise<CompiledModel> {
   return loading;
 }
 
-/** What the model gives for one view: probabilities, and the out-of-distribution score if it has that output. */
+/** The model's outputs for one view: probabilities, and the out-of-distribution score if it has one. */
 export async function infer(model: CompiledModel, pixels: Pixels, card: Card): Promise<{ probabilities: number[]; oodScore: number | null }> {
   const { height = 224, width = 224 } = card.input ?? {};
   const input = new Tensor(pixels, [1, height, width, 3]);
@@ -38,7 +38,7 @@ export async function infer(model: CompiledModel, pixels: Pixels, card: Card): P
   return { probabilities, oodScore: score !== undefined && Number.isFinite(score) ? score : null };
 }
 
-/** Answer for a square photo, by the card. */
+/** Classify a square photo by the card. */
 export async function answer(
   photo: HTMLCanvasElement,
   url: string,
@@ -54,7 +54,7 @@ export async function answer(
   const seen = [];
   for (const name of names) {
     seen.push(await infer(model, view(pixels, side, name), card));
-    await new Promise((resolve) => setTimeout(resolve)); // the page stays alive between views
+    await new Promise((resolve) => setTimeout(resolve)); // lets the page respond between views
   }
   const found = { probabilities: seen.map((one) => one.probabilities), oodScore: seen[0]?.oodScore ?? null };
   return {

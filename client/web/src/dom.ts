@@ -1,4 +1,4 @@
-// The little that replaces a framework.
+// Helpers that make HTML and SVG elements.
 
 type Child = Node | string | null | undefined | false;
 type Props = Record<string, unknown>;
@@ -45,7 +45,7 @@ const PATHS: Record<string, string> = {
   phone: "M8 3h8v18H8z M11 18h2",
 };
 
-/** Make an element of a drawing. */
+/** Make an SVG element. */
 export function svg(tag: string, attributes: Record<string, string | number>, ...children: Node[]): SVGElement {
   const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, String(value));
@@ -53,7 +53,7 @@ export function svg(tag: string, attributes: Record<string, string | number>, ..
   return element;
 }
 
-/** A line icon; decoration, so hidden from screen readers. */
+/** A line icon, hidden from screen readers. */
 export function icon(name: string): SVGElement {
   return svg("svg", { viewBox: "0 0 24 24", class: "icon", "aria-hidden": "true" }, svg("path", { d: PATHS[name] ?? "" }));
 }

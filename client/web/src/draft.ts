@@ -1,5 +1,5 @@
-// The check in progress: photo, frame, questions and answer. This tab keeps it, so that neither Back nor a reload loses it;
-// it goes with the tab.
+// The check in progress: photo, frame, questions and answer. In sessionStorage, so that it survives Back and a reload,
+// until the tab is closed.
 
 import type { Answer } from "./answer";
 import { blobOf, cut, encode, type Frame, wholeFrame } from "./pixels";
@@ -11,11 +11,11 @@ export interface Draft {
   frame: Frame;
   questions: Questions;
   answer: Answer | null;
-  /** When the answer was given. */
+  /** Time of the answer. */
   time: number;
-  /** Spot of the history that it is a photo of; empty for a new one. */
+  /** Id of the spot in the history; empty for a new one. */
   spot: string;
-  /** How deep in the browser's history the check began. */
+  /** Number of screens before the check in the browser's history. */
   start: number;
 }
 
@@ -33,7 +33,7 @@ export function draft(): Draft | null {
   return current;
 }
 
-/** Say which spot the next photo is of, and that the check begins on this screen. */
+/** Set the spot of the next photo, and this screen as the start of the check. */
 export function expect(spot: string): void {
   ahead = { spot, start: here() };
 }
@@ -47,7 +47,7 @@ export async function begin(bitmap: ImageBitmap): Promise<void> {
   await keepPhoto(bitmap);
 }
 
-/** Change the check in progress; another frame makes an answer void. */
+/** Change the check in progress; a new frame drops the answer. */
 export function change(what: Partial<Omit<Draft, "bitmap" | "start">>): void {
   if (!current) return;
   Object.assign(current, what, what.frame ? { answer: null } : {});
@@ -59,17 +59,17 @@ export function discard(): void {
   forget();
 }
 
-/** Nothing of an earlier photo may be left where the next one finds no room. */
+/** Remove an earlier check, so that none is left if the next does not fit. */
 function forget(): void {
   try {
     sessionStorage.removeItem(META);
     sessionStorage.removeItem(PHOTO);
   } catch {
-    // Nothing was kept, then.
+    // Without storage nothing was kept.
   }
 }
 
-/** The square that is or was looked at, as the history keeps it. */
+/** The framed square, as the history stores it. */
 export function picture({ bitmap, frame }: Draft): Blob {
   const photo = cut(bitmap, frame);
   return encode(photo, Math.min(KEPT_SIDE, photo.width));
@@ -82,7 +82,7 @@ function keep(): void {
   try {
     sessionStorage.setItem(META, JSON.stringify({ ...rest, frame: scaled }));
   } catch {
-    // Then a reload begins anew.
+    // Not stored: a reload starts again.
   }
 }
 
@@ -94,7 +94,7 @@ async function keepPhoto(bitmap: ImageBitmap): Promise<void> {
     canvas.height = Math.round(bitmap.height * scale);
     canvas.getContext("2d")?.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
     try {
-      sessionStorage.setItem(PHOTO, canvas.toDataURL("image/jpeg", 0.92)); // encoded anew: without place and time
+      sessionStorage.setItem(PHOTO, canvas.toDataURL("image/jpeg", 0.92)); // encoded again: without metadata
       return keep();
     } catch {
       continue;
@@ -102,7 +102,7 @@ async function keepPhoto(bitmap: ImageBitmap): Promise<void> {
   }
 }
 
-/** Take up what this tab had before a reload. */
+/** Restore the check after a reload. */
 export async function restore(): Promise<void> {
   try {
     const meta = sessionStorage.getItem(META);

@@ -1,4 +1,4 @@
-// Framing the spot: a square over the photo, moved by finger, mouse or keys; and what the person says about it.
+// The frame screen: a square over the photo, moved by finger, mouse or keys; and the questions.
 
 import { h } from "./dom";
 import { change, draft } from "./draft";
@@ -32,7 +32,7 @@ export function frameScreen(): void {
   );
 }
 
-/** Make the square and its controls over a photo; tell of every change of the frame. */
+/** Make the square and its controls over a photo; call back on every change of the frame. */
 function makeCropper(bitmap: ImageBitmap, given: Frame, changed: (frame: Frame) => void): HTMLElement {
   const frame = { ...given };
   const whole = wholeFrame(bitmap).side;
@@ -53,7 +53,7 @@ function makeCropper(bitmap: ImageBitmap, given: Frame, changed: (frame: Frame) 
   };
 
   const move = (dx: number, dy: number) => {
-    // Screen to photo: undo the turns.
+    // From screen to photo: undo the turns.
     const angle = (-frame.turns * Math.PI) / 2;
     frame.x += dx * Math.cos(angle) - dy * Math.sin(angle);
     frame.y += dx * Math.sin(angle) + dy * Math.cos(angle);
@@ -119,7 +119,7 @@ function makeCropper(bitmap: ImageBitmap, given: Frame, changed: (frame: Frame) 
   );
 }
 
-/** Tell of drags with one finger or the mouse, and of pinches with two. */
+/** Call back on drags with one finger or the mouse, and on pinches with two. */
 function followFingers(target: HTMLElement, drag: (dx: number, dy: number) => void, pinch: (by: number) => void): void {
   const fingers = new Map<number, { x: number; y: number }>();
   const span = () => {

@@ -1,4 +1,4 @@
-// The drawn guide: one right photo and four wrong ones.
+// The drawn guide: one good photo and four bad ones.
 
 import { h, icon, svg } from "./dom";
 import { type Key, t } from "./strings";
@@ -17,7 +17,7 @@ function spot(attributes: Record<string, string | number> = {}): SVGElement {
   return svg("path", { d: SHAPE, fill: SPOT, ...attributes });
 }
 
-/** The spot without a sharp edge: rings that fade out, as a filter would cost more than it shows. */
+/** A blurred spot, drawn as rings that fade out: a blur filter is slow. */
 function blurred(): SVGElement[] {
   return [26, 22, 18, 14, 10].map((r) => svg("circle", { cx: 50, cy: 50, r, fill: SPOT, opacity: 0.22 }));
 }

@@ -1,4 +1,4 @@
-// What was saved: spots and the photos of them, in this browser's IndexedDB and nowhere else.
+// Saved spots and their photos, in this browser's IndexedDB and nowhere else.
 
 import type { Answer } from "./answer";
 import type { Place } from "./bodymap";
@@ -11,11 +11,11 @@ export interface Spot {
   name: string;
   place: Place | null;
   notes: string;
-  /** Day on which to look at it again, YYYY-MM-DD; empty for none. */
+  /** Day to check it again, YYYY-MM-DD; empty for none. */
   again: string;
 }
 
-/** One photo of a spot, and what was said of it. */
+/** One photo of a spot, and its answer. */
 export interface Entry {
   id: string;
   spot: string;
@@ -25,7 +25,7 @@ export interface Entry {
   questions: Questions;
 }
 
-/** Spots and photos that belong together: all of them, or what was removed. */
+/** Spots with their photos: all of them, or those removed. */
 export interface Kept {
   spots: Spot[];
   entries: Entry[];
@@ -35,7 +35,7 @@ const SPOTS = "spots";
 const ENTRIES = "photos";
 const VERSION = 2;
 
-/** Tells the other tabs that something changed. */
+/** Tells other tabs of changes. */
 const channel = "BroadcastChannel" in globalThis ? new BroadcastChannel("dermserve.history") : null;
 
 export function onChange(then: () => void): void {
@@ -54,7 +54,7 @@ function database(): Promise<IDBDatabase> {
   });
 }
 
-/** Do all of it, or nothing. */
+/** Run one transaction: all of it, or nothing. */
 async function run<T>(mode: IDBTransactionMode, work: (spots: IDBObjectStore, entries: IDBObjectStore) => IDBRequest<T> | void): Promise<T> {
   const db = await database();
   try {
@@ -90,14 +90,14 @@ export async function all(): Promise<Kept> {
   return { spots: await spots(), entries: await entries() };
 }
 
-/** One spot with its photos, the latest first; null when it is gone. */
+/** One spot with its photos, the latest first; null if it was removed. */
 export async function spotOf(id: string): Promise<{ spot: Spot; photos: Entry[] } | null> {
   const kept = await all();
   const spot = kept.spots.find((one) => one.id === id);
   return spot ? { spot, photos: kept.entries.filter((entry) => entry.spot === id) } : null;
 }
 
-/** Save a photo, under a spot that is there or a new one. */
+/** Save a photo of an existing or a new spot. */
 export async function save(what: Omit<Entry, "id">): Promise<Entry> {
   const known = await spots();
   const spot = known.find(({ id }) => id === what.spot) ?? { id: newId(), name: freeName(known), place: null, notes: "", again: "" };
@@ -116,7 +116,7 @@ function freeName(known: Spot[]): string {
   return t("spotName", { n });
 }
 
-/** Change some of a spot, and nothing that another tab has changed since; a spot that is gone stays gone. */
+/** Change some fields of a spot. Others keep what another tab wrote; a removed spot stays removed. */
 export function change(id: string, what: Partial<Omit<Spot, "id">>): Promise<void> {
   return write((spots) => {
     const request: IDBRequest<Spot | undefined> = spots.get(id);
@@ -124,7 +124,7 @@ export function change(id: string, what: Partial<Omit<Spot, "id">>): Promise<voi
   });
 }
 
-/** Put spots and photos there; those that are there already stay as they are. Returns how many photos are new. */
+/** Add spots and photos; existing ones are kept unchanged. Returns how many photos are new. */
 export async function add(kept: Kept): Promise<number> {
   const now = await all();
   const spotsThere = new Set(now.spots.map(({ id }) => id));
@@ -137,7 +137,7 @@ export async function add(kept: Kept): Promise<number> {
   return fresh.length;
 }
 
-/** Remove spots and photos. A spot without photos stays: its name, place and notes are the person's. */
+/** Remove spots and photos. A spot without photos stays, for its name, place and notes. */
 export async function remove(kept: Kept): Promise<void> {
   await write((spots, entries) => {
     for (const { id } of kept.spots) spots.delete(id);

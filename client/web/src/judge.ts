@@ -1,10 +1,10 @@
-// What an answer on the device may be used for: the server's rules (serving/dermserve/gateway/answer.py), by the card.
+// Verdict and risk of an answer on the device, by the server's rules (serving/dermserve/gateway/answer.py) and the card.
 
 import type { Level, Score } from "./answer";
 import type { Calibration, Card, QualityLimits, Reason, Verdict } from "./api.gen";
 import type { Measures } from "./measure";
 
-/** What the model gave for the views of a photo, the identity first. */
+/** The model's outputs for the views of a photo, the identity view first. */
 export interface Seen {
   /** One row a view. */
   probabilities: number[][];
@@ -18,7 +18,7 @@ export interface Judgement {
   level: Level;
   risk: number | null;
   namedClass: string;
-  /** The most probable first. */
+  /** Most probable first. */
   scores: Score[];
   skinChecked: boolean;
 }
@@ -30,7 +30,7 @@ interface Reduced {
   riskStd: number;
 }
 
-/** Judge as the server does. Without the check for skin, though, an answer is neither confident nor of low risk. */
+/** Judge as the server does. Without the check for skin, an answer is neither confident nor of low risk. */
 export function judge(seen: Seen, measures: Measures, card: Card): Judgement {
   const fitted = card.calibration ?? {};
   const skinChecked = seen.oodScore !== null && fitted.maxOodScore !== undefined;
@@ -86,12 +86,12 @@ function* allReasons(seen: Seen, measures: Measures, reduced: Reduced, fitted: C
   if (above(reduced.riskStd, fitted.maxViewStd)) yield "REASON_VIEW_DISAGREEMENT";
 }
 
-/** Say what is wrong with a photo. */
+/** The reasons against a photo's quality. */
 export function* quality(measures: Measures, limits: QualityLimits): Generator<Reason> {
   if (below(measures.midtones, limits.minMidtones) || below(measures.highlights, limits.minHighlights)) yield "REASON_TOO_DARK";
   if (above(measures.midtones, limits.maxMidtones) || above(measures.glare, limits.maxGlare)) yield "REASON_TOO_BRIGHT";
   if (below(measures.contrast, limits.minContrast)) {
-    yield "REASON_UNIFORM"; // neither colour nor detail of an even area says anything
+    yield "REASON_UNIFORM"; // colour and detail of an even area mean nothing
     return;
   }
   const hasCast =
@@ -111,7 +111,7 @@ function below(value: number, limit: number | undefined): boolean {
   return limit !== undefined && value < limit;
 }
 
-/** Whether cancer is neither ruled out nor in; not ruled in while a benign class is the most probable. */
+/** Whether cancer is neither ruled out nor in: the risk is between the thresholds, or disagrees with the top class. */
 function isOpen({ risk, topMalignant }: Reduced, fitted: Calibration): boolean {
   if (risk < (fitted.ruleOut?.threshold ?? 0)) return topMalignant;
   return risk < (fitted.ruleIn?.threshold ?? 0) || !topMalignant;

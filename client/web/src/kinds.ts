@@ -1,4 +1,4 @@
-// The kinds of spots that models know: what people call them, what they are, and where that is from.
+// The kinds of spots that models know: common names, descriptions, sources.
 
 import { type Language, language } from "./strings";
 
@@ -8,7 +8,7 @@ type Words = readonly [string, string, string];
 interface Kind {
   source: readonly [name: string, url: string];
   en: Words;
-  /** Names in English, where the server says none, and in Indonesian. */
+  /** Names in English, if the server gives none, and in Indonesian. */
   name: string;
   nama: string;
   id: Words;
@@ -155,13 +155,13 @@ const KINDS: Record<string, Kind> = {
   },
 };
 
-/** What is known of a kind in the chosen language; null of one that isn't here. */
+/** A kind in the chosen language; null if unknown. */
 export function kindOf(code: string): { words: Words; source: readonly [string, string] } | null {
-  const kind = Object.hasOwn(KINDS, code) && KINDS[code]; // the code may come from a file or an address
+  const kind = Object.hasOwn(KINDS, code) && KINDS[code]; // the code may come from a file or a URL
   return kind ? { words: kind[language() satisfies Language], source: kind.source } : null;
 }
 
-/** What people call a kind, given the server's English name where there is one. */
+/** Common name of a kind; `name` is the server's English one, if any. */
 export function className(code: string, name = KINDS[code]?.name ?? code): string {
   return language() === "id" ? (KINDS[code]?.nama ?? name) : name;
 }

@@ -1,4 +1,4 @@
-// What it can and can't see, how good it is, who made it, privacy, and the kinds of spots.
+// The screens about the model (what it can see, how good it is, who made it), privacy, and the kinds of spots.
 
 import type { OperatingPoint, Share } from "./api.gen";
 import { h } from "./dom";
@@ -10,7 +10,7 @@ import * as service from "./service";
 import { t } from "./strings";
 
 export async function learnScreen(_: string, still: () => boolean): Promise<void> {
-  // What the card says comes when it is there: a network that leads nowhere keeps nobody waiting for the rest.
+  // The card's part is filled in when it arrives, so that a slow network does not hold up the rest.
   const known = h("div", {}, ...kinds());
   const good = h("div", { className: "prose" });
   const licensed = h("div", {});
@@ -42,7 +42,7 @@ function kinds(): HTMLElement[] {
   return [h("h3", {}, t("kinds")), h("ul", {}, ...lines)];
 }
 
-/** The card's figures, measured on test photos, in whole photos of a hundred. */
+/** The card's figures on test photos, as photos in a hundred. */
 function figures(ruleOut: OperatingPoint | undefined): HTMLElement[] {
   const { sensitivity, specificity } = ruleOut ?? {};
   if (!sensitivity || !specificity) return [h("p", {}, t("goodUnknown"))];

@@ -1,4 +1,4 @@
-// The page: its screens and their addresses, and what it listens to.
+// Entry point: screens by address, and listeners of the page.
 
 import { reportScreen, resultScreen } from "./analyse";
 import { cameraScreen } from "./camera";
@@ -15,15 +15,15 @@ import { historyScreen, photoScreen, savedReportScreen, spotScreen } from "./spo
 import * as store from "./store";
 import { t } from "./strings";
 
-/** Whether the person is not typing something that a repaint would take away. */
+/** Whether a repaint would lose nothing that the person is typing. */
 function idle(): boolean {
   return !document.activeElement?.matches("input, textarea, select, canvas");
 }
 
-/** Whether what is shown has changed elsewhere, in another tab, while the person was typing. */
+/** Whether another tab changed what is shown while the person was typing. */
 let stale = false;
 
-/** Show the screen anew, but not while the person types, who may have begun while it was read. */
+/** Show the screen again, but not while the person types; checked again after reading. */
 function repaint(): void {
   stale = !idle();
   if (!stale) render(() => !(stale = !idle()), scrollY);
@@ -31,12 +31,12 @@ function repaint(): void {
 
 function listen(): void {
   document.querySelector(".skip")?.addEventListener("click", (event) => {
-    event.preventDefault(); // the address says which screen is shown
+    event.preventDefault(); // the part after # names the screen, not an element
     document.getElementById("main")?.focus();
   });
   store.onChange(() => !path().startsWith("/check") && repaint());
   records.onChange(() => path().startsWith("/history") && repaint());
-  // After the click that may have ended the typing, whose target a repaint would take away.
+  // Later, because a click may have ended the typing, and a repaint would remove its target.
   addEventListener("focusout", () => setTimeout(() => stale && !path().startsWith("/check") && repaint(), 300));
   for (const change of ["online", "offline"]) {
     addEventListener(change, () => void service.refresh(true).then(() => path() === "/" && repaint()));
@@ -44,7 +44,7 @@ function listen(): void {
   listenForPhotos();
 }
 
-/** Let the page open without a network, and tell when a newer one has come. */
+/** Register the service worker, and say when a newer page has come. */
 function work(): void {
   if (!("serviceWorker" in navigator)) return;
   const before = navigator.serviceWorker.controller;

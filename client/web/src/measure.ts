@@ -1,8 +1,8 @@
-// What a photo looks like, in numbers: the server's measures (serving/dermserve/imaging/measure.py), by the same formulas.
+// The server's measures of photo quality (serving/dermserve/imaging/measure.py), by the same formulas.
 
 import type { Pixels } from "./pixels";
 
-/** Of one photo at the model's size; the server's `Measures` says what each one is. */
+/** Measures of one photo at the model's input size; the server's `Measures` documents each. */
 export interface Measures {
   midtones: number;
   highlights: number;
@@ -17,7 +17,7 @@ export interface Measures {
 const GLARE = 248;
 const OTHERS = 0.75;
 const BLOCK = 8;
-/** Down, across, and how much larger second differences are along it. */
+/** Rows, columns, and how much larger second differences are in this direction. */
 const DIRECTIONS = [[0, 1, 1], [1, 0, 1], [1, 1, 1.6], [1, -1, 1.6]] as const;
 
 /** One value per pixel. */
@@ -49,7 +49,7 @@ export function measure(pixels: Pixels, side: number): Measures {
   };
 }
 
-/** The spread of colour that a straight line over luma doesn't explain. */
+/** Spread of colour that a linear function of luma doesn't explain. */
 function color(luma: Float32Array, differences: Float32Array[]): number {
   const light = centred(luma);
   const power = dot(light, light);
@@ -88,7 +88,7 @@ function halve(value: (i: number) => number, side: number): Plane {
   return { values: means, side: half };
 }
 
-/** Mean absolute second difference of pixels so far apart. */
+/** Mean absolute second difference of pixels at this distance. */
 function bend({ values, side }: Plane, lag: number, down: number, across: number): number {
   const step = (down * side + across) * lag;
   let sum = 0;

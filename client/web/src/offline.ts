@@ -1,18 +1,18 @@
-// Whether this device can answer by itself, and making it so.
+// The model and runtime that let this device answer offline: what is offered, downloading, removing.
 
 import type { Answer } from "./answer";
 import * as api from "./api";
 import type { Card } from "./api.gen";
 import { get, remove, set } from "./store";
 
-/** What the server offers for the device. */
+/** The model and runtime that the server offers. */
 interface Offer {
   runtime: boolean;
   model?: string;
   version?: string;
 }
 
-/** What this device has fetched; bytes in all. */
+/** What this device has downloaded, and its total bytes. */
 export interface Prepared {
   url: string;
   bytes: number;
@@ -35,13 +35,13 @@ export function prepared(): Prepared | null {
   }
 }
 
-/** Remove what this device has fetched. */
+/** Remove everything downloaded. */
 export async function forget(): Promise<void> {
   remove("device");
   await caches.delete(CACHE);
 }
 
-/** The model on offer, unless this device has it already; null when there is none. */
+/** The offered model, if this device does not have it yet; null if there is none. */
 export async function offered(): Promise<{ model: string; version: string } | null> {
   try {
     const offer = (await (await fetch("/device/index.json")).json()) as Offer;
@@ -53,7 +53,7 @@ export async function offered(): Promise<{ model: string; version: string } | nu
   }
 }
 
-/** Fetch runtime, model and card, and try them once. */
+/** Download runtime, model and card, and run them once. */
 export async function prepare(offer: { model: string; version: string }, progress: (share: number) => void): Promise<void> {
   const card = await cardOf(offer);
   const url = `/device/${offer.model}/${offer.version}/model.tflite`;
@@ -72,7 +72,7 @@ export async function prepare(offer: { model: string; version: string }, progres
   const runner = await device();
   const model = await runner.load(url);
   const { height = 224, width = 224 } = card.input ?? {};
-  await runner.infer(model, new Uint8Array(height * width * 3), card); // throws when model and card differ
+  await runner.infer(model, new Uint8Array(height * width * 3), card); // throws if the model does not fit the card
   set("device", JSON.stringify({ url, bytes, version: offer.version, card } satisfies Prepared));
 }
 
@@ -83,7 +83,7 @@ async function cardOf(offer: { model: string; version: string }): Promise<Card> 
   return card;
 }
 
-/** Whether the browser has relaxed SIMD decides which of the two builds LiteRT.js loads. */
+/** Whether the browser has relaxed SIMD: LiteRT.js has a build for each case. */
 async function runtimeFiles(): Promise<string[]> {
   const probe = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 15, 1, 13, 0, 65, 1, 253, 15, 65, 2, 253, 15, 253, 128, 2, 11);
   return WebAssembly.validate(probe) ? RUNTIME : COMPAT;

@@ -1,6 +1,6 @@
-// Photo files to pixels: decoding, the square that is sent, and the same preprocessing as the server's.
+// From photo file to pixels: decoding, the square that is sent, and the server's preprocessing.
 
-/** A file that is no photo, or too small a one. */
+/** A file that is no photo, or a photo too small. */
 export class WrongPhoto extends Error {
   constructor(readonly small = false) {
     super("not a photo");
@@ -16,7 +16,7 @@ const SENT_SIDE = 1024;
 const QUALITY = 0.95;
 const LOSSLESS_SIDE = 448;
 
-/** Decode a photo file, upright, its colours in sRGB. */
+/** Decode a photo file: upright, in sRGB. */
 export async function decode(file: Blob): Promise<ImageBitmap> {
   let bitmap: ImageBitmap;
   try {
@@ -28,7 +28,7 @@ export async function decode(file: Blob): Promise<ImageBitmap> {
   return bitmap;
 }
 
-/** Whether a file says that it is HEIC, Apple's format, which most browsers can't decode. */
+/** Whether a file is HEIC, Apple's format, which most browsers can't decode. */
 export async function isHeic(file: Blob): Promise<boolean> {
   const head = await file.slice(4, 12).text();
   return head.startsWith("ftyp") && HEIC_BRANDS.includes(head.slice(4));
@@ -68,7 +68,7 @@ export function cut(bitmap: ImageBitmap, frame: Frame): HTMLCanvasElement {
   return canvas;
 }
 
-/** Encode anew: what the camera wrote beside the pixels (place, time, device) is gone. */
+/** Encode the pixels again, which drops the metadata (place, time, device). */
 export function encode(canvas: HTMLCanvasElement, side = canvas.width): Blob {
   let source = canvas;
   if (side !== canvas.width) {
@@ -79,20 +79,20 @@ export function encode(canvas: HTMLCanvasElement, side = canvas.width): Blob {
     context.imageSmoothingQuality = "high";
     context.drawImage(canvas, 0, 0, side, side);
   }
-  // What JPEG does to a small square shows in the probabilities once it is enlarged.
+  // PNG for small squares: JPEG artefacts, enlarged, change the probabilities.
   const type = source.width <= LOSSLESS_SIDE ? "image/png" : "image/jpeg";
-  // Not toBlob: Chromium waits with that until it is idle, up to 7 s while something moves on the screen.
+  // Not toBlob: Chromium runs it when idle, up to 7 s later while something is animated.
   return blobOf(source.toDataURL(type, QUALITY));
 }
 
-/** The picture that a data: URL holds; the page's own rules forbid it to fetch one. */
+/** Decode a data: URL; the page's content security policy forbids to fetch one. */
 export function blobOf(url: string): Blob {
   const [, type, data] = /^data:(image\/(?:png|jpeg));base64,(.+)$/.exec(url) ?? [];
   if (!type || !data) throw new Error("not a picture");
   return new Blob([Uint8Array.from(atob(data), (char) => char.charCodeAt(0))], { type });
 }
 
-/** RGB of a whole canvas, fitted to side × side as the server fits: centred, antialiased bilinear, rounded per pass. */
+/** RGB of a canvas, resized to side × side as the server does: centred, antialiased bilinear, rounded after each pass. */
 export function fit(canvas: HTMLCanvasElement, side: number): Pixels {
   const context = canvas.getContext("2d", { willReadFrequently: true });
   if (!context) throw new Error("no canvas");
@@ -123,7 +123,7 @@ export function fit(canvas: HTMLCanvasElement, side: number): Pixels {
   return new Uint8Array(pixels.buffer);
 }
 
-/** The share of each source pixel in each target pixel: a triangle as wide as the step. */
+/** Weight of each source pixel in each target pixel: a triangle as wide as the step. */
 function weights(from: number, to: number, offset: number): { first: number; shares: number[] }[] {
   const scale = from / to;
   const reach = Math.max(1, scale);

@@ -1,4 +1,4 @@
-// What the person says about the spot. It never leaves the device, and an alarm sign makes the advice stricter.
+// The questions about the spot. Answers never leave the device; an alarm sign makes the advice stricter.
 
 import { h } from "./dom";
 import { choice } from "./screen";
@@ -10,7 +10,7 @@ export const SINCE = ["", "weeks", "months", "years", "unknown"] as const;
 
 export interface Questions {
   signs: Sign[];
-  /** Said to have none of them; not the same as not answered. */
+  /** Answered "none of them"; differs from not answered. */
   none: boolean;
   since: (typeof SINCE)[number];
 }
@@ -19,18 +19,18 @@ export function noQuestions(): Questions {
   return { signs: [], none: false, since: "" };
 }
 
-/** What was said, as one line; empty when nothing was. */
+/** The answers in one line; empty if none was given. */
 export function said({ signs, none, since }: Questions): string {
   const words = signs.length > 0 ? signs.map((sign) => t(`sign_${sign}`)) : none ? [t("sign_none")] : [];
   return [...words, ...(since ? [`${t("since")} ${t(`since_${since}`)}`] : [])].join("; ");
 }
 
-/** The signs alone, in the middle of a sentence. */
+/** The signs, for the middle of a sentence. */
 export function signsOf({ signs }: Questions): string {
   return signs.map((sign) => `“${t(`sign_${sign}`)}”`).join(", ");
 }
 
-/** The questions, to be answered with a tap each. */
+/** The questions, each answered by a tap. */
 export function makeQuestions(given: Questions, changed: (now: Questions) => void): HTMLElement {
   const now = { ...given, signs: [...given.signs] };
   const boxes = new Map<Sign | "none", HTMLInputElement>();

@@ -1,4 +1,4 @@
-// A result on one page, to print or share for a doctor: with the medical words and the figures that a person doesn't need.
+// A result on one page for a doctor, to print or share: with medical terms and figures.
 
 import type { Answer } from "./answer";
 import { place } from "./bodymap";

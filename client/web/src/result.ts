@@ -1,4 +1,4 @@
-// How an answer is shown: what to do first, then why, and the classes and what gave the answer only when asked for.
+// The result: what to do first, then why; classes and technical details only on request.
 
 import { type Answer, type Level, needsAnotherPhoto, type Score } from "./answer";
 import { shot } from "./check";
@@ -7,7 +7,7 @@ import { className, kindOf } from "./kinds";
 import { said as answered, makeQuestions, noQuestions, type Questions, signsOf } from "./questions";
 import { isKey, type Key, number, t } from "./strings";
 
-/** What is said of an answer: a look, which differs from the others in shape and words and not in colour alone. */
+/** How an answer looks: each differs from the others in shape and text, not in colour alone. */
 interface Said {
   kind: Level;
   symbol: string;
@@ -23,12 +23,12 @@ export function said(answer: Answer, { signs }: Questions = noQuestions()): Said
   return { kind: "none", symbol: "cross", title: "noLevel", words: "noLevelWords" };
 }
 
-/** Say in a line what an answer says, or, with alarm signs, what to do. */
+/** The answer in a line; with alarm signs, what to do. */
 export function headline(answer: Answer, questions?: Questions): string {
   return t(said(answer, questions).title);
 }
 
-/** Make all of a result but its buttons; with `changed` the questions can be answered. */
+/** Make a result without its buttons; with `changed`, the questions can be answered. */
 export function makeResult(answer: Answer, picture: Blob, questions: Questions, changed?: (now: Questions) => void): HTMLElement {
   const top = h("div", {}, verdict(answer, questions));
   const answering = (now: Questions) => {
@@ -112,7 +112,7 @@ function bar(score: Score, answer: Answer): HTMLLIElement {
   );
 }
 
-/** What whoever runs the service needs to find this answer again. */
+/** What an operator needs to find this answer in the logs. */
 function facts(answer: Answer): HTMLElement {
   const rows: [Key, string][] = [
     ["version", `${answer.model} ${answer.version}`],

@@ -1,9 +1,9 @@
-// Screens by their address: #/history and so on. Every screen can be opened, reloaded and left with the browser's Back.
+// Screens by address (#/history, …). Every screen can be opened, reloaded and left with the browser's Back.
 
-/** Shows a screen; `still` says whether it is the one to be shown, which it may not be after waiting. */
+/** Shows a screen; `still` says whether the address is still its own, which may change while it waits. */
 export type Screen = (parameter: string, still: () => boolean) => void | Promise<void>;
 
-/** What is kept beside each address: how many screens lie behind it, the last of them, and where it was scrolled to. */
+/** State of a history entry: how many screens are before it, the last of them, and its scroll position. */
 type State = { depth?: number; from?: string; top?: number } | null;
 
 let routes: [RegExp, Screen][] = [];
@@ -20,7 +20,7 @@ function depth(): number {
   return (history.state as State)?.depth ?? 0;
 }
 
-/** Show the screen of the address anew, if it still may be once what it shows is read. */
+/** Show the screen of the address again, unless the address changes while it reads. */
 export function render(may: () => boolean = () => true, place = 0): void {
   top = place;
   leaving.forEach((act) => act());
@@ -35,12 +35,12 @@ export function render(may: () => boolean = () => true, place = 0): void {
   go("/", { replace: true });
 }
 
-/** Do something when the screen that is shown now is left. */
+/** Run something when the current screen is left. */
 export function onLeave(act: () => void): void {
   leaving.push(act);
 }
 
-/** Where to scroll a screen to that is shown: down to where it was left, if Back led to it. */
+/** Scroll position of the shown screen: where it was left, if Back led to it. */
 export function place(): number {
   return top;
 }
@@ -53,25 +53,25 @@ export function go(to: string, { replace = false } = {}): void {
   render();
 }
 
-/** Go where one came from, or to the screen above when the page was opened here. */
+/** Go back; or to the parent screen if the page was opened here. */
 export function back(above: string): void {
   if (depth() > 0) history.back();
   else go(above, { replace: true });
 }
 
-/** Leave a screen that is no more, for the one above it. */
+/** Replace a screen whose content was removed by its parent. */
 export function leaveFor(above: string): void {
   if (path() === above) render();
   else if ((history.state as State)?.from === above) history.back();
   else go(above, { replace: true });
 }
 
-/** Where a way of several screens begins, to give to `finish`. */
+/** Return the start of a sequence of screens, for `finish`. */
 export function here(): number {
   return depth();
 }
 
-/** Leave a way of several screens, so that Back doesn't lead into it again. */
+/** Leave a sequence of screens, so that Back doesn't lead into it again. */
 export function finish(start: number, to: string): void {
   const steps = depth() - start;
   if (steps <= 0) return go(to, { replace: true });
@@ -87,7 +87,7 @@ export function start(all: [RegExp, Screen][]): void {
     if (to !== null && to !== path()) go(to);
     else render(undefined, (history.state as State)?.top);
   });
-  history.scrollRestoration = "manual"; // the screen to scroll may still be read
+  history.scrollRestoration = "manual"; // the browser would scroll before the screen is read
   document.addEventListener("click", (event) => {
     const link = (event.target as Element).closest?.("a[href^='#/']");
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;

@@ -1,4 +1,4 @@
-// What every screen has: its heading, the way back, the bottom navigation, and words for those who listen.
+// Parts of every screen: heading, Back, bottom navigation, messages for screen readers.
 
 import { h, icon } from "./dom";
 import { back, path, place, render } from "./router";
@@ -16,13 +16,13 @@ const TABS: [address: string, symbol: string, words: Key][] = [
   ["/settings", "sliders", "settings"],
 ];
 
-/** How many screens a toast outlives: the one that it leads to. */
+/** How many changes of screen a toast survives. */
 const TOAST_SCREENS = 1;
 let toastAge = 0;
 
 type Content = (Node | false | null | undefined)[];
 
-/** Show a screen: its heading gets the focus, so that a screen reader says where one is. */
+/** Show a screen. Its heading gets the focus, so that a screen reader reads it. */
 export function show(title: string, content: Content, { above }: { above?: string } = {}): void {
   if (toastAge++ >= TOAST_SCREENS) toasts.replaceChildren();
   const skip = document.querySelector(".skip");
@@ -58,12 +58,12 @@ function otherLanguage(): HTMLElement {
   return h("button", { type: "button", className: "language", lang: other, "aria-label": `${other.toUpperCase()}: ${LANGUAGES[other]}`, onclick: change }, other.toUpperCase());
 }
 
-/** Say something to those who listen, without showing it. */
+/** Announce to screen readers only. */
 export function say(words: string): void {
   live.textContent = words;
 }
 
-/** Say something above this screen and the next, until it is dismissed or replaced. */
+/** Show a message above this screen and the next, until it is dismissed or replaced. */
 export function toast(words: string, action?: { words: string; act: () => void }): void {
   const close = () => toasts.replaceChildren();
   const act = () => {
@@ -90,14 +90,14 @@ export function iconButton(symbol: string, words: string, act: () => void): HTML
   return h("button", { type: "button", className: "icon-button", "aria-label": words, onclick: act }, icon(symbol));
 }
 
-/** A labelled choice among a few. */
+/** A labelled select. */
 export function choice(words: string, id: string, options: [value: string, words: string][], chosen: string, act: (value: string) => void): HTMLElement {
   const list = options.map(([value, name]) => h("option", { value, selected: value === chosen }, name));
   const select = h("select", { id, onchange: (event: Event) => act((event.target as HTMLSelectElement).value) }, ...list);
   return h("label", { for: id }, h("span", {}, words), select);
 }
 
-/** A button that lets one choose a file, and the same again. */
+/** A button to choose a file; the same file can be chosen twice. */
 export function fileButton(words: string, symbol: string, accept: string, id: string, act: (file: File) => void, className = ""): HTMLElement {
   const input = h("input", { type: "file", accept, id, className: "hidden", tabIndex: -1, "aria-hidden": "true" });
   input.addEventListener("change", () => {
@@ -108,7 +108,7 @@ export function fileButton(words: string, symbol: string, accept: string, id: st
   return h("span", { className: "chooser" }, input, button(words, symbol, () => input.click(), className));
 }
 
-/** An image that gives its memory back once it is there. */
+/** An image that releases its object URL once loaded. */
 export function image(picture: Blob, alt: string, className = ""): HTMLImageElement {
   const url = URL.createObjectURL(picture);
   const done = () => URL.revokeObjectURL(url);

@@ -1,4 +1,4 @@
-// What is known of the service: whether it can be reached, its models, and which of them to ask.
+// State of the service: reachable or not, its models, and which model to use.
 
 import * as api from "./api";
 import { troubleOf, type Trouble } from "./api";
@@ -9,10 +9,10 @@ import { get } from "./store";
 let known: Model[] = [];
 let state: "reached" | Trouble = "reached";
 
-/** Ask for the models, once; again after it failed. */
+/** Request the models once; again after a failure. */
 export async function refresh(again = false): Promise<void> {
   if (!navigator.onLine) {
-    state = "lost"; // "online" may be a network that leads nowhere, but "offline" is offline
+    state = "lost"; // the browser's "online" may be wrong, its "offline" is not
     return;
   }
   if (known.length > 0 && state === "reached" && !again) return;
@@ -46,7 +46,7 @@ export function chosenViews(): "NONE" | "FULL" {
   return get("views") === "NONE" ? "NONE" : "FULL";
 }
 
-/** The card of the model that answers: the server's, or this device's. */
+/** The card of the model in use: the server's, or this device's. */
 export function card(): Card | null {
   const versions = known.find(({ name }) => name === chosenModel())?.versions ?? [];
   const ready = versions.filter((version) => version.ready && version.card);

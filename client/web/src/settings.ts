@@ -1,4 +1,4 @@
-// Settings: how the page looks, how photos are looked at, the key, and answers without a connection.
+// The settings screen: appearance, analysis, access key, answers without a connection.
 
 import * as api from "./api";
 import type { Card } from "./api.gen";
@@ -35,7 +35,7 @@ function among(group: "theme" | "size", values: string[]): [string, string][] {
   return values.map((value) => [value, t(`${group}_${value}` as Key)]);
 }
 
-/** Keep a setting, and show the page as it says; the focus stays where it was. */
+/** Save a setting and apply it; the focus stays where it was. */
 function change(name: Setting): (value: string) => void {
   return (value) => {
     set(name, value);
@@ -59,7 +59,7 @@ function lookCard(): HTMLElement {
   );
 }
 
-/** Whether this device can answer by itself, and making it so; where it can't, that is said. */
+/** Whether this device can answer offline, and the button that downloads the model; or why it can't. */
 function deviceCard(offer: { model: string; version: string } | null): HTMLElement {
   const here = offline.prepared();
   const card = h("section", { className: "card fields", id: "device" }, h("h2", {}, t("device")));
@@ -118,7 +118,7 @@ function keyCard(): HTMLElement {
   );
 }
 
-/** Ask for a key; where one is there, it was the wrong one. */
+/** Ask for a key; if one is saved, the server refused it. */
 export function keyForm(then: () => void): HTMLElement {
   const input = h("input", { id: "key", type: "password", required: true, autocomplete: "off" });
   const wrong = api.hasKey();

@@ -1,4 +1,4 @@
-// The history: spots, the photos of each, and what the person notes of them.
+// The history screens: spots, their photos and notes.
 
 import { makeBodyMap, place } from "./bodymap";
 import { takePhoto } from "./check";
@@ -13,7 +13,7 @@ import { calendar, read, written } from "./transfer";
 
 const today = (): string => new Date(Date.now() - new Date().getTimezoneOffset() * 60_000).toISOString().slice(0, 10);
 
-/** Read what a screen shows, and show it; say so where nothing can be read, or where it is gone (null). */
+/** Read what a screen shows, and show it; or say that it can't be read, or was removed (null). */
 async function load<T>(still: () => boolean, read: () => Promise<T | null>, then: (found: T) => void): Promise<void> {
   try {
     const found = await read();
@@ -111,7 +111,7 @@ function photo(entry: records.Entry): HTMLLIElement {
 
 function fields(spot: records.Spot, change: (what: Partial<records.Spot>) => void): HTMLElement[] {
   const name = h("input", { id: "name", value: spot.name, maxLength: 60, autocomplete: "off" });
-  // Kept as it is typed, as Back and a reload come without a word.
+  // Saved while typing: Back and a reload give no warning.
   name.addEventListener("input", () => name.value.trim() !== "" && change({ name: name.value.trim() }));
   name.addEventListener("change", () => (document.querySelector("h1")!.textContent = name.value = spot.name));
   const notes = h("textarea", { id: "notes", value: spot.notes, rows: 3, maxLength: 4000, placeholder: t("notesHint") });

@@ -1,4 +1,4 @@
-// What is kept of settings: in localStorage, or for as long as the page is open where the browser forbids that.
+// Settings, in localStorage; if the browser forbids that, until the page is closed.
 
 import { chooseLanguage } from "./strings";
 
@@ -20,7 +20,7 @@ export function set(name: Setting, value: string): void {
   try {
     localStorage.setItem(PREFIX + name, value);
   } catch {
-    // Forbidden or full: it holds until the page is closed.
+    // Forbidden or full: kept until the page is closed.
   }
 }
 
@@ -33,7 +33,7 @@ export function remove(name: Setting): void {
   }
 }
 
-/** Make the page look as the settings say. */
+/** Apply the settings to the page. */
 export function apply(): void {
   const { dataset } = document.documentElement;
   chooseLanguage(get("language"));
@@ -41,7 +41,7 @@ export function apply(): void {
   dataset.size = get("size") ?? "normal";
 }
 
-/** Tell of settings that another tab changed. */
+/** Call back when another tab changes a setting. */
 export function onChange(then: () => void): void {
   addEventListener("storage", ({ key }) => {
     if (key !== null && !key.startsWith(PREFIX)) return;
@@ -51,7 +51,7 @@ export function onChange(then: () => void): void {
   });
 }
 
-/** A name that no other has; crypto.randomUUID is missing without https. */
+/** A unique id; crypto.randomUUID needs https. */
 export function newId(): string {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -1,4 +1,4 @@
-// Words in the chosen language. A key that one language lacks doesn't compile.
+// Texts in the chosen language. A key that one language lacks doesn't compile.
 
 import { en, type Key } from "./words/en";
 import { id } from "./words/id";
@@ -14,14 +14,14 @@ export function language(): Language {
   return current;
 }
 
-/** Take the saved language, or the first of the browser's that is one of ours. */
+/** Choose the saved language, or the first of the browser's languages that the page has. */
 export function chooseLanguage(saved: string | null): void {
   const wanted = [saved ?? "", ...navigator.languages.map((one) => one.slice(0, 2))];
   current = (wanted.find((one) => Object.hasOwn(TABLES, one)) ?? "en") as Language;
   document.documentElement.lang = current;
 }
 
-/** Words, with {places} filled in. */
+/** A text with its {placeholders} filled in. */
 export function t(key: Key, values: Record<string, string | number> = {}): string {
   return TABLES[current][key].replace(/\{(\w+)\}/g, (_, name: string) => String(values[name] ?? ""));
 }
@@ -34,7 +34,7 @@ export function number(value: number, digits = 1): string {
   return value.toLocaleString(current, { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }
 
-/** A moment, or a day (YYYY-MM-DD), which alone would be read as UTC: west of there it is still the day before. */
+/** Format a moment or a day (YYYY-MM-DD). A day is local: parsed as UTC, it would be the day before in the west. */
 export function date(time: number | string, withTime = false): string {
   const local = navigator.language.startsWith(current) ? navigator.language : current;
   return new Date(typeof time === "string" ? `${time}T00:00` : time).toLocaleString(local, { dateStyle: "medium", ...(withTime ? { timeStyle: "short" } : {}) });

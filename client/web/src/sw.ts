@@ -1,4 +1,4 @@
-// The service worker: the page opens without a network, and a new one replaces it as soon as there is one.
+// The service worker: the page opens without a network, and a new version replaces it as soon as it is there.
 
 declare const SHELL: string[];
 declare const BUILD: string;
@@ -37,7 +37,7 @@ self.addEventListener("fetch", (event) => {
   event.respondWith(caches.match(event.request, { ignoreSearch: true }).then((found) => found ?? fetch(event.request)));
 });
 
-/** Put a photo that another app shares where the page finds it; it goes no further than this device. */
+/** Put a photo that another app shares into a cache for the page; it stays on this device. */
 async function take(request: Request): Promise<Response> {
   const photo = (await request.formData()).get("photo");
   if (photo instanceof File) await (await caches.open(SHARED_CACHE)).put("/app/shared-photo", new Response(photo));

@@ -1,4 +1,4 @@
-// The history as one file: out of this browser, and into another.
+// Export and import of the history as one file, and calendar reminders.
 
 import { type Answer, LEVELS } from "./answer";
 import { REGIONS } from "./bodymap";
@@ -8,14 +8,14 @@ import { SIGNS, SINCE } from "./questions";
 
 const FORMAT = "dermserve history 1";
 
-/** Write everything as one JSON file, pictures included. */
+/** Write everything as one JSON file, photos included. */
 export async function written({ spots, entries }: Kept): Promise<Blob> {
   const photos = await Promise.all(entries.map(async (entry) => ({ ...entry, time: new Date(entry.time).toISOString(), picture: await dataUrl(entry.picture) })));
   const notice = "A screening aid, not a diagnosis.";
   return new Blob([JSON.stringify({ format: FORMAT, notice, spots, photos }, null, 1)], { type: "application/json" });
 }
 
-/** Read such a file; throws where it isn't one, or where something in it is not as the page writes it. */
+/** Read such a file; throws if anything in it differs from what the page writes. */
 export async function read(file: Blob): Promise<Kept> {
   const { format, spots, photos } = JSON.parse(await file.text()) as { format?: string; spots: Spot[]; photos: Written[] };
   const names = new Set(spots.map(({ id }) => id));
@@ -25,7 +25,7 @@ export async function read(file: Blob): Promise<Kept> {
 
 type Written = Omit<Entry, "time" | "picture"> & { time: string; picture: string };
 
-/** Has each of these fields, and of the same type as here. */
+/** Whether a value has each field of the examples, with the same type. */
 function like(value: unknown, ...examples: object[]): boolean {
   if (typeof value !== "object" || value === null) return false;
   const found = value as Record<string, unknown>;
@@ -60,7 +60,7 @@ function dataUrl(picture: Blob): Promise<string> {
   });
 }
 
-/** A day in the calendar, for the calendar of the device (RFC 5545). */
+/** An all-day event for the device's calendar (RFC 5545). */
 export function calendar(day: string, words: string): Blob {
   const compact = day.replaceAll("-", "");
   const escaped = words.replace(/[\\,;]/g, "\\$&").replace(/\s+/g, " ");

@@ -34,7 +34,7 @@ from dermserve.loadtest.scenario import (
 )
 from dermserve.loadtest.slo import Finding, check, findings_table, read_slos
 from dermserve.local import DEFAULT_STORE
-from dermserve.local.signals import ends_by_interrupt
+from dermserve.local.child import ends_by_interrupt
 from dermserve.models.options import Number, add_options
 
 BREACHED = 1

@@ -15,7 +15,15 @@ from typing import Any
 import gevent
 import psutil
 from locust import events
-from locust.runners import STATE_INIT, STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
+from locust.runners import (
+    STATE_INIT,
+    STATE_MISSING,
+    STATE_RUNNING,
+    STATE_SPAWNING,
+    STATE_STOPPED,
+    MasterRunner,
+    WorkerRunner,
+)
 
 from dermserve.loadtest.recorder import Recorder, quantile
 from dermserve.loadtest.scenario import Scenario, ScenarioError, load_photos
@@ -25,6 +33,7 @@ RECORDER = Recorder()
 _LOCK = threading.Lock()
 _PREPARE, _PREPARED = "dermserve_prepare", "dermserve_prepared"
 _SAY_EVERY = 5
+_REPORT_SECONDS = 30
 
 
 def shared_photos(folder: str | None, sides: Sequence[int]) -> list[bytes]:
@@ -73,14 +82,16 @@ def _record(environment: Any, runner: Any, **_: Any) -> None:
     if not isinstance(runner, MasterRunner):
         gevent.spawn(_watch_self)
     if isinstance(runner, WorkerRunner):
-        environment.events.report_to_master.add_listener(lambda data, **_: data.update(dermserve=RECORDER.drain()))
+        environment.events.report_to_master.add_listener(lambda data, **_: _send(runner, data))
         runner.register_message(_PREPARE, _prepare, concurrent=True)
         return
     if options.scenario:
         # Until Locust sets its own handler, which it does only when a shape has ended.
         signal.signal(signal.SIGTERM, functools.partial(_end, runner))
     if isinstance(runner, MasterRunner):
-        environment.events.worker_report.add_listener(lambda data, **_: RECORDER.absorb(data["dermserve"]))
+        finished = set[str]()
+        runner.quit = functools.partial(_quit, runner, finished)  # type: ignore[method-assign]
+        environment.events.worker_report.add_listener(functools.partial(_receive, finished))
         if options.scenario:
             try:
                 _wait_for_workers(runner, options)
@@ -92,6 +103,32 @@ def _record(environment: Any, runner: Any, **_: Any) -> None:
     gevent.spawn(_show_progress, environment)
     if options.result:
         environment.events.quitting.add_listener(lambda **_: RECORDER.write(pathlib.Path(options.result)))
+
+
+def _quit(runner: MasterRunner, finished: set[str]) -> None:
+    """Wait for every worker's last report first: Locust gives them half a second, whatever calls are in flight."""
+    if runner.state in {STATE_SPAWNING, STATE_RUNNING}:  # Locust calls it twice
+        runner.stop(send_stop_to_client=False)
+        finished.clear()
+        asked = _connected(runner)
+        for name in asked:
+            runner.send_message("quit", client_id=name)
+        with gevent.Timeout(runner.environment.stop_timeout + _REPORT_SECONDS, False):
+            while asked & _connected(runner) - finished:
+                gevent.sleep(0.1)
+        for name in sorted(asked - finished):
+            RECORDER.faults.append(f"worker {name} did not end: its last calls are missing")
+    type(runner).quit(runner)
+
+
+def _send(runner: WorkerRunner, data: dict[str, Any]) -> None:
+    data.update(dermserve=RECORDER.drain(), dermserve_last=runner.state in {STATE_INIT, STATE_STOPPED})
+
+
+def _receive(finished: set[str], client_id: str, data: dict[str, Any]) -> None:
+    RECORDER.absorb(data["dermserve"])
+    if data["dermserve_last"]:
+        finished.add(client_id)
 
 
 def _end(runner: Any, *_: object) -> None:

@@ -10,7 +10,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any
+
+import pydantic
 
 from dermserve.loadtest.calls import Call
 from dermserve.models.durable import write_durably
@@ -54,7 +56,7 @@ class Cell:
     """Calls that got an answer, by bucket."""
     statuses: Counter[str] = field(default_factory=Counter)
     """Calls by the name of their status."""
-    stages: Counter[str] = field(default_factory=Counter)
+    stages: dict[str, float] = field(default_factory=dict)
     """Milliseconds, summed over the answers."""
 
     @property
@@ -66,14 +68,11 @@ class Cell:
         """Add another's counts to these."""
         self.latency.update(other.latency)
         self.statuses.update(other.statuses)
-        self.stages.update(other.stages)
+        for stage, spent in other.stages.items():
+            self.stages[stage] = self.stages.get(stage, 0.0) + spent
 
-    @classmethod
-    def read(cls, written: Mapping[str, Any]) -> Self:
-        """Read the result of `vars`, also from JSON."""
-        latency = Counter({int(bucket): count for bucket, count in written["latency"].items()})
-        counters = {"statuses": Counter(written["statuses"]), "stages": Counter(written["stages"])}
-        return cls(**{**written, **counters, "latency": latency})
+
+_CELLS = pydantic.TypeAdapter(list[Cell])
 
 
 @dataclass(slots=True)
@@ -190,8 +189,8 @@ class Recorder:
 
     def absorb(self, message: dict[str, Any]) -> None:
         """Add another recorder's message."""
-        for cell in message["cells"]:
-            self._add(Cell.read(cell))
+        for cell in _CELLS.validate_python(message["cells"]):
+            self._add(cell)
         self.pace.add(Pace(**message["pace"]))
         self._generators.extend(message["generators"])
         self._messages.update(message["messages"])

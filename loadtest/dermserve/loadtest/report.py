@@ -45,7 +45,7 @@ def write_report(result: Result, file: pathlib.Path, *, findings: Sequence[Findi
             pictures=_pictures(result, stages),
             stages=stages,
             scenario=json.dumps(result.data["scenario"], indent=1),
-            machine=result.data["machine"],
+            machine=json.dumps(result.data["machine"], indent=1),
             messages=result.data["messages"],
             started=datetime.datetime.fromtimestamp(result.data["started"], datetime.UTC).isoformat(timespec="seconds"),
         )
@@ -88,7 +88,7 @@ def _slices(result: Result) -> tuple[int, dict[int, Cell]]:
 
 
 def _over_seconds(axes: Axes, result: Result, **labels: Any) -> None:
-    if warm_up := result.data["scenario"].get("warm_up"):
+    if warm_up := result.data["scenario"]["warm_up"]:
         axes.axvspan(0, warm_up, color="0.9", zorder=0, label="warm-up, not counted")
     axes.set(xlabel="seconds since the start", **labels)
     axes.legend(ncols=4, fontsize=8)

@@ -10,8 +10,10 @@ from functools import cached_property
 from statistics import fmean, median_high
 from typing import Any, Self
 
+import pydantic
+
 from dermserve.loadtest.recorder import TOLERANCE, Cell, Pace, quantile
-from dermserve.loadtest.scenario import ScenarioError
+from dermserve.loadtest.scenario import ScenarioError, first_fault
 from dermserve.models.durable import write_durably
 
 _OFF_PACE = 0.01
@@ -47,21 +49,71 @@ class Row:
         return " ".join(part for part in (self.method, self.model, self.mode) if part) or "all"
 
 
+class _Scenario(pydantic.BaseModel):
+    target: str
+    warm_up: float
+
+
+class _Note(pydantic.BaseModel):
+    second: float
+    name: str
+    cpu: float
+    lag_ms: float
+
+
+class _Use(pydantic.BaseModel):
+    cores: float
+    resident_mb: float
+
+
+class _Sample(pydantic.BaseModel):
+    second: float
+    machine_cores: float
+    processes: dict[str, _Use]
+
+
+class _Stage(pydantic.BaseModel):
+    stage: str
+    model: str = ""
+    mean_ms: float
+
+
+class _Server(pydantic.BaseModel):
+    samples: list[_Sample]
+    stages: list[_Stage]
+
+
+class _File(pydantic.BaseModel):
+    """What a result file must have."""
+
+    started: pydantic.FiniteFloat
+    ended: pydantic.FiniteFloat
+    cells: list[Cell]
+    scenario: _Scenario
+    machine: dict[str, Any]
+    messages: dict[str, int]
+    pace: Pace
+    worker_faults: list[str]
+    generators: list[_Note]
+    server: _Server
+
+
 class Result:
     """The recorded data of a test."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         self.data = data
         """The content of a result file."""
-        self.cells = [Cell.read(each) for each in data["cells"]]
+        file = _File.model_validate(data)
+        self.cells = file.cells
         """Each second's calls of each kind, the warm-up's included."""
-        self.pace = Pace(**data["pace"])
+        self.pace = file.pace
         """How the open loop kept its rate; all zero for a closed loop."""
-        self.worker_faults: list[str] = data["worker_faults"]
+        self.worker_faults = file.worker_faults
         """Failures of workers, a sentence each."""
-        self.counted_from = float(data["started"]) + float(data["scenario"].get("warm_up", 0))
+        self.counted_from = file.started + file.scenario.warm_up
         """Unix time at which the warm-up was over."""
-        self.ended = float(data["ended"])
+        self.ended = file.ended
         """Unix time at which the test ended; the process of the web UI continues."""
         self.seconds = max(self.ended - self.counted_from, 1e-9)
         """How long the test ran after its warm-up."""
@@ -75,8 +127,9 @@ class Result:
         """
         try:
             return cls(json.loads(file.read_text()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ScenarioError(f"{file} is not a result of dermserve-loadtest: {error}") from error
+        except (OSError, ValueError) as error:
+            why = first_fault(error) if isinstance(error, pydantic.ValidationError) else error
+            raise ScenarioError(f"{file} is not a result of dermserve-loadtest: {why}") from error
 
     def write(self, file: pathlib.Path) -> None:
         """Write a result file, whole or not at all."""

@@ -190,26 +190,18 @@ def load_photos(folder: str | None = None, sides: Sequence[int] = ()) -> list[by
     Raises:
         ScenarioError: no such folder, no photos in it, or one that the gateway would refuse.
     """
-    if folder:
-        originals = [_checked(file) for file in find_photos(folder)]
-    else:
-        originals = [draw_lesion(seed=seed) for seed in range(_DRAWN_PHOTOS)]
+    drawn = (draw_lesion(seed=seed) for seed in range(_DRAWN_PHOTOS))
+    originals = [_checked(file) for file in _files(folder)] if folder else list(drawn)
     return [_scale(photo, side) for photo in originals for side in sides] if sides else originals
 
 
-def find_photos(folder: str) -> list[pathlib.Path]:
-    """List up to 256 photos below a folder.
-
-    Raises:
-        ScenarioError: no such folder, or no photos in it.
-    """
+def _files(folder: str) -> list[pathlib.Path]:
     if not pathlib.Path(folder).is_dir():
         raise ScenarioError(f"{folder} is not a folder: give one with photos, or none to have some drawn")
     found = (file for file in pathlib.Path(folder).rglob("*") if file.suffix.lower() in _SUFFIXES and file.is_file())
-    files = sorted(found)[:_MOST_PHOTOS]
-    if not files:
-        raise ScenarioError(f"{folder} has no photos ({', '.join(_SUFFIXES)})")
-    return files
+    if files := sorted(found)[:_MOST_PHOTOS]:
+        return files
+    raise ScenarioError(f"{folder} has no photos ({', '.join(_SUFFIXES)})")
 
 
 def _scale(photo: bytes, side: int) -> bytes:

@@ -1,16 +1,26 @@
-"""The two networks, as the papers built them, in Keras.
+"""The two networks in Keras, as in the papers; loading their weights, and the digest of weights.
 
 Each takes float32 RGB in 0..255, normalises it for its backbone, and returns logits and the pooled features, from which
 the out-of-distribution score is computed. The softmax with its temperature is added at export.
 """
 
+import contextlib
+import hashlib
+import pathlib
+import warnings
+from collections.abc import Iterator
+
 import keras
+import numpy as np
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.weights import fitting
 
 # Means of ImageNet in BGR order, which keras.applications.resnet.preprocess_input subtracts.
 _CAFFE_MEANS = (103.939, 116.779, 123.68)
+
+
+class WeightsError(ValueError):
+    """Weights that don't fit or can't be read. The message names the file and the layer."""
 
 
 def build(
@@ -74,3 +84,38 @@ def _mobilenet_v3_small(backbone_weights: str | None, dropout: float | None, l2:
 
 
 _BUILDERS = {"resnet50": _resnet50, "mobilenet_v3_small": _mobilenet_v3_small}
+
+
+def load_weights(network: keras.Model, file: pathlib.Path) -> None:
+    """Load a whole network's weights, as Keras saved them: `.weights.h5` or `.keras`.
+
+    Raises WeightsError: the file is missing, unreadable or of another architecture.
+    """
+    if not file.is_file():
+        raise WeightsError(f"{file}: no such weights file")
+    with fitting(str(file), network.name):
+        network.load_weights(file)
+
+
+@contextlib.contextmanager
+def fitting(source: str, model: str) -> Iterator[None]:
+    """Turn whatever Keras and h5py raise when weights do not fit a model into a WeightsError of one line."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Keras warns of every layer before it raises
+            yield
+    except AssertionError:
+        raise
+    except Exception as error:
+        first_line = str(error).partition("\n")[0]
+        raise WeightsError(f"weights from {source} do not fit {model}: {first_line}") from error
+
+
+def weights_digest(network: keras.Model) -> str:
+    """Return the SHA-256, hexadecimal, over each weight's path, shape and float32 bytes, in model order."""
+    digest = hashlib.sha256()
+    for variable in network.weights:
+        value = np.ascontiguousarray(variable.numpy(), "<f4")
+        digest.update(f"{variable.path} {value.shape}\n".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()

@@ -11,19 +11,19 @@ from collections.abc import Mapping
 
 import keras
 
+from dermserve.models.architectures import weights_digest
 from dermserve.models.graph import FeatureDistance
-from dermserve.models.weights import weights_digest
 
 LABELS = "labels.txt"
 """Class codes in the order of the probabilities, one a line."""
 CARD = "card.json"
-"""The card that `describe` returns; only in a version's model.tflite, not in that of a run."""
+"""The card that `describe` returns; in a version's model.tflite, not in a run's."""
 SOURCE = "source.txt"
-"""The `source_digest` of what it was converted from."""
+"""The `source_digest` of the network that it was converted from."""
 
 
 def with_files(model: bytes, files: Mapping[str, str]) -> bytes:
-    """Append files, text by name, to a model, which may contain others."""
+    """Append files, text by name, to a model."""
     file = io.BytesIO(model)
     file.seek(0, io.SEEK_END)
     with zipfile.ZipFile(file, "a") as archive:
@@ -33,7 +33,7 @@ def with_files(model: bytes, files: Mapping[str, str]) -> bytes:
 
 
 def read_file(model: bytes, name: str) -> str | None:
-    """Read a file of a model; None where it has no such file."""
+    """Read a file of a model; None if it has no such file."""
     try:
         with zipfile.ZipFile(io.BytesIO(model)) as archive:
             return archive.read(name).decode()

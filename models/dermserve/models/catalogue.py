@@ -1,4 +1,4 @@
-"""Names and classes of the two architectures, without importing TensorFlow."""
+"""The two models: names, classes and sizes, without importing TensorFlow."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class LesionClass:
     name: str
     """Full name."""
     common_name: str
-    """Word for people who are not physicians."""
+    """Name for people who are not physicians."""
     malignant: bool
     """Cancer or its precursor."""
 
@@ -36,7 +36,7 @@ _NORMAL = LesionClass("normal", "normal skin", "normal skin", malignant=False)
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What is fixed about a model before it is built."""
+    """What is known of a model before it is built."""
 
     name: str
     """Model name, also in the store and on the wire."""
@@ -50,8 +50,13 @@ class Spec:
     """Height and width of the input, in pixels."""
 
     @property
+    def codes(self) -> tuple[str, ...]:
+        """Codes of the classes."""
+        return tuple(item.code for item in self.classes)
+
+    @property
     def skin(self) -> int | None:
-        """Which class is skin without a lesion; None where none is."""
+        """Index of the class for skin without a lesion, if there is one."""
         return self.classes.index(_NORMAL) if _NORMAL in self.classes else None
 
 

@@ -1,7 +1,12 @@
 """`dermserve export`, also `python -m dermserve.models.export`: put versions of the models into a store."""
 
+import contextlib
+import os
 import pathlib
+import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -9,7 +14,6 @@ import click
 from dermserve.models.catalogue import SPECS
 from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.stores import open_store
-from dermserve.models.quiet import native_stderr_held
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 SHIPPED = pathlib.Path(__file__).parent / "shipped"
@@ -27,7 +31,7 @@ SHIPPED = pathlib.Path(__file__).parent / "shipped"
 @click.option("--init-weights", type=_FILE, help="ImageNet weights of the backbone alone; the head is random.")
 @click.option("--imagenet", is_flag=True, help="Like --init-weights, with the weights that Keras downloads.")
 @click.option("--random", "random_weights", is_flag=True, help="Random weights, for trying things out.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of random weights.")
+@click.option("--seed", type=int, help="Seed of random weights. [default: 0]")
 @click.option(
     "--graph", type=click.Choice(["frozen", "folded-variables"]), default="frozen", show_default=True,
     help="Weights as constants, which is fastest, or as variables, which takes less memory.",
@@ -41,7 +45,7 @@ def export(
     init_weights: pathlib.Path | None,
     imagenet: bool,
     random_weights: bool,
-    seed: int,
+    seed: int | None,
     graph: str,
     new_version: bool,
 ) -> None:
@@ -60,6 +64,8 @@ def export(
         raise click.UsageError("--model is for models without a RUN: the run knows its own")
     if (weights or init_weights) and len(models) != 1:
         raise click.UsageError(f"{given[0]} is for one model: say which with --model")
+    if seed is not None and not (random_weights or init_weights or imagenet):
+        raise click.UsageError("--seed is of random weights: give --random, --init-weights or --imagenet")
     try:
         if run is not None:
             export_version(run.name, store, run=run, graph=graph)
@@ -72,7 +78,7 @@ def export(
                 export_version(model, store, run=SHIPPED / model, graph=graph)
             else:
                 backbone = init_weights or ("imagenet" if imagenet else None)
-                export_version(model, store, weights=weights, backbone=backbone, seed=seed, graph=graph)
+                export_version(model, store, weights=weights, backbone=backbone, seed=seed or 0, graph=graph)
     except (LifecycleError, OSError) as error:
         raise click.ClickException(str(error)) from error
 
@@ -84,12 +90,36 @@ def export_version(what: str, store: str, *, run: pathlib.Path | None = None, **
     """
     started = time.monotonic()
     click.echo(f"{what}: exporting (TensorFlow takes a while to start)", err=True)
-    with native_stderr_held(unless=(ImportError, LifecycleError, OSError)):
+    with _native_stderr_held(unless=(ImportError, LifecycleError, OSError)):
         from dermserve.models.exporter import export_model, export_run
 
         version = export_run(run, store, **how) if run else export_model(what, store, **how)
     click.echo(f"{what}: version {version} written to {store} in {time.monotonic() - started:.0f} s", err=True)
     return version
+
+
+@contextlib.contextmanager
+def _native_stderr_held(*, unless: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Hold back what native code writes to file descriptor 2, and show it if the block raises another exception.
+
+    TensorFlow logs hints about CPUs and GPUs there before any setting of its own can stop it.
+    """
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except unless:
+            raise
+        except BaseException:
+            held.seek(0)
+            os.write(saved, held.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,37 @@
-"""Make a version from a source of weights. Importing this module imports TensorFlow, which takes a while."""
+"""Export a run, or a model with other weights, as a version of a store: build the graph, check it, publish it.
+
+Importing this module imports TensorFlow, which takes seconds.
+"""
 
 import contextlib
 import dataclasses
+import datetime
+import importlib.metadata
 import logging
 import pathlib
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import keras
 import tensorflow as tf
+from google.protobuf import json_format
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow.python.saved_model import fingerprinting_utils
 
-from dermserve.contract import CardError
-from dermserve.models.architectures import build
-from dermserve.models.graph import Weights
+from dermserve.contract import SCHEMA_VERSION, CardError, Input, render_card
+from dermserve.imaging import STANDARD_VIEWS
+from dermserve.models.architectures import WeightsError, build, load_weights, weights_digest
+from dermserve.models.associated_files import CARD, SOURCE, read_file, source_digest, with_files
+from dermserve.models.catalogue import SPECS, Spec
+from dermserve.models.graph import FeatureDistance, Weights, freeze_core, signatures
 from dermserve.models.lifecycle.errors import ExportError, LifecycleError
-from dermserve.models.training.errors import TrainingError
-from dermserve.models.training.export.content import run_content
-from dermserve.models.verify import VerificationError
-from dermserve.models.version import Content, write_version
-from dermserve.models.weights import WeightsError, load_weights
+from dermserve.models.lifecycle.manifest import sign_version, write_manifest
+from dermserve.models.lifecycle.stores import Entry, open_store
+from dermserve.models.records import write_golden_predictions, write_warmup_records
+from dermserve.models.training.errors import RunError, TrainingError
+from dermserve.models.training.train.finished import FinishedRun, describe_tests
+from dermserve.models.verify import VerificationError, open_version, verify
 from dermserve.v1 import card_pb2
 
 
@@ -30,14 +44,14 @@ def export_model(
     seed: int = 0,
     graph: str = "frozen",
 ) -> int:
-    """Build a model, give it weights and write it into the store as a new version, whose number is returned.
+    """Write a model with weights of unknown training into the store as a new version, and return its number.
 
     Args:
         model: a key of SPECS.
         store: path or URL of the store.
-        weights: a file with weights of the whole network; the card says that their training is unknown.
-        backbone: a file with weights of the backbone alone, or "imagenet" for those that Keras downloads.
-        seed: of random weights: the head, or without `weights` and `backbone` everything.
+        weights: a file with weights of the whole network.
+        backbone: a file with weights of the backbone only, or "imagenet", which Keras downloads.
+        seed: of the random weights: the head, or everything without `weights` and `backbone`.
         graph: how the graph holds its weights, a value of graph.Weights.
 
     Raises:
@@ -58,7 +72,7 @@ def export_model(
 def export_run(
     run: pathlib.Path, store: pathlib.Path | str, *, graph: str = "frozen", sign: pathlib.Path | None = None
 ) -> int:
-    """Write what a run trained into the store as a new version, whose number is returned.
+    """Write a run's network into the store as a new version, and return its number.
 
     Args:
         run: folder of a finished and evaluated `dermserve train`.
@@ -80,3 +94,175 @@ def _exporting(prefix: str = "") -> Iterator[None]:
         yield
     except (WeightsError, CardError, VerificationError, TrainingError, LifecycleError) as error:
         raise ExportError(f"{prefix}{error}") from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Content:
+    """Everything that a version is made from."""
+
+    network: keras.Model
+    """What architectures.build returns, with its weights; its name is the model's."""
+    provenance: card_pb2.Provenance
+    """Where the weights come from; `exported_at` and `exporter` are filled in."""
+    calibration: card_pb2.Calibration | None = None
+    """Temperature and thresholds, once fitted."""
+    profile: card_pb2.Profile | None = None
+    """What photos and answers looked like at calibration, once measured."""
+    distance: FeatureDistance | None = None
+    """Out-of-distribution score; the energy when None."""
+    tflite: bytes | None = None
+    """model.tflite, which gets the card and is stored beside the SavedModel."""
+    weights: Weights = Weights.FROZEN
+    """How the graph holds the weights."""
+
+    @property
+    def temperature(self) -> float:
+        """The logits are divided by it."""
+        return self.calibration.temperature if self.calibration else 1.0
+
+
+def run_content(folder: pathlib.Path) -> Content:
+    """Read a finished and evaluated run. Raises RunError: it is not one, or it is a teacher's."""
+    run = FinishedRun(folder)
+    if run.experiment.teacher is not None:
+        raise RunError(
+            f"{folder} holds a teacher ({run.experiment.teacher}), which is never exported: export its student"
+        )
+    calibration = run.calibration
+    facts, said = run.summary, [calibration.get("method", "method not stated"), describe_tests(run)]
+    provenance = card_pb2.Provenance(
+        training=card_pb2.TRAINING_TRAINED,
+        initialization=facts["initialization"],
+        data=facts["data"],
+        license=facts["license"],
+        metrics=_metrics(run),
+    )
+    return Content(
+        network=run.network(),
+        provenance=provenance,
+        calibration=card_pb2.Calibration(**calibration | {"method": "; ".join(said)}),
+        profile=json_format.ParseDict(facts["profile"], card_pb2.Profile()) if "profile" in facts else None,
+        distance=run.distance,
+        tflite=run.tflite.read_bytes() if run.tflite.is_file() else None,
+    )
+
+
+def _metrics(run: FinishedRun) -> dict[str, float]:
+    split = "grouped" if run.experiment.protocol == "lesion" else "by_image"
+    measured = run.summary["metrics"]["test"]
+    single, tta, verdict = measured["single"], measured["tta"], measured["verdict"]
+    figures = {
+        "accuracy": single["accuracy"],
+        "accuracy_low": single["accuracy_95"][0],
+        "accuracy_high": single["accuracy_95"][1],
+        "balanced_accuracy": single["balanced_accuracy"],
+        "accuracy_tta": tta["accuracy"],
+        "balanced_accuracy_tta": tta["balanced_accuracy"],
+        "ece": single["ece"],
+        **{name: verdict[name] for name in ("abstained", "confident", "malignant_confidently_benign")},
+    }
+    return {f"{name}_{split}": value for name, value in figures.items() if value is not None}
+
+
+def write_version(content: Content, base: pathlib.Path | str, *, sign: pathlib.Path | None = None) -> int:
+    """Export a version into a store, and return its number. It appears only once every signature has been checked.
+
+    Args:
+        content: what it is made from.
+        base: path or URL of the store.
+        sign: PEM file of the private key to sign it with.
+
+    Raises:
+        CardError: the content does not make a valid card.
+        VerificationError: the export does not keep the model contract.
+        LifecycleError: the store can't be used.
+        OSError: the store can't be written.
+    """
+    spec, store = SPECS[content.network.name], open_store(base)
+    card = _make_card(content, spec)
+    tflite = None if content.tflite is None else _with_card(content, content.tflite, card)
+    with store.staged(spec.name) as staging, _no_bytecode():
+        _save(content, card, spec, staging)
+        write_warmup_records(staging, model=spec.name, side=spec.input_side)
+        if tflite is not None:
+            (staging / "model.tflite").write_bytes(tflite)
+        with open_version(staging) as loaded:
+            verify(loaded)
+            write_golden_predictions(staging, loaded, model=spec.name, side=spec.input_side)
+        about = {
+            "exported_at": card.provenance.exported_at,
+            "exporter": card.provenance.exporter,
+            "training": card_pb2.Training.Name(card.provenance.training).removeprefix("TRAINING_"),
+            "weights_digest": card.weights_digest,
+        }
+        manifest = write_manifest(staging, model=spec.name, about=about)
+        if sign is not None:
+            sign_version(staging, sign)
+        version = store.publish(staging, spec.name)
+    more = {"digest": manifest.digest, "weights_digest": card.weights_digest}
+    store.append_audit(Entry(what="publish", model=spec.name, before=None, after=version, more=more).json())
+    return version
+
+
+@contextlib.contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """Keep AutoGraph, which imports modules that it writes into TMPDIR, from leaving a __pycache__ there."""
+    before = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
+
+
+def _make_card(content: Content, spec: Spec) -> card_pb2.Card:
+    side = spec.input_side
+    card = card_pb2.Card(
+        schema_version=SCHEMA_VERSION,
+        model=spec.name,
+        classes=[card_pb2.ClassInfo(**dataclasses.asdict(item)) for item in spec.classes],
+        input=card_pb2.InputSpec(height=side, width=side, fit=card_pb2.FIT_CENTER_CROP),
+        views=STANDARD_VIEWS,
+        parameters=content.network.count_params(),
+        weights_digest=weights_digest(content.network),
+        provenance=content.provenance,
+        calibration=content.calibration,
+        profile=content.profile,
+    )
+    now = datetime.datetime.now(datetime.UTC)
+    card.provenance.exported_at = now.isoformat(timespec="seconds").replace("+00:00", "Z")
+    card.provenance.exporter = f"dermserve {importlib.metadata.version('dermserve')}"
+    return card
+
+
+def _with_card(content: Content, model: bytes, card: card_pb2.Card) -> bytes:
+    """Add the card to a TensorFlow Lite model, which must have been converted from this content."""
+    source = source_digest(content.network, temperature=content.temperature, distance=content.distance)
+    if read_file(model, SOURCE) != source:
+        raise VerificationError(
+            "model.tflite was converted from other weights or before the last `dermserve evaluate`: its answers are not"
+            " those of this version. Convert it again with `dermserve tflite`, or delete it from the run"
+        )
+    return with_files(model, {CARD: render_card(card)})
+
+
+def _save(content: Content, card: card_pb2.Card, spec: Spec, folder: pathlib.Path) -> None:
+    core = freeze_core(
+        content.network, temperature=content.temperature, distance=content.distance, weights=content.weights
+    )
+    module = tf.Module()
+    module.core = core.tracked  # type: ignore[attr-defined]  # what the signatures call must be tracked
+    functions = signatures(core, side=spec.input_side, views=card.views, card=render_card(card))
+    tf.saved_model.save(module, str(folder), signatures=functions)
+    _declare_size(folder, side=spec.input_side)
+
+
+def _declare_size(folder: pathlib.Path, *, side: int) -> None:
+    """State the size of images in the metadata of the signatures; the placeholders must not (graph.py)."""
+    file = folder / "saved_model.pb"
+    saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    for definition in saved.meta_graphs[0].signature_def.values():
+        if Input.IMAGES in definition.inputs:
+            definition.inputs[Input.IMAGES].tensor_shape.CopyFrom(tf.TensorShape([None, side, side, 3]).as_proto())
+    file.write_bytes(saved.SerializeToString(deterministic=True))
+    fingerprinting_utils.write_fingerprint(str(folder))  # the fingerprint that `save` wrote is of the former file

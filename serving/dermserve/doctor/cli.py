@@ -1,20 +1,19 @@
 """`dermserve doctor`: the command."""
 
 import asyncio
-import dataclasses
-import json
 import os
-from collections.abc import Iterable
+from collections import Counter
 from typing import Any
 
 import click
 
+from dermserve.cli.findings import COLOURS, Finding
 from dermserve.doctor.models import look_at_models
-from dermserve.doctor.settings import Finding, Severity, error, look_at_settings
+from dermserve.doctor.settings import error, look_at_settings
 from dermserve.gateway.cli import config_options, load_options
 from dermserve.models.options import Number
 
-_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
+_SEVERITIES = list(COLOURS)[:3]
 
 
 @click.command()
@@ -35,17 +34,17 @@ def doctor(
 
     Exit codes: 0 no errors, 1 errors (with --strict, also warnings), 2 wrong usage.
     """
-    findings = sorted(_examine(options, offline=offline, timeout=timeout), key=lambda finding: finding.severity.value)
-    for finding in findings:
-        click.echo(_json(finding) if as_json else _written(finding))
-    counts = {severity: sum(finding.severity is severity for finding in findings) for severity in Severity}
+    found = _examine(options, offline=offline, timeout=timeout)
+    for finding in sorted(found, key=lambda finding: _SEVERITIES.index(finding.severity)):
+        finding.show(as_json=as_json)
+    counts = Counter(finding.severity for finding in found)
     if not as_json:
-        told = (f"{count} {severity.name.lower()}{'s' * (count != 1)}" for severity, count in counts.items())
+        told = (f"{counts[severity]} {severity.lower()}{'s' * (counts[severity] != 1)}" for severity in _SEVERITIES)
         click.echo(", ".join(told) + (" (model servers not asked)" if offline else ""))
-    context.exit(1 if counts[Severity.ERROR] or (strict and counts[Severity.WARNING]) else 0)
+    context.exit(1 if counts["ERROR"] or (strict and counts["WARNING"]) else 0)
 
 
-def _examine(options: dict[str, Any], *, offline: bool, timeout: float) -> Iterable[Finding]:
+def _examine(options: dict[str, Any], *, offline: bool, timeout: float) -> list[Finding]:
     try:
         config = load_options(options).config
     except (ValueError, OSError) as fault:
@@ -53,12 +52,3 @@ def _examine(options: dict[str, Any], *, offline: bool, timeout: float) -> Itera
         return [error("SETTING", line, remedy) for line in str(fault).splitlines()]
     found = list(look_at_settings(config, environment=os.environ))
     return found if offline else [*found, *asyncio.run(look_at_models(config, seconds=timeout))]
-
-
-def _written(finding: Finding) -> str:
-    severity = click.style(f"{finding.severity.name.lower():8}", fg=_COLOURS[finding.severity], bold=True)
-    return f"{severity} {finding.what} [{finding.code}]\n         → {finding.remedy}"
-
-
-def _json(finding: Finding) -> str:
-    return json.dumps({**dataclasses.asdict(finding), "severity": finding.severity.name})

@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Iterator
 
-from dermserve.doctor.settings import Finding, error, note, warning
+from dermserve.cli.findings import Finding
+from dermserve.doctor.settings import error, note, warning
 from dermserve.gateway.canary import CANARY, STABLE
 from dermserve.gateway.catalog import Catalog, KnownModel, KnownVersion
 from dermserve.gateway.certificates import model_server_files

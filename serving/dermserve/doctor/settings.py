@@ -1,4 +1,4 @@
-"""Findings of the doctor, and those about settings and their files, without any network."""
+"""Check a gateway's settings and their files, without any network."""
 
 import datetime
 import functools
@@ -6,9 +6,8 @@ import pathlib
 import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from enum import Enum
 
+from dermserve.cli.findings import Finding
 from dermserve.gateway import tracing
 from dermserve.gateway.canary import CANARY
 from dermserve.gateway.certificates import is_key_of, read_certificates
@@ -17,31 +16,7 @@ from dermserve.gateway.config import Config, is_loopback
 _SOON = datetime.timedelta(days=30)
 
 
-class Severity(Enum):
-    """How much a finding matters, the gravest first."""
-
-    ERROR = 1
-    """The gateway, or some of its answers, do not work."""
-    WARNING = 2
-    """Unsafe or unwise."""
-    NOTE = 3
-    """Information."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One problem, or one piece of information."""
-
-    severity: Severity
-    code: str
-    """Machine-readable and stable."""
-    what: str
-    """What is wrong, and why it matters."""
-    remedy: str
-    """What to do."""
-
-
-error, warning, note = (functools.partial(Finding, severity) for severity in Severity)
+error, warning, note = (functools.partial(Finding, severity) for severity in ("ERROR", "WARNING", "NOTE"))
 
 
 def look_at_settings(config: Config, *, environment: Mapping[str, str]) -> Iterator[Finding]:

@@ -38,7 +38,7 @@ def gather(to: pathlib.Path, *, store: pathlib.Path | None = None) -> dict[str, 
     else:
         shutil.rmtree(to / "api")
     models = (store / ON_DEVICE).glob("*/model.tflite") if store else ()
-    by_version = {int(model.parent.name): model for model in models if model.parent.name.isdigit()}
+    by_version = {int(model.parent.name): model for model in models if model.parent.name.isdecimal()}
     if by_version:
         newest = by_version[max(by_version)]
         target = to / "device" / ON_DEVICE / newest.parent.name / newest.name

@@ -58,6 +58,8 @@ class Settings:
             if (getattr(self, one) is None) != (getattr(self, other) is None):
                 names = f"{one} and {other}".replace("_", "-")
                 raise SettingsError(f"{names} go together: give both or neither")
+        if self.audience and self.jwks is None:
+            raise SettingsError("audience is what a token must name: give jwks and issuer as well")
         for setting in fields(self):
             value = getattr(self, setting.name)
             if type(value) is int and value < 1:
@@ -113,7 +115,7 @@ def split_address(address: str, *, name: str) -> tuple[str, int]:
         SettingsError: it is not HOST:PORT.
     """
     host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise SettingsError(f"{name} is {address!r}, and must be HOST:PORT")
     return host.strip("[]"), int(port)
 

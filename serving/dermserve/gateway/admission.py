@@ -77,8 +77,8 @@ class Queue:
     @property
     def is_free(self) -> bool:
         """Whether one more request may be admitted."""
-        if not self.working:
-            return True  # each model always has one request in progress, and the end of one admits the next
+        if not self.working:  # each model always has one request in progress, and the end of one admits the next
+            return True
         if self._bounds.at_once is not None and self.working >= self._bounds.at_once:
             return False
         return self.preparing < self._free_capacity() + (0 if self._is_overloaded else _AHEAD)

@@ -15,7 +15,7 @@ import importlib.metadata
 import itertools
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dermserve.gateway.errors import InvalidModelOutputError
 from dermserve.gateway.tfserving import Scores
@@ -49,8 +49,7 @@ _BY_REASON = {
 _SHOWS_NO_KNOWN_LESION = frozenset({api.REASON_OUT_OF_SCOPE, api.REASON_UNIFORM})
 
 
-@dataclass(frozen=True, slots=True)
-class Reduced:
+class Reduced(NamedTuple):
     """One prediction for all views."""
 
     mean: tuple[float, ...]  # of each class; sums to 1
@@ -61,8 +60,7 @@ class Reduced:
     ood_score: float  # of the identity view
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     """What a prediction may be used for."""
 
     verdict: api.Verdict
@@ -98,24 +96,17 @@ def reduce_views(scores: Scores, *, card: card_pb2.Card) -> Reduced:
     rows, risks = [], []
     for scored in scores.probabilities:
         total = math.fsum(scored)
-        row = [float(value) / total for value in scored]
+        row = [value / total for value in scored]
         rows.append(row)
         risks.append(math.fsum(itertools.compress(row, malignant)))
-    mean, std = zip(*map(_mean_and_std, zip(*rows, strict=True)), strict=True)
-    risk, risk_std = _mean_and_std(risks)
-    return Reduced(
-        mean=mean,
-        std=std,
-        ranking=tuple(sorted(range(len(mean)), key=mean.__getitem__, reverse=True)),
-        risk=risk,
-        risk_std=risk_std,
-        ood_score=float(scores.ood_scores[0]),
+    mean, std = (
+        zip(*map(_moments, zip(*rows, strict=True)), strict=True) if rows[1:] else (rows[0], [0.0] * len(rows[0]))
     )
+    ranking = sorted(range(len(mean)), key=mean.__getitem__, reverse=True)
+    return Reduced(tuple(mean), tuple(std), tuple(ranking), *_moments(risks), scores.ood_scores[0])
 
 
-def _mean_and_std(values: Sequence[float]) -> tuple[float, float]:
-    if len(values) == 1:  # of TTA_MODE_NONE
-        return values[0], 0.0
+def _moments(values: Sequence[float]) -> tuple[float, float]:
     mean = math.fsum(values) / len(values)
     return mean, math.sqrt(math.fsum([(value - mean) ** 2 for value in values]) / len(values))
 

@@ -19,10 +19,11 @@ import asyncio
 import bisect
 import itertools
 import math
+import operator
 import random
 from collections import Counter
 from contextvars import Context, copy_context
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -48,26 +49,21 @@ _NEARLY_DONE_SHARE = 0.4
 _Key: TypeAlias = tuple[Target, tuple[int, ...]]
 
 
-@dataclass(eq=False, slots=True)
 class Part:
     """One request's images for a call, and its state while it waits for a slot and then for the answer."""
 
-    # uint8 [V, H, W, 3], or the identity alone, [1, H, W, 3], when the views are made in graph
-    images: NDArray[np.uint8]
-    budget: Budget
-    # Views that the signature `tta` makes of the image; empty when the images are the views
-    tta_views: tuple[str, ...] = ()
+    __slots__ = ("answer", "budget", "call", "context", "failed", "images", "key", "order", "tta_views", "views")
+    key: _Key
+    order: tuple[float, int]
 
-    key: _Key = field(init=False)
-    order: tuple[float, int] = field(init=False)
-    context: Context = field(init=False)  # of its trace
-    answer: "asyncio.Future[Scores] | None" = None
-    call: "_Call | None" = None
-    failed: dict[ModelServer, Exception] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        """Count the views."""
-        return len(self.tta_views) or len(self.images)
+    def __init__(self, images: NDArray[np.uint8], budget: Budget, tta_views: tuple[str, ...] = ()) -> None:
+        """Make it of images, uint8 [V, H, W, 3]: the views, or one image of which `tta` makes the named views."""
+        self.images, self.budget, self.tta_views = images, budget, tta_views
+        self.views = len(tta_views) or len(images)
+        self.context: Context | None = None  # of its trace, if its request has to wait
+        self.answer: asyncio.Future[Scores] | None = None
+        self.call: _Call | None = None
+        self.failed: dict[ModelServer, Exception] = {}
 
     @property
     def waits(self) -> bool:
@@ -92,7 +88,7 @@ class _Call:
     key: _Key
     parts: list[Part]
     nearly_done: float = math.inf  # when it will be near its end, by the clock
-    task: "asyncio.Task[None] | None" = None
+    task: "asyncio.Task[None] | None" = None  # None if its only request makes it
 
     def gather(self, count: int) -> tuple[NDArray[np.uint8], bool]:
         """Return the images of the first views, and whether they are for `tta`."""
@@ -103,14 +99,15 @@ class _Call:
 
     def share(self, scores: Scores) -> None:
         """Give each request its rows of the answer. A single request gets the answer unchecked."""
-        alone, start = len(self.parts) == 1, 0
-        rows = len(scores.probabilities), len(scores.ood_scores)
-        if not alone and rows != (scores.views, scores.views):
+        if len(self.parts) == 1:
+            self.parts[0].end(scores)
+            return
+        start, rows = 0, (len(scores.probabilities), len(scores.ood_scores))
+        if rows != (scores.views, scores.views):
             raise errors.InvalidModelOutputError(f"it has {rows[0]} and {rows[1]} rows for {scores.views} views")
         for part in self.parts:
-            own = slice(start, start := start + len(part))
-            share = Scores(len(part), scores.version, scores.probabilities[own], scores.ood_scores[own])
-            part.end(scores if alone else share)
+            own = slice(start, start := start + part.views)
+            part.end(Scores(part.views, scores.version, scores.probabilities[own], scores.ood_scores[own]))
 
 
 class Batching:
@@ -134,11 +131,13 @@ class Batching:
 
     def free_capacity(self, model: str) -> int:
         """Count the requests for a model that could be sent now or shortly; negative if some wait."""
-        now, others, nearly_done = self._clock(), 0, 0
+        now, others, nearly_done = self._clock() if self._calls else 0.0, 0, 0
         for call in self._calls:
             others += call.key[0].model != model
             nearly_done += call.nearly_done <= now and call.server.alive
-        together = next((views for views in range(MOST, 1, -1) if self._is_short(model, views)), 1)
+        together = MOST
+        while together > 1 and not self._is_short(model, together):
+            together -= 1
         return (self._servers.slots - others) * together - self._requests[model] + nearly_done
 
     async def predict(self, target: Target, part: Part) -> Scores:
@@ -153,7 +152,11 @@ class Batching:
         try:
             while True:
                 try:
-                    return await self._enter(target, part)
+                    self._enter(target, part)
+                    if part.call and part.call.task is None:
+                        await self._run(part.call)
+                    assert part.answer  # as no local variable: its error refers to this frame
+                    return await part.answer
                 except (errors.ModelServerUnreachableError, ServableNotFoundError) as error:
                     if part.call is None:
                         raise  # no server is left
@@ -171,14 +174,14 @@ class Batching:
             part.answer = None  # its error refers to this frame
             part.failed.clear()
 
-    def _enter(self, target: Target, part: Part) -> "asyncio.Future[Scores]":
-        turn = self._clock() + _AGEING * self.costs.expect(target.model, len(part))
+    def _enter(self, target: Target, part: Part) -> None:
+        turn = self._clock() + _AGEING * self.costs.expect(target.model, part.views)
         part.order, part.key, part.call = (turn, next(self._numbers)), (target, part.images.shape[1:]), None
-        part.context = copy_context()
-        part.answer = answer = asyncio.get_running_loop().create_future()
-        bisect.insort(self._queue, part, key=lambda each: each.order)
-        self._dispatch()
-        return answer
+        part.answer = asyncio.get_running_loop().create_future()
+        bisect.insort(self._queue, part, key=operator.attrgetter("order"))
+        self._dispatch(entering=part)
+        if part.call is None:
+            part.context = copy_context()
 
     def _leave(self, part: Part) -> None:
         """Take a request out of the queue, or cancel its call if no other request waits for it."""
@@ -188,43 +191,45 @@ class Batching:
         elif part.call.task and not any(each.waits for each in part.call.parts):
             part.call.task.cancel()
 
-    def _dispatch(self) -> None:
-        """Send waiting requests to free slots, in their order."""
+    def _dispatch(self, *, entering: Part | None = None) -> None:
+        """Send waiting requests to free slots, in their order. One that enters and goes alone makes its call itself."""
+        if not self._queue:
+            return
         held = set[_Key]()  # targets whose requests wait for a fuller batch
-        for first in list(self._queue):
+        for first in self._queue.copy():
             if first.call or not first.waits or first.key in held:
                 continue
-            if not self._servers.untried(first.failed):
+            if server := self._servers.pick(first.key[0].model, first.failed):
+                if batch := self._batch(first, server):
+                    self._send(server, batch, by_itself=batch == [entering])
+                else:
+                    held.add(first.key)
+            elif not self._servers.untried(first.failed):
                 self._queue.remove(first)
                 # One server without this version does not mean that the unreachable ones lack it, too.
                 kinds = sorted(first.failed.values(), key=lambda error: isinstance(error, ServableNotFoundError))
                 first.end(next(iter(kinds), errors.ModelServerUnreachableError()))
-            elif server := self._servers.pick(first.key[0].model, first.failed):
-                if batch := self._batch(first, server):
-                    self._send(server, batch)
-                else:
-                    held.add(first.key)
             elif not first.failed:  # no slot is free anywhere
                 return
 
     def _batch(self, first: Part, server: ModelServer) -> list[Part]:
         """Choose the requests to send together with `first`; none if it should wait for more."""
-        model, views, batch = first.key[0].model, len(first), [first]
+        model, views, batch = first.key[0].model, first.views, [first]
         for other in self._queue:
             if other is first or not other.waits or other.key != first.key or server in other.failed:
                 continue
-            if not self._is_short(model, views + len(other)):
+            if not self._is_short(model, views + other.views):
                 return batch
             batch.append(other)
-            views += len(other)
-        in_flight = sum(call.key == first.key for call in self._calls)
+            views += other.views
+        in_flight = [call.key for call in self._calls].count(first.key)
         waits = in_flight and self._servers.slots <= 2 * in_flight and self._is_short(model, views + 1)
         return [] if waits else batch
 
     def _is_short(self, model: str, views: int) -> bool:
         return views <= MOST and 0 < self.costs.expect(model, views) <= self._longest
 
-    def _send(self, server: ModelServer, batch: list[Part]) -> None:
+    def _send(self, server: ModelServer, batch: list[Part], *, by_itself: bool) -> None:
         call = _Call(server, batch[0].key, batch)
         for part in batch:
             part.call = call
@@ -232,7 +237,8 @@ class Batching:
         self._calls.add(call)
         server.in_flight += 1
         server.last_used = next(self._numbers)
-        call.task = asyncio.get_running_loop().create_task(self._run(call), context=batch[0].context)
+        if not by_itself:
+            call.task = asyncio.get_running_loop().create_task(self._run(call), context=batch[0].context)
 
     async def _run(self, call: _Call) -> None:
         """Make a call, give each of its requests the answer or error, and send waiting requests."""
@@ -249,10 +255,9 @@ class Batching:
 
     async def _ask(self, call: _Call) -> Scores:
         server, model = call.server, call.key[0].model
-        budget = max((part.budget for part in call.parts), key=lambda each: each.ends)
-        left = budget.require("before asking the model server")
-        views = sum(map(len, call.parts))
-        if not (fitting := self.costs.fit(model, views, left=left)):
+        left = max([part.budget.left() for part in call.parts])
+        views = sum([part.views for part in call.parts])
+        if left <= 0 or not (fitting := self.costs.fit(model, views, left=left)):
             raise errors.BudgetSpentError("too little is left for the model")
         if len(call.parts) == 1:  # a batch of several requests is sent with all its views
             views = fitting

@@ -4,8 +4,7 @@ gRPC's asyncio does not propagate deadlines, so each stage checks its budget her
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from dermserve.gateway.errors import BudgetSpentError
 
@@ -17,8 +16,7 @@ _HOPELESS = 0.5  # share of the mean time for one view: with less time left, no 
 _FADE = 0.98  # factor on the mean after each refusal that it caused, so that slow calls do not cause refusals for ever
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(NamedTuple):
     """Time left of a request's deadline."""
 
     ends: float  # when the clock shows this, it is over
@@ -68,8 +66,10 @@ class Costs:
 
     def fit(self, model: str, views: int, *, left: float) -> int:
         """Return how many of the views fit into the seconds left; 0 when not even one can."""
-        fitting = next((count for count in range(views, 0, -1) if self.expect(model, count) <= left * _SHARE), 0)
-        if fitting or self.expect(model, 1) * _HOPELESS <= left:
-            return max(fitting, 1)
+        for count in range(views, 0, -1):
+            if self.expect(model, count) <= left * _SHARE:
+                return count
+        if self.expect(model, 1) * _HOPELESS <= left:
+            return 1
         self._seconds[model] = {count: seconds * _FADE for count, seconds in self._seconds[model].items()}
         return 0

@@ -9,7 +9,6 @@ import hashlib
 import pathlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 import structlog
@@ -41,8 +40,8 @@ def route(target: Target, *, share: float, caller: str, labels: Mapping[str, int
         return target
     digest = hashlib.sha256(f"{target.model}\0{caller}".encode()).digest()
     if int.from_bytes(digest[:8]) / 2**64 < share:  # spread evenly, and independently for each model
-        return replace(target, label=CANARY)
-    return replace(target, label=STABLE) if STABLE in labels else target
+        return target._replace(label=CANARY)
+    return target._replace(label=STABLE) if STABLE in labels else target
 
 
 class Canary:
@@ -73,13 +72,13 @@ class Canary:
     def _read(self, file: pathlib.Path) -> None:
         """Use the shares in the file; if it is not valid, keep the former ones."""
         try:
-            found = tomllib.loads(file.read_text("utf-8") if file.exists() else "").get("canary_shares", {})
+            found = tomllib.loads(file.read_text("utf-8"))["canary_shares"] if file.exists() else {}
             shares = {model: float(share) for model, share in found.items()}
             if wrong := [model for model, share in shares.items() if not 0 <= share <= 1]:
                 raise ValueError(f"the share of {wrong[0]} is not between 0 and 1")
-        except (OSError, ValueError, TypeError, AttributeError) as error:
-            if str(error) != self._fault:
-                self._fault = str(error)
+        except Exception as error:  # whatever the file has in it
+            if repr(error) != self._fault:
+                self._fault = repr(error)
                 _log.error("canary_file_not_read", file=str(file), fault=self._fault)
             return
         self._fault, former = "", self._shares

@@ -8,7 +8,7 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -90,8 +90,7 @@ class KnownModel:
         return errors.ModelNotAvailableError(self.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """What to request from a model server."""
 
     target: Target  # without a version for the newest one: the model server chooses it
@@ -169,11 +168,12 @@ class Catalog:
             number = next(version.number for version in known.available if version.ready)
             target = Target(target.model, version=number)
         # A poll drops the cards of versions that are gone before it replaces the models: use the state of one poll.
-        version = next((version for version in known.versions if version.number == number), None)
-        if version and version.invalid:
-            raise errors.InvalidCardError(target.model, number, version.fault)
-        card = (version and version.card) or await self.card(target.model, number, budget=budget)
-        return Choice(target, number, card)
+        for version in known.versions:
+            if version.number == number and version.invalid:
+                raise errors.InvalidCardError(target.model, number, version.fault)
+            if version.number == number and version.card:
+                return Choice(target, number, version.card)
+        return Choice(target, number, await self.card(target.model, number, budget=budget))
 
     async def card(self, model: str, version: int, *, budget: Budget | None = None) -> card_pb2.Card:
         """Return a version's card. It is read once for all requests, each of which waits within its budget.

@@ -66,7 +66,7 @@ class TlsFiles:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         context.set_alpn_protocols(["h2"])
         if self._certificate is not None:
-            context.load_cert_chain(self._certificate, self._key)
+            context.load_cert_chain(self._certificate, self._key, password="")  # it would ask for one
         return context
 
     @property
@@ -101,7 +101,7 @@ class TlsFiles:
         try:
             found = {self._names[0]: authorities, self._names[2]: certificate}
             certificates = {name: read_certificates(pem) for name, pem in found.items() if pem is not None}
-            if key and not is_key_of(key, certificates[self._names[2]][0]):
+            if key is not None and not is_key_of(key, certificates[self._names[2]][0]):
                 raise ValueError("the key is not the certificate's")
         except ValueError as error:
             shown = ", ".join(str(file) for file in files if file)
@@ -167,13 +167,16 @@ def is_key_of(key: bytes, certificate: "x509.Certificate") -> bool:
     """Tell whether PEM is the private key of a certificate.
 
     Raises:
-        ValueError: it holds no key, or one with a passphrase.
+        ValueError: it holds no key, one with a passphrase, or one of a kind that is not supported.
     """
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
     try:
-        public = load_pem_private_key(key, password=None).public_key()
+        pair = load_pem_private_key(key, password=None).public_key(), certificate.public_key()
     except TypeError as error:  # raised by the library for a missing passphrase
         raise ValueError("the key has a passphrase, which can't be entered here") from error
-    plain = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    return public.public_bytes(*plain) == certificate.public_key().public_bytes(*plain)
+    except UnsupportedAlgorithm as error:
+        raise ValueError(f"the key or the certificate's can't be used: {error}") from error
+    ours, theirs = (each.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for each in pair)
+    return ours == theirs

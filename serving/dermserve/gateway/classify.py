@@ -1,13 +1,9 @@
 """Classify one photo within its budget: admit → decode → plan → predict → reduce → verdict → answer."""
 
 import asyncio
-import contextlib
 import functools
 import time
-from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from dermserve.gateway.admission import Admission
 from dermserve.gateway.answer import check_scores, write_answer
@@ -39,8 +35,7 @@ _OVER = 0.05
 _InHand: TypeAlias = tuple[Scores, card_pb2.Card, Prepared]
 
 
-@dataclass(frozen=True, slots=True)
-class PhotoRequest:
+class PhotoRequest(NamedTuple):
     """A ClassifyRequest in plain values; the message, with another copy of the photo, can be freed."""
 
     target: Target  # unchecked, like the mode
@@ -77,19 +72,18 @@ class Classifier:
         request = _Request(self, photo, rpc)
         try:
             async with asyncio.timeout(rpc.budget.left()):
-                with request.measure("admit"):
-                    await request.place.wait()
+                await request.place.wait()
                 answer = await request.answer()
         except BaseException as error:
-            request.count(error)
+            stage = request.end(error)
             if isinstance(error, TimeoutError):
-                raise BudgetSpentError(request.stage) from error
+                raise BudgetSpentError(stage) from error
             if isinstance(error, PhotoError):
                 raise RefusedPhotoError(error) from error
             raise
         finally:
             request.place.queue.leave(request.place)
-        request.count(None)
+        request.end(None)
         return answer
 
 
@@ -103,33 +97,45 @@ class _Request:
         line.catalog.find(self._target.model)
         rpc.budget.require("on arrival")
         self.place = line.admission.queues[rpc.method, self._target.model].enter(len(photo.image), rpc.budget)
-        self.stage = ""  # the current or last one
-        self._begun = time.monotonic()
-        self._spent: defaultdict[str, float] = defaultdict(float)  # seconds by stage
+        self._stage, self._begun = "admit", time.monotonic()
+        self._since = self._begun  # of the current stage
+        self._spent = {"admit": 0.0, "decode": 0.0, "plan": 0.0, "predict": 0.0, "reduce": 0.0}  # seconds
+        self._end_span = line.tracing.begin("admit")
         self._routed: str | None = None  # the label that it was sent to, if it had neither version nor label
         self._asked = 0
         self._in_hand: _InHand | None = None  # the answer if later stages fail
 
-    @contextlib.contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Measure a stage, in its own span."""
-        self.stage, since = stage, time.monotonic()
-        try:
-            with self._line.tracing.span(stage):
-                yield
-        finally:
-            self._spent[stage] += time.monotonic() - since
+    def _leave(self, error: BaseException | None = None) -> None:
+        """End the current stage and its span."""
+        now = time.monotonic()
+        self._spent[self._stage] += now - self._since
+        self._since = now
+        if self._end_span:
+            self._end_span(error)
 
-    def count(self, error: BaseException | None) -> None:
-        """Count its stages, and its end at the label that it was sent to, if the version is the cause."""
+    def _enter(self, stage: str, error: BaseException | None = None) -> None:
+        """Enter the next stage, in its own span; an error is that of the one before."""
+        self._leave(error)
+        self._stage = stage
+        self._end_span = self._line.tracing.begin(stage)
+
+    def end(self, error: BaseException | None) -> str:
+        """Count its stages, and its end at the label that it was sent to, if the version is the cause.
+
+        Returns:
+            The last stage.
+        """
+        self._leave(error)
         model, metrics = self._target.model, self._line.metrics
         for stage, seconds in self._spent.items():
-            metrics.stage(stage, model).observe(seconds)
+            if seconds:
+                metrics.stage(stage, model).observe(seconds)
         if self._routed is None or isinstance(error, PhotoError | MemoryError):
-            return
+            return self._stage
         if isinstance(error, Exception | None) or self._rpc.budget.left() <= _OVER:
-            seconds = time.monotonic() - self._begun - self._spent["admit"]
+            seconds = self._since - self._begun - self._spent["admit"]
             metrics.routed(model, self._routed, failed=error is not None, seconds=seconds)
+        return self._stage
 
     async def answer(self) -> classifier_pb2.ClassifyResponse:
         """Answer with all views that the plan asks for; with fewer when a later stage fails."""
@@ -149,10 +155,10 @@ class _Request:
                     self._line.canary.sample(self._target.model, found[2].views, *found[:2])
                 return self._write(*found)
             raise catalog.find(self._target.model).absent(self._target)
-        except GatewayError:
+        except GatewayError as error:
             if self._in_hand is None:
                 raise
-            return self._write(*self._in_hand)
+            return self._write(*self._in_hand, error)
 
     async def _attempt(self, choice: Choice) -> _InHand:
         """Predict in stages, all with the version that answered the first, until the plan needs no more views."""
@@ -160,16 +166,17 @@ class _Request:
         in_graph = 1 < wanted <= piece and tuple(choice.card.views) == STANDARD_VIEWS
         names = (IDENTITY,) if in_graph or wanted == 1 else tuple(choice.card.views[:wanted])
         spec, limits = choice.card.input, self._line.limits
-        work = functools.partial(prepare, self._photo.image, spec=spec, views=names, limits=limits)
-        with self.measure("decode"):
-            prepared = await self._line.workers.run(work)
+        self._enter("decode")
+        prepared = await self._line.workers.run(
+            functools.partial(prepare, self._photo.image, spec=spec, views=names, limits=limits)
+        )
         self.place.prepared()
         self._spent["decode"] -= prepared.plan_seconds
         self._spent["plan"] += prepared.plan_seconds
         part = Part(prepared.views[:piece], self._rpc.budget, STANDARD_VIEWS if in_graph else ())
         scores, card = await self._predict(choice, part)
         self._asked = wanted
-        complete = scores.views == len(part)
+        complete = scores.views == part.views
         while complete:
             self._in_hand = (scores, card, prepared)
             if scores.views >= wanted and (wanted := count_more(self._mode, scores, card)) == scores.views:
@@ -190,12 +197,12 @@ class _Request:
 
     async def _predict(self, choice: Choice, part: Part) -> tuple[Scores, card_pb2.Card]:
         """Predict views; return checked scores and the card of the version that answered."""
-        with self.measure("predict"):
-            scores, card = await self._line.predictor.predict(choice.target, part), choice.card
-            if scores.version != choice.version:
-                card = await self._line.catalog.card(self._target.model, scores.version, budget=self._rpc.budget)
-        if (card.input.height, card.input.width) != (choice.card.input.height, choice.card.input.width):
-            raise ServableNotFoundError("the version that answered wants other pixels than were sent")
+        self._enter("predict")
+        scores, card = await self._line.predictor.predict(choice.target, part), choice.card
+        if scores.version != choice.version:
+            card = await self._line.catalog.card(self._target.model, scores.version, budget=self._rpc.budget)
+            if (card.input.height, card.input.width) != (choice.card.input.height, choice.card.input.width):
+                raise ServableNotFoundError("the version that answered wants other pixels than were sent")
         return check_scores(scores, card=card), card
 
     async def _predict_more(self, seen: Scores, card: card_pb2.Card, prepared: Prepared, until: int) -> Scores:
@@ -207,22 +214,27 @@ class _Request:
             async with asyncio.timeout(budget.left()):
                 views = prepared.views[seen.views : until]
                 if until > len(prepared.views):
-                    work = functools.partial(make_views, prepared.views[0], card.views[seen.views : until])
-                    with self.measure("plan"):
-                        views = await self._line.workers.run(work)
+                    self._enter("plan")
+                    views = await self._line.workers.run(
+                        functools.partial(make_views, prepared.views[0], card.views[seen.views : until])
+                    )
                 return (await self._predict(choice, Part(views, budget)))[0]
         except TimeoutError as error:
             raise BudgetSpentError("asking for further views") from error
 
-    def _write(self, scores: Scores, card: card_pb2.Card, prepared: Prepared) -> classifier_pb2.ClassifyResponse:
-        line, model, measures, include = self._line, self._target.model, prepared.measures, self._photo.include_rejected
-        with self.measure("reduce"):
-            answer = write_answer(scores, measures, card=card, include_rejected_classes=include)
+    def _write(
+        self, scores: Scores, card: card_pb2.Card, prepared: Prepared, error: GatewayError | None = None
+    ) -> classifier_pb2.ClassifyResponse:
+        """Write the answer; an error is that of the stage before, if this one answers without it."""
+        line, model, measures, spent = self._line, self._target.model, prepared.measures, self._spent
+        self._enter("reduce", error)
+        answer = write_answer(scores, measures, card=card, include_rejected_classes=self._photo.include_rejected)
+        now = time.monotonic()
         answer.request_id, answer.model, answer.version = self._rpc.request_id, model, scores.version
-        answer.views_asked = self._asked
-        for stage in ("decode", "plan", "predict", "reduce"):
-            setattr(answer.timings, f"{stage}_ms", self._spent[stage] * 1e3)
-        answer.timings.total_ms = (time.monotonic() - self._begun) * 1e3
+        answer.views_asked, timings = self._asked, answer.timings
+        timings.decode_ms, timings.plan_ms = spent["decode"] * 1e3, spent["plan"] * 1e3
+        timings.predict_ms, timings.reduce_ms = spent["predict"] * 1e3, (now - self._since) * 1e3
+        timings.total_ms = (now - self._begun) * 1e3
         saved, agreed = count_saved(self._mode, self._asked, card), would_agree(self._mode, scores, card)
         line.metrics.answered(model, asked=self._asked, used=answer.views_used, saved=saved, agreed=agreed)
         if line.drift and card.HasField("profile"):
@@ -232,9 +244,9 @@ class _Request:
 
 
 def _joined(seen: Scores, further: Scores) -> Scores:
-    return replace(
-        seen,
-        views=seen.views + further.views,
-        probabilities=[*seen.probabilities, *further.probabilities],
-        ood_scores=[*seen.ood_scores, *further.ood_scores],
+    return Scores(
+        seen.views + further.views,
+        seen.version,
+        [*seen.probabilities, *further.probabilities],
+        [*seen.ood_scores, *further.ood_scores],
     )

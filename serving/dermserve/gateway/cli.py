@@ -1,6 +1,9 @@
 """`dermserve gateway` and `dermserve config`: the options, the signals, the output, and the exit code."""
 
 import asyncio
+import contextlib
+import ctypes
+import datetime
 import gc
 import json
 import logging
@@ -19,6 +22,7 @@ from dermserve.gateway.server import lifespan
 if sys.platform != "win32":
     import uvloop
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 _LEVELS = ("debug", "info", "warning", "error")
 _OPTIONS = (
     click.option("--config", "file", type=click.Path(path_type=pathlib.Path), help="TOML file with settings."),
@@ -63,6 +67,7 @@ def gateway(**options: Any) -> None:
     """
     config = _loaded(options).config
     configure_logs(config.log_level)
+    keep_freed_memory()
     try:
         # uvloop costs less under load than asyncio's own event loop; Windows has none.
         with asyncio.Runner(loop_factory=None if sys.platform == "win32" else uvloop.new_event_loop) as runner:
@@ -90,6 +95,14 @@ def config(*, as_json: bool, **options: Any) -> None:
         click.echo(f"{name} = {values[name]}  # {source}")
 
 
+def keep_freed_memory() -> None:
+    """Let glibc keep up to 8 MB for the next photo: to fault it in again took a fifth of the time of a large one."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        libc = ctypes.CDLL(None)
+        for threshold in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+            libc.mallopt(threshold, 8 << 20)
+
+
 def configure_logs(level: str) -> None:
     """Log events of a level and above to stderr, one JSON line each.
 
@@ -98,15 +111,17 @@ def configure_logs(level: str) -> None:
     encoder = json.JSONEncoder(default=_shown)  # json.dumps would make an encoder for each line
     structlog.configure(
         processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(serializer=lambda event, **_: encoder.encode(event)),
+            lambda _, level, event: encoder.encode({**event, "level": level, "timestamp": _now()}),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # a line is one write; print makes it two
         cache_logger_on_first_use=True,
     )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _shown(value: object) -> str:

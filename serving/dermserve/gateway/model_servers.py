@@ -98,7 +98,7 @@ class ModelServers:
     @property
     def slots(self) -> int:
         """How many calls may be in flight to all model servers that answer."""
-        return self._slots * sum(server.alive for server in self._servers.values())
+        return self._slots * [server.alive for server in self._servers.values()].count(True)
 
     async def follow(self, every: float) -> None:
         """Resolve the names until cancelled: every so many seconds, and a second after a failure."""
@@ -265,19 +265,21 @@ class ModelServers:
 
     def untried(self, failed: Collection[ModelServer]) -> list[ModelServer]:
         """Return the model servers that have not failed a request."""
-        return [server for server in self._servers.values() if server not in failed]
+        return [server for server in self._servers.values() if server not in failed] if failed else self.all
 
     def pick(self, model: str, failed: Collection[ModelServer]) -> ModelServer | None:
         """Choose the least busy server with a free slot that has not failed; prefer those that answer."""
         candidates = self.untried(failed)
         candidates = [server for server in candidates if server.alive] or candidates
         free = [server for server in candidates if server.in_flight < self._slots]
-        return min(free, key=lambda each: (not each.has(model), each.in_flight, each.last_used), default=None)
+        if len(free) < 2:
+            return free[0] if free else None
+        return min(free, key=lambda each: (not each.has(model), each.in_flight, each.last_used))
 
     def has_other(self, server: ModelServer, failed: Collection[ModelServer]) -> bool:
         """Whether to wait less for a server: another one answers, or this one did not answer before."""
-        others = self.untried({*failed, server})
-        return any(other.alive for other in others) or bool(others and not server.alive)
+        others = [other for other in self.untried(failed) if other is not server]
+        return bool(others) and (not server.alive or any(other.alive for other in others))
 
 
 def _target(address: str, name: str) -> tuple[str, str]:

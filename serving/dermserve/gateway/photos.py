@@ -10,8 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,8 +92,7 @@ def _settle(future: "asyncio.Future[Any]", result: object, error: BaseException 
         future.set_exception(error)
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A decoded photo and its views."""
 
     views: NDArray[np.uint8]  # [V, H, W, 3], the identity first
@@ -109,6 +107,8 @@ def prepare(image: bytes, *, spec: card_pb2.InputSpec, views: Sequence[str], lim
         PhotoError: the photo can't be used.
     """
     pixels = decode(image, height=spec.height, width=spec.width, limits=limits).pixels
+    if len(views) == 1:
+        return Prepared(pixels[np.newaxis], 0.0, measure(pixels))
     start = time.perf_counter()
-    batch = make_views(pixels, views) if len(views) > 1 else pixels[np.newaxis]
+    batch = make_views(pixels, views)
     return Prepared(batch, time.perf_counter() - start, measure(pixels))

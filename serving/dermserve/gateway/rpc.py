@@ -5,9 +5,10 @@ Each is logged once. Refusals for overload are logged at most once a second.
 
 import asyncio
 import math
+import os
 import re
-import secrets
 import time
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import grpc
@@ -33,12 +34,15 @@ _LOG_EVERY = 1.0  # seconds between the log lines of requests that are refused f
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 _FIT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
+_VERDICTS = {number: name for name, number in classifier_pb2.Verdict.items()}
+_LEVELS = {number: name for name, number in classifier_pb2.RiskLevel.items()}
+
 _log = structlog.get_logger(__name__)
 
 
 def read_request_id(value: object) -> str:
     """Return the caller's request id when it is 1 to 64 of [A-Za-z0-9._-], else 32 random hexadecimal digits."""
-    return value if isinstance(value, str) and _FIT.fullmatch(value) else secrets.token_hex(16)
+    return value if isinstance(value, str) and _FIT.fullmatch(value) else os.urandom(16).hex()
 
 
 def read_trace_id(value: object) -> str | None:
@@ -112,7 +116,6 @@ class Rpc:
     ) -> None:
         self._rpcs = rpcs
         self._context = context  # None for a photo
-        self._span = rpcs.tracing.span("photo") if context is None else None
         self._started = time.monotonic()
         self.method = method
         self.model = model  # as the caller wrote it, "" for none; None for a stream, whose photos are counted instead
@@ -135,8 +138,7 @@ class Rpc:
         Raises:
             grpc.aio.AbortError: the gateway is stopping; the caller got that status.
         """
-        if self._span is not None:
-            self._span.__enter__()
+        self._end_span = self._rpcs.tracing.begin("photo") if self._context is None else None
         if self._context is not None:
             self._context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
             if self._rpcs.stopping.is_set():
@@ -154,20 +156,21 @@ class Rpc:
         try:
             await self._end(error)
         finally:
-            if self._span is not None:
-                self._span.__exit__(None, None, None)  # which is said to have failed already
+            if self._end_span:
+                self._end_span(None)  # it is said to have failed already
 
     async def _end(self, error: BaseException | None) -> None:
-        facts, code, refusal = _facts(self.answer), "OK", None
+        code, refusal = "OK", None
+        facts = _facts(self.answer) if self.answer else {}
         seconds = time.monotonic() - self._started
         if error is None:
-            self._log("request_answered", code, **facts)
+            self._log("request_answered", code, facts)
         elif isinstance(error, Exception):
             refusal = self._refuse(error)
             code = refusal.status.name
         else:  # the caller cancelled, or the gateway stops at once
             code = "CANCELLED"
-            self._log("request_cancelled", code, total_ms=round(seconds * 1e3, 1))
+            self._log("request_cancelled", code, {"total_ms": round(seconds * 1e3, 1)})
         if self.model is None:
             self._rpcs.metrics.streams(code).inc()
         else:
@@ -183,23 +186,22 @@ class Rpc:
         """Log an exception and return the caller's error; an unexpected exception becomes INTERNAL."""
         if isinstance(error, MemoryError):
             refusal: GatewayError = OutOfMemoryError()
-            self._log("out_of_memory", refusal.status.name, exc_info=error)
+            self._log("out_of_memory", refusal.status.name, {"exc_info": error})
         elif not isinstance(error, GatewayError):
             refusal = InternalError()
-            self._log("request_failed", refusal.status.name, exc_info=error)
+            self._log("request_failed", refusal.status.name, {"exc_info": error})
         else:
-            refusal, facts = error, {"reason": error.reason}
+            refusal = error
             if not isinstance(error, OverloadedError):
-                self._log("request_refused", error.status.name, **facts, cause=_cause(error))
+                self._log("request_refused", error.status.name, {"reason": error.reason, "cause": _cause(error)})
             elif (skipped := self._rpcs.overloads.sample()) is not None:  # logging each would add load
-                self._log("request_refused", error.status.name, **facts, unlogged=skipped)
+                self._log("request_refused", error.status.name, {"reason": error.reason, "unlogged": skipped})
         return refusal
 
-    def _log(self, event: str, code: str, **facts: Any) -> None:
-        names = {"method": self.method, "request_id": self.request_id}
-        if trace_id := self.trace_id or self._rpcs.tracing.trace_id():
-            names["trace_id"] = trace_id
-        (_log.error if "exc_info" in facts else _log.info)(event, **names, code=code, **facts)
+    def _log(self, event: str, code: str, facts: Mapping[str, Any]) -> None:
+        trace_id = self.trace_id or self._rpcs.tracing.trace_id()
+        log, trace = (_log.error if "exc_info" in facts else _log.info), {"trace_id": trace_id} if trace_id else {}
+        log(event, method=self.method, request_id=self.request_id, code=code, **trace, **facts)
 
 
 def to_status(error: GatewayError, *, request_id: str) -> status_pb2.Status:
@@ -235,17 +237,15 @@ def _cause(error: GatewayError) -> str | None:
     return None if cause is None else f"{type(cause).__name__}: {cause}"
 
 
-def _facts(answer: classifier_pb2.ClassifyResponse | None) -> dict[str, Any]:
+def _facts(answer: classifier_pb2.ClassifyResponse) -> dict[str, Any]:
     """Describe an answer to a photo, for the log, the metrics and the trace."""
-    if answer is None:
-        return {}
     return {
         "model": answer.model,
         "version": answer.version,
         "weights_digest": answer.weights_digest,
         "gateway_version": answer.gateway_version,
-        "verdict": classifier_pb2.Verdict.Name(answer.verdict),
-        "risk_level": classifier_pb2.RiskLevel.Name(answer.malignancy.level),
+        "verdict": _VERDICTS[answer.verdict],
+        "risk_level": _LEVELS[answer.malignancy.level],
         "views": answer.views_used,
         "total_ms": round(answer.timings.total_ms, 1),
     }

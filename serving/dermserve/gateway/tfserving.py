@@ -4,8 +4,7 @@ import functools
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import grpc
 import grpc.aio
@@ -45,8 +44,7 @@ class ServableNotFoundError(LookupError):
     """TensorFlow Serving has no such model, version or label. The calling code chooses the caller's error."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """A model, and the version or label if not the latest version."""
 
     model: str
@@ -54,8 +52,7 @@ class Target:
     label: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
+class Scores(NamedTuple):
     """The scores of views, from one version."""
 
     views: int  # number of views predicted, the first of those requested
@@ -206,7 +203,7 @@ def read_output(response: serving_pb2.PredictResponse, output: Output, *, rank: 
         raise errors.InvalidModelOutputError(f"{output} is not float32")
     shape, content = tuple([dim.size for dim in tensor.tensor_shape.dim]), tensor.tensor_content
     is_sized = len(shape) == rank and not tensor.tensor_shape.unknown_rank and min(shape) >= 0
-    if not is_sized or math.prod(size or 1 for size in shape) > _MAX_ELEMENTS:
+    if not is_sized or math.prod([size or 1 for size in shape]) > _MAX_ELEMENTS:
         raise errors.InvalidModelOutputError(f"{output} has the shape {shape}")
     size = math.prod(shape)
     if content and len(content) != size * 4:
@@ -214,7 +211,8 @@ def read_output(response: serving_pb2.PredictResponse, output: Output, *, rank: 
     values: list[Any] = list(struct.unpack(f"<{size}f", content) if content else tensor.float_val)
     if len(values) > size:
         raise errors.InvalidModelOutputError(f"{output} has {len(values)} values for {size}")
-    values += (values[-1:] or [0.0]) * (size - len(values))
+    if len(values) < size:
+        values += (values[-1:] or [0.0]) * (size - len(values))
     for axis in range(rank - 1, 0, -1):
         each = shape[axis]
         values = [values[at * each : (at + 1) * each] for at in range(math.prod(shape[:axis]))]

@@ -8,7 +8,7 @@ opentelemetry-instrumentation-grpc makes the spans of RPCs and propagates the tr
 import contextlib
 import functools
 import importlib.util
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -24,11 +24,10 @@ class Tracing:
 
     server_interceptors: Sequence[Any] = ()
     client_interceptors: Sequence[Any] = ()
-    _nothing = contextlib.nullcontext()
 
-    def span(self, name: str) -> contextlib.AbstractContextManager[Any]:
-        """Open a span below the current one while the block lasts. An exception marks it failed, with its type only."""
-        return self._nothing
+    def begin(self, name: str) -> Callable[[BaseException | None], None] | None:
+        """Open a span below the current one; return what ends it. An error marks it failed, with its type only."""
+        return None
 
     def annotate(self, code: str, **attributes: Any) -> None:
         """Add attributes to the current span."""
@@ -66,14 +65,16 @@ class _OpenTelemetry(Tracing):
         self.server_interceptors = [instrumentation.aio_server_interceptor(self._provider, ours)]  # type: ignore[no-untyped-call]
         self.client_interceptors = instrumentation.aio_client_interceptors(self._provider, predict)  # type: ignore[no-untyped-call]
 
-    @contextlib.contextmanager
-    def span(self, name: str) -> Iterator[None]:
-        with self._open(name) as span:
-            try:
-                yield
-            except BaseException as error:
+    def begin(self, name: str) -> Callable[[BaseException | None], None]:
+        opened = self._open(name)
+        span = opened.__enter__()
+
+        def end(error: BaseException | None) -> None:
+            if error is not None:
                 span.set_status(self._trace.StatusCode.ERROR, type(error).__name__)
-                raise
+            opened.__exit__(None, None, None)
+
+        return end
 
     def annotate(self, code: str, **attributes: Any) -> None:
         span = self._trace.get_current_span()

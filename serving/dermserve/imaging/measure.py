@@ -18,7 +18,7 @@ _Floats: TypeAlias = NDArray[np.float32]
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _GLARE = 248
 """A pixel counts as blown out from this value of its brightest channel on."""
-_DIAGONAL = 1.6
+_LONGER = np.array([1.0, 1.0, 1.6, 1.6])
 """How much larger second differences of skin are along a diagonal, where pixels are further apart."""
 _OTHERS, _LEAST = 0.75, 1.0
 """Share of the mean over all directions, and gray levels, that count as the structure of each direction, at least:
@@ -61,19 +61,26 @@ def measure(pixels: NDArray[np.uint8]) -> Measures:
     half = _halve(pixels)
     red, green, blue = half
     luma = (_LUMA @ half.reshape(3, -1)).reshape(red.shape)
-    places = luma.size // 2, luma.size * 95 // 100
-    midtones, highlights = (float(each) for each in np.partition(luma.ravel(), places)[list(places)])
-    brightness = _sum(luma) / luma.size
-    to_green, to_blue = red - green, (red + green) / 2 - blue
+    size, places = luma.size, (luma.size // 2, luma.size * 95 // 100)
+    midtones, highlights = np.partition(luma.ravel(), places)[list(places)].tolist()
+    differences = np.empty((2, *luma.shape), np.float32)
+    to_green, to_blue = differences
+    np.subtract(red, green, out=to_green)
+    np.add(red, green, out=to_blue)
+    to_blue *= np.float32(0.5)
+    to_blue -= blue
+    brightness = _sum(luma) / size
+    redness, yellowness = (_sum(each) / size for each in differences)
+    color = _color(luma.ravel() - np.float32(brightness), differences.reshape(2, -1), (redness, yellowness))
     return Measures(
         brightness=brightness,
         sharpness=(_size(luma[:, 1:] - luma[:, :-1]) + _size(luma[1:] - luma[:-1])) / 2,
         midtones=midtones,
         highlights=highlights,
-        glare=np.count_nonzero(np.maximum(np.maximum(red, green), blue) >= _GLARE) / luma.size,
-        color=_color(luma, (to_green, to_blue)),
-        redness=_sum(to_green) / luma.size / max(brightness, 1.0),
-        yellowness=_sum(to_blue) / luma.size / max(brightness, 1.0),
+        glare=np.count_nonzero(np.maximum.reduce(half, axis=0) >= _GLARE) / size,
+        color=color,
+        redness=redness / max(brightness, 1.0),
+        yellowness=yellowness / max(brightness, 1.0),
         detail=_detail(luma),
         contrast=_contrast(luma) / max(highlights, 1.0),
     )
@@ -95,19 +102,14 @@ def _halve(pixels: NDArray[np.uint8]) -> _Floats:
     return half
 
 
-def _color(luma: _Floats, differences: tuple[_Floats, _Floats]) -> float:
-    """Subtract from the variance of colour differences the part that a linear function of luma explains."""
-    light = _centred(luma)
+def _color(light: _Floats, differences: _Floats, means: tuple[float, float]) -> float:
+    """Subtract from the variance of colour differences the part that a linear function of centred luma explains."""
     power, left = float(light @ light), 0.0
+    differences -= np.array(means, np.float32)[:, np.newaxis]
     for difference in differences:
-        centred = _centred(difference)
-        explained = float(centred @ light) ** 2 / power if power else 0.0
-        left += max(0.0, float(centred @ centred) - explained) / centred.size
+        explained = float(difference @ light) ** 2 / power if power else 0.0
+        left += max(0.0, float(difference @ difference) - explained) / light.size
     return math.sqrt(left)
-
-
-def _centred(values: _Floats) -> _Floats:
-    return (values - np.float32(_sum(values) / values.size)).ravel()
 
 
 def _size(differences: _Floats) -> float:
@@ -118,7 +120,8 @@ def _size(differences: _Floats) -> float:
 def _detail(luma: _Floats) -> float:
     rows, columns = (size // 2 * 2 for size in luma.shape)
     pairs = luma[0:rows:2] + luma[1:rows:2]
-    areas = (pairs[:, 0:columns:2] + pairs[:, 1:columns:2]) * np.float32(0.25)
+    areas = pairs[:, 0:columns:2] + pairs[:, 1:columns:2]
+    areas *= np.float32(0.25)
     fine, coarse = _bends(areas, 1), _bends(areas, 2)
     least = max(_LEAST, _OTHERS * sum(coarse) / len(coarse))
     return min(one / max(other, least) for one, other in zip(fine, coarse, strict=True))
@@ -127,19 +130,23 @@ def _detail(luma: _Floats) -> float:
 def _bends(luma: _Floats, lag: int) -> list[float]:
     """Mean absolute second difference of pixels so far apart: along rows, along columns, and along both diagonals."""
     rows, columns = (max(0, size - 2 * lag) for size in luma.shape)
-
-    def shifted(down: int, across: int) -> _Floats:
-        return luma[lag + down : lag + down + rows, lag + across : lag + across + columns]
-
-    steps = ((0, lag, 1.0), (lag, 0, 1.0), (lag, lag, _DIAGONAL), (lag, -lag, _DIAGONAL))
-    middle = 2 * shifted(0, 0)
-    return [_size(shifted(y, x) + shifted(-y, -x) - middle) / longer for y, x, longer in steps]
+    up, level, down = (slice(at, at + rows) for at in (0, lag, 2 * lag))
+    left, centre, right = (slice(at, at + columns) for at in (0, lag, 2 * lag))
+    bends = np.empty((4, rows, columns), np.float32)
+    np.add(luma[level, left], luma[level, right], out=bends[0])
+    np.add(luma[up, centre], luma[down, centre], out=bends[1])
+    np.add(luma[up, left], luma[down, right], out=bends[2])
+    np.add(luma[up, right], luma[down, left], out=bends[3])
+    bends -= 2 * luma[level, centre]
+    sums = np.add.reduce(np.abs(bends, out=bends).reshape(4, -1), axis=1)
+    return [float(each) for each in sums / (_LONGER * max(rows * columns, 1))]
 
 
 def _contrast(luma: _Floats) -> float:
     side = min(_BLOCK, *luma.shape)
     rows, columns = (_averaging(size // side, side) for size in luma.shape)
-    means = _centred(np.matmul(rows @ luma[: rows.shape[1], : columns.shape[1]], columns.T))
+    means = np.matmul(rows @ luma[: rows.shape[1], : columns.shape[1]], columns.T).ravel()
+    means -= np.float32(_sum(means) / means.size)
     return math.sqrt(float(means @ means) / means.size)
 
 

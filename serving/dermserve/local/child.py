@@ -1,4 +1,7 @@
-"""Run a child process in its own session: keep its log, wait for its ready line or its health service, stop it."""
+"""Run a child process in its own session: keep its log, wait for its ready line or its health service, stop it.
+
+Termination signals become KeyboardInterrupt, so that every `with` block ends in order.
+"""
 
 import collections
 import contextlib
@@ -10,19 +13,22 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Self, TextIO
+from typing import Any, Self, TextIO, TypeVar
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from dermserve.local.errors import ChildDiedError, NotReadyInTimeError
-from dermserve.local.signals import take
 
 _EXEC = pathlib.Path(__file__).with_name("exec_with_parent.py")
 _KEPT_LINES = 20
 _LARGE = 10_000_000
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+_SLICE = 0.2
+_Item = TypeVar("_Item")
 
 
 class Child:
@@ -202,3 +208,33 @@ def open_log(path: pathlib.Path) -> TextIO:
     if path.exists() and path.stat().st_size > _LARGE:
         path.replace(path.with_suffix(".log.old"))
     return path.open("a", encoding="utf-8", buffering=1)
+
+
+@contextlib.contextmanager
+def ends_by_interrupt() -> Iterator[None]:
+    """Treat SIGTERM, and SIGHUP unless `nohup` ignores it, as Ctrl-C while the block lasts."""
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def take(items: queue.SimpleQueue[_Item], *, timeout: float = float("inf")) -> _Item:
+    """Take the next item of a queue; signals are handled while it waits.
+
+    It waits in slices of 0.2 s: Python runs signal handlers between bytecodes, so a signal that arrives just before a
+    long wait would not be handled until the wait is over.
+
+    Raises:
+        queue.Empty: no item came within `timeout` seconds.
+    """
+    end = time.monotonic() + timeout
+    while (left := end - time.monotonic()) > _SLICE:
+        with contextlib.suppress(queue.Empty):
+            return items.get(timeout=_SLICE)
+    return items.get(timeout=max(left, 0))

@@ -12,8 +12,8 @@ import click
 from dermserve.client import Client, DermserveError, TtaMode, render_text
 from dermserve.edge.files import VIEWER
 from dermserve.local import DEFAULT_MODELS, DEFAULT_PORT, DEFAULT_STORE, DEFAULT_TFS_PORT, Stack, StackError
+from dermserve.local.child import ends_by_interrupt
 from dermserve.local.edge import Edge, chosen_edge, edge_options
-from dermserve.local.signals import ends_by_interrupt
 
 _PORT = click.IntRange(0, 65535)
 _DEADLINE = 60.0

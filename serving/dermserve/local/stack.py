@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from dermserve.local.child import Child, InOrder, child_log, wait_serving
+from dermserve.local.child import Child, InOrder, child_log, take, wait_serving
 from dermserve.local.errors import NotReadyInTimeError
 from dermserve.local.ports import HOST, check_free, no_proxy
-from dermserve.local.signals import take
 from dermserve.local.store import ensure_models, owned, write_config
 from dermserve.models.lifecycle.server_config import CANARY_FILE
 
@@ -29,6 +28,8 @@ GATEWAY_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"'
 # The gateway gives requests in flight 10 s to finish; then none is left in the model server.
 _GRACE = 15.0
 _T = TypeVar("_T")
+_TENSORFLOW = re.compile(r"[IWE]\d{4} |WARNING: All log")
+"""Begins TensorFlow's own lines, as that it finds no GPU: no reason for anything."""
 
 
 @dataclass(kw_only=True)
@@ -140,8 +141,8 @@ class Stack(InOrder):
         try:
             return wait(early)
         except NotReadyInTimeError:
-            said = child.last_lines[-1:] or ("(none yet)",)
-            self.say(f"the {child.name} isn't ready after {early:g} s; last log line: {said[0]}")
+            said = [line for line in child.last_lines if not _TENSORFLOW.match(line)] or ["(none yet)"]
+            self.say(f"the {child.name} isn't ready after {early:g} s; last log line: {said[-1]}")
         try:
             return wait(self.ready_timeout - early)
         except NotReadyInTimeError as error:

@@ -15,12 +15,13 @@ from typing import Any, cast
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from dermserve.modelserver import protos, tensorflow_c
+from dermserve.modelserver import protos
 from dermserve.modelserver.config import list_models, read_models
 from dermserve.modelserver.errors import ServingError, internal, invalid_argument
 from dermserve.modelserver.flags import parse_flags
 from dermserve.modelserver.manager import Manager
 from dermserve.modelserver.servable import Servable, load
+from dermserve.modelserver.session import tensorflow_version
 
 _logger = logging.getLogger(__name__)
 _READ_COUNT = "/tensorflow/core/saved_model/read/count"
@@ -49,7 +50,7 @@ def run(argv: Sequence[str], *, stop: threading.Event) -> int:
 def serve(flags: argparse.Namespace, *, stop: threading.Event) -> None:
     """Serve until `stop` is set, and let the calls in flight finish."""
     if flags.version:
-        sys.stdout.write(f"dermserve.modelserver, a stand-in\nTensorFlow Library: {tensorflow_c.version()}\n")
+        sys.stdout.write(f"dermserve.modelserver, a stand-in\nTensorFlow Library: {tensorflow_version()}\n")
         return
     models, server = _initial_models(flags), None
     manager = Manager(load=functools.partial(load, flags=flags), flags=flags, stop=stop)

@@ -1,4 +1,4 @@
-// Every word of the page in English; the other languages have the same keys.
+// Every text of the page in English; the other languages have the same keys.
 
 export const en = {
   appName: "Skin check",
@@ -151,7 +151,7 @@ export const en = {
   close: "Close without saving",
   forDoctor: "Show or print for a doctor",
 
-  // What goes wrong
+  // Errors
   wrongPhoto: "This photo can't be read. Choose or take another.",
   lost: "The connection was lost. Your photo is still here.",
   offlineNot: "You are offline, and this device isn't prepared to answer by itself. Your photo stays here; try again with a connection.",

@@ -1,4 +1,4 @@
-// Every word of the page in Indonesian.
+// Every text of the page in Indonesian.
 
 import type { Key } from "./en";
 

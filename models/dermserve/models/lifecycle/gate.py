@@ -10,16 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermserve.contract import CardError, parse_card
-from dermserve.models.lifecycle.errors import GateError, NoServerError, ServerError, SignatureError, StoreError
-from dermserve.models.lifecycle.manifest import (
-    GOLDEN,
-    MANIFEST,
-    WARMUP,
-    changes,
-    check_signature,
-    parse_manifest,
-    read_records,
-)
+from dermserve.models.lifecycle.errors import GateError, NoServerError, ServerError, StoreError
+from dermserve.models.lifecycle.manifest import GOLDEN, MANIFEST, WARMUP, check_folder, read_records
 from dermserve.models.lifecycle.server_config import Desk
 from dermserve.models.lifecycle.servers import Server, Servers, state_name
 from dermserve.models.lifecycle.stores import Store, known_version
@@ -33,7 +25,7 @@ _COMPARED: dict[str, Callable[[float, float], bool]] = {
 _SPLITS = ("_grouped", "_by_image")
 """How an evaluation split its photos: suffixes of the names in a card."""
 _KINDS = {WARMUP: "warm-up", GOLDEN: "golden"}
-TOLERANCE = 1e-3
+_TOLERANCE = 1e-3
 """Relative to the largest value of a tensor, or 1: processors and thread counts round differently."""
 
 
@@ -57,7 +49,6 @@ def verify_version(
     model: str,
     version: int,
     *,
-    tolerance: float = TOLERANCE,
     public_key: pathlib.Path | None = None,
 ) -> Iterator[Check]:
     """Check a version's files, and replay its warm-up and golden predictions on every server.
@@ -81,7 +72,7 @@ def verify_version(
             request.model_spec.version.value = version
             what = f"{_KINDS[name]}: {request.model_spec.signature_name}{_size(request)}"
             golden = record.response if name == GOLDEN else None
-            yield Check(server.address, what, *_replay(server, request, golden, tolerance))
+            yield Check(server.address, what, *_replay(server, request, golden))
 
 
 def check_files(store: Store, model: str, version: int, public_key: pathlib.Path | None) -> Iterator[Check]:
@@ -89,17 +80,11 @@ def check_files(store: Store, model: str, version: int, public_key: pathlib.Path
 
     Raises StoreError: it has no manifest.
     """
-    name = f"{store.base}/{model}/{version}"
-    manifest = parse_manifest(_read(store, model, version, MANIFEST), where=f"{name}/{MANIFEST}")
+    where = f"{store.base}/{model}/{version}"
+    _read(store, model, version, MANIFEST)
     with store.opened(model, version) as folder:
-        yield Check("", f"files of {name}", "; ".join(changes(folder, manifest)))
-        if public_key is not None:
-            problem = ""
-            try:
-                check_signature(folder, public_key, model=model, where=name)
-            except SignatureError as error:
-                problem = str(error)
-            yield Check("", f"signature of {name}", problem)
+        for what, problem in check_folder(folder, public_key, model=model, where=where):
+            yield Check("", f"{what} of {where}", problem)
 
 
 def verify_files(
@@ -144,7 +129,6 @@ def _replay(
     server: Server,
     request: serving_pb2.PredictRequest,
     golden: serving_pb2.PredictResponse | None,
-    tolerance: float,
 ) -> tuple[str, float]:
     """Return the problem, if any, and the largest difference from the golden answer, if there is one."""
     try:
@@ -162,9 +146,9 @@ def _replay(
     differences = {name: _difference(name, answer.outputs[name], value) for name, value in golden.outputs.items()}
     worst = max(differences, key=lambda name: differences[name])
     most = differences[worst]
-    if most <= tolerance:
+    if most <= _TOLERANCE:
         return "", most
-    how = "differs" if math.isinf(most) else f"differs by {most:.2g}, more than {tolerance:g}"
+    how = "differs" if math.isinf(most) else f"differs by {most:.2g}, more than {_TOLERANCE:g}"
     return f"{worst} {how}", most
 
 

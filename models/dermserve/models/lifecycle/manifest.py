@@ -72,13 +72,32 @@ def parse_manifest(data: bytes, *, where: str) -> Manifest:
 
 
 def changes(folder: pathlib.Path, manifest: Manifest) -> list[str]:
-    """Yield a phrase for each file that differs from the manifest."""
+    """Return a phrase for each file that differs from the manifest."""
     found = _digests(folder)
     return [
         *(f"{path} is missing" for path in sorted(manifest.files.keys() - found.keys())),
         *(f"{path} was added" for path in sorted(found.keys() - manifest.files.keys())),
         *(f"{path} was changed" for path in sorted(found) if manifest.files.get(path, found[path]) != found[path]),
     ]
+
+
+def check_folder(
+    folder: pathlib.Path, public_key: pathlib.Path | None, *, model: str, where: str
+) -> Iterator[tuple[str, str]]:
+    """Compare a version with its manifest, if it has one, and, with a key, with its signature.
+
+    Yields what was checked, and the problem, which is empty when all is well.
+    """
+    if (file := folder / MANIFEST).exists():
+        manifest = parse_manifest(file.read_bytes(), where=f"{where}/{MANIFEST}")
+        yield "files", "; ".join(changes(folder, manifest))
+    if public_key is not None:
+        problem = ""
+        try:
+            check_signature(folder, public_key, model=model, where=where)
+        except SignatureError as error:
+            problem = str(error)
+        yield "signature", problem
 
 
 def _digests(folder: pathlib.Path) -> dict[str, str]:
@@ -99,7 +118,7 @@ def load_key(key: pathlib.Path) -> Any:
     signing = _module("signing")
     try:
         return signing.Config().use_elliptic_key_signer(private_key=key)
-    except (ValueError, TypeError, AttributeError) as error:
+    except Exception as error:  # the library raises errors of many kinds
         raise SignatureError(f"{key} is no private key of an elliptic curve, without a password: {error}") from error
 
 
@@ -118,7 +137,7 @@ def check_signature(folder: pathlib.Path, public_key: pathlib.Path, *, model: st
         raise SignatureError(f"{where} is not signed: it has no {SIGNATURE}; publish it with --sign")
     try:
         verifier = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
-    except (ValueError, TypeError, AttributeError) as error:
+    except Exception as error:  # the library raises errors of many kinds
         raise SignatureError(f"{public_key} is no public key of an elliptic curve: {error}") from error
     try:
         verifier.set_hashing_config(_hashing(folder)).verify(folder, folder / SIGNATURE)

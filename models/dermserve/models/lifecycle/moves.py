@@ -1,15 +1,17 @@
-"""Promote, roll back, canary, unpin and retire versions; see `rollout` for how a change is made."""
+"""Promote, roll back, canary, unpin, retire and pull versions; see `rollout` for how a change is made."""
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dermserve.models.lifecycle.errors import RefusedError
+from dermserve.models.lifecycle.errors import RefusedError, StoreError
 from dermserve.models.lifecycle.gate import Requirement, check_figures, check_version
+from dermserve.models.lifecycle.manifest import MANIFEST, check_folder
 from dermserve.models.lifecycle.rollout import Intent, Served, change, pending, recover
-from dermserve.models.lifecycle.server_config import Desk
-from dermserve.models.lifecycle.stores import Entry, Store, entries, known_version, manifest_of
+from dermserve.models.lifecycle.server_config import CANARY_FILE, CONFIG, Desk, ServerConfig
+from dermserve.models.lifecycle.stores import Entry, LocalStore, Store, entries, known_version, manifest_of
 
 STABLE, CANARY = "stable", "canary"
 """The labels dermserve moves; the gateway shows both."""
@@ -62,8 +64,7 @@ def canary(desk: Desk, model: str, version: int | None, *, share: float, checked
         if before.labels[STABLE] == target:
             raise RefusedError(f"version {target} of {model} is the stable one already")
         after = _pinned({**before.labels, CANARY: target}, share)
-        check = functools.partial(check_version, desk, model, target, answers=checked)
-        return _move(desk, model, "canary", before, after, check=check)
+        return _move(desk, model, "canary", before, after, version=target, checked=checked)
 
 
 def end_canary(desk: Desk, model: str) -> Intent:
@@ -114,6 +115,54 @@ def retire(desk: Desk, model: str, *, keep: int, offline: bool = False, dry: boo
         return gone
 
 
+def pull(
+    store: Store,
+    target: LocalStore,
+    *,
+    models: Sequence[str] = (),
+    latest: int | None = None,
+    public_key: pathlib.Path | None = None,
+) -> Iterator[tuple[str, int]]:
+    """Copy the versions that a local store lacks, under their numbers, each whole or not at all; then models.config.
+
+    A local version that does not match the manifest in the store, as after a power failure, is replaced.
+
+    Args:
+        store: the store to copy from.
+        target: the local store, created if it does not exist.
+        models: names; all models when empty.
+        latest: only so many of the newest versions of each model, and those that are labelled or pinned.
+        public_key: PEM file of the key that every version must be signed with; None to check none.
+
+    Yields model and version of each copy. Raises StoreError: a copy does not match its manifest or signature, or a
+    model does not exist.
+    """
+    files = {name: store.read_text(name) for name in (CONFIG, CANARY_FILE)}
+    names = models or store.models()
+    if not names:
+        raise StoreError(f"{store.base} has no version of any model")
+    for model in names:
+        known_version(store, model, None)
+        wanted = store.versions(model)
+        if latest is not None:
+            wanted = sorted({*wanted[-latest:], *ServerConfig.parse(files[CONFIG] or "").needed(model)} & {*wanted})
+        for version in wanted:
+            check = functools.partial(check_folder, model=model, where=f"{store.base}/{model}/{version}")
+            manifest = store.read(model, version, MANIFEST)
+            same = version in target.versions(model) and target.read(model, version, MANIFEST) == manifest
+            if same and not any(problem for _, problem in check(target.version_folder(model, version), public_key)):
+                continue
+            with target.staged(model) as folder:
+                store.fetch(model, version, folder)
+                if wrong := [problem for _, problem in check(folder, public_key) if problem]:
+                    raise StoreError(f"{store.base}/{model}/{version}: {'; '.join(wrong)}")
+                target.replace(folder, model, version)
+            yield model, version
+    for name, text in files.items():
+        if text is not None:
+            target.write_text(name, text)
+
+
 @contextlib.contextmanager
 def _changing(desk: Desk) -> Iterator[None]:
     """Lock out other changes, and finish or undo one that an earlier command left half done."""
@@ -135,20 +184,21 @@ def _make_stable(desk: Desk, model: str, version: int, *, what: str, checked: bo
     before = _served(desk, model)
     labels = {label: number for label, number in before.labels.items() if (label, number) != (CANARY, version)}
     after = _pinned({**labels, STABLE: version}, before.share if CANARY in labels else 0.0)
-    check = functools.partial(check_version, desk, model, version, answers=checked)
-    return _move(desk, model, what, before, after, check=check)
+    return _move(desk, model, what, before, after, version=version, checked=checked)
 
 
 def _move(
-    desk: Desk, model: str, what: str, before: Served, after: Served, *, check: Callable[[], None] = lambda: None
+    desk: Desk, model: str, what: str, before: Served, after: Served, version: int | None = None, checked: bool = False
 ) -> Intent:
-    """Make a change, and log it."""
-    version = after.labels[STABLE] if what in ("promote", "rollback") else None
+    """Make a change that brings a version, or none, and log it."""
     more = _more(desk, model, version, servers=list(desk.servers.addresses))
     entry = Entry(what=what, model=model, before=_told(what, before), after=_told(what, after), more=more)
     needs = after.pins or [known_version(desk.store, model, None)]
-    intent = Intent(entry=entry, before=before, after=after, needs=needs)
-    change(desk, intent, check=check)
+    intent = Intent(entry=entry, before=before, after=after, needs=needs, config_map=desk.config_map)
+    if version is None:
+        change(desk, intent)
+    else:
+        change(desk, intent, check=functools.partial(check_version, desk, model, version, answers=checked))
     return intent
 
 

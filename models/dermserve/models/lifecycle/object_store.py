@@ -10,6 +10,7 @@ import datetime
 import functools
 import os
 import pathlib
+import secrets
 import socket
 import tempfile
 import time
@@ -46,6 +47,10 @@ def _naming_store(method: _F) -> _F:
     return run  # type: ignore[return-value]  # the same signature
 
 
+class _LockLostError(StoreError):
+    """Another command may hold the lock now."""
+
+
 class ObjectStore:
     """Versions of models in object storage; LocalStore says what its methods do.
 
@@ -55,6 +60,8 @@ class ObjectStore:
     def __init__(self, url: str) -> None:
         self.base = url.rstrip("/")
         self._files, self._root = _open(self.base)
+        self._lock: str | None = None
+        """The content of our lock while we hold it."""
         self._named: dict[tuple[str, int], str] = {}
         """Folder names of the versions listed last, which may begin with zeros."""
 
@@ -115,6 +122,7 @@ class ObjectStore:
 
     @_naming_store
     def remove(self, model: str, version: int) -> None:
+        self._check_lock()
         folder = self._folder(model, version)
         self._files.rm_file(f"{folder}/{MANIFEST}")
         self._files.rm(folder, recursive=True)
@@ -127,15 +135,18 @@ class ObjectStore:
     @_naming_store
     def write_text(self, name: str, text: str) -> None:
         # A put is whole or nothing.
+        self._check_lock()
         self._files.pipe_file(self._path(name), text.encode())
 
     @_naming_store
     def remove_text(self, name: str) -> None:
+        self._check_lock()
         with contextlib.suppress(FileNotFoundError):
             self._files.rm_file(self._path(name))
 
     @_naming_store
     def append_audit(self, line: str) -> None:
+        self._check_lock()
         self._create_next(".audit", text=line)  # an object a line, since objects can't grow
 
     @_naming_store
@@ -145,22 +156,31 @@ class ObjectStore:
     @contextlib.contextmanager
     def locked(self, wait: float = LOCK_SECONDS) -> Iterator[None]:
         # The lock of a killed command stays; the message says how to remove it.
-        self._take_lock(until=time.monotonic() + wait)
+        self._lock = self._take_lock(until=time.monotonic() + wait)
         try:
             yield
         finally:
-            self.remove_text(".lock")
+            with contextlib.suppress(_LockLostError):
+                self.remove_text(".lock")
+            self._lock = None
 
     @_naming_store
-    def _take_lock(self, *, until: float) -> None:
+    def _take_lock(self, *, until: float) -> str:
         mine = f"{socket.gethostname()}, process {os.getpid()}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M}Z"
+        mine += f" ({secrets.token_hex(4)})"
         while True:
             with contextlib.suppress(FileExistsError):
-                return self._create(self._path(".lock"), mine)
+                self._create(self._path(".lock"), mine)
+                return mine
             if time.monotonic() >= until and (holder := self.read_text(".lock")):
                 told = f"{self.base} is being changed by {holder}; if that is dead, delete {self.base}/.lock"
                 raise StoreError(told)
             time.sleep(0.5)
+
+    def _check_lock(self) -> None:
+        """Stop a command whose lock somebody took for that of a dead one."""
+        if self._lock is not None and self.read_text(".lock") != self._lock:
+            raise _LockLostError(f"{self.base}/.lock was deleted while this command held it: nothing more was changed")
 
     def _create_next(self, *prefix: str, text: str, above: int = 0) -> int:
         """Create an object under a new number, higher than all used ones; return the number."""

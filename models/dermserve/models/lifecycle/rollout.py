@@ -11,13 +11,14 @@ import functools
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
-from dermserve.models.lifecycle.errors import LifecycleError, ServerError, StoreError
+from dermserve.models.lifecycle.errors import LifecycleError, RefusedError, ServerError, StoreError
 from dermserve.models.lifecycle.server_config import Desk, ServerConfig
 from dermserve.models.lifecycle.servers import Server
 from dermserve.models.lifecycle.stores import Entry, Store, entries
 
+_Check: TypeAlias = Callable[[], None]
 INTENT = "intent.json"
 """Name in a store: the change that is being made; absent otherwise."""
 
@@ -52,6 +53,8 @@ class Intent:
     after: Served
     needs: list[int]
     """The versions that must be AVAILABLE afterwards."""
+    config_map: str = ""
+    """The ConfigMap that has models.config, in the form of --config; empty where servers are told."""
 
     @property
     def model(self) -> str:
@@ -68,7 +71,7 @@ class Intent:
         return f"{entry.what} of {entry.model}, {entry.change()}, begun {entry.when} by {entry.who}"
 
 
-def change(desk: Desk, intent: Intent, *, check: Callable[[], None] = lambda: None) -> None:
+def change(desk: Desk, intent: Intent, *, check: _Check = lambda: None) -> None:
     """Make a change; undo it if a step fails. The store must be locked.
 
     `check` is called once the versions are loaded on every server, before a label moves. If it raises, the change is
@@ -90,6 +93,9 @@ def recover(desk: Desk) -> None:
     intent = pending(desk.store)
     if intent is None:
         return
+    if intent.config_map != desk.config_map:
+        how = f"with --config {intent.config_map}" if intent.config_map else "without the ConfigMap"
+        raise RefusedError(f"half done: {intent}; a command must finish or undo it first, run one {how}")
     desk.servers.available(intent.model)
     finished = intent.after.is_in(desk.read_config(), intent.model)
     if finished:
@@ -112,7 +118,7 @@ def pending(store: Store) -> Intent | None:
         raise StoreError(f"{store.base}/{INTENT} can't be understood: {error}") from error
 
 
-def _finish_or_undo(desk: Desk, intent: Intent, check: Callable[[], None] = lambda: None, noted: bool = False) -> None:
+def _finish_or_undo(desk: Desk, intent: Intent, check: _Check = lambda: None, noted: bool = False) -> None:
     try:
         _finish(desk, intent, check)
         if not noted:
@@ -126,13 +132,13 @@ def _finish_or_undo(desk: Desk, intent: Intent, check: Callable[[], None] = lamb
     desk.store.remove_text(INTENT)
 
 
-def _finish(desk: Desk, intent: Intent, check: Callable[[], None]) -> None:
+def _finish(desk: Desk, intent: Intent, check: _Check) -> None:
     """Do the remaining steps. A second call changes nothing."""
     model, after, needs = intent.model, intent.after, set(intent.needs)
     if after.share:
         # The share comes first: gateways read it, and send callers to the canary once it exists.
         desk.write_share(model, after.share)
-    if desk.led:
+    if desk.config_map:
         _lead(desk, intent, after, needs, check)
     else:
         servers, final = list(desk.servers), after.put_into(desk.read_config(), model)
@@ -146,11 +152,11 @@ def _undo(desk: Desk, intent: Intent) -> list[ServerError]:
     """Restore everything. If a server could not be restored, the intent stays; returns the errors of such servers."""
     model, before, left = intent.model, intent.before, list[ServerError]()
     config = desk.read_config()
-    if not desk.led and intent.after.is_in(config, model):
+    if not desk.config_map and intent.after.is_in(config, model):
         config = before.put_into(config, model)
         desk.write_config(config)
     steps = [functools.partial(_restore, desk, server, intent, config) for server in desk.servers]
-    if desk.led:
+    if desk.config_map:
         steps = [functools.partial(_lead, desk, intent, before, {*before.pins, *before.labels.values()})]
     for step in steps:
         try:
@@ -169,9 +175,7 @@ def _restore(desk: Desk, server: Server, intent: Intent, config: ServerConfig) -
     _narrow(desk, [server], intent.model, config, needs)
 
 
-def _lead(
-    desk: Desk, intent: Intent, target: Served, needs: set[int], check: Callable[[], None] = lambda: None
-) -> None:
+def _lead(desk: Desk, intent: Intent, target: Served, needs: set[int], check: _Check = lambda: None) -> None:
     """Write models.config step by step, and wait each time until the servers have read and done it."""
     model, config = intent.model, desk.read_config()
     labels = {label: target.labels.get(label) for label in {*config.labels(model), *intent.labels}}
@@ -195,7 +199,7 @@ def _widen(
     intent: Intent,
     config: ServerConfig,
     needs: set[int],
-    check: Callable[[], None] = lambda: None,
+    check: _Check = lambda: None,
 ) -> None:
     """Let servers load the new version beside the others, and then move the labels."""
     model = intent.model

@@ -171,9 +171,9 @@ class Desk:
     """Takes messages for people, besides the result."""
 
     @property
-    def led(self) -> bool:
-        """Whether servers read models.config by themselves, as pods do with a ConfigMap, instead of being told."""
-        return isinstance(self.config_file, ConfigMap)
+    def config_map(self) -> str:
+        """The ConfigMap from which servers read models.config by themselves, as pods do; empty where they are told."""
+        return self.config_file.base if isinstance(self.config_file, ConfigMap) else ""
 
     @property
     def place(self) -> Store | ConfigMap:
@@ -213,8 +213,8 @@ class Desk:
             return {}
         try:
             return {str(model): float(share) for model, share in tomllib.loads(text)["canary_shares"].items()}
-        except (tomllib.TOMLDecodeError, KeyError, ValueError, AttributeError, TypeError) as error:
-            raise ConfigError(f"{self.place.base}/{CANARY_FILE} can't be understood: {error}") from error
+        except Exception as error:  # whatever the file has in it
+            raise ConfigError(f"{self.place.base}/{CANARY_FILE} can't be understood: {error!r}") from error
 
     def write_share(self, model: str, share: float) -> None:
         """Write a model's share; the file lists only models with a share."""

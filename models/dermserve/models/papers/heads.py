@@ -40,9 +40,9 @@ BACKBONES: Mapping[str, tuple[Callable[..., keras.Model], Callable[[Any], Any]]]
     "resnet50": (_APPLICATIONS.ResNet50, _APPLICATIONS.resnet.preprocess_input),
     "mobilenet_v3_small": (_APPLICATIONS.MobileNetV3Small, _APPLICATIONS.mobilenet_v3.preprocess_input),
 }
-"""What builds each backbone, and what prepares photos for it; all of them take the same photos."""
+"""For each backbone, functions that build it and preprocess photos for it."""
 _BATCH = 64
-# To compare backbones, features are standardised, so that one learning rate suits different scales.
+# Features are standardised, so that one learning rate suits the scales of all backbones.
 _EPSILON = 1e-3
 _Rows = NDArray[np.int64]
 
@@ -78,7 +78,7 @@ class Features:
 
 
 def compute_features(network: keras.Model, data: Data, *, cache: Path, precision: str, progress: Progress) -> Features:
-    """Run the frozen backbone over photos once, at the serving preprocessing, or read what an earlier run did."""
+    """Run the frozen backbone over photos with the serving preprocessing, or read the cached features."""
     labels, rows = np.asarray([sample.label for sample in data.samples], np.int64), data.untested
     predictor = Predictor(network=network, cache=cache, precision=precision, progress=progress)
     found = predictor.features(Labelled(data.pixels, rows, labels[rows]), "features")
@@ -86,7 +86,7 @@ def compute_features(network: keras.Model, data: Data, *, cache: Path, precision
 
 
 def _placed(found: NDArray[np.float32], rows: _Rows, count: int) -> NDArray[np.float32]:
-    """Put features of some photos at their places among all."""
+    """Put the features of some photos into their rows among all."""
     values = np.zeros((count, found.shape[1]), np.float32)
     values[rows] = found
     return values
@@ -101,10 +101,11 @@ def run_grid(
     report: Callable[[Cell], None],
     grid: Sequence[tuple[float, float, int]] = GRID,
 ) -> list[Cell]:
-    """Train the head of every cell on features of the frozen backbone; those the table has are not trained again.
+    """Train the head of every cell that the table lacks on features of the frozen backbone.
 
-    A DataError says that a cell's split leaves a class without photos in a part, a RunError that the table is of
-    another experiment, other photos or other features.
+    Raises:
+        DataError: a cell's split leaves a class without photos in a part.
+        RunError: the table is of another experiment, other photos or other features.
     """
     _claim(table, experiment, data, features)
     cells = _read_table(table) if table.is_file() else []
@@ -122,7 +123,7 @@ def run_grid(
 
 
 def _claim(table: Path, experiment: Experiment, data: Data, features: Features) -> None:
-    """Check that a table's cells have these features and photos, and record them for its further cells."""
+    """Check that a table is of these features and photos, and write their fingerprint beside it."""
     if table.is_file() and not (table.parent / checkpoint.FINGERPRINT).is_file():
         raise RunError(f"{table.parent} does not say what {table.name} is of: pass another --out")
     digest = hashlib.sha256(features.labels.tobytes())
@@ -137,14 +138,14 @@ def _divide(experiment: Experiment, data: Data, share: float) -> dict[Part, _Row
     samples = {row: data.samples[row] for row in data.untested.tolist()}
     shares: dict[str, float] = {"validation": 1 - share, "test": 0.0}
     parts = split(list(samples.values()), protocol=experiment.protocol, seed=experiment.seed, **shares)
-    require_parts(parts, [item.code for item in SPECS[experiment.model].classes], **shares)
+    require_parts(parts, SPECS[experiment.model].codes, **shares)
     return {part: np.asarray([row for row, each in samples.items() if parts[each] is part]) for part in Part}
 
 
 def _train_head(
     experiment: Experiment, features: Features, parts: Mapping[Part, _Rows], dropout: float, batch: int
 ) -> keras.Model:
-    """Train the head of DESIGN's ResNet-50 with Adam at 1e-4 and early stopping, as the paper does the whole."""
+    """Train ResNet-50's head with Adam at 1e-4 and early stopping, as the paper trains the network."""
     keras.utils.set_random_seed(experiment.seed)
     head = keras.Sequential(
         [
@@ -174,7 +175,7 @@ def _judge_head(head: keras.Model, features: Features, rows: _Rows) -> tuple[flo
 
 
 def write_table(rows: Sequence[Any], path: Path) -> None:
-    """Write rows, named tuples of one kind and at least one, as CSV, whole or not at all."""
+    """Write at least one named tuple as CSV, whole or not at all."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([rows[0]._fields, *rows])
 
@@ -188,15 +189,17 @@ def _read_table(path: Path) -> list[Cell]:
 def load(name: str, weights: Path | str | None, *, side: int) -> keras.Model:
     """Build one of BACKBONES with its preprocessing and weights: "imagenet", a file, or None for random ones.
 
-    It takes float32 [N, side, side, 3] RGB in 0..255 and gives pooled features float32 [N, F]. A RunError says that the
-    weights can't be had or are of another backbone.
+    It takes float32 [N, side, side, 3] RGB in 0..255 and gives pooled features, float32 [N, F].
+
+    Raises:
+        RunError: the weights can't be loaded or are of another backbone.
     """
     build, preprocess = BACKBONES[name]
     named = weights if isinstance(weights, str) else None
     try:
         backbone = build(include_top=False, weights=named, input_shape=(side, side, 3), name="backbone")
     except Exception as error:  # Keras downloads with urllib, and raises a bare Exception when that fails
-        raise RunError(f"the {named} weights of {name} can't be had: {str(error).partition(chr(10))[0]}") from error
+        raise RunError(f"the {named} weights of {name} can't be loaded: {str(error).partition(chr(10))[0]}") from error
     images = keras.Input((side, side, 3), name="rgb")
     pooled = keras.layers.GlobalAveragePooling2D()(backbone(preprocess(images)))
     network = keras.Model(images, pooled, name=name)
@@ -208,7 +211,7 @@ def load(name: str, weights: Path | str | None, *, side: int) -> keras.Model:
 def compare(
     experiment: Experiment, data: Data, networks: Iterable[keras.Model], *, progress: Progress
 ) -> list[Compared]:
-    """Train the experiment's head, with its batch and epochs, on the features of what `load` returns, on one split."""
+    """Train the experiment's head on the features of each network of `load`, on one split."""
     parts = {part: data.part(part).rows for part in (Part.TRAIN, Part.VALIDATION)}
     labels = np.asarray([sample.label for sample in data.samples], np.int64)
     stage, dropout, rows = experiment.stages[0], 0.4 if experiment.dropout is None else experiment.dropout, []

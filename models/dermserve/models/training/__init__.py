@@ -1,4 +1,4 @@
-"""Training, evaluation and calibration: from a folder of labelled photos to weights with honest figures.
+"""Training, evaluation and calibration: from a folder of labelled photos to calibrated and measured weights.
 
 Importing this package imports no TensorFlow: its modules do, so that `--help` stays quick.
 """

@@ -1,4 +1,4 @@
-"""`dermserve train`, `evaluate`, `report`, `pack` and `tflite`, and what all commands of training share."""
+"""`dermserve train`, `evaluate`, `report`, `pack` and `tflite`; options and errors that all training commands share."""
 
 import contextlib
 import functools
@@ -31,28 +31,28 @@ CACHE = click.option(
 )  # fmt: skip
 PRECISION = click.option(
     "--precision", type=click.Choice(["float32", "mixed_bfloat16"]), default="float32", show_default=True,
-    help="Arithmetic; mixed_bfloat16 is about twice as fast on a CPU that supports it.",
+    help="Arithmetic; mixed_bfloat16 is about twice as fast on CPUs that support it.",
 )  # fmt: skip
 _RUN = click.argument("run", type=_FOLDER)
-_PAPER = click.option("--paper", type=_FOLDER, help="An evaluated random-by-image run to set beside.")
+_PAPER = click.option("--paper", type=_FOLDER, help="An evaluated run, split by image, to show beside this one.")
 _ALSO = click.option(
     "--also",
     type=_FOLDER,
-    help="The same photos at another resolution, under the same file names; each in the part of its lesion.",
+    help="The same photos at another resolution, with the same file names.",
 )
 
 
 class _InputError(click.ClickException):
-    """What was passed can't be used: the exit code is that of a wrong command line."""
+    """An argument can't be used: exits with the code of a wrong command line."""
 
     exit_code = 2
 
 
 @contextlib.contextmanager
 def error_messages() -> Iterator[None]:
-    """Turn intended errors into one line, and Ctrl-C into advice."""
+    """Print intended errors as one line; on Ctrl-C, say how to continue."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # TensorFlow leaves it off without AVX-512: half the speed
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default without AVX-512: half the speed
     try:
         yield
     except TrainingError as error:
@@ -61,7 +61,7 @@ def error_messages() -> Iterator[None]:
     except OSError as error:
         raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from error
     except KeyboardInterrupt:
-        click.echo("interrupted: the same command goes on from the last epoch", err=True)
+        click.echo("interrupted: the same command continues after the last epoch", err=True)
         raise click.Abort from None
 
 
@@ -78,7 +78,7 @@ def read_backbone(weights: str | None) -> Path | str | None:
 
 
 def draw_progress() -> Callable[[str, int, int], None]:
-    """Make a progress function that draws one bar after another on stderr, on a terminal alone."""
+    """Make a progress function that draws bars on stderr, if it is a terminal."""
     bar: Any = None
 
     def advance(what: str, done: int, whole: int) -> None:
@@ -100,21 +100,19 @@ print_line = functools.partial(click.echo, err=True)
 @click.argument("model", type=click.Choice(list(SPECS)))
 @DATA
 @click.option("--out", type=_NEW_FOLDER, required=True, help="Folder of the run.")
-@click.option("--experiment", help="One of dermserve's experiments or a .toml file; the paper's when not given.")
-@click.option("--weights", help='Initial backbone: "imagenet" (Keras downloads it), a file, or "random".')
+@click.option("--experiment", help="Name of an experiment, or a .toml file. [default: the paper's]")
+@click.option("--weights", help='Initial backbone: "imagenet" (downloaded by Keras), a file, or "random".')
 @click.option(
-    "--start", type=_FOLDER, help="A finished run whose weights to go on from, by its split; instead of --weights."
+    "--start", type=_FOLDER, help="A finished run to continue from, with its weights and split; not with --weights."
 )
 @click.option(
     "--teacher", "teachers", type=_FOLDER, multiple=True,
-    help="A finished run of the same model to learn from beside the labels (distillation); several: their mean.",
+    help="A finished run of the same model to distil from, beside the labels; repeatable: their mean.",
 )  # fmt: skip
 @_ALSO
-@click.option("--data-name", "name", help="What the data set is called, for the card; else as its dataset.toml says.")
-@click.option(
-    "--data-license", "license", help="Under which licence the photos may be used; else as its dataset.toml says."
-)
-@click.option("--data-source", "source", help="Where the photos come from; else as its dataset.toml says.")
+@click.option("--data-name", "name", help="Name of the data set, for the card. [default: from its dataset.toml]")
+@click.option("--data-license", "license", help="Licence of the photos. [default: from its dataset.toml]")
+@click.option("--data-source", "source", help="Source of the photos. [default: from its dataset.toml]")
 @CACHE
 @error_messages()
 def train(
@@ -129,7 +127,7 @@ def train(
     cache: Path,
     **stated: str | None,
 ) -> None:
-    """Train a model on labelled photos. Stopped with Ctrl-C, the same command goes on from the last epoch."""
+    """Train a model on labelled photos. After Ctrl-C the same command continues after the last epoch."""
     from dermserve.models.training.train import dataset
     from dermserve.models.training.train.experiment import load_experiment
     from dermserve.models.training.train.finished import FinishedRun
@@ -184,33 +182,37 @@ def _report_epoch(epoch: "Epoch") -> None:
 @_RUN
 @DATA
 @click.option(
-    "--other", metavar="NAME", help="Only measure, on data that is not the run's own, and store the figures under NAME."
+    "--other", metavar="NAME", help="Only measure, on other data than the run's own, and store the figures under NAME."
 )
 @_PAPER
 @click.option(
     "--thin", type=click.IntRange(min=1), default=1, metavar="N", show_default=True,
-    help="Run ten views of every Nth photo only, and one view of all: ten of all take ResNet-50 half an hour on a PC.",
+    help="Run ten views of every Nth photo only, and one view of all; ten of all take ResNet-50 half an hour on a PC.",
 )  # fmt: skip
 @click.option(
     "--recall-price", "price", type=Number(0, 1), default=0.0, show_default=True,
-    help="Loss of accuracy on validation photos, as a share, that is allowed for a melanoma recall of 0.65.",
+    help="Most validation accuracy, as a share, to give up for a melanoma recall of 0.65.",
 )  # fmt: skip
 @click.option(
     "--others",
     type=_FOLDER,
-    help="HAM10000, for a model that does not know all its classes: fit and measure the out-of-scope score.",
+    help="HAM10000, for a model without some of its classes: fits and measures the out-of-scope score.",
 )
 @_ALSO
 @click.option(
     "--again",
     metavar="REASON",
-    help="Measure test photos again, although they were measured with other weights or rules; run.json keeps REASON.",
+    help="Measure test photos that were already measured with other weights or rules; run.json keeps REASON.",
 )
 @PRECISION
 @CACHE
 @error_messages()
 def evaluate(run: Path, data: Path, other: str | None, paper: Path | None, **how: Any) -> None:
     """Calibrate a run on its validation photos, measure it on its test photos, and write RUN/report."""
+    ignored = {"--paper": paper, "--thin": how["thin"] > 1, "--recall-price": how["price"]}
+    ignored |= {f"--{name}": how[name] for name in ("also", "again")}
+    if other is not None and (given := [option for option, value in ignored.items() if value]):
+        raise click.UsageError(f"--other only measures: leave out {' and '.join(given)}")
     from dermserve.models.training.evaluate import evaluation
     from dermserve.models.training.evaluate.report import write_report
     from dermserve.models.training.train.finished import FinishedRun
@@ -247,7 +249,7 @@ def _say_figures(name: str, measured: dict[str, Any]) -> None:
 @_PAPER
 @error_messages()
 def report(run: Path, paper: Path | None) -> None:
-    """Write RUN/report again: after measuring on other data, or with another run beside it."""
+    """Write RUN/report again, for example after `evaluate --other`, or with --paper."""
     from dermserve.models.training.evaluate.report import write_report
     from dermserve.models.training.train.finished import FinishedRun
 
@@ -260,12 +262,12 @@ def report(run: Path, paper: Path | None) -> None:
 @CACHE
 @click.option(
     "--kind", type=click.Choice(["int8", "float16"]), default="int8", show_default=True,
-    help="What kernels become; int8 is too coarse for MobileNet's.",
+    help="Type of the kernels; int8 is too coarse for MobileNetV3Small.",
 )  # fmt: skip
 @error_messages()
 def pack(run: Path, data: Path, cache: Path, kind: "Kind") -> None:
-    """Make a run's weights compact and measure what that costs. Evaluate the run again afterwards."""
-    from dermserve.models.training.export import conversion
+    """Make a run's weights compact, and measure the loss of accuracy. Evaluate the run again afterwards."""
+    from dermserve.models.training import conversion
     from dermserve.models.training.train.finished import FinishedRun
 
     found = conversion.pack(FinishedRun(run), data, kind=kind, cache=cache, progress=draw_progress())
@@ -282,12 +284,12 @@ def pack(run: Path, data: Path, cache: Path, kind: "Kind") -> None:
 @error_messages()
 def tflite(run: Path, data: Path, cache: Path) -> None:
     """Convert an evaluated run to TensorFlow Lite, float16 and int8, and compare each with it on validation photos."""
-    from dermserve.models.training.export.conversion import convert_run
+    from dermserve.models.training.conversion import convert_run
     from dermserve.models.training.train.finished import FinishedRun
 
     for kind, row in convert_run(FinishedRun(run), data, cache=cache, progress=draw_progress()).items():
         click.echo(
             f"{kind}: {row['bytes'] / 1e6:.1f} MB, the same answer for {row['agreement']:.2%}, "
-            f"the same side of the gate for {row['gate_agreement']:.2%}, accuracy {row['accuracy']:.4f}, "
+            f"the same side of the limits for {row['gate_agreement']:.2%}, accuracy {row['accuracy']:.4f}, "
             f"{row['milliseconds']:.1f} ms a photo"
         )

@@ -1,10 +1,10 @@
-"""What can go wrong in training; files that are written whole or not at all.
+"""Errors of training, and files that are written whole or not at all.
 
 TrainingError
 ├── DataError        photos on disk that can't be trained on
 ├── ExperimentError  an experiment file that can't be run
 ├── RunError         a run folder that is not what the command needs
-└── DivergedError    a training whose loss is no number any more
+└── DivergedError    a training whose loss is not finite
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from typing import Any
 from zipfile import BadZipFile
 
 DAMAGED = (OSError, ValueError, KeyError, BadZipFile)
-"""What numpy, h5py and Keras raise for a file of arrays that is missing, damaged or of something else."""
+"""What numpy, h5py and Keras raise for a file of arrays that is missing, damaged or of another network."""
 
 
 class TrainingError(Exception):
-    """A training or evaluation that can't be done. Each message says what is wrong and what to do."""
+    """Base class. Each message says what is wrong and what to do."""
 
 
 class DataError(TrainingError):
@@ -33,7 +33,7 @@ class ExperimentError(TrainingError):
 
 
 class DivergedError(TrainingError):
-    """A training whose loss is no number any more: more epochs would not mend it."""
+    """A training whose loss is not finite; more epochs would not help."""
 
 
 class RunError(TrainingError):
@@ -42,8 +42,10 @@ class RunError(TrainingError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, of this call alone, that replaces it when the block succeeds."""
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # containers have process ids in common
+    """Yield a temporary path beside `path`, which replaces it if the block succeeds."""
+    partial = path.with_name(
+        f"{path.name}.{uuid.uuid4().hex}.partial"
+    )  # a process id is not unique: containers may share the folder
     try:
         yield partial
         partial.replace(path)
@@ -58,7 +60,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of a run; a RunError where it is missing, damaged or something else."""
+    """Read a JSON file of a run. Raises RunError: it is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,12 +1,12 @@
-"""The layouts photos come in, read to one list of labelled photos.
+"""Read the layouts of data sets into one list of labelled photos.
 
 - `labels.csv` (path, label, lesion_id, split) beside a folder a class: the split it names is kept;
 - a folder a class, at any depth and in any case; folders named train, validation and test split the photos;
 - photos in any folders, with a table of their classes and lesions: HAM10000's metadata, the ISIC archive's, the one-hot
   tables and lesion groups of the ISIC challenges.
 
-A photo is known by its path within the data set. Its class is that of its folder or of a table; where both say one,
-they must agree.
+A photo's name is its path within the data set. Its class is that of its folder or of a table; if there are both, they
+must agree.
 """
 
 import os
@@ -23,9 +23,9 @@ from dermserve.models.training.data.tables import Row, Table, class_of
 from dermserve.models.training.errors import DataError
 
 Say: TypeAlias = Callable[[str], None]
-"""Called with one line for each kind of thing that was left out."""
+"""Called with a line for each kind of file that is left out."""
 _Read: TypeAlias = tuple[list[Sample], list[list[str]]]
-"""Photos, and the lesions each of them is said to show."""
+"""Photos, and the lesions that the data set names for each."""
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"})
 _OTHER_PICTURES = frozenset({".heic", ".heif", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".avif", ".jxl", ".jp2"})
@@ -33,23 +33,23 @@ _OTHER_PICTURES = frozenset({".heic", ".heif", ".tif", ".tiff", ".bmp", ".gif", 
 
 @dataclass(slots=True)
 class _Found:
-    """Files of a data set, by what they are; paths within the data set."""
+    """Files of a data set by kind; paths within the data set."""
 
     photos: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
-    junk: int = 0  # files that macOS leaves beside others
+    junk: int = 0  # files of macOS
     others: Counter[str] = field(default_factory=Counter)  # pictures of formats that are not read, by suffix
     dangling: list[str] = field(default_factory=list)
 
 
 def read_samples(directory: Path, classes: Sequence[str], *, say: Say = lambda _: None) -> list[Sample]:
-    """Read a data set's list of photos, sorted by name; no photo is decoded, and `say` is told what was left out.
+    """List a data set's photos, sorted by name, without decoding them; `say` gets a line for what is left out.
 
-    Photos whose files are equal byte for byte are taken to show the same lesion. The classes are the model's codes.
+    Files that are equal byte for byte are of one lesion. `classes` are the model's codes.
 
     Raises:
-        DataError: the layout is none that is known, names photos or classes that are not there, gives a photo two
-            labels, or divides a lesion by its own split.
+        DataError: the layout is unknown, names missing photos or unknown classes, gives a photo two labels, or splits
+            a lesion.
     """
     if not directory.is_dir():
         raise DataError(f"{directory} is not a folder: pass the folder that holds the photos")
@@ -76,7 +76,7 @@ def read_samples(directory: Path, classes: Sequence[str], *, say: Say = lambda _
 
 
 def _walk(directory: Path) -> _Found:
-    """List the files, linked folders included; hidden folders are caches and repositories, not photos."""
+    """List the files, also in linked folders; hidden folders are left out."""
     found, seen = _Found(), set()
     for base, folders, files in os.walk(directory, followlinks=True):
         if (real := os.path.realpath(base)) in seen:
@@ -126,7 +126,7 @@ def _read(directory: Path, found: _Found, classes: Sequence[str], say: Say) -> _
 
 
 def _named(directory: Path, read: Sequence[Table], photos: Sequence[str], say: Say) -> Sequence[str]:
-    """List the photos that labels.csv names, which are all there; where there is no such file, all photos."""
+    """List the photos that labels.csv names, or all photos if there is no such file."""
     labels = next((table for table in read if table.path == directory / "labels.csv"), None)
     if labels is None:
         return photos
@@ -149,7 +149,7 @@ def _folder_class(photo: str, classes: Sequence[str]) -> int | None:
 def _merge(
     directory: Path, folders: Mapping[str, int | None], read: Sequence[Table], classes: Sequence[str], say: Say
 ) -> _Read:
-    """Put together what folders and tables say of each photo."""
+    """Merge what folders and tables say of each photo."""
     labels, lesions = dict(folders), {photo: list[str]() for photo in folders}
     splits = {photo: tables.split_of(Path(photo).parent.as_posix()) for photo in folders}
     others: dict[str, tuple[Table, str]] = {}
@@ -177,14 +177,14 @@ def _merge(
 
 
 def _folded(name: str) -> str:
-    """Write a name as other systems may have: in any case, and with accents of their own (macOS)."""
+    """Fold case and accents, which systems write differently."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _match(
     directory: Path, table: Table, by_stem: Mapping[str, Sequence[str]], known: Mapping[str, object]
 ) -> Iterator[tuple[Row, str]]:
-    """Find the photos of each row: by path, else by name, beside the table before elsewhere; all of equal files."""
+    """Find the photos of each row: by path, else by file name, first below the table's folder; all equal files."""
     beside = table.path.parent.relative_to(directory)
     for row in table.rows:
         path = (beside / row.photo).as_posix()
@@ -203,12 +203,12 @@ def _match(
 
 
 def _say_unlabelled(photos: Sequence[tuple[Table, str] | None], classes: Sequence[str], say: Say) -> None:
-    """Say what is left out as the model has no class for it; a code that is none of the model's is a mistake."""
+    """Say what is left out because the model lacks the class; in a table of codes, an unknown code is an error."""
     counts: Counter[str] = Counter()
     for said in photos:
         if said is not None and said[0].codes:
             raise DataError(f"{said[0].path} names the class {said[1]!r}; this model knows {', '.join(classes)}")
-        nothing = "photos that nothing gives a class"
+        nothing = "photos without a class"
         counts[nothing if said is None else f"photos of {said[1]}, no class of this model"] += 1
     for what, count in sorted(counts.items()):
         say(f"left out {count} {what}")

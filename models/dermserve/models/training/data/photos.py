@@ -1,4 +1,4 @@
-"""Photos decoded once, exactly as serving does, into one memory-mapped file that training and evaluation read."""
+"""Decode photos once, exactly as in serving, into one memory-mapped file for training and evaluation."""
 
 import functools
 import importlib.metadata
@@ -30,7 +30,7 @@ class Labelled:
     rows: NDArray[np.int64]  # which of the images, [N]
     labels: NDArray[np.int64]  # their classes, [N]
     possible: NDArray[np.float32] | None = None
-    """float32 [N, C]: 1 for the classes a photo could have had, 0 for those its data set has none of; None for all."""
+    """float32 [N, C]: 0 for classes that the photo's data set lacks, else 1; None for all 1."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -41,7 +41,7 @@ class Labelled:
         return cls(images, np.arange(len(images)), np.asarray(labels, np.int64))
 
     def thinned(self, most: int) -> "Labelled":
-        """Keep at most so many photos, evenly spread."""
+        """Keep at most `most` photos, evenly spread."""
         return self.every(max(1, -(-len(self) // most)))
 
     def every(self, step: int) -> "Labelled":
@@ -51,9 +51,9 @@ class Labelled:
 
 
 def load_pixels(samples: Sequence[Sample], *, folder: Path, side: int) -> NDArray[np.uint8]:
-    """Decode photos at the serving preprocessing, or map the file that an earlier call wrote into the folder.
+    """Decode photos with the serving preprocessing, or map the file of an earlier call in the folder.
 
-    `side` is the height and width of the model's input. A DataError names the photos that can't be read.
+    `side` is the height and width of the model's input. Raises DataError, which names the photos that can't be read.
 
     Returns:
         uint8 [N, side, side, 3] RGB, memory-mapped and read-only, in the order of `samples`.
@@ -70,7 +70,7 @@ def load_pixels(samples: Sequence[Sample], *, folder: Path, side: int) -> NDArra
 
 @functools.cache
 def imaging_version() -> str:
-    """Identify the code that makes pixels and views: that of dermserve.imaging, and the versions of what it imports."""
+    """Return a digest of the code of dermserve.imaging and of the versions of the packages that it imports."""
     files = [file for folder in dermserve.imaging.__path__ for file in sorted(Path(folder).rglob("*.py"))]
     code = [file.read_text(encoding="utf-8") for file in files]
     modules = {name for text in code for name in _IMPORTED.findall(text)}
@@ -95,4 +95,4 @@ def _decode_all(samples: Sequence[Sample], path: Path, side: int) -> None:
     pixels.flush()
     if problems:
         shown = "\n  ".join(sorted(problems)[:10])
-        raise DataError(f"{len(problems)} of {len(samples)} photos can't be read; mend or remove them:\n  {shown}")
+        raise DataError(f"{len(problems)} of {len(samples)} photos can't be read; repair or remove them:\n  {shown}")

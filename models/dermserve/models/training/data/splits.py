@@ -1,7 +1,7 @@
-"""Labelled photos, the lesions they show, and which of them train, validate and test, decided once per run from a seed.
+"""Labelled photos, their lesions, and the split into train, validation and test, from a seed.
 
-`lesion` keeps a lesion's photos together: the honest split. `image` draws photos one by one, as the papers did, so that
-other photos of a test lesion may have been trained on; equal files stay together even so.
+The protocol `lesion` keeps the photos of a lesion together. `image` draws photos one by one, as the papers did, so that
+other photos of a test lesion may be trained on; equal files still stay together.
 """
 
 import csv
@@ -19,7 +19,7 @@ from dermserve.models.training.errors import DataError, RunError, replacing
 
 _SHOWN = 3
 _COLUMNS = ("photo", "lesion_id", "part", "sha256")
-_TEXT: Mapping[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}  # file names may be no text
+_TEXT: Mapping[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}  # file names may not be UTF-8
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +28,19 @@ class Sample:
 
     path: Path
     label: int  # index into the classes
-    lesion: str  # the one it shows; the photo's own name where nothing says
-    split: str = ""  # "train", "validation" or "test" where the data set itself says, else empty
+    lesion: str  # the photo's own name if none is given
+    split: str = ""  # "train", "validation" or "test" if the data set says so, else empty
     within: str = ""  # its path within the data set, with slashes
     digest: str = ""  # first 64 bits of the SHA-256 of its file, in hexadecimal
 
     @property
     def name(self) -> str:
-        """What the photo is known by: its path within the data set."""
+        """The photo's name: its path within the data set."""
         return self.within or self.path.as_posix()
 
 
 class Part(StrEnum):
-    """What a photo is for."""
+    """A part of a split."""
 
     TRAIN = "train"
     VALIDATION = "validation"
@@ -48,14 +48,14 @@ class Part(StrEnum):
 
 
 class Protocol(StrEnum):
-    """What a split keeps together: all photos of a lesion, or nothing but equal files."""
+    """What a split keeps together: all photos of a lesion, or only equal files."""
 
     LESION = "lesion"
     IMAGE = "image"
 
 
 class Recorded(NamedTuple):
-    """A photo in a run's split: the lesion it shows, what it was for, its file's digest as in Sample."""
+    """A photo in a run's split.csv; `digest` as in Sample."""
 
     lesion: str
     part: Part
@@ -63,7 +63,7 @@ class Recorded(NamedTuple):
 
 
 def digest_file(sample: Sample) -> str:
-    """Give the digest of a photo's file, as in Sample; a DataError where it can't be read, or is empty."""
+    """Return the digest of a photo's file, as in Sample. Raises DataError: it can't be read, or is empty."""
     try:
         data = sample.path.read_bytes()
     except OSError as error:
@@ -74,7 +74,7 @@ def digest_file(sample: Sample) -> str:
 
 
 def require_samples(samples: Iterable[Sample], classes: Sequence[str], *, minimum: int) -> None:
-    """Raise a DataError that names the classes with fewer than `minimum` lesions."""
+    """Raise DataError if classes have fewer than `minimum` lesions."""
     lesions = Counter(label for label, _ in {(sample.label, sample.lesion) for sample in samples})
     few = [f"class {code} has {lesions[i]} lesions" for i, code in enumerate(classes) if lesions[i] < minimum]
     if few:
@@ -88,10 +88,9 @@ def count_classes(samples: Iterable[Sample], classes: Sequence[str]) -> dict[str
 
 
 def join_lesions(samples: Sequence[Sample], lesions: Sequence[Sequence[str]]) -> list[Sample]:
-    """Give photos one lesion that share a lesion or a file's bytes, however long the chain between them.
+    """Give one lesion to photos that are connected by a chain of common lesions or equal files.
 
-    `lesions` are those that each photo is said to show, none where nothing is said; each photo gets the first lesion of
-    its group.
+    `lesions` are those that the data set names for each photo; each photo gets the first lesion of its group.
     """
     named = list(zip(samples, lesions, strict=True))
     groups = _components([[*(("lesion", name) for name in own), ("bytes", sample.digest)] for sample, own in named])
@@ -104,8 +103,8 @@ def join_lesions(samples: Sequence[Sample], lesions: Sequence[Sequence[str]]) ->
 
 
 def _components(keys: Sequence[Sequence[Hashable]]) -> list[int]:
-    """Number the connected groups of items, of which those with a key in common are connected."""
-    from scipy.sparse import coo_array  # of the extra `train`, without which a run is exported
+    """Number the groups of items that are connected by common keys."""
+    from scipy.sparse import coo_array  # in the extra `train`, which an export does not need
     from scipy.sparse.csgraph import connected_components
 
     numbers: dict[Hashable, int] = {}
@@ -117,7 +116,7 @@ def _components(keys: Sequence[Sequence[Hashable]]) -> list[int]:
 
 
 def refuse_two_labels(samples: Iterable[Sample], classes: Sequence[str]) -> None:
-    """Raise a DataError where files with equal bytes are of two classes."""
+    """Raise DataError if equal files are of two classes."""
     pairs = [
         f"{group[0].name} ({classes[group[0].label]}) = {other.name} ({classes[other.label]})"
         for group in _grouped(samples, lambda sample: sample.digest)
@@ -128,7 +127,7 @@ def refuse_two_labels(samples: Iterable[Sample], classes: Sequence[str]) -> None
 
 
 def refuse_divided(samples: Iterable[Sample]) -> None:
-    """Raise a DataError where a data set's own split tests or validates on lesions or files it also trains on."""
+    """Raise DataError if the data set's own split divides a lesion or equal files."""
     pairs = [
         f"{group[0].name} ({group[0].split or 'train'}) and {other.name} ({other.split or 'train'}) "
         f"{'are equal byte for byte' if group[0].digest == other.digest else f'show the lesion {other.lesion}'}"
@@ -136,7 +135,7 @@ def refuse_divided(samples: Iterable[Sample]) -> None:
         if (other := _on_other_side(group))
     ]
     if pairs:
-        raise DataError(f"the data set's own split divides what belongs together: {_shown(pairs)}; mend the split")
+        raise DataError(f"the data set's own split divides lesions or equal files: {_shown(pairs)}; correct it")
 
 
 def _on_other_side(group: Sequence[Sample]) -> Sample | None:
@@ -160,10 +159,10 @@ def _shown(found: Sequence[str]) -> str:
 def split(
     samples: Sequence[Sample], *, protocol: Protocol, validation: float, test: float, seed: int
 ) -> dict[Sample, Part]:
-    """Assign every photo to a part, class by class, at random from the seed, whatever the photos' order.
+    """Assign every photo to a part, class by class, at random from the seed; the order of photos does not matter.
 
-    Where the data set says which photos test, these do and no others; likewise for validation. The rest is divided, by
-    shares 0..1 of the photos.
+    If the data set names test photos, they are the test photos; likewise for validation. The rest is divided by shares
+    0..1 of the photos.
     """
     own = _own_parts(samples)
     parts = {sample: Part(sample.split) for sample in samples if sample.split in own}
@@ -176,12 +175,12 @@ def split(
 
 
 def _own_parts(samples: Iterable[Sample]) -> set[Part]:
-    """List what the data set itself says photos are for, but for training."""
+    """Return the parts, other than train, that the data set itself assigns."""
     return {Part(sample.split) for sample in samples if sample.split} - {Part.TRAIN}
 
 
 def _groups_by_class(samples: Sequence[Sample], protocol: Protocol) -> list[list[list[Sample]]]:
-    """Group photos as the protocol says, then by the class most of a group's photos have; in a fixed order."""
+    """Group photos by the protocol, and groups by their most common class, in a fixed order."""
     ordered = sorted(samples, key=lambda sample: (sample.path.stem, sample.name))
     together = _grouped(ordered, lambda s: s.lesion if protocol is Protocol.LESION else s.digest or s.name)
     by_class: dict[int, list[list[Sample]]] = defaultdict(list)
@@ -193,7 +192,7 @@ def _groups_by_class(samples: Sequence[Sample], protocol: Protocol) -> list[list
 def _assign(
     groups: Sequence[Sequence[Sample]], shares: Mapping[Part, float], rng: np.random.Generator
 ) -> dict[Sample, Part]:
-    """Fill test, then validation, to their share of the class's photos; the rest trains."""
+    """Fill test, then validation, up to their share of the class's photos; the rest is train."""
     total = sum(len(group) for group in groups)
     order = iter([groups[index] for index in rng.permutation(len(groups))])
     parts: dict[Sample, Part] = {}
@@ -208,7 +207,7 @@ def _assign(
 
 
 def require_parts(parts: Mapping[Sample, Part], classes: Sequence[str], *, validation: float, test: float) -> None:
-    """Raise a DataError that names classes without photos in a part; a data set's own test photos may lack some."""
+    """Raise DataError if a part lacks photos of a class; a data set's own test part may lack some."""
     own = _own_parts(parts)
     shares = {Part.TRAIN: 1 - validation - test, Part.VALIDATION: validation}
     if Part.TEST not in own:
@@ -230,7 +229,7 @@ def require_parts(parts: Mapping[Sample, Part], classes: Sequence[str], *, valid
 
 
 def write_split(path: Path, parts: Mapping[Sample, Part]) -> None:
-    """Write a split as CSV: photo (its path within the data set), lesion_id, part, sha256 (its first 64 bits)."""
+    """Write a split as CSV: photo (path within the data set), lesion_id, part, sha256 (first 64 bits)."""
     with replacing(path) as partial, partial.open("w", newline="", **_TEXT) as file:
         writer = csv.writer(file)
         writer.writerow(_COLUMNS)
@@ -239,7 +238,7 @@ def write_split(path: Path, parts: Mapping[Sample, Part]) -> None:
 
 
 def read_split(path: Path) -> dict[str, Recorded]:
-    """Read a split by the photos' paths within the data set; a RunError when it is none."""
+    """Read a split by photos' paths within the data set. Raises RunError: it is missing or damaged."""
     if not path.is_file():
         raise RunError(f"{path} is not there: pass the folder of a run that `dermserve train` wrote")
     with path.open(newline="", **_TEXT) as file:

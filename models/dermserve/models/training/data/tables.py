@@ -1,4 +1,4 @@
-"""The tables beside photos: whatever delimiter and encoding, what each row says of one photo's class and lesion."""
+"""Read the tables of a data set, in any usual delimiter and encoding: the class and lesion of each photo."""
 
 import codecs
 import csv
@@ -23,12 +23,12 @@ _SPLITS: Mapping[str, str] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _WORD = re.compile(r"[^a-z]+")
-# Of the ISIC archive, the most precise first.
+# Columns of the ISIC archive, the most precise first.
 _DIAGNOSES = ("diagnosis_5", "diagnosis_4", "diagnosis_3", "diagnosis_2", "diagnosis_1", "diagnosis")
 _BLANK = frozenset({"", "na", "n/a", "nan", "none", "null", "unknown"})
 _HEADER_BYTES = 65536
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
-# What the ISIC archive and its challenges call the classes, by the codes of HAM10000.
+# Names of the classes in the ISIC archive and its challenges, by HAM10000's codes.
 _NAMES: Mapping[str, Sequence[str]] = {
         "akiec": ("ak", "actinic keratosis", "solar or actinic keratosis", "squamous cell carcinoma in situ"),
         "bcc": ("basal cell carcinoma",),
@@ -52,15 +52,13 @@ _ONE_HOT = frozenset({"mel", "nv", "bcc", "akiec", "ak", "bkl", "df", "vasc", "s
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one row says of one photo."""
+    """One row: what it says of a photo."""
 
     photo: str  # its id, file name or path with slashes
-    label: (
-        int | None
-    )  # index into the classes; None where the table has no classes, or one that the model does not know
-    lesion: str  # empty where the table says nothing
+    label: int | None  # index into the classes; None if the table gives none, or one that the model lacks
+    lesion: str  # empty for none
     said: str  # the class in the table's own words
-    split: str  # "train", "validation" or "test" where the table says so, else empty
+    split: str  # "train", "validation", "test" or empty
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,38 +67,39 @@ class Table:
 
     path: Path
     rows: Sequence[Row]
-    classes: bool  # whether it says the classes of photos
-    codes: bool  # whether those are codes like the model's, so that another one is a mistake
+    classes: bool  # whether it gives classes
+    codes: bool  # whether these are codes like the model's, so that an unknown one is an error
 
 
 def class_of(text: str, classes: Sequence[str]) -> int | None:
-    """Find the class that a code or the name of a diagnosis means, in any case; None where the model has none."""
+    """Find the class of a code or diagnosis, in upper or lower case; None if the model lacks it."""
     name = " ".join(text.replace("_", " ").lower().split())
     code = name if name in classes else _CODES.get(name, "")
     return classes.index(code) if code in classes else None
 
 
 def split_of(text: str) -> str:
-    """Find the part of a split that a name means, such as Test or ISIC2018_Task3_Training_Input; empty where none."""
+    """Find the part that a name means, such as Test or ISIC2018_Task3_Training_Input; empty for none."""
     return next((_SPLITS[word] for word in _WORD.split(text.lower()) if word in _SPLITS), "")
 
 
 def _blank(text: str) -> bool:
-    """Tell whether a cell says nothing."""
+    """Return whether a cell is empty or says so."""
     return text.lower() in _BLANK
 
 
 def is_table(path: Path) -> bool:
-    """Tell whether a file is a table by its name; Harvard's Dataverse names one without a suffix."""
+    """Return whether a file is a table, by its name; Harvard's Dataverse has one without a suffix."""
     return path.suffix.lower() in _SUFFIXES or path.name.lower() == "ham10000_metadata"
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read a table's rows as dictionaries by lower-case column.
+    """Read a table's rows as dictionaries by lower-case column, without empty lines.
 
-    The delimiter is the header's (comma, semicolon or tab); the encoding UTF-8, UTF-16 or, where it is neither,
-    Windows-1252, which spreadsheets write. Empty lines and columns without a name are left out. A DataError names what
-    is no table, a row with more cells than the header, or a column named twice.
+    The delimiter is the header's: comma, semicolon, tab or bar. The encoding is UTF-8, UTF-16 or else Windows-1252.
+
+    Raises:
+        DataError: it is not a table, a row has more cells than the header, or a column is named twice.
     """
     header, rows = _parse(path)
     column, count = Counter(filter(None, header)).most_common(1)[0]
@@ -148,18 +147,20 @@ def _read_text(path: Path, *, limit: int) -> str:
 
 
 def missing_columns(path: Path) -> str:
-    """Say what a table that says nothing lacks."""
+    """Name the columns that an unusable table lacks."""
     header = read_header(path)
     return "dx" if any(column in header for column in _IDS) else "image_id, dx"
 
 
 def read_table(path: Path, classes: Sequence[str]) -> Table | None:
-    """Read what a table says of photos; None where it has no column of photos, or says neither classes nor lesions.
+    """Read a table; None if it has no column of photos, or gives neither classes nor lesions.
 
     It may be labels.csv, HAM10000's metadata (image_id, dx), the ISIC archive's (isic_id, diagnosis_1, ...), a
-    challenge's one-hot table (image, MEL, NV, ...) or lesion groups (image, lesion_id). The classes are the model's
-    codes in lower case. A DataError names a photo that is there twice, a class or a split that is none, or a row that
-    is damaged.
+    challenge's one-hot table (image, MEL, NV, ...) or lesion groups (image, lesion_id). `classes` are the model's codes
+    in lower case.
+
+    Raises:
+        DataError: a photo is named twice, a class or split is unknown, or a row is damaged.
     """
     header = read_header(path)
     paths = "path" in header and path.name == "labels.csv"
@@ -191,7 +192,7 @@ def _read_row(path: Path, photo: str, cells: Mapping[str, str], reader: _Reader 
 
 
 def _label_reader(header: Sequence[str], classes: Sequence[str], path: Path) -> _Reader | None:
-    """Find how a table says the class of a row, and how it calls it; None where it does not."""
+    """Return a function that reads the class of a row and its name in the table; None if it gives no classes."""
     column = "label" if "path" in header and path.name == "labels.csv" else "dx"
     if column in header:
         return lambda cells: (class_of(cells[column], classes), cells[column])

@@ -1,8 +1,7 @@
-"""Fitting the numbers a card carries, all on validation photos and never on test photos.
+"""Functions that fit the card's numbers to the outputs for validation photos.
 
-The temperature is by Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. The prior shift, for training
-on balanced draws, is by Saerens, Latinne & Decaestecker, "Adjusting the outputs of a classifier to new a priori
-probabilities", Neural Computation 14 (2002).
+Temperature: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017. Prior shift: Saerens, Latinne &
+Decaestecker, "Adjusting the outputs of a classifier to new a priori probabilities", Neural Computation 14 (2002).
 """
 
 from collections.abc import Sequence
@@ -30,12 +29,12 @@ def softmax(logits: Floats) -> NDArray[np.float64]:
 
 
 def negative_log_likelihood(probabilities: Floats, labels: Labels) -> float:
-    """Mean of -log p(true class)."""
+    """Return the mean of -log p(true class)."""
     return float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-12)).mean())
 
 
 def expected_calibration_error(probabilities: Floats, labels: Labels, *, bins: int = 15) -> float:
-    """Mean gap between top probability and accuracy, over equal-width bins, weighted by their photos (Guo et al.)."""
+    """Return the mean gap between top probability and accuracy over bins of equal width, weighted by photos (Guo)."""
     confidence, hits = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     index = np.minimum((confidence * bins).astype(int), bins - 1)
     counts = np.bincount(index, minlength=bins)
@@ -43,38 +42,29 @@ def expected_calibration_error(probabilities: Floats, labels: Labels, *, bins: i
     return float(np.abs(gaps).sum() / counts.sum())
 
 
-def fit_temperature(
-    logits: Floats, labels: Labels, *, views: Floats | None = None, owners: Labels | None = None
-) -> float:
-    """Find the temperature with the lowest likelihood loss, between 0.05 and 20, for logits [N, C] of one view a photo.
+def fit_temperature(logits: Floats, labels: Labels, *, views: Floats, owners: Labels) -> float:
+    """Find the temperature, 0.05 to 20, with the lowest likelihood loss over one view and the mean of views together.
 
-    With views, float [M, V, C] of some photos with the labels `owners` [M], the identity first, the loss is the sum of
-    that of one view and of the mean, which is less sure of itself: the latter is that of one view of all photos, and
-    what the mean adds for those with views.
+    Logits [N, C] are of one view of each photo; `views`, [M, V, C] with the identity first, of some photos with the
+    labels `owners` [M]. The loss of the mean is that of one view of all photos, plus what the mean adds for those with
+    views.
     """
 
     def loss(log_temperature: float) -> float:
         temperature = float(np.exp(log_temperature))
-        one = negative_log_likelihood(mean_probabilities(logits, temperature), labels)
-        if views is None or owners is None:
-            return one
-        mean = negative_log_likelihood(mean_probabilities(views, temperature), owners)
-        return 2 * one + mean - negative_log_likelihood(mean_probabilities(views[:, 0], temperature), owners)
+        one = negative_log_likelihood(softmax(logits / temperature), labels)
+        each = softmax(views / temperature)
+        mean = negative_log_likelihood(each.mean(axis=1), owners)
+        return 2 * one + mean - negative_log_likelihood(each[:, 0], owners)
 
     found = minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded", options={"xatol": 1e-4})
     return float(np.exp(found.x))
 
 
-def mean_probabilities(logits: Floats, temperature: float) -> NDArray[np.float64]:
-    """Turn logits [N, C] or [N, V, C] into probabilities [N, C], averaged over views where there are."""
-    probabilities = softmax(logits / temperature)
-    return probabilities if probabilities.ndim == 2 else np.asarray(probabilities.mean(axis=1))
-
-
 def fit_prior_shift(logits: Floats, labels: Labels, shift: Floats) -> float:
-    """Find how much of a prior shift to add to the logits: the share in 0..1 that serves both accuracies best.
+    """Find the share, 0..1, of a prior shift to add to the logits that gives the highest sum of both accuracies.
 
-    `shift` is float [C], the log of the prior in use over the prior in training; logits are [N, C], labels [N].
+    `shift`, float [C], is the log of the prior in use over the prior in training; logits are [N, C], labels [N].
     """
     shares = np.linspace(0, 1, 21)
     scores = [sum(accuracies((logits + share * shift).argmax(axis=1), labels)) for share in shares]
@@ -83,9 +73,9 @@ def fit_prior_shift(logits: Floats, labels: Labels, shift: Floats) -> float:
 
 
 def fit_recall_shift(logits: Floats, labels: Labels, *, label: int, recall: float, price: float) -> float:
-    """Find the least that added to one class's logit lets it win the share `recall` of its photos, by 0.01 up to 3.
+    """Find the least addition to one class's logit, 0 to 3 in steps of 0.01, with which its recall is `recall`.
 
-    Where that costs more than `price` of the accuracy, it is what can be had for it. Logits are [N, C], labels [N].
+    If that costs more accuracy than `price`, return the largest addition that does not. Logits are [N, C], labels [N].
     """
     raised, accuracies, shifts = np.eye(logits.shape[1])[label], [], np.arange(301) / 100
     for shift in shifts:
@@ -98,10 +88,10 @@ def fit_recall_shift(logits: Floats, labels: Labels, *, label: int, recall: floa
 
 
 def fit_rule_out(risks: Floats, malignant: Flags, lesions: Sequence[str], *, bound: float) -> float:
-    """Find the highest threshold on the risks, float [N], that still shows that it misses few malignant lesions.
+    """Find the highest threshold on the risks, float [N], that misses few malignant lesions.
 
-    A lesion is missed when any photo of it lies below. The lower end of the exact (Clopper-Pearson) one-sided 95 %
-    interval of the share not missed must reach `bound`; where there are too few lesions to show it, none is missed.
+    A lesion is missed if any of its photos is below. The exact (Clopper-Pearson) one-sided 95 % lower bound of the
+    share not missed must reach `bound`; if there are too few lesions for that, none is missed.
     """
     least: dict[str, float] = {}
     for index in np.flatnonzero(malignant).tolist():
@@ -114,21 +104,21 @@ def fit_rule_out(risks: Floats, malignant: Flags, lesions: Sequence[str], *, bou
 
 
 def lower_bound(hits: int, photos: int) -> float:
-    """Give the lower end of the exact one-sided 95 % interval of a share."""
+    """Return the exact one-sided 95 % lower bound of a share."""
     return float(binomtest(hits, photos).proportion_ci(0.90, method="exact").low)
 
 
 def fit_rule_in(risks: Floats, malignant: Flags, *, specificity: float) -> float:
-    """Find the lowest threshold on the risks, float [N], below which the share `specificity` of benign photos lies."""
+    """Find the lowest threshold on the risks, float [N], with the share `specificity` of benign photos below it."""
     well = np.sort(risks[~malignant])[::-1]
     return float(np.nextafter(well[int(np.floor(len(well) * (1 - specificity) + 1e-9))], 2.0))
 
 
 def fit_min_confidence(confidence: Floats, hits: Flags, *, accuracy: float) -> float:
-    """Find the lowest top probability, at least a half, from which the share `accuracy` of the named classes is right.
+    """Find the lowest top probability, at least 0.5, above which the share `accuracy` of the top classes is right.
 
-    `confidence` is float [N], top probability of photos that are answered confidently; `hits` bool [N], whether the top
-    class is the true one.
+    `confidence`, float [N], is the top probability of confident answers; `hits`, bool [N], whether the top class is
+    right.
     """
     order = np.argsort(-confidence)
     right = np.cumsum(hits[order]) / np.arange(1, len(order) + 1)
@@ -137,10 +127,10 @@ def fit_min_confidence(confidence: Floats, hits: Flags, *, accuracy: float) -> f
 
 
 def fit_quality(sets: Sequence[Sequence[Measures]], *, share: float) -> dict[str, float]:
-    """Find limits that no more than a share of the good photos of any set lies beyond, each: a `QualityLimits`.
+    """Fit a `QualityLimits`: at most a share of the good photos of any set is beyond each limit.
 
-    2.5 times the share for blur, half for each of the four limits of a cast; the least contrast is half of what the
-    share gives, as what is meant is a picture of nothing.
+    The share is 2.5 times as large for blur, and half for each of the four limits of a colour cast. min_contrast is
+    halved, because it is for pictures of nothing.
     """
 
     def quantiles(name: str, at: float) -> list[float]:
@@ -156,12 +146,10 @@ def fit_quality(sets: Sequence[Sequence[Measures]], *, share: float) -> dict[str
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A point at which ADAPTIVE may stop: a sequential test's interim look."""
+    """A point at which ADAPTIVE may stop, like an interim look of a sequential test."""
 
-    views: int  # seen by then
-    margin: (
-        float  # between the two top probabilities, averaged over those views, from which no further one is asked for
-    )
+    views: int  # run so far
+    margin: float  # least difference of the two top probabilities, averaged over those views, to stop
 
 
 def fit_looks(
@@ -169,9 +157,9 @@ def fit_looks(
 ) -> tuple[Look, ...]:
     """Find, look by look, the lowest margin at which stopping early agrees with all views often enough.
 
-    A look, after so many of the `views`, may change the top class of the share 1 - `agreement` of photos. The
-    probabilities are float [N, V, C], of the identity first. A lesion has no upright: the first `turned` views, no
-    fewer than a look sees, stand for one another, and every order of them is a case to fit to.
+    There is a look after each number of `views`; it may change the top class of the share 1 - `agreement` of photos.
+    Probabilities are float [N, V, C], the identity first. A lesion has no upright position, so the first `turned` views
+    are fitted to in every order; there are at least as many as a look uses.
     """
     everything = view_probabilities.mean(axis=1).argmax(axis=1)[:, np.newaxis]
     orders = np.asarray(list(permutations(range(turned), views[-1])))
@@ -188,10 +176,10 @@ def fit_looks(
 
 
 def stop_early(view_probabilities: Floats, looks: Sequence[Look]) -> tuple[float, float]:
-    """Measure what stopping at the looks does to photos as they are, views [N, V, C] in their order.
+    """Stop at the looks, with views [N, V, C] in their order.
 
     Returns:
-        The share of photos whose answer is that of all views, and the share of the views that are not asked for.
+        The share of photos with the answer of all views, and the share of views saved.
     """
     everything = view_probabilities.mean(axis=1).argmax(axis=1)
     answers, seen = everything.copy(), np.full(len(everything), view_probabilities.shape[1])

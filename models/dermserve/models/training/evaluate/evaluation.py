@@ -1,4 +1,4 @@
-"""Evaluating a run: calibrate on its validation photos, measure on its test photos once, and on other data."""
+"""Evaluate a run: calibrate on validation photos, measure test photos once, or measure other data."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,15 +32,15 @@ def evaluate_own(
     also: Path | None = None,
     again: str | None = None,
 ) -> dict[str, Any]:
-    """Calibrate and measure a run on the data it was trained from, write both into the run, and return the figures.
+    """Calibrate and measure a run on the data it was trained from; write both into the run, and return the figures.
 
-    `cache`, `precision` and `progress` are as for Predictor. Ten views are taken of every `thin`-th photo. `price`
-    is as for `calibrate`. `others` is HAM10000, to fit the scope to; thresholds are to suit the photos of `also`, too;
-    `again` says why test photos are measured although they were before, with other weights or rules.
+    Ten views are run of every `thin`-th photo only. `price` is as for `fitting.calibrate`. `others` is HAM10000, to fit
+    the scope to. `also` has the same lesions at another resolution, which thresholds must suit as well. `again` says
+    why test photos are measured again with other weights or rules.
 
     Raises:
         DataError: the data set lacks photos of the run's split.
-        RunError: test photos were measured with other weights or rules, and `again` gives no reason; or there are none.
+        RunError: test photos were measured with other weights or rules, and `again` is not given; or there are none.
     """
     photos = finished_data(run.experiment, data, run.split, cache=cache)
     if Part.TEST not in photos.parts.values():
@@ -84,6 +84,7 @@ def evaluate_own(
         metrics["also"] = {part: measuring.measures(fitted, found) for part, found in parts.items()}
     if outside is not None:
         metrics["others"] = measuring.other_lesions(fitted, predictor, outside[Part.TEST])
+    run.update(calibration=None)  # until all files are of the new one: the command may be interrupted
     save_distance(fitted.distance, run.folder / DISTANCE)
     np.savez_compressed(run.folder / FIGURES, **measuring.figures(fitted, test[0]))
     identity = fitted.probabilities(validation[0].one)[:, 0]
@@ -91,7 +92,7 @@ def evaluate_own(
         calibration=fitted.calibration,
         prior_shift=fitted.shift.tolist(),
         metrics=metrics,
-        other={},  # what was measured on other data with another calibration is forgotten
+        other={},  # figures of the former calibration
         profile=measuring.measure_profile(photos.part(Part.VALIDATION), identity),
     )
     return metrics
@@ -107,15 +108,18 @@ def evaluate_other(
     progress: Progress,
     others: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure a calibrated run on another data set, leaving out every photo and lesion it was trained or validated on.
+    """Measure a calibrated run on another data set, without photos and lesions that it was trained or validated on.
 
-    The figures are called `name` in run.json. The rest is as in `evaluate_own`. A DataError says that nothing is
-    left to measure on, a RunError that the run has not been calibrated.
+    run.json has the figures under `name`. The other arguments are as for `evaluate_own`.
+
+    Raises:
+        DataError: no photo is left.
+        RunError: the run is not calibrated.
     """
     spec = SPECS[run.model]
-    samples = [sample for sample in read_samples(data, [item.code for item in spec.classes]) if run.unseen(sample)]
+    samples = [sample for sample in read_samples(data, spec.codes) if run.unseen(sample)]
     if not samples:
-        raise DataError(f"the run has trained or validated on every lesion in {data}: nothing is left to measure on")
+        raise DataError(f"the run was trained or validated on every lesion in {data}: pass photos of others")
     pixels = load_pixels(samples, folder=cache, side=spec.input_side)
     photos = Labelled.whole(pixels, [sample.label for sample in samples])
     predictor = Predictor(network=run.network(shifted=False), cache=cache, precision=precision, progress=progress)

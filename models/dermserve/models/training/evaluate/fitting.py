@@ -1,6 +1,6 @@
-"""What evaluation fits to validation photos, and by which rules; docs/evaluation.md says why they are these.
+"""The rules by which evaluation fits thresholds to validation photos; docs/evaluation.md gives the reasons.
 
-Every rule was written down before test photos were measured with it, and none looks at a test photo.
+No rule uses a test photo.
 """
 
 import dataclasses
@@ -22,27 +22,26 @@ from dermserve.models.training.train.dataset import Data
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.finished import FinishedRun
 
-# What rule_out promises of malignant lesions: the lower end of the exact one-sided 95 % interval of the share of
-# validation lesions that have no photo below it. The margin is that of the interval.
+# rule_out: the exact one-sided 95 % lower bound of the share of malignant validation lesions without a photo below it.
 SENSITIVITY = 0.95
-# Share of benign validation photos that rule_out clears at most: where classes lie far apart, a higher threshold clears
-# few more of them, and many more cancers that are small in the photo, washed out or cut off (docs/levers.md).
+# Largest share of benign validation photos below rule_out. If the classes are far apart, a higher threshold would clear
+# few more of them, but many more cancers that are small in the photo, washed out or cut off (docs/levers.md).
 CLEARED = 0.8
-# Share of benign validation photos below rule_in, and of the named classes of confident answers that are to be right.
+# Share of benign validation photos below rule_in; share of named classes that must be right.
 SPECIFICITY, NAMED_ACCURACY = 0.95, 0.95
 VIEW_STD_QUANTILE = 0.975
-# Shares of all validation photos, and of those of any class, that may be taken for pictures without skin.
+# Largest share of all validation photos, and of those of any class, above max_ood_score.
 FALSE_REJECTIONS, CLASS_REJECTIONS = 0.01, 0.05
-# Share of the photos of any data set beyond each limit on quality, 2.5 times that for blur and half for each limit of a
-# cast: of good photos some 2 % may be flagged, and eleven limits share that.
+# Share of good photos of any data set beyond each limit on quality; 2.5 times that for blur, half for each limit of a
+# colour cast. The eleven limits together flag about 2 %.
 BAD_QUALITY = 0.002
-# Share of the validation photos of other lesions beyond the limit of the scope, two points above the goal. There are
-# 1,398 of them, and 172 of the model's own, which say less: 5 % of these were 12 % of test photos.
+# Share of validation photos of other lesions above max_scope_score, two points above the goal. The limit follows from
+# these 1,398 and not from the model's own 172, which are too few: 5 % of them were 12 % of test photos.
 OUT_OF_SCOPE = 0.92
-# Views after which ADAPTIVE may stop, and the share of validation photos whose answer such a look may not change;
-# stricter than the 99.5 % that is promised of photos nobody has seen.
+# Views after which ADAPTIVE may stop, and the share of validation photos whose answer must stay the same; stricter than
+# the goal of 99.5 % for new photos.
 LOOKS, AGREEMENT = (1, 3), 0.999
-# By class code, the share of its validation photos that is to be answered with it: melanoma is the one that kills.
+# Recall to reach on validation photos, by class code.
 RECALLS: Mapping[str, float] = {"mel": 0.65}
 
 _TURNED = sum(name not in ("darker", "brighter") for name in STANDARD_VIEWS)
@@ -52,7 +51,7 @@ _FITTED_PHOTOS = 2000
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Fitted:
-    """What calibration found."""
+    """The fitted numbers."""
 
     model: str
     shift: NDArray[np.float64]  # added to the logits, float64 [C]
@@ -65,17 +64,17 @@ class Fitted:
         return np.asarray([item.malignant for item in SPECS[self.model].classes])
 
     def probabilities(self, judged: Predictions) -> NDArray[np.float64]:
-        """Calibrate the views of photos, float64 [N, V, C]."""
+        """Return calibrated probabilities of the views, float64 [N, V, C]."""
         return fit.softmax((judged.logits + self.shift) / self.calibration["temperature"])
 
     def decide(self, judged: Predictions) -> predict.Verdicts:
-        """Give the verdicts of photos."""
+        """Return the verdicts of photos."""
         scores = ood.scores(self.distance, judged.features)
         return predict.decide(self.probabilities(judged), scores, judged.measures, self.malignant, self.calibration)
 
 
 def good_measures(sets: Sequence[Data], validation: Sequence[PartPredictions]) -> list[list[Measures]]:
-    """Measure what the limits on quality are fitted to: each data set's validation photos, and some training photos."""
+    """Measure each data set's validation photos and some training photos, to which the limits on quality are fitted."""
     return [
         each.one.measures + predict.measure_all(data.part(Part.TRAIN).thinned(_FITTED_PHOTOS))
         for data, each in zip(sets, validation, strict=True)
@@ -83,7 +82,7 @@ def good_measures(sets: Sequence[Data], validation: Sequence[PartPredictions]) -
 
 
 def fit_distance(predictor: Predictor, sets: Sequence[Data]) -> FeatureDistance:
-    """Fit the out-of-distribution score to training photos of every data set, and to drawn pictures without skin."""
+    """Fit the out-of-distribution score to training photos of every data set and to drawn pictures without skin."""
     looked = [
         predictor.predict(data.part(Part.TRAIN).thinned(_FITTED_PHOTOS), data.samples, Part.TRAIN.value, views=ONE_VIEW)
         for data in sets
@@ -104,9 +103,9 @@ def calibrate(
 ) -> Fitted:
     """Fit the shift of the logits, the temperature and the thresholds.
 
-    `validation` is of the run's own data first; then of the same lesions at other resolutions, which the rule-out
-    threshold and the gate must suit as well. `price` is how much accuracy, 0..1, the recall of the classes in RECALLS
-    may cost at most.
+    `validation` is of the run's own data first, then of the same lesions at other resolutions, to which rule_out and
+    max_ood_score are fitted as well. `good` are measures of good photos by data set. `price` is the most accuracy,
+    0..1, that the recalls in RECALLS may cost.
     """
     one, ten = validation[0].one, validation[0].ten
     malignant = np.asarray([item.malignant for item in SPECS[run.model].classes])
@@ -117,14 +116,14 @@ def calibrate(
     risks, ill = single[:, malignant].sum(axis=1), malignant[one.labels]
     looked = [each.one for each in validation]
     every = fit.softmax((np.concatenate([judged.logits[:, 0] for judged in looked]) + shift) / temperature)
-    rule_out = fit.fit_rule_out(  # a lesion of which any photo, at any resolution, lies below is missed
+    rule_out = fit.fit_rule_out(
         every[:, malignant].sum(axis=1),
         malignant[np.concatenate([judged.labels for judged in looked])],
         [lesion for judged in looked for lesion in judged.lesions],
         bound=SENSITIVITY,
     )
     rule_out = min(rule_out, fit.fit_rule_in(risks, ill, specificity=CLEARED))
-    # "It looks like cancer" is not said of a lesion that is more probably benign.
+    # HIGH says that it looks like cancer: not if the lesion is more probably benign.
     rule_in = max(rule_out, 0.5, fit.fit_rule_in(risks, ill, specificity=SPECIFICITY))
     answers = single.argmax(axis=1)
     confident = np.where(malignant[answers], risks >= rule_in, risks < rule_out)
@@ -152,7 +151,7 @@ def _max_score(judged: Predictions, distance: FeatureDistance) -> float:
 
 
 def fit_scope(fitted: Fitted, predictor: Predictor, photos: Data, outside: Mapping[Part, ood.Others]) -> Fitted:
-    """Add to the score how likely a lesion is of another class, and fit its threshold."""
+    """Add to the score the probability that a lesion is of another class, and fit its threshold."""
     train = photos.part(Part.TRAIN)
     own = [
         predictor.predict(train, photos.samples, f"train, {view}", views=(view,)).features
@@ -176,7 +175,7 @@ def fit_scope(fitted: Fitted, predictor: Predictor, photos: Data, outside: Mappi
 
 
 def _shift(run: FinishedRun, one: Predictions, *, price: float) -> NDArray[np.float64]:
-    """Fit what is added to the logits: for the classes' frequencies, then for the recall of those in RECALLS."""
+    """Fit the shift of the logits: for the classes' frequencies, then for the recalls in RECALLS."""
     logits, classes = one.logits[:, 0].astype(np.float64), SPECS[run.model].classes
     shift = _prior_shift(run.experiment, logits, one.labels)
     for label, item in enumerate(classes):
@@ -187,7 +186,7 @@ def _shift(run: FinishedRun, one: Predictions, *, price: float) -> NDArray[np.fl
 
 
 def _prior_shift(experiment: Experiment, logits: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Undo as much of the balanced drawing of classes as serves accuracy and balanced accuracy together."""
+    """Undo the balanced drawing of classes as far as accuracy and balanced accuracy together gain."""
     sizes = np.bincount(labels, minlength=logits.shape[1]).astype(float)
     power = experiment.balance + experiment.class_weights
     if not power:
@@ -197,9 +196,7 @@ def _prior_shift(experiment: Experiment, logits: NDArray[np.float64], labels: ND
 
 
 def _method(model: str, validation: Sequence[PartPredictions], *, price: float) -> str:
-    raised = ", ".join(
-        f"{code} {RECALLS[code]:.0%}" for code in (c.code for c in SPECS[model].classes) if code in RECALLS
-    )
+    raised = ", ".join(f"{code} {RECALLS[code]:.0%}" for code in SPECS[model].codes if code in RECALLS)
     recall = f"logit raised for a recall of {raised}, for at most {price:.1%} of accuracy; " if raised else ""
     sets = ", ".join(
         f"{len(each.one.labels)} of {each.name} (ten views: {len(each.ten.labels)})" for each in validation

@@ -29,13 +29,13 @@ Labels: TypeAlias = NDArray[np.int64]
 Flags: TypeAlias = NDArray[np.bool_]
 
 _ROUNDS = 1000
-_FEWEST = 3  # lesions below which redrawing them says nothing
+_FEWEST = 3  # lesions for a bootstrap
 _SPOILED_PHOTOS = 200
 _BINS = 10
 
 
 def note_points(fitted: Fitted, test: PartPredictions) -> None:
-    """Put into the calibration what both thresholds come to on test photos."""
+    """Add the sensitivity and specificity on test photos to both thresholds of the calibration."""
     one = test.one
     risks, ill = _risks(fitted, one), fitted.malignant[one.labels]
     for name in ("rule_out", "rule_in"):
@@ -48,8 +48,8 @@ def _risks(fitted: Fitted, judged: Predictions) -> NDArray[np.float64]:
 
 
 def measures(fitted: Fitted, part: PartPredictions) -> dict[str, Any]:
-    """Measure one part: single view, ten views, and what the thresholds do."""
-    codes = [item.code for item in SPECS[fitted.model].classes]
+    """Measure one part of a data set: one view, ten views, ADAPTIVE, and the verdicts."""
+    codes = SPECS[fitted.model].codes
     one, ten, found = part.one, part.ten, fitted.calibration
     raw = fit.softmax(one.logits[:, 0])
     views = fitted.probabilities(ten)
@@ -66,8 +66,8 @@ def measures(fitted: Fitted, part: PartPredictions) -> dict[str, Any]:
 
 
 def _verdicts(fitted: Fitted, judged: Predictions) -> dict[str, Any]:
-    """Say what becomes of photos: shares of verdicts and reasons, both operating points, levels by class."""
-    codes = [item.code for item in SPECS[fitted.model].classes]
+    """Return shares of verdicts and reasons, both operating points, and risk levels by class."""
+    codes = SPECS[fitted.model].codes
     decided, ill = fitted.decide(judged), fitted.malignant[judged.labels]
     answers = fitted.probabilities(judged).mean(axis=1).argmax(axis=1)
     flags = predict.quality_flags(judged.measures, fitted.calibration["quality"])
@@ -104,9 +104,11 @@ def _share(flags: NDArray[np.bool_]) -> float | None:
 def spoiled(
     predictor: Predictor, fitted: Fitted, photos: Labelled, samples: Sequence[Sample]
 ) -> dict[str, dict[str, float | None]]:
-    """Say what becomes of spoiled photos, by kind: the share that the limits on quality notice, and false all-clears.
+    """Measure spoiled photos, by kind and one view.
 
-    Those are the malignant ones that are LOW, by one view.
+    Returns:
+        JSON values: `noticed`, the share beyond a limit on quality, and `malignant_low`, the share of malignant photos
+        that are LOW (None if there are none).
     """
     some, skin, found = photos.thinned(_SPOILED_PHOTOS), SPECS[fitted.model].skin, {}
     skins = [some.images[row] for row in some.rows[some.labels == skin]] or [None]
@@ -123,7 +125,7 @@ def spoiled(
 
 
 def strangers(predictor: Predictor, fitted: Fitted) -> dict[str, dict[str, float]]:
-    """Say what becomes of pictures without skin that the gate was not fitted to, by kind."""
+    """Measure drawn pictures without skin that the score was not fitted to, by kind."""
     pictures, found = draw_no_skin(predictor.side, seed=1), {}
     for kind, features in predictor.no_skin_features(seed=1).items():
         images = Labelled.whole(pictures[kind], [0] * len(features))
@@ -137,7 +139,7 @@ def strangers(predictor: Predictor, fitted: Fitted) -> dict[str, dict[str, float
 
 
 def other_lesions(fitted: Fitted, predictor: Predictor, others: ood.Others) -> dict[str, Any]:
-    """Say what becomes of lesions of classes that the model does not know, by HAM10000's class."""
+    """Measure lesions of classes that the model does not know, by HAM10000's class."""
     judged = predictor.predict(others.photos, others.samples, "other lesions, test", views=predict.ONE_VIEW)
     decided, codes = fitted.decide(judged), np.asarray(others.codes)
     stopped = ~(decided.confident | decided.low)
@@ -151,7 +153,7 @@ def other_lesions(fitted: Fitted, predictor: Predictor, others: ood.Others) -> d
 
 
 def figures(fitted: Fitted, test: PartPredictions) -> dict[str, Any]:
-    """Collect what the report draws."""
+    """Collect the arrays that the report draws."""
     single = test.one.logits[:, 0] + fitted.shift
     return {
         "labels": test.one.labels,
@@ -163,9 +165,9 @@ def figures(fitted: Fitted, test: PartPredictions) -> dict[str, Any]:
 
 
 def measure_profile(photos: Labelled, probabilities: NDArray[np.float64]) -> dict[str, Any]:
-    """Measure photos that the network was not trained on: the fields of a `dermserve.v1.Profile`, as JSON values.
+    """Return the fields of a `dermserve.v1.Profile` as JSON values, for photos that the network was not trained on.
 
-    The probabilities, float64 [N, C], are of the identity view of each, calibrated.
+    The probabilities, float64 [N, C], are of the identity view, calibrated.
     """
     measures = measure_all(photos)
     counts = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
@@ -179,16 +181,16 @@ def measure_profile(photos: Labelled, probabilities: NDArray[np.float64]) -> dic
 
 
 def _histogram(values: Sequence[float] | NDArray[np.float64]) -> dict[str, Any]:
-    """Bin values at their deciles, so that each bin has about as many of them."""
+    """Bin values at their deciles."""
     edges = np.unique(np.quantile(values, np.linspace(0, 1, _BINS + 1)[1:-1]))
     counts = np.bincount(np.searchsorted(edges, values, side="right"), minlength=len(edges) + 1)
     return {"edges": edges.tolist(), "shares": (counts / counts.sum()).tolist(), "mean": float(np.mean(values))}
 
 
 def measure(probabilities: Floats, labels: Labels, lesions: Sequence[str], codes: Sequence[str]) -> dict[str, Any]:
-    """Measure probabilities, float [N, C], by labels, int64 [N].
+    """Measure probabilities, float [N, C], by labels, int64 [N], and lesions [N].
 
-    The bootstrap draws lesions, of which there is one a photo, as their photos are not independent.
+    The bootstrap draws lesions, because photos of one lesion are not independent.
 
     Returns:
         JSON values: accuracy and balanced accuracy with 95 % intervals, ECE, likelihood loss, macro and weighted
@@ -220,7 +222,7 @@ def measure(probabilities: Floats, labels: Labels, lesions: Sequence[str], codes
 def operating_point(
     risks: Floats, malignant: Flags, lesions: Sequence[str], *, threshold: float
 ) -> dict[str, dict[str, float]]:
-    """Give sensitivity and specificity of a threshold on the risks, float [N], each with its 95 % interval."""
+    """Return sensitivity and specificity of a threshold on the risks, float [N], each with its 95 % interval."""
     names, above = np.asarray(lesions), risks >= threshold
     return {
         "sensitivity": _share_of(above[malignant], names[malignant]),
@@ -229,10 +231,9 @@ def operating_point(
 
 
 def _share_of(hits: Flags, lesions: NDArray[np.str_]) -> dict[str, float]:
-    """Give a share of photos with its 95 % percentile interval over redrawn lesions (scipy.stats.bootstrap).
+    """Return a share of photos with its 95 % percentile interval, bootstrapped over lesions.
 
-    Where every photo is a hit or none is, no redrawing shows otherwise: the interval is the exact one of as many photos
-    as there are lesions.
+    If all photos are hits, or none, the bootstrap has no spread: the interval is the exact one for that many lesions.
     """
     if not len(hits):
         return {"value": 0.0, "low": 0.0, "high": 1.0}
@@ -265,9 +266,9 @@ def _risk_levels(labels: Labels, codes: Sequence[str], decided: predict.Verdicts
 
 
 def _abstention_curve(risks: Floats, malignant: Flags) -> list[dict[str, float]]:
-    """Give the error of malignant against benign among the surest photos, for each tenth of the photos more.
+    """Return the error of malignant against benign among the surest 10, 20, … 100 % of photos.
 
-    Surest are those whose risk is nearest to 0 or 1; what is above a half counts as called malignant.
+    The surest have a risk near 0 or 1; a risk of at least 0.5 counts as malignant.
     """
     order = np.argsort(-np.abs(risks - 0.5), kind="stable")
     wrong = np.cumsum(((risks >= 0.5) != malignant)[order])
@@ -276,18 +277,18 @@ def _abstention_curve(risks: Floats, malignant: Flags) -> list[dict[str, float]]
 
 
 def balanced(labels: Labels, answers: Labels) -> float:
-    """Mean recall over the classes that occur in the labels."""
+    """Return the mean recall over the classes in the labels."""
     return float(recall_score(labels, answers, labels=np.unique(labels), average="macro", zero_division=0))
 
 
 def intervals(labels: Labels, answers: Labels, lesions: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Give the 95 % percentile intervals of the accuracy and the balanced accuracy over redrawn lesions."""
+    """Return the 95 % percentile intervals of accuracy and balanced accuracy, bootstrapped over lesions."""
     _, owner = np.unique(np.asarray(lesions), return_inverse=True)
     count, classes = owner.max() + 1, max(labels.max(), answers.max()) + 1
     tables, rng = np.zeros((count, classes, classes)), np.random.default_rng(0)
     np.add.at(tables, (owner, labels, answers), 1)
     times = [np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(_ROUNDS)]
-    drawn = np.tensordot(np.asarray(times, float), tables, 1)  # a confusion matrix a round
+    drawn = np.tensordot(np.asarray(times, float), tables, 1)  # a confusion matrix for each round
     right, whole = np.diagonal(drawn, axis1=1, axis2=2), drawn.sum(axis=2)
     recalls = np.divide(right, whole, out=np.full_like(whole, np.nan), where=whole > 0)
     found = {"accuracy_95": right.sum(1) / whole.sum(1), "balanced_accuracy_95": np.nanmean(recalls, axis=1)}

@@ -1,10 +1,10 @@
-"""The not-skin gate: how far a photo's features lie from those of the training photos; and lesions of other classes.
+"""The out-of-distribution score: fit it to photos and pictures without skin, and to lesions of other classes.
 
-Squared Mahalanobis distance to the nearest class mean under one covariance (Lee et al., "A Simple Unified Framework for
-Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018), of features scaled to unit length (Müller
-& Hein, "Mahalanobis++: Improving OOD Detection via Feature Normalization", ICML 2025), along the directions that
-pictures without skin tell (the idea of Hendrycks, Mazeika & Dietterich, "Deep Anomaly Detection with Outlier Exposure",
-ICLR 2019): along all of them, what makes one lesion unlike another drowns what makes a page of text unlike both.
+It is the squared Mahalanobis distance of the features to the nearest class mean under one covariance (Lee et al., "A
+Simple Unified Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018). Features are
+scaled to unit length (Müller & Hein, "Mahalanobis++: Improving OOD Detection via Feature Normalization", ICML 2025).
+Only the directions in which pictures without skin differ most count (as in Hendrycks, Mazeika & Dietterich, "Deep
+Anomaly Detection with Outlier Exposure", ICLR 2019): over all directions, differences between lesions hide the others.
 """
 
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ from dermserve.models.training.data.photos import Labelled, load_pixels
 from dermserve.models.training.data.splits import Part, Protocol, Sample, read_split, split, write_split
 from dermserve.models.training.train.finished import FinishedRun
 
-# Standard deviation of unit features along a direction, at least: below it, a difference may be rounding.
+# Least standard deviation of unit features in a direction: smaller differences may be rounding.
 _LEAST_SPREAD = 1 / MAX_GAIN
-# Inverse strength of the penalty, and how many photos each side counts as against it.
+# Inverse strength of the penalty, and the number of photos that each side counts as.
 _SCOPE_STRENGTH, _SCOPE_PHOTOS = 1.0, 1000
-# Features that vary less than the one that varies most by more than this count for less: what hardly varies would get
-# weights of 10⁵, which make rounding to float16 of the network's weights decide.
+# Features whose spread is below the largest one over this count for less. Otherwise they get weights of 10⁵, and the
+# rounding of the network's weights to float16 decides.
 _SCOPE_RANGE = 10
-_CODES = tuple(item.code for item in SPECS["resnet50"].classes)
+_CODES = SPECS["resnet50"].codes
 _MOST, _MOST_CROPS = 3000, 750
 _CROP = 96  # side in pixels, of an input of 224, of centre crops: 64 pixels of HAM10000 at 200×150
 
@@ -43,7 +43,7 @@ _Floats = NDArray[np.float32] | NDArray[np.float64]
 def fit_distance(
     features: NDArray[np.float32], labels: NDArray[np.int64], *, strangers: NDArray[np.float32], rank: int
 ) -> FeatureDistance:
-    """Fit the distance to photos' features [N, F] and classes [N], by `rank` directions to those of strangers."""
+    """Fit the distance to photos' features [N, F] and classes [N], in the `rank` directions where strangers differ."""
     scaled = _unit(features)
     present, own = np.unique(labels, return_inverse=True)
     centers = np.stack([scaled[labels == label].mean(axis=0) for label in present])
@@ -57,7 +57,7 @@ def fit_distance(
 
 
 def scores(distance: FeatureDistance, features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Score photos as the served graph does; float32 [N], higher is stranger."""
+    """Score features as the served graph does: float32 [N]."""
     given = _unit(features).astype(np.float32) if distance.unit else features
     away = _from_nearest(given, distance.centers, distance.projection)
     squares = (away**2).sum(axis=1)
@@ -70,10 +70,10 @@ def scores(distance: FeatureDistance, features: NDArray[np.float32]) -> NDArray[
 def fit_scope(
     features: NDArray[np.float32], *, others: NDArray[np.float32], weights: NDArray[np.float64]
 ) -> NDArray[np.float32]:
-    """Fit how likely a lesion is of a class that the network does not know: outlier exposure of its features.
+    """Fit the probability that a lesion is of a class that the network does not know (outlier exposure).
 
-    Logistic regression of training photos' features, float32 [N, F], against those of photos of lesions of other
-    classes, float32 [M, F] with weights [M]; both sides weigh the same.
+    Logistic regression of training photos' features, float32 [N, F], against those of other lesions, float32 [M, F]
+    with weights [M]; both sides have the same total weight.
 
     Returns:
         float32 [F + 1]: weights of the features at unit length, and a constant.
@@ -85,17 +85,17 @@ def fit_scope(
     model = LogisticRegression(C=_SCOPE_STRENGTH, max_iter=3000)
     model.fit((given - middle) / scale, np.arange(len(given)) >= len(features), sample_weight=sizes * _SCOPE_PHOTOS)
     slope = model.coef_[0] / scale
-    slope *= min(1.0, MAX_GAIN / max(float(np.linalg.norm(slope)), 1e-12))  # which ranks photos as before
+    slope *= min(1.0, MAX_GAIN / max(float(np.linalg.norm(slope)), 1e-12))  # keeps the order of photos
     return np.append(slope, model.intercept_[0] - slope @ middle).astype(np.float32)
 
 
 def fit_max_score(
     found: NDArray[np.float32], labels: NDArray[np.int64], *, false_rejections: float, of_class: float
 ) -> float:
-    """Find the score that few validation photos exceed, or 1: nearer than the classes spread is not strange.
+    """Find the score, at least 1, that few validation photos exceed.
 
-    Of all scores, float32 [N], the share `false_rejections` may lie beyond, of those of any class the share `of_class`:
-    a rare class that lies far out would else pay for all the others.
+    At most the share `false_rejections` of all scores, float32 [N], is above it, and of those of any class the share
+    `of_class`; otherwise most rejections could be of one rare class.
     """
     classes = [float(np.quantile(found[labels == label], 1 - of_class)) for label in np.unique(labels)]
     return max(1.0, float(np.quantile(found, 1 - false_rejections)), *classes)
@@ -107,9 +107,9 @@ def _unit(vectors: _Floats) -> NDArray[np.float64]:
 
 
 def _from_nearest(points: _Floats, centers: _Floats, projection: _Floats) -> _Floats:
-    """Project what lies between each point [N, F] and the nearest of the centers [C, F]: [N, K].
+    """Project the difference of each point [N, F] and its nearest center [C, F]: [N, K].
 
-    Subtract first: the projection is large, and a difference of two large numbers would be mostly rounding.
+    Subtract before projecting: the projection is large, and a difference of two large numbers is mostly rounding.
     """
     between = np.stack([(points - center) @ projection for center in centers])
     nearest = (between**2).sum(axis=2).argmin(axis=0)
@@ -118,7 +118,7 @@ def _from_nearest(points: _Floats, centers: _Floats, projection: _Floats) -> _Fl
 
 @dataclass(frozen=True, slots=True)
 class Others:
-    """Photos of lesions of classes that a model does not know, labelled by HAM10000's."""
+    """Photos of lesions of classes that a model does not know, with HAM10000's labels."""
 
     samples: Sequence[Sample]
     photos: Labelled
@@ -130,11 +130,11 @@ class Others:
 
 
 def read_others(run: FinishedRun, directory: Path, *, cache: Path, known: Sequence[Sample] = ()) -> dict[Part, Others]:
-    """Read HAM10000 and leave the photos that show a class that the model knows, or a lesion of the `known` photos.
+    """Read HAM10000 without the classes that the model knows and the lesions of the `known` photos.
 
-    They are divided by lesion, the same way each time; the division is kept in the run at the first, as others.csv.
+    They are split by lesion. The first split is kept in the run as others.csv.
     """
-    own, lesions = {item.code for item in SPECS[run.model].classes}, {sample.lesion for sample in known}
+    own, lesions = SPECS[run.model].codes, {sample.lesion for sample in known}
     found = read_samples(directory, _CODES)
     samples = [sample for sample in found if _CODES[sample.label] not in own and sample.lesion not in lesions]
     file = run.folder / "others.csv"
@@ -153,7 +153,7 @@ def read_others(run: FinishedRun, directory: Path, *, cache: Path, known: Sequen
 
 
 def centre_crops(photos: Labelled) -> Labelled:
-    """Enlarge the centre of some of the photos to the whole input: lesions as near as in a data set of crops."""
+    """Enlarge the centre of some photos to the whole input, so that lesions are as near as in a data set of crops."""
     some, side = photos.thinned(_MOST_CROPS), photos.images.shape[1]
     start = (side - _CROP) // 2
     box, bilinear = (start, start, start + _CROP, start + _CROP), Image.Resampling.BILINEAR
@@ -164,5 +164,5 @@ def centre_crops(photos: Labelled) -> Labelled:
 
 
 def class_weights(labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Weigh photos so that a class counts by the root of its size: moles are two thirds of HAM10000."""
+    """Weight photos so that a class counts by the square root of its size: two thirds of HAM10000 are moles."""
     return np.asarray(1 / np.sqrt(np.bincount(labels).astype(float)[labels]))

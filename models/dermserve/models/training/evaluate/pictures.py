@@ -1,4 +1,4 @@
-"""Drawn pictures without skin, to fit and test gates with."""
+"""Draw pictures without skin, to fit and measure the out-of-distribution score."""
 
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
@@ -37,7 +37,7 @@ def _gradient(rng: np.random.Generator, side: int) -> Pixels:
 
 
 def _clouds(rng: np.random.Generator, side: int) -> Pixels:
-    """Noise whose power falls with the square of the frequency, as in landscapes."""
+    """Draw noise whose power falls with the square of the frequency, as in landscapes."""
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.fftfreq(side)[None, :])
     spectrum = np.fft.fft2(rng.normal(size=(3, side, side))) / np.maximum(frequency, 1 / side)
     field = np.fft.ifft2(spectrum).real
@@ -86,7 +86,7 @@ def _screen(rng: np.random.Generator, side: int) -> Pixels:
 
 
 def _blurred_shapes(rng: np.random.Generator, side: int) -> Pixels:
-    """Draw shapes out of focus: what a finger on the lens or a table looks like."""
+    """Draw shapes out of focus, like a finger on the lens."""
     image = Image.fromarray(_shapes(rng, side)).filter(ImageFilter.GaussianBlur(float(rng.uniform(4, 20))))
     return np.asarray(image)
 

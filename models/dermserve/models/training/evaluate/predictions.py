@@ -1,6 +1,6 @@
-"""Outputs of a network for views of photos, computed as in serving, and the verdicts that the gateway would give.
+"""A network's outputs for views of photos, computed as in serving and cached; the verdicts that the gateway gives.
 
-Each photo's outputs are cached in a file whose name is a digest of all that they depend on.
+A photo's outputs are cached in a file whose name is a digest of everything they depend on.
 """
 
 import functools
@@ -68,10 +68,10 @@ class Predictor:
     """Runs a network over views of photos, and caches its outputs."""
 
     network: keras.Model
-    cache: Path  # folder of the cached outputs; made when absent
+    cache: Path  # folder of the cached outputs
     precision: str = "float32"
-    """Of the arithmetic: as served, or "mixed_bfloat16", about twice as fast where the CPU knows it."""
-    progress: Progress  # called with the name of the step, photos done and photos in all
+    """Arithmetic: "float32" as served, or "mixed_bfloat16", about twice as fast on CPUs that support it."""
+    progress: Progress  # called with the step, photos done and photos in all
 
     def predict_part(
         self, photos: Labelled, samples: Sequence[Sample], what: str, *, name: str, thin: int = 1
@@ -85,7 +85,7 @@ class Predictor:
     def predict(
         self, photos: Labelled, samples: Sequence[Sample], what: str, *, views: Sequence[str] = STANDARD_VIEWS
     ) -> Predictions:
-        """Run views of photos, whose rows are indices into `samples`; `what` names the step, for the progress."""
+        """Run views of photos, whose rows are indices into `samples`; `what` names the step for `progress`."""
         return Predictions(*self._outputs(photos, what, views), photos, [samples[row].lesion for row in photos.rows])
 
     @property
@@ -111,7 +111,7 @@ class Predictor:
         return [_digest(np.ascontiguousarray(weight).tobytes()) for weight in self.network.get_weights()]
 
     def _outputs(self, photos: Labelled, what: str, views: Sequence[str]) -> _Outputs:
-        """Read the outputs of photos from the cache; compute and cache those that are missing."""
+        """Read outputs from the cache; compute and cache missing ones."""
         settings = [self.network.name, self._weights, list(views), self.precision, imaging_version()]
         folder = self.cache / f"outputs-{_digest(json.dumps(settings).encode())}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -147,7 +147,7 @@ def frozen_function(network: keras.Model, *, precision: str) -> Infer:
 
 
 def run_views(infer: Infer, photos: Labelled, *, views: Sequence[str]) -> _Outputs:
-    """Run what `frozen_function` returns over views of photos, all at once; as the fields of Predictions."""
+    """Run a frozen function over views of photos in one batch; return logits and features as in Predictions."""
     outputs = infer(np.concatenate([make_views(photos.images[row], views) for row in photos.rows]))
     shape = (len(photos), len(views), -1)
     return outputs["logits"].reshape(shape), outputs["features"].reshape(shape)[:, 0]
@@ -170,10 +170,10 @@ def _digest(data: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """What becomes of N photos; bool [N] each."""
+    """The verdicts of N photos; bool [N] each."""
 
     rejected: Flags  # not skin
-    bad: Flags  # of too bad a quality to be judged
+    bad: Flags  # quality too bad to judge
     strange: Flags  # out of scope
     confident: Flags  # VERDICT_CONFIDENT
     low: Flags  # risk level LOW, which only confident answers have
@@ -182,12 +182,12 @@ class Verdicts:
 
 
 def measure_all(photos: Labelled) -> list[Measures]:
-    """Measure the identity view of each photo: brightness, sharpness and so on."""
+    """Measure the quality of the identity view of each photo."""
     return [measure(photos.images[row]) for row in photos.rows]
 
 
 def quality_flags(measures: Sequence[Measures], limits: Mapping[str, float]) -> dict[str, Flags]:
-    """Give what is wrong with photos, bool [N] by reason, for the limits of a `dermserve.v1.QualityLimits`."""
+    """Return what is wrong with photos, bool [N] by reason, by the limits of a `dermserve.v1.QualityLimits`."""
 
     def beyond(limit: str) -> Flags:
         values = np.asarray([getattr(found, limit.split("_", 1)[1]) for found in measures])
@@ -207,10 +207,10 @@ def quality_flags(measures: Sequence[Measures], limits: Mapping[str, float]) -> 
 def decide(
     views: Floats, scores: Floats, measures: Sequence[Measures], malignant: Flags, found: Mapping[str, Any]
 ) -> Verdicts:
-    """Decide as dermserve.gateway.answer does, which models can't import; a test compares the two.
+    """Decide as dermserve.gateway.answer, which this package can't import; a test compares the two.
 
-    `views` are the probabilities of views, float [N, V, C], `scores` those of the gate, float [N], `malignant` says
-    which classes are, bool [C], and `found` is a run's calibration, in the words of `dermserve.v1.Calibration`.
+    `views` are probabilities, float [N, V, C]; `scores` out-of-distribution scores, float [N]; `malignant` says which
+    classes are, bool [C]; `found` has the fields of a `dermserve.v1.Calibration`.
     """
     mean, risks = views.mean(axis=1), views[..., malignant].sum(axis=-1)
     risk, top, answer = risks.mean(axis=1), mean.max(axis=1), malignant[mean.argmax(axis=1)]

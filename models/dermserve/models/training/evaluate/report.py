@@ -24,10 +24,12 @@ _NUMBERS = ("model", "experiment", "initialization", "photos", "training_minutes
 
 
 def write_report(run: FinishedRun, *, paper: FinishedRun | None = None) -> Path:
-    """Write an evaluated run's report, from its numbers and the figures kept in it, and return the HTML page.
+    """Write an evaluated run's report from the run's files; return the path of the HTML page.
 
-    `paper` is an evaluated run of the same model by the paper's protocol (random by image), to set beside it. A
-    RunError says that a run is not evaluated.
+    `paper` is an evaluated run of the same model, split by image as in the paper, to show beside it.
+
+    Raises:
+        RunError: a run is not evaluated.
     """
     if not (run.folder / FIGURES).is_file():
         raise RunError(f"{run.folder} lacks {FIGURES}: run `dermserve evaluate` on the data it was trained from")
@@ -57,9 +59,8 @@ def _axes(path: Path) -> Iterator[Any]:
 
 
 def _draw_answers(folder: Path, run: FinishedRun, figures: Mapping[str, Any]) -> None:
-    """Draw confusion, ROC curves of classes and of malignancy, and reliability of the answers to test photos."""
-    classes = SPECS[run.model].classes
-    codes, malignant = [item.code for item in classes], np.asarray([item.malignant for item in classes])
+    """Draw the confusion matrix, ROC curves of classes and malignancy, and reliability on test photos."""
+    codes, malignant = SPECS[run.model].codes, np.asarray([item.malignant for item in SPECS[run.model].classes])
     labels, owners, ten = figures["labels"], figures["tta_labels"], figures["tta"]
     with _axes(folder / "confusion.png") as axes:
         matrix = confusion_matrix(owners, ten.argmax(axis=1), labels=list(range(len(codes))))
@@ -93,7 +94,7 @@ def _draw_answers(folder: Path, run: FinishedRun, figures: Mapping[str, Any]) ->
 
 
 def _draw_roc(axes: Any, positives: Any, scores: Any, name: str) -> bool:
-    """Draw a ROC curve, where there are photos of both kinds."""
+    """Draw a ROC curve if there are photos of both kinds; return whether there are."""
     both = bool(positives.any() and not positives.all())
     if both:
         RocCurveDisplay.from_predictions(positives, scores, name=name, ax=axes)

@@ -1,7 +1,6 @@
-"""Varying a batch of photos, in graph and from a seed: geometry in one resampling, then light, colour and sharpness.
+"""Augment a batch of photos in the graph, from a seed: geometry in one resampling, then light, colour and sharpness.
 
-Sharpness matters here more than usual: the training photos are small and soft, what phones send is not, and a network
-that has seen one sharpness alone loses points on another.
+Sharpness matters, because the training photos are small and soft and those of phones are not.
 """
 
 import math
@@ -14,13 +13,13 @@ from dermserve.models.training.train.experiment import Augmentation
 Tensor: TypeAlias = Any
 
 _BLUR = (1.0, 4.0, 6.0, 4.0, 1.0)
-# How far a smaller crop may lie off the centre, as a share of what there is: lesions are in the middle.
+# How far a smaller crop may be off the centre, as a share of the room; lesions are in the middle.
 _ROAM = 0.5
 _GRAY = (0.299, 0.587, 0.114)
 
 
 def augment(images: Tensor, settings: Augmentation, *, side: int, seed: Tensor) -> Tensor:
-    """Vary photos, uint8 [N, S, S, 3] at the serving preprocessing, as `settings` say and the seed, int32 [2], decides.
+    """Augment photos, uint8 [N, S, S, 3] at the serving preprocessing, by the settings and a seed, int32 [2].
 
     Returns:
         Crops, float32 [N, side, side, 3] in 0..255.
@@ -43,7 +42,7 @@ def _moved(photos: Tensor, settings: Augmentation, side: int, seeds: Tensor) -> 
     angle = _draw(photos, seeds[0], math.radians(settings.rotation), ())
     shear = tf.tan(_draw(photos, seeds[1], math.radians(settings.shear), ()))
     low, high = (math.log(bound) for bound in settings.zoom)
-    scale = tf.exp(-tf.random.stateless_uniform((count,), seeds[2], low, high))  # input pixels an output pixel
+    scale = tf.exp(-tf.random.stateless_uniform((count,), seeds[2], low, high))  # input pixels per output pixel
     room = _ROAM * max(0.0, (height - side) / 2)
     shift = _draw(photos, seeds[3], room + settings.shift * height, (2,))
     heads = tf.random.stateless_uniform((count,), seeds[4]) < (0.5 if settings.flip else 0.0)

@@ -1,14 +1,12 @@
-"""Networks to train and their ImageNet weights: Keras's own, a Keras weights file, or torch-style arrays.
+"""Build an experiment's network and load its ImageNet weights: Keras' own, a Keras file, or torch-style arrays.
 
 A folded torch-style ResNet-50 is an .npz of `1.conv1.weight`, `1.layerL.B.convC.weight`, … [out, in, h, w] with biases,
-batch norm folded, for RGB input (x/255 - mean)/std. Keras's ResNet50 takes BGR minus the caffe means; the difference is
-linear, so conv1 takes it up exactly. Only the zero padding of conv1 differs: caffe's zero is another gray than torch's
-by at most half a level.
+for RGB input (x/255 - mean)/std. Keras' ResNet50 takes BGR minus the caffe means. The difference is linear, so conv1 is
+rewritten exactly, except for its zero padding: a gray that differs by at most half a level.
 
-Teachers are larger networks that are trained to teach a model by distillation (Hinton et al. 2015), and never shipped.
-EfficientNet-Lite (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite) is EfficientNet
-without squeeze-excite and with ReLU6. Its weights come as `_conv_stem.weight`, `_bn0.running_mean`,
-`_blocks.3._expand_conv.weight`, and so on.
+A teacher is a larger network for distillation (Hinton et al. 2015) and is never shipped. EfficientNet-Lite
+(https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite) is EfficientNet without squeeze-excite
+and with ReLU6. The arrays are named `_conv_stem.weight`, `_bn0.running_mean`, `_blocks.3._expand_conv.weight`, ….
 """
 
 import math
@@ -20,12 +18,11 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from dermserve.models.architectures import build
+from dermserve.models.architectures import WeightsError, build
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.errors import DAMAGED, RunError
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.network import set_identity
-from dermserve.models.weights import WeightsError
 
 _MEAN = np.array((0.485, 0.456, 0.406)) * 255
 _DEVIATION = np.array((0.229, 0.224, 0.225)) * 255
@@ -43,10 +40,12 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def build_network(experiment: Experiment, *, backbone_weights: str | None = None) -> keras.Model:
-    """Build an experiment's network: its model's, or a teacher with the same input, classes and layer names.
+    """Build an experiment's network: the model, or a teacher with the same input, classes and layer names.
 
-    `backbone_weights` are "imagenet" or None, as for architectures.build; a teacher's are loaded from a file. A
-    RunError says that they can't be had.
+    `backbone_weights` is "imagenet" or None, as for architectures.build; None for a teacher.
+
+    Raises:
+        RunError: the weights can't be loaded.
     """
     if experiment.teacher is None:
         how: dict[str, Any] = {"dropout": experiment.dropout, "l2": experiment.l2}
@@ -65,10 +64,12 @@ def build_network(experiment: Experiment, *, backbone_weights: str | None = None
 
 
 def load_backbone(network: keras.Model, file: Path) -> None:
-    """Load ImageNet weights into the backbone of what `build_network` returns.
+    """Load ImageNet weights into the backbone of a network of `build_network`.
 
-    The file holds Keras weights of the backbone (.h5), a folded torch-style ResNet-50 or a teacher's (.npz). A RunError
-    says that it can't be read or is of another backbone.
+    The file has Keras weights of the backbone (.h5), or arrays of a folded ResNet-50 or a teacher (.npz).
+
+    Raises:
+        RunError: the file can't be read or is of another backbone.
     """
     backbone = network.get_layer("backbone")
     try:
@@ -84,7 +85,7 @@ def load_backbone(network: keras.Model, file: Path) -> None:
 
 
 def _set_folded_resnet50(backbone: keras.Model, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-    """Set keras.applications.ResNet50; batch norm becomes the identity, which network.estimate_batch_norm mends."""
+    """Set keras.applications.ResNet50. Batch norm becomes the identity, until network.estimate_batch_norm."""
     for layer, name in _resnet50_pairs():
         kernel = np.asarray(arrays[f"{name}.weight"], np.float32).transpose(2, 3, 1, 0)
         bias = np.asarray(arrays[f"{name}.bias"], np.float32)
@@ -125,7 +126,7 @@ def _set_efficientnet_lite(backbone: keras.Model, arrays: Mapping[str, NDArray[A
 
 
 def _efficientnet_lite(name: str, side: int) -> keras.Model:
-    """Build a backbone whose layers are called as its arrays are; RGB 0..255 in, normalised within."""
+    """Build a backbone for RGB in 0..255, with its layers named like its arrays."""
     width, depth = _SCALES[name]
     inputs = keras.Input((side, side, 3))
     x = keras.layers.Rescaling(1 / 128, -127 / 128, name="preprocess")(inputs)
@@ -142,7 +143,7 @@ def _efficientnet_lite(name: str, side: int) -> keras.Model:
 
 
 def _block(x: Any, name: str, kernel: int, stride: int, expansion: int, channels: int) -> Any:
-    """Append one inverted residual: expand, filter each channel, project."""
+    """Append an inverted residual block: expand, depthwise convolution, project."""
     before, wide = x, x
     if expansion > 1:
         expand = keras.layers.Conv2D(x.shape[-1] * expansion, 1, use_bias=False, name=f"{name}_expand_conv")
@@ -162,6 +163,6 @@ def _normalised(x: Any, name: str, *, active: bool = True) -> Any:
 
 
 def _rounded(channels: float) -> int:
-    """Round channels to a multiple of eight, by no more than a tenth down."""
+    """Round channels to a multiple of eight, down by at most a tenth."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded if rounded >= 0.9 * channels else rounded + 8

@@ -1,4 +1,4 @@
-"""The checkpoint of a training: all that changes, written whole after each epoch, and what it belongs to."""
+"""The checkpoint of a training, written after each epoch, and the fingerprint that says what it belongs to."""
 
 import json
 import math
@@ -27,18 +27,18 @@ FINGERPRINT = "fingerprint.json"
 _NAME = "checkpoint.npz"
 
 Fingerprint: TypeAlias = Mapping[str, str]
-"""What a training depends on: its experiment, photos, split, initial weights and teachers, each by a digest."""
+"""Digests of what a training depends on: experiment, photos, split, initial weights and teachers."""
 
 
 @dataclass(kw_only=True, slots=True)
 class State:
-    """Where a training stands."""
+    """The state of a training after an epoch."""
 
-    stage: int  # index of the one under way
-    epoch: int = 0  # how many of it are done
+    stage: int  # index of the current stage
+    epoch: int = 0  # finished epochs of the stage
     best_score: float = math.inf  # lowest validation loss of the stage, or its highest accuracy, negated
-    best_epoch: int = 0  # when it was reached, from 1; 0 before
-    best: list[NDArray[Any]] | None = None  # the network's weights after the best epoch, where the stage keeps those
+    best_epoch: int = 0  # its epoch, from 1; 0 before any
+    best: list[NDArray[Any]] | None = None  # weights after the best epoch, if the stage restores them
     history: list[dict[str, Any]] = field(default_factory=list)  # every epoch so far, as loop.Epoch
     variables: list[NDArray[Any]] = field(default_factory=list)  # of the network, the optimiser and the moving average
 
@@ -46,7 +46,7 @@ class State:
 def fingerprint(
     experiment: Experiment, parts: Mapping[Sample, Part], backbone: Path | str | None, teachers: Sequence[Path] = ()
 ) -> dict[str, str]:
-    """Identify a training; a photo counts with its path within the data set, its bytes, its class and its lesion."""
+    """Return the fingerprint of a training. A photo counts by path within the data set, bytes, class and lesion."""
     ordered = sorted(parts, key=lambda sample: sample.name)
     return {
         "experiment": json_digest([asdict(experiment)]),
@@ -58,7 +58,7 @@ def fingerprint(
 
 
 def claim(folder: Path, mine: Fingerprint) -> None:
-    """Make a run's folder, or raise a RunError where it holds another training; nothing is overwritten before."""
+    """Make a run's folder. Raises RunError, before anything is written: it holds another training."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FINGERPRINT
     if path.is_file():
@@ -80,7 +80,7 @@ def save(folder: Path, mine: Fingerprint, state: State) -> None:
 
 
 def load(folder: Path, mine: Fingerprint) -> State | None:
-    """Load the checkpoint of a folder, None where there is none; a RunError where it is another's, or damaged."""
+    """Load the checkpoint of a folder, or None. Raises RunError: it is of another training, or damaged."""
     path = folder / _NAME
     if not path.is_file():
         return None
@@ -91,7 +91,7 @@ def load(folder: Path, mine: Fingerprint) -> State | None:
             best = [arrays[f"b{index}"] for index in range(values.pop("best_count"))] or None
             variables = [arrays[f"v{index}"] for index in range(values.pop("variable_count"))]
     except DAMAGED as error:
-        raise RunError(f"{path} is damaged ({error}): remove it to start anew") from error
+        raise RunError(f"{path} is damaged ({error}): remove it to start again") from error
     _require_same(path, found, mine)
     return State(**values, variables=variables, best=best)
 
@@ -100,5 +100,5 @@ def _require_same(path: Path, found: Fingerprint, mine: Fingerprint) -> None:
     other = [key for key, value in mine.items() if found.get(key) != value]
     if other:
         raise RunError(
-            f"{path} is of a training with another {' and '.join(other)}: pass what it was begun with, or another --out"
+            f"{path} is of a training with another {' and '.join(other)}: pass the same again, or another --out"
         )

@@ -1,4 +1,4 @@
-"""A data set decoded and split, and what is said of it: its name, licence and source."""
+"""A data set, decoded and split; its name, licence and source."""
 
 import tomllib
 from collections import defaultdict
@@ -27,8 +27,8 @@ class Data:
     samples: Sequence[Sample]
     pixels: NDArray[np.uint8]  # [N, S, S, 3], in the order of the samples
     parts: Mapping[Sample, Part]
-    also: int = 0  # how many of them, the last, are of another data set: the same lesions at another resolution
-    claimed: bool = False  # whether test photos may be looked at: `evaluate` alone does, once all else is fixed
+    also: int = 0  # how many samples at the end are of the same lesions at another resolution
+    claimed: bool = False  # whether test photos may be read: only `evaluate` does, after claim_test
 
     @property
     def own(self) -> dict[Sample, Part]:
@@ -37,11 +37,11 @@ class Data:
 
     @property
     def untested(self) -> NDArray[np.int64]:
-        """Rows of the photos that anything may be chosen by."""
+        """Rows of the photos outside of test."""
         return np.asarray([i for i, sample in enumerate(self.samples) if self.parts.get(sample) is not Part.TEST])
 
     def part(self, part: Part) -> Labelled:
-        """Return the photos of a part; a RuntimeError for test photos that are not claimed."""
+        """Return the photos of a part. Raises RuntimeError: test photos that are not claimed."""
         if part is Part.TEST and not self.claimed:
             raise RuntimeError("test photos are measured once, by evaluate_own after claim_test")
         chosen = np.asarray([i for i, sample in enumerate(self.samples) if self.parts.get(sample) is part], np.int64)
@@ -54,27 +54,28 @@ class Data:
 
 
 def prepare(experiment: Experiment, directory: Path, *, cache: Path, say: Say = lambda _: None) -> Data:
-    """Read, check, split and decode a data set, as an experiment says; `say` is told what was left out.
+    """Read, check, split and decode a data set for an experiment; `say` gets a line for what is left out.
 
-    A DataError names a wrong layout, an unreadable photo, or a class with too few lesions.
+    Raises:
+        DataError: a wrong layout, an unreadable photo, or a class with too few lesions.
     """
     spec = SPECS[experiment.model]
-    codes = _codes(spec)
-    samples = read_samples(directory, codes, say=say)
-    require_samples(samples, codes, minimum=experiment.minimum)
+    samples = read_samples(directory, spec.codes, say=say)
+    require_samples(samples, spec.codes, minimum=experiment.minimum)
     validation, test = experiment.validation, experiment.test
     parts = split(samples, protocol=experiment.protocol, validation=validation, test=test, seed=experiment.seed)
-    require_parts(parts, codes, validation=validation, test=test)
+    require_parts(parts, spec.codes, validation=validation, test=test)
     return Data(samples, load_pixels(samples, folder=cache, side=spec.input_side), parts)
 
 
 def finished_data(experiment: Experiment, directory: Path, recorded: Mapping[str, Recorded], *, cache: Path) -> Data:
-    """Read a run's data again, divided as its split.csv says.
+    """Read a run's data again, with the split of its split.csv.
 
-    A DataError says that the data set lacks photos of the split, or has others under their names.
+    Raises:
+        DataError: photos of the split are missing or have changed.
     """
     spec = SPECS[experiment.model]
-    samples = [sample for sample in read_samples(directory, _codes(spec)) if sample.name in recorded]
+    samples = [sample for sample in read_samples(directory, spec.codes) if sample.name in recorded]
     missing = recorded.keys() - {sample.name for sample in samples}
     if missing:
         raise DataError(
@@ -91,15 +92,17 @@ def finished_data(experiment: Experiment, directory: Path, recorded: Mapping[str
 
 
 def read_also(data: Data, directory: Path, spec: Spec, *, cache: Path, say: Say = lambda _: None) -> Data:
-    """Read another data set's photos of the same lesions, at another resolution, each for what its lesion is for.
+    """Read photos of the same lesions at another resolution; each gets the part of its lesion.
 
-    Photos are matched by class and file name; those that the split does not know are left out, as they may be of
-    lesions that test. A DataError says that none is left, or that a name may be one of two lesions.
+    Photos are matched by class and file name. Others are left out, because their lesions may be test lesions.
+
+    Raises:
+        DataError: no photo matches, or a name matches two lesions.
     """
     known: dict[tuple[int, str], list[Sample]] = defaultdict(list)
     for own in data.parts:
         known[own.label, own.path.stem].append(own)
-    found, parts = read_samples(directory, _codes(spec)), {}
+    found, parts = read_samples(directory, spec.codes), {}
     for sample in found:
         names = known[sample.label, sample.path.stem]
         if len({own.lesion for own in names}) > 1:
@@ -107,29 +110,27 @@ def read_also(data: Data, directory: Path, spec: Spec, *, cache: Path, say: Say 
         for own in names[:1]:
             parts[replace(sample, lesion=own.lesion, within=f"{directory.name}/{sample.name}")] = data.parts[own]
     if not parts:
-        raise DataError(f"{directory} has no photo named as one of the split: pass photos of the same lesions")
+        raise DataError(f"{directory} has no photo with a file name of the split: pass photos of the same lesions")
     if len(parts) < len(found):
-        say(f"{directory}: {len(found) - len(parts)} of {len(found)} photos left out, as the split does not know them")
+        say(f"{directory}: left out {len(found) - len(parts)} of {len(found)} photos, which are not in the split")
     samples = list(parts)
     return Data(samples, load_pixels(samples, folder=cache, side=spec.input_side), parts)
 
 
 def with_also(data: Data, also: Data, spec: Spec, *, cache: Path) -> Data:
-    """Put what `read_also` returns behind a data set's own photos, to be trained on together."""
+    """Append what `read_also` returns to a data set's own photos, to train on both."""
     samples = [*data.samples, *also.samples]
     pixels = load_pixels(samples, folder=cache, side=spec.input_side)
     return Data(samples, pixels, {**data.parts, **also.parts}, also=len(also.samples))
 
 
-def _codes(spec: Spec) -> list[str]:
-    return [item.code for item in spec.classes]
-
-
 def read_provenance(directory: Path, **given: str | None) -> dict[str, str]:
-    """Say in words what weights trained on a data set come from: "data" and "license" of run.json.
+    """Return "data" and "license" of run.json for weights trained on a data set.
 
-    What is given as name, license and source counts, else what `dataset.toml` in the data set says, else UNSTATED. A
-    DataError says that the file can't be read, or says something else.
+    `given` has name, license and source; missing ones come from `dataset.toml` in the data set. UNSTATED without any.
+
+    Raises:
+        DataError: the file can't be read, or has other keys.
     """
     path = directory / "dataset.toml"
     try:

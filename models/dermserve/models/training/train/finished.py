@@ -1,4 +1,4 @@
-"""A finished run, read back: its network, split, calibration and looks at test photos; for evaluation and export."""
+"""The folder of a finished run: its network, split, calibration, and measurements of test photos."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -10,13 +10,13 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from dermserve.models.architectures import WeightsError, load_weights, weights_digest
 from dermserve.models.catalogue import SPECS
 from dermserve.models.graph import FeatureDistance
 from dermserve.models.training.data.splits import Part, Recorded, Sample, read_split
 from dermserve.models.training.errors import DAMAGED, RunError, json_digest, read_json, replacing, write_json
 from dermserve.models.training.train.backbones import build_network
 from dermserve.models.training.train.experiment import Experiment, parse_record
-from dermserve.models.weights import WeightsError, load_weights, weights_digest
 
 WEIGHTS = "weights.weights.h5"
 EXPERIMENT = "experiment.json"
@@ -28,7 +28,7 @@ DISTANCE = "distance.npz"
 FIGURES = "figures.npz"
 
 Kind: TypeAlias = Literal["int8", "float16"]
-"""What compact kernels are; vectors stay float32."""
+"""Type of compact kernels; vectors stay float32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,22 +45,22 @@ class FinishedRun:
 
     @property
     def compact(self) -> Path:
-        """Where compact weights lie, once packed; they are used instead of the full ones."""
+        """File of the compact weights, which are used instead of the full ones once they exist."""
         return self.folder / COMPACT
 
     @property
     def weights(self) -> Path:
-        """The file of the run's weights: compact ones where there are."""
+        """File of the weights in use."""
         return self.compact if self.compact.is_file() else self.folder / WEIGHTS
 
     @property
     def tflite(self) -> Path:
-        """Where the run's TensorFlow Lite model lies, once converted."""
+        """File of the TensorFlow Lite model, once converted."""
         return self.folder / "model.tflite"
 
     @cached_property
     def experiment(self) -> Experiment:
-        """What the run did."""
+        """The experiment that was run."""
         return parse_record(read_json(self.folder / EXPERIMENT), str(self.folder))
 
     @property
@@ -70,22 +70,22 @@ class FinishedRun:
 
     @cached_property
     def split(self) -> dict[str, Recorded]:
-        """What each photo was for, by its path within the data set."""
+        """Lesion, part and digest of each photo, by its path within the data set."""
         return read_split(self.folder / SPLIT)
 
     @property
     def summary(self) -> dict[str, Any]:
-        """run.json."""
+        """The content of run.json."""
         return dict(read_json(self.folder / SUMMARY))
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """Every epoch."""
+        """All epochs."""
         return list(read_json(self.folder / HISTORY))
 
     @property
     def calibration(self) -> dict[str, Any]:
-        """Temperature and thresholds; a RunError when they are not fitted yet."""
+        """Temperature and thresholds. Raises RunError: they are not fitted yet."""
         found = self.summary.get("calibration")
         if found is None:
             raise RunError(f"{self.folder} is not calibrated: run `dermserve evaluate` on the data it was trained from")
@@ -93,7 +93,7 @@ class FinishedRun:
 
     @property
     def shift(self) -> NDArray[np.float64]:
-        """What is added to the logits for the classes' real frequencies; float64 [C]."""
+        """What is added to the logits, float64 [C]."""
         return np.asarray(self.summary.get("prior_shift", np.zeros(len(SPECS[self.model].classes))))
 
     @property
@@ -102,9 +102,9 @@ class FinishedRun:
         return load_distance(self.folder / DISTANCE)
 
     def network(self, *, shifted: bool = True, full: bool = False) -> keras.Model:
-        """Build the network with the run's weights: compact ones where there are, unless `full` ones are asked for.
+        """Build the network with the run's weights, the compact ones if they exist and not `full`.
 
-        When `shifted`, the prior shift is in the last bias, as exported.
+        If `shifted`, `shift` is added to the last bias, as in an export.
         """
         network = build_network(self.experiment)
         if self.compact.is_file() and not full:
@@ -120,16 +120,16 @@ class FinishedRun:
         return network
 
     def unseen(self, sample: Sample) -> bool:
-        """Tell whether the run has trained or validated on no photo of a sample's lesion, nor on the photo itself.
+        """Return whether the run was trained and validated without this photo and its lesion.
 
-        Another data set may have the photo in another folder, at another size, and without lesion ids: what has the
-        bytes, the file name or the lesion of a photo that was used is taken to be seen.
+        Another data set may have the photo in another folder, at another size or without a lesion id. So a photo counts
+        as seen if its bytes, file name or lesion are those of a photo that was used.
         """
         return self._used.isdisjoint((sample.lesion, sample.digest, sample.path.stem))
 
     @cached_property
     def _used(self) -> set[str]:
-        """Lesions that trained or validated, and the digests and file stems of all their photos."""
+        """Lesions used to train or validate, and the digests and file stems of their photos."""
         lesions = {photo.lesion for photo in self.split.values() if photo.part is not Part.TEST}
         photos = [(name, photo.digest) for name, photo in self.split.items() if photo.lesion in lesions]
         return lesions.union(*((PurePosixPath(name).stem, digest) for name, digest in photos))
@@ -140,7 +140,7 @@ class FinishedRun:
 
 
 def save_compact(network: keras.Model, file: Path, *, kind: Kind) -> None:
-    """Write a network's weights, in model order and with kernels of a kind, as a compressed .npz."""
+    """Write a network's weights in model order as a compressed .npz."""
     arrays: dict[str, Any] = {}
     for index, variable in enumerate(network.weights):
         value = np.asarray(variable, np.float32)
@@ -155,7 +155,7 @@ def save_compact(network: keras.Model, file: Path, *, kind: Kind) -> None:
 
 
 def load_compact(network: keras.Model, file: Path) -> None:
-    """Set a network's weights from what `save_compact` wrote; a RunError where it is missing, damaged or another's."""
+    """Load what `save_compact` wrote. Raises RunError: it is missing, damaged or of another network."""
     try:
         with np.load(file) as arrays:
             network.set_weights([_restored(arrays, index) for index in range(len(network.weights))])
@@ -164,7 +164,7 @@ def load_compact(network: keras.Model, file: Path) -> None:
 
 
 def quantize(value: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Quantise a kernel to int8 in -127..127, with a float32 scale for each output channel that broadcasts to it.
+    """Quantise a kernel to int8 in -127..127, with a float32 scale for each output channel.
 
     A depthwise kernel [h, w, channels, 1] has its output channels on the axis before the last.
     """
@@ -189,7 +189,7 @@ def save_distance(distance: FeatureDistance, file: Path) -> None:
 
 
 def load_distance(file: Path) -> FeatureDistance:
-    """Read what `save_distance` wrote; a RunError where it is missing or damaged."""
+    """Read what `save_distance` wrote. Raises RunError: it is missing or damaged."""
     try:
         with np.load(file) as arrays:
             return FeatureDistance(
@@ -210,11 +210,12 @@ def claim_test(
     shift: NDArray[np.float64],
     again: str | None,
 ) -> None:
-    """Note in the run, before test photos are looked at, what is measured on them; "tested" in run.json.
+    """Write digests of the weights and fitted numbers to "tested" in run.json, before test photos are read.
 
-    Test photos are measured once. The same weights with the same fitted numbers (the calibration, and the shift of the
-    logits, float64 [C]) may be measured any number of times, which gives the same figures. For others than those before
-    there is a RunError, unless `again` gives a reason.
+    The same weights with the same numbers may be measured any number of times.
+
+    Raises:
+        RunError: test photos were measured with other weights or numbers, and `again` gives no reason.
     """
     looks = list(run.summary.get("tested", []))
     mine = {
@@ -226,14 +227,14 @@ def claim_test(
     if looks and not again:
         changed = "weights" if looks[-1]["weights"] != mine["weights"] else "thresholds"
         raise RunError(
-            f"test photos of {run.folder} were measured with other {changed}: figures of a second choice flatter. "
-            "Train another run, or pass --again REASON, which run.json and the card keep"
+            f"test photos of {run.folder} were measured with other {changed}: figures chosen among several "
+            "are too good. Train another run, or pass --again REASON, which run.json and the card keep"
         )
     run.update(tested=[*looks, {**mine, "reason": again if looks else "the first"}])
 
 
 def _rounded(value: Any) -> Any:
-    """Round numbers in JSON values to four digits, as processors round the rest otherwise; words do not count."""
+    """Round numbers in JSON values to four digits, because processors differ in the rest; leave out strings."""
     if isinstance(value, Mapping):
         return {key: _rounded(item) for key, item in value.items() if not isinstance(item, str)}
     if isinstance(value, list):
@@ -242,7 +243,7 @@ def _rounded(value: Any) -> Any:
 
 
 def describe_tests(run: FinishedRun) -> str:
-    """Say how often test photos were measured with other weights or thresholds, and why."""
+    """Say how often test photos were measured with other weights or thresholds, and why, for the card."""
     looks = run.summary.get("tested", [])
     if len(looks) < 2:
         return "test photos measured once"

@@ -1,4 +1,4 @@
-"""The layers no stage trains, run over the photos once, where an experiment varies nothing (docs/training.md)."""
+"""Run the layers that no stage trains over the photos once, if there is no augmentation (docs/training.md)."""
 
 import hashlib
 from dataclasses import dataclass
@@ -22,17 +22,17 @@ _BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class Halves:
-    """A training copy in two: both share its layers, so that what the upper one learns is in the copy."""
+    """A training copy in two models that share its layers, so that the copy learns what the upper one does."""
 
-    lower: keras.Model  # float32 RGB [N, S, S, 3] → the one tensor that the trained layers take
-    upper: keras.Model  # that tensor → {"logits", "features"}; its layer "backbone" holds the rest of the backbone
+    lower: keras.Model  # float32 RGB [N, S, S, 3] → the input of the trained layers
+    upper: keras.Model  # that input → {"logits", "features"}; its layer "backbone" is the rest of the backbone
 
 
 def split_frozen(copy: keras.Model, experiment: Experiment) -> Halves | None:
-    """Split what network.training_copy returns below the first layer that any stage of the experiment trains.
+    """Split a training copy below the first layer that any stage of the experiment trains.
 
     Returns:
-        None where photos are varied, where every layer is trained, or where more than one tensor crosses.
+        None if photos are augmented, every layer is trained, or more than one tensor crosses.
     """
     side = SPECS[experiment.model].input_side
     whole = all(stage.side == side and stage.zoom is None for stage in experiment.stages)
@@ -61,10 +61,10 @@ def _crossing(backbone: keras.Model, first: int) -> list[Any]:
 
 
 def compute_frozen(lower: keras.Model, photos: Labelled, folder: Path, *, progress: Progress) -> NDArray[np.float16]:
-    """Run the frozen layers over photos, or map the file that an earlier call with the same layers and photos wrote.
+    """Run the frozen layers over photos, or map the file of an earlier call with the same layers and photos.
 
     Returns:
-        float16 [M, ...], memory-mapped, in the order of `photos.images`; rows that are not of `photos` hold zeros.
+        float16 [M, ...], memory-mapped, in the order of `photos.images`; other rows are zero.
     """
     path = folder / f"frozen-{_key(lower, photos)}.npy"
     if not path.is_file():
@@ -89,7 +89,7 @@ def _key(lower: keras.Model, photos: Labelled) -> str:
 
 
 def forget_frozen(folder: Path) -> None:
-    """Remove what `compute_frozen` keeps in a run folder, and what a killed process left half-written in it."""
+    """Remove the files of `compute_frozen` from a run folder, and partial files of a killed process."""
     for pattern in ("frozen-*", "*.partial", "partial-*"):
         for file in folder.glob(pattern):
             file.unlink()

@@ -1,7 +1,7 @@
-"""The copy of a network that training works on, and the way back.
+"""Copy a network for training, and copy the trained weights back.
 
-Training may want crops of another size than serving, bfloat16 arithmetic, and batch norm fused or folded away. The copy
-has them; what it learns goes back into the network as architectures.build made it, with its parameter count.
+The copy takes crops of any size, computes in bfloat16 if asked to, and has batch norm fused or folded away. The network
+itself stays as architectures.build made it.
 """
 
 from typing import Any
@@ -15,23 +15,22 @@ from dermserve.models.folding import fold_batch_norm
 from dermserve.models.training.errors import ExperimentError
 
 _ANY_SIDE = (None, None, 3)
-# MobileNetV3's 0.999 would need more steps than a small data set has in all its epochs.
+# MobileNetV3's momentum of 0.999 needs more steps than a small data set has in all its epochs.
 _MOST_MOMENTUM = 0.99
 
 
 class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[misc]
-    """A keras.layers.BatchNormalization over the last axis, with the same weights and the same results.
+    """keras.layers.BatchNormalization over the last axis, by TensorFlow's fused operation.
 
-    Keras normalises bfloat16 activations in float32, by five operations. TensorFlow's fused one takes bfloat16, keeps
-    its statistics in float32 and takes a third of the time
-    (https://www.tensorflow.org/api_docs/python/tf/raw_ops/FusedBatchNormV3).
+    Keras normalises bfloat16 in float32, by five operations. The fused one takes bfloat16, has float32 statistics, and
+    takes a third of the time (https://www.tensorflow.org/api_docs/python/tf/raw_ops/FusedBatchNormV3).
     """
 
     def __init__(self, **config: Any) -> None:
         super().__init__(autocast=False, **config)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        """Normalise [N, H, W, C]; in training by the batch, which the moving statistics take note of."""
+        """Normalise [N, H, W, C]; in training by the batch, and update the moving statistics."""
         learning = bool(training) and self.trainable
         stored = (tf.zeros([0]), tf.zeros([0])) if learning else (self.moving_mean.value, self.moving_variance.value)
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -50,9 +49,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
 
 
 def training_copy(network: keras.Model, *, folded: bool, precision: str) -> keras.Model:
-    """Copy a network of architectures.build for training, with its weights, for RGB input of any side.
+    """Copy a network of architectures.build with its weights, for RGB input of any size.
 
-    `folded` folds batch norm into the convolutions; `precision` is a Keras dtype policy: weights and logits are float32
+    `folded` folds batch norm into the convolutions. `precision` is a Keras dtype policy; weights and logits are float32
     in any.
     """
     source = fold_batch_norm(network) if folded else network
@@ -88,20 +87,19 @@ def _leaves(model: keras.Model) -> dict[str, keras.layers.Layer]:
 
 
 def copy_back(copy: keras.Model, network: keras.Model) -> None:
-    """Put what a training copy has learned into the network it was made from.
+    """Copy a training copy's weights into the network it was made from.
 
-    Batch norm that was folded away becomes the identity plus the bias its convolution has learned, until
-    `estimate_batch_norm` gives it statistics again.
+    Batch norm that was folded away becomes the identity plus the trained bias, until `estimate_batch_norm`.
     """
     learned = _leaves(copy)
     for name, layer in _leaves(network).items():
         if isinstance(layer, keras.layers.BatchNormalization) and name not in learned:
             convolution = layer.input._keras_history.operation
             bias = learned[convolution.name].get_weights()[1]
-            set_identity(layer, 0 * bias if convolution.use_bias else bias)  # the network's own bias takes it up
+            set_identity(layer, 0 * bias if convolution.use_bias else bias)  # then the convolution has its own bias
         elif layer.weights:
             weights = learned[name].get_weights()
-            layer.set_weights(weights[: len(layer.weights)])  # a folded convolution may have a bias its original lacks
+            layer.set_weights(weights[: len(layer.weights)])  # folding may have added a bias
 
 
 def set_identity(norm: keras.layers.BatchNormalization, shift: NDArray[np.float32]) -> None:
@@ -111,10 +109,10 @@ def set_identity(norm: keras.layers.BatchNormalization, shift: NDArray[np.float3
 
 
 def estimate_batch_norm(network: keras.Model, images: NDArray[np.uint8], *, batch: int = 32) -> None:
-    """Give every batch norm after a convolution statistics measured on photos, leaving what the network computes alone.
+    """Set the statistics of every batch norm of the backbone as measured on photos, without changing its outputs.
 
-    With mean and variance as measured, γ = old scale · σ and β = old shift at the mean, training mode computes (nearly)
-    the same as inference. The images are uint8 [N, S, S, 3].
+    γ and β make up for the new mean and variance, so that training mode computes nearly the same as inference. Images
+    are uint8 [N, S, S, 3].
     """
     backbone = network.get_layer("backbone")
     norms = [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
@@ -128,7 +126,7 @@ def estimate_batch_norm(network: keras.Model, images: NDArray[np.uint8], *, batc
 def _moments(
     network: keras.Model, norms: list[keras.layers.Layer], images: NDArray[np.uint8], batch: int
 ) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Measure mean and variance of each batch norm's input, by channel, in inference mode."""
+    """Measure the mean and variance of each batch norm's input by channel."""
     backbone = network.get_layer("backbone")
     probe = keras.Model(backbone.input, [norm.input for norm in norms])
     entry = keras.Model(network.input, backbone_call(network)[0])
@@ -148,13 +146,13 @@ def _moments(
 
 
 def backbone_call(network: keras.Model) -> tuple[Any, Any]:
-    """Return the tensor the network hands to its backbone (the preprocessed photo) and the one it gets back."""
+    """Return the input of the backbone within the network (the preprocessed photo) and its output."""
     node = network.get_layer("backbone")._inbound_nodes[-1]
     return node.input_tensors[0], node.output_tensors[0]
 
 
 def select_trainable(copy: keras.Model, trainable: str, *, batch_norm: str) -> None:
-    """Mark the layers of a copy that a stage trains, as in Stage; an ExperimentError names an absent one."""
+    """Set which layers of a copy a stage trains, as in Stage. Raises ExperimentError: there is no such layer."""
     backbone = copy.get_layer("backbone")
     first = first_trainable(backbone, trainable)
     copy.trainable = True
@@ -164,7 +162,7 @@ def select_trainable(copy: keras.Model, trainable: str, *, batch_norm: str) -> N
 
 
 def first_trainable(backbone: keras.Model, trainable: str) -> int:
-    """Give the index of the first backbone layer that `trainable` names; the number of layers for the head alone."""
+    """Return the index of the first backbone layer that `trainable` selects; the number of layers for "head"."""
     kind, _, argument = trainable.partition(":")
     names = [layer.name for layer in backbone.layers]
     if kind in ("all", "head") and not argument:

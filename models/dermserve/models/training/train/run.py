@@ -1,4 +1,4 @@
-"""One training, from its data to the run folder, whose files docs/training.md lists; the weights come last."""
+"""Run one training, from data to run folder (docs/training.md lists its files); weights are written last."""
 
 import os
 import time
@@ -37,14 +37,14 @@ def run_training(
     start: FinishedRun | None = None,
     teachers: Sequence[FinishedRun] = (),
 ) -> None:
-    """Train on what `prepare` returns, from the folder's checkpoint where it has one, and leave the run in the folder.
+    """Train on a data set, from the folder's checkpoint if it has one, and write the run into the folder.
 
-    The initial weights are a file, "imagenet" or None for random ones, or those of `start`, a finished run to go on
-    from. `stated` is what `read_provenance` says of the data. `teachers` are finished runs to learn from beside the
-    labels. `progress` is called during, `report` after an epoch.
+    `backbone` is a file of initial weights, "imagenet", or None for random ones; `start` is a finished run to continue
+    from instead. `stated` is of `read_provenance`. `teachers` are finished runs to learn from beside the labels.
+    `progress` is called during an epoch, `report` after it.
 
     Raises:
-        RunError: the folder holds a finished run, or one of another fingerprint; or a teacher can't teach this model.
+        RunError: the folder has a finished run, or one of another fingerprint; or a teacher does not fit.
         DivergedError: a loss is not finite.
     """
     if any((folder / name).exists() for name in (WEIGHTS, COMPACT)):
@@ -82,7 +82,6 @@ def run_training(
     if experiment.fold_batch_norm:
         estimate_batch_norm(network, np.asarray(some.images[some.rows]))
     write_json(folder / HISTORY, [asdict(epoch) for epoch in history])
-    codes = [item.code for item in SPECS[experiment.model].classes]
     summary = {
         "model": experiment.model,
         **stated,
@@ -91,13 +90,14 @@ def run_training(
             [_initialization(experiment, backbone, start), *map(_name, teachers)]
         ),
         "photos": {
-            part.value: count_classes((s for s in data.samples if data.parts[s] is part), codes) for part in Part
+            part.value: count_classes((s for s in data.samples if data.parts[s] is part), SPECS[experiment.model].codes)
+            for part in Part
         },
         "training_minutes": round(sum(epoch.seconds for epoch in history) / 60, 1),
         "last_session_minutes": round((time.monotonic() - began) / 60, 1),
     }
     if start is not None and "tested" in start.summary:
-        summary["tested"] = start.summary["tested"]  # the split goes on, and so do looks at its test photos
+        summary["tested"] = start.summary["tested"]  # the split is the same, so its test photos were measured
     write_json(folder / SUMMARY, summary)
     partial = folder / f"partial-{os.getpid()}-{WEIGHTS}"
     network.save_weights(partial)
@@ -107,9 +107,9 @@ def run_training(
 def _above_frozen(
     copy: keras.Model, experiment: Experiment, data: Data, folder: Path, progress: Progress, *, taught: bool
 ) -> tuple[keras.Model, Labelled, Labelled]:
-    """Give what of a copy is trained, and on what: where no epoch varies photos, on what frozen layers make of them."""
+    """Return the model to train and its inputs: without augmentation, the layers above the frozen ones."""
     training, validation = data.part(Part.TRAIN), data.part(Part.VALIDATION)
-    halves = None if taught else split_frozen(copy, experiment)  # teachers want the photos themselves
+    halves = None if taught else split_frozen(copy, experiment)  # teachers need the photos
     if halves is None:
         return copy, training, validation
     both = np.concatenate((training.rows, validation.rows))
@@ -118,7 +118,7 @@ def _above_frozen(
 
 
 def initial_network(experiment: Experiment, backbone: Path | str | None) -> keras.Model:
-    """Build an experiment's network with its initial weights; a RunError when the backbone's can't be had."""
+    """Build an experiment's network with its initial weights. Raises RunError: they can't be loaded."""
     named = backbone if isinstance(backbone, str) else None
     if named is not None and experiment.teacher is not None:
         raise RunError(f"Keras has no weights of {experiment.teacher}: pass their .npz file as --weights")
@@ -129,7 +129,7 @@ def initial_network(experiment: Experiment, backbone: Path | str | None) -> kera
 
 
 def _require_teacher(teacher: FinishedRun, experiment: Experiment, data: Data) -> None:
-    """Refuse a teacher of another model, or one that has learned the answers to photos that validate or test."""
+    """Raise RunError for a teacher of another model, or one trained on photos or lesions that validate or test here."""
     if teacher.model != experiment.model:
         raise RunError(f"{teacher.folder} is a run of {teacher.model}, which can't teach {experiment.model}")
     trained = [photo for photo in teacher.split.values() if photo.part is Part.TRAIN]

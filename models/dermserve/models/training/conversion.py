@@ -1,11 +1,10 @@
-"""What a run is shipped as beside its network: compact weights, and TensorFlow Lite models for phones.
+"""Convert a run: compact weights (`pack`), and TensorFlow Lite models for phones (`tflite`).
 
-Compact weights take a quarter or half of the space: kernels as int8 or float16, vectors as float32. int8 is symmetric
-with a scale for each output channel, as in Jacob et al., CVPR 2018, of the weights alone; loading gives float32 again,
-so the network computes as before.
+Compact weights have kernels as int8 or float16, and vectors as float32. int8 is symmetric with a scale for each output
+channel (Jacob et al., CVPR 2018), of the weights only: they are loaded as float32.
 
-A TensorFlow Lite model gives probabilities and the out-of-distribution score. Labels, and in a version its card, travel
-inside (`dermserve.models.associated_files`).
+A TensorFlow Lite model gives probabilities and the out-of-distribution score. Labels, and in a version the card, are
+files inside (`dermserve.models.associated_files`).
 """
 
 import time
@@ -40,33 +39,35 @@ from dermserve.models.training.train.network import training_copy
 
 KINDS: tuple[Kind, ...] = ("float16", "int8")
 SHIPPED: Kind = "float16"
-"""Which of them goes into the version directory as model.tflite."""
+"""The one that becomes a version's model.tflite."""
 
-# How many operations at the beginning of a network the int8 kind leaves in float. Of ResNet-50 the cast, the change to
-# BGR, the means and the padding: TensorFlow quantises the change to BGR wrongly (the answer was that of the network for
-# 70 % of test photos). Of MobileNetV3Small all up to the end of its first block, which amplifies what rounding does to
-# its first convolution 70 times. At the end it leaves all from the pooled features on: the dense layers, the softmax
-# and the out-of-distribution score.
+# The first operations that int8 leaves in float. ResNet-50: cast, BGR, means and padding, because TensorFlow quantises
+# the conversion to BGR wrongly (70 % of answers were the network's). MobileNetV3Small: up to the end of the first
+# block, which amplifies the rounding of the first convolution 70 times. Everything from the pooled features on stays
+# in float too.
 _FIRST_IN_FLOAT = {"resnet50": 4, "mobilenet_v3_small": 12}
-# What hardly leaves zero (a layer that learned nothing) gets this range: XNNPACK refuses scales that are near zero.
+# A tensor that is always near zero (a layer that learned nothing) gets this range: XNNPACK refuses scales near zero.
 _DEAD, _LEAST_RANGE = 1e-6, 1e-3
 _OUTPUTS = (Output.PROBABILITIES.value, Output.OOD_SCORE.value)
 _THREADS = 2
-_EXAMPLES = 200  # training photos that the int8 conversion looks at
+_EXAMPLES = 200  # training photos from which int8 takes its ranges
 
 
 def pack(run: FinishedRun, data: Path, *, kind: Kind, cache: Path, progress: Progress) -> dict[str, Any]:
-    """Write a run's compact weights, and measure them against the full ones by one view of its validation photos.
+    """Write a run's compact weights, and compare them with the full ones on validation photos, one view each.
 
-    From then on the compact weights are the run's, and a calibration of the full ones is forgotten: evaluate the run
-    again. A DataError says that the data set lacks photos of the run's split.
+    The run then uses the compact weights, and its calibration is removed: evaluate it again.
 
     Returns:
         JSON values: bytes, accuracy before and after, and the share of equal answers; also in run.json.
+
+    Raises:
+        DataError: the data set lacks photos of the run's split.
     """
     chosen = finished_data(run.experiment, data, run.split, cache=cache)
     photos = chosen.part(Part.VALIDATION)
     full = run.network(full=True)
+    run.update(calibration=None)  # before the weights change: the command may be interrupted
     save_compact(full, run.compact, kind=kind)
     answers = []
     for name, network in (("full", full), ("compact", run.network())):
@@ -80,13 +81,13 @@ def pack(run: FinishedRun, data: Path, *, kind: Kind, cache: Path, progress: Pro
         "accuracy_compact": float((answers[1] == photos.labels).mean()),
         "agreement": float((answers[0] == answers[1]).mean()),
     }
-    run.update(packed=packed, calibration=None)
+    run.update(packed=packed)
     return packed
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a model says of photos: calibrated probabilities, float32 [N, C], and scores, float32 [N]."""
+    """A model's outputs for photos: calibrated probabilities, float32 [N, C], and scores, float32 [N]."""
 
     probabilities: NDArray[np.float32]
     ood_scores: NDArray[np.float32]
@@ -102,13 +103,12 @@ def convert(
 ) -> bytes:
     """Convert a network to TensorFlow Lite.
 
-    The logits are divided by the temperature; `distance` is the out-of-distribution score, as for graph.freeze_core.
-    float16 is of the weights; int8 of weights and activations but for both ends, with ranges from the examples, photos
-    uint8 [N, S, S, 3].
+    `temperature` and `distance` are as for graph.freeze_core. float16 converts the weights; int8 weights and
+    activations except at both ends, with ranges from the examples, photos uint8 [N, S, S, 3].
 
     Returns:
-        The file: `images` uint8 [1, S, S, 3] RGB in; `probabilities` float32 [1, C] and `ood_score` float32 [1] out, in
-        this order and by these names in its signature `serving_default`.
+        The file. Its signature `serving_default` takes `images` uint8 [1, S, S, 3] RGB, and gives `probabilities`
+        float32 [1, C] and `ood_score` float32 [1].
     """
     folded = training_copy(network, folded=True, precision="float32")
     side = network.inputs[0].shape[1]
@@ -128,7 +128,7 @@ def convert(
     else:
         converter.representative_dataset = lambda: ([example[np.newaxis]] for example in examples)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of inputs that stay uint8, for which no statistics are asked
+        warnings.simplefilter("ignore")  # uint8 inputs have no statistics
         model = _quantise(converter, _FIRST_IN_FLOAT[network.name]) if kind == "int8" else converter.convert()
     labels = "".join(f"{item.code}\n" for item in SPECS[network.name].classes)
     source = source_digest(network, temperature=temperature, distance=distance)
@@ -136,7 +136,7 @@ def convert(
 
 
 def _named(model: bytes) -> bytes:
-    """Give a model's tensors the names of the contract, and a signature; put the probabilities first.
+    """Give tensors the contract's names, add a signature, and put the probabilities first.
 
     The converter calls outputs Identity, in the order of their names.
     """
@@ -161,10 +161,9 @@ def _maps(graph: Any, tensors: Mapping[str, int]) -> list[Any]:
 
 
 def _quantise(converter: Any, first: int) -> bytes:
-    """Convert with int8 activations between the first so many operations and the pooled features.
+    """Convert with int8 activations from operation number `first` up to the pooled features.
 
-    As tf.lite.experimental.QuantizationDebugger does it for its denylist, which it can't without an interpreter that
-    XNNPACK refuses (see `runner`).
+    tf.lite.experimental.QuantizationDebugger has a denylist for this, but needs an interpreter that XNNPACK refuses.
     """
     converter._experimental_calibrate_only = True
     model = flatbuffer_utils.convert_bytearray_to_object(converter.convert())
@@ -183,10 +182,10 @@ def _quantise(converter: Any, first: int) -> bytes:
 
 
 def runner(model: bytes) -> Callable[[NDArray[np.uint8]], Answers]:
-    """Load a model into an interpreter: uint8 [S, S, 3] → answers to one photo."""
+    """Load a model into an interpreter. Returns a function of one photo, uint8 [S, S, 3]."""
     try:
         interpreter = _interpreter(model, tf.lite.experimental.OpResolverType.AUTO)
-    except RuntimeError:  # XNNPACK refuses scales beyond its range, which channels that are nearly zero have
+    except RuntimeError:  # XNNPACK refuses the scales of channels that are nearly zero
         interpreter = _interpreter(model, tf.lite.experimental.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
     ask = interpreter.get_signature_runner(Signature.SERVING_DEFAULT.value)
 
@@ -199,7 +198,7 @@ def runner(model: bytes) -> Callable[[NDArray[np.uint8]], Answers]:
 
 def _interpreter(model: bytes, resolver: Any) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TensorFlow announces that its interpreter will move to another package
+        warnings.simplefilter("ignore")  # the interpreter will move to another package
         interpreter = tf.lite.Interpreter(
             model_content=model, num_threads=_THREADS, experimental_op_resolver_type=resolver
         )
@@ -208,13 +207,14 @@ def _interpreter(model: bytes, resolver: Any) -> Any:
 
 
 def convert_run(run: FinishedRun, data: Path, *, cache: Path, progress: Progress) -> dict[str, Any]:
-    """Convert a calibrated run in every way, compare each with the network on validation photos, keep the shipped one.
+    """Convert a calibrated run to each kind, and compare each with the network on validation photos.
+
+    The files are RUN/model-KIND.tflite, and RUN/model.tflite for the shipped kind.
 
     Returns:
-        JSON values by kind: bytes, agreement (share of equal answers), gate_agreement (share of photos on the same side
-        of the card's limits on the out-of-distribution score), accuracy, largest_difference (of a probability),
-        milliseconds (median of one photo on this machine); also in run.json.
-        The files are RUN/model-KIND.tflite, and RUN/model.tflite the shipped kind.
+        JSON values by kind, also in run.json: bytes, agreement (share of equal answers), gate_agreement (share of
+        photos on the same side of the card's limits on the score), accuracy, largest_difference (of a probability),
+        milliseconds (median for a photo on this machine).
     """
     chosen = finished_data(run.experiment, data, run.split, cache=cache)
     training, validation = chosen.part(Part.TRAIN).thinned(_EXAMPLES), chosen.part(Part.VALIDATION)
