@@ -14,7 +14,7 @@ from dermserve.models.training.data.splits import Part
 from dermserve.models.training.data.spoiling import HARD, spoil, spoil_at_random
 from dermserve.models.training.evaluate import measuring
 from dermserve.models.training.evaluate.fitting import Fitted
-from dermserve.models.training.evaluate.predictions import Predictor
+from dermserve.models.training.evaluate.predictions import ONE_VIEW, Predictor
 from dermserve.models.training.train import loop
 from dermserve.models.training.train.dataset import finished_data
 from dermserve.models.training.train.finished import FinishedRun
@@ -84,3 +84,18 @@ def test_a_spoiled_photo_of_a_malignant_lesion_is_seldom_low(shared: pathlib.Pat
     found = measuring.spoiled(predictor, fitted, data.part(Part.VALIDATION).every(3), data.samples)
     assert found["black"] == {"noticed": 1, "malignant_low": 0}
     assert max(found[kind]["malignant_low"] or 0 for kind in HARD) <= 0.1
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_noise_does_not_make_a_malignant_lesion_low(shared: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    run = FinishedRun(SHIPPED / "resnet50")  # the weights before called a third of them LOW
+    data = finished_data(run.experiment, shared / "data" / "ham10000_200x150", run.split, cache=tmp_path)
+    predictor = Predictor(network=run.network(shifted=False), cache=tmp_path, progress=lambda *_: None)
+    fitted = Fitted(run.model, run.shift, run.distance, run.calibration)
+    photos = data.part(Part.VALIDATION)
+    ill = np.flatnonzero(fitted.malignant[photos.labels])[::10]
+    noisy = np.stack([spoil(photos.images[row], "noise of 25") for row in photos.rows[ill]])
+    samples = [data.samples[row] for row in photos.rows[ill]]
+    judged = predictor.predict(Labelled.whole(noisy, photos.labels[ill]), samples, "noisy", views=ONE_VIEW)
+    assert fitted.decide(judged).low.sum() <= 1
