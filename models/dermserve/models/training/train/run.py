@@ -64,7 +64,10 @@ def run_training(
     copy = training_copy(network, folded=experiment.fold_batch_norm, precision=experiment.precision)
     write_json(folder / EXPERIMENT, asdict(experiment))
     write_split(folder / SPLIT, data.own)
-    taught = [training_copy(teacher.network(shifted=False), folded=True, precision=experiment.precision) for teacher in teachers]
+    taught = [
+        training_copy(teacher.network(shifted=False), folded=True, precision=experiment.precision)
+        for teacher in teachers
+    ]
     trained, training, validation = _above_frozen(copy, experiment, data, folder, progress, taught=bool(teachers))
     history = train(
         trained,
