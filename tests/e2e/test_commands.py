@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,17 +31,16 @@ def photo_file(photo: bytes, tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 def test_json_has_one_object_a_line_and_the_promised_keys(stack: Stack, photo_file: pathlib.Path) -> None:
-    done = _run(
-        "classify", str(photo_file), str(photo_file), "--model", MODEL, "--json", "--server", stack.gateway_address
-    )
+    files = [str(photo_file), str(photo_file.with_name("another.jpg"))]
+    shutil.copy(*files)
+    done = _run("classify", *files, "--model", MODEL, "--json", "--server", stack.gateway_address)
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(answers) == 2
+    assert [answer["file"] for answer in answers] == files
     promised = {"file", "model", "version", "classes", "verdict", "reasons", "timings_ms", "request_id"}
     promised |= {"views_used", "views_asked"}
     for answer in answers:
         assert promised <= set(answer)
-        assert answer["file"] == str(photo_file)
         assert answer["verdict"] == "UNCERTAIN"
         assert "OUT_OF_SCOPE" in answer["reasons"]
         entries = {"code", "name", "probability", "std", "common_name", "malignant"}
