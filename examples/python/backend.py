@@ -8,6 +8,7 @@ The photo is passed on and not kept. Environment: as for classify.py.
 """
 
 import os
+import pathlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ from dermserve.client import TLS, AsyncClient, DermserveError, InvalidPhoto, Ove
 
 MODEL = os.environ.get("DERMSERVE_MODEL", "mobilenet_v3_small")
 CA = os.environ.get("DERMSERVE_CA")
+TLS_OPTIONS = TLS(root_certificates=pathlib.Path(CA).read_bytes()) if CA else None
 MAX_BYTES = 20_000_000
 STATUSES = {InvalidPhoto: 422, Overloaded: 503, Unavailable: 503}
 
@@ -26,8 +28,9 @@ STATUSES = {InvalidPhoto: 422, Overloaded: 503, Unavailable: 503}
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Keep one client, with one connection, for all requests."""
-    tls = TLS.from_files(root_certificates=CA) if CA else None
-    async with AsyncClient(os.environ.get("DERMSERVE_SERVER", "127.0.0.1:50051"), tls=tls, deadline=8) as client:
+    async with AsyncClient(
+        os.environ.get("DERMSERVE_SERVER", "127.0.0.1:50051"), tls=TLS_OPTIONS, deadline=8
+    ) as client:
         app.state.client = client
         yield
 

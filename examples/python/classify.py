@@ -1,4 +1,4 @@
-"""Classify photos with dermserve's Python client: one photo, an error by its reason, and a stream.
+"""Classify photos with dermserve's Python client: one photo, an error by its reason, and many photos.
 
     pip install .                                    # in a clone of dermserve: the client alone
     python examples/python/classify.py photo.jpg     # DERMSERVE_SERVER=HOST:PORT names the gateway
@@ -7,6 +7,7 @@ Environment: DERMSERVE_SERVER (127.0.0.1:50051), DERMSERVE_MODEL (mobilenet_v3_s
 """
 
 import os
+import pathlib
 import sys
 
 from dermserve.client import TLS, Client, DermserveError, InvalidPhoto, Prediction, Verdict
@@ -26,8 +27,8 @@ def show(prediction: Prediction) -> None:
 
 
 def main(photos: list[str]) -> None:
-    """Ask for one photo, for bytes that are no photo, and for all photos over one stream."""
-    tls = TLS.from_files(root_certificates=CA) if CA else None
+    """Ask for one photo, for bytes that are no photo, and for all photos again, several in flight."""
+    tls = TLS(root_certificates=pathlib.Path(CA).read_bytes()) if CA else None
     with Client(SERVER, tls=tls, deadline=20) as client:
         # An overloaded gateway says when to try again (RetryInfo): the client waits and does, within the deadline.
         show(client.classify(photos[0], model=MODEL, tta="full", retry_overloaded=True))

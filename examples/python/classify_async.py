@@ -1,4 +1,4 @@
-"""Classify photos with dermserve's asyncio client: several at once, an error by its reason, and a stream.
+"""Classify photos with dermserve's asyncio client: several at once, an error by its reason, and many photos.
 
     pip install .                                          # in a clone of dermserve: the client alone
     python examples/python/classify_async.py a.jpg b.jpg   # DERMSERVE_SERVER=HOST:PORT names the gateway
@@ -8,6 +8,7 @@ Environment: as for classify.py.
 
 import asyncio
 import os
+import pathlib
 import sys
 
 from dermserve.client import TLS, AsyncClient, DermserveError, InvalidPhoto, Prediction, Verdict
@@ -15,6 +16,7 @@ from dermserve.client import TLS, AsyncClient, DermserveError, InvalidPhoto, Pre
 SERVER = os.environ.get("DERMSERVE_SERVER", "127.0.0.1:50051")
 MODEL = os.environ.get("DERMSERVE_MODEL", "mobilenet_v3_small")
 CA = os.environ.get("DERMSERVE_CA")
+TLS_OPTIONS = TLS(root_certificates=pathlib.Path(CA).read_bytes()) if CA else None
 
 
 def show(prediction: Prediction) -> None:
@@ -27,9 +29,8 @@ def show(prediction: Prediction) -> None:
 
 
 async def main(photos: list[str]) -> None:
-    """Ask for all photos at once, for bytes that are no photo, and for all photos over one stream."""
-    tls = TLS.from_files(root_certificates=CA) if CA else None
-    async with AsyncClient(SERVER, tls=tls, deadline=20) as client:
+    """Ask for all photos at once, for bytes that are no photo, and for all photos again, several in flight."""
+    async with AsyncClient(SERVER, tls=TLS_OPTIONS, deadline=20) as client:
         # An overloaded gateway says when to try again (RetryInfo): the client waits and does, within the deadline.
         calls = (client.classify(photo, model=MODEL, tta="full", retry_overloaded=True) for photo in photos)
         for prediction in await asyncio.gather(*calls):

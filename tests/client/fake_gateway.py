@@ -77,7 +77,6 @@ class FakeGateway(classifier_pb2_grpc.ClassifierServicer):
         self.requests: list[classifier_pb2.ClassifyRequest] = []
         self.metadata: list[dict[str, Any]] = []
         self.remaining: list[float | None] = []
-        self.streams = 0
         self.cancelled = threading.Event()
         self.classify: Callable[[classifier_pb2.ClassifyRequest, grpc.ServicerContext], Any] = self.at_once
         self.stream: Callable[[Iterator[Any], grpc.ServicerContext], Iterator[Any]] = self.in_order
@@ -93,12 +92,15 @@ class FakeGateway(classifier_pb2_grpc.ClassifierServicer):
 
     def ClassifyStream(self, request_iterator: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
         self._note(context)
-        self.streams += 1
-        context.add_callback(self.cancelled.set)
         yield from self.stream(request_iterator, context)
 
     def at_once(self, request: classifier_pb2.ClassifyRequest, context: grpc.ServicerContext) -> Any:
-        return answer(request)
+        if request.image == b"bad":
+            abort(context, _damaged())
+        response = answer(request, request_id=f"r-{request.image.decode(errors='replace')[:20]}")
+        if request.image == b"beach":
+            reject(response)
+        return response
 
     def in_order(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
         for request in requests:
@@ -107,14 +109,8 @@ class FakeGateway(classifier_pb2_grpc.ClassifierServicer):
     def item(self, request: classifier_pb2.ClassifyStreamRequest) -> classifier_pb2.ClassifyStreamResponse:
         self.requests.append(request.request)
         if request.request.image == b"bad":
-            error = rich_status(
-                code_pb2.INVALID_ARGUMENT, "damaged: send it again", reason="UNDECODABLE_IMAGE", request_id="r-bad"
-            )
-            return classifier_pb2.ClassifyStreamResponse(id=request.id, error=error)
-        response = answer(request.request, request_id=f"r-{request.request.image.decode(errors='replace')[:20]}")
-        if request.request.image == b"beach":
-            reject(response)
-        return classifier_pb2.ClassifyStreamResponse(id=request.id, response=response)
+            return classifier_pb2.ClassifyStreamResponse(id=request.id, error=_damaged())
+        return classifier_pb2.ClassifyStreamResponse(id=request.id, response=answer(request.request))
 
     def ListModels(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         self._note(context)
@@ -128,6 +124,11 @@ class FakeGateway(classifier_pb2_grpc.ClassifierServicer):
             )
             abort(context, status)
         return classifier_pb2.GetModelResponse(model=model(cards=True))
+
+
+def _damaged() -> status_pb2.Status:
+    message = "damaged: send it again"
+    return rich_status(code_pb2.INVALID_ARGUMENT, message, reason="UNDECODABLE_IMAGE", request_id="r-bad")
 
 
 def model(*, cards: bool) -> classifier_pb2.Model:

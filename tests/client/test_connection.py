@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dermserve.client import TLS, Client, Retry, Unavailable
+from dermserve.client import TLS, Client, Unavailable
 from dermserve.client._connection import Connection
 from tests.certificates import make_certificate, server_credentials
 from tests.client.fake_gateway import FakeGateway, serving
@@ -16,30 +16,25 @@ def certificate(tmp_path_factory):
 
 
 def test_tls_with_a_private_authority_and_a_client_certificate(certificate):
-    tls = TLS.from_files(
-        root_certificates=certificate,
-        certificate_chain=certificate,
-        private_key=certificate.with_suffix(".key"),
-        authority="gateway.test",
-    )
+    roots, key = certificate.read_bytes(), certificate.with_suffix(".key").read_bytes()
+    tls = TLS(root_certificates=roots, certificate_chain=roots, private_key=key, authority="gateway.test")
     credentials = server_credentials(certificate, client_ca=certificate)
     with serving(FakeGateway(), credentials=credentials) as port:
         target = f"127.0.0.1:{port}"
         with Client(target, tls=tls) as client:
             assert client.classify(b"1", model="m").classes[0].code == "mel"
-        without = TLS(root_certificates=certificate.read_bytes(), authority="gateway.test")
-        once = Retry(max_attempts=1)
-        for stranger in (Client(target, tls=without, retry=once), Client(target, retry=once)):
+        without = TLS(root_certificates=roots, authority="gateway.test")
+        for stranger in (Client(target, tls=without, attempts=1), Client(target, attempts=1)):
             with stranger, pytest.raises(Unavailable):
                 stranger.classify(b"1", model="m")
 
 
 @pytest.mark.parametrize("name", ["root_certificates", "certificate_chain", "private_key"])
 def test_what_is_no_pem_of_its_kind_is_refused(certificate, name):
-    files = {"certificate_chain": certificate, "private_key": certificate.with_suffix(".key")}
-    swapped = certificate if name == "private_key" else certificate.with_suffix(".key")
+    chain, key = certificate.read_bytes(), certificate.with_suffix(".key").read_bytes()
+    swapped = chain if name == "private_key" else key
     with pytest.raises(ValueError, match=f"{name} is no PEM"):
-        TLS.from_files(**{**files, name: swapped})
+        TLS(**{"certificate_chain": chain, "private_key": key, name: swapped})
 
 
 def test_a_key_without_its_certificate_is_refused():
@@ -53,13 +48,10 @@ def test_secrets_are_not_in_the_repr():
     assert "SECRET" not in repr(connection)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [{"max_attempts": 0}, {"max_attempts": 6}, {"initial_backoff": 0.001}, {"initial_backoff": 3, "max_backoff": 2}],
-)
-def test_an_impossible_retry_is_refused(arguments):
+@pytest.mark.parametrize("attempts", [0, 6])
+def test_an_impossible_number_of_attempts_is_refused(attempts):
     with pytest.raises(ValueError, match="must"):
-        Retry(**arguments)
+        Client(attempts=attempts)
 
 
 @pytest.mark.parametrize(
@@ -99,8 +91,7 @@ def test_the_authorities_of_ssl_cert_file_are_trusted(certificate, monkeypatch):
         with Client(f"127.0.0.1:{port}", tls=TLS(authority="gateway.test")) as client:
             assert client.classify(b"1", model="m").version == 3
         monkeypatch.delenv("SSL_CERT_FILE")
-        once = Retry(max_attempts=1)
-        stranger = Client(f"127.0.0.1:{port}", tls=TLS(authority="gateway.test"), retry=once)
+        stranger = Client(f"127.0.0.1:{port}", tls=TLS(authority="gateway.test"), attempts=1)
         with stranger, pytest.raises(Unavailable):
             stranger.classify(b"1", model="m")
 

@@ -16,7 +16,7 @@ from dermserve.v1 import classifier_pb2
 PUBLIC = """
     DEFAULT_DEADLINE DEFAULT_TARGET TLS AccessDenied Answer AsyncClient ClassScore Client DeadlineExceeded
     DermserveError Internal InvalidPhoto InvalidRequest MalignancyRisk Model ModelVersion NotFound NotReady
-    Overloaded Photo Prediction Reason Retry RiskLevel Timings TooLarge TtaMode Unavailable UnreadablePhoto
+    Overloaded Photo Prediction Reason RiskLevel TooLarge TtaMode Unavailable UnreadablePhoto
     Verdict VersionState render_text
 """
 

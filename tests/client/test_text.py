@@ -24,7 +24,7 @@ def test_everything_a_person_needs_is_there(full):
         "LOW_CONFIDENCE",
     ):
         assert words in text
-    for words in ("melanoma (mel)", "75.0 % ±  5.0", "predict 20.0 ms", "23.0 ms in all", full.request_id, NOTICE):
+    for words in ("melanoma (mel)", "75.0 % ±  5.0", "predict 20.0 ms", "total 23.0 ms", full.request_id, NOTICE):
         assert words in text
     assert text.index("melanoma") < text.index("mole (nv)")
     assert text.lstrip().startswith("CAN'T RULE OUT skin cancer")

@@ -14,7 +14,7 @@ import uuid
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from dermserve.client import Client, DermserveError, Retry, Unavailable
+from dermserve.client import Client, DermserveError, Unavailable
 
 CALLERS = 4
 
@@ -51,8 +51,7 @@ def call(one: Client, two: Client, photo: bytes, found: dict[str, list[str]], lo
 def load(first: str, second: str, photo: str) -> None:
     found: dict[str, list[str]] = {"answered": [], "refused": [], "reasons": [], "lost": []}
     loaded = threading.Semaphore(0)
-    once = Retry(max_attempts=1)
-    with Client(first, retry=once, deadline=30) as one, Client(second, retry=once, deadline=30) as two:
+    with Client(first, attempts=1, deadline=30) as one, Client(second, attempts=1, deadline=30) as two:
         arguments = (one, two, pathlib.Path(photo).read_bytes(), found, loaded)
         threads = [threading.Thread(target=call, args=arguments) for _ in range(CALLERS)]
         for thread in threads:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from dermserve.client import Client, DermserveError, Retry
+from dermserve.client import Client, DermserveError
 from dermserve.local.child import Child, wait_serving
 from dermserve.local.picture import draw_lesion
 from dermserve.local.ports import free_port
@@ -91,7 +91,7 @@ class Callers:
     def _ask(self, index: int) -> None:
         label = "stable" if index % 4 == 3 else None
         metadata = {"x-caller-key": f"caller {index}"}
-        with Client(self._address, retry=Retry(max_attempts=1), metadata=metadata) as client:
+        with Client(self._address, attempts=1, metadata=metadata) as client:
             for tta in itertools.cycle(("none", "adaptive", "full")):
                 if self._stop.is_set():
                     return

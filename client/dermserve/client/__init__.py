@@ -8,9 +8,8 @@ diagnosis.
         print(prediction.verdict, prediction.malignancy, prediction.named)
 """
 
-from dermserve.client._batch import Answer
 from dermserve.client._client import AsyncClient, Client
-from dermserve.client._connection import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Retry
+from dermserve.client._connection import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS
 from dermserve.client._errors import (
     AccessDenied,
     DeadlineExceeded,
@@ -25,6 +24,7 @@ from dermserve.client._errors import (
     Unavailable,
     UnreadablePhoto,
 )
+from dermserve.client._many import Answer
 from dermserve.client._request import Photo, TtaMode
 from dermserve.client._text import render_text
 from dermserve.client._values import (
@@ -35,7 +35,6 @@ from dermserve.client._values import (
     Prediction,
     Reason,
     RiskLevel,
-    Timings,
     Verdict,
     VersionState,
 )
@@ -43,6 +42,6 @@ from dermserve.client._values import (
 __all__ = [
     "DEFAULT_DEADLINE", "DEFAULT_TARGET", "TLS", "AccessDenied", "Answer", "AsyncClient", "ClassScore", "Client",
     "DeadlineExceeded", "DermserveError", "Internal", "InvalidPhoto", "InvalidRequest", "MalignancyRisk", "Model",
-    "ModelVersion", "NotFound", "NotReady", "Overloaded", "Photo", "Prediction", "Reason", "Retry", "RiskLevel",
-    "Timings", "TooLarge", "TtaMode", "Unavailable", "UnreadablePhoto", "Verdict", "VersionState", "render_text",
+    "ModelVersion", "NotFound", "NotReady", "Overloaded", "Photo", "Prediction", "Reason", "RiskLevel",
+    "TooLarge", "TtaMode", "Unavailable", "UnreadablePhoto", "Verdict", "VersionState", "render_text",
 ]  # fmt: skip

@@ -1,18 +1,19 @@
 """The asyncio client, and the synchronous one made from it."""
 
+import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import grpc
 
-from dermserve.client._batch import DEFAULT_IN_FLIGHT, Answer, Batch, pause_before_retry
-from dermserve.client._connection import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Connection, Retry, check_deadline
-from dermserve.client._many import Many
+from dermserve.client._connection import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Connection, check_deadline
+from dermserve.client._errors import DermserveError, Overloaded
+from dermserve.client._many import DEFAULT_IN_FLIGHT, Answer, Many
 from dermserve.client._request import Item, Photo, TtaMode, make_request_id, preparer, read_photo
 from dermserve.client._values import Model, Prediction, read_model, read_prediction
-from dermserve.client._waiting import Blocking, OnLoop, blocking, blocking_generator
+from dermserve.client._waiting import Blocking, OnLoop, blocking, blocking_generator, finish
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
 
@@ -27,10 +28,10 @@ class _Base:
         *,
         tls: TLS | None = None,
         deadline: float = DEFAULT_DEADLINE,
-        retry: Retry = Retry(),  # noqa: B008 - frozen
+        attempts: int = 4,
         metadata: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self._connection = Connection(target=target, tls=tls, retry=retry, metadata=metadata)
+        self._connection = Connection(target=target, tls=tls, attempts=attempts, metadata=metadata)
         self._deadline = check_deadline(deadline)
         self._channel = self._connection.open()
         self._stub: Any = classifier_pb2_grpc.ClassifierStub(self._channel)  # type: ignore[no-untyped-call]
@@ -42,19 +43,33 @@ class _Base:
         return time.monotonic() + self._seconds(deadline)
 
     async def _ask(
-        self, method: Any, request: Any, end: float, *, request_id: str | None = None, patient: bool = False
+        self,
+        method: Any,
+        request: Any,
+        end: float,
+        *,
+        request_id: str | None = None,
+        patient: bool = False,
+        waiter: Blocking | OnLoop | Many | None = None,
+        **options: Any,
     ) -> Any:
         """Make a call; if `patient`, repeat it after the time that an overloaded gateway names, within the deadline."""
-        waiter, metadata = self._waiter(), self._connection.call_metadata(request_id)
+        waiter, metadata = waiter or self._waiter(), self._connection.call_metadata(request_id)
         while True:
+            timeout = end - time.monotonic()
             try:
-                return await waiter.call(method, request, timeout=end - time.monotonic(), metadata=metadata)
+                return await waiter.call(method, request, timeout=timeout, metadata=metadata, **options)
             except grpc.RpcError as error:
                 failure = self._connection.failure(error, request_id)
-                pause = pause_before_retry(failure, left=end - time.monotonic()) if patient else None
-                if pause is None:
+                pause = _pause(failure) if patient else None
+                if pause is None or pause >= end - time.monotonic():
                     raise failure from error
-            await waiter.get(pause)
+            await waiter.sleep(pause)
+
+
+def _pause(error: DermserveError) -> float | None:
+    """Return the seconds to wait before retrying, if a gateway that is overloaded or stops said so."""
+    return error.retry_after if isinstance(error, Overloaded) or error.reason == "GATEWAY_STOPPING" else None
 
 
 class AsyncClient(_Base):
@@ -111,7 +126,7 @@ class AsyncClient(_Base):
 
     def classify_many(
         self,
-        photos: Iterable[Item] | AsyncIterable[Item],
+        photos: Iterable[Item],
         *,
         model: str,
         version: int | None = None,
@@ -121,34 +136,37 @@ class AsyncClient(_Base):
         in_flight: int = DEFAULT_IN_FLIGHT,
         retry_overloaded: bool = True,
     ) -> AsyncGenerator[Answer, None]:
-        """Classify many photos over one stream, and yield an answer for each as it comes, in any order.
+        """Classify many photos, several at once, and yield an answer for each as it comes, in any order.
 
-        A thread takes and reads photos, while fewer than `in_flight` are sent: a late photo delays no answer, and an
-        iterator may wait for the answers to its earlier photos. A broken stream is opened again. A photo that fails
-        raises nothing: its answer holds the error.
+        A thread takes photos while fewer than `in_flight` are sent: a late photo delays no answer, and an iterator may
+        wait for the answers to its earlier photos. A photo that fails raises nothing: its answer holds the error. If
+        the gateway goes away after it has answered, the photos in flight are sent again once it is back.
 
         Args:
-            photos: photos, or pairs of an id and a photo; AsyncClient also takes an asynchronous iterable. What the
-                iterable raises is raised after the answers to earlier photos.
+            photos: photos, or pairs of an id and a photo. What the iterable raises is raised after the answers to
+                earlier photos.
             model: as for `classify`.
             version: as for `classify`.
             label: as for `classify`.
             tta: as for `classify`.
-            deadline: seconds without any answer after which the photos in flight fail; the client's when None.
+            deadline: seconds that each photo may take; the client's default when None.
             in_flight: most photos that are sent and not answered.
-            retry_overloaded: whether a photo that an overloaded gateway refuses is sent again, after the time that it
-                names, for up to `deadline` seconds.
+            retry_overloaded: as for `classify`.
 
         Raises:
             ValueError: an argument is not valid.
         """
-        batch = Batch(
-            preparer(model=model, version=version, label=label, tta=tta),
-            in_flight=in_flight,
-            deadline=self._seconds(deadline),
-            retry_overloaded=retry_overloaded,
-        )
-        return Many(self._connection, self._stub, batch, self._waiter).answers(photos)
+        if isinstance(photos, str | bytes | os.PathLike):
+            raise ValueError("classify_many takes several photos: give a list, or call classify for one")
+        prepare = preparer(model=model, version=version, label=label, tta=tta)
+
+        def ask(image: bytes, waiter: Many, end: float, wait: bool) -> Prediction:
+            options: dict[str, Any] = {"request_id": make_request_id(None), "patient": retry_overloaded}
+            call = self._ask(self._stub.Classify, prepare(image), end, waiter=waiter, wait_for_ready=wait, **options)
+            return read_prediction(finish(call))
+
+        many = Many(ask, deadline=self._seconds(deadline), in_flight=in_flight)
+        return many.answers(photos, self._waiter)
 
     async def models(self, *, deadline: float | None = None) -> tuple[Model, ...]:
         """List the models the gateway serves, without their cards.
@@ -177,7 +195,8 @@ class Client(_Base):
         target: HOST:PORT, or any gRPC target (dns:///name:port balances over all addresses of the name).
         tls: transport security; plaintext when None.
         deadline: seconds that a call may take, unless the call has its own.
-        retry: when gRPC sends a call again by itself.
+        attempts: how often gRPC makes a call in all, 1 to 5, while the gateway is UNAVAILABLE; a throttle stops retries
+            while most calls fail.
         metadata: sent with every call, for example a token that an edge proxy asks for.
 
     Raises:

@@ -5,11 +5,11 @@ import os
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 import grpc
 
-from dermserve.client._errors import DermserveError, read_call, transport_error
+from dermserve.client._errors import DermserveError, read_call
 from dermserve.client._proxies import Way, find_way, host_and_port, ip_address
 
 DEFAULT_TARGET = "127.0.0.1:50051"
@@ -46,62 +46,20 @@ class TLS:
             if (data := getattr(self, name)) is not None and kind not in data:
                 raise ValueError(f"{name} is no PEM file with {kind.decode()}-----")
 
-    @classmethod
-    def from_files(
-        cls,
-        *,
-        root_certificates: str | os.PathLike[str] | None = None,
-        certificate_chain: str | os.PathLike[str] | None = None,
-        private_key: str | os.PathLike[str] | None = None,
-        authority: str | None = None,
-    ) -> Self:
-        """Read PEM files.
-
-        Raises:
-            OSError: a file can't be read.
-            ValueError: as TLS.
-        """
-        files = (root_certificates, certificate_chain, private_key)
-        roots, chain, key = (None if file is None else pathlib.Path(file).read_bytes() for file in files)
-        return cls(root_certificates=roots, certificate_chain=chain, private_key=key, authority=authority)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Retry:
-    """When gRPC retries a call by itself: only on UNAVAILABLE, which means that trying again may help.
-
-    A throttle stops retries while most calls fail, so that clients don't overload a struggling gateway.
-
-    Raises:
-        ValueError: fewer than one attempt or more than gRPC's own cap of five; back-offs out of order or below 10 ms.
-    """
-
-    max_attempts: int = 4
-    """Attempts in all; 1 never sends again."""
-    initial_backoff: float = 0.1
-    """Mean pause before the second attempt, in seconds; each later pause is twice as long."""
-    max_backoff: float = 2.0
-    """Longest pause, in seconds."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.max_attempts <= 5:
-            raise ValueError(f"max_attempts must lie in 1..5, not {self.max_attempts}")
-        # grpcio 1.85.1 hangs instead of retrying when jitter rounds the pause to 0 ms (seen at 1 ms).
-        if not 0.01 <= self.initial_backoff <= self.max_backoff:
-            raise ValueError("back-offs must be 0.01 s or more, and the initial one no longer than the longest")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Connection:
-    """A client's options for reaching its gateway. Raises ValueError for an invalid target."""
+    """A client's options for reaching its gateway. Raises ValueError for an invalid one."""
 
     target: str = DEFAULT_TARGET
     tls: TLS | None = None
-    retry: Retry = Retry()
+    attempts: int = 4
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         _check_target(self.target)
+        if not 1 <= self.attempts <= 5:  # gRPC's own cap
+            raise ValueError(f"attempts must lie in 1..5, not {self.attempts}")
 
     @property
     def way(self) -> Way:
@@ -140,11 +98,11 @@ class Connection:
 
     def _service_config(self) -> dict[str, Any]:
         config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
-        if self.retry.max_attempts > 1:
+        if self.attempts > 1:
             policy = {
-                "maxAttempts": self.retry.max_attempts,
-                "initialBackoff": f"{self.retry.initial_backoff}s",
-                "maxBackoff": f"{self.retry.max_backoff}s",
+                "maxAttempts": self.attempts,
+                "initialBackoff": "0.1s",  # much less, and grpcio 1.85.1 hangs when jitter rounds it to 0 ms
+                "maxBackoff": "2s",
                 "backoffMultiplier": 2,
                 "retryableStatusCodes": ["UNAVAILABLE"],
             }
@@ -160,10 +118,6 @@ class Connection:
     def failure(self, error: Any, request_id: str | None = None) -> DermserveError:
         """Make an error from a grpc.RpcError."""
         return read_call(error, target=self.target, request_id=request_id, proxy=self.way.proxy)
-
-    def silence(self) -> DermserveError:
-        """Make the error of a stream that sends no answer in time."""
-        return transport_error("DEADLINE_EXCEEDED", target=self.target, proxy=self.way.proxy)
 
 
 def check_deadline(seconds: float) -> float:

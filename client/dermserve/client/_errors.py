@@ -53,8 +53,7 @@ class DermserveError(Exception):
     @property
     def help(self) -> str:
         """The section of the docs with cause and remedy."""
-        other = self.reason.startswith("HTTP_") and self.reason[5:] not in map(str, _BY_HTTP)
-        return f"docs/errors.md#{'http_other' if other else self.reason.lower()}"
+        return f"docs/errors.md#{'http' if self.reason.startswith('HTTP_') else self.reason.lower()}"
 
     def to_dict(self) -> dict[str, str]:
         """Make plain JSON values, with the keys that `dermserve classify --json` prints under `error`."""
@@ -149,23 +148,6 @@ PHOTO_REASONS: Mapping[str, type[InvalidPhoto]] = {
 }
 """Reasons that blame the photo, whatever the status."""
 
-_BY_HTTP: Mapping[int, tuple[type[DermserveError], str]] = {
-    **dict.fromkeys(
-        (405, 415, 501, 505),
-        (NotFound, "does not take gRPC's requests: is the address right, and does it pass gRPC on?"),
-    ),
-    **dict.fromkeys((502, 503), (Unavailable, "can't reach the gateway behind it: try again in a moment")),
-    401: (AccessDenied, "wants credentials: give them as metadata"),
-    403: (AccessDenied, "does not let this request pass"),
-    404: (NotFound, "has no route to a gateway: is the address right, and does it pass gRPC on?"),
-    407: (AccessDenied, "wants proxy credentials"),
-    408: (DeadlineExceeded, "gave up waiting for the photo"),
-    413: (TooLarge, "takes no photo of this size: a proxy's limit, not the gateway's. Send a smaller one, or raise it"),
-    429: (Overloaded, "says that there are too many requests: try again later"),
-    500: (Internal, "failed"),
-    504: (Unavailable, "got no answer from the gateway behind it in time: try again in a moment"),
-}
-
 
 def read_call(call: Any, *, target: str, request_id: str | None = None, proxy: str | None = None) -> DermserveError:
     """Make an error from a failed call: from its google.rpc.Status if it has one, else from gRPC's status and message.
@@ -225,7 +207,10 @@ def transport_error(name: str, details: str = "", *, target: str, proxy: str | N
 
 def _http_error(code: int, *, target: str) -> DermserveError:
     """Make an error from the HTTP status of a proxy's own answer."""
-    other = (Unavailable if code >= 500 else InvalidRequest, "refuses the request")
-    kind, words = _BY_HTTP.get(code, other)
-    reason = "MESSAGE_TOO_LARGE" if kind is TooLarge else f"HTTP_{code}"
-    return kind(f"a proxy at or before {target} {words} (HTTP {code})", reason=reason)
+    by = f"a proxy at or before {target}"
+    if code == 413:
+        return too_large(f"{by} takes no photo of this size (HTTP 413), which is not the gateway's limit")
+    kind: type[DermserveError] = InvalidRequest if code < 500 else Unavailable
+    kind = {401: AccessDenied, 403: AccessDenied, 407: AccessDenied, 429: Overloaded}.get(code, kind)
+    advice = "is the address right, does it pass gRPC on, and are credentials needed?"
+    return kind(f"{by} answers HTTP {code} in place of the gateway: {advice}", reason=f"HTTP_{code}")

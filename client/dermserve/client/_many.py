@@ -1,184 +1,149 @@
-"""`classify_many` of both clients: threads take photos and answers, a `Batch` decides what to send and when."""
+"""`classify_many` of both clients: one thread takes photos, others send them, and their answers go into a queue."""
 
 import contextvars
-import queue
 import threading
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sized
-from typing import Any, NamedTuple
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Sized
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
-import grpc
+from dermserve.client._errors import DeadlineExceeded, DermserveError, Unavailable
+from dermserve.client._request import Item, Photo, read_photo
+from dermserve.client._values import Prediction
+from dermserve.client._waiting import Blocking, OnLoop
 
-from dermserve.client._batch import Answer, Batch, Key, Request
-from dermserve.client._connection import Connection
-from dermserve.client._errors import DermserveError, InvalidPhoto, Unavailable
-from dermserve.client._request import Item, Photo, make_request_id, read_photo
-from dermserve.client._values import read_prediction
-from dermserve.client._waiting import Blocking, OnLoop, Pulled
-
+DEFAULT_IN_FLIGHT = 4
 _FIRST_ALONE = 0.25
 """Most seconds to wait for the answer to an iterator's first photo before taking the second: a generator may need that
 answer for the next photo."""
-_CLOSE_GRACE = 5.0
-_TAKER_GRACE = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Result of one photo of `classify_many`: exactly one of `prediction` and `error` is set."""
+
+    index: int
+    """Position of the photo in the input, from 0."""
+    id: str
+    """The caller's id; for a path given without one, the path; for bytes, their index."""
+    prediction: Prediction | None = None
+    """The prediction; None if the photo failed."""
+    error: DermserveError | None = None
+    """Why the photo failed; None if it was classified."""
+
+    def result(self) -> Prediction:
+        """Return the prediction, or raise the error."""
+        if self.prediction is None:
+            raise self.error or AssertionError("an answer holds a prediction or an error")
+        return self.prediction
 
 
 class Many:
-    """One `classify_many`. Threads put events into a queue; the iteration over the answers handles them."""
+    """One `classify_many`. It is also how its threads wait: their calls and pauses end when the iteration does.
 
-    def __init__(self, connection: Connection, stub: Any, batch: Batch, waiter: type[Blocking | OnLoop]) -> None:
-        self._connection = connection
-        self._stub = stub
-        self._batch = batch
-        self._waiter = waiter
+    Args:
+        ask: sends a photo, with how to wait, the monotonic time to give up, and whether to wait for a connection.
+        deadline: seconds for each photo.
+        in_flight: most photos that are sent and not answered.
+    """
+
+    def __init__(
+        self, ask: Callable[[bytes, "Many", float, bool], Prediction], *, deadline: float, in_flight: int
+    ) -> None:
+        if in_flight < 1:
+            raise ValueError(f"in_flight must be at least 1, not {in_flight}")
+        self._ask = ask
+        self._deadline = deadline
+        self._in_flight = in_flight
         self._events: Blocking | OnLoop
-        self._room = threading.Semaphore(batch.in_flight)
+        self._room = threading.Semaphore(in_flight)
         self._answered = threading.Event()
-        self._stopped = False
-        self._failure: BaseException | None = None
-        self._stream: _Stream | None = None
-        self._reopened = False
+        self._stopped = threading.Event()
+        self._heard = False
         self._calls: set[Any] = set()
 
-    async def answers(self, photos: Iterable[Item] | AsyncIterable[Item]) -> AsyncGenerator[Answer, None]:
+    async def answers(self, photos: Iterable[Item], waiter: type[Blocking | OnLoop]) -> AsyncGenerator[Answer, None]:
         """Yield an answer for each photo."""
-        self._events = self._waiter()
-        source = Pulled(photos) if isinstance(photos, AsyncIterable) else photos
+        self._events = waiter()
+        pool = ThreadPoolExecutor(self._in_flight, "dermserve-photos")
         context = contextvars.copy_context()  # the caller's, in which its iterator runs
-        taker = threading.Thread(target=context.run, args=(self._take, source), name="dermserve-photos", daemon=True)
-        taker.start()
+        threading.Thread(target=context.run, args=(self._take, photos, pool), daemon=True).start()
+        given, total, failure = 0, -1, None
         try:
-            while not self._batch.done:
-                self._send()
-                for answer in self._batch.answers():
-                    yield answer
-                    self._make_room()
-                if not self._batch.done:
-                    await self._wait()
-            if self._failure is not None:
-                raise self._failure
+            while given != total:
+                event = await self._events.get()
+                if isinstance(event, Answer):
+                    given += 1
+                    yield event
+                    self._answered.set()
+                    self._room.release()
+                else:
+                    total, failure = event
+            if failure is not None:
+                raise failure
         finally:
-            if isinstance(source, Pulled):
-                source.stop()  # before the first await, so that a second cancellation leaves nothing open
-            await self._events.run(self._close, taker)
-            if isinstance(source, Pulled):
-                await source.stopped()
+            self._stopped.set()
+            self._room.release()  # a thread that waits for the next photo is left behind
+            for call in [*self._calls]:
+                call.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
 
-    def _make_room(self) -> None:
-        self._answered.set()
-        self._room.release()
-
-    def _take(self, photos: Iterable[Item]) -> None:
-        """Read photos in a thread of its own, a bounded number ahead; it may block on the next photo."""
-        alone = 0.0 if isinstance(photos, Sized) else _FIRST_ALONE
+    def _take(self, photos: Iterable[Item], pool: ThreadPoolExecutor) -> None:
+        """Take a photo when there is room for it; it may block on the next one."""
+        alone, taken, failure = 0.0 if isinstance(photos, Sized) else _FIRST_ALONE, 0, None
         try:
             items = enumerate(photos)
-            while self._room.acquire() and not self._stopped and (numbered := next(items, None)):
-                position, item = numbered
-                name, photo = item if isinstance(item, tuple) else (_name(position, item), item)
-                key, taken = Key(position, name), _read(photo)
-                self._events.put(lambda key=key, taken=taken: self._batch.take(key, taken))
+            while self._room.acquire() and not self._stopped.is_set() and (numbered := next(items, None)):
+                pool.submit(self._answer, *numbered)
+                taken += 1
                 self._answered.wait(alone)
         except BaseException as error:  # the caller's own: raised where the caller is
-            self._failure = error
-        self._events.put(self._batch.end)
+            failure = error
+        self._events.put((taken, failure))
 
-    def _send(self) -> None:
-        for request, alone in self._batch.due():
-            if alone:
-                self._ask_alone(request)
-            else:
-                self._open().requests.put(request)
-
-    async def _wait(self) -> None:
-        """Wait for the next event or the next photo that is due, and handle it."""
-        event = await self._events.get(self._batch.timeout)
-        if event is not None:
-            event()
-        elif self._batch.overdue:
-            self._broke(self._connection.silence())
-
-    def _open(self) -> "_Stream":
-        """Return the stream. One opened again waits for the gateway to come back, within the deadline."""
-        if self._stream is None:
-            requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-            metadata, photos = self._connection.call_metadata(), iter(requests.get, None)
-            call = self._stub.ClassifyStream(photos, metadata=metadata, wait_for_ready=self._reopened)
-            self._reopened = True
-            reader = threading.Thread(target=self._listen, args=(call,), name="dermserve-answers", daemon=True)
-            reader.start()
-            self._stream = _Stream(requests, call, reader)
-        return self._stream
-
-    def _listen(self, call: Any) -> None:
-        """Take the answers of a stream, in a thread of its own."""
-        end: grpc.RpcError | None = None
+    def _answer(self, index: int, item: Item) -> None:
         try:
-            for response in call:
-                self._events.put(lambda response=response: self._heard(call, response))
-        except grpc.RpcError as error:
-            end = error
-        self._events.put(lambda: self._heard(call, end))
+            name, photo = item if isinstance(item, tuple) else (_name(index, item), item)
+            try:
+                answer = Answer(index, name, prediction=self._classify(read_photo(photo)))
+            except DermserveError as error:
+                answer = Answer(index, name, error=error)
+            self._events.put(answer)
+        except BaseException as error:  # the item is no photo, for example
+            self._events.put((index, error))
 
-    def _heard(self, call: Any, said: Any) -> None:
-        """Handle an answer of a stream, or the error that ended it; None for an end without one."""
-        if self._stream is None or call is not self._stream.call:  # closed since
-            return
-        if said is None:
-            self._broke(Unavailable(f"{self._connection.target} ended the stream before answering every photo"))
-        elif isinstance(said, grpc.RpcError):
-            self._broke(self._connection.failure(said))
-        else:
-            self._batch.received(said)
+    def _classify(self, image: bytes) -> Prediction:
+        """Send a photo; again, once the gateway is back, if it went away after it had answered others."""
+        end, heard = time.monotonic() + self._deadline, self._heard
+        try:
+            try:
+                prediction = self._ask(image, self, end, heard)
+            except Unavailable as error:
+                if error.reason != error.status or not self._heard:  # the gateway says so, or there is none
+                    raise
+                prediction = self._ask(image, self, end, True)
+        except (DeadlineExceeded, Unavailable):
+            self._heard = False
+            raise
+        self._heard = True
+        return prediction
 
-    def _broke(self, error: DermserveError) -> None:
-        if self._stream is not None:
-            self._stream.requests.put(None)
-            self._stream.call.cancel()
-            self._stream = None
-        self._batch.broke(error)
-
-    def _ask_alone(self, request: Request) -> None:
-        request_id = make_request_id(None)
-        metadata = self._connection.call_metadata(request_id)
-        call = self._stub.Classify.future(request.request, timeout=self._batch.deadline, metadata=metadata)
+    async def call(self, method: Any, request: Any, **options: Any) -> Any:
+        """Call a method of a stub."""
+        call = method.future(request, **options)
         self._calls.add(call)
-
-        def settle() -> None:
+        try:
+            if self._stopped.is_set():
+                call.cancel()
+            return call.result()
+        finally:
             self._calls.discard(call)
-            error = call.exception()
-            failed = error is not None and self._connection.failure(error, request_id)
-            self._batch.settle(request.id, failed or read_prediction(call.result()))
 
-        call.add_done_callback(lambda _: self._events.put(settle))
-
-    def _close(self, taker: threading.Thread) -> None:
-        """End everything; a thread that waits for a photo is left behind."""
-        self._stopped = True
-        self._make_room()
-        for call in self._calls:
-            call.cancel()
-        if self._stream is not None:
-            self._stream.requests.put(None)
-            self._stream.reader.join(_CLOSE_GRACE if self._batch.done else 0)
-            self._stream.call.cancel()
-            self._stream.reader.join()
-        taker.join(_TAKER_GRACE)
+    async def sleep(self, seconds: float) -> None:
+        """Pause, or less when the iteration ends."""
+        self._stopped.wait(seconds)
 
 
-class _Stream(NamedTuple):
-    """An open ClassifyStream: gRPC pulls photos from a queue in a thread of its own, another takes the answers."""
-
-    requests: "queue.SimpleQueue[Request | None]"
-    call: Any
-    reader: threading.Thread
-
-
-def _name(position: int, photo: Photo) -> str:
-    return str(position) if isinstance(photo, bytes) else str(photo)
-
-
-def _read(photo: Photo) -> bytes | DermserveError:
-    try:
-        return read_photo(photo)
-    except InvalidPhoto as error:
-        return error
+def _name(index: int, photo: Photo) -> str:
+    return str(index) if isinstance(photo, bytes) else str(photo)

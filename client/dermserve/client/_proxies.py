@@ -14,8 +14,6 @@ from urllib.parse import urlsplit
 
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _BYPASSES = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
-_LOOPBACKS = ("localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback")
-"""As /etc/hosts of the usual distributions has them."""
 _NAMED = ("dns", "ipv4", "ipv6")
 """Schemes of gRPC targets that name a host."""
 
@@ -82,7 +80,7 @@ def _is_here(host: str) -> bool:
     if address := ip_address(host):
         address = getattr(address, "ipv4_mapped", None) or address
         return address.is_loopback or address.is_unspecified
-    return host in _LOOPBACKS or host.endswith(".localhost")
+    return host.endswith(".localhost")
 
 
 def _covers(entry: str, host: str, port: str) -> bool:

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterator
 
-from dermserve.client._values import ClassScore, Prediction, Reason, RiskLevel, Timings, Verdict
+from dermserve.client._values import ClassScore, Prediction, Reason, RiskLevel, Verdict
 
 _BAR = 24
 _WIDTH = 100
@@ -51,7 +51,7 @@ def _lines(prediction: Prediction) -> Iterator[str]:
     views = f"{prediction.views_used} of {prediction.views_asked} view{'s' if prediction.views_asked > 1 else ''}"
     yield f"  {prediction.model} version {prediction.version}, {views}"
     yield f"  weights: {prediction.weights_digest[:12]}, gateway: {prediction.gateway_version}"
-    yield f"  time: {_times(prediction.timings)}"
+    yield f"  time: {', '.join(f'{stage} {took:.1f} ms' for stage, took in prediction.timings_ms.items())}"
     yield f"  request: {prediction.request_id}"
     yield textwrap.fill(prediction.notice, _WIDTH, initial_indent="  ", subsequent_indent="  ")
 
@@ -78,9 +78,3 @@ def _class_line(score: ClassScore, *, spread: bool) -> str:
 def _bar(share: float) -> str:
     whole, part = divmod(round(max(0.0, min(share, 1.0)) * _BAR * 8), 8)
     return ("█" * whole + (_EIGHTHS[part] if part else "")).ljust(_BAR)
-
-
-def _times(timings: Timings) -> str:
-    stages = ("decode", "plan", "predict", "reduce")
-    each = ", ".join(f"{stage} {getattr(timings, f'{stage}_ms'):.1f} ms" for stage in stages)
-    return f"{each}; {timings.total_ms:.1f} ms in all"

@@ -1,6 +1,7 @@
 """A gateway's answers as frozen values: predictions and models."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from typing import Any, Self, TypeVar
@@ -11,6 +12,7 @@ from google.protobuf.message import Message
 from dermserve.v1 import card_pb2, classifier_pb2
 
 T = TypeVar("T")
+STAGES = ("decode", "plan", "predict", "reduce", "total")
 
 
 class OpenEnum(StrEnum):
@@ -46,30 +48,19 @@ class Verdict(OpenEnum):
 
 
 class Reason(OpenEnum):
-    """Why a verdict is not CONFIDENT. A reason that this client does not know is `UNKNOWN_<number>`."""
+    """Why a verdict is not CONFIDENT (docs/answers.md). One that this client does not know is `UNKNOWN_<number>`."""
 
     UNTRAINED_MODEL = "UNTRAINED_MODEL"
-    """The weights were never trained on skin lesions: the probabilities mean nothing."""
     UNCALIBRATED_MODEL = "UNCALIBRATED_MODEL"
-    """The model is not calibrated: nobody measured when it may be trusted."""
     LOW_CONFIDENCE = "LOW_CONFIDENCE"
-    """Cancer is neither ruled out nor in."""
     VIEW_DISAGREEMENT = "VIEW_DISAGREEMENT"
-    """The malignancy risk differs between the views more than the card allows."""
     NOT_SKIN = "NOT_SKIN"
-    """The photo looks unlike anything the model was trained on."""
     OUT_OF_SCOPE = "OUT_OF_SCOPE"
-    """The lesion is probably of a kind that the model does not know."""
     TOO_DARK = "TOO_DARK"
-    """Take another photo with more light."""
     TOO_BRIGHT = "TOO_BRIGHT"
-    """Take another photo without flash or direct sun."""
     NO_COLOR = "NO_COLOR"
-    """Take another photo in colour, without filters."""
     BLURRED = "BLURRED"
-    """Hold still, focus on the lesion and take another photo."""
     UNIFORM = "UNIFORM"
-    """The photo shows a uniform area and no lesion."""
 
 
 class RiskLevel(OpenEnum):
@@ -113,22 +104,6 @@ class ClassScore:
     """Whether the class counts towards the malignancy risk."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Wall time of each stage in the gateway."""
-
-    decode_ms: float
-    """Photo bytes to pixels, waiting for a decoder included."""
-    plan_ms: float
-    """Making the views."""
-    predict_ms: float
-    """Asking TensorFlow Serving, the network between it and the gateway included."""
-    reduce_ms: float
-    """Mean, standard deviation and verdict."""
-    total_ms: float
-    """From the request's arrival at the gateway to its answer."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """The answer of a model version for one photo. A screening aid, never a diagnosis."""
@@ -151,8 +126,8 @@ class Prediction:
     """Views the probabilities are the mean of."""
     views_asked: int
     """Views the TTA mode called for."""
-    timings: Timings
-    """Wall time of each stage."""
+    timings_ms: Mapping[str, float]
+    """Wall time of `decode`, `plan`, `predict` and `reduce`, and `total`, from the request's arrival to its answer."""
     request_id: str
     """Names this request in the gateway's logs."""
     notice: str
@@ -169,25 +144,19 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Make plain JSON values, with the keys that `dermserve classify --json` prints."""
-        values = json.loads(json.dumps(asdict(self)))
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         values["named_class"] = self.named_class or None
-        values["timings"] = {name.removesuffix("_ms"): value for name, value in values["timings"].items()}
-        return {"timings_ms" if name == "timings" else name: value for name, value in values.items()}
+        return values
 
 
 class VersionState(OpenEnum):
     """State of a version in the model server. A state that this client does not know is `UNKNOWN_<number>`."""
 
     START = "START"
-    """Known to the model server, not loading yet."""
     LOADING = "LOADING"
-    """Being loaded."""
     AVAILABLE = "AVAILABLE"
-    """Can answer."""
     UNLOADING = "UNLOADING"
-    """Being unloaded."""
     END = "END"
-    """Unloaded, or failed to load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +214,7 @@ def read_prediction(message: classifier_pb2.ClassifyResponse) -> Prediction:
         malignancy=malignancy,
         verdict=Verdict.from_number(message.verdict),
         reasons=tuple(map(Reason.from_number, message.reasons)),
-        timings=_copy(Timings, message.timings),
+        timings_ms={stage: getattr(message.timings, f"{stage}_ms") for stage in STAGES},
     )
 
 

@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import functools
 import queue
-from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine, Generator, Iterator
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
 
 P = ParamSpec("P")
@@ -16,18 +17,19 @@ T = TypeVar("T")
 
 
 class Blocking:
-    """A queue of events: any thread puts them, and the caller's thread waits for them."""
+    """Waits in the caller's thread. It has a queue, into which any thread puts events."""
 
     def __init__(self) -> None:
         self._events: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.put = self._events.put
 
-    async def get(self, seconds: float | None = None) -> Any:
-        """Return the next event; None after `seconds` without one."""
-        try:
-            return self._events.get(timeout=seconds)
-        except queue.Empty:
-            return None
+    async def get(self) -> Any:
+        """Return the next event."""
+        return self._events.get()
+
+    async def sleep(self, seconds: float) -> None:
+        """Pause."""
+        time.sleep(seconds)  # noqa: ASYNC251 - it may block
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Call a function that may block."""
@@ -44,23 +46,14 @@ class OnLoop:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Any] = asyncio.Queue()
+        self.get = self._events.get
+        self.sleep = asyncio.sleep
+        self.run = asyncio.to_thread
 
     def put(self, event: object) -> None:
         """Add an event, from any thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
-
-    async def get(self, seconds: float | None = None) -> Any:
-        """Return the next event; None after `seconds` without one."""
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._events.get()
-        except TimeoutError:
-            return None
-
-    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a function that may block, in a thread."""
-        return await asyncio.to_thread(function, *arguments)
 
     async def call(self, method: Any, request: Any, **options: Any) -> Any:
         """Call a method of a stub; cancel the call when the caller is cancelled."""
@@ -73,52 +66,12 @@ class OnLoop:
             call.cancel()
 
 
-class Pulled(Iterator[T]):
-    """Lets another thread iterate over an asynchronous iterable, which one task of the running loop reads."""
-
-    def __init__(self, items: AsyncIterable[T]) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._wanted = asyncio.Semaphore(0)
-        self._pulled: queue.SimpleQueue[Callable[[], T]] = queue.SimpleQueue()
-        self._task = asyncio.create_task(self._pull(items))
-
-    def __next__(self) -> T:
-        self._loop.call_soon_threadsafe(self._wanted.release)
-        return self._pulled.get()()
-
-    async def _pull(self, items: AsyncIterable[T]) -> None:
-        iterator = aiter(items)
-        try:
-            while True:
-                await self._wanted.acquire()
-                item = await anext(iterator)
-                self._pulled.put(lambda item=item: item)  # type: ignore[misc]
-        except BaseException as error:  # of the iterable, or our cancellation: raised where the iterator is used
-            end = StopIteration() if isinstance(error, StopAsyncIteration) else error
-            self._pulled.put(functools.partial(_raise, end))
-        finally:
-            if isinstance(iterator, AsyncGenerator):
-                await iterator.aclose()
-
-    def stop(self) -> None:
-        """Stop waiting for the next item, and close the iterator."""
-        self._task.cancel()
-
-    async def stopped(self) -> None:
-        """Wait until it is closed."""
-        await asyncio.gather(self._task, return_exceptions=True)
-
-
-def _raise(error: BaseException) -> Any:
-    raise error
-
-
 def blocking(described: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]) -> Callable[Concatenate[Any, P], T]:
     """Make a synchronous method of a coroutine method."""
 
     @functools.wraps(described)
     def method(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return _run(described(self, *args, **kwargs))
+        return finish(described(self, *args, **kwargs))
 
     return method
 
@@ -138,7 +91,8 @@ def blocking_generator(
     return method
 
 
-def _run(described: Awaitable[T]) -> T:
+def finish(described: Awaitable[T]) -> T:
+    """Run a coroutine that never suspends."""
     try:
         described.__await__().send(None)
     except StopIteration as end:
@@ -150,6 +104,6 @@ def _iterate(described: AsyncGenerator[T, None]) -> Generator[T, None, None]:
     try:
         with contextlib.suppress(StopAsyncIteration):
             while True:
-                yield _run(anext(described))
+                yield finish(anext(described))
     finally:
-        _run(described.aclose())
+        finish(described.aclose())

@@ -24,7 +24,7 @@ from dermserve.imaging.errors import (
     UndecodablePhotoError,
 )
 from dermserve.imaging.header import Header, read_header
-from dermserve.imaging.heif import HEIC
+from dermserve.imaging.heif import HeifPicture
 
 try:
     import simplejpeg
@@ -34,11 +34,6 @@ try:
     import cykooz_resizer as simd
 except ImportError:
     simd = None
-if HEIC:
-    import pillow_heif
-
-    pillow_heif.options.DECODE_THREADS = 1  # each request has its own thread
-    pillow_heif.options.THUMBNAILS = pillow_heif.options.DEPTH_IMAGES = pillow_heif.options.AUX_IMAGES = False
 
 # Before resizing, a photo is reduced to a half, a quarter … but to no less than this many times the input size; a JPEG
 # is reduced while it is decoded.
@@ -151,33 +146,11 @@ def _check(header: Header, scale: int, limits: Limits) -> None:
         raise TooManyPixelsError(max(0, int(most)), header.width, header.height, header.kind)
 
 
-class _HeifImage:
-    """The decoded primary image of a HEIC file, turned as its container says.
-
-    One part at a time becomes an Image, which takes four bytes a pixel, beside libheif's three.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        try:
-            heif = pillow_heif.HeifFile(data, convert_hdr_to_8bit=True, remove_stride=False)
-            self._image = image = heif[heif.primary_index]  # owns the memory of the pixels
-            decoded, channels = image.data, len(image.mode)
-        except RuntimeError as error:  # all that libheif says
-            raise ValueError from error
-        self.width, self.height = image.size
-        strides = (image.stride, channels, 1)
-        pixels = np.ndarray((self.height, self.width, channels), np.uint8, decoded, strides=strides)
-        self._pixels: NDArray[np.uint8] = pixels if channels == 3 else pixels[..., 0]
-
-    def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
-        """Copy a part: left, upper, right, lower."""
-        return Image.fromarray(self._pixels[box[1] : box[3], box[0] : box[2]])
-
-
-def _load(header: Header, scale: int) -> Image.Image | _HeifImage:
+def _load(header: Header, scale: int) -> Image.Image | HeifPicture:
     """Decode to mode L, RGB or CMYK, or to another one that _flat converts."""
-    if header.format == "HEIC":
-        return _HeifImage(header.data)
+    if header.heif is not None:
+        header.heif.load()
+        return header.heif
     size = math.ceil(header.width / scale), math.ceil(header.height / scale)
     if header.format == "JPEG" and simplejpeg is not None and header.mode != "CMYK":
         colours = "GRAY" if header.mode == "L" else "RGB"
@@ -194,12 +167,12 @@ def _load(header: Header, scale: int) -> Image.Image | _HeifImage:
     return image
 
 
-def _region(image: Image.Image | _HeifImage, size: tuple[int, int]) -> tuple[float, float]:
+def _region(image: Image.Image | HeifPicture, size: tuple[int, int]) -> tuple[float, float]:
     """Return columns and rows of the largest region of a shape."""
     return min(image.width, image.height * size[0] / size[1]), min(image.height, image.width * size[1] / size[0])
 
 
-def _reduce(image: Image.Image | _HeifImage, size: tuple[int, int]) -> Image.Image:
+def _reduce(image: Image.Image | HeifPicture, size: tuple[int, int]) -> Image.Image:
     """Cut out the largest centred region of an input's shape, averaged to no less than _GAP times that input.
 
     This is done in bands, so that only one band at a time is in memory in another mode.

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dermserve.imaging.errors import TooComplexError, UndecodablePhotoError, UnsupportedFormatError
-from dermserve.imaging.heif import HEIC, read_heif
+from dermserve.imaging.heif import HEIC, HeifPicture
 
 _MAX_SCANS = 64
 """Most scans of a JPEG; encoders write 10 to 20. Each scan walks over all blocks: 8 ms for 50 megapixels."""
@@ -63,6 +63,8 @@ class Header:
     """EXIF orientation, 1 to 8."""
     profile: bytes = b""
     """ICC profile; empty when there is none or it is broken."""
+    heif: HeifPicture | None = None
+    """The opened HEIC file; None for other formats."""
 
 
 def read_header(data: bytes) -> Header:
@@ -187,8 +189,11 @@ def _webp(data: bytes) -> Header:
 
 
 def _heic(data: bytes) -> Header:
-    width, height, memory, profile = read_heif(data)
-    return Header("HEIC", "HEIC", "", width, height, data, memory / max(1, width * height), 1, profile[:_MAX_PROFILE])
+    heif = HeifPicture(data)
+    each = heif.memory / max(1, heif.width * heif.height)
+    return Header(
+        "HEIC", "HEIC", "", heif.width, heif.height, data, each, profile=heif.profile[:_MAX_PROFILE], heif=heif
+    )
 
 
 def _inflated(packed: bytes) -> bytes:
