@@ -16,13 +16,38 @@ from dermserve.cli.findings import Finding
 from dermserve.cli.lazy import Entry
 from dermserve.cli.root import GATEWAY
 from dermserve.cli.server import Server, server_options
-from dermserve.cli.transport import ObstacleError, look_at_way
-from dermserve.client import Client, DermserveError, InvalidPhoto, Model, Overloaded
+from dermserve.client import Client, DeadlineExceeded, DermserveError, InvalidPhoto, Model, Overloaded, Unavailable
 from dermserve.v1 import classifier_pb2
 
 SETTINGS_DOCTOR = Entry("dermserve.doctor.cli:doctor", "Check the gateway's settings.", GATEWAY)
 _AT_ONCE = 8
 _CLOCK_SECONDS = 60
+_PORT = "correct HOST:PORT: the gateway's gRPC port is 50051 unless set otherwise"
+_NAME = "ask by a name in the certificate, or name one by --tls-authority"
+_CAUSES = (
+    ("errors resolving", "NAME", "correct the name, or the DNS"),
+    ("HTTP proxy returned", "PROXY_REFUSES", "the proxy must allow CONNECT to that port"),
+    (
+        "Failed to connect",
+        "UNREACHABLE",
+        "is the gateway running, is the port right, and does a firewall let you pass?",
+    ),
+    ("WRONG_VERSION_NUMBER", "NO_TLS", f"the other side does not speak TLS: leave --tls out, or {_PORT}"),
+    ("Hostname Verification", "CERTIFICATE", _NAME),
+    ("has expired", "CERTIFICATE", "renew the certificate; if it is valid still, set this machine's clock"),
+    ("not yet valid", "CERTIFICATE", "set this machine's clock, or wait"),
+    ("CERTIFICATE_VERIFY_FAILED", "CERTIFICATE", "name the authority that signed the certificate by --tls-ca"),
+    ("ALPN", "NO_ALPN", "enable HTTP/2 where TLS ends there, without which gRPC does not connect"),
+    ("Failed parsing HTTP/2", "NOT_GRPC", f"the other side is a web server or something else: {_PORT}"),
+    ("losed", "CLOSED", "closed_by"),
+    ("reset by peer", "CLOSED", "closed_by"),
+    ("in time", "SILENT", f"restart what hangs there, or {_PORT}"),
+)
+"""What gRPC's message has, the code for it, and what to do; the first that fits."""
+_CLOSED_BY = {
+    False: f"if the port speaks TLS, use --tls; if a proxy has nothing behind it, start that; or {_PORT}",
+    True: f"if it wants a client certificate, give one by --tls-cert and --tls-key; or {_PORT}",
+}
 
 
 class _Doctor(click.Command):
@@ -57,22 +82,33 @@ def doctor(ctx: click.Context, /, *, server: Server, probe: bool, as_json: bool)
 
 def examine(server: Server, *, probe: bool) -> Iterator[Finding]:
     """Check everything from the address to the answer; after a failure, skip what depends on it."""
+    encrypted = server.tls is not None
     with server.client() as client:
+        if proxy := client._connection.way.proxy:
+            text = f"calls to {server.target} go through the proxy {proxy}: it must allow CONNECT to that port"
+            yield Finding("WARNING", "PROXY", text, "list the host in no_proxy, if it can be reached without")
+        if not (encrypted or server.target.startswith("unix:")):
+            yield Finding("NOTE", "PLAINTEXT", "calls to the gateway are not encrypted", "use TLS beyond this machine")
+        started = time.monotonic()
         try:
-            yield from look_at_way(server)
-            started = time.monotonic()
             models = client.models()
-        except ObstacleError as obstacle:
-            yield obstacle.finding
-            return
         except DermserveError as error:
-            yield Finding("ERROR", error.reason, error.message, f"see {error.help}")
+            yield _diagnose(error, encrypted=encrypted)
             return
         yield Finding("OK", "ANSWERS", f"the gateway answers after {(time.monotonic() - started) * 1e3:.0f} ms")
         yield from _look_at_clock(client)
         yield from map(_look_at_model, models)
         if probe and (ready := [model.name for model in models if model.ready]):
             yield from _look_at_answers(client, ready[0], server.deadline)
+
+
+def _diagnose(error: DermserveError, *, encrypted: bool) -> Finding:
+    """Find the cause in the message of an error that gRPC made."""
+    if isinstance(error, Unavailable | DeadlineExceeded) and error.reason == error.status:
+        for words, code, remedy in _CAUSES:
+            if words in error.message:
+                return Finding("ERROR", code, error.message, remedy.replace("closed_by", _CLOSED_BY[encrypted]))
+    return Finding("ERROR", error.reason, error.message, f"see {error.help}")
 
 
 def _look_at_clock(client: Client) -> Iterator[Finding]:

@@ -1,9 +1,10 @@
 """Options that choose the gateway, and the client made from them."""
 
 import functools
+import pathlib
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -19,22 +20,14 @@ class Server:
 
     target: str
     deadline: float
-    tls: bool
-    tls_ca: str | None
-    tls_cert: str | None
-    tls_key: str | None
-    tls_authority: str | None
+    tls: TLS | None
 
     def client(self) -> Client:
         """Make a client; raise click.UsageError when the options don't go together."""
         try:
-            return Client(self.target, tls=self.tls_options(), deadline=self.deadline)
-        except (OSError, ValueError) as error:
+            return Client(self.target, tls=self.tls, deadline=self.deadline)
+        except ValueError as error:
             raise click.UsageError(str(error)) from error
-
-    def tls_options(self) -> TLS | None:
-        """Make the client's TLS options; None for plaintext."""
-        return tls_options(asdict(self))
 
 
 def tls_options(given: Mapping[str, Any]) -> TLS | None:
@@ -44,15 +37,17 @@ def tls_options(given: Mapping[str, Any]) -> TLS | None:
         OSError: a file can't be read.
         ValueError: the options don't go together.
     """
-    roots, chain, key, authority = (given[name] for name in ("tls_ca", "tls_cert", "tls_key", "tls_authority"))
-    if not (given["tls"] or roots or chain or key or authority):
+    files, authority = [given[name] for name in ("tls_ca", "tls_cert", "tls_key")], given["tls_authority"]
+    if not (given["tls"] or any(files) or authority):
         return None
+    _, chain, key = files
     if chain and key:
         try:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(chain, key, password="")
         except ssl.SSLError as error:  # gRPC would only report that no server answers
             raise ValueError(f"{chain} with the key {key} can't be used for TLS: {error}") from error
-    return TLS.from_files(root_certificates=roots, certificate_chain=chain, private_key=key, authority=authority)
+    roots, certificate, secret = (file and pathlib.Path(file).read_bytes() for file in files)
+    return TLS(root_certificates=roots, certificate_chain=certificate, private_key=secret, authority=authority)
 
 
 TLS_OPTIONS = (
@@ -69,7 +64,7 @@ _OPTIONS = (
     ),
     click.option(
         "--deadline", type=click.FloatRange(0, min_open=True), default=DEFAULT_DEADLINE, show_default=True,
-        metavar="SECONDS", help="How long to wait for the next answer.",
+        metavar="SECONDS", help="How long to wait for an answer.",
     ),
     *TLS_OPTIONS,
 )  # fmt: skip
@@ -79,8 +74,12 @@ def server_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options to a command, which gets them as one `server`."""
 
     @functools.wraps(function)
-    def command(**values: Any) -> Any:
-        server = Server(**{field.name: values.pop(field.name) for field in fields(Server)})
+    def command(*, target: str, deadline: float, **values: Any) -> Any:
+        given = {name: values.pop(name) for name in ("tls", "tls_ca", "tls_cert", "tls_key", "tls_authority")}
+        try:
+            server = Server(target=target, deadline=deadline, tls=tls_options(given))
+        except (OSError, ValueError) as error:
+            raise click.UsageError(str(error)) from error
         return function(server=server, **values)
 
     return functools.reduce(lambda made, option: option(made), reversed(_OPTIONS), command)
