@@ -11,12 +11,7 @@ def test_models_are_listed_with_versions_labels_and_states(run):
 
 def test_one_model_is_shown_with_its_card(run):
     done = run("models", "resnet50")
-    for words in (
-        "melanoma (mel, malignant)",
-        "25,693,063",
-        "never: its predictions mean nothing",
-        "calibration: none",
-    ):
+    for words in ('name: "melanoma"', "malignant: true", "parameters: 25693063", "training: TRAINING_NONE"):
         assert words in done.stdout
 
 

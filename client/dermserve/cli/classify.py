@@ -1,15 +1,14 @@
 """`dermserve classify`."""
 
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from dermserve.cli.photos import expand, load
+from dermserve.cli.photos import expand, load, shown
 from dermserve.cli.results import Results, print_json, print_text
 from dermserve.cli.server import Server, server_options
-from dermserve.client import Answer, Client, DermserveError, TtaMode
+from dermserve.client import Answer, TtaMode
 
 _FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
 
@@ -58,8 +57,8 @@ def classify(
     if not asked["model"]:
         raise click.BadParameter("it is empty", param_hint="--model")
     found = expand(photos, written=filter(None, (table, resume)))
-    for note in found.notes(all_files=not as_json):
-        click.echo(note, err=True)
+    for name, what in found.skipped:
+        click.echo(shown(f"{name}: skipped: {what}"), err=True)
     show = print_json if as_json else print_text
     with Results(asked, show, table=table, journal=resume) as results, server.client() as client:
         files = results.remaining(found.photos)
@@ -68,20 +67,8 @@ def classify(
         results.expect(len(files) + len(found.refused))
         for position, (name, error) in enumerate(found.refused):
             results.add(Answer(position, name, error=error))
-        for answer in _ask(client, files, in_flight=in_flight, **asked):
+        for answer in client.classify_many(load(files), in_flight=in_flight, **asked):
             results.add(answer)
         if not as_json and len(found.photos) + len(found.refused) > 1:
             click.echo(results.summary())
     ctx.exit(results.exit_code)
-
-
-def _ask(client: Client, files: list[str], *, in_flight: int, **asked: Any) -> Iterator[Answer]:
-    """Send one photo in its own call, whose deadline the gateway gets; send several over one stream."""
-    if len(files) != 1:
-        yield from client.classify_many(load(files), in_flight=in_flight, **asked)
-        return
-    ((name, photo),) = load(files)
-    try:
-        yield Answer(0, name, prediction=client.classify(photo, **asked))
-    except DermserveError as error:
-        yield Answer(0, name, error=error)

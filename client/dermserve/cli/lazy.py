@@ -29,8 +29,6 @@ class Exit(IntEnum):
     """No gateway answers, or its model servers do not: try again later."""
     INTERRUPTED = 130
     """Ctrl-C, as in shells: 128 + SIGINT."""
-    PIPE_CLOSED = 141
-    """The reader of the output has closed it, as in shells: 128 + SIGPIPE."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,38 +88,18 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, entry.help) for name, entry in self.entries.items()])
 
     def invoke(self, ctx: click.Context) -> None:
-        """Run the command; end without an error when the reader of its output has closed the pipe (`| head`)."""
-        try:
-            super().invoke(ctx)
-            if sys.stdout:  # not closed by the caller
-                sys.stdout.flush()
-        except BrokenPipeError:
-            _drop_output()
-            raise click.exceptions.Exit(Exit.PIPE_CLOSED) from None
-
-    def main(self, *args: Any, **kwargs: Any) -> Any:
-        """Run as a program: like click's own, and Ctrl-C gives 130."""
+        """Run the command: Ctrl-C gives 130, and a file that can't be used is one line."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")  # for terminals without the characters of bars
         try:
-            code = super().main(*args, **{**kwargs, "standalone_mode": False})
-        except click.ClickException as error:
-            error.show()
-            sys.exit(error.exit_code)
-        except click.Abort:
-            sys.exit(Exit.INTERRUPTED)
+            super().invoke(ctx)
+        except (KeyboardInterrupt, click.Abort):
+            raise click.exceptions.Exit(Exit.INTERRUPTED) from None
         except OSError as error:
-            if full := error.errno in _FULL:
-                _drop_output()
+            if full := error.errno in _FULL:  # discard output, which the interpreter would flush at its end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             elif error.filename is None:
                 raise
             name = f" {error.filename}" * bool(error.filename)
-            click.echo(f"Error: can't {'write' if full else 'use'}{name}: {error.strerror}", err=True)
-            sys.exit(Exit.FAILED)
-        sys.exit(code if isinstance(code, int) else Exit.ANSWERED)
-
-
-def _drop_output() -> None:
-    """Discard unwritten output, which the interpreter would flush at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.ClickException(f"can't {'write' if full else 'use'}{name}: {error.strerror}") from error

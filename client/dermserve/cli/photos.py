@@ -1,5 +1,6 @@
 """Find the photos to send from the command line's arguments, and the files that are not sent."""
 
+import contextlib
 import os
 import pathlib
 import stat
@@ -27,10 +28,6 @@ _NOTES = frozenset(
 _JUNK = frozenset(
     {".ds_store", "desktop.ini", "thumbs.db", "ehthumbs.db", ".nomedia", ".localized", ".picasa.ini", "icon\r"}
 )
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"\xff\x0a", b"\0\0\0\x0cJXL ")
-_BRANDS = (b"ftyphe", b"ftypmif1", b"ftypmsf1", b"ftypavi", b"ftypcrx")
-"""Brands of picture files (HEIC, AVIF, Canon's raw files); files of videos begin alike."""
-_HEAD = 132
 
 
 @dataclass(slots=True)
@@ -42,12 +39,6 @@ class Found:
     """Files and folders that are not sent, and why not."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """Files beside photos that are not photos, and what they are. They do not count as failed."""
-
-    def notes(self, *, all_files: bool) -> Iterator[str]:
-        """Describe skipped files: all, or only those named like a photo."""
-        for name, what in self.skipped:
-            if all_files or pathlib.Path(name).suffix.lower() in SUFFIXES:
-                yield shown(f"{name}: skipped: {what}")
 
 
 def expand(named: Iterable[str], *, written: Iterable[str | os.PathLike[str]] = ()) -> Found:
@@ -73,10 +64,9 @@ def expand(named: Iterable[str], *, written: Iterable[str | os.PathLike[str]] = 
     return Found([*dict.fromkeys(found.photos)], [*dict(found.refused).items()], [*dict(found.skipped).items()])
 
 
-def load(files: Iterable[str]) -> Iterator[tuple[str, Photo]]:
-    """Yield each photo with its name. Standard input is read here; the client reads files."""
-    for name in files:
-        yield name, _read_stdin() if name == STDIN else name
+def load(files: Iterable[str]) -> list[tuple[str, Photo]]:
+    """Name each photo. Standard input is read here; the client reads files."""
+    return [(name, _read_stdin() if name == STDIN else name) for name in files]
 
 
 def _read_stdin() -> bytes:
@@ -134,19 +124,13 @@ def _companion(path: str, own: set[str]) -> str | None:
 
 
 def _refusal(path: str) -> str | None:
-    """Say why a file can't be a photo; None if it may be one. An unreadable file may be: the client reports that."""
-    try:
+    """Say why a file of a folder is not sent; None if it is. A file that can't be read is: the client reports that."""
+    with contextlib.suppress(OSError):
         if not stat.S_ISREG(os.stat(path).st_mode):  # would be read without an end, or wait for a writer
             return "a pipe, socket or device, not a file"
-        if pathlib.Path(path).suffix.lower() in SUFFIXES:
-            return None
-        with open(path, "rb") as file:
-            head = file.read(_HEAD)
-    except OSError:
-        return None
-    start = head.startswith
-    picture = start(_MAGIC) or start(_BRANDS, 4) or start(b"WEBP", 8) or start(b"DICM", 128)
-    return None if picture else "not a photo, by name and content"
+        if pathlib.Path(path).suffix.lower() not in SUFFIXES:
+            return "not a photo, by its name: name the file itself to send it"
+    return None
 
 
 def shown(text: str) -> str:
