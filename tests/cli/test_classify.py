@@ -169,7 +169,7 @@ def test_a_reader_that_leaves_ends_it_quietly(half):
     assert (process.returncode, err) == (1, "")
 
 
-def test_a_bar_stands_on_stderr_when_it_is_a_terminal(run, folder):
+def test_progress_is_on_stderr_when_it_is_a_terminal(run, folder):
     terminal, end = pty.openpty()
     try:
         done = run("classify", folder, "--json", stderr=end)

@@ -1,4 +1,4 @@
-"""The output of `dermserve classify`: answers, a progress bar, a CSV file, a journal and a summary."""
+"""The output of `dermserve classify`: answers, progress, a CSV file, a journal and a summary."""
 
 import contextlib
 import csv
@@ -17,7 +17,6 @@ from dermserve.cli.photos import SUFFIXES, shown
 from dermserve.client import Answer, DermserveError, Unavailable, render_text
 
 Row = dict[str, Any]
-_BAR = 30
 
 
 def print_json(answer: Answer) -> None:
@@ -40,7 +39,7 @@ class Results:
     The journal has a line of JSON for the question, and one for each answered photo, written before the next answer is
     handled. A line that was cut off is ignored. Failed photos are not in it, so they are sent again.
 
-    If stderr is a terminal and there is more than one photo, its last line is a progress bar.
+    If stderr is a terminal and there is more than one photo, its last line is the progress.
 
     Raises:
         click.UsageError: a file can't be written, or the journal has another question than `asked`.
@@ -153,10 +152,8 @@ class Results:
 
     def _draw(self) -> None:
         if self._total > 1 and self._done < self._total and sys.stderr.isatty():
-            full = _BAR * self._done // self._total
             failed = f", {self._failed} failed" if self._failed else ""
-            bar = f"\r[{'#' * full}{'.' * (_BAR - full)}] {self._done} of {self._total}{failed}"
-            click.echo(bar, nl=False, err=True)
+            click.echo(f"\r{self._done} of {self._total} photos{failed}", nl=False, err=True)
 
     def _clear(self) -> None:
         if self._total > 1 and sys.stderr.isatty():
@@ -201,16 +198,11 @@ def _flat(row: Row) -> Row:
         if name == "classes":
             for top in value[:1]:
                 flat |= {"class": top["code"], "class_name": top["name"], "probability": top["probability"]}
-            flat |= {
-                f"p_{code}": probability for code, probability in sorted((s["code"], s["probability"]) for s in value)
-            }
+            flat |= {f"p_{one['code']}": one["probability"] for one in sorted(value, key=lambda one: one["code"])}
         elif isinstance(value, Mapping):
             flat |= {f"{name}_{key}": inner for key, inner in value.items()}
-        elif isinstance(value, list):
-            flat[name] = ";".join(map(str, value))
-        else:
-            flat[name] = value
-    flat.pop("stamp", None)
+        elif name != "stamp":
+            flat[name] = ";".join(map(str, value)) if isinstance(value, list) else value
     return flat
 
 

@@ -31,15 +31,10 @@ _KNOWN = {
     "GIF": re.compile(rb"GIF8"),
     "BMP": re.compile(rb"BM.{4}\0\0\0\0", re.DOTALL),
     "TIFF, DNG and raw camera": re.compile(rb"II[*+]\0|MM\0[*+]|IIRO|IIU\0|FUJIFILMCCD-RAW|.{4}ftypcrx ", re.DOTALL),
-    "PDF": re.compile(rb"%PDF"),
-    "SVG": re.compile(rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg", re.DOTALL),
     "DICOM": re.compile(rb".{128}DICM", re.DOTALL),
     "JPEG XL": re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n", re.DOTALL),
-    "JPEG 2000": re.compile(rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n", re.DOTALL),
-    "JPEG XR": re.compile(rb"II\xbc\x01"),
     "AVIF": re.compile(rb".{4}ftypavi[fs]", re.DOTALL),
     "HEIC": re.compile(rb".{4}ftyp(hei|hev|mif1|msf1)", re.DOTALL),
-    "Photoshop": re.compile(rb"8BPS"),
 }  # fmt: skip
 
 

@@ -31,7 +31,6 @@ SERVED: dict[str, tuple[bool | int | str, str]] = {
     "allow_version_labels_for_unavailable_models": (False, "let a new label point to a version that is not loaded"),
     "enable_model_warmup": (True, "replay a version's warm-up records before it is served"),
     "enable_grpc_healthcheck_service": (False, "serve grpc.health.v1"),
-    "enable_serialization_as_tensor_content": (False, "answer in tensor_content, not in float_val and the like"),
     "tensorflow_intra_op_parallelism": (0, "threads that share one operation; 0 lets TensorFlow choose"),
     "tensorflow_inter_op_parallelism": (0, "threads that run operations in parallel; 0 lets TensorFlow choose"),
     "version": (False, "print the versions and exit"),
@@ -47,11 +46,11 @@ IGNORED = {
 """Flags of TensorFlow Serving that tune what does not exist here. They are logged and ignored."""
 
 REFUSED = {
-    "batching_parameters_file", "enable_batching", "enable_per_model_batching_parameters", "grpc_socket_path",
-    "monitoring_config_file", "num_tflite_interpreters_per_pool", "num_tflite_pools", "platform_config_file",
-    "prefer_tflite_model", "rest_api_enable_cors_support", "rest_api_num_threads", "rest_api_port",
-    "rest_api_timeout_in_ms", "saved_model_tags", "ssl_config_file", "tensorflow_session_config_file",
-    "use_alts_credentials",
+    "batching_parameters_file", "enable_batching", "enable_per_model_batching_parameters",
+    "enable_serialization_as_tensor_content", "grpc_socket_path", "monitoring_config_file",
+    "num_tflite_interpreters_per_pool", "num_tflite_pools", "platform_config_file", "prefer_tflite_model",
+    "rest_api_enable_cors_support", "rest_api_num_threads", "rest_api_port", "rest_api_timeout_in_ms",
+    "saved_model_tags", "ssl_config_file", "tensorflow_session_config_file", "use_alts_credentials",
 }  # fmt: skip
 """Flags of TensorFlow Serving that callers would notice. The server does not start with them."""
 

@@ -25,10 +25,9 @@ _logger = logging.getLogger(__name__)
 class Servable:
     """A loaded version. Any number of threads may call `predict`; call `close` after the last one has returned."""
 
-    def __init__(self, session: Session, *, as_content: bool) -> None:
+    def __init__(self, session: Session) -> None:
         self.signatures: Mapping[str, Any] = session.signatures
         self._session = session
-        self._as_content = as_content
 
     def predict(self, request: Any, *, timeout_ms: int, into: Any) -> None:
         """Answer a PredictRequest into the PredictResponse `into`, all but the model's name and version.
@@ -44,7 +43,7 @@ class Servable:
         fetches = [signature.outputs[alias].name for alias in aliases]
         outputs = self._session.run(feeds, fetches=fetches, timeout_ms=timeout_ms)
         for alias, output in zip(aliases, outputs, strict=True):
-            render(output, as_content=self._as_content, into=into.outputs[alias])
+            render(output, into=into.outputs[alias])
         into.model_spec.signature_name = name
 
     def warm_up(self, directory: Path) -> None:
@@ -75,7 +74,7 @@ def load(path: Path, *, flags: argparse.Namespace) -> Servable:
         intra_op_parallelism_threads=flags.tensorflow_intra_op_parallelism,
         inter_op_parallelism_threads=flags.tensorflow_inter_op_parallelism,
     )
-    servable = Servable(Session(path, config=config), as_content=flags.enable_serialization_as_tensor_content)
+    servable = Servable(Session(path, config=config))
     try:
         if flags.enable_model_warmup:
             servable.warm_up(path)
@@ -87,27 +86,20 @@ def load(path: Path, *, flags: argparse.Namespace) -> Servable:
 
 def _feeds(inputs: Mapping[str, Any], signature: Any) -> dict[str, Tensor]:
     sent, expected = inputs.keys(), signature.inputs.keys()
-    if len(sent) > len(expected) or (len(sent) < len(expected) and not signature.defaults):
+    if len(sent) != len(expected):
         raise invalid_argument(
             f"input size does not match signature: {len(sent)}!={len(expected)} len({_set(sent)}) != "
             f"len({_set(expected)}). Sent extra: {_set(sent - expected)}. "
             f"Missing but required: {_set(expected - sent)}."
         )
-    given = {**signature.defaults, **inputs}
     feeds = {}
     for alias, info in sorted(signature.inputs.items()):
-        if alias not in given:
+        if alias not in inputs:
             raise invalid_argument(
                 f"Signature input alias: {alias}(feed name: {info.name}) not found in request and no default value "
                 f"provided. Inputs expected to be in the request {_set(sent)}, or default input alias set: "
-                + ",".join(sorted(signature.defaults))
             )
-        feeds[info.name] = parse(given[alias], alias=alias)
-    if sent - expected:
-        raise invalid_argument(
-            f"Inputs contains invalid name. Used request inputs: {','.join(sorted(sent & expected))}, "
-            f"request input: {','.join(sorted(sent))}"
-        )
+        feeds[info.name] = parse(inputs[alias], alias=alias)
     return feeds
 
 

@@ -2,8 +2,7 @@
 
 TensorFlow Serving uses the same loader and session, so a wrong tensor, a corrupt file or a failing kernel gives the
 same code and message; TensorFlow's Python loader gives others. ctypes releases the interpreter lock during a call, so
-calls run side by side. TensorFlow reads a TensorProto itself; this module writes one, in the two forms that TensorFlow
-Serving answers in.
+calls run side by side. TensorFlow reads a TensorProto itself; this module writes one.
 """
 
 import contextlib
@@ -26,23 +25,14 @@ from dermserve.modelserver.protos import config_pb2, meta_graph_pb2, tensorflow_
 
 _STRING_BYTES = 24  # sizeof(TF_TString), fixed by TensorFlow's ABI
 _MAX_ELEMENTS = 2**29  # TensorFlow Serving fills any size, even terabytes, for a message of twenty bytes.
-_FIELDS: dict[int, tuple[str, str]] = {
-    types_pb2.DataType.Value(f"DT_{name}"): (layout, f"{field}_val")
-    for field, types in {
-        "float": {"FLOAT": "<f4"},
-        "double": {"DOUBLE": "<f8"},
-        "half": {"HALF": "<u2", "BFLOAT16": "<u2"},
-        "scomplex": {"COMPLEX64": "<f4"},
-        "dcomplex": {"COMPLEX128": "<f8"},
-        "bool": {"BOOL": "?"},
-        "int": {"INT8": "i1", "UINT8": "u1", "INT16": "<i2", "UINT16": "<u2", "INT32": "<i4"},
-        "int64": {"INT64": "<i8"},
-        "uint32": {"UINT32": "<u4"},
-        "uint64": {"UINT64": "<u8"},
-    }.items()
-    for name, layout in types.items()
+_FIELDS = {
+    types_pb2.DT_FLOAT: ("<f4", "float_val"),
+    types_pb2.DT_DOUBLE: ("<f8", "double_val"),
+    types_pb2.DT_UINT8: ("u1", "int_val"),
+    types_pb2.DT_INT32: ("<i4", "int_val"),
+    types_pb2.DT_INT64: ("<i8", "int64_val"),
 }
-"""For each dtype the layout of its elements in memory and the field of TensorProto that carries them."""
+"""For each dtype but strings the layout of its elements in memory, and the field of TensorProto that carries them."""
 
 
 class Buffer(ctypes.Structure):
@@ -174,35 +164,20 @@ def parse(proto: Any, *, alias: str) -> Tensor:
     return tensor
 
 
-def render(tensor: Tensor, *, as_content: bool, into: Any) -> None:
-    """Fill the TensorProto `into`, in `float_val` and the like, or in `tensor_content` when `as_content` is set."""
+def render(tensor: Tensor, *, into: Any) -> None:
+    """Fill the TensorProto `into`, in `float_val` and the like."""
     into.dtype = library().TF_TensorType(tensor.handle)
     into.tensor_shape.SetInParent()
     for size in tensor.shape:
         into.tensor_shape.dim.add().size = size
     if into.dtype == types_pb2.DT_STRING:
-        items = tensor.strings()
-        if as_content:
-            into.tensor_content = b"".join([*(_varint(len(item)) for item in items), *items])
-        else:
-            into.string_val.extend(items)
-    elif as_content:
-        into.tensor_content = tensor.content()
-    else:
-        if into.dtype not in _FIELDS:
-            kind = types_pb2.DataType.Name(into.dtype)
-            raise ServingError(grpc.StatusCode.UNIMPLEMENTED, f"this local stand-in can't answer a tensor of {kind}")
-        layout, field = _FIELDS[into.dtype]
-        getattr(into, field).extend(np.frombuffer(tensor.content(), layout).tolist())
-
-
-def _varint(number: int) -> bytes:
-    parts = bytearray()
-    while number > 0x7F:
-        parts.append(number & 0x7F | 0x80)
-        number >>= 7
-    parts.append(number)
-    return bytes(parts)
+        into.string_val.extend(tensor.strings())
+        return
+    if into.dtype not in _FIELDS:
+        kind = types_pb2.DataType.Name(into.dtype)
+        raise ServingError(grpc.StatusCode.UNIMPLEMENTED, f"this local stand-in can't answer a tensor of {kind}")
+    layout, field = _FIELDS[into.dtype]
+    getattr(into, field).extend(np.frombuffer(tensor.content(), layout).tolist())
 
 
 class Session:
