@@ -215,7 +215,7 @@ def test_one_photo_in_place_of_several_is_refused(target, photos):
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_no_photo_is_raised(target, kind):
     with pytest.raises(TypeError):
-        list(several(kind, target, [3]))
+        list(several(kind, target, [b"1", 3, *[b"2"] * 20], in_flight=1))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -78,6 +78,8 @@ class Many:
                     yield event
                     self._answered.set()
                     self._room.release()
+                elif isinstance(event, BaseException):
+                    raise event
                 else:
                     total, failure = event
             if failure is not None:
@@ -111,7 +113,7 @@ class Many:
                 answer = Answer(index, name, error=error)
             self._events.put(answer)
         except BaseException as error:  # the item is no photo, for example
-            self._events.put((index, error))
+            self._events.put(error)
 
     def _classify(self, image: bytes) -> Prediction:
         """Send a photo; again, once the gateway is back, if it went away after it had answered others."""
