@@ -11,6 +11,7 @@ import struct
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from dermserve.imaging.errors import TooComplexError, UndecodablePhotoError, UnsupportedFormatError
@@ -71,16 +72,16 @@ class HeifPicture:
     def load(self) -> None:
         """Decode it; raise ValueError if it is damaged."""
         try:
-            self._image.load()
+            decoded, channels = self._image.data, len(self._image.mode)
         except _REFUSED as error:
             raise ValueError from error
+        shape, strides = (self.height, self.width, channels), (self._image.stride, channels, 1)
+        self._pixels: NDArray[np.uint8] = np.ndarray(shape, np.uint8, decoded, strides=strides)
 
     def crop(self, box: tuple[int, int, int, int]) -> Image.Image:
         """Copy a part: left, upper, right, lower."""
-        channels = len(self._image.mode)
-        shape, strides = (self.height, self.width, channels), (self._image.stride, channels, 1)
-        pixels = np.ndarray(shape, np.uint8, self._image.data, strides=strides)
-        return Image.fromarray(pixels[box[1] : box[3], box[0] : box[2]].squeeze())
+        part = self._pixels[box[1] : box[3], box[0] : box[2]]
+        return Image.fromarray(part if part.shape[2] == 3 else part[..., 0])
 
 
 def _check(data: bytes) -> tuple[list[int], bytes]:
