@@ -83,11 +83,16 @@ class KnownModel:
 
     def absent(self, target: Target) -> errors.GatewayError:
         """Make the error for a version or label of this model that does not exist on any model server."""
+        name, known = errors.shown(self.name), errors.listed(version.number for version in self.available)
         if target.version is not None:
-            return errors.UnknownVersionError(self.name, target.version, [version.number for version in self.available])
+            text = f"version {target.version} of {name} is not available: there is {known}"
+            return errors.GatewayError("VERSION_NOT_FOUND", text)
         if target.label is not None and target.label not in self.labels:
-            return errors.UnknownLabelError(self.name, target.label, sorted(self.labels))
-        return errors.ModelNotAvailableError(self.name)
+            label, known = errors.shown(target.label), errors.listed(sorted(self.labels))
+            text = f"label {label} of {name} does not exist: there is {known}"
+            return errors.GatewayError("LABEL_NOT_FOUND", text)
+        text = f"no version of {name} is available at the moment: try again, or another model"
+        return errors.GatewayError("MODEL_NOT_AVAILABLE", text)
 
 
 class Choice(NamedTuple):
@@ -102,15 +107,17 @@ def check_target(target: Target) -> Target:
     """Check a caller's choice.
 
     Raises:
-        InvalidRequestError: no model, a version below 1, or a label empty or too long.
+        GatewayError: no model, a version below 1, or a label empty or too long.
     """
     if not target.model:
-        raise errors.MissingModelError
+        raise errors.GatewayError("MODEL_REQUIRED", "no model named: set model.name; ListModels says which there are")
     if target.version is not None and target.version < 1:
-        raise errors.InvalidVersionError(target.version)
+        text = f"version {target.version} can't exist, versions start at 1: leave it out for the latest"
+        raise errors.GatewayError("INVALID_VERSION", text)
     # TensorFlow Serving repeats the label in a header, which would be too large with a longer one.
     if target.label is not None and not 0 < len(target.label) <= _MAX_LABEL:
-        raise errors.InvalidLabelError
+        text = f'a label has 1 to {_MAX_LABEL} characters, for example "stable": leave it out for the latest version'
+        raise errors.GatewayError("INVALID_LABEL", text)
     return target
 
 
@@ -136,10 +143,11 @@ class Catalog:
         """Return a configured model.
 
         Raises:
-            UnknownModelError: no configured model has that name.
+            GatewayError: no configured model has that name.
         """
         if (known := self.models.get(name)) is None:
-            raise errors.UnknownModelError(name, self.models)
+            text = f"model {errors.shown(name)} is not served here: there is {errors.listed(self.models)}"
+            raise errors.GatewayError("MODEL_NOT_FOUND", text)
         return known
 
     def lacks(self, model: str, label: str | None) -> bool:
@@ -156,7 +164,7 @@ class Catalog:
         known = self.find(target.model)
         if not known.available:
             if known.reachable:
-                raise errors.ModelNotAvailableError(target.model)
+                raise known.absent(Target(target.model))
             raise errors.ModelServerUnreachableError
         number = known.available[0].number
         if target.version is not None:

@@ -12,7 +12,7 @@ from dermserve.gateway.canary import CANARY, Canary
 from dermserve.gateway.catalog import Catalog, Choice, check_target
 from dermserve.gateway.config import Config
 from dermserve.gateway.drift import Drift
-from dermserve.gateway.errors import BudgetSpentError, GatewayError, RefusedPhotoError
+from dermserve.gateway.errors import BudgetSpentError, GatewayError
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.photos import Prepared, Workers, prepare
@@ -79,7 +79,7 @@ class Classifier:
             if isinstance(error, TimeoutError):
                 raise BudgetSpentError(stage) from error
             if isinstance(error, PhotoError):
-                raise RefusedPhotoError(error) from error
+                raise GatewayError(error.reason, str(error)) from error
             raise
         finally:
             request.place.queue.leave(request.place)

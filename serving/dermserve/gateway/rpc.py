@@ -19,7 +19,7 @@ from grpc_status import rpc_status
 
 from dermserve.gateway.budget import Budget, Clock
 from dermserve.gateway.config import Config
-from dermserve.gateway.errors import GatewayError, InternalError, OutOfMemoryError, OverloadedError, StoppingError
+from dermserve.gateway.errors import GatewayError, OverloadedError
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.tracing import Tracing
 from dermserve.v1 import classifier_pb2
@@ -38,6 +38,12 @@ _VERDICTS = {number: name for name, number in classifier_pb2.Verdict.items()}
 _LEVELS = {number: name for name, number in classifier_pb2.RiskLevel.items()}
 
 _log = structlog.get_logger(__name__)
+
+
+def stopping_error() -> GatewayError:
+    """Make the error of requests that arrive while the gateway finishes accepted ones."""
+    text = "this gateway is stopping: try again, another one or its successor will answer"
+    return GatewayError("GATEWAY_STOPPING", text)
 
 
 def read_request_id(value: object) -> str:
@@ -142,7 +148,7 @@ class Rpc:
         if self._context is not None:
             self._context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
             if self._rpcs.stopping.is_set():
-                await self._end(StoppingError())
+                await self._end(stopping_error())
             self._rpcs.count(self._context)
         return self
 
@@ -185,10 +191,11 @@ class Rpc:
     def _refuse(self, error: Exception) -> GatewayError:
         """Log an exception and return the caller's error; an unexpected exception becomes INTERNAL."""
         if isinstance(error, MemoryError):
-            refusal: GatewayError = OutOfMemoryError()
+            text = "the gateway has no memory left for this photo: try again, or send a smaller one"
+            refusal = GatewayError("OUT_OF_MEMORY", text)
             self._log("out_of_memory", refusal.status.name, {"exc_info": error})
         elif not isinstance(error, GatewayError):
-            refusal = InternalError()
+            refusal = GatewayError("INTERNAL", "internal error")  # the log has the detail, by the request id
             self._log("request_failed", refusal.status.name, {"exc_info": error})
         else:
             refusal = error
