@@ -176,12 +176,13 @@ async def test_metrics_answer_while_the_gateway_is_full(measured, tfs):
         arrived.set()
         await release.wait()
 
-    async with measured(at_once=1, queue=1) as world:
+    async with measured(tfs_in_flight=1, batch_seconds=0, queue=1) as world:
         tfs.on_predict = hold
-        held = [asyncio.ensure_future(world.stub.Classify(ask(), timeout=20)) for _ in range(3)]
+        held = [asyncio.ensure_future(world.stub.Classify(ask(), timeout=20)) for _ in range(4)]
         await asyncio.wait_for(arrived.wait(), 20)
         await until(world, lambda seen: seen.get("queue_length", method="Classify") == 1)
-        await until(world, lambda seen: seen.get("refusals_total", reason="OVERLOADED") == 1)
+        assert reason_of(await world.refusal(ask())) == "OVERLOADED"
+        await until(world, lambda seen: seen.get("refusals_total", reason="OVERLOADED") == 2)  # the queue is cut, too
         release.set()
         await asyncio.gather(*held, return_exceptions=True)
 

@@ -10,7 +10,6 @@ not know, or the views disagree.
 - A confident answer names its class only if that is probable enough: the risk can be clear when the class is not.
 """
 
-import collections
 import importlib.metadata
 import itertools
 import math
@@ -28,6 +27,8 @@ GATEWAY_VERSION = importlib.metadata.version("dermserve")
 # The last sentence of every answer's notice.
 NOTICE = "Screening aid, not a diagnosis: it can miss skin cancer and can see it where there is none."
 _SUM_TOLERANCE = 1e-3  # largest distance from 1 of a sum of float32 probabilities; far above the rounding of 1000
+
+_NO_LIMITS = dict.fromkeys(card_pb2.QualityLimits.DESCRIPTOR.fields_by_name, math.nan)
 
 _BY_LEVEL = {
     api.RISK_LEVEL_LOW: "No sign of skin cancer was found. If the spot is new, changes, itches or bleeds, see a "
@@ -142,7 +143,7 @@ def _reasons(reduced: Reduced, measures: Measures, card: card_pb2.Card) -> Itera
 def judge_quality(measures: Measures, limits: card_pb2.QualityLimits) -> Iterator[api.Reason]:
     """Yield every reason why the photo's quality is too bad."""
     # A limit that is not given is NaN, which no measure is below or above.
-    limit = collections.defaultdict(lambda: math.nan, {field.name: value for field, value in limits.ListFields()})
+    limit = _NO_LIMITS | {field.name: value for field, value in limits.ListFields()}
     if measures.midtones < limit["min_midtones"] or measures.highlights < limit["min_highlights"]:
         yield api.REASON_TOO_DARK
     if measures.midtones > limit["max_midtones"] or measures.glare > limit["max_glare"]:

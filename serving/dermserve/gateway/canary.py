@@ -1,7 +1,7 @@
 """The canary: the share of callers that it serves, and how it compares with the stable version.
 
-The shares are settings, or in a file that is read again when it changes. Metrics count how requests for both labels
-end, and the stable version classifies a sample of the canary's photos.
+The shares are in a file that is read again and again. Metrics count how requests for both labels end, and the stable
+version classifies a sample of the canary's photos.
 """
 
 import asyncio
@@ -16,14 +16,13 @@ from numpy.typing import NDArray
 
 from dermserve.gateway.batching import Batching, Part
 from dermserve.gateway.budget import Budget, Clock
-from dermserve.gateway.catalog import Catalog
+from dermserve.gateway.catalog import CANARY, STABLE, Catalog
 from dermserve.gateway.config import Config
 from dermserve.gateway.errors import GatewayError
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.tfserving import Scores, Target
 from dermserve.v1 import card_pb2
 
-STABLE, CANARY = "stable", "canary"
 _COMPARING = 2  # comparisons at once: they only use free slots
 _TIMEOUT = 10.0  # seconds for one
 
@@ -54,7 +53,7 @@ class Canary:
         self._sample, self._due = config.canary_sample, 0.0
         self._predictor, self._catalog, self._metrics, self._clock = predictor, catalog, metrics, clock
         self._running: set[asyncio.Task[None]] = set()
-        self._use(config.canary_shares)
+        self._use({})
         if self._file is not None:
             self._read(self._file)
 
@@ -111,7 +110,7 @@ class Canary:
         try:
             async with asyncio.timeout(_TIMEOUT):
                 scores = await self._predictor.predict(Target(model, label=STABLE), view)
-                card = await self._catalog.card(model, scores.version, budget=view.budget)
+                card = await self._catalog.card(model, scores.version)
                 self._metrics.compared(model, "agreed" if _top(scores, card) == canary else "differed").inc()
         except (GatewayError, TimeoutError, LookupError):
             self._metrics.compared(model, "failed").inc()

@@ -6,7 +6,7 @@ always answers the same, so only GetModelStatus shows which versions can answer.
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -14,7 +14,6 @@ import structlog
 
 from dermserve.contract import CardError, parse_card
 from dermserve.gateway import errors
-from dermserve.gateway.budget import Budget
 from dermserve.gateway.config import Config
 from dermserve.gateway.model_servers import AVAILABLE, ModelServers, State
 from dermserve.gateway.tfserving import ServableNotFoundError, Target
@@ -24,7 +23,9 @@ from dermserve.v1 import card_pb2, classifier_pb2
 
 _log = structlog.get_logger(__name__)
 
+STABLE, CANARY = "stable", "canary"
 _MAX_LABEL = 128
+_NONE_READY_SECONDS = 0.1  # between polls while no model is ready
 # A model counts as unreachable after so many failed polls in a row: a single late one is no outage
 _TOLERATED_FAILURES = 2
 _UNKNOWN = classifier_pb2.VERSION_STATE_UNSPECIFIED
@@ -61,7 +62,7 @@ class KnownModel:
 
     name: str
     versions: tuple[KnownVersion, ...] = ()  # newest first
-    # The configured labels that exist, and the versions they point to
+    # `stable` and `canary`, where they exist, and the versions they point to; callers may ask for others
     labels: Mapping[str, int] = field(default_factory=dict)
     # Failed polls in a row; a model that was never seen counts as unreachable
     failures: int = _TOLERATED_FAILURES + 1
@@ -80,6 +81,14 @@ class KnownModel:
     def ready(self) -> bool:
         """Whether the gateway can answer with some version."""
         return any(version.ready for version in self.versions)
+
+    def find(self, number: int) -> KnownVersion | None:
+        """Return a version, if the last poll saw it."""
+        return next((version for version in self.versions if version.number == number), None)
+
+    def lacks(self, label: str | None) -> bool:
+        """Whether this is one of the labels that are polled, and did not exist at the last poll."""
+        return label in (STABLE, CANARY) and label not in self.labels
 
     def absent(self, target: Target) -> errors.GatewayError:
         """Make the error for a version or label of this model that does not exist on any model server."""
@@ -128,10 +137,7 @@ class Catalog:
         self.models: Mapping[str, KnownModel] = {name: KnownModel(name) for name in config.models}
         self.failed_polls = 0  # polls of a model that ended in an unexpected error
         self._servers = servers
-        self._config = config
-        self._timeout = config.poll_timeout_seconds
-        # Valid cards, and those that are being read
-        self._cards: dict[tuple[str, int], asyncio.Task[card_pb2.Card]] = {}
+        self._seconds, self._timeout = config.poll_seconds, config.poll_timeout_seconds
         self._polling: asyncio.Task[None] | None = None
 
     @property
@@ -150,11 +156,7 @@ class Catalog:
             raise errors.GatewayError("MODEL_NOT_FOUND", text)
         return known
 
-    def lacks(self, model: str, label: str | None) -> bool:
-        """Whether a label is configured and did not exist at the last poll."""
-        return label in self._config.labels and label not in self.find(model).labels
-
-    async def choose(self, target: Target, budget: Budget) -> Choice:
+    async def choose(self, target: Target) -> Choice:
         """Choose what to request. For a label or the newest version, the answer shows which version it was.
 
         Raises:
@@ -163,9 +165,7 @@ class Catalog:
         """
         known = self.find(target.model)
         if not known.available:
-            if known.reachable:
-                raise known.absent(Target(target.model))
-            raise errors.ModelServerUnreachableError
+            raise known.absent(Target(target.model)) if known.reachable else errors.ModelServerUnreachableError()
         number = known.available[0].number
         if target.version is not None:
             number = target.version
@@ -175,32 +175,28 @@ class Catalog:
             # The newest version has no valid card and must not answer: request the newest that has one, by its number.
             number = next(version.number for version in known.available if version.ready)
             target = Target(target.model, version=number)
-        # A poll drops the cards of versions that are gone before it replaces the models: use the state of one poll.
-        for version in known.versions:
-            if version.number == number and version.invalid:
-                raise errors.InvalidCardError(target.model, number, version.fault)
-            if version.number == number and version.card:
-                return Choice(target, number, version.card)
-        return Choice(target, number, await self.card(target.model, number, budget=budget))
+        return Choice(target, number, await self.card(target.model, number))
 
-    async def card(self, model: str, version: int, *, budget: Budget | None = None) -> card_pb2.Card:
-        """Return a version's card. It is read once for all requests, each of which waits within its budget.
+    async def card(self, model: str, number: int) -> card_pb2.Card:
+        """Return a version's card, after a poll if the last one did not see it.
 
         Raises:
             InvalidCardError: the version's card can't be trusted.
             ServableNotFoundError: there is no such version.
             GatewayError: no model server can be asked.
         """
-        if (reading := self._cards.get((model, version))) is None:
-            reading = self._cards[model, version] = asyncio.create_task(self._read(model, version))
-            reading.add_done_callback(functools.partial(self._forget_failed, (model, version)))
-        if reading.done():
-            return reading.result()
-        try:
-            async with asyncio.timeout(budget.require("reading the card") if budget else None):
-                return await asyncio.shield(reading)
-        except TimeoutError as error:
-            raise errors.BudgetSpentError("reading the card") from error
+        version = None
+        for polls in range(3):  # a poll in progress may have begun before the version was there
+            if polls:
+                await self.poll()
+            version = self.models[model].find(number)
+            if version and version.card:
+                return version.card
+            if version and version.invalid:
+                raise errors.InvalidCardError(model, number, version.fault)
+        if version and version.available:
+            raise self.models[model].absent(Target(model))
+        raise ServableNotFoundError(f"there is no version {number} of {model}")
 
     async def _read(self, model: str, version: int) -> card_pb2.Card:
         try:
@@ -209,19 +205,9 @@ class Catalog:
                 raise CardError(f"input is {card.input.height}×{card.input.width}; views need a square")
             if unknown := set(card.views) - set(STANDARD_VIEWS):
                 raise CardError(f"views {sorted(unknown)} are not standard ones")
-        except CardError as error:
-            raise errors.InvalidCardError(model, version, str(error)) from error
         except (errors.InvalidModelOutputError, errors.ModelServerFailedError) as error:
-            raise errors.InvalidCardError(model, version, "its `describe` signature does not return one") from error
+            raise CardError("its `describe` signature does not return one") from error
         return card
-
-    def _forget_failed(self, key: tuple[str, int], reading: asyncio.Task[card_pb2.Card]) -> None:
-        if (reading.cancelled() or reading.exception()) and self._cards.get(key) is reading:
-            del self._cards[key]
-
-    def _keep_cards(self, model: str, versions: Collection[int]) -> None:
-        """Drop the cards of all other versions of a model: a number that comes back may be another version."""
-        self._cards = {key: card for key, card in self._cards.items() if key[0] != model or key[1] in versions}
 
     async def follow(self, report: Callable[[bool], Awaitable[None]]) -> None:
         """Poll until cancelled, whatever fails; report after each poll whether every model is ready."""
@@ -235,10 +221,10 @@ class Catalog:
             await asyncio.sleep(self._pause())
 
     def _pause(self) -> float:
-        steady, waiting = self._config.poll_seconds, self._config.poll_waiting_seconds
-        if self.ready and not any(model.failures for model in self.models.values()):
-            return steady
-        return min(steady, 5 * waiting if any(model.ready for model in self.models.values()) else waiting)
+        models = self.models.values()
+        if not any(model.ready for model in models):
+            return min(self._seconds, _NONE_READY_SECONDS)
+        return self._seconds if self.ready and not any(model.failures for model in models) else min(self._seconds, 0.5)
 
     async def poll(self) -> None:
         """Poll every model once; a call during a poll waits for that poll."""
@@ -260,10 +246,8 @@ class Catalog:
         """Poll a model; an unexpected error counts as a failed poll."""
         try:
             states = await self._servers.versions(before.name, seconds=self._timeout)
-            available = {number for number, state in states.items() if state == AVAILABLE}
-            self._keep_cards(before.name, available)
-            versions = [await self._with_card(before, number, state) for number, state in states.items()]
-            labels = await self._resolve_labels(before) if available else {}
+            versions = [await self._see(before, number, state) for number, state in states.items()]
+            labels = await self._resolve_labels(before) if AVAILABLE in states.values() else {}
             return KnownModel(before.name, tuple(versions), labels, failures=0)
         except errors.GatewayError:
             pass
@@ -272,25 +256,25 @@ class Catalog:
             _log.exception("catalog_poll_failed", model=before.name)
         if before.failures < _TOLERATED_FAILURES:
             return replace(before, failures=before.failures + 1)
-        self._keep_cards(before.name, ())
         return KnownModel(before.name, tuple(KnownVersion(version.number, _UNKNOWN) for version in before.versions))
 
-    async def _with_card(self, before: KnownModel, number: int, state: State) -> KnownVersion:
-        version = KnownVersion(number, _STATES.get(state, _UNKNOWN))
+    async def _see(self, before: KnownModel, number: int, state: State) -> KnownVersion:
+        """Describe a version. A card is kept while polls find the version available: later it may be another one."""
+        version, known = KnownVersion(number, _STATES.get(state, _UNKNOWN)), before.find(number)
         if not version.available:
             return version
+        if known and known.ready:
+            return known
         try:
-            return replace(version, card=await self.card(before.name, number))
-        except (errors.GatewayError, ServableNotFoundError) as error:
-            invalid = isinstance(error, errors.InvalidCardError)
-            fault = str(error.__cause__ if invalid else error)
-            if (number, fault) not in {(known.number, known.fault) for known in before.versions}:
-                _log.warning("card_not_read", model=before.name, version=number, fault=fault)
-            return replace(version, fault=fault, invalid=invalid)
+            return replace(version, card=await self._read(before.name, number))
+        except (errors.GatewayError, ServableNotFoundError, CardError) as error:
+            if not known or known.fault != str(error):
+                _log.warning("card_not_read", model=before.name, version=number, fault=str(error))
+            return replace(version, fault=str(error), invalid=isinstance(error, CardError))
 
     async def _resolve_labels(self, before: KnownModel) -> dict[str, int]:
         found = {}
-        for label in self._config.labels:
+        for label in (STABLE, CANARY):
             try:
                 found[label] = await self._servers.labelled(before.name, label=label, seconds=self._timeout)
             except ServableNotFoundError:

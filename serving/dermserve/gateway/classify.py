@@ -5,11 +5,11 @@ import functools
 import time
 from typing import NamedTuple, TypeAlias
 
-from dermserve.gateway.admission import Admission
+from dermserve.gateway.admission import HeldBytes, Queue
 from dermserve.gateway.answer import check_scores, write_answer
 from dermserve.gateway.batching import Batching, Part
-from dermserve.gateway.canary import CANARY, Canary
-from dermserve.gateway.catalog import Catalog, Choice, check_target
+from dermserve.gateway.canary import Canary
+from dermserve.gateway.catalog import CANARY, Catalog, Choice, check_target
 from dermserve.gateway.config import Config
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import BudgetSpentError, GatewayError
@@ -22,6 +22,8 @@ from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
 from dermserve.gateway.tracing import Tracing
 from dermserve.imaging import IDENTITY, STANDARD_VIEWS, PhotoError, make_views
 from dermserve.v1 import card_pb2, classifier_pb2
+
+CLASSIFY, CLASSIFY_STREAM = "Classify", "ClassifyStream"
 
 _ATTEMPTS = 3  # attempts for a request without a version: versions may change while it is in progress
 # Seconds: if several models share the model servers, views that take longer are sent in several calls, so that requests
@@ -54,7 +56,13 @@ class Classifier:
         self.limits = config.limits
         self.workers = Workers(config.decoders, stuck_after=config.decoder_stuck_seconds, clock=time.monotonic)
         self.predictor = Batching(servers, longest=config.batch_seconds, clock=time.monotonic)
-        self.admission = Admission(config, free_capacity=self.predictor.free_capacity, clock=time.monotonic)
+        self.held = HeldBytes(config.max_held_bytes)
+        self.queues = dict[tuple[str, str], Queue]()  # one for each method and model, so that none fills another's
+        for model in config.models:
+            free_capacity = functools.partial(self.predictor.free_capacity, model)
+            queue = functools.partial(Queue, free_capacity=free_capacity, held=self.held, clock=time.monotonic)
+            self.queues[CLASSIFY, model] = queue(config.queue, 0)
+            self.queues[CLASSIFY_STREAM, model] = queue(config.stream_queue, config.stream_queue)
         self.canary = Canary(config, predictor=self.predictor, catalog=catalog, metrics=metrics, clock=time.monotonic)
         self.drift = Drift() if config.metrics_listen else None
 
@@ -96,7 +104,7 @@ class _Request:
         self._mode = read_mode(photo.tta)
         line.catalog.find(self._target.model)
         rpc.budget.require("on arrival")
-        self.place = line.admission.queues[rpc.method, self._target.model].enter(len(photo.image), rpc.budget)
+        self.place = line.queues[rpc.method, self._target.model].enter(len(photo.image), rpc.budget)
         self._stage, self._begun = "admit", time.monotonic()
         self._since = self._begun  # of the current stage
         self._spent = {"admit": 0.0, "decode": 0.0, "plan": 0.0, "predict": 0.0, "reduce": 0.0}  # seconds
@@ -145,10 +153,11 @@ class _Request:
                 routed = self._line.canary.route(self._target, self._rpc.caller)
                 self._routed = None if routed is self._target else routed.label
                 try:
-                    found = await self._attempt(await catalog.choose(routed, self._rpc.budget))
+                    found = await self._attempt(await catalog.choose(routed))
                 except ServableNotFoundError as error:
-                    if self._target.version is not None or catalog.lacks(self._target.model, self._target.label):
-                        raise catalog.find(self._target.model).absent(self._target) from error
+                    known = catalog.find(self._target.model)
+                    if self._target.version is not None or known.lacks(self._target.label):
+                        raise known.absent(self._target) from error
                     await catalog.poll()
                     continue
                 if self._routed == CANARY:
@@ -200,7 +209,7 @@ class _Request:
         self._enter("predict")
         scores, card = await self._line.predictor.predict(choice.target, part), choice.card
         if scores.version != choice.version:
-            card = await self._line.catalog.card(self._target.model, scores.version, budget=self._rpc.budget)
+            card = await self._line.catalog.card(self._target.model, scores.version)
             if (card.input.height, card.input.width) != (choice.card.input.height, choice.card.input.width):
                 raise ServableNotFoundError("the version that answered wants other pixels than were sent")
         return check_scores(scores, card=card), card

@@ -108,11 +108,11 @@ class Snapshot(Collector):
         """Read everything."""
         versions = (GATEWAY_VERSION, platform.python_version(), grpc.__version__)
         yield _gauge("build_info", "version python grpc", "Always 1; its labels have what runs.", {versions: 1})
-        queues = self.classifier.admission.queues.items()
+        queues = self.classifier.queues.items()
         working, waiting = ({key: getattr(each, of) for key, each in queues} for of in ("working", "waiting"))
         yield _gauge("requests_in_progress", "method model", "Admitted requests in progress.", working)
         yield _gauge("queue_length", "method model", "Requests in the queue.", waiting)
-        yield _gauge("held_bytes", "", "Bytes of the photos of all those.", {(): self.classifier.admission.held.held})
+        yield _gauge("held_bytes", "", "Bytes of the photos of all those.", {(): self.classifier.held.held})
         yield from self._read_servers()
         yield from self._read_models()
         yield from self._read_drift()

@@ -13,9 +13,8 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
-from dermserve.gateway.admission import CLASSIFY, CLASSIFY_STREAM
 from dermserve.gateway.catalog import KnownModel, check_target
-from dermserve.gateway.classify import Classifier, PhotoRequest
+from dermserve.gateway.classify import CLASSIFY, CLASSIFY_STREAM, Classifier, PhotoRequest
 from dermserve.gateway.errors import GatewayError
 from dermserve.gateway.rpc import Context, Rpc, Rpcs, stopping_error, to_status
 from dermserve.gateway.tfserving import Target
