@@ -78,7 +78,7 @@ async def test_the_queue_is_first_come_first_served():
 
 
 async def test_beyond_the_queue_is_refused_at_once_with_a_time_to_retry():
-    gate = Gate(most=1, clock=time.monotonic)
+    gate = Gate(most=1, in_overload=1, clock=time.monotonic)
     first, second = Passage(gate), Passage(gate)
     await _settled()
     with pytest.raises(OverloadedError) as refused:
@@ -329,7 +329,7 @@ FEW = {"tfs_in_flight": 1, "batch_seconds": 0, "queue": 0}
 
 async def _fill(world: World, arrived: asyncio.Event) -> "asyncio.Future[list[classifier_pb2.ClassifyResponse]]":
     """Send as many requests as are admitted."""
-    working = asyncio.gather(*(world.stub.Classify(ask(), timeout=20) for _ in range(3)))
+    working = asyncio.gather(*(world.stub.Classify(ask(), timeout=20) for _ in range(4)))
     await asyncio.wait_for(arrived.wait(), 20)
     assert await world.health() == SERVING  # comes after them on the same connection
     return working
@@ -337,7 +337,8 @@ async def _fill(world: World, arrived: asyncio.Event) -> "asyncio.Future[list[cl
 
 @contextlib.asynccontextmanager
 async def _full(running, tfs) -> AsyncIterator[World]:
-    """Run a gateway that is at work on all it can be at work on for one model: one call, and two requests ahead."""
+    """Run a gateway that is at work on all it can be at work on for one model: one call, which counts as about to
+    end, and three more requests."""
     arrived, release = asyncio.Event(), asyncio.Event()
 
     async def hold(request: object) -> None:

@@ -178,7 +178,7 @@ async def test_metrics_answer_while_the_gateway_is_full(measured, tfs):
 
     async with measured(tfs_in_flight=1, batch_seconds=0, queue=1) as world:
         tfs.on_predict = hold
-        held = [asyncio.ensure_future(world.stub.Classify(ask(), timeout=20)) for _ in range(4)]
+        held = [asyncio.ensure_future(world.stub.Classify(ask(), timeout=20)) for _ in range(5)]
         await asyncio.wait_for(arrived.wait(), 20)
         await until(world, lambda seen: seen.get("queue_length", method="Classify") == 1)
         assert reason_of(await world.refusal(ask())) == "OVERLOADED"

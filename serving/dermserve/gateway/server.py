@@ -87,7 +87,7 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
         ]
         if towards_servers:
             follow.append(certificates.follow_files(towards_servers, servers, every=config.resolve_seconds))
-            follow.append(certificates.follow_peers(towards_servers, servers))
+            follow.append(certificates.follow_peers(servers))
         stack.push_async_callback(_cancel, [asyncio.create_task(work) for work in follow])
         metrics_address = None
         if config.metrics_listen is not None:
