@@ -90,12 +90,12 @@ class Canary:
         labels = self._catalog.models[target.model].labels
         return route(target, share=self._shares[target.model], caller=caller, labels=labels)
 
-    def sample(self, model: str, views: NDArray[np.uint8], scores: Scores, card: card_pb2.Card) -> None:
+    def sample(self, model: str, pixels: NDArray[np.uint8], scores: Scores, card: card_pb2.Card) -> None:
         """Compare an answer of the canary in the background, if it is in the sample and no request waits for a slot."""
         self._due = min(1.0, self._due + self._sample)
         if self._due >= 1 and len(self._running) < _COMPARING and self._predictor.free_capacity(model) > 0:
             self._due = 0.0
-            view = Part(views[:1], Budget(self._clock() + _TIMEOUT, self._clock))
+            view = Part(pixels[np.newaxis], Budget(self._clock() + _TIMEOUT, self._clock))
             task = asyncio.create_task(self._compare(model, view, _top(scores, card)))
             self._running.add(task)
             task.add_done_callback(self._running.discard)

@@ -5,6 +5,9 @@ import functools
 import time
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dermserve.gateway.admission import HeldBytes, Queue
 from dermserve.gateway.answer import check_scores, write_answer
 from dermserve.gateway.batching import Batching, Part
@@ -20,7 +23,7 @@ from dermserve.gateway.plan import count_first, count_more, count_saved, read_mo
 from dermserve.gateway.rpc import Rpc
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
 from dermserve.gateway.tracing import Tracing
-from dermserve.imaging import IDENTITY, STANDARD_VIEWS, PhotoError, make_views
+from dermserve.imaging import STANDARD_VIEWS, PhotoError, make_views
 from dermserve.v1 import card_pb2, classifier_pb2
 
 CLASSIFY, CLASSIFY_STREAM = "Classify", "ClassifyStream"
@@ -161,7 +164,7 @@ class _Request:
                     await catalog.poll()
                     continue
                 if self._routed == CANARY:
-                    self._line.canary.sample(self._target.model, found[2].views, *found[:2])
+                    self._line.canary.sample(self._target.model, found[2].pixels, *found[:2])
                 return self._write(*found)
             raise catalog.find(self._target.model).absent(self._target)
         except GatewayError as error:
@@ -173,16 +176,12 @@ class _Request:
         """Predict in stages, all with the version that answered the first, until the plan needs no more views."""
         wanted, piece = count_first(self._mode, choice.card), self._piece()
         in_graph = 1 < wanted <= piece and tuple(choice.card.views) == STANDARD_VIEWS
-        names = (IDENTITY,) if in_graph or wanted == 1 else tuple(choice.card.views[:wanted])
-        spec, limits = choice.card.input, self._line.limits
         self._enter("decode")
-        prepared = await self._line.workers.run(
-            functools.partial(prepare, self._photo.image, spec=spec, views=names, limits=limits)
-        )
+        work = functools.partial(prepare, self._photo.image, spec=choice.card.input, limits=self._line.limits)
+        prepared = await self._line.workers.run(work)
+        views = await self._views(prepared, choice.card, 0, 1 if in_graph else min(wanted, piece))
         self.place.prepared()
-        self._spent["decode"] -= prepared.plan_seconds
-        self._spent["plan"] += prepared.plan_seconds
-        part = Part(prepared.views[:piece], self._rpc.budget, STANDARD_VIEWS if in_graph else ())
+        part = Part(views, self._rpc.budget, STANDARD_VIEWS if in_graph else ())
         scores, card = await self._predict(choice, part)
         self._asked = wanted
         complete = scores.views == part.views
@@ -196,6 +195,13 @@ class _Request:
             complete = scores.views + further.views == until
             scores = _joined(scores, further)
         return scores, card, prepared
+
+    async def _views(self, prepared: Prepared, card: card_pb2.Card, begin: int, end: int) -> NDArray[np.uint8]:
+        """Make some of the card's views; the first is the photo as it is."""
+        if end == 1:
+            return prepared.pixels[np.newaxis]
+        self._enter("plan")
+        return await self._line.workers.run(functools.partial(make_views, prepared.pixels, card.views[begin:end]))
 
     def _piece(self) -> int:
         """Count the views of one call."""
@@ -221,12 +227,7 @@ class _Request:
         choice = Choice(Target(self._target.model, version=seen.version), seen.version, card)
         try:
             async with asyncio.timeout(budget.left()):
-                views = prepared.views[seen.views : until]
-                if until > len(prepared.views):
-                    self._enter("plan")
-                    views = await self._line.workers.run(
-                        functools.partial(make_views, prepared.views[0], card.views[seen.views : until])
-                    )
+                views = await self._views(prepared, card, seen.views, until)
                 return (await self._predict(choice, Part(views, budget)))[0]
         except TimeoutError as error:
             raise BudgetSpentError("asking for further views") from error

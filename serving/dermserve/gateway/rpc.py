@@ -153,7 +153,7 @@ class Rpc:
             await self._end(error)
         finally:
             if self._end_span:
-                self._end_span(None)  # it is said to have failed already
+                self._end_span(error)
 
     async def _end(self, error: BaseException | None) -> None:
         """Log and count it; send the caller an exception as an error, INTERNAL if nobody expected it."""
@@ -174,7 +174,6 @@ class Rpc:
         else:
             reason = refusal.reason if refusal else None
             self._rpcs.metrics.request(self.method, self.model, code, facts, seconds=seconds, reason=reason)
-        self._rpcs.tracing.annotate(code, request_id=self.request_id, **facts)
         if refusal:
             if self._context:
                 await _abort(self._context, refusal, request_id=self.request_id)
