@@ -17,7 +17,7 @@ from dermserve.gateway.admission import HeldBytes, Place, Queue
 from dermserve.gateway.budget import Budget, Costs
 from dermserve.gateway.errors import OverloadedError
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
-from tests.gateway.gateways import MODEL, SERVING, World, ask, reason_of, status_of
+from tests.gateway.gateways import SERVING, World, ask, reason_of, status_of
 
 
 def _budget(seconds: float = 20.0) -> Budget:
@@ -329,22 +329,21 @@ FEW = {"tfs_in_flight": 1, "batch_seconds": 0, "queue": 0}
 
 async def _fill(world: World, arrived: asyncio.Event) -> "asyncio.Future[list[classifier_pb2.ClassifyResponse]]":
     """Send as many requests as are admitted."""
-    working = asyncio.gather(*(world.stub.Classify(ask(), timeout=20) for _ in range(4)))
+    first = world.stub.Classify(ask(), timeout=20)
     await asyncio.wait_for(arrived.wait(), 20)
+    working = asyncio.gather(first, *(world.stub.Classify(ask(), timeout=20) for _ in range(3)))
     assert await world.health() == SERVING  # comes after them on the same connection
     return working
 
 
 @contextlib.asynccontextmanager
-async def _full(running, tfs) -> AsyncIterator[World]:
-    """Run a gateway that is at work on all it can be at work on for one model: one call, which counts as about to
-    end, and three more requests."""
-    arrived, release = asyncio.Event(), asyncio.Event()
+async def _full(running, tfs, release: asyncio.Event | None = None) -> AsyncIterator[World]:
+    """Run a gateway that works on all it can: one call, which counts as about to end, and three more requests."""
+    arrived, release = asyncio.Event(), release or asyncio.Event()
 
-    async def hold(request: object) -> None:
-        if request.model_spec.name == MODEL:
-            arrived.set()
-            await release.wait()
+    async def hold(_: object) -> None:
+        arrived.set()
+        await release.wait()
 
     async with running(**FEW) as world:
         tfs.on_predict = hold
@@ -401,9 +400,13 @@ async def test_a_grpc_client_that_retries_comes_back_when_it_was_told_to(running
 
 
 async def test_a_full_queue_of_one_model_is_no_queue_of_another(running, tfs):
-    async with _full(running, tfs) as world:
+    release = asyncio.Event()
+    async with _full(running, tfs, release) as world:
         assert reason_of(await world.refusal(ask())) == "OVERLOADED"
-        assert (await world.stub.Classify(ask(model="mobilenet_v3_small"), timeout=20)).classes
+        other = asyncio.ensure_future(world.stub.Classify(ask(model="mobilenet_v3_small"), timeout=20))
+        assert await world.health() == SERVING  # comes after it on the same connection
+        release.set()
+        assert (await other).classes
 
 
 async def test_a_cancelled_request_frees_its_place(running, tfs):

@@ -178,8 +178,9 @@ async def test_metrics_answer_while_the_gateway_is_full(measured, tfs):
 
     async with measured(tfs_in_flight=1, batch_seconds=0, queue=1) as world:
         tfs.on_predict = hold
-        held = [asyncio.ensure_future(world.stub.Classify(ask(), timeout=20)) for _ in range(5)]
+        held = [asyncio.ensure_future(world.stub.Classify(ask(), timeout=20))]
         await asyncio.wait_for(arrived.wait(), 20)
+        held += [asyncio.ensure_future(world.stub.Classify(ask(), timeout=20)) for _ in range(4)]
         await until(world, lambda seen: seen.get("queue_length", method="Classify") == 1)
         assert reason_of(await world.refusal(ask())) == "OVERLOADED"
         await until(world, lambda seen: seen.get("refusals_total", reason="OVERLOADED") == 2)  # the queue is cut, too
