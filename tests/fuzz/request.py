@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from tests.fuzz import fuzzing
 
 with fuzzing.instrumented():
-    from dermserve.gateway.canary import route
-    from dermserve.gateway.catalog import KnownModel, check_target
+    from dermserve.gateway.catalog import KnownModel, check_target, route
     from dermserve.gateway.errors import GatewayError
     from dermserve.gateway.plan import read_mode
     from dermserve.gateway.rpc import read_request_id, read_trace_id, to_status

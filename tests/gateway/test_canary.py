@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from dermserve.gateway.canary import route
+from dermserve.gateway.catalog import route
 from dermserve.gateway.tfserving import Target
 from tests.gateway.fake_tfserving import Version, make_card
 from tests.gateway.gateways import ask

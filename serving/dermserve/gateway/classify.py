@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from dermserve.gateway.admission import HeldBytes, Queue
 from dermserve.gateway.answer import check_scores, write_answer
 from dermserve.gateway.batching import Batching, Part
-from dermserve.gateway.canary import Canary
-from dermserve.gateway.catalog import CANARY, Catalog, Choice, check_target
+from dermserve.gateway.catalog import CANARY, Canary, Catalog, Choice, check_target
 from dermserve.gateway.config import Config
 from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import BudgetSpentError, GatewayError
