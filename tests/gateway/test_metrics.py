@@ -191,7 +191,7 @@ async def test_metrics_answer_while_the_gateway_is_full(measured, tfs):
 async def test_views_asked_used_saved_and_the_agreement_of_stopping_early(measured, tfs):
     card = make_card(min_confidence=0.5, adaptive_margin=0.3)
     tfs.models["resnet50"] = {1: Version(card)}
-    async with measured() as world:
+    async with measured(models=MODEL) as world:  # of several models, slow views would go in several calls
         for mode in (ADAPTIVE, FULL):
             await world.stub.Classify(ask(tta=mode), timeout=20)
 
