@@ -128,10 +128,10 @@ async def test_a_request_without_a_trace_gets_one_that_its_log_line_names(tfs):
             assert sorted(answer.error.code for answer in answers) == [0, 5]
     (refused,) = await collector.until(CLASSIFY)  # the last ones are sent while it stops
     assert next(line["trace_id"] for line in log if line["event"] == "request_refused") == refused.trace_id.hex()
-    assert refused.status.code == 2
+    assert (refused.status.code, refused.status.message) == (2, "INVALID_ARGUMENT")
     stream = await collector.until("photo", 2)
     assert len({span.trace_id for span in stream}) == 1
-    assert {span.status.message for span in stream} == {"", "MODEL_NOT_FOUND"}
+    assert {span.status.message for span in stream} == {"", "NOT_FOUND"}
     assert not [span for span in collector.spans if "SECRET" in str(span)]
     assert collector.resources[0]["service.name"] == "mine"
 
@@ -170,7 +170,7 @@ async def main():
 asyncio.run(main())
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert ended.stdout.splitlines()[0] == "[]"  # log lines may follow
+    assert "[]" in ended.stdout.splitlines()  # beside log lines
 
 
 async def test_without_the_extra_the_gateway_says_so_and_works(tfs):

@@ -153,7 +153,7 @@ class Rpc:
             await self._end(error)
         finally:
             if self._end_span:
-                self._end_span(error)
+                self._end_span(None)  # it is marked already
 
     async def _end(self, error: BaseException | None) -> None:
         """Log and count it; send the caller an exception as an error, INTERNAL if nobody expected it."""
@@ -174,6 +174,8 @@ class Rpc:
         else:
             reason = refusal.reason if refusal else None
             self._rpcs.metrics.request(self.method, self.model, code, facts, seconds=seconds, reason=reason)
+        if code != "OK":
+            self._rpcs.tracing.fail(code)
         if refusal:
             if self._context:
                 await _abort(self._context, refusal, request_id=self.request_id)

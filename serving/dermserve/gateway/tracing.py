@@ -29,6 +29,9 @@ class Tracing:
         """Open a span below the current one; return what ends it. An error marks it failed, with its reason or type."""
         return None
 
+    def fail(self, code: str) -> None:
+        """Mark the current span failed."""
+
     def trace_id(self) -> str | None:
         """Return the current trace id, 32 hexadecimal digits; None without a trace."""
         return None
@@ -72,6 +75,9 @@ class _OpenTelemetry(Tracing):
             opened.__exit__(None, None, None)
 
         return end
+
+    def fail(self, code: str) -> None:
+        self._trace.get_current_span().set_status(self._trace.StatusCode.ERROR, code)
 
     def trace_id(self) -> str | None:
         context = self._trace.get_current_span().get_span_context()
