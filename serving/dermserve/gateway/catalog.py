@@ -199,7 +199,7 @@ class Catalog:
             GatewayError: no model server can be asked.
         """
         version = None
-        for polls in range(3):  # a poll in progress may have begun before the version was there
+        for polls in range(2):  # it may be newer than the last poll
             if polls:
                 await self.poll()
             version = self.models[model].find(number)
