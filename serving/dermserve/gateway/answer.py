@@ -196,7 +196,10 @@ def write_answer(
         gateway_version=GATEWAY_VERSION,
     )
     if found.verdict != api.VERDICT_REJECTED or include_rejected_classes:
-        answer.classes.extend(_ranked(reduced, card))
+        for index in reduced.ranking:
+            info = card.classes[index]
+            score = answer.classes.add(probability=reduced.mean[index], std=reduced.std[index], code=info.code)
+            score.name, score.common_name, score.malignant = info.name, info.common_name, info.malignant
     if found.level != api.RISK_LEVEL_UNSPECIFIED:
         answer.malignancy.level = found.level
         answer.malignancy.probability, answer.malignancy.std = reduced.risk, reduced.risk_std
@@ -209,16 +212,3 @@ def write_notice(found: Judgement) -> str:
     """Write the notice in English: what to do, what is wrong with the photo, and the disclaimer."""
     about_photo = [_BY_REASON[reason] for reason in found.reasons if reason in _BY_REASON]
     return " ".join((_BY_LEVEL[found.level], *about_photo, NOTICE))
-
-
-def _ranked(reduced: Reduced, card: card_pb2.Card) -> Iterator[api.ClassScore]:
-    for index in reduced.ranking:
-        info = card.classes[index]
-        yield api.ClassScore(
-            code=info.code,
-            name=info.name,
-            common_name=info.common_name,
-            malignant=info.malignant,
-            probability=reduced.mean[index],
-            std=reduced.std[index],
-        )
