@@ -70,7 +70,6 @@ def test_the_defaults_and_a_whole_mtls_configuration_are_well(tmp_path):
         ({"default_deadline_seconds": 90, "grace_seconds": 90}, "DEADLINES", "WARNING"),
         ({"grace_seconds": 1}, "GRACE", "WARNING"),
         ({"max_connection_age_seconds": 1}, "CONNECTION_AGE", "WARNING"),
-        ({"decoder_stuck_seconds": 1}, "DECODER_STUCK", "WARNING"),
         ({"stream_queue": 1}, "STREAM_QUEUE", "WARNING"),
         ({"max_held_bytes": 1}, "HELD_BYTES", "WARNING"),
     ],

@@ -106,7 +106,7 @@ def _addresses(config: Config) -> Iterator[Finding]:
 def _limits(config: Config) -> Iterator[Finding]:
     """Find limits that contradict each other."""
     deadline, longest = config.default_deadline_seconds, config.max_deadline_seconds
-    grace, age, stuck = config.grace_seconds, config.max_connection_age_seconds, config.decoder_stuck_seconds
+    grace, age = config.grace_seconds, config.max_connection_age_seconds
     default = f"default_deadline_seconds ({deadline:g})"
     if deadline > longest:
         text = f"{default} is above max_deadline_seconds ({longest:g}), which caps it"
@@ -117,9 +117,6 @@ def _limits(config: Config) -> Iterator[Finding]:
     if age and age < deadline:
         text = f"max_connection_age_seconds ({age:g}) is shorter than a request may take: callers connect all the time"
         yield warning("CONNECTION_AGE", text, "use minutes; 300 is usual")
-    if stuck < deadline:
-        text = f"decoder_stuck_seconds ({stuck:g}) is shorter than {default}: threads that are only slow"
-        yield warning("DECODER_STUCK", f"{text} are replaced by more", "make it longer than any photo takes to decode")
     if config.max_held_bytes < config.max_image_bytes:
         text = f"max_held_bytes ({config.max_held_bytes}) is below max_image_bytes ({config.max_image_bytes})"
         yield warning("HELD_BYTES", f"{text}: the largest photos go one at a time", "raise max_held_bytes")

@@ -27,6 +27,7 @@ from dermserve.v1 import card_pb2, classifier_pb2
 
 CLASSIFY, CLASSIFY_STREAM = "Classify", "ClassifyStream"
 
+_STUCK_SECONDS = 30.0  # a thread that decodes one photo for longer is replaced
 _ATTEMPTS = 3  # attempts for a request without a version: versions may change while it is in progress
 # Seconds: if several models share the model servers, views that take longer are sent in several calls, so that requests
 # for other models get slots in between.
@@ -56,7 +57,7 @@ class Classifier:
     ) -> None:
         self.servers, self.catalog, self.metrics, self.tracing = servers, catalog, metrics, tracing
         self.limits = config.limits
-        self.workers = Workers(config.decoders, stuck_after=config.decoder_stuck_seconds, clock=time.monotonic)
+        self.workers = Workers(config.decoders, stuck_after=_STUCK_SECONDS, clock=time.monotonic)
         self.predictor = Batching(servers, longest=config.batch_seconds, clock=time.monotonic)
         self.held = HeldBytes(config.max_held_bytes)
         self.queues = dict[tuple[str, str], Queue]()  # one for each method and model, so that none fills another's

@@ -76,10 +76,7 @@ class Config(BaseSettings):
     grace_seconds: NonNegativeFloat = 10.0  # for accepted requests to finish after SIGTERM
 
     max_image_bytes: PositiveInt = _LIMITS.max_bytes  # size of a photo's file
-    max_image_pixels: PositiveInt = _LIMITS.max_pixels  # width × height of a photo, from its header
-    min_image_side: PositiveInt = _LIMITS.min_side  # shorter side of a photo in pixels
     decoders: PositiveInt = 2  # threads that decode photos; more than two share the memory that two may take
-    decoder_stuck_seconds: PositiveFloat = 30.0  # a thread that works on one photo for longer is replaced
     stream_at_once: PositiveInt = 4  # photos of one ClassifyStream in flight
 
     poll_seconds: PositiveFloat = 2.0  # between polls of the versions while every model is ready, else less
@@ -111,12 +108,8 @@ class Config(BaseSettings):
     @property
     def limits(self) -> Limits:
         """What a photo may be."""
-        return Limits(
-            max_bytes=self.max_image_bytes,
-            max_pixels=self.max_image_pixels,
-            min_side=self.min_image_side,
-            max_memory=min(_LIMITS.max_memory, _DECODING_BYTES // self.decoders),
-        )
+        memory = min(_LIMITS.max_memory, _DECODING_BYTES // self.decoders)
+        return Limits(max_bytes=self.max_image_bytes, max_memory=memory)
 
 
 def is_loopback(listen: str) -> bool:
