@@ -23,7 +23,7 @@ def edge() -> None:
 
 
 @edge.command()
-@setting_options()
+@setting_options
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=pathlib.Path),
