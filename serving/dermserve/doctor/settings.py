@@ -4,7 +4,6 @@ import datetime
 import functools
 import pathlib
 import stat
-from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from dermserve.cli.findings import Finding
@@ -27,7 +26,6 @@ def look_at_settings(config: Config, *, environment: Mapping[str, str]) -> Itera
             yield from _certificate(name, file)
     for certificate, key in (("tls_certificate", "tls_key"), ("tfs_tls_certificate", "tfs_tls_key")):
         yield from _key(config, certificate, key)
-    yield from _addresses(config)
     yield from _limits(config)
     if (config.canary_file or any(config.canary_shares.values())) and CANARY not in config.labels:
         text = f"a canary's share is set, but labels does not name {CANARY}, so nobody gets the canary"
@@ -96,48 +94,17 @@ def _key(config: Config, certificate_name: str, key_name: str) -> Iterator[Findi
         yield error("KEY_MISMATCH", text, "give the key that the certificate was made for, its own first")
 
 
-def _addresses(config: Config) -> Iterator[Finding]:
-    names = ("listen", "health_listen", "metrics_listen")
-    taken = Counter(address for name in names if (address := getattr(config, name)) and not address.endswith(":0"))
-    for address in [address for address, count in taken.items() if count > 1]:
-        text = f"{address} is set for more than one of {', '.join(names)}: the gateway won't start"
-        yield error("ADDRESS_TWICE", text, "give each a port of its own")
-    if doubled := [address for address, count in Counter(config.tfs).items() if count > 1]:
-        text = f"tfs names {', '.join(doubled)} more than once: it counts once"
-        yield warning("TFS_TWICE", text, "name each address once")
-
-
 def _limits(config: Config) -> Iterator[Finding]:
-    """Find limits that contradict each other."""
-    deadline, longest = config.default_deadline_seconds, config.max_deadline_seconds
-    grace, age, stuck = config.grace_seconds, config.max_connection_age_seconds, config.decoder_stuck_seconds
-    at_once, in_flight = config.at_once, config.tfs_in_flight * len(config.tfs)
-    default = f"default_deadline_seconds ({deadline:g})"
-    if deadline > longest:
-        text = f"{default} is above max_deadline_seconds ({longest:g}), which caps it"
-        yield warning("DEADLINES", text, "lower the one or raise the other")
-    if grace < deadline:
-        text = f"grace_seconds ({grace:g}) is shorter than {default}: a stop can cut accepted requests off"
-        yield warning("GRACE", text, "make it as long; and terminationGracePeriodSeconds longer than both")
-    if age and age < deadline:
-        text = f"max_connection_age_seconds ({age:g}) is shorter than a request may take: callers connect all the time"
-        yield warning("CONNECTION_AGE", text, "use minutes; 300 is usual")
-    if stuck < deadline:
-        text = f"decoder_stuck_seconds ({stuck:g}) is shorter than {default}: threads that are only slow"
-        yield warning("DECODER_STUCK", f"{text} are replaced by more", "make it longer than any photo takes to decode")
-    if at_once is not None and at_once < in_flight:
-        text = f"at_once ({at_once}) is below the {in_flight} calls the model servers may have in flight"
-        yield warning("AT_ONCE", f"{text}: they are never all used", "leave at_once out")
-    if config.queue > 3 * in_flight:
-        text = f"queue ({config.queue}) is over three times the {in_flight} calls in flight: under overload, accepted "
-        remedy = "leave queue out; clients are told when to try again"
-        yield warning("LONG_QUEUE", f"{text}requests take as many times as long", remedy)
-    if config.max_held_bytes < config.max_image_bytes:
-        text = f"max_held_bytes ({config.max_held_bytes}) is below max_image_bytes ({config.max_image_bytes})"
-        yield warning("HELD_BYTES", f"{text}: the largest photos go one at a time", "raise max_held_bytes")
-    if config.stream_queue < config.stream_at_once:
-        text = f"stream_queue ({config.stream_queue}) is below stream_at_once ({config.stream_at_once})"
-        yield warning("STREAM_QUEUE", f"{text}: a single stream overflows it", "raise stream_queue")
+    """Find limits below the time of a request."""
+    deadline = config.default_deadline_seconds
+    if config.grace_seconds < deadline:
+        text = f"grace_seconds ({config.grace_seconds:g}) is shorter than default_deadline_seconds ({deadline:g})"
+        remedy = "make it as long; and terminationGracePeriodSeconds longer than both"
+        yield warning("GRACE", f"{text}: a stop can cut accepted requests off", remedy)
+    if config.decoder_stuck_seconds < deadline:
+        text = f"decoder_stuck_seconds ({config.decoder_stuck_seconds:g}) is shorter than default_deadline_seconds"
+        text += f" ({deadline:g}): threads that are only slow are replaced by more"
+        yield warning("DECODER_STUCK", text, "make it longer than any photo takes to decode")
 
 
 def _traces(environment: Mapping[str, str]) -> Iterator[Finding]:
