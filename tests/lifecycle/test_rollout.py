@@ -193,6 +193,17 @@ def test_what_a_rollback_would_go_to_is_not_retired(fleet: Fleet) -> None:
     assert moves.rollback(fleet.desk, "m").after.labels["stable"] == 1
 
 
+def test_a_deletion_is_in_the_log_before_it_is_made(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(model: str, version: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(fleet.store, "remove", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        moves.retire(fleet.desk, "m", keep=1)
+    assert [(one["what"], one["from"], one["to"]) for one in entries(fleet.store)][-1] == ("retire", 3, None)
+    assert fleet.store.versions("m") == [1, 2, 3, 4]
+
+
 def test_a_version_that_fails_its_check_moves_no_label(fleet: Fleet) -> None:
     before = fleet.state()
     served, wanted = rollout.Served({"stable": 1, "canary": 2}, [1, 2], 0.1), rollout.Served({"stable": 3}, [3])

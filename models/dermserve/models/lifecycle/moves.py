@@ -89,8 +89,9 @@ def retire(desk: Desk, model: str, *, keep: int) -> list[int]:
     with _changing(desk):
         present, config = store.versions(model), desk.read_config()
         stable = config.labels(model).get(STABLE) if model in config.models else None
-        needed = {*present[-keep:], *config.needed(model), _former_stable(store, model, stable)}
-        gone = [version for version in present if version not in needed | desk.servers.available(model)]
+        served = config.needed(model) | desk.servers.available(model)
+        needed = {*present[-keep:], *served, _former_stable(store, model, stable)}
+        gone = [version for version in present if version not in needed]
         for version in gone:
             # The log has it before it is gone: a killed command leaves no deletion that nobody knows of.
             entry = new_entry("retire", model, version, None, digest=_digest(store, model, version))
@@ -109,14 +110,9 @@ def pull(
 ) -> Iterator[tuple[str, int]]:
     """Copy the versions that a local store lacks, under their numbers, each whole or not at all; then models.config.
 
-    A local version that does not match the manifest in the store, as after a power failure, is replaced.
-
-    Args:
-        store: the store to copy from.
-        target: the local store, created if it does not exist.
-        models: names; all models when empty.
-        latest: only so many of the newest versions of each model, and those that are labelled or pinned.
-        public_key: PEM file of the key that every version must be signed with; None to check none.
+    A local version that does not match the manifest in the store, as after a power failure, is replaced. Without
+    `models` all are copied; with `latest` only so many of the newest versions of each, and those that are labelled or
+    pinned. With a public key, a PEM file, every version must be signed with it.
 
     Yields model and version of each copy. Raises StoreError: a copy does not match its manifest or signature, or a
     model does not exist.

@@ -15,7 +15,7 @@ import click
 from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.gate import Requirement
 from dermserve.models.lifecycle.server_config import ConfigMap, Desk
-from dermserve.models.lifecycle.servers import Servers, Tls
+from dermserve.models.lifecycle.servers import Servers, tls_credentials
 from dermserve.models.lifecycle.stores import open_store
 from dermserve.models.lifecycle.watch import Limits
 from dermserve.models.options import Number, add_options
@@ -183,10 +183,10 @@ def _servers(given: dict[str, Any]) -> Servers:
         raise click.UsageError("--tfs-tls-certificate and --tfs-tls-key need each other")
     if ca is None and (certificate or name):
         raise click.UsageError("--tfs-tls-certificate and --tfs-tls-name need --tfs-tls-ca")
-    tls = Tls(ca=ca, certificate=certificate, key=key, name=name) if ca else None
-    if tls and (fault := tls.fault()):
-        raise click.UsageError(fault)
-    return Servers(names, tls=tls)
+    try:
+        return Servers(names, tls=tls_credentials(ca, certificate, key) if ca else None, tls_name=name)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def separated(names: tuple[str, ...]) -> list[str]:

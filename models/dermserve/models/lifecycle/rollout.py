@@ -78,8 +78,7 @@ def change(desk: Desk, intent: Intent, *, check: _Check = lambda: None) -> None:
     `check` is called once the versions are loaded on every server, before a label moves. If it raises, the change is
     undone.
 
-    Raises:
-        LifecycleError: a step failed. Servers that could not be restored are restored by the next command.
+    Raises LifecycleError: a step failed. Servers that could not be restored are restored by the next command.
     """
     desk.servers.available(intent.model)  # all servers must answer before anything changes
     desk.store.write_text(INTENT, json.dumps(intent.entry))
