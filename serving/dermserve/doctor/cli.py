@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from dermserve.cli.findings import COLOURS, Finding
-from dermserve.doctor.models import look_at_models
-from dermserve.doctor.settings import error, look_at_settings
+from dermserve.doctor.checks import error, look_at_models, look_at_settings
 from dermserve.gateway.cli import config_options, load_options
 from dermserve.models.options import Number
 
