@@ -171,10 +171,7 @@ def _show_check(check: Check) -> bool:
 def log(desk: Desk, name: str | None) -> None:
     """Show the audit log, oldest first: when, who, what, from, to."""
     for entry in entries(desk.store, name):
-        ends = (entry["from"], entry["to"])
-        before, after = (
-            Served(end["labels"], share=end.get("share", 0)) if isinstance(end, dict) else end for end in ends
-        )
+        before, after = (Served(**end) if isinstance(end, dict) else end for end in (entry["from"], entry["to"]))
         show(entry, f"{entry['when']}  {entry['who']}  {entry['what']:<8} {entry['model']}  {before} → {after}")
 
 

@@ -43,7 +43,7 @@ class Served:
         return config.labelled(model, self.labels).pinned(model, self.pins)
 
     def __str__(self) -> str:
-        told = [f"{label} {version}" for label, version in sorted(self.labels.items())]
+        told = [f"{label} {version}" for label, version in sorted(self.labels.items())] or map(str, self.pins)
         return ", ".join(told) + f" ({self.share:g})" * bool(self.share) or "the newest"
 
 

@@ -240,7 +240,7 @@ def entries(store: Store, model: str | None = None) -> Iterator[Entry]:
             entry: Entry = json.loads(line)
             valid = {"when", "who", "what", "model", "from", "to"} <= entry.keys()
             if entry["what"] not in {"publish", "retire"}:
-                valid = valid and all("labels" in end for end in (entry["from"], entry["to"]))
+                valid = valid and all(end.keys() == {"labels", "pins", "share"} for end in (entry["from"], entry["to"]))
         except (ValueError, KeyError, TypeError, AttributeError):
             valid = False
         if not valid:
