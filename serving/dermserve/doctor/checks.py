@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 
 from dermserve.cli.findings import Finding
 from dermserve.gateway import tracing
-from dermserve.gateway.canary import CANARY, STABLE
 from dermserve.gateway.catalog import Catalog, KnownModel, KnownVersion
 from dermserve.gateway.certificates import is_key_of, model_server_files, read_certificates
 from dermserve.gateway.config import Config, is_loopback
@@ -31,10 +30,10 @@ def look_at_settings(config: Config, *, environment: Mapping[str, str]) -> Itera
             yield from _certificate(name, file)
     for certificate, key in (("tls_certificate", "tls_key"), ("tfs_tls_certificate", "tfs_tls_key")):
         yield from _key(config, certificate, key)
-    yield from _limits(config)
-    if (config.canary_file or any(config.canary_shares.values())) and CANARY not in config.labels:
-        text = f"a canary's share is set, but labels does not name {CANARY}, so nobody gets the canary"
-        yield error("CANARY_LABEL", text, f"add {CANARY} to labels")
+    if config.grace_seconds < config.default_deadline_seconds:
+        text = f"grace_seconds ({config.grace_seconds:g}) is shorter than default_deadline_seconds"
+        text += f" ({config.default_deadline_seconds:g}): a stop can cut accepted requests off"
+        yield warning("GRACE", text, "make it as long; and terminationGracePeriodSeconds longer than both")
     yield from _traces(environment)
 
 
@@ -99,19 +98,6 @@ def _key(config: Config, certificate_name: str, key_name: str) -> Iterator[Findi
         yield error("KEY_MISMATCH", text, "give the key that the certificate was made for, its own first")
 
 
-def _limits(config: Config) -> Iterator[Finding]:
-    """Find limits below the time of a request."""
-    deadline = config.default_deadline_seconds
-    if config.grace_seconds < deadline:
-        text = f"grace_seconds ({config.grace_seconds:g}) is shorter than default_deadline_seconds ({deadline:g})"
-        remedy = "make it as long; and terminationGracePeriodSeconds longer than both"
-        yield warning("GRACE", f"{text}: a stop can cut accepted requests off", remedy)
-    if config.decoder_stuck_seconds < deadline:
-        text = f"decoder_stuck_seconds ({config.decoder_stuck_seconds:g}) is shorter than default_deadline_seconds"
-        text += f" ({deadline:g}): threads that are only slow are replaced by more"
-        yield warning("DECODER_STUCK", text, "make it longer than any photo takes to decode")
-
-
 def _traces(environment: Mapping[str, str]) -> Iterator[Finding]:
     if not tracing.is_wanted(environment):
         return
@@ -145,7 +131,7 @@ async def _look_at(config: Config, name: str, seconds: float) -> list[Finding]:
         await catalog.poll()
     finally:
         await servers.close()
-    return [finding for model in catalog.models.values() for finding in _look_at_model(config, name, model)]
+    return [finding for model in catalog.models.values() for finding in _look_at_model(name, model)]
 
 
 def _unreachable(config: Config, address: str, fault: GatewayError) -> Finding:
@@ -156,7 +142,7 @@ def _unreachable(config: Config, address: str, fault: GatewayError) -> Finding:
     return error("TFS_UNREACHABLE", f"{address} does not answer: {details}", remedy)
 
 
-def _look_at_model(config: Config, address: str, model: KnownModel) -> Iterator[Finding]:
+def _look_at_model(address: str, model: KnownModel) -> Iterator[Finding]:
     here = f"{model.name} at {address}"
     if not model.versions:
         remedy = "add it to the model server's models.config, or correct models"
@@ -167,8 +153,6 @@ def _look_at_model(config: Config, address: str, model: KnownModel) -> Iterator[
     if not model.ready:
         text = f"{here}: none of its versions is available with a valid card"
         yield error("MODEL_NOT_READY", text, "see the model server's log; export it again")
-    if config.canary_shares.get(model.name):
-        yield from _look_at_labels(config, here, model)
 
 
 def _look_at_version(here: str, version: KnownVersion) -> Iterator[Finding]:
@@ -186,12 +170,3 @@ def _look_at_version(here: str, version: KnownVersion) -> Iterator[Finding]:
     elif not version.card.HasField("profile"):
         text = f"{name} has no profile: there are no drift metrics for it"
         yield note("NO_PROFILE", text, "run `dermserve evaluate` on its run and export it again")
-
-
-def _look_at_labels(config: Config, here: str, model: KnownModel) -> Iterator[Finding]:
-    wanted = [label for label in (STABLE, CANARY) if label in config.labels and label not in model.labels]
-    if wanted:
-        text = f"{here}: canary_shares is set, but it knows no label {' and no '.join(wanted)}"
-        flag = "--allow_version_labels_for_unavailable_models at first start"
-        remedy = f"add version_labels to its models.config ({flag})"
-        yield warning("LABELS_MISSING", f"{text}: the share has no effect", remedy)
