@@ -114,7 +114,7 @@ LABEL org.opencontainers.image.title="dermserve store" \
       org.opencontainers.image.base.name="${PYTHON_BASE}" \
       org.opencontainers.image.version="${VERSION}"
 COPY --from=build-store /opt/dermserve /opt/dermserve
-# With --config configmap:… commands change the ConfigMap with it.
+# With --config-map commands change the ConfigMap with it.
 COPY --from=kubectl /bin/kubectl /usr/bin/kubectl
 ENV PATH=/opt/dermserve/bin:/usr/bin:/bin PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 USER 10001:10001

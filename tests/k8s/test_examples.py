@@ -87,9 +87,9 @@ def test_the_job_of_a_command_has_a_command_that_exists_and_reaches_what_it_name
     given = model.commands[name].make_context(name, arguments).params
     (rule,) = named(manifests, "Role", "model-command")["rules"]
     place = named(manifests, "Role", "model-command")["metadata"]["namespace"]
-    assert [given["config_file"]] == [ConfigMap(place, each) for each in rule["resourceNames"]]
+    assert [given["config_map"]] == [ConfigMap(place, each) for each in rule["resourceNames"]]
     served = render("production")
-    assert named(served, "ConfigMap", given["config_file"].name)["metadata"]["namespace"] == place
+    assert named(served, "ConfigMap", given["config_map"].name)["metadata"]["namespace"] == place
     host, port = given["tfs"][0].split(":")
     assert int(port) in {each["port"] for each in named(served, "Service", host)["spec"]["ports"]}
     (out,) = (policy["spec"] for policy in of_kind(manifests, "NetworkPolicy") if "egress" in policy["spec"])

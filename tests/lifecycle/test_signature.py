@@ -11,7 +11,7 @@ import pytest
 
 from dermserve.models.lifecycle.errors import GateError, SignatureError
 from dermserve.models.lifecycle.manifest import MANIFEST, SIGNATURE, check_signature, sign_version, write_manifest
-from dermserve.models.lifecycle.moves import promote
+from dermserve.models.lifecycle.moves import promote, rollback
 from dermserve.models.lifecycle.stores import LocalStore, open_store
 from tests.k8s.rendering import containers, named, render
 from tests.lifecycle.fake_servers import fake_desk
@@ -159,10 +159,14 @@ def test_verify_names_the_signature(store: pathlib.Path, keys: pathlib.Path) -> 
     assert "theirs.pub" in rows[1]["problem"]
 
 
-@pytest.mark.parametrize("checked", [True, False])
-def test_promote_with_a_key_refuses_another_signature(store: pathlib.Path, keys: pathlib.Path, checked: bool) -> None:
+def test_promote_and_rollback_with_a_key_refuse_another_signature(store: pathlib.Path, keys: pathlib.Path) -> None:
     desk = fake_desk(LocalStore(store), public_key=keys / "theirs.pub")
     with pytest.raises(GateError, match="is not what was signed with the key of"):
-        promote(desk, "m", 1, checked=checked)
+        promote(desk, "m", 1)
+    make_version(store / "m" / "2")
+    for version in (1, 2):
+        promote(dataclasses.replace(desk, public_key=None), "m", version)
+    with pytest.raises(GateError, match="is not what was signed with the key of"):
+        rollback(desk, "m")
     promote(dataclasses.replace(desk, public_key=keys / "ours.pub"), "m", 1)
     assert [server.labels for server in desk.servers] == [{"stable": 1}] * 2

@@ -17,14 +17,14 @@ import pytest
 from dermserve.models.lifecycle.errors import StoreError
 from dermserve.models.lifecycle.manifest import MANIFEST, changes, parse_manifest, write_manifest
 from dermserve.models.lifecycle.moves import pull
-from dermserve.models.lifecycle.stores import Entry, LocalStore, Store, entries, open_store
+from dermserve.models.lifecycle.stores import LocalStore, Store, entries, new_entry, open_store
 from tests.lifecycle.versions_at_hand import make_version
 
 PUBLISHERS, EACH = 4, 5
 _PUBLISHER = """
-import pathlib, sys
+import json, pathlib, sys
 from tests.lifecycle.versions_at_hand import make_version
-from dermserve.models.lifecycle.stores import Entry, open_store
+from dermserve.models.lifecycle.stores import new_entry, open_store
 base, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 store = open_store(base)
 sys.stdin.readline()  # all begin together
@@ -32,7 +32,7 @@ for turn in range(count):
     with store.staged("m") as staging:
         make_version(staging, content=f"{name} {turn}".encode())
         number = store.publish(staging, "m")
-    store.append_audit(Entry(what="publish", model="m", before=None, after=number).json())
+    store.append_audit(json.dumps(new_entry("publish", "m", None, number)))
     print(number, name, turn, flush=True)
 """
 
@@ -79,17 +79,17 @@ def test_publishers_in_processes_of_their_own_never_share_a_number_or_mix_their_
     for line in said:
         number, content = line.split(maxsplit=1)
         assert store.read("m", int(number), "saved_model.pb").decode() == content
-    assert sorted(entry.after for entry in entries(store, "m")) == numbers
+    assert sorted(entry["to"] for entry in entries(store, "m")) == numbers
 
 
 def test_the_log_keeps_who_when_from_and_to_in_order(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DERMSERVE_WHO", "ann@ci")
     store = open_store(base)
     for version in (1, 2):
-        entry = Entry(what="promote", model="m", before=version - 1, after=version, more={"note": "why"})
-        store.append_audit(entry.json())
+        store.append_audit(json.dumps(new_entry("publish", "m", version - 1, version, digest="why", empty="")))
     lines = [json.loads(line) for line in store.audit()]
-    assert [(line["from"], line["to"], line["who"], line["note"]) for line in lines] == [
+    assert "empty" not in lines[0]
+    assert [(line["from"], line["to"], line["who"], line["digest"]) for line in lines] == [
         (0, 1, "ann@ci", "why"),
         (1, 2, "ann@ci", "why"),
     ]
@@ -98,8 +98,8 @@ def test_the_log_keeps_who_when_from_and_to_in_order(base: str, monkeypatch: pyt
 
 def test_the_log_is_in_order_when_clocks_go_back(base: str) -> None:
     for when in ("2026-03-01", "2026-01-01", "2025-12-31"):
-        open_store(base).append_audit(Entry(what="promote", model="m", before=None, after=1, when=when).json())
-    assert [entry.when for entry in entries(open_store(base))] == ["2026-03-01", "2026-01-01", "2025-12-31"]
+        open_store(base).append_audit(json.dumps({**new_entry("publish", "m", None, 1), "when": when}))
+    assert [entry["when"] for entry in entries(open_store(base))] == ["2026-03-01", "2026-01-01", "2025-12-31"]
 
 
 @pytest.mark.parametrize("cut", [1, 10, 60])
@@ -107,19 +107,22 @@ def test_a_line_of_the_log_that_was_cut_off_does_not_count_and_spoils_no_other(
     tmp_path: pathlib.Path, cut: int
 ) -> None:
     store = LocalStore(tmp_path)
-    lines = [Entry(what="promote", model="m", before=None, after=version).json() for version in (1, 2, 3)]
+    lines = [json.dumps(new_entry("publish", "m", None, version)) for version in (1, 2, 3)]
     store.append_audit(lines[0])
     with (tmp_path / "audit.jsonl").open("a") as file:
         file.write(lines[1][:cut])
-    assert [entry.after for entry in entries(store)] == [1]
+    assert [entry["to"] for entry in entries(store)] == [1]
     store.append_audit(lines[2])
-    assert [entry.after for entry in entries(store)] == [1, 3]
+    assert [entry["to"] for entry in entries(store)] == [1, 3]
 
 
-@pytest.mark.parametrize("line", ["", "[]", "{}", '{"what": "promote"', "3", '"from"', "null"])
+@pytest.mark.parametrize(
+    "line",
+    ["", "[]", "{}", '{"what": "promote"', "3", '"from"', "null", json.dumps(new_entry("promote", "m", None, 1))],
+)
 def test_a_line_of_the_log_that_is_none_is_named(tmp_path: pathlib.Path, line: str) -> None:
     store = LocalStore(tmp_path)
-    store.append_audit(Entry(what="promote", model="m", before=None, after=1).json())
+    store.append_audit(json.dumps(new_entry("publish", "m", None, 1)))
     store.append_audit(line)
     with pytest.raises(StoreError, match="line 2 of the audit log of"):
         list(entries(store, "m"))

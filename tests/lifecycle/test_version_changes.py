@@ -132,7 +132,8 @@ class Changer:
         self._move(lambda: moves.canary(desk, MODEL, version, share=SHARE), opens=version)
         yield
         for move, now in ((moves.promote, version), (moves.rollback, stable), (moves.promote, version)):
-            self._move(lambda move=move, now=now: move(desk, MODEL, now), opens=now, stable=now)
+            named = [now] if move is moves.promote else []
+            self._move(lambda move=move, named=named: move(desk, MODEL, *named), opens=now, stable=now)
             yield
         moves.retire(desk, MODEL, keep=2)
         yield

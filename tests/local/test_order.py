@@ -10,7 +10,7 @@ import threading
 import psutil
 import pytest
 
-from dermserve.local import ChildDiedError, NotReadyInTimeError, Stack, StoreError
+from dermserve.local import ChildDiedError, NotReadyInTimeError, Stack, StackError
 from dermserve.local.ports import no_proxy
 
 PROGRAMS = pathlib.Path(__file__).with_name("programs.py")
@@ -74,7 +74,7 @@ def test_a_store_that_is_served_is_refused_to_a_second_owner_naming_the_first(st
     (store / "other" / "1").mkdir(parents=True)
     with make(store, owner=True):
         config = (store / "models.config").read_text()
-        with pytest.raises(StoreError, match=rf"served by another `dermserve up`, process {os.getpid()} since 20"):
+        with pytest.raises(StackError, match=rf"served by another `dermserve up`, process {os.getpid()} since 20"):
             make(store, owner=True).__enter__()
         with make(store):  # `demo`, for one, has a list of its own
             assert log(store, "modelserver")[-1].startswith("Running")

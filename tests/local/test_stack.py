@@ -12,8 +12,8 @@ from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
 
 from dermserve.imaging import decode
-from dermserve.local import Stack, StackError, StoreError
-from dermserve.local.child import open_log
+from dermserve.local import Stack, StackError
+from dermserve.local.child import child_log
 from dermserve.local.picture import draw_lesion
 from dermserve.local.stack import _TFS_READY, GATEWAY_READY
 from dermserve.local.store import ensure_models, write_config
@@ -59,7 +59,7 @@ def test_a_store_that_has_the_models_is_left_alone(tmp_path):
 
 def test_a_model_that_cannot_be_built_says_why(tmp_path):
     said = []
-    with pytest.raises(StoreError, match="no_such_model, and only resnet50, mobilenet_v3_small can be built"):
+    with pytest.raises(StackError, match="no_such_model, and only resnet50, mobilenet_v3_small can be built"):
         ensure_models(tmp_path, ["no_such_model"], say=said.append)
     assert said == []
 
@@ -68,7 +68,7 @@ def test_a_model_that_cannot_be_built_says_why(tmp_path):
 def test_a_store_that_cannot_be_written_is_named_before_tensorflow_starts(tmp_path, where):
     (tmp_path / "file").touch()
     said = []
-    with pytest.raises(StoreError, match=f"can't write {re.escape(str(tmp_path / where))}: "):
+    with pytest.raises(StackError, match=f"can't write {re.escape(str(tmp_path / where))}: "):
         ensure_models(tmp_path / where, ["resnet50"], say=said.append)
     assert said == []
 
@@ -107,24 +107,24 @@ def test_a_pin_on_a_version_that_is_gone_is_an_error_and_not_a_long_wait(tmp_pat
     (tmp_path / "resnet50" / "3").mkdir(parents=True)
     config = write_config(tmp_path, ["resnet50"])
     _label(config, version=2)
-    with pytest.raises(StoreError, match="asks for version 2 of resnet50, which the store does not have"):
+    with pytest.raises(StackError, match="asks for version 2 of resnet50, which the store does not have"):
         write_config(tmp_path, ["resnet50"])
 
 
 def test_a_store_that_cannot_be_written_says_so(tmp_path):
-    with pytest.raises(StoreError, match=re.escape(str(tmp_path / "none" / "models.config"))):
+    with pytest.raises(StackError, match=re.escape(str(tmp_path / "none" / "models.config"))):
         write_config(tmp_path / "none", ["resnet50"])
 
 
 def test_logs_are_appended_and_put_aside_when_large(tmp_path, monkeypatch):
     path = tmp_path / "logs" / "gateway.log"
     for line in ("first", "second"):
-        with open_log(path) as log:
-            print(line, file=log)
+        with child_log(path, say=pytest.fail) as log:
+            log(line)
     assert path.read_text() == "first\nsecond\n"
     monkeypatch.setattr("dermserve.local.child._LARGE", 5)
-    with open_log(path) as log:
-        print("third", file=log)
+    with child_log(path, say=pytest.fail) as log:
+        log("third")
     assert path.read_text() == "third\n"
     assert path.with_name("gateway.log.old").read_text() == "first\nsecond\n"
 

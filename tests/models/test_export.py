@@ -24,8 +24,7 @@ def test_a_store_that_has_the_models_is_left_alone(own_store: pathlib.Path) -> N
     ("arguments", "words"),
     [
         (["--model", "vgg16"], "vgg16"),
-        (["--imagenet", "--weights", __file__], "exclude each other"),
-        (["--seed", "1"], "--seed is of random weights"),
+        (["--init-weights", "imagenet", "--weights", __file__], "exclude each other"),
         (["--init-weights", __file__], "--model"),
         (["--weights", __file__], "--model"),
         (["--weights", "missing.h5", "--model", "resnet50"], "does not exist"),

@@ -16,6 +16,12 @@ from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.stores import open_store
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
+
+
+def _backbone(text: str) -> str:
+    return text if text == "imagenet" else str(_FILE.convert(text, None, None))
+
+
 SHIPPED = pathlib.Path(__file__).parent / "shipped"
 """Folder of the runs whose weights dermserve ships, by model."""
 
@@ -28,35 +34,34 @@ SHIPPED = pathlib.Path(__file__).parent / "shipped"
 )  # fmt: skip
 @click.option("--model", "models", type=click.Choice(list(SPECS)), multiple=True, help="Repeatable. [default: all]")
 @click.option("--weights", type=_FILE, help="Weights of the whole network (.weights.h5 or .keras).")
-@click.option("--init-weights", type=_FILE, help="ImageNet weights of the backbone alone; the head is random.")
-@click.option("--imagenet", is_flag=True, help="Like --init-weights, with the weights that Keras downloads.")
-@click.option("--random", "random_weights", is_flag=True, help="Random weights, for trying things out.")
-@click.option("--seed", type=int, help="Seed of random weights. [default: 0]")
 @click.option(
-    "--graph", type=click.Choice(["frozen", "folded-variables"]), default="frozen", show_default=True,
-    help="Weights as constants, which is fastest, or as variables, which takes less memory.",
+    "--init-weights", type=_backbone, metavar="FILE|imagenet",
+    help="ImageNet weights of the backbone alone, from a file or as Keras downloads them; the head is random.",
 )  # fmt: skip
-@click.option("--new-version", is_flag=True, help="Export even where the store has a version already.")
+@click.option(
+    "--random", "random_weights", is_flag=True, help="Random weights, always the same, for trying things out."
+)
+@click.option(
+    "--graph", type=click.Choice(["frozen", "folded-variables"]),
+    help="Weights as constants, which is fastest, or as variables, which takes less memory. [default: frozen]",
+)  # fmt: skip
 def export(
     run: pathlib.Path | None,
     store: str,
     models: tuple[str, ...],
     weights: pathlib.Path | None,
-    init_weights: pathlib.Path | None,
-    imagenet: bool,
+    init_weights: str | None,
     random_weights: bool,
-    seed: int | None,
-    graph: str,
-    new_version: bool,
+    graph: str | None,
 ) -> None:
     """Export models as SavedModels that TensorFlow Serving can load, each checked before it appears.
 
     With RUN, the folder of a finished and evaluated `dermserve train`, export its model. Otherwise export the models
-    that the store lacks, with the weights that dermserve ships. A model whose weights were not trained on skin lesions
-    says so in its card, and answers UNCERTAIN to everything.
+    that the store lacks, with the weights that dermserve ships; with other weights or a --graph, also those that it
+    has. A model whose weights were not trained on skin lesions says so in its card, and answers UNCERTAIN to
+    everything.
     """
-    sources: dict[str, object] = {"RUN": run, "--weights": weights, "--init-weights": init_weights}
-    sources |= {"--imagenet": imagenet, "--random": random_weights}
+    sources = {"RUN": run, "--weights": weights, "--init-weights": init_weights, "--random": random_weights}
     given = [name for name, value in sources.items() if value]
     if len(given) > 1:
         raise click.UsageError(f"{' and '.join(given)} exclude each other")
@@ -64,21 +69,19 @@ def export(
         raise click.UsageError("--model is for models without a RUN: the run knows its own")
     if (weights or init_weights) and len(models) != 1:
         raise click.UsageError(f"{given[0]} is for one model: say which with --model")
-    if seed is not None and not (random_weights or init_weights or imagenet):
-        raise click.UsageError("--seed is of random weights: give --random, --init-weights or --imagenet")
+    anew, graph = bool(given or graph), graph or "frozen"
     try:
         if run is not None:
             export_version(run.name, store, run=run, graph=graph)
             return
         for model in models or tuple(SPECS):
             present = open_store(store).versions(model)
-            if present and not (given or new_version):
+            if present and not anew:
                 click.echo(f"{model}: version {present[-1]} is in {store}", err=True)
             elif not given and (SHIPPED / model).is_dir():
                 export_version(model, store, run=SHIPPED / model, graph=graph)
             else:
-                backbone = init_weights or ("imagenet" if imagenet else None)
-                export_version(model, store, weights=weights, backbone=backbone, seed=seed or 0, graph=graph)
+                export_version(model, store, weights=weights, backbone=init_weights, graph=graph)
     except (LifecycleError, OSError) as error:
         raise click.ClickException(str(error)) from error
 

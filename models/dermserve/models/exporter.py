@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import datetime
 import importlib.metadata
+import json
 import logging
 import pathlib
 import sys
@@ -27,7 +28,7 @@ from dermserve.models.catalogue import SPECS, Spec
 from dermserve.models.graph import FeatureDistance, Weights, freeze_core, signatures
 from dermserve.models.lifecycle.errors import ExportError, LifecycleError
 from dermserve.models.lifecycle.manifest import sign_version, write_manifest
-from dermserve.models.lifecycle.stores import Entry, open_store
+from dermserve.models.lifecycle.stores import new_entry, open_store
 from dermserve.models.records import write_golden_predictions, write_warmup_records
 from dermserve.models.training.errors import RunError, TrainingError
 from dermserve.models.training.train.finished import FinishedRun, describe_tests
@@ -40,29 +41,23 @@ def export_model(
     store: pathlib.Path | str,
     *,
     weights: pathlib.Path | None = None,
-    backbone: pathlib.Path | str | None = None,
-    seed: int = 0,
+    backbone: str | None = None,
     graph: str = "frozen",
 ) -> int:
     """Write a model with weights of unknown training into the store as a new version, and return its number.
 
-    Args:
-        model: a key of SPECS.
-        store: path or URL of the store.
-        weights: a file with weights of the whole network.
-        backbone: a file with weights of the backbone only, or "imagenet", which Keras downloads.
-        seed: of the random weights: the head, or everything without `weights` and `backbone`.
-        graph: how the graph holds its weights, a value of graph.Weights.
+    `weights` are those of the whole network. `backbone` is a file with those of the backbone, or "imagenet", which
+    Keras downloads; the head, or with neither everything, is random, always the same. `graph` is a value of
+    graph.Weights.
 
-    Raises:
-        ExportError: the weights don't fit, or the export does not keep the model contract.
+    Raises ExportError: the weights don't fit, or the export does not keep the model contract.
     """
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(0)
     with _exporting(f"{model}: "):
-        network = build(model, backbone_weights=None if backbone is None else str(backbone))
+        network = build(model, backbone_weights=backbone)
         if weights is not None:
             load_weights(network, weights)
-        origin = f"file {weights.name}" if weights else f"random (seed {seed})"
+        origin = f"file {weights.name}" if weights else "random (seed 0)"
         if backbone is not None:
             origin = f"backbone {pathlib.Path(backbone).name}, head {origin}"
         provenance = card_pb2.Provenance(training=card_pb2.TRAINING_NONE, initialization=origin)
@@ -74,14 +69,9 @@ def export_run(
 ) -> int:
     """Write a run's network into the store as a new version, and return its number.
 
-    Args:
-        run: folder of a finished and evaluated `dermserve train`.
-        store: path or URL of the store.
-        graph: how the graph holds its weights, a value of graph.Weights.
-        sign: PEM file of the private key to sign it with.
+    `sign` is the PEM file of a private key, `graph` a value of graph.Weights.
 
-    Raises:
-        ExportError: no such run, or the export does not keep the model contract.
+    Raises ExportError: no such run, or the export does not keep the model contract.
     """
     with _exporting():
         return write_version(dataclasses.replace(run_content(run), weights=Weights(graph)), store, sign=sign)
@@ -167,10 +157,7 @@ def _metrics(run: FinishedRun) -> dict[str, float]:
 def write_version(content: Content, base: pathlib.Path | str, *, sign: pathlib.Path | None = None) -> int:
     """Export a version into a store, and return its number. It appears only once every signature has been checked.
 
-    Args:
-        content: what it is made from.
-        base: path or URL of the store.
-        sign: PEM file of the private key to sign it with.
+    `base` is a store's path or URL, `sign` the PEM file of a private key.
 
     Raises:
         CardError: the content does not make a valid card.
@@ -200,7 +187,7 @@ def write_version(content: Content, base: pathlib.Path | str, *, sign: pathlib.P
             sign_version(staging, sign)
         version = store.publish(staging, spec.name)
     more = {"digest": manifest.digest, "weights_digest": card.weights_digest}
-    store.append_audit(Entry(what="publish", model=spec.name, before=None, after=version, more=more).json())
+    store.append_audit(json.dumps(new_entry("publish", spec.name, None, version, **more)))
     return version
 
 

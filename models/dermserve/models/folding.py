@@ -23,12 +23,8 @@ def fold_batch_norm(network: keras.Model, *, fusible: bool = False) -> keras.Mod
     """Copy a network with every batch normalisation that directly follows a convolution folded into it.
 
     Nested models are folded, too. Batch norm elsewhere, such as before a dense layer, stays. In inference the copy
-    computes the same, except for rounding. It can't be trained.
-
-    Args:
-        network: to copy.
-        fusible: whether hard swish and padding are written so that TensorFlow computes them with the convolution, too.
-            TensorFlow Lite fuses hard swish as Keras writes it, and not like this.
+    computes the same, except for rounding. It can't be trained. When `fusible`, hard swish and padding are written so
+    that TensorFlow computes them with the convolution, too; TensorFlow Lite fuses hard swish as Keras writes it.
     """
     folded = _foldable(network)
     by_convolution = {convolution.name: norm for norm, convolution in folded.items()}

@@ -70,7 +70,7 @@ def freeze_core(
             Networks", ICML 2017).
         distance: the out-of-distribution score. When None it is the energy, -log Σ exp(logits) (Liu et al.,
             "Energy-based Out-of-distribution Detection", NeurIPS 2020).
-        weights: how the function holds its weights.
+        weights: how the function holds them.
 
     Returns:
         uint8 [N, H, W, 3] → {probabilities f32 [N, C], logits f32 [N, C], ood_score f32 [N]}; its attribute `tracked`

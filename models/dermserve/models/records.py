@@ -1,8 +1,7 @@
 """The records beside a version's graph: requests to warm it up with, and golden predictions to check it by."""
 
 import pathlib
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import tensorflow as tf
@@ -16,6 +15,7 @@ from dermserve.models.verify import LoadedVersion, png
 
 _PICTURES = 2
 _PATCHES = 7
+_Request: TypeAlias = tuple[Signature, dict[str, Any]]
 
 
 def write_warmup_records(version_folder: pathlib.Path, *, model: str, side: int) -> None:
@@ -25,19 +25,15 @@ def write_warmup_records(version_folder: pathlib.Path, *, model: str, side: int)
     outputs (no output_filter): of one view and of ten, of `tta`, of the card, and of `encoded`, which others call. https://www.tensorflow.org/tfx/serving/saved_model_warmup
     `side` is the height and width of the input in pixels.
     """
-    file = version_folder / WARMUP
-    file.parent.mkdir(exist_ok=True)
     gray = np.full((10, side, side, 3), 127, np.uint8)
-    with tf.io.TFRecordWriter(str(file)) as writer:
-        asked: list[tuple[Signature, dict[str, Any]]] = [
-            (Signature.SERVING_DEFAULT, {Input.IMAGES: gray[:1]}),
-            (Signature.SERVING_DEFAULT, {Input.IMAGES: gray}),
-            (Signature.TTA, {Input.IMAGES: gray[:1]}),
-            (Signature.ENCODED, {Input.IMAGE_BYTES: np.array([png(gray[0])], object)}),
-            (Signature.DESCRIBE, {Input.QUERY: np.array([b""], object)}),
-        ]
-        for signature, inputs in asked:
-            writer.write(_record(model, signature, inputs))
+    asked: list[_Request] = [
+        (Signature.SERVING_DEFAULT, {Input.IMAGES: gray[:1]}),
+        (Signature.SERVING_DEFAULT, {Input.IMAGES: gray}),
+        (Signature.TTA, {Input.IMAGES: gray[:1]}),
+        (Signature.ENCODED, {Input.IMAGE_BYTES: np.array([png(gray[0])], object)}),
+        (Signature.DESCRIBE, {Input.QUERY: np.array([b""], object)}),
+    ]
+    _write(version_folder / WARMUP, model, asked)
 
 
 def write_golden_predictions(version_folder: pathlib.Path, run: LoadedVersion, *, model: str, side: int) -> None:
@@ -46,15 +42,13 @@ def write_golden_predictions(version_folder: pathlib.Path, run: LoadedVersion, *
     Raises VerificationError: a signature does not run.
     """
     images = pictures(_PICTURES, side=side)
-    with tf.io.TFRecordWriter(str(version_folder / GOLDEN)) as writer:
-        asked: list[tuple[Signature, dict[str, Any]]] = [
-            (Signature.SERVING_DEFAULT, {Input.IMAGES: images}),
-            (Signature.ENCODED, {Input.IMAGE_BYTES: np.array([png(image) for image in images], object)}),
-            (Signature.TTA, {Input.IMAGES: images[:1]}),
-            (Signature.DESCRIBE, {Input.QUERY: np.array([b""], object)}),
-        ]
-        for signature, inputs in asked:
-            writer.write(_record(model, signature, inputs, run))
+    asked: list[_Request] = [
+        (Signature.SERVING_DEFAULT, {Input.IMAGES: images}),
+        (Signature.ENCODED, {Input.IMAGE_BYTES: np.array([png(image) for image in images], object)}),
+        (Signature.TTA, {Input.IMAGES: images[:1]}),
+        (Signature.DESCRIBE, {Input.QUERY: np.array([b""], object)}),
+    ]
+    _write(version_folder / GOLDEN, model, asked, run)
 
 
 def pictures(count: int, *, side: int) -> NDArray[np.uint8]:
@@ -65,14 +59,16 @@ def pictures(count: int, *, side: int) -> NDArray[np.uint8]:
     )
 
 
-def _record(model: str, signature: Signature, inputs: Mapping[str, Any], run: LoadedVersion | None = None) -> bytes:
-    """Make a PredictionLog of a request, with its answer where there is something to run it."""
-    log = prediction_log_pb2.PredictLog()
-    log.request.model_spec.name = model
-    log.request.model_spec.signature_name = signature
-    for name, value in inputs.items():
-        log.request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
-    for name, value in run(signature, inputs).items() if run else ():
-        log.response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
-    record: bytes = prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString()
-    return record
+def _write(file: pathlib.Path, model: str, asked: list[_Request], run: LoadedVersion | None = None) -> None:
+    """Write a PredictionLog of each request, with its answer where there is something to run it."""
+    file.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(file)) as writer:
+        for signature, inputs in asked:
+            log = prediction_log_pb2.PredictLog()
+            log.request.model_spec.name = model
+            log.request.model_spec.signature_name = signature
+            for name, value in inputs.items():
+                log.request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+            for name, value in run(signature, inputs).items() if run else ():
+                log.response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+            writer.write(prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString())

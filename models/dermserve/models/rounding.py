@@ -24,13 +24,9 @@ So the distance is exact to MAX_GAIN × ROUNDING = 0.03.
 
 
 def allowed(expected: Mapping[str, NDArray[np.float32]], *, temperature: float) -> dict[str, float]:
-    """Return how much each float32 output may differ from the expected value, in its own unit.
+    """Return how much each of a signature's float32 outputs may differ from the expected one, in its own unit.
 
     An `ood_score` is compared by its root: see `comparable`.
-
-    Args:
-        expected: outputs of a signature by name.
-        temperature: that the logits are divided by before the softmax.
     """
     logits = ROUNDING * max(1.0, float(np.abs(expected[Output.LOGITS]).max(initial=0)))
     probabilities = min(1.0, logits / temperature)  # the softmax moves by half of that at most

@@ -35,9 +35,8 @@ class VerificationError(RuntimeError):
 def verify(run: "LoadedVersion") -> card_pb2.Card:
     """Check every promise of the model contract that can be checked without knowing right answers; return the card.
 
-    Raises:
-        VerificationError: a signature is missing, does not run, can't be batched, accepts images of another size or
-            disagrees with another.
+    Raises VerificationError: a signature is missing, does not run, can't be batched, accepts images of another size or
+    disagrees with another.
     """
     _check_batch_dimensions(run.signatures)
     card = _check_describe(run)

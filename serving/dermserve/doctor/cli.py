@@ -8,8 +8,7 @@ from typing import Any
 import click
 
 from dermserve.cli.findings import COLOURS, Finding
-from dermserve.doctor.models import look_at_models
-from dermserve.doctor.settings import error, look_at_settings
+from dermserve.doctor.checks import error, look_at_models, look_at_settings
 from dermserve.gateway.cli import config_options, load_options
 from dermserve.models.options import Number
 
@@ -19,20 +18,17 @@ _SEVERITIES = list(COLOURS)[:3]
 @click.command()
 @config_options
 @click.option("--offline", is_flag=True, help="Check settings and files only; ask no model server.")
-@click.option("--strict", is_flag=True, help="Exit with 1 for warnings, too.")
 @click.option("--timeout", type=Number(0, min_open=True), default=5.0, show_default=True, metavar="SECONDS",
               help="For each model server to answer.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a finding.")
 @click.pass_context
-def doctor(
-    context: click.Context, /, *, offline: bool, strict: bool, timeout: float, as_json: bool, **options: Any
-) -> None:
+def doctor(context: click.Context, /, *, offline: bool, timeout: float, as_json: bool, **options: Any) -> None:
     """Check a gateway's configuration: what is unsafe, what does not work, and what to do.
 
     Takes the options of `dermserve gateway`, reads the same file and environment, and asks the model servers. An error
     prevents the gateway or some of its answers; a warning is unsafe or unwise; a note is information.
 
-    Exit codes: 0 no errors, 1 errors (with --strict, also warnings), 2 wrong usage.
+    Exit codes: 0 no errors, 1 errors, 2 wrong usage.
     """
     found = _examine(options, offline=offline, timeout=timeout)
     for finding in sorted(found, key=lambda finding: _SEVERITIES.index(finding.severity)):
@@ -41,7 +37,7 @@ def doctor(
     if not as_json:
         told = (f"{counts[severity]} {severity.lower()}{'s' * (counts[severity] != 1)}" for severity in _SEVERITIES)
         click.echo(", ".join(told) + (" (model servers not asked)" if offline else ""))
-    context.exit(1 if counts["ERROR"] or (strict and counts["WARNING"]) else 0)
+    context.exit(1 if counts["ERROR"] else 0)
 
 
 def _examine(options: dict[str, Any], *, offline: bool, timeout: float) -> list[Finding]:

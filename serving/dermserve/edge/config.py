@@ -83,15 +83,9 @@ _REPLIES = (
 def envoy_config(settings: Settings, *, folder: pathlib.Path | None = None) -> dict[str, str]:
     """Write the configuration as YAML, for `envoy -c FOLDER/envoy.yaml`.
 
-    Args:
-        settings: of the edge.
-        folder: where Envoy will find the files; not needed without certificates.
+    Returns `envoy.yaml`, and a file for each certificate, which Envoy watches and for which it needs the folder.
 
-    Returns:
-        `envoy.yaml`, and a file for each certificate, which Envoy watches.
-
-    Raises:
-        SettingsError: the file of API keys can't be used, or certificates are set and no folder.
+    Raises SettingsError: the file of API keys can't be used, or certificates are set and no folder.
     """
     import jinja2  # in the extra `edge`; not needed by `dermserve up` and `demo` without an edge
 
@@ -126,8 +120,7 @@ def envoy_config(settings: Settings, *, folder: pathlib.Path | None = None) -> d
 def write_config(settings: Settings, out: pathlib.Path) -> None:
     """Write the configuration to a file that only its owner and group can read, and what it names beside it.
 
-    Raises:
-        SettingsError: the file of API keys can't be used.
+    Raises SettingsError: the file of API keys can't be used.
     """
     for name, text in envoy_config(settings, folder=out.absolute().parent).items():
         file = out if name == "envoy.yaml" else out.with_name(name)

@@ -24,8 +24,7 @@ def gather(to: pathlib.Path, *, store: pathlib.Path | None = None) -> dict[str, 
     Returns:
         The content of device/index.json: "runtime", and "model" and "version" when there is one to run.
 
-    Raises:
-        OSError: a file can't be read or written.
+    Raises OSError: a file can't be read or written.
     """
     if to.exists():
         shutil.rmtree(to)

@@ -1,10 +1,10 @@
-"""The settings of the edge: each with its default and help, for `dermserve edge config` and `dermserve up --edge`."""
+"""The settings of the edge: each with its default and help, which are the options of `dermserve edge config`."""
 
 import ipaddress
 import json
 import pathlib
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -86,8 +86,7 @@ def read_keys(path: pathlib.Path) -> dict[str, str]:
     Returns:
         Each client's digest, 64 hexadecimal digits.
 
-    Raises:
-        SettingsError: it can't be read or is not valid; the message contains no key.
+    Raises SettingsError: it can't be read or is not valid; the message contains no key.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -111,8 +110,7 @@ def read_keys(path: pathlib.Path) -> dict[str, str]:
 def split_address(address: str, *, name: str) -> tuple[str, int]:
     """Split HOST:PORT.
 
-    Raises:
-        SettingsError: it is not HOST:PORT.
+    Raises SettingsError: it is not HOST:PORT.
     """
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
@@ -128,27 +126,14 @@ def _is_loopback(address: str) -> bool:
         return host == "localhost"
 
 
-def setting_options(
-    *, prefix: str = "", only: Iterable[str] | None = None, exists: bool = False
-) -> Callable[[_Command], _Command]:
-    """Add options for the fields of `Settings` to a command, which gets them under the fields' names with the prefix.
-
-    Args:
-        prefix: of the options' names, for example "edge-". Options without a prefix have environment variables.
-        only: names of the fields; all when None.
-        exists: whether files must exist on this machine.
-    """
-
-    def add(command: _Command) -> _Command:
-        for one in reversed(fields(Settings)):
-            if only is None or one.name in only:
-                command = _option(one, prefix, exists=exists)(command)
-        return command
-
-    return add
+def setting_options(command: _Command) -> _Command:
+    """Add an option, with an environment variable, for each field of `Settings` to a command."""
+    for one in reversed(fields(Settings)):
+        command = _option(one)(command)
+    return command
 
 
-def _option(setting: "Field[Any]", prefix: str, *, exists: bool) -> Callable[[_Command], _Command]:
+def _option(setting: "Field[Any]") -> Callable[[_Command], _Command]:
     kind, text = get_args(setting.type)
     more: dict[str, Any] = {"help": text}
     if setting.default is MISSING:
@@ -162,8 +147,6 @@ def _option(setting: "Field[Any]", prefix: str, *, exists: bool) -> Callable[[_C
     if kind is int:
         more |= {"type": click.IntRange(1)}
     elif kind in (pathlib.Path, pathlib.Path | None):
-        more |= {"type": click.Path(exists=exists, dir_okay=not exists, resolve_path=exists, path_type=pathlib.Path)}
-    if not prefix:
-        more |= {"envvar": f"DERMSERVE_EDGE_{setting.name.upper()}", "show_envvar": True}
-    name = prefix + setting.name.replace("_", "-")
-    return click.option(f"--{name}", name.replace("-", "_"), **more)
+        more |= {"type": click.Path(path_type=pathlib.Path)}
+    more |= {"envvar": f"DERMSERVE_EDGE_{setting.name.upper()}", "show_envvar": True}
+    return click.option(f"--{setting.name.replace('_', '-')}", setting.name, **more)

@@ -3,7 +3,7 @@
 Never imports TensorFlow; the model server and the exporter are processes of their own.
 """
 
-from dermserve.local.errors import ChildDiedError, NotReadyInTimeError, StackError, StoreError
+from dermserve.local.errors import ChildDiedError, NotReadyInTimeError, StackError
 from dermserve.local.stack import DEFAULT_MODELS, DEFAULT_PORT, DEFAULT_STORE, DEFAULT_TFS_PORT, Stack
 
 __all__ = [
@@ -15,5 +15,4 @@ __all__ = [
     "NotReadyInTimeError",
     "Stack",
     "StackError",
-    "StoreError",
 ]

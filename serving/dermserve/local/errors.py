@@ -1,7 +1,6 @@
 """Errors of the local stack.
 
-StackError               a port is in use, Envoy is not installed
-├── StoreError           the store can't be built or used
+StackError               a port is in use, Envoy is not installed, the store can't be built or used
 ├── ChildDiedError       a server ended, with its last log lines
 └── NotReadyInTimeError  a server runs and is not ready in time
 """
@@ -11,10 +10,6 @@ from collections.abc import Sequence
 
 class StackError(Exception):
     """Base class. Each message says what is wrong and what to do."""
-
-
-class StoreError(StackError):
-    """The store can't be built or used."""
 
 
 class ChildDiedError(StackError):

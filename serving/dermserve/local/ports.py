@@ -22,8 +22,7 @@ def free_port() -> int:
 def check_free(port: int, *, option: str) -> None:
     """Check that nothing listens on a loopback port; 0 always passes. The message names the option that chooses it.
 
-    Raises:
-        StackError: something listens there.
+    Raises StackError: something listens there.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore connections in TIME_WAIT

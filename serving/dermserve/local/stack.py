@@ -3,7 +3,6 @@
 import contextlib
 import os
 import pathlib
-import queue
 import re
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from dermserve.local.child import Child, InOrder, child_log, take, wait_serving
+from dermserve.local.child import PAUSE, Child, InOrder, child_log, wait_serving
 from dermserve.local.errors import NotReadyInTimeError
 from dermserve.local.ports import HOST, check_free, no_proxy
 from dermserve.local.store import ensure_models, owned, write_config
@@ -56,8 +55,6 @@ class Stack(InOrder):
     """Seconds for the model server to load, and again for the gateway to be ready."""
     say: Callable[[str], None] = lambda line: None
     """Takes a line of progress."""
-    verbose: bool = False
-    """Show the children's logs on stderr, instead of appending them to files in `logs` beside the store."""
     program: Callable[[str], Sequence[str]] = lambda name: (sys.executable, "-m", f"dermserve.{name}")
     """Gives the command line of "modelserver" and "gateway", to which their flags are added."""
     model_server_flags: Sequence[str] = ()
@@ -72,7 +69,6 @@ class Stack(InOrder):
     tfs_address: str = field(default="", init=False)
     """HOST:PORT of the model server, once entered."""
     _children: dict[str, Child] = field(default_factory=dict, init=False)
-    _ended: "queue.SimpleQueue[Child]" = field(default_factory=queue.SimpleQueue, init=False)
 
     @property
     def pids(self) -> Mapping[str, int]:
@@ -88,19 +84,16 @@ class Stack(InOrder):
         self._start_model_server(parts)
         self._start_gateway(parts)
 
-    def wait(self) -> None:
-        """Wait without a timeout until a child ends by itself.
+    def wait(self, *others: Child) -> None:
+        """Wait without a timeout until a child, or one of the others, ends by itself.
 
-        Raises:
-            ChildDiedError: one did.
+        Raises ChildDiedError: one did.
         """
-        died = take(self._ended).died()
-        assert died is not None
-        raise died
-
-    def watch(self, child: Child) -> None:
-        """Let `wait` also end when another child ends."""
-        child.on_exit(lambda: self._ended.put(child))
+        while True:
+            for child in (*self._children.values(), *others):
+                if died := child.died():
+                    raise died
+            time.sleep(PAUSE)
 
     def _start_model_server(self, parts: contextlib.ExitStack) -> None:
         scratch = None if self.owner else pathlib.Path(parts.enter_context(tempfile.TemporaryDirectory()))
@@ -152,12 +145,11 @@ class Stack(InOrder):
         self, name: str, arguments: Sequence[str], parts: contextlib.ExitStack, *, ready: re.Pattern[str], **env: str
     ) -> Child:
         logs = self.store.resolve().parent / "logs"
-        log = parts.enter_context(child_log(logs / f"{name}.log", verbose=self.verbose, say=self.say))
+        log = parts.enter_context(child_log(logs / f"{name}.log", say=self.say))
         env = {**env, **no_proxy(), "PYTHONUNBUFFERED": "1"}
         child = Child([*self.program(name), *arguments], name=name, log=log, ready=ready, env=env)
         parts.callback(child.stop, grace=_GRACE)
         parts.callback(self.say, f"stopping the {name}")
-        self.watch(child)
         self._children[name] = child
         return child
 

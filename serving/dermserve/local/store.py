@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import portalocker
 
 from dermserve.local.child import Child
-from dermserve.local.errors import StoreError, indented
+from dermserve.local.errors import StackError, indented
 from dermserve.models.catalogue import SPECS
 from dermserve.models.durable import write_durably
 from dermserve.models.lifecycle.errors import LifecycleError
@@ -33,20 +33,19 @@ def owned(store: pathlib.Path) -> Iterator[None]:
 
     The kernel releases the lock when the process ends, in whatever way.
 
-    Raises:
-        StoreError: another process holds the lock, or the store can't be written.
+    Raises StackError: another process holds the lock, or the store can't be written.
     """
     try:
         store.mkdir(parents=True, exist_ok=True)
         file = (store / _SERVED_BY).open("a+", encoding="utf-8")
     except OSError as error:
-        raise StoreError(f"can't write {store}: {error.strerror}") from error
+        raise StackError(f"can't write {store}: {error.strerror}") from error
     with file:
         try:
             portalocker.lock(file, portalocker.LockFlags.EXCLUSIVE | portalocker.LockFlags.NON_BLOCKING)
         except portalocker.AlreadyLocked as error:
             file.seek(0)
-            raise StoreError(
+            raise StackError(
                 f"{store} is served by another `dermserve up`, {file.read().strip() or 'which is just starting'}:"
                 " use that one, stop it, or choose another --store"
             ) from error
@@ -59,19 +58,18 @@ def owned(store: pathlib.Path) -> Iterator[None]:
 def ensure_models(store: pathlib.Path, models: Sequence[str], *, say: Callable[[str], None]) -> None:
     """Export the models that a store lacks, in a process of its own, which alone imports TensorFlow.
 
-    Raises:
-        StoreError: the export failed.
+    Raises StackError: the export failed.
     """
     lacking = [model for model in models if not LocalStore(store).versions(model)]
     if not lacking:
         return
     if unknown := [model for model in lacking if model not in SPECS]:
-        raise StoreError(f"{store} has no {', '.join(unknown)}, and only {', '.join(SPECS)} can be built")
+        raise StackError(f"{store} has no {', '.join(unknown)}, and only {', '.join(SPECS)} can be built")
     try:  # before TensorFlow starts, which takes seconds
         store.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=store).close()
     except OSError as error:
-        raise StoreError(f"can't write {store}: {error.strerror}") from error
+        raise StackError(f"can't write {store}: {error.strerror}") from error
     say(f"building {store}: {', '.join(lacking)}")
     interrupted = threading.Event()  # once set, the export's output is not printed as progress
     arguments = [argument for model in lacking for argument in ("--model", model)]
@@ -88,7 +86,7 @@ def ensure_models(store: pathlib.Path, models: Sequence[str], *, say: Callable[[
         interrupted.set()
         export.stop(grace=_GRACE)
     if code != 0:
-        raise StoreError(f"the store {store} can't be built:\n{indented(export.last_lines)}")
+        raise StackError(f"the store {store} can't be built:\n{indented(export.last_lines)}")
 
 
 def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Path | None = None) -> pathlib.Path:
@@ -97,8 +95,7 @@ def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Pa
     Labels and pinned versions stay; those of models that are not served this time go to another file. With a folder
     `into` the file is written there and the store is not changed, because another process may serve it.
 
-    Raises:
-        StoreError: it can't be written, can't be understood, or pins or labels versions that the store lacks.
+    Raises StackError: it can't be written, can't be understood, or pins or labels versions that the store lacks.
     """
     held, path = LocalStore(store), (into or store) / CONFIG
     try:
@@ -117,9 +114,9 @@ def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Pa
                 else:
                     (store / _UNSERVED).unlink(missing_ok=True)
     except OSError as error:
-        raise StoreError(f"can't write {path}: {error.strerror}") from error
+        raise StackError(f"can't write {path}: {error.strerror}") from error
     except LifecycleError as error:
-        raise StoreError(str(error)) from error
+        raise StackError(str(error)) from error
     return path
 
 
@@ -131,7 +128,7 @@ def _check_present(store: LocalStore, config: ServerConfig, model: str) -> None:
     """Refuse pinned or labelled versions that the store lacks."""
     lacking = sorted(config.needed(model) - set(store.versions(model)))
     if lacking:
-        raise StoreError(
+        raise StackError(
             f"{store.base}/{CONFIG} asks for version {', '.join(map(str, lacking))} of {model}, which the store does"
             " not have: put it back, or take the model's entry out of that file to serve the newest"
         )

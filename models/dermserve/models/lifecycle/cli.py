@@ -11,28 +11,31 @@ import click
 from dermserve.models.export import export_version
 from dermserve.models.lifecycle import moves
 from dermserve.models.lifecycle.errors import ConfigError, GateError, LifecycleError, StoreError
-from dermserve.models.lifecycle.gate import Check, Requirement, verify_files, verify_version
+from dermserve.models.lifecycle.gate import Check, Requirement, verify_answers, verify_files
 from dermserve.models.lifecycle.manifest import load_key
 from dermserve.models.lifecycle.options import (
     VERSION,
-    asking_servers,
+    at_desk,
     config_option,
     model_name,
     moving,
     parse_requirement,
     parse_share,
     public_key_option,
-    reading,
     separated,
+    servers_options,
     show,
-    unchecked_option,
     watching,
 )
-from dermserve.models.lifecycle.rollout import Intent, pending
-from dermserve.models.lifecycle.server_config import CANARY_FILE, CONFIG, ConfigMap, Desk, ServerConfig
-from dermserve.models.lifecycle.servers import Server, Servers, state_name
-from dermserve.models.lifecycle.stores import LocalStore, Store, entries, known_version, manifest_of
+from dermserve.models.lifecycle.rollout import Intent, Served, pending
+from dermserve.models.lifecycle.server_config import CANARY_FILE, CONFIG, Desk, ServerConfig
+from dermserve.models.lifecycle.servers import Server, state_name
+from dermserve.models.lifecycle.stores import LocalStore, entries, known_version, manifest_of
 from dermserve.models.lifecycle.watch import Gateways, Limits
+
+_MODEL = click.argument("name", type=model_name, metavar="MODEL")
+_MODEL_OR_ALL = click.argument("name", type=model_name, metavar="MODEL", required=False)
+_VERSION_OR_NEWEST = click.argument("version", type=VERSION, required=False)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,14 +52,14 @@ def model() -> None:
 
 
 @model.command(name="list")
-@click.argument("name", type=model_name, metavar="MODEL", required=False)
-@config_option
-@reading
-def list_versions(name: str | None, store: Store, config_file: pathlib.Path | ConfigMap | None, as_json: bool) -> None:
+@_MODEL_OR_ALL
+@at_desk(config_option)
+def list_versions(desk: Desk, name: str | None) -> None:
     """List the versions in a store, with labels, pins and digests, without asking a server."""
+    store = desk.store
     if name is not None:
         known_version(store, name, None)
-    config, models = _config(store, config_file), [name] if name else store.models()
+    config, models = _config(desk), [name] if name else store.models()
     if not models:
         click.echo(f"{store.base} has no versions", err=True)
     for listed in models:
@@ -66,48 +69,38 @@ def list_versions(name: str | None, store: Store, config_file: pathlib.Path | Co
             with contextlib.suppress(StoreError):
                 manifest = manifest_of(store, listed, version)
             named = sorted(label for label, number in labels.items() if number == version)
-            digest, about = (manifest.digest, dict(manifest.about)) if manifest else (None, {})
-            row = {"model": listed, "version": version, "labels": named, "pinned": version in pins}
+            row: dict[str, Any] = {"model": listed, "version": version, "labels": named, "pinned": version in pins}
+            row |= {"digest": manifest and manifest.digest, "about": dict(manifest.about) if manifest else {}}
+            trained = {"TRAINED": "trained", "NONE": "never trained"}.get(row["about"].get("training"))
+            told = [row["about"].get("exported_at"), trained]
+            told.append(f"sha256 {row['digest'][:12]}" if manifest else "no manifest")
             shown = f" [{', '.join(named)}]" if named else ""
-            told = f"{listed:<20} {version:>4}{shown}  {_about(digest, about)}"
-            show(as_json, {**row, "digest": digest, "about": about}, told)
-
-
-def _about(digest: str | None, about: dict[str, str]) -> str:
-    training = {"TRAINED": "trained", "NONE": "never trained"}.get(about.get("training", ""), "")
-    told = (about.get("exported_at", ""), training, f"sha256 {digest[:12]}" if digest else "no manifest")
-    return ", ".join(part for part in told if part)
+            show(row, f"{listed:<20} {version:>4}{shown}  {', '.join(filter(None, told))}")
 
 
 @model.command()
-@click.argument("name", type=model_name, metavar="MODEL", required=False)
-@config_option
-@asking_servers
-@reading
-def status(
-    name: str | None, store: Store, config_file: pathlib.Path | ConfigMap | None, servers: Servers, as_json: bool
-) -> None:
+@_MODEL_OR_ALL
+@at_desk(servers_options, config_option)
+def status(desk: Desk, name: str | None) -> None:
     """Show the state on the servers: each version, and the versions of the labels.
 
     Exit code 1 if a server has no version of a model that can answer, or its labels differ from models.config.
     """
-    config, rows = _config(store, config_file), list[dict[str, Any]]()
-    names = [name] if name else config.models or store.models()
+    config = _config(desk)
+    names = [name] if name else config.models or desk.store.models()
     if not names:
-        raise ConfigError(f"{store.base} has no model, and no models.config lists one: name a model")
-    with servers:
-        for one in names:
-            wanted = config.labels(one) if one in config.models else {}
-            rows += [_live_row(server, one, wanted) for server in servers]
-    if (intent := pending(store)) is not None:
-        click.echo(f"half done, the next command finishes or undoes it: {intent}", err=True)
+        raise ConfigError(f"{desk.store.base} has no model, and no models.config lists one: name a model")
+    rows = [_live_row(server, one, config) for one in names for server in desk.servers]
+    if (intent := pending(desk.store)) is not None:
+        click.echo(f"half done, the next command undoes it: {intent}", err=True)
     for row in rows:
-        show(as_json, row, _live_text(row))
+        show(row, _live_text(row))
     if not all(row["ok"] for row in rows):
         sys.exit(LifecycleError.exit_code)
 
 
-def _live_row(server: Server, model: str, wanted: dict[str, int]) -> dict[str, Any]:
+def _live_row(server: Server, model: str, config: ServerConfig) -> dict[str, Any]:
+    wanted = config.labels(model) if model in config.models else {}
     versions = [
         {"version": state.version, "state": state_name(state.state), "error": state.status.error_message or None}
         for state in server.states(model)
@@ -131,70 +124,55 @@ def _live_text(row: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _config(desk: Desk) -> ServerConfig:
+    """Read models.config; an empty one if the store has none."""
+    if desk.config_map is None and desk.store.read_text(CONFIG) is None:
+        return ServerConfig()
+    return desk.read_config()
+
+
 @model.command()
-@click.argument("name", type=model_name, metavar="MODEL", required=False)
-@click.argument("version", type=VERSION, required=False)
-@asking_servers
+@_MODEL_OR_ALL
+@_VERSION_OR_NEWEST
 @click.option(
     "--offline", is_flag=True,
     help="Ask no server: only check the files of all versions, of those of MODEL, or of VERSION.",
 )  # fmt: skip
-@public_key_option
-@reading
-def verify(
-    name: str | None,
-    version: int | None,
-    store: Store,
-    servers: Servers,
-    offline: bool,
-    public_key: pathlib.Path | None,
-    as_json: bool,
-) -> None:
+@at_desk(servers_options, public_key_option)
+def verify(desk: Desk, name: str | None, version: int | None, offline: bool) -> None:
     """Replay a version's warm-up and golden predictions on running servers, and check its files by their digests.
 
     VERSION is the newest in the store by default. The servers must have loaded it. Use --offline in an init container,
     before a server starts.
     """
-    failed = 0
-    with servers:
-        if offline:
-            checks = verify_files(store, name, version, public_key)
-        elif name is None:
+    if not offline:
+        if name is None:
             raise click.UsageError("name a MODEL, or check the files of all with --offline")
-        else:
-            version = known_version(store, name, version)
-            checks = verify_version(store, servers, name, version, public_key=public_key)
-        for check in checks:
-            failed += bool(check.problem)
-            _show_check(check, as_json)
+        version = known_version(desk.store, name, version)
+    failed = sum(_show_check(check) for check in verify_files(desk.store, desk.public_key, name, version))
+    if name and version and not offline:
+        failed += sum(_show_check(check) for check in verify_answers(desk.store, desk.servers, name, version))
     if failed:
         click.echo(f"{failed} checks failed", err=True)
         sys.exit(LifecycleError.exit_code)
 
 
-def _show_check(check: Check, as_json: bool) -> None:
-    values: dict[str, Any] = {"server": check.server or None, "what": check.what, "ok": not check.problem}
-    values |= {"problem": check.problem or None, "difference": check.difference}
-    how = check.problem or ("ok" if not check.difference else f"ok, differs by {check.difference:.1g}")
-    show(as_json, values, f"{check.server or 'store':<22} {check.what}: {how}")
+def _show_check(check: Check) -> bool:
+    """Print a check; return whether it failed."""
+    failed = bool(check.problem)
+    values = {"server": check.server or None, "what": check.what, "ok": not failed, "problem": check.problem or None}
+    show(values, f"{check.server or 'store':<22} {check.what}: {check.problem or 'ok'}")
+    return failed
 
 
 @model.command()
-@click.argument("name", type=model_name, metavar="MODEL", required=False)
-@reading
-def log(name: str | None, store: Store, as_json: bool) -> None:
+@_MODEL_OR_ALL
+@at_desk()
+def log(desk: Desk, name: str | None) -> None:
     """Show the audit log, oldest first: when, who, what, from, to."""
-    for entry in entries(store, name):
-        why = f"  ({entry.more['note']})" if "note" in entry.more else ""
-        text = f"{entry.when}  {entry.who}  {entry.what:<8} {entry.model}  {entry.change()}{why}"
-        click.echo(entry.json() if as_json else text)
-
-
-def _config(store: Store, config_file: pathlib.Path | ConfigMap | None) -> ServerConfig:
-    """Read models.config; an empty one if the store has none."""
-    if config_file is None and store.read_text(CONFIG) is None:
-        return ServerConfig()
-    return Desk(store=store, servers=Servers(()), config_file=config_file).read_config()
+    for entry in entries(desk.store, name):
+        before, after = (Served(**end) if isinstance(end, dict) else end for end in (entry["from"], entry["to"]))
+        show(entry, f"{entry['when']}  {entry['who']}  {entry['what']:<8} {entry['model']}  {before} → {after}")
 
 
 @model.command()
@@ -203,8 +181,8 @@ def _config(store: Store, config_file: pathlib.Path | ConfigMap | None) -> Serve
     "--sign", "key", metavar="KEY", type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
     help="Sign it with this private key: a PEM file, elliptic curve, without a password (extra `sign`).",
 )  # fmt: skip
-@reading
-def publish(run: pathlib.Path, key: pathlib.Path | None, store: Store, as_json: bool) -> None:
+@at_desk()
+def publish(desk: Desk, run: pathlib.Path, key: pathlib.Path | None) -> None:
     """Export the model of RUN as a new version, checked before it appears.
 
     RUN is the folder of a finished and evaluated `dermserve train`. Servers that follow the newest version load it at
@@ -212,70 +190,62 @@ def publish(run: pathlib.Path, key: pathlib.Path | None, store: Store, as_json: 
     """
     if key is not None:
         load_key(key)  # before minutes of work
+    base = desk.store.base
     try:
-        version = export_version(str(run), store.base, run=run, sign=key)
+        version = export_version(str(run), base, run=run, sign=key)
         from dermserve.models.training.train.finished import FinishedRun
     except ImportError as error:
         raise click.UsageError(
             f"`dermserve model publish` needs more ({error}): pip install '.[models]' in a clone"
         ) from error
     name = FinishedRun(run).model
-    manifest = manifest_of(store, name, version)
-    digest = manifest.digest if manifest else None
-    told = f"{name}: version {version} published to {store.base} (sha256 {digest})"
-    show(as_json, {"model": name, "version": version, "store": store.base, "digest": digest}, told)
-    if not as_json:
-        click.echo(f"next: dermserve model promote {name} {version}, or canary first", err=True)
+    manifest = manifest_of(desk.store, name, version)
+    digest = manifest and manifest.digest
+    told = f"{name}: version {version} published to {base} (sha256 {digest})"
+    show({"model": name, "version": version, "store": base, "digest": digest}, told)
+    click.echo(f"next: dermserve model promote {name} {version}, or canary first", err=True)
 
 
 @model.command()
-@click.argument("name", type=model_name, metavar="MODEL")
-@click.argument("version", type=VERSION, required=False)
+@_MODEL
+@_VERSION_OR_NEWEST
 @click.option(
     "--require", type=parse_requirement, multiple=True, metavar="'FIGURE>=VALUE'",
     help="Bound on a figure of the version's evaluation, for example accuracy>=0.8; repeatable.",
 )  # fmt: skip
-@unchecked_option
-@moving
-def promote(
-    desk: Desk, name: str, version: int | None, require: tuple[Requirement, ...], unchecked: bool, as_json: bool
-) -> None:
+@at_desk(moving)
+def promote(desk: Desk, name: str, version: int | None, require: tuple[Requirement, ...]) -> None:
     """Make a version the stable one on every server: the newest in the store when none is given.
 
     It is loaded beside the version that serves, and its golden predictions are replayed. Then the label moves, and the
     old version is unloaded. No request fails.
     """
-    _show_moved(moves.promote(desk, name, version, require=require, checked=not unchecked), as_json)
+    _show_moved(moves.promote(desk, name, version, require=require))
 
 
 @model.command()
-@click.argument("name", type=model_name, metavar="MODEL")
-@click.option("--to", "version", type=VERSION, metavar="VERSION", help="By default the version that was stable before.")
-@moving
-def rollback(desk: Desk, name: str, version: int | None, as_json: bool) -> None:
+@_MODEL
+@at_desk(moving)
+def rollback(desk: Desk, name: str) -> None:
     """Make the version stable again that was stable before the last promotion."""
-    _show_moved(moves.rollback(desk, name, version), as_json)
+    _show_moved(moves.rollback(desk, name))
 
 
 @model.command()
-@click.argument("name", type=model_name, metavar="MODEL")
-@click.argument("version", type=VERSION, required=False)
+@_MODEL
+@_VERSION_OR_NEWEST
 @click.option("--share", type=parse_share, metavar="SHARE", help="Of requests without version and label: 5% or 0.05.")
 @click.option("--off", is_flag=True, help="End the canary: everybody gets the stable version.")
-@unchecked_option
-@watching
-@moving
+@at_desk(watching, moving)
 def canary(
     desk: Desk,
     name: str,
     version: int | None,
     share: float | None,
     off: bool,
-    unchecked: bool,
     gateways: tuple[str, ...],
-    seconds: float | None,
+    watch: float | None,
     auto_rollback: bool,
-    as_json: bool,
     **limits: Any,
 ) -> None:
     """Serve another version to a share of the callers: the newest when none is given.
@@ -287,17 +257,13 @@ def canary(
     """
     if off == (share is not None) or (off and version is not None):
         raise click.UsageError("give --share SHARE to begin a canary, or --off alone to end it")
-    if off and seconds is not None:
+    if off and watch is not None:
         raise click.UsageError("--off ends the canary, so there is nothing to --watch")
-    if seconds is not None and not gateways:
+    if watch is not None and not gateways:
         raise click.UsageError("--watch needs --gateway-metrics: it compares by the gateways' metrics")
-    if auto_rollback and seconds is None:
-        raise click.UsageError("--auto-rollback needs --watch DURATION")
-    if share is None:
-        moved = moves.end_canary(desk, name)
-    else:
-        moved = moves.canary(desk, name, version, share=share, checked=not unchecked)
-    _show_moved(moved, as_json)
+    if auto_rollback and watch is None:
+        raise click.UsageError("--auto-rollback needs --watch SECONDS")
+    _show_moved(moves.end_canary(desk, name) if share is None else moves.canary(desk, name, version, share=share))
     if not gateways:
         click.echo(f"gateways follow {desk.place.base}/{CANARY_FILE} (canary_file); none was asked", err=True)
         return
@@ -305,55 +271,35 @@ def canary(
     try:
         count = asked.wait_share(name, share or 0.0, timeout=desk.timeout)
         click.echo(f"all {count} gateways have the share {share or 0:g}", err=True)
-        if seconds is not None:
-            _watch(asked, name, seconds, Limits(**limits), as_json)
-    except BaseException as error:
+        if watch is not None:
+            _watch(asked, name, watch, Limits(**limits))
+    except BaseException:
         if auto_rollback:
-            why = str(error) or "the watch was interrupted"
-            _show_moved(moves.end_canary(dataclasses.replace(desk, note=why), name), as_json)
+            _show_moved(moves.end_canary(desk, name))
         raise
 
 
-def _watch(gateways: Gateways, name: str, seconds: float, limits: Limits, as_json: bool) -> None:
+def _watch(gateways: Gateways, name: str, seconds: float, limits: Limits) -> None:
     report, problems = gateways.watch(name, seconds=seconds, limits=limits)
     values = {"model": name, "ok": not problems, "problems": problems, **dataclasses.asdict(report)}
-    show(as_json, values, f"{name}: {report}")
+    show(values, f"{name}: {report}")
     if problems:
         raise GateError(f"the canary of {name} failed: {'; '.join(problems)}")
 
 
-@model.command()
-@click.argument("name", type=model_name, metavar="MODEL")
-@moving
-def unpin(desk: Desk, name: str, as_json: bool) -> None:
-    """Remove a model's labels: its servers follow the newest version again, as before the first promotion."""
-    _show_moved(moves.unpin(desk, name), as_json)
-
-
-def _show_moved(moved: Intent, as_json: bool) -> None:
-    before, after = dict(moved.before.labels), dict(moved.after.labels)
-    values: dict[str, Any] = {"model": moved.model, "from": before, "to": after}
-    values |= {"share": moved.after.share} if moved.after.share else {}
-    show(as_json, values, f"{moved.model}: {_labels(before)} → {_labels(after)}")
-
-
-def _labels(labels: dict[str, int]) -> str:
-    return ", ".join(f"{label} {version}" for label, version in sorted(labels.items())) or "the newest, no labels"
+def _show_moved(moved: Intent) -> None:
+    show(moved.entry, f"{moved.model}: {moved.before} → {moved.after}")
 
 
 @model.command()
-@click.argument("name", type=model_name, metavar="MODEL")
+@_MODEL
 @click.option("--keep", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Versions to keep.")
-@click.option("--dry-run", is_flag=True, help="Print what would be deleted, and delete nothing.")
-@click.option("--offline", is_flag=True, help="Don't ask servers what they have loaded; use models.config alone.")
-@moving
-def retire(desk: Desk, name: str, keep: int, dry_run: bool, offline: bool, as_json: bool) -> None:
+@at_desk(moving)
+def retire(desk: Desk, name: str, keep: int) -> None:
     """Delete all versions except the newest N, those that are labelled, pinned or loaded, and rollback's target."""
-    gone = moves.retire(desk, name, keep=keep, offline=offline, dry=dry_run)
-    left = [version for version in desk.store.versions(name) if version not in gone]
-    what, verb = ", ".join(map(str, gone)) or "nothing", "would delete" if dry_run else "deleted"
-    values = {"model": name, "retired": gone, "left": left, "dry_run": dry_run}
-    show(as_json, values, f"{name}: {verb} {what}; left: {', '.join(map(str, left))}")
+    gone, left = moves.retire(desk, name, keep=keep), desk.store.versions(name)
+    told = f"{name}: deleted {', '.join(map(str, gone)) or 'nothing'}; left: {', '.join(map(str, left))}"
+    show({"model": name, "retired": gone, "left": left}, told)
 
 
 @model.command()
@@ -363,19 +309,12 @@ def retire(desk: Desk, name: str, keep: int, dry_run: bool, offline: bool, as_js
 @click.option(
     "--latest", type=click.IntRange(1), metavar="N", help="Only the newest N versions of each model, and labelled ones."
 )
-@public_key_option
-@reading
-def pull(
-    names: tuple[str, ...],
-    store: Store,
-    target: pathlib.Path,
-    latest: int | None,
-    public_key: pathlib.Path | None,
-    as_json: bool,
-) -> None:
+@at_desk(public_key_option)
+def pull(desk: Desk, names: tuple[str, ...], target: pathlib.Path, latest: int | None) -> None:
     """Copy versions that a local store lacks, each checked by its digests before it appears.
 
     For stores that TensorFlow Serving can't read, such as s3://. Run it before the server starts (an init container).
     """
-    for name, version in moves.pull(store, LocalStore(target), models=names, latest=latest, public_key=public_key):
-        show(as_json, {"model": name, "version": version}, f"{name}: version {version} copied")
+    copied = moves.pull(desk.store, LocalStore(target), models=names, latest=latest, public_key=desk.public_key)
+    for name, version in copied:
+        show({"model": name, "version": version}, f"{name}: version {version} copied")

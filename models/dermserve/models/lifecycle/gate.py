@@ -37,28 +37,41 @@ class Check:
     """Address; empty for the store."""
     what: str
     """For people: the record and its signature key."""
-    problem: str = ""
+    problem: str
     """Empty when all is well."""
-    difference: float = 0.0
-    """Largest difference of a golden prediction, relative to the largest value or 1."""
 
 
-def verify_version(
-    store: Store,
-    servers: Servers,
-    model: str,
-    version: int,
-    *,
-    public_key: pathlib.Path | None = None,
+def verify_files(
+    store: Store, public_key: pathlib.Path | None, model: str | None = None, version: int | None = None
 ) -> Iterator[Check]:
-    """Check a version's files, and replay its warm-up and golden predictions on every server.
+    """Check the files of every version, or of one model or version, by the manifest and, with a key, by the signature.
+
+    Raises StoreError: there is no such version, or none at all.
+    """
+    if model is not None:
+        known_version(store, model, version)
+    models = store.models() if model is None else [model]
+    if not models:
+        raise StoreError(f"{store.base} has no version of any model")
+    for name in models:
+        for one in store.versions(name) if version is None else [version]:
+            where = f"{store.base}/{name}/{one}"
+            try:
+                _read(store, name, one, MANIFEST)
+                with store.opened(name, one) as folder:
+                    for what, problem in check_folder(folder, public_key, model=name, where=where):
+                        yield Check("", f"{what} of {where}", problem)
+            except StoreError as error:
+                yield Check("", f"files of {where}", str(error))
+
+
+def verify_answers(store: Store, servers: Servers, model: str, version: int) -> Iterator[Check]:
+    """Replay a version's warm-up and golden predictions on every server.
 
     Raises:
-        StoreError: there is no such version, or it has no manifest or golden predictions.
+        StoreError: it has no warm-up or golden predictions.
         NoServerError: a server does not answer.
     """
-    known_version(store, model, version)
-    yield from check_files(store, model, version, public_key)
     records = [(name, record) for name in (WARMUP, GOLDEN) for record in _records(store, model, version, name)]
     for server in servers:
         states = {state.version: state_name(state.state) for state in server.states(model)}
@@ -71,40 +84,7 @@ def verify_version(
             request.model_spec.name = model
             request.model_spec.version.value = version
             what = f"{_KINDS[name]}: {request.model_spec.signature_name}{_size(request)}"
-            golden = record.response if name == GOLDEN else None
-            yield Check(server.address, what, *_replay(server, request, golden))
-
-
-def check_files(store: Store, model: str, version: int, public_key: pathlib.Path | None) -> Iterator[Check]:
-    """Check a version's files by its manifest and, with a key, by its signature.
-
-    Raises StoreError: it has no manifest.
-    """
-    where = f"{store.base}/{model}/{version}"
-    _read(store, model, version, MANIFEST)
-    with store.opened(model, version) as folder:
-        for what, problem in check_folder(folder, public_key, model=model, where=where):
-            yield Check("", f"{what} of {where}", problem)
-
-
-def verify_files(
-    store: Store, model: str | None, version: int | None, public_key: pathlib.Path | None
-) -> Iterator[Check]:
-    """Check the files of every version, or of one model or version, without asking a server.
-
-    Raises StoreError: there is no such version, or none at all.
-    """
-    if model is not None:
-        known_version(store, model, version)
-    models = store.models() if model is None else [model]
-    if not models:
-        raise StoreError(f"{store.base} has no version of any model")
-    for name in models:
-        for one in store.versions(name) if version is None else [version]:
-            try:
-                yield from check_files(store, name, one, public_key)
-            except StoreError as error:
-                yield Check("", f"files of {store.base}/{name}/{one}", str(error))
+            yield Check(server.address, what, _replay(server, request, record.response if name == GOLDEN else None))
 
 
 def _records(store: Store, model: str, version: int, name: str) -> list[management_pb2.PredictLog]:
@@ -125,31 +105,26 @@ def _read(store: Store, model: str, version: int, name: str) -> bytes:
     return data
 
 
-def _replay(
-    server: Server,
-    request: serving_pb2.PredictRequest,
-    golden: serving_pb2.PredictResponse | None,
-) -> tuple[str, float]:
-    """Return the problem, if any, and the largest difference from the golden answer, if there is one."""
+def _replay(server: Server, request: serving_pb2.PredictRequest, golden: serving_pb2.PredictResponse | None) -> str:
+    """Return the problem, if any; the answer must be the golden one, if there is one."""
     try:
         answer = server.predict(request)
     except NoServerError:
         raise
     except ServerError as error:
-        return str(error), 0.0
+        return str(error)
     if answer.model_spec.version.value != request.model_spec.version.value:
-        return f"version {answer.model_spec.version.value} answered", 0.0
+        return f"version {answer.model_spec.version.value} answered"
     if golden is None:
-        return "" if answer.outputs else "the answer is empty", 0.0
+        return "" if answer.outputs else "the answer is empty"
     if answer.outputs.keys() != golden.outputs.keys():
-        return f"outputs are {sorted(answer.outputs)}, not {sorted(golden.outputs)}", 0.0
+        return f"outputs are {sorted(answer.outputs)}, not {sorted(golden.outputs)}"
     differences = {name: _difference(name, answer.outputs[name], value) for name, value in golden.outputs.items()}
     worst = max(differences, key=lambda name: differences[name])
-    most = differences[worst]
-    if most <= _TOLERANCE:
-        return "", most
-    how = "differs" if math.isinf(most) else f"differs by {most:.2g}, more than {_TOLERANCE:g}"
-    return f"{worst} {how}", most
+    if differences[worst] <= _TOLERANCE:
+        return ""
+    how = "" if math.isinf(differences[worst]) else f" by {differences[worst]:.2g}, more than {_TOLERANCE:g}"
+    return f"{worst} differs{how}"
 
 
 def _difference(name: str, actual: tensor_pb2.TensorProto, expected: tensor_pb2.TensorProto) -> float:
@@ -200,13 +175,12 @@ class Requirement:
         return f"{self.name} is {named[0]:.12g}, not {self.comparison} {self.bound:.12g}"
 
 
-def figures(store: Store, model: str, version: int) -> dict[str, float]:
+def _figures(store: Store, model: str, version: int) -> dict[str, float]:
     """Read the figures of a version's evaluation, by name, from the card in its golden predictions.
 
     Besides the card's figures: `rule_out_sensitivity`, `rule_in_specificity` and their `_low` and `_high` bounds.
 
-    Raises:
-        StoreError: the version has no golden predictions, or no card in them.
+    Raises StoreError: the version has no golden predictions, or no card in them.
     """
     where = f"{store.base}/{model}/{version}/{GOLDEN}"
     try:
@@ -227,7 +201,7 @@ def figures(store: Store, model: str, version: int) -> dict[str, float]:
 
 def check_figures(store: Store, model: str, version: int, requirements: Sequence[Requirement]) -> None:
     """Check a version's evaluation. Raises GateError: it fails; StoreError: the version has no card."""
-    known = figures(store, model, version) if requirements else {}
+    known = _figures(store, model, version) if requirements else {}
     if problems := [problem for one in requirements if (problem := one.problem(known))]:
         raise GateError(f"version {version} of {model} is not good enough: {'; '.join(problems)}")
 
@@ -244,10 +218,10 @@ def check_version(desk: Desk, model: str, version: int, *, answers: bool) -> Non
     if answers and desk.store.read(model, version, GOLDEN) is None:
         desk.say(f"version {version} of {model} has no golden predictions: its answers were not checked")
         answers = False
-    checks: Iterator[Check] = iter(())
+    checks: list[Check] = []
+    if answers or desk.public_key is not None:
+        checks += verify_files(desk.store, desk.public_key, model, version)
     if answers:
-        checks = verify_version(desk.store, desk.servers, model, version, public_key=desk.public_key)
-    elif desk.public_key is not None:
-        checks = check_files(desk.store, model, version, desk.public_key)
+        checks += verify_answers(desk.store, desk.servers, model, version)
     if wrong := [f"{check.server or 'store'}: {check.what}: {check.problem}" for check in checks if check.problem]:
         raise GateError(f"version {version} of {model} is not what was exported: {'; '.join(wrong)}")

@@ -1,29 +1,28 @@
-"""Promote, roll back, canary, unpin, retire and pull versions; see `rollout` for how a change is made."""
+"""Promote, roll back, canary, retire and pull versions; see `rollout` for how a change is made."""
 
 import contextlib
+import dataclasses
 import functools
+import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from dermserve.models.lifecycle.errors import RefusedError, StoreError
 from dermserve.models.lifecycle.gate import Requirement, check_figures, check_version
 from dermserve.models.lifecycle.manifest import MANIFEST, check_folder
-from dermserve.models.lifecycle.rollout import Intent, Served, change, pending, recover
+from dermserve.models.lifecycle.rollout import Intent, Served, change, recover
 from dermserve.models.lifecycle.server_config import CANARY_FILE, CONFIG, Desk, ServerConfig
-from dermserve.models.lifecycle.stores import Entry, LocalStore, Store, entries, known_version, manifest_of
+from dermserve.models.lifecycle.stores import LocalStore, Store, entries, known_version, manifest_of, new_entry
 
 STABLE, CANARY = "stable", "canary"
 """The labels dermserve moves; the gateway shows both."""
 
 
-def promote(
-    desk: Desk, model: str, version: int | None = None, *, require: Sequence[Requirement] = (), checked: bool = True
-) -> Intent:
+def promote(desk: Desk, model: str, version: int | None = None, *, require: Sequence[Requirement] = ()) -> Intent:
     """Make a version the stable one, the newest in the store when none is named; return what was changed.
 
-    Its evaluation must meet the requirements. When `checked`, its golden predictions are replayed on every server
-    before the label moves.
+    Its evaluation must meet the requirements, and its golden predictions are replayed on every server before the label
+    moves.
 
     Raises:
         GateError: it does not meet a requirement, or does not answer as at export; nothing was changed.
@@ -32,11 +31,11 @@ def promote(
     with _changing(desk):
         target = known_version(desk.store, model, version)
         check_figures(desk.store, model, target, require)
-        return _make_stable(desk, model, target, what="promote", checked=checked)
+        return _make_stable(desk, "promote", model, target)
 
 
-def rollback(desk: Desk, model: str, version: int | None = None) -> Intent:
-    """Make the version stable that was stable before the last promotion, or the named one.
+def rollback(desk: Desk, model: str) -> Intent:
+    """Make the version stable that was stable before the last promotion.
 
     Raises LifecycleError: the log has no such version, or as for `promote`.
     """
@@ -44,27 +43,25 @@ def rollback(desk: Desk, model: str, version: int | None = None) -> Intent:
         current = desk.read_config().labels(model).get(STABLE)
         if current is None:
             raise RefusedError(f"{model} has no stable version to roll back from: promote one first")
-        target = version or _former_stable(desk.store, model, current)
+        target = _former_stable(desk.store, model, current)
         if target is None:
-            raise RefusedError(f"no stable version of {model} before {current} is known: name one with --to")
+            raise RefusedError(f"no stable version of {model} before {current} is known: promote one")
         known_version(desk.store, model, target)
-        return _make_stable(desk, model, target, what="rollback", checked=False)
+        return _make_stable(desk, "rollback", model, target)
 
 
-def canary(desk: Desk, model: str, version: int | None, *, share: float, checked: bool = True) -> Intent:
+def canary(desk: Desk, model: str, version: int | None, *, share: float) -> Intent:
     """Serve another version than the stable one to a share of the callers: the newest in the store when none is named.
 
     Raises LifecycleError: there is no stable version, it is the same version, or as for `promote`.
     """
     with _changing(desk):
-        target = known_version(desk.store, model, version)
-        before = _served(desk, model)
+        target, before = known_version(desk.store, model, version), _served(desk, model)
         if STABLE not in before.labels:
             raise RefusedError(f"{model} has no stable version for the other callers: promote one first")
         if before.labels[STABLE] == target:
             raise RefusedError(f"version {target} of {model} is the stable one already")
-        after = _pinned({**before.labels, CANARY: target}, share)
-        return _move(desk, model, "canary", before, after, version=target, checked=checked)
+        return _move(desk, "canary", model, before, {**before.labels, CANARY: target}, share, version=target)
 
 
 def end_canary(desk: Desk, model: str) -> Intent:
@@ -76,42 +73,30 @@ def end_canary(desk: Desk, model: str) -> Intent:
         before = _served(desk, model)
         if CANARY not in before.labels:
             raise RefusedError(f"{model} has no canary")
-        after = _pinned({label: version for label, version in before.labels.items() if label != CANARY})
-        return _move(desk, model, "canary", before, after)
+        return _move(
+            desk, "canary", model, before, {name: one for name, one in before.labels.items() if name != CANARY}
+        )
 
 
-def unpin(desk: Desk, model: str) -> Intent:
-    """Remove all labels and let the servers follow the newest version, as before the first promotion.
-
-    Raises LifecycleError: as for `promote`.
-    """
-    with _changing(desk):
-        before, after = _served(desk, model), Served(labels={})
-        return _move(desk, model, "unpin", before, after)
-
-
-def retire(desk: Desk, model: str, *, keep: int, offline: bool = False, dry: bool = False) -> list[int]:
-    """Delete all versions of a model except the newest `keep` and those that are needed.
+def retire(desk: Desk, model: str, *, keep: int) -> list[int]:
+    """Delete all versions of a model except the newest `keep` and those that are needed; return the deleted ones.
 
     Needed are those that are labelled, pinned or loaded, and the one that `rollback` would go to.
 
-    With `offline`, no server is asked which are loaded; with `dry`, nothing is deleted. Returns the versions that are
-    deleted, or would be. Raises LifecycleError: the store can't be used, or a server does not answer.
+    Raises LifecycleError: the store can't be used, or a server does not answer.
     """
     store = desk.store
-    with store.locked() if offline or dry else _changing(desk):
+    with _changing(desk):
         present, config = store.versions(model), desk.read_config()
         stable = config.labels(model).get(STABLE) if model in config.models else None
-        needed = {*present[-keep:], *config.needed(model), _former_stable(store, model, stable)}
-        if (intent := pending(store)) is not None and intent.model == model:
-            needed |= {*intent.needs, *intent.before.pins, *intent.before.labels.values()}
-        if not offline:
-            needed |= desk.servers.available(model)
+        served = config.needed(model) | desk.servers.available(model)
+        needed = {*present[-keep:], *served, _former_stable(store, model, stable)}
         gone = [version for version in present if version not in needed]
-        for version in [] if dry else gone:
-            more = _more(desk, model, version)
+        for version in gone:
+            # The log has it before it is gone: a killed command leaves no deletion that nobody knows of.
+            entry = new_entry("retire", model, version, None, digest=_digest(store, model, version))
+            store.append_audit(json.dumps(entry))
             store.remove(model, version)
-            store.append_audit(Entry(what="retire", model=model, before=version, after=None, more=more).json())
         return gone
 
 
@@ -125,14 +110,9 @@ def pull(
 ) -> Iterator[tuple[str, int]]:
     """Copy the versions that a local store lacks, under their numbers, each whole or not at all; then models.config.
 
-    A local version that does not match the manifest in the store, as after a power failure, is replaced.
-
-    Args:
-        store: the store to copy from.
-        target: the local store, created if it does not exist.
-        models: names; all models when empty.
-        latest: only so many of the newest versions of each model, and those that are labelled or pinned.
-        public_key: PEM file of the key that every version must be signed with; None to check none.
+    A local version that does not match the manifest in the store, as after a power failure, is replaced. Without
+    `models` all are copied; with `latest` only so many of the newest versions of each, and those that are labelled or
+    pinned. With a public key, a PEM file, every version must be signed with it.
 
     Yields model and version of each copy. Raises StoreError: a copy does not match its manifest or signature, or a
     model does not exist.
@@ -165,64 +145,61 @@ def pull(
 
 @contextlib.contextmanager
 def _changing(desk: Desk) -> Iterator[None]:
-    """Lock out other changes, and finish or undo one that an earlier command left half done."""
+    """Lock out other changes, and undo one that an earlier command left half done."""
     with desk.store.locked():
         recover(desk)
         yield
+
+
+def _digest(store: Store, model: str, version: int) -> str | None:
+    manifest = manifest_of(store, model, version)
+    return None if manifest is None else manifest.digest
 
 
 def _former_stable(store: Store, model: str, current: int | None) -> int | None:
     """Return the version that was stable before this one was promoted; None if it is not in the log."""
     found = None
     for entry in entries(store, model):
-        if entry.what == "promote" and entry.after == current and entry.before != current:
-            found = entry.before
+        if entry["what"] == "promote":
+            before, after = (entry[end]["labels"].get(STABLE) for end in ("from", "to"))
+            found = before if after == current != before else found
     return found
 
 
-def _make_stable(desk: Desk, model: str, version: int, *, what: str, checked: bool) -> Intent:
+def _make_stable(desk: Desk, what: str, model: str, version: int) -> Intent:
     before = _served(desk, model)
     labels = {label: number for label, number in before.labels.items() if (label, number) != (CANARY, version)}
-    after = _pinned({**labels, STABLE: version}, before.share if CANARY in labels else 0.0)
-    return _move(desk, model, what, before, after, version=version, checked=checked)
+    share = before.share if CANARY in labels else 0.0
+    return _move(desk, what, model, before, {**labels, STABLE: version}, share, version=version)
 
 
 def _move(
-    desk: Desk, model: str, what: str, before: Served, after: Served, version: int | None = None, checked: bool = False
+    desk: Desk,
+    what: str,
+    model: str,
+    before: Served,
+    labels: Mapping[str, int],
+    share: float = 0.0,
+    *,
+    version: int | None = None,
 ) -> Intent:
-    """Make a change that brings a version, or none, and log it."""
-    more = _more(desk, model, version, servers=list(desk.servers.addresses))
-    entry = Entry(what=what, model=model, before=_told(what, before), after=_told(what, after), more=more)
-    needs = after.pins or [known_version(desk.store, model, None)]
-    intent = Intent(entry=entry, before=before, after=after, needs=needs, config_map=desk.config_map)
+    """Serve the versions with these labels, and no others; check the one that the change is for, if there is one."""
+    after = Served(labels, sorted(set(labels.values())), share)
+    digest = version and _digest(desk.store, model, version)
+    facts = {
+        "digest": digest,
+        "servers": desk.servers.addresses,
+        "config_map": desk.config_map and desk.config_map.base,
+    }
+    entry = new_entry(what, model, dataclasses.asdict(before), dataclasses.asdict(after), **facts)
+    intent = Intent(entry, before, after)
     if version is None:
         change(desk, intent)
-    else:
-        change(desk, intent, check=functools.partial(check_version, desk, model, version, answers=checked))
+    else:  # a rollback goes to a version that has served before, and must not wait for its answers
+        change(desk, intent, check=functools.partial(check_version, desk, model, version, answers=what != "rollback"))
     return intent
 
 
 def _served(desk: Desk, model: str) -> Served:
     config = desk.read_config()
-    return Served(labels=config.labels(model), pins=config.pins(model), share=desk.read_shares().get(model, 0.0))
-
-
-def _pinned(labels: Mapping[str, int], share: float = 0.0) -> Served:
-    """Serve the versions with labels, and no others."""
-    return Served(labels=labels, pins=sorted(set(labels.values())), share=share)
-
-
-def _told(what: str, served: Served) -> Any:
-    """Return what the log records of a move: the labels, the canary, or the stable version."""
-    if what == "unpin":
-        return served.labels
-    if what == "canary":
-        return {"version": served.labels[CANARY], "share": served.share} if CANARY in served.labels else None
-    return served.labels.get(STABLE)
-
-
-def _more(desk: Desk, model: str, version: int | None, **more: Any) -> dict[str, Any]:
-    """Return further facts for the log: the version's digest, if it has one, and the command's note."""
-    manifest = None if version is None else manifest_of(desk.store, model, version)
-    more |= {"digest": manifest and manifest.digest, "note": desk.note}
-    return {name: value for name, value in more.items() if value}
+    return Served(config.labels(model), config.pins(model), desk.read_shares().get(model, 0.0))

@@ -1,4 +1,4 @@
-"""Shared parts of the commands of `dermserve model`: options, their values, and exit codes."""
+"""Shared parts of the commands of `dermserve model`: options, their values, printing, and exit codes."""
 
 import contextlib
 import functools
@@ -8,32 +8,28 @@ import re
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.gate import Requirement
 from dermserve.models.lifecycle.server_config import ConfigMap, Desk
-from dermserve.models.lifecycle.servers import Servers, Tls
+from dermserve.models.lifecycle.servers import Servers, tls_credentials
 from dermserve.models.lifecycle.stores import open_store
 from dermserve.models.lifecycle.watch import Limits
 from dermserve.models.options import Number, add_options
 
 DEFAULT_TFS = "127.0.0.1:8500"
 VERSION = click.IntRange(1)
-_F = TypeVar("_F", bound=Callable[..., Any])
 _PEM = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 
 
-def _config(text: str) -> pathlib.Path | ConfigMap:
-    """Read a path, or configmap:NAMESPACE/NAME."""
-    if not text.startswith("configmap:"):
-        return pathlib.Path(text)
-    found = re.fullmatch(r"configmap:([a-z0-9][-a-z0-9]*)/([a-z0-9][-.a-z0-9]*)", text)
-    if found is None:
-        raise click.BadParameter(f"{text} is not configmap:NAMESPACE/NAME")
-    return ConfigMap(*found.groups())
+def _config_map(text: str) -> ConfigMap:
+    """Read NAMESPACE/NAME."""
+    if found := re.fullmatch(r"([a-z0-9][-a-z0-9]*)/([a-z0-9][-.a-z0-9]*)", text):
+        return ConfigMap(*found.groups())
+    raise click.BadParameter(f"{text} is not NAMESPACE/NAME")
 
 
 def model_name(text: str) -> str:
@@ -66,37 +62,28 @@ def parse_share(text: str) -> float:
     return found
 
 
-def _duration(text: str) -> float:
-    """Read 90s, 30m or 2h; return seconds."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
-    if found is None or not float(found[1]):
-        raise click.BadParameter(f"{text!r} is not a duration: write 90s, 30m or 2h")
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
-
-
 _store_option = click.option(
     "--store", "base", metavar="BASE", default=".dermserve/store", envvar="DERMSERVE_STORE", show_default=True,
     show_envvar=True, help="The versioned store: a folder, or s3://… or gs://….",
 )  # fmt: skip
-_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+_json_option = click.option(
+    "--json", is_flag=True, expose_value=False, help="Print JSON, one object a line.",
+    callback=lambda context, _, value: context.meta.update(as_json=value),
+)  # fmt: skip
 config_option = click.option(
-    "--config", "config_file", type=_config, metavar="FILE|configmap:NAMESPACE/NAME",
-    help="The servers' list of models, where it is not models.config in the store. A ConfigMap is written with kubectl,"
-    " and the servers read it by themselves.",
+    "--config-map", type=_config_map, metavar="NAMESPACE/NAME",
+    help="The ConfigMap that has models.config in place of the store. It is written with kubectl, and the servers read"
+    " it by themselves.",
 )  # fmt: skip
 public_key_option = click.option(
     "--public-key", type=_PEM, envvar="DERMSERVE_PUBLIC_KEY", show_envvar=True,
     help="Refuse versions that are not signed with the private key to this PEM file.",
 )  # fmt: skip
-unchecked_option = click.option(
-    "--unchecked", is_flag=True, help="Do not replay the version's golden predictions on every server first."
-)
 _timeout_option = click.option(
     "--timeout", type=Number(0, min_open=True), default=120.0, show_default=True, metavar="SECONDS",
     help="How long a version may take to load.",
 )  # fmt: skip
-_note_option = click.option("--note", default="", metavar="TEXT", help="Why; kept in the audit log.")
-_tfs_options = add_options(
+servers_options = add_options(
     click.option(
         "--tfs", metavar="HOST:PORT", multiple=True, envvar="DERMSERVE_TFS", show_envvar=True,
         help="Every model server that serves the store; repeatable. A DNS name stands for all its addresses."
@@ -118,6 +105,8 @@ _tfs_options = add_options(
         help="Name to expect in their certificates, when not the host of their address.",
     ),
 )  # fmt: skip
+moving = add_options(servers_options, config_option, public_key_option, _timeout_option)
+"""Adds the options of commands that change what is served."""
 _USUAL = Limits()
 watching = add_options(
     click.option(
@@ -125,7 +114,9 @@ watching = add_options(
         show_envvar=True, help="Metrics of every gateway (metrics_listen): wait until they have the share. Repeatable;"
         " a DNS name stands for all its addresses.",
     ),
-    click.option("--watch", "seconds", type=_duration, metavar="DURATION", help="Then watch the canary for so long."),
+    click.option(
+        "--watch", type=Number(0, min_open=True), metavar="SECONDS", help="Then watch the canary for so long."
+    ),
     click.option("--auto-rollback", is_flag=True, help="End the canary when it does not do well in that time."),
     click.option(
         "--max-failed", "more_failed", type=Number(0, 1), default=_USUAL.more_failed, show_default=True,
@@ -147,69 +138,55 @@ watching = add_options(
 """Adds the options for the watch of a canary."""
 
 
-def show(as_json: bool, values: dict[str, Any], text: str) -> None:
-    """Print values as JSON, or as text."""
-    click.echo(json.dumps(values) if as_json else text)
+def show(values: dict[str, Any], text: str) -> None:
+    """Print values as JSON, with --json, or else as text."""
+    click.echo(json.dumps(values) if click.get_current_context().meta["as_json"] else text)
 
 
-def _fails_clearly(command: _F) -> _F:
-    """Print an error without a traceback, and exit with its code."""
+def at_desk(*options: Callable[[Any], Any]) -> Callable[[Callable[..., Any]], Any]:
+    """Add --store, --json and more options to a command, and pass it a Desk made of their values.
 
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except (LifecycleError, OSError) as error:
-            click.echo(f"Error: {error}", err=True)
-            sys.exit(error.exit_code if isinstance(error, LifecycleError) else LifecycleError.exit_code)
+    SIGTERM and SIGHUP end it as Ctrl-C does, which undoes a change that has begun. An error is printed without a
+    traceback, and gives the exit code.
+    """
 
-    return run  # type: ignore[return-value]  # the same signature
+    def add(command: Callable[..., Any]) -> Any:
+        @functools.wraps(command)
+        def run(base: str, **given: Any) -> Any:
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    signal.signal(number, signal.default_int_handler)
+            try:
+                asked = _servers(given)
+                how = {name: given.pop(name) for name in ("config_map", "public_key", "timeout") if name in given}
+                with asked:
+                    desk = Desk(
+                        store=open_store(base), servers=asked, say=functools.partial(click.echo, err=True), **how
+                    )
+                    return command(desk=desk, **given)
+            except (LifecycleError, OSError) as error:
+                click.echo(f"Error: {error}", err=True)
+                sys.exit(error.exit_code if isinstance(error, LifecycleError) else LifecycleError.exit_code)
 
+        return add_options(_store_option, *options, _json_option)(run)
 
-def reading(command: _F) -> Any:
-    """Add the options of commands that use a store, and pass the opened store."""
-
-    @functools.wraps(command)
-    def run(base: str, **others: Any) -> Any:
-        return command(store=open_store(base), **others)
-
-    return add_options(_store_option, _json_option)(_fails_clearly(run))
-
-
-def asking_servers(command: _F) -> Any:
-    """Add the options that name the model servers, and pass these, not yet connected."""
-
-    @functools.wraps(command)
-    def run(tfs: tuple[str, ...], tfs_tls_ca: pathlib.Path | None, tfs_tls_name: str | None, **others: Any) -> Any:
-        certificate, key = others.pop("tfs_tls_certificate"), others.pop("tfs_tls_key")
-        if (certificate is None) != (key is None):
-            raise click.UsageError("--tfs-tls-certificate and --tfs-tls-key need each other")
-        if tfs_tls_ca is None and (certificate or tfs_tls_name):
-            raise click.UsageError("--tfs-tls-certificate and --tfs-tls-name need --tfs-tls-ca")
-        tls = Tls(ca=tfs_tls_ca, certificate=certificate, key=key, name=tfs_tls_name) if tfs_tls_ca else None
-        if tls and (fault := tls.fault()):
-            raise click.UsageError(fault)
-        return command(servers=Servers(separated(tfs) or [DEFAULT_TFS], tls=tls), **others)
-
-    return _tfs_options(run)
+    return add
 
 
-def moving(command: _F) -> Any:
-    """Add the options of commands that move labels, and pass a Desk."""
-
-    @functools.wraps(command)
-    def run(base: str, servers: Servers, config_file: pathlib.Path | ConfigMap | None, **others: Any) -> Any:
-        how = {name: others.pop(name) for name in ("public_key", "timeout", "note")}
-        say = functools.partial(click.echo, err=True)
-        for number in (signal.SIGTERM, signal.SIGHUP):  # these signals undo a change that has begun, as Ctrl-C does
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, signal.default_int_handler)
-        with servers:
-            desk = Desk(store=open_store(base), servers=servers, config_file=config_file, say=say, **how)
-            return command(desk=desk, **others)
-
-    options = (_store_option, config_option, public_key_option, _timeout_option, _note_option, _json_option)
-    return add_options(*options)(asking_servers(_fails_clearly(run)))
+def _servers(given: dict[str, Any]) -> Servers:
+    """Take the model servers out of the given options; none where the command has no such option."""
+    if "tfs" not in given:
+        return Servers(())
+    names = separated(given.pop("tfs")) or [DEFAULT_TFS]
+    ca, certificate, key, name = (given.pop(f"tfs_tls_{what}") for what in ("ca", "certificate", "key", "name"))
+    if (certificate is None) != (key is None):
+        raise click.UsageError("--tfs-tls-certificate and --tfs-tls-key need each other")
+    if ca is None and (certificate or name):
+        raise click.UsageError("--tfs-tls-certificate and --tfs-tls-name need --tfs-tls-ca")
+    try:
+        return Servers(names, tls=tls_credentials(ca, certificate, key) if ca else None, tls_name=name)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def separated(names: tuple[str, ...]) -> list[str]:

@@ -2,16 +2,15 @@
 
 TensorFlow Serving refuses a label on a version that is not AVAILABLE, and requests for a label whose version is
 unloaded fail. So a change loads the new version beside the old one, moves the labels, writes models.config, and then
-unloads the rest. Its intent is in the store from before the first step until after the last, so that the next command
-can finish or undo the change of a killed one: finish it if models.config has the new entry, else undo it.
+unloads the rest. What will be its line in the audit log is in the store as its intent, from before the first step
+until after the last: a change whose intent is there and whose line is not in the log is undone by the next command.
 """
 
-import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from dermserve.models.lifecycle.errors import LifecycleError, RefusedError, ServerError, StoreError
 from dermserve.models.lifecycle.server_config import Desk, ServerConfig
@@ -23,7 +22,7 @@ INTENT = "intent.json"
 """Name in a store: the change that is being made; absent otherwise."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Served:
     """What is served of a model: labels, pins and the canary's share."""
 
@@ -34,32 +33,34 @@ class Served:
     share: float = 0.0
     """The canary's share of the requests without version and label."""
 
+    @property
+    def needed(self) -> set[int]:
+        """The versions that are pinned or have a label."""
+        return {*self.pins, *self.labels.values()}
+
     def put_into(self, config: ServerConfig, model: str) -> ServerConfig:
         """Write this into a model's entry."""
         return config.labelled(model, self.labels).pinned(model, self.pins)
 
-    def is_in(self, config: ServerConfig, model: str) -> bool:
-        """Tell whether a model's entry has this."""
-        return (config.labels(model), config.pins(model)) == (dict(self.labels), self.pins)
+    def __str__(self) -> str:
+        told = [f"{label} {version}" for label, version in sorted(self.labels.items())] or map(str, self.pins)
+        return ", ".join(told) + f" ({self.share:g})" * bool(self.share) or "the newest"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Intent:
     """A change that is being made."""
 
     entry: Entry
-    """Its line in the audit log."""
+    """Its line in the audit log, where `from` and `to` have the fields of Served; `config_map` names
+    the ConfigMap that has models.config."""
     before: Served
     after: Served
-    needs: list[int]
-    """The versions that must be AVAILABLE afterwards."""
-    config_map: str = ""
-    """The ConfigMap that has models.config, in the form of --config; empty where servers are told."""
 
     @property
     def model(self) -> str:
-        """The model whose labels and pins change."""
-        return self.entry.model
+        """The model that changes."""
+        return str(self.entry["model"])
 
     @property
     def labels(self) -> set[str]:
@@ -67,8 +68,8 @@ class Intent:
         return {*self.before.labels, *self.after.labels}
 
     def __str__(self) -> str:
-        entry = self.entry
-        return f"{entry.what} of {entry.model}, {entry.change()}, begun {entry.when} by {entry.who}"
+        begun = f"begun {self.entry['when']} by {self.entry['who']}"
+        return f"{self.entry['what']} of {self.model}, {self.before} → {self.after}, {begun}"
 
 
 def change(desk: Desk, intent: Intent, *, check: _Check = lambda: None) -> None:
@@ -77,52 +78,13 @@ def change(desk: Desk, intent: Intent, *, check: _Check = lambda: None) -> None:
     `check` is called once the versions are loaded on every server, before a label moves. If it raises, the change is
     undone.
 
-    Raises:
-        LifecycleError: a step failed. Servers that could not be restored are restored by the next command.
+    Raises LifecycleError: a step failed. Servers that could not be restored are restored by the next command.
     """
     desk.servers.available(intent.model)  # all servers must answer before anything changes
-    desk.store.write_text(INTENT, json.dumps(dataclasses.asdict(intent), indent=1))
-    _finish_or_undo(desk, intent, check)
-
-
-def recover(desk: Desk) -> None:
-    """Finish or undo the change that an earlier command left half done, if there is one, and report it.
-
-    Raises LifecycleError: a model server does not answer, or a step failed; it is tried again by the next command.
-    """
-    intent = pending(desk.store)
-    if intent is None:
-        return
-    if intent.config_map != desk.config_map:
-        how = f"with --config {intent.config_map}" if intent.config_map else "without the ConfigMap"
-        raise RefusedError(f"half done: {intent}; a command must finish or undo it first, run one {how}")
-    desk.servers.available(intent.model)
-    finished = intent.after.is_in(desk.read_config(), intent.model)
-    if finished:
-        _finish_or_undo(desk, intent, noted=intent.entry in entries(desk.store, intent.model))
-    elif left := _undo(desk, intent):
-        raise left[0]
-    desk.say(f"{'finished' if finished else 'undid'} what an earlier command left half done: {intent}")
-
-
-def pending(store: Store) -> Intent | None:
-    """Read the change that is being made, or was left half done. Raises StoreError: the file is not valid."""
-    text = store.read_text(INTENT)
-    if text is None:
-        return None
+    desk.store.write_text(INTENT, json.dumps(intent.entry))
     try:
-        content: dict[str, Any] = json.loads(text)
-        before, after = Served(**content.pop("before")), Served(**content.pop("after"))
-        return Intent(entry=Entry(**content.pop("entry")), before=before, after=after, **content)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise StoreError(f"{store.base}/{INTENT} can't be understood: {error}") from error
-
-
-def _finish_or_undo(desk: Desk, intent: Intent, check: _Check = lambda: None, noted: bool = False) -> None:
-    try:
-        _finish(desk, intent, check)
-        if not noted:
-            desk.store.append_audit(intent.entry.json())
+        _make(desk, intent, check)
+        desk.store.append_audit(json.dumps(intent.entry))
     except BaseException as error:
         if left := _undo(desk, intent):
             desk.say(f"{left[0]}: the next command will undo the change on it")
@@ -132,32 +94,67 @@ def _finish_or_undo(desk: Desk, intent: Intent, check: _Check = lambda: None, no
     desk.store.remove_text(INTENT)
 
 
-def _finish(desk: Desk, intent: Intent, check: _Check) -> None:
-    """Do the remaining steps. A second call changes nothing."""
-    model, after, needs = intent.model, intent.after, set(intent.needs)
+def recover(desk: Desk) -> None:
+    """Undo the change that an earlier command left half done, if there is one, and report it.
+
+    Raises LifecycleError: a model server does not answer, or a step failed; it is tried again by the next command.
+    """
+    intent = pending(desk.store)
+    if intent is None:
+        return
+    if intent.entry in entries(desk.store, intent.model):
+        desk.store.remove_text(INTENT)  # only this was left to do
+        return
+    config_map = intent.entry.get("config_map")
+    if config_map != (desk.config_map and desk.config_map.base):
+        how = f"with the {config_map}" if config_map else "without a ConfigMap"
+        raise RefusedError(f"half done: {intent}; a command must undo it first, run one {how}")
+    desk.servers.available(intent.model)
+    if left := _undo(desk, intent):
+        raise left[0]
+    desk.say(f"undid what an earlier command left half done: {intent}")
+    if absent := set(intent.entry.get("servers", ())) - set(desk.servers.addresses):
+        desk.say(f"not asked, as no --tfs names them: {', '.join(sorted(absent))}")
+
+
+def pending(store: Store) -> Intent | None:
+    """Read the change that is being made, or was left half done. Raises StoreError: the file is not valid."""
+    text = store.read_text(INTENT)
+    if text is None:
+        return None
+    try:
+        entry = json.loads(text)
+        return Intent(entry, Served(**entry["from"]), Served(**entry["to"]))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise StoreError(f"{store.base}/{INTENT} can't be understood: {error}") from error
+
+
+def _make(desk: Desk, intent: Intent, check: _Check) -> None:
+    model, after = intent.model, intent.after
     if after.share:
         # The share comes first: gateways read it, and send callers to the canary once it exists.
         desk.write_share(model, after.share)
     if desk.config_map:
-        _lead(desk, intent, after, needs, check)
+        _lead(desk, intent, after, check)
     else:
-        servers, final = list(desk.servers), after.put_into(desk.read_config(), model)
-        _widen(desk, servers, intent, final, needs, check)
+        final = after.put_into(desk.read_config(), model)
+        _widen(desk, desk.servers, intent, final, check)
         desk.write_config(final)  # from here on, a server that restarts has the new state
-        _narrow(desk, servers, model, final, needs)
+        _narrow(desk, desk.servers, model, final)
     desk.write_share(model, after.share)
 
 
 def _undo(desk: Desk, intent: Intent) -> list[ServerError]:
     """Restore everything. If a server could not be restored, the intent stays; returns the errors of such servers."""
     model, before, left = intent.model, intent.before, list[ServerError]()
-    config = desk.read_config()
-    if not desk.config_map and intent.after.is_in(config, model):
-        config = before.put_into(config, model)
-        desk.write_config(config)
-    steps = [functools.partial(_restore, desk, server, intent, config) for server in desk.servers]
     if desk.config_map:
-        steps = [functools.partial(_lead, desk, intent, before, {*before.pins, *before.labels.values()})]
+        steps = [functools.partial(_lead, desk, intent, before)]
+    else:
+        config = desk.read_config()
+        if Served(config.labels(model), config.pins(model)) == Served(intent.after.labels, intent.after.pins):
+            config = before.put_into(config, model)
+            desk.write_config(config)
+        steps = [functools.partial(_restore, desk, intent, config, server) for server in desk.servers]
     for step in steps:
         try:
             step()
@@ -169,15 +166,14 @@ def _undo(desk: Desk, intent: Intent) -> list[ServerError]:
     return left
 
 
-def _restore(desk: Desk, server: Server, intent: Intent, config: ServerConfig) -> None:
-    needs = config.needed(intent.model)
-    _widen(desk, [server], intent, config, needs)
-    _narrow(desk, [server], intent.model, config, needs)
+def _restore(desk: Desk, intent: Intent, config: ServerConfig, server: Server) -> None:
+    _widen(desk, [server], intent, config)
+    _narrow(desk, [server], intent.model, config)
 
 
-def _lead(desk: Desk, intent: Intent, target: Served, needs: set[int], check: _Check = lambda: None) -> None:
+def _lead(desk: Desk, intent: Intent, target: Served, check: _Check = lambda: None) -> None:
     """Write models.config step by step, and wait each time until the servers have read and done it."""
-    model, config = intent.model, desk.read_config()
+    model, config, needs = intent.model, desk.read_config(), target.needed
     labels = {label: target.labels.get(label) for label in {*config.labels(model), *intent.labels}}
     final = target.put_into(config, model)
     loaded = needs | desk.servers.available(model)
@@ -194,51 +190,39 @@ def _lead(desk: Desk, intent: Intent, target: Served, needs: set[int], check: _C
 
 
 def _widen(
-    desk: Desk,
-    servers: list[Server],
-    intent: Intent,
-    config: ServerConfig,
-    needs: set[int],
-    check: _Check = lambda: None,
+    desk: Desk, servers: Iterable[Server], intent: Intent, config: ServerConfig, check: _Check = lambda: None
 ) -> None:
-    """Let servers load the new version beside the others, and then move the labels."""
-    model = intent.model
-    wide = [(server, _wide(server, config, intent, needs)) for server in servers]
-    for server, told in wide:
-        server.reload(told.message())
+    """Let servers load the new versions beside those that they have, and then move the labels."""
+    model, wide = intent.model, list[tuple[Server, ServerConfig]]()
+    needs, known = config.needed(model), sorted({*config.labels(model), *intent.labels})
+    for server in servers:
+        labels = {label: version for label in known if (version := server.label(model, label)) is not None}
+        wide.append((server, config.pinned(model, server.available(model) | needs)))
+        _tell(server, wide[-1][1].labelled(model, labels), model)
     for server in servers:
         server.wait_available(model, needs, timeout=desk.timeout)
     check()
     for server, told in wide:
-        server.reload(told.labelled(model, config.labels(model)).message())
+        _tell(server, told, model)
 
 
-def _narrow(desk: Desk, servers: list[Server], model: str, config: ServerConfig, needs: set[int]) -> None:
+def _narrow(desk: Desk, servers: Iterable[Server], model: str, config: ServerConfig) -> None:
     """Let servers unload what is not needed."""
     for server in servers:
-        server.reload(_loadable(server, config, model).message())
-    _wait_only(desk, servers, model, needs)
+        _tell(server, config, model)
+    _wait_only(desk, servers, model, config.needed(model))
+
+
+def _tell(server: Server, config: ServerConfig, model: str) -> None:
+    """Send a list, without labels of other models whose version is not loaded, which a server would refuse."""
+    for name in config.models:
+        if name != model and (labels := config.labels(name)):
+            available = server.available(name)
+            config = config.labelled(name, {label: one for label, one in labels.items() if one in available})
+    server.reload(config.message())
 
 
 def _wait_only(desk: Desk, servers: Iterable[Server], model: str, needs: set[int]) -> None:
     """Wait until other versions are unloaded: the next move must not count them as loaded."""
     for server in servers if needs else ():
         server.wait_only(model, needs, timeout=desk.timeout)
-
-
-def _wide(server: Server, config: ServerConfig, intent: Intent, needs: set[int]) -> ServerConfig:
-    """Make a server's list: the versions that it has loaded with their labels, and some more."""
-    model = intent.model
-    known = sorted({*config.labels(model), *intent.labels})
-    labels = {label: version for label in known if (version := server.label(model, label)) is not None}
-    pinned = config.pinned(model, server.available(model) | needs)
-    return _loadable(server, pinned, model).labelled(model, labels)
-
-
-def _loadable(server: Server, config: ServerConfig, model: str) -> ServerConfig:
-    """Leave out labels of other models whose version is not loaded, which a server would refuse."""
-    for name in config.models:
-        if name != model and (labels := config.labels(name)):
-            available = server.available(name)
-            config = config.labelled(name, {label: one for label, one in labels.items() if one in available})
-    return config

@@ -14,7 +14,7 @@ from google.protobuf import text_format
 
 from dermserve.models.lifecycle.errors import ConfigError, StoreError
 from dermserve.models.lifecycle.servers import Servers
-from dermserve.models.lifecycle.stores import LocalStore, Store
+from dermserve.models.lifecycle.stores import Store
 from dermserve.tfserving.v1 import management_pb2
 
 CONFIG = "models.config"
@@ -127,8 +127,8 @@ class ConfigMap:
 
     @property
     def base(self) -> str:
-        """Its name in the form of --config."""
-        return f"configmap:{self.namespace}/{self.name}"
+        """Its name in messages."""
+        return f"ConfigMap {self.namespace}/{self.name}"
 
     def read_text(self, name: str) -> str | None:
         """Read a key, if it has one of that name. Raises StoreError: kubectl can't read it."""
@@ -159,49 +159,33 @@ class Desk:
 
     store: Store
     servers: Servers
-    config_file: pathlib.Path | ConfigMap | None = None
-    """models.config, if it is not in the store."""
+    config_map: ConfigMap | None = None
+    """What has models.config and canary.toml, if not the store, and from which servers read them by themselves."""
     public_key: pathlib.Path | None = None
     """PEM file of the key with which versions must be signed; None to check no signature."""
     timeout: float = 120.0
     """Seconds in which a version must load."""
-    note: str = ""
-    """The reason for the command, for the audit log."""
     say: Callable[[str], None] = lambda line: None
     """Takes messages for people, besides the result."""
 
     @property
-    def config_map(self) -> str:
-        """The ConfigMap from which servers read models.config by themselves, as pods do; empty where they are told."""
-        return self.config_file.base if isinstance(self.config_file, ConfigMap) else ""
-
-    @property
     def place(self) -> Store | ConfigMap:
-        """Where canary.toml is."""
-        return self.config_file if isinstance(self.config_file, ConfigMap) else self.store
-
-    def _config(self) -> tuple[Store | ConfigMap, str, str]:
-        """Return where models.config is, its name there, and its name in messages."""
-        file = self.config_file
-        if isinstance(file, pathlib.Path):
-            return LocalStore(file.parent), file.name, str(file)
-        return self.place, CONFIG, f"{self.place.base}/{CONFIG}"
+        """Where models.config and canary.toml are."""
+        return self.config_map or self.store
 
     def read_config(self) -> ServerConfig:
         """Read models.config. Raises ConfigError: it does not exist, or is not valid."""
-        place, name, called = self._config()
-        text = place.read_text(name)
+        text, called = self.place.read_text(CONFIG), f"{self.place.base}/{CONFIG}"
         if text is None:
             raise ConfigError(
                 f"there is no {called}: `dermserve up` writes it; for a TensorFlow Serving of yours write it"
-                " as docs/versions.md shows, or say where it is with --config"
+                " as docs/versions.md shows"
             )
         return ServerConfig.parse(text, where=called)
 
     def write_config(self, config: ServerConfig) -> None:
         """Write models.config, whole or not at all. Raises StoreError or OSError: it can't be written."""
-        place, name, _ = self._config()
-        place.write_text(name, config.render())
+        self.place.write_text(CONFIG, config.render())
 
     def read_shares(self) -> dict[str, float]:
         """Read the share of callers that gets each model's canary.

@@ -7,7 +7,6 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
 import grpc
@@ -29,37 +28,23 @@ _SETTLE = 5.0
 """Seconds for which a version may still show the error of an earlier attempt."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tls:
-    """TLS of the connections to model servers; PEM files."""
+def tls_credentials(
+    ca: pathlib.Path, certificate: pathlib.Path | None, key: pathlib.Path | None
+) -> grpc.ChannelCredentials:
+    """Read PEM files for TLS: authorities, and our own pair where servers ask for one.
 
-    ca: pathlib.Path
-    """The authorities that their certificates must come from."""
-    certificate: pathlib.Path | None = None
-    """Our own, where they ask for one."""
-    key: pathlib.Path | None = None
-    """Its private key."""
-    name: str | None = None
-    """Name to expect in their certificates, if not the host of the address."""
-
-    def fault(self) -> str:
-        """Return a message if files can't be used: gRPC would only report that no server answers."""
-        named, context = str(self.ca), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        try:
-            context.load_verify_locations(self.ca)
-            if self.certificate and self.key:
-                named = f"{self.certificate} with the key {self.key}"
-                context.load_cert_chain(self.certificate, self.key, password="")
-        except (OSError, ValueError) as error:
-            return f"{named} can't be used for TLS: {error}"
-        return ""
-
-    def channel(self, address: str, host: str) -> grpc.Channel:
-        """Connect to an address of a host."""
-        pair = (self.key, self.certificate) if self.key and self.certificate else ()
-        credentials = grpc.ssl_channel_credentials(*(file.read_bytes() for file in (self.ca, *pair)))
-        named = [*_OPTIONS, ("grpc.ssl_target_name_override", self.name or host)]
-        return grpc.secure_channel(address, credentials, options=named)
+    Raises ValueError: they can't be used, of which gRPC would only report that no server answers.
+    """
+    named, context, pair = str(ca), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), list[bytes]()
+    try:
+        context.load_verify_locations(ca)
+        if certificate and key:
+            named = f"{certificate} with the key {key}"
+            context.load_cert_chain(certificate, key, password="")
+            pair = [key.read_bytes(), certificate.read_bytes()]
+        return grpc.ssl_channel_credentials(ca.read_bytes(), *pair)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{named} can't be used for TLS: {error}") from error
 
 
 class Server:
@@ -159,20 +144,27 @@ class _NotFoundError(ServerError):
 class Servers:
     """All model servers of a store, connected while the block lasts.
 
-    A name, HOST:PORT, with several addresses stands for a server at each.
+    A name, HOST:PORT, with several addresses stands for a server at each. `tls_name` is expected in their certificates
+    in place of the name's host.
     """
 
-    def __init__(self, names: Sequence[str], *, tls: Tls | None = None) -> None:
+    def __init__(
+        self, names: Sequence[str], *, tls: grpc.ChannelCredentials | None = None, tls_name: str | None = None
+    ) -> None:
         self._hosts = {address: name.rpartition(":")[0] for name in names for address in every_address(name)}
         self.addresses = tuple(self._hosts)
         self._tls = tls
+        self._tls_name = tls_name
         self._servers: list[Server] = []
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         for address, host in self._hosts.items():
-            tls = self._tls
-            channel = tls.channel(address, host) if tls else grpc.insecure_channel(address, options=_OPTIONS)
+            if self._tls:
+                named = [*_OPTIONS, ("grpc.ssl_target_name_override", self._tls_name or host)]
+                channel = grpc.secure_channel(address, self._tls, options=named)
+            else:
+                channel = grpc.insecure_channel(address, options=_OPTIONS)
             self._servers.append(Server(address, self._open.enter_context(channel)))
         return self
 

@@ -10,7 +10,6 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import portalocker
@@ -21,6 +20,8 @@ from dermserve.models.lifecycle.manifest import MANIFEST, Manifest, parse_manife
 from dermserve.models.lifecycle.object_store import LOCK_SECONDS, ObjectStore, is_version
 
 _AUDIT = "audit.jsonl"
+Entry: TypeAlias = dict[str, Any]
+"""A line of the audit log."""
 
 
 class LocalStore:
@@ -213,45 +214,20 @@ def manifest_of(store: Store, model: str, version: int) -> Manifest | None:
     return None if data is None else parse_manifest(data, where=f"{store.base}/{model}/{version}/{MANIFEST}")
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def new_entry(what: str, model: str, before: Any, after: Any, **more: Any) -> Entry:
+    """Describe a change of a model for the audit log, as of now; of further facts, leave out empty ones.
 
-
-def _who() -> str:
-    if name := os.environ.get("DERMSERVE_WHO"):
-        return name
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container may have no such user
-        user = f"uid{os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """One change in the audit log."""
-
-    what: str
-    """publish, promote, rollback, canary, retire or unpin."""
-    model: str
-    before: Any
-    """The former state: a version, versions, or None."""
-    after: Any
-    more: dict[str, Any] = field(default_factory=dict)
-    """Further facts: a digest, servers, a share, a note."""
-    who: str = field(default_factory=_who)
-    """USER@HOST, or DERMSERVE_WHO from the environment."""
-    when: str = field(default_factory=_now)
-    """UTC, ISO 8601."""
-
-    def json(self) -> str:
-        """Return the line for the log."""
-        line = {"when": self.when, "who": self.who, "what": self.what, "model": self.model}
-        return json.dumps({**line, "from": self.before, "to": self.after, **self.more})
-
-    def change(self) -> str:
-        """Describe the change: from what to what."""
-        return f"{json.dumps(self.before)} → {json.dumps(self.after)}"
+    `who` is USER@HOST, or DERMSERVE_WHO from the environment; `when` is UTC, ISO 8601.
+    """
+    if not (who := os.environ.get("DERMSERVE_WHO")):
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):  # a container may have no such user
+            user = f"uid{os.getuid()}"
+        who = f"{user}@{socket.gethostname()}"
+    when = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    facts = {name: value for name, value in more.items() if value}
+    return {"when": when, "who": who, "what": what, "model": model, "from": before, "to": after, **facts}
 
 
 def entries(store: Store, model: str | None = None) -> Iterator[Entry]:
@@ -261,10 +237,13 @@ def entries(store: Store, model: str | None = None) -> Iterator[Entry]:
     """
     for number, line in enumerate(store.audit(), 1):
         try:
-            values = json.loads(line)
-            known = {name: values.pop(name) for name in ("what", "model", "who", "when")}
-            entry = Entry(**known, before=values.pop("from"), after=values.pop("to"), more=values)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise StoreError(f"line {number} of the audit log of {store.base} is not valid: {error!r}") from error
-        if model in (None, entry.model):
+            entry: Entry = json.loads(line)
+            valid = {"when", "who", "what", "model", "from", "to"} <= entry.keys()
+            if entry["what"] not in {"publish", "retire"}:
+                valid = valid and all(end.keys() == {"labels", "pins", "share"} for end in (entry["from"], entry["to"]))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            valid = False
+        if not valid:
+            raise StoreError(f"line {number} of the audit log of {store.base} is not valid")
+        if model in (None, entry["model"]):
             yield entry

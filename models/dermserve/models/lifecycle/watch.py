@@ -89,10 +89,8 @@ def read_metrics(url: str, *, fetch: Callable[[str], str] = _fetch) -> list[Samp
 class Gateways:
     """The metrics of all gateways.
 
-    Args:
-        names: HOST:PORT of their metrics; a name with several addresses stands for a gateway at each, and is resolved
-            for every reading.
-        fetch: returns the text at a URL; raises OSError.
+    A name, HOST:PORT, with several addresses stands for a gateway at each, and is resolved for every reading. `fetch`
+    returns the text at a URL, or raises OSError.
     """
 
     def __init__(self, names: Sequence[str], *, fetch: Callable[[str], str] = _fetch) -> None:

@@ -1,16 +1,20 @@
-"""Check a gateway's settings and their files, without any network."""
+"""Check a gateway's settings and their files, and whether its model servers can give good answers."""
 
+import asyncio
 import datetime
 import functools
 import pathlib
 import stat
-from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from dermserve.cli.findings import Finding
 from dermserve.gateway import tracing
-from dermserve.gateway.certificates import is_key_of, read_certificates
+from dermserve.gateway.catalog import Catalog, KnownModel, KnownVersion
+from dermserve.gateway.certificates import is_key_of, model_server_files, read_certificates
 from dermserve.gateway.config import Config, is_loopback
+from dermserve.gateway.errors import GatewayError
+from dermserve.gateway.server import connect
+from dermserve.v1 import card_pb2
 
 _SOON = datetime.timedelta(days=30)
 
@@ -26,8 +30,10 @@ def look_at_settings(config: Config, *, environment: Mapping[str, str]) -> Itera
             yield from _certificate(name, file)
     for certificate, key in (("tls_certificate", "tls_key"), ("tfs_tls_certificate", "tfs_tls_key")):
         yield from _key(config, certificate, key)
-    yield from _addresses(config)
-    yield from _limits(config)
+    if config.grace_seconds < config.default_deadline_seconds:
+        text = f"grace_seconds ({config.grace_seconds:g}) is shorter than default_deadline_seconds"
+        text += f" ({config.default_deadline_seconds:g}): a stop can cut accepted requests off"
+        yield warning("GRACE", text, "make it as long; and terminationGracePeriodSeconds longer than both")
     yield from _traces(environment)
 
 
@@ -92,39 +98,6 @@ def _key(config: Config, certificate_name: str, key_name: str) -> Iterator[Findi
         yield error("KEY_MISMATCH", text, "give the key that the certificate was made for, its own first")
 
 
-def _addresses(config: Config) -> Iterator[Finding]:
-    names = ("listen", "health_listen", "metrics_listen")
-    taken = Counter(address for name in names if (address := getattr(config, name)) and not address.endswith(":0"))
-    for address in [address for address, count in taken.items() if count > 1]:
-        text = f"{address} is set for more than one of {', '.join(names)}: the gateway won't start"
-        yield error("ADDRESS_TWICE", text, "give each a port of its own")
-    if doubled := [address for address, count in Counter(config.tfs).items() if count > 1]:
-        text = f"tfs names {', '.join(doubled)} more than once: it counts once"
-        yield warning("TFS_TWICE", text, "name each address once")
-
-
-def _limits(config: Config) -> Iterator[Finding]:
-    """Find limits that contradict each other."""
-    deadline, longest = config.default_deadline_seconds, config.max_deadline_seconds
-    grace, age = config.grace_seconds, config.max_connection_age_seconds
-    default = f"default_deadline_seconds ({deadline:g})"
-    if deadline > longest:
-        text = f"{default} is above max_deadline_seconds ({longest:g}), which caps it"
-        yield warning("DEADLINES", text, "lower the one or raise the other")
-    if grace < deadline:
-        text = f"grace_seconds ({grace:g}) is shorter than {default}: a stop can cut accepted requests off"
-        yield warning("GRACE", text, "make it as long; and terminationGracePeriodSeconds longer than both")
-    if age and age < deadline:
-        text = f"max_connection_age_seconds ({age:g}) is shorter than a request may take: callers connect all the time"
-        yield warning("CONNECTION_AGE", text, "use minutes; 300 is usual")
-    if config.max_held_bytes < config.max_image_bytes:
-        text = f"max_held_bytes ({config.max_held_bytes}) is below max_image_bytes ({config.max_image_bytes})"
-        yield warning("HELD_BYTES", f"{text}: the largest photos go one at a time", "raise max_held_bytes")
-    if config.stream_queue < config.stream_at_once:
-        text = f"stream_queue ({config.stream_queue}) is below stream_at_once ({config.stream_at_once})"
-        yield warning("STREAM_QUEUE", f"{text}: a single stream overflows it", "raise stream_queue")
-
-
 def _traces(environment: Mapping[str, str]) -> Iterator[Finding]:
     if not tracing.is_wanted(environment):
         return
@@ -135,3 +108,65 @@ def _traces(environment: Mapping[str, str]) -> Iterator[Finding]:
     if protocol not in {None, "", "grpc"}:
         text = f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol}; traces are sent by grpc regardless"
         yield warning("OTLP_PROTOCOL", text, "name the collector's gRPC endpoint, usually port 4317")
+
+
+async def look_at_models(config: Config, *, seconds: float) -> list[Finding]:
+    """Ask every model server, with `seconds` for a call, and find what prevents answers or makes them useless."""
+    found = await asyncio.gather(*(_look_at(config, address, seconds) for address in config.tfs))
+    return [finding for findings in found for finding in findings]
+
+
+async def _look_at(config: Config, name: str, seconds: float) -> list[Finding]:
+    alone = config.model_copy(update={"tfs": (name,), "poll_timeout_seconds": seconds})
+    try:
+        servers = await connect(alone, tracing.Tracing(), model_server_files(alone))
+    except (OSError, ValueError) as fault:
+        return [error("TFS_TLS", f"the TLS to {name} can't be set up: {fault}", "check the tfs_tls files")]
+    try:
+        try:
+            await servers.versions(config.models[0], seconds=seconds)
+        except GatewayError as fault:
+            return [_unreachable(config, name, fault)]
+        catalog = Catalog(servers, alone)
+        await catalog.poll()
+    finally:
+        await servers.close()
+    return [finding for model in catalog.models.values() for finding in _look_at_model(name, model)]
+
+
+def _unreachable(config: Config, address: str, fault: GatewayError) -> Finding:
+    details = getattr(fault.__cause__, "details", lambda: None)() or str(fault)
+    remedy = "start it, or correct tfs; it speaks gRPC on --port, not REST on --rest_api_port"
+    if config.tfs_tls_ca:
+        remedy += "; a TLS error looks the same: check tfs_tls_ca, and tfs_tls_name against its certificate"
+    return error("TFS_UNREACHABLE", f"{address} does not answer: {details}", remedy)
+
+
+def _look_at_model(address: str, model: KnownModel) -> Iterator[Finding]:
+    here = f"{model.name} at {address}"
+    if not model.versions:
+        remedy = "add it to the model server's models.config, or correct models"
+        yield error("MODEL_MISSING", f"{here}: there is no such model", remedy)
+        return
+    for version in model.available:
+        yield from _look_at_version(here, version)
+    if not model.ready:
+        text = f"{here}: none of its versions is available with a valid card"
+        yield error("MODEL_NOT_READY", text, "see the model server's log; export it again")
+
+
+def _look_at_version(here: str, version: KnownVersion) -> Iterator[Finding]:
+    name = f"{here}, version {version.number}"
+    if version.card is None:
+        text = f"{name}: {version.fault}; it answers nothing"
+        yield error("INVALID_CARD", text, "export it by `dermserve export`, which writes and checks the card")
+        return
+    if version.card.provenance.training != card_pb2.TRAINING_TRAINED:
+        text = f"{name} was never trained on skin lesions: every answer is UNCERTAIN"
+        yield warning("UNTRAINED_MODEL", text, "train one (docs/training.md) and export it")
+    elif not version.card.calibration.HasField("min_confidence"):
+        text = f"{name} has no fitted confidence threshold: every answer is UNCERTAIN"
+        yield warning("UNCALIBRATED_MODEL", text, "run `dermserve evaluate` on its run and export it again")
+    elif not version.card.HasField("profile"):
+        text = f"{name} has no profile: there are no drift metrics for it"
+        yield note("NO_PROFILE", text, "run `dermserve evaluate` on its run and export it again")
