@@ -1,7 +1,6 @@
 """Compare the gateway with a direct Predict and with a relay without features, in one run.
 
     make bench                                     # both models: latency, and processor time at 2 and 8 callers
-    python -m benchmarks.gateway --json            # the same for machines
     make regression                                # a minute: exits with 1 when a ratio is over its bound
 
 Rounds alternate between the contenders, so that a slow machine slows all, and only ratios of one run are judged.
@@ -13,7 +12,6 @@ Rounds alternate between the contenders, so that a slow machine slows all, and o
 
 import dataclasses
 import functools
-import json
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -29,7 +27,6 @@ from benchmarks.serving import (
     closed_loop,
     direct_caller,
     gateway_caller,
-    json_option,
     local_stack,
     server_process,
     store_option,
@@ -124,9 +121,10 @@ def judge(rows: list[Latency | Processor]) -> list[str]:
     return over + [f"not measured: {what}" for what in {*LATENCY_BOUND, *PROCESSOR_BOUND} - judged]
 
 
-def _measure(
+def measure(
     store: pathlib.Path, models: tuple[str, ...], photos: tuple[bytes, ...], rounds: int, seconds: float
 ) -> Iterator[Latency | Processor]:
+    """Run the local stack and the relay, and measure both kinds of ratios for each model."""
     address = f"{HOST}:{free_port()}"
     with (
         local_stack(store, models) as (stack, _),
@@ -146,24 +144,17 @@ def _measure(
 @click.option("--rounds", type=click.IntRange(10), default=100, show_default=True, help="Of one call; of load, a 20th.")
 @click.option("--seconds", type=click.FloatRange(0.5), default=3.0, show_default=True, help="Of load, each time.")
 @click.option("--check", is_flag=True, help="Judge mobilenet_v3_small by the bounds; exit code 1 when over one.")
-@json_option
-def main(
-    store: pathlib.Path, models: tuple[str, ...], folder: str, rounds: int, seconds: float, check: bool, as_json: bool
-) -> None:
+def main(store: pathlib.Path, models: tuple[str, ...], folder: str, rounds: int, seconds: float, check: bool) -> None:
     """Compare the gateway with a direct Predict and with a relay that has no features."""
     chosen = models or (("mobilenet_v3_small",) if check else MODELS)
     photos = tuple(load_photos(folder, (600,))[:8]) if folder else (draw_lesion(),)
-    rows = list(_measure(store, chosen, photos, rounds, seconds))
-    if as_json:
-        for row in rows:
-            click.echo(json.dumps({"kind": type(row).__name__.lower(), **dataclasses.asdict(row)}))
-    else:
-        click.echo(f"photo of {len(photos[0]) / 1000:.0f} kB, {rounds} alternating rounds; milliseconds\n")
-        for kind in (Latency, Processor):
-            heads = [each.name.replace("_", " ") for each in dataclasses.fields(kind)]
-            those = [dataclasses.astuple(row)[:-3] + tuple(f"{v:.2f}" for v in dataclasses.astuple(row)[-3:])
-                     for row in rows if isinstance(row, kind)]  # fmt: skip
-            click.echo(table(heads, those) + "\n")
+    rows = list(measure(store, chosen, photos, rounds, seconds))
+    click.echo(f"photo of {len(photos[0]) / 1000:.0f} kB, {rounds} alternating rounds; milliseconds\n")
+    for kind in (Latency, Processor):
+        heads = [each.name.replace("_", " ") for each in dataclasses.fields(kind)]
+        those = [dataclasses.astuple(row)[:-3] + tuple(f"{v:.2f}" for v in dataclasses.astuple(row)[-3:])
+                 for row in rows if isinstance(row, kind)]  # fmt: skip
+        click.echo(table(heads, those) + "\n")
     over = judge(rows) if check else []
     if check:
         click.echo("\n".join(over) or "every ratio is within its bound", err=True)
