@@ -11,16 +11,13 @@ import threading
 import pytest
 
 from benchmarks import figures
-from benchmarks.gateway import LATENCY_BOUND, PROCESSOR_BOUND, Latency, Processor, judge, measure
+from benchmarks.gateway import BOUNDS, Row, judge, measure
 from benchmarks.serving import alternate, closed_loop
 from dermserve.local.picture import draw_lesion
 
 TOOLS = ("comparison", "edge", "first_request", "gateway", "overload", "served_graph")
 MODEL = "mobilenet_v3_small"
-ROWS: list[Latency | Processor] = [
-    *(Latency(MODEL, tta, 4.0, 3.0, 8.0, 9.0, 12.0, bound) for tta, bound in LATENCY_BOUND.items()),
-    *(Processor(MODEL, many, 5.0, 80.0, 6.0, 90.0, 7.0, limit, 1.0, 9.9) for many, limit in PROCESSOR_BOUND.items()),
-]
+ROWS = [Row(MODEL, what, {}, bound) for what, bound in BOUNDS.items()]
 
 
 def test_ratios_within_their_bounds_pass() -> None:
@@ -105,5 +102,5 @@ def test_every_tool_has_help(tool: str) -> None:
 @pytest.mark.slow
 def test_the_gateway_is_measured_beside_direct_predict_and_the_relay(small_store: pathlib.Path) -> None:
     rows = list(measure(small_store, (MODEL,), (draw_lesion(),), 10, 0.5))
-    assert [row.tta if isinstance(row, Latency) else row.callers for row in rows] == ["none", "full", 2, 8]
-    assert all(row.ratio > 0.3 and row.relay > 0 for row in rows)
+    assert [row.what for row in rows] == list(BOUNDS)
+    assert all(row.ratio > 0.3 and row.numbers["relay"] > 0 for row in rows)
