@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from dermserve.loadtest.capacity import Capacity, Found, Point
+from dermserve.loadtest.capacity import Capacity, Point
 from tests.k8s.rendering import ROOT
 
 sizing = types.SimpleNamespace(**runpy.run_path(str(ROOT / "scripts" / "sizing.py")))
@@ -17,7 +17,9 @@ def _point(answers: float, **cores: float) -> Point:
 
 
 def _capacity(*points: Point) -> Capacity:
-    return Capacity(model="resnet50", mode="NONE", found=Found(), open_points=(), closed_points=points, laws={}, why="")
+    return Capacity(
+        model="resnet50", mode="NONE", kept=0, broken=1, open_points=(), closed_points=points, laws={}, why=""
+    )
 
 
 def test_the_page_is_what_the_committed_costs_give() -> None:

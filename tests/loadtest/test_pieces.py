@@ -145,17 +145,17 @@ def test_few_calls_leave_a_p99_open_and_many_decide_it():
 
 @pytest.mark.parametrize(("edge", "most"), [(37.0, 1000.0), (300.0, 1000.0), (1.1, 100.0)])
 def test_bisection_closes_in_on_the_edge(edge: float, most: float):
-    found = bisect(lambda rate: rate <= edge, start=50, precision=0.05, least=0.5, most=most)
-    assert found.kept <= edge < found.broken
-    assert found.broken - found.kept <= 0.05 * found.broken
+    kept, broken = bisect(lambda rate: rate <= edge, start=50, precision=0.05, least=0.5, most=most)
+    assert kept <= edge < broken
+    assert broken - kept <= 0.05 * broken
 
 
 def test_bisection_ends_where_nothing_or_everything_is_kept():
     tried = []
-    found = bisect(lambda rate: bool(tried.append(rate)), start=50, precision=0.05, least=10, most=100)
-    assert found.kept == 0
+    kept, _ = bisect(lambda rate: bool(tried.append(rate)), start=50, precision=0.05, least=10, most=100)
+    assert kept == 0
     assert tried == [50, 25, 12.5]
-    assert bisect(lambda rate: True, start=50, precision=0.05, least=1, most=100).kept == 100
+    assert bisect(lambda rate: True, start=50, precision=0.05, least=1, most=100)[0] == 100
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.5])

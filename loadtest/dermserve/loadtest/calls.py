@@ -38,12 +38,9 @@ class Call:
 
 
 class ReportCalls(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInterceptor):
-    """Reports what passes through a channel.
+    """Reports each call of a channel once, when it has ended.
 
-    Args:
-        report: takes each call once, when it has ended.
-        due: returns when the call that starts now was due, by the clock; None for now.
-        clock: seconds.
+    `due` returns when the call that starts now was due, by the clock in seconds; None for now.
     """
 
     def __init__(

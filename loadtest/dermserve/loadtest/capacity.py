@@ -48,20 +48,6 @@ class _Frozen(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True)
 
 
-class Found(_Frozen):
-    """What bisection found: the highest rate that keeps the threshold is between these two."""
-
-    kept: float = 0.0
-    """Highest rate that was shown to keep it; 0 if none."""
-    broken: float = math.inf
-    """Lowest rate above that which breaks it, or was not shown to keep it; infinite if none."""
-
-    def __str__(self) -> str:
-        if not self.kept:
-            return "none found"
-        return f"{self.kept:.2f} to {self.broken:.2f}/s" if self.broken < math.inf else f"{self.kept:.2f}/s or more"
-
-
 class Law(_Frozen):
     """The universal scalability law: answers a second X(N) = λN / (1 + σ(N - 1) + κN(N - 1)) of N callers.
 
@@ -111,14 +97,23 @@ class Capacity(_Frozen):
 
     model: str
     mode: str
-    found: Found
-    """By bisection, with one gateway."""
+    kept: float
+    """Highest rate that was shown to keep the threshold, by bisection, with one gateway; 0 if none."""
+    broken: float
+    """Lowest rate above that which breaks it, or was not shown to keep it; infinite if none."""
     open_points: tuple[Point, ...]
     closed_points: tuple[Point, ...]
     laws: dict[int, Law]
     """By number of gateway processes."""
     why: str
     """The limit, as a sentence."""
+
+    @property
+    def rates(self) -> str:
+        """The highest rate that keeps the threshold."""
+        if not self.kept:
+            return "none found"
+        return f"{self.kept:.2f} to {self.broken:.2f}/s" if self.broken < math.inf else f"{self.kept:.2f}/s or more"
 
     @pydantic.computed_field  # type: ignore[prop-decorator]
     @property
@@ -146,13 +141,7 @@ class Capacity(_Frozen):
 def judge(calls: int, slow: int, *, share: float) -> bool | None:
     """Judge whether at most `share` of all calls are slow, from a sample, by the binomial test of each side.
 
-    Args:
-        calls: number of calls.
-        slow: how many of them were beyond the threshold or without an answer.
-        share: the allowed share, for example 0.01 for a p99.
-
-    Returns:
-        None while the sample does not show either with CONFIDENCE.
+    Returns None while the sample does not show either with CONFIDENCE. Calls without an answer are slow.
     """
     if calls and bdtr(slow, calls, share) <= 1 - CONFIDENCE:  # so few are slow by chance only
         return True
@@ -164,15 +153,13 @@ def calls_needed(*, share: float) -> int:
     return math.ceil(math.log(1 - CONFIDENCE) / math.log(1 - share))
 
 
-def bisect(keeps: Callable[[float], bool], *, start: float, precision: float, least: float, most: float) -> Found:
-    """Find the highest rate that is kept: by doubling or halving the rate, then by bisection.
+def bisect(
+    keeps: Callable[[float], bool], *, start: float, precision: float, least: float, most: float
+) -> tuple[float, float]:
+    """Find the highest rate that is kept, from `start` by doubling or halving, then by bisection.
 
-    Args:
-        keeps: says whether a rate is shown to be kept.
-        start: first rate.
-        precision: relative precision of the result.
-        least: no lower rate is tried.
-        most: no higher rate is tried; reaching it ends the search.
+    No rate below `least` or above `most` is tried. Returns the highest rate that is kept, 0 if none, and the lowest
+    that is not, infinite if none; they differ by a share of `precision`.
     """
     kept, broken = 0.0, math.inf
     rate = start
@@ -184,7 +171,7 @@ def bisect(keeps: Callable[[float], bool], *, start: float, precision: float, le
         if kept >= most or (not kept and broken / 2 < least):
             break
         rate = min(kept * 2, most) if broken == math.inf else (kept + broken) / 2 if kept else broken / 2
-    return Found(kept=kept, broken=broken)
+    return kept, broken
 
 
 def fit_laws(points: Sequence[Point]) -> dict[int, Law]:
@@ -216,12 +203,7 @@ def too_slow_already(points: Sequence[Point], threshold: float) -> str:
 
 
 def explain(point: Point, *, cores: int) -> str:
-    """Describe the limit at the highest throughput, from how busy each process was.
-
-    Args:
-        point: of the highest throughput.
-        cores: of this machine.
-    """
+    """Describe the limit at the point of the highest throughput, from how busy each process was."""
     servers, machine = point.server_cores, point.cores.get("machine", 0.0)
     ours = [use for name, use in point.cores.items() if name.startswith("generator")]
     shares = ", ".join(f"{name} {use:.2f}" for name, use in sorted(servers.items(), key=lambda each: -each[1]))
@@ -262,11 +244,11 @@ class _Search:
                 closed.append(point)
         alone = [point for point in closed if point.gateways == 1]
         best = max(alone, key=lambda point: point.answers)
-        found, why = Found(), explain(best, cores=psutil.cpu_count() or 1)
+        (kept, broken), why = (0.0, math.inf), explain(best, cores=psutil.cpu_count() or 1)
         if hopeless := too_slow_already(alone, self.threshold):
             why = f"{hopeless}; {why}"
         elif best.answers > 0:
-            found = bisect(
+            kept, broken = bisect(
                 lambda rate: self._keeps(part, rate, opened),
                 start=max(best.answers / 2, 0.1),
                 precision=self.precision,
@@ -274,8 +256,8 @@ class _Search:
                 most=best.answers * _MARGIN,
             )
         return Capacity(
-            model=part.model, mode=part.mode, found=found, open_points=tuple(opened), closed_points=tuple(closed),
-            laws=fit_laws(closed), why=why,
+            model=part.model, mode=part.mode, kept=kept, broken=broken, open_points=tuple(opened),
+            closed_points=tuple(closed), laws=fit_laws(closed), why=why,
         )  # fmt: skip
 
     def _keeps(self, part: Part, rate: float, points: list[Point]) -> bool:
@@ -392,7 +374,7 @@ def _table(found: Sequence[Capacity], slo: str) -> str:
         law, best = each.laws.get(1), max(point.answers for point in each.closed_points)
         peak = f"{law.peak:.0f}" if law and law.peak < 10_000 else "–"
         a_core = f"{each.photos_per_core:.2f}" if each.photos_per_core else "–"
-        lines.append((f"{each.model} {each.mode}", str(each.found), f"{best:.2f}", peak, a_core))
+        lines.append((f"{each.model} {each.mode}", each.rates, f"{best:.2f}", peak, a_core))
         costs = [f"{name.replace('_', ' ')} {ms:.3g} core-ms a photo" for name, ms in each.core_ms.items()]
         laws = [f"{gateways} gateway(s): {law}" for gateways, law in each.laws.items()]
         notes.append("; ".join([f"{each.model} {each.mode}: {each.why}", *costs, *laws]))
@@ -416,7 +398,7 @@ def _draw(axes: Axes, found: Capacity) -> None:
         answers, p50, p99 = np.array([(p.answers, p.p50, p.p99) for p in points], float).reshape(-1, 3).T
         axes.plot(answers, p99, style, label=f"{label}, p99")
         axes.plot(answers, p50, style, alpha=0.5, label=f"{label}, p50")
-    if found.found.kept:
-        axes.axvline(found.found.kept, color="#2a6f97", lw=1, label="highest rate within it")
+    if found.kept:
+        axes.axvline(found.kept, color="#2a6f97", lw=1, label="highest rate within it")
     axes.set(title=f"{found.model} {found.mode}", xlabel="answers a second", ylabel="milliseconds", yscale="log")
     axes.legend(fontsize=7)

@@ -49,13 +49,6 @@ def server_under_test(
 ) -> Iterator[Server]:
     """Return the gateway at an address, or run a model server and a gateway on free ports while the block lasts.
 
-    Args:
-        address: a gRPC target; None with `local`.
-        local: whether to run servers of our own, with these models of this store.
-        store: folder of the versioned store.
-        metrics: URL of the metrics of the gateway at the address; "" for none.
-        models: their names.
-
     Raises:
         ScenarioError: neither an address nor `local`, or both.
         ServerError: the local servers don't start.
@@ -85,11 +78,7 @@ def server_under_test(
 def more_gateways(server: Server, *, models: Sequence[str], most: int) -> Iterator[dict[int, Server]]:
     """Run up to `most` gateways in front of a server's model server while the block lasts.
 
-    Returns:
-        A server for each number of gateways, 1 to `most`; its callers use the gateways in turn.
-
-    Raises:
-        ServerError: a gateway does not start.
+    Returns a server for each number of gateways; its callers use them in turn. Raises ServerError: one does not start.
     """
     servers, addresses = {1: server}, [server.target]
     command = [sys.executable, "-m", "dermserve.gateway", "--listen", "127.0.0.1:0", "--tfs", server.tfs_address]
@@ -136,15 +125,9 @@ def run(
 ) -> Result:  # fmt: skip
     """Run one test; on KeyboardInterrupt, Locust stops, too.
 
-    Args:
-        scenario: what to send.
-        server: where to.
-        processes: that generate on this machine; more than one get a master of their own.
-        expect_workers: workers of other machines to wait for; 0 for none.
-        bind: HOST:PORT where these find the master.
-        locustfile: the caller's; the scenario's users when None.
-        locust: further options of Locust.
-        quiet: for a probe of a search: do not print Locust's lines, and let an interrupt end the search, too.
+    Several `processes` on this machine get a master of their own; `expect_workers` of other machines find it at `bind`.
+    `locust` are further options of Locust. With `quiet`, for a probe of a search, none of its lines are printed, and an
+    interrupt ends the search, too.
 
     Raises:
         LoadTestError: Locust ended without a result.

@@ -58,15 +58,10 @@ def _processor() -> str:
 
 @contextlib.contextmanager
 def sampling(pids: Mapping[str, int], *, metrics_url: str = "") -> Iterator[dict[str, Any]]:
-    """Watch processes and metrics in a thread while the block lasts.
+    """Watch processes by name, to which more may be added, and metrics in a thread while the block lasts.
 
-    Args:
-        pids: processes by name; more may be added meanwhile.
-        metrics_url: of the gateway's metrics; "" for none.
-
-    Returns:
-        "samples": each second's busy cores of the machine and use of each process; after the block also "stages",
-        those of the gateway.
+    Returns "samples", each second's busy cores of the machine and use of each process, and after the block "stages",
+    those of the gateway.
     """
     seen: dict[str, Any] = {"samples": [], "stages": []}
     stop = threading.Event()

@@ -19,13 +19,8 @@ class Timeline:
     """The times at which the calls of one user of an open loop are due, however late the answers are.
 
     Locust's `constant_throughput` silently drops calls that come due during a slow call, and so hides the latency of
-    waiting callers (coordinated omission). Here they stay due, and lateness is counted.
-
-    Args:
-        rate: calls a second.
-        phase: share of an interval before the first call, so that users don't call at the same moments.
-        warm_up: seconds from now on in which lateness doesn't count.
-        clock: seconds.
+    waiting callers (coordinated omission). Here they stay due, and lateness is counted, but for the first `warm_up`
+    seconds. The first call is due after a share `phase` of an interval, so that users don't call at the same moments.
     """
 
     def __init__(

@@ -63,11 +63,7 @@ class Part(pydantic.BaseModel):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read MODEL[:MODE[:STREAM]][=WEIGHT], for example "resnet50:full:16=0.5".
-
-        Raises:
-            ScenarioError: the text is not of this form.
-        """
+        """Read MODEL[:MODE[:STREAM]][=WEIGHT], for example "resnet50:full:16=0.5", or raise ScenarioError."""
         match = re.fullmatch(r"([\w.-]+)(?::(\w+))?(?::(\d+))?(?:=(\d+\.?\d*|\.\d+))?", text)
         mode = (match[2] or "none").upper() if match else ""
         if not match or mode not in MODES:
@@ -79,11 +75,7 @@ class Part(pydantic.BaseModel):
 
 
 class Scenario(pydantic.BaseModel):
-    """One test, as it is sent to every worker.
-
-    Raises:
-        pydantic.ValidationError: a field is not valid.
-    """
+    """One test, as it is sent to every worker. Raises pydantic.ValidationError."""
 
     model_config = pydantic.ConfigDict(frozen=True, allow_inf_nan=False)
 
@@ -136,21 +128,13 @@ class Scenario(pydantic.BaseModel):
 
 
 def parse_mix(texts: Sequence[str]) -> tuple[Part, ...]:
-    """Read the parts of a mix; "all" stands for every model and mode.
-
-    Raises:
-        ScenarioError: one is something else.
-    """
+    """Read the parts of a mix; "all" stands for every model and mode. Raises ScenarioError."""
     everything = [f"{model}:{mode}" for model in MODELS for mode in MODES]
     return tuple(Part.parse(each) for text in texts for each in (everything if text == "all" else [text]))
 
 
 def parse_seconds(text: str) -> float:
-    """Read a duration: "500ms", "90s", "2m", "1h", or a number of seconds.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Read a duration: "500ms", "90s", "2m", "1h", or a number of seconds. Raises ValueError."""
     if not (match := re.fullmatch(r"(\d+\.?\d*|\.\d+)(ms|s|m|h)?", text)):
         raise ValueError(f"{text!r} is not a duration: write 500ms, 90s, 2m or 1h")
     return float(match[1]) * _UNITS[match[2] or "s"]
@@ -164,14 +148,7 @@ def first_fault(error: pydantic.ValidationError) -> str:
 
 
 def load_photos(folder: str | None = None, sides: Sequence[int] = ()) -> list[bytes]:
-    """Read up to 256 photos of a folder, or draw eight, and scale each to all sides.
-
-    Args:
-        folder: photos in it and below; drawn photos when None.
-        sides: longer sides in pixels, each at least 64; photos stay as they are when there are none.
-
-    Returns:
-        Files.
+    """Read up to 256 photos in a folder and below, or draw eight, and scale each to all longer sides in pixels.
 
     Raises:
         ScenarioError: no such folder, no photos in it, or one that the gateway would refuse.

@@ -113,16 +113,7 @@ class ClassifyUser(User):
     def classify(
         self, photo: bytes | None = None, *, model: str, mode: str = "NONE"
     ) -> classifier_pb2.ClassifyResponse | None:
-        """Classify a photo.
-
-        Args:
-            photo: a file; one of `photos` when None.
-            model: its name.
-            mode: "NONE", "FULL" or "ADAPTIVE".
-
-        Returns:
-            The answer; None when the call failed.
-        """
+        """Classify a file, or one of `photos`, with mode "NONE", "FULL" or "ADAPTIVE"; return None when it failed."""
         try:
             answer: classifier_pb2.ClassifyResponse = self.stub.Classify(
                 self._request(photo, model, mode), timeout=self.deadline, metadata=tuple(self.metadata.items())
