@@ -13,7 +13,7 @@ sizing = types.SimpleNamespace(**runpy.run_path(str(ROOT / "scripts" / "sizing.p
 
 
 def _point(answers: float, **cores: float) -> Point:
-    return Point(rate=None, callers=4, gateways=1, answers=answers, p50=1, p99=2, error_rate=0, cores=cores)
+    return Point(rate=None, callers=4, gateways=1, answers=answers, p50=1, p99=2, calls=9, slow=0, cores=cores)
 
 
 def _capacity(*points: Point) -> Capacity:

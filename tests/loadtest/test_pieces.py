@@ -166,7 +166,7 @@ def test_a_verdict_needs_as_many_calls_as_it_says(share: float):
 
 
 def _point(**values) -> Point:
-    return Point(**{"rate": None, "callers": 8, "gateways": 1, "answers": 10, "p50": 1, "p99": 2, "error_rate": 0,
+    return Point(**{"rate": None, "callers": 8, "gateways": 1, "answers": 10, "p50": 1, "p99": 2, "calls": 9, "slow": 0,
                     "cores": {}, **values})  # fmt: skip
 
 

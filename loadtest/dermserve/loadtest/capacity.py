@@ -82,7 +82,10 @@ class Point(_Frozen):
     p50: float | None
     """Milliseconds, as p99; None without answers."""
     p99: float | None
-    error_rate: float
+    calls: int
+    """Those that came due and were never started included."""
+    slow: int
+    """Calls that were not answered within the threshold."""
     cores: dict[str, float]
     """Mean cores busy, by process; "machine" for all, "generator" and the like for ours."""
 
@@ -238,7 +241,7 @@ class _Search:
         closed, opened = list[Point](), list[Point]()
         for gateways in self.servers:
             for callers in self.callers:
-                point, _ = self._run(part, self.seconds, gateways=gateways, users=callers)
+                point = self._run(part, self.seconds, gateways=gateways, users=callers)
                 p99 = "no answer" if point.p99 is None else f"p99 {point.p99:.0f} ms"
                 say(f"  {callers} callers, {gateways} gateway(s): {point.answers:.2f}/s, {p99}")
                 closed.append(point)
@@ -261,15 +264,15 @@ class _Search:
         )  # fmt: skip
 
     def _keeps(self, part: Part, rate: float, points: list[Point]) -> bool:
-        """Probe a rate until it is sure whether it is kept; calls that came due and were never started are slow."""
+        """Probe a rate until it is sure whether it is kept."""
         share = SHARES[self.limit]
         needed = _ROOM * calls_needed(share=share) / rate / self.probes
         calls = slow = 0
         kept = None
         for _ in range(self.probes):
-            point, counts = self._run(part, max(self.seconds, needed), rate=rate)
+            point = self._run(part, max(self.seconds, needed), rate=rate)
             points.append(point)
-            calls, slow = calls + counts[0], slow + counts[1]
+            calls, slow = calls + point.calls, slow + point.slow
             kept = judge(calls, slow, share=share)
             verdict = {True: "kept", False: "broken", None: "open"}[kept]
             say(f"  {rate:.2f}/s: {slow} of {calls} calls over {self.threshold:.0f} ms, {verdict}")
@@ -279,8 +282,7 @@ class _Search:
 
     def _run(
         self, part: Part, seconds: float, *, gateways: int = 1, rate: float | None = None, users: int = 0
-    ) -> tuple[Point, tuple[int, int]]:
-        """Run once; return also the number of calls, and how many of them were not answered in time."""
+    ) -> Point:
         server = self.servers[gateways]
         load = {"rate": rate, "users": users, "run_time": seconds + self.base.warm_up}
         scenario = self.base.model_copy(update={"mix": (part,), "target": server.target, **load})
@@ -289,9 +291,9 @@ class _Search:
         calls = row.calls + max(0, pace["wanted"] - pace["started"])
         in_time = sum(count for ms, count in row.latency.items() if ms <= self.threshold)
         return Point(
-            rate=rate, callers=users, gateways=gateways, answers=row.rate, error_rate=row.error_rate,
-            p50=row.p50, p99=row.p99, cores=result.mean_cores(),
-        ), (calls, calls - in_time)  # fmt: skip
+            rate=rate, callers=users, gateways=gateways, answers=row.rate, p50=row.p50, p99=row.p99, calls=calls,
+            slow=calls - in_time, cores=result.mean_cores(),
+        )  # fmt: skip
 
 
 @click.command()
