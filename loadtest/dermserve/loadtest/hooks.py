@@ -178,8 +178,9 @@ def _show_progress(environment: Any) -> None:
 
 
 def _progress(runner: Any) -> str:
-    total = runner.stats.total
-    line = f"[{time.time() - TEST.started:5.0f} s] {runner.user_count} users, {total.current_rps:.1f} calls/s"
+    total, seconds = runner.stats.total, time.time() - TEST.started
+    rate = total.num_requests / max(1.0, seconds - TEST.warm_up)
+    line = f"[{seconds:5.0f} s] {runner.user_count} users, {rate:.1f} calls/s"
     if total.num_requests:
         p50, p99 = (total.get_response_time_percentile(share) for share in (0.5, 0.99))
         line += f", p50 {p50:.0f} ms, p99 {p99:.0f} ms, {total.num_failures} errors"
