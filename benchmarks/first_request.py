@@ -7,7 +7,6 @@ request's time over the median of the next ones; with warm-up it should not be a
 """
 
 import itertools
-import json
 import pathlib
 import statistics
 import time
@@ -16,7 +15,7 @@ import click
 import numpy as np
 
 from benchmarks.figures import table
-from benchmarks.serving import MODELS, alternate, direct_caller, json_option, model_server, store_option
+from benchmarks.serving import MODELS, alternate, direct_caller, model_server, store_option
 from dermserve.local.picture import draw_lesion
 from dermserve.local.store import ensure_models
 
@@ -39,8 +38,7 @@ def measure(store: pathlib.Path, model: str, *, views: int, warm: bool) -> tuple
 @store_option
 @click.option("--model", "models", multiple=True, default=MODELS, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Starts of each row.")
-@json_option
-def main(store: pathlib.Path, models: tuple[str, ...], rounds: int, as_json: bool) -> None:
+def main(store: pathlib.Path, models: tuple[str, ...], rounds: int) -> None:
     """Time the first request after loading, for one view and ten, with and without warm-up."""
     ensure_models(store, models, say=lambda line: click.echo(line, err=True))
     rows = []
@@ -49,10 +47,7 @@ def main(store: pathlib.Path, models: tuple[str, ...], rounds: int, as_json: boo
         for _, warm in itertools.product(range(rounds), (True, False)):
             found[warm].append(measure(store, model, views=views, warm=warm))
         rows += [(model, views, warm, *map(statistics.median, zip(*of, strict=True))) for warm, of in found.items()]
-    if as_json:
-        click.echo("\n".join(json.dumps(dict(zip(_HEADS, row, strict=True))) for row in rows))
-    else:
-        click.echo(f"medians of {rounds} starts\n\n{table(_HEADS, rows)}")
+    click.echo(f"medians of {rounds} starts\n\n{table(_HEADS, rows)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Compare the gateway with a direct Predict and with a relay without features, in one run.
 
     make bench                                     # both models: latency, and processor time at 2 and 8 callers
-    python -m benchmarks.gateway --json            # the same for machines
     make regression                                # a minute: exits with 1 when a ratio is over its bound
 
 Rounds alternate between the contenders, so that a slow machine slows all, and only ratios of one run are judged.
@@ -11,12 +10,11 @@ Rounds alternate between the contenders, so that a slow machine slows all, and o
   under a closed loop of callers; the ratio is the gateway's over the relay's (`benchmarks.relay`).
 """
 
-import dataclasses
 import functools
-import json
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import click
 import numpy as np
@@ -24,12 +22,12 @@ import numpy as np
 from benchmarks.figures import table
 from benchmarks.serving import (
     MODELS,
+    MODES,
     SIDE,
     alternate,
     closed_loop,
     direct_caller,
     gateway_caller,
-    json_option,
     local_stack,
     server_process,
     store_option,
@@ -41,63 +39,42 @@ from dermserve.local.picture import draw_lesion
 from dermserve.local.ports import HOST, free_port
 
 CALLERS = (2, 8)
-LATENCY_BOUND = {"none": 2.0, "full": 1.8}
-"""Largest latency ratio on mobilenet_v3_small, by TTA mode."""
-PROCESSOR_BOUND = {2: 1.7, 8: 1.7}
-"""Largest ratio of processor time to the relay's on mobilenet_v3_small, by callers. The goals are 1.1 and 1.0."""
+BOUNDS = {"none": 2.0, "full": 1.8, "2 callers": 1.7, "8 callers": 1.7}
+"""Largest ratios on mobilenet_v3_small. The goals are 1.1 and 1.0 for two and eight callers."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Latency:
-    """One caller; milliseconds, medians of alternating rounds."""
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What was measured for one model: medians of the rounds."""
 
     model: str
-    tta: str
-    direct: float
-    decode: float
-    relay: float
-    gateway: float
-    gateway_p99: float
+    what: str
+    """The TTA mode of one caller, or the number of callers with one view: a key of BOUNDS."""
+    numbers: dict[str, float]
+    """Milliseconds a call, or of a core a photo, and answers a second."""
     ratio: float
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Processor:
-    """Several callers, one view; milliseconds of a core a photo and answers a second, medians of rounds."""
-
-    model: str
-    callers: int
-    relay: float
-    relay_answers: float
-    gateway: float
-    gateway_answers: float
-    model_server: float
-    """Under the gateway."""
-    ratio: float
-    """The gateway's processor time over the relay's: the median of the rounds' ratios, and their range."""
-    lowest: float
-    highest: float
-
-
-def measure_latency(stack: Stack, relay: str, model: str, tta: str, photo: bytes, rounds: int) -> Latency:
+def measure_latency(stack: Stack, relay: str, model: str, tta: str, photo: bytes, rounds: int) -> Row:
     """Time direct Predict, decoding, the relay and the gateway in alternating rounds of one call."""
     direct = direct_caller(stack.tfs_address, model, 10 if tta == "full" else 1)
-    calls = [
-        direct,
-        lambda photo: decode(photo, height=SIDE, width=SIDE),
-        gateway_caller(relay, model, tta),
-        gateway_caller(stack.gateway_address, model, tta),
-    ]
-    times = alternate([functools.partial(call, photo) for call in calls], rounds)
-    middle = np.median(times, axis=0).tolist()
-    return Latency(model, tta, *middle, float(np.percentile(times[:, 3], 99)), middle[3] / (middle[0] + middle[1]))
+    calls = {
+        "direct": direct,
+        "decode": lambda photo: decode(photo, height=SIDE, width=SIDE),
+        "relay": gateway_caller(relay, model, tta),
+        "gateway": gateway_caller(stack.gateway_address, model, tta),
+    }
+    times = alternate([functools.partial(call, photo) for call in calls.values()], rounds)
+    found = dict(zip(calls, np.median(times, axis=0).tolist(), strict=True))
+    ratio = found["gateway"] / (found["direct"] + found["decode"])
+    return Row(model, tta, {**found, "gateway p99": float(np.percentile(times[:, 3], 99))}, ratio)
 
 
 def measure_processor(
     stack: Stack, relay: tuple[int, str], model: str, callers: int, photos: tuple[bytes, ...], rounds: int,
     seconds: float,
-) -> Processor:  # fmt: skip
-    """Load the relay and the gateway in turn and read what their processes take."""
+) -> Row:  # fmt: skip
+    """Load the relay and the gateway in turn and read what their processes take; the ratio is taken in each round."""
     server, found = stack.pids["modelserver"], []
     for _ in range(rounds):
         row: list[float] = []
@@ -105,35 +82,35 @@ def measure_processor(
             calls = [gateway_caller(address, model, "none") for _ in range(callers)]
             loop = closed_loop(calls, photos, seconds=seconds, pids=(pid, server))
             row += [loop.processor[pid], loop.answers]
-        found.append([*row, loop.processor[server]])
-    rows = np.array(found)
-    ratios = rows[:, 2] / rows[:, 0]
-    spread = [float(each) for each in (np.median(ratios), ratios.min(), ratios.max())]
-    return Processor(model, callers, *np.median(rows, axis=0).tolist(), *spread)
+        found.append([*row, loop.processor[server], row[2] / row[0]])
+    *numbers, ratio = np.median(found, axis=0).tolist()
+    names = ("relay", "relay answers", "gateway", "gateway answers", "model server")
+    spread = {"lowest ratio": min(row[-1] for row in found), "highest ratio": max(row[-1] for row in found)}
+    return Row(model, f"{callers} callers", {**dict(zip(names, numbers, strict=True)), **spread}, ratio)
 
 
-def judge(rows: list[Latency | Processor]) -> list[str]:
+def judge(rows: Sequence[Row]) -> list[str]:
     """Name the ratios of mobilenet_v3_small that are over their bounds; every bound must be judged by a row."""
-    over, judged = [], set()
-    for row in [row for row in rows if row.model == "mobilenet_v3_small"]:
-        what = row.tta if isinstance(row, Latency) else row.callers
-        bound = {**LATENCY_BOUND, **PROCESSOR_BOUND}[what]
-        judged.add(what)
-        if not row.ratio <= bound:
-            over.append(f"{type(row).__name__.lower()} ratio {row.ratio:.2f} at {what} is over {bound}")
-    return over + [f"not measured: {what}" for what in {*LATENCY_BOUND, *PROCESSOR_BOUND} - judged]
+    ratios = {row.what: row.ratio for row in rows if row.model == "mobilenet_v3_small"}
+    over = [
+        f"ratio {ratios[what]:.2f} at {what} is over {bound}"
+        for what, bound in BOUNDS.items()
+        if what in ratios and not ratios[what] <= bound
+    ]
+    return over + [f"not measured: {what}" for what in BOUNDS if what not in ratios]
 
 
-def _measure(
+def measure(
     store: pathlib.Path, models: tuple[str, ...], photos: tuple[bytes, ...], rounds: int, seconds: float
-) -> Iterator[Latency | Processor]:
+) -> Iterator[Row]:
+    """Run the local stack and the relay, and measure all ratios for each model."""
     address = f"{HOST}:{free_port()}"
     with (
         local_stack(store, models) as (stack, _),
         server_process("benchmarks.relay", address, address, stack.tfs_address) as pid,
     ):
         for model in models:
-            for tta in LATENCY_BOUND:
+            for tta in ("none", "full"):
                 yield measure_latency(stack, address, model, tta, photos[0], rounds)
             for callers in CALLERS:
                 yield measure_processor(stack, (pid, address), model, callers, photos, max(3, rounds // 20), seconds)
@@ -146,24 +123,18 @@ def _measure(
 @click.option("--rounds", type=click.IntRange(10), default=100, show_default=True, help="Of one call; of load, a 20th.")
 @click.option("--seconds", type=click.FloatRange(0.5), default=3.0, show_default=True, help="Of load, each time.")
 @click.option("--check", is_flag=True, help="Judge mobilenet_v3_small by the bounds; exit code 1 when over one.")
-@json_option
-def main(
-    store: pathlib.Path, models: tuple[str, ...], folder: str, rounds: int, seconds: float, check: bool, as_json: bool
-) -> None:
+def main(store: pathlib.Path, models: tuple[str, ...], folder: str, rounds: int, seconds: float, check: bool) -> None:
     """Compare the gateway with a direct Predict and with a relay that has no features."""
     chosen = models or (("mobilenet_v3_small",) if check else MODELS)
     photos = tuple(load_photos(folder, (600,))[:8]) if folder else (draw_lesion(),)
-    rows = list(_measure(store, chosen, photos, rounds, seconds))
-    if as_json:
-        for row in rows:
-            click.echo(json.dumps({"kind": type(row).__name__.lower(), **dataclasses.asdict(row)}))
-    else:
-        click.echo(f"photo of {len(photos[0]) / 1000:.0f} kB, {rounds} alternating rounds; milliseconds\n")
-        for kind in (Latency, Processor):
-            heads = [each.name.replace("_", " ") for each in dataclasses.fields(kind)]
-            those = [dataclasses.astuple(row)[:-3] + tuple(f"{v:.2f}" for v in dataclasses.astuple(row)[-3:])
-                     for row in rows if isinstance(row, kind)]  # fmt: skip
-            click.echo(table(heads, those) + "\n")
+    rows = list(measure(store, chosen, photos, rounds, seconds))
+    click.echo(f"photo of {len(photos[0]) / 1000:.0f} kB, {rounds} alternating rounds; milliseconds\n")
+    for latency in (True, False):
+        those = [row for row in rows if (row.what in MODES) is latency]
+        lines = [
+            [row.model, row.what, *(f"{each:.2f}" for each in (*row.numbers.values(), row.ratio))] for row in those
+        ]
+        click.echo(table(["model", "", *those[0].numbers, "ratio"], lines) + "\n")
     over = judge(rows) if check else []
     if check:
         click.echo("\n".join(over) or "every ratio is within its bound", err=True)

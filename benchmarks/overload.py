@@ -1,13 +1,13 @@
 """Send ten times more requests than can be answered; measure answers, refusals, health and memory.
 
     python -m benchmarks.overload --model resnet50 --seconds 30
-    python -m benchmarks.overload --times 3 --json
+    python -m benchmarks.overload --times 3
 
 The local stack runs both servers as processes. First, as many callers as the gateway has calls in flight call again at
 once: their answers a second are the capacity, and their latencies those without overload. Then a process of its own
 sends requests at `--times` that rate, each with a deadline (an open loop). Both parts begin with two seconds that are
-not counted; the slowest answer in them is shown separately. Latencies are those of `_WATCHED` further requests a second
-from this process, because those of the load would include delays of its own event loop, which are shown as `load_late`.
+not counted. Latencies are those of `_WATCHED` further requests a second from this process, because those of the load
+would include delays of its own event loop, which are shown as `load_late`.
 Callers, gateway and model server share the cores. So the time to a refusal is also shown from the gateway's own metric,
 and the goodput is compared with the capacity less the share of the processor that the callers took.
 
@@ -16,7 +16,6 @@ refusals in under 10 ms; health green throughout; memory flat. Exit codes: 0 all
 """
 
 import asyncio
-import json
 import multiprocessing
 import os
 import pathlib
@@ -35,7 +34,7 @@ import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
-from benchmarks.serving import CHANNEL, closed_loop, gateway_caller, json_option, local_stack, store_option
+from benchmarks.serving import CHANNEL, closed_loop, gateway_caller, local_stack, store_option
 from dermserve.loadtest.machine import scrape
 from dermserve.local.picture import draw_lesion
 from dermserve.v1 import classifier_pb2
@@ -163,7 +162,6 @@ async def _overload(
     return {
         "goodput": (len(seen.answered) + len(made.answered)) / took,
         **_percentiles("accepted", seen.answered or [0.0]),
-        "onset_slowest": max(onset.answered, default=0.0),
         **_percentiles("refusal", seen.refused or [0.0]),
         "refused": len(seen.refused) + len(made.refused),
         "refusal_in_gateway": spent / refused * 1e3 if refused else 0.0,
@@ -199,18 +197,14 @@ def faults(found: dict[str, float]) -> list[str]:
 @click.option("--model", default="resnet50", show_default=True)
 @click.option("--times", type=click.FloatRange(1.5), default=10.0, show_default=True, help="Of the capacity.")
 @click.option("--seconds", type=click.FloatRange(2), default=30.0, show_default=True, help="Of each of the two parts.")
-@json_option
-def main(store: pathlib.Path, model: str, times: float, seconds: float, as_json: bool) -> None:
+def main(store: pathlib.Path, model: str, times: float, seconds: float) -> None:
     """Put several times its capacity on a gateway, and judge the goals."""
     with local_stack(store, [model]) as (stack, metrics):
         address, pid = stack.gateway_address, stack.pids["gateway"]
         found = _measure(address, metrics, pid, model, times, seconds)
     missed = faults(found)
-    if as_json:
-        click.echo(json.dumps({"model": model, **found, "faults": missed}))
-    else:
-        click.echo("\n".join(f"{name:19} {value:13.2f}" for name, value in found.items()))
-        click.echo("\n".join(missed) or "all goals met")
+    click.echo("\n".join(f"{name:19} {value:13.2f}" for name, value in found.items()))
+    click.echo("\n".join(missed) or "all goals met")
     sys.exit(bool(missed))
 
 

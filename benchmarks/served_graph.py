@@ -1,7 +1,7 @@
 """Compare ways to serve the same network in one run: speed, memory and the difference of their answers.
 
     python -m benchmarks.served_graph
-    python -m benchmarks.served_graph --quick --model mobilenet_v3_small      # to see that it works
+    python -m benchmarks.served_graph --rounds 1 --seconds 0.2 --model mobilenet_v3_small      # to see that it works
 
 A new process of the local model server serves each variant, one after the other, in rounds, so that a slow machine
 slows all of them. A cell of the table is the median over the rounds. The last column but one is the
@@ -22,7 +22,7 @@ import psutil
 
 from benchmarks.figures import Table, report
 from benchmarks.networks import FOLDED, FROZEN, VARIABLES, ensure_networks
-from benchmarks.serving import MODELS, closed_loop, direct_caller, json_option, model_server
+from benchmarks.serving import MODELS, closed_loop, direct_caller, model_server
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.scenario import load_photos
 from dermserve.local.stack import usable_cores
@@ -92,11 +92,8 @@ def _row(variant: str, of: Sequence[Measured], frozen: Sequence[Measured]) -> di
 @click.option("--model", "models", type=click.Choice(MODELS), multiple=True, default=MODELS, show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.1), default=0.8, show_default=True, help="Of each load.")
-@click.option("--quick", is_flag=True, help="One round of 0.2 s loads: to see that it works.")
-@json_option
-def main(out: pathlib.Path, models: tuple[str, ...], rounds: int, seconds: float, quick: bool, as_json: bool) -> None:
+def main(out: pathlib.Path, models: tuple[str, ...], rounds: int, seconds: float) -> None:
     """Compare ways of serving both models: images a second (p50 in ms) for images a request × callers."""
-    rounds, seconds = (1, 0.2) if quick else (rounds, seconds)
     (photo,) = load_photos("", (224,))[:1]
     machine, tables = describe_machine(), []
     ensure_networks(out, models)
@@ -109,7 +106,7 @@ def main(out: pathlib.Path, models: tuple[str, ...], rounds: int, seconds: float
         title = f"{model}: images/s (p50 in ms) for images a request × callers"
         tables.append(Table(title, list(rows[0]), [list(row.values()) for row in rows]))
     plan = f"{rounds} rounds, {seconds:g} s a load"
-    click.echo(report("served_graph", tables, machine, plan=plan, out=out, as_json=as_json))
+    click.echo(report("served_graph", tables, machine, plan=plan, out=out))
 
 
 if __name__ == "__main__":

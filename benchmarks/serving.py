@@ -48,7 +48,6 @@ Call = Callable[[bytes], object]
 store_option = click.option(
     "--store", type=click.Path(path_type=pathlib.Path), default=pathlib.Path(".dermserve/store"), show_default=True
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a row.")
 
 
 def processor_ms(pid: int) -> float:

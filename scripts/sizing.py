@@ -1,4 +1,4 @@
-"""Write docs/sizing.md: pods for a rate, from what a photo costs and the manifests' own numbers.
+"""Write the table of docs/sizing.md: pods for a rate, from what a photo costs and the manifests' own numbers.
 
 python scripts/sizing.py                        # from k8s/costs.json
 python scripts/sizing.py --capacity FILE        # from build/capacity/capacity.json, which `make loadtest` writes
@@ -9,8 +9,8 @@ import datetime
 import json
 import math
 import pathlib
+import re
 import sys
-from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import yaml
@@ -19,37 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "sizing.md"
 COSTS = ROOT / "k8s" / "costs.json"
 RATES = (5, 20, 100)
-_TEXT = """\
-# Pods for a rate
-
-`scripts/sizing.py` writes this page; change it there.
-
-```console
-$ make loadtest                                                    # on an idle machine like yours
-$ python scripts/sizing.py --capacity build/capacity/capacity.json
-```
-
-The cost of a photo is the processor time of a model server and of a gateway for each answer, in cores ×
-milliseconds, at the highest throughput. A model server counts with {server:.3g} cores and a gateway with
-{gateway:.3g}, the targets of their autoscalers. Pods are rounded up, with one more of each, so that one may fail.
-`3 + 2` is three model servers and two gateways; `*` is more than `maxReplicas`. ADAPTIVE lies between NONE and
-FULL.
-
-The costs in [k8s/costs.json](../k8s/costs.json) are of {machine}, {date} (`{command}`).
-
-{table}
-These numbers are **computed, not measured in a cluster**: they assume that throughput grows with the cores. In a
-cluster, run `dermserve-loadtest capacity --server …` against one pod of each to measure the rate.
-"""
-
-
-class Cost(NamedTuple):
-    """The cost of one photo, in cores × milliseconds."""
-
-    model: str
-    mode: str
-    server: float
-    gateway: float
+_TABLE = re.compile("(?<=<!-- table -->\n).*(?=<!-- end -->)", re.DOTALL)
 
 
 class Pod(NamedTuple):
@@ -63,13 +33,6 @@ class Pod(NamedTuple):
     def count(self, rate: float, cost: float) -> int:
         """Count the pods for a rate of answers at a cost of cores × ms each: one more than needed, at least two."""
         return max(2, math.ceil(rate * cost / 1000 / self.cores) + 1)
-
-
-def read_costs(capacities: Sequence[dict[str, Any]]) -> Iterator[Cost]:
-    """Read the costs from a result of `dermserve-loadtest capacity`, for models and modes that gave answers."""
-    for each in capacities:
-        if cost := each["core_ms"]:
-            yield Cost(each["model"], each["mode"], cost["model_server"], cost["gateway"])
 
 
 def read_pod(name: str) -> Pod:
@@ -87,30 +50,37 @@ def read_pod(name: str) -> Pod:
 
 
 def page(found: dict[str, Any]) -> str:
-    """Write the page from k8s/costs.json."""
-    server, gateway = read_pod("modelserver"), read_pod("gateway")
+    """Return the page with the table of k8s/costs.json."""
+    pods = {"model_server": read_pod("modelserver"), "gateway": read_pod("gateway")}
     rows = [["model", "views", "core-ms, model server", "core-ms, gateway", "photos/s a core", "photos/s, model server",
              "photos/s, gateway", *(f"{rate}/s" for rate in RATES)]]  # fmt: skip
     rows.append(["---"] * len(rows[0]))
-    for model, mode, *costs in read_costs(found["capacity"]):
-        needs = list(zip((server, gateway), costs, strict=True))
+    for each in found["capacity"]:
+        needs = [(pod, each["core_ms"][name]) for name, pod in pods.items()]
+        costs = [cost for _, cost in needs]
         numbers = [*costs, 1000 / sum(costs), *(1000 * pod.cores / cost for pod, cost in needs)]
         counts = [[(pod.count(rate, cost), pod.most) for pod, cost in needs] for rate in RATES]
-        pods = [" + ".join(f"{count}{'*' * (count > most)}" for count, most in pair) for pair in counts]
-        rows.append([model, mode, *(f"{each:.3g}" for each in numbers), *pods])
+        shown = [" + ".join(f"{count}{'*' * (count > most)}" for count, most in pair) for pair in counts]
+        rows.append([each["model"], each["mode"], *(f"{number:.3g}" for number in numbers), *shown])
+    cores = [f"{pod.cores:.3g}" for pod in pods.values()]
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-    named = {key: found[key] for key in ("machine", "date", "command")}
-    return _TEXT.format(**named, table=table, server=server.cores, gateway=gateway.cores)
+    text = f"""\
+Measured on {found["machine"]}, {found["date"]} (`{found["command"]}`, [k8s/costs.json](../k8s/costs.json)).
+A model server counts with {cores[0]} cores and a gateway with {cores[1]}, the targets of their autoscalers.
+
+{table}"""
+    return _TABLE.sub(lambda _: text, PAGE.read_text())
 
 
 def keep(capacity: dict[str, Any], *, date: str) -> dict[str, Any]:
-    """Select from capacity.json what the page needs, for k8s/costs.json."""
+    """Select from capacity.json what the page needs, for k8s/costs.json: models and modes that gave answers."""
     machine = capacity["machine"]
+    costs = [{key: each[key] for key in ("model", "mode", "core_ms")} for each in capacity["capacity"]]
     return {
         "machine": f"{machine['cores']} cores of {machine['processor']}",
         "date": date,
         "command": "make loadtest",
-        "capacity": [{key: each[key] for key in ("model", "mode", "core_ms")} for each in capacity["capacity"]],
+        "capacity": [each for each in costs if each["core_ms"]],
     }
 
 
@@ -121,7 +91,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.capacity:
         found = keep(json.loads(options.capacity.read_text()), date=f"{datetime.date.today():%Y-%m-%d}")
-        if not any(each["core_ms"] for each in found["capacity"]):
+        if not found["capacity"]:
             sys.exit(f"{options.capacity} has no processor time of servers: run `dermserve-loadtest capacity --local`")
         COSTS.write_text(json.dumps(found, indent=1) + "\n")
     PAGE.write_text(page(json.loads(COSTS.read_text())))

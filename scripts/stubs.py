@@ -6,7 +6,6 @@ FileDescriptorSet with all that they import, for clients without reflection. Run
 """
 
 import argparse
-import filecmp
 import pathlib
 import shutil
 import subprocess
@@ -49,10 +48,11 @@ def stale(committed: pathlib.Path) -> list[str]:
     with tempfile.TemporaryDirectory() as scratch:
         fresh = pathlib.Path(scratch)
         generate(fresh)
-        files = {path.relative_to(base) for base in (fresh, committed) for path in base.rglob("*") if path.is_file()}
-        names = [str(file) for file in files if file.suffix != ".pyc"]
-        _, differing, lacking = filecmp.cmpfiles(fresh, committed, names, shallow=False)
-        return sorted(differing + lacking)
+        new, old = (
+            {str(path.relative_to(base)): path.read_bytes() for path in base.rglob("*") if path.is_file()}
+            for base in (fresh, committed)
+        )
+        return sorted(name for name in new | old if new.get(name) != old.get(name) and not name.endswith(".pyc"))
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ from benchmarks.comparison.contenders import FIELD, OURS, Contender, ContenderEr
 from benchmarks.comparison.measuring import Plan, Visit, reference_of, tables, visit
 from benchmarks.figures import report
 from benchmarks.networks import ensure_networks
-from benchmarks.serving import MODELS, json_option
+from benchmarks.serving import MODELS
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.scenario import load_photos
 from dermserve.local import StackError
@@ -31,10 +31,9 @@ from dermserve.local.child import ends_by_interrupt
 @click.option("--quick", is_flag=True, help="One round of a second a cell, 1 and 2 callers, MobileNetV3Small alone.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=pathlib.Path), default="build/comparison",
               show_default=True, help="Folder for environments, weights and figures.json.")  # fmt: skip
-@json_option
 def main(
     names: tuple[str, ...], models: tuple[str, ...], rounds: int, seconds: float, callers: tuple[int, ...], photos: str,
-    quick: bool, out: pathlib.Path, as_json: bool,
+    quick: bool, out: pathlib.Path,
 ) -> None:  # fmt: skip
     """Compare dermserve with other ways to serve the same weights, on this machine."""
     if quick:
@@ -59,7 +58,7 @@ def main(
     visits.sort(key=lambda each: [one.name for one in FIELD].index(each.contender))
     told = f"{rounds} rounds, {seconds:g} s a cell"
     notes = [f"{each.title}: {each.configuration}" for each in contenders]
-    click.echo(report("comparison", tables(visits), machine, plan=told, notes=notes, out=out, as_json=as_json))
+    click.echo(report("comparison", tables(visits), machine, plan=told, notes=notes, out=out))
 
 
 def _measure(contenders: Sequence[Contender], models: Sequence[str], plan: Plan, rounds: int) -> Iterator[Visit]:

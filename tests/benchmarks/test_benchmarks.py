@@ -11,15 +11,13 @@ import threading
 import pytest
 
 from benchmarks import figures
-from benchmarks.gateway import LATENCY_BOUND, PROCESSOR_BOUND, Latency, Processor, judge
+from benchmarks.gateway import BOUNDS, Row, judge, measure
 from benchmarks.serving import alternate, closed_loop
+from dermserve.local.picture import draw_lesion
 
-TOOLS = ("comparison", "edge", "gateway", "overload", "served_graph")
+TOOLS = ("comparison", "edge", "first_request", "gateway", "overload", "served_graph")
 MODEL = "mobilenet_v3_small"
-ROWS: list[Latency | Processor] = [
-    *(Latency(MODEL, tta, 4.0, 3.0, 8.0, 9.0, 12.0, bound) for tta, bound in LATENCY_BOUND.items()),
-    *(Processor(MODEL, many, 5.0, 80.0, 6.0, 90.0, 7.0, limit, 1.0, 9.9) for many, limit in PROCESSOR_BOUND.items()),
-]
+ROWS = [Row(MODEL, what, {}, bound) for what, bound in BOUNDS.items()]
 
 
 def test_ratios_within_their_bounds_pass() -> None:
@@ -81,11 +79,9 @@ def test_figures_are_read_as_they_were_written_and_shown_as_markdown(tmp_path: p
     machine = {"processor": "x", "usable_cores": 2, "memory_gb": 1, "load_before": [0.5], "commit": ""}
     tables = [figures.Table("speed", ["x", "y"], [["a", 1.26]])]
     options = {"plan": "once", "notes": ["a note"], "out": tmp_path}
-    shown = figures.report("x", tables, machine, as_json=False, **options)
+    shown = figures.report("x", tables, machine, **options)
     assert shown.endswith("; once.\n\n**speed**\n\n| x | y |\n| --- | --- |\n| a | 1.3 |\n\n- a note\n")
-    text = (tmp_path / "figures.json").read_text()
-    assert figures.report("x", tables, machine, as_json=True, **options) == text
-    assert figures.markdown(json.loads(text)) == shown
+    assert figures.markdown(json.loads((tmp_path / "figures.json").read_text())) == shown
 
 
 @pytest.mark.parametrize("file", sorted(figures.FOLDER.glob("*.json")), ids=lambda file: file.name)
@@ -98,18 +94,13 @@ def test_committed_figures_name_their_command_and_every_row_fits_its_head(file: 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("tool", TOOLS)
-def test_every_tool_has_help_and_json(tool: str) -> None:
+def test_every_tool_has_help(tool: str) -> None:
     command = [sys.executable, "-m", f"benchmarks.{tool}", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    assert "--json" in done.stdout
+    subprocess.run(command, capture_output=True, check=True, timeout=120)
 
 
 @pytest.mark.slow
 def test_the_gateway_is_measured_beside_direct_predict_and_the_relay(small_store: pathlib.Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.gateway", "--rounds=10", "--seconds=0.5", f"--model={MODEL}", "--json"]
-    done = subprocess.run([*command, f"--store={small_store}"], capture_output=True, text=True, check=True, timeout=300)
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [(row["kind"], row.get("tta", row.get("callers"))) for row in rows] == [
-        ("latency", "none"), ("latency", "full"), ("processor", 2), ("processor", 8),
-    ]  # fmt: skip
-    assert all(row["ratio"] > 0.3 and row["relay"] > 0 for row in rows)
+    rows = list(measure(small_store, (MODEL,), (draw_lesion(),), 10, 0.5))
+    assert [row.what for row in rows] == list(BOUNDS)
+    assert all(row.ratio > 0.3 and row.numbers["relay"] > 0 for row in rows)

@@ -45,8 +45,6 @@ def test_an_answer_is_reported_once_with_all_that_is_known(stub, reported):
     (call,) = reported
     assert (call.name, call.status) == ("Classify resnet50 FULL", "OK")
     assert call.response_bytes == answer.ByteSize()
-    assert call.stages["predict"] == 20
-    assert call.stages["other"] == pytest.approx(0.75)
     assert call.milliseconds > 0
 
 

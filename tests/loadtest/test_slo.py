@@ -1,43 +1,63 @@
 """Thresholds are read strictly, and hold or not; what is concluded of a result."""
 
 import contextlib
-import functools
 import json
 import pathlib
+from collections import Counter
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from dermserve.loadtest import capacity_cli, cli, drive
-from dermserve.loadtest.calls import Call
+from dermserve.loadtest import cli, drive
+from dermserve.loadtest.capacity import read_threshold
 from dermserve.loadtest.machine import describe_machine
-from dermserve.loadtest.recorder import Recorder
 from dermserve.loadtest.result import Result
 from dermserve.loadtest.scenario import Part, Scenario, ScenarioError
 from dermserve.loadtest.slo import check, findings_table, read_slos
 
+UNAVAILABLE = "UNAVAILABLE: no model server"
 
-def recorded(tmp_path, *, errors: int = 0) -> Result:
+
+def entry(name: str, latency: dict[str, int], errors: int = 0) -> dict:
+    """A kind of call as Locust writes it."""
+    seconds = {"num_reqs_per_sec": {"1005": 50}, "num_fail_per_sec": {"1005": errors}}
+    calls = sum(latency.values()) + errors
+    return {"name": name, "response_times": latency, "num_requests": calls, "num_failures": errors, **seconds}
+
+
+def recorded(*, errors: int = 0) -> Result:
     """A hundred calls of each model, of 10 and 100 ms, over ten seconds."""
-    recorder = Recorder()
-    recorder.clear()
-    for model, milliseconds in (("mobilenet_v3_small", 10.0), ("resnet50", 100.0)):
-        for index in range(100):
-            recorder.note(
-                Call(
-                    method="Classify",
-                    model=model,
-                    mode="NONE",
-                    status="UNAVAILABLE" if index < errors else "OK",
-                    milliseconds=milliseconds,
-                )
-            )
-    recorder.ended = recorder.started + 10
-    recorder.write(tmp_path / "raw.json")
-    raw = json.loads((tmp_path / "raw.json").read_text())
+    models = {"mobilenet_v3_small": "10.0", "resnet50": "100.0"}
+    names = {f"Classify {model} NONE": milliseconds for model, milliseconds in models.items()}
     scenario = Scenario(target="x:1", mix=(Part(model="m"),), users=1, warm_up=0).public()
-    about = {"scenario": scenario, "machine": describe_machine(), "server": {"stages": [], "samples": []}}
-    return Result({**about, **raw})
+    used = {"gateway": {"cores": 0.5, "resident_mb": 100.0}}
+    return Result({
+        "scenario": scenario,
+        "machine": describe_machine(),
+        "server": {"stages": [{"model": "m", "stage": "decode", "calls": 3, "mean_ms": 2.0}],
+                   "samples": [{"second": 1004, "machine_cores": 1.0, "processes": used}]},
+        "started": 1000.0,
+        "ended": 1010.0,
+        "stats": [entry(name, {ms: 100 - errors}, errors) for name, ms in names.items()],
+        "errors": [{"name": name, "error": UNAVAILABLE, "occurrences": errors} for name in names if errors],
+        "history": [{f"response_time_percentile_{share}": ["1970-01-01T00:16:44+00:00", 10.0]
+                     for share in (0.5, 0.95, 0.99)}],
+        "pace": {"wanted": 0, "started": 0, "late": 0},
+        "generator_busy": False,
+        "worker_faults": [],
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("share", [0.5, 0.95, 0.99, 1.0])
+def test_percentiles_are_right_to_a_percent(share: float):
+    values = np.random.default_rng(1).lognormal(4, 1, 5000)
+    counts = Counter(f"{value:.3g}" for value in values)
+    data = {**recorded().data, "stats": [entry("x", dict(counts))]}
+    found = {0.5: "p50", 0.95: "p95", 0.99: "p99", 1.0: "worst"}[share]
+    assert getattr(Result(data).all, found) == pytest.approx(
+        np.quantile(values, share, method="inverted_cdf"), rel=0.005
+    )
 
 
 def slos(tmp_path, text: str):
@@ -60,7 +80,7 @@ def test_thresholds_hold_for_the_calls_they_name(tmp_path):
         model = "mobilenet_v3_small"
         p95 = "0.011s"
     """
-    findings = check(recorded(tmp_path), slos(tmp_path, text))
+    findings = check(recorded(), slos(tmp_path, text))
     kept = {(each.name, each.limit): each.kept for each in findings}
     assert kept == {
         ("all", "p50"): True,
@@ -73,7 +93,11 @@ def test_thresholds_hold_for_the_calls_they_name(tmp_path):
 
 
 def test_errors_breach_an_error_rate_and_a_rate(tmp_path):
-    findings = check(recorded(tmp_path, errors=50), slos(tmp_path, "[[slo]]\nerror_rate = 0.49\nmin_rate = 11"))
+    result = recorded(errors=50)
+    assert [row.statuses for row in (*result.rows, result.all)] == [
+        {"OK": many, "UNAVAILABLE": many} for many in (50, 50, 100)
+    ]
+    findings = check(result, slos(tmp_path, "[[slo]]\nerror_rate = 0.49\nmin_rate = 11"))
     assert [(each.kept, each.measured) for each in findings] == [
         (False, pytest.approx(0.5)),
         (False, pytest.approx(10, rel=0.01)),
@@ -81,7 +105,7 @@ def test_errors_breach_an_error_rate_and_a_rate(tmp_path):
 
 
 def test_no_calls_of_a_kind_breach_its_thresholds(tmp_path):
-    (finding,) = check(recorded(tmp_path), slos(tmp_path, '[[slo]]\nmode = "FULL"\np99 = "9s"'))
+    (finding,) = check(recorded(), slos(tmp_path, '[[slo]]\nmode = "FULL"\np99 = "9s"'))
     assert not finding.kept
     assert "no calls" in findings_table([finding])
 
@@ -111,84 +135,60 @@ def test_a_file_that_makes_no_sense_is_refused(tmp_path, text, says):
 def test_a_latency_without_a_unit_is_milliseconds_also_in_quotes(tmp_path):
     (slo,) = slos(tmp_path, '[[slo]]\np50 = "500"\np95 = 500\np99 = "500ms"')
     assert (slo.p50, slo.p95, slo.p99) == (500, 500, 500)
-    assert capacity_cli._threshold("p99=500") == capacity_cli._threshold("p99=0.5s") == ("p99", 500)
+    assert read_threshold("p99=500") == read_threshold("p99=0.5s") == ("p99", 500)
 
 
 def test_our_own_thresholds_can_be_read():
     assert len(read_slos(pathlib.Path(__file__).parents[2] / "loadtest" / "slo.toml")) > 1
 
 
-@pytest.mark.parametrize(
-    ("csv", "fault"),
-    [
-        ("/dev/full", "/dev/full: No space left on device"),
-        ("new/rows.csv", ""),
-        ("new/result.json/rows.csv", "new/result.json: Is a directory"),
-    ],
-)
-def test_a_file_that_cannot_be_written_leaves_everything_else(tmp_path, monkeypatch, csv, fault):
-    result = recorded(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    pathlib.Path(csv).parent.mkdir(parents=True, exist_ok=True)
-    monkeypatch.setattr(cli, "under_test", lambda *_, **__: contextlib.nullcontext((None, None)))
-    monkeypatch.setattr(cli, "run", lambda *_: result)
-    done = CliRunner().invoke(cli.main, ["run", "--csv", csv, "--out", "new", "--json"])
-    assert done.exit_code == bool(fault), done.output
-    assert [line for line in done.stderr.splitlines() if "failed" in line] == [f"failed: {fault}"] * bool(fault)
-    assert json.loads(done.stdout)["calls"]
-    assert {"result.json", "report.html"} <= {file.name for file in (tmp_path / "new").iterdir()}
+@pytest.fixture
+def concluded(monkeypatch, tmp_path):
+    def conclude(result: Result):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(cli, "under_test", lambda *_: contextlib.nullcontext((None, None)))
+        monkeypatch.setattr(cli, "run", lambda *_, **__: result)
+        return CliRunner().invoke(cli.main, ["run", "--out", "new"])
+
+    return conclude
 
 
-def _paths(value, path=()):
-    """Every place in a JSON value."""
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
-        yield *path, key
-        yield from _paths(inner, (*path, key))
+def test_the_report_shows_what_was_measured(concluded, tmp_path):
+    done = concluded(recorded(errors=1))
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[-1].split()[:3] == ["all", "200", "19.8"]
+    page = (tmp_path / "new/report.html").read_text()
+    assert page.count("data:image/png") == 4
+    assert UNAVAILABLE in page
+    assert "decode" in page
+    written = json.loads((tmp_path / "new/result.json").read_text())
+    assert [row["p99"] for row in written["calls"]] == [10, 100, 100]
 
 
-@pytest.mark.parametrize("damage", ["lacks", "a list", "nothing"])
-def test_a_result_that_lacks_something_is_named_in_one_line(tmp_path, damage):
-    data = dict(recorded(tmp_path).data)
-    data["cells"] = data["cells"][:1]
-    data["messages"] = {"UNAVAILABLE: full": 3}
-    data["generators"] = [{"second": int(data["started"]), "name": "host/1", "cpu": 0.5, "lag_ms": 1.0}]
-    used = {"gateway": {"cores": 0.5, "resident_mb": 100.0}}
-    sample = {"second": int(data["started"]), "machine_cores": 1.0, "processes": used}
-    data["server"] = {"samples": [sample], "stages": [{"model": "m", "stage": "decode", "calls": 3, "mean_ms": 2.0}]}
-    file, read = tmp_path / "some.json", set()
-    for *inner, key in _paths(data):
-        copy = json.loads(json.dumps(data))
-        holder = functools.reduce(lambda value, key: value[key], inner, copy)
-        if damage == "lacks":
-            del holder[key]
-        else:
-            holder[key] = [[]] if damage == "a list" else None
-        file.write_text(json.dumps(copy))
-        with contextlib.suppress(ScenarioError):
-            Result.read(file)
-            read.add((*inner, key))
-    assert not [path for path in read if len(path) == 1 or path in {("scenario", "target"), ("server", "samples")}]
-    if damage == "a list":
-        assert not [path for path in read if path[0] in {"pace", "cells"}]
+def test_errors_beyond_what_is_allowed_and_too_busy_generators_are_told(concluded):
+    result = recorded(errors=2)
+    done = concluded(Result({**result.data, "generator_busy": True}))
+    assert done.exit_code == 1
+    assert "failed: 2.00% of the calls failed; --max-error-rate allows 1.00%" in done.stderr
+    assert "a generating process was busy" in done.stderr
 
 
-def test_a_generator_that_idles_after_the_test_was_busy_all_the_same(tmp_path):
-    result = recorded(tmp_path)
-    end = int(result.data["ended"])
-    result.data["generators"] = [
-        {"second": end - 5 + index, "name": "host/1", "cpu": 1.0 if index <= 5 else 0.0, "lag_ms": 1.0}
-        for index in range(100)
-    ]
-    assert result.generators == {"host/1": (1.0, 1.0)}
-    assert "the generator host/1 was busy" in result.warnings[0]
+def test_a_report_that_cannot_be_written_is_named_and_the_result_is_kept(concluded, tmp_path):
+    (tmp_path / "new/report.html").mkdir(parents=True)
+    done = concluded(recorded())
+    assert (done.exit_code, "new/report.html: Is a directory" in done.stderr) == (1, True), done.stderr
+    assert json.loads((tmp_path / "new/result.json").read_text())["calls"]
+    assert "Classify resnet50 NONE" in done.stdout
 
 
 @pytest.mark.parametrize("quiet", [True, False])
-def test_ctrl_c_ends_a_search_and_a_single_run_is_reported(tmp_path, monkeypatch, quiet):
-    written = json.dumps(recorded(tmp_path).data)
+def test_ctrl_c_ends_a_search_and_a_single_run_is_reported(monkeypatch, quiet):
+    written = json.dumps(recorded().data)
 
     class Interrupted:
         """Locust that writes its result and is interrupted."""
+
+        pid = 0
 
         def __init__(self, command, **_):
             (self.file,) = (part.partition("=")[2] for part in command if part.startswith("--result="))
@@ -204,5 +204,5 @@ def test_ctrl_c_ends_a_search_and_a_single_run_is_reported(tmp_path, monkeypatch
     scenario = Scenario(target="x:1", mix=(Part(model="m"),), users=1)
     expected = pytest.raises(KeyboardInterrupt) if quiet else contextlib.nullcontext()
     with expected:
-        result = drive.run(scenario, drive.Server(target="x:1", pids={}), drive.Generator(), quiet=quiet)
+        result = drive.run(scenario, drive.Server(target="x:1", pids={}), processes=1, quiet=quiet)
     assert quiet or result.all.calls == 200

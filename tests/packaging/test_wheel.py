@@ -133,7 +133,7 @@ PROGRAMS = {
     "gateway": ["dermserve.gateway.__main__", "dermserve.doctor.cli"],
     "store": ["dermserve.models.lifecycle.cli"],
     "local": ["dermserve.local.cli", "dermserve.modelserver.__main__"],
-    "loadtest": [f"dermserve.loadtest.{name}" for name in ("cli", "capacity_cli", "report", "locustfile")],
+    "loadtest": [f"dermserve.loadtest.{name}" for name in ("cli", "capacity", "report", "locustfile")],
 }
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -28,8 +28,6 @@ class Call:
     milliseconds: float
     """From when it was due, or else began, to its answer."""
     response_bytes: int = 0
-    stages: dict[str, float] = field(default_factory=dict)
-    """Milliseconds in each of the gateway's stages, as the answer says."""
     message: str = ""
     """The error's message."""
 
@@ -40,12 +38,9 @@ class Call:
 
 
 class ReportCalls(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInterceptor):
-    """Reports what passes through a channel.
+    """Reports each call of a channel once, when it has ended.
 
-    Args:
-        report: takes each call once, when it has ended.
-        due: returns when the call that starts now was due, by the clock; None for now.
-        clock: seconds.
+    `due` returns when the call that starts now was due, by the clock in seconds; None for now.
     """
 
     def __init__(
@@ -88,41 +83,23 @@ class ReportCalls(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInter
                 started, request = sent.pop(name)
                 self._report(_call("ClassifyStream", request, answer, self._clock() - started, status, message))
 
-        return _Answers(continuation(details, sending()), sent, end)
+        def answers() -> Iterator[Any]:
+            status, message = UNANSWERED, "the stream ended without an answer to this photo"
+            try:
+                for item in continuation(details, sending()):
+                    if item.WhichOneof("result") == "error":
+                        end(item.id, code_pb2.Code.Name(item.error.code), item.error.message)
+                    else:
+                        end(item.id, "OK", answer=item.response)
+                    yield item
+            except grpc.RpcError as error:
+                status, message = error.code().name, error.details() or ""
+                raise
+            finally:
+                for name in list(sent):
+                    end(name, status, message)
 
-
-class _Answers:
-    """A stream's call that records each answer before the caller gets it."""
-
-    def __init__(self, call: Any, sent: dict[str, Any], end: Callable[..., None]) -> None:
-        self._call = call
-        self._sent = sent
-        self._end = end
-
-    def __iter__(self) -> "_Answers":
-        return self
-
-    def __next__(self) -> Any:
-        try:
-            item = next(self._call)
-        except StopIteration:
-            self._end_all(UNANSWERED, "the stream ended without an answer to this photo")
-            raise
-        except grpc.RpcError as error:
-            self._end_all(error.code().name, error.details() or "")
-            raise
-        if item.WhichOneof("result") == "error":
-            self._end(item.id, code_pb2.Code.Name(item.error.code), item.error.message)
-        else:
-            self._end(item.id, "OK", answer=item.response)
-        return item
-
-    def _end_all(self, status: str, message: str) -> None:
-        for name in list(self._sent):
-            self._end(name, status, message)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._call, name)
+        return answers()
 
 
 def _call(method: str, request: Any, answer: Any, seconds: float, status: str, message: str | None) -> Call:
@@ -136,10 +113,4 @@ def _call(method: str, request: Any, answer: Any, seconds: float, status: str, m
         message="" if status == "OK" else message or "",
         milliseconds=seconds * 1000,
         response_bytes=answer.ByteSize() if answer is not None else 0,
-        stages=_stages(answer.timings) if isinstance(answer, classifier_pb2.ClassifyResponse) else {},
     )
-
-
-def _stages(timings: classifier_pb2.Timings) -> dict[str, float]:
-    known = {name: getattr(timings, f"{name}_ms") for name in ("decode", "plan", "predict", "reduce")}
-    return {**known, "other": max(0.0, timings.total_ms - sum(known.values()))}

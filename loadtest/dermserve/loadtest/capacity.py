@@ -1,47 +1,51 @@
-"""Capacity: the verdict on a rate, the scalability law, and the limit."""
+"""`dermserve-loadtest capacity`: the highest rate within a threshold, the scalability law, and the limit."""
 
-import enum
+import functools
 import json
 import math
+import pathlib
+import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import click
+import matplotlib.style
 import numpy as np
+import psutil
 import pydantic
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeWarning, curve_fit
 from scipy.special import bdtr, bdtrc
 
+from dermserve.loadtest.cli import CALL_OPTIONS, FOLDER, duration, under_test, write_file
+from dermserve.loadtest.drive import Server, more_gateways, run, say
+from dermserve.loadtest.machine import describe_machine
+from dermserve.loadtest.report import STYLE
+from dermserve.loadtest.result import table
+from dermserve.loadtest.scenario import Part, Scenario, ScenarioError
+from dermserve.loadtest.slo import milliseconds
+from dermserve.models.durable import write_durably
+from dermserve.models.options import Number, add_options
+
 SHARES = {"p50": 0.5, "p95": 0.05, "p99": 0.01}
 """Share of the calls that may be slower than the threshold, by its name."""
+CONFIDENCE = 0.9
+"""Of a verdict on a rate; a p99 takes 230 calls if none is slow."""
 _FULL = 0.85
-
-
-class Verdict(enum.Enum):
-    """What is known about a rate."""
-
-    KEPT = "kept"
-    BROKEN = "broken"
-    OPEN = "open"
+"""Share of a core from which a process is full."""
+_LEAST = 1 / 16
+"""Share of the most answers a second: below it, a breached threshold is not caused by the load."""
+_MARGIN = 1.25
+_ROOM = 1.5
+"""Factor on the calls that a verdict needs, as a few of them may be slow."""
 
 
 class _Frozen(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True)
-
-
-class Found(_Frozen):
-    """What bisection found: the highest rate that keeps the threshold is between these two."""
-
-    kept: float = 0.0
-    """Highest rate that was shown to keep it; 0 if none."""
-    broken: float = 0.0
-    """Lowest rate above that which breaks it, or was not shown to keep it; infinite if none."""
-
-    def __str__(self) -> str:
-        if not self.kept:
-            return "none found"
-        return f"{self.kept:.2f} to {self.broken:.2f}/s" if self.broken < math.inf else f"{self.kept:.2f}/s or more"
 
 
 class Law(_Frozen):
@@ -56,12 +60,9 @@ class Law(_Frozen):
     """σ: the share that must queue."""
     coherence: float
     """κ: the cost of callers to each other."""
-    r_squared: float
-    """Share of the variance it explains."""
 
     def __str__(self) -> str:
-        parameters = f"λ {self.rate:.2f}/s, σ {self.contention:.3f}, κ {self.coherence:.5f}"
-        return f"{parameters}, R² {self.r_squared:.2f}"
+        return f"λ {self.rate:.2f}/s, σ {self.contention:.3f}, κ {self.coherence:.5f}"
 
     @property
     def peak(self) -> float:
@@ -78,17 +79,20 @@ class Point(_Frozen):
     gateways: int
     answers: float
     """A second."""
-    p50: float
-    """Milliseconds, as p99."""
-    p99: float
-    error_rate: float
+    p50: float | None
+    """Milliseconds, as p99; None without answers."""
+    p99: float | None
+    calls: int
+    """Those that came due and were never started included."""
+    slow: int
+    """Calls that were not answered within the threshold."""
     cores: dict[str, float]
-    """Mean cores busy, by process; "machine" for all, "generator" for ours."""
+    """Mean cores busy, by process; "machine" for all, "generator" and the like for ours."""
 
     @property
     def server_cores(self) -> dict[str, float]:
         """Mean cores busy of the servers' processes."""
-        return {name: use for name, use in self.cores.items() if name not in {"machine", "generator"}}
+        return {name: use for name, use in self.cores.items() if not name.startswith(("machine", "generator"))}
 
 
 class Capacity(_Frozen):
@@ -96,14 +100,23 @@ class Capacity(_Frozen):
 
     model: str
     mode: str
-    found: Found
-    """By bisection, with one gateway."""
+    kept: float
+    """Highest rate that was shown to keep the threshold, by bisection, with one gateway; 0 if none."""
+    broken: float
+    """Lowest rate above that which breaks it, or was not shown to keep it; infinite if none."""
     open_points: tuple[Point, ...]
     closed_points: tuple[Point, ...]
     laws: dict[int, Law]
     """By number of gateway processes."""
     why: str
     """The limit, as a sentence."""
+
+    @property
+    def rates(self) -> str:
+        """The highest rate that keeps the threshold."""
+        if not self.kept:
+            return "none found"
+        return f"{self.kept:.2f} to {self.broken:.2f}/s" if self.broken < math.inf else f"{self.kept:.2f}/s or more"
 
     @pydantic.computed_field  # type: ignore[prop-decorator]
     @property
@@ -124,106 +137,270 @@ class Capacity(_Frozen):
         return 1000 / sum(self.core_ms.values()) if sum(self.core_ms.values()) else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON values, without infinity and NaN."""
+        """Return it as JSON values, without infinity."""
         return dict(json.loads(self.model_dump_json()))
 
 
-def judge(calls: int, slow: int, *, share: float, confidence: float) -> Verdict:
+def judge(calls: int, slow: int, *, share: float) -> bool | None:
     """Judge whether at most `share` of all calls are slow, from a sample, by the binomial test of each side.
 
-    Args:
-        calls: number of calls.
-        slow: how many of them were beyond the threshold or without an answer.
-        share: the allowed share, for example 0.01 for a p99.
-        confidence: for example 0.9, for which a p99 needs 230 calls if none is slow.
+    Returns None while the sample does not show either with CONFIDENCE. Calls without an answer are slow.
     """
-    if calls and bdtr(slow, calls, share) <= 1 - confidence:  # so few are slow by chance only
-        return Verdict.KEPT
-    if slow and bdtrc(slow - 1, calls, share) < 1 - confidence:
-        return Verdict.BROKEN
-    return Verdict.OPEN
+    if calls and bdtr(slow, calls, share) <= 1 - CONFIDENCE:  # so few are slow by chance only
+        return True
+    return False if slow and bdtrc(slow - 1, calls, share) < 1 - CONFIDENCE else None
 
 
-def calls_needed(*, share: float, confidence: float) -> int:
+def calls_needed(*, share: float) -> int:
     """Count the calls, none of them slow, that show that at most `share` of all calls are slow."""
-    return math.ceil(math.log(1 - confidence) / math.log(1 - share))
+    return math.ceil(math.log(1 - CONFIDENCE) / math.log(1 - share))
 
 
-def bisect(probe: Callable[[float], Verdict], *, start: float, precision: float, least: float, most: float) -> Found:
-    """Find the highest rate that a probe judges as kept: by doubling or halving the rate, then by bisection.
+def bisect(
+    keeps: Callable[[float], bool], *, start: float, precision: float, least: float, most: float
+) -> tuple[float, float]:
+    """Find the highest rate that is kept, from `start` by doubling or halving, then by bisection.
 
-    Args:
-        probe: judges a rate; an undecided rate counts as broken.
-        start: first rate.
-        precision: relative precision of the result.
-        least: no lower rate is tried.
-        most: no higher rate is tried; reaching it ends the search.
+    No rate below `least` or above `most` is tried. Returns the highest rate that is kept, 0 if none, and the lowest
+    that is not, infinite if none; they differ by a share of `precision`.
     """
     kept, broken = 0.0, math.inf
     rate = start
     while broken - kept > precision * broken or broken == math.inf:
-        if probe(rate) is Verdict.KEPT:
+        if keeps(rate):
             kept = rate
         else:
             broken = rate
         if kept >= most or (not kept and broken / 2 < least):
             break
         rate = min(kept * 2, most) if broken == math.inf else (kept + broken) / 2 if kept else broken / 2
-    return Found(kept=kept, broken=broken)
+    return kept, broken
 
 
-def fit_law(callers: Sequence[float], rates: Sequence[float]) -> Law:
-    """Fit the universal scalability law by least squares.
-
-    Args:
-        callers: at least three different numbers.
-        rates: answers a second with each.
-    """
-    counts, seen = np.asarray(callers, float), np.asarray(rates, float)
-    start = (float(np.max(seen / counts)), 0.1, 1e-4)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", OptimizeWarning)  # about the covariance, which is not used
-        found, _ = curve_fit(throughput, counts, seen, p0=start, bounds=((0, 0, 0), (np.inf, 1, 1)), maxfev=20_000)
-    rate, contention, coherence = map(float, found)
-    spread = float(((seen - seen.mean()) ** 2).sum())
-    missed = float(((seen - throughput(counts, *found)) ** 2).sum())
-    r_squared = 1 - missed / spread if spread else 1.0
-    return Law(rate=rate, contention=contention, coherence=coherence, r_squared=r_squared)
+def fit_laws(points: Sequence[Point]) -> dict[int, Law]:
+    """Fit the universal scalability law by least squares, for each number of gateways with at least three points."""
+    laws = {}
+    for gateways in sorted({point.gateways for point in points}):
+        having = {p.callers: p.answers for p in points if p.gateways == gateways and p.answers > 0}
+        if len(having) < 3:
+            continue
+        counts, seen = np.array(list(having), float), np.array(list(having.values()))
+        start, bounds = (float(np.max(seen / counts)), 0.1, 1e-4), ((0, 0, 0), (np.inf, 1, 1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", OptimizeWarning)  # about the covariance, which is not used
+            found, _ = curve_fit(_throughput, counts, seen, p0=start, bounds=bounds, maxfev=20_000)
+        laws[gateways] = Law(**dict(zip(Law.model_fields, found.tolist(), strict=True)))
+    return laws
 
 
-def throughput(callers: NDArray[np.float64], rate: float, contention: float, coherence: float) -> NDArray[np.float64]:
-    """Give the answers a second of so many callers by the law with these parameters."""
-    more = callers - 1
-    return np.asarray(rate * callers / (1 + contention * more + coherence * callers * more), np.float64)
+def _throughput(callers: NDArray[np.float64], rate: float, contention: float, coherence: float) -> NDArray[np.float64]:
+    return np.asarray(rate * callers / (1 + (callers - 1) * (contention + coherence * callers)), np.float64)
 
 
-def too_slow_already(points: Sequence[Point], milliseconds: float) -> str:
+def too_slow_already(points: Sequence[Point], threshold: float) -> str:
     """Return a message if most calls of the fewest callers are slower than the threshold: then no rate can keep it."""
     fewest = min(points, key=lambda point: point.callers)
-    if not fewest.p50 > milliseconds:  # also if nothing was answered, so that there is no p50
+    if fewest.p50 is None or fewest.p50 <= threshold:
         return ""
-    return f"{fewest.callers} caller(s) already wait {fewest.p50:.0f} ms (p50), so no rate keeps {milliseconds:.0f} ms"
+    return f"{fewest.callers} caller(s) already wait {fewest.p50:.0f} ms (p50), so no rate keeps {threshold:.0f} ms"
 
 
 def explain(point: Point, *, cores: int) -> str:
-    """Describe the limit at the highest throughput, from how busy each process was.
-
-    Args:
-        point: of the highest throughput.
-        cores: of this machine.
-    """
-    servers, generator = point.server_cores, point.cores.get("generator", 0.0)
-    machine = point.cores.get("machine", 0.0)
+    """Describe the limit at the point of the highest throughput, from how busy each process was."""
+    servers, machine = point.server_cores, point.cores.get("machine", 0.0)
+    ours = [use for name, use in point.cores.items() if name.startswith("generator")]
     shares = ", ".join(f"{name} {use:.2f}" for name, use in sorted(servers.items(), key=lambda each: -each[1]))
-    shares = f"cores busy: {shares or 'of the servers unknown'}, generator {generator:.2f}"
-    if generator > _FULL:
+    shares = f"cores busy: {shares or 'of the servers unknown'}, generator {sum(ours):.2f}"
+    if max(ours, default=0.0) > _FULL:
         return f"the load generator is the limit, not the server: give more --processes ({shares})"
     if machine <= _FULL * cores:
         if any(use > _FULL for name, use in servers.items() if name.startswith("gateway")):
             return f"a gateway is the limit: its process has one event loop; run more of them ({shares})"
         return f"no processor is full: waiting is the limit, for a network or for the gateway's bounds ({shares})"
-    others = machine - sum(servers.values()) - generator
+    others = machine - sum(servers.values()) - sum(ours)
     if others > 0.25 * cores:
         return f"the machine is full, with {others:.2f} cores taken by programs that are no part of this ({shares})"
     top = max(servers, key=lambda name: servers[name], default="unknown")
     return f"the processor is the limit, and the {top} takes most of it ({shares})"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Search:
+    base: Scenario  # of every probe, but for its load
+    servers: Mapping[int, Server]  # by number of gateway processes
+    processes: int  # that generate
+    limit: str  # a key of SHARES
+    threshold: float  # milliseconds that it must keep within
+    precision: float
+    seconds: float  # of a probe
+    probes: int
+    callers: Sequence[int]
+
+    def find(self, part: Part) -> Capacity:
+        """Find the capacity for one model and mode."""
+        closed, opened = list[Point](), list[Point]()
+        for gateways in self.servers:
+            for callers in self.callers:
+                point = self._run(part, self.seconds, gateways=gateways, users=callers)
+                p99 = "no answer" if point.p99 is None else f"p99 {point.p99:.0f} ms"
+                say(f"  {callers} callers, {gateways} gateway(s): {point.answers:.2f}/s, {p99}")
+                closed.append(point)
+        alone = [point for point in closed if point.gateways == 1]
+        best = max(alone, key=lambda point: point.answers)
+        (kept, broken), why = (0.0, math.inf), explain(best, cores=psutil.cpu_count() or 1)
+        if hopeless := too_slow_already(alone, self.threshold):
+            why = f"{hopeless}; {why}"
+        elif best.answers > 0:
+            kept, broken = bisect(
+                lambda rate: self._keeps(part, rate, opened),
+                start=max(best.answers / 2, 0.1),
+                precision=self.precision,
+                least=best.answers * _LEAST,
+                most=best.answers * _MARGIN,
+            )
+        return Capacity(
+            model=part.model, mode=part.mode, kept=kept, broken=broken, open_points=tuple(opened),
+            closed_points=tuple(closed), laws=fit_laws(closed), why=why,
+        )  # fmt: skip
+
+    def _keeps(self, part: Part, rate: float, points: list[Point]) -> bool:
+        """Probe a rate until it is sure whether it is kept."""
+        share = SHARES[self.limit]
+        needed = _ROOM * calls_needed(share=share) / rate / self.probes
+        calls = slow = 0
+        kept = None
+        for _ in range(self.probes):
+            point = self._run(part, max(self.seconds, needed), rate=rate)
+            points.append(point)
+            calls, slow = calls + point.calls, slow + point.slow
+            kept = judge(calls, slow, share=share)
+            verdict = {True: "kept", False: "broken", None: "open"}[kept]
+            say(f"  {rate:.2f}/s: {slow} of {calls} calls over {self.threshold:.0f} ms, {verdict}")
+            if kept is not None:
+                break
+        return bool(kept)
+
+    def _run(
+        self, part: Part, seconds: float, *, gateways: int = 1, rate: float | None = None, users: int = 0
+    ) -> Point:
+        server = self.servers[gateways]
+        load = {"rate": rate, "users": users, "run_time": seconds + self.base.warm_up}
+        scenario = self.base.model_copy(update={"mix": (part,), "target": server.target, **load})
+        result = run(scenario, server, processes=self.processes, quiet=True)
+        row, pace = result.all, result.data["pace"]
+        calls = row.calls + max(0, pace["wanted"] - pace["started"])
+        in_time = sum(count for ms, count in row.latency.items() if ms <= self.threshold)
+        return Point(
+            rate=rate, callers=users, gateways=gateways, answers=row.rate, p50=row.p50, p99=row.p99, calls=calls,
+            slow=calls - in_time, cores=result.mean_cores(),
+        )  # fmt: skip
+
+
+@click.command()
+@CALL_OPTIONS
+@add_options(
+    click.option("--slo", default="p99=500ms", show_default=True, help="Threshold to keep: p50, p95 or p99."),
+    click.option(
+        "--precision", type=Number(0.01, 0.5), default=0.05, show_default=True, help="Relative precision of the rate."
+    ),
+    click.option(
+        "--probe", type=duration, default="20s", show_default=True,
+        help="Length of one probe; longer where a rate is so low that all its probes would not suffice to judge it.",
+    ),
+    click.option(
+        "--probes", type=click.IntRange(1), default=6, show_default=True,
+        help="Most probes of one rate, before it counts as not kept.",
+    ),
+    click.option(
+        "--callers", default="1,2,4,8,16,32", show_default=True, help="Numbers of callers for the closed loops."
+    ),
+    click.option(
+        "--gateways", type=click.IntRange(1, 16), default=1, show_default=True,
+        help="With --local: measure the law for 1 to N gateway processes.",
+    ),
+    click.option(
+        "--out", type=FOLDER, default="build/capacity", show_default=True, help="For capacity.json and capacity.png."
+    ),
+)  # fmt: skip
+def capacity(
+    slo: str, precision: float, probe: float, probes: int, callers: str, gateways: int, processes: int,
+    out: pathlib.Path, **options: Any,
+) -> None:  # fmt: skip
+    """Find the highest rate that keeps a threshold, for each model and mode.
+
+    For each: closed loops of 1 to N callers, to which the universal scalability law is fitted, then open loops at
+    rates found by bisection. Prints which process is the limit.
+    """
+    limit, threshold = read_threshold(slo)
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", callers):
+        raise ScenarioError(f"{callers!r} are not numbers of callers: write for example 1,2,4,8")
+    if gateways > 1 and not options["local"]:
+        raise ScenarioError("--gateways needs --local, which can start them")
+    out.mkdir(parents=True, exist_ok=True)
+    options |= {"users": 1, "run_time": probe + options["warm_up"]}
+    machine, found = describe_machine(), list[Capacity]()
+    with under_test(options) as (base, alone):
+        if any(part.stream for part in base.mix):
+            raise ScenarioError("capacity is found for single calls: leave streams out of --mix")
+        models = sorted({part.model for part in base.mix})
+        with more_gateways(alone, models=models, most=gateways) as servers:
+            search = _Search(
+                base=base, servers=servers, processes=processes, limit=limit, threshold=threshold,
+                precision=precision, seconds=probe, probes=probes,
+                callers=sorted({int(count) for count in callers.split(",")}),
+            )  # fmt: skip
+            for part in base.mix:  # write the results so far after each
+                say(f"{part.model} {part.mode}")
+                found.append(search.find(part))
+                content = {"machine": machine, "capacity": [each.to_json() for each in found]}
+                write_file(out / "capacity.json", functools.partial(write_durably, text=json.dumps(content, indent=1)))
+                write_file(out / "capacity.png", functools.partial(_plot, found, limit, threshold))
+    click.echo(_table(found, slo))
+    say(f"plot: {out / 'capacity.png'}")
+
+
+def read_threshold(text: str) -> tuple[str, float]:
+    """Read a threshold such as p99=500ms; return its name and milliseconds. Raises ScenarioError."""
+    limit, _, value = text.partition("=")
+    try:
+        SHARES[limit]
+        return limit, float(milliseconds(value))
+    except (KeyError, ValueError) as error:
+        wanted = f"write for example p99=500ms; there are {', '.join(SHARES)}"
+        raise ScenarioError(f"{text!r} is not a threshold: {wanted}") from error
+
+
+def _table(found: Sequence[Capacity], slo: str) -> str:
+    lines, notes = [("", f"rate with {slo}", "most answers/s", "callers at peak", "photos/s a core")], []
+    for each in found:
+        law, best = each.laws.get(1), max(point.answers for point in each.closed_points)
+        peak = f"{law.peak:.0f}" if law and law.peak < 10_000 else "–"
+        a_core = f"{each.photos_per_core:.2f}" if each.photos_per_core else "–"
+        lines.append((f"{each.model} {each.mode}", each.rates, f"{best:.2f}", peak, a_core))
+        costs = [f"{name.replace('_', ' ')} {ms:.3g} core-ms a photo" for name, ms in each.core_ms.items()]
+        laws = [f"{gateways} gateway(s): {law}" for gateways, law in each.laws.items()]
+        notes.append("; ".join([f"{each.model} {each.mode}: {each.why}", *costs, *laws]))
+    return "\n".join([table(lines), "", *notes])
+
+
+def _plot(found: Sequence[Capacity], limit: str, threshold: float, file: pathlib.Path) -> None:
+    """Draw latency against throughput: a plot for each model and mode."""
+    with matplotlib.style.context(STYLE):
+        figure = Figure(figsize=(7, 3.2 * len(found)), layout="constrained")
+        for each, (axes,) in zip(found, figure.subplots(len(found), 1, squeeze=False), strict=True):
+            axes.axhline(threshold, color="#c1121f", lw=1, label=f"{limit} threshold")
+            _draw(axes, each)
+        figure.savefig(file, dpi=110)
+
+
+def _draw(axes: Axes, found: Capacity) -> None:
+    closed = [point for point in found.closed_points if point.gateways == 1]
+    for label, style, points in (("closed loop", "o-", closed), ("open loop", "x", found.open_points)):
+        # NumPy makes NaN of a missing latency, which is not drawn
+        answers, p50, p99 = np.array([(p.answers, p.p50, p.p99) for p in points], float).reshape(-1, 3).T
+        axes.plot(answers, p99, style, label=f"{label}, p99")
+        axes.plot(answers, p50, style, alpha=0.5, label=f"{label}, p50")
+    if found.kept:
+        axes.axvline(found.kept, color="#2a6f97", lw=1, label="highest rate within it")
+    axes.set(title=f"{found.model} {found.mode}", xlabel="answers a second", ylabel="milliseconds", yscale="log")
+    axes.legend(fontsize=7)

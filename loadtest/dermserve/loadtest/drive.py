@@ -38,22 +38,6 @@ class Server:
     tfs_address: str = ""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Generator:
-    """How Locust is to run."""
-
-    processes: int = 1
-    """Generating processes on this machine; more than one get a master of their own."""
-    expect_workers: int = 0
-    """Workers of other machines to wait for; 0 for none."""
-    bind: str = "127.0.0.1:5557"
-    """HOST:PORT where workers of other machines find the master."""
-    web: str | None = None
-    """HOST:PORT of the web UI, which then starts and stops tests; None for none."""
-    locustfile: pathlib.Path | None = None
-    """The caller's locustfile; the scenario's users when None."""
-
-
 def say(line: str) -> None:
     """Print a line of progress on stderr."""
     click.echo(line, err=True)
@@ -64,13 +48,6 @@ def server_under_test(
     address: str | None, *, local: bool, store: pathlib.Path, metrics: str, models: Sequence[str]
 ) -> Iterator[Server]:
     """Return the gateway at an address, or run a model server and a gateway on free ports while the block lasts.
-
-    Args:
-        address: a gRPC target; None with `local`.
-        local: whether to run servers of our own, with these models of this store.
-        store: folder of the versioned store.
-        metrics: URL of the metrics of the gateway at the address; "" for none.
-        models: their names.
 
     Raises:
         ScenarioError: neither an address nor `local`, or both.
@@ -101,11 +78,7 @@ def server_under_test(
 def more_gateways(server: Server, *, models: Sequence[str], most: int) -> Iterator[dict[int, Server]]:
     """Run up to `most` gateways in front of a server's model server while the block lasts.
 
-    Returns:
-        A server for each number of gateways, 1 to `most`; its callers use the gateways in turn.
-
-    Raises:
-        ServerError: a gateway does not start.
+    Returns a server for each number of gateways; its callers use them in turn. Raises ServerError: one does not start.
     """
     servers, addresses = {1: server}, [server.target]
     command = [sys.executable, "-m", "dermserve.gateway", "--listen", "127.0.0.1:0", "--tfs", server.tfs_address]
@@ -134,7 +107,7 @@ def check_server(scenario: Scenario) -> None:
         ServerError: it does not.
     """
     try:
-        with Client(scenario.target, tls=scenario.tls, metadata=scenario.metadata, deadline=_CHECK_TIMEOUT) as client:
+        with Client(scenario.target, tls=scenario.tls, deadline=_CHECK_TIMEOUT) as client:
             known = {model.name: model.ready for model in client.models()}
     except ValueError as error:
         raise ScenarioError(str(error)) from error
@@ -146,59 +119,28 @@ def check_server(scenario: Scenario) -> None:
             raise ServerError(f"{scenario.target} can't answer with model {name}; ready: {ready}")
 
 
-def run(scenario: Scenario, server: Server, generator: Generator, *, quiet: bool = False) -> Result:
+def run(
+    scenario: Scenario, server: Server, *, processes: int, expect_workers: int = 0, bind: str = "",
+    locustfile: pathlib.Path | None = None, locust: Sequence[str] = ("--headless",), quiet: bool = False,
+) -> Result:  # fmt: skip
     """Run one test; on KeyboardInterrupt, Locust stops, too.
 
-    Args:
-        scenario: what to send.
-        server: where to.
-        generator: how Locust is to run.
-        quiet: for a probe of a search: do not print Locust's lines, and let an interrupt end the search, too.
+    Several `processes` on this machine get a master of their own; `expect_workers` of other machines find it at `bind`.
+    `locust` are further options of Locust. With `quiet`, for a probe of a search, none of its lines are printed, and an
+    interrupt ends the search, too.
 
     Raises:
         LoadTestError: Locust ended without a result.
     """
     about = {"scenario": scenario.public(), "machine": describe_machine()}
-    with tempfile.TemporaryDirectory(prefix="dermserve-loadtest-") as scratch:
-        file = pathlib.Path(scratch) / "result.json"
-        with sampling(server.pids, metrics_url=server.metrics_url) as seen:
-            lost = _drive(scenario, generator, file, quiet=quiet)
-        if not file.is_file():
-            raise LoadTestError("\n".join(lost) or "Locust ended without a result; its lines above say why")
-        recorded = json.loads(file.read_text())
-        return Result({**about, **recorded, "worker_faults": recorded["worker_faults"] + lost, "server": seen})
-
-
-def run_worker(master: str, locustfile: pathlib.Path | None = None) -> int:
-    """Run a worker for a master at HOST:PORT until it has ended; return its exit code."""
-    worker = Child(_worker_command(master, locustfile), name="worker", log=say)
-    try:
-        return worker.wait()
-    finally:
-        worker.stop(grace=_CHILD_GRACE)
-
-
-def _worker_command(master: str, locustfile: pathlib.Path | None) -> list[str]:
-    return [*_locust(locustfile), "--worker", *_address("--master-{}", master)]
-
-
-def _locust(locustfile: pathlib.Path | None) -> list[str]:
-    command = [sys.executable, "-m", "locust", "-f", str(locustfile or _LOCUSTFILE), "--loglevel", "ERROR"]
-    return [*command, "--exit-code-on-error=0"]  # calls that fail are counted, by the master
-
-
-def _address(option: str, address: str) -> list[str]:
-    host, _, port = address.rpartition(":")
-    return [f"{option.format('host')}={host}", f"{option.format('port')}={port}"]
-
-
-def _drive(scenario: Scenario, generator: Generator, file: pathlib.Path, *, quiet: bool) -> list[str]:
-    """Start Locust, and its workers, and wait until it has ended; a worker that dies here ends it, and is named."""
     log: Callable[[str], None] = (lambda line: None) if quiet else say
-    environment = {"DERMSERVE_LOADTEST_SCENARIO": scenario.model_dump_json(), "PYTHONUNBUFFERED": "1"}
-    bind = generator.bind if generator.expect_workers else f"127.0.0.1:{free_port()}"
-    # When asked to stop, Locust first finishes the calls in flight.
-    grace = scenario.deadline + _LOCUST_GRACE
+    photos = _photos(scenario.photos, scenario.sides)
+    environment = {"DERMSERVE_LOADTEST_SCENARIO": scenario.model_dump_json(), **photos}
+    command, started = [*_main(scenario, locustfile), *locust], processes if processes > 1 and not expect_workers else 0
+    if workers := expect_workers or started:
+        bind = bind if expect_workers else f"{HOST}:{free_port()}"
+        command += ["--master", *address_options("--master-bind", bind), f"--expect-workers={workers}"]
+    grace = scenario.deadline + _LOCUST_GRACE  # when asked to stop, Locust first finishes the calls in flight
     lost: list[str] = []
 
     def ended(worker: Child) -> None:
@@ -208,33 +150,61 @@ def _drive(scenario: Scenario, generator: Generator, file: pathlib.Path, *, quie
             main.stop(grace=grace)
 
     with contextlib.ExitStack() as undo:
-        main = Child(_main_command(scenario, generator, file, bind), name="Locust", log=log, env=environment)
-        undo.callback(main.stop, grace=grace)
-        for index in range(generator.processes if generator.processes > 1 else 0):
-            worker = Child(
-                _worker_command(bind, generator.locustfile), name=f"worker {index}", log=log, env=environment
-            )
-            undo.callback(worker.stop, grace=_CHILD_GRACE)
-            worker.on_exit(functools.partial(ended, worker))
-        if generator.web:
-            say(f"web UI: http://{generator.web}; Ctrl-C ends it and writes the report")
-        try:
-            main.wait()
-        except KeyboardInterrupt:
-            main.stop(grace=grace)
-            if quiet or not file.is_file():
-                raise
-            say("interrupted: the report has what was measured so far")
-    return lost
+        file = pathlib.Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="dermserve-loadtest-"))) / "result"
+        pids = dict(server.pids)
+        seen = undo.enter_context(sampling(pids, metrics_url=server.metrics_url))
+        with contextlib.ExitStack() as children:
+            main = Child([*command, f"--result={file}"], name="Locust", log=log, env=environment)
+            children.callback(main.stop, grace=grace)
+            pids["generator"] = main.pid
+            for index in range(started):
+                worker = Child(_worker(bind, locustfile), name=f"worker {index}", log=log, env=environment)
+                children.callback(worker.stop, grace=_CHILD_GRACE)
+                worker.on_exit(functools.partial(ended, worker))
+                pids[f"generator {index}"] = worker.pid
+            try:
+                main.wait()
+            except KeyboardInterrupt:
+                main.stop(grace=grace)
+                if quiet or not file.is_file():
+                    raise
+                say("interrupted: the report has what was measured so far")
+        if not file.is_file():
+            raise LoadTestError("\n".join(lost) or "Locust ended without a result; its lines above say why")
+        recorded = json.loads(file.read_text())
+    return Result({**about, **recorded, "worker_faults": recorded["worker_faults"] + lost, "server": seen})
 
 
-def _main_command(scenario: Scenario, generator: Generator, file: pathlib.Path, bind: str) -> list[str]:
-    command = [*_locust(generator.locustfile), f"--host={scenario.target}", f"--result={file}"]
-    command += [f"--stop-timeout={math.ceil(scenario.deadline)}"]
-    if generator.web or generator.locustfile:  # otherwise the scenario's shape sets the number of users
-        command += [f"--users={scenario.peak_users}", f"--spawn-rate={scenario.peak_users}"]
-        command += [f"--run-time={round(scenario.run_time)}s"]
-    command += _address("--web-{}", generator.web) if generator.web else ["--headless", "--only-summary"]
-    if workers := generator.expect_workers or (generator.processes if generator.processes > 1 else 0):
-        command += ["--master", *_address("--master-bind-{}", bind), f"--expect-workers={workers}"]
-    return command
+def run_worker(master: str, *, photos: str | None, sides: Sequence[int], locustfile: pathlib.Path | None) -> int:
+    """Run a worker for a master at HOST:PORT until it has ended; return its exit code."""
+    worker = Child(_worker(master, locustfile), name="worker", log=say, env=_photos(photos, sides))
+    try:
+        return worker.wait()
+    finally:
+        worker.stop(grace=_CHILD_GRACE)
+
+
+def address_options(option: str, address: str) -> list[str]:
+    """Give Locust's two options of an address."""
+    host, _, port = address.rpartition(":")
+    return [f"{option}-host={host}", f"{option}-port={port}"]
+
+
+def _photos(folder: str | None, sides: Sequence[int]) -> dict[str, str]:
+    return {"DERMSERVE_LOADTEST_PHOTOS": folder or "", "DERMSERVE_LOADTEST_SIDES": " ".join(map(str, sides))}
+
+
+def _main(scenario: Scenario, locustfile: pathlib.Path | None) -> list[str]:
+    command = [*_locust(locustfile), "--only-summary", f"--host={scenario.target}"]
+    # Without a locustfile or the web UI, the scenario's shape sets users and time instead.
+    command += [f"--users={scenario.peak_users}", f"--spawn-rate={scenario.peak_users}"]
+    return [*command, f"--run-time={round(scenario.run_time)}s", f"--stop-timeout={math.ceil(scenario.deadline)}"]
+
+
+def _worker(master: str, locustfile: pathlib.Path | None) -> list[str]:
+    return [*_locust(locustfile), "--worker", *address_options("--master", master)]
+
+
+def _locust(locustfile: pathlib.Path | None) -> list[str]:
+    command = [sys.executable, "-m", "locust", "-f", str(locustfile or _LOCUSTFILE), "--loglevel", "ERROR"]
+    return [*command, "--exit-code-on-error=0"]  # calls that fail are counted, by the master

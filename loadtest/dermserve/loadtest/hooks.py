@@ -1,20 +1,18 @@
-"""Locust's event handlers: options, recording, photos before the start, lost workers, and progress."""
+"""Locust's event handlers: options, the result file, lost workers, and progress."""
 
 import functools
 import itertools
-import os
+import json
 import pathlib
 import signal
-import socket
 import sys
-import threading
 import time
-from collections.abc import Sequence
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
 import gevent
-import psutil
-from locust import events
+from locust import events, stats
 from locust.runners import (
     STATE_INIT,
     STATE_MISSING,
@@ -25,48 +23,51 @@ from locust.runners import (
     WorkerRunner,
 )
 
-from dermserve.loadtest.recorder import Recorder, quantile
-from dermserve.loadtest.scenario import Scenario, ScenarioError, load_photos
+from dermserve.loadtest.scenario import Scenario
+from dermserve.models.durable import write_durably
 
-RECORDER = Recorder()
-"""The recorder of this process."""
-_LOCK = threading.Lock()
-_PREPARE, _PREPARED = "dermserve_prepare", "dermserve_prepared"
 _SAY_EVERY = 5
 _REPORT_SECONDS = 30
 
-
-def shared_photos(folder: str | None, sides: Sequence[int]) -> list[bytes]:
-    """Load photos once in this process.
-
-    Raises:
-        ScenarioError: as `load_photos` does.
-    """
-    with _LOCK:
-        return _photos(folder, tuple(sides))
+# Locust rounds to two digits, which is 5 % of a latency, and has a point of its history every five seconds.
+stats.bucket_response_time = lambda milliseconds: float(f"{milliseconds:.3g}")  # type: ignore[assignment, return-value]
+stats.PERCENTILES_TO_CHART = [0.5, 0.95, 0.99]
+stats.HISTORY_STATS_INTERVAL_SEC = 1
 
 
-@functools.cache
-def _photos(folder: str | None, sides: tuple[int, ...]) -> list[bytes]:
-    # In a native thread: reading and scaling take seconds, while heartbeats and calls must continue.
-    photos: list[bytes] | ScenarioError = gevent.get_hub().threadpool.apply(_photos_or_fault, (folder, sides))
-    if isinstance(photos, ScenarioError):
-        raise photos
-    return photos
+@dataclass
+class Test:
+    """What Locust's statistics don't say of the test of this process."""
+
+    started: float = 0.0
+    warm_up: float = 0.0
+    """Seconds after the start whose calls are not reported."""
+    ended: float = 0.0
+    pace: Counter[str] = field(default_factory=Counter)
+    """How an open loop kept its rate, as `Timeline.finish` counts."""
+    faults: list[str] = field(default_factory=list)
+    """Failures of workers, with which the test has failed."""
+
+    def start(self, environment: Any) -> None:
+        """Forget everything; a test starts now."""
+        scenario = environment.parsed_options.scenario
+        self.started, self.ended = time.time(), 0.0
+        self.warm_up = Scenario.model_validate_json(scenario).warm_up if scenario else 0.0
+        self.pace.clear()
+        self.faults.clear()
+
+    def is_warming_up(self) -> bool:
+        """Whether calls that end now don't count."""
+        return time.time() < self.started + self.warm_up
 
 
-def _photos_or_fault(folder: str | None, sides: tuple[int, ...]) -> list[bytes] | ScenarioError:
-    """Return an exception instead of raising it: gevent would print a traceback."""
-    try:
-        return load_photos(folder, sides)
-    except ScenarioError as error:
-        return error
+TEST = Test()
 
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _add_options(parser: Any) -> None:
-    parser.add_argument("--result", default="", help="File to write every second's counts to.", include_in_web_ui=False)
-    # In the environment, because it may hold a token, which everyone could see on a command line.
+    parser.add_argument("--result", default="", help="File to write what was measured to.", include_in_web_ui=False)
+    # In the environment, because it holds the client's key, which everyone could see on a command line.
     parser.add_argument(
         "--scenario", default="", env_var="DERMSERVE_LOADTEST_SCENARIO", help="Set by dermserve-loadtest.",
         include_in_web_ui=False,
@@ -74,35 +75,40 @@ def _add_options(parser: Any) -> None:
 
 
 @events.init.add_listener  # type: ignore[untyped-decorator]
-def _record(environment: Any, runner: Any, **_: Any) -> None:
-    """Record in this process, which is the only one, a worker, or the master."""
-    options = environment.parsed_options
-    environment.events.test_start.add_listener(lambda **_: RECORDER.clear())
-    environment.events.test_stop.add_listener(lambda **_: setattr(RECORDER, "ended", time.time()))
-    if not isinstance(runner, MasterRunner):
-        gevent.spawn(_watch_self)
+def _prepare(environment: Any, runner: Any, **_: Any) -> None:
+    """Follow the test in this process, which is the only one, a worker, or the master."""
+    environment.events.test_start.add_listener(lambda environment, **_: TEST.start(environment))
+    environment.events.test_stop.add_listener(lambda **_: setattr(TEST, "ended", time.time()))
     if isinstance(runner, WorkerRunner):
         environment.events.report_to_master.add_listener(lambda data, **_: _send(runner, data))
-        runner.register_message(_PREPARE, _prepare, concurrent=True)
         return
-    if options.scenario:
+    if environment.parsed_options.scenario:
         # Until Locust sets its own handler, which it does only when a shape has ended.
-        signal.signal(signal.SIGTERM, functools.partial(_end, runner))
+        signal.signal(signal.SIGTERM, lambda *_: gevent.spawn(_end, runner))
     if isinstance(runner, MasterRunner):
         finished = set[str]()
         runner.quit = functools.partial(_quit, runner, finished)  # type: ignore[method-assign]
         environment.events.worker_report.add_listener(functools.partial(_receive, finished))
-        if options.scenario:
-            try:
-                _wait_for_workers(runner, options)
-            except SystemExit:
-                runner.quit()  # otherwise workers would try to reconnect for a minute
-                raise
-    elif options.scenario and (fault := _load(options.scenario)):
-        raise SystemExit(fault)
     gevent.spawn(_show_progress, environment)
-    if options.result:
-        environment.events.quitting.add_listener(lambda **_: RECORDER.write(pathlib.Path(options.result)))
+    if environment.parsed_options.result:
+        environment.events.quit.add_listener(lambda **_: _write(environment))
+
+
+def _write(environment: Any) -> None:
+    """Write what was measured: Locust's own statistics, and ours."""
+    of, runner = environment.stats, environment.runner
+    found = {
+        "started": TEST.started,
+        "ended": TEST.ended or time.time(),
+        "stats": [entry.serialize() for entry in of.entries.values()],
+        "errors": list(of.serialize_errors().values()),
+        "history": of.history,
+        "pace": {name: TEST.pace[name] for name in ("wanted", "started", "late")},
+        "generator_busy": runner.cpu_warning_emitted or runner.worker_cpu_warning_emitted,
+        "worker_faults": TEST.faults,
+    }
+    if TEST.started:
+        write_durably(pathlib.Path(environment.parsed_options.result), json.dumps(found))
 
 
 def _quit(runner: MasterRunner, finished: set[str]) -> None:
@@ -117,91 +123,44 @@ def _quit(runner: MasterRunner, finished: set[str]) -> None:
             while asked & _connected(runner) - finished:
                 gevent.sleep(0.1)
         for name in sorted(asked - finished):
-            RECORDER.faults.append(f"worker {name} did not end: its last calls are missing")
+            TEST.faults.append(f"worker {name} did not end: its last calls are missing")
     type(runner).quit(runner)
 
 
 def _send(runner: WorkerRunner, data: dict[str, Any]) -> None:
-    data.update(dermserve=RECORDER.drain(), dermserve_last=runner.state in {STATE_INIT, STATE_STOPPED})
+    data.update(dermserve_pace=TEST.pace, dermserve_last=runner.state in {STATE_INIT, STATE_STOPPED})
+    TEST.pace = Counter()
 
 
 def _receive(finished: set[str], client_id: str, data: dict[str, Any]) -> None:
-    RECORDER.absorb(data["dermserve"])
+    TEST.pace.update(data["dermserve_pace"])
     if data["dermserve_last"]:
         finished.add(client_id)
 
 
-def _end(runner: Any, *_: object) -> None:
-    """End Locust as Ctrl-C does, which writes the result; before there is any, at once."""
-    if runner.state == STATE_INIT:
-        raise SystemExit(130)
-    hub = gevent.get_hub()  # raised here, gevent would print it
-    hub.loop.run_callback(hub.parent.throw, KeyboardInterrupt)
-
-
-def _load(scenario: str) -> str:
-    """Load a scenario's photos, which may take longer than a test; return the error, or nothing."""
-    wanted = Scenario.model_validate_json(scenario)
-    try:
-        shared_photos(wanted.photos, wanted.sides)
-    except ScenarioError as error:
-        return str(error)
-    return ""
-
-
-def _prepare(environment: Any, msg: Any) -> None:
-    environment.runner.send_message(_PREPARED, {"fault": _load(msg.data["scenario"])})
-
-
-def _wait_for_workers(runner: MasterRunner, options: Any) -> None:
-    """Wait until all expected workers have connected and loaded their photos; end Locust when one can't."""
-    faults: dict[str, str] = {}  # workers that have loaded their photos
-    runner.register_message(_PREPARED, lambda msg, **_: faults.update({msg.node_id: msg.data["fault"]}))
-    for seconds in itertools.count():
-        connected = _connected(runner)
-        if said := [f"worker {name} can't prepare its photos: {fault}" for name, fault in faults.items() if fault]:
-            raise SystemExit("\n".join(said))
-        if len(connected & set(faults)) >= options.expect_workers:
-            return
-        waiting = sorted(connected - set(faults))
-        for name in waiting:  # repeatedly, because a worker that has just connected may not listen yet
-            runner.send_message(_PREPARE, {"scenario": options.scenario}, name)
-        if seconds % _SAY_EVERY == 1 and len(connected) < options.expect_workers:
-            _say(f"waiting for workers: {len(connected)} of {options.expect_workers} connected")
-        elif seconds % _SAY_EVERY == 1:
-            _say(f"waiting for photos of: {', '.join(waiting)}")
-        gevent.sleep(1)
+def _end(runner: Any) -> None:
+    """End Locust as Ctrl-C does, which writes the result; before there is any, tell the workers."""
+    waiting = runner.state == STATE_INIT
+    if waiting:
+        runner.quit()
+    gevent.kill(gevent.get_hub().parent, SystemExit(130) if waiting else KeyboardInterrupt())
 
 
 def _connected(runner: MasterRunner) -> set[str]:
     return {client.id for client in runner.clients.all if client.state != STATE_MISSING}
 
 
-def _watch_self() -> None:
-    """Once a second, record this process's share of one core, and the event loop's lag."""
-    process = psutil.Process()
-    name = f"{socket.gethostname()}/{os.getpid()}"
-    process.cpu_percent()
-    while True:
-        worst = 0.0
-        for _ in range(10):
-            before = time.perf_counter()
-            gevent.sleep(0.1)
-            worst = max(worst, time.perf_counter() - before - 0.1)
-        RECORDER.note_generator(name, cpu=process.cpu_percent() / 100, lag=worst * 1000)
-
-
 def _show_progress(environment: Any) -> None:
-    """While a test runs, report lost workers, and print a line every few seconds."""
-    runner = environment.runner
+    """Report lost workers, and every few seconds what is measured, or which workers a master waits for."""
+    runner, options = environment.runner, environment.parsed_options
     seen: set[str] = set()
 
     def name_lost(**_: Any) -> None:
         nonlocal seen
         connected = _connected(runner) if isinstance(runner, MasterRunner) else set()
         for name in sorted(seen - connected):
-            RECORDER.faults.append(f"worker {name} was lost: its last calls are missing")
-            _say(RECORDER.faults[-1])
+            TEST.faults.append(f"worker {name} was lost: its last calls are missing")
+            _say(TEST.faults[-1])
         seen = connected
 
     environment.events.test_stopping.add_listener(name_lost)  # Locust stops when it has lost its last worker
@@ -210,19 +169,22 @@ def _show_progress(environment: Any) -> None:
         if runner.state in {STATE_SPAWNING, STATE_RUNNING}:
             name_lost()
             if seconds % _SAY_EVERY == 0:
-                _say(_progress(runner.user_count))
+                _say(_progress(runner))
         else:
             seen = set()
+            if isinstance(runner, MasterRunner) and options.headless and seconds % _SAY_EVERY == 1:
+                connected = len(runner.clients.ready)
+                _say(f"waiting for workers: {connected} of {options.expect_workers} connected")
 
 
-def _progress(users: int) -> str:
-    recent = RECORDER.since(int(time.time()) - _SAY_EVERY)
-    seconds, calls = time.time() - RECORDER.started, recent.statuses.total()
-    errors = calls - recent.statuses["OK"]
-    line = f"[{seconds:5.0f} s] {users} users, {calls / _SAY_EVERY:.1f} calls/s"
-    if recent.latency:
-        line += f", p50 {quantile(recent.latency, 0.5):.0f} ms, p99 {quantile(recent.latency, 0.99):.0f} ms"
-    return f"{line}, {errors} errors" if errors else line
+def _progress(runner: Any) -> str:
+    total, seconds = runner.stats.total, time.time() - TEST.started
+    rate = total.num_requests / max(1.0, seconds - TEST.warm_up)
+    line = f"[{seconds:5.0f} s] {runner.user_count} users, {rate:.1f} calls/s"
+    if total.num_requests:
+        p50, p99 = (total.get_response_time_percentile(share) for share in (0.5, 0.99))
+        line += f", p50 {p50:.0f} ms, p99 {p99:.0f} ms, {total.num_failures} errors"
+    return line
 
 
 def _say(line: str) -> None:

@@ -7,8 +7,8 @@ import gevent
 from locust import LoadTestShape, events
 from locust.runners import WorkerRunner
 
-from dermserve.loadtest.hooks import RECORDER
-from dermserve.loadtest.recorder import Timeline
+from dermserve.loadtest.hooks import TEST
+from dermserve.loadtest.pace import Timeline
 from dermserve.loadtest.scenario import Scenario
 from dermserve.loadtest.users import ClassifyUser
 
@@ -18,9 +18,7 @@ class Caller(ClassifyUser):
 
     def __init__(self, environment: Any) -> None:
         scenario = Scenario.model_validate_json(environment.parsed_options.scenario)
-        self.host, self.mix, self.photos_folder = scenario.target, scenario.mix, scenario.photos
-        self.sides, self.deadline, self.connections = scenario.sides, scenario.deadline, scenario.connections
-        self.metadata, self.tls = scenario.metadata, scenario.tls
+        self.host, self.mix, self.deadline, self.tls = scenario.target, scenario.mix, scenario.deadline, scenario.tls
         self._rate = scenario.rate and scenario.rate / scenario.peak_users
         self._warm_up = scenario.warm_up
         self._timeline: Timeline | None = None
@@ -36,7 +34,7 @@ class Caller(ClassifyUser):
     def on_stop(self) -> None:
         """Count the calls that came due."""
         if self._timeline:
-            RECORDER.pace.add(self._timeline.finish())
+            TEST.pace.update(self._timeline.finish())
 
     def wait_time(self) -> float:
         """Wait until the next call is due; not at all in a closed loop."""

@@ -16,7 +16,7 @@ import psutil
 from dermserve.local.stack import usable_cores
 from dermserve.models.lifecycle.watch import read_metrics
 
-_PACKAGES = ("grpcio", "locust", "gevent", "numpy", "pillow", "tensorflow")
+_PACKAGES = ("dermserve", "grpcio", "locust", "gevent", "numpy", "pillow")
 _STAGES = "dermserve_gateway_stage_duration_seconds"
 _INTERVAL = 1.0
 Sample = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -30,23 +30,20 @@ def describe_machine() -> dict[str, Any]:
         "usable_cores": usable_cores(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "load_before": [round(load, 2) for load in os.getloadavg()],
-        "system": f"{platform.system()} {platform.release()}",
+        "system": platform.platform(),
         "python": platform.python_version(),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+        "packages": {package: importlib.metadata.version(package) for package in _PACKAGES},
         "commit": _commit(),
     }
 
 
 def _commit() -> str:
-    """Give the checkout's commit, "+ changes" where files differ from it; "" outside a checkout."""
-    head = _git("rev-parse", "HEAD")
-    return f"{head} + changes" if head and _git("status", "--porcelain", "--untracked-files=no") else head
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(pathlib.Path(__file__).parent), *arguments]
+    """Give the checkout's commit, with "-dirty" where files differ from it; "" outside a checkout."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    folder = pathlib.Path(__file__).parent
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()  # noqa: S603
+        found = subprocess.check_output(command, cwd=folder, stderr=subprocess.DEVNULL, text=True, timeout=20)  # noqa: S603
+        return found.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
 
@@ -59,27 +56,16 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _version(package: str) -> str:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(package)
-    return ""
-
-
 @contextlib.contextmanager
 def sampling(pids: Mapping[str, int], *, metrics_url: str = "") -> Iterator[dict[str, Any]]:
-    """Watch processes and metrics in a thread while the block lasts.
+    """Watch processes by name, to which more may be added, and metrics in a thread while the block lasts.
 
-    Args:
-        pids: processes of this machine, by name; their children count with them.
-        metrics_url: of a gateway; "" for none.
-
-    Returns:
-        "samples", each second's cores and memory by process; after the block also "stages", those of the gateway.
+    Returns "samples", each second's busy cores of the machine and use of each process, and after the block "stages",
+    those of the gateway.
     """
     seen: dict[str, Any] = {"samples": [], "stages": []}
-    processes = {name: psutil.Process(pid) for name, pid in pids.items()}
     stop = threading.Event()
-    thread = threading.Thread(target=_sample, args=(processes, metrics_url, seen["samples"], stop), daemon=True)
+    thread = threading.Thread(target=_sample, args=(pids, metrics_url, seen["samples"], stop), daemon=True)
     before = scrape(metrics_url)
     thread.start()
     try:
@@ -90,13 +76,11 @@ def sampling(pids: Mapping[str, int], *, metrics_url: str = "") -> Iterator[dict
         seen["stages"] = difference(before, scrape(metrics_url))
 
 
-def _sample(
-    processes: Mapping[str, psutil.Process], metrics_url: str, samples: list[dict[str, Any]], stop: threading.Event
-) -> None:
-    then, before = time.monotonic(), _look(processes, metrics_url)
+def _sample(pids: Mapping[str, int], metrics_url: str, samples: list[dict[str, Any]], stop: threading.Event) -> None:
+    then, before = time.monotonic(), _look(pids, metrics_url)
     psutil.cpu_percent()
     while not stop.wait(_INTERVAL):
-        now, seen = time.monotonic(), _look(processes, metrics_url)
+        now, seen = time.monotonic(), _look(pids, metrics_url)
         use = {
             name: {"cores": (cpu - before[name][0]) / (now - then), "resident_mb": resident / 1e6}
             for name, (cpu, resident) in seen.items()
@@ -107,26 +91,18 @@ def _sample(
         then, before = now, seen
 
 
-def _look(processes: Mapping[str, psutil.Process], metrics_url: str) -> dict[str, tuple[float, float]]:
+def _look(pids: Mapping[str, int], metrics_url: str) -> dict[str, tuple[float, float]]:
     """CPU seconds and resident bytes by name."""
     seen = {}
-    for name, process in processes.items():
+    for name, pid in list(pids.items()):
         with contextlib.suppress(psutil.Error):
-            seen[name] = _use(process)
+            family = (process := psutil.Process(pid), *process.children(recursive=True))
+            times, memory = [each.cpu_times() for each in family], [each.memory_info().rss for each in family]
+            seen[name] = sum(each.user + each.system for each in times), float(sum(memory))
     if "gateway" not in seen and (sample := scrape(metrics_url)):
         with contextlib.suppress(KeyError):
             seen["gateway"] = sample["process_cpu_seconds_total", ()], sample["process_resident_memory_bytes", ()]
     return seen
-
-
-def _use(process: psutil.Process) -> tuple[float, float]:
-    cpu = resident = 0.0
-    for each in (process, *process.children(recursive=True)):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            times = each.cpu_times()
-            cpu += times.user + times.system
-            resident += each.memory_info().rss
-    return cpu, resident
 
 
 def scrape(url: str) -> Sample | None:

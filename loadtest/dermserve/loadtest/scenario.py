@@ -5,8 +5,7 @@ import math
 import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import click
 import pydantic
@@ -23,17 +22,14 @@ _SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp")
 _DRAWN_PHOTOS = 8
 _MOST_PHOTOS = 256
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
-SHAPES: Mapping[str, Callable[[float], float]] = MappingProxyType(
-    {
-        "steady": lambda progress: 1.0,
-        "ramp": lambda progress: progress,
-        "step": lambda progress: (math.floor(progress * 5) + 1) / 5,
-        "spike": lambda progress: 1.0 if 0.4 <= progress < 0.6 else 0.2,
-        "soak": lambda progress: min(1.0, progress / 0.02),
-    }
-)
-"""Functions from progress in [0, 1) to a share of the peak in [0, 1]: steady; a linear ramp; five steps; a fifth of the
-peak, with the whole peak from 40 to 60 %; a soak, which is steady after a slow start and should last hours."""
+SHAPES: Mapping[str, Callable[[float], float]] = {
+    "steady": lambda progress: 1.0,
+    "ramp": lambda progress: progress,
+    "step": lambda progress: (math.floor(progress * 5) + 1) / 5,
+    "spike": lambda progress: 1.0 if 0.4 <= progress < 0.6 else 0.2,
+    "soak": lambda progress: min(1.0, progress / 0.02),
+}
+"""Functions from progress in [0, 1) to a share of the peak in [0, 1]."""
 
 
 class LoadTestError(click.ClickException):
@@ -67,11 +63,7 @@ class Part(pydantic.BaseModel):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read MODEL[:MODE[:STREAM]][=WEIGHT], for example "resnet50:full:16=0.5".
-
-        Raises:
-            ScenarioError: the text is not of this form.
-        """
+        """Read MODEL[:MODE[:STREAM]][=WEIGHT], for example "resnet50:full:16=0.5", or raise ScenarioError."""
         match = re.fullmatch(r"([\w.-]+)(?::(\w+))?(?::(\d+))?(?:=(\d+\.?\d*|\.\d+))?", text)
         mode = (match[2] or "none").upper() if match else ""
         if not match or mode not in MODES:
@@ -83,11 +75,7 @@ class Part(pydantic.BaseModel):
 
 
 class Scenario(pydantic.BaseModel):
-    """One test, as it is sent to every worker.
-
-    Raises:
-        pydantic.ValidationError: a field is not valid.
-    """
+    """One test, as it is sent to every worker. Raises pydantic.ValidationError."""
 
     model_config = pydantic.ConfigDict(frozen=True, allow_inf_nan=False)
 
@@ -97,7 +85,7 @@ class Scenario(pydantic.BaseModel):
     """What users call."""
     photos: str | None = None
     """A folder of photos; drawn ones when None."""
-    sides: tuple[int, ...] = ()
+    sides: tuple[Annotated[int, pydantic.Field(ge=64, le=8000)], ...] = ()
     """Longer sides in pixels: each photo is scaled to all of them; to none when empty."""
     rate: float | None = pydantic.Field(None, gt=0)
     """Calls due a second, over all users (open loop). None: each user calls again at once (closed loop)."""
@@ -111,17 +99,11 @@ class Scenario(pydantic.BaseModel):
     """Seconds at the start that the summary leaves out."""
     deadline: float = pydantic.Field(10.0, gt=0)
     """Seconds a call may take."""
-    connections: int = 4
-    """Connections of each generating process, which its users share."""
     tls: TLS | None = pydantic.Field(None, repr=False)
     """The connections' encryption; plaintext when None."""
-    metadata: dict[str, str] = pydantic.Field(default_factory=dict, repr=False)
-    """Sent with every call."""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
-        if self.shape not in SHAPES:
-            raise ValueError(f"there is no shape {self.shape}: choose one of {', '.join(SHAPES)}")
         if not self.run_time > self.warm_up:
             raise ValueError("the run time must be longer than the warm-up")
         if self.rate is not None and any(part.stream for part in self.mix):
@@ -141,33 +123,21 @@ class Scenario(pydantic.BaseModel):
         return max(1, round(self.peak_users * SHAPES[self.shape](seconds / self.run_time)))
 
     def public(self) -> dict[str, Any]:
-        """Return the fields that may be shown: without metadata, which may hold tokens, and without certificates."""
-        shown = self.model_dump(mode="json", exclude={"metadata", "tls"})
-        return {**shown, "metadata": sorted(self.metadata), "tls": self.tls is not None}
+        """Return the fields that may be shown: without certificates."""
+        return {**self.model_dump(mode="json", exclude={"tls"}), "tls": self.tls is not None}
 
 
 def parse_mix(texts: Sequence[str]) -> tuple[Part, ...]:
-    """Read the parts of a mix; "all" stands for every model and mode.
-
-    Raises:
-        ScenarioError: one is something else.
-    """
+    """Read the parts of a mix; "all" stands for every model and mode. Raises ScenarioError."""
     everything = [f"{model}:{mode}" for model in MODELS for mode in MODES]
     return tuple(Part.parse(each) for text in texts for each in (everything if text == "all" else [text]))
 
 
 def parse_seconds(text: str) -> float:
-    """Read a duration: "500ms", "90s", "2m", "1h", "1m30s", or a number of seconds.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    number = r"\d+\.?\d*|\.\d+"
-    if re.fullmatch(number, text):
-        return float(text)
-    if not re.fullmatch(rf"(({number})(ms|h|m|s))+", text):
-        raise ValueError(f"{text!r} is not a duration: write 500ms, 90s, 2m or 1m30s")
-    return sum(float(number) * _UNITS[unit] for number, unit in re.findall(rf"({number})(ms|h|m|s)", text))
+    """Read a duration: "500ms", "90s", "2m", "1h", or a number of seconds. Raises ValueError."""
+    if not (match := re.fullmatch(r"(\d+\.?\d*|\.\d+)(ms|s|m|h)?", text)):
+        raise ValueError(f"{text!r} is not a duration: write 500ms, 90s, 2m or 1h")
+    return float(match[1]) * _UNITS[match[2] or "s"]
 
 
 def first_fault(error: pydantic.ValidationError) -> str:
@@ -178,14 +148,7 @@ def first_fault(error: pydantic.ValidationError) -> str:
 
 
 def load_photos(folder: str | None = None, sides: Sequence[int] = ()) -> list[bytes]:
-    """Read up to 256 photos of a folder, or draw eight, and scale each to all sides.
-
-    Args:
-        folder: photos in it and below; drawn photos when None.
-        sides: longer sides in pixels, each at least 64; photos stay as they are when there are none.
-
-    Returns:
-        Files.
+    """Read up to 256 photos in a folder and below, or draw eight, and scale each to all longer sides in pixels.
 
     Raises:
         ScenarioError: no such folder, no photos in it, or one that the gateway would refuse.

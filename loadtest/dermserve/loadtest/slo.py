@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
-from dermserve.loadtest.result import Result, Row
+from dermserve.loadtest.result import Result, Row, table
 from dermserve.loadtest.scenario import ScenarioError, first_fault, parse_seconds
 
 LIMITS = ("p50", "p95", "p99", "error_rate", "min_rate")
@@ -47,6 +47,14 @@ class Slo(pydantic.BaseModel):
             raise ValueError(f"no threshold: give one of {', '.join(LIMITS)}")
         return self
 
+    def rows(self, result: Result) -> list[Row]:
+        """Return the rows that it is for; one without calls when there is none."""
+        whom = [getattr(self, name) for name in _WHOM]
+        if not any(whom):
+            return [result.all]
+        found = [row for row in result.rows if _fits(whom, row.name)]
+        return found or [Row(name=" ".join(each or "any" for each in whom))]
+
 
 class _File(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid")
@@ -62,7 +70,7 @@ class Finding:
     limit: str
     allowed: float
     measured: float | None
-    """None when there were no calls."""
+    """None when there were no calls, or, for a latency, no answers."""
     kept: bool
 
 
@@ -82,27 +90,13 @@ def read_slos(file: pathlib.Path) -> list[Slo]:
 
 
 def check(result: Result, slos: Sequence[Slo]) -> list[Finding]:
-    """Compare a result with thresholds; a threshold on a kind without calls is breached."""
-    return [finding for slo in slos for row in _rows(result, slo) for finding in _compare(row, slo)]
+    """Compare a result with thresholds. A threshold on calls of which there were none is breached."""
+    return [finding for slo in slos for row in slo.rows(result) for finding in _compare(row, slo)]
 
 
-def findings_table(findings: Sequence[Finding]) -> str:
-    """Format findings as text."""
-    lines = [f"{'SLO':44}{'':12}{'allowed':>12}{'measured':>12}"]
-    for each in findings:
-        measured = "no calls" if each.measured is None else _shown(each.limit, each.measured)
-        allowed = ("≥ " if each.limit == "min_rate" else "≤ ") + _shown(each.limit, each.allowed)
-        verdict = "kept" if each.kept else "BREACHED"
-        lines.append(f"{each.name:44}{each.limit:12}{allowed:>12}{measured:>12}  {verdict}")
-    return "\n".join(lines)
-
-
-def _rows(result: Result, slo: Slo) -> list[Row]:
-    whom = {name: getattr(slo, name) for name in _WHOM}
-    if not any(whom.values()):
-        return [result.all]
-    found = [row for row in result.rows if all(value in {"", getattr(row, name)} for name, value in whom.items())]
-    return found or [Row(method=slo.method or "any", model=slo.model or "any", mode=slo.mode or "any")]
+def _fits(whom: Sequence[str], name: str) -> bool:
+    parts = [*name.split(" "), "", ""]
+    return all(wanted in {"", part} for wanted, part in zip(whom, parts, strict=False))
 
 
 def _compare(row: Row, slo: Slo) -> Iterator[Finding]:
@@ -112,6 +106,16 @@ def _compare(row: Row, slo: Slo) -> Iterator[Finding]:
         measured = getattr(row, "rate" if limit == "min_rate" else limit) if row.calls else None
         kept = measured is not None and (measured >= allowed if limit == "min_rate" else measured <= allowed)
         yield Finding(row.name, limit, allowed, measured, kept)
+
+
+def findings_table(findings: Sequence[Finding]) -> str:
+    """Format findings as text."""
+    lines = [("", "threshold", "allowed", "measured", "")]
+    for each in findings:
+        measured = "no calls" if each.measured is None else _shown(each.limit, each.measured)
+        allowed = ("≥ " if each.limit == "min_rate" else "≤ ") + _shown(each.limit, each.allowed)
+        lines.append((each.name, each.limit, allowed, measured, "kept" if each.kept else "BREACHED"))
+    return table(lines)
 
 
 def _shown(limit: str, value: float) -> str:

@@ -4,11 +4,12 @@ import contextlib
 import functools
 import itertools
 import json
+import os
 import random
-import threading
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 import grpc.experimental.gevent as grpc_gevent
@@ -16,19 +17,21 @@ from locust import User
 
 from dermserve.client import TLS
 from dermserve.client._connection import usual_roots
+from dermserve.loadtest import hooks
 from dermserve.loadtest.calls import Call, ReportCalls
-from dermserve.loadtest.hooks import RECORDER, shared_photos
-from dermserve.loadtest.scenario import Part
+from dermserve.loadtest.scenario import Part, load_photos
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
 grpc_gevent.init_gevent()
 
-_LOCK = threading.Lock()
+_CONNECTIONS = 4
+"""Of each process, which its users share."""
+_photos = functools.cache(load_photos)
 
 
 @functools.cache
-def _channels(target: str, tls: TLS | None, count: int) -> Iterator[grpc.Channel]:
-    return itertools.cycle([_open(target, tls) for _ in range(count)])
+def _channels(target: str, tls: TLS | None) -> Iterator[grpc.Channel]:
+    return itertools.cycle([_open(target, tls) for _ in range(_CONNECTIONS)])
 
 
 def _open(target: str, tls: TLS | None) -> grpc.Channel:
@@ -50,7 +53,9 @@ def _open(target: str, tls: TLS | None) -> grpc.Channel:
 
 
 class CallError(Exception):
-    """A call that failed, for Locust's lists."""
+    """A call that failed: its status and message, for Locust's lists."""
+
+    __repr__ = Exception.__str__
 
 
 class ClassifyUser(User):
@@ -64,14 +69,14 @@ class ClassifyUser(User):
     abstract = True
     mix: Sequence[Part] = (Part(model="resnet50"), Part(model="mobilenet_v3_small"))
     """What `classify_by_mix` calls."""
-    photos_folder: str | None = None
+    photos_folder: str | None = os.environ.get("DERMSERVE_LOADTEST_PHOTOS") or None
     """Folder of photos; drawn ones when None."""
-    sides: Sequence[int] = ()
+    sides: Sequence[int] = tuple(map(int, os.environ.get("DERMSERVE_LOADTEST_SIDES", "").split()))
     """Longer sides in pixels to scale photos to."""
+    photos: ClassVar[Sequence[bytes]] = ()
+    """Files to send, which are read when a class is defined: before a worker connects to its master."""
     deadline: float = 10.0
     """Seconds a call may take."""
-    connections: int = 4
-    """Connections of each process, which its users share."""
     tls: TLS | None = None
     """Plaintext when None."""
     metadata: Mapping[str, str] = MappingProxyType({})
@@ -82,6 +87,8 @@ class ClassifyUser(User):
         # Locust adds the tasks of base classes; ours is only for users without tasks of their own.
         own = [task for task in cls.tasks if task is not ClassifyUser.classify_by_mix]
         cls.tasks = own or [cls.classify_by_mix]
+        if "--master" not in sys.argv:  # which sends nothing
+            cls.photos = _photos(cls.photos_folder, tuple(cls.sides))
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
@@ -89,11 +96,9 @@ class ClassifyUser(User):
             raise ValueError("no gateway to call: give --host HOST:PORT, or set `host` in the locustfile")
         target = self.host.removeprefix("http://").removeprefix("https://").rstrip("/")
         self._due: float | None = None
-        with _LOCK:
-            shared = next(_channels(target, self.tls, self.connections))
-        self.photos = shared_photos(self.photos_folder, self.sides)
-        """Files to send."""
-        channel = grpc.intercept_channel(shared, ReportCalls(self._report, due=lambda: self._due))
+        channel = grpc.intercept_channel(
+            next(_channels(target, self.tls)), ReportCalls(self._report, due=lambda: self._due)
+        )
         self.stub = classifier_pb2_grpc.ClassifierStub(channel)  # type: ignore[no-untyped-call]
         """The gRPC stub, for other calls, which are reported, too."""
 
@@ -108,16 +113,7 @@ class ClassifyUser(User):
     def classify(
         self, photo: bytes | None = None, *, model: str, mode: str = "NONE"
     ) -> classifier_pb2.ClassifyResponse | None:
-        """Classify a photo.
-
-        Args:
-            photo: a file; one of `photos` when None.
-            model: its name.
-            mode: "NONE", "FULL" or "ADAPTIVE".
-
-        Returns:
-            The answer; None when the call failed.
-        """
+        """Classify a file, or one of `photos`, with mode "NONE", "FULL" or "ADAPTIVE"; return None when it failed."""
         try:
             answer: classifier_pb2.ClassifyResponse = self.stub.Classify(
                 self._request(photo, model, mode), timeout=self.deadline, metadata=tuple(self.metadata.items())
@@ -148,12 +144,14 @@ class ClassifyUser(User):
         )
 
     def _report(self, call: Call) -> None:
-        RECORDER.note(call)
+        if hooks.TEST.is_warming_up():
+            return
+        answered = call.status == "OK"
         self.environment.events.request.fire(
             request_type="gRPC",
             name=call.name,
-            response_time=call.milliseconds,
+            response_time=call.milliseconds if answered else None,  # Locust's percentiles are of answers only
             response_length=call.response_bytes,
-            exception=None if call.status == "OK" else CallError(f"{call.status}: {call.message}"),
+            exception=None if answered else CallError(f"{call.status}: {call.message}"),
             context={**self.context(), "model": call.model, "mode": call.mode, "status": call.status},
         )
