@@ -132,6 +132,14 @@ def test_a_teacher_that_knows_what_validates_or_tests_is_refused_before_anything
     assert not (tmp_path / "out").exists()
 
 
+def test_an_experiment_of_distillation_without_a_teacher_is_refused(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(f"{EXPERIMENT}[distillation]\n")
+    options = ["--data", photos, "--experiment", tmp_path / "tiny.toml", "--cache", photos.parent / "cache"]
+    said = command(cli.train, "mobilenet_v3_small", *options, "--out", tmp_path / "out", code=2)
+    assert "tiny has [distillation]: pass its teachers with --teacher" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_teacher_of_other_classes_is_refused(teacher: FinishedRun, photos: Path, tmp_path: Path) -> None:
     other = _copy(teacher, tmp_path / "o", file="experiment.json", old="mobilenet_v3_small", new="resnet50")
     with pytest.raises(RunError, match="can't teach mobilenet_v3_small"):

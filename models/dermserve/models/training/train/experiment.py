@@ -48,7 +48,7 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_CHECKED)
 class Distillation:
-    """How a student heeds its teachers; of no effect without any."""
+    """How a student heeds its teachers."""
 
     temperature: Annotated[float, Field(ge=1)] = 2.0
     """Logits of teachers and student are divided by it: higher tells more of the classes that are not the first."""
@@ -107,8 +107,8 @@ class Experiment:
     augmentation: Augmentation = field(default_factory=Augmentation)  # how training photos are varied
     teacher: Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"] | None = None
     """Train this network in the model's place, to teach it: a teacher is never exported."""
-    distillation: Distillation = field(default_factory=Distillation)
-    """How the teachers that the command names are heeded."""
+    distillation: Distillation | None = None
+    """How the teachers that the command names are heeded; as Distillation's defaults say when absent."""
     also_complete: bool = False
     """Photos of --also are of no class that their folder lacks: whole frames of lesions are not normal skin."""
     fold_batch_norm: bool = False

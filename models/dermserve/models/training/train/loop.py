@@ -227,8 +227,9 @@ class _StageRun:
             logits = network(photos, training=True)["logits"] + away
             if self._teachers:
                 seen = self._varied(clean, seed) if self._experiment.augmentation.spoiled else photos
-                soft = soft_targets(self._teachers, seen, away, self._experiment.distillation.temperature)
-                losses = distillation_losses(targets, soft, logits, self._experiment.distillation)
+                settings = self._experiment.distillation or Distillation()
+                soft = soft_targets(self._teachers, seen, away, settings.temperature)
+                losses = distillation_losses(targets, soft, logits, settings)
             else:
                 losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
             loss = tf.reduce_mean(losses * tf.gather(self._weights, labels))

@@ -12,7 +12,7 @@ import numpy as np
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part, count_classes, write_split
-from dermserve.models.training.errors import RunError, file_digest, write_json
+from dermserve.models.training.errors import ExperimentError, RunError, file_digest, write_json
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.backbones import build_network, load_backbone
 from dermserve.models.training.train.dataset import UNSTATED, Data
@@ -44,11 +44,14 @@ def run_training(
     `progress` is called during an epoch, `report` after it.
 
     Raises:
+        ExperimentError: the experiment distils, and no teacher is given.
         RunError: the folder has a finished run, or one of another fingerprint; or a teacher does not fit.
         DivergedError: a loss is not finite.
     """
     if any((folder / name).exists() for name in (WEIGHTS, COMPACT)):
         raise RunError(f"{folder} holds a finished run: pass another --out")
+    if experiment.distillation is not None and not teachers:
+        raise ExperimentError(f"{experiment.name} has [distillation]: pass its teachers with --teacher")
     for teacher in teachers:
         _require_teacher(teacher, experiment, data)
     begin = backbone if start is None else start.weights
