@@ -77,9 +77,9 @@ def start(
     def stop(steps: Sequence[int], what: str) -> Iterator[int]:
         begun.append(what)
         for step in steps:
-            if stop_after is not None and len(begun) > stop_after and step > 1:
-                raise StoppedError
             yield step
+            if stop_after is not None and len(begun) > stop_after and step == 1:
+                raise StoppedError
 
     data = prepare(experiment, photos, cache=photos.parent / "cache")
     with pytest.MonkeyPatch.context() as patch:

@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.special import expit
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 
+from dermserve.contract import Output
 from dermserve.models.catalogue import SPECS
-from dermserve.models.graph import FeatureDistance
+from dermserve.models.graph import FeatureDistance, scored
 from dermserve.models.rounding import MAX_GAIN
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
@@ -58,13 +59,8 @@ def fit_distance(
 
 def scores(distance: FeatureDistance, features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Score features as the served graph does: float32 [N]."""
-    given = _unit(features).astype(np.float32) if distance.unit else features
-    away = _from_nearest(given, distance.centers, distance.projection)
-    squares = (away**2).sum(axis=1)
-    if distance.scope is None:
-        return np.asarray(squares, np.float32)
-    unknown = expit(given @ distance.scope[:-1] + distance.scope[-1])
-    return np.asarray(np.where(squares > distance.limit, squares / distance.limit, unknown), np.float32)
+    outputs = {"features": tf.constant(features, tf.float32), "logits": tf.zeros((len(features), 1))}
+    return np.asarray(scored(outputs, temperature=1, distance=distance)[Output.OOD_SCORE.value])
 
 
 def fit_scope(
