@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from tests.fuzz import fuzzing
 
 with fuzzing.instrumented():
-    from dermserve.gateway.canary import route
-    from dermserve.gateway.catalog import check_target
-    from dermserve.gateway.errors import GatewayError, InvalidRequestError, UnknownLabelError, UnknownModelError
+    from dermserve.gateway.catalog import KnownModel, check_target, route
+    from dermserve.gateway.errors import GatewayError
     from dermserve.gateway.plan import read_mode
     from dermserve.gateway.rpc import read_request_id, read_trace_id, to_status
     from dermserve.gateway.service import parse, read_photo
@@ -29,7 +28,7 @@ def target(data: bytes) -> None:
     for kind in _MESSAGES:
         try:
             message = parse(kind, data)
-        except InvalidRequestError:
+        except GatewayError:
             continue
         if isinstance(message, classifier_pb2.ClassifyStreamRequest):
             message = message.request
@@ -43,13 +42,12 @@ def _read(request: classifier_pb2.ClassifyRequest) -> None:
         photo = read_photo(request)
         found = check_target(photo.target)
         assert read_mode(request.tta) in classifier_pb2.TtaMode.values()
-    except InvalidRequestError as error:
+    except GatewayError as error:
         _write(error)
         return
     routed = route(found, share=0.5, caller=found.model, labels={"canary": 2, "stable": 1})
     assert routed.model == found.model
-    _write(UnknownModelError(found.model, ["a"] * 1000))
-    _write(UnknownLabelError(found.model, found.label or "", ["a"] * 1000))
+    _write(KnownModel(found.model, labels={str(number): number for number in range(1000)}).absent(found))
 
 
 def _write(error: GatewayError) -> None:

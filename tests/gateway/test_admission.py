@@ -13,22 +13,20 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
-from dermserve.gateway.admission import Bounds, HeldBytes, Place, Queue
+from dermserve.gateway.admission import HeldBytes, Place, Queue
 from dermserve.gateway.budget import Budget, Costs
 from dermserve.gateway.errors import OverloadedError
-from dermserve.gateway.rpc import LogSampler
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
-from tests.gateway.gateways import MODEL, SERVING, World, ask, reason_of, status_of
+from tests.gateway.gateways import SERVING, World, ask, reason_of, status_of
 
 
 def _budget(seconds: float = 20.0) -> Budget:
     return Budget(time.monotonic() + seconds, time.monotonic)
 
 
-def Gate(*, at_once=None, queue=0, burst=0, free=lambda: 1000, clock):  # noqa: N802
-    """A queue in front of so much free capacity."""
-    bounds = Bounds(at_once=at_once, queue=10**6 if queue is None else queue, burst=burst)
-    return Queue(bounds, free_capacity=free, held=HeldBytes(10**9), clock=clock)
+def Gate(*, most=0, in_overload=0, free=lambda: -1000, clock):  # noqa: N802
+    """A queue in front of so much free capacity; without any, one request is in progress."""
+    return Queue(most, in_overload, free_capacity=free, held=HeldBytes(10**9), clock=clock)
 
 
 @contextlib.asynccontextmanager
@@ -65,7 +63,7 @@ async def _settled() -> None:
 
 
 async def test_the_queue_is_first_come_first_served():
-    gate, order = Gate(at_once=1, queue=None, clock=time.monotonic), []
+    gate, order = Gate(most=100, clock=time.monotonic), []
     passages = []
     for name in "abcd":
         passages.append(Passage(gate, order, name))
@@ -80,7 +78,7 @@ async def test_the_queue_is_first_come_first_served():
 
 
 async def test_beyond_the_queue_is_refused_at_once_with_a_time_to_retry():
-    gate = Gate(at_once=1, queue=1, clock=time.monotonic)
+    gate = Gate(most=1, in_overload=1, clock=time.monotonic)
     first, second = Passage(gate), Passage(gate)
     await _settled()
     with pytest.raises(OverloadedError) as refused:
@@ -102,7 +100,7 @@ async def _refused(gate: Queue) -> OverloadedError:
 
 async def test_a_burst_may_wait_until_one_has_to_be_refused_and_then_the_queue_is_short_for_a_while():
     now = 0.0
-    gate = Gate(at_once=1, queue=1, burst=4, clock=lambda: now)
+    gate = Gate(most=4, in_overload=1, clock=lambda: now)
     passages = [Passage(gate) for _ in range(5)]
     await _settled()
     assert (gate.working, gate.waiting) == (1, 4)
@@ -128,7 +126,7 @@ async def test_a_burst_may_wait_until_one_has_to_be_refused_and_then_the_queue_i
 
 
 async def test_a_burst_that_is_cut_leaves_no_place_behind_however_its_callers_leave():
-    gate = Gate(at_once=1, queue=0, burst=3, clock=time.monotonic)
+    gate = Gate(most=3, clock=time.monotonic)
     first, *waiting = [Passage(gate) for _ in range(4)]
     await _settled()
     await _refused(gate)
@@ -143,7 +141,7 @@ async def test_a_burst_that_is_cut_leaves_no_place_behind_however_its_callers_le
 
 async def test_a_burst_is_no_more_than_can_be_answered_in_three_seconds():
     now = 0.0
-    gate = Gate(at_once=2, queue=0, burst=64, clock=lambda: now)
+    gate = Gate(most=64, free=lambda: 0, clock=lambda: now)
     async with entered(gate, 0, Budget(100, lambda: now)):
         now = 1.5  # two in one and a half seconds: four in three
     passages = [Passage(gate, budget=Budget(100, lambda: now)) for _ in range(6)]
@@ -159,7 +157,7 @@ async def test_a_burst_is_no_more_than_can_be_answered_in_three_seconds():
 
 async def test_what_is_prepared_follows_the_free_capacity_and_two_more_but_under_overload():
     now, free = 0.0, 1
-    gate = Gate(queue=0, burst=1, free=lambda: free, clock=lambda: now)
+    gate = Gate(most=1, free=lambda: free, clock=lambda: now)
     passages = [Passage(gate) for _ in range(4)]
     await _settled()
     assert (gate.working, gate.waiting) == (3, 1)
@@ -207,8 +205,7 @@ async def test_a_model_gets_on_whatever_others_keep_the_model_servers_at():
 
 async def test_photos_held_are_bounded_by_their_bytes_however_they_leave():
     held = HeldBytes(10)
-    bounds = Bounds(at_once=1, queue=5, burst=5)
-    gate = Queue(bounds, free_capacity=lambda: 1, held=held, clock=time.monotonic)
+    gate = Queue(5, 5, free_capacity=lambda: -100, held=held, clock=time.monotonic)
     async with entered(gate, 6, _budget()):
         waiting = asyncio.create_task(_pass(entered(gate, 4, _budget())))
         await _settled()
@@ -230,7 +227,7 @@ async def _pass(admitted):
 
 async def test_after_an_overload_those_who_wait_pass_before_those_who_come():
     now, order = 0.0, []
-    gate = Gate(at_once=3, queue=1, burst=1, free=lambda: 2, clock=lambda: now)
+    gate = Gate(most=1, in_overload=1, free=lambda: 1, clock=lambda: now)
     passages = [Passage(gate, order, name) for name in "abcd"]
     await _settled()
     await _refused(gate)
@@ -250,7 +247,7 @@ async def test_after_an_overload_those_who_wait_pass_before_those_who_come():
 
 
 async def test_who_gives_up_waiting_gives_its_place_to_the_next():
-    gate = Gate(at_once=1, queue=None, clock=time.monotonic)
+    gate = Gate(most=100, clock=time.monotonic)
     first = Passage(gate)
     await first.inside.wait()
     impatient = Passage(gate)
@@ -268,7 +265,7 @@ async def test_who_gives_up_waiting_gives_its_place_to_the_next():
 
 
 async def test_a_turn_that_comes_in_the_moment_its_owner_is_cancelled_is_not_lost():
-    gate = Gate(at_once=1, queue=None, clock=time.monotonic)
+    gate = Gate(most=100, clock=time.monotonic)
     first, second, third = Passage(gate), Passage(gate), Passage(gate)
     await _settled()
     first.leave.set()
@@ -282,7 +279,7 @@ async def test_a_turn_that_comes_in_the_moment_its_owner_is_cancelled_is_not_los
 
 async def test_a_wait_longer_than_the_budget_is_refused_on_arrival():
     now = 0.0
-    gate = Gate(at_once=1, queue=None, clock=lambda: now)
+    gate = Gate(most=100, clock=lambda: now)
     async with entered(gate, 0, Budget(100, lambda: now)):
         now = 10.0
     holder = Passage(gate, budget=Budget(1000, lambda: now))
@@ -327,23 +324,33 @@ async def test_ten_times_too_many_requests_are_answered_or_refused_and_health_st
         assert (await world.stub.Classify(ask(), timeout=20)).classes
 
 
+FEW = {"tfs_in_flight": 1, "batch_seconds": 0, "queue": 0}
+
+
+async def _fill(world: World, arrived: asyncio.Event) -> "asyncio.Future[list[classifier_pb2.ClassifyResponse]]":
+    """Send as many requests as are admitted."""
+    first = world.stub.Classify(ask(), timeout=20)
+    await asyncio.wait_for(arrived.wait(), 20)
+    working = asyncio.gather(first, *(world.stub.Classify(ask(), timeout=20) for _ in range(3)))
+    assert await world.health() == SERVING  # comes after them on the same connection
+    return working
+
+
 @contextlib.asynccontextmanager
-async def _full(running, tfs) -> AsyncIterator[World]:
-    """Run a gateway that is at work on all it can be at work on for one model."""
-    arrived, release = asyncio.Event(), asyncio.Event()
+async def _full(running, tfs, release: asyncio.Event | None = None) -> AsyncIterator[World]:
+    """Run a gateway that works on all it can: one call, which counts as about to end, and three more requests."""
+    arrived, release = asyncio.Event(), release or asyncio.Event()
 
-    async def hold(request: object) -> None:
-        if request.model_spec.name == MODEL:
-            arrived.set()
-            await release.wait()
+    async def hold(_: object) -> None:
+        arrived.set()
+        await release.wait()
 
-    async with running(at_once=1, queue=0) as world:
+    async with running(**FEW) as world:
         tfs.on_predict = hold
-        first = asyncio.ensure_future(world.stub.Classify(ask(), timeout=20))
-        await asyncio.wait_for(arrived.wait(), 20)
+        working = await _fill(world, arrived)
         yield world
         release.set()
-        assert (await first).classes
+        assert all(answer.classes for answer in await working)
 
 
 async def test_of_the_lines_of_an_overload_one_a_second_is_written_and_none_of_other_refusals_is_left_out(running, tfs):
@@ -361,18 +368,6 @@ async def test_of_the_lines_of_an_overload_one_a_second_is_written_and_none_of_o
     assert [entry.get("reason") for entry in log].count("MODEL_NOT_FOUND") == 2
 
 
-def test_a_line_says_how_many_were_left_out_before_it():
-    now = 0.0
-    sampler = LogSampler(lambda: now)
-    assert [sampler.sample() for _ in range(3)] == [0, None, None]
-    now = 0.99
-    assert sampler.sample() is None
-    now = 1.0
-    assert [sampler.sample() for _ in range(2)] == [3, None]
-    now = 60.0
-    assert [sampler.sample() for _ in range(2)] == [1, None]
-
-
 async def test_a_grpc_client_that_retries_comes_back_when_it_was_told_to(running, tfs):
     policy = {"maxAttempts": 5, "initialBackoff": "20s", "maxBackoff": "20s", "backoffMultiplier": 1}
     policy["retryableStatusCodes"] = ["RESOURCE_EXHAUSTED"]
@@ -384,10 +379,9 @@ async def test_a_grpc_client_that_retries_comes_back_when_it_was_told_to(running
         await release.wait()
 
     options = [("grpc.service_config", config), ("grpc.use_local_subchannel_pool", 1)]
-    async with running(at_once=1, queue=0) as world:
+    async with running(**FEW) as world:
         tfs.on_predict = hold
-        first = asyncio.ensure_future(world.stub.Classify(ask(), timeout=20))
-        await asyncio.wait_for(arrived.wait(), 20)
+        working = await _fill(world, arrived)
         async with grpc.aio.insecure_channel(world.gateway.address, options=options) as channel:
             stub = classifier_pb2_grpc.ClassifierStub(channel)
             with capture_logs() as log:
@@ -395,7 +389,7 @@ async def test_a_grpc_client_that_retries_comes_back_when_it_was_told_to(running
                 while not log:  # noqa: ASYNC110  # the log has no event to wait for
                     await asyncio.sleep(0)
                 release.set()
-                await first
+                await working
                 assert (await again).classes  # long before the policy's own 20 s
                 large = stub.Classify(ask(bytes(20_000_001)), timeout=10)
                 with pytest.raises(grpc.aio.AioRpcError):
@@ -406,9 +400,13 @@ async def test_a_grpc_client_that_retries_comes_back_when_it_was_told_to(running
 
 
 async def test_a_full_queue_of_one_model_is_no_queue_of_another(running, tfs):
-    async with _full(running, tfs) as world:
+    release = asyncio.Event()
+    async with _full(running, tfs, release) as world:
         assert reason_of(await world.refusal(ask())) == "OVERLOADED"
-        assert (await world.stub.Classify(ask(model="mobilenet_v3_small"), timeout=20)).classes
+        other = asyncio.ensure_future(world.stub.Classify(ask(model="mobilenet_v3_small"), timeout=20))
+        assert await world.health() == SERVING  # comes after it on the same connection
+        release.set()
+        assert (await other).classes
 
 
 async def test_a_cancelled_request_frees_its_place(running, tfs):
@@ -418,13 +416,11 @@ async def test_a_cancelled_request_frees_its_place(running, tfs):
         arrived.set()
         await asyncio.Event().wait()
 
-    async with running(at_once=1, queue=0) as world:
+    async with running(**FEW) as world:
         tfs.on_predict = hold
-        call = world.stub.Classify(ask(), timeout=20)
-        sending = asyncio.ensure_future(call)
-        await asyncio.wait_for(arrived.wait(), 20)
-        call.cancel()
-        await asyncio.gather(sending, return_exceptions=True)
+        working = await _fill(world, arrived)
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
         tfs.on_predict = None
         answer = None
         while answer is None:  # the cancellation travels on its own: refused until it has arrived

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from dermserve.gateway.canary import route
-from dermserve.gateway.config import load_config
+from dermserve.gateway.catalog import route
 from dermserve.gateway.tfserving import Target
 from tests.gateway.fake_tfserving import Version, make_card
 from tests.gateway.gateways import ask
@@ -17,6 +16,17 @@ from tests.gateway.gateways import ask
 BOTH = {"stable": 1, "canary": 2}
 PLAIN = Target("resnet50")
 PREFIX = "dermserve_gateway_"
+
+
+@pytest.fixture
+def shared(tmp_path):
+    """A function that makes a canary file with a share of resnet50."""
+
+    def make(share):
+        (tmp_path / "canary.toml").write_text(f"[canary_shares]\nresnet50 = {share}\n")
+        return tmp_path / "canary.toml"
+
+    return make
 
 
 def test_the_share_of_callers_is_what_was_asked_for_and_each_stays_with_its_version():
@@ -51,11 +61,11 @@ def test_without_a_stable_label_the_others_get_the_newest():
     assert targets == {PLAIN, Target("resnet50", label="canary")}
 
 
-async def test_callers_are_split_by_their_key_which_no_log_shows(running, tfs):
+async def test_callers_are_split_by_their_key_which_no_log_shows(running, tfs, shared):
     tfs.models["resnet50"][2] = Version(make_card())
     tfs.labels |= {("resnet50", "stable"): 1, ("resnet50", "canary"): 2}
     with capture_logs() as log:
-        async with running(canary_shares={"resnet50": 0.5}) as world:
+        async with running(canary_file=shared(0.5)) as world:
             versions = {}
             for caller in [f"secret-{number}" for number in range(12)] * 2:
                 answer = await world.stub.Classify(ask(), metadata=(("x-caller-key", caller),), timeout=20)
@@ -126,10 +136,10 @@ async def test_a_share_in_a_file_is_followed_without_a_restart_and_a_broken_file
             assert await version() == 1
 
 
-async def test_both_labels_are_counted_and_the_stable_version_is_asked_about_the_canarys_answers(running, tfs):
+async def test_both_labels_are_counted_and_the_stable_version_is_asked_about_the_canarys_answers(running, tfs, shared):
     tfs.models["resnet50"][2] = Version(make_card())
     tfs.labels |= {("resnet50", "stable"): 1, ("resnet50", "canary"): 2}
-    settings = {"canary_shares": {"resnet50": 0.5}, "canary_sample": 1.0, "metrics_listen": "127.0.0.1:0"}
+    settings = {"canary_file": shared(0.5), "canary_sample": 1.0, "metrics_listen": "127.0.0.1:0"}
     async with running(**settings) as world:
         for number in range(20):
             await world.stub.Classify(ask(), metadata=(("x-caller-key", str(number)),), timeout=20)
@@ -155,10 +165,10 @@ async def test_both_labels_are_counted_and_the_stable_version_is_asked_about_the
         await _eventually(differed)
 
 
-async def test_a_canary_that_fails_is_counted_by_its_label(running, tfs):
+async def test_a_canary_that_fails_is_counted_by_its_label(running, tfs, shared):
     tfs.models["resnet50"][2] = Version(make_card(), scores=lambda pixels: np.full((len(pixels), 7), np.nan))
     tfs.labels |= {("resnet50", "stable"): 1, ("resnet50", "canary"): 2}
-    async with running(canary_shares={"resnet50": 1.0}, metrics_listen="127.0.0.1:0") as world:
+    async with running(canary_file=shared(1.0), metrics_listen="127.0.0.1:0") as world:
         await world.refusal(ask())
         labels = '{ended="failed",label="canary",model="resnet50"}'
         assert await _samples(world, "canary_requests_total") == {f"{PREFIX}canary_requests_total{labels}": 1}
@@ -166,7 +176,7 @@ async def test_a_canary_that_fails_is_counted_by_its_label(running, tfs):
 
 @pytest.mark.parametrize(("gives_up", "counted"), [(True, {}), (False, {"failed": 1})])
 async def test_a_caller_who_gives_up_says_nothing_of_the_canary_but_one_who_waited_in_vain_does(
-    running, tfs, gives_up, counted
+    running, tfs, shared, gives_up, counted
 ):
     arrived = asyncio.Event()
 
@@ -176,7 +186,7 @@ async def test_a_caller_who_gives_up_says_nothing_of_the_canary_but_one_who_wait
 
     tfs.models["resnet50"][2] = Version(make_card())
     tfs.labels |= {("resnet50", "stable"): 1, ("resnet50", "canary"): 2}
-    async with running(canary_shares={"resnet50": 1.0}, metrics_listen="127.0.0.1:0") as world:
+    async with running(canary_file=shared(1.0), metrics_listen="127.0.0.1:0") as world:
         tfs.on_predict = hang
         call = world.stub.Classify(ask(), timeout=20 if gives_up else 2)
         await asyncio.wait_for(arrived.wait(), 20)
@@ -193,11 +203,6 @@ async def test_a_caller_who_gives_up_says_nothing_of_the_canary_but_one_who_wait
         assert await _samples(world, "canary_requests_total") == labels
 
 
-def test_shares_come_from_one_place(tmp_path):
-    with pytest.raises(ValueError, match="exclude each other"):
-        load_config({"canary_shares": "resnet50=0.1", "canary_file": str(tmp_path / "canary.toml")})
-
-
 async def test_a_trace_id_finds_its_way_into_the_log(running):
     trace = "0af7651916cd43dd8448eb211c80319c"
     with capture_logs() as log:
@@ -205,12 +210,3 @@ async def test_a_trace_id_finds_its_way_into_the_log(running):
             for parent in (f"00-{trace}-b7ad6b7169203331-01", "00-nonsense"):
                 await world.stub.Classify(ask(), metadata=(("traceparent", parent),), timeout=20)
     assert [entry.get("trace_id") for entry in log if entry["event"] == "request_answered"] == [trace, None]
-
-
-def test_shares_are_read_from_the_environment_and_checked(monkeypatch):
-    monkeypatch.setenv("DERMSERVE_CANARY_SHARES", "resnet50=0.05, mobilenet_v3_small=1")
-    assert load_config({}).config.canary_shares == {"resnet50": 0.05, "mobilenet_v3_small": 1.0}
-    for wrong in ("vgg16=0.1", "resnet50=2", "resnet50", "resnet50=x"):
-        monkeypatch.setenv("DERMSERVE_CANARY_SHARES", wrong)
-        with pytest.raises(ValueError, match="canary_shares"):
-            load_config({})

@@ -130,7 +130,7 @@ async def test_each_input_is_answered_or_refused_and_the_next_one_works(running,
 
 async def test_a_photo_cut_at_any_byte_is_refused(running):
     photo = make_photo(size=(64, 48))
-    async with running(log_level="error") as world:
+    async with running() as world:
         for length in range(0, len(photo) - 1, 7):
             refused = await world.refusal(ask(photo[:length]))
             assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT, length

@@ -176,12 +176,14 @@ async def test_metrics_answer_while_the_gateway_is_full(measured, tfs):
         arrived.set()
         await release.wait()
 
-    async with measured(at_once=1, queue=1) as world:
+    async with measured(tfs_in_flight=1, batch_seconds=0, queue=1) as world:
         tfs.on_predict = hold
-        held = [asyncio.ensure_future(world.stub.Classify(ask(), timeout=20)) for _ in range(3)]
+        held = [asyncio.ensure_future(world.stub.Classify(ask(), timeout=20))]
         await asyncio.wait_for(arrived.wait(), 20)
+        held += [asyncio.ensure_future(world.stub.Classify(ask(), timeout=20)) for _ in range(4)]
         await until(world, lambda seen: seen.get("queue_length", method="Classify") == 1)
-        await until(world, lambda seen: seen.get("refusals_total", reason="OVERLOADED") == 1)
+        assert reason_of(await world.refusal(ask())) == "OVERLOADED"
+        await until(world, lambda seen: seen.get("refusals_total", reason="OVERLOADED") == 2)  # the queue is cut, too
         release.set()
         await asyncio.gather(*held, return_exceptions=True)
 
@@ -189,7 +191,7 @@ async def test_metrics_answer_while_the_gateway_is_full(measured, tfs):
 async def test_views_asked_used_saved_and_the_agreement_of_stopping_early(measured, tfs):
     card = make_card(min_confidence=0.5, adaptive_margin=0.3)
     tfs.models["resnet50"] = {1: Version(card)}
-    async with measured() as world:
+    async with measured(models=MODEL) as world:  # of several models, slow views would go in several calls
         for mode in (ADAPTIVE, FULL):
             await world.stub.Classify(ask(tta=mode), timeout=20)
 

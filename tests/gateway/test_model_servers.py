@@ -408,7 +408,7 @@ async def _catalog(*wires: Told, seconds: float = 2) -> Catalog:
     names = [target.removeprefix("ipv4:") for target in found]
     servers = ModelServers(names, connect=lambda target, _: found[target], slots=1)
     await servers.resolve()
-    return Catalog(servers, Config(models=["resnet50"], labels=["stable"], poll_timeout_seconds=seconds))
+    return Catalog(servers, Config(models=["resnet50"], poll_timeout_seconds=seconds))
 
 
 def _numbers(catalog: Catalog) -> list[int]:

@@ -106,7 +106,7 @@ async def test_the_grace_is_a_limit_and_a_second_signal_ends_it_at_once(tfs):
 
 
 async def test_the_process_is_small_and_loads_no_tensorflow(tfs):
-    async with tfs.serving() as address, _process(address, "--log-level", "warning") as (process, world):
+    async with tfs.serving() as address, _process(address) as (process, world):
         for _ in range(100):
             await world.stub.Classify(ask(tta=classifier_pb2.TTA_MODE_FULL), timeout=20)
         running = psutil.Process(process.process.pid)

@@ -25,7 +25,7 @@ from dermserve.local.ports import free_port
 from dermserve.local.store import write_config
 from dermserve.models.lifecycle import moves
 from dermserve.models.lifecycle.rollout import Intent
-from dermserve.models.lifecycle.server_config import Desk
+from dermserve.models.lifecycle.server_config import CANARY_FILE, Desk
 from dermserve.models.lifecycle.servers import Servers
 from dermserve.models.lifecycle.stores import LocalStore
 from tests.lifecycle.versions_at_hand import MODEL, model_server, republish
@@ -104,10 +104,10 @@ class Callers:
 
 
 @contextlib.contextmanager
-def gateway(tfs: list[str], log: Callable[[str], None]) -> Iterator[str]:
+def gateway(tfs: list[str], shares: pathlib.Path, log: Callable[[str], None]) -> Iterator[str]:
     address = f"127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "dermserve.gateway", f"--listen={address}", f"--model={MODEL}"]
-    settings = {"DERMSERVE_CANARY_SHARES": f"{MODEL}={SHARE}", "DERMSERVE_POLL_SECONDS": "0.5"}
+    settings = {"DERMSERVE_CANARY_FILE": str(shares), "DERMSERVE_POLL_SECONDS": "0.5"}
     child = Child([*command, *(f"--tfs={one}" for one in tfs)], name="gateway", log=log, env=settings)
     try:
         wait_serving(address, timeout=120, children=[child])
@@ -158,7 +158,7 @@ def test_callers_notice_nothing_of_any_change(small_store: pathlib.Path, tmp_pat
         servers = [stack.enter_context(model_server(tmp_path)) for _ in range(2)]
         addresses = [server.address for server in servers]
         changer = Changer(Desk(store=LocalStore(tmp_path), servers=stack.enter_context(Servers(addresses))))
-        address = stack.enter_context(gateway(addresses, said.append))
+        address = stack.enter_context(gateway(addresses, tmp_path / CANARY_FILE, said.append))
 
         def restart(server: ServerProcess, how: signal.Signals) -> None:
             server.process.send_signal(how)

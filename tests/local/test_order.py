@@ -106,11 +106,11 @@ def test_logs_that_cannot_be_written_are_shown_instead(store, capsys):
 def test_the_gateway_follows_the_stores_canary_share_unless_told_otherwise(store, monkeypatch):
     with make(store):
         pass
-    monkeypatch.setenv("DERMSERVE_CANARY_SHARES", "m=0.5")
+    monkeypatch.setenv("DERMSERVE_CANARY_FILE", "mine.toml")
     with make(store):
         pass
     said = [line for line in log(store, "gateway") if line.startswith("canary file")]
-    assert said == [f"canary file {store}/canary.toml", "canary file None"]
+    assert said == [f"canary file {store}/canary.toml", "canary file mine.toml"]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from dermserve.cli.findings import Finding
 from dermserve.doctor.settings import error, note, warning
-from dermserve.gateway.canary import CANARY, STABLE
 from dermserve.gateway.catalog import Catalog, KnownModel, KnownVersion
 from dermserve.gateway.certificates import model_server_files
 from dermserve.gateway.config import Config
@@ -36,7 +35,7 @@ async def _look_at(config: Config, name: str, seconds: float) -> list[Finding]:
         await catalog.poll()
     finally:
         await servers.close()
-    return [finding for model in catalog.models.values() for finding in _look_at_model(config, name, model)]
+    return [finding for model in catalog.models.values() for finding in _look_at_model(name, model)]
 
 
 def _unreachable(config: Config, address: str, fault: GatewayError) -> Finding:
@@ -47,7 +46,7 @@ def _unreachable(config: Config, address: str, fault: GatewayError) -> Finding:
     return error("TFS_UNREACHABLE", f"{address} does not answer: {details}", remedy)
 
 
-def _look_at_model(config: Config, address: str, model: KnownModel) -> Iterator[Finding]:
+def _look_at_model(address: str, model: KnownModel) -> Iterator[Finding]:
     here = f"{model.name} at {address}"
     if not model.versions:
         remedy = "add it to the model server's models.config, or correct models"
@@ -58,8 +57,6 @@ def _look_at_model(config: Config, address: str, model: KnownModel) -> Iterator[
     if not model.ready:
         text = f"{here}: none of its versions is available with a valid card"
         yield error("MODEL_NOT_READY", text, "see the model server's log; export it again")
-    if config.canary_shares.get(model.name):
-        yield from _look_at_labels(config, here, model)
 
 
 def _look_at_version(here: str, version: KnownVersion) -> Iterator[Finding]:
@@ -77,12 +74,3 @@ def _look_at_version(here: str, version: KnownVersion) -> Iterator[Finding]:
     elif not version.card.HasField("profile"):
         text = f"{name} has no profile: there are no drift metrics for it"
         yield note("NO_PROFILE", text, "run `dermserve evaluate` on its run and export it again")
-
-
-def _look_at_labels(config: Config, here: str, model: KnownModel) -> Iterator[Finding]:
-    wanted = [label for label in (STABLE, CANARY) if label in config.labels and label not in model.labels]
-    if wanted:
-        text = f"{here}: canary_shares is set, but it knows no label {' and no '.join(wanted)}"
-        flag = "--allow_version_labels_for_unavailable_models at first start"
-        remedy = f"add version_labels to its models.config ({flag})"
-        yield warning("LABELS_MISSING", f"{text}: the share has no effect", remedy)

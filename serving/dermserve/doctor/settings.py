@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 
 from dermserve.cli.findings import Finding
 from dermserve.gateway import tracing
-from dermserve.gateway.canary import CANARY
 from dermserve.gateway.certificates import is_key_of, read_certificates
 from dermserve.gateway.config import Config, is_loopback
 
@@ -29,9 +28,6 @@ def look_at_settings(config: Config, *, environment: Mapping[str, str]) -> Itera
         yield from _key(config, certificate, key)
     yield from _addresses(config)
     yield from _limits(config)
-    if (config.canary_file or any(config.canary_shares.values())) and CANARY not in config.labels:
-        text = f"a canary's share is set, but labels does not name {CANARY}, so nobody gets the canary"
-        yield error("CANARY_LABEL", text, f"add {CANARY} to labels")
     yield from _traces(environment)
 
 
@@ -110,8 +106,7 @@ def _addresses(config: Config) -> Iterator[Finding]:
 def _limits(config: Config) -> Iterator[Finding]:
     """Find limits that contradict each other."""
     deadline, longest = config.default_deadline_seconds, config.max_deadline_seconds
-    grace, age, stuck = config.grace_seconds, config.max_connection_age_seconds, config.decoder_stuck_seconds
-    at_once, in_flight = config.at_once, config.tfs_in_flight * len(config.tfs)
+    grace, age = config.grace_seconds, config.max_connection_age_seconds
     default = f"default_deadline_seconds ({deadline:g})"
     if deadline > longest:
         text = f"{default} is above max_deadline_seconds ({longest:g}), which caps it"
@@ -122,16 +117,6 @@ def _limits(config: Config) -> Iterator[Finding]:
     if age and age < deadline:
         text = f"max_connection_age_seconds ({age:g}) is shorter than a request may take: callers connect all the time"
         yield warning("CONNECTION_AGE", text, "use minutes; 300 is usual")
-    if stuck < deadline:
-        text = f"decoder_stuck_seconds ({stuck:g}) is shorter than {default}: threads that are only slow"
-        yield warning("DECODER_STUCK", f"{text} are replaced by more", "make it longer than any photo takes to decode")
-    if at_once is not None and at_once < in_flight:
-        text = f"at_once ({at_once}) is below the {in_flight} calls the model servers may have in flight"
-        yield warning("AT_ONCE", f"{text}: they are never all used", "leave at_once out")
-    if config.queue > 3 * in_flight:
-        text = f"queue ({config.queue}) is over three times the {in_flight} calls in flight: under overload, accepted "
-        remedy = "leave queue out; clients are told when to try again"
-        yield warning("LONG_QUEUE", f"{text}requests take as many times as long", remedy)
     if config.max_held_bytes < config.max_image_bytes:
         text = f"max_held_bytes ({config.max_held_bytes}) is below max_image_bytes ({config.max_image_bytes})"
         yield warning("HELD_BYTES", f"{text}: the largest photos go one at a time", "raise max_held_bytes")

@@ -17,18 +17,10 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from dermserve.gateway.budget import Budget, Clock
 from dermserve.gateway.errors import OverloadedError
-
-if TYPE_CHECKING:
-    from dermserve.gateway.config import Config
-
-CLASSIFY = "Classify"
-CLASSIFY_STREAM = "ClassifyStream"
 
 _AHEAD = 2  # requests admitted beyond the free capacity: one to decode its photo, one to send its answer
 _WEIGHT = 0.2  # weight of the newest request in the running mean of the time that a request is in progress
@@ -36,15 +28,6 @@ _LEAST_RETRY = 0.05  # seconds; the shortest retry delay that a refusal names
 # Seconds; a wait up to this is no overload, even if it exceeds a budget. A burst is limited to what causes such a wait.
 _LONG = 3.0
 _CALM = 1.0  # seconds without a refusal after which an overload is over
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """The limits for one method and model."""
-
-    at_once: int | None  # most requests in progress, whatever the free capacity; None for no other bound
-    queue: int  # most requests that wait during an overload
-    burst: int  # most requests that wait when there is no overload
 
 
 @dataclass(slots=True)
@@ -58,12 +41,15 @@ class HeldBytes:
 class Queue:
     """Requests for one model by one method: those in progress, and those that wait, in order of arrival."""
 
-    def __init__(self, bounds: Bounds, *, free_capacity: Callable[[], int], held: HeldBytes, clock: Clock) -> None:
+    def __init__(
+        self, most: int, in_overload: int, *, free_capacity: Callable[[], int], held: HeldBytes, clock: Clock
+    ) -> None:
+        """Let `most` requests wait, `in_overload` of them during an overload; `held` is shared by all queues."""
         self.working = 0  # requests in progress
         self.preparing = 0  # those of them that the model servers do not count yet
-        self._bounds = bounds
+        self.held = held
+        self._most, self._in_overload = most, in_overload
         self._free_capacity = free_capacity
-        self._held = held
         self._clock = clock
         self._overloaded_until = -math.inf
         self._places: deque[Place] = deque()  # of those that wait
@@ -79,8 +65,6 @@ class Queue:
         """Whether one more request may be admitted."""
         if not self.working:  # each model always has one request in progress, and the end of one admits the next
             return True
-        if self._bounds.at_once is not None and self.working >= self._bounds.at_once:
-            return False
         return self.preparing < self._free_capacity() + (0 if self._is_overloaded else _AHEAD)
 
     @property
@@ -93,15 +77,19 @@ class Queue:
         Raises:
             OverloadedError: the queue is full or longer than the budget, or too many bytes are held.
         """
-        self._let_in()  # the overload may have ended since
-        if self._places or not self.is_free:
+        if self._places:
+            self._let_in()  # the overload may have ended since
+        if is_late := bool(self._places) or not self.is_free:
             self._refuse_if_too_late(budget)
-        if self._held.held and self._held.held + size > self._held.most:  # a single photo may exceed it
+        if self.held.held and self.held.held + size > self.held.most:  # a single photo may exceed it
             raise OverloadedError(max(self._mean, _LEAST_RETRY))
-        self._held.held += size
+        self.held.held += size
         place = Place(self, size)
-        self._places.append(place)
-        self._let_in()
+        if is_late:
+            place.turn = asyncio.get_running_loop().create_future()
+            self._places.append(place)
+        else:
+            self._admit(place)
         return place
 
     def _refuse_if_too_late(self, budget: Budget) -> None:
@@ -109,8 +97,8 @@ class Queue:
         is_late = wait > budget.left()
         if is_overload := self.waiting >= self._room() or (is_late and wait > _LONG):
             self._overloaded_until = self._clock() + _CALM
-            while len(self._places) > self._bounds.queue:
-                if not (turn := self._places.pop().turn).done():
+            while len(self._places) > self._in_overload:
+                if (turn := self._places.pop().turn) and not turn.done():
                     turn.set_result(OverloadedError(max(wait, _LEAST_RETRY)))
         if is_overload or is_late:
             raise OverloadedError(max(wait, _LEAST_RETRY))
@@ -118,21 +106,25 @@ class Queue:
     def _room(self) -> float:
         """Count the requests that may wait: in a burst, no more than are answered in `_LONG` seconds."""
         if self._is_overloaded:
-            return self._bounds.queue
+            return self._in_overload
         answered = _LONG * max(1, self.working) / self._mean if self._mean else math.inf
-        return max(self._bounds.queue, min(self._bounds.burst, answered))
+        return max(self._in_overload, min(self._most, answered))
 
     def _let_in(self) -> None:
         while self._places and self.is_free:
-            if not (place := self._places.popleft()).turn.done():
+            place = self._places.popleft()
+            if place.turn and not place.turn.done():
                 place.turn.set_result(None)
-                place.since = self._clock()
-                self.working += 1
-                self.preparing += 1
+                self._admit(place)
+
+    def _admit(self, place: "Place") -> None:
+        place.since = self._clock()
+        self.working += 1
+        self.preparing += 1
 
     def leave(self, place: "Place") -> None:
         """Take a place back, and admit those that wait."""
-        self._held.held -= place.size
+        self.held.held -= place.size
         if place.since is None:
             if place in self._places:
                 self._places.remove(place)
@@ -151,8 +143,7 @@ class Place:
     size: int  # bytes of its photo
     since: float | None = None  # when it was admitted, by the clock
     is_prepared: bool = False
-    # Ends when it is admitted or refused
-    turn: "asyncio.Future[OverloadedError | None]" = field(default_factory=asyncio.Future)
+    turn: "asyncio.Future[OverloadedError | None] | None" = None  # of one that waits: ends when admitted or refused
 
     async def wait(self) -> None:
         """Wait until it is admitted.
@@ -160,23 +151,10 @@ class Place:
         Raises:
             OverloadedError: the queue was cut meanwhile.
         """
-        if refusal := await self.turn:
+        if self.turn and (refusal := await self.turn):
             raise refusal
 
     def prepared(self) -> None:
         """Report that the request is sent to the model servers; from now on it counts against their slots."""
         self.queue.preparing -= not self.is_prepared
         self.is_prepared = True
-
-
-class Admission:
-    """A queue for each method and model, so that no model fills another's queue, and one bound on the photos' bytes."""
-
-    def __init__(self, config: "Config", *, free_capacity: Callable[[str], int], clock: Clock) -> None:
-        """Make the queues; `free_capacity` gives that of the model servers by model."""
-        self.held = HeldBytes(config.max_held_bytes)
-        self.queues = {
-            (method, model): Queue(bounds, free_capacity=partial(free_capacity, model), held=self.held, clock=clock)
-            for method, bounds in {CLASSIFY: config.unary, CLASSIFY_STREAM: config.stream}.items()
-            for model in config.models
-        }

@@ -10,7 +10,6 @@ not know, or the views disagree.
 - A confident answer names its class only if that is probable enough: the risk can be clear when the class is not.
 """
 
-import collections
 import importlib.metadata
 import itertools
 import math
@@ -28,6 +27,8 @@ GATEWAY_VERSION = importlib.metadata.version("dermserve")
 # The last sentence of every answer's notice.
 NOTICE = "Screening aid, not a diagnosis: it can miss skin cancer and can see it where there is none."
 _SUM_TOLERANCE = 1e-3  # largest distance from 1 of a sum of float32 probabilities; far above the rounding of 1000
+
+_NO_LIMITS = dict.fromkeys(card_pb2.QualityLimits.DESCRIPTOR.fields_by_name, math.nan)
 
 _BY_LEVEL = {
     api.RISK_LEVEL_LOW: "No sign of skin cancer was found. If the spot is new, changes, itches or bleeds, see a "
@@ -142,7 +143,7 @@ def _reasons(reduced: Reduced, measures: Measures, card: card_pb2.Card) -> Itera
 def judge_quality(measures: Measures, limits: card_pb2.QualityLimits) -> Iterator[api.Reason]:
     """Yield every reason why the photo's quality is too bad."""
     # A limit that is not given is NaN, which no measure is below or above.
-    limit = collections.defaultdict(lambda: math.nan, {field.name: value for field, value in limits.ListFields()})
+    limit = _NO_LIMITS | {field.name: value for field, value in limits.ListFields()}
     if measures.midtones < limit["min_midtones"] or measures.highlights < limit["min_highlights"]:
         yield api.REASON_TOO_DARK
     if measures.midtones > limit["max_midtones"] or measures.glare > limit["max_glare"]:
@@ -195,7 +196,10 @@ def write_answer(
         gateway_version=GATEWAY_VERSION,
     )
     if found.verdict != api.VERDICT_REJECTED or include_rejected_classes:
-        answer.classes.extend(_ranked(reduced, card))
+        for index in reduced.ranking:
+            info = card.classes[index]
+            score = answer.classes.add(probability=reduced.mean[index], std=reduced.std[index], code=info.code)
+            score.name, score.common_name, score.malignant = info.name, info.common_name, info.malignant
     if found.level != api.RISK_LEVEL_UNSPECIFIED:
         answer.malignancy.level = found.level
         answer.malignancy.probability, answer.malignancy.std = reduced.risk, reduced.risk_std
@@ -208,16 +212,3 @@ def write_notice(found: Judgement) -> str:
     """Write the notice in English: what to do, what is wrong with the photo, and the disclaimer."""
     about_photo = [_BY_REASON[reason] for reason in found.reasons if reason in _BY_REASON]
     return " ".join((_BY_LEVEL[found.level], *about_photo, NOTICE))
-
-
-def _ranked(reduced: Reduced, card: card_pb2.Card) -> Iterator[api.ClassScore]:
-    for index in reduced.ranking:
-        info = card.classes[index]
-        yield api.ClassScore(
-            code=info.code,
-            name=info.name,
-            common_name=info.common_name,
-            malignant=info.malignant,
-            probability=reduced.mean[index],
-            std=reduced.std[index],
-        )

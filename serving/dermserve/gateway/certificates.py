@@ -60,16 +60,6 @@ class TlsFiles:
         return changed
 
     @property
-    def probe(self) -> ssl.SSLContext:
-        """A context of Python's own TLS that shows our certificate and accepts any."""
-        context = ssl.create_default_context()
-        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-        context.set_alpn_protocols(["h2"])
-        if self._certificate is not None:
-            context.load_cert_chain(self._certificate, self._key, password="")  # it would ask for one
-        return context
-
-    @property
     def client(self) -> grpc.ChannelCredentials:
         """Credentials for a channel."""
         return grpc.ssl_channel_credentials(*self.loaded)
@@ -127,21 +117,19 @@ async def follow_files(files: TlsFiles, servers: ModelServers, *, every: float) 
         outdated = [server for server, done in zip(outdated, moved, strict=True) if not done]
 
 
-async def follow_peers(files: TlsFiles, servers: ModelServers) -> None:
+async def follow_peers(servers: ModelServers) -> None:
     """Read the certificates that model servers show, until cancelled: these may be older than the files."""
     while True:
-        await asyncio.gather(*(_look_at(server, files) for server in servers.all))
+        await asyncio.gather(*map(_look_at, servers.all))
         await asyncio.sleep(_PEERS_SECONDS)
 
 
-async def _look_at(server: ModelServer, files: TlsFiles) -> None:
+async def _look_at(server: ModelServer) -> None:
     host, _, port = server.address.rpartition(":")
-    with contextlib.suppress(OSError, ValueError, TimeoutError):  # keep what was seen last
-        async with asyncio.timeout(_HANDSHAKE_SECONDS):
-            _, writer = await asyncio.open_connection(host.strip("[]"), int(port), ssl=files.probe)
-        shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        writer.transport.abort()
-        server.certificate_expiry = _expiry(read_certificates(ssl.DER_cert_to_PEM_cert(shown).encode())[0])
+    with contextlib.suppress(OSError, ValueError):  # keep what was seen last
+        address = (host.strip("[]"), int(port))
+        shown = await asyncio.to_thread(ssl.get_server_certificate, address, timeout=_HANDSHAKE_SECONDS)
+        server.certificate_expiry = _expiry(read_certificates(shown.encode())[0])
 
 
 def _expiry(certificate: "x509.Certificate") -> float:

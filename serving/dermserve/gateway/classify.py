@@ -5,14 +5,16 @@ import functools
 import time
 from typing import NamedTuple, TypeAlias
 
-from dermserve.gateway.admission import Admission
+import numpy as np
+from numpy.typing import NDArray
+
+from dermserve.gateway.admission import HeldBytes, Queue
 from dermserve.gateway.answer import check_scores, write_answer
 from dermserve.gateway.batching import Batching, Part
-from dermserve.gateway.canary import CANARY, Canary
-from dermserve.gateway.catalog import Catalog, Choice, check_target
+from dermserve.gateway.catalog import CANARY, Canary, Catalog, Choice, check_target
 from dermserve.gateway.config import Config
 from dermserve.gateway.drift import Drift
-from dermserve.gateway.errors import BudgetSpentError, GatewayError, RefusedPhotoError
+from dermserve.gateway.errors import BudgetSpentError, GatewayError
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.photos import Prepared, Workers, prepare
@@ -20,9 +22,12 @@ from dermserve.gateway.plan import count_first, count_more, count_saved, read_mo
 from dermserve.gateway.rpc import Rpc
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
 from dermserve.gateway.tracing import Tracing
-from dermserve.imaging import IDENTITY, STANDARD_VIEWS, PhotoError, make_views
+from dermserve.imaging import STANDARD_VIEWS, PhotoError, make_views
 from dermserve.v1 import card_pb2, classifier_pb2
 
+CLASSIFY, CLASSIFY_STREAM = "Classify", "ClassifyStream"
+
+_STUCK_SECONDS = 30.0  # a thread that decodes one photo for longer is replaced
 _ATTEMPTS = 3  # attempts for a request without a version: versions may change while it is in progress
 # Seconds: if several models share the model servers, views that take longer are sent in several calls, so that requests
 # for other models get slots in between.
@@ -52,9 +57,15 @@ class Classifier:
     ) -> None:
         self.servers, self.catalog, self.metrics, self.tracing = servers, catalog, metrics, tracing
         self.limits = config.limits
-        self.workers = Workers(config.decoders, stuck_after=config.decoder_stuck_seconds, clock=time.monotonic)
+        self.workers = Workers(config.decoders, stuck_after=_STUCK_SECONDS, clock=time.monotonic)
         self.predictor = Batching(servers, longest=config.batch_seconds, clock=time.monotonic)
-        self.admission = Admission(config, free_capacity=self.predictor.free_capacity, clock=time.monotonic)
+        self.held = HeldBytes(config.max_held_bytes)
+        self.queues = dict[tuple[str, str], Queue]()  # one for each method and model, so that none fills another's
+        for model in config.models:
+            free_capacity = functools.partial(self.predictor.free_capacity, model)
+            queue = functools.partial(Queue, free_capacity=free_capacity, held=self.held, clock=time.monotonic)
+            self.queues[CLASSIFY, model] = queue(config.queue, 0)
+            self.queues[CLASSIFY_STREAM, model] = queue(config.stream_queue, config.stream_queue)
         self.canary = Canary(config, predictor=self.predictor, catalog=catalog, metrics=metrics, clock=time.monotonic)
         self.drift = Drift() if config.metrics_listen else None
 
@@ -79,7 +90,7 @@ class Classifier:
             if isinstance(error, TimeoutError):
                 raise BudgetSpentError(stage) from error
             if isinstance(error, PhotoError):
-                raise RefusedPhotoError(error) from error
+                raise GatewayError(error.reason, str(error)) from error
             raise
         finally:
             request.place.queue.leave(request.place)
@@ -96,7 +107,7 @@ class _Request:
         self._mode = read_mode(photo.tta)
         line.catalog.find(self._target.model)
         rpc.budget.require("on arrival")
-        self.place = line.admission.queues[rpc.method, self._target.model].enter(len(photo.image), rpc.budget)
+        self.place = line.queues[rpc.method, self._target.model].enter(len(photo.image), rpc.budget)
         self._stage, self._begun = "admit", time.monotonic()
         self._since = self._begun  # of the current stage
         self._spent = {"admit": 0.0, "decode": 0.0, "plan": 0.0, "predict": 0.0, "reduce": 0.0}  # seconds
@@ -145,14 +156,15 @@ class _Request:
                 routed = self._line.canary.route(self._target, self._rpc.caller)
                 self._routed = None if routed is self._target else routed.label
                 try:
-                    found = await self._attempt(await catalog.choose(routed, self._rpc.budget))
+                    found = await self._attempt(await catalog.choose(routed))
                 except ServableNotFoundError as error:
-                    if self._target.version is not None or catalog.lacks(self._target.model, self._target.label):
-                        raise catalog.find(self._target.model).absent(self._target) from error
+                    known = catalog.find(self._target.model)
+                    if self._target.version is not None or known.lacks(self._target.label):
+                        raise known.absent(self._target) from error
                     await catalog.poll()
                     continue
                 if self._routed == CANARY:
-                    self._line.canary.sample(self._target.model, found[2].views, *found[:2])
+                    self._line.canary.sample(self._target.model, found[2].pixels, *found[:2])
                 return self._write(*found)
             raise catalog.find(self._target.model).absent(self._target)
         except GatewayError as error:
@@ -164,16 +176,12 @@ class _Request:
         """Predict in stages, all with the version that answered the first, until the plan needs no more views."""
         wanted, piece = count_first(self._mode, choice.card), self._piece()
         in_graph = 1 < wanted <= piece and tuple(choice.card.views) == STANDARD_VIEWS
-        names = (IDENTITY,) if in_graph or wanted == 1 else tuple(choice.card.views[:wanted])
-        spec, limits = choice.card.input, self._line.limits
         self._enter("decode")
-        prepared = await self._line.workers.run(
-            functools.partial(prepare, self._photo.image, spec=spec, views=names, limits=limits)
-        )
+        work = functools.partial(prepare, self._photo.image, spec=choice.card.input, limits=self._line.limits)
+        prepared = await self._line.workers.run(work)
+        views = await self._views(prepared, choice.card, 0, 1 if in_graph else min(wanted, piece))
         self.place.prepared()
-        self._spent["decode"] -= prepared.plan_seconds
-        self._spent["plan"] += prepared.plan_seconds
-        part = Part(prepared.views[:piece], self._rpc.budget, STANDARD_VIEWS if in_graph else ())
+        part = Part(views, self._rpc.budget, STANDARD_VIEWS if in_graph else ())
         scores, card = await self._predict(choice, part)
         self._asked = wanted
         complete = scores.views == part.views
@@ -188,6 +196,13 @@ class _Request:
             scores = _joined(scores, further)
         return scores, card, prepared
 
+    async def _views(self, prepared: Prepared, card: card_pb2.Card, begin: int, end: int) -> NDArray[np.uint8]:
+        """Make some of the card's views; the first is the photo as it is."""
+        if end == 1:
+            return prepared.pixels[np.newaxis]
+        self._enter("plan")
+        return await self._line.workers.run(functools.partial(make_views, prepared.pixels, card.views[begin:end]))
+
     def _piece(self) -> int:
         """Count the views of one call."""
         whole, model = len(STANDARD_VIEWS), self._target.model
@@ -200,7 +215,7 @@ class _Request:
         self._enter("predict")
         scores, card = await self._line.predictor.predict(choice.target, part), choice.card
         if scores.version != choice.version:
-            card = await self._line.catalog.card(self._target.model, scores.version, budget=self._rpc.budget)
+            card = await self._line.catalog.card(self._target.model, scores.version)
             if (card.input.height, card.input.width) != (choice.card.input.height, choice.card.input.width):
                 raise ServableNotFoundError("the version that answered wants other pixels than were sent")
         return check_scores(scores, card=card), card
@@ -212,12 +227,7 @@ class _Request:
         choice = Choice(Target(self._target.model, version=seen.version), seen.version, card)
         try:
             async with asyncio.timeout(budget.left()):
-                views = prepared.views[seen.views : until]
-                if until > len(prepared.views):
-                    self._enter("plan")
-                    views = await self._line.workers.run(
-                        functools.partial(make_views, prepared.views[0], card.views[seen.views : until])
-                    )
+                views = await self._views(prepared, card, seen.views, until)
                 return (await self._predict(choice, Part(views, budget)))[0]
         except TimeoutError as error:
             raise BudgetSpentError("asking for further views") from error

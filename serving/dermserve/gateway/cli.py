@@ -23,7 +23,6 @@ if sys.platform != "win32":
     import uvloop
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-_LEVELS = ("debug", "info", "warning", "error")
 _OPTIONS = (
     click.option("--config", "file", type=click.Path(path_type=pathlib.Path), help="TOML file with settings."),
     click.option("--listen", metavar="HOST:PORT", help="Address to serve on; port 0 takes a free one."),
@@ -33,7 +32,6 @@ _OPTIONS = (
     click.option("--insecure", is_flag=True, default=None, help="Listen beyond the loopback without TLS."),
     click.option("--reflection/--no-reflection", default=None, help="Serve gRPC reflection."),
     click.option("--grace", "grace_seconds", type=float, metavar="SECONDS", help="For requests to finish on SIGTERM."),
-    click.option("--log-level", type=click.Choice(_LEVELS), help="Least severe events to log."),
 )
 
 
@@ -66,7 +64,7 @@ def gateway(**options: Any) -> None:
     docs/settings.md lists them. Options take precedence over the environment, and the environment over the file.
     """
     config = _loaded(options).config
-    configure_logs(config.log_level)
+    configure_logs()
     keep_freed_memory()
     try:
         # uvloop costs less under load than asyncio's own event loop; Windows has none.
@@ -78,8 +76,7 @@ def gateway(**options: Any) -> None:
 
 @click.command()
 @config_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: each setting's value and source.")
-def config(*, as_json: bool, **options: Any) -> None:
+def config(**options: Any) -> None:
     """Print the gateway's settings in effect here, and where each comes from.
 
     Takes the options of `dermserve gateway` and reads the same file and environment. Exit codes: 0, or 2 for an invalid
@@ -87,10 +84,6 @@ def config(*, as_json: bool, **options: Any) -> None:
     """
     settings = _loaded(options)
     values = settings.config.model_dump(mode="json")  # names files with secrets, but no secret
-    if as_json:
-        both = {name: {"value": values[name], "source": source} for name, source in settings.sources.items()}
-        click.echo(json.dumps(both))
-        return
     for name, source in settings.sources.items():
         click.echo(f"{name} = {values[name]}  # {source}")
 
@@ -103,8 +96,8 @@ def keep_freed_memory() -> None:
             libc.mallopt(threshold, 8 << 20)
 
 
-def configure_logs(level: str) -> None:
-    """Log events of a level and above to stderr, one JSON line each.
+def configure_logs() -> None:
+    """Log events to stderr, one JSON line each.
 
     No bytes are logged: a value that is neither text nor a number is logged as its type.
     """
@@ -114,7 +107,7 @@ def configure_logs(level: str) -> None:
             structlog.processors.format_exc_info,
             lambda _, level, event: encoder.encode({**event, "level": level, "timestamp": _now()}),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # a line is one write; print makes it two
         cache_logger_on_first_use=True,
     )

@@ -12,7 +12,7 @@ import pathlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BeforeValidator,
@@ -28,34 +28,18 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
-from dermserve.gateway.admission import Bounds
 from dermserve.imaging import Limits
 
 PREFIX = "DERMSERVE_"
 _DECODING_BYTES = 220_000_000  # of all decoders together
-_BURST = 256
 _LIMITS = Limits()
 
 
-def _split(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
-def _read_names(value: object) -> object:
-    return _split(value) if isinstance(value, str) else value
-
-
-def _read_shares(value: object) -> object:
-    """Read NAME=SHARE,NAME=SHARE; a part without "=" gets an empty share, which is refused as not a number."""
-    if not isinstance(value, str):
-        return value
-    return {name: share for name, _, share in (part.partition("=") for part in _split(value))}
-
-
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_read_names)]
-SomeNames = Annotated[Names, Field(min_length=1)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Shares = Annotated[dict[str, Share], NoDecode, BeforeValidator(_read_shares)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split), Field(min_length=1)]
 
 
 class Config(BaseSettings):
@@ -64,7 +48,7 @@ class Config(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     listen: str = "127.0.0.1:50051"  # HOST:PORT to serve dermserve.v1 on; port 0 takes a free one
-    tfs: SomeNames = ("127.0.0.1:8500",)  # HOST:PORT of each TensorFlow Serving, or unix:PATH
+    tfs: Names = ("127.0.0.1:8500",)  # HOST:PORT of each TensorFlow Serving, or unix:PATH
     resolve_seconds: PositiveFloat = 5.0  # between resolutions of these names
     tfs_tls_ca: FilePath | None = None  # authorities of its certificate; without it, calls are not encrypted
     tfs_tls_certificate: FilePath | None = None  # to show it, if it asks for one
@@ -72,9 +56,7 @@ class Config(BaseSettings):
     tfs_tls_name: str | None = None  # name to expect in its certificate; when not set, the host of its address
     tfs_in_flight: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)  # calls to each address at once
     batch_seconds: NonNegativeFloat = 0.05  # longest expected time of a call for which requests are batched; 0: never
-    at_once: PositiveInt | None = None  # requests in progress, for each method and model; None: free capacity decides
-    queue: NonNegativeInt = 0  # requests that wait, for each model, during an overload
-    burst: NonNegativeInt | None = None  # requests that wait, for each model, before an overload; see `unary`
+    queue: NonNegativeInt = 256  # requests that wait, for each model; none during an overload
     stream_queue: PositiveInt = 256  # photos of all streams that wait, for each model
     max_held_bytes: PositiveInt = 128_000_000  # of all photos that wait or are in progress; in memory they count twice
     tls_certificate: FilePath | None = None  # chain of this server; with tls_key, callers need TLS
@@ -84,27 +66,20 @@ class Config(BaseSettings):
     health_listen: str | None = None  # HOST:PORT for grpc.health.v1 alone, without TLS, for an orchestrator's probes
     metrics_listen: str | None = None  # HOST:PORT for Prometheus at /metrics, without TLS
     max_connection_age_seconds: PositiveFloat | None = None  # after which a connection is closed gracefully
-    models: SomeNames = ("resnet50", "mobilenet_v3_small")  # to serve, by their names in TensorFlow Serving
-    labels: Names = ("stable", "canary")  # to show in ListModels; others can be asked for, too
-    canary_shares: Shares = {}  # by model, of the requests without a version or label, that go to the label `canary`
-    canary_file: pathlib.Path | None = None  # TOML with these shares, read every `poll_seconds`, instead of the setting
-    canary_sample: Share = 0.1  # of the canary's photos that the stable version classifies, too
+    models: Names = ("resnet50", "mobilenet_v3_small")  # to serve, by their names in TensorFlow Serving
+    canary_file: pathlib.Path | None = None  # TOML with the canary's share of each model, read every `poll_seconds`
+    canary_sample: float = Field(0.1, ge=0, le=1)  # of the canary's photos that the stable version classifies, too
     reflection: bool = False  # serve gRPC reflection, which shows the whole API to anyone who connects
-    log_level: Literal["debug", "info", "warning", "error"] = "info"  # least severe events to log
 
     default_deadline_seconds: PositiveFloat = 10.0  # of a request without one, and of each photo of a stream
     max_deadline_seconds: PositiveFloat = 60.0  # no request gets more, whatever its caller says
     grace_seconds: NonNegativeFloat = 10.0  # for accepted requests to finish after SIGTERM
 
     max_image_bytes: PositiveInt = _LIMITS.max_bytes  # size of a photo's file
-    max_image_pixels: PositiveInt = _LIMITS.max_pixels  # width × height of a photo, from its header
-    min_image_side: PositiveInt = _LIMITS.min_side  # shorter side of a photo in pixels
     decoders: PositiveInt = 2  # threads that decode photos; more than two share the memory that two may take
-    decoder_stuck_seconds: PositiveFloat = 30.0  # a thread that works on one photo for longer is replaced
     stream_at_once: PositiveInt = 4  # photos of one ClassifyStream in flight
 
-    poll_seconds: PositiveFloat = 2.0  # between polls of the model servers' versions while every model is ready
-    poll_waiting_seconds: PositiveFloat = 0.1  # between polls while none is ready
+    poll_seconds: PositiveFloat = 2.0  # between polls of the versions while every model is ready, else less
     poll_timeout_seconds: PositiveFloat = 2.0  # of one poll; a server late three times in a row counts as gone
 
     @field_validator("tfs")
@@ -128,32 +103,13 @@ class Config(BaseSettings):
             raise ValueError(f"listen is {self.listen}, which others can reach, without TLS: {remedy}")
         if (self.tfs_tls_certificate or self.tfs_tls_name) and not self.tfs_tls_ca:
             raise ValueError("tfs_tls_certificate and tfs_tls_name need tfs_tls_ca")
-        if self.canary_file and self.canary_shares:
-            raise ValueError("canary_shares and canary_file exclude each other")
-        if strange := sorted(set(self.canary_shares) - set(self.models)):
-            raise ValueError(f"canary_shares names {', '.join(strange)}, which models does not")
         return self
-
-    @property
-    def unary(self) -> Bounds:
-        """What Classify admits for each model. If `burst` is not set, a `queue` that is set counts for bursts, too."""
-        usual = self.queue if "queue" in self.model_fields_set else _BURST
-        return Bounds(at_once=self.at_once, queue=self.queue, burst=usual if self.burst is None else self.burst)
-
-    @property
-    def stream(self) -> Bounds:
-        """What ClassifyStream admits for each model."""
-        return Bounds(at_once=self.at_once, queue=self.stream_queue, burst=0)
 
     @property
     def limits(self) -> Limits:
         """What a photo may be."""
-        return Limits(
-            max_bytes=self.max_image_bytes,
-            max_pixels=self.max_image_pixels,
-            min_side=self.min_image_side,
-            max_memory=min(_LIMITS.max_memory, _DECODING_BYTES // self.decoders),
-        )
+        memory = min(_LIMITS.max_memory, _DECODING_BYTES // self.decoders)
+        return Limits(max_bytes=self.max_image_bytes, max_memory=memory)
 
 
 def is_loopback(listen: str) -> bool:

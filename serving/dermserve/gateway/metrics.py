@@ -19,7 +19,6 @@ from prometheus_client.registry import Collector
 from dermserve.gateway.answer import GATEWAY_VERSION
 from dermserve.gateway.certificates import TlsFiles
 from dermserve.gateway.errors import ListenError
-from dermserve.gateway.model_servers import ModelServer
 
 if TYPE_CHECKING:
     from dermserve.gateway.classify import Classifier
@@ -108,11 +107,11 @@ class Snapshot(Collector):
         """Read everything."""
         versions = (GATEWAY_VERSION, platform.python_version(), grpc.__version__)
         yield _gauge("build_info", "version python grpc", "Always 1; its labels have what runs.", {versions: 1})
-        queues = self.classifier.admission.queues.items()
+        queues = self.classifier.queues.items()
         working, waiting = ({key: getattr(each, of) for key, each in queues} for of in ("working", "waiting"))
         yield _gauge("requests_in_progress", "method model", "Admitted requests in progress.", working)
         yield _gauge("queue_length", "method model", "Requests in the queue.", waiting)
-        yield _gauge("held_bytes", "", "Bytes of the photos of all those.", {(): self.classifier.admission.held.held})
+        yield _gauge("held_bytes", "", "Bytes of the photos of all those.", {(): self.classifier.held.held})
         yield from self._read_servers()
         yield from self._read_models()
         yield from self._read_drift()
@@ -124,18 +123,11 @@ class Snapshot(Collector):
         yield _counter("decoders_replaced", "", "Decoder threads that were stuck.", replaced)
 
     def _read_servers(self) -> Iterator[Metric]:
-        def each(read: Callable[[ModelServer], float]) -> _Rows:
-            return {(server.address,): read(server) for server in self.classifier.servers.all}
-
-        of, calls = "model_server", {(): self.classifier.predictor.waiting}
-        yield _gauge("model_server_up", of, "1 if it answered the last poll or call.", each(lambda s: s.alive))
-        yield _gauge("model_server_calls_in_flight", of, "Predict calls in flight to it.", each(lambda s: s.in_flight))
-        yield _gauge("model_server_calls_waiting", "", "Predict calls that wait for a free slot of any.", calls)
-        yield _counter("model_server_calls", of, "Predict calls that it answered.", each(lambda s: s.calls))
-        views = each(lambda s: s.views)
-        yield _counter("model_server_views", of, "Views in the Predict calls that it answered.", views)
-        yield _counter("model_server_ejections", of, "Times it was ejected: no answer.", each(lambda s: s.ejections))
-        yield _counter("model_server_retries", of, "Predict calls retried on another.", each(lambda s: s.retried))
+        waiting = {(): self.classifier.predictor.waiting}
+        yield _gauge("model_server_calls_waiting", "", "Predict calls that wait for a free slot of any.", waiting)
+        for family, name, attribute, text in _OF_SERVERS:
+            rows = {(server.address,): getattr(server, attribute) for server in self.classifier.servers.all}
+            yield family(f"model_server_{name}", "model_server", text, rows)
 
     def _read_models(self) -> Iterator[Metric]:
         models = self.classifier.catalog.models.values()
@@ -168,6 +160,14 @@ def _family(kind: Any, name: str, labels: str, text: str, rows: _Rows) -> Any:
 
 _gauge = functools.partial(_family, GaugeMetricFamily)
 _counter = functools.partial(_family, CounterMetricFamily)
+_OF_SERVERS = (  # what, the metric's name, the model server's attribute, and its meaning
+    (_gauge, "up", "alive", "1 if it answered the last poll or call."),
+    (_gauge, "calls_in_flight", "in_flight", "Predict calls in flight to it."),
+    (_counter, "calls", "calls", "Predict calls that it answered."),
+    (_counter, "views", "views", "Views in the Predict calls that it answered."),
+    (_counter, "ejections", "ejections", "Times it was ejected: no answer."),
+    (_counter, "retries", "retried", "Predict calls retried on another."),
+)
 
 
 def serve_metrics(registry: Collector, listen: str) -> tuple[str, Callable[[], None]]:

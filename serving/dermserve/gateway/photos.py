@@ -1,4 +1,4 @@
-"""Stage *decode*: photo bytes to views, in one job of a bounded pool of threads.
+"""Stage *decode*: photo bytes to pixels, in a job of a bounded pool of threads.
 
 The pool of `concurrent.futures` waits for its threads at exit and never replaces one. These are daemon threads. A
 thread that works on one photo for too long is replaced by a new one, and ends when its work is done.
@@ -8,15 +8,14 @@ import asyncio
 import contextlib
 import queue
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dermserve.gateway.budget import Clock
-from dermserve.imaging import Limits, Measures, decode, make_views, measure
+from dermserve.imaging import Limits, Measures, decode, measure
 from dermserve.v1 import card_pb2
 
 _T = TypeVar("_T")
@@ -93,22 +92,17 @@ def _settle(future: "asyncio.Future[Any]", result: object, error: BaseException 
 
 
 class Prepared(NamedTuple):
-    """A decoded photo and its views."""
+    """A decoded photo."""
 
-    views: NDArray[np.uint8]  # [V, H, W, 3], the identity first
-    plan_seconds: float  # time to make the views
-    measures: Measures  # of the identity view
+    pixels: NDArray[np.uint8]  # [H, W, 3]
+    measures: Measures
 
 
-def prepare(image: bytes, *, spec: card_pb2.InputSpec, views: Sequence[str], limits: Limits) -> Prepared:
-    """Decode a photo at a model's input size, make the named views of it, and measure it.
+def prepare(image: bytes, *, spec: card_pb2.InputSpec, limits: Limits) -> Prepared:
+    """Decode a photo at a model's input size and measure it.
 
     Raises:
         PhotoError: the photo can't be used.
     """
     pixels = decode(image, height=spec.height, width=spec.width, limits=limits).pixels
-    if len(views) == 1:
-        return Prepared(pixels[np.newaxis], 0.0, measure(pixels))
-    start = time.perf_counter()
-    batch = make_views(pixels, views)
-    return Prepared(batch, time.perf_counter() - start, measure(pixels))
+    return Prepared(pixels, measure(pixels))

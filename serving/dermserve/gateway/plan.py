@@ -4,7 +4,7 @@ ADAPTIVE is a sequential test with interim looks: the model sees the identity vi
 the views so far is below a limit. The limits were fitted for agreement with all views.
 """
 
-from dermserve.gateway.errors import InvalidTtaModeError
+from dermserve.gateway.errors import GatewayError, listed
 from dermserve.gateway.tfserving import Scores
 from dermserve.v1 import card_pb2, classifier_pb2
 
@@ -15,10 +15,11 @@ def read_mode(mode: int) -> int:
     """Check the caller's TTA mode; TTA_MODE_UNSPECIFIED becomes TTA_MODE_NONE.
 
     Raises:
-        InvalidTtaModeError: this gateway does not know the mode.
+        GatewayError: this gateway does not know the mode.
     """
     if mode not in _MODES:
-        raise InvalidTtaModeError(mode, classifier_pb2.TtaMode.keys()[1:])
+        known = listed(classifier_pb2.TtaMode.keys()[1:])
+        raise GatewayError("INVALID_TTA_MODE", f"TTA mode {mode} is not known here: send one of {known}")
     return mode or classifier_pb2.TTA_MODE_NONE
 
 

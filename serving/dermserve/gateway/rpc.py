@@ -8,7 +8,6 @@ import math
 import os
 import re
 import time
-from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import grpc
@@ -17,9 +16,9 @@ import structlog
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from dermserve.gateway.budget import Budget, Clock
+from dermserve.gateway.budget import Budget
 from dermserve.gateway.config import Config
-from dermserve.gateway.errors import GatewayError, InternalError, OutOfMemoryError, OverloadedError, StoppingError
+from dermserve.gateway.errors import GatewayError, OverloadedError
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.tracing import Tracing
 from dermserve.v1 import classifier_pb2
@@ -40,6 +39,12 @@ _LEVELS = {number: name for name, number in classifier_pb2.RiskLevel.items()}
 _log = structlog.get_logger(__name__)
 
 
+def stopping_error() -> GatewayError:
+    """Make the error of requests that arrive while the gateway finishes accepted ones."""
+    text = "this gateway is stopping: try again, another one or its successor will answer"
+    return GatewayError("GATEWAY_STOPPING", text)
+
+
 def read_request_id(value: object) -> str:
     """Return the caller's request id when it is 1 to 64 of [A-Za-z0-9._-], else 32 random hexadecimal digits."""
     return value if isinstance(value, str) and _FIT.fullmatch(value) else os.urandom(16).hex()
@@ -51,25 +56,6 @@ def read_trace_id(value: object) -> str | None:
     return match[1] if match else None
 
 
-class LogSampler:
-    """Limits log lines to one a second, which has the number of those left out."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._next = -math.inf
-        self._skipped = 0
-
-    def sample(self) -> int | None:
-        """Return how many lines were left out since the last one; None if this one must be left out, too."""
-        now = self._clock()
-        if now < self._next:
-            self._skipped += 1
-            return None
-        self._next = now + _LOG_EVERY
-        skipped, self._skipped = self._skipped, 0
-        return skipped
-
-
 class Rpcs:
     """All RPCs in flight."""
 
@@ -77,7 +63,7 @@ class Rpcs:
         self.default_seconds, self._max_seconds = config.default_deadline_seconds, config.max_deadline_seconds
         self.metrics, self.tracing = metrics, tracing
         self.stopping = asyncio.Event()  # set when new RPCs are refused
-        self.overloads = LogSampler(time.monotonic)
+        self._next_log, self._unlogged = -math.inf, 0
         self._in_flight, self._idle = 0, asyncio.Event()
 
     async def finish(self) -> None:
@@ -85,6 +71,16 @@ class Rpcs:
         self.stopping.set()
         if self._in_flight:
             await self._idle.wait()
+
+    def may_log(self, told: dict[str, Any]) -> bool:
+        """Tell whether to log a refusal for overload, as each line adds load; `told` gets how many were left out."""
+        now = time.monotonic()
+        if now < self._next_log:
+            self._unlogged += 1
+            return False
+        self._next_log = now + _LOG_EVERY
+        told["unlogged"], self._unlogged = self._unlogged, 0
+        return True
 
     def open(self, method: str, context: Context, *, model: str | None = "") -> "Rpc":
         """Open an RPC for `async with`. A stream, whose model is None, has no deadline of the gateway."""
@@ -142,7 +138,7 @@ class Rpc:
         if self._context is not None:
             self._context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
             if self._rpcs.stopping.is_set():
-                await self._end(StoppingError())
+                await self._end(stopping_error())
             self._rpcs.count(self._context)
         return self
 
@@ -157,51 +153,43 @@ class Rpc:
             await self._end(error)
         finally:
             if self._end_span:
-                self._end_span(None)  # it is said to have failed already
+                self._end_span(None)  # it is marked already
 
     async def _end(self, error: BaseException | None) -> None:
-        code, refusal = "OK", None
+        """Log and count it; send the caller an exception as an error, INTERNAL if nobody expected it."""
+        code, event, refusal, told = "OK", "request_answered", None, dict[str, Any]()
         facts = _facts(self.answer) if self.answer else {}
         seconds = time.monotonic() - self._started
-        if error is None:
-            self._log("request_answered", code, facts)
-        elif isinstance(error, Exception):
-            refusal = self._refuse(error)
+        if isinstance(error, Exception):
+            refusal, event, told = _refuse(error)
             code = refusal.status.name
-        else:  # the caller cancelled, or the gateway stops at once
-            code = "CANCELLED"
-            self._log("request_cancelled", code, {"total_ms": round(seconds * 1e3, 1)})
+        elif error is not None:  # the caller cancelled, or the gateway stops at once
+            code, event, told = "CANCELLED", "request_cancelled", {"total_ms": round(seconds * 1e3, 1)}
+        if not isinstance(error, OverloadedError) or self._rpcs.may_log(told):
+            trace_id = self.trace_id or self._rpcs.tracing.trace_id()
+            log, trace = (_log.error if "exc_info" in told else _log.info), {"trace_id": trace_id} if trace_id else {}
+            log(event, method=self.method, request_id=self.request_id, code=code, **trace, **facts, **told)
         if self.model is None:
             self._rpcs.metrics.streams(code).inc()
         else:
             reason = refusal.reason if refusal else None
             self._rpcs.metrics.request(self.method, self.model, code, facts, seconds=seconds, reason=reason)
-        self._rpcs.tracing.annotate(code, request_id=self.request_id, **facts)
+        if code != "OK":
+            self._rpcs.tracing.fail(code)
         if refusal:
             if self._context:
                 await _abort(self._context, refusal, request_id=self.request_id)
             raise refusal
 
-    def _refuse(self, error: Exception) -> GatewayError:
-        """Log an exception and return the caller's error; an unexpected exception becomes INTERNAL."""
-        if isinstance(error, MemoryError):
-            refusal: GatewayError = OutOfMemoryError()
-            self._log("out_of_memory", refusal.status.name, {"exc_info": error})
-        elif not isinstance(error, GatewayError):
-            refusal = InternalError()
-            self._log("request_failed", refusal.status.name, {"exc_info": error})
-        else:
-            refusal = error
-            if not isinstance(error, OverloadedError):
-                self._log("request_refused", error.status.name, {"reason": error.reason, "cause": _cause(error)})
-            elif (skipped := self._rpcs.overloads.sample()) is not None:  # logging each would add load
-                self._log("request_refused", error.status.name, {"reason": error.reason, "unlogged": skipped})
-        return refusal
 
-    def _log(self, event: str, code: str, facts: Mapping[str, Any]) -> None:
-        trace_id = self.trace_id or self._rpcs.tracing.trace_id()
-        log, trace = (_log.error if "exc_info" in facts else _log.info), {"trace_id": trace_id} if trace_id else {}
-        log(event, method=self.method, request_id=self.request_id, code=code, **trace, **facts)
+def _refuse(error: Exception) -> tuple[GatewayError, str, dict[str, Any]]:
+    """Return the caller's error, and the event and facts to log."""
+    if isinstance(error, GatewayError):
+        return error, "request_refused", {"reason": error.reason, "cause": _cause(error)}
+    if isinstance(error, MemoryError):
+        text = "the gateway has no memory left for this photo: try again, or send a smaller one"
+        return GatewayError("OUT_OF_MEMORY", text), "out_of_memory", {"exc_info": error}
+    return GatewayError("INTERNAL", "internal error"), "request_failed", {"exc_info": error}
 
 
 def to_status(error: GatewayError, *, request_id: str) -> status_pb2.Status:

@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import logging
 import os
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +26,8 @@ from dermserve.gateway.tfserving import TfServing
 from dermserve.gateway.tracing import Tracing, open_tracing
 
 LIVENESS = "liveness"  # health name that is SERVING while the gateway runs, for liveness probes
+_log = structlog.get_logger(__name__)
+
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 _MESSAGE_ROOM = 12_000_000  # bytes beyond the photo limit, so that a photo that is too large gets our error, not gRPC's
@@ -41,12 +41,6 @@ _OPTIONS = (
     ("grpc.server.max_pending_requests", 3000),
     ("grpc.server.max_pending_requests_hard_limit", 3000),
 )
-
-
-def announce(event: str, **facts: object) -> None:
-    """Log an event at every log level: launchers wait for it."""
-    anything = structlog.make_filtering_bound_logger(logging.NOTSET)
-    structlog.wrap_logger(structlog.PrintLogger(sys.stderr), wrapper_class=anything).info(event, **facts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +67,7 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
         if config.health_listen is not None:  # open to the very end, so that probes see NOT_SERVING while draining
             probes = grpc.aio.server(options=(*_OPTIONS, ("grpc.max_receive_message_length", 4096)))
             health_pb2_grpc.add_HealthServicer_to_server(servicer, probes)
-            announce("health_listening", address=await _start(probes, config.health_listen))
+            _log.info("health_listening", address=await _start(probes, config.health_listen))
             stack.push_async_callback(probes.stop, None)
         tracing = open_tracing(os.environ)
         stack.push_async_callback(asyncio.to_thread, tracing.close)
@@ -93,7 +87,7 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
         ]
         if towards_servers:
             follow.append(certificates.follow_files(towards_servers, servers, every=config.resolve_seconds))
-            follow.append(certificates.follow_peers(towards_servers, servers))
+            follow.append(certificates.follow_peers(servers))
         stack.push_async_callback(_cancel, [asyncio.create_task(work) for work in follow])
         metrics_address = None
         if config.metrics_listen is not None:
@@ -101,7 +95,7 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
             metrics.registry.register(Snapshot(classifier, tls))
             metrics_address, stop_metrics = serve_metrics(metrics.registry, config.metrics_listen)
             stack.push_async_callback(asyncio.to_thread, stop_metrics)
-            announce("metrics_listening", address=metrics_address)
+            _log.info("metrics_listening", address=metrics_address)
         rpcs = Rpcs(config, metrics=metrics, tracing=tracing)
         server = grpc.aio.server(options=_server_options(config), interceptors=tracing.server_interceptors)
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
@@ -110,7 +104,7 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
         ClassifierService(classifier, rpcs=rpcs, stream_at_once=config.stream_at_once).add_to(server)
         address = await _start(server, config.listen, credentials=own.server if own else None)
         stack.push_async_callback(_drain, server, rpcs, servicer, config.grace_seconds, stop_now or asyncio.Event())
-        announce("listening", address=address, tfs=config.tfs, models=config.models)
+        _log.info("listening", address=address, tfs=config.tfs, models=config.models)
         yield Gateway(address, metrics_address)
 
 
@@ -160,7 +154,7 @@ async def _drain(
     await asyncio.wait(either, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
     await _cancel(either)
     await server.stop(None)
-    announce("stopped")
+    _log.info("stopped")
 
 
 async def _start(server: grpc.aio.Server, listen: str, *, credentials: grpc.ServerCredentials | None = None) -> str:

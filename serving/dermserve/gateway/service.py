@@ -13,11 +13,10 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
-from dermserve.gateway import errors
-from dermserve.gateway.admission import CLASSIFY, CLASSIFY_STREAM
-from dermserve.gateway.catalog import KnownModel
-from dermserve.gateway.classify import Classifier, PhotoRequest
-from dermserve.gateway.rpc import Context, Rpc, Rpcs, to_status
+from dermserve.gateway.catalog import KnownModel, check_target
+from dermserve.gateway.classify import CLASSIFY, CLASSIFY_STREAM, Classifier, PhotoRequest
+from dermserve.gateway.errors import GatewayError
+from dermserve.gateway.rpc import Context, Rpc, Rpcs, stopping_error, to_status
 from dermserve.gateway.tfserving import Target
 from dermserve.v1 import classifier_pb2 as api
 
@@ -75,8 +74,7 @@ class ClassifierService:
         """Return one model with its cards."""
         async with self._rpcs.open("GetModel", context) as rpc:
             rpc.model = name = parse(api.GetModelRequest, data).name
-            if not name:
-                raise errors.MissingModelError
+            check_target(Target(name))
             return api.GetModelResponse(model=_write_model(self._classifier.catalog.find(name), cards=True))
 
 
@@ -93,8 +91,8 @@ class _PhotoStream:
         """Answer every photo. Reading stops while enough are in flight, so that gRPC's flow control slows the sender.
 
         Raises:
-            MalformedRequestError: a message is not a ClassifyStreamRequest; photos before it are answered.
-            StoppingError: the gateway stops; photos that were read before are answered.
+            GatewayError: a message is not a ClassifyStreamRequest, or the gateway stops; photos that were read before
+                are answered.
         """
         running = asyncio.create_task(self._run(items))
         try:
@@ -118,7 +116,7 @@ class _PhotoStream:
                     reading.cancel()
                     await asyncio.gather(reading, return_exceptions=True)
             if reading.cancelled():
-                raise errors.StoppingError
+                raise stopping_error()
             reading.result()
         finally:
             stopping.cancel()
@@ -130,21 +128,22 @@ class _PhotoStream:
         async for data in items:
             number += 1
             item = parse(api.ClassifyStreamRequest, data)
-            fault = errors.StoppingError() if self._stopping.is_set() else self._take_id(item.id)
+            fault = stopping_error() if self._stopping.is_set() else self._take_id(item.id)
             photos.create_task(self._answer(item.id, read_photo(item.request), number, fault))
             del data, item  # release the photo's bytes; the task that answers has them
             await self._slots.acquire()
 
-    def _take_id(self, item_id: str) -> errors.GatewayError | None:
+    def _take_id(self, item_id: str) -> GatewayError | None:
         """Add a photo's id to those in flight; return an error if it is not valid."""
         if not 0 < (size := len(item_id.encode())) <= _MAX_ID_BYTES:
-            return errors.InvalidItemIdError(f"a photo's id needs 1 to {_MAX_ID_BYTES} bytes, this one has {size}")
+            text = f"a photo's id needs 1 to {_MAX_ID_BYTES} bytes, this one has {size}"
+            return GatewayError("INVALID_ID", text)
         if item_id in self._ids:
-            return errors.InvalidItemIdError("another photo with this id is in flight: give each its own")
+            return GatewayError("INVALID_ID", "another photo with this id is in flight: give each its own")
         self._ids.add(item_id)
         return None
 
-    async def _answer(self, item_id: str, photo: PhotoRequest, number: int, fault: errors.GatewayError | None) -> None:
+    async def _answer(self, item_id: str, photo: PhotoRequest, number: int, fault: GatewayError | None) -> None:
         """Answer one photo and release its place for the next."""
         answer, rpc = api.ClassifyStreamResponse(id=item_id), self._rpc.photo(number, model=photo.target.model)
         try:
@@ -153,7 +152,7 @@ class _PhotoStream:
                     raise fault
                 rpc.answer = await self._classifier.classify(photo, rpc)
             answer.response.CopyFrom(rpc.answer)
-        except errors.GatewayError as error:
+        except GatewayError as error:
             answer.error.CopyFrom(to_status(error, request_id=rpc.request_id))
         finally:
             if fault is None:
@@ -188,9 +187,10 @@ def parse(message: type[_T], data: bytes) -> _T:
     """Parse a message.
 
     Raises:
-        MalformedRequestError: the bytes are not such a message.
+        GatewayError: the bytes are not such a message.
     """
     try:
         return message.FromString(data)
     except DecodeError as error:
-        raise errors.MalformedRequestError from error
+        text = "the request is not a message of this method: was it made from another version of the API?"
+        raise GatewayError("MALFORMED_REQUEST", text) from error

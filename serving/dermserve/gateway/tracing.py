@@ -26,11 +26,11 @@ class Tracing:
     client_interceptors: Sequence[Any] = ()
 
     def begin(self, name: str) -> Callable[[BaseException | None], None] | None:
-        """Open a span below the current one; return what ends it. An error marks it failed, with its type only."""
+        """Open a span below the current one; return what ends it. An error marks it failed, with its reason or type."""
         return None
 
-    def annotate(self, code: str, **attributes: Any) -> None:
-        """Add attributes to the current span."""
+    def fail(self, code: str) -> None:
+        """Mark the current span failed."""
 
     def trace_id(self) -> str | None:
         """Return the current trace id, 32 hexadecimal digits; None without a trace."""
@@ -71,16 +71,13 @@ class _OpenTelemetry(Tracing):
 
         def end(error: BaseException | None) -> None:
             if error is not None:
-                span.set_status(self._trace.StatusCode.ERROR, type(error).__name__)
+                span.set_status(self._trace.StatusCode.ERROR, getattr(error, "reason", type(error).__name__))
             opened.__exit__(None, None, None)
 
         return end
 
-    def annotate(self, code: str, **attributes: Any) -> None:
-        span = self._trace.get_current_span()
-        span.set_attributes({"rpc.response.status_code": code, **attributes})
-        if code != "OK":
-            span.set_status(self._trace.StatusCode.ERROR, code)
+    def fail(self, code: str) -> None:
+        self._trace.get_current_span().set_status(self._trace.StatusCode.ERROR, code)
 
     def trace_id(self) -> str | None:
         context = self._trace.get_current_span().get_span_context()

@@ -70,7 +70,7 @@ def measure(pixels: NDArray[np.uint8]) -> Measures:
     to_blue *= np.float32(0.5)
     to_blue -= blue
     brightness = _sum(luma) / size
-    redness, yellowness = (_sum(each) / size for each in differences)
+    redness, yellowness = [_sum(each) / size for each in differences]
     color = _color(luma.ravel() - np.float32(brightness), differences.reshape(2, -1), (redness, yellowness))
     return Measures(
         brightness=brightness,
@@ -118,20 +118,20 @@ def _size(differences: _Floats) -> float:
 
 
 def _detail(luma: _Floats) -> float:
-    rows, columns = (size // 2 * 2 for size in luma.shape)
+    rows, columns = [size // 2 * 2 for size in luma.shape]
     pairs = luma[0:rows:2] + luma[1:rows:2]
     areas = pairs[:, 0:columns:2] + pairs[:, 1:columns:2]
     areas *= np.float32(0.25)
     fine, coarse = _bends(areas, 1), _bends(areas, 2)
     least = max(_LEAST, _OTHERS * sum(coarse) / len(coarse))
-    return min(one / max(other, least) for one, other in zip(fine, coarse, strict=True))
+    return min([one / max(other, least) for one, other in zip(fine, coarse, strict=True)])
 
 
 def _bends(luma: _Floats, lag: int) -> list[float]:
     """Mean absolute second difference of pixels so far apart: along rows, along columns, and along both diagonals."""
-    rows, columns = (max(0, size - 2 * lag) for size in luma.shape)
-    up, level, down = (slice(at, at + rows) for at in (0, lag, 2 * lag))
-    left, centre, right = (slice(at, at + columns) for at in (0, lag, 2 * lag))
+    rows, columns = [max(0, size - 2 * lag) for size in luma.shape]
+    up, level, down = [slice(at, at + rows) for at in (0, lag, 2 * lag)]
+    left, centre, right = [slice(at, at + columns) for at in (0, lag, 2 * lag)]
     bends = np.empty((4, rows, columns), np.float32)
     np.add(luma[level, left], luma[level, right], out=bends[0])
     np.add(luma[up, centre], luma[down, centre], out=bends[1])
@@ -139,12 +139,13 @@ def _bends(luma: _Floats, lag: int) -> list[float]:
     np.add(luma[up, right], luma[down, left], out=bends[3])
     bends -= 2 * luma[level, centre]
     sums = np.add.reduce(np.abs(bends, out=bends).reshape(4, -1), axis=1)
-    return [float(each) for each in sums / (_LONGER * max(rows * columns, 1))]
+    means: list[float] = (sums / (_LONGER * max(rows * columns, 1))).tolist()
+    return means
 
 
 def _contrast(luma: _Floats) -> float:
     side = min(_BLOCK, *luma.shape)
-    rows, columns = (_averaging(size // side, side) for size in luma.shape)
+    rows, columns = [_averaging(size // side, side) for size in luma.shape]
     means = np.matmul(rows @ luma[: rows.shape[1], : columns.shape[1]], columns.T).ravel()
     means -= np.float32(_sum(means) / means.size)
     return math.sqrt(float(means @ means) / means.size)

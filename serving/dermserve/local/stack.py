@@ -126,7 +126,7 @@ class Stack(InOrder):
     def _start_gateway(self, parts: contextlib.ExitStack) -> None:
         models = [f"--model={model}" for model in self.models]
         arguments = ("--listen", f"{HOST}:{self.port}", "--tfs", self.tfs_address, *models, *self.gateway_flags)
-        own = {"DERMSERVE_CANARY_SHARES", "DERMSERVE_CANARY_FILE"} & os.environ.keys()
+        own = "DERMSERVE_CANARY_FILE" in os.environ
         env = {} if own else {"DERMSERVE_CANARY_FILE": str(self.store.resolve() / CANARY_FILE)}
         gateway = self._start_child("gateway", arguments, parts, ready=GATEWAY_READY, **env)
         started = time.monotonic()
