@@ -1,18 +1,17 @@
 """Runs for tests: a tiny data set, a tiny experiment, and a run that is finished without having trained."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from dermserve.models.training.train import run
+from dermserve.models.training.train import loop, run
+from dermserve.models.training.train.checkpoint import Epoch
 from dermserve.models.training.train.dataset import prepare
 from dermserve.models.training.train.experiment import Experiment, parse_experiment
 from dermserve.models.training.train.finished import FinishedRun
-from dermserve.models.training.train.loop import Epoch
 from dermserve.models.training.train.run import run_training
 
 EXPERIMENT = """
@@ -73,15 +72,19 @@ def start(
     teachers: Sequence[FinishedRun] = (),
 ) -> None:  # fmt: skip
     """Train; raise in the middle of the epoch after `stop_after` whole ones."""
-    whole: list[Epoch] = []
+    begun: list[str] = []
 
-    def progress(what: str, done: int, steps: int) -> None:
-        if stop_after is not None and len(whole) >= stop_after and done > 1:
-            raise StoppedError
+    def stop(steps: Sequence[int], what: str) -> Iterator[int]:
+        begun.append(what)
+        for step in steps:
+            yield step
+            if stop_after is not None and len(begun) > stop_after and step == 1:
+                raise StoppedError
 
     data = prepare(experiment, photos, cache=photos.parent / "cache")
-    how: Any = {"progress": progress, "report": whole.append, "teachers": teachers}
-    run_training(experiment, data, out, backbone=backbone, **how)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "track", stop)
+        run_training(experiment, data, out, backbone=backbone, teachers=teachers)
 
 
 def instead_of_training(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None] = lambda: None) -> None:

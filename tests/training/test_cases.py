@@ -1,6 +1,8 @@
 """Data sets as people have them: each is read, or named in one line before any work."""
 
+import contextlib
 import csv
+import io
 import os
 import shutil
 from collections import Counter
@@ -41,8 +43,9 @@ def described(base: Path, *rows: str, head: str = HEAD) -> None:
 
 
 def said(base: Path, classes: tuple[str, ...] = CLASSES) -> tuple[list[Sample], str]:
-    lines: list[str] = []
-    return read_samples(base, classes, say=lines.append), "\n".join(lines)
+    with contextlib.redirect_stderr(io.StringIO()) as lines:
+        samples = read_samples(base, classes)
+    return samples, lines.getvalue().rstrip()
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_what_macos_leaves_is_said_and_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", [["--thin", 2], ["--again", "why"], ["--also", "."], ["--paper", "."], ["--recall-price", 0.1]]
+    "option", [["--thin", 2], ["--again", "why"], ["--also", "."], ["--paper", "."], ["--others", "."]]
 )
 def test_options_that_would_change_nothing_for_other_data_are_refused(option: list[object]) -> None:
     lines = command(cli.evaluate, ".", "--data", ".", "--other", "clinic", *option, code=2)
@@ -98,7 +101,7 @@ def test_a_blank_lesion_in_labels_csv_is_one_of_its_own_even_where_names_repeat(
     assert len({sample.lesion for sample in read_samples(tmp_path, CLASSES)}) == 2
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "latin-1", "cp1252"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "cp1252"])
 @pytest.mark.parametrize(("name", "delimiter"), [("metadata.csv", ";"), ("HAM10000_metadata.tab", "\t")])
 def test_tables_of_any_encoding_and_delimiter_are_read(
     tmp_path: Path, encoding: str, name: str, delimiter: str
@@ -350,7 +353,7 @@ def test_a_dangling_link_is_one_line(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (b"image_id,dx\nISIC_0000000,bcc,more\n", "line 2, has 3 cells, but there are 2 columns"),
+        (b"image_id,dx\nISIC_0000000,bcc,more\n", "line 2, has 1 cells more than there are columns"),
         (b"image_id,dx,dx\nISIC_0000000,bcc,bcc\n", "has the column dx twice"),
         (b"image_id,dx\nISIC_0000000,mole\n", "names the class 'mole'"),
         (b"image_id,age\nISIC_0000000,5\n", "lacks the columns dx"),

@@ -12,6 +12,7 @@ from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part
 from dermserve.models.training.errors import DataError
 from dermserve.models.training.train import loop
+from dermserve.models.training.train.checkpoint import State
 from dermserve.models.training.train.dataset import finished_data, prepare, read_also, with_also
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.network import training_copy
@@ -61,16 +62,18 @@ def test_a_start_of_another_model_and_two_kinds_of_initial_weights_are_refused(o
     assert "is a run of mobilenet_v3_small" in command(cli.train, "resnet50", *options[:-2], code=2)
 
 
-def test_photos_of_also_are_for_what_their_lesions_are(begun: FinishedRun, photos: Path, tmp_path: Path) -> None:
-    larger, said = tmp_path / "larger", list[str]()
+def test_photos_of_also_are_for_what_their_lesions_are(
+    begun: FinishedRun, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    larger = tmp_path / "larger"
     shutil.copytree(photos, larger)
     shutil.rmtree(larger / "normal")
     draw(larger / "bcc" / "of_nobody_known.png", label=0, seed=5)
     own = finished_data(begun.experiment, photos, begun.split, cache=tmp_path / "cache")
-    also = read_also(own, larger, SPEC, cache=tmp_path / "cache", say=said.append)
+    also = read_also(own, larger, SPEC, cache=tmp_path / "cache")
     both = with_also(own, also, SPEC, cache=tmp_path / "cache")
     assert len(both.samples) == 36 + 24
-    assert "left out 1 of 25 photos" in said[0]
+    assert "left out 1 of 25 photos" in capsys.readouterr().err
     for sample in both.samples[36:]:
         assert both.parts[sample] is begun.split[sample.name.removeprefix("larger/")].part
     assert both.own == own.parts
@@ -111,7 +114,7 @@ def test_a_photo_says_nothing_of_classes_that_its_data_set_lacks() -> None:
     images = np.random.default_rng(0).integers(0, 255, (9, 64, 64, 3), np.uint8)
     labels, possible = np.asarray([0] * 6 + [1] * 2 + [2]), np.float32([[1, 1, 0]] * 8 + [[1, 1, 1]])
     photos = Labelled(images, np.arange(9), labels, possible)
-    stage = loop._StageRun(network, experiment, 0, photos, photos, lambda *_: None)
+    stage = loop._StageRun(network, experiment, State(stage=0), photos, photos)
     before = np.asarray(network.get_layer("logits").bias)
     loss, _ = stage._step(images[:8], labels[:8], possible[:8], np.int32([0, 0]), images[:8])
     changed = np.asarray(network.get_layer("logits").bias) != before
@@ -126,5 +129,5 @@ def test_photos_of_a_complete_set_are_of_no_class_that_their_folder_lacks() -> N
     images, possible = np.zeros((3, 64, 64, 3), np.uint8), np.float32([[1, 1, 1], [1, 1, 0], [1, 1, 0]])
     photos = Labelled(images, np.arange(3), np.asarray([2, 1, 0]), possible)
     for extra, expected in (("", 0), ("also_complete = true\n", 1)):
-        stage = loop._StageRun(network, tiny(extra), 0, photos, photos, lambda *_: None)
+        stage = loop._StageRun(network, tiny(extra), State(stage=0), photos, photos)
         assert (stage._possible[1:, 2] == expected).all()

@@ -26,7 +26,6 @@ from dermserve.models.training.evaluate.predictions import Predictor
 from dermserve.models.training.train import backbones, checkpoint
 from dermserve.models.training.train.dataset import finished_data, prepare, read_provenance
 from dermserve.models.training.train.finished import FinishedRun
-from dermserve.models.training.train.frozen import compute_frozen
 from tests.training.conftest import draw, draw_photos
 from tests.training.runs import EXPERIMENT, StoppedError, command, instead_of_training, start, tiny
 
@@ -178,30 +177,6 @@ def test_packing_and_converting_see_no_test_photos(
     assert {run.split[names[row]].part for row in found[0].rows} == {Part.VALIDATION}
 
 
-@pytest.mark.parametrize("what", ["photos", "rows", "layers"])
-def test_frozen_features_of_other_photos_or_layers_are_not_taken(tmp_path: Path, what: str) -> None:
-    rng = np.random.default_rng(0)
-    images, other = (rng.integers(0, 256, (6, 8, 8, 3)).astype(np.uint8) for _ in range(2))
-    rows, labels = np.arange(4), np.zeros(4, np.int64)
-    inputs = keras.Input((8, 8, 3))
-    dense = keras.layers.Dense(3)
-    network = keras.Model(inputs, dense(keras.layers.GlobalAveragePooling2D()(inputs)))
-
-    def compute(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        photos = Labelled(images, rows, labels)
-        return np.array(compute_frozen(network, photos, tmp_path, progress=lambda *_: None))
-
-    compute(images, rows)
-    if what == "photos":
-        images = other
-    elif what == "rows":
-        rows = np.array((5, 4, 3, 2))
-    else:
-        dense.set_weights([weight + 1 for weight in dense.get_weights()])
-    found = compute(images, rows)
-    np.testing.assert_allclose(found[rows], np.asarray(network(images[rows].astype(np.float32))), rtol=1e-2)
-
-
 def test_the_first_loss_that_is_no_number_ends_training(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,30 +188,24 @@ def test_the_first_loss_that_is_no_number_ends_training(
     assert not (tmp_path / "out" / "weights.weights.h5").exists()
 
 
-STATED = 'name = "Clinic"\nlicense = "CC0"\nsource = "https://example.org"\n'
-
-
 @pytest.mark.parametrize(
-    ("file", "flags", "data", "license"),
+    ("file", "data", "license"),
     [
-        (None, {}, "not stated", "not stated"),
-        (STATED, {}, "Clinic (https://example.org; CC0)", "CC0: that of the training data"),
-        (STATED, {"license": "CC BY"}, "Clinic (https://example.org; CC BY)", "CC BY: that of the training data"),
-        ('name = "Clinic"', {}, "Clinic (source not stated; licence not stated)", "not stated"),
-        ("", {"source": "here"}, "name not stated (here; licence not stated)", "not stated"),
-        ("\ufeffname = ' '\n", {}, "not stated", "not stated"),
+        (None, "not stated", "not stated"),
+        (
+            'name = "Clinic"\nlicense = "CC0"\nsource = "https://example.org"\n',
+            "Clinic (https://example.org; CC0)",
+            "CC0: that of the training data",
+        ),
+        ('name = "Clinic"', "Clinic (source not stated; licence not stated)", "not stated"),
+        ('source = "here"', "name not stated (here; licence not stated)", "not stated"),
+        ("\ufeffname = ' '\n", "not stated", "not stated"),
     ],
 )
-def test_the_data_is_what_flags_and_its_file_say(
-    tmp_path: Path,
-    file: str | None,
-    flags: dict[str, str],
-    data: str,
-    license: str,  # noqa: A002
-) -> None:
+def test_the_data_is_what_its_file_says(tmp_path: Path, file: str | None, data: str, license: str) -> None:  # noqa: A002
     if file is not None:
         (tmp_path / "dataset.toml").write_text(file, encoding="utf-8")
-    assert read_provenance(tmp_path, **flags) == {"data": data, "license": license}
+    assert read_provenance(tmp_path) == {"data": data, "license": license}
 
 
 @pytest.mark.parametrize("text", ["name =", "name = 3\n", "licence = 'CC0'\n", "[name]\n", "\udcff"])
@@ -250,7 +219,8 @@ def test_the_card_names_the_data_as_stated(photos: Path, tmp_path: Path, monkeyp
     instead_of_training(monkeypatch)
     (tmp_path / "tiny.toml").write_text(PLAIN)
     arguments = ["mobilenet_v3_small", "--data", photos, "--out", tmp_path / "out", "--cache", tmp_path / "cache"]
-    command(cli.train, *arguments, "--experiment", tmp_path / "tiny.toml", "--data-name", "Clinic")
+    (photos / "dataset.toml").write_text('name = "Clinic"\n')
+    command(cli.train, *arguments, "--experiment", tmp_path / "tiny.toml")
     run = FinishedRun(tmp_path / "out")
     single = {"accuracy": 1.0, "accuracy_95": [0.9, 1.0], "balanced_accuracy": 1.0, "ece": 0.0}
     verdict = {"abstained": 0.0, "confident": 1.0, "malignant_confidently_benign": 0.0}
@@ -287,7 +257,7 @@ def test_predictions_by_other_view_code_are_not_taken(tmp_path: Path, monkeypatc
     monkeypatch.setattr(predictions, "frozen_function", lambda *_, **__: None)
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
     photos = Labelled(np.arange(3 * 12, dtype=np.uint8).reshape(3, 2, 2, 3), np.arange(3), np.zeros(3, np.int64))
-    judge = Predictor(network=network, cache=tmp_path, precision="float32", progress=lambda *_: None)
+    judge = Predictor(network=network, cache=tmp_path)
     for version in ("one", "one", "two"):
         monkeypatch.setattr(predictions, "imaging_version", lambda version=version: version)
         judge.features(photos, "photos")

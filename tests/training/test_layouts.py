@@ -172,5 +172,5 @@ def test_two_that_decode_the_same_photos_do_not_share_a_partial_file(
     pixels = load_pixels(samples, folder=tmp_path / "cache", side=32)
     assert pixels.any(axis=(1, 2, 3)).all()
     (whole,) = (tmp_path / "cache").iterdir()
-    assert [name.endswith(".partial") for name in met] == [True]
+    assert [name.startswith("partial-") for name in met] == [True]
     assert whole.suffix == ".npy"

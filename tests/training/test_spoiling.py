@@ -16,6 +16,7 @@ from dermserve.models.training.evaluate import measuring
 from dermserve.models.training.evaluate.fitting import Fitted
 from dermserve.models.training.evaluate.predictions import ONE_VIEW, Predictor
 from dermserve.models.training.train import loop
+from dermserve.models.training.train.checkpoint import State
 from dermserve.models.training.train.dataset import finished_data
 from dermserve.models.training.train.finished import FinishedRun
 from tests.training.runs import tiny
@@ -67,7 +68,7 @@ def test_a_student_sees_spoiled_photos_and_its_teachers_the_clean_ones() -> None
     images = np.concatenate([np.full((16, 72, 72, 3), 60, np.uint8), np.full((8, 72, 72, 3), 200, np.uint8)])
     labelled = Labelled(images, np.arange(24), np.repeat([0, 1, 2], 8))
     text = UNFOLDED.replace("flip = true", "spoiled = 0.5").replace("balance = 0.5", "")
-    loop._StageRun(student, tiny("", text), 0, labelled, labelled, lambda *_: None, [teacher]).epoch()
+    loop._StageRun(student, tiny("", text), State(stage=0), labelled, labelled, [teacher]).epoch()
     clean, spoiled = (np.concatenate(seen[who]) for who in ("teacher", "student"))
     assert sorted(set(clean.round())) == [60, 200]
     changed = np.abs(spoiled[: len(clean)] - clean) > 1
@@ -79,9 +80,9 @@ def test_a_student_sees_spoiled_photos_and_its_teachers_the_clean_ones() -> None
 def test_a_spoiled_photo_of_a_malignant_lesion_is_seldom_low(shared: pathlib.Path, tmp_path: pathlib.Path) -> None:
     run = FinishedRun(SHIPPED / "mobilenet_v3_small")
     data = finished_data(run.experiment, shared / "data" / "three_class_64", run.split, cache=tmp_path)
-    predictor = Predictor(network=run.network(shifted=False), cache=tmp_path, progress=lambda *_: None)
+    predictor = Predictor(network=run.network(shifted=False), cache=tmp_path)
     fitted = Fitted(run.model, run.shift, run.distance, run.calibration)
-    found = measuring.spoiled(predictor, fitted, data.part(Part.VALIDATION).every(3), data.samples)
+    found = measuring.spoiled(predictor, fitted, data.part(Part.VALIDATION).every(3))
     assert found["black"] == {"noticed": 1, "malignant_low": 0}
     assert max(found[kind]["malignant_low"] or 0 for kind in HARD) <= 0.1
 
@@ -91,11 +92,10 @@ def test_a_spoiled_photo_of_a_malignant_lesion_is_seldom_low(shared: pathlib.Pat
 def test_noise_does_not_make_a_malignant_lesion_low(shared: pathlib.Path, tmp_path: pathlib.Path) -> None:
     run = FinishedRun(SHIPPED / "resnet50")  # the weights before called a third of them LOW
     data = finished_data(run.experiment, shared / "data" / "ham10000_200x150", run.split, cache=tmp_path)
-    predictor = Predictor(network=run.network(shifted=False), cache=tmp_path, progress=lambda *_: None)
+    predictor = Predictor(network=run.network(shifted=False), cache=tmp_path)
     fitted = Fitted(run.model, run.shift, run.distance, run.calibration)
     photos = data.part(Part.VALIDATION)
     ill = np.flatnonzero(fitted.malignant[photos.labels])[::10]
     noisy = np.stack([spoil(photos.images[row], "noise of 25") for row in photos.rows[ill]])
-    samples = [data.samples[row] for row in photos.rows[ill]]
-    judged = predictor.predict(Labelled.whole(noisy, photos.labels[ill]), samples, "noisy", views=ONE_VIEW)
+    judged = predictor.predict(Labelled.whole(noisy, photos.labels[ill]), "noisy", views=ONE_VIEW)
     assert fitted.decide(judged).low.sum() <= 1

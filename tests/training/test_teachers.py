@@ -16,6 +16,7 @@ from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.train import backbones, loop
 from dermserve.models.training.train.backbones import build_network, load_backbone
+from dermserve.models.training.train.checkpoint import State
 from dermserve.models.training.train.experiment import Distillation
 from dermserve.models.training.train.finished import FinishedRun
 from dermserve.models.training.train.loop import distillation_losses, soft_targets
@@ -61,7 +62,7 @@ def test_a_student_learns_of_its_teachers_as_much_as_the_weight_says(weight: flo
     images = np.random.default_rng(0).integers(0, 255, (64, 72, 72, 3), np.uint8)
     labelled = Labelled(images, np.arange(64), np.full(64, 2))  # the labels say 2, the teachers 1
     student, teachers = _small(), [_small((0, 9, 0)), _small((2, 5, 0))]
-    loop._StageRun(student, experiment, 0, labelled, labelled, lambda *_: None, teachers).epoch()
+    loop._StageRun(student, experiment, State(stage=0), labelled, labelled, teachers).epoch()
     answers = np.asarray(student(images[:4].astype(np.float32))["logits"]).argmax(axis=1)
     assert (answers == learned).all()
 
@@ -75,7 +76,7 @@ def test_teachers_see_the_crop_that_the_student_sees() -> None:
 
     images = np.zeros((8, 72, 72, 3), np.uint8)
     labelled = Labelled(images, np.arange(8), np.arange(8) % 3)
-    loop._StageRun(_small(), tiny("", UNFOLDED), 0, labelled, labelled, lambda *_: None, [teacher]).epoch()
+    loop._StageRun(_small(), tiny("", UNFOLDED), State(stage=0), labelled, labelled, [teacher]).epoch()
     assert set(seen) == {(64, 64, 3, False)}
 
 
@@ -129,6 +130,14 @@ def test_a_teacher_that_knows_what_validates_or_tests_is_refused_before_anything
     options = ["--data", photos, "--experiment", tmp_path / "tiny.toml", "--cache", photos.parent / "cache"]
     options += ["--out", tmp_path / "out", "--teacher", leaky.folder]
     assert "that validate or test here" in command(cli.train, "mobilenet_v3_small", *options, code=1)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_experiment_of_distillation_without_a_teacher_is_refused(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(f"{EXPERIMENT}[distillation]\n")
+    options = ["--data", photos, "--experiment", tmp_path / "tiny.toml", "--cache", photos.parent / "cache"]
+    said = command(cli.train, "mobilenet_v3_small", *options, "--out", tmp_path / "out", code=2)
+    assert "tiny has [distillation]: pass its teachers with --teacher" in said
     assert not (tmp_path / "out").exists()
 
 

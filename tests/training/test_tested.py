@@ -31,15 +31,18 @@ def network(seed: int = 0) -> keras.Model:
     return keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="logits")], name="tiny")
 
 
-def test_an_interrupted_pack_leaves_no_calibration_of_other_weights(photos: Path, tmp_path: Path) -> None:
+def test_an_interrupted_pack_leaves_no_calibration_of_other_weights(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = untrained(tiny(), photos, tmp_path / "run")
     run.update(calibration=FOUND)
 
-    def stop(*_: object) -> None:
+    def stop(*_: object, **__: object) -> None:
         raise StoppedError
 
+    monkeypatch.setattr(predictions.Predictor, "predict", stop)
     with pytest.raises(StoppedError):
-        pack(run, photos, kind="int8", cache=photos.parent / "cache", progress=stop)
+        pack(run, photos, cache=photos.parent / "cache")
     assert run.compact.is_file()
     with pytest.raises(RunError, match="is not calibrated"):
         _ = run.calibration
@@ -114,9 +117,9 @@ def test_no_test_photo_is_read_before_a_run_notes_what_is_fixed(
     monkeypatch.setattr(predictions, "run_views", say_anything)
     frozen: list[object] = []
     monkeypatch.setattr(predictions, "frozen_function", lambda network, **_: frozen.append(network))
-    how: Any = {"cache": tmp_path / "cache", "precision": "float32", "progress": lambda *_: None}
+    cache = tmp_path / "cache"
     FinishedRun(folder).update(other={"clinic": {"measured": "with other thresholds"}})
-    evaluate.evaluate_own(FinishedRun(folder), photos, thin=4, **how)
+    evaluate.evaluate_own(FinishedRun(folder), photos, thin=4, cache=cache)
     assert FinishedRun(folder).summary["other"] == {}
     assert {which for which, noted in asked if not noted} == {Part.TRAIN, Part.VALIDATION}
     assert (Part.TEST, True) in asked
@@ -125,5 +128,5 @@ def test_no_test_photo_is_read_before_a_run_notes_what_is_fixed(
         prepare(tiny(), photos, cache=tmp_path / "cache").part(Part.TEST)
     before = (folder / "run.json").read_text()
     with pytest.raises(RunError, match="measured with other thresholds"):
-        evaluate.evaluate_own(FinishedRun(folder), photos, thin=1, **how)
+        evaluate.evaluate_own(FinishedRun(folder), photos, thin=1, cache=cache)
     assert (folder / "run.json").read_text() == before

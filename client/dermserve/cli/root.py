@@ -43,7 +43,6 @@ ENTRIES = {
     "evaluate": Entry(
         "dermserve.models.training.cli:evaluate", "Calibrate and measure a run; write its report.", TRAIN
     ),
-    "report": Entry("dermserve.models.training.cli:report", "Write a run's report again.", TRAIN),
     "tflite": Entry("dermserve.models.training.cli:tflite", "Convert a run to TensorFlow Lite.", TRAIN),
     "scenarios": Entry("dermserve.models.papers.cli:scenarios", "Train over the papers' grid of settings.", TRAIN),
     "backbones": Entry("dermserve.models.papers.cli:backbones", "Compare backbones on the same photos.", TRAIN),

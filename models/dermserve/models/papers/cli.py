@@ -1,30 +1,22 @@
 """`dermserve scenarios` and `dermserve backbones`: the papers' grid and their comparison of backbones."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training import cli as common
-
-if TYPE_CHECKING:
-    from dermserve.models.papers.heads import Cell
-
-_OUT = click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the table."
-)
+from dermserve.models.training.terminal import say
 
 
 @click.command()
 @common.DATA
-@_OUT
+@common.OUT
 @click.option("--experiment", default="resnet50", show_default=True, help="Experiment to vary.")
 @click.option("--weights", help='Initial backbone: "imagenet" (Keras downloads it), a file, or "random".')
-@common.PRECISION
 @common.CACHE
 @common.error_messages()
-def scenarios(data: Path, out: Path, experiment: str, weights: str | None, precision: str, cache: Path) -> None:
+def scenarios(data: Path, out: Path, experiment: str, weights: str | None, cache: Path) -> None:
     """Train over the papers' grid: training share 70 and 80 %, dropout 0.4 to 0.6, batches of 16, 32 and 64.
 
     The backbone stays frozen, and each cell trains a head on its features. A stopped command continues: cells that are
@@ -36,29 +28,17 @@ def scenarios(data: Path, out: Path, experiment: str, weights: str | None, preci
     from dermserve.models.training.train.run import initial_network
 
     chosen, backbone = load_experiment(experiment), common.read_backbone(weights)
-    prepared = prepare(chosen, data, cache=cache, say=common.print_line)
-    out.mkdir(parents=True, exist_ok=True)
-    table = out / "scenarios.csv"
-    network = initial_network(chosen, backbone)
-    features = heads.compute_features(
-        network, prepared, cache=cache, precision=precision, progress=common.draw_progress()
-    )
-    cells = heads.run_grid(chosen, prepared, features, table, report=_report_cell)
+    prepared = prepare(chosen, data, cache=cache)
+    features = heads.compute_features(initial_network(chosen, backbone), prepared, cache=cache)
+    cells = heads.run_grid(chosen, features, out / "scenarios.csv")
     best = max(cells, key=lambda cell: cell.accuracy)
-    common.print_line(f"best: {best.training_share:.0%} training, dropout {best.dropout}, batch {best.batch}")
-    click.echo(str(table))
-
-
-def _report_cell(cell: "Cell") -> None:
-    common.print_line(
-        f"{cell.training_share:.0%} training, dropout {cell.dropout}, batch {cell.batch}: "
-        f"accuracy {cell.accuracy:.4f}, balanced {cell.balanced_accuracy:.4f}, {cell.minutes:.1f} min"
-    )
+    say(f"best: {best.training_share:.0%} training, dropout {best.dropout}, batch {best.batch}")
+    click.echo(str(out / "scenarios.csv"))
 
 
 @click.command()
 @common.DATA
-@_OUT
+@common.OUT
 @click.option("--experiment", default="resnet50", show_default=True, help="Experiment whose head and split are used.")
 @click.option(
     "--weights",
@@ -80,15 +60,9 @@ def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], 
     chosen = load_experiment(experiment)
     side = SPECS[chosen.model].input_side
     networks = [heads.load(name, common.read_backbone(source), side=side) for name, source in asked]
-    prepared = prepare(chosen, data, cache=cache, say=common.print_line)
-    rows = heads.compare(chosen, prepared, networks, progress=common.draw_progress())
+    rows = heads.compare(chosen, prepare(chosen, data, cache=cache), networks)
     out.mkdir(parents=True, exist_ok=True)
     heads.write_table(rows, out / "backbones.csv")
-    for row in rows:
-        common.print_line(
-            f"{row.backbone}: accuracy {row.accuracy:.4f}, balanced {row.balanced_accuracy:.4f}; features "
-            f"{row.features_minutes:.1f} min, head {row.head_minutes:.1f} min"
-        )
     click.echo(str(out / "backbones.csv"))
 
 

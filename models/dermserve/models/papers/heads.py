@@ -2,7 +2,7 @@
 
 `run_grid` makes tables IV and V, accuracy and minutes over a grid of settings. `compare` compares backbones: MobileNet,
 InceptionV3, ResNet-50, and MobileNetV3Small. Features are computed once, so that a head takes minutes on two cores.
-Only validation photos are used, no test photo of the experiment's split. To train the whole network for a cell, use
+Only photos outside of test in the experiment's split are used. To train the whole network for a cell, use
 `dermserve train` with an experiment of its own.
 """
 
@@ -22,14 +22,15 @@ from numpy.typing import NDArray
 
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.photos import Labelled
-from dermserve.models.training.data.splits import Part, require_parts, split
+from dermserve.models.training.data.splits import Part, Sample, require_parts, split
 from dermserve.models.training.errors import RunError, replacing
 from dermserve.models.training.evaluate.predictions import Predictor
+from dermserve.models.training.terminal import say, track
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.backbones import load_backbone
 from dermserve.models.training.train.dataset import Data
 from dermserve.models.training.train.experiment import Experiment
-from dermserve.models.training.train.loop import Progress, accuracies
+from dermserve.models.training.train.loop import accuracies
 
 GRID: tuple[tuple[float, float, int], ...] = tuple(itertools.product((0.7, 0.8), (0.4, 0.5, 0.6), (16, 32, 64)))
 """Training share, dropout and batch of every cell."""
@@ -44,7 +45,6 @@ BACKBONES: Mapping[str, tuple[Callable[..., keras.Model], Callable[[Any], Any]]]
 _BATCH = 64
 # Features are standardised, so that one learning rate suits the scales of all backbones.
 _EPSILON = 1e-3
-_Rows = NDArray[np.int64]
 
 
 class Cell(NamedTuple):
@@ -71,35 +71,26 @@ class Compared(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Pooled features of photos, of a frozen backbone."""
+    """Pooled features of the photos outside of test, of a frozen backbone."""
 
-    values: NDArray[np.float32]  # [N, F], in the order of the samples; zeros for those that test
-    labels: NDArray[np.int64]
+    values: NDArray[np.float32]  # [N, F]
+    samples: Sequence[Sample]  # the photos, [N]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """Class of each photo, int64 [N]."""
+        return np.asarray([sample.label for sample in self.samples], np.int64)
 
 
-def compute_features(network: keras.Model, data: Data, *, cache: Path, precision: str, progress: Progress) -> Features:
+def compute_features(network: keras.Model, data: Data, *, cache: Path) -> Features:
     """Run the frozen backbone over photos with the serving preprocessing, or read the cached features."""
-    labels, rows = np.asarray([sample.label for sample in data.samples], np.int64), data.untested
-    predictor = Predictor(network=network, cache=cache, precision=precision, progress=progress)
-    found = predictor.features(Labelled(data.pixels, rows, labels[rows]), "features")
-    return Features(_placed(found, rows, len(labels)), labels)
-
-
-def _placed(found: NDArray[np.float32], rows: _Rows, count: int) -> NDArray[np.float32]:
-    """Put the features of some photos into their rows among all."""
-    values = np.zeros((count, found.shape[1]), np.float32)
-    values[rows] = found
-    return values
+    samples = [data.samples[row] for row in data.untested]
+    photos = Labelled(data.pixels, data.untested, np.asarray([sample.label for sample in samples], np.int64))
+    return Features(Predictor(network=network, cache=cache).features(photos, "features"), samples)
 
 
 def run_grid(
-    experiment: Experiment,
-    data: Data,
-    features: Features,
-    table: Path,
-    *,
-    report: Callable[[Cell], None],
-    grid: Sequence[tuple[float, float, int]] = GRID,
+    experiment: Experiment, features: Features, table: Path, *, grid: Sequence[tuple[float, float, int]] = GRID
 ) -> list[Cell]:
     """Train the head of every cell that the table lacks on features of the frozen backbone.
 
@@ -107,45 +98,34 @@ def run_grid(
         DataError: a cell's split leaves a class without photos in a part.
         RunError: the table is of another experiment, other photos or other features.
     """
-    _claim(table, experiment, data, features)
+    whole = checkpoint.fingerprint(experiment, dict.fromkeys(features.samples, Part.TRAIN), None)
+    mine = {key: whole[key] for key in ("experiment", "photos")}  # each cell has a split of its own
+    checkpoint.claim(table.parent, {**mine, "features": hashlib.sha256(features.values.tobytes()).hexdigest()})
     cells = _read_table(table) if table.is_file() else []
     done = {(cell.training_share, cell.dropout, cell.batch) for cell in cells}
     for share, dropout, batch in (setting for setting in grid if setting not in done):
-        parts = _divide(experiment, data, share)
-        started = time.monotonic()
-        head = _train_head(experiment, features, parts, dropout, batch)
-        minutes = (time.monotonic() - started) / 60
-        accuracy, balanced = _judge_head(head, features, parts[Part.VALIDATION])
-        cells.append(Cell(share, dropout, batch, round(accuracy, 4), round(balanced, 4), round(minutes, 2)))
+        shares: dict[str, float] = {"validation": 1 - share, "test": 0.0}
+        parts = split(features.samples, protocol=experiment.protocol, seed=experiment.seed, **shares)
+        require_parts(parts, SPECS[experiment.model].codes, **shares)
+        accuracy, balanced, minutes = _train_head(experiment, features, parts, dropout, batch)
+        cells.append(Cell(share, dropout, batch, accuracy, balanced, minutes))
         write_table(cells, table)
-        report(cells[-1])
+        say(
+            f"{share:.0%} training, dropout {dropout}, batch {batch}: accuracy {accuracy:.4f}, balanced "
+            f"{balanced:.4f}, {minutes:.1f} min"
+        )
     return cells
 
 
-def _claim(table: Path, experiment: Experiment, data: Data, features: Features) -> None:
-    """Check that a table is of these features and photos, and write their fingerprint beside it."""
-    if table.is_file() and not (table.parent / checkpoint.FINGERPRINT).is_file():
-        raise RunError(f"{table.parent} does not say what {table.name} is of: pass another --out")
-    digest = hashlib.sha256(features.labels.tobytes())
-    digest.update(np.ascontiguousarray(features.values).tobytes())
-    mine = checkpoint.fingerprint(experiment, dict.fromkeys(data.samples, Part.TRAIN), None)
-    del mine["split"], mine["initial weights"]  # each cell has a split of its own; features follow from the weights
-    checkpoint.claim(table.parent, {**mine, "features": digest.hexdigest()})
-
-
-def _divide(experiment: Experiment, data: Data, share: float) -> dict[Part, _Rows]:
-    """Divide the photos that do not test, for a training share."""
-    samples = {row: data.samples[row] for row in data.untested.tolist()}
-    shares: dict[str, float] = {"validation": 1 - share, "test": 0.0}
-    parts = split(list(samples.values()), protocol=experiment.protocol, seed=experiment.seed, **shares)
-    require_parts(parts, SPECS[experiment.model].codes, **shares)
-    return {part: np.asarray([row for row, each in samples.items() if parts[each] is part]) for part in Part}
-
-
 def _train_head(
-    experiment: Experiment, features: Features, parts: Mapping[Part, _Rows], dropout: float, batch: int
-) -> keras.Model:
-    """Train ResNet-50's head with Adam at 1e-4 and early stopping, as the paper trains the network."""
+    experiment: Experiment, features: Features, parts: Mapping[Sample, Part], dropout: float, batch: int
+) -> tuple[float, float, float]:
+    """Train ResNet-50's head with Adam at 1e-4 and early stopping, as the paper trains the network.
+
+    Returns:
+        Accuracy and balanced accuracy on the validation photos, to four digits, and minutes.
+    """
+    started, labels = time.monotonic(), features.labels
     keras.utils.set_random_seed(experiment.seed)
     head = keras.Sequential(
         [
@@ -157,21 +137,22 @@ def _train_head(
         ]
     )
     head.compile(keras.optimizers.Adam(1e-4), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    train, validation = parts[Part.TRAIN], parts[Part.VALIDATION]
+    train, validation = (
+        np.flatnonzero([parts[sample] is part for sample in features.samples]) for part in (Part.TRAIN, Part.VALIDATION)
+    )
     head.fit(
         features.values[train],
-        features.labels[train],
-        validation_data=(features.values[validation], features.labels[validation]),
+        labels[train],
+        validation_data=(features.values[validation], labels[validation]),
         batch_size=batch,
         epochs=experiment.stages[0].epochs,
         verbose=0,
         callbacks=[keras.callbacks.EarlyStopping(patience=4, restore_best_weights=True)],
     )
-    return head
-
-
-def _judge_head(head: keras.Model, features: Features, rows: _Rows) -> tuple[float, float]:
-    return accuracies(np.asarray(head(features.values[rows])).argmax(axis=1), features.labels[rows])
+    minutes = (time.monotonic() - started) / 60
+    answers = np.asarray(head(features.values[validation])).argmax(axis=1)
+    accuracy, balanced = accuracies(answers, labels[validation])
+    return round(accuracy, 4), round(balanced, 4), round(minutes, 2)
 
 
 def write_table(rows: Sequence[Any], path: Path) -> None:
@@ -208,35 +189,28 @@ def load(name: str, weights: Path | str | None, *, side: int) -> keras.Model:
     return network
 
 
-def compare(
-    experiment: Experiment, data: Data, networks: Iterable[keras.Model], *, progress: Progress
-) -> list[Compared]:
+def compare(experiment: Experiment, data: Data, networks: Iterable[keras.Model]) -> list[Compared]:
     """Train the experiment's head on the features of each network of `load`, on one split."""
-    parts = {part: data.part(part).rows for part in (Part.TRAIN, Part.VALIDATION)}
-    labels = np.asarray([sample.label for sample in data.samples], np.int64)
     stage, dropout, rows = experiment.stages[0], 0.4 if experiment.dropout is None else experiment.dropout, []
+    samples = [data.samples[row] for row in data.untested]
+    training = np.flatnonzero([data.parts[sample] is Part.TRAIN for sample in samples])
     for network in networks:
         started = time.monotonic()
-        features = Features(_standardised(_run_backbone(network, data, progress), parts[Part.TRAIN]), labels)
-        computed = time.monotonic()
-        head = _train_head(experiment, features, parts, dropout, stage.batch)
-        minutes = [(computed - started) / 60, (time.monotonic() - computed) / 60]
-        accuracy, balanced = _judge_head(head, features, parts[Part.VALIDATION])
-        figures = [round(accuracy, 4), round(balanced, 4), *(round(taken, 2) for taken in minutes)]
+        values = _run_backbone(network, data)
+        mean, deviation = values[training].mean(axis=0), values[training].std(axis=0)
+        features = Features(np.asarray((values - mean) / (deviation + _EPSILON), np.float32), samples)
+        minutes = round((time.monotonic() - started) / 60, 2)
+        accuracy, balanced, head_minutes = _train_head(experiment, features, data.parts, dropout, stage.batch)
         size = network.get_layer("backbone").count_params()
-        rows.append(Compared(network.name, size, *figures))
+        rows.append(Compared(network.name, size, accuracy, balanced, minutes, head_minutes))
+        say(
+            f"{network.name}: accuracy {accuracy:.4f}, balanced {balanced:.4f}; features {minutes:.1f} min, head "
+            f"{head_minutes:.1f} min"
+        )
     return rows
 
 
-def _run_backbone(network: keras.Model, data: Data, progress: Progress) -> NDArray[np.float32]:
+def _run_backbone(network: keras.Model, data: Data) -> NDArray[np.float32]:
     infer = tf.function(lambda images: network(tf.cast(images, tf.float32), training=False))
-    found, rows = [], data.untested
-    for start in range(0, len(rows), _BATCH):
-        found.append(infer(tf.constant(data.pixels[rows[start : start + _BATCH]])).numpy())
-        progress(network.name, min(start + _BATCH, len(rows)), len(rows))
-    return _placed(np.concatenate(found), rows, len(data.samples))
-
-
-def _standardised(values: NDArray[np.float32], training: _Rows) -> NDArray[np.float32]:
-    mean, deviation = values[training].mean(axis=0), values[training].std(axis=0)
-    return np.asarray((values - mean) / (deviation + _EPSILON), np.float32)
+    batches = [data.untested[start : start + _BATCH] for start in range(0, len(data.untested), _BATCH)]
+    return np.concatenate([infer(tf.constant(data.pixels[rows])).numpy() for rows in track(batches, network.name)])

@@ -1,22 +1,16 @@
-"""`dermserve train`, `evaluate`, `report`, `pack` and `tflite`; options and errors that all training commands share."""
+"""`dermserve train`, `evaluate`, `pack` and `tflite`; options and errors that all training commands share."""
 
 import contextlib
-import functools
 import os
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.options import Number
-from dermserve.models.training.errors import DataError, ExperimentError, TrainingError
-
-if TYPE_CHECKING:
-    from dermserve.models.training.train.finished import Kind
-    from dermserve.models.training.train.loop import Epoch
+from dermserve.models.training.errors import TrainingError
+from dermserve.models.training.terminal import say
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -29,23 +23,11 @@ CACHE = click.option(
     "--cache", type=_NEW_FOLDER, default=Path(".dermserve/cache"), show_default=True,
     help="Folder for decoded photos and the outputs of networks.",
 )  # fmt: skip
-PRECISION = click.option(
-    "--precision", type=click.Choice(["float32", "mixed_bfloat16"]), default="float32", show_default=True,
-    help="Arithmetic; mixed_bfloat16 is about twice as fast on CPUs that support it.",
-)  # fmt: skip
+OUT = click.option("--out", type=_NEW_FOLDER, required=True, help="Folder of the results.")
 _RUN = click.argument("run", type=_FOLDER)
-_PAPER = click.option("--paper", type=_FOLDER, help="An evaluated run, split by image, to show beside this one.")
 _ALSO = click.option(
-    "--also",
-    type=_FOLDER,
-    help="The same photos at another resolution, with the same file names.",
-)
-
-
-class _InputError(click.ClickException):
-    """An argument can't be used: exits with the code of a wrong command line."""
-
-    exit_code = 2
+    "--also", type=_FOLDER, help="The same photos at another resolution, with the same file names."
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -56,8 +38,8 @@ def error_messages() -> Iterator[None]:
     try:
         yield
     except TrainingError as error:
-        wrong_input = isinstance(error, DataError | ExperimentError)
-        raise (_InputError if wrong_input else click.ClickException)(str(error)) from error
+        say(f"Error: {error}")
+        raise SystemExit(error.exit_code) from error
     except OSError as error:
         raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from error
     except KeyboardInterrupt:
@@ -77,29 +59,10 @@ def read_backbone(weights: str | None) -> Path | str | None:
     return path
 
 
-def draw_progress() -> Callable[[str, int, int], None]:
-    """Make a progress function that draws bars on stderr, if it is a terminal."""
-    bar: Any = None
-
-    def advance(what: str, done: int, whole: int) -> None:
-        nonlocal bar
-        if bar is None or bar.label != what:
-            bar = click.progressbar(length=whole, label=what, file=sys.stderr)
-            bar.render_progress()
-        bar.update(done - bar.pos)
-        if done >= whole:
-            bar.render_finish()
-
-    return advance
-
-
-print_line = functools.partial(click.echo, err=True)
-
-
 @click.command()
 @click.argument("model", type=click.Choice(list(SPECS)))
 @DATA
-@click.option("--out", type=_NEW_FOLDER, required=True, help="Folder of the run.")
+@OUT
 @click.option("--experiment", help="Name of an experiment, or a .toml file. [default: the paper's]")
 @click.option("--weights", help='Initial backbone: "imagenet" (downloaded by Keras), a file, or "random".')
 @click.option(
@@ -110,9 +73,6 @@ print_line = functools.partial(click.echo, err=True)
     help="A finished run of the same model to distil from, beside the labels; repeatable: their mean.",
 )  # fmt: skip
 @_ALSO
-@click.option("--data-name", "name", help="Name of the data set, for the card. [default: from its dataset.toml]")
-@click.option("--data-license", "license", help="Licence of the photos. [default: from its dataset.toml]")
-@click.option("--data-source", "source", help="Source of the photos. [default: from its dataset.toml]")
 @CACHE
 @error_messages()
 def train(
@@ -125,7 +85,6 @@ def train(
     teachers: tuple[Path, ...],
     also: Path | None,
     cache: Path,
-    **stated: str | None,
 ) -> None:
     """Train a model on labelled photos. After Ctrl-C the same command continues after the last epoch."""
     from dermserve.models.training.train import dataset
@@ -142,40 +101,23 @@ def train(
     if begun is not None and begun.model != model:
         raise click.UsageError(f"{start} is a run of {begun.model}, not {model}")
     backbone = read_backbone(weights)
-    print_line(f"{chosen.name}: reading {data}")
-    provenance = dataset.read_provenance(data, **stated)
-    if begun is not None and provenance == dataset.UNSTATED:
-        provenance = {key: begun.summary[key] for key in dataset.UNSTATED}
+    say(f"{chosen.name}: reading {data}")
+    provenance = dataset.read_provenance(data)
     if begun is None:
-        prepared = dataset.prepare(chosen, data, cache=cache, say=print_line)
+        prepared = dataset.prepare(chosen, data, cache=cache)
     else:
         prepared = dataset.finished_data(begun.experiment, data, begun.split, cache=cache)
+        if provenance == dataset.UNSTATED:
+            provenance = {key: begun.summary[key] for key in dataset.UNSTATED}
     if also is not None:
-        more = dataset.read_also(prepared, also, SPECS[model], cache=cache, say=print_line)
+        more = dataset.read_also(prepared, also, SPECS[model], cache=cache)
         prepared = dataset.with_also(prepared, more, SPECS[model], cache=cache)
         if (second := dataset.read_provenance(also)) not in (dataset.UNSTATED, provenance):
             provenance = {key: f"{provenance[key]}; {second[key]}" for key in provenance}
-    print_line(f"training data: {provenance['data']}")
-    run_training(
-        chosen,
-        prepared,
-        out,
-        backbone=backbone,
-        progress=draw_progress(),
-        report=_report_epoch,
-        stated=provenance,
-        start=begun,
-        teachers=[FinishedRun(teacher) for teacher in teachers],
-    )
-    print_line(f"finished: dermserve evaluate {out} --data {data}")
-
-
-def _report_epoch(epoch: "Epoch") -> None:
-    print_line(
-        f"{epoch.stage} {epoch.epoch}: loss {epoch.loss:.3f}, accuracy {epoch.accuracy:.3f}; validation loss "
-        f"{epoch.validation_loss:.3f}, accuracy {epoch.validation_accuracy:.3f}, balanced "
-        f"{epoch.validation_balanced_accuracy:.3f}; {epoch.seconds:.0f} s"
-    )
+    say(f"training data: {provenance['data']}")
+    taught_by = [FinishedRun(teacher) for teacher in teachers]
+    run_training(chosen, prepared, out, backbone=backbone, stated=provenance, start=begun, teachers=taught_by)
+    say(f"finished: dermserve evaluate {out} --data {data}")
 
 
 @click.command()
@@ -184,14 +126,10 @@ def _report_epoch(epoch: "Epoch") -> None:
 @click.option(
     "--other", metavar="NAME", help="Only measure, on other data than the run's own, and store the figures under NAME."
 )
-@_PAPER
+@click.option("--paper", type=_FOLDER, help="An evaluated run, split by image, to show beside this one in the report.")
 @click.option(
     "--thin", type=click.IntRange(min=1), default=1, metavar="N", show_default=True,
     help="Run ten views of every Nth photo only, and one view of all; ten of all take ResNet-50 half an hour on a PC.",
-)  # fmt: skip
-@click.option(
-    "--recall-price", "price", type=Number(0, 1), default=0.0, show_default=True,
-    help="Most validation accuracy, as a share, to give up for a melanoma recall of 0.65.",
 )  # fmt: skip
 @click.option(
     "--others",
@@ -204,32 +142,37 @@ def _report_epoch(epoch: "Epoch") -> None:
     metavar="REASON",
     help="Measure test photos that were already measured with other weights or rules; run.json keeps REASON.",
 )
-@PRECISION
 @CACHE
 @error_messages()
-def evaluate(run: Path, data: Path, other: str | None, paper: Path | None, **how: Any) -> None:
+def evaluate(
+    run: Path,
+    data: Path,
+    other: str | None,
+    paper: Path | None,
+    thin: int,
+    others: Path | None,
+    also: Path | None,
+    again: str | None,
+    cache: Path,
+) -> None:
     """Calibrate a run on its validation photos, measure it on its test photos, and write RUN/report."""
-    ignored = {"--paper": paper, "--thin": how["thin"] > 1, "--recall-price": how["price"]}
-    ignored |= {f"--{name}": how[name] for name in ("also", "again")}
-    if other is not None and (given := [option for option, value in ignored.items() if value]):
+    own = {"--paper": paper, "--thin": thin > 1, "--others": others, "--also": also, "--again": again}
+    if other is not None and (given := [option for option, value in own.items() if value]):
         raise click.UsageError(f"--other only measures: leave out {' and '.join(given)}")
-    from dermserve.models.training.evaluate import evaluation
-    from dermserve.models.training.evaluate.report import write_report
+    from dermserve.models.training.evaluate.evaluation import evaluate_other, evaluate_own
     from dermserve.models.training.train.finished import FinishedRun
 
     finished = FinishedRun(run)
-    how["progress"] = draw_progress()
     if other is not None:
-        common = {key: how[key] for key in ("cache", "precision", "others", "progress")}
-        _say_figures(other, evaluation.evaluate_other(finished, data, name=other, **common))
+        _print_figures(other, evaluate_other(finished, data, name=other, cache=cache))
         return
-    metrics = evaluation.evaluate_own(finished, data, **how)
-    page = write_report(finished, paper=None if paper is None else FinishedRun(paper))
-    _say_figures("test", metrics["test"])
-    click.echo(str(page))
+    how: dict[str, Any] = {"thin": thin, "others": others, "also": also, "again": again}
+    metrics = evaluate_own(finished, data, paper=None if paper is None else FinishedRun(paper), cache=cache, **how)
+    _print_figures("test", metrics["test"])
+    click.echo(str(run / "report" / "index.html"))
 
 
-def _say_figures(name: str, measured: dict[str, Any]) -> None:
+def _print_figures(name: str, measured: dict[str, Any]) -> None:
     for views, key in (("one view", "single"), ("ten views", "tta")):
         found = measured[key]
         click.echo(
@@ -246,31 +189,15 @@ def _say_figures(name: str, measured: dict[str, Any]) -> None:
 
 @click.command()
 @_RUN
-@_PAPER
-@error_messages()
-def report(run: Path, paper: Path | None) -> None:
-    """Write RUN/report again, for example after `evaluate --other`, or with --paper."""
-    from dermserve.models.training.evaluate.report import write_report
-    from dermserve.models.training.train.finished import FinishedRun
-
-    click.echo(str(write_report(FinishedRun(run), paper=None if paper is None else FinishedRun(paper))))
-
-
-@click.command()
-@_RUN
 @DATA
 @CACHE
-@click.option(
-    "--kind", type=click.Choice(["int8", "float16"]), default="int8", show_default=True,
-    help="Type of the kernels; int8 is too coarse for MobileNetV3Small.",
-)  # fmt: skip
 @error_messages()
-def pack(run: Path, data: Path, cache: Path, kind: "Kind") -> None:
+def pack(run: Path, data: Path, cache: Path) -> None:
     """Make a run's weights compact, and measure the loss of accuracy. Evaluate the run again afterwards."""
     from dermserve.models.training import conversion
     from dermserve.models.training.train.finished import FinishedRun
 
-    found = conversion.pack(FinishedRun(run), data, kind=kind, cache=cache, progress=draw_progress())
+    found = conversion.pack(FinishedRun(run), data, cache=cache)
     click.echo(
         f"{found['bytes'] / 1e6:.1f} MB; accuracy {found['accuracy_full']:.4f} → {found['accuracy_compact']:.4f}, "
         f"the same answer for {found['agreement']:.2%}"
@@ -283,13 +210,12 @@ def pack(run: Path, data: Path, cache: Path, kind: "Kind") -> None:
 @CACHE
 @error_messages()
 def tflite(run: Path, data: Path, cache: Path) -> None:
-    """Convert an evaluated run to TensorFlow Lite, float16 and int8, and compare each with it on validation photos."""
-    from dermserve.models.training.conversion import convert_run
+    """Convert an evaluated run to TensorFlow Lite, and compare it with the network on validation photos."""
+    from dermserve.models.training import conversion
     from dermserve.models.training.train.finished import FinishedRun
 
-    for kind, row in convert_run(FinishedRun(run), data, cache=cache, progress=draw_progress()).items():
-        click.echo(
-            f"{kind}: {row['bytes'] / 1e6:.1f} MB, the same answer for {row['agreement']:.2%}, "
-            f"the same side of the limits for {row['gate_agreement']:.2%}, accuracy {row['accuracy']:.4f}, "
-            f"{row['milliseconds']:.1f} ms a photo"
-        )
+    found = conversion.convert_run(FinishedRun(run), data, cache=cache)
+    click.echo(
+        f"{found['bytes'] / 1e6:.1f} MB, the same answer for {found['agreement']:.2%}, the same side of the limits for "
+        f"{found['gate_agreement']:.2%}, accuracy {found['accuracy']:.4f}, {found['milliseconds']:.1f} ms a photo"
+    )

@@ -23,13 +23,19 @@ DAMAGED = (OSError, ValueError, KeyError, BadZipFile)
 class TrainingError(Exception):
     """Base class. Each message says what is wrong and what to do."""
 
+    exit_code = 1  # of the command
+
 
 class DataError(TrainingError):
     """Photos on disk that can't be trained on: a wrong layout, an unreadable photo, a class with too few."""
 
+    exit_code = 2
+
 
 class ExperimentError(TrainingError):
     """An experiment file that can't be run: an unknown key, a value out of range."""
+
+    exit_code = 2
 
 
 class DivergedError(TrainingError):
@@ -42,10 +48,9 @@ class RunError(TrainingError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, which replaces it if the block succeeds."""
-    partial = path.with_name(
-        f"{path.name}.{uuid.uuid4().hex}.partial"
-    )  # a process id is not unique: containers may share the folder
+    """Yield a temporary path beside `path`, with its suffix, which replaces it if the block succeeds."""
+    # A process id is not unique: containers may share the folder.
+    partial = path.with_name(f"partial-{uuid.uuid4().hex}-{path.name}")
     try:
         yield partial
         partial.replace(path)

@@ -12,38 +12,22 @@ must agree.
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeAlias
 
 from dermserve.models.training.data import tables
 from dermserve.models.training.data.splits import Sample, digest_file, join_lesions, refuse_divided, refuse_two_labels
 from dermserve.models.training.data.tables import Row, Table, class_of
 from dermserve.models.training.errors import DataError
-
-Say: TypeAlias = Callable[[str], None]
-"""Called with a line for each kind of file that is left out."""
-_Read: TypeAlias = tuple[list[Sample], list[list[str]]]
-"""Photos, and the lesions that the data set names for each."""
+from dermserve.models.training.terminal import say
 
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"})
 _OTHER_PICTURES = frozenset({".heic", ".heif", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".avif", ".jxl", ".jp2"})
 
 
-@dataclass(slots=True)
-class _Found:
-    """Files of a data set by kind; paths within the data set."""
-
-    photos: list[str] = field(default_factory=list)
-    tables: list[str] = field(default_factory=list)
-    junk: int = 0  # files of macOS
-    others: Counter[str] = field(default_factory=Counter)  # pictures of formats that are not read, by suffix
-    dangling: list[str] = field(default_factory=list)
-
-
-def read_samples(directory: Path, classes: Sequence[str], *, say: Say = lambda _: None) -> list[Sample]:
-    """List a data set's photos, sorted by name, without decoding them; `say` gets a line for what is left out.
+def read_samples(directory: Path, classes: Sequence[str]) -> list[Sample]:
+    """List a data set's photos, sorted by name, without decoding them; print a line for what is left out.
 
     Files that are equal byte for byte are of one lesion. `classes` are the model's codes.
 
@@ -54,20 +38,10 @@ def read_samples(directory: Path, classes: Sequence[str], *, say: Say = lambda _
     if not directory.is_dir():
         raise DataError(f"{directory} is not a folder: pass the folder that holds the photos")
     codes = [code.lower() for code in classes]
-    found = _walk(directory)
-    if found.dangling:
-        raise DataError(
-            f"{directory / found.dangling[0]} is a link to nothing, or no file ({len(found.dangling)} in all): fetch "
-            "the files (git annex get, dvc pull) or remove the links"
-        )
-    samples, lesions = _read(directory, found, codes, say)
+    photos, described = _walk(directory)
+    samples, lesions = _read(directory, photos, described, codes)
     if not samples:
-        raise DataError(f"{directory} has {len(found.photos)} photos, none with a class: expected {_expected(classes)}")
-    if found.junk:
-        say(f"left out {found.junk} files that macOS leaves beside others (._*, .DS_Store, __MACOSX)")
-    if found.others:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(found.others.items()))
-        say(f"left out pictures of formats that are not read: {kinds}; convert them to JPEG or PNG")
+        raise DataError(f"{directory} has {len(photos)} photos, none with a class: expected {_expected(classes)}")
     hashed = [replace(sample, digest=digest_file(sample)) for sample in samples]
     refuse_two_labels(hashed, codes)
     joined = join_lesions(hashed, lesions)
@@ -75,35 +49,45 @@ def read_samples(directory: Path, classes: Sequence[str], *, say: Say = lambda _
     return sorted(joined, key=lambda sample: sample.name)
 
 
-def _walk(directory: Path) -> _Found:
-    """List the files, also in linked folders; hidden folders are left out."""
-    found, seen = _Found(), set()
+def _walk(directory: Path) -> tuple[list[str], list[str]]:
+    """List the photos and the tables, also in linked folders, by path within; hidden folders are left out."""
+    found: dict[str, list[str]] = defaultdict(list)
+    seen: set[str] = set()
     for base, folders, files in os.walk(directory, followlinks=True):
         if (real := os.path.realpath(base)) in seen:
             folders.clear()
             continue
         seen.add(real)
-        found.junk += folders.count("__MACOSX")
+        found["junk"] += [name for name in folders if name == "__MACOSX"]
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-        for name in sorted(files):
-            _sort_in(found, Path(base, name), directory)
-    return found
+        for path in (Path(base, name) for name in sorted(files)):
+            found[_kind(path)].append(path.relative_to(directory).as_posix())
+    if dangling := found["dangling"]:
+        raise DataError(
+            f"{directory / dangling[0]} is a link to nothing, or no file ({len(dangling)} in all): fetch the files "
+            "(git annex get, dvc pull) or remove the links"
+        )
+    if found["junk"]:
+        say(f"left out {len(found['junk'])} files that macOS leaves beside others (._*, .DS_Store, __MACOSX)")
+    if others := Counter(Path(name).suffix.lower() for name in found["others"]):
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+        say(f"left out pictures of formats that are not read: {kinds}; convert them to JPEG or PNG")
+    return found["photos"], found["tables"]
 
 
-def _sort_in(found: _Found, path: Path, directory: Path) -> None:
-    suffix, within = path.suffix.lower(), path.relative_to(directory).as_posix()
+def _kind(path: Path) -> str:
+    """Return what a file is: junk of macOS, dangling, a photo, a table, another picture, or nothing of these."""
     if path.name.startswith("._") or path.name == ".DS_Store":
-        found.junk += 1
-    elif path.name.startswith("."):
-        return
-    elif not path.is_file():
-        found.dangling.append(within)
-    elif suffix in _SUFFIXES:
-        found.photos.append(within)
-    elif tables.is_table(path):
-        found.tables.append(within)
-    elif suffix in _OTHER_PICTURES:
-        found.others[suffix] += 1
+        return "junk"
+    if path.name.startswith("."):
+        return "hidden"
+    if not path.is_file():
+        return "dangling"
+    if path.suffix.lower() in _SUFFIXES:
+        return "photos"
+    if tables.is_table(path):
+        return "tables"
+    return "others" if path.suffix.lower() in _OTHER_PICTURES else ""
 
 
 def _expected(classes: Sequence[str]) -> str:
@@ -113,19 +97,23 @@ def _expected(classes: Sequence[str]) -> str:
     )
 
 
-def _read(directory: Path, found: _Found, classes: Sequence[str], say: Say) -> _Read:
-    read = [table for name in found.tables if (table := tables.read_table(directory / name, classes)) is not None]
-    photos = _named(directory, read, found.photos, say)
+def _read(
+    directory: Path, photos: Sequence[str], described: Sequence[str], classes: Sequence[str]
+) -> tuple[list[Sample], list[list[str]]]:
+    """Return the photos that have a class, and the lesions that the data set names for each."""
+    found = [tables.read_table(directory / name, classes) for name in described]
+    read = [table for table in found if isinstance(table, Table)]
+    photos = _named(directory, read, photos)
     folders = {photo: _folder_class(photo, classes) for photo in photos}
     if any(table.classes for table in read) or any(label is not None for label in folders.values()):
-        return _merge(directory, folders, read, classes, say)
-    if found.tables:
-        first = directory / found.tables[0]
-        raise DataError(f"{first} lacks the columns {tables.missing_columns(first)}: expected {_expected(classes)}")
+        return _merge(directory, folders, read, classes)
+    if found:
+        lacking = "dx" if isinstance(found[0], Table) else ", ".join(found[0])
+        raise DataError(f"{directory / described[0]} lacks the columns {lacking}: expected {_expected(classes)}")
     raise DataError(f"{directory} has no layout dermserve knows: expected {_expected(classes)}")
 
 
-def _named(directory: Path, read: Sequence[Table], photos: Sequence[str], say: Say) -> Sequence[str]:
+def _named(directory: Path, read: Sequence[Table], photos: Sequence[str]) -> Sequence[str]:
     """List the photos that labels.csv names, or all photos if there is no such file."""
     labels = next((table for table in read if table.path == directory / "labels.csv"), None)
     if labels is None:
@@ -147,8 +135,8 @@ def _folder_class(photo: str, classes: Sequence[str]) -> int | None:
 
 
 def _merge(
-    directory: Path, folders: Mapping[str, int | None], read: Sequence[Table], classes: Sequence[str], say: Say
-) -> _Read:
+    directory: Path, folders: Mapping[str, int | None], read: Sequence[Table], classes: Sequence[str]
+) -> tuple[list[Sample], list[list[str]]]:
     """Merge what folders and tables say of each photo."""
     labels, lesions = dict(folders), {photo: list[str]() for photo in folders}
     splits = {photo: tables.split_of(Path(photo).parent.as_posix()) for photo in folders}
@@ -170,7 +158,7 @@ def _merge(
                 others[photo] = (table, row.said)
         if (absent := len(table.rows) - len({row.photo for row, _ in matched})) > 0:
             say(f"{table.path} names {absent} photos that are not there, of {len(table.rows)}")
-    _say_unlabelled([others.get(photo) for photo in folders if labels[photo] is None], classes, say)
+    _say_unlabelled([others.get(photo) for photo in folders if labels[photo] is None], classes)
     known = {photo: label for photo, label in labels.items() if label is not None}
     samples = [Sample(directory / photo, label, "", splits[photo], photo) for photo, label in known.items()]
     return samples, [lesions[photo] for photo in known]
@@ -202,7 +190,7 @@ def _match(
         yield from ((row, photo) for photo in found)
 
 
-def _say_unlabelled(photos: Sequence[tuple[Table, str] | None], classes: Sequence[str], say: Say) -> None:
+def _say_unlabelled(photos: Sequence[tuple[Table, str] | None], classes: Sequence[str]) -> None:
     """Say what is left out because the model lacks the class; in a table of codes, an unknown code is an error."""
     counts: Counter[str] = Counter()
     for said in photos:

@@ -2,12 +2,10 @@
 
 import functools
 import importlib.metadata
-import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,27 +16,30 @@ from dermserve.models.training.data.splits import Sample, digest_file
 from dermserve.models.training.errors import DataError, json_digest, replacing
 
 _DECODERS = 2
-_IMPORTED = re.compile(r"^\s*(?:import|from) (\w+)", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
     """N photos and their classes."""
 
-    images: NDArray[Any]
-    """uint8 [M, S, S, 3], or float16 [M, ...] what frozen layers made of them; may be memory-mapped."""
+    images: NDArray[np.uint8]  # [M, S, S, 3]; may be memory-mapped
     rows: NDArray[np.int64]  # which of the images, [N]
     labels: NDArray[np.int64]  # their classes, [N]
     possible: NDArray[np.float32] | None = None
     """float32 [N, C]: 0 for classes that the photo's data set lacks, else 1; None for all 1."""
+    samples: Sequence[Sample] = ()  # the photos, [N]; empty for drawn and spoiled ones
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @classmethod
-    def whole(cls, images: NDArray[Any], labels: Sequence[int] | NDArray[np.int64]) -> "Labelled":
-        """Take every image; labels [M]."""
-        return cls(images, np.arange(len(images)), np.asarray(labels, np.int64))
+    def whole(
+        cls, images: NDArray[np.uint8], labels: NDArray[np.int64] | None = None, samples: Sequence[Sample] = ()
+    ) -> "Labelled":
+        """Take every image; labels and samples [M]. Labels are those of the samples, or zeros, when None."""
+        if labels is None:
+            labels = np.asarray([sample.label for sample in samples] or np.zeros(len(images)), np.int64)
+        return cls(images, np.arange(len(images)), labels, samples=samples)
 
     def thinned(self, most: int) -> "Labelled":
         """Keep at most `most` photos, evenly spread."""
@@ -47,7 +48,7 @@ class Labelled:
     def every(self, step: int) -> "Labelled":
         """Keep every `step`-th photo."""
         possible = None if self.possible is None else self.possible[::step]
-        return Labelled(self.images, self.rows[::step], self.labels[::step], possible)
+        return Labelled(self.images, self.rows[::step], self.labels[::step], possible, self.samples[::step])
 
 
 def load_pixels(samples: Sequence[Sample], *, folder: Path, side: int) -> NDArray[np.uint8]:
@@ -72,12 +73,8 @@ def load_pixels(samples: Sequence[Sample], *, folder: Path, side: int) -> NDArra
 def imaging_version() -> str:
     """Return a digest of the code of dermserve.imaging and of the versions of the packages that it imports."""
     files = [file for folder in dermserve.imaging.__path__ for file in sorted(Path(folder).rglob("*.py"))]
-    code = [file.read_text(encoding="utf-8") for file in files]
-    modules = {name for text in code for name in _IMPORTED.findall(text)}
-    installed = importlib.metadata.packages_distributions()
-    packages = sorted({package for module in modules for package in installed.get(module, ())})
-    versions = [[package, importlib.metadata.version(package)] for package in packages]
-    return json_digest([code, versions])[:16]
+    versions = [importlib.metadata.version(package) for package in ("numpy", "pillow")]
+    return json_digest([[file.read_text(encoding="utf-8") for file in files], versions])[:16]
 
 
 def _decode_all(samples: Sequence[Sample], path: Path, side: int) -> None:

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import special
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 
@@ -24,8 +25,7 @@ Flags: TypeAlias = NDArray[np.bool_]
 
 def softmax(logits: Floats) -> NDArray[np.float64]:
     """Turn logits [..., C] into probabilities."""
-    exponents = np.exp(logits - logits.max(axis=-1, keepdims=True).astype(np.float64))
-    return np.asarray(exponents / exponents.sum(axis=-1, keepdims=True))
+    return np.asarray(special.softmax(logits.astype(np.float64), axis=-1))
 
 
 def negative_log_likelihood(probabilities: Floats, labels: Labels) -> float:
@@ -72,19 +72,18 @@ def fit_prior_shift(logits: Floats, labels: Labels, shift: Floats) -> float:
     return float(best[len(best) // 2])
 
 
-def fit_recall_shift(logits: Floats, labels: Labels, *, label: int, recall: float, price: float) -> float:
+def fit_recall_shift(logits: Floats, labels: Labels, *, label: int, recall: float) -> float:
     """Find the least addition to one class's logit, 0 to 3 in steps of 0.01, with which its recall is `recall`.
 
-    If that costs more accuracy than `price`, return the largest addition that does not. Logits are [N, C], labels [N].
+    If that costs accuracy, return the largest addition that does not. Logits are [N, C], labels [N].
     """
-    raised, accuracies, shifts = np.eye(logits.shape[1])[label], [], np.arange(301) / 100
+    raised, scores, shifts = np.eye(logits.shape[1])[label], [], np.arange(301) / 100
     for shift in shifts:
         hits = (logits + shift * raised).argmax(axis=1) == labels
-        accuracies.append(hits.mean())
+        scores.append(hits.mean())
         if hits[labels == label].mean() >= recall:
             break
-    paid = accuracies[0] - np.asarray(accuracies)
-    return float(shifts[np.flatnonzero(paid <= price + 1e-9)[-1]])
+    return float(shifts[np.flatnonzero(np.asarray(scores) >= scores[0] - 1e-9)[-1]])
 
 
 def fit_rule_out(risks: Floats, malignant: Flags, lesions: Sequence[str], *, bound: float) -> float:

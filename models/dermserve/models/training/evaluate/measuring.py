@@ -10,12 +10,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
-from scipy.stats import bootstrap as bootstrap_of
-from sklearn.metrics import accuracy_score, classification_report, confusion_matrix, recall_score, roc_auc_score
+from sklearn.metrics import classification_report, confusion_matrix, roc_auc_score
 
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.photos import Labelled
-from dermserve.models.training.data.splits import Sample
 from dermserve.models.training.data.spoiling import HARD, SPOILED, spoil
 from dermserve.models.training.evaluate import calibration as fit
 from dermserve.models.training.evaluate import ood
@@ -23,6 +21,7 @@ from dermserve.models.training.evaluate import predictions as predict
 from dermserve.models.training.evaluate.fitting import Fitted
 from dermserve.models.training.evaluate.pictures import draw_no_skin
 from dermserve.models.training.evaluate.predictions import PartPredictions, Predictions, Predictor, measure_all
+from dermserve.models.training.train.loop import accuracies
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
 Labels: TypeAlias = NDArray[np.int64]
@@ -101,9 +100,7 @@ def _share(flags: NDArray[np.bool_]) -> float | None:
     return float(flags.mean()) if len(flags) else None
 
 
-def spoiled(
-    predictor: Predictor, fitted: Fitted, photos: Labelled, samples: Sequence[Sample]
-) -> dict[str, dict[str, float | None]]:
+def spoiled(predictor: Predictor, fitted: Fitted, photos: Labelled) -> dict[str, dict[str, float | None]]:
     """Measure spoiled photos, by kind and one view.
 
     Returns:
@@ -115,33 +112,26 @@ def spoiled(
     ill = fitted.malignant[some.labels]
     for kind in (*SPOILED, *HARD):
         images = np.stack([spoil(some.images[r], kind, skins[i % len(skins)]) for i, r in enumerate(some.rows)])
-        flags = predict.quality_flags(measure_all(Labelled.whole(images, some.labels)), fitted.calibration["quality"])
-        lesions = Labelled.whole(images[ill], some.labels[ill])
-        low = fitted.decide(
-            predictor.predict(lesions, [samples[r] for r in some.rows[ill]], kind, views=predict.ONE_VIEW)
-        ).low
+        flags = predict.quality_flags(measure_all(Labelled.whole(images)), fitted.calibration["quality"])
+        low = fitted.decide(predictor.predict(Labelled.whole(images[ill]), kind, views=predict.ONE_VIEW)).low
         found[kind] = {"noticed": float(np.any(list(flags.values()), axis=0).mean()), "malignant_low": _share(low)}
     return found
 
 
 def strangers(predictor: Predictor, fitted: Fitted) -> dict[str, dict[str, float]]:
     """Measure drawn pictures without skin that the score was not fitted to, by kind."""
-    pictures, found = draw_no_skin(predictor.side, seed=1), {}
-    for kind, features in predictor.no_skin_features(seed=1).items():
-        images = Labelled.whole(pictures[kind], [0] * len(features))
-        flags = predict.quality_flags(measure_all(images), fitted.calibration["quality"])
-        scores = ood.scores(fitted.distance, features)
-        rejected = scores > fitted.calibration["max_ood_score"]
-        stopped = np.any([rejected, *flags.values()], axis=0)
-        stopped |= scores > fitted.calibration.get("max_scope_score", np.inf)
-        found[kind] = {"rejected": float(rejected.mean()), "rejected_or_uncertain": float(stopped.mean())}
+    found = {}
+    for kind, drawn in draw_no_skin(predictor.side, seed=1).items():
+        decided = fitted.decide(predictor.predict(Labelled.whole(drawn), kind, views=predict.ONE_VIEW))
+        stopped = decided.rejected | decided.bad | decided.strange
+        found[kind] = {"rejected": float(decided.rejected.mean()), "rejected_or_uncertain": float(stopped.mean())}
     return found
 
 
-def other_lesions(fitted: Fitted, predictor: Predictor, others: ood.Others) -> dict[str, Any]:
-    """Measure lesions of classes that the model does not know, by HAM10000's class."""
-    judged = predictor.predict(others.photos, others.samples, "other lesions, test", views=predict.ONE_VIEW)
-    decided, codes = fitted.decide(judged), np.asarray(others.codes)
+def other_lesions(fitted: Fitted, predictor: Predictor, others: Labelled) -> dict[str, Any]:
+    """Measure lesions of classes that the model does not know, labelled by HAM10000's class."""
+    decided = fitted.decide(predictor.predict(others, "other lesions, test", views=predict.ONE_VIEW))
+    codes = np.asarray(ood.CODES)[others.labels]
     stopped = ~(decided.confident | decided.low)
     return {
         "photos": len(codes),
@@ -149,18 +139,6 @@ def other_lesions(fitted: Fitted, predictor: Predictor, others: ood.Others) -> d
         "out_of_scope": float((decided.strange & ~decided.rejected).mean()),
         "rejected": float(decided.rejected.mean()),
         "by_class": {str(code): float(stopped[codes == code].mean()) for code in sorted(set(codes))},
-    }
-
-
-def figures(fitted: Fitted, test: PartPredictions) -> dict[str, Any]:
-    """Collect the arrays that the report draws."""
-    single = test.one.logits[:, 0] + fitted.shift
-    return {
-        "labels": test.one.labels,
-        "before": fit.softmax(single),
-        "single": fit.softmax(single / fitted.calibration["temperature"]),
-        "tta_labels": test.ten.labels,
-        "tta": fitted.probabilities(test.ten).mean(axis=1),
     }
 
 
@@ -204,11 +182,12 @@ def measure(probabilities: Floats, labels: Labels, lesions: Sequence[str], codes
     for label, code in enumerate(codes):
         both = 0 < (labels == label).sum() < len(labels)
         report[code]["auc"] = float(roc_auc_score(labels == label, probabilities[:, label])) if both else None
+    accuracy, balanced = accuracies(answers, labels)
     return {
         "photos": len(labels),
         "lesions": len(set(lesions)),
-        "accuracy": accuracy_score(labels, answers),
-        "balanced_accuracy": balanced(labels, answers),
+        "accuracy": accuracy,
+        "balanced_accuracy": balanced,
         **intervals(labels, answers, lesions),
         "ece": fit.expected_calibration_error(probabilities, labels),
         "nll": fit.negative_log_likelihood(probabilities, labels),
@@ -230,6 +209,19 @@ def operating_point(
     }
 
 
+def _resample(lesions: Sequence[str] | NDArray[np.str_]) -> tuple[Labels, Floats]:
+    """Number the lesions of photos, int64 [N], and count how often each is in every bootstrap sample, [R, L]."""
+    _, owner = np.unique(np.asarray(lesions), return_inverse=True)
+    count = owner.max() + 1
+    drawn = np.random.default_rng(0).integers(count, size=(_ROUNDS, count))
+    return owner, np.stack([np.bincount(sample, minlength=count) for sample in drawn]).astype(float)
+
+
+def _interval(drawn: Floats) -> tuple[float, float]:
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(low), float(high)
+
+
 def _share_of(hits: Flags, lesions: NDArray[np.str_]) -> dict[str, float]:
     """Return a share of photos with its 95 % percentile interval, bootstrapped over lesions.
 
@@ -237,19 +229,13 @@ def _share_of(hits: Flags, lesions: NDArray[np.str_]) -> dict[str, float]:
     """
     if not len(hits):
         return {"value": 0.0, "low": 0.0, "high": 1.0}
-    value, (_, owner) = float(hits.mean()), np.unique(lesions, return_inverse=True)
+    value, (owner, times) = float(hits.mean()), _resample(lesions)
     found, photos = np.bincount(owner, weights=hits), np.bincount(owner)
+    low, high = _interval((times @ found) / (times @ photos))
     if value in (0.0, 1.0) or len(photos) < _FEWEST:
         exact = binomtest(round(value * len(photos)), len(photos)).proportion_ci(0.95, method="exact")
-        return {"value": value, "low": min(value, exact.low), "high": max(value, exact.high)}
-
-    def ratio(hit: Floats, whole: Floats, axis: int = -1) -> Floats:
-        return np.asarray(hit.sum(axis=axis) / whole.sum(axis=axis))
-
-    drawn = bootstrap_of(
-        (found, photos), ratio, paired=True, method="percentile", n_resamples=_ROUNDS, rng=np.random.default_rng(0)
-    ).confidence_interval
-    return {"value": value, "low": min(value, float(drawn.low)), "high": max(value, float(drawn.high))}
+        low, high = float(exact.low), float(exact.high)
+    return {"value": value, "low": min(value, low), "high": max(value, high)}
 
 
 def _risk_levels(labels: Labels, codes: Sequence[str], decided: predict.Verdicts) -> dict[str, dict[str, int]]:
@@ -276,21 +262,16 @@ def _abstention_curve(risks: Floats, malignant: Flags) -> list[dict[str, float]]
     return [{"answered": count / len(order), "error": float(wrong[count - 1] / count)} for count in counts]
 
 
-def balanced(labels: Labels, answers: Labels) -> float:
-    """Return the mean recall over the classes in the labels."""
-    return float(recall_score(labels, answers, labels=np.unique(labels), average="macro", zero_division=0))
-
-
 def intervals(labels: Labels, answers: Labels, lesions: Sequence[str]) -> dict[str, tuple[float, float]]:
     """Return the 95 % percentile intervals of accuracy and balanced accuracy, bootstrapped over lesions."""
-    _, owner = np.unique(np.asarray(lesions), return_inverse=True)
-    count, classes = owner.max() + 1, max(labels.max(), answers.max()) + 1
-    tables, rng = np.zeros((count, classes, classes)), np.random.default_rng(0)
+    owner, times = _resample(lesions)
+    classes = max(labels.max(), answers.max()) + 1
+    tables = np.zeros((times.shape[1], classes, classes))
     np.add.at(tables, (owner, labels, answers), 1)
-    times = [np.bincount(rng.integers(count, size=count), minlength=count) for _ in range(_ROUNDS)]
-    drawn = np.tensordot(np.asarray(times, float), tables, 1)  # a confusion matrix for each round
+    drawn = np.tensordot(times, tables, 1)  # a confusion matrix for each round
     right, whole = np.diagonal(drawn, axis1=1, axis2=2), drawn.sum(axis=2)
     recalls = np.divide(right, whole, out=np.full_like(whole, np.nan), where=whole > 0)
-    found = {"accuracy_95": right.sum(1) / whole.sum(1), "balanced_accuracy_95": np.nanmean(recalls, axis=1)}
-    ends = {name: np.quantile(value, (0.025, 0.975)) for name, value in found.items()}
-    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+    return {
+        "accuracy_95": _interval(right.sum(1) / whole.sum(1)),
+        "balanced_accuracy_95": _interval(np.nanmean(recalls, axis=1)),
+    }

@@ -8,18 +8,18 @@ Anomaly Detection with Outlier Exposure", ICLR 2019): over all directions, diffe
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.special import expit
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 
+from dermserve.contract import Output
 from dermserve.models.catalogue import SPECS
-from dermserve.models.graph import FeatureDistance
+from dermserve.models.graph import FeatureDistance, scored
 from dermserve.models.rounding import MAX_GAIN
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
@@ -33,7 +33,8 @@ _SCOPE_STRENGTH, _SCOPE_PHOTOS = 1.0, 1000
 # Features whose spread is below the largest one over this count for less. Otherwise they get weights of 10⁵, and the
 # rounding of the network's weights to float16 decides.
 _SCOPE_RANGE = 10
-_CODES = SPECS["resnet50"].codes
+CODES = SPECS["resnet50"].codes
+"""Classes of HAM10000."""
 _MOST, _MOST_CROPS = 3000, 750
 _CROP = 96  # side in pixels, of an input of 224, of centre crops: 64 pixels of HAM10000 at 200×150
 
@@ -58,13 +59,8 @@ def fit_distance(
 
 def scores(distance: FeatureDistance, features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Score features as the served graph does: float32 [N]."""
-    given = _unit(features).astype(np.float32) if distance.unit else features
-    away = _from_nearest(given, distance.centers, distance.projection)
-    squares = (away**2).sum(axis=1)
-    if distance.scope is None:
-        return np.asarray(squares, np.float32)
-    unknown = expit(given @ distance.scope[:-1] + distance.scope[-1])
-    return np.asarray(np.where(squares > distance.limit, squares / distance.limit, unknown), np.float32)
+    outputs = {"features": tf.constant(features, tf.float32), "logits": tf.zeros((len(features), 1))}
+    return np.asarray(scored(outputs, temperature=1, distance=distance)[Output.OOD_SCORE.value])
 
 
 def fit_scope(
@@ -116,38 +112,25 @@ def _from_nearest(points: _Floats, centers: _Floats, projection: _Floats) -> _Fl
     return np.asarray(between[nearest, np.arange(len(points))])
 
 
-@dataclass(frozen=True, slots=True)
-class Others:
-    """Photos of lesions of classes that a model does not know, with HAM10000's labels."""
-
-    samples: Sequence[Sample]
-    photos: Labelled
-
-    @property
-    def codes(self) -> list[str]:
-        """Class code of each photo."""
-        return [_CODES[label] for label in self.photos.labels]
-
-
-def read_others(run: FinishedRun, directory: Path, *, cache: Path, known: Sequence[Sample] = ()) -> dict[Part, Others]:
+def read_others(run: FinishedRun, directory: Path, *, cache: Path, known: Sequence[Sample]) -> dict[Part, Labelled]:
     """Read HAM10000 without the classes that the model knows and the lesions of the `known` photos.
 
-    They are split by lesion. The first split is kept in the run as others.csv.
+    They are split by lesion, and labelled by CODES. The first split is kept in the run as others.csv.
     """
     own, lesions = SPECS[run.model].codes, {sample.lesion for sample in known}
-    found = read_samples(directory, _CODES)
-    samples = [sample for sample in found if _CODES[sample.label] not in own and sample.lesion not in lesions]
+    found = read_samples(directory, CODES)
+    samples = [sample for sample in found if CODES[sample.label] not in own and sample.lesion not in lesions]
     file = run.folder / "others.csv"
     if not file.is_file():
         write_split(file, split(samples, protocol=Protocol.LESION, validation=0.15, test=0.15, seed=0))
     by_stem = {Path(name).stem: recorded for name, recorded in read_split(file).items()}
     parts = {sample: by_stem[sample.path.stem].part for sample in samples if sample.path.stem in by_stem}
 
-    def load(part: Part) -> Others:
+    def load(part: Part) -> Labelled:
         chosen = [sample for sample in parts if parts[sample] is part]
         chosen = chosen[:: max(1, -(-len(chosen) // _MOST))]
         pixels = load_pixels(chosen, folder=cache, side=SPECS[run.model].input_side)
-        return Others(chosen, Labelled.whole(pixels, [sample.label for sample in chosen]))
+        return Labelled.whole(pixels, samples=chosen)
 
     return {part: load(part) for part in Part}
 

@@ -19,10 +19,8 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 
 from dermserve.imaging import STANDARD_VIEWS, Measures, make_views, measure
 from dermserve.models.training.data.photos import Labelled, imaging_version
-from dermserve.models.training.data.splits import Sample
 from dermserve.models.training.errors import replacing
-from dermserve.models.training.evaluate.pictures import draw_no_skin
-from dermserve.models.training.train.loop import Progress
+from dermserve.models.training.terminal import track
 from dermserve.models.training.train.network import training_copy
 
 ONE_VIEW = STANDARD_VIEWS[:1]
@@ -36,17 +34,21 @@ Infer: TypeAlias = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
 
 @dataclass(frozen=True)
 class Predictions:
-    """N photos with the network's outputs and their lesions."""
+    """N photos with the network's outputs."""
 
     logits: NDArray[np.float32]  # [N, V, C], before the temperature
     features: NDArray[np.float32]  # [N, F], of the first view
     photos: Labelled
-    lesions: list[str]
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """Class of each photo, int64 [N]."""
         return self.photos.labels
+
+    @property
+    def lesions(self) -> list[str]:
+        """Lesion of each photo, [N]."""
+        return [sample.lesion for sample in self.photos.samples]
 
     @functools.cached_property
     def measures(self) -> list[Measures]:
@@ -60,7 +62,6 @@ class PartPredictions:
 
     one: Predictions
     ten: Predictions
-    name: str  # of the data set
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,24 +70,17 @@ class Predictor:
 
     network: keras.Model
     cache: Path  # folder of the cached outputs
-    precision: str = "float32"
-    """Arithmetic: "float32" as served, or "mixed_bfloat16", about twice as fast on CPUs that support it."""
-    progress: Progress  # called with the step, photos done and photos in all
 
-    def predict_part(
-        self, photos: Labelled, samples: Sequence[Sample], what: str, *, name: str, thin: int = 1
-    ) -> PartPredictions:
-        """Run ten views of every `thin`-th photo and one view of all, of the data set called `name`."""
-        ten = self.predict(photos.every(thin), samples, what)
+    def predict_part(self, photos: Labelled, what: str, *, thin: int = 1) -> PartPredictions:
+        """Run ten views of every `thin`-th photo and one view of all."""
+        ten = self.predict(photos.every(thin), what)
         if thin == 1:
-            return PartPredictions(replace(ten, logits=ten.logits[:, :1]), ten, name)
-        return PartPredictions(self.predict(photos, samples, f"{what}, one view", views=ONE_VIEW), ten, name)
+            return PartPredictions(replace(ten, logits=ten.logits[:, :1]), ten)
+        return PartPredictions(self.predict(photos, f"{what}, one view", views=ONE_VIEW), ten)
 
-    def predict(
-        self, photos: Labelled, samples: Sequence[Sample], what: str, *, views: Sequence[str] = STANDARD_VIEWS
-    ) -> Predictions:
-        """Run views of photos, whose rows are indices into `samples`; `what` names the step for `progress`."""
-        return Predictions(*self._outputs(photos, what, views), photos, [samples[row].lesion for row in photos.rows])
+    def predict(self, photos: Labelled, what: str, *, views: Sequence[str] = STANDARD_VIEWS) -> Predictions:
+        """Run views of photos; `what` names the step for the progress bar."""
+        return Predictions(*self._outputs(photos, what, views), photos)
 
     @property
     def side(self) -> int:
@@ -97,14 +91,9 @@ class Predictor:
         """Return the features of one view of photos, float32 [N, F]."""
         return self._outputs(photos, what, ONE_VIEW)[1]
 
-    def no_skin_features(self, *, seed: int) -> dict[str, NDArray[np.float32]]:
-        """Return the features of drawn pictures without skin, float32 [N, F] by kind."""
-        pictures = draw_no_skin(self.side, seed=seed)
-        return {kind: self.features(Labelled.whole(drawn, [0] * len(drawn)), kind) for kind, drawn in pictures.items()}
-
     @functools.cached_property
     def _infer(self) -> Infer:
-        return frozen_function(self.network, precision=self.precision)
+        return frozen_function(self.network)
 
     @functools.cached_property
     def _weights(self) -> list[str]:
@@ -112,29 +101,29 @@ class Predictor:
 
     def _outputs(self, photos: Labelled, what: str, views: Sequence[str]) -> _Outputs:
         """Read outputs from the cache; compute and cache missing ones."""
-        settings = [self.network.name, self._weights, list(views), self.precision, imaging_version()]
+        settings = [self.network.name, self._weights, list(views), imaging_version()]
         folder = self.cache / f"outputs-{_digest(json.dumps(settings).encode())}"
         folder.mkdir(parents=True, exist_ok=True)
         parts, step = [], max(1, _VIEWS_AT_ONCE // len(views))
-        for start in range(0, len(photos), step):
+        for start in track(range(0, len(photos), step), what):
             chunk = Labelled(photos.images, photos.rows[start : start + step], photos.labels[start : start + step])
             files = [folder / f"{_digest(photos.images[row].tobytes())}.npz" for row in chunk.rows]
             if not all(file.is_file() for file in files):
-                _save(files, *run_views(self._infer, chunk, views=views))
+                for file, logits, features in zip(files, *run_views(self._infer, chunk, views=views), strict=True):
+                    with replacing(file) as partial:
+                        np.savez(partial, logits=logits, features=features)
             parts += [_load(file) for file in files]
-            self.progress(what, start + len(chunk), len(photos))
         return np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts])
 
 
-def frozen_function(network: keras.Model, *, precision: str) -> Infer:
+def frozen_function(network: keras.Model) -> Infer:
     """Freeze a network into a function from uint8 [N, S, S, 3] to {"logits", "features"}, float32."""
-    copy = training_copy(network, folded=True, precision=precision)
+    copy = training_copy(network, folded=True, precision="float32")
     side = network.inputs[0].shape[1]
 
     @tf.function(input_signature=[tf.TensorSpec([None, side, side, 3], tf.uint8)])
     def infer(images: Any) -> Any:
-        outputs = copy(tf.cast(images, tf.float32), training=False)
-        return {name: tf.cast(value, tf.float32) for name, value in outputs.items()}
+        return copy(tf.cast(images, tf.float32), training=False)
 
     concrete = infer.get_concrete_function()
     frozen = convert_variables_to_constants_v2(concrete)
@@ -151,12 +140,6 @@ def run_views(infer: Infer, photos: Labelled, *, views: Sequence[str]) -> _Outpu
     outputs = infer(np.concatenate([make_views(photos.images[row], views) for row in photos.rows]))
     shape = (len(photos), len(views), -1)
     return outputs["logits"].reshape(shape), outputs["features"].reshape(shape)[:, 0]
-
-
-def _save(files: Sequence[Path], *outputs: NDArray[np.float32]) -> None:
-    for file, logits, features in zip(files, *outputs, strict=True):
-        with replacing(file) as partial, partial.open("wb") as stream:
-            np.savez(stream, logits=logits, features=features)
 
 
 def _load(file: Path) -> _Outputs:

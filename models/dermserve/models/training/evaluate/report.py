@@ -8,46 +8,44 @@ from typing import Any
 
 import jinja2
 import matplotlib as mpl
-import numpy as np
 from matplotlib.figure import Figure
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, confusion_matrix
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training.errors import RunError, write_json
-from dermserve.models.training.train.finished import FIGURES, FinishedRun
+from dermserve.models.training.errors import write_json
+from dermserve.models.training.evaluate.calibration import softmax
+from dermserve.models.training.evaluate.fitting import Fitted
+from dermserve.models.training.evaluate.predictions import PartPredictions
+from dermserve.models.training.train.finished import FinishedRun
 
 mpl.use("Agg")  # no window, and no display needed
 
 _BINS = 10
-_NUMBERS = ("model", "experiment", "initialization", "photos", "training_minutes", "metrics", "other", "packed")
+_NUMBERS = (
+    "model", "experiment", "initialization", "photos", "training_minutes", "calibration", "metrics", "packed"
+)  # fmt: skip
 
 
-def write_report(run: FinishedRun, *, paper: FinishedRun | None = None) -> Path:
-    """Write an evaluated run's report from the run's files; return the path of the HTML page.
+def write_report(run: FinishedRun, fitted: Fitted, test: PartPredictions, *, paper: Mapping[str, Any] | None) -> None:
+    """Write the report of a run that has just been evaluated.
 
-    `paper` is an evaluated run of the same model, split by image as in the paper, to show beside it.
-
-    Raises:
-        RunError: a run is not evaluated.
+    `paper` has the "metrics" of a run of the same model, split by image as in the paper, to show beside it.
     """
-    if not (run.folder / FIGURES).is_file():
-        raise RunError(f"{run.folder} lacks {FIGURES}: run `dermserve evaluate` on the data it was trained from")
-    folder, page = run.folder / "report", run.folder / "report" / "index.html"
+    folder = run.folder / "report"
     folder.mkdir(exist_ok=True)
-    with np.load(run.folder / FIGURES) as kept:
-        _draw_answers(folder, run, dict(kept))
+    _draw_answers(folder, fitted, test)
     _draw_abstention(folder, run)
     _draw_history(folder, run)
     numbers = {key: run.summary[key] for key in _NUMBERS if key in run.summary}
-    numbers |= {"calibration": run.calibration, "protocol": run.experiment.protocol.value}
+    numbers["protocol"] = run.experiment.protocol.value
     if paper is not None:
-        numbers["paper"] = paper.summary["metrics"]["test"]
+        numbers["paper"] = paper["test"]
     write_json(folder / "report.json", numbers)
     template = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
     made = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(template)
-    page.write_text(made.render(numbers=numbers, title=f"{run.model}: {run.experiment.name}"), "utf-8")
-    return page
+    page = made.render(numbers=numbers, title=f"{run.model}: {run.experiment.name}")
+    (folder / "index.html").write_text(page, "utf-8")
 
 
 @contextmanager
@@ -58,10 +56,11 @@ def _axes(path: Path) -> Iterator[Any]:
     figure.savefig(path, dpi=110)
 
 
-def _draw_answers(folder: Path, run: FinishedRun, figures: Mapping[str, Any]) -> None:
+def _draw_answers(folder: Path, fitted: Fitted, test: PartPredictions) -> None:
     """Draw the confusion matrix, ROC curves of classes and malignancy, and reliability on test photos."""
-    codes, malignant = SPECS[run.model].codes, np.asarray([item.malignant for item in SPECS[run.model].classes])
-    labels, owners, ten = figures["labels"], figures["tta_labels"], figures["tta"]
+    codes, malignant = SPECS[fitted.model].codes, fitted.malignant
+    labels, single = test.one.labels, fitted.probabilities(test.one)[:, 0]
+    owners, ten = test.ten.labels, fitted.probabilities(test.ten).mean(axis=1)
     with _axes(folder / "confusion.png") as axes:
         matrix = confusion_matrix(owners, ten.argmax(axis=1), labels=list(range(len(codes))))
         ConfusionMatrixDisplay(matrix, display_labels=codes).plot(ax=axes, cmap="Blues")
@@ -70,23 +69,20 @@ def _draw_answers(folder: Path, run: FinishedRun, figures: Mapping[str, Any]) ->
             _draw_roc(axes, owners == label, ten[:, label], code)
         axes.plot((0, 1), (0, 1), ":", color="gray")
     with _axes(folder / "malignancy.png") as axes:
-        ill, risks = malignant[labels], figures["single"][:, malignant].sum(axis=1)
+        ill, risks = malignant[labels], single[:, malignant].sum(axis=1)
         if _draw_roc(axes, ill, risks, "malignancy risk"):
             for name, marker in (("rule_out", "o"), ("rule_in", "s")):
-                threshold = run.calibration[name]["threshold"]
+                threshold = fitted.calibration[name]["threshold"]
                 point = (risks[~ill] >= threshold).mean(), (risks[ill] >= threshold).mean()
                 axes.plot(*point, marker, label=f"{name.replace('_', '-')}, risk {threshold:.3f}")
             axes.legend()
         axes.plot((0, 1), (0, 1), ":", color="gray")
     with _axes(folder / "reliability.png") as axes:
         axes.plot((0, 1), (0, 1), ":", color="gray", label="perfectly calibrated")
-        curves = {
-            "before calibration": (labels, "before"),
-            "calibrated": (labels, "single"),
-            "ten views": (owners, "tta"),
-        }
-        for name, (true, key) in curves.items():
-            hits, confidence = figures[key].argmax(axis=1) == true, figures[key].max(axis=1).clip(0, 1)
+        before = softmax(test.one.logits[:, 0] + fitted.shift)
+        curves = {"before calibration": (labels, before), "calibrated": (labels, single), "ten views": (owners, ten)}
+        for name, (true, found) in curves.items():
+            hits, confidence = found.argmax(axis=1) == true, found.max(axis=1).clip(0, 1)
             accuracy, mean = calibration_curve(hits, confidence, n_bins=_BINS)
             axes.plot(mean, accuracy, "o-", label=name)
         axes.set(xlabel="confidence", ylabel="accuracy")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,25 @@ from dermserve.models.training.errors import (
 )
 from dermserve.models.training.train.experiment import Experiment
 
-FINGERPRINT = "fingerprint.json"
+_FINGERPRINT = "fingerprint.json"
 _NAME = "checkpoint.npz"
 
 Fingerprint: TypeAlias = Mapping[str, str]
 """Digests of what a training depends on: experiment, photos, split, initial weights and teachers."""
+
+
+class Epoch(TypedDict):
+    """What came of one epoch."""
+
+    stage: str
+    epoch: int  # within the stage, from 1
+    rate: float  # learning rate at its end
+    loss: float  # mean training loss, augmented and weighted, without penalties
+    accuracy: float  # on the training photos as they came, augmented
+    validation_loss: float  # mean cross-entropy, of the averaged weights where the stage averages
+    validation_accuracy: float
+    validation_balanced_accuracy: float  # mean recall over the classes
+    seconds: float  # of wall clock, validation included
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,7 +53,7 @@ class State:
     best_score: float = math.inf  # lowest validation loss of the stage, or its highest accuracy, negated
     best_epoch: int = 0  # its epoch, from 1; 0 before any
     best: list[NDArray[Any]] | None = None  # weights after the best epoch, if the stage restores them
-    history: list[dict[str, Any]] = field(default_factory=list)  # every epoch so far, as loop.Epoch
+    history: list[Epoch] = field(default_factory=list)  # every epoch so far
     variables: list[NDArray[Any]] = field(default_factory=list)  # of the network, the optimiser and the moving average
 
 
@@ -60,7 +74,7 @@ def fingerprint(
 def claim(folder: Path, mine: Fingerprint) -> None:
     """Make a run's folder. Raises RunError, before anything is written: it holds another training."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / FINGERPRINT
+    path = folder / _FINGERPRINT
     if path.is_file():
         _require_same(path, read_json(path), mine)
     load(folder, mine)

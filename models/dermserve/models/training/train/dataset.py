@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermserve.models.catalogue import SPECS, Spec
-from dermserve.models.training.data.layouts import Say, read_samples
+from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
 from dermserve.models.training.data.splits import Part, Recorded, Sample, require_parts, require_samples, split
 from dermserve.models.training.errors import DataError
+from dermserve.models.training.terminal import say
 from dermserve.models.training.train.experiment import Experiment
 
 UNSTATED = {"data": "not stated", "license": "not stated"}
-_SAID = ("name", "license", "source")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,23 +44,24 @@ class Data:
         """Return the photos of a part. Raises RuntimeError: test photos that are not claimed."""
         if part is Part.TEST and not self.claimed:
             raise RuntimeError("test photos are measured once, by evaluate_own after claim_test")
-        chosen = np.asarray([i for i, sample in enumerate(self.samples) if self.parts.get(sample) is part], np.int64)
-        labels = np.asarray([sample.label for sample in self.samples], np.int64)
-        if not self.also:
-            return Labelled(self.pixels, chosen, labels[chosen])
-        possible = np.ones((len(labels), labels.max() + 1), np.float32)
-        possible[-self.also :] = np.isin(np.arange(labels.max() + 1), labels[-self.also :])
-        return Labelled(self.pixels, chosen, labels[chosen], possible[chosen])
+        rows = np.asarray([i for i, sample in enumerate(self.samples) if self.parts.get(sample) is part], np.int64)
+        samples, possible = [self.samples[row] for row in rows], None
+        if self.also:
+            classes = np.arange(max(sample.label for sample in self.samples) + 1)
+            present = np.isin(classes, [sample.label for sample in self.samples[-self.also :]])
+            own = rows < len(self.samples) - self.also
+            possible = (own[:, np.newaxis] | present).astype(np.float32)
+        return Labelled(self.pixels, rows, np.asarray([each.label for each in samples], np.int64), possible, samples)
 
 
-def prepare(experiment: Experiment, directory: Path, *, cache: Path, say: Say = lambda _: None) -> Data:
-    """Read, check, split and decode a data set for an experiment; `say` gets a line for what is left out.
+def prepare(experiment: Experiment, directory: Path, *, cache: Path) -> Data:
+    """Read, check, split and decode a data set for an experiment.
 
     Raises:
         DataError: a wrong layout, an unreadable photo, or a class with too few lesions.
     """
     spec = SPECS[experiment.model]
-    samples = read_samples(directory, spec.codes, say=say)
+    samples = read_samples(directory, spec.codes)
     require_samples(samples, spec.codes, minimum=experiment.minimum)
     validation, test = experiment.validation, experiment.test
     parts = split(samples, protocol=experiment.protocol, validation=validation, test=test, seed=experiment.seed)
@@ -91,7 +92,7 @@ def finished_data(experiment: Experiment, directory: Path, recorded: Mapping[str
     return Data(samples, load_pixels(samples, folder=cache, side=spec.input_side), parts)
 
 
-def read_also(data: Data, directory: Path, spec: Spec, *, cache: Path, say: Say = lambda _: None) -> Data:
+def read_also(data: Data, directory: Path, spec: Spec, *, cache: Path) -> Data:
     """Read photos of the same lesions at another resolution; each gets the part of its lesion.
 
     Photos are matched by class and file name. Others are left out, because their lesions may be test lesions.
@@ -124,25 +125,25 @@ def with_also(data: Data, also: Data, spec: Spec, *, cache: Path) -> Data:
     return Data(samples, pixels, {**data.parts, **also.parts}, also=len(also.samples))
 
 
-def read_provenance(directory: Path, **given: str | None) -> dict[str, str]:
-    """Return "data" and "license" of run.json for weights trained on a data set.
-
-    `given` has name, license and source; missing ones come from `dataset.toml` in the data set. UNSTATED without any.
+def read_provenance(directory: Path) -> dict[str, str]:
+    """Return "data" and "license" of run.json for weights trained on a data set, by its file dataset.toml, if any.
 
     Raises:
-        DataError: the file can't be read, or has other keys.
+        DataError: the file can't be read, or has other keys than name, license and source.
     """
     path = directory / "dataset.toml"
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
+        said = tomllib.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}
     except (OSError, ValueError) as error:
         raise DataError(f"{path} can't be read as TOML: {error}") from error
-    for key, value in values.items():
-        if key not in _SAID or not isinstance(value, str):
-            raise DataError(f"{path}: {key} = {value!r}; it may hold {', '.join(_SAID)}, each a string")
-    said = {key: given.get(key) or values.get(key, "").strip() for key in _SAID}
-    if not any(said.values()):
+    for key, value in said.items():
+        if key not in ("name", "license", "source") or not isinstance(value, str):
+            raise DataError(f"{path}: {key} = {value!r}; it may hold name, license and source, each a string")
+    name, terms, source = (said.get(key, "").strip() for key in ("name", "license", "source"))
+    if not (name or terms or source):
         return UNSTATED
-    details = f"{said['source'] or 'source not stated'}; {said['license'] or 'licence not stated'}"
-    terms = f"{said['license']}: that of the training data" if said["license"] else "not stated"
-    return {"data": f"{said['name'] or 'name not stated'} ({details})", "license": terms}
+    details = f"{source or 'source not stated'}; {terms or 'licence not stated'}"
+    return {
+        "data": f"{name or 'name not stated'} ({details})",
+        "license": f"{terms}: that of the training data" if terms else "not stated",
+    }

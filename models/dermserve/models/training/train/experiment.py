@@ -48,7 +48,7 @@ class Augmentation:
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_CHECKED)
 class Distillation:
-    """How a student heeds its teachers; of no effect without any."""
+    """How a student heeds its teachers."""
 
     temperature: Annotated[float, Field(ge=1)] = 2.0
     """Logits of teachers and student are divided by it: higher tells more of the classes that are not the first."""
@@ -107,8 +107,8 @@ class Experiment:
     augmentation: Augmentation = field(default_factory=Augmentation)  # how training photos are varied
     teacher: Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"] | None = None
     """Train this network in the model's place, to teach it: a teacher is never exported."""
-    distillation: Distillation = field(default_factory=Distillation)
-    """How the teachers that the command names are heeded."""
+    distillation: Distillation | None = None
+    """How the teachers that the command names are heeded; as Distillation's defaults say when absent."""
     also_complete: bool = False
     """Photos of --also are of no class that their folder lacks: whole frames of lesions are not normal skin."""
     fold_batch_norm: bool = False
@@ -158,26 +158,9 @@ def parse_experiment(text: str, *, name: str) -> Experiment:
 def parse_record(values: dict[str, Any], where: str) -> Experiment:
     """Read an experiment from its fields; an ExperimentError names the first that is unknown or can't be."""
     try:
-        return _EXPERIMENT.validate_json(json.dumps(values), strict=True)
+        return _EXPERIMENT.validate_json(json.dumps(values, default=str), strict=True)  # TOML has dates
     except ValidationError as error:
-        raise ExperimentError(f"{where}{_explain(error)}") from error
-    except TypeError as error:  # dates and times, which TOML has and JSON has not
-        raise ExperimentError(f"{where} holds a value that no field takes: {error}") from error
-
-
-def _explain(error: ValidationError) -> str:
-    """Say of the first problem what is wrong, where, and what would be right."""
-    problem = error.errors(include_url=False)[0]
-    *path, last = problem["loc"] or ("",)  # none where it is no table at all
-    above = "".join(f".{part}" for part in path if isinstance(part, str))
-    here = above if isinstance(last, int) else f"{above}.{last}"
-    value, kind = problem["input"], problem["type"]
-    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{above} has no field {last!r}"
-    if kind == "missing" and isinstance(last, int):
-        return f"{here} needs {last + 1} values, not {len(value)}"
-    if kind in ("missing", "missing_keyword_only_argument"):
-        return f"{above} lacks {last!r}"
-    if kind in ("literal_error", "enum"):
-        return f"{here} is {value!r}, not one of {problem['ctx']['expected']}"
-    return f"{here} is {value!r}: {problem['msg']}"
+        problem = error.errors(include_url=False)[0]
+        at = "".join(f".{part}" for part in problem["loc"])
+        value = f" is {problem['input']!r}" if isinstance(problem["input"], str | int | float) else ""
+        raise ExperimentError(f"{where}{at}{value}: {problem['msg']}") from error

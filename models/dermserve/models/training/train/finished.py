@@ -25,7 +25,6 @@ HISTORY = "history.json"
 SUMMARY = "run.json"
 COMPACT = "weights.npz"
 DISTANCE = "distance.npz"
-FIGURES = "figures.npz"
 
 Kind: TypeAlias = Literal["int8", "float16"]
 """Type of compact kernels; vectors stay float32."""
@@ -86,7 +85,11 @@ class FinishedRun:
     @property
     def calibration(self) -> dict[str, Any]:
         """Temperature and thresholds. Raises RunError: they are not fitted yet."""
-        found = self.summary.get("calibration")
+        return self.evaluated("calibration")
+
+    def evaluated(self, key: str) -> dict[str, Any]:
+        """Return what `dermserve evaluate` wrote into run.json under a key. Raises RunError: it has not yet."""
+        found = self.summary.get(key)
         if found is None:
             raise RunError(f"{self.folder} is not calibrated: run `dermserve evaluate` on the data it was trained from")
         return dict(found)
@@ -150,8 +153,8 @@ def save_compact(network: keras.Model, file: Path, *, kind: Kind) -> None:
             arrays[f"{index}"] = value.astype(np.float16)
         else:
             arrays[f"{index}.int8"], arrays[f"{index}.scale"] = quantize(value)
-    with replacing(file) as partial, partial.open("wb") as stream:
-        np.savez_compressed(stream, **arrays)
+    with replacing(file) as partial:
+        np.savez_compressed(partial, **arrays)
 
 
 def load_compact(network: keras.Model, file: Path) -> None:
@@ -192,14 +195,9 @@ def load_distance(file: Path) -> FeatureDistance:
     """Read what `save_distance` wrote. Raises RunError: it is missing or damaged."""
     try:
         with np.load(file) as arrays:
-            return FeatureDistance(
-                centers=arrays["centers"],
-                projection=arrays["projection"],
-                unit=bool(arrays["unit"]),
-                scope=arrays.get("scope"),
-                limit=float(arrays.get("limit", 0.0)),
-            )
-    except DAMAGED as error:
+            values: dict[str, Any] = {name: found if found.ndim else found.item() for name, found in arrays.items()}
+            return FeatureDistance(**values)
+    except (*DAMAGED, TypeError) as error:
         raise RunError(f"{file} can't be read ({error}): run `dermserve evaluate` again") from error
 
 

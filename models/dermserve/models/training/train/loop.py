@@ -6,8 +6,8 @@ as one that was not.
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,39 +15,25 @@ import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.spoiling import spoil_at_random
 from dermserve.models.training.errors import DivergedError
+from dermserve.models.training.terminal import say, track
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.augment import augment
+from dermserve.models.training.train.checkpoint import Epoch, State
 from dermserve.models.training.train.experiment import Distillation, Experiment, Stage
 from dermserve.models.training.train.network import select_trainable
 
 Tensor: TypeAlias = Any
-Progress: TypeAlias = Callable[[str, int, int], None]
-"""Called with what is going on, steps done and steps in all."""
 
 # Taken off the logits of classes that a photo's data set lacks: that it is not of those says where it comes from alone.
 _IMPOSSIBLE = 1e4
 _JUDGED = 64  # photos a batch in validation
 _OPTIMIZERS = {"adamw": keras.optimizers.AdamW, "lamb": keras.optimizers.Lamb}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Epoch:
-    """What came of one epoch."""
-
-    stage: str
-    epoch: int  # within the stage, from 1
-    rate: float  # learning rate at its end
-    loss: float  # mean training loss, augmented and weighted, without penalties
-    accuracy: float  # on the training photos as they came, augmented
-    validation_loss: float  # mean cross-entropy, of the averaged weights where the stage averages
-    validation_accuracy: float
-    validation_balanced_accuracy: float  # mean recall over the classes
-    seconds: float  # of wall clock, validation included
 
 
 def train(
@@ -58,34 +44,41 @@ def train(
     validation: Labelled,
     folder: Path,
     fingerprint: checkpoint.Fingerprint,
-    progress: Progress,
-    report: Callable[[Epoch], None],
     teachers: Sequence[keras.Model] = (),
 ) -> list[Epoch]:
     """Train a training copy through an experiment's stages, from the last checkpoint in the folder where there is one.
 
-    The network, of network.training_copy, holds the trained weights afterwards. `report` is called after each epoch,
-    those before a restart included. Teachers are training copies whose mean answer it learns beside the labels.
+    The network, of network.training_copy, holds the trained weights afterwards. Teachers are training copies whose mean
+    answer it learns beside the labels.
+
+    Returns:
+        All epochs, those before a restart included.
 
     Raises:
         ExperimentError: a stage names layers that are not there.
         RunError: the checkpoint is of another training.
         DivergedError: a loss is not finite; the checkpoint is that of the epoch before.
     """
-    saved = checkpoint.load(folder, fingerprint)
-    history = [Epoch(**values) for values in saved.history] if saved else []
-    for epoch in history:
-        report(epoch)
-    for index in range(saved.stage if saved else 0, len(experiment.stages)):
-        run = _StageRun(network, experiment, index, training, validation, progress, teachers)
-        if saved is not None and saved.stage == index:
-            run.restore(saved)
+    state = checkpoint.load(folder, fingerprint) or State(stage=0)
+    for epoch in state.history:
+        _say_epoch(epoch)
+    while state.stage < len(experiment.stages):
+        run = _StageRun(network, experiment, state, training, validation, teachers)
         while not run.ended:
-            history.append(run.epoch())
-            checkpoint.save(folder, fingerprint, run.state(history))
-            report(history[-1])
+            run.epoch()
+            checkpoint.save(folder, fingerprint, run.state())
+            _say_epoch(state.history[-1])
         run.hand_on()
-    return history
+        state = State(stage=state.stage + 1, history=state.history)
+    return state.history
+
+
+def _say_epoch(epoch: Epoch) -> None:
+    say(
+        f"{epoch['stage']} {epoch['epoch']}: loss {epoch['loss']:.3f}, accuracy {epoch['accuracy']:.3f}; validation "
+        f"loss {epoch['validation_loss']:.3f}, accuracy {epoch['validation_accuracy']:.3f}, balanced "
+        f"{epoch['validation_balanced_accuracy']:.3f}; {epoch['seconds']:.0f} s"
+    )
 
 
 class _StageRun:
@@ -95,15 +88,15 @@ class _StageRun:
         self,
         network: keras.Model,
         experiment: Experiment,
-        index: int,
+        state: State,
         training: Labelled,
         validation: Labelled,
-        progress: Progress,
         teachers: Sequence[keras.Model] = (),
     ) -> None:
+        """Begin a stage, or go on from a checkpoint of it; `state` is kept up to date, but for its variables."""
         self._network, self._experiment, self._teachers = network, experiment, teachers
-        self._stage, self._at = experiment.stages[index], checkpoint.State(stage=index)
-        self._training, self._validation, self._progress = training, validation, progress
+        self._stage, self._at = experiment.stages[state.stage], state
+        self._training, self._validation = training, validation
         select_trainable(network, self._stage.trainable, batch_norm=self._stage.batch_norm)
         self._steps = max(1, len(training) // self._stage.batch)
         rates = _rates(self._stage, self._steps)
@@ -123,28 +116,26 @@ class _StageRun:
         self._possible = everything if possible is None or experiment.also_complete else possible
         self._step = tf.function(self._train_step)
         self._infer = tf.function(lambda images: network(tf.cast(images, tf.float32), training=False)["logits"])
+        # Everything that changes in training, the random states of dropout included.
+        self._variables = [*network.variables, *self._optimizer.variables, *self._averages]
+        if state.variables:
+            for variable, value in zip(self._variables, state.variables, strict=True):
+                variable.assign(value)
+            state.variables = []
 
     @property
     def ended(self) -> bool:
         stage, at = self._stage, self._at
         return at.epoch >= stage.epochs or (stage.patience is not None and at.epoch - at.best_epoch >= stage.patience)
 
-    def restore(self, saved: checkpoint.State) -> None:
-        """Go on from a checkpoint of this stage."""
-        for variable, value in zip(self._saved_variables(), saved.variables, strict=True):
-            variable.assign(value)
-        self._at = replace(saved, variables=[])
-
-    def state(self, history: Sequence[Epoch]) -> checkpoint.State:
+    def state(self) -> State:
         """Return what a restart needs."""
-        variables = [np.asarray(variable) for variable in self._saved_variables()]
-        return replace(self._at, variables=variables, history=[asdict(epoch) for epoch in history])
+        return replace(self._at, variables=[np.asarray(variable) for variable in self._variables])
 
-    def epoch(self) -> Epoch:
+    def epoch(self) -> None:
         """Train for one epoch and judge it."""
-        started = time.monotonic()
+        started, at = time.monotonic(), self._at
         loss, accuracy = self._train_epoch()
-        at = self._at
         at.epoch += 1
         self._swap_averages()
         judged = self._judge()
@@ -155,7 +146,7 @@ class _StageRun:
             if self._stage.keep == "best":
                 at.best = [np.asarray(variable) for variable in self._network.weights]
         self._swap_averages()
-        return Epoch(
+        found = Epoch(
             stage=self._stage.name,
             epoch=at.epoch,
             rate=float(self._optimizer.learning_rate),
@@ -166,6 +157,7 @@ class _StageRun:
             validation_balanced_accuracy=judged[2],
             seconds=round(time.monotonic() - started, 1),
         )
+        at.history.append(found)
 
     def hand_on(self) -> None:
         """Leave in the network what the next stage starts from."""
@@ -180,17 +172,16 @@ class _StageRun:
         order = rng.choice(len(self._training), size=len(self._training), replace=True, p=self._sampling)
         if self._experiment.balance == 0:
             order = rng.permutation(len(self._training))
-        steps, losses, hits = self._steps, [], []
-        for step in range(steps):
+        losses, hits = [], []
+        for step in track(range(self._steps), f"{stage.name} {epoch + 1}/{stage.epochs}"):
             chosen = order[step * stage.batch : (step + 1) * stage.batch]
-            seed = tf.constant((base * 1000 + self._at.stage, epoch * steps + step), tf.int32)
+            seed = tf.constant((base * 1000 + self._at.stage, epoch * self._steps + step), tf.int32)
             clean = self._training.images[self._training.rows[chosen]]
             images = self._spoiled(clean, rng)
             labels, possible = self._training.labels[chosen], self._possible[chosen]
             loss, accuracy = self._step(images, tf.constant(labels), tf.constant(possible), seed, clean)
-            losses.append(self._finite(float(loss), f"epoch {epoch + 1}, step {step + 1} of {steps}"))
+            losses.append(self._finite(float(loss), f"epoch {epoch + 1}, step {step + 1} of {self._steps}"))
             hits.append(float(accuracy))
-            self._progress(f"{stage.name} {epoch + 1}/{stage.epochs}", step + 1, steps)
         return float(np.mean(losses)), float(np.mean(hits))
 
     def _spoiled(self, images: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
@@ -227,8 +218,9 @@ class _StageRun:
             logits = network(photos, training=True)["logits"] + away
             if self._teachers:
                 seen = self._varied(clean, seed) if self._experiment.augmentation.spoiled else photos
-                soft = soft_targets(self._teachers, seen, away, self._experiment.distillation.temperature)
-                losses = distillation_losses(targets, soft, logits, self._experiment.distillation)
+                settings = self._experiment.distillation or Distillation()
+                soft = soft_targets(self._teachers, seen, away, settings.temperature)
+                losses = distillation_losses(targets, soft, logits, settings)
             else:
                 losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
             loss = tf.reduce_mean(losses * tf.gather(self._weights, labels))
@@ -244,8 +236,6 @@ class _StageRun:
         return loss, tf.reduce_mean(tf.cast(tf.argmax(logits, -1) == labels, tf.float32))
 
     def _varied(self, images: Tensor, seed: Tensor) -> Tensor:
-        if images.dtype != tf.uint8:
-            return tf.cast(images, tf.float32)  # of frozen layers, for experiments that vary nothing
         settings = self._experiment.augmentation
         settings = replace(settings, zoom=self._stage.zoom or settings.zoom)
         return augment(images, settings, side=self._stage.side, seed=seed)
@@ -255,9 +245,8 @@ class _StageRun:
         photos, labels = self._validation, self._validation.labels
         batches = [photos.rows[start : start + _JUDGED] for start in range(0, len(photos), _JUDGED)]
         logits = np.concatenate([np.asarray(self._infer(photos.images[rows])) for rows in batches]).astype(np.float32)
-        shifted = logits - logits.max(axis=1, keepdims=True)
-        logs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        return float(-logs[np.arange(len(labels)), labels].mean()), *accuracies(logits.argmax(axis=1), labels)
+        logs = log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
+        return float(-logs.mean()), *accuracies(logits.argmax(axis=1), labels)
 
     def _swap_averages(self) -> None:
         """Exchange the weights and their averages; without averaging there is nothing to exchange."""
@@ -267,10 +256,6 @@ class _StageRun:
             value = tf.identity(variable)
             variable.assign(average)
             average.assign(value)
-
-    def _saved_variables(self) -> Sequence[Any]:
-        """Everything that changes in training, the random states of dropout included."""
-        return [*self._network.variables, *self._optimizer.variables, *self._averages]
 
 
 def accuracies(answers: NDArray[np.int64], labels: NDArray[np.int64]) -> tuple[float, float]:

@@ -129,7 +129,7 @@ def _moments(
     """Measure the mean and variance of each batch norm's input by channel."""
     backbone = network.get_layer("backbone")
     probe = keras.Model(backbone.input, [norm.input for norm in norms])
-    entry = keras.Model(network.input, backbone_call(network)[0])
+    entry = keras.Model(network.input, backbone._inbound_nodes[-1].input_tensors[0])  # preprocessing
 
     @tf.function
     def sums(pixels: Any) -> Any:
@@ -145,33 +145,26 @@ def _moments(
     return [(mean, np.maximum(square - mean**2, 0)) for mean, square in means]
 
 
-def backbone_call(network: keras.Model) -> tuple[Any, Any]:
-    """Return the input of the backbone within the network (the preprocessed photo) and its output."""
-    node = network.get_layer("backbone")._inbound_nodes[-1]
-    return node.input_tensors[0], node.output_tensors[0]
-
-
 def select_trainable(copy: keras.Model, trainable: str, *, batch_norm: str) -> None:
     """Set which layers of a copy a stage trains, as in Stage. Raises ExperimentError: there is no such layer."""
     backbone = copy.get_layer("backbone")
-    first = first_trainable(backbone, trainable)
+    first = _first_trainable([layer.name for layer in backbone.layers], trainable)
     copy.trainable = True
     for index, layer in enumerate(backbone.layers):
         norm = isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = index >= first and not (norm and batch_norm == "frozen")
 
 
-def first_trainable(backbone: keras.Model, trainable: str) -> int:
+def _first_trainable(names: list[str], trainable: str) -> int:
     """Return the index of the first backbone layer that `trainable` selects; the number of layers for "head"."""
     kind, _, argument = trainable.partition(":")
-    names = [layer.name for layer in backbone.layers]
     if kind in ("all", "head") and not argument:
         return 0 if kind == "all" else len(names)
     if kind == "top" and argument.isdecimal():
         return max(0, len(names) - int(argument))
-    if kind == "from" and argument:
-        found = [index for index, name in enumerate(names) if name.startswith(argument)]
-        if found:
-            return found[0]
-        raise ExperimentError(f"trainable = {trainable!r}: the backbone has no layer of that name")
-    raise ExperimentError(f'trainable = {trainable!r} is none of "all", "head", "top:N" and "from:NAME"')
+    found = [index for index, name in enumerate(names) if argument and name.startswith(argument)]
+    if kind == "from" and found:
+        return found[0]
+    raise ExperimentError(
+        f'trainable = {trainable!r} is none of "all", "head", "top:N" and "from:NAME", with the NAME of a layer'
+    )

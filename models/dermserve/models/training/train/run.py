@@ -1,25 +1,21 @@
 """Run one training, from data to run folder (docs/training.md lists its files); weights are written last."""
 
-import os
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part, count_classes, write_split
-from dermserve.models.training.errors import RunError, file_digest, write_json
+from dermserve.models.training.errors import ExperimentError, RunError, file_digest, replacing, write_json
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.backbones import build_network, load_backbone
 from dermserve.models.training.train.dataset import UNSTATED, Data
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.finished import COMPACT, EXPERIMENT, HISTORY, SPLIT, SUMMARY, WEIGHTS, FinishedRun
-from dermserve.models.training.train.frozen import compute_frozen, forget_frozen, split_frozen
-from dermserve.models.training.train.loop import Epoch, Progress, train
+from dermserve.models.training.train.loop import train
 from dermserve.models.training.train.network import copy_back, estimate_batch_norm, training_copy
 
 _STATISTICS_PHOTOS = 512
@@ -31,8 +27,6 @@ def run_training(
     folder: Path,
     *,
     backbone: Path | str | None,
-    progress: Progress,
-    report: Callable[[Epoch], None],
     stated: Mapping[str, str] = UNSTATED,
     start: FinishedRun | None = None,
     teachers: Sequence[FinishedRun] = (),
@@ -41,50 +35,48 @@ def run_training(
 
     `backbone` is a file of initial weights, "imagenet", or None for random ones; `start` is a finished run to continue
     from instead. `stated` is of `read_provenance`. `teachers` are finished runs to learn from beside the labels.
-    `progress` is called during an epoch, `report` after it.
 
     Raises:
+        ExperimentError: the experiment distils, and no teacher is given.
         RunError: the folder has a finished run, or one of another fingerprint; or a teacher does not fit.
         DivergedError: a loss is not finite.
     """
     if any((folder / name).exists() for name in (WEIGHTS, COMPACT)):
         raise RunError(f"{folder} holds a finished run: pass another --out")
+    if experiment.distillation is not None and not teachers:
+        raise ExperimentError(f"{experiment.name} has [distillation]: pass its teachers with --teacher")
     for teacher in teachers:
         _require_teacher(teacher, experiment, data)
     begin = backbone if start is None else start.weights
     fingerprint = checkpoint.fingerprint(experiment, data.parts, begin, [teacher.weights for teacher in teachers])
     checkpoint.claim(folder, fingerprint)
-    began = time.monotonic()
     keras.utils.set_random_seed(experiment.seed)
     network = initial_network(experiment, backbone) if start is None else start.network(shifted=False)
-    some = data.part(Part.TRAIN).thinned(_STATISTICS_PHOTOS)
+    training = data.part(Part.TRAIN)
+    some = training.thinned(_STATISTICS_PHOTOS)
     learns_norm = any(stage.batch_norm == "train" for stage in experiment.stages)
     if learns_norm and start is None and not experiment.fold_batch_norm:
         estimate_batch_norm(network, np.asarray(some.images[some.rows]))
     copy = training_copy(network, folded=experiment.fold_batch_norm, precision=experiment.precision)
     write_json(folder / EXPERIMENT, asdict(experiment))
     write_split(folder / SPLIT, data.own)
-    taught = [
-        training_copy(teacher.network(shifted=False), folded=True, precision=experiment.precision)
-        for teacher in teachers
-    ]
-    trained, training, validation = _above_frozen(copy, experiment, data, folder, progress, taught=bool(teachers))
     history = train(
-        trained,
+        copy,
         experiment,
         training=training,
-        validation=validation,
+        validation=data.part(Part.VALIDATION),
         folder=folder,
         fingerprint=fingerprint,
-        progress=progress,
-        report=report,
-        teachers=taught,
+        teachers=[
+            training_copy(teacher.network(shifted=False), folded=True, precision=experiment.precision)
+            for teacher in teachers
+        ],
     )
-    forget_frozen(folder)
     copy_back(copy, network)
     if experiment.fold_batch_norm:
         estimate_batch_norm(network, np.asarray(some.images[some.rows]))
-    write_json(folder / HISTORY, [asdict(epoch) for epoch in history])
+    write_json(folder / HISTORY, history)
+    codes = SPECS[experiment.model].codes
     summary = {
         "model": experiment.model,
         **stated,
@@ -93,31 +85,18 @@ def run_training(
             [_initialization(experiment, backbone, start), *map(_name, teachers)]
         ),
         "photos": {
-            part.value: count_classes((s for s in data.samples if data.parts[s] is part), SPECS[experiment.model].codes)
+            part.value: count_classes((sample for sample in data.samples if data.parts[sample] is part), codes)
             for part in Part
         },
-        "training_minutes": round(sum(epoch.seconds for epoch in history) / 60, 1),
-        "last_session_minutes": round((time.monotonic() - began) / 60, 1),
+        "training_minutes": round(sum(epoch["seconds"] for epoch in history) / 60, 1),
     }
     if start is not None and "tested" in start.summary:
         summary["tested"] = start.summary["tested"]  # the split is the same, so its test photos were measured
     write_json(folder / SUMMARY, summary)
-    partial = folder / f"partial-{os.getpid()}-{WEIGHTS}"
-    network.save_weights(partial)
-    partial.rename(folder / WEIGHTS)
-
-
-def _above_frozen(
-    copy: keras.Model, experiment: Experiment, data: Data, folder: Path, progress: Progress, *, taught: bool
-) -> tuple[keras.Model, Labelled, Labelled]:
-    """Return the model to train and its inputs: without augmentation, the layers above the frozen ones."""
-    training, validation = data.part(Part.TRAIN), data.part(Part.VALIDATION)
-    halves = None if taught else split_frozen(copy, experiment)  # teachers need the photos
-    if halves is None:
-        return copy, training, validation
-    both = np.concatenate((training.rows, validation.rows))
-    outputs = compute_frozen(halves.lower, Labelled(data.pixels, both, both), folder, progress=progress)
-    return halves.upper, replace(training, images=outputs), replace(validation, images=outputs)
+    with replacing(folder / WEIGHTS) as partial:
+        network.save_weights(partial)
+    for file in folder.glob("partial-*"):
+        file.unlink()  # of a process that was killed
 
 
 def initial_network(experiment: Experiment, backbone: Path | str | None) -> keras.Model:
