@@ -39,7 +39,8 @@ def spoil_at_random(pixels: Pixels, skin: Pixels | None, rng: np.random.Generato
         _gamma(math.exp(rng.uniform(*np.log((0.2, 2.5))))),
         _glaring(rng.uniform(0.1, 0.4), *rng.uniform(0.2, 0.8, 2)),
         _noisy(rng.uniform(5, 40), rng),
-    )[rng.integers(7)]
+        _cast(*np.exp(rng.uniform(*np.log((0.5, 1.3)), 3))),
+    )[rng.integers(8)]
     return np.asarray(hide(image, _around(image, skin)))
 
 
@@ -117,8 +118,8 @@ def _sepia(image: Image.Image) -> Image.Image:
     return Image.fromarray((gray * _SEPIA).clip(0, 255).astype(np.uint8))
 
 
-def _cast(*gains: float) -> _Spoil:
-    return lambda image: Image.fromarray((np.asarray(image, float) * gains).clip(0, 255).astype(np.uint8))
+def _cast(*gains: float) -> Callable[..., Image.Image]:
+    return lambda image, _=None: Image.fromarray((np.asarray(image, float) * gains).clip(0, 255).astype(np.uint8))
 
 
 def _blurred(sigma: float) -> _Spoil:
