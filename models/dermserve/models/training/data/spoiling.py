@@ -39,7 +39,7 @@ def spoil_at_random(pixels: Pixels, skin: Pixels | None, rng: np.random.Generato
         _gamma(math.exp(rng.uniform(*np.log((0.2, 2.5))))),
         _glaring(rng.uniform(0.1, 0.4), *rng.uniform(0.2, 0.8, 2)),
         _noisy(rng.uniform(5, 40), rng),
-        _cast(*np.exp(rng.uniform(*np.log((0.5, 1.3)), 3))),
+        _cast(*np.exp(rng.uniform(math.log(0.5), math.log(1.3), 3))),
     )[rng.integers(8)]
     return np.asarray(hide(image, _around(image, skin)))
 
