@@ -66,7 +66,7 @@ def test_full_tta_is_the_mean_of_ten_single_predicts_and_the_models_own_tta(
 
 @pytest.mark.parametrize("model", MODELS)
 def test_adaptive_looks_again_with_the_models_own_signatures(client: Client, model: str) -> None:
-    answers = [client.classify(draw_lesion(seed=seed), model=model, tta="adaptive") for seed in range(5)]
+    answers = [client.classify(draw_lesion(seed=seed), model=model, tta="adaptive") for seed in range(19, 24)]
     assert 1 < max(answer.views_asked for answer in answers) <= 10, "of some it is not sure at first"
     for answer in answers:
         assert answer.views_used == answer.views_asked

@@ -47,9 +47,17 @@ def test_one_command_serves_the_page_and_leaves_nothing_when_envoy_dies(own_stor
     assert not psutil.wait_procs(children, timeout=10)[1]
 
 
-def test_a_port_of_the_edge_without_the_edge_is_refused() -> None:
-    result = CliRunner().invoke(main, ["up", "--edge-port", "9000"])
-    assert (result.exit_code, "--edge-port needs --edge" in result.output) == (2, True)
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--edge-port", "9000"], "options need --edge"),
+        (["--edge-tls-cert", __file__], "options need --edge"),
+        (["--edge", "--edge-tls-cert", __file__], "--edge-tls-cert and --edge-tls-key go together"),
+    ],
+)
+def test_options_of_the_edge_that_lack_another_are_refused(options: list[str], told: str) -> None:
+    result = CliRunner().invoke(main, ["up", *options])
+    assert (result.exit_code, told in result.output) == (2, True)
 
 
 def test_an_edge_that_cannot_start_is_told_before_anything_starts(

@@ -67,7 +67,7 @@ def test_an_example_waits_as_long_as_an_overloaded_gateway_says(name: str, tmp_p
             "DERMSERVE_PROTOSET": f"{tmp_path}/protos/dermserve.protoset",
         }
         printed = run.shell(example.run, str(photo), cwd=folder, **environment)
-    assert len(asked) == 2
+    assert len(asked) in (2, 3)  # Python asks once more, for the photos that others send in a stream
     assert asked[1] - asked[0] >= PAUSE
     assert re.match("(VERDICT_)?UNCERTAIN", printed)
     assert "refused: UNSUPPORTED_FORMAT" in printed

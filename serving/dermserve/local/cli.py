@@ -16,6 +16,7 @@ from dermserve.local.edge import Edge
 from dermserve.local.ports import HOST
 
 _PORT = click.IntRange(0, 65535)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 _DEADLINE = 60.0
 _store_option = click.option(
     "--store",
@@ -40,6 +41,8 @@ _store_option = click.option(
 @click.option("--reflection", is_flag=True, help="Let grpcurl and the like ask the gateway for the API.")
 @click.option("--edge", "with_edge", is_flag=True, help="Start Envoy, too: HTTP, JSON, gRPC-Web and the page.")
 @click.option("--edge-port", type=_PORT, help="Envoy's port; 0 takes a free one. [default: 8080]")
+@click.option("--edge-tls-cert", "tls_cert", type=_FILE, help="Certificate chain of Envoy, PEM: it speaks TLS.")
+@click.option("--edge-tls-key", "tls_key", type=_FILE, help="The certificate's key, PEM.")
 def up(
     store: pathlib.Path,
     port: int,
@@ -48,6 +51,8 @@ def up(
     reflection: bool,
     with_edge: bool,
     edge_port: int | None,
+    tls_cert: pathlib.Path | None,
+    tls_key: pathlib.Path | None,
 ) -> None:
     """Serve the models on this machine until Ctrl-C: the local model server, and the gateway in front of it.
 
@@ -56,13 +61,22 @@ def up(
     """
     if port == tfs_port != 0:
         raise click.UsageError("--port and --tfs-port must differ")
-    if edge_port is not None and not with_edge:
-        raise click.UsageError("--edge-port needs --edge")
+    if not with_edge and (edge_port is not None or tls_cert or tls_key):
+        raise click.UsageError("the --edge-… options need --edge")
+    if bool(tls_cert) != bool(tls_key):
+        raise click.UsageError("--edge-tls-cert and --edge-tls-key go together")
     say, edge = _progress(), None
     if with_edge:
         listen = f"{HOST}:{8080 if edge_port is None else edge_port}"
         # The only client is this machine, so the rate is high.
-        settings = Settings(gateway=f"{HOST}:1", listen=listen, requests_per_minute=60_000, burst=1_000)
+        settings = Settings(
+            gateway=f"{HOST}:1",
+            listen=listen,
+            requests_per_minute=60_000,
+            burst=1_000,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+        )
         edge = Edge(settings, store=store, say=say)
     flags = ("--reflection",) if reflection else ()
     stack = Stack(store=store, models=models, port=port, tfs_port=tfs_port, gateway_flags=flags, owner=True, say=say)
