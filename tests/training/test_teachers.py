@@ -44,7 +44,7 @@ def _copy(run: FinishedRun, folder: Path, *, file: str = "run.json", old: str = 
     return FinishedRun(folder)
 
 
-def _small(bias: tuple[float, ...] = (0.0, 0.0, 0.0)) -> keras.Model:
+def small_network(bias: tuple[float, ...] = (0.0, 0.0, 0.0)) -> keras.Model:
     """Make a network of one colour-blind layer that answers its bias at first."""
     images = keras.Input((None, None, 3))
     x = keras.Sequential([keras.layers.Rescaling(1 / 255)], name="backbone")(images)
@@ -61,7 +61,7 @@ def test_a_student_learns_of_its_teachers_as_much_as_the_weight_says(weight: flo
     experiment = tiny("", text + f"[distillation]\nweight = {weight}\n")
     images = np.random.default_rng(0).integers(0, 255, (64, 72, 72, 3), np.uint8)
     labelled = Labelled(images, np.arange(64), np.full(64, 2))  # the labels say 2, the teachers 1
-    student, teachers = _small(), [_small((0, 9, 0)), _small((2, 5, 0))]
+    student, teachers = small_network(), [small_network((0, 9, 0)), small_network((2, 5, 0))]
     loop._StageRun(student, experiment, State(stage=0), labelled, labelled, teachers).epoch()
     answers = np.asarray(student(images[:4].astype(np.float32))["logits"]).argmax(axis=1)
     assert (answers == learned).all()
@@ -76,13 +76,13 @@ def test_teachers_see_the_crop_that_the_student_sees() -> None:
 
     images = np.zeros((8, 72, 72, 3), np.uint8)
     labelled = Labelled(images, np.arange(8), np.arange(8) % 3)
-    loop._StageRun(_small(), tiny("", UNFOLDED), State(stage=0), labelled, labelled, [teacher]).epoch()
+    loop._StageRun(small_network(), tiny("", UNFOLDED), State(stage=0), labelled, labelled, [teacher]).epoch()
     assert set(seen) == {(64, 64, 3, False)}
 
 
 def test_the_soft_targets_are_the_mean_of_tempered_probabilities_without_impossible_classes() -> None:
     photos, away = tf.zeros((1, 8, 8, 3)), tf.constant([[0.0, 0.0, -1e4]])
-    teachers = [_small((2, 0, 9)), _small((0, 4, 9))]
+    teachers = [small_network((2, 0, 9)), small_network((0, 4, 9))]
     found = soft_targets(teachers, photos, away, 2.0)[0]
     first, second = 1 / (1 + np.exp(-1)), 1 / (1 + np.exp(2))
     np.testing.assert_allclose(found, [(first + second) / 2, 1 - (first + second) / 2, 0], atol=1e-6)

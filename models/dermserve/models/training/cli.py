@@ -72,6 +72,9 @@ def read_backbone(weights: str | None) -> Path | str | None:
     "--teacher", "teachers", type=_FOLDER, multiple=True,
     help="A finished run of the same model to distil from, beside the labels; repeatable: their mean.",
 )  # fmt: skip
+@click.option(
+    "--others", type=_FOLDER, help="HAM10000, whose other lesions are the outliers of an experiment with them."
+)
 @_ALSO
 @CACHE
 @error_messages()
@@ -83,6 +86,7 @@ def train(
     weights: str | None,
     start: Path | None,
     teachers: tuple[Path, ...],
+    others: Path | None,
     also: Path | None,
     cache: Path,
 ) -> None:
@@ -90,6 +94,7 @@ def train(
     from dermserve.models.training.train import dataset
     from dermserve.models.training.train.experiment import load_experiment
     from dermserve.models.training.train.finished import FinishedRun
+    from dermserve.models.training.train.others import OTHERS, read_others
     from dermserve.models.training.train.run import run_training
 
     chosen = load_experiment(experiment or model)
@@ -114,9 +119,14 @@ def train(
         prepared = dataset.with_also(prepared, more, SPECS[model], cache=cache)
         if (second := dataset.read_provenance(also)) not in (dataset.UNSTATED, provenance):
             provenance = {key: f"{provenance[key]}; {second[key]}" for key in provenance}
+    outliers = None
+    if others is not None:
+        recorded = (out if begun is None else begun.folder) / OTHERS
+        outliers = read_others(model, others, recorded=recorded, cache=cache, known=prepared.samples)
     say(f"training data: {provenance['data']}")
     taught_by = [FinishedRun(teacher) for teacher in teachers]
-    run_training(chosen, prepared, out, backbone=backbone, stated=provenance, start=begun, teachers=taught_by)
+    how: dict[str, Any] = {"stated": provenance, "start": begun, "teachers": taught_by, "others": outliers}
+    run_training(chosen, prepared, out, backbone=backbone, **how)
     say(f"finished: dermserve evaluate {out} --data {data}")
 
 

@@ -7,14 +7,14 @@ from typing import Any
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
-from dermserve.models.training.data.splits import Part
+from dermserve.models.training.data.splits import Part, write_split
 from dermserve.models.training.errors import DataError, RunError
 from dermserve.models.training.evaluate import fitting, measuring
-from dermserve.models.training.evaluate.ood import read_others
 from dermserve.models.training.evaluate.predictions import PartPredictions, Predictor
 from dermserve.models.training.evaluate.report import write_report
 from dermserve.models.training.train.dataset import finished_data, read_also
 from dermserve.models.training.train.finished import DISTANCE, FinishedRun, claim_test, save_distance
+from dermserve.models.training.train.others import OTHERS, read_others
 
 
 def evaluate_own(
@@ -56,8 +56,8 @@ def evaluate_own(
     fitted = fitting.calibrate(run, sets, names, validation, distance)
     outside = None
     if others is not None:
-        known = [sample for sample in photos.samples if fitted.malignant[sample.label]]
-        outside = read_others(run, others, cache=cache, known=known)
+        outside = read_others(run.model, others, recorded=run.folder / OTHERS, cache=cache, known=photos.samples)
+        write_split(run.folder / OTHERS, outside.own)
         fitted = fitting.fit_scope(fitted, predictor, photos, outside)
     claim_test(run, predictor.network, fitted.calibration, fitted.shift, again)
     test, photos = predict_part(Part.TEST, claimed=True), replace(photos, claimed=True)
@@ -74,7 +74,7 @@ def evaluate_own(
         parts = {"validation": validation[1], "test": test[1]}
         metrics["also"] = {part: measuring.measures(fitted, found) for part, found in parts.items()}
     if outside is not None:
-        metrics["others"] = measuring.other_lesions(fitted, predictor, outside[Part.TEST])
+        metrics["others"] = measuring.other_lesions(fitted, predictor, replace(outside, claimed=True).part(Part.TEST))
     run.update(calibration=None)  # until all files are of the new one: the command may be interrupted
     save_distance(fitted.distance, run.folder / DISTANCE)
     identity = fitted.probabilities(validation[0].one)[:, 0]

@@ -4,7 +4,7 @@ No rule uses a test photo.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from dermserve.models.training.evaluate.predictions import ONE_VIEW, PartPredict
 from dermserve.models.training.train.dataset import Data
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.finished import FinishedRun
+from dermserve.models.training.train.others import centre_crops, class_weights
 
 # rule_out: the exact one-sided 95 % lower bound of the share of malignant validation lesions without a photo below it.
 SENSITIVITY = 0.95
@@ -146,17 +147,17 @@ def _max_score(judged: Predictions, distance: FeatureDistance) -> float:
     return ood.fit_max_score(found, judged.labels, false_rejections=FALSE_REJECTIONS, of_class=CLASS_REJECTIONS)
 
 
-def fit_scope(fitted: Fitted, predictor: Predictor, photos: Data, outside: Mapping[Part, Labelled]) -> Fitted:
+def fit_scope(fitted: Fitted, predictor: Predictor, photos: Data, outside: Data) -> Fitted:
     """Add to the score the probability that a lesion is of another class, and fit its threshold."""
     train = photos.part(Part.TRAIN)
     own = [predictor.predict(train, f"train, {view}", views=(view,)).features for view in STANDARD_VIEWS[:_TURNED]]
-    whole = outside[Part.TRAIN]
-    crops = ood.centre_crops(whole)
+    whole = outside.part(Part.TRAIN)
+    crops = centre_crops(whole)
     others = [predictor.features(whole, "other lesions"), predictor.features(crops, "other lesions, centres")]
-    weights = np.concatenate([ood.class_weights(each.labels) for each in (whole, crops)])
+    weights = np.concatenate([class_weights(each.labels) for each in (whole, crops)])
     scope = ood.fit_scope(np.concatenate(own), others=np.concatenate(others), weights=weights)
     distance = dataclasses.replace(fitted.distance, scope=scope, limit=fitted.calibration["max_ood_score"])
-    strange = ood.scores(distance, predictor.features(outside[Part.VALIDATION], "other lesions, validation"))
+    strange = ood.scores(distance, predictor.features(outside.part(Part.VALIDATION), "other lesions, validation"))
     found = fitted.calibration | {
         "max_ood_score": 1.0,
         "max_scope_score": float(np.quantile(strange, 1 - OUT_OF_SCOPE)),

@@ -16,12 +16,12 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.spoiling import HARD, SPOILED, spoil
 from dermserve.models.training.evaluate import calibration as fit
-from dermserve.models.training.evaluate import ood
 from dermserve.models.training.evaluate import predictions as predict
 from dermserve.models.training.evaluate.fitting import Fitted
 from dermserve.models.training.evaluate.pictures import draw_no_skin
 from dermserve.models.training.evaluate.predictions import PartPredictions, Predictions, Predictor, measure_all
 from dermserve.models.training.train.loop import accuracies
+from dermserve.models.training.train.others import CODES
 
 Floats: TypeAlias = NDArray[np.floating[Any]]
 Labels: TypeAlias = NDArray[np.int64]
@@ -131,7 +131,7 @@ def strangers(predictor: Predictor, fitted: Fitted) -> dict[str, dict[str, float
 def other_lesions(fitted: Fitted, predictor: Predictor, others: Labelled) -> dict[str, Any]:
     """Measure lesions of classes that the model does not know, labelled by HAM10000's class."""
     decided = fitted.decide(predictor.predict(others, "other lesions, test", views=predict.ONE_VIEW))
-    codes = np.asarray(ood.CODES)[others.labels]
+    codes = np.asarray(CODES)[others.labels]
     stopped = ~(decided.confident | decided.low)
     return {
         "photos": len(codes),

@@ -7,24 +7,15 @@ Only the directions in which pictures without skin differ most count (as in Hend
 Anomaly Detection with Outlier Exposure", ICLR 2019): over all directions, differences between lesions hide the others.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-from PIL import Image
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 
 from dermserve.contract import Output
-from dermserve.models.catalogue import SPECS
 from dermserve.models.graph import FeatureDistance, scored
 from dermserve.models.rounding import MAX_GAIN
-from dermserve.models.training.data.layouts import read_samples
-from dermserve.models.training.data.photos import Labelled, load_pixels
-from dermserve.models.training.data.splits import Part, Protocol, Sample, read_split, split, write_split
-from dermserve.models.training.train.finished import FinishedRun
 
 # Least standard deviation of unit features in a direction: smaller differences may be rounding.
 _LEAST_SPREAD = 1 / MAX_GAIN
@@ -33,10 +24,6 @@ _SCOPE_STRENGTH, _SCOPE_PHOTOS = 1.0, 1000
 # Features whose spread is below the largest one over this count for less. Otherwise they get weights of 10⁵, and the
 # rounding of the network's weights to float16 decides.
 _SCOPE_RANGE = 10
-CODES = SPECS["resnet50"].codes
-"""Classes of HAM10000."""
-_MOST, _MOST_CROPS = 3000, 750
-_CROP = 96  # side in pixels, of an input of 224, of centre crops: 64 pixels of HAM10000 at 200×150
 
 _Floats = NDArray[np.float32] | NDArray[np.float64]
 
@@ -110,42 +97,3 @@ def _from_nearest(points: _Floats, centers: _Floats, projection: _Floats) -> _Fl
     between = np.stack([(points - center) @ projection for center in centers])
     nearest = (between**2).sum(axis=2).argmin(axis=0)
     return np.asarray(between[nearest, np.arange(len(points))])
-
-
-def read_others(run: FinishedRun, directory: Path, *, cache: Path, known: Sequence[Sample]) -> dict[Part, Labelled]:
-    """Read HAM10000 without the classes that the model knows and the lesions of the `known` photos.
-
-    They are split by lesion, and labelled by CODES. The first split is kept in the run as others.csv.
-    """
-    own, lesions = SPECS[run.model].codes, {sample.lesion for sample in known}
-    found = read_samples(directory, CODES)
-    samples = [sample for sample in found if CODES[sample.label] not in own and sample.lesion not in lesions]
-    file = run.folder / "others.csv"
-    if not file.is_file():
-        write_split(file, split(samples, protocol=Protocol.LESION, validation=0.15, test=0.15, seed=0))
-    by_stem = {Path(name).stem: recorded for name, recorded in read_split(file).items()}
-    parts = {sample: by_stem[sample.path.stem].part for sample in samples if sample.path.stem in by_stem}
-
-    def load(part: Part) -> Labelled:
-        chosen = [sample for sample in parts if parts[sample] is part]
-        chosen = chosen[:: max(1, -(-len(chosen) // _MOST))]
-        pixels = load_pixels(chosen, folder=cache, side=SPECS[run.model].input_side)
-        return Labelled.whole(pixels, samples=chosen)
-
-    return {part: load(part) for part in Part}
-
-
-def centre_crops(photos: Labelled) -> Labelled:
-    """Enlarge the centre of some photos to the whole input, so that lesions are as near as in a data set of crops."""
-    some, side = photos.thinned(_MOST_CROPS), photos.images.shape[1]
-    start = (side - _CROP) // 2
-    box, bilinear = (start, start, start + _CROP, start + _CROP), Image.Resampling.BILINEAR
-    crops = [
-        np.asarray(Image.fromarray(photos.images[row]).resize((side, side), bilinear, box=box)) for row in some.rows
-    ]
-    return Labelled.whole(np.stack(crops), some.labels)
-
-
-def class_weights(labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Weight photos so that a class counts by the square root of its size: two thirds of HAM10000 are moles."""
-    return np.asarray(1 / np.sqrt(np.bincount(labels).astype(float)[labels]))

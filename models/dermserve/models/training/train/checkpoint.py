@@ -21,6 +21,7 @@ from dermserve.models.training.errors import (
     replacing,
     write_json,
 )
+from dermserve.models.training.train.dataset import Data
 from dermserve.models.training.train.experiment import Experiment
 
 _FINGERPRINT = "fingerprint.json"
@@ -58,7 +59,11 @@ class State:
 
 
 def fingerprint(
-    experiment: Experiment, parts: Mapping[Sample, Part], backbone: Path | str | None, teachers: Sequence[Path] = ()
+    experiment: Experiment,
+    parts: Mapping[Sample, Part],
+    backbone: Path | str | None,
+    teachers: Sequence[Path] = (),
+    others: Data | None = None,
 ) -> dict[str, str]:
     """Return the fingerprint of a training. A photo counts by path within the data set, bytes, class and lesion."""
     ordered = sorted(parts, key=lambda sample: sample.name)
@@ -68,6 +73,7 @@ def fingerprint(
         "split": json_digest([[sample.name, parts[sample].value] for sample in ordered]),
         "initial weights": file_digest(backbone) if isinstance(backbone, Path) else backbone or "random",
         "teachers": json_digest(sorted(file_digest(teacher) for teacher in teachers)),
+        "other lesions": json_digest([sample.name for sample in others.samples] if others else []),
     }
 
 

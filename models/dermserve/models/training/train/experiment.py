@@ -104,6 +104,10 @@ class Experiment:
     """Photos are drawn with weights (class size)^-balance: 0 as they come, 1 all classes alike, 0.5 in between."""
     class_weights: _Amount = 0.0
     """Losses are weighted with (class size)^-class_weights, to mean 1: the other way to heed rare classes."""
+    outliers: _Share = 0.0
+    """Photos of lesions that the model does not know, beside the photos of each batch and as a share of their number
+    (`--others`). All classes are equally probable for them (Hendrycks et al., "Deep Anomaly Detection with Outlier
+    Exposure", ICLR 2019)."""
     augmentation: Augmentation = field(default_factory=Augmentation)  # how training photos are varied
     teacher: Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"] | None = None
     """Train this network in the model's place, to teach it: a teacher is never exported."""

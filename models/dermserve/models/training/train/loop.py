@@ -27,12 +27,14 @@ from dermserve.models.training.train.augment import augment
 from dermserve.models.training.train.checkpoint import Epoch, State
 from dermserve.models.training.train.experiment import Distillation, Experiment, Stage
 from dermserve.models.training.train.network import select_trainable
+from dermserve.models.training.train.others import centre, class_weights
 
 Tensor: TypeAlias = Any
 
 # Taken off the logits of classes that a photo's data set lacks: that it is not of those says where it comes from alone.
 _IMPOSSIBLE = 1e4
 _JUDGED = 64  # photos a batch in validation
+_OUTLIER = -1  # the label of lesions that the network shall not know
 _OPTIMIZERS = {"adamw": keras.optimizers.AdamW, "lamb": keras.optimizers.Lamb}
 
 
@@ -45,11 +47,12 @@ def train(
     folder: Path,
     fingerprint: checkpoint.Fingerprint,
     teachers: Sequence[keras.Model] = (),
+    others: Labelled | None = None,
 ) -> list[Epoch]:
     """Train a training copy through an experiment's stages, from the last checkpoint in the folder where there is one.
 
     The network, of network.training_copy, holds the trained weights afterwards. Teachers are training copies whose mean
-    answer it learns beside the labels.
+    answer it learns beside the labels. `others` are lesions that it shall not know, labelled by HAM10000's classes.
 
     Returns:
         All epochs, those before a restart included.
@@ -63,7 +66,7 @@ def train(
     for epoch in state.history:
         _say_epoch(epoch)
     while state.stage < len(experiment.stages):
-        run = _StageRun(network, experiment, state, training, validation, teachers)
+        run = _StageRun(network, experiment, state, training, validation, teachers, others)
         while not run.ended:
             run.epoch()
             checkpoint.save(folder, fingerprint, run.state())
@@ -92,11 +95,12 @@ class _StageRun:
         training: Labelled,
         validation: Labelled,
         teachers: Sequence[keras.Model] = (),
+        others: Labelled | None = None,
     ) -> None:
         """Begin a stage, or go on from a checkpoint of it; `state` is kept up to date, but for its variables."""
         self._network, self._experiment, self._teachers = network, experiment, teachers
         self._stage, self._at = experiment.stages[state.stage], state
-        self._training, self._validation = training, validation
+        self._training, self._validation, self._others = training, validation, others
         select_trainable(network, self._stage.trainable, batch_norm=self._stage.batch_norm)
         self._steps = max(1, len(training) // self._stage.batch)
         rates = _rates(self._stage, self._steps)
@@ -177,12 +181,25 @@ class _StageRun:
             chosen = order[step * stage.batch : (step + 1) * stage.batch]
             seed = tf.constant((base * 1000 + self._at.stage, epoch * self._steps + step), tf.int32)
             clean = self._training.images[self._training.rows[chosen]]
-            images = self._spoiled(clean, rng)
             labels, possible = self._training.labels[chosen], self._possible[chosen]
+            if len(strange := self._outliers(rng)):
+                clean = np.concatenate([clean, strange])
+                labels = np.append(labels, np.full(len(strange), _OUTLIER))
+                possible = np.append(possible, np.ones((len(strange), possible.shape[1]), np.float32), axis=0)
+            images = self._spoiled(clean, rng)
             loss, accuracy = self._step(images, tf.constant(labels), tf.constant(possible), seed, clean)
             losses.append(self._finite(float(loss), f"epoch {epoch + 1}, step {step + 1} of {self._steps}"))
             hits.append(float(accuracy))
         return float(np.mean(losses)), float(np.mean(hits))
+
+    def _outliers(self, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Draw lesions that the network shall not know, half of them enlarged; [N, S, S, 3]."""
+        others, count = self._others, round(self._experiment.outliers * self._stage.batch)
+        if others is None or not count:
+            return np.empty((0, 0, 0, 3), np.uint8)
+        weights = class_weights(others.labels)
+        photos = others.images[others.rows[rng.choice(len(others), count, p=weights / weights.sum())]]
+        return np.stack([centre(photo) if rng.random() < 0.5 else photo for photo in photos])
 
     def _spoiled(self, images: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
         """Spoil as many of the photos as the augmentation says, each before skin of another photo."""
@@ -210,20 +227,22 @@ class _StageRun:
         """Take a step by photos as they are spoiled; what teachers say is of the `clean` ones."""
         network, stage = self._network, self._stage
         photos = self._varied(images, seed)
+        known, classes = labels != _OUTLIER, self._weights.shape[0]
         smoothing = self._experiment.label_smoothing
         spread = smoothing * possible / tf.reduce_sum(possible, axis=1, keepdims=True)
-        targets = tf.one_hot(labels, self._weights.shape[0]) * (1 - smoothing) + spread
+        targets = tf.one_hot(labels, classes) * (1 - smoothing) + spread
+        targets = tf.where(known[:, tf.newaxis], targets, 1 / classes)
         away = (possible - 1) * _IMPOSSIBLE
         with tf.GradientTape() as tape:
             logits = network(photos, training=True)["logits"] + away
+            losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
             if self._teachers:
                 seen = self._varied(clean, seed) if self._experiment.augmentation.spoiled else photos
                 settings = self._experiment.distillation or Distillation()
                 soft = soft_targets(self._teachers, seen, away, settings.temperature)
-                losses = distillation_losses(targets, soft, logits, settings)
-            else:
-                losses = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
-            loss = tf.reduce_mean(losses * tf.gather(self._weights, labels))
+                losses = tf.where(known, distillation_losses(targets, soft, logits, settings), losses)
+            weights = tf.where(known, tf.gather(self._weights, tf.maximum(labels, 0)), 1.0)
+            loss = tf.reduce_mean(losses * weights)
             total = tf.add_n([loss, *(tf.cast(penalty, tf.float32) for penalty in network.losses)])
         variables = network.trainable_variables
         self._optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
@@ -233,7 +252,7 @@ class _StageRun:
             decay = tf.minimum(stage.average, (1 + count) / (10 + count))
             for average, variable in zip(self._averages, self._averaged, strict=True):
                 average.assign_sub((1 - decay) * (average - variable))
-        return loss, tf.reduce_mean(tf.cast(tf.argmax(logits, -1) == labels, tf.float32))
+        return loss, tf.reduce_mean(tf.cast((tf.argmax(logits, -1) == labels)[known], tf.float32))
 
     def _varied(self, images: Tensor, seed: Tensor) -> Tensor:
         settings = self._experiment.augmentation

@@ -17,6 +17,7 @@ from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.finished import COMPACT, EXPERIMENT, HISTORY, SPLIT, SUMMARY, WEIGHTS, FinishedRun
 from dermserve.models.training.train.loop import train
 from dermserve.models.training.train.network import copy_back, estimate_batch_norm, training_copy
+from dermserve.models.training.train.others import OTHERS
 
 _STATISTICS_PHOTOS = 512
 
@@ -30,14 +31,16 @@ def run_training(
     stated: Mapping[str, str] = UNSTATED,
     start: FinishedRun | None = None,
     teachers: Sequence[FinishedRun] = (),
+    others: Data | None = None,
 ) -> None:
     """Train on a data set, from the folder's checkpoint if it has one, and write the run into the folder.
 
     `backbone` is a file of initial weights, "imagenet", or None for random ones; `start` is a finished run to continue
-    from instead. `stated` is of `read_provenance`. `teachers` are finished runs to learn from beside the labels.
+    from instead. `stated` is of `read_provenance`. `teachers` are finished runs to learn from beside the labels,
+    `others` lesions that the network shall not know.
 
     Raises:
-        ExperimentError: the experiment distils, and no teacher is given.
+        ExperimentError: the experiment distils, and no teacher is given; or it has outliers, and there are none.
         RunError: the folder has a finished run, or one of another fingerprint; or a teacher does not fit.
         DivergedError: a loss is not finite.
     """
@@ -45,10 +48,15 @@ def run_training(
         raise RunError(f"{folder} holds a finished run: pass another --out")
     if experiment.distillation is not None and not teachers:
         raise ExperimentError(f"{experiment.name} has [distillation]: pass its teachers with --teacher")
+    if bool(experiment.outliers) != (others is not None):
+        wrong = "has outliers: pass" if experiment.outliers else "has no outliers: leave out"
+        raise ExperimentError(f"{experiment.name} {wrong} HAM10000 with --others")
     for teacher in teachers:
         _require_teacher(teacher, experiment, data)
     begin = backbone if start is None else start.weights
-    fingerprint = checkpoint.fingerprint(experiment, data.parts, begin, [teacher.weights for teacher in teachers])
+    fingerprint = checkpoint.fingerprint(
+        experiment, data.parts, begin, [teacher.weights for teacher in teachers], others
+    )
     checkpoint.claim(folder, fingerprint)
     keras.utils.set_random_seed(experiment.seed)
     network = initial_network(experiment, backbone) if start is None else start.network(shifted=False)
@@ -60,6 +68,8 @@ def run_training(
     copy = training_copy(network, folded=experiment.fold_batch_norm, precision=experiment.precision)
     write_json(folder / EXPERIMENT, asdict(experiment))
     write_split(folder / SPLIT, data.own)
+    if others is not None:
+        write_split(folder / OTHERS, others.own)
     history = train(
         copy,
         experiment,
@@ -71,6 +81,7 @@ def run_training(
             training_copy(teacher.network(shifted=False), folded=True, precision=experiment.precision)
             for teacher in teachers
         ],
+        others=None if others is None else others.part(Part.TRAIN),
     )
     copy_back(copy, network)
     if experiment.fold_batch_norm:
