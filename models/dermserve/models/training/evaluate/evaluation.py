@@ -52,12 +52,13 @@ def evaluate_own(
         chosen = [replace(each, claimed=claimed).part(part) for each in sets]
         return [predictor.predict_part(each, part.value, thin=thin) for each in chosen]
 
-    validation, distance = predict_part(Part.VALIDATION), fitting.fit_distance(predictor, sets)
-    fitted = fitting.calibrate(run, sets, names, validation, distance)
     outside = None
     if others is not None:
         outside = read_others(run.model, others, recorded=run.folder / OTHERS, cache=cache, known=photos.samples)
         write_split(run.folder / OTHERS, outside.own)
+    validation, distance = predict_part(Part.VALIDATION), fitting.fit_distance(predictor, sets, outside)
+    fitted = fitting.calibrate(run, sets, names, validation, distance)
+    if outside is not None:
         fitted = fitting.fit_scope(fitted, predictor, photos, outside)
     claim_test(run, predictor.network, fitted.calibration, fitted.shift, again)
     test, photos = predict_part(Part.TEST, claimed=True), replace(photos, claimed=True)

@@ -76,14 +76,21 @@ class Fitted:
         return predict.decide(self.probabilities(judged), scores, judged.measures, self.malignant, self.calibration)
 
 
-def fit_distance(predictor: Predictor, sets: Sequence[Data]) -> FeatureDistance:
-    """Fit the out-of-distribution score to training photos of every data set and to drawn pictures without skin."""
+def fit_distance(predictor: Predictor, sets: Sequence[Data], outside: Data | None) -> FeatureDistance:
+    """Fit the out-of-distribution score to training photos of every data set and to drawn pictures without skin.
+
+    Other lesions, `outside`, are skin too: each of their classes has a centre of its own.
+    """
     looked = [
         predictor.predict(data.part(Part.TRAIN).thinned(_FITTED_PHOTOS), Part.TRAIN.value, views=ONE_VIEW)
         for data in sets
     ]
     features = np.concatenate([judged.features for judged in looked])
     labels = np.concatenate([judged.labels for judged in looked])
+    if outside is not None:
+        others = outside.part(Part.TRAIN).thinned(_FITTED_PHOTOS)
+        features = np.concatenate([features, predictor.features(others, "other lesions")])
+        labels = np.append(labels, labels.max() + 1 + others.labels)
     drawn = draw_no_skin(predictor.side, seed=0).items()
     strangers = np.concatenate([predictor.features(Labelled.whole(pictures), kind) for kind, pictures in drawn])
     return ood.fit_distance(features, labels, strangers=strangers, rank=_DISTANCE_RANK)
