@@ -26,7 +26,7 @@ SCRATCH = ROOT / "build" / "examples"
 MODEL = "mobilenet_v3_small"
 PYTHON = sys.executable
 _SITE = SCRATCH / "site"
-_SECONDS = 900
+_SECONDS = float(os.environ.get("EXAMPLES_SECONDS", "900"))
 """For one command; the first build of Kotlin downloads a compiler."""
 _CERTIFICATE = (
     "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout key.pem -out ca.pem "
@@ -79,7 +79,10 @@ def ask_backend(photo: str, **environment: str) -> str:
             post = f'curl -sS --noproxy "*" -F "photo=@$1" {address[0]}/check'
             answers = [shell(post, file, cwd=SCRATCH) for file in (photo, __file__)]
         finally:
-            server.send_signal(signal.SIGTERM)
+            server.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(20)
+            server.kill()
     try:
         answer, refusal = map(json.loads, answers)
         said = f"{answer['verdict']} {answer['level']} {' '.join(answer['reasons'])}\n{answer['notice']}\n"

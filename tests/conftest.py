@@ -7,10 +7,12 @@ import os
 import pathlib
 import shutil
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator
 
 import numpy as np
 import pytest
+import pytest_timeout
 from PIL import Image
 
 from dermserve.models.export import export
@@ -18,7 +20,9 @@ from dermserve.models.export import export
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # workers of pytest-xdist have it
+        config.pluginmanager.register(Running(config))
     # A shell without job control starts background jobs with SIGINT ignored, and nohup with SIGHUP; so would their
     # children be started, and tests send both. A handler is not inherited.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -66,6 +70,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
         def _split_scope(self, nodeid: str) -> str:
             return group_of(nodeid)
 
+        def _reschedule(self, node: object) -> None:
+            # A worker waits to know the test after next, for ever where its groups have no other: those of a worker
+            # that crashed come again, with what is left of each, be it one test or none (pytest-xdist#1323, #1327).
+            while node in self.registered_collections and not node.shutting_down:
+                super()._reschedule(node)
+                if self._pending_of(self.assigned_work[node]) >= 2:
+                    break
+
     return ByGroup(config, log)
 
 
@@ -74,15 +86,57 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(group_of(item.nodeid), len(order)))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_worker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Fail where two workers share a group: what its tests share would be started twice."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail where two workers share a group: what its tests share would be started twice.
+
+    So a test that crashed its worker fails at once where pytest-xdist runs it again, before a fixture hangs once more.
+    """
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-        group = group_of(request.node.nodeid)
-        claim = tmp_path_factory.getbasetemp().parent / f"group-{group.replace('/', '-')}"
+        group = group_of(item.nodeid)
+        claim = item.config._tmp_path_factory.getbasetemp().parent / f"group-{group.replace('/', '-')}"
         with contextlib.suppress(FileExistsError), claim.open("x") as file:
             file.write(worker)
-        assert claim.read_text() in {worker, ""}, f"{group} is on two workers (or one of them crashed)"
+        if claim.read_text() not in {worker, ""}:
+            pytest.fail(f"{group} is on two workers, or one of them crashed", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: object) -> Generator[None, object, object]:
+    """Fail a test that hangs, and a minute later what it waits for in its own cleanup: pytest-timeout does so once."""
+    done = yield
+    signal.setitimer(signal.ITIMER_REAL, signal.getitimer(signal.ITIMER_REAL)[0], 60)
+    return done
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Bound what follows a test that failed, where pytest-timeout has put its timer away."""
+    item.ihook.pytest_timeout_set_timer(item=item, settings=pytest_timeout._get_item_settings(item))
+
+
+class Running:
+    """Keeps the tests that run in a file, which `.ci/run` prints where pytest can't, and says which ran at the end."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._since: dict[str, float] = {}
+
+    def _note(self) -> None:
+        said = "".join(f"{time.strftime('%X', time.localtime(at))} {test}\n" for test, at in self._since.items())
+        (self._config._tmp_path_factory.getbasetemp() / "running").write_text(said)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._since[nodeid] = time.time()
+        self._note()
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        self._since.pop(nodeid, None)
+        self._note()
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for test, at in self._since.items():
+            terminalreporter.write_line(f"did not end: {test}, {time.time() - at:.0f} s ago begun", red=True)
 
 
 def once(factory: pytest.TempPathFactory, name: str, build: Callable[[pathlib.Path], None]) -> pathlib.Path:

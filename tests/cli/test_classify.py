@@ -129,18 +129,20 @@ def test_a_gateway_without_a_model_server_is_3_too(run, gateway, folder):
 @pytest.fixture
 def half(start, gateway, folder):
     """A run that has printed one answer, and what lets the gateway give the others."""
-    going_on = threading.Event()
+    arrived, going_on = threading.Event(), threading.Event()
     (folder / "notes.txt").unlink()
 
     def held(request, context):
         if request.image != b"a.png":
             context.add_callback(gateway.cancelled.set)
+            arrived.set()
             going_on.wait(30)
         return gateway.at_once(request, context)
 
     gateway.classify = held
     with start("classify", folder, "--json") as process:
         assert json.loads(process.stdout.readline())
+        assert arrived.wait(30)
         yield process, going_on
 
 

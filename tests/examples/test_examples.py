@@ -1,7 +1,9 @@
 """The examples of clients: without a build on the real servers, and on a gateway that is overloaded at first."""
 
+import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ from examples import run
 from tests.client.fake_gateway import FakeGateway, abort, answer, rich_status, serving
 from tests.conftest import exported, store_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(780)]  # `ran` downloads compilers where there are none
 PAUSE = 0.4
 NAMES = tuple(run.EXAMPLES)
 RETRYING = [name for name, each in run.EXAMPLES.items() if each.plain and isinstance(each.run, str)]
@@ -22,14 +24,26 @@ RETRYING = [name for name, each in run.EXAMPLES.items() if each.plain and isinst
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What is said of each."""
-    store = store_of(tmp_path_factory.mktemp("examples"), exported(tmp_path_factory, run.MODEL))
+    """What is said of each, until one has taken too long: what it says goes to files, as it may leave children."""
+    folder = tmp_path_factory.mktemp("examples")
+    store = store_of(folder / "store", exported(tmp_path_factory, run.MODEL))
     command = [sys.executable, run.ROOT / "examples/run.py", "--store", store]
     (run.ROOT / "build").mkdir(exist_ok=True)
-    with portalocker.Lock(run.ROOT / "build/examples.lock", timeout=400):  # CI compiles them beside the first tests
-        done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-    said = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith(NAMES)}
-    return said | {"": done.stderr}
+    with (
+        portalocker.Lock(run.ROOT / "build/examples.lock", timeout=240),  # CI compiles them beside the first tests
+        (folder / "out").open("w") as out, (folder / "err").open("w") as err,
+        subprocess.Popen(command, stdout=out, stderr=err, env={**os.environ, "EXAMPLES_SECONDS": "150"}) as process,
+    ):  # fmt: skip
+        try:
+            process.wait(400)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)  # it ends what it started
+            process.wait(60)
+        finally:
+            process.kill()
+    lines = (folder / "out").read_text().splitlines()
+    said = {line.split()[0]: line for line in lines if line.startswith(NAMES)}
+    return said | {"": (folder / "err").read_text()}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -29,6 +29,6 @@ def test_a_target_holds_on_its_corpus_and_near_it(name):
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_target_runs_under_atheris(name):
     command = [sys.executable, "-m", f"tests.fuzz.{name}", "-runs=500", "-seed=1"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=HERE.parents[1], check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=HERE.parents[1], check=False)
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert "Done 5" in ended.stderr

@@ -113,7 +113,7 @@ def measure_all() -> None:
 def test_no_photo_takes_more_memory_than_its_header_says() -> None:
     command = [sys.executable, "-c", "from tests.imaging.test_costs import measure_all; measure_all()"]
     folder = Path(__file__).parents[2]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=folder, check=False)
     assert ended.returncode == 0, ended.stderr[-2000:]
     rises = {name: int(rise) for name, rise in (line.split() for line in ended.stdout.splitlines())}
     *table, png, webp = rises  # the last two of the default size, with two at once

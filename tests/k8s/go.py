@@ -16,9 +16,13 @@ def go(*arguments: str | pathlib.Path, what: str, folder: pathlib.Path | None = 
     if program is None:
         pytest.skip(f"NOT CHECKED by {what}: there is no Go")
     CACHE.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run(
-        [program, *arguments], cwd=folder, env={**os.environ, **variables}, capture_output=True, text=True, check=False
-    )
+    environment, command = {**os.environ, **variables}, [program, *arguments]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=240
+        )
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"NOT CHECKED by {what}: to fetch and build it takes too long")
     if done.returncode:
         unreachable = any(
             word in done.stderr for word in ("dial tcp", "lookup ", "module lookup disabled", "403", "404")

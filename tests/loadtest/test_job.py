@@ -56,7 +56,7 @@ def test_the_jobs_commands_load_a_gateway_over_mtls_and_leave_a_report_on_the_vo
         count = named(jobs, "Job", "dermserve-loadtest-workers")["spec"]["parallelism"]
         workers = [subprocess.Popen(worker, stderr=subprocess.DEVNULL, cwd=tmp_path) for _ in range(count)]
         try:
-            done = subprocess.run(master, capture_output=True, text=True, check=False, timeout=240, cwd=tmp_path)
+            done = subprocess.run(master, capture_output=True, text=True, check=False, timeout=200, cwd=tmp_path)
         finally:
             for each in workers:
                 each.kill()

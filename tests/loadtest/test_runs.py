@@ -25,7 +25,7 @@ COMMAND = (sys.executable, "-m", "dermserve.loadtest")
 
 
 def run(*arguments: str, cwd: pathlib.Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*COMMAND, *arguments], check=False, cwd=cwd, capture_output=True, text=True, timeout=240)
+    done = subprocess.run([*COMMAND, *arguments], check=False, cwd=cwd, capture_output=True, text=True, timeout=200)
     assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -66,7 +66,7 @@ def test_an_open_loop_keeps_its_rate_and_passes_its_gate(target, gateway, tmp_pa
     (tmp_path / "slo.toml").write_text("[[slo]]\nerror_rate = 0\nmin_rate = 3")
     arguments = quick(target, "--mix", "resnet50", "--rate", "8", "--slo", "slo.toml")
     done = subprocess.run(
-        [*COMMAND, *arguments], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=240
+        [*COMMAND, *arguments], check=False, cwd=tmp_path, capture_output=True, text=True, timeout=200
     )
     late = "the rate was not kept" in done.stderr  # on a machine with other work to do
     assert done.returncode == (4 if late else 0), done.stderr
@@ -325,7 +325,7 @@ def test_workers_prepare_their_photos_first_and_then_send_everything(target, gat
         assert not gateway.requests
         for pipe in pipes:
             pipe.write_text("now")
-        _, err = process.communicate(timeout=240)
+        _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     assert result(tmp_path)["calls"][-1]["calls"] == len(gateway.requests) > 0
 
@@ -342,7 +342,7 @@ def test_workers_that_are_lost_are_named_the_last_one_too_and_fail_the_test(targ
         first.kill()
         assert any("was lost: its last calls are missing" in line for line in process.stderr)
         second.kill()
-        _, err = process.communicate(timeout=240)
+        _, err = process.communicate(timeout=200)
     assert process.returncode == 1
     assert "was lost: its last calls are missing" in err.partition("failed: ")[0]
     assert err.count("failed: worker") == 2

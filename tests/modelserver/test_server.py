@@ -286,4 +286,4 @@ import tensorflow as tf
 assert tf.constant([1.0]).numpy().tolist() == [1.0]
 assert session.tensorflow_version() == tf.__version__
 """
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=600)
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)

@@ -119,9 +119,12 @@ def _resolve(folder, requirements, platform, version):
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--disable-pip-version-check"]
     command += ["--only-binary=:all:", "--target", folder, "--python-version", version, "--report", folder / "report"]
     command += [part for tag in PLATFORMS[platform] for part in ("--platform", tag)]
-    done = subprocess.run([*command, *requirements], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run([*command, *requirements], capture_output=True, text=True, check=False, timeout=200)
+    except subprocess.TimeoutExpired:
+        pytest.skip("NOT TESTED: the package index takes too long")
     if "No matching distribution" not in done.stderr and "Connection" in done.stderr:
-        pytest.skip("no package index here")
+        pytest.skip("NOT TESTED: no package index here")
     assert done.returncode == 0, done.stderr
     found = json.loads((folder / "report").read_text())["install"]
     names = {canonicalize_name(item["metadata"]["name"]) for item in found}

@@ -19,9 +19,11 @@ def lighthouse(tmp_path_factory: pytest.TempPathFactory) -> str:
     if npx is None or chromium is None:
         pytest.skip("NOT TESTED: Lighthouse needs Node.js and Chromium")
     command = [npx, "--yes", "--package", _LIGHTHOUSE, "--", "which", "lighthouse"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path_factory.mktemp("npx"))
-    if done.returncode != 0:
-        pytest.skip(f"NOT TESTED: npm can't fetch {_LIGHTHOUSE}")
+    folder = tmp_path_factory.mktemp("npx")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder, timeout=120)
+    except subprocess.SubprocessError as error:
+        pytest.skip(f"NOT TESTED: npm can't fetch {_LIGHTHOUSE}: {error}")
     return done.stdout.strip()
 
 
