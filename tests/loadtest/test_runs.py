@@ -54,8 +54,11 @@ def test_a_closed_loop_calls_by_its_mix_and_reports(target, gateway, tmp_path):
     }
     assert len({call.image for call in gateway.requests}) > 8, "several photos, in both sizes"
     page = (tmp_path / "build/loadtest/report.html").read_text()
-    assert page.count("data:image/png") == 4
     assert "Classify resnet50 FULL" in page
+    assert said["history"]
+    assert {call["name"]: sum(call["response_times"].values()) for call in said["stats"]} == {
+        row["name"]: row["calls"] for row in said["calls"][:-1]
+    }
     assert said["machine"]["cores"] >= 1
     assert any(sample["processes"].get("generator", {}).get("cores") for sample in said["server"]["samples"])
     assert "Classify resnet50 FULL" in (tmp_path / "new/a_stats.csv").read_text()
@@ -367,6 +370,17 @@ def test_a_worker_of_this_machine_that_dies_ends_the_test_and_is_named(target, g
     assert process.returncode == 1
     assert ("was killed by signal 9" in err, "Traceback" in err) == (True, False), err
     assert (tmp_path / "build/loadtest/report.html").exists() is not prepares
+
+
+def test_a_worker_that_cannot_start_ends_the_run_that_waits_for_it(target, gateway, tmp_path, unused_port):
+    with master(target, cwd=tmp_path, port=unused_port) as process:
+        assert any("waiting for workers: 0 of 2 connected" in line for line in process.stderr)
+        done = run("worker", f"127.0.0.1:{unused_port}", "--photos", "/nowhere", cwd=tmp_path, code=2)
+        assert "/nowhere is not a folder" in done.stderr
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert "can't start: /nowhere is not a folder" in err
+    assert not gateway.requests
 
 
 @pytest.mark.slow

@@ -66,12 +66,12 @@ class Connection:
         """How gRPC gets to the target."""
         return find_way(self.target)
 
-    def open(self) -> grpc.Channel:
-        """Open a channel; raise ValueError if SSL_CERT_FILE or a proxy's variable is not valid."""
-        options, target = self.options(), self.way.target
+    def open(self, *more: tuple[str, Any]) -> grpc.Channel:
+        """Open a channel, with more options; raise ValueError if SSL_CERT_FILE or a proxy's variable is not valid."""
+        options, target = [*self.options(), *more], self.way.target
         if self.tls is None:
             return grpc.insecure_channel(target, options=options)
-        roots = self.tls.root_certificates or usual_roots()
+        roots = self.tls.root_certificates or _usual_roots()
         credentials = grpc.ssl_channel_credentials(roots, self.tls.private_key, self.tls.certificate_chain)
         return grpc.secure_channel(target, credentials, options=options)
 
@@ -138,7 +138,7 @@ def _check_target(target: str) -> None:
         raise ValueError(f"the target {target!r} is not HOST:PORT: give, for example, {DEFAULT_TARGET} or [::1]:50051")
 
 
-def usual_roots() -> bytes | None:
+def _usual_roots() -> bytes | None:
     """Read the authorities that OpenSSL's variable names; gRPC's own variable takes precedence."""
     path = os.environ.get("SSL_CERT_FILE")
     if not path or os.environ.get("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"):

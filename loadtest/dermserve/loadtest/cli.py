@@ -17,7 +17,16 @@ import pydantic
 
 from dermserve.cli.lazy import Entry, LazyGroup
 from dermserve.cli.server import TLS_OPTIONS, tls_options
-from dermserve.loadtest.drive import Server, address_options, check_server, run, run_worker, say, server_under_test
+from dermserve.loadtest.drive import (
+    Server,
+    address_options,
+    check_server,
+    run,
+    run_worker,
+    say,
+    server_under_test,
+    tell_master,
+)
 from dermserve.loadtest.result import Result, summary
 from dermserve.loadtest.scenario import (
     MODES,
@@ -33,6 +42,7 @@ from dermserve.loadtest.scenario import (
 from dermserve.loadtest.slo import Finding, check, findings_table, read_slos
 from dermserve.local import DEFAULT_STORE
 from dermserve.local.child import ends_by_interrupt
+from dermserve.models.durable import write_durably
 from dermserve.models.options import Number, add_options
 
 _BREACHED = 1
@@ -171,7 +181,11 @@ def run_command(
 def worker(master: str, photos: str | None, sides: tuple[int, ...], locustfile: pathlib.Path | None) -> None:
     """Generate load for a `run --expect-workers` at HOST:PORT, until it ends."""
     if photos:
-        load_photos(photos)
+        try:
+            load_photos(photos)
+        except ScenarioError as error:
+            tell_master(master, error.message)
+            raise
     with ends_by_interrupt():
         say(f"waiting for a run at {master}")
         sys.exit(run_worker(master, photos=photos, sides=sides, locustfile=locustfile))
@@ -199,15 +213,13 @@ def under_test(options: Mapping[str, Any]) -> Iterator[tuple[Scenario, Server]]:
 
 def _conclude(result: Result, findings: Sequence[Finding], out: pathlib.Path, *, max_error_rate: float) -> None:
     """Print the summary, write the report, and end with the exit code."""
-    from dermserve.loadtest.report import write_report
-
     click.echo(summary(result))
     if findings:
         click.echo(f"\n{findings_table(findings)}")
     for warning in result.warnings:
         say(f"warning: {warning}")
     write_file(out / _RESULT, functools.partial(result.write, slo=[asdict(each) for each in findings]))
-    write_file(out / _REPORT, functools.partial(write_report, result, findings))
+    write_file(out / _REPORT, functools.partial(write_durably, text=result.page))
     say(f"report: {out / _REPORT}")
     faults = list(result.data["worker_faults"])
     if not result.all.calls:

@@ -4,18 +4,22 @@ import contextlib
 import functools
 import json
 import math
+import os
 import pathlib
+import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import click
+import msgpack  # type: ignore[import-untyped]
+import zmq
 
 from dermserve.client import Client, DermserveError
 from dermserve.loadtest.machine import describe_machine, sampling, scrape
 from dermserve.loadtest.result import Result
-from dermserve.loadtest.scenario import LoadTestError, Scenario, ScenarioError, ServerError
+from dermserve.loadtest.scenario import CANNOT_START, LoadTestError, Scenario, ScenarioError, ServerError
 from dermserve.local import Stack, StackError
 from dermserve.local.child import Child, wait_serving
 from dermserve.local.ports import HOST, free_port
@@ -171,8 +175,8 @@ def run(
                 say("interrupted: the report has what was measured so far")
         if not file.is_file():
             raise LoadTestError("\n".join(lost) or "Locust ended without a result; its lines above say why")
-        recorded = json.loads(file.read_text())
-    return Result({**about, **recorded, "worker_faults": recorded["worker_faults"] + lost, "server": seen})
+        recorded, page = json.loads(file.read_text()), file.with_name("result.html").read_text(encoding="utf-8")
+    return Result({**about, **recorded, "worker_faults": recorded["worker_faults"] + lost, "server": seen}, page=page)
 
 
 def run_worker(master: str, *, photos: str | None, sides: Sequence[int], locustfile: pathlib.Path | None) -> int:
@@ -182,6 +186,16 @@ def run_worker(master: str, *, photos: str | None, sides: Sequence[int], locustf
         return worker.wait()
     finally:
         worker.stop(grace=_CHILD_GRACE)
+
+
+def tell_master(master: str, fault: str) -> None:
+    """Send a fault that keeps a worker from starting to the master at HOST:PORT; give up after two seconds."""
+    with zmq.Context() as context:
+        worker = context.socket(zmq.DEALER)
+        worker.setsockopt_string(zmq.IDENTITY, name := f"{socket.gethostname()}_{os.getpid()}")
+        worker.connect(f"tcp://{master}")
+        worker.send(msgpack.dumps((CANNOT_START, fault, name)))  # as Locust writes a message
+        context.destroy(linger=2000)
 
 
 def address_options(option: str, address: str) -> list[str]:

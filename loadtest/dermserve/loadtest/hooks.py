@@ -1,4 +1,4 @@
-"""Locust's event handlers: options, the result file, lost workers, and progress."""
+"""Locust's event handlers: options, the result's files, lost workers, and progress."""
 
 import functools
 import itertools
@@ -13,6 +13,7 @@ from typing import Any
 
 import gevent
 from locust import events, stats
+from locust.html import get_html_report
 from locust.runners import (
     STATE_INIT,
     STATE_MISSING,
@@ -23,7 +24,7 @@ from locust.runners import (
     WorkerRunner,
 )
 
-from dermserve.loadtest.scenario import Scenario
+from dermserve.loadtest.scenario import CANNOT_START, Scenario
 from dermserve.models.durable import write_durably
 
 _SAY_EVERY = 5
@@ -66,7 +67,9 @@ TEST = Test()
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _add_options(parser: Any) -> None:
-    parser.add_argument("--result", default="", help="File to write what was measured to.", include_in_web_ui=False)
+    parser.add_argument(
+        "--result", default="", help="File for the numbers; FILE.html is the report.", include_in_web_ui=False
+    )
     # In the environment, because it holds the client's key, which everyone could see on a command line.
     parser.add_argument(
         "--scenario", default="", env_var="DERMSERVE_LOADTEST_SCENARIO", help="Set by dermserve-loadtest.",
@@ -88,6 +91,7 @@ def _prepare(environment: Any, runner: Any, **_: Any) -> None:
     if isinstance(runner, MasterRunner):
         finished = set[str]()
         runner.quit = functools.partial(_quit, runner, finished)  # type: ignore[method-assign]
+        runner.register_message(CANNOT_START, functools.partial(_give_up, runner))
         environment.events.worker_report.add_listener(functools.partial(_receive, finished))
     gevent.spawn(_show_progress, environment)
     if environment.parsed_options.result:
@@ -95,7 +99,7 @@ def _prepare(environment: Any, runner: Any, **_: Any) -> None:
 
 
 def _write(environment: Any) -> None:
-    """Write what was measured: Locust's own statistics, and ours."""
+    """Write what was measured: Locust's own statistics and report, and what is ours."""
     of, runner = environment.stats, environment.runner
     found = {
         "started": TEST.started,
@@ -108,7 +112,10 @@ def _write(environment: Any) -> None:
         "worker_faults": TEST.faults,
     }
     if TEST.started:
-        write_durably(pathlib.Path(environment.parsed_options.result), json.dumps(found))
+        file = environment.parsed_options.result
+        page = get_html_report(environment, show_download_link=False)  # type: ignore[no-untyped-call]
+        write_durably(pathlib.Path(f"{file}.html"), page)
+        write_durably(pathlib.Path(file), json.dumps(found))
 
 
 def _quit(runner: MasterRunner, finished: set[str]) -> None:
@@ -136,6 +143,13 @@ def _receive(finished: set[str], client_id: str, data: dict[str, Any]) -> None:
     TEST.pace.update(data["dermserve_pace"])
     if data["dermserve_last"]:
         finished.add(client_id)
+
+
+def _give_up(runner: MasterRunner, msg: Any, **_: Any) -> None:
+    """End the test of a worker that can't start: nobody would connect in its place."""
+    TEST.faults.append(f"worker {msg.node_id} can't start: {msg.data}")
+    _say(TEST.faults[-1])
+    gevent.spawn(_end, runner)
 
 
 def _end(runner: Any) -> None:

@@ -43,10 +43,12 @@ class Result:
 
     Args:
         data: what the process of Locust wrote, with "scenario", "machine" and "server".
+        page: Locust's report, as HTML.
     """
 
-    def __init__(self, data: Mapping[str, Any]) -> None:
+    def __init__(self, data: Mapping[str, Any], *, page: str = "") -> None:
         self.data = data
+        self.page = page
         self.counted_from: float = data["started"] + data["scenario"]["warm_up"]
         """Unix time at which the warm-up was over."""
         self.seconds = max(data["ended"] - self.counted_from, 1e-9)
@@ -119,12 +121,15 @@ class Result:
 
 
 def summary(result: Result) -> str:
-    """Format a line for each kind of call, and one for all."""
+    """Format a line for each kind of call, and one for all; below them the gateway's stages, where they are known."""
     lines = [["", "calls", "answers/s", "p50 ms", "p95 ms", "p99 ms", "max ms", "errors"]]
     for row in (*result.rows, result.all):
         times = ("–" if value is None else f"{value:.0f}" for value in (row.p50, row.p95, row.p99, row.worst))
         lines.append([row.name, str(row.calls), f"{row.rate:.1f}", *times, f"{row.error_rate:.1%}"])
-    return table(lines)
+    stages = [
+        [f"{each['model']} {each['stage']}", f"{each['mean_ms']:.2f}"] for each in result.data["server"]["stages"]
+    ]
+    return table(lines) + (f"\n\n{table([['stage of the gateway', 'mean ms'], *stages])}" if stages else "")
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:

@@ -15,6 +15,8 @@ from dermserve.client import TLS
 from dermserve.imaging import PhotoError, decode
 from dermserve.local.picture import draw_lesion
 
+CANNOT_START = "dermserve_cannot_start"
+"""The type of the message by which a worker tells its master that it can't start."""
 MODES = ("NONE", "FULL", "ADAPTIVE")
 MODELS = ("resnet50", "mobilenet_v3_small")
 _SECONDS_BETWEEN_CALLS = 2.0  # of one user of an open loop, if the number of users was not given

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import itertools
-import json
 import os
 import random
 import sys
@@ -16,7 +15,7 @@ import grpc.experimental.gevent as grpc_gevent
 from locust import User
 
 from dermserve.client import TLS
-from dermserve.client._connection import usual_roots
+from dermserve.client._connection import Connection
 from dermserve.loadtest import hooks
 from dermserve.loadtest.calls import Call, ReportCalls
 from dermserve.loadtest.scenario import Part, load_photos
@@ -26,30 +25,17 @@ grpc_gevent.init_gevent()
 
 _CONNECTIONS = 4
 """Of each process, which its users share."""
+_OPTIONS = (
+    ("grpc.use_local_subchannel_pool", 1),  # otherwise the channels of one process share a connection
+    ("grpc.enable_retries", 0),  # a load test must see failures
+)
 _photos = functools.cache(load_photos)
 
 
 @functools.cache
 def _channels(target: str, tls: TLS | None) -> Iterator[grpc.Channel]:
-    return itertools.cycle([_open(target, tls) for _ in range(_CONNECTIONS)])
-
-
-def _open(target: str, tls: TLS | None) -> grpc.Channel:
-    options = [
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_receive_message_length", -1),
-        ("grpc.use_local_subchannel_pool", 1),  # otherwise the channels of one process share a connection
-        ("grpc.enable_retries", 0),  # a load test must see failures
-        ("grpc.enable_http_proxy", 0),
-        ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
-    ]
-    if tls is None:
-        return grpc.insecure_channel(target, options=options)
-    if tls.authority is not None:
-        options.append(("grpc.ssl_target_name_override", tls.authority))
-    roots = tls.root_certificates or usual_roots()
-    credentials = grpc.ssl_channel_credentials(roots, tls.private_key, tls.certificate_chain)
-    return grpc.secure_channel(target, credentials, options=options)
+    connection = Connection(target=target, tls=tls, attempts=1)
+    return itertools.cycle([connection.open(*_OPTIONS) for _ in range(_CONNECTIONS)])
 
 
 class CallError(Exception):
