@@ -4,20 +4,165 @@ make comparison        # everything, three rounds: an hour or more on two idle c
 python -m benchmarks.comparison --quick --contender fastapi --contender fastapi-given
 """
 
+import contextlib
+import itertools
 import pathlib
-from collections.abc import Iterator, Sequence
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import click
+import numpy as np
+import psutil
 
-from benchmarks.comparison.contenders import FIELD, OURS, Contender, ContenderError, make_environment
-from benchmarks.comparison.measuring import Plan, Visit, reference_of, tables, visit
-from benchmarks.figures import report
+from benchmarks.comparison.contenders import (
+    ADAPTIVE,
+    FIELD,
+    ONE,
+    OURS,
+    TEN,
+    Contender,
+    ContenderError,
+    Kind,
+    make_caller,
+    make_environment,
+    running,
+)
+from benchmarks.figures import Table, report
 from benchmarks.networks import ensure_networks
-from benchmarks.serving import MODELS
+from benchmarks.serving import MODELS, Loop, closed_loop
+from dermserve.loadtest.drive import say
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.scenario import load_photos
 from dermserve.local import StackError
 from dermserve.local.child import ends_by_interrupt
+
+_TOLERANCE = 2e-3
+"""Between a contender's probabilities and the reference's: networks are compiled differently, not alike to the bit."""
+Reference = Mapping[Kind, Sequence[Sequence[float]]]
+"""Each photo's probabilities."""
+
+
+class Visit(NamedTuple):
+    """One contender, one model, one round."""
+
+    contender: Contender
+    model: str
+    start: float
+    """Seconds from its start to its first answer."""
+    memory: float
+    """Of all its processes after the loops, in MB."""
+    loops: Mapping[tuple[Kind, int], Loop]
+    """By kind and callers."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Study:
+    """What is measured of every contender."""
+
+    folder: pathlib.Path
+    """Of environments and weights."""
+    callers: tuple[int, ...]
+    seconds: float
+    """Of each loop."""
+    photos: Sequence[bytes]
+
+    def visits(self, contenders: Sequence[Contender], models: Sequence[str], rounds: int) -> Iterator[Visit]:
+        """Measure everything, round by round.
+
+        Raises:
+            ContenderError: a contender does not start, or answers something else than the reference.
+        """
+        references = {model: self._reference(model) for model in models}
+        for index in range(rounds):
+            # Each round begins with another, so that a machine that warms up or fills disturbs nobody in particular.
+            turn = index % len(contenders)
+            for model, contender in itertools.product(models, (*contenders[turn:], *contenders[:turn])):
+                say(f"round {index + 1} of {rounds}, {model}, {contender.title}")
+                yield self._visit(contender, model, references[model])
+
+    def _running(
+        self, contender: Contender, model: str
+    ) -> contextlib.AbstractContextManager[tuple[str, Sequence[int]]]:
+        return running(contender, model, weights=self.folder / "weights", environments=self.folder / "venvs")
+
+    def _reference(self, model: str) -> Reference:
+        """Ask the reference, which is dermserve itself, for every photo's probabilities."""
+        (ours,) = (each for each in FIELD if each.name == OURS)
+        with self._running(ours, model) as (address, _):
+            found = {kind: [make_caller(ours, address, model, kind)(photo) for photo in self.photos]
+                     for kind in (ONE, TEN)}  # fmt: skip
+        if float(np.ptp(np.array(found[ONE]), axis=0).max()) < _TOLERANCE:  # so that contenders can't be told apart
+            raise ContenderError(f"{model} says the same of all photos: take others, or weights that were trained")
+        return found
+
+    def _visit(self, contender: Contender, model: str, reference: Reference) -> Visit:
+        """Start a contender, check it, measure it, stop it."""
+        started, loops = time.monotonic(), {}
+        with self._running(contender, model) as (address, pids):
+            make_caller(contender, address, model, ONE)(self.photos[0])
+            start = time.monotonic() - started
+            for kind in set(contender.kinds) & reference.keys():
+                self._check(contender, address, model, kind, reference)
+            for kind, callers in itertools.product(contender.kinds, self.callers):
+                calls = [make_caller(contender, address, model, kind) for _ in range(callers)]
+                loop = closed_loop(calls, self.photos, seconds=self.seconds, warm_up=min(2.0, self.seconds))
+                loops[kind, callers] = loop
+                say(f"    {kind.title}, {callers} callers: {loop.answers:.1f}/s, p99 {loop.p99:.0f} ms")
+            return Visit(contender, model, start, megabytes(pids), loops)
+
+    def _check(self, contender: Contender, address: str, model: str, kind: Kind, reference: Reference) -> None:
+        """Compare answers with the reference; one with a decoder of its own must give probabilities, not the same."""
+        call = make_caller(contender, address, model, kind)
+        for index, (photo, expected) in enumerate(zip(self.photos, reference[kind], strict=True)):
+            found = call(photo)
+            off = abs(sum(found) - 1) if contender.documented else float(np.abs(np.subtract(found, expected)).max())
+            if off > _TOLERANCE or len(found) != len(expected):
+                raise ContenderError(
+                    f"{contender.title} answers something else for {kind.title}, photo {index}: "
+                    f"a probability is off by {off:.4f}; nothing it does can be compared"
+                )
+
+
+def megabytes(pids: Sequence[int]) -> float:
+    """Give the memory of processes and their children, shared pages counted once, in MB."""
+    family = {each for pid in pids for each in (psutil.Process(pid), *psutil.Process(pid).children(recursive=True))}
+    return sum(each.memory_full_info().pss for each in family) / 1e6
+
+
+def tables(visits: Sequence[Visit]) -> Iterator[Table]:
+    """Make a table for each model and kind, and one of costs: medians over rounds, ratios taken within a round."""
+    for model, kind in itertools.product(dict.fromkeys(each.model for each in visits), (ONE, TEN, ADAPTIVE)):
+        those = {one: [each.loops for each in visits if (each.contender, each.model) == (one, model)] for one in FIELD}
+        (ours,) = (loops for one, loops in those.items() if one.name == OURS)
+        cells = [cell for cell in ours[0] if cell[0] == kind]
+        rows = [[one.title, *(_cell(one.name == OURS, loops, ours, cell) for cell in cells)]
+                for one, loops in those.items() if loops and kind in one.kinds]  # fmt: skip
+        title = (
+            f"{model}, {kind.title}: answers a second, p99 in ms, and in brackets dermserve's rate over theirs"
+            " (median of the rounds' ratios, and their range)"
+        )
+        yield Table(title, ["", *(f"{callers} callers" for _, callers in cells)], rows)
+    costs = []
+    for one, model in itertools.product(FIELD, dict.fromkeys(each.model for each in visits)):
+        if found := [(each.start, each.memory) for each in visits if (each.contender, each.model) == (one, model)]:
+            start, memory = map(statistics.median, zip(*found, strict=True))
+            costs.append([one.title, model, f"{start:.1f} s", f"{memory:.0f} MB"])
+    title = "What each takes: time from start to first answer, memory of all its processes after load; medians"
+    yield Table(title, ["", "model", "first answer", "memory"], costs)
+
+
+Loops = Sequence[Mapping[tuple[Kind, int], Loop]]
+"""Of each round."""
+
+
+def _cell(is_ours: bool, theirs: Loops, ours: Loops, cell: tuple[Kind, int]) -> str:
+    rate, p99 = (statistics.median(getattr(loops[cell], what) for loops in theirs) for what in ("answers", "p99"))
+    ratios = [our[cell].answers / their[cell].answers for our, their in zip(ours, theirs, strict=True)]
+    text = f"{rate:.1f}/s, {p99:.0f} ms"
+    return text if is_ours else f"{text} ({statistics.median(ratios):.2f}, {min(ratios):.2f}–{max(ratios):.2f})"
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,53 +172,33 @@ from dermserve.local.child import ends_by_interrupt
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--seconds", type=click.FloatRange(0.5), default=10.0, show_default=True, help="Of each cell.")
 @click.option("--callers", multiple=True, type=click.IntRange(1), default=(2, 8, 32), show_default=True)
-@click.option("--photos", default="", help="Folder of photos. [default: eight drawn ones]")
+@click.option("--photos", help="Folder of photos. [default: eight drawn ones]")
 @click.option("--quick", is_flag=True, help="One round of a second a cell, 1 and 2 callers, MobileNetV3Small alone.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=pathlib.Path), default="build/comparison",
               show_default=True, help="Folder for environments, weights and figures.json.")  # fmt: skip
 def main(
-    names: tuple[str, ...], models: tuple[str, ...], rounds: int, seconds: float, callers: tuple[int, ...], photos: str,
-    quick: bool, out: pathlib.Path,
+    names: tuple[str, ...], models: tuple[str, ...], rounds: int, seconds: float, callers: tuple[int, ...],
+    photos: str | None, quick: bool, out: pathlib.Path,
 ) -> None:  # fmt: skip
     """Compare dermserve with other ways to serve the same weights, on this machine."""
     if quick:
         rounds, seconds, callers, models = 1, 1.0, (1, 2), models or ("mobilenet_v3_small",)
-    contenders = [each for each in FIELD if not names or each.name in {*names, OURS}]
-    folder = str(pathlib.Path(photos).resolve()) if photos else ""
-    plan = Plan(
-        callers=callers, seconds=seconds, photos=tuple(load_photos(folder, (1024,))[:8]),
-        weights=out.resolve() / "weights", environments=out.resolve() / "venvs",
-    )  # fmt: skip
-    machine = describe_machine()
+    models, contenders = models or MODELS, [each for each in FIELD if not names or each.name in {*names, OURS}]
+    shown = load_photos(photos, (1024,))[:8]
+    study, machine = Study(folder=out.resolve(), callers=callers, seconds=seconds, photos=shown), describe_machine()
     with ends_by_interrupt():
         for contender in contenders:
             if contender.environment:
-                _say(f"the environment of {contender.title} (when it is new: minutes, 2 GB)")
-                make_environment(contender, plan.environments)
-        ensure_networks(plan.weights, models or MODELS)
+                say(f"the environment of {contender.title} (when it is new: minutes, 2 GB)")
+                make_environment(contender, study.folder / "venvs")
+        ensure_networks(study.folder / "weights", models)
         try:
-            visits = list(_measure(contenders, models or MODELS, plan, rounds))
+            visits = list(study.visits(contenders, models, rounds))
         except (ContenderError, StackError) as error:
             raise click.ClickException(str(error)) from error
-    visits.sort(key=lambda each: [one.name for one in FIELD].index(each.contender))
-    told = f"{rounds} rounds, {seconds:g} s a cell"
     notes = [f"{each.title}: {each.configuration}" for each in contenders]
-    click.echo(report("comparison", tables(visits), machine, plan=told, notes=notes, out=out))
-
-
-def _measure(contenders: Sequence[Contender], models: Sequence[str], plan: Plan, rounds: int) -> Iterator[Visit]:
-    references = {model: reference_of(model, plan) for model in models}
-    for index in range(rounds):
-        # Each round begins with another, so that a machine that warms up or fills disturbs nobody in particular.
-        turn = index % len(contenders)
-        for model in models:
-            for contender in (*contenders[turn:], *contenders[:turn]):
-                _say(f"round {index + 1} of {rounds}, {model}, {contender.title}")
-                yield visit(contender, model, plan, references[model], _say)
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
+    plan = f"{rounds} rounds, {seconds:g} s a cell"
+    click.echo(report("comparison", list(tables(visits)), machine, plan=plan, notes=notes, out=out))
 
 
 if __name__ == "__main__":

@@ -1,28 +1,30 @@
-"""Who is compared: how each is configured, installed, started and stopped."""
+"""Who is compared: how each is configured, installed, started, asked and stopped."""
 
 import contextlib
 import http.client
+import json
 import os
 import pathlib
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-
-import psutil
+from typing import NamedTuple
 
 from benchmarks import networks
+from benchmarks.serving import direct_caller, gateway_caller
 from dermserve.local import Stack
 from dermserve.local.child import Child
-from dermserve.local.ports import free_port
+from dermserve.local.ports import HOST, free_port
 from dermserve.local.stack import usable_cores
+from dermserve.models.catalogue import SPECS
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 REQUIREMENTS = pathlib.Path(__file__).with_name("requirements")
 OURS, DIRECT = "dermserve", "direct"
+_ROOT = pathlib.Path(__file__).parent.parent.parent
 _APPS = "benchmarks.comparison"
-_START = 300.0
+_TIMEOUT = 300.0
 _GRACE = 20.0
 _DOCUMENTED = "Pillow open, convert, resize; Keras {}; TensorFlow's own defaults"
 _GIVEN = "dermserve.imaging; the frozen SavedModel; one TensorFlow thread an operation, oneDNN, one malloc arena"
@@ -30,6 +32,18 @@ _GIVEN = "dermserve.imaging; the frozen SavedModel; one TensorFlow thread an ope
 
 class ContenderError(Exception):
     """A contender does not do what it should."""
+
+
+class Kind(NamedTuple):
+    """A kind of call."""
+
+    title: str
+    tta: str
+    views: int
+    """At most."""
+
+
+ONE, TEN, ADAPTIVE = Kind("one view", "none", 1), Kind("ten views", "full", 10), Kind("ADAPTIVE", "adaptive", 10)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +55,8 @@ class Contender:
     """What tables call it."""
     configuration: str
     """How it is set up, in a sentence."""
+    kinds: tuple[Kind, ...]
+    """What it can be asked."""
     environment: str = ""
     """Name of its environment, and of its file in requirements/; empty for this project's own."""
     command: tuple[str, ...] = ()
@@ -51,25 +67,23 @@ class Contender:
 
 def _both(name: str, title: str, configuration: str, keras: str, command: tuple[str, ...]) -> Iterator[Contender]:
     """Make the two rows of a peer; `keras` is what its own documentation asks for an answer."""
-    for suffix, documented, how, set_up in (
-        ("", True, "as documented", _DOCUMENTED.format(keras)),
-        ("-given", False, "given our graph and decoder", _GIVEN),
+    for suffix, kinds, how, set_up in (
+        ("", (ONE,), "as documented", _DOCUMENTED.format(keras)),
+        ("-given", (ONE, TEN), "given our graph and decoder", _GIVEN),
     ):
         yield Contender(
-            name=name + suffix, title=f"{title}, {how}", configuration=f"{configuration}; {set_up}", environment=name,
-            command=command, documented=documented,
+            name=name + suffix, title=f"{title}, {how}", configuration=f"{configuration}; {set_up}", kinds=kinds,
+            environment=name, command=command, documented=not suffix,
         )  # fmt: skip
 
 
 FIELD: Sequence[Contender] = (
     Contender(
-        name=DIRECT,
-        title="direct Predict (the floor)",
+        name=DIRECT, title="direct Predict (the floor)", kinds=(ONE, TEN),
         configuration="pixels made beforehand, straight to the stand-in for TensorFlow Serving: no photo is decoded",
     ),
     Contender(
-        name=OURS,
-        title="dermserve",
+        name=OURS, title="dermserve", kinds=(ONE, TEN, ADAPTIVE),
         configuration="the gateway with its defaults before the stand-in for TensorFlow Serving, as `dermserve up`",
     ),
     *_both(
@@ -98,13 +112,6 @@ def make_environment(contender: Contender, folder: pathlib.Path) -> None:
     made.write_text(wanted)
 
 
-def megabytes(pids: Sequence[int]) -> float:
-    """Give the memory of processes and their children, shared pages counted once, in MB."""
-    processes = [psutil.Process(pid) for pid in pids]
-    family = {each for one in processes for each in (one, *one.children(recursive=True))}
-    return sum(each.memory_full_info().pss for each in family) / 1e6
-
-
 @contextlib.contextmanager
 def running(
     contender: Contender, model: str, *, weights: pathlib.Path, environments: pathlib.Path
@@ -116,9 +123,12 @@ def running(
     """
     if contender.environment:
         port = free_port()
-        with _server(contender, model, port, weights, environments) as child:
-            _wait(child, port, contender)
-            yield f"127.0.0.1:{port}", [child.pid]
+        child = _start(contender, model, port, weights, environments / contender.environment / "bin")
+        try:
+            _wait(child, port)
+            yield f"{HOST}:{port}", [child.pid]
+        finally:
+            child.stop(grace=_GRACE)
         return
     # The gateway keeps its calls few; direct callers would be refused beyond four times the cores.
     flags = ("--grpc_max_threads=64",) if contender.name == DIRECT else ()
@@ -130,41 +140,60 @@ def running(
             yield stack.gateway_address, list(stack.pids.values())
 
 
-@contextlib.contextmanager
-def _server(
-    contender: Contender, model: str, port: int, weights: pathlib.Path, environments: pathlib.Path
-) -> Iterator[Child]:
+def _start(contender: Contender, model: str, port: int, weights: pathlib.Path, programs: pathlib.Path) -> Child:
     exported, frozen = weights / networks.EXPORTED / model, weights / networks.FROZEN / model
     newest = max((each for each in frozen.iterdir() if each.name.isdecimal()), key=lambda each: int(each.name))
-    folder = environments / contender.environment / "bin"
     environment = {
         # As the gateway's model server has them.
         **({} if contender.documented else {"MALLOC_ARENA_MAX": "1", "TF_ENABLE_ONEDNN_OPTS": "1"}),
         "COMPARISON_DOCUMENTED": str(int(contender.documented)),
         "COMPARISON_SAVED_MODEL": str(exported if contender.documented else newest),
         "COMPARISON_KERAS_FILE": str(networks.weights_file(weights, model)),
-        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "serving"))),
+        "PYTHONPATH": os.pathsep.join((str(_ROOT), str(_ROOT / "serving"))),
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "PYTHONUNBUFFERED": "1",
     }
-    command = [str(folder / contender.command[0]), *(part.replace("PORT", str(port)) for part in contender.command[1:])]
-    child = Child(command, name=contender.title, log=lambda line: None, env=environment)
-    try:
-        yield child
-    finally:
-        child.stop(grace=_GRACE)
+    program, *arguments = (part.replace("PORT", str(port)) for part in contender.command)
+    return Child([str(programs / program), *arguments], name=contender.title, log=lambda line: None, env=environment)
 
 
-def _wait(child: Child, port: int, contender: Contender) -> None:
+def _wait(child: Child, port: int) -> None:
     """Wait until it answers HTTP at all: that is when a worker has its model."""
-    until = time.monotonic() + _START
-    while time.monotonic() < until:
-        if died := child.died():
-            raise ContenderError(str(died))
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_START)
+    until = time.monotonic() + _TIMEOUT
+    while time.monotonic() < until and not child.died():
+        connection = http.client.HTTPConnection(HOST, port, timeout=_TIMEOUT)
         with contextlib.closing(connection), contextlib.suppress(OSError):
             connection.request("GET", "/")
             connection.getresponse().read()
             return
         time.sleep(0.05)
-    raise ContenderError(f"{contender.title} does not answer after {_START:.0f} s:\n" + "\n".join(child.last_lines))
+    raise ContenderError(f"{child.name} ended, or does not answer; last log lines:\n" + "\n".join(child.last_lines))
+
+
+def make_caller(contender: Contender, address: str, model: str, kind: Kind) -> Callable[[bytes], list[float]]:
+    """Make a caller with a connection of its own: photo bytes in, probabilities in the model's own order out."""
+    if contender.name == DIRECT:
+        return direct_caller(address, model, kind.views)
+    if contender.environment:
+        return _http_caller(contender, address, kind.views)
+    call, codes = gateway_caller(address, model, kind.tta), [each.code for each in SPECS[model].classes]
+
+    def ask(photo: bytes) -> list[float]:
+        found = {each.code: each.probability for each in call(photo).classes}
+        return [found[code] for code in codes]
+
+    return ask
+
+
+def _http_caller(contender: Contender, address: str, views: int) -> Callable[[bytes], list[float]]:
+    connection = http.client.HTTPConnection(address, timeout=_TIMEOUT)
+
+    def call(photo: bytes) -> list[float]:
+        connection.request("POST", f"/classify?views={views}", photo, {"Content-Type": "image/jpeg"})
+        response = connection.getresponse()
+        answer = response.read()
+        if response.status != http.client.OK:
+            raise ContenderError(f"{contender.title} answered {response.status}: {answer[:300]!r}")
+        return [float(value) for value in json.loads(answer)["probabilities"]]
+
+    return call
