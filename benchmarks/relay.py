@@ -14,7 +14,7 @@ import grpc.aio
 import uvloop
 
 from benchmarks.serving import CHANNEL, PREDICT, pixels_of, predict_request, probabilities
-from dermserve.local.stack import usable_cores
+from dermserve.modelserver.flags import usable_cores
 from dermserve.tfserving.v1 import serving_pb2
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 

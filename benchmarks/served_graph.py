@@ -25,7 +25,7 @@ from benchmarks.networks import FOLDED, FROZEN, VARIABLES, ensure_networks
 from benchmarks.serving import MODELS, closed_loop, direct_caller, model_server
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.scenario import load_photos
-from dermserve.local.stack import usable_cores
+from dermserve.modelserver.flags import usable_cores
 
 LOADS = tuple(itertools.product((1, 10), (1, 2, 8)))
 """Images a request and callers."""

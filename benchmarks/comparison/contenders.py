@@ -17,8 +17,8 @@ from benchmarks.serving import direct_caller, gateway_caller
 from dermserve.local import Stack
 from dermserve.local.child import Child
 from dermserve.local.ports import HOST, free_port
-from dermserve.local.stack import usable_cores
 from dermserve.models.catalogue import SPECS
+from dermserve.modelserver.flags import usable_cores
 
 REQUIREMENTS = pathlib.Path(__file__).with_name("requirements")
 OURS, DIRECT = "dermserve", "direct"

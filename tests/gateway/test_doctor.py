@@ -12,8 +12,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from dermserve.doctor.checks import look_at_models, look_at_settings
-from dermserve.doctor.cli import doctor
+from dermserve.doctor.cli import doctor, look_at_models, look_at_settings
 from dermserve.gateway.cli import config as config_command
 from dermserve.gateway.config import Config
 from dermserve.gateway.tracing import is_installed

@@ -27,11 +27,7 @@ _NAME = "ask by a name in the certificate, or name one by --tls-authority"
 _CAUSES = (
     ("errors resolving", "NAME", "correct the name, or the DNS"),
     ("HTTP proxy returned", "PROXY_REFUSES", "the proxy must allow CONNECT to that port"),
-    (
-        "Failed to connect",
-        "UNREACHABLE",
-        "is the gateway running, is the port right, and does a firewall let you pass?",
-    ),
+    ("Failed to connect", "UNREACHABLE", "is the gateway running, the port right, and does a firewall let you pass?"),
     ("WRONG_VERSION_NUMBER", "NO_TLS", f"the other side does not speak TLS: leave --tls out, or {_PORT}"),
     ("Hostname Verification", "CERTIFICATE", _NAME),
     ("has expired", "CERTIFICATE", "renew the certificate; if it is valid still, set this machine's clock"),
@@ -39,15 +35,14 @@ _CAUSES = (
     ("CERTIFICATE_VERIFY_FAILED", "CERTIFICATE", "name the authority that signed the certificate by --tls-ca"),
     ("ALPN", "NO_ALPN", "enable HTTP/2 where TLS ends there, without which gRPC does not connect"),
     ("Failed parsing HTTP/2", "NOT_GRPC", f"the other side is a web server or something else: {_PORT}"),
-    ("losed", "CLOSED", "closed_by"),
-    ("reset by peer", "CLOSED", "closed_by"),
     ("in time", "SILENT", f"restart what hangs there, or {_PORT}"),
 )
 """What gRPC's message has, the code for it, and what to do; the first that fits."""
-_CLOSED_BY = {
+_CLOSED = {
     False: f"if the port speaks TLS, use --tls; if a proxy has nothing behind it, start that; or {_PORT}",
     True: f"if it wants a client certificate, give one by --tls-cert and --tls-key; or {_PORT}",
 }
+"""What to do where the other side closes the connection, by whether TLS is used."""
 
 
 class _Doctor(click.Command):
@@ -105,9 +100,10 @@ def examine(server: Server, *, probe: bool) -> Iterator[Finding]:
 def _diagnose(error: DermserveError, *, encrypted: bool) -> Finding:
     """Find the cause in the message of an error that gRPC made."""
     if isinstance(error, Unavailable | DeadlineExceeded) and error.reason == error.status:
-        for words, code, remedy in _CAUSES:
+        closed = [(words, "CLOSED", _CLOSED[encrypted]) for words in ("losed", "reset by peer")]
+        for words, code, remedy in (*_CAUSES, *closed):
             if words in error.message:
-                return Finding("ERROR", code, error.message, remedy.replace("closed_by", _CLOSED_BY[encrypted]))
+                return Finding("ERROR", code, error.message, remedy)
     return Finding("ERROR", error.reason, error.message, f"see {error.help}")
 
 

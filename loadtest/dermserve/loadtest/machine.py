@@ -13,8 +13,8 @@ from typing import Any
 
 import psutil
 
-from dermserve.local.stack import usable_cores
 from dermserve.models.lifecycle.watch import read_metrics
+from dermserve.modelserver.flags import usable_cores
 
 _PACKAGES = ("dermserve", "grpcio", "locust", "gevent", "numpy", "pillow")
 _STAGES = "dermserve_gateway_stage_duration_seconds"

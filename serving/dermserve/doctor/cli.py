@@ -1,18 +1,182 @@
-"""`dermserve doctor`: the command."""
+"""`dermserve doctor`: check a gateway's settings and their files, and whether its model servers give good answers."""
 
 import asyncio
+import datetime
+import functools
 import os
+import pathlib
+import stat
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
 from dermserve.cli.findings import COLOURS, Finding
-from dermserve.doctor.checks import error, look_at_models, look_at_settings
+from dermserve.gateway import tracing
+from dermserve.gateway.catalog import Catalog, KnownModel, KnownVersion
+from dermserve.gateway.certificates import is_key_of, model_server_files, read_certificates
 from dermserve.gateway.cli import config_options, load_options
+from dermserve.gateway.config import Config, is_loopback
+from dermserve.gateway.errors import GatewayError
+from dermserve.gateway.server import connect
 from dermserve.models.options import Number
+from dermserve.v1 import card_pb2
 
+_SOON = datetime.timedelta(days=30)
 _SEVERITIES = list(COLOURS)[:3]
+
+error, warning, note = (functools.partial(Finding, severity) for severity in ("ERROR", "WARNING", "NOTE"))
+
+
+def look_at_settings(config: Config, *, environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Find what is unsafe, contradicts itself, or has no effect."""
+    yield from _exposure(config)
+    for name in ("tls_certificate", "tls_client_ca", "tfs_tls_ca", "tfs_tls_certificate"):
+        if file := getattr(config, name):
+            yield from _certificate(name, file)
+    for certificate, key in (("tls_certificate", "tls_key"), ("tfs_tls_certificate", "tfs_tls_key")):
+        yield from _key(config, certificate, key)
+    if config.grace_seconds < config.default_deadline_seconds:
+        text = f"grace_seconds ({config.grace_seconds:g}) is shorter than default_deadline_seconds"
+        text += f" ({config.default_deadline_seconds:g}): a stop can cut accepted requests off"
+        yield warning("GRACE", text, "make it as long; and terminationGracePeriodSeconds longer than both")
+    yield from _traces(environment)
+
+
+def _exposure(config: Config) -> Iterator[Finding]:
+    exposed = not is_loopback(config.listen)
+    if exposed and not config.tls_certificate:
+        text = f"listen is {config.listen}, which others can reach, without TLS: photos travel in plain text"
+        remedy = "unless something in front of it encrypts and nothing else can reach it"
+        yield warning("NO_TLS", text, f"set tls_certificate and tls_key, {remedy}")
+    if exposed and not config.tls_client_ca:
+        text = f"whoever can reach {config.listen} may ask: the gateway has no users and trusts every caller"
+        remedy = "set tls_client_ca, so that callers must show a certificate; or let only the edge reach it"
+        yield warning("NO_CLIENT_CA", text, remedy)
+    if config.reflection:
+        text = "reflection shows the whole API to anyone who connects"
+        yield (warning if exposed else note)("REFLECTION", text, "set reflection to false outside development")
+    if config.metrics_listen and not is_loopback(config.metrics_listen):
+        text = f"metrics are served in plain text on {config.metrics_listen}: model names, versions and load"
+        yield note("METRICS_EXPOSED", text, "let only Prometheus reach that port, for example by a NetworkPolicy")
+    if plain := [address for address in config.tfs if not (config.tfs_tls_ca or is_loopback(address))]:
+        text = f"calls to {', '.join(plain)} are not encrypted, and its answers are trusted"
+        remedy = "set tfs_tls_ca, put TensorFlow Serving into the same pod, or have the cluster encrypt"
+        yield warning("TFS_NOT_ENCRYPTED", text, remedy)
+
+
+def _certificate(name: str, file: pathlib.Path) -> Iterator[Finding]:
+    try:
+        certificates = read_certificates(file.read_bytes())
+    except (OSError, ValueError) as fault:
+        yield error("CERTIFICATE_UNREADABLE", f"{name} {file}: {fault}", "give a PEM file of certificates")
+        return
+    now = datetime.datetime.now(datetime.UTC)
+    for certificate in certificates:
+        whose = f"{name} {file}, {certificate.subject.rfc4514_string() or 'without a subject'}"
+        ends = certificate.not_valid_after_utc
+        if ends <= now:
+            yield error("CERTIFICATE_EXPIRED", f"{whose}: expired on {ends:%Y-%m-%d}", "renew it")
+        elif ends - now < _SOON:
+            days = (ends - now).days
+            text = f"{whose}: expires on {ends:%Y-%m-%d}, in {days} days"
+            yield warning("CERTIFICATE_EXPIRES", text, "renew it; the gateway needs no restart")
+        if certificate.not_valid_before_utc > now:
+            text = f"{whose}: not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
+            yield error("CERTIFICATE_NOT_YET_VALID", text, "check this machine's clock, or wait")
+
+
+def _key(config: Config, certificate_name: str, key_name: str) -> Iterator[Finding]:
+    certificate: pathlib.Path | None = getattr(config, certificate_name)
+    key: pathlib.Path | None = getattr(config, key_name)
+    if certificate is None or key is None:
+        return
+    if key.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
+        text = f"{key_name} {key} can be read by every user of this machine"
+        yield warning("KEY_READABLE", text, f"chmod o= {key}; replace the key if others could have read it")
+    try:
+        fits = is_key_of(key.read_bytes(), read_certificates(certificate.read_bytes())[0])
+    except (OSError, ValueError) as fault:
+        yield error("KEY_UNREADABLE", f"{key_name} {key}: {fault}", "give its private key as PEM, unencrypted")
+        return
+    if not fits:
+        text = f"{key_name} {key} is not the key of the first certificate in {certificate}: no connection will succeed"
+        yield error("KEY_MISMATCH", text, "give the key that the certificate was made for, its own first")
+
+
+def _traces(environment: Mapping[str, str]) -> Iterator[Finding]:
+    if not tracing.is_wanted(environment):
+        return
+    if not tracing.is_installed():
+        text = "OpenTelemetry's environment turns traces on, but the extra `tracing` is not installed: none are sent"
+        yield warning("NO_TRACING", text, "pip install '.[tracing]' in a clone, or unset OTEL_EXPORTER_OTLP_*")
+    protocol = environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    if protocol not in {None, "", "grpc"}:
+        text = f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol}; traces are sent by grpc regardless"
+        yield warning("OTLP_PROTOCOL", text, "name the collector's gRPC endpoint, usually port 4317")
+
+
+async def look_at_models(config: Config, *, seconds: float) -> list[Finding]:
+    """Ask every model server, with `seconds` for a call, and find what prevents answers or makes them useless."""
+    found = await asyncio.gather(*(_look_at(config, address, seconds) for address in config.tfs))
+    return [finding for findings in found for finding in findings]
+
+
+async def _look_at(config: Config, name: str, seconds: float) -> list[Finding]:
+    alone = config.model_copy(update={"tfs": (name,), "poll_timeout_seconds": seconds})
+    try:
+        servers = await connect(alone, tracing.Tracing(), model_server_files(alone))
+    except (OSError, ValueError) as fault:
+        return [error("TFS_TLS", f"the TLS to {name} can't be set up: {fault}", "check the tfs_tls files")]
+    try:
+        try:
+            await servers.versions(config.models[0], seconds=seconds)
+        except GatewayError as fault:
+            return [_unreachable(config, name, fault)]
+        catalog = Catalog(servers, alone)
+        await catalog.poll()
+    finally:
+        await servers.close()
+    return [finding for model in catalog.models.values() for finding in _look_at_model(name, model)]
+
+
+def _unreachable(config: Config, address: str, fault: GatewayError) -> Finding:
+    details = getattr(fault.__cause__, "details", lambda: None)() or str(fault)
+    remedy = "start it, or correct tfs; it speaks gRPC on --port, not REST on --rest_api_port"
+    if config.tfs_tls_ca:
+        remedy += "; a TLS error looks the same: check tfs_tls_ca, and tfs_tls_name against its certificate"
+    return error("TFS_UNREACHABLE", f"{address} does not answer: {details}", remedy)
+
+
+def _look_at_model(address: str, model: KnownModel) -> Iterator[Finding]:
+    here = f"{model.name} at {address}"
+    if not model.versions:
+        remedy = "add it to the model server's models.config, or correct models"
+        yield error("MODEL_MISSING", f"{here}: there is no such model", remedy)
+        return
+    for version in model.available:
+        yield from _look_at_version(here, version)
+    if not model.ready:
+        text = f"{here}: none of its versions is available with a valid card"
+        yield error("MODEL_NOT_READY", text, "see the model server's log; export it again")
+
+
+def _look_at_version(here: str, version: KnownVersion) -> Iterator[Finding]:
+    name = f"{here}, version {version.number}"
+    if version.card is None:
+        text = f"{name}: {version.fault}; it answers nothing"
+        yield error("INVALID_CARD", text, "export it by `dermserve export`, which writes and checks the card")
+        return
+    if version.card.provenance.training != card_pb2.TRAINING_TRAINED:
+        text = f"{name} was never trained on skin lesions: every answer is UNCERTAIN"
+        yield warning("UNTRAINED_MODEL", text, "train one (docs/training.md) and export it")
+    elif not version.card.calibration.HasField("min_confidence"):
+        text = f"{name} has no fitted confidence threshold: every answer is UNCERTAIN"
+        yield warning("UNCALIBRATED_MODEL", text, "run `dermserve evaluate` on its run and export it again")
+    elif not version.card.HasField("profile"):
+        text = f"{name} has no profile: there are no drift metrics for it"
+        yield note("NO_PROFILE", text, "run `dermserve evaluate` on its run and export it again")
 
 
 @click.command()

@@ -56,7 +56,7 @@ class Settings:
             split_address(getattr(self, name), name=name)
         for one, other in (("tls_cert", "tls_key"), ("gateway_tls_cert", "gateway_tls_key"), ("jwks", "issuer")):
             if (getattr(self, one) is None) != (getattr(self, other) is None):
-                names = f"{one} and {other}".replace("_", "-")
+                names = f"--{one} and --{other}".replace("_", "-")
                 raise SettingsError(f"{names} go together: give both or neither")
         if self.audience and self.jwks is None:
             raise SettingsError("audience is what a token must name: give jwks and issuer as well")

@@ -20,14 +20,37 @@ from typing import Any, Self
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from dermserve.local.errors import ChildDiedError, NotReadyInTimeError
-
 _EXEC = pathlib.Path(__file__).with_name("exec_with_parent.py")
 _KEPT_LINES = 20
 _LARGE = 10_000_000
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 PAUSE = 0.1
 """Seconds between two looks. Python handles a signal that arrives just before a wait only after it: all are short."""
+
+
+class StackError(Exception):
+    """A port is taken, a program is missing, or the store can't be used; the message says what to do."""
+
+
+class ChildDiedError(StackError):
+    """A server ended by itself."""
+
+    def __init__(self, name: str, code: int, last_lines: Sequence[str]) -> None:
+        self.code = code
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+        super().__init__(f"the {name} {how}; last log lines:\n{indented(last_lines)}")
+
+
+class NotReadyInTimeError(StackError):
+    """A server runs, but was not ready in time."""
+
+    def __init__(self, name: str, seconds: float, last_lines: Sequence[str]) -> None:
+        super().__init__(f"the {name} isn't ready after {seconds:g} s; last log lines:\n{indented(last_lines)}")
+
+
+def indented(lines: Sequence[str]) -> str:
+    """Indent log lines for a message; "(it logged nothing)" if there are none."""
+    return "\n".join(f"  {line}" for line in lines or ["(it logged nothing)"])
 
 
 class Child:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import click
 
 from dermserve.client import Client, DermserveError, TtaMode, render_text
-from dermserve.edge import Settings
+from dermserve.edge import Settings, SettingsError
 from dermserve.local import DEFAULT_MODELS, DEFAULT_PORT, DEFAULT_STORE, DEFAULT_TFS_PORT, Stack, StackError
 from dermserve.local.child import ends_by_interrupt
 from dermserve.local.edge import Edge
@@ -19,14 +19,9 @@ _PORT = click.IntRange(0, 65535)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 _DEADLINE = 60.0
 _store_option = click.option(
-    "--store",
-    type=click.Path(file_okay=False, path_type=pathlib.Path),
-    default=DEFAULT_STORE,
-    envvar="DERMSERVE_STORE",
-    show_default=True,
-    show_envvar=True,
-    help="Folder of the versioned store; models that it lacks are exported into it.",
-)
+    "--store", type=click.Path(file_okay=False, path_type=pathlib.Path), default=DEFAULT_STORE, show_default=True,
+    envvar="DERMSERVE_STORE", show_envvar=True, help="Folder of the store; models that it lacks are exported into it.",
+)  # fmt: skip
 
 
 @click.command()
@@ -44,16 +39,9 @@ _store_option = click.option(
 @click.option("--edge-tls-cert", "tls_cert", type=_FILE, help="Certificate chain of Envoy, PEM: it speaks TLS.")
 @click.option("--edge-tls-key", "tls_key", type=_FILE, help="The certificate's key, PEM.")
 def up(
-    store: pathlib.Path,
-    port: int,
-    tfs_port: int,
-    models: tuple[str, ...],
-    reflection: bool,
-    with_edge: bool,
-    edge_port: int | None,
-    tls_cert: pathlib.Path | None,
-    tls_key: pathlib.Path | None,
-) -> None:
+    store: pathlib.Path, port: int, tfs_port: int, models: tuple[str, ...], reflection: bool, with_edge: bool,
+    edge_port: int | None, tls_cert: pathlib.Path | None, tls_key: pathlib.Path | None,
+) -> None:  # fmt: skip
     """Serve the models on this machine until Ctrl-C: the local model server, and the gateway in front of it.
 
     With --edge, Envoy listens in front of the gateway: plain HTTP, JSON and the page. All listen only on the loopback.
@@ -63,20 +51,16 @@ def up(
         raise click.UsageError("--port and --tfs-port must differ")
     if not with_edge and (edge_port is not None or tls_cert or tls_key):
         raise click.UsageError("the --edge-… options need --edge")
-    if bool(tls_cert) != bool(tls_key):
-        raise click.UsageError("--edge-tls-cert and --edge-tls-key go together")
     say, edge = _progress(), None
     if with_edge:
         listen = f"{HOST}:{8080 if edge_port is None else edge_port}"
-        # The only client is this machine, so the rate is high.
-        settings = Settings(
-            gateway=f"{HOST}:1",
-            listen=listen,
-            requests_per_minute=60_000,
-            burst=1_000,
-            tls_cert=tls_cert,
-            tls_key=tls_key,
-        )
+        try:
+            settings = Settings(
+                gateway=f"{HOST}:1", listen=listen, tls_cert=tls_cert, tls_key=tls_key,
+                requests_per_minute=60_000, burst=1_000,  # high: the only client is this machine
+            )  # fmt: skip
+        except SettingsError as error:
+            raise click.UsageError(str(error).replace("--", "--edge-")) from error
         edge = Edge(settings, store=store, say=say)
     flags = ("--reflection",) if reflection else ()
     stack = Stack(store=store, models=models, port=port, tfs_port=tfs_port, gateway_flags=flags, owner=True, say=say)

@@ -17,8 +17,7 @@ from typing import Any
 
 from dermserve.edge import Settings, write_config
 from dermserve.edge.files import gather
-from dermserve.local.child import Child, InOrder, child_log
-from dermserve.local.errors import StackError
+from dermserve.local.child import Child, InOrder, StackError, child_log
 from dermserve.local.ports import HOST, check_free, free_port
 
 _READY = re.compile(r"all dependencies initialized\. starting workers")

@@ -7,7 +7,7 @@ import os
 import socket
 from collections.abc import Mapping
 
-from dermserve.local.errors import StackError
+from dermserve.local.child import StackError
 
 HOST = "127.0.0.1"
 

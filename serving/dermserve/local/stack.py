@@ -6,16 +6,16 @@ import pathlib
 import re
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from dermserve.local.child import PAUSE, Child, InOrder, child_log, wait_serving
-from dermserve.local.errors import NotReadyInTimeError
 from dermserve.local.ports import HOST, check_free, no_proxy
 from dermserve.local.store import ensure_models, owned, write_config
 from dermserve.models.lifecycle.server_config import CANARY_FILE
+from dermserve.modelserver.flags import usable_cores
 
 DEFAULT_MODELS = ("resnet50", "mobilenet_v3_small")
 DEFAULT_STORE = pathlib.Path(".dermserve/store")
@@ -26,7 +26,6 @@ _TFS_READY = re.compile(r"Running gRPC ModelServer at (\S+:\d+)")
 GATEWAY_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"')
 # The gateway gives requests in flight 10 s to finish; then none is left in the model server.
 _GRACE = 15.0
-_T = TypeVar("_T")
 _TENSORFLOW = re.compile(r"[IWE]\d{4} |WARNING: All log")
 """Begins TensorFlow's own lines, as that it finds no GPU: no reason for anything."""
 
@@ -113,7 +112,8 @@ class Stack(InOrder):
         # One malloc arena: frozen graphs otherwise cost twice the memory (docs/performance.md).
         server = self._start_child("modelserver", arguments, parts, ready=_TFS_READY, MALLOC_ARENA_MAX="1")
         started = time.monotonic()
-        self.tfs_address = self._ready(server, lambda timeout: server.wait_ready(timeout=timeout))[1]
+        with self._told_if_slow(server):
+            self.tfs_address = server.wait_ready(timeout=self.ready_timeout)[1]
         self.say(f"model server ready at {self.tfs_address} after {time.monotonic() - started:.1f} s")
 
     def _start_gateway(self, parts: contextlib.ExitStack) -> None:
@@ -123,23 +123,26 @@ class Stack(InOrder):
         env = {} if own else {"DERMSERVE_CANARY_FILE": str(self.store.resolve() / CANARY_FILE)}
         gateway = self._start_child("gateway", arguments, parts, ready=GATEWAY_READY, **env)
         started = time.monotonic()
-        self.gateway_address = self._ready(gateway, lambda timeout: gateway.wait_ready(timeout=timeout))[1]
-        children, address = (gateway, self._children["modelserver"]), self.gateway_address
-        self._ready(gateway, lambda timeout: wait_serving(address, timeout=timeout, children=children))
+        children = gateway, self._children["modelserver"]
+        with self._told_if_slow(gateway):
+            self.gateway_address = gateway.wait_ready(timeout=self.ready_timeout)[1]
+            wait_serving(self.gateway_address, timeout=self.ready_timeout, children=children)
         self.say(f"gateway ready at {self.gateway_address} after {time.monotonic() - started:.1f} s")
 
-    def _ready(self, child: Child, wait: Callable[[float], _T]) -> _T:
-        """Wait for a child; if that takes long, print the last line of its log."""
-        early = min(self.tell_after, self.ready_timeout)
-        try:
-            return wait(early)
-        except NotReadyInTimeError:
+    @contextlib.contextmanager
+    def _told_if_slow(self, child: Child) -> Iterator[None]:
+        """If the block, a wait for a child, takes long, print the last line of the child's log."""
+
+        def tell() -> None:
             said = [line for line in child.last_lines if not _TENSORFLOW.match(line)] or ["(none yet)"]
-            self.say(f"the {child.name} isn't ready after {early:g} s; last log line: {said[-1]}")
+            self.say(f"the {child.name} isn't ready after {self.tell_after:g} s; last log line: {said[-1]}")
+
+        timer = threading.Timer(self.tell_after, tell)
+        timer.start()
         try:
-            return wait(self.ready_timeout - early)
-        except NotReadyInTimeError as error:
-            raise NotReadyInTimeError(child.name, self.ready_timeout, child.last_lines) from error
+            yield
+        finally:
+            timer.cancel()
 
     def _start_child(
         self, name: str, arguments: Sequence[str], parts: contextlib.ExitStack, *, ready: re.Pattern[str], **env: str
@@ -152,8 +155,3 @@ class Stack(InOrder):
         parts.callback(self.say, f"stopping the {name}")
         self._children[name] = child
         return child
-
-
-def usable_cores() -> int:
-    """Count the processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

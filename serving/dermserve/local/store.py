@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import portalocker
 
-from dermserve.local.child import Child
-from dermserve.local.errors import StackError, indented
+from dermserve.local.child import Child, StackError, indented
 from dermserve.models.catalogue import SPECS
 from dermserve.models.durable import write_durably
 from dermserve.models.lifecycle.errors import LifecycleError

@@ -11,7 +11,7 @@ from dermserve.modelserver.errors import invalid_argument
 _logger = logging.getLogger(__name__)
 
 
-def cores() -> int:
+def usable_cores() -> int:
     """Count the processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -27,7 +27,7 @@ SERVED: dict[str, tuple[bool | int | str, str]] = {
     "max_num_load_retries": (5, "retries of a load that failed"),
     "load_retry_interval_micros": (60_000_000, "pause before a retry, in microseconds"),
     "num_load_threads": (0, "0 loads one version after the other; any other number loads each on a thread of its own"),
-    "grpc_max_threads": (4 * cores(), "calls in flight beyond this many are refused with RESOURCE_EXHAUSTED"),
+    "grpc_max_threads": (4 * usable_cores(), "calls in flight beyond this many are refused with RESOURCE_EXHAUSTED"),
     "allow_version_labels_for_unavailable_models": (False, "let a new label point to a version that is not loaded"),
     "enable_model_warmup": (True, "replay a version's warm-up records before it is served"),
     "enable_grpc_healthcheck_service": (False, "serve grpc.health.v1"),
