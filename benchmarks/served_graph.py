@@ -4,8 +4,9 @@
     python -m benchmarks.served_graph --rounds 1 --seconds 0.2 --model mobilenet_v3_small      # to see that it works
 
 A new process of the local model server serves each variant, one after the other, in rounds, so that a slow machine
-slows all of them. A cell of the table is the median over the rounds. The last column but one is the
-ratio of the frozen graph's images a second to the variant's, with one caller and one image. Copy figures.json to
+slows all of them. A cell of the table is the median over the rounds. `first ×` is the time of the first request, of ten
+images, as a multiple of the median of the next ones; with warm-up it should not be above 1.5. `frozen is faster by` is
+the ratio of the frozen graph's images a second to the variant's, with one caller and one image. Copy figures.json to
 docs/figures/served_graph.json to have the docs show the run.
 """
 
@@ -22,7 +23,7 @@ import psutil
 
 from benchmarks.figures import Table, report
 from benchmarks.networks import FOLDED, FROZEN, VARIABLES, ensure_networks
-from benchmarks.serving import MODELS, closed_loop, direct_caller, model_server
+from benchmarks.serving import MODELS, alternate, closed_loop, direct_caller, model_server
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.scenario import load_photos
 from dermserve.modelserver.flags import usable_cores
@@ -30,6 +31,7 @@ from dermserve.modelserver.flags import usable_cores
 LOADS = tuple(itertools.product((1, 10), (1, 2, 8)))
 """Images a request and callers."""
 _ONE = ("--tensorflow_intra_op_parallelism=1", f"--tensorflow_inter_op_parallelism={usable_cores()}")
+_NEXT = 10
 _ARENA = {"MALLOC_ARENA_MAX": "1"}
 VARIANTS: dict[str, tuple[str, tuple[str, ...], dict[str, str | None]]] = {
     "variables": (VARIABLES, (), _ARENA),
@@ -38,6 +40,7 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...], dict[str, str | None]]] = {
     "frozen": (FROZEN, (), _ARENA),
     "frozen, intra-op 1": (FROZEN, _ONE, _ARENA),
     "frozen, intra-op 1, many arenas": (FROZEN, _ONE, {"MALLOC_ARENA_MAX": None}),
+    "frozen, intra-op 1, no warm-up": (FROZEN, (*_ONE, "--enable_model_warmup=false"), _ARENA),
     "frozen, intra-op 1, no oneDNN": (FROZEN, _ONE, {**_ARENA, "TF_ENABLE_ONEDNN_OPTS": "0"}),
 }
 """By name: the graph, the server's flags and its environment."""
@@ -50,6 +53,8 @@ class Measured:
     start_seconds: float
     resident_mb: float
     """After all loads."""
+    first: float
+    """Time of the first request, as a multiple of the median of the next ones."""
     probabilities: list[float]
     images: list[float]
     """A second, by load."""
@@ -63,13 +68,15 @@ def measure(variant: str, model: str, graphs: pathlib.Path, photo: bytes, second
     graph, flags, env = VARIANTS[variant]
     with model_server(graphs / graph / model, *flags, **env) as (pid, address):
         start = time.perf_counter() - started
+        ask = direct_caller(address, model, 10, (photo,))
+        times = alternate([lambda: ask(photo)], 1 + _NEXT, warm_up=0)[:, 0]
         answer = direct_caller(address, model, 1)(photo)
         for images, callers in LOADS:
             calls = [direct_caller(address, model, images, (photo,)) for _ in range(callers)]
             loops.append(closed_loop(calls, (photo,), seconds=seconds, warm_up=min(1.0, seconds)))
         resident = psutil.Process(pid).memory_info().rss / 1e6
     rates = [loop.answers * images for loop, (images, _) in zip(loops, LOADS, strict=True)]
-    return Measured(start, resident, answer, rates, [loop.p50 for loop in loops])
+    return Measured(start, resident, times[0] / np.median(times[1:]), answer, rates, [loop.p50 for loop in loops])
 
 
 def _row(variant: str, of: Sequence[Measured], frozen: Sequence[Measured]) -> dict[str, object]:
@@ -81,6 +88,7 @@ def _row(variant: str, of: Sequence[Measured], frozen: Sequence[Measured]) -> di
         "variant": variant, **loads,
         "MB": round(statistics.median(one.resident_mb for one in of)),
         "start s": statistics.median(one.start_seconds for one in of),
+        "first ×": round(statistics.median(one.first for one in of), 2),
         "frozen is faster by": round(statistics.median(ratios), 2),
         "differs by": f"{np.abs(np.subtract(of[0].probabilities, frozen[0].probabilities)).max():.1g}",
     }  # fmt: skip

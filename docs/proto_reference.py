@@ -8,7 +8,7 @@ from typing import TypeAlias
 from google.protobuf import descriptor_pb2
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "scripts"))
-from proto_comments import comments, read_protoset
+from openapi_document import comments, read_protoset
 
 PACKAGE = "dermserve.v1"
 Field: TypeAlias = descriptor_pb2.FieldDescriptorProto

@@ -143,7 +143,7 @@ def build(example: Example) -> str:
 
 
 def try_example(name: str, photo: pathlib.Path, servers: dict[str, dict[str, str]]) -> str:
-    """Build and run an example in each way; return what to say of it."""
+    """Build an example, and run it on each of the servers; return what to say of it."""
     example = EXAMPLES[name]
     if missing := [tool for tool in example.needs if not shutil.which(tool)]:
         return f"skipped: no {', '.join(missing)} here"
@@ -153,6 +153,8 @@ def try_example(name: str, photo: pathlib.Path, servers: dict[str, dict[str, str
     run = run if callable(run) else functools.partial(shell, run, cwd=folder)
     built = build(example)
     ways = [way for way in servers if example.plain or way != "plain"]
+    if not servers:
+        return built
     verdicts = {judge(run(str(photo), **servers[way])) for way in ways}
     return f"ran: {', '.join(verdicts)} ({' and '.join(ways)}; {built})"
 
@@ -191,6 +193,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", help="names, separated by commas", default=",".join(EXAMPLES))
     parser.add_argument("--store", help="what it lacks is exported", type=pathlib.Path, default=SCRATCH / "store")
+    parser.add_argument("--build", help="only build them, for later runs", action="store_true")
     arguments = parser.parse_args()
     names = arguments.only.split(",")
     if strange := set(names) - EXAMPLES.keys():
@@ -199,7 +202,7 @@ def main() -> int:
     photo = SCRATCH / "photo.jpg"
     photo.write_bytes(draw_lesion())
     failed = False
-    with stack(arguments.store) as servers:
+    with contextlib.nullcontext({}) if arguments.build else stack(arguments.store) as servers:
         for name in names:
             try:
                 said = try_example(name, photo, servers)

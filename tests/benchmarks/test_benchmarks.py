@@ -15,7 +15,7 @@ from benchmarks.gateway import BOUNDS, Row, judge, measure
 from benchmarks.serving import alternate, closed_loop
 from dermserve.local.picture import draw_lesion
 
-TOOLS = ("comparison", "edge", "first_request", "gateway", "overload", "served_graph")
+TOOLS = ("comparison", "edge", "gateway", "overload", "served_graph")
 MODEL = "mobilenet_v3_small"
 ROWS = [Row(MODEL, what, {}, bound) for what, bound in BOUNDS.items()]
 

@@ -127,7 +127,7 @@ def test_workers_send_everything_to_their_master_calls_in_flight_at_the_end_too(
 def test_a_locustfile_of_ones_own_uses_our_user(target, gateway, tmp_path):
     (tmp_path / "mine.py").write_text(
         "from locust import constant, task\n"
-        "from dermserve.loadtest import ClassifyUser\n"
+        "from dermserve.loadtest.users import ClassifyUser\n"
         "class Clinic(ClassifyUser):\n"
         "    wait_time = constant(0.05)\n"
         "    tasks = []\n"
@@ -295,7 +295,7 @@ def master(target: str, *arguments: str, cwd: pathlib.Path, port: int):
 
 PREPARES = """
 import pathlib
-from dermserve.loadtest import ClassifyUser, users
+from dermserve.loadtest import users
 from dermserve.loadtest.scenario import Part, load_photos
 
 def when_it_is_let(folder, sides):
@@ -304,7 +304,7 @@ def when_it_is_let(folder, sides):
 
 users._photos = when_it_is_let
 
-class Caller(ClassifyUser):
+class Caller(users.ClassifyUser):
     mix = (Part(model="resnet50"),)
 """
 

@@ -132,13 +132,13 @@ def test_a_gateway_that_never_serves_has_its_last_log_line_shown_early_and_is_no
 
     def say(line):
         said.append(line)
-        if "the gateway isn't ready after 0.1 s; last log line: " in line and "listening" in line:
-            stack.ready_timeout = 0.2  # not before: a busy machine takes a while to start the other
+        if "the gateway isn't ready after 0.1 s; last log line: " in line:
+            stack.ready_timeout = 0.2  # for health; not before: a busy machine takes a while to start them
 
     stack = make(store, gateway="unready", tell_after=0.1, say=say)
     with pytest.raises(NotReadyInTimeError, match=r"the gateway isn't ready after 0\.2 s"):
         stack.__enter__()
-    assert stack.ready_timeout == 0.2, said
+    assert "listening" in said[-3], said
     assert running() == []
 
 

@@ -113,7 +113,7 @@ CALL_OPTIONS = add_options(
 )  # fmt: skip
 _LOCUSTFILE = click.option(
     "-f", "--locustfile", type=_FILE,
-    help="A locustfile of your own, with users made from dermserve.loadtest.ClassifyUser; it ignores --mix and --rate.",
+    help="A locustfile with users made from dermserve.loadtest.users.ClassifyUser; it ignores --mix and --rate.",
 )  # fmt: skip
 
 

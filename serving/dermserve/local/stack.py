@@ -126,6 +126,7 @@ class Stack(InOrder):
         children = gateway, self._children["modelserver"]
         with self._told_if_slow(gateway):
             self.gateway_address = gateway.wait_ready(timeout=self.ready_timeout)[1]
+        with self._told_if_slow(gateway):
             wait_serving(self.gateway_address, timeout=self.ready_timeout, children=children)
         self.say(f"gateway ready at {self.gateway_address} after {time.monotonic() - started:.1f} s")
 
