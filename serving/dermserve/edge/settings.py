@@ -144,9 +144,7 @@ def _option(setting: "Field[Any]") -> Callable[[_Command], _Command]:
         more |= {"multiple": True}
     elif setting.default is not SITE:
         more |= {"default": setting.default, "show_default": True}
-    if kind is int:
-        more |= {"type": click.IntRange(1)}
-    elif kind in (pathlib.Path, pathlib.Path | None):
+    if kind in (pathlib.Path, pathlib.Path | None):
         more |= {"type": click.Path(path_type=pathlib.Path)}
     more |= {"envvar": f"DERMSERVE_EDGE_{setting.name.upper()}", "show_envvar": True}
     return click.option(f"--{setting.name.replace('_', '-')}", setting.name, **more)

@@ -1,14 +1,4 @@
-"""Errors of photos that can't be used.
-
-PhotoError
-├── EmptyPhotoError         no bytes
-├── TooManyBytesError       file over the byte limit
-├── TooManyPixelsError      header says more pixels than the limit
-├── TooComplexError         more scans or parts than any camera writes
-├── TooSmallError           fewer pixels than a lesion needs
-├── UnsupportedFormatError  not an image, or not JPEG, PNG, WebP or, with the extra `heic`, HEIC
-└── UndecodablePhotoError   truncated or damaged
-"""
+"""Errors of photos that can't be used."""
 
 import math
 from typing import ClassVar
@@ -73,7 +63,7 @@ class TooSmallError(PhotoError):
 
 
 class UnsupportedFormatError(PhotoError):
-    """Not an image, or not in a supported format."""
+    """Not an image, or not JPEG, PNG, WebP or, with the extra `heic`, HEIC."""
 
     reason = "UNSUPPORTED_FORMAT"
 

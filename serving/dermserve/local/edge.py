@@ -62,13 +62,13 @@ class Edge(InOrder):
         scratch = pathlib.Path(parts.enter_context(tempfile.TemporaryDirectory(prefix="dermserve-edge-")))
         found = gather(scratch / "www", store=self.store)
         settings = dataclasses.replace(self.settings, admin=f"{HOST}:{free_port()}", www=scratch / "www")
-        config, admin = scratch / "envoy.yaml", scratch / "admin"
+        config = scratch / "envoy.yaml"
         write_config(settings, config)
         logs = self.store.resolve().parent / "logs"
         log = parts.enter_context(child_log(logs / "edge.log", say=self.say))
         self.say("starting the edge (Envoy)")
         started = time.monotonic()
-        flags = ("-c", str(config), "--admin-address-path", str(admin), "--disable-hot-restart")
+        flags = ("-c", str(config), "--disable-hot-restart")
         # Envoy writes its log every half second, instead of every ten.
         more = ("--concurrency", str(min(4, os.cpu_count() or 1)), "--file-flush-interval-msec", "500")
         self.child = Child([str(envoy()), *flags, *more], name="edge", log=log, ready=_READY)
@@ -76,7 +76,7 @@ class Edge(InOrder):
         parts.callback(self._drain)
         parts.callback(self.say, "stopping the edge")
         self.child.wait_ready(timeout=self.ready_timeout)
-        self._admin = admin.read_text(encoding="utf-8")
+        self._admin = settings.admin
         self._read_addresses()
         self.api = "/api/" if (scratch / "www/api").is_dir() else "/openapi.json"
         self.say(f"edge ready at {self.url} after {time.monotonic() - started:.1f} s")
