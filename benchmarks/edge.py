@@ -54,9 +54,9 @@ def main(store: pathlib.Path, rounds: int) -> None:
     photo = draw_lesion()
     many = {"requests_per_minute": 6_000_000, "burst": 1_000_000}
     with (
-        local_stack(store, [_MODEL]) as (stack, _),
-        Edge(Settings(gateway=stack.gateway_address, listen="127.0.0.1:0", **many), store=store) as edge,
-        Client(stack.gateway_address) as gateway,
+        local_stack(store, [_MODEL]) as server,
+        Edge(Settings(gateway=server.target, listen="127.0.0.1:0", **many), store=store) as edge,
+        Client(server.target) as gateway,
         Client(address := edge.url.removeprefix("http://")) as through,
     ):
         calls = _calls(gateway, through, address, photo)

@@ -33,8 +33,8 @@ from benchmarks.serving import (
     store_option,
 )
 from dermserve.imaging import decode
+from dermserve.loadtest.drive import Server
 from dermserve.loadtest.scenario import load_photos
-from dermserve.local import Stack
 from dermserve.local.picture import draw_lesion
 from dermserve.local.ports import HOST, free_port
 
@@ -55,14 +55,14 @@ class Row:
     ratio: float
 
 
-def measure_latency(stack: Stack, relay: str, model: str, tta: str, photo: bytes, rounds: int) -> Row:
+def measure_latency(server: Server, relay: str, model: str, tta: str, photo: bytes, rounds: int) -> Row:
     """Time direct Predict, decoding, the relay and the gateway in alternating rounds of one call."""
-    direct = direct_caller(stack.tfs_address, model, 10 if tta == "full" else 1)
+    direct = direct_caller(server.tfs_address, model, 10 if tta == "full" else 1)
     calls = {
         "direct": direct,
         "decode": lambda photo: decode(photo, height=SIDE, width=SIDE),
         "relay": gateway_caller(relay, model, tta),
-        "gateway": gateway_caller(stack.gateway_address, model, tta),
+        "gateway": gateway_caller(server.target, model, tta),
     }
     times = alternate([functools.partial(call, photo) for call in calls.values()], rounds)
     found = dict(zip(calls, np.median(times, axis=0).tolist(), strict=True))
@@ -71,18 +71,18 @@ def measure_latency(stack: Stack, relay: str, model: str, tta: str, photo: bytes
 
 
 def measure_processor(
-    stack: Stack, relay: tuple[int, str], model: str, callers: int, photos: tuple[bytes, ...], rounds: int,
+    server: Server, relay: tuple[int, str], model: str, callers: int, photos: tuple[bytes, ...], rounds: int,
     seconds: float,
 ) -> Row:  # fmt: skip
     """Load the relay and the gateway in turn and read what their processes take; the ratio is taken in each round."""
-    server, found = stack.pids["modelserver"], []
+    model_server, found = server.pids["modelserver"], []
     for _ in range(rounds):
         row: list[float] = []
-        for pid, address in (relay, (stack.pids["gateway"], stack.gateway_address)):
+        for pid, address in (relay, (server.pids["gateway"], server.target)):
             calls = [gateway_caller(address, model, "none") for _ in range(callers)]
-            loop = closed_loop(calls, photos, seconds=seconds, pids=(pid, server))
+            loop = closed_loop(calls, photos, seconds=seconds, pids=(pid, model_server))
             row += [loop.processor[pid], loop.answers]
-        found.append([*row, loop.processor[server], row[2] / row[0]])
+        found.append([*row, loop.processor[model_server], row[2] / row[0]])
     *numbers, ratio = np.median(found, axis=0).tolist()
     names = ("relay", "relay answers", "gateway", "gateway answers", "model server")
     spread = {"lowest ratio": min(row[-1] for row in found), "highest ratio": max(row[-1] for row in found)}
@@ -106,14 +106,14 @@ def measure(
     """Run the local stack and the relay, and measure all ratios for each model."""
     address = f"{HOST}:{free_port()}"
     with (
-        local_stack(store, models) as (stack, _),
-        server_process("benchmarks.relay", address, address, stack.tfs_address) as pid,
+        local_stack(store, models) as server,
+        server_process("benchmarks.relay", address, address, server.tfs_address) as pid,
     ):
         for model in models:
             for tta in ("none", "full"):
-                yield measure_latency(stack, address, model, tta, photos[0], rounds)
+                yield measure_latency(server, address, model, tta, photos[0], rounds)
             for callers in CALLERS:
-                yield measure_processor(stack, (pid, address), model, callers, photos, max(3, rounds // 20), seconds)
+                yield measure_processor(server, (pid, address), model, callers, photos, max(3, rounds // 20), seconds)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

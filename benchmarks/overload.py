@@ -29,8 +29,8 @@ import numpy as np
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
-from benchmarks.serving import CHANNEL, store_option
-from dermserve.loadtest.drive import Server, run, server_under_test
+from benchmarks.serving import CHANNEL, local_stack, store_option
+from dermserve.loadtest.drive import Server, run
 from dermserve.loadtest.machine import scrape
 from dermserve.loadtest.result import Result
 from dermserve.loadtest.scenario import Part, Scenario
@@ -131,7 +131,7 @@ def faults(found: dict[str, float]) -> list[str]:
 @click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="That make the load.")
 def main(store: pathlib.Path, model: str, times: float, seconds: float, processes: int) -> None:
     """Put several times its capacity on a gateway, and judge the goals."""
-    with server_under_test(None, local=True, store=store, metrics="", models=[model]) as server:
+    with local_stack(store, [model]) as server:
         found = measure(server, model, times=times, seconds=seconds, processes=processes)
     missed = faults(found)
     click.echo("\n".join(f"{name:19} {value:13.2f}" for name, value in found.items()))

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import click
 import grpc
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 
 from dermserve.contract import Input, Output, Signature
 from dermserve.imaging import STANDARD_VIEWS, decode, make_views
-from dermserve.local import Stack
+from dermserve.loadtest.drive import Server, server_under_test
 from dermserve.local.ports import free_port
 from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
@@ -57,13 +56,9 @@ def processor_ms(pid: int) -> float:
     return sum(each.user + each.system for each in times) * 1000
 
 
-@contextlib.contextmanager
-def local_stack(store: pathlib.Path, models: Sequence[str], **options: Any) -> Iterator[tuple[Stack, str]]:
-    """Run a model server and a gateway with metrics, as in production; gives them and the address of the metrics."""
-    metrics = f"127.0.0.1:{free_port()}"
-    flags = ("--metrics-listen", metrics)
-    with Stack(store=store, models=models, port=0, tfs_port=0, gateway_flags=flags, **options) as stack:
-        yield stack, metrics
+def local_stack(store: pathlib.Path, models: Sequence[str]) -> contextlib.AbstractContextManager[Server]:
+    """Run a model server and a gateway with metrics, as in production."""
+    return server_under_test(None, local=True, store=store, metrics="", models=models)
 
 
 @contextlib.contextmanager
