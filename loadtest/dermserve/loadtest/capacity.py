@@ -7,14 +7,13 @@ import pathlib
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import click
 import matplotlib.style
 import numpy as np
 import psutil
-import pydantic
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -43,11 +42,8 @@ _ROOM = 1.5
 """Factor on the calls that a verdict needs, as a few of them may be slow."""
 
 
-class _Frozen(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True)
-
-
-class Law(_Frozen):
+@dataclass(frozen=True, slots=True)
+class Law:
     """The universal scalability law: answers a second X(N) = λN / (1 + σ(N - 1) + κN(N - 1)) of N callers.
 
     After Gunther, "A general theory of computational scalability based on rational functions", 2008.
@@ -69,7 +65,8 @@ class Law(_Frozen):
         return math.sqrt(max(0.0, 1 - self.contention) / self.coherence) if self.coherence > 1e-9 else math.inf
 
 
-class Point(_Frozen):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
     """One run."""
 
     rate: float | None
@@ -94,7 +91,8 @@ class Point(_Frozen):
         return {name: use for name, use in self.cores.items() if not name.startswith(("machine", "generator"))}
 
 
-class Capacity(_Frozen):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Capacity:
     """The capacity for one model and mode."""
 
     model: str
@@ -117,7 +115,6 @@ class Capacity(_Frozen):
             return "none found"
         return f"{self.kept:.2f} to {self.broken:.2f}/s" if self.broken < math.inf else f"{self.kept:.2f}/s or more"
 
-    @pydantic.computed_field  # type: ignore[prop-decorator]
     @property
     def core_ms(self) -> dict[str, float]:
         """Cores × milliseconds that a photo takes in model servers and gateways, where throughput was highest."""
@@ -129,7 +126,6 @@ class Capacity(_Frozen):
             found["gateway" if name.startswith("gateway") else "model_server"] += 1000 * use / best.answers
         return found
 
-    @pydantic.computed_field  # type: ignore[prop-decorator]
     @property
     def photos_per_core(self) -> float | None:
         """Photos a second for each busy core of the servers; None if their processes can't be seen."""
@@ -137,7 +133,8 @@ class Capacity(_Frozen):
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values, without infinity."""
-        return dict(json.loads(self.model_dump_json()))
+        costs = {"core_ms": self.core_ms, "photos_per_core": self.photos_per_core}
+        return {**asdict(self), **costs, "broken": self.broken if self.broken < math.inf else None}
 
 
 def judge(calls: int, slow: int, *, share: float) -> bool | None:
@@ -188,7 +185,7 @@ def fit_laws(points: Sequence[Point]) -> dict[int, Law]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", OptimizeWarning)  # about the covariance, which is not used
             found, _ = curve_fit(_throughput, counts, seen, p0=start, bounds=bounds, maxfev=20_000)
-        laws[gateways] = Law(**dict(zip(Law.model_fields, found.tolist(), strict=True)))
+        laws[gateways] = Law(*found.tolist())
     return laws
 
 
