@@ -34,11 +34,6 @@ CHANNEL = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),
 )
-MODES = {
-    "none": classifier_pb2.TTA_MODE_NONE,
-    "full": classifier_pb2.TTA_MODE_FULL,
-    "adaptive": classifier_pb2.TTA_MODE_ADAPTIVE,
-}
 _TIMEOUT = 120.0
 _LEAST = 4
 Call = Callable[[bytes], object]
@@ -98,9 +93,7 @@ def predict_request(model: str, pixels: NDArray[np.uint8]) -> serving_pb2.Predic
 
 def probabilities(response: serving_pb2.PredictResponse, rows: int) -> NDArray[np.float32]:
     """Read float32 [rows, C] out of an answer."""
-    tensor = response.outputs[Output.PROBABILITIES.value]
-    values = np.frombuffer(tensor.tensor_content, "<f4") if tensor.tensor_content else np.array(tensor.float_val, "f4")
-    return values.reshape(rows, -1)
+    return np.array(response.outputs[Output.PROBABILITIES.value].float_val, "f4").reshape(rows, -1)
 
 
 def pixels_of(photo: bytes, views: int = 1) -> NDArray[np.uint8]:
@@ -132,7 +125,7 @@ def gateway_caller(address: str, model: str, tta: str) -> Callable[[bytes], clas
     selector = classifier_pb2.ModelSelector(name=model)
 
     def call(photo: bytes) -> classifier_pb2.ClassifyResponse:
-        request = classifier_pb2.ClassifyRequest(model=selector, image=photo, tta=MODES[tta])
+        request = classifier_pb2.ClassifyRequest(model=selector, image=photo, tta=f"TTA_MODE_{tta.upper()}")
         answer: classifier_pb2.ClassifyResponse = stub.Classify(request, timeout=_TIMEOUT)
         return answer
 

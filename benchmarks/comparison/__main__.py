@@ -4,7 +4,6 @@ make comparison        # everything, three rounds: an hour or more on two idle c
 python -m benchmarks.comparison --quick --contender fastapi --contender fastapi-given
 """
 
-import contextlib
 import itertools
 import pathlib
 import statistics
@@ -83,15 +82,10 @@ class Study:
                 say(f"round {index + 1} of {rounds}, {model}, {contender.title}")
                 yield self._visit(contender, model, references[model])
 
-    def _running(
-        self, contender: Contender, model: str
-    ) -> contextlib.AbstractContextManager[tuple[str, Sequence[int]]]:
-        return running(contender, model, weights=self.folder / "weights", environments=self.folder / "venvs")
-
     def _reference(self, model: str) -> Reference:
         """Ask the reference, which is dermserve itself, for every photo's probabilities."""
         (ours,) = (each for each in FIELD if each.name == OURS)
-        with self._running(ours, model) as (address, _):
+        with running(ours, model, self.folder) as (address, _):
             found = {kind: [make_caller(ours, address, model, kind)(photo) for photo in self.photos]
                      for kind in (ONE, TEN)}  # fmt: skip
         if float(np.ptp(np.array(found[ONE]), axis=0).max()) < _TOLERANCE:  # so that contenders can't be told apart
@@ -101,7 +95,7 @@ class Study:
     def _visit(self, contender: Contender, model: str, reference: Reference) -> Visit:
         """Start a contender, check it, measure it, stop it."""
         started, loops = time.monotonic(), {}
-        with self._running(contender, model) as (address, pids):
+        with running(contender, model, self.folder) as (address, pids):
             make_caller(contender, address, model, ONE)(self.photos[0])
             start = time.monotonic() - started
             for kind in set(contender.kinds) & reference.keys():

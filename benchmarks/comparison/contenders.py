@@ -113,17 +113,17 @@ def make_environment(contender: Contender, folder: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def running(
-    contender: Contender, model: str, *, weights: pathlib.Path, environments: pathlib.Path
-) -> Iterator[tuple[str, Sequence[int]]]:
+def running(contender: Contender, model: str, folder: pathlib.Path) -> Iterator[tuple[str, Sequence[int]]]:
     """Run a contender's server while the block lasts; gives its HOST:PORT, which answers, and its process ids.
+
+    The folder holds `weights` and `venvs`.
 
     Raises:
         ContenderError: it does not start.
     """
     if contender.environment:
         port = free_port()
-        child = _start(contender, model, port, weights, environments / contender.environment / "bin")
+        child = _start(contender, model, port, folder)
         try:
             _wait(child, port)
             yield f"{HOST}:{port}", [child.pid]
@@ -132,7 +132,7 @@ def running(
         return
     # The gateway keeps its calls few; direct callers would be refused beyond four times the cores.
     flags = ("--grpc_max_threads=64",) if contender.name == DIRECT else ()
-    store = weights / networks.FROZEN
+    store = folder / "weights" / networks.FROZEN
     with Stack(store=store, models=[model], port=0, tfs_port=0, model_server_flags=flags) as stack:
         if contender.name == DIRECT:
             yield stack.tfs_address, [stack.pids["modelserver"]]
@@ -140,7 +140,8 @@ def running(
             yield stack.gateway_address, list(stack.pids.values())
 
 
-def _start(contender: Contender, model: str, port: int, weights: pathlib.Path, programs: pathlib.Path) -> Child:
+def _start(contender: Contender, model: str, port: int, folder: pathlib.Path) -> Child:
+    weights, programs = folder / "weights", folder / "venvs" / contender.environment / "bin"
     exported, frozen = weights / networks.EXPORTED / model, weights / networks.FROZEN / model
     newest = max((each for each in frozen.iterdir() if each.name.isdecimal()), key=lambda each: int(each.name))
     environment = {

@@ -9,14 +9,6 @@ from dermserve.imaging.measure import Measures, measure
 from dermserve.imaging.views import IDENTITY, STANDARD_VIEWS, make_views
 
 __all__ = [
-    "IDENTITY",
-    "STANDARD_VIEWS",
-    "Limits",
-    "Measures",
-    "Photo",
-    "PhotoError",
-    "TooManyBytesError",
-    "decode",
-    "make_views",
-    "measure",
-]
+    "IDENTITY", "STANDARD_VIEWS", "Limits", "Measures", "Photo", "PhotoError", "TooManyBytesError", "decode",
+    "make_views", "measure",
+]  # fmt: skip

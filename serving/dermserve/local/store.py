@@ -103,8 +103,13 @@ def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Pa
         with contextlib.nullcontext() if into else held.locked():
             known = _read(held, CONFIG).joined(_read(held, _UNSERVED))
             served = known.served_from({name: str(store.resolve() / name) for name in models})
-            for name in models:
-                _check_present(held, served, name)
+            for model in models:
+                if lacking := sorted(served.needed(model) - set(held.versions(model))):
+                    these = ", ".join(map(str, lacking))
+                    raise StackError(
+                        f"{held.base}/{CONFIG} asks for version {these} of {model}, which the store"
+                        " does not have: put it back, or take the model's entry out of that file to serve the newest"
+                    )
             write_durably(path, served.render())
             if into is None:
                 rest = known.without(models)
@@ -121,13 +126,3 @@ def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Pa
 
 def _read(store: LocalStore, name: str) -> ServerConfig:
     return ServerConfig.parse(store.read_text(name) or "", where=f"{store.base}/{name}")
-
-
-def _check_present(store: LocalStore, config: ServerConfig, model: str) -> None:
-    """Refuse pinned or labelled versions that the store lacks."""
-    lacking = sorted(config.needed(model) - set(store.versions(model)))
-    if lacking:
-        raise StackError(
-            f"{store.base}/{CONFIG} asks for version {', '.join(map(str, lacking))} of {model}, which the store does"
-            " not have: put it back, or take the model's entry out of that file to serve the newest"
-        )
