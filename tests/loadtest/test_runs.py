@@ -406,7 +406,7 @@ def test_a_worker_without_a_master_says_what_it_waits_for_and_stops_when_it_is_t
 
 @pytest.mark.slow
 def test_a_short_deadline_is_kept_and_its_failures_fail_the_test(target, gateway, tmp_path):
-    gateway.classify = lambda request, context: time.sleep(0.3) or fake_gateway.answer(request)
+    gateway.classify = lambda request, context: time.sleep(2) or fake_gateway.answer(request)
     done = run(*quick(target, "--mix", "resnet50", "--users", "1", "--deadline", "20ms"), cwd=tmp_path, code=1)
     assert "of the calls failed; --max-error-rate allows 1.00%" in done.stderr
     assert set(result(tmp_path)["calls"][0]["statuses"]) == {"DEADLINE_EXCEEDED"}
