@@ -136,7 +136,8 @@ def test_a_locustfile_of_ones_own_uses_our_user(target, gateway, tmp_path):
         "        answer = self.classify(model='resnet50', mode='FULL')\n"
         "        assert answer.views_asked == 10\n"
     )
-    run(*quick(target, "--mix", "resnet50", "--users", "2", "-f", "mine.py"), cwd=tmp_path)
+    # Long enough for a busy machine to answer something.
+    run(*quick(target, "--mix", "resnet50", "--users", "2", "-f", "mine.py", "--run-time", "10s"), cwd=tmp_path)
     assert {call.tta for call in gateway.requests} == {classifier_pb2.TTA_MODE_FULL}
     plain = [sys.executable, "-m", "locust", "-f", "mine.py", "--host", target, "--headless", "-u", "1", "-t", "2s"]
     subprocess.run(plain, cwd=tmp_path, check=True, capture_output=True, timeout=120)
