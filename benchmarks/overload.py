@@ -3,110 +3,179 @@
     python -m benchmarks.overload --model resnet50 --seconds 30
     python -m benchmarks.overload --times 3
 
-The local stack and the load test (`dermserve.loadtest`) run as processes. First, as many callers as there are cores
-call again at once: their answers a second are the capacity, and their latencies those without overload. Then requests
-are due at `--times` that rate, each with a deadline (an open loop). Both parts begin with two seconds that are not
-counted.
-Callers, gateway and model server share the cores. So the time to a refusal is that of the gateway's own metric, and the
-goodput is compared with the capacity less the share of the processor that the callers took.
+The local stack runs both servers as processes. First, as many callers as the gateway has calls in flight call again at
+once: their answers a second are the capacity, and their latencies those without overload. Then a process of its own
+sends requests at `--times` that rate, each with a deadline (an open loop). Both parts begin with two seconds that are
+not counted. Latencies are those of `_WATCHED` further requests a second from this process, because those of the load
+would include delays of its own event loop, which are shown as `load_late`.
+Callers, gateway and model server share the cores. So the time to a refusal is also shown from the gateway's own metric,
+and the goodput is compared with the capacity less the share of the processor that the callers took.
 
 Goals: goodput at least 90 % of that capacity; the p99 of accepted requests at most twice the uncongested one;
 refusals in under 10 ms; health green throughout; memory flat. Exit codes: 0 all met, 1 not (the last lines say what).
 """
 
-import contextlib
+import asyncio
+import multiprocessing
 import os
 import pathlib
 import statistics
 import sys
-import threading
-from collections.abc import Iterator
-from typing import Any
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import click
 import grpc
+import grpc.aio
 import numpy as np
+import psutil
+import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
-from benchmarks.serving import CHANNEL, local_stack, store_option
-from dermserve.loadtest.drive import Server, run
+from benchmarks.serving import CHANNEL, closed_loop, gateway_caller, local_stack, store_option
 from dermserve.loadtest.machine import scrape
-from dermserve.loadtest.result import Result
-from dermserve.loadtest.scenario import Part, Scenario
+from dermserve.local.picture import draw_lesion
+from dermserve.v1 import classifier_pb2
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 _WARM_UP = 2.0
+_DEADLINE = 10.0
 _PROBE_EVERY = 0.2
+_WATCHED = 50.0
 _DURATION, _REFUSED = "dermserve_gateway_request_duration_seconds", ("code", "RESOURCE_EXHAUSTED")
 
 
-def measure(server: Server, model: str, *, times: float, seconds: float, processes: int) -> dict[str, float]:
-    """Measure the capacity and then the overload: milliseconds, answers a second, shares, megabytes."""
-    cores, mix = os.cpu_count() or 1, (Part(model=model),)
+@dataclass(slots=True)
+class Seen:
+    """What callers saw; milliseconds."""
 
-    def load(**how: Any) -> Result:
-        scenario = Scenario(target=server.target, mix=mix, warm_up=_WARM_UP, run_time=_WARM_UP + seconds, **how)
-        return run(scenario, server, processes=processes, quiet=True)
-
-    calm = load(users=cores)
-    before = _refusals(server.metrics_url)
-    with _probing(server.target) as healthy:
-        full = load(rate=calm.all.rate * times)
-    spent, refused = _refusals(server.metrics_url) - before
-    left = (cores - _callers_cores(full)) / (cores - _callers_cores(calm))
-    held = [each["processes"]["gateway"]["resident_mb"] for each in full.data["server"]["samples"]]
-    third = max(1, len(held) // 3)
-    pace, ends = full.data["pace"], full.all.statuses
-    return {
-        "capacity": calm.all.rate,
-        "calm_p50": calm.all.p50 or 0.0,
-        "calm_p99": calm.all.p99 or 0.0,
-        "goodput": full.all.rate,
-        "goodput_share": full.all.rate / (calm.all.rate * left),
-        "accepted_p50": full.all.p50 or 0.0,
-        "accepted_p99": full.all.p99 or 0.0,
-        "refused": ends.get("RESOURCE_EXHAUSTED", 0),
-        "refusal_in_gateway": spent / refused * 1e3 if refused else 0.0,
-        "failed": full.all.calls - ends.get("OK", 0) - ends.get("RESOURCE_EXHAUSTED", 0),
-        "late_share": 1 - (pace["started"] - pace["late"]) / pace["wanted"],
-        "probes": len(healthy),
-        "probes_red": healthy.count(False),
-        "grown_mb": statistics.median(held[-third:]) - statistics.median(held[third : 2 * third]),
-    }
+    answered: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    late: list[float] = field(default_factory=list)  # how late each request was sent
+    busy_cores: float = 0.0  # that the callers took
 
 
-def _callers_cores(result: Result) -> float:
-    return sum(use for name, use in result.mean_cores().items() if name.startswith("generator"))
+class Load:
+    """Requests for one model."""
+
+    def __init__(self, channel: grpc.aio.Channel, model: str) -> None:
+        self._classify = channel.unary_unary("/dermserve.v1.Classifier/Classify")
+        self._health = health_pb2_grpc.HealthStub(channel)
+        self._request = classifier_pb2.ClassifyRequest(
+            model=classifier_pb2.ModelSelector(name=model), image=draw_lesion(), tta=classifier_pb2.TTA_MODE_NONE
+        ).SerializeToString()
+
+    async def open(self, rate: float, seconds: float) -> Seen:
+        """Send requests at a rate, however late the answers are, and wait for the last answer."""
+        seen, tasks, begin, busy = Seen(), [], time.perf_counter(), time.process_time()
+        for number in range(int(rate * seconds)):
+            wait = begin + number / rate - time.perf_counter()
+            seen.late.append(max(0.0, -wait) * 1e3)
+            await asyncio.sleep(max(0.0, wait))
+            tasks.append(asyncio.create_task(self._ask(seen)))
+        await asyncio.gather(*tasks)
+        seen.busy_cores = (time.process_time() - busy) / (time.perf_counter() - begin)
+        return seen
+
+    async def _ask(self, seen: Seen) -> None:
+        started = time.perf_counter()
+        try:
+            await self._classify(self._request, timeout=_DEADLINE)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                seen.refused.append((time.perf_counter() - started) * 1e3)
+            else:
+                seen.failed.append(f"{error.code().name}: {error.details()}")
+        else:
+            seen.answered.append((time.perf_counter() - started) * 1e3)
+
+    async def is_serving(self) -> bool:
+        """Ask for health."""
+        try:
+            answer = await self._health.Check(health_pb2.HealthCheckRequest(), timeout=2)
+        except grpc.aio.AioRpcError:
+            return False
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def _refusals(url: str) -> NDArray[np.float64]:
+def _refusals(metrics: str) -> NDArray[np.float64]:
     """Read the seconds that refusals took in the gateway, and how many there were."""
-    kept = {name: value for (name, labels), value in (scrape(url) or {}).items() if _REFUSED in labels}
+    found = scrape(metrics) or {}
+    kept = {name: value for (name, labels), value in found.items() if _REFUSED in labels}
     return np.array([kept.get(f"{_DURATION}_{kind}", 0.0) for kind in ("sum", "count")])
 
 
-@contextlib.contextmanager
-def _probing(address: str) -> Iterator[list[bool]]:
-    """Ask for health, again and again, while the block lasts."""
-    healthy, ended = list[bool](), threading.Event()
+def _measure(address: str, metrics: str, pid: int, model: str, times: float, seconds: float) -> dict[str, float]:
+    """Measure the capacity and then the overload: milliseconds, answers a second, shares, bytes."""
+    cores, spent, started = os.cpu_count() or 1, time.process_time(), time.perf_counter()
+    calls = [gateway_caller(address, model, "none") for _ in range(cores)]
+    calm = closed_loop(calls, (draw_lesion(),), seconds=seconds, warm_up=_WARM_UP)
+    calm_busy = (time.process_time() - spent) / (time.perf_counter() - started)
+    found = uvloop.run(_overload(address, metrics, psutil.Process(pid), model, calm.answers * times, seconds))
+    left = (cores - found.pop("busy_cores")) / (cores - calm_busy)
+    share = found["goodput"] / (calm.answers * left)
+    return {"capacity": calm.answers, "calm_p50": calm.p50, "calm_p99": calm.p99, "goodput_share": share, **found}
 
-    def probe() -> None:
-        with grpc.insecure_channel(address, options=CHANNEL) as channel:
-            ask = health_pb2_grpc.HealthStub(channel).Check
-            while not ended.wait(_PROBE_EVERY):
-                try:
-                    status = ask(health_pb2.HealthCheckRequest(), timeout=2).status
-                except grpc.RpcError:
-                    status = None
-                healthy.append(status == health_pb2.HealthCheckResponse.SERVING)
 
-    thread = threading.Thread(target=probe)
-    thread.start()
-    try:
-        yield healthy
-    finally:
-        ended.set()
-        thread.join()
+def _run_load(address: str, model: str, rate: float, seconds: float, pipe: "Connection") -> None:
+    """Make the load in a process of its own: two seconds of warm-up, then what counts."""
+
+    async def run() -> None:
+        async with grpc.aio.insecure_channel(address, options=CHANNEL) as channel:
+            load = Load(channel, model)
+            onset = await load.open(rate, _WARM_UP)
+            pipe.send(onset)
+            pipe.send(await load.open(rate, seconds))
+
+    uvloop.run(run())
+
+
+async def _overload(
+    address: str, metrics: str, gateway: psutil.Process, model: str, rate: float, seconds: float
+) -> dict[str, float]:
+    ours, theirs = multiprocessing.Pipe()
+    making = multiprocessing.get_context("spawn").Process(
+        target=_run_load, args=(address, model, rate, seconds, theirs), daemon=True
+    )
+    making.start()
+    onset: Seen = await asyncio.to_thread(ours.recv)
+    async with grpc.aio.insecure_channel(address, options=CHANNEL) as channel:
+        load = Load(channel, model)
+        before, started = await asyncio.to_thread(_refusals, metrics), time.perf_counter()
+        work, held, healthy = asyncio.create_task(load.open(_WATCHED, seconds)), [], []
+        while not work.done():
+            await asyncio.sleep(_PROBE_EVERY)
+            held.append(gateway.memory_info().rss)
+            healthy.append(await load.is_serving())
+        seen, made = work.result(), await asyncio.to_thread(ours.recv)
+        took = time.perf_counter() - started
+    spent, refused = await asyncio.to_thread(_refusals, metrics) - before
+    failed = onset.failed + seen.failed + made.failed
+    for text in sorted({*failed}):
+        click.echo(text, err=True)
+    third = max(1, len(held) // 3)
+    return {
+        "goodput": (len(seen.answered) + len(made.answered)) / took,
+        **_percentiles("accepted", seen.answered or [0.0]),
+        **_percentiles("refusal", seen.refused or [0.0]),
+        "refused": len(seen.refused) + len(made.refused),
+        "refusal_in_gateway": spent / refused * 1e3 if refused else 0.0,
+        "load_late_p99": float(np.percentile(made.late, 99)),
+        "failed": len(failed),
+        "probes": len(healthy),
+        "probes_red": healthy.count(False),
+        "grown_bytes": statistics.median(held[-third:]) - statistics.median(held[third : 2 * third]),
+        "busy_cores": seen.busy_cores + made.busy_cores,
+    }
+
+
+def _percentiles(what: str, times: list[float]) -> dict[str, float]:
+    return {f"{what}_p{at}": float(np.percentile(times, at)) for at in (50, 99)}
 
 
 def faults(found: dict[str, float]) -> list[str]:
@@ -118,7 +187,7 @@ def faults(found: dict[str, float]) -> list[str]:
         f"refusals take {found['refusal_in_gateway']:.1f} ms in the gateway": found["refusal_in_gateway"] < 10,
         f"{found['failed']} requests ended otherwise": not found["failed"],
         f"{found['probes_red']} of {found['probes']} health probes failed": found["probes"] and not found["probes_red"],
-        f"memory grew by {found['grown_mb']:.0f} MB": found["grown_mb"] < 10,
+        f"memory grew by {found['grown_bytes'] / 1e6:.0f} MB": found["grown_bytes"] < 10e6,
     }
     return [text for text, kept in checks.items() if not kept]
 
@@ -128,11 +197,10 @@ def faults(found: dict[str, float]) -> list[str]:
 @click.option("--model", default="resnet50", show_default=True)
 @click.option("--times", type=click.FloatRange(1.5), default=10.0, show_default=True, help="Of the capacity.")
 @click.option("--seconds", type=click.FloatRange(2), default=30.0, show_default=True, help="Of each of the two parts.")
-@click.option("--processes", type=click.IntRange(1), default=1, show_default=True, help="That make the load.")
-def main(store: pathlib.Path, model: str, times: float, seconds: float, processes: int) -> None:
+def main(store: pathlib.Path, model: str, times: float, seconds: float) -> None:
     """Put several times its capacity on a gateway, and judge the goals."""
     with local_stack(store, [model]) as server:
-        found = measure(server, model, times=times, seconds=seconds, processes=processes)
+        found = _measure(server.target, server.metrics_url, server.pids["gateway"], model, times, seconds)
     missed = faults(found)
     click.echo("\n".join(f"{name:19} {value:13.2f}" for name, value in found.items()))
     click.echo("\n".join(missed) or "all goals met")
