@@ -6,8 +6,7 @@ from google.protobuf import json_format
 
 from dermserve.v1 import card_pb2
 
-SCHEMA_VERSION = 1
-"""Version of the card schema this code writes, and the highest it reads."""
+SCHEMA_VERSION = 1  # version of the card schema this code writes, and the highest it reads
 
 
 class CardError(ValueError):

@@ -14,12 +14,9 @@ import keras
 from dermserve.models.architectures import weights_digest
 from dermserve.models.graph import FeatureDistance
 
-LABELS = "labels.txt"
-"""Class codes in the order of the probabilities, one a line."""
-CARD = "card.json"
-"""The card that `describe` returns; in a version's model.tflite, not in a run's."""
-SOURCE = "source.txt"
-"""The `source_digest` of the network that it was converted from."""
+LABELS = "labels.txt"  # class codes in the order of the probabilities, one a line
+CARD = "card.json"  # the card that `describe` returns; in a version's model.tflite, not in a run's
+SOURCE = "source.txt"  # the `source_digest` of the network that it was converted from
 
 
 def with_files(model: bytes, files: Mapping[str, str]) -> bytes:

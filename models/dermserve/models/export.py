@@ -22,8 +22,7 @@ def _backbone(text: str) -> str:
     return text if text == "imagenet" else str(_FILE.convert(text, None, None))
 
 
-SHIPPED = pathlib.Path(__file__).parent / "shipped"
-"""Folder of the runs whose weights dermserve ships, by model."""
+SHIPPED = pathlib.Path(__file__).parent / "shipped"  # folder of the runs whose weights dermserve ships, by model
 
 
 @click.command()

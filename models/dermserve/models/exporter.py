@@ -90,20 +90,13 @@ def _exporting(prefix: str = "") -> Iterator[None]:
 class Content:
     """Everything that a version is made from."""
 
-    network: keras.Model
-    """What architectures.build returns, with its weights; its name is the model's."""
-    provenance: card_pb2.Provenance
-    """Where the weights come from; `exported_at` and `exporter` are filled in."""
-    calibration: card_pb2.Calibration | None = None
-    """Temperature and thresholds, once fitted."""
-    profile: card_pb2.Profile | None = None
-    """What photos and answers looked like at calibration, once measured."""
-    distance: FeatureDistance | None = None
-    """Out-of-distribution score; the energy when None."""
-    tflite: bytes | None = None
-    """model.tflite, which gets the card and is stored beside the SavedModel."""
-    weights: Weights = Weights.FROZEN
-    """How the graph holds the weights."""
+    network: keras.Model  # what architectures.build returns, with its weights; its name is the model's
+    provenance: card_pb2.Provenance  # where the weights come from; `exported_at` and `exporter` are filled in
+    calibration: card_pb2.Calibration | None = None  # temperature and thresholds, once fitted
+    profile: card_pb2.Profile | None = None  # what photos and answers looked like at calibration, once measured
+    distance: FeatureDistance | None = None  # out-of-distribution score; the energy when None
+    tflite: bytes | None = None  # model.tflite, which gets the card and is stored beside the SavedModel
+    weights: Weights = Weights.FROZEN  # how the graph holds the weights
 
     @property
     def temperature(self) -> float:

@@ -32,27 +32,22 @@ class FeatureDistance:
     2018, with the precision matrix factored: score = min over c of |projection · (features - centers[c])|².
     """
 
-    centers: NDArray[np.float32]
-    """float32 [C, F]."""
+    centers: NDArray[np.float32]  # float32 [C, F]
     projection: NDArray[np.float32]
     """float32 [F, K]; projection · projectionᵀ is the precision matrix, or a part of it of rank K."""
-    unit: bool = False
-    """Whether features are first scaled to unit length (Müller & Hein, "Mahalanobis++", ICML 2025)."""
+    unit: bool = False  # whether features are first scaled to unit length (Müller & Hein, "Mahalanobis++", ICML 2025)
     scope: NDArray[np.float32] | None = None
     """float32 [F + 1]: weights of the features, scaled as above, and a constant. With it the score of a photo within
     `limit` is the logistic of their sum, below 1: how likely the lesion is of a class the network does not know. Beyond
     the limit the score is the distance over the limit, above 1."""
-    limit: float = 0.0
-    """Distance beyond which a photo does not show skin; for `scope` alone."""
+    limit: float = 0.0  # distance beyond which a photo does not show skin; for `scope` alone
 
 
 class Weights(enum.StrEnum):
     """How a served graph holds its weights."""
 
-    FROZEN = "frozen"
-    """As constants, which is fastest."""
-    VARIABLES = "folded-variables"
-    """As variables, which take less memory."""
+    FROZEN = "frozen"  # as constants, which is fastest
+    VARIABLES = "folded-variables"  # as variables, which take less memory
 
 
 def freeze_core(

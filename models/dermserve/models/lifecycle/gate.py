@@ -22,23 +22,18 @@ from dermserve.v1 import card_pb2
 _COMPARED: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
-_SPLITS = ("_grouped", "_by_image")
-"""How an evaluation split its photos: suffixes of the names in a card."""
+_SPLITS = ("_grouped", "_by_image")  # how an evaluation split its photos: suffixes of the names in a card
 _KINDS = {WARMUP: "warm-up", GOLDEN: "golden"}
-_TOLERANCE = 1e-3
-"""Relative to the largest value of a tensor, or 1: processors and thread counts round differently."""
+_TOLERANCE = 1e-3  # relative to the largest value of a tensor, or 1: processors and thread counts round differently
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
     """The result of one check."""
 
-    server: str
-    """Address; empty for the store."""
-    what: str
-    """For people: the record and its signature key."""
-    problem: str
-    """Empty when all is well."""
+    server: str  # address; empty for the store
+    what: str  # for people: the record and its signature key
+    problem: str  # empty when all is well
 
 
 def verify_files(

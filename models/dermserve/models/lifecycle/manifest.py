@@ -20,14 +20,11 @@ from google.protobuf.message import DecodeError
 from dermserve.models.lifecycle.errors import SignatureError, StoreError
 from dermserve.tfserving.v1 import management_pb2
 
-MANIFEST = "assets.extra/dermserve.json"
-"""Path in a version's folder, as those below."""
+MANIFEST = "assets.extra/dermserve.json"  # path in a version's folder, as those below
 SIGNATURE = "assets.extra/dermserve.sig.json"
 """Only of signed versions. It covers the manifest, which does not contain it."""
-WARMUP = "assets.extra/tf_serving_warmup_requests"
-"""TensorFlow Serving replays it when it loads the version."""
-GOLDEN = "assets.extra/golden_predictions"
-"""Requests, and what the version answered when it was exported."""
+WARMUP = "assets.extra/tf_serving_warmup_requests"  # TensorFlow Serving replays it when it loads the version
+GOLDEN = "assets.extra/golden_predictions"  # requests, and what the version answered when it was exported
 _SCHEMA = 1
 
 
@@ -38,8 +35,7 @@ class Manifest:
     model: str
     files: Mapping[str, str]
     """SHA-256, hexadecimal, by path in the version's folder, of all files but the manifest and the signature."""
-    about: Mapping[str, str]
-    """For people: when it was exported, from what, by which dermserve."""
+    about: Mapping[str, str]  # for people: when it was exported, from what, by which dermserve
 
     @property
     def digest(self) -> str:

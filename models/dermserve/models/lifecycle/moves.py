@@ -14,8 +14,7 @@ from dermserve.models.lifecycle.rollout import Intent, Served, change, recover
 from dermserve.models.lifecycle.server_config import CANARY_FILE, CONFIG, Desk, ServerConfig
 from dermserve.models.lifecycle.stores import LocalStore, Store, entries, known_version, manifest_of, new_entry
 
-STABLE, CANARY = "stable", "canary"
-"""The labels dermserve moves; the gateway shows both."""
+STABLE, CANARY = "stable", "canary"  # the labels dermserve moves; the gateway shows both
 
 
 def promote(desk: Desk, model: str, version: int | None = None, *, require: Sequence[Requirement] = ()) -> Intent:

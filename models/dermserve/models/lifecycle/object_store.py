@@ -21,8 +21,7 @@ from dermserve.models.lifecycle.errors import StoreError
 from dermserve.models.lifecycle.manifest import MANIFEST
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-LOCK_SECONDS = 60.0
-"""Seconds to wait for another command's change of the same store."""
+LOCK_SECONDS = 60.0  # seconds to wait for another command's change of the same store
 _GRAPH = "saved_model.pb"
 _LARGEST = 2**63 - 1
 
@@ -60,8 +59,7 @@ class ObjectStore:
     def __init__(self, url: str) -> None:
         self.base = url.rstrip("/")
         self._files, self._root = _open(self.base)
-        self._lock: str | None = None
-        """The content of our lock while we hold it."""
+        self._lock: str | None = None  # the content of our lock while we hold it
         self._named: dict[tuple[str, int], str] = {}
         """Folder names of the versions listed last, which may begin with zeros."""
 

@@ -18,20 +18,16 @@ from dermserve.models.lifecycle.servers import Server
 from dermserve.models.lifecycle.stores import Entry, Store, entries
 
 _Check: TypeAlias = Callable[[], None]
-INTENT = "intent.json"
-"""Name in a store: the change that is being made; absent otherwise."""
+INTENT = "intent.json"  # name in a store: the change that is being made; absent otherwise
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
     """What is served of a model: labels, pins and the canary's share."""
 
-    labels: Mapping[str, int]
-    """Versions by label."""
-    pins: list[int] = field(default_factory=list)
-    """The versions that servers load; with none, they follow the newest."""
-    share: float = 0.0
-    """The canary's share of the requests without version and label."""
+    labels: Mapping[str, int]  # versions by label
+    pins: list[int] = field(default_factory=list)  # the versions that servers load; with none, they follow the newest
+    share: float = 0.0  # the canary's share of the requests without version and label
 
     @property
     def needed(self) -> set[int]:

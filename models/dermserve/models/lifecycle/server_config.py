@@ -17,12 +17,9 @@ from dermserve.models.lifecycle.servers import Servers
 from dermserve.models.lifecycle.stores import Store
 from dermserve.tfserving.v1 import management_pb2
 
-CONFIG = "models.config"
-"""Name in a store."""
-CANARY_FILE = "canary.toml"
-"""Name in a store: the file with `canary_shares` for the gateway's setting `canary_file`."""
-_KUBECTL = 60.0
-"""Timeout of one call of kubectl, in seconds."""
+CONFIG = "models.config"  # name in a store
+CANARY_FILE = "canary.toml"  # name in a store: the file with `canary_shares` for the gateway's setting `canary_file`
+_KUBECTL = 60.0  # timeout of one call of kubectl, in seconds
 
 
 class ServerConfig:
@@ -163,10 +160,8 @@ class Desk:
     """What has models.config and canary.toml, if not the store, and from which servers read them by themselves."""
     public_key: pathlib.Path | None = None
     """PEM file of the key with which versions must be signed; None to check no signature."""
-    timeout: float = 120.0
-    """Seconds in which a version must load."""
-    say: Callable[[str], None] = lambda line: None
-    """Takes messages for people, besides the result."""
+    timeout: float = 120.0  # seconds in which a version must load
+    say: Callable[[str], None] = lambda line: None  # takes messages for people, besides the result
 
     @property
     def place(self) -> Store | ConfigMap:

@@ -24,8 +24,7 @@ _AVAILABLE = serving_pb2.ModelVersionStatus.STATE_AVAILABLE
 _END = serving_pb2.ModelVersionStatus.STATE_END
 _M = TypeVar("_M", bound=Message)
 _PAUSE = 0.1
-_SETTLE = 5.0
-"""Seconds for which a version may still show the error of an earlier attempt."""
+_SETTLE = 5.0  # seconds for which a version may still show the error of an earlier attempt
 
 
 def tls_credentials(

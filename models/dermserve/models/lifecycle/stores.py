@@ -20,8 +20,7 @@ from dermserve.models.lifecycle.manifest import MANIFEST, Manifest, parse_manife
 from dermserve.models.lifecycle.object_store import LOCK_SECONDS, ObjectStore, is_version
 
 _AUDIT = "audit.jsonl"
-Entry: TypeAlias = dict[str, Any]
-"""A line of the audit log."""
+Entry: TypeAlias = dict[str, Any]  # a line of the audit log
 
 
 class LocalStore:

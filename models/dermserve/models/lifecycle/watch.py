@@ -16,22 +16,17 @@ from dermserve.models.lifecycle.servers import every_address
 
 _PREFIX = "dermserve_gateway_canary_"
 _PAUSE = 1.0
-_Key = tuple[str, str, str]
-"""Series, label or result, and end of a request."""
+_Key = tuple[str, str, str]  # series, label or result, and end of a request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """How much worse than the stable version a canary may be."""
 
-    more_failed: float = 0.01
-    """Share of its requests that fail, above the stable version's share."""
-    slower: float = 1.5
-    """Mean time of its requests, as a multiple of the stable version's."""
-    disagreement: float = 0.2
-    """Share of the compared answers whose top class differs."""
-    requests: int = 50
-    """With fewer requests or comparisons nothing is judged."""
+    more_failed: float = 0.01  # share of its requests that fail, above the stable version's share
+    slower: float = 1.5  # mean time of its requests, as a multiple of the stable version's
+    disagreement: float = 0.2  # share of the compared answers whose top class differs
+    requests: int = 50  # with fewer requests or comparisons nothing is judged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +35,7 @@ class Report:
 
     requests: Mapping[str, int]
     failed: Mapping[str, int]
-    mean_seconds: Mapping[str, float]
-    """Durations of answered requests."""
+    mean_seconds: Mapping[str, float]  # durations of answered requests
     compared: int
     differed: int
 

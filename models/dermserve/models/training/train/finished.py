@@ -26,8 +26,7 @@ SUMMARY = "run.json"
 COMPACT = "weights.npz"
 DISTANCE = "distance.npz"
 
-Kind: TypeAlias = Literal["int8", "float16"]
-"""Type of compact kernels; vectors stay float32."""
+Kind: TypeAlias = Literal["int8", "float16"]  # type of compact kernels; vectors stay float32
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,7 @@ from dermserve.models.training.data.photos import Labelled, load_pixels
 from dermserve.models.training.data.splits import Part, Protocol, Sample, read_split, split
 from dermserve.models.training.train.dataset import Data
 
-CODES = SPECS["resnet50"].codes
-"""Classes of HAM10000."""
+CODES = SPECS["resnet50"].codes  # classes of HAM10000
 OTHERS = "others.csv"  # their split, in the folder of a run
 _MOST, _MOST_CROPS = 3000, 750
 _CROP = 3 / 7  # of a photo's side: 64 pixels of HAM10000 at 200×150
