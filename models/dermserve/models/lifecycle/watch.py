@@ -81,21 +81,14 @@ def read_metrics(url: str, *, fetch: Callable[[str], str] = _fetch) -> list[Samp
 
 
 class Gateways:
-    """The metrics of all gateways.
-
-    A name, HOST:PORT, with several addresses stands for a gateway at each, and is resolved for every reading. `fetch`
-    returns the text at a URL, or raises OSError.
-    """
+    """The metrics of all gateways; a name with several addresses, resolved for each reading, stands for one at each."""
 
     def __init__(self, names: Sequence[str], *, fetch: Callable[[str], str] = _fetch) -> None:
         self._names = names
         self._fetch = fetch
 
     def wait_share(self, model: str, share: float, *, timeout: float) -> int:
-        """Wait until all gateways use a canary's share; return the number of gateways.
-
-        Raises NoServerError: one does not within `timeout` seconds; the message says which, and its state.
-        """
+        """Wait until all gateways use a canary's share; return their number. A NoServerError names one that doesn't."""
         until = time.monotonic() + timeout
         while True:
             seen = {address: self._share(address, model) for address in self._addresses()}
