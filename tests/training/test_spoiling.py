@@ -14,7 +14,7 @@ from dermserve.models.training.data.splits import Part
 from dermserve.models.training.data.spoiling import HARD, spoil, spoil_at_random
 from dermserve.models.training.evaluate import measuring
 from dermserve.models.training.evaluate.fitting import Fitted
-from dermserve.models.training.evaluate.predictions import ONE_VIEW, Predictor
+from dermserve.models.training.evaluate.predictions import Predictor
 from dermserve.models.training.train import loop
 from dermserve.models.training.train.checkpoint import State
 from dermserve.models.training.train.dataset import finished_data
@@ -97,5 +97,5 @@ def test_noise_does_not_make_a_malignant_lesion_low(shared: pathlib.Path, tmp_pa
     photos = data.part(Part.VALIDATION)
     ill = np.flatnonzero(fitted.malignant[photos.labels])[::10]
     noisy = np.stack([spoil(photos.images[row], "noise of 25") for row in photos.rows[ill]])
-    judged = predictor.predict(Labelled.whole(noisy, photos.labels[ill]), "noisy", views=ONE_VIEW)
+    judged = predictor.predict(Labelled.whole(noisy, photos.labels[ill]), "noisy")
     assert fitted.decide(judged).low.sum() <= 1

@@ -14,12 +14,8 @@ class LesionClass:
     malignant: bool  # cancer or its precursor
 
 
-_AKIEC = LesionClass(
-    "akiec",
-    "actinic keratosis or intraepithelial carcinoma (Bowen's disease)",
-    "sun damage that can become skin cancer",
-    malignant=True,
-)
+_BOWEN = "actinic keratosis or intraepithelial carcinoma (Bowen's disease)"
+_AKIEC = LesionClass("akiec", _BOWEN, "sun damage that can become skin cancer", malignant=True)
 _BCC = LesionClass("bcc", "basal cell carcinoma", "a common skin cancer (basal cell)", malignant=True)
 _BKL = LesionClass("bkl", "benign keratosis-like lesion", "age spot or similar harmless growth", malignant=False)
 _DF = LesionClass("df", "dermatofibroma", "harmless firm skin nodule", malignant=False)
