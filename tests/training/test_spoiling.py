@@ -20,7 +20,7 @@ from dermserve.models.training.train.checkpoint import State
 from dermserve.models.training.train.dataset import finished_data
 from dermserve.models.training.train.finished import FinishedRun
 from tests.training.runs import tiny
-from tests.training.test_teachers import UNFOLDED, _small
+from tests.training.test_teachers import UNFOLDED, small_network
 
 LESION, SKIN = np.full((224, 224, 3), (120, 40, 40), np.uint8), np.full((224, 224, 3), (220, 180, 160), np.uint8)
 
@@ -62,7 +62,7 @@ def test_a_student_sees_spoiled_photos_and_its_teachers_the_clean_ones() -> None
         note("teacher", photos)
         return {"logits": tf.zeros((tf.shape(photos)[0], 3))}
 
-    student = _small()
+    student = small_network()
     call = student.call
     student.call = lambda photos, **how: (note("student", photos), call(photos, **how))[1]
     images = np.concatenate([np.full((16, 72, 72, 3), 60, np.uint8), np.full((8, 72, 72, 3), 200, np.uint8)])
