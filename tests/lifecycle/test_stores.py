@@ -209,12 +209,13 @@ def test_a_version_whose_upload_did_not_finish_is_not_there(bucket: str, tmp_pat
         uploads.append(target.partition("/m/")[2])
         put(source, target)
 
-    put, store._files.put_file = store._files.put_file, fail_before_the_manifest
+    client = store._files._files
+    put, client.put_file = client.put_file, fail_before_the_manifest
     try:
         with pytest.raises(StoreError, match="cut"):
             store.publish(tmp_path / "half", "m")
     finally:
-        store._files.put_file = put
+        client.put_file = put
     assert uploads[-1] == "2/saved_model.pb"
     assert store.versions("m") == [1]
     assert _publish(store) == 3  # a number is used once, whatever became of it

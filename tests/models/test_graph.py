@@ -21,11 +21,11 @@ from tensorflow_serving.apis import prediction_log_pb2
 from dermserve.contract import parse_card
 from dermserve.imaging import STANDARD_VIEWS, decode
 from dermserve.models.architectures import WeightsError, build, load_weights
-from dermserve.models.associated_files import read_file
 from dermserve.models.catalogue import SPECS
-from dermserve.models.exporter import export_model
+from dermserve.models.exporter import export
 from dermserve.models.folding import fold_batch_norm
 from dermserve.models.graph import FeatureDistance, freeze_core
+from dermserve.models.records import read_file
 from dermserve.models.verify import LoadedVersion, VerificationError, open_version
 from dermserve.v1 import card_pb2
 from tests.models.networks import disturb_batch_norm
@@ -51,7 +51,7 @@ def test_random_weights_as_variables_give_the_frozen_graphs_answers_and_are_on_d
     tmp_path: pathlib.Path, pixels: NDArray[np.uint8]
 ) -> None:
     name = "mobilenet_v3_small"
-    export_model(name, tmp_path, graph="folded-variables")
+    export(name, tmp_path, graph="folded-variables")
     keras.utils.set_random_seed(0)
     network = build(name)
     expected = freeze_core(network)(tf.constant(pixels[np.newaxis]))

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from dermserve.models.training.evaluate import calibration as fit
+from dermserve.models.training.evaluate import fitting as fit
 
 RNG = np.random.default_rng(0)
 LABELS = RNG.integers(0, 3, 4000)
@@ -52,12 +52,12 @@ def test_the_adaptive_margin_is_the_lowest_with_the_agreement() -> None:
     others = identity.copy()
     others[:20] = others[:20, ::-1] - np.array((0.2, -0.2))  # the closest twenty change their mind
     views = np.stack((identity, others, others), axis=1)
-    (found,) = fit.fit_looks(views, agreement=0.995)
-    agreement, saved = fit.stop_early(views, [found])
+    found = fit.fit_looks(views, agreement=0.995)
+    agreement, saved = fit.stop_early(views, found)
     assert agreement >= 0.995
     closest = np.sort(2 * top - 1)
-    below = closest[closest < found.margin][-1]
-    assert fit.stop_early(views, [fit.Look(1, float(below))])[0] < 0.995
+    below = closest[closest < found[1]][-1]
+    assert fit.stop_early(views, {1: float(below)})[0] < 0.995
     assert saved == pytest.approx(2 / 3 * 0.905, abs=0.01)
 
 
@@ -67,11 +67,11 @@ def test_turned_views_stand_for_photos_when_the_margin_is_fitted() -> None:
     turned = agreeing.copy()
     turned[:10] = turned[:10, ::-1]
     views = np.stack((agreeing, turned, agreeing, agreeing), axis=1)
-    assert fit.fit_looks(views, agreement=0.99)[0].margin == 0
-    (found,) = fit.fit_looks(views, agreement=0.99, turned=2)
+    assert fit.fit_looks(views, agreement=0.99) == {1: 0}
+    found = fit.fit_looks(views, agreement=0.99, turned=2)
     wrong = 2 * top[:10] - 1  # margins of the ten whose second view answers otherwise
-    assert (wrong >= found.margin).sum() == 2  # of two hundred first views
-    assert fit.stop_early(views, [found])[0] == 1
+    assert (wrong >= found[1]).sum() == 2  # of two hundred first views
+    assert fit.stop_early(views, found)[0] == 1
 
 
 def test_a_second_look_asks_those_that_the_first_left_open() -> None:
@@ -81,12 +81,12 @@ def test_a_second_look_asks_those_that_the_first_left_open() -> None:
     sure, torn, wrong = [0.9] * 4, [0.6, 0.7, 0.7, 0.7], [0.9, 0.9, 0.1, 0.0]
     photos = np.stack([views(sure)] * 96 + [views(torn)] * 2 + [views(wrong)] * 2)
     looks = fit.fit_looks(photos, agreement=0.99, views=(1, 2), turned=2)
-    assert [look.views for look in looks] == [1, 2]
-    assert 0.8 < looks[0].margin < 0.801  # at 0.8 two photos would be answered wrongly, and one may be
-    agreement, saved = fit.stop_early(photos, [fit.Look(1, 0.5), fit.Look(2, 0.25)])
+    assert list(looks) == [1, 2]
+    assert 0.8 < looks[1] < 0.801  # at 0.8 two photos would be answered wrongly, and one may be
+    agreement, saved = fit.stop_early(photos, {1: 0.5, 2: 0.25})
     assert agreement == pytest.approx(0.98)  # the two stop at once, wrongly
     assert saved == pytest.approx((98 * 3 + 2 * 2) / 400)
-    assert fit.stop_early(photos, [fit.Look(1, 0.85), fit.Look(2, 0.85)]) == (1.0, 0.0)
+    assert fit.stop_early(photos, {1: 0.85, 2: 0.85}) == (1.0, 0.0)
 
 
 def test_each_look_may_change_few_answers_and_no_more() -> None:
@@ -96,7 +96,7 @@ def test_each_look_may_change_few_answers_and_no_more() -> None:
     orders = np.stack([views[:, [a, b, c, 3, 4, 5]] for a, b, c in itertools.permutations(range(3))])
     stopped = [fit.stop_early(order, looks)[0] for order in orders]
     assert 0.9 <= np.mean(stopped) < 0.96  # two times a twentieth, but for what the floor leaves
-    assert fit.stop_early(views, looks[:1])[1] < fit.stop_early(views, looks)[1]
+    assert fit.stop_early(views, {1: looks[1]})[1] < fit.stop_early(views, looks)[1]
 
 
 def test_a_temperature_for_views_lies_between_that_of_a_view_and_that_of_their_mean() -> None:

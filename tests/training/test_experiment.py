@@ -32,7 +32,7 @@ def test_the_papers_settings_are_the_default_experiments() -> None:
         (MINIMAL + "epochs_ = 2\n", "stages.0.epochs_ is 2: Unexpected keyword argument"),
         (MINIMAL.replace("epochs = 1", 'epochs = "1"'), "stages.0.epochs is '1': Input should be a valid integer"),
         (MINIMAL.replace("resnet50", "resnet18"), "'resnet18' is not one of"),
-        ('model = "resnet50"\nstages = []\n', "at least one"),
+        ('model = "resnet50"\nstages = []\n', "at least 1 item"),
         ('model = "resnet50"\n', "test.stages: Field required"),
         ("validation = 0.9\ntest = 0.2\n" + MINIMAL, "leave photos to train on"),
         ('protocol = "patient"\n' + MINIMAL, "protocol is 'patient': Input should be 'lesion' or 'image'"),

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from tensorflow.lite.tools import flatbuffer_utils
 
-from dermserve.models import associated_files
+from dermserve.models import records
 from dermserve.models.export import SHIPPED
 from dermserve.models.records import pictures
 from dermserve.models.training import conversion
 from dermserve.models.training.evaluate import ood
-from dermserve.models.training.evaluate.calibration import softmax
+from dermserve.models.training.evaluate.fitting import softmax
 from dermserve.models.training.evaluate.measuring import intervals, measure
 from dermserve.models.training.evaluate.pictures import draw_no_skin
 from dermserve.models.training.train.finished import FinishedRun, load_distance, save_distance
@@ -127,7 +127,7 @@ def test_a_float16_model_answers_and_scores_as_the_shipped_network_does_within_i
     limit = float(np.median(ood.scores(dataclasses.replace(distance, scope=None), features)))
     distance = dataclasses.replace(distance, limit=limit)  # some are within it and some beyond
     model = conversion.convert(network, temperature=2, distance=distance)
-    assert associated_files.read_file(model, "labels.txt") == "bcc\nscc\nnormal\n"
+    assert records.read_file(model, "labels.txt") == "bcc\nscc\nnormal\n"
     assert _names_and_shapes(model) == NAMES_AND_SHAPES
     ask = conversion.runner(model)
     found = [ask(photo) for photo in photos]

@@ -260,7 +260,7 @@ def test_predictions_by_other_view_code_are_not_taken(tmp_path: Path, monkeypatc
     judge = Predictor(network=network, cache=tmp_path)
     for version in ("one", "one", "two"):
         monkeypatch.setattr(predictions, "imaging_version", lambda version=version: version)
-        judge.features(photos, "photos")
+        judge.predict(photos, "photos")
     assert asked == [3, 3]
 
 

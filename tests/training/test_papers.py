@@ -11,6 +11,7 @@ import pytest
 from dermserve.models.papers import cli, heads
 from dermserve.models.training.data.splits import Part, Sample
 from dermserve.models.training.errors import RunError
+from dermserve.models.training.evaluate.predictions import Predictions
 from dermserve.models.training.train.dataset import prepare
 from tests.training.runs import command, tiny
 
@@ -92,7 +93,8 @@ def test_no_test_photo_is_looked_at(tmp_path: Path, photos: Path, monkeypatch: p
 
     monkeypatch.setattr(heads, "_train_head", train_head)
     heads.compare(experiment, data, [network])
-    monkeypatch.setattr(heads.Predictor, "features", lambda self, photos, what: np.ones((len(photos), 2), np.float32))
+    made = Predictions(np.empty(0), np.ones((len(data.untested), 2), np.float32), data.untested)
+    monkeypatch.setattr(heads.Predictor, "predict", lambda *_: made)
     features = heads.compute_features(network, data, cache=tmp_path / "cache")
     heads.run_grid(experiment, features, tmp_path / "table.csv")
     assert len(looked) == 1 + 18

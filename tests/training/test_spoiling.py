@@ -14,13 +14,13 @@ from dermserve.models.training.data.splits import Part
 from dermserve.models.training.data.spoiling import HARD, spoil, spoil_at_random
 from dermserve.models.training.evaluate import measuring
 from dermserve.models.training.evaluate.fitting import Fitted
-from dermserve.models.training.evaluate.predictions import ONE_VIEW, Predictor
+from dermserve.models.training.evaluate.predictions import Predictor
 from dermserve.models.training.train import loop
 from dermserve.models.training.train.checkpoint import State
 from dermserve.models.training.train.dataset import finished_data
 from dermserve.models.training.train.finished import FinishedRun
 from tests.training.runs import tiny
-from tests.training.test_teachers import UNFOLDED, _small
+from tests.training.test_teachers import UNFOLDED, small_network
 
 LESION, SKIN = np.full((224, 224, 3), (120, 40, 40), np.uint8), np.full((224, 224, 3), (220, 180, 160), np.uint8)
 
@@ -62,7 +62,7 @@ def test_a_student_sees_spoiled_photos_and_its_teachers_the_clean_ones() -> None
         note("teacher", photos)
         return {"logits": tf.zeros((tf.shape(photos)[0], 3))}
 
-    student = _small()
+    student = small_network()
     call = student.call
     student.call = lambda photos, **how: (note("student", photos), call(photos, **how))[1]
     images = np.concatenate([np.full((16, 72, 72, 3), 60, np.uint8), np.full((8, 72, 72, 3), 200, np.uint8)])
@@ -97,5 +97,5 @@ def test_noise_does_not_make_a_malignant_lesion_low(shared: pathlib.Path, tmp_pa
     photos = data.part(Part.VALIDATION)
     ill = np.flatnonzero(fitted.malignant[photos.labels])[::10]
     noisy = np.stack([spoil(photos.images[row], "noise of 25") for row in photos.rows[ill]])
-    judged = predictor.predict(Labelled.whole(noisy, photos.labels[ill]), "noisy", views=ONE_VIEW)
+    judged = predictor.predict(Labelled.whole(noisy, photos.labels[ill]), "noisy")
     assert fitted.decide(judged).low.sum() <= 1

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from dermserve.models.exporter import ExportError, export_run
+from dermserve.models.exporter import ExportError, export
 from dermserve.models.training import cli
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.errors import RunError
@@ -151,7 +151,7 @@ def test_a_teacher_is_never_exported(teacher: FinishedRun, tmp_path: Path) -> No
     with pytest.raises(
         ExportError, match=r"^\S+ holds a teacher \(efficientnet_lite0\), which is never exported[^\n]+$"
     ):
-        export_run(teacher.folder, tmp_path / "store")
+        export(teacher.folder, tmp_path / "store")
     assert not (tmp_path / "store").exists()
 
 

@@ -11,7 +11,7 @@ from dermserve.gateway.tfserving import Scores
 from dermserve.imaging import Measures, measure
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.spoiling import SPOILED, spoil
-from dermserve.models.training.evaluate.calibration import fit_quality, fit_rule_in, fit_rule_out, lower_bound
+from dermserve.models.training.evaluate.fitting import fit_quality, fit_rule_in, fit_rule_out, lower_bound
 from dermserve.models.training.evaluate.predictions import decide
 from dermserve.v1 import card_pb2, classifier_pb2
 

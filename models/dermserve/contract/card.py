@@ -6,8 +6,7 @@ from google.protobuf import json_format
 
 from dermserve.v1 import card_pb2
 
-SCHEMA_VERSION = 1
-"""Version of the card schema this code writes, and the highest it reads."""
+SCHEMA_VERSION = 1  # version of the card schema this code writes, and the highest it reads
 
 
 class CardError(ValueError):
@@ -21,10 +20,7 @@ def render_card(card: card_pb2.Card) -> str:
 
 
 def parse_card(text: str | bytes) -> card_pb2.Card:
-    """Parse and check the JSON a version carries. Fields of a later minor revision are ignored.
-
-    Raises CardError: not JSON, not a card, or not valid.
-    """
+    """Parse and check a version's JSON, without fields of later revisions; a CardError if it is no valid card."""
     try:
         card = json_format.Parse(text, card_pb2.Card(), ignore_unknown_fields=True)
     except (json_format.ParseError, UnicodeDecodeError) as error:

@@ -1,4 +1,1 @@
-"""The models: architectures, weights, export to TensorFlow Serving, and the store.
-
-The package itself imports no TensorFlow, only its modules do, so that `--help` stays quick.
-"""
+"""The models: architectures, weights, export and the store. The package itself imports no TensorFlow."""

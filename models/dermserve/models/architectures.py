@@ -6,9 +6,9 @@ the out-of-distribution score is computed. The softmax with its temperature is a
 
 import contextlib
 import hashlib
-import pathlib
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -26,71 +26,37 @@ class WeightsError(ValueError):
 def build(
     name: str, *, backbone_weights: str | None = None, dropout: float | None = None, l2: float = 0.01
 ) -> keras.Model:
-    """Build a network.
+    """Build a network of SPECS: RGB in 0..255 [N, S, S, 3] → {"logits": float32 [N, C], "features": float32 [N, F]}.
 
-    Args:
-        name: a key of SPECS.
-        backbone_weights: "imagenet" (Keras downloads them), a file of backbone weights, or None for random ones.
-        dropout: rate before the logits; the paper's when None.
-        l2: weight penalty of the hidden dense layer; only for training.
-
-    Returns:
-        float32 [N, 224, 224, 3] RGB in 0..255 → {"logits": float32 [N, C], "features": float32 [N, F]}. The backbone is
-        the layer called "backbone".
-
-    Raises:
-        KeyError: no such architecture.
-        WeightsError: the weights can't be read or don't fit.
+    `backbone_weights` are "imagenet" (Keras downloads them), a file, or None for random ones of the layer "backbone".
+    `dropout` before the logits is the paper's when None; `l2` is the weight penalty of the hidden dense layer.
     """
+    spec, resnet = SPECS[name], name == "resnet50"
+    shape, rate = (spec.input_side, spec.input_side, 3), 0.4 if dropout is None else dropout
+    application = keras.applications.ResNet50 if resnet else keras.applications.MobileNetV3Small
     with fitting(str(backbone_weights), name):
-        network = _BUILDERS[name](backbone_weights, dropout, l2)
-    assert network.count_params() == SPECS[name].parameters, (name, network.count_params())
-    assert network.get_layer("backbone").count_params() == SPECS[name].backbone_parameters
+        backbone = application(include_top=False, weights=backbone_weights, input_shape=shape, name="backbone")
+    x = images = keras.Input(shape, name="rgb")
+    if resnet:  # MobileNetV3Small rescales 0..255 to -1..1 itself
+        # A Normalization with a given mean has no weights, so the parameter count is the paper's.
+        normalise = keras.layers.Normalization(mean=_CAFFE_MEANS, variance=(1.0, 1.0, 1.0), name="preprocess")
+        x = normalise(keras.ops.flip(images, axis=-1))
+    x = features = keras.layers.GlobalAveragePooling2D(name="features")(backbone(x))
+    if not resnet:
+        x = keras.layers.BatchNormalization(name="features_norm")(features)
+    x = keras.layers.Dropout(rate if resnet else 0.3, name="features_dropout")(x)
+    penalty = keras.regularizers.L2(l2)
+    x = keras.layers.Dense(1024 if resnet else 256, "relu", kernel_regularizer=penalty, name="hidden")(x)
+    x = keras.layers.Dropout(rate, name="hidden_dropout")(x)
+    logits = keras.layers.Dense(len(spec.classes), name="logits")(x)
+    network = keras.Model(images, {"logits": logits, "features": features}, name=name)
+    assert network.count_params() == spec.parameters, (name, network.count_params())
+    assert backbone.count_params() == spec.backbone_parameters
     return network
 
 
-def _resnet50(backbone_weights: str | None, dropout: float | None, l2: float) -> keras.Model:
-    rate = 0.4 if dropout is None else dropout
-    side = SPECS["resnet50"].input_side
-    backbone = keras.applications.ResNet50(
-        include_top=False, weights=backbone_weights, input_shape=(side, side, 3), name="backbone"
-    )
-    images = keras.Input((side, side, 3), name="rgb")
-    bgr = keras.ops.flip(images, axis=-1)
-    # A Normalization with a given mean has no weights, so the parameter count is the paper's.
-    x = keras.layers.Normalization(mean=_CAFFE_MEANS, variance=(1.0, 1.0, 1.0), name="preprocess")(bgr)
-    features = keras.layers.GlobalAveragePooling2D(name="features")(backbone(x))
-    x = keras.layers.Dropout(rate, name="features_dropout")(features)
-    x = keras.layers.Dense(1024, "relu", kernel_regularizer=keras.regularizers.L2(l2), name="hidden")(x)
-    x = keras.layers.Dropout(rate, name="hidden_dropout")(x)
-    logits = keras.layers.Dense(len(SPECS["resnet50"].classes), name="logits")(x)
-    return keras.Model(images, {"logits": logits, "features": features}, name="resnet50")
-
-
-def _mobilenet_v3_small(backbone_weights: str | None, dropout: float | None, l2: float) -> keras.Model:
-    side = SPECS["mobilenet_v3_small"].input_side
-    # include_preprocessing: this backbone rescales 0..255 to -1..1 itself.
-    backbone = keras.applications.MobileNetV3Small(
-        include_top=False, weights=backbone_weights, input_shape=(side, side, 3), name="backbone"
-    )
-    images = keras.Input((side, side, 3), name="rgb")
-    features = keras.layers.GlobalAveragePooling2D(name="features")(backbone(images))
-    x = keras.layers.BatchNormalization(name="features_norm")(features)
-    x = keras.layers.Dropout(0.3, name="features_dropout")(x)
-    x = keras.layers.Dense(256, "relu", kernel_regularizer=keras.regularizers.L2(l2), name="hidden")(x)
-    x = keras.layers.Dropout(0.4 if dropout is None else dropout, name="hidden_dropout")(x)
-    logits = keras.layers.Dense(len(SPECS["mobilenet_v3_small"].classes), name="logits")(x)
-    return keras.Model(images, {"logits": logits, "features": features}, name="mobilenet_v3_small")
-
-
-_BUILDERS = {"resnet50": _resnet50, "mobilenet_v3_small": _mobilenet_v3_small}
-
-
-def load_weights(network: keras.Model, file: pathlib.Path) -> None:
-    """Load a whole network's weights, as Keras saved them: `.weights.h5` or `.keras`.
-
-    Raises WeightsError: the file is missing, unreadable or of another architecture.
-    """
+def load_weights(network: keras.Model, file: Path) -> None:
+    """Load a whole network's weights, as Keras saved them (`.weights.h5` or `.keras`)."""
     if not file.is_file():
         raise WeightsError(f"{file}: no such weights file")
     with fitting(str(file), network.name):
@@ -104,8 +70,6 @@ def fitting(source: str, model: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Keras warns of every layer before it raises
             yield
-    except AssertionError:
-        raise
     except Exception as error:
         first_line = str(error).partition("\n")[0]
         raise WeightsError(f"weights from {source} do not fit {model}: {first_line}") from error

@@ -8,22 +8,14 @@ from dataclasses import dataclass
 class LesionClass:
     """One class of a model."""
 
-    code: str
-    """Short code, as in the data set."""
-    name: str
-    """Full name."""
-    common_name: str
-    """Name for people who are not physicians."""
-    malignant: bool
-    """Cancer or its precursor."""
+    code: str  # short code, as in the data set
+    name: str  # full name
+    common_name: str  # name for people who are not physicians
+    malignant: bool  # cancer or its precursor
 
 
-_AKIEC = LesionClass(
-    "akiec",
-    "actinic keratosis or intraepithelial carcinoma (Bowen's disease)",
-    "sun damage that can become skin cancer",
-    malignant=True,
-)
+_BOWEN = "actinic keratosis or intraepithelial carcinoma (Bowen's disease)"
+_AKIEC = LesionClass("akiec", _BOWEN, "sun damage that can become skin cancer", malignant=True)
 _BCC = LesionClass("bcc", "basal cell carcinoma", "a common skin cancer (basal cell)", malignant=True)
 _BKL = LesionClass("bkl", "benign keratosis-like lesion", "age spot or similar harmless growth", malignant=False)
 _DF = LesionClass("df", "dermatofibroma", "harmless firm skin nodule", malignant=False)
@@ -38,16 +30,11 @@ _NORMAL = LesionClass("normal", "normal skin", "normal skin", malignant=False)
 class Spec:
     """What is known of a model before it is built."""
 
-    name: str
-    """Model name, also in the store and on the wire."""
-    classes: tuple[LesionClass, ...]
-    """In the order of the outputs."""
-    backbone_parameters: int
-    """Parameters of the Keras application without its top."""
-    parameters: int
-    """All parameters."""
-    input_side: int = 224
-    """Height and width of the input, in pixels."""
+    name: str  # model name, also in the store and on the wire
+    classes: tuple[LesionClass, ...]  # in the order of the outputs
+    backbone_parameters: int  # parameters of the Keras application without its top
+    parameters: int  # all parameters
+    input_side: int = 224  # height and width of the input, in pixels
 
     @property
     def codes(self) -> tuple[str, ...]:

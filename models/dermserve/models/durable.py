@@ -1,10 +1,10 @@
 """Write files so that they survive a power failure whole."""
 
 import os
-import pathlib
+from pathlib import Path
 
 
-def write_durably(path: pathlib.Path, text: str) -> None:
+def write_durably(path: Path, text: str) -> None:
     """Write a file, whole or not at all, so that it survives a power failure."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -19,15 +19,13 @@ def write_durably(path: pathlib.Path, text: str) -> None:
         fresh.unlink(missing_ok=True)
 
 
-def sync_tree(folder: pathlib.Path) -> None:
+def sync_tree(folder: Path) -> None:
     """Sync a folder and everything in it to disk."""
-    for root, _, files in os.walk(folder):
-        for name in files:
-            sync(pathlib.Path(root, name))
-        sync(pathlib.Path(root))
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
 
 
-def sync(path: pathlib.Path) -> None:
+def sync(path: Path) -> None:
     """Sync a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -2,11 +2,11 @@
 
 import contextlib
 import os
-import pathlib
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,19 +15,14 @@ from dermserve.models.catalogue import SPECS
 from dermserve.models.lifecycle.errors import LifecycleError
 from dermserve.models.lifecycle.stores import open_store
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-def _backbone(text: str) -> str:
-    return text if text == "imagenet" else str(_FILE.convert(text, None, None))
-
-
-SHIPPED = pathlib.Path(__file__).parent / "shipped"
-"""Folder of the runs whose weights dermserve ships, by model."""
+SHIPPED = Path(__file__).parent / "shipped"  # folder of the runs whose weights dermserve ships, by model
 
 
 @click.command()
-@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path), required=False)
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path), required=False)
 @click.option(
     "--store", metavar="BASE", default=".dermserve/store", envvar="DERMSERVE_STORE", show_default=True,
     help="The versioned store: a folder, or s3://… or gs://….",
@@ -35,7 +30,8 @@ SHIPPED = pathlib.Path(__file__).parent / "shipped"
 @click.option("--model", "models", type=click.Choice(list(SPECS)), multiple=True, help="Repeatable. [default: all]")
 @click.option("--weights", type=_FILE, help="Weights of the whole network (.weights.h5 or .keras).")
 @click.option(
-    "--init-weights", type=_backbone, metavar="FILE|imagenet",
+    "--init-weights", metavar="FILE|imagenet",
+    type=lambda text: text if text == "imagenet" else str(_FILE.convert(text, None, None)),
     help="ImageNet weights of the backbone alone, from a file or as Keras downloads them; the head is random.",
 )  # fmt: skip
 @click.option(
@@ -46,10 +42,10 @@ SHIPPED = pathlib.Path(__file__).parent / "shipped"
     help="Weights as constants, which is fastest, or as variables, which takes less memory. [default: frozen]",
 )  # fmt: skip
 def export(
-    run: pathlib.Path | None,
+    run: Path | None,
     store: str,
     models: tuple[str, ...],
-    weights: pathlib.Path | None,
+    weights: Path | None,
     init_weights: str | None,
     random_weights: bool,
     graph: str | None,
@@ -86,17 +82,14 @@ def export(
         raise click.ClickException(str(error)) from error
 
 
-def export_version(what: str, store: str, *, run: pathlib.Path | None = None, **how: Any) -> int:
-    """Make a version of a run or a model and report it; show TensorFlow's own messages only if it fails.
-
-    Raises ExportError, and ImportError where TensorFlow is not installed.
-    """
+def export_version(what: str, store: str, *, run: Path | None = None, **how: Any) -> int:
+    """Make a version of a run or a model and report it; show TensorFlow's own messages only if it fails."""
     started = time.monotonic()
     click.echo(f"{what}: exporting (TensorFlow takes a while to start)", err=True)
     with _native_stderr_held(unless=(ImportError, LifecycleError, OSError)):
-        from dermserve.models.exporter import export_model, export_run
+        from dermserve.models import exporter
 
-        version = export_run(run, store, **how) if run else export_model(what, store, **how)
+        version = exporter.export(run or what, store, **how)
     click.echo(f"{what}: version {version} written to {store} in {time.monotonic() - started:.0f} s", err=True)
     return version
 

@@ -9,10 +9,11 @@ import datetime
 import importlib.metadata
 import json
 import logging
-import pathlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -22,88 +23,46 @@ from tensorflow.python.saved_model import fingerprinting_utils
 
 from dermserve.contract import SCHEMA_VERSION, CardError, Input, render_card
 from dermserve.imaging import STANDARD_VIEWS
+from dermserve.models import records
 from dermserve.models.architectures import WeightsError, build, load_weights, weights_digest
-from dermserve.models.associated_files import CARD, SOURCE, read_file, source_digest, with_files
 from dermserve.models.catalogue import SPECS, Spec
-from dermserve.models.graph import FeatureDistance, Weights, freeze_core, signatures
+from dermserve.models.graph import FeatureDistance, freeze_core, signatures
 from dermserve.models.lifecycle.errors import ExportError, LifecycleError
 from dermserve.models.lifecycle.manifest import sign_version, write_manifest
 from dermserve.models.lifecycle.stores import new_entry, open_store
-from dermserve.models.records import write_golden_predictions, write_warmup_records
 from dermserve.models.training.errors import RunError, TrainingError
-from dermserve.models.training.train.finished import FinishedRun, describe_tests
+from dermserve.models.training.train.finished import TFLITE, FinishedRun, describe_tests
 from dermserve.models.verify import VerificationError, open_version, verify
 from dermserve.v1 import card_pb2
 
 
-def export_model(
-    model: str,
-    store: pathlib.Path | str,
-    *,
-    weights: pathlib.Path | None = None,
-    backbone: str | None = None,
-    graph: str = "frozen",
+def export(
+    source: Path | str, store: Path | str, *, graph: str = "frozen", sign: Path | None = None, **how: Any
 ) -> int:
-    """Write a model with weights of unknown training into the store as a new version, and return its number.
+    """Write a run, or a model with weights of unknown training, into the store as a new version; return its number.
 
-    `weights` are those of the whole network. `backbone` is a file with those of the backbone, or "imagenet", which
-    Keras downloads; the head, or with neither everything, is random, always the same. `graph` is a value of
-    graph.Weights.
-
-    Raises ExportError: the weights don't fit, or the export does not keep the model contract.
+    `source` is the run's folder, or the model's name with what `_model_content` takes. `graph` is "frozen" or
+    "folded-variables", `sign` the PEM file of a private key. Raises ExportError: the version could not be made.
     """
-    keras.utils.set_random_seed(0)
-    with _exporting(f"{model}: "):
-        network = build(model, backbone_weights=backbone)
-        if weights is not None:
-            load_weights(network, weights)
-        origin = f"file {weights.name}" if weights else "random (seed 0)"
-        if backbone is not None:
-            origin = f"backbone {pathlib.Path(backbone).name}, head {origin}"
-        provenance = card_pb2.Provenance(training=card_pb2.TRAINING_NONE, initialization=origin)
-        return write_version(Content(network=network, provenance=provenance, weights=Weights(graph)), store)
-
-
-def export_run(
-    run: pathlib.Path, store: pathlib.Path | str, *, graph: str = "frozen", sign: pathlib.Path | None = None
-) -> int:
-    """Write a run's network into the store as a new version, and return its number.
-
-    `sign` is the PEM file of a private key, `graph` a value of graph.Weights.
-
-    Raises ExportError: no such run, or the export does not keep the model contract.
-    """
-    with _exporting():
-        return write_version(dataclasses.replace(run_content(run), weights=Weights(graph)), store, sign=sign)
-
-
-@contextlib.contextmanager
-def _exporting(prefix: str = "") -> Iterator[None]:
     tf.get_logger().setLevel(logging.ERROR)
     try:
-        yield
+        content = run_content(source) if isinstance(source, Path) else _model_content(source, **how)
+        return write_version(dataclasses.replace(content, frozen=graph == "frozen"), store, sign=sign)
     except (WeightsError, CardError, VerificationError, TrainingError, LifecycleError) as error:
-        raise ExportError(f"{prefix}{error}") from error
+        raise ExportError(f"{source}: {error}" if isinstance(source, str) else str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Content:
     """Everything that a version is made from."""
 
-    network: keras.Model
-    """What architectures.build returns, with its weights; its name is the model's."""
-    provenance: card_pb2.Provenance
-    """Where the weights come from; `exported_at` and `exporter` are filled in."""
-    calibration: card_pb2.Calibration | None = None
-    """Temperature and thresholds, once fitted."""
-    profile: card_pb2.Profile | None = None
-    """What photos and answers looked like at calibration, once measured."""
-    distance: FeatureDistance | None = None
-    """Out-of-distribution score; the energy when None."""
-    tflite: bytes | None = None
-    """model.tflite, which gets the card and is stored beside the SavedModel."""
-    weights: Weights = Weights.FROZEN
-    """How the graph holds the weights."""
+    network: keras.Model  # what architectures.build returns, with its weights; its name is the model's
+    provenance: card_pb2.Provenance  # where the weights come from; `exported_at` and `exporter` are filled in
+    calibration: card_pb2.Calibration | None = None  # temperature and thresholds, once fitted
+    profile: card_pb2.Profile | None = None  # what photos and answers looked like at calibration, once measured
+    distance: FeatureDistance | None = None  # out-of-distribution score; the energy when None
+    tflite: bytes | None = None  # model.tflite, which gets the card and is stored beside the SavedModel
+    frozen: bool = True  # whether the graph holds the weights as constants, which is fastest, or as variables
 
     @property
     def temperature(self) -> float:
@@ -111,7 +70,20 @@ class Content:
         return self.calibration.temperature if self.calibration else 1.0
 
 
-def run_content(folder: pathlib.Path) -> Content:
+def _model_content(model: str, *, weights: Path | None = None, backbone: str | None = None) -> Content:
+    """Build a model with weights of all or the backbone (a file, "imagenet"); the rest is random, always the same."""
+    keras.utils.set_random_seed(0)
+    network = build(model, backbone_weights=backbone)
+    if weights is not None:
+        load_weights(network, weights)
+    origin = f"file {weights.name}" if weights else "random (seed 0)"
+    if backbone is not None:
+        origin = f"backbone {Path(backbone).name}, head {origin}"
+    provenance = card_pb2.Provenance(training=card_pb2.TRAINING_NONE, initialization=origin)
+    return Content(network=network, provenance=provenance)
+
+
+def run_content(folder: Path) -> Content:
     """Read a finished and evaluated run. Raises RunError: it is not one, or it is a teacher's."""
     run = FinishedRun(folder)
     if run.experiment.teacher is not None:
@@ -133,7 +105,7 @@ def run_content(folder: pathlib.Path) -> Content:
         calibration=card_pb2.Calibration(**calibration | {"method": "; ".join(said)}),
         profile=json_format.ParseDict(facts["profile"], card_pb2.Profile()) if "profile" in facts else None,
         distance=run.distance,
-        tflite=run.tflite.read_bytes() if run.tflite.is_file() else None,
+        tflite=tflite.read_bytes() if (tflite := folder / TFLITE).is_file() else None,
     )
 
 
@@ -142,40 +114,27 @@ def _metrics(run: FinishedRun) -> dict[str, float]:
     measured = run.summary["metrics"]["test"]
     single, tta, verdict = measured["single"], measured["tta"], measured["verdict"]
     figures = {
-        "accuracy": single["accuracy"],
-        "accuracy_low": single["accuracy_95"][0],
-        "accuracy_high": single["accuracy_95"][1],
-        "balanced_accuracy": single["balanced_accuracy"],
-        "accuracy_tta": tta["accuracy"],
-        "balanced_accuracy_tta": tta["balanced_accuracy"],
-        "ece": single["ece"],
+        **{name: single[name] for name in ("accuracy", "balanced_accuracy", "ece")},
+        **{f"{name}_tta": tta[name] for name in ("accuracy", "balanced_accuracy")},
+        **dict(zip(("accuracy_low", "accuracy_high"), single["accuracy_95"], strict=True)),
         **{name: verdict[name] for name in ("abstained", "confident", "malignant_confidently_benign")},
     }
     return {f"{name}_{split}": value for name, value in figures.items() if value is not None}
 
 
-def write_version(content: Content, base: pathlib.Path | str, *, sign: pathlib.Path | None = None) -> int:
-    """Export a version into a store, and return its number. It appears only once every signature has been checked.
-
-    `base` is a store's path or URL, `sign` the PEM file of a private key.
-
-    Raises:
-        CardError: the content does not make a valid card.
-        VerificationError: the export does not keep the model contract.
-        LifecycleError: the store can't be used.
-        OSError: the store can't be written.
-    """
+def write_version(content: Content, base: Path | str, *, sign: Path | None = None) -> int:
+    """Export a version into a store, and return its number. It appears only once every signature has been checked."""
     spec, store = SPECS[content.network.name], open_store(base)
     card = _make_card(content, spec)
     tflite = None if content.tflite is None else _with_card(content, content.tflite, card)
     with store.staged(spec.name) as staging, _no_bytecode():
         _save(content, card, spec, staging)
-        write_warmup_records(staging, model=spec.name, side=spec.input_side)
+        records.write_warmup_records(staging, model=spec.name, side=spec.input_side)
         if tflite is not None:
-            (staging / "model.tflite").write_bytes(tflite)
+            (staging / TFLITE).write_bytes(tflite)
         with open_version(staging) as loaded:
             verify(loaded)
-            write_golden_predictions(staging, loaded, model=spec.name, side=spec.input_side)
+            records.write_golden_predictions(staging, loaded, model=spec.name, side=spec.input_side)
         about = {
             "exported_at": card.provenance.exported_at,
             "exporter": card.provenance.exporter,
@@ -224,29 +183,24 @@ def _make_card(content: Content, spec: Spec) -> card_pb2.Card:
 
 def _with_card(content: Content, model: bytes, card: card_pb2.Card) -> bytes:
     """Add the card to a TensorFlow Lite model, which must have been converted from this content."""
-    source = source_digest(content.network, temperature=content.temperature, distance=content.distance)
-    if read_file(model, SOURCE) != source:
+    source = records.source_digest(content.network, temperature=content.temperature, distance=content.distance)
+    if records.read_file(model, records.SOURCE) != source:
         raise VerificationError(
             "model.tflite was converted from other weights or before the last `dermserve evaluate`: its answers are not"
             " those of this version. Convert it again with `dermserve tflite`, or delete it from the run"
         )
-    return with_files(model, {CARD: render_card(card)})
+    return records.with_files(model, {records.CARD: render_card(card)})
 
 
-def _save(content: Content, card: card_pb2.Card, spec: Spec, folder: pathlib.Path) -> None:
-    core = freeze_core(
-        content.network, temperature=content.temperature, distance=content.distance, weights=content.weights
-    )
+def _save(content: Content, card: card_pb2.Card, spec: Spec, folder: Path) -> None:
+    how: dict[str, Any] = {"temperature": content.temperature, "distance": content.distance, "frozen": content.frozen}
+    core = freeze_core(content.network, **how)
     module = tf.Module()
     module.core = core.tracked  # type: ignore[attr-defined]  # what the signatures call must be tracked
     functions = signatures(core, side=spec.input_side, views=card.views, card=render_card(card))
     tf.saved_model.save(module, str(folder), signatures=functions)
-    _declare_size(folder, side=spec.input_side)
-
-
-def _declare_size(folder: pathlib.Path, *, side: int) -> None:
-    """State the size of images in the metadata of the signatures; the placeholders must not (graph.py)."""
-    file = folder / "saved_model.pb"
+    # State the size of images in the metadata of the signatures; the placeholders must not (graph.py).
+    file, side = folder / "saved_model.pb", spec.input_side
     saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())
     for definition in saved.meta_graphs[0].signature_def.values():
         if Input.IMAGES in definition.inputs:

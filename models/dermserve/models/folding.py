@@ -26,10 +26,9 @@ def fold_batch_norm(network: keras.Model, *, fusible: bool = False) -> keras.Mod
     computes the same, except for rounding. It can't be trained. When `fusible`, hard swish and padding are written so
     that TensorFlow computes them with the convolution, too; TensorFlow Lite fuses hard swish as Keras writes it.
     """
-    folded = _foldable(network)
-    by_convolution = {convolution.name: norm for norm, convolution in folded.items()}
+    by_convolution = _foldable(network)
     padded = _padded(network) if fusible else {}
-    gone = {norm.name for norm in folded} | set(padded.values())
+    gone = {norm.name for norm in by_convolution.values()} | set(padded.values())
 
     def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
         if isinstance(layer, keras.Model):
@@ -47,20 +46,23 @@ def fold_batch_norm(network: keras.Model, *, fusible: bool = False) -> keras.Mod
         return args[0] if layer.name in gone else layer(*args, **kwargs)
 
     copy = keras.models.clone_model(network, clone_function=clone, call_function=call)
-    _copy_weights(network, copy, by_convolution, gone)
+    for layer in network.layers:
+        if layer.weights and layer.name not in gone and not isinstance(layer, keras.Model):  # nested ones have theirs
+            norm = by_convolution.get(layer.name)
+            weights = layer.get_weights() if norm is None else _folded_weights(layer, norm)
+            copy.get_layer(layer.name).set_weights(weights)
     return copy
 
 
-def _foldable(network: keras.Model) -> dict[keras.layers.Layer, keras.layers.Layer]:
-    """Map each batch normalisation that can be folded to its convolution."""
-    pairs = {}
-    for layer in network.layers:
-        if not isinstance(layer, keras.layers.BatchNormalization):
-            continue
-        before = _feeds_alone(layer)
-        if isinstance(before, _CONVOLUTIONS) and before.activation is keras.activations.linear:
-            pairs[layer] = before
-    return pairs
+def _foldable(network: keras.Model) -> dict[str, keras.layers.Layer]:
+    """Map each convolution to the batch normalisation that can be folded into it."""
+    norms = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    pairs = [(_feeds_alone(norm), norm) for norm in norms]
+    return {
+        before.name: norm
+        for before, norm in pairs
+        if isinstance(before, _CONVOLUTIONS) and before.activation is keras.activations.linear
+    }
 
 
 def _feeds_alone(layer: keras.layers.Layer) -> keras.layers.Layer | None:
@@ -73,12 +75,11 @@ def _padded(network: keras.Model) -> dict[str, str]:
     """Map each convolution to the padding layer before it, if "same" would pad equally."""
     pairs = {}
     for layer in network.layers:
-        if not isinstance(layer, _CONVOLUTIONS) or layer.padding != "valid":
-            continue
-        before = _feeds_alone(layer)
-        if isinstance(before, keras.layers.ZeroPadding2D):
-            sizes = before.input.shape[1:3]
-            if None not in sizes and tuple(before.padding) == _same_padding(sizes, layer.kernel_size, layer.strides):
+        if isinstance(layer, _CONVOLUTIONS) and layer.padding == "valid":
+            before = _feeds_alone(layer)
+            if isinstance(before, keras.layers.ZeroPadding2D) and tuple(before.padding) == _same_padding(
+                before.input.shape[1:3], layer.kernel_size, layer.strides
+            ):
                 pairs[layer.name] = before.name
     return pairs
 
@@ -89,28 +90,16 @@ def _same_padding(
     """Return the zeros that "same" adds before and after each side (https://www.tensorflow.org/api_docs/python/tf/nn)."""
     found = []
     for size, extent, stride in zip(sizes, kernel, strides, strict=True):
+        if size is None:  # of a training copy, for any size
+            return ()
         whole = max((-(-size // stride) - 1) * stride + extent - size, 0)
         found.append((whole // 2, whole - whole // 2))
     return tuple(found)
 
 
 def _hard_swish(values: Any) -> Any:
-    """Compute x · min(max(x + 3, 0), 6) / 6 in the operations and the order that TensorFlow's optimiser looks for.
-
-    The optimiser sorts the factors of a product by name, and expects x / 6 first: hence the names.
-    """
+    """Compute x · min(max(x + 3, 0), 6) / 6 as TensorFlow's optimiser wants it: it sorts factors by their names."""
     return tf.multiply(tf.multiply(values, 1 / 6, name="a_sixth"), tf.nn.relu6(values + 3.0, name="gate"))
-
-
-def _copy_weights(
-    network: keras.Model, copy: keras.Model, by_convolution: dict[str, keras.layers.Layer], gone: set[str]
-) -> None:
-    for layer in network.layers:
-        if isinstance(layer, keras.Model) or layer.name in gone or not layer.weights:
-            continue  # nested models have theirs already
-        target = copy.get_layer(layer.name)
-        norm = by_convolution.get(layer.name)
-        target.set_weights(layer.get_weights() if norm is None else _folded_weights(layer, norm))
 
 
 def _folded_weights(convolution: keras.layers.Layer, norm: keras.layers.Layer) -> list[NDArray[np.float32]]:

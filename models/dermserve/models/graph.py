@@ -5,7 +5,6 @@ less memory. The C++ loader finds the variables of a Keras 3 model only if they 
 one function, so the weights are on disk once.
 """
 
-import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -32,49 +31,25 @@ class FeatureDistance:
     2018, with the precision matrix factored: score = min over c of |projection · (features - centers[c])|².
     """
 
-    centers: NDArray[np.float32]
-    """float32 [C, F]."""
-    projection: NDArray[np.float32]
-    """float32 [F, K]; projection · projectionᵀ is the precision matrix, or a part of it of rank K."""
-    unit: bool = False
-    """Whether features are first scaled to unit length (Müller & Hein, "Mahalanobis++", ICML 2025)."""
+    centers: NDArray[np.float32]  # float32 [C, F]
+    projection: NDArray[np.float32]  # float32 [F, K]; times its transpose: the precision matrix, or a part of rank K
+    unit: bool = False  # whether features are first scaled to unit length (Müller & Hein, "Mahalanobis++", ICML 2025)
     scope: NDArray[np.float32] | None = None
     """float32 [F + 1]: weights of the features, scaled as above, and a constant. With it the score of a photo within
     `limit` is the logistic of their sum, below 1: how likely the lesion is of a class the network does not know. Beyond
     the limit the score is the distance over the limit, above 1."""
-    limit: float = 0.0
-    """Distance beyond which a photo does not show skin; for `scope` alone."""
-
-
-class Weights(enum.StrEnum):
-    """How a served graph holds its weights."""
-
-    FROZEN = "frozen"
-    """As constants, which is fastest."""
-    VARIABLES = "folded-variables"
-    """As variables, which take less memory."""
+    limit: float = 0.0  # distance beyond which a photo does not show skin; for `scope` alone
 
 
 def freeze_core(
-    network: keras.Model,
-    *,
-    temperature: float = 1.0,
-    distance: FeatureDistance | None = None,
-    weights: Weights = Weights.FROZEN,
+    network: keras.Model, *, temperature: float = 1.0, distance: FeatureDistance | None = None, frozen: bool = True
 ) -> Core:
-    """Turn a network into a function, with its variables as constants unless `weights` says otherwise.
+    """Turn a network into a function, with its variables as constants if `frozen`.
 
-    Args:
-        network: what architectures.build returns.
-        temperature: the logits are divided by it before the softmax (Guo et al., "On Calibration of Modern Neural
-            Networks", ICML 2017).
-        distance: the out-of-distribution score. When None it is the energy, -log Σ exp(logits) (Liu et al.,
-            "Energy-based Out-of-distribution Detection", NeurIPS 2020).
-        weights: how the function holds them.
-
-    Returns:
-        uint8 [N, H, W, 3] → {probabilities f32 [N, C], logits f32 [N, C], ood_score f32 [N]}; its attribute `tracked`
-        is what its SavedModel must track.
+    The logits are divided by the temperature before the softmax (Guo et al., "On Calibration of Modern Neural
+    Networks", ICML 2017). Without `distance` the out-of-distribution score is the energy, -log Σ exp(logits) (Liu et
+    al., "Energy-based Out-of-distribution Detection", NeurIPS 2020). Returns uint8 [N, H, W, 3] → what `scored`
+    returns; its attribute `tracked` is what its SavedModel must track.
     """
     folded = fold_batch_norm(network, fusible=True)
     height, width = network.inputs[0].shape[1:3]
@@ -87,21 +62,18 @@ def freeze_core(
         return scored(outputs, temperature=temperature, distance=distance)
 
     concrete = infer.get_concrete_function()
-    frozen = convert_variables_to_constants_v2(concrete) if weights is Weights.FROZEN else None
+    constant = convert_variables_to_constants_v2(concrete) if frozen else None
     names = sorted(concrete.structured_outputs)  # tf.nest flattens a dict in the order of its keys
 
     def core(images: Tensor) -> dict[str, Tensor]:
-        return dict(zip(names, frozen(images), strict=True)) if frozen else concrete(images)
+        return dict(zip(names, constant(images), strict=True)) if constant else concrete(images)
 
-    core.tracked = frozen or [weight.value for weight in folded.weights]  # type: ignore[attr-defined]
+    core.tracked = constant or [weight.value for weight in folded.weights]  # type: ignore[attr-defined]
     return core
 
 
 def scored(outputs: Mapping[str, Tensor], *, temperature: float, distance: FeatureDistance | None) -> dict[str, Tensor]:
-    """Compute a version's outputs from its network's, {logits f32 [N, C], features f32 [N, F]}.
-
-    For temperature and distance see freeze_core.
-    """
+    """Compute probabilities, logits [N, C] and ood_score [N], as freeze_core says, from logits and features [N, F]."""
     logits = outputs["logits"]
     score = -tf.reduce_logsumexp(logits, axis=-1) if distance is None else _distance(outputs["features"], distance)
     return {
@@ -111,13 +83,10 @@ def scored(outputs: Mapping[str, Tensor], *, temperature: float, distance: Featu
     }
 
 
-_LEAST_SQUARE = 1e-30
-"""Least squared length of a feature vector: an untrained network may be below TensorFlow's own bound of 1e-12."""
-
-
 def _distance(features: Tensor, distance: FeatureDistance) -> Tensor:
     if distance.unit:
-        features = tf.math.l2_normalize(features, axis=-1, epsilon=_LEAST_SQUARE)
+        # The features of an untrained network may be shorter than TensorFlow's own bound of 1e-12.
+        features = tf.math.l2_normalize(features, axis=-1, epsilon=1e-30)
     # Subtract first: the projection is large, and the difference of two large numbers would be mostly rounding error.
     whitened = (features[:, tf.newaxis] - distance.centers[np.newaxis]) @ distance.projection
     away = tf.reduce_min(tf.reduce_sum(whitened**2, axis=-1), axis=-1)
@@ -165,11 +134,8 @@ def signatures(core: Core, *, side: int, views: Sequence[str], card: str) -> dic
     def describe(query: Tensor) -> dict[str, Tensor]:
         return {Output.CARD.value: tf.fill(tf.shape(query), tf.constant(card))}
 
-    named = {
-        Signature.SERVING_DEFAULT: serving_default, Signature.ENCODED: encoded, Signature.TTA: tta,
-        Signature.DESCRIBE: describe,
-    }  # fmt: skip
-    return {name.value: function.get_concrete_function() for name, function in named.items()}
+    functions = zip(Signature, (serving_default, encoded, tta, describe), strict=True)
+    return {name.value: function.get_concrete_function() for name, function in functions}
 
 
 def _checked(images: Tensor, side: int) -> Tensor:
@@ -204,10 +170,6 @@ def _turned(images: Tensor, quarter_turns: int) -> Tensor:
     return tf.reverse(tf.transpose(images, [0, 2, 1, 3]), [1 if quarter_turns == 1 else 2])
 
 
-def _flipped(images: Tensor) -> Tensor:
-    return tf.reverse(images, [2])
-
-
 def _scaled(images: Tensor, numerator: int) -> Tensor:
     scaled = (tf.cast(images, tf.int32) * numerator + BRIGHTNESS_STEP // 2) // BRIGHTNESS_STEP
     return tf.cast(tf.minimum(scaled, 255), tf.uint8)
@@ -218,10 +180,10 @@ _VIEWS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "rot90": lambda images: _turned(images, 1),
     "rot180": lambda images: _turned(images, 2),
     "rot270": lambda images: _turned(images, 3),
-    "flip": _flipped,
-    "flip_rot90": lambda images: _turned(_flipped(images), 1),
-    "flip_rot180": lambda images: _turned(_flipped(images), 2),
-    "flip_rot270": lambda images: _turned(_flipped(images), 3),
+    "flip": lambda images: tf.reverse(images, [2]),
+    "flip_rot90": lambda images: _turned(tf.reverse(images, [2]), 1),
+    "flip_rot180": lambda images: _turned(tf.reverse(images, [2]), 2),
+    "flip_rot270": lambda images: _turned(tf.reverse(images, [2]), 3),
     "darker": lambda images: _scaled(images, BRIGHTNESS_STEP - 1),
     "brighter": lambda images: _scaled(images, BRIGHTNESS_STEP + 1),
 }

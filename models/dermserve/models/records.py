@@ -1,8 +1,17 @@
-"""The records beside a version's graph: requests to warm it up with, and golden predictions to check it by."""
+"""The files beside a version's graph: requests to warm it up with, golden predictions, and what model.tflite holds.
 
-import pathlib
+A TensorFlow Lite model has labels, its version's card and the digest of its source in an uncompressed zip archive at
+the end (https://ai.google.dev/edge/litert/conversion/tensorflow/metadata).
+"""
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeAlias
 
+import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -10,20 +19,25 @@ from PIL import Image
 from tensorflow_serving.apis import prediction_log_pb2
 
 from dermserve.contract import Input, Signature
+from dermserve.models.architectures import weights_digest
+from dermserve.models.graph import FeatureDistance
 from dermserve.models.lifecycle.manifest import GOLDEN, WARMUP
 from dermserve.models.verify import LoadedVersion, png
 
+LABELS = "labels.txt"  # class codes in the order of the probabilities, one a line
+CARD = "card.json"  # the card that `describe` returns; in a version's model.tflite, not in a run's
+SOURCE = "source.txt"  # the `source_digest` of the network that it was converted from
 _PICTURES = 2
 _PATCHES = 7
 _Request: TypeAlias = tuple[Signature, dict[str, Any]]
 
 
-def write_warmup_records(version_folder: pathlib.Path, *, model: str, side: int) -> None:
+def write_warmup_records(version_folder: Path, *, model: str, side: int) -> None:
     """Write the records that TensorFlow Serving replays when it loads a version, so that the first answer is fast.
 
     TensorFlow optimises a graph once for each set of requested outputs. Like the gateway, the records request all
-    outputs (no output_filter): of one view and of ten, of `tta`, of the card, and of `encoded`, which others call. https://www.tensorflow.org/tfx/serving/saved_model_warmup
-    `side` is the height and width of the input in pixels.
+    outputs (no output_filter): of one view and of ten, of `tta`, of the card, and of `encoded`, which others call.
+    https://www.tensorflow.org/tfx/serving/saved_model_warmup
     """
     gray = np.full((10, side, side, 3), 127, np.uint8)
     asked: list[_Request] = [
@@ -36,11 +50,8 @@ def write_warmup_records(version_folder: pathlib.Path, *, model: str, side: int)
     _write(version_folder / WARMUP, model, asked)
 
 
-def write_golden_predictions(version_folder: pathlib.Path, run: LoadedVersion, *, model: str, side: int) -> None:
-    """Run every signature of a loaded version on made-up pictures, and write the answers into its folder.
-
-    Raises VerificationError: a signature does not run.
-    """
+def write_golden_predictions(version_folder: Path, run: LoadedVersion, *, model: str, side: int) -> None:
+    """Run every signature of a loaded version on made-up pictures, and write the answers into its folder."""
     images = pictures(_PICTURES, side=side)
     asked: list[_Request] = [
         (Signature.SERVING_DEFAULT, {Input.IMAGES: images}),
@@ -59,7 +70,7 @@ def pictures(count: int, *, side: int) -> NDArray[np.uint8]:
     )
 
 
-def _write(file: pathlib.Path, model: str, asked: list[_Request], run: LoadedVersion | None = None) -> None:
+def _write(file: Path, model: str, asked: list[_Request], run: LoadedVersion | None = None) -> None:
     """Write a PredictionLog of each request, with its answer where there is something to run it."""
     file.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(file)) as writer:
@@ -72,3 +83,32 @@ def _write(file: pathlib.Path, model: str, asked: list[_Request], run: LoadedVer
             for name, value in run(signature, inputs).items() if run else ():
                 log.response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
             writer.write(prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString())
+
+
+def with_files(model: bytes, files: Mapping[str, str]) -> bytes:
+    """Append files, text by name, to a model."""
+    file = io.BytesIO(model)
+    file.seek(0, io.SEEK_END)
+    with zipfile.ZipFile(file, "a") as archive:
+        for name, text in files.items():
+            archive.writestr(zipfile.ZipInfo(name), text)
+    return file.getvalue()
+
+
+def read_file(model: bytes, name: str) -> str | None:
+    """Read a file of a model; None if it has no such file."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(model)) as archive:
+            return archive.read(name).decode()
+    except (zipfile.BadZipFile, KeyError):
+        return None
+
+
+def source_digest(network: keras.Model, *, temperature: float, distance: FeatureDistance | None) -> str:
+    """Return the SHA-256, hexadecimal, of everything that determines a converted model's answers."""
+    digest = hashlib.sha256(f"{weights_digest(network)} {temperature!r}".encode())
+    if distance is not None:
+        for array in (distance.centers, distance.projection, distance.scope):
+            digest.update(b"" if array is None else array.astype("<f4").tobytes())
+        digest.update(f"{distance.unit} {distance.limit!r}".encode())
+    return digest.hexdigest()

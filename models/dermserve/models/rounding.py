@@ -24,10 +24,7 @@ So the distance is exact to MAX_GAIN × ROUNDING = 0.03.
 
 
 def allowed(expected: Mapping[str, NDArray[np.float32]], *, temperature: float) -> dict[str, float]:
-    """Return how much each of a signature's float32 outputs may differ from the expected one, in its own unit.
-
-    An `ood_score` is compared by its root: see `comparable`.
-    """
+    """Return how much each float32 output of a signature may differ from the expected one, once `comparable`."""
     logits = ROUNDING * max(1.0, float(np.abs(expected[Output.LOGITS]).max(initial=0)))
     probabilities = min(1.0, logits / temperature)  # the softmax moves by half of that at most
     return {

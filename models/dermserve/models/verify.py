@@ -6,9 +6,9 @@
 import contextlib
 import io
 import itertools
-import pathlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,7 +25,6 @@ from dermserve.v1 import card_pb2
 Array: TypeAlias = NDArray[Any]
 
 _BATCH = 2
-_SUM_TOLERANCE = 1e-4
 
 
 class VerificationError(RuntimeError):
@@ -33,11 +32,7 @@ class VerificationError(RuntimeError):
 
 
 def verify(run: "LoadedVersion") -> card_pb2.Card:
-    """Check every promise of the model contract that can be checked without knowing right answers; return the card.
-
-    Raises VerificationError: a signature is missing, does not run, can't be batched, accepts images of another size or
-    disagrees with another.
-    """
+    """Check every promise of the model contract that can be checked without right answers; return the card."""
     _check_batch_dimensions(run.signatures)
     card = _check_describe(run)
     _check_refusals(run, side=card.input.height)
@@ -72,7 +67,7 @@ class LoadedVersion:
 
 
 @contextlib.contextmanager
-def open_version(version_folder: pathlib.Path) -> Iterator[LoadedVersion]:
+def open_version(version_folder: Path) -> Iterator[LoadedVersion]:
     """Load a SavedModel as TensorFlow Serving does; return an object that runs its signatures."""
     with contextlib.closing(tf.compat.v1.Session(graph=tf.Graph())) as session:
         with session.graph.as_default():
@@ -127,7 +122,7 @@ def _check_scores(signature: Signature, outputs: Mapping[str, Array], *, classes
         value = outputs[name]
         if value.shape != shape or value.dtype != np.float32 or not np.isfinite(value).all():
             raise VerificationError(f"signature {signature}: {name} must be finite float32 {shape}")
-    if not np.allclose(probabilities.sum(-1), 1, atol=_SUM_TOLERANCE):
+    if not np.allclose(probabilities.sum(-1), 1, atol=1e-4):
         raise VerificationError(f"signature {signature}: probabilities do not sum to 1")
 
 

@@ -2,40 +2,27 @@
 
 import contextlib
 import dataclasses
-import pathlib
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
 from dermserve.models.export import export_version
 from dermserve.models.lifecycle import moves
+from dermserve.models.lifecycle import options as opts
 from dermserve.models.lifecycle.errors import ConfigError, GateError, LifecycleError, StoreError
 from dermserve.models.lifecycle.gate import Check, Requirement, verify_answers, verify_files
 from dermserve.models.lifecycle.manifest import load_key
-from dermserve.models.lifecycle.options import (
-    VERSION,
-    at_desk,
-    config_option,
-    model_name,
-    moving,
-    parse_requirement,
-    parse_share,
-    public_key_option,
-    separated,
-    servers_options,
-    show,
-    watching,
-)
 from dermserve.models.lifecycle.rollout import Intent, Served, pending
 from dermserve.models.lifecycle.server_config import CANARY_FILE, CONFIG, Desk, ServerConfig
 from dermserve.models.lifecycle.servers import Server, state_name
 from dermserve.models.lifecycle.stores import LocalStore, entries, known_version, manifest_of
 from dermserve.models.lifecycle.watch import Gateways, Limits
 
-_MODEL = click.argument("name", type=model_name, metavar="MODEL")
-_MODEL_OR_ALL = click.argument("name", type=model_name, metavar="MODEL", required=False)
-_VERSION_OR_NEWEST = click.argument("version", type=VERSION, required=False)
+_MODEL = click.argument("name", type=opts.model_name, metavar="MODEL")
+_MODEL_OR_ALL = click.argument("name", type=opts.model_name, metavar="MODEL", required=False)
+_VERSION_OR_NEWEST = click.argument("version", type=opts.VERSION, required=False)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,7 +40,7 @@ def model() -> None:
 
 @model.command(name="list")
 @_MODEL_OR_ALL
-@at_desk(config_option)
+@opts.at_desk(opts.config_option)
 def list_versions(desk: Desk, name: str | None) -> None:
     """List the versions in a store, with labels, pins and digests, without asking a server."""
     store = desk.store
@@ -75,12 +62,12 @@ def list_versions(desk: Desk, name: str | None) -> None:
             told = [row["about"].get("exported_at"), trained]
             told.append(f"sha256 {row['digest'][:12]}" if manifest else "no manifest")
             shown = f" [{', '.join(named)}]" if named else ""
-            show(row, f"{listed:<20} {version:>4}{shown}  {', '.join(filter(None, told))}")
+            opts.show(row, f"{listed:<20} {version:>4}{shown}  {', '.join(filter(None, told))}")
 
 
 @model.command()
 @_MODEL_OR_ALL
-@at_desk(servers_options, config_option)
+@opts.at_desk(opts.servers_options, opts.config_option)
 def status(desk: Desk, name: str | None) -> None:
     """Show the state on the servers: each version, and the versions of the labels.
 
@@ -94,7 +81,7 @@ def status(desk: Desk, name: str | None) -> None:
     if (intent := pending(desk.store)) is not None:
         click.echo(f"half done, the next command undoes it: {intent}", err=True)
     for row in rows:
-        show(row, _live_text(row))
+        opts.show(row, _live_text(row))
     if not all(row["ok"] for row in rows):
         sys.exit(LifecycleError.exit_code)
 
@@ -138,7 +125,7 @@ def _config(desk: Desk) -> ServerConfig:
     "--offline", is_flag=True,
     help="Ask no server: only check the files of all versions, of those of MODEL, or of VERSION.",
 )  # fmt: skip
-@at_desk(servers_options, public_key_option)
+@opts.at_desk(opts.servers_options, opts.public_key_option)
 def verify(desk: Desk, name: str | None, version: int | None, offline: bool) -> None:
     """Replay a version's warm-up and golden predictions on running servers, and check its files by their digests.
 
@@ -161,28 +148,28 @@ def _show_check(check: Check) -> bool:
     """Print a check; return whether it failed."""
     failed = bool(check.problem)
     values = {"server": check.server or None, "what": check.what, "ok": not failed, "problem": check.problem or None}
-    show(values, f"{check.server or 'store':<22} {check.what}: {check.problem or 'ok'}")
+    opts.show(values, f"{check.server or 'store':<22} {check.what}: {check.problem or 'ok'}")
     return failed
 
 
 @model.command()
 @_MODEL_OR_ALL
-@at_desk()
+@opts.at_desk()
 def log(desk: Desk, name: str | None) -> None:
     """Show the audit log, oldest first: when, who, what, from, to."""
     for entry in entries(desk.store, name):
         before, after = (Served(**end) if isinstance(end, dict) else end for end in (entry["from"], entry["to"]))
-        show(entry, f"{entry['when']}  {entry['who']}  {entry['what']:<8} {entry['model']}  {before} → {after}")
+        opts.show(entry, f"{entry['when']}  {entry['who']}  {entry['what']:<8} {entry['model']}  {before} → {after}")
 
 
 @model.command()
-@click.argument("run", metavar="RUN", type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path))
+@click.argument("run", metavar="RUN", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
-    "--sign", "key", metavar="KEY", type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path),
+    "--sign", "key", metavar="KEY", type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Sign it with this private key: a PEM file, elliptic curve, without a password (extra `sign`).",
 )  # fmt: skip
-@at_desk()
-def publish(desk: Desk, run: pathlib.Path, key: pathlib.Path | None) -> None:
+@opts.at_desk()
+def publish(desk: Desk, run: Path, key: Path | None) -> None:
     """Export the model of RUN as a new version, checked before it appears.
 
     RUN is the folder of a finished and evaluated `dermserve train`. Servers that follow the newest version load it at
@@ -202,7 +189,7 @@ def publish(desk: Desk, run: pathlib.Path, key: pathlib.Path | None) -> None:
     manifest = manifest_of(desk.store, name, version)
     digest = manifest and manifest.digest
     told = f"{name}: version {version} published to {base} (sha256 {digest})"
-    show({"model": name, "version": version, "store": base, "digest": digest}, told)
+    opts.show({"model": name, "version": version, "store": base, "digest": digest}, told)
     click.echo(f"next: dermserve model promote {name} {version}, or canary first", err=True)
 
 
@@ -210,10 +197,10 @@ def publish(desk: Desk, run: pathlib.Path, key: pathlib.Path | None) -> None:
 @_MODEL
 @_VERSION_OR_NEWEST
 @click.option(
-    "--require", type=parse_requirement, multiple=True, metavar="'FIGURE>=VALUE'",
+    "--require", type=opts.parse_requirement, multiple=True, metavar="'FIGURE>=VALUE'",
     help="Bound on a figure of the version's evaluation, for example accuracy>=0.8; repeatable.",
 )  # fmt: skip
-@at_desk(moving)
+@opts.at_desk(opts.moving)
 def promote(desk: Desk, name: str, version: int | None, require: tuple[Requirement, ...]) -> None:
     """Make a version the stable one on every server: the newest in the store when none is given.
 
@@ -225,7 +212,7 @@ def promote(desk: Desk, name: str, version: int | None, require: tuple[Requireme
 
 @model.command()
 @_MODEL
-@at_desk(moving)
+@opts.at_desk(opts.moving)
 def rollback(desk: Desk, name: str) -> None:
     """Make the version stable again that was stable before the last promotion."""
     _show_moved(moves.rollback(desk, name))
@@ -234,9 +221,11 @@ def rollback(desk: Desk, name: str) -> None:
 @model.command()
 @_MODEL
 @_VERSION_OR_NEWEST
-@click.option("--share", type=parse_share, metavar="SHARE", help="Of requests without version and label: 5% or 0.05.")
+@click.option(
+    "--share", type=opts.parse_share, metavar="SHARE", help="Of requests without version and label: 5% or 0.05."
+)
 @click.option("--off", is_flag=True, help="End the canary: everybody gets the stable version.")
-@at_desk(watching, moving)
+@opts.at_desk(opts.watching, opts.moving)
 def canary(
     desk: Desk,
     name: str,
@@ -267,54 +256,50 @@ def canary(
     if not gateways:
         click.echo(f"gateways follow {desk.place.base}/{CANARY_FILE} (canary_file); none was asked", err=True)
         return
-    asked = Gateways(separated(gateways))
+    asked = Gateways(opts.separated(gateways))
     try:
         count = asked.wait_share(name, share or 0.0, timeout=desk.timeout)
         click.echo(f"all {count} gateways have the share {share or 0:g}", err=True)
         if watch is not None:
-            _watch(asked, name, watch, Limits(**limits))
+            report, problems = asked.watch(name, seconds=watch, limits=Limits(**limits))
+            values = {"model": name, "ok": not problems, "problems": problems, **dataclasses.asdict(report)}
+            opts.show(values, f"{name}: {report}")
+            if problems:
+                raise GateError(f"the canary of {name} failed: {'; '.join(problems)}")
     except BaseException:
         if auto_rollback:
             _show_moved(moves.end_canary(desk, name))
         raise
 
 
-def _watch(gateways: Gateways, name: str, seconds: float, limits: Limits) -> None:
-    report, problems = gateways.watch(name, seconds=seconds, limits=limits)
-    values = {"model": name, "ok": not problems, "problems": problems, **dataclasses.asdict(report)}
-    show(values, f"{name}: {report}")
-    if problems:
-        raise GateError(f"the canary of {name} failed: {'; '.join(problems)}")
-
-
 def _show_moved(moved: Intent) -> None:
-    show(moved.entry, f"{moved.model}: {moved.before} → {moved.after}")
+    opts.show(moved.entry, f"{moved.model}: {moved.before} → {moved.after}")
 
 
 @model.command()
 @_MODEL
 @click.option("--keep", type=click.IntRange(1), default=3, show_default=True, metavar="N", help="Versions to keep.")
-@at_desk(moving)
+@opts.at_desk(opts.moving)
 def retire(desk: Desk, name: str, keep: int) -> None:
     """Delete all versions except the newest N, those that are labelled, pinned or loaded, and rollback's target."""
     gone, left = moves.retire(desk, name, keep=keep), desk.store.versions(name)
     told = f"{name}: deleted {', '.join(map(str, gone)) or 'nothing'}; left: {', '.join(map(str, left))}"
-    show({"model": name, "retired": gone, "left": left}, told)
+    opts.show({"model": name, "retired": gone, "left": left}, told)
 
 
 @model.command()
-@click.argument("names", type=model_name, metavar="[MODEL]...", nargs=-1)
-@click.option("--to", "target", required=True, metavar="DIR", type=click.Path(file_okay=False, path_type=pathlib.Path),
+@click.argument("names", type=opts.model_name, metavar="[MODEL]...", nargs=-1)
+@click.option("--to", "target", required=True, metavar="DIR", type=click.Path(file_okay=False, path_type=Path),
               help="Folder of the local store to fill.")  # fmt: skip
 @click.option(
     "--latest", type=click.IntRange(1), metavar="N", help="Only the newest N versions of each model, and labelled ones."
 )
-@at_desk(public_key_option)
-def pull(desk: Desk, names: tuple[str, ...], target: pathlib.Path, latest: int | None) -> None:
+@opts.at_desk(opts.public_key_option)
+def pull(desk: Desk, names: tuple[str, ...], target: Path, latest: int | None) -> None:
     """Copy versions that a local store lacks, each checked by its digests before it appears.
 
     For stores that TensorFlow Serving can't read, such as s3://. Run it before the server starts (an init container).
     """
     copied = moves.pull(desk.store, LocalStore(target), models=names, latest=latest, public_key=desk.public_key)
     for name, version in copied:
-        show({"model": name, "version": version}, f"{name}: version {version} copied")
+        opts.show({"model": name, "version": version}, f"{name}: version {version} copied")

@@ -2,9 +2,9 @@
 
 import math
 import operator
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,32 +22,24 @@ from dermserve.v1 import card_pb2
 _COMPARED: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
-_SPLITS = ("_grouped", "_by_image")
-"""How an evaluation split its photos: suffixes of the names in a card."""
+_SPLITS = ("_grouped", "_by_image")  # how an evaluation split its photos: suffixes of the names in a card
 _KINDS = {WARMUP: "warm-up", GOLDEN: "golden"}
-_TOLERANCE = 1e-3
-"""Relative to the largest value of a tensor, or 1: processors and thread counts round differently."""
+_TOLERANCE = 1e-3  # relative to the largest value of a tensor, or 1: processors and thread counts round differently
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
     """The result of one check."""
 
-    server: str
-    """Address; empty for the store."""
-    what: str
-    """For people: the record and its signature key."""
-    problem: str
-    """Empty when all is well."""
+    server: str  # address; empty for the store
+    what: str  # for people: the record and its signature key
+    problem: str  # empty when all is well
 
 
 def verify_files(
-    store: Store, public_key: pathlib.Path | None, model: str | None = None, version: int | None = None
+    store: Store, public_key: Path | None, model: str | None = None, version: int | None = None
 ) -> Iterator[Check]:
-    """Check the files of every version, or of one model or version, by the manifest and, with a key, by the signature.
-
-    Raises StoreError: there is no such version, or none at all.
-    """
+    """Check the files of all versions, or of one model or version, by manifests and, with a key, signatures."""
     if model is not None:
         known_version(store, model, version)
     models = store.models() if model is None else [model]
@@ -66,13 +58,14 @@ def verify_files(
 
 
 def verify_answers(store: Store, servers: Servers, model: str, version: int) -> Iterator[Check]:
-    """Replay a version's warm-up and golden predictions on every server.
-
-    Raises:
-        StoreError: it has no warm-up or golden predictions.
-        NoServerError: a server does not answer.
-    """
-    records = [(name, record) for name in (WARMUP, GOLDEN) for record in _records(store, model, version, name)]
+    """Replay a version's warm-up and golden predictions on every server; a StoreError if it has none."""
+    records = list[tuple[str, management_pb2.PredictLog]]()
+    for name in (WARMUP, GOLDEN):
+        where = f"{store.base}/{model}/{version}/{name}"
+        found = list(read_records(_read(store, model, version, name), where=where))
+        if not found:
+            raise StoreError(f"{where} is empty")
+        records += [(name, record) for record in found]
     for server in servers:
         states = {state.version: state_name(state.state) for state in server.states(model)}
         if (state := states.get(version, "not known to this server")) != "AVAILABLE":
@@ -83,16 +76,10 @@ def verify_answers(store: Store, servers: Servers, model: str, version: int) -> 
             request.CopyFrom(record.request)
             request.model_spec.name = model
             request.model_spec.version.value = version
-            what = f"{_KINDS[name]}: {request.model_spec.signature_name}{_size(request)}"
+            sizes = [size for tensor in request.inputs.values() for size in _shape(tensor)[:1]]
+            images = f", {sizes[0]} images" if sizes else ""
+            what = f"{_KINDS[name]}: {request.model_spec.signature_name}{images}"
             yield Check(server.address, what, _replay(server, request, record.response if name == GOLDEN else None))
-
-
-def _records(store: Store, model: str, version: int, name: str) -> list[management_pb2.PredictLog]:
-    where = f"{store.base}/{model}/{version}/{name}"
-    records = list(read_records(_read(store, model, version, name), where=where))
-    if not records:
-        raise StoreError(f"{where} is empty")
-    return records
 
 
 def _read(store: Store, model: str, version: int, name: str) -> bytes:
@@ -152,11 +139,6 @@ def _shape(tensor: tensor_pb2.TensorProto) -> Sequence[int]:
     return [dim.size for dim in tensor.tensor_shape.dim]
 
 
-def _size(request: serving_pb2.PredictRequest) -> str:
-    sizes = [_shape(tensor)[:1] for tensor in request.inputs.values()]
-    return f", {sizes[0][0]} images" if sizes and sizes[0] else ""
-
-
 @dataclass(frozen=True, slots=True)
 class Requirement:
     """A bound on a figure of the evaluation."""
@@ -176,12 +158,7 @@ class Requirement:
 
 
 def _figures(store: Store, model: str, version: int) -> dict[str, float]:
-    """Read the figures of a version's evaluation, by name, from the card in its golden predictions.
-
-    Besides the card's figures: `rule_out_sensitivity`, `rule_in_specificity` and their `_low` and `_high` bounds.
-
-    Raises StoreError: the version has no golden predictions, or no card in them.
-    """
+    """Read a version's figures by name, and those of rule_out and rule_in, from the card in its golden predictions."""
     where = f"{store.base}/{model}/{version}/{GOLDEN}"
     try:
         records = list(read_records(store.read(model, version, GOLDEN) or b"", where=where))
@@ -207,13 +184,9 @@ def check_figures(store: Store, model: str, version: int, requirements: Sequence
 
 
 def check_version(desk: Desk, model: str, version: int, *, answers: bool) -> None:
-    """Check a version's files and signature, and on every server that it answers as at export.
+    """Check a loaded version's files and signature, and on every server its answers. Raises GateError: a check failed.
 
-    It must be loaded. Without `answers` only its files and signature are checked, and only with a public key.
-
-    Raises:
-        GateError: a check failed.
-        NoServerError: a server does not answer.
+    Without `answers` only its files and signature are checked, and only with a public key.
     """
     if answers and desk.store.read(model, version, GOLDEN) is None:
         desk.say(f"version {version} of {model} has no golden predictions: its answers were not checked")

@@ -8,11 +8,11 @@ import hashlib
 import importlib
 import io
 import json
-import pathlib
 import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from google.protobuf.message import DecodeError
@@ -20,14 +20,10 @@ from google.protobuf.message import DecodeError
 from dermserve.models.lifecycle.errors import SignatureError, StoreError
 from dermserve.tfserving.v1 import management_pb2
 
-MANIFEST = "assets.extra/dermserve.json"
-"""Path in a version's folder, as those below."""
-SIGNATURE = "assets.extra/dermserve.sig.json"
-"""Only of signed versions. It covers the manifest, which does not contain it."""
-WARMUP = "assets.extra/tf_serving_warmup_requests"
-"""TensorFlow Serving replays it when it loads the version."""
-GOLDEN = "assets.extra/golden_predictions"
-"""Requests, and what the version answered when it was exported."""
+MANIFEST = "assets.extra/dermserve.json"  # path in a version's folder, as those below
+SIGNATURE = "assets.extra/dermserve.sig.json"  # of signed versions; covers the manifest, which does not contain it
+WARMUP = "assets.extra/tf_serving_warmup_requests"  # TensorFlow Serving replays it when it loads the version
+GOLDEN = "assets.extra/golden_predictions"  # requests, and what the version answered when it was exported
 _SCHEMA = 1
 
 
@@ -36,10 +32,8 @@ class Manifest:
     """The content of a version when it was written."""
 
     model: str
-    files: Mapping[str, str]
-    """SHA-256, hexadecimal, by path in the version's folder, of all files but the manifest and the signature."""
-    about: Mapping[str, str]
-    """For people: when it was exported, from what, by which dermserve."""
+    files: Mapping[str, str]  # SHA-256, hexadecimal, by path, of all but the manifest and the signature
+    about: Mapping[str, str]  # for people: when it was exported, from what, by which dermserve
 
     @property
     def digest(self) -> str:
@@ -48,7 +42,7 @@ class Manifest:
         return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def write_manifest(folder: pathlib.Path, *, model: str, about: Mapping[str, str]) -> Manifest:
+def write_manifest(folder: Path, *, model: str, about: Mapping[str, str]) -> Manifest:
     """Write the manifest of a finished version into its folder."""
     manifest = Manifest(model, _digests(folder), about)
     content = {"schema": _SCHEMA, "model": model, "digest": manifest.digest, "about": about, "files": manifest.files}
@@ -71,7 +65,7 @@ def parse_manifest(data: bytes, *, where: str) -> Manifest:
     return manifest
 
 
-def changes(folder: pathlib.Path, manifest: Manifest) -> list[str]:
+def changes(folder: Path, manifest: Manifest) -> list[str]:
     """Return a phrase for each file that differs from the manifest."""
     found = _digests(folder)
     return [
@@ -81,13 +75,8 @@ def changes(folder: pathlib.Path, manifest: Manifest) -> list[str]:
     ]
 
 
-def check_folder(
-    folder: pathlib.Path, public_key: pathlib.Path | None, *, model: str, where: str
-) -> Iterator[tuple[str, str]]:
-    """Compare a version with its manifest, if it has one, and, with a key, with its signature.
-
-    Yields what was checked, and the problem, which is empty when all is well.
-    """
+def check_folder(folder: Path, public_key: Path | None, *, model: str, where: str) -> Iterator[tuple[str, str]]:
+    """Compare a version with its manifest, and, with a key, its signature; give what was checked, and the problem."""
     if (file := folder / MANIFEST).exists():
         manifest = parse_manifest(file.read_bytes(), where=f"{where}/{MANIFEST}")
         yield "files", "; ".join(changes(folder, manifest))
@@ -100,7 +89,7 @@ def check_folder(
         yield "signature", problem
 
 
-def _digests(folder: pathlib.Path) -> dict[str, str]:
+def _digests(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -110,11 +99,8 @@ def _digests(folder: pathlib.Path) -> dict[str, str]:
     return found
 
 
-def load_key(key: pathlib.Path) -> Any:
-    """Load a private key, a PEM file of an elliptic curve without a password, as model-signing's signer.
-
-    Raises SignatureError: the key can't be used, or the extra `sign` is not installed.
-    """
+def load_key(key: Path) -> Any:
+    """Load a private key, a PEM file of an elliptic curve without a password, as model-signing's signer."""
     signing = _module("signing")
     try:
         return signing.Config().use_elliptic_key_signer(private_key=key)
@@ -122,16 +108,13 @@ def load_key(key: pathlib.Path) -> Any:
         raise SignatureError(f"{key} is no private key of an elliptic curve, without a password: {error}") from error
 
 
-def sign_version(folder: pathlib.Path, key: pathlib.Path) -> None:
+def sign_version(folder: Path, key: Path) -> None:
     """Sign a finished version, which has its manifest, with a private key; raises as `load_key`."""
     load_key(key).set_hashing_config(_hashing(folder)).sign(folder, folder / SIGNATURE)
 
 
-def check_signature(folder: pathlib.Path, public_key: pathlib.Path, *, model: str, where: str) -> None:
-    """Check that a version is what was signed with a key, a PEM file, and for the model that it is stored under.
-
-    Raises SignatureError: it is not, or has no signature, or the key can't be used; the message calls it `where`.
-    """
+def check_signature(folder: Path, public_key: Path, *, model: str, where: str) -> None:
+    """Raise SignatureError, naming `where`, unless a version is what was signed with this key, for this model."""
     verifying = _module("verifying")
     if not (folder / SIGNATURE).is_file():
         raise SignatureError(f"{where} is not signed: it has no {SIGNATURE}; publish it with --sign")
@@ -149,7 +132,7 @@ def check_signature(folder: pathlib.Path, public_key: pathlib.Path, *, model: st
         raise SignatureError(f"{where} was signed as a version of {named}")
 
 
-def _hashing(folder: pathlib.Path) -> Any:
+def _hashing(folder: Path) -> Any:
     config = _module("hashing").Config()
     return config.set_ignored_paths(paths=[folder / SIGNATURE], ignore_git_paths=False)
 
@@ -162,15 +145,11 @@ def _module(name: str) -> Any:
         raise SignatureError(f"signatures need the extra `sign` ({error}): pip install '.[sign]' in a clone") from error
 
 
-_HEAD = struct.Struct("<QI")
-"""The head of a TFRecord: its length, and the length's checksum. A checksum of four bytes comes last."""
+_HEAD = struct.Struct("<QI")  # of a TFRecord: its length, and that one's checksum; a checksum of four bytes comes last
 
 
 def read_records(data: bytes, *, where: str) -> Iterator[management_pb2.PredictLog]:
-    """Return the Predict calls in a TFRecord file of PredictionLogs.
-
-    Raises StoreError: the file is truncated, or contains something else.
-    """
+    """Return the Predict calls in a TFRecord file of PredictionLogs; a StoreError for anything else."""
     file = io.BytesIO(data)
     while head := file.read(_HEAD.size):
         length = _HEAD.unpack(head)[0] if len(head) == _HEAD.size else 0

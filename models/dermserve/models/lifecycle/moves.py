@@ -4,8 +4,8 @@ import contextlib
 import dataclasses
 import functools
 import json
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from dermserve.models.lifecycle.errors import RefusedError, StoreError
 from dermserve.models.lifecycle.gate import Requirement, check_figures, check_version
@@ -14,19 +14,14 @@ from dermserve.models.lifecycle.rollout import Intent, Served, change, recover
 from dermserve.models.lifecycle.server_config import CANARY_FILE, CONFIG, Desk, ServerConfig
 from dermserve.models.lifecycle.stores import LocalStore, Store, entries, known_version, manifest_of, new_entry
 
-STABLE, CANARY = "stable", "canary"
-"""The labels dermserve moves; the gateway shows both."""
+STABLE, CANARY = "stable", "canary"  # the labels dermserve moves; the gateway shows both
 
 
 def promote(desk: Desk, model: str, version: int | None = None, *, require: Sequence[Requirement] = ()) -> Intent:
     """Make a version the stable one, the newest in the store when none is named; return what was changed.
 
     Its evaluation must meet the requirements, and its golden predictions are replayed on every server before the label
-    moves.
-
-    Raises:
-        GateError: it does not meet a requirement, or does not answer as at export; nothing was changed.
-        LifecycleError: no such version, or a server refuses or can't load it; nothing was changed.
+    moves. A GateError or another LifecycleError says that nothing was changed.
     """
     with _changing(desk):
         target = known_version(desk.store, model, version)
@@ -35,10 +30,7 @@ def promote(desk: Desk, model: str, version: int | None = None, *, require: Sequ
 
 
 def rollback(desk: Desk, model: str) -> Intent:
-    """Make the version stable that was stable before the last promotion.
-
-    Raises LifecycleError: the log has no such version, or as for `promote`.
-    """
+    """Make the version stable that was stable before the last promotion."""
     with _changing(desk):
         current = desk.read_config().labels(model).get(STABLE)
         if current is None:
@@ -51,10 +43,7 @@ def rollback(desk: Desk, model: str) -> Intent:
 
 
 def canary(desk: Desk, model: str, version: int | None, *, share: float) -> Intent:
-    """Serve another version than the stable one to a share of the callers: the newest in the store when none is named.
-
-    Raises LifecycleError: there is no stable version, it is the same version, or as for `promote`.
-    """
+    """Serve another version than the stable one to a share of the callers: the newest when none is named."""
     with _changing(desk):
         target, before = known_version(desk.store, model, version), _served(desk, model)
         if STABLE not in before.labels:
@@ -65,10 +54,7 @@ def canary(desk: Desk, model: str, version: int | None, *, share: float) -> Inte
 
 
 def end_canary(desk: Desk, model: str) -> Intent:
-    """Unload the canary; everybody gets the stable version.
-
-    Raises LifecycleError: there is none, or as for `promote`.
-    """
+    """Unload the canary; everybody gets the stable version."""
     with _changing(desk):
         before = _served(desk, model)
         if CANARY not in before.labels:
@@ -79,12 +65,7 @@ def end_canary(desk: Desk, model: str) -> Intent:
 
 
 def retire(desk: Desk, model: str, *, keep: int) -> list[int]:
-    """Delete all versions of a model except the newest `keep` and those that are needed; return the deleted ones.
-
-    Needed are those that are labelled, pinned or loaded, and the one that `rollback` would go to.
-
-    Raises LifecycleError: the store can't be used, or a server does not answer.
-    """
+    """Delete all but the newest `keep` versions, those in use and rollback's target; return the deleted ones."""
     store = desk.store
     with _changing(desk):
         present, config = store.versions(model), desk.read_config()
@@ -94,7 +75,8 @@ def retire(desk: Desk, model: str, *, keep: int) -> list[int]:
         gone = [version for version in present if version not in needed]
         for version in gone:
             # The log has it before it is gone: a killed command leaves no deletion that nobody knows of.
-            entry = new_entry("retire", model, version, None, digest=_digest(store, model, version))
+            manifest = manifest_of(store, model, version)
+            entry = new_entry("retire", model, version, None, digest=manifest and manifest.digest)
             store.append_audit(json.dumps(entry))
             store.remove(model, version)
         return gone
@@ -106,16 +88,13 @@ def pull(
     *,
     models: Sequence[str] = (),
     latest: int | None = None,
-    public_key: pathlib.Path | None = None,
+    public_key: Path | None = None,
 ) -> Iterator[tuple[str, int]]:
     """Copy the versions that a local store lacks, under their numbers, each whole or not at all; then models.config.
 
     A local version that does not match the manifest in the store, as after a power failure, is replaced. Without
     `models` all are copied; with `latest` only so many of the newest versions of each, and those that are labelled or
-    pinned. With a public key, a PEM file, every version must be signed with it.
-
-    Yields model and version of each copy. Raises StoreError: a copy does not match its manifest or signature, or a
-    model does not exist.
+    pinned. With a public key, a PEM file, every version must be signed with it. Yields model and version of each copy.
     """
     files = {name: store.read_text(name) for name in (CONFIG, CANARY_FILE)}
     names = models or store.models()
@@ -151,11 +130,6 @@ def _changing(desk: Desk) -> Iterator[None]:
         yield
 
 
-def _digest(store: Store, model: str, version: int) -> str | None:
-    manifest = manifest_of(store, model, version)
-    return None if manifest is None else manifest.digest
-
-
 def _former_stable(store: Store, model: str, current: int | None) -> int | None:
     """Return the version that was stable before this one was promoted; None if it is not in the log."""
     found = None
@@ -185,12 +159,8 @@ def _move(
 ) -> Intent:
     """Serve the versions with these labels, and no others; check the one that the change is for, if there is one."""
     after = Served(labels, sorted(set(labels.values())), share)
-    digest = version and _digest(desk.store, model, version)
-    facts = {
-        "digest": digest,
-        "servers": desk.servers.addresses,
-        "config_map": desk.config_map and desk.config_map.base,
-    }
+    manifest, config_map = version and manifest_of(desk.store, model, version), desk.config_map and desk.config_map.base
+    facts = {"digest": manifest and manifest.digest, "servers": desk.servers.addresses, "config_map": config_map}
     entry = new_entry(what, model, dataclasses.asdict(before), dataclasses.asdict(after), **facts)
     intent = Intent(entry, before, after)
     if version is None:

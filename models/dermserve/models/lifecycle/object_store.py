@@ -1,28 +1,24 @@
 """A store in object storage (s3://, gs://, …) through fsspec.
 
-Objects can't be renamed, so a version's manifest is uploaded last, and a version without one does not count. A
-publisher claims a number by creating an object only if it does not exist (a conditional put), which can't succeed
-twice.
+Objects can't be renamed, so a version's manifest is uploaded last, and a version without one does not count. A number
+is claimed by creating an object only if it does not exist (a conditional put), which can't succeed twice.
 """
 
 import contextlib
 import datetime
-import functools
 import os
-import pathlib
 import secrets
 import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 from dermserve.models.lifecycle.errors import StoreError
 from dermserve.models.lifecycle.manifest import MANIFEST
 
-_F = TypeVar("_F", bound=Callable[..., Any])
-LOCK_SECONDS = 60.0
-"""Seconds to wait for another command's change of the same store."""
+LOCK_SECONDS = 60.0  # seconds to wait for another command's change of the same store
 _GRAPH = "saved_model.pb"
 _LARGEST = 2**63 - 1
 
@@ -32,19 +28,27 @@ def is_version(name: str) -> bool:
     return name.isascii() and name.isdecimal() and int(name) <= _LARGEST
 
 
-def _naming_store(method: _F) -> _F:
-    """Turn errors of the storage's client into a StoreError that names the store."""
+class _Client:
+    """A storage's client, whose own errors become StoreErrors that name the store."""
 
-    @functools.wraps(method)
-    def run(self: "ObjectStore", *args: Any, **kwargs: Any) -> Any:
-        try:
-            return method(self, *args, **kwargs)
-        except StoreError:
-            raise
-        except Exception as error:  # each client has errors of its own
-            raise StoreError(f"{self.base} can't be used: {type(error).__name__}: {error}") from error
+    def __init__(self, url: str, files: Any) -> None:
+        self._url, self._files = url, files
 
-    return run  # type: ignore[return-value]  # the same signature
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return getattr(self._files, name)(*args, **kwargs)
+            except FileExistsError:
+                raise
+            except Exception as error:  # each client has errors of its own
+                kind = _AbsentError if isinstance(error, FileNotFoundError) else StoreError
+                raise kind(f"{self._url} can't be used: {type(error).__name__}: {error}") from error
+
+        return call
+
+
+class _AbsentError(StoreError):
+    """There is no such object, or no such bucket."""
 
 
 class _LockLostError(StoreError):
@@ -52,25 +56,19 @@ class _LockLostError(StoreError):
 
 
 class ObjectStore:
-    """Versions of models in object storage; LocalStore says what its methods do.
-
-    Raises StoreError: the URL's protocol is not supported here.
-    """
+    """Versions of models in object storage; LocalStore says what its methods do."""
 
     def __init__(self, url: str) -> None:
         self.base = url.rstrip("/")
         self._files, self._root = _open(self.base)
-        self._lock: str | None = None
-        """The content of our lock while we hold it."""
+        self._lock: str | None = None  # the content of our lock while we hold it
         self._named: dict[tuple[str, int], str] = {}
         """Folder names of the versions listed last, which may begin with zeros."""
 
-    @_naming_store
     def models(self) -> list[str]:
         names = sorted({key.split("/")[0] for key in self._keys("") if "/" in key and not key.startswith(".")})
         return [name for name in names if self.versions(name)]
 
-    @_naming_store
     def versions(self, model: str) -> list[int]:
         marks = (key.partition("/") for key in self._keys(model))
         named = {int(name): name for name, _, rest in marks if is_version(name) and rest == MANIFEST}
@@ -78,12 +76,11 @@ class ObjectStore:
         return sorted(named)
 
     @contextlib.contextmanager
-    def staged(self, model: str) -> Iterator[pathlib.Path]:
+    def staged(self, model: str) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=f"dermserve-{model}-") as folder:
-            yield pathlib.Path(folder)
+            yield Path(folder)
 
-    @_naming_store
-    def publish(self, staging: pathlib.Path, model: str) -> int:
+    def publish(self, staging: Path, model: str) -> int:
         # A number whose upload fails is never used again.
         if not (staging / MANIFEST).is_file():
             raise StoreError(f"{staging} has no {MANIFEST}, without which {self.base} would not list it")
@@ -100,12 +97,10 @@ class ObjectStore:
             raise
         return number
 
-    @_naming_store
     def read(self, model: str, version: int, name: str) -> bytes | None:
         return self._get(f"{self._folder(model, version)}/{name}")
 
-    @_naming_store
-    def fetch(self, model: str, version: int, into: pathlib.Path) -> None:
+    def fetch(self, model: str, version: int, into: Path) -> None:
         folder = self._folder(model, version)
         for name in self._keys(folder.removeprefix(f"{self._root}/")):
             target = into / name
@@ -115,43 +110,38 @@ class ObjectStore:
             self._files.get_file(f"{folder}/{name}", str(target))
 
     @contextlib.contextmanager
-    def opened(self, model: str, version: int) -> Iterator[pathlib.Path]:
+    def opened(self, model: str, version: int) -> Iterator[Path]:
         with self.staged(model) as folder:
             self.fetch(model, version, folder)
             yield folder
 
-    @_naming_store
     def remove(self, model: str, version: int) -> None:
         self._check_lock()
         folder = self._folder(model, version)
         self._files.rm_file(f"{folder}/{MANIFEST}")
         self._files.rm(folder, recursive=True)
 
-    @_naming_store
     def read_text(self, name: str) -> str | None:
         data = self._get(self._path(name))
-        return None if data is None else data.decode()
+        return None if data is None else data.decode(errors="replace")
 
-    @_naming_store
     def write_text(self, name: str, text: str) -> None:
         # A put is whole or nothing.
         self._check_lock()
         self._files.pipe_file(self._path(name), text.encode())
 
-    @_naming_store
     def remove_text(self, name: str) -> None:
         self._check_lock()
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(_AbsentError):
             self._files.rm_file(self._path(name))
 
-    @_naming_store
     def append_audit(self, line: str) -> None:
         self._check_lock()
         self._create_next(".audit", text=line)  # an object a line, since objects can't grow
 
-    @_naming_store
     def audit(self) -> list[str]:
-        return [bytes(self._files.cat_file(self._path(".audit", name))).decode() for name in self._keys(".audit")]
+        lines = (self._files.cat_file(self._path(".audit", name)) for name in self._keys(".audit"))
+        return [bytes(line).decode(errors="replace") for line in lines]
 
     @contextlib.contextmanager
     def locked(self, wait: float = LOCK_SECONDS) -> Iterator[None]:
@@ -164,13 +154,12 @@ class ObjectStore:
                 self.remove_text(".lock")
             self._lock = None
 
-    @_naming_store
     def _take_lock(self, *, until: float) -> str:
         mine = f"{socket.gethostname()}, process {os.getpid()}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M}Z"
         mine += f" ({secrets.token_hex(4)})"
         while True:
             with contextlib.suppress(FileExistsError):
-                self._create(self._path(".lock"), mine)
+                self._files.pipe_file(self._path(".lock"), mine.encode(), mode="create")
                 return mine
             if time.monotonic() >= until and (holder := self.read_text(".lock")):
                 told = f"{self.base} is being changed by {holder}; if that is dead, delete {self.base}/.lock"
@@ -187,19 +176,15 @@ class ObjectStore:
         number = max([above, *(int(key) for key in self._keys(*prefix) if is_version(key))]) + 1
         while True:
             with contextlib.suppress(FileExistsError):
-                self._create(self._path(*prefix, f"{number:012}"), text)
+                self._files.pipe_file(self._path(*prefix, f"{number:012}"), text.encode(), mode="create")
                 return number
             number += 1
 
     def _get(self, path: str) -> bytes | None:
         try:
             return bytes(self._files.cat_file(path))
-        except FileNotFoundError:
+        except _AbsentError:
             return None
-
-    def _create(self, path: str, text: str) -> None:
-        """Put an object that must not exist yet; raises FileExistsError if it does."""
-        self._files.pipe_file(path, text.encode(), mode="create")
 
     def _folder(self, model: str, version: int) -> str:
         return self._path(model, self._named.get((model, version), str(version)))
@@ -211,15 +196,12 @@ class ObjectStore:
         """List the keys below a prefix, without it, in order; none where there is nothing."""
         prefix = self._path(*(part for part in parts if part)) + "/"
         self._files.invalidate_cache()  # another command may have written
-        try:
-            found = self._files.find(prefix)
-        except FileNotFoundError as error:  # a prefix without keys gives another error
-            raise StoreError(f"{self.base} can't be used: {error}") from error
+        found = self._files.find(prefix)
         # A key that ends in a slash is a folder marker made by a console.
         return sorted(key.removeprefix(prefix) for key in found if key.startswith(prefix) and not key.endswith("/"))
 
 
-def _open(url: str) -> tuple[Any, str]:
+def _open(url: str) -> tuple[_Client, str]:
     protocol = url.partition("://")[0]
     try:
         import fsspec  # type: ignore[import-untyped]  # ships no types
@@ -230,4 +212,4 @@ def _open(url: str) -> tuple[Any, str]:
         raise StoreError(f"{url} needs a package that is not installed ({error}) {extra}".rstrip()) from error
     except ValueError as error:
         raise StoreError(f"{url} is not a store: {error}") from error
-    return files, str(root).rstrip("/")
+    return _Client(url, files), str(root).rstrip("/")

@@ -3,11 +3,11 @@
 import contextlib
 import functools
 import json
-import pathlib
 import re
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,11 +22,10 @@ from dermserve.models.options import Number, add_options
 
 DEFAULT_TFS = "127.0.0.1:8500"
 VERSION = click.IntRange(1)
-_PEM = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
+_PEM = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def _config_map(text: str) -> ConfigMap:
-    """Read NAMESPACE/NAME."""
     if found := re.fullmatch(r"([a-z0-9][-a-z0-9]*)/([a-z0-9][-.a-z0-9]*)", text):
         return ConfigMap(*found.groups())
     raise click.BadParameter(f"{text} is not NAMESPACE/NAME")
@@ -105,8 +104,7 @@ servers_options = add_options(
         help="Name to expect in their certificates, when not the host of their address.",
     ),
 )  # fmt: skip
-moving = add_options(servers_options, config_option, public_key_option, _timeout_option)
-"""Adds the options of commands that change what is served."""
+moving = add_options(servers_options, config_option, public_key_option, _timeout_option)  # to change what is served
 _USUAL = Limits()
 watching = add_options(
     click.option(
@@ -160,10 +158,8 @@ def at_desk(*options: Callable[[Any], Any]) -> Callable[[Callable[..., Any]], An
                 asked = _servers(given)
                 how = {name: given.pop(name) for name in ("config_map", "public_key", "timeout") if name in given}
                 with asked:
-                    desk = Desk(
-                        store=open_store(base), servers=asked, say=functools.partial(click.echo, err=True), **how
-                    )
-                    return command(desk=desk, **given)
+                    say = functools.partial(click.echo, err=True)
+                    return command(desk=Desk(store=open_store(base), servers=asked, say=say, **how), **given)
             except (LifecycleError, OSError) as error:
                 click.echo(f"Error: {error}", err=True)
                 sys.exit(error.exit_code if isinstance(error, LifecycleError) else LifecycleError.exit_code)

@@ -6,7 +6,6 @@ unloads the rest. What will be its line in the audit log is in the store as its 
 until after the last: a change whose intent is there and whose line is not in the log is undone by the next command.
 """
 
-import functools
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,25 +17,16 @@ from dermserve.models.lifecycle.servers import Server
 from dermserve.models.lifecycle.stores import Entry, Store, entries
 
 _Check: TypeAlias = Callable[[], None]
-INTENT = "intent.json"
-"""Name in a store: the change that is being made; absent otherwise."""
+INTENT = "intent.json"  # name in a store: the change that is being made; absent otherwise
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
     """What is served of a model: labels, pins and the canary's share."""
 
-    labels: Mapping[str, int]
-    """Versions by label."""
-    pins: list[int] = field(default_factory=list)
-    """The versions that servers load; with none, they follow the newest."""
-    share: float = 0.0
-    """The canary's share of the requests without version and label."""
-
-    @property
-    def needed(self) -> set[int]:
-        """The versions that are pinned or have a label."""
-        return {*self.pins, *self.labels.values()}
+    labels: Mapping[str, int]  # versions by label
+    pins: list[int] = field(default_factory=list)  # the versions that servers load; with none, they follow the newest
+    share: float = 0.0  # the canary's share of the requests without version and label
 
     def put_into(self, config: ServerConfig, model: str) -> ServerConfig:
         """Write this into a model's entry."""
@@ -51,9 +41,7 @@ class Served:
 class Intent:
     """A change that is being made."""
 
-    entry: Entry
-    """Its line in the audit log, where `from` and `to` have the fields of Served; `config_map` names
-    the ConfigMap that has models.config."""
+    entry: Entry  # its line in the audit log; `from` and `to` have the fields of Served
     before: Served
     after: Served
 
@@ -61,11 +49,6 @@ class Intent:
     def model(self) -> str:
         """The model that changes."""
         return str(self.entry["model"])
-
-    @property
-    def labels(self) -> set[str]:
-        """The labels that the model has before or afterwards."""
-        return {*self.before.labels, *self.after.labels}
 
     def __str__(self) -> str:
         begun = f"begun {self.entry['when']} by {self.entry['who']}"
@@ -75,10 +58,8 @@ class Intent:
 def change(desk: Desk, intent: Intent, *, check: _Check = lambda: None) -> None:
     """Make a change; undo it if a step fails. The store must be locked.
 
-    `check` is called once the versions are loaded on every server, before a label moves. If it raises, the change is
-    undone.
-
-    Raises LifecycleError: a step failed. Servers that could not be restored are restored by the next command.
+    `check` is called once the versions are loaded on every server, before a label moves. Servers that can't be restored
+    are restored by the next command.
     """
     desk.servers.available(intent.model)  # all servers must answer before anything changes
     desk.store.write_text(INTENT, json.dumps(intent.entry))
@@ -95,10 +76,7 @@ def change(desk: Desk, intent: Intent, *, check: _Check = lambda: None) -> None:
 
 
 def recover(desk: Desk) -> None:
-    """Undo the change that an earlier command left half done, if there is one, and report it.
-
-    Raises LifecycleError: a model server does not answer, or a step failed; it is tried again by the next command.
-    """
+    """Undo the change that an earlier command left half done, if there is one, and report it."""
     intent = pending(desk.store)
     if intent is None:
         return
@@ -147,17 +125,17 @@ def _make(desk: Desk, intent: Intent, check: _Check) -> None:
 def _undo(desk: Desk, intent: Intent) -> list[ServerError]:
     """Restore everything. If a server could not be restored, the intent stays; returns the errors of such servers."""
     model, before, left = intent.model, intent.before, list[ServerError]()
-    if desk.config_map:
-        steps = [functools.partial(_lead, desk, intent, before)]
-    else:
-        config = desk.read_config()
-        if Served(config.labels(model), config.pins(model)) == Served(intent.after.labels, intent.after.pins):
-            config = before.put_into(config, model)
-            desk.write_config(config)
-        steps = [functools.partial(_restore, desk, intent, config, server) for server in desk.servers]
-    for step in steps:
+    config = ServerConfig() if desk.config_map else desk.read_config()
+    if not desk.config_map and (config.labels(model), config.pins(model)) == (intent.after.labels, intent.after.pins):
+        config = before.put_into(config, model)
+        desk.write_config(config)
+    for servers in [desk.servers] if desk.config_map else [[server] for server in desk.servers]:
         try:
-            step()
+            if desk.config_map:
+                _lead(desk, intent, before)
+            else:
+                _widen(desk, servers, intent, config)
+                _narrow(desk, servers, model, config)
         except ServerError as error:
             left.append(error)
     desk.write_share(model, before.share)
@@ -166,15 +144,11 @@ def _undo(desk: Desk, intent: Intent) -> list[ServerError]:
     return left
 
 
-def _restore(desk: Desk, intent: Intent, config: ServerConfig, server: Server) -> None:
-    _widen(desk, [server], intent, config)
-    _narrow(desk, [server], intent.model, config)
-
-
 def _lead(desk: Desk, intent: Intent, target: Served, check: _Check = lambda: None) -> None:
     """Write models.config step by step, and wait each time until the servers have read and done it."""
-    model, config, needs = intent.model, desk.read_config(), target.needed
-    labels = {label: target.labels.get(label) for label in {*config.labels(model), *intent.labels}}
+    model, config, needs = intent.model, desk.read_config(), {*target.pins, *target.labels.values()}
+    known = {*config.labels(model), *intent.before.labels, *intent.after.labels}
+    labels = {label: target.labels.get(label) for label in known}
     final = target.put_into(config, model)
     loaded = needs | desk.servers.available(model)
     if not needs <= set(config.pins(model)):
@@ -186,7 +160,8 @@ def _lead(desk: Desk, intent: Intent, target: Served, check: _Check = lambda: No
     for server in desk.servers:
         server.wait_labels(model, labels, timeout=desk.timeout)
     desk.write_config(final)
-    _wait_only(desk, desk.servers, model, needs)
+    for server in desk.servers if needs else ():
+        server.wait_only(model, needs, timeout=desk.timeout)
 
 
 def _widen(
@@ -194,7 +169,7 @@ def _widen(
 ) -> None:
     """Let servers load the new versions beside those that they have, and then move the labels."""
     model, wide = intent.model, list[tuple[Server, ServerConfig]]()
-    needs, known = config.needed(model), sorted({*config.labels(model), *intent.labels})
+    needs, known = config.needed(model), sorted({*config.labels(model), *intent.before.labels, *intent.after.labels})
     for server in servers:
         labels = {label: version for label in known if (version := server.label(model, label)) is not None}
         wide.append((server, config.pinned(model, server.available(model) | needs)))
@@ -207,10 +182,12 @@ def _widen(
 
 
 def _narrow(desk: Desk, servers: Iterable[Server], model: str, config: ServerConfig) -> None:
-    """Let servers unload what is not needed."""
+    """Let servers unload what is not needed, and wait: the next move must not count it as loaded."""
+    needs = config.needed(model)
     for server in servers:
         _tell(server, config, model)
-    _wait_only(desk, servers, model, config.needed(model))
+    for server in servers if needs else ():
+        server.wait_only(model, needs, timeout=desk.timeout)
 
 
 def _tell(server: Server, config: ServerConfig, model: str) -> None:
@@ -220,9 +197,3 @@ def _tell(server: Server, config: ServerConfig, model: str) -> None:
             available = server.available(name)
             config = config.labelled(name, {label: one for label, one in labels.items() if one in available})
     server.reload(config.message())
-
-
-def _wait_only(desk: Desk, servers: Iterable[Server], model: str, needs: set[int]) -> None:
-    """Wait until other versions are unloaded: the next move must not count them as loaded."""
-    for server in servers if needs else ():
-        server.wait_only(model, needs, timeout=desk.timeout)

@@ -4,11 +4,11 @@ A change of labels and pins keeps everything else in the list, except comments.
 """
 
 import json
-import pathlib
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from google.protobuf import text_format
 
@@ -17,12 +17,9 @@ from dermserve.models.lifecycle.servers import Servers
 from dermserve.models.lifecycle.stores import Store
 from dermserve.tfserving.v1 import management_pb2
 
-CONFIG = "models.config"
-"""Name in a store."""
-CANARY_FILE = "canary.toml"
-"""Name in a store: the file with `canary_shares` for the gateway's setting `canary_file`."""
-_KUBECTL = 60.0
-"""Timeout of one call of kubectl, in seconds."""
+CONFIG = "models.config"  # name in a store
+CANARY_FILE = "canary.toml"  # name in a store: the file with `canary_shares` for the gateway's setting `canary_file`
+_KUBECTL = 60.0  # timeout of one call of kubectl, in seconds
 
 
 class ServerConfig:
@@ -159,14 +156,10 @@ class Desk:
 
     store: Store
     servers: Servers
-    config_map: ConfigMap | None = None
-    """What has models.config and canary.toml, if not the store, and from which servers read them by themselves."""
-    public_key: pathlib.Path | None = None
-    """PEM file of the key with which versions must be signed; None to check no signature."""
-    timeout: float = 120.0
-    """Seconds in which a version must load."""
-    say: Callable[[str], None] = lambda line: None
-    """Takes messages for people, besides the result."""
+    config_map: ConfigMap | None = None  # has models.config and canary.toml in place of the store
+    public_key: Path | None = None  # PEM file; versions must be signed with its private key
+    timeout: float = 120.0  # seconds in which a version must load
+    say: Callable[[str], None] = lambda line: None  # takes messages for people, besides the result
 
     @property
     def place(self) -> Store | ConfigMap:
@@ -188,10 +181,7 @@ class Desk:
         self.place.write_text(CONFIG, config.render())
 
     def read_shares(self) -> dict[str, float]:
-        """Read the share of callers that gets each model's canary.
-
-        Raises ConfigError: the file is not what `dermserve model canary` writes.
-        """
+        """Read the share of callers that gets each model's canary."""
         text = self.place.read_text(CANARY_FILE)
         if text is None:
             return {}

@@ -2,12 +2,12 @@
 
 import contextlib
 import ipaddress
-import pathlib
 import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Self, TypeVar
+from pathlib import Path
+from typing import Any, Self, TypeVar, cast
 
 import grpc
 from google.protobuf.message import Message
@@ -24,17 +24,11 @@ _AVAILABLE = serving_pb2.ModelVersionStatus.STATE_AVAILABLE
 _END = serving_pb2.ModelVersionStatus.STATE_END
 _M = TypeVar("_M", bound=Message)
 _PAUSE = 0.1
-_SETTLE = 5.0
-"""Seconds for which a version may still show the error of an earlier attempt."""
+_SETTLE = 5.0  # seconds for which a version may still show the error of an earlier attempt
 
 
-def tls_credentials(
-    ca: pathlib.Path, certificate: pathlib.Path | None, key: pathlib.Path | None
-) -> grpc.ChannelCredentials:
-    """Read PEM files for TLS: authorities, and our own pair where servers ask for one.
-
-    Raises ValueError: they can't be used, of which gRPC would only report that no server answers.
-    """
+def tls_credentials(ca: Path, certificate: Path | None, key: Path | None) -> grpc.ChannelCredentials:
+    """Read PEM files for TLS; a ValueError for those of which gRPC would only report that no server answers."""
     named, context, pair = str(ca), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), list[bytes]()
     try:
         context.load_verify_locations(ca)
@@ -106,10 +100,7 @@ class Server:
         )
 
     def wait_labels(self, model: str, labels: Mapping[str, int | None], *, timeout: float) -> None:
-        """Wait until labels point to their versions, or, with None, to none.
-
-        Raises ServerError: `timeout` seconds passed.
-        """
+        """Wait until labels point to their versions, or, with None, to none; a ServerError after `timeout` seconds."""
         for _ in _looks(timeout):
             if not (wrong := {label: seen for label in labels if (seen := self.label(model, label)) != labels[label]}):
                 return
@@ -131,8 +122,7 @@ class Server:
             response_deserializer=answer.FromString,
         )
         try:
-            answered: _M = call(request, timeout=30)
-            return answered
+            return cast(_M, call(request, timeout=30))
         except grpc.RpcError as error:
             raise _translated(self.address, error) from error
 
@@ -142,30 +132,26 @@ class _NotFoundError(ServerError):
 
 
 class Servers:
-    """All model servers of a store, connected while the block lasts.
+    """All model servers of a store, until the block ends; a name with several addresses stands for a server at each.
 
-    A name, HOST:PORT, with several addresses stands for a server at each. `tls_name` is expected in their certificates
-    in place of the name's host.
+    `tls_name` is expected in their certificates in place of the name's host.
     """
 
     def __init__(
         self, names: Sequence[str], *, tls: grpc.ChannelCredentials | None = None, tls_name: str | None = None
     ) -> None:
-        self._hosts = {address: name.rpartition(":")[0] for name in names for address in every_address(name)}
-        self.addresses = tuple(self._hosts)
-        self._tls = tls
-        self._tls_name = tls_name
-        self._servers: list[Server] = []
-        self._open = contextlib.ExitStack()
-
-    def __enter__(self) -> Self:
-        for address, host in self._hosts.items():
-            if self._tls:
-                named = [*_OPTIONS, ("grpc.ssl_target_name_override", self._tls_name or host)]
-                channel = grpc.secure_channel(address, self._tls, options=named)
+        hosts = {address: name.rpartition(":")[0] for name in names for address in every_address(name)}
+        self.addresses = tuple(hosts)
+        self._servers, self._open = list[Server](), contextlib.ExitStack()
+        for address, host in hosts.items():
+            if tls:
+                named = [*_OPTIONS, ("grpc.ssl_target_name_override", tls_name or host)]
+                channel = grpc.secure_channel(address, tls, options=named)
             else:
                 channel = grpc.insecure_channel(address, options=_OPTIONS)
             self._servers.append(Server(address, self._open.enter_context(channel)))
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -175,18 +161,12 @@ class Servers:
         return iter(self._servers)
 
     def available(self, model: str) -> set[int]:
-        """Return the versions that can answer on any server. Calls every server, so that a dead one raises here.
-
-        Raises NoServerError: one does not answer.
-        """
+        """Return the versions that can answer on any server. Calls every server, so that a dead one raises here."""
         return set[int]().union(*(server.available(model) for server in self))
 
 
 def every_address(address: str, *, resolve: Callable[..., Any] = socket.getaddrinfo) -> list[str]:
-    """Return all servers of a HOST:PORT: a DNS name, such as that of a headless Service, may have many.
-
-    A name of this machine alone, or one that can't be resolved, stays as it is.
-    """
+    """Return all addresses of a HOST:PORT's DNS name; one of this machine, or one that is unknown, as it is."""
     host, _, port = address.rpartition(":")
     try:
         found = resolve(host, port, type=socket.SOCK_STREAM)

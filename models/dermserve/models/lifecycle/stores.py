@@ -2,14 +2,15 @@
 
 import contextlib
 import datetime
+import functools
 import getpass
 import json
 import os
-import pathlib
 import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import portalocker
@@ -20,8 +21,7 @@ from dermserve.models.lifecycle.manifest import MANIFEST, Manifest, parse_manife
 from dermserve.models.lifecycle.object_store import LOCK_SECONDS, ObjectStore, is_version
 
 _AUDIT = "audit.jsonl"
-Entry: TypeAlias = dict[str, Any]
-"""A line of the audit log."""
+Entry: TypeAlias = dict[str, Any]  # a line of the audit log
 
 
 class LocalStore:
@@ -30,7 +30,7 @@ class LocalStore:
     A version appears whole or not at all and never changes. ObjectStore has the same methods.
     """
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.base = str(folder)
 
@@ -45,11 +45,11 @@ class LocalStore:
         """Return the finished versions of a model, ascending; none if the store does not exist."""
         return sorted(self._folders(model))
 
-    def version_folder(self, model: str, version: int) -> pathlib.Path:
+    def version_folder(self, model: str, version: int) -> Path:
         """Return the folder of a version; its name may have leading zeros."""
         return self._folders(model).get(version, self.folder / model / str(version))
 
-    def _folders(self, model: str) -> dict[int, pathlib.Path]:
+    def _folders(self, model: str) -> dict[int, Path]:
         """Map versions to folders, as TensorFlow Serving does: the last in byte order of two names."""
         folder = self.folder / model
         if not folder.is_dir():
@@ -57,25 +57,24 @@ class LocalStore:
         return {int(path.name): path for path in sorted(folder.iterdir()) if is_version(path.name) and path.is_dir()}
 
     @contextlib.contextmanager
-    def staged(self, model: str) -> Iterator[pathlib.Path]:
-        """Make a temporary folder for a new version, invisible to TensorFlow Serving, while the block lasts.
-
-        Folders of killed commands are removed first.
-        """
+    def staged(self, model: str) -> Iterator[Path]:
+        """Make a temporary folder for a version, which no server sees, for a block; remove those of killed commands."""
         self.folder.mkdir(parents=True, exist_ok=True)  # on the store's file system, for the rename
+        # The lock of a folder that a command writes is free once the command has ended or was killed.
+        lock = functools.partial(portalocker.Lock, timeout=0, fail_when_locked=True)
         for left in self.folder.glob(".staging-*"):
             with contextlib.suppress(portalocker.LockException, OSError):  # OSError: its command is removing it
                 if any(left.glob("*/*")):  # an empty folder may be new and not locked yet
-                    with _held(left):
+                    with lock(left / "lock"):
                         shutil.rmtree(left, ignore_errors=True)
         prefix = f".staging-{model}-"
-        with tempfile.TemporaryDirectory(prefix=prefix, dir=self.folder, ignore_cleanup_errors=True) as scratch:
-            folder = pathlib.Path(scratch, "version")
-            with _held(folder.parent):
-                folder.mkdir()
-                yield folder
+        made = tempfile.TemporaryDirectory(prefix=prefix, dir=self.folder, ignore_cleanup_errors=True)
+        with made as scratch, lock(Path(scratch, "lock")):
+            folder = Path(scratch, "version")
+            folder.mkdir()
+            yield folder
 
-    def publish(self, staging: pathlib.Path, model: str) -> int:
+    def publish(self, staging: Path, model: str) -> int:
         """Move a finished version into the store under a new number; return the number."""
         sync_tree(staging)
         folder = self.folder / model
@@ -92,7 +91,7 @@ class LocalStore:
                 sync(folder)
                 return number
 
-    def replace(self, staging: pathlib.Path, model: str, version: int) -> None:
+    def replace(self, staging: Path, model: str, version: int) -> None:
         """Move a finished version into the store under its number, and replace an existing one."""
         sync_tree(staging)
         place = self.version_folder(model, version)
@@ -113,11 +112,11 @@ class LocalStore:
             return (self.version_folder(model, version) / name).read_bytes()
         return None
 
-    def fetch(self, model: str, version: int, into: pathlib.Path) -> None:
+    def fetch(self, model: str, version: int, into: Path) -> None:
         """Copy a version into an empty local folder."""
         shutil.copytree(self.version_folder(model, version), into, dirs_exist_ok=True)
 
-    def opened(self, model: str, version: int) -> contextlib.AbstractContextManager[pathlib.Path]:
+    def opened(self, model: str, version: int) -> contextlib.AbstractContextManager[Path]:
         """Return a local folder with a version's files, for reading."""
         return contextlib.nullcontext(self.version_folder(model, version))
 
@@ -160,10 +159,7 @@ class LocalStore:
 
     @contextlib.contextmanager
     def locked(self, wait: float = LOCK_SECONDS) -> Iterator[None]:
-        """Lock the store against other changes while the block lasts, or until the process ends.
-
-        Raises StoreError: another command holds the lock for `wait` seconds.
-        """
+        """Lock the store against other changes for a block; a StoreError if that takes longer than `wait` seconds."""
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             with portalocker.Lock(self.folder / ".lock", timeout=wait, check_interval=0.1):
@@ -172,29 +168,18 @@ class LocalStore:
             raise StoreError(f"{self.base} is being changed by another command: try again when that is done") from error
 
 
-def _held(scratch: pathlib.Path) -> portalocker.Lock:
-    """Hold the lock of a folder that a command writes. The lock is free once the command has ended or was killed."""
-    return portalocker.Lock(scratch / "lock", timeout=0, fail_when_locked=True)
-
-
 Store: TypeAlias = LocalStore | ObjectStore
 
 
-def open_store(base: str | pathlib.Path) -> Store:
-    """Open a store: a local path, or the URL of one in object storage (s3://, gs://, and others fsspec knows).
-
-    Raises StoreError: this kind of URL can't be used here.
-    """
-    if isinstance(base, pathlib.Path) or "://" not in base or base.startswith("file://"):
-        return LocalStore(pathlib.Path(str(base).removeprefix("file://")))
+def open_store(base: str | Path) -> Store:
+    """Open a store: a local path, or the URL of one in object storage (s3://, gs://, and others fsspec knows)."""
+    if isinstance(base, Path) or "://" not in base or base.startswith("file://"):
+        return LocalStore(Path(str(base).removeprefix("file://")))
     return ObjectStore(base)
 
 
 def known_version(store: Store, model: str, version: int | None) -> int:
-    """Return a version of a store; the newest when none is named.
-
-    Raises StoreError: the store does not have it; the message says what it has.
-    """
+    """Return a version of a store, the newest when none is named; a StoreError if the store does not have it."""
     present = store.versions(model)
     if version is None and not present:
         held = ", ".join(store.models()) or "no model at all"
@@ -206,19 +191,13 @@ def known_version(store: Store, model: str, version: int | None) -> int:
 
 
 def manifest_of(store: Store, model: str, version: int) -> Manifest | None:
-    """Read the manifest of a version in a store; None if it has none.
-
-    Raises StoreError: it is not valid, or does not match its own digest.
-    """
+    """Read the manifest of a version in a store; None if it has none, a StoreError if it is not valid."""
     data = store.read(model, version, MANIFEST)
     return None if data is None else parse_manifest(data, where=f"{store.base}/{model}/{version}/{MANIFEST}")
 
 
 def new_entry(what: str, model: str, before: Any, after: Any, **more: Any) -> Entry:
-    """Describe a change of a model for the audit log, as of now; of further facts, leave out empty ones.
-
-    `who` is USER@HOST, or DERMSERVE_WHO from the environment; `when` is UTC, ISO 8601.
-    """
+    """Describe a change for the audit log, as of now, by USER@HOST or DERMSERVE_WHO; leave out empty facts."""
     if not (who := os.environ.get("DERMSERVE_WHO")):
         try:
             user = getpass.getuser()
@@ -231,10 +210,7 @@ def new_entry(what: str, model: str, before: Any, after: Any, **more: Any) -> En
 
 
 def entries(store: Store, model: str | None = None) -> Iterator[Entry]:
-    """Return a store's audit log, or that of one model, oldest first.
-
-    Raises StoreError: a line is not valid.
-    """
+    """Return a store's audit log, or that of one model, oldest first; a StoreError at a line that is not valid."""
     for number, line in enumerate(store.audit(), 1):
         try:
             entry: Entry = json.loads(line)

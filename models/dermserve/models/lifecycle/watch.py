@@ -16,22 +16,17 @@ from dermserve.models.lifecycle.servers import every_address
 
 _PREFIX = "dermserve_gateway_canary_"
 _PAUSE = 1.0
-_Key = tuple[str, str, str]
-"""Series, label or result, and end of a request."""
+_Key = tuple[str, str, str]  # series, label or result, and end of a request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """How much worse than the stable version a canary may be."""
 
-    more_failed: float = 0.01
-    """Share of its requests that fail, above the stable version's share."""
-    slower: float = 1.5
-    """Mean time of its requests, as a multiple of the stable version's."""
-    disagreement: float = 0.2
-    """Share of the compared answers whose top class differs."""
-    requests: int = 50
-    """With fewer requests or comparisons nothing is judged."""
+    more_failed: float = 0.01  # share of its requests that fail, above the stable version's share
+    slower: float = 1.5  # mean time of its requests, as a multiple of the stable version's
+    disagreement: float = 0.2  # share of the compared answers whose top class differs
+    requests: int = 50  # with fewer requests or comparisons nothing is judged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +35,7 @@ class Report:
 
     requests: Mapping[str, int]
     failed: Mapping[str, int]
-    mean_seconds: Mapping[str, float]
-    """Durations of answered requests."""
+    mean_seconds: Mapping[str, float]  # durations of answered requests
     compared: int
     differed: int
 
@@ -87,21 +81,14 @@ def read_metrics(url: str, *, fetch: Callable[[str], str] = _fetch) -> list[Samp
 
 
 class Gateways:
-    """The metrics of all gateways.
-
-    A name, HOST:PORT, with several addresses stands for a gateway at each, and is resolved for every reading. `fetch`
-    returns the text at a URL, or raises OSError.
-    """
+    """The metrics of all gateways; a name with several addresses, resolved for each reading, stands for one at each."""
 
     def __init__(self, names: Sequence[str], *, fetch: Callable[[str], str] = _fetch) -> None:
         self._names = names
         self._fetch = fetch
 
     def wait_share(self, model: str, share: float, *, timeout: float) -> int:
-        """Wait until all gateways use a canary's share; return the number of gateways.
-
-        Raises NoServerError: one does not within `timeout` seconds; the message says which, and its state.
-        """
+        """Wait until all gateways use a canary's share; return their number. A NoServerError names one that doesn't."""
         until = time.monotonic() + timeout
         while True:
             seen = {address: self._share(address, model) for address in self._addresses()}

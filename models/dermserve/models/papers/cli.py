@@ -19,8 +19,7 @@ from dermserve.models.training.terminal import say
 def scenarios(data: Path, out: Path, experiment: str, weights: str | None, cache: Path) -> None:
     """Train over the papers' grid: training share 70 and 80 %, dropout 0.4 to 0.6, batches of 16, 32 and 64.
 
-    The backbone stays frozen, and each cell trains a head on its features. A stopped command continues: cells that are
-    in --out are not trained again.
+    The backbone stays frozen; each cell trains a head. A stopped command continues with the cells that --out lacks.
     """
     from dermserve.models.papers import heads
     from dermserve.models.training.train.dataset import prepare
@@ -41,12 +40,10 @@ def scenarios(data: Path, out: Path, experiment: str, weights: str | None, cache
 @common.OUT
 @click.option("--experiment", default="resnet50", show_default=True, help="Experiment whose head and split are used.")
 @click.option(
-    "--weights",
-    metavar="NAME=WEIGHTS",
-    multiple=True,
+    "--weights", metavar="NAME=WEIGHTS", multiple=True,
     help='A backbone to compare: mobilenet, inception_v3, resnet50 or mobilenet_v3_small, and "imagenet" (Keras '
     'downloads it), a file, or "random". Repeatable; all four with imagenet when not given.',
-)
+)  # fmt: skip
 @common.CACHE
 @common.error_messages()
 def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], cache: Path) -> None:
@@ -55,8 +52,11 @@ def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], 
     from dermserve.models.training.train.dataset import prepare
     from dermserve.models.training.train.experiment import load_experiment
 
-    names = list(heads.BACKBONES)
-    asked = [_named(item, names) for item in weights] or [(name, "imagenet") for name in names]
+    asked = [item.partition("=")[::2] for item in weights] or [(name, "imagenet") for name in heads.BACKBONES]
+    for name, source in asked:
+        if name not in heads.BACKBONES or not source:
+            known = f"is not NAME=WEIGHTS with a NAME of {', '.join(heads.BACKBONES)}"
+            raise click.BadParameter(f"'{name}={source}' {known}", param_hint="--weights")
     chosen = load_experiment(experiment)
     side = SPECS[chosen.model].input_side
     networks = [heads.load(name, common.read_backbone(source), side=side) for name, source in asked]
@@ -64,11 +64,3 @@ def backbones(data: Path, out: Path, experiment: str, weights: tuple[str, ...], 
     out.mkdir(parents=True, exist_ok=True)
     heads.write_table(rows, out / "backbones.csv")
     click.echo(str(out / "backbones.csv"))
-
-
-def _named(item: str, names: list[str]) -> tuple[str, str]:
-    name, _, source = item.partition("=")
-    if name not in names or not source:
-        known = ", ".join(names)
-        raise click.BadParameter(f"{item!r} is not NAME=WEIGHTS with a NAME of {known}", param_hint="--weights")
-    return name, source

@@ -1,12 +1,11 @@
 """Reproduce the papers' tables with heads on the pooled features of frozen backbones.
 
-`run_grid` makes tables IV and V, accuracy and minutes over a grid of settings. `compare` compares backbones: MobileNet,
-InceptionV3, ResNet-50, and MobileNetV3Small. Features are computed once, so that a head takes minutes on two cores.
-Only photos outside of test in the experiment's split are used. To train the whole network for a cell, use
-`dermserve train` with an experiment of its own.
+`run_grid` makes tables IV and V, `compare` table VII. Features are computed once, so that a head takes minutes on two
+cores. Only photos outside of test in the experiment's split are used.
 """
 
 import csv
+import functools
 import hashlib
 import itertools
 import time
@@ -21,7 +20,6 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part, Sample, require_parts, split
 from dermserve.models.training.errors import RunError, replacing
 from dermserve.models.training.evaluate.predictions import Predictor
@@ -84,20 +82,14 @@ class Features:
 
 def compute_features(network: keras.Model, data: Data, *, cache: Path) -> Features:
     """Run the frozen backbone over photos with the serving preprocessing, or read the cached features."""
-    samples = [data.samples[row] for row in data.untested]
-    photos = Labelled(data.pixels, data.untested, np.asarray([sample.label for sample in samples], np.int64))
-    return Features(Predictor(network=network, cache=cache).features(photos, "features"), samples)
+    photos = data.untested
+    return Features(Predictor(network=network, cache=cache).predict(photos, "features").features, photos.samples)
 
 
 def run_grid(
     experiment: Experiment, features: Features, table: Path, *, grid: Sequence[tuple[float, float, int]] = GRID
 ) -> list[Cell]:
-    """Train the head of every cell that the table lacks on features of the frozen backbone.
-
-    Raises:
-        DataError: a cell's split leaves a class without photos in a part.
-        RunError: the table is of another experiment, other photos or other features.
-    """
+    """Train the head of every cell that the table lacks on features of the frozen backbone."""
     whole = checkpoint.fingerprint(experiment, dict.fromkeys(features.samples, Part.TRAIN), None)
     mine = {key: whole[key] for key in ("experiment", "photos")}  # each cell has a split of its own
     checkpoint.claim(table.parent, {**mine, "features": hashlib.sha256(features.values.tobytes()).hexdigest()})
@@ -120,11 +112,7 @@ def run_grid(
 def _train_head(
     experiment: Experiment, features: Features, parts: Mapping[Sample, Part], dropout: float, batch: int
 ) -> tuple[float, float, float]:
-    """Train ResNet-50's head with Adam at 1e-4 and early stopping, as the paper trains the network.
-
-    Returns:
-        Accuracy and balanced accuracy on the validation photos, to four digits, and minutes.
-    """
+    """Train ResNet-50's head as the paper trains the network; return both accuracies, and the minutes."""
     started, labels = time.monotonic(), features.labels
     keras.utils.set_random_seed(experiment.seed)
     head = keras.Sequential(
@@ -137,21 +125,12 @@ def _train_head(
         ]
     )
     head.compile(keras.optimizers.Adam(1e-4), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    train, validation = (
-        np.flatnonzero([parts[sample] is part for sample in features.samples]) for part in (Part.TRAIN, Part.VALIDATION)
-    )
-    head.fit(
-        features.values[train],
-        labels[train],
-        validation_data=(features.values[validation], labels[validation]),
-        batch_size=batch,
-        epochs=experiment.stages[0].epochs,
-        verbose=0,
-        callbacks=[keras.callbacks.EarlyStopping(patience=4, restore_best_weights=True)],
-    )
+    rows = {part: np.flatnonzero([parts[sample] is part for sample in features.samples]) for part in Part}
+    training, validation = ((features.values[rows[part]], labels[rows[part]]) for part in (Part.TRAIN, Part.VALIDATION))
+    how = {"validation_data": validation, "batch_size": batch, "epochs": experiment.stages[0].epochs, "verbose": 0}
+    head.fit(*training, callbacks=[keras.callbacks.EarlyStopping(patience=4, restore_best_weights=True)], **how)
     minutes = (time.monotonic() - started) / 60
-    answers = np.asarray(head(features.values[validation])).argmax(axis=1)
-    accuracy, balanced = accuracies(answers, labels[validation])
+    accuracy, balanced = accuracies(np.asarray(head(validation[0])).argmax(axis=1), validation[1])
     return round(accuracy, 4), round(balanced, 4), round(minutes, 2)
 
 
@@ -168,13 +147,7 @@ def _read_table(path: Path) -> list[Cell]:
 
 
 def load(name: str, weights: Path | str | None, *, side: int) -> keras.Model:
-    """Build one of BACKBONES with its preprocessing and weights: "imagenet", a file, or None for random ones.
-
-    It takes float32 [N, side, side, 3] RGB in 0..255 and gives pooled features, float32 [N, F].
-
-    Raises:
-        RunError: the weights can't be loaded or are of another backbone.
-    """
+    """Build one of BACKBONES, of RGB in 0..255 to pooled features; weights are a file, "imagenet" or random."""
     build, preprocess = BACKBONES[name]
     named = weights if isinstance(weights, str) else None
     try:
@@ -192,13 +165,16 @@ def load(name: str, weights: Path | str | None, *, side: int) -> keras.Model:
 def compare(experiment: Experiment, data: Data, networks: Iterable[keras.Model]) -> list[Compared]:
     """Train the experiment's head on the features of each network of `load`, on one split."""
     stage, dropout, rows = experiment.stages[0], 0.4 if experiment.dropout is None else experiment.dropout, []
-    samples = [data.samples[row] for row in data.untested]
-    training = np.flatnonzero([data.parts[sample] is Part.TRAIN for sample in samples])
+    photos = data.untested
+    training = np.flatnonzero([data.parts[sample] is Part.TRAIN for sample in photos.samples])
+    batches = [photos.rows[start : start + _BATCH] for start in range(0, len(photos), _BATCH)]
     for network in networks:
-        started = time.monotonic()
-        values = _run_backbone(network, data)
+        started, infer = time.monotonic(), tf.function(functools.partial(network, training=False))
+        values = np.concatenate(
+            [infer(photos.images[rows].astype(np.float32)) for rows in track(batches, network.name)]
+        )
         mean, deviation = values[training].mean(axis=0), values[training].std(axis=0)
-        features = Features(np.asarray((values - mean) / (deviation + _EPSILON), np.float32), samples)
+        features = Features(np.asarray((values - mean) / (deviation + _EPSILON), np.float32), photos.samples)
         minutes = round((time.monotonic() - started) / 60, 2)
         accuracy, balanced, head_minutes = _train_head(experiment, features, data.parts, dropout, stage.batch)
         size = network.get_layer("backbone").count_params()
@@ -208,9 +184,3 @@ def compare(experiment: Experiment, data: Data, networks: Iterable[keras.Model])
             f"{head_minutes:.1f} min"
         )
     return rows
-
-
-def _run_backbone(network: keras.Model, data: Data) -> NDArray[np.float32]:
-    infer = tf.function(lambda images: network(tf.cast(images, tf.float32), training=False))
-    batches = [data.untested[start : start + _BATCH] for start in range(0, len(data.untested), _BATCH)]
-    return np.concatenate([infer(tf.constant(data.pixels[rows])).numpy() for rows in track(batches, network.name)])

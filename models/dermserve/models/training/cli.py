@@ -25,9 +25,7 @@ CACHE = click.option(
 )  # fmt: skip
 OUT = click.option("--out", type=_NEW_FOLDER, required=True, help="Folder of the results.")
 _RUN = click.argument("run", type=_FOLDER)
-_ALSO = click.option(
-    "--also", type=_FOLDER, help="The same photos at another resolution, with the same file names."
-)  # fmt: skip
+_ALSO = click.option("--also", type=_FOLDER, help="The same photos at another resolution, with the same file names.")
 
 
 @contextlib.contextmanager
@@ -49,14 +47,11 @@ def error_messages() -> Iterator[None]:
 
 def read_backbone(weights: str | None) -> Path | str | None:
     """Read --weights: a file, "imagenet", or None for random weights."""
-    if weights in (None, "random"):
-        return None
-    if weights == "imagenet":
-        return weights
-    path = Path(str(weights))
-    if not path.is_file():
-        raise click.BadParameter(f"{path}: no such file", param_hint="--weights")
-    return path
+    if weights in (None, "imagenet", "random"):
+        return None if weights == "random" else weights
+    if not Path(weights).is_file():
+        raise click.BadParameter(f"{weights}: no such file", param_hint="--weights")
+    return Path(weights)
 
 
 @click.command()
@@ -94,7 +89,6 @@ def train(
     from dermserve.models.training.train import dataset
     from dermserve.models.training.train.experiment import load_experiment
     from dermserve.models.training.train.finished import FinishedRun
-    from dermserve.models.training.train.others import OTHERS, read_others
     from dermserve.models.training.train.run import run_training
 
     chosen = load_experiment(experiment or model)
@@ -121,8 +115,8 @@ def train(
             provenance = {key: f"{provenance[key]}; {second[key]}" for key in provenance}
     outliers = None
     if others is not None:
-        recorded = (out if begun is None else begun.folder) / OTHERS
-        outliers = read_others(model, others, recorded=recorded, cache=cache, known=prepared.samples)
+        recorded = (out if begun is None else begun.folder) / dataset.OTHERS
+        outliers = dataset.read_others(model, others, recorded=recorded, cache=cache, known=prepared.samples)
     say(f"training data: {provenance['data']}")
     taught_by = [FinishedRun(teacher) for teacher in teachers]
     how: dict[str, Any] = {"stated": provenance, "start": begun, "teachers": taught_by, "others": outliers}
@@ -142,42 +136,26 @@ def train(
     help="Run ten views of every Nth photo only, and one view of all; ten of all take ResNet-50 half an hour on a PC.",
 )  # fmt: skip
 @click.option(
-    "--others",
-    type=_FOLDER,
-    help="HAM10000, for a model without some of its classes: fits and measures the out-of-scope score.",
+    "--others", type=_FOLDER, help="HAM10000, for a model without some of its classes: fits the out-of-scope score."
 )
 @_ALSO
 @click.option(
-    "--again",
-    metavar="REASON",
-    help="Measure test photos that were already measured with other weights or rules; run.json keeps REASON.",
+    "--again", metavar="REASON", help="Measure test photos again, with other weights or rules; run.json keeps REASON."
 )
 @CACHE
 @error_messages()
-def evaluate(
-    run: Path,
-    data: Path,
-    other: str | None,
-    paper: Path | None,
-    thin: int,
-    others: Path | None,
-    also: Path | None,
-    again: str | None,
-    cache: Path,
-) -> None:
+def evaluate(run: Path, data: Path, other: str | None, cache: Path, **own: Any) -> None:
     """Calibrate a run on its validation photos, measure it on its test photos, and write RUN/report."""
-    own = {"--paper": paper, "--thin": thin > 1, "--others": others, "--also": also, "--again": again}
-    if other is not None and (given := [option for option, value in own.items() if value]):
+    if other is not None and (given := [f"--{option}" for option, value in own.items() if value not in (None, 1)]):
         raise click.UsageError(f"--other only measures: leave out {' and '.join(given)}")
     from dermserve.models.training.evaluate.evaluation import evaluate_other, evaluate_own
     from dermserve.models.training.train.finished import FinishedRun
 
-    finished = FinishedRun(run)
+    finished, paper = FinishedRun(run), own.pop("paper")
     if other is not None:
         _print_figures(other, evaluate_other(finished, data, name=other, cache=cache))
         return
-    how: dict[str, Any] = {"thin": thin, "others": others, "also": also, "again": again}
-    metrics = evaluate_own(finished, data, paper=None if paper is None else FinishedRun(paper), cache=cache, **how)
+    metrics = evaluate_own(finished, data, paper=paper and FinishedRun(paper), cache=cache, **own)
     _print_figures("test", metrics["test"])
     click.echo(str(run / "report" / "index.html"))
 

@@ -1,10 +1,8 @@
 """Convert a run: compact weights (`pack`), and a TensorFlow Lite model for phones (`tflite`).
 
 Compact weights have kernels as int8 or float16, and vectors as float32. int8 is symmetric with a scale for each output
-channel (Jacob et al., CVPR 2018), of the weights only: they are loaded as float32.
-
-A TensorFlow Lite model has its weights as float16, and gives probabilities and the out-of-distribution score. Labels,
-and in a version the card, are files inside (`dermserve.models.associated_files`).
+channel (Jacob et al., CVPR 2018), of the weights only: they are loaded as float32. A TensorFlow Lite model has its
+weights as float16; labels, and in a version the card, are files inside (`dermserve.models.records`).
 """
 
 import time
@@ -22,33 +20,26 @@ from tensorflow.lite.tools import flatbuffer_utils
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
 from dermserve.contract import Input, Output, Signature
-from dermserve.models.associated_files import LABELS, SOURCE, source_digest, with_files
 from dermserve.models.catalogue import SPECS
 from dermserve.models.graph import FeatureDistance, scored
+from dermserve.models.records import LABELS, SOURCE, source_digest, with_files
 from dermserve.models.training.data.splits import Part
 from dermserve.models.training.evaluate import ood
-from dermserve.models.training.evaluate.calibration import softmax
-from dermserve.models.training.evaluate.predictions import ONE_VIEW, Predictor
+from dermserve.models.training.evaluate.fitting import softmax
+from dermserve.models.training.evaluate.predictions import Predictor
 from dermserve.models.training.terminal import track
 from dermserve.models.training.train.dataset import finished_data
-from dermserve.models.training.train.finished import FinishedRun, Kind, save_compact
+from dermserve.models.training.train.finished import TFLITE, FinishedRun, Kind, save_compact
 from dermserve.models.training.train.network import training_copy
 
 _OUTPUTS = (Output.PROBABILITIES.value, Output.OOD_SCORE.value)
-_THREADS = 2
 _KINDS: Mapping[str, Kind] = {"resnet50": "int8", "mobilenet_v3_small": "float16"}  # for the latter int8 is too coarse
 
 
 def pack(run: FinishedRun, data: Path, *, cache: Path) -> dict[str, Any]:
     """Write a run's compact weights, and compare them with the full ones on validation photos, one view each.
 
-    The run then uses the compact weights, and its calibration is removed: evaluate it again.
-
-    Returns:
-        JSON values: bytes, accuracy before and after, and the share of equal answers; also in run.json.
-
-    Raises:
-        DataError: the data set lacks photos of the run's split.
+    The run then uses the compact weights, and its calibration is removed: evaluate it again. Returns what run.json has.
     """
     photos = finished_data(run.experiment, data, run.split, cache=cache).part(Part.VALIDATION)
     full, kind = run.network(full=True), _KINDS[run.model]
@@ -56,7 +47,7 @@ def pack(run: FinishedRun, data: Path, *, cache: Path) -> dict[str, Any]:
     save_compact(full, run.compact, kind=kind)
     answers = []
     for name, network in (("full", full), ("compact", run.network())):
-        found = Predictor(network=network, cache=cache).predict(photos, name, views=ONE_VIEW)
+        found = Predictor(network=network, cache=cache).predict(photos, name)
         answers.append(found.logits[:, 0].argmax(axis=1))
     packed = {
         "kind": kind,
@@ -72,9 +63,7 @@ def pack(run: FinishedRun, data: Path, *, cache: Path) -> dict[str, Any]:
 def convert(network: keras.Model, *, temperature: float, distance: FeatureDistance | None = None) -> bytes:
     """Convert a network to TensorFlow Lite; `temperature` and `distance` are as for graph.freeze_core.
 
-    Returns:
-        The file. Its signature `serving_default` takes `images` uint8 [1, S, S, 3] RGB, and gives `probabilities`
-        float32 [1, C] and `ood_score` float32 [1].
+    The model's signature takes `images` uint8 [1, S, S, 3] RGB, and gives `probabilities` [1, C] and `ood_score` [1].
     """
     folded = training_copy(network, folded=True, precision="float32")
     side = network.inputs[0].shape[1]
@@ -99,13 +88,10 @@ def convert(network: keras.Model, *, temperature: float, distance: FeatureDistan
 
 
 def _named(model: bytes) -> bytes:
-    """Give tensors the contract's names, add a signature, and put the probabilities first.
-
-    The converter calls outputs Identity, in the order of their names.
-    """
+    """Give tensors the contract's names, add a signature, and put the probabilities first."""
     content = flatbuffer_utils.convert_bytearray_to_object(model)
     graph, signature = content.subgraphs[0], schema_fb.SignatureDefT()
-    by_name = dict(zip(sorted(_OUTPUTS), graph.outputs, strict=True))
+    by_name = dict(zip(sorted(_OUTPUTS), graph.outputs, strict=True))  # the converter sorts them by name
     graph.outputs = [by_name[name] for name in _OUTPUTS]
     signature.signatureKey, signature.subgraphIndex = Signature.SERVING_DEFAULT.value, 0
     signature.inputs = _maps(graph, {Input.IMAGES: graph.inputs[0]})
@@ -115,23 +101,16 @@ def _named(model: bytes) -> bytes:
 
 
 def _maps(graph: Any, tensors: Mapping[str, int]) -> list[Any]:
-    found = []
     for name, index in tensors.items():
         graph.tensors[index].name = name.encode()
-        found.append(schema_fb.TensorMapT())
-        found[-1].name, found[-1].tensorIndex = name, index
-    return found
+    return [schema_fb.TensorMapT(name, index) for name, index in tensors.items()]
 
 
 def runner(model: bytes) -> Callable[[NDArray[np.uint8]], Mapping[str, NDArray[np.float32]]]:
-    """Load a model into an interpreter.
-
-    Returns:
-        A function of one photo, uint8 [S, S, 3], that gives `probabilities` [1, C] and `ood_score` [1].
-    """
+    """Load a model as a function of a photo, uint8 [S, S, 3], that gives `probabilities` [1, C] and `ood_score` [1]."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the interpreter will move to another package
-        interpreter = tf.lite.Interpreter(model_content=model, num_threads=_THREADS)
+        interpreter = tf.lite.Interpreter(model_content=model, num_threads=2)
     ask = interpreter.get_signature_runner(Signature.SERVING_DEFAULT.value)
     return lambda pixels: ask(images=pixels[np.newaxis])
 
@@ -139,15 +118,12 @@ def runner(model: bytes) -> Callable[[NDArray[np.uint8]], Mapping[str, NDArray[n
 def convert_run(run: FinishedRun, data: Path, *, cache: Path) -> dict[str, float]:
     """Write a calibrated run's model.tflite, and compare it with the network on validation photos.
 
-    Returns:
-        JSON values, also in run.json: bytes, agreement (share of equal answers), gate_agreement (share of photos on the
-        same side of the card's limits on the score), accuracy, largest_difference (of a probability), milliseconds
-        (median for a photo on this machine).
+    `agreement` is of the top class, `gate_agreement` of the side of the card's limits on the score; a time is a median.
     """
     photos = finished_data(run.experiment, data, run.split, cache=cache).part(Part.VALIDATION)
     network, distance, calibration = run.network(), run.distance, run.calibration
     temperature = calibration["temperature"]
-    outputs = Predictor(network=network, cache=cache).predict(photos, "network", views=ONE_VIEW)
+    outputs = Predictor(network=network, cache=cache).predict(photos, "network")
     expected, expected_scores = softmax(outputs.logits[:, 0] / temperature), ood.scores(distance, outputs.features)
     model = convert(network, temperature=temperature, distance=distance)
     ask, answers, times = runner(model), [], []
@@ -166,6 +142,6 @@ def convert_run(run: FinishedRun, data: Path, *, cache: Path) -> dict[str, float
         "largest_difference": float(np.abs(found - expected).max()),
         "milliseconds": float(np.median(times) * 1000),
     }
-    run.tflite.write_bytes(model)
+    (run.folder / TFLITE).write_bytes(model)
     run.update(tflite=compared)
     return compared

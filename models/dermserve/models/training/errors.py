@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
-DAMAGED = (OSError, ValueError, KeyError, BadZipFile)
-"""What numpy, h5py and Keras raise for a file of arrays that is missing, damaged or of another network."""
+DAMAGED = (OSError, ValueError, KeyError, BadZipFile)  # of a file of arrays, by numpy, h5py and Keras
 
 
 class TrainingError(Exception):

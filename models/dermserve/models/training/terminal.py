@@ -3,16 +3,14 @@
 import functools
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any
 
 import click
-
-_Item = TypeVar("_Item")
 
 say = functools.partial(click.echo, err=True)
 
 
-def track(items: Sequence[_Item], what: str) -> Iterator[_Item]:
+def track(items: Sequence[Any], what: str) -> Iterator[Any]:
     """Yield items; if stderr is a terminal, draw a progress bar beside the name of the step."""
     with click.progressbar(items, label=what, file=sys.stderr) as bar:
         yield from bar

@@ -25,8 +25,7 @@ class Labelled:
     images: NDArray[np.uint8]  # [M, S, S, 3]; may be memory-mapped
     rows: NDArray[np.int64]  # which of the images, [N]
     labels: NDArray[np.int64]  # their classes, [N]
-    possible: NDArray[np.float32] | None = None
-    """float32 [N, C]: 0 for classes that the photo's data set lacks, else 1; None for all 1."""
+    possible: NDArray[np.float32] | None = None  # float32 [N, C]: 0 for classes that the data set lacks
     samples: Sequence[Sample] = ()  # the photos, [N]; empty for drawn and spoiled ones
 
     def __len__(self) -> int:
@@ -52,13 +51,7 @@ class Labelled:
 
 
 def load_pixels(samples: Sequence[Sample], *, folder: Path, side: int) -> NDArray[np.uint8]:
-    """Decode photos with the serving preprocessing, or map the file of an earlier call in the folder.
-
-    `side` is the height and width of the model's input. Raises DataError, which names the photos that can't be read.
-
-    Returns:
-        uint8 [N, side, side, 3] RGB, memory-mapped and read-only, in the order of `samples`.
-    """
+    """Decode photos as in serving, or map the file of an earlier call: uint8 [N, side, side, 3] RGB, read-only."""
     folder.mkdir(parents=True, exist_ok=True)
     digests = [sample.digest or digest_file(sample) for sample in samples]
     path = folder / f"pixels-{json_digest([side, imaging_version(), digests])[:16]}.npy"

@@ -1,17 +1,17 @@
 """Labelled photos, their lesions, and the split into train, validation and test, from a seed.
 
-The protocol `lesion` keeps the photos of a lesion together. `image` draws photos one by one, as the papers did, so that
-other photos of a test lesion may be trained on; equal files still stay together.
+The protocol `lesion` keeps the photos of a lesion together; `image` draws photos one by one, as the papers did, so that
+photos of a test lesion may be trained on. Equal files stay together in both.
 """
 
 import csv
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -37,6 +37,9 @@ class Sample:
     def name(self) -> str:
         """The photo's name: its path within the data set."""
         return self.within or self.path.as_posix()
+
+
+_Key: TypeAlias = Callable[[Sample], str]
 
 
 class Part(StrEnum):
@@ -88,63 +91,45 @@ def count_classes(samples: Iterable[Sample], classes: Sequence[str]) -> dict[str
 
 
 def join_lesions(samples: Sequence[Sample], lesions: Sequence[Sequence[str]]) -> list[Sample]:
-    """Give one lesion to photos that are connected by a chain of common lesions or equal files.
-
-    `lesions` are those that the data set names for each photo; each photo gets the first lesion of its group.
-    """
-    named = list(zip(samples, lesions, strict=True))
-    groups = _components([[*(("lesion", name) for name in own), ("bytes", sample.digest)] for sample, own in named])
-    names: dict[int, str] = {}
-    for group, own in zip(groups, lesions, strict=True):
-        if own:
-            names.setdefault(group, own[0])
-    pairs = zip(samples, groups, strict=True)
-    return [replace(sample, lesion=names.setdefault(group, sample.name)) for sample, group in pairs]
-
-
-def _components(keys: Sequence[Sequence[Hashable]]) -> list[int]:
-    """Number the groups of items that are connected by common keys."""
+    """Join photos with common lesions, as the data set names them, or equal files, under the first lesion's name."""
     from scipy.sparse import coo_array  # in the extra `train`, which an export does not need
     from scipy.sparse.csgraph import connected_components
 
-    numbers: dict[Hashable, int] = {}
+    named = zip(samples, lesions, strict=True)
+    keys = [[*(("lesion", name) for name in own), ("bytes", sample.digest)] for sample, own in named]
+    numbers: dict[tuple[str, str], int] = {}
     edges = [(item, len(keys) + numbers.setdefault(key, len(numbers))) for item, own in enumerate(keys) for key in own]
     size = len(keys) + len(numbers)
     rows, columns = np.asarray(edges, np.int64).reshape(-1, 2).T
     graph = coo_array((np.ones(len(edges), np.int8), (rows, columns)), shape=(size, size))
-    return [int(group) for group in connected_components(graph, directed=False)[1][: len(keys)]]
+    groups = connected_components(graph, directed=False)[1][: len(keys)].tolist()
+    names = {group: own[0] for group, own in reversed(list(zip(groups, lesions, strict=True))) if own}
+    pairs = zip(samples, groups, strict=True)
+    return [replace(sample, lesion=names.setdefault(group, sample.name)) for sample, group in pairs]
 
 
-def refuse_two_labels(samples: Iterable[Sample], classes: Sequence[str]) -> None:
-    """Raise DataError if equal files are of two classes."""
-    pairs = [
-        f"{group[0].name} ({classes[group[0].label]}) = {other.name} ({classes[other.label]})"
-        for group in _grouped(samples, lambda sample: sample.digest)
-        if (other := next((sample for sample in group if sample.label != group[0].label), None))
-    ]
-    if pairs:
+def refuse_contradictions(samples: Sequence[Sample], classes: Sequence[str]) -> None:
+    """Raise DataError if equal files are of two classes, or the data set's own split divides them or a lesion."""
+    two = _differing(samples, lambda sample: sample.digest, lambda sample: classes[sample.label])
+    if pairs := [f"{one.name} ({classes[one.label]}) = {other.name} ({classes[other.label]})" for one, other in two]:
         raise DataError(f"the same photo is under two labels: {_shown(pairs)}; remove the wrong one")
-
-
-def refuse_divided(samples: Iterable[Sample]) -> None:
-    """Raise DataError if the data set's own split divides a lesion or equal files."""
     pairs = [
-        f"{group[0].name} ({group[0].split or 'train'}) and {other.name} ({other.split or 'train'}) "
-        f"{'are equal byte for byte' if group[0].digest == other.digest else f'show the lesion {other.lesion}'}"
-        for group in _grouped(samples, lambda sample: sample.lesion)
-        if (other := _on_other_side(group))
+        f"{one.name} ({one.split or 'train'}) and {other.name} ({other.split or 'train'}) "
+        f"{'are equal byte for byte' if one.digest == other.digest else f'show the lesion {other.lesion}'}"
+        for one, other in _differing(samples, lambda sample: sample.lesion, lambda sample: sample.split or "train")
     ]
     if pairs:
         raise DataError(f"the data set's own split divides lesions or equal files: {_shown(pairs)}; correct it")
 
 
-def _on_other_side(group: Sequence[Sample]) -> Sample | None:
-    first = group[0]
-    others = [sample for sample in group if (sample.split or "train") != (first.split or "train")]
-    return next((sample for sample in others if sample.digest == first.digest), others[0] if others else None)
+def _differing(samples: Sequence[Sample], key: _Key, value: _Key) -> Iterator[tuple[Sample, Sample]]:
+    """Pair the first photo of each group with one of another value, an equal file if there is one."""
+    for first, *rest in _grouped(samples, key):
+        if others := [other for other in rest if value(other) != value(first)]:
+            yield first, min(others, key=lambda other: other.digest != first.digest)
 
 
-def _grouped(samples: Iterable[Sample], key: Callable[[Sample], str]) -> list[list[Sample]]:
+def _grouped(samples: Iterable[Sample], key: _Key) -> list[list[Sample]]:
     groups: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         groups[key(sample)].append(sample)
@@ -161,16 +146,24 @@ def split(
 ) -> dict[Sample, Part]:
     """Assign every photo to a part, class by class, at random from the seed; the order of photos does not matter.
 
-    If the data set names test photos, they are the test photos; likewise for validation. The rest is divided by shares
-    0..1 of the photos.
+    If the data set names test photos, they are the test photos; likewise for validation. Shares, 0..1, divide the rest.
+    What stays together by the protocol counts to its most common class.
     """
     own = _own_parts(samples)
     parts = {sample: Part(sample.split) for sample in samples if sample.split in own}
-    shares = {Part.TEST: test, Part.VALIDATION: validation}
-    shares = {part: 0.0 if part in own else share for part, share in shares.items()}
+    left = sorted((s for s in samples if s not in parts), key=lambda sample: (sample.path.stem, sample.name))
+    by_class: dict[int, list[list[Sample]]] = defaultdict(list)
+    for group in _grouped(left, lambda s: s.lesion if protocol is Protocol.LESION else s.digest or s.name):
+        by_class[Counter(sample.label for sample in group).most_common(1)[0][0]].append(group)
     rng = np.random.default_rng(seed)
-    for groups in _groups_by_class([sample for sample in samples if sample not in parts], protocol):
-        parts |= _assign(groups, shares, rng)
+    for _, groups in sorted(by_class.items()):
+        total, order = sum(map(len, groups)), iter([groups[index] for index in rng.permutation(len(groups))])
+        for part, share in ((Part.TEST, test), (Part.VALIDATION, validation)):
+            wanted, have = 0 if part in own else round(total * share), 0
+            while have < wanted and (group := next(order, [])):
+                parts |= dict.fromkeys(group, part)
+                have += len(group)
+        parts |= {sample: Part.TRAIN for group in order for sample in group}
     return parts
 
 

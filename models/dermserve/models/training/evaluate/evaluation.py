@@ -1,20 +1,35 @@
-"""Evaluate a run: calibrate on validation photos, measure test photos once, or measure other data."""
+"""Evaluate a run: calibrate on validation photos, measure test photos once, or measure other data; write the report."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
+from importlib import resources
 from pathlib import Path
 from typing import Any
+
+import jinja2
+import matplotlib as mpl
+from matplotlib.figure import Figure
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, confusion_matrix
 
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
 from dermserve.models.training.data.splits import Part, write_split
-from dermserve.models.training.errors import DataError, RunError
+from dermserve.models.training.errors import DataError, RunError, read_json, write_json
 from dermserve.models.training.evaluate import fitting, measuring
+from dermserve.models.training.evaluate.fitting import Fitted
 from dermserve.models.training.evaluate.predictions import PartPredictions, Predictor
-from dermserve.models.training.evaluate.report import write_report
-from dermserve.models.training.train.dataset import finished_data, read_also
-from dermserve.models.training.train.finished import DISTANCE, FinishedRun, claim_test, save_distance
-from dermserve.models.training.train.others import OTHERS, read_others
+from dermserve.models.training.train.dataset import OTHERS, finished_data, read_also, read_others
+from dermserve.models.training.train.finished import DISTANCE, HISTORY, FinishedRun, claim_test, save_distance
+
+mpl.use("Agg")  # no window, and no display needed
+
+_BINS = 10
+_NUMBERS = (
+    "model", "experiment", "initialization", "photos", "training_minutes", "calibration", "metrics", "packed"
+)  # fmt: skip
 
 
 def evaluate_own(
@@ -33,10 +48,6 @@ def evaluate_own(
     Ten views are run of every `thin`-th photo only. `others` is HAM10000, to fit the scope to. `also` has the same
     lesions at another resolution, which thresholds must suit as well. `again` says why test photos are measured again
     with other weights or rules. `paper` is an evaluated run, split by image, to show beside it in the report.
-
-    Raises:
-        DataError: the data set lacks photos of the run's split.
-        RunError: test photos were measured with other weights or rules, and `again` is not given; or there are none.
     """
     beside = None if paper is None else paper.evaluated("metrics")  # refused before the work
     photos = finished_data(run.experiment, data, run.split, cache=cache)
@@ -62,7 +73,8 @@ def evaluate_own(
         fitted = fitting.fit_scope(fitted, predictor, photos, outside)
     claim_test(run, predictor.network, fitted.calibration, fitted.shift, again)
     test, photos = predict_part(Part.TEST, claimed=True), replace(photos, claimed=True)
-    measuring.note_points(fitted, test[0])
+    for name in ("rule_out", "rule_in"):
+        fitted.calibration[name] |= measuring.operating_point(fitted, name, test[0].one)
     metrics: dict[str, Any] = {
         "validation": measuring.measures(fitted, validation[0]),
         "test": measuring.measures(fitted, test[0]),
@@ -86,19 +98,12 @@ def evaluate_own(
         other={},  # figures of the former calibration
         profile=measuring.measure_profile(photos.part(Part.VALIDATION), identity),
     )
-    write_report(run, fitted, test[0], paper=beside)
+    _write_report(run, fitted, test[0], paper=beside)
     return metrics
 
 
 def evaluate_other(run: FinishedRun, data: Path, *, name: str, cache: Path) -> dict[str, Any]:
-    """Measure a calibrated run on another data set, without photos and lesions that it was trained or validated on.
-
-    run.json has the figures under `name`.
-
-    Raises:
-        DataError: no photo is left.
-        RunError: the run is not calibrated.
-    """
+    """Measure a calibrated run on data without the lesions that it was trained or validated on; also into run.json."""
     spec = SPECS[run.model]
     samples = [sample for sample in read_samples(data, spec.codes) if run.unseen(sample)]
     if not samples:
@@ -106,7 +111,96 @@ def evaluate_other(run: FinishedRun, data: Path, *, name: str, cache: Path) -> d
     pixels = load_pixels(samples, folder=cache, side=spec.input_side)
     photos = Labelled.whole(pixels, samples=samples)
     predictor = Predictor(network=run.network(shifted=False), cache=cache)
-    fitted = fitting.Fitted(run.model, run.shift, run.distance, run.calibration)
+    fitted = Fitted(run.model, run.shift, run.distance, run.calibration)
     measured = measuring.measures(fitted, predictor.predict_part(photos, name))
     run.update(other={**run.summary.get("other", {}), name: measured})
     return measured
+
+
+def _write_report(run: FinishedRun, fitted: Fitted, test: PartPredictions, *, paper: Mapping[str, Any] | None) -> None:
+    """Write the report of a run that has just been evaluated, beside the "metrics" of a run that was split by image."""
+    folder = run.folder / "report"
+    folder.mkdir(exist_ok=True)
+    _draw_answers(folder, fitted, test)
+    curve = run.summary["metrics"]["test"]["verdict"]["abstention"]
+    with _axes(folder / "abstention.png") as axes:
+        axes.plot([point["answered"] for point in curve], [point["error"] for point in curve], "o-")
+        axes.set(
+            xlabel="share of photos answered, the surest first", ylabel="malignant and benign confused", xlim=(0, 1)
+        )
+    _draw_history(folder, run)
+    numbers = {key: run.summary[key] for key in _NUMBERS if key in run.summary}
+    numbers["protocol"] = run.experiment.protocol.value
+    if paper is not None:
+        numbers["paper"] = paper["test"]
+    write_json(folder / "report.json", numbers)
+    template = resources.files(__package__).joinpath("report.html.j2").read_text(encoding="utf-8")
+    made = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(template)
+    page = made.render(numbers=numbers, title=f"{run.model}: {run.experiment.name}")
+    (folder / "index.html").write_text(page, "utf-8")
+
+
+@contextmanager
+def _axes(path: Path) -> Iterator[Any]:
+    """Save what is drawn on the axes."""
+    figure = Figure(figsize=(6, 5.2), layout="constrained")
+    yield figure.subplots()
+    figure.savefig(path, dpi=110)
+
+
+def _draw_answers(folder: Path, fitted: Fitted, test: PartPredictions) -> None:
+    """Draw the confusion matrix, ROC curves of classes and malignancy, and reliability on test photos."""
+    codes, malignant = SPECS[fitted.model].codes, fitted.malignant
+    labels, single = test.one.labels, fitted.probabilities(test.one)[:, 0]
+    owners, ten = test.ten.labels, fitted.probabilities(test.ten).mean(axis=1)
+    with _axes(folder / "confusion.png") as axes:
+        matrix = confusion_matrix(owners, ten.argmax(axis=1), labels=list(range(len(codes))))
+        ConfusionMatrixDisplay(matrix, display_labels=codes).plot(ax=axes, cmap="Blues")
+    with _axes(folder / "roc.png") as axes:
+        for label, code in enumerate(codes):
+            _draw_roc(axes, owners == label, ten[:, label], code)
+        axes.plot((0, 1), (0, 1), ":", color="gray")
+    with _axes(folder / "malignancy.png") as axes:
+        ill, risks = malignant[labels], single[:, malignant].sum(axis=1)
+        if _draw_roc(axes, ill, risks, "malignancy risk"):
+            for name, marker in (("rule_out", "o"), ("rule_in", "s")):
+                threshold = fitted.calibration[name]["threshold"]
+                point = (risks[~ill] >= threshold).mean(), (risks[ill] >= threshold).mean()
+                axes.plot(*point, marker, label=f"{name.replace('_', '-')}, risk {threshold:.3f}")
+            axes.legend()
+        axes.plot((0, 1), (0, 1), ":", color="gray")
+    with _axes(folder / "reliability.png") as axes:
+        axes.plot((0, 1), (0, 1), ":", color="gray", label="perfectly calibrated")
+        before = fitting.softmax(test.one.logits[:, 0] + fitted.shift)
+        curves = {"before calibration": (labels, before), "calibrated": (labels, single), "ten views": (owners, ten)}
+        for name, (true, found) in curves.items():
+            hits, confidence = found.argmax(axis=1) == true, found.max(axis=1).clip(0, 1)
+            accuracy, mean = calibration_curve(hits, confidence, n_bins=_BINS)
+            axes.plot(mean, accuracy, "o-", label=name)
+        axes.set(xlabel="confidence", ylabel="accuracy")
+        axes.legend()
+
+
+def _draw_roc(axes: Any, positives: Any, scores: Any, name: str) -> bool:
+    """Draw a ROC curve if there are photos of both kinds; return whether there are."""
+    both = bool(positives.any() and not positives.all())
+    if both:
+        RocCurveDisplay.from_predictions(positives, scores, name=name, ax=axes)
+    return both
+
+
+def _draw_history(folder: Path, run: FinishedRun) -> None:
+    figure, history = Figure(figsize=(10, 4.2), layout="constrained"), read_json(run.folder / HISTORY)
+    epochs = range(1, len(history) + 1)
+    panels = {
+        "loss": ("loss", "validation_loss"),
+        "accuracy": ("accuracy", "validation_accuracy", "validation_balanced_accuracy"),
+    }
+    for axes, (title, names) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        for name in names:
+            axes.plot(epochs, [epoch[name] for epoch in history], ".-", label=name.replace("_", " "))
+        for start in (index for index in epochs if history[index - 1]["epoch"] == 1):
+            axes.axvline(start, color="lightgray", zorder=0)
+        axes.set(xlabel="epoch", title=title)
+        axes.legend()
+    figure.savefig(folder / "curves.png", dpi=110)

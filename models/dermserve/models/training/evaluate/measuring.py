@@ -1,11 +1,8 @@
-"""Figures of a calibrated run on photos, with bootstrap intervals over lesions; and the card's profile.
-
-Figures are accuracy, verdicts, risk levels, what is noticed of spoiled photos, and what is out of scope.
-"""
+"""Figures of a calibrated run on photos, with bootstrap intervals over lesions; and the card's profile."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,35 +12,19 @@ from sklearn.metrics import classification_report, confusion_matrix, roc_auc_sco
 from dermserve.models.catalogue import SPECS
 from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.spoiling import HARD, SPOILED, spoil
-from dermserve.models.training.evaluate import calibration as fit
+from dermserve.models.training.evaluate import fitting as fit
 from dermserve.models.training.evaluate import predictions as predict
-from dermserve.models.training.evaluate.fitting import Fitted
+from dermserve.models.training.evaluate.fitting import Fitted, Labels
 from dermserve.models.training.evaluate.pictures import draw_no_skin
-from dermserve.models.training.evaluate.predictions import PartPredictions, Predictions, Predictor, measure_all
+from dermserve.models.training.evaluate.predictions import Flags, Floats, PartPredictions, Predictions, Predictor
+from dermserve.models.training.train.dataset import CODES
 from dermserve.models.training.train.loop import accuracies
-from dermserve.models.training.train.others import CODES
-
-Floats: TypeAlias = NDArray[np.floating[Any]]
-Labels: TypeAlias = NDArray[np.int64]
-Flags: TypeAlias = NDArray[np.bool_]
 
 _ROUNDS = 1000
+_ENDS = (0.025, 0.975)  # of an interval
 _FEWEST = 3  # lesions for a bootstrap
 _SPOILED_PHOTOS = 200
 _BINS = 10
-
-
-def note_points(fitted: Fitted, test: PartPredictions) -> None:
-    """Add the sensitivity and specificity on test photos to both thresholds of the calibration."""
-    one = test.one
-    risks, ill = _risks(fitted, one), fitted.malignant[one.labels]
-    for name in ("rule_out", "rule_in"):
-        point = fitted.calibration[name]
-        point |= operating_point(risks, ill, one.lesions, threshold=point["threshold"])
-
-
-def _risks(fitted: Fitted, judged: Predictions) -> NDArray[np.float64]:
-    return np.asarray(fitted.probabilities(judged)[..., fitted.malignant].sum(axis=-1).mean(axis=1))
 
 
 def measures(fitted: Fitted, part: PartPredictions) -> dict[str, Any]:
@@ -52,8 +33,8 @@ def measures(fitted: Fitted, part: PartPredictions) -> dict[str, Any]:
     one, ten, found = part.one, part.ten, fitted.calibration
     raw = fit.softmax(one.logits[:, 0])
     views = fitted.probabilities(ten)
-    later = (fit.Look(**look) for look in found.get("adaptive_looks", ()))
-    agreement, saved = fit.stop_early(views, [fit.Look(1, found["adaptive_margin"]), *later])
+    later = {look["views"]: look["margin"] for look in found.get("adaptive_looks", ())}
+    agreement, saved = fit.stop_early(views, {1: found["adaptive_margin"], **later})
     before = {"ece_before": fit.expected_calibration_error(raw, one.labels)}
     return {
         "single": measure(fitted.probabilities(one)[:, 0], one.labels, one.lesions, codes) | before,
@@ -66,11 +47,9 @@ def measures(fitted: Fitted, part: PartPredictions) -> dict[str, Any]:
 
 def _verdicts(fitted: Fitted, judged: Predictions) -> dict[str, Any]:
     """Return shares of verdicts and reasons, both operating points, and risk levels by class."""
-    codes = SPECS[fitted.model].codes
     decided, ill = fitted.decide(judged), fitted.malignant[judged.labels]
     answers = fitted.probabilities(judged).mean(axis=1).argmax(axis=1)
     flags = predict.quality_flags(judged.measures, fitted.calibration["quality"])
-    risks = _risks(fitted, judged)
     unlimited = {name: value for name, value in fitted.calibration.items() if name != "max_scope_score"}
     everything = dataclasses.replace(fitted, calibration=unlimited).decide(judged)
     return {
@@ -87,12 +66,9 @@ def _verdicts(fitted: Fitted, judged: Predictions) -> dict[str, Any]:
         "accuracy_when_named": _share((answers == judged.labels)[decided.named]),
         "malignancy_right_when_confident": _share((fitted.malignant[answers] == ill)[decided.confident]),
         "malignant_confidently_benign": _share((decided.confident & ~fitted.malignant[answers])[ill]),
-        "levels": _risk_levels(judged.labels, codes, decided),
-        **{
-            name: operating_point(risks, ill, judged.lesions, threshold=fitted.calibration[name]["threshold"])
-            for name in ("rule_out", "rule_in")
-        },
-        "abstention": _abstention_curve(risks, ill),
+        "levels": _risk_levels(judged.labels, SPECS[fitted.model].codes, decided),
+        **{name: operating_point(fitted, name, judged) for name in ("rule_out", "rule_in")},
+        "abstention": _abstention_curve(fitted.risks(judged), ill),
     }
 
 
@@ -101,19 +77,17 @@ def _share(flags: NDArray[np.bool_]) -> float | None:
 
 
 def spoiled(predictor: Predictor, fitted: Fitted, photos: Labelled) -> dict[str, dict[str, float | None]]:
-    """Measure spoiled photos, by kind and one view.
+    """Measure spoiled photos, by kind and one view, as JSON values.
 
-    Returns:
-        JSON values: `noticed`, the share beyond a limit on quality, and `malignant_low`, the share of malignant photos
-        that are LOW (None if there are none).
+    `noticed` is the share beyond a limit on quality, `malignant_low` that of malignant photos that are LOW, if any.
     """
     some, skin, found = photos.thinned(_SPOILED_PHOTOS), SPECS[fitted.model].skin, {}
     skins = [some.images[row] for row in some.rows[some.labels == skin]] or [None]
     ill = fitted.malignant[some.labels]
     for kind in (*SPOILED, *HARD):
         images = np.stack([spoil(some.images[r], kind, skins[i % len(skins)]) for i, r in enumerate(some.rows)])
-        flags = predict.quality_flags(measure_all(Labelled.whole(images)), fitted.calibration["quality"])
-        low = fitted.decide(predictor.predict(Labelled.whole(images[ill]), kind, views=predict.ONE_VIEW)).low
+        flags = predict.quality_flags(predict.measure_all(Labelled.whole(images)), fitted.calibration["quality"])
+        low = fitted.decide(predictor.predict(Labelled.whole(images[ill]), kind)).low
         found[kind] = {"noticed": float(np.any(list(flags.values()), axis=0).mean()), "malignant_low": _share(low)}
     return found
 
@@ -121,8 +95,8 @@ def spoiled(predictor: Predictor, fitted: Fitted, photos: Labelled) -> dict[str,
 def strangers(predictor: Predictor, fitted: Fitted) -> dict[str, dict[str, float]]:
     """Measure drawn pictures without skin that the score was not fitted to, by kind."""
     found = {}
-    for kind, drawn in draw_no_skin(predictor.side, seed=1).items():
-        decided = fitted.decide(predictor.predict(Labelled.whole(drawn), kind, views=predict.ONE_VIEW))
+    for kind, drawn in draw_no_skin(predictor.network.inputs[0].shape[1], seed=1).items():
+        decided = fitted.decide(predictor.predict(Labelled.whole(drawn), kind))
         stopped = decided.rejected | decided.bad | decided.strange
         found[kind] = {"rejected": float(decided.rejected.mean()), "rejected_or_uncertain": float(stopped.mean())}
     return found
@@ -130,7 +104,7 @@ def strangers(predictor: Predictor, fitted: Fitted) -> dict[str, dict[str, float
 
 def other_lesions(fitted: Fitted, predictor: Predictor, others: Labelled) -> dict[str, Any]:
     """Measure lesions of classes that the model does not know, labelled by HAM10000's class."""
-    decided = fitted.decide(predictor.predict(others, "other lesions, test", views=predict.ONE_VIEW))
+    decided = fitted.decide(predictor.predict(others, "other lesions, test"))
     codes = np.asarray(CODES)[others.labels]
     stopped = ~(decided.confident | decided.low)
     return {
@@ -143,11 +117,8 @@ def other_lesions(fitted: Fitted, predictor: Predictor, others: Labelled) -> dic
 
 
 def measure_profile(photos: Labelled, probabilities: NDArray[np.float64]) -> dict[str, Any]:
-    """Return the fields of a `dermserve.v1.Profile` as JSON values, for photos that the network was not trained on.
-
-    The probabilities, float64 [N, C], are of the identity view, calibrated.
-    """
-    measures = measure_all(photos)
+    """Return a `dermserve.v1.Profile` as JSON values, of photos and the calibrated probabilities [N, C] of one view."""
+    measures = predict.measure_all(photos)
     counts = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
     return {
         "photos": len(photos),
@@ -166,13 +137,10 @@ def _histogram(values: Sequence[float] | NDArray[np.float64]) -> dict[str, Any]:
 
 
 def measure(probabilities: Floats, labels: Labels, lesions: Sequence[str], codes: Sequence[str]) -> dict[str, Any]:
-    """Measure probabilities, float [N, C], by labels, int64 [N], and lesions [N].
+    """Measure probabilities, float [N, C], by labels, int64 [N], and lesions [N], as JSON values.
 
-    The bootstrap draws lesions, because photos of one lesion are not independent.
-
-    Returns:
-        JSON values: accuracy and balanced accuracy with 95 % intervals, ECE, likelihood loss, macro and weighted
-        averages, and for each class precision, recall, F1, support and AUC against the rest (None for an absent class).
+    The bootstrap draws lesions, because photos of one lesion are not independent. The AUC of a class is against the
+    rest; None if there is no photo of either.
     """
     answers = probabilities.argmax(axis=1)
     indices = list(range(len(codes)))
@@ -198,15 +166,11 @@ def measure(probabilities: Floats, labels: Labels, lesions: Sequence[str], codes
     }
 
 
-def operating_point(
-    risks: Floats, malignant: Flags, lesions: Sequence[str], *, threshold: float
-) -> dict[str, dict[str, float]]:
-    """Return sensitivity and specificity of a threshold on the risks, float [N], each with its 95 % interval."""
-    names, above = np.asarray(lesions), risks >= threshold
-    return {
-        "sensitivity": _share_of(above[malignant], names[malignant]),
-        "specificity": _share_of(~above[~malignant], names[~malignant]),
-    }
+def operating_point(fitted: Fitted, name: str, judged: Predictions) -> dict[str, dict[str, float]]:
+    """Return sensitivity and specificity of `rule_out` or `rule_in`, each with its 95 % interval."""
+    lesions, ill = np.asarray(judged.lesions), fitted.malignant[judged.labels]
+    above = fitted.risks(judged) >= fitted.calibration[name]["threshold"]
+    return {"sensitivity": _share_of(above[ill], lesions[ill]), "specificity": _share_of(~above[~ill], lesions[~ill])}
 
 
 def _resample(lesions: Sequence[str] | NDArray[np.str_]) -> tuple[Labels, Floats]:
@@ -217,21 +181,13 @@ def _resample(lesions: Sequence[str] | NDArray[np.str_]) -> tuple[Labels, Floats
     return owner, np.stack([np.bincount(sample, minlength=count) for sample in drawn]).astype(float)
 
 
-def _interval(drawn: Floats) -> tuple[float, float]:
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return float(low), float(high)
-
-
 def _share_of(hits: Flags, lesions: NDArray[np.str_]) -> dict[str, float]:
-    """Return a share of photos with its 95 % percentile interval, bootstrapped over lesions.
-
-    If all photos are hits, or none, the bootstrap has no spread: the interval is the exact one for that many lesions.
-    """
+    """Return a share of photos with its 95 % interval, bootstrapped over lesions; exact for all or no hits."""
     if not len(hits):
         return {"value": 0.0, "low": 0.0, "high": 1.0}
     value, (owner, times) = float(hits.mean()), _resample(lesions)
     found, photos = np.bincount(owner, weights=hits), np.bincount(owner)
-    low, high = _interval((times @ found) / (times @ photos))
+    low, high = np.quantile((times @ found) / (times @ photos), _ENDS).tolist()
     if value in (0.0, 1.0) or len(photos) < _FEWEST:
         exact = binomtest(round(value * len(photos)), len(photos)).proportion_ci(0.95, method="exact")
         low, high = float(exact.low), float(exact.high)
@@ -252,17 +208,14 @@ def _risk_levels(labels: Labels, codes: Sequence[str], decided: predict.Verdicts
 
 
 def _abstention_curve(risks: Floats, malignant: Flags) -> list[dict[str, float]]:
-    """Return the error of malignant against benign among the surest 10, 20, … 100 % of photos.
-
-    The surest have a risk near 0 or 1; a risk of at least 0.5 counts as malignant.
-    """
+    """Return the error of malignant against benign among the 10, 20, … 100 % of photos with a risk nearest 0 or 1."""
     order = np.argsort(-np.abs(risks - 0.5), kind="stable")
     wrong = np.cumsum(((risks >= 0.5) != malignant)[order])
     counts = [max(1, len(order) * tenth // 10) for tenth in range(1, 11)]
     return [{"answered": count / len(order), "error": float(wrong[count - 1] / count)} for count in counts]
 
 
-def intervals(labels: Labels, answers: Labels, lesions: Sequence[str]) -> dict[str, tuple[float, float]]:
+def intervals(labels: Labels, answers: Labels, lesions: Sequence[str]) -> dict[str, list[float]]:
     """Return the 95 % percentile intervals of accuracy and balanced accuracy, bootstrapped over lesions."""
     owner, times = _resample(lesions)
     classes = max(labels.max(), answers.max()) + 1
@@ -272,6 +225,6 @@ def intervals(labels: Labels, answers: Labels, lesions: Sequence[str]) -> dict[s
     right, whole = np.diagonal(drawn, axis1=1, axis2=2), drawn.sum(axis=2)
     recalls = np.divide(right, whole, out=np.full_like(whole, np.nan), where=whole > 0)
     return {
-        "accuracy_95": _interval(right.sum(1) / whole.sum(1)),
-        "balanced_accuracy_95": _interval(np.nanmean(recalls, axis=1)),
+        "accuracy_95": np.quantile(right.sum(1) / whole.sum(1), _ENDS).tolist(),
+        "balanced_accuracy_95": np.quantile(np.nanmean(recalls, axis=1), _ENDS).tolist(),
     }

@@ -56,10 +56,8 @@ def fit_scope(
     """Fit the probability that a lesion is of a class that the network does not know (outlier exposure).
 
     Logistic regression of training photos' features, float32 [N, F], against those of other lesions, float32 [M, F]
-    with weights [M]; both sides have the same total weight.
-
-    Returns:
-        float32 [F + 1]: weights of the features at unit length, and a constant.
+    with weights [M]; both sides have the same total weight. Returns weights of unit features, and a constant: float32
+    [F + 1].
     """
     given = _unit(np.concatenate([features, others]))
     middle, spread = given.mean(axis=0), given.std(axis=0)
@@ -75,11 +73,7 @@ def fit_scope(
 def fit_max_score(
     found: NDArray[np.float32], labels: NDArray[np.int64], *, false_rejections: float, of_class: float
 ) -> float:
-    """Find the score, at least 1, that few validation photos exceed.
-
-    At most the share `false_rejections` of all scores, float32 [N], is above it, and of those of any class the share
-    `of_class`; otherwise most rejections could be of one rare class.
-    """
+    """Find the score, at least 1, that at most a share of all scores [N] and one of any class's exceed."""
     classes = [float(np.quantile(found[labels == label], 1 - of_class)) for label in np.unique(labels)]
     return max(1.0, float(np.quantile(found, 1 - false_rejections)), *classes)
 
@@ -90,10 +84,7 @@ def _unit(vectors: _Floats) -> NDArray[np.float64]:
 
 
 def _from_nearest(points: _Floats, centers: _Floats, projection: _Floats) -> _Floats:
-    """Project the difference of each point [N, F] and its nearest center [C, F]: [N, K].
-
-    Subtract before projecting: the projection is large, and a difference of two large numbers is mostly rounding.
-    """
+    """Project the difference of each point [N, F] and its nearest center [C, F]: [N, K], as graph._distance."""
     between = np.stack([(points - center) @ projection for center in centers])
     nearest = (between**2).sum(axis=2).argmin(axis=0)
     return np.asarray(between[nearest, np.arange(len(points))])

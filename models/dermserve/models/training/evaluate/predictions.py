@@ -1,7 +1,4 @@
-"""A network's outputs for views of photos, computed as in serving and cached; the verdicts that the gateway gives.
-
-A photo's outputs are cached in a file whose name is a digest of everything they depend on.
-"""
+"""A network's outputs for views of photos, as in serving, each cached by what it depends on; the gateway's verdicts."""
 
 import functools
 import hashlib
@@ -23,12 +20,10 @@ from dermserve.models.training.errors import replacing
 from dermserve.models.training.terminal import track
 from dermserve.models.training.train.network import training_copy
 
-ONE_VIEW = STANDARD_VIEWS[:1]
 _VIEWS_AT_ONCE = 64
 
-Floats = NDArray[np.floating[Any]]
-Flags = NDArray[np.bool_]
-_Outputs: TypeAlias = tuple[NDArray[np.float32], NDArray[np.float32]]
+Floats: TypeAlias = NDArray[np.floating]
+Flags: TypeAlias = NDArray[np.bool_]
 Infer: TypeAlias = Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]
 
 
@@ -73,23 +68,10 @@ class Predictor:
 
     def predict_part(self, photos: Labelled, what: str, *, thin: int = 1) -> PartPredictions:
         """Run ten views of every `thin`-th photo and one view of all."""
-        ten = self.predict(photos.every(thin), what)
+        ten = self.predict(photos.every(thin), what, views=STANDARD_VIEWS)
         if thin == 1:
             return PartPredictions(replace(ten, logits=ten.logits[:, :1]), ten)
-        return PartPredictions(self.predict(photos, f"{what}, one view", views=ONE_VIEW), ten)
-
-    def predict(self, photos: Labelled, what: str, *, views: Sequence[str] = STANDARD_VIEWS) -> Predictions:
-        """Run views of photos; `what` names the step for the progress bar."""
-        return Predictions(*self._outputs(photos, what, views), photos)
-
-    @property
-    def side(self) -> int:
-        """Height and width of the network's input."""
-        return int(self.network.inputs[0].shape[1])
-
-    def features(self, photos: Labelled, what: str) -> NDArray[np.float32]:
-        """Return the features of one view of photos, float32 [N, F]."""
-        return self._outputs(photos, what, ONE_VIEW)[1]
+        return PartPredictions(self.predict(photos, f"{what}, one view"), ten)
 
     @functools.cached_property
     def _infer(self) -> Infer:
@@ -99,8 +81,8 @@ class Predictor:
     def _weights(self) -> list[str]:
         return [_digest(np.ascontiguousarray(weight).tobytes()) for weight in self.network.get_weights()]
 
-    def _outputs(self, photos: Labelled, what: str, views: Sequence[str]) -> _Outputs:
-        """Read outputs from the cache; compute and cache missing ones."""
+    def predict(self, photos: Labelled, what: str, *, views: Sequence[str] = STANDARD_VIEWS[:1]) -> Predictions:
+        """Run views of photos, or read their outputs from the cache; `what` names the step for the progress bar."""
         settings = [self.network.name, self._weights, list(views), imaging_version()]
         folder = self.cache / f"outputs-{_digest(json.dumps(settings).encode())}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,8 +94,10 @@ class Predictor:
                 for file, logits, features in zip(files, *run_views(self._infer, chunk, views=views), strict=True):
                     with replacing(file) as partial:
                         np.savez(partial, logits=logits, features=features)
-            parts += [_load(file) for file in files]
-        return np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts])
+            for file in files:
+                with np.load(file) as arrays:
+                    parts.append((arrays["logits"], arrays["features"]))
+        return Predictions(np.stack([part[0] for part in parts]), np.stack([part[1] for part in parts]), photos)
 
 
 def frozen_function(network: keras.Model) -> Infer:
@@ -125,26 +109,18 @@ def frozen_function(network: keras.Model) -> Infer:
     def infer(images: Any) -> Any:
         return copy(tf.cast(images, tf.float32), training=False)
 
-    concrete = infer.get_concrete_function()
-    frozen = convert_variables_to_constants_v2(concrete)
-    names = sorted(concrete.structured_outputs)  # tf.nest flattens a dict in the order of its keys
-
-    def run(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        return {name: value.numpy() for name, value in zip(names, frozen(tf.constant(images)), strict=True)}
-
-    return run
+    frozen = convert_variables_to_constants_v2(infer.get_concrete_function())
+    names = ("features", "logits")  # tf.nest flattens a dict in the order of its keys
+    return lambda images: {name: value.numpy() for name, value in zip(names, frozen(tf.constant(images)), strict=True)}
 
 
-def run_views(infer: Infer, photos: Labelled, *, views: Sequence[str]) -> _Outputs:
+def run_views(
+    infer: Infer, photos: Labelled, *, views: Sequence[str]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Run a frozen function over views of photos in one batch; return logits and features as in Predictions."""
     outputs = infer(np.concatenate([make_views(photos.images[row], views) for row in photos.rows]))
     shape = (len(photos), len(views), -1)
     return outputs["logits"].reshape(shape), outputs["features"].reshape(shape)[:, 0]
-
-
-def _load(file: Path) -> _Outputs:
-    with np.load(file) as arrays:
-        return arrays["logits"], arrays["features"]
 
 
 def _digest(data: bytes) -> str:

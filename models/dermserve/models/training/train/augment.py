@@ -19,11 +19,7 @@ _GRAY = (0.299, 0.587, 0.114)
 
 
 def augment(images: Tensor, settings: Augmentation, *, side: int, seed: Tensor) -> Tensor:
-    """Augment photos, uint8 [N, S, S, 3] at the serving preprocessing, by the settings and a seed, int32 [2].
-
-    Returns:
-        Crops, float32 [N, side, side, 3] in 0..255.
-    """
+    """Vary photos, uint8 [N, S, S, 3], by a seed, int32 [2], into crops, float32 [N, side, side, 3] in 0..255."""
     seeds = tf.random.experimental.stateless_split(seed, 11)
     photos = _moved(tf.cast(images, tf.float32), settings, side, seeds)
     if settings.sharpness:

@@ -1,12 +1,11 @@
 """Build an experiment's network and load its ImageNet weights: Keras' own, a Keras file, or torch-style arrays.
 
-A folded torch-style ResNet-50 is an .npz of `1.conv1.weight`, `1.layerL.B.convC.weight`, … [out, in, h, w] with biases,
-for RGB input (x/255 - mean)/std. Keras' ResNet50 takes BGR minus the caffe means. The difference is linear, so conv1 is
-rewritten exactly, except for its zero padding: a gray that differs by at most half a level.
-
-A teacher is a larger network for distillation (Hinton et al. 2015) and is never shipped. EfficientNet-Lite
-(https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite) is EfficientNet without squeeze-excite
-and with ReLU6. The arrays are named `_conv_stem.weight`, `_bn0.running_mean`, `_blocks.3._expand_conv.weight`, ….
+A folded torch-style ResNet-50 has `1.conv1.weight`, `1.layerL.B.convC.weight`, … [out, in, h, w] and biases, for RGB
+(x/255 - mean)/std. conv1 is rewritten for BGR minus the caffe means, exactly but for its zero padding: a gray that
+differs by at most half a level. A teacher, EfficientNet-Lite
+(https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite), is EfficientNet without
+squeeze-excite and with ReLU6, and never ships. Its arrays are `_conv_stem.weight`, `_bn0.running_mean`,
+`_blocks.3._expand_conv.weight`, ….
 """
 
 import math
@@ -40,13 +39,7 @@ _NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def build_network(experiment: Experiment, *, backbone_weights: str | None = None) -> keras.Model:
-    """Build an experiment's network: the model, or a teacher with the same input, classes and layer names.
-
-    `backbone_weights` is "imagenet" or None, as for architectures.build; None for a teacher.
-
-    Raises:
-        RunError: the weights can't be loaded.
-    """
+    """Build an experiment's model, with Keras' "imagenet" weights or random ones, or a teacher in its place."""
     if experiment.teacher is None:
         how: dict[str, Any] = {"dropout": experiment.dropout, "l2": experiment.l2}
         try:
@@ -64,13 +57,7 @@ def build_network(experiment: Experiment, *, backbone_weights: str | None = None
 
 
 def load_backbone(network: keras.Model, file: Path) -> None:
-    """Load ImageNet weights into the backbone of a network of `build_network`.
-
-    The file has Keras weights of the backbone (.h5), or arrays of a folded ResNet-50 or a teacher (.npz).
-
-    Raises:
-        RunError: the file can't be read or is of another backbone.
-    """
+    """Load ImageNet weights of a backbone: Keras' (.h5), or arrays of a folded ResNet-50 or a teacher (.npz)."""
     backbone = network.get_layer("backbone")
     try:
         if file.suffix == ".npz":
@@ -90,7 +77,11 @@ def _set_folded_resnet50(backbone: keras.Model, arrays: Mapping[str, NDArray[np.
         kernel = np.asarray(arrays[f"{name}.weight"], np.float32).transpose(2, 3, 1, 0)
         bias = np.asarray(arrays[f"{name}.bias"], np.float32)
         if layer == "conv1":
-            kernel, bias = _for_caffe_input(kernel, bias)
+            # For BGR minus the caffe means: with t = (x - mean)/deviation and c = x - caffe, in each channel
+            # t = (c + caffe - mean)/deviation.
+            scaled = kernel / _DEVIATION[:, None]
+            offset = np.einsum("hwco,c->o", scaled, _CAFFE_MEAN - _MEAN)
+            kernel, bias = scaled[:, :, ::-1].astype(np.float32), (bias + offset).astype(np.float32)
         backbone.get_layer(f"{layer}_conv").set_weights([kernel, bias])
         set_identity(backbone.get_layer(f"{layer}_bn"), 0 * bias)
 
@@ -102,18 +93,6 @@ def _resnet50_pairs() -> Iterator[tuple[str, str]]:
         for block in range(blocks):
             for index in (1, 2, 3):
                 yield f"conv{stage + 1}_block{block + 1}_{index}", f"1.layer{stage}.{block}.conv{index}"
-
-
-def _for_caffe_input(
-    kernel: NDArray[np.float32], bias: NDArray[np.float32]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Rewrite conv1 [h, w, RGB, out] for BGR input minus the caffe means.
-
-    With t = (x - mean)/deviation and c = x - caffe: t = (c + caffe - mean)/deviation, in each channel.
-    """
-    scaled = kernel / _DEVIATION[:, None]
-    offset = np.einsum("hwco,c->o", scaled, _CAFFE_MEAN - _MEAN)
-    return scaled[:, :, ::-1].astype(np.float32), (bias + offset).astype(np.float32)
 
 
 def _set_efficientnet_lite(backbone: keras.Model, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -134,9 +113,11 @@ def _efficientnet_lite(name: str, side: int) -> keras.Model:
     number = 0
     for index, (blocks, kernel, stride, expansion, channels) in enumerate(_STAGES):
         ends = index in (0, len(_STAGES) - 1)  # the first and the last stage are never deepened
+        rounded = max(8, int(channels * width + 4) // 8 * 8)  # to a multiple of eight, down by at most a tenth
+        rounded += 8 if rounded < 0.9 * channels * width else 0
         for block in range(blocks if ends else math.ceil(blocks * depth)):
             steps = stride if block == 0 else 1
-            x = _block(x, f"_blocks.{number}.", kernel, steps, expansion, _rounded(channels * width))
+            x = _block(x, f"_blocks.{number}.", kernel, steps, expansion, rounded)
             number += 1
     x = _normalised(keras.layers.Conv2D(_HEAD, 1, use_bias=False, name="_conv_head")(x), "_bn1")
     return keras.Model(inputs, x, name="backbone")
@@ -160,9 +141,3 @@ def _block(x: Any, name: str, kernel: int, stride: int, expansion: int, channels
 def _normalised(x: Any, name: str, *, active: bool = True) -> Any:
     x = keras.layers.BatchNormalization(epsilon=1e-3, name=name)(x)
     return keras.layers.ReLU(6.0, name=f"{name}_relu")(x) if active else x
-
-
-def _rounded(channels: float) -> int:
-    """Round channels to a multiple of eight, down by at most a tenth."""
-    rounded = max(8, int(channels + 4) // 8 * 8)
-    return rounded if rounded >= 0.9 * channels else rounded + 8

@@ -6,43 +6,25 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, TypedDict
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dermserve.models.training import errors
 from dermserve.models.training.data.splits import Part, Sample
-from dermserve.models.training.errors import (
-    DAMAGED,
-    RunError,
-    file_digest,
-    json_digest,
-    read_json,
-    replacing,
-    write_json,
-)
 from dermserve.models.training.train.dataset import Data
 from dermserve.models.training.train.experiment import Experiment
 
 _FINGERPRINT = "fingerprint.json"
 _NAME = "checkpoint.npz"
 
-Fingerprint: TypeAlias = Mapping[str, str]
-"""Digests of what a training depends on: experiment, photos, split, initial weights and teachers."""
+Fingerprint: TypeAlias = Mapping[str, str]  # digests of what a training depends on
 
 
-class Epoch(TypedDict):
-    """What came of one epoch."""
-
-    stage: str
-    epoch: int  # within the stage, from 1
-    rate: float  # learning rate at its end
-    loss: float  # mean training loss, augmented and weighted, without penalties
-    accuracy: float  # on the training photos as they came, augmented
-    validation_loss: float  # mean cross-entropy, of the averaged weights where the stage averages
-    validation_accuracy: float
-    validation_balanced_accuracy: float  # mean recall over the classes
-    seconds: float  # of wall clock, validation included
+Epoch: TypeAlias = dict[str, Any]
+"""What came of one epoch: stage and epoch, from 1; the learning rate at its end; loss and accuracy of training photos,
+as they are augmented and weighted, and validation_… of the averaged weights where the stage averages; seconds."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -68,12 +50,12 @@ def fingerprint(
     """Return the fingerprint of a training. A photo counts by path within the data set, bytes, class and lesion."""
     ordered = sorted(parts, key=lambda sample: sample.name)
     return {
-        "experiment": json_digest([asdict(experiment)]),
-        "photos": json_digest([[sample.name, sample.digest, sample.label, sample.lesion] for sample in ordered]),
-        "split": json_digest([[sample.name, parts[sample].value] for sample in ordered]),
-        "initial weights": file_digest(backbone) if isinstance(backbone, Path) else backbone or "random",
-        "teachers": json_digest(sorted(file_digest(teacher) for teacher in teachers)),
-        "other lesions": json_digest([sample.name for sample in others.samples] if others else []),
+        "experiment": errors.json_digest([asdict(experiment)]),
+        "photos": errors.json_digest([[sample.name, sample.digest, sample.label, sample.lesion] for sample in ordered]),
+        "split": errors.json_digest([[sample.name, parts[sample].value] for sample in ordered]),
+        "initial weights": errors.file_digest(backbone) if isinstance(backbone, Path) else backbone or "random",
+        "teachers": errors.json_digest(sorted(errors.file_digest(teacher) for teacher in teachers)),
+        "other lesions": errors.json_digest([sample.name for sample in others.samples] if others else []),
     }
 
 
@@ -82,9 +64,9 @@ def claim(folder: Path, mine: Fingerprint) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _FINGERPRINT
     if path.is_file():
-        _require_same(path, read_json(path), mine)
+        _require_same(path, errors.read_json(path), mine)
     load(folder, mine)
-    write_json(path, dict(mine))
+    errors.write_json(path, dict(mine))
 
 
 def save(folder: Path, mine: Fingerprint, state: State) -> None:
@@ -92,9 +74,8 @@ def save(folder: Path, mine: Fingerprint, state: State) -> None:
     values = {key: getattr(state, key) for key in ("stage", "epoch", "history", "best_score", "best_epoch")}
     arrays: dict[str, Any] = {f"v{index}": value for index, value in enumerate(state.variables)}
     arrays |= {f"b{index}": value for index, value in enumerate(state.best or ())}
-    counts = {"variable_count": len(state.variables), "best_count": len(state.best or ())}
-    with replacing(folder / _NAME) as partial, partial.open("wb") as file:
-        np.savez(file, meta=np.array(json.dumps({**values, **counts, "fingerprint": dict(mine)})), **arrays)
+    with errors.replacing(folder / _NAME) as partial, partial.open("wb") as file:
+        np.savez(file, meta=np.array(json.dumps({**values, "fingerprint": dict(mine)})), **arrays)
         file.flush()
         os.fsync(file.fileno())
 
@@ -108,17 +89,16 @@ def load(folder: Path, mine: Fingerprint) -> State | None:
         with np.load(path) as arrays:
             values = json.loads(str(arrays["meta"]))
             found = values.pop("fingerprint")
-            best = [arrays[f"b{index}"] for index in range(values.pop("best_count"))] or None
-            variables = [arrays[f"v{index}"] for index in range(values.pop("variable_count"))]
-    except DAMAGED as error:
-        raise RunError(f"{path} is damaged ({error}): remove it to start again") from error
+            best, variables = ([arrays[key] for key in arrays if key.startswith(kind)] for kind in "bv")
+    except errors.DAMAGED as error:
+        raise errors.RunError(f"{path} is damaged ({error}): remove it to start again") from error
     _require_same(path, found, mine)
-    return State(**values, variables=variables, best=best)
+    return State(**values, variables=variables, best=best or None)
 
 
 def _require_same(path: Path, found: Fingerprint, mine: Fingerprint) -> None:
     other = [key for key, value in mine.items() if found.get(key) != value]
     if other:
-        raise RunError(
+        raise errors.RunError(
             f"{path} is of a training with another {' and '.join(other)}: pass the same again, or another --out"
         )

@@ -1,22 +1,31 @@
-"""A data set, decoded and split; its name, licence and source."""
+"""A data set, decoded and split; its name, licence and source; HAM10000's lesions that a model does not know.
+
+Those lesions are outliers to train on, and to fit and measure the scope.
+"""
 
 import tomllib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dermserve.models.catalogue import SPECS, Spec
+from dermserve.models.training.data import splits
 from dermserve.models.training.data.layouts import read_samples
 from dermserve.models.training.data.photos import Labelled, load_pixels
-from dermserve.models.training.data.splits import Part, Recorded, Sample, require_parts, require_samples, split
+from dermserve.models.training.data.splits import Part, Protocol, Recorded, Sample
 from dermserve.models.training.errors import DataError
 from dermserve.models.training.terminal import say
 from dermserve.models.training.train.experiment import Experiment
 
+CODES = SPECS["resnet50"].codes  # classes of HAM10000
+OTHERS = "others.csv"  # their split, in the folder of a run
+_MOST, _MOST_CROPS = 3000, 750
+_CROP = 3 / 7  # of a photo's side: 64 pixels of HAM10000 at 200×150
 UNSTATED = {"data": "not stated", "license": "not stated"}
 
 
@@ -36,15 +45,18 @@ class Data:
         return {sample: self.parts[sample] for sample in self.samples[: len(self.samples) - self.also]}
 
     @property
-    def untested(self) -> NDArray[np.int64]:
-        """Rows of the photos outside of test."""
-        return np.asarray([i for i, sample in enumerate(self.samples) if self.parts.get(sample) is not Part.TEST])
+    def untested(self) -> Labelled:
+        """The photos outside of test."""
+        return self._chosen(lambda part: part is not Part.TEST)
 
     def part(self, part: Part) -> Labelled:
         """Return the photos of a part. Raises RuntimeError: test photos that are not claimed."""
         if part is Part.TEST and not self.claimed:
             raise RuntimeError("test photos are measured once, by evaluate_own after claim_test")
-        rows = np.asarray([i for i, sample in enumerate(self.samples) if self.parts.get(sample) is part], np.int64)
+        return self._chosen(lambda own: own is part)
+
+    def _chosen(self, among: Callable[[Part], bool]) -> Labelled:
+        rows = np.asarray([i for i, sample in enumerate(self.samples) if among(self.parts[sample])], np.int64)
         samples, possible = [self.samples[row] for row in rows], None
         if self.also:
             classes = np.arange(max(sample.label for sample in self.samples) + 1)
@@ -55,35 +67,24 @@ class Data:
 
 
 def prepare(experiment: Experiment, directory: Path, *, cache: Path) -> Data:
-    """Read, check, split and decode a data set for an experiment.
-
-    Raises:
-        DataError: a wrong layout, an unreadable photo, or a class with too few lesions.
-    """
-    spec = SPECS[experiment.model]
+    """Read, check, split and decode a data set for an experiment."""
+    spec, shares = SPECS[experiment.model], {"validation": experiment.validation, "test": experiment.test}
     samples = read_samples(directory, spec.codes)
-    require_samples(samples, spec.codes, minimum=experiment.minimum)
-    validation, test = experiment.validation, experiment.test
-    parts = split(samples, protocol=experiment.protocol, validation=validation, test=test, seed=experiment.seed)
-    require_parts(parts, spec.codes, validation=validation, test=test)
+    splits.require_samples(samples, spec.codes, minimum=experiment.minimum)
+    parts = splits.split(samples, protocol=experiment.protocol, seed=experiment.seed, **shares)
+    splits.require_parts(parts, spec.codes, **shares)
     return Data(samples, load_pixels(samples, folder=cache, side=spec.input_side), parts)
 
 
 def finished_data(experiment: Experiment, directory: Path, recorded: Mapping[str, Recorded], *, cache: Path) -> Data:
-    """Read a run's data again, with the split of its split.csv.
-
-    Raises:
-        DataError: photos of the split are missing or have changed.
-    """
+    """Read a run's data again, with the split of its split.csv; a DataError if photos are missing or changed."""
     spec = SPECS[experiment.model]
     samples = [sample for sample in read_samples(directory, spec.codes) if sample.name in recorded]
-    missing = recorded.keys() - {sample.name for sample in samples}
-    if missing:
+    if missing := recorded.keys() - {sample.name for sample in samples}:
         raise DataError(
             f"{directory} lacks {len(missing)} photos of the run's split, such as {min(missing)}: pass its data"
         )
-    changed = [sample.name for sample in samples if recorded[sample.name].digest != sample.digest]
-    if changed:
+    if changed := [sample.name for sample in samples if recorded[sample.name].digest != sample.digest]:
         raise DataError(
             f"{directory} has {len(changed)} photos that are not those of the run's split, such as {changed[0]}: pass "
             "the data the run was trained from"
@@ -96,9 +97,6 @@ def read_also(data: Data, directory: Path, spec: Spec, *, cache: Path) -> Data:
     """Read photos of the same lesions at another resolution; each gets the part of its lesion.
 
     Photos are matched by class and file name. Others are left out, because their lesions may be test lesions.
-
-    Raises:
-        DataError: no photo matches, or a name matches two lesions.
     """
     known: dict[tuple[int, str], list[Sample]] = defaultdict(list)
     for own in data.parts:
@@ -125,12 +123,49 @@ def with_also(data: Data, also: Data, spec: Spec, *, cache: Path) -> Data:
     return Data(samples, pixels, {**data.parts, **also.parts}, also=len(also.samples))
 
 
-def read_provenance(directory: Path) -> dict[str, str]:
-    """Return "data" and "license" of run.json for weights trained on a data set, by its file dataset.toml, if any.
+def read_others(model: str, directory: Path, *, recorded: Path, cache: Path, known: Sequence[Sample]) -> Data:
+    """Read HAM10000 without classes that the model knows and lesions of its own photos, `known`; labelled by CODES.
 
-    Raises:
-        DataError: the file can't be read, or has other keys than name, license and source.
+    They are split by lesion: as the file `recorded` says where there is one, or anew.
     """
+    spec = SPECS[model]
+    lesions = {sample.lesion for sample in known if spec.classes[sample.label].malignant}
+    found = read_samples(directory, CODES)
+    samples = [sample for sample in found if CODES[sample.label] not in spec.codes and sample.lesion not in lesions]
+    if recorded.is_file():
+        by_stem = {Path(name).stem: each.part for name, each in splits.read_split(recorded).items()}
+        parts = {sample: by_stem[sample.path.stem] for sample in samples if sample.path.stem in by_stem}
+    else:
+        parts = splits.split(samples, protocol=Protocol.LESION, validation=0.15, test=0.15, seed=0)
+    chosen = list[Sample]()
+    for part in Part:
+        those = [sample for sample in parts if parts[sample] is part]
+        chosen += those[:: max(1, -(-len(those) // _MOST))]
+    pixels = load_pixels(chosen, folder=cache, side=spec.input_side)
+    return Data(chosen, pixels, {sample: parts[sample] for sample in chosen})
+
+
+def centre(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Enlarge the centre of a photo, uint8 [S, S, 3], so that its lesion is as near as in a data set of crops."""
+    side = len(photo)
+    start, crop = round(side * (1 - _CROP) / 2), round(side * _CROP)
+    box = (start, start, start + crop, start + crop)
+    return np.asarray(Image.fromarray(photo).resize((side, side), Image.Resampling.BILINEAR, box=box))
+
+
+def centre_crops(photos: Labelled) -> Labelled:
+    """Return the enlarged centres of some of the photos."""
+    some = photos.thinned(_MOST_CROPS)
+    return Labelled.whole(np.stack([centre(some.images[row]) for row in some.rows]), some.labels)
+
+
+def class_weights(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Weight photos so that a class counts by the square root of its size: two thirds of HAM10000 are moles."""
+    return np.asarray(1 / np.sqrt(np.bincount(labels).astype(float)[labels]))
+
+
+def read_provenance(directory: Path) -> dict[str, str]:
+    """Return "data" and "license" of run.json for weights trained on a data set, by its file dataset.toml, if any."""
     path = directory / "dataset.toml"
     try:
         said = tomllib.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else {}

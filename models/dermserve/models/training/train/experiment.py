@@ -1,7 +1,4 @@
-"""One training, described by one TOML file: what to split, augment and train, and for how long.
-
-Every field of the file is a field here; a key that is none of them is refused, so that a typing error trains nothing.
-"""
+"""One training, described by one TOML file: what to split, augment and train, and for how long."""
 
 import json
 import tomllib
@@ -30,8 +27,7 @@ class Augmentation:
     """How training photos are varied; every range is drawn from anew for each photo and epoch. Zeros vary nothing."""
 
     rotation: _Amount = 0.0  # largest turn to either side, in degrees; 180 is any
-    zoom: tuple[_Magnification, _Magnification] = (1.0, 1.0)
-    """Smallest and largest magnification, relative to the serving preprocessing."""
+    zoom: tuple[_Magnification, _Magnification] = (1.0, 1.0)  # least and most, relative to serving
     shift: _Amount = 0.0  # largest shift along either axis, as a share of the photo's side
     shear: _Amount = 0.0  # largest shear, in degrees
     flip: bool = False  # mirror half of the photos left to right
@@ -39,8 +35,7 @@ class Augmentation:
     channel_gain: _Amount = 0.0  # largest relative change of each channel on its own: what another camera or lamp does
     contrast: _Amount = 0.0  # largest relative change of the distance from the photo's mean
     saturation: _Amount = 0.0  # largest relative change of the distance from gray
-    sharpness: _Amount = 0.0
-    """Largest share of the detail (photo minus its blur) taken away or added again: what another resolution does."""
+    sharpness: _Amount = 0.0  # largest share of the detail (photo minus its blur) taken away or added again
     spoiled: _Share = 0.0
     """Share of the photos that are first spoiled as people do it: taken from afar, cut off, washed out, too light or
     too dark, with a glare (data.spoiling). Teachers see them as they were."""
@@ -50,10 +45,8 @@ class Augmentation:
 class Distillation:
     """How a student heeds its teachers."""
 
-    temperature: Annotated[float, Field(ge=1)] = 2.0
-    """Logits of teachers and student are divided by it: higher tells more of the classes that are not the first."""
-    weight: Annotated[float, Field(ge=0, le=1)] = 0.7
-    """Share of the loss that is by the teachers; the rest is by the labels."""
+    temperature: Annotated[float, Field(ge=1)] = 2.0  # divides the logits of both: higher tells more of other classes
+    weight: Annotated[float, Field(ge=0, le=1)] = 0.7  # share of the loss by the teachers; the rest is by the labels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, config=_CHECKED)
@@ -73,11 +66,9 @@ class Stage:
     warmup: _Share = 0.0  # share of the stage over which the rate rises from zero
     batch: _Count = 64  # photos a step
     side: _Count = 224  # height and width of the training crops, in pixels; validation uses the whole input
-    zoom: tuple[_Magnification, _Magnification] | None = None
-    """Smallest and largest magnification, where another than the augmentation's suits the crop."""
+    zoom: tuple[_Magnification, _Magnification] | None = None  # in place of the augmentation's, to suit the crop
     weight_decay: _Amount = 0.0  # decoupled, as in AdamW
-    batch_norm: Literal["frozen", "train"] = "frozen"
-    """Whether the backbone's batch norm uses its stored statistics or those of the batch."""
+    batch_norm: Literal["frozen", "train"] = "frozen"  # statistics of the backbone: stored, or the batch's
     average: _Share = 0.0  # decay of the exponential moving average of the weights that the stage hands on; 0 for none
     patience: _Count | None = None  # epochs without a better one after which the stage ends; never when absent
     keep: Literal["best", "last"] = "last"  # which epoch's weights the stage hands on: the best one's or the last's
@@ -90,20 +81,17 @@ class Experiment:
 
     name: str  # of the experiment; the file's
     model: str  # a key of SPECS
-    stages: tuple[Stage, ...]  # in order
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]  # in order
     protocol: Protocol = Protocol.LESION  # what the split keeps together
     validation: float = 0.15  # share of the photos that validate
     test: float = 0.15  # share of the photos that test; unused where the data set says what tests
     minimum: _Count = 3  # fewest lesions a class may have
-    seed: Annotated[int, Field(ge=0, lt=2_000_000)] = 0
-    """Of the split, the initial head, the order and the augmentation."""
+    seed: Annotated[int, Field(ge=0, lt=2_000_000)] = 0  # of split, head, order and augmentation
     dropout: _Share | None = None  # before the logits; the paper's when absent
     l2: _Amount = 0.01  # weight penalty of the hidden dense layer
     label_smoothing: _Share = 0.0  # share of each target spread over all classes
-    balance: _Amount = 0.0
-    """Photos are drawn with weights (class size)^-balance: 0 as they come, 1 all classes alike, 0.5 in between."""
-    class_weights: _Amount = 0.0
-    """Losses are weighted with (class size)^-class_weights, to mean 1: the other way to heed rare classes."""
+    balance: _Amount = 0.0  # photos are drawn with weights (class size)^-balance: 1 draws all classes alike
+    class_weights: _Amount = 0.0  # losses are weighted with (class size)^-class_weights, to mean 1
     outliers: _Share = 0.0
     """Photos of lesions that the model does not know, beside the photos of each batch and as a share of their number
     (`--others`). All classes are equally probable for them (Hendrycks et al., "Deep Anomaly Detection with Outlier
@@ -111,20 +99,14 @@ class Experiment:
     augmentation: Augmentation = field(default_factory=Augmentation)  # how training photos are varied
     teacher: Literal["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"] | None = None
     """Train this network in the model's place, to teach it: a teacher is never exported."""
-    distillation: Distillation | None = None
-    """How the teachers that the command names are heeded; as Distillation's defaults say when absent."""
-    also_complete: bool = False
-    """Photos of --also are of no class that their folder lacks: whole frames of lesions are not normal skin."""
-    fold_batch_norm: bool = False
-    """Train with batch norm folded into the convolutions; its statistics are estimated anew afterwards."""
-    precision: Literal["float32", "mixed_bfloat16"] = "float32"
-    """Arithmetic of training; weights, validation figures at the end and what ships are float32."""
+    distillation: Distillation | None = None  # how the teachers are heeded; Distillation's defaults when absent
+    also_complete: bool = False  # photos of --also are of no class that their folder lacks
+    fold_batch_norm: bool = False  # into the convolutions; its statistics are estimated afterwards
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"  # of training; weights are float32
 
     def __post_init__(self) -> None:
         if self.model not in SPECS:
             raise ExperimentError(f"model {self.model!r} is not one of {', '.join(SPECS)}")
-        if not self.stages:
-            raise ExperimentError("an experiment needs at least one [[stages]]")
         if not (0 < self.validation < 1 and 0 <= self.test < 1 and self.validation + self.test < 1):
             raise ExperimentError("validation and test must be shares that leave photos to train on")
 
@@ -144,7 +126,7 @@ def load_experiment(source: str | Path) -> Experiment:
         if str(source) not in experiment_names():
             known = ", ".join(experiment_names())
             raise ExperimentError(f"no experiment {str(source)!r}: pass a .toml file or one of {known}")
-        return parse_experiment(_FOLDER.joinpath(f"{source}.toml").read_text(encoding="utf-8"), name=str(source))
+        path = _FOLDER.joinpath(f"{source}.toml")
     try:
         return parse_experiment(path.read_text(encoding="utf-8"), name=path.stem)
     except OSError as error:

@@ -25,9 +25,9 @@ HISTORY = "history.json"
 SUMMARY = "run.json"
 COMPACT = "weights.npz"
 DISTANCE = "distance.npz"
+TFLITE = "model.tflite"
 
-Kind: TypeAlias = Literal["int8", "float16"]
-"""Type of compact kernels; vectors stay float32."""
+Kind: TypeAlias = Literal["int8", "float16"]  # type of compact kernels; vectors stay float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +52,6 @@ class FinishedRun:
         """File of the weights in use."""
         return self.compact if self.compact.is_file() else self.folder / WEIGHTS
 
-    @property
-    def tflite(self) -> Path:
-        """File of the TensorFlow Lite model, once converted."""
-        return self.folder / "model.tflite"
-
     @cached_property
     def experiment(self) -> Experiment:
         """The experiment that was run."""
@@ -76,11 +71,6 @@ class FinishedRun:
     def summary(self) -> dict[str, Any]:
         """The content of run.json."""
         return dict(read_json(self.folder / SUMMARY))
-
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        """All epochs."""
-        return list(read_json(self.folder / HISTORY))
 
     @property
     def calibration(self) -> dict[str, Any]:
@@ -105,18 +95,15 @@ class FinishedRun:
         return load_distance(self.folder / DISTANCE)
 
     def network(self, *, shifted: bool = True, full: bool = False) -> keras.Model:
-        """Build the network with the run's weights, the compact ones if they exist and not `full`.
-
-        If `shifted`, `shift` is added to the last bias, as in an export.
-        """
+        """Build the network with its weights, `full` ones or those in use; `shifted` adds `shift` to the last bias."""
         network = build_network(self.experiment)
-        if self.compact.is_file() and not full:
-            load_compact(network, self.compact)
-        else:
-            try:
+        try:
+            if self.compact.is_file() and not full:
+                load_compact(network, self.compact)
+            else:
                 load_weights(network, self.folder / WEIGHTS)
-            except WeightsError as error:
-                raise RunError(str(error)) from error
+        except WeightsError as error:
+            raise RunError(str(error)) from error
         if shifted:
             bias = network.get_layer("logits").bias
             bias.assign(np.asarray(bias) + self.shift.astype(np.float32))
@@ -125,8 +112,8 @@ class FinishedRun:
     def unseen(self, sample: Sample) -> bool:
         """Return whether the run was trained and validated without this photo and its lesion.
 
-        Another data set may have the photo in another folder, at another size or without a lesion id. So a photo counts
-        as seen if its bytes, file name or lesion are those of a photo that was used.
+        Another data set may have it in another folder, at another size or without a lesion id: so by lesion, bytes or
+        name.
         """
         return self._used.isdisjoint((sample.lesion, sample.digest, sample.path.stem))
 
@@ -145,8 +132,8 @@ class FinishedRun:
 def save_compact(network: keras.Model, file: Path, *, kind: Kind) -> None:
     """Write a network's weights in model order as a compressed .npz.
 
-    int8 leaves kernels of less than a hundredth of the network's values float16: early layers have them, whose rounding
-    every later one sees.
+    int8 leaves kernels of less than a hundredth of the values float16: early layers', whose rounding all later ones
+    see.
     """
     arrays: dict[str, Any] = {}
     small = sum(variable.shape.num_elements() for variable in network.weights) / 100
@@ -166,27 +153,21 @@ def load_compact(network: keras.Model, file: Path) -> None:
     """Load what `save_compact` wrote. Raises RunError: it is missing, damaged or of another network."""
     try:
         with np.load(file) as arrays:
-            network.set_weights([_restored(arrays, index) for index in range(len(network.weights))])
+            names = [str(index) for index in range(len(network.weights))]
+            network.set_weights(
+                [arrays[n] if n in arrays else arrays[f"{n}.int8"] * arrays[f"{n}.scale"] for n in names]
+            )
     except DAMAGED as error:
         raise RunError(f"{file} does not hold compact weights of {network.name}: {error}") from error
 
 
 def quantize(value: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Quantise a kernel to int8 in -127..127, with a float32 scale for each output channel.
-
-    A depthwise kernel [h, w, channels, 1] has its output channels on the axis before the last.
-    """
+    """Quantise a kernel to int8 in -127..127, with a float32 scale for each output channel."""
     axis = value.ndim - 2 if value.shape[-1] == 1 else value.ndim - 1
     others = tuple(index for index in range(value.ndim) if index != axis)
     largest = np.abs(value).max(axis=others, keepdims=True)
     scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
     return np.rint(value / scale).astype(np.int8), scale
-
-
-def _restored(arrays: "np.lib.npyio.NpzFile", index: int) -> NDArray[np.float32]:
-    if f"{index}" in arrays:
-        return np.asarray(arrays[f"{index}"], np.float32)
-    return np.asarray(arrays[f"{index}.int8"] * arrays[f"{index}.scale"], np.float32)
 
 
 def save_distance(distance: FeatureDistance, file: Path) -> None:
@@ -215,16 +196,11 @@ def claim_test(
 ) -> None:
     """Write digests of the weights and fitted numbers to "tested" in run.json, before test photos are read.
 
-    The same weights with the same numbers may be measured any number of times.
-
-    Raises:
-        RunError: test photos were measured with other weights or numbers, and `again` gives no reason.
+    The same ones may be measured any number of times; a RunError for others, unless `again` gives a reason.
     """
     looks = list(run.summary.get("tested", []))
-    mine = {
-        "weights": weights_digest(network),
-        "fitted": json_digest([_rounded(calibration), _rounded(shift.tolist())]),
-    }
+    fitted = json_digest([_rounded(calibration), _rounded(shift.tolist())])
+    mine = {"weights": weights_digest(network), "fitted": fitted}
     if looks and {key: looks[-1][key] for key in mine} == mine:
         return
     if looks and not again:

@@ -1,7 +1,6 @@
 """The training loop: stages of epochs, each of which ends in a checkpoint that the next start goes on from.
 
-Everything random follows from the experiment's seed, the stage and the epoch, so that a run that was interrupted ends
-as one that was not.
+Everything random follows from the experiment's seed, the stage and the epoch, also after an interruption.
 """
 
 import math
@@ -25,9 +24,9 @@ from dermserve.models.training.terminal import say, track
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.augment import augment
 from dermserve.models.training.train.checkpoint import Epoch, State
+from dermserve.models.training.train.dataset import centre, class_weights
 from dermserve.models.training.train.experiment import Distillation, Experiment, Stage
 from dermserve.models.training.train.network import select_trainable
-from dermserve.models.training.train.others import centre, class_weights
 
 Tensor: TypeAlias = Any
 
@@ -49,18 +48,11 @@ def train(
     teachers: Sequence[keras.Model] = (),
     others: Labelled | None = None,
 ) -> list[Epoch]:
-    """Train a training copy through an experiment's stages, from the last checkpoint in the folder where there is one.
+    """Train a training copy through an experiment's stages, from the last checkpoint in the folder; return all epochs.
 
-    The network, of network.training_copy, holds the trained weights afterwards. Teachers are training copies whose mean
-    answer it learns beside the labels. `others` are lesions that it shall not know, labelled by HAM10000's classes.
-
-    Returns:
-        All epochs, those before a restart included.
-
-    Raises:
-        ExperimentError: a stage names layers that are not there.
-        RunError: the checkpoint is of another training.
-        DivergedError: a loss is not finite; the checkpoint is that of the epoch before.
+    Teachers are training copies whose mean answer it learns beside the labels. `others` are lesions that it shall not
+    know, labelled by HAM10000's classes. Raises DivergedError: a loss is not finite; the checkpoint is that of the
+    epoch before.
     """
     state = checkpoint.load(folder, fingerprint) or State(stage=0)
     for epoch in state.history:
@@ -78,9 +70,8 @@ def train(
 
 def _say_epoch(epoch: Epoch) -> None:
     say(
-        f"{epoch['stage']} {epoch['epoch']}: loss {epoch['loss']:.3f}, accuracy {epoch['accuracy']:.3f}; validation "
-        f"loss {epoch['validation_loss']:.3f}, accuracy {epoch['validation_accuracy']:.3f}, balanced "
-        f"{epoch['validation_balanced_accuracy']:.3f}; {epoch['seconds']:.0f} s"
+        "{stage} {epoch}: loss {loss:.3f}, accuracy {accuracy:.3f}; validation loss {validation_loss:.3f}, accuracy "
+        "{validation_accuracy:.3f}, balanced {validation_balanced_accuracy:.3f}; {seconds:.0f} s".format(**epoch)
     )
 
 
@@ -116,8 +107,7 @@ class _StageRun:
         weights = sizes**-experiment.class_weights
         self._weights = tf.constant(weights / weights[training.labels].mean(), tf.float32)
         everything = np.ones((len(training), len(sizes)), np.float32)
-        possible = training.possible
-        self._possible = everything if possible is None or experiment.also_complete else possible
+        self._possible = everything if training.possible is None or experiment.also_complete else training.possible
         self._step = tf.function(self._train_step)
         self._infer = tf.function(lambda images: network(tf.cast(images, tf.float32), training=False)["logits"])
         # Everything that changes in training, the random states of dropout included.
@@ -143,25 +133,16 @@ class _StageRun:
         at.epoch += 1
         self._swap_averages()
         judged = self._judge()
-        self._finite(judged[0], f"epoch {at.epoch}, on validation photos")
-        score = judged[0] if self._stage.monitor == "loss" else -judged[1]
+        self._finite(judged["loss"], f"epoch {at.epoch}, on validation photos")
+        score = judged["loss"] if self._stage.monitor == "loss" else -judged["accuracy"]
         if score < at.best_score:
             at.best_score, at.best_epoch = score, at.epoch
             if self._stage.keep == "best":
                 at.best = [np.asarray(variable) for variable in self._network.weights]
         self._swap_averages()
-        found = Epoch(
-            stage=self._stage.name,
-            epoch=at.epoch,
-            rate=float(self._optimizer.learning_rate),
-            loss=loss,
-            accuracy=accuracy,
-            validation_loss=judged[0],
-            validation_accuracy=judged[1],
-            validation_balanced_accuracy=judged[2],
-            seconds=round(time.monotonic() - started, 1),
-        )
-        at.history.append(found)
+        found = {f"validation_{name}": value for name, value in judged.items()} | {"loss": loss, "accuracy": accuracy}
+        place = {"stage": self._stage.name, "epoch": at.epoch, "rate": float(self._optimizer.learning_rate)}
+        at.history.append({**place, **found, "seconds": round(time.monotonic() - started, 1)})
 
     def hand_on(self) -> None:
         """Leave in the network what the next stage starts from."""
@@ -214,12 +195,12 @@ class _StageRun:
 
     def _finite(self, loss: float, where: str) -> float:
         """Stop at the first loss that is not finite, before its weights reach a checkpoint."""
-        if not math.isfinite(loss):
-            raise DivergedError(
-                f"the loss is {loss} in stage {self._stage.name}, {where}: lower the stage's rate "
-                f"({self._stage.rate:g}), raise its warmup, or take precision float32; then train into another --out"
-            )
-        return loss
+        if math.isfinite(loss):
+            return loss
+        raise DivergedError(
+            f"the loss is {loss} in stage {self._stage.name}, {where}: lower the stage's rate ({self._stage.rate:g}), "
+            "raise its warmup, or take precision float32; then train into another --out"
+        )
 
     def _train_step(
         self, images: Tensor, labels: Tensor, possible: Tensor, seed: Tensor, clean: Tensor
@@ -259,19 +240,17 @@ class _StageRun:
         settings = replace(settings, zoom=self._stage.zoom or settings.zoom)
         return augment(images, settings, side=self._stage.side, seed=seed)
 
-    def _judge(self) -> tuple[float, float, float]:
-        """Give loss, accuracy and balanced accuracy on the validation photos."""
+    def _judge(self) -> dict[str, float]:
         photos, labels = self._validation, self._validation.labels
         batches = [photos.rows[start : start + _JUDGED] for start in range(0, len(photos), _JUDGED)]
         logits = np.concatenate([np.asarray(self._infer(photos.images[rows])) for rows in batches]).astype(np.float32)
         logs = log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
-        return float(-logs.mean()), *accuracies(logits.argmax(axis=1), labels)
+        accuracy, balanced = accuracies(logits.argmax(axis=1), labels)
+        return {"loss": float(-logs.mean()), "accuracy": accuracy, "balanced_accuracy": balanced}
 
     def _swap_averages(self) -> None:
-        """Exchange the weights and their averages; without averaging there is nothing to exchange."""
-        if not self._stage.average:
-            return
-        for average, variable in zip(self._averages, self._averaged, strict=True):
+        """Exchange the weights and their averages, if the stage averages."""
+        for average, variable in zip(self._averages, self._averaged, strict=True) if self._stage.average else ():
             value = tf.identity(variable)
             variable.assign(average)
             average.assign(value)
@@ -296,19 +275,13 @@ def _rates(stage: Stage, steps: int) -> keras.optimizers.schedules.LearningRateS
 
 
 def soft_targets(teachers: Sequence[keras.Model], photos: Tensor, away: Tensor, temperature: float) -> Tensor:
-    """Give the mean of the teachers' probabilities for photos as a student sees them; float32 [N, C].
-
-    `away`, float32 [N, C] and added to the logits, is far below zero for classes that a photo can't have.
-    """
+    """Give the teachers' mean probabilities, float32 [N, C]; `away` [N, C] rules out what a photo can't be."""
     given = [tf.nn.softmax((teacher(photos, training=False)["logits"] + away) / temperature) for teacher in teachers]
     return tf.add_n(given) / len(given)
 
 
 def distillation_losses(targets: Tensor, soft: Tensor, logits: Tensor, settings: Distillation) -> Tensor:
-    """Mix the loss by the labels with that by the teachers (Hinton et al. 2015), float32 [N].
-
-    Targets by the labels, soft targets and the student's logits are float32 [N, C].
-    """
+    """Mix the losses [N] by the labels' targets and the teachers' [N, C] of logits [N, C] (Hinton et al. 2015)."""
     temperature, share = settings.temperature, settings.weight
     own = tf.nn.softmax_cross_entropy_with_logits(targets, logits)
     taught = tf.nn.softmax_cross_entropy_with_logits(soft, logits / temperature)

@@ -1,7 +1,6 @@
 """Copy a network for training, and copy the trained weights back.
 
-The copy takes crops of any size, computes in bfloat16 if asked to, and has batch norm fused or folded away. The network
-itself stays as architectures.build made it.
+The copy takes crops of any size, computes in bfloat16 if asked to, and has batch norm fused or folded away.
 """
 
 from typing import Any
@@ -49,10 +48,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
 
 
 def training_copy(network: keras.Model, *, folded: bool, precision: str) -> keras.Model:
-    """Copy a network of architectures.build with its weights, for RGB input of any size.
+    """Copy a network with its weights, for RGB input of any size, with batch norm fused or folded away.
 
-    `folded` folds batch norm into the convolutions. `precision` is a Keras dtype policy; weights and logits are float32
-    in any.
+    `precision` is a Keras dtype policy; weights and logits are float32 in any.
     """
     source = fold_batch_norm(network) if folded else network
     copy = _any_side(source, precision)
@@ -109,10 +107,9 @@ def set_identity(norm: keras.layers.BatchNormalization, shift: NDArray[np.float3
 
 
 def estimate_batch_norm(network: keras.Model, images: NDArray[np.uint8], *, batch: int = 32) -> None:
-    """Set the statistics of every batch norm of the backbone as measured on photos, without changing its outputs.
+    """Set the statistics of the backbone's batch norm by photos, uint8 [N, S, S, 3], without changing its outputs.
 
-    γ and β make up for the new mean and variance, so that training mode computes nearly the same as inference. Images
-    are uint8 [N, S, S, 3].
+    γ and β make up for the new mean and variance, so that training mode computes nearly the same as inference.
     """
     backbone = network.get_layer("backbone")
     norms = [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
@@ -147,24 +144,19 @@ def _moments(
 
 def select_trainable(copy: keras.Model, trainable: str, *, batch_norm: str) -> None:
     """Set which layers of a copy a stage trains, as in Stage. Raises ExperimentError: there is no such layer."""
-    backbone = copy.get_layer("backbone")
-    first = _first_trainable([layer.name for layer in backbone.layers], trainable)
+    layers, (kind, _, argument) = copy.get_layer("backbone").layers, trainable.partition(":")
+    found = [index for index, layer in enumerate(layers) if argument and layer.name.startswith(argument)]
+    if kind in ("all", "head") and not argument:
+        first = 0 if kind == "all" else len(layers)
+    elif kind == "top" and argument.isdecimal():
+        first = max(0, len(layers) - int(argument))
+    elif kind == "from" and found:
+        first = found[0]
+    else:
+        raise ExperimentError(
+            f'trainable = {trainable!r} is none of "all", "head", "top:N" and "from:NAME", with the NAME of a layer'
+        )
     copy.trainable = True
-    for index, layer in enumerate(backbone.layers):
+    for index, layer in enumerate(layers):
         norm = isinstance(layer, keras.layers.BatchNormalization)
         layer.trainable = index >= first and not (norm and batch_norm == "frozen")
-
-
-def _first_trainable(names: list[str], trainable: str) -> int:
-    """Return the index of the first backbone layer that `trainable` selects; the number of layers for "head"."""
-    kind, _, argument = trainable.partition(":")
-    if kind in ("all", "head") and not argument:
-        return 0 if kind == "all" else len(names)
-    if kind == "top" and argument.isdecimal():
-        return max(0, len(names) - int(argument))
-    found = [index for index, name in enumerate(names) if argument and name.startswith(argument)]
-    if kind == "from" and found:
-        return found[0]
-    raise ExperimentError(
-        f'trainable = {trainable!r} is none of "all", "head", "top:N" and "from:NAME", with the NAME of a layer'
-    )

@@ -12,12 +12,11 @@ from dermserve.models.training.data.splits import Part, count_classes, write_spl
 from dermserve.models.training.errors import ExperimentError, RunError, file_digest, replacing, write_json
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.backbones import build_network, load_backbone
-from dermserve.models.training.train.dataset import UNSTATED, Data
+from dermserve.models.training.train.dataset import OTHERS, UNSTATED, Data
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.finished import COMPACT, EXPERIMENT, HISTORY, SPLIT, SUMMARY, WEIGHTS, FinishedRun
 from dermserve.models.training.train.loop import train
 from dermserve.models.training.train.network import copy_back, estimate_batch_norm, training_copy
-from dermserve.models.training.train.others import OTHERS
 
 _STATISTICS_PHOTOS = 512
 
@@ -38,11 +37,6 @@ def run_training(
     `backbone` is a file of initial weights, "imagenet", or None for random ones; `start` is a finished run to continue
     from instead. `stated` is of `read_provenance`. `teachers` are finished runs to learn from beside the labels,
     `others` lesions that the network shall not know.
-
-    Raises:
-        ExperimentError: the experiment distils, and no teacher is given; or it has outliers, and there are none.
-        RunError: the folder has a finished run, or one of another fingerprint; or a teacher does not fit.
-        DivergedError: a loss is not finite.
     """
     if any((folder / name).exists() for name in (WEIGHTS, COMPACT)):
         raise RunError(f"{folder} holds a finished run: pass another --out")
@@ -53,19 +47,16 @@ def run_training(
         raise ExperimentError(f"{experiment.name} {wrong} HAM10000 with --others")
     for teacher in teachers:
         _require_teacher(teacher, experiment, data)
-    begin = backbone if start is None else start.weights
-    fingerprint = checkpoint.fingerprint(
-        experiment, data.parts, begin, [teacher.weights for teacher in teachers], others
-    )
+    begin, taught_by = backbone if start is None else start.weights, [teacher.weights for teacher in teachers]
+    fingerprint = checkpoint.fingerprint(experiment, data.parts, begin, taught_by, others)
     checkpoint.claim(folder, fingerprint)
     keras.utils.set_random_seed(experiment.seed)
     network = initial_network(experiment, backbone) if start is None else start.network(shifted=False)
     training = data.part(Part.TRAIN)
-    some = training.thinned(_STATISTICS_PHOTOS)
-    learns_norm = any(stage.batch_norm == "train" for stage in experiment.stages)
-    if learns_norm and start is None and not experiment.fold_batch_norm:
+    some, folded, precision = training.thinned(_STATISTICS_PHOTOS), experiment.fold_batch_norm, experiment.precision
+    if start is None and not folded and any(stage.batch_norm == "train" for stage in experiment.stages):
         estimate_batch_norm(network, np.asarray(some.images[some.rows]))
-    copy = training_copy(network, folded=experiment.fold_batch_norm, precision=experiment.precision)
+    copy = training_copy(network, folded=folded, precision=precision)
     write_json(folder / EXPERIMENT, asdict(experiment))
     write_split(folder / SPLIT, data.own)
     if others is not None:
@@ -77,28 +68,21 @@ def run_training(
         validation=data.part(Part.VALIDATION),
         folder=folder,
         fingerprint=fingerprint,
-        teachers=[
-            training_copy(teacher.network(shifted=False), folded=True, precision=experiment.precision)
-            for teacher in teachers
-        ],
+        teachers=[training_copy(each.network(shifted=False), folded=True, precision=precision) for each in teachers],
         others=None if others is None else others.part(Part.TRAIN),
     )
     copy_back(copy, network)
-    if experiment.fold_batch_norm:
+    if folded:
         estimate_batch_norm(network, np.asarray(some.images[some.rows]))
     write_json(folder / HISTORY, history)
-    codes = SPECS[experiment.model].codes
+    codes, begun = SPECS[experiment.model].codes, _initialization(experiment, backbone, start)
+    photos = {part: [sample for sample in data.samples if data.parts[sample] is part] for part in Part}
     summary = {
         "model": experiment.model,
         **stated,
         "experiment": experiment.name,
-        "initialization": "; distilled from ".join(
-            [_initialization(experiment, backbone, start), *map(_name, teachers)]
-        ),
-        "photos": {
-            part.value: count_classes((sample for sample in data.samples if data.parts[sample] is part), codes)
-            for part in Part
-        },
+        "initialization": "; distilled from ".join([begun, *map(_name, teachers)]),
+        "photos": {part.value: count_classes(samples, codes) for part, samples in photos.items()},
         "training_minutes": round(sum(epoch["seconds"] for epoch in history) / 60, 1),
     }
     if start is not None and "tested" in start.summary:
@@ -112,10 +96,9 @@ def run_training(
 
 def initial_network(experiment: Experiment, backbone: Path | str | None) -> keras.Model:
     """Build an experiment's network with its initial weights. Raises RunError: they can't be loaded."""
-    named = backbone if isinstance(backbone, str) else None
-    if named is not None and experiment.teacher is not None:
+    if isinstance(backbone, str) and experiment.teacher is not None:
         raise RunError(f"Keras has no weights of {experiment.teacher}: pass their .npz file as --weights")
-    network = build_network(experiment, backbone_weights=named)
+    network = build_network(experiment, backbone_weights=backbone if isinstance(backbone, str) else None)
     if isinstance(backbone, Path):
         load_backbone(network, backbone)
     return network
@@ -126,10 +109,9 @@ def _require_teacher(teacher: FinishedRun, experiment: Experiment, data: Data) -
     if teacher.model != experiment.model:
         raise RunError(f"{teacher.folder} is a run of {teacher.model}, which can't teach {experiment.model}")
     trained = [photo for photo in teacher.split.values() if photo.part is Part.TRAIN]
-    known = {photo.lesion for photo in trained} | {photo.digest for photo in trained}
+    known = {name for photo in trained for name in (photo.lesion, photo.digest)}
     held = [sample for sample, part in data.parts.items() if part is not Part.TRAIN]
-    leaks = [sample.name for sample in held if not known.isdisjoint((sample.lesion, sample.digest))]
-    if leaks:
+    if leaks := [sample.name for sample in held if not known.isdisjoint((sample.lesion, sample.digest))]:
         raise RunError(
             f"{teacher.folder} was trained on {len(leaks)} photos or lesions that validate or test here, such as "
             f"{leaks[0]}: train the teacher by the same split (the same data, seed and shares)"
@@ -139,10 +121,8 @@ def _require_teacher(teacher: FinishedRun, experiment: Experiment, data: Data) -
 def _initialization(experiment: Experiment, backbone: Path | str | None, start: FinishedRun | None) -> str:
     if start is not None:
         return f"weights of the run {_name(start)}"
-    if backbone is None:
-        return f"random (seed {experiment.seed})"
-    name = backbone if isinstance(backbone, str) else backbone.name
-    return f"imagenet backbone ({name}), random head (seed {experiment.seed})"
+    named = f"imagenet backbone ({getattr(backbone, 'name', backbone)}), random head" if backbone else "random"
+    return f"{named} (seed {experiment.seed})"
 
 
 def _name(run: FinishedRun) -> str:
