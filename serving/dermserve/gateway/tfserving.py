@@ -2,6 +2,7 @@
 
 import functools
 import math
+import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -195,24 +196,23 @@ def read_output(response: serving_pb2.PredictResponse, output: Output, *, rank: 
     The last value of `float_val` fills up the shape.
 
     Raises:
-        InvalidModelOutputError: another dtype or rank, or content that does not fit the shape.
+        InvalidModelOutputError: another dtype or rank, an empty tensor, or content that does not fit the shape.
     """
     tensor = response.outputs[output]
     if tensor.dtype != tensor_pb2.DATA_TYPE_FLOAT:
         raise errors.InvalidModelOutputError(f"{output} is not float32")
-    shape, content = [dim.size for dim in tensor.tensor_shape.dim], tensor.tensor_content
-    is_sized = len(shape) == rank and not tensor.tensor_shape.unknown_rank and min(shape) >= 0
-    if not is_sized or math.prod([size or 1 for size in shape]) > _MAX_ELEMENTS:
+    shape = [dim.size for dim in tensor.tensor_shape.dim]
+    if len(shape) != rank or min(shape) < 1 or (size := math.prod(shape)) > _MAX_ELEMENTS:
         raise errors.InvalidModelOutputError(f"{output} has the shape {shape}")
-    size = math.prod(shape)
-    if content and len(content) != size * 4:
+    if (content := tensor.tensor_content) and len(content) != size * 4:
         raise errors.InvalidModelOutputError(f"{output} has {len(content)} bytes for {size} values")
-    values = np.frombuffer(content, "<f4") if content else np.array(tensor.float_val, np.float32)
+    values: list[Any] = [*struct.unpack(f"<{size}f", content)] if content else [*tensor.float_val]
     if len(values) > size:
         raise errors.InvalidModelOutputError(f"{output} has {len(values)} values for {size}")
-    if len(values) < size:
-        values = np.append(values, np.full(size - len(values), values[-1] if len(values) else 0, np.float32))
-    return values.reshape(shape).tolist()
+    values += (values[-1:] or [0.0]) * (size - len(values))
+    for length in reversed(shape[1:]):
+        values = [values[at : at + length] for at in range(0, len(values), length)]
+    return values
 
 
 def string_scalar(tensor: tensor_pb2.TensorProto, *, name: str) -> bytes:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 _Floats: TypeAlias = NDArray[np.float32]
 
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_PLANES = np.array([[0.299, 0.587, 0.114], [1, -1, 0], [0.5, 0.5, -1]], np.float32)
+"""Luma, red less green, and the mean of red and green less blue, of red, green and blue."""
 _GLARE = 248
 """A pixel counts as blown out from this value of its brightest channel on."""
 _LONGER = np.array([1.0, 1.0, 1.6, 1.6])
@@ -59,26 +60,21 @@ class Measures:
 def measure(pixels: NDArray[np.uint8]) -> Measures:
     """Measure pixels, uint8 [H, W, 3] of at least 4×4, at the size that a model sees."""
     half = _halve(pixels)
-    red, green, blue = half
-    luma = (_LUMA @ half.reshape(3, -1)).reshape(red.shape)
-    size, places = luma.size, (luma.size // 2, luma.size * 95 // 100)
-    midtones, highlights = np.partition(luma.ravel(), places)[list(places)].tolist()
-    differences = np.empty((2, *luma.shape), np.float32)
-    to_green, to_blue = differences
-    np.subtract(red, green, out=to_green)
-    np.add(red, green, out=to_blue)
-    to_blue *= np.float32(0.5)
-    to_blue -= blue
-    brightness = _sum(luma) / size
-    redness, yellowness = [_sum(each) / size for each in differences]
-    color = _color(luma.ravel() - np.float32(brightness), differences.reshape(2, -1), (redness, yellowness))
+    planes = _PLANES @ half.reshape(3, -1)
+    size = planes.shape[1]
+    places = [size // 2, size * 95 // 100]
+    midtones, highlights = np.partition(planes[0], places)[places].tolist()
+    means = np.add.reduce(planes, axis=1) / size
+    brightness, redness, yellowness = means.tolist()
+    planes -= means[:, np.newaxis]
+    luma = planes[0].reshape(half.shape[1:])  # less its mean, on which nothing below depends
     return Measures(
         brightness=brightness,
         sharpness=(_size(luma[:, 1:] - luma[:, :-1]) + _size(luma[1:] - luma[:-1])) / 2,
         midtones=midtones,
         highlights=highlights,
         glare=np.count_nonzero(np.maximum.reduce(half, axis=0) >= _GLARE) / size,
-        color=color,
+        color=_color(*planes),
         redness=redness / max(brightness, 1.0),
         yellowness=yellowness / max(brightness, 1.0),
         detail=_detail(luma),
@@ -97,15 +93,14 @@ def _halve(pixels: NDArray[np.uint8]) -> _Floats:
     pairs = np.add(even[0::2], even[1::2], dtype=np.uint16).reshape(rows, columns, 6)
     half = np.empty((3, rows, columns), np.float32)
     for channel, plane in enumerate(half):
-        plane[...] = pairs[..., channel] + pairs[..., channel + 3]
+        np.add(pairs[..., channel], pairs[..., channel + 3], out=plane, dtype=np.uint16, casting="unsafe")
     half *= np.float32(0.25)
     return half
 
 
-def _color(light: _Floats, differences: _Floats, means: tuple[float, float]) -> float:
-    """Subtract from the variance of colour differences the part that a linear function of centred luma explains."""
+def _color(light: _Floats, *differences: _Floats) -> float:
+    """Subtract from the variance of colour differences the part that a linear function of luma explains; all centred."""
     power, left = float(light @ light), 0.0
-    differences -= np.array(means, np.float32)[:, np.newaxis]
     for difference in differences:
         explained = float(difference @ light) ** 2 / power if power else 0.0
         left += max(0.0, float(difference @ difference) - explained) / light.size
