@@ -188,7 +188,7 @@ async def test_metrics_answer_while_the_gateway_is_full(measured, tfs):
         await asyncio.gather(*held, return_exceptions=True)
 
 
-async def test_views_asked_used_saved_and_the_agreement_of_stopping_early(measured, tfs):
+async def test_views_asked_and_used_and_the_agreement_of_stopping_early(measured, tfs):
     card = make_card(min_confidence=0.5, adaptive_margin=0.3)
     tfs.models["resnet50"] = {1: Version(card)}
     async with measured(models=MODEL) as world:  # of several models, slow views would go in several calls
@@ -207,10 +207,7 @@ async def test_views_asked_used_saved_and_the_agreement_of_stopping_early(measur
         tfs.models["resnet50"][1].scores = lambda pixels: np.tile([0.4, 0.3, *[0.06] * 5], (len(pixels), 1))
         await world.stub.Classify(ask(tta=ADAPTIVE), timeout=20)
         seen = await until(world, lambda seen: seen.get("requests_total", code="OK", method="Classify") == 4)
-    assert (seen.get("views_asked_total"), seen.get("views_used_total"), seen.get("views_saved_total")) == (31, 31, 9)
-    assert (
-        seen.get("adaptive_answers_total", stopped="early") == seen.get("adaptive_answers_total", stopped="late") == 1
-    )
+    assert (seen.get("views_asked_total"), seen.get("views_used_total")) == (31, 31)
     assert (
         seen.get("adaptive_agreement_total", agreed="true") == seen.get("adaptive_agreement_total", agreed="false") == 1
     )

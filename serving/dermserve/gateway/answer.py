@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from dermserve.gateway.errors import InvalidModelOutputError
 from dermserve.gateway.tfserving import Scores
-from dermserve.imaging import Measures
+from dermserve.imaging import FAULTS, Measures, find_faults
 from dermserve.v1 import card_pb2
 from dermserve.v1 import classifier_pb2 as api
 
@@ -27,8 +27,6 @@ GATEWAY_VERSION = importlib.metadata.version("dermserve")
 # The last sentence of every answer's notice.
 NOTICE = "Screening aid, not a diagnosis: it can miss skin cancer and can see it where there is none."
 _SUM_TOLERANCE = 1e-3  # largest distance from 1 of a sum of float32 probabilities; far above the rounding of 1000
-
-_NO_LIMITS = dict.fromkeys(card_pb2.QualityLimits.DESCRIPTOR.fields_by_name, math.nan)
 
 _BY_LEVEL = {
     api.RISK_LEVEL_LOW: "No sign of skin cancer was found. If the spot is new, changes, itches or bleeds, see a "
@@ -46,6 +44,7 @@ _BY_REASON = {
     api.REASON_BLURRED: "The photo is blurred: hold still, focus on the spot and take another.",
     api.REASON_UNIFORM: "The photo shows no spot: take another with the spot in the centre.",
 }
+_BY_FAULT = {fault: api.Reason.Value(f"REASON_{fault.upper()}") for fault in FAULTS}
 # With these reasons even a high risk means nothing.
 _SHOWS_NO_KNOWN_LESION = frozenset({api.REASON_OUT_OF_SCOPE, api.REASON_UNIFORM})
 
@@ -140,24 +139,10 @@ def _reasons(reduced: Reduced, measures: Measures, card: card_pb2.Card) -> Itera
         yield api.REASON_VIEW_DISAGREEMENT
 
 
-def judge_quality(measures: Measures, limits: card_pb2.QualityLimits) -> Iterator[api.Reason]:
-    """Yield every reason why the photo's quality is too bad."""
-    # A limit that is not given is NaN, which no measure is below or above.
-    limit = _NO_LIMITS | {field.name: value for field, value in limits.ListFields()}
-    if measures.midtones < limit["min_midtones"] or measures.highlights < limit["min_highlights"]:
-        yield api.REASON_TOO_DARK
-    if measures.midtones > limit["max_midtones"] or measures.glare > limit["max_glare"]:
-        yield api.REASON_TOO_BRIGHT
-    if measures.contrast < limit["min_contrast"]:
-        yield api.REASON_UNIFORM  # colour and detail of a uniform area mean nothing
-        return
-    red, yellow = measures.redness, measures.yellowness
-    has_cast = red < limit["min_redness"] or red > limit["max_redness"]
-    has_cast |= yellow < limit["min_yellowness"] or yellow > limit["max_yellowness"]
-    if has_cast or measures.color < limit["min_color"]:
-        yield api.REASON_NO_COLOR
-    if measures.detail < limit["min_detail"]:
-        yield api.REASON_BLURRED
+def judge_quality(measures: Measures, limits: card_pb2.QualityLimits) -> list[api.Reason]:
+    """Return every reason why the photo's quality is too bad."""
+    given = {field.name: value for field, value in limits.ListFields()}
+    return [_BY_FAULT[fault] for fault in find_faults(measures, given)]
 
 
 def _is_open(reduced: Reduced, card: card_pb2.Card) -> bool:

@@ -50,9 +50,6 @@ class Metrics:
         self.stage = fine("stage_duration_seconds", "stage model", "Time in a stage; admit is the queue.")
         self._asked = counter("views_asked", "model", "Views that the TTA modes of answered requests call for.")
         self._used = counter("views_used", "model", "Views that answers are the mean of.")
-        self._dropped = counter("views_dropped", "model", "Views left out because the deadline was too short.")
-        self._saved = counter("views_saved", "model", "Views that ADAPTIVE did not need.")
-        self._adaptive = counter("adaptive_answers", "model stopped", "ADAPTIVE answers; early: with fewer views.")
         self._agreement = counter("adaptive_agreement", "model agreed", "FULL answers: would ADAPTIVE say the same?")
         self.canary_share = gauge("canary_share", "model", "Share of the callers that gets a model's canary.")
         self._routed = counter("canary_requests", "model label ended", "Requests routed to a label, as they ended.")
@@ -80,14 +77,10 @@ class Metrics:
         self._requests(method, model, *found, code).inc()
         self._seconds(method, model, code).observe(seconds)
 
-    def answered(self, model: str, *, asked: int, used: int, saved: int | None, agreed: bool | None) -> None:
-        """Count the views of an answer, and how its plan ended."""
+    def answered(self, model: str, *, asked: int, used: int, agreed: bool | None) -> None:
+        """Count the views of an answer, and whether ADAPTIVE would agree with it, if that is known."""
         self._asked(model).inc(asked)
         self._used(model).inc(used)
-        self._dropped(model).inc(asked - used)
-        if saved is not None:
-            self._saved(model).inc(saved)
-            self._adaptive(model, "early" if saved else "late").inc()
         if agreed is not None:
             self._agreement(model, str(agreed).lower()).inc()
 

@@ -5,10 +5,11 @@ Needs Pillow and numpy, and is faster with simplejpeg and cykooz-resizer; never 
 
 from dermserve.imaging.decode import Limits, Photo, decode
 from dermserve.imaging.errors import PhotoError, TooManyBytesError
-from dermserve.imaging.measure import Measures, measure
+from dermserve.imaging.measure import FAULTS, Measures, find_faults, measure
 from dermserve.imaging.views import IDENTITY, STANDARD_VIEWS, make_views
 
 __all__ = [
+    "FAULTS",
     "IDENTITY",
     "STANDARD_VIEWS",
     "Limits",
@@ -17,6 +18,7 @@ __all__ = [
     "PhotoError",
     "TooManyBytesError",
     "decode",
+    "find_faults",
     "make_views",
     "measure",
 ]

@@ -7,6 +7,7 @@ and the smoothness of small photos that were enlarged. Every photo is measured, 
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -80,6 +81,26 @@ def measure(pixels: NDArray[np.uint8]) -> Measures:
         detail=_detail(luma),
         contrast=_contrast(luma) / max(highlights, 1.0),
     )
+
+
+_FAULTS = {
+    "too_dark": {"min_midtones", "min_highlights"},
+    "too_bright": {"max_midtones", "max_glare"},
+    "uniform": {"min_contrast"},
+    "no_color": {"min_color", "min_redness", "max_redness", "min_yellowness", "max_yellowness"},
+    "blurred": {"min_detail"},
+}
+"""The limits of each fault."""
+FAULTS = tuple(_FAULTS)
+
+
+def find_faults(measures: Measures, limits: Mapping[str, float]) -> list[str]:
+    """Name the faults of a photo, among FAULTS, by those limits of a `dermserve.v1.QualityLimits` that are given."""
+    low = {limit for limit, least in limits.items() if limit[:4] == "min_" and getattr(measures, limit[4:]) < least}
+    high = {limit for limit, most in limits.items() if limit[:4] == "max_" and getattr(measures, limit[4:]) > most}
+    found = [fault for fault in FAULTS if _FAULTS[fault] & (low | high)]
+    # Colour and detail of a uniform area mean nothing.
+    return [fault for fault in found if fault not in ("no_color", "blurred")] if "uniform" in found else found
 
 
 def _sum(values: _Floats) -> float:
