@@ -44,7 +44,7 @@ _BY_REASON = {
     api.REASON_BLURRED: "The photo is blurred: hold still, focus on the spot and take another.",
     api.REASON_UNIFORM: "The photo shows no spot: take another with the spot in the centre.",
 }
-_BY_FAULT = {fault: api.Reason.Value(f"REASON_{fault.upper()}") for fault in FAULTS}
+_BY_FAULT: dict[str, api.Reason] = {fault: getattr(api, f"REASON_{fault.upper()}") for fault in FAULTS}
 # With these reasons even a high risk means nothing.
 _SHOWS_NO_KNOWN_LESION = frozenset({api.REASON_OUT_OF_SCOPE, api.REASON_UNIFORM})
 

@@ -104,5 +104,5 @@ def prepare(image: bytes, *, spec: card_pb2.InputSpec, limits: Limits) -> Prepar
     Raises:
         PhotoError: the photo can't be used.
     """
-    pixels = decode(image, height=spec.height, width=spec.width, limits=limits).pixels
+    pixels = decode(image, height=spec.height, width=spec.width, limits=limits)
     return Prepared(pixels, measure(pixels))

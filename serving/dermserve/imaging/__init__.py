@@ -3,7 +3,7 @@
 Needs Pillow and numpy, and is faster with simplejpeg and cykooz-resizer; never TensorFlow.
 """
 
-from dermserve.imaging.decode import Limits, Photo, decode
+from dermserve.imaging.decode import Limits, decode
 from dermserve.imaging.errors import PhotoError, TooManyBytesError
 from dermserve.imaging.measure import FAULTS, Measures, find_faults, measure
 from dermserve.imaging.views import IDENTITY, STANDARD_VIEWS, make_views
@@ -14,7 +14,6 @@ __all__ = [
     "STANDARD_VIEWS",
     "Limits",
     "Measures",
-    "Photo",
     "PhotoError",
     "TooManyBytesError",
     "decode",

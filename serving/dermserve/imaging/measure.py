@@ -120,7 +120,7 @@ def _halve(pixels: NDArray[np.uint8]) -> _Floats:
 
 
 def _color(light: _Floats, *differences: _Floats) -> float:
-    """Subtract from the variance of colour differences the part that a linear function of luma explains; all centred."""
+    """Subtract from the variance of colour differences what a linear function of luma explains; all are centred."""
     power, left = float(light @ light), 0.0
     for difference in differences:
         explained = float(difference @ light) ** 2 / power if power else 0.0
