@@ -13,7 +13,6 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dermserve.gateway.drift import Drift
-from dermserve.gateway.errors import ListenError
 from dermserve.imaging import Measures
 from dermserve.v1 import card_pb2, classifier_pb2
 from tests.gateway import gateways
@@ -315,7 +314,7 @@ async def test_without_the_setting_no_port_is_opened_and_nothing_is_measured(run
 
 async def test_a_taken_port_for_metrics_is_an_error_that_names_it(running, tfs):
     async with tfs.serving() as taken:
-        with pytest.raises(ListenError, match=taken):
+        with pytest.raises(OSError, match=taken):
             async with running(metrics_listen=taken):
                 pass
 

@@ -25,10 +25,6 @@ _HANDSHAKE_SECONDS = 5.0
 _log = structlog.get_logger(__name__)
 
 
-class CertificateError(OSError):
-    """PEM files can be read but not used."""
-
-
 class TlsFiles:
     """The PEM files of one end of TLS, as last read."""
 
@@ -36,8 +32,7 @@ class TlsFiles:
         """Read the files of the gateway's own TLS, or of that towards model servers.
 
         Raises:
-            OSError: a file can't be read.
-            CertificateError: one holds no certificate, or the key is not the certificate's.
+            OSError: a file can't be read or holds no certificate, or the key is not the certificate's.
         """
         self._use = use
         self._names = ("tls_client_ca" if use == "tls" else "tfs_tls_ca", f"{use}_key", f"{use}_certificate")
@@ -95,7 +90,7 @@ class TlsFiles:
                 raise ValueError("the key is not the certificate's")
         except ValueError as error:
             shown = ", ".join(str(file) for file in files if file)
-            raise CertificateError(f"can't use {shown}: {error}; `dermserve doctor` looks at each") from error
+            raise OSError(f"can't use {shown}: {error}; `dermserve doctor` looks at each") from error
         self.expiry = {name: min(map(_expiry, each)) for name, each in certificates.items()}
         self.loaded = (authorities, key, certificate)
         return True

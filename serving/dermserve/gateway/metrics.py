@@ -18,7 +18,6 @@ from prometheus_client.registry import Collector
 
 from dermserve.gateway.answer import GATEWAY_VERSION
 from dermserve.gateway.certificates import TlsFiles
-from dermserve.gateway.errors import ListenError
 
 if TYPE_CHECKING:
     from dermserve.gateway.classify import Classifier
@@ -167,13 +166,13 @@ def serve_metrics(registry: Collector, listen: str) -> tuple[str, Callable[[], N
     """Serve a registry over plain HTTP on HOST:PORT; return the address with its port, and a function that stops it.
 
     Raises:
-        ListenError: the address is taken or wrong.
+        OSError: the address is taken or wrong.
     """
     host, _, port = listen.rpartition(":")
     try:
         server, _ = prometheus_client.start_http_server(int(port), host.strip("[]"), registry)
     except (OSError, ValueError) as error:
-        raise ListenError(f"can't serve metrics on {listen}: is the port taken, or not an address here?") from error
+        raise OSError(f"can't serve metrics on {listen}: is the port taken, or not an address here?") from error
 
     def stop() -> None:
         server.shutdown()  # waits up to half a second for its thread
