@@ -257,7 +257,7 @@ class Held:
     async def predict(self, target: Target, images: np.ndarray, *, tta: bool, seconds: float) -> Scores:
         self._order.append(target.model)
         await self.release.acquire()
-        return Scores(len(images), 1, [[1.0]] * len(images), [0.0] * len(images))
+        return Scores(1, [[1.0]] * len(images), [0.0] * len(images))
 
 
 class Calls:

@@ -191,7 +191,7 @@ def _cases(count: int) -> Iterator[tuple[Scores, Measures]]:
         ood = random.uniform(0, random.choice([20, 40]), len(probabilities))
         bad = random.random(len(good)) < random.choice([0, 0.2])
         values = np.where(bad, spoiled, good).astype(float)
-        scores = Scores(len(ood), 1, probabilities.astype(np.float32), ood.astype(np.float32))
+        scores = Scores(1, probabilities.astype(np.float32), ood.astype(np.float32))
         yield scores, Measures(*map(float, values))
 
 

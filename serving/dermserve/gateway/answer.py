@@ -72,12 +72,9 @@ def check_scores(scores: Scores, *, card: card_pb2.Card) -> Scores:
     """Return the scores when they are sound.
 
     Raises:
-        InvalidModelOutputError: wrong number of views or classes, not finite, outside 0..1, or rows that
+        InvalidModelOutputError: wrong number of classes, not finite, outside 0..1, or rows that
             do not sum to 1.
     """
-    if not len(scores.probabilities) == len(scores.ood_scores) == scores.views:
-        rows = len(scores.probabilities), len(scores.ood_scores)
-        raise InvalidModelOutputError(f"it has {rows[0]} rows of probabilities and {rows[1]} of ood_score")
     for row, ood_score in zip(scores.probabilities, scores.ood_scores, strict=True):
         if len(row) != len(card.classes):
             raise InvalidModelOutputError(f"probabilities have {len(row)} classes, not {len(card.classes)}")
@@ -175,7 +172,7 @@ def write_answer(
     answer = api.ClassifyResponse(
         verdict=found.verdict,
         reasons=found.reasons,
-        views_used=len(scores.probabilities),
+        views_used=scores.views,
         notice=write_notice(found),
         weights_digest=card.weights_digest,
         gateway_version=GATEWAY_VERSION,

@@ -254,9 +254,5 @@ class _Request:
 
 
 def _joined(seen: Scores, further: Scores) -> Scores:
-    return Scores(
-        seen.views + further.views,
-        seen.version,
-        [*seen.probabilities, *further.probabilities],
-        [*seen.ood_scores, *further.ood_scores],
-    )
+    rows, ood_scores = [*seen.probabilities, *further.probabilities], [*seen.ood_scores, *further.ood_scores]
+    return Scores(seen.version, rows, ood_scores)

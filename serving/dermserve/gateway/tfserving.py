@@ -53,13 +53,17 @@ class Target(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """The scores of views, from one version."""
+    """The scores of views, the first of those requested, from one version."""
 
-    views: int  # number of views predicted, the first of those requested
     version: int  # version that answered
-    # As received, unchecked; [V][C] if valid. Lists, because numpy takes longer for so few numbers.
+    # [V][C], as received, unchecked. Lists, because numpy takes longer for so few numbers.
     probabilities: Sequence[Sequence[float]]
-    ood_scores: Sequence[float]  # as received, unchecked; [V] if valid. With `tta`, that of the identity for each.
+    ood_scores: Sequence[float]  # [V], as received, unchecked. With `tta`, that of the identity for each.
+
+    @property
+    def views(self) -> int:
+        """How many views were predicted."""
+        return len(self.probabilities)
 
 
 class TfServing:
@@ -106,12 +110,13 @@ class TfServing:
         if (version := response.model_spec.version.value) < 1:
             raise errors.InvalidModelOutputError("it names no version")
         ood_scores = read_output(response, Output.OOD_SCORE, rank=1)
-        if not tta:
-            return Scores(len(images), version, read_output(response, Output.PROBABILITIES, rank=2), ood_scores)
-        views = read_output(response, Output.VIEW_PROBABILITIES, rank=3)
-        if len(views) != 1 or len(ood_scores) != 1:
-            raise errors.InvalidModelOutputError(f"{Output.VIEW_PROBABILITIES} has {len(views)} rows for one image")
-        return Scores(len(views[0]), version, views[0], ood_scores * len(views[0]))
+        rows = read_output(response, Output.VIEW_PROBABILITIES if tta else Output.PROBABILITIES, rank=3 if tta else 2)
+        if not len(rows) == len(ood_scores) == len(images):
+            text = (
+                f"it has {len(rows)} rows of probabilities and {len(ood_scores)} of ood_score for {len(images)} images"
+            )
+            raise errors.InvalidModelOutputError(text)
+        return Scores(version, rows[0], ood_scores * len(rows[0])) if tta else Scores(version, rows, ood_scores)
 
     async def describe(self, model: str, *, version: int, seconds: float) -> bytes:
         """Read the card of a version, the JSON in its SavedModel. Raises what `predict` raises."""

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 _Floats: TypeAlias = NDArray[np.float32]
 
-_PLANES = np.array([[0.299, 0.587, 0.114], [1, -1, 0], [0.5, 0.5, -1]], np.float32)
-"""Luma, red less green, and the mean of red and green less blue, of red, green and blue."""
+_PLANES = np.array([[0.07475, 0.14675, 0.0285], [0.25, -0.25, 0], [0.125, 0.125, -0.25]], np.float32)
+"""Luma, red less green, and the mean of red and green less blue, of sums over four pixels."""
 _GLARE = 248
 """A pixel counts as blown out from this value of its brightest channel on."""
 _LONGER = np.array([1.0, 1.0, 1.6, 1.6])
@@ -74,8 +74,8 @@ def measure(pixels: NDArray[np.uint8]) -> Measures:
         sharpness=(_size(luma[:, 1:] - luma[:, :-1]) + _size(luma[1:] - luma[:-1])) / 2,
         midtones=midtones,
         highlights=highlights,
-        glare=np.count_nonzero(np.maximum.reduce(half, axis=0) >= _GLARE) / size,
-        color=_color(*planes),
+        glare=np.count_nonzero(np.maximum.reduce(half, axis=0) >= 4 * _GLARE) / size,
+        color=_color(planes),
         redness=redness / max(brightness, 1.0),
         yellowness=yellowness / max(brightness, 1.0),
         detail=_detail(luma),
@@ -108,24 +108,23 @@ def _sum(values: _Floats) -> float:
 
 
 def _halve(pixels: NDArray[np.uint8]) -> _Floats:
-    """Average pixels two by two: float32 [3, H // 2, W // 2]."""
+    """Sum pixels two by two: float32 [3, H // 2, W // 2], four times their mean."""
     rows, columns = pixels.shape[0] // 2, pixels.shape[1] // 2
     even = pixels[: rows * 2, : columns * 2]
-    pairs = np.add(even[0::2], even[1::2], dtype=np.uint16).reshape(rows, columns, 6)
+    pairs = np.add(even[0::2], even[1::2], dtype=np.uint16).ravel()
+    sums = np.empty((rows * columns, 6), np.uint16)  # with the pixel to the right: the first three of each six count
+    np.add(pairs[:-3], pairs[3:], out=sums.ravel()[:-3])
     half = np.empty((3, rows, columns), np.float32)
-    for channel, plane in enumerate(half):
-        np.add(pairs[..., channel], pairs[..., channel + 3], out=plane, dtype=np.uint16, casting="unsafe")
-    half *= np.float32(0.25)
+    half.reshape(3, -1)[...] = sums[:, :3].T
     return half
 
 
-def _color(light: _Floats, *differences: _Floats) -> float:
+def _color(planes: _Floats) -> float:
     """Subtract from the variance of colour differences what a linear function of luma explains; all are centred."""
-    power, left = float(light @ light), 0.0
-    for difference in differences:
-        explained = float(difference @ light) ** 2 / power if power else 0.0
-        left += max(0.0, float(difference @ difference) - explained) / light.size
-    return math.sqrt(left)
+    power, *sizes = np.vecdot(planes, planes).tolist()
+    shared = (planes[1:] @ planes[0]).tolist()
+    left = [size - (along**2 / power if power else 0.0) for size, along in zip(sizes, shared, strict=True)]
+    return math.sqrt(sum(max(0.0, each) for each in left) / planes.shape[1])
 
 
 def _size(differences: _Floats) -> float:
@@ -136,10 +135,9 @@ def _size(differences: _Floats) -> float:
 def _detail(luma: _Floats) -> float:
     rows, columns = [size // 2 * 2 for size in luma.shape]
     pairs = luma[0:rows:2] + luma[1:rows:2]
-    areas = pairs[:, 0:columns:2] + pairs[:, 1:columns:2]
-    areas *= np.float32(0.25)
+    areas = pairs[:, 0:columns:2] + pairs[:, 1:columns:2]  # four times their mean
     fine, coarse = _bends(areas, 1), _bends(areas, 2)
-    least = max(_LEAST, _OTHERS * sum(coarse) / len(coarse))
+    least = max(4 * _LEAST, _OTHERS * sum(coarse) / len(coarse))
     return min([one / max(other, least) for one, other in zip(fine, coarse, strict=True)])
 
 
