@@ -134,7 +134,6 @@ class Rpc:
         Raises:
             grpc.aio.AbortError: the gateway is stopping; the caller got that status.
         """
-        self._end_span = self._rpcs.tracing.begin("photo") if self._context is None else None
         if self._context is not None:
             self._context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
             if self._rpcs.stopping.is_set():
@@ -149,11 +148,7 @@ class Rpc:
             grpc.aio.AbortError: after the caller was sent the error.
             GatewayError: the error of a photo.
         """
-        try:
-            await self._end(error)
-        finally:
-            if self._end_span:
-                self._end_span(None)  # it is marked already
+        await self._end(error)
 
     async def _end(self, error: BaseException | None) -> None:
         """Log and count it; send the caller an exception as an error, INTERNAL if nobody expected it."""
@@ -174,11 +169,11 @@ class Rpc:
         else:
             reason = refusal.reason if refusal else None
             self._rpcs.metrics.request(self.method, self.model, code, facts, seconds=seconds, reason=reason)
-        if code != "OK":
+        if code != "OK" and self._context:
             self._rpcs.tracing.fail(code)
+        if refusal and self._context:
+            await _abort(self._context, refusal, request_id=self.request_id)
         if refusal:
-            if self._context:
-                await _abort(self._context, refusal, request_id=self.request_id)
             raise refusal
 
 
