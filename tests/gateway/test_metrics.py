@@ -270,7 +270,6 @@ async def test_drift_compares_photos_and_answers_with_the_profile_of_the_card(me
         assert not [name for name, _ in seen.samples if name.endswith("drift_psi")]
         await world.stub.Classify(ask(), timeout=20)
         seen = await until(world, lambda seen: seen.get("drift_window_answers", model="resnet50", version="1") == 100)
-    assert seen.get("drift_confidence_mean", model="resnet50") == pytest.approx(0.7)
     for what in ("classes", "confidence", "brightness", "sharpness"):
         assert seen.get("drift_psi", model="resnet50", version="1", of=what) > 0.25
     assert not seen.get("drift_window_answers", model="mobilenet_v3_small")
@@ -289,9 +288,10 @@ def test_drift_is_small_where_nothing_changed_and_forgets_what_is_long_past():
         scores = [0.0] * 7
         scores[number % 7] = sides[number % 4]
         drift.note("m", 1, card=card, probabilities=scores, measures=measures)
-    (reading,) = drift.read()
-    assert (reading.answers, reading.confidence) == (1000, pytest.approx(15.0))
-    assert all(0 <= value < 0.001 for value in reading.psi.values())
+    ((_, answers, psi),) = drift.read()
+    assert answers == 1000
+    assert set(psi) == {"classes", "confidence", "brightness", "sharpness"}
+    assert all(0 <= value < 0.001 for value in psi.values())
 
 
 def test_drift_begins_anew_when_a_version_has_another_card():
@@ -300,7 +300,7 @@ def test_drift_begins_anew_when_a_version_has_another_card():
         card = make_card()
         card.profile.CopyFrom(profile())
         drift.note("m", 1, card=card, probabilities=[0.1] * 7, measures=measures_of(1.0, 1.0))
-    assert [reading.answers for reading in drift.read()] == [1]
+    assert [answers for _, answers, _ in drift.read()] == [1]
     for version in range(2, 40):
         drift.note("m", version, card=card, probabilities=[0.1] * 7, measures=measures_of(1.0, 1.0))
     assert len(list(drift.read())) <= 16

@@ -133,13 +133,10 @@ class Snapshot(Collector):
         yield _counter("catalog_poll_failures", "", "Polls of the models that ended in an unexpected error.", failed)
 
     def _read_drift(self) -> Iterator[Metric]:
-        drift = self.classifier.drift
-        found = {(each.model, each.version): each for each in (drift.read() if drift else ())}
-        answers = {key: each.answers for key, each in found.items()}
-        means = {key: each.confidence for key, each in found.items()}
-        psi = {(*key, of): value for key, each in found.items() for of, value in each.psi.items()}
+        found = list(self.classifier.drift.read()) if self.classifier.drift else []
+        answers = {key: count for key, count, _ in found}
+        psi = {(*key, of): value for key, _, values in found for of, value in values.items()}
         yield _gauge("drift_window_answers", "model version", "Answers in the window of the drift metrics.", answers)
-        yield _gauge("drift_confidence_mean", "model version", "Mean top probability in the window.", means)
         yield _gauge("drift_psi", "model version of", "Population stability index of the window.", psi)
 
 

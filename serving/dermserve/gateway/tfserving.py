@@ -130,18 +130,15 @@ class TfServing:
     async def versions(self, model: str, *, seconds: float) -> Sequence[serving_pb2.ModelVersionStatus]:
         """List the versions of a model with their states. Raises what `predict` raises."""
         request = serving_pb2.GetModelStatusRequest(model_spec=_spec(Target(model)))
-        return (
-            await _call(self._status, request.SerializeToString(), serving_pb2.GetModelStatusResponse, seconds)
-        ).model_version_status
+        answer = await _call(self._status, request.SerializeToString(), serving_pb2.GetModelStatusResponse, seconds)
+        return answer.model_version_status
 
     async def labelled(self, model: str, *, label: str, seconds: float) -> int:
         """Return the version that a label points to. Raises what `predict` raises."""
         spec = _spec(Target(model, label=label))
         request = serving_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
-        response = await _call(
-            self._metadata, request.SerializeToString(), serving_pb2.GetModelMetadataResponse, seconds
-        )
-        return response.model_spec.version.value
+        answer = await _call(self._metadata, request.SerializeToString(), serving_pb2.GetModelMetadataResponse, seconds)
+        return answer.model_spec.version.value
 
 
 def _spec(target: Target, signature: Signature | None = None) -> serving_pb2.ModelSpec:
