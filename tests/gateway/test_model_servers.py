@@ -370,7 +370,7 @@ async def test_a_cheap_request_does_not_wait_for_all_views_of_a_dear_one(running
 
 
 async def test_a_call_on_a_channel_that_was_just_closed_counts_as_unreachable_and_is_retried_elsewhere():
-    wire = TfServing("ipv4:127.0.0.1:1")
+    wire = TfServing("ipv4:127.0.0.1:1", host="localhost", credentials=None, interceptors=())
     await wire.close(None)
     with pytest.raises(ModelServerUnreachableError):
         await wire.versions("resnet50", seconds=5)

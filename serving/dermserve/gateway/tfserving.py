@@ -70,12 +70,7 @@ class TfServing:
     """The calls to one TensorFlow Serving; `seconds` is a call's timeout. Connects and reconnects by itself."""
 
     def __init__(
-        self,
-        target: str,
-        *,
-        host: str = "localhost",
-        credentials: grpc.ChannelCredentials | None = None,
-        interceptors: Sequence[Any] = (),
+        self, target: str, *, host: str, credentials: grpc.ChannelCredentials | None, interceptors: Sequence[Any]
     ) -> None:
         """Open the channel.
 
