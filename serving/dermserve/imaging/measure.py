@@ -5,6 +5,7 @@ without keeping any. All are taken at half the model's size, with pixels average
 and the smoothness of small photos that were enlarged. Every photo is measured, so it must be fast.
 """
 
+import bisect
 import functools
 import math
 from collections.abc import Mapping
@@ -63,8 +64,7 @@ def measure(pixels: NDArray[np.uint8]) -> Measures:
     half = _halve(pixels)
     planes = _PLANES @ half.reshape(3, -1)
     size = planes.shape[1]
-    places = [size // 2, size * 95 // 100]
-    midtones, highlights = np.partition(planes[0], places)[places].tolist()
+    midtones, highlights = _select(planes[0], size // 2, size * 95 // 100)
     means = np.add.reduce(planes, axis=1) / size
     brightness, redness, yellowness = means.tolist()
     planes -= means[:, np.newaxis]
@@ -117,6 +117,20 @@ def _halve(pixels: NDArray[np.uint8]) -> _Floats:
     half = np.empty((3, rows, columns), np.float32)
     half.reshape(3, -1)[...] = sums[:, :3].T
     return half
+
+
+def _select(luma: _Floats, *places: int) -> list[float]:
+    """Return the values that are at some places of the sorted luma.
+
+    Only those of the same gray level are compared: numpy's partition of all takes five times as long for most photos.
+    """
+    levels, found = luma.astype(np.uint8), []
+    ends = np.cumsum(np.bincount(levels)).tolist()
+    for place in places:
+        level = bisect.bisect_right(ends, place)
+        rank = place - (ends[level - 1] if level else 0)
+        found.append(float(np.partition(luma[levels == level], rank)[rank]))
+    return found
 
 
 def _color(planes: _Floats) -> float:
