@@ -10,6 +10,7 @@ not know, or the views disagree.
 - A confident answer names its class only if that is probable enough: the risk can be clear when the class is not.
 """
 
+import functools
 import importlib.metadata
 import itertools
 import math
@@ -138,8 +139,12 @@ def _reasons(reduced: Reduced, measures: Measures, card: card_pb2.Card) -> Itera
 
 def judge_quality(measures: Measures, limits: card_pb2.QualityLimits) -> list[api.Reason]:
     """Return every reason why the photo's quality is too bad."""
-    given = {field.name: value for field, value in limits.ListFields()}
-    return [_BY_FAULT[fault] for fault in find_faults(measures, given)]
+    return [_BY_FAULT[fault] for fault in find_faults(measures, _read_limits(limits.SerializeToString()))]
+
+
+@functools.lru_cache(maxsize=16)  # those of each card: to read the fields anew takes longer than to judge
+def _read_limits(data: bytes) -> dict[str, float]:
+    return {field.name: value for field, value in card_pb2.QualityLimits.FromString(data).ListFields()}
 
 
 def _is_open(reduced: Reduced, card: card_pb2.Card) -> bool:

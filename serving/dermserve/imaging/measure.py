@@ -8,6 +8,7 @@ and the smoothness of small photos that were enlarged. Every photo is measured, 
 import bisect
 import functools
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -92,13 +93,13 @@ _FAULTS = {
 }
 """The limits of each fault."""
 FAULTS = tuple(_FAULTS)
+_BEYOND = {"min_": operator.lt, "max_": operator.gt}
 
 
 def find_faults(measures: Measures, limits: Mapping[str, float]) -> list[str]:
     """Name the faults of a photo, among FAULTS, by those limits of a `dermserve.v1.QualityLimits` that are given."""
-    low = {limit for limit, least in limits.items() if limit[:4] == "min_" and getattr(measures, limit[4:]) < least}
-    high = {limit for limit, most in limits.items() if limit[:4] == "max_" and getattr(measures, limit[4:]) > most}
-    found = [fault for fault in FAULTS if _FAULTS[fault] & (low | high)]
+    beyond = {limit for limit, value in limits.items() if _BEYOND[limit[:4]](getattr(measures, limit[4:]), value)}
+    found = [fault for fault, its in _FAULTS.items() if its & beyond]
     # Colour and detail of a uniform area mean nothing.
     return [fault for fault in found if fault not in ("no_color", "blurred")] if "uniform" in found else found
 
