@@ -5,7 +5,7 @@ Each is logged once. Refusals for overload are logged at most once a second.
 
 import asyncio
 import math
-import os
+import random
 import re
 import time
 from typing import Any, TypeAlias
@@ -47,7 +47,9 @@ def stopping_error() -> GatewayError:
 
 def read_request_id(value: object) -> str:
     """Return the caller's request id when it is 1 to 64 of [A-Za-z0-9._-], else 32 random hexadecimal digits."""
-    return value if isinstance(value, str) and _FIT.fullmatch(value) else os.urandom(16).hex()
+    if isinstance(value, str) and _FIT.fullmatch(value):
+        return value
+    return f"{random.getrandbits(128):032x}"  # no secret; at os.urandom another thread would take over
 
 
 def read_trace_id(value: object) -> str | None:
