@@ -98,7 +98,7 @@ def probabilities(response: serving_pb2.PredictResponse, rows: int) -> NDArray[n
 
 def pixels_of(photo: bytes, views: int = 1) -> NDArray[np.uint8]:
     """Decode a photo and make its first standard views: uint8 [views, 224, 224, 3]."""
-    return make_views(decode(photo, height=SIDE, width=SIDE).pixels, STANDARD_VIEWS[:views])
+    return make_views(decode(photo, height=SIDE, width=SIDE), STANDARD_VIEWS[:views])
 
 
 def direct_caller(address: str, model: str, views: int, photos: Sequence[bytes] = ()) -> Callable[[bytes], list[float]]:

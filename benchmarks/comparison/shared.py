@@ -52,7 +52,7 @@ def _load_given() -> Classify:
         return np.asarray(loaded.signatures["serving_default"](images=tf.constant(pixels))["probabilities"])
 
     def classify(photo: bytes, views: int) -> list[float]:
-        pixels = make_views(decode(photo, height=_SIDE, width=_SIDE).pixels, STANDARD_VIEWS[:views])
+        pixels = make_views(decode(photo, height=_SIDE, width=_SIDE), STANDARD_VIEWS[:views])
         return [float(value) for value in np.mean(probabilities(pixels), axis=0, dtype=np.float64)]
 
     for count in (1, 10):

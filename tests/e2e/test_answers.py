@@ -43,7 +43,7 @@ def test_an_answer_names_everything_a_caller_needs(
 def test_a_single_view_is_what_a_direct_predict_says(
     client: Client, tfs: grpc.Channel, photo: bytes, model: str
 ) -> None:
-    pixels = decode(photo, height=224, width=224).pixels
+    pixels = decode(photo, height=224, width=224)
     direct = predict(tfs, model, pixels[np.newaxis])["probabilities"][0]
     answer = _probabilities(client.classify(photo, model=model), _codes(client, model))
     np.testing.assert_allclose(answer, direct, atol=1e-5)
@@ -53,7 +53,7 @@ def test_a_single_view_is_what_a_direct_predict_says(
 def test_full_tta_is_the_mean_of_ten_single_predicts_and_the_models_own_tta(
     client: Client, tfs: grpc.Channel, photo: bytes, model: str
 ) -> None:
-    pixels = decode(photo, height=224, width=224).pixels
+    pixels = decode(photo, height=224, width=224)
     singles = [predict(tfs, model, view[np.newaxis])["probabilities"][0] for view in make_views(pixels, STANDARD_VIEWS)]
     prediction = client.classify(photo, model=model, tta="full")
     codes = _codes(client, model)

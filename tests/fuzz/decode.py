@@ -24,7 +24,7 @@ _ORIENTATION = 0x0112
 def target(data: bytes) -> None:
     """Decode, make all views and measure, as the gateway does."""
     with contextlib.suppress(PhotoError):
-        pixels = decode(data, height=_SIDE, width=_SIDE, limits=LIMITS).pixels
+        pixels = decode(data, height=_SIDE, width=_SIDE, limits=LIMITS)
         assert (pixels.shape, pixels.dtype) == ((_SIDE, _SIDE, 3), np.uint8)
         assert make_views(pixels, STANDARD_VIEWS).shape == (len(STANDARD_VIEWS), _SIDE, _SIDE, 3)
         found = measure(pixels)

@@ -82,7 +82,7 @@ MALIGNANT = np.array([True, True, False, False])
 
 def reduced(mean: tuple[float, ...], *, std: float = 0.0, ood: float = 0.0) -> Reduced:
     rows = np.asarray([mean])
-    scores = Scores(1, 1, rows.astype(np.float32), np.asarray([ood], np.float32))
+    scores = Scores(1, rows.astype(np.float32), np.asarray([ood], np.float32))
     return reduce_views(scores, card=CARD)._replace(risk_std=std)
 
 
@@ -187,7 +187,7 @@ def test_whatever_the_scores_and_the_photo_the_promises_hold(views):
     rng = np.random.default_rng(views)
     for _ in range(400):
         probabilities = rng.dirichlet(np.full(4, 0.3), views).astype(np.float32)
-        scores = Scores(views, 1, probabilities, rng.uniform(0, 6, views).astype(np.float32))
+        scores = Scores(1, probabilities, rng.uniform(0, 6, views).astype(np.float32))
         bad, _ = BAD_PHOTOS[rng.integers(len(BAD_PHOTOS))]
         answer = write_answer(scores, dataclasses.replace(GOOD, **bad) if rng.random() < 0.3 else GOOD, card=CARD)
         low, confident = answer.malignancy.level == RISK_LEVEL_LOW, answer.verdict == VERDICT_CONFIDENT
@@ -231,7 +231,7 @@ def test_low_is_said_of_no_rejected_bad_strange_or_untrained_photo_by_any_card()
     for _ in range(3000):
         card, views = _any_card(rng), int(rng.integers(1, 11))
         probabilities = rng.dirichlet(np.full(4, 0.3), views).astype(np.float32)
-        scores = Scores(views, 1, probabilities, rng.uniform(0, 4, views).astype(np.float32))
+        scores = Scores(1, probabilities, rng.uniform(0, 4, views).astype(np.float32))
         answer = write_answer(scores, GOOD, card=card)
         fitted, risk, ood = card.calibration, answer.malignancy.probability, float(scores.ood_scores[0])
         spoiled = any(judge_quality(GOOD, fitted.quality))
@@ -251,7 +251,7 @@ def test_low_is_said_of_no_rejected_bad_strange_or_untrained_photo_by_any_card()
 
 
 def test_a_rejected_photo_has_classes_only_for_who_asks():
-    scores = Scores(1, 1, np.asarray([MALIGN], np.float32), np.asarray([9], np.float32))
+    scores = Scores(1, np.asarray([MALIGN], np.float32), np.asarray([9], np.float32))
     assert not write_answer(scores, GOOD, card=CARD).classes
     shown = write_answer(scores, GOOD, card=CARD, include_rejected_classes=True)
     assert [score.code for score in shown.classes] == ["mel", "bcc", "nv", "bkl"]
@@ -260,7 +260,7 @@ def test_a_rejected_photo_has_classes_only_for_who_asks():
 
 
 def test_an_answer_names_what_gave_it_and_the_words_for_its_classes():
-    scores = Scores(1, 1, np.asarray([BENIGN], np.float32), np.zeros(1, np.float32))
+    scores = Scores(1, np.asarray([BENIGN], np.float32), np.zeros(1, np.float32))
     answer = write_answer(scores, GOOD, card=CARD)
     assert answer.weights_digest == "abc"
     assert answer.gateway_version
@@ -284,7 +284,7 @@ def test_each_level_and_each_reason_that_a_person_can_mend_has_words_of_its_own(
 
 def test_ties_are_ranked_in_the_cards_order_and_the_identity_gives_the_ood_score():
     probabilities = np.array([[0.25, 0.25, 0.25, 0.25], [0.1, 0.4, 0.1, 0.4]], np.float32).tolist()
-    found = reduce_views(Scores(2, 1, probabilities, [2.0, 7.0]), card=CARD)
+    found = reduce_views(Scores(1, probabilities, [2.0, 7.0]), card=CARD)
     assert found.ranking == (1, 3, 0, 2)
     assert found.ood_score == 2.0
     np.testing.assert_allclose(found.std, [0.075] * 4, atol=1e-7)

@@ -40,7 +40,7 @@ async def test_all_ten_views_travel_in_one_predict_as_uint8(running, tfs):
     async with running() as world:
         answer = await world.stub.Classify(ask(tta=FULL))
     (request,) = tfs.predicts
-    expected = make_views(decode(PHOTO, height=224, width=224).pixels, STANDARD_VIEWS)
+    expected = make_views(decode(PHOTO, height=224, width=224), STANDARD_VIEWS)
     np.testing.assert_array_equal(pixels_of(request), expected)
     assert not request.output_filter  # the set of outputs that the warm-up records have prepared
     assert (answer.views_asked, answer.views_used) == (10, 10)

@@ -7,7 +7,6 @@ import math
 import random
 import time
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import grpc
@@ -18,7 +17,6 @@ import pytest
 from dermserve.gateway.batching import MOST, Batching, Part
 from dermserve.gateway.budget import Budget
 from dermserve.gateway.errors import (
-    InvalidModelOutputError,
     ModelServerFailedError,
     ModelServerUnreachableError,
 )
@@ -39,7 +37,6 @@ class Servers:
     """Expected for each view."""
     calls: list[tuple[Target, list[int]]] = field(default_factory=list)
     ends: list[asyncio.Future[None]] = field(default_factory=list)
-    answer: Callable[[np.ndarray], np.ndarray] = lambda values: values
     most: int = 1000
     """Views that there is time for."""
 
@@ -57,8 +54,7 @@ class Servers:
         self.calls.append((target, values.astype(int).tolist()))
         self.ends.append(asyncio.get_running_loop().create_future())
         await self.ends[-1]
-        seen = self.answer(values)
-        return Scores(len(values), 1, seen[:, None].tolist(), seen.tolist())
+        return Scores(1, values[:, None].tolist(), values.tolist())
 
     def end(self, error: Exception | None = None) -> None:
         """End the oldest call."""
@@ -267,21 +263,6 @@ async def test_a_failure_is_everyones_who_was_asked_about():
     assert said(await after) == [5]
 
 
-@pytest.mark.parametrize("wrong", [lambda values: values[:1], lambda values: np.append(values, 0)])
-async def test_rows_that_are_missing_or_too_many_are_nobodys_answer(wrong):
-    servers = Servers()
-    asking = await Asking.of(servers)
-    tasks = [await asking(value) for value in range(3)]
-    servers.end()
-    await tasks[0]
-    servers.answer = wrong
-    await settled()
-    servers.end()
-    for task in tasks[1:]:
-        with pytest.raises(InvalidModelOutputError):
-            await task
-
-
 async def test_a_batch_for_which_little_time_is_left_goes_whole():
     servers = Servers()
     asking = await Asking.of(servers)
@@ -396,6 +377,21 @@ async def test_a_row_that_is_no_probability_fails_its_own_photo_alone(running, t
     errors = [result for result in results if isinstance(result, grpc.aio.AioRpcError)]
     assert [reason_of(error) for error in errors] == ["INVALID_MODEL_OUTPUT"]
     assert len(results) == 4
+
+
+@pytest.mark.parametrize("wrong", [lambda values: values[:1], lambda values: np.append(values, values[:1], axis=0)])
+async def test_rows_that_are_missing_or_too_many_are_nobodys_answer(running, tfs, entered, wrong):
+    def scores(views: np.ndarray) -> np.ndarray:
+        return wrong(_by_brightness(views)) if len(views) > 1 else _by_brightness(views)
+
+    tfs.models["mobilenet_v3_small"] = {1: Version(make_card("mobilenet_v3_small"), scores=scores)}
+    async with running(tfs_in_flight=2, batch_seconds=1) as world:
+        calls, release = await _gather(tfs, world, _photos(4), entered)
+        release.set()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+    reasons = [reason_of(result) for result in results if isinstance(result, grpc.aio.AioRpcError)]
+    assert set(reasons) == {"INVALID_MODEL_OUTPUT"}
+    assert len(reasons) > 1
 
 
 async def test_one_with_little_time_ends_alone(running, tfs, entered):

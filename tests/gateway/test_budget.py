@@ -37,7 +37,7 @@ async def test_views_that_do_not_fit_the_budget_are_dropped_and_the_answer_says_
         answer = await world.stub.Classify(ask(tta=FULL), timeout=20)
     assert answer.views_asked == 10
     assert 1 < answer.views_used <= 4  # at 4 s each, within 0.8 of 20 s
-    identity = decode(PHOTO, height=224, width=224).pixels
+    identity = decode(PHOTO, height=224, width=224)
     np.testing.assert_array_equal(pixels_of(tfs.predicts[0])[0], identity)
 
 
@@ -71,7 +71,7 @@ async def test_adaptive_stops_at_the_first_look_that_is_clear_enough(running, tf
     assert [len(pixels_of(request)) for request in tfs.predicts] == batches
     assert (answer.views_asked, answer.views_used) == (sum(batches), sum(batches))
     sent = np.concatenate([pixels_of(request) for request in tfs.predicts])
-    views = make_views(decode(PHOTO, height=224, width=224).pixels, STANDARD_VIEWS)
+    views = make_views(decode(PHOTO, height=224, width=224), STANDARD_VIEWS)
     np.testing.assert_array_equal(sent, views[: len(sent)])
 
 
@@ -86,7 +86,7 @@ async def test_adaptive_that_looks_again_says_what_full_says_of_the_same_pixels(
         adaptive = await world.stub.Classify(ask(tta=ADAPTIVE), timeout=20)
         sent = np.concatenate([pixels_of(request) for request in tfs.predicts])
         full = await world.stub.Classify(ask(tta=FULL), timeout=20)
-    np.testing.assert_array_equal(sent, make_views(decode(PHOTO, height=224, width=224).pixels, STANDARD_VIEWS))
+    np.testing.assert_array_equal(sent, make_views(decode(PHOTO, height=224, width=224), STANDARD_VIEWS))
     for ours, theirs in zip(adaptive.classes, full.classes, strict=True):
         assert (ours.code, ours.probability, ours.std) == (
             theirs.code,

@@ -18,15 +18,14 @@ def test_options_go_before_the_environment_and_that_before_the_file(tmp_path, mo
     monkeypatch.setenv("DERMSERVE_GRACE_SECONDS", "2")
     monkeypatch.setenv("DERMSERVE_LISTEN", "127.0.0.1:2")
     monkeypatch.setenv("DERMSERVE_TFS", "x:1, y:2")
-    loaded = load_config({"listen": "127.0.0.1:3"}, file=file)
-    config = loaded.config
+    config, sources = load_config({"listen": "127.0.0.1:3"}, file=file)
     assert (config.listen, config.grace_seconds, config.queue) == ("127.0.0.1:3", 2.0, 1)
     assert (config.models, config.tfs) == (("a", "b"), ("x:1", "y:2"))
-    assert loaded.sources["listen"] == "option"
-    assert loaded.sources["grace_seconds"] == "DERMSERVE_GRACE_SECONDS"
-    assert loaded.sources["queue"] == str(file)
-    assert loaded.sources["poll_seconds"] == "default"
-    assert set(loaded.sources) == set(Config.model_fields)
+    assert sources["listen"] == "option"
+    assert sources["grace_seconds"] == "DERMSERVE_GRACE_SECONDS"
+    assert sources["queue"] == str(file)
+    assert sources["poll_seconds"] == "default"
+    assert set(sources) == set(Config.model_fields)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +55,7 @@ def test_an_option_that_does_not_exist_is_refused():
 def test_variables_of_other_parts_and_of_kubernetes_are_left_alone(monkeypatch):
     for key in ("DERMSERVE_STORE", "DERMSERVE_SERVICE_HOST", "DERMSERVE_PORT_50051_TCP_ADDR", "DERMSERVE_SHARED"):
         monkeypatch.setenv(key, "x")
-    assert load_config({}).config == Config()
+    assert load_config({})[0] == Config()
 
 
 @pytest.mark.parametrize(
@@ -75,9 +74,9 @@ def test_variables_of_other_parts_and_of_kubernetes_are_left_alone(monkeypatch):
 )
 def test_beyond_the_loopback_it_listens_only_with_tls_or_when_told(listen, loopback):
     assert is_loopback(listen) == loopback
-    assert load_config({"listen": listen, "insecure": True}).config.listen == listen
+    assert load_config({"listen": listen, "insecure": True})[0].listen == listen
     if loopback:
-        assert load_config({"listen": listen}).config.listen == listen
+        assert load_config({"listen": listen})[0].listen == listen
     else:
         with pytest.raises(ValueError, match="without TLS"):
             load_config({"listen": listen})

@@ -36,7 +36,7 @@ def damaged_photos(draw: st.DrawFn) -> bytes:
 @BUDGET
 def test_a_damaged_photo_is_decoded_or_refused(data):
     with contextlib.suppress(PhotoError):
-        assert decode(data, height=32, width=32).pixels.shape == (32, 32, 3)
+        assert decode(data, height=32, width=32).shape == (32, 32, 3)
 
 
 @given(st.text(), st.integers(-(2**63), 2**63 - 1) | st.text() | st.none(), st.integers(-(2**31), 2**31 - 1))

@@ -257,7 +257,7 @@ class Held:
     async def predict(self, target: Target, images: np.ndarray, *, tta: bool, seconds: float) -> Scores:
         self._order.append(target.model)
         await self.release.acquire()
-        return Scores(len(images), 1, [[1.0]] * len(images), [0.0] * len(images))
+        return Scores(1, [[1.0]] * len(images), [0.0] * len(images))
 
 
 class Calls:
@@ -370,7 +370,7 @@ async def test_a_cheap_request_does_not_wait_for_all_views_of_a_dear_one(running
 
 
 async def test_a_call_on_a_channel_that_was_just_closed_counts_as_unreachable_and_is_retried_elsewhere():
-    wire = TfServing("ipv4:127.0.0.1:1")
+    wire = TfServing("ipv4:127.0.0.1:1", host="localhost", credentials=None, interceptors=())
     await wire.close(None)
     with pytest.raises(ModelServerUnreachableError):
         await wire.versions("resnet50", seconds=5)

@@ -26,7 +26,7 @@ def photos(request: pytest.FixtureRequest, shared: pathlib.Path) -> tuple[list[n
     data = shared / "data" / ("three_class_64" if request.param == "mobilenet_v3_small" else "ham10000_200x150")
     with (run / "split.csv").open(encoding="utf-8") as file:
         files = [data / row["photo"] for row in csv.DictReader(file) if row["part"] == "validation"]
-    pixels = [decode(path.read_bytes(), height=SIDE, width=SIDE).pixels for path in files[:: len(files) // 30]]
+    pixels = [decode(path.read_bytes(), height=SIDE, width=SIDE) for path in files[:: len(files) // 30]]
     fitted = json.loads((run / "run.json").read_text(encoding="utf-8"))["calibration"]["quality"]
     return pixels, json_format.ParseDict(fitted, card_pb2.QualityLimits())
 

@@ -44,7 +44,7 @@ def read(tensor, rank):
 
 
 @pytest.mark.parametrize("content", [False, True])
-@pytest.mark.parametrize("shape", [(0,), (3,), (2, 3), (0, 7), (3, 0), (2, 3, 4), (2, 0, 4), (1, 10, 7)])
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (2, 3, 4), (1, 10, 7)])
 def test_floats_come_back_in_their_shape(content, shape):
     array = np.random.default_rng(0).random(shape).astype(np.float32)
     assert read(floats(array, content=content), len(shape)) == array.tolist()
@@ -61,7 +61,7 @@ def test_the_last_of_too_few_values_repeats():
         read(tensor, 2)
 
 
-@pytest.mark.parametrize("shape", [(2,), (), (1, 2, 2), (-1, 2), (1 << 40, 0), (1 << 20, 1)])
+@pytest.mark.parametrize("shape", [(2,), (), (1, 2, 2), (-1, 2), (-1, -2), (0, 7), (3, 0), (1 << 40, 0), (1 << 20, 1)])
 def test_another_shape_is_refused(shape):
     tensor = floats(np.zeros(0))
     del tensor.tensor_shape.dim[:]

@@ -228,5 +228,5 @@ def _many_tags() -> bytes:
 def test_no_photo_takes_two_seconds_of_a_core(data: Callable[[], bytes]) -> None:
     photo = data()
     start = time.process_time()
-    assert decode(photo, height=224, width=224).pixels.shape == (224, 224, 3)
+    assert decode(photo, height=224, width=224).shape == (224, 224, 3)
     assert time.process_time() - start < 2

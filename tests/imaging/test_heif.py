@@ -30,7 +30,7 @@ _SIZE = ispe(_COLOURS.width, _COLOURS.height)
 
 
 def _pixels(data: bytes, height: int = 96, width: int = 128) -> np.ndarray:
-    return decode(data, height=height, width=width).pixels.astype(int)
+    return decode(data, height=height, width=width).astype(int)
 
 
 def _expected() -> np.ndarray:
@@ -40,9 +40,10 @@ def _expected() -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["colours.heic", "deep.heic"])
 def test_a_heic_gives_the_pixels_it_was_made_of(name: str) -> None:
-    photo = decode((CASES / name).read_bytes(), height=96, width=128)
-    assert (photo.format, photo.width, photo.height) == ("HEIC", 128, 96)
-    assert np.abs(photo.pixels.astype(int) - _expected()).mean() < 3
+    data = (CASES / name).read_bytes()
+    read = header.read_header(data)
+    assert (read.format, read.width, read.height) == ("HEIC", 128, 96)
+    assert np.abs(_pixels(data) - _expected()).mean() < 3
 
 
 def test_a_gray_heic_is_gray() -> None:
@@ -64,9 +65,9 @@ def test_a_heic_is_turned_and_mirrored_as_its_container_says(turns: int, axis: i
     data = single(_COLOURS, box(b"irot", bytes([turns])), *mirror)
     expected = np.rot90(_expected(), turns)
     expected = expected if axis is None else expected[:, ::-1] if axis else expected[::-1]
-    photo = decode(data, height=expected.shape[0], width=expected.shape[1])
-    assert (photo.height, photo.width) == expected.shape[:2]
-    assert np.abs(photo.pixels.astype(int) - expected).mean() < 3
+    read = header.read_header(data)
+    assert (read.height, read.width) == expected.shape[:2]
+    assert np.abs(_pixels(data, *expected.shape[:2]) - expected).mean() < 3
 
 
 def test_the_exif_orientation_of_a_heic_is_ignored_as_its_standard_says() -> None:

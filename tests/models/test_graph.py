@@ -44,7 +44,7 @@ def _card(version: LoadedVersion) -> card_pb2.Card:
 
 @pytest.fixture(scope="module")
 def pixels(photo: bytes) -> NDArray[np.uint8]:
-    return decode(photo, height=224, width=224).pixels
+    return decode(photo, height=224, width=224)
 
 
 def test_random_weights_as_variables_give_the_frozen_graphs_answers_and_are_on_disk_once(

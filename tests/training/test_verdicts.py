@@ -56,7 +56,7 @@ def test_the_verdicts_are_the_gateways(model: str, views: int) -> None:
     malignant = np.asarray([item.malignant for item in classes])
     found = decide(probabilities.astype(np.float64), scores[:, 0], measures, malignant, FOUND)
     for index, measured in enumerate(measures):
-        answer = write_answer(Scores(views, 1, probabilities[index], scores[index]), measured, card=card)
+        answer = write_answer(Scores(1, probabilities[index], scores[index]), measured, card=card)
         assert found.rejected[index] == (answer.verdict == classifier_pb2.VERDICT_REJECTED)
         assert found.confident[index] == (answer.verdict == classifier_pb2.VERDICT_CONFIDENT)
         assert found.low[index] == (answer.malignancy.level == classifier_pb2.RISK_LEVEL_LOW)

@@ -93,7 +93,7 @@ def test_the_device_says_what_the_server_says_of_real_photos(once: App, shared: 
 
 
 def test_the_views_of_the_device_are_the_servers(once: App) -> None:
-    pixels = decode(draw_lesion(), height=224, width=224).pixels
+    pixels = decode(draw_lesion(), height=224, width=224)
     expected = make_views(pixels, STANDARD_VIEWS)
     found = once.page.evaluate(
         """async ([pixels, names]) => {
@@ -120,7 +120,7 @@ def _pictures() -> Iterator[NDArray[np.uint8]]:
     yield random.integers(0, 256, (224, 224, 3), np.uint8)
     yield np.repeat(random.integers(0, 256, (224, 224, 1), np.uint8), 3, axis=2)
     for seed in range(3):
-        lesion = decode(draw_lesion(seed=seed), height=224, width=224).pixels
+        lesion = decode(draw_lesion(seed=seed), height=224, width=224)
         yield lesion
         yield lesion // 8
         yield np.asarray(Image.fromarray(lesion).filter(ImageFilter.GaussianBlur(6)))
@@ -191,7 +191,7 @@ def _cases(count: int) -> Iterator[tuple[Scores, Measures]]:
         ood = random.uniform(0, random.choice([20, 40]), len(probabilities))
         bad = random.random(len(good)) < random.choice([0, 0.2])
         values = np.where(bad, spoiled, good).astype(float)
-        scores = Scores(len(ood), 1, probabilities.astype(np.float32), ood.astype(np.float32))
+        scores = Scores(1, probabilities.astype(np.float32), ood.astype(np.float32))
         yield scores, Measures(*map(float, values))
 
 

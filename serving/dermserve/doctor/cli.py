@@ -206,7 +206,7 @@ def doctor(context: click.Context, /, *, offline: bool, timeout: float, as_json:
 
 def _examine(options: dict[str, Any], *, offline: bool, timeout: float) -> list[Finding]:
     try:
-        config = load_options(options).config
+        config, _ = load_options(options)
     except (ValueError, OSError) as fault:
         remedy = "correct it; `dermserve config` shows where each setting comes from, docs/settings.md describes them"
         return [error("SETTING", line, remedy) for line in str(fault).splitlines()]

@@ -10,6 +10,7 @@ not know, or the views disagree.
 - A confident answer names its class only if that is probable enough: the risk can be clear when the class is not.
 """
 
+import functools
 import importlib.metadata
 import itertools
 import math
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 from dermserve.gateway.errors import InvalidModelOutputError
 from dermserve.gateway.tfserving import Scores
-from dermserve.imaging import Measures
+from dermserve.imaging import FAULTS, Measures, find_faults
 from dermserve.v1 import card_pb2
 from dermserve.v1 import classifier_pb2 as api
 
@@ -27,8 +28,6 @@ GATEWAY_VERSION = importlib.metadata.version("dermserve")
 # The last sentence of every answer's notice.
 NOTICE = "Screening aid, not a diagnosis: it can miss skin cancer and can see it where there is none."
 _SUM_TOLERANCE = 1e-3  # largest distance from 1 of a sum of float32 probabilities; far above the rounding of 1000
-
-_NO_LIMITS = dict.fromkeys(card_pb2.QualityLimits.DESCRIPTOR.fields_by_name, math.nan)
 
 _BY_LEVEL = {
     api.RISK_LEVEL_LOW: "No sign of skin cancer was found. If the spot is new, changes, itches or bleeds, see a "
@@ -46,6 +45,7 @@ _BY_REASON = {
     api.REASON_BLURRED: "The photo is blurred: hold still, focus on the spot and take another.",
     api.REASON_UNIFORM: "The photo shows no spot: take another with the spot in the centre.",
 }
+_BY_FAULT: dict[str, api.Reason] = {fault: getattr(api, f"REASON_{fault.upper()}") for fault in FAULTS}
 # With these reasons even a high risk means nothing.
 _SHOWS_NO_KNOWN_LESION = frozenset({api.REASON_OUT_OF_SCOPE, api.REASON_UNIFORM})
 
@@ -73,12 +73,9 @@ def check_scores(scores: Scores, *, card: card_pb2.Card) -> Scores:
     """Return the scores when they are sound.
 
     Raises:
-        InvalidModelOutputError: wrong number of views or classes, not finite, outside 0..1, or rows that
+        InvalidModelOutputError: wrong number of classes, not finite, outside 0..1, or rows that
             do not sum to 1.
     """
-    if not len(scores.probabilities) == len(scores.ood_scores) == scores.views:
-        rows = len(scores.probabilities), len(scores.ood_scores)
-        raise InvalidModelOutputError(f"it has {rows[0]} rows of probabilities and {rows[1]} of ood_score")
     for row, ood_score in zip(scores.probabilities, scores.ood_scores, strict=True):
         if len(row) != len(card.classes):
             raise InvalidModelOutputError(f"probabilities have {len(row)} classes, not {len(card.classes)}")
@@ -140,24 +137,14 @@ def _reasons(reduced: Reduced, measures: Measures, card: card_pb2.Card) -> Itera
         yield api.REASON_VIEW_DISAGREEMENT
 
 
-def judge_quality(measures: Measures, limits: card_pb2.QualityLimits) -> Iterator[api.Reason]:
-    """Yield every reason why the photo's quality is too bad."""
-    # A limit that is not given is NaN, which no measure is below or above.
-    limit = _NO_LIMITS | {field.name: value for field, value in limits.ListFields()}
-    if measures.midtones < limit["min_midtones"] or measures.highlights < limit["min_highlights"]:
-        yield api.REASON_TOO_DARK
-    if measures.midtones > limit["max_midtones"] or measures.glare > limit["max_glare"]:
-        yield api.REASON_TOO_BRIGHT
-    if measures.contrast < limit["min_contrast"]:
-        yield api.REASON_UNIFORM  # colour and detail of a uniform area mean nothing
-        return
-    red, yellow = measures.redness, measures.yellowness
-    has_cast = red < limit["min_redness"] or red > limit["max_redness"]
-    has_cast |= yellow < limit["min_yellowness"] or yellow > limit["max_yellowness"]
-    if has_cast or measures.color < limit["min_color"]:
-        yield api.REASON_NO_COLOR
-    if measures.detail < limit["min_detail"]:
-        yield api.REASON_BLURRED
+def judge_quality(measures: Measures, limits: card_pb2.QualityLimits) -> list[api.Reason]:
+    """Return every reason why the photo's quality is too bad."""
+    return [_BY_FAULT[fault] for fault in find_faults(measures, _read_limits(limits.SerializeToString()))]
+
+
+@functools.lru_cache(maxsize=16)  # those of each card: to read the fields anew takes longer than to judge
+def _read_limits(data: bytes) -> dict[str, float]:
+    return {field.name: value for field, value in card_pb2.QualityLimits.FromString(data).ListFields()}
 
 
 def _is_open(reduced: Reduced, card: card_pb2.Card) -> bool:
@@ -190,7 +177,7 @@ def write_answer(
     answer = api.ClassifyResponse(
         verdict=found.verdict,
         reasons=found.reasons,
-        views_used=len(scores.probabilities),
+        views_used=scores.views,
         notice=write_notice(found),
         weights_digest=card.weights_digest,
         gateway_version=GATEWAY_VERSION,

@@ -98,16 +98,11 @@ class _Call:
         return (images if len(self.parts) == 1 else np.concatenate([part.images for part in self.parts]))[:count], False
 
     def share(self, scores: Scores) -> None:
-        """Give each request its rows of the answer. A single request gets the answer unchecked."""
-        if len(self.parts) == 1:
-            self.parts[0].end(scores)
-            return
-        start, rows = 0, (len(scores.probabilities), len(scores.ood_scores))
-        if rows != (scores.views, scores.views):
-            raise errors.InvalidModelOutputError(f"it has {rows[0]} and {rows[1]} rows for {scores.views} views")
+        """Give each request its rows of the answer."""
+        start = 0
         for part in self.parts:
             own = slice(start, start := start + part.views)
-            part.end(Scores(part.views, scores.version, scores.probabilities[own], scores.ood_scores[own]))
+            part.end(scores._replace(probabilities=scores.probabilities[own], ood_scores=scores.ood_scores[own]))
 
 
 class Batching:

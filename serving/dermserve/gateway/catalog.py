@@ -194,9 +194,8 @@ class Catalog:
         """Return a version's card, after a poll if the last one did not see it.
 
         Raises:
-            InvalidCardError: the version's card can't be trusted.
             ServableNotFoundError: there is no such version.
-            GatewayError: no model server can be asked.
+            GatewayError: the version's card can't be trusted, or no model server can be asked.
         """
         version = None
         for polls in range(2):  # it may be newer than the last poll
@@ -206,7 +205,9 @@ class Catalog:
             if version and version.card:
                 return version.card
             if version and version.invalid:
-                raise errors.InvalidCardError(model, number, version.fault)
+                name, fault = errors.shown(model), version.fault
+                text = f"version {number} of {name} has no valid card ({fault}): choose another version"
+                raise errors.GatewayError("INVALID_CARD", text)
         if version and version.available:
             raise self.models[model].absent(Target(model))
         raise ServableNotFoundError(f"there is no version {number} of {model}")

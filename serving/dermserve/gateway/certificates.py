@@ -25,10 +25,6 @@ _HANDSHAKE_SECONDS = 5.0
 _log = structlog.get_logger(__name__)
 
 
-class CertificateError(OSError):
-    """PEM files can be read but not used."""
-
-
 class TlsFiles:
     """The PEM files of one end of TLS, as last read."""
 
@@ -36,16 +32,13 @@ class TlsFiles:
         """Read the files of the gateway's own TLS, or of that towards model servers.
 
         Raises:
-            OSError: a file can't be read.
-            CertificateError: one holds no certificate, or the key is not the certificate's.
+            OSError: a file can't be read or holds no certificate, or the key is not the certificate's.
         """
         self._use = use
-        self._names = ("tls_client_ca" if use == "tls" else "tfs_tls_ca", f"{use}_key", f"{use}_certificate")
-        files: tuple[pathlib.Path | None, ...] = tuple(getattr(config, name) for name in self._names)
-        self._authorities, self._key, self._certificate = files
+        names = ("tls_client_ca" if use == "tls" else "tfs_tls_ca", f"{use}_key", f"{use}_certificate")
+        self._files: dict[str, pathlib.Path | None] = {name: getattr(config, name) for name in names}
         self.expiry: dict[str, float] = {}  # when the first certificate of each setting expires, in seconds since 1970
-        # authorities, key and certificate
-        self.loaded: tuple[bytes | None, bytes | None, bytes | None] = (None, None, None)
+        self.loaded: list[bytes | None] = []  # authorities, key and certificate
         self._read()
 
     def renew(self) -> bool:
@@ -80,24 +73,25 @@ class TlsFiles:
         return grpc.dynamic_ssl_server_credentials(
             _configuration(*given),
             renewed,  # type: ignore[arg-type]  # None keeps the old one, which the stubs do not know
-            require_client_authentication=self._authorities is not None,
+            require_client_authentication=given[0] is not None,
         )
 
     def _read(self) -> bool:
-        files = (self._authorities, self._key, self._certificate)
-        authorities, key, certificate = (file.read_bytes() if file else None for file in files)
-        if (authorities, key, certificate) == self.loaded:
+        found = {name: file.read_bytes() if file else None for name, file in self._files.items()}
+        if [*found.values()] == self.loaded:
             return False
+        authorities, key, certificate = found
         try:
-            found = {self._names[0]: authorities, self._names[2]: certificate}
-            certificates = {name: read_certificates(pem) for name, pem in found.items() if pem is not None}
-            if key is not None and not is_key_of(key, certificates[self._names[2]][0]):
+            certificates = {
+                name: read_certificates(pem) for name in (authorities, certificate) if (pem := found[name]) is not None
+            }
+            if (pem := found[key]) is not None and not is_key_of(pem, certificates[certificate][0]):
                 raise ValueError("the key is not the certificate's")
         except ValueError as error:
-            shown = ", ".join(str(file) for file in files if file)
-            raise CertificateError(f"can't use {shown}: {error}; `dermserve doctor` looks at each") from error
+            shown = ", ".join(str(file) for file in self._files.values() if file)
+            raise OSError(f"can't use {shown}: {error}; `dermserve doctor` looks at each") from error
         self.expiry = {name: min(map(_expiry, each)) for name, each in certificates.items()}
-        self.loaded = (authorities, key, certificate)
+        self.loaded = [*found.values()]
         return True
 
 

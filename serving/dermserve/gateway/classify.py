@@ -18,7 +18,7 @@ from dermserve.gateway.errors import BudgetSpentError, GatewayError
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.photos import Prepared, Workers, prepare
-from dermserve.gateway.plan import count_first, count_more, count_saved, read_mode, would_agree
+from dermserve.gateway.plan import count_first, count_more, read_mode, would_agree
 from dermserve.gateway.rpc import Rpc
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
 from dermserve.gateway.tracing import Tracing
@@ -86,9 +86,9 @@ class Classifier:
                 await request.place.wait()
                 answer = await request.answer()
         except BaseException as error:
-            stage = request.end(error)
+            request.end(error)
             if isinstance(error, TimeoutError):
-                raise BudgetSpentError(stage) from error
+                raise BudgetSpentError(request.stage) from error
             if isinstance(error, PhotoError):
                 raise GatewayError(error.reason, str(error)) from error
             raise
@@ -108,45 +108,32 @@ class _Request:
         line.catalog.find(self._target.model)
         rpc.budget.require("on arrival")
         self.place = line.queues[rpc.method, self._target.model].enter(len(photo.image), rpc.budget)
-        self._stage, self._begun = "admit", time.monotonic()
+        self.stage, self._begun = "admit", time.monotonic()
         self._since = self._begun  # of the current stage
         self._spent = {"admit": 0.0, "decode": 0.0, "plan": 0.0, "predict": 0.0, "reduce": 0.0}  # seconds
-        self._end_span = line.tracing.begin("admit")
         self._routed: str | None = None  # the label that it was sent to, if it had neither version nor label
         self._asked = 0
         self._in_hand: _InHand | None = None  # the answer if later stages fail
 
-    def _leave(self, error: BaseException | None = None) -> None:
-        """End the current stage and its span."""
+    def _enter(self, stage: str) -> None:
+        """End the current stage and enter the next."""
         now = time.monotonic()
-        self._spent[self._stage] += now - self._since
-        self._since = now
-        if self._end_span:
-            self._end_span(error)
+        self._spent[self.stage] += now - self._since
+        self.stage, self._since = stage, now
+        self._line.tracing.enter(stage, self._rpc.request_id)
 
-    def _enter(self, stage: str, error: BaseException | None = None) -> None:
-        """Enter the next stage, in its own span; an error is that of the one before."""
-        self._leave(error)
-        self._stage = stage
-        self._end_span = self._line.tracing.begin(stage)
-
-    def end(self, error: BaseException | None) -> str:
-        """Count its stages, and its end at the label that it was sent to, if the version is the cause.
-
-        Returns:
-            The last stage.
-        """
-        self._leave(error)
-        model, metrics = self._target.model, self._line.metrics
+    def end(self, error: BaseException | None) -> None:
+        """Count its stages, and its end at the label that it was sent to, if the version is the cause."""
+        now, model, metrics = time.monotonic(), self._target.model, self._line.metrics
+        self._spent[self.stage] += now - self._since
         for stage, seconds in self._spent.items():
             if seconds:
                 metrics.stage(stage, model).observe(seconds)
         if self._routed is None or isinstance(error, PhotoError | MemoryError):
-            return self._stage
+            return
         if isinstance(error, Exception | None) or self._rpc.budget.left() <= _OVER:
-            seconds = self._since - self._begun - self._spent["admit"]
+            seconds = now - self._begun - self._spent["admit"]
             metrics.routed(model, self._routed, failed=error is not None, seconds=seconds)
-        return self._stage
 
     async def answer(self) -> classifier_pb2.ClassifyResponse:
         """Answer with all views that the plan asks for; with fewer when a later stage fails."""
@@ -167,10 +154,10 @@ class _Request:
                     self._line.canary.sample(self._target.model, found[2].pixels, *found[:2])
                 return self._write(*found)
             raise catalog.find(self._target.model).absent(self._target)
-        except GatewayError as error:
+        except GatewayError:
             if self._in_hand is None:
                 raise
-            return self._write(*self._in_hand, error)
+            return self._write(*self._in_hand)
 
     async def _attempt(self, choice: Choice) -> _InHand:
         """Predict in stages, all with the version that answered the first, until the plan needs no more views."""
@@ -232,12 +219,10 @@ class _Request:
         except TimeoutError as error:
             raise BudgetSpentError("asking for further views") from error
 
-    def _write(
-        self, scores: Scores, card: card_pb2.Card, prepared: Prepared, error: GatewayError | None = None
-    ) -> classifier_pb2.ClassifyResponse:
-        """Write the answer; an error is that of the stage before, if this one answers without it."""
+    def _write(self, scores: Scores, card: card_pb2.Card, prepared: Prepared) -> classifier_pb2.ClassifyResponse:
+        """Write the answer."""
         line, model, measures, spent = self._line, self._target.model, prepared.measures, self._spent
-        self._enter("reduce", error)
+        self._enter("reduce")
         answer = write_answer(scores, measures, card=card, include_rejected_classes=self._photo.include_rejected)
         now = time.monotonic()
         answer.request_id, answer.model, answer.version = self._rpc.request_id, model, scores.version
@@ -245,8 +230,8 @@ class _Request:
         timings.decode_ms, timings.plan_ms = spent["decode"] * 1e3, spent["plan"] * 1e3
         timings.predict_ms, timings.reduce_ms = spent["predict"] * 1e3, (now - self._since) * 1e3
         timings.total_ms = (now - self._begun) * 1e3
-        saved, agreed = count_saved(self._mode, self._asked, card), would_agree(self._mode, scores, card)
-        line.metrics.answered(model, asked=self._asked, used=answer.views_used, saved=saved, agreed=agreed)
+        agreed = would_agree(self._mode, scores, card)
+        line.metrics.answered(model, asked=self._asked, used=answer.views_used, agreed=agreed)
         if line.drift and card.HasField("profile"):
             first = scores.probabilities[0]
             line.drift.note(model, scores.version, card=card, probabilities=first, measures=measures)
@@ -254,9 +239,5 @@ class _Request:
 
 
 def _joined(seen: Scores, further: Scores) -> Scores:
-    return Scores(
-        seen.views + further.views,
-        seen.version,
-        [*seen.probabilities, *further.probabilities],
-        [*seen.ood_scores, *further.ood_scores],
-    )
+    rows, ood_scores = [*seen.probabilities, *further.probabilities], [*seen.ood_scores, *further.ood_scores]
+    return Scores(seen.version, rows, ood_scores)

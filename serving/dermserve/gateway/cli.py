@@ -10,13 +10,13 @@ import logging
 import pathlib
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 import structlog
 
-from dermserve.gateway.config import Config, Loaded, load_config
+from dermserve.gateway.config import Config, load_config
 from dermserve.gateway.server import lifespan
 
 if sys.platform != "win32":
@@ -42,13 +42,13 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def load_options(options: dict[str, Any]) -> Loaded:
-    """Read the configuration that a command's options give. Raises what `load_config` raises."""
+def load_options(options: dict[str, Any]) -> tuple[Config, Mapping[str, str]]:
+    """Read the configuration that a command's options give, as `load_config`."""
     given = {name: value for name, value in options.items() if name != "file" and value not in (None, ())}
     return load_config(given, file=options["file"])
 
 
-def _loaded(options: dict[str, Any]) -> Loaded:
+def _loaded(options: dict[str, Any]) -> tuple[Config, Mapping[str, str]]:
     try:
         return load_options(options)
     except (ValueError, OSError) as error:
@@ -63,7 +63,7 @@ def gateway(**options: Any) -> None:
     Every setting can also be in a file, or in the environment as DERMSERVE_ and its name in capitals;
     docs/settings.md lists them. Options take precedence over the environment, and the environment over the file.
     """
-    config = _loaded(options).config
+    config, _ = _loaded(options)
     configure_logs()
     keep_freed_memory()
     try:
@@ -82,9 +82,9 @@ def config(**options: Any) -> None:
     Takes the options of `dermserve gateway` and reads the same file and environment. Exit codes: 0, or 2 for an invalid
     setting.
     """
-    settings = _loaded(options)
-    values = settings.config.model_dump(mode="json")  # names files with secrets, but no secret
-    for name, source in settings.sources.items():
+    settings, sources = _loaded(options)
+    values = settings.model_dump(mode="json")  # names files with secrets, but no secret
+    for name, source in sources.items():
         click.echo(f"{name} = {values[name]}  # {source}")
 
 
@@ -114,7 +114,7 @@ def configure_logs() -> None:
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _shown(value: object) -> str:

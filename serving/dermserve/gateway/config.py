@@ -11,7 +11,6 @@ import os
 import pathlib
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -120,16 +119,11 @@ def is_loopback(listen: str) -> bool:
     return host == "localhost" or listen.startswith("unix:")
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A configuration and where each of its values comes from."""
-
-    config: Config
-    sources: Mapping[str, str]  # by field: "option", the environment variable, the file, or "default"
-
-
-def load_config(options: Mapping[str, Any], *, file: pathlib.Path | None = None) -> Loaded:
+def load_config(options: Mapping[str, Any], *, file: pathlib.Path | None = None) -> tuple[Config, Mapping[str, str]]:
     """Read the configuration: options first, then the environment, then a TOML file, then the defaults.
+
+    Returns:
+        It and where each of its values comes from: "option", the environment variable, the file, or "default".
 
     Raises:
         ValueError: a key or a value is not valid; the message names it.
@@ -146,7 +140,7 @@ def load_config(options: Mapping[str, Any], *, file: pathlib.Path | None = None)
         raise ValueError("\n".join(faults)) from error
     sources = dict.fromkeys(Config.model_fields, "default") | dict.fromkeys(filed, str(file))
     sources |= {name: variables[name] for name in environment} | dict.fromkeys(options, "option")
-    return Loaded(config, sources)
+    return config, sources
 
 
 def _refuse_misspelt(known: list[str]) -> None:

@@ -8,8 +8,6 @@ import math
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
 
 from dermserve.imaging import Measures
 from dermserve.v1 import card_pb2
@@ -19,54 +17,46 @@ _LEAST = 100  # with fewer answers, chance alone would look like drift
 _LEAST_SHARE = 1e-3  # share of an empty bin, which would make the index infinite
 _VERSIONS = 16
 _COMPARED = ("classes", "confidence", "brightness", "sharpness")
-_Answer: TypeAlias = tuple[float, ...]  # its top probability, and the bin of each of _COMPARED
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """The comparison of a version's answers with its card's profile."""
-
-    model: str
-    version: int
-    answers: int  # in the window
-    confidence: float  # their mean top probability
-    psi: dict[str, float]  # by what is compared; empty while there are too few answers
 
 
 class Drift:
-    """A window for each version that answers."""
+    """A window for each version that answers: its card, the edges of the bins, and the bin of each of _COMPARED."""
 
     def __init__(self) -> None:
-        self._windows: dict[tuple[str, int], tuple[card_pb2.Card, deque[_Answer]]] = {}
+        self._windows: dict[tuple[str, int], tuple[card_pb2.Card, list[list[float]], deque[tuple[int, ...]]]] = {}
 
     def note(
         self, model: str, version: int, *, card: card_pb2.Card, probabilities: Sequence[float], measures: Measures
     ) -> None:
         """Record the measures and the answer of a photo's identity view, for a card that has a profile."""
-        known, answers = self._windows.get((model, version), (None, deque[_Answer]()))
-        if known is not card:
+        window = self._windows.get((model, version))
+        if window is None or window[0] is not card:
             if len(self._windows) >= _VERSIONS:
                 del self._windows[next(iter(self._windows))]
-            answers = deque(maxlen=WINDOW)
-            self._windows[model, version] = card, answers
+            window = card, [list(each.edges) for each in _histograms(card.profile)], deque(maxlen=WINDOW)
+            self._windows[model, version] = window
         top = max(probabilities)
-        values = zip(_histograms(card.profile), (top, measures.brightness, measures.sharpness), strict=True)
-        answers.append((top, list(probabilities).index(top), *(bisect_right(of.edges, value) for of, value in values)))
+        bins = map(bisect_right, window[1], (top, measures.brightness, measures.sharpness))
+        window[2].append((list(probabilities).index(top), *bins))
 
-    def read(self) -> Iterator[Reading]:
-        """Compare every window; callable from any thread."""
-        for (model, version), (card, answers) in list(self._windows.items()):
-            tops, *bins = zip(*list(answers), strict=True)
-            shares = [card.profile.class_shares, *(each.shares for each in _histograms(card.profile))]
-            psi = dict(zip(_COMPARED, map(_psi, shares, bins), strict=True)) if len(tops) >= _LEAST else {}
-            yield Reading(model, version, len(tops), sum(tops) / len(tops), psi)
+    def read(self) -> Iterator[tuple[tuple[str, int], int, dict[str, float]]]:
+        """For each model and version: how many answers are in the window, and the index by what is compared.
+
+        There is no index while there are too few answers. Callable from any thread.
+        """
+        for key, (card, _, window) in list(self._windows.items()):
+            answers, psi = list(window), dict[str, float]()
+            if len(answers) >= _LEAST:
+                shares = [card.profile.class_shares, *(each.shares for each in _histograms(card.profile))]
+                psi = dict(zip(_COMPARED, map(_psi, shares, zip(*answers, strict=True)), strict=True))
+            yield key, len(answers), psi
 
 
-def _histograms(profile: card_pb2.Profile) -> tuple[card_pb2.Histogram, card_pb2.Histogram, card_pb2.Histogram]:
+def _histograms(profile: card_pb2.Profile) -> tuple[card_pb2.Histogram, ...]:
     return profile.confidence, profile.brightness, profile.sharpness
 
 
-def _psi(then: Sequence[float], bins: Sequence[float]) -> float:
+def _psi(then: Sequence[float], bins: Sequence[int]) -> float:
     counts = Counter(bins)
     floored = [(max(share, _LEAST_SHARE), max(counts[at] / len(bins), _LEAST_SHARE)) for at, share in enumerate(then)]
     return sum((now - before) * math.log(now / before) for before, now in floored)

@@ -32,10 +32,6 @@ _RETRY_AFTER = {
 """Seconds, where the same request may succeed later; an OVERLOADED one gets its own."""
 
 
-class ListenError(OSError):
-    """The gateway can't listen on an address, and does not start."""
-
-
 class GatewayError(Exception):
     """An error that is meant for the caller: the message says what is wrong and what to do."""
 
@@ -86,14 +82,6 @@ class InvalidModelOutputError(GatewayError):
 
     def __init__(self, fault: str) -> None:
         super().__init__("INVALID_MODEL_OUTPUT", f"the model server's answer can't be used: {fault}")
-
-
-class InvalidCardError(GatewayError):
-    """The version has no valid card, so its answers can't be interpreted."""
-
-    def __init__(self, model: str, version: int, fault: str) -> None:
-        text = f"version {version} of {shown(model)} has no valid card ({fault}): choose another version"
-        super().__init__("INVALID_CARD", text)
 
 
 class BudgetSpentError(GatewayError):

@@ -18,7 +18,6 @@ from prometheus_client.registry import Collector
 
 from dermserve.gateway.answer import GATEWAY_VERSION
 from dermserve.gateway.certificates import TlsFiles
-from dermserve.gateway.errors import ListenError
 
 if TYPE_CHECKING:
     from dermserve.gateway.classify import Classifier
@@ -50,9 +49,6 @@ class Metrics:
         self.stage = fine("stage_duration_seconds", "stage model", "Time in a stage; admit is the queue.")
         self._asked = counter("views_asked", "model", "Views that the TTA modes of answered requests call for.")
         self._used = counter("views_used", "model", "Views that answers are the mean of.")
-        self._dropped = counter("views_dropped", "model", "Views left out because the deadline was too short.")
-        self._saved = counter("views_saved", "model", "Views that ADAPTIVE did not need.")
-        self._adaptive = counter("adaptive_answers", "model stopped", "ADAPTIVE answers; early: with fewer views.")
         self._agreement = counter("adaptive_agreement", "model agreed", "FULL answers: would ADAPTIVE say the same?")
         self.canary_share = gauge("canary_share", "model", "Share of the callers that gets a model's canary.")
         self._routed = counter("canary_requests", "model label ended", "Requests routed to a label, as they ended.")
@@ -80,14 +76,10 @@ class Metrics:
         self._requests(method, model, *found, code).inc()
         self._seconds(method, model, code).observe(seconds)
 
-    def answered(self, model: str, *, asked: int, used: int, saved: int | None, agreed: bool | None) -> None:
-        """Count the views of an answer, and how its plan ended."""
+    def answered(self, model: str, *, asked: int, used: int, agreed: bool | None) -> None:
+        """Count the views of an answer, and whether ADAPTIVE would agree with it, if that is known."""
         self._asked(model).inc(asked)
         self._used(model).inc(used)
-        self._dropped(model).inc(asked - used)
-        if saved is not None:
-            self._saved(model).inc(saved)
-            self._adaptive(model, "early" if saved else "late").inc()
         if agreed is not None:
             self._agreement(model, str(agreed).lower()).inc()
 
@@ -141,13 +133,10 @@ class Snapshot(Collector):
         yield _counter("catalog_poll_failures", "", "Polls of the models that ended in an unexpected error.", failed)
 
     def _read_drift(self) -> Iterator[Metric]:
-        drift = self.classifier.drift
-        found = {(each.model, each.version): each for each in (drift.read() if drift else ())}
-        answers = {key: each.answers for key, each in found.items()}
-        means = {key: each.confidence for key, each in found.items()}
-        psi = {(*key, of): value for key, each in found.items() for of, value in each.psi.items()}
+        found = list(self.classifier.drift.read()) if self.classifier.drift else []
+        answers = {key: count for key, count, _ in found}
+        psi = {(*key, of): value for key, _, values in found for of, value in values.items()}
         yield _gauge("drift_window_answers", "model version", "Answers in the window of the drift metrics.", answers)
-        yield _gauge("drift_confidence_mean", "model version", "Mean top probability in the window.", means)
         yield _gauge("drift_psi", "model version of", "Population stability index of the window.", psi)
 
 
@@ -174,13 +163,13 @@ def serve_metrics(registry: Collector, listen: str) -> tuple[str, Callable[[], N
     """Serve a registry over plain HTTP on HOST:PORT; return the address with its port, and a function that stops it.
 
     Raises:
-        ListenError: the address is taken or wrong.
+        OSError: the address is taken or wrong.
     """
     host, _, port = listen.rpartition(":")
     try:
         server, _ = prometheus_client.start_http_server(int(port), host.strip("[]"), registry)
     except (OSError, ValueError) as error:
-        raise ListenError(f"can't serve metrics on {listen}: is the port taken, or not an address here?") from error
+        raise OSError(f"can't serve metrics on {listen}: is the port taken, or not an address here?") from error
 
     def stop() -> None:
         server.shutdown()  # waits up to half a second for its thread

@@ -55,7 +55,8 @@ class Workers:
         me = threading.current_thread()
         while me in self._since and (job := self._jobs.get()) is not None:
             self._since[me] = self._clock()
-            _do(*job)
+            _work(*job)
+            del job  # it has the photo
             if me in self._since:  # not replaced since
                 self._since[me] = None
 
@@ -68,7 +69,7 @@ class Workers:
                 self._start()
 
 
-def _do(future: "asyncio.Future[Any]", work: Callable[[], Any]) -> None:
+def _work(future: "asyncio.Future[Any]", work: Callable[[], Any]) -> None:
     """Do work and set its future's result in the loop: cheaper than chaining a future of `concurrent.futures`."""
     if future.cancelled():
         return
@@ -104,5 +105,5 @@ def prepare(image: bytes, *, spec: card_pb2.InputSpec, limits: Limits) -> Prepar
     Raises:
         PhotoError: the photo can't be used.
     """
-    pixels = decode(image, height=spec.height, width=spec.width, limits=limits).pixels
+    pixels = decode(image, height=spec.height, width=spec.width, limits=limits)
     return Prepared(pixels, measure(pixels))

@@ -32,15 +32,10 @@ def count_first(mode: int, card: card_pb2.Card) -> int:
 
 def count_more(mode: int, scores: Scores, card: card_pb2.Card) -> int:
     """Count the views called for after the scores of the first ones: no more, if those decide the class."""
-    seen = len(scores.probabilities)
+    seen = scores.views
     if mode != classifier_pb2.TTA_MODE_ADAPTIVE or _stops_at(scores, card) <= seen:
         return seen
     return min((views for views in _looks(card) if views > seen), default=len(card.views))
-
-
-def count_saved(mode: int, asked: int, card: card_pb2.Card) -> int | None:
-    """Count the views that ADAPTIVE did not ask for; None in other modes."""
-    return len(card.views) - asked if mode == classifier_pb2.TTA_MODE_ADAPTIVE and _looks(card) else None
 
 
 def would_agree(mode: int, scores: Scores, card: card_pb2.Card) -> bool | None:
@@ -54,7 +49,7 @@ def would_agree(mode: int, scores: Scores, card: card_pb2.Card) -> bool | None:
 def _stops_at(scores: Scores, card: card_pb2.Card) -> int:
     """Count the views after which the card says to stop, of those seen; all of the card's if it does not."""
     for views, margin in _looks(card).items():
-        if views <= len(scores.probabilities):
+        if views <= scores.views:
             second, top = sorted(_mean(scores, views))[-2:]
             if top - second >= margin:
                 return views

@@ -5,7 +5,7 @@ Each is logged once. Refusals for overload are logged at most once a second.
 
 import asyncio
 import math
-import os
+import random
 import re
 import time
 from typing import Any, TypeAlias
@@ -47,7 +47,9 @@ def stopping_error() -> GatewayError:
 
 def read_request_id(value: object) -> str:
     """Return the caller's request id when it is 1 to 64 of [A-Za-z0-9._-], else 32 random hexadecimal digits."""
-    return value if isinstance(value, str) and _FIT.fullmatch(value) else os.urandom(16).hex()
+    if isinstance(value, str) and _FIT.fullmatch(value):
+        return value
+    return f"{random.getrandbits(128):032x}"  # no secret; at os.urandom another thread would take over
 
 
 def read_trace_id(value: object) -> str | None:
@@ -134,7 +136,6 @@ class Rpc:
         Raises:
             grpc.aio.AbortError: the gateway is stopping; the caller got that status.
         """
-        self._end_span = self._rpcs.tracing.begin("photo") if self._context is None else None
         if self._context is not None:
             self._context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
             if self._rpcs.stopping.is_set():
@@ -149,11 +150,7 @@ class Rpc:
             grpc.aio.AbortError: after the caller was sent the error.
             GatewayError: the error of a photo.
         """
-        try:
-            await self._end(error)
-        finally:
-            if self._end_span:
-                self._end_span(None)  # it is marked already
+        await self._end(error)
 
     async def _end(self, error: BaseException | None) -> None:
         """Log and count it; send the caller an exception as an error, INTERNAL if nobody expected it."""
@@ -174,11 +171,11 @@ class Rpc:
         else:
             reason = refusal.reason if refusal else None
             self._rpcs.metrics.request(self.method, self.model, code, facts, seconds=seconds, reason=reason)
-        if code != "OK":
+        if code != "OK" and self._context:
             self._rpcs.tracing.fail(code)
+        if refusal and self._context:
+            await _abort(self._context, refusal, request_id=self.request_id)
         if refusal:
-            if self._context:
-                await _abort(self._context, refusal, request_id=self.request_id)
             raise refusal
 
 

@@ -11,15 +11,14 @@ import grpc
 import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 
 from dermserve.gateway import certificates
 from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.classify import Classifier
 from dermserve.gateway.config import Config
-from dermserve.gateway.errors import ListenError
 from dermserve.gateway.metrics import Metrics, Snapshot, serve_metrics
 from dermserve.gateway.model_servers import ModelServers
-from dermserve.gateway.reflection import add_reflection
 from dermserve.gateway.rpc import Rpcs
 from dermserve.gateway.service import SERVICE, ClassifierService
 from dermserve.gateway.tfserving import TfServing
@@ -59,8 +58,7 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
     the polling stops, the channels close and the threads end. Once `stop_now` is set, nothing is waited for.
 
     Raises:
-        ListenError: an address is taken or wrong.
-        OSError: a certificate can't be read, is not valid, or does not match its key.
+        OSError: an address is taken or wrong; a certificate can't be read, is not valid, or does not match its key.
     """
     async with contextlib.AsyncExitStack() as stack:
         servicer = health.aio.HealthServicer()
@@ -100,7 +98,7 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
         server = grpc.aio.server(options=_server_options(config), interceptors=tracing.server_interceptors)
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         if config.reflection:
-            add_reflection((SERVICE, _HEALTH), server)
+            reflection.enable_server_reflection((SERVICE, _HEALTH, reflection.SERVICE_NAME), server)
         ClassifierService(classifier, rpcs=rpcs, stream_at_once=config.stream_at_once).add_to(server)
         address = await _start(server, config.listen, credentials=own.server if own else None)
         stack.push_async_callback(_drain, server, rpcs, servicer, config.grace_seconds, stop_now or asyncio.Event())
@@ -161,11 +159,11 @@ async def _start(server: grpc.aio.Server, listen: str, *, credentials: grpc.Serv
     """Start on HOST:PORT or unix:PATH; return the address, with the chosen port.
 
     Raises:
-        ListenError: the address is taken or wrong.
+        OSError: the address is taken or wrong.
     """
     try:
         port = server.add_secure_port(listen, credentials) if credentials else server.add_insecure_port(listen)
     except RuntimeError as error:
-        raise ListenError(f"can't listen on {listen}: is the port taken, or not an address of this machine?") from error
+        raise OSError(f"can't listen on {listen}: is the port taken, or not an address of this machine?") from error
     await server.start()
     return listen if listen.startswith("unix:") else f"{listen.rpartition(':')[0]}:{port}"

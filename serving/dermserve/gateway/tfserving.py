@@ -2,6 +2,7 @@
 
 import functools
 import math
+import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -52,25 +53,24 @@ class Target(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """The scores of views, from one version."""
+    """The scores of views, the first of those requested, from one version."""
 
-    views: int  # number of views predicted, the first of those requested
     version: int  # version that answered
-    # As received, unchecked; [V][C] if valid. Lists, because numpy takes longer for so few numbers.
+    # [V][C], as received, unchecked. Lists, because numpy takes longer for so few numbers.
     probabilities: Sequence[Sequence[float]]
-    ood_scores: Sequence[float]  # as received, unchecked; [V] if valid. With `tta`, that of the identity for each.
+    ood_scores: Sequence[float]  # [V], as received, unchecked. With `tta`, that of the identity for each.
+
+    @property
+    def views(self) -> int:
+        """How many views were predicted."""
+        return len(self.probabilities)
 
 
 class TfServing:
     """The calls to one TensorFlow Serving; `seconds` is a call's timeout. Connects and reconnects by itself."""
 
     def __init__(
-        self,
-        target: str,
-        *,
-        host: str = "localhost",
-        credentials: grpc.ChannelCredentials | None = None,
-        interceptors: Sequence[Any] = (),
+        self, target: str, *, host: str, credentials: grpc.ChannelCredentials | None, interceptors: Sequence[Any]
     ) -> None:
         """Open the channel.
 
@@ -105,12 +105,13 @@ class TfServing:
         if (version := response.model_spec.version.value) < 1:
             raise errors.InvalidModelOutputError("it names no version")
         ood_scores = read_output(response, Output.OOD_SCORE, rank=1)
-        if not tta:
-            return Scores(len(images), version, read_output(response, Output.PROBABILITIES, rank=2), ood_scores)
-        views = read_output(response, Output.VIEW_PROBABILITIES, rank=3)
-        if len(views) != 1 or len(ood_scores) != 1:
-            raise errors.InvalidModelOutputError(f"{Output.VIEW_PROBABILITIES} has {len(views)} rows for one image")
-        return Scores(len(views[0]), version, views[0], ood_scores * len(views[0]))
+        rows = read_output(response, Output.VIEW_PROBABILITIES if tta else Output.PROBABILITIES, rank=3 if tta else 2)
+        if not len(rows) == len(ood_scores) == len(images):
+            text = (
+                f"it has {len(rows)} rows of probabilities and {len(ood_scores)} of ood_score for {len(images)} images"
+            )
+            raise errors.InvalidModelOutputError(text)
+        return Scores(version, rows[0], ood_scores * len(rows[0])) if tta else Scores(version, rows, ood_scores)
 
     async def describe(self, model: str, *, version: int, seconds: float) -> bytes:
         """Read the card of a version, the JSON in its SavedModel. Raises what `predict` raises."""
@@ -124,18 +125,15 @@ class TfServing:
     async def versions(self, model: str, *, seconds: float) -> Sequence[serving_pb2.ModelVersionStatus]:
         """List the versions of a model with their states. Raises what `predict` raises."""
         request = serving_pb2.GetModelStatusRequest(model_spec=_spec(Target(model)))
-        return (
-            await _call(self._status, request.SerializeToString(), serving_pb2.GetModelStatusResponse, seconds)
-        ).model_version_status
+        answer = await _call(self._status, request.SerializeToString(), serving_pb2.GetModelStatusResponse, seconds)
+        return answer.model_version_status
 
     async def labelled(self, model: str, *, label: str, seconds: float) -> int:
         """Return the version that a label points to. Raises what `predict` raises."""
         spec = _spec(Target(model, label=label))
         request = serving_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=["signature_def"])
-        response = await _call(
-            self._metadata, request.SerializeToString(), serving_pb2.GetModelMetadataResponse, seconds
-        )
-        return response.model_spec.version.value
+        answer = await _call(self._metadata, request.SerializeToString(), serving_pb2.GetModelMetadataResponse, seconds)
+        return answer.model_spec.version.value
 
 
 def _spec(target: Target, signature: Signature | None = None) -> serving_pb2.ModelSpec:
@@ -195,24 +193,23 @@ def read_output(response: serving_pb2.PredictResponse, output: Output, *, rank: 
     The last value of `float_val` fills up the shape.
 
     Raises:
-        InvalidModelOutputError: another dtype or rank, or content that does not fit the shape.
+        InvalidModelOutputError: another dtype or rank, an empty tensor, or content that does not fit the shape.
     """
     tensor = response.outputs[output]
     if tensor.dtype != tensor_pb2.DATA_TYPE_FLOAT:
         raise errors.InvalidModelOutputError(f"{output} is not float32")
-    shape, content = [dim.size for dim in tensor.tensor_shape.dim], tensor.tensor_content
-    is_sized = len(shape) == rank and not tensor.tensor_shape.unknown_rank and min(shape) >= 0
-    if not is_sized or math.prod([size or 1 for size in shape]) > _MAX_ELEMENTS:
+    shape = [dim.size for dim in tensor.tensor_shape.dim]
+    if len(shape) != rank or min(shape) < 1 or (size := math.prod(shape)) > _MAX_ELEMENTS:
         raise errors.InvalidModelOutputError(f"{output} has the shape {shape}")
-    size = math.prod(shape)
-    if content and len(content) != size * 4:
+    if (content := tensor.tensor_content) and len(content) != size * 4:
         raise errors.InvalidModelOutputError(f"{output} has {len(content)} bytes for {size} values")
-    values = np.frombuffer(content, "<f4") if content else np.array(tensor.float_val, np.float32)
+    values: list[Any] = [*struct.unpack(f"<{size}f", content)] if content else [*tensor.float_val]
     if len(values) > size:
         raise errors.InvalidModelOutputError(f"{output} has {len(values)} values for {size}")
-    if len(values) < size:
-        values = np.append(values, np.full(size - len(values), values[-1] if len(values) else 0, np.float32))
-    return values.reshape(shape).tolist()
+    values += (values[-1:] or [0.0]) * (size - len(values))
+    for length in reversed(shape[1:]):
+        values = [values[at : at + length] for at in range(0, len(values), length)]
+    return values
 
 
 def string_scalar(tensor: tensor_pb2.TensorProto, *, name: str) -> bytes:

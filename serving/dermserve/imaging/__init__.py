@@ -3,12 +3,21 @@
 Needs Pillow and numpy, and is faster with simplejpeg and cykooz-resizer; never TensorFlow.
 """
 
-from dermserve.imaging.decode import Limits, Photo, decode
+from dermserve.imaging.decode import Limits, decode
 from dermserve.imaging.errors import PhotoError, TooManyBytesError
-from dermserve.imaging.measure import Measures, measure
+from dermserve.imaging.measure import FAULTS, Measures, find_faults, measure
 from dermserve.imaging.views import IDENTITY, STANDARD_VIEWS, make_views
 
 __all__ = [
-    "IDENTITY", "STANDARD_VIEWS", "Limits", "Measures", "Photo", "PhotoError", "TooManyBytesError", "decode",
-    "make_views", "measure",
-]  # fmt: skip
+    "FAULTS",
+    "IDENTITY",
+    "STANDARD_VIEWS",
+    "Limits",
+    "Measures",
+    "PhotoError",
+    "TooManyBytesError",
+    "decode",
+    "find_faults",
+    "make_views",
+    "measure",
+]

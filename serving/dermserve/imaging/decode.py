@@ -78,21 +78,7 @@ class Limits:
     reduced while they are decoded."""
 
 
-@dataclass(frozen=True, slots=True)
-class Photo:
-    """A decoded photo."""
-
-    pixels: NDArray[np.uint8]
-    """uint8 [height, width, 3], RGB."""
-    format: str
-    """"JPEG", "PNG", "WebP" or "HEIC"."""
-    width: int
-    """Columns of the file, before EXIF orientation; of a HEIC file after its own turns."""
-    height: int
-    """Rows of the file, before EXIF orientation."""
-
-
-def decode(data: bytes, *, height: int, width: int, limits: Limits | None = None) -> Photo:
+def decode(data: bytes, *, height: int, width: int, limits: Limits | None = None) -> NDArray[np.uint8]:
     """Decode one photo to the pixels that a model sees: the largest centred region of its shape, resized, in sRGB.
 
     Args:
@@ -100,6 +86,9 @@ def decode(data: bytes, *, height: int, width: int, limits: Limits | None = None
         height: rows of the model's input.
         width: columns of the model's input.
         limits: what to refuse; the defaults when None.
+
+    Returns:
+        uint8 [height, width, 3], RGB.
 
     Raises:
         PhotoError: the photo is empty, too large, too small, in another format, or damaged.
@@ -123,8 +112,7 @@ def decode(data: bytes, *, height: int, width: int, limits: Limits | None = None
     region = _reduce(image, lying)
     if header.orientation > 1:  # before resizing, so that a turned photo gives the same pixels as an upright one
         region = region.transpose(_TRANSPOSE[header.orientation])
-    pixels = _to_srgb(_resize(region, (width, height)), header.profile)
-    return Photo(np.asarray(pixels), header.format, header.width, header.height)
+    return np.asarray(_to_srgb(_resize(region, (width, height)), header.profile))
 
 
 def _scale(header: Header, size: tuple[int, int]) -> int:

@@ -76,7 +76,7 @@ def _decode_all(samples: Sequence[Sample], path: Path, side: int) -> None:
 
     def decode_one(index: int) -> None:
         try:
-            pixels[index] = decode(samples[index].path.read_bytes(), height=side, width=side).pixels
+            pixels[index] = decode(samples[index].path.read_bytes(), height=side, width=side)
         except (PhotoError, OSError) as error:
             problems.append(f"{samples[index].path}: {error}")
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from dermserve.imaging import STANDARD_VIEWS, Measures, make_views, measure
+from dermserve.imaging import FAULTS, STANDARD_VIEWS, Measures, find_faults, make_views, measure
 from dermserve.models.training.data.photos import Labelled, imaging_version
 from dermserve.models.training.errors import replacing
 from dermserve.models.training.terminal import track
@@ -146,21 +146,9 @@ def measure_all(photos: Labelled) -> list[Measures]:
 
 
 def quality_flags(measures: Sequence[Measures], limits: Mapping[str, float]) -> dict[str, Flags]:
-    """Return what is wrong with photos, bool [N] by reason, by the limits of a `dermserve.v1.QualityLimits`."""
-
-    def beyond(limit: str) -> Flags:
-        values = np.asarray([getattr(found, limit.split("_", 1)[1]) for found in measures])
-        return np.asarray(values < limits[limit] if limit.startswith("min_") else values > limits[limit])
-
-    flags = {
-        "too_dark": beyond("min_midtones") | beyond("min_highlights"),
-        "too_bright": beyond("max_midtones") | beyond("max_glare"),
-        "uniform": beyond("min_contrast"),
-    }
-    cast = [beyond(f"{end}_{name}") for end in ("min", "max") for name in ("redness", "yellowness")]
-    flags["no_color"] = np.any([beyond("min_color"), *cast], axis=0) & ~flags["uniform"]
-    flags["blurred"] = beyond("min_detail") & ~flags["uniform"]
-    return flags
+    """Return what is wrong with photos, bool [N] by fault, by the limits of a `dermserve.v1.QualityLimits`."""
+    found = [find_faults(each, limits) for each in measures]
+    return {fault: np.asarray([fault in faults for faults in found], bool) for fault in FAULTS}
 
 
 def decide(
