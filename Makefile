@@ -48,8 +48,9 @@ demo: $(VENV)/local  ## Serve the models on this machine and classify a picture 
 	@$(BIN)/dermserve demo --store $(STORE) $(if $(MODEL),--model "$(MODEL)") $(if $(IMAGE),"$(IMAGE)")
 
 # Tests share the machine: at most four workers. tests/conftest.py says how many, what runs together, in which order.
+# Bytecode is written, although an environment may forbid it: tests start hundreds of processes.
 PYTEST = rm -rf $(SCRATCH) && mkdir -p $(SCRATCH) && { TMPDIR=$(SCRATCH) \
-	MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python -m pytest \
+	PYTHONDONTWRITEBYTECODE= MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 $(BIN)/python -m pytest \
 	--numprocesses auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder --basetemp=$(SCRATCH)/pytest -m $(1) $(PYTEST_ARGS); \
 	code=$$?; rm -rf $(SCRATCH); exit $$code; }
 

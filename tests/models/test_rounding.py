@@ -97,17 +97,19 @@ def test_a_score_near_a_center_is_not_what_cancels():
 SCRIPT = """
 import sys, pathlib
 import numpy as np
-import keras
-from dermserve.models import architectures, graph, rounding, verify
-from dermserve.models.training.evaluate import ood
-from dermserve.models.exporter import Content, write_version
-from dermserve.v1 import card_pb2
+from dermserve.models import rounding, verify
 
-keras.utils.set_random_seed(0)
-network = architectures.build("mobilenet_v3_small")
 base, file = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
-rng = np.random.default_rng(0)
 if not (base / "mobilenet_v3_small").exists():
+    import keras
+    from dermserve.models import architectures
+    from dermserve.models.training.evaluate import ood
+    from dermserve.models.exporter import Content, write_version
+    from dermserve.v1 import card_pb2
+
+    keras.utils.set_random_seed(0)
+    network = architectures.build("mobilenet_v3_small")
+    rng = np.random.default_rng(0)
     alike = (1 + 1e-5 * rng.standard_normal((18, 576))).astype(np.float32)
     distance = ood.fit_distance(alike, np.arange(18) % 3, strangers=alike[:6] * 2 + 1, rank=16)
     origin = card_pb2.Provenance(training=card_pb2.TRAINING_NONE, initialization="random")

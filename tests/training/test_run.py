@@ -33,7 +33,7 @@ def few_pictures_without_skin() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def whole(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tiny_networks: None, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run whose weights are those it began with: what follows training does not ask how they came about."""
     return untrained(tiny(), photos, tmp_path_factory.mktemp("runs") / "whole").folder
 

@@ -22,10 +22,10 @@ def whole(tiny_networks: None, photos: Path, tmp_path_factory: pytest.TempPathFa
     return out
 
 
-def _unchanged(experiment: Experiment, run: Path) -> list[str]:
+def _unchanged(experiment: Experiment, network: keras.Model) -> list[str]:
     """Name the weights that are as the run began with them."""
     keras.utils.set_random_seed(experiment.seed)
-    pairs = zip(initial_network(experiment, None).weights, FinishedRun(run).network().weights, strict=True)
+    pairs = zip(initial_network(experiment, None).weights, network.weights, strict=True)
     return [old.path for old, new in pairs if np.array_equal(old, new)]
 
 
@@ -33,11 +33,12 @@ def _unchanged(experiment: Experiment, run: Path) -> list[str]:
 def test_batch_norm_in_train_mode_learns_statistics_that_averages_keep(photos: Path, tmp_path: Path) -> None:
     """The one training of a real network: it comes first, before `tiny_networks` takes their place."""
     general, _, stages = EXPERIMENT.replace("fold_batch_norm = true\n", "").partition("[[stages]]")
-    text = f'{general}[[stages]]{stages.rpartition("[[stages]]")[2]}batch_norm = "train"\noptimizer = "lamb"\n'
+    text = f'{general}[[stages]]{stages.rpartition("[[stages]]")[2]}batch_norm = "train"\n'
     experiment = tiny(text=text)
     start(experiment, photos, tmp_path / "run")
-    assert _unchanged(experiment, tmp_path / "run") == []
-    backbone = FinishedRun(tmp_path / "run").network().get_layer("backbone")
+    network = FinishedRun(tmp_path / "run").network()
+    assert _unchanged(experiment, network) == []
+    backbone = network.get_layer("backbone")
     norms = [layer for layer in backbone.layers if layer.__class__.__name__ == "BatchNormalization"]
     assert len(norms) > 20
     for norm in norms:
@@ -57,7 +58,14 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(photos: Path, whole
 
 
 def test_training_changes_every_layer(whole: Path) -> None:
-    assert _unchanged(tiny(), whole) == []
+    assert _unchanged(tiny(), FinishedRun(whole).network()) == []
+
+
+def test_training_by_lamb_changes_every_layer(tiny_networks: None, photos: Path, tmp_path: Path) -> None:
+    general, _, stages = EXPERIMENT.partition("[[stages]]")
+    experiment = tiny(text=f'{general}[[stages]]{stages.rpartition("[[stages]]")[2]}optimizer = "lamb"\n')
+    start(experiment, photos, tmp_path / "run")
+    assert _unchanged(experiment, FinishedRun(tmp_path / "run").network()) == []
 
 
 @pytest.mark.parametrize(("monitor", "best"), [("loss", 2), ("accuracy", 3)])
