@@ -158,7 +158,8 @@ def test_encoded_sees_what_the_gateway_sees(served: LoadedVersion, photo: bytes,
     files = np.array([photo, file.getvalue()], object)
     encoded = served("encoded", {"image_bytes": files})["probabilities"]
     expected = served("serving_default", {"images": pixels[np.newaxis]})["probabilities"]
-    np.testing.assert_allclose(encoded, np.repeat(expected, 2, 0), atol=0.01)
+    # TensorFlow resizes in float, the gateway in integers: a level of 255 here and there.
+    np.testing.assert_allclose(encoded, np.repeat(expected, 2, 0), atol=0.03)
 
 
 def test_the_card_describes_the_version_that_was_trained_and_calibrated(
