@@ -86,9 +86,9 @@ class Classifier:
                 await request.place.wait()
                 answer = await request.answer()
         except BaseException as error:
-            request.end(error)
+            stage = request.end(error)
             if isinstance(error, TimeoutError):
-                raise BudgetSpentError(request.stage) from error
+                raise BudgetSpentError(stage) from error
             if isinstance(error, PhotoError):
                 raise GatewayError(error.reason, str(error)) from error
             raise
@@ -108,32 +108,45 @@ class _Request:
         line.catalog.find(self._target.model)
         rpc.budget.require("on arrival")
         self.place = line.queues[rpc.method, self._target.model].enter(len(photo.image), rpc.budget)
-        self.stage, self._begun = "admit", time.monotonic()
+        self._stage, self._begun = "admit", time.monotonic()
         self._since = self._begun  # of the current stage
         self._spent = {"admit": 0.0, "decode": 0.0, "plan": 0.0, "predict": 0.0, "reduce": 0.0}  # seconds
+        self._end_span = line.tracing.begin("admit")
         self._routed: str | None = None  # the label that it was sent to, if it had neither version nor label
         self._asked = 0
         self._in_hand: _InHand | None = None  # the answer if later stages fail
 
-    def _enter(self, stage: str) -> None:
-        """End the current stage and enter the next."""
+    def _leave(self, error: BaseException | None = None) -> None:
+        """End the current stage and its span."""
         now = time.monotonic()
-        self._spent[self.stage] += now - self._since
-        self.stage, self._since = stage, now
-        self._line.tracing.enter(stage, self._rpc.request_id)
+        self._spent[self._stage] += now - self._since
+        self._since = now
+        if self._end_span:
+            self._end_span(error)
 
-    def end(self, error: BaseException | None) -> None:
-        """Count its stages, and its end at the label that it was sent to, if the version is the cause."""
-        now, model, metrics = time.monotonic(), self._target.model, self._line.metrics
-        self._spent[self.stage] += now - self._since
+    def _enter(self, stage: str, error: BaseException | None = None) -> None:
+        """Enter the next stage, in its own span; an error is that of the one before."""
+        self._leave(error)
+        self._stage = stage
+        self._end_span = self._line.tracing.begin(stage)
+
+    def end(self, error: BaseException | None) -> str:
+        """Count its stages, and its end at the label that it was sent to, if the version is the cause.
+
+        Returns:
+            The last stage.
+        """
+        self._leave(error)
+        model, metrics = self._target.model, self._line.metrics
         for stage, seconds in self._spent.items():
             if seconds:
                 metrics.stage(stage, model).observe(seconds)
         if self._routed is None or isinstance(error, PhotoError | MemoryError):
-            return
+            return self._stage
         if isinstance(error, Exception | None) or self._rpc.budget.left() <= _OVER:
-            seconds = now - self._begun - self._spent["admit"]
+            seconds = self._since - self._begun - self._spent["admit"]
             metrics.routed(model, self._routed, failed=error is not None, seconds=seconds)
+        return self._stage
 
     async def answer(self) -> classifier_pb2.ClassifyResponse:
         """Answer with all views that the plan asks for; with fewer when a later stage fails."""
@@ -154,10 +167,10 @@ class _Request:
                     self._line.canary.sample(self._target.model, found[2].pixels, *found[:2])
                 return self._write(*found)
             raise catalog.find(self._target.model).absent(self._target)
-        except GatewayError:
+        except GatewayError as error:
             if self._in_hand is None:
                 raise
-            return self._write(*self._in_hand)
+            return self._write(*self._in_hand, error)
 
     async def _attempt(self, choice: Choice) -> _InHand:
         """Predict in stages, all with the version that answered the first, until the plan needs no more views."""
@@ -219,10 +232,12 @@ class _Request:
         except TimeoutError as error:
             raise BudgetSpentError("asking for further views") from error
 
-    def _write(self, scores: Scores, card: card_pb2.Card, prepared: Prepared) -> classifier_pb2.ClassifyResponse:
-        """Write the answer."""
+    def _write(
+        self, scores: Scores, card: card_pb2.Card, prepared: Prepared, error: GatewayError | None = None
+    ) -> classifier_pb2.ClassifyResponse:
+        """Write the answer; an error is that of the stage before, if this one answers without it."""
         line, model, measures, spent = self._line, self._target.model, prepared.measures, self._spent
-        self._enter("reduce")
+        self._enter("reduce", error)
         answer = write_answer(scores, measures, card=card, include_rejected_classes=self._photo.include_rejected)
         now = time.monotonic()
         answer.request_id, answer.model, answer.version = self._rpc.request_id, model, scores.version

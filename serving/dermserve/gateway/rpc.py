@@ -136,6 +136,7 @@ class Rpc:
         Raises:
             grpc.aio.AbortError: the gateway is stopping; the caller got that status.
         """
+        self._end_span = self._rpcs.tracing.begin("photo") if self._context is None else None
         if self._context is not None:
             self._context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
             if self._rpcs.stopping.is_set():
@@ -150,7 +151,11 @@ class Rpc:
             grpc.aio.AbortError: after the caller was sent the error.
             GatewayError: the error of a photo.
         """
-        await self._end(error)
+        try:
+            await self._end(error)
+        finally:
+            if self._end_span:
+                self._end_span(None)  # it is marked already
 
     async def _end(self, error: BaseException | None) -> None:
         """Log and count it; send the caller an exception as an error, INTERNAL if nobody expected it."""
@@ -171,11 +176,11 @@ class Rpc:
         else:
             reason = refusal.reason if refusal else None
             self._rpcs.metrics.request(self.method, self.model, code, facts, seconds=seconds, reason=reason)
-        if code != "OK" and self._context:
+        if code != "OK":
             self._rpcs.tracing.fail(code)
-        if refusal and self._context:
-            await _abort(self._context, refusal, request_id=self.request_id)
         if refusal:
+            if self._context:
+                await _abort(self._context, refusal, request_id=self.request_id)
             raise refusal
 
 

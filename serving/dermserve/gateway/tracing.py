@@ -1,14 +1,14 @@
-"""Traces of requests by OpenTelemetry; off, and not imported, unless configured.
+"""Spans of requests and their stages by OpenTelemetry; off, and not imported, unless configured.
 
 OpenTelemetry's own variables turn them on (OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, without
 OTEL_SDK_DISABLED and OTEL_TRACES_EXPORTER=none), if the extra `tracing` is installed.
-opentelemetry-instrumentation-grpc makes the spans of RPCs and propagates the trace context; each stage is an event of
-its RPC's span.
+opentelemetry-instrumentation-grpc makes the spans of RPCs and propagates the trace context.
 """
 
 import contextlib
+import functools
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -25,8 +25,9 @@ class Tracing:
     server_interceptors: Sequence[Any] = ()
     client_interceptors: Sequence[Any] = ()
 
-    def enter(self, stage: str, request_id: str) -> None:
-        """Note in the current span that a request enters a stage."""
+    def begin(self, name: str) -> Callable[[BaseException | None], None] | None:
+        """Open a span below the current one; return what ends it. An error marks it failed, with its reason or type."""
+        return None
 
     def fail(self, code: str) -> None:
         """Mark the current span failed."""
@@ -56,13 +57,24 @@ class _OpenTelemetry(Tracing):
         self._trace = trace
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        # Exceptions are not recorded: their messages may quote a caller.
+        span = self._provider.get_tracer("dermserve.gateway").start_as_current_span
+        self._open = functools.partial(span, record_exception=False, set_status_on_exception=False)
         propagate.set_global_textmap(TraceContextTextMapPropagator())
         ours, predict = filters.service_prefix("dermserve."), filters.method_name("Predict")
         self.server_interceptors = [instrumentation.aio_server_interceptor(self._provider, ours)]  # type: ignore[no-untyped-call]
         self.client_interceptors = instrumentation.aio_client_interceptors(self._provider, predict)  # type: ignore[no-untyped-call]
 
-    def enter(self, stage: str, request_id: str) -> None:
-        self._trace.get_current_span().add_event(stage, {"request_id": request_id})
+    def begin(self, name: str) -> Callable[[BaseException | None], None]:
+        opened = self._open(name)
+        span = opened.__enter__()
+
+        def end(error: BaseException | None) -> None:
+            if error is not None:
+                span.set_status(self._trace.StatusCode.ERROR, getattr(error, "reason", type(error).__name__))
+            opened.__exit__(None, None, None)
+
+        return end
 
     def fail(self, code: str) -> None:
         self._trace.get_current_span().set_status(self._trace.StatusCode.ERROR, code)
