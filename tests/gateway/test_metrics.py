@@ -187,7 +187,7 @@ async def test_metrics_answer_while_the_gateway_is_full(measured, tfs):
         await asyncio.gather(*held, return_exceptions=True)
 
 
-async def test_views_asked_and_used_and_the_agreement_of_stopping_early(measured, tfs):
+async def test_views_asked_used_saved_and_the_agreement_of_stopping_early(measured, tfs):
     card = make_card(min_confidence=0.5, adaptive_margin=0.3)
     tfs.models["resnet50"] = {1: Version(card)}
     async with measured(models=MODEL) as world:  # of several models, slow views would go in several calls
@@ -206,7 +206,10 @@ async def test_views_asked_and_used_and_the_agreement_of_stopping_early(measured
         tfs.models["resnet50"][1].scores = lambda pixels: np.tile([0.4, 0.3, *[0.06] * 5], (len(pixels), 1))
         await world.stub.Classify(ask(tta=ADAPTIVE), timeout=20)
         seen = await until(world, lambda seen: seen.get("requests_total", code="OK", method="Classify") == 4)
-    assert (seen.get("views_asked_total"), seen.get("views_used_total")) == (31, 31)
+    assert (seen.get("views_asked_total"), seen.get("views_used_total"), seen.get("views_saved_total")) == (31, 31, 9)
+    assert (
+        seen.get("adaptive_answers_total", stopped="early") == seen.get("adaptive_answers_total", stopped="late") == 1
+    )
     assert (
         seen.get("adaptive_agreement_total", agreed="true") == seen.get("adaptive_agreement_total", agreed="false") == 1
     )
@@ -270,6 +273,7 @@ async def test_drift_compares_photos_and_answers_with_the_profile_of_the_card(me
         assert not [name for name, _ in seen.samples if name.endswith("drift_psi")]
         await world.stub.Classify(ask(), timeout=20)
         seen = await until(world, lambda seen: seen.get("drift_window_answers", model="resnet50", version="1") == 100)
+    assert seen.get("drift_confidence_mean", model="resnet50") == pytest.approx(0.7)
     for what in ("classes", "confidence", "brightness", "sharpness"):
         assert seen.get("drift_psi", model="resnet50", version="1", of=what) > 0.25
     assert not seen.get("drift_window_answers", model="mobilenet_v3_small")
@@ -288,8 +292,8 @@ def test_drift_is_small_where_nothing_changed_and_forgets_what_is_long_past():
         scores = [0.0] * 7
         scores[number % 7] = sides[number % 4]
         drift.note("m", 1, card=card, probabilities=scores, measures=measures)
-    ((_, answers, psi),) = drift.read()
-    assert answers == 1000
+    ((_, answers, confidence, psi),) = drift.read()
+    assert (answers, confidence) == (1000, pytest.approx(15.0))
     assert set(psi) == {"classes", "confidence", "brightness", "sharpness"}
     assert all(0 <= value < 0.001 for value in psi.values())
 
@@ -300,7 +304,7 @@ def test_drift_begins_anew_when_a_version_has_another_card():
         card = make_card()
         card.profile.CopyFrom(profile())
         drift.note("m", 1, card=card, probabilities=[0.1] * 7, measures=measures_of(1.0, 1.0))
-    assert [answers for _, answers, _ in drift.read()] == [1]
+    assert [answers for _, answers, _, _ in drift.read()] == [1]
     for version in range(2, 40):
         drift.note("m", version, card=card, probabilities=[0.1] * 7, measures=measures_of(1.0, 1.0))
     assert len(list(drift.read())) <= 16

@@ -1,28 +1,82 @@
-"""What reflection tells a client that has no protos: `buf curl` asks for v1 of it and takes v1alpha instead."""
+"""What reflection tells a client that has no protos, such as grpcurl."""
 
-import asyncio
-import json
-import pathlib
-import sys
+from collections.abc import Awaitable, Callable
 
-from dermserve.gateway.service import SERVICE
-from tests.gateway.gateways import MODEL
+import grpc.aio
+import pytest
+from google.protobuf import descriptor_pb2, descriptor_pool
+from grpc_reflection.v1alpha import reflection_pb2 as wire
 
-BUF = pathlib.Path(sys.executable).with_name("buf")
+from dermserve.gateway.reflection import V1, V1ALPHA, add_reflection
+from dermserve.v1 import classifier_pb2_grpc  # noqa: F401 - brings the API into the process
+
+SERVICES = ("dermserve.v1.Classifier", "grpc.health.v1.Health")
 
 
-async def test_a_client_without_protos_finds_the_methods_and_prints_json_names(running, tmp_path):
-    async with running(reflection=True) as world:
+@pytest.fixture(params=[V1, V1ALPHA])
+def ask(request: pytest.FixtureRequest) -> Callable[..., Awaitable[wire.ServerReflectionResponse]]:
+    async def answer(**question: object) -> wire.ServerReflectionResponse:
+        server = grpc.aio.server()
+        add_reflection(SERVICES, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+            call = channel.stream_stream(
+                f"/{request.param}/ServerReflectionInfo",
+                request_serializer=wire.ServerReflectionRequest.SerializeToString,
+                response_deserializer=wire.ServerReflectionResponse.FromString,
+            )
+            response = await anext(aiter(call(iter([wire.ServerReflectionRequest(**question)]), timeout=20)))
+        await server.stop(None)
+        return response
 
-        async def curl(path: str, *arguments: str) -> str:
-            options = ("curl", "--http2-prior-knowledge", "--protocol", "grpc", "--reflect", *arguments)
-            command = (BUF, *options, f"http://{world.gateway.address}{path}")
-            child = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, stdout=-1, stderr=-1)
-            output, errors = await asyncio.wait_for(child.communicate(), 60)
-            assert not child.returncode, errors
-            return output.decode()
+    return answer
 
-        methods = (await curl("", "--list-methods")).split()
-        assert {f"{SERVICE}/Classify", f"{SERVICE}/ClassifyStream", "grpc.health.v1.Health/Check"} <= {*methods}
-        answer = json.loads(await curl(f"/{SERVICE}/GetModel", "--data", json.dumps({"name": MODEL})))
-    assert answer["model"]["versions"][0]["card"]["schemaVersion"]
+
+def _files(response):
+    given = response.file_descriptor_response.file_descriptor_proto
+    return {file.name: file for file in map(descriptor_pb2.FileDescriptorProto.FromString, given)}
+
+
+async def test_every_service_is_listed(ask):
+    listed = (await ask(list_services="")).list_services_response.service
+    assert {service.name for service in listed} == {*SERVICES, V1, V1ALPHA}
+
+
+@pytest.mark.parametrize(
+    ("symbol", "name"),
+    [
+        ("dermserve.v1.Classifier", "dermserve/v1/classifier.proto"),
+        ("dermserve.v1.Classifier.Classify", "dermserve/v1/classifier.proto"),
+        ("dermserve.v1.Classifier.ClassifyStream", "dermserve/v1/classifier.proto"),
+        ("dermserve.v1.Card", "dermserve/v1/card.proto"),
+        ("dermserve.v1.TTA_MODE_FULL", "dermserve/v1/classifier.proto"),
+        ("google.rpc.RetryInfo", "google/rpc/error_details.proto"),
+        (V1, "grpc_reflection/v1/reflection.proto"),
+        (f"{V1}.ServerReflectionInfo", "grpc_reflection/v1/reflection.proto"),
+        (V1ALPHA, "grpc_reflection/v1alpha/reflection.proto"),
+    ],
+)
+async def test_a_symbol_leads_to_its_file_and_all_that_it_imports(ask, symbol, name):
+    files = _files(await ask(file_containing_symbol=symbol))
+    assert name in files
+    pool = descriptor_pool.DescriptorPool()
+
+    def add(file):
+        for dependency in file.dependency:
+            add(files[dependency])
+        pool.Add(file)
+
+    add(files[name])  # builds from what was given alone
+
+
+async def test_what_is_unknown_is_not_found(ask):
+    for symbol in ("dermserve.v1.Classifier.Guess", "no.such.Thing", ""):
+        assert (await ask(file_containing_symbol=symbol)).error_response.error_code == 5
+    assert (await ask(file_by_filename="no/such.proto")).error_response.error_code == 5
+
+
+async def test_fields_have_their_json_names(ask):
+    file = _files(await ask(file_by_filename="dermserve/v1/classifier.proto"))["dermserve/v1/classifier.proto"]
+    response = next(message for message in file.message_type if message.name == "ClassifyResponse")
+    assert {field.name: field.json_name for field in response.field}["request_id"] == "requestId"

@@ -54,6 +54,7 @@ def test_a_closed_loop_calls_by_its_mix_and_reports(target, gateway, tmp_path):
     }
     assert len({call.image for call in gateway.requests}) > 8, "several photos, in both sizes"
     page = (tmp_path / "build/loadtest/report.html").read_text()
+    assert page.count("data:image/png") == 4
     assert "Classify resnet50 FULL" in page
     assert said["history"]
     assert {call["name"]: sum(call["response_times"].values()) for call in said["stats"]} == {

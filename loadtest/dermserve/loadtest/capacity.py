@@ -23,6 +23,7 @@ from scipy.special import bdtr, bdtrc
 from dermserve.loadtest.cli import CALL_OPTIONS, FOLDER, duration, under_test, write_file
 from dermserve.loadtest.drive import Server, more_gateways, run, say
 from dermserve.loadtest.machine import describe_machine
+from dermserve.loadtest.report import STYLE
 from dermserve.loadtest.result import table
 from dermserve.loadtest.scenario import Part, Scenario, ScenarioError
 from dermserve.loadtest.slo import milliseconds
@@ -381,7 +382,7 @@ def _table(found: Sequence[Capacity], slo: str) -> str:
 
 def _plot(found: Sequence[Capacity], limit: str, threshold: float, file: pathlib.Path) -> None:
     """Draw latency against throughput: a plot for each model and mode."""
-    with matplotlib.style.context("seaborn-v0_8-whitegrid"):
+    with matplotlib.style.context(STYLE):
         figure = Figure(figsize=(7, 3.2 * len(found)), layout="constrained")
         for each, (axes,) in zip(found, figure.subplots(len(found), 1, squeeze=False), strict=True):
             axes.axhline(threshold, color="#c1121f", lw=1, label=f"{limit} threshold")

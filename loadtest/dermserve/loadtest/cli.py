@@ -42,7 +42,6 @@ from dermserve.loadtest.scenario import (
 from dermserve.loadtest.slo import Finding, check, findings_table, read_slos
 from dermserve.local import DEFAULT_STORE
 from dermserve.local.child import ends_by_interrupt
-from dermserve.models.durable import write_durably
 from dermserve.models.options import Number, add_options
 
 _BREACHED = 1
@@ -213,13 +212,15 @@ def under_test(options: Mapping[str, Any]) -> Iterator[tuple[Scenario, Server]]:
 
 def _conclude(result: Result, findings: Sequence[Finding], out: pathlib.Path, *, max_error_rate: float) -> None:
     """Print the summary, write the report, and end with the exit code."""
+    from dermserve.loadtest.report import write_report
+
     click.echo(summary(result))
     if findings:
         click.echo(f"\n{findings_table(findings)}")
     for warning in result.warnings:
         say(f"warning: {warning}")
     write_file(out / _RESULT, functools.partial(result.write, slo=[asdict(each) for each in findings]))
-    write_file(out / _REPORT, functools.partial(write_durably, text=result.page))
+    write_file(out / _REPORT, functools.partial(write_report, result, findings))
     say(f"report: {out / _REPORT}")
     faults = list(result.data["worker_faults"])
     if not result.all.calls:

@@ -175,8 +175,8 @@ def run(
                 say("interrupted: the report has what was measured so far")
         if not file.is_file():
             raise LoadTestError("\n".join(lost) or "Locust ended without a result; its lines above say why")
-        recorded, page = json.loads(file.read_text()), file.with_name("result.html").read_text(encoding="utf-8")
-    return Result({**about, **recorded, "worker_faults": recorded["worker_faults"] + lost, "server": seen}, page=page)
+        recorded = json.loads(file.read_text())
+    return Result({**about, **recorded, "worker_faults": recorded["worker_faults"] + lost, "server": seen})
 
 
 def run_worker(master: str, *, photos: str | None, sides: Sequence[int], locustfile: pathlib.Path | None) -> int:

@@ -1,4 +1,4 @@
-"""Locust's event handlers: options, the result's files, lost workers, and progress."""
+"""Locust's event handlers: options, the result file, lost workers, and progress."""
 
 import functools
 import itertools
@@ -13,7 +13,6 @@ from typing import Any
 
 import gevent
 from locust import events, stats
-from locust.html import get_html_report
 from locust.runners import (
     STATE_INIT,
     STATE_MISSING,
@@ -67,9 +66,7 @@ TEST = Test()
 
 @events.init_command_line_parser.add_listener  # type: ignore[untyped-decorator]
 def _add_options(parser: Any) -> None:
-    parser.add_argument(
-        "--result", default="", help="File for the numbers; FILE.html is the report.", include_in_web_ui=False
-    )
+    parser.add_argument("--result", default="", help="File to write what was measured to.", include_in_web_ui=False)
     # In the environment, because it holds the client's key, which everyone could see on a command line.
     parser.add_argument(
         "--scenario", default="", env_var="DERMSERVE_LOADTEST_SCENARIO", help="Set by dermserve-loadtest.",
@@ -99,7 +96,7 @@ def _prepare(environment: Any, runner: Any, **_: Any) -> None:
 
 
 def _write(environment: Any) -> None:
-    """Write what was measured: Locust's own statistics and report, and what is ours."""
+    """Write what was measured: Locust's own statistics, and ours."""
     of, runner = environment.stats, environment.runner
     found = {
         "started": TEST.started,
@@ -112,10 +109,7 @@ def _write(environment: Any) -> None:
         "worker_faults": TEST.faults,
     }
     if TEST.started:
-        file = environment.parsed_options.result
-        page = get_html_report(environment, show_download_link=False)  # type: ignore[no-untyped-call]
-        write_durably(pathlib.Path(f"{file}.html"), page)
-        write_durably(pathlib.Path(file), json.dumps(found))
+        write_durably(pathlib.Path(environment.parsed_options.result), json.dumps(found))
 
 
 def _quit(runner: MasterRunner, finished: set[str]) -> None:

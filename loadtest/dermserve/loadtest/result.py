@@ -43,12 +43,10 @@ class Result:
 
     Args:
         data: what the process of Locust wrote, with "scenario", "machine" and "server".
-        page: Locust's report, as HTML.
     """
 
-    def __init__(self, data: Mapping[str, Any], *, page: str = "") -> None:
+    def __init__(self, data: Mapping[str, Any]) -> None:
         self.data = data
-        self.page = page
         self.counted_from: float = data["started"] + data["scenario"]["warm_up"]
         """Unix time at which the warm-up was over."""
         self.seconds = max(data["ended"] - self.counted_from, 1e-9)

@@ -18,7 +18,7 @@ from dermserve.gateway.errors import BudgetSpentError, GatewayError
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.photos import Prepared, Workers, prepare
-from dermserve.gateway.plan import count_first, count_more, read_mode, would_agree
+from dermserve.gateway.plan import count_first, count_more, count_saved, read_mode, would_agree
 from dermserve.gateway.rpc import Rpc
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
 from dermserve.gateway.tracing import Tracing
@@ -245,8 +245,8 @@ class _Request:
         timings.decode_ms, timings.plan_ms = spent["decode"] * 1e3, spent["plan"] * 1e3
         timings.predict_ms, timings.reduce_ms = spent["predict"] * 1e3, (now - self._since) * 1e3
         timings.total_ms = (now - self._begun) * 1e3
-        agreed = would_agree(self._mode, scores, card)
-        line.metrics.answered(model, asked=self._asked, used=answer.views_used, agreed=agreed)
+        saved, agreed = count_saved(self._mode, self._asked, card), would_agree(self._mode, scores, card)
+        line.metrics.answered(model, asked=self._asked, used=answer.views_used, saved=saved, agreed=agreed)
         if line.drift and card.HasField("profile"):
             first = scores.probabilities[0]
             line.drift.note(model, scores.version, card=card, probabilities=first, measures=measures)

@@ -8,6 +8,7 @@ import math
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 from dermserve.imaging import Measures
 from dermserve.v1 import card_pb2
@@ -17,13 +18,17 @@ _LEAST = 100  # with fewer answers, chance alone would look like drift
 _LEAST_SHARE = 1e-3  # share of an empty bin, which would make the index infinite
 _VERSIONS = 16
 _COMPARED = ("classes", "confidence", "brightness", "sharpness")
+_Answer: TypeAlias = tuple[float, list[int]]
 
 
 class Drift:
-    """A window for each version that answers: its card, the edges of the bins, and the bin of each of _COMPARED."""
+    """A window for each version that answers.
+
+    It holds the card, the edges of the bins and, for each answer, its top probability and the bin of each of _COMPARED.
+    """
 
     def __init__(self) -> None:
-        self._windows: dict[tuple[str, int], tuple[card_pb2.Card, list[list[float]], deque[tuple[int, ...]]]] = {}
+        self._windows: dict[tuple[str, int], tuple[card_pb2.Card, list[list[float]], deque[_Answer]]] = {}
 
     def note(
         self, model: str, version: int, *, card: card_pb2.Card, probabilities: Sequence[float], measures: Measures
@@ -37,19 +42,19 @@ class Drift:
             self._windows[model, version] = window
         top = max(probabilities)
         bins = map(bisect_right, window[1], (top, measures.brightness, measures.sharpness))
-        window[2].append((list(probabilities).index(top), *bins))
+        window[2].append((top, [list(probabilities).index(top), *bins]))
 
-    def read(self) -> Iterator[tuple[tuple[str, int], int, dict[str, float]]]:
-        """For each model and version: how many answers are in the window, and the index by what is compared.
+    def read(self) -> Iterator[tuple[tuple[str, int], int, float, dict[str, float]]]:
+        """For each model and version: answers in the window, their mean top probability, the index by what is compared.
 
         There is no index while there are too few answers. Callable from any thread.
         """
         for key, (card, _, window) in list(self._windows.items()):
-            answers, psi = list(window), dict[str, float]()
-            if len(answers) >= _LEAST:
+            (tops, bins), psi = zip(*list(window), strict=True), dict[str, float]()
+            if len(tops) >= _LEAST:
                 shares = [card.profile.class_shares, *(each.shares for each in _histograms(card.profile))]
-                psi = dict(zip(_COMPARED, map(_psi, shares, zip(*answers, strict=True)), strict=True))
-            yield key, len(answers), psi
+                psi = dict(zip(_COMPARED, map(_psi, shares, zip(*bins, strict=True)), strict=True))
+            yield key, len(tops), sum(tops) / len(tops), psi
 
 
 def _histograms(profile: card_pb2.Profile) -> tuple[card_pb2.Histogram, ...]:

@@ -49,6 +49,8 @@ class Metrics:
         self.stage = fine("stage_duration_seconds", "stage model", "Time in a stage; admit is the queue.")
         self._asked = counter("views_asked", "model", "Views that the TTA modes of answered requests call for.")
         self._used = counter("views_used", "model", "Views that answers are the mean of.")
+        self._saved = counter("views_saved", "model", "Views that ADAPTIVE did not need.")
+        self._adaptive = counter("adaptive_answers", "model stopped", "ADAPTIVE answers; early: with fewer views.")
         self._agreement = counter("adaptive_agreement", "model agreed", "FULL answers: would ADAPTIVE say the same?")
         self.canary_share = gauge("canary_share", "model", "Share of the callers that gets a model's canary.")
         self._routed = counter("canary_requests", "model label ended", "Requests routed to a label, as they ended.")
@@ -76,10 +78,13 @@ class Metrics:
         self._requests(method, model, *found, code).inc()
         self._seconds(method, model, code).observe(seconds)
 
-    def answered(self, model: str, *, asked: int, used: int, agreed: bool | None) -> None:
-        """Count the views of an answer, and whether ADAPTIVE would agree with it, if that is known."""
+    def answered(self, model: str, *, asked: int, used: int, saved: int | None, agreed: bool | None) -> None:
+        """Count the views of an answer, and how its plan ended."""
         self._asked(model).inc(asked)
         self._used(model).inc(used)
+        if saved is not None:
+            self._saved(model).inc(saved)
+            self._adaptive(model, "early" if saved else "late").inc()
         if agreed is not None:
             self._agreement(model, str(agreed).lower()).inc()
 
@@ -134,9 +139,11 @@ class Snapshot(Collector):
 
     def _read_drift(self) -> Iterator[Metric]:
         found = list(self.classifier.drift.read()) if self.classifier.drift else []
-        answers = {key: count for key, count, _ in found}
-        psi = {(*key, of): value for key, _, values in found for of, value in values.items()}
+        answers = {key: count for key, count, _, _ in found}
+        means = {key: confidence for key, _, confidence, _ in found}
+        psi = {(*key, of): value for key, _, _, values in found for of, value in values.items()}
         yield _gauge("drift_window_answers", "model version", "Answers in the window of the drift metrics.", answers)
+        yield _gauge("drift_confidence_mean", "model version", "Mean top probability in the window.", means)
         yield _gauge("drift_psi", "model version of", "Population stability index of the window.", psi)
 
 

@@ -38,6 +38,11 @@ def count_more(mode: int, scores: Scores, card: card_pb2.Card) -> int:
     return min((views for views in _looks(card) if views > seen), default=len(card.views))
 
 
+def count_saved(mode: int, asked: int, card: card_pb2.Card) -> int | None:
+    """Count the views that ADAPTIVE did not ask for; None in other modes."""
+    return len(card.views) - asked if mode == classifier_pb2.TTA_MODE_ADAPTIVE and _looks(card) else None
+
+
 def would_agree(mode: int, scores: Scores, card: card_pb2.Card) -> bool | None:
     """Tell whether ADAPTIVE would have put the class first that FULL does; None in other modes."""
     if mode != classifier_pb2.TTA_MODE_FULL or not _looks(card):

@@ -11,7 +11,6 @@ import grpc
 import grpc.aio
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from dermserve.gateway import certificates
 from dermserve.gateway.catalog import Catalog
@@ -19,6 +18,7 @@ from dermserve.gateway.classify import Classifier
 from dermserve.gateway.config import Config
 from dermserve.gateway.metrics import Metrics, Snapshot, serve_metrics
 from dermserve.gateway.model_servers import ModelServers
+from dermserve.gateway.reflection import add_reflection
 from dermserve.gateway.rpc import Rpcs
 from dermserve.gateway.service import SERVICE, ClassifierService
 from dermserve.gateway.tfserving import TfServing
@@ -98,7 +98,7 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
         server = grpc.aio.server(options=_server_options(config), interceptors=tracing.server_interceptors)
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         if config.reflection:
-            reflection.enable_server_reflection((SERVICE, _HEALTH, reflection.SERVICE_NAME), server)
+            add_reflection((SERVICE, _HEALTH), server)
         ClassifierService(classifier, rpcs=rpcs, stream_at_once=config.stream_at_once).add_to(server)
         address = await _start(server, config.listen, credentials=own.server if own else None)
         stack.push_async_callback(_drain, server, rpcs, servicer, config.grace_seconds, stop_now or asyncio.Event())
