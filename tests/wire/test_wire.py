@@ -191,7 +191,7 @@ def read_floats(proto, rank):
     return read_output(response, Output.PROBABILITIES, rank=rank)
 
 
-@pytest.mark.parametrize("shape", [(0,), (1, 7), (10, 3), (2, 10, 7), (1000, 1000)])
+@pytest.mark.parametrize("shape", [(1,), (1, 7), (10, 3), (2, 10, 7), (1000, 1000)])
 @pytest.mark.parametrize("as_content", [False, True], ids=["float_val", "tensor_content"])
 def test_the_gateway_reads_the_floats_tensorflow_writes(shape, as_content):
     values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
