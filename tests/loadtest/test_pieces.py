@@ -45,17 +45,23 @@ def test_after_a_stall_calls_are_timed_from_when_they_were_due_and_counted_late(
     assert share_off(pace) == pytest.approx((6 + 3) / 10)
 
 
-def test_lateness_during_the_warm_up_does_not_count():
+def test_calls_that_start_during_the_warm_up_do_not_count_and_later_ones_do_however_long_they_were_due():
     clock = Clock()
-    timeline = Timeline(10, warm_up=1.0, clock=clock)
-    timeline.take()
-    clock.now += 0.95
-    while timeline.pause() == 0:
+    timeline = Timeline(10, phase=0.5, counted_from=101.0, clock=clock)
+    clock.now += 0.9
+    for _ in range(8):
         timeline.take()
-    clock.now += timeline.pause()
+    clock.now += 0.6  # over the end of the warm-up
+    assert round(timeline.take(), 2) == 100.85
+    assert timeline.finish() == {"started": 1, "late": 1, "wanted": 7}
+
+
+def test_calls_due_after_the_end_are_not_wanted():
+    clock = Clock()
+    timeline = Timeline(10, clock=clock)
     timeline.take()
-    pace = timeline.finish()
-    assert pace == {"wanted": 1, "started": 1, "late": 0}
+    clock.now += 5.0  # a last answer that was waited for
+    assert timeline.finish(100.25) == {"started": 1, "late": 0, "wanted": 3}
 
 
 def users(shape: str, *seconds: float) -> list[int | None]:

@@ -25,6 +25,8 @@ class Call:
     """"NONE", "FULL" or "ADAPTIVE"."""
     status: str
     """Name of the gRPC status."""
+    began: float
+    """In seconds of the clock."""
     milliseconds: float
     """From when it was due, or else began, to its answer."""
     response_bytes: int = 0
@@ -56,14 +58,14 @@ class ReportCalls(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInter
 
     def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
         """Time one call."""
-        due = self._due()
-        started = self._clock() if due is None else due
+        due, began = self._due(), self._clock()
         method = details.method.rpartition("/")[2]
 
         def report(ended: Any) -> None:
             status = ended.code()
             answer = ended.result() if status is grpc.StatusCode.OK else None
-            self._report(_call(method, request, answer, self._clock() - started, status.name, ended.details()))
+            seconds = self._clock() - (began if due is None else due)
+            self._report(_call(method, request, answer, began, seconds, status.name, ended.details()))
 
         call = continuation(details, request)
         call.add_done_callback(report)
@@ -80,8 +82,9 @@ class ReportCalls(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInter
 
         def end(name: str, status: str, message: str = "", answer: Any = None) -> None:
             if name in sent:  # of two answers only the first counts
-                started, request = sent.pop(name)
-                self._report(_call("ClassifyStream", request, answer, self._clock() - started, status, message))
+                began, request = sent.pop(name)
+                seconds = self._clock() - began
+                self._report(_call("ClassifyStream", request, answer, began, seconds, status, message))
 
         def answers() -> Iterator[Any]:
             status, message = UNANSWERED, "the stream ended without an answer to this photo"
@@ -102,7 +105,9 @@ class ReportCalls(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInter
         return answers()
 
 
-def _call(method: str, request: Any, answer: Any, seconds: float, status: str, message: str | None) -> Call:
+def _call(
+    method: str, request: Any, answer: Any, began: float, seconds: float, status: str, message: str | None
+) -> Call:
     classify = isinstance(request, classifier_pb2.ClassifyRequest)
     mode = classifier_pb2.TtaMode.Name(request.tta or classifier_pb2.TTA_MODE_NONE) if classify else ""
     return Call(
@@ -111,6 +116,7 @@ def _call(method: str, request: Any, answer: Any, seconds: float, status: str, m
         mode=mode.removeprefix("TTA_MODE_"),
         status=status,
         message="" if status == "OK" else message or "",
+        began=began,
         milliseconds=seconds * 1000,
         response_bytes=answer.ByteSize() if answer is not None else 0,
     )

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import json
+import math
 import pathlib
 import signal
 import sys
@@ -40,8 +41,10 @@ class Test:
     """What Locust's statistics don't say of the test of this process."""
 
     started: float = 0.0
-    warm_up: float = 0.0
-    """Seconds after the start whose calls are not reported."""
+    counted_from: float = 0.0
+    """When the warm-up is over, by `time.perf_counter`: calls that began before are not counted."""
+    counted_to: float = math.inf
+    """When the last calls are due, by `time.perf_counter`: not those that come due while Locust stops its users."""
     ended: float = 0.0
     pace: Counter[str] = field(default_factory=Counter)
     """How an open loop kept its rate, as `Timeline.finish` counts."""
@@ -51,14 +54,17 @@ class Test:
     def start(self, environment: Any) -> None:
         """Forget everything; a test starts now."""
         scenario = environment.parsed_options.scenario
-        self.started, self.ended = time.time(), 0.0
-        self.warm_up = Scenario.model_validate_json(scenario).warm_up if scenario else 0.0
+        self.started, self.ended, now = time.time(), 0.0, time.perf_counter()
+        self.counted_from, self.counted_to = now, math.inf
+        if scenario:
+            plan = Scenario.model_validate_json(scenario)
+            self.counted_from, self.counted_to = now + plan.warm_up, now + plan.run_time
         self.pace.clear()
         self.faults.clear()
 
-    def is_warming_up(self) -> bool:
-        """Whether calls that end now don't count."""
-        return time.time() < self.started + self.warm_up
+    def stop(self) -> None:
+        """Begin no more calls."""
+        self.ended, self.counted_to = time.time(), min(self.counted_to, time.perf_counter())
 
 
 TEST = Test()
@@ -78,7 +84,7 @@ def _add_options(parser: Any) -> None:
 def _prepare(environment: Any, runner: Any, **_: Any) -> None:
     """Follow the test in this process, which is the only one, a worker, or the master."""
     environment.events.test_start.add_listener(lambda environment, **_: TEST.start(environment))
-    environment.events.test_stop.add_listener(lambda **_: setattr(TEST, "ended", time.time()))
+    environment.events.test_stopping.add_listener(lambda **_: TEST.stop())
     if isinstance(runner, WorkerRunner):
         environment.events.report_to_master.add_listener(lambda data, **_: _send(runner, data))
         return
@@ -187,7 +193,7 @@ def _show_progress(environment: Any) -> None:
 
 def _progress(runner: Any) -> str:
     total, seconds = runner.stats.total, time.time() - TEST.started
-    rate = total.num_requests / max(1.0, seconds - TEST.warm_up)
+    rate = total.num_requests / max(1.0, time.perf_counter() - TEST.counted_from)
     line = f"[{seconds:5.0f} s] {runner.user_count} users, {rate:.1f} calls/s"
     if total.num_requests:
         p50, p99 = (total.get_response_time_percentile(share) for share in (0.5, 0.99))

@@ -20,7 +20,6 @@ class Caller(ClassifyUser):
         scenario = Scenario.model_validate_json(environment.parsed_options.scenario)
         self.host, self.mix, self.deadline, self.tls = scenario.target, scenario.mix, scenario.deadline, scenario.tls
         self._rate = scenario.rate and scenario.rate / scenario.peak_users
-        self._warm_up = scenario.warm_up
         self._timeline: Timeline | None = None
         super().__init__(environment)
 
@@ -28,13 +27,13 @@ class Caller(ClassifyUser):
         """If there is a rate, begin this user's timeline at its own moment, and wait until the first call is due."""
         if self._rate:
             phase = random.random()  # noqa: S311 - no secret
-            self._timeline = Timeline(self._rate, phase=phase, warm_up=self._warm_up)
+            self._timeline = Timeline(self._rate, phase=phase, counted_from=TEST.counted_from)
             gevent.sleep(self._timeline.pause())
 
     def on_stop(self) -> None:
         """Count the calls that came due."""
         if self._timeline:
-            TEST.pace.update(self._timeline.finish())
+            TEST.pace.update(self._timeline.finish(TEST.counted_to))
 
     def wait_time(self) -> float:
         """Wait until the next call is due; not at all in a closed loop."""
@@ -42,6 +41,7 @@ class Caller(ClassifyUser):
 
     def classify_by_mix(self) -> None:
         """Make one call of the mix, timed from when it was due."""
+        self.yield_to_stop()
         self._due = self._timeline.take() if self._timeline else None
         super().classify_by_mix()
 

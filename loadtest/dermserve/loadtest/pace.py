@@ -19,19 +19,22 @@ class Timeline:
     """The times at which the calls of one user of an open loop are due, however late the answers are.
 
     Locust's `constant_throughput` silently drops calls that come due during a slow call, and so hides the latency of
-    waiting callers (coordinated omission). Here they stay due, and lateness is counted, but for the first `warm_up`
-    seconds. The first call is due after a share `phase` of an interval, so that users don't call at the same moments.
+    waiting callers (coordinated omission). Here they stay due, and those that start at `counted_from` or later are
+    counted. The first call is due after a share `phase` of an interval, so that users don't call at the same moments.
     """
 
     def __init__(
-        self, rate: float, *, phase: float = 0.0, warm_up: float = 0.0, clock: Callable[[], float] = time.perf_counter
+        self,
+        rate: float,
+        *,
+        phase: float = 0.0,
+        counted_from: float = 0.0,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._interval = 1 / rate
         self._clock = clock
-        now = clock()
-        self._next = now + phase * self._interval
-        skipped = max(0, math.ceil((now + warm_up - self._next) / self._interval))
-        self._begin = self._next + skipped * self._interval
+        self._next = clock() + phase * self._interval
+        self._counted_from = counted_from
         self._pace: Counter[str] = Counter()
 
     def pause(self) -> float:
@@ -40,15 +43,18 @@ class Timeline:
 
     def take(self) -> float:
         """Start the next call; return when it was due."""
-        due = self._next
+        due, now = self._next, self._clock()
         self._next += self._interval
-        if due >= self._begin - self._interval / 2:
-            self._pace.update(started=1, late=self._clock() - due > TOLERANCE)
+        if now >= self._counted_from:
+            self._pace.update(started=1, late=now - due > TOLERANCE)
         return due
 
-    def finish(self) -> Counter[str]:
-        """Count the calls that came due (`wanted`), were `started`, and of these were `late`; not one due just now."""
-        overdue = self._clock() - TOLERANCE - self._begin
-        came_due = int(overdue / self._interval) + 1 if overdue >= 0 else 0
-        self._pace["wanted"] = max(self._pace["started"], came_due)
+    def finish(self, at: float = math.inf) -> Counter[str]:
+        """Count the calls that came due (`wanted`), were `started`, and of these were `late`; not one due just now.
+
+        Calls due after `at` were not wanted.
+        """
+        overdue = min(self._clock(), at) - TOLERANCE - self._next
+        never = int(overdue / self._interval) + 1 if overdue >= 0 else 0
+        self._pace["wanted"] = self._pace["started"] + never
         return self._pace
