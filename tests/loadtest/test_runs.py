@@ -26,7 +26,10 @@ COMMAND = (sys.executable, "-m", "dermserve.loadtest")
 
 
 def run(*arguments: str, cwd: pathlib.Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*COMMAND, *arguments], check=False, cwd=cwd, capture_output=True, text=True, timeout=200)
+    for _ in range(3):
+        done = subprocess.run([*COMMAND, *arguments], check=False, cwd=cwd, capture_output=True, text=True, timeout=200)
+        if "no call was made after the warm-up" not in done.stderr:  # unless the machine stalled all the while
+            break
     assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
