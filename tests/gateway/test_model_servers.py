@@ -21,7 +21,7 @@ from dermserve.gateway.budget import Budget
 from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.config import Config
 from dermserve.gateway.errors import BudgetSpentError, ModelServerUnreachableError
-from dermserve.gateway.model_servers import ModelServers
+from dermserve.gateway.model_servers import ModelServer, ModelServers
 from dermserve.gateway.tfserving import Scores, Target, TfServing
 from dermserve.tfserving.v1 import serving_pb2
 from dermserve.v1 import classifier_pb2
@@ -51,8 +51,12 @@ async def test_requests_are_shared_between_the_addresses():
 
 
 @pytest.mark.usefixtures("patient")
-async def test_calls_in_flight_are_bounded_for_each_address(entered):
-    release = asyncio.Event()
+async def test_calls_in_flight_are_bounded_for_each_address(entered, monkeypatch):
+    release, in_flight, send = asyncio.Event(), list[int](), Batching._send
+
+    def sending(queue: Batching, server: ModelServer, *given: object, **options: object) -> None:
+        send(queue, server, *given, **options)
+        in_flight.append(server.in_flight)
 
     async def hold(_: object) -> None:
         if first.in_flight == second.in_flight == 2:
@@ -61,10 +65,11 @@ async def test_calls_in_flight_are_bounded_for_each_address(entered):
             release.set()
         await release.wait()
 
+    monkeypatch.setattr(Batching, "_send", sending)
     async with _two(tfs_in_flight=2, queue=100) as (first, second, world):
         first.on_predict = second.on_predict = hold
         await asyncio.gather(*(world.stub.Classify(ask(), timeout=100) for _ in range(30)))
-        assert (first.most_in_flight, second.most_in_flight) == (2, 2)
+        assert (first.most_in_flight, second.most_in_flight, max(in_flight)) == (2, 2, 2)
 
 
 @pytest.mark.usefixtures("patient")
@@ -195,6 +200,7 @@ async def _ejected(log: list[dict[str, object]], address: str, *, since: int) ->
 
 @pytest.mark.parametrize("names", [1, 2])
 async def test_killing_and_freezing_each_server_in_turn_under_load_loses_no_request(names, one_name, monkeypatch):
+    monkeypatch.setattr(model_servers, "_PATIENCE", 100.0)  # it is ready once both have answered, or were ejected
     monkeypatch.setattr(admission, "_LONG", 1000.0)  # a machine that stalls is no overload here
     servers = [Server("127.0.0.2"), Server("127.0.0.3")]
     first = await servers[0].start()
@@ -203,14 +209,16 @@ async def test_killing_and_freezing_each_server_in_turn_under_load_loses_no_requ
     one_name += [server.host for server in servers]
     tfs_address = f"pods:{servers[0].port}" if names == 1 else ",".join(addresses)
     try:
-        async with gateway_before(tfs_address=tfs_address, tfs_in_flight=2) as world:
-            load = Load(world, callers=6)
-            await load.more(20)
-            with capture_logs() as log:
+        with capture_logs() as log:
+            async with gateway_before(tfs_address=tfs_address, tfs_in_flight=2) as world:
+                monkeypatch.setattr(model_servers, "_PATIENCE", 0.2)
+                load = Load(world, callers=6)
                 for server, address in zip(servers, addresses, strict=True):
                     # No request that took the other one for hanging, on a machine that stalls, may need this one.
                     monkeypatch.setattr(batching, "_LEAST_TIMEOUT", 100.0)
                     await load.anew()
+                    await load.more(30)
+                    await _all_back(log)
                     before = len(log)
                     await server.kill()
                     await _ejected(log, address, since=before)
@@ -219,6 +227,7 @@ async def test_killing_and_freezing_each_server_in_turn_under_load_loses_no_requ
                     await _all_back(log)
                     monkeypatch.setattr(batching, "_LEAST_TIMEOUT", 1.0)
                     await load.anew()
+                    await _all_back(log)
                     before = len(log)
                     server.send(signal.SIGSTOP)
                     await _ejected(log, address, since=before)
@@ -226,7 +235,7 @@ async def test_killing_and_freezing_each_server_in_turn_under_load_loses_no_requ
                     server.send(signal.SIGCONT)
                     await load.more(30)
                     await _all_back(log)
-            await load.stop()
+                await load.stop()
         assert set(load.outcomes) == {"answered"}
     finally:
         for server in servers:
