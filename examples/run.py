@@ -185,7 +185,7 @@ def stack(store: pathlib.Path) -> Iterator[dict[str, dict[str, str]]]:
             }  # fmt: skip
         finally:
             up.send_signal(signal.SIGTERM)
-            up.wait(30)
+            up.wait(100)
 
 
 def main() -> int:

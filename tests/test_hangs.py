@@ -46,7 +46,7 @@ def test_what_hangs_or_ends_its_worker_fails_by_name(tmp_path: pathlib.Path) -> 
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     environment |= {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     for said in (
         "FAILED test_hangs.py::test_body - Failed: Timeout",

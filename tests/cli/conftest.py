@@ -49,7 +49,7 @@ def run(
             return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
         given = options.pop("input", None)
         with start(*arguments, **({"stdin": subprocess.PIPE} if given is not None else {}), **options) as process:
-            out, err = process.communicate(given, timeout=60)
+            out, err = process.communicate(given, timeout=200)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     return call

@@ -136,29 +136,29 @@ def half(start, gateway, folder):
         if request.image != b"a.png":
             context.add_callback(gateway.cancelled.set)
             arrived.set()
-            going_on.wait(30)
+            going_on.wait(200)
         return gateway.at_once(request, context)
 
     gateway.classify = held
-    with start("classify", folder, "--json") as process:
+    with start("classify", folder, "--json", "--deadline", "200") as process:
         assert json.loads(process.stdout.readline())
-        assert arrived.wait(30)
+        assert arrived.wait(200)
         yield process, going_on
 
 
 def test_each_line_is_there_as_soon_as_its_answer(half):
     process, going_on = half
     going_on.set()
-    rest, _ = process.communicate(timeout=30)
+    rest, _ = process.communicate(timeout=200)
     assert (process.returncode, len(rest.splitlines())) == (0, 2)
 
 
 def test_ctrl_c_is_130_and_clean(half, gateway):
     process, going_on = half
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=200)
     assert (process.returncode, out, err.strip()) == (130, "", "")
-    assert gateway.cancelled.wait(10)
+    assert gateway.cancelled.wait(200)
     going_on.set()
 
 
@@ -167,7 +167,7 @@ def test_a_reader_that_leaves_ends_it_quietly(half):
     process.stdout.close()
     going_on.set()
     err = process.stderr.read()
-    process.wait(timeout=30)
+    process.wait(timeout=200)
     assert (process.returncode, err) == (1, "")
 
 
@@ -191,13 +191,13 @@ def test_standard_input_without_an_end_is_not_read_for_ever_and_a_closed_one_is_
     with open("/dev/zero", "rb") as endless:
         assert subprocess.check_output([sys.executable, "-c", code], stdin=endless, text=True) == "[10]\n"
     with start("classify", "-", stdin=None, first="os.close(0)") as process:
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=200)
     assert (process.returncode, err.splitlines()[-1]) == (2, "Error: standard input (-) is closed")
 
 
 def test_a_closed_standard_output_is_no_error(start):
     with start("models", stdout=None, first="os.close(1)") as process:
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=200)
     assert (process.returncode, err) == (0, "")
 
 

@@ -243,7 +243,7 @@ def test_a_run_goes_on_where_ctrl_c_stopped_it(start, run, gateway, folder, tmp_
 
     def one(request, context):
         if request.image != b"a.png":
-            held.wait(30)
+            held.wait(200)
         return gateway.at_once(request, context)
 
     journal, table = tmp_path / "journal", tmp_path / "table.csv"
@@ -251,7 +251,7 @@ def test_a_run_goes_on_where_ctrl_c_stopped_it(start, run, gateway, folder, tmp_
     with start("classify", folder, "--json", "--resume", journal, "--csv", table) as process:
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=200)
     held.set()
     assert process.returncode == 130
     assert len(table.read_text().splitlines()) == 2

@@ -114,7 +114,7 @@ def test_a_server_that_is_something_else(examine):
 @pytest.mark.parametrize("tls", [(), ("--tls",)])
 def test_a_port_of_something_else(examine, tls, word, plain, encrypted):
     with saying(word) as target:
-        exit_code, found = examine(target, *tls, "--deadline", "0.5" if word is None else "10")
+        exit_code, found = examine(target, *tls, "--deadline", "0.5" if word is None else "100")
     found.pop("PLAINTEXT", None)
     assert (exit_code, set(found)) == (1, {encrypted if tls else plain})
     assert all("50051" in finding["remedy"] for finding in found.values())
@@ -132,7 +132,7 @@ def proxied(monkeypatch):
 
 def test_a_proxy_that_does_not_answer_is_named(examine, proxied):
     proxied("127.0.0.1:9")
-    code, found = examine("192.0.2.1:50051", "--deadline", "5")
+    code, found = examine("192.0.2.1:50051", "--deadline", "100")
     assert (code, set(found)) == (1, {"PROXY", "PLAINTEXT", "UNREACHABLE"})
     for name in ("PROXY", "UNREACHABLE"):
         assert "127.0.0.1:9 (http_proxy)" in found[name]["what"]
@@ -152,7 +152,7 @@ def test_a_proxy_that_does_not_answer_is_named(examine, proxied):
 def test_what_a_proxy_does_is_named(examine, proxied, word, code):
     with saying(word) as proxy:
         proxied(proxy)
-        exit_code, found = examine("192.0.2.1:50051", "--deadline", "0.5" if code == "SILENT" else "10")
+        exit_code, found = examine("192.0.2.1:50051", "--deadline", "0.5" if code == "SILENT" else "100")
     assert (exit_code, set(found)) == (1, {"PROXY", "PLAINTEXT", code})
     assert "(http_proxy)" in found[code]["what"]
 

@@ -78,10 +78,10 @@ def test_cancelling_a_call_cancels_it_in_the_gateway(gateway, target):
     async def ask():
         async with AsyncClient(target) as client:
             call = asyncio.create_task(client.classify(b"1", model="m"))
-            await asyncio.to_thread(arrived.wait, 30)
+            await asyncio.to_thread(arrived.wait, 100)
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
-            assert await asyncio.to_thread(gateway.cancelled.wait, 10)
+            assert await asyncio.to_thread(gateway.cancelled.wait, 100)
 
     asyncio.run(ask())

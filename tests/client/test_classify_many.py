@@ -17,6 +17,7 @@ from dermserve.client import (
     TooLarge,
     Unavailable,
     UnreadablePhoto,
+    _many,
 )
 from tests.client.fake_gateway import abort, rich_status, serving
 
@@ -123,7 +124,8 @@ def test_a_producer_may_wait_for_the_answer_to_each_photo(target, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_first_answer_is_given_before_the_second_photo_is_asked_for(target, kind):
+def test_the_first_answer_is_given_before_the_second_photo_is_asked_for(target, kind, monkeypatch):
+    monkeypatch.setattr(_many, "_FIRST_ALONE", 100.0)
     answers = []
 
     def photos():
@@ -235,7 +237,7 @@ def test_leaving_early_cancels_what_is_in_flight(gateway, target, kind):
     answers = several(kind, target, [str(n).encode() for n in range(1000)], in_flight=2)
     assert next(answers).id == "0"
     answers.close()
-    assert gateway.cancelled.wait(10)
+    assert gateway.cancelled.wait(100)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -274,9 +276,15 @@ def test_one_photo_that_never_answers_costs_only_itself(gateway, target):
 
     gateway.classify = forgetful
     photos = [("a", b"1"), ("lost", b"lost"), ("b", b"2"), ("c", b"3")]
-    with Client(target) as client:
-        answers = {answer.id: type(answer.error) for answer in client.classify_many(photos, model="m", deadline=5)}
-    assert answers == {"a": type(None), "lost": DeadlineExceeded, "b": type(None), "c": type(None)}
+    for deadline in (1, 20):  # the latter where a busy machine takes longer than the former for the others
+        with Client(target) as client:
+            answers = list(client.classify_many(photos, model="m", deadline=deadline))
+        late = {answer.id for answer in answers if isinstance(answer.error, DeadlineExceeded)}
+        if late == {"lost"}:
+            break
+        gateway.cancelled.clear()
+    assert (late, len(answers)) == ({"lost"}, 4)
+    assert not [answer for answer in answers if answer.error and answer.id != "lost"]
 
 
 @pytest.mark.parametrize("arguments", [{"model": ""}, {"model": "m", "in_flight": 0}, {"model": "m", "deadline": -1}])

@@ -32,13 +32,15 @@ def stack(store: pathlib.Path) -> Iterator[Stack]:
                 environment.setenv(name, "http://127.0.0.1:9")
             for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
                 environment.delenv(name, raising=False)
+            # However long the machine stalls, no view is left out for want of time.
+            environment.setenv("DERMSERVE_MAX_DEADLINE_SECONDS", "600")
             started = running.enter_context(Stack(store=store, models=MODELS, port=0, tfs_port=0))
         yield started
 
 
 @pytest.fixture(scope="package")
 def client(stack: Stack) -> Iterator[Client]:
-    with Client(stack.gateway_address) as connected:
+    with Client(stack.gateway_address, deadline=300) as connected:
         yield connected
 
 

@@ -20,7 +20,7 @@ def predict(
     tensor = tensor_pb2.TensorProto(dtype=tensor_pb2.DATA_TYPE_UINT8, tensor_content=images.tobytes())
     tensor.tensor_shape.dim.extend(tensor_pb2.TensorShapeProto.Dim(size=size) for size in images.shape)
     spec = serving_pb2.ModelSpec(name=model, signature_name=signature)
-    response = call(serving_pb2.PredictRequest(model_spec=spec, inputs={"images": tensor}), timeout=60)
+    response = call(serving_pb2.PredictRequest(model_spec=spec, inputs={"images": tensor}), timeout=300)
     return {
         name: np.array(value.float_val, np.float32).reshape([dim.size for dim in value.tensor_shape.dim])
         for name, value in response.outputs.items()

@@ -88,19 +88,19 @@ class Work:
         return classifier_pb2.ClassifyRequest(model=selector, image=self._photo if image is None else image, tta=tta)
 
     async def _classify(self) -> None:
-        await self._stub.Classify(self._request(), timeout=60)
+        await self._stub.Classify(self._request(), timeout=300)
 
     async def _stream(self) -> None:
         async def photos() -> AsyncIterator[classifier_pb2.ClassifyStreamRequest]:
             for number in range(5):
                 yield classifier_pb2.ClassifyStreamRequest(id=str(number), request=self._request())
 
-        answers = [answer async for answer in self._stub.ClassifyStream(photos(), timeout=60)]
+        answers = [answer async for answer in self._stub.ClassifyStream(photos(), timeout=300)]
         if len(answers) != 5:
             raise AssertionError(f"{len(answers)} answers to 5 photos")
 
     async def _give_up(self) -> None:
-        call = self._stub.Classify(self._request(), timeout=60)
+        call = self._stub.Classify(self._request(), timeout=300)
         await asyncio.sleep(self._random.uniform(0, 0.05))
         call.cancel()
         await call
@@ -111,7 +111,7 @@ class Work:
     async def _err(self) -> None:
         cut = self._photo[: self._random.randrange(len(self._photo))]
         wrong = self._random.choice(({"image": cut}, {"image": b""}, {"model": f"none-{self._random.random()}"}))
-        await self._stub.Classify(self._request(**wrong), timeout=60)
+        await self._stub.Classify(self._request(**wrong), timeout=300)
 
 
 def _name(error: BaseException) -> str:
@@ -149,6 +149,7 @@ async def _round(work: Work, process: psutil.Process, callers: int, seconds: flo
     taken: list[Sample] = []
     sampling = asyncio.create_task(_sample(process, taken))
     await work.run(callers, seconds)
+    taken.append(_look(process))  # the only one where the machine stalled all the time
     sampling.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await sampling

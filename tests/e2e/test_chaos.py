@@ -9,6 +9,7 @@ from tests.e2e.chaos import FAULTS, LOSSLESS, let_happen
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # up to three times each fault
 def test_no_request_is_lost_or_wrong_whatever_a_model_server_does(
     small_store: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:

@@ -20,7 +20,7 @@ MODEL = "mobilenet_v3_small"
 
 
 def _run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([DERMSERVE, *arguments], capture_output=True, text=True, timeout=120, check=False, **options)
+    return subprocess.run([DERMSERVE, *arguments], capture_output=True, text=True, timeout=300, check=False, **options)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_up_serves_until_a_signal_and_leaves_nothing_running(
             children = psutil.Process(up.pid).children(recursive=True)
             assert len(children) >= 2
             up.send_signal(signal.SIGTERM)
-            up.communicate(timeout=60)
+            up.communicate(timeout=200)
         finally:
             up.kill()
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]

@@ -51,7 +51,7 @@ def _probabilities(prediction: Prediction) -> np.ndarray:
 def test_every_photo_is_answered_as_it_is(
     client: Client, photos: list[bytes], model: str, tta: str, count: int
 ) -> None:
-    answers = list(client.classify_many(photos[:: 25 // count], model=model, tta=tta, deadline=120))
+    answers = list(client.classify_many(photos[:: 25 // count], model=model, tta=tta, deadline=300))
     assert [answer.error for answer in answers] == [None] * count
 
 

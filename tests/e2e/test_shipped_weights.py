@@ -17,7 +17,7 @@ def answers(client: Client, shared: pathlib.Path) -> dict[str, list[tuple[str, P
     files = sorted((shared / "data" / "ham10000_600x450_sample").rglob("*.jpg"))
     return {
         model: [
-            (file.parent.name, client.classify(file.read_bytes(), model=model, tta="full", deadline=60))
+            (file.parent.name, client.classify(file.read_bytes(), model=model, tta="full", deadline=300))
             for file in files
         ]
         for model in MODELS

@@ -1,5 +1,6 @@
 """A real gateway and model server, once, and a real Envoy before them for each way it is set up."""
 
+import contextlib
 import pathlib
 from collections.abc import Iterator
 
@@ -22,8 +23,13 @@ def store(small_store: pathlib.Path) -> pathlib.Path:
 
 @pytest.fixture(scope="package")
 def gateway(store: pathlib.Path) -> Iterator[Stack]:
-    with Stack(store=store, models=["mobilenet_v3_small"], port=0, tfs_port=0) as running:
-        yield running
+    with contextlib.ExitStack() as running:
+        with pytest.MonkeyPatch.context() as environment:
+            # However long the machine stalls, no view is left out for want of time.
+            environment.setenv("DERMSERVE_DEFAULT_DEADLINE_SECONDS", "600")
+            environment.setenv("DERMSERVE_MAX_DEADLINE_SECONDS", "600")
+            started = running.enter_context(Stack(store=store, models=["mobilenet_v3_small"], port=0, tfs_port=0))
+        yield started
 
 
 @pytest.fixture(scope="package")
@@ -49,8 +55,15 @@ def locked(gateway: Stack, store: pathlib.Path, keys: Keys, tmp_path_factory: py
 
 @pytest.fixture(scope="package")
 def tight(gateway: Stack, store: pathlib.Path) -> Iterator[Edge]:
+    """One that takes small photos only."""
+    with run(gateway, store, max_photo_bytes=100_000) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def hasty(gateway: Stack, store: pathlib.Path) -> Iterator[Edge]:
     """One with little patience."""
-    with run(gateway, store, upload_seconds=1, max_photo_bytes=100_000) as running:
+    with run(gateway, store, upload_seconds=1) as running:
         yield running
 
 

@@ -104,7 +104,7 @@ def ask(url: str, path: str, *, body: Any = None, method: str | None = None, **h
         named = {**JPEG, **named}
     how: dict[str, Any] = {"data": body} if isinstance(body, bytes) else {"json": body} if body is not None else {}
     verb = method or ("GET" if body is None else "POST")
-    return requests.request(verb, url + path, headers=named, timeout=60, **how)
+    return requests.request(verb, url + path, headers=named, timeout=100, **how)
 
 
 def reason(response: requests.Response) -> str:

@@ -21,7 +21,7 @@ def _send(edge: Edge, body: bytes, *, query: str = "", path: str = CLASSIFY, **h
     request = requests.Request("POST", edge.url + path + query, data=body).prepare()
     request.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
     with requests.Session() as session:
-        return session.send(request, timeout=60)
+        return session.send(request, timeout=100)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_other_types_are_refused_with_advice(edge: Edge, photo: bytes, kind: str
 
 
 def test_a_form_is_refused_with_advice(edge: Edge, photo: bytes) -> None:
-    response = requests.post(edge.url + CLASSIFY, files={"image": ("a.jpg", photo, "image/jpeg")}, timeout=30)
+    response = requests.post(edge.url + CLASSIFY, files={"image": ("a.jpg", photo, "image/jpeg")}, timeout=100)
     assert (response.status_code, reason(response)) == (415, "UNSUPPORTED_MEDIA_TYPE")
 
 

@@ -36,7 +36,7 @@ def test_it_is_served(edge: Edge) -> None:
 @SCHEMA.parametrize()
 @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 def test_whatever_is_asked_the_answer_is_as_documented(edge: Edge, case: schemathesis.Case) -> None:
-    response = case.call(base_url=edge.url, timeout=60)
+    response = case.call(base_url=edge.url, timeout=100)
     assert response.status_code < 500
     case.validate_response(
         response,

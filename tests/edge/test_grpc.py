@@ -31,7 +31,7 @@ def _web(edge: Edge, method: str, *messages: bytes) -> tuple[list[bytes], dict[s
         f"{edge.url}{SERVICE}/{method}",
         b"".join(_frame(message) for message in messages),
         headers={"content-type": "application/grpc-web+proto", "x-grpc-web": "1", "origin": "https://clinic.example"},
-        timeout=60,
+        timeout=100,
     )
     frames = list(_frames(response.content))
     trailers = b"".join(data for flags, data in frames if flags & _TRAILERS).decode()
@@ -44,7 +44,7 @@ def _request(photo: bytes, model: str = MODEL) -> classifier_pb2.ClassifyRequest
 
 
 def test_the_client_works_through_it(edge: Edge, photo: bytes) -> None:
-    with Client(edge.url.removeprefix("http://")) as client:
+    with Client(edge.url.removeprefix("http://"), deadline=300) as client:
         assert client.classify(photo, model=MODEL, tta="full").views_used == 10
         answers = list(client.classify_many([(str(index), photo) for index in range(5)], model=MODEL))
         assert sorted(answer.id for answer in answers) == list("01234")
@@ -85,4 +85,4 @@ def test_other_services_are_not_reached(edge: Edge) -> None:
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
         "/tensorflow.serving.PredictionService/Predict",
     ):
-        assert requests.post(edge.url + path, b"", timeout=30).status_code == 404
+        assert requests.post(edge.url + path, b"", timeout=100).status_code == 404

@@ -63,11 +63,11 @@ class World:
 
     async def health(self, service: str = "") -> int:
         check = health_pb2_grpc.HealthStub(self.channel).Check
-        return (await check(health_pb2.HealthCheckRequest(service=service), timeout=5)).status
+        return (await check(health_pb2.HealthCheckRequest(service=service), timeout=100)).status
 
     async def until_health(self, status: int, *, watching: asyncio.Event | None = None) -> None:
         """Wait on the health stream until it says so; `watching` is set when it has said anything."""
-        watch = health_pb2_grpc.HealthStub(self.channel).Watch(health_pb2.HealthCheckRequest(service=""), timeout=20)
+        watch = health_pb2_grpc.HealthStub(self.channel).Watch(health_pb2.HealthCheckRequest(service=""), timeout=100)
         async for update in watch:
             if watching:
                 watching.set()
@@ -77,21 +77,24 @@ class World:
 
     async def refusal(self, request: classifier_pb2.ClassifyRequest, **options: object) -> grpc.aio.AioRpcError:
         try:
-            answer = await self.stub.Classify(request, **{"timeout": 20, **options})
+            answer = await self.stub.Classify(request, **{"timeout": 100, **options})
         except grpc.aio.AioRpcError as error:
             return error
         raise AssertionError(f"expected an error, got {answer}")
 
 
+# Times that only a test of them reaches, however long the machine stalls.
+PATIENT = {"default_deadline_seconds": 200, "max_deadline_seconds": 200, "poll_timeout_seconds": 60}
+
+
 @contextlib.asynccontextmanager
 async def running(*, tfs_address: str, ready: bool = True, **settings: object) -> AsyncIterator[World]:
-    config = Config(
-        **{"listen": "127.0.0.1:0", "tfs": tfs_address, "poll_seconds": 0.1, "tfs_in_flight": 32, **settings}
-    )
+    usual = {"listen": "127.0.0.1:0", "tfs": tfs_address, "poll_seconds": 0.1, "tfs_in_flight": 32, **PATIENT}
+    config = Config(**{**usual, **settings})
     async with lifespan(config) as gateway:
         options = [("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
         async with grpc.aio.insecure_channel(gateway.address, options=options) as channel:
             world = World(gateway, channel, classifier_pb2_grpc.ClassifierStub(channel))
             if ready:
-                await asyncio.wait_for(world.until_health(SERVING), 20)
+                await asyncio.wait_for(world.until_health(SERVING), 100)
             yield world

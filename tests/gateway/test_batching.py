@@ -302,6 +302,10 @@ async def test_whatever_comes_and_goes_each_gets_its_own_answer(seed):
     assert max(len(values) for _, values in servers.calls) <= MOST
 
 
+# However long a call takes where the machine stalls, the next ones go together.
+BATCHED = {"tfs_in_flight": 2, "batch_seconds": 1000}
+
+
 def _photos(count: int) -> list[bytes]:
     """Photos by whose brightness the scores of `_by_brightness` tell them apart."""
     return [make_photo(size=(64 + index, 64), quality=90 - index) for index in range(count)]
@@ -312,23 +316,10 @@ def _by_brightness(views: np.ndarray) -> np.ndarray:
     return np.stack([top, 1 - top, np.zeros_like(top)], 1)
 
 
-@pytest.fixture
-def entered(monkeypatch) -> asyncio.Semaphore:
-    """Released whenever a request is in the queue, or sent at once."""
-    semaphore, enter = asyncio.Semaphore(0), Batching._enter
-
-    def entering(batching: Batching, *given: object, **options: object) -> None:
-        enter(batching, *given, **options)
-        semaphore.release()
-
-    monkeypatch.setattr(Batching, "_enter", entering)
-    return semaphore
-
-
 async def _gather(tfs: FakeTfServing, world: World, photos: list[bytes], entered: asyncio.Semaphore):
     """Let a call be held, and further photos come meanwhile; gives all of them, and what lets the call go."""
     requests = [ask(photo, model="mobilenet_v3_small") for photo in photos]
-    await world.stub.Classify(requests[0], timeout=20)  # from now on the gateway knows how long it takes
+    await world.stub.Classify(requests[0], timeout=100)  # from now on the gateway knows how long it takes
     arrived, release = asyncio.Event(), asyncio.Event()
 
     async def hold(_: object) -> None:
@@ -336,23 +327,23 @@ async def _gather(tfs: FakeTfServing, world: World, photos: list[bytes], entered
         await release.wait()
 
     tfs.on_predict = hold
-    calls = [world.stub.Classify(requests[0], timeout=20)]
-    await asyncio.wait_for(arrived.wait(), 20)
+    calls = [world.stub.Classify(requests[0], timeout=100)]
+    await asyncio.wait_for(arrived.wait(), 100)
     tfs.predicts.clear()
     while not entered.locked():
         await entered.acquire()
-    calls += [world.stub.Classify(request, timeout=20) for request in requests[1:]]
+    calls += [world.stub.Classify(request, timeout=100) for request in requests[1:]]
     for _ in photos[1:]:
-        await asyncio.wait_for(entered.acquire(), 20)
+        await asyncio.wait_for(entered.acquire(), 100)
     return calls, release
 
 
 async def test_photos_that_come_during_a_call_each_get_the_answer_to_their_own(running, tfs, entered):
     tfs.models["mobilenet_v3_small"] = {1: Version(make_card("mobilenet_v3_small"), scores=_by_brightness)}
     photos = _photos(8)
-    async with running(tfs_in_flight=2, batch_seconds=1) as world:
+    async with running(**BATCHED) as world:
         alone = [
-            (await world.stub.Classify(ask(photo, model="mobilenet_v3_small"), timeout=20)).classes for photo in photos
+            (await world.stub.Classify(ask(photo, model="mobilenet_v3_small"), timeout=100)).classes for photo in photos
         ]
         calls, release = await _gather(tfs, world, photos, entered)
         release.set()
@@ -370,7 +361,7 @@ async def test_a_row_that_is_no_probability_fails_its_own_photo_alone(running, t
         return values
 
     tfs.models["mobilenet_v3_small"] = {1: Version(make_card("mobilenet_v3_small"), scores=scores)}
-    async with running(tfs_in_flight=2, batch_seconds=1) as world:
+    async with running(**BATCHED) as world:
         calls, release = await _gather(tfs, world, _photos(4), entered)
         release.set()
         results = await asyncio.gather(*calls, return_exceptions=True)
@@ -385,7 +376,7 @@ async def test_rows_that_are_missing_or_too_many_are_nobodys_answer(running, tfs
         return wrong(_by_brightness(views)) if len(views) > 1 else _by_brightness(views)
 
     tfs.models["mobilenet_v3_small"] = {1: Version(make_card("mobilenet_v3_small"), scores=scores)}
-    async with running(tfs_in_flight=2, batch_seconds=1) as world:
+    async with running(**BATCHED) as world:
         calls, release = await _gather(tfs, world, _photos(4), entered)
         release.set()
         results = await asyncio.gather(*calls, return_exceptions=True)
@@ -395,7 +386,7 @@ async def test_rows_that_are_missing_or_too_many_are_nobodys_answer(running, tfs
 
 
 async def test_one_with_little_time_ends_alone(running, tfs, entered):
-    async with running(tfs_in_flight=2, batch_seconds=1) as world:
+    async with running(**BATCHED) as world:
         calls, release = await _gather(tfs, world, _photos(3), entered)
         error = await world.refusal(ask(model="mobilenet_v3_small"), timeout=0.4)
         assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED

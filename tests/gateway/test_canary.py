@@ -68,7 +68,7 @@ async def test_callers_are_split_by_their_key_which_no_log_shows(running, tfs, s
         async with running(canary_file=shared(0.5)) as world:
             versions = {}
             for caller in [f"secret-{number}" for number in range(12)] * 2:
-                answer = await world.stub.Classify(ask(), metadata=(("x-caller-key", caller),), timeout=20)
+                answer = await world.stub.Classify(ask(), metadata=(("x-caller-key", caller),), timeout=100)
                 versions.setdefault(caller, set()).add(answer.version)
     assert {version for seen in versions.values() for version in seen} == {1, 2}
     assert all(len(seen) == 1 for seen in versions.values())
@@ -81,17 +81,15 @@ async def _samples(world, name):
 
 
 def _read(url):
-    with urllib.request.urlopen(url, timeout=20) as answer:
+    with urllib.request.urlopen(url, timeout=100) as answer:
         return answer.read().decode()
 
 
 async def _eventually(holds):
     """Try until it holds: what runs in the background tells nobody."""
-    for _ in range(1000):
-        if await holds():
-            return
-        await asyncio.sleep(0.02)
-    raise AssertionError("it never happened")
+    async with asyncio.timeout(100):
+        while not await holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
 
 async def _share_is(world, share):
@@ -110,11 +108,15 @@ async def test_a_share_in_a_file_is_followed_without_a_restart_and_a_broken_file
     with capture_logs() as log:
         async with running(canary_file=file, metrics_listen="127.0.0.1:0") as world:
 
+            def write(text):  # renamed, as `dermserve model` does: half a file may be a valid one, or another fault
+                file.with_suffix(".new").write_text(text)
+                file.with_suffix(".new").replace(file)
+
             async def version():
-                return (await world.stub.Classify(ask(), timeout=20)).version
+                return (await world.stub.Classify(ask(), timeout=100)).version
 
             assert await version() == 1  # there is no file yet
-            file.write_text("[canary_shares]\nresnet50 = 1.0\nvgg16 = 0.5\n")
+            write("[canary_shares]\nresnet50 = 1.0\nvgg16 = 0.5\n")
             await _share_is(world, 1)
             assert await version() == 2
             table = "[canary_shares]\nresnet50 = "
@@ -122,9 +124,7 @@ async def test_a_share_in_a_file_is_followed_without_a_restart_and_a_broken_file
             strange = ["", f"{table}7", "# cut off", f"{table}nan", "[canary_shares", f"{table}1{'0' * 400}", "\0"]
             strange += [f'{table}"x"', "canary_shares = 1", f"canary_shares = {'[' * 9999}"]
             for count, wrong in enumerate(strange, 1):
-                # Renamed, as `dermserve model` does: half a file may be a valid one.
-                file.with_suffix(".new").write_text(wrong)
-                file.with_suffix(".new").replace(file)
+                write(wrong)
 
                 async def refused(count=count):
                     return [entry["event"] for entry in log].count("canary_file_not_read") == count
@@ -142,10 +142,10 @@ async def test_both_labels_are_counted_and_the_stable_version_is_asked_about_the
     settings = {"canary_file": shared(0.5), "canary_sample": 1.0, "metrics_listen": "127.0.0.1:0"}
     async with running(**settings) as world:
         for number in range(20):
-            await world.stub.Classify(ask(), metadata=(("x-caller-key", str(number)),), timeout=20)
+            await world.stub.Classify(ask(), metadata=(("x-caller-key", str(number)),), timeout=100)
         with pytest.raises(grpc.aio.AioRpcError):
-            await world.stub.Classify(ask(b"no photo"), timeout=20)
-        await world.stub.Classify(ask(label="stable"), timeout=20)  # by its own choice: not counted
+            await world.stub.Classify(ask(b"no photo"), timeout=100)
+        await world.stub.Classify(ask(label="stable"), timeout=100)  # by its own choice: not counted
         ended = await _samples(world, "canary_requests_total")
         assert sum(ended.values()) == 20
         canary = ended[f'{PREFIX}canary_requests_total{{ended="ok",label="canary",model="resnet50"}}']
@@ -159,7 +159,7 @@ async def test_both_labels_are_counted_and_the_stable_version_is_asked_about_the
 
         async def differed():
             for number in range(20):
-                await world.stub.Classify(ask(), metadata=(("x-caller-key", str(number)),), timeout=20)
+                await world.stub.Classify(ask(), metadata=(("x-caller-key", str(number)),), timeout=100)
             return any('"differed"' in key for key in await _samples(world, "canary_comparisons_total"))
 
         await _eventually(differed)
@@ -186,21 +186,25 @@ async def test_a_caller_who_gives_up_says_nothing_of_the_canary_but_one_who_wait
 
     tfs.models["resnet50"][2] = Version(make_card())
     tfs.labels |= {("resnet50", "stable"): 1, ("resnet50", "canary"): 2}
-    async with running(canary_file=shared(1.0), metrics_listen="127.0.0.1:0") as world:
-        tfs.on_predict = hang
-        call = world.stub.Classify(ask(), timeout=20 if gives_up else 2)
-        await asyncio.wait_for(arrived.wait(), 20)
-        if gives_up:
-            call.cancel()
-        await call.code()
+    tfs.on_predict = hang
+    for timeout in (100,) if gives_up else (2, 20):  # the latter where a busy machine takes longer to ask the canary
+        async with running(canary_file=shared(1.0), metrics_listen="127.0.0.1:0") as world:
+            call = world.stub.Classify(ask(), timeout=timeout)
+            if gives_up:
+                await asyncio.wait_for(arrived.wait(), 100)
+                call.cancel()
+            await call.code()
 
-        async def ended():
-            return any(value == 1 for value in (await _samples(world, "requests_total")).values())
+            async def ended(world=world):
+                return any(value == 1 for value in (await _samples(world, "requests_total")).values())
 
-        await _eventually(ended)
-        labels = {f'{PREFIX}canary_requests_total{{ended="{how}",label="canary",model="resnet50"}}': count
-                  for how, count in counted.items()}  # fmt: skip
-        assert await _samples(world, "canary_requests_total") == labels
+            await _eventually(ended)
+            found = await _samples(world, "canary_requests_total")
+        if arrived.is_set():
+            break
+    labels = {f'{PREFIX}canary_requests_total{{ended="{how}",label="canary",model="resnet50"}}': count
+              for how, count in counted.items()}  # fmt: skip
+    assert (arrived.is_set(), found) == (True, labels)
 
 
 async def test_a_trace_id_finds_its_way_into_the_log(running):
@@ -208,5 +212,5 @@ async def test_a_trace_id_finds_its_way_into_the_log(running):
     with capture_logs() as log:
         async with running() as world:
             for parent in (f"00-{trace}-b7ad6b7169203331-01", "00-nonsense"):
-                await world.stub.Classify(ask(), metadata=(("traceparent", parent),), timeout=20)
+                await world.stub.Classify(ask(), metadata=(("traceparent", parent),), timeout=100)
     assert [entry.get("trace_id") for entry in log if entry["event"] == "request_answered"] == [trace, None]

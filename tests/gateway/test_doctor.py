@@ -103,7 +103,7 @@ def test_traces_that_can_not_be_sent_are_found():
 
 
 async def _seen(address: str, **settings: object) -> dict[str, str]:
-    found = await look_at_models(Config(tfs=address, **settings), seconds=10)
+    found = await look_at_models(Config(tfs=address, **settings), seconds=100)
     return {finding.code: finding.severity for finding in found}
 
 
@@ -158,7 +158,7 @@ def test_the_exit_code_tells_errors_from_warnings_and_json_is_one_object_a_findi
 def test_the_command_asks_the_model_servers(tfs):
     async def ask() -> tuple[int, str]:
         async with tfs.serving() as address:
-            return await asyncio.to_thread(_run, "--tfs", address)
+            return await asyncio.to_thread(_run, "--tfs", address, "--timeout", "100")
 
     code, text = asyncio.run(ask())
     assert (code, "NO_PROFILE" in text) == (0, True)

@@ -32,7 +32,7 @@ async def _over_the_wire(raised: Exception) -> grpc.aio.AioRpcError:
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await channel.unary_unary("/test.Test/Call")(b"", metadata=(("x-request-id", "r-1"),), timeout=20)
+                await channel.unary_unary("/test.Test/Call")(b"", metadata=(("x-request-id", "r-1"),), timeout=100)
             return caught.value
     finally:
         await server.stop(None)

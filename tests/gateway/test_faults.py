@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
 from dermserve.gateway import photos
+from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.tfserving import TfServing
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 from tests.certificates import make_certificate
@@ -37,8 +39,8 @@ async def test_the_bytes_of_photos_that_wait_are_bounded_and_who_is_beyond_is_to
     large = PHOTO + bytes(300_000)
     async with running(max_held_bytes=1_000_000) as world:
         tfs.on_predict = hold
-        held = [asyncio.ensure_future(world.stub.Classify(ask(large), timeout=20)) for _ in range(3)]
-        await asyncio.wait_for(arrived.wait(), 20)
+        held = [asyncio.ensure_future(world.stub.Classify(ask(large), timeout=100)) for _ in range(3)]
+        await asyncio.wait_for(arrived.wait(), 100)
         for model in ("resnet50", "mobilenet_v3_small"):
             refused = await world.refusal(ask(large, model=model))
             assert (refused.code(), reason_of(refused)) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "OVERLOADED")
@@ -48,13 +50,13 @@ async def test_the_bytes_of_photos_that_wait_are_bounded_and_who_is_beyond_is_to
         assert [reason_of(answer.error) async for answer in stream] == ["OVERLOADED"]
         release.set()
         assert all(answer.classes for answer in await asyncio.gather(*held))
-        assert (await world.stub.Classify(ask(large), timeout=20)).classes
+        assert (await world.stub.Classify(ask(large), timeout=100)).classes
 
 
 async def test_a_photo_larger_than_the_bound_is_answered_when_no_other_is_held(running):
     async with running(max_held_bytes=10) as world:
         for _ in range(2):
-            assert (await world.stub.Classify(ask(), timeout=20)).classes
+            assert (await world.stub.Classify(ask(), timeout=100)).classes
 
 
 async def test_an_exception_in_a_poll_is_logged_and_the_catalog_goes_on(running, tfs, monkeypatch):
@@ -65,9 +67,9 @@ async def test_an_exception_in_a_poll_is_logged_and_the_catalog_goes_on(running,
                 raise RuntimeError("a bug")
 
             patched.setattr(TfServing, "versions", broken)
-            await asyncio.wait_for(world.until_health(NOT_SERVING), 20)
-        await asyncio.wait_for(world.until_health(SERVING), 20)
-        assert (await world.stub.Classify(ask(), timeout=20)).classes
+            await asyncio.wait_for(world.until_health(NOT_SERVING), 100)
+        await asyncio.wait_for(world.until_health(SERVING), 100)
+        assert (await world.stub.Classify(ask(), timeout=100)).classes
     assert {entry["event"] for entry in log if entry["log_level"] == "error"} == {"catalog_poll_failed"}
 
 
@@ -96,10 +98,25 @@ async def test_adaptive_answers_with_what_it_has_when_a_later_stage_fails(runnin
         if fault == "nonsense" and len(tfs.predicts) > 1:
             response.outputs["probabilities"].float_val.append(1.0)
 
-    async with running(max_deadline_seconds=2) as world:  # the caller waits longer: a busy machine answers late
-        tfs.on_predict, tfs.mend = second, spoil
-        answer = await world.stub.Classify(ask(tta=ADAPTIVE), timeout=20)
+    tfs.on_predict, tfs.mend = second, spoil
+    for most in (2, 20):  # the latter where a busy machine takes longer than the former for the first stage
+        async with running(max_deadline_seconds=most) as world:
+            if answer := await _answer(world, tta=ADAPTIVE):
+                break
+        tfs.faults.clear()
+        tfs.predicts.clear()
+    assert answer, "no answer in time"
     assert (answer.views_asked, answer.views_used) == (10, 1)
+
+
+async def _answer(world: World, **choice: object) -> classifier_pb2.ClassifyResponse | None:
+    """Ask; None where it was too late."""
+    try:
+        return await world.stub.Classify(ask(**choice), timeout=100)
+    except grpc.aio.AioRpcError as error:
+        if error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise
+        return None
 
 
 async def test_one_server_that_hangs_and_another_that_refuses_are_unavailable_not_late():
@@ -111,20 +128,35 @@ async def test_one_server_that_hangs_and_another_that_refuses_are_unavailable_no
         refusing.faults["Predict"] = (grpc.StatusCode.UNAVAILABLE, "gone")
         for _ in range(3):  # whichever is asked first, and when both have been ejected
             began = time.monotonic()
-            refused = await world.refusal(ask(), timeout=40)
+            refused = await world.refusal(ask(), timeout=100)
             assert (refused.code(), reason_of(refused)) == (grpc.StatusCode.UNAVAILABLE, "MODEL_SERVER_UNREACHABLE")
-            assert time.monotonic() - began < 20
+            assert time.monotonic() - began < 50  # half of the caller's time
 
 
-async def test_many_requests_for_a_label_that_is_gone_share_the_looks_at_the_versions(running, tfs):
+async def test_many_requests_for_a_label_that_is_gone_share_the_looks_at_the_versions(running, tfs, monkeypatch):
     tfs.labels["resnet50", "stable"] = 1
-    async with running(poll_seconds=60) as world:
+    polls, all_wait, poll = itertools.count(1), asyncio.Event(), Catalog.poll
+
+    async def counted(catalog: Catalog) -> None:
+        if next(polls) == 32:
+            all_wait.set()
+        await poll(catalog)
+
+    versions = TfServing.versions
+
+    async def held(*given: object, **options: object) -> object:
+        await all_wait.wait()
+        return await versions(*given, **options)
+
+    async with running(poll_seconds=600) as world:
         del tfs.labels["resnet50", "stable"]
         while not tfs.looks.empty():
             tfs.looks.get_nowait()
+        monkeypatch.setattr(Catalog, "poll", counted)
+        monkeypatch.setattr(TfServing, "versions", held)
         refusals = await asyncio.gather(*(world.refusal(ask(label="stable")) for _ in range(32)))
         assert {reason_of(error) for error in refusals} == {"LABEL_NOT_FOUND"}
-        assert tfs.looks.qsize() <= 16
+        assert tfs.looks.qsize() == 2  # one at each model
 
 
 async def test_a_stream_answers_what_was_read_before_sigterm_and_says_unavailable_of_the_rest(tfs):
@@ -136,11 +168,11 @@ async def test_a_stream_answers_what_was_read_before_sigterm_and_says_unavailabl
 
     async with tfs.serving() as address, _process(address) as (process, world):
         tfs.on_predict = hold
-        stream = world.stub.ClassifyStream(timeout=30)
+        stream = world.stub.ClassifyStream(timeout=100)
         await stream.write(classifier_pb2.ClassifyStreamRequest(id="before", request=ask()))
-        await asyncio.wait_for(arrived.wait(), 20)
+        await asyncio.wait_for(arrived.wait(), 100)
         process.process.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(world.until_health(NOT_SERVING), 20)
+        await asyncio.wait_for(world.until_health(NOT_SERVING), 100)
         await stream.write(classifier_pb2.ClassifyStreamRequest(id="after", request=ask()))
         after = await stream.read()
         assert (after.id, reason_of(after.error)) == ("after", "GATEWAY_STOPPING")
@@ -150,16 +182,16 @@ async def test_a_stream_answers_what_was_read_before_sigterm_and_says_unavailabl
         with pytest.raises(grpc.aio.AioRpcError):
             await stream.read()
         assert await stream.code() is grpc.StatusCode.UNAVAILABLE
-        assert await asyncio.wait_for(process.ended(), 40) == 0
+        assert await asyncio.wait_for(process.ended(), 100) == 0
 
 
 async def test_an_idle_stream_does_not_hold_up_the_stop(tfs):
     async with tfs.serving() as address, _process(address, "--grace", "600") as (process, world):
-        stream = world.stub.ClassifyStream(timeout=30)
+        stream = world.stub.ClassifyStream(timeout=100)
         await stream.write(classifier_pb2.ClassifyStreamRequest(id="a", request=ask()))
         assert (await stream.read()).id == "a"
         process.process.send_signal(signal.SIGTERM)
-        assert await asyncio.wait_for(process.ended(), 40) == 0
+        assert await asyncio.wait_for(process.ended(), 100) == 0
         assert await stream.code() is grpc.StatusCode.UNAVAILABLE
 
 
@@ -175,7 +207,7 @@ async def test_a_peer_may_ping_both_ports_without_calls_and_is_not_sent_goaway(r
     async def ping(address: str) -> None:
         async with grpc.aio.insecure_channel(address, options=options) as channel:
             check = health_pb2_grpc.HealthStub(channel).Check
-            await check(health_pb2.HealthCheckRequest(), timeout=20)
+            await check(health_pb2.HealthCheckRequest(), timeout=100)
             with pytest.raises(TimeoutError):  # it stays READY over four pings; the third used to be one too many
                 await asyncio.wait_for(channel.wait_for_state_change(grpc.ChannelConnectivity.READY), 4.5)
 
@@ -189,7 +221,7 @@ async def test_the_health_port_takes_no_large_messages(running, unused_port):
     async with running(health_listen=probes), grpc.aio.insecure_channel(probes) as channel:
         check = channel.unary_unary("/grpc.health.v1.Health/Check")
         with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await check(bytes(100_000), timeout=20)
+            await check(bytes(100_000), timeout=100)
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
@@ -198,7 +230,7 @@ async def test_a_unix_socket_is_announced_as_it_is(tfs, tmp_path):
         listen = f"unix:{tmp_path}/gateway.sock"
         async with gateways.running(tfs_address=address, listen=listen, health_listen=f"unix:{tmp_path}/h") as world:
             assert world.gateway.address == listen
-            assert (await world.stub.Classify(ask(), timeout=20)).classes
+            assert (await world.stub.Classify(ask(), timeout=100)).classes
 
 
 async def test_a_cancelled_call_leaves_a_log_line(running, tfs):
@@ -211,12 +243,12 @@ async def test_a_cancelled_call_leaves_a_log_line(running, tfs):
     async with running() as world:
         tfs.on_predict = hold
         with capture_logs() as log:
-            call = world.stub.Classify(ask(), timeout=20, metadata=(("x-request-id", "gone"),))
+            call = world.stub.Classify(ask(), timeout=100, metadata=(("x-request-id", "gone"),))
             sending = asyncio.ensure_future(call)
-            await asyncio.wait_for(arrived.wait(), 20)
+            await asyncio.wait_for(arrived.wait(), 100)
             call.cancel()
             await asyncio.gather(sending, return_exceptions=True)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(100):
                 while not log:  # noqa: ASYNC110  # the log has no event to wait for
                     await asyncio.sleep(0.01)
     assert [(entry["event"], entry["request_id"], entry["code"]) for entry in log] == [
@@ -232,9 +264,9 @@ async def test_a_failed_handshake_writes_nothing_between_the_json_lines(tfs, tmp
         sys.executable, *arguments, stderr=asyncio.subprocess.PIPE, env={**os.environ, **tls}
     )
     try:
-        line = await asyncio.wait_for(process.stderr.readline(), 20)
+        line = await asyncio.wait_for(process.stderr.readline(), 100)
         while json.loads(line)["event"] != "listening":
-            line = await asyncio.wait_for(process.stderr.readline(), 20)
+            line = await asyncio.wait_for(process.stderr.readline(), 100)
         host, _, port = json.loads(line)["address"].rpartition(":")
         for _ in range(3):
             reader, writer = await asyncio.open_connection(host, int(port))
@@ -242,7 +274,7 @@ async def test_a_failed_handshake_writes_nothing_between_the_json_lines(tfs, tmp
             await reader.read()
             writer.close()
         process.terminate()
-        rest = await asyncio.wait_for(process.stderr.read(), 20)
+        rest = await asyncio.wait_for(process.stderr.read(), 100)
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
@@ -260,8 +292,8 @@ async def test_a_proxy_in_the_environment_is_not_used_for_model_servers(tfs, mon
             options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
             async with grpc.aio.insecure_channel(gateway.address, options=options) as channel:
                 world = World(gateway, channel, classifier_pb2_grpc.ClassifierStub(channel))
-                await asyncio.wait_for(world.until_health(SERVING), 20)
-                assert (await world.stub.Classify(ask(), timeout=20)).classes
+                await asyncio.wait_for(world.until_health(SERVING), 100)
+                assert (await world.stub.Classify(ask(), timeout=100)).classes
 
 
 @pytest.mark.parametrize(
@@ -281,4 +313,4 @@ async def test_what_is_not_the_photos_fault_is_not_called_a_damaged_file(running
             refused = await world.refusal(ask())
         assert (refused.code(), reason_of(refused)) == (code, reason)
         assert "error" in {entry["log_level"] for entry in log}
-        assert (await world.stub.Classify(ask(), timeout=20)).classes
+        assert (await world.stub.Classify(ask(), timeout=100)).classes

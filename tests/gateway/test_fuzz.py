@@ -61,7 +61,7 @@ async def test_any_message_to_a_real_gateway_is_answered_or_refused_cleanly(runn
             for _ in range(random.randint(1, 6)):
                 message[random.choice([random.randrange(30), random.randrange(len(message))])] = random.randrange(256)
             try:
-                await classify(bytes(message), timeout=20)
+                await classify(bytes(message), timeout=100)
                 ends.add("OK")
             except grpc.aio.AioRpcError as error:
                 ends.add(reason_of(error))
@@ -76,9 +76,9 @@ async def test_what_is_no_message_of_a_method_is_refused_by_all_of_them(running)
     async with running() as world:
         for method in ("Classify", "ListModels", "GetModel"):
             with pytest.raises(grpc.aio.AioRpcError) as refused:
-                await world.channel.unary_unary(f"/dermserve.v1.Classifier/{method}")(b"\xff", timeout=20)
+                await world.channel.unary_unary(f"/dermserve.v1.Classifier/{method}")(b"\xff", timeout=100)
             assert reason_of(refused.value) == "MALFORMED_REQUEST"
-        stream = world.channel.stream_stream("/dermserve.v1.Classifier/ClassifyStream")(timeout=20)
+        stream = world.channel.stream_stream("/dermserve.v1.Classifier/ClassifyStream")(timeout=100)
         await stream.write(classifier_pb2.ClassifyStreamRequest(id="a", request=ask()).SerializeToString())
         await stream.write(b"\xff")
         answer = classifier_pb2.ClassifyStreamResponse.FromString(await stream.read())

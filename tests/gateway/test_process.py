@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from dermserve.gateway.cli import gateway
 from dermserve.gateway.server import Gateway
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
+from tests.gateway import gateways
 from tests.gateway.gateways import NOT_SERVING, PHOTO, SERVING, World, ask, make_photo, reason_of
 
 
@@ -29,7 +31,7 @@ class Process:
 
     async def until_event(self, event: str) -> dict[str, object]:
         assert self.process.stderr
-        while line := await asyncio.wait_for(self.process.stderr.readline(), 20):
+        while line := await asyncio.wait_for(self.process.stderr.readline(), 100):
             with contextlib.suppress(ValueError):  # gRPC's own lines are not JSON
                 self.log.append(json.loads(line))
                 if self.log[-1]["event"] == event:
@@ -39,20 +41,25 @@ class Process:
     async def ended(self) -> int:
         with contextlib.suppress(AssertionError):
             await self.until_event("never")
-        return await asyncio.wait_for(self.process.wait(), 20)
+        return await asyncio.wait_for(self.process.wait(), 100)
 
 
 @contextlib.asynccontextmanager
 async def _process(tfs_address: str, *options: str) -> AsyncIterator[tuple[Process, World]]:
-    arguments = ["-m", "dermserve.gateway", "--listen", "127.0.0.1:0", "--tfs", tfs_address, *options]
-    started = await asyncio.create_subprocess_exec(sys.executable, *arguments, stderr=asyncio.subprocess.PIPE)
+    usual = ["--listen", "127.0.0.1:0", "--tfs", tfs_address, "--grace", "600"]  # the last --grace counts
+    patient = {f"DERMSERVE_{name.upper()}": str(seconds) for name, seconds in gateways.PATIENT.items()}
+    started = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "dermserve.gateway", *usual, *options),
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **patient},
+    )
     process = Process(started)
     try:
         address = str((await process.until_event("listening"))["address"])
         async with grpc.aio.insecure_channel(address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
             stub = classifier_pb2_grpc.ClassifierStub(channel)
             world = World(Gateway(address, None), channel, stub)
-            await asyncio.wait_for(world.until_health(SERVING), 20)
+            await asyncio.wait_for(world.until_health(SERVING), 100)
             yield process, world
     finally:
         if started.returncode is None:
@@ -70,13 +77,13 @@ async def test_a_signal_lets_accepted_work_finish_and_takes_no_more(tfs, number)
 
     async with tfs.serving() as address, _process(address) as (process, world):
         tfs.on_predict = lambda _: hold()
-        accepted = asyncio.ensure_future(world.stub.Classify(ask(), timeout=20))
-        await asyncio.wait_for(arrived.wait(), 20)
+        accepted = asyncio.ensure_future(world.stub.Classify(ask(), timeout=100))
+        await asyncio.wait_for(arrived.wait(), 100)
         watching = asyncio.Event()
         stopping = asyncio.create_task(world.until_health(NOT_SERVING, watching=watching))
-        await asyncio.wait_for(watching.wait(), 20)
+        await asyncio.wait_for(watching.wait(), 100)
         process.process.send_signal(number)
-        await asyncio.wait_for(stopping, 20)
+        await asyncio.wait_for(stopping, 100)
         assert reason_of(await world.refusal(ask())) == "GATEWAY_STOPPING"
         release.set()
         assert (await accepted).classes
@@ -94,11 +101,11 @@ async def test_the_grace_is_a_limit_and_a_second_signal_ends_it_at_once(tfs):
 
         async with tfs.serving() as address, _process(address, *options) as (process, world):
             tfs.on_predict = lambda _, hold=hold: hold()
-            accepted = asyncio.ensure_future(world.stub.Classify(ask(), timeout=20))
-            await asyncio.wait_for(arrived.wait(), 20)
+            accepted = asyncio.ensure_future(world.stub.Classify(ask(), timeout=100))
+            await asyncio.wait_for(arrived.wait(), 100)
             process.process.send_signal(signal.SIGTERM)
             if signals == 2:  # two pending signals of one kind would be one
-                await asyncio.wait_for(world.until_health(NOT_SERVING), 20)
+                await asyncio.wait_for(world.until_health(NOT_SERVING), 100)
                 process.process.send_signal(signal.SIGTERM)
             assert await process.ended() == 0
             with pytest.raises(grpc.aio.AioRpcError):
@@ -108,7 +115,7 @@ async def test_the_grace_is_a_limit_and_a_second_signal_ends_it_at_once(tfs):
 async def test_the_process_is_small_and_loads_no_tensorflow(tfs):
     async with tfs.serving() as address, _process(address) as (process, world):
         for _ in range(100):
-            await world.stub.Classify(ask(tta=classifier_pb2.TTA_MODE_FULL), timeout=20)
+            await world.stub.Classify(ask(tta=classifier_pb2.TTA_MODE_FULL), timeout=100)
         running = psutil.Process(process.process.pid)
         assert running.memory_info().rss < 120e6
         assert not [entry.path for entry in running.memory_maps() if "tensorflow" in entry.path]
@@ -116,7 +123,7 @@ async def test_the_process_is_small_and_loads_no_tensorflow(tfs):
 
 async def test_the_log_is_json_names_each_request_and_holds_nothing_of_the_photo(tfs):
     async with tfs.serving() as address, _process(address) as (process, world):
-        await world.stub.Classify(ask(), timeout=20, metadata=(("x-request-id", "good-1"),))
+        await world.stub.Classify(ask(), timeout=100, metadata=(("x-request-id", "good-1"),))
         answered = await process.until_event("request_answered")
         await world.refusal(ask(b"SECRET" + PHOTO), metadata=(("x-request-id", "bad-1"),))
         refused = await process.until_event("request_refused")
@@ -155,7 +162,7 @@ print(faults(10))
     photo = make_photo(
         size=(3000, 2250)
     )  # not made in that process, which would raise the thresholds of glibc by itself
-    ended = subprocess.run([sys.executable, "-c", script], input=photo, capture_output=True, timeout=60, check=True)
+    ended = subprocess.run([sys.executable, "-c", script], input=photo, capture_output=True, timeout=200, check=True)
     assert float(ended.stdout) < 200  # about 1,000 otherwise
 
 
@@ -188,9 +195,9 @@ async def test_reflection_is_there_only_when_asked_for(running, on):
     async with running(reflection=on) as world:
         listing = reflection_pb2_grpc.ServerReflectionStub(world.channel).ServerReflectionInfo
         if not on:
-            assert await listing(timeout=20).code() is grpc.StatusCode.UNIMPLEMENTED
+            assert await listing(timeout=100).code() is grpc.StatusCode.UNIMPLEMENTED
             return
         requests = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-        response = await anext(aiter(listing(requests, timeout=20)))
+        response = await anext(aiter(listing(requests, timeout=100)))
         names = [service.name for service in response.list_services_response.service]
         assert "dermserve.v1.Classifier" in names

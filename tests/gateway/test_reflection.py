@@ -26,7 +26,7 @@ def ask(request: pytest.FixtureRequest) -> Callable[..., Awaitable[wire.ServerRe
                 request_serializer=wire.ServerReflectionRequest.SerializeToString,
                 response_deserializer=wire.ServerReflectionResponse.FromString,
             )
-            response = await anext(aiter(call(iter([wire.ServerReflectionRequest(**question)]), timeout=20)))
+            response = await anext(aiter(call(iter([wire.ServerReflectionRequest(**question)]), timeout=100)))
         await server.stop(None)
         return response
 

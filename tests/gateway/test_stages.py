@@ -80,7 +80,7 @@ async def test_workers_do_no_more_at_once_than_they_are():
         with lock:
             at_work += 1
             most = max(most, at_work)
-        both.wait(20)
+        both.wait(100)
         with lock:
             at_work -= 1
 
@@ -100,7 +100,7 @@ async def test_what_work_raises_is_raised_to_who_waits():
 async def test_a_blocked_thread_costs_its_caller_the_budget_and_is_then_replaced():
     now, release = 0.0, threading.Event()
     workers = Workers(1, stuck_after=10, clock=lambda: now)
-    for work in (lambda: release.wait(30), lambda: 1):
+    for work in (lambda: release.wait(100), lambda: 1):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
                 await workers.run(work)
@@ -112,7 +112,7 @@ async def test_a_blocked_thread_costs_its_caller_the_budget_and_is_then_replaced
 
 async def test_work_nobody_waits_for_any_more_is_not_started():
     workers, started, release = Workers(1, stuck_after=60, clock=time.monotonic), [], threading.Event()
-    first = asyncio.create_task(workers.run(lambda: release.wait(30)))
+    first = asyncio.create_task(workers.run(lambda: release.wait(100)))
     await asyncio.sleep(0)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):

@@ -54,13 +54,13 @@ async def _call(address: str, *, trusting: pathlib.Path | None, showing: pathlib
     async with channel:
         stub = classifier_pb2_grpc.ClassifierStub(channel)
         try:
-            return await stub.Classify(ask(), timeout=20, wait_for_ready=False)
+            return await stub.Classify(ask(), timeout=100, wait_for_ready=False)
         except grpc.aio.AioRpcError as error:
             return error.code()
 
 
 async def _ready(address: str, trusting: pathlib.Path, showing: pathlib.Path | None = None) -> object:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(100):
         answer: object = grpc.StatusCode.UNKNOWN
         while isinstance(answer, grpc.StatusCode):  # its catalog is not read yet
             answer = await _call(address, trusting=trusting, showing=showing)
@@ -124,8 +124,8 @@ async def test_probes_have_a_plain_port_that_answers_nothing_but_health(tfs, tmp
         assert (await _ready(address, certificate)).classes
         async with grpc.aio.insecure_channel(probes) as channel:
             check = health_pb2_grpc.HealthStub(channel).Check
-            assert (await check(health_pb2.HealthCheckRequest(), timeout=20)).status == SERVING
-            assert (await check(health_pb2.HealthCheckRequest(service="liveness"), timeout=20)).status == SERVING
+            assert (await check(health_pb2.HealthCheckRequest(), timeout=100)).status == SERVING
+            assert (await check(health_pb2.HealthCheckRequest(service="liveness"), timeout=100)).status == SERVING
         assert await _call(probes, trusting=None) is grpc.StatusCode.UNIMPLEMENTED
 
 
@@ -139,7 +139,7 @@ async def test_the_way_to_the_model_server_is_encrypted_and_its_certificate_chec
     async with tfs.serving(credentials=_server_credentials(server, None)) as address:
         named = {"tfs_address": address, "tfs_tls_name": "localhost"}
         async with gateways.running(**named, tfs_tls_ca=server) as world:
-            assert (await world.stub.Classify(ask(), timeout=20)).classes
+            assert (await world.stub.Classify(ask(), timeout=100)).classes
         for wrong in ({**named, "tfs_tls_ca": stranger}, {"tfs_address": address, "tfs_tls_ca": server}):
             async with gateways.running(**wrong, ready=False) as world:
                 assert gateways.reason_of(await world.refusal(ask())) == "MODEL_SERVER_UNREACHABLE"
@@ -154,7 +154,7 @@ async def test_a_model_server_that_asks_for_a_certificate_is_shown_ours(tfs, tmp
         trusting = {"tfs_address": address, "tfs_tls_name": "localhost", "tfs_tls_ca": server}
         own = {"tfs_tls_certificate": client, "tfs_tls_key": client.with_suffix(".key")}
         async with gateways.running(**trusting, **own) as world:
-            assert (await world.stub.Classify(ask(), timeout=20)).classes
+            assert (await world.stub.Classify(ask(), timeout=100)).classes
         async with gateways.running(**trusting, ready=False) as world:
             assert gateways.reason_of(await world.refusal(ask())) == "MODEL_SERVER_UNREACHABLE"
 
@@ -171,7 +171,7 @@ async def test_metrics_say_when_the_certificates_that_are_loaded_end_and_those_t
             metrics_listen="localhost:0",
             resolve_seconds=0.1,
         )
-        async with lifespan(config) as gateway, asyncio.timeout(20):
+        async with lifespan(config) as gateway, asyncio.timeout(100):
             url = f"http://{gateway.metrics_address}/metrics"
             found = await _expiry(url)
             while "model_server" not in found:
@@ -213,7 +213,7 @@ async def test_files_that_do_not_fit_are_named_at_the_start(tmp_path, damage):
 
 
 def _fetch(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=20) as response:
+    with urllib.request.urlopen(url, timeout=100) as response:
         return response.read().decode()
 
 
@@ -244,6 +244,14 @@ class _Authority:
 async def test_nothing_fails_while_all_certificates_towards_model_servers_are_replaced_and_the_old_ones_expire(
     tmp_path,
 ):
+    for seconds in (6, 60):  # the latter where a busy machine takes longer than the former to replace them
+        if await _replace_all(tmp_path, seconds):
+            return
+    raise AssertionError("the old ones expired before they were replaced")
+
+
+async def _replace_all(tmp_path: pathlib.Path, seconds: float) -> bool:
+    """Replace certificates that expire in so many seconds; return False if that took longer."""
     old, new, loads = _Authority(), _Authority(), asyncio.Event()
     both, paths = old.certificate + new.certificate, {n: tmp_path / n for n in ("ca.crt", "tls.crt", "tls.key")}
 
@@ -254,19 +262,22 @@ async def test_nothing_fails_while_all_certificates_towards_model_servers_are_re
     def trusting(authorities: bytes, own: tuple[bytes, bytes]) -> dict[str, object]:
         return {"credentials": grpc.ssl_server_credentials([own], authorities, True)}
 
+    def is_late() -> bool:
+        return time.time() >= expires or load.done()
+
     async def ask_on(world: gateways.World) -> int:
         count = 0
         while not loads.is_set():
-            assert (await world.stub.Classify(ask(), timeout=20)).classes
+            assert (await world.stub.Classify(ask(), timeout=100)).classes
             count += 1
         return count
 
-    expires = time.time() + 6
-    write(old.certificate, *old.issue(seconds=6))
+    expires = time.time() + seconds
+    write(old.certificate, *old.issue(seconds=seconds))
     servers = FakeTfServing(), FakeTfServing()
     async with contextlib.AsyncExitStack() as rest, contextlib.AsyncExitStack() as second:
         first = contextlib.AsyncExitStack()
-        before = old.issue(seconds=6)
+        before = old.issue(seconds=seconds)
         async with first:
             addresses = [
                 await stack.enter_async_context(server.serving(**trusting(old.certificate, before)))
@@ -274,21 +285,30 @@ async def test_nothing_fails_while_all_certificates_towards_model_servers_are_re
             ]
             own = {"tfs_tls_certificate": paths["tls.crt"], "tfs_tls_key": paths["tls.key"]}
             named = {"tfs_address": ",".join(addresses), "tfs_tls_ca": paths["ca.crt"], "tfs_tls_name": "localhost"}
-            world = await rest.enter_async_context(gateways.running(**named, **own, resolve_seconds=0.1))
+            settings = {**named, **own, "resolve_seconds": 0.1}
+            world = await rest.enter_async_context(gateways.running(**settings, ready=False))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(world.until_health(SERVING), expires - time.time())
             load = asyncio.create_task(ask_on(world))
+            rest.callback(load.cancel)
             with capture_logs() as log:  # trust both, as an authority is replaced; then show the new one's
-                write(both, *old.issue(seconds=6))
-                await _until(lambda: [entry["event"] for entry in log].count("model_server_reconnected") == 2)
+                write(both, *old.issue(seconds=seconds))
+                moved = {"event": "model_server_reconnected"}
+                await _until(lambda: sum(moved.items() <= entry.items() for entry in log) == 2 or is_late())
         ports = [int(address.rpartition(":")[2]) for address in addresses]
-        shown = trusting(both, new.issue(seconds=60))
+        shown = trusting(both, new.issue(seconds=3600))
         await rest.enter_async_context(servers[0].serving(ports[0], **shown))
         asked = len(servers[0].predicts)
-        await _until(lambda: len(servers[0].predicts) > asked)  # it came back, with a certificate of the new authority
-        write(both, *new.issue(seconds=60))
+        # It comes back, with a certificate of the new authority.
+        await _until(lambda: len(servers[0].predicts) > asked or is_late())
+        write(both, *new.issue(seconds=3600))
         await second.aclose()
         await rest.enter_async_context(servers[1].serving(ports[1], **shown))
-        await asyncio.sleep(max(0.0, expires - time.time()))
+        if time.time() >= expires:
+            return False
+        await asyncio.sleep(expires - time.time())
         asked = len(servers[1].predicts)
-        await _until(lambda: len(servers[1].predicts) > asked)
+        await _until(lambda: len(servers[1].predicts) > asked or load.done())
         loads.set()
         assert await load > 10
+    return True

@@ -331,9 +331,9 @@ def test_a_watch_that_a_pipeline_stops_ends_the_canary(
     program = [sys.executable, "-c", "from dermserve.cli import main; main()", *command, "--auto-rollback"]
     with subprocess.Popen([*program, f"--store={store.base}", f"--tfs={tfs}"]) as process:
         for _ in range(2):  # the share has been seen, and the watch has begun
-            assert looks.acquire(timeout=60)
+            assert looks.acquire(timeout=200)
         process.send_signal(number)
-        assert process.wait(60) == 130
+        assert process.wait(200) == 130
     assert shares(store) == {}
     assert list(entries(store))[-1]["to"]["labels"] == {"stable": 1}
 

@@ -147,7 +147,10 @@ def test_what_a_killed_command_began_is_settled_by_the_next(world: World) -> Non
     world.moved("promote", MODEL, "1")
     republish(world.store)
     where = [f"--store={world.store}", *(f"--tfs={address}" for address in world.addresses)]
-    program = "from dermserve.cli import main; main()"
+    held = "servers.Server.wait_available = lambda *_, **__: time.sleep(1000)"  # it does not get on while we look
+    program = (
+        f"import time; from dermserve.models.lifecycle import servers; {held}; from dermserve.cli import main; main()"
+    )
     with subprocess.Popen([sys.executable, "-c", program, "model", "promote", MODEL, *where]) as command:
         wait_until((world.store / "intent.json").exists)
         command.kill()

@@ -71,7 +71,7 @@ def test_publishers_in_processes_of_their_own_never_share_a_number_or_mix_their_
     for process in processes:
         process.stdin.write("go\n")
         process.stdin.flush()
-    said = [line for process in processes for line in process.communicate(timeout=120)[0].splitlines()]
+    said = [line for process in processes for line in process.communicate(timeout=300)[0].splitlines()]
     assert [process.returncode for process in processes] == [0] * PUBLISHERS
     store = open_store(base)
     numbers = sorted(int(line.split()[0]) for line in said)

@@ -35,7 +35,7 @@ async def _asked_by_the_gateway() -> set[_Kind]:
     async with fake.serving() as address, running(tfs_address=address) as world:
         for model in MODELS:
             for mode in MODES:
-                await world.stub.Classify(ask(model=model, tta=mode), timeout=30)
+                await world.stub.Classify(ask(model=model, tta=mode), timeout=100)
     # ADAPTIVE asks twice; on a busy machine a call may be retried.
     assert len(fake.predicts) >= len(MODELS) * (len(MODES) + 1)
     return {_kind(request) for request in (*fake.predicts, *fake.describe_requests)}

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
+from dermserve.loadtest import drive
 from dermserve.loadtest.cli import main
 from dermserve.v1 import classifier_pb2
 from tests.certificates import make_certificate, server_credentials
@@ -25,7 +26,10 @@ COMMAND = (sys.executable, "-m", "dermserve.loadtest")
 
 
 def run(*arguments: str, cwd: pathlib.Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([*COMMAND, *arguments], check=False, cwd=cwd, capture_output=True, text=True, timeout=200)
+    for _ in range(3):
+        done = subprocess.run([*COMMAND, *arguments], check=False, cwd=cwd, capture_output=True, text=True, timeout=200)
+        if "no call was made after the warm-up" not in done.stderr:  # unless the machine stalled all the while
+            break
     assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
 
@@ -93,15 +97,19 @@ def test_a_rate_that_is_not_kept_is_reported_and_is_no_success(target, gateway, 
 
 
 @pytest.mark.slow
-def test_errors_are_counted_by_status_and_breach_the_gate(target, gateway, tmp_path):
+def test_errors_are_counted_by_status_and_breach_the_gate_and_a_short_deadline_is_kept(target, gateway, tmp_path):
     def refuse(request, context):
+        if len(gateway.requests) % 2:
+            time.sleep(2)  # longer than the caller waits
         fake_gateway.abort(context, fake_gateway.rich_status(8, "full: try again"))
 
     gateway.classify = refuse
     (tmp_path / "slo.toml").write_text("[[slo]]\nerror_rate = 0.1")
-    run(*quick(target, "--mix", "resnet50", "--users", "1", "--slo", "slo.toml"), cwd=tmp_path, code=1)
+    deadline = ("--deadline", "1s", "--users", "2")
+    done = run(*quick(target, "--mix", "resnet50", *deadline, "--slo", "slo.toml"), cwd=tmp_path, code=1)
+    assert "of the calls failed; --max-error-rate allows 1.00%" in done.stderr
     said = result(tmp_path)
-    assert set(said["calls"][0]["statuses"]) == {"RESOURCE_EXHAUSTED"}
+    assert set(said["calls"][0]["statuses"]) == {"RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
     assert not said["slo"][0]["kept"]
     assert "full: try again" in (tmp_path / "build/loadtest/report.html").read_text()
 
@@ -144,7 +152,7 @@ def test_a_locustfile_of_ones_own_uses_our_user(target, gateway, tmp_path):
     run(*quick(target, "--mix", "resnet50", "--users", "2", "-f", "mine.py", "--run-time", "10s"), cwd=tmp_path)
     assert {call.tta for call in gateway.requests} == {classifier_pb2.TTA_MODE_FULL}
     plain = [sys.executable, "-m", "locust", "-f", "mine.py", "--host", target, "--headless", "-u", "1", "-t", "2s"]
-    subprocess.run(plain, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    subprocess.run(plain, cwd=tmp_path, check=True, capture_output=True, timeout=300)
 
 
 @pytest.mark.slow
@@ -154,10 +162,10 @@ def test_the_web_ui_starts_a_test_and_ctrl_c_writes_the_report(target, gateway, 
     with interruptible(*arguments, cwd=tmp_path) as process:
         wait_for(lambda: reachable(f"http://{address}/"))
         data = b"user_count=1&spawn_rate=1"
-        urllib.request.urlopen(f"http://{address}/swarm", data, timeout=30).read()
+        urllib.request.urlopen(f"http://{address}/swarm", data, timeout=100).read()
         wait_for(lambda: len(gateway.requests) > 3)
         process.send_signal(signal.SIGINT)
-        assert process.wait(120) in {0, 1}  # 1: nothing came after the warm-up
+        assert process.wait(200) in {0, 1}  # 1: nothing came after the warm-up
     assert (tmp_path / "build/loadtest/report.html").is_file()
 
 
@@ -209,6 +217,7 @@ def test_what_cannot_be_done_is_said(tmp_path, monkeypatch, arguments, code, say
     (tmp_path / "odd" / "nowhere.jpg").symlink_to("/nowhere")
     os.mkfifo(tmp_path / "odd" / "pipe.jpg")  # whoever reads one waits for a writer
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(drive, "_TELL_MS", 0)  # there is no master to tell
     done = CliRunner().invoke(main, arguments)
     assert (done.exit_code, says in done.stderr) == (code, True), done.output
 
@@ -254,8 +263,8 @@ def test_ctrl_c_stops_the_local_stack_and_reports_what_there_is(small_store, tmp
         assert len(family) >= 3, "model server, gateway, Locust"
         process.send_signal(signal.SIGINT)
         assert "Traceback" not in process.stderr.read()
-        assert process.wait(120) == 0
-    _, alive = psutil.wait_procs(family, timeout=20)
+        assert process.wait(200) == 0
+    _, alive = psutil.wait_procs(family, timeout=100)
     assert not alive
     said = result(tmp_path)
     assert set(said["calls"][-1]["statuses"]) == {"OK"}
@@ -283,7 +292,7 @@ def reachable(url: str) -> bool:
     return True
 
 
-def wait_for(condition, seconds: float = 90) -> None:
+def wait_for(condition, seconds: float = 200) -> None:
     until = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < until, "it did not come about"
@@ -371,7 +380,7 @@ def test_a_worker_of_this_machine_that_dies_ends_the_test_and_is_named(target, g
         next(one for one in family if "--worker" in one.cmdline()).kill()
         if prepares:
             (tmp_path / "let").write_text("now")  # or the other one would be waited for
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=200)
     assert process.returncode == 1
     assert ("was killed by signal 9" in err, "Traceback" in err) == (True, False), err
     assert (tmp_path / "build/loadtest/report.html").exists() is not prepares
@@ -382,7 +391,7 @@ def test_a_worker_that_cannot_start_ends_the_run_that_waits_for_it(target, gatew
         assert any("waiting for workers: 0 of 2 connected" in line for line in process.stderr)
         done = run("worker", f"127.0.0.1:{unused_port}", "--photos", "/nowhere", cwd=tmp_path, code=2)
         assert "/nowhere is not a folder" in done.stderr
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=200)
     assert process.returncode == 1, err
     assert "can't start: /nowhere is not a folder" in err
     assert not gateway.requests
@@ -396,8 +405,8 @@ def test_a_master_without_workers_says_what_it_waits_for_and_stops_on_ctrl_c(tar
             assert any("waiting for workers: 1 of 2 connected" in line for line in process.stderr)
             process.send_signal(signal.SIGINT)
             assert "Traceback" not in process.stderr.read()
-            assert process.wait(15) == 130
-            assert worker.wait(15) == 0  # it was told
+            assert process.wait(100) == 130
+            assert worker.wait(100) == 0  # it was told
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -406,15 +415,7 @@ def test_a_worker_without_a_master_says_what_it_waits_for_and_stops_when_it_is_t
         assert process.stderr.readline() == f"waiting for a run at 127.0.0.1:{unused_port}\n"
         process.send_signal(number)
         assert "Traceback" not in process.stderr.read()
-        assert process.wait(15) == 130
-
-
-@pytest.mark.slow
-def test_a_short_deadline_is_kept_and_its_failures_fail_the_test(target, gateway, tmp_path):
-    gateway.classify = lambda request, context: time.sleep(2) or fake_gateway.answer(request)
-    done = run(*quick(target, "--mix", "resnet50", "--users", "1", "--deadline", "20ms"), cwd=tmp_path, code=1)
-    assert "of the calls failed; --max-error-rate allows 1.00%" in done.stderr
-    assert set(result(tmp_path)["calls"][0]["statuses"]) == {"DEADLINE_EXCEEDED"}
+        assert process.wait(100) == 130
 
 
 @pytest.mark.slow
@@ -424,7 +425,7 @@ def test_ctrl_c_while_photos_are_prepared_is_130_without_a_traceback(target, tmp
     arguments = quick(target, "--mix", "resnet50", "-f", "mine.py")
     with interruptible(*arguments, cwd=tmp_path) as process, (tmp_path / "let").open("w"):  # which waits for a reader
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=200)
     assert (process.returncode, "Traceback" in err) == (130, False), err
 
 
@@ -436,5 +437,5 @@ def test_ctrl_c_before_the_first_call_is_130_without_a_traceback(tmp_path):
         with interruptible("run", "--server", address, cwd=tmp_path) as process:
             silent.accept()[0].close()
             process.send_signal(signal.SIGINT)
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=200)
     assert (process.returncode, "Traceback" in err) == (130, False), err

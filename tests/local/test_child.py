@@ -32,8 +32,8 @@ def gone(pid):
 def test_its_ready_line_is_waited_for_and_its_lines_are_logged():
     lines = []
     child = start(SERVER, lines=lines)
-    assert child.wait_ready(timeout=30)[1] == "here"
-    child.stop(grace=10)
+    assert child.wait_ready(timeout=100)[1] == "here"
+    child.stop(grace=100)
     assert lines == ["starting", "ready at here"]
     assert gone(child.pid)
 
@@ -41,8 +41,8 @@ def test_its_ready_line_is_waited_for_and_its_lines_are_logged():
 def test_it_gets_variables_beside_the_launchers_own(monkeypatch):
     monkeypatch.setenv("OUTER", "1")
     child = start("import os; print('ready at', os.environ['OUTER'] + os.environ['INNER'])", env={"INNER": "2"})
-    assert child.wait_ready(timeout=30)[1] == "12"
-    child.stop(grace=10)
+    assert child.wait_ready(timeout=100)[1] == "12"
+    child.stop(grace=100)
 
 
 def test_its_end_is_seen_although_nobody_reads_its_log_any_more():
@@ -51,16 +51,16 @@ def test_its_end_is_seen_although_nobody_reads_its_log_any_more():
             raise BrokenPipeError
 
     child = start("print('ready at here'); print('bye')", lines=Closed())
-    assert child.wait_ready(timeout=30)[1] == "here"
+    assert child.wait_ready(timeout=100)[1] == "here"
     assert child.wait() == 0
 
 
 def test_dying_before_ready_shows_its_last_words():
     child = start("import sys; print('no such model'); sys.exit(3)")
     with pytest.raises(ChildDiedError, match="server ended with status 3") as caught:
-        child.wait_ready(timeout=30)
+        child.wait_ready(timeout=100)
     assert "  no such model" in str(caught.value)
-    child.stop(grace=10)
+    child.stop(grace=100)
 
 
 def test_a_death_by_signal_is_called_that():
@@ -68,7 +68,7 @@ def test_a_death_by_signal_is_called_that():
     child.wait()
     assert "killed by signal 9" in str(child.died())
     assert "logged nothing" in str(child.died())
-    child.stop(grace=10)
+    child.stop(grace=100)
 
 
 def test_never_ready_is_told_from_dead():
@@ -76,25 +76,25 @@ def test_never_ready_is_told_from_dead():
     with pytest.raises(NotReadyInTimeError, match="isn't ready after"):
         child.wait_ready(timeout=0.2)
     assert child.died() is None
-    child.stop(grace=10)
+    child.stop(grace=100)
 
 
 def test_its_death_is_reported_to_whoever_watches_before_or_after():
     told, also = threading.Event(), threading.Event()
     child = start("pass")
     child.on_exit(told.set)
-    assert told.wait(30)
+    assert told.wait(100)
     child.on_exit(also.set)
     assert also.is_set()
-    child.stop(grace=10)
+    child.stop(grace=100)
 
 
 def test_it_is_asked_first():
     lines = []
     polite = "import signal, sys; signal.signal(signal.SIGTERM, lambda *_: (print('bye'), sys.exit(0)));" + SERVER
     child = start(polite, lines=lines)
-    child.wait_ready(timeout=30)
-    child.stop(grace=30)
+    child.wait_ready(timeout=100)
+    child.stop(grace=100)
     assert lines[-1] == "bye"
 
 
@@ -103,15 +103,15 @@ def test_it_may_be_asked_as_ctrl_c_asks():
     tidy = "import signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     tidy += f"try: print('ready at here'); {_FOREVER}\nexcept KeyboardInterrupt: print('tidied up')"
     child = start(tidy, lines=lines, asking=signal.SIGINT)
-    child.wait_ready(timeout=30)
-    child.stop(grace=30)
+    child.wait_ready(timeout=100)
+    child.stop(grace=100)
     assert lines[-1] == "tidied up"
 
 
 def test_one_that_ignores_the_question_is_killed():
     lines = []
     child = start(STUBBORN, lines=lines)
-    child.wait_ready(timeout=30)
+    child.wait_ready(timeout=100)
     child.stop(grace=0.2)
     assert gone(child.pid)
     assert "did not stop within 0.2 s" in lines[-1]
@@ -122,26 +122,26 @@ def test_its_own_children_go_with_it_when_it_is_killed():
         "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']);" + STUBBORN
     )
     child = start(family)
-    child.wait_ready(timeout=30)
+    child.wait_ready(timeout=100)
     (grandchild,) = psutil.Process(child.pid).children()
     child.stop(grace=0.1)
-    grandchild.wait(timeout=10)
+    grandchild.wait(timeout=100)
     assert gone(grandchild.pid)
 
 
 def test_it_is_out_of_reach_of_ctrl_c():
     child = start(SERVER)
-    child.wait_ready(timeout=30)
+    child.wait_ready(timeout=100)
     assert os.getpgid(child.pid) == child.pid != os.getpgid(0)
     assert os.getsid(child.pid) == child.pid
-    child.stop(grace=10)
+    child.stop(grace=100)
 
 
 def test_stopping_twice_or_after_its_death_is_fine():
     child = start("pass")
     child.wait()
-    child.stop(grace=10)
-    child.stop(grace=10)
+    child.stop(grace=100)
+    child.stop(grace=100)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs PR_SET_PDEATHSIG, which Linux alone has")
@@ -158,7 +158,7 @@ time.sleep(600)
         pid = int(next(line for line in lines if line.startswith("pid"))[4:])
         child = psutil.Process(pid)
         process.send_signal(signal.SIGKILL)
-    child.wait(timeout=10)
+    child.wait(timeout=100)
     assert gone(pid)
 
 

@@ -21,7 +21,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The folder of the models that served_models.py writes."""
     folder = tmp_path_factory.mktemp("served-models")
     command = [sys.executable, HERE / "served_models.py", folder]
-    subprocess.run(command, check=True, capture_output=True, timeout=200)
+    subprocess.run(command, check=True, capture_output=True, timeout=400)
     return folder
 
 

@@ -32,7 +32,7 @@ class Recording:
 def replay(caller: Caller, case: dict[str, Any]) -> None:
     """Send a case's request and compare the answer with the recorded one."""
     request = fill(case["request"])
-    reply = caller.call(case["rpc"], request, deadline_s=case.get("client_deadline_s", 60))
+    reply = caller.call(case["rpc"], request, deadline_s=case.get("client_deadline_s", 200))
     assert_answer(reply, case)
 
 
@@ -95,7 +95,7 @@ def _content(tensor: dict[str, Any]) -> bytes:
     return bytes(one) + b"\xff" * (one * (rows - 1))
 
 
-def replay_until(caller: Caller, case: dict[str, Any], *, within_s: float = 60) -> None:
+def replay_until(caller: Caller, case: dict[str, Any], *, within_s: float = 200) -> None:
     """Replay a case until the answer is the recorded one: it follows a change that takes a moment."""
     end = time.monotonic() + within_s
     while True:
@@ -107,7 +107,7 @@ def replay_until(caller: Caller, case: dict[str, Any], *, within_s: float = 60) 
             time.sleep(0.05)
 
 
-def observe(caller: Caller, model: str, *, until: dict[int, str], within_s: float = 60) -> list[dict[int, str]]:
+def observe(caller: Caller, model: str, *, until: dict[int, str], within_s: float = 200) -> list[dict[int, str]]:
     """Poll a model's states until they are these; give every distinct picture on the way."""
     seen: list[dict[int, str]] = []
     end = time.monotonic() + within_s

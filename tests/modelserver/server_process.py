@@ -58,7 +58,7 @@ class Caller:
     def __exit__(self, *_: object) -> None:
         self._channel.close()
 
-    def call(self, rpc: str, request: dict[str, Any], *, deadline_s: float = 60) -> Reply:
+    def call(self, rpc: str, request: dict[str, Any], *, deadline_s: float = 200) -> Reply:
         kind, answer = _ANSWERS[rpc.rpartition("/")[2]]
         message = json_format.ParseDict(request, kind())
         try:
@@ -67,12 +67,12 @@ class Caller:
             return Reply(error.code().name, error.details(), None)
         return Reply("OK", "", to_json(answer.FromString(response)))
 
-    def raw(self, rpc: str, request: bytes, *, deadline_s: float = 60) -> bytes:
+    def raw(self, rpc: str, request: bytes, *, deadline_s: float = 200) -> bytes:
         method = self._channel.unary_unary(rpc, request_serializer=None, response_deserializer=None)
         return method(request, timeout=deadline_s)
 
     def predict(
-        self, model: str, *, deadline_s: float = 60, spec: dict[str, Any] | None = None, **inputs: Any
+        self, model: str, *, deadline_s: float = 200, spec: dict[str, Any] | None = None, **inputs: Any
     ) -> Reply:
         request = {"model_spec": {"name": model, **(spec or {})}, "inputs": inputs}
         return self.call(f"{PREDICTION}/Predict", request, deadline_s=deadline_s)
@@ -83,7 +83,7 @@ class Caller:
         versions = (reply.response or {}).get("model_version_status", [])
         return {int(one["version"]): one["state"] for one in versions}
 
-    def reload(self, *models: dict[str, Any], deadline_s: float = 30) -> Reply:
+    def reload(self, *models: dict[str, Any], deadline_s: float = 200) -> Reply:
         request = {"config": {"model_config_list": {"config": list(models)}}}
         return self.call(f"{MODEL}/HandleReloadConfigRequest", request, deadline_s=deadline_s)
 
@@ -96,7 +96,7 @@ def floats(*values: float) -> dict[str, Any]:
     return {"dtype": "DT_FLOAT", "tensor_shape": {"dim": [{"size": len(values)}]}, "float_val": values}
 
 
-def wait_until(condition: Callable[[], bool], *, within_s: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], *, within_s: float = 200) -> None:
     """Poll until something holds; fail loudly when it never does."""
     end = time.monotonic() + within_s
     while not condition():
@@ -117,7 +117,7 @@ class ServerProcess:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def wait_log(self, pattern: str, *, within_s: float = 60) -> str:
+    def wait_log(self, pattern: str, *, within_s: float = 200) -> str:
         """Wait for a line that matches; fail with the log when the process ends or time is up."""
         with self._grew:
             assert self._grew.wait_for(lambda: self.find(pattern) or not self._reader.is_alive(), within_s), self.text
@@ -133,7 +133,7 @@ class ServerProcess:
         self.address = re.search(r"at (\S+) \.\.\.", line).group(1)
         return self.address
 
-    def wait_exit(self, *, within_s: float = 60) -> int:
+    def wait_exit(self, *, within_s: float = 200) -> int:
         code = self.process.wait(within_s)
         self._reader.join()
         return code
@@ -155,9 +155,9 @@ class ServerProcess:
         if self.process.poll() is None:
             self.process.terminate()
         try:
-            self.process.wait(60)
+            self.process.wait(200)
         except subprocess.TimeoutExpired:
-            pytest.fail(f"it did not stop within 60 s of SIGTERM:\n{self.text}")
+            pytest.fail(f"it did not stop within 200 s of SIGTERM:\n{self.text}")
         finally:
             self.process.kill()  # Does nothing to one that has ended.
             self.process.wait()
@@ -184,7 +184,7 @@ class ServerThread(ServerProcess):
     def running(self) -> bool:
         return self._reader.is_alive()
 
-    def wait_exit(self, *, within_s: float = 60) -> int:
+    def wait_exit(self, *, within_s: float = 200) -> int:
         self._reader.join(within_s)
         assert not self.running, self.text
         return self._code

@@ -59,8 +59,9 @@ def test_a_life_of_versions(
         check("predict_latest_while_v4_failed")
         shutil.copytree(source / "1", base / "4", dirs_exist_ok=True)
 
-        (base / "5").mkdir()
-        shutil.copy(source / "1" / "saved_model.pb", base / "5")
+        (tmp_path / "bare").mkdir()
+        shutil.copy(source / "1" / "saved_model.pb", tmp_path / "bare")
+        publish(tmp_path / "bare", base / "5")
         change("incomplete_v5_no_variables", {5: "AVAILABLE", 4: "END", 3: "END", 2: "END", 1: "END"})
         # By now the completed version 4 has been polled again, and stays as it was.
         check("status_v4_after_files_completed_in_place")

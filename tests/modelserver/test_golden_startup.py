@@ -167,5 +167,5 @@ def test_messages_have_no_limit_on_the_server(golden_models: pathlib.Path) -> No
     with serving("--model_name=h", f"--model_base_path={golden_models}/half_plus_two") as (server, caller):
         assert len(caller.raw(f"{PREDICTION}/Predict", request.SerializeToString())) > 4 * rows
         with grpc.insecure_channel(server.address) as limited, pytest.raises(grpc.RpcError) as caught:
-            limited.unary_unary(f"{PREDICTION}/Predict")(request.SerializeToString(), timeout=60)
+            limited.unary_unary(f"{PREDICTION}/Predict")(request.SerializeToString(), timeout=200)
         assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -155,6 +155,7 @@ def test_a_version_is_unloaded_when_its_last_call_has_ended(models: pathlib.Path
         stop = threading.Event()
         answers: list[list[str]] = [[], []]
         calls = [pool.submit(_call_until, caller, stop, into) for into in answers]
+        wait_until(lambda: all(answers))
         publish(models / "half_plus_two" / "2", tmp_path / "m" / "2")
         seen = set()
         while (states := caller.states("m")).get(1) != "END":
@@ -182,25 +183,26 @@ def test_no_call_is_lost_while_versions_come_and_go(models: pathlib.Path, tmp_pa
     flags = ("--model_name=m", f"--model_base_path={base}", "--file_system_poll_wait_seconds=1")
     with serving(*flags, "--grpc_max_threads=64") as (_, caller), ThreadPoolExecutor(6) as pool:
         stop = threading.Event()
-        calls = [pool.submit(_answers_until, caller, stop) for _ in range(6)]
-        for version in (2, 3):
-            publish(models / "half_plus_two" / str(version), base / str(version))
-            wait_until(lambda version=version: caller.states("m").get(version) == "AVAILABLE")
+        answers: list[tuple[str, float]] = []
+        calls = [pool.submit(_answers_until, caller, stop, answers) for _ in range(6)]
+        for version in (1, 2, 3):
+            if version > 1:
+                publish(models / "half_plus_two" / str(version), base / str(version))
+            wait_until(lambda version=version: str(version) in {answered for answered, _ in answers})
         shutil.rmtree(base / "3")
         wait_until(lambda: caller.states("m") == {3: "END", 2: "AVAILABLE", 1: "END"})
         stop.set()
-        answers = [answer for call in calls for answer in call.result()]
+        for call in calls:
+            call.result()
     assert {version for version, _ in answers} == {"1", "2", "3"}
     assert all(y == int(version) + 2.0 for version, y in answers)
 
 
-def _answers_until(caller: Caller, stop: threading.Event) -> list[tuple[str, float]]:
-    answers = []
+def _answers_until(caller: Caller, stop: threading.Event, answers: list[tuple[str, float]]) -> None:
     while not stop.is_set():
         reply = caller.predict("m", x=floats(2.0))
         assert reply.code == "OK", reply
         answers.append((reply.response["model_spec"]["version"], reply.response["outputs"]["y"]["float_val"][0]))
-    return answers
 
 
 def test_one_broken_version_does_not_keep_the_others_from_serving(models: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -219,7 +221,9 @@ def test_a_signal_lets_calls_in_flight_finish_and_then_ends_the_process(models: 
     flags = ("--model_name=slow", f"--model_base_path={models}/slow")
     with serving_process(*flags, "--grpc_max_threads=1") as (server, caller), ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(caller.predict, "slow", x=floats(1.0))
-        wait_until(lambda: caller.predict("slow", deadline_s=0.1).code == "RESOURCE_EXHAUSTED")  # It is on its way.
+        while caller.predict("slow").code != "RESOURCE_EXHAUSTED":  # It is on its way.
+            if waiting.done():
+                waiting = pool.submit(caller.predict, "slow", x=floats(1.0))
         server.process.send_signal(number)
         assert waiting.result().code == "OK"
         assert server.wait_exit() == 0
@@ -238,7 +242,7 @@ def test_reloads_that_wait_for_ever_do_not_keep_the_server_from_stopping(models:
         for _ in range(2):  # The second waits for the first.
             assert caller.reload(lost, deadline_s=0.5).code == "DEADLINE_EXCEEDED"
         server.process.terminate()
-        assert server.wait_exit(within_s=10) == 0
+        assert server.wait_exit() == 0
 
 
 def test_a_taken_port_is_said_to_be_taken(models: pathlib.Path) -> None:
@@ -286,4 +290,4 @@ import tensorflow as tf
 assert tf.constant([1.0]).numpy().tolist() == [1.0]
 assert session.tensorflow_version() == tf.__version__
 """
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=300)

@@ -16,7 +16,7 @@ stop = _stop_on_signals()
 
 def run(script: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-c", BUSY + script]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=200)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

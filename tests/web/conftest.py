@@ -4,6 +4,7 @@ They end with this folder's tests: Playwright leaves an event loop running in it
 later test would fail.
 """
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -20,7 +21,7 @@ from dermserve.local.picture import draw_lesion
 from tests.conftest import exported, store_of
 from tests.web.page import App, write_video
 
-expect.set_options(timeout=30_000)  # on a busy machine a page takes its time
+expect.set_options(timeout=100_000)  # on a busy machine a page takes its time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "build/screenshots"
 SHIPPED = ROOT / "models/dermserve/models/shipped" / ON_DEVICE
@@ -40,14 +41,14 @@ def trained_store(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 def served(trained_store: pathlib.Path) -> Iterator[str]:
     """Where the page is."""
     many = {"requests_per_minute": 600_000, "burst": 10_000}
-    with (
-        Stack(store=trained_store, models=[ON_DEVICE], port=0, tfs_port=0) as stack,
-        Edge(
-            Settings(gateway=stack.gateway_address, listen="127.0.0.1:0", **many),  # type: ignore[arg-type]
-            store=trained_store,
-        ) as edge,
-    ):
-        yield edge.url
+    with contextlib.ExitStack() as running:
+        with pytest.MonkeyPatch.context() as environment:
+            # However long the machine stalls, no view is left out for want of time.
+            environment.setenv("DERMSERVE_DEFAULT_DEADLINE_SECONDS", "600")
+            environment.setenv("DERMSERVE_MAX_DEADLINE_SECONDS", "600")
+            stack = running.enter_context(Stack(store=trained_store, models=[ON_DEVICE], port=0, tfs_port=0))
+        settings = Settings(gateway=stack.gateway_address, listen="127.0.0.1:0", **many)  # type: ignore[arg-type]
+        yield running.enter_context(Edge(settings, store=trained_store)).url
 
 
 @pytest.fixture(scope="package")

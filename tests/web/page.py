@@ -31,6 +31,7 @@ class App:
     def opened(cls, browser: Browser, url: str, *, shots: pathlib.Path, locale: str = "en-GB") -> Iterator["App"]:
         """Open the page anew; what it says on the console but should not fails the test in the end."""
         context = browser.new_context(viewport=PHONE, device_scale_factor=1, locale=locale, accept_downloads=True)  # type: ignore[arg-type]
+        context.set_default_timeout(100_000)  # on a busy machine a page takes its time
         page = context.new_page()
         app = cls(page, context, shots, [])
         page.on("pageerror", lambda error: app.complaints.append(str(error)))
@@ -70,7 +71,7 @@ class App:
 
     def result(self) -> Locator:
         found = self.page.locator(".result:has(#verdict)")
-        found.wait_for(timeout=60_000)
+        found.wait_for()
         return found
 
     def unfold(self) -> None:
@@ -79,7 +80,7 @@ class App:
 
     def until(self, expression: str) -> None:
         """Wait for something to be so; not with wait_for_function, which needs the eval that the page forbids."""
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 100
         while not self.page.evaluate(expression):
             assert time.monotonic() < deadline, expression
             time.sleep(0.05)

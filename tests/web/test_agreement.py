@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.usefixtures("runtime"), pytest.mark.shared_data, pytes
 def _verdict_and_level(app: App, photo: bytes) -> tuple[Any, str]:
     url = app.page.url.partition("/app/")[0]
     request = {"image": base64.b64encode(photo).decode(), "tta": "TTA_MODE_NONE"}
-    answer = requests.post(f"{url}/v1/models/{ON_DEVICE}:classify", json=request, timeout=60).json()
+    answer = requests.post(f"{url}/v1/models/{ON_DEVICE}:classify", json=request, timeout=100).json()
     level = answer.get("malignancy", {}).get("level", "RISK_LEVEL_NONE")
     return answer["verdict"], level.removeprefix("RISK_LEVEL_").lower()
 

@@ -54,7 +54,7 @@ def _both(app: App, photo: bytes, views: str) -> tuple[dict[str, float], dict[st
     answer = requests.post(
         f"{url}/v1/models/{ON_DEVICE}:classify",
         json={"image": base64.b64encode(photo).decode(), "tta": f"TTA_MODE_{views}", "includeRejectedClasses": True},
-        timeout=60,
+        timeout=100,
     ).json()
     server = {score["code"]: score["probability"] for score in answer["classes"]}
     device = {score["code"]: score["probability"] for score in _device(app, photo, views)["scores"]}
@@ -247,7 +247,7 @@ def prepared(runtime: None, browser: Browser, served: str) -> Iterator[App]:
         expect(app.page.locator("#device")).to_contain_text("it knows 3 kinds of spots")
         expect(app.page.locator("#device")).to_contain_text("about 12 MB")
         app.press("Prepare for offline use")
-        app.page.locator("#prepared").wait_for(timeout=60_000)
+        app.page.locator("#prepared").wait_for(timeout=100_000)
         app.until("navigator.serviceWorker.controller !== null")
         yield app
 

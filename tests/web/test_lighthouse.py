@@ -21,7 +21,7 @@ def lighthouse(tmp_path_factory: pytest.TempPathFactory) -> str:
     command = [npx, "--yes", "--package", _LIGHTHOUSE, "--", "which", "lighthouse"]
     folder = tmp_path_factory.mktemp("npx")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder, timeout=300)
     except subprocess.SubprocessError as error:
         pytest.skip(f"NOT TESTED: npm can't fetch {_LIGHTHOUSE}: {error}")
     return done.stdout.strip()
@@ -34,7 +34,7 @@ def test_lighthouse_finds_nothing(lighthouse: str, served: str, address: str, tm
     chrome = "--chrome-flags=--headless=new --no-sandbox --disable-gpu"
     environment = {**os.environ, "CHROME_PATH": shutil.which("chromium") or ""}
     command = [lighthouse, f"{served}/app/{address}", *_FLAGS, chrome, f"--output-path={report}"]
-    subprocess.run(command, check=True, cwd=tmp_path, env=environment, timeout=120)
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment, timeout=300)
     found = json.loads(report.read_text())
     low = {name: one["score"] for name, one in found["categories"].items() if one["score"] != 1}
     wrong = [

@@ -91,7 +91,7 @@ def examine(server: Server, *, probe: bool) -> Iterator[Finding]:
             yield _diagnose(error, encrypted=encrypted)
             return
         yield Finding("OK", "ANSWERS", f"the gateway answers after {(time.monotonic() - started) * 1e3:.0f} ms")
-        yield from _look_at_clock(client)
+        yield from _look_at_clock(client, server.deadline)
         yield from map(_look_at_model, models)
         if probe and (ready := [model.name for model in models if model.ready]):
             yield from _look_at_answers(client, ready[0], server.deadline)
@@ -107,10 +107,10 @@ def _diagnose(error: DermserveError, *, encrypted: bool) -> Finding:
     return Finding("ERROR", error.reason, error.message, f"see {error.help}")
 
 
-def _look_at_clock(client: Client) -> Iterator[Finding]:
+def _look_at_clock(client: Client, deadline: float) -> Iterator[Finding]:
     """Compare this clock with the `date` that proxies such as Envoy add."""
     with contextlib.suppress(grpc.RpcError, KeyError, ValueError, TypeError):
-        _, call = client._stub.ListModels.with_call(classifier_pb2.ListModelsRequest(), timeout=5)
+        _, call = client._stub.ListModels.with_call(classifier_pb2.ListModelsRequest(), timeout=deadline)
         sent = dict(call.initial_metadata())
         off = time.time() - email.utils.parsedate_to_datetime(sent["date"]).timestamp()
         if abs(off) > _CLOCK_SECONDS:

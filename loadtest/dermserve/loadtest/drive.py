@@ -30,6 +30,7 @@ _READY_TIMEOUT = 180.0
 _CHECK_TIMEOUT = 10.0
 _LOCUST_GRACE = 60.0
 _CHILD_GRACE = 15.0
+_TELL_MS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,13 +190,13 @@ def run_worker(master: str, *, photos: str | None, sides: Sequence[int], locustf
 
 
 def tell_master(master: str, fault: str) -> None:
-    """Send a fault that keeps a worker from starting to the master at HOST:PORT; give up after two seconds."""
+    """Send a fault that keeps a worker from starting to the master at HOST:PORT; give up after ten seconds."""
     with zmq.Context() as context:
         worker = context.socket(zmq.DEALER)
         worker.setsockopt_string(zmq.IDENTITY, name := f"{socket.gethostname()}_{os.getpid()}")
         worker.connect(f"tcp://{master}")
         worker.send(msgpack.dumps((CANNOT_START, fault, name)))  # as Locust writes a message
-        context.destroy(linger=2000)
+        context.destroy(linger=_TELL_MS)
 
 
 def address_options(option: str, address: str) -> list[str]:
