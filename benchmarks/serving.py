@@ -1,6 +1,7 @@
 """What the benchmarks share: starting servers, calling them, loading them, and measuring both sides."""
 
 import contextlib
+import http.client
 import itertools
 import os
 import pathlib
@@ -127,6 +128,24 @@ def gateway_caller(address: str, model: str, tta: str) -> Callable[[bytes], clas
     def call(photo: bytes) -> classifier_pb2.ClassifyResponse:
         request = classifier_pb2.ClassifyRequest(model=selector, image=photo, tta=f"TTA_MODE_{tta.upper()}")
         answer: classifier_pb2.ClassifyResponse = stub.Classify(request, timeout=_TIMEOUT)
+        return answer
+
+    return call
+
+
+def http_caller(address: str, path: str, kind: str) -> Callable[[bytes], bytes]:
+    """Make a caller that posts bodies of a content type, with a connection of its own.
+
+    The call raises RuntimeError unless the answer is 200.
+    """
+    connection = http.client.HTTPConnection(address, timeout=_TIMEOUT)
+
+    def call(body: bytes) -> bytes:
+        connection.request("POST", path, body, {"Content-Type": kind})
+        response = connection.getresponse()
+        answer = response.read()
+        if response.status != http.client.OK:
+            raise RuntimeError(f"{address} answers {response.status}: {answer[:300]!r}")
         return answer
 
     return call

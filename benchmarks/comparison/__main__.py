@@ -188,7 +188,7 @@ def main(
         ensure_networks(study.folder / "weights", models)
         try:
             visits = list(study.visits(contenders, models, rounds))
-        except (ContenderError, StackError) as error:
+        except (RuntimeError, StackError) as error:
             raise click.ClickException(str(error)) from error
     notes = [f"{each.title}: {each.configuration}" for each in contenders]
     plan = f"{rounds} rounds, {seconds:g} s a cell"
