@@ -15,8 +15,9 @@ import click
 import numpy as np
 
 from benchmarks.figures import table
-from benchmarks.serving import alternate, gateway_caller, http_caller, local_stack, store_option
+from benchmarks.serving import alternate, gateway_caller, http_caller, store_option
 from dermserve.edge import Settings
+from dermserve.loadtest.drive import local_server
 from dermserve.local.edge import Edge
 from dermserve.local.picture import draw_lesion
 
@@ -33,7 +34,7 @@ def main(store: pathlib.Path, rounds: int) -> None:
     path = f"/v1/models/{_MODEL}:classify"
     many = {"requests_per_minute": 6_000_000, "burst": 1_000_000}
     with (
-        local_stack(store, [_MODEL]) as server,
+        local_server(store, [_MODEL]) as server,
         Edge(Settings(gateway=server.target, listen="127.0.0.1:0", **many), store=store) as edge,
     ):
         address = edge.url.removeprefix("http://")

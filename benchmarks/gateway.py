@@ -27,12 +27,11 @@ from benchmarks.serving import (
     closed_loop,
     direct_caller,
     gateway_caller,
-    local_stack,
     server_process,
     store_option,
 )
 from dermserve.imaging import decode
-from dermserve.loadtest.drive import Server
+from dermserve.loadtest.drive import Server, local_server
 from dermserve.loadtest.scenario import load_photos
 from dermserve.local.picture import draw_lesion
 from dermserve.local.ports import HOST, free_port
@@ -47,10 +46,8 @@ class Row:
     """What was measured for one model: medians of the rounds."""
 
     model: str
-    what: str
-    """The TTA mode of one caller, or the number of callers with one view: a key of BOUNDS."""
-    numbers: dict[str, float]
-    """Milliseconds a call, or of a core a photo, and answers a second."""
+    what: str  # the TTA mode of one caller, or the number of callers with one view: a key of BOUNDS
+    numbers: dict[str, float]  # milliseconds a call, or of a core a photo, and answers a second
     ratio: float
 
 
@@ -105,7 +102,7 @@ def measure(
     """Run the local stack and the relay, and measure all ratios for each model."""
     address = f"{HOST}:{free_port()}"
     with (
-        local_stack(store, models) as server,
+        local_server(store, models) as server,
         server_process("benchmarks.relay", address, address, server.tfs_address) as pid,
     ):
         for model in models:

@@ -34,7 +34,8 @@ import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
-from benchmarks.serving import CHANNEL, closed_loop, gateway_caller, local_stack, store_option
+from benchmarks.serving import CHANNEL, closed_loop, gateway_caller, store_option
+from dermserve.loadtest.drive import local_server
 from dermserve.loadtest.machine import scrape
 from dermserve.local.picture import draw_lesion
 from dermserve.v1 import classifier_pb2
@@ -185,7 +186,7 @@ def faults(found: dict[str, float]) -> list[str]:
 @click.option("--seconds", type=click.FloatRange(2), default=30.0, show_default=True, help="Of each of the two parts.")
 def main(store: pathlib.Path, model: str, times: float, seconds: float) -> None:
     """Put several times its capacity on a gateway, and judge the goals."""
-    with local_stack(store, [model]) as server:
+    with local_server(store, [model]) as server:
         found = _measure(server.target, server.metrics_url, server.pids["gateway"], model, times, seconds)
     missed = faults(found)
     click.echo("\n".join(f"{name:19} {value:13.2f}" for name, value in found.items()))

@@ -28,8 +28,7 @@ from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.scenario import load_photos
 from dermserve.modelserver.flags import usable_cores
 
-LOADS = tuple(itertools.product((1, 10), (1, 2, 8)))
-"""Images a request and callers."""
+LOADS = tuple(itertools.product((1, 10), (1, 2, 8)))  # images a request and callers
 _ONE = ("--tensorflow_intra_op_parallelism=1", f"--tensorflow_inter_op_parallelism={usable_cores()}")
 _NEXT = 10
 _ARENA = {"MALLOC_ARENA_MAX": "1"}
@@ -51,15 +50,11 @@ class Measured:
     """One variant in one round."""
 
     start_seconds: float
-    resident_mb: float
-    """After all loads."""
-    first: float
-    """Time of the first request, as a multiple of the median of the next ones."""
+    resident_mb: float  # after all loads
+    first: float  # time of the first request, as a multiple of the median of the next ones
     probabilities: list[float]
-    images: list[float]
-    """A second, by load."""
-    p50: list[float]
-    """Milliseconds, by load."""
+    images: list[float]  # a second, by load
+    p50: list[float]  # milliseconds, by load
 
 
 def measure(variant: str, model: str, graphs: pathlib.Path, photo: bytes, seconds: float) -> Measured:

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 import click
 import grpc
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from dermserve.contract import Input, Output, Signature
 from dermserve.imaging import STANDARD_VIEWS, decode, make_views
-from dermserve.loadtest.drive import Server, server_under_test
+from dermserve.loadtest.machine import use_of
 from dermserve.local.ports import free_port
 from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
@@ -37,24 +36,11 @@ CHANNEL = (
 )
 _TIMEOUT = 120.0
 _LEAST = 4
-Call = Callable[[bytes], object]
-"""Takes a photo, as bytes, to its answer."""
+Call = Callable[[bytes], object]  # takes a photo, as bytes, to its answer
 
 store_option = click.option(
     "--store", type=click.Path(path_type=pathlib.Path), default=pathlib.Path(".dermserve/store"), show_default=True
 )
-
-
-def processor_ms(pid: int) -> float:
-    """Return the processor time that a process and its children have used, in milliseconds."""
-    process = psutil.Process(pid)
-    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
-    return sum(each.user + each.system for each in times) * 1000
-
-
-def local_stack(store: pathlib.Path, models: Sequence[str]) -> contextlib.AbstractContextManager[Server]:
-    """Run a model server and a gateway with metrics, as in production."""
-    return server_under_test(None, local=True, store=store, metrics="", models=models)
 
 
 @contextlib.contextmanager
@@ -167,13 +153,10 @@ def alternate(calls: Sequence[Callable[[], object]], rounds: int, *, warm_up: in
 class Loop:
     """What a closed loop of callers came to."""
 
-    answers: float
-    """A second."""
-    p50: float
-    """Milliseconds."""
+    answers: float  # a second
+    p50: float  # milliseconds
     p99: float
-    processor: Mapping[int, float]
-    """Milliseconds of a core an answer, by process id."""
+    processor: Mapping[int, float]  # milliseconds of a core an answer, by process id
 
 
 def closed_loop(
@@ -201,14 +184,14 @@ def closed_loop(
     with ThreadPoolExecutor(len(calls)) as pool:
         callers = [pool.submit(call_on, *each) for each in enumerate(calls)]
         ended.wait(warm_up)
-        before, first = [processor_ms(pid) for pid in pids], len(took)
+        before, first = [use_of(pid)[0] for pid in pids], len(took)
         while not ended.wait(seconds) and len(took) < first + _LEAST:
             seconds = 0.05
-        counted, spent = took[first:], [processor_ms(pid) for pid in pids]
+        counted, spent = took[first:], [use_of(pid)[0] for pid in pids]
         stop.set()
     for caller in callers:
         caller.result()
     p50, p99 = np.percentile(counted, [50, 99]) * 1000
-    each = {pid: (now - then) / len(counted) for pid, now, then in zip(pids, spent, before, strict=True)}
+    each = {pid: (now - then) * 1000 / len(counted) for pid, now, then in zip(pids, spent, before, strict=True)}
     # Little's law, as callers do not pause: counting calls by their ends favours a few long ones that end together.
     return Loop(answers=len(calls) / float(np.mean(counted)), p50=float(p50), p99=float(p99), processor=each)

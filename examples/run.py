@@ -43,14 +43,11 @@ class Example:
     """One program in one language: shell commands in its folder, and the tools they need."""
 
     folder: str
-    run: str | Callable[..., str]
-    """Gets the photo as `$1`; empty: never run."""
+    run: str | Callable[..., str]  # gets the photo as `$1`; empty: never run
     build: str = ":"
-    built: str = ""
-    """What the build makes, below the folder; while it is newer than its sources, nothing is built."""
+    built: str = ""  # what the build makes, below the folder; while it is newer than its sources, nothing is built
     needs: tuple[str, ...] = ()
-    plain: bool = True
-    """Whether it is run without TLS, too."""
+    plain: bool = True  # whether it is run without TLS, too
 
 
 def shell(command: str, *arguments: str, cwd: pathlib.Path, **environment: str) -> str:

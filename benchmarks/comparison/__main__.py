@@ -40,8 +40,7 @@ from dermserve.local.child import ends_by_interrupt
 
 _TOLERANCE = 2e-3
 """Between a contender's probabilities and the reference's: networks are compiled differently, not alike to the bit."""
-Reference = Mapping[Kind, Sequence[Sequence[float]]]
-"""Each photo's probabilities."""
+Reference = Mapping[Kind, Sequence[Sequence[float]]]  # each photo's probabilities
 
 
 class Visit(NamedTuple):
@@ -49,23 +48,18 @@ class Visit(NamedTuple):
 
     contender: Contender
     model: str
-    start: float
-    """Seconds from its start to its first answer."""
-    memory: float
-    """Of all its processes after the loops, in MB."""
-    loops: Mapping[tuple[Kind, int], Loop]
-    """By kind and callers."""
+    start: float  # seconds from its start to its first answer
+    memory: float  # of all its processes after the loops, in MB
+    loops: Mapping[tuple[Kind, int], Loop]  # by kind and callers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
     """What is measured of every contender."""
 
-    folder: pathlib.Path
-    """Of environments and weights."""
+    folder: pathlib.Path  # of environments and weights
     callers: tuple[int, ...]
-    seconds: float
-    """Of each loop."""
+    seconds: float  # of each loop
     photos: Sequence[bytes]
 
     def visits(self, contenders: Sequence[Contender], models: Sequence[str], rounds: int) -> Iterator[Visit]:
@@ -148,8 +142,7 @@ def tables(visits: Sequence[Visit]) -> Iterator[Table]:
     yield Table(title, ["", "model", "first answer", "memory"], costs)
 
 
-Loops = Sequence[Mapping[tuple[Kind, int], Loop]]
-"""Of each round."""
+Loops = Sequence[Mapping[tuple[Kind, int], Loop]]  # of each round
 
 
 def _cell(is_ours: bool, theirs: Loops, ours: Loops, cell: tuple[Kind, int]) -> str:

@@ -16,8 +16,7 @@ SAVED_MODEL = os.environ.get("COMPARISON_SAVED_MODEL", "")
 KERAS_FILE = pathlib.Path(os.environ.get("COMPARISON_KERAS_FILE", ""))
 DOCUMENTED = os.environ.get("COMPARISON_DOCUMENTED") == "1"
 _SIDE = 224
-Classify = Callable[[bytes, int], list[float]]
-"""A photo and a number of views to probabilities."""
+Classify = Callable[[bytes, int], list[float]]  # a photo and a number of views to probabilities
 
 
 def flask_app() -> Any:

@@ -40,8 +40,7 @@ class Kind(NamedTuple):
 
     title: str
     tta: str
-    views: int
-    """At most."""
+    views: int  # at most
 
 
 ONE, TEN, ADAPTIVE = Kind("one view", "none", 1), Kind("ten views", "full", 10), Kind("ADAPTIVE", "adaptive", 10)
@@ -52,14 +51,10 @@ class Contender:
     """One way to serve."""
 
     name: str
-    title: str
-    """What tables call it."""
-    configuration: str
-    """How it is set up, in a sentence."""
-    kinds: tuple[Kind, ...]
-    """What it can be asked."""
-    environment: str = ""
-    """Name of its environment, and of its file in requirements/; empty for this project's own."""
+    title: str  # what tables call it
+    configuration: str  # how it is set up, in a sentence
+    kinds: tuple[Kind, ...]  # what it can be asked
+    environment: str = ""  # name of its environment, and of its file in requirements/; empty for this project's own
     command: tuple[str, ...] = ()
     """Its server's, in its environment's bin, but for --bind or --port. Empty for the local stack."""
     documented: bool = False

@@ -5,16 +5,14 @@ from dataclasses import asdict, dataclass
 
 import click
 
-COLOURS = {"ERROR": "red", "WARNING": "yellow", "NOTE": "cyan", "OK": "green"}
-"""By severity, the gravest first."""
+COLOURS = {"ERROR": "red", "WARNING": "yellow", "NOTE": "cyan", "OK": "green"}  # by severity, the gravest first
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """The result of one check: severity, a stable code, what was found, and what to do."""
 
-    severity: str
-    """ERROR: something does not work; WARNING: unsafe or unwise; NOTE: information; OK."""
+    severity: str  # ERROR: something does not work; WARNING: unsafe or unwise; NOTE: information; OK
     code: str
     what: str
     remedy: str = ""

@@ -19,16 +19,11 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 class Exit(IntEnum):
     """Exit codes that scripts can rely on."""
 
-    ANSWERED = 0
-    """Every photo or request was answered."""
-    FAILED = 1
-    """Some or all of them failed."""
-    USAGE = 2
-    """The command line is wrong; no request was sent. Click's own code."""
-    NO_SERVER = 3
-    """No gateway answers, or its model servers do not: try again later."""
-    INTERRUPTED = 130
-    """Ctrl-C, as in shells: 128 + SIGINT."""
+    ANSWERED = 0  # every photo or request was answered
+    FAILED = 1  # some or all of them failed
+    USAGE = 2  # the command line is wrong; no request was sent. Click's own code
+    NO_SERVER = 3  # no gateway answers, or its model servers do not: try again later
+    INTERRUPTED = 130  # Ctrl-C, as in shells: 128 + SIGINT
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +42,7 @@ class Extra:
 class Entry:
     """One command, before it is loaded."""
 
-    target: str
-    """Where to import it from: "module:attribute"."""
+    target: str  # where to import it from: "module:attribute"
     help: str
     extra: Extra | None = None
 

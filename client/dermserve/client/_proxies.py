@@ -14,20 +14,16 @@ from urllib.parse import urlsplit
 
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _BYPASSES = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
-_NAMED = ("dns", "ipv4", "ipv6")
-"""Schemes of gRPC targets that name a host."""
+_NAMED = ("dns", "ipv4", "ipv6")  # schemes of gRPC targets that name a host
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
     """How a channel gets to a target."""
 
-    target: str
-    """The target for gRPC."""
-    proxy: str | None = None
-    """The proxy's address and the variable that names it, for messages; None without one."""
-    name: str | None = None
-    """Name to expect in a certificate, where `target` has another host."""
+    target: str  # the target for gRPC
+    proxy: str | None = None  # the proxy's address and the variable that names it, for messages; None without one
+    name: str | None = None  # name to expect in a certificate, where `target` has another host
 
 
 def find_way(target: str, environment: Mapping[str, str] = os.environ) -> Way:

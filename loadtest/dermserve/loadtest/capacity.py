@@ -1,11 +1,9 @@
 """`dermserve-loadtest capacity`: the highest rate within a threshold, the scalability law, and the limit."""
 
-import functools
 import json
 import math
 import pathlib
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,11 +14,10 @@ import numpy as np
 import psutil
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from scipy.optimize import OptimizeWarning, curve_fit
+from scipy.optimize import lsq_linear
 from scipy.special import bdtr, bdtrc
 
-from dermserve.loadtest.cli import CALL_OPTIONS, FOLDER, duration, under_test, write_file
+from dermserve.loadtest.cli import CALL_OPTIONS, FOLDER, duration, under_test
 from dermserve.loadtest.drive import Server, more_gateways, run, say
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.report import STYLE
@@ -30,17 +27,12 @@ from dermserve.loadtest.slo import milliseconds
 from dermserve.models.durable import write_durably
 from dermserve.models.options import Number, add_options
 
-SHARES = {"p50": 0.5, "p95": 0.05, "p99": 0.01}
-"""Share of the calls that may be slower than the threshold, by its name."""
-CONFIDENCE = 0.9
-"""Of a verdict on a rate; a p99 takes 230 calls if none is slow."""
-_FULL = 0.85
-"""Share of a core from which a process is full."""
-_LEAST = 1 / 16
-"""Share of the most answers a second: below it, a breached threshold is not caused by the load."""
+SHARES = {"p50": 0.5, "p95": 0.05, "p99": 0.01}  # share of the calls that may be slower than the threshold, by its name
+CONFIDENCE = 0.9  # of a verdict on a rate; a p99 takes 230 calls if none is slow
+_FULL = 0.85  # share of a core from which a process is full
+_LEAST = 1 / 16  # share of the most answers a second: below it, a breached threshold is not caused by the load
 _MARGIN = 1.25
-_ROOM = 1.5
-"""Factor on the calls that a verdict needs, as a few of them may be slow."""
+_ROOM = 1.5  # factor on the calls that a verdict needs, as a few of them may be slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +42,9 @@ class Law:
     After Gunther, "A general theory of computational scalability based on rational functions", 2008.
     """
 
-    rate: float
-    """λ: answers a second of a lone caller."""
-    contention: float
-    """σ: the share that must queue."""
-    coherence: float
-    """κ: the cost of callers to each other."""
+    rate: float  # λ: answers a second of a lone caller
+    contention: float  # σ: the share that must queue
+    coherence: float  # κ: the cost of callers to each other
 
     def __str__(self) -> str:
         return f"λ {self.rate:.2f}/s, σ {self.contention:.3f}, κ {self.coherence:.5f}"
@@ -70,21 +59,15 @@ class Law:
 class Point:
     """One run."""
 
-    rate: float | None
-    """Calls due a second; None for a closed loop."""
+    rate: float | None  # calls due a second; None for a closed loop
     callers: int
     gateways: int
-    answers: float
-    """A second."""
-    p50: float | None
-    """Milliseconds, as p99; None without answers."""
+    answers: float  # a second
+    p50: float | None  # milliseconds, as p99; None without answers
     p99: float | None
-    calls: int
-    """Those that came due and were never started included."""
-    slow: int
-    """Calls that were not answered within the threshold."""
-    cores: dict[str, float]
-    """Mean cores busy, by process; "machine" for all, "generator" and the like for ours."""
+    calls: int  # those that came due and were never started included
+    slow: int  # calls that were not answered within the threshold
+    cores: dict[str, float]  # mean cores busy, by process; "machine" for all, "generator" and the like for ours
 
     @property
     def server_cores(self) -> dict[str, float]:
@@ -98,16 +81,12 @@ class Capacity:
 
     model: str
     mode: str
-    kept: float
-    """Highest rate that was shown to keep the threshold, by bisection, with one gateway; 0 if none."""
-    broken: float
-    """Lowest rate above that which breaks it, or was not shown to keep it; infinite if none."""
+    kept: float  # highest rate that was shown to keep the threshold, by bisection, with one gateway; 0 if none
+    broken: float  # lowest rate above that which breaks it, or was not shown to keep it; infinite if none
     open_points: tuple[Point, ...]
     closed_points: tuple[Point, ...]
-    laws: dict[int, Law]
-    """By number of gateway processes."""
-    why: str
-    """The limit, as a sentence."""
+    laws: dict[int, Law]  # by number of gateway processes
+    why: str  # the limit, as a sentence
 
     @property
     def rates(self) -> str:
@@ -182,16 +161,11 @@ def fit_laws(points: Sequence[Point]) -> dict[int, Law]:
         if len(having) < 3:
             continue
         counts, seen = np.array(list(having), float), np.array(list(having.values()))
-        start, bounds = (float(np.max(seen / counts)), 0.1, 1e-4), ((0, 0, 0), (np.inf, 1, 1))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", OptimizeWarning)  # about the covariance, which is not used
-            found, _ = curve_fit(_throughput, counts, seen, p0=start, bounds=bounds, maxfev=20_000)
-        laws[gateways] = Law(*found.tolist())
+        # N / X(N) is linear in 1/λ, σ/λ and κ/λ; weighted so that the errors of X are what is least.
+        terms, weights = np.stack([counts**0, counts - 1, counts * (counts - 1)], axis=1), seen**2 / counts
+        lone, *others = lsq_linear(terms * weights[:, None], counts / seen * weights, bounds=(1e-12, np.inf)).x.tolist()
+        laws[gateways] = Law(1 / lone, *(each / lone for each in others))
     return laws
-
-
-def _throughput(callers: NDArray[np.float64], rate: float, contention: float, coherence: float) -> NDArray[np.float64]:
-    return np.asarray(rate * callers / (1 + (callers - 1) * (contention + coherence * callers)), np.float64)
 
 
 def too_slow_already(points: Sequence[Point], threshold: float) -> str:
@@ -350,8 +324,8 @@ def capacity(
                 say(f"{part.model} {part.mode}")
                 found.append(search.find(part))
                 content = {"machine": machine, "capacity": [each.to_json() for each in found]}
-                write_file(out / "capacity.json", functools.partial(write_durably, text=json.dumps(content, indent=1)))
-                write_file(out / "capacity.png", functools.partial(_plot, found, limit, threshold))
+                write_durably(out / "capacity.json", json.dumps(content, indent=1))
+                _plot(found, limit, threshold, out / "capacity.png")
     click.echo(_table(found, slo))
     say(f"plot: {out / 'capacity.png'}")
 

@@ -5,10 +5,9 @@ kept, but the generator did not keep its rate, so that they prove nothing, 130 i
 """
 
 import contextlib
-import functools
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -31,16 +30,16 @@ from dermserve.loadtest.result import Result, summary
 from dermserve.loadtest.scenario import (
     MODES,
     SHAPES,
-    LoadTestError,
     Scenario,
     ScenarioError,
+    ServerError,
     first_fault,
     load_photos,
     parse_mix,
     parse_seconds,
 )
 from dermserve.loadtest.slo import Finding, check, findings_table, read_slos
-from dermserve.local import DEFAULT_STORE
+from dermserve.local import DEFAULT_STORE, StackError
 from dermserve.local.child import ends_by_interrupt
 from dermserve.models.options import Number, add_options
 
@@ -204,10 +203,13 @@ def under_test(options: Mapping[str, Any]) -> Iterator[tuple[Scenario, Server]]:
         load_photos(scenario.photos)
     models = list(dict.fromkeys(part.model for part in scenario.mix))
     chosen = {name: options[name] for name in ("local", "store", "metrics")}
-    with ends_by_interrupt(), server_under_test(options["server"], **chosen, models=models) as server:
-        scenario = scenario.model_copy(update={"target": server.target})
-        check_server(scenario)
-        yield scenario, server
+    try:
+        with ends_by_interrupt(), server_under_test(options["server"], **chosen, models=models) as server:
+            scenario = scenario.model_copy(update={"target": server.target})
+            check_server(scenario)
+            yield scenario, server
+    except StackError as error:
+        raise ServerError(str(error)) from error
 
 
 def _conclude(result: Result, findings: Sequence[Finding], out: pathlib.Path, *, max_error_rate: float) -> None:
@@ -219,8 +221,8 @@ def _conclude(result: Result, findings: Sequence[Finding], out: pathlib.Path, *,
         click.echo(f"\n{findings_table(findings)}")
     for warning in result.warnings:
         say(f"warning: {warning}")
-    write_file(out / _RESULT, functools.partial(result.write, slo=[asdict(each) for each in findings]))
-    write_file(out / _REPORT, functools.partial(write_report, result, findings))
+    result.write(out / _RESULT, slo=[asdict(each) for each in findings])
+    write_report(result, findings, out / _REPORT)
     say(f"report: {out / _REPORT}")
     faults = list(result.data["worker_faults"])
     if not result.all.calls:
@@ -232,11 +234,3 @@ def _conclude(result: Result, findings: Sequence[Finding], out: pathlib.Path, *,
     if faults or any(not each.kept for each in findings):
         sys.exit(_BREACHED)
     sys.exit(0 if result.kept_rate else _RATE_NOT_KEPT)
-
-
-def write_file(file: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
-    """Write a file by a function. Raises LoadTestError: it can't be written."""
-    try:
-        write(file)
-    except OSError as error:
-        raise LoadTestError(f"{file}: {error.strerror}") from error

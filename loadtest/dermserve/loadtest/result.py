@@ -21,21 +21,16 @@ _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "worst": 1.0}
 class Row:
     """All calls of one kind after the warm-up; latencies in milliseconds, of calls that got an answer."""
 
-    name: str
-    """Method, model and mode."""
+    name: str  # method, model and mode
     calls: int = 0
-    rate: float = 0.0
-    """Answers a second."""
+    rate: float = 0.0  # answers a second
     p50: float | None = None
     p95: float | None = None
     p99: float | None = None
     worst: float | None = None
-    error_rate: float = 0.0
-    """Share of the calls that got no answer."""
-    statuses: Mapping[str, int] = field(default_factory=dict)
-    """Calls by the name of their status."""
-    latency: Mapping[float, int] = field(default_factory=dict)
-    """Answers by milliseconds, which have three digits."""
+    error_rate: float = 0.0  # share of the calls that got no answer
+    statuses: Mapping[str, int] = field(default_factory=dict)  # calls by the name of their status
+    latency: Mapping[float, int] = field(default_factory=dict)  # answers by milliseconds, which have three digits
 
 
 class Result:

@@ -56,12 +56,9 @@ class Part(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True)
 
     model: str
-    mode: str = "NONE"
-    """"NONE" (a single view), "FULL" or "ADAPTIVE"."""
-    stream: int = 0
-    """Photos of one ClassifyStream; 0 makes single Classify calls."""
-    weight: float = 1.0
-    """How often, beside the others'."""
+    mode: str = "NONE"  # "NONE" (a single view), "FULL" or "ADAPTIVE"
+    stream: int = 0  # photos of one ClassifyStream; 0 makes single Classify calls
+    weight: float = 1.0  # how often, beside the others'
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -81,28 +78,19 @@ class Scenario(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(frozen=True, allow_inf_nan=False)
 
-    target: str
-    """Any gRPC target: HOST:PORT, or ipv4:HOST:PORT,HOST:PORT for several."""
-    mix: tuple[Part, ...] = pydantic.Field(min_length=1)
-    """What users call."""
-    photos: str | None = None
-    """A folder of photos; drawn ones when None."""
+    target: str  # any gRPC target: HOST:PORT, or ipv4:HOST:PORT,HOST:PORT for several
+    mix: tuple[Part, ...] = pydantic.Field(min_length=1)  # what users call
+    photos: str | None = None  # a folder of photos; drawn ones when None
     sides: tuple[Annotated[int, pydantic.Field(ge=64, le=8000)], ...] = ()
     """Longer sides in pixels: each photo is scaled to all of them; to none when empty."""
     rate: float | None = pydantic.Field(None, gt=0)
     """Calls due a second, over all users (open loop). None: each user calls again at once (closed loop)."""
-    users: int = pydantic.Field(0, ge=0)
-    """Users at the shape's peak. 0: as many as the rate needs, or eight."""
-    run_time: float = 60.0
-    """Seconds."""
-    shape: str = "steady"
-    """A key of SHAPES."""
-    warm_up: float = pydantic.Field(5.0, ge=0)
-    """Seconds at the start that the summary leaves out."""
-    deadline: float = pydantic.Field(10.0, gt=0)
-    """Seconds a call may take."""
-    tls: TLS | None = pydantic.Field(None, repr=False)
-    """The connections' encryption; plaintext when None."""
+    users: int = pydantic.Field(0, ge=0)  # users at the shape's peak. 0: as many as the rate needs, or eight
+    run_time: float = 60.0  # seconds
+    shape: str = "steady"  # a key of SHAPES
+    warm_up: float = pydantic.Field(5.0, ge=0)  # seconds at the start that the summary leaves out
+    deadline: float = pydantic.Field(10.0, gt=0)  # seconds a call may take
+    tls: TLS | None = pydantic.Field(None, repr=False)  # the connections' encryption; plaintext when None
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -172,10 +160,8 @@ def _files(folder: str) -> list[pathlib.Path]:
 def _scale(photo: bytes, side: int) -> bytes:
     with Image.open(io.BytesIO(photo)) as image:
         upright = ImageOps.exif_transpose(image).convert("RGB")
-    factor = side / max(upright.size)
-    size = (max(1, round(upright.width * factor)), max(1, round(upright.height * factor)))
     file = io.BytesIO()
-    upright.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    ImageOps.contain(upright, (side, side)).save(file, "JPEG", quality=90)
     return file.getvalue()
 
 

@@ -32,14 +32,11 @@ class Slo(pydantic.BaseModel):
     method: str = ""
     model: str = ""
     mode: _Mode = ""
-    p50: _Latency = None
-    """Milliseconds, as the next two."""
+    p50: _Latency = None  # milliseconds, as the next two
     p95: _Latency = None
     p99: _Latency = None
-    error_rate: float | None = pydantic.Field(None, ge=0, le=1)
-    """A share."""
-    min_rate: float | None = pydantic.Field(None, ge=0)
-    """Answers a second."""
+    error_rate: float | None = pydantic.Field(None, ge=0, le=1)  # a share
+    min_rate: float | None = pydantic.Field(None, ge=0)  # answers a second
 
     @pydantic.model_validator(mode="after")
     def _has_threshold(self) -> Self:
@@ -69,8 +66,7 @@ class Finding:
     name: str
     limit: str
     allowed: float
-    measured: float | None
-    """None when there were no calls, or, for a latency, no answers."""
+    measured: float | None  # None when there were no calls, or, for a latency, no answers
     kept: bool
 
 

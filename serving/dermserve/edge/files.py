@@ -7,12 +7,10 @@ from typing import Any
 
 from dermserve.edge.settings import SITE
 
-RUNTIME = SITE.with_name("litert")
-"""LiteRT.js, which `make web` puts here; it is 9 MB, so it is not in the repository."""
+RUNTIME = SITE.with_name("litert")  # LiteRT.js, which `make web` puts here; it is 9 MB, so it is not in the repository
 VIEWER = SITE.with_name("rapidoc")
 """RapiDoc, the viewer of the API page, which `make web` puts here; without it there is no such page."""
-ON_DEVICE = "mobilenet_v3_small"
-"""The model that is small enough for a phone."""
+ON_DEVICE = "mobilenet_v3_small"  # the model that is small enough for a phone
 
 
 def gather(to: pathlib.Path, *, store: pathlib.Path | None = None) -> dict[str, Any]:

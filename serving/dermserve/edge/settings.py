@@ -10,8 +10,7 @@ from typing import Annotated, Any, TypeVar, get_args
 
 import click
 
-SITE = pathlib.Path(__file__).with_name("site")
-"""What is served as files: openapi.json, and the built page in app/."""
+SITE = pathlib.Path(__file__).with_name("site")  # what is served as files: openapi.json, and the built page in app/
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")

@@ -41,8 +41,7 @@ _GAP = 1.5
 _SCALES = (8, 4, 2, 1)
 """Divisors at which JPEGs are decoded. libjpeg-turbo also has other eighths, but without SIMD code: 5/8 of 600×450
 takes longer than the whole photo."""
-_BAND = 1 << 18
-"""Pixels converted at once."""
+_BAND = 1 << 18  # pixels converted at once
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 """What codecs raise for damaged files; not MemoryError, and nothing that only a bug of ours raises."""
 
@@ -67,12 +66,9 @@ _TRANSPOSE = {
 class Limits:
     """Limits for a photo."""
 
-    max_bytes: int = 20_000_000
-    """File size in bytes."""
-    max_pixels: int = 50_000_000
-    """Width × height, from the header."""
-    min_side: int = 32
-    """Shorter side in pixels."""
+    max_bytes: int = 20_000_000  # file size in bytes
+    max_pixels: int = 50_000_000  # width × height, from the header
+    min_side: int = 32  # shorter side in pixels
     max_memory: int = 100_000_000
     """Bytes that decoding one photo may take, estimated from its header. It limits the pixels of formats that can't be
     reduced while they are decoded."""

@@ -7,8 +7,7 @@ from typing import ClassVar
 class PhotoError(ValueError):
     """A photo that can't be classified. Each message is for the caller: what is wrong and what to do."""
 
-    reason: ClassVar[str] = "PHOTO"
-    """Machine-readable and stable."""
+    reason: ClassVar[str] = "PHOTO"  # Machine-readable and stable
 
 
 class EmptyPhotoError(PhotoError):

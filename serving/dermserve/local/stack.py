@@ -43,17 +43,12 @@ class Stack(InOrder):
         StackError: a port is taken, the store can't be built or another process serves it, or a server doesn't start.
     """
 
-    store: pathlib.Path = DEFAULT_STORE
-    """Folder of the versioned store."""
+    store: pathlib.Path = DEFAULT_STORE  # folder of the versioned store
     models: Sequence[str] = DEFAULT_MODELS
-    port: int = DEFAULT_PORT
-    """The gateway's; 0 takes a free one."""
-    tfs_port: int = DEFAULT_TFS_PORT
-    """The model server's; 0 takes a free one."""
-    ready_timeout: float = 180.0
-    """Seconds for the model server to load, and again for the gateway to be ready."""
-    say: Callable[[str], None] = lambda line: None
-    """Takes a line of progress."""
+    port: int = DEFAULT_PORT  # the gateway's; 0 takes a free one
+    tfs_port: int = DEFAULT_TFS_PORT  # the model server's; 0 takes a free one
+    ready_timeout: float = 180.0  # seconds for the model server to load, and again for the gateway to be ready
+    say: Callable[[str], None] = lambda line: None  # takes a line of progress
     program: Callable[[str], Sequence[str]] = lambda name: (sys.executable, "-m", f"dermserve.{name}")
     """Gives the command line of "modelserver" and "gateway", to which their flags are added."""
     model_server_flags: Sequence[str] = ()
@@ -61,12 +56,9 @@ class Stack(InOrder):
     owner: bool = False
     """Whether it is the one that serves the store: it writes models.config there, for `dermserve model`, and a second
     one is refused. Otherwise the store stays as it is."""
-    tell_after: float = 15.0
-    """Seconds after which `say` gets the last log line of a server that isn't ready."""
-    gateway_address: str = field(default="", init=False)
-    """HOST:PORT of the gateway, once entered."""
-    tfs_address: str = field(default="", init=False)
-    """HOST:PORT of the model server, once entered."""
+    tell_after: float = 15.0  # seconds after which `say` gets the last log line of a server that isn't ready
+    gateway_address: str = field(default="", init=False)  # HOST:PORT of the gateway, once entered
+    tfs_address: str = field(default="", init=False)  # HOST:PORT of the model server, once entered
     _children: dict[str, Child] = field(default_factory=dict, init=False)
 
     @property

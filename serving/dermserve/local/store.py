@@ -22,8 +22,7 @@ from dermserve.models.lifecycle.stores import LocalStore
 
 _GRACE = 10.0
 _SERVED_BY = ".up"
-_UNSERVED = "models.config.unserved"
-"""Entries of models.config for models that are not served this time."""
+_UNSERVED = "models.config.unserved"  # entries of models.config for models that are not served this time
 
 
 @contextlib.contextmanager

@@ -42,8 +42,7 @@ class Version:
     error: ServingError | None = None
     failures: int = 0  # attempts to load it
     servable: "Servable | None" = None
-    calls: int = 0
-    """Calls in flight, which must end before it is unloaded."""
+    calls: int = 0  # calls in flight, which must end before it is unloaded
 
     def __str__(self) -> str:
         """Render as TensorFlow Serving's log does."""
