@@ -19,17 +19,9 @@ from dataclasses import dataclass
 import click
 import numpy as np
 
+from benchmarks import serving
 from benchmarks.figures import table
-from benchmarks.serving import (
-    MODELS,
-    SIDE,
-    alternate,
-    closed_loop,
-    direct_caller,
-    gateway_caller,
-    server_process,
-    store_option,
-)
+from benchmarks.serving import MODELS, alternate, closed_loop, gateway_caller, store_option
 from dermserve.imaging import decode
 from dermserve.loadtest.drive import Server, local_server
 from dermserve.loadtest.scenario import load_photos
@@ -53,10 +45,10 @@ class Row:
 
 def measure_latency(server: Server, relay: str, model: str, tta: str, photo: bytes, rounds: int) -> Row:
     """Time direct Predict, decoding, the relay and the gateway in alternating rounds of one call."""
-    direct = direct_caller(server.tfs_address, model, 10 if tta == "full" else 1)
+    direct = serving.direct_caller(server.tfs_address, model, 10 if tta == "full" else 1)
     calls = {
         "direct": direct,
-        "decode": lambda photo: decode(photo, height=SIDE, width=SIDE),
+        "decode": lambda photo: decode(photo, height=serving.SIDE, width=serving.SIDE),
         "relay": gateway_caller(relay, model, tta),
         "gateway": gateway_caller(server.target, model, tta),
     }
@@ -103,7 +95,7 @@ def measure(
     address = f"{HOST}:{free_port()}"
     with (
         local_server(store, models) as server,
-        server_process("benchmarks.relay", address, address, server.tfs_address) as pid,
+        serving.server_process("benchmarks.relay", address, address, server.tfs_address) as pid,
     ):
         for model in models:
             for tta in ("none", "full"):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from benchmarks import networks
 from benchmarks.serving import direct_caller, gateway_caller, http_caller
-from dermserve.local import Stack
+from dermserve.local import Stack, StackError
 from dermserve.local.child import Child
 from dermserve.local.ports import HOST, free_port
 from dermserve.models.catalogue import SPECS
@@ -31,7 +31,7 @@ _DOCUMENTED = "Pillow open, convert, resize; Keras {}; TensorFlow's own defaults
 _GIVEN = "dermserve.imaging; the frozen SavedModel; one TensorFlow thread an operation, oneDNN, one malloc arena"
 
 
-class ContenderError(RuntimeError):
+class ContenderError(StackError):
     """A contender does not do what it should."""
 
 
@@ -116,7 +116,7 @@ def running(contender: Contender, model: str, folder: pathlib.Path) -> Iterator[
     The folder holds `weights` and `venvs`.
 
     Raises:
-        ContenderError: it does not start.
+        StackError: it does not start.
     """
     weights = folder / "weights"
     if contender.environment:
@@ -156,7 +156,7 @@ def _environment(contender: Contender, model: str, weights: pathlib.Path) -> dic
 
 
 def _wait(child: Child, port: int) -> None:
-    """Wait until it answers HTTP at all: that is when a worker has its model."""
+    """Wait until it answers HTTP at all, which is when a worker has its model; raise StackError if it does not."""
     until = time.monotonic() + _TIMEOUT
     while time.monotonic() < until and not child.died():
         connection = http.client.HTTPConnection(HOST, port, timeout=_TIMEOUT)
@@ -165,7 +165,7 @@ def _wait(child: Child, port: int) -> None:
             connection.getresponse().read()
             return
         time.sleep(0.05)
-    raise ContenderError(f"{child.name} ended, or does not answer; last log lines:\n" + "\n".join(child.last_lines))
+    raise child.failure("ended, or does not answer")
 
 
 def make_caller(contender: Contender, address: str, model: str, kind: Kind) -> Callable[[bytes], list[float]]:

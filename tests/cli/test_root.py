@@ -12,8 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from dermserve.cli import main
-from dermserve.cli.lazy import Entry, Extra, LazyGroup
-from dermserve.cli.root import ENTRIES, GATEWAY, LOCAL, MODELS, STORE, TRAIN
+from dermserve.cli.root import ENTRIES, GATEWAY, LOCAL, MODELS, STORE, TRAIN, Entry, Extra, LazyGroup
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -95,7 +94,7 @@ def test_an_extra_is_looked_for_by_what_it_requires(extra):
 def test_the_program_ends_with_the_codes_of_commands_and_of_shells(does, code):
     program = f"""
 import click
-from dermserve.cli.lazy import Entry, LazyGroup
+from dermserve.cli.root import Entry, LazyGroup
 @click.command()
 @click.pass_context
 def thing(ctx): {does}
@@ -115,7 +114,7 @@ def test_a_file_that_no_command_expected_to_fail_is_one_line(out):
     assert done.stderr.startswith(f"Error: can't use {out}: ")
 
 
-@pytest.mark.parametrize("module", ["click", "dermserve.cli.lazy", "grpc"])
+@pytest.mark.parametrize("module", ["click", "dermserve.cli.root", "grpc"])
 def test_ctrl_c_while_modules_are_imported_leaves_no_traceback(module):
     program = f"""
 import sys

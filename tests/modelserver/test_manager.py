@@ -10,13 +10,12 @@ from typing import Any
 import grpc
 import pytest
 
-from dermserve.modelserver.config import list_models
 from dermserve.modelserver.errors import ServingError, invalid_argument, not_found
 from dermserve.modelserver.flags import parse_flags
 from dermserve.modelserver.manager import Manager
 from dermserve.modelserver.protos import predict_pb2
 from dermserve.modelserver.server import PredictionService
-from dermserve.modelserver.versions import State
+from dermserve.modelserver.versions import State, list_models
 from tests.modelserver.server_process import wait_until
 
 

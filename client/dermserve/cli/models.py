@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import click
 from google.protobuf import text_format
 
-from dermserve.cli.lazy import Exit
+from dermserve.cli.root import Exit
 from dermserve.cli.server import Server, server_options
 from dermserve.client import DermserveError, Model, Unavailable
 

@@ -3,18 +3,18 @@
 import contextlib
 import email.utils
 import importlib.metadata
+import json
 import time
 from collections.abc import Iterator
 from concurrent import futures
+from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
 import click
 import grpc
 
-from dermserve.cli.findings import Finding
-from dermserve.cli.lazy import Entry
-from dermserve.cli.root import GATEWAY
+from dermserve.cli.root import GATEWAY, Entry
 from dermserve.cli.server import Server, server_options
 from dermserve.client import Client, DeadlineExceeded, DermserveError, InvalidPhoto, Model, Overloaded, Unavailable
 from dermserve.v1 import classifier_pb2
@@ -43,6 +43,23 @@ _CLOSED = {
     True: f"if it wants a client certificate, give one by --tls-cert and --tls-key; or {_PORT}",
 }
 """What to do where the other side closes the connection, by whether TLS is used."""
+COLOURS = {"ERROR": "red", "WARNING": "yellow", "NOTE": "cyan", "OK": "green"}  # by severity, the gravest first
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check: severity, a stable code, what was found, and what to do."""
+
+    severity: str  # ERROR: something does not work; WARNING: unsafe or unwise; NOTE: information; OK
+    code: str
+    what: str
+    remedy: str = ""
+
+    def show(self, *, as_json: bool) -> None:
+        """Print it."""
+        severity = click.style(f"{self.severity.lower():8}", fg=COLOURS[self.severity], bold=True)
+        remedy = f"\n         → {self.remedy}" if self.remedy else ""
+        click.echo(json.dumps(asdict(self)) if as_json else f"{severity} {self.what} [{self.code}]{remedy}")
 
 
 class _Doctor(click.Command):

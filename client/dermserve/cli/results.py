@@ -12,8 +12,8 @@ from typing import Any, Self, TextIO
 
 import click
 
-from dermserve.cli.lazy import Exit
 from dermserve.cli.photos import SUFFIXES, shown
+from dermserve.cli.root import Exit
 from dermserve.client import Answer, DermserveError, Unavailable, render_text
 
 Row = dict[str, Any]

@@ -21,9 +21,8 @@ from dermserve.loadtest.cli import CALL_OPTIONS, FOLDER, duration, under_test
 from dermserve.loadtest.drive import Server, more_gateways, run, say
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.report import STYLE
-from dermserve.loadtest.result import table
+from dermserve.loadtest.result import milliseconds, table
 from dermserve.loadtest.scenario import Part, Scenario, ScenarioError
-from dermserve.loadtest.slo import milliseconds
 from dermserve.models.durable import write_durably
 from dermserve.models.options import Number, add_options
 

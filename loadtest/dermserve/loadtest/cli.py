@@ -14,7 +14,7 @@ from typing import Any
 import click
 import pydantic
 
-from dermserve.cli.lazy import Entry, LazyGroup
+from dermserve.cli.root import Entry, LazyGroup
 from dermserve.cli.server import TLS_OPTIONS, tls_options
 from dermserve.loadtest.drive import (
     Server,
@@ -26,7 +26,7 @@ from dermserve.loadtest.drive import (
     server_under_test,
     tell_master,
 )
-from dermserve.loadtest.result import Result, summary
+from dermserve.loadtest.result import Finding, Result, check, findings_table, read_slos, summary
 from dermserve.loadtest.scenario import (
     MODES,
     SHAPES,
@@ -38,7 +38,6 @@ from dermserve.loadtest.scenario import (
     parse_mix,
     parse_seconds,
 )
-from dermserve.loadtest.slo import Finding, check, findings_table, read_slos
 from dermserve.local import DEFAULT_STORE, StackError
 from dermserve.local.child import ends_by_interrupt
 from dermserve.models.options import Number, add_options

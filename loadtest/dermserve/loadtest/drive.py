@@ -155,9 +155,8 @@ def run(
     lost: list[str] = []
 
     def ended(worker: Child) -> None:
-        died = worker.died()
-        if died and died.code and not main.died():
-            lost.append(str(died))
+        if worker.wait() and not main.died():
+            lost.append(str(worker.died()))
             main.stop(grace=grace)
 
     with contextlib.ExitStack() as undo:

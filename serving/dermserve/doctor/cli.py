@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from dermserve.cli.findings import COLOURS, Finding
+from dermserve.cli.reachable import COLOURS, Finding
 from dermserve.gateway import tracing
 from dermserve.gateway.catalog import Catalog, KnownModel, KnownVersion
 from dermserve.gateway.certificates import is_key_of, model_server_files, read_certificates

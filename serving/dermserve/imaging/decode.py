@@ -16,13 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageCms
 
-from dermserve.imaging.errors import (
-    EmptyPhotoError,
-    TooManyBytesError,
-    TooManyPixelsError,
-    TooSmallError,
-    UndecodablePhotoError,
-)
+from dermserve.imaging import errors
 from dermserve.imaging.header import Header, read_header
 from dermserve.imaging.heif import HeifPicture
 
@@ -92,9 +86,9 @@ def decode(data: bytes, *, height: int, width: int, limits: Limits | None = None
     """
     limits = limits or Limits()
     if not data:
-        raise EmptyPhotoError
+        raise errors.EmptyPhotoError
     if len(data) > limits.max_bytes:
-        raise TooManyBytesError(len(data), limits.max_bytes)
+        raise errors.TooManyBytesError(len(data), limits.max_bytes)
     header = read_header(data)
     lying = (width, height) if header.orientation < 5 else (height, width)  # from 5 on, turned by 90 degrees
     scale = _scale(header, lying)
@@ -104,7 +98,7 @@ def decode(data: bytes, *, height: int, width: int, limits: Limits | None = None
     except _DAMAGED as error:
         if "out of memory" in str(error):  # Pillow's message for a failed allocation
             raise MemoryError from error
-        raise UndecodablePhotoError(header.format) from error
+        raise errors.UndecodablePhotoError(header.format) from error
     region = _reduce(image, lying)
     if header.orientation > 1:  # before resizing, so that a turned photo gives the same pixels as an upright one
         region = region.transpose(_TRANSPOSE[header.orientation])
@@ -120,14 +114,14 @@ def _scale(header: Header, size: tuple[int, int]) -> int:
 def _check(header: Header, scale: int, limits: Limits) -> None:
     pixels = header.width * header.height
     if pixels > limits.max_pixels:
-        raise TooManyPixelsError(limits.max_pixels, header.width, header.height)
+        raise errors.TooManyPixelsError(limits.max_pixels, header.width, header.height)
     if min(header.width, header.height) < limits.min_side:
-        raise TooSmallError(header.width, header.height, limits.min_side)
+        raise errors.TooSmallError(header.width, header.height, limits.min_side)
     # For a moment a decoded JPEG is in memory twice, with three and with four bytes a pixel.
     each = header.pixel_bytes + (7 / scale**2 if header.format == "JPEG" else 0)
     most = (limits.max_memory - len(header.data)) / each
     if pixels > most:
-        raise TooManyPixelsError(max(0, int(most)), header.width, header.height, header.kind)
+        raise errors.TooManyPixelsError(max(0, int(most)), header.width, header.height, header.kind)
 
 
 def _load(header: Header, scale: int) -> Image.Image | HeifPicture:

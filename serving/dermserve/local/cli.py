@@ -10,7 +10,7 @@ import click
 
 from dermserve.client import Client, DermserveError, TtaMode, render_text
 from dermserve.edge import Settings, SettingsError
-from dermserve.local import DEFAULT_MODELS, DEFAULT_PORT, DEFAULT_STORE, DEFAULT_TFS_PORT, Stack, StackError
+from dermserve.local import DEFAULT_MODELS, DEFAULT_PORT, DEFAULT_STORE, DEFAULT_TFS_PORT, Stack
 from dermserve.local.child import ends_by_interrupt
 from dermserve.local.edge import Edge
 from dermserve.local.ports import HOST
@@ -87,8 +87,6 @@ def _serve(stack: Stack, model: str, edge: Edge | None) -> None:
     except KeyboardInterrupt:
         if not ready:
             raise
-    except StackError as error:
-        raise click.ClickException(str(error)) from error
 
 
 @click.command()
@@ -107,7 +105,7 @@ def demo(image: pathlib.Path | None, store: pathlib.Path, models: tuple[str, ...
         try:
             with Stack(store=store, models=models, port=0, tfs_port=0, say=_progress()) as stack:
                 _show_answers(stack.gateway_address, models, photo)
-        except (StackError, DermserveError) as error:
+        except DermserveError as error:
             raise click.ClickException(str(error)) from error
 
 

@@ -78,7 +78,7 @@ class Stack(InOrder):
     def wait(self, *others: Child) -> None:
         """Wait without a timeout until a child, or one of the others, ends by itself.
 
-        Raises ChildDiedError: one did.
+        Raises StackError: one did.
         """
         while True:
             for child in (*self._children.values(), *others):
@@ -127,7 +127,7 @@ class Stack(InOrder):
         """If the block, a wait for a child, takes long, print the last line of the child's log."""
 
         def tell() -> None:
-            said = [line for line in child.last_lines if not _TENSORFLOW.match(line)] or ["(none yet)"]
+            said = [line for line in [*child.last_lines] if not _TENSORFLOW.match(line)] or ["(none yet)"]
             self.say(f"the {child.name} isn't ready after {self.tell_after:g} s; last log line: {said[-1]}")
 
         timer = threading.Timer(self.tell_after, tell)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import portalocker
 
-from dermserve.local.child import Child, StackError, indented
+from dermserve.local.child import Child, StackError
 from dermserve.models.catalogue import SPECS
 from dermserve.models.durable import write_durably
 from dermserve.models.lifecycle.errors import LifecycleError
@@ -84,7 +84,7 @@ def ensure_models(store: pathlib.Path, models: Sequence[str], *, say: Callable[[
         interrupted.set()
         export.stop(grace=_GRACE)
     if code != 0:
-        raise StackError(f"the store {store} can't be built:\n{indented(export.last_lines)}")
+        raise export.failure(f"can't build the store {store}")
 
 
 def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Path | None = None) -> pathlib.Path:

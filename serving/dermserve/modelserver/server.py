@@ -16,12 +16,12 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from dermserve.modelserver import protos
-from dermserve.modelserver.config import list_models, read_models
 from dermserve.modelserver.errors import ServingError, internal, invalid_argument
 from dermserve.modelserver.flags import parse_flags
 from dermserve.modelserver.manager import Manager
-from dermserve.modelserver.servable import Servable, load
-from dermserve.modelserver.session import tensorflow_version
+from dermserve.modelserver.servable import load, predict
+from dermserve.modelserver.session import Session, tensorflow_version
+from dermserve.modelserver.versions import list_models, read_models
 
 _logger = logging.getLogger(__name__)
 _READ_COUNT = "/tensorflow/core/saved_model/read/count"
@@ -147,8 +147,8 @@ class PredictionService(_Service, protos.prediction_service_pb2_grpc.PredictionS
     def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the service's name for it
         """Run a signature."""
         response = protos.predict_pb2.PredictResponse()
-        with self._borrow(request, into=response) as servable:
-            servable.predict(request, timeout_ms=_timeout_ms(context), into=response)
+        with self._borrow(request, into=response) as session:
+            predict(session, request, timeout_ms=_timeout_ms(context), into=response)
         return response
 
     @_answering
@@ -161,18 +161,18 @@ class PredictionService(_Service, protos.prediction_service_pb2_grpc.PredictionS
             if field != "signature_def":
                 raise invalid_argument(f"Metadata field {field} is not supported")
         response = protos.get_model_metadata_pb2.GetModelMetadataResponse()
-        with self._borrow(request, into=response) as servable:
-            signatures = protos.get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signatures)
+        with self._borrow(request, into=response) as session:
+            signatures = protos.get_model_metadata_pb2.SignatureDefMap(signature_def=session.signatures)
         response.metadata["signature_def"].Pack(signatures)
         return response
 
     @contextlib.contextmanager
-    def _borrow(self, request: Any, *, into: Any) -> Iterator[Servable]:
+    def _borrow(self, request: Any, *, into: Any) -> Iterator[Session]:
         """Lend the version that a request names, and name it in the response."""
         _check_spec(request)
-        with self._manager.borrow(request.model_spec) as (version, servable):
+        with self._manager.borrow(request.model_spec) as (version, session):
             into.model_spec.name, into.model_spec.version.value = request.model_spec.name, version
-            yield servable
+            yield session
 
 
 class ModelService(_Service, protos.model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
