@@ -26,7 +26,6 @@ from dermserve.imaging import decode
 from dermserve.loadtest.drive import Server, local_server
 from dermserve.loadtest.scenario import load_photos
 from dermserve.local.picture import draw_lesion
-from dermserve.local.ports import HOST, free_port
 
 CALLERS = (2, 8)
 BOUNDS = {"none": 2.0, "full": 1.8, "2 callers": 1.7, "8 callers": 1.7}
@@ -92,16 +91,15 @@ def measure(
     store: pathlib.Path, models: tuple[str, ...], photos: tuple[bytes, ...], rounds: int, seconds: float
 ) -> Iterator[Row]:
     """Run the local stack and the relay, and measure all ratios for each model."""
-    address = f"{HOST}:{free_port()}"
     with (
         local_server(store, models) as server,
-        serving.server_process("benchmarks.relay", address, address, server.tfs_address) as pid,
+        serving.server_process("benchmarks.relay", server.tfs_address) as relay,
     ):
         for model in models:
             for tta in ("none", "full"):
-                yield measure_latency(server, address, model, tta, photos[0], rounds)
+                yield measure_latency(server, relay[1], model, tta, photos[0], rounds)
             for callers in CALLERS:
-                yield measure_processor(server, (pid, address), model, callers, photos, max(3, rounds // 20), seconds)
+                yield measure_processor(server, relay, model, callers, photos, max(3, rounds // 20), seconds)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

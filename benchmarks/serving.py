@@ -3,9 +3,8 @@
 import contextlib
 import http.client
 import itertools
-import os
 import pathlib
-import subprocess
+import re
 import sys
 import threading
 import time
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from dermserve.contract import Input, Output, Signature
 from dermserve.imaging import STANDARD_VIEWS, decode, make_views
 from dermserve.loadtest.machine import use_of
-from dermserve.local.ports import free_port
+from dermserve.local.child import Child
 from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
@@ -35,6 +34,7 @@ CHANNEL = (
     ("grpc.enable_http_proxy", 0),
 )
 _TIMEOUT = 120.0
+_GRACE = 10.0
 _LEAST = 4
 Call = Callable[[bytes], object]  # takes a photo, as bytes, to its answer
 
@@ -44,30 +44,14 @@ store_option = click.option(
 
 
 @contextlib.contextmanager
-def server_process(module: str, address: str, *arguments: str, **env: str | None) -> Iterator[int]:
-    """Run `python -m module ARGUMENTS` until the block ends; wait until it listens; gives its process id.
-
-    `env` are environment variables to set, or to remove where they are None.
-    """
-    variables = {name: value for name, value in {**os.environ, **env}.items() if value is not None}
-    command = [sys.executable, "-m", module, *arguments]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=variables) as process:
-        try:
-            with grpc.insecure_channel(address, options=CHANNEL) as channel:
-                grpc.channel_ready_future(channel).result(_TIMEOUT)
-            yield process.pid
-        finally:
-            process.terminate()
-
-
-@contextlib.contextmanager
-def model_server(base_path: pathlib.Path, *flags: str, **env: str | None) -> Iterator[tuple[int, str]]:
-    """Run the local model server for the model in a folder of versions; gives its process id and its address."""
-    port = free_port()
-    name = (f"--model_name={base_path.name}", f"--model_base_path={base_path.resolve()}")
-    arguments = (f"--port={port}", *name, "--grpc_max_threads=64", *flags)
-    with server_process("dermserve.modelserver", f"127.0.0.1:{port}", *arguments, **env) as pid:
-        yield pid, f"127.0.0.1:{port}"
+def server_process(module: str, *arguments: str, **env: str) -> Iterator[tuple[int, str]]:
+    """Run `python -m module ARGUMENTS` until the block ends; gives its process id and the address that it prints."""
+    ready = re.compile(r"Running .* at (\S+:\d+)")
+    child = Child([sys.executable, "-m", module, *arguments], name=module, log=lambda line: None, ready=ready, env=env)
+    try:
+        yield child.pid, child.wait_ready(timeout=_TIMEOUT)[1]
+    finally:
+        child.stop(grace=_GRACE)
 
 
 def predict_request(model: str, pixels: NDArray[np.uint8]) -> serving_pb2.PredictRequest:
@@ -164,8 +148,7 @@ def closed_loop(
 ) -> Loop:
     """Let each caller call again at once for some seconds, and for as long as it takes that a few are answered.
 
-    Raises:
-        Exception: what the first call that failed raised.
+    Raises Exception: what the first call that failed raised.
     """
     stop, ended, took = threading.Event(), threading.Event(), list[float]()
 

@@ -53,8 +53,7 @@ class Study:
     def visits(self, contenders: Sequence[Contender], models: Sequence[str], rounds: int) -> Iterator[Visit]:
         """Measure everything, round by round.
 
-        Raises:
-            ContenderError: a contender does not start, or answers something else than the reference.
+        Raises ContenderError: a contender does not start, or answers something else than the reference.
         """
         references = {model: self._reference(model) for model in models}
         for index in range(rounds):

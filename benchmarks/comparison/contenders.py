@@ -115,8 +115,7 @@ def running(contender: Contender, model: str, folder: pathlib.Path) -> Iterator[
 
     The folder holds `weights` and `venvs`.
 
-    Raises:
-        StackError: it does not start.
+    Raises StackError: it does not start.
     """
     weights = folder / "weights"
     if contender.environment:

@@ -7,8 +7,8 @@ import click
 
 from dermserve.cli.photos import expand, load, shown
 from dermserve.cli.results import Results, print_json, print_text
-from dermserve.cli.server import Server, server_options
-from dermserve.client import Answer, TtaMode
+from dermserve.cli.server import server_options
+from dermserve.client import Answer, Client, TtaMode
 
 _FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
 
@@ -42,7 +42,7 @@ def classify(
     in_flight: int,
     table: pathlib.Path | None,
     resume: pathlib.Path | None,
-    server: Server,
+    client: Client,
     **asked: Any,
 ) -> None:
     """Classify photos: JPEG, PNG or WebP files, - for standard input, or folders with all files in them, at any depth.
@@ -60,7 +60,7 @@ def classify(
     for name, what in found.skipped:
         click.echo(shown(f"{name}: skipped: {what}"), err=True)
     show = print_json if as_json else print_text
-    with Results(asked, show, table=table, journal=resume) as results, server.client() as client:
+    with Results(asked, show, table=table, journal=resume) as results:
         files = results.remaining(found.photos)
         if before := len(found.photos) - len(files):
             click.echo(f"{resume} has the answers for {before} of {len(found.photos)} photos", err=True)

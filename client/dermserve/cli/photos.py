@@ -47,8 +47,7 @@ def expand(named: Iterable[str], *, written: Iterable[str | os.PathLike[str]] = 
     A file that is named twice is there once. Links to folders are followed, each folder once. Files that the command
     itself has `written` are skipped.
 
-    Raises:
-        click.UsageError: a folder has no photos, or standard input is named twice or closed.
+    Raises click.UsageError: a folder has no photos, or standard input is named twice or closed.
     """
     found = Found()
     own = {os.path.realpath(path) for path in written}

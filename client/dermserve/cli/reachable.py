@@ -15,7 +15,7 @@ import click
 import grpc
 
 from dermserve.cli.root import GATEWAY, Entry
-from dermserve.cli.server import Server, server_options
+from dermserve.cli.server import server_options
 from dermserve.client import Client, DeadlineExceeded, DermserveError, InvalidPhoto, Model, Overloaded, Unavailable
 from dermserve.v1 import classifier_pb2
 
@@ -80,38 +80,37 @@ class _Doctor(click.Command):
 @click.option("--probe/--no-probe", default=True, help="Send a drawn picture, and a few at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a finding.")
 @click.pass_context
-def doctor(ctx: click.Context, /, *, server: Server, probe: bool, as_json: bool) -> None:
+def doctor(ctx: click.Context, /, *, client: Client, probe: bool, as_json: bool) -> None:
     """Check a running gateway from here: the address, proxies, TLS, the clock, time to an answer, models and load.
 
     Exit codes: 0 no errors, 1 errors, 2 wrong usage.
     """
     worst = 0
-    for finding in examine(server, probe=probe):
+    for finding in examine(client, probe=probe):
         worst |= finding.severity == "ERROR"
         finding.show(as_json=as_json)
     ctx.exit(worst)
 
 
-def examine(server: Server, *, probe: bool) -> Iterator[Finding]:
+def examine(client: Client, *, probe: bool) -> Iterator[Finding]:
     """Check everything from the address to the answer; after a failure, skip what depends on it."""
-    encrypted = server.tls is not None
-    with server.client() as client:
-        if proxy := client._connection.way.proxy:
-            text = f"calls to {server.target} go through the proxy {proxy}: it must allow CONNECT to that port"
-            yield Finding("WARNING", "PROXY", text, "list the host in no_proxy, if it can be reached without")
-        if not (encrypted or server.target.startswith("unix:")):
-            yield Finding("NOTE", "PLAINTEXT", "calls to the gateway are not encrypted", "use TLS beyond this machine")
-        started = time.monotonic()
-        try:
-            models = client.models()
-        except DermserveError as error:
-            yield _diagnose(error, encrypted=encrypted)
-            return
-        yield Finding("OK", "ANSWERS", f"the gateway answers after {(time.monotonic() - started) * 1e3:.0f} ms")
-        yield from _look_at_clock(client, server.deadline)
-        yield from map(_look_at_model, models)
-        if probe and (ready := [model.name for model in models if model.ready]):
-            yield from _look_at_answers(client, ready[0], server.deadline)
+    connection = client._connection
+    if proxy := connection.way.proxy:
+        text = f"calls to {connection.target} go through the proxy {proxy}: it must allow CONNECT to that port"
+        yield Finding("WARNING", "PROXY", text, "list the host in no_proxy, if it can be reached without")
+    if not (connection.tls or connection.target.startswith("unix:")):
+        yield Finding("NOTE", "PLAINTEXT", "calls to the gateway are not encrypted", "use TLS beyond this machine")
+    started = time.monotonic()
+    try:
+        models = client.models()
+    except DermserveError as error:
+        yield _diagnose(error, encrypted=connection.tls is not None)
+        return
+    yield Finding("OK", "ANSWERS", f"the gateway answers after {(time.monotonic() - started) * 1e3:.0f} ms")
+    yield from _look_at_clock(client)
+    yield from map(_look_at_model, models)
+    if probe and (ready := [model.name for model in models if model.ready]):
+        yield from _look_at_answers(client, ready[0])
 
 
 def _diagnose(error: DermserveError, *, encrypted: bool) -> Finding:
@@ -124,10 +123,10 @@ def _diagnose(error: DermserveError, *, encrypted: bool) -> Finding:
     return Finding("ERROR", error.reason, error.message, f"see {error.help}")
 
 
-def _look_at_clock(client: Client, deadline: float) -> Iterator[Finding]:
+def _look_at_clock(client: Client) -> Iterator[Finding]:
     """Compare this clock with the `date` that proxies such as Envoy add."""
     with contextlib.suppress(grpc.RpcError, KeyError, ValueError, TypeError):
-        _, call = client._stub.ListModels.with_call(classifier_pb2.ListModelsRequest(), timeout=deadline)
+        _, call = client._stub.ListModels.with_call(classifier_pb2.ListModelsRequest(), timeout=client._deadline)
         sent = dict(call.initial_metadata())
         off = time.time() - email.utils.parsedate_to_datetime(sent["date"]).timestamp()
         if abs(off) > _CLOCK_SECONDS:
@@ -143,9 +142,9 @@ def _look_at_model(model: Model) -> Finding:
     return Finding("ERROR", "MODEL_NOT_AVAILABLE", f"{model.name} can't answer: {told or 'no versions'}", remedy)
 
 
-def _look_at_answers(client: Client, model: str, deadline: float) -> Iterator[Finding]:
+def _look_at_answers(client: Client, model: str) -> Iterator[Finding]:
     """Send a drawn picture: once to measure the time, then several at once to see whether any is refused."""
-    picture = read_picture()
+    picture, deadline = read_picture(), client._deadline
     try:
         started = time.monotonic()
         theirs = client.classify(picture, model=model).gateway_version

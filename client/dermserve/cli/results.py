@@ -41,8 +41,7 @@ class Results:
 
     If stderr is a terminal and there is more than one photo, its last line is the progress.
 
-    Raises:
-        click.UsageError: a file can't be written, or the journal has another question than `asked`.
+    Raises click.UsageError: a file can't be written, or the journal has another question than `asked`.
     """
 
     def __init__(

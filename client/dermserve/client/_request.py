@@ -38,8 +38,7 @@ class TtaMode(StrEnum):
 def preparer(*, model: str, version: int | None, label: str | None, tta: TtaMode | str) -> Prepare:
     """Check what all photos of a call share, and return what makes a request of each.
 
-    Raises:
-        ValueError: no model, both a version and a label, a version below 1, or a TTA mode that does not exist.
+    Raises ValueError: no model, both a version and a label, a version below 1, or a TTA mode that does not exist.
     """
     if not model:
         raise ValueError('name a model, for example model="resnet50"')

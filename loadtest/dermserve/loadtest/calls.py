@@ -10,28 +10,21 @@ from google.rpc import code_pb2
 
 from dermserve.v1 import classifier_pb2
 
-UNANSWERED = "UNANSWERED"
-"""Status of a stream's photo that got no answer although the stream ended without an error."""
+UNANSWERED = "UNANSWERED"  # status of a stream's photo that got no answer although the stream ended without an error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
     """The result of one call, or of one photo of a stream."""
 
-    method: str
-    """"Classify" or "ClassifyStream"; of another service or method, its last part."""
+    method: str  # "Classify" or "ClassifyStream"; of another service or method, its last part
     model: str
-    mode: str
-    """"NONE", "FULL" or "ADAPTIVE"."""
-    status: str
-    """Name of the gRPC status."""
-    began: float
-    """In seconds of the clock."""
-    milliseconds: float
-    """From when it was due, or else began, to its answer."""
+    mode: str  # "NONE", "FULL" or "ADAPTIVE"
+    status: str  # name of the gRPC status
+    began: float  # in seconds of the clock
+    milliseconds: float  # from when it was due, or else began, to its answer
     response_bytes: int = 0
-    message: str = ""
-    """The error's message."""
+    message: str = ""  # the error's message
 
     @property
     def name(self) -> str:

@@ -134,8 +134,7 @@ def run(
     `locust` are further options of Locust. With `quiet`, for a probe of a search, none of its lines are printed, and an
     interrupt ends the search, too.
 
-    Raises:
-        LoadTestError: Locust ended without a result.
+    Raises LoadTestError: Locust ended without a result.
     """
     about = {"scenario": scenario.public(), "machine": describe_machine()}
     log: Callable[[str], None] = (lambda line: None) if quiet else say

@@ -46,10 +46,8 @@ class Test:
     counted_to: float = math.inf
     """When the last calls are due, by `time.perf_counter`: not those that come due while Locust stops its users."""
     ended: float = 0.0
-    pace: Counter[str] = field(default_factory=Counter)
-    """How an open loop kept its rate, as `Timeline.finish` counts."""
-    faults: list[str] = field(default_factory=list)
-    """Failures of workers, with which the test has failed."""
+    pace: Counter[str] = field(default_factory=Counter)  # how an open loop kept its rate, as `Timeline.finish` counts
+    faults: list[str] = field(default_factory=list)  # failures of workers, with which the test has failed
 
     def start(self, environment: Any) -> None:
         """Forget everything; a test starts now."""

@@ -5,8 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-TOLERANCE = 0.02
-"""A call counts as late when it starts so many seconds after it was due."""
+TOLERANCE = 0.02  # a call counts as late when it starts so many seconds after it was due
 
 
 def share_off(pace: Mapping[str, int]) -> float:

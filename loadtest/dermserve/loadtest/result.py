@@ -197,8 +197,7 @@ class Finding:
 def read_slos(file: pathlib.Path) -> list[Slo]:
     """Read thresholds: a `[[slo]]` table each, with model, mode and method to narrow it down.
 
-    Raises:
-        ScenarioError: the file can't be read or understood; the message says where.
+    Raises ScenarioError: the file can't be read or understood; the message says where.
     """
     try:
         return _File(**tomllib.loads(file.read_text())).slo

@@ -140,8 +140,7 @@ def first_fault(error: pydantic.ValidationError) -> str:
 def load_photos(folder: str | None = None, sides: Sequence[int] = ()) -> list[bytes]:
     """Read up to 256 photos in a folder and below, or draw eight, and scale each to all longer sides in pixels.
 
-    Raises:
-        ScenarioError: no such folder, no photos in it, or one that the gateway would refuse.
+    Raises ScenarioError: no such folder, no photos in it, or one that the gateway would refuse.
     """
     drawn = (draw_lesion(seed=seed) for seed in range(_DRAWN_PHOTOS))
     originals = [_checked(file) for file in _files(folder)] if folder else list(drawn)

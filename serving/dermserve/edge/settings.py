@@ -107,10 +107,7 @@ def read_keys(path: pathlib.Path) -> dict[str, str]:
 
 
 def split_address(address: str, *, name: str) -> tuple[str, int]:
-    """Split HOST:PORT.
-
-    Raises SettingsError: it is not HOST:PORT.
-    """
+    """Split HOST:PORT. Raises SettingsError: it is not HOST:PORT."""
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise SettingsError(f"{name} is {address!r}, and must be HOST:PORT")

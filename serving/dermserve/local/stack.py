@@ -76,10 +76,7 @@ class Stack(InOrder):
         self._start_gateway(parts)
 
     def wait(self, *others: Child) -> None:
-        """Wait without a timeout until a child, or one of the others, ends by itself.
-
-        Raises StackError: one did.
-        """
+        """Wait without a timeout until a child, or one of the others, ends by itself. Raises StackError: one did."""
         while True:
             for child in (*self._children.values(), *others):
                 if died := child.died():

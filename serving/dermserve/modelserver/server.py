@@ -76,10 +76,9 @@ def _initial_models(flags: argparse.Namespace) -> Any:
 def _listen(manager: Manager, flags: argparse.Namespace) -> grpc.Server:
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
     server = grpc.server(ThreadPoolExecutor(flags.grpc_max_threads + _REFUSING_THREADS, "grpc"), options=options)
-    slots = threading.Semaphore(flags.grpc_max_threads)
-    prediction, model = PredictionService(manager, slots=slots), ModelService(manager, slots=slots)
-    protos.prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, server)
-    protos.model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
+    services = Services(manager, most=flags.grpc_max_threads)
+    protos.prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(services, server)
+    protos.model_service_pb2_grpc.add_ModelServiceServicer_to_server(services, server)
     if flags.enable_grpc_healthcheck_service:
         checks = health.HealthServicer()
         for name in ("", "PredictionService", "ModelService"):  # Always, as in TensorFlow Serving.
@@ -132,14 +131,12 @@ def _refusing(method: str) -> Any:
     return refuse
 
 
-class _Service:
-    def __init__(self, manager: Manager, *, slots: threading.Semaphore) -> None:
+class Services:
+    """PredictionService and ModelService; `most` calls are in flight at once, and those on tf.Example are refused."""
+
+    def __init__(self, manager: Manager, *, most: int) -> None:
         self._manager = manager
-        self.slots = slots
-
-
-class PredictionService(_Service, protos.prediction_service_pb2_grpc.PredictionServiceServicer):  # type: ignore[misc]
-    """Predict and GetModelMetadata; the calls on tf.Example are refused."""
+        self.slots = threading.Semaphore(most)
 
     Classify, Regress, MultiInference = map(_refusing, ("Classify", "Regress", "MultiInference"))
 
@@ -173,10 +170,6 @@ class PredictionService(_Service, protos.prediction_service_pb2_grpc.PredictionS
         with self._manager.borrow(request.model_spec) as (version, session):
             into.model_spec.name, into.model_spec.version.value = request.model_spec.name, version
             yield session
-
-
-class ModelService(_Service, protos.model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
-    """The states of versions, and a new configuration while serving."""
 
     @_answering
     def GetModelStatus(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
