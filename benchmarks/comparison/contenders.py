@@ -15,8 +15,7 @@ from typing import NamedTuple
 from benchmarks import networks
 from benchmarks.serving import direct_caller, gateway_caller, http_caller
 from dermserve.local import Stack, StackError
-from dermserve.local.child import Child
-from dermserve.local.ports import HOST, free_port
+from dermserve.local.child import HOST, Child, free_port
 from dermserve.models.catalogue import SPECS
 from dermserve.models.lifecycle.stores import LocalStore
 from dermserve.modelserver.flags import usable_cores

@@ -146,7 +146,7 @@ def concluded(monkeypatch, tmp_path):
     def conclude(result: Result):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(cli, "under_test", lambda *_: contextlib.nullcontext((None, None)))
-        monkeypatch.setattr(cli, "run", lambda *_, **__: result)
+        monkeypatch.setattr(drive, "run", lambda *_, **__: result)
         return CliRunner().invoke(cli.main, ["run", "--out", "new"])
 
     return conclude

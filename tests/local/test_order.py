@@ -12,7 +12,7 @@ import pytest
 
 from dermserve.local import Stack, StackError
 from dermserve.local import stack as stack_module
-from dermserve.local.ports import no_proxy
+from dermserve.local.child import no_proxy
 
 PROGRAMS = pathlib.Path(__file__).with_name("programs.py")
 

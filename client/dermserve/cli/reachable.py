@@ -14,12 +14,12 @@ from typing import Any
 import click
 import grpc
 
-from dermserve.cli.root import GATEWAY, Entry
+from dermserve.cli.root import Entry
 from dermserve.cli.server import server_options
 from dermserve.client import Client, DeadlineExceeded, DermserveError, InvalidPhoto, Model, Overloaded, Unavailable
 from dermserve.v1 import classifier_pb2
 
-SETTINGS_DOCTOR = Entry("dermserve.doctor.cli:doctor", "Check the gateway's settings.", GATEWAY)
+SETTINGS_DOCTOR = Entry("dermserve.doctor.cli:doctor", "Check the gateway's settings.", "gateway")
 _AT_ONCE = 8
 _CLOCK_SECONDS = 60
 _PORT = "correct HOST:PORT: the gateway's gRPC port is 50051 unless set otherwise"
@@ -69,10 +69,14 @@ class _Doctor(click.Command):
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         """Parse the command line with the options of one of the two commands."""
-        outside = any(argument.split("=")[0] in {"--target", "--server"} for argument in args)
-        if outside or GATEWAY.missing():
-            return super().make_context(info_name, args, parent, **extra)
-        return SETTINGS_DOCTOR.load("doctor").make_context(info_name, args, parent, **extra)
+        if not any(argument.split("=")[0] in {"--target", "--server"} for argument in args):
+            try:
+                settings = SETTINGS_DOCTOR.load("doctor")
+            except click.UsageError:
+                pass
+            else:
+                return settings.make_context(info_name, args, parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
 
 
 @click.command(cls=_Doctor)

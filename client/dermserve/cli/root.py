@@ -1,13 +1,13 @@
 """The table of commands, each of which is imported only when it is called, and the exit codes."""
 
+import contextlib
 import errno
 import importlib.util
 import io
 import os
 import pkgutil
-import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -28,37 +28,34 @@ class Exit(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Extra:
-    """An extra of the distribution, and how to see that it is installed."""
-
-    name: str
-    modules: tuple[str, ...]
-
-    def missing(self) -> list[str]:
-        """Name the modules that aren't there; none is imported."""
-        return [module for module in self.modules if importlib.util.find_spec(module) is None]
-
-
-@dataclass(frozen=True, slots=True)
 class Entry:
     """One command, before it is loaded."""
 
     target: str  # where to import it from: "module:attribute"
     help: str
-    extra: Extra | None = None
+    extra: str | None = None  # the extra of the distribution that it needs
 
     def load(self, name: str) -> click.Command:
         """Import the command; raise click.UsageError when its extra is not installed."""
-        if self.extra is not None and (missing := self.extra.missing()):
-            raise click.UsageError(
-                f"`dermserve {name}` needs more than the bare install (missing: {', '.join(missing)}):"
-                f" give pip the extra [{self.extra.name}], for example pip install '.[{self.extra.name}]' in a clone"
-            )
         if self.extra is None:  # for clients: gRPC's messages are already in the errors
             os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        command = pkgutil.resolve_name(self.target)
+        with self.naming_extra(name):
+            command = pkgutil.resolve_name(self.target)
         assert isinstance(command, click.Command)
         return command
+
+    @contextlib.contextmanager
+    def naming_extra(self, name: str) -> Iterator[None]:
+        """Turn a module that is not found in the block into a click.UsageError that says what to install."""
+        try:
+            yield
+        except ModuleNotFoundError as error:
+            if self.extra is None or (error.name or "dermserve").startswith("dermserve"):
+                raise
+            raise click.UsageError(
+                f"`dermserve {name}` needs more than the bare install (missing: {error.name}):"
+                f" give pip the extra [{self.extra}], for example pip install '.[{self.extra}]' in a clone"
+            ) from error
 
 
 class LazyGroup(click.Group):
@@ -89,6 +86,9 @@ class LazyGroup(click.Group):
                 stream.reconfigure(errors="replace")  # for terminals without the characters of bars
         try:
             super().invoke(ctx)
+        except ModuleNotFoundError:  # of an import that takes long, and so is done within the command
+            with self.entries[ctx.invoked_subcommand or ""].naming_extra(ctx.invoked_subcommand or ""):
+                raise
         except (KeyboardInterrupt, click.Abort):
             raise click.exceptions.Exit(Exit.INTERRUPTED) from None
         except OSError as error:
@@ -100,44 +100,31 @@ class LazyGroup(click.Group):
             raise click.ClickException(f"can't {'write' if full else 'use'}{name}: {error.strerror}") from error
 
 
-_WHEELS = platform.machine() in {"x86_64", "aarch64", "arm64", "AMD64"}  # on other platforms Pillow does their work
-_GATEWAY = (
-    "cryptography", "grpc_health", "grpc_reflection", "grpc_status", "numpy", "PIL", "prometheus_client",
-    "pydantic_settings", "structlog", *(("cykooz_resizer", "simplejpeg") if _WHEELS else ()),
-    *(() if sys.platform == "win32" else ("uvloop",)),
-)  # fmt: skip
-_STORE = ("fsspec", "numpy", "portalocker", "prometheus_client")
-_MODELS = (*_STORE, "PIL", "pydantic", "tensorflow", "tensorflow_serving")
-
-GATEWAY = Extra("gateway", _GATEWAY)
-STORE = Extra("store", _STORE)
-MODELS = Extra("models", _MODELS)
-TRAIN = Extra("train", tuple(sorted({*_GATEWAY, *_MODELS, "jinja2", "matplotlib", "scipy", "sklearn"})))
-LOCAL = Extra("local", tuple(sorted({*_GATEWAY, *_MODELS})))
-
 ENTRIES = {
     "classify": Entry("dermserve.cli.classify:classify", "Classify photos, or all photos of a folder."),
     "models": Entry("dermserve.cli.models:models", "List the models a gateway serves, or show one."),
-    "up": Entry("dermserve.local.cli:up", "Serve the models on this machine until Ctrl-C.", LOCAL),
-    "demo": Entry("dermserve.local.cli:demo", "Serve, classify one picture with both models, stop.", LOCAL),
-    "gateway": Entry("dermserve.gateway.cli:gateway", "Run the gateway in front of TensorFlow Serving.", GATEWAY),
-    "config": Entry("dermserve.gateway.cli:config", "Print the gateway's settings in effect, and from where.", GATEWAY),
+    "up": Entry("dermserve.local.cli:up", "Serve the models on this machine until Ctrl-C.", "local"),
+    "demo": Entry("dermserve.local.cli:demo", "Serve, classify one picture with both models, stop.", "local"),
+    "gateway": Entry("dermserve.gateway.cli:gateway", "Run the gateway in front of TensorFlow Serving.", "gateway"),
+    "config": Entry(
+        "dermserve.gateway.cli:config", "Print the settings of a gateway in effect, and their sources.", "gateway"
+    ),
     "doctor": Entry("dermserve.cli.reachable:doctor", "Check the gateway's settings, or a running one (--target)."),
     "proto": Entry("dermserve.cli.proto:proto", "Write the API as .proto files and descriptors."),
-    "edge": Entry("dermserve.edge.cli:edge", "Write what an Envoy in front of the gateway needs."),
-    "modelserver": Entry("dermserve.cli.root:modelserver", "Run the local stand-in for TensorFlow Serving.", LOCAL),
-    "export": Entry("dermserve.models.export:export", "Put versions of the models into a store.", MODELS),
+    "edge": Entry("dermserve.edge.cli:edge", "Write what an Envoy in front of the gateway needs.", "edge"),
+    "modelserver": Entry("dermserve.cli.root:modelserver", "Run the local stand-in for TensorFlow Serving.", "local"),
+    "export": Entry("dermserve.models.export:export", "Put versions of the models into a store.", "models"),
     "model": Entry(
-        "dermserve.models.lifecycle.cli:model", "Publish, verify, promote, roll back and retire versions.", STORE
+        "dermserve.models.lifecycle.cli:model", "Publish, verify, promote, roll back and retire versions.", "store"
     ),
-    "train": Entry("dermserve.models.training.cli:train", "Train a model on labelled photos.", TRAIN),
-    "pack": Entry("dermserve.models.training.cli:pack", "Make a run's weights compact.", TRAIN),
+    "train": Entry("dermserve.models.training.cli:train", "Train a model on labelled photos.", "train"),
+    "pack": Entry("dermserve.models.training.cli:pack", "Make a run's weights compact.", "train"),
     "evaluate": Entry(
-        "dermserve.models.training.cli:evaluate", "Calibrate and measure a run; write its report.", TRAIN
+        "dermserve.models.training.cli:evaluate", "Calibrate and measure a run; write its report.", "train"
     ),
-    "tflite": Entry("dermserve.models.training.cli:tflite", "Convert a run to TensorFlow Lite.", TRAIN),
-    "scenarios": Entry("dermserve.models.papers.cli:scenarios", "Train over the papers' grid of settings.", TRAIN),
-    "backbones": Entry("dermserve.models.papers.cli:backbones", "Compare backbones on the same photos.", TRAIN),
+    "tflite": Entry("dermserve.models.training.cli:tflite", "Convert a run to TensorFlow Lite.", "train"),
+    "scenarios": Entry("dermserve.models.papers.cli:scenarios", "Train over the papers' grid of settings.", "train"),
+    "backbones": Entry("dermserve.models.papers.cli:backbones", "Compare backbones on the same photos.", "train"),
 }
 
 
@@ -157,6 +144,8 @@ def main() -> None:
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED)
 def modelserver(flags: tuple[str, ...]) -> None:
     """Run the local stand-in for TensorFlow Serving; --help shows its flags."""
+    if importlib.util.find_spec("tensorflow_serving") is None:
+        raise ModuleNotFoundError(name="tensorflow_serving")
     # Read when a process starts; with more malloc arenas, frozen graphs take much more memory.
     environment = {"MALLOC_ARENA_MAX": "1", **os.environ}
     command = [sys.executable, "-m", "dermserve.modelserver", *flags]

@@ -129,11 +129,6 @@ class Connection:
             config["methodConfig"] = [{"name": [{"service": "dermserve.v1.Classifier"}], "retryPolicy": policy}]
         return config
 
-    def call_metadata(self, request_id: str | None = None) -> tuple[tuple[str, str], ...]:
-        """Make a call's metadata."""
-        own = () if request_id is None else (("x-request-id", request_id),)
-        return (*self.metadata.items(), *own)
-
     def failure(self, error: Any, request_id: str | None = None) -> DermserveError:
         """Make an error from a grpc.RpcError."""
         return read_call(error, target=self.target, request_id=request_id, proxy=self.way.proxy)

@@ -122,30 +122,21 @@ class Internal(DermserveError):
     status = "INTERNAL"
 
 
-_BY_STATUS: Mapping[str, type[DermserveError]] = {
-    "INVALID_ARGUMENT": InvalidRequest,
+_KINDS = (InvalidRequest, NotFound, NotReady, AccessDenied, Overloaded, DeadlineExceeded, Unavailable)
+_BY_STATUS: Mapping[str, type[DermserveError]] = {kind.status: kind for kind in _KINDS} | {
     "OUT_OF_RANGE": InvalidRequest,
-    "NOT_FOUND": NotFound,
-    "FAILED_PRECONDITION": NotReady,
     "UNAUTHENTICATED": AccessDenied,
-    "PERMISSION_DENIED": AccessDenied,
-    "RESOURCE_EXHAUSTED": Overloaded,
-    "DEADLINE_EXCEEDED": DeadlineExceeded,
-    "UNAVAILABLE": Unavailable,
     "CANCELLED": Unavailable,  # not by us: the server or a proxy cancelled the call
     "ABORTED": Unavailable,
 }
 
+_TOO_LARGE = "IMAGE_TOO_LARGE", "MESSAGE_TOO_LARGE"
+_OTHERS = (
+    "EMPTY_IMAGE", "IMAGE_TOO_COMPLEX", "IMAGE_TOO_SMALL", "TOO_MANY_PIXELS", "UNDECODABLE_IMAGE", "UNSUPPORTED_FORMAT",
+)  # fmt: skip
 PHOTO_REASONS: Mapping[str, type[InvalidPhoto]] = {
-    "EMPTY_IMAGE": InvalidPhoto,
-    "IMAGE_TOO_COMPLEX": InvalidPhoto,
-    "IMAGE_TOO_LARGE": TooLarge,
-    "IMAGE_TOO_SMALL": InvalidPhoto,
-    "MESSAGE_TOO_LARGE": TooLarge,
-    "TOO_MANY_PIXELS": InvalidPhoto,
-    "UNDECODABLE_IMAGE": InvalidPhoto,
-    "UNSUPPORTED_FORMAT": InvalidPhoto,
-}
+    **dict.fromkeys(_TOO_LARGE, TooLarge), **dict.fromkeys(_OTHERS, InvalidPhoto)
+}  # fmt: skip
 """Reasons that blame the photo, whatever the status."""
 
 

@@ -16,16 +16,8 @@ import pydantic
 
 from dermserve.cli.root import Entry, LazyGroup
 from dermserve.cli.server import TLS_OPTIONS, tls_options
-from dermserve.loadtest.drive import (
-    Server,
-    address_options,
-    check_server,
-    run,
-    run_worker,
-    say,
-    server_under_test,
-    tell_master,
-)
+from dermserve.loadtest import drive
+from dermserve.loadtest.drive import Server, say
 from dermserve.loadtest.result import Finding, Result, check, findings_table, read_slos, summary
 from dermserve.loadtest.scenario import (
     MODES,
@@ -159,12 +151,12 @@ def run_command(
         raise click.UsageError("with --expect-workers give --photos and --side to each worker, and no --processes")
     out.mkdir(parents=True, exist_ok=True)
     slos = read_slos(slo_file) if slo_file else []
-    locust = address_options("--web", web) if web else ["--headless"]
+    locust = drive.address_options("--web", web) if web else ["--headless"]
     locust += [f"--csv={csv}"] if csv else []
     with under_test(options) as (scenario, server):
         if web:
             say(f"web UI: http://{web}; Ctrl-C ends it and writes the report")
-        result = run(
+        result = drive.run(
             scenario, server, processes=processes, expect_workers=expect_workers, bind=bind, locustfile=locustfile,
             locust=locust,
         )  # fmt: skip
@@ -181,11 +173,11 @@ def worker(master: str, photos: str | None, sides: tuple[int, ...], locustfile: 
         try:
             load_photos(photos)
         except ScenarioError as error:
-            tell_master(master, error.message)
+            drive.tell_master(master, error.message)
             raise
     with ends_by_interrupt():
         say(f"waiting for a run at {master}")
-        sys.exit(run_worker(master, photos=photos, sides=sides, locustfile=locustfile))
+        sys.exit(drive.run_worker(master, photos=photos, sides=sides, locustfile=locustfile))
 
 
 @contextlib.contextmanager
@@ -203,9 +195,9 @@ def under_test(options: Mapping[str, Any]) -> Iterator[tuple[Scenario, Server]]:
     models = list(dict.fromkeys(part.model for part in scenario.mix))
     chosen = {name: options[name] for name in ("local", "store", "metrics")}
     try:
-        with ends_by_interrupt(), server_under_test(options["server"], **chosen, models=models) as server:
+        with ends_by_interrupt(), drive.server_under_test(options["server"], **chosen, models=models) as server:
             scenario = scenario.model_copy(update={"target": server.target})
-            check_server(scenario)
+            drive.check_server(scenario)
             yield scenario, server
     except StackError as error:
         raise ServerError(str(error)) from error

@@ -21,8 +21,7 @@ from dermserve.loadtest.machine import describe_machine, sampling, scrape
 from dermserve.loadtest.result import Result
 from dermserve.loadtest.scenario import CANNOT_START, LoadTestError, Scenario, ScenarioError, ServerError
 from dermserve.local import Stack
-from dermserve.local.child import Child, wait_serving
-from dermserve.local.ports import HOST, free_port
+from dermserve.local.child import HOST, Child, free_port, wait_serving
 from dermserve.local.stack import GATEWAY_READY
 
 _LOCUSTFILE = pathlib.Path(__file__).with_name("locustfile.py")

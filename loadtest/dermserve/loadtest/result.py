@@ -12,8 +12,7 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 import pydantic
 
-from dermserve.loadtest.pace import TOLERANCE, share_off
-from dermserve.loadtest.scenario import ScenarioError, first_fault, parse_seconds
+from dermserve.loadtest.scenario import TOLERANCE, ScenarioError, first_fault, parse_seconds, share_off
 from dermserve.models.durable import write_durably
 
 _OFF_PACE = 0.01

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from dermserve.edge import Settings, SettingsError, envoy_config, write_config
-from dermserve.edge.files import gather
+from dermserve.edge.config import gather
 from dermserve.edge.settings import setting_options
 
 

@@ -1,4 +1,4 @@
-"""Run a child process in its own session: keep its log, wait for its ready line or its health service, stop it.
+"""Run a child process in its own session: keep its log, wait for its ready line or its health service, stop it; ports.
 
 Termination signals become KeyboardInterrupt, so that every `with` block ends in order.
 """
@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +25,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 _EXEC = pathlib.Path(__file__).with_name("exec_with_parent.py")
 _KEPT_LINES = 20
 _LARGE = 10_000_000
+HOST = "127.0.0.1"
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 PAUSE = 0.1
 """Seconds between two looks. Python handles a signal that arrives just before a wait only after it: all are short."""
@@ -210,3 +212,35 @@ def ends_by_interrupt() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def free_port() -> int:
+    """Choose a free loopback port, for a server whose port must be known before it starts."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def check_free(port: int, *, option: str) -> None:
+    """Check that nothing listens on a loopback port; 0 always passes. The message names the option that chooses it.
+
+    gRPC reports a port in use late, or never (SO_REUSEPORT).
+
+    Raises StackError: something listens there.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore connections in TIME_WAIT
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            what = f"port {port} is in use: stop what listens there"
+            raise StackError(f"{what}, or choose another with {option} (0: any free)") from error
+
+
+def no_proxy(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return `no_proxy` and `NO_PROXY` for a child: this process's own, and the loopback."""
+    loopback = "127.0.0.1,localhost,::1"
+    return {
+        name: ",".join(filter(None, (environment.get("no_proxy") or environment.get("NO_PROXY"), loopback)))
+        for name in ("no_proxy", "NO_PROXY")
+    }

@@ -2,18 +2,18 @@
 
 import contextlib
 import dataclasses
+import itertools
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import click
 
 from dermserve.client import Client, DermserveError, TtaMode, render_text
 from dermserve.edge import Settings, SettingsError
 from dermserve.local import DEFAULT_MODELS, DEFAULT_PORT, DEFAULT_STORE, DEFAULT_TFS_PORT, Stack
-from dermserve.local.child import ends_by_interrupt
+from dermserve.local.child import HOST, ends_by_interrupt
 from dermserve.local.edge import Edge
-from dermserve.local.ports import HOST
 
 _PORT = click.IntRange(0, 65535)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
@@ -103,8 +103,13 @@ def demo(image: pathlib.Path | None, store: pathlib.Path, models: tuple[str, ...
     photo = _picture(image)
     with ends_by_interrupt():
         try:
-            with Stack(store=store, models=models, port=0, tfs_port=0, say=_progress()) as stack:
-                _show_answers(stack.gateway_address, models, photo)
+            with (
+                Stack(store=store, models=models, port=0, tfs_port=0, say=_progress()) as stack,
+                Client(stack.gateway_address, deadline=_DEADLINE) as client,
+            ):
+                for model, tta in itertools.product(models, (TtaMode.NONE, TtaMode.FULL)):
+                    click.echo(f"\n{render_text(client.classify(photo, model=model, tta=tta))}")
+                click.echo()
         except DermserveError as error:
             raise click.ClickException(str(error)) from error
 
@@ -125,14 +130,6 @@ def _picture(image: pathlib.Path | None) -> bytes:
         raise click.BadParameter(f"{image}: {error}", param_hint="IMAGE") from error
     click.echo(f"picture: {image}")
     return photo
-
-
-def _show_answers(address: str, models: Sequence[str], photo: bytes) -> None:
-    with Client(address, deadline=_DEADLINE) as client:
-        for model in models:
-            for tta in (TtaMode.NONE, TtaMode.FULL):
-                click.echo(f"\n{render_text(client.classify(photo, model=model, tta=tta))}")
-    click.echo()
 
 
 def _progress() -> Callable[[str], None]:

@@ -16,9 +16,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from dermserve.edge import Settings, write_config
-from dermserve.edge.files import gather
-from dermserve.local.child import Child, InOrder, StackError, child_log
-from dermserve.local.ports import HOST, check_free, free_port
+from dermserve.edge.config import gather
+from dermserve.local.child import HOST, Child, InOrder, StackError, check_free, child_log, free_port
 
 _READY = re.compile(r"all dependencies initialized\. starting workers")
 _GRACE = 5.0

@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dermserve.local.child import PAUSE, Child, InOrder, child_log, wait_serving
-from dermserve.local.ports import HOST, check_free, no_proxy
+from dermserve.local.child import HOST, PAUSE, Child, InOrder, check_free, child_log, no_proxy, wait_serving
 from dermserve.local.store import ensure_models, owned, write_config
 from dermserve.models.lifecycle.server_config import CANARY_FILE
 from dermserve.modelserver.flags import usable_cores
