@@ -29,8 +29,7 @@ SCRATCH = ROOT / "build" / "examples"
 MODEL = "mobilenet_v3_small"
 PYTHON = sys.executable
 _SITE = SCRATCH / "site"
-_SECONDS = float(os.environ.get("EXAMPLES_SECONDS", "900"))
-"""For one command; the first build of Kotlin downloads a compiler."""
+_SECONDS = float(os.environ.get("EXAMPLES_SECONDS", "900"))  # for one command; Kotlin downloads a compiler
 _CERTIFICATE = (
     "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout key.pem -out ca.pem "
     "-subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1"

@@ -54,10 +54,8 @@ class Contender:
     configuration: str  # how it is set up, in a sentence
     kinds: tuple[Kind, ...]  # what it can be asked
     environment: str = ""  # name of its environment, and of its file in requirements/; empty for this project's own
-    command: tuple[str, ...] = ()
-    """Its server's, in its environment's bin, but for --bind or --port. Empty for the local stack."""
-    documented: bool = False
-    """Whether it runs without anything of ours: its own decoding, and Keras's own export with variables."""
+    command: tuple[str, ...] = ()  # of its server, a program of its environment; empty for the local stack
+    documented: bool = False  # without anything of ours: its own decoding, and Keras's own export with variables
 
 
 def _both(name: str, title: str, configuration: str, keras: str, command: tuple[str, ...]) -> Iterator[Contender]:

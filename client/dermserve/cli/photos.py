@@ -35,8 +35,7 @@ class Found:
     """The photos to classify, and other files."""
 
     photos: list[str] = field(default_factory=list)
-    refused: list[tuple[str, InvalidPhoto]] = field(default_factory=list)
-    """Files and folders that are not sent, and why not."""
+    refused: list[tuple[str, InvalidPhoto]] = field(default_factory=list)  # not sent, and why not
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """Files beside photos that are not photos, and what they are. They do not count as failed."""
 

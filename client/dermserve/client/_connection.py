@@ -20,12 +20,10 @@ import grpc
 from dermserve.client._errors import DermserveError, read_call
 
 DEFAULT_TARGET = "127.0.0.1:50051"
-DEFAULT_DEADLINE = 30.0
-"""Seconds."""
+DEFAULT_DEADLINE = 30.0  # seconds
 
 _BEGIN = b"-----BEGIN CERTIFICATE"
-_SCHEMES = ("unix", "unix-abstract", "vsock", "xds", "google-c2p")
-"""Schemes of gRPC targets without a host; `dns`, `ipv4` and `ipv6` have one."""
+_SCHEMES = ("unix", "unix-abstract", "vsock", "xds", "google-c2p")  # of gRPC targets without a host
 _PEM = {"root_certificates": _BEGIN, "certificate_chain": _BEGIN, "private_key": b"PRIVATE KEY"}
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
 _BYPASSES = ("no_grpc_proxy", "no_proxy", "NO_PROXY")

@@ -1,8 +1,4 @@
-"""`dermserve-loadtest`: run, worker, capacity.
-
-Exit codes: 0 all thresholds kept, 1 a threshold breached or the test failed, 2 wrong usage, 3 no server, 4 thresholds
-kept, but the generator did not keep its rate, so that they prove nothing, 130 interrupted.
-"""
+"""`dermserve-loadtest`: run, worker, capacity."""
 
 import contextlib
 import pathlib
@@ -51,8 +47,8 @@ _ENTRIES = {
 def main() -> None:
     """Load tests of a dermserve gateway: throughput, latency, errors and capacity.
 
-    Exit codes: 0 all thresholds kept, 1 one breached or the test failed, 2 wrong usage, 3 no server, 4 the generator
-    did not keep its rate, 130 interrupted.
+    Exit codes: 0 all thresholds kept, 1 one breached or the test failed, 2 wrong usage, 3 no server, 4 thresholds kept,
+    but the generator did not keep its rate, so that they prove nothing, 130 interrupted.
     """
 
 
@@ -186,10 +182,10 @@ def under_test(options: Mapping[str, Any]) -> Iterator[tuple[Scenario, Server]]:
     try:
         given = {"target": options["server"] or "local", "mix": parse_mix(options["mix"]), "tls": tls_options(options)}
         scenario = Scenario(**{**options, **given})
-    except pydantic.ValidationError as error:
-        raise ScenarioError(first_fault(error)) from error
     except (OSError, ValueError) as error:
-        raise ScenarioError(str(error)) from error
+        raise ScenarioError(
+            first_fault(error) if isinstance(error, pydantic.ValidationError) else str(error)
+        ) from error
     if scenario.photos:
         load_photos(scenario.photos)
     models = list(dict.fromkeys(part.model for part in scenario.mix))

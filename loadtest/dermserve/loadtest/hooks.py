@@ -33,10 +33,8 @@ class Test:
     """What Locust's statistics don't say of the test of this process."""
 
     started: float = 0.0
-    counted_from: float = 0.0
-    """When the warm-up is over, by `time.perf_counter`: calls that began before are not counted."""
-    counted_to: float = math.inf
-    """When the last calls are due, by `time.perf_counter`: not those that come due while Locust stops its users."""
+    counted_from: float = 0.0  # end of the warm-up, by time.perf_counter: calls that began before are not counted
+    counted_to: float = math.inf  # when the last calls are due: not those due while Locust stops its users
     ended: float = 0.0
     pace: Counter[str] = field(default_factory=Counter)  # how an open loop kept its rate, as `Timeline.finish` counts
     faults: list[str] = field(default_factory=list)  # failures of workers, with which the test has failed

@@ -17,8 +17,7 @@ from dermserve.client import TLS
 from dermserve.imaging import PhotoError, decode
 from dermserve.local.picture import draw_lesion
 
-CANNOT_START = "dermserve_cannot_start"
-"""The type of the message by which a worker tells its master that it can't start."""
+CANNOT_START = "dermserve_cannot_start"  # type of the message of a worker that can't start to its master
 MODES = ("NONE", "FULL", "ADAPTIVE")
 MODELS = ("resnet50", "mobilenet_v3_small")
 _SECONDS_BETWEEN_CALLS = 2.0  # of one user of an open loop, if the number of users was not given
@@ -84,10 +83,8 @@ class Scenario(pydantic.BaseModel):
     target: str  # any gRPC target: HOST:PORT, or ipv4:HOST:PORT,HOST:PORT for several
     mix: tuple[Part, ...] = pydantic.Field(min_length=1)  # what users call
     photos: str | None = None  # a folder of photos; drawn ones when None
-    sides: tuple[Annotated[int, pydantic.Field(ge=64, le=8000)], ...] = ()
-    """Longer sides in pixels: each photo is scaled to all of them; to none when empty."""
-    rate: float | None = pydantic.Field(None, gt=0)
-    """Calls due a second, over all users (open loop). None: each user calls again at once (closed loop)."""
+    sides: tuple[Annotated[int, pydantic.Field(ge=64, le=8000)], ...] = ()  # pixels: photos are scaled to each
+    rate: float | None = pydantic.Field(None, gt=0)  # calls due a second, over all users; None: a closed loop
     users: int = pydantic.Field(0, ge=0)  # users at the shape's peak. 0: as many as the rate needs, or eight
     run_time: float = 60.0  # seconds
     shape: str = "steady"  # a key of SHAPES

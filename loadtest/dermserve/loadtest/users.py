@@ -54,12 +54,9 @@ class ClassifyUser(User):
 
     abstract = True
     mix: Sequence[Part] = (Part(model="resnet50"), Part(model="mobilenet_v3_small"))  # what `classify_by_mix` calls
-    photos_folder: str | None = os.environ.get("DERMSERVE_LOADTEST_PHOTOS") or None
-    """Folder of photos; drawn ones when None."""
-    sides: Sequence[int] = tuple(map(int, os.environ.get("DERMSERVE_LOADTEST_SIDES", "").split()))
-    """Longer sides in pixels to scale photos to."""
-    photos: ClassVar[Sequence[bytes]] = ()
-    """Files to send, which are read when a class is defined: before a worker connects to its master."""
+    photos_folder: str | None = os.environ.get("DERMSERVE_LOADTEST_PHOTOS") or None  # None: drawn ones
+    sides: Sequence[int] = tuple(map(int, os.environ.get("DERMSERVE_LOADTEST_SIDES", "").split()))  # pixels
+    photos: ClassVar[Sequence[bytes]] = ()  # read when a class is defined: before a worker connects to its master
     deadline: float = 10.0  # seconds a call may take
     tls: TLS | None = None  # plaintext when None
     metadata: Mapping[str, str] = MappingProxyType({})  # sent with every call

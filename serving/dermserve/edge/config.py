@@ -17,8 +17,7 @@ from dermserve.edge.settings import SITE, Settings, SettingsError, read_keys, sp
 _TEMPLATES = pathlib.Path(__file__).with_name("templates")
 _JSON_OVERHEAD = 4096
 RUNTIME = SITE.with_name("litert")  # LiteRT.js, which `make web` puts here; it is 9 MB, so it is not in the repository
-VIEWER = SITE.with_name("rapidoc")
-"""RapiDoc, the viewer of the API page, which `make web` puts here; without it there is no such page."""
+VIEWER = SITE.with_name("rapidoc")  # the viewer of the API page, which `make web` puts here; no page without it
 ON_DEVICE = "mobilenet_v3_small"  # the model that is small enough for a phone
 
 

@@ -41,8 +41,7 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error
 
 _BILINEAR = simd and simd.ResizeAlg.convolution(simd.FilterType.bilinear)
 
-_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
-"""ImageCms' name of a profile's colour space, by the mode of its pixels."""
+_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # ImageCms' names of colour spaces by mode
 _PROBE = Image.frombytes("RGB", (8, 64), bytes(36 * (n >> at & 7) for n in range(512) for at in (0, 3, 6)))
 """Eight levels of each colour in every combination."""
 _TRANSPOSE = {
@@ -102,7 +101,9 @@ def decode(data: bytes, *, height: int, width: int, limits: Limits | None = None
     region = _reduce(image, lying)
     if header.orientation > 1:  # before resizing, so that a turned photo gives the same pixels as an upright one
         region = region.transpose(_TRANSPOSE[header.orientation])
-    return np.asarray(_to_srgb(_resize(region, (width, height)), header.profile))
+    fitted = _resize(region, (width, height))
+    to_srgb = _transform(header.profile, fitted.mode) if header.profile else None
+    return np.asarray(fitted.convert("RGB") if to_srgb is None else to_srgb.apply(fitted))
 
 
 def _scale(header: Header, size: tuple[int, int]) -> int:
@@ -201,14 +202,9 @@ def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return fitted
 
 
-def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Convert mode L, RGB or CMYK to sRGB by LittleCMS, ignoring a profile that is broken or of another space."""
-    transform = _transform(profile, image.mode) if profile else None
-    return image.convert("RGB") if transform is None else transform.apply(image)
-
-
 @lru_cache(maxsize=8)  # phones send the same few profiles; one of a printer takes up to 3 MB
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Make LittleCMS's conversion of mode L, RGB or CMYK to sRGB; None for a broken profile or one of another space."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if source.profile.xcolor_space.strip() != _SPACES[mode]:

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 from dermserve.imaging.errors import TooComplexError, UndecodablePhotoError, UnsupportedFormatError
 from dermserve.imaging.heif import HEIC, HeifPicture
 
-_MAX_SCANS = 64
-"""Most scans of a JPEG; encoders write 10 to 20. Each scan walks over all blocks: 8 ms for 50 megapixels."""
+_MAX_SCANS = 64  # of a JPEG; encoders write 10 to 20. Each walks over all blocks: 8 ms for 50 megapixels
 _MAX_PARTS = 4096  # most JPEG segments, PNG or WebP chunks. A PNG of 20 MB in chunks of 8 kB has 2,500
-_MAX_PROFILE = 1 << 20
-"""Most bytes of a colour profile: those of cameras and phones have 500 to 4,000, those of printers up to a megabyte."""
+_MAX_PROFILE = 1 << 20  # bytes: profiles of cameras and phones have 500 to 4,000, of printers up to a megabyte
 
 _ORIENTATION = 0x0112
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # 00: a stuffed byte, 01: TEM, D0 to D7: restarts, FF: a fill byte

@@ -27,8 +27,7 @@ _KEPT_LINES = 20
 _LARGE = 10_000_000
 HOST = "127.0.0.1"
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-PAUSE = 0.1
-"""Seconds between two looks. Python handles a signal that arrives just before a wait only after it: all are short."""
+PAUSE = 0.1  # seconds between two looks: Python handles a signal that arrives just before a wait only after it
 
 
 class StackError(click.ClickException):

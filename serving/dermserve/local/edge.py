@@ -40,8 +40,7 @@ class Edge(InOrder):
     say: Callable[[str], None] = lambda line: None  # takes a line of progress
     url: str = field(default="", init=False)  # where it listens, "http://HOST:PORT", once entered
     metrics: str = field(default="", init=False)  # HOST:PORT of its metrics, once entered, where there are any
-    api: str = field(default="", init=False)
-    """Path of the API page, or where that lacks its viewer, of the OpenAPI document; once entered."""
+    api: str = field(default="", init=False)  # path of the API page, or without its viewer, of the OpenAPI document
     child: Child = field(init=False)  # its process, once entered
     _admin: str = field(default="", init=False)
 

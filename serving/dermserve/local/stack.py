@@ -25,8 +25,7 @@ _TFS_READY = re.compile(r"Running gRPC ModelServer at (\S+:\d+)")
 GATEWAY_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"')
 # The gateway gives requests in flight 10 s to finish; then none is left in the model server.
 _GRACE = 15.0
-_TENSORFLOW = re.compile(r"[IWE]\d{4} |WARNING: All log")
-"""Begins TensorFlow's own lines, as that it finds no GPU: no reason for anything."""
+_TENSORFLOW = re.compile(r"[IWE]\d{4} |WARNING: All log")  # begins TensorFlow's own lines, which explain nothing
 
 
 @dataclass(kw_only=True)

@@ -43,8 +43,7 @@ class Version:
     number: int
     path: Path
     state: State = State.START
-    aspired: bool = True
-    """Whether it should be served. One that has ENDed and is aspired failed to load, and is not tried again."""
+    aspired: bool = True  # one that has ENDed and is aspired failed to load, and is not tried again
     error: ServingError | None = None
     failures: int = 0  # attempts to load it
     session: "Session | None" = None
