@@ -4,7 +4,7 @@ import json
 import math
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from scipy.optimize import lsq_linear
 from scipy.special import bdtr, bdtrc
 
 from dermserve.loadtest.cli import CALL_OPTIONS, FOLDER, duration, under_test
-from dermserve.loadtest.drive import Server, more_gateways, run, say
+from dermserve.loadtest.drive import Server, run, say
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.report import STYLE
 from dermserve.loadtest.result import milliseconds, table
@@ -197,7 +197,8 @@ def explain(point: Point, *, cores: int) -> str:
 @dataclass(frozen=True, kw_only=True)
 class _Search:
     base: Scenario  # of every probe, but for its load
-    servers: Mapping[int, Server]  # by number of gateway processes
+    server: Server
+    gateways: int  # most of them
     processes: int  # that generate
     limit: str  # a key of SHARES
     threshold: float  # milliseconds that it must keep within
@@ -209,7 +210,7 @@ class _Search:
     def find(self, part: Part) -> Capacity:
         """Find the capacity for one model and mode."""
         closed, opened = list[Point](), list[Point]()
-        for gateways in self.servers:
+        for gateways in range(1, self.gateways + 1):
             for callers in self.callers:
                 point = self._run(part, self.seconds, gateways=gateways, users=callers)
                 p99 = "no answer" if point.p99 is None else f"p99 {point.p99:.0f} ms"
@@ -253,10 +254,10 @@ class _Search:
     def _run(
         self, part: Part, seconds: float, *, gateways: int = 1, rate: float | None = None, users: int = 0
     ) -> Point:
-        server = self.servers[gateways]
+        target = self.server.target if gateways == 1 else f"ipv4:{','.join(self.server.gateways[:gateways])}"
         load = {"rate": rate, "users": users, "run_time": seconds + self.base.warm_up}
-        scenario = self.base.model_copy(update={"mix": (part,), "target": server.target, **load})
-        result = run(scenario, server, processes=self.processes, quiet=True)
+        scenario = self.base.model_copy(update={"mix": (part,), "target": target, **load})
+        result = run(scenario, self.server, processes=self.processes, quiet=True)
         row, pace = result.all, result.data["pace"]
         calls = row.calls + max(0, pace["wanted"] - pace["started"])
         in_time = sum(count for ms, count in row.latency.items() if ms <= self.threshold)
@@ -309,22 +310,20 @@ def capacity(
     out.mkdir(parents=True, exist_ok=True)
     options |= {"users": 1, "run_time": probe + options["warm_up"]}
     machine, found = describe_machine(), list[Capacity]()
-    with under_test(options) as (base, alone):
+    with under_test({**options, "gateways": gateways}) as (base, server):
         if any(part.stream for part in base.mix):
             raise ScenarioError("capacity is found for single calls: leave streams out of --mix")
-        models = sorted({part.model for part in base.mix})
-        with more_gateways(alone, models=models, most=gateways) as servers:
-            search = _Search(
-                base=base, servers=servers, processes=processes, limit=limit, threshold=threshold,
-                precision=precision, seconds=probe, probes=probes,
-                callers=sorted({int(count) for count in callers.split(",")}),
-            )  # fmt: skip
-            for part in base.mix:  # write the results so far after each
-                say(f"{part.model} {part.mode}")
-                found.append(search.find(part))
-                content = {"machine": machine, "capacity": [each.to_json() for each in found]}
-                write_durably(out / "capacity.json", json.dumps(content, indent=1))
-                _plot(found, limit, threshold, out / "capacity.png")
+        search = _Search(
+            base=base, server=server, gateways=gateways, processes=processes, limit=limit, threshold=threshold,
+            precision=precision, seconds=probe, probes=probes,
+            callers=sorted({int(count) for count in callers.split(",")}),
+        )  # fmt: skip
+        for part in base.mix:  # write the results so far after each
+            say(f"{part.model} {part.mode}")
+            found.append(search.find(part))
+            content = {"machine": machine, "capacity": [each.to_json() for each in found]}
+            write_durably(out / "capacity.json", json.dumps(content, indent=1))
+            _plot(found, limit, threshold, out / "capacity.png")
     click.echo(_table(found, slo))
     say(f"plot: {out / 'capacity.png'}")
 

@@ -188,10 +188,10 @@ def under_test(options: Mapping[str, Any]) -> Iterator[tuple[Scenario, Server]]:
         ) from error
     if scenario.photos:
         load_photos(scenario.photos)
-    models = list(dict.fromkeys(part.model for part in scenario.mix))
     chosen = {name: options[name] for name in ("local", "store", "metrics")}
+    chosen |= {"models": sorted({part.model for part in scenario.mix}), "gateways": options.get("gateways", 1)}
     try:
-        with ends_by_interrupt(), drive.server_under_test(options["server"], **chosen, models=models) as server:
+        with ends_by_interrupt(), drive.server_under_test(options["server"], **chosen) as server:
             scenario = scenario.model_copy(update={"target": server.target})
             drive.check_server(scenario)
             yield scenario, server

@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import click
 import msgpack  # type: ignore[import-untyped]
@@ -21,8 +21,7 @@ from dermserve.loadtest.machine import describe_machine, sampling, scrape
 from dermserve.loadtest.result import Result
 from dermserve.loadtest.scenario import CANNOT_START, LoadTestError, Scenario, ScenarioError, ServerError
 from dermserve.local import Stack
-from dermserve.local.child import HOST, Child, free_port, wait_serving
-from dermserve.local.stack import GATEWAY_READY
+from dermserve.local.child import HOST, Child, free_port
 
 _LOCUSTFILE = pathlib.Path(__file__).with_name("locustfile.py")
 _READY_TIMEOUT = 180.0
@@ -34,11 +33,12 @@ _TELL_MS = 10_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Server:
-    """A server under test: its gateway's gRPC target and metrics, its local processes by name, its model server."""
+    """A server under test: its gateway's target and metrics, and if it is local its processes by name and addresses."""
 
     target: str
     metrics_url: str = ""
     pids: Mapping[str, int]
+    gateways: Sequence[str] = ()
     tfs_address: str = ""
 
 
@@ -49,7 +49,7 @@ def say(line: str) -> None:
 
 @contextlib.contextmanager
 def server_under_test(
-    address: str | None, *, local: bool, store: pathlib.Path, metrics: str, models: Sequence[str]
+    address: str | None, *, local: bool, store: pathlib.Path, metrics: str, models: Sequence[str], gateways: int
 ) -> Iterator[Server]:
     """Return the gateway at an address, or run the local one while the block lasts.
 
@@ -61,7 +61,7 @@ def server_under_test(
     if local == (address is not None):
         raise ScenarioError("name the gateway with --server HOST:PORT, or start one here with --local")
     if address is None:
-        with local_server(store, models) as server:
+        with local_server(store, models, gateways) as server:
             yield server
         return
     if metrics and scrape(metrics) is None:
@@ -70,37 +70,18 @@ def server_under_test(
 
 
 @contextlib.contextmanager
-def local_server(store: pathlib.Path, models: Sequence[str]) -> Iterator[Server]:
-    """Run a model server and a gateway with metrics on free ports while the block lasts; raise StackError."""
+def local_server(store: pathlib.Path, models: Sequence[str], gateways: int = 1) -> Iterator[Server]:
+    """Run a model server and gateways, the first with metrics, on free ports while the block lasts."""
     listen = f"{HOST}:{free_port()}"
-    flags = ("--metrics-listen", listen)
-    with Stack(store=store, models=models, port=0, tfs_port=0, gateway_flags=flags, say=say) as stack:
+    stack = Stack(
+        store=store, models=models, port=0, tfs_port=0, gateways=gateways, gateway_flags=("--metrics-listen", listen),
+        say=say,
+    )  # fmt: skip
+    with stack:
         yield Server(
             target=stack.gateway_address, metrics_url=f"http://{listen}/metrics", pids=dict(stack.pids),
-            tfs_address=stack.tfs_address,
+            gateways=stack.gateway_addresses, tfs_address=stack.tfs_address,
         )  # fmt: skip
-
-
-@contextlib.contextmanager
-def more_gateways(server: Server, *, models: Sequence[str], most: int) -> Iterator[dict[int, Server]]:
-    """Run up to `most` gateways in front of a server's model server while the block lasts.
-
-    Returns a server for each number of gateways; its callers use them in turn. Raises StackError: one does not start.
-    """
-    servers, addresses = {1: server}, [server.target]
-    command = [sys.executable, "-m", "dermserve.gateway", "--listen", "127.0.0.1:0", "--tfs", server.tfs_address]
-    command += [f"--model={model}" for model in models]
-    with contextlib.ExitStack() as undo:
-        for count in range(2, most + 1):
-            child = Child(command, name="gateway", log=lambda line: None, ready=GATEWAY_READY)
-            undo.callback(child.stop, grace=_CHILD_GRACE)
-            address = child.wait_ready(timeout=_READY_TIMEOUT)[1]
-            wait_serving(address, timeout=_READY_TIMEOUT, children=[child])
-            say(f"gateway {count} ready at {address}")
-            addresses.append(address)
-            pids = {**servers[count - 1].pids, f"gateway {count}": child.pid}
-            servers[count] = replace(server, target=f"ipv4:{','.join(addresses)}", pids=pids)
-        yield servers
 
 
 def check_server(scenario: Scenario) -> None:

@@ -55,14 +55,20 @@ class Stack(InOrder):
     """Whether it is the one that serves the store: it writes models.config there, for `dermserve model`, and a second
     one is refused. Otherwise the store stays as it is."""
     tell_after: float = 15.0  # seconds after which `say` gets the last log line of a server that isn't ready
-    gateway_address: str = field(default="", init=False)  # HOST:PORT of the gateway, once entered
+    gateways: int = 1  # processes; the first one has `port` and the flags, the others have free ports
+    gateway_addresses: list[str] = field(default_factory=list, init=False)  # HOST:PORT of each, once entered
     tfs_address: str = field(default="", init=False)  # HOST:PORT of the model server, once entered
     _children: dict[str, Child] = field(default_factory=dict, init=False)
 
     @property
     def pids(self) -> Mapping[str, int]:
-        """Process ids by name: "modelserver" and "gateway"."""
+        """Process ids by name: "modelserver", "gateway", "gateway 2" and so on."""
         return {name: child.pid for name, child in self._children.items()}
+
+    @property
+    def gateway_address(self) -> str:
+        """HOST:PORT of the first gateway, once entered."""
+        return self.gateway_addresses[0]
 
     def _start(self, parts: contextlib.ExitStack) -> None:
         check_free(self.port, option="--port")
@@ -71,7 +77,9 @@ class Stack(InOrder):
             parts.enter_context(owned(self.store))
         ensure_models(self.store, self.models, say=self.say)
         self._start_model_server(parts)
-        self._start_gateway(parts)
+        self._start_gateway(parts, "gateway", self.port, self.gateway_flags)
+        for number in range(2, self.gateways + 1):
+            self._start_gateway(parts, f"gateway {number}", 0, ())
 
     def wait(self, *others: Child) -> None:
         """Wait without a timeout until a child, or one of the others, ends by itself. Raises StackError: one did."""
@@ -103,19 +111,20 @@ class Stack(InOrder):
             self.tfs_address = server.wait_ready(timeout=self.ready_timeout)[1]
         self.say(f"model server ready at {self.tfs_address} after {time.monotonic() - started:.1f} s")
 
-    def _start_gateway(self, parts: contextlib.ExitStack) -> None:
+    def _start_gateway(self, parts: contextlib.ExitStack, name: str, port: int, flags: Sequence[str]) -> None:
         models = [f"--model={model}" for model in self.models]
-        arguments = ("--listen", f"{HOST}:{self.port}", "--tfs", self.tfs_address, *models, *self.gateway_flags)
+        arguments = ("--listen", f"{HOST}:{port}", "--tfs", self.tfs_address, *models, *flags)
         own = "DERMSERVE_CANARY_FILE" in os.environ
         env = {} if own else {"DERMSERVE_CANARY_FILE": str(self.store.resolve() / CANARY_FILE)}
-        gateway = self._start_child("gateway", arguments, parts, ready=GATEWAY_READY, **env)
+        gateway = self._start_child(name, arguments, parts, ready=GATEWAY_READY, **env)
         started = time.monotonic()
         children = gateway, self._children["modelserver"]
         with self._told_if_slow(gateway):
-            self.gateway_address = gateway.wait_ready(timeout=self.ready_timeout)[1]
+            address = gateway.wait_ready(timeout=self.ready_timeout)[1]
         with self._told_if_slow(gateway):
-            wait_serving(self.gateway_address, timeout=self.ready_timeout, children=children)
-        self.say(f"gateway ready at {self.gateway_address} after {time.monotonic() - started:.1f} s")
+            wait_serving(address, timeout=self.ready_timeout, children=children)
+        self.gateway_addresses.append(address)
+        self.say(f"{name} ready at {address} after {time.monotonic() - started:.1f} s")
 
     @contextlib.contextmanager
     def _told_if_slow(self, child: Child) -> Iterator[None]:
@@ -138,7 +147,7 @@ class Stack(InOrder):
         logs = self.store.resolve().parent / "logs"
         log = parts.enter_context(child_log(logs / f"{name}.log", say=self.say))
         env = {**env, **no_proxy(), "PYTHONUNBUFFERED": "1"}
-        child = Child([*self.program(name), *arguments], name=name, log=log, ready=ready, env=env)
+        child = Child([*self.program(name.split(maxsplit=1)[0]), *arguments], name=name, log=log, ready=ready, env=env)
         parts.callback(child.stop, grace=_GRACE)
         parts.callback(self.say, f"stopping the {name}")
         self._children[name] = child
