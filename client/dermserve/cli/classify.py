@@ -19,12 +19,9 @@ _FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
 @click.option("--version", type=click.IntRange(1), metavar="N", help="Version to ask; the latest when not given.")
 @click.option("--label", help='Label to ask, for example "stable".')
 @click.option(
-    "--tta",
-    type=click.Choice([mode.value for mode in TtaMode]),
-    default=TtaMode.NONE.value,
-    show_default=True,
+    "--tta", type=click.Choice([mode.value for mode in TtaMode]), default=TtaMode.NONE.value, show_default=True,
     help="Test-time augmentation: one view of each photo, all ten, or ten where it matters.",
-)
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each photo, on a line of its own.")
 @click.option(
     "--in-flight", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Photos to send at once."
@@ -34,17 +31,9 @@ _FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
 @server_options
 @click.pass_context
 def classify(
-    ctx: click.Context,
-    /,
-    *,
-    photos: tuple[str, ...],
-    as_json: bool,
-    in_flight: int,
-    table: pathlib.Path | None,
-    resume: pathlib.Path | None,
-    client: Client,
-    **asked: Any,
-) -> None:
+    ctx: click.Context, /, *, photos: tuple[str, ...], as_json: bool, in_flight: int, table: pathlib.Path | None,
+    resume: pathlib.Path | None, client: Client, **asked: Any,
+) -> None:  # fmt: skip
     """Classify photos: JPEG, PNG or WebP files, - for standard input, or folders with all files in them, at any depth.
 
     Answers are printed as they come, with a summary at the end if there are several. Every file of a folder is

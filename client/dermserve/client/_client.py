@@ -51,16 +51,9 @@ class _Base:
         return time.monotonic() + self._seconds(deadline)
 
     async def _ask(
-        self,
-        method: Any,
-        request: Any,
-        end: float,
-        *,
-        request_id: str | None = None,
-        patient: bool = False,
-        waiter: Blocking | OnLoop | Many | None = None,
-        **options: Any,
-    ) -> Any:
+        self, method: Any, request: Any, end: float, *, request_id: str | None = None, patient: bool = False,
+        waiter: Blocking | OnLoop | Many | None = None, **options: Any,
+    ) -> Any:  # fmt: skip
         """Make a call; if `patient`, repeat it after the time that an overloaded gateway names, within the deadline."""
         waiter, own = waiter or self._waiter(), {} if request_id is None else {"x-request-id": request_id}
         metadata = (*self._connection.metadata.items(), *own.items())

@@ -222,13 +222,9 @@ class _Search:
         if hopeless := too_slow_already(alone, self.threshold):
             why = f"{hopeless}; {why}"
         elif best.answers > 0:
-            kept, broken = bisect(
-                lambda rate: self._keeps(part, rate, opened),
-                start=max(best.answers / 2, 0.1),
-                precision=self.precision,
-                least=best.answers * _LEAST,
-                most=best.answers * _MARGIN,
-            )
+            least, most = best.answers * _LEAST, best.answers * _MARGIN
+            bounds = {"start": max(best.answers / 2, 0.1), "least": least, "most": most}
+            kept, broken = bisect(lambda rate: self._keeps(part, rate, opened), precision=self.precision, **bounds)
         return Capacity(
             model=part.model, mode=part.mode, kept=kept, broken=broken, open_points=tuple(opened),
             closed_points=tuple(closed), laws=fit_laws(closed), why=why,

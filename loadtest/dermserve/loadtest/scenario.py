@@ -188,13 +188,9 @@ class Timeline:
     """
 
     def __init__(
-        self,
-        rate: float,
-        *,
-        phase: float = 0.0,
-        counted_from: float = 0.0,
+        self, rate: float, *, phase: float = 0.0, counted_from: float = 0.0,
         clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._interval = 1 / rate
         self._clock = clock
         self._next = clock() + phase * self._interval

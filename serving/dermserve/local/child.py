@@ -45,15 +45,9 @@ class Child:
     """
 
     def __init__(
-        self,
-        command: Sequence[str],
-        *,
-        name: str,
-        log: Callable[[str], None],
-        ready: re.Pattern[str] | None = None,
-        env: Mapping[str, str] | None = None,
-        asking: signal.Signals = signal.SIGTERM,
-    ) -> None:
+        self, command: Sequence[str], *, name: str, log: Callable[[str], None], ready: re.Pattern[str] | None = None,
+        env: Mapping[str, str] | None = None, asking: signal.Signals = signal.SIGTERM,
+    ) -> None:  # fmt: skip
         self.name = name
         self._asking = asking
         self._log = log
