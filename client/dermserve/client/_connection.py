@@ -40,10 +40,8 @@ class TLS:
 
     root_certificates: bytes | None = None
     """PEM: the authorities to trust for the server's certificate; None: those in SSL_CERT_FILE, or gRPC's own."""
-    certificate_chain: bytes | None = None
-    """PEM: this client's certificate, for mutual TLS."""
-    private_key: bytes | None = field(default=None, repr=False)
-    """PEM: its key."""
+    certificate_chain: bytes | None = None  #: PEM: this client's certificate, for mutual TLS.
+    private_key: bytes | None = field(default=None, repr=False)  #: PEM: its key.
     authority: str | None = None
     """Name to expect in the server's certificate, where it differs from the target's host."""
 

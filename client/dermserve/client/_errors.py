@@ -32,14 +32,10 @@ _HTTP_STATUS = re.compile(r"http2? header with status: (\d{3})", re.IGNORECASE)
 class DermserveError(Exception):
     """Base of every error of a call. `str()` gives what is wrong and what to do."""
 
-    status: str = "UNKNOWN"
-    """Name of the gRPC status code."""
-    reason: str = "UNKNOWN"
-    """Machine-readable and stable; the status's name where the server gave none."""
-    request_id: str | None = None
-    """Names the request in the gateway's logs."""
-    retry_after: float | None = None
-    """Seconds to wait before retrying; None if the server gave none."""
+    status: str = "UNKNOWN"  #: Name of the gRPC status code.
+    reason: str = "UNKNOWN"  #: Machine-readable and stable; the status's name where the server gave none.
+    request_id: str | None = None  #: Names the request in the gateway's logs.
+    retry_after: float | None = None  #: Seconds to wait before retrying; None if the server gave none.
 
     def __init__(
         self, message: str, *, status: str | None = None, reason: str | None = None, request_id: str | None = None

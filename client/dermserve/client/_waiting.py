@@ -125,14 +125,10 @@ def _iterate(described: AsyncGenerator[T, None]) -> Generator[T, None, None]:
 class Answer:
     """Result of one photo of `classify_many`: exactly one of `prediction` and `error` is set."""
 
-    index: int
-    """Position of the photo in the input, from 0."""
-    id: str
-    """The caller's id; for a path given without one, the path; for bytes, their index."""
-    prediction: Prediction | None = None
-    """The prediction; None if the photo failed."""
-    error: DermserveError | None = None
-    """Why the photo failed; None if it was classified."""
+    index: int  #: Position of the photo in the input, from 0.
+    id: str  #: The caller's id; for a path given without one, the path; for bytes, their index.
+    prediction: Prediction | None = None  #: The prediction; None if the photo failed.
+    error: DermserveError | None = None  #: Why the photo failed; None if it was classified.
 
     def result(self) -> Prediction:
         """Return the prediction, or raise the error."""
