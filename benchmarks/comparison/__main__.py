@@ -74,7 +74,6 @@ class Study:
         return found
 
     def _visit(self, contender: Contender, model: str, reference: Reference) -> Visit:
-        """Start a contender, check it, measure it, stop it."""
         started, loops = time.monotonic(), {}
         with compared.running(contender, model, self.folder) as (address, pids):
             compared.make_caller(contender, address, model, ONE)(self.photos[0])

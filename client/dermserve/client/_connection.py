@@ -92,8 +92,17 @@ class Connection:
 
     def options(self) -> list[tuple[str, Any]]:
         """Make channel arguments."""
+        config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+        if self.attempts > 1:
+            policy = {
+                "maxAttempts": self.attempts, "backoffMultiplier": 2, "maxBackoff": "2s",
+                "initialBackoff": "0.1s",  # much less, and grpcio 1.85.1 hangs when jitter rounds it to 0 ms
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            }  # fmt: skip
+            config["retryThrottling"] = {"maxTokens": 10, "tokenRatio": 0.1}
+            config["methodConfig"] = [{"name": [{"service": "dermserve.v1.Classifier"}], "retryPolicy": policy}]
         options: list[tuple[str, Any]] = [
-            ("grpc.service_config", json.dumps(self._service_config())),
+            ("grpc.service_config", json.dumps(config)),
             # The gateway limits photos, with a clearer error than the transport's.
             ("grpc.max_send_message_length", -1),
             ("grpc.max_receive_message_length", -1),
@@ -110,20 +119,6 @@ class Connection:
         if self.tls is not None and (name := self.tls.authority or self.way.name):
             options.append(("grpc.ssl_target_name_override", name))
         return options
-
-    def _service_config(self) -> dict[str, Any]:
-        config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
-        if self.attempts > 1:
-            policy = {
-                "maxAttempts": self.attempts,
-                "initialBackoff": "0.1s",  # much less, and grpcio 1.85.1 hangs when jitter rounds it to 0 ms
-                "maxBackoff": "2s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            }
-            config["retryThrottling"] = {"maxTokens": 10, "tokenRatio": 0.1}
-            config["methodConfig"] = [{"name": [{"service": "dermserve.v1.Classifier"}], "retryPolicy": policy}]
-        return config
 
     def failure(self, error: Any, request_id: str | None = None) -> DermserveError:
         """Make an error from a grpc.RpcError."""

@@ -61,7 +61,6 @@ def duration(text: str) -> float:
 
 
 def _address(text: str) -> str:
-    """Read HOST:PORT."""
     host, _, port = text.rpartition(":")
     if not (host and port.isdecimal() and int(port) < 65536):
         raise click.BadParameter(f"{text!r} is not HOST:PORT")

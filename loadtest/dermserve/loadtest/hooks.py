@@ -90,7 +90,6 @@ def _prepare(environment: Any, runner: Any, **_: Any) -> None:
 
 
 def _write(environment: Any) -> None:
-    """Write what was measured: Locust's own statistics, and ours."""
     of, runner = environment.stats, environment.runner
     found = {
         "started": TEST.started,
