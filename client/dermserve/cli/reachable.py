@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import time
 from collections.abc import Iterator
-from concurrent import futures
 from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
@@ -153,13 +152,13 @@ def _look_at_answers(client: Client, model: str) -> Iterator[Finding]:
         started = time.monotonic()
         theirs = client.classify(picture, model=model).gateway_version
         took = time.monotonic() - started
-        with futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-            errors = [*filter(None, pool.map(lambda _: _error_of(client, picture, model), range(_AT_ONCE)))]
     except InvalidPhoto:  # another size or format than this model takes: not a fault
         return
     except DermserveError as error:
         yield Finding("ERROR", error.reason, f"a picture is not classified: {error.message}", f"see {error.help}")
         return
+    at_once = client.classify_many([picture] * _AT_ONCE, model=model, in_flight=_AT_ONCE, retry_overloaded=False)
+    errors = [answer.error for answer in at_once if answer.error]
     text = f"{model} answers for one picture after {took * 1e3:.0f} ms, of {deadline:g} s allowed"
     late = ("WARNING", "ANSWER_TIME", text, "allow more time, or see docs/performance.md")
     yield Finding(*late) if took > deadline / 2 else Finding("OK", "ANSWER_TIME", text)
@@ -182,11 +181,3 @@ def _refused(error: DermserveError, count: int) -> Finding:
         return Finding("WARNING", error.reason, f"{text}: TensorFlow Serving has fewer threads than calls", remedy)
     severity = "WARNING" if isinstance(error, Overloaded) else "ERROR"
     return Finding(severity, error.reason, f"{text}: {error.message}", f"see {error.help}")
-
-
-def _error_of(client: Client, picture: bytes, model: str) -> DermserveError | None:
-    try:
-        client.classify(picture, model=model)
-    except DermserveError as error:
-        return error
-    return None
