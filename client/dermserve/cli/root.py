@@ -87,7 +87,8 @@ class LazyGroup(click.Group):
         try:
             super().invoke(ctx)
         except ModuleNotFoundError:  # of an import that takes long, and so is done within the command
-            with self.entries[ctx.invoked_subcommand or ""].naming_extra(ctx.invoked_subcommand or ""):
+            name = ctx.invoked_subcommand or ""
+            with self.entries.get(name, Entry("", "")).naming_extra(name):
                 raise
         except (KeyboardInterrupt, click.Abort):
             raise click.exceptions.Exit(Exit.INTERRUPTED) from None

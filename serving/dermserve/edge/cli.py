@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from dermserve.edge import Settings, SettingsError, envoy_config, write_config
+from dermserve.edge import Settings, envoy_config, write_config
 from dermserve.edge.config import gather
 from dermserve.edge.settings import setting_options
 
@@ -32,14 +32,11 @@ def config(out: pathlib.Path | None, **chosen: Any) -> None:
     they change.
     """
     given = {name: value for name, value in chosen.items() if value is not None}
-    try:
-        settings = Settings(**given)
-        if out is None:
-            click.echo(envoy_config(settings)["envoy.yaml"], nl=False)
-        else:
-            write_config(settings, out)
-    except SettingsError as error:
-        raise click.UsageError(str(error)) from error
+    settings = Settings(**given)
+    if out is None:
+        click.echo(envoy_config(settings)["envoy.yaml"], nl=False)
+    else:
+        write_config(settings, out)
 
 
 @edge.command()

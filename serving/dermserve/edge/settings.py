@@ -16,7 +16,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
-class SettingsError(ValueError):
+class SettingsError(click.UsageError):
     """Settings contradict each other, or a file can't be used; the message says what to do."""
 
 
