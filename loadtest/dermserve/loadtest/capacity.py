@@ -266,28 +266,22 @@ class _Search:
 @click.command()
 @CALL_OPTIONS
 @add_options(
-    click.option("--slo", default="p99=500ms", show_default=True, help="Threshold to keep: p50, p95 or p99."),
+    click.option("--slo", default="p99=500ms", help="Threshold to keep: p50, p95 or p99."),
+    click.option("--precision", type=Number(0.01, 0.5), default=0.05, help="Relative precision of the rate."),
     click.option(
-        "--precision", type=Number(0.01, 0.5), default=0.05, show_default=True, help="Relative precision of the rate."
-    ),
-    click.option(
-        "--probe", type=duration, default="20s", show_default=True,
+        "--probe", type=duration, default="20s",
         help="Length of one probe; longer where a rate is so low that all its probes would not suffice to judge it.",
     ),
     click.option(
-        "--probes", type=click.IntRange(1), default=6, show_default=True,
+        "--probes", type=click.IntRange(1), default=6,
         help="Most probes of one rate, before it counts as not kept.",
     ),
+    click.option("--callers", default="1,2,4,8,16,32", help="Numbers of callers for the closed loops."),
     click.option(
-        "--callers", default="1,2,4,8,16,32", show_default=True, help="Numbers of callers for the closed loops."
-    ),
-    click.option(
-        "--gateways", type=click.IntRange(1, 16), default=1, show_default=True,
+        "--gateways", type=click.IntRange(1, 16), default=1,
         help="With --local: measure the law for 1 to N gateway processes.",
     ),
-    click.option(
-        "--out", type=FOLDER, default="build/capacity", show_default=True, help="For capacity.json and capacity.png."
-    ),
+    click.option("--out", type=FOLDER, default="build/capacity", help="For capacity.json and capacity.png."),
 )  # fmt: skip
 def capacity(
     slo: str, precision: float, probe: float, probes: int, callers: str, gateways: int, processes: int,

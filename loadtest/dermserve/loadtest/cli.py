@@ -40,9 +40,10 @@ _ENTRIES = {
     "worker": Entry(f"{_HERE}:worker", "Generate load for a run on another machine."),
     "capacity": Entry("dermserve.loadtest.capacity:capacity", "Find the highest rate that keeps a threshold."),
 }
+_SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 
-@click.group(cls=LazyGroup, entries=_ENTRIES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, entries=_ENTRIES, context_settings=_SETTINGS)
 @click.version_option(package_name="dermserve", prog_name="dermserve-loadtest")
 def main() -> None:
     """Load tests of a dermserve gateway: throughput, latency, errors and capacity.
@@ -77,23 +78,20 @@ _PHOTOS = (
 CALL_OPTIONS = add_options(
     click.option("--server", metavar="HOST:PORT", envvar="DERMSERVE_SERVER", show_envvar=True, help="The gateway."),
     click.option("--local", is_flag=True, help="Start a model server and a gateway here, and stop them afterwards."),
-    click.option(
-        "--store", type=FOLDER, default=DEFAULT_STORE, envvar="DERMSERVE_STORE", show_default=True, show_envvar=True,
-        help="Store of --local.",
-    ),
-    click.option("--metrics", default="", metavar="URL", help="The gateway's metrics, http://HOST:PORT/metrics."),
+    click.option("--store", type=FOLDER, default=DEFAULT_STORE, envvar="DERMSERVE_STORE", show_envvar=True,
+                 help="Store of --local."),
+    click.option("--metrics", default="", show_default=False, metavar="URL",
+                 help="The gateway's metrics, http://HOST:PORT/metrics."),
     *TLS_OPTIONS,
     click.option(
-        "--mix", multiple=True, default=("all",), show_default=True, metavar="MODEL[:MODE[:N]][=WEIGHT]",
+        "--mix", multiple=True, default=("all",), metavar="MODEL[:MODE[:N]][=WEIGHT]",
         help=f"What to call; repeatable. MODE is {', '.join(MODES).lower()}; with N, a stream of N photos. "
         "`all`: everything.",
     ),
     *_PHOTOS,
-    click.option("--deadline", type=duration, default="10s", show_default=True, help="Of a call."),
-    click.option("--warm-up", type=duration, default="5s", show_default=True, help="Start of a test, not counted."),
-    click.option(
-        "--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Generating processes."
-    ),
+    click.option("--deadline", type=duration, default="10s", help="Of a call."),
+    click.option("--warm-up", type=duration, default="5s", help="Start of a test, not counted."),
+    click.option("--processes", type=click.IntRange(1, 64), default=1, help="Generating processes."),
 )  # fmt: skip
 _LOCUSTFILE = click.option(
     "-f", "--locustfile", type=_FILE,
@@ -104,35 +102,25 @@ _LOCUSTFILE = click.option(
 @click.command("run")
 @CALL_OPTIONS
 @add_options(
-    click.option(
-        "--users", type=click.IntRange(0), default=0, help="Users at the peak. [default: 8, or what --rate needs]"
-    ),
-    click.option(
-        "--rate", type=float,
-        help="Calls due a second, over all users, however late the answers are (open loop).",
-    ),
-    click.option("--run-time", type=duration, default="1m", show_default=True, help="How long."),
-    click.option(
-        "--shape", type=click.Choice(list(SHAPES)), default="steady", show_default=True, help="Load over time."
-    ),
-    click.option("--expect-workers", type=click.IntRange(0), default=0, help="Wait for so many `worker`s elsewhere."),
-    click.option(
-        "--bind", type=_address, default="0.0.0.0:5557", show_default=True, help="HOST:PORT where those find this one."
-    ),
+    click.option("--users", type=click.IntRange(0), default=0, show_default=False,
+                 help="Users at the peak. [default: 8, or what --rate needs]"),
+    click.option("--rate", type=float,
+                 help="Calls due a second, over all users, however late the answers are (open loop)."),
+    click.option("--run-time", type=duration, default="1m", help="How long."),
+    click.option("--shape", type=click.Choice(list(SHAPES)), default="steady", help="Load over time."),
+    click.option("--expect-workers", type=click.IntRange(0), default=0, show_default=False,
+                 help="Wait for so many `worker`s elsewhere."),
+    click.option("--bind", type=_address, default="0.0.0.0:5557", help="HOST:PORT where those find this one."),
     click.option(
         "--web", type=_address, metavar="HOST:PORT", is_flag=False, flag_value="127.0.0.1:8089",
         help="Locust's web UI starts the test, instead of starting at once. [without a value: 127.0.0.1:8089]",
     ),
     _LOCUSTFILE,
     click.option("--slo", "slo_file", type=_FILE, help="TOML file of thresholds; a breach exits with 1."),
-    click.option(
-        "--max-error-rate", type=Number(0, 1), default=0.01, show_default=True,
-        help="Share of calls that may fail, more exits with 1.",
-    ),
+    click.option("--max-error-rate", type=Number(0, 1), default=0.01,
+                 help="Share of calls that may fail, more exits with 1."),
     click.option("--csv", type=click.Path(resolve_path=True), metavar="PREFIX", help="Also write Locust's CSV files."),
-    click.option(
-        "--out", type=FOLDER, default="build/loadtest", show_default=True, help=f"Folder for {_REPORT} and {_RESULT}."
-    ),
+    click.option("--out", type=FOLDER, default="build/loadtest", help=f"Folder for {_REPORT} and {_RESULT}."),
 )  # fmt: skip
 def run_command(
     slo_file: pathlib.Path | None, max_error_rate: float, csv: str | None, out: pathlib.Path, processes: int,
