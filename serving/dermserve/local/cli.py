@@ -19,20 +19,16 @@ _PORT = click.IntRange(0, 65535)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 _DEADLINE = 60.0
 _store_option = click.option(
-    "--store", type=click.Path(file_okay=False, path_type=pathlib.Path), default=DEFAULT_STORE, show_default=True,
+    "--store", type=click.Path(file_okay=False, path_type=pathlib.Path), default=DEFAULT_STORE,
     envvar="DERMSERVE_STORE", show_envvar=True, help="Folder of the store; models that it lacks are exported into it.",
 )  # fmt: skip
 
 
-@click.command()
+@click.command(context_settings={"show_default": True})
 @_store_option
-@click.option("--port", type=_PORT, default=DEFAULT_PORT, show_default=True, help="Gateway's port; 0 takes a free one.")
-@click.option(
-    "--tfs-port", type=_PORT, default=DEFAULT_TFS_PORT, show_default=True, help="Model server's; 0 takes a free one."
-)
-@click.option(
-    "--model", "models", multiple=True, default=DEFAULT_MODELS, show_default=True, help="Model to serve; repeatable."
-)
+@click.option("--port", type=_PORT, default=DEFAULT_PORT, help="Gateway's port; 0 takes a free one.")
+@click.option("--tfs-port", type=_PORT, default=DEFAULT_TFS_PORT, help="Model server's; 0 takes a free one.")
+@click.option("--model", "models", multiple=True, default=DEFAULT_MODELS, help="Model to serve; repeatable.")
 @click.option("--reflection", is_flag=True, help="Let grpcurl and the like ask the gateway for the API.")
 @click.option("--edge", "with_edge", is_flag=True, help="Start Envoy, too: HTTP, JSON, gRPC-Web and the page.")
 @click.option("--edge-port", type=_PORT, help="Envoy's port; 0 takes a free one. [default: 8080]")
@@ -89,12 +85,10 @@ def _serve(stack: Stack, model: str, edge: Edge | None) -> None:
             raise
 
 
-@click.command()
+@click.command(context_settings={"show_default": True})
 @click.argument("image", required=False, type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path))
 @_store_option
-@click.option(
-    "--model", "models", multiple=True, default=DEFAULT_MODELS, show_default=True, help="Model to ask; repeatable."
-)
+@click.option("--model", "models", multiple=True, default=DEFAULT_MODELS, help="Model to ask; repeatable.")
 def demo(image: pathlib.Path | None, store: pathlib.Path, models: tuple[str, ...]) -> None:
     """Classify one picture with each model, with one view and with ten, then stop everything.
 
