@@ -24,7 +24,6 @@ from dermserve.local import Stack
 from dermserve.local.child import HOST, Child, free_port
 
 _LOCUSTFILE = pathlib.Path(__file__).with_name("locustfile.py")
-_READY_TIMEOUT = 180.0
 _CHECK_TIMEOUT = 10.0
 _LOCUST_GRACE = 60.0
 _CHILD_GRACE = 15.0
