@@ -7,43 +7,21 @@ connections that stay open. `ratio` is the median over that of gRPC to the gatew
 """
 
 import base64
-import http.client
+import functools
 import json
 import pathlib
-from collections.abc import Callable
 
 import click
 import numpy as np
 
 from benchmarks.figures import table
-from benchmarks.serving import alternate, local_stack, store_option
-from dermserve.client import Client
+from benchmarks.serving import alternate, gateway_caller, http_caller, store_option
 from dermserve.edge import Settings
+from dermserve.loadtest.drive import local_server
 from dermserve.local.edge import Edge
 from dermserve.local.picture import draw_lesion
 
 _MODEL = "mobilenet_v3_small"
-
-
-def _poster(connection: http.client.HTTPConnection, body: bytes, kind: str) -> Callable[[], object]:
-    def post() -> object:
-        connection.request("POST", f"/v1/models/{_MODEL}:classify", body, {"content-type": kind})
-        response = connection.getresponse()
-        answer = response.read()
-        assert response.status == 200, answer
-        return answer
-
-    return post
-
-
-def _calls(gateway: Client, through: Client, address: str, photo: bytes) -> dict[str, Callable[[], object]]:
-    as_json = json.dumps({"image": base64.b64encode(photo).decode()}).encode()
-    return {
-        "gRPC to the gateway": lambda: gateway.classify(photo, model=_MODEL),
-        "gRPC through the edge": lambda: through.classify(photo, model=_MODEL),
-        "photo as the HTTP body": _poster(http.client.HTTPConnection(address), photo, "image/jpeg"),
-        "JSON with base64": _poster(http.client.HTTPConnection(address), as_json, "application/json"),
-    }
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -52,14 +30,20 @@ def _calls(gateway: Client, through: Client, address: str, photo: bytes) -> dict
 def main(store: pathlib.Path, rounds: int) -> None:
     """Measure what the edge adds."""
     photo = draw_lesion()
+    as_json = json.dumps({"image": base64.b64encode(photo).decode()}).encode()
+    path = f"/v1/models/{_MODEL}:classify"
     many = {"requests_per_minute": 6_000_000, "burst": 1_000_000}
     with (
-        local_stack(store, [_MODEL]) as server,
+        local_server(store, [_MODEL]) as server,
         Edge(Settings(gateway=server.target, listen="127.0.0.1:0", **many), store=store) as edge,
-        Client(server.target) as gateway,
-        Client(address := edge.url.removeprefix("http://")) as through,
     ):
-        calls = _calls(gateway, through, address, photo)
+        address = edge.url.removeprefix("http://")
+        calls = {
+            "gRPC to the gateway": functools.partial(gateway_caller(server.target, _MODEL, "none"), photo),
+            "gRPC through the edge": functools.partial(gateway_caller(address, _MODEL, "none"), photo),
+            "photo as the HTTP body": functools.partial(http_caller(address, path, "image/jpeg"), photo),
+            "JSON with base64": functools.partial(http_caller(address, path, "application/json"), as_json),
+        }
         p50, p99 = np.percentile(alternate(list(calls.values()), rounds, warm_up=10), [50, 99], axis=0)
     rows = [(name, p50[at], p99[at], f"{p50[at] / p50[0]:.2f}") for at, name in enumerate(calls)]
     click.echo(f"{_MODEL}, photo of {len(photo) / 1000:.0f} kB, {rounds} alternating rounds, milliseconds\n")

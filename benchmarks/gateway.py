@@ -19,23 +19,13 @@ from dataclasses import dataclass
 import click
 import numpy as np
 
+from benchmarks import serving
 from benchmarks.figures import table
-from benchmarks.serving import (
-    MODELS,
-    SIDE,
-    alternate,
-    closed_loop,
-    direct_caller,
-    gateway_caller,
-    local_stack,
-    server_process,
-    store_option,
-)
+from benchmarks.serving import MODELS, alternate, closed_loop, gateway_caller, store_option
 from dermserve.imaging import decode
-from dermserve.loadtest.drive import Server
+from dermserve.loadtest.drive import Server, local_server
 from dermserve.loadtest.scenario import load_photos
 from dermserve.local.picture import draw_lesion
-from dermserve.local.ports import HOST, free_port
 
 CALLERS = (2, 8)
 BOUNDS = {"none": 2.0, "full": 1.8, "2 callers": 1.7, "8 callers": 1.7}
@@ -47,19 +37,17 @@ class Row:
     """What was measured for one model: medians of the rounds."""
 
     model: str
-    what: str
-    """The TTA mode of one caller, or the number of callers with one view: a key of BOUNDS."""
-    numbers: dict[str, float]
-    """Milliseconds a call, or of a core a photo, and answers a second."""
+    what: str  # the TTA mode of one caller, or the number of callers with one view: a key of BOUNDS
+    numbers: dict[str, float]  # milliseconds a call, or of a core a photo, and answers a second
     ratio: float
 
 
 def measure_latency(server: Server, relay: str, model: str, tta: str, photo: bytes, rounds: int) -> Row:
     """Time direct Predict, decoding, the relay and the gateway in alternating rounds of one call."""
-    direct = direct_caller(server.tfs_address, model, 10 if tta == "full" else 1)
+    direct = serving.direct_caller(server.tfs_address, model, 10 if tta == "full" else 1)
     calls = {
         "direct": direct,
-        "decode": lambda photo: decode(photo, height=SIDE, width=SIDE),
+        "decode": lambda photo: decode(photo, height=serving.SIDE, width=serving.SIDE),
         "relay": gateway_caller(relay, model, tta),
         "gateway": gateway_caller(server.target, model, tta),
     }
@@ -103,16 +91,15 @@ def measure(
     store: pathlib.Path, models: tuple[str, ...], photos: tuple[bytes, ...], rounds: int, seconds: float
 ) -> Iterator[Row]:
     """Run the local stack and the relay, and measure all ratios for each model."""
-    address = f"{HOST}:{free_port()}"
     with (
-        local_stack(store, models) as server,
-        server_process("benchmarks.relay", address, address, server.tfs_address) as pid,
+        local_server(store, models) as server,
+        serving.server_process("benchmarks.relay", server.tfs_address) as relay,
     ):
         for model in models:
             for tta in ("none", "full"):
-                yield measure_latency(server, address, model, tta, photos[0], rounds)
+                yield measure_latency(server, relay[1], model, tta, photos[0], rounds)
             for callers in CALLERS:
-                yield measure_processor(server, (pid, address), model, callers, photos, max(3, rounds // 20), seconds)
+                yield measure_processor(server, relay, model, callers, photos, max(3, rounds // 20), seconds)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -22,8 +22,8 @@ import pathlib
 import statistics
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import click
 import grpc
@@ -34,13 +34,11 @@ import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from numpy.typing import NDArray
 
-from benchmarks.serving import CHANNEL, closed_loop, gateway_caller, local_stack, store_option
+from benchmarks.serving import CHANNEL, closed_loop, gateway_caller, store_option
+from dermserve.loadtest.drive import local_server
 from dermserve.loadtest.machine import scrape
 from dermserve.local.picture import draw_lesion
 from dermserve.v1 import classifier_pb2
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
 
 _WARM_UP = 2.0
 _DEADLINE = 10.0
@@ -60,32 +58,17 @@ class Seen:
     busy_cores: float = 0.0  # that the callers took
 
 
-class Load:
-    """Requests for one model."""
+async def _send(channel: grpc.aio.Channel, model: str, rate: float, seconds: float) -> Seen:
+    """Send requests at a rate, however late the answers are, and wait for the last answer."""
+    classify = channel.unary_unary("/dermserve.v1.Classifier/Classify")
+    selector = classifier_pb2.ModelSelector(name=model)
+    request = classifier_pb2.ClassifyRequest(model=selector, image=draw_lesion(), tta=classifier_pb2.TTA_MODE_NONE)
+    content, seen = request.SerializeToString(), Seen()
 
-    def __init__(self, channel: grpc.aio.Channel, model: str) -> None:
-        self._classify = channel.unary_unary("/dermserve.v1.Classifier/Classify")
-        self._health = health_pb2_grpc.HealthStub(channel)
-        self._request = classifier_pb2.ClassifyRequest(
-            model=classifier_pb2.ModelSelector(name=model), image=draw_lesion(), tta=classifier_pb2.TTA_MODE_NONE
-        ).SerializeToString()
-
-    async def open(self, rate: float, seconds: float) -> Seen:
-        """Send requests at a rate, however late the answers are, and wait for the last answer."""
-        seen, tasks, begin, busy = Seen(), [], time.perf_counter(), time.process_time()
-        for number in range(int(rate * seconds)):
-            wait = begin + number / rate - time.perf_counter()
-            seen.late.append(max(0.0, -wait) * 1e3)
-            await asyncio.sleep(max(0.0, wait))
-            tasks.append(asyncio.create_task(self._ask(seen)))
-        await asyncio.gather(*tasks)
-        seen.busy_cores = (time.process_time() - busy) / (time.perf_counter() - begin)
-        return seen
-
-    async def _ask(self, seen: Seen) -> None:
+    async def ask() -> None:
         started = time.perf_counter()
         try:
-            await self._classify(self._request, timeout=_DEADLINE)
+            await classify(content, timeout=_DEADLINE)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 seen.refused.append((time.perf_counter() - started) * 1e3)
@@ -94,13 +77,33 @@ class Load:
         else:
             seen.answered.append((time.perf_counter() - started) * 1e3)
 
-    async def is_serving(self) -> bool:
-        """Ask for health."""
-        try:
-            answer = await self._health.Check(health_pb2.HealthCheckRequest(), timeout=2)
-        except grpc.aio.AioRpcError:
-            return False
-        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    begin, busy = time.perf_counter(), time.process_time()
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(int(rate * seconds)):
+            wait = begin + number / rate - time.perf_counter()
+            seen.late.append(max(0.0, -wait) * 1e3)
+            await asyncio.sleep(max(0.0, wait))
+            tasks.create_task(ask())
+    seen.busy_cores = (time.process_time() - busy) / (time.perf_counter() - begin)
+    return seen
+
+
+def _load(address: str, model: str, rate: float, seconds: float) -> Seen:
+    """Make the load, in a process of its own."""
+
+    async def run() -> Seen:
+        async with grpc.aio.insecure_channel(address, options=CHANNEL) as channel:
+            return await _send(channel, model, rate, seconds)
+
+    return uvloop.run(run())
+
+
+async def _is_serving(channel: grpc.aio.Channel) -> bool:
+    try:
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=2)
+    except grpc.aio.AioRpcError:
+        return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def _refusals(metrics: str) -> NDArray[np.float64]:
@@ -122,38 +125,22 @@ def _measure(address: str, metrics: str, pid: int, model: str, times: float, sec
     return {"capacity": calm.answers, "calm_p50": calm.p50, "calm_p99": calm.p99, "goodput_share": share, **found}
 
 
-def _run_load(address: str, model: str, rate: float, seconds: float, pipe: "Connection") -> None:
-    """Make the load in a process of its own: two seconds of warm-up, then what counts."""
-
-    async def run() -> None:
-        async with grpc.aio.insecure_channel(address, options=CHANNEL) as channel:
-            load = Load(channel, model)
-            onset = await load.open(rate, _WARM_UP)
-            pipe.send(onset)
-            pipe.send(await load.open(rate, seconds))
-
-    uvloop.run(run())
-
-
 async def _overload(
     address: str, metrics: str, gateway: psutil.Process, model: str, rate: float, seconds: float
 ) -> dict[str, float]:
-    ours, theirs = multiprocessing.Pipe()
-    making = multiprocessing.get_context("spawn").Process(
-        target=_run_load, args=(address, model, rate, seconds, theirs), daemon=True
-    )
-    making.start()
-    onset: Seen = await asyncio.to_thread(ours.recv)
-    async with grpc.aio.insecure_channel(address, options=CHANNEL) as channel:
-        load = Load(channel, model)
-        before, started = await asyncio.to_thread(_refusals, metrics), time.perf_counter()
-        work, held, healthy = asyncio.create_task(load.open(_WATCHED, seconds)), [], []
-        while not work.done():
-            await asyncio.sleep(_PROBE_EVERY)
-            held.append(gateway.memory_info().rss)
-            healthy.append(await load.is_serving())
-        seen, made = work.result(), await asyncio.to_thread(ours.recv)
-        took = time.perf_counter() - started
+    loop, spawn = asyncio.get_running_loop(), multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as other:
+        onset = await loop.run_in_executor(other, _load, address, model, rate, _WARM_UP)
+        async with grpc.aio.insecure_channel(address, options=CHANNEL) as channel:
+            before, started = await asyncio.to_thread(_refusals, metrics), time.perf_counter()
+            load = loop.run_in_executor(other, _load, address, model, rate, seconds)
+            work, held, healthy = asyncio.create_task(_send(channel, model, _WATCHED, seconds)), [], []
+            while not work.done():
+                await asyncio.sleep(_PROBE_EVERY)
+                held.append(gateway.memory_info().rss)
+                healthy.append(await _is_serving(channel))
+            seen, made = work.result(), await load
+            took = time.perf_counter() - started
     spent, refused = await asyncio.to_thread(_refusals, metrics) - before
     failed = onset.failed + seen.failed + made.failed
     for text in sorted({*failed}):
@@ -199,7 +186,7 @@ def faults(found: dict[str, float]) -> list[str]:
 @click.option("--seconds", type=click.FloatRange(2), default=30.0, show_default=True, help="Of each of the two parts.")
 def main(store: pathlib.Path, model: str, times: float, seconds: float) -> None:
     """Put several times its capacity on a gateway, and judge the goals."""
-    with local_stack(store, [model]) as server:
+    with local_server(store, [model]) as server:
         found = _measure(server.target, server.metrics_url, server.pids["gateway"], model, times, seconds)
     missed = faults(found)
     click.echo("\n".join(f"{name:19} {value:13.2f}" for name, value in found.items()))

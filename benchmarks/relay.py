@@ -1,8 +1,8 @@
 """A gateway without features: decode in a pool of threads, one Predict, the probabilities.
 
 The gateway is compared with it. It has the same RPC, decoder, event loop and gRPC, and nothing else: no limits,
-admission, batching, verdict, metrics or log. `benchmarks.gateway` starts it as `python -m benchmarks.relay LISTEN
-MODEL_SERVER`.
+admission, batching, verdict, metrics or log. `benchmarks.gateway` starts it as `python -m benchmarks.relay
+MODEL_SERVER`, and it prints its address.
 """
 
 import asyncio
@@ -40,11 +40,12 @@ class Relay(classifier_pb2_grpc.ClassifierServicer):
         return response
 
 
-async def _serve(listen: str, tfs: str) -> None:
+async def _serve(tfs: str) -> None:
     server = grpc.aio.server(options=CHANNEL)
     classifier_pb2_grpc.add_ClassifierServicer_to_server(Relay(tfs), server)
-    server.add_insecure_port(listen)
+    port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
+    print(f"Running the relay at 127.0.0.1:{port}", flush=True)
     await server.wait_for_termination()
 
 

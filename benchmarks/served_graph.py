@@ -11,6 +11,7 @@ docs/figures/served_graph.json to have the docs show the run.
 """
 
 import itertools
+import os
 import pathlib
 import statistics
 import time
@@ -23,23 +24,22 @@ import psutil
 
 from benchmarks.figures import Table, report
 from benchmarks.networks import FOLDED, FROZEN, VARIABLES, ensure_networks
-from benchmarks.serving import MODELS, alternate, closed_loop, direct_caller, model_server
+from benchmarks.serving import MODELS, alternate, closed_loop, direct_caller, server_process
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.scenario import load_photos
 from dermserve.modelserver.flags import usable_cores
 
-LOADS = tuple(itertools.product((1, 10), (1, 2, 8)))
-"""Images a request and callers."""
+LOADS = tuple(itertools.product((1, 10), (1, 2, 8)))  # images a request and callers
 _ONE = ("--tensorflow_intra_op_parallelism=1", f"--tensorflow_inter_op_parallelism={usable_cores()}")
 _NEXT = 10
 _ARENA = {"MALLOC_ARENA_MAX": "1"}
-VARIANTS: dict[str, tuple[str, tuple[str, ...], dict[str, str | None]]] = {
+VARIANTS: dict[str, tuple[str, tuple[str, ...], dict[str, str]]] = {
     "variables": (VARIABLES, (), _ARENA),
     "variables, batch norm folded": (FOLDED, (), _ARENA),
     "variables, folded, intra-op 1": (FOLDED, _ONE, _ARENA),
     "frozen": (FROZEN, (), _ARENA),
     "frozen, intra-op 1": (FROZEN, _ONE, _ARENA),
-    "frozen, intra-op 1, many arenas": (FROZEN, _ONE, {"MALLOC_ARENA_MAX": None}),
+    "frozen, intra-op 1, many arenas": (FROZEN, _ONE, {}),
     "frozen, intra-op 1, no warm-up": (FROZEN, (*_ONE, "--enable_model_warmup=false"), _ARENA),
     "frozen, intra-op 1, no oneDNN": (FROZEN, _ONE, {**_ARENA, "TF_ENABLE_ONEDNN_OPTS": "0"}),
 }
@@ -51,22 +51,19 @@ class Measured:
     """One variant in one round."""
 
     start_seconds: float
-    resident_mb: float
-    """After all loads."""
-    first: float
-    """Time of the first request, as a multiple of the median of the next ones."""
+    resident_mb: float  # after all loads
+    first: float  # time of the first request, as a multiple of the median of the next ones
     probabilities: list[float]
-    images: list[float]
-    """A second, by load."""
-    p50: list[float]
-    """Milliseconds, by load."""
+    images: list[float]  # a second, by load
+    p50: list[float]  # milliseconds, by load
 
 
 def measure(variant: str, model: str, graphs: pathlib.Path, photo: bytes, seconds: float) -> Measured:
     """Start a server, load it in every way, end it."""
     started, loops = time.perf_counter(), []
     graph, flags, env = VARIANTS[variant]
-    with model_server(graphs / graph / model, *flags, **env) as (pid, address):
+    flags = (f"--model_name={model}", f"--model_base_path={(graphs / graph / model).resolve()}", *flags)
+    with server_process("dermserve.modelserver", "--port=0", "--grpc_max_threads=64", *flags, **env) as (pid, address):
         start = time.perf_counter() - started
         ask = direct_caller(address, model, 10, (photo,))
         times = alternate([lambda: ask(photo)], 1 + _NEXT, warm_up=0)[:, 0]
@@ -104,6 +101,7 @@ def main(out: pathlib.Path, models: tuple[str, ...], rounds: int, seconds: float
     """Compare ways of serving both models: images a second (p50 in ms) for images a request × callers."""
     (photo,) = load_photos("", (224,))[:1]
     machine, tables = describe_machine(), []
+    os.environ.pop("MALLOC_ARENA_MAX", None)  # each variant has its own
     ensure_networks(out, models)
     for model in models:
         found: dict[str, list[Measured]] = {variant: [] for variant in VARIANTS}

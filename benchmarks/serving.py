@@ -1,10 +1,10 @@
 """What the benchmarks share: starting servers, calling them, loading them, and measuring both sides."""
 
 import contextlib
+import http.client
 import itertools
-import os
 import pathlib
-import subprocess
+import re
 import sys
 import threading
 import time
@@ -15,13 +15,12 @@ from dataclasses import dataclass
 import click
 import grpc
 import numpy as np
-import psutil
 from numpy.typing import NDArray
 
 from dermserve.contract import Input, Output, Signature
 from dermserve.imaging import STANDARD_VIEWS, decode, make_views
-from dermserve.loadtest.drive import Server, server_under_test
-from dermserve.local.ports import free_port
+from dermserve.loadtest.machine import use_of
+from dermserve.local.child import Child
 from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
@@ -35,52 +34,24 @@ CHANNEL = (
     ("grpc.enable_http_proxy", 0),
 )
 _TIMEOUT = 120.0
+_GRACE = 10.0
 _LEAST = 4
-Call = Callable[[bytes], object]
-"""Takes a photo, as bytes, to its answer."""
+Call = Callable[[bytes], object]  # takes a photo, as bytes, to its answer
 
 store_option = click.option(
     "--store", type=click.Path(path_type=pathlib.Path), default=pathlib.Path(".dermserve/store"), show_default=True
 )
 
 
-def processor_ms(pid: int) -> float:
-    """Return the processor time that a process and its children have used, in milliseconds."""
-    process = psutil.Process(pid)
-    times = [each.cpu_times() for each in (process, *process.children(recursive=True))]
-    return sum(each.user + each.system for each in times) * 1000
-
-
-def local_stack(store: pathlib.Path, models: Sequence[str]) -> contextlib.AbstractContextManager[Server]:
-    """Run a model server and a gateway with metrics, as in production."""
-    return server_under_test(None, local=True, store=store, metrics="", models=models)
-
-
 @contextlib.contextmanager
-def server_process(module: str, address: str, *arguments: str, **env: str | None) -> Iterator[int]:
-    """Run `python -m module ARGUMENTS` until the block ends; wait until it listens; gives its process id.
-
-    `env` are environment variables to set, or to remove where they are None.
-    """
-    variables = {name: value for name, value in {**os.environ, **env}.items() if value is not None}
-    command = [sys.executable, "-m", module, *arguments]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, env=variables) as process:
-        try:
-            with grpc.insecure_channel(address, options=CHANNEL) as channel:
-                grpc.channel_ready_future(channel).result(_TIMEOUT)
-            yield process.pid
-        finally:
-            process.terminate()
-
-
-@contextlib.contextmanager
-def model_server(base_path: pathlib.Path, *flags: str, **env: str | None) -> Iterator[tuple[int, str]]:
-    """Run the local model server for the model in a folder of versions; gives its process id and its address."""
-    port = free_port()
-    name = (f"--model_name={base_path.name}", f"--model_base_path={base_path.resolve()}")
-    arguments = (f"--port={port}", *name, "--grpc_max_threads=64", *flags)
-    with server_process("dermserve.modelserver", f"127.0.0.1:{port}", *arguments, **env) as pid:
-        yield pid, f"127.0.0.1:{port}"
+def server_process(module: str, *arguments: str, **env: str) -> Iterator[tuple[int, str]]:
+    """Run `python -m module ARGUMENTS` until the block ends; gives its process id and the address that it prints."""
+    ready = re.compile(r"Running .* at (\S+:\d+)")
+    child = Child([sys.executable, "-m", module, *arguments], name=module, log=lambda line: None, ready=ready, env=env)
+    try:
+        yield child.pid, child.wait_ready(timeout=_TIMEOUT)[1]
+    finally:
+        child.stop(grace=_GRACE)
 
 
 def predict_request(model: str, pixels: NDArray[np.uint8]) -> serving_pb2.PredictRequest:
@@ -132,6 +103,24 @@ def gateway_caller(address: str, model: str, tta: str) -> Callable[[bytes], clas
     return call
 
 
+def http_caller(address: str, path: str, kind: str) -> Callable[[bytes], bytes]:
+    """Make a caller that posts bodies of a content type, with a connection of its own.
+
+    The call raises RuntimeError unless the answer is 200.
+    """
+    connection = http.client.HTTPConnection(address, timeout=_TIMEOUT)
+
+    def call(body: bytes) -> bytes:
+        connection.request("POST", path, body, {"Content-Type": kind})
+        response = connection.getresponse()
+        answer = response.read()
+        if response.status != http.client.OK:
+            raise RuntimeError(f"{address} answers {response.status}: {answer[:300]!r}")
+        return answer
+
+    return call
+
+
 def alternate(calls: Sequence[Callable[[], object]], rounds: int, *, warm_up: int = 5) -> NDArray[np.float64]:
     """Time calls in alternating rounds, so that a noisy machine slows all alike: milliseconds [rounds, calls]."""
     for call in [*calls] * warm_up:
@@ -148,13 +137,10 @@ def alternate(calls: Sequence[Callable[[], object]], rounds: int, *, warm_up: in
 class Loop:
     """What a closed loop of callers came to."""
 
-    answers: float
-    """A second."""
-    p50: float
-    """Milliseconds."""
+    answers: float  # a second
+    p50: float  # milliseconds
     p99: float
-    processor: Mapping[int, float]
-    """Milliseconds of a core an answer, by process id."""
+    processor: Mapping[int, float]  # milliseconds of a core an answer, by process id
 
 
 def closed_loop(
@@ -162,8 +148,7 @@ def closed_loop(
 ) -> Loop:
     """Let each caller call again at once for some seconds, and for as long as it takes that a few are answered.
 
-    Raises:
-        Exception: what the first call that failed raised.
+    Raises Exception: what the first call that failed raised.
     """
     stop, ended, took = threading.Event(), threading.Event(), list[float]()
 
@@ -182,14 +167,14 @@ def closed_loop(
     with ThreadPoolExecutor(len(calls)) as pool:
         callers = [pool.submit(call_on, *each) for each in enumerate(calls)]
         ended.wait(warm_up)
-        before, first = [processor_ms(pid) for pid in pids], len(took)
+        before, first = [use_of(pid)[0] for pid in pids], len(took)
         while not ended.wait(seconds) and len(took) < first + _LEAST:
             seconds = 0.05
-        counted, spent = took[first:], [processor_ms(pid) for pid in pids]
+        counted, spent = took[first:], [use_of(pid)[0] for pid in pids]
         stop.set()
     for caller in callers:
         caller.result()
     p50, p99 = np.percentile(counted, [50, 99]) * 1000
-    each = {pid: (now - then) / len(counted) for pid, now, then in zip(pids, spent, before, strict=True)}
+    each = {pid: (now - then) * 1000 / len(counted) for pid, now, then in zip(pids, spent, before, strict=True)}
     # Little's law, as callers do not pause: counting calls by their ends favours a few long ones that end together.
     return Loop(answers=len(calls) / float(np.mean(counted)), p50=float(p50), p99=float(p99), processor=each)

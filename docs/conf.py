@@ -28,22 +28,14 @@ html_theme = "furo"
 html_title = "dermserve"
 
 
-def add_navigation(_app: Sphinx, page: str, source: list[str]) -> None:
-    """Make the site's navigation of the links below each `###` heading of the index."""
+def fill_in(_app: Sphinx, page: str, source: list[str]) -> None:
+    """Make the navigation of the links below each `###` heading of the index; put references and tables in place."""
     if page == root_doc:
         for heading, links in re.findall(r"^### (.+)\n((?:(?!###).*\n?)*)", source[0], re.MULTILINE):
             pages = "\n".join(re.findall(r"\]\(([^)#]+\.md)\)", links))
             source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {heading}\n\n{pages}\n```\n"
-
-
-def add_proto_reference(_app: Sphinx, page: str, source: list[str]) -> None:
-    """Put the reference of the protos where the API page has its marker."""
     if page == "docs/api":
         source[0] = source[0].replace("<!-- proto reference -->", reference())
-
-
-def add_figures(_app: Sphinx, _page: str, source: list[str]) -> None:
-    """Put the tables of a benchmark's run where a page has their marker."""
     for name in re.findall("<!-- figures: (.+) -->", source[0]):
         found = json.loads((figures.FOLDER / name).read_text(encoding="utf-8"))
         source[0] = source[0].replace(f"<!-- figures: {name} -->", figures.markdown(found))
@@ -51,6 +43,4 @@ def add_figures(_app: Sphinx, _page: str, source: list[str]) -> None:
 
 def setup(app: Sphinx) -> None:
     """Register what changes pages as they are read."""
-    app.connect("source-read", add_navigation)
-    app.connect("source-read", add_proto_reference)
-    app.connect("source-read", add_figures)
+    app.connect("source-read", fill_in)

@@ -12,13 +12,16 @@ import os
 import pathlib
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from dermserve.edge import Settings
+from dermserve.local import Stack, StackError
+from dermserve.local.child import Child
+from dermserve.local.edge import Edge
 from dermserve.local.picture import draw_lesion
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -26,15 +29,14 @@ SCRATCH = ROOT / "build" / "examples"
 MODEL = "mobilenet_v3_small"
 PYTHON = sys.executable
 _SITE = SCRATCH / "site"
-_SECONDS = float(os.environ.get("EXAMPLES_SECONDS", "900"))
-"""For one command; the first build of Kotlin downloads a compiler."""
+_SECONDS = float(os.environ.get("EXAMPLES_SECONDS", "900"))  # for one command; Kotlin downloads a compiler
 _CERTIFICATE = (
     "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -keyout key.pem -out ca.pem "
     "-subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1"
 )
 
 
-class FailedError(Exception):
+class FailedError(StackError):
     """What an example, or what it needs, does wrong."""
 
 
@@ -43,14 +45,11 @@ class Example:
     """One program in one language: shell commands in its folder, and the tools they need."""
 
     folder: str
-    run: str | Callable[..., str]
-    """Gets the photo as `$1`; empty: never run."""
+    run: str | Callable[..., str]  # gets the photo as `$1`; empty: never run
     build: str = ":"
-    built: str = ""
-    """What the build makes, below the folder; while it is newer than its sources, nothing is built."""
+    built: str = ""  # what the build makes, below the folder; while it is newer than its sources, nothing is built
     needs: tuple[str, ...] = ()
-    plain: bool = True
-    """Whether it is run without TLS, too."""
+    plain: bool = True  # whether it is run without TLS, too
 
 
 def shell(command: str, *arguments: str, cwd: pathlib.Path, **environment: str) -> str:
@@ -68,21 +67,15 @@ def shell(command: str, *arguments: str, cwd: pathlib.Path, **environment: str) 
 
 def ask_backend(photo: str, **environment: str) -> str:
     """Run backend.py; return its answers for a photo and for something else, as the other examples print them."""
-    command = [PYTHON, "-m", "uvicorn", "--port", "0", "--no-access-log", "backend:app"]
-    environment = {**os.environ, **environment, "PYTHONPATH": str(_SITE)}
-    folder = ROOT / "examples/python"
-    with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as server:
-        try:
-            started = (re.search(r"http://\S+", line) for line in server.stderr)
-            if not (address := next(filter(None, started), None)):
-                raise FailedError("backend.py did not start")
-            post = f'curl -sS --noproxy "*" -F "photo=@$1" {address[0]}/check'
-            answers = [shell(post, file, cwd=SCRATCH) for file in (photo, __file__)]
-        finally:
-            server.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                server.wait(20)
-            server.kill()
+    command = [PYTHON, "-m", "uvicorn", f"--app-dir={ROOT / 'examples/python'}", "--port=0", "backend:app"]
+    environment = {**environment, "PYTHONPATH": str(_SITE)}
+    backend = Child(command, name="backend", log=lambda _: None, ready=re.compile(r"http://\S+"), env=environment)
+    try:
+        address = backend.wait_ready(timeout=60)[0]
+        post = f'curl -sS --noproxy "*" -F "photo=@$1" {address}/check'
+        answers = [shell(post, file, cwd=SCRATCH) for file in (photo, __file__)]
+    finally:
+        backend.stop(grace=20)
     try:
         answer, refusal = map(json.loads, answers)
         said = f"{answer['verdict']} {answer['level']} {' '.join(answer['reasons'])}\n{answer['notice']}\n"
@@ -161,31 +154,22 @@ def try_example(name: str, photo: pathlib.Path, servers: dict[str, dict[str, str
 
 @contextlib.contextmanager
 def stack(store: pathlib.Path) -> Iterator[dict[str, dict[str, str]]]:
-    """Run `dermserve up` with a TLS edge; give the environment that leads to each."""
+    """Run the local stack with a TLS edge; give the environment that leads to each."""
     shell(_CERTIFICATE, cwd=SCRATCH)
     shell("dermserve proto --out protos", cwd=SCRATCH)
-    options = f"up --model {MODEL} --reflection --port 0 --tfs-port 0 --edge --edge-port 0".split()
-    files = {"store": store, "edge-tls-cert": SCRATCH / "ca.pem", "edge-tls-key": SCRATCH / "key.pem"}
-    options += [f"--{name}={file}" for name, file in files.items()]
-    command = [pathlib.Path(PYTHON).with_name("dermserve"), *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as up:
-        try:
-            printed = ""
-            while "ready:" not in printed:
-                if not (line := up.stdout.readline()):
-                    raise FailedError("`dermserve up` did not start: see above")
-                printed += line
-            gateway, edge = (re.search(pattern, printed)[1] for pattern in (r"--server (\S+)", r"https://(\S+)/app/"))
+    tls = {"tls_cert": SCRATCH / "ca.pem", "tls_key": SCRATCH / "key.pem"}
+    flags, say = ["--reflection"], functools.partial(print, file=sys.stderr)
+    with Stack(store=store, models=[MODEL], port=0, tfs_port=0, gateway_flags=flags, say=say) as servers:
+        gateway = servers.gateway_address
+        settings = Settings(gateway=gateway, listen="127.0.0.1:0", requests_per_minute=60_000, burst=1_000, **tls)
+        with Edge(settings, store=store, say=say) as edge:
             common = {"DERMSERVE_MODEL": MODEL, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
             yield {
                 "plain": common | {"DERMSERVE_SERVER": gateway},
-                "TLS": common | {"DERMSERVE_SERVER": edge, "DERMSERVE_URL": f"https://{edge}",
-                        "DERMSERVE_CA": str(files["edge-tls-cert"]),
+                "TLS": common | {"DERMSERVE_SERVER": edge.url.removeprefix("https://"), "DERMSERVE_URL": edge.url,
+                        "DERMSERVE_CA": str(tls["tls_cert"]),
                         "DERMSERVE_PROTOSET": str(SCRATCH / "protos/dermserve.protoset")},
             }  # fmt: skip
-        finally:
-            up.send_signal(signal.SIGTERM)
-            up.wait(100)
 
 
 def main() -> int:
@@ -206,7 +190,7 @@ def main() -> int:
         for name in names:
             try:
                 said = try_example(name, photo, servers)
-            except FailedError as error:
+            except StackError as error:
                 failed, said = True, f"FAILED: {error}"
             print(f"{name:15}{said}", flush=True)
     return int(failed)
@@ -215,5 +199,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except FailedError as failure:
+    except StackError as failure:
         sys.exit(str(failure))

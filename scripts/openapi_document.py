@@ -62,23 +62,19 @@ class _Schemas:
         self._comments = comments
 
     def words(self, name: str) -> str:
-        """Return the comment of a declaration by its full name."""
         return self._comments.get(name, "")
 
     def of_message(self, message: Descriptor) -> Json:
-        """Refer to a message."""
         if message.name not in self.found:
             self.found[message.name] = {}  # for recursive messages
             self.found[message.name] = self.of_fields(message, list(message.fields))
         return {"$ref": f"#/components/schemas/{message.name}"}
 
     def of_fields(self, described: Descriptor | FieldDescriptor, fields: list[FieldDescriptor]) -> Json:
-        """Describe an object with these fields."""
         properties = {field.json_name: self.of_field(field) for field in fields}
         return {"type": "object", "description": self.words(described.full_name), "properties": properties}
 
     def of_field(self, field: FieldDescriptor) -> Json:
-        """Describe a field."""
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
             value = field.message_type.fields_by_name["value"]
             schema = {"type": "object", "additionalProperties": self._single(value)}

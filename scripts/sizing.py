@@ -25,10 +25,8 @@ _TABLE = re.compile("(?<=<!-- table -->\n).*(?=<!-- end -->)", re.DOTALL)
 class Pod(NamedTuple):
     """A Deployment's pods, from the manifests."""
 
-    cores: float
-    """Busy cores of a pod at the autoscaler's target."""
-    most: int
-    """Pods."""
+    cores: float  # busy cores of a pod at the autoscaler's target
+    most: int  # pods
 
     def count(self, rate: float, cost: float) -> int:
         """Count the pods for a rate of answers at a cost of cores × ms each: one more than needed, at least two."""

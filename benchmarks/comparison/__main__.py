@@ -16,32 +16,19 @@ import click
 import numpy as np
 import psutil
 
-from benchmarks.comparison.contenders import (
-    ADAPTIVE,
-    FIELD,
-    ONE,
-    OURS,
-    TEN,
-    Contender,
-    ContenderError,
-    Kind,
-    make_caller,
-    make_environment,
-    running,
-)
+from benchmarks.comparison import contenders as compared
+from benchmarks.comparison.contenders import ADAPTIVE, FIELD, ONE, OURS, TEN, Contender, ContenderError, Kind
 from benchmarks.figures import Table, report
 from benchmarks.networks import ensure_networks
 from benchmarks.serving import MODELS, Loop, closed_loop
 from dermserve.loadtest.drive import say
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.scenario import load_photos
-from dermserve.local import StackError
 from dermserve.local.child import ends_by_interrupt
 
 _TOLERANCE = 2e-3
 """Between a contender's probabilities and the reference's: networks are compiled differently, not alike to the bit."""
-Reference = Mapping[Kind, Sequence[Sequence[float]]]
-"""Each photo's probabilities."""
+Reference = Mapping[Kind, Sequence[Sequence[float]]]  # each photo's probabilities
 
 
 class Visit(NamedTuple):
@@ -49,30 +36,24 @@ class Visit(NamedTuple):
 
     contender: Contender
     model: str
-    start: float
-    """Seconds from its start to its first answer."""
-    memory: float
-    """Of all its processes after the loops, in MB."""
-    loops: Mapping[tuple[Kind, int], Loop]
-    """By kind and callers."""
+    start: float  # seconds from its start to its first answer
+    memory: float  # of all its processes after the loops, in MB
+    loops: Mapping[tuple[Kind, int], Loop]  # by kind and callers
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Study:
     """What is measured of every contender."""
 
-    folder: pathlib.Path
-    """Of environments and weights."""
+    folder: pathlib.Path  # of environments and weights
     callers: tuple[int, ...]
-    seconds: float
-    """Of each loop."""
+    seconds: float  # of each loop
     photos: Sequence[bytes]
 
     def visits(self, contenders: Sequence[Contender], models: Sequence[str], rounds: int) -> Iterator[Visit]:
         """Measure everything, round by round.
 
-        Raises:
-            ContenderError: a contender does not start, or answers something else than the reference.
+        Raises ContenderError: a contender does not start, or answers something else than the reference.
         """
         references = {model: self._reference(model) for model in models}
         for index in range(rounds):
@@ -85,23 +66,22 @@ class Study:
     def _reference(self, model: str) -> Reference:
         """Ask the reference, which is dermserve itself, for every photo's probabilities."""
         (ours,) = (each for each in FIELD if each.name == OURS)
-        with running(ours, model, self.folder) as (address, _):
-            found = {kind: [make_caller(ours, address, model, kind)(photo) for photo in self.photos]
+        with compared.running(ours, model, self.folder) as (address, _):
+            found = {kind: [compared.make_caller(ours, address, model, kind)(photo) for photo in self.photos]
                      for kind in (ONE, TEN)}  # fmt: skip
         if float(np.ptp(np.array(found[ONE]), axis=0).max()) < _TOLERANCE:  # so that contenders can't be told apart
             raise ContenderError(f"{model} says the same of all photos: take others, or weights that were trained")
         return found
 
     def _visit(self, contender: Contender, model: str, reference: Reference) -> Visit:
-        """Start a contender, check it, measure it, stop it."""
         started, loops = time.monotonic(), {}
-        with running(contender, model, self.folder) as (address, pids):
-            make_caller(contender, address, model, ONE)(self.photos[0])
+        with compared.running(contender, model, self.folder) as (address, pids):
+            compared.make_caller(contender, address, model, ONE)(self.photos[0])
             start = time.monotonic() - started
             for kind in set(contender.kinds) & reference.keys():
                 self._check(contender, address, model, kind, reference)
             for kind, callers in itertools.product(contender.kinds, self.callers):
-                calls = [make_caller(contender, address, model, kind) for _ in range(callers)]
+                calls = [compared.make_caller(contender, address, model, kind) for _ in range(callers)]
                 loop = closed_loop(calls, self.photos, seconds=self.seconds, warm_up=min(2.0, self.seconds))
                 loops[kind, callers] = loop
                 say(f"    {kind.title}, {callers} callers: {loop.answers:.1f}/s, p99 {loop.p99:.0f} ms")
@@ -109,7 +89,7 @@ class Study:
 
     def _check(self, contender: Contender, address: str, model: str, kind: Kind, reference: Reference) -> None:
         """Compare answers with the reference; one with a decoder of its own must give probabilities, not the same."""
-        call = make_caller(contender, address, model, kind)
+        call = compared.make_caller(contender, address, model, kind)
         for index, (photo, expected) in enumerate(zip(self.photos, reference[kind], strict=True)):
             found = call(photo)
             off = abs(sum(found) - 1) if contender.documented else float(np.abs(np.subtract(found, expected)).max())
@@ -148,8 +128,7 @@ def tables(visits: Sequence[Visit]) -> Iterator[Table]:
     yield Table(title, ["", "model", "first answer", "memory"], costs)
 
 
-Loops = Sequence[Mapping[tuple[Kind, int], Loop]]
-"""Of each round."""
+Loops = Sequence[Mapping[tuple[Kind, int], Loop]]  # of each round
 
 
 def _cell(is_ours: bool, theirs: Loops, ours: Loops, cell: tuple[Kind, int]) -> str:
@@ -184,12 +163,9 @@ def main(
         for contender in contenders:
             if contender.environment:
                 say(f"the environment of {contender.title} (when it is new: minutes, 2 GB)")
-                make_environment(contender, study.folder / "venvs")
+                compared.make_environment(contender, study.folder / "venvs")
         ensure_networks(study.folder / "weights", models)
-        try:
-            visits = list(study.visits(contenders, models, rounds))
-        except (ContenderError, StackError) as error:
-            raise click.ClickException(str(error)) from error
+        visits = list(study.visits(contenders, models, rounds))
     notes = [f"{each.title}: {each.configuration}" for each in contenders]
     plan = f"{rounds} rounds, {seconds:g} s a cell"
     click.echo(report("comparison", list(tables(visits)), machine, plan=plan, notes=notes, out=out))

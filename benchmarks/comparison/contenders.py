@@ -13,24 +13,24 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from benchmarks import networks
-from benchmarks.serving import direct_caller, gateway_caller
-from dermserve.local import Stack
-from dermserve.local.child import Child
-from dermserve.local.ports import HOST, free_port
+from benchmarks.serving import direct_caller, gateway_caller, http_caller
+from dermserve.local import Stack, StackError
+from dermserve.local.child import HOST, Child, free_port
 from dermserve.models.catalogue import SPECS
+from dermserve.models.lifecycle.stores import LocalStore
 from dermserve.modelserver.flags import usable_cores
 
 REQUIREMENTS = pathlib.Path(__file__).with_name("requirements")
 OURS, DIRECT = "dermserve", "direct"
 _ROOT = pathlib.Path(__file__).parent.parent.parent
-_APPS = "benchmarks.comparison"
+_APPS = "benchmarks.comparison.apps"
 _TIMEOUT = 300.0
 _GRACE = 20.0
 _DOCUMENTED = "Pillow open, convert, resize; Keras {}; TensorFlow's own defaults"
 _GIVEN = "dermserve.imaging; the frozen SavedModel; one TensorFlow thread an operation, oneDNN, one malloc arena"
 
 
-class ContenderError(Exception):
+class ContenderError(StackError):
     """A contender does not do what it should."""
 
 
@@ -39,8 +39,7 @@ class Kind(NamedTuple):
 
     title: str
     tta: str
-    views: int
-    """At most."""
+    views: int  # at most
 
 
 ONE, TEN, ADAPTIVE = Kind("one view", "none", 1), Kind("ten views", "full", 10), Kind("ADAPTIVE", "adaptive", 10)
@@ -51,18 +50,12 @@ class Contender:
     """One way to serve."""
 
     name: str
-    title: str
-    """What tables call it."""
-    configuration: str
-    """How it is set up, in a sentence."""
-    kinds: tuple[Kind, ...]
-    """What it can be asked."""
-    environment: str = ""
-    """Name of its environment, and of its file in requirements/; empty for this project's own."""
-    command: tuple[str, ...] = ()
-    """Its server's, in its environment's bin, but for --bind or --port. Empty for the local stack."""
-    documented: bool = False
-    """Whether it runs without anything of ours: its own decoding, and Keras's own export with variables."""
+    title: str  # what tables call it
+    configuration: str  # how it is set up, in a sentence
+    kinds: tuple[Kind, ...]  # what it can be asked
+    environment: str = ""  # name of its environment, and of its file in requirements/; empty for this project's own
+    command: tuple[str, ...] = ()  # of its server, a program of its environment; empty for the local stack
+    documented: bool = False  # without anything of ours: its own decoding, and Keras's own export with variables
 
 
 def _both(name: str, title: str, configuration: str, keras: str, command: tuple[str, ...]) -> Iterator[Contender]:
@@ -90,11 +83,12 @@ FIELD: Sequence[Contender] = (
         "flask", "Flask",
         f"gunicorn, {usable_cores()} gthread workers of 4 threads", "model.predict, with weights from .h5",
         ("gunicorn", f"--workers={usable_cores()}", "--worker-class=gthread", "--threads=4", "--timeout=180",
-         f"{_APPS}.flask_app:app", "--bind=127.0.0.1:PORT"),
+         f"{_APPS}:flask_app()", "--bind=127.0.0.1:PORT"),
     ),
     *_both(
         "fastapi", "FastAPI", f"{usable_cores()} uvicorn workers (uvloop, httptools)", "model.export with variables",
-        ("uvicorn", f"--workers={usable_cores()}", "--log-level=warning", f"{_APPS}.fastapi_app:app", "--port=PORT"),
+        ("uvicorn", f"--workers={usable_cores()}", "--log-level=warning", "--factory", f"{_APPS}:fastapi_app",
+         "--port=PORT"),
     ),
 )  # fmt: skip
 
@@ -118,12 +112,15 @@ def running(contender: Contender, model: str, folder: pathlib.Path) -> Iterator[
 
     The folder holds `weights` and `venvs`.
 
-    Raises:
-        ContenderError: it does not start.
+    Raises StackError: it does not start.
     """
+    weights = folder / "weights"
     if contender.environment:
         port = free_port()
-        child = _start(contender, model, port, folder)
+        program, *arguments = (part.replace("PORT", str(port)) for part in contender.command)
+        command = [str(folder / "venvs" / contender.environment / "bin" / program), *arguments]
+        environment = _environment(contender, model, weights)
+        child = Child(command, name=contender.title, log=lambda line: None, env=environment)
         try:
             _wait(child, port)
             yield f"{HOST}:{port}", [child.pid]
@@ -132,34 +129,30 @@ def running(contender: Contender, model: str, folder: pathlib.Path) -> Iterator[
         return
     # The gateway keeps its calls few; direct callers would be refused beyond four times the cores.
     flags = ("--grpc_max_threads=64",) if contender.name == DIRECT else ()
-    store = folder / "weights" / networks.FROZEN
-    with Stack(store=store, models=[model], port=0, tfs_port=0, model_server_flags=flags) as stack:
+    with Stack(store=weights / networks.FROZEN, models=[model], port=0, tfs_port=0, model_server_flags=flags) as stack:
         if contender.name == DIRECT:
             yield stack.tfs_address, [stack.pids["modelserver"]]
         else:
             yield stack.gateway_address, list(stack.pids.values())
 
 
-def _start(contender: Contender, model: str, port: int, folder: pathlib.Path) -> Child:
-    weights, programs = folder / "weights", folder / "venvs" / contender.environment / "bin"
-    exported, frozen = weights / networks.EXPORTED / model, weights / networks.FROZEN / model
-    newest = max((each for each in frozen.iterdir() if each.name.isdecimal()), key=lambda each: int(each.name))
-    environment = {
+def _environment(contender: Contender, model: str, weights: pathlib.Path) -> dict[str, str]:
+    store = LocalStore(weights / networks.FROZEN)
+    frozen = store.version_folder(model, max(store.versions(model)))
+    return {
         # As the gateway's model server has them.
         **({} if contender.documented else {"MALLOC_ARENA_MAX": "1", "TF_ENABLE_ONEDNN_OPTS": "1"}),
         "COMPARISON_DOCUMENTED": str(int(contender.documented)),
-        "COMPARISON_SAVED_MODEL": str(exported if contender.documented else newest),
+        "COMPARISON_SAVED_MODEL": str(weights / networks.EXPORTED / model if contender.documented else frozen),
         "COMPARISON_KERAS_FILE": str(networks.weights_file(weights, model)),
         "PYTHONPATH": os.pathsep.join((str(_ROOT), str(_ROOT / "serving"))),
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "PYTHONUNBUFFERED": "1",
     }
-    program, *arguments = (part.replace("PORT", str(port)) for part in contender.command)
-    return Child([str(programs / program), *arguments], name=contender.title, log=lambda line: None, env=environment)
 
 
 def _wait(child: Child, port: int) -> None:
-    """Wait until it answers HTTP at all: that is when a worker has its model."""
+    """Wait until it answers HTTP at all, which is when a worker has its model; raise StackError if it does not."""
     until = time.monotonic() + _TIMEOUT
     while time.monotonic() < until and not child.died():
         connection = http.client.HTTPConnection(HOST, port, timeout=_TIMEOUT)
@@ -168,7 +161,7 @@ def _wait(child: Child, port: int) -> None:
             connection.getresponse().read()
             return
         time.sleep(0.05)
-    raise ContenderError(f"{child.name} ended, or does not answer; last log lines:\n" + "\n".join(child.last_lines))
+    raise child.failure("ended, or does not answer")
 
 
 def make_caller(contender: Contender, address: str, model: str, kind: Kind) -> Callable[[bytes], list[float]]:
@@ -176,7 +169,8 @@ def make_caller(contender: Contender, address: str, model: str, kind: Kind) -> C
     if contender.name == DIRECT:
         return direct_caller(address, model, kind.views)
     if contender.environment:
-        return _http_caller(contender, address, kind.views)
+        post = http_caller(address, f"/classify?views={kind.views}", "image/jpeg")
+        return lambda photo: [float(value) for value in json.loads(post(photo))["probabilities"]]
     call, codes = gateway_caller(address, model, kind.tta), [each.code for each in SPECS[model].classes]
 
     def ask(photo: bytes) -> list[float]:
@@ -184,17 +178,3 @@ def make_caller(contender: Contender, address: str, model: str, kind: Kind) -> C
         return [found[code] for code in codes]
 
     return ask
-
-
-def _http_caller(contender: Contender, address: str, views: int) -> Callable[[bytes], list[float]]:
-    connection = http.client.HTTPConnection(address, timeout=_TIMEOUT)
-
-    def call(photo: bytes) -> list[float]:
-        connection.request("POST", f"/classify?views={views}", photo, {"Content-Type": "image/jpeg"})
-        response = connection.getresponse()
-        answer = response.read()
-        if response.status != http.client.OK:
-            raise ContenderError(f"{contender.title} answered {response.status}: {answer[:300]!r}")
-        return [float(value) for value in json.loads(answer)["probabilities"]]
-
-    return call

@@ -17,7 +17,7 @@ from dermserve.client import (
     TooLarge,
     Unavailable,
     UnreadablePhoto,
-    _many,
+    _waiting,
 )
 from tests.client.fake_gateway import abort, rich_status, serving
 
@@ -125,7 +125,7 @@ def test_a_producer_may_wait_for_the_answer_to_each_photo(target, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_first_answer_is_given_before_the_second_photo_is_asked_for(target, kind, monkeypatch):
-    monkeypatch.setattr(_many, "_FIRST_ALONE", 100.0)
+    monkeypatch.setattr(_waiting, "_FIRST_ALONE", 100.0)
     answers = []
 
     def photos():

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from dermserve.client import Client, DeadlineExceeded, Unavailable
-from dermserve.client._proxies import find_way
+from dermserve.client._connection import find_way
 from tests.client.fake_gateway import FakeGateway, serving
 from tests.client.test_classify_many import several
 

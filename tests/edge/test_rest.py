@@ -9,7 +9,7 @@ import urllib.parse
 import pytest
 import requests
 
-from dermserve.edge.files import VIEWER
+from dermserve.edge.config import VIEWER
 from dermserve.local.edge import Edge
 from tests.edge.envoys import CLASSIFY, MODEL, ask, reason
 

@@ -19,9 +19,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from dermserve.client import Client, DermserveError
-from dermserve.local.child import Child, wait_serving
+from dermserve.local.child import Child, free_port, wait_serving
 from dermserve.local.picture import draw_lesion
-from dermserve.local.ports import free_port
 from dermserve.local.store import write_config
 from dermserve.models.lifecycle import moves
 from dermserve.models.lifecycle.rollout import Intent

@@ -10,8 +10,17 @@ from PIL import Image
 from dermserve.client import TLS
 from dermserve.loadtest.capacity import Point, bisect, calls_needed, explain, fit_laws, judge, too_slow_already
 from dermserve.loadtest.machine import difference
-from dermserve.loadtest.pace import Timeline, share_off
-from dermserve.loadtest.scenario import SHAPES, Part, Scenario, ScenarioError, load_photos, parse_mix, parse_seconds
+from dermserve.loadtest.scenario import (
+    SHAPES,
+    Part,
+    Scenario,
+    ScenarioError,
+    Timeline,
+    load_photos,
+    parse_mix,
+    parse_seconds,
+    share_off,
+)
 
 
 class Clock:

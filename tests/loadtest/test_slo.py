@@ -12,9 +12,8 @@ from click.testing import CliRunner
 from dermserve.loadtest import cli, drive
 from dermserve.loadtest.capacity import read_threshold
 from dermserve.loadtest.machine import describe_machine
-from dermserve.loadtest.result import Result
+from dermserve.loadtest.result import Result, check, findings_table, read_slos
 from dermserve.loadtest.scenario import Part, Scenario, ScenarioError
-from dermserve.loadtest.slo import check, findings_table, read_slos
 
 UNAVAILABLE = "UNAVAILABLE: no model server"
 
@@ -147,7 +146,7 @@ def concluded(monkeypatch, tmp_path):
     def conclude(result: Result):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(cli, "under_test", lambda *_: contextlib.nullcontext((None, None)))
-        monkeypatch.setattr(cli, "run", lambda *_, **__: result)
+        monkeypatch.setattr(drive, "run", lambda *_, **__: result)
         return CliRunner().invoke(cli.main, ["run", "--out", "new"])
 
     return conclude

@@ -10,7 +10,7 @@ import threading
 import psutil
 import pytest
 
-from dermserve.local import ChildDiedError, NotReadyInTimeError, exec_with_parent
+from dermserve.local import StackError, exec_with_parent
 from dermserve.local.child import Child
 
 READY = re.compile(r"ready at (\S+)")
@@ -57,7 +57,7 @@ def test_its_end_is_seen_although_nobody_reads_its_log_any_more():
 
 def test_dying_before_ready_shows_its_last_words():
     child = start("import sys; print('no such model'); sys.exit(3)")
-    with pytest.raises(ChildDiedError, match="server ended with status 3") as caught:
+    with pytest.raises(StackError, match="server ended with status 3") as caught:
         child.wait_ready(timeout=100)
     assert "  no such model" in str(caught.value)
     child.stop(grace=100)
@@ -73,7 +73,7 @@ def test_a_death_by_signal_is_called_that():
 
 def test_never_ready_is_told_from_dead():
     child = start("import time; print('loading'); time.sleep(600)")
-    with pytest.raises(NotReadyInTimeError, match="isn't ready after"):
+    with pytest.raises(StackError, match="isn't ready after"):
         child.wait_ready(timeout=0.2)
     assert child.died() is None
     child.stop(grace=100)

@@ -10,9 +10,9 @@ import threading
 import psutil
 import pytest
 
-from dermserve.local import ChildDiedError, NotReadyInTimeError, Stack, StackError
+from dermserve.local import Stack, StackError
 from dermserve.local import stack as stack_module
-from dermserve.local.ports import no_proxy
+from dermserve.local.child import no_proxy
 
 PROGRAMS = pathlib.Path(__file__).with_name("programs.py")
 
@@ -123,7 +123,7 @@ def test_the_gateway_follows_the_stores_canary_share_unless_told_otherwise(store
     ],
 )
 def test_a_server_that_does_not_come_up_is_named_and_the_other_stopped(store, modes, words):
-    with pytest.raises(ChildDiedError, match=words):
+    with pytest.raises(StackError, match=words):
         make(store, **modes).__enter__()
     assert running() == []
 
@@ -143,7 +143,7 @@ def test_a_gateway_that_never_serves_has_its_last_log_line_shown_early_and_is_no
         wait(address, timeout=0.2, children=children)
 
     monkeypatch.setattr(stack_module, "wait_serving", wait_once_told)
-    with pytest.raises(NotReadyInTimeError, match=r"the gateway isn't ready after 0\.2 s"):
+    with pytest.raises(StackError, match=r"the gateway isn't ready after 0\.2 s"):
         make(store, gateway="unready", tell_after=0.1, ready_timeout=300, say=say).__enter__()
     assert "listening" in said[-3], said
     assert running() == []
@@ -153,7 +153,7 @@ def test_a_gateway_that_never_serves_has_its_last_log_line_shown_early_and_is_no
 def test_a_server_that_dies_later_ends_the_wait(store, name):
     with make(store) as stack:
         os.kill(stack.pids[name], signal.SIGKILL)
-        with pytest.raises(ChildDiedError, match=f"{name} was killed by signal 9"):
+        with pytest.raises(StackError, match=f"{name} was killed by signal 9"):
             stack.wait()
     assert running() == []
 

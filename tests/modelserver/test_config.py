@@ -2,9 +2,9 @@ import pathlib
 
 import pytest
 
-from dermserve.modelserver.config import check_models, check_platforms, list_models, read_models
 from dermserve.modelserver.errors import ServingError
 from dermserve.modelserver.protos import model_server_config_pb2
+from dermserve.modelserver.versions import check_models, check_platforms, list_models, read_models
 
 
 def test_a_file_that_is_missing_or_has_no_list_is_refused(tmp_path: pathlib.Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 
 from dermserve.edge import Settings
-from dermserve.edge.files import ON_DEVICE, RUNTIME
+from dermserve.edge.config import ON_DEVICE, RUNTIME
 from dermserve.local import Stack
 from dermserve.local.edge import Edge
 from dermserve.local.picture import draw_lesion

@@ -11,7 +11,7 @@ import pytest
 import requests
 from PIL import Image, ImageFilter
 
-from dermserve.edge.files import ON_DEVICE
+from dermserve.edge.config import ON_DEVICE
 from tests.web.page import App
 from tests.web.test_device import _device
 

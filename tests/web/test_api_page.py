@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from dermserve.edge import SITE
-from dermserve.edge.files import VIEWER
+from dermserve.edge.config import VIEWER
 
 pytestmark = pytest.mark.skipif(not VIEWER.is_dir(), reason="NOT TESTED: the API page needs its viewer (make web)")
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from playwright.sync_api import Browser, expect
 
-from dermserve.edge.files import ON_DEVICE
+from dermserve.edge.config import ON_DEVICE
 from dermserve.gateway.answer import write_answer
 from dermserve.gateway.tfserving import Scores
 from dermserve.imaging import STANDARD_VIEWS, Measures, decode, make_views, measure

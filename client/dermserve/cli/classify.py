@@ -7,8 +7,8 @@ import click
 
 from dermserve.cli.photos import expand, load, shown
 from dermserve.cli.results import Results, print_json, print_text
-from dermserve.cli.server import Server, server_options
-from dermserve.client import Answer, TtaMode
+from dermserve.cli.server import server_options
+from dermserve.client import Answer, Client, TtaMode
 
 _FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
 
@@ -19,12 +19,9 @@ _FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
 @click.option("--version", type=click.IntRange(1), metavar="N", help="Version to ask; the latest when not given.")
 @click.option("--label", help='Label to ask, for example "stable".')
 @click.option(
-    "--tta",
-    type=click.Choice([mode.value for mode in TtaMode]),
-    default=TtaMode.NONE.value,
-    show_default=True,
+    "--tta", type=click.Choice([mode.value for mode in TtaMode]), default=TtaMode.NONE.value, show_default=True,
     help="Test-time augmentation: one view of each photo, all ten, or ten where it matters.",
-)
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each photo, on a line of its own.")
 @click.option(
     "--in-flight", type=click.IntRange(1), default=4, show_default=True, metavar="N", help="Photos to send at once."
@@ -34,17 +31,9 @@ _FILE = click.Path(dir_okay=False, path_type=pathlib.Path)
 @server_options
 @click.pass_context
 def classify(
-    ctx: click.Context,
-    /,
-    *,
-    photos: tuple[str, ...],
-    as_json: bool,
-    in_flight: int,
-    table: pathlib.Path | None,
-    resume: pathlib.Path | None,
-    server: Server,
-    **asked: Any,
-) -> None:
+    ctx: click.Context, /, *, photos: tuple[str, ...], as_json: bool, in_flight: int, table: pathlib.Path | None,
+    resume: pathlib.Path | None, client: Client, **asked: Any,
+) -> None:  # fmt: skip
     """Classify photos: JPEG, PNG or WebP files, - for standard input, or folders with all files in them, at any depth.
 
     Answers are printed as they come, with a summary at the end if there are several. Every file of a folder is
@@ -60,7 +49,7 @@ def classify(
     for name, what in found.skipped:
         click.echo(shown(f"{name}: skipped: {what}"), err=True)
     show = print_json if as_json else print_text
-    with Results(asked, show, table=table, journal=resume) as results, server.client() as client:
+    with Results(asked, show, table=table, journal=resume) as results:
         files = results.remaining(found.photos)
         if before := len(found.photos) - len(files):
             click.echo(f"{resume} has the answers for {before} of {len(found.photos)} photos", err=True)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import click
 from google.protobuf import text_format
 
-from dermserve.cli.lazy import Exit
-from dermserve.cli.server import Server, server_options
-from dermserve.client import DermserveError, Model, Unavailable
+from dermserve.cli.root import Exit
+from dermserve.cli.server import server_options
+from dermserve.client import Client, DermserveError, Model, Unavailable
 
 
 @click.command()
@@ -16,14 +16,13 @@ from dermserve.client import DermserveError, Model, Unavailable
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each model, on a line of its own.")
 @server_options
 @click.pass_context
-def models(ctx: click.Context, /, *, name: str | None, as_json: bool, server: Server) -> None:
+def models(ctx: click.Context, /, *, name: str | None, as_json: bool, client: Client) -> None:
     """List the models a gateway serves; with NAME, show that one and the card of each version that can answer.
 
     Exit codes: 0 answered, 1 no such model or failed, 2 wrong usage, 3 no server.
     """
     try:
-        with server.client() as client:
-            found = client.models() if name is None else (client.model(name),)
+        found = client.models() if name is None else (client.model(name),)
     except DermserveError as error:
         click.echo(f"{error.message} ({error.reason}: {error.help})", err=True)
         ctx.exit(Exit.NO_SERVER if isinstance(error, Unavailable) else Exit.FAILED)

@@ -35,8 +35,7 @@ class Found:
     """The photos to classify, and other files."""
 
     photos: list[str] = field(default_factory=list)
-    refused: list[tuple[str, InvalidPhoto]] = field(default_factory=list)
-    """Files and folders that are not sent, and why not."""
+    refused: list[tuple[str, InvalidPhoto]] = field(default_factory=list)  # not sent, and why not
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """Files beside photos that are not photos, and what they are. They do not count as failed."""
 
@@ -47,8 +46,7 @@ def expand(named: Iterable[str], *, written: Iterable[str | os.PathLike[str]] = 
     A file that is named twice is there once. Links to folders are followed, each folder once. Files that the command
     itself has `written` are skipped.
 
-    Raises:
-        click.UsageError: a folder has no photos, or standard input is named twice or closed.
+    Raises click.UsageError: a folder has no photos, or standard input is named twice or closed.
     """
     found = Found()
     own = {os.path.realpath(path) for path in written}

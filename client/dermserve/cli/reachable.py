@@ -3,23 +3,22 @@
 import contextlib
 import email.utils
 import importlib.metadata
+import json
 import time
 from collections.abc import Iterator
-from concurrent import futures
+from dataclasses import asdict, dataclass
 from importlib import resources
 from typing import Any
 
 import click
 import grpc
 
-from dermserve.cli.findings import Finding
-from dermserve.cli.lazy import Entry
-from dermserve.cli.root import GATEWAY
-from dermserve.cli.server import Server, server_options
+from dermserve.cli.root import Entry
+from dermserve.cli.server import server_options
 from dermserve.client import Client, DeadlineExceeded, DermserveError, InvalidPhoto, Model, Overloaded, Unavailable
 from dermserve.v1 import classifier_pb2
 
-SETTINGS_DOCTOR = Entry("dermserve.doctor.cli:doctor", "Check the gateway's settings.", GATEWAY)
+SETTINGS_DOCTOR = Entry("dermserve.doctor.cli:doctor", "Check the gateway's settings.", "gateway")
 _AT_ONCE = 8
 _CLOCK_SECONDS = 60
 _PORT = "correct HOST:PORT: the gateway's gRPC port is 50051 unless set otherwise"
@@ -43,6 +42,23 @@ _CLOSED = {
     True: f"if it wants a client certificate, give one by --tls-cert and --tls-key; or {_PORT}",
 }
 """What to do where the other side closes the connection, by whether TLS is used."""
+COLOURS = {"ERROR": "red", "WARNING": "yellow", "NOTE": "cyan", "OK": "green"}  # by severity, the gravest first
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check: severity, a stable code, what was found, and what to do."""
+
+    severity: str  # ERROR: something does not work; WARNING: unsafe or unwise; NOTE: information; OK
+    code: str
+    what: str
+    remedy: str = ""
+
+    def show(self, *, as_json: bool) -> None:
+        """Print it."""
+        severity = click.style(f"{self.severity.lower():8}", fg=COLOURS[self.severity], bold=True)
+        remedy = f"\n         → {self.remedy}" if self.remedy else ""
+        click.echo(json.dumps(asdict(self)) if as_json else f"{severity} {self.what} [{self.code}]{remedy}")
 
 
 class _Doctor(click.Command):
@@ -52,10 +68,14 @@ class _Doctor(click.Command):
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         """Parse the command line with the options of one of the two commands."""
-        outside = any(argument.split("=")[0] in {"--target", "--server"} for argument in args)
-        if outside or GATEWAY.missing():
-            return super().make_context(info_name, args, parent, **extra)
-        return SETTINGS_DOCTOR.load("doctor").make_context(info_name, args, parent, **extra)
+        if not any(argument.split("=")[0] in {"--target", "--server"} for argument in args):
+            try:
+                settings = SETTINGS_DOCTOR.load("doctor")
+            except click.UsageError:
+                pass
+            else:
+                return settings.make_context(info_name, args, parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
 
 
 @click.command(cls=_Doctor)
@@ -63,38 +83,37 @@ class _Doctor(click.Command):
 @click.option("--probe/--no-probe", default=True, help="Send a drawn picture, and a few at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a finding.")
 @click.pass_context
-def doctor(ctx: click.Context, /, *, server: Server, probe: bool, as_json: bool) -> None:
+def doctor(ctx: click.Context, /, *, client: Client, probe: bool, as_json: bool) -> None:
     """Check a running gateway from here: the address, proxies, TLS, the clock, time to an answer, models and load.
 
     Exit codes: 0 no errors, 1 errors, 2 wrong usage.
     """
     worst = 0
-    for finding in examine(server, probe=probe):
+    for finding in examine(client, probe=probe):
         worst |= finding.severity == "ERROR"
         finding.show(as_json=as_json)
     ctx.exit(worst)
 
 
-def examine(server: Server, *, probe: bool) -> Iterator[Finding]:
+def examine(client: Client, *, probe: bool) -> Iterator[Finding]:
     """Check everything from the address to the answer; after a failure, skip what depends on it."""
-    encrypted = server.tls is not None
-    with server.client() as client:
-        if proxy := client._connection.way.proxy:
-            text = f"calls to {server.target} go through the proxy {proxy}: it must allow CONNECT to that port"
-            yield Finding("WARNING", "PROXY", text, "list the host in no_proxy, if it can be reached without")
-        if not (encrypted or server.target.startswith("unix:")):
-            yield Finding("NOTE", "PLAINTEXT", "calls to the gateway are not encrypted", "use TLS beyond this machine")
-        started = time.monotonic()
-        try:
-            models = client.models()
-        except DermserveError as error:
-            yield _diagnose(error, encrypted=encrypted)
-            return
-        yield Finding("OK", "ANSWERS", f"the gateway answers after {(time.monotonic() - started) * 1e3:.0f} ms")
-        yield from _look_at_clock(client, server.deadline)
-        yield from map(_look_at_model, models)
-        if probe and (ready := [model.name for model in models if model.ready]):
-            yield from _look_at_answers(client, ready[0], server.deadline)
+    connection = client._connection
+    if proxy := connection.way.proxy:
+        text = f"calls to {connection.target} go through the proxy {proxy}: it must allow CONNECT to that port"
+        yield Finding("WARNING", "PROXY", text, "list the host in no_proxy, if it can be reached without")
+    if not (connection.tls or connection.target.startswith("unix:")):
+        yield Finding("NOTE", "PLAINTEXT", "calls to the gateway are not encrypted", "use TLS beyond this machine")
+    started = time.monotonic()
+    try:
+        models = client.models()
+    except DermserveError as error:
+        yield _diagnose(error, encrypted=connection.tls is not None)
+        return
+    yield Finding("OK", "ANSWERS", f"the gateway answers after {(time.monotonic() - started) * 1e3:.0f} ms")
+    yield from _look_at_clock(client)
+    yield from map(_look_at_model, models)
+    if probe and (ready := [model.name for model in models if model.ready]):
+        yield from _look_at_answers(client, ready[0])
 
 
 def _diagnose(error: DermserveError, *, encrypted: bool) -> Finding:
@@ -107,10 +126,10 @@ def _diagnose(error: DermserveError, *, encrypted: bool) -> Finding:
     return Finding("ERROR", error.reason, error.message, f"see {error.help}")
 
 
-def _look_at_clock(client: Client, deadline: float) -> Iterator[Finding]:
+def _look_at_clock(client: Client) -> Iterator[Finding]:
     """Compare this clock with the `date` that proxies such as Envoy add."""
     with contextlib.suppress(grpc.RpcError, KeyError, ValueError, TypeError):
-        _, call = client._stub.ListModels.with_call(classifier_pb2.ListModelsRequest(), timeout=deadline)
+        _, call = client._stub.ListModels.with_call(classifier_pb2.ListModelsRequest(), timeout=client._deadline)
         sent = dict(call.initial_metadata())
         off = time.time() - email.utils.parsedate_to_datetime(sent["date"]).timestamp()
         if abs(off) > _CLOCK_SECONDS:
@@ -126,20 +145,20 @@ def _look_at_model(model: Model) -> Finding:
     return Finding("ERROR", "MODEL_NOT_AVAILABLE", f"{model.name} can't answer: {told or 'no versions'}", remedy)
 
 
-def _look_at_answers(client: Client, model: str, deadline: float) -> Iterator[Finding]:
+def _look_at_answers(client: Client, model: str) -> Iterator[Finding]:
     """Send a drawn picture: once to measure the time, then several at once to see whether any is refused."""
-    picture = read_picture()
+    picture, deadline = read_picture(), client._deadline
     try:
         started = time.monotonic()
         theirs = client.classify(picture, model=model).gateway_version
         took = time.monotonic() - started
-        with futures.ThreadPoolExecutor(_AT_ONCE) as pool:
-            errors = [*filter(None, pool.map(lambda _: _error_of(client, picture, model), range(_AT_ONCE)))]
     except InvalidPhoto:  # another size or format than this model takes: not a fault
         return
     except DermserveError as error:
         yield Finding("ERROR", error.reason, f"a picture is not classified: {error.message}", f"see {error.help}")
         return
+    at_once = client.classify_many([picture] * _AT_ONCE, model=model, in_flight=_AT_ONCE, retry_overloaded=False)
+    errors = [answer.error for answer in at_once if answer.error]
     text = f"{model} answers for one picture after {took * 1e3:.0f} ms, of {deadline:g} s allowed"
     late = ("WARNING", "ANSWER_TIME", text, "allow more time, or see docs/performance.md")
     yield Finding(*late) if took > deadline / 2 else Finding("OK", "ANSWER_TIME", text)
@@ -162,11 +181,3 @@ def _refused(error: DermserveError, count: int) -> Finding:
         return Finding("WARNING", error.reason, f"{text}: TensorFlow Serving has fewer threads than calls", remedy)
     severity = "WARNING" if isinstance(error, Overloaded) else "ERROR"
     return Finding(severity, error.reason, f"{text}: {error.message}", f"see {error.help}")
-
-
-def _error_of(client: Client, picture: bytes, model: str) -> DermserveError | None:
-    try:
-        client.classify(picture, model=model)
-    except DermserveError as error:
-        return error
-    return None

@@ -12,8 +12,8 @@ from typing import Any, Self, TextIO
 
 import click
 
-from dermserve.cli.lazy import Exit
 from dermserve.cli.photos import SUFFIXES, shown
+from dermserve.cli.root import Exit
 from dermserve.client import Answer, DermserveError, Unavailable, render_text
 
 Row = dict[str, Any]
@@ -41,8 +41,7 @@ class Results:
 
     If stderr is a terminal and there is more than one photo, its last line is the progress.
 
-    Raises:
-        click.UsageError: a file can't be written, or the journal has another question than `asked`.
+    Raises click.UsageError: a file can't be written, or the journal has another question than `asked`.
     """
 
     def __init__(

@@ -1,51 +1,131 @@
-"""The table of commands."""
+"""The table of commands, each of which is imported only when it is called, and the exit codes."""
 
+import contextlib
+import errno
+import importlib.util
+import io
 import os
-import platform
+import pkgutil
 import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
 
 import click
 
-from dermserve.cli.lazy import Entry, Extra, LazyGroup
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
-_WHEELS = platform.machine() in {"x86_64", "aarch64", "arm64", "AMD64"}  # on other platforms Pillow does their work
-_GATEWAY = (
-    "cryptography", "grpc_health", "grpc_reflection", "grpc_status", "numpy", "PIL", "prometheus_client",
-    "pydantic_settings", "structlog", *(("cykooz_resizer", "simplejpeg") if _WHEELS else ()),
-    *(() if sys.platform == "win32" else ("uvloop",)),
-)  # fmt: skip
-_STORE = ("fsspec", "numpy", "portalocker", "prometheus_client")
-_MODELS = (*_STORE, "PIL", "pydantic", "tensorflow", "tensorflow_serving")
 
-GATEWAY = Extra("gateway", _GATEWAY)
-STORE = Extra("store", _STORE)
-MODELS = Extra("models", _MODELS)
-TRAIN = Extra("train", tuple(sorted({*_GATEWAY, *_MODELS, "jinja2", "matplotlib", "scipy", "sklearn"})))
-LOCAL = Extra("local", tuple(sorted({*_GATEWAY, *_MODELS})))
+class Exit(IntEnum):
+    """Exit codes that scripts can rely on."""
+
+    ANSWERED = 0  # every photo or request was answered
+    FAILED = 1  # some or all of them failed
+    USAGE = 2  # the command line is wrong; no request was sent. Click's own code
+    NO_SERVER = 3  # no gateway answers, or its model servers do not: try again later
+    INTERRUPTED = 130  # Ctrl-C, as in shells: 128 + SIGINT
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One command, before it is loaded."""
+
+    target: str  # where to import it from: "module:attribute"
+    help: str
+    extra: str | None = None  # the extra of the distribution that it needs
+
+    def load(self, name: str) -> click.Command:
+        """Import the command; raise click.UsageError when its extra is not installed."""
+        if self.extra is None:  # for clients: gRPC's messages are already in the errors
+            os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        with self.naming_extra(name):
+            command = pkgutil.resolve_name(self.target)
+        assert isinstance(command, click.Command)
+        return command
+
+    @contextlib.contextmanager
+    def naming_extra(self, name: str) -> Iterator[None]:
+        """Turn a module that is not found in the block into a click.UsageError that says what to install."""
+        try:
+            yield
+        except ModuleNotFoundError as error:
+            if self.extra is None or (error.name or "dermserve").startswith("dermserve"):
+                raise
+            raise click.UsageError(
+                f"`dermserve {name}` needs more than the bare install (missing: {error.name}):"
+                f" give pip the extra [{self.extra}], for example pip install '.[{self.extra}]' in a clone"
+            ) from error
+
+
+class LazyGroup(click.Group):
+    """A group over a table of entries."""
+
+    def __init__(self, *args: Any, entries: Mapping[str, Entry], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.entries = entries
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands, in the table's order."""
+        return list(self.entries)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load a command; None when there is none of that name."""
+        entry = self.entries.get(cmd_name)
+        return None if entry is None else entry.load(cmd_name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table, without loading them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.help) for name, entry in self.entries.items()])
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Run the command: Ctrl-C gives 130, and a file that can't be used is one line."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # for terminals without the characters of bars
+        try:
+            super().invoke(ctx)
+        except ModuleNotFoundError:  # of an import that takes long, and so is done within the command
+            name = ctx.invoked_subcommand or ""
+            with self.entries.get(name, Entry("", "")).naming_extra(name):
+                raise
+        except (KeyboardInterrupt, click.Abort):
+            raise click.exceptions.Exit(Exit.INTERRUPTED) from None
+        except OSError as error:
+            if full := error.errno in _FULL:  # discard output, which the interpreter would flush at its end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            elif error.filename is None:
+                raise
+            name = f" {error.filename}" * bool(error.filename)
+            raise click.ClickException(f"can't {'write' if full else 'use'}{name}: {error.strerror}") from error
+
 
 ENTRIES = {
     "classify": Entry("dermserve.cli.classify:classify", "Classify photos, or all photos of a folder."),
     "models": Entry("dermserve.cli.models:models", "List the models a gateway serves, or show one."),
-    "up": Entry("dermserve.local.cli:up", "Serve the models on this machine until Ctrl-C.", LOCAL),
-    "demo": Entry("dermserve.local.cli:demo", "Serve, classify one picture with both models, stop.", LOCAL),
-    "gateway": Entry("dermserve.gateway.cli:gateway", "Run the gateway in front of TensorFlow Serving.", GATEWAY),
-    "config": Entry("dermserve.gateway.cli:config", "Print the gateway's settings in effect, and from where.", GATEWAY),
+    "up": Entry("dermserve.local.cli:up", "Serve the models on this machine until Ctrl-C.", "local"),
+    "demo": Entry("dermserve.local.cli:demo", "Serve, classify one picture with both models, stop.", "local"),
+    "gateway": Entry("dermserve.gateway.cli:gateway", "Run the gateway in front of TensorFlow Serving.", "gateway"),
+    "config": Entry(
+        "dermserve.gateway.cli:config", "Print the settings of a gateway in effect, and their sources.", "gateway"
+    ),
     "doctor": Entry("dermserve.cli.reachable:doctor", "Check the gateway's settings, or a running one (--target)."),
     "proto": Entry("dermserve.cli.proto:proto", "Write the API as .proto files and descriptors."),
-    "edge": Entry("dermserve.edge.cli:edge", "Write what an Envoy in front of the gateway needs."),
-    "modelserver": Entry("dermserve.cli.root:modelserver", "Run the local stand-in for TensorFlow Serving.", LOCAL),
-    "export": Entry("dermserve.models.export:export", "Put versions of the models into a store.", MODELS),
+    "edge": Entry("dermserve.edge.cli:edge", "Write what an Envoy in front of the gateway needs.", "edge"),
+    "modelserver": Entry("dermserve.cli.root:modelserver", "Run the local stand-in for TensorFlow Serving.", "local"),
+    "export": Entry("dermserve.models.export:export", "Put versions of the models into a store.", "models"),
     "model": Entry(
-        "dermserve.models.lifecycle.cli:model", "Publish, verify, promote, roll back and retire versions.", STORE
+        "dermserve.models.lifecycle.cli:model", "Publish, verify, promote, roll back and retire versions.", "store"
     ),
-    "train": Entry("dermserve.models.training.cli:train", "Train a model on labelled photos.", TRAIN),
-    "pack": Entry("dermserve.models.training.cli:pack", "Make a run's weights compact.", TRAIN),
+    "train": Entry("dermserve.models.training.cli:train", "Train a model on labelled photos.", "train"),
+    "pack": Entry("dermserve.models.training.cli:pack", "Make a run's weights compact.", "train"),
     "evaluate": Entry(
-        "dermserve.models.training.cli:evaluate", "Calibrate and measure a run; write its report.", TRAIN
+        "dermserve.models.training.cli:evaluate", "Calibrate and measure a run; write its report.", "train"
     ),
-    "tflite": Entry("dermserve.models.training.cli:tflite", "Convert a run to TensorFlow Lite.", TRAIN),
-    "scenarios": Entry("dermserve.models.papers.cli:scenarios", "Train over the papers' grid of settings.", TRAIN),
-    "backbones": Entry("dermserve.models.papers.cli:backbones", "Compare backbones on the same photos.", TRAIN),
+    "tflite": Entry("dermserve.models.training.cli:tflite", "Convert a run to TensorFlow Lite.", "train"),
+    "scenarios": Entry("dermserve.models.papers.cli:scenarios", "Train over the papers' grid of settings.", "train"),
+    "backbones": Entry("dermserve.models.papers.cli:backbones", "Compare backbones on the same photos.", "train"),
 }
 
 
@@ -65,6 +145,8 @@ def main() -> None:
 @click.argument("flags", nargs=-1, type=click.UNPROCESSED)
 def modelserver(flags: tuple[str, ...]) -> None:
     """Run the local stand-in for TensorFlow Serving; --help shows its flags."""
+    if importlib.util.find_spec("tensorflow_serving") is None:
+        raise ModuleNotFoundError(name="tensorflow_serving")
     # Read when a process starts; with more malloc arenas, frozen graphs take much more memory.
     environment = {"MALLOC_ARENA_MAX": "1", **os.environ}
     command = [sys.executable, "-m", "dermserve.modelserver", *flags]

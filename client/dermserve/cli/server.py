@@ -4,7 +4,6 @@ import functools
 import pathlib
 import ssl
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -12,22 +11,6 @@ import click
 from dermserve.client import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Client
 
 _FILE = click.Path(exists=True, dir_okay=False)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Server:
-    """Which gateway to ask, and how."""
-
-    target: str
-    deadline: float
-    tls: TLS | None
-
-    def client(self) -> Client:
-        """Make a client; raise click.UsageError when the options don't go together."""
-        try:
-            return Client(self.target, tls=self.tls, deadline=self.deadline)
-        except ValueError as error:
-            raise click.UsageError(str(error)) from error
 
 
 def tls_options(given: Mapping[str, Any]) -> TLS | None:
@@ -71,15 +54,16 @@ _OPTIONS = (
 
 
 def server_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options to a command, which gets them as one `server`."""
+    """Add the options to a command, which gets the client made from them as `client`."""
 
     @functools.wraps(function)
     def command(*, target: str, deadline: float, **values: Any) -> Any:
         given = {name: values.pop(name) for name in ("tls", "tls_ca", "tls_cert", "tls_key", "tls_authority")}
         try:
-            server = Server(target=target, deadline=deadline, tls=tls_options(given))
+            client = Client(target, tls=tls_options(given), deadline=deadline)
         except (OSError, ValueError) as error:
             raise click.UsageError(str(error)) from error
-        return function(server=server, **values)
+        with client:
+            return function(client=client, **values)
 
     return functools.reduce(lambda made, option: option(made), reversed(_OPTIONS), command)

@@ -24,7 +24,6 @@ from dermserve.client._errors import (
     Unavailable,
     UnreadablePhoto,
 )
-from dermserve.client._many import Answer
 from dermserve.client._request import Photo, TtaMode
 from dermserve.client._text import render_text
 from dermserve.client._values import (
@@ -38,6 +37,7 @@ from dermserve.client._values import (
     Verdict,
     VersionState,
 )
+from dermserve.client._waiting import Answer
 
 __all__ = [
     "DEFAULT_DEADLINE", "DEFAULT_TARGET", "TLS", "AccessDenied", "Answer", "AsyncClient", "ClassScore", "Client",

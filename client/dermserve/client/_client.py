@@ -10,10 +10,18 @@ import grpc
 
 from dermserve.client._connection import DEFAULT_DEADLINE, DEFAULT_TARGET, TLS, Connection, check_deadline
 from dermserve.client._errors import DermserveError, Overloaded
-from dermserve.client._many import DEFAULT_IN_FLIGHT, Answer, Many
 from dermserve.client._request import Item, Photo, TtaMode, make_request_id, preparer, read_photo
 from dermserve.client._values import Model, Prediction, read_model, read_prediction
-from dermserve.client._waiting import Blocking, OnLoop, blocking, blocking_generator, finish
+from dermserve.client._waiting import (
+    DEFAULT_IN_FLIGHT,
+    Answer,
+    Blocking,
+    Many,
+    OnLoop,
+    blocking,
+    blocking_generator,
+    finish,
+)
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
 
@@ -43,18 +51,12 @@ class _Base:
         return time.monotonic() + self._seconds(deadline)
 
     async def _ask(
-        self,
-        method: Any,
-        request: Any,
-        end: float,
-        *,
-        request_id: str | None = None,
-        patient: bool = False,
-        waiter: Blocking | OnLoop | Many | None = None,
-        **options: Any,
-    ) -> Any:
+        self, method: Any, request: Any, end: float, *, request_id: str | None = None, patient: bool = False,
+        waiter: Blocking | OnLoop | Many | None = None, **options: Any,
+    ) -> Any:  # fmt: skip
         """Make a call; if `patient`, repeat it after the time that an overloaded gateway names, within the deadline."""
-        waiter, metadata = waiter or self._waiter(), self._connection.call_metadata(request_id)
+        waiter, own = waiter or self._waiter(), {} if request_id is None else {"x-request-id": request_id}
+        metadata = (*self._connection.metadata.items(), *own.items())
         while True:
             timeout = end - time.monotonic()
             try:

@@ -1,25 +1,33 @@
-"""How a client reaches a gateway: frozen options, the gRPC channel made from them, and the meaning of its failures."""
+"""How a client reaches a gateway: frozen options, the way by a proxy or without, the channel, and its failures.
 
+gRPC reads grpc_proxy, https_proxy and http_proxy. For no_proxy it only compares ends of names. This module reads
+no_proxy as curl and Python do: names and their subdomains, `*`, ports, addresses and networks (10.0.0.0/8), in either
+case. The loopback is never behind a proxy.
+"""
+
+import contextlib
+import ipaddress
 import json
 import os
 import pathlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 
 from dermserve.client._errors import DermserveError, read_call
-from dermserve.client._proxies import Way, find_way, host_and_port, ip_address
 
 DEFAULT_TARGET = "127.0.0.1:50051"
-DEFAULT_DEADLINE = 30.0
-"""Seconds."""
+DEFAULT_DEADLINE = 30.0  # seconds
 
 _BEGIN = b"-----BEGIN CERTIFICATE"
-_SCHEMES = ("unix", "unix-abstract", "vsock", "xds", "google-c2p")
-"""Schemes of gRPC targets without a host; `dns`, `ipv4` and `ipv6` have one."""
+_SCHEMES = ("unix", "unix-abstract", "vsock", "xds", "google-c2p")  # of gRPC targets without a host
 _PEM = {"root_certificates": _BEGIN, "certificate_chain": _BEGIN, "private_key": b"PRIVATE KEY"}
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")
+_BYPASSES = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
+_NAMED = ("dns", "ipv4", "ipv6")  # schemes of gRPC targets that name a host
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,10 +40,8 @@ class TLS:
 
     root_certificates: bytes | None = None
     """PEM: the authorities to trust for the server's certificate; None: those in SSL_CERT_FILE, or gRPC's own."""
-    certificate_chain: bytes | None = None
-    """PEM: this client's certificate, for mutual TLS."""
-    private_key: bytes | None = field(default=None, repr=False)
-    """PEM: its key."""
+    certificate_chain: bytes | None = None  #: PEM: this client's certificate, for mutual TLS.
+    private_key: bytes | None = field(default=None, repr=False)  #: PEM: its key.
     authority: str | None = None
     """Name to expect in the server's certificate, where it differs from the target's host."""
 
@@ -45,6 +51,15 @@ class TLS:
         for name, kind in _PEM.items():
             if (data := getattr(self, name)) is not None and kind not in data:
                 raise ValueError(f"{name} is no PEM file with {kind.decode()}-----")
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a channel gets to a target."""
+
+    target: str  # the target for gRPC
+    proxy: str | None = None  # the proxy's address and the variable that names it, for messages; None without one
+    name: str | None = None  # name to expect in a certificate, where `target` has another host
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,8 +92,17 @@ class Connection:
 
     def options(self) -> list[tuple[str, Any]]:
         """Make channel arguments."""
+        config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+        if self.attempts > 1:
+            policy = {
+                "maxAttempts": self.attempts, "backoffMultiplier": 2, "maxBackoff": "2s",
+                "initialBackoff": "0.1s",  # much less, and grpcio 1.85.1 hangs when jitter rounds it to 0 ms
+                "retryableStatusCodes": ["UNAVAILABLE"],
+            }  # fmt: skip
+            config["retryThrottling"] = {"maxTokens": 10, "tokenRatio": 0.1}
+            config["methodConfig"] = [{"name": [{"service": "dermserve.v1.Classifier"}], "retryPolicy": policy}]
         options: list[tuple[str, Any]] = [
-            ("grpc.service_config", json.dumps(self._service_config())),
+            ("grpc.service_config", json.dumps(config)),
             # The gateway limits photos, with a clearer error than the transport's.
             ("grpc.max_send_message_length", -1),
             ("grpc.max_receive_message_length", -1),
@@ -95,25 +119,6 @@ class Connection:
         if self.tls is not None and (name := self.tls.authority or self.way.name):
             options.append(("grpc.ssl_target_name_override", name))
         return options
-
-    def _service_config(self) -> dict[str, Any]:
-        config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
-        if self.attempts > 1:
-            policy = {
-                "maxAttempts": self.attempts,
-                "initialBackoff": "0.1s",  # much less, and grpcio 1.85.1 hangs when jitter rounds it to 0 ms
-                "maxBackoff": "2s",
-                "backoffMultiplier": 2,
-                "retryableStatusCodes": ["UNAVAILABLE"],
-            }
-            config["retryThrottling"] = {"maxTokens": 10, "tokenRatio": 0.1}
-            config["methodConfig"] = [{"name": [{"service": "dermserve.v1.Classifier"}], "retryPolicy": policy}]
-        return config
-
-    def call_metadata(self, request_id: str | None = None) -> tuple[tuple[str, str], ...]:
-        """Make a call's metadata."""
-        own = () if request_id is None else (("x-request-id", request_id),)
-        return (*self.metadata.items(), *own)
 
     def failure(self, error: Any, request_id: str | None = None) -> DermserveError:
         """Make an error from a grpc.RpcError."""
@@ -150,3 +155,83 @@ def _usual_roots() -> bytes | None:
     if _BEGIN not in roots:
         raise ValueError(f"SSL_CERT_FILE names {path}, which is no PEM file with {_BEGIN.decode()}-----")
     return roots
+
+
+def find_way(target: str, environment: Mapping[str, str] = os.environ) -> Way:
+    """Find the way to a gRPC target; raise ValueError for an invalid proxy.
+
+    `localhost` becomes 127.0.0.1, where `dermserve up` listens, because another program may listen on its other
+    address. Write [::1] for that one.
+    """
+    host, port = host_and_port(target)
+    if host == "localhost":
+        return Way(f"127.0.0.1:{port or 443}", name="localhost")
+    if host is None or _is_here(host):
+        return Way(target)
+    variable = next((name for name in _PROXIES if environment.get(name)), "")
+    bypasses = next((found for name in _BYPASSES if (found := environment.get(name))), "")
+    if not variable or any(_covers(entry, host, port) for entry in bypasses.replace(",", " ").split()):
+        return Way(target)
+    try:
+        url = urlsplit(environment[variable])
+        proxy = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
+        named = f"{proxy}:{url.port or 80} ({variable})"
+    except ValueError:
+        raise ValueError(f"{variable} is not the URL of a proxy: give http://HOST:PORT") from None
+    return Way(target, proxy=named if url.scheme == "http" and proxy else None)  # gRPC leaves other schemes aside
+
+
+def host_and_port(target: str) -> tuple[str | None, str]:
+    """Take host and port out of a gRPC target; no host when it names none, as a socket's path does not."""
+    scheme, colon, rest = target.partition(":")
+    schemed = scheme in _NAMED or (scheme and not rest.split(",")[0].isdecimal())
+    if colon and schemed and not target.startswith("[") and ip_address(target) is None:
+        if scheme not in _NAMED:
+            return None, ""
+        target = rest.rpartition("/")[2]
+    host, port = _split(target.split(",")[0])
+    return host.lower().rstrip("."), port
+
+
+def _split(address: str) -> tuple[str, str]:
+    if address.startswith("["):
+        host, _, rest = address[1:].partition("]")
+        return host, rest.removeprefix(":")
+    if address.count(":") > 1:
+        return address, ""
+    host, _, port = address.partition(":")
+    return host, port
+
+
+def _is_here(host: str) -> bool:
+    if address := ip_address(host):
+        address = getattr(address, "ipv4_mapped", None) or address
+        return address.is_loopback or address.is_unspecified
+    return host.endswith(".localhost")
+
+
+def _covers(entry: str, host: str, port: str) -> bool:
+    """Tell whether an entry of no_proxy covers an address."""
+    if entry == "*":
+        return True
+    name, its_port = (entry, "") if "/" in entry else _split(entry.lower())
+    if its_port not in ("", port):
+        return False
+    address, network = ip_address(host), _network(name)
+    if address or network:
+        return address is not None and network is not None and address in network
+    name = name.lstrip("*").strip(".")
+    return name != "" and f".{host}".endswith(f".{name}")
+
+
+def _network(name: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_network(name, strict=False)
+    return None
+
+
+def ip_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Read an address; None for a name."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host)
+    return None

@@ -32,14 +32,10 @@ _HTTP_STATUS = re.compile(r"http2? header with status: (\d{3})", re.IGNORECASE)
 class DermserveError(Exception):
     """Base of every error of a call. `str()` gives what is wrong and what to do."""
 
-    status: str = "UNKNOWN"
-    """Name of the gRPC status code."""
-    reason: str = "UNKNOWN"
-    """Machine-readable and stable; the status's name where the server gave none."""
-    request_id: str | None = None
-    """Names the request in the gateway's logs."""
-    retry_after: float | None = None
-    """Seconds to wait before retrying; None if the server gave none."""
+    status: str = "UNKNOWN"  #: Name of the gRPC status code.
+    reason: str = "UNKNOWN"  #: Machine-readable and stable; the status's name where the server gave none.
+    request_id: str | None = None  #: Names the request in the gateway's logs.
+    retry_after: float | None = None  #: Seconds to wait before retrying; None if the server gave none.
 
     def __init__(
         self, message: str, *, status: str | None = None, reason: str | None = None, request_id: str | None = None
@@ -122,30 +118,21 @@ class Internal(DermserveError):
     status = "INTERNAL"
 
 
-_BY_STATUS: Mapping[str, type[DermserveError]] = {
-    "INVALID_ARGUMENT": InvalidRequest,
+_KINDS = (InvalidRequest, NotFound, NotReady, AccessDenied, Overloaded, DeadlineExceeded, Unavailable)
+_BY_STATUS: Mapping[str, type[DermserveError]] = {kind.status: kind for kind in _KINDS} | {
     "OUT_OF_RANGE": InvalidRequest,
-    "NOT_FOUND": NotFound,
-    "FAILED_PRECONDITION": NotReady,
     "UNAUTHENTICATED": AccessDenied,
-    "PERMISSION_DENIED": AccessDenied,
-    "RESOURCE_EXHAUSTED": Overloaded,
-    "DEADLINE_EXCEEDED": DeadlineExceeded,
-    "UNAVAILABLE": Unavailable,
     "CANCELLED": Unavailable,  # not by us: the server or a proxy cancelled the call
     "ABORTED": Unavailable,
 }
 
+_TOO_LARGE = "IMAGE_TOO_LARGE", "MESSAGE_TOO_LARGE"
+_OTHERS = (
+    "EMPTY_IMAGE", "IMAGE_TOO_COMPLEX", "IMAGE_TOO_SMALL", "TOO_MANY_PIXELS", "UNDECODABLE_IMAGE", "UNSUPPORTED_FORMAT",
+)  # fmt: skip
 PHOTO_REASONS: Mapping[str, type[InvalidPhoto]] = {
-    "EMPTY_IMAGE": InvalidPhoto,
-    "IMAGE_TOO_COMPLEX": InvalidPhoto,
-    "IMAGE_TOO_LARGE": TooLarge,
-    "IMAGE_TOO_SMALL": InvalidPhoto,
-    "MESSAGE_TOO_LARGE": TooLarge,
-    "TOO_MANY_PIXELS": InvalidPhoto,
-    "UNDECODABLE_IMAGE": InvalidPhoto,
-    "UNSUPPORTED_FORMAT": InvalidPhoto,
-}
+    **dict.fromkeys(_TOO_LARGE, TooLarge), **dict.fromkeys(_OTHERS, InvalidPhoto)
+}  # fmt: skip
 """Reasons that blame the photo, whatever the status."""
 
 

@@ -14,8 +14,7 @@ from dermserve.v1 import classifier_pb2
 
 Photo: TypeAlias = bytes | str | os.PathLike[str]
 """A photo: the bytes of a JPEG, PNG or WebP file, or the path of one."""
-Item: TypeAlias = Photo | tuple[str, Photo]
-"""A photo, or the caller's id for it and the photo."""
+Item: TypeAlias = Photo | tuple[str, Photo]  #: A photo, or the caller's id for it and the photo.
 Prepare: TypeAlias = Callable[[bytes], classifier_pb2.ClassifyRequest]
 
 MOST_BYTES = 2**29
@@ -27,10 +26,8 @@ _REASONS = {errno.ENOENT: "FILE_NOT_FOUND", errno.EISDIR: "IS_A_DIRECTORY"}
 class TtaMode(StrEnum):
     """Test-time augmentation: how many views of a photo the model sees."""
 
-    NONE = "none"
-    """The photo as it is."""
-    FULL = "full"
-    """All ten standard views, averaged."""
+    NONE = "none"  #: The photo as it is.
+    FULL = "full"  #: All ten standard views, averaged.
     ADAPTIVE = "adaptive"
     """The photo as it is; more views, up to ten, where they may change the answer, by the model's card."""
 
@@ -38,8 +35,7 @@ class TtaMode(StrEnum):
 def preparer(*, model: str, version: int | None, label: str | None, tta: TtaMode | str) -> Prepare:
     """Check what all photos of a call share, and return what makes a request of each.
 
-    Raises:
-        ValueError: no model, both a version and a label, a version below 1, or a TTA mode that does not exist.
+    Raises ValueError: no model, both a version and a label, a version below 1, or a TTA mode that does not exist.
     """
     if not model:
         raise ValueError('name a model, for example model="resnet50"')

@@ -39,12 +39,9 @@ class OpenEnum(StrEnum):
 class Verdict(OpenEnum):
     """Whether a prediction may be used. One that is new to this client is `UNKNOWN_<number>`: treat it as UNCERTAIN."""
 
-    CONFIDENT = "CONFIDENT"
-    """The malignancy risk is LOW or HIGH and may be trusted as far as the card says."""
-    UNCERTAIN = "UNCERTAIN"
-    """The model abstains: show no class as the answer. There may still be a malignancy risk."""
-    REJECTED = "REJECTED"
-    """Not a usable photo of skin."""
+    CONFIDENT = "CONFIDENT"  #: The malignancy risk is LOW or HIGH and may be trusted as far as the card says.
+    UNCERTAIN = "UNCERTAIN"  #: The model abstains: show no class as the answer. There may still be a malignancy risk.
+    REJECTED = "REJECTED"  #: Not a usable photo of skin.
 
 
 class Reason(OpenEnum):
@@ -66,76 +63,51 @@ class Reason(OpenEnum):
 class RiskLevel(OpenEnum):
     """The level of a malignancy risk. One that this client does not know is `UNKNOWN_<number>`: treat it as HIGH."""
 
-    LOW = "LOW"
-    """Below the card's rule-out threshold, in a confident answer."""
-    INTERMEDIATE = "INTERMEDIATE"
-    """Cancer can't be ruled out."""
-    HIGH = "HIGH"
-    """At or above the card's rule-in threshold."""
+    LOW = "LOW"  #: Below the card's rule-out threshold, in a confident answer.
+    INTERMEDIATE = "INTERMEDIATE"  #: Cancer can't be ruled out.
+    HIGH = "HIGH"  #: At or above the card's rule-in threshold.
 
 
 @dataclass(frozen=True, slots=True)
 class MalignancyRisk:
     """How probable it is that the lesion is malignant."""
 
-    level: RiskLevel
-    """What the probability means, by the card's thresholds."""
-    probability: float
-    """Sum of the probabilities of the malignant classes, in [0, 1]; the mean over the views used."""
-    std: float
-    """Population standard deviation of that sum over the views used; 0 with one view."""
+    level: RiskLevel  #: What the probability means, by the card's thresholds.
+    probability: float  #: Sum of the probabilities of the malignant classes, in [0, 1]; the mean over the views used.
+    std: float  #: Population standard deviation of that sum over the views used; 0 with one view.
 
 
 @dataclass(frozen=True, slots=True)
 class ClassScore:
     """One class of a prediction."""
 
-    code: str
-    """Short code, for example "mel"."""
-    name: str
-    """Full name, for example "melanoma"."""
-    probability: float
-    """Calibrated, in [0, 1]; the mean over the views used."""
-    std: float
-    """Population standard deviation of the probability over the views used; 0 with one view."""
-    common_name: str
-    """Word for people who are not physicians, for example "mole"."""
-    malignant: bool
-    """Whether the class counts towards the malignancy risk."""
+    code: str  #: Short code, for example "mel".
+    name: str  #: Full name, for example "melanoma".
+    probability: float  #: Calibrated, in [0, 1]; the mean over the views used.
+    std: float  #: Population standard deviation of the probability over the views used; 0 with one view.
+    common_name: str  #: Word for people who are not physicians, for example "mole".
+    malignant: bool  #: Whether the class counts towards the malignancy risk.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:
     """The answer of a model version for one photo. A screening aid, never a diagnosis."""
 
-    model: str
-    """Model that answered."""
-    version: int
-    """Version that answered, for all views."""
-    classes: tuple[ClassScore, ...]
-    """All classes, the most probable first; empty when the verdict is REJECTED."""
-    malignancy: MalignancyRisk | None
-    """None when the photo was rejected, or the model is untrained or uncalibrated."""
-    named_class: str
-    """Code of the class that may be named as the answer; empty: name none."""
-    verdict: Verdict
-    """Whether the prediction may be used at all."""
-    reasons: tuple[Reason, ...]
-    """Why the verdict is not CONFIDENT; empty when it is."""
-    views_used: int
-    """Views the probabilities are the mean of."""
-    views_asked: int
-    """Views the TTA mode called for."""
+    model: str  #: Model that answered.
+    version: int  #: Version that answered, for all views.
+    classes: tuple[ClassScore, ...]  #: All classes, the most probable first; empty when the verdict is REJECTED.
+    malignancy: MalignancyRisk | None  #: None when the photo was rejected, or the model is untrained or uncalibrated.
+    named_class: str  #: Code of the class that may be named as the answer; empty: name none.
+    verdict: Verdict  #: Whether the prediction may be used at all.
+    reasons: tuple[Reason, ...]  #: Why the verdict is not CONFIDENT; empty when it is.
+    views_used: int  #: Views the probabilities are the mean of.
+    views_asked: int  #: Views the TTA mode called for.
     timings_ms: Mapping[str, float]
     """Wall time of `decode`, `plan`, `predict` and `reduce`, and `total`, from the request's arrival to its answer."""
-    request_id: str
-    """Names this request in the gateway's logs."""
-    notice: str
-    """What to tell a person, in English, to be shown with the answer."""
-    weights_digest: str
-    """SHA-256 of the weights that answered."""
-    gateway_version: str
-    """Version of dermserve that the gateway runs."""
+    request_id: str  #: Names this request in the gateway's logs.
+    notice: str  #: What to tell a person, in English, to be shown with the answer.
+    weights_digest: str  #: SHA-256 of the weights that answered.
+    gateway_version: str  #: Version of dermserve that the gateway runs.
 
     @property
     def named(self) -> ClassScore | None:
@@ -163,16 +135,11 @@ class VersionState(OpenEnum):
 class ModelVersion:
     """One version of a model."""
 
-    version: int
-    """The number of its directory in the store."""
-    state: VersionState
-    """State in the model server."""
-    labels: tuple[str, ...]
-    """Labels that point to it."""
-    ready: bool
-    """Whether the gateway has read its card, so that it can answer."""
-    card: card_pb2.Card | None
-    """The card; None from `models()`, and for versions that can't answer."""
+    version: int  #: The number of its directory in the store.
+    state: VersionState  #: State in the model server.
+    labels: tuple[str, ...]  #: Labels that point to it.
+    ready: bool  #: Whether the gateway has read its card, so that it can answer.
+    card: card_pb2.Card | None  #: The card; None from `models()`, and for versions that can't answer.
 
     def to_dict(self) -> dict[str, Any]:
         """Make plain JSON values; `card` is the card's proto3 JSON, absent when there is none."""
@@ -186,10 +153,8 @@ class ModelVersion:
 class Model:
     """A model and its versions."""
 
-    name: str
-    """For example "resnet50"."""
-    versions: tuple[ModelVersion, ...]
-    """Versions the model server knows, newest first."""
+    name: str  #: For example "resnet50".
+    versions: tuple[ModelVersion, ...]  #: Versions the model server knows, newest first.
 
     @property
     def ready(self) -> bool:

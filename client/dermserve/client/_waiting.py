@@ -1,19 +1,31 @@
-"""How the two clients wait. Each call is written once, as a coroutine.
+"""How the two clients wait, and `classify_many` of both. Each call is written once, as a coroutine.
 
 The asyncio client awaits it. In the synchronous client nothing that the coroutine awaits ever suspends, so one step
-runs all of it.
+runs all of it. Of `classify_many` one thread takes photos, others send them, and their answers go into a queue.
 """
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import queue
+import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable, Sized
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
+
+from dermserve.client._errors import DeadlineExceeded, DermserveError, Unavailable
+from dermserve.client._request import Item, Photo, read_photo
+from dermserve.client._values import Prediction
 
 P = ParamSpec("P")
 T = TypeVar("T")
+DEFAULT_IN_FLIGHT = 4
+_FIRST_ALONE = 0.25
+"""Most seconds to wait for the answer to an iterator's first photo before taking the second: a generator may need that
+answer for the next photo."""
 
 
 class Blocking:
@@ -107,3 +119,131 @@ def _iterate(described: AsyncGenerator[T, None]) -> Generator[T, None, None]:
                 yield finish(anext(described))
     finally:
         finish(described.aclose())
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Result of one photo of `classify_many`: exactly one of `prediction` and `error` is set."""
+
+    index: int  #: Position of the photo in the input, from 0.
+    id: str  #: The caller's id; for a path given without one, the path; for bytes, their index.
+    prediction: Prediction | None = None  #: The prediction; None if the photo failed.
+    error: DermserveError | None = None  #: Why the photo failed; None if it was classified.
+
+    def result(self) -> Prediction:
+        """Return the prediction, or raise the error."""
+        if self.prediction is None:
+            raise self.error or AssertionError("an answer holds a prediction or an error")
+        return self.prediction
+
+
+class Many:
+    """One `classify_many`. It is also how its threads wait: their calls and pauses end when the iteration does.
+
+    Args:
+        ask: sends a photo, with how to wait, the monotonic time to give up, and whether to wait for a connection.
+        deadline: seconds for each photo.
+        in_flight: most photos that are sent and not answered.
+    """
+
+    def __init__(
+        self, ask: Callable[[bytes, "Many", float, bool], Prediction], *, deadline: float, in_flight: int
+    ) -> None:
+        if in_flight < 1:
+            raise ValueError(f"in_flight must be at least 1, not {in_flight}")
+        self._ask = ask
+        self._deadline = deadline
+        self._in_flight = in_flight
+        self._events: Blocking | OnLoop
+        self._room = threading.Semaphore(in_flight)
+        self._answered = threading.Event()
+        self._stopped = threading.Event()
+        self._heard = False
+        self._calls: set[Any] = set()
+
+    async def answers(self, photos: Iterable[Item], waiter: type[Blocking | OnLoop]) -> AsyncGenerator[Answer, None]:
+        """Yield an answer for each photo."""
+        self._events = waiter()
+        pool = ThreadPoolExecutor(self._in_flight, "dermserve-photos")
+        context = contextvars.copy_context()  # the caller's, in which its iterator runs
+        threading.Thread(target=context.run, args=(self._take, photos, pool), daemon=True).start()
+        given, total, failure = 0, -1, None
+        try:
+            while given != total:
+                event = await self._events.get()
+                if isinstance(event, Answer):
+                    given += 1
+                    yield event
+                    self._answered.set()
+                    self._room.release()
+                elif isinstance(event, BaseException):
+                    raise event
+                else:
+                    total, failure = event
+            if failure is not None:
+                raise failure
+        finally:
+            self._stopped.set()
+            self._room.release()  # a thread that waits for the next photo is left behind
+            for call in [*self._calls]:
+                call.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _take(self, photos: Iterable[Item], pool: ThreadPoolExecutor) -> None:
+        """Take a photo when there is room for it; it may block on the next one."""
+        alone, taken, failure = 0.0 if isinstance(photos, Sized) else _FIRST_ALONE, 0, None
+        try:
+            items = enumerate(photos)
+            while self._room.acquire() and not self._stopped.is_set() and (numbered := next(items, None)):
+                pool.submit(self._answer, *numbered)
+                taken += 1
+                self._answered.wait(alone)
+        except BaseException as error:  # the caller's own: raised where the caller is
+            failure = error
+        self._events.put((taken, failure))
+
+    def _answer(self, index: int, item: Item) -> None:
+        try:
+            name, photo = item if isinstance(item, tuple) else (_name(index, item), item)
+            try:
+                answer = Answer(index, name, prediction=self._classify(read_photo(photo)))
+            except DermserveError as error:
+                answer = Answer(index, name, error=error)
+            self._events.put(answer)
+        except BaseException as error:  # the item is no photo, for example
+            self._events.put(error)
+
+    def _classify(self, image: bytes) -> Prediction:
+        """Send a photo; again, once the gateway is back, if it went away after it had answered others."""
+        end, heard = time.monotonic() + self._deadline, self._heard
+        try:
+            try:
+                prediction = self._ask(image, self, end, heard)
+            except Unavailable as error:
+                if error.reason != error.status or not self._heard:  # the gateway says so, or there is none
+                    raise
+                prediction = self._ask(image, self, end, True)
+        except (DeadlineExceeded, Unavailable):
+            self._heard = False
+            raise
+        self._heard = True
+        return prediction
+
+    async def call(self, method: Any, request: Any, **options: Any) -> Any:
+        """Call a method of a stub."""
+        call = method.future(request, **options)
+        self._calls.add(call)
+        try:
+            if self._stopped.is_set():
+                call.cancel()
+            return call.result()
+        finally:
+            self._calls.discard(call)
+
+    async def sleep(self, seconds: float) -> None:
+        """Pause, or less when the iteration ends."""
+        self._stopped.wait(seconds)
+
+
+def _name(index: int, photo: Photo) -> str:
+    return str(index) if isinstance(photo, bytes) else str(photo)

@@ -10,28 +10,21 @@ from google.rpc import code_pb2
 
 from dermserve.v1 import classifier_pb2
 
-UNANSWERED = "UNANSWERED"
-"""Status of a stream's photo that got no answer although the stream ended without an error."""
+UNANSWERED = "UNANSWERED"  # status of a stream's photo that got no answer although the stream ended without an error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
     """The result of one call, or of one photo of a stream."""
 
-    method: str
-    """"Classify" or "ClassifyStream"; of another service or method, its last part."""
+    method: str  # "Classify" or "ClassifyStream"; of another service or method, its last part
     model: str
-    mode: str
-    """"NONE", "FULL" or "ADAPTIVE"."""
-    status: str
-    """Name of the gRPC status."""
-    began: float
-    """In seconds of the clock."""
-    milliseconds: float
-    """From when it was due, or else began, to its answer."""
+    mode: str  # "NONE", "FULL" or "ADAPTIVE"
+    status: str  # name of the gRPC status
+    began: float  # in seconds of the clock
+    milliseconds: float  # from when it was due, or else began, to its answer
     response_bytes: int = 0
-    message: str = ""
-    """The error's message."""
+    message: str = ""  # the error's message
 
     @property
     def name(self) -> str:
@@ -46,12 +39,9 @@ class ReportCalls(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInter
     """
 
     def __init__(
-        self,
-        report: Callable[[Call], object],
-        *,
-        due: Callable[[], float | None] = lambda: None,
+        self, report: Callable[[Call], object], *, due: Callable[[], float | None] = lambda: None,
         clock: Callable[[], float] = time.perf_counter,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._report = report
         self._due = due
         self._clock = clock
@@ -64,8 +54,7 @@ class ReportCalls(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInter
         def report(ended: Any) -> None:
             status = ended.code()
             answer = ended.result() if status is grpc.StatusCode.OK else None
-            seconds = self._clock() - (began if due is None else due)
-            self._report(_call(method, request, answer, began, seconds, status.name, ended.details()))
+            self._end(method, request, began, due, status.name, ended.details() or "", answer)
 
         call = continuation(details, request)
         call.add_done_callback(report)
@@ -83,8 +72,7 @@ class ReportCalls(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInter
         def end(name: str, status: str, message: str = "", answer: Any = None) -> None:
             if name in sent:  # of two answers only the first counts
                 began, request = sent.pop(name)
-                seconds = self._clock() - began
-                self._report(_call("ClassifyStream", request, answer, began, seconds, status, message))
+                self._end("ClassifyStream", request, began, None, status, message, answer)
 
         def answers() -> Iterator[Any]:
             status, message = UNANSWERED, "the stream ended without an answer to this photo"
@@ -104,19 +92,14 @@ class ReportCalls(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInter
 
         return answers()
 
-
-def _call(
-    method: str, request: Any, answer: Any, began: float, seconds: float, status: str, message: str | None
-) -> Call:
-    classify = isinstance(request, classifier_pb2.ClassifyRequest)
-    mode = classifier_pb2.TtaMode.Name(request.tta or classifier_pb2.TTA_MODE_NONE) if classify else ""
-    return Call(
-        method=method,
-        model=request.model.name if classify else "",
-        mode=mode.removeprefix("TTA_MODE_"),
-        status=status,
-        message="" if status == "OK" else message or "",
-        began=began,
-        milliseconds=seconds * 1000,
-        response_bytes=answer.ByteSize() if answer is not None else 0,
-    )
+    def _end(
+        self, method: str, request: Any, began: float, due: float | None, status: str, message: str, answer: Any
+    ) -> None:
+        classify = isinstance(request, classifier_pb2.ClassifyRequest)
+        mode = classifier_pb2.TtaMode.Name(request.tta or classifier_pb2.TTA_MODE_NONE) if classify else ""
+        self._report(Call(
+            method=method, model=request.model.name if classify else "", mode=mode.removeprefix("TTA_MODE_"),
+            status=status, message="" if status == "OK" else message, began=began,
+            milliseconds=(self._clock() - (began if due is None else due)) * 1000,
+            response_bytes=answer.ByteSize() if answer is not None else 0,
+        ))  # fmt: skip

@@ -1,12 +1,10 @@
 """`dermserve-loadtest capacity`: the highest rate within a threshold, the scalability law, and the limit."""
 
-import functools
 import json
 import math
 import pathlib
 import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,31 +14,24 @@ import numpy as np
 import psutil
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from scipy.optimize import OptimizeWarning, curve_fit
+from scipy.optimize import lsq_linear
 from scipy.special import bdtr, bdtrc
 
-from dermserve.loadtest.cli import CALL_OPTIONS, FOLDER, duration, under_test, write_file
-from dermserve.loadtest.drive import Server, more_gateways, run, say
+from dermserve.loadtest.cli import CALL_OPTIONS, FOLDER, duration, under_test
+from dermserve.loadtest.drive import Server, run, say
 from dermserve.loadtest.machine import describe_machine
 from dermserve.loadtest.report import STYLE
-from dermserve.loadtest.result import table
+from dermserve.loadtest.result import milliseconds, table
 from dermserve.loadtest.scenario import Part, Scenario, ScenarioError
-from dermserve.loadtest.slo import milliseconds
 from dermserve.models.durable import write_durably
 from dermserve.models.options import Number, add_options
 
-SHARES = {"p50": 0.5, "p95": 0.05, "p99": 0.01}
-"""Share of the calls that may be slower than the threshold, by its name."""
-CONFIDENCE = 0.9
-"""Of a verdict on a rate; a p99 takes 230 calls if none is slow."""
-_FULL = 0.85
-"""Share of a core from which a process is full."""
-_LEAST = 1 / 16
-"""Share of the most answers a second: below it, a breached threshold is not caused by the load."""
+SHARES = {"p50": 0.5, "p95": 0.05, "p99": 0.01}  # share of the calls that may be slower than the threshold, by its name
+CONFIDENCE = 0.9  # of a verdict on a rate; a p99 takes 230 calls if none is slow
+_FULL = 0.85  # share of a core from which a process is full
+_LEAST = 1 / 16  # share of the most answers a second: below it, a breached threshold is not caused by the load
 _MARGIN = 1.25
-_ROOM = 1.5
-"""Factor on the calls that a verdict needs, as a few of them may be slow."""
+_ROOM = 1.5  # factor on the calls that a verdict needs, as a few of them may be slow
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +41,9 @@ class Law:
     After Gunther, "A general theory of computational scalability based on rational functions", 2008.
     """
 
-    rate: float
-    """λ: answers a second of a lone caller."""
-    contention: float
-    """σ: the share that must queue."""
-    coherence: float
-    """κ: the cost of callers to each other."""
+    rate: float  # λ: answers a second of a lone caller
+    contention: float  # σ: the share that must queue
+    coherence: float  # κ: the cost of callers to each other
 
     def __str__(self) -> str:
         return f"λ {self.rate:.2f}/s, σ {self.contention:.3f}, κ {self.coherence:.5f}"
@@ -70,21 +58,15 @@ class Law:
 class Point:
     """One run."""
 
-    rate: float | None
-    """Calls due a second; None for a closed loop."""
+    rate: float | None  # calls due a second; None for a closed loop
     callers: int
     gateways: int
-    answers: float
-    """A second."""
-    p50: float | None
-    """Milliseconds, as p99; None without answers."""
+    answers: float  # a second
+    p50: float | None  # milliseconds, as p99; None without answers
     p99: float | None
-    calls: int
-    """Those that came due and were never started included."""
-    slow: int
-    """Calls that were not answered within the threshold."""
-    cores: dict[str, float]
-    """Mean cores busy, by process; "machine" for all, "generator" and the like for ours."""
+    calls: int  # those that came due and were never started included
+    slow: int  # calls that were not answered within the threshold
+    cores: dict[str, float]  # mean cores busy, by process; "machine" for all, "generator" and the like for ours
 
     @property
     def server_cores(self) -> dict[str, float]:
@@ -98,16 +80,12 @@ class Capacity:
 
     model: str
     mode: str
-    kept: float
-    """Highest rate that was shown to keep the threshold, by bisection, with one gateway; 0 if none."""
-    broken: float
-    """Lowest rate above that which breaks it, or was not shown to keep it; infinite if none."""
+    kept: float  # highest rate that was shown to keep the threshold, by bisection, with one gateway; 0 if none
+    broken: float  # lowest rate above that which breaks it, or was not shown to keep it; infinite if none
     open_points: tuple[Point, ...]
     closed_points: tuple[Point, ...]
-    laws: dict[int, Law]
-    """By number of gateway processes."""
-    why: str
-    """The limit, as a sentence."""
+    laws: dict[int, Law]  # by number of gateway processes
+    why: str  # the limit, as a sentence
 
     @property
     def rates(self) -> str:
@@ -182,16 +160,11 @@ def fit_laws(points: Sequence[Point]) -> dict[int, Law]:
         if len(having) < 3:
             continue
         counts, seen = np.array(list(having), float), np.array(list(having.values()))
-        start, bounds = (float(np.max(seen / counts)), 0.1, 1e-4), ((0, 0, 0), (np.inf, 1, 1))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", OptimizeWarning)  # about the covariance, which is not used
-            found, _ = curve_fit(_throughput, counts, seen, p0=start, bounds=bounds, maxfev=20_000)
-        laws[gateways] = Law(*found.tolist())
+        # N / X(N) is linear in 1/λ, σ/λ and κ/λ; weighted so that the errors of X are what is least.
+        terms, weights = np.stack([counts**0, counts - 1, counts * (counts - 1)], axis=1), seen**2 / counts
+        lone, *others = lsq_linear(terms * weights[:, None], counts / seen * weights, bounds=(1e-12, np.inf)).x.tolist()
+        laws[gateways] = Law(1 / lone, *(each / lone for each in others))
     return laws
-
-
-def _throughput(callers: NDArray[np.float64], rate: float, contention: float, coherence: float) -> NDArray[np.float64]:
-    return np.asarray(rate * callers / (1 + (callers - 1) * (contention + coherence * callers)), np.float64)
 
 
 def too_slow_already(points: Sequence[Point], threshold: float) -> str:
@@ -224,7 +197,8 @@ def explain(point: Point, *, cores: int) -> str:
 @dataclass(frozen=True, kw_only=True)
 class _Search:
     base: Scenario  # of every probe, but for its load
-    servers: Mapping[int, Server]  # by number of gateway processes
+    server: Server
+    gateways: int  # most of them
     processes: int  # that generate
     limit: str  # a key of SHARES
     threshold: float  # milliseconds that it must keep within
@@ -236,7 +210,7 @@ class _Search:
     def find(self, part: Part) -> Capacity:
         """Find the capacity for one model and mode."""
         closed, opened = list[Point](), list[Point]()
-        for gateways in self.servers:
+        for gateways in range(1, self.gateways + 1):
             for callers in self.callers:
                 point = self._run(part, self.seconds, gateways=gateways, users=callers)
                 p99 = "no answer" if point.p99 is None else f"p99 {point.p99:.0f} ms"
@@ -248,13 +222,9 @@ class _Search:
         if hopeless := too_slow_already(alone, self.threshold):
             why = f"{hopeless}; {why}"
         elif best.answers > 0:
-            kept, broken = bisect(
-                lambda rate: self._keeps(part, rate, opened),
-                start=max(best.answers / 2, 0.1),
-                precision=self.precision,
-                least=best.answers * _LEAST,
-                most=best.answers * _MARGIN,
-            )
+            least, most = best.answers * _LEAST, best.answers * _MARGIN
+            bounds = {"start": max(best.answers / 2, 0.1), "least": least, "most": most}
+            kept, broken = bisect(lambda rate: self._keeps(part, rate, opened), precision=self.precision, **bounds)
         return Capacity(
             model=part.model, mode=part.mode, kept=kept, broken=broken, open_points=tuple(opened),
             closed_points=tuple(closed), laws=fit_laws(closed), why=why,
@@ -280,10 +250,10 @@ class _Search:
     def _run(
         self, part: Part, seconds: float, *, gateways: int = 1, rate: float | None = None, users: int = 0
     ) -> Point:
-        server = self.servers[gateways]
+        target = self.server.target if gateways == 1 else f"ipv4:{','.join(self.server.gateways[:gateways])}"
         load = {"rate": rate, "users": users, "run_time": seconds + self.base.warm_up}
-        scenario = self.base.model_copy(update={"mix": (part,), "target": server.target, **load})
-        result = run(scenario, server, processes=self.processes, quiet=True)
+        scenario = self.base.model_copy(update={"mix": (part,), "target": target, **load})
+        result = run(scenario, self.server, processes=self.processes, quiet=True)
         row, pace = result.all, result.data["pace"]
         calls = row.calls + max(0, pace["wanted"] - pace["started"])
         in_time = sum(count for ms, count in row.latency.items() if ms <= self.threshold)
@@ -296,28 +266,22 @@ class _Search:
 @click.command()
 @CALL_OPTIONS
 @add_options(
-    click.option("--slo", default="p99=500ms", show_default=True, help="Threshold to keep: p50, p95 or p99."),
+    click.option("--slo", default="p99=500ms", help="Threshold to keep: p50, p95 or p99."),
+    click.option("--precision", type=Number(0.01, 0.5), default=0.05, help="Relative precision of the rate."),
     click.option(
-        "--precision", type=Number(0.01, 0.5), default=0.05, show_default=True, help="Relative precision of the rate."
-    ),
-    click.option(
-        "--probe", type=duration, default="20s", show_default=True,
+        "--probe", type=duration, default="20s",
         help="Length of one probe; longer where a rate is so low that all its probes would not suffice to judge it.",
     ),
     click.option(
-        "--probes", type=click.IntRange(1), default=6, show_default=True,
+        "--probes", type=click.IntRange(1), default=6,
         help="Most probes of one rate, before it counts as not kept.",
     ),
+    click.option("--callers", default="1,2,4,8,16,32", help="Numbers of callers for the closed loops."),
     click.option(
-        "--callers", default="1,2,4,8,16,32", show_default=True, help="Numbers of callers for the closed loops."
-    ),
-    click.option(
-        "--gateways", type=click.IntRange(1, 16), default=1, show_default=True,
+        "--gateways", type=click.IntRange(1, 16), default=1,
         help="With --local: measure the law for 1 to N gateway processes.",
     ),
-    click.option(
-        "--out", type=FOLDER, default="build/capacity", show_default=True, help="For capacity.json and capacity.png."
-    ),
+    click.option("--out", type=FOLDER, default="build/capacity", help="For capacity.json and capacity.png."),
 )  # fmt: skip
 def capacity(
     slo: str, precision: float, probe: float, probes: int, callers: str, gateways: int, processes: int,
@@ -336,22 +300,20 @@ def capacity(
     out.mkdir(parents=True, exist_ok=True)
     options |= {"users": 1, "run_time": probe + options["warm_up"]}
     machine, found = describe_machine(), list[Capacity]()
-    with under_test(options) as (base, alone):
+    with under_test({**options, "gateways": gateways}) as (base, server):
         if any(part.stream for part in base.mix):
             raise ScenarioError("capacity is found for single calls: leave streams out of --mix")
-        models = sorted({part.model for part in base.mix})
-        with more_gateways(alone, models=models, most=gateways) as servers:
-            search = _Search(
-                base=base, servers=servers, processes=processes, limit=limit, threshold=threshold,
-                precision=precision, seconds=probe, probes=probes,
-                callers=sorted({int(count) for count in callers.split(",")}),
-            )  # fmt: skip
-            for part in base.mix:  # write the results so far after each
-                say(f"{part.model} {part.mode}")
-                found.append(search.find(part))
-                content = {"machine": machine, "capacity": [each.to_json() for each in found]}
-                write_file(out / "capacity.json", functools.partial(write_durably, text=json.dumps(content, indent=1)))
-                write_file(out / "capacity.png", functools.partial(_plot, found, limit, threshold))
+        search = _Search(
+            base=base, server=server, gateways=gateways, processes=processes, limit=limit, threshold=threshold,
+            precision=precision, seconds=probe, probes=probes,
+            callers=sorted({int(count) for count in callers.split(",")}),
+        )  # fmt: skip
+        for part in base.mix:  # write the results so far after each
+            say(f"{part.model} {part.mode}")
+            found.append(search.find(part))
+            content = {"machine": machine, "capacity": [each.to_json() for each in found]}
+            write_durably(out / "capacity.json", json.dumps(content, indent=1))
+            _plot(found, limit, threshold, out / "capacity.png")
     click.echo(_table(found, slo))
     say(f"plot: {out / 'capacity.png'}")
 

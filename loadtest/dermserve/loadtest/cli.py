@@ -1,46 +1,32 @@
-"""`dermserve-loadtest`: run, worker, capacity.
-
-Exit codes: 0 all thresholds kept, 1 a threshold breached or the test failed, 2 wrong usage, 3 no server, 4 thresholds
-kept, but the generator did not keep its rate, so that they prove nothing, 130 interrupted.
-"""
+"""`dermserve-loadtest`: run, worker, capacity."""
 
 import contextlib
-import functools
 import pathlib
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import click
 import pydantic
 
-from dermserve.cli.lazy import Entry, LazyGroup
+from dermserve.cli.root import Entry, LazyGroup
 from dermserve.cli.server import TLS_OPTIONS, tls_options
-from dermserve.loadtest.drive import (
-    Server,
-    address_options,
-    check_server,
-    run,
-    run_worker,
-    say,
-    server_under_test,
-    tell_master,
-)
-from dermserve.loadtest.result import Result, summary
+from dermserve.loadtest import drive
+from dermserve.loadtest.drive import Server, say
+from dermserve.loadtest.result import Finding, Result, check, findings_table, read_slos, summary
 from dermserve.loadtest.scenario import (
     MODES,
     SHAPES,
-    LoadTestError,
     Scenario,
     ScenarioError,
+    ServerError,
     first_fault,
     load_photos,
     parse_mix,
     parse_seconds,
 )
-from dermserve.loadtest.slo import Finding, check, findings_table, read_slos
-from dermserve.local import DEFAULT_STORE
+from dermserve.local import DEFAULT_STORE, StackError
 from dermserve.local.child import ends_by_interrupt
 from dermserve.models.options import Number, add_options
 
@@ -54,15 +40,16 @@ _ENTRIES = {
     "worker": Entry(f"{_HERE}:worker", "Generate load for a run on another machine."),
     "capacity": Entry("dermserve.loadtest.capacity:capacity", "Find the highest rate that keeps a threshold."),
 }
+_SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 
-@click.group(cls=LazyGroup, entries=_ENTRIES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, entries=_ENTRIES, context_settings=_SETTINGS)
 @click.version_option(package_name="dermserve", prog_name="dermserve-loadtest")
 def main() -> None:
     """Load tests of a dermserve gateway: throughput, latency, errors and capacity.
 
-    Exit codes: 0 all thresholds kept, 1 one breached or the test failed, 2 wrong usage, 3 no server, 4 the generator
-    did not keep its rate, 130 interrupted.
+    Exit codes: 0 all thresholds kept, 1 one breached or the test failed, 2 wrong usage, 3 no server, 4 thresholds kept,
+    but the generator did not keep its rate, so that they prove nothing, 130 interrupted.
     """
 
 
@@ -75,7 +62,6 @@ def duration(text: str) -> float:
 
 
 def _address(text: str) -> str:
-    """Read HOST:PORT."""
     host, _, port = text.rpartition(":")
     if not (host and port.isdecimal() and int(port) < 65536):
         raise click.BadParameter(f"{text!r} is not HOST:PORT")
@@ -92,23 +78,20 @@ _PHOTOS = (
 CALL_OPTIONS = add_options(
     click.option("--server", metavar="HOST:PORT", envvar="DERMSERVE_SERVER", show_envvar=True, help="The gateway."),
     click.option("--local", is_flag=True, help="Start a model server and a gateway here, and stop them afterwards."),
-    click.option(
-        "--store", type=FOLDER, default=DEFAULT_STORE, envvar="DERMSERVE_STORE", show_default=True, show_envvar=True,
-        help="Store of --local.",
-    ),
-    click.option("--metrics", default="", metavar="URL", help="The gateway's metrics, http://HOST:PORT/metrics."),
+    click.option("--store", type=FOLDER, default=DEFAULT_STORE, envvar="DERMSERVE_STORE", show_envvar=True,
+                 help="Store of --local."),
+    click.option("--metrics", default="", show_default=False, metavar="URL",
+                 help="The gateway's metrics, http://HOST:PORT/metrics."),
     *TLS_OPTIONS,
     click.option(
-        "--mix", multiple=True, default=("all",), show_default=True, metavar="MODEL[:MODE[:N]][=WEIGHT]",
+        "--mix", multiple=True, default=("all",), metavar="MODEL[:MODE[:N]][=WEIGHT]",
         help=f"What to call; repeatable. MODE is {', '.join(MODES).lower()}; with N, a stream of N photos. "
         "`all`: everything.",
     ),
     *_PHOTOS,
-    click.option("--deadline", type=duration, default="10s", show_default=True, help="Of a call."),
-    click.option("--warm-up", type=duration, default="5s", show_default=True, help="Start of a test, not counted."),
-    click.option(
-        "--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="Generating processes."
-    ),
+    click.option("--deadline", type=duration, default="10s", help="Of a call."),
+    click.option("--warm-up", type=duration, default="5s", help="Start of a test, not counted."),
+    click.option("--processes", type=click.IntRange(1, 64), default=1, help="Generating processes."),
 )  # fmt: skip
 _LOCUSTFILE = click.option(
     "-f", "--locustfile", type=_FILE,
@@ -119,35 +102,25 @@ _LOCUSTFILE = click.option(
 @click.command("run")
 @CALL_OPTIONS
 @add_options(
-    click.option(
-        "--users", type=click.IntRange(0), default=0, help="Users at the peak. [default: 8, or what --rate needs]"
-    ),
-    click.option(
-        "--rate", type=float,
-        help="Calls due a second, over all users, however late the answers are (open loop).",
-    ),
-    click.option("--run-time", type=duration, default="1m", show_default=True, help="How long."),
-    click.option(
-        "--shape", type=click.Choice(list(SHAPES)), default="steady", show_default=True, help="Load over time."
-    ),
-    click.option("--expect-workers", type=click.IntRange(0), default=0, help="Wait for so many `worker`s elsewhere."),
-    click.option(
-        "--bind", type=_address, default="0.0.0.0:5557", show_default=True, help="HOST:PORT where those find this one."
-    ),
+    click.option("--users", type=click.IntRange(0), default=0, show_default=False,
+                 help="Users at the peak. [default: 8, or what --rate needs]"),
+    click.option("--rate", type=float,
+                 help="Calls due a second, over all users, however late the answers are (open loop)."),
+    click.option("--run-time", type=duration, default="1m", help="How long."),
+    click.option("--shape", type=click.Choice(list(SHAPES)), default="steady", help="Load over time."),
+    click.option("--expect-workers", type=click.IntRange(0), default=0, show_default=False,
+                 help="Wait for so many `worker`s elsewhere."),
+    click.option("--bind", type=_address, default="0.0.0.0:5557", help="HOST:PORT where those find this one."),
     click.option(
         "--web", type=_address, metavar="HOST:PORT", is_flag=False, flag_value="127.0.0.1:8089",
         help="Locust's web UI starts the test, instead of starting at once. [without a value: 127.0.0.1:8089]",
     ),
     _LOCUSTFILE,
     click.option("--slo", "slo_file", type=_FILE, help="TOML file of thresholds; a breach exits with 1."),
-    click.option(
-        "--max-error-rate", type=Number(0, 1), default=0.01, show_default=True,
-        help="Share of calls that may fail, more exits with 1.",
-    ),
+    click.option("--max-error-rate", type=Number(0, 1), default=0.01,
+                 help="Share of calls that may fail, more exits with 1."),
     click.option("--csv", type=click.Path(resolve_path=True), metavar="PREFIX", help="Also write Locust's CSV files."),
-    click.option(
-        "--out", type=FOLDER, default="build/loadtest", show_default=True, help=f"Folder for {_REPORT} and {_RESULT}."
-    ),
+    click.option("--out", type=FOLDER, default="build/loadtest", help=f"Folder for {_REPORT} and {_RESULT}."),
 )  # fmt: skip
 def run_command(
     slo_file: pathlib.Path | None, max_error_rate: float, csv: str | None, out: pathlib.Path, processes: int,
@@ -161,12 +134,12 @@ def run_command(
         raise click.UsageError("with --expect-workers give --photos and --side to each worker, and no --processes")
     out.mkdir(parents=True, exist_ok=True)
     slos = read_slos(slo_file) if slo_file else []
-    locust = address_options("--web", web) if web else ["--headless"]
+    locust = drive.address_options("--web", web) if web else ["--headless"]
     locust += [f"--csv={csv}"] if csv else []
     with under_test(options) as (scenario, server):
         if web:
             say(f"web UI: http://{web}; Ctrl-C ends it and writes the report")
-        result = run(
+        result = drive.run(
             scenario, server, processes=processes, expect_workers=expect_workers, bind=bind, locustfile=locustfile,
             locust=locust,
         )  # fmt: skip
@@ -183,11 +156,11 @@ def worker(master: str, photos: str | None, sides: tuple[int, ...], locustfile: 
         try:
             load_photos(photos)
         except ScenarioError as error:
-            tell_master(master, error.message)
+            drive.tell_master(master, error.message)
             raise
     with ends_by_interrupt():
         say(f"waiting for a run at {master}")
-        sys.exit(run_worker(master, photos=photos, sides=sides, locustfile=locustfile))
+        sys.exit(drive.run_worker(master, photos=photos, sides=sides, locustfile=locustfile))
 
 
 @contextlib.contextmanager
@@ -196,18 +169,21 @@ def under_test(options: Mapping[str, Any]) -> Iterator[tuple[Scenario, Server]]:
     try:
         given = {"target": options["server"] or "local", "mix": parse_mix(options["mix"]), "tls": tls_options(options)}
         scenario = Scenario(**{**options, **given})
-    except pydantic.ValidationError as error:
-        raise ScenarioError(first_fault(error)) from error
     except (OSError, ValueError) as error:
-        raise ScenarioError(str(error)) from error
+        raise ScenarioError(
+            first_fault(error) if isinstance(error, pydantic.ValidationError) else str(error)
+        ) from error
     if scenario.photos:
         load_photos(scenario.photos)
-    models = list(dict.fromkeys(part.model for part in scenario.mix))
     chosen = {name: options[name] for name in ("local", "store", "metrics")}
-    with ends_by_interrupt(), server_under_test(options["server"], **chosen, models=models) as server:
-        scenario = scenario.model_copy(update={"target": server.target})
-        check_server(scenario)
-        yield scenario, server
+    chosen |= {"models": sorted({part.model for part in scenario.mix}), "gateways": options.get("gateways", 1)}
+    try:
+        with ends_by_interrupt(), drive.server_under_test(options["server"], **chosen) as server:
+            scenario = scenario.model_copy(update={"target": server.target})
+            drive.check_server(scenario)
+            yield scenario, server
+    except StackError as error:
+        raise ServerError(str(error)) from error
 
 
 def _conclude(result: Result, findings: Sequence[Finding], out: pathlib.Path, *, max_error_rate: float) -> None:
@@ -219,8 +195,8 @@ def _conclude(result: Result, findings: Sequence[Finding], out: pathlib.Path, *,
         click.echo(f"\n{findings_table(findings)}")
     for warning in result.warnings:
         say(f"warning: {warning}")
-    write_file(out / _RESULT, functools.partial(result.write, slo=[asdict(each) for each in findings]))
-    write_file(out / _REPORT, functools.partial(write_report, result, findings))
+    result.write(out / _RESULT, slo=[asdict(each) for each in findings])
+    write_report(result, findings, out / _REPORT)
     say(f"report: {out / _REPORT}")
     faults = list(result.data["worker_faults"])
     if not result.all.calls:
@@ -232,11 +208,3 @@ def _conclude(result: Result, findings: Sequence[Finding], out: pathlib.Path, *,
     if faults or any(not each.kept for each in findings):
         sys.exit(_BREACHED)
     sys.exit(0 if result.kept_rate else _RATE_NOT_KEPT)
-
-
-def write_file(file: pathlib.Path, write: Callable[[pathlib.Path], None]) -> None:
-    """Write a file by a function. Raises LoadTestError: it can't be written."""
-    try:
-        write(file)
-    except OSError as error:
-        raise LoadTestError(f"{file}: {error.strerror}") from error

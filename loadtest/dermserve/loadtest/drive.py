@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import click
 import msgpack  # type: ignore[import-untyped]
@@ -20,13 +20,10 @@ from dermserve.client import Client, DermserveError
 from dermserve.loadtest.machine import describe_machine, sampling, scrape
 from dermserve.loadtest.result import Result
 from dermserve.loadtest.scenario import CANNOT_START, LoadTestError, Scenario, ScenarioError, ServerError
-from dermserve.local import Stack, StackError
-from dermserve.local.child import Child, wait_serving
-from dermserve.local.ports import HOST, free_port
-from dermserve.local.stack import GATEWAY_READY
+from dermserve.local import Stack
+from dermserve.local.child import HOST, Child, free_port
 
 _LOCUSTFILE = pathlib.Path(__file__).with_name("locustfile.py")
-_READY_TIMEOUT = 180.0
 _CHECK_TIMEOUT = 10.0
 _LOCUST_GRACE = 60.0
 _CHILD_GRACE = 15.0
@@ -35,11 +32,12 @@ _TELL_MS = 10_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Server:
-    """A server under test: its gateway's gRPC target and metrics, its local processes by name, its model server."""
+    """A server under test: its gateway's target and metrics, and if it is local its processes by name and addresses."""
 
     target: str
     metrics_url: str = ""
     pids: Mapping[str, int]
+    gateways: Sequence[str] = ()
     tfs_address: str = ""
 
 
@@ -50,58 +48,39 @@ def say(line: str) -> None:
 
 @contextlib.contextmanager
 def server_under_test(
-    address: str | None, *, local: bool, store: pathlib.Path, metrics: str, models: Sequence[str]
+    address: str | None, *, local: bool, store: pathlib.Path, metrics: str, models: Sequence[str], gateways: int
 ) -> Iterator[Server]:
-    """Return the gateway at an address, or run a model server and a gateway on free ports while the block lasts.
+    """Return the gateway at an address, or run the local one while the block lasts.
 
     Raises:
         ScenarioError: neither an address nor `local`, or both.
-        ServerError: the local servers don't start.
+        ServerError: the metrics can't be read.
+        StackError: the local servers don't start.
     """
     if local == (address is not None):
         raise ScenarioError("name the gateway with --server HOST:PORT, or start one here with --local")
-    if address is not None:
-        if metrics and scrape(metrics) is None:
-            raise ServerError(f"{metrics} shows no metrics: name the gateway's (its setting metrics_listen), or none")
-        yield Server(target=address, metrics_url=metrics, pids={})
+    if address is None:
+        with local_server(store, models, gateways) as server:
+            yield server
         return
-    listen = f"{HOST}:{free_port()}"
-    flags = ("--metrics-listen", listen)
-    stack = Stack(store=store, models=models, port=0, tfs_port=0, gateway_flags=flags, say=say)
-    with contextlib.ExitStack() as undo:
-        try:
-            undo.enter_context(stack)
-        except StackError as error:
-            raise ServerError(str(error)) from error
-        yield Server(
-            target=stack.gateway_address, metrics_url=f"http://{listen}/metrics", pids=dict(stack.pids),
-            tfs_address=stack.tfs_address,
-        )  # fmt: skip
+    if metrics and scrape(metrics) is None:
+        raise ServerError(f"{metrics} shows no metrics: name the gateway's (its setting metrics_listen), or none")
+    yield Server(target=address, metrics_url=metrics, pids={})
 
 
 @contextlib.contextmanager
-def more_gateways(server: Server, *, models: Sequence[str], most: int) -> Iterator[dict[int, Server]]:
-    """Run up to `most` gateways in front of a server's model server while the block lasts.
-
-    Returns a server for each number of gateways; its callers use them in turn. Raises ServerError: one does not start.
-    """
-    servers, addresses = {1: server}, [server.target]
-    command = [sys.executable, "-m", "dermserve.gateway", "--listen", "127.0.0.1:0", "--tfs", server.tfs_address]
-    command += [f"--model={model}" for model in models]
-    with contextlib.ExitStack() as undo:
-        for count in range(2, most + 1):
-            child = Child(command, name="gateway", log=lambda line: None, ready=GATEWAY_READY)
-            undo.callback(child.stop, grace=_CHILD_GRACE)
-            try:
-                address = child.wait_ready(timeout=_READY_TIMEOUT)[1]
-                wait_serving(address, timeout=_READY_TIMEOUT, children=[child])
-            except StackError as error:
-                raise ServerError(str(error)) from error
-            say(f"gateway {count} ready at {address}")
-            addresses.append(address)
-            pids = {**servers[count - 1].pids, f"gateway {count}": child.pid}
-            servers[count] = replace(server, target=f"ipv4:{','.join(addresses)}", pids=pids)
-        yield servers
+def local_server(store: pathlib.Path, models: Sequence[str], gateways: int = 1) -> Iterator[Server]:
+    """Run a model server and gateways, the first with metrics, on free ports while the block lasts."""
+    listen = f"{HOST}:{free_port()}"
+    stack = Stack(
+        store=store, models=models, port=0, tfs_port=0, gateways=gateways, gateway_flags=("--metrics-listen", listen),
+        say=say,
+    )  # fmt: skip
+    with stack:
+        yield Server(
+            target=stack.gateway_address, metrics_url=f"http://{listen}/metrics", pids=dict(stack.pids),
+            gateways=stack.gateway_addresses, tfs_address=stack.tfs_address,
+        )  # fmt: skip
 
 
 def check_server(scenario: Scenario) -> None:
@@ -134,14 +113,19 @@ def run(
     `locust` are further options of Locust. With `quiet`, for a probe of a search, none of its lines are printed, and an
     interrupt ends the search, too.
 
-    Raises:
-        LoadTestError: Locust ended without a result.
+    Raises LoadTestError: Locust ended without a result.
     """
     about = {"scenario": scenario.public(), "machine": describe_machine()}
     log: Callable[[str], None] = (lambda line: None) if quiet else say
     photos = _photos(scenario.photos, scenario.sides)
     environment = {"DERMSERVE_LOADTEST_SCENARIO": scenario.model_dump_json(), **photos}
-    command, started = [*_main(scenario, locustfile), *locust], processes if processes > 1 and not expect_workers else 0
+    started = processes if processes > 1 and not expect_workers else 0
+    # Without a locustfile or the web UI, the scenario's shape sets users and time instead.
+    command = _locust(
+        locustfile, "--only-summary", f"--host={scenario.target}", f"--users={scenario.peak_users}",
+        f"--spawn-rate={scenario.peak_users}", f"--run-time={round(scenario.run_time)}s",
+        f"--stop-timeout={math.ceil(scenario.deadline)}", *locust,
+    )  # fmt: skip
     if workers := expect_workers or started:
         bind = bind if expect_workers else f"{HOST}:{free_port()}"
         command += ["--master", *address_options("--master-bind", bind), f"--expect-workers={workers}"]
@@ -149,9 +133,8 @@ def run(
     lost: list[str] = []
 
     def ended(worker: Child) -> None:
-        died = worker.died()
-        if died and died.code and not main.died():
-            lost.append(str(died))
+        if worker.wait() and not main.died():
+            lost.append(str(worker.died()))
             main.stop(grace=grace)
 
     with contextlib.ExitStack() as undo:
@@ -209,17 +192,10 @@ def _photos(folder: str | None, sides: Sequence[int]) -> dict[str, str]:
     return {"DERMSERVE_LOADTEST_PHOTOS": folder or "", "DERMSERVE_LOADTEST_SIDES": " ".join(map(str, sides))}
 
 
-def _main(scenario: Scenario, locustfile: pathlib.Path | None) -> list[str]:
-    command = [*_locust(locustfile), "--only-summary", f"--host={scenario.target}"]
-    # Without a locustfile or the web UI, the scenario's shape sets users and time instead.
-    command += [f"--users={scenario.peak_users}", f"--spawn-rate={scenario.peak_users}"]
-    return [*command, f"--run-time={round(scenario.run_time)}s", f"--stop-timeout={math.ceil(scenario.deadline)}"]
-
-
 def _worker(master: str, locustfile: pathlib.Path | None) -> list[str]:
-    return [*_locust(locustfile), "--worker", *address_options("--master", master)]
+    return _locust(locustfile, "--worker", *address_options("--master", master))
 
 
-def _locust(locustfile: pathlib.Path | None) -> list[str]:
-    command = [sys.executable, "-m", "locust", "-f", str(locustfile or _LOCUSTFILE), "--loglevel", "ERROR"]
-    return [*command, "--exit-code-on-error=0"]  # calls that fail are counted, by the master
+def _locust(locustfile: pathlib.Path | None, *options: str) -> list[str]:
+    command = [sys.executable, "-m", "locust", "-f", str(locustfile or _LOCUSTFILE), "--loglevel=ERROR"]
+    return [*command, "--exit-code-on-error=0", *options]  # calls that fail are counted, by the master

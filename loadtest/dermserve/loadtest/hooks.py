@@ -6,23 +6,15 @@ import json
 import math
 import pathlib
 import signal
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+import click
 import gevent
-from locust import events, stats
-from locust.runners import (
-    STATE_INIT,
-    STATE_MISSING,
-    STATE_RUNNING,
-    STATE_SPAWNING,
-    STATE_STOPPED,
-    MasterRunner,
-    WorkerRunner,
-)
+from locust import events, runners, stats
+from locust.runners import MasterRunner, WorkerRunner
 
 from dermserve.loadtest.scenario import CANNOT_START, Scenario
 from dermserve.models.durable import write_durably
@@ -41,15 +33,11 @@ class Test:
     """What Locust's statistics don't say of the test of this process."""
 
     started: float = 0.0
-    counted_from: float = 0.0
-    """When the warm-up is over, by `time.perf_counter`: calls that began before are not counted."""
-    counted_to: float = math.inf
-    """When the last calls are due, by `time.perf_counter`: not those that come due while Locust stops its users."""
+    counted_from: float = 0.0  # end of the warm-up, by time.perf_counter: calls that began before are not counted
+    counted_to: float = math.inf  # when the last calls are due: not those due while Locust stops its users
     ended: float = 0.0
-    pace: Counter[str] = field(default_factory=Counter)
-    """How an open loop kept its rate, as `Timeline.finish` counts."""
-    faults: list[str] = field(default_factory=list)
-    """Failures of workers, with which the test has failed."""
+    pace: Counter[str] = field(default_factory=Counter)  # how an open loop kept its rate, as `Timeline.finish` counts
+    faults: list[str] = field(default_factory=list)  # failures of workers, with which the test has failed
 
     def start(self, environment: Any) -> None:
         """Forget everything; a test starts now."""
@@ -102,7 +90,6 @@ def _prepare(environment: Any, runner: Any, **_: Any) -> None:
 
 
 def _write(environment: Any) -> None:
-    """Write what was measured: Locust's own statistics, and ours."""
     of, runner = environment.stats, environment.runner
     found = {
         "started": TEST.started,
@@ -120,7 +107,7 @@ def _write(environment: Any) -> None:
 
 def _quit(runner: MasterRunner, finished: set[str]) -> None:
     """Wait for every worker's last report first: Locust gives them half a second, whatever calls are in flight."""
-    if runner.state in {STATE_SPAWNING, STATE_RUNNING}:  # Locust calls it twice
+    if runner.state in {runners.STATE_SPAWNING, runners.STATE_RUNNING}:  # Locust calls it twice
         runner.stop(send_stop_to_client=False)
         finished.clear()
         asked = _connected(runner)
@@ -135,7 +122,7 @@ def _quit(runner: MasterRunner, finished: set[str]) -> None:
 
 
 def _send(runner: WorkerRunner, data: dict[str, Any]) -> None:
-    data.update(dermserve_pace=TEST.pace, dermserve_last=runner.state in {STATE_INIT, STATE_STOPPED})
+    data.update(dermserve_pace=TEST.pace, dermserve_last=runner.state in {runners.STATE_INIT, runners.STATE_STOPPED})
     TEST.pace = Counter()
 
 
@@ -148,20 +135,20 @@ def _receive(finished: set[str], client_id: str, data: dict[str, Any]) -> None:
 def _give_up(runner: MasterRunner, msg: Any, **_: Any) -> None:
     """End the test of a worker that can't start: nobody would connect in its place."""
     TEST.faults.append(f"worker {msg.node_id} can't start: {msg.data}")
-    _say(TEST.faults[-1])
+    click.echo(TEST.faults[-1], err=True)
     gevent.spawn(_end, runner)
 
 
 def _end(runner: Any) -> None:
     """End Locust as Ctrl-C does, which writes the result; before there is any, tell the workers."""
-    waiting = runner.state == STATE_INIT
+    waiting = runner.state == runners.STATE_INIT
     if waiting:
         runner.quit()
     gevent.kill(gevent.get_hub().parent, SystemExit(130) if waiting else KeyboardInterrupt())
 
 
 def _connected(runner: MasterRunner) -> set[str]:
-    return {client.id for client in runner.clients.all if client.state != STATE_MISSING}
+    return {client.id for client in runner.clients.all if client.state != runners.STATE_MISSING}
 
 
 def _show_progress(environment: Any) -> None:
@@ -174,21 +161,21 @@ def _show_progress(environment: Any) -> None:
         connected = _connected(runner) if isinstance(runner, MasterRunner) else set()
         for name in sorted(seen - connected):
             TEST.faults.append(f"worker {name} was lost: its last calls are missing")
-            _say(TEST.faults[-1])
+            click.echo(TEST.faults[-1], err=True)
         seen = connected
 
     environment.events.test_stopping.add_listener(name_lost)  # Locust stops when it has lost its last worker
     for seconds in itertools.count(1):
         gevent.sleep(1)
-        if runner.state in {STATE_SPAWNING, STATE_RUNNING}:
+        if runner.state in {runners.STATE_SPAWNING, runners.STATE_RUNNING}:
             name_lost()
             if seconds % _SAY_EVERY == 0:
-                _say(_progress(runner))
+                click.echo(_progress(runner), err=True)
         else:
             seen = set()
             if isinstance(runner, MasterRunner) and options.headless and seconds % _SAY_EVERY == 1:
                 connected = len(runner.clients.ready)
-                _say(f"waiting for workers: {connected} of {options.expect_workers} connected")
+                click.echo(f"waiting for workers: {connected} of {options.expect_workers} connected", err=True)
 
 
 def _progress(runner: Any) -> str:
@@ -199,7 +186,3 @@ def _progress(runner: Any) -> str:
         p50, p99 = (total.get_response_time_percentile(share) for share in (0.5, 0.99))
         line += f", p50 {p50:.0f} ms, p99 {p99:.0f} ms, {total.num_failures} errors"
     return line
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 - progress

@@ -8,8 +8,7 @@ from locust import LoadTestShape, events
 from locust.runners import WorkerRunner
 
 from dermserve.loadtest.hooks import TEST
-from dermserve.loadtest.pace import Timeline
-from dermserve.loadtest.scenario import Scenario
+from dermserve.loadtest.scenario import Scenario, Timeline
 from dermserve.loadtest.users import ClassifyUser
 
 

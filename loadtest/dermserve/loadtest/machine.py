@@ -65,44 +65,48 @@ def sampling(pids: Mapping[str, int], *, metrics_url: str = "") -> Iterator[dict
     """
     seen: dict[str, Any] = {"samples": [], "stages": []}
     stop = threading.Event()
-    thread = threading.Thread(target=_sample, args=(pids, metrics_url, seen["samples"], stop), daemon=True)
-    before = scrape(metrics_url)
+
+    def watch() -> None:
+        then, before = time.monotonic(), _look(pids, metrics_url)
+        psutil.cpu_percent()
+        while not stop.wait(_INTERVAL):
+            now, after = time.monotonic(), _look(pids, metrics_url)
+            use = {
+                name: {"cores": (cpu - before[name][0]) / (now - then), "resident_mb": resident / 1e6}
+                for name, (cpu, resident) in after.items()
+                if name in before
+            }
+            busy = psutil.cpu_percent() / 100 * (psutil.cpu_count() or 1)
+            seen["samples"].append({"second": int(time.time()), "machine_cores": busy, "processes": use})
+            then, before = now, after
+
+    first = scrape(metrics_url)
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield seen
     finally:
         stop.set()
         thread.join()
-        seen["stages"] = difference(before, scrape(metrics_url))
-
-
-def _sample(pids: Mapping[str, int], metrics_url: str, samples: list[dict[str, Any]], stop: threading.Event) -> None:
-    then, before = time.monotonic(), _look(pids, metrics_url)
-    psutil.cpu_percent()
-    while not stop.wait(_INTERVAL):
-        now, seen = time.monotonic(), _look(pids, metrics_url)
-        use = {
-            name: {"cores": (cpu - before[name][0]) / (now - then), "resident_mb": resident / 1e6}
-            for name, (cpu, resident) in seen.items()
-            if name in before
-        }
-        busy = psutil.cpu_percent() / 100 * (psutil.cpu_count() or 1)
-        samples.append({"second": int(time.time()), "machine_cores": busy, "processes": use})
-        then, before = now, seen
+        seen["stages"] = difference(first, scrape(metrics_url))
 
 
 def _look(pids: Mapping[str, int], metrics_url: str) -> dict[str, tuple[float, float]]:
-    """CPU seconds and resident bytes by name."""
     seen = {}
     for name, pid in list(pids.items()):
         with contextlib.suppress(psutil.Error):
-            family = (process := psutil.Process(pid), *process.children(recursive=True))
-            times, memory = [each.cpu_times() for each in family], [each.memory_info().rss for each in family]
-            seen[name] = sum(each.user + each.system for each in times), float(sum(memory))
+            seen[name] = use_of(pid)
     if "gateway" not in seen and (sample := scrape(metrics_url)):
         with contextlib.suppress(KeyError):
             seen["gateway"] = sample["process_cpu_seconds_total", ()], sample["process_resident_memory_bytes", ()]
     return seen
+
+
+def use_of(pid: int) -> tuple[float, float]:
+    """Return the processor seconds and resident bytes of a process and its children; raise psutil.Error if it ended."""
+    family = (process := psutil.Process(pid), *process.children(recursive=True))
+    times, memory = [each.cpu_times() for each in family], [each.memory_info().rss for each in family]
+    return sum(each.user + each.system for each in times), float(sum(memory))
 
 
 def scrape(url: str) -> Sample | None:

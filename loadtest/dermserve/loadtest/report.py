@@ -16,8 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dermserve.loadtest.result import Result
-from dermserve.loadtest.slo import Finding
+from dermserve.loadtest.result import Finding, Result
 from dermserve.models.durable import write_durably
 
 STYLE = "seaborn-v0_8-whitegrid"

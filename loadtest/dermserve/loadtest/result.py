@@ -1,41 +1,40 @@
-"""The result of a test: what Locust recorded, and the numbers computed from it."""
+"""The result of a test, computed from what Locust recorded, and thresholds from a TOML file that it keeps or not."""
 
 import json
 import pathlib
+import tomllib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
+import pydantic
 
-from dermserve.loadtest.pace import TOLERANCE, share_off
+from dermserve.loadtest.scenario import TOLERANCE, ScenarioError, first_fault, parse_seconds, share_off
 from dermserve.models.durable import write_durably
 
 _OFF_PACE = 0.01
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "worst": 1.0}
+LIMITS = ("p50", "p95", "p99", "error_rate", "min_rate")
+_WHOM = ("method", "model", "mode")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """All calls of one kind after the warm-up; latencies in milliseconds, of calls that got an answer."""
 
-    name: str
-    """Method, model and mode."""
+    name: str  # method, model and mode
     calls: int = 0
-    rate: float = 0.0
-    """Answers a second."""
+    rate: float = 0.0  # answers a second
     p50: float | None = None
     p95: float | None = None
     p99: float | None = None
     worst: float | None = None
-    error_rate: float = 0.0
-    """Share of the calls that got no answer."""
-    statuses: Mapping[str, int] = field(default_factory=dict)
-    """Calls by the name of their status."""
-    latency: Mapping[float, int] = field(default_factory=dict)
-    """Answers by milliseconds, which have three digits."""
+    error_rate: float = 0.0  # share of the calls that got no answer
+    statuses: Mapping[str, int] = field(default_factory=dict)  # calls by the name of their status
+    latency: Mapping[float, int] = field(default_factory=dict)  # answers by milliseconds, which have three digits
 
 
 class Result:
@@ -137,3 +136,107 @@ def table(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "  ".join([line[0].ljust(widths[0]), *cells[1:]]) for line, cells in zip(lines, padded, strict=True)
     )
+
+
+def milliseconds(value: Any) -> Any:
+    """Read a duration with its unit; anything else is milliseconds and stays as it is. Raises ValueError."""
+    return parse_seconds(value) * 1000 if isinstance(value, str) and value[-1:].isalpha() else value
+
+
+_Latency = Annotated[float | None, pydantic.BeforeValidator(milliseconds), pydantic.Field(ge=0)]
+_Mode = Annotated[Literal["", "NONE", "FULL", "ADAPTIVE"], pydantic.BeforeValidator(lambda mode: str(mode).upper())]
+
+
+class Slo(pydantic.BaseModel):
+    """Thresholds for one kind of call; for all calls together where nothing names a kind."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", frozen=True)
+
+    method: str = ""
+    model: str = ""
+    mode: _Mode = ""
+    p50: _Latency = None  # milliseconds, as the next two
+    p95: _Latency = None
+    p99: _Latency = None
+    error_rate: float | None = pydantic.Field(None, ge=0, le=1)  # a share
+    min_rate: float | None = pydantic.Field(None, ge=0)  # answers a second
+
+    @pydantic.model_validator(mode="after")
+    def _has_threshold(self) -> Self:
+        if all(getattr(self, name) is None for name in LIMITS):
+            raise ValueError(f"no threshold: give one of {', '.join(LIMITS)}")
+        return self
+
+    def rows(self, result: Result) -> list[Row]:
+        """Return the rows that it is for; one without calls when there is none."""
+        whom = [getattr(self, name) for name in _WHOM]
+        if not any(whom):
+            return [result.all]
+        found = [row for row in result.rows if _fits(whom, row.name)]
+        return found or [Row(name=" ".join(each or "any" for each in whom))]
+
+
+class _File(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(extra="forbid")
+
+    slo: list[Slo] = pydantic.Field(min_length=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One threshold and what was measured."""
+
+    name: str
+    limit: str
+    allowed: float
+    measured: float | None  # None when there were no calls, or, for a latency, no answers
+    kept: bool
+
+
+def read_slos(file: pathlib.Path) -> list[Slo]:
+    """Read thresholds: a `[[slo]]` table each, with model, mode and method to narrow it down.
+
+    Raises ScenarioError: the file can't be read or understood; the message says where.
+    """
+    try:
+        return _File(**tomllib.loads(file.read_text())).slo
+    except pydantic.ValidationError as error:
+        known = f"[[slo]] tables hold {', '.join((*_WHOM, *LIMITS))}"
+        raise ScenarioError(f"{file}: {first_fault(error)}; {known}") from error
+    except (OSError, ValueError) as error:
+        raise ScenarioError(f"{file}: {error}") from error
+
+
+def check(result: Result, slos: Sequence[Slo]) -> list[Finding]:
+    """Compare a result with thresholds. A threshold on calls of which there were none is breached."""
+    return [finding for slo in slos for row in slo.rows(result) for finding in _compare(row, slo)]
+
+
+def _fits(whom: Sequence[str], name: str) -> bool:
+    parts = [*name.split(" "), "", ""]
+    return all(wanted in {"", part} for wanted, part in zip(whom, parts, strict=False))
+
+
+def _compare(row: Row, slo: Slo) -> Iterator[Finding]:
+    for limit in LIMITS:
+        if (allowed := getattr(slo, limit)) is None:
+            continue
+        measured = getattr(row, "rate" if limit == "min_rate" else limit) if row.calls else None
+        kept = measured is not None and (measured >= allowed if limit == "min_rate" else measured <= allowed)
+        yield Finding(row.name, limit, allowed, measured, kept)
+
+
+def findings_table(findings: Sequence[Finding]) -> str:
+    """Format findings as text."""
+    lines = [("", "threshold", "allowed", "measured", "")]
+    for each in findings:
+        measured = "no calls" if each.measured is None else _shown(each.limit, each.measured)
+        allowed = ("≥ " if each.limit == "min_rate" else "≤ ") + _shown(each.limit, each.allowed)
+        lines.append((each.name, each.limit, allowed, measured, "kept" if each.kept else "BREACHED"))
+    return table(lines)
+
+
+def _shown(limit: str, value: float) -> str:
+    if limit == "error_rate":
+        return f"{value:.2%}"
+    return f"{value:.2f}/s" if limit == "min_rate" else f"{value:.0f} ms"

@@ -1,9 +1,11 @@
-"""The definition of a test: target, mix of models and modes, photos, rate or users, and duration."""
+"""The definition of a test: target, mix of models and modes, photos, rate or users, time, and when calls are due."""
 
 import io
 import math
 import pathlib
 import re
+import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Self
 
@@ -15,8 +17,7 @@ from dermserve.client import TLS
 from dermserve.imaging import PhotoError, decode
 from dermserve.local.picture import draw_lesion
 
-CANNOT_START = "dermserve_cannot_start"
-"""The type of the message by which a worker tells its master that it can't start."""
+CANNOT_START = "dermserve_cannot_start"  # type of the message of a worker that can't start to its master
 MODES = ("NONE", "FULL", "ADAPTIVE")
 MODELS = ("resnet50", "mobilenet_v3_small")
 _SECONDS_BETWEEN_CALLS = 2.0  # of one user of an open loop, if the number of users was not given
@@ -24,6 +25,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp")
 _DRAWN_PHOTOS = 8
 _MOST_PHOTOS = 256
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+TOLERANCE = 0.02  # a call counts as late when it starts so many seconds after it was due
 SHAPES: Mapping[str, Callable[[float], float]] = {
     "steady": lambda progress: 1.0,
     "ramp": lambda progress: progress,
@@ -56,12 +58,9 @@ class Part(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True)
 
     model: str
-    mode: str = "NONE"
-    """"NONE" (a single view), "FULL" or "ADAPTIVE"."""
-    stream: int = 0
-    """Photos of one ClassifyStream; 0 makes single Classify calls."""
-    weight: float = 1.0
-    """How often, beside the others'."""
+    mode: str = "NONE"  # "NONE" (a single view), "FULL" or "ADAPTIVE"
+    stream: int = 0  # photos of one ClassifyStream; 0 makes single Classify calls
+    weight: float = 1.0  # how often, beside the others'
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -81,28 +80,17 @@ class Scenario(pydantic.BaseModel):
 
     model_config = pydantic.ConfigDict(frozen=True, allow_inf_nan=False)
 
-    target: str
-    """Any gRPC target: HOST:PORT, or ipv4:HOST:PORT,HOST:PORT for several."""
-    mix: tuple[Part, ...] = pydantic.Field(min_length=1)
-    """What users call."""
-    photos: str | None = None
-    """A folder of photos; drawn ones when None."""
-    sides: tuple[Annotated[int, pydantic.Field(ge=64, le=8000)], ...] = ()
-    """Longer sides in pixels: each photo is scaled to all of them; to none when empty."""
-    rate: float | None = pydantic.Field(None, gt=0)
-    """Calls due a second, over all users (open loop). None: each user calls again at once (closed loop)."""
-    users: int = pydantic.Field(0, ge=0)
-    """Users at the shape's peak. 0: as many as the rate needs, or eight."""
-    run_time: float = 60.0
-    """Seconds."""
-    shape: str = "steady"
-    """A key of SHAPES."""
-    warm_up: float = pydantic.Field(5.0, ge=0)
-    """Seconds at the start that the summary leaves out."""
-    deadline: float = pydantic.Field(10.0, gt=0)
-    """Seconds a call may take."""
-    tls: TLS | None = pydantic.Field(None, repr=False)
-    """The connections' encryption; plaintext when None."""
+    target: str  # any gRPC target: HOST:PORT, or ipv4:HOST:PORT,HOST:PORT for several
+    mix: tuple[Part, ...] = pydantic.Field(min_length=1)  # what users call
+    photos: str | None = None  # a folder of photos; drawn ones when None
+    sides: tuple[Annotated[int, pydantic.Field(ge=64, le=8000)], ...] = ()  # pixels: photos are scaled to each
+    rate: float | None = pydantic.Field(None, gt=0)  # calls due a second, over all users; None: a closed loop
+    users: int = pydantic.Field(0, ge=0)  # users at the shape's peak. 0: as many as the rate needs, or eight
+    run_time: float = 60.0  # seconds
+    shape: str = "steady"  # a key of SHAPES
+    warm_up: float = pydantic.Field(5.0, ge=0)  # seconds at the start that the summary leaves out
+    deadline: float = pydantic.Field(10.0, gt=0)  # seconds a call may take
+    tls: TLS | None = pydantic.Field(None, repr=False)  # the connections' encryption; plaintext when None
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Self:
@@ -152,8 +140,7 @@ def first_fault(error: pydantic.ValidationError) -> str:
 def load_photos(folder: str | None = None, sides: Sequence[int] = ()) -> list[bytes]:
     """Read up to 256 photos in a folder and below, or draw eight, and scale each to all longer sides in pixels.
 
-    Raises:
-        ScenarioError: no such folder, no photos in it, or one that the gateway would refuse.
+    Raises ScenarioError: no such folder, no photos in it, or one that the gateway would refuse.
     """
     drawn = (draw_lesion(seed=seed) for seed in range(_DRAWN_PHOTOS))
     originals = [_checked(file) for file in _files(folder)] if folder else list(drawn)
@@ -172,10 +159,8 @@ def _files(folder: str) -> list[pathlib.Path]:
 def _scale(photo: bytes, side: int) -> bytes:
     with Image.open(io.BytesIO(photo)) as image:
         upright = ImageOps.exif_transpose(image).convert("RGB")
-    factor = side / max(upright.size)
-    size = (max(1, round(upright.width * factor)), max(1, round(upright.height * factor)))
     file = io.BytesIO()
-    upright.resize(size, Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    ImageOps.contain(upright, (side, side)).save(file, "JPEG", quality=90)
     return file.getvalue()
 
 
@@ -186,3 +171,50 @@ def _checked(file: pathlib.Path) -> bytes:
     except (OSError, PhotoError) as error:
         raise ScenarioError(f"{file}: {error}; take it out of the folder") from error
     return photo
+
+
+def share_off(pace: Mapping[str, int]) -> float:
+    """Return the share of the calls that were late or never started, of what `Timeline.finish` counts."""
+    wanted, started, late = (pace[name] for name in ("wanted", "started", "late"))
+    return (wanted - started + late) / wanted if wanted else 0.0
+
+
+class Timeline:
+    """The times at which the calls of one user of an open loop are due, however late the answers are.
+
+    Locust's `constant_throughput` silently drops calls that come due during a slow call, and so hides the latency of
+    waiting callers (coordinated omission). Here they stay due, and those that start at `counted_from` or later are
+    counted. The first call is due after a share `phase` of an interval, so that users don't call at the same moments.
+    """
+
+    def __init__(
+        self, rate: float, *, phase: float = 0.0, counted_from: float = 0.0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:  # fmt: skip
+        self._interval = 1 / rate
+        self._clock = clock
+        self._next = clock() + phase * self._interval
+        self._counted_from = counted_from
+        self._pace: Counter[str] = Counter()
+
+    def pause(self) -> float:
+        """Return the seconds until the next call is due; 0 if it is."""
+        return max(0.0, self._next - self._clock())
+
+    def take(self) -> float:
+        """Start the next call; return when it was due."""
+        due, now = self._next, self._clock()
+        self._next += self._interval
+        if now >= self._counted_from:
+            self._pace.update(started=1, late=now - due > TOLERANCE)
+        return due
+
+    def finish(self, at: float = math.inf) -> Counter[str]:
+        """Count the calls that came due (`wanted`), were `started`, and of these were `late`; not one due just now.
+
+        Calls due after `at` were not wanted.
+        """
+        overdue = min(self._clock(), at) - TOLERANCE - self._next
+        never = int(overdue / self._interval) + 1 if overdue >= 0 else 0
+        self._pace["wanted"] = self._pace["started"] + never
+        return self._pace

@@ -24,8 +24,7 @@ from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
 
 grpc_gevent.init_gevent()
 
-_CONNECTIONS = 4
-"""Of each process, which its users share."""
+_CONNECTIONS = 4  # of each process, which its users share
 _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),  # otherwise the channels of one process share a connection
     ("grpc.enable_retries", 0),  # a load test must see failures
@@ -54,20 +53,13 @@ class ClassifyUser(User):
     """
 
     abstract = True
-    mix: Sequence[Part] = (Part(model="resnet50"), Part(model="mobilenet_v3_small"))
-    """What `classify_by_mix` calls."""
-    photos_folder: str | None = os.environ.get("DERMSERVE_LOADTEST_PHOTOS") or None
-    """Folder of photos; drawn ones when None."""
-    sides: Sequence[int] = tuple(map(int, os.environ.get("DERMSERVE_LOADTEST_SIDES", "").split()))
-    """Longer sides in pixels to scale photos to."""
-    photos: ClassVar[Sequence[bytes]] = ()
-    """Files to send, which are read when a class is defined: before a worker connects to its master."""
-    deadline: float = 10.0
-    """Seconds a call may take."""
-    tls: TLS | None = None
-    """Plaintext when None."""
-    metadata: Mapping[str, str] = MappingProxyType({})
-    """Sent with every call."""
+    mix: Sequence[Part] = (Part(model="resnet50"), Part(model="mobilenet_v3_small"))  # what `classify_by_mix` calls
+    photos_folder: str | None = os.environ.get("DERMSERVE_LOADTEST_PHOTOS") or None  # None: drawn ones
+    sides: Sequence[int] = tuple(map(int, os.environ.get("DERMSERVE_LOADTEST_SIDES", "").split()))  # pixels
+    photos: ClassVar[Sequence[bytes]] = ()  # read when a class is defined: before a worker connects to its master
+    deadline: float = 10.0  # seconds a call may take
+    tls: TLS | None = None  # plaintext when None
+    metadata: Mapping[str, str] = MappingProxyType({})  # sent with every call
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -13,7 +13,7 @@ def write_durably(path: Path, text: str) -> None:
         fresh.replace(path)
         sync(path.parent)
     except OSError as error:
-        error.filename = error.filename or str(path)
+        error.filename = str(path)  # not the other name
         raise
     finally:
         fresh.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from dermserve.cli.findings import COLOURS, Finding
+from dermserve.cli.reachable import COLOURS, Finding
 from dermserve.gateway import tracing
 from dermserve.gateway.catalog import Catalog, KnownModel, KnownVersion
 from dermserve.gateway.certificates import is_key_of, model_server_files, read_certificates
@@ -194,7 +194,14 @@ def doctor(context: click.Context, /, *, offline: bool, timeout: float, as_json:
 
     Exit codes: 0 no errors, 1 errors, 2 wrong usage.
     """
-    found = _examine(options, offline=offline, timeout=timeout)
+    try:
+        config, _ = load_options(options)
+    except (ValueError, OSError) as fault:
+        remedy = "correct it; `dermserve config` shows where each setting comes from, docs/settings.md describes them"
+        found = [error("SETTING", line, remedy) for line in str(fault).splitlines()]
+    else:
+        found = list(look_at_settings(config, environment=os.environ))
+        found += [] if offline else asyncio.run(look_at_models(config, seconds=timeout))
     for finding in sorted(found, key=lambda finding: _SEVERITIES.index(finding.severity)):
         finding.show(as_json=as_json)
     counts = Counter(finding.severity for finding in found)
@@ -202,13 +209,3 @@ def doctor(context: click.Context, /, *, offline: bool, timeout: float, as_json:
         told = (f"{counts[severity]} {severity.lower()}{'s' * (counts[severity] != 1)}" for severity in _SEVERITIES)
         click.echo(", ".join(told) + (" (model servers not asked)" if offline else ""))
     context.exit(1 if counts["ERROR"] else 0)
-
-
-def _examine(options: dict[str, Any], *, offline: bool, timeout: float) -> list[Finding]:
-    try:
-        config, _ = load_options(options)
-    except (ValueError, OSError) as fault:
-        remedy = "correct it; `dermserve config` shows where each setting comes from, docs/settings.md describes them"
-        return [error("SETTING", line, remedy) for line in str(fault).splitlines()]
-    found = list(look_at_settings(config, environment=os.environ))
-    return found if offline else [*found, *asyncio.run(look_at_models(config, seconds=timeout))]

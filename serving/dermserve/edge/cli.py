@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from dermserve.edge import Settings, SettingsError, envoy_config, write_config
-from dermserve.edge.files import gather
+from dermserve.edge import Settings, envoy_config, write_config
+from dermserve.edge.config import gather
 from dermserve.edge.settings import setting_options
 
 
@@ -23,11 +23,8 @@ def edge() -> None:
 
 @edge.command()
 @setting_options
-@click.option(
-    "--out",
-    type=click.Path(dir_okay=False, path_type=pathlib.Path),
-    help="File to write; else stdout, without certificates.",
-)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=pathlib.Path),
+              help="File to write; else stdout, without certificates.")  # fmt: skip
 def config(out: pathlib.Path | None, **chosen: Any) -> None:
     """Print Envoy's configuration (YAML, for `envoy -c FILE.yaml`).
 
@@ -35,14 +32,11 @@ def config(out: pathlib.Path | None, **chosen: Any) -> None:
     they change.
     """
     given = {name: value for name, value in chosen.items() if value is not None}
-    try:
-        settings = Settings(**given)
-        if out is None:
-            click.echo(envoy_config(settings)["envoy.yaml"], nl=False)
-        else:
-            write_config(settings, out)
-    except SettingsError as error:
-        raise click.UsageError(str(error)) from error
+    settings = Settings(**given)
+    if out is None:
+        click.echo(envoy_config(settings)["envoy.yaml"], nl=False)
+    else:
+        write_config(settings, out)
 
 
 @edge.command()
@@ -56,13 +50,8 @@ def key(client: str) -> None:
 
 @edge.command()
 @click.argument("to", type=click.Path(file_okay=False, path_type=pathlib.Path))
-@click.option(
-    "--store",
-    type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path),
-    envvar="DERMSERVE_STORE",
-    show_envvar=True,
-    help="Store with the on-device model.",
-)
+@click.option("--store", type=click.Path(exists=True, file_okay=False, path_type=pathlib.Path),
+              envvar="DERMSERVE_STORE", show_envvar=True, help="Store with the on-device model.")  # fmt: skip
 def files(to: pathlib.Path, store: pathlib.Path | None) -> None:
     """Write the page, and what it needs to work without a network, into the folder TO, which is emptied first."""
     if to.exists() and any(to.iterdir()) and not (to / "openapi.json").exists():

@@ -1,4 +1,4 @@
-"""Envoy's configuration: the YAML templates beside this file, with the settings filled in."""
+"""Envoy's configuration, the YAML templates beside this file with the settings filled in, and the files it serves."""
 
 import base64
 import functools
@@ -6,15 +6,19 @@ import hashlib
 import importlib.resources
 import json
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
 from google.protobuf import descriptor_pb2
 
-from dermserve.edge.settings import Settings, SettingsError, read_keys, split_address
+from dermserve.edge.settings import SITE, Settings, SettingsError, read_keys, split_address
 
 _TEMPLATES = pathlib.Path(__file__).with_name("templates")
 _JSON_OVERHEAD = 4096
+RUNTIME = SITE.with_name("litert")  # LiteRT.js, which `make web` puts here; it is 9 MB, so it is not in the repository
+VIEWER = SITE.with_name("rapidoc")  # the viewer of the API page, which `make web` puts here; no page without it
+ON_DEVICE = "mobilenet_v3_small"  # the model that is small enough for a phone
 
 
 def envoy_config(settings: Settings, *, folder: pathlib.Path | None = None) -> dict[str, str]:
@@ -111,3 +115,38 @@ def _descriptors() -> str:
     for file in found.file:
         file.ClearField("source_code_info")
     return base64.b64encode(found.SerializeToString(deterministic=True)).decode()
+
+
+def gather(to: pathlib.Path, *, store: pathlib.Path | None = None) -> dict[str, Any]:
+    """Write all files that Envoy serves into a folder, which is emptied first.
+
+    The on-device model is that of the highest version in the store that has one; none without a store. The on-device
+    runtime and the API page are left out where `make web` has not been run.
+
+    Returns:
+        The content of device/index.json: "runtime", and "model" and "version" when there is one to run.
+
+    Raises OSError: a file can't be read or written.
+    """
+    if to.exists():
+        shutil.rmtree(to)
+    shutil.copytree(SITE, to)
+    found: dict[str, Any] = {"runtime": RUNTIME.is_dir()}
+    if RUNTIME.is_dir():
+        shutil.copytree(RUNTIME, to / "app/litert")
+    if VIEWER.is_dir():
+        shutil.copytree(VIEWER, to / "api", dirs_exist_ok=True)
+    else:
+        shutil.rmtree(to / "api")
+    models = (store / ON_DEVICE).glob("*/model.tflite") if store else ()
+    by_version = {int(model.parent.name): model for model in models if model.parent.name.isdecimal()}
+    if by_version:
+        newest = by_version[max(by_version)]
+        target = to / "device" / ON_DEVICE / newest.parent.name / newest.name
+        target.parent.mkdir(parents=True)
+        shutil.copyfile(newest, target)
+        found |= {"model": ON_DEVICE, "version": newest.parent.name}
+    index = to / "device/index.json"
+    index.parent.mkdir(exist_ok=True)
+    index.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    return found

@@ -10,14 +10,13 @@ from typing import Annotated, Any, TypeVar, get_args
 
 import click
 
-SITE = pathlib.Path(__file__).with_name("site")
-"""What is served as files: openapi.json, and the built page in app/."""
+SITE = pathlib.Path(__file__).with_name("site")  # what is served as files: openapi.json, and the built page in app/
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
-class SettingsError(ValueError):
+class SettingsError(click.UsageError):
     """Settings contradict each other, or a file can't be used; the message says what to do."""
 
 
@@ -108,10 +107,7 @@ def read_keys(path: pathlib.Path) -> dict[str, str]:
 
 
 def split_address(address: str, *, name: str) -> tuple[str, int]:
-    """Split HOST:PORT.
-
-    Raises SettingsError: it is not HOST:PORT.
-    """
+    """Split HOST:PORT. Raises SettingsError: it is not HOST:PORT."""
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise SettingsError(f"{name} is {address!r}, and must be HOST:PORT")

@@ -9,15 +9,6 @@ from dermserve.imaging.measure import FAULTS, Measures, find_faults, measure
 from dermserve.imaging.views import IDENTITY, STANDARD_VIEWS, make_views
 
 __all__ = [
-    "FAULTS",
-    "IDENTITY",
-    "STANDARD_VIEWS",
-    "Limits",
-    "Measures",
-    "PhotoError",
-    "TooManyBytesError",
-    "decode",
-    "find_faults",
-    "make_views",
-    "measure",
-]
+    "FAULTS", "IDENTITY", "STANDARD_VIEWS", "Limits", "Measures", "PhotoError", "TooManyBytesError", "decode",
+    "find_faults", "make_views", "measure",
+]  # fmt: skip

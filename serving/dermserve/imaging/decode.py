@@ -16,13 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageCms
 
-from dermserve.imaging.errors import (
-    EmptyPhotoError,
-    TooManyBytesError,
-    TooManyPixelsError,
-    TooSmallError,
-    UndecodablePhotoError,
-)
+from dermserve.imaging import errors
 from dermserve.imaging.header import Header, read_header
 from dermserve.imaging.heif import HeifPicture
 
@@ -41,15 +35,13 @@ _GAP = 1.5
 _SCALES = (8, 4, 2, 1)
 """Divisors at which JPEGs are decoded. libjpeg-turbo also has other eighths, but without SIMD code: 5/8 of 600×450
 takes longer than the whole photo."""
-_BAND = 1 << 18
-"""Pixels converted at once."""
+_BAND = 1 << 18  # pixels converted at once
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 """What codecs raise for damaged files; not MemoryError, and nothing that only a bug of ours raises."""
 
 _BILINEAR = simd and simd.ResizeAlg.convolution(simd.FilterType.bilinear)
 
-_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
-"""ImageCms' name of a profile's colour space, by the mode of its pixels."""
+_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # ImageCms' names of colour spaces by mode
 _PROBE = Image.frombytes("RGB", (8, 64), bytes(36 * (n >> at & 7) for n in range(512) for at in (0, 3, 6)))
 """Eight levels of each colour in every combination."""
 _TRANSPOSE = {
@@ -67,12 +59,9 @@ _TRANSPOSE = {
 class Limits:
     """Limits for a photo."""
 
-    max_bytes: int = 20_000_000
-    """File size in bytes."""
-    max_pixels: int = 50_000_000
-    """Width × height, from the header."""
-    min_side: int = 32
-    """Shorter side in pixels."""
+    max_bytes: int = 20_000_000  # file size in bytes
+    max_pixels: int = 50_000_000  # width × height, from the header
+    min_side: int = 32  # shorter side in pixels
     max_memory: int = 100_000_000
     """Bytes that decoding one photo may take, estimated from its header. It limits the pixels of formats that can't be
     reduced while they are decoded."""
@@ -96,9 +85,9 @@ def decode(data: bytes, *, height: int, width: int, limits: Limits | None = None
     """
     limits = limits or Limits()
     if not data:
-        raise EmptyPhotoError
+        raise errors.EmptyPhotoError
     if len(data) > limits.max_bytes:
-        raise TooManyBytesError(len(data), limits.max_bytes)
+        raise errors.TooManyBytesError(len(data), limits.max_bytes)
     header = read_header(data)
     lying = (width, height) if header.orientation < 5 else (height, width)  # from 5 on, turned by 90 degrees
     scale = _scale(header, lying)
@@ -108,11 +97,13 @@ def decode(data: bytes, *, height: int, width: int, limits: Limits | None = None
     except _DAMAGED as error:
         if "out of memory" in str(error):  # Pillow's message for a failed allocation
             raise MemoryError from error
-        raise UndecodablePhotoError(header.format) from error
+        raise errors.UndecodablePhotoError(header.format) from error
     region = _reduce(image, lying)
     if header.orientation > 1:  # before resizing, so that a turned photo gives the same pixels as an upright one
         region = region.transpose(_TRANSPOSE[header.orientation])
-    return np.asarray(_to_srgb(_resize(region, (width, height)), header.profile))
+    fitted = _resize(region, (width, height))
+    to_srgb = _transform(header.profile, fitted.mode) if header.profile else None
+    return np.asarray(fitted.convert("RGB") if to_srgb is None else to_srgb.apply(fitted))
 
 
 def _scale(header: Header, size: tuple[int, int]) -> int:
@@ -124,14 +115,14 @@ def _scale(header: Header, size: tuple[int, int]) -> int:
 def _check(header: Header, scale: int, limits: Limits) -> None:
     pixels = header.width * header.height
     if pixels > limits.max_pixels:
-        raise TooManyPixelsError(limits.max_pixels, header.width, header.height)
+        raise errors.TooManyPixelsError(limits.max_pixels, header.width, header.height)
     if min(header.width, header.height) < limits.min_side:
-        raise TooSmallError(header.width, header.height, limits.min_side)
+        raise errors.TooSmallError(header.width, header.height, limits.min_side)
     # For a moment a decoded JPEG is in memory twice, with three and with four bytes a pixel.
     each = header.pixel_bytes + (7 / scale**2 if header.format == "JPEG" else 0)
     most = (limits.max_memory - len(header.data)) / each
     if pixels > most:
-        raise TooManyPixelsError(max(0, int(most)), header.width, header.height, header.kind)
+        raise errors.TooManyPixelsError(max(0, int(most)), header.width, header.height, header.kind)
 
 
 def _load(header: Header, scale: int) -> Image.Image | HeifPicture:
@@ -211,14 +202,9 @@ def _resize(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return fitted
 
 
-def _to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
-    """Convert mode L, RGB or CMYK to sRGB by LittleCMS, ignoring a profile that is broken or of another space."""
-    transform = _transform(profile, image.mode) if profile else None
-    return image.convert("RGB") if transform is None else transform.apply(image)
-
-
 @lru_cache(maxsize=8)  # phones send the same few profiles; one of a printer takes up to 3 MB
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Make LittleCMS's conversion of mode L, RGB or CMYK to sRGB; None for a broken profile or one of another space."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if source.profile.xcolor_space.strip() != _SPACES[mode]:

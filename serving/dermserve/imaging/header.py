@@ -13,12 +13,9 @@ from dataclasses import dataclass
 from dermserve.imaging.errors import TooComplexError, UndecodablePhotoError, UnsupportedFormatError
 from dermserve.imaging.heif import HEIC, HeifPicture
 
-_MAX_SCANS = 64
-"""Most scans of a JPEG; encoders write 10 to 20. Each scan walks over all blocks: 8 ms for 50 megapixels."""
-_MAX_PARTS = 4096
-"""Most JPEG segments, PNG or WebP chunks. A PNG of 20 MB in chunks of 8 kB has 2,500."""
-_MAX_PROFILE = 1 << 20
-"""Most bytes of a colour profile: those of cameras and phones have 500 to 4,000, those of printers up to a megabyte."""
+_MAX_SCANS = 64  # of a JPEG; encoders write 10 to 20. Each walks over all blocks: 8 ms for 50 megapixels
+_MAX_PARTS = 4096  # most JPEG segments, PNG or WebP chunks. A PNG of 20 MB in chunks of 8 kB has 2,500
+_MAX_PROFILE = 1 << 20  # bytes: profiles of cameras and phones have 500 to 4,000, of printers up to a megabyte
 
 _ORIENTATION = 0x0112
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd8-\xfe]")  # 00: a stuffed byte, 01: TEM, D0 to D7: restarts, FF: a fill byte
@@ -42,24 +39,16 @@ _KNOWN = {
 class Header:
     """The header of one photo."""
 
-    format: str
-    """"JPEG", "PNG", "WebP" or "HEIC"."""
-    kind: str
-    """The format with the properties that decide how much memory it takes, in words."""
-    mode: str
-    """What a JPEG decodes to: L, RGB or CMYK; empty for other formats."""
+    format: str  # "JPEG", "PNG", "WebP" or "HEIC"
+    kind: str  # the format with the properties that decide how much memory it takes, in words
+    mode: str  # what a JPEG decodes to: L, RGB or CMYK; empty for other formats
     width: int
     height: int
-    data: bytes
-    """The file, without the parts that a decoder does not need."""
-    pixel_bytes: float
-    """Memory for each pixel while it is decoded at full size."""
-    orientation: int = 1
-    """EXIF orientation, 1 to 8."""
-    profile: bytes = b""
-    """ICC profile; empty when there is none or it is broken."""
-    heif: HeifPicture | None = None
-    """The opened HEIC file; None for other formats."""
+    data: bytes  # the file, without the parts that a decoder does not need
+    pixel_bytes: float  # memory for each pixel while it is decoded at full size
+    orientation: int = 1  # EXIF orientation, 1 to 8
+    profile: bytes = b""  # ICC profile; empty when there is none or it is broken
+    heif: HeifPicture | None = None  # the opened HEIC file; None for other formats
 
 
 def read_header(data: bytes) -> Header:

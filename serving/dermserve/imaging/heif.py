@@ -24,16 +24,12 @@ else:
     pillow_heif.options.DECODE_THREADS = 1  # each request has its own thread
     pillow_heif.options.THUMBNAILS = pillow_heif.options.DEPTH_IMAGES = pillow_heif.options.AUX_IMAGES = False
 
-HEIC = pillow_heif is not None
-"""Whether the extra `heic` is installed, and works here."""
+HEIC = pillow_heif is not None  # whether the extra `heic` is installed, and works here
 _MAX_BOXES = 4096
-_MAX_UNITS = 100_000
-"""Most HEVC units shorter than 256 bytes; libheif takes some 90 bytes of memory for each."""
-_SAMPLES = {400: 1, 420: 1.5, 422: 2, 444: 3}
-"""Samples of a pixel, by the chroma subsampling."""
+_MAX_UNITS = 100_000  # most HEVC units shorter than 256 bytes; libheif takes some 90 bytes of memory for each
+_SAMPLES = {400: 1, 420: 1.5, 422: 2, 444: 3}  # Samples of a pixel, by the chroma subsampling
 _SIZE = re.compile(rb"ispe.{4}(.{4})(.{4})", re.DOTALL)
-_REFUSED = (RuntimeError, ValueError, EOFError)
-"""What pillow-heif raises for damaged files."""
+_REFUSED = (RuntimeError, ValueError, EOFError)  # what pillow-heif raises for damaged files
 _DERIVED = (b"iovl", b"iden")
 
 

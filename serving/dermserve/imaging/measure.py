@@ -20,44 +20,33 @@ _Floats: TypeAlias = NDArray[np.float32]
 
 _PLANES = np.array([[0.07475, 0.14675, 0.0285], [0.25, -0.25, 0], [0.125, 0.125, -0.25]], np.float32)
 """Luma, red less green, and the mean of red and green less blue, of sums over four pixels."""
-_GLARE = 248
-"""A pixel counts as blown out from this value of its brightest channel on."""
-_LONGER = np.array([1.0, 1.0, 1.6, 1.6])
-"""How much larger second differences of skin are along a diagonal, where pixels are further apart."""
+_GLARE = 248  # a pixel counts as blown out from this value of its brightest channel on
+_LONGER = np.array([1.0, 1.0, 1.6, 1.6])  # second differences are larger along diagonals: pixels are further apart
 _OTHERS, _LEAST = 0.75, 1.0
 """Share of the mean over all directions, and gray levels, that count as the structure of each direction, at least:
 below a level there is only what rounding to 8 bits leaves."""
-_BLOCK = 8
-"""Side in pixels, at half size, of the areas whose brightness is compared for contrast."""
+_BLOCK = 8  # side in pixels, at half size, of the areas whose brightness is compared for contrast
 
 
 @dataclass(frozen=True, slots=True)
 class Measures:
     """The measures of one photo."""
 
-    brightness: float
-    """Mean luma, 0 to 255."""
-    sharpness: float
-    """Mean absolute difference of pixels one row or one column apart, 0 to 255."""
-    midtones: float
-    """Median luma, 0 to 255."""
-    highlights: float
-    """95th percentile of luma, 0 to 255."""
-    glare: float
-    """Share of the pixels with a channel at its limit, 0 to 1."""
+    brightness: float  # mean luma, 0 to 255
+    sharpness: float  # mean absolute difference of pixels one row or one column apart, 0 to 255
+    midtones: float  # median luma, 0 to 255
+    highlights: float  # 95th percentile of luma, 0 to 255
+    glare: float  # share of the pixels with a channel at its limit, 0 to 1
     color: float
     """Standard deviation of the colour differences that brightness does not explain, in gray levels. A gray or
     one-toned (sepia) photo has 0, however strong the tone."""
-    redness: float
-    """Mean of red less green, as a share of the mean luma."""
-    yellowness: float
-    """Mean of red and green less blue, as a share of the mean luma."""
+    redness: float  # mean of red less green, as a share of the mean luma
+    yellowness: float  # mean of red and green less blue, as a share of the mean luma
     detail: float
     """Second difference of neighbouring areas of 4×4 pixels over that of areas two apart, in the direction where it is
     least: 0.25 where all is smooth. Where a direction has less structure than the others, as motion leaves it, it is
     compared with theirs. Coarse, as crops of 64 pixels have no finer detail."""
-    contrast: float
-    """Standard deviation of the mean luma of areas of 16×16 pixels of the photo, as a share of the highlights."""
+    contrast: float  # standard deviation of the mean luma of areas of 16×16 pixels, as a share of the highlights
 
 
 def measure(pixels: NDArray[np.uint8]) -> Measures:

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 Pixels: TypeAlias = NDArray[np.uint8]
 
 IDENTITY = "identity"
-BRIGHTNESS_STEP = 10
-"""Brightness views scale each value by 1 ± 1/BRIGHTNESS_STEP."""
+BRIGHTNESS_STEP = 10  # brightness views scale each value by 1 ± 1/BRIGHTNESS_STEP
 
 
 def _scaled(numerator: int) -> Pixels:

@@ -1,4 +1,4 @@
-"""Run a child process in its own session: keep its log, wait for its ready line or its health service, stop it.
+"""Run a child process in its own session: keep its log, wait for its ready line or its health service, stop it; ports.
 
 Termination signals become KeyboardInterrupt, so that every `with` block ends in order.
 """
@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,40 +18,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Self
 
+import click
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 _EXEC = pathlib.Path(__file__).with_name("exec_with_parent.py")
 _KEPT_LINES = 20
 _LARGE = 10_000_000
+HOST = "127.0.0.1"
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-PAUSE = 0.1
-"""Seconds between two looks. Python handles a signal that arrives just before a wait only after it: all are short."""
+PAUSE = 0.1  # seconds between two looks: Python handles a signal that arrives just before a wait only after it
 
 
-class StackError(Exception):
-    """A port is taken, a program is missing, or the store can't be used; the message says what to do."""
-
-
-class ChildDiedError(StackError):
-    """A server ended by itself."""
-
-    def __init__(self, name: str, code: int, last_lines: Sequence[str]) -> None:
-        self.code = code
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-        super().__init__(f"the {name} {how}; last log lines:\n{indented(last_lines)}")
-
-
-class NotReadyInTimeError(StackError):
-    """A server runs, but was not ready in time."""
-
-    def __init__(self, name: str, seconds: float, last_lines: Sequence[str]) -> None:
-        super().__init__(f"the {name} isn't ready after {seconds:g} s; last log lines:\n{indented(last_lines)}")
-
-
-def indented(lines: Sequence[str]) -> str:
-    """Indent log lines for a message; "(it logged nothing)" if there are none."""
-    return "\n".join(f"  {line}" for line in lines or ["(it logged nothing)"])
+class StackError(click.ClickException):
+    """A port is taken, a server ended or isn't ready, or the store can't be used; the message says what to do."""
 
 
 class Child:
@@ -64,21 +45,15 @@ class Child:
     """
 
     def __init__(
-        self,
-        command: Sequence[str],
-        *,
-        name: str,
-        log: Callable[[str], None],
-        ready: re.Pattern[str] | None = None,
-        env: Mapping[str, str] | None = None,
-        asking: signal.Signals = signal.SIGTERM,
-    ) -> None:
+        self, command: Sequence[str], *, name: str, log: Callable[[str], None], ready: re.Pattern[str] | None = None,
+        env: Mapping[str, str] | None = None, asking: signal.Signals = signal.SIGTERM,
+    ) -> None:  # fmt: skip
         self.name = name
         self._asking = asking
         self._log = log
         self._pattern = ready
         self._match: re.Match[str] | None = None
-        self._lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
+        self.last_lines: collections.deque[str] = collections.deque(maxlen=_KEPT_LINES)
         self._ended: Future[None] = Future()
         self._process = subprocess.Popen(  # noqa: S603 - the launcher's own command line
             [sys.executable, "-IS", str(_EXEC), str(os.getpid()), *command],
@@ -94,28 +69,29 @@ class Child:
         self._pump = threading.Thread(target=self._follow, name=f"{name}-log", daemon=True)
         self._pump.start()
 
-    @property
-    def last_lines(self) -> Sequence[str]:
-        """The last lines it wrote."""
-        return tuple(self._lines)
+    def failure(self, how: str) -> StackError:
+        """Make an error with the last lines that it wrote."""
+        lines = "\n".join(f"  {line}" for line in tuple(self.last_lines) or ["(it logged nothing)"])
+        return StackError(f"the {self.name} {how}; last log lines:\n{lines}")
 
-    def died(self) -> ChildDiedError | None:
+    def died(self) -> StackError | None:
         """Return an error that says how it ended, once its last line is logged; None until then."""
-        return ChildDiedError(self.name, self._process.wait(), self.last_lines) if self._ended.done() else None
+        if not self._ended.done():
+            return None
+        code = self._process.wait()
+        return self.failure(f"was killed by signal {-code}" if code < 0 else f"ended with status {code}")
 
     def wait_ready(self, *, timeout: float) -> re.Match[str]:
         """Wait for the line that it prints when ready; return the match.
 
-        Raises:
-            ChildDiedError: it ended first.
-            NotReadyInTimeError: it was not ready after `timeout` seconds.
+        Raises StackError: it ended first, or was not ready after `timeout` seconds.
         """
         end = time.monotonic() + timeout
         while self._match is None:
             if died := self.died():
                 raise died
             if time.monotonic() >= end:
-                raise NotReadyInTimeError(self.name, timeout, self.last_lines)
+                raise self.failure(f"isn't ready after {timeout:g} s")
             time.sleep(PAUSE)
         return self._match
 
@@ -148,7 +124,7 @@ class Child:
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in map(str.rstrip, lines):
-                self._lines.append(line)
+                self.last_lines.append(line)
                 with contextlib.suppress(BrokenPipeError):  # stderr is closed
                     self._log(line)
                 if self._pattern is not None and self._match is None:
@@ -180,11 +156,8 @@ class InOrder:
 def wait_serving(address: str, *, timeout: float, children: Sequence[Child]) -> None:
     """Wait until the gateway at HOST:PORT reports SERVING, by health.Watch, without polling.
 
-    The wait ends if one of the children ends. The message of a timeout has the log of the first child.
-
-    Raises:
-        ChildDiedError: one of them ended.
-        NotReadyInTimeError: it was not SERVING after `timeout` seconds.
+    Raises StackError: one of the children ended, or it was not SERVING after `timeout` seconds, with the log of the
+    first child.
     """
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
@@ -196,10 +169,9 @@ def wait_serving(address: str, *, timeout: float, children: Sequence[Child]) -> 
                 if update.status == health_pb2.HealthCheckResponse.SERVING:
                     call.cancel()
                     return
-    for child in children:
-        if died := child.died():
-            raise died
-    raise NotReadyInTimeError(children[0].name, timeout, children[0].last_lines)
+    raise next(
+        filter(None, (child.died() for child in children)), children[0].failure(f"isn't ready after {timeout:g} s")
+    )
 
 
 @contextlib.contextmanager
@@ -233,3 +205,35 @@ def ends_by_interrupt() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def free_port() -> int:
+    """Choose a free loopback port, for a server whose port must be known before it starts."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def check_free(port: int, *, option: str) -> None:
+    """Check that nothing listens on a loopback port; 0 always passes. The message names the option that chooses it.
+
+    gRPC reports a port in use late, or never (SO_REUSEPORT).
+
+    Raises StackError: something listens there.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # ignore connections in TIME_WAIT
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            what = f"port {port} is in use: stop what listens there"
+            raise StackError(f"{what}, or choose another with {option} (0: any free)") from error
+
+
+def no_proxy(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return `no_proxy` and `NO_PROXY` for a child: this process's own, and the loopback."""
+    loopback = "127.0.0.1,localhost,::1"
+    return {
+        name: ",".join(filter(None, (environment.get("no_proxy") or environment.get("NO_PROXY"), loopback)))
+        for name in ("no_proxy", "NO_PROXY")
+    }

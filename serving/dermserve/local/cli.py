@@ -2,37 +2,33 @@
 
 import contextlib
 import dataclasses
+import itertools
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import click
 
 from dermserve.client import Client, DermserveError, TtaMode, render_text
 from dermserve.edge import Settings, SettingsError
-from dermserve.local import DEFAULT_MODELS, DEFAULT_PORT, DEFAULT_STORE, DEFAULT_TFS_PORT, Stack, StackError
-from dermserve.local.child import ends_by_interrupt
+from dermserve.local import DEFAULT_MODELS, DEFAULT_PORT, DEFAULT_STORE, DEFAULT_TFS_PORT, Stack
+from dermserve.local.child import HOST, ends_by_interrupt
 from dermserve.local.edge import Edge
-from dermserve.local.ports import HOST
 
 _PORT = click.IntRange(0, 65535)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=pathlib.Path)
 _DEADLINE = 60.0
 _store_option = click.option(
-    "--store", type=click.Path(file_okay=False, path_type=pathlib.Path), default=DEFAULT_STORE, show_default=True,
+    "--store", type=click.Path(file_okay=False, path_type=pathlib.Path), default=DEFAULT_STORE,
     envvar="DERMSERVE_STORE", show_envvar=True, help="Folder of the store; models that it lacks are exported into it.",
 )  # fmt: skip
 
 
-@click.command()
+@click.command(context_settings={"show_default": True})
 @_store_option
-@click.option("--port", type=_PORT, default=DEFAULT_PORT, show_default=True, help="Gateway's port; 0 takes a free one.")
-@click.option(
-    "--tfs-port", type=_PORT, default=DEFAULT_TFS_PORT, show_default=True, help="Model server's; 0 takes a free one."
-)
-@click.option(
-    "--model", "models", multiple=True, default=DEFAULT_MODELS, show_default=True, help="Model to serve; repeatable."
-)
+@click.option("--port", type=_PORT, default=DEFAULT_PORT, help="Gateway's port; 0 takes a free one.")
+@click.option("--tfs-port", type=_PORT, default=DEFAULT_TFS_PORT, help="Model server's; 0 takes a free one.")
+@click.option("--model", "models", multiple=True, default=DEFAULT_MODELS, help="Model to serve; repeatable.")
 @click.option("--reflection", is_flag=True, help="Let grpcurl and the like ask the gateway for the API.")
 @click.option("--edge", "with_edge", is_flag=True, help="Start Envoy, too: HTTP, JSON, gRPC-Web and the page.")
 @click.option("--edge-port", type=_PORT, help="Envoy's port; 0 takes a free one. [default: 8080]")
@@ -87,16 +83,12 @@ def _serve(stack: Stack, model: str, edge: Edge | None) -> None:
     except KeyboardInterrupt:
         if not ready:
             raise
-    except StackError as error:
-        raise click.ClickException(str(error)) from error
 
 
-@click.command()
+@click.command(context_settings={"show_default": True})
 @click.argument("image", required=False, type=click.Path(exists=True, dir_okay=False, path_type=pathlib.Path))
 @_store_option
-@click.option(
-    "--model", "models", multiple=True, default=DEFAULT_MODELS, show_default=True, help="Model to ask; repeatable."
-)
+@click.option("--model", "models", multiple=True, default=DEFAULT_MODELS, help="Model to ask; repeatable.")
 def demo(image: pathlib.Path | None, store: pathlib.Path, models: tuple[str, ...]) -> None:
     """Classify one picture with each model, with one view and with ten, then stop everything.
 
@@ -105,9 +97,14 @@ def demo(image: pathlib.Path | None, store: pathlib.Path, models: tuple[str, ...
     photo = _picture(image)
     with ends_by_interrupt():
         try:
-            with Stack(store=store, models=models, port=0, tfs_port=0, say=_progress()) as stack:
-                _show_answers(stack.gateway_address, models, photo)
-        except (StackError, DermserveError) as error:
+            with (
+                Stack(store=store, models=models, port=0, tfs_port=0, say=_progress()) as stack,
+                Client(stack.gateway_address, deadline=_DEADLINE) as client,
+            ):
+                for model, tta in itertools.product(models, (TtaMode.NONE, TtaMode.FULL)):
+                    click.echo(f"\n{render_text(client.classify(photo, model=model, tta=tta))}")
+                click.echo()
+        except DermserveError as error:
             raise click.ClickException(str(error)) from error
 
 
@@ -127,14 +124,6 @@ def _picture(image: pathlib.Path | None) -> bytes:
         raise click.BadParameter(f"{image}: {error}", param_hint="IMAGE") from error
     click.echo(f"picture: {image}")
     return photo
-
-
-def _show_answers(address: str, models: Sequence[str], photo: bytes) -> None:
-    with Client(address, deadline=_DEADLINE) as client:
-        for model in models:
-            for tta in (TtaMode.NONE, TtaMode.FULL):
-                click.echo(f"\n{render_text(client.classify(photo, model=model, tta=tta))}")
-    click.echo()
 
 
 def _progress() -> Callable[[str], None]:

@@ -16,9 +16,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from dermserve.edge import Settings, write_config
-from dermserve.edge.files import gather
-from dermserve.local.child import Child, InOrder, StackError, child_log
-from dermserve.local.ports import HOST, check_free, free_port
+from dermserve.edge.config import gather
+from dermserve.local.child import HOST, Child, InOrder, StackError, check_free, child_log, free_port
 
 _READY = re.compile(r"all dependencies initialized\. starting workers")
 _GRACE = 5.0
@@ -34,23 +33,15 @@ class Edge(InOrder):
         StackError: Envoy isn't installed, a port is taken, or it doesn't start.
     """
 
-    settings: Settings
-    """Settings of the edge; `admin` and `www` are chosen here."""
+    settings: Settings  # settings of the edge; `admin` and `www` are chosen here
     _: KW_ONLY
-    store: pathlib.Path
-    """Where the on-device model is taken from, and beside which logs are written."""
-    ready_timeout: float = 60.0
-    """Seconds for Envoy to start and find the gateway healthy."""
-    say: Callable[[str], None] = lambda line: None
-    """Takes a line of progress."""
-    url: str = field(default="", init=False)
-    """Where it listens, "http://HOST:PORT", once entered."""
-    metrics: str = field(default="", init=False)
-    """HOST:PORT of its metrics, once entered, where there are any."""
-    api: str = field(default="", init=False)
-    """Path of the API page, or where that lacks its viewer, of the OpenAPI document; once entered."""
-    child: Child = field(init=False)
-    """Its process, once entered."""
+    store: pathlib.Path  # where the on-device model is taken from, and beside which logs are written
+    ready_timeout: float = 60.0  # seconds for Envoy to start and find the gateway healthy
+    say: Callable[[str], None] = lambda line: None  # takes a line of progress
+    url: str = field(default="", init=False)  # where it listens, "http://HOST:PORT", once entered
+    metrics: str = field(default="", init=False)  # HOST:PORT of its metrics, once entered, where there are any
+    api: str = field(default="", init=False)  # path of the API page, or without its viewer, of the OpenAPI document
+    child: Child = field(init=False)  # its process, once entered
     _admin: str = field(default="", init=False)
 
     def check(self) -> None:

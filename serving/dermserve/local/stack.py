@@ -11,8 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dermserve.local.child import PAUSE, Child, InOrder, child_log, wait_serving
-from dermserve.local.ports import HOST, check_free, no_proxy
+from dermserve.local.child import HOST, PAUSE, Child, InOrder, check_free, child_log, no_proxy, wait_serving
 from dermserve.local.store import ensure_models, owned, write_config
 from dermserve.models.lifecycle.server_config import CANARY_FILE
 from dermserve.modelserver.flags import usable_cores
@@ -26,8 +25,7 @@ _TFS_READY = re.compile(r"Running gRPC ModelServer at (\S+:\d+)")
 GATEWAY_READY = re.compile(r'(?=.*"event": ?"listening").*"address": ?"([^"]+)"')
 # The gateway gives requests in flight 10 s to finish; then none is left in the model server.
 _GRACE = 15.0
-_TENSORFLOW = re.compile(r"[IWE]\d{4} |WARNING: All log")
-"""Begins TensorFlow's own lines, as that it finds no GPU: no reason for anything."""
+_TENSORFLOW = re.compile(r"[IWE]\d{4} |WARNING: All log")  # begins TensorFlow's own lines, which explain nothing
 
 
 @dataclass(kw_only=True)
@@ -43,17 +41,12 @@ class Stack(InOrder):
         StackError: a port is taken, the store can't be built or another process serves it, or a server doesn't start.
     """
 
-    store: pathlib.Path = DEFAULT_STORE
-    """Folder of the versioned store."""
+    store: pathlib.Path = DEFAULT_STORE  # folder of the versioned store
     models: Sequence[str] = DEFAULT_MODELS
-    port: int = DEFAULT_PORT
-    """The gateway's; 0 takes a free one."""
-    tfs_port: int = DEFAULT_TFS_PORT
-    """The model server's; 0 takes a free one."""
-    ready_timeout: float = 180.0
-    """Seconds for the model server to load, and again for the gateway to be ready."""
-    say: Callable[[str], None] = lambda line: None
-    """Takes a line of progress."""
+    port: int = DEFAULT_PORT  # the gateway's; 0 takes a free one
+    tfs_port: int = DEFAULT_TFS_PORT  # the model server's; 0 takes a free one
+    ready_timeout: float = 180.0  # seconds for the model server to load, and again for the gateway to be ready
+    say: Callable[[str], None] = lambda line: None  # takes a line of progress
     program: Callable[[str], Sequence[str]] = lambda name: (sys.executable, "-m", f"dermserve.{name}")
     """Gives the command line of "modelserver" and "gateway", to which their flags are added."""
     model_server_flags: Sequence[str] = ()
@@ -61,18 +54,21 @@ class Stack(InOrder):
     owner: bool = False
     """Whether it is the one that serves the store: it writes models.config there, for `dermserve model`, and a second
     one is refused. Otherwise the store stays as it is."""
-    tell_after: float = 15.0
-    """Seconds after which `say` gets the last log line of a server that isn't ready."""
-    gateway_address: str = field(default="", init=False)
-    """HOST:PORT of the gateway, once entered."""
-    tfs_address: str = field(default="", init=False)
-    """HOST:PORT of the model server, once entered."""
+    tell_after: float = 15.0  # seconds after which `say` gets the last log line of a server that isn't ready
+    gateways: int = 1  # processes; the first one has `port` and the flags, the others have free ports
+    gateway_addresses: list[str] = field(default_factory=list, init=False)  # HOST:PORT of each, once entered
+    tfs_address: str = field(default="", init=False)  # HOST:PORT of the model server, once entered
     _children: dict[str, Child] = field(default_factory=dict, init=False)
 
     @property
     def pids(self) -> Mapping[str, int]:
-        """Process ids by name: "modelserver" and "gateway"."""
+        """Process ids by name: "modelserver", "gateway", "gateway 2" and so on."""
         return {name: child.pid for name, child in self._children.items()}
+
+    @property
+    def gateway_address(self) -> str:
+        """HOST:PORT of the first gateway, once entered."""
+        return self.gateway_addresses[0]
 
     def _start(self, parts: contextlib.ExitStack) -> None:
         check_free(self.port, option="--port")
@@ -81,13 +77,12 @@ class Stack(InOrder):
             parts.enter_context(owned(self.store))
         ensure_models(self.store, self.models, say=self.say)
         self._start_model_server(parts)
-        self._start_gateway(parts)
+        self._start_gateway(parts, "gateway", self.port, self.gateway_flags)
+        for number in range(2, self.gateways + 1):
+            self._start_gateway(parts, f"gateway {number}", 0, ())
 
     def wait(self, *others: Child) -> None:
-        """Wait without a timeout until a child, or one of the others, ends by itself.
-
-        Raises ChildDiedError: one did.
-        """
+        """Wait without a timeout until a child, or one of the others, ends by itself. Raises StackError: one did."""
         while True:
             for child in (*self._children.values(), *others):
                 if died := child.died():
@@ -116,26 +111,27 @@ class Stack(InOrder):
             self.tfs_address = server.wait_ready(timeout=self.ready_timeout)[1]
         self.say(f"model server ready at {self.tfs_address} after {time.monotonic() - started:.1f} s")
 
-    def _start_gateway(self, parts: contextlib.ExitStack) -> None:
+    def _start_gateway(self, parts: contextlib.ExitStack, name: str, port: int, flags: Sequence[str]) -> None:
         models = [f"--model={model}" for model in self.models]
-        arguments = ("--listen", f"{HOST}:{self.port}", "--tfs", self.tfs_address, *models, *self.gateway_flags)
+        arguments = ("--listen", f"{HOST}:{port}", "--tfs", self.tfs_address, *models, *flags)
         own = "DERMSERVE_CANARY_FILE" in os.environ
         env = {} if own else {"DERMSERVE_CANARY_FILE": str(self.store.resolve() / CANARY_FILE)}
-        gateway = self._start_child("gateway", arguments, parts, ready=GATEWAY_READY, **env)
+        gateway = self._start_child(name, arguments, parts, ready=GATEWAY_READY, **env)
         started = time.monotonic()
         children = gateway, self._children["modelserver"]
         with self._told_if_slow(gateway):
-            self.gateway_address = gateway.wait_ready(timeout=self.ready_timeout)[1]
+            address = gateway.wait_ready(timeout=self.ready_timeout)[1]
         with self._told_if_slow(gateway):
-            wait_serving(self.gateway_address, timeout=self.ready_timeout, children=children)
-        self.say(f"gateway ready at {self.gateway_address} after {time.monotonic() - started:.1f} s")
+            wait_serving(address, timeout=self.ready_timeout, children=children)
+        self.gateway_addresses.append(address)
+        self.say(f"{name} ready at {address} after {time.monotonic() - started:.1f} s")
 
     @contextlib.contextmanager
     def _told_if_slow(self, child: Child) -> Iterator[None]:
         """If the block, a wait for a child, takes long, print the last line of the child's log."""
 
         def tell() -> None:
-            said = [line for line in child.last_lines if not _TENSORFLOW.match(line)] or ["(none yet)"]
+            said = [line for line in [*child.last_lines] if not _TENSORFLOW.match(line)] or ["(none yet)"]
             self.say(f"the {child.name} isn't ready after {self.tell_after:g} s; last log line: {said[-1]}")
 
         timer = threading.Timer(self.tell_after, tell)
@@ -151,7 +147,7 @@ class Stack(InOrder):
         logs = self.store.resolve().parent / "logs"
         log = parts.enter_context(child_log(logs / f"{name}.log", say=self.say))
         env = {**env, **no_proxy(), "PYTHONUNBUFFERED": "1"}
-        child = Child([*self.program(name), *arguments], name=name, log=log, ready=ready, env=env)
+        child = Child([*self.program(name.split(maxsplit=1)[0]), *arguments], name=name, log=log, ready=ready, env=env)
         parts.callback(child.stop, grace=_GRACE)
         parts.callback(self.say, f"stopping the {name}")
         self._children[name] = child

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import portalocker
 
-from dermserve.local.child import Child, StackError, indented
+from dermserve.local.child import Child, StackError
 from dermserve.models.catalogue import SPECS
 from dermserve.models.durable import write_durably
 from dermserve.models.lifecycle.errors import LifecycleError
@@ -22,8 +22,7 @@ from dermserve.models.lifecycle.stores import LocalStore
 
 _GRACE = 10.0
 _SERVED_BY = ".up"
-_UNSERVED = "models.config.unserved"
-"""Entries of models.config for models that are not served this time."""
+_UNSERVED = "models.config.unserved"  # entries of models.config for models that are not served this time
 
 
 @contextlib.contextmanager
@@ -85,7 +84,7 @@ def ensure_models(store: pathlib.Path, models: Sequence[str], *, say: Callable[[
         interrupted.set()
         export.stop(grace=_GRACE)
     if code != 0:
-        raise StackError(f"the store {store} can't be built:\n{indented(export.last_lines)}")
+        raise export.failure(f"can't build the store {store}")
 
 
 def write_config(store: pathlib.Path, models: Sequence[str], *, into: pathlib.Path | None = None) -> pathlib.Path:

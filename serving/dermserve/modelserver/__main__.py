@@ -29,14 +29,14 @@ def _stop_on_signals() -> threading.Event:
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     stop = threading.Event()
-    threading.Thread(target=_watch, args=(stop,), name="signals", daemon=True).start()
+
+    def watch() -> None:
+        signal.sigwait(_SIGNALS)
+        stop.set()
+        os._exit(128 + signal.sigwait(_SIGNALS))  # The exit code that a shell gives a process ended by a signal.
+
+    threading.Thread(target=watch, name="signals", daemon=True).start()
     return stop
-
-
-def _watch(stop: threading.Event) -> None:
-    signal.sigwait(_SIGNALS)
-    stop.set()
-    os._exit(128 + signal.sigwait(_SIGNALS))  # The exit code that a shell gives a process ended by a signal.
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ from typing import Any
 
 import grpc
 
-from dermserve.modelserver.config import check_models, check_platforms, list_models
+from dermserve.modelserver import versions as rules
 from dermserve.modelserver.errors import ServingError, failed_precondition, internal, invalid_argument, not_found
-from dermserve.modelserver.servable import Servable
-from dermserve.modelserver.versions import State, Version, find_versions, forbidden_label, next_change, settled
+from dermserve.modelserver.session import Session
+from dermserve.modelserver.versions import State, Version
 
 _logger = logging.getLogger(__name__)
 _INTERVAL_S = 0.1
@@ -37,14 +37,14 @@ class Manager:
         stop: set when the process must stop; it ends every wait for a version.
     """
 
-    def __init__(self, *, load: Callable[[Path], Servable], flags: argparse.Namespace, stop: threading.Event) -> None:
+    def __init__(self, *, load: Callable[[Path], Session], flags: argparse.Namespace, stop: threading.Event) -> None:
         self._load_path = load
         self._flags = flags
         self._stop = stop
         self._ended = threading.Event()
         self._versions: dict[str, dict[int, Version]] = {}
         self._loads = 0
-        self._checked, self._served = list_models(), list_models()
+        self._checked, self._served = rules.list_models(), rules.list_models()
         self._labels: dict[str, dict[str, int]] = {}
         self._reloading = threading.Lock()
         self._changed = threading.Condition()
@@ -95,12 +95,12 @@ class Manager:
             return sorted(self._versions.get(model, {}).values(), key=lambda one: -one.number)
 
     @contextlib.contextmanager
-    def borrow(self, spec: Any) -> Iterator[tuple[int, Servable]]:
+    def borrow(self, spec: Any) -> Iterator[tuple[int, Session]]:
         """Lend the loaded version that a ModelSpec names; it is not unloaded while the block lasts."""
         version = self._take(spec.name, number=self._number(spec))
         try:
-            assert version.servable is not None
-            yield version.number, version.servable
+            assert version.session is not None
+            yield version.number, version.session
         finally:
             with self._changed:
                 version.calls -= 1
@@ -131,14 +131,14 @@ class Manager:
 
     def _accept(self, models: Any) -> None:
         """Check a list in TensorFlow Serving's order. The next list is compared with it even if a late check fails."""
-        check_models(models, before=self._checked)
+        rules.check_models(models, before=self._checked)
         self._checked = models
         self._labels = {model.name: self._checked_labels(model) for model in models.config}
-        check_platforms(models)
+        rules.check_platforms(models)
 
     def _checked_labels(self, model: Any) -> dict[str, int]:
         wanted = dict(model.version_labels)
-        forbidden = forbidden_label(
+        forbidden = rules.forbidden_label(
             wanted,
             current=self._labels.get(model.name, {}),
             available={one.number for one in self.versions(model.name) if one.state is State.AVAILABLE},
@@ -153,7 +153,7 @@ class Manager:
 
     def _wait_settled(self, names: list[str], *, what: str) -> None:
         def look() -> list[Version | None]:
-            return [settled(self._versions.get(name, {}).values()) for name in names]
+            return [rules.settled(self._versions.get(name, {}).values()) for name in names]
 
         with self._changed:
             while not all(found := look()):
@@ -182,7 +182,7 @@ class Manager:
             self._look_at = time.monotonic() + (wait_s if wait_s > 0 else float("inf"))
             models = self._served
         try:
-            found = {model.name: find_versions(model) for model in models.config}
+            found = {model.name: rules.find_versions(model) for model in models.config}
         except ServingError as error:
             _logger.error("FileSystemStoragePathSource encountered a filesystem access error: %s", error.message)
             return
@@ -210,7 +210,7 @@ class Manager:
     def _change_one(self) -> bool:
         """Load or unload one version, an unload first; False when there is nothing to do."""
         with self._changed:
-            changes = [next_change(list(versions.values())) for versions in self._versions.values()]
+            changes = [rules.next_change(list(versions.values())) for versions in self._versions.values()]
         due = sorted(filter(None, changes), key=lambda one: one.state is not State.AVAILABLE)
         if not due or self._ended.is_set():
             return False
@@ -228,7 +228,7 @@ class Manager:
 
     def _load(self, version: Version) -> None:
         try:
-            version.servable = self._load_with_retries(version)
+            version.session = self._load_with_retries(version)
         except ServingError as error:
             _logger.error("Servable %s cannot be loaded: %s", version, error)
             version.error = error
@@ -239,7 +239,7 @@ class Manager:
                 self._loads += 1
             self._set(version, State.AVAILABLE)
 
-    def _load_with_retries(self, version: Version) -> Servable:
+    def _load_with_retries(self, version: Version) -> Session:
         retries_left = max(self._flags.max_num_load_retries, 0)
         while True:
             _logger.info("Loading servable version %s from %s", version, version.path)
@@ -261,10 +261,10 @@ class Manager:
         self._set(version, State.UNLOADING)
         with self._changed:
             self._changed.wait_for(lambda: version.calls == 0)
-            servable, version.servable = version.servable, None
+            session, version.session = version.session, None
         try:
-            if servable:
-                servable.close()
+            if session:
+                session.close()
         except ServingError:
             _logger.exception("Could not free %s", version)
         self._set(version, State.END)

@@ -15,11 +15,7 @@ from pathlib import Path
 
 
 def tensorflow_directory() -> Path:
-    """Find the installed TensorFlow without importing it.
-
-    Raises:
-        ModuleNotFoundError: it is not installed.
-    """
+    """Find the installed TensorFlow without importing it. Raises ModuleNotFoundError: it is not installed."""
     spec = (
         importlib.util.find_spec("tensorflow")
         if "tensorflow" not in sys.modules

@@ -22,48 +22,25 @@ _MODEL_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
 _logger = logging.getLogger(__name__)
 
 
-class Servable:
-    """A loaded version. Any number of threads may call `predict`; call `close` after the last one has returned."""
+def predict(session: Session, request: Any, *, timeout_ms: int, into: Any) -> None:
+    """Answer a PredictRequest into the PredictResponse `into`, all but the model's name and version.
 
-    def __init__(self, session: Session) -> None:
-        self.signatures: Mapping[str, Any] = session.signatures
-        self._session = session
-
-    def predict(self, request: Any, *, timeout_ms: int, into: Any) -> None:
-        """Answer a PredictRequest into the PredictResponse `into`, all but the model's name and version.
-
-        A timeout of 0 waits for ever. If the graph fails, the error has the graph's own status.
-        """
-        name = request.model_spec.signature_name or _DEFAULT_SIGNATURE
-        if name not in self.signatures:
-            raise failed_precondition(f'Serving signature key "{name}" not found.')
-        signature = self.signatures[name]
-        feeds = _feeds(request.inputs, signature)
-        aliases = _aliases(request.output_filter, signature)
-        fetches = [signature.outputs[alias].name for alias in aliases]
-        outputs = self._session.run(feeds, fetches=fetches, timeout_ms=timeout_ms)
-        for alias, output in zip(aliases, outputs, strict=True):
-            render(output, into=into.outputs[alias])
-        into.model_spec.signature_name = name
-
-    def warm_up(self, directory: Path) -> None:
-        """Replay the warm-up records of Predict; other calls are not served here."""
-        count, started = 0, time.monotonic()
-        for log in read_requests(directory):
-            count += 1
-            if log.WhichOneof("log_type") == "predict_log":
-                self.predict(log.predict_log.request, timeout_ms=0, into=predict_pb2.PredictResponse())
-            else:
-                _logger.warning("skipping a warm-up record of kind %s", log.WhichOneof("log_type"))
-        if count:
-            _logger.info("Warmed %s up: %d records in %.2f s", directory, count, time.monotonic() - started)
-
-    def close(self) -> None:
-        """Free the session."""
-        self._session.close()
+    A timeout of 0 waits for ever. If the graph fails, the error has the graph's own status.
+    """
+    name = request.model_spec.signature_name or _DEFAULT_SIGNATURE
+    if name not in session.signatures:
+        raise failed_precondition(f'Serving signature key "{name}" not found.')
+    signature = session.signatures[name]
+    feeds = _feeds(request.inputs, signature)
+    aliases = _aliases(request.output_filter, signature)
+    fetches = [signature.outputs[alias].name for alias in aliases]
+    outputs = session.run(feeds, fetches=fetches, timeout_ms=timeout_ms)
+    for alias, output in zip(aliases, outputs, strict=True):
+        render(output, into=into.outputs[alias])
+    into.model_spec.signature_name = name
 
 
-def load(path: Path, *, flags: argparse.Namespace) -> Servable:
+def load(path: Path, *, flags: argparse.Namespace) -> Session:
     """Load the version in a directory and warm it up."""
     if not any((path / name).exists() for name in _MODEL_FILES):
         raise not_found(
@@ -74,14 +51,27 @@ def load(path: Path, *, flags: argparse.Namespace) -> Servable:
         intra_op_parallelism_threads=flags.tensorflow_intra_op_parallelism,
         inter_op_parallelism_threads=flags.tensorflow_inter_op_parallelism,
     )
-    servable = Servable(Session(path, config=config))
+    session = Session(path, config=config)
     try:
         if flags.enable_model_warmup:
-            servable.warm_up(path)
+            _warm_up(session, path)
     except ServingError:
-        servable.close()
+        session.close()
         raise
-    return servable
+    return session
+
+
+def _warm_up(session: Session, directory: Path) -> None:
+    """Replay the warm-up records of Predict; other calls are not served here."""
+    count, started = 0, time.monotonic()
+    for log in read_requests(directory):
+        count += 1
+        if log.WhichOneof("log_type") == "predict_log":
+            predict(session, log.predict_log.request, timeout_ms=0, into=predict_pb2.PredictResponse())
+        else:
+            _logger.warning("skipping a warm-up record of kind %s", log.WhichOneof("log_type"))
+    if count:
+        _logger.info("Warmed %s up: %d records in %.2f s", directory, count, time.monotonic() - started)
 
 
 def _feeds(inputs: Mapping[str, Any], signature: Any) -> dict[str, Tensor]:

@@ -16,12 +16,12 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from dermserve.modelserver import protos
-from dermserve.modelserver.config import list_models, read_models
 from dermserve.modelserver.errors import ServingError, internal, invalid_argument
 from dermserve.modelserver.flags import parse_flags
 from dermserve.modelserver.manager import Manager
-from dermserve.modelserver.servable import Servable, load
-from dermserve.modelserver.session import tensorflow_version
+from dermserve.modelserver.servable import load, predict
+from dermserve.modelserver.session import Session, tensorflow_version
+from dermserve.modelserver.versions import list_models, read_models
 
 _logger = logging.getLogger(__name__)
 _READ_COUNT = "/tensorflow/core/saved_model/read/count"
@@ -76,10 +76,9 @@ def _initial_models(flags: argparse.Namespace) -> Any:
 def _listen(manager: Manager, flags: argparse.Namespace) -> grpc.Server:
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
     server = grpc.server(ThreadPoolExecutor(flags.grpc_max_threads + _REFUSING_THREADS, "grpc"), options=options)
-    slots = threading.Semaphore(flags.grpc_max_threads)
-    prediction, model = PredictionService(manager, slots=slots), ModelService(manager, slots=slots)
-    protos.prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(prediction, server)
-    protos.model_service_pb2_grpc.add_ModelServiceServicer_to_server(model, server)
+    services = Services(manager, most=flags.grpc_max_threads)
+    protos.prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(services, server)
+    protos.model_service_pb2_grpc.add_ModelServiceServicer_to_server(services, server)
     if flags.enable_grpc_healthcheck_service:
         checks = health.HealthServicer()
         for name in ("", "PredictionService", "ModelService"):  # Always, as in TensorFlow Serving.
@@ -132,14 +131,12 @@ def _refusing(method: str) -> Any:
     return refuse
 
 
-class _Service:
-    def __init__(self, manager: Manager, *, slots: threading.Semaphore) -> None:
+class Services:
+    """PredictionService and ModelService; `most` calls are in flight at once, and those on tf.Example are refused."""
+
+    def __init__(self, manager: Manager, *, most: int) -> None:
         self._manager = manager
-        self.slots = slots
-
-
-class PredictionService(_Service, protos.prediction_service_pb2_grpc.PredictionServiceServicer):  # type: ignore[misc]
-    """Predict and GetModelMetadata; the calls on tf.Example are refused."""
+        self.slots = threading.Semaphore(most)
 
     Classify, Regress, MultiInference = map(_refusing, ("Classify", "Regress", "MultiInference"))
 
@@ -147,8 +144,8 @@ class PredictionService(_Service, protos.prediction_service_pb2_grpc.PredictionS
     def Predict(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 - the service's name for it
         """Run a signature."""
         response = protos.predict_pb2.PredictResponse()
-        with self._borrow(request, into=response) as servable:
-            servable.predict(request, timeout_ms=_timeout_ms(context), into=response)
+        with self._borrow(request, into=response) as session:
+            predict(session, request, timeout_ms=_timeout_ms(context), into=response)
         return response
 
     @_answering
@@ -161,22 +158,18 @@ class PredictionService(_Service, protos.prediction_service_pb2_grpc.PredictionS
             if field != "signature_def":
                 raise invalid_argument(f"Metadata field {field} is not supported")
         response = protos.get_model_metadata_pb2.GetModelMetadataResponse()
-        with self._borrow(request, into=response) as servable:
-            signatures = protos.get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signatures)
+        with self._borrow(request, into=response) as session:
+            signatures = protos.get_model_metadata_pb2.SignatureDefMap(signature_def=session.signatures)
         response.metadata["signature_def"].Pack(signatures)
         return response
 
     @contextlib.contextmanager
-    def _borrow(self, request: Any, *, into: Any) -> Iterator[Servable]:
+    def _borrow(self, request: Any, *, into: Any) -> Iterator[Session]:
         """Lend the version that a request names, and name it in the response."""
         _check_spec(request)
-        with self._manager.borrow(request.model_spec) as (version, servable):
+        with self._manager.borrow(request.model_spec) as (version, session):
             into.model_spec.name, into.model_spec.version.value = request.model_spec.name, version
-            yield servable
-
-
-class ModelService(_Service, protos.model_service_pb2_grpc.ModelServiceServicer):  # type: ignore[misc]
-    """The states of versions, and a new configuration while serving."""
+            yield session
 
     @_answering
     def GetModelStatus(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802

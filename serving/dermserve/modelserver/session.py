@@ -10,7 +10,6 @@ import ctypes
 import functools
 import math
 import sys
-import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from ctypes import POINTER, byref, c_char_p, c_int, c_int64, c_size_t, c_void_p
@@ -191,8 +190,7 @@ class Session:
         except ServingError:
             library().TF_DeleteGraph(self._graph)
             raise
-        self._outputs: dict[str, Output] = {}
-        self._lock = threading.Lock()
+        self._output = functools.cache(functools.partial(_resolve, self._graph))
 
     def run(self, feeds: Mapping[str, Tensor], *, fetches: Sequence[str], timeout_ms: int = 0) -> list[Tensor]:
         """Feed tensors by name and fetch others, in the given order. A timeout of 0 waits for ever."""
@@ -215,12 +213,6 @@ class Session:
         with checked_status() as status:
             library().TF_DeleteSession(self._session, status)
         library().TF_DeleteGraph(self._graph)
-
-    def _output(self, name: str) -> Output:
-        with self._lock:
-            if name not in self._outputs:
-                self._outputs[name] = _resolve(self._graph, name)
-            return self._outputs[name]
 
 
 def _load(path: Path, *, config: Any, graph: c_void_p) -> tuple[c_void_p, dict[str, Any]]:

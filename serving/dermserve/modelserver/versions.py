@@ -1,21 +1,27 @@
-"""Versions of models: which ones to serve, what to load or unload next, where a label may point.
+"""Models and versions: models.config, which versions to serve, what to load or unload next, where a label may point.
 
-Pure functions over a snapshot, each with its rule; `manager` carries them out.
+Functions over a snapshot, each with its rule; `manager` carries them out.
 """
 
 import enum
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dermserve.modelserver.errors import ServingError, invalid_argument, not_found
+from google.protobuf import text_format
+
+from dermserve.modelserver.errors import ServingError, failed_precondition, invalid_argument, not_found
+from dermserve.modelserver.protos import model_server_config_pb2
 
 if TYPE_CHECKING:
-    from dermserve.modelserver.servable import Servable
+    from dermserve.modelserver.session import Session
 
 _NUMBER = re.compile(r"\s*-?[0-9]+\s*", re.ASCII)
+_PLATFORM = "tensorflow"
+_logger = logging.getLogger(__name__)
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -37,13 +43,11 @@ class Version:
     number: int
     path: Path
     state: State = State.START
-    aspired: bool = True
-    """Whether it should be served. One that has ENDed and is aspired failed to load, and is not tried again."""
+    aspired: bool = True  # one that has ENDed and is aspired failed to load, and is not tried again
     error: ServingError | None = None
     failures: int = 0  # attempts to load it
-    servable: "Servable | None" = None
-    calls: int = 0
-    """Calls in flight, which must end before it is unloaded."""
+    session: "Session | None" = None
+    calls: int = 0  # calls in flight, which must end before it is unloaded
 
     def __str__(self) -> str:
         """Render as TensorFlow Serving's log does."""
@@ -130,3 +134,60 @@ def forbidden_label(
         if not free and version not in available:
             return version
     return None
+
+
+def read_models(path: Path) -> Any:
+    """Read the ModelConfigList out of a ModelServerConfig in text format."""
+    config = model_server_config_pb2.ModelServerConfig()
+    try:
+        text_format.Parse(path.read_text("utf-8"), config)
+    except OSError as error:
+        raise not_found(f"{path}; {error.strerror}") from error
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        _logger.error("Error parsing text-format %s: %s", config.DESCRIPTOR.full_name, error)
+        raise invalid_argument(f"Invalid protobuf file: '{path}'") from error
+    if config.WhichOneof("config") == "custom_model_config":
+        raise failed_precondition("custom_model_config is not served by this stand-in; use model_config_list")
+    return config.model_config_list
+
+
+def list_models(**base_paths: str) -> Any:
+    """Build a ModelConfigList from names and base paths."""
+    entries = [{"name": name, "base_path": base, "model_platform": _PLATFORM} for name, base in base_paths.items()]
+    return model_server_config_pb2.ModelConfigList(config=entries)
+
+
+def check_models(models: Any, *, before: Any) -> None:
+    """Raise INVALID_ARGUMENT where a list breaks a rule, or a model changes its platform from the list before."""
+    names = [model.name for model in models.config]
+    for model in models.config:
+        if names.count(model.name) > 1:
+            raise invalid_argument(f"Illegal to list model {model.name} multiple times in config list")
+    for model in models.config:
+        if not model.base_path.startswith("/") and "://" not in model.base_path:
+            raise invalid_argument(
+                f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
+            )
+    platforms = {model.name: _platform_of(model) for model in before.config}
+    for model in models.config:
+        if model.name in platforms and _platform_of(model) != platforms[model.name]:
+            raise invalid_argument(
+                f"Illegal to change a model's platform. For model {model.name} platform was "
+                f"{platforms[model.name]} and new platform requested is {_platform_of(model)}"
+            )
+
+
+def check_platforms(models: Any) -> None:
+    """Raise INVALID_ARGUMENT where a model's platform is not TensorFlow."""
+    for model in models.config:
+        if _platform_of(model) != _PLATFORM:
+            raise invalid_argument(f"Model {model.name} requests unsupported platform {_platform_of(model)}")
+
+
+def _platform_of(model: Any) -> str:
+    if model.model_platform:
+        return str(model.model_platform)
+    if model.model_type == model_server_config_pb2.TENSORFLOW:
+        return _PLATFORM
+    either = "neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform"
+    raise invalid_argument(f"Illegal setting {either}, model name is {model.name}")
