@@ -1,5 +1,6 @@
 """The stack's own promises, with small stand-ins where the order is what matters. The real servers are in tests/e2e."""
 
+import importlib.util
 import re
 import socket
 import subprocess
@@ -26,6 +27,17 @@ def listener():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         yield taken.getsockname()[1]
+
+
+def test_without_tensorflow_the_extra_is_named_before_anything_starts(tmp_path, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "tensorflow" else found(name))
+    with (
+        pytest.raises(StackError, match=r"need TensorFlow: pip install '\.\[local\]'"),
+        Stack(store=tmp_path / "store"),
+    ):
+        pass
+    assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.parametrize("option", ["port", "tfs_port"])

@@ -1,6 +1,7 @@
 """Start and stop the model server and the gateway in order, as child processes."""
 
 import contextlib
+import importlib.util
 import os
 import pathlib
 import re
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dermserve.local.child import HOST, PAUSE, Child, InOrder, check_free, child_log, no_proxy, wait_serving
+from dermserve.local.child import HOST, PAUSE, Child, InOrder, StackError, check_free, child_log, no_proxy, wait_serving
 from dermserve.local.store import ensure_models, owned, write_config
 from dermserve.models.lifecycle.server_config import CANARY_FILE
 from dermserve.modelserver.flags import usable_cores
@@ -38,7 +39,8 @@ class Stack(InOrder):
     children when this process is killed. Enter it in a thread that lives as long as the stack should.
 
     Raises on entry:
-        StackError: a port is taken, the store can't be built or another process serves it, or a server doesn't start.
+        StackError: TensorFlow is not installed, a port is taken, the store can't be built or another process serves
+            it, or a server doesn't start.
     """
 
     store: pathlib.Path = DEFAULT_STORE  # folder of the versioned store
@@ -71,6 +73,8 @@ class Stack(InOrder):
         return self.gateway_addresses[0]
 
     def _start(self, parts: contextlib.ExitStack) -> None:
+        if importlib.util.find_spec("tensorflow") is None:
+            raise StackError("the models need TensorFlow: pip install '.[local]' in a clone")
         check_free(self.port, option="--port")
         check_free(self.tfs_port, option="--tfs-port")
         if self.owner:
