@@ -21,7 +21,6 @@ from dermserve.gateway.model_servers import ModelServers
 from dermserve.gateway.plan import count_first, count_more, read_mode
 from dermserve.gateway.rpc import Rpc
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
-from dermserve.gateway.tracing import Tracing
 from dermserve.imaging import STANDARD_VIEWS, Limits, Measures, decode, make_views, measure
 from dermserve.v1 import card_pb2, classifier_pb2
 
@@ -68,10 +67,8 @@ class PhotoRequest(NamedTuple):
 class Classifier:
     """Classifies photos, many at once."""
 
-    def __init__(
-        self, config: Config, servers: ModelServers, catalog: Catalog, metrics: Metrics, tracing: Tracing
-    ) -> None:
-        self.servers, self.catalog, self.metrics, self.tracing = servers, catalog, metrics, tracing
+    def __init__(self, config: Config, servers: ModelServers, catalog: Catalog, metrics: Metrics) -> None:
+        self.servers, self.catalog, self.metrics = servers, catalog, metrics
         self.limits = config.limits
         self.workers = Workers(config.decoders, stuck_after=_STUCK_SECONDS, clock=time.monotonic)
         self.predictor = Batching(servers, longest=config.batch_seconds, clock=time.monotonic)

@@ -78,7 +78,7 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
         catalog = Catalog(servers, config)
         await _report(servicer, ready=False)
         metrics = Metrics(config.models)
-        classifier = Classifier(config, servers, catalog, metrics, tracing)
+        classifier = Classifier(config, servers, catalog, metrics)
         stack.push_async_callback(classifier.close)
         await classifier.canary.read()
 
