@@ -36,8 +36,7 @@ _log = structlog.get_logger(__name__)
 
 STABLE, CANARY = "stable", "canary"
 _MAX_LABEL = 128
-_NONE_READY_SECONDS = 0.1  # between polls while no model is ready
-_SOON_SECONDS = 0.5  # between polls while one is not, or no model server answers
+_SOON_SECONDS = 0.25  # between polls while a model is not ready, or no model server answers
 _PATIENCE = 0.2  # seconds to wait for all model servers in a poll; later answers count in the next poll
 _COMPARING = 2  # comparisons of canary and stable version at once: they only use free slots
 _COMPARING_SECONDS = 10.0  # seconds for a comparison
@@ -137,9 +136,6 @@ class Catalog:
 
     def pause(self) -> float:
         """Return the seconds until the next poll."""
-        models = self.models.values()
-        if not any(model.ready for model in models):
-            return min(self._seconds, _NONE_READY_SECONDS)
         fine = self.ready and not all(server.fault for server in self._servers.all)
         return self._seconds if fine else min(self._seconds, _SOON_SECONDS)
 
