@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from dermserve.gateway import batching, model_servers
+from dermserve.gateway import batching, catalog
 from dermserve.gateway.budget import Costs
 from tests.gateway import gateways
 from tests.gateway.fake_tfserving import FakeTfServing
@@ -32,7 +32,7 @@ def tfs() -> FakeTfServing:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gateway that takes none of several model servers for a hanging one, however long the machine stalls."""
     monkeypatch.setattr(batching, "_LEAST_TIMEOUT", 100.0)
-    monkeypatch.setattr(model_servers, "_PATIENCE", 100.0)
+    monkeypatch.setattr(catalog, "_PATIENCE", 100.0)
 
 
 @pytest.fixture

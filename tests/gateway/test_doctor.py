@@ -12,10 +12,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from dermserve.doctor.cli import doctor, look_at_models, look_at_settings
+from dermserve.doctor.cli import can_trace, doctor, look_at_models, look_at_settings
 from dermserve.gateway.cli import config as config_command
 from dermserve.gateway.config import Config
-from dermserve.gateway.tracing import is_installed
 from dermserve.v1 import card_pb2
 from tests.gateway.fake_tfserving import CODES, Version, make_card
 
@@ -98,7 +97,7 @@ def test_keys_that_do_not_fit_can_not_be_read_or_can_be_by_others_are_found(tmp_
 def test_traces_that_can_not_be_sent_are_found():
     asked = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
     assert "OTLP_PROTOCOL" in _codes(asked)
-    assert ("NO_TRACING" in _codes(asked)) != is_installed()
+    assert ("NO_TRACING" in _codes(asked)) != can_trace()
     assert _codes({**asked, "OTEL_SDK_DISABLED": "true"}) == {}
 
 

@@ -17,7 +17,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from structlog.testing import capture_logs
 
-from dermserve.gateway import classify, photos
+from dermserve.gateway import classify
 from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.tfserving import TfServing
 from dermserve.v1 import classifier_pb2, classifier_pb2_grpc
@@ -298,7 +298,7 @@ async def test_what_is_not_the_photos_fault_is_not_called_a_damaged_file(running
 
     async with running() as world:
         with capture_logs() as log, monkeypatch.context() as patched:
-            patched.setattr(photos, "decode", fail)
+            patched.setattr(classify, "decode", fail)
             refused = await world.refusal(ask())
         assert (refused.code(), reason_of(refused)) == (code, reason)
         assert "error" in {entry["log_level"] for entry in log}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from dermserve.gateway.drift import Drift
+from dermserve.gateway.metrics import Drift
 from dermserve.imaging import Measures
 from dermserve.v1 import card_pb2, classifier_pb2
 from tests.gateway import gateways

@@ -13,7 +13,6 @@ from dermserve.gateway.classify import Classifier
 from dermserve.gateway.config import Config
 from dermserve.gateway.metrics import Metrics, Snapshot
 from dermserve.gateway.model_servers import ModelServers
-from dermserve.gateway.tracing import Tracing
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs" / "metrics.md"
@@ -26,7 +25,7 @@ def _families() -> dict[str, tuple[str, tuple[str, ...], str]]:
     """Return help, label names and type by name, as documented: counters with their _total."""
     config, metrics = Config(models="m"), Metrics(("m",))
     servers = ModelServers([], connect=lambda *_: None, slots=1)
-    classifier = Classifier(config, servers, Catalog(servers, config), metrics, Tracing())
+    classifier = Classifier(config, servers, Catalog(servers, config), metrics)
     classifier.workers.close()
     snapshot = Snapshot(classifier, ())
     own = [

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dermserve.contract import Output, Signature
+from dermserve.gateway.background import Workers
 from dermserve.gateway.errors import InvalidModelOutputError
-from dermserve.gateway.photos import Workers
 from dermserve.gateway.tfserving import Target, encode_predict, read_output
 from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
 from tests.gateway.fake_tfserving import floats

@@ -1,8 +1,10 @@
 """`dermserve doctor`: check a gateway's settings and their files, and whether its model servers give good answers."""
 
 import asyncio
+import contextlib
 import datetime
 import functools
+import importlib.util
 import os
 import pathlib
 import stat
@@ -14,15 +16,17 @@ import click
 
 from dermserve.cli.reachable import COLOURS, Finding
 from dermserve.gateway import tracing
-from dermserve.gateway.catalog import Catalog, KnownModel, KnownVersion
-from dermserve.gateway.certificates import is_key_of, model_server_files, read_certificates
-from dermserve.gateway.cli import config_options, load_options
-from dermserve.gateway.config import Config, is_loopback
-from dermserve.gateway.errors import GatewayError
+from dermserve.gateway.catalog import Catalog
+from dermserve.gateway.certificates import check_key, model_server_files, read_certificates
+from dermserve.gateway.cli import config_options
+from dermserve.gateway.config import Config, is_loopback, load_config
+from dermserve.gateway.errors import ModelServerUnreachableError
+from dermserve.gateway.model_servers import KnownModel, KnownVersion
 from dermserve.gateway.server import connect
 from dermserve.models.options import Number
 from dermserve.v1 import card_pb2
 
+_TRACING = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.grpc", "opentelemetry.instrumentation.grpc")
 _SOON = datetime.timedelta(days=30)
 _SEVERITIES = list(COLOURS)[:3]
 
@@ -96,19 +100,26 @@ def _key(config: Config, certificate_name: str, key_name: str) -> Iterator[Findi
         text = f"{key_name} {key} can be read by every user of this machine"
         yield warning("KEY_READABLE", text, f"chmod o= {key}; replace the key if others could have read it")
     try:
-        fits = is_key_of(key.read_bytes(), read_certificates(certificate.read_bytes())[0])
-    except (OSError, ValueError) as fault:
-        yield error("KEY_UNREADABLE", f"{key_name} {key}: {fault}", "give its private key as PEM, unencrypted")
-        return
-    if not fits:
+        check_key(key, of=certificate)
+    except OSError as fault:
+        if getattr(fault, "reason", "") != "KEY_VALUES_MISMATCH":
+            yield error("KEY_UNREADABLE", f"{key_name} {key}: {fault}", "give its private key as PEM, unencrypted")
+            return
         text = f"{key_name} {key} is not the key of the first certificate in {certificate}: no connection will succeed"
         yield error("KEY_MISMATCH", text, "give the key that the certificate was made for, its own first")
+
+
+def can_trace() -> bool:
+    """Return whether the extra `tracing` is installed."""
+    with contextlib.suppress(ModuleNotFoundError):
+        return all(importlib.util.find_spec(name) for name in _TRACING)
+    return False
 
 
 def _traces(environment: Mapping[str, str]) -> Iterator[Finding]:
     if not tracing.is_wanted(environment):
         return
-    if not tracing.is_installed():
+    if not can_trace():
         text = "OpenTelemetry's environment turns traces on, but the extra `tracing` is not installed: none are sent"
         yield warning("NO_TRACING", text, "pip install '.[tracing]' in a clone, or unset OTEL_EXPORTER_OTLP_*")
     protocol = environment.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -130,18 +141,17 @@ async def _look_at(config: Config, name: str, seconds: float) -> list[Finding]:
     except (OSError, ValueError) as fault:
         return [error("TFS_TLS", f"the TLS to {name} can't be set up: {fault}", "check the tfs_tls files")]
     try:
-        try:
-            await servers.versions(config.models[0], seconds=seconds)
-        except GatewayError as fault:
-            return [_unreachable(config, name, fault)]
         catalog = Catalog(servers, alone)
-        await catalog.poll()
+        await catalog.poll(patiently=True)
     finally:
         await servers.close()
+    if not any(model.reachable for model in catalog.models.values()):
+        faults = [server.fault for server in servers.all if server.fault]
+        return [_unreachable(config, name, faults[0] if faults else ModelServerUnreachableError())]
     return [finding for model in catalog.models.values() for finding in _look_at_model(name, model)]
 
 
-def _unreachable(config: Config, address: str, fault: GatewayError) -> Finding:
+def _unreachable(config: Config, address: str, fault: Exception) -> Finding:
     details = getattr(fault.__cause__, "details", lambda: None)() or str(fault)
     remedy = "start it, or correct tfs; it speaks gRPC on --port, not REST on --rest_api_port"
     if config.tfs_tls_ca:
@@ -195,7 +205,7 @@ def doctor(context: click.Context, /, *, offline: bool, timeout: float, as_json:
     Exit codes: 0 no errors, 1 errors, 2 wrong usage.
     """
     try:
-        config, _ = load_options(options)
+        config, _ = load_config(options, file=options.pop("file"))
     except (ValueError, OSError) as fault:
         remedy = "correct it; `dermserve config` shows where each setting comes from, docs/settings.md describes them"
         found = [error("SETTING", line, remedy) for line in str(fault).splitlines()]

@@ -77,15 +77,14 @@ class Queue:
         Raises:
             OverloadedError: the queue is full or longer than the budget, or too many bytes are held.
         """
-        if self._places:
-            self._let_in()  # the overload may have ended since
-        if is_late := bool(self._places) or not self.is_free:
+        self._let_in()  # an overload may have ended since
+        if must_wait := not self.is_free:
             self._refuse_if_too_late(budget)
         if self.held.held and self.held.held + size > self.held.most:  # a single photo may exceed it
             raise OverloadedError(max(self._mean, _LEAST_RETRY))
         self.held.held += size
         place = Place(self, size)
-        if is_late:
+        if must_wait:
             place.turn = asyncio.get_running_loop().create_future()
             self._places.append(place)
         else:

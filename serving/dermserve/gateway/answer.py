@@ -164,7 +164,7 @@ def _level(reduced: Reduced, reasons: Collection[api.Reason], fitted: card_pb2.C
 def write_answer(
     scores: Scores, measures: Measures, *, card: card_pb2.Card, include_rejected_classes: bool = False
 ) -> api.ClassifyResponse:
-    """Write the answer for one photo; the caller fills in the request id, model, version and times.
+    """Write the answer for one photo; the caller fills in the request id, the model, the views asked for, and times.
 
     Args:
         scores: checked, of at least one view, the identity first.
@@ -177,6 +177,7 @@ def write_answer(
     answer = api.ClassifyResponse(
         verdict=found.verdict,
         reasons=found.reasons,
+        version=scores.version,
         views_used=scores.views,
         notice=write_notice(found),
         weights_digest=card.weights_digest,

@@ -130,9 +130,7 @@ class Batching:
         for call in self._calls:
             others += call.key[0].model != model
             nearly_done += call.nearly_done <= now and call.server.alive
-        together = MOST
-        while together > 1 and not self._is_short(model, together):
-            together -= 1
+        together = next((views for views in range(MOST, 1, -1) if self._is_short(model, views)), 1)
         return (self._servers.slots - others) * together - self._requests[model] + nearly_done
 
     async def predict(self, target: Target, part: Part) -> Scores:
@@ -188,8 +186,6 @@ class Batching:
 
     def _dispatch(self, *, entering: Part | None = None) -> None:
         """Send waiting requests to free slots, in their order. One that enters and goes alone makes its call itself."""
-        if not self._queue:
-            return
         held = set[_Key]()  # targets whose requests wait for a fuller batch
         for first in self._queue.copy():
             if first.call or not first.waits or first.key in held:

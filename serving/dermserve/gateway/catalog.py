@@ -8,12 +8,11 @@ end, and the stable version classifies a sample of the canary's photos.
 """
 
 import asyncio
-import functools
 import hashlib
 import pathlib
 import tomllib
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,11 +21,12 @@ from numpy.typing import NDArray
 
 from dermserve.contract import CardError, parse_card
 from dermserve.gateway import errors
+from dermserve.gateway.background import Background
 from dermserve.gateway.batching import Batching, Part
 from dermserve.gateway.budget import Budget, Clock
 from dermserve.gateway.config import Config
 from dermserve.gateway.metrics import Metrics
-from dermserve.gateway.model_servers import AVAILABLE, ModelServers, State
+from dermserve.gateway.model_servers import KnownModel, KnownVersion, ModelServer, ModelServers
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
 from dermserve.imaging import STANDARD_VIEWS
 from dermserve.tfserving.v1 import serving_pb2
@@ -36,9 +36,8 @@ _log = structlog.get_logger(__name__)
 
 STABLE, CANARY = "stable", "canary"
 _MAX_LABEL = 128
-_NONE_READY_SECONDS = 0.1  # between polls while no model is ready
-# A model counts as unreachable after so many failed polls in a row: a single late one is no outage
-_TOLERATED_FAILURES = 2
+_SOON_SECONDS = 0.25  # between polls while a model is not ready, or no model server answers
+_PATIENCE = 0.2  # seconds to wait for all model servers in a poll; later answers count in the next poll
 _COMPARING = 2  # comparisons of canary and stable version at once: they only use free slots
 _COMPARING_SECONDS = 10.0  # seconds for a comparison
 _UNKNOWN = classifier_pb2.VERSION_STATE_UNSPECIFIED
@@ -46,75 +45,6 @@ _STATES: Mapping[int, Any] = {
     state: classifier_pb2.VersionState.Value(f"VERSION_{name}")
     for name, state in serving_pb2.ModelVersionStatus.State.items()
 }
-
-
-@dataclass(frozen=True, slots=True)
-class KnownVersion:
-    """A version at the last poll."""
-
-    number: int
-    state: classifier_pb2.VersionState
-    card: card_pb2.Card | None = None  # None until it is read, or if it is not valid
-    fault: str = ""  # why an available version has no card
-    invalid: bool = False  # its card was read and is not valid
-
-    @property
-    def available(self) -> bool:
-        """Whether the version is AVAILABLE on a model server."""
-        return self.state == classifier_pb2.VERSION_STATE_AVAILABLE
-
-    @property
-    def ready(self) -> bool:
-        """Whether the gateway can answer with it, too: it has a valid card."""
-        return self.available and self.card is not None
-
-
-@dataclass(frozen=True)
-class KnownModel:
-    """A model at the last poll."""
-
-    name: str
-    versions: tuple[KnownVersion, ...] = ()  # newest first
-    # `stable` and `canary`, where they exist, and the versions they point to; callers may ask for others
-    labels: Mapping[str, int] = field(default_factory=dict)
-    # Failed polls in a row; a model that was never seen counts as unreachable
-    failures: int = _TOLERATED_FAILURES + 1
-
-    @property
-    def reachable(self) -> bool:
-        """Whether a model server answered one of the last polls."""
-        return self.failures <= _TOLERATED_FAILURES
-
-    @functools.cached_property
-    def available(self) -> tuple[KnownVersion, ...]:
-        """The AVAILABLE versions, newest first."""
-        return tuple(version for version in self.versions if version.available)
-
-    @property
-    def ready(self) -> bool:
-        """Whether the gateway can answer with some version."""
-        return any(version.ready for version in self.versions)
-
-    def find(self, number: int) -> KnownVersion | None:
-        """Return a version, if the last poll saw it."""
-        return next((version for version in self.versions if version.number == number), None)
-
-    def lacks(self, label: str | None) -> bool:
-        """Whether this is one of the labels that are polled, and did not exist at the last poll."""
-        return label in (STABLE, CANARY) and label not in self.labels
-
-    def absent(self, target: Target) -> errors.GatewayError:
-        """Make the error for a version or label of this model that does not exist on any model server."""
-        name, known = errors.shown(self.name), errors.listed(version.number for version in self.available)
-        if target.version is not None:
-            text = f"version {target.version} of {name} is not available: there is {known}"
-            return errors.GatewayError("VERSION_NOT_FOUND", text)
-        if target.label is not None and target.label not in self.labels:
-            label, known = errors.shown(target.label), errors.listed(sorted(self.labels))
-            text = f"label {label} of {name} does not exist: there is {known}"
-            return errors.GatewayError("LABEL_NOT_FOUND", text)
-        text = f"no version of {name} is available at the moment: try again, or another model"
-        return errors.GatewayError("MODEL_NOT_AVAILABLE", text)
 
 
 class Choice(NamedTuple):
@@ -151,7 +81,6 @@ class Catalog:
         self.failed_polls = 0  # polls of a model that ended in an unexpected error
         self._servers = servers
         self._seconds, self._timeout = config.poll_seconds, config.poll_timeout_seconds
-        self._polling: asyncio.Task[None] | None = None
 
     @property
     def ready(self) -> bool:
@@ -169,11 +98,11 @@ class Catalog:
             raise errors.GatewayError("MODEL_NOT_FOUND", text)
         return known
 
-    async def choose(self, target: Target) -> Choice:
+    def choose(self, target: Target) -> Choice:
         """Choose what to request. For a label or the newest version, the answer shows which version it was.
 
         Raises:
-            ServableNotFoundError: no model server has the version any longer.
+            ServableNotFoundError: the last poll did not see the version.
             GatewayError: the model, version or label does not exist or can't answer.
         """
         known = self.find(target.model)
@@ -188,115 +117,113 @@ class Catalog:
             # The newest version has no valid card and must not answer: request the newest that has one, by its number.
             number = next(version.number for version in known.available if version.ready)
             target = Target(target.model, version=number)
-        return Choice(target, number, await self.card(target.model, number))
+        return Choice(target, number, self.card(target.model, number))
 
-    async def card(self, model: str, number: int) -> card_pb2.Card:
-        """Return a version's card, after a poll if the last one did not see it.
+    def card(self, model: str, number: int) -> card_pb2.Card:
+        """Return a version's card.
 
         Raises:
-            ServableNotFoundError: there is no such version.
-            GatewayError: the version's card can't be trusted, or no model server can be asked.
+            ServableNotFoundError: the last poll did not see the version, or its card could not be read yet.
+            GatewayError: the version has no valid card.
         """
-        version = None
-        for polls in range(2):  # it may be newer than the last poll
-            if polls:
-                await self.poll()
-            version = self.models[model].find(number)
-            if version and version.card:
-                return version.card
-            if version and version.invalid:
-                name, fault = errors.shown(model), version.fault
-                text = f"version {number} of {name} has no valid card ({fault}): choose another version"
-                raise errors.GatewayError("INVALID_CARD", text)
-        if version and version.available:
-            raise self.models[model].absent(Target(model))
-        raise ServableNotFoundError(f"there is no version {number} of {model}")
+        version = self.models[model].find(number)
+        if version and version.invalid:
+            text = f"version {number} of {errors.shown(model)} has no valid card ({version.fault}): choose another"
+            raise errors.GatewayError("INVALID_CARD", text)
+        if not (version and version.card):
+            raise ServableNotFoundError(f"there is no version {number} of {model}")
+        return version.card
 
-    async def _read(self, model: str, version: int) -> card_pb2.Card:
+    def pause(self) -> float:
+        """Return the seconds until the next poll."""
+        fine = self.ready and not all(server.fault for server in self._servers.all)
+        return self._seconds if fine else min(self._seconds, _SOON_SECONDS)
+
+    async def poll(self, *, patiently: bool = False) -> None:
+        """Poll every model server, and wait a little, or patiently, for all, and for one at least.
+
+        Of those that are late, the last answers count. Polls at the same time share what they wait for.
+        """
+        if looks := self._servers.look(self._look):
+            done, _ = await asyncio.wait(looks, timeout=None if patiently else _PATIENCE)
+            if not done:
+                await asyncio.wait(looks, return_when=asyncio.FIRST_COMPLETED)
+        seen = [server.models for server in self._servers.all if server.models]
+        models = {name: merge(name, [each[name] for each in seen]) for name in self.models}
+        for model in models.values():
+            if model != self.models[model.name]:
+                states = {each.number: classifier_pb2.VersionState.Name(each.state) for each in model.versions}
+                ready = [version.number for version in model.versions if version.ready]
+                facts = {"reachable": model.reachable, "states": states, "ready": ready, "labels": dict(model.labels)}
+                _log.info("model_state_changed", model=model.name, **facts)
+        self.models = models
+
+    async def _look(self, server: ModelServer) -> None:
+        """Read what a model server has, and note whether it answers."""
+        fault: Exception | None = None
         try:
-            card = parse_card(await self._servers.describe(model, version=version, seconds=self._timeout))
-            if card.input.height != card.input.width:
-                raise CardError(f"input is {card.input.height}×{card.input.width}; views need a square")
-            if unknown := set(card.views) - set(STANDARD_VIEWS):
-                raise CardError(f"views {sorted(unknown)} are not standard ones")
-        except (errors.InvalidModelOutputError, errors.ModelServerFailedError) as error:
-            raise CardError("its `describe` signature does not return one") from error
-        return card
-
-    async def follow(self, report: Callable[[bool], Awaitable[None]]) -> None:
-        """Poll until cancelled, whatever fails; report after each poll whether every model is ready."""
-        while True:
-            try:
-                await self.poll()
-                await report(self.ready)
-            except Exception:
-                self.failed_polls += 1
-                _log.exception("catalog_poll_failed")
-            await asyncio.sleep(self._pause())
-
-    def _pause(self) -> float:
-        models = self.models.values()
-        if not any(model.ready for model in models):
-            return min(self._seconds, _NONE_READY_SECONDS)
-        return self._seconds if self.ready and not any(model.failures for model in models) else min(self._seconds, 0.5)
-
-    async def poll(self) -> None:
-        """Poll every model once; a call during a poll waits for that poll."""
-        if self._polling is None or self._polling.done():
-            self._polling = asyncio.create_task(self._poll())
-        await asyncio.shield(self._polling)
-
-    async def _poll(self) -> None:
-        seen = await asyncio.gather(*map(self._look, self.models.values()))
-        for before, after in zip(self.models.values(), seen, strict=True):
-            if replace(before, failures=0) != replace(after, failures=0) or before.reachable != after.reachable:
-                states = {each.number: classifier_pb2.VersionState.Name(each.state) for each in after.versions}
-                ready = [version.number for version in after.versions if version.ready]
-                facts = {"reachable": after.reachable, "states": states, "ready": ready, "labels": dict(after.labels)}
-                _log.info("model_state_changed", model=after.name, **facts)
-        self.models = {model.name: model for model in seen}
-
-    async def _look(self, before: KnownModel) -> KnownModel:
-        """Poll a model; an unexpected error counts as a failed poll."""
-        try:
-            states = await self._servers.versions(before.name, seconds=self._timeout)
-            versions = [await self._see(before, number, state) for number, state in states.items()]
-            labels = await self._resolve_labels(before) if AVAILABLE in states.values() else {}
-            return KnownModel(before.name, tuple(versions), labels, failures=0)
-        except errors.GatewayError:
-            pass
-        except Exception:
+            server.models = {name: await self._read_model(server, name) for name in self.models}
+        except errors.ModelServerBusyError:
+            pass  # a full server is not gone: its last answer counts
+        except errors.GatewayError as error:
+            fault = error
+        except Exception as error:
             self.failed_polls += 1
-            _log.exception("catalog_poll_failed", model=before.name)
-        if before.failures < _TOLERATED_FAILURES:
-            return replace(before, failures=before.failures + 1)
-        return KnownModel(before.name, tuple(KnownVersion(version.number, _UNKNOWN) for version in before.versions))
+            _log.exception("catalog_poll_failed", address=server.address)
+            fault = error
+        self._servers.note_look(server, fault)
 
-    async def _see(self, before: KnownModel, number: int, state: State) -> KnownVersion:
-        """Describe a version. A card is kept while polls find the version available: later it may be another one."""
-        version, known = KnownVersion(number, _STATES.get(state, _UNKNOWN)), before.find(number)
+    async def _read_model(self, server: ModelServer, name: str) -> KnownModel:
+        try:
+            statuses = await server.wire.versions(name, seconds=self._timeout)
+        except ServableNotFoundError:
+            return KnownModel(name, reachable=True)
+        states = [(status.version, _STATES.get(status.state, _UNKNOWN)) for status in statuses]
+        versions = [await self._see(server, name, number, state) for number, state in states]
+        if not any(version.available for version in versions):
+            return KnownModel(name, tuple(versions), reachable=True)
+        labels = dict(self.models[name].labels)
+        for label in (STABLE, CANARY):
+            try:
+                labels[label] = await server.wire.labelled(name, label=label, seconds=self._timeout)
+            except ServableNotFoundError:
+                labels.pop(label, None)
+            except errors.GatewayError:
+                pass  # it points where it did before
+        return KnownModel(name, tuple(versions), labels, reachable=True)
+
+    async def _see(self, server: ModelServer, name: str, number: int, state: Any) -> KnownVersion:
+        """Read a version's card. It is kept while polls find the version available: later it may be another one."""
+        version, known = KnownVersion(number, state), self.models[name].find(number)
         if not version.available:
             return version
         if known and known.ready:
             return known
         try:
-            return replace(version, card=await self._read(before.name, number))
+            return replace(version, card=await self._read_card(server, name, number))
         except (errors.GatewayError, ServableNotFoundError, CardError) as error:
             if not known or known.fault != str(error):
-                _log.warning("card_not_read", model=before.name, version=number, fault=str(error))
+                _log.warning("card_not_read", model=name, version=number, fault=str(error))
             return replace(version, fault=str(error), invalid=isinstance(error, CardError))
 
-    async def _resolve_labels(self, before: KnownModel) -> dict[str, int]:
-        found = {}
-        for label in (STABLE, CANARY):
-            try:
-                found[label] = await self._servers.labelled(before.name, label=label, seconds=self._timeout)
-            except ServableNotFoundError:
-                pass
-            except errors.GatewayError:
-                if label in before.labels:
-                    found[label] = before.labels[label]
-        return found
+    async def _read_card(self, server: ModelServer, name: str, number: int) -> card_pb2.Card:
+        try:
+            card = parse_card(await server.wire.describe(name, version=number, seconds=self._timeout))
+        except (errors.InvalidModelOutputError, errors.ModelServerFailedError) as error:
+            raise CardError("its `describe` signature does not return one") from error
+        if card.input.height != card.input.width:
+            raise CardError(f"input is {card.input.height}×{card.input.width}; views need a square")
+        if unknown := set(card.views) - set(STANDARD_VIEWS):
+            raise CardError(f"views {sorted(unknown)} are not standard ones")
+        return card
+
+
+def merge(name: str, seen: Sequence[KnownModel]) -> KnownModel:
+    """Put together what model servers have of a model. A version is available if it is on any of them."""
+    every = [version for model in seen for version in model.versions]
+    best = {each.number: each for each in sorted(every, key=lambda each: (each.number, each.available, each.ready))}
+    labels = {label: number for model in reversed(seen) for label, number in model.labels.items()}
+    return KnownModel(name, tuple(reversed(best.values())), labels, reachable=bool(seen))
 
 
 def route(target: Target, *, share: float, caller: str, labels: Mapping[str, int]) -> Target:
@@ -322,20 +249,17 @@ class Canary:
         self._file, self._fault = config.canary_file, ""
         self._sample, self._due = config.canary_sample, 0.0
         self._predictor, self._catalog, self._metrics, self._clock = predictor, catalog, metrics, clock
-        self._running: set[asyncio.Task[None]] = set()
+        self._comparisons = Background()
         self._use({})
-        if self._file is not None:
-            self._read(self._file)
 
     def _use(self, shares: Mapping[str, float]) -> None:
         self._shares = {model: shares.get(model, 0.0) for model in self._catalog.models}
         for model, share in self._shares.items():
             self._metrics.canary_share(model).set(share)
 
-    async def follow(self, seconds: float) -> None:
-        """Read the file every so many seconds, for ever; without one, do nothing."""
-        while self._file is not None:
-            await asyncio.sleep(seconds)
+    async def read(self) -> None:
+        """Read the file, if there is one."""
+        if self._file is not None:
             await asyncio.to_thread(self._read, self._file)
 
     def _read(self, file: pathlib.Path) -> None:
@@ -363,26 +287,21 @@ class Canary:
     def sample(self, model: str, pixels: NDArray[np.uint8], scores: Scores, card: card_pb2.Card) -> None:
         """Compare an answer of the canary in the background, if it is in the sample and no request waits for a slot."""
         self._due = min(1.0, self._due + self._sample)
-        if self._due >= 1 and len(self._running) < _COMPARING and self._predictor.free_capacity(model) > 0:
+        if self._due >= 1 and len(self._comparisons) < _COMPARING and self._predictor.free_capacity(model) > 0:
             self._due = 0.0
             view = Part(pixels[np.newaxis], Budget(self._clock() + _COMPARING_SECONDS, self._clock))
-            task = asyncio.create_task(self._compare(model, view, _top(scores, card)))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._comparisons.start(self._compare(model, view, _top(scores, card)))
 
     async def close(self) -> None:
         """Cancel the comparisons that run."""
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await self._comparisons.close()
 
     async def _compare(self, model: str, view: Part, canary: str) -> None:
         try:
-            async with asyncio.timeout(_COMPARING_SECONDS):
-                scores = await self._predictor.predict(Target(model, label=STABLE), view)
-                card = await self._catalog.card(model, scores.version)
-                self._metrics.compared(model, "agreed" if _top(scores, card) == canary else "differed").inc()
-        except (errors.GatewayError, TimeoutError, LookupError):
+            scores = await self._predictor.predict(Target(model, label=STABLE), view)
+            card = self._catalog.card(model, scores.version)
+            self._metrics.compared(model, "agreed" if _top(scores, card) == canary else "differed").inc()
+        except (errors.GatewayError, LookupError):
             self._metrics.compared(model, "failed").inc()
 
 

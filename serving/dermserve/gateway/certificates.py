@@ -1,11 +1,5 @@
-"""TLS from PEM files that may change while the gateway runs, and the expiry of the loaded certificates.
+"""TLS from PEM files that may change while the gateway runs, and the expiry of certificates."""
 
-A gRPC channel takes its credentials once. So when files change, a new channel to each model server is opened. Once it
-is connected, it replaces the old channel, which stays for the calls in flight.
-"""
-
-import asyncio
-import contextlib
 import pathlib
 import ssl
 from typing import TYPE_CHECKING, Literal
@@ -14,12 +8,10 @@ import grpc
 import structlog
 
 from dermserve.gateway.config import Config
-from dermserve.gateway.model_servers import ModelServer, ModelServers
 
 if TYPE_CHECKING:
     from cryptography import x509
 
-_PEERS_SECONDS = 60.0  # seconds between looks at the certificates that model servers show
 _HANDSHAKE_SECONDS = 5.0
 
 _log = structlog.get_logger(__name__)
@@ -44,13 +36,12 @@ class TlsFiles:
     def renew(self) -> bool:
         """Read the files again; return whether they changed. If they can't be used, log it and keep the former."""
         try:
-            changed = self._read()
+            if changed := self._read():
+                _log.warning("certificate_renewed", use=self._use)
+            return changed
         except OSError as error:  # a file may just be being replaced
             _log.warning("certificate_not_read", use=self._use, fault=str(error))
             return False
-        if changed:
-            _log.warning("certificate_renewed", use=self._use)
-        return changed
 
     @property
     def client(self) -> grpc.ChannelCredentials:
@@ -60,38 +51,26 @@ class TlsFiles:
     @property
     def server(self) -> grpc.ServerCredentials:
         """Credentials for a server, which reads the files again for each connection."""
-        given = self.loaded
-
-        def renewed() -> grpc.ServerCertificateConfiguration | None:
-            nonlocal given
-            self.renew()
-            if self.loaded is given:
-                return None
-            given = self.loaded
-            return _configuration(*given)
-
         return grpc.dynamic_ssl_server_credentials(
-            _configuration(*given),
-            renewed,  # type: ignore[arg-type]  # None keeps the old one, which the stubs do not know
-            require_client_authentication=given[0] is not None,
+            _configuration(*self.loaded),  # and later what this returns; None keeps the former
+            lambda: _configuration(*self.loaded) if self.renew() else None,  # type: ignore[arg-type,return-value]
+            require_client_authentication=self.loaded[0] is not None,
         )
 
     def _read(self) -> bool:
+        """Read the files; return whether they changed."""
         found = {name: file.read_bytes() if file else None for name, file in self._files.items()}
         if [*found.values()] == self.loaded:
             return False
-        authorities, key, certificate = found
+        _, key, certificate = self._files
         try:
-            certificates = {
-                name: read_certificates(pem) for name in (authorities, certificate) if (pem := found[name]) is not None
-            }
-            if (pem := found[key]) is not None and not is_key_of(pem, certificates[certificate][0]):
-                raise ValueError("the key is not the certificate's")
-        except ValueError as error:
+            if (own := self._files[certificate]) and (private := self._files[key]):
+                check_key(private, of=own)
+            expiry = {use: _expiry(pem) for use, pem in found.items() if pem is not None and use != key}
+        except (OSError, ValueError) as error:
             shown = ", ".join(str(file) for file in self._files.values() if file)
             raise OSError(f"can't use {shown}: {error}; `dermserve doctor` looks at each") from error
-        self.expiry = {name: min(map(_expiry, each)) for name, each in certificates.items()}
-        self.loaded = [*found.values()]
+        self.loaded, self.expiry = [*found.values()], expiry
         return True
 
 
@@ -100,34 +79,19 @@ def model_server_files(config: Config) -> TlsFiles | None:
     return TlsFiles(config, "tfs_tls") if config.tfs_tls_ca else None
 
 
-async def follow_files(files: TlsFiles, servers: ModelServers, *, every: float) -> None:
-    """Check the files every so many seconds until cancelled, and move each model server to a channel with new ones."""
-    outdated: list[ModelServer] = []
-    while True:
-        await asyncio.sleep(every)
-        if files.renew():
-            outdated = servers.all
-        moved = await asyncio.gather(*(servers.reconnect(each, seconds=_HANDSHAKE_SECONDS) for each in outdated))
-        outdated = [server for server, done in zip(outdated, moved, strict=True) if not done]
+def read_peer_expiry(address: str) -> float:
+    """Connect to HOST:PORT and return when the certificate that it shows expires, in seconds since 1970.
+
+    Raises:
+        OSError, ValueError: it shows none.
+    """
+    host, _, port = address.rpartition(":")
+    shown = ssl.get_server_certificate((host.strip("[]"), int(port)), timeout=_HANDSHAKE_SECONDS)
+    return _expiry(shown.encode())
 
 
-async def follow_peers(servers: ModelServers) -> None:
-    """Read the certificates that model servers show, until cancelled: these may be older than the files."""
-    while True:
-        await asyncio.gather(*map(_look_at, servers.all))
-        await asyncio.sleep(_PEERS_SECONDS)
-
-
-async def _look_at(server: ModelServer) -> None:
-    host, _, port = server.address.rpartition(":")
-    with contextlib.suppress(OSError, ValueError):  # keep what was seen last
-        address = (host.strip("[]"), int(port))
-        shown = await asyncio.to_thread(ssl.get_server_certificate, address, timeout=_HANDSHAKE_SECONDS)
-        server.certificate_expiry = _expiry(read_certificates(shown.encode())[0])
-
-
-def _expiry(certificate: "x509.Certificate") -> float:
-    return certificate.not_valid_after_utc.timestamp()
+def _expiry(pem: bytes) -> float:
+    return min(each.not_valid_after_utc.timestamp() for each in read_certificates(pem))
 
 
 def _configuration(authorities: bytes | None, *own: bytes | None) -> grpc.ServerCertificateConfiguration:
@@ -145,20 +109,11 @@ def read_certificates(pem: bytes) -> "list[x509.Certificate]":
     return x509.load_pem_x509_certificates(pem)
 
 
-def is_key_of(key: bytes, certificate: "x509.Certificate") -> bool:
-    """Tell whether PEM is the private key of a certificate.
+def check_key(key: pathlib.Path, *, of: pathlib.Path) -> None:
+    """Check that a PEM file has the private key of the first certificate of another, without a passphrase.
 
     Raises:
-        ValueError: it holds no key, one with a passphrase, or one of a kind that is not supported.
+        OSError: a file can't be read, or is no such file.
+        ssl.SSLError: likewise; the reason is KEY_VALUES_MISMATCH if it is the key of another certificate.
     """
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
-
-    try:
-        pair = load_pem_private_key(key, password=None).public_key(), certificate.public_key()
-    except TypeError as error:  # raised by the library for a missing passphrase
-        raise ValueError("the key has a passphrase, which can't be entered here") from error
-    except UnsupportedAlgorithm as error:
-        raise ValueError(f"the key or the certificate's can't be used: {error}") from error
-    ours, theirs = (each.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo) for each in pair)
-    return ours == theirs
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(of, key, password=lambda: "")

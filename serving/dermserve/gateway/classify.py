@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import itertools
 import time
 from typing import NamedTuple, TypeAlias
 
@@ -10,19 +11,17 @@ from numpy.typing import NDArray
 
 from dermserve.gateway.admission import HeldBytes, Queue
 from dermserve.gateway.answer import check_scores, write_answer
+from dermserve.gateway.background import Workers
 from dermserve.gateway.batching import Batching, Part
 from dermserve.gateway.catalog import CANARY, Canary, Catalog, Choice, check_target
 from dermserve.gateway.config import Config
-from dermserve.gateway.drift import Drift
 from dermserve.gateway.errors import BudgetSpentError, GatewayError
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.model_servers import ModelServers
-from dermserve.gateway.photos import Prepared, Workers, prepare
-from dermserve.gateway.plan import count_first, count_more, count_saved, read_mode, would_agree
+from dermserve.gateway.plan import count_first, count_more, read_mode
 from dermserve.gateway.rpc import Rpc
 from dermserve.gateway.tfserving import Scores, ServableNotFoundError, Target
-from dermserve.gateway.tracing import Tracing
-from dermserve.imaging import STANDARD_VIEWS, PhotoError, make_views
+from dermserve.imaging import STANDARD_VIEWS, Limits, Measures, decode, make_views, measure
 from dermserve.v1 import card_pb2, classifier_pb2
 
 CLASSIFY, CLASSIFY_STREAM = "Classify", "ClassifyStream"
@@ -34,8 +33,24 @@ _ATTEMPTS = 3  # attempts for a request without a version: versions may change w
 _LONGEST_CALL = 0.15
 # Seconds, and share of the budget, that a later stage must leave: time to send the answer so far if it fails.
 _RESERVE, _RESERVE_SHARE = 0.1, 0.1
-# Seconds: a request that is cancelled with less budget left has run out of time. gRPC cancels it in both cases.
-_OVER = 0.05
+
+
+class Prepared(NamedTuple):
+    """A decoded photo."""
+
+    pixels: NDArray[np.uint8]  # [H, W, 3]
+    measures: Measures
+
+
+def prepare(image: bytes, *, spec: card_pb2.InputSpec, limits: Limits) -> Prepared:
+    """Decode a photo at a model's input size and measure it.
+
+    Raises:
+        PhotoError: the photo can't be used.
+    """
+    pixels = decode(image, height=spec.height, width=spec.width, limits=limits)
+    return Prepared(pixels, measure(pixels))
+
 
 _InHand: TypeAlias = tuple[Scores, card_pb2.Card, Prepared]
 
@@ -52,10 +67,8 @@ class PhotoRequest(NamedTuple):
 class Classifier:
     """Classifies photos, many at once."""
 
-    def __init__(
-        self, config: Config, servers: ModelServers, catalog: Catalog, metrics: Metrics, tracing: Tracing
-    ) -> None:
-        self.servers, self.catalog, self.metrics, self.tracing = servers, catalog, metrics, tracing
+    def __init__(self, config: Config, servers: ModelServers, catalog: Catalog, metrics: Metrics) -> None:
+        self.servers, self.catalog, self.metrics = servers, catalog, metrics
         self.limits = config.limits
         self.workers = Workers(config.decoders, stuck_after=_STUCK_SECONDS, clock=time.monotonic)
         self.predictor = Batching(servers, longest=config.batch_seconds, clock=time.monotonic)
@@ -67,7 +80,6 @@ class Classifier:
             self.queues[CLASSIFY, model] = queue(config.queue, 0)
             self.queues[CLASSIFY_STREAM, model] = queue(config.stream_queue, config.stream_queue)
         self.canary = Canary(config, predictor=self.predictor, catalog=catalog, metrics=metrics, clock=time.monotonic)
-        self.drift = Drift() if config.metrics_listen else None
 
     async def close(self) -> None:
         """Let the decoder threads end, and cancel background work."""
@@ -84,18 +96,9 @@ class Classifier:
         try:
             async with asyncio.timeout(rpc.budget.left()):
                 await request.place.wait()
-                answer = await request.answer()
-        except BaseException as error:
-            stage = request.end(error)
-            if isinstance(error, TimeoutError):
-                raise BudgetSpentError(stage) from error
-            if isinstance(error, PhotoError):
-                raise GatewayError(error.reason, str(error)) from error
-            raise
+                return await request.answer()
         finally:
             request.place.queue.leave(request.place)
-        request.end(None)
-        return answer
 
 
 class _Request:
@@ -108,65 +111,28 @@ class _Request:
         line.catalog.find(self._target.model)
         rpc.budget.require("on arrival")
         self.place = line.queues[rpc.method, self._target.model].enter(len(photo.image), rpc.budget)
-        self._stage, self._begun = "admit", time.monotonic()
-        self._since = self._begun  # of the current stage
-        self._spent = {"admit": 0.0, "decode": 0.0, "plan": 0.0, "predict": 0.0, "reduce": 0.0}  # seconds
-        self._end_span = line.tracing.begin("admit")
-        self._routed: str | None = None  # the label that it was sent to, if it had neither version nor label
+        rpc.enter("admit")
         self._asked = 0
         self._in_hand: _InHand | None = None  # the answer if later stages fail
-
-    def _leave(self, error: BaseException | None = None) -> None:
-        """End the current stage and its span."""
-        now = time.monotonic()
-        self._spent[self._stage] += now - self._since
-        self._since = now
-        if self._end_span:
-            self._end_span(error)
-
-    def _enter(self, stage: str, error: BaseException | None = None) -> None:
-        """Enter the next stage, in its own span; an error is that of the one before."""
-        self._leave(error)
-        self._stage = stage
-        self._end_span = self._line.tracing.begin(stage)
-
-    def end(self, error: BaseException | None) -> str:
-        """Count its stages, and its end at the label that it was sent to, if the version is the cause.
-
-        Returns:
-            The last stage.
-        """
-        self._leave(error)
-        model, metrics = self._target.model, self._line.metrics
-        for stage, seconds in self._spent.items():
-            if seconds:
-                metrics.stage(stage, model).observe(seconds)
-        if self._routed is None or isinstance(error, PhotoError | MemoryError):
-            return self._stage
-        if isinstance(error, Exception | None) or self._rpc.budget.left() <= _OVER:
-            seconds = self._since - self._begun - self._spent["admit"]
-            metrics.routed(model, self._routed, failed=error is not None, seconds=seconds)
-        return self._stage
 
     async def answer(self) -> classifier_pb2.ClassifyResponse:
         """Answer with all views that the plan asks for; with fewer when a later stage fails."""
         catalog = self._line.catalog
         try:
-            for _ in range(_ATTEMPTS):
+            for attempt in itertools.count(1):
                 routed = self._line.canary.route(self._target, self._rpc.caller)
-                self._routed = None if routed is self._target else routed.label
+                self._rpc.label = None if routed is self._target else routed.label
                 try:
-                    found = await self._attempt(await catalog.choose(routed))
+                    found = await self._attempt(catalog.choose(routed))
+                    break
                 except ServableNotFoundError as error:
-                    known = catalog.find(self._target.model)
-                    if self._target.version is not None or known.lacks(self._target.label):
-                        raise known.absent(self._target) from error
                     await catalog.poll()
-                    continue
-                if self._routed == CANARY:
-                    self._line.canary.sample(self._target.model, found[2].pixels, *found[:2])
-                return self._write(*found)
-            raise catalog.find(self._target.model).absent(self._target)
+                    fault = catalog.find(self._target.model).absent(self._target)
+                    if attempt == _ATTEMPTS or fault.reason != "MODEL_NOT_AVAILABLE":
+                        raise fault from error
+            if self._rpc.label == CANARY:
+                self._line.canary.sample(self._target.model, found[2].pixels, *found[:2])
+            return self._write(*found)
         except GatewayError as error:
             if self._in_hand is None:
                 raise
@@ -176,31 +142,27 @@ class _Request:
         """Predict in stages, all with the version that answered the first, until the plan needs no more views."""
         wanted, piece = count_first(self._mode, choice.card), self._piece()
         in_graph = 1 < wanted <= piece and tuple(choice.card.views) == STANDARD_VIEWS
-        self._enter("decode")
+        self._rpc.enter("decode")
         work = functools.partial(prepare, self._photo.image, spec=choice.card.input, limits=self._line.limits)
         prepared = await self._line.workers.run(work)
         views = await self._views(prepared, choice.card, 0, 1 if in_graph else min(wanted, piece))
         self.place.prepared()
         part = Part(views, self._rpc.budget, STANDARD_VIEWS if in_graph else ())
         scores, card = await self._predict(choice, part)
-        self._asked = wanted
-        complete = scores.views == part.views
-        while complete:
+        self._asked, until = wanted, part.views
+        while scores.views == until:  # there was time for all
             self._in_hand = (scores, card, prepared)
-            if scores.views >= wanted and (wanted := count_more(self._mode, scores, card)) == scores.views:
-                return self._in_hand
-            self._asked = wanted
-            until = min(wanted, scores.views + piece)
-            further = await self._predict_more(scores, card, prepared, until)
-            complete = scores.views + further.views == until
-            scores = _joined(scores, further)
+            if until == self._asked and (wanted := count_more(self._mode, scores, card)) == until:
+                break
+            self._asked, until = wanted, min(wanted, until + piece)
+            scores = await self._predict_more(scores, card, prepared, until)
         return scores, card, prepared
 
     async def _views(self, prepared: Prepared, card: card_pb2.Card, begin: int, end: int) -> NDArray[np.uint8]:
         """Make some of the card's views; the first is the photo as it is."""
         if end == 1:
             return prepared.pixels[np.newaxis]
-        self._enter("plan")
+        self._rpc.enter("plan")
         return await self._line.workers.run(functools.partial(make_views, prepared.pixels, card.views[begin:end]))
 
     def _piece(self) -> int:
@@ -212,47 +174,43 @@ class _Request:
 
     async def _predict(self, choice: Choice, part: Part) -> tuple[Scores, card_pb2.Card]:
         """Predict views; return checked scores and the card of the version that answered."""
-        self._enter("predict")
+        self._rpc.enter("predict")
         scores, card = await self._line.predictor.predict(choice.target, part), choice.card
         if scores.version != choice.version:
-            card = await self._line.catalog.card(self._target.model, scores.version)
+            card = self._line.catalog.card(self._target.model, scores.version)
             if (card.input.height, card.input.width) != (choice.card.input.height, choice.card.input.width):
                 raise ServableNotFoundError("the version that answered wants other pixels than were sent")
         return check_scores(scores, card=card), card
 
     async def _predict_more(self, seen: Scores, card: card_pb2.Card, prepared: Prepared, until: int) -> Scores:
-        """Predict the card's next views with the version that answered, leaving time to answer without them."""
+        """Predict the card's next views with the version that answered, leaving time to answer without them.
+
+        Returns:
+            All scores.
+        """
         left = self._rpc.budget.require("before further views")
         budget = self._rpc.budget.within(left - min(_RESERVE, left * _RESERVE_SHARE))
         choice = Choice(Target(self._target.model, version=seen.version), seen.version, card)
         try:
             async with asyncio.timeout(budget.left()):
                 views = await self._views(prepared, card, seen.views, until)
-                return (await self._predict(choice, Part(views, budget)))[0]
+                further, _ = await self._predict(choice, Part(views, budget))
         except TimeoutError as error:
             raise BudgetSpentError("asking for further views") from error
+        rows, ood_scores = [*seen.probabilities, *further.probabilities], [*seen.ood_scores, *further.ood_scores]
+        return Scores(seen.version, rows, ood_scores)
 
     def _write(
         self, scores: Scores, card: card_pb2.Card, prepared: Prepared, error: GatewayError | None = None
     ) -> classifier_pb2.ClassifyResponse:
         """Write the answer; an error is that of the stage before, if this one answers without it."""
-        line, model, measures, spent = self._line, self._target.model, prepared.measures, self._spent
-        self._enter("reduce", error)
+        measures, rpc = prepared.measures, self._rpc
+        rpc.enter("reduce", error)
         answer = write_answer(scores, measures, card=card, include_rejected_classes=self._photo.include_rejected)
-        now = time.monotonic()
-        answer.request_id, answer.model, answer.version = self._rpc.request_id, model, scores.version
-        answer.views_asked, timings = self._asked, answer.timings
-        timings.decode_ms, timings.plan_ms = spent["decode"] * 1e3, spent["plan"] * 1e3
-        timings.predict_ms, timings.reduce_ms = spent["predict"] * 1e3, (now - self._since) * 1e3
-        timings.total_ms = (now - self._begun) * 1e3
-        saved, agreed = count_saved(self._mode, self._asked, card), would_agree(self._mode, scores, card)
-        line.metrics.answered(model, asked=self._asked, used=answer.views_used, saved=saved, agreed=agreed)
-        if line.drift and card.HasField("profile"):
-            first = scores.probabilities[0]
-            line.drift.note(model, scores.version, card=card, probabilities=first, measures=measures)
+        rpc.leave()
+        answer.request_id, answer.model, answer.views_asked = rpc.request_id, self._target.model, self._asked
+        for stage in ("decode", "plan", "predict", "reduce"):
+            setattr(answer.timings, f"{stage}_ms", rpc.spent.get(stage, 0.0) * 1e3)
+        answer.timings.total_ms = (time.monotonic() - rpc.started) * 1e3
+        self._line.metrics.answered(answer, self._mode, card=card, scores=scores, measures=measures)
         return answer
-
-
-def _joined(seen: Scores, further: Scores) -> Scores:
-    rows, ood_scores = [*seen.probabilities, *further.probabilities], [*seen.ood_scores, *further.ood_scores]
-    return Scores(seen.version, rows, ood_scores)

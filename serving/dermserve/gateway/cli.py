@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import ctypes
-import datetime
 import gc
 import json
 import logging
@@ -36,34 +35,28 @@ _OPTIONS = (
 
 
 def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options of the gateway to a command, for `load_options`."""
+    """Add the options of the gateway to a command: `file` and those that `load_config` takes."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
-def load_options(options: dict[str, Any]) -> tuple[Config, Mapping[str, str]]:
-    """Read the configuration that a command's options give, as `load_config`."""
-    given = {name: value for name, value in options.items() if name != "file" and value not in (None, ())}
-    return load_config(given, file=options["file"])
-
-
-def _loaded(options: dict[str, Any]) -> tuple[Config, Mapping[str, str]]:
+def _loaded(file: pathlib.Path | None, options: dict[str, Any]) -> tuple[Config, Mapping[str, str]]:
     try:
-        return load_options(options)
+        return load_config(options, file=file)
     except (ValueError, OSError) as error:
         raise click.UsageError(str(error)) from error
 
 
 @click.command()
 @config_options
-def gateway(**options: Any) -> None:
+def gateway(file: pathlib.Path | None, **options: Any) -> None:
     """Run the gateway in front of TensorFlow Serving, until SIGTERM or Ctrl-C.
 
     Every setting can also be in a file, or in the environment as DERMSERVE_ and its name in capitals;
     docs/settings.md lists them. Options take precedence over the environment, and the environment over the file.
     """
-    config, _ = _loaded(options)
+    config, _ = _loaded(file, options)
     configure_logs()
     keep_freed_memory()
     try:
@@ -76,13 +69,13 @@ def gateway(**options: Any) -> None:
 
 @click.command()
 @config_options
-def config(**options: Any) -> None:
+def config(file: pathlib.Path | None, **options: Any) -> None:
     """Print the gateway's settings in effect here, and where each comes from.
 
     Takes the options of `dermserve gateway` and reads the same file and environment. Exit codes: 0, or 2 for an invalid
     setting.
     """
-    settings, sources = _loaded(options)
+    settings, sources = _loaded(file, options)
     values = settings.model_dump(mode="json")  # names files with secrets, but no secret
     for name, source in sources.items():
         click.echo(f"{name} = {values[name]}  # {source}")
@@ -104,17 +97,15 @@ def configure_logs() -> None:
     encoder = json.JSONEncoder(default=_shown)  # json.dumps would make an encoder for each line
     structlog.configure(
         processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
             structlog.processors.format_exc_info,
-            lambda _, level, event: encoder.encode({**event, "level": level, "timestamp": _now()}),
+            lambda _, __, event: encoder.encode(event),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # a line is one write; print makes it two
         cache_logger_on_first_use=True,
     )
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _shown(value: object) -> str:

@@ -22,7 +22,6 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
-    field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
@@ -81,17 +80,12 @@ class Config(BaseSettings):
     poll_seconds: PositiveFloat = 2.0  # between polls of the versions while every model is ready, else less
     poll_timeout_seconds: PositiveFloat = 2.0  # of one poll; a server late three times in a row counts as gone
 
-    @field_validator("tfs")
-    @classmethod
-    def _check_tfs(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for name in names:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in self.tfs:
             host, _, port = name.rpartition(":")
             if not name.startswith("unix:") and not (host and port.isdecimal() and 0 < int(port) < 65536):
-                raise ValueError(f"{name} is not HOST:PORT or unix:PATH")
-        return names
-
-    @model_validator(mode="after")
-    def _check_together(self) -> Self:
+                raise ValueError(f"tfs {name} is not HOST:PORT or unix:PATH")
         for use in ("tls", "tfs_tls"):
             if (getattr(self, f"{use}_certificate") is None) != (getattr(self, f"{use}_key") is None):
                 raise ValueError(f"{use}_certificate and {use}_key need each other")
@@ -122,6 +116,8 @@ def is_loopback(listen: str) -> bool:
 def load_config(options: Mapping[str, Any], *, file: pathlib.Path | None = None) -> tuple[Config, Mapping[str, str]]:
     """Read the configuration: options first, then the environment, then a TOML file, then the defaults.
 
+    Options that are None or empty are not given.
+
     Returns:
         It and where each of its values comes from: "option", the environment variable, the file, or "default".
 
@@ -131,6 +127,7 @@ def load_config(options: Mapping[str, Any], *, file: pathlib.Path | None = None)
     """
     variables = {name: PREFIX + name.upper() for name in Config.model_fields}
     _refuse_misspelt([*variables.values()])
+    options = {name: value for name, value in options.items() if value not in (None, ())}
     filed = tomllib.loads(file.read_text("utf-8")) if file else {}
     environment = EnvSettingsSource(Config)()
     try:

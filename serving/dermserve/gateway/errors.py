@@ -38,13 +38,8 @@ class GatewayError(Exception):
     def __init__(self, reason: str, text: str, *, retry_after: float | None = None) -> None:
         """Make it of one of the reasons in `STATUSES`; `retry_after` are seconds."""
         super().__init__(text)
-        self.reason = reason
+        self.reason, self.status = reason, STATUSES[reason]
         self.retry_after = _RETRY_AFTER.get(reason, retry_after)
-
-    @property
-    def status(self) -> grpc.StatusCode:
-        """The gRPC status."""
-        return STATUSES[self.reason]
 
 
 class OverloadedError(GatewayError):

@@ -5,10 +5,14 @@ prometheus-client serves the metrics in its own thread, so they answer under ove
 """
 
 import functools
+import math
 import platform
-from collections.abc import Callable, Collection, Iterator, Mapping
+from bisect import bisect_right
+from collections import Counter as Tally
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import grpc
 import prometheus_client
@@ -18,11 +22,24 @@ from prometheus_client.registry import Collector
 
 from dermserve.gateway.answer import GATEWAY_VERSION
 from dermserve.gateway.certificates import TlsFiles
+from dermserve.gateway.plan import count_saved, would_agree
+from dermserve.gateway.tfserving import Scores
+from dermserve.imaging import Measures
+from dermserve.v1 import card_pb2
+from dermserve.v1.classifier_pb2 import ClassifyResponse
 
 if TYPE_CHECKING:
     from dermserve.gateway.classify import Classifier
+    from dermserve.gateway.rpc import Rpc
 
 _T = TypeVar("_T", Counter, Gauge, Histogram)
+
+_WINDOW = 1000  # answers of each version in the window, as bins
+_LEAST = 100  # with fewer answers, chance alone would look like drift
+_LEAST_SHARE = 1e-3  # share of an empty bin, which would make the index infinite
+_VERSIONS = 16
+_COMPARED = ("classes", "confidence", "brightness", "sharpness")
+_Answer: TypeAlias = tuple[float, list[int]]
 
 NAMESPACE = "dermserve_gateway"
 OTHER = "other"
@@ -44,9 +61,9 @@ class Metrics:
         coarse = functools.partial(self._define, Histogram, buckets=_FINE[3:])
         self._requests = counter("requests", "method model version verdict risk_level code", "Requests that ended.")
         self._refusals = counter("refusals", "method model reason", "Requests that ended in an error, by its reason.")
-        self.streams = counter("streams", "code", "ClassifyStream calls that ended, by status.")
+        self._streams = counter("streams", "code", "ClassifyStream calls that ended, by status.")
         self._seconds = coarse("request_duration_seconds", "method model code", "Time from arrival to answer or error.")
-        self.stage = fine("stage_duration_seconds", "stage model", "Time in a stage; admit is the queue.")
+        self._stage = fine("stage_duration_seconds", "stage model", "Time in a stage; admit is the queue.")
         self._asked = counter("views_asked", "model", "Views that the TTA modes of answered requests call for.")
         self._used = counter("views_used", "model", "Views that answers are the mean of.")
         self._saved = counter("views_saved", "model", "Views that ADAPTIVE did not need.")
@@ -56,6 +73,7 @@ class Metrics:
         self._routed = counter("canary_requests", "model label ended", "Requests routed to a label, as they ended.")
         self._routed_seconds = coarse("canary_request_duration_seconds", "model label", "Of those, from admission.")
         self.compared = counter("canary_comparisons", "model result", "Canary against stable version.")
+        self.drift = Drift()
 
     def _define(self, kind: type[_T], name: str, labels: str, text: str, **options: Any) -> Callable[..., _T]:
         metric = kind(name, text, labels.split(), namespace=NAMESPACE, registry=self.registry, **options)
@@ -67,26 +85,83 @@ class Metrics:
         if not failed:
             self._routed_seconds(model, label).observe(seconds)
 
-    def request(
-        self, method: str, model: str, code: str, facts: Mapping[str, Any], *, seconds: float, reason: str | None
-    ) -> None:
-        """Count a request or a stream's photo that ended, with the facts of its answer or the reason of its error."""
-        model = model if not model or model in self._models else OTHER
+    def ended(self, rpc: "Rpc", code: str, facts: Mapping[str, Any], *, seconds: float, reason: str | None) -> None:
+        """Count an RPC or photo that ended, with the facts of its answer or the reason of its error."""
+        if rpc.model is None:
+            self._streams(code).inc()
+            return
+        model = rpc.model if not rpc.model or rpc.model in self._models else OTHER
         if reason is not None:
-            self._refusals(method, model, reason).inc()
+            self._refusals(rpc.method, model, reason).inc()
         found = (facts.get("version", ""), facts.get("verdict", ""), facts.get("risk_level", ""))
-        self._requests(method, model, *found, code).inc()
-        self._seconds(method, model, code).observe(seconds)
+        self._requests(rpc.method, model, *found, code).inc()
+        self._seconds(rpc.method, model, code).observe(seconds)
+        for stage, spent in rpc.spent.items():
+            self._stage(stage, model).observe(spent)
 
-    def answered(self, model: str, *, asked: int, used: int, saved: int | None, agreed: bool | None) -> None:
-        """Count the views of an answer, and how its plan ended."""
-        self._asked(model).inc(asked)
-        self._used(model).inc(used)
-        if saved is not None:
+    def answered(
+        self, answer: ClassifyResponse, mode: int, *, card: card_pb2.Card, scores: Scores, measures: Measures
+    ) -> None:
+        """Count the views of an answer, how its plan ended, and what shows drift."""
+        model = answer.model
+        self._asked(model).inc(answer.views_asked)
+        self._used(model).inc(answer.views_used)
+        if (saved := count_saved(mode, answer.views_asked, card)) is not None:
             self._saved(model).inc(saved)
             self._adaptive(model, "early" if saved else "late").inc()
-        if agreed is not None:
+        if (agreed := would_agree(mode, scores, card)) is not None:
             self._agreement(model, str(agreed).lower()).inc()
+        if card.HasField("profile"):
+            first = scores.probabilities[0]
+            self.drift.note(model, answer.version, card=card, probabilities=first, measures=measures)
+
+
+class Drift:
+    """Compares photos and answers with those that a version was calibrated on: counts in a rolling window, no photo.
+
+    Compared as population stability index (PSI): the sum over bins of (now - then) x ln(now / then). Below 0.1 is
+    commonly read as stable, above 0.25 as changed. The window of a version holds its card, the edges of the bins and,
+    for each answer, its top probability and the bin of each of _COMPARED.
+    """
+
+    def __init__(self) -> None:
+        self._windows: dict[tuple[str, int], tuple[card_pb2.Card, list[list[float]], deque[_Answer]]] = {}
+
+    def note(
+        self, model: str, version: int, *, card: card_pb2.Card, probabilities: Sequence[float], measures: Measures
+    ) -> None:
+        """Record the measures and the answer of a photo's identity view, for a card that has a profile."""
+        window = self._windows.get((model, version))
+        if window is None or window[0] is not card:
+            if len(self._windows) >= _VERSIONS:
+                del self._windows[next(iter(self._windows))]
+            window = card, [list(each.edges) for each in _histograms(card.profile)], deque(maxlen=_WINDOW)
+            self._windows[model, version] = window
+        top = max(probabilities)
+        bins = map(bisect_right, window[1], (top, measures.brightness, measures.sharpness))
+        window[2].append((top, [list(probabilities).index(top), *bins]))
+
+    def read(self) -> Iterator[tuple[tuple[str, int], int, float, dict[str, float]]]:
+        """For each model and version: answers in the window, their mean top probability, the index by what is compared.
+
+        There is no index while there are too few answers. Callable from any thread.
+        """
+        for key, (card, _, window) in list(self._windows.items()):
+            (tops, bins), psi = zip(*list(window), strict=True), dict[str, float]()
+            if len(tops) >= _LEAST:
+                shares = [card.profile.class_shares, *(each.shares for each in _histograms(card.profile))]
+                psi = dict(zip(_COMPARED, map(_psi, shares, zip(*bins, strict=True)), strict=True))
+            yield key, len(tops), sum(tops) / len(tops), psi
+
+
+def _histograms(profile: card_pb2.Profile) -> tuple[card_pb2.Histogram, ...]:
+    return profile.confidence, profile.brightness, profile.sharpness
+
+
+def _psi(then: Sequence[float], bins: Sequence[int]) -> float:
+    counts = Tally(bins)
+    floored = [(max(share, _LEAST_SHARE), max(counts[at] / len(bins), _LEAST_SHARE)) for at, share in enumerate(then)]
+    return sum((now - before) * math.log(now / before) for before, now in floored)
 
 
 _Rows = Mapping[Any, float]
@@ -98,7 +173,7 @@ class Snapshot(Collector):
     """Gauges that another thread reads at each scrape: numbers, and values that are replaced as a whole."""
 
     classifier: "Classifier"
-    tls: Collection[TlsFiles]
+    tls: Collection[TlsFiles | None]
 
     def collect(self) -> Iterator[Metric]:
         """Read everything."""
@@ -112,7 +187,7 @@ class Snapshot(Collector):
         yield from self._read_servers()
         yield from self._read_models()
         yield from self._read_drift()
-        ends = {(use,): at for files in self.tls for use, at in files.expiry.items()}
+        ends = {(use,): at for files in self.tls if files for use, at in files.expiry.items()}
         if shown := [at for each in self.classifier.servers.all if (at := each.certificate_expiry) is not None]:
             ends["model_server",] = min(shown)
         yield _gauge("certificate_expiry_timestamp_seconds", "use", "When the first certificate in use expires.", ends)
@@ -138,7 +213,7 @@ class Snapshot(Collector):
         yield _counter("catalog_poll_failures", "", "Polls of the models that ended in an unexpected error.", failed)
 
     def _read_drift(self) -> Iterator[Metric]:
-        found = list(self.classifier.drift.read()) if self.classifier.drift else []
+        found = list(self.classifier.metrics.drift.read())
         answers = {key: count for key, count, _, _ in found}
         means = {key: confidence for key, _, confidence, _ in found}
         psi = {(*key, of): value for key, _, _, values in found for of, value in values.items()}

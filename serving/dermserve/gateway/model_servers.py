@@ -6,27 +6,88 @@ ejected until it answers a poll of the catalog. `dermserve.gateway.batching` sen
 """
 
 import asyncio
-import contextlib
+import functools
+import math
 import socket
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar
+from typing import Any
 
 import structlog
 
-from dermserve.gateway.errors import GatewayError, ModelServerBusyError, ModelServerUnreachableError
-from dermserve.gateway.tfserving import ServableNotFoundError, TfServing
-from dermserve.tfserving.v1 import serving_pb2
+from dermserve.gateway import errors
+from dermserve.gateway.background import Background
+from dermserve.gateway.certificates import TlsFiles, read_peer_expiry
+from dermserve.gateway.tfserving import Target, TfServing
+from dermserve.v1 import card_pb2, classifier_pb2
 
-AVAILABLE = serving_pb2.ModelVersionStatus.STATE_AVAILABLE
 _CLOSE_GRACE = 60.0  # seconds for calls in flight to finish at a server whose address is gone
 _LOOKUP_SECONDS = 2.0  # seconds to resolve a name; after that it counts as not resolved
-_PATIENCE = 0.2  # seconds to wait for all model servers in a poll; later answers count in the next poll
+_CONNECT_SECONDS = 5.0  # seconds for a new channel to be connected
+# A server that answered before counts as gone after more failed polls in a row than these: a late one is no outage
+_TOLERATED_FAILURES = 2
 
-_T = TypeVar("_T")
-State: TypeAlias = "serving_pb2.ModelVersionStatus.State"
 _log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class KnownVersion:
+    """A version, as of the last poll."""
+
+    number: int
+    state: classifier_pb2.VersionState
+    card: card_pb2.Card | None = None  # None until it is read, or if it is not valid
+    fault: str = ""  # why an available version has no card
+    invalid: bool = False  # its card was read and is not valid
+
+    @property
+    def available(self) -> bool:
+        """Whether the version is AVAILABLE on a model server."""
+        return self.state == classifier_pb2.VERSION_STATE_AVAILABLE
+
+    @property
+    def ready(self) -> bool:
+        """Whether the gateway can answer with it, too: it has a valid card."""
+        return self.available and self.card is not None
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model, as of the last poll, as one model server has it, or all together."""
+
+    name: str
+    versions: tuple[KnownVersion, ...] = ()  # newest first
+    # `stable` and `canary`, where they exist, and the versions they point to; callers may ask for others
+    labels: Mapping[str, int] = field(default_factory=dict)
+    reachable: bool = False  # whether a model server answered one of the last polls
+
+    @functools.cached_property
+    def available(self) -> tuple[KnownVersion, ...]:
+        """The AVAILABLE versions, newest first."""
+        return tuple(version for version in self.versions if version.available)
+
+    @property
+    def ready(self) -> bool:
+        """Whether the gateway can answer with some version."""
+        return any(version.ready for version in self.versions)
+
+    def find(self, number: int) -> KnownVersion | None:
+        """Return a version, if the last poll saw it."""
+        return next((version for version in self.versions if version.number == number), None)
+
+    def absent(self, target: Target) -> errors.GatewayError:
+        """Make the error for a version or label of this model that does not exist on any model server."""
+        name, known = errors.shown(self.name), errors.listed(version.number for version in self.available)
+        if target.version is not None and target.version not in [version.number for version in self.available]:
+            text = f"version {target.version} of {name} is not available: there is {known}"
+            return errors.GatewayError("VERSION_NOT_FOUND", text)
+        if target.label is not None and target.label not in self.labels:
+            label, known = errors.shown(target.label), errors.listed(sorted(self.labels))
+            text = f"label {label} of {name} does not exist: there is {known}"
+            return errors.GatewayError("LABEL_NOT_FOUND", text)
+        text = f"no version of {name} is available at the moment: try again, or another model"
+        return errors.GatewayError("MODEL_NOT_AVAILABLE", text)
 
 
 @dataclass(eq=False, slots=True)
@@ -38,10 +99,10 @@ class ModelServer:
     wire: TfServing
     alive: bool = True  # whether it answered when last asked
     in_flight: int = 0  # Predict calls in flight to it
-    # State of each version by model, as of its last answer; without the models about which it gave an error
-    seen: dict[str, dict[int, State]] = field(default_factory=dict)
-    # the newest poll of each model
-    looks: dict[str, "asyncio.Task[GatewayError | None]"] = field(default_factory=dict)
+    models: Mapping[str, KnownModel] = field(default_factory=dict)  # what it has, as of its last answer
+    look: "asyncio.Task[None] | None" = None  # the newest poll
+    fault: Exception | None = None  # what that ended in
+    failures: int = 0  # of polls in a row
     last_used: int = 0  # number of the newest call it was chosen for
     ejections: int = 0  # times it was ejected
     calls: int = 0  # Predict calls that it answered
@@ -51,11 +112,7 @@ class ModelServer:
 
     def has(self, model: str) -> bool:
         """Whether it had an available version of a model when last asked."""
-        return AVAILABLE in self.seen.get(model, {}).values()
-
-    def is_late(self, model: str) -> bool:
-        """Whether a poll of a model is still unanswered."""
-        return model in self.looks and not self.looks[model].done()
+        return model in self.models and bool(self.models[model].available)
 
 
 async def look_up(host: str, port: int) -> Sequence[str]:
@@ -72,23 +129,26 @@ async def look_up(host: str, port: int) -> Sequence[str]:
 class ModelServers:
     """All model servers behind one interface, for Predict and for the catalog."""
 
-    def __init__(self, names: Sequence[str], *, connect: Callable[[str, str], TfServing], slots: int) -> None:
+    def __init__(
+        self, names: Sequence[str], *, connect: Callable[[str, str], TfServing], slots: int, every: float = 5.0
+    ) -> None:
         """Make it without model servers; `resolve` finds them.
 
         Args:
             names: HOST:PORT of each, where a host may have many addresses, or `unix:PATH`.
             connect: opens the channel to a gRPC target; the second argument is the host to expect in its certificate.
             slots: Predict calls at each address at once.
+            every: seconds between resolutions of the names.
         """
         self.on_change: Callable[[], None] = lambda: None  # called when model servers come, go, fail or answer again
         self._names = tuple(dict.fromkeys(names))  # a name that is given twice counts once
         self._connect = connect
-        self._slots = slots
+        self._slots, self._every = slots, every
         self._servers: dict[str, ModelServer] = {}
         self._unresolved: set[str] = set()
         self._lookups: dict[str, asyncio.Task[Sequence[str]]] = {}
-        self._failed = asyncio.Event()
-        self._running: set[asyncio.Task[Any]] = set()
+        self._background = Background()
+        self._due = -math.inf  # when to resolve the names again, by time.monotonic
 
     @property
     def all(self) -> list[ModelServer]:
@@ -100,18 +160,11 @@ class ModelServers:
         """How many calls may be in flight to all model servers that answer."""
         return self._slots * [server.alive for server in self._servers.values()].count(True)
 
-    async def follow(self, every: float) -> None:
-        """Resolve the names until cancelled: every so many seconds, and a second after a failure."""
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(every):  # wait_for of Python 3.11 may swallow a cancellation
-                    await self._failed.wait()
-                await asyncio.sleep(min(1.0, every))
-            self._failed.clear()
-            try:
-                await self.resolve()
-            except Exception:
-                _log.exception("model_server_names_failed")
+    async def resolve_if_due(self) -> None:
+        """Resolve the names again after some seconds, or sooner if a server failed."""
+        if time.monotonic() >= self._due:
+            self._due = time.monotonic() + self._every
+            await self.resolve()
 
     async def resolve(self) -> None:
         """Resolve every name: connect to new addresses, and remove those that are gone."""
@@ -129,7 +182,7 @@ class ModelServers:
         self.on_change()
         for server in gone:
             _log.info("model_server_gone", address=server.address, name=server.name)
-            self._spawn(server.wire.close(_CLOSE_GRACE))
+            self._background.start(server.wire.close(_CLOSE_GRACE))
 
     async def _addresses(self, name: str) -> list[str]:
         """Find each address of a name; the last known ones after a failure."""
@@ -137,7 +190,7 @@ class ModelServers:
             return [name]
         host, port = _host(name), name.rpartition(":")[2]
         # A lookup that hangs keeps a thread: start no other one for the name until it ends.
-        lookup = self._lookups[name] = self._lookups.get(name) or self._spawn(look_up(host, int(port)))
+        lookup = self._lookups[name] = self._lookups.get(name) or self._background.start(look_up(host, int(port)))
         await asyncio.wait({lookup}, timeout=_LOOKUP_SECONDS)
         try:
             if not lookup.done():
@@ -151,85 +204,52 @@ class ModelServers:
         self._unresolved.discard(name)
         return [f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}" for ip in found]
 
-    async def reconnect(self, server: ModelServer, *, seconds: float) -> bool:
-        """Move a model server to a new channel if that is connected within so many seconds.
+    async def renew_channels(self, tls: TlsFiles) -> None:
+        """Read the TLS files again, and move model servers whose channels have former ones to new channels."""
+        tls.renew()
+        await asyncio.gather(*[self._renew_channel(each) for each in self.all if each.wire.pems is not tls.loaded])
 
-        Returns:
-            Whether it was moved, or is gone.
-        """
+    async def _renew_channel(self, server: ModelServer) -> None:
+        """Move it once the new channel is connected. Calls in flight may finish on the old one."""
         wire = self._connect(*_target(server.address, server.name))
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(_CONNECT_SECONDS):
                 await wire.connected()
         except Exception as error:
-            self._spawn(wire.close(None))
             _log.warning("model_server_not_reconnected", address=server.address, fault=repr(error))
-            return server not in self.all
-        if server in self.all:
-            server.wire, wire = wire, server.wire
-            _log.info("model_server_reconnected", address=server.address)
-        self._spawn(wire.close(_CLOSE_GRACE))
-        return True
+        else:
+            if server in self.all:
+                server.wire, wire = wire, server.wire
+                _log.info("model_server_reconnected", address=server.address)
+        self._background.start(wire.close(_CLOSE_GRACE))
 
-    def _spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
-        """Run something in the background, until `close` at the latest."""
-        task = asyncio.create_task(work)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
+    async def look_at_certificates(self) -> None:
+        """Read when the certificates expire that model servers show: these may be older than the files."""
+        servers = self.all
+        looks = [asyncio.to_thread(read_peer_expiry, server.address) for server in servers]
+        for server, seen in zip(servers, await asyncio.gather(*looks, return_exceptions=True), strict=True):
+            if isinstance(seen, float):  # else keep what was seen last
+                server.certificate_expiry = seen
 
     async def close(self) -> None:
         """Close every channel."""
-        for task in self._running:
-            task.cancel()
+        await self._background.close()
         for server in self.all:
             await server.wire.close(None)
 
-    async def versions(self, model: str, *, seconds: float) -> dict[int, State]:
-        """Return the state of each version of a model, newest first. One that is available on any server is available.
-
-        Once a server has answered, late ones are not waited for: their last answer counts.
-
-        Raises:
-            GatewayError: no server answers.
-        """
-        looks = []
+    def look(self, look: Callable[[ModelServer], Coroutine[Any, Any, None]]) -> list["asyncio.Task[None]"]:
+        """Poll every model server, unless its last poll still runs; return the polls."""
         for server in self.all:
-            if not server.is_late(model):
-                server.looks[model] = self._spawn(self._look(server, model, seconds))
-            looks.append(server.looks[model])
-        if looks:
-            await asyncio.wait(looks, timeout=_PATIENCE)
-        while True:
-            faults = [look.result() for look in looks if look.done()]
-            answers = [server.seen[model] for server in self.all if model in server.seen]
-            if (answers and faults) or len(faults) == len(looks):
-                break  # earlier answers count in addition to a new one, not instead of one
-            await asyncio.wait([look for look in looks if not look.done()], return_when=asyncio.FIRST_COMPLETED)
-        if not answers:
-            raise next(filter(None, faults), ModelServerUnreachableError())
-        merged: dict[int, State] = {}
-        said = [item for answer in answers for item in answer.items()]
-        for version, state in sorted(said, key=lambda item: (-item[0], item[1] != AVAILABLE)):
-            merged.setdefault(version, state)
-        return merged
+            if server.look is None or server.look.done():
+                server.look = self._background.start(look(server))
+        return [server.look for server in self.all if server.look]
 
-    async def _look(self, server: ModelServer, model: str, seconds: float) -> GatewayError | None:
-        """Poll one server for its versions and mark whether it answers; return its error, if any."""
-        fault = None
-        try:
-            statuses = await server.wire.versions(model, seconds=seconds)
-            server.seen[model] = {status.version: status.state for status in statuses}
-        except ServableNotFoundError:
-            server.seen[model] = {}
-        except ModelServerBusyError as error:
-            fault = error  # a full server is not gone: its last answer counts
-        except GatewayError as error:
-            server.seen.pop(model, None)
-            self.mark(server, alive=False)
-            return error
-        self.mark(server, alive=True)
-        return fault
+    def note_look(self, server: ModelServer, fault: Exception | None) -> None:
+        """Note whether a server answered a poll. What it has is forgotten when it is late again and again."""
+        server.fault, server.failures = fault, server.failures + 1 if fault else 0
+        if server.failures > _TOLERATED_FAILURES:
+            server.models = {}
+        self.mark(server, alive=fault is None)
 
     def mark(self, server: ModelServer, *, alive: bool) -> None:
         """Eject a server that did not answer, or use one again that does."""
@@ -239,29 +259,8 @@ class ModelServers:
         server.ejections += not alive
         _log.warning("model_server_back" if alive else "model_server_ejected", address=server.address)
         if not alive:
-            self._failed.set()
+            self._due = 0.0
         self.on_change()
-
-    async def describe(self, model: str, *, version: int, seconds: float) -> bytes:
-        """Read a card from a server that has the version."""
-        return await self._first(model, lambda wire, left: wire.describe(model, version=version, seconds=left), seconds)
-
-    async def labelled(self, model: str, *, label: str, seconds: float) -> int:
-        """Return the version that a label points to, from the first server that knows it."""
-        return await self._first(model, lambda wire, left: wire.labelled(model, label=label, seconds=left), seconds)
-
-    async def _first(self, model: str, ask: Callable[[TfServing, float], Awaitable[_T]], seconds: float) -> _T:
-        """Return the first answer. Without one, prefer the error that it does not exist to other errors."""
-        failures: list[GatewayError | ServableNotFoundError] = []
-        order = sorted(self.all, key=lambda server: (not server.alive, server.is_late(model)))
-        ends = time.monotonic() + seconds
-        for place, server in enumerate(order):
-            try:  # a server that hangs must leave time for the next
-                return await ask(server.wire, (ends - time.monotonic()) / (len(order) - place))
-            except (GatewayError, ServableNotFoundError) as error:
-                failures.append(error)
-        absent = (error for error in failures if isinstance(error, ServableNotFoundError))
-        raise next(absent, failures[0] if failures else ModelServerUnreachableError())
 
     def untried(self, failed: Collection[ModelServer]) -> list[ModelServer]:
         """Return the model servers that have not failed a request."""

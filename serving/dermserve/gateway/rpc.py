@@ -8,19 +8,21 @@ import math
 import random
 import re
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
 import structlog
 from google.rpc import error_details_pb2, status_pb2
-from grpc_status import rpc_status
 
 from dermserve.gateway.budget import Budget
 from dermserve.gateway.config import Config
-from dermserve.gateway.errors import GatewayError, OverloadedError
+from dermserve.gateway.errors import BudgetSpentError, GatewayError, OverloadedError
 from dermserve.gateway.metrics import Metrics
 from dermserve.gateway.tracing import Tracing
+from dermserve.imaging import PhotoError
 from dermserve.v1 import classifier_pb2
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -28,13 +30,12 @@ Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 DOMAIN = "dermserve.v1"  # ErrorInfo.domain of every error
 REQUEST_ID_KEY = "x-request-id"  # metadata of requests and answers
 CALLER_KEY = "x-caller-key"  # metadata that identifies a caller; it is hashed and used for nothing else
+_STATUS_KEY = "grpc-status-details-bin"  # metadata of an answer with a google.rpc.Status
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
 _LOG_EVERY = 1.0  # seconds between the log lines of requests that are refused for overload
+_OVER = 0.05  # seconds: a request that is cancelled with less budget left has run out of time
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}.*")
 _FIT = re.compile(r"[A-Za-z0-9._-]{1,64}")
-
-_VERDICTS = {number: name for name, number in classifier_pb2.Verdict.items()}
-_LEVELS = {number: name for name, number in classifier_pb2.RiskLevel.items()}
 
 _log = structlog.get_logger(__name__)
 
@@ -65,7 +66,7 @@ class Rpcs:
         self.default_seconds, self._max_seconds = config.default_deadline_seconds, config.max_deadline_seconds
         self.metrics, self.tracing = metrics, tracing
         self.stopping = asyncio.Event()  # set when new RPCs are refused
-        self._next_log, self._unlogged = -math.inf, 0
+        self._next_log = -math.inf
         self._in_flight, self._idle = 0, asyncio.Event()
 
     async def finish(self) -> None:
@@ -74,26 +75,21 @@ class Rpcs:
         if self._in_flight:
             await self._idle.wait()
 
-    def may_log(self, told: dict[str, Any]) -> bool:
-        """Tell whether to log a refusal for overload, as each line adds load; `told` gets how many were left out."""
-        now = time.monotonic()
-        if now < self._next_log:
-            self._unlogged += 1
-            return False
-        self._next_log = now + _LOG_EVERY
-        told["unlogged"], self._unlogged = self._unlogged, 0
-        return True
+    def may_log_overload(self) -> bool:
+        """Tell whether to log a refusal for overload, as each line adds load."""
+        if is_due := (now := time.monotonic()) >= self._next_log:
+            self._next_log = now + _LOG_EVERY
+        return is_due
 
     def open(self, method: str, context: Context, *, model: str | None = "") -> "Rpc":
         """Open an RPC for `async with`. A stream, whose model is None, has no deadline of the gateway."""
         metadata = dict(context.invocation_metadata() or ())
         default, most = (math.inf, math.inf) if model is None else (self.default_seconds, self._max_seconds)
         asked: float | None = context.time_remaining()  # None without a deadline, unlike in the stubs
-        seconds = min(default if asked is None else asked, most)
-        rpc = Rpc(self, method, model, read_request_id(metadata.get(REQUEST_ID_KEY)), seconds, context)
-        rpc.caller = str(metadata.get(CALLER_KEY, rpc.request_id))
-        rpc.trace_id = read_trace_id(metadata.get("traceparent"))
-        return rpc
+        budget = Budget(time.monotonic() + min(default if asked is None else asked, most), time.monotonic)
+        request_id = read_request_id(metadata.get(REQUEST_ID_KEY))
+        caller, trace_id = str(metadata.get(CALLER_KEY, request_id)), read_trace_id(metadata.get("traceparent"))
+        return Rpc(self, method, model, request_id, caller, trace_id, budget, context)
 
     def count(self, context: Context) -> None:
         """Count an RPC as in flight until gRPC has sent its answer, after the handler has returned it."""
@@ -106,29 +102,45 @@ class Rpcs:
             self._idle.set()
 
 
+@dataclass(eq=False, slots=True)
 class Rpc:
     """One RPC or one photo of a stream. Set `answer` within `async with`; an exception there is sent instead."""
 
-    def __init__(
-        self, rpcs: Rpcs, method: str, model: str | None, request_id: str, seconds: float, context: "Context | None"
-    ) -> None:
-        self._rpcs = rpcs
-        self._context = context  # None for a photo
-        self._started = time.monotonic()
-        self.method = method
-        self.model = model  # as the caller wrote it, "" for none; None for a stream, whose photos are counted instead
-        self.request_id = request_id
-        self.trace_id: str | None = None  # of the caller's W3C traceparent
-        self.caller = request_id  # tells callers apart, for the canary share; never logged
-        self.budget = Budget(self._started + seconds, time.monotonic)
-        self.answer: classifier_pb2.ClassifyResponse | None = None
+    _rpcs: Rpcs
+    method: str
+    model: str | None  # as the caller wrote it, "" for none; None for a stream, whose photos are counted instead
+    request_id: str
+    caller: str  # tells callers apart, for the canary share; never logged
+    trace_id: str | None  # of the caller's W3C traceparent
+    budget: Budget
+    _context: "Context | None" = None  # None for a photo
+    started: float = field(default_factory=time.monotonic)
+    spent: dict[str, float] = field(default_factory=dict)  # seconds in each stage so far
+    label: str | None = None  # that it was sent to, if it has neither version nor label
+    answer: classifier_pb2.ClassifyResponse | None = None
+    _stage: str = ""  # the current one
+    _since: float = 0.0  # when that began
+    _end_stage: Callable[[], None] | None = None
+    _end_span: Callable[[], None] | None = None
 
     def photo(self, number: int, *, model: str) -> "Rpc":
         """Open one photo of this stream. It has its own id, and its own budget within that of the stream."""
-        seconds = min(self._rpcs.default_seconds, self.budget.left())
-        photo = Rpc(self._rpcs, self.method, model, f"{self.request_id}.{number}", seconds, None)
-        photo.caller, photo.trace_id = self.caller, self.trace_id
-        return photo
+        request_id, budget = f"{self.request_id}.{number}", self.budget.within(self._rpcs.default_seconds)
+        return Rpc(self._rpcs, self.method, model, request_id, self.caller, self.trace_id, budget)
+
+    def enter(self, stage: str, error: BaseException | None = None) -> None:
+        """Enter a stage, in a span of its own; an error is what ended the stage before."""
+        self.leave(error)
+        self._stage, self._since, self._end_stage = stage, time.monotonic(), self._rpcs.tracing.begin(stage)
+
+    def leave(self, error: BaseException | None = None) -> None:
+        """Leave the current stage, if there is one."""
+        if self._end_stage:
+            self.spent[self._stage] = self.spent.get(self._stage, 0.0) + time.monotonic() - self._since
+            if error is not None:
+                self._rpcs.tracing.fail(getattr(error, "reason", type(error).__name__))
+            self._end_stage()
+            self._end_stage = None
 
     async def __aenter__(self) -> "Rpc":
         """Begin.
@@ -136,12 +148,13 @@ class Rpc:
         Raises:
             grpc.aio.AbortError: the gateway is stopping; the caller got that status.
         """
-        self._end_span = self._rpcs.tracing.begin("photo") if self._context is None else None
-        if self._context is not None:
-            self._context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
-            if self._rpcs.stopping.is_set():
-                await self._end(stopping_error())
-            self._rpcs.count(self._context)
+        if self._context is None:
+            self._end_span = self._rpcs.tracing.begin("photo")
+            return self
+        self._context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
+        if self._rpcs.stopping.is_set():
+            await self._end(stopping_error())
+        self._rpcs.count(self._context)
         return self
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
@@ -155,27 +168,31 @@ class Rpc:
             await self._end(error)
         finally:
             if self._end_span:
-                self._end_span(None)  # it is marked already
+                self._end_span()
 
     async def _end(self, error: BaseException | None) -> None:
         """Log and count it; send the caller an exception as an error, INTERNAL if nobody expected it."""
         code, event, refusal, told = "OK", "request_answered", None, dict[str, Any]()
         facts = _facts(self.answer) if self.answer else {}
-        seconds = time.monotonic() - self._started
+        seconds = time.monotonic() - self.started
+        self.leave(error)
         if isinstance(error, Exception):
-            refusal, event, told = _refuse(error)
+            refusal, event, told = _refuse(error, stage=self._stage)
             code = refusal.status.name
         elif error is not None:  # the caller cancelled, or the gateway stops at once
             code, event, told = "CANCELLED", "request_cancelled", {"total_ms": round(seconds * 1e3, 1)}
-        if not isinstance(error, OverloadedError) or self._rpcs.may_log(told):
-            trace_id = self.trace_id or self._rpcs.tracing.trace_id()
-            log, trace = (_log.error if "exc_info" in told else _log.info), {"trace_id": trace_id} if trace_id else {}
-            log(event, method=self.method, request_id=self.request_id, code=code, **trace, **facts, **told)
-        if self.model is None:
-            self._rpcs.metrics.streams(code).inc()
-        else:
-            reason = refusal.reason if refusal else None
-            self._rpcs.metrics.request(self.method, self.model, code, facts, seconds=seconds, reason=reason)
+        if trace_id := self.trace_id or self._rpcs.tracing.trace_id():
+            told["trace_id"] = trace_id
+        if not isinstance(error, OverloadedError) or self._rpcs.may_log_overload():
+            log = _log.error if "exc_info" in told else _log.info
+            log(event, method=self.method, request_id=self.request_id, code=code, **facts, **told)
+        reason = refusal.reason if refusal else None
+        self._rpcs.metrics.ended(self, code, facts, seconds=seconds, reason=reason)
+        # A bad photo or a caller who gave up says nothing of the version. gRPC cancels calls that are late, too.
+        is_end = refusal or not error or self.budget.left() <= _OVER
+        if self.model and self.label and is_end and not isinstance(error, PhotoError | MemoryError):
+            seconds -= self.spent["admit"]
+            self._rpcs.metrics.routed(self.model, self.label, failed=error is not None, seconds=seconds)
         if code != "OK":
             self._rpcs.tracing.fail(code)
         if refusal:
@@ -184,10 +201,15 @@ class Rpc:
             raise refusal
 
 
-def _refuse(error: Exception) -> tuple[GatewayError, str, dict[str, Any]]:
-    """Return the caller's error, and the event and facts to log."""
+def _refuse(error: Exception, *, stage: str) -> tuple[GatewayError, str, dict[str, Any]]:
+    """Return the caller's error, and the event and facts to log, for an error in a stage."""
+    cause = _cause(error)
+    if isinstance(error, PhotoError):
+        error = GatewayError(error.reason, str(error))
+    if isinstance(error, TimeoutError):
+        error = BudgetSpentError(stage)
     if isinstance(error, GatewayError):
-        return error, "request_refused", {"reason": error.reason, "cause": _cause(error)}
+        return error, "request_refused", {"reason": error.reason, "cause": cause}
     if isinstance(error, MemoryError):
         text = "the gateway has no memory left for this photo: try again, or send a smaller one"
         return GatewayError("OUT_OF_MEMORY", text), "out_of_memory", {"exc_info": error}
@@ -207,19 +229,19 @@ def to_status(error: GatewayError, *, request_id: str) -> status_pb2.Status:
 
 
 async def _abort(context: Context, error: GatewayError, *, request_id: str) -> None:
-    status = rpc_status.to_status(to_status(error, request_id=request_id))
-    trailing: tuple[tuple[str, str | bytes], ...] = (*status.trailing_metadata, (REQUEST_ID_KEY, request_id))
+    status = to_status(error, request_id=request_id).SerializeToString()
+    trailing: list[tuple[str, str | bytes]] = [(_STATUS_KEY, status), (REQUEST_ID_KEY, request_id)]
     if error.status is grpc.StatusCode.RESOURCE_EXHAUSTED:
         # For gRPC clients that retry RESOURCE_EXHAUSTED: when to retry, or never (gRFC A6), as for a photo that is too
         # large.
         milliseconds = -1 if error.retry_after is None else int(error.retry_after * 1e3)
-        trailing = (*trailing, (_PUSHBACK_KEY, str(milliseconds)))
-    await context.abort(status.code, status.details, trailing)
+        trailing.append((_PUSHBACK_KEY, str(milliseconds)))
+    await context.abort(error.status, str(error), tuple(trailing))
 
 
-def _cause(error: GatewayError) -> str | None:
+def _cause(error: Exception) -> str | None:
     """Describe an error's cause for the log: gRPC's own message, or the exception's."""
-    cause = error.__cause__
+    cause = error.__cause__ if isinstance(error, GatewayError) else error
     while isinstance(cause, GatewayError) and cause.__cause__ is not None:
         cause = cause.__cause__
     if isinstance(cause, grpc.aio.AioRpcError):
@@ -228,14 +250,14 @@ def _cause(error: GatewayError) -> str | None:
 
 
 def _facts(answer: classifier_pb2.ClassifyResponse) -> dict[str, Any]:
-    """Describe an answer to a photo, for the log, the metrics and the trace."""
+    """Describe an answer to a photo, for the log and the metrics."""
     return {
         "model": answer.model,
         "version": answer.version,
         "weights_digest": answer.weights_digest,
         "gateway_version": answer.gateway_version,
-        "verdict": _VERDICTS[answer.verdict],
-        "risk_level": _LEVELS[answer.malignancy.level],
+        "verdict": classifier_pb2.Verdict.Name(answer.verdict),
+        "risk_level": classifier_pb2.RiskLevel.Name(answer.malignancy.level),
         "views": answer.views_used,
         "total_ms": round(answer.timings.total_ms, 1),
     }

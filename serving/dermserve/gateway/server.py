@@ -5,7 +5,6 @@ import contextlib
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -13,6 +12,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from dermserve.gateway import certificates
+from dermserve.gateway.background import Background
 from dermserve.gateway.catalog import Catalog
 from dermserve.gateway.classify import Classifier
 from dermserve.gateway.config import Config
@@ -29,6 +29,8 @@ _log = structlog.get_logger(__name__)
 
 _HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _SERVING, _NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+_TICK = 1.0  # seconds; longest time until names are resolved again after a failure
+_PEERS_SECONDS = 60.0  # seconds between looks at the certificates that model servers show
 _MESSAGE_ROOM = 12_000_000  # bytes beyond the photo limit, so that a photo that is too large gets our error, not gRPC's
 _OPTIONS = (
     ("grpc.so_reuseport", 0),  # otherwise a second server could take the same port and get half of the calls
@@ -76,21 +78,25 @@ async def lifespan(config: Config, *, stop_now: asyncio.Event | None = None) -> 
         catalog = Catalog(servers, config)
         await _report(servicer, ready=False)
         metrics = Metrics(config.models)
-        classifier = Classifier(config, servers, catalog, metrics, tracing)
+        classifier = Classifier(config, servers, catalog, metrics)
         stack.push_async_callback(classifier.close)
-        follow = [
-            servers.follow(config.resolve_seconds),
-            catalog.follow(lambda ready: _report(servicer, ready=ready)),
-            classifier.canary.follow(config.poll_seconds),
-        ]
+        await classifier.canary.read()
+
+        async def poll() -> None:
+            await catalog.poll()
+            await _report(servicer, ready=catalog.ready)
+
+        background = Background()
+        stack.push_async_callback(background.close)
+        background.repeat(poll, catalog.pause)
+        background.repeat(classifier.canary.read, lambda: config.poll_seconds)
+        background.repeat(servers.resolve_if_due, lambda: min(_TICK, config.resolve_seconds))
         if towards_servers:
-            follow.append(certificates.follow_files(towards_servers, servers, every=config.resolve_seconds))
-            follow.append(certificates.follow_peers(servers))
-        stack.push_async_callback(_cancel, [asyncio.create_task(work) for work in follow])
+            background.repeat(lambda: servers.renew_channels(towards_servers), lambda: config.resolve_seconds)
+            background.repeat(servers.look_at_certificates, lambda: _PEERS_SECONDS)
         metrics_address = None
         if config.metrics_listen is not None:
-            tls = [files for files in (own, towards_servers) if files]
-            metrics.registry.register(Snapshot(classifier, tls))
+            metrics.registry.register(Snapshot(classifier, (own, towards_servers)))
             metrics_address, stop_metrics = serve_metrics(metrics.registry, config.metrics_listen)
             stack.push_async_callback(asyncio.to_thread, stop_metrics)
             _log.info("metrics_listening", address=metrics_address)
@@ -110,10 +116,11 @@ async def connect(config: Config, tracing: Tracing, tls: certificates.TlsFiles |
     """Make the model servers of a configuration, whose channels use the TLS files as they are then."""
 
     def open_one(target: str, host: str) -> TfServing:
-        credentials, name = (tls.client if tls else None), config.tfs_tls_name or host
-        return TfServing(target, host=name, credentials=credentials, interceptors=tracing.client_interceptors)
+        name = config.tfs_tls_name or host
+        return TfServing(target, host=name, tls=tls, interceptors=tracing.client_interceptors)
 
-    servers = ModelServers(config.tfs, connect=open_one, slots=config.tfs_in_flight)
+    slots, every = config.tfs_in_flight, config.resolve_seconds
+    servers = ModelServers(config.tfs, connect=open_one, slots=slots, every=every)
     await servers.resolve()
     return servers
 
@@ -124,12 +131,6 @@ def _server_options(config: Config) -> list[tuple[str, int]]:
         options.append(("grpc.max_connection_age_ms", int(config.max_connection_age_seconds * 1e3)))
         options.append(("grpc.max_connection_age_grace_ms", int(config.max_deadline_seconds * 1e3)))
     return options
-
-
-async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _report(servicer: health.aio.HealthServicer, *, ready: bool) -> None:
@@ -148,9 +149,10 @@ async def _drain(
     late end as CANCELLED, which clients do not retry, instead of UNAVAILABLE.
     """
     await servicer.enter_graceful_shutdown()
-    either: list[asyncio.Task[Any]] = [asyncio.create_task(rpcs.finish()), asyncio.create_task(stop_now.wait())]
+    waiting = Background()
+    either = {waiting.start(rpcs.finish()), waiting.start(stop_now.wait())}
     await asyncio.wait(either, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
-    await _cancel(either)
+    await waiting.close()
     await server.stop(None)
     _log.info("stopped")
 

@@ -5,6 +5,7 @@ UNKNOWN with the parser's message, and a stack trace on stderr. Here methods tak
 """
 
 import asyncio
+import functools
 import operator
 from collections.abc import AsyncIterable, AsyncIterator
 from typing import Any, TypeVar
@@ -13,9 +14,10 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
-from dermserve.gateway.catalog import KnownModel, check_target
+from dermserve.gateway.catalog import check_target
 from dermserve.gateway.classify import CLASSIFY, CLASSIFY_STREAM, Classifier, PhotoRequest
 from dermserve.gateway.errors import GatewayError
+from dermserve.gateway.model_servers import KnownModel
 from dermserve.gateway.rpc import Context, Rpc, Rpcs, stopping_error, to_status
 from dermserve.gateway.tfserving import Target
 from dermserve.v1 import classifier_pb2 as api
@@ -36,14 +38,10 @@ class ClassifierService:
     def add_to(self, server: grpc.aio.Server) -> None:
         """Add the methods to a server."""
         render = operator.methodcaller("SerializeToString")
-        methods = {CLASSIFY: self.classify, "ListModels": self.list_models, "GetModel": self.get_model}
-        handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            name: grpc.unary_unary_rpc_method_handler(method, response_serializer=render)
-            for name, method in methods.items()
-        }
-        handlers[CLASSIFY_STREAM] = grpc.stream_stream_rpc_method_handler(
-            self.classify_stream, response_serializer=render
-        )
+        unary = functools.partial(grpc.unary_unary_rpc_method_handler, response_serializer=render)
+        stream = functools.partial(grpc.stream_stream_rpc_method_handler, response_serializer=render)
+        handlers: dict[str, Any] = {CLASSIFY: unary(self.classify), CLASSIFY_STREAM: stream(self.classify_stream)}
+        handlers |= {"ListModels": unary(self.list_models), "GetModel": unary(self.get_model)}
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
     async def classify(self, data: bytes, context: Context) -> api.ClassifyResponse:
@@ -95,6 +93,7 @@ class _PhotoStream:
                 are answered.
         """
         running = asyncio.create_task(self._run(items))
+        running.add_done_callback(lambda _: self._answers.put_nowait(None))
         try:
             while (answer := await self._answers.get()) is not None:
                 yield answer
@@ -105,58 +104,51 @@ class _PhotoStream:
 
     async def _run(self, items: AsyncIterable[bytes]) -> None:
         """Read to the end or until the gateway stops, and answer what was read."""
-        stopping = asyncio.create_task(self._stopping.wait())
-        try:
-            async with asyncio.TaskGroup() as photos:
-                reading = asyncio.create_task(self._read(items, photos))
-                try:
-                    await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-                    await asyncio.wait({reading}, timeout=_LAST_READS)
-                finally:
-                    reading.cancel()
-                    await asyncio.gather(reading, return_exceptions=True)
-            if reading.cancelled():
-                raise stopping_error()
-            reading.result()
-        finally:
-            stopping.cancel()
-            self._answers.put_nowait(None)
+        async with asyncio.TaskGroup() as tasks:
+            reading, stopping = tasks.create_task(self._read(items, tasks)), tasks.create_task(self._stopping.wait())
+            await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reading}, timeout=_LAST_READS)
+            for task in (reading, stopping):
+                task.cancel()
+        if fault := stopping_error() if reading.cancelled() else reading.result():
+            raise fault
 
-    async def _read(self, items: AsyncIterable[bytes], photos: asyncio.TaskGroup) -> None:
+    async def _read(self, items: AsyncIterable[bytes], photos: asyncio.TaskGroup) -> GatewayError | None:
+        """Begin a photo for each item; return the error of one that is no such message, after which none is read."""
         number = 0
         await self._slots.acquire()
         async for data in items:
             number += 1
-            item = parse(api.ClassifyStreamRequest, data)
-            fault = stopping_error() if self._stopping.is_set() else self._take_id(item.id)
-            photos.create_task(self._answer(item.id, read_photo(item.request), number, fault))
+            try:
+                item = parse(api.ClassifyStreamRequest, data)
+            except GatewayError as error:
+                return error
+            photos.create_task(self._answer(item.id, read_photo(item.request), number))
             del data, item  # release the photo's bytes; the task that answers has them
             await self._slots.acquire()
-
-    def _take_id(self, item_id: str) -> GatewayError | None:
-        """Add a photo's id to those in flight; return an error if it is not valid."""
-        if not 0 < (size := len(item_id.encode())) <= _MAX_ID_BYTES:
-            text = f"a photo's id needs 1 to {_MAX_ID_BYTES} bytes, this one has {size}"
-            return GatewayError("INVALID_ID", text)
-        if item_id in self._ids:
-            return GatewayError("INVALID_ID", "another photo with this id is in flight: give each its own")
-        self._ids.add(item_id)
         return None
 
-    async def _answer(self, item_id: str, photo: PhotoRequest, number: int, fault: GatewayError | None) -> None:
+    async def _answer(self, item_id: str, photo: PhotoRequest, number: int) -> None:
         """Answer one photo and release its place for the next."""
         answer, rpc = api.ClassifyStreamResponse(id=item_id), self._rpc.photo(number, model=photo.target.model)
+        if is_first := item_id not in self._ids:
+            self._ids.add(item_id)
         try:
             async with rpc:
-                if fault is not None:
-                    raise fault
+                if self._stopping.is_set():
+                    raise stopping_error()
+                if not 0 < (size := len(item_id.encode())) <= _MAX_ID_BYTES:
+                    text = f"a photo's id needs 1 to {_MAX_ID_BYTES} bytes, this one has {size}"
+                    raise GatewayError("INVALID_ID", text)
+                if not is_first:
+                    raise GatewayError("INVALID_ID", "another photo with this id is in flight: give each its own")
                 rpc.answer = await self._classifier.classify(photo, rpc)
             answer.response.CopyFrom(rpc.answer)
         except GatewayError as error:
             answer.error.CopyFrom(to_status(error, request_id=rpc.request_id))
         finally:
-            if fault is None:
-                self._ids.discard(item_id)
+            if is_first:
+                self._ids.remove(item_id)
             self._slots.release()
         self._answers.put_nowait(answer)
 

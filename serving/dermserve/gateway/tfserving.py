@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dermserve.contract import Input, Output, Signature
 from dermserve.gateway import errors
+from dermserve.gateway.certificates import TlsFiles
 from dermserve.tfserving.v1 import serving_pb2, tensor_pb2
 
 _UNKNOWN_LABEL = "Unrecognized servable version label"
@@ -69,22 +70,21 @@ class Scores(NamedTuple):
 class TfServing:
     """The calls to one TensorFlow Serving; `seconds` is a call's timeout. Connects and reconnects by itself."""
 
-    def __init__(
-        self, target: str, *, host: str, credentials: grpc.ChannelCredentials | None, interceptors: Sequence[Any]
-    ) -> None:
+    def __init__(self, target: str, *, host: str, tls: TlsFiles | None, interceptors: Sequence[Any]) -> None:
         """Open the channel.
 
         Args:
             target: its address in gRPC's form: `ipv4:ADDRESS:PORT`, `ipv6:[ADDRESS]:PORT` or `unix:PATH`.
             host: the name that its certificate is verified against.
-            credentials: of TLS; None for plain text.
+            tls: its files as they are now; None for plain text.
             interceptors: gRPC's own, for traces.
         """
-        if credentials is None:
+        self.pems = tls.loaded if tls else None  # those of its TLS; a channel takes them once
+        if tls is None:
             channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS, interceptors=interceptors)
         else:
             options = (*_CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", host))
-            channel = grpc.aio.secure_channel(target, credentials, options=options, interceptors=interceptors)
+            channel = grpc.aio.secure_channel(target, tls.client, options=options, interceptors=interceptors)
         self.close = channel.close
         self.connected = channel.channel_ready
         self._predict: _Method = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
@@ -107,9 +107,7 @@ class TfServing:
         ood_scores = read_output(response, Output.OOD_SCORE, rank=1)
         rows = read_output(response, Output.VIEW_PROBABILITIES if tta else Output.PROBABILITIES, rank=3 if tta else 2)
         if not len(rows) == len(ood_scores) == len(images):
-            text = (
-                f"it has {len(rows)} rows of probabilities and {len(ood_scores)} of ood_score for {len(images)} images"
-            )
+            text = f"it has {len(rows)} probabilities and {len(ood_scores)} ood_score for {len(images)} images"
             raise errors.InvalidModelOutputError(text)
         return Scores(version, rows[0], ood_scores * len(rows[0])) if tta else Scores(version, rows, ood_scores)
 

@@ -7,7 +7,6 @@ opentelemetry-instrumentation-grpc makes the spans of RPCs and propagates the tr
 
 import contextlib
 import functools
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,8 +14,11 @@ import structlog
 
 _log = structlog.get_logger(__name__)
 
-_MODULES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.grpc", "opentelemetry.instrumentation.grpc")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+
+def _nothing() -> None:
+    """End a span that there is not."""
 
 
 class Tracing:
@@ -25,11 +27,11 @@ class Tracing:
     server_interceptors: Sequence[Any] = ()
     client_interceptors: Sequence[Any] = ()
 
-    def begin(self, name: str) -> Callable[[BaseException | None], None] | None:
-        """Open a span below the current one; return what ends it. An error marks it failed, with its reason or type."""
-        return None
+    def begin(self, name: str) -> Callable[[], None]:
+        """Open a span below the current one; return what ends it."""
+        return _nothing
 
-    def fail(self, code: str) -> None:
+    def fail(self, reason: str) -> None:
         """Mark the current span failed."""
 
     def trace_id(self) -> str | None:
@@ -65,19 +67,13 @@ class _OpenTelemetry(Tracing):
         self.server_interceptors = [instrumentation.aio_server_interceptor(self._provider, ours)]  # type: ignore[no-untyped-call]
         self.client_interceptors = instrumentation.aio_client_interceptors(self._provider, predict)  # type: ignore[no-untyped-call]
 
-    def begin(self, name: str) -> Callable[[BaseException | None], None]:
-        opened = self._open(name)
-        span = opened.__enter__()
+    def begin(self, name: str) -> Callable[[], None]:
+        opened = contextlib.ExitStack()
+        opened.enter_context(self._open(name))
+        return opened.close
 
-        def end(error: BaseException | None) -> None:
-            if error is not None:
-                span.set_status(self._trace.StatusCode.ERROR, getattr(error, "reason", type(error).__name__))
-            opened.__exit__(None, None, None)
-
-        return end
-
-    def fail(self, code: str) -> None:
-        self._trace.get_current_span().set_status(self._trace.StatusCode.ERROR, code)
+    def fail(self, reason: str) -> None:
+        self._trace.get_current_span().set_status(self._trace.StatusCode.ERROR, reason)
 
     def trace_id(self) -> str | None:
         context = self._trace.get_current_span().get_span_context()
@@ -94,18 +90,10 @@ def is_wanted(environment: Mapping[str, str]) -> bool:
     return enabled and asked and environment.get("OTEL_TRACES_EXPORTER", "otlp") == "otlp"
 
 
-def is_installed() -> bool:
-    """Return whether the extra `tracing` is installed."""
-    with contextlib.suppress(ModuleNotFoundError):
-        return all(importlib.util.find_spec(name) for name in _MODULES)
-    return False
-
-
 def open_tracing(environment: Mapping[str, str]) -> Tracing:
     """Make the tracing that the environment configures."""
-    if not is_wanted(environment):
-        return Tracing()
-    if not is_installed():
+    try:
+        return _OpenTelemetry() if is_wanted(environment) else Tracing()
+    except ModuleNotFoundError:
         _log.warning("tracing_not_installed", remedy="pip install '.[tracing]' in a clone")
         return Tracing()
-    return _OpenTelemetry()
