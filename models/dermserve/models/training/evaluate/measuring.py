@@ -14,11 +14,12 @@ from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.spoiling import HARD, SPOILED, spoil
 from dermserve.models.training.evaluate import fitting as fit
 from dermserve.models.training.evaluate import predictions as predict
-from dermserve.models.training.evaluate.fitting import Fitted, Labels
+from dermserve.models.training.evaluate.calibration import Fitted
+from dermserve.models.training.evaluate.fitting import Labels
 from dermserve.models.training.evaluate.pictures import draw_no_skin
 from dermserve.models.training.evaluate.predictions import Flags, Floats, PartPredictions, Predictions, Predictor
-from dermserve.models.training.train.dataset import CODES
 from dermserve.models.training.train.loop import accuracies
+from dermserve.models.training.train.others import CODES
 
 _ROUNDS = 1000
 _ENDS = (0.025, 0.975)  # of an interval
@@ -49,7 +50,7 @@ def _verdicts(fitted: Fitted, judged: Predictions) -> dict[str, Any]:
     """Return shares of verdicts and reasons, both operating points, and risk levels by class."""
     decided, ill = fitted.decide(judged), fitted.malignant[judged.labels]
     answers = fitted.probabilities(judged).mean(axis=1).argmax(axis=1)
-    flags = predict.quality_flags(judged.measures, fitted.calibration["quality"])
+    flags = predict.quality_flags(judged.photos.measures, fitted.calibration["quality"])
     unlimited = {name: value for name, value in fitted.calibration.items() if name != "max_scope_score"}
     everything = dataclasses.replace(fitted, calibration=unlimited).decide(judged)
     return {
@@ -86,7 +87,7 @@ def spoiled(predictor: Predictor, fitted: Fitted, photos: Labelled) -> dict[str,
     ill = fitted.malignant[some.labels]
     for kind in (*SPOILED, *HARD):
         images = np.stack([spoil(some.images[r], kind, skins[i % len(skins)]) for i, r in enumerate(some.rows)])
-        flags = predict.quality_flags(predict.measure_all(Labelled.whole(images)), fitted.calibration["quality"])
+        flags = predict.quality_flags(Labelled.whole(images).measures, fitted.calibration["quality"])
         low = fitted.decide(predictor.predict(Labelled.whole(images[ill]), kind)).low
         found[kind] = {"noticed": float(np.any(list(flags.values()), axis=0).mean()), "malignant_low": _share(low)}
     return found
@@ -118,7 +119,7 @@ def other_lesions(fitted: Fitted, predictor: Predictor, others: Labelled) -> dic
 
 def measure_profile(photos: Labelled, probabilities: NDArray[np.float64]) -> dict[str, Any]:
     """Return a `dermserve.v1.Profile` as JSON values, of photos and the calibrated probabilities [N, C] of one view."""
-    measures = predict.measure_all(photos)
+    measures = photos.measures
     counts = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
     return {
         "photos": len(photos),

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from dermserve.models.architectures import WeightsError, load_weights, weights_digest
 from dermserve.models.catalogue import SPECS
+from dermserve.models.durable import replacing
 from dermserve.models.graph import FeatureDistance
 from dermserve.models.training.data.splits import Part, Recorded, Sample, read_split
-from dermserve.models.training.errors import DAMAGED, RunError, json_digest, read_json, replacing, write_json
+from dermserve.models.training.errors import DAMAGED, RunError, json_digest, read_json, write_json
 from dermserve.models.training.train.backbones import build_network
 from dermserve.models.training.train.experiment import Experiment, parse_record
 

@@ -8,15 +8,18 @@ import keras
 import numpy as np
 
 from dermserve.models.catalogue import SPECS
+from dermserve.models.durable import replacing
+from dermserve.models.training.data.provenance import UNSTATED
 from dermserve.models.training.data.splits import Part, count_classes, write_split
-from dermserve.models.training.errors import ExperimentError, RunError, file_digest, replacing, write_json
+from dermserve.models.training.errors import ExperimentError, RunError, file_digest, write_json
 from dermserve.models.training.train import checkpoint
 from dermserve.models.training.train.backbones import build_network, load_backbone
-from dermserve.models.training.train.dataset import OTHERS, UNSTATED, Data
+from dermserve.models.training.train.dataset import Data
 from dermserve.models.training.train.experiment import Experiment
 from dermserve.models.training.train.finished import COMPACT, EXPERIMENT, HISTORY, SPLIT, SUMMARY, WEIGHTS, FinishedRun
 from dermserve.models.training.train.loop import train
 from dermserve.models.training.train.network import copy_back, estimate_batch_norm, training_copy
+from dermserve.models.training.train.others import OTHERS
 
 _STATISTICS_PHOTOS = 512
 
