@@ -30,7 +30,7 @@ class Served:
 
     def put_into(self, config: ServerConfig, model: str) -> ServerConfig:
         """Write this into a model's entry."""
-        return config.labelled(model, self.labels).pinned(model, self.pins)
+        return config.changed(model, labels=self.labels, pins=self.pins)
 
     def __str__(self) -> str:
         told = [f"{label} {version}" for label, version in sorted(self.labels.items())] or map(str, self.pins)
@@ -61,7 +61,7 @@ def change(desk: Desk, intent: Intent, *, check: _Check = lambda: None) -> None:
     `check` is called once the versions are loaded on every server, before a label moves. Servers that can't be restored
     are restored by the next command.
     """
-    desk.servers.available(intent.model)  # all servers must answer before anything changes
+    desk.available(intent.model)  # all servers must answer before anything changes
     desk.store.write_text(INTENT, json.dumps(intent.entry))
     try:
         _make(desk, intent, check)
@@ -87,11 +87,11 @@ def recover(desk: Desk) -> None:
     if config_map != (desk.config_map and desk.config_map.base):
         how = f"with the {config_map}" if config_map else "without a ConfigMap"
         raise RefusedError(f"half done: {intent}; a command must undo it first, run one {how}")
-    desk.servers.available(intent.model)
+    desk.available(intent.model)
     if left := _undo(desk, intent):
         raise left[0]
     desk.say(f"undid what an earlier command left half done: {intent}")
-    if absent := set(intent.entry.get("servers", ())) - set(desk.servers.addresses):
+    if absent := set(intent.entry.get("servers", ())) - {server.address for server in desk.servers}:
         desk.say(f"not asked, as no --tfs names them: {', '.join(sorted(absent))}")
 
 
@@ -120,7 +120,7 @@ def _undo(desk: Desk, intent: Intent) -> list[ServerError]:
     """Restore everything. If a server could not be restored, the intent stays; returns the errors of such servers."""
     model, before, config, left = intent.model, intent.before, desk.read_config(), list[ServerError]()
     if desk.config_map:
-        groups, config = [list(desk.servers)], before.put_into(config, model)
+        groups, config = [desk.servers], before.put_into(config, model)
     else:
         groups = [[server] for server in desk.servers]
         if (config.labels(model), config.pins(model)) == (intent.after.labels, intent.after.pins):
@@ -144,11 +144,11 @@ def _bring(
     model, config = intent.model, desk.read_config()
     needs, known = final.needed(model), {*config.labels(model), *intent.before.labels, *intent.after.labels}
     loaded = needs.union(*(server.available(model) for server in servers))
-    _tell(desk, servers, config.pinned(model, loaded))
+    _tell(desk, servers, config.changed(model, pins=loaded))
     for server in servers:
         server.wait_available(model, needs, timeout=desk.timeout)
     check()
-    _tell(desk, servers, final.pinned(model, loaded))
+    _tell(desk, servers, final.changed(model, pins=loaded))
     if desk.config_map:
         labels = final.labels(model)
         for server in servers:
@@ -174,5 +174,5 @@ def _tell(desk: Desk, servers: Iterable[Server], config: ServerConfig) -> None:
             if labels := config.labels(name):
                 loaded = server.available(name)
                 there = {label: one if one in loaded else server.label(name, label) for label, one in labels.items()}
-                told = told.labelled(name, {label: one for label, one in there.items() if one is not None})
+                told = told.changed(name, labels={label: one for label, one in there.items() if one is not None})
         server.reload(told.message())
