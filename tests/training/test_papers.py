@@ -13,7 +13,7 @@ from dermserve.models.training.data.photos import Labelled
 from dermserve.models.training.data.splits import Part, Sample
 from dermserve.models.training.errors import RunError
 from dermserve.models.training.evaluate.predictions import Predictions, Predictor
-from dermserve.models.training.train import run
+from dermserve.models.training.train import backbones
 from dermserve.models.training.train.dataset import prepare
 from tests.training.runs import command, tiny
 
@@ -70,7 +70,7 @@ def test_a_backbone_normalises_the_photo_itself(name: str) -> None:
 def test_a_file_that_holds_no_weights_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "other.weights.h5"
     file.write_bytes(b"not HDF5")
-    with pytest.raises(RunError, match="does not hold weights for the backbone of mobilenet_v3_small"):
+    with pytest.raises(RunError, match="do not fit the backbone of mobilenet_v3_small"):
         heads.load("mobilenet_v3_small", file, side=96)
 
 
@@ -109,7 +109,7 @@ def test_no_test_photo_is_looked_at(tmp_path: Path, photos: Path, monkeypatch: p
         return Predictions(np.empty(0), np.ones((len(photos), 2), np.float32), photos)
 
     monkeypatch.setattr(Predictor, "predict", predict)
-    monkeypatch.setattr(run, "initial_network", lambda *_: network)
+    monkeypatch.setattr(backbones, "build_network", lambda *_: network)
     (tmp_path / "tiny.toml").write_text(EXPERIMENT)
     options = ["--data", photos, "--out", tmp_path / "out", "--experiment", tmp_path / "tiny.toml"]
     command(cli.scenarios, *options, "--cache", tmp_path / "cache")

@@ -22,7 +22,7 @@ from tensorflow.python.saved_model import fingerprinting_utils
 from dermserve.contract import SCHEMA_VERSION, CardError, Input, render_card
 from dermserve.imaging import STANDARD_VIEWS
 from dermserve.models import records
-from dermserve.models.architectures import WeightsError, build, load_weights, weights_digest
+from dermserve.models.architectures import build, load_weights, weights_digest
 from dermserve.models.catalogue import SPECS, Spec
 from dermserve.models.graph import FeatureDistance, freeze_core, signatures
 from dermserve.models.lifecycle.errors import ExportError, LifecycleError
@@ -46,7 +46,7 @@ def export(
     try:
         content = run_content(source) if isinstance(source, Path) else _model_content(source, **how)
         return write_version(dataclasses.replace(content, frozen=graph == "frozen"), store, sign=sign)
-    except (WeightsError, CardError, VerificationError, TrainingError, LifecycleError) as error:
+    except (CardError, VerificationError, TrainingError, LifecycleError) as error:
         raise ExportError(f"{source}: {error}" if isinstance(source, str) else str(error)) from error
 
 

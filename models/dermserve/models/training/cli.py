@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from dermserve.models.catalogue import SPECS
-from dermserve.models.training.errors import TrainingError
 from dermserve.models.training.terminal import say
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -30,14 +29,11 @@ _ALSO = click.option("--also", type=_FOLDER, help="The same photos at another re
 
 @contextlib.contextmanager
 def error_messages() -> Iterator[None]:
-    """Print intended errors as one line; on Ctrl-C, say how to continue."""
+    """Print errors of files as one line; on Ctrl-C, say how to continue."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # off by default without AVX-512: half the speed
     try:
         yield
-    except TrainingError as error:
-        say(f"Error: {error}")
-        raise SystemExit(error.exit_code) from error
     except OSError as error:
         raise click.ClickException(f"{error.filename or 'a file'}: {error.strerror or error}") from error
     except KeyboardInterrupt:

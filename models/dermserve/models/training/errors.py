@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
 
+import click
+
 from dermserve.models.durable import replacing
 
 DAMAGED = (OSError, ValueError, KeyError, BadZipFile)  # of a file of arrays, by numpy, h5py and Keras
 
 
-class TrainingError(Exception):
-    """Base class. Each message says what is wrong and what to do."""
-
-    exit_code = 1  # of the command
+class TrainingError(click.ClickException):
+    """Base class; click prints the message, which says what is wrong and what to do, and ends with `exit_code`."""
 
 
 class DataError(TrainingError):

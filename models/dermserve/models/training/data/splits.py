@@ -169,7 +169,6 @@ def split(
 
 
 def _own_parts(samples: Iterable[Sample]) -> set[Part]:
-    """Return the parts, other than train, that the data set itself assigns."""
     return {Part(sample.split) for sample in samples if sample.split} - {Part.TRAIN}
 
 

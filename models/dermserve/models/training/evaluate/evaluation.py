@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from sklearn.calibration import calibration_curve
+from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, confusion_matrix
 
 from dermserve.models.catalogue import SPECS
@@ -142,14 +142,12 @@ def _write_report(run: FinishedRun, fitted: Fitted, test: PartPredictions, *, pa
 
 @contextmanager
 def _axes(path: Path) -> Iterator[Any]:
-    """Save what is drawn on the axes."""
     figure = Figure(figsize=(6, 5.2), layout="constrained")
     yield figure.subplots()
     figure.savefig(path, dpi=110)
 
 
 def _draw_answers(folder: Path, fitted: Fitted, test: PartPredictions) -> None:
-    """Draw the confusion matrix, ROC curves of classes and malignancy, and reliability on test photos."""
     codes, malignant = SPECS[fitted.model].codes, fitted.malignant
     labels, single = test.one.labels, fitted.probabilities(test.one)[:, 0]
     owners, ten = test.ten.labels, fitted.probabilities(test.ten).mean(axis=1)
@@ -170,15 +168,12 @@ def _draw_answers(folder: Path, fitted: Fitted, test: PartPredictions) -> None:
             axes.legend()
         axes.plot((0, 1), (0, 1), ":", color="gray")
     with _axes(folder / "reliability.png") as axes:
-        axes.plot((0, 1), (0, 1), ":", color="gray", label="perfectly calibrated")
         before = softmax(test.one.logits[:, 0] + fitted.shift)
         curves = {"before calibration": (labels, before), "calibrated": (labels, single), "ten views": (owners, ten)}
         for name, (true, found) in curves.items():
             hits, confidence = found.argmax(axis=1) == true, found.max(axis=1).clip(0, 1)
-            accuracy, mean = calibration_curve(hits, confidence, n_bins=_BINS)
-            axes.plot(mean, accuracy, "o-", label=name)
+            CalibrationDisplay.from_predictions(hits, confidence, n_bins=_BINS, name=name, ax=axes)
         axes.set(xlabel="confidence", ylabel="accuracy")
-        axes.legend()
 
 
 def _draw_roc(axes: Any, positives: Any, scores: Any, name: str) -> bool:

@@ -47,12 +47,17 @@ def measures(fitted: Fitted, part: PartPredictions) -> dict[str, Any]:
 
 
 def _verdicts(fitted: Fitted, judged: Predictions) -> dict[str, Any]:
-    """Return shares of verdicts and reasons, both operating points, and risk levels by class."""
     decided, ill = fitted.decide(judged), fitted.malignant[judged.labels]
     answers = fitted.probabilities(judged).mean(axis=1).argmax(axis=1)
     flags = predict.quality_flags(judged.photos.measures, fitted.calibration["quality"])
     unlimited = {name: value for name, value in fitted.calibration.items() if name != "max_scope_score"}
     everything = dataclasses.replace(fitted, calibration=unlimited).decide(judged)
+    levels = {
+        "LOW": decided.low,
+        "INTERMEDIATE": ~(decided.low | decided.high | decided.rejected),
+        "HIGH": decided.high,
+        "REJECTED": decided.rejected,
+    }
     return {
         "photos": len(ill),
         "malignant": int(ill.sum()),
@@ -67,7 +72,10 @@ def _verdicts(fitted: Fitted, judged: Predictions) -> dict[str, Any]:
         "accuracy_when_named": _share((answers == judged.labels)[decided.named]),
         "malignancy_right_when_confident": _share((fitted.malignant[answers] == ill)[decided.confident]),
         "malignant_confidently_benign": _share((decided.confident & ~fitted.malignant[answers])[ill]),
-        "levels": _risk_levels(judged.labels, SPECS[fitted.model].codes, decided),
+        "levels": {
+            info.code: {level: int((flags & (judged.labels == label)).sum()) for level, flags in levels.items()}
+            for label, info in enumerate(SPECS[fitted.model].classes)
+        },
         **{name: operating_point(fitted, name, judged) for name in ("rule_out", "rule_in")},
         "abstention": _abstention_curve(fitted.risks(judged), ill),
     }
@@ -193,19 +201,6 @@ def _share_of(hits: Flags, lesions: NDArray[np.str_]) -> dict[str, float]:
         exact = binomtest(round(value * len(photos)), len(photos)).proportion_ci(0.95, method="exact")
         low, high = float(exact.low), float(exact.high)
     return {"value": value, "low": min(value, low), "high": max(value, high)}
-
-
-def _risk_levels(labels: Labels, codes: Sequence[str], decided: predict.Verdicts) -> dict[str, dict[str, int]]:
-    levels = {
-        "LOW": decided.low,
-        "INTERMEDIATE": ~(decided.low | decided.high | decided.rejected),
-        "HIGH": decided.high,
-        "REJECTED": decided.rejected,
-    }
-    return {
-        code: {level: int((flags & (labels == label)).sum()) for level, flags in levels.items()}
-        for label, code in enumerate(codes)
-    }
 
 
 def _abstention_curve(risks: Floats, malignant: Flags) -> list[dict[str, float]]:

@@ -244,7 +244,6 @@ class _StageRun:
         return {"loss": float(-logs.mean()), "accuracy": accuracy, "balanced_accuracy": balanced}
 
     def _swap_averages(self) -> None:
-        """Exchange the weights and their averages, if the stage averages."""
         for average, variable in zip(self._averages, self._averaged, strict=True) if self._stage.average else ():
             value = tf.identity(variable)
             variable.assign(average)
@@ -259,7 +258,6 @@ def accuracies(answers: NDArray[np.int64], labels: NDArray[np.int64]) -> tuple[f
 
 
 def _rates(stage: Stage, steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Give the learning rate by step, for so many steps an epoch."""
     whole = stage.epochs * steps
     warmup = round(stage.warmup * whole)
     first, target = (0.0, stage.rate) if warmup else (stage.rate, None)
