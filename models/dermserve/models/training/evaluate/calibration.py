@@ -79,20 +79,16 @@ class Fitted:
 
 
 def calibrate(
-    run: FinishedRun,
-    predictor: Predictor,
-    sets: Sequence[Data],
-    names: Sequence[str],
-    validation: Sequence[PartPredictions],
-    outside: Data | None,
+    run: FinishedRun, predictor: Predictor, sets: Sequence[Data], held: Sequence[PartPredictions], outside: Data | None
 ) -> Fitted:
     """Fit the out-of-distribution score, the shift of the logits, the temperature and the thresholds.
 
-    `sets`, their names and `validation` are of the run's own data first, then of the same lesions at other resolutions,
-    to which rule_out, max_ood_score and the limits on quality are fitted as well; the last to training photos, too.
+    `sets` and `held`, their validation photos, are of the run's own data first, then of the same lesions at other
+    resolutions, to which rule_out, max_ood_score and the limits on quality are fitted as well; the last to training
+    photos, too.
     `outside` has lesions of classes that the model does not know, to which the scope is fitted.
     """
-    one, ten, looked = validation[0].one, validation[0].ten, [each.one for each in validation]
+    one, ten, looked = held[0].one, held[0].ten, [each.one for each in held]
     distance, shift = _distance(predictor, sets, outside), _shift(run.experiment, one)
     temperature = fit.fit_temperature(one.logits[:, 0] + shift, one.labels, views=ten.logits + shift, owners=ten.labels)
     fitted = Fitted(run.model, shift, distance, {"temperature": temperature})
@@ -128,7 +124,7 @@ def calibrate(
             ood.fit_max_score(ood.scores(distance, judged.features), judged.labels, **rejections) for judged in looked
         ),
         quality=fit.fit_quality(good, share=BAD_QUALITY),
-        method=_method(names, validation),
+        method=_method(sets, held),
     )
     return fitted if outside is None else _with_scope(fitted, predictor, sets[0], outside)
 
@@ -185,9 +181,9 @@ def _shift(experiment: Experiment, one: Predictions) -> NDArray[np.float64]:
     return shift
 
 
-def _method(names: Sequence[str], validation: Sequence[PartPredictions]) -> str:
-    pairs = zip(names, validation, strict=True)
-    sets = ", ".join(f"{len(each.one.labels)} of {name} (ten views: {len(each.ten.labels)})" for name, each in pairs)
+def _method(used: Sequence[Data], validation: Sequence[PartPredictions]) -> str:
+    pairs = zip(used, validation, strict=True)
+    sets = ", ".join(f"{len(each.one.labels)} of {of.name} (ten views: {len(each.ten.labels)})" for of, each in pairs)
     return (
         f"validation photos: {sets}, split as the run's split.csv; by the rules of docs/evaluation.md; rule_out: the "
         "exact one-sided 95% lower bound of the share of malignant lesions without a photo below it, at any "

@@ -56,7 +56,6 @@ def evaluate_own(
     if Part.TEST not in photos.parts.values():
         raise RunError(f"{run.folder} has no test photos: train with a share for test, or measure other data (--other)")
     sets = [photos] if also is None else [photos, read_also(photos, also, SPECS[run.model], cache=cache)]
-    names = [folder.resolve().name for folder in (data, also) if folder is not None]
     predictor = Predictor(network=run.network(shifted=False), cache=cache)
 
     def predict_part(part: Part, *, claimed: bool = False) -> list[PartPredictions]:
@@ -68,7 +67,7 @@ def evaluate_own(
         outside = read_others(run.model, others, recorded=recorded, cache=cache, known=photos.samples)
         write_split(recorded, outside.own)
     validation = predict_part(Part.VALIDATION)
-    fitted = calibrate(run, predictor, sets, names, validation, outside)
+    fitted = calibrate(run, predictor, sets, validation, outside)
     claim_test(run, predictor.network, fitted.calibration, fitted.shift, again)
     test, photos = predict_part(Part.TEST, claimed=True), replace(photos, claimed=True)
     for name in ("rule_out", "rule_in"):

@@ -26,6 +26,7 @@ class Data:
     pixels: NDArray[np.uint8]  # [N, S, S, 3], in the order of the samples
     parts: Mapping[Sample, Part]
     also: int = 0  # how many samples at the end are of the same lesions at another resolution
+    name: str = ""  # of its folder, where a run is evaluated on it
     claimed: bool = False  # whether test photos may be read: only `evaluate` does, after claim_test
 
     @property
@@ -83,7 +84,8 @@ def finished_data(experiment: Experiment, directory: Path, recorded: Mapping[str
             f"{directory} has {len(changed)} photos that are not those of the run's split, such as {changed[0]}: pass "
             "the data the run was trained from"
         )
-    return decoded(samples, {sample: recorded[sample.name].part for sample in samples}, spec, cache=cache)
+    parts = {sample: recorded[sample.name].part for sample in samples}
+    return replace(decoded(samples, parts, spec, cache=cache), name=directory.resolve().name)
 
 
 def read_also(data: Data, directory: Path, spec: Spec, *, cache: Path) -> Data:
@@ -105,7 +107,7 @@ def read_also(data: Data, directory: Path, spec: Spec, *, cache: Path) -> Data:
         raise DataError(f"{directory} has no photo with a file name of the split: pass photos of the same lesions")
     if len(parts) < len(found):
         say(f"{directory}: left out {len(found) - len(parts)} of {len(found)} photos, which are not in the split")
-    return decoded(list(parts), parts, spec, cache=cache)
+    return replace(decoded(list(parts), parts, spec, cache=cache), name=directory.resolve().name)
 
 
 def with_also(data: Data, also: Data, spec: Spec, *, cache: Path) -> Data:
